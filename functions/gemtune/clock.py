@@ -1,0 +1,10 @@
+"""The time, as a thing that tests can set."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+
+class SystemClock:
+    def now(self) -> datetime:
+        return datetime.now(UTC)

@@ -1,0 +1,187 @@
+"""Every error gemtune raises on purpose: a code, a sentence, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+from gemtune.redaction import redacted
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with a request. It never repeats a value that could be a secret."""
+
+    loc: tuple[str | int, ...]
+    msg: str
+    code: str
+    hint: str | None = None
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self) | {"loc": list(self.loc)}
+
+
+class GemtuneError(Exception):
+    """The base of all: `code` is for programs, the message for people, `hint` says what to do next."""
+
+    code: ClassVar[str] = "internal"
+
+    def __init__(self, message: str, *, hint: str | None = None):
+        super().__init__(redacted(message))
+        self.message = redacted(message)
+        self.hint = None if hint is None else redacted(hint)
+
+
+# What a caller did wrong. It can never succeed as it is.
+
+
+class RequestRefused(GemtuneError):
+    """A request with problems, all of them at once."""
+
+    code = "request_refused"
+
+    def __init__(self, problems: Sequence[Problem]):
+        first = problems[0]
+        where = ".".join(map(str, first.loc)) or "request"
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        super().__init__(f"{where}: {first.msg}{more}", hint=first.hint)
+        self.problems = tuple(problems)
+
+
+class NotFound(GemtuneError):
+    """Nothing has that name."""
+
+    code = "not_found"
+
+
+class JobNotFound(NotFound):
+    """No such job, or it was deleted."""
+
+    code = "job_not_found"
+
+    def __init__(self, job_id: str):
+        super().__init__(f"there is no job {job_id!r}", hint="list the jobs with GET /jobs")
+
+
+class Conflict(GemtuneError):
+    """The request contradicts what is there already."""
+
+    code = "conflict"
+
+
+class KeyReused(Conflict):
+    """An idempotency key came back with another request."""
+
+    code = "idempotency_key_reused"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this idempotency key belongs to another request", hint="send a changed request under a new Idempotency-Key"
+        )
+
+
+class JobWasDeleted(Conflict):
+    """The idempotency key belongs to a job that was deleted."""
+
+    code = "job_was_deleted"
+
+    def __init__(self, job_id: str):
+        super().__init__(
+            f"this idempotency key belongs to job {job_id!r}, which was deleted",
+            hint="send the request under a new Idempotency-Key to train again",
+        )
+
+
+class JobIsOver(Conflict):
+    """A final status stays as it is."""
+
+    code = "job_is_over"
+
+    def __init__(self, job_id: str, status: str):
+        super().__init__(f"job {job_id!r} is {status} already", hint="submit a new job")
+
+
+class JobIsRunning(Conflict):
+    """A job that runs cannot be deleted."""
+
+    code = "job_is_running"
+
+    def __init__(self, job_id: str, status: str):
+        super().__init__(f"job {job_id!r} is still {status}", hint=f"cancel it first: POST /jobs/{job_id}/cancel")
+
+
+# A write that came too late. Whoever gets one stops at once and touches nothing more.
+
+
+class Stale(GemtuneError):
+    """The writer no longer owns what it writes to."""
+
+    code = "stale"
+
+
+class StaleClaim(Stale):
+    """Another execution owns the job, or the job is over."""
+
+    code = "stale_claim"
+
+
+class StaleAttempt(Stale):
+    """A newer attempt of the same step has begun."""
+
+    code = "stale_attempt"
+
+
+class VersionConflict(GemtuneError):
+    """The record changed since it was read: read again and decide again."""
+
+    code = "version_conflict"
+
+
+class IllegalMove(GemtuneError):
+    """The table of moves does not know this move."""
+
+    code = "illegal_move"
+
+    def __init__(self, job_id: str, here: str, to: str):
+        super().__init__(f"job {job_id!r} cannot go from {here} to {to}")
+
+
+# What a step finds out. It fails the job for good.
+
+
+class StepError(GemtuneError):
+    """A step cannot succeed, however often it is tried; the code goes into the record."""
+
+    code = "step_failed"
+
+    def __init__(self, code: str, message: str, *, hint: str | None = None):
+        super().__init__(message, hint=hint)
+        self.code = code  # type: ignore[misc]
+
+
+# What stores say.
+
+
+class ObjectNotFound(NotFound):
+    """No object has that name."""
+
+    code = "object_not_found"
+
+
+class ObjectExists(Conflict):
+    """A create-only write found something there."""
+
+    code = "object_exists"
+
+
+class UnsafeName(GemtuneError):
+    """A name that would leave its folder."""
+
+    code = "unsafe_name"
+
+
+class SecretNotFound(NotFound):
+    """No secret has that name, or its time is over."""
+
+    code = "secret_not_found"

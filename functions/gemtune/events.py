@@ -1,0 +1,21 @@
+"""Facts about a job, in the past tense, numbered per job without gaps."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Event(BaseModel):
+    """One fact. `seq` starts at 1; `type` is `job_<status>` for a move, else what happened."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    job_id: str
+    seq: int
+    type: str
+    status: str
+    at: datetime
+    details: dict[str, Any] = {}

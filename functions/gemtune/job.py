@@ -1,0 +1,382 @@
+"""The job: its record, its statuses, and every change it can go through. Pure: time comes in as an argument."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from gemtune.errors import IllegalMove, JobIsOver, StaleAttempt, StaleClaim
+from gemtune.events import Event
+
+
+class Status(StrEnum):
+    QUEUED = "queued"
+    PREPARING = "preparing"
+    TRAINING = "training"
+    EXPORTING = "exporting"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"  # only shown in a list, for a record that cannot be read
+
+
+# The one table of moves. A status that is not a key here is final.
+MOVES: Mapping[Status, frozenset[Status]] = {
+    Status.QUEUED: frozenset({Status.PREPARING, Status.FAILED, Status.CANCELLED}),
+    Status.PREPARING: frozenset({Status.TRAINING, Status.FAILED, Status.CANCELLED}),
+    Status.TRAINING: frozenset({Status.EXPORTING, Status.FAILED, Status.CANCELLED}),
+    Status.EXPORTING: frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED}),
+}
+UNFINISHED = frozenset(MOVES)
+
+
+class Step(StrEnum):
+    PREPARE = "prepare"
+    TRAIN = "train"
+    EXPORT = "export"
+
+
+STATUS_OF: Mapping[Step, Status] = {
+    Step.PREPARE: Status.PREPARING,
+    Step.TRAIN: Status.TRAINING,
+    Step.EXPORT: Status.EXPORTING,
+}
+STEPS: tuple[Step, ...] = tuple(Step)
+
+# Attempts in a row of one step without a newer whole checkpoint before the job fails.
+FRUITLESS_ATTEMPTS = 3
+# Launches after the first one that `sweep` may start for a job.
+RELAUNCHES = 3
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Launch(Record):
+    """The n-th workflow execution started for a job; until `lease_until` nobody starts another."""
+
+    number: int = 0
+    lease_until: datetime | None = None
+
+
+class Claim(Record):
+    """The right to move the job."""
+
+    launch: int
+    execution: str
+
+
+class Mark(Record):
+    """What a running step signs its writes with; an older attempt gets StaleAttempt."""
+
+    claim: Claim
+    step: Step
+    attempt: int
+
+
+class StepRecord(Record):
+    state: Literal["pending", "running", "stopped", "done", "failed"] = "pending"
+    attempt: int = 0
+    execution: str | None = None
+    started_at: datetime | None = None
+    seconds: float = 0.0
+    heartbeat_at: datetime | None = None
+    cause: str | None = None
+    checkpoint: int = 0  # train_step of the newest whole checkpoint
+    judged: str = ""  # the report of its end that was judged last: "<attempt>/<round>"
+    judged_checkpoint: int = 0  # the newest checkpoint at that time
+    fruitless: int = 0  # attempts in a row that ended without a newer one
+
+
+class Progress(Record):
+    train_step: int = 0
+    total_steps: int = 0
+    epoch: float = 0.0
+    loss: float | None = None
+    learning_rate: float | None = None
+    tokens_per_second: float | None = None
+    eta_seconds: float | None = None
+
+
+class Figures(Record):
+    """What an evaluation found. `perplexity` is exp(eval_loss), the mean token loss in nats."""
+
+    eval_loss: float
+    accuracy: float | None = None
+    perplexity: float | None = None
+
+
+class Metrics(Record):
+    """The figures after training, and beside them those of the untrained base model."""
+
+    eval_loss: float | None = None
+    accuracy: float | None = None
+    perplexity: float | None = None
+    train_loss: float | None = None
+    baseline: Figures | None = None
+
+
+class Artifact(Record):
+    """An immutable file."""
+
+    name: str
+    uri: str
+    bytes: int
+    sha256: str
+
+
+class Failure(Record):
+    code: str
+    message: str
+    step: Step | None = None
+    hint: str | None = None
+
+
+class Job(Record):
+    """The user's request and all that became of it."""
+
+    job_id: str
+    job_name: str
+    status: Status
+    modality: str
+    base_model_id: str
+    processed_dataset_id: str
+    spec_uri: str
+    spec_name: str
+    secret_names: Mapping[str, str] = {}  # role ("hf_token") -> name in the secret store
+    source: Literal["http", "pubsub", "upload"]
+    owner: str
+    idempotency_key: str | None = None
+    request_hash: str
+    created_at: datetime
+    updated_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    launch: Launch = Launch()
+    claim: Claim | None = None
+    steps: Mapping[Step, StepRecord] = {step: StepRecord() for step in STEPS}
+    progress: Progress | None = None
+    metrics: Metrics | None = None
+    adapter_path: str | None = None
+    artifacts: Sequence[Artifact] = ()
+    wandb_url: str | None = None
+    error: Failure | None = None
+    version: int = 1
+    last_seq: int = 0
+    published_seq: int = 0
+
+    @property
+    def is_over(self) -> bool:
+        return self.status not in MOVES
+
+    @property
+    def running_step(self) -> Step | None:
+        return next((step for step in STEPS if self.steps[step].state == "running"), None)
+
+
+class JobSummary(Record):
+    """A row of `GET /jobs`."""
+
+    job_id: str
+    job_name: str
+    status: Status
+    modality: str
+    base_model_id: str
+    created_at: datetime
+
+
+Changed = tuple[Job, Sequence[Event]]
+
+
+def accepted(job: Job) -> Changed:
+    """A new job with its first event."""
+    return _with_event(job, "job_queued", job.created_at)
+
+
+def moved(job: Job, to: Status, *, at: datetime, **details: Any) -> Changed:
+    """The job after one move, and the event that tells of it. Raises IllegalMove."""
+    if to not in MOVES.get(job.status, frozenset()):
+        raise IllegalMove(job.job_id, job.status, to)
+    over = to not in MOVES
+    job = job.model_copy(
+        update={
+            "status": to,
+            "started_at": job.started_at or (at if to is Status.PREPARING else None),
+            "finished_at": at if over else None,
+        }
+    )
+    return _with_event(job, f"job_{to}", at, **details)
+
+
+def launched(job: Job, *, at: datetime, lease_until: datetime) -> Changed:
+    """Take the next launch number, unless a launch is under way, has the job claimed, or the job is over."""
+    leased = job.launch.lease_until is not None and at < job.launch.lease_until
+    if job.is_over or leased or job.claim is not None:
+        return job, ()
+    return job.model_copy(update={"launch": Launch(number=job.launch.number + 1, lease_until=lease_until)}), ()
+
+
+def launch_returned(job: Job, launch: int) -> Changed:
+    """Give up the lease of a launch whose execution could not be started, so that the next try need not wait."""
+    if job.launch.number != launch or job.claim is not None:
+        return job, ()
+    return job.model_copy(update={"launch": Launch(number=launch)}), ()
+
+
+def relaunched(job: Job, *, at: datetime, lease_until: datetime, cause: str) -> Changed:
+    """Take the job from the execution that has it, for a new launch."""
+    job = job.model_copy(update={"claim": None, "launch": Launch(number=job.launch.number + 1, lease_until=lease_until)})
+    return _with_event(job, "job_relaunched", at, launch=job.launch.number, cause=cause)
+
+
+def claimed(job: Job, claim: Claim) -> Changed:
+    """Let one execution of the current launch in. The same execution may come again. Raises StaleClaim."""
+    if job.is_over or claim.launch != job.launch.number or job.claim not in (None, claim):
+        raise StaleClaim(f"launch {claim.launch} of job {job.job_id!r} is not the one that may run it")
+    if job.claim == claim:
+        return job, ()
+    return job.model_copy(update={"claim": claim}), ()
+
+
+def check_claim(job: Job, claim: Claim) -> None:
+    """Raises StaleClaim when the job is over or another execution has it."""
+    if job.is_over:
+        raise StaleClaim(f"job {job.job_id!r} is {job.status}")
+    if job.claim != claim:
+        raise StaleClaim(f"job {job.job_id!r} belongs to another execution")
+
+
+def check_mark(job: Job, mark: Mark) -> None:
+    """Raises StaleClaim or StaleAttempt when the writer is not the newest attempt of a live claim."""
+    check_claim(job, mark.claim)
+    here = job.steps[mark.step]
+    if here.attempt != mark.attempt or here.state != "running":
+        raise StaleAttempt(f"attempt {mark.attempt} of {mark.step} is not the running one of job {job.job_id!r}")
+
+
+def step_begun(job: Job, step: Step, claim: Claim, *, execution: str, at: datetime) -> Changed:
+    """Begin the next attempt of a step; moves the job when its status is not yet the step's. Raises StaleClaim."""
+    check_claim(job, claim)
+    here = job.steps[step]
+    if here.state == "done":
+        return job, ()
+    events: Sequence[Event] = ()
+    if job.status is not STATUS_OF[step]:
+        job, events = moved(job, STATUS_OF[step], at=at)
+    begun = here.model_copy(
+        update={
+            "state": "running",
+            "attempt": here.attempt + 1,
+            "execution": execution,
+            "started_at": at,
+            "heartbeat_at": at,
+            "seconds": _seconds_so_far(here),
+        }
+    )
+    job = _with_step(job, step, begun)
+    if begun.attempt > 1:
+        job, more = _with_event(job, f"{step}_restarted", at, attempt=begun.attempt)
+        events = (*events, *more)
+    return job, events
+
+
+def heartbeat(job: Job, mark: Mark, progress: Progress | None, at: datetime) -> Job:
+    """The job with a fresh heartbeat (and progress) of its running attempt. Raises StaleClaim, StaleAttempt."""
+    check_mark(job, mark)
+    job = _with_step(job, mark.step, job.steps[mark.step].model_copy(update={"heartbeat_at": at}))
+    return job if progress is None else job.model_copy(update={"progress": progress})
+
+
+def checkpointed(job: Job, mark: Mark, *, train_step: int, at: datetime) -> Changed:
+    """Remember that a whole checkpoint of this train_step lies in the objects store."""
+    check_mark(job, mark)
+    update = {"checkpoint": max(train_step, job.steps[mark.step].checkpoint), "heartbeat_at": at}
+    return _with_step(job, mark.step, job.steps[mark.step].model_copy(update=update)), ()
+
+
+def step_stopped(job: Job, mark: Mark, *, cause: str, at: datetime) -> Changed:
+    """The attempt ended at a checkpoint, or crashed and could still say so: the step may go on in another one."""
+    check_mark(job, mark)
+    return _with_step(job, mark.step, _ended(job.steps[mark.step], "stopped", at, cause)), ()
+
+
+def step_done(job: Job, mark: Mark, *, at: datetime, **results: Any) -> Changed:
+    """The step's work is whole. The last step completes the job. `results` are fields of the record."""
+    check_mark(job, mark)
+    job = _with_step(job, mark.step, _ended(job.steps[mark.step], "done", at, None)).model_copy(update=results)
+    if mark.step is Step.EXPORT:
+        return moved(job, Status.COMPLETED, at=at, adapter_path=job.adapter_path)
+    return _with_event(job, f"{mark.step}_done", at)
+
+
+def failed(job: Job, failure: Failure, *, at: datetime) -> Changed:
+    """The job will not be tried again. Raises IllegalMove when it is over."""
+    for step in STEPS:
+        if job.steps[step].state == "running":
+            job = _with_step(job, step, _ended(job.steps[step], "failed", at, failure.code))
+    job = job.model_copy(update={"error": failure})
+    return moved(job, Status.FAILED, at=at, code=failure.code, message=failure.message)
+
+
+def cancelled(job: Job, *, at: datetime) -> Changed:
+    """Raises JobIsOver."""
+    if job.is_over:
+        raise JobIsOver(job.job_id, job.status)
+    for step in STEPS:
+        if job.steps[step].state == "running":
+            job = _with_step(job, step, _ended(job.steps[step], "stopped", at, "cancelled"))
+    return moved(job, Status.CANCELLED, at=at)
+
+
+def judged(job: Job, step: Step, *, round: int, cause: str | None, at: datetime) -> Changed:
+    """An execution of a step ended without finishing it: count it, and fail the job at the third in a row that left
+    no newer whole checkpoint. `round` counts the workflow's tries, so that a report that comes twice counts once."""
+    here = job.steps[step]
+    report = f"{here.attempt}/{round}"
+    if here.judged == report:
+        return job, ()
+    update: dict[str, Any] = {
+        "fruitless": 0 if here.checkpoint > here.judged_checkpoint else here.fruitless + 1,
+        "judged": report,
+        "judged_checkpoint": here.checkpoint,
+    }
+    ended = here if here.state != "running" else _ended(here, "stopped", at, cause or "crashed")
+    job = _with_step(job, step, ended.model_copy(update=update))
+    if update["fruitless"] < FRUITLESS_ATTEMPTS:
+        return job, ()
+    seen = job.steps[step].cause or cause or "it ended without saying why"
+    failure = Failure(
+        code="no_progress",
+        message=f"{step} ended {FRUITLESS_ATTEMPTS} times in a row without a newer checkpoint: {seen}",
+        step=step,
+        hint="see the step's log; if it ran out of memory, lower batch_size or max_seq_length",
+    )
+    return failed(job, failure, at=at)
+
+
+def _ended(step: StepRecord, state: str, at: datetime, cause: str | None) -> StepRecord:
+    ran = (at - step.started_at).total_seconds() if step.started_at else 0.0
+    return step.model_copy(
+        update={"state": state, "heartbeat_at": at, "seconds": round(step.seconds + ran, 3), "cause": cause}
+    )
+
+
+def _seconds_so_far(step: StepRecord) -> float:
+    """Seconds of earlier attempts; a crashed one, still `running`, counts up to its last heartbeat."""
+    if step.state != "running" or step.started_at is None or step.heartbeat_at is None:
+        return step.seconds
+    return round(step.seconds + (step.heartbeat_at - step.started_at).total_seconds(), 3)
+
+
+def _with_step(job: Job, step: Step, record: StepRecord) -> Job:
+    return job.model_copy(update={"steps": {**job.steps, step: record}})
+
+
+def _with_event(job: Job, type: str, at: datetime, **details: Any) -> Changed:
+    event = Event(job_id=job.job_id, seq=job.last_seq + 1, type=type, status=job.status, at=at, details=details)
+    return job.model_copy(update={"last_seq": event.seq}), (event,)

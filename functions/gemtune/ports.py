@@ -1,0 +1,254 @@
+"""What gemtune asks of a platform. `embedded/` and `gcp/` answer; nothing else knows which one does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from gemtune.events import Event
+from gemtune.job import Job, JobSummary, Mark, Progress, Status
+
+
+class Clock(Protocol):
+    def now(self) -> datetime:
+        """The time, in UTC and aware of it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """The record that is there now, and whether this call put it there."""
+
+    job: Job
+    is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some jobs, newest first; `next_page_token` is None on the last page."""
+
+    jobs: Sequence[JobSummary]
+    next_page_token: str | None
+
+
+# A pure function: the job as it is -> the job as it shall be and the events that tell of it.
+# Returning the same object writes nothing. It may be run again, and may raise to refuse.
+Change = Callable[[Job], tuple[Job, Sequence[Event]]]
+
+
+class JobStore(Protocol):
+    """Job records and their events. Every write is one transaction."""
+
+    def create(self, job: Job, event: Event) -> Created:
+        """Store a new job if its idempotency key and id are free; else return the record that has the key.
+
+        Raises JobWasDeleted when the key belongs to a deleted job.
+        """
+        ...
+
+    def get(self, job_id: str) -> Job:
+        """Raises JobNotFound."""
+        ...
+
+    def update(self, job_id: str, change: Change, *, version: int | None = None) -> Job:
+        """Read, change and write record and events in one transaction; return the job as it is now.
+
+        Raises JobNotFound, VersionConflict when `version` is given and is not the record's, and whatever `change` raises.
+        """
+        ...
+
+    def record_progress(self, job_id: str, mark: Mark, progress: Progress | None, at: datetime) -> None:
+        """Heartbeat and progress of the running attempt. Does not raise the version. Raises JobNotFound, Stale…"""
+        ...
+
+    def raise_published(self, job_id: str, seq: int) -> None:
+        """Remember that every event up to `seq` is on job-status. Never lowers, does not raise the version."""
+        ...
+
+    def page(self, *, status: Status | None, modality: str | None, limit: int, page_token: str | None) -> Page:
+        """A page of jobs, newest first. A record that cannot be read shows as `unknown`."""
+        ...
+
+    def events(self, job_id: str, *, after: int = 0, limit: int = 500) -> Sequence[Event]:
+        """Events with a higher number than `after`, in order. Raises JobNotFound."""
+        ...
+
+    def unfinished(self) -> Iterator[Job]:
+        """Every job that is not over."""
+        ...
+
+    def lagging(self) -> Iterator[str]:
+        """Ids of jobs with events that are not known to be published."""
+        ...
+
+    def delete(self, job_id: str, *, version: int, tombstone_until: datetime) -> None:
+        """Remove record and events, leave a tombstone. Raises JobNotFound, VersionConflict."""
+        ...
+
+    def was_deleted(self, job_id: str) -> bool:
+        """Whether a tombstone stands for this id."""
+        ...
+
+    def tombstones(self) -> Iterator[str]:
+        """Ids of deleted jobs whose tombstones still stand."""
+        ...
+
+    def drop_tombstones(self, now: datetime) -> None:
+        """Forget tombstones whose time is over, and their idempotency keys."""
+        ...
+
+
+class Topic(StrEnum):
+    JOB_REQUESTS = "job-requests"
+    JOB_STATUS = "job-status"
+
+
+class Bus(Protocol):
+    """Messages, delivered at least once."""
+
+    def publish(
+        self, topic: Topic, message: bytes, *, attributes: Mapping[str, str] | None = None, ordering_key: str = ""
+    ) -> str:
+        """Return the message id once the message is durable."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStat:
+    name: str
+    bytes: int
+    generation: str
+    updated_at: datetime
+
+
+class Objects(Protocol):
+    """One bucket. Names are relative, `/`-separated; `.`, `..`, empty parts and control characters raise UnsafeName."""
+
+    bucket: str
+
+    def read(self, name: str) -> bytes:
+        """Raises ObjectNotFound."""
+        ...
+
+    def create(self, name: str, content: bytes) -> None:
+        """Write only if nothing is there. Raises ObjectExists."""
+        ...
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write or replace, whole or not at all."""
+        ...
+
+    def stat(self, name: str) -> ObjectStat | None: ...
+
+    def list(self, prefix: str) -> Iterator[ObjectStat]:
+        """Objects whose names begin with `prefix`, by name."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Delete; nothing happens when it is not there."""
+        ...
+
+    def delete_prefix(self, prefix: str) -> None: ...
+
+    def upload(self, path: Path, name: str) -> None:
+        """Copy a local file in, without reading it into memory."""
+        ...
+
+    def upload_folder(self, folder: Path, prefix: str) -> None:
+        """Copy every file below `folder` to `prefix/…`."""
+        ...
+
+    def fetch(self, name: str, into: Path) -> Path:
+        """A local, read-only path of one object: the object itself where it is a file, else a copy below `into`."""
+        ...
+
+    def fetch_folder(self, prefix: str, into: Path) -> Path:
+        """A local, read-only folder of everything below `prefix/`: the folder itself, or a copy at `into`."""
+        ...
+
+    def uri(self, name: str) -> str:
+        """Where a user finds it: a path in embedded, `gs://…` on gcp."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """config: specs. data: datasets. uploads: job files. export: everything of a job, below `jobs/<job_id>/`."""
+
+    config: Objects
+    data: Objects
+    uploads: Objects
+    export: Objects
+
+    def named(self, bucket: str) -> Objects | None:
+        """The one of the four that has this name."""
+        return next((b for b in (self.config, self.data, self.uploads, self.export) if b.bucket == bucket), None)
+
+
+@dataclass(frozen=True, slots=True)
+class SecretStat:
+    name: str
+    created_at: datetime
+
+
+class Secrets(Protocol):
+    """Tokens by name. Values go in and out here and nowhere else."""
+
+    def create(self, name: str, value: str, *, ttl: timedelta) -> None: ...
+
+    def read(self, name: str) -> str:
+        """Raises SecretNotFound, also when its time is over."""
+        ...
+
+    def renew(self, name: str, *, ttl: timedelta) -> None:
+        """Count the time to live from now. Raises SecretNotFound."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Delete; nothing happens when it is not there."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[SecretStat]: ...
+
+
+class ExecutionState(StrEnum):
+    ACTIVE = "active"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    GONE = "gone"
+
+
+class Launcher(Protocol):
+    """Starts and stops workflow executions and the step executions they run."""
+
+    def start(self, job_id: str, launch: int) -> str:
+        """Start the n-th workflow execution of a job; the same launch again gives the same execution."""
+        ...
+
+    def state(self, execution: str) -> ExecutionState: ...
+
+    def stop(self, execution: str) -> None:
+        """End a workflow execution. Nothing happens when it has ended."""
+        ...
+
+    def stop_step(self, execution: str) -> None:
+        """End a step's own execution (a Cloud Run execution, a child process): SIGTERM, and SIGKILL 10 s later."""
+        ...
+
+    def step_is_active(self, execution: str) -> bool:
+        """Whether a step's own execution still runs."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StepJob:
+    """What the workflow needs to run one step: the Cloud Run job, its timeout in seconds, its arguments."""
+
+    job: str
+    timeout_seconds: int
+    args: Sequence[str] = field(default_factory=tuple)

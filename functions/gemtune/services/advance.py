@@ -1,0 +1,77 @@
+"""What a running step may write, each write signed with its claim and attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from gemtune import job as jobs
+from gemtune.errors import SecretNotFound
+from gemtune.job import Artifact, Claim, Failure, Job, Mark, Metrics, Progress, Step
+from gemtune.ports import Clock, JobStore, Secrets
+
+# A job's secrets outlive the longest step by far; every begin of a step counts again from now.
+SECRET_TTL = timedelta(days=8)
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    store: JobStore
+    secrets: Secrets
+    clock: Clock
+
+    def begin(self, job_id: str, step: Step, claim: Claim, *, execution: str) -> tuple[Job, Mark] | None:
+        """Begin the next attempt of a step; None when the step is done already.
+
+        Raises JobNotFound, and StaleClaim when the job is over or another execution has it.
+        """
+        now = self.clock.now()
+        job = self.store.update(job_id, lambda job: jobs.step_begun(job, step, claim, execution=execution, at=now))
+        if job.steps[step].state == "done":
+            return None
+        for name in job.secret_names.values():
+            try:
+                self.secrets.renew(name, ttl=SECRET_TTL)
+            except SecretNotFound:
+                continue  # the step that needs it says so better
+        return job, Mark(claim=claim, step=step, attempt=job.steps[step].attempt)
+
+    def heartbeat(self, job_id: str, mark: Mark, progress: Progress | None = None) -> None:
+        """Say that the attempt lives. Raises JobNotFound, StaleClaim, StaleAttempt: stop at once."""
+        self.store.record_progress(job_id, mark, progress, self.clock.now())
+
+    def checkpointed(self, job_id: str, mark: Mark, *, train_step: int) -> None:
+        """A whole checkpoint of this train_step lies in the objects store. Raises like heartbeat."""
+        now = self.clock.now()
+        self.store.update(job_id, lambda job: jobs.checkpointed(job, mark, train_step=train_step, at=now))
+
+    def stopped(self, job_id: str, mark: Mark, *, cause: str) -> None:
+        """The attempt ends unfinished and may be tried again (at a checkpoint, or after a crash). Raises like heartbeat."""
+        now = self.clock.now()
+        self.store.update(job_id, lambda job: jobs.step_stopped(job, mark, cause=cause, at=now))
+
+    def failed(self, job_id: str, mark: Mark, failure: Failure) -> None:
+        """The job fails for good. Raises like heartbeat."""
+        now = self.clock.now()
+
+        def change(job: Job) -> jobs.Changed:
+            jobs.check_mark(job, mark)
+            return jobs.failed(job, failure, at=now)
+
+        self.store.update(job_id, change)
+
+    def done(
+        self,
+        job_id: str,
+        mark: Mark,
+        *,
+        metrics: Metrics | None = None,
+        adapter_path: str | None = None,
+        artifacts: Sequence[Artifact] | None = None,
+    ) -> None:
+        """The step's work is whole; export's end completes the job. Raises like heartbeat."""
+        now = self.clock.now()
+        given = {"metrics": metrics, "adapter_path": adapter_path, "artifacts": artifacts}
+        results = {name: value for name, value in given.items() if value is not None}
+        self.store.update(job_id, lambda job: jobs.step_done(job, mark, at=now, **results))

@@ -1,0 +1,76 @@
+"""The only reader of environment variables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Backend = Literal["embedded", "gcp"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    backend: Backend
+    home: Path
+    project_id: str
+    region: str
+    port: int
+    config_bucket: str
+    data_bucket: str
+    uploads_bucket: str
+    export_bucket: str
+    service_hf_token: str | None  # name of the secret that jobs without a token of their own use
+    prepare_timeout_seconds: int
+    train_timeout_seconds: int
+    export_timeout_seconds: int
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
+        """Raises ValueError, naming the variable, when one is wrong."""
+        env = os.environ if environment is None else environment
+        backend = env.get("GEMTUNE_BACKEND", "embedded")
+        if backend not in ("embedded", "gcp"):
+            raise ValueError(f"GEMTUNE_BACKEND is {backend!r}; use embedded or gcp")
+        on_gcp = backend == "gcp"
+        return cls(
+            backend=backend,
+            home=Path(env.get("GEMTUNE_HOME") or ".gemtune").absolute(),
+            project_id=_needed(env, "PROJECT_ID") if on_gcp else env.get("PROJECT_ID", "local"),
+            region=_needed(env, "REGION") if on_gcp else env.get("REGION", "local"),
+            port=_whole_number(env, "PORT", 8080),
+            config_bucket=_bucket(env, "GCS_CONFIG_BUCKET_NAME", "config", on_gcp),
+            data_bucket=_bucket(env, "GCS_DATA_BUCKET_NAME", "data", on_gcp),
+            uploads_bucket=_bucket(env, "GCS_UPLOADS_BUCKET_NAME", "uploads", on_gcp),
+            export_bucket=_bucket(env, "GCS_EXPORT_BUCKET_NAME", "export", on_gcp),
+            service_hf_token=env.get("GEMTUNE_HF_TOKEN_SECRET") or None,
+            prepare_timeout_seconds=_whole_number(env, "GEMTUNE_PREPARE_TIMEOUT_SECONDS", 3600),
+            # A GPU task on Cloud Run may run for an hour; a workstation has no such limit.
+            train_timeout_seconds=_whole_number(env, "GEMTUNE_TRAIN_TIMEOUT_SECONDS", 3600 if on_gcp else 7 * 86400),
+            export_timeout_seconds=_whole_number(env, "GEMTUNE_EXPORT_TIMEOUT_SECONDS", 3600),
+        )
+
+
+def _needed(env: Mapping[str, str], name: str) -> str:
+    value = env.get(name)
+    if not value:
+        raise ValueError(f"{name} is not set; the gcp backend needs it")
+    return value
+
+
+def _bucket(env: Mapping[str, str], name: str, default: str, on_gcp: bool) -> str:
+    value = _needed(env, name) if on_gcp else env.get(name) or default
+    if "/" in value or value.startswith("."):
+        raise ValueError(f"{name} is {value!r}, which is no bucket name")
+    return value
+
+
+def _whole_number(env: Mapping[str, str], name: str, default: int) -> int:
+    value = env.get(name)
+    if value is None or value == "":
+        return default
+    if not value.isascii() or not value.isdigit() or int(value) == 0:
+        raise ValueError(f"{name} is {value!r}; use a whole number above 0")
+    return int(value)

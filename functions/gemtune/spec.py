@@ -1,0 +1,127 @@
+"""The contract: what a request may say, and the frozen, secret-free configuration that a job runs by."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Method = Literal["LoRA", "QLoRA", "Full", "RL"]
+Provider = Literal["unsloth", "huggingface"]
+Modality = Literal["text", "vision"]
+Format = Literal["adapter", "merged", "gguf"]
+Quantization = Literal["none", "fp16", "q4", "f16", "q8_0", "q4_k_m", "q5_k_m", "q2_k"]
+EvaluationMetric = Literal["accuracy", "perplexity"]
+SchedulerType = Literal[
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
+]
+
+# The quantizations of each export format, its default first.
+QUANTIZATIONS: Mapping[Format, tuple[Quantization, ...]] = {
+    "adapter": ("none",),
+    "merged": ("none", "fp16", "q4"),
+    "gguf": ("q8_0", "f16", "q4_k_m", "q5_k_m", "q2_k"),
+}
+# A reference to a secret that the user stored beforehand; messages and files carry these, never a token.
+SECRET_REFERENCE = r"^secret:gemtune-user-[A-Za-z0-9_-]{1,64}$"
+HUB_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
+SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
+class Contract(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class TrainingConfig(Contract):
+    method: Method = "LoRA"
+    base_model_id: Annotated[str, Field(min_length=1, max_length=1024)] = Field(
+        description="a Hub id, `gs://bucket/folder`, or (embedded) a local folder"
+    )
+    learning_rate: float = Field(2e-4, gt=0, le=1)
+    batch_size: int = Field(4, ge=1, le=1024, description="rows per device and forward pass")
+    epochs: int = Field(3, ge=1, le=1000)
+    gradient_accumulation_steps: int = Field(4, ge=1, le=1024)
+    provider: Provider = "huggingface"
+    eval_strategy: Literal["no", "steps", "epoch"] = "no"
+    eval_steps: int = Field(50, ge=1, le=1_000_000, description="train_steps between evaluations")
+    evaluation_metrics: list[EvaluationMetric] = ["accuracy", "perplexity"]
+    batch_eval_metrics: bool = False
+    lora_rank: int = Field(16, ge=1, le=1024)
+    lora_alpha: float = Field(16, gt=0, le=4096)
+    lora_dropout: float = Field(0.05, ge=0, lt=1)
+    max_steps: int | None = Field(None, ge=1, le=10_000_000, description="ends training early; overrides epochs")
+    max_seq_length: int | None = Field(None, ge=16, le=131_072, description="tokens; longer rows are cut")
+    packing: bool = False
+    lr_scheduler_type: SchedulerType = "linear"
+    warmup_ratio: float = Field(0.0, ge=0, le=1)
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    save_steps: int | None = Field(None, ge=1, le=1_000_000, description="train_steps between checkpoints")
+    logging_steps: int = Field(1, ge=1, le=1_000_000)
+    seed: int = Field(42, ge=0, le=2**32 - 1)
+
+
+class ExportConfig(Contract):
+    format: Format = "adapter"
+    quantization: Quantization | None = Field(None, description="absent: the format's default")
+    destination: Literal["gcs", "hfhub"] = "gcs"
+    hf_repo_id: Annotated[str, Field(pattern=HUB_ID)] | None = None
+
+
+class WandbProject(Contract):
+    project: str | None = Field(None, min_length=1, max_length=128)
+
+
+class WandbConfig(WandbProject):
+    api_key: str | None = Field(None, min_length=1, max_length=512, repr=False)
+
+
+class Notify(Contract):
+    webhook_url: str | None = Field(None, max_length=2048)
+
+
+class Spec(Contract):
+    """A job's configuration, without secrets."""
+
+    processed_dataset_id: str = Field(min_length=1, max_length=128, pattern=SAFE_NAME)
+    job_name: str = Field("unnamed job", min_length=1, max_length=200)
+    modality: Modality = "text"
+    training_config: TrainingConfig
+    export_config: ExportConfig = ExportConfig()
+    wandb_config: WandbProject | None = None
+    notify: Notify | None = None
+
+    @property
+    def quantization(self) -> Quantization:
+        """The one asked for, or the format's default."""
+        return self.export_config.quantization or QUANTIZATIONS[self.export_config.format][0]
+
+
+class TrainRequest(Spec):
+    """What a user sends. Read one with `gemtune.request.parse`, which reports every problem at once."""
+
+    hf_token: str | None = Field(None, min_length=1, max_length=512, repr=False)
+    wandb_config: WandbConfig | None = None
+
+    def spec(self) -> Spec:
+        """The request without its secrets."""
+        kept = self.model_dump(mode="json", exclude={"hf_token": True, "wandb_config": {"api_key"}})
+        return Spec.model_validate_json(json.dumps(kept))
+
+    def secrets(self) -> dict[str, str]:
+        """role -> token or reference, for those that are there."""
+        found = {"hf_token": self.hf_token, "wandb_api_key": self.wandb_config and self.wandb_config.api_key}
+        return {role: value for role, value in found.items() if value is not None}
+
+
+def request_hash(spec: Spec) -> str:
+    """SHA-256 of the canonical JSON of a secret-free request: what makes two requests the same."""
+    canonical = json.dumps(spec.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of the request."""
+    return TrainRequest.model_json_schema()
