@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from gemtune.settings import Settings
 
 if TYPE_CHECKING:
-    from gemtune.ports import Buckets, Bus, Clock, JobStore, Launcher, Secrets
+    from gemtune.embedded.database import Database
+    from gemtune.embedded.sqlite_bus import SqliteBus
+    from gemtune.ports import Buckets, Clock, JobStore, Launcher, Secrets
     from gemtune.services.advance import Advance
 
 
@@ -25,10 +27,22 @@ class Services:
         return SystemClock()
 
     @cached_property
+    def _database(self) -> Database:
+        from gemtune.embedded.database import Database
+
+        return Database(self.settings.home / "gemtune.db")
+
+    @cached_property
     def store(self) -> JobStore:
         from gemtune.embedded.sqlite_store import SqliteStore
 
         return SqliteStore(self._database, clock=self.clock)
+
+    @cached_property
+    def bus(self) -> SqliteBus:
+        from gemtune.embedded.sqlite_bus import SqliteBus
+
+        return SqliteBus(self._database, clock=self.clock)
 
     @cached_property
     def buckets(self) -> Buckets:

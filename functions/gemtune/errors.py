@@ -185,3 +185,21 @@ class SecretNotFound(NotFound):
     """No secret has that name, or its time is over."""
 
     code = "secret_not_found"
+
+
+class RecordUnreadable(GemtuneError):
+    """A job record that this version cannot read."""
+
+    code = "record_unreadable"
+
+    def __init__(self, job_id: str):
+        super().__init__(f"the record of job {job_id!r} cannot be read", hint="was it written by a newer version?")
+
+
+class BadPageToken(GemtuneError):
+    """A page token that no page gave out."""
+
+    code = "bad_page_token"
+
+    def __init__(self) -> None:
+        super().__init__("this page_token is not one of ours", hint="start again without page_token")

@@ -198,7 +198,9 @@ class SecretStat:
 class Secrets(Protocol):
     """Tokens by name. Values go in and out here and nowhere else."""
 
-    def create(self, name: str, value: str, *, ttl: timedelta) -> None: ...
+    def create(self, name: str, value: str, *, ttl: timedelta | None) -> None:
+        """Store a value; without `ttl` it stays until deleted (the user's own secrets do)."""
+        ...
 
     def read(self, name: str) -> str:
         """Raises SecretNotFound, also when its time is over."""

@@ -28,7 +28,9 @@ def parse(document: str | bytes, *, in_the_open: bool) -> TrainRequest:
     try:
         raw = json.loads(document)
     except (ValueError, RecursionError) as error:
-        where = f"line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "unreadable"
+        where = (
+            f"line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "unreadable"
+        )
         raise RequestRefused([Problem((), f"this is not JSON ({where})", "not_json", "send a JSON object")]) from None
     if not isinstance(raw, dict):
         raise RequestRefused([Problem((), "a request is a JSON object", "not_an_object", "see GET /openapi.json")])
@@ -126,7 +128,9 @@ def _tokens_out_of_place(tree: Any, *, in_the_open: bool, loc: Loc = ()) -> Iter
                 msg = "messages and files are stored and logged by others, so a token may not stand in them"
                 yield Problem(loc, msg, "secret_in_the_open", hint)
         elif looks_secret(tree):
-            yield Problem(loc, "this looks like a token, and the field is stored in the clear", "secret_in_the_open", hint)
+            yield Problem(
+                loc, "this looks like a token, and the field is stored in the clear", "secret_in_the_open", hint
+            )
 
 
 # Rules across fields. Each names the fields it reads and is skipped while one of them is faulty.
@@ -159,7 +163,11 @@ def _modality(request: TrainRequest) -> list[Problem]:
 
 
 def _packing(request: TrainRequest) -> list[Problem]:
-    return _not_available(("training_config", "packing"), "packing", "use false") if request.training_config.packing else []
+    return (
+        _not_available(("training_config", "packing"), "packing", "use false")
+        if request.training_config.packing
+        else []
+    )
 
 
 def _format(request: TrainRequest) -> list[Problem]:
@@ -174,7 +182,9 @@ def _quantization(request: TrainRequest) -> list[Problem]:
         return []
     message = f"{format} exports know no quantization {got!r}"
     return [
-        Problem(("export_config", "quantization"), message, "quantization_not_in_format", f"use one of {', '.join(allowed)}")
+        Problem(
+            ("export_config", "quantization"), message, "quantization_not_in_format", f"use one of {', '.join(allowed)}"
+        )
     ]
 
 
@@ -217,7 +227,9 @@ def _evaluation_metrics(request: TrainRequest) -> list[Problem]:
     metrics = request.training_config.evaluation_metrics
     if len(set(metrics)) == len(metrics):
         return []
-    return [Problem(("training_config", "evaluation_metrics"), "a metric stands twice", "repeated_value", "name each once")]
+    return [
+        Problem(("training_config", "evaluation_metrics"), "a metric stands twice", "repeated_value", "name each once")
+    ]
 
 
 def _sees(request: TrainRequest) -> list[Problem]:
@@ -227,7 +239,9 @@ def _sees(request: TrainRequest) -> list[Problem]:
     if request.modality == "text" or not blind:
         return []
     return [
-        Problem(("modality",), f"{name} cannot see pictures", "model_without_vision", "use gemma-3-4b-it or larger, or text")
+        Problem(
+            ("modality",), f"{name} cannot see pictures", "model_without_vision", "use gemma-3-4b-it or larger, or text"
+        )
     ]
 
 

@@ -1,0 +1,99 @@
+"""The one SQLite file below GEMTUNE_HOME: records, events, messages, executions. Server and trainers share it."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# Seconds a writer waits for another one. A transaction takes milliseconds; minutes would mean a dead disk.
+BUSY_TIMEOUT = 30.0
+
+SCHEMA = """
+CREATE TABLE jobs (
+  job_id TEXT PRIMARY KEY, created_at TEXT NOT NULL, status TEXT NOT NULL, modality TEXT NOT NULL,
+  version INTEGER NOT NULL, last_seq INTEGER NOT NULL, published_seq INTEGER NOT NULL, record TEXT NOT NULL);
+CREATE INDEX jobs_by_age ON jobs (created_at, job_id);
+CREATE INDEX jobs_by_status ON jobs (status, created_at, job_id);
+CREATE INDEX jobs_by_modality ON jobs (modality, created_at, job_id);
+CREATE INDEX jobs_by_status_and_modality ON jobs (status, modality, created_at, job_id);
+CREATE INDEX jobs_lagging ON jobs (job_id) WHERE published_seq < last_seq;
+CREATE TABLE events (
+  job_id TEXT NOT NULL, seq INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (job_id, seq)) WITHOUT ROWID;
+CREATE TABLE idempotency_keys (key TEXT PRIMARY KEY, job_id TEXT NOT NULL);
+CREATE TABLE tombstones (job_id TEXT PRIMARY KEY, until TEXT NOT NULL);
+
+-- path: where a push subscription is delivered; NULL for one that is pulled.
+CREATE TABLE subscriptions (name TEXT PRIMARY KEY, topic TEXT NOT NULL, path TEXT);
+CREATE TABLE messages (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, ordering_key TEXT NOT NULL, attributes TEXT NOT NULL,
+  body BLOB NOT NULL, published_at REAL NOT NULL);
+CREATE TABLE deliveries (
+  subscription TEXT NOT NULL, message INTEGER NOT NULL, ordering_key TEXT NOT NULL,
+  attempts INTEGER NOT NULL DEFAULT 0, due_at REAL NOT NULL, PRIMARY KEY (subscription, message)) WITHOUT ROWID;
+CREATE INDEX deliveries_by_key ON deliveries (subscription, ordering_key, message);
+CREATE INDEX deliveries_by_message ON deliveries (message);
+CREATE TABLE dead_letters (
+  subscription TEXT NOT NULL, message INTEGER NOT NULL, topic TEXT NOT NULL, ordering_key TEXT NOT NULL,
+  attributes TEXT NOT NULL, body BLOB NOT NULL, attempts INTEGER NOT NULL, error TEXT NOT NULL, at REAL NOT NULL);
+INSERT INTO subscriptions VALUES
+  ('dispatch', 'job-requests', '/dispatch/projects/local/topics/job-requests'),
+  ('fan_out', 'trigger:documents', '/fan_out/'),
+  ('ingest', 'trigger:objects', '/ingest/');
+
+CREATE TABLE executions (
+  execution TEXT PRIMARY KEY, job_id TEXT NOT NULL, launch INTEGER NOT NULL, state TEXT NOT NULL, error TEXT,
+  started_at TEXT NOT NULL, UNIQUE (job_id, launch));
+-- pid and started (the process's own start time) tell a living child from a stranger with the same pid.
+CREATE TABLE step_executions (
+  name TEXT PRIMARY KEY, arguments TEXT NOT NULL, pid INTEGER, started REAL, ended INTEGER NOT NULL DEFAULT 0);
+CREATE INDEX step_executions_alive ON step_executions (arguments) WHERE ended = 0;
+CREATE TABLE uploads_seen (bucket TEXT NOT NULL, name TEXT NOT NULL, generation TEXT NOT NULL,
+  PRIMARY KEY (bucket, name)) WITHOUT ROWID;
+PRAGMA user_version = 1;
+"""
+
+
+class Database:
+    """Connections to the file, one per thread. Every write is one transaction, durable when it returns."""
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.path = path
+        self._local = threading.local()
+        with self.write() as connection:
+            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+                for statement in SCHEMA.split(";\n"):
+                    connection.execute(statement)
+
+    def read(self) -> sqlite3.Connection:
+        """This thread's connection, for queries: each statement sees one state of the whole file."""
+        if not hasattr(self._local, "connection"):
+            connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None)
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            self._local.connection = connection
+        connection = self._local.connection
+        assert isinstance(connection, sqlite3.Connection)
+        return connection
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """One transaction. BEGIN IMMEDIATE takes the write lock first, so that what is read in it stays true."""
+        connection = self.read()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
+
+    def close(self) -> None:
+        """Close this thread's connection."""
+        if hasattr(self._local, "connection"):
+            self._local.connection.close()
+            del self._local.connection

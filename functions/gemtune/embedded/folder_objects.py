@@ -1,0 +1,178 @@
+"""Objects in a folder: one file each, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from gemtune.errors import ObjectExists, ObjectNotFound, UnsafeName
+from gemtune.ports import Buckets, ObjectStat
+from gemtune.settings import Settings
+
+# Unfinished writes wait here, on the same file system; no object name can begin so.
+UNFINISHED = ".unfinished"
+# Cloud Storage's own limit on a name; a file system's is 255 bytes a part.
+MAX_NAME_BYTES, MAX_PART_BYTES = 1024, 255
+
+
+class FolderObjects:
+    def __init__(self, root: Path, bucket: str):
+        self.bucket = bucket
+        self.root = root.absolute()
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def read(self, name: str) -> bytes:
+        try:
+            return self._file(name).read_bytes()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise ObjectNotFound(f"there is no {name!r} in {self.bucket}") from None
+
+    def create(self, name: str, content: bytes) -> None:
+        with self._unfinished(name) as (unfinished, path):
+            _write_through(unfinished, content)
+            try:
+                os.link(unfinished, path)  # fails when something is there, and is one step, unlike a look and a rename
+            except FileExistsError:
+                raise ObjectExists(f"there is a {name!r} in {self.bucket} already") from None
+
+    def write(self, name: str, content: bytes) -> None:
+        with self._unfinished(name) as (unfinished, path):
+            _write_through(unfinished, content)
+            unfinished.replace(path)
+
+    def stat(self, name: str) -> ObjectStat | None:
+        path = self._file(name)
+        return self._stat(path) if path.is_file() else None
+
+    def list(self, prefix: str) -> Iterator[ObjectStat]:
+        folder = self.root.joinpath(*_parts(prefix.rpartition("/")[0])) if "/" in prefix else self.root
+        if not folder.resolve().is_relative_to(self.root.resolve()):
+            raise UnsafeName(f"{prefix!r} leaves {self.bucket}")
+        for path in sorted(folder.rglob("*")):
+            name = path.relative_to(self.root).as_posix()
+            inside = path.is_file() and not path.is_symlink() and not name.startswith(UNFINISHED)
+            if inside and name.startswith(prefix):
+                with suppress(FileNotFoundError):  # deleted while we looked
+                    yield self._stat(path)
+
+    def delete(self, name: str) -> None:
+        path = self._file(name)
+        path.unlink(missing_ok=True)
+        for folder in path.parents:  # folders are no objects: an empty one is only left over
+            if folder == self.root or folder.parent == self.root:
+                return
+            try:
+                folder.rmdir()
+            except OSError:
+                return
+
+    def delete_prefix(self, prefix: str) -> None:
+        if prefix.endswith("/"):
+            shutil.rmtree(self._file(prefix.rstrip("/")), ignore_errors=True)
+        for stat in list(self.list(prefix)):
+            self.delete(stat.name)
+
+    def upload(self, path: Path, name: str) -> None:
+        with self._unfinished(name) as (unfinished, final):
+            shutil.copyfile(path, unfinished)
+            _sync(unfinished)
+            unfinished.replace(final)
+
+    def upload_folder(self, folder: Path, prefix: str) -> None:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                self.upload(path, f"{prefix}/{path.relative_to(folder).as_posix()}")
+
+    def fetch(self, name: str, into: Path) -> Path:
+        if self.stat(name) is None:
+            raise ObjectNotFound(f"there is no {name!r} in {self.bucket}")
+        return self._file(name)
+
+    def fetch_folder(self, prefix: str, into: Path) -> Path:
+        folder = self._file(prefix.rstrip("/"))
+        if not folder.is_dir():
+            raise ObjectNotFound(f"there is no {prefix!r} in {self.bucket}")
+        return folder
+
+    def uri(self, name: str) -> str:
+        return str(self._file(name.rstrip("/")))
+
+    def remove_unfinished(self, before: datetime) -> None:
+        """Delete what writers that died left behind before this time."""
+        for path in (self.root / UNFINISHED).glob("*"):
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < before.timestamp():
+                    path.unlink()
+
+    @contextmanager
+    def _unfinished(self, name: str) -> Iterator[tuple[Path, Path]]:
+        """A temporary file beside the final path, both in folders that exist; gone at the end if still there."""
+        path = self._file(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        waiting = self.root / UNFINISHED
+        waiting.mkdir(exist_ok=True)
+        handle, unfinished = tempfile.mkstemp(dir=waiting)
+        os.close(handle)
+        try:
+            yield Path(unfinished), path
+        finally:
+            Path(unfinished).unlink(missing_ok=True)
+
+    def _file(self, name: str) -> Path:
+        path = self.root.joinpath(*_parts(name))
+        if not path.resolve().is_relative_to(self.root.resolve()):  # a link inside may lead out
+            raise UnsafeName(f"{name!r} leaves {self.bucket}")
+        return path
+
+    def _stat(self, path: Path) -> ObjectStat:
+        there = path.stat()
+        return ObjectStat(
+            name=path.relative_to(self.root).as_posix(),
+            bytes=there.st_size,
+            generation=f"{there.st_mtime_ns}-{there.st_size}",
+            updated_at=datetime.fromtimestamp(there.st_mtime, UTC),
+        )
+
+    def content_generation(self, name: str) -> str:
+        """mtime, size and content hash: tells a rewritten file from one that was only looked at.
+
+        Raises ObjectNotFound.
+        """
+        content, stat = self.read(name), self.stat(name)
+        if stat is None:
+            raise ObjectNotFound(f"there is no {name!r} in {self.bucket}")
+        return f"{stat.generation}-{hashlib.sha256(content).hexdigest()[:16]}"
+
+
+def folder_buckets(settings: Settings) -> Buckets:
+    """The four buckets, as folders of GEMTUNE_HOME."""
+    names = (settings.config_bucket, settings.data_bucket, settings.uploads_bucket, settings.export_bucket)
+    return Buckets(*(FolderObjects(settings.home / name, name) for name in names))
+
+
+def _parts(name: str) -> list[str]:
+    parts = name.split("/")
+    readable = name.isprintable() and len(name.encode(errors="replace")) <= MAX_NAME_BYTES
+    if not readable or any(part in ("", ".", "..") or len(part.encode()) > MAX_PART_BYTES for part in parts):
+        raise UnsafeName(f"{name[:200]!r} is no object name")
+    if parts[0] == UNFINISHED:
+        raise UnsafeName(f"{UNFINISHED!r} is for unfinished writes")
+    return parts
+
+
+def _write_through(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,177 @@
+"""Bus on SQLite: durable messages, delivered at least once, by push (see delivery.py) or pull, with dead letters."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from gemtune.embedded.database import Database
+from gemtune.ports import Clock, Topic
+
+# Deliveries of one message before it becomes a dead letter.
+MAX_ATTEMPTS = 20
+# Seconds until a failed delivery is tried again: doubled each time, as Pub/Sub's retry policy does.
+MIN_BACKOFF, MAX_BACKOFF = 0.5, 60.0
+# Seconds that a delivery under way, or a pulled message, belongs to its receiver.
+ACK_DEADLINE = 120.0
+# Seconds that an undelivered message is kept: Pub/Sub's default.
+RETENTION = 7 * 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One message as a subscription sees it. `attempt` counts from 1."""
+
+    message_id: str
+    message: bytes
+    attributes: Mapping[str, str]
+    ordering_key: str
+    published_at: float
+    attempt: int
+    subscription: str
+    topic: str
+    path: str | None
+
+    @property
+    def ack_id(self) -> str:
+        return self.message_id
+
+
+def enqueue(
+    connection: sqlite3.Connection,
+    topic: str,
+    message: bytes,
+    attributes: Mapping[str, str],
+    *,
+    now: datetime,
+    ordering_key: str = "",
+) -> str:
+    """Queue a message for every subscription of a topic, inside the caller's transaction; return its id."""
+    at = now.timestamp()
+    row = (topic, ordering_key, json.dumps(dict(attributes)), message, at)
+    insert = "INSERT INTO messages (topic, ordering_key, attributes, body, published_at) VALUES (?, ?, ?, ?, ?)"
+    message_id = connection.execute(insert, row).lastrowid
+    connection.execute(
+        "INSERT INTO deliveries (subscription, message, ordering_key, due_at) "
+        "SELECT name, ?, ?, ? FROM subscriptions WHERE topic = ?",
+        (message_id, ordering_key, at, topic),
+    )
+    _forget_delivered(connection, message_id)
+    return str(message_id)
+
+
+class SqliteBus:
+    def __init__(self, database: Database, *, clock: Clock):
+        self._database = database
+        self._clock = clock
+
+    def publish(
+        self, topic: Topic, message: bytes, *, attributes: Mapping[str, str] | None = None, ordering_key: str = ""
+    ) -> str:
+        with self._database.write() as connection:
+            now = self._clock.now()
+            return enqueue(connection, topic, message, attributes or {}, now=now, ordering_key=ordering_key)
+
+    def subscribe(self, name: str, topic: Topic, *, url: str | None = None) -> None:
+        """Make a durable subscription, pulled unless it has a url; from now on it gets every message of the topic.
+
+        Raises ValueError when the name belongs to another topic.
+        """
+        with self._database.write() as connection:
+            connection.execute("INSERT OR IGNORE INTO subscriptions VALUES (?, ?, ?)", (name, topic, url))
+            there = connection.execute("SELECT topic FROM subscriptions WHERE name = ?", (name,)).fetchone()["topic"]
+        if there != topic:
+            raise ValueError(f"subscription {name!r} is of topic {there}")
+
+    def pull(self, name: str, limit: int) -> list[Received]:
+        """Up to `limit` messages that are due, oldest first; each must be acknowledged or it comes again."""
+        return self.take([name], limit)
+
+    def ack(self, name: str, ack_ids: Sequence[str]) -> None:
+        with self._database.write() as connection:
+            for ack_id in ack_ids:
+                connection.execute("DELETE FROM deliveries WHERE subscription = ? AND message = ?", (name, int(ack_id)))
+                _forget_delivered(connection, int(ack_id))
+
+    def take(self, names: Sequence[str], limit: int) -> list[Received]:
+        """Take due deliveries of these subscriptions, for ACK_DEADLINE seconds. A message with an ordering key is
+        due only when no older one of its key and subscription is left."""
+        now = self._clock.now().timestamp()
+        marks = ", ".join("?" * len(names))
+        due = f"""
+            SELECT d.subscription, d.attempts, m.*, s.path FROM deliveries d
+            JOIN messages m ON m.id = d.message JOIN subscriptions s ON s.name = d.subscription
+            WHERE d.subscription IN ({marks}) AND d.due_at <= ? AND (d.ordering_key = '' OR NOT EXISTS (
+              SELECT 1 FROM deliveries older WHERE older.subscription = d.subscription
+              AND older.ordering_key = d.ordering_key AND older.message < d.message))
+            ORDER BY d.message LIMIT ?"""
+        if self._database.read().execute(due, (*names, now, 1)).fetchone() is None:
+            return []  # nothing to do is the common case, and a look needs no write lock
+        with self._database.write() as connection:
+            rows = connection.execute(due, (*names, now, limit)).fetchall()
+            for row in rows:
+                connection.execute(
+                    "UPDATE deliveries SET attempts = attempts + 1, due_at = ? WHERE subscription = ? AND message = ?",
+                    (now + ACK_DEADLINE, row["subscription"], row["id"]),
+                )
+        return [_received(row) for row in rows]
+
+    def refuse(self, received: Received, error: str) -> None:
+        """A delivery failed: try again later, or keep it as a dead letter after MAX_ATTEMPTS."""
+        now = self._clock.now().timestamp()
+        key = (received.subscription, int(received.message_id))
+        with self._database.write() as connection:
+            if received.attempt < MAX_ATTEMPTS:
+                wait = min(MAX_BACKOFF, MIN_BACKOFF * 2 ** (received.attempt - 1))
+                later = "UPDATE deliveries SET due_at = ? WHERE subscription = ? AND message = ?"
+                connection.execute(later, (now + wait, *key))
+                return
+            connection.execute(
+                "INSERT INTO dead_letters SELECT ?, id, topic, ordering_key, attributes, body, ?, ?, ? "
+                "FROM messages WHERE id = ?",
+                (received.subscription, received.attempt, error, now, key[1]),
+            )
+            connection.execute("DELETE FROM deliveries WHERE subscription = ? AND message = ?", key)
+            _forget_delivered(connection, key[1])
+
+    def push_subscriptions(self) -> list[str]:
+        query = "SELECT name FROM subscriptions WHERE path IS NOT NULL"
+        return [row["name"] for row in self._database.read().execute(query)]
+
+    def release(self) -> None:
+        """Make every push delivery due at once: at its start the server is the only one who delivers."""
+        with self._database.write() as connection:
+            pushed = "SELECT name FROM subscriptions WHERE path IS NOT NULL"
+            now = self._clock.now().timestamp()
+            connection.execute(f"UPDATE deliveries SET due_at = ? WHERE subscription IN ({pushed})", (now,))
+
+    def expire(self) -> None:
+        """Forget messages older than RETENTION, and dead letters of that age."""
+        oldest = self._clock.now().timestamp() - RETENTION
+        with self._database.write() as connection:
+            old = "SELECT id FROM messages WHERE published_at < ?"
+            connection.execute(f"DELETE FROM deliveries WHERE message IN ({old})", (oldest,))
+            connection.execute("DELETE FROM messages WHERE published_at < ?", (oldest,))
+            connection.execute("DELETE FROM dead_letters WHERE at < ?", (oldest,))
+
+
+def _forget_delivered(connection: sqlite3.Connection, message: int | None) -> None:
+    gone = "DELETE FROM messages WHERE id = ? AND NOT EXISTS (SELECT 1 FROM deliveries WHERE message = messages.id)"
+    connection.execute(gone, (message,))
+
+
+def _received(row: sqlite3.Row) -> Received:
+    return Received(
+        message_id=str(row["id"]),
+        message=row["body"],
+        attributes=json.loads(row["attributes"]),
+        ordering_key=row["ordering_key"],
+        published_at=row["published_at"],
+        attempt=row["attempts"] + 1,
+        subscription=row["subscription"],
+        topic=row["topic"],
+        path=row["path"],
+    )

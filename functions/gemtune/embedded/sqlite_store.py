@@ -1,0 +1,197 @@
+"""JobStore on SQLite. A created event is also queued for `fan_out`, as a Firestore trigger would be."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import logging
+import sqlite3
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from gemtune import job as jobs
+from gemtune.embedded.database import Database
+from gemtune.embedded.sqlite_bus import enqueue
+from gemtune.errors import BadPageToken, JobNotFound, JobWasDeleted, RecordUnreadable, VersionConflict
+from gemtune.events import Event
+from gemtune.job import UNFINISHED, Job, JobSummary, Mark, Progress, Status
+from gemtune.ports import Change, Clock, Created, Page
+
+log = logging.getLogger(__name__)
+
+
+class SqliteStore:
+    def __init__(self, database: Database, *, clock: Clock):
+        self._database = database
+        self._clock = clock
+
+    def create(self, job: Job, event: Event) -> Created:
+        with self._database.write() as connection:
+            taken = self._holder_of(connection, job)
+            if taken is not None:
+                return Created(taken, is_new=False)
+            self._insert(connection, job)
+            self._write_events(connection, [event])
+            if job.idempotency_key is not None:
+                connection.execute("INSERT INTO idempotency_keys VALUES (?, ?)", (job.idempotency_key, job.job_id))
+        return Created(job, is_new=True)
+
+    def _holder_of(self, connection: sqlite3.Connection, job: Job) -> Job | None:
+        """The job that has the key or the id of this one. Raises JobWasDeleted."""
+        holder = job.job_id
+        if job.idempotency_key is not None:
+            query = "SELECT job_id FROM idempotency_keys WHERE key = ?"
+            row = connection.execute(query, (job.idempotency_key,)).fetchone()
+            holder = row["job_id"] if row else holder
+        if connection.execute("SELECT 1 FROM tombstones WHERE job_id = ?", (holder,)).fetchone():
+            raise JobWasDeleted(holder)
+        row = connection.execute("SELECT job_id, record FROM jobs WHERE job_id = ?", (holder,)).fetchone()
+        return None if row is None else _read(row)
+
+    def get(self, job_id: str) -> Job:
+        return self._get(self._database.read(), job_id)
+
+    def update(self, job_id: str, change: Change, *, version: int | None = None) -> Job:
+        with self._database.write() as connection:
+            before = self._get(connection, job_id)
+            if version is not None and before.version != version:
+                raise VersionConflict(f"job {job_id!r} is at version {before.version}, not {version}")
+            after, events = change(before)
+            if after is before:
+                return before
+            after = after.model_copy(update={"version": before.version + 1, "updated_at": self._clock.now()})
+            self._save(connection, after)
+            self._write_events(connection, events)
+        return after
+
+    def record_progress(self, job_id: str, mark: Mark, progress: Progress | None, at: datetime) -> None:
+        with self._database.write() as connection:
+            job = jobs.heartbeat(self._get(connection, job_id), mark, progress, at)
+            self._save(connection, job)
+
+    def raise_published(self, job_id: str, seq: int) -> None:
+        with self._database.write() as connection:
+            job = self._get(connection, job_id)
+            if seq > job.published_seq:
+                self._save(connection, job.model_copy(update={"published_seq": seq}))
+
+    def page(self, *, status: Status | None, modality: str | None, limit: int, page_token: str | None) -> Page:
+        wanted: dict[str, Any] = {"status": status and status.value, "modality": modality}
+        conditions = [f"{column} = :{column}" for column, value in wanted.items() if value is not None]
+        if page_token is not None:
+            wanted["created_at"], wanted["job_id"] = _read_token(page_token)
+            conditions.append("(created_at, job_id) < (:created_at, :job_id)")
+        where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+        query = f"SELECT job_id, created_at, modality, record FROM jobs {where} ORDER BY created_at DESC, job_id DESC LIMIT :limit"
+        rows = self._database.read().execute(query, wanted | {"limit": limit + 1}).fetchall()
+        more = len(rows) > limit
+        return Page([_summary(row) for row in rows[:limit]], _token(rows[limit - 1]) if more else None)
+
+    def events(self, job_id: str, *, after: int = 0, limit: int = 500) -> Sequence[Event]:
+        connection = self._database.read()
+        if connection.execute("SELECT 1 FROM jobs WHERE job_id = ?", (job_id,)).fetchone() is None:
+            raise JobNotFound(job_id)
+        query = "SELECT body FROM events WHERE job_id = ? AND seq > ? ORDER BY seq LIMIT ?"
+        return [Event.model_validate_json(row["body"]) for row in connection.execute(query, (job_id, after, limit))]
+
+    def unfinished(self) -> Iterator[Job]:
+        marks = ", ".join("?" * len(UNFINISHED))
+        query = f"SELECT job_id, record FROM jobs WHERE status IN ({marks}) ORDER BY created_at"
+        for row in self._database.read().execute(query, sorted(UNFINISHED)).fetchall():
+            try:
+                yield _read(row)
+            except RecordUnreadable as error:
+                log.error("%s", error)
+
+    def lagging(self) -> Iterator[str]:
+        query = "SELECT job_id FROM jobs WHERE published_seq < last_seq"
+        yield from (row["job_id"] for row in self._database.read().execute(query).fetchall())
+
+    def delete(self, job_id: str, *, version: int, tombstone_until: datetime) -> None:
+        with self._database.write() as connection:
+            job = self._get(connection, job_id)
+            if job.version != version:
+                raise VersionConflict(f"job {job_id!r} is at version {job.version}, not {version}")
+            connection.execute("DELETE FROM events WHERE job_id = ?", (job_id,))
+            connection.execute("DELETE FROM jobs WHERE job_id = ?", (job_id,))
+            connection.execute("INSERT INTO tombstones VALUES (?, ?)", (job_id, _iso(tombstone_until)))
+
+    def was_deleted(self, job_id: str) -> bool:
+        query = "SELECT 1 FROM tombstones WHERE job_id = ?"
+        return self._database.read().execute(query, (job_id,)).fetchone() is not None
+
+    def tombstones(self) -> Iterator[str]:
+        yield from (row["job_id"] for row in self._database.read().execute("SELECT job_id FROM tombstones").fetchall())
+
+    def drop_tombstones(self, now: datetime) -> None:
+        with self._database.write() as connection:
+            gone = "SELECT job_id FROM tombstones WHERE until <= ?"
+            connection.execute(f"DELETE FROM idempotency_keys WHERE job_id IN ({gone})", (_iso(now),))
+            connection.execute("DELETE FROM tombstones WHERE until <= ?", (_iso(now),))
+
+    def _get(self, connection: sqlite3.Connection, job_id: str) -> Job:
+        row = connection.execute("SELECT job_id, record FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
+        if row is None:
+            raise JobNotFound(job_id)
+        return _read(row)
+
+    def _insert(self, connection: sqlite3.Connection, job: Job) -> None:
+        connection.execute("INSERT INTO jobs VALUES (:job_id, :created_at, :status, :modality, :version, :last_seq, "
+                           ":published_seq, :record)", _columns(job))  # fmt: skip
+
+    def _save(self, connection: sqlite3.Connection, job: Job) -> None:
+        connection.execute("UPDATE jobs SET status = :status, version = :version, last_seq = :last_seq, "
+                           "published_seq = :published_seq, record = :record WHERE job_id = :job_id", _columns(job))  # fmt: skip
+
+    def _write_events(self, connection: sqlite3.Connection, events: Sequence[Event]) -> None:
+        for event in events:
+            body = event.model_dump_json()
+            connection.execute("INSERT INTO events VALUES (?, ?, ?)", (event.job_id, event.seq, body))
+            document = f"training_jobs/{event.job_id}/events/{event.seq}"
+            enqueue(connection, "trigger:documents", body.encode(), {"document": document}, now=self._clock.now())
+
+
+def _columns(job: Job) -> dict[str, Any]:
+    kept = {name: getattr(job, name) for name in ("job_id", "modality", "version", "last_seq", "published_seq")}
+    return kept | {
+        "created_at": _iso(job.created_at),
+        "status": job.status.value,
+        "record": job.model_dump_json(),
+    }
+
+
+def _read(row: sqlite3.Row) -> Job:
+    try:
+        return Job.model_validate_json(row["record"])
+    except ValidationError as error:
+        raise RecordUnreadable(row["job_id"]) from error
+
+
+def _summary(row: sqlite3.Row) -> JobSummary:
+    try:
+        return JobSummary.model_validate(_read(row).model_dump(include=set(JobSummary.model_fields)))
+    except RecordUnreadable:
+        created_at = datetime.fromisoformat(row["created_at"])
+        known = {"job_id": row["job_id"], "modality": row["modality"], "created_at": created_at}
+        return JobSummary(**known, job_name="", status=Status.UNKNOWN, base_model_id="")
+
+
+def _iso(at: datetime) -> str:
+    """Always with microseconds, so that the text sorts as the time does."""
+    return at.isoformat(timespec="microseconds")
+
+
+def _token(row: sqlite3.Row) -> str:
+    return base64.urlsafe_b64encode(json.dumps([row["created_at"], row["job_id"]]).encode()).decode()
+
+
+def _read_token(token: str) -> tuple[str, str]:
+    try:
+        created_at, job_id = json.loads(base64.urlsafe_b64decode(token.encode()))
+    except (ValueError, binascii.Error, TypeError):
+        raise BadPageToken() from None
+    return str(created_at), str(job_id)
