@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from gemtune.errors import Problem
@@ -33,3 +34,8 @@ def problem_of(base_model_id: str) -> Problem | None:
         return None
     hint = "use a Hub id such as google/gemma-3-270m-it, gs://bucket/folder, or an absolute local folder"
     return Problem(("training_config", "base_model_id"), "this names no base model", "bad_base_model", hint)
+
+
+def config_of_folder(named: BaseModel) -> bytes:
+    """The config.json of a local folder. Raises OSError."""
+    return (Path(named.place) / "config.json").read_bytes()

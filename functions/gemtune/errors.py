@@ -203,3 +203,30 @@ class BadPageToken(GemtuneError):
 
     def __init__(self) -> None:
         super().__init__("this page_token is not one of ours", hint="start again without page_token")
+
+
+class BadIdempotencyKey(GemtuneError):
+    """A key that cannot be one."""
+
+    code = "bad_idempotency_key"
+
+    def __init__(self) -> None:
+        super().__init__("this is no idempotency key", hint="use 1 to 1024 printable characters, and no token")
+
+
+class NotFromHere(GemtuneError):
+    """A request that reached this machine by another name than its own, or from a web page."""
+
+    code = "not_from_here"
+
+    def __init__(self) -> None:
+        super().__init__("this service answers this machine only", hint="call http://127.0.0.1 without an Origin")
+
+
+class BodyTooLarge(GemtuneError):
+    """A request body over the limit."""
+
+    code = "body_too_large"
+
+    def __init__(self, limit: int):
+        super().__init__(f"a request has at most {limit} bytes", hint="put rows into a dataset, not into the request")

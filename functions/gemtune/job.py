@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
@@ -153,6 +154,7 @@ class Job(Record):
     owner: str
     idempotency_key: str | None = None
     request_hash: str
+    relaunches: int = 0
     created_at: datetime
     updated_at: datetime
     started_at: datetime | None = None
@@ -171,12 +173,22 @@ class Job(Record):
     published_seq: int = 0
 
     @property
+    def key_hash(self) -> str | None:
+        """What the idempotency key is stored under: keys of different sources and owners never meet."""
+        return None if self.idempotency_key is None else key_hash(self.source, self.owner, self.idempotency_key)
+
+    @property
     def is_over(self) -> bool:
         return self.status not in MOVES
 
     @property
     def running_step(self) -> Step | None:
         return next((step for step in STEPS if self.steps[step].state == "running"), None)
+
+
+def key_hash(source: str, owner: str, key: str) -> str:
+    """SHA-256 over source, owner and key."""
+    return hashlib.sha256("\0".join((source, owner, key)).encode()).hexdigest()
 
 
 class JobSummary(Record):

@@ -54,10 +54,14 @@ class JobStore(Protocol):
         """Raises JobNotFound."""
         ...
 
-    def update(self, job_id: str, change: Change, *, version: int | None = None) -> Job:
-        """Read, change and write record and events in one transaction; return the job as it is now.
+    def holder(self, key_hash: str) -> Job | None:
+        """The job that has this idempotency key. Raises JobWasDeleted when it was deleted."""
+        ...
 
-        Raises JobNotFound, VersionConflict when `version` is given and is not the record's, and whatever `change` raises.
+    def update(self, job_id: str, change: Change, *, version: int | None = None) -> Job:
+        """Read, change and write record and events in one transaction; return the job as it is then.
+
+        Raises JobNotFound, VersionConflict when `version` is given and is not the record's, and what `change` raises.
         """
         ...
 
@@ -93,8 +97,8 @@ class JobStore(Protocol):
         """Whether a tombstone stands for this id."""
         ...
 
-    def tombstones(self) -> Iterator[str]:
-        """Ids of deleted jobs whose tombstones still stand."""
+    def tombstones(self, *, until_after: datetime) -> Iterator[str]:
+        """Ids of deleted jobs whose tombstones stand until after this time."""
         ...
 
     def drop_tombstones(self, now: datetime) -> None:
@@ -121,7 +125,6 @@ class Bus(Protocol):
 class ObjectStat:
     name: str
     bytes: int
-    generation: str
     updated_at: datetime
 
 
@@ -143,6 +146,10 @@ class Objects(Protocol):
         ...
 
     def stat(self, name: str) -> ObjectStat | None: ...
+
+    def generation(self, name: str) -> str | None:
+        """Tells one content written under a name from the next one; None when nothing is there."""
+        ...
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
         """Objects whose names begin with `prefix`, by name."""
@@ -168,6 +175,10 @@ class Objects(Protocol):
 
     def fetch_folder(self, prefix: str, into: Path) -> Path:
         """A local, read-only folder of everything below `prefix/`: the folder itself, or a copy at `into`."""
+        ...
+
+    def remove_unfinished(self, before: datetime) -> None:
+        """Delete what writers that died left half-written before this time."""
         ...
 
     def uri(self, name: str) -> str:
@@ -239,11 +250,7 @@ class Launcher(Protocol):
         ...
 
     def stop_step(self, execution: str) -> None:
-        """End a step's own execution (a Cloud Run execution, a child process): SIGTERM, and SIGKILL 10 s later."""
-        ...
-
-    def step_is_active(self, execution: str) -> bool:
-        """Whether a step's own execution still runs."""
+        """End a step's own execution (on Cloud Run, or a child process): SIGTERM, and SIGKILL some seconds later."""
         ...
 
 

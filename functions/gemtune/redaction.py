@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 
 # Hugging Face tokens (hf_…), W&B keys (wandb_…, local-…, or 40 hexadecimal digits), and bearer tokens.
@@ -16,3 +17,10 @@ def looks_secret(text: str) -> bool:
 def redacted(text: str) -> str:
     """The text with every token replaced by `[secret]`."""
     return TOKEN.sub("[secret]", text)
+
+
+class Redacting(logging.Formatter):
+    """A formatter of log lines, tracebacks included, that lets no token through."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))

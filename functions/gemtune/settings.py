@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 Backend = Literal["embedded", "gcp"]
 
@@ -26,14 +26,16 @@ class Settings:
     prepare_timeout_seconds: int
     train_timeout_seconds: int
     export_timeout_seconds: int
+    parallel_trainings: int  # embedded: how many train steps share this machine at once
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
         """Raises ValueError, naming the variable, when one is wrong."""
         env = os.environ if environment is None else environment
-        backend = env.get("GEMTUNE_BACKEND", "embedded")
-        if backend not in ("embedded", "gcp"):
-            raise ValueError(f"GEMTUNE_BACKEND is {backend!r}; use embedded or gcp")
+        named = env.get("GEMTUNE_BACKEND", "embedded")
+        backend = next((known for known in get_args(Backend) if known == named), None)
+        if backend is None:
+            raise ValueError(f"GEMTUNE_BACKEND is {named!r}; use embedded or gcp")
         on_gcp = backend == "gcp"
         return cls(
             backend=backend,
@@ -50,6 +52,7 @@ class Settings:
             # A GPU task on Cloud Run may run for an hour; a workstation has no such limit.
             train_timeout_seconds=_whole_number(env, "GEMTUNE_TRAIN_TIMEOUT_SECONDS", 3600 if on_gcp else 7 * 86400),
             export_timeout_seconds=_whole_number(env, "GEMTUNE_EXPORT_TIMEOUT_SECONDS", 3600),
+            parallel_trainings=_whole_number(env, "GEMTUNE_PARALLEL_TRAININGS", 1),
         )
 
 

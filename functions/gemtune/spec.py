@@ -112,7 +112,8 @@ class TrainRequest(Spec):
 
     def secrets(self) -> dict[str, str]:
         """role -> token or reference, for those that are there."""
-        found = {"hf_token": self.hf_token, "wandb_api_key": self.wandb_config and self.wandb_config.api_key}
+        wandb_api_key = None if self.wandb_config is None else self.wandb_config.api_key
+        found = {"hf_token": self.hf_token, "wandb_api_key": wandb_api_key}
         return {role: value for role, value in found.items() if value is not None}
 
 

@@ -50,6 +50,14 @@ class FolderObjects:
         path = self._file(name)
         return self._stat(path) if path.is_file() else None
 
+    def generation(self, name: str) -> str | None:
+        """mtime, size and content hash: tells a rewritten file from one that was only touched or looked at."""
+        path = self._file(name)
+        if not path.is_file():
+            return None
+        there, digest = path.stat(), hashlib.sha256(path.read_bytes()).hexdigest()
+        return f"{there.st_mtime_ns}-{there.st_size}-{digest[:16]}"
+
     def list(self, prefix: str) -> Iterator[ObjectStat]:
         folder = self.root.joinpath(*_parts(prefix.rpartition("/")[0])) if "/" in prefix else self.root
         if not folder.resolve().is_relative_to(self.root.resolve()):
@@ -135,19 +143,8 @@ class FolderObjects:
         return ObjectStat(
             name=path.relative_to(self.root).as_posix(),
             bytes=there.st_size,
-            generation=f"{there.st_mtime_ns}-{there.st_size}",
             updated_at=datetime.fromtimestamp(there.st_mtime, UTC),
         )
-
-    def content_generation(self, name: str) -> str:
-        """mtime, size and content hash: tells a rewritten file from one that was only looked at.
-
-        Raises ObjectNotFound.
-        """
-        content, stat = self.read(name), self.stat(name)
-        if stat is None:
-            raise ObjectNotFound(f"there is no {name!r} in {self.bucket}")
-        return f"{stat.generation}-{hashlib.sha256(content).hexdigest()[:16]}"
 
 
 def folder_buckets(settings: Settings) -> Buckets:

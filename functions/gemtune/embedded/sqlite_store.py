@@ -36,20 +36,24 @@ class SqliteStore:
                 return Created(taken, is_new=False)
             self._insert(connection, job)
             self._write_events(connection, [event])
-            if job.idempotency_key is not None:
-                connection.execute("INSERT INTO idempotency_keys VALUES (?, ?)", (job.idempotency_key, job.job_id))
+            if job.key_hash is not None:
+                connection.execute("INSERT INTO idempotency_keys VALUES (?, ?)", (job.key_hash, job.job_id))
         return Created(job, is_new=True)
+
+    def holder(self, key_hash: str) -> Job | None:
+        connection = self._database.read()
+        job_id = _job_with_key(connection, key_hash)
+        return None if job_id is None else self._there(connection, job_id)
 
     def _holder_of(self, connection: sqlite3.Connection, job: Job) -> Job | None:
         """The job that has the key or the id of this one. Raises JobWasDeleted."""
-        holder = job.job_id
-        if job.idempotency_key is not None:
-            query = "SELECT job_id FROM idempotency_keys WHERE key = ?"
-            row = connection.execute(query, (job.idempotency_key,)).fetchone()
-            holder = row["job_id"] if row else holder
-        if connection.execute("SELECT 1 FROM tombstones WHERE job_id = ?", (holder,)).fetchone():
-            raise JobWasDeleted(holder)
-        row = connection.execute("SELECT job_id, record FROM jobs WHERE job_id = ?", (holder,)).fetchone()
+        by_key = None if job.key_hash is None else _job_with_key(connection, job.key_hash)
+        return self._there(connection, by_key or job.job_id)
+
+    def _there(self, connection: sqlite3.Connection, job_id: str) -> Job | None:
+        if connection.execute("SELECT 1 FROM tombstones WHERE job_id = ?", (job_id,)).fetchone():
+            raise JobWasDeleted(job_id)
+        row = connection.execute("SELECT job_id, record FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
         return None if row is None else _read(row)
 
     def get(self, job_id: str) -> Job:
@@ -86,7 +90,8 @@ class SqliteStore:
             wanted["created_at"], wanted["job_id"] = _read_token(page_token)
             conditions.append("(created_at, job_id) < (:created_at, :job_id)")
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-        query = f"SELECT job_id, created_at, modality, record FROM jobs {where} ORDER BY created_at DESC, job_id DESC LIMIT :limit"
+        order = "ORDER BY created_at DESC, job_id DESC LIMIT :limit"
+        query = f"SELECT job_id, created_at, modality, record FROM jobs {where} {order}"
         rows = self._database.read().execute(query, wanted | {"limit": limit + 1}).fetchall()
         more = len(rows) > limit
         return Page([_summary(row) for row in rows[:limit]], _token(rows[limit - 1]) if more else None)
@@ -124,8 +129,9 @@ class SqliteStore:
         query = "SELECT 1 FROM tombstones WHERE job_id = ?"
         return self._database.read().execute(query, (job_id,)).fetchone() is not None
 
-    def tombstones(self) -> Iterator[str]:
-        yield from (row["job_id"] for row in self._database.read().execute("SELECT job_id FROM tombstones").fetchall())
+    def tombstones(self, *, until_after: datetime) -> Iterator[str]:
+        query = "SELECT job_id FROM tombstones WHERE until > ?"
+        yield from (row["job_id"] for row in self._database.read().execute(query, (_iso(until_after),)).fetchall())
 
     def drop_tombstones(self, now: datetime) -> None:
         with self._database.write() as connection:
@@ -140,12 +146,14 @@ class SqliteStore:
         return _read(row)
 
     def _insert(self, connection: sqlite3.Connection, job: Job) -> None:
-        connection.execute("INSERT INTO jobs VALUES (:job_id, :created_at, :status, :modality, :version, :last_seq, "
-                           ":published_seq, :record)", _columns(job))  # fmt: skip
+        columns = _columns(job)
+        marks = ", ".join(f":{name}" for name in columns)
+        connection.execute(f"INSERT INTO jobs ({', '.join(columns)}) VALUES ({marks})", columns)
 
     def _save(self, connection: sqlite3.Connection, job: Job) -> None:
-        connection.execute("UPDATE jobs SET status = :status, version = :version, last_seq = :last_seq, "
-                           "published_seq = :published_seq, record = :record WHERE job_id = :job_id", _columns(job))  # fmt: skip
+        columns = _columns(job)
+        values = ", ".join(f"{name} = :{name}" for name in columns)
+        connection.execute(f"UPDATE jobs SET {values} WHERE job_id = :job_id", columns)
 
     def _write_events(self, connection: sqlite3.Connection, events: Sequence[Event]) -> None:
         for event in events:
@@ -153,6 +161,11 @@ class SqliteStore:
             connection.execute("INSERT INTO events VALUES (?, ?, ?)", (event.job_id, event.seq, body))
             document = f"training_jobs/{event.job_id}/events/{event.seq}"
             enqueue(connection, "trigger:documents", body.encode(), {"document": document}, now=self._clock.now())
+
+
+def _job_with_key(connection: sqlite3.Connection, key_hash: str) -> str | None:
+    row = connection.execute("SELECT job_id FROM idempotency_keys WHERE key = ?", (key_hash,)).fetchone()
+    return None if row is None else str(row["job_id"])
 
 
 def _columns(job: Job) -> dict[str, Any]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 
 from gemtune import job as jobs
 from gemtune.errors import SecretNotFound
 from gemtune.job import Artifact, Claim, Failure, Job, Mark, Metrics, Progress, Step
 from gemtune.ports import Clock, JobStore, Secrets
-
-# A job's secrets outlive the longest step by far; every begin of a step counts again from now.
-SECRET_TTL = timedelta(days=8)
+from gemtune.services.job_secrets import SECRET_TTL, own_secrets
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +18,7 @@ class Advance:
     store: JobStore
     secrets: Secrets
     clock: Clock
+    service_secrets: Mapping[str, str]  # role -> name, for jobs that bring none of their own
 
     def begin(self, job_id: str, step: Step, claim: Claim, *, execution: str) -> tuple[Job, Mark] | None:
         """Begin the next attempt of a step; None when the step is done already.
@@ -30,12 +29,18 @@ class Advance:
         job = self.store.update(job_id, lambda job: jobs.step_begun(job, step, claim, execution=execution, at=now))
         if job.steps[step].state == "done":
             return None
-        for name in job.secret_names.values():
-            try:
+        for name in own_secrets(job):
+            with suppress(SecretNotFound):  # the step that needs it says so better
                 self.secrets.renew(name, ttl=SECRET_TTL)
-            except SecretNotFound:
-                continue  # the step that needs it says so better
         return job, Mark(claim=claim, step=step, attempt=job.steps[step].attempt)
+
+    def secret(self, job: Job, role: str) -> str | None:
+        """The value of a job's secret ("hf_token"), or of the service's own; None without either.
+
+        Raises SecretNotFound when it is gone.
+        """
+        name = job.secret_names.get(role) or self.service_secrets.get(role)
+        return None if name is None else self.secrets.read(name)
 
     def heartbeat(self, job_id: str, mark: Mark, progress: Progress | None = None) -> None:
         """Say that the attempt lives. Raises JobNotFound, StaleClaim, StaleAttempt: stop at once."""
@@ -47,7 +52,7 @@ class Advance:
         self.store.update(job_id, lambda job: jobs.checkpointed(job, mark, train_step=train_step, at=now))
 
     def stopped(self, job_id: str, mark: Mark, *, cause: str) -> None:
-        """The attempt ends unfinished and may be tried again (at a checkpoint, or after a crash). Raises like heartbeat."""
+        """The attempt ends unfinished, at a checkpoint or by a crash, and may be tried again. Raises like heartbeat."""
         now = self.clock.now()
         self.store.update(job_id, lambda job: jobs.step_stopped(job, mark, cause=cause, at=now))
 

@@ -1,0 +1,58 @@
+"""Launcher on SQLite: executions are rows that the server's workflow runner picks up, steps are child processes."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+
+from gemtune.embedded import child_process
+from gemtune.embedded.database import Database
+from gemtune.ports import Clock, ExecutionState
+
+log = logging.getLogger(__name__)
+
+
+class EmbeddedLauncher:
+    def __init__(self, database: Database, *, clock: Clock):
+        self._database = database
+        self._clock = clock
+
+    def start(self, job_id: str, launch: int) -> str:
+        with self._database.write() as connection:
+            connection.execute(
+                "INSERT OR IGNORE INTO executions VALUES (?, ?, ?, ?, NULL, ?)",
+                (str(uuid.uuid4()), job_id, launch, ExecutionState.ACTIVE, self._clock.now().isoformat()),
+            )
+            query = "SELECT execution FROM executions WHERE job_id = ? AND launch = ?"
+            return str(connection.execute(query, (job_id, launch)).fetchone()["execution"])
+
+    def state(self, execution: str) -> ExecutionState:
+        query = "SELECT state FROM executions WHERE execution = ?"
+        row = self._database.read().execute(query, (execution,)).fetchone()
+        return ExecutionState.GONE if row is None else ExecutionState(row["state"])
+
+    def stop(self, execution: str) -> None:
+        self.ended(execution, ExecutionState.CANCELLED)
+
+    def stop_step(self, execution: str) -> None:
+        query = "SELECT pid, started FROM step_executions WHERE name = ? AND ended = 0"
+        row = self._database.read().execute(query, (execution,)).fetchone()
+        process = None if row is None else child_process.find(row["pid"], row["started"])
+        if process is not None:
+            # In a thread: the caller answers a request, and the child may use its grace to the full.
+            threading.Thread(target=child_process.end, args=(process,), daemon=True).start()
+
+    def active(self) -> list[tuple[str, str, int]]:
+        """(execution, job id, launch) of every execution that has not ended."""
+        query = "SELECT execution, job_id, launch FROM executions WHERE state = ?"
+        rows = self._database.read().execute(query, (ExecutionState.ACTIVE,)).fetchall()
+        return [(row["execution"], row["job_id"], row["launch"]) for row in rows]
+
+    def ended(self, execution: str, state: ExecutionState, error: str | None = None) -> None:
+        """Remember how an execution ended; the first word counts."""
+        with self._database.write() as connection:
+            connection.execute(
+                "UPDATE executions SET state = ?, error = ? WHERE execution = ? AND state = ?",
+                (state, error, execution, ExecutionState.ACTIVE),
+            )

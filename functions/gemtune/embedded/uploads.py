@@ -1,0 +1,121 @@
+"""Watches the folders that job files are dropped into, and queues a storage event for each finished one."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+from watchdog.events import FileClosedEvent, FileMovedEvent, FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+
+from gemtune.embedded.database import Database
+from gemtune.embedded.folder_objects import FolderObjects
+from gemtune.embedded.sqlite_bus import enqueue
+from gemtune.ports import Buckets, Clock, Objects
+from gemtune.services.ingest import is_job_file
+
+log = logging.getLogger(__name__)
+
+# A look over both folders, for what was dropped while nobody watched or in a folder too new to be watched.
+LOOK_SECONDS = 2.0
+
+
+class Uploads:
+    """A file counts when its writer closes it, when it is moved into place, or when two looks find it unchanged."""
+
+    def __init__(self, database: Database, buckets: Buckets, *, clock: Clock):
+        self._database = database
+        self._buckets = buckets
+        self._clock = clock
+        self._folders: list[Objects] = [buckets.uploads, buckets.data]
+        self._seen: dict[Path, tuple[int, int]] = {}
+        self._queued: dict[Path, tuple[int, int]] = {}
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        """Watch until `stop`."""
+        observer = Observer()
+        for objects in self._folders:
+            assert isinstance(objects, FolderObjects)
+            observer.schedule(_Closed(self, objects), str(objects.root), recursive=True)
+        observer.start()
+        try:
+            while not self._stopping.is_set():
+                self.look()
+                self._stopping.wait(LOOK_SECONDS)
+        finally:
+            observer.stop()
+            observer.join()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def look(self) -> None:
+        """Queue every job file that is as it was at the last look."""
+        for objects in self._folders:
+            assert isinstance(objects, FolderObjects)
+            for path in objects.root.rglob("*.job.*"):
+                try:
+                    stat = path.stat()
+                    state = (stat.st_mtime_ns, stat.st_size)
+                    if self._seen.get(path) == state and self._queued.get(path) != state:
+                        self.finished(objects, path)
+                    self._seen[path] = state
+                except OSError:
+                    continue  # it was moved away meanwhile
+                except Exception:
+                    log.exception("could not take in %s; looking again", path)
+
+    def finished(self, objects: FolderObjects, path: Path) -> None:
+        """Queue one storage event per generation of a job file, in the transaction that remembers it."""
+        name = os.fsencode(path.relative_to(objects.root).as_posix()).decode(errors="replace")
+        if path.is_symlink() or not is_job_file(self._buckets, objects.bucket, name):
+            return
+        stat = path.stat()
+        generation = objects.generation(name)
+        if generation is None:
+            return
+        with self._database.write() as connection:
+            query = "SELECT generation FROM uploads_seen WHERE bucket = ? AND name = ?"
+            row = connection.execute(query, (objects.bucket, name)).fetchone()
+            if row is None or row["generation"] != generation:
+                upsert = "INSERT OR REPLACE INTO uploads_seen VALUES (?, ?, ?)"
+                connection.execute(upsert, (objects.bucket, name, generation))
+                body = self._finalized(objects.bucket, name, generation, stat.st_size)
+                enqueue(connection, "trigger:objects", body, {}, now=self._clock.now())
+        self._queued[path] = (stat.st_mtime_ns, stat.st_size)
+
+    def _finalized(self, bucket: str, name: str, generation: str, size: int) -> bytes:
+        """StorageObjectData, as far as a folder knows it."""
+        now = self._clock.now().isoformat().replace("+00:00", "Z")
+        stored: dict[str, Any] = {
+            "kind": "storage#object",
+            "bucket": bucket,
+            "name": name,
+            "generation": generation,
+            "metageneration": "1",
+            "size": str(size),
+            "timeCreated": now,
+            "updated": now,
+        }
+        return json.dumps(stored).encode()
+
+
+class _Closed(FileSystemEventHandler):
+    def __init__(self, uploads: Uploads, objects: FolderObjects):
+        self._uploads = uploads
+        self._objects = objects
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        moved = isinstance(event, FileMovedEvent)
+        if event.is_directory or not (moved or isinstance(event, FileClosedEvent)):
+            return
+        path = Path(os.fsdecode(event.dest_path if moved else event.src_path))
+        try:
+            self._uploads.finished(self._objects, path)
+        except Exception as error:
+            log.info("%s is taken in at the next look: %s", path, error)

@@ -1,0 +1,91 @@
+"""The bodies of the API's answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from gemtune.events import Event
+from gemtune.job import Artifact, Failure, Job, JobSummary, Metrics, Progress, Status, Step, StepRecord
+
+
+class Accepted(BaseModel):
+    job_id: str
+
+
+class JobList(BaseModel):
+    jobs: Sequence[JobSummary]
+    next_page_token: str | None
+
+
+class JobStatus(BaseModel):
+    """A job as its user sees it: `error` is the sentence, `error_detail` the rest."""
+
+    job_id: str
+    job_name: str
+    status: Status
+    modality: str
+    base_model_id: str
+    processed_dataset_id: str
+    wandb_url: str | None
+    adapter_path: str | None
+    error: str | None
+    error_detail: Failure | None
+    metrics: Metrics | None
+    progress: Progress | None
+    steps: Mapping[Step, StepRecord]
+    artifacts: Sequence[Artifact]
+    source: str
+    owner: str
+    created_at: datetime
+    updated_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @classmethod
+    def of(cls, job: Job) -> JobStatus:
+        same = {name: getattr(job, name) for name in cls.model_fields if name not in ("error", "error_detail")}
+        return cls(**same, error=None if job.error is None else job.error.message, error_detail=job.error)
+
+
+class JobEvents(BaseModel):
+    events: Sequence[Event]
+
+
+class LossHistory(BaseModel):
+    """One entry per train_step that was logged: `loss` and what belongs to it, or `eval_loss` and the figures."""
+
+    metrics: Sequence[dict[str, Any]]
+
+
+class Deleted(BaseModel):
+    job_id: str
+    deleted: Literal[True] = True
+
+
+class Health(BaseModel):
+    status: Literal["healthy"] = "healthy"
+    service: Literal["training"] = "training"
+
+
+class ProblemAnswer(BaseModel):
+    loc: Sequence[str | int]
+    msg: str
+    code: str
+    hint: str | None
+
+
+class ErrorSentence(BaseModel):
+    code: str
+    message: str
+    hint: str | None
+
+
+class ErrorAnswer(BaseModel):
+    """`problems` stands only in a 422: everything that is wrong with the request."""
+
+    error: ErrorSentence
+    problems: Sequence[ProblemAnswer] | None = None

@@ -1,0 +1,52 @@
+"""What the workflow calls: `POST /claim` and `POST /step_ended`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import flask
+from pydantic import BaseModel, Field, ValidationError
+
+from gemtune.bootstrap import Services
+from gemtune.job import Claim, Step
+
+
+class ClaimCall(BaseModel):
+    job_id: str
+    launch: Annotated[int, Field(ge=1)]
+    execution: str
+
+    @property
+    def claim(self) -> Claim:
+        return Claim(launch=self.launch, execution=self.execution)
+
+
+class StepEndedCall(ClaimCall):
+    step: Step
+    round: Annotated[int, Field(ge=1)]
+    error: str | None = None
+
+
+def respond(request: flask.Request, services: Services) -> tuple[dict[str, object], int]:
+    """The answer to one call of the workflow: a verdict, and after a claim what each step needs."""
+    try:
+        if request.method == "POST" and request.path.rstrip("/") == "/claim":
+            return _claim(ClaimCall.model_validate_json(request.get_data()), services), 200
+        if request.method == "POST" and request.path.rstrip("/") == "/step_ended":
+            return _step_ended(StepEndedCall.model_validate_json(request.get_data()), services), 200
+    except ValidationError as error:
+        return {"error": {"code": "bad_call", "message": str(error)}}, 400
+    return {"error": {"code": "not_found", "message": "control knows /claim and /step_ended"}}, 404
+
+
+def _claim(call: ClaimCall, services: Services) -> dict[str, object]:
+    plan = services.control.claim(call.job_id, call.claim)
+    if plan is None:
+        return {"verdict": "quit"}
+    return {"verdict": "go", "steps": {step.value: asdict(job) for step, job in plan.items()}}
+
+
+def _step_ended(call: StepEndedCall, services: Services) -> dict[str, object]:
+    verdict = services.control.step_ended(call.job_id, call.claim, call.step, round=call.round, error=call.error)
+    return {"verdict": verdict}

@@ -1,0 +1,20 @@
+"""One loss curve out of the histories that the attempts of a training left."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from gemtune.ports import Objects
+
+
+def loss_history(export: Objects, job_id: str, *, after: int) -> list[dict[str, Any]]:
+    """Entries with a higher train_step than `after`, by train_step. An attempt resumes at a checkpoint, so what a
+    later attempt says of a train_step replaces what an earlier one said."""
+    merged: dict[tuple[int, bool], dict[str, Any]] = {}
+    attempts = [stat.name for stat in export.list(f"jobs/{job_id}/metrics/") if stat.name.endswith(".jsonl")]
+    for name in sorted(attempts, key=lambda name: int(name.rpartition("/")[2].removesuffix(".jsonl"))):
+        for line in export.read(name).decode().splitlines():
+            entry = json.loads(line)
+            merged[(entry["train_step"], "eval_loss" in entry)] = entry
+    return [merged[key] for key in sorted(merged) if key[0] > after]

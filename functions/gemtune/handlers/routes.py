@@ -1,0 +1,81 @@
+"""What each route of the API does: decode, call one service, encode."""
+
+from __future__ import annotations
+
+import flask
+
+from gemtune import request as requests
+from gemtune.bootstrap import Services
+from gemtune.errors import Problem, RequestRefused
+from gemtune.handlers import answers
+from gemtune.handlers.loss_history import loss_history
+from gemtune.job import Status
+from gemtune.services.submit import Submission
+
+# One deployment serves one organisation; on a workstation there is one user.
+LOCAL_OWNER = "local"
+MAX_PAGE = 200
+
+
+def train(request: flask.Request, services: Services) -> answers.Accepted:
+    parsed = requests.parse(request.get_data(), in_the_open=False)
+    key = request.headers.get("Idempotency-Key")
+    submission = Submission(parsed, source="http", owner=LOCAL_OWNER, idempotency_key=key)
+    return answers.Accepted(job_id=services.submit(submission).job_id)
+
+
+def list_jobs(request: flask.Request, services: Services) -> answers.JobList:
+    limit = _whole_number(request, "limit", default=50, most=MAX_PAGE)
+    status = _one_of(request, "status", [status.value for status in Status])
+    modality = _one_of(request, "modality", ["text", "vision"])
+    page = services.store.page(
+        status=None if status is None else Status(status),
+        modality=modality,
+        limit=max(1, limit),
+        page_token=request.args.get("page_token"),
+    )
+    return answers.JobList(jobs=page.jobs, next_page_token=page.next_page_token)
+
+
+def status(request: flask.Request, services: Services, *, job_id: str) -> answers.JobStatus:
+    return answers.JobStatus.of(services.store.get(job_id))
+
+
+def events(request: flask.Request, services: Services, *, job_id: str) -> answers.JobEvents:
+    return answers.JobEvents(events=services.store.events(job_id, after=_whole_number(request, "after", default=0)))
+
+
+def metrics(request: flask.Request, services: Services, *, job_id: str) -> answers.LossHistory:
+    job = services.store.get(job_id)
+    after = _whole_number(request, "after", default=-1)
+    return answers.LossHistory(metrics=loss_history(services.buckets.export, job.job_id, after=after))
+
+
+def cancel(request: flask.Request, services: Services, *, job_id: str) -> answers.JobStatus:
+    return answers.JobStatus.of(services.cancel(job_id))
+
+
+def delete(request: flask.Request, services: Services, *, job_id: str) -> answers.Deleted:
+    services.delete(job_id)
+    return answers.Deleted(job_id=job_id)
+
+
+def health(request: flask.Request, services: Services) -> answers.Health:
+    return answers.Health()
+
+
+def _whole_number(request: flask.Request, name: str, *, default: int, most: int = 2**53) -> int:
+    text = request.args.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and int(text[:20]) <= most):
+        message = f"{name} is a whole number of at most {most}"
+        raise RequestRefused([Problem(("query", name), message, "not_a_number", "leave it out for the default")])
+    return int(text)
+
+
+def _one_of(request: flask.Request, name: str, known: list[str]) -> str | None:
+    value = request.args.get(name)
+    if value is None or value in known:
+        return value
+    raise RequestRefused([Problem(("query", name), f"no such {name}", "not_one_of", f"use one of {', '.join(known)}")])

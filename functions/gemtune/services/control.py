@@ -1,0 +1,63 @@
+"""What the workflow asks: may I run this job, and what comes after this step?"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from gemtune import job as jobs
+from gemtune.errors import JobNotFound, StaleClaim
+from gemtune.job import STEPS, Claim, Job, Status, Step
+from gemtune.ports import Clock, JobStore, StepJob
+
+log = logging.getLogger(__name__)
+
+Verdict = Literal["done", "again", "stop"]
+
+# Seconds before its timeout at which a step ends itself, with a checkpoint.
+MARGIN_SECONDS = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    store: JobStore
+    clock: Clock
+    timeouts: Mapping[Step, int]  # seconds
+
+    def claim(self, job_id: str, claim: Claim) -> dict[Step, StepJob] | None:
+        """Let an execution in: what it needs to run each step; None when it shall end quietly."""
+        try:
+            self.store.update(job_id, lambda job: jobs.claimed(job, claim))
+        except (StaleClaim, JobNotFound) as error:
+            log.info("execution %s of launch %d ends quietly: %s", claim.execution, claim.launch, error)
+            return None
+        return {step: self._step_job(job_id, claim, step) for step in STEPS}
+
+    def step_ended(self, job_id: str, claim: Claim, step: Step, *, round: int, error: str | None) -> Verdict:
+        """An execution of a step ended. The record says how; `error` is the platform's word, for the case that the
+        record knows nothing better."""
+        now = self.clock.now()
+
+        def judge(job: Job) -> jobs.Changed:
+            if job.is_over:
+                return job, ()
+            jobs.check_claim(job, claim)
+            if job.steps[step].state == "done":
+                return job, ()
+            return jobs.judged(job, step, round=round, cause=error, at=now)
+
+        try:
+            job = self.store.update(job_id, judge)
+        except (StaleClaim, JobNotFound):
+            return "stop"
+        if job.is_over and job.status is not Status.COMPLETED:
+            return "stop"
+        return "done" if job.steps[step].state == "done" else "again"
+
+    def _step_job(self, job_id: str, claim: Claim, step: Step) -> StepJob:
+        timeout = self.timeouts[step]
+        seconds = max(timeout - MARGIN_SECONDS, timeout // 2)
+        args = (step.value, "--job-id", job_id, "--launch", str(claim.launch), "--execution", claim.execution)
+        return StepJob(f"gemtune-{step}", timeout, (*args, "--seconds", str(seconds)))

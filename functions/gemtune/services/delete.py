@@ -1,0 +1,36 @@
+"""Removes a job that is over, and all it left, but for a tombstone that keeps late messages from reviving it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from gemtune.errors import JobIsRunning, VersionConflict
+from gemtune.ports import Buckets, Clock, JobStore, Secrets
+from gemtune.services.job_secrets import own_secrets
+
+TOMBSTONE = timedelta(days=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    store: JobStore
+    buckets: Buckets
+    secrets: Secrets
+    clock: Clock
+
+    def __call__(self, job_id: str) -> None:
+        """Raises JobNotFound, JobIsRunning."""
+        while True:
+            job = self.store.get(job_id)
+            if not job.is_over:
+                raise JobIsRunning(job_id, job.status)
+            try:
+                self.store.delete(job_id, version=job.version, tombstone_until=self.clock.now() + TOMBSTONE)
+                break
+            except VersionConflict:
+                continue  # it changed between the look and the delete: look again
+        for name in own_secrets(job):
+            self.secrets.delete(name)
+        self.buckets.config.delete(job.spec_name)
+        self.buckets.export.delete_prefix(f"jobs/{job_id}/")

@@ -1,0 +1,46 @@
+"""Publishes a job's events on job-status: in order, each at least once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gemtune.errors import JobNotFound
+from gemtune.events import Event
+from gemtune.job import Job
+from gemtune.ports import Bus, JobStore, Secrets, Topic
+from gemtune.services.job_secrets import own_secrets
+
+
+@dataclass(frozen=True, slots=True)
+class FanOut:
+    store: JobStore
+    bus: Bus
+    secrets: Secrets
+
+    def __call__(self, job_id: str) -> None:
+        """A wake-up: what to publish is read from the record, so it does not matter which event it is about, nor
+        whether another wake-up works at the same time. Each publish is waited for before the next."""
+        try:
+            job = self.store.get(job_id)
+            published = job.published_seq
+            while events := self.store.events(job_id, after=published):
+                for event in events:
+                    self._publish(job, event)
+                    published = event.seq
+                self.store.raise_published(job_id, published)
+            if self.store.get(job_id).is_over:
+                for name in own_secrets(job):
+                    self.secrets.delete(name)
+        except JobNotFound:
+            return  # deleted meanwhile: nobody waits for its events any more
+
+    def _publish(self, job: Job, event: Event) -> None:
+        attributes = {
+            "job_id": job.job_id,
+            "type": event.type,
+            "status": event.status,
+            "modality": job.modality,
+            "idempotency_key": job.idempotency_key or "",
+        }
+        body = event.model_dump_json().encode()
+        self.bus.publish(Topic.JOB_STATUS, body, attributes=attributes, ordering_key=job.job_id)

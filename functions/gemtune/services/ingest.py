@@ -1,0 +1,79 @@
+"""Turns an uploaded job file into a job, and answers beside the file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from gemtune import request
+from gemtune.errors import GemtuneError, JobWasDeleted, ObjectNotFound, Problem, RequestRefused
+from gemtune.job_file import as_json
+from gemtune.ports import Buckets, Objects
+from gemtune.services.submit import Submission, Submit
+
+log = logging.getLogger(__name__)
+
+MAX_BYTES = 1024 * 1024
+JOB_FILE = re.compile(r"^(?P<stem>(?:.*/)?[^/]+)\.job\.(?P<kind>json|yaml)$")
+BESIDE_A_DATASET = re.compile(r"^processed_datasets/(?P<dataset>[^/]+)/[^/]+$")
+
+
+def is_job_file(buckets: Buckets, bucket: str, name: str) -> bool:
+    """Whether an object asks for a job: any `*.job.json|yaml` of the uploads bucket, and those beside a dataset."""
+    if JOB_FILE.match(name) is None:
+        return False
+    beside = bucket == buckets.data.bucket and BESIDE_A_DATASET.match(name) is not None
+    return bucket == buckets.uploads.bucket or beside
+
+
+@dataclass(frozen=True, slots=True)
+class Ingest:
+    buckets: Buckets
+    submit: Submit
+
+    def __call__(self, bucket: str, name: str, generation: str, *, owner: str) -> None:
+        """An object was finalized. Anything but a job file is passed over, and so is a generation that was replaced:
+        the one that replaced it brings an event of its own."""
+        objects = self.buckets.named(bucket)
+        if objects is None or not is_job_file(self.buckets, bucket, name) or objects.generation(name) != generation:
+            return
+        try:
+            parsed = request.parse(self._document(objects, name), in_the_open=True)
+            key = f"{bucket}/{name}#{generation}"
+            job = self.submit(Submission(parsed, source="upload", owner=owner, idempotency_key=key[-1024:]))
+        except RequestRefused as error:
+            self._answer(objects, name, "rejected", {"errors": [problem.to_json() for problem in error.problems]})
+        except (JobWasDeleted, ObjectNotFound) as error:
+            log.info("a late event of %s: %s", name, error)
+        except GemtuneError as error:
+            problem = Problem((), error.message, error.code, error.hint)
+            self._answer(objects, name, "rejected", {"errors": [problem.to_json()]})
+        else:
+            self._answer(objects, name, "accepted", {"job_id": job.job_id})
+
+    def _document(self, objects: Objects, name: str) -> str:
+        """The request of a job file as JSON; beside a dataset it may leave out which one it means."""
+        stat = objects.stat(name)
+        if stat is not None and stat.bytes > MAX_BYTES:
+            message = f"a job file has at most {MAX_BYTES} bytes; this one has {stat.bytes}"
+            raise RequestRefused([Problem((), message, "file_too_large", "put the rows into the dataset")])
+        body = as_json(objects.read(name), yaml=name.endswith(".yaml"))
+        beside = BESIDE_A_DATASET.match(name) if objects.bucket == self.buckets.data.bucket else None
+        if beside is None or not isinstance(body, dict):
+            return json.dumps(body)
+        dataset = beside["dataset"]
+        if body.setdefault("processed_dataset_id", dataset) != dataset:
+            message = "the file lies beside another dataset"
+            raise RequestRefused([Problem(("processed_dataset_id",), message, "other_dataset", "leave the field out")])
+        return json.dumps(body)
+
+    def _answer(self, objects: Objects, name: str, verdict: str, body: dict[str, Any]) -> None:
+        """Write the answer to this generation and take back the one to an earlier."""
+        found = JOB_FILE.match(name)
+        assert found is not None
+        other = "accepted" if verdict == "rejected" else "rejected"
+        objects.write(f"{found['stem']}.{verdict}.json", json.dumps({"file": name} | body, indent=2).encode())
+        objects.delete(f"{found['stem']}.{other}.json")

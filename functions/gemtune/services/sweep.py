@@ -1,0 +1,140 @@
+"""Runs every few minutes and makes good what got lost on the way: a publish, an execution, a wake-up, a clean-up."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+
+from gemtune import job as jobs
+from gemtune.errors import JobNotFound, JobWasDeleted, Stale, VersionConflict
+from gemtune.job import RELAUNCHES, Failure, Job, Step
+from gemtune.ports import Buckets, Clock, ExecutionState, JobStore, Launcher, Secrets
+from gemtune.services.delete import TOMBSTONE
+from gemtune.services.dispatch import LEASE, Dispatch
+from gemtune.services.fan_out import FanOut
+from gemtune.services.job_secrets import OWN_PREFIX
+from gemtune.services.submit import Submit
+from gemtune.spec import Spec
+
+log = logging.getLogger(__name__)
+
+# How long after its acceptance a job that nobody launched is asked for again.
+PUBLISH_GRACE = timedelta(minutes=1)
+# Secrets, specs and half-written objects younger than this may belong to a request that is under way.
+ORPHAN_AGE = timedelta(hours=1)
+# Specs older than this were looked at by many a sweep before.
+SPEC_WINDOW = timedelta(days=1)
+# How long after a delete its last execution may still write, and what it writes is removed again.
+LATE_WRITES = timedelta(days=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    store: JobStore
+    buckets: Buckets
+    secrets: Secrets
+    launcher: Launcher
+    submit: Submit
+    dispatch: Dispatch
+    fan_out: FanOut
+    clock: Clock
+    timeouts: Mapping[Step, int]  # seconds
+
+    def __call__(self) -> None:
+        """One round. A job that cannot be mended now does not keep the others from it."""
+        now = self.clock.now()
+        for job in self.store.unfinished():
+            self._guarded(job.job_id, partial(self._mend, job, now))
+        for job_id in self.store.lagging():
+            self._guarded(job_id, partial(self.fan_out, job_id))
+        self._guarded("secrets", partial(self._remove_orphaned_secrets, now))
+        self._guarded("specs", partial(self._remove_orphaned_specs, now))
+        self._guarded("tombstones", partial(self._keep_deleted, now))
+        for bucket in (self.buckets.config, self.buckets.data, self.buckets.uploads, self.buckets.export):
+            bucket.remove_unfinished(now - ORPHAN_AGE)
+
+    def _guarded(self, what: str, mend: Callable[[], None]) -> None:
+        try:
+            mend()
+        except (VersionConflict, Stale, JobNotFound, JobWasDeleted) as error:
+            log.info("%s went on by itself: %s", what, error)
+        except Exception:
+            log.exception("the sweep could not mend %s; the next one tries again", what)
+
+    def _mend(self, job: Job, now: datetime) -> None:
+        if job.claim is None:
+            self._mend_unclaimed(job, now)
+        elif (cause := self._lost(job, now)) is not None:
+            self._relaunch(job, cause, now)
+
+    def _mend_unclaimed(self, job: Job, now: datetime) -> None:
+        lease = job.launch.lease_until
+        if lease is not None and now >= lease:
+            self.dispatch.launch(job.job_id)
+        elif lease is None and now - job.updated_at >= PUBLISH_GRACE:
+            spec = Spec.model_validate_json(self.buckets.config.read(job.spec_name))
+            self.submit.publish(job, spec)
+
+    def _lost(self, job: Job, now: datetime) -> str | None:
+        """Why the claiming execution will not bring this job to its end; None when it may."""
+        assert job.claim is not None
+        state = self.launcher.state(job.claim.execution)
+        if state is not ExecutionState.ACTIVE:
+            return f"execution_{state}"
+        step = job.running_step
+        if step is None:
+            return None
+        heard = job.steps[step].heartbeat_at
+        stale = heard is not None and now - heard > timedelta(seconds=self.timeouts[step])
+        return "heartbeat_stale" if stale else None
+
+    def _relaunch(self, job: Job, cause: str, now: datetime) -> None:
+        """Give the job to a new launch, whose steps resume; or fail it when that was done often enough."""
+        if job.relaunches >= RELAUNCHES:
+            message = f"its execution was lost {RELAUNCHES + 1} times, the last time by {cause}"
+            failure = Failure(code="execution_lost", message=message, hint="see the workflow's log, then submit again")
+            self.store.update(job.job_id, lambda job: jobs.failed(job, failure, at=now), version=job.version)
+            return
+        lease = now + LEASE
+        change = partial(jobs.relaunched, at=now, lease_until=lease, cause=cause)
+        relaunched = self.store.update(job.job_id, change, version=job.version)
+        self._stop(job)
+        self.dispatch.start(job.job_id, relaunched.launch.number)
+
+    def _stop(self, job: Job) -> None:
+        """End what the lost execution may still run. It could not write any more, but it would cost."""
+        try:
+            if (step := job.running_step) is not None and (execution := job.steps[step].execution) is not None:
+                self.launcher.stop_step(execution)
+            if job.claim is not None:
+                self.launcher.stop(job.claim.execution)
+        except Exception:
+            log.exception("what runs for a lost execution of job %s could not be stopped", job.job_id)
+
+    def _remove_orphaned_secrets(self, now: datetime) -> None:
+        old = [secret.name for secret in self.secrets.list(OWN_PREFIX) if now - secret.created_at >= ORPHAN_AGE]
+        if old:
+            named = {name for job in self.store.unfinished() for name in job.secret_names.values()}
+            for name in old:
+                if name not in named:
+                    self.secrets.delete(name)
+
+    def _remove_orphaned_specs(self, now: datetime) -> None:
+        for spec in self.buckets.config.list("specs/"):
+            if ORPHAN_AGE <= now - spec.updated_at <= SPEC_WINDOW and not self._is_named(spec.name):
+                self.buckets.config.delete(spec.name)
+
+    def _is_named(self, spec_name: str) -> bool:
+        job_id = spec_name.removeprefix("specs/").rpartition("-")[0]
+        try:
+            return self.store.get(job_id).spec_name == spec_name
+        except JobNotFound:
+            return False
+
+    def _keep_deleted(self, now: datetime) -> None:
+        for job_id in self.store.tombstones(until_after=now + TOMBSTONE - LATE_WRITES):
+            self.buckets.export.delete_prefix(f"jobs/{job_id}/")
+        self.store.drop_tombstones(now)

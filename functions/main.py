@@ -1,0 +1,55 @@
+"""The entry points of the Cloud Functions; in the embedded backend one local process serves the same ones."""
+
+from __future__ import annotations
+
+import flask
+import functions_framework
+from cloudevents.http import CloudEvent
+from gemtune.bootstrap import services
+
+
+@functions_framework.http
+def api(request: flask.Request) -> flask.typing.ResponseReturnValue:
+    """The HTTP API."""
+    from gemtune.handlers import http_api
+
+    return http_api.respond(request, services())
+
+
+@functions_framework.http
+def control(request: flask.Request) -> flask.typing.ResponseReturnValue:
+    """For the workflow only."""
+    from gemtune.handlers import control_api
+
+    return control_api.respond(request, services())
+
+
+@functions_framework.http
+def sweep(request: flask.Request) -> flask.typing.ResponseReturnValue:
+    """For the scheduler only."""
+    services().sweep()
+    return {"swept": True}
+
+
+@functions_framework.cloud_event
+def dispatch(event: CloudEvent) -> None:
+    """Pub/Sub, topic job-requests."""
+    from gemtune.handlers import cloud_events
+
+    cloud_events.dispatch(event, services())
+
+
+@functions_framework.cloud_event
+def ingest(event: CloudEvent) -> None:
+    """Cloud Storage, object finalized."""
+    from gemtune.handlers import cloud_events
+
+    cloud_events.ingest(event, services())
+
+
+@functions_framework.cloud_event
+def fan_out(event: CloudEvent) -> None:
+    """Firestore, document created."""
+    from gemtune.handlers import cloud_events
+
+    cloud_events.fan_out(event, services())
