@@ -1,0 +1,62 @@
+# Every target makes what it needs; `make` alone shows them.
+PYTHON ?= python3
+PORT ?= 8080
+GEMTUNE_HOME ?= $(CURDIR)/.gemtune
+export PORT GEMTUNE_HOME
+
+BIN := .venv/bin
+EXTRAS := embedded,trainer,demo,dev
+TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)",$$/\1/p' pyproject.toml)
+CODE := functions trainer tests examples
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check up format lock requirements clean
+
+help: ## show this
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup: .venv/.ready ## make .venv with everything pinned (about 2 GB, the most of it torch)
+
+# torch comes first and alone: asked for by name and version, pip may take a local CPU build of it.
+.venv/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
+	  || { echo "gemtune is tested with Python 3.11; set PYTHON to one"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || $(PYTHON) -m virtualenv .venv \
+	  || { echo "making .venv needs the package python3-venv, or: $(PYTHON) -m pip install virtualenv"; exit 1; }
+	@echo "installing packages into .venv"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@touch $@
+
+demo: .venv/.ready ## fine-tune the real Gemma 3 270M on this machine, start to end
+	@$(BIN)/gemtune demo
+
+test: .venv/.ready ## every test that this machine can run
+	@$(BIN)/python -m pytest -m "not gpu"
+
+check: .venv/.ready ## format, lint, types, fast tests: before every commit
+	@$(BIN)/ruff format --check $(CODE)
+	@$(BIN)/ruff check $(CODE)
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q -m "not gpu" tests/unit tests/contract tests/handlers tests/workflows
+
+up: .venv/.ready ## serve on http://127.0.0.1:$(PORT), everything below $(GEMTUNE_HOME)
+	@exec $(BIN)/gemtune up
+
+format: .venv/.ready ## put the code into its form
+	@$(BIN)/ruff format $(CODE)
+	@$(BIN)/ruff check --fix $(CODE)
+
+lock: ## resolve pyproject.toml anew into constraints.txt
+	rm -rf .lock && $(PYTHON) -m venv .lock
+	.lock/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	.lock/bin/python -m pip install --quiet --disable-pip-version-check '.[$(EXTRAS)]'
+	.lock/bin/python -m pip freeze --exclude gemtune | sed 's/+cpu$$//' > constraints.txt
+	rm -rf .lock
+
+requirements: .venv/.ready ## write functions/requirements.txt from pyproject.toml
+	@$(BIN)/python -c 'import tomllib; print("# Made from pyproject.toml by `make requirements`."); \
+	  print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > functions/requirements.txt
+
+clean: ## remove what was made here; caches outside the checkout and .gemtune stay
+	rm -rf .venv .lock build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
