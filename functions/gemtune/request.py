@@ -6,7 +6,7 @@ import copy
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,28 +22,51 @@ Loc = tuple[str | int, ...]
 SECRET_FIELDS: frozenset[Loc] = frozenset({("hf_token",), ("wandb_config", "api_key")})
 
 
-def parse(document: str | bytes, *, in_the_open: bool) -> TrainRequest:
-    """The request in a JSON document. `in_the_open`: it came by a way that others store and log, so a literal token
-    is refused. Raises RequestRefused with every problem there is."""
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A request as far as it can be read, its faulty fields at their defaults, and all that is wrong with it.
+
+    `request` is None when too little of it can be read for any rule to make sense.
+    """
+
+    request: TrainRequest | None
+    problems: tuple[Problem, ...]
+
+    def check(self, rules: Iterable[Rule]) -> Reading:
+        """The same with what these rules find; a rule about a faulty field is not asked."""
+        if self.request is None:
+            return self
+        faulty = [problem.loc for problem in self.problems]
+        asked = [rule for rule in rules if not any(loc[: len(read)] == read for read in rule.reads for loc in faulty)]
+        found = [problem for rule in asked for problem in rule.check(self.request)]
+        return Reading(self.request, (*self.problems, *found))
+
+    def accepted(self) -> TrainRequest:
+        """The request, if nothing is wrong with it. Raises RequestRefused with every problem."""
+        if self.problems or self.request is None:
+            raise RequestRefused(self.problems)
+        return self.request
+
+
+def read(document: str | bytes, *, in_the_open: bool) -> Reading:
+    """What a JSON document says. `in_the_open`: it came by a way that others store and log, so a literal token in it
+    is a problem."""
     try:
         raw = json.loads(document)
     except (ValueError, RecursionError) as error:
         where = (
             f"line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "unreadable"
         )
-        raise RequestRefused([Problem((), f"this is not JSON ({where})", "not_json", "send a JSON object")]) from None
+        return Reading(None, (Problem((), f"this is not JSON ({where})", "not_json", "send a JSON object"),))
     if not isinstance(raw, dict):
-        raise RequestRefused([Problem((), "a request is a JSON object", "not_an_object", "see GET /openapi.json")])
+        return Reading(None, (Problem((), "a request is a JSON object", "not_an_object", "see GET /openapi.json"),))
     request, problems = _validated(raw)
-    problems += list(_tokens_out_of_place(raw, in_the_open=in_the_open))
-    faulty = {problem.loc for problem in problems}
-    if request is not None:
-        for rule in RULES:
-            if not any(loc[: len(read)] == read for read in rule.reads for loc in faulty):
-                problems += rule.check(request)
-    if problems or request is None:
-        raise RequestRefused(problems)
-    return request
+    return Reading(request, (*problems, *_tokens_out_of_place(raw, in_the_open=in_the_open))).check(RULES)
+
+
+def parse(document: str | bytes, *, in_the_open: bool) -> TrainRequest:
+    """The request in a JSON document, by itself. Raises RequestRefused with every problem there is."""
+    return read(document, in_the_open=in_the_open).accepted()
 
 
 def _validated(raw: dict[str, Any]) -> tuple[TrainRequest | None, list[Problem]]:
@@ -189,16 +212,15 @@ def _quantization(request: TrainRequest) -> list[Problem]:
 
 
 def _destination(request: TrainRequest) -> list[Problem]:
+    """A repository that is named along with `gcs` is let through: the interface's own example does it."""
     export = request.export_config
-    loc: Loc = ("export_config", "hf_repo_id")
-    if export.destination == "hfhub":
-        problems = _not_available(("export_config", "destination"), "destination hfhub", "use gcs")
-        if export.hf_repo_id is None:
-            problems.append(Problem(loc, "hfhub needs a repository", "missing_field", "name one as owner/name"))
-        return problems
-    if export.hf_repo_id is not None:
-        return [Problem(loc, "only hfhub exports have a repository", "field_without_use", "leave it out")]
-    return []
+    if export.destination == "gcs":
+        return []
+    problems = _not_available(("export_config", "destination"), "destination hfhub", "use gcs")
+    if export.hf_repo_id is None:
+        loc = ("export_config", "hf_repo_id")
+        problems.append(Problem(loc, "hfhub needs a repository", "missing_field", "name one as owner/name"))
+    return problems
 
 
 def _wandb(request: TrainRequest) -> list[Problem]:

@@ -18,9 +18,9 @@ MAX_PAGE = 200
 
 
 def train(request: flask.Request, services: Services) -> answers.Accepted:
-    parsed = requests.parse(request.get_data(), in_the_open=False)
+    reading = requests.read(request.get_data(), in_the_open=False)
     key = request.headers.get("Idempotency-Key")
-    submission = Submission(parsed, source="http", owner=LOCAL_OWNER, idempotency_key=key)
+    submission = Submission(reading, source="http", owner=LOCAL_OWNER, idempotency_key=key)
     return answers.Accepted(job_id=services.submit(submission).job_id)
 
 

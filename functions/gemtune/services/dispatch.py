@@ -85,8 +85,8 @@ class Dispatch:
             body = None
         if isinstance(body, dict) and "job_id" in body:
             return str(body["job_id"])
-        parsed = request.parse(message, in_the_open=True)
-        return self.submit.accept(Submission(parsed, source="pubsub", owner=owner, idempotency_key=key)).job_id
+        reading = request.read(message, in_the_open=True)
+        return self.submit.accept(Submission(reading, source="pubsub", owner=owner, idempotency_key=key)).job_id
 
     def _reject(self, problems: Sequence[Problem], key: str) -> None:
         body = {

@@ -41,9 +41,9 @@ class Ingest:
         if objects is None or not is_job_file(self.buckets, bucket, name) or objects.generation(name) != generation:
             return
         try:
-            parsed = request.parse(self._document(objects, name), in_the_open=True)
+            reading = request.read(self._document(objects, name), in_the_open=True)
             key = f"{bucket}/{name}#{generation}"
-            job = self.submit(Submission(parsed, source="upload", owner=owner, idempotency_key=key[-1024:]))
+            job = self.submit(Submission(reading, source="upload", owner=owner, idempotency_key=key[-1024:]))
         except RequestRefused as error:
             self._answer(objects, name, "rejected", {"errors": [problem.to_json() for problem in error.problems]})
         except (JobWasDeleted, ObjectNotFound) as error:

@@ -21,6 +21,7 @@ from gemtune.errors import (
 from gemtune.job import Job, Status, accepted, key_hash
 from gemtune.ports import Buckets, Bus, Clock, JobStore, Secrets, Topic
 from gemtune.redaction import looks_secret
+from gemtune.request import Reading, Rule
 from gemtune.services.job_secrets import OWN_PREFIX, REFERENCE, SECRET_TTL, own_name
 from gemtune.spec import Spec, TrainRequest, request_hash
 
@@ -29,9 +30,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A request, who sends it, by which way, and under which key."""
+    """A request as it was read, who sends it, by which way, and under which key."""
 
-    request: TrainRequest
+    reading: Reading
     source: Literal["http", "pubsub", "upload"]
     owner: str
     idempotency_key: str | None = None
@@ -49,13 +50,15 @@ class Submit:
     def __call__(self, submission: Submission) -> Job:
         """Accept a request and ask for its launch. Raises what `accept` raises."""
         job = self.accept(submission)
-        self.publish(job, submission.request.spec())
+        self.publish(job)
         return job
 
-    def publish(self, job: Job, spec: Spec) -> None:
-        """Ask for a launch. The job is accepted already, so a failure here is only logged: `sweep` asks again."""
-        message = json.dumps(spec.model_dump(mode="json") | {"job_id": job.job_id})
+    def publish(self, job: Job) -> None:
+        """Ask for a launch, with the job's spec. The job is accepted already, so a failure here is only logged:
+        `sweep` asks again."""
         try:
+            spec = json.loads(self.buckets.config.read(job.spec_name))
+            message = json.dumps(spec | {"job_id": job.job_id})
             self.bus.publish(Topic.JOB_REQUESTS, message.encode(), attributes={"job_id": job.job_id})
         except Exception:
             log.exception("job %s is accepted, but job-requests did not take its message", job.job_id)
@@ -66,25 +69,29 @@ class Submit:
         Raises RequestRefused, KeyReused, JobWasDeleted, BadIdempotencyKey.
         """
         _check_key(submission.idempotency_key)
-        spec = submission.request.spec()
-        key = submission.idempotency_key
+        key, reading = submission.idempotency_key, submission.reading
         hashed = None if key is None else key_hash(submission.source, submission.owner, key)
         known = None if hashed is None else self.store.holder(hashed)
-        if known is not None:
-            return _same_request(known, spec)
-        problems = [*self._dataset_problems(spec), *self._base_model_problems(spec)]
-        problems += self._secret_problems(submission.request)
-        if problems:
-            raise RequestRefused(problems)
-        return self._create(submission, spec, hashed)
+        if known is not None:  # what it asks for was there when it was accepted, and need not be there still
+            return _same_request(known, reading.accepted().spec())
+        return self._create(submission, reading.check(self._rules()).accepted(), hashed)
 
-    def _create(self, submission: Submission, spec: Spec, hashed: str | None) -> Job:
+    def _rules(self) -> tuple[Rule, ...]:
+        """What can only be checked against what is there."""
+        return (
+            Rule((("processed_dataset_id",),), self._dataset_problems),
+            Rule((("training_config", "base_model_id"),), self._base_model_problems),
+            Rule((("hf_token",), ("wandb_config",)), self._secret_problems),
+        )
+
+    def _create(self, submission: Submission, request: TrainRequest, hashed: str | None) -> Job:
         """Secrets, spec, record: in this order, so that a record never names what is not there. Names end in a nonce
         of this request, so that two requests with one key never share them; the one that loses removes its own."""
+        spec = request.spec()
         now, nonce = self.clock.now(), randomness.token_hex(8)
         new_id = job_id.new_job_id(spec.processed_dataset_id, spec.training_config.base_model_id, key_hash=hashed)
         spec_name = f"specs/{new_id}-{nonce}.json"
-        names = self._keep_secrets(submission.request, new_id, nonce)
+        names = self._keep_secrets(request, new_id, nonce)
         self.buckets.config.create(spec_name, spec.model_dump_json(indent=2).encode())
         job = Job(
             job_id=new_id,
@@ -131,17 +138,17 @@ class Submit:
                 self.secrets.delete(name)
         self.buckets.config.delete(spec_name)
 
-    def _dataset_problems(self, spec: Spec) -> list[Problem]:
-        folder = f"processed_datasets/{spec.processed_dataset_id}"
+    def _dataset_problems(self, request: TrainRequest) -> list[Problem]:
+        folder = f"processed_datasets/{request.processed_dataset_id}"
         if any(self.buckets.data.stat(f"{folder}/{name}") for name in DATASET_FILES):
             return []
         hint = f"put train.jsonl or train.parquet into {self.buckets.data.uri(folder)}"
-        message = f"there is no dataset {spec.processed_dataset_id!r}"
+        message = f"there is no dataset {request.processed_dataset_id!r}"
         return [Problem(("processed_dataset_id",), message, "dataset_not_found", hint)]
 
-    def _base_model_problems(self, spec: Spec) -> list[Problem]:
+    def _base_model_problems(self, request: TrainRequest) -> list[Problem]:
         loc = ("training_config", "base_model_id")
-        named = base_model.read(spec.training_config.base_model_id)
+        named = base_model.read(request.training_config.base_model_id)
         assert named is not None, "request.parse lets no other id through"
         if named.kind == "hub":
             return []

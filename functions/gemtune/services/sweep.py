@@ -17,7 +17,6 @@ from gemtune.services.dispatch import LEASE, Dispatch
 from gemtune.services.fan_out import FanOut
 from gemtune.services.job_secrets import OWN_PREFIX
 from gemtune.services.submit import Submit
-from gemtune.spec import Spec
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +74,7 @@ class Sweep:
         if lease is not None and now >= lease:
             self.dispatch.launch(job.job_id)
         elif lease is None and now - job.updated_at >= PUBLISH_GRACE:
-            spec = Spec.model_validate_json(self.buckets.config.read(job.spec_name))
-            self.submit.publish(job, spec)
+            self.submit.publish(job)
 
     def _lost(self, job: Job, now: datetime) -> str | None:
         """Why the claiming execution will not bring this job to its end; None when it may."""
