@@ -15,7 +15,6 @@ from gemtune.errors import (
     KeyReused,
     ObjectNotFound,
     Problem,
-    RequestRefused,
     SecretNotFound,
 )
 from gemtune.job import Job, Status, accepted, key_hash
@@ -50,7 +49,8 @@ class Submit:
     def __call__(self, submission: Submission) -> Job:
         """Accept a request and ask for its launch. Raises what `accept` raises."""
         job = self.accept(submission)
-        self.publish(job)
+        if job.launch.number == 0:  # a repeated request finds it launched
+            self.publish(job)
         return job
 
     def publish(self, job: Job) -> None:
