@@ -95,7 +95,9 @@ class Service:
 
     # What tests ask of it.
 
-    def put_dataset(self, dataset: str, rows: list[dict[str, Any]], held_out: list[dict[str, Any]] | None = None) -> None:
+    def put_dataset(
+        self, dataset: str, rows: list[dict[str, Any]], held_out: list[dict[str, Any]] | None = None
+    ) -> None:
         folder = self.home / "data" / "processed_datasets" / dataset
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -1,0 +1,45 @@
+"""kill -9 of the trainer, of the server, of both: nothing is lost, nothing trained twice, events stay whole."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any
+
+import pytest
+
+from tests.e2e.service import Service
+
+LONG = {"max_steps": 40, "save_steps": 5}
+
+
+def test_a_killed_trainer_resumes_from_its_checkpoint(service: Service, request_of: Any) -> None:
+    job_id = service.submit(request_of(**LONG))
+    service.wait_until(job_id, lambda job: job["steps"]["train"]["checkpoint"] >= 10, seconds=90)
+    (trainer,) = service.trainers()
+    trainer.kill()
+    job = service.completed(job_id)
+    assert job["steps"]["train"]["attempt"] == 2
+    curve = [m["train_step"] for m in service.client.get(f"/jobs/{job_id}/metrics").json()["metrics"] if "loss" in m]
+    assert curve == list(range(1, 41))
+
+
+@pytest.mark.parametrize("with_trainers", [False, True], ids=["server_only", "server_and_trainer"])
+def test_a_server_killed_at_random_moments_loses_nothing(
+    service: Service, request_of: Any, with_trainers: bool
+) -> None:
+    chance = random.Random(7)
+    job_id = service.submit(request_of(**LONG))
+    for _ in range(5):
+        time.sleep(chance.uniform(0.2, 4.0))  # a power cut comes at no state of ours
+        service.kill(with_trainers=with_trainers)
+        assert len(service.trainers()) <= (0 if with_trainers else 1)
+        service.start()
+    job = service.completed(job_id, seconds=240)
+    events = service.events(job_id)
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    assert [event["type"] for event in events].count("job_completed") == 1
+    if not with_trainers:  # each step's own child was adopted, so none was begun a second time
+        assert {step["attempt"] for step in job["steps"].values()} == {1}
+    curve = [m["train_step"] for m in service.client.get(f"/jobs/{job_id}/metrics").json()["metrics"] if "loss" in m]
+    assert curve == list(range(1, 41))

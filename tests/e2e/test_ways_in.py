@@ -1,0 +1,97 @@
+"""One job by each way in, with a listener on job-status."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.service import Service, wait_for
+
+MOVES = ["job_queued", "job_preparing", "job_training", "job_exporting", "job_completed"]
+
+
+def loads_in_peft(adapter: str, base: str) -> bool:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter)
+    return any("lora_B" in name and bool(weight.abs().sum() > 0) for name, weight in model.named_parameters())
+
+
+def test_a_request_by_each_way_in_becomes_an_adapter_and_a_listener_hears_all_of_it(
+    service: Service, request_of: Any, tmp_path: Path
+) -> None:
+    assert service.cli("listen", "--subscription", "test", "--once").returncode == 0  # from now on nothing is missed
+    request = request_of(eval_strategy="epoch")
+    base = request["training_config"]["base_model_id"]
+
+    by_post = service.submit(request)
+
+    (tmp_path / "published.json").write_text(json.dumps(request | {"job_name": "published"}))
+    assert service.cli("publish", str(tmp_path / "published.json")).returncode == 0
+
+    upload = service.home / "uploads" / "dropped.job.yaml"
+    upload.write_text(json.dumps(request | {"job_name": "dropped"}))  # JSON is YAML too
+    answer = service.home / "uploads" / "dropped.accepted.json"
+    wait_for(answer.exists, seconds=20, what="the answer beside the file")
+    by_drop = json.loads(answer.read_text())["job_id"]
+
+    def published() -> str | None:
+        listed = service.client.get("/jobs").json()["jobs"]
+        return next((job["job_id"] for job in listed if job["job_name"] == "published"), None)
+
+    by_message = wait_for(published, seconds=20, what="the published job")
+    for job_id in (by_post, by_message, by_drop):
+        job = service.completed(job_id)
+        assert loads_in_peft(job["adapter_path"], base)
+        assert job["metrics"]["eval_loss"] < job["metrics"]["baseline"]["eval_loss"]
+        assert [event["seq"] for event in service.events(job_id)] == list(range(1, len(service.events(job_id)) + 1))
+
+    heard: dict[str, list[dict[str, Any]]] = {}
+
+    def all_heard() -> bool:
+        for line in service.cli("listen", "--subscription", "test", "--once").stdout.splitlines():
+            message = json.loads(line)
+            heard.setdefault(message["job_id"], []).append(message)
+        return (
+            all(any(m["type"] == "job_completed" for m in messages) for messages in heard.values()) and len(heard) == 3
+        )
+
+    wait_for(all_heard, seconds=20, what="every job on job-status")
+    for messages in heard.values():
+        firsts = list(dict.fromkeys(message["seq"] for message in messages))
+        assert firsts == sorted(firsts)
+        assert [m["type"] for m in messages if m["type"] in MOVES] == MOVES
+
+
+def test_a_broken_job_file_is_answered_with_every_error(service: Service) -> None:
+    broken = {"processed_dataset_id": "nowhere", "training_config": {"base_model_id": "x", "method": "RL"}}
+    (service.home / "uploads" / "broken.job.json").write_text(json.dumps(broken))
+    answer = service.home / "uploads" / "broken.rejected.json"
+    wait_for(answer.exists, seconds=20, what="the answer beside the file")
+    codes = {problem["code"] for problem in json.loads(answer.read_text())["errors"]}
+    assert codes == {"dataset_not_found", "bad_base_model", "not_available_yet"}
+
+
+@pytest.mark.parametrize("place", ["body", "message", "file"])
+def test_a_token_is_kept_in_no_file_but_its_own(service: Service, request_of: Any, tmp_path: Path, place: str) -> None:
+    token = "hf_fakefakefakefake" + place
+    request = request_of() | {"hf_token": token}
+    if place == "body":
+        job_id = service.submit(request)
+        service.client.post(f"/jobs/{job_id}/cancel")
+    elif place == "message":
+        outside = tmp_path.parent / f"{tmp_path.name}-published.json"
+        outside.write_text(json.dumps(request))
+        service.cli("publish", str(outside))
+    else:
+        upload = service.home / "uploads" / "open.job.json"
+        upload.write_text(json.dumps(request))
+        wait_for((service.home / "uploads" / "open.rejected.json").exists, seconds=20, what="the answer")
+        upload.unlink()
+    service.stop()
+    holding = [path for path in service.home.rglob("*") if path.is_file() and token.encode() in path.read_bytes()]
+    assert all(path.parent.name == "secrets" for path in holding), holding
