@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from typing import Annotated
 
@@ -10,6 +11,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from gemtune.bootstrap import Services
 from gemtune.job import Claim, Step
+
+log = logging.getLogger(__name__)
 
 
 class ClaimCall(BaseModel):
@@ -37,6 +40,10 @@ def respond(request: flask.Request, services: Services) -> tuple[dict[str, objec
             return _step_ended(StepEndedCall.model_validate_json(request.get_data()), services), 200
     except ValidationError as error:
         return {"error": {"code": "bad_call", "message": str(error)}}, 400
+    except Exception:
+        # 503 is what the workflow's retry policy asks again after; 500 would end the execution.
+        log.exception("control could not answer")
+        return {"error": {"code": "try_again", "message": "control could not answer now"}}, 503
     return {"error": {"code": "not_found", "message": "control knows /claim and /step_ended"}}, 404
 
 
