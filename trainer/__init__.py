@@ -1,0 +1,1 @@
+"""What runs in the steps' machines: `python -m trainer prepare|train|export`."""

@@ -1,0 +1,1 @@
+"""How a model is loaded, wrapped and saved, by provider."""

@@ -1,0 +1,1 @@
+"""The three steps of a job, each readable from top to bottom."""

@@ -1,0 +1,87 @@
+"""Tiny random Gemmas with a tokenizer of their own: everything a real one has, at a millionth of the size."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests import rows
+
+SPECIAL = ("<start_of_turn>", "<end_of_turn>")
+CACHE = Path(os.environ.get("GEMTUNE_CACHE") or Path.home() / ".cache" / "gemtune")
+TEMPLATE = Path(__file__).parent.parent / "trainer" / "gemma_chat_template.jinja"
+
+
+def build(folder: Path, family: str = "gemma3") -> Path:
+    """A copy of the tiny model of a family ("gemma2", "gemma3") at `folder`, made once a machine."""
+    recipe = hashlib.sha256(b"".join(p.read_bytes() for p in (Path(__file__), Path(rows.__file__), TEMPLATE)))
+    cached = CACHE / f"tiny-{family}-{recipe.hexdigest()[:12]}"
+    if not cached.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(dir=CACHE))
+        _make(unfinished, family)
+        try:
+            unfinished.rename(cached)
+        except OSError:  # another process was faster
+            shutil.rmtree(unfinished)
+    return Path(shutil.copytree(cached, folder))
+
+
+def _make(folder: Path, family: str) -> None:
+    import torch
+    import transformers
+
+    tokenizer = _tokenizer(folder)
+    tokenizer.save_pretrained(folder)
+    common = {
+        "vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1,
+        "head_dim": 32, "max_position_embeddings": 512, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1,
+        "query_pre_attn_scalar": 32, "sliding_window": 64,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    model: Any
+    if family == "gemma2":
+        model = transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**common, num_hidden_layers=2))
+    else:
+        model = transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(**common, num_hidden_layers=6))
+    end_of_turn = tokenizer.convert_tokens_to_ids("<end_of_turn>")
+    model.generation_config = transformers.GenerationConfig(
+        bos_token_id=2, eos_token_id=[1, end_of_turn], pad_token_id=0
+    )
+    model.save_pretrained(folder)
+
+
+def _tokenizer(folder: Path) -> Any:
+    """A sentencepiece BPE vocabulary as Gemma has it, and the fast tokenizer with the same merges."""
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2
+    from tokenizers import AddedToken
+    from transformers import GemmaTokenizer
+
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(rows.corpus()), model_prefix=str(folder / "tokenizer"), vocab_size=512,
+        model_type="bpe", byte_fallback=True, hard_vocab_limit=False, minloglevel=2,
+        pad_id=0, eos_id=1, bos_id=2, unk_id=3, pad_piece="<pad>", eos_piece="<eos>", bos_piece="<bos>",
+        unk_piece="<unk>", control_symbols=list(SPECIAL), user_defined_symbols=["\n"], add_dummy_prefix=False,
+        remove_extra_whitespaces=False, normalization_rule_name="identity", split_digits=True,
+    )  # fmt: skip
+    (folder / "tokenizer.vocab").unlink()
+    proto = sentencepiece_model_pb2.ModelProto()
+    proto.ParseFromString((folder / "tokenizer.model").read_bytes())
+    pieces = [(piece.piece, piece.score, piece.type) for piece in proto.pieces]
+    vocabulary = {piece: index for index, (piece, _, _) in enumerate(pieces)}
+    merges: list[tuple[float, int, int, str, str]] = []
+    for piece, score, kind in pieces:
+        halves = [(piece[:cut], piece[cut:]) for cut in range(1, len(piece))] if kind == 1 else []
+        merges += [
+            (-score, vocabulary[a], vocabulary[b], a, b) for a, b in halves if a in vocabulary and b in vocabulary
+        ]
+    tokenizer = GemmaTokenizer(vocab=vocabulary, merges=[merge[3:] for merge in sorted(merges)], add_bos_token=True)
+    tokenizer.add_special_tokens({"extra_special_tokens": list(SPECIAL)})
+    tokenizer.add_tokens([AddedToken("\n", normalized=False, special=False)])
+    tokenizer.chat_template = TEMPLATE.read_text()
+    return tokenizer

@@ -1,0 +1,152 @@
+"""`python -m trainer prepare|train|export`: begins the step, runs it, and tells the truth by its exit code.
+
+0: done, or stopped at a checkpoint, or no longer this process's to do. 1: it can never succeed, and the record says
+why. Anything else: a crash, to be tried again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from datetime import timedelta
+from pathlib import Path
+
+from gemtune.bootstrap import Services, services
+from gemtune.errors import JobNotFound, Stale, StepError
+from gemtune.job import Claim, Failure, Job, Mark, Step
+from gemtune.redaction import Redacting, redacted
+from gemtune.spec import Spec
+from trainer.context import Context, StopRequested
+from trainer.heartbeat import Heartbeat
+
+log = logging.getLogger("trainer")
+
+DONE, FAILED, CRASHED = 0, 1, 70
+
+
+def main() -> int:
+    """Returns the exit code."""
+    arguments = _arguments()
+    _log_to_stdout()
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    here = services()
+    step = Step(arguments.step)
+    claim = Claim(launch=arguments.launch, execution=arguments.execution)
+    execution = os.environ.get("CLOUD_RUN_EXECUTION", f"local-{os.getpid()}")
+    try:
+        begun = here.advance.begin(arguments.job_id, step, claim, execution=execution)
+    except (Stale, JobNotFound) as error:
+        log.info("nothing to do: %s", error)
+        return DONE
+    if begun is None:
+        log.info("%s is done already", step)
+        return DONE
+    job, mark = begun
+    try:
+        return _guarded(here, job, mark, arguments.seconds, stop)
+    except (Stale, JobNotFound) as error:
+        log.info("this attempt is no longer the one: %s", error)
+        return DONE
+
+
+def _guarded(here: Services, job: Job, mark: Mark, seconds: int | None, stop: threading.Event) -> int:
+    """Run the step, and put what ends it into the record. Raises Stale, JobNotFound."""
+    work = _work_folder(here, job, mark)
+    try:
+        with Heartbeat(lambda: here.advance.heartbeat(job.job_id, mark)) as heartbeat:
+            context = _context(here, job, mark, seconds, work, stop, heartbeat)
+            log.info("%s of %s begins, attempt %d", mark.step, job.job_id, mark.attempt)
+            importlib.import_module(f"trainer.steps.{mark.step}").run(context)
+        return DONE
+    except (Stale, JobNotFound):
+        raise
+    except StopRequested:
+        here.advance.stopped(job.job_id, mark, cause="sigterm")
+        return DONE
+    except StepError as error:
+        log.error("%s: %s", error.code, error)
+        return _fail(here, job, mark, error.code, error.message, error.hint)
+    except BaseException as error:
+        if _is_out_of_memory(error):
+            hint = "lower batch_size or max_seq_length, or use a smaller base model"
+            return _fail(here, job, mark, "out_of_memory", f"the machine's memory was not enough: {error}", hint)
+        log.exception("%s crashed", mark.step)
+        here.advance.stopped(job.job_id, mark, cause=_cause(error))
+        return CRASHED
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _fail(here: Services, job: Job, mark: Mark, code: str, message: str, hint: str | None) -> int:
+    failure = Failure(code=code, message=redacted(message), step=mark.step, hint=hint)
+    here.advance.failed(job.job_id, mark, failure)
+    return FAILED
+
+
+def _context(
+    here: Services, job: Job, mark: Mark, seconds: int | None, work: Path, stop: threading.Event, heartbeat: Heartbeat
+) -> Context:
+    spec = Spec.model_validate_json(here.buckets.config.read(job.spec_name))
+    return Context(
+        job=job,
+        spec=spec,
+        mark=mark,
+        buckets=here.buckets,
+        advance=here.advance,
+        work=work,
+        secret=lambda role: here.advance.secret(job, role),
+        deadline=None if seconds is None else here.clock.now() + timedelta(seconds=seconds),
+        clock=here.clock,
+        should_stop=lambda: stop.is_set() or heartbeat.lost.is_set(),
+    )
+
+
+def _work_folder(here: Services, job: Job, mark: Mark) -> Path:
+    """An empty folder of this attempt: below GEMTUNE_HOME on a workstation, in memory on Cloud Run. What killed
+    attempts of the same step left is removed."""
+    if here.settings.backend != "embedded":
+        return Path(tempfile.mkdtemp())
+    parent = here.settings.home / "work" / job.job_id
+    for old in parent.glob(f"{mark.step}-*"):
+        shutil.rmtree(old, ignore_errors=True)
+    work = parent / f"{mark.step}-{mark.attempt}"
+    work.mkdir(parents=True)
+    return work
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
+    return named or "can't allocate memory" in str(error)
+
+
+def _cause(error: BaseException) -> str:
+    first_line = str(error).partition("\n")[0][:300]
+    return redacted(f"{type(error).__name__}: {first_line}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m trainer", description="Run one step of a job.")
+    parser.add_argument("step", choices=[step.value for step in Step])
+    parser.add_argument("--job-id", required=True)
+    parser.add_argument("--launch", type=int, required=True)
+    parser.add_argument("--execution", required=True, help="the workflow execution that runs the job")
+    parser.add_argument("--seconds", type=int, help="end by then, at a checkpoint")
+    return parser.parse_args()
+
+
+def _log_to_stdout() -> None:
+    output = logging.StreamHandler(sys.stdout)
+    output.setFormatter(Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[output], force=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

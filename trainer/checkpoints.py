@@ -1,0 +1,70 @@
+"""Checkpoints in the objects store: whole or not there, newest first, at most two kept."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gemtune.ports import Objects
+from trainer import manifest
+
+log = logging.getLogger(__name__)
+
+KEPT = 2
+# Without these a resumed training would not be the same training.
+NEEDED = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth")
+# What the trainer saves along, and a resumed training takes from the base model.
+LEFT_OUT = ("tokenizer*", "chat_template.jinja", "special_tokens_map.json", "README.md", "training_args.bin")
+_PREFIX = re.compile(r"(?P<prefix>.*/checkpoints/(?P<attempt>\d+)/checkpoint-(?P<train_step>\d+))/")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Checkpoint:
+    train_step: int
+    attempt: int
+    prefix: str
+
+
+def save(export: Objects, folder: Path, *, job_prefix: str, attempt: int, train_step: int) -> None:
+    """Publish a checkpoint folder of the trainer; the local copy goes. Raises OSError when it is not whole."""
+    missing = [name for name in NEEDED if not (folder / name).is_file()]
+    if missing:
+        raise OSError(f"the checkpoint of train_step {train_step} lacks {', '.join(missing)}")
+    for pattern in LEFT_OUT:
+        for path in folder.glob(pattern):
+            path.unlink()
+    manifest.publish(export, folder, f"{job_prefix}/checkpoints/{attempt}/checkpoint-{train_step}")
+    shutil.rmtree(folder)
+
+
+def prune(export: Objects, job_prefix: str) -> None:
+    """Remove all but the newest whole checkpoints."""
+    whole = [c for c in found(export, job_prefix) if manifest.read_whole(export, c.prefix) is not None]
+    for old in whole[KEPT:]:
+        export.delete_prefix(f"{old.prefix}/")
+
+
+def newest(export: Objects, job_prefix: str, into: Path) -> tuple[Checkpoint, Path] | None:
+    """The newest whole checkpoint of any attempt, as a local folder that may be written to; broken ones are passed."""
+    for checkpoint in found(export, job_prefix):
+        try:
+            folder = manifest.fetch(export, checkpoint.prefix, into / "fetched")
+        except manifest.NotWhole as error:
+            log.warning("passing over a checkpoint: %s", error)
+            continue
+        target = into / f"checkpoint-{checkpoint.train_step}"
+        shutil.copytree(folder, target)
+        return checkpoint, target
+    return None
+
+
+def found(export: Objects, job_prefix: str) -> Sequence[Checkpoint]:
+    """Every checkpoint there is a file of, whole or not, newest first."""
+    matches = {
+        match.groups() for stat in export.list(f"{job_prefix}/checkpoints/") if (match := _PREFIX.match(stat.name))
+    }
+    return sorted((Checkpoint(int(step), int(attempt), prefix) for prefix, attempt, step in matches), reverse=True)

@@ -1,0 +1,47 @@
+"""What a step gets to work with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from gemtune.job import Job, Mark
+from gemtune.ports import Buckets, Clock
+from gemtune.services.advance import Advance
+from gemtune.spec import Spec
+
+
+class StopRequested(Exception):
+    """SIGTERM came, and the step has nothing that is worth keeping: it is run again from its beginning."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """One attempt of one step.
+
+    work: an empty local folder that goes with the attempt. secret: a secret's value by its role ("hf_token").
+    deadline: when the attempt has to be over. should_stop: whether SIGTERM came.
+    """
+
+    job: Job
+    spec: Spec
+    mark: Mark
+    buckets: Buckets
+    advance: Advance
+    work: Path
+    secret: Callable[[str], str | None]
+    deadline: datetime | None
+    clock: Clock
+    should_stop: Callable[[], bool]
+
+    @property
+    def prefix(self) -> str:
+        """Where everything of the job lies in the export bucket."""
+        return f"jobs/{self.job.job_id}"
+
+    def check_stop(self) -> None:
+        """Raises StopRequested."""
+        if self.should_stop():
+            raise StopRequested

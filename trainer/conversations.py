@@ -1,0 +1,88 @@
+"""Checks a text row and brings its two shapes into one: a list of messages with plain text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainer.datasets import MAX_ROW_BYTES, Refused
+
+Messages = list[dict[str, str]]
+
+
+class BadRow(Exception):
+    """Says in a few words what is wrong with a row."""
+
+
+def conversation(row: dict[str, Any]) -> Messages | Refused:
+    """`{"messages"}` or `{"prompt", "completion"}` as messages: an optional system message first, then user and
+    assistant in turn, at least one of them the assistant's. Plain strings become one turn each."""
+    try:
+        messages = _checked(_messages(row))
+    except BadRow as bad:
+        return Refused(str(bad))
+    size = sum(len(message["content"].encode()) for message in messages)
+    return Refused(f"longer than {MAX_ROW_BYTES} bytes") if size > MAX_ROW_BYTES else messages
+
+
+def _messages(row: dict[str, Any]) -> list[tuple[Any, Any]]:
+    """(role, content) of each message, still unchecked."""
+    if "messages" in row:
+        return _turns(row["messages"], "messages")
+    if "prompt" in row and "completion" in row:
+        return [*_part(row["prompt"], "user", "prompt"), *_part(row["completion"], "assistant", "completion")]
+    if {"chosen", "rejected"} & set(row) or {"prompt", "answer"} <= set(row):
+        raise BadRow("a row for RL; this job trains on messages, or on prompt and completion")
+    found = ", ".join(sorted(map(str, row)))[:100] or "nothing"
+    raise BadRow(f"needs messages, or prompt and completion; has {found}")
+
+
+def _part(value: Any, role: str, column: str) -> list[tuple[Any, Any]]:
+    return [(role, value)] if isinstance(value, str) else _turns(value, column)
+
+
+def _turns(value: Any, column: str) -> list[tuple[Any, Any]]:
+    if not isinstance(value, list) or not value:
+        raise BadRow(f"{column} is no list of messages")
+    for message in value:
+        if not isinstance(message, dict) or not {"role", "content"} <= set(message):
+            raise BadRow("a message needs role and content")
+    return [(message["role"], message["content"]) for message in value]
+
+
+def _checked(turns: list[tuple[Any, Any]]) -> Messages:
+    messages = [{"role": _role(role), "content": _text(content)} for role, content in turns]
+    rest = messages[1:] if messages[0]["role"] == "system" else messages
+    for index, message in enumerate(rest):
+        expected = ("user", "assistant")[index % 2]
+        if message["role"] != expected:
+            raise BadRow(f"the roles do not alternate: {message['role']} stands where {expected} should")
+    if not any(message["role"] == "assistant" for message in rest):
+        raise BadRow("no turn of the assistant")
+    return messages
+
+
+def _role(role: Any) -> str:
+    if role == "model":  # Gemma's own word for it
+        return "assistant"
+    if role not in ("system", "user", "assistant"):
+        raise BadRow(f"unknown role {str(role)[:40]!r}")
+    return str(role)
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, list):
+        kinds = {part.get("type") if isinstance(part, dict) else None for part in content}
+        if "image" in kinds:
+            raise BadRow("a picture in a text job")
+        if kinds - {"text"} or not all(isinstance(part.get("text"), str) for part in content):
+            raise BadRow("a content list holds {type: text, text} only")
+        content = "".join(part["text"] for part in content)
+    if not isinstance(content, str):
+        raise BadRow("content is no text")
+    if not content.strip():
+        raise BadRow("an empty message")
+    try:
+        content.encode()
+    except UnicodeEncodeError:
+        raise BadRow("broken Unicode (half of a surrogate pair)") from None
+    return content

@@ -1,0 +1,124 @@
+"""Finds a dataset in the data bucket and reads its rows, one at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gemtune.errors import ObjectNotFound, StepError, UnsafeName
+from gemtune.ports import Objects
+
+TRAIN_NAMES = ("train", "training")
+EVAL_NAMES = ("eval", "evaluation", "validation", "test")
+KINDS = ("jsonl", "parquet")
+# The text of a row. Longer ones are damaged files more often than rows, and are refused unread.
+MAX_ROW_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Local files, `.jsonl` or `.parquet`."""
+
+    train: Path
+    eval: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why a row is left out."""
+
+    reason: str
+
+
+Row = tuple[int, dict[str, Any] | Refused]
+
+
+def find(data: Objects, dataset_id: str, work: Path) -> Dataset:
+    """The files of a dataset. Raises StepError `dataset_not_found` or `bad_dataset`."""
+    folder = f"processed_datasets/{dataset_id}"
+    try:
+        metadata = json.loads(data.read(f"{folder}/metadata.json"))
+    except ObjectNotFound:
+        names = {stat.name.removeprefix(f"{folder}/") for stat in data.list(f"{folder}/")}
+        splits = {split: f"{split}.{kind}" for split in (*TRAIN_NAMES, *EVAL_NAMES) for kind in KINDS
+                  if f"{split}.{kind}" in names}  # fmt: skip
+    except ValueError:
+        raise _bad("metadata.json is not JSON") from None
+    else:
+        splits = _splits_of(metadata)
+    train = next((splits[name] for name in TRAIN_NAMES if name in splits), None)
+    held_out = next((splits[name] for name in EVAL_NAMES if name in splits), None)
+    if train is None:
+        message = f"dataset {dataset_id!r} has no train split"
+        raise StepError("dataset_not_found", message, hint=f"put train.jsonl into {data.uri(folder)}")
+    fetched = _fetch(data, folder, train, work)
+    return Dataset(fetched, None if held_out is None else _fetch(data, folder, held_out, work))
+
+
+def _splits_of(metadata: Any) -> dict[str, str]:
+    """split name -> path, of the origin's metadata.json."""
+    try:
+        return {str(split["split_name"]): str(split["path"]) for split in metadata["splits"]}
+    except (KeyError, TypeError):
+        raise _bad("metadata.json has no list `splits` of {split_name, path}") from None
+
+
+def _fetch(data: Objects, folder: str, path: str, work: Path) -> Path:
+    """A split's file; its path may be relative to the dataset, or to the bucket, but never leads out of the dataset."""
+    name = path if path.startswith(f"{folder}/") else f"{folder}/{path}"
+    if not name.endswith(tuple(f".{kind}" for kind in KINDS)):
+        raise _bad(f"{path[:200]!r} is neither .jsonl nor .parquet")
+    try:
+        return data.fetch(name, work)
+    except (ObjectNotFound, UnsafeName):
+        raise _bad(f"the file {path[:200]!r} of its metadata is not there") from None
+
+
+def rows(path: Path) -> Iterator[Row]:
+    """Rows with their numbers, from 1; in JSONL the number is the line's. Raises StepError `bad_dataset`."""
+    return _parquet_rows(path) if path.suffix == ".parquet" else _jsonl_rows(path)
+
+
+def _jsonl_rows(path: Path) -> Iterator[Row]:
+    with path.open("rb") as file:
+        number = 0
+        while line := file.readline(MAX_ROW_BYTES + 1):
+            number += 1
+            if len(line) > MAX_ROW_BYTES and not line.endswith(b"\n"):
+                while (rest := file.readline(MAX_ROW_BYTES)) and not rest.endswith(b"\n"):
+                    pass
+                yield number, Refused(f"longer than {MAX_ROW_BYTES} bytes")
+            elif line.strip():
+                yield number, _parsed(line)
+
+
+def _parsed(line: bytes) -> dict[str, Any] | Refused:
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        return Refused("not UTF-8")
+    except (ValueError, RecursionError):
+        return Refused("not JSON")
+    return row if isinstance(row, dict) else Refused("not a JSON object")
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches(batch_size=64):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, {name: value for name, value in row.items() if value is not None}
+    except (pa.ArrowException, OSError) as error:
+        raise _bad(f"{path.name} is no readable Parquet file: {str(error)[:200]}") from error
+
+
+def _bad(message: str) -> StepError:
+    return StepError("bad_dataset", message, hint="correct the dataset's files and submit again")

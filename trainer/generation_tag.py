@@ -1,0 +1,15 @@
+"""`{% generation %}`: some chat templates mark the assistant's text so. Here it is rendered as what is inside."""
+
+from __future__ import annotations
+
+from jinja2 import nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+
+
+class GenerationTag(Extension):
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)

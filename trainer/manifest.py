@@ -1,0 +1,74 @@
+"""Folders in the objects store that are whole or not there: a manifest, written last, says what belongs to one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gemtune.errors import GemtuneError, ObjectNotFound
+from gemtune.job import Artifact
+from gemtune.ports import Objects
+
+NAME = "manifest.json"
+
+
+class NotWhole(GemtuneError):
+    """A folder without its manifest, or with other files than it says."""
+
+    code = "not_whole"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The files of a whole folder, by their names in it."""
+
+    artifacts: Sequence[Artifact]
+
+
+def publish(objects: Objects, folder: Path, prefix: str) -> list[Artifact]:
+    """Upload every file of a folder to `prefix/…`, and then the manifest that makes it whole."""
+    artifacts = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        objects.upload(path, f"{prefix}/{name}")
+        uri = objects.uri(f"{prefix}/{name}")
+        artifacts.append(Artifact(name=name, uri=uri, bytes=path.stat().st_size, sha256=sha256(path)))
+    listed = [artifact.model_dump() for artifact in artifacts]
+    objects.write(f"{prefix}/{NAME}", json.dumps({"files": listed}, indent=1).encode())
+    return artifacts
+
+
+def read_whole(objects: Objects, prefix: str) -> Manifest | None:
+    """The manifest of a folder, if it is there and every file has the size it says."""
+    try:
+        listed = json.loads(objects.read(f"{prefix}/{NAME}"))["files"]
+    except (ObjectNotFound, ValueError, KeyError):
+        return None
+    artifacts = [Artifact.model_validate(entry) for entry in listed]
+    stats = [objects.stat(f"{prefix}/{artifact.name}") for artifact in artifacts]
+    sizes = [None if stat is None else stat.bytes for stat in stats]
+    return Manifest(artifacts) if sizes == [artifact.bytes for artifact in artifacts] else None
+
+
+def fetch(objects: Objects, prefix: str, into: Path) -> Path:
+    """A local, read-only copy of a whole folder (or the folder itself), every file checked against its SHA-256.
+
+    Raises NotWhole.
+    """
+    found = read_whole(objects, prefix)
+    if found is None:
+        raise NotWhole(f"{prefix} is not whole")
+    folder = objects.fetch_folder(prefix, into)
+    for artifact in found.artifacts:
+        if sha256(folder / artifact.name) != artifact.sha256:
+            raise NotWhole(f"{prefix}/{artifact.name} is not what its manifest says")
+    return folder
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

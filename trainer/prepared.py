@@ -1,0 +1,76 @@
+"""What prepare hands to train: tokens in Parquet, and beside them where the base model lies and what there is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from gemtune.spec import TrainingConfig
+from trainer.rendering import Encoded
+
+# Rows of one Parquet row group: what is in memory at once.
+ROW_GROUP = 512
+COLUMNS = ("input_ids", "labels")
+
+
+class TokenFile:
+    """Writes encoded rows to a Parquet file with the columns input_ids and labels, both lists of int32."""
+
+    def __init__(self, path: Path):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self._schema = pa.schema([(name, pa.list_(pa.int32())) for name in COLUMNS])
+        self._writer = pq.ParquetWriter(path, self._schema)
+        self._waiting: list[Mapping[str, Sequence[int]]] = []
+
+    def __enter__(self) -> TokenFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._flush()
+        self._writer.close()
+
+    def add(self, row: Encoded | Mapping[str, Sequence[int]]) -> None:
+        tokens = {"input_ids": row.input_ids, "labels": row.labels} if isinstance(row, Encoded) else row
+        self._waiting.append(tokens)
+        if len(self._waiting) >= ROW_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if self._waiting:
+            self._writer.write_table(pa.Table.from_pylist(self._waiting, self._schema))
+            self._waiting = []
+
+
+def read_tokens(path: Path) -> Iterator[dict[str, list[int]]]:
+    """The rows of a token file, a row group at a time."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=ROW_GROUP):
+            yield from batch.to_pylist()
+
+
+def total_train_steps(config: TrainingConfig, rows: int) -> int:
+    """Optimizer steps of a training on one device: batches of an epoch, by accumulation, by epochs."""
+    if config.max_steps is not None:
+        return config.max_steps
+    batches = -(-rows // config.batch_size)
+    return -(-batches // config.gradient_accumulation_steps) * config.epochs
+
+
+def histogram(lengths: Sequence[int]) -> dict[str, Any]:
+    """Tokens a row: least, most, median, and how many rows lie up to each power of two."""
+    ordered = sorted(lengths)
+    bounds: dict[str, int] = {}
+    for length in ordered:
+        bound = 1 << max(0, (length - 1).bit_length())
+        bounds[str(bound)] = bounds.get(str(bound), 0) + 1
+    return {"least": ordered[0], "median": ordered[len(ordered) // 2], "most": ordered[-1], "rows_up_to": bounds}

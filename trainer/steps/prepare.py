@@ -1,0 +1,140 @@
+"""Checks and tokenizes a dataset and provides the base weights, so that no GPU ever waits for either. No torch here."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gemtune.errors import StepError
+from trainer import base_models, datasets, manifest
+from trainer.context import Context
+from trainer.conversations import conversation
+from trainer.datasets import Refused
+from trainer.prepared import TokenFile, histogram, read_tokens, total_train_steps
+from trainer.rendering import Encoder
+
+log = logging.getLogger(__name__)
+
+# Tokens a row may have when the request does not say: beyond it, memory grows faster than most rows are worth.
+DEFAULT_MAX_LENGTH = 2048
+# A dataset with a larger share of bad rows is not the one that its owner meant.
+MAX_REFUSED_SHARE = 0.1
+MAX_REFUSED_SHOWN, SAMPLES = 100, 3
+# Of rows without a held-out split, this share is held out, up to a number that tells enough.
+EVAL_SHARE, MAX_EVAL_ROWS = 0.1, 500
+
+
+@dataclass
+class Tally:
+    """What became of the rows of one split."""
+
+    lengths: list[int] = field(default_factory=list)
+    trained_tokens: int = 0
+    truncated: int = 0
+    refused: list[dict[str, Any]] = field(default_factory=list)
+    refused_rows: int = 0
+    samples: list[list[dict[str, Any]]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        counted = {"kept": len(self.lengths), "refused": self.refused_rows, "truncated": self.truncated}
+        tokens = {"tokens": sum(self.lengths), "trained_tokens": self.trained_tokens}
+        lengths = histogram(self.lengths) if self.lengths else None
+        return counted | tokens | {"tokens_a_row": lengths, "refused_rows": self.refused}
+
+
+def run(context: Context) -> None:
+    """Write `prepared/<attempt>/`: train.parquet, eval.parquet, prepared.json, report.json.
+
+    Raises StepError for data or a base model that cannot be trained on; StopRequested.
+    """
+    config = context.spec.training_config
+    dataset = datasets.find(context.buckets.data, context.spec.processed_dataset_id, context.work)
+    provided = base_models.provide(
+        config.base_model_id, context.buckets, context.work, token=lambda: context.secret("hf_token")
+    )
+    folder = base_models.locate(context.buckets, provided, context.work)
+    longest = base_models.max_positions(base_models.config_of(folder)) or DEFAULT_MAX_LENGTH
+    max_length = min(longest, config.max_seq_length or DEFAULT_MAX_LENGTH)
+    encoder = Encoder(folder, max_length=max_length)
+
+    output = context.work / "prepared"
+    output.mkdir()
+    train = _tokenize(dataset.train, encoder, output / "train.parquet", context.check_stop)
+    held_out: Tally | None = None
+    if dataset.eval is not None:
+        held_out = _tokenize(dataset.eval, encoder, output / "eval.parquet", context.check_stop)
+    eval_rows = len(held_out.lengths) if held_out else 0
+    if dataset.eval is None and config.eval_strategy != "no":
+        eval_rows = _split_off(output, len(train.lengths), seed=config.seed)
+    rows = len(train.lengths) - (0 if held_out else eval_rows)
+
+    summary = {
+        "base_model": provided,
+        "rows": rows,
+        "eval_rows": eval_rows,
+        "max_seq_length": max_length,
+        "total_train_steps": total_train_steps(config, rows),
+        "chat_template": encoder.template_source,
+    }
+    report = summary | {"train": train.to_json(), "eval": held_out.to_json() if held_out else None}
+    report["samples"] = train.samples
+    (output / "prepared.json").write_text(json.dumps(summary, indent=1))
+    (output / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False))
+    manifest.publish(context.buckets.export, output, f"{context.prefix}/prepared/{context.mark.attempt}")
+    log.info("%d rows to train on, %d held out, %d refused", rows, eval_rows, train.refused_rows)
+    context.advance.done(context.job.job_id, context.mark)
+
+
+def _tokenize(source: Path, encoder: Encoder, target: Path, check_stop: Callable[[], None]) -> Tally:
+    """Write the rows of a split that can be trained on. Raises StepError `empty_dataset`, `bad_rows`."""
+    tally = Tally()
+    with TokenFile(target) as tokens:
+        for number, row in datasets.rows(source):
+            check_stop()
+            messages = row if isinstance(row, Refused) else conversation(row)
+            encoded = messages if isinstance(messages, Refused) else encoder.encode(messages)
+            if isinstance(encoded, Refused):
+                tally.refused_rows += 1
+                if len(tally.refused) < MAX_REFUSED_SHOWN:
+                    tally.refused.append({"row": number, "reason": encoded.reason})
+                continue
+            tokens.add(encoded)
+            tally.lengths.append(len(encoded.input_ids))
+            tally.trained_tokens += encoded.trained_tokens
+            tally.truncated += encoded.truncated
+            if len(tally.samples) < SAMPLES:
+                tally.samples.append(encoder.marked(encoded))
+    _check(source, tally)
+    return tally
+
+
+def _check(source: Path, tally: Tally) -> None:
+    seen = len(tally.lengths) + tally.refused_rows
+    if seen == 0:
+        raise StepError("empty_dataset", f"{source.name} has no rows", hint="put rows into it and submit again")
+    if tally.lengths and tally.refused_rows <= seen * MAX_REFUSED_SHARE:
+        return
+    first = "; ".join(f"row {entry['row']}: {entry['reason']}" for entry in tally.refused[:5])
+    message = f"{tally.refused_rows} of {seen} rows of {source.name} cannot be used: {first}"
+    raise StepError("bad_rows", message, hint="correct these rows and submit again")
+
+
+def _split_off(output: Path, rows: int, *, seed: int) -> int:
+    """Hold out some of the train rows, the same ones for the same seed. Return how many."""
+    if rows < 2:
+        hint = "add rows, or set eval_strategy to no"
+        raise StepError("too_few_rows", "one row cannot be both trained on and held out", hint=hint)
+    count = min(MAX_EVAL_ROWS, max(1, round(rows * EVAL_SHARE)))
+    held_out = set(random.Random(seed).sample(range(rows), count))
+    everything = output / "train.parquet"
+    everything.rename(output / "all.parquet")
+    with TokenFile(everything) as train, TokenFile(output / "eval.parquet") as evaluation:
+        for index, row in enumerate(read_tokens(output / "all.parquet")):
+            (evaluation if index in held_out else train).add(row)
+    (output / "all.parquet").unlink()
+    return count

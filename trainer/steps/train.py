@@ -1,0 +1,154 @@
+"""Trains: loads, evaluates the base model, trains with checkpoints, evaluates again, and keeps the adapter."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gemtune.errors import ObjectNotFound
+from gemtune.job import Figures, Metrics, Step
+from trainer import base_models, checkpoints, manifest
+from trainer.context import Context
+from trainer.progress import ProgressLog
+
+if TYPE_CHECKING:
+    from trainer.sft import JobTrainer
+
+log = logging.getLogger(__name__)
+
+
+def run(context: Context) -> None:
+    """Train on what prepare left, from the newest whole checkpoint on; leave `adapter/<attempt>/` and the figures.
+
+    Ends early, at a checkpoint, on SIGTERM or when its time is up. Raises StepError, Stale, NotWhole.
+    """
+    from transformers import AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    from trainer import sft
+    from trainer.engines import huggingface
+
+    transformers_logging.disable_progress_bar()
+    export, config = context.buckets.export, context.spec.training_config
+    attempt_of_prepare = context.job.steps[Step.PREPARE].attempt
+    prepared = manifest.fetch(export, f"{context.prefix}/prepared/{attempt_of_prepare}", context.work / "prepared")
+    summary = json.loads((prepared / "prepared.json").read_text())
+    base = base_models.locate(context.buckets, summary["base_model"], context.work)
+    held_out = prepared / "eval.parquet" if summary["eval_rows"] else None
+
+    _seed(config.seed)
+    model = huggingface.load(base, context.spec)
+    attempt = _Attempt(context, ProgressLog(
+        export, f"{context.prefix}/metrics/{context.mark.attempt}.jsonl", _reporter(context), context.clock
+    ))  # fmt: skip
+    trainer = sft.make(
+        model, AutoTokenizer.from_pretrained(base), config, prepared / "train.parquet", held_out,
+        output=context.work / "trainer", total_steps=summary["total_train_steps"], hooks=attempt.hooks(),
+    )  # fmt: skip
+    baseline = None if held_out is None else _baseline(context, trainer)
+    resumed = checkpoints.newest(export, context.prefix, context.work / "resumed")
+    log.info("training %s", "from the beginning" if resumed is None else f"from train_step {resumed[0].train_step}")
+
+    attempt.progress.began()
+    attempt.last_step_at = context.clock.now()
+    outcome = trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed[1]))
+    attempt.progress.flush()
+    if attempt.stop_cause is not None and trainer.state.global_step < trainer.state.max_steps:
+        log.info("stopped at train_step %d: %s", trainer.state.global_step, attempt.stop_cause)
+        context.advance.stopped(context.job.job_id, context.mark, cause=attempt.stop_cause)
+        return
+
+    figures = None if held_out is None else trainer.figures()
+    if figures is not None:
+        attempt.progress.evaluated(trainer.state.global_step, figures)
+        attempt.progress.flush()
+    folder = context.work / "adapter"
+    huggingface.save_adapter(trainer.model, base, folder)
+    artifacts = manifest.publish(export, folder, f"{context.prefix}/adapter/{context.mark.attempt}")
+    result = Metrics(train_loss=_train_loss(trainer, outcome), baseline=baseline, **(dict(figures) if figures else {}))
+    context.advance.done(context.job.job_id, context.mark, metrics=result, artifacts=artifacts)
+    export.delete_prefix(f"{context.prefix}/checkpoints/")
+
+
+@dataclass
+class _Attempt:
+    """What this attempt knows of itself while it trains."""
+
+    context: Context
+    progress: ProgressLog
+    stop_cause: str | None = None
+    last_step_at: datetime | None = None
+    longest_step: timedelta = field(default_factory=timedelta)
+    save_seconds: float = 0.0
+
+    def hooks(self) -> Any:
+        from trainer.sft import Hooks
+
+        return Hooks(self._stepped, self.progress.evaluated, self._saved, self._must_stop)
+
+    def _stepped(self, trainer: JobTrainer, logs: Mapping[str, float]) -> None:
+        self.progress.stepped(
+            train_step=trainer.state.global_step,
+            total_steps=trainer.state.max_steps,
+            epoch=trainer.state.epoch or 0.0,
+            loss=logs["loss"],
+            learning_rate=logs["learning_rate"],
+            tokens=trainer.tokens_seen,
+        )
+
+    def _must_stop(self) -> bool:
+        """SIGTERM came, or another train_step and a checkpoint would not fit into the time that is left."""
+        now = self.context.clock.now()
+        if self.last_step_at is not None:
+            self.longest_step = max(self.longest_step, now - self.last_step_at)
+        self.last_step_at = now
+        needed = 2 * self.longest_step + timedelta(seconds=2 * self.save_seconds)
+        if self.context.should_stop():
+            self.stop_cause = "sigterm"
+        elif self.context.deadline is not None and now + needed >= self.context.deadline:
+            self.stop_cause = "out_of_time"
+        return self.stop_cause is not None
+
+    def _saved(self, train_step: int, folder: Path) -> None:
+        began = self.context.clock.now()
+        context, export = self.context, self.context.buckets.export
+        self.progress.flush()  # raises when the job is no longer ours, before anything is written
+        checkpoints.save(export, folder, job_prefix=context.prefix, attempt=context.mark.attempt, train_step=train_step)
+        context.advance.checkpointed(context.job.job_id, context.mark, train_step=train_step)
+        checkpoints.prune(export, context.prefix)
+        self.save_seconds = max(self.save_seconds, (self.context.clock.now() - began).total_seconds())
+        self.last_step_at = self.context.clock.now()
+
+
+def _reporter(context: Context) -> Any:
+    return lambda progress: context.advance.heartbeat(context.job.job_id, context.mark, progress)
+
+
+def _baseline(context: Context, trainer: JobTrainer) -> Figures:
+    """The base model's figures: a fresh adapter changes nothing (its B is zero), and a resumed one is not loaded yet.
+    Kept beside the loss curve, so that a resumed training need not evaluate again."""
+    export, name = context.buckets.export, f"{context.prefix}/metrics/baseline.json"
+    try:
+        return Figures.model_validate_json(export.read(name))
+    except ObjectNotFound:
+        figures = trainer.figures()
+        export.write(name, figures.model_dump_json().encode())
+        return figures
+
+
+def _train_loss(trainer: JobTrainer, outcome: Any) -> float | None:
+    """The last logged loss; the trainer's own mean leaves out what earlier attempts did."""
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return float(losses[-1]) if losses else None
+
+
+def _seed(seed: int) -> None:
+    """Before the adapter is made, whose A is random."""
+    from transformers import set_seed
+
+    set_seed(seed)
