@@ -38,7 +38,8 @@ def _make(folder: Path, family: str) -> None:
     tokenizer = _tokenizer(folder)
     tokenizer.save_pretrained(folder)
     common = {
-        "vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1,
+        "vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 128,
+        "num_attention_heads": 2, "num_key_value_heads": 1,
         "head_dim": 32, "max_position_embeddings": 512, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1,
         "query_pre_attn_scalar": 32, "sliding_window": 64,
     }  # fmt: skip
