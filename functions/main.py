@@ -5,6 +5,7 @@ from __future__ import annotations
 import flask
 import functions_framework
 from cloudevents.http import CloudEvent
+
 from gemtune.bootstrap import services
 
 

@@ -98,10 +98,8 @@ class _Run:
     def _call(self, call: Call, variables: Variables) -> None:
         scope = (variables, self.environment)
         args = {name: value(scope) for name, value in call.args.items()}
-        if call.target in self.calls:  # noqa: SIM108
-            result = self.calls[call.target](args)
-        else:
-            result = self.subworkflow(call.target, args)
+        host = self.calls.get(call.target)
+        result = self.subworkflow(call.target, args) if host is None else host(args)
         if call.result is not None:
             variables[call.result] = result
 

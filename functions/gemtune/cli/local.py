@@ -1,0 +1,106 @@
+"""Commands that work on this machine's GEMTUNE_HOME: serve, publish, listen, keep a secret, run the demo."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+
+import click
+
+from gemtune import request
+from gemtune.bootstrap import services
+from gemtune.cli import request_file
+from gemtune.cli.connection import REFUSED, Connection, print_problems
+from gemtune.errors import GemtuneError
+from gemtune.ports import Topic
+from gemtune.services.job_secrets import REFERENCE, USER_PREFIX
+
+LOOK_SECONDS = 0.2
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(1, 65535), help="Instead of $PORT.")
+def up(port: int | None) -> None:
+    """Serve on this machine, until Ctrl-C."""
+    from gemtune.embedded import server
+
+    server.log_to_stderr()
+    try:
+        server.serve(port=port)
+    except GemtuneError as error:
+        _refuse(error)
+
+
+@click.command()
+@click.argument("file")
+@click.option("--idempotency-key", metavar="KEY", help="The same key and request again are the same job.")
+@click.pass_obj
+def publish(connection: Connection, file: str, idempotency_key: str | None) -> None:
+    """Publish the request in FILE (JSON or YAML, - for standard input) to job-requests, server or not."""
+    document = json.dumps(request_file.read(file)).encode()
+    problems = request.read(document, in_the_open=True).problems
+    if any(problem.code == "secret_in_the_open" for problem in problems):
+        # A message is stored before anyone reads it, so a token must not get into one.
+        print_problems([problem.to_json() for problem in problems])
+        raise click.exceptions.Exit(REFUSED)
+    attributes = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
+    message_id = services().bus.publish(Topic.JOB_REQUESTS, document, attributes=attributes)
+    if not connection.show({"message_id": message_id}):
+        click.echo(f"published as message {message_id}; `gemtune jobs` shows what becomes of it")
+
+
+@click.command()
+@click.option("--subscription", default="cli", show_default=True, help="Its name; it keeps what nobody has read yet.")
+@click.option("--once", is_flag=True, help="Print what there is and end.")
+def listen(subscription: str, once: bool) -> None:
+    """Print every message on job-status, one JSON object a line. A message that was printed is acknowledged."""
+    bus = services().bus
+    try:
+        bus.subscribe(subscription, Topic.JOB_STATUS)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    while True:
+        received = bus.pull(subscription, 100)
+        for message in received:
+            click.echo(message.message.decode())
+            sys.stdout.flush()
+            bus.ack(subscription, [message.ack_id])
+        if once and not received:
+            return
+        if not received:
+            time.sleep(LOOK_SECONDS)
+
+
+@click.command()
+@click.argument("name")
+def secret(name: str) -> None:
+    """Keep a token under NAME; requests refer to it as secret:gemtune-user-NAME. Asks for it, or reads a pipe."""
+    if not re.match(r"^[A-Za-z0-9_-]{1,64}$", name):
+        raise click.UsageError("NAME has letters, digits, '_' and '-' only, at most 64")
+    piped = not sys.stdin.isatty()
+    value = sys.stdin.readline().strip() if piped else click.prompt("value", hide_input=True)
+    if not value:
+        raise click.UsageError("the value is empty")
+    services().secrets.create(USER_PREFIX + name, value, ttl=None)
+    click.echo(f"kept; refer to it as {REFERENCE}{USER_PREFIX}{name}")
+
+
+@click.command()
+@click.option("--examples", type=click.Path(file_okay=False), default="examples", show_default=True)
+def demo(examples: str) -> None:
+    """Fine-tune the real Gemma 3 270M on this machine, start to end."""
+    from gemtune.demo import run
+
+    raise click.exceptions.Exit(run(examples))
+
+
+def _refuse(error: GemtuneError) -> None:
+    click.echo(f"{error.code}: {error}", err=True)
+    if error.hint:
+        click.echo(f"  {error.hint}", err=True)
+    raise click.exceptions.Exit(REFUSED)
+
+
+COMMANDS = {c.name: c for c in (up, publish, listen, secret, demo)}
