@@ -1,0 +1,1 @@
+"""Datasets and requests to try, and the programs that the demo runs."""

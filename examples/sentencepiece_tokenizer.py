@@ -1,0 +1,73 @@
+"""From a sentencepiece vocabulary to the fast tokenizer that transformers saves for Gemma: same ids for same text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Kinds of pieces: https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
+SPACE = "▁"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    text: str
+    score: float
+    kind: int
+
+    @property
+    def is_blank(self) -> bool:
+        """A run of one kind of white space. Gemma lists these as user-defined; they are found by merging, as words."""
+        return self.kind == USER_DEFINED and set(self.text) in ({SPACE}, {"\n"}, {"\t"})
+
+
+def fast_tokenizer(pieces: Sequence[Piece], *, special: Sequence[str], **settings: Any) -> Any:
+    """A GemmaTokenizer of these pieces, whose index is their id. `special` are control pieces that stand in text."""
+    from tokenizers import AddedToken
+    from transformers import GemmaTokenizer
+
+    ids = {piece.text: index for index, piece in enumerate(pieces)}
+    merges = [halves for _, _, _, *halves in sorted(_merges(pieces, ids))]
+    tokenizer = GemmaTokenizer(vocab=ids, merges=[(a, b) for a, b in merges], add_bos_token=True, **settings)
+    tokenizer.add_special_tokens({"extra_special_tokens": list(special)})
+    whole = [p for p in pieces if p.kind == USER_DEFINED and not p.is_blank]
+    tokenizer.add_tokens([AddedToken(piece.text, normalized=False, special=False) for piece in whole])
+    if len(tokenizer) != len(pieces):
+        raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, its vocabulary {len(pieces)}")
+    return tokenizer
+
+
+def _merges(pieces: Sequence[Piece], ids: dict[str, int]) -> Iterator[tuple[float, int, int, str, str]]:
+    """Every way to make a piece of two others, in the order in which sentencepiece prefers them: by the score of what
+    comes out. Runs of white space come before all words, short ones first."""
+    for piece in pieces:
+        if piece.kind == NORMAL or (piece.is_blank and len(piece.text) > 1):
+            order = len(piece.text) - 1e9 if piece.is_blank else -piece.score
+            for cut in range(1, len(piece.text)):
+                left, right = piece.text[:cut], piece.text[cut:]
+                if left in ids and right in ids:
+                    yield order, ids[left], ids[right], left, right
+
+
+def write_model(pieces: Sequence[Piece], path: Path) -> None:
+    """The same vocabulary as sentencepiece's own `tokenizer.model`, which converters to other formats read."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto()
+    model.trainer_spec.model_type = 2  # BPE
+    model.trainer_spec.vocab_size = len(pieces)
+    model.trainer_spec.byte_fallback = True
+    for index, name in enumerate(("pad", "eos", "bos", "unk")):
+        setattr(model.trainer_spec, f"{name}_id", index)
+        setattr(model.trainer_spec, f"{name}_piece", pieces[index].text)
+    model.normalizer_spec.name = "identity"
+    model.normalizer_spec.add_dummy_prefix = False
+    model.normalizer_spec.remove_extra_whitespaces = False
+    model.normalizer_spec.escape_whitespaces = True
+    for index, piece in enumerate(pieces):
+        kind = UNKNOWN if index == 3 else piece.kind
+        model.pieces.add(piece=piece.text, score=piece.score if kind == NORMAL else 0.0, type=kind)
+    path.write_bytes(model.SerializeToString())
