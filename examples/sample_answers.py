@@ -1,0 +1,41 @@
+"""Answers of a model before and after, for the demo: JSON on standard output.
+
+python -m examples.sample_answers BASE ADAPTER QUESTION…
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+MAX_NEW_TOKENS = 32
+
+
+def answers(model: Any, tokenizer: Any, questions: list[str]) -> list[str]:
+    """What the model says to each question, taking the likeliest token each time."""
+    found = []
+    for question in questions:
+        turn = [{"role": "user", "content": question}]
+        inputs = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        output = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
+        found.append(tokenizer.decode(output[0][inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip())
+    return found
+
+
+def main(base: str, adapter: str, *questions: str) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(adapter)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype="auto"), adapter).eval()
+    after = answers(model, tokenizer, list(questions))
+    with model.disable_adapter():
+        before = answers(model, tokenizer, list(questions))
+    print(json.dumps({"before": before, "after": after}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
