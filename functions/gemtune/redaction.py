@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import re
 
-# Hugging Face tokens (hf_…), W&B keys (wandb_…, local-…, or 40 hexadecimal digits), and bearer tokens.
-TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{6,}|\bwandb_\w{6,}|\b[0-9a-f]{40}\b|(?<=Bearer )[\w.~+/-]{12,}")
+# Hugging Face tokens (hf_…), W&B keys (wandb_…, longer than any field's name, or 40 hexadecimal digits), and bearer
+# tokens.
+TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{6,}|\bwandb_\w{16,}|\b[0-9a-f]{40}\b|(?<=Bearer )[\w.~+/-]{12,}")
 
 
 def looks_secret(text: str) -> bool:

@@ -1,0 +1,81 @@
+"""Stand-ins that tests steer: a clock that stands still, and a launcher that does what it is told."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from gemtune.bootstrap import Services
+from gemtune.ports import ExecutionState
+from gemtune.request import Reading, read
+from gemtune.services.submit import Submission
+from gemtune.settings import Settings
+
+
+class FakeClock:
+    def __init__(self) -> None:
+        self.time = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        return self.time
+
+    def advance(self, **by: float) -> None:
+        self.time += timedelta(**by)
+
+
+class ScriptedLauncher:
+    """Executions are named by job and launch; their states are what the test sets."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[str, int]] = []
+        self.stopped: list[str] = []
+        self.stopped_steps: list[str] = []
+        self.states: dict[str, ExecutionState] = {}
+        self.broken: Exception | None = None
+
+    def start(self, job_id: str, launch: int) -> str:
+        if self.broken is not None:
+            raise self.broken
+        self.started.append((job_id, launch))
+        return f"{job_id}#{launch}"
+
+    def state(self, execution: str) -> ExecutionState:
+        return self.states.get(execution, ExecutionState.ACTIVE)
+
+    def stop(self, execution: str) -> None:
+        self.stopped.append(execution)
+
+    def stop_step(self, execution: str) -> None:
+        self.stopped_steps.append(execution)
+
+
+class World:
+    """Services on the embedded ports, with a clock and a launcher that the test steers."""
+
+    def __init__(self, home: Path):
+        self.clock, self.launcher = FakeClock(), ScriptedLauncher()
+        self.services = Services(Settings.from_environment({"GEMTUNE_HOME": str(home)}))
+        self.services.__dict__["clock"] = self.clock
+        self.services.__dict__["launcher"] = self.launcher
+        self.services.buckets.data.write("processed_datasets/chats/train.jsonl", b"{}\n")
+
+    def submit(self, key: str | None = None, **fields: Any) -> str:
+        return self.services.submit(Submission(reading(**fields), "http", "local", key)).job_id
+
+    def messages(self, subscription: str) -> list[dict[str, Any]]:
+        """What a pull subscription holds, acknowledged."""
+        received = self.services.bus.pull(subscription, 1000)
+        self.services.bus.ack(subscription, [message.ack_id for message in received])
+        return [json.loads(message.message) for message in received]
+
+
+def request(**fields: Any) -> dict[str, Any]:
+    """A request that is accepted; `training` goes into training_config."""
+    training = {"base_model_id": "google/gemma-3-270m-it"} | fields.pop("training", {})
+    return {"processed_dataset_id": "chats", "training_config": training} | fields
+
+
+def reading(**fields: Any) -> Reading:
+    return read(json.dumps(request(**fields)), in_the_open=False)

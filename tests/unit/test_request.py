@@ -1,0 +1,202 @@
+"""What a request may say, and how it is told that it may not."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gemtune.errors import RequestRefused
+from gemtune.request import parse, read
+from gemtune.spec import request_hash
+from tests.fakes import request
+
+EXAMPLE = {
+    "processed_dataset_id": "dataset_abc123", "job_name": "My Training Job", "hf_token": "hf_fakefakefake",
+    "modality": "text",
+    "training_config": {
+        "method": "LoRA", "base_model_id": "google/gemma-2b", "learning_rate": 0.0001, "batch_size": 4, "epochs": 3,
+        "gradient_accumulation_steps": 4, "provider": "huggingface", "eval_strategy": "no", "eval_steps": 50,
+        "evaluation_metrics": ["accuracy", "perplexity"], "batch_eval_metrics": False,
+    },
+    "export_config": {
+        "format": "adapter", "quantization": "none", "destination": "gcs", "hf_repo_id": "user/model-name",
+    },
+}  # fmt: skip
+
+
+def codes(body: Any, *, in_the_open: bool = False) -> dict[str, str]:
+    """where -> code, of everything wrong with a body."""
+    document = body if isinstance(body, str) else json.dumps(body)
+    return {".".join(map(str, p.loc)): p.code for p in read(document, in_the_open=in_the_open).problems}
+
+
+def with_field(path: str, value: Any) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(json.dumps(request()))
+    *parents, last = path.split(".")
+    inner = body
+    for parent in parents:
+        inner = inner.setdefault(parent, {})
+    inner[last] = value
+    return body
+
+
+def test_the_interfaces_own_example_is_accepted() -> None:
+    parsed = parse(json.dumps(EXAMPLE), in_the_open=False)
+    assert parsed.training_config.learning_rate == 0.0001
+    assert parsed.secrets() == {"hf_token": "hf_fakefakefake"}
+    assert "hf_fake" not in parsed.spec().model_dump_json()
+
+
+@pytest.mark.parametrize("field", ["format", "quantization"])
+def test_defaults_stand_where_nothing_is_said(field: str) -> None:
+    parsed = parse(json.dumps(request()), in_the_open=False)
+    assert parsed.spec().quantization == "none"
+    assert parsed.export_config.format == "adapter"
+    assert parsed.training_config.model_dump() | {"base_model_id": ""} == {
+        "method": "LoRA", "base_model_id": "", "learning_rate": 2e-4, "batch_size": 4, "epochs": 3,
+        "gradient_accumulation_steps": 4, "provider": "huggingface", "eval_strategy": "no", "eval_steps": 50,
+        "evaluation_metrics": ["accuracy", "perplexity"], "batch_eval_metrics": False, "lora_rank": 16,
+        "lora_alpha": 16, "lora_dropout": 0.05, "max_steps": None, "max_seq_length": None, "packing": False,
+        "lr_scheduler_type": "linear", "warmup_ratio": 0.0, "weight_decay": 0.0, "save_steps": None,
+        "logging_steps": 1, "seed": 42,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("training_config.learning_rate", 0),
+        ("training_config.learning_rate", float("nan")),
+        ("training_config.learning_rate", float("inf")),
+        ("training_config.learning_rate", "2e-4"),
+        ("training_config.batch_size", 0),
+        ("training_config.batch_size", 2.5),
+        ("training_config.batch_size", "4"),
+        ("training_config.batch_size", True),
+        ("training_config.epochs", -1),
+        ("training_config.gradient_accumulation_steps", 10**9),
+        ("training_config.lora_dropout", 1),
+        ("training_config.lora_rank", 0),
+        ("training_config.max_steps", 0),
+        ("training_config.max_seq_length", 1),
+        ("training_config.warmup_ratio", 1.1),
+        ("training_config.weight_decay", -0.1),
+        ("training_config.seed", -1),
+        ("training_config.eval_steps", 0),
+        ("training_config.evaluation_metrics", ["bleu"]),
+        ("training_config.evaluation_metrics", ["accuracy", "accuracy"]),
+        ("training_config.method", "lora"),
+        ("training_config.base_model_id", "../etc/passwd"),
+        ("training_config.base_model_id", "gs://"),
+        ("training_config.base_model_id", "a/b/c"),
+        ("processed_dataset_id", "../x"),
+        ("processed_dataset_id", ""),
+        ("processed_dataset_id", "a/b"),
+        ("processed_dataset_id", "a\u0000b"),
+        ("processed_dataset_id", "ünïcode"),
+        ("job_name", ""),
+        ("job_name", "x" * 201),
+        ("export_config.quantization", "q8_0"),
+        ("export_config", None),
+        ("unheard_of", 1),
+        ("training_config.learning_rat", 1),
+    ],
+)  # fmt: skip
+def test_a_value_out_of_bounds_is_refused_where_it_stands(path: str, value: Any) -> None:
+    found = codes(with_field(path, value))
+    assert any(where == path or where.startswith(f"{path}.") for where in found), found
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("training_config.method", "QLoRA"),
+        ("training_config.method", "Full"),
+        ("training_config.method", "RL"),
+        ("training_config.provider", "unsloth"),
+        ("training_config.packing", True),
+        ("modality", "vision"),
+        ("export_config.format", "merged"),
+        ("export_config.format", "gguf"),
+        ("wandb_config", {"project": "p"}),
+        ("notify", {"webhook_url": "https://example.com"}),
+    ],
+)  # fmt: skip
+def test_what_is_not_built_yet_is_refused_and_not_ignored(path: str, value: Any) -> None:
+    found = read(json.dumps(with_field(path, value)), in_the_open=False).problems
+    assert "not_available_yet" in {problem.code for problem in found}
+
+
+def test_every_error_of_a_request_comes_back_at_once() -> None:
+    body = {
+        "hf_token": 5,
+        "colour": "red",
+        "training_config": {"learning_rate": 7, "metod": "LoRA"},
+        "export_config": {"format": "merged", "quantization": "q8_0", "destination": "hfhub"},
+    }
+    assert codes(body) == {
+        "processed_dataset_id": "missing_field",
+        "training_config.base_model_id": "missing_field",
+        "training_config.learning_rate": "less_than_equal",
+        "training_config.metod": "unknown_field",
+        "hf_token": "string_type",
+        "colour": "unknown_field",
+        "export_config.format": "not_available_yet",
+        "export_config.quantization": "quantization_not_in_format",
+        "export_config.destination": "not_available_yet",
+        "export_config.hf_repo_id": "missing_field",
+    }
+
+
+def test_a_wrong_pair_of_format_and_quantization_lists_the_right_ones() -> None:
+    problems = read(json.dumps(with_field("export_config.quantization", "q4_k_m")), in_the_open=False).problems
+    assert problems[0].hint == "use one of none"
+
+
+def test_a_misspelled_field_is_told_which_one_was_meant() -> None:
+    (problem,) = read(json.dumps(with_field("training_config.epoch", 1)), in_the_open=False).problems
+    assert problem.hint == "did you mean 'epochs'?"
+
+
+@pytest.mark.parametrize("body", ["", "{", "[]", "null", "3", '"x"', "[" * 100_000, '{"a":' * 5000, "\x00", "{'a':1}"])
+def test_what_is_no_request_is_refused_with_one_sentence(body: str) -> None:
+    with pytest.raises(RequestRefused):
+        parse(body, in_the_open=False)
+
+
+@pytest.mark.parametrize("path", ["hf_token", "wandb_config.api_key"])
+def test_a_literal_token_is_refused_in_the_open_and_a_reference_is_not(path: str) -> None:
+    assert codes(with_field(path, "hf_fakefakefake"), in_the_open=True)[path] == "secret_in_the_open"
+    assert path not in codes(with_field(path, "secret:gemtune-user-mine"), in_the_open=True)
+
+
+TOKEN = "hf_" + "fAkE" * 8
+
+
+@given(st.sampled_from([
+    "hf_token", "job_name", "processed_dataset_id", "modality", "training_config.base_model_id", "nothing.known",
+    "training_config.method", "export_config.hf_repo_id", "wandb_config.project", "notify.webhook_url",
+]), st.sampled_from(["{}", "x {}", "https://user:{}@example.com/", " {} "]), st.booleans())  # fmt: skip
+def test_no_answer_repeats_a_token_wherever_it_was_put(path: str, form: str, in_the_open: bool) -> None:
+    body = with_field(path, form.format(TOKEN))
+    found = read(json.dumps(body), in_the_open=in_the_open)
+    assert TOKEN not in repr(found.problems)
+    if path != "hf_token":
+        assert found.problems
+    as_key = read(json.dumps(with_field(TOKEN, 1)), in_the_open=in_the_open)
+    assert TOKEN not in repr(as_key.problems)
+
+
+def test_the_hash_of_a_request_knows_no_secret_and_no_order() -> None:
+    def hashed(body: dict[str, Any]) -> str:
+        return request_hash(parse(json.dumps(body), in_the_open=False).spec())
+
+    same = dict(reversed(list(request(hf_token="hf_fakefakefakeA").items())))
+    assert hashed(request(hf_token="hf_fakefakefakeB")) == hashed(same)
+    assert hashed(request()) == hashed(request(modality="text"))
+    assert hashed(request()) != hashed(request(job_name="another"))
