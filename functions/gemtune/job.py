@@ -165,7 +165,7 @@ class Job(Record):
     progress: Progress | None = None
     metrics: Metrics | None = None
     adapter_path: str | None = None
-    artifacts: Sequence[Artifact] = ()
+    artifacts: tuple[Artifact, ...] = ()
     wandb_url: str | None = None
     error: Failure | None = None
     version: int = 1

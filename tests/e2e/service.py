@@ -64,8 +64,10 @@ class Service:
         self.process.wait(10)
         self.process = None
         if with_trainers:
-            for child in self.trainers():
+            children = self.trainers()
+            for child in children:
                 child.kill()
+            psutil.wait_procs(children, timeout=10)
 
     def is_healthy(self) -> bool:
         try:

@@ -207,4 +207,6 @@ def _read_token(token: str) -> tuple[str, str]:
         created_at, job_id = json.loads(base64.urlsafe_b64decode(token.encode()))
     except (ValueError, binascii.Error, TypeError):
         raise BadPageToken() from None
-    return str(created_at), str(job_id)
+    if not isinstance(created_at, str) or not isinstance(job_id, str):
+        raise BadPageToken()
+    return created_at, job_id

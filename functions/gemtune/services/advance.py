@@ -77,6 +77,8 @@ class Advance:
     ) -> None:
         """The step's work is whole; export's end completes the job. Raises like heartbeat."""
         now = self.clock.now()
-        given = {"metrics": metrics, "adapter_path": adapter_path, "artifacts": artifacts}
-        results = {name: value for name, value in given.items() if value is not None}
+        given: dict[str, object] = {"metrics": metrics, "adapter_path": adapter_path}
+        results: dict[str, object] = {name: value for name, value in given.items() if value is not None}
+        if artifacts is not None:
+            results["artifacts"] = tuple(artifacts)
         self.store.update(job_id, lambda job: jobs.step_done(job, mark, at=now, **results))

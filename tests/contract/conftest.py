@@ -1,0 +1,35 @@
+"""Each suite runs on every backend: what it asks is what the port promises, and nothing about how."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gemtune.ports import JobStore, Objects, Secrets
+from tests.fakes import FakeClock, World
+
+
+@pytest.fixture(params=["embedded"])
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> World:
+    return World(tmp_path / request.param)
+
+
+@pytest.fixture
+def clock(backend: World) -> FakeClock:
+    return backend.clock
+
+
+@pytest.fixture
+def store(backend: World) -> JobStore:
+    return backend.services.store
+
+
+@pytest.fixture
+def objects(backend: World) -> Objects:
+    return backend.services.buckets.export
+
+
+@pytest.fixture
+def secrets(backend: World) -> Secrets:
+    return backend.services.secrets

@@ -1,0 +1,220 @@
+"""JobStore: creates once, changes in one transaction, fences late writers, pages at a constant cost."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+
+from gemtune import job as jobs
+from gemtune.errors import (
+    BadPageToken,
+    JobNotFound,
+    JobWasDeleted,
+    StaleAttempt,
+    StaleClaim,
+    VersionConflict,
+)
+from gemtune.job import Claim, Job, Mark, Progress, Status, Step
+from gemtune.ports import JobStore
+from tests.fakes import FakeClock
+from tests.unit.test_job import NOW, new
+
+
+def create(store: JobStore, job_id: str = "training_x", **fields: Any) -> Job:
+    job, (event,) = jobs.accepted(new(job_id=job_id, **fields))
+    return store.create(job, event).job
+
+
+def claim(store: JobStore, job_id: str = "training_x") -> Claim:
+    mine = Claim(launch=1, execution="mine")
+    store.update(job_id, partial(jobs.launched, at=NOW, lease_until=NOW))
+    store.update(job_id, partial(jobs.claimed, claim=mine))
+    return mine
+
+
+def begin(store: JobStore, mine: Claim) -> Mark:
+    change = partial(jobs.step_begun, step=Step.PREPARE, claim=mine, execution="run", at=NOW)
+    return Mark(claim=mine, step=Step.PREPARE, attempt=store.update("training_x", change).steps[Step.PREPARE].attempt)
+
+
+def test_what_is_created_is_what_is_read(store: JobStore) -> None:
+    job = create(store, secret_names={"hf_token": "x"})
+    assert store.get(job.job_id) == job
+
+
+def test_of_thirty_creates_under_one_key_one_wins_and_the_others_learn_who(store: JobStore) -> None:
+    def attempt(number: int) -> tuple[str, bool]:
+        job, (event,) = jobs.accepted(new(job_id=f"training_{number}", idempotency_key="once"))
+        created = store.create(job, event)
+        return created.job.job_id, created.is_new
+
+    with ThreadPoolExecutor(30) as pool:
+        answers = list(pool.map(attempt, range(30)))
+    assert len({job_id for job_id, _ in answers}) == 1
+    assert sum(is_new for _, is_new in answers) == 1
+
+
+def test_the_same_key_of_another_source_is_another_job(store: JobStore) -> None:
+    first = create(store, "training_a", idempotency_key="k")
+    second = create(store, "training_b", idempotency_key="k", source="upload")
+    assert (first.job_id, second.job_id) == ("training_a", "training_b")
+    assert first.key_hash is not None
+    assert store.holder(first.key_hash) == first
+    assert store.holder("nobody's") is None
+
+
+def test_of_thirty_claimants_one_wins(store: JobStore) -> None:
+    create(store)
+    store.update("training_x", partial(jobs.launched, at=NOW, lease_until=NOW))
+
+    def attempt(number: int) -> bool:
+        try:
+            store.update("training_x", partial(jobs.claimed, claim=Claim(launch=1, execution=f"e{number}")))
+        except StaleClaim:
+            return False
+        return True
+
+    with ThreadPoolExecutor(30) as pool:
+        assert sum(pool.map(attempt, range(30))) == 1
+
+
+def test_concurrent_changes_leave_events_without_gaps(store: JobStore) -> None:
+    create(store)
+
+    def relaunch(number: int) -> None:
+        change = partial(jobs.relaunched, at=NOW, lease_until=NOW, cause=str(number))
+        store.update("training_x", change)
+
+    with ThreadPoolExecutor(20) as pool:
+        list(pool.map(relaunch, range(40)))
+    assert [event.seq for event in store.events("training_x")] == list(range(1, 42))
+    assert store.get("training_x").launch.number == 40
+
+
+def test_a_change_that_raises_writes_nothing(store: JobStore) -> None:
+    before = create(store)
+
+    def refuse(job: Job) -> jobs.Changed:
+        raise StaleClaim("no")
+
+    with pytest.raises(StaleClaim):
+        store.update("training_x", refuse)
+    assert store.get("training_x") == before
+
+
+def test_a_version_that_is_not_the_records_is_refused(store: JobStore) -> None:
+    job = create(store)
+    cancel = partial(jobs.cancelled, at=NOW)
+    with pytest.raises(VersionConflict):
+        store.update("training_x", cancel, version=job.version + 1)
+    assert store.update("training_x", cancel, version=job.version).version == job.version + 1
+
+
+def test_progress_is_written_without_raising_the_version(store: JobStore) -> None:
+    create(store)
+    mark = begin(store, claim(store))
+    version = store.get("training_x").version
+    store.record_progress("training_x", mark, Progress(train_step=7, loss=1.5), NOW + timedelta(seconds=9))
+    job = store.get("training_x")
+    assert (job.version, job.progress and job.progress.train_step) == (version, 7)
+    assert job.steps[Step.PREPARE].heartbeat_at == NOW + timedelta(seconds=9)
+
+
+def test_progress_of_an_older_attempt_or_claim_is_refused(store: JobStore) -> None:
+    create(store)
+    mine = claim(store)
+    first = begin(store, mine)
+    begin(store, mine)
+    with pytest.raises(StaleAttempt):
+        store.record_progress("training_x", first, None, NOW)
+    store.update("training_x", partial(jobs.cancelled, at=NOW))
+    with pytest.raises(StaleClaim):
+        store.record_progress("training_x", first, None, NOW)
+
+
+def test_published_is_never_lowered_and_tells_who_lags(store: JobStore) -> None:
+    create(store)
+    assert list(store.lagging()) == ["training_x"]
+    store.raise_published("training_x", 1)
+    store.raise_published("training_x", 0)
+    assert store.get("training_x").published_seq == 1
+    assert list(store.lagging()) == []
+
+
+def test_events_are_read_from_where_one_stopped(store: JobStore) -> None:
+    create(store)
+    for number in range(4):
+        store.update("training_x", partial(jobs.relaunched, at=NOW, lease_until=NOW, cause=str(number)))
+    assert [event.seq for event in store.events("training_x", after=2)] == [3, 4, 5]
+    assert [event.seq for event in store.events("training_x", after=2, limit=1)] == [3]
+    with pytest.raises(JobNotFound):
+        store.events("training_y")
+
+
+def test_pages_show_each_job_once_newest_first_while_jobs_are_added(store: JobStore) -> None:
+    for number in range(25):
+        create(store, f"training_{number:02}", created_at=NOW + timedelta(seconds=number // 2))
+    seen: list[str] = []
+    token: str | None = None
+    for turn in range(10):
+        page = store.page(status=None, modality=None, limit=10, page_token=token)
+        seen += [job.job_id for job in page.jobs]
+        create(store, f"training_late{turn}", created_at=NOW + timedelta(hours=1 + turn))
+        token = page.next_page_token
+        if token is None:
+            break
+    assert seen == sorted((f"training_{number:02}" for number in range(25)), reverse=True)
+
+
+def test_a_page_holds_only_what_was_asked_for(store: JobStore) -> None:
+    for number in range(6):
+        create(store, f"training_{number}", modality="vision" if number % 2 else "text")
+    store.update("training_0", partial(jobs.cancelled, at=NOW))
+
+    def ids(status: Status | None, modality: str | None) -> list[str]:
+        return [job.job_id for job in store.page(status=status, modality=modality, limit=9, page_token=None).jobs]
+
+    assert ids(Status.CANCELLED, None) == ["training_0"]
+    assert ids(None, "vision") == ["training_5", "training_3", "training_1"]
+    assert ids(Status.QUEUED, "text") == ["training_4", "training_2"]
+    assert ids(Status.FAILED, None) == []
+
+
+@pytest.mark.parametrize("token", ["", "x", "e30=", "W10=", "\u2603", "WzEsMl0=" * 3])
+def test_a_page_token_of_somebody_elses_is_refused(store: JobStore, token: str) -> None:
+    with pytest.raises(BadPageToken):
+        store.page(status=None, modality=None, limit=1, page_token=token)
+
+
+def test_unfinished_leaves_out_what_is_over(store: JobStore) -> None:
+    create(store, "training_a")
+    create(store, "training_b")
+    store.update("training_a", partial(jobs.cancelled, at=NOW))
+    assert [job.job_id for job in store.unfinished()] == ["training_b"]
+
+
+def test_a_deleted_job_leaves_a_tombstone_that_keeps_its_key_until_its_time_is_over(
+    store: JobStore, clock: FakeClock
+) -> None:
+    job = create(store, idempotency_key="k")
+    with pytest.raises(VersionConflict):
+        store.delete("training_x", version=job.version + 1, tombstone_until=NOW)
+    until = clock.now() + timedelta(days=30)
+    store.delete("training_x", version=job.version, tombstone_until=until)
+    with pytest.raises(JobNotFound):
+        store.get("training_x")
+    with pytest.raises(JobWasDeleted):
+        create(store, "training_y", idempotency_key="k")
+    with pytest.raises(JobWasDeleted):
+        store.holder(job.key_hash or "")
+    assert store.was_deleted("training_x")
+    assert list(store.tombstones(until_after=clock.now())) == ["training_x"]
+    store.drop_tombstones(until - timedelta(seconds=1))
+    assert store.was_deleted("training_x")
+    store.drop_tombstones(until)
+    assert not store.was_deleted("training_x")
+    assert create(store, idempotency_key="k").job_id == "training_x"

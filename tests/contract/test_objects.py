@@ -1,0 +1,123 @@
+"""Objects: whole or not at all, created once, and never outside their bucket."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from gemtune.errors import ObjectExists, ObjectNotFound, UnsafeName
+from gemtune.ports import Objects
+from tests.fakes import FakeClock
+
+
+def test_what_is_written_is_what_is_read(objects: Objects) -> None:
+    objects.write("a/b.json", b"one")
+    objects.write("a/b.json", b"two")
+    assert objects.read("a/b.json") == b"two"
+    stat = objects.stat("a/b.json")
+    assert stat is not None
+    assert (stat.name, stat.bytes) == ("a/b.json", 3)
+    assert objects.stat("a") is None
+    for name in ("a", "a/c", "a/b.json/c"):
+        with pytest.raises(ObjectNotFound):
+            objects.read(name)
+
+
+def test_of_thirty_creates_one_wins_and_nobody_reads_half_of_it(objects: Objects) -> None:
+    def attempt(number: int) -> int | None:
+        try:
+            objects.create("once", bytes([number]) * 100_000)
+        except ObjectExists:
+            return None
+        return number
+
+    with ThreadPoolExecutor(30) as pool:
+        winners = [number for number in pool.map(attempt, range(30)) if number is not None]
+    assert len(winners) == 1
+    assert objects.read("once") == bytes(winners) * 100_000
+
+
+def test_a_prefix_lists_what_begins_with_it_in_order(objects: Objects) -> None:
+    for name in ("jobs/a/2", "jobs/a/1", "jobs/ab/1", "jobs/b/ä ö", "other"):
+        objects.write(name, b"")
+    assert [stat.name for stat in objects.list("jobs/a/")] == ["jobs/a/1", "jobs/a/2"]
+    assert [stat.name for stat in objects.list("jobs/a")] == ["jobs/a/1", "jobs/a/2", "jobs/ab/1"]
+    assert [stat.name for stat in objects.list("")][-1] == "other"
+    assert [stat.name for stat in objects.list("jobs/b/")] == ["jobs/b/ä ö"]
+    assert list(objects.list("nothing/")) == []
+
+
+def test_deleting_what_is_not_there_is_no_error(objects: Objects) -> None:
+    objects.write("a/b/c", b"")
+    objects.write("a/d", b"")
+    objects.delete("a/b/c")
+    objects.delete("a/b/c")
+    objects.delete_prefix("nothing/")
+    assert [stat.name for stat in objects.list("")] == ["a/d"]
+    objects.delete_prefix("a/")
+    assert list(objects.list("")) == []
+
+
+UNSAFE = [
+    "",
+    "/",
+    "/etc/passwd",
+    "../x",
+    "a/../../x",
+    "a//b",
+    "a/./b",
+    "a/",
+    "a\x00b",
+    "a\nb",
+    "x" * 2000,
+    ".unfinished/a",
+]
+
+
+@pytest.mark.parametrize("name", UNSAFE)
+def test_a_name_that_leaves_its_bucket_is_refused(objects: Objects, name: str) -> None:
+    for use in (objects.read, objects.delete, objects.stat, lambda n: objects.write(n, b""), objects.generation):
+        with pytest.raises(UnsafeName):
+            use(name)
+
+
+def test_a_link_that_leads_out_is_refused(objects: Objects, tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text("secret")
+    Path(objects.uri("link")).symlink_to(tmp_path / "outside")
+    with pytest.raises(UnsafeName):
+        objects.read("link")
+    assert list(objects.list("")) == []
+
+
+def test_folders_go_in_and_out_whole(objects: Objects, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "a").write_bytes(b"a" * 5_000_000)
+    (folder / "deep" / "b").write_bytes(b"b")
+    objects.upload_folder(folder, "jobs/x")
+    fetched = objects.fetch_folder("jobs/x", tmp_path / "into")
+    assert (fetched / "a").stat().st_size == 5_000_000
+    assert (fetched / "deep" / "b").read_bytes() == b"b"
+    assert objects.fetch("jobs/x/deep/b", tmp_path / "into").read_bytes() == b"b"
+    with pytest.raises(ObjectNotFound):
+        objects.fetch_folder("jobs/y", tmp_path / "into")
+    with pytest.raises(ObjectNotFound):
+        objects.fetch("jobs/x/c", tmp_path / "into")
+
+
+def test_each_content_has_its_generation(objects: Objects) -> None:
+    assert objects.generation("a") is None
+    objects.write("a", b"1")
+    first = objects.generation("a")
+    assert objects.generation("a") == first
+    objects.write("a", b"2")
+    assert objects.generation("a") != first
+
+
+def test_what_dead_writers_left_is_removed_and_nothing_else(objects: Objects, clock: FakeClock) -> None:
+    objects.write("kept", b"")
+    objects.remove_unfinished(clock.now() + timedelta(days=365))
+    assert [stat.name for stat in objects.list("")] == ["kept"]
