@@ -241,10 +241,9 @@ def launch_returned(job: Job, launch: int) -> Changed:
 
 
 def relaunched(job: Job, *, at: datetime, lease_until: datetime, cause: str) -> Changed:
-    """Take the job from the execution that has it, for a new launch."""
-    job = job.model_copy(
-        update={"claim": None, "launch": Launch(number=job.launch.number + 1, lease_until=lease_until)}
-    )
+    """Take the job from the execution that has it, for a new launch; its steps resume."""
+    launch = Launch(number=job.launch.number + 1, lease_until=lease_until)
+    job = job.model_copy(update={"claim": None, "launch": launch, "relaunches": job.relaunches + 1})
     return _with_event(job, "job_relaunched", at, launch=job.launch.number, cause=cause)
 
 

@@ -16,6 +16,7 @@ from gemtune.errors import (
     ObjectNotFound,
     Problem,
     SecretNotFound,
+    UnsafeName,
 )
 from gemtune.job import Job, Status, accepted, key_hash
 from gemtune.ports import Buckets, Bus, Clock, JobStore, Secrets, Topic
@@ -157,7 +158,7 @@ class Submit:
             return [Problem(loc, "this service has no local folders", "bad_base_model", hint)]
         try:
             config = json.loads(self._base_model_config(named))
-        except (OSError, ObjectNotFound):
+        except (OSError, ObjectNotFound, UnsafeName):
             hint = "the folder holds config.json, *.safetensors and the tokenizer's files"
             return [Problem(loc, "there is no config.json in this folder", "base_model_not_found", hint)]
         except ValueError:

@@ -1,0 +1,105 @@
+"""job-requests: one execution a launch, whatever is delivered how often."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gemtune.job import Claim
+from gemtune.ports import Topic
+from tests.fakes import World, request
+
+
+def deliver(world: World, message: object, key: str = "job-requests/1") -> None:
+    body = message if isinstance(message, bytes) else json.dumps(message).encode()
+    world.services.dispatch(body, key=key, owner="local")
+
+
+def rejections(world: World) -> list[str]:
+    return [problem["code"] for message in world.messages("test") for problem in message["problems"]]
+
+
+@pytest.fixture
+def listening(world: World) -> World:
+    world.services.bus.subscribe("test", Topic.JOB_STATUS)
+    return world
+
+
+def test_a_message_with_a_job_id_is_launched_once_however_often_it_comes(world: World) -> None:
+    job_id = world.submit()
+    for _ in range(5):
+        deliver(world, {"job_id": job_id})
+    assert world.launcher.started == [(job_id, 1)]
+
+
+def test_a_request_published_by_anyone_becomes_one_job_however_often_it_comes(world: World) -> None:
+    for _ in range(5):
+        deliver(world, request())
+    ((job_id, launch),) = world.launcher.started
+    assert launch == 1
+    assert world.services.store.get(job_id).source == "pubsub"
+
+
+def test_a_deleted_job_is_not_revived_by_late_messages(listening: World) -> None:
+    deliver(listening, request())
+    ((job_id, _),) = listening.launcher.started
+    listening.services.cancel(job_id)
+    listening.services.delete(job_id)
+    for message in (request(), {"job_id": job_id}):
+        deliver(listening, message)
+    assert listening.launcher.started == [(job_id, 1)]
+    assert rejections(listening) == []
+
+
+def test_a_message_with_an_unknown_job_id_creates_nothing_and_is_announced(listening: World) -> None:
+    deliver(listening, {"job_id": "training_never", **request()})
+    assert rejections(listening) == ["job_not_found"]
+    assert listening.launcher.started == []
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        (b"{", "not_json"),
+        (b"\xff", "not_json"),
+        ([], "not_an_object"),
+        ({}, "missing_field"),
+        (request(hf_token="hf_fakefakefake"), "secret_in_the_open"),
+        (request(processed_dataset_id="nowhere"), "dataset_not_found"),
+    ],
+)
+def test_a_message_that_can_never_succeed_is_announced_and_done_with(
+    listening: World, message: object, code: str
+) -> None:
+    deliver(listening, message)
+    assert code in rejections(listening)
+
+
+def test_the_same_key_with_another_request_is_announced(listening: World) -> None:
+    deliver(listening, request(), key="k")
+    deliver(listening, request(job_name="another"), key="k")
+    assert rejections(listening) == ["idempotency_key_reused"]
+
+
+def test_when_the_execution_cannot_be_started_the_message_comes_again_and_need_not_wait(world: World) -> None:
+    job_id = world.submit()
+    world.launcher.broken = ConnectionError("no route")
+    with pytest.raises(ConnectionError):
+        deliver(world, {"job_id": job_id})
+    world.launcher.broken = None
+    deliver(world, {"job_id": job_id})
+    assert world.launcher.started == [(job_id, 2)]
+
+
+def test_a_launch_that_nobody_claims_is_repeated_when_its_lease_is_over(world: World) -> None:
+    job_id = world.submit()
+    deliver(world, {"job_id": job_id})
+    world.clock.advance(minutes=2)
+    world.services.sweep()
+    assert world.launcher.started == [(job_id, 1)]
+    world.clock.advance(minutes=2)
+    world.services.sweep()
+    assert world.launcher.started == [(job_id, 1), (job_id, 2)]
+    assert world.services.control.claim(job_id, Claim(launch=1, execution="late")) is None
+    assert world.services.control.claim(job_id, Claim(launch=2, execution="now")) is not None

@@ -1,0 +1,230 @@
+"""A launched job under control, cancel, delete, fan-out and sweep."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from gemtune.errors import JobIsOver, JobIsRunning, JobNotFound, StaleAttempt, StaleClaim
+from gemtune.job import Claim, Failure, Mark, Step
+from gemtune.ports import ExecutionState, Topic
+from tests.fakes import World
+
+
+class Running:
+    """One job that was launched and claimed, step by step as the test says."""
+
+    def __init__(self, world: World, **fields: Any):
+        self.world, self.services = world, world.services
+        world.services.bus.subscribe("test", Topic.JOB_STATUS)
+        self.job_id = world.submit(**fields)
+        world.services.dispatch.launch(self.job_id)
+        self.claim = Claim(launch=1, execution="first")
+        assert world.services.control.claim(self.job_id, self.claim) is not None
+
+    def begin(self, step: Step, claim: Claim | None = None) -> Mark:
+        begun = self.services.advance.begin(self.job_id, step, claim or self.claim, execution=f"run-{step}")
+        assert begun is not None
+        return begun[1]
+
+    def ended(self, step: Step, round: int = 1, claim: Claim | None = None, error: str | None = None) -> str:
+        return self.services.control.step_ended(self.job_id, claim or self.claim, step, round=round, error=error)
+
+    def complete(self) -> None:
+        for step in Step:
+            self.services.advance.done(self.job_id, self.begin(step))
+
+    @property
+    def job(self) -> Any:
+        return self.services.store.get(self.job_id)
+
+    @property
+    def status(self) -> str:
+        return str(self.job.status)
+
+
+@pytest.fixture
+def running(world: World) -> Running:
+    return Running(world)
+
+
+def test_a_job_goes_its_way_and_each_step_ends_with_a_verdict(running: Running) -> None:
+    for step, status in zip(Step, ("preparing", "training", "exporting"), strict=True):
+        mark = running.begin(step)
+        assert running.status == status
+        running.services.advance.done(running.job_id, mark)
+        assert running.ended(step) == "done"
+    assert running.status == "completed"
+    assert running.services.control.claim(running.job_id, running.claim) is None
+
+
+def test_what_the_workflow_runs_names_its_job_its_time_and_its_arguments(running: Running) -> None:
+    plan = running.services.control.claim(running.job_id, running.claim)
+    assert plan is not None
+    assert (plan[Step.TRAIN].job, plan[Step.TRAIN].timeout_seconds) == ("gemtune-train", 7 * 86400)
+    assert list(plan[Step.EXPORT].args) == [
+        "export", "--job-id", running.job_id, "--launch", "1", "--execution", "first", "--seconds", "3480",
+    ]  # fmt: skip
+
+
+def test_a_crashed_step_is_tried_again_and_the_third_time_ends_the_job(running: Running) -> None:
+    for round, verdict in ((1, "again"), (2, "again"), (3, "stop")):
+        running.begin(Step.PREPARE)
+        assert running.ended(Step.PREPARE, round, error="code 70") == verdict
+    assert running.job.error.code == "no_progress"
+
+
+def test_a_step_that_failed_for_good_stops_the_workflow(running: Running) -> None:
+    mark = running.begin(Step.PREPARE)
+    running.services.advance.failed(running.job_id, mark, Failure(code="bad_rows", message="row 3: not JSON"))
+    assert running.ended(Step.PREPARE) == "stop"
+    assert (running.status, running.job.error.code) == ("failed", "bad_rows")
+
+
+def test_a_step_of_a_cancelled_job_stops_at_its_next_word(running: Running) -> None:
+    mark = running.begin(Step.PREPARE)
+    running.services.cancel(running.job_id)
+    with pytest.raises(StaleClaim):
+        running.services.advance.heartbeat(running.job_id, mark)
+    with pytest.raises(StaleClaim):
+        running.services.advance.done(running.job_id, mark)
+    assert running.ended(Step.PREPARE) == "stop"
+    assert running.status == "cancelled"
+
+
+def test_cancel_ends_what_runs_and_is_final(running: Running) -> None:
+    running.begin(Step.PREPARE)
+    running.services.cancel(running.job_id)
+    assert running.world.launcher.stopped_steps == ["run-prepare"]
+    assert running.world.launcher.stopped == ["first"]
+    with pytest.raises(JobIsOver):
+        running.services.cancel(running.job_id)
+
+
+def test_cancel_holds_though_the_machines_cannot_be_stopped(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    running.begin(Step.PREPARE)
+    monkeypatch.setattr(running.world.launcher, "stop_step", lambda execution: 1 / 0)
+    assert running.services.cancel(running.job_id).status == "cancelled"
+
+
+def test_delete_waits_for_the_end_and_leaves_a_tombstone_only(running: Running) -> None:
+    with pytest.raises(JobIsRunning):
+        running.services.delete(running.job_id)
+    export = running.services.buckets.export
+    export.write(f"jobs/{running.job_id}/x", b"")
+    spec_name = running.job.spec_name
+    running.services.cancel(running.job_id)
+    running.services.delete(running.job_id)
+    assert running.services.buckets.config.stat(spec_name) is None
+    assert list(export.list("jobs/")) == []
+    with pytest.raises(JobNotFound):
+        running.services.delete(running.job_id)
+    export.write(f"jobs/{running.job_id}/late", b"")  # by a trainer that did not know yet
+    running.services.sweep()
+    assert list(export.list("jobs/")) == []
+
+
+def test_each_event_is_published_in_order_and_a_wake_up_too_many_publishes_nothing(running: Running) -> None:
+    running.complete()
+    for _ in range(3):
+        running.services.fan_out(running.job_id)
+    messages = heard(running)
+    assert [message["seq"] for message in messages] == list(range(1, running.job.last_seq + 1))
+    assert messages[-1]["type"] == "job_completed"
+
+
+def heard(running: Running) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    while more := running.world.messages("test"):
+        found += more
+    return found
+
+
+def test_wake_ups_at_once_may_repeat_but_never_swap_or_miss(running: Running) -> None:
+    running.complete()
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(lambda _: running.services.fan_out(running.job_id), range(24)))
+    firsts = list(dict.fromkeys(message["seq"] for message in heard(running)))
+    assert firsts == list(range(1, running.job.last_seq + 1))
+
+
+def test_a_fan_out_that_died_is_made_good_by_the_sweep(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    bus, sent = running.services.bus, []
+    publish = type(bus).publish
+
+    def dies_at_the_second(*args: Any, **kwargs: Any) -> str:
+        sent.append(1)
+        if len(sent) == 2:
+            raise ConnectionError
+        return publish(*args, **kwargs)
+
+    running.complete()
+    with monkeypatch.context() as broken:
+        broken.setattr(type(bus), "publish", dies_at_the_second)
+        with pytest.raises(ConnectionError):
+            running.services.fan_out(running.job_id)
+    running.services.sweep()
+    firsts = list(dict.fromkeys(message["seq"] for message in heard(running)))
+    assert firsts == list(range(1, running.job.last_seq + 1))
+
+
+def test_secrets_go_with_the_last_event_and_not_before(world: World) -> None:
+    running = Running(world, hf_token="hf_fakefakefake")
+    folder = world.services.settings.home / "secrets"
+    running.services.fan_out(running.job_id)
+    assert len(list(folder.iterdir())) == 1
+    assert running.services.advance.secret(running.job, "hf_token") == "hf_fakefakefake"
+    assert running.services.advance.secret(running.job, "wandb_api_key") is None
+    running.services.cancel(running.job_id)
+    running.services.fan_out(running.job_id)
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("state", [ExecutionState.FAILED, ExecutionState.SUCCEEDED, ExecutionState.GONE])
+def test_an_execution_that_ended_before_its_job_is_replaced_three_times(running: Running, state: Any) -> None:
+    claim = running.claim
+    for launch in (2, 3, 4):
+        mark = running.begin(Step.PREPARE, claim)
+        running.world.launcher.states[claim.execution] = state
+        running.services.sweep()
+        assert running.world.launcher.started[-1] == (running.job_id, launch)
+        claim = Claim(launch=launch, execution=f"launch-{launch}")
+        assert running.services.control.claim(running.job_id, claim) is not None
+        with pytest.raises((StaleClaim, StaleAttempt)):
+            running.services.advance.heartbeat(running.job_id, mark)
+    running.world.launcher.states[claim.execution] = state
+    running.services.sweep()
+    assert (running.status, running.job.error.code) == ("failed", "execution_lost")
+
+
+def test_a_step_that_was_silent_longer_than_it_may_run_is_replaced(running: Running) -> None:
+    running.begin(Step.PREPARE)
+    running.world.clock.advance(minutes=59)
+    running.services.sweep()
+    assert running.world.launcher.started == [(running.job_id, 1)]
+    running.world.clock.advance(minutes=2)
+    running.services.sweep()
+    assert running.world.launcher.started[-1] == (running.job_id, 2)
+    assert running.world.launcher.stopped_steps == ["run-prepare"]
+
+
+def test_a_job_that_cannot_be_mended_keeps_the_sweep_from_no_other(world: World) -> None:
+    broken, fine = Running(world), Running(world)
+    with world.services.database.write() as connection:
+        connection.execute("UPDATE jobs SET record = '{}' WHERE job_id = ?", (broken.job_id,))
+    world.launcher.states["first"] = ExecutionState.FAILED
+    world.services.sweep()
+    assert (fine.job_id, 2) in world.launcher.started
+    shown = {job.job_id: job.status for job in world.services.store.page(
+        status=None, modality=None, limit=9, page_token=None).jobs}  # fmt: skip
+    assert shown[broken.job_id] == "unknown"
+
+
+def test_a_step_begun_twice_belongs_to_the_later_one(running: Running) -> None:
+    first, second = running.begin(Step.PREPARE), running.begin(Step.PREPARE)
+    with pytest.raises(StaleAttempt):
+        running.services.advance.done(running.job_id, first)
+    running.services.advance.done(running.job_id, second)
+    assert running.services.advance.begin(running.job_id, Step.PREPARE, running.claim, execution="x") is None
