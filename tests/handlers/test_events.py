@@ -1,0 +1,113 @@
+"""Events in the shapes of production, recorded and made here, and what the functions make of them."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gemtune.bootstrap import Services
+from gemtune.embedded.delivery import as_push
+from gemtune.ports import Topic
+from tests.fakes import request
+
+RECORDED = Path(__file__).parent.parent / "events"
+PUSH_PATH = "/projects/local/topics/job-requests"
+
+
+def envelope(message: bytes, **more: Any) -> dict[str, Any]:
+    body = {"data": base64.b64encode(message).decode(), "messageId": "7", "publishTime": "2026-11-24T12:00:00Z"}
+    return {"message": body | more, "subscription": "projects/p/subscriptions/dispatch"}
+
+
+def jobs(services: Services) -> list[str]:
+    return [job.job_id for job in services.store.unfinished()]
+
+
+def test_a_raw_push_becomes_a_job_once(client_of: Any, services: Services) -> None:
+    client = client_of("dispatch")
+    for _ in range(3):
+        assert client.post(PUSH_PATH, json=envelope(json.dumps(request()).encode())).status_code == 200
+    (job_id,) = jobs(services)
+    assert services.store.get(job_id).idempotency_key == "job-requests/7"
+
+
+def test_the_key_of_a_message_is_its_attribute(client_of: Any, services: Services) -> None:
+    client = client_of("dispatch")
+    for message_id in ("1", "2"):
+        body = envelope(json.dumps(request()).encode(), attributes={"Idempotency-Key": "k"}, messageId=message_id)
+        assert client.post(PUSH_PATH, json=body).status_code == 200
+    assert len(jobs(services)) == 1
+
+
+def test_a_failure_that_may_pass_asks_for_the_message_again(client_of: Any, services: Services) -> None:
+    services.launcher.broken = ConnectionError()  # type: ignore[attr-defined]
+    assert client_of("dispatch").post(PUSH_PATH, json=envelope(json.dumps(request()).encode())).status_code == 500
+
+
+def test_a_message_that_can_never_succeed_is_acknowledged(client_of: Any, services: Services) -> None:
+    services.bus.subscribe("test", Topic.JOB_STATUS)
+    assert client_of("dispatch").post(PUSH_PATH, json=envelope(b"not a request")).status_code == 200
+    (message,) = services.bus.pull("test", 9)
+    assert message.attributes["type"] == "job_rejected"
+
+
+def test_a_message_without_content_is_no_message(client_of: Any) -> None:
+    body = envelope(b"")
+    del body["message"]["data"]
+    assert client_of("dispatch").post(PUSH_PATH, json=body).status_code == 400
+
+
+def test_our_own_deliveries_are_understood(client_of: Any, services: Services) -> None:
+    services.bus.subscribe("test", Topic.JOB_STATUS)
+    services.bus.publish(Topic.JOB_REQUESTS, json.dumps(request()).encode())
+    for target in ("dispatch", "fan_out"):
+        (received,) = services.bus.take([target], 9)
+        headers, body = as_push(received)
+        path = (received.path or "").removeprefix(f"/{target}")
+        assert client_of(target).post(path, data=body, headers=headers).status_code == 200
+    assert [json.loads(m.message)["type"] for m in services.bus.pull("test", 9)] == ["job_queued"]
+
+
+@pytest.mark.parametrize("recording", sorted(RECORDED.glob("*.json")), ids=lambda path: path.stem)
+def test_a_recorded_event_is_understood(recording: Path, client_of: Any, services: Services) -> None:
+    """Each holds the headers and the body (base64) of one delivery, and what has to come of it."""
+    recorded = json.loads(recording.read_text())
+    services.buckets.uploads.write("x.job.json", json.dumps(request()).encode())
+    services.buckets.uploads.generation = lambda name: recorded.get("generation")  # type: ignore[method-assign]
+    client = client_of(recorded["function"])
+    body = base64.b64decode(recorded["body"])
+    assert client.post(recorded["path"], data=body, headers=recorded["headers"]).status_code == 200
+    assert len(jobs(services)) == recorded["jobs"]
+
+
+def test_control_speaks_to_the_workflow(client_of: Any, services: Services, api: Any) -> None:
+    control = client_of("control")
+    job_id = api.post("/train", json=request()).json["job_id"]
+    services.dispatch.launch(job_id)
+    me = {"job_id": job_id, "launch": 1, "execution": "e"}
+    admitted = control.post("/claim", json=me).json
+    assert admitted["verdict"] == "go"
+    assert admitted["steps"]["train"]["job"] == "gemtune-train"
+    assert control.post("/claim", json=me | {"execution": "other"}).json == {"verdict": "quit"}
+    assert control.post("/claim", json=me | {"job_id": "training_none"}).json == {"verdict": "quit"}
+    ended = me | {"step": "prepare", "round": 1, "error": "boom"}
+    assert control.post("/step_ended", json=ended).json == {"verdict": "again"}
+    assert control.post("/step_ended", json=ended | {"execution": "other"}).json == {"verdict": "stop"}
+    assert control.post("/claim", json={"job_id": 3}).status_code == 400
+    assert control.get("/claim").status_code == 404
+
+
+def test_control_that_cannot_answer_asks_to_be_asked_again(
+    client_of: Any, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(services.store), "update", lambda *args, **kwargs: 1 / 0)
+    answer = client_of("control").post("/claim", json={"job_id": "x", "launch": 1, "execution": "e"})
+    assert answer.status_code == 503
+
+
+def test_the_sweep_is_a_function_too(client_of: Any) -> None:
+    assert client_of("sweep").post("/").json == {"swept": True}

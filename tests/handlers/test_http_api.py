@@ -1,0 +1,169 @@
+"""The HTTP API as a caller sees it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from gemtune.bootstrap import Services
+from tests.fakes import request
+
+
+def submitted(api: Any, **fields: Any) -> str:
+    answer = api.post("/train", json=request(**fields))
+    assert answer.status_code == 202, answer.text
+    return str(answer.json["job_id"])
+
+
+def test_health(api: Any) -> None:
+    assert api.get("/health").json == {"status": "healthy", "service": "training"}
+
+
+def test_a_request_is_accepted_and_shown(api: Any) -> None:
+    job_id = submitted(api, job_name="Mine")
+    shown = api.get(f"/jobs/{job_id}/status").json
+    expected = {
+        "job_id": job_id, "job_name": "Mine", "status": "queued", "modality": "text", "wandb_url": None,
+        "adapter_path": None, "base_model_id": "google/gemma-3-270m-it", "error": None, "metrics": None,
+        "progress": None,
+    }  # fmt: skip
+    assert {name: shown[name] for name in expected} == expected
+    (event,) = api.get(f"/jobs/{job_id}/events").json["events"]
+    assert (event["seq"], event["type"]) == (1, "job_queued")
+    assert api.get(f"/jobs/{job_id}/events?after=1").json == {"events": []}
+    (row,) = api.get("/jobs").json["jobs"]
+    assert set(row) == {"job_id", "job_name", "status", "modality", "base_model_id", "created_at"}
+
+
+def test_a_refusal_lists_every_problem(api: Any) -> None:
+    answer = api.post("/train", json={"training_config": {"batch_size": 0}, "nope": 1})
+    assert answer.status_code == 422
+    assert answer.json["error"]["code"] == "request_refused"
+    assert {tuple(problem["loc"]) for problem in answer.json["problems"]} == {
+        ("processed_dataset_id",), ("training_config", "base_model_id"), ("training_config", "batch_size"), ("nope",),
+    }  # fmt: skip
+    assert all(set(problem) == {"loc", "msg", "code", "hint"} for problem in answer.json["problems"])
+
+
+def test_an_idempotency_key_makes_repeats_safe(api: Any) -> None:
+    def post(**fields: Any) -> Any:
+        return api.post("/train", json=request(**fields), headers={"Idempotency-Key": "k"})
+
+    assert post().json == post().json
+    assert (post(job_name="other").status_code, post(job_name="other").json["error"]["code"]) == (
+        409,
+        "idempotency_key_reused",
+    )
+    assert api.post("/train", json=request(), headers={"Idempotency-Key": "x" * 2000}).status_code == 422
+
+
+def test_cancel_and_delete_answer_by_what_is_there(api: Any) -> None:
+    job_id = submitted(api)
+    assert api.delete(f"/jobs/{job_id}").status_code == 409
+    assert api.post(f"/jobs/{job_id}/cancel").status_code == 202
+    assert api.post(f"/jobs/{job_id}/cancel").json["error"]["code"] == "job_is_over"
+    assert api.delete(f"/jobs/{job_id}").json == {"job_id": job_id, "deleted": True}
+    for answer in (
+        api.get(f"/jobs/{job_id}/status"), api.get(f"/jobs/{job_id}/events"), api.get(f"/jobs/{job_id}/metrics"),
+        api.post(f"/jobs/{job_id}/cancel"), api.delete(f"/jobs/{job_id}"),
+    ):  # fmt: skip
+        assert (answer.status_code, answer.json["error"]["code"]) == (404, "job_not_found")
+
+
+def test_jobs_come_in_pages(api: Any) -> None:
+    ids = [submitted(api) for _ in range(5)]
+    first = api.get("/jobs?limit=3").json
+    second = api.get("/jobs", query_string={"limit": 3, "page_token": first["next_page_token"]}).json
+    assert [job["job_id"] for job in first["jobs"] + second["jobs"]] == ids[::-1]
+    assert second["next_page_token"] is None
+    assert api.get("/jobs?status=failed").json["jobs"] == []
+
+
+@pytest.mark.parametrize(
+    "query", ["limit=x", "limit=-1", "limit=201", "limit=²", "status=nope", "modality=smell", "page_token=zzz"]
+)
+def test_a_query_that_makes_no_sense_is_refused(api: Any, query: str) -> None:
+    assert api.get(f"/jobs?{query}").status_code == 422
+
+
+def test_the_loss_curve_is_merged_from_all_attempts(api: Any, services: Services) -> None:
+    job_id = submitted(api)
+
+    def lines(*entries: dict[str, Any]) -> bytes:
+        return "".join(json.dumps(entry) + "\n" for entry in entries).encode()
+
+    export = services.buckets.export
+    export.write(
+        f"jobs/{job_id}/metrics/2.jsonl", lines({"train_step": 2, "loss": 0.2}, {"train_step": 3, "loss": 0.1})
+    )
+    export.write(f"jobs/{job_id}/metrics/10.jsonl", lines({"train_step": 3, "loss": 0.3}))
+    export.write(
+        f"jobs/{job_id}/metrics/1.jsonl",
+        lines({"train_step": 1, "loss": 9}, {"train_step": 2, "loss": 9}, {"train_step": 2, "eval_loss": 1}),
+    )
+    assert api.get(f"/jobs/{job_id}/metrics").json["metrics"] == [
+        {"train_step": 1, "loss": 9}, {"train_step": 2, "loss": 0.2}, {"train_step": 2, "eval_loss": 1},
+        {"train_step": 3, "loss": 0.3},
+    ]  # fmt: skip
+    assert api.get(f"/jobs/{job_id}/metrics?after=2").json["metrics"] == [{"train_step": 3, "loss": 0.3}]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Host": "evil.example:8080"},
+        {"Host": "127.0.0.1.evil.example"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1.evil.example"},
+        {"Host": "["},
+    ],
+)
+def test_a_web_page_cannot_use_the_service(api: Any, headers: dict[str, str]) -> None:
+    assert api.get("/jobs", headers=headers).status_code == 403
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost:8080", "[::1]:8080"])
+def test_the_machines_own_names_are_welcome(api: Any, host: str) -> None:
+    assert api.get("/jobs", headers={"Host": host, "Origin": f"http://{host}"}).status_code == 200
+
+
+def test_what_is_not_there_is_said_in_json(api: Any) -> None:
+    assert (api.get("/nope").status_code, api.get("/nope").json["error"]["code"]) == (404, "not_found")
+    answer = api.put("/train")
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")
+    assert api.post("/train", data=b" " * (1024 * 1024 + 1)).status_code == 413
+    assert api.get("/jobs/..%2F..%2Fx/status").status_code == 404
+
+
+def test_an_error_of_ours_says_nothing_of_itself(api: Any, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(services.store), "page", lambda *args, **kwargs: 1 / 0)
+    answer = api.get("/jobs")
+    assert (answer.status_code, answer.json["error"]["code"]) == (500, "internal")
+    assert "division" not in answer.text
+
+
+def test_a_token_is_in_no_answer_and_no_file_but_its_own(api: Any, services: Services) -> None:
+    token = "hf_fakefakefakefake"
+    job_id = submitted(api, hf_token=token)
+    answers = [api.get(path).text for path in (f"/jobs/{job_id}/status", f"/jobs/{job_id}/events", "/jobs")]
+    answers.append(api.post("/train", json=request(hf_token=token, nope=token)).text)
+    assert not [answer for answer in answers if token in answer]
+    services.database.close()
+    holding = [p for p in services.settings.home.rglob("*") if p.is_file() and token.encode() in p.read_bytes()]
+    assert [path.parent.name for path in holding] == ["secrets"]
+
+
+def test_the_openapi_document_names_every_route_and_every_schema_it_refers_to(api: Any) -> None:
+    document = api.get("/openapi.json").json
+    assert set(document["paths"]) == {
+        "/train", "/jobs", "/jobs/{job_id}/status", "/jobs/{job_id}/events", "/jobs/{job_id}/metrics",
+        "/jobs/{job_id}/cancel", "/jobs/{job_id}", "/health",
+    }  # fmt: skip
+    references = {part.split('"')[0] for part in json.dumps(document).split('"#/components/schemas/')[1:]}
+    assert references <= set(document["components"]["schemas"])
+    training = document["components"]["schemas"]["TrainingConfig"]["properties"]
+    assert training["method"]["enum"] == ["LoRA", "QLoRA", "Full", "RL"]

@@ -1,0 +1,154 @@
+"""Job files: answered beside the file, once per content."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from gemtune.embedded.uploads import Uploads
+from tests.fakes import World, request
+
+
+def drop(world: World, name: str, content: Any, bucket: str = "uploads") -> None:
+    """Write an object and deliver its event."""
+    objects = world.services.buckets.named(bucket)
+    assert objects is not None
+    objects.write(name, content if isinstance(content, bytes) else json.dumps(content).encode())
+    world.services.ingest(bucket, name, objects.generation(name) or "", owner="local")
+
+
+def answer(world: World, name: str, bucket: str = "uploads") -> dict[str, Any]:
+    objects = world.services.buckets.named(bucket)
+    assert objects is not None
+    found: dict[str, Any] = json.loads(objects.read(name))
+    return found
+
+
+def names(world: World) -> list[str]:
+    return [stat.name for stat in world.services.buckets.uploads.list("")]
+
+
+@pytest.mark.parametrize("name", ["x.job.json", "x.job.yaml", "deep/er/x.job.yaml", "ünï code.job.yaml"])
+def test_a_job_file_becomes_a_job(world: World, name: str) -> None:
+    drop(world, name, request(job_name="Dropped"))
+    found = answer(world, name.rpartition(".job.")[0] + ".accepted.json")
+    assert world.services.store.get(found["job_id"]).source == "upload"
+
+
+def test_yaml_means_what_it_says(world: World) -> None:
+    text = b"""
+processed_dataset_id: chats
+training_config:
+  base_model_id: google/gemma-3-270m-it
+  eval_strategy: no
+  learning_rate: 5e-4
+"""
+    drop(world, "x.job.yaml", text)
+    job = world.services.store.get(answer(world, "x.accepted.json")["job_id"])
+    spec = json.loads(world.services.buckets.config.read(job.spec_name))
+    assert spec["training_config"]["eval_strategy"] == "no"
+    assert spec["training_config"]["learning_rate"] == 5e-4
+
+
+def test_beside_a_dataset_the_file_need_not_name_it(world: World) -> None:
+    body = request()
+    del body["processed_dataset_id"]
+    drop(world, "processed_datasets/chats/x.job.yaml", body, "data")
+    job_id = answer(world, "processed_datasets/chats/x.accepted.json", "data")["job_id"]
+    assert world.services.store.get(job_id).processed_dataset_id == "chats"
+    drop(world, "processed_datasets/chats/y.job.yaml", request(processed_dataset_id="other"), "data")
+    (error,) = answer(world, "processed_datasets/chats/y.rejected.json", "data")["errors"]
+    assert error["code"] == "other_dataset"
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"", "not_json"),
+        (b"{", "not_json"),
+        (b"\xff\xfe", "not_text"),
+        (b"[1]", "not_an_object"),
+        (b" " * (1024 * 1024 + 1), "file_too_large"),
+        (json.dumps(request(hf_token="hf_fakefakefake")).encode(), "secret_in_the_open"),
+        (json.dumps(request(processed_dataset_id="nowhere")).encode(), "dataset_not_found"),
+    ],
+)
+def test_a_broken_file_is_told_why(world: World, content: bytes, code: str) -> None:
+    drop(world, "x.job.json", content)
+    assert [error["code"] for error in answer(world, "x.rejected.json")["errors"]] == [code]
+    assert b"hf_fake" not in world.services.buckets.uploads.read("x.rejected.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"a: [", "not_yaml"),
+        (b"a: 1\na: 2\n", "not_yaml"),
+        (b"\ta: 1", "not_yaml"),
+        (b"a: &x 1\nb: *x\n", "yaml_alias"),
+        (b"? {a: b}\n: c\n", "not_yaml"),
+        (b"just text", "not_an_object"),
+        (b"a: !!python/object:os.system x", "not_yaml"),
+    ],
+)
+def test_broken_yaml_is_told_why(world: World, content: bytes, code: str) -> None:
+    drop(world, "x.job.yaml", content)
+    assert [error["code"] for error in answer(world, "x.rejected.json")["errors"]] == [code]
+
+
+def test_a_corrected_file_takes_the_rejection_back(world: World) -> None:
+    drop(world, "x.job.json", b"{")
+    drop(world, "x.job.json", request())
+    assert names(world) == ["x.accepted.json", "x.job.json"]
+
+
+def test_the_same_event_again_is_the_same_job(world: World) -> None:
+    drop(world, "x.job.json", request())
+    generation = world.services.buckets.uploads.generation("x.job.json") or ""
+    for _ in range(3):
+        world.services.ingest("uploads", "x.job.json", generation, owner="local")
+    assert len(list(world.services.store.unfinished())) == 1
+
+
+def test_a_content_that_was_replaced_is_left_to_its_own_event(world: World) -> None:
+    uploads = world.services.buckets.uploads
+    uploads.write("x.job.json", json.dumps(request()).encode())
+    old = uploads.generation("x.job.json") or ""
+    uploads.write("x.job.json", json.dumps(request(job_name="new")).encode())
+    world.services.ingest("uploads", "x.job.json", old, owner="local")
+    assert names(world) == ["x.job.json"]
+
+
+@pytest.mark.parametrize(
+    ("bucket", "name"),
+    [
+        ("uploads", "x.json"), ("uploads", "x.accepted.json"), ("uploads", "x.rejected.json"), ("uploads", ".job.json"),
+        ("data", "x.job.json"), ("data", "processed_datasets/chats/deep/x.job.json"), ("export", "x.job.json"),
+    ],
+)  # fmt: skip
+def test_other_objects_are_passed_over(world: World, bucket: str, name: str) -> None:
+    objects = world.services.buckets.named(bucket)
+    assert objects is not None
+    before = {stat.name for stat in objects.list("")}
+    drop(world, name, b"{", bucket)
+    assert {stat.name for stat in objects.list("")} == before | {name}
+
+
+def test_a_dropped_file_counts_when_two_looks_find_it_unchanged(world: World) -> None:
+    services = world.services
+    uploads = Uploads(services.database, services.buckets, clock=world.clock)
+    services.buckets.uploads.write("x.job.json", b"{")
+    events = lambda: services.bus.take(["ingest"], 10)  # noqa: E731
+    uploads.look()
+    assert events() == []
+    services.buckets.uploads.write("x.job.json", b"{}")  # still being written
+    uploads.look()
+    assert events() == []
+    uploads.look()
+    assert len(events()) == 1
+    for _ in range(3):
+        uploads.look()
+    Uploads(services.database, services.buckets, clock=world.clock).look()  # and after a restart
+    assert events() == []
