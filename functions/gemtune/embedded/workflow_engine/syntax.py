@@ -109,8 +109,8 @@ class _Reader:
     def workflow(self, root: Any) -> Workflow:
         if not isinstance(root, CommentedMap) or "main" not in root:
             raise WorkflowSyntaxError(self._path, 1, "a workflow is a map of subworkflows, one of them `main`")
-        for name, body in root.items():
-            self._keys(body, required={"steps"}, allowed={"params"})
+        for name in root:
+            body = self._map(root, name, required={"steps"}, allowed={"params"})
             self._params[name] = [str(param) for param in body.get("params", [])]
         if len(self._params["main"]) > 1:
             raise self._error(root["main"], "params", "main takes one argument at most")
@@ -132,19 +132,19 @@ class _Reader:
             if not _NAME.match(str(name)) or name in names:
                 raise self._error(entry, name, f"{name!r} is no name for a step, or stands twice")
             names.append(name)
-        return [self._step(name, entry[name], [*names, "end"]) for entry in found for name in entry]
+        return [self._step(entry, name, [*names, "end"]) for entry in found for name in entry]
 
-    def _step(self, name: str, body: Any, names: Sequence[str]) -> Step:
+    def _step(self, entry: CommentedMap, name: str, names: Sequence[str]) -> Step:
         actions = {"assign", "call", "switch", "try", "return"}
-        self._keys(body, required=set(), allowed=actions | {"args", "result", "retry", "except", "next"})
+        body = self._map(entry, name, required=set(), allowed=actions | {"args", "result", "retry", "except", "next"})
         present = actions & set(body)
         if len(present) > 1 or (not present and "next" not in body):
-            raise self._error(body, None, f"step {name!r} needs exactly one of {', '.join(sorted(actions))}, or next")
+            raise self._error(entry, name, f"step {name!r} needs exactly one of {', '.join(sorted(actions))}, or next")
         action = None
         if present:
             (kind,) = present
             own = {"call": {"args", "result"}, "try": {"retry", "except"}}.get(kind, set())
-            self._keys(body, required={kind}, allowed=own | {"next"})
+            self._map(entry, name, required={kind}, allowed=own | {"next"})
             action = self._action(kind, body, names)
         return Step(name, action, self._target(body, names) if "next" in body else None)
 
@@ -188,8 +188,8 @@ class _Reader:
 
     def _switch(self, body: CommentedMap, names: Sequence[str]) -> Switch:
         branches: list[tuple[Evaluate, Return | Next]] = []
-        for branch in body["switch"]:
-            self._keys(branch, required={"condition"}, allowed={"return", "next"})
+        for index in range(len(body["switch"])):
+            branch = self._map(body["switch"], index, required={"condition"}, allowed={"return", "next"})
             if len(branch) != 2:
                 raise self._error(branch, "condition", "a branch has a condition and one of return, next")
             then = Return(self._value(branch, "return")) if "return" in branch else Next(self._target(branch, names))
@@ -199,29 +199,26 @@ class _Reader:
     def _try(self, body: CommentedMap) -> Try:
         if "retry" not in body and "except" not in body:
             raise self._error(body, "try", "try needs retry or except")
-        self._keys(body["try"], required={"call"}, allowed={"args", "result"})
+        call = self._map(body, "try", required={"call"}, allowed={"args", "result"})
         caught_as, handler = None, None
         if "except" in body:
-            self._keys(body["except"], required={"as", "steps"}, allowed=set())
-            caught_as, handler = str(body["except"]["as"]), self._steps(body["except"], "steps")
-        return Try(self._call(body["try"]), self._retry(body), caught_as, handler)
+            caught = self._map(body, "except", required={"as", "steps"}, allowed=set())
+            caught_as, handler = str(caught["as"]), self._steps(caught, "steps")
+        return Try(self._call(call), self._retry(body), caught_as, handler)
 
     def _retry(self, body: CommentedMap) -> Retry | None:
         if "retry" not in body:
             return None
-        retry = body["retry"]
-        self._keys(retry, required={"predicate", "max_retries", "backoff"}, allowed=set())
-        backoff = retry["backoff"]
-        self._keys(backoff, required={"initial_delay", "max_delay", "multiplier"}, allowed=set())
+        retry = self._map(body, "retry", required={"predicate", "max_retries", "backoff"}, allowed=set())
+        delays = ("initial_delay", "max_delay", "multiplier")
+        backoff = self._map(retry, "backoff", required=set(delays), allowed=set())
         predicate = str(retry["predicate"]).removeprefix("${").removesuffix("}").strip()
         if predicate not in PREDICATES:
             raise self._error(retry, "predicate", f"there is no predicate {predicate!r}")
         for numbers, key in [(retry, "max_retries"), *((backoff, key) for key in backoff)]:
             if not isinstance(numbers[key], int | float) or isinstance(numbers[key], bool):
                 raise self._error(numbers, key, f"{key} is a number")
-        return Retry(
-            predicate, retry["max_retries"], *(backoff[k] for k in ("initial_delay", "max_delay", "multiplier"))
-        )
+        return Retry(predicate, retry["max_retries"], *(backoff[name] for name in delays))
 
     def _target(self, body: CommentedMap, names: Sequence[str]) -> str:
         target = str(body["next"])
@@ -261,14 +258,17 @@ class _Reader:
 
         return scoped
 
-    def _keys(self, body: Any, *, required: set[str], allowed: set[str]) -> None:
+    def _map(self, parent: Any, key: Any, *, required: set[str], allowed: set[str]) -> CommentedMap:
+        """The map at a key, with all of the required keys and no others than those."""
+        body = parent[key]
         if not isinstance(body, CommentedMap):
-            raise WorkflowSyntaxError(self._path, getattr(getattr(body, "lc", None), "line", 0) + 1, "a map is missing")
-        for key in body:
-            if key not in required | allowed:
-                raise self._error(body, key, f"{key!r} is not known here")
-        for key in sorted(required - set(body)):
-            raise self._error(body, None, f"{key!r} is missing")
+            raise self._error(parent, key, "a map is missing")
+        for name in body:
+            if name not in required | allowed:
+                raise self._error(body, name, f"{name!r} is not known here")
+        for name in sorted(required - set(body)):
+            raise self._error(parent, key, f"{name!r} is missing")
+        return body
 
     def _error(self, parent: Any, key: Any, message: str) -> WorkflowSyntaxError:
         line = parent.lc.line

@@ -1,0 +1,145 @@
+"""The workflow file itself, driven by a scripted control function and scripted Cloud Run jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gemtune.embedded.workflow_engine import WorkflowError, WorkflowFailed, execute, load
+
+FILE = Path(__file__).parent.parent.parent / "workflows" / "fine_tune.yaml"
+ENVIRONMENT = {
+    "CONTROL_URL": "https://control.example",
+    "RUN_PARENT": "projects/p/locations/l",
+    "GOOGLE_CLOUD_WORKFLOW_EXECUTION_ID": "exec-1",
+}
+PLAN = {
+    step: {"job": f"gemtune-{step}", "timeout_seconds": 60, "args": [step, "--job-id", "j"]}
+    for step in ("prepare", "train", "export")
+}
+Verdicts = Mapping[str, list[str]]
+
+
+class Script:
+    """Answers of control by step, and what each Cloud Run job does; remembers who asked for what."""
+
+    def __init__(self, verdicts: Verdicts, *, claim: str = "go", run: Callable[[str], None] = lambda job: None):
+        self.verdicts = {step: list(answers) for step, answers in verdicts.items()}
+        self.claim, self.on_run = claim, run
+        self.ran: list[str] = []
+        self.reports: list[tuple[str, int, bool]] = []
+        self.asked: list[Mapping[str, Any]] = []
+        self.slept: list[float] = []
+        self.failures: list[WorkflowError] = []
+
+    def post(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        self.asked.append(args)
+        if self.failures:
+            raise self.failures.pop(0)
+        body = args["body"]
+        assert (body["job_id"], body["launch"], body["execution"]) == ("j", 1, "exec-1")
+        if args["url"] == "https://control.example/claim":
+            return {"code": 200, "body": {"verdict": self.claim, "steps": PLAN}}
+        assert args["url"] == "https://control.example/step_ended"
+        self.reports.append((body["step"], body["round"], body["error"] is not None))
+        return {"code": 200, "body": {"verdict": self.verdicts[body["step"]].pop(0)}}
+
+    def run(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        assert args["name"].startswith("projects/p/locations/l/jobs/gemtune-")
+        (override,) = args["body"]["overrides"]["containerOverrides"]
+        assert args["body"]["overrides"]["timeout"] == "60s"
+        assert args["connector_params"]["timeout"] > 60
+        self.ran.append(override["args"][0])
+        self.on_run(override["args"][0])
+        return {}
+
+    def execute(self) -> object:
+        calls = {"http.post": self.post, "googleapis.run.v2.projects.locations.jobs.run": self.run}
+        return execute(
+            load(FILE), {"job_id": "j", "launch": 1}, calls=calls, environment=ENVIRONMENT, sleep=self.slept.append
+        )
+
+
+DONE: Verdicts = {"prepare": ["done"], "train": ["done"], "export": ["done"]}
+
+
+def test_the_steps_run_in_order_and_each_end_is_reported() -> None:
+    script = Script(DONE)
+    assert script.execute() == "done"
+    assert script.ran == ["prepare", "train", "export"]
+    assert script.reports == [("prepare", 1, False), ("train", 1, False), ("export", 1, False)]
+    assert all(args["auth"] == {"type": "OIDC"} for args in script.asked)
+
+
+def test_an_execution_that_is_not_let_in_runs_nothing() -> None:
+    script = Script(DONE, claim="quit")
+    script.execute()
+    assert (script.ran, script.reports) == ([], [])
+
+
+def test_a_step_runs_again_as_often_as_control_says() -> None:
+    script = Script(DONE | {"train": ["again", "again", "done"]})
+    assert script.execute() == "done"
+    assert script.ran == ["prepare", "train", "train", "train", "export"]
+    assert [report for report in script.reports if report[0] == "train"] == [
+        ("train", 1, False), ("train", 2, False), ("train", 3, False),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("step", ["prepare", "train", "export"])
+def test_nothing_runs_after_a_stop(step: str) -> None:
+    script = Script(DONE | {step: ["stop"]})
+    script.execute()
+    assert script.ran[-1] == step
+
+
+@pytest.mark.parametrize("error", [{"message": "boom", "tags": ["OperationError"]}, {}, {"code": 500}])
+def test_how_a_step_ended_is_for_control_to_say_not_for_the_platform(error: dict[str, Any]) -> None:
+    def fails(job: str) -> None:
+        raise WorkflowError(error)
+
+    script = Script(DONE, run=fails)
+    assert script.execute() == "done"
+    assert script.reports == [("prepare", 1, True), ("train", 1, True), ("export", 1, True)]
+
+
+@pytest.mark.parametrize(
+    "error", [{"code": 503}, {"code": 429}, {"tags": ["ConnectionError"]}, {"tags": ["TimeoutError"]}]
+)
+def test_control_is_asked_again_while_it_does_not_answer(error: dict[str, Any]) -> None:
+    script = Script(DONE)
+    script.failures = [WorkflowError(error)] * 8
+    assert script.execute() == "done"
+    assert script.slept == [1, 2, 4, 8, 16, 32, 60, 60]
+
+
+def test_an_execution_fails_when_control_stays_away() -> None:
+    script = Script(DONE)
+    script.failures = [WorkflowError({"code": 503, "message": "away"})] * 100
+    with pytest.raises(WorkflowFailed, match="away"):
+        script.execute()
+    assert len(script.slept) == 20
+
+
+def test_a_refusal_of_control_is_not_repeated() -> None:
+    script = Script(DONE)
+    script.failures = [WorkflowError({"code": 400, "message": "bad call"})]
+    with pytest.raises(WorkflowFailed, match="bad call"):
+        script.execute()
+    assert script.slept == []
+
+
+def test_a_host_that_gives_up_is_not_caught_by_the_workflow() -> None:
+    class GivenUp(Exception):
+        pass
+
+    def stops(job: str) -> None:
+        raise GivenUp
+
+    script = Script(DONE, run=stops)
+    with pytest.raises(GivenUp):
+        script.execute()
+    assert script.reports == []
