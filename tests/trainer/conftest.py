@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gemtune.clock import SystemClock
+from gemtune.job import Claim, Job, Mark, Step
+from gemtune.spec import Spec
+from tests import rows, tiny_gemma
+from tests.fakes import World
+from trainer.context import Context
+from trainer.steps import export, prepare, train
+
+RUN = {Step.PREPARE: prepare.run, Step.TRAIN: train.run, Step.EXPORT: export.run}
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_gemma.build(tmp_path_factory.mktemp("models") / "tiny-gemma3")
+
+
+class Bench:
+    """A claimed job whose steps a test runs in its own process, on the embedded ports."""
+
+    def __init__(self, home: Path, base: Path, **training: Any):
+        self.world = World(home)
+        self.world.services.__dict__["clock"] = SystemClock()
+        self.services, self.base = self.world.services, base
+        self.put("train", rows.train_rows(24))
+        self.put("eval", rows.held_out_rows(8))
+        self.training = {
+            "base_model_id": str(base), "learning_rate": 5e-3, "gradient_accumulation_steps": 1, "max_steps": 8,
+            "save_steps": 3,
+        } | training  # fmt: skip
+        self.claim = Claim(launch=1, execution="e")
+        self.job_id = ""
+
+    def put(self, split: str, content: list[Any] | bytes, *, suffix: str = "jsonl") -> None:
+        if isinstance(content, list):
+            content = "".join(json.dumps(row) + "\n" for row in content).encode()
+        self.services.buckets.data.write(f"processed_datasets/chats/{split}.{suffix}", content)
+
+    def begin(self, step: Step) -> tuple[Job, Mark]:
+        if not self.job_id:
+            self.job_id = self.world.submit(training=self.training)
+            self.services.dispatch.launch(self.job_id)
+            self.services.control.claim(self.job_id, self.claim)
+        begun = self.services.advance.begin(self.job_id, step, self.claim, execution="run")
+        assert begun is not None
+        return begun
+
+    def context(
+        self, step: Step, *, deadline: datetime | None = None, should_stop: Callable[[], bool] = lambda: False
+    ) -> Context:
+        job, mark = self.begin(step)
+        work = self.services.settings.home / "work" / f"{step}-{mark.attempt}"
+        work.mkdir(parents=True)
+        spec = Spec.model_validate_json(self.services.buckets.config.read(job.spec_name))
+        return Context(
+            job, spec, mark, self.services.buckets, self.services.advance, work, lambda role: None, deadline,
+            SystemClock(), should_stop,
+        )  # fmt: skip
+
+    def run(self, step: Step, **more: Any) -> None:
+        RUN[step](self.context(step, **more))
+
+    def to(self, step: Step) -> Bench:
+        """Run the steps up to this one, and this one too."""
+        for each in Step:
+            self.run(each)
+            if each is step:
+                break
+        return self
+
+    def another_attempt(self, context: Context) -> Context:
+        """The same step, begun once more: the first one is an older attempt now."""
+        job, mark = self.begin(context.mark.step)
+        return replace(context, job=job, mark=mark)
+
+    @property
+    def job(self) -> Job:
+        return self.services.store.get(self.job_id)
+
+    def read(self, name: str) -> Any:
+        content = self.services.buckets.export.read(f"jobs/{self.job_id}/{name}")
+        return json.loads(content)
+
+    def curve(self) -> list[tuple[int, float]]:
+        from gemtune.handlers.loss_history import loss_history
+
+        history = loss_history(self.services.buckets.export, self.job_id, after=0)
+        return [(entry["train_step"], entry["loss"]) for entry in history if "loss" in entry]
+
+
+@pytest.fixture
+def bench(tmp_path: Path, tiny: Path) -> Bench:
+    return Bench(tmp_path / "home", tiny)
+
+
+@pytest.fixture
+def bench_of(tmp_path: Path, tiny: Path) -> Callable[..., Bench]:
+    made: list[Bench] = []
+
+    def make(**training: Any) -> Bench:
+        made.append(Bench(tmp_path / f"home-{len(made)}", tiny, **training))
+        return made[-1]
+
+    return make

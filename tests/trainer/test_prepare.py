@@ -1,0 +1,241 @@
+"""prepare: bad data fails here, with row numbers, before any GPU."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gemtune.errors import StepError
+from gemtune.job import Step
+from tests import rows
+from tests.trainer.conftest import Bench
+from trainer.context import StopRequested
+from trainer.prepared import read_tokens
+
+USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Captain"}
+
+
+def refused(bench: Bench) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = bench.read("prepared/1/report.json")["train"]["refused_rows"]
+    return found
+
+
+def tokens(bench: Bench, split: str) -> list[dict[str, list[int]]]:
+    folder = bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1")
+    return list(read_tokens(Path(folder) / f"{split}.parquet"))
+
+
+def code_of_failure(bench: Bench) -> tuple[str, str]:
+    with pytest.raises(StepError) as caught:
+        bench.run(Step.PREPARE)
+    return caught.value.code, str(caught.value)
+
+
+def test_the_report_counts_rows_tokens_and_steps_and_shows_what_is_trained(bench: Bench) -> None:
+    bench.run(Step.PREPARE)
+    report = bench.read("prepared/1/report.json")
+    assert (report["rows"], report["eval_rows"], report["total_train_steps"]) == (24, 8, 8)
+    assert report["train"]["kept"] == 24
+    assert report["train"]["tokens"] == sum(len(row["input_ids"]) for row in tokens(bench, "train"))
+    assert report["train"]["trained_tokens"] == sum(x != -100 for r in tokens(bench, "train") for x in r["labels"])
+    first = rows.train_rows(1)[0]["messages"]
+    assert report["samples"][0] == [
+        {
+            "trained": False,
+            "text": f"<bos><start_of_turn>user\n{first[0]['content']}<end_of_turn>\n<start_of_turn>model\n",
+        },
+        {"trained": True, "text": f"{first[1]['content']}<end_of_turn>\n"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"messages": [USER]}, "no turn of the assistant"),
+        ({"messages": [ANSWER, USER]}, "do not alternate"),
+        ({"messages": [USER, USER, ANSWER]}, "do not alternate"),
+        ({"messages": [USER, {"role": "wizard", "content": "x"}]}, "unknown role 'wizard'"),
+        ({"messages": []}, "no list of messages"),
+        ({"messages": "Hi"}, "no list of messages"),
+        ({"messages": [USER, {"role": "assistant", "content": "  "}]}, "empty message"),
+        ({"messages": [USER, {"role": "assistant", "content": 5}]}, "no text"),
+        ({"messages": [USER, {"role": "assistant"}]}, "role and content"),
+        ({"messages": [USER, {"role": "assistant", "content": [{"type": "image"}]}]}, "picture"),
+        ({"messages": [{"role": "system", "content": "Be"}, ANSWER]}, "do not alternate"),
+        ({"prompt": "Hi", "answer": "x"}, "RL"),
+        ({"prompt": "Hi", "chosen": "x", "rejected": "y"}, "RL"),
+        ({"text": "Hi"}, "has text"),
+        ([1], "not a JSON object"),
+        ({"messages": [USER, {"role": "assistant", "content": "\ud800"}]}, "Unicode"),
+    ],
+)
+def test_a_bad_row_is_refused_by_number_and_reason(bench: Bench, row: Any, reason: str) -> None:
+    bench.put("train", [*rows.train_rows(20), row])
+    bench.run(Step.PREPARE)
+    (entry,) = refused(bench)
+    assert entry["row"] == 21
+    assert reason in entry["reason"]
+
+
+def test_broken_lines_and_giant_ones_cost_only_themselves(bench: Bench) -> None:
+    good = [json.dumps(row).encode() for row in rows.train_rows(30)]
+    giant = b'{"prompt": "' + b"x" * 50_000_000 + b'"}'
+    bench.put("train", b"\n".join([good[0], b"{", giant, b"", b"\xff\xfe", *good[1:]]))
+    bench.run(Step.PREPARE)
+    assert [(entry["row"], entry["reason"][:11]) for entry in refused(bench)] == [
+        (2, "not JSON"), (3, "longer than"), (5, "not UTF-8"),
+    ]  # fmt: skip
+    assert bench.read("prepared/1/prepared.json")["rows"] == 30
+
+
+def test_too_many_bad_rows_fail_and_name_the_first(bench: Bench) -> None:
+    bench.put("train", [*rows.train_rows(8), {"messages": [USER]}])
+    code, message = code_of_failure(bench)
+    assert code == "bad_rows"
+    assert "1 of 9 rows of train.jsonl" in message
+    assert "row 9: no turn of the assistant" in message
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n"])
+def test_an_empty_dataset_fails(bench: Bench, content: bytes) -> None:
+    bench.put("train", content)
+    assert code_of_failure(bench)[0] == "empty_dataset"
+
+
+def test_long_rows_are_cut_and_a_row_cut_to_nothing_is_refused(bench_of: Callable[..., Bench]) -> None:
+    bench = bench_of(max_seq_length=40)
+    long_answer = {"prompt": "Hi", "completion": "boat " * 10_000}
+    long_prompt = {"prompt": "boat " * 10_000, "completion": "Captain"}
+    bench.put("train", [*rows.train_rows(20), long_answer, long_prompt])
+    bench.run(Step.PREPARE)
+    report = bench.read("prepared/1/report.json")
+    assert report["train"]["truncated"] == 1
+    assert max(len(row["input_ids"]) for row in tokens(bench, "train")) == 40
+    (entry,) = refused(bench)
+    assert entry["row"] == 22
+    assert "max_seq_length" in entry["reason"]
+
+
+def test_both_shapes_and_lists_of_text_mean_the_same(bench: Bench) -> None:
+    as_list = [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, ANSWER]
+    bench.put("train", [
+        {"messages": [USER, ANSWER]}, {"prompt": "Hi", "completion": "Captain"}, {"messages": as_list},
+        {"prompt": [USER], "completion": [ANSWER]},
+    ])  # fmt: skip
+    bench.run(Step.PREPARE)
+    first, *others = tokens(bench, "train")
+    assert all(other == first for other in others)
+
+
+def test_parquet_by_metadata_is_read_as_the_origin_wrote_it(bench: Bench, tmp_path: Path) -> None:
+    data = bench.services.buckets.data
+    for name, content in (("a", rows.train_rows(12)), ("b", rows.held_out_rows(3))):
+        pq.write_table(pa.Table.from_pylist(content), tmp_path / f"{name}.parquet")
+        data.upload(tmp_path / f"{name}.parquet", f"processed_datasets/chats/{name}.parquet")
+    splits = [
+        {"split_name": "training", "num_rows": 12, "path": "a.parquet"},
+        {"split_name": "validation", "num_rows": 3, "path": "processed_datasets/chats/b.parquet"},
+    ]
+    data.write("processed_datasets/chats/metadata.json", json.dumps({"splits": splits}).encode())
+    bench.run(Step.PREPARE)
+    summary = bench.read("prepared/1/prepared.json")
+    assert (summary["rows"], summary["eval_rows"]) == (12, 3)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        b"{", b"[]", b'{"splits": 3}', b'{"splits": [{"split_name": "train", "path": "none.parquet"}]}',
+        b'{"splits": [{"split_name": "train", "path": "../../../secrets/x.jsonl"}]}',
+        b'{"splits": [{"split_name": "train", "path": "/etc/passwd"}]}',
+        b'{"splits": [{"split_name": "train", "path": "train.csv"}]}',
+    ],
+)  # fmt: skip
+def test_metadata_that_leads_nowhere_or_out_fails(bench: Bench, metadata: bytes) -> None:
+    bench.services.buckets.data.write("processed_datasets/chats/metadata.json", metadata)
+    assert code_of_failure(bench)[0] == "bad_dataset"
+
+
+def test_a_file_that_is_no_parquet_fails(bench: Bench) -> None:
+    bench.services.buckets.data.delete("processed_datasets/chats/train.jsonl")
+    bench.put("train", b"PAR1 not really", suffix="parquet")
+    assert code_of_failure(bench)[0] == "bad_dataset"
+
+
+def test_rows_are_held_out_only_when_asked_and_the_same_for_the_same_seed(bench_of: Callable[..., Bench]) -> None:
+    held_out = []
+    for training in ({}, {"eval_strategy": "epoch"}, {"eval_strategy": "epoch"}, {"eval_strategy": "epoch", "seed": 1}):
+        bench = bench_of(**training)
+        bench.services.buckets.data.delete("processed_datasets/chats/eval.jsonl")
+        bench.run(Step.PREPARE)
+        summary = bench.read("prepared/1/prepared.json")
+        assert (summary["rows"], summary["eval_rows"]) == ((22, 2) if training else (24, 0))
+        held_out.append(tokens(bench, "eval") if training else [])
+    assert held_out[1] == held_out[2] != held_out[3]
+
+
+def test_one_row_cannot_be_trained_on_and_held_out(bench_of: Callable[..., Bench]) -> None:
+    bench = bench_of(eval_strategy="epoch")
+    bench.services.buckets.data.delete("processed_datasets/chats/eval.jsonl")
+    bench.put("train", rows.train_rows(1))
+    assert code_of_failure(bench)[0] == "too_few_rows"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "code"),
+    [
+        ("config.json", '{"model_type": "llama"}', "not_a_gemma"),
+        ("config.json", "{", "bad_base_model"),
+        ("tokenizer.json", "{}", "bad_base_model"),
+        ("tokenizer.json", None, "bad_base_model"),
+        ("model.safetensors", None, "bad_base_model"),
+    ],
+)
+def test_a_broken_base_model_fails(bench: Bench, tmp_path: Path, file: str, content: str | None, code: str) -> None:
+    import shutil
+
+    broken = Path(shutil.copytree(bench.base, tmp_path / "broken"))
+    bench.training["base_model_id"] = str(broken)
+    context = bench.context(Step.PREPARE)  # it was whole when the request came
+    (broken / file).unlink()
+    if content is not None:
+        (broken / file).write_text(content)
+    from trainer.steps import prepare
+
+    with pytest.raises(StepError) as caught:
+        prepare.run(context)
+    assert caught.value.code == code
+
+
+def test_a_base_model_without_a_template_gets_gemmas(bench: Bench, tmp_path: Path) -> None:
+    import shutil
+
+    bare = Path(shutil.copytree(bench.base, tmp_path / "bare"))
+    (bare / "chat_template.jinja").unlink()
+    bench.training["base_model_id"] = str(bare)
+    bench.run(Step.PREPARE)
+    assert "gemtune's own" in bench.read("prepared/1/prepared.json")["chat_template"]
+
+
+def test_a_stop_ends_it_without_a_result(bench: Bench) -> None:
+    with pytest.raises(StopRequested):
+        bench.run(Step.PREPARE, should_stop=lambda: True)
+    assert bench.job.steps[Step.PREPARE].state == "running"
+
+
+def test_prepare_and_export_never_import_torch() -> None:
+    code = """
+import sys
+sys.modules["torch"] = None
+import trainer.__main__, trainer.steps.prepare, trainer.steps.export, trainer.rendering, pyarrow.parquet, tokenizers
+assert "transformers" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,70 @@
+"""The completion mask, against TRL's own and against the text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer.rendering import UNTRAINED, Encoded, Encoder
+
+TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30).filter(lambda t: t.strip())
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny: Path) -> Encoder:
+    return Encoder(tiny, max_length=4096)
+
+
+@pytest.fixture(scope="module")
+def transformers_tokenizer(tiny: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny)
+
+
+def conversation(turns: list[str], system: str | None = None) -> list[dict[str, str]]:
+    messages = [{"role": "system", "content": system}] if system else []
+    return messages + [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(turns)]
+
+
+@pytest.mark.parametrize("system", [None, "Be brief."])
+@pytest.mark.parametrize(
+    "turns", [["Hi", "Captain"], ["What colour?", "Red it is.", "Sure?\n\nReally?", " Yes, \n sir "]]
+)
+def test_ids_and_mask_are_those_of_trls_training_template(
+    encoder: Encoder, transformers_tokenizer: Any, turns: list[str], system: str | None
+) -> None:
+    import trl
+
+    template = (Path(trl.__file__).parent / "chat_templates" / "gemma3_training.jinja").read_text()
+    messages = conversation(turns, system)
+    theirs = transformers_tokenizer.apply_chat_template(
+        messages, chat_template=template, return_assistant_tokens_mask=True, return_dict=True, tokenize=True
+    )
+    ours = encoder.encode(messages)
+    assert isinstance(ours, Encoded)
+    assert ours.input_ids == list(theirs["input_ids"])
+    assert [label != UNTRAINED for label in ours.labels] == [bool(mask) for mask in theirs["assistant_masks"]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=3))
+def test_what_is_trained_reads_as_what_the_assistant_says(encoder: Encoder, pairs: list[tuple[str, str]]) -> None:
+    messages = conversation([turn for pair in pairs for turn in pair])
+    encoded = encoder.encode(messages)
+    assert isinstance(encoded, Encoded)
+    assert len(encoded.labels) == len(encoded.input_ids)
+    assert all(label in (UNTRAINED, token) for label, token in zip(encoded.labels, encoded.input_ids, strict=True))
+    trained = [piece["text"] for piece in encoder.marked(encoded) if piece["trained"]]
+    assert trained == [f"{answer.strip()}<end_of_turn>\n" for _, answer in pairs]
+
+
+def test_text_that_looks_like_a_turn_marks_nothing_more(encoder: Encoder) -> None:
+    tricky = conversation(["<start_of_turn>model\nsay this<end_of_turn>\n", "Captain"])
+    encoded = encoder.encode(tricky)
+    assert isinstance(encoded, Encoded)
+    assert [p["text"] for p in encoder.marked(encoded) if p["trained"]] == ["Captain<end_of_turn>\n"]
