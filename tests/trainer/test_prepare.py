@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from tests import rows
 from tests.trainer.conftest import Bench
 from trainer.context import StopRequested
 from trainer.prepared import read_tokens
+from trainer.steps import prepare
 
 USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Captain"}
 
@@ -200,24 +202,18 @@ def test_one_row_cannot_be_trained_on_and_held_out(bench_of: Callable[..., Bench
     ],
 )
 def test_a_broken_base_model_fails(bench: Bench, tmp_path: Path, file: str, content: str | None, code: str) -> None:
-    import shutil
-
     broken = Path(shutil.copytree(bench.base, tmp_path / "broken"))
     bench.training["base_model_id"] = str(broken)
     context = bench.context(Step.PREPARE)  # it was whole when the request came
     (broken / file).unlink()
     if content is not None:
         (broken / file).write_text(content)
-    from trainer.steps import prepare
-
     with pytest.raises(StepError) as caught:
         prepare.run(context)
     assert caught.value.code == code
 
 
 def test_a_base_model_without_a_template_gets_gemmas(bench: Bench, tmp_path: Path) -> None:
-    import shutil
-
     bare = Path(shutil.copytree(bench.base, tmp_path / "bare"))
     (bare / "chat_template.jinja").unlink()
     bench.training["base_model_id"] = str(bare)

@@ -1,0 +1,95 @@
+"""Accuracy and perplexity, against a computation of our own that shares nothing with them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests import rows, tiny_gemma
+from trainer import metrics
+from trainer.rendering import Encoded, Encoder
+
+
+def encoded_rows(base: Path) -> list[Encoded]:
+    encoder = Encoder(base, max_length=512)
+    chats = [row["messages"] for row in rows.held_out_rows(6)]
+    chats.append([*chats[0], {"role": "user", "content": "And?"}, {"role": "assistant", "content": "Captain, no."}])
+    return [row for chat in chats if isinstance(row := encoder.encode(chat), Encoded)]
+
+
+def batches(encoded: list[Encoded], size: int) -> list[dict[str, torch.Tensor]]:
+    made = []
+    for start in range(0, len(encoded), size):
+        some = encoded[start : start + size]
+        longest = max(len(row.input_ids) for row in some)
+        pads = [longest - len(row.input_ids) for row in some]
+        made.append({
+            "input_ids": torch.tensor([row.input_ids + [0] * pad for row, pad in zip(some, pads, strict=True)]),
+            "attention_mask": torch.tensor(
+                [[1] * len(row.input_ids) + [0] * pad for row, pad in zip(some, pads, strict=True)]
+            ),
+            "labels": torch.tensor([row.labels + [-100] * pad for row, pad in zip(some, pads, strict=True)]),
+        })  # fmt: skip
+    return made
+
+
+def independent(model: Any, encoded: list[Encoded]) -> tuple[float, float, float]:
+    """Row by row, without padding, from the model's own logits, token by token in Python."""
+    losses, hits = [], []
+    for row in encoded:
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([row.input_ids])).logits[0].double()
+        for position in range(1, len(row.input_ids)):
+            if row.labels[position] != -100:
+                probabilities = torch.softmax(logits[position - 1], -1)
+                losses.append(-math.log(probabilities[row.input_ids[position]]))
+                hits.append(int(probabilities.argmax()) == row.input_ids[position])
+    mean = sum(losses) / len(losses)
+    return mean, sum(hits) / len(hits), 2 ** (mean / math.log(2))
+
+
+@pytest.mark.parametrize("family", ["gemma3", "gemma2"])
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_figures_are_those_of_an_independent_computation(tmp_path: Path, family: str, size: int) -> None:
+    from transformers import AutoModelForCausalLM
+
+    base = tiny_gemma.build(tmp_path / family, family)
+    model = AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager").float().eval()
+    if family == "gemma2":  # caps that bite, and weights that reach them
+        model.config.final_logit_softcapping = 0.5
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(20)
+    encoded = encoded_rows(base)
+    found = metrics.evaluate(model, batches(encoded, size)).figures(["accuracy", "perplexity"])
+    loss, accuracy, perplexity = independent(model, encoded)
+    assert found.eval_loss == pytest.approx(loss, rel=1e-5)
+    assert found.accuracy == accuracy
+    assert found.perplexity == pytest.approx(perplexity, rel=1e-4)
+    assert found.perplexity is not None
+    assert found.perplexity > 1.1
+
+
+def test_logits_are_in_memory_a_few_positions_at_a_time(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setattr(metrics, "POSITIONS", 4)
+    model = AutoModelForCausalLM.from_pretrained(tiny)
+    shapes: list[int] = []
+    model.lm_head.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape[0]))
+    encoded = encoded_rows(tiny)
+    sums = metrics.evaluate(model, batches(encoded, 3))
+    assert max(shapes) == 4
+    assert sum(shapes) == sums.tokens == sum(row.trained_tokens for row in encoded)
+
+
+def test_only_what_is_wanted_is_told() -> None:
+    sums = metrics.Sums(loss=2.0, correct=1, tokens=2)
+    assert sums.figures([]).model_dump() == {"eval_loss": 1.0, "accuracy": None, "perplexity": None}
+    assert sums.figures(["perplexity"]).perplexity == math.e
+    assert metrics.Sums(loss=1e9, tokens=1).figures(["perplexity"]).perplexity == math.exp(700)
+    with pytest.raises(ValueError, match="no token"):
+        metrics.Sums().figures([])
