@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -83,6 +84,8 @@ def _guarded(here: Services, job: Job, mark: Mark, seconds: int | None, stop: th
         return CRASHED
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        with suppress(OSError):  # not empty: another step's, or another attempt's
+            work.parent.rmdir()
 
 
 def _fail(here: Services, job: Job, mark: Mark, code: str, message: str, hint: str | None) -> int:

@@ -52,8 +52,15 @@ def read(document: str | bytes, *, in_the_open: bool) -> Reading:
     """What a JSON document says. `in_the_open`: it came by a way that others store and log, so a literal token in it
     is a problem."""
     try:
+        return _read(document, in_the_open=in_the_open)
+    except RecursionError:
+        return Reading(None, (Problem((), "this is nested too deep", "too_deep", "see GET /openapi.json"),))
+
+
+def _read(document: str | bytes, *, in_the_open: bool) -> Reading:
+    try:
         raw = json.loads(document)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         where = (
             f"line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "unreadable"
         )
@@ -103,7 +110,8 @@ def _problem(raw: object, detail: Any) -> Problem:
     elif kind == "literal_error":
         kind = "not_one_of"
     elif kind == "string_pattern_mismatch":
-        kind, hint = "bad_form", "use letters, digits, '.', '_' and '-'; a Hub repository is owner/name"
+        kind, message = "bad_form", "this has characters that it must not have"
+        hint = "names have letters, digits, '.', '_' and '-'; a Hub repository is owner/name"
     return Problem(loc, message, kind, hint)
 
 

@@ -28,6 +28,7 @@ QUANTIZATIONS: Mapping[Format, tuple[Quantization, ...]] = {
 # A reference to a secret that the user stored beforehand; messages and files carry these, never a token.
 SECRET_REFERENCE = r"^secret:gemtune-user-[A-Za-z0-9_-]{1,64}$"
 HUB_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
+PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
@@ -86,7 +87,7 @@ class Spec(Contract):
     """A job's configuration, without secrets."""
 
     processed_dataset_id: str = Field(min_length=1, max_length=128, pattern=SAFE_NAME)
-    job_name: str = Field("unnamed job", min_length=1, max_length=200)
+    job_name: str = Field("unnamed job", min_length=1, max_length=200, pattern=PRINTABLE)
     modality: Modality = "text"
     training_config: TrainingConfig
     export_config: ExportConfig = ExportConfig()

@@ -100,6 +100,7 @@ def test_defaults_stand_where_nothing_is_said(field: str) -> None:
         ("processed_dataset_id", "ünïcode"),
         ("job_name", ""),
         ("job_name", "x" * 201),
+        ("job_name", "a\x1b[31m"),
         ("export_config.quantization", "q8_0"),
         ("export_config", None),
         ("unheard_of", 1),
@@ -163,7 +164,22 @@ def test_a_misspelled_field_is_told_which_one_was_meant() -> None:
     assert problem.hint == "did you mean 'epochs'?"
 
 
-@pytest.mark.parametrize("body", ["", "{", "[]", "null", "3", '"x"', "[" * 100_000, '{"a":' * 5000, "\x00", "{'a':1}"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "3",
+        '"x"',
+        "[" * 100_000,
+        '{"a":' * 5000,
+        "\x00",
+        "{'a':1}",
+        '{"a":' * 800 + "1" + "}" * 800,
+    ],
+)
 def test_what_is_no_request_is_refused_with_one_sentence(body: str) -> None:
     with pytest.raises(RequestRefused):
         parse(body, in_the_open=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -27,6 +28,7 @@ def run(context: Context) -> None:
 
     Ends early, at a checkpoint, on SIGTERM or when its time is up. Raises StepError, Stale, NotWhole.
     """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all that is needed is here; PEFT would ask the Hub at every save
     from transformers import AutoTokenizer
     from transformers.utils import logging as transformers_logging
 

@@ -55,7 +55,8 @@ class FolderObjects:
         path = self._file(name)
         if not path.is_file():
             return None
-        there, digest = path.stat(), hashlib.sha256(path.read_bytes()).hexdigest()
+        with path.open("rb") as file:
+            there, digest = os.fstat(file.fileno()), hashlib.file_digest(file, "sha256").hexdigest()
         return f"{there.st_mtime_ns}-{there.st_size}-{digest[:16]}"
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:

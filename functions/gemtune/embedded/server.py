@@ -18,12 +18,14 @@ import httpx
 
 import gemtune
 from gemtune.bootstrap import Services, services
+from gemtune.embedded import work_folders
 from gemtune.embedded.cloud_run_jobs import CloudRunJobs
 from gemtune.embedded.delivery import Delivery
 from gemtune.embedded.executions import EmbeddedLauncher
 from gemtune.embedded.uploads import Uploads
 from gemtune.embedded.workflow_runner import WorkflowRunner
 from gemtune.errors import GemtuneError
+from gemtune.handlers.http_api import MAX_BODY_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +59,9 @@ class _Server:
         self._stop = threading.Event()
         token = secrets.token_urlsafe(32)  # made at every start: whoever has it is us
         try:
-            self._api = create_server(_function("api"), host=HOST, port=port, threads=THREADS)
+            self._api = create_server(
+                _function("api"), host=HOST, port=port, threads=THREADS, max_request_body_size=2 * MAX_BODY_BYTES
+            )
         except OSError as error:
             hint = "set PORT to a free port, or stop what listens there"
             raise CannotServe(f"port {port} cannot be had: {error.strerror}", hint=hint) from None
@@ -100,6 +104,7 @@ class _Server:
                 headers = {"Authorization": f"Bearer {self._token}"}
                 httpx.post(self._sweep_url, headers=headers, timeout=120, trust_env=False).raise_for_status()
                 self._here.bus.expire()
+                work_folders.remove_idle(self._here.settings.home / "work", self._here.store)
             except Exception:
                 log.exception("a sweep failed; the next one comes in %d s", SWEEP_SECONDS)
 

@@ -21,6 +21,23 @@ class JobList(BaseModel):
     next_page_token: str | None
 
 
+class StepStatus(BaseModel):
+    """How far a step is; `checkpoint` is the train_step of its newest whole checkpoint."""
+
+    state: str
+    attempt: int
+    execution: str | None
+    started_at: datetime | None
+    seconds: float
+    heartbeat_at: datetime | None
+    cause: str | None
+    checkpoint: int
+
+    @classmethod
+    def of(cls, step: StepRecord) -> StepStatus:
+        return cls(**{name: getattr(step, name) for name in cls.model_fields})
+
+
 class JobStatus(BaseModel):
     """A job as its user sees it: `error` is the sentence, `error_detail` the rest."""
 
@@ -36,7 +53,7 @@ class JobStatus(BaseModel):
     error_detail: Failure | None
     metrics: Metrics | None
     progress: Progress | None
-    steps: Mapping[Step, StepRecord]
+    steps: Mapping[Step, StepStatus]
     artifacts: Sequence[Artifact]
     source: str
     owner: str
@@ -47,8 +64,12 @@ class JobStatus(BaseModel):
 
     @classmethod
     def of(cls, job: Job) -> JobStatus:
-        same = {name: getattr(job, name) for name in cls.model_fields if name not in ("error", "error_detail")}
-        return cls(**same, error=None if job.error is None else job.error.message, error_detail=job.error)
+        own = {
+            "error": None if job.error is None else job.error.message,
+            "error_detail": job.error,
+            "steps": {name: StepStatus.of(step) for name, step in job.steps.items()},
+        }
+        return cls(**own, **{name: getattr(job, name) for name in cls.model_fields if name not in own})
 
 
 class JobEvents(BaseModel):

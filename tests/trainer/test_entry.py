@@ -1,0 +1,104 @@
+"""`python -m trainer` as a process: its exit code and the record tell the same truth."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gemtune.job import Step
+from tests import rows
+from tests.trainer.conftest import Bench
+
+
+def trainer(bench: Bench, step: str, *, launch: int = 1, code: str = "", job_id: str = "") -> tuple[int, str]:
+    """Exit code and output; `code` runs in the process before the trainer does."""
+    program = f"{code}\nimport sys\nfrom trainer.__main__ import main\nsys.exit(main())"
+    arguments = [step, "--job-id", job_id or bench.job_id, "--launch", str(launch), "--execution", "e"]
+    ran = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False, timeout=120,
+        env=os.environ | {"GEMTUNE_HOME": str(bench.services.settings.home)},
+    )  # fmt: skip
+    return ran.returncode, ran.stdout + ran.stderr
+
+
+@pytest.fixture
+def ready(bench: Bench) -> Bench:
+    """Submitted, launched and claimed; no step begun."""
+    bench.job_id = bench.world.submit(training=bench.training)
+    bench.services.dispatch.launch(bench.job_id)
+    bench.services.control.claim(bench.job_id, bench.claim)
+    return bench
+
+
+def test_a_step_that_is_done_is_left_alone(ready: Bench) -> None:
+    assert trainer(ready, "prepare")[0] == 0
+    assert ready.job.steps[Step.PREPARE].state == "done"
+    code, output = trainer(ready, "prepare")
+    assert code == 0
+    assert "done already" in output
+    assert ready.job.steps[Step.PREPARE].attempt == 1
+    assert list((ready.services.settings.home / "work").rglob("*.parquet")) == []
+
+
+def test_bad_data_fails_the_job_and_exits_1(ready: Bench) -> None:
+    ready.put("train", [{"messages": []}])
+    assert trainer(ready, "prepare")[0] == 1
+    error = ready.job.error
+    assert error is not None
+    assert (ready.job.status, error.code, error.step) == ("failed", "bad_rows", Step.PREPARE)
+
+
+def test_a_job_that_is_not_its_own_is_left_alone(ready: Bench) -> None:
+    for more in ({"launch": 2}, {"job_id": "training_none"}):
+        assert trainer(ready, "prepare", **more)[0] == 0  # type: ignore[arg-type]
+    ready.services.cancel(ready.job_id)
+    assert trainer(ready, "prepare")[0] == 0
+    assert ready.job.steps[Step.PREPARE].attempt == 0
+
+
+@pytest.mark.parametrize(
+    ("raised", "exit_code", "cause"),
+    [
+        ("ConnectionError('no route with hf_fakefakefake')", 70, "ConnectionError: no route with [secret]"),
+        ("OSError(28, 'No space left on device')", 70, "OSError: [Errno 28] No space left on device"),
+        ("KeyboardInterrupt()", 70, "KeyboardInterrupt: "),
+    ],
+)
+def test_a_crash_is_told_in_the_record_and_may_be_tried_again(
+    ready: Bench, raised: str, exit_code: int, cause: str
+) -> None:
+    code = f"import trainer.datasets\ndef find(*args): raise {raised}\ntrainer.datasets.find = find"
+    assert trainer(ready, "prepare", code=code)[0] == exit_code
+    step = ready.job.steps[Step.PREPARE]
+    assert (step.state, step.cause) == ("stopped", cause)
+    verdict = ready.services.control.step_ended(ready.job_id, ready.claim, Step.PREPARE, round=1, error="code 70")
+    assert verdict == "again"
+    assert trainer(ready, "prepare")[0] == 0
+
+
+def test_memory_that_was_not_enough_fails_with_what_to_do(ready: Bench) -> None:
+    code = "import trainer.datasets\ndef find(*args): raise MemoryError\ntrainer.datasets.find = find"
+    assert trainer(ready, "prepare", code=code)[0] == 1
+    assert ready.job.error is not None
+    assert ready.job.error.code == "out_of_memory"
+
+
+def test_a_process_whose_job_was_taken_away_ends_by_itself(ready: Bench, tmp_path: Path) -> None:
+    """It hangs in a long computation; only its heartbeat can notice."""
+    ready.put("train", rows.train_rows(4))
+    code = """
+import time, trainer.datasets, trainer.heartbeat
+trainer.heartbeat.SECONDS = trainer.heartbeat.GRACE_SECONDS = 0.1
+from gemtune.bootstrap import services
+def find(*args):
+    services().cancel(sys.argv[3])
+    time.sleep(60)
+trainer.datasets.find = find
+import sys
+"""
+    assert trainer(ready, "prepare", code=code)[0] == 0
+    assert ready.job.status == "cancelled"

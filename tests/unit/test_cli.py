@@ -1,0 +1,225 @@
+"""The command line against a service that the test plays: what it asks, prints, and exits with."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from gemtune.cli import follow, main
+from gemtune.cli.connection import Connection
+from tests.fakes import request
+
+
+class Played:
+    """Answers by (method, path); a list is answered in turn, the last one for ever. None breaks the connection."""
+
+    def __init__(self) -> None:
+        self.answers: dict[tuple[str, str], Any] = {}
+        self.asked: list[tuple[str, str, dict[str, str], Any]] = []
+        played = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                path = self.path.partition("?")[0]
+                played.asked.append((self.command, self.path, dict(self.headers), json.loads(body) if body else None))
+                answer = played.answers.get(
+                    (self.command, path), (404, {"error": {"code": "not_found", "message": "no"}})
+                )
+                if isinstance(answer, list):
+                    answer = answer.pop(0) if len(answer) > 1 else answer[0]
+                if answer is None:
+                    self.connection.close()
+                    return
+                status, content = answer
+                raw = json.dumps(content).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(raw)))
+                self.end_headers()
+                self.wfile.write(raw)
+
+            do_GET = do_POST = do_DELETE = do
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+
+@pytest.fixture
+def played() -> Iterator[Played]:
+    found = Played()
+    yield found
+    found.server.shutdown()
+    found.server.server_close()
+
+
+def run(*arguments: str, url: str = "", stdin: str | None = None, **environment: str) -> Result:
+    first = ["--url", url] if url else []
+    return CliRunner().invoke(main, [*first, *arguments], input=stdin, env=environment, catch_exceptions=False)
+
+
+def shown(status: str, **more: Any) -> dict[str, Any]:
+    step = {"state": "done", "attempt": 1, "seconds": 1.0, "cause": None}
+    body = {
+        "job_id": "training_x", "job_name": "x", "status": status, "base_model_id": "a/b",
+        "processed_dataset_id": "d", "created_at": "2026-11-24T12:00:00Z", "adapter_path": None, "progress": None,
+        "metrics": None, "error": None, "error_detail": None, "steps": {"train": step},
+    }  # fmt: skip
+    return body | more
+
+
+def test_train_sends_the_request_of_a_file_and_prints_the_job(played: Played, tmp_path: Path) -> None:
+    played.answers["POST", "/train"] = (202, {"job_id": "training_x"})
+    file = tmp_path / "r.yaml"
+    file.write_text(json.dumps(request()))
+    result = run("train", str(file), "--idempotency-key", "k", url=played.url)
+    assert (result.exit_code, result.stdout) == (0, "training_x\n")
+    _, _, headers, body = played.asked[0]
+    assert (headers["Idempotency-Key"], body) == ("k", request())
+    assert run("train", "-", url=played.url, stdin=json.dumps(request())).stdout == "training_x\n"
+
+
+def test_a_refusal_names_every_problem_and_exits_1(played: Played) -> None:
+    problems = [
+        {"loc": ["training_config", "epochs"], "msg": "too few", "code": "x", "hint": "use more"},
+        {"loc": [], "msg": "bad", "code": "y", "hint": None},
+    ]
+    error = {"code": "request_refused", "message": "m", "hint": None}
+    played.answers["POST", "/train"] = (422, {"error": error, "problems": problems})
+    result = run("train", "-", url=played.url, stdin="{}")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == ["training_config.epochs: too few (x)", "  use more", "request: bad (y)"]
+
+
+@pytest.mark.parametrize("command", [["jobs"], ["status", "x"], ["events", "x"], ["cancel", "x"], ["delete", "x"]])
+def test_without_a_service_every_command_says_so_and_exits_5(command: list[str]) -> None:
+    result = run(*command, url="http://127.0.0.1:9")
+    assert result.exit_code == 5
+    assert "gemtune up" in result.stderr
+
+
+def test_wrong_usage_exits_2(tmp_path: Path) -> None:
+    assert run("train", str(tmp_path / "none.json"), url="http://127.0.0.1:9").exit_code == 2
+    assert run("train", "-", url="http://127.0.0.1:9", stdin="a: [").exit_code == 2
+    assert run("secret", "no/name", stdin="x").exit_code == 2
+    assert run("unheard-of").exit_code == 2
+
+
+def test_an_error_of_the_service_is_explained(played: Played) -> None:
+    error = {"code": "job_is_over", "message": "it is over", "hint": "submit another"}
+    played.answers["POST", "/jobs/x/cancel"] = (409, {"error": error})
+    result = run("cancel", "x", url=played.url)
+    assert (result.exit_code, result.stderr) == (1, "job_is_over: it is over\n  submit another\n")
+
+
+def test_scripts_get_json(played: Played) -> None:
+    body = {"jobs": [], "next_page_token": None}
+    played.answers["GET", "/jobs"] = (200, body)
+    assert json.loads(run("--json", "jobs", "--status", "failed", url=played.url).stdout) == body
+    assert played.asked[0][1] == "/jobs?status=failed&limit=50"
+
+
+def test_an_identity_token_goes_to_https_only(played: Played) -> None:
+    played.answers["GET", "/jobs"] = (200, {"jobs": [], "next_page_token": None})
+    run("jobs", url=played.url, GEMTUNE_ID_TOKEN="fake-identity")
+    assert "Authorization" not in played.asked[0][2]
+
+
+@pytest.mark.parametrize(("status", "code"), [("completed", 0), ("failed", 3), ("cancelled", 4)])
+def test_follow_ends_with_the_job_and_lives_through_a_restart(played: Played, status: str, code: int) -> None:
+    progress = {"train_step": 3, "total_steps": 9, "loss": 1.5, "tokens_per_second": 80.0, "eta_seconds": 12.0}
+    failed = {"error": "boom", "error_detail": {"code": "x", "hint": None}} if status == "failed" else {}
+    played.answers["GET", "/jobs/training_x/status"] = [
+        (200, shown("queued")), (200, shown("training", progress=progress)), None, (503, {}),
+        (200, shown(status, **failed)),
+    ]  # fmt: skip
+    slept: list[float] = []
+    connection = Connection(played.url, as_json=False)
+    assert follow.follow(connection, "training_x", sleep=slept.append) == code
+    assert len(slept) == 4
+
+
+def test_follow_gives_up_on_a_service_that_stays_away() -> None:
+    slept: list[float] = []
+    assert follow.follow(Connection("http://127.0.0.1:9", as_json=False), "x", sleep=slept.append) == 5
+    assert sum(slept) >= follow.PATIENCE_SECONDS
+
+
+def test_events_are_followed_each_once(played: Played, capsys: pytest.CaptureFixture[str]) -> None:
+    def event(seq: int, status: str) -> dict[str, Any]:
+        return {"seq": seq, "at": "2026-11-24T12:00:00Z", "type": f"job_{status}", "status": status, "details": {}}
+
+    played.answers["GET", "/jobs/x/events"] = [
+        (200, {"events": [event(1, "queued")]}), None, (200, {"events": [event(2, "training"), event(3, "failed")]}),
+    ]  # fmt: skip
+    assert follow.follow_events(Connection(played.url, as_json=False), "x", sleep=lambda _: None) == 3
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["1", "2", "3"]
+    assert played.asked[-1][1] == "/jobs/x/events?after=1"
+
+
+def test_status_tells_what_there_is(played: Played) -> None:
+    figures = {"eval_loss": 1.0, "accuracy": 0.5, "perplexity": 2.7, "baseline": None}
+    detail = {"code": "bad_rows", "hint": "mend them"}
+    played.answers["GET", "/jobs/x/status"] = (
+        200, shown("failed", metrics=figures, error="row 3", error_detail=detail),
+    )  # fmt: skip
+    text = run("status", "x", url=played.url).stdout
+    for said in ("failed", "eval_loss 1.0000, accuracy 0.5000", "row 3 (bad_rows)", "mend them", "attempt 1"):
+        assert said in text
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    from gemtune.bootstrap import services
+
+    monkeypatch.setenv("GEMTUNE_HOME", str(tmp_path / "home"))
+    services.cache_clear()
+    yield tmp_path / "home"
+    services.cache_clear()
+
+
+def test_a_token_is_not_published(home: Path) -> None:
+    body = json.dumps(request(hf_token="hf_fakefakefake"))
+    result = run("publish", "-", stdin=body)
+    assert result.exit_code == 1
+    assert "secret_in_the_open" in result.stderr
+    assert not [path for path in home.rglob("*") if path.is_file() and b"hf_fake" in path.read_bytes()]
+
+
+def test_what_is_published_waits_for_the_service(home: Path) -> None:
+    from gemtune.bootstrap import services
+
+    assert run("publish", "-", "--idempotency-key", "k", stdin=json.dumps(request())).exit_code == 0
+    (received,) = services().bus.take(["dispatch"], 9)
+    assert json.loads(received.message) == request()
+    assert received.attributes == {"Idempotency-Key": "k"}
+
+
+def test_listen_prints_each_message_once(home: Path) -> None:
+    from gemtune.bootstrap import services
+    from gemtune.ports import Topic
+
+    assert run("listen", "--once").stdout == ""
+    services().bus.publish(Topic.JOB_STATUS, b'{"seq": 1}')
+    assert run("listen", "--once").stdout == '{"seq": 1}\n'
+    assert run("listen", "--once").stdout == ""
+
+
+def test_a_secret_is_kept_and_not_shown(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gemtune.bootstrap import services
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("hf_fakefakefake\n"))
+    result = run("secret", "mine", stdin="hf_fakefakefake\n")
+    assert result.stdout == "kept; refer to it as secret:gemtune-user-mine\n"
+    assert services().secrets.read("gemtune-user-mine") == "hf_fakefakefake"

@@ -1,0 +1,38 @@
+"""What we give users to try is right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gemtune.job_file import as_json
+from gemtune.request import read
+from trainer.conversations import conversation
+
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+
+
+def messages(split: str) -> list[list[dict[str, str]]]:
+    lines = (EXAMPLES / "capitals" / f"{split}.jsonl").read_text().splitlines()
+    found = [conversation(json.loads(line)) for line in lines]
+    assert all(isinstance(each, list) for each in found)
+    return [each for each in found if isinstance(each, list)]
+
+
+def test_training_and_held_out_rows_share_no_question_and_no_answer() -> None:
+    train, held_out = messages("train"), messages("eval")
+    for turn in (0, 1):
+        assert not {chat[turn]["content"] for chat in train} & {chat[turn]["content"] for chat in held_out}
+    countries = [{chat[1]["content"].split(".")[0] for chat in split} for split in (train, held_out)]
+    assert not countries[0] & countries[1]
+    assert (len(train), len(held_out)) == (154, 24)
+
+
+@pytest.mark.parametrize("path", sorted((EXAMPLES / "requests").iterdir()), ids=lambda path: path.name)
+def test_each_example_request_is_one(path: Path) -> None:
+    body = as_json(path.read_bytes(), yaml=path.suffix == ".yaml")
+    if path.name.endswith(".job.yaml"):
+        body["processed_dataset_id"] = "capitals"
+    assert read(json.dumps(body), in_the_open=True).problems == ()

@@ -1,0 +1,81 @@
+"""What may be imported where: functions need no torch, and the API needs no client and nothing of the workstation."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+PACKAGE = ROOT / "functions" / "gemtune"
+
+
+def python(code: str, **environment: str) -> str:
+    import os
+
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ | environment
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def test_every_module_imports_with_torch_blocked() -> None:
+    modules = [
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+        for path in PACKAGE.rglob("*.py")
+    ]
+    python(f"import sys; sys.modules['torch'] = None\nfor name in {modules!r}: __import__(name)")
+
+
+def test_the_api_function_imports_only_what_a_route_needs(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from functions_framework import create_app
+client = create_app(target="api", source={str(ROOT / "functions" / "main.py")!r}).test_client()
+assert client.get("/jobs", headers={{"Host": "127.0.0.1"}}).status_code == 200
+print(" ".join(sys.modules))
+"""
+    loaded = set(python(code, GEMTUNE_HOME=str(tmp_path)).split())
+    heavy = {"torch", "httpx", "lark", "psutil", "watchdog", "waitress", "rich", "ruamel.yaml", "google.events"}
+    assert not heavy & loaded
+    assert not {name for name in loaded if re.match(r"google\.cloud\.(?!functions)", name)}
+
+
+def test_settings_are_the_only_reader_of_the_environment() -> None:
+    allowed = {
+        "settings.py",
+        "embedded/cloud_run_jobs.py",  # hands it on to the trainer
+        "cli/__init__.py", "cli/connection.py", "demo.py",  # what a user sets for the command line
+    }  # fmt: skip
+    readers = {
+        path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if "os.environ" in path.read_text()
+    }
+    assert readers == allowed
+
+
+def test_only_bootstrap_and_the_server_know_the_backend() -> None:
+    allowed = re.compile(r"^(bootstrap|demo)\.py|^embedded/|^cli/local\.py")
+    knowing = {
+        path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")
+        if re.search(r"(from|import) gemtune\.embedded", path.read_text())
+    }  # fmt: skip
+    assert {name for name in knowing if not allowed.match(name)} == set()
+
+
+def test_the_requirements_of_the_functions_are_those_of_the_project() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = (ROOT / "functions" / "requirements.txt").read_text().splitlines()
+    assert [line for line in lines if not line.startswith("#")] == project["dependencies"]
+
+
+def test_every_pin_of_the_project_is_in_the_constraints() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    constraints = {line.lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    pins = project["dependencies"] + [pin for extra in project["optional-dependencies"].values() for pin in extra]
+    assert {pin.lower().replace("_", "-") for pin in pins} <= constraints
