@@ -367,7 +367,7 @@ def judged(job: Job, step: Step, *, round: int, cause: str | None, at: datetime)
         code="no_progress",
         message=f"{step} ended {FRUITLESS_ATTEMPTS} times in a row without a newer checkpoint: {seen}",
         step=step,
-        hint="see the step's log; if it ran out of memory, lower batch_size or max_seq_length",
+        hint=f"see its logs below jobs/{job.job_id}/logs; if memory ran out, lower batch_size or max_seq_length",
     )
     return failed(job, failure, at=at)
 

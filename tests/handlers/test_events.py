@@ -95,8 +95,11 @@ def test_control_speaks_to_the_workflow(client_of: Any, services: Services, api:
     assert control.post("/claim", json=me | {"execution": "other"}).json == {"verdict": "quit"}
     assert control.post("/claim", json=me | {"job_id": "training_none"}).json == {"verdict": "quit"}
     ended = me | {"step": "prepare", "round": 1, "error": "boom"}
-    assert control.post("/step_ended", json=ended).json == {"verdict": "again"}
-    assert control.post("/step_ended", json=ended | {"execution": "other"}).json == {"verdict": "stop"}
+    assert control.post("/step_ended", json=ended).json == {"verdict": "again", "wait_seconds": 10}
+    assert control.post("/step_ended", json=ended | {"execution": "other"}).json == {
+        "verdict": "stop",
+        "wait_seconds": 0,
+    }
     assert control.post("/claim", json={"job_id": 3}).status_code == 400
     assert control.get("/claim").status_code == 404
 

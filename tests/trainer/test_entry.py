@@ -75,8 +75,8 @@ def test_a_crash_is_told_in_the_record_and_may_be_tried_again(
     assert trainer(ready, "prepare", code=code)[0] == exit_code
     step = ready.job.steps[Step.PREPARE]
     assert (step.state, step.cause) == ("stopped", cause)
-    verdict = ready.services.control.step_ended(ready.job_id, ready.claim, Step.PREPARE, round=1, error="code 70")
-    assert verdict == "again"
+    ruling = ready.services.control.step_ended(ready.job_id, ready.claim, Step.PREPARE, round=1, error="code 70")
+    assert ruling.verdict == "again"
     assert trainer(ready, "prepare")[0] == 0
 
 

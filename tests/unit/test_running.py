@@ -10,6 +10,7 @@ import pytest
 from gemtune.errors import JobIsOver, JobIsRunning, JobNotFound, StaleAttempt, StaleClaim
 from gemtune.job import Claim, Failure, Mark, Step
 from gemtune.ports import ExecutionState, Topic
+from gemtune.services.control import Ruling
 from tests.fakes import World
 
 
@@ -29,8 +30,11 @@ class Running:
         assert begun is not None
         return begun[1]
 
-    def ended(self, step: Step, round: int = 1, claim: Claim | None = None, error: str | None = None) -> str:
-        return self.services.control.step_ended(self.job_id, claim or self.claim, step, round=round, error=error)
+    def ended(self, step: Step, round: int = 1, error: str | None = None) -> str:
+        return self.ruling(step, round, error).verdict
+
+    def ruling(self, step: Step, round: int, error: str | None = None) -> Ruling:
+        return self.services.control.step_ended(self.job_id, self.claim, step, round=round, error=error)
 
     def complete(self) -> None:
         for step in Step:
@@ -74,6 +78,18 @@ def test_a_crashed_step_is_tried_again_and_the_third_time_ends_the_job(running: 
         running.begin(Step.PREPARE)
         assert running.ended(Step.PREPARE, round, error="code 70") == verdict
     assert running.job.error.code == "no_progress"
+
+
+def test_after_a_crash_there_is_time_for_what_was_away_and_after_a_checkpoint_there_is_none_to_lose(
+    running: Running,
+) -> None:
+    running.services.advance.done(running.job_id, running.begin(Step.PREPARE))
+    waits = []
+    for round, train_step in enumerate((0, 0, 5, 5, 9), start=1):
+        mark = running.begin(Step.TRAIN)
+        running.services.advance.checkpointed(running.job_id, mark, train_step=train_step)
+        waits.append(running.ruling(Step.TRAIN, round).wait_seconds)
+    assert waits == [10, 60, 0, 10, 0]
 
 
 def test_a_step_that_failed_for_good_stops_the_workflow(running: Running) -> None:

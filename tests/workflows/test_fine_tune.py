@@ -45,7 +45,7 @@ class Script:
             return {"code": 200, "body": {"verdict": self.claim, "steps": PLAN}}
         assert args["url"] == "https://control.example/step_ended"
         self.reports.append((body["step"], body["round"], body["error"] is not None))
-        return {"code": 200, "body": {"verdict": self.verdicts[body["step"]].pop(0)}}
+        return {"code": 200, "body": {"verdict": self.verdicts[body["step"]].pop(0), "wait_seconds": 7}}
 
     def run(self, args: Mapping[str, Any]) -> dict[str, Any]:
         assert args["name"].startswith("projects/p/locations/l/jobs/gemtune-")
@@ -87,6 +87,7 @@ def test_a_step_runs_again_as_often_as_control_says() -> None:
     assert [report for report in script.reports if report[0] == "train"] == [
         ("train", 1, False), ("train", 2, False), ("train", 3, False),
     ]  # fmt: skip
+    assert script.slept == [7, 7]
 
 
 @pytest.mark.parametrize("step", ["prepare", "train", "export"])

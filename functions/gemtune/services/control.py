@@ -16,8 +16,19 @@ log = logging.getLogger(__name__)
 
 Verdict = Literal["done", "again", "stop"]
 
+# Seconds to wait after the first and the second crash in a row: what was away may be back.
+CRASH_WAITS = (10, 60)
+
 # Seconds before its timeout at which a step ends itself, with a checkpoint.
 MARGIN_SECONDS = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What the workflow does next, and how many seconds it waits before."""
+
+    verdict: Verdict
+    wait_seconds: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +46,7 @@ class Control:
             return None
         return {step: self._step_job(job_id, claim, step) for step in STEPS}
 
-    def step_ended(self, job_id: str, claim: Claim, step: Step, *, round: int, error: str | None) -> Verdict:
+    def step_ended(self, job_id: str, claim: Claim, step: Step, *, round: int, error: str | None) -> Ruling:
         """An execution of a step ended. The record says how; `error` is the platform's word, for the case that the
         record knows nothing better."""
         now = self.clock.now()
@@ -51,10 +62,13 @@ class Control:
         try:
             job = self.store.update(job_id, judge)
         except (StaleClaim, JobNotFound):
-            return "stop"
+            return Ruling("stop")
         if job.is_over and job.status is not Status.COMPLETED:
-            return "stop"
-        return "done" if job.steps[step].state == "done" else "again"
+            return Ruling("stop")
+        if job.steps[step].state == "done":
+            return Ruling("done")
+        crashes = job.steps[step].fruitless
+        return Ruling("again", CRASH_WAITS[min(crashes, len(CRASH_WAITS)) - 1] if crashes else 0)
 
     def _step_job(self, job_id: str, claim: Claim, step: Step) -> StepJob:
         timeout = self.timeouts[step]

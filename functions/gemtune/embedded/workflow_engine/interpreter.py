@@ -98,8 +98,13 @@ class _Run:
     def _call(self, call: Call, variables: Variables) -> None:
         scope = (variables, self.environment)
         args = {name: value(scope) for name, value in call.args.items()}
-        host = self.calls.get(call.target)
-        result = self.subworkflow(call.target, args) if host is None else host(args)
+        result: Any = None
+        if call.target == "sys.sleep":
+            self.sleep(float(args["seconds"]))
+        elif call.target in self.calls:
+            result = self.calls[call.target](args)
+        else:
+            result = self.subworkflow(call.target, args)
         if call.result is not None:
             variables[call.result] = result
 

@@ -21,6 +21,7 @@ from gemtune.embedded.workflow_engine.functions import PREDICATES
 CALLS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "http.post": (frozenset({"url"}), frozenset({"body", "headers", "auth", "timeout"})),
     "googleapis.run.v2.projects.locations.jobs.run": (frozenset({"name"}), frozenset({"body", "connector_params"})),
+    "sys.sleep": (frozenset({"seconds"}), frozenset()),
 }
 _NAME = re.compile(r"^[a-zA-Z_]\w*$")
 
