@@ -256,8 +256,10 @@ class Launcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StepJob:
-    """What the workflow needs to run one step: the Cloud Run job, its timeout in seconds, its arguments."""
+    """What the workflow needs to run one step: the Cloud Run job, its timeout in seconds, its arguments; `done` when
+    there is nothing left to run."""
 
     job: str
     timeout_seconds: int
+    done: bool
     args: Sequence[str] = field(default_factory=tuple)

@@ -17,7 +17,7 @@ ENVIRONMENT = {
     "GOOGLE_CLOUD_WORKFLOW_EXECUTION_ID": "exec-1",
 }
 PLAN = {
-    step: {"job": f"gemtune-{step}", "timeout_seconds": 60, "args": [step, "--job-id", "j"]}
+    step: {"job": f"gemtune-{step}", "timeout_seconds": 60, "done": False, "args": [step, "--job-id", "j"]}
     for step in ("prepare", "train", "export")
 }
 Verdicts = Mapping[str, list[str]]
@@ -28,7 +28,7 @@ class Script:
 
     def __init__(self, verdicts: Verdicts, *, claim: str = "go", run: Callable[[str], None] = lambda job: None):
         self.verdicts = {step: list(answers) for step, answers in verdicts.items()}
-        self.claim, self.on_run = claim, run
+        self.claim, self.on_run, self.plan = claim, run, PLAN
         self.ran: list[str] = []
         self.reports: list[tuple[str, int, bool]] = []
         self.asked: list[Mapping[str, Any]] = []
@@ -42,7 +42,7 @@ class Script:
         body = args["body"]
         assert (body["job_id"], body["launch"], body["execution"]) == ("j", 1, "exec-1")
         if args["url"] == "https://control.example/claim":
-            return {"code": 200, "body": {"verdict": self.claim, "steps": PLAN}}
+            return {"code": 200, "body": {"verdict": self.claim, "steps": self.plan}}
         assert args["url"] == "https://control.example/step_ended"
         self.reports.append((body["step"], body["round"], body["error"] is not None))
         return {"code": 200, "body": {"verdict": self.verdicts[body["step"]].pop(0), "wait_seconds": 7}}
@@ -78,6 +78,13 @@ def test_an_execution_that_is_not_let_in_runs_nothing() -> None:
     script = Script(DONE, claim="quit")
     script.execute()
     assert (script.ran, script.reports) == ([], [])
+
+
+def test_what_is_done_already_is_not_started() -> None:
+    script = Script(DONE)
+    script.plan = PLAN | {step: PLAN[step] | {"done": True} for step in ("prepare", "train")}
+    assert script.execute() == "done"
+    assert script.ran == ["export"]
 
 
 def test_a_step_runs_again_as_often_as_control_says() -> None:

@@ -30,6 +30,18 @@ def find(pid: int | None, started: float | None) -> psutil.Process | None:
         return None
 
 
+def with_environment(name: str, value: str) -> int | None:
+    """The pid of the living process of ours that has this variable; of a family, the oldest."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(name) == value and process.status() != psutil.STATUS_ZOMBIE:
+                found.append((process.create_time(), process.pid))
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return min(found)[1] if found else None
+
+
 def end(process: psutil.Process, *, grace: float = GRACE_SECONDS) -> None:
     """SIGTERM, and SIGKILL after the grace; for the process and whatever it started."""
     family = [process]

@@ -107,8 +107,12 @@ class CloudRunJobs:
         """The living child of these arguments, which name job, launch, workflow execution and step."""
         query = "SELECT name, pid, started FROM step_executions WHERE arguments = ? AND ended = 0"
         for row in self._database.read().execute(query, (json.dumps(list(arguments)),)).fetchall():
-            if child_process.find(row["pid"], row["started"]) is not None:
-                return _Child(row["name"], row["pid"], row["started"], None)
+            pid, started = row["pid"], row["started"]
+            if pid is None:  # the server died between starting the child and writing down which one it is
+                pid = child_process.with_environment("CLOUD_RUN_EXECUTION", row["name"])
+                started = None if pid is None else child_process.started_at(pid)
+            if child_process.find(pid, started) is not None:
+                return _Child(row["name"], pid, started, None)
             self._ended(row["name"])
         return None
 

@@ -40,11 +40,11 @@ class Control:
     def claim(self, job_id: str, claim: Claim) -> dict[Step, StepJob] | None:
         """Let an execution in: what it needs to run each step; None when it shall end quietly."""
         try:
-            self.store.update(job_id, lambda job: jobs.claimed(job, claim))
+            job = self.store.update(job_id, lambda job: jobs.claimed(job, claim))
         except (StaleClaim, JobNotFound) as error:
             log.info("execution %s of launch %d ends quietly: %s", claim.execution, claim.launch, error)
             return None
-        return {step: self._step_job(job_id, claim, step) for step in STEPS}
+        return {step: self._step_job(job, claim, step) for step in STEPS}
 
     def step_ended(self, job_id: str, claim: Claim, step: Step, *, round: int, error: str | None) -> Ruling:
         """An execution of a step ended. The record says how; `error` is the platform's word, for the case that the
@@ -70,8 +70,9 @@ class Control:
         crashes = job.steps[step].fruitless
         return Ruling("again", CRASH_WAITS[min(crashes, len(CRASH_WAITS)) - 1] if crashes else 0)
 
-    def _step_job(self, job_id: str, claim: Claim, step: Step) -> StepJob:
+    def _step_job(self, job: Job, claim: Claim, step: Step) -> StepJob:
         timeout = self.timeouts[step]
         seconds = max(timeout - MARGIN_SECONDS, timeout // 2)
-        args = (step.value, "--job-id", job_id, "--launch", str(claim.launch), "--execution", claim.execution)
-        return StepJob(f"gemtune-{step}", timeout, (*args, "--seconds", str(seconds)))
+        args = (step.value, "--job-id", job.job_id, "--launch", str(claim.launch), "--execution", claim.execution)
+        done = job.steps[step].state == "done"
+        return StepJob(f"gemtune-{step}", timeout, done, (*args, "--seconds", str(seconds)))
