@@ -1,0 +1,58 @@
+"""The SQLite file, used by many processes at once from its first moment on."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from gemtune.embedded.database import Database
+
+WRITER = """
+import sys
+from pathlib import Path
+from gemtune.embedded.database import Database
+database = Database(Path(sys.argv[1]))
+for number in range(20):
+    with database.write() as connection:
+        connection.execute("INSERT INTO idempotency_keys VALUES (?, 'x')", (f"{sys.argv[2]}-{number}",))
+"""
+
+
+def count(database: Database) -> int:
+    return int(database.read().execute("SELECT count(*) FROM idempotency_keys").fetchone()[0])
+
+
+def test_eight_processes_make_and_fill_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "gemtune.db"
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(n)]) for n in range(8)]
+    assert [writer.wait(60) for writer in writers] == [0] * 8
+    assert count(Database(path)) == 160
+
+
+def test_it_is_durable_and_readers_do_not_wait_for_writers(tmp_path: Path) -> None:
+    database = Database(tmp_path / "gemtune.db")
+    modes = [database.read().execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")]
+    assert modes == ["wal", 2]
+    seen: list[int] = []
+    with database.write() as connection:
+        connection.execute("INSERT INTO idempotency_keys VALUES ('a', 'x')")
+        reader = threading.Thread(target=lambda: seen.append(count(database)))
+        reader.start()
+        reader.join(10)
+    assert seen == [0]
+    assert count(database) == 1
+
+
+def test_what_raises_is_rolled_back(tmp_path: Path) -> None:
+    database = Database(tmp_path / "gemtune.db")
+    with pytest.raises(ZeroDivisionError), database.write() as connection:
+        connection.execute("INSERT INTO idempotency_keys VALUES ('a', 'x')")
+        raise ZeroDivisionError
+    assert count(database) == 0
+    with database.write(), pytest.raises(sqlite3.OperationalError), database.write():
+        pass  # transactions do not nest
