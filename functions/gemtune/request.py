@@ -6,7 +6,7 @@ import copy
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,8 @@ from pydantic import BaseModel, ValidationError
 
 from gemtune.errors import Problem, RequestRefused
 from gemtune.redaction import looks_secret, redacted
-from gemtune.spec import QUANTIZATIONS, SECRET_REFERENCE, TrainRequest
-
-Loc = tuple[str | int, ...]
+from gemtune.rules import RULES, Loc, Rule
+from gemtune.spec import SECRET_REFERENCE, TrainRequest
 
 # Where a token may stand; a token anywhere else would be stored in the clear.
 SECRET_FIELDS: frozenset[Loc] = frozenset({("hf_token",), ("wandb_config", "api_key")})
@@ -162,140 +161,3 @@ def _tokens_out_of_place(tree: Any, *, in_the_open: bool, loc: Loc = ()) -> Iter
             yield Problem(
                 loc, "this looks like a token, and the field is stored in the clear", "secret_in_the_open", hint
             )
-
-
-# Rules across fields. Each names the fields it reads and is skipped while one of them is faulty.
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    reads: tuple[Loc, ...]
-    check: Callable[[TrainRequest], list[Problem]]
-
-
-def _not_available(loc: Loc, value: str, instead: str) -> list[Problem]:
-    return [Problem(loc, f"{value} is not available yet", "not_available_yet", instead)]
-
-
-def _method(request: TrainRequest) -> list[Problem]:
-    method = request.training_config.method
-    return [] if method == "LoRA" else _not_available(("training_config", "method"), f"method {method}", "use LoRA")
-
-
-def _provider(request: TrainRequest) -> list[Problem]:
-    provider = request.training_config.provider
-    if provider == "huggingface":
-        return []
-    return _not_available(("training_config", "provider"), f"provider {provider}", "use huggingface")
-
-
-def _modality(request: TrainRequest) -> list[Problem]:
-    return [] if request.modality == "text" else _not_available(("modality",), "modality vision", "use text")
-
-
-def _packing(request: TrainRequest) -> list[Problem]:
-    return (
-        _not_available(("training_config", "packing"), "packing", "use false")
-        if request.training_config.packing
-        else []
-    )
-
-
-def _format(request: TrainRequest) -> list[Problem]:
-    format = request.export_config.format
-    return [] if format == "adapter" else _not_available(("export_config", "format"), f"format {format}", "use adapter")
-
-
-def _quantization(request: TrainRequest) -> list[Problem]:
-    format, got = request.export_config.format, request.export_config.quantization
-    allowed = QUANTIZATIONS[format]
-    if got is None or got in allowed:
-        return []
-    message = f"{format} exports know no quantization {got!r}"
-    return [
-        Problem(
-            ("export_config", "quantization"), message, "quantization_not_in_format", f"use one of {', '.join(allowed)}"
-        )
-    ]
-
-
-def _destination(request: TrainRequest) -> list[Problem]:
-    """A repository that is named along with `gcs` is let through: the interface's own example does it."""
-    export = request.export_config
-    if export.destination == "gcs":
-        return []
-    problems = _not_available(("export_config", "destination"), "destination hfhub", "use gcs")
-    if export.hf_repo_id is None:
-        loc = ("export_config", "hf_repo_id")
-        problems.append(Problem(loc, "hfhub needs a repository", "missing_field", "name one as owner/name"))
-    return problems
-
-
-def _wandb(request: TrainRequest) -> list[Problem]:
-    if request.wandb_config is None:
-        return []
-    return _not_available(("wandb_config",), "reporting to W&B", "leave wandb_config out")
-
-
-def _webhook(request: TrainRequest) -> list[Problem]:
-    if request.notify is None or request.notify.webhook_url is None:
-        return []
-    return _not_available(("notify", "webhook_url"), "a webhook", "follow GET /jobs/{id}/events, or job-status")
-
-
-def _eval_steps(request: TrainRequest) -> list[Problem]:
-    config = request.training_config
-    if config.eval_strategy == "steps" or "eval_steps" not in config.model_fields_set:
-        return []
-    if config.eval_steps == type(config).model_fields["eval_steps"].default:
-        return []  # the documented example sends the default along with any strategy
-    message = f"eval_steps has no use with eval_strategy {config.eval_strategy!r}"
-    return [Problem(("training_config", "eval_steps"), message, "field_without_use", "set eval_strategy to steps")]
-
-
-def _evaluation_metrics(request: TrainRequest) -> list[Problem]:
-    metrics = request.training_config.evaluation_metrics
-    if len(set(metrics)) == len(metrics):
-        return []
-    return [
-        Problem(("training_config", "evaluation_metrics"), "a metric stands twice", "repeated_value", "name each once")
-    ]
-
-
-def _sees(request: TrainRequest) -> list[Problem]:
-    """Gemma 1 and 2 and the smallest Gemma 3 (270M, 1B) have no vision tower."""
-    name = request.training_config.base_model_id.rsplit("/", 1)[-1].lower()
-    blind = re.match(r"^gemma-(2b|7b|1\.1|2-)|^gemma-3-(270m|1b)", name)
-    if request.modality == "text" or not blind:
-        return []
-    return [
-        Problem(
-            ("modality",), f"{name} cannot see pictures", "model_without_vision", "use gemma-3-4b-it or larger, or text"
-        )
-    ]
-
-
-def _base_model(request: TrainRequest) -> list[Problem]:
-    from gemtune.base_model import problem_of
-
-    problem = problem_of(request.training_config.base_model_id)
-    return [] if problem is None else [problem]
-
-
-_TRAINING: Loc = ("training_config",)
-_EXPORT: Loc = ("export_config",)
-RULES: tuple[Rule, ...] = (
-    Rule(((*_TRAINING, "base_model_id"),), _base_model),
-    Rule(((*_TRAINING, "method"),), _method),
-    Rule(((*_TRAINING, "provider"),), _provider),
-    Rule((("modality",),), _modality),
-    Rule((("modality",), (*_TRAINING, "base_model_id")), _sees),
-    Rule(((*_TRAINING, "packing"),), _packing),
-    Rule(((*_TRAINING, "eval_steps"), (*_TRAINING, "eval_strategy")), _eval_steps),
-    Rule(((*_TRAINING, "evaluation_metrics"),), _evaluation_metrics),
-    Rule(((*_EXPORT, "format"),), _format),
-    Rule(((*_EXPORT, "format"), (*_EXPORT, "quantization")), _quantization),
-    Rule(((*_EXPORT, "destination"), (*_EXPORT, "hf_repo_id")), _destination),
-    Rule((("wandb_config",),), _wandb),
-    Rule((("notify",),), _webhook),
-)

@@ -21,7 +21,8 @@ from gemtune.errors import (
 from gemtune.job import Job, Status, accepted, key_hash
 from gemtune.ports import Buckets, Bus, Clock, JobStore, Secrets, Topic
 from gemtune.redaction import looks_secret
-from gemtune.request import Reading, Rule
+from gemtune.request import Reading
+from gemtune.rules import Rule
 from gemtune.services.job_secrets import OWN_PREFIX, REFERENCE, SECRET_TTL, own_name
 from gemtune.spec import Spec, TrainRequest, request_hash
 
