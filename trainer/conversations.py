@@ -33,7 +33,8 @@ def _messages(row: dict[str, Any]) -> list[tuple[Any, Any]]:
     if {"chosen", "rejected"} & set(row) or {"prompt", "answer"} <= set(row):
         raise BadRow("a row for RL; this job trains on messages, or on prompt and completion")
     found = ", ".join(sorted(map(str, row)))[:100] or "nothing"
-    raise BadRow(f"needs messages, or prompt and completion; has {found}")
+    writable = found.encode(errors="backslashreplace").decode()  # a name can be broken Unicode, a report cannot
+    raise BadRow(f"needs messages, or prompt and completion; has {writable}")
 
 
 def _part(value: Any, role: str, column: str) -> list[tuple[Any, Any]]:
@@ -64,19 +65,16 @@ def _checked(turns: list[tuple[Any, Any]]) -> Messages:
 def _role(role: Any) -> str:
     if role == "model":  # Gemma's own word for it
         return "assistant"
+    if not isinstance(role, str):
+        raise BadRow("a role is no text")
     if role not in ("system", "user", "assistant"):
-        raise BadRow(f"unknown role {str(role)[:40]!r}")
-    return str(role)
+        raise BadRow(f"unknown role {role[:40]!r}")
+    return role
 
 
 def _text(content: Any) -> str:
     if isinstance(content, list):
-        kinds = {part.get("type") if isinstance(part, dict) else None for part in content}
-        if "image" in kinds:
-            raise BadRow("a picture in a text job")
-        if kinds - {"text"} or not all(isinstance(part.get("text"), str) for part in content):
-            raise BadRow("a content list holds {type: text, text} only")
-        content = "".join(part["text"] for part in content)
+        content = "".join(_text_part(part) for part in content)
     if not isinstance(content, str):
         raise BadRow("content is no text")
     if not content.strip():
@@ -86,3 +84,12 @@ def _text(content: Any) -> str:
     except UnicodeEncodeError:
         raise BadRow("broken Unicode (half of a surrogate pair)") from None
     return content
+
+
+def _text_part(part: Any) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind == "image":
+        raise BadRow("a picture in a text job")
+    if kind != "text" or not isinstance(part.get("text"), str):
+        raise BadRow("a content list holds {type: text, text} only")
+    return str(part["text"])

@@ -14,6 +14,8 @@ from gemtune.ports import Objects
 TRAIN_NAMES = ("train", "training")
 EVAL_NAMES = ("eval", "evaluation", "validation", "test")
 KINDS = ("jsonl", "parquet")
+# What a row can be made of. Other columns of a Parquet file are named in refusals and never read: they can be large.
+COLUMNS = ("messages", "prompt", "completion", "answer", "chosen", "rejected")
 # The text of a row. Longer ones are damaged files more often than rows, and are refused unread.
 MAX_ROW_BYTES = 1024 * 1024
 
@@ -111,13 +113,26 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 
     try:
         with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            unread = dict.fromkeys(name for name in names if name not in COLUMNS)
             number = 0
-            for batch in file.iter_batches(batch_size=64):
-                for row in batch.to_pylist():
+            for batch in file.iter_batches(batch_size=64, columns=[name for name in names if name in COLUMNS]):
+                for index in range(batch.num_rows):
                     number += 1
-                    yield number, {name: value for name, value in row.items() if value is not None}
-    except (pa.ArrowException, OSError) as error:
+                    yield number, _parquet_row(batch.slice(index, 1), unread)
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise _bad(f"{path.name} is no readable Parquet file: {str(error)[:200]}") from error
+
+
+def _parquet_row(batch: Any, unread: dict[str, Any]) -> dict[str, Any] | Refused:
+    """One row as JSON would have it; a column without a value is not there."""
+    try:
+        (row,) = batch.to_pylist() or [{}]  # [] when none of the columns is one of ours
+    except UnicodeDecodeError:  # Parquet's writers do not check their text, nor do its readers
+        return Refused("not UTF-8")
+    except (ValueError, OverflowError) as error:
+        return Refused(f"a value that cannot be read: {str(error)[:100]}")
+    return {name: value for name, value in row.items() if value is not None} | unread
 
 
 def _bad(message: str) -> StepError:
