@@ -54,5 +54,7 @@ def test_what_raises_is_rolled_back(tmp_path: Path) -> None:
         connection.execute("INSERT INTO idempotency_keys VALUES ('a', 'x')")
         raise ZeroDivisionError
     assert count(database) == 0
-    with database.write(), pytest.raises(sqlite3.OperationalError), database.write():
-        pass  # transactions do not nest
+    with database.write():
+        inner = database.write()
+        with pytest.raises(sqlite3.OperationalError):  # transactions do not nest
+            inner.__enter__()

@@ -22,6 +22,7 @@ from gemtune.embedded import work_folders
 from gemtune.embedded.cloud_run_jobs import CloudRunJobs
 from gemtune.embedded.delivery import Delivery
 from gemtune.embedded.executions import EmbeddedLauncher
+from gemtune.embedded.recovery import recover
 from gemtune.embedded.uploads import Uploads
 from gemtune.embedded.workflow_runner import WorkflowRunner
 from gemtune.errors import GemtuneError
@@ -78,7 +79,7 @@ class _Server:
     def run(self) -> None:
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, lambda *_: self._stop.set())
-        self._here.bus.release()
+        recover(self._here)
         parts: list[Callable[[], None]] = [
             self._events.run, self._api.run, self._delivery.run, self._runner.run, self._uploads.run, self._sweeping,
         ]  # fmt: skip

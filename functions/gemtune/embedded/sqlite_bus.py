@@ -15,8 +15,8 @@ from gemtune.ports import Clock, Topic
 MAX_ATTEMPTS = 20
 # Seconds until a failed delivery is tried again: doubled each time, as Pub/Sub's retry policy does.
 MIN_BACKOFF, MAX_BACKOFF = 0.5, 60.0
-# Seconds that a delivery under way, or a pulled message, belongs to its receiver.
-ACK_DEADLINE = 120.0
+# Seconds that a delivery under way belongs to its receiver, and those that a pulled message does (Pub/Sub's default).
+PUSH_DEADLINE, ACK_DEADLINE = 120.0, 10.0
 # Seconds that an undelivered message is kept: Pub/Sub's default.
 RETENTION = 7 * 86400.0
 
@@ -88,7 +88,7 @@ class SqliteBus:
 
     def pull(self, name: str, limit: int) -> list[Received]:
         """Up to `limit` messages that are due, oldest first; each must be acknowledged or it comes again."""
-        return self.take([name], limit)
+        return self.take([name], limit, deadline=ACK_DEADLINE)
 
     def ack(self, name: str, ack_ids: Sequence[str]) -> None:
         with self._database.write() as connection:
@@ -96,9 +96,9 @@ class SqliteBus:
                 connection.execute("DELETE FROM deliveries WHERE subscription = ? AND message = ?", (name, int(ack_id)))
                 _forget_delivered(connection, int(ack_id))
 
-    def take(self, names: Sequence[str], limit: int) -> list[Received]:
-        """Take due deliveries of these subscriptions, for ACK_DEADLINE seconds. A message with an ordering key is
-        due only when no older one of its key and subscription is left."""
+    def take(self, names: Sequence[str], limit: int, *, deadline: float = PUSH_DEADLINE) -> list[Received]:
+        """Take due deliveries of these subscriptions, for some seconds. A message with an ordering key is due only
+        when no older one of its key and subscription is left."""
         now = self._clock.now().timestamp()
         marks = ", ".join("?" * len(names))
         due = f"""
@@ -115,7 +115,7 @@ class SqliteBus:
             for row in rows:
                 connection.execute(
                     "UPDATE deliveries SET attempts = attempts + 1, due_at = ? WHERE subscription = ? AND message = ?",
-                    (now + ACK_DEADLINE, row["subscription"], row["id"]),
+                    (now + deadline, row["subscription"], row["id"]),
                 )
         return [_received(row) for row in rows]
 

@@ -1,0 +1,59 @@
+"""A server that died at the worst moment goes on at once when it starts again."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gemtune.embedded.executions import EmbeddedLauncher
+from gemtune.embedded.recovery import recover
+from gemtune.job import Claim
+from tests.fakes import World
+
+
+def requested(world: World) -> list[str]:
+    return [json.loads(received.message)["job_id"] for received in world.services.bus.take(["dispatch"], 10)]
+
+
+def test_what_was_accepted_but_not_published_is_published(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(type(world.services.bus), "publish", lambda *args, **kwargs: 1 / 0)
+        job_id = world.submit()
+    recover(world.services)
+    assert requested(world) == [job_id]
+
+
+def test_a_launch_without_its_execution_gets_it_and_one_with_it_gets_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher = EmbeddedLauncher(world.services.database, clock=world.clock)
+    world.services.__dict__["launcher"] = launcher
+    cut_off, started = world.submit(), world.submit()
+    with monkeypatch.context() as broken:
+        broken.setattr(type(launcher), "start", lambda *args: exit())
+        with pytest.raises(SystemExit):
+            world.services.dispatch.launch(cut_off)
+    world.services.dispatch.launch(started)
+    before = {job_id: execution for execution, job_id, _ in launcher.active()}
+    recover(world.services)
+    after = {job_id: execution for execution, job_id, _ in launcher.active()}
+    assert set(after) == {cut_off, started}
+    assert after[started] == before[started]
+
+
+def test_a_claimed_job_is_left_to_its_execution(world: World) -> None:
+    job_id = world.submit()
+    world.services.dispatch.launch(job_id)
+    world.services.control.claim(job_id, Claim(launch=1, execution="e"))
+    recover(world.services)
+    assert world.launcher.started == [(job_id, 1)]
+
+
+def test_what_a_dead_server_had_taken_is_due_again(world: World) -> None:
+    job_id = world.submit()
+    assert requested(world) == [job_id]
+    assert requested(world) == []
+    world.services.dispatch.launch(job_id)
+    recover(world.services)
+    assert requested(world) == [job_id]
