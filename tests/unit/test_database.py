@@ -50,9 +50,14 @@ def test_it_is_durable_and_readers_do_not_wait_for_writers(tmp_path: Path) -> No
 
 def test_what_raises_is_rolled_back(tmp_path: Path) -> None:
     database = Database(tmp_path / "gemtune.db")
-    with pytest.raises(ZeroDivisionError), database.write() as connection:
-        connection.execute("INSERT INTO idempotency_keys VALUES ('a', 'x')")
-        raise ZeroDivisionError
+
+    def fails() -> None:
+        with database.write() as connection:
+            connection.execute("INSERT INTO idempotency_keys VALUES ('a', 'x')")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
     assert count(database) == 0
     with database.write():
         inner = database.write()
