@@ -5,17 +5,20 @@ Without transformers: importing its tokenizers brings torch along, which takes l
 
 from __future__ import annotations
 
-import json
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gemtune.errors import StepError
+from trainer.chat_template import OWN_TEMPLATE as OWN_TEMPLATE
+from trainer.chat_template import ChatTemplate, TemplateRefuses, json_object
 from trainer.conversations import Messages
 from trainer.datasets import Refused
 
 UNTRAINED = -100
-OWN_TEMPLATE = Path(__file__).parent / "gemma_chat_template.jinja"
+Span = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,51 +35,55 @@ class Encoded:
 
 
 class Encoder:
-    """A base model's tokenizer and chat template. Raises StepError `bad_base_model` when one cannot be read."""
+    """A base model's tokenizer and chat template.
 
-    def __init__(self, folder: Path, *, max_length: int):
+    max_length: tokens of a row at most. vocab_size: how many tokens the model knows, when that is known.
+    Raises StepError `bad_base_model` when the tokenizer cannot be read, `template_failed` for the template.
+    """
+
+    def __init__(self, folder: Path, *, max_length: int, vocab_size: int | None = None):
         from tokenizers import Tokenizer
 
-        self._max_length = max_length
+        self._max_length, self._vocab_size = max_length, vocab_size
         try:
             self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-            settings = json.loads((folder / "tokenizer_config.json").read_text())
         except Exception as error:  # the library raises no class of its own
             message = f"the base model's tokenizer cannot be read: {error}"
-            raise StepError(
-                "bad_base_model", message, hint="it needs tokenizer.json and tokenizer_config.json"
-            ) from error
+            hint = "it needs tokenizer.json and tokenizer_config.json"
+            raise StepError("bad_base_model", message, hint=hint) from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self.template_source, source = _template(folder, settings)
-        self._template = _environment().from_string(source)
-        self._special = {name: _text_of(settings.get(name)) for name in ("bos_token", "eos_token")}
+        tokenizer_config = json_object(folder / "tokenizer_config.json")
+        if not tokenizer_config:  # without it the template would render without <bos>, and nobody would notice
+            raise StepError("bad_base_model", "the base model's tokenizer_config.json is not there or cannot be read")
+        self._template = ChatTemplate(folder, tokenizer_config)
 
-    def render(self, messages: Messages, *, add_generation_prompt: bool = False) -> str:
-        """The text that the model reads. Raises StepError `template_failed`."""
-        import jinja2
-
-        try:
-            return str(
-                self._template.render(messages=messages, add_generation_prompt=add_generation_prompt, **self._special)
-            )
-        except jinja2.TemplateError as error:
-            raise StepError("template_failed", f"the base model's chat template failed: {error}") from error
+    @property
+    def template_source(self) -> str:
+        return self._template.source
 
     def encode(self, messages: Messages) -> Encoded | Refused:
         """Tokens and labels of one conversation. Trained is what the assistant says and what ends its turn, as in
-        TRL's training template for Gemma: the text, `<end_of_turn>`, and the line break."""
-        text = self.render(messages)
-        spans = self._assistant_spans(messages, text)
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        labels = [
-            token if any(start <= left and right <= end for start, end in spans) and left < right else UNTRAINED
-            for token, (left, right) in zip(encoding.ids, encoding.offsets, strict=True)
-        ]
-        kept = Encoded(encoding.ids[: self._max_length], labels[: self._max_length], len(labels) > self._max_length)
-        if kept.trained_tokens == 0:
-            return Refused(f"all of the assistant's {len(labels)} tokens lie beyond max_seq_length {self._max_length}")
-        return kept
+        TRL's training template for Gemma: the text, `<end_of_turn>`, and the line break. The template writes `<bos>`.
+
+        Raises StepError `template_failed`, `template_not_supported`.
+        """
+        try:
+            text = self._template.render(messages)
+            encoding = self._tokenizer.encode(text, add_special_tokens=False)
+            ids, offsets = encoding.ids[: self._max_length], encoding.offsets[: self._max_length]
+            spans = self._assistant_spans(messages, text, until=offsets[-1][1] if offsets else 0)
+        except TemplateRefuses as refusal:
+            return Refused(f"the chat template refuses it: {refusal}")
+        unknown = self._unknown_to_the_model(ids)
+        if unknown is not None:
+            return Refused(f"it holds {unknown!r}, for which the base model has no embedding")
+        encoded = Encoded(ids, _labels(ids, offsets, spans), truncated=len(encoding.ids) > len(ids))
+        if encoded.trained_tokens > 0:
+            return encoded
+        if encoded.truncated:
+            return Refused(f"all trained tokens lie beyond max_seq_length: {self._max_length} of {len(encoding.ids)}")
+        return Refused("the chat template leaves nothing of what the assistant says")
 
     def marked(self, encoded: Encoded) -> list[dict[str, Any]]:
         """The same as text, in pieces that are trained on or not."""
@@ -91,13 +98,26 @@ class Encoder:
                 run = []
         return pieces
 
-    def _assistant_spans(self, messages: Messages, text: str) -> list[tuple[int, int]]:
-        """Where in the text the assistant speaks, by rendering the conversation up to and after each of its turns."""
+    def _unknown_to_the_model(self, ids: Sequence[int]) -> str | None:
+        """Gemma 3's tokenizer has tokens for pictures that its text models have no row for; a GPU would only say that
+        an index is out of range."""
+        largest = max(ids, default=0)
+        if self._vocab_size is None or largest < self._vocab_size:
+            return None
+        return str(self._tokenizer.id_to_token(largest))
+
+    def _assistant_spans(self, messages: Messages, text: str, *, until: int) -> Iterable[Span]:
+        """Where in the text the assistant speaks, by rendering the conversation up to and after each of its turns.
+
+        Turns that begin at `until` or later are cut off, and left out: each costs a rendering of all before it.
+        """
         spans = []
         for index, message in enumerate(messages):
             if message["role"] == "assistant":
-                before = self.render(messages[:index], add_generation_prompt=True)
-                after = self.render(messages[: index + 1])
+                before = self._template.render(messages[:index], add_generation_prompt=True)
+                if len(before) >= until:
+                    break
+                after = self._template.render(messages[: index + 1])
                 if not (text.startswith(after) and after.startswith(before)):
                     problem = "its chat template changes earlier turns when later ones are added"
                     raise StepError("template_not_supported", problem, hint="use a base model with Gemma's template")
@@ -105,32 +125,13 @@ class Encoder:
         return spans
 
 
-def _template(folder: Path, settings: dict[str, Any]) -> tuple[str, str]:
-    """Where the chat template comes from, and its text."""
-    beside = folder / "chat_template.jinja"
-    if beside.is_file():
-        return "chat_template.jinja", beside.read_text()
-    if isinstance(settings.get("chat_template"), str):
-        return "tokenizer_config.json", settings["chat_template"]
-    return "gemtune's own for Gemma", OWN_TEMPLATE.read_text()
-
-
-def _text_of(token: Any) -> str:
-    """A special token as the configuration writes it: a string, or a map with its `content`."""
-    return str(token.get("content", "")) if isinstance(token, dict) else str(token or "")
-
-
-def _environment() -> Any:
-    """Jinja as transformers runs chat templates in, sandboxed: a template is a stranger's code."""
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def raise_exception(message: str) -> None:
-        from jinja2 import TemplateError
-
-        raise TemplateError(message)
-
-    extensions = ["jinja2.ext.loopcontrols", "trainer.generation_tag.GenerationTag"]
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
-    environment.globals["raise_exception"] = raise_exception
-    environment.filters["tojson"] = lambda value, **kwargs: json.dumps(value, ensure_ascii=False, **kwargs)
-    return environment
+def _labels(ids: Sequence[int], offsets: Sequence[Span], spans: Iterable[Span]) -> list[int]:
+    """The ids of tokens that lie wholly in one of the spans; spans and offsets are in characters and in order."""
+    ahead = deque(spans)
+    labels = [UNTRAINED] * len(ids)
+    for index, (left, right) in enumerate(offsets):
+        while ahead and ahead[0][1] <= left:
+            ahead.popleft()
+        if ahead and ahead[0][0] <= left < right <= ahead[0][1]:
+            labels[index] = ids[index]
+    return labels

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trainer.chat_template import ChatTemplate
+from trainer.datasets import Refused
 from trainer.rendering import UNTRAINED, Encoded, Encoder
 
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30).filter(lambda t: t.strip())
@@ -68,3 +70,31 @@ def test_text_that_looks_like_a_turn_marks_nothing_more(encoder: Encoder) -> Non
     encoded = encoder.encode(tricky)
     assert isinstance(encoded, Encoded)
     assert [p["text"] for p in encoder.marked(encoded) if p["trained"]] == ["Captain<end_of_turn>\n"]
+
+
+@pytest.mark.parametrize("max_length", [1, 20, 21, 22, 23, 24, 60])
+def test_a_cut_row_begins_as_the_whole_one(tiny: Path, encoder: Encoder, max_length: int) -> None:
+    messages = conversation(["What colour is the red boat?", "Captain, the boat is red.", "Sure?", "Captain, yes."])
+    whole, cut = encoder.encode(messages), Encoder(tiny, max_length=max_length).encode(messages)
+    assert isinstance(whole, Encoded)
+    if any(label != UNTRAINED for label in whole.labels[:max_length]):
+        assert cut == Encoded(whole.input_ids[:max_length], whole.labels[:max_length], len(whole.labels) > max_length)
+    else:
+        assert isinstance(cut, Refused)
+        assert "beyond max_seq_length" in cut.reason
+
+
+def test_turns_that_are_cut_off_cost_no_rendering(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered = []
+    render = ChatTemplate.render
+    monkeypatch.setattr(ChatTemplate, "render", lambda *args, **more: rendered.append(1) or render(*args, **more))
+    encoded = Encoder(tiny, max_length=64).encode(conversation(["Hi", "Captain"] * 2000))
+    assert isinstance(encoded, Encoded)
+    assert encoded.truncated
+    assert len(rendered) < 40
+
+
+def test_a_token_that_the_model_does_not_know_refuses_the_row(tiny: Path) -> None:
+    refused = Encoder(tiny, max_length=64, vocab_size=5).encode(conversation(["Hi", "Captain"]))
+    assert isinstance(refused, Refused)
+    assert "no embedding" in refused.reason

@@ -1,0 +1,88 @@
+"""Templates of base models: found where models keep them, never trusted, and run as transformers runs them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gemtune.errors import StepError
+from trainer.chat_template import OWN_TEMPLATE, ChatTemplate, TemplateRefuses
+
+MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "<Captain> & 'crew'"}]
+SPECIAL = {"bos_token": "<bos>", "eos_token": {"content": "<eos>"}}
+
+
+def template(folder: Path, text: str) -> ChatTemplate:
+    (folder / "chat_template.jinja").write_text(text)
+    return ChatTemplate(folder, SPECIAL)
+
+
+@pytest.mark.parametrize("add_generation_prompt", [False, True])
+@pytest.mark.parametrize(
+    "text",
+    [
+        OWN_TEMPLATE.read_text(),
+        "{{ bos_token }}{{ eos_token }}|{{ unk_token }}|{{ add_generation_prompt }}",
+        "{% if tools is not none or documents is not none %}tools{% else %}none{% endif %}",
+        "{{ messages | tojson }}{{ messages | tojson(indent=2, sort_keys=true) }}",
+        "{% for m in messages %}\n  {% if loop.index > 1 %}{% break %}{% endif %}\n{{ m.content }}\n{% endfor %}\n",
+        "{% for m in messages %}{% generation %}{{ m['content'] }}{% endgeneration %}{% endfor %}",
+        "{{ strftime_now('%Y') | length }}",
+    ],
+)
+def test_a_template_renders_as_transformers_renders_it(tmp_path: Path, text: str, add_generation_prompt: bool) -> None:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    theirs, _ = render_jinja_template(
+        conversations=[MESSAGES], chat_template=text, add_generation_prompt=add_generation_prompt,
+        bos_token="<bos>", eos_token="<eos>", unk_token="", pad_token="",
+    )  # fmt: skip
+    assert template(tmp_path, text).render(MESSAGES, add_generation_prompt=add_generation_prompt) == theirs[0]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "source"),
+    [
+        ("chat_template.jinja", "here", "chat_template.jinja"),
+        ("chat_template.json", json.dumps({"chat_template": "here"}), "chat_template.json"),
+        ("chat_template.json", "{", "gemtune's own for Gemma"),
+        ("other.txt", "", "gemtune's own for Gemma"),
+    ],
+)
+def test_a_template_is_found_in_its_file(tmp_path: Path, file: str, content: str, source: str) -> None:
+    (tmp_path / file).write_text(content)
+    found = ChatTemplate(tmp_path, SPECIAL)
+    assert found.source == source
+    assert (found.render(MESSAGES) == "here") == (source == file)
+
+
+@pytest.mark.parametrize(
+    "given", ["here", [{"name": "tool_use", "template": "x"}, {"name": "default", "template": "here"}]]
+)
+def test_a_template_is_found_in_the_tokenizers_configuration(tmp_path: Path, given: Any) -> None:
+    found = ChatTemplate(tmp_path, {"chat_template": given})
+    assert (found.source, found.render(MESSAGES)) == ("tokenizer_config.json", "here")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{% if %}",
+        "{{ 'a' + 1 }}",
+        "{{ nobody.there }}",
+        "{{ messages.__class__.__mro__[1].__subclasses__() }}",
+        "{{ 1 / 0 }}",
+    ],
+)
+def test_a_broken_or_hostile_template_fails_the_step(tmp_path: Path, text: str) -> None:
+    with pytest.raises(StepError) as caught:
+        template(tmp_path, text).render(MESSAGES)
+    assert caught.value.code == "template_failed"
+
+
+def test_what_a_template_refuses_is_the_rows_fault(tmp_path: Path) -> None:
+    with pytest.raises(TemplateRefuses, match="System role not supported"):
+        template(tmp_path, "{{ raise_exception('System role not supported') }}").render(MESSAGES)
