@@ -129,7 +129,8 @@ def _guarded(app: Any, token: str) -> Callable[..., Iterable[bytes]]:
     """The app, for callers who have the token. On gcp this is IAM's part."""
 
     def guard(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if secrets.compare_digest(environ.get("HTTP_AUTHORIZATION", ""), f"Bearer {token}"):
+        sent = environ.get("HTTP_AUTHORIZATION", "")
+        if secrets.compare_digest(sent.encode(), f"Bearer {token}".encode()):
             answer: Iterable[bytes] = app(environ, start_response)
             return answer
         start_response("403 Forbidden", [("Content-Type", "text/plain")])
