@@ -30,24 +30,31 @@ class Manifest:
 
 def publish(objects: Objects, folder: Path, prefix: str) -> list[Artifact]:
     """Upload every file of a folder to `prefix/…`, and then the manifest that makes it whole."""
-    artifacts = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = path.relative_to(folder).as_posix()
-        objects.upload(path, f"{prefix}/{name}")
-        uri = objects.uri(f"{prefix}/{name}")
-        artifacts.append(Artifact(name=name, uri=uri, bytes=path.stat().st_size, sha256=sha256(path)))
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    artifacts = [add(objects, path, prefix, name) for name, path in files.items() if name != NAME]
+    seal(objects, prefix, artifacts)
+    return artifacts
+
+
+def add(objects: Objects, path: Path, prefix: str, name: str) -> Artifact:
+    """Upload one file of a folder that is not whole yet, and may be too large to be on this machine at once."""
+    objects.upload(path, f"{prefix}/{name}")
+    return Artifact(name=name, uri=objects.uri(f"{prefix}/{name}"), bytes=path.stat().st_size, sha256=sha256(path))
+
+
+def seal(objects: Objects, prefix: str, artifacts: Sequence[Artifact]) -> None:
+    """Write the manifest: from now on the folder is whole."""
     listed = [artifact.model_dump() for artifact in artifacts]
     objects.write(f"{prefix}/{NAME}", json.dumps({"files": listed}, indent=1).encode())
-    return artifacts
 
 
 def read_whole(objects: Objects, prefix: str) -> Manifest | None:
     """The manifest of a folder, if it is there and every file has the size it says."""
     try:
         listed = json.loads(objects.read(f"{prefix}/{NAME}"))["files"]
-    except (ObjectNotFound, ValueError, KeyError):
+        artifacts = [Artifact.model_validate(entry) for entry in listed]
+    except (ObjectNotFound, ValueError, KeyError, TypeError):
         return None
-    artifacts = [Artifact.model_validate(entry) for entry in listed]
     stats = [objects.stat(f"{prefix}/{artifact.name}") for artifact in artifacts]
     sizes = [None if stat is None else stat.bytes for stat in stats]
     return Manifest(artifacts) if sizes == [artifact.bytes for artifact in artifacts] else None
