@@ -289,11 +289,12 @@ def step_begun(job: Job, step: Step, claim: Claim, *, execution: str, at: dateti
             "started_at": at,
             "heartbeat_at": at,
             "seconds": _seconds_so_far(here),
+            "cause": None,
         }
     )
     job = _with_step(job, step, begun)
     if begun.attempt > 1:
-        job, more = _with_event(job, f"{step}_restarted", at, attempt=begun.attempt)
+        job, more = _with_event(job, f"{step}_restarted", at, attempt=begun.attempt, cause=here.cause)
         events = (*events, *more)
     return job, events
 

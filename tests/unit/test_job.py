@@ -135,6 +135,15 @@ def test_an_execution_that_dies_before_it_begins_is_counted_too() -> None:
     assert "no such image" in job.error.message
 
 
+def test_why_an_attempt_ended_is_told_when_the_next_begins() -> None:
+    job, mark = running(Step.TRAIN)
+    job, _ = jobs.step_stopped(job, mark, cause="sigterm", at=NOW)
+    assert job.steps[Step.TRAIN].cause == "sigterm"
+    job, (event,) = jobs.step_begun(job, Step.TRAIN, MINE, execution="x", at=NOW)
+    assert (event.type, event.details) == ("train_restarted", {"attempt": 2, "cause": "sigterm"})
+    assert job.steps[Step.TRAIN].cause is None
+
+
 def test_seconds_of_a_step_are_those_of_all_its_attempts() -> None:
     job, mark = running(Step.TRAIN)
     job = jobs.heartbeat(job, mark, None, NOW + timedelta(seconds=7))  # and then it was killed
