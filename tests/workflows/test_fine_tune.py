@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ class Script:
         self.claim, self.on_run, self.plan = claim, run, PLAN
         self.ran: list[str] = []
         self.reports: list[tuple[str, int, bool]] = []
+        self.errors: list[str | None] = []
         self.asked: list[Mapping[str, Any]] = []
         self.slept: list[float] = []
         self.failures: list[WorkflowError] = []
@@ -45,6 +47,7 @@ class Script:
             return {"code": 200, "body": {"verdict": self.claim, "steps": self.plan}}
         assert args["url"] == "https://control.example/step_ended"
         self.reports.append((body["step"], body["round"], body["error"] is not None))
+        self.errors.append(body["error"])
         return {"code": 200, "body": {"verdict": self.verdicts[body["step"]].pop(0), "wait_seconds": 7}}
 
     def run(self, args: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,6 +115,7 @@ def test_how_a_step_ended_is_for_control_to_say_not_for_the_platform(error: dict
     script = Script(DONE, run=fails)
     assert script.execute() == "done"
     assert script.reports == [("prepare", 1, True), ("train", 1, True), ("export", 1, True)]
+    assert script.errors == [error.get("message", json.dumps(error))] * 3
 
 
 @pytest.mark.parametrize(
