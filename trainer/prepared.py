@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -66,11 +67,15 @@ def total_train_steps(config: TrainingConfig, rows: int) -> int:
     return -(-batches // config.gradient_accumulation_steps) * config.epochs
 
 
-def histogram(lengths: Sequence[int]) -> dict[str, Any]:
-    """Tokens a row: least, most, median, and how many rows lie up to each power of two."""
-    ordered = sorted(lengths)
-    bounds: dict[str, int] = {}
-    for length in ordered:
-        bound = 1 << max(0, (length - 1).bit_length())
-        bounds[str(bound)] = bounds.get(str(bound), 0) + 1
-    return {"least": ordered[0], "median": ordered[len(ordered) // 2], "most": ordered[-1], "rows_up_to": bounds}
+def histogram(lengths: Counter[int]) -> dict[str, Any]:
+    """Tokens a row, from how many rows have how many: least, median (the lower one), most, and how many rows lie up to
+    each power of two. There is at least one row."""
+    bounds: Counter[int] = Counter()
+    middle, passed, median = (lengths.total() + 1) // 2, 0, 0
+    for length, rows in sorted(lengths.items()):
+        bounds[1 << max(0, (length - 1).bit_length())] += rows
+        if passed < middle:
+            median = length
+        passed += rows
+    rows_up_to = {str(bound): rows for bound, rows in bounds.items()}
+    return {"least": min(lengths), "median": median, "most": max(lengths), "rows_up_to": rows_up_to}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gemtune.errors import StepError
-from trainer import base_models, datasets, manifest
+from trainer import base_models, datasets, manifest, model_files
 from trainer.context import Context
 from trainer.conversations import conversation
 from trainer.datasets import Refused
@@ -31,9 +32,11 @@ EVAL_SHARE, MAX_EVAL_ROWS = 0.1, 500
 
 @dataclass
 class Tally:
-    """What became of the rows of one split."""
+    """What became of the rows of one split. `lengths` counts rows by their tokens, so it stays small."""
 
-    lengths: list[int] = field(default_factory=list)
+    lengths: Counter[int] = field(default_factory=Counter)
+    kept: int = 0
+    tokens: int = 0
     trained_tokens: int = 0
     truncated: int = 0
     refused: list[dict[str, Any]] = field(default_factory=list)
@@ -41,9 +44,9 @@ class Tally:
     samples: list[list[dict[str, Any]]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        counted = {"kept": len(self.lengths), "refused": self.refused_rows, "truncated": self.truncated}
-        tokens = {"tokens": sum(self.lengths), "trained_tokens": self.trained_tokens}
-        lengths = histogram(self.lengths) if self.lengths else None
+        counted = {"kept": self.kept, "refused": self.refused_rows, "truncated": self.truncated}
+        tokens = {"tokens": self.tokens, "trained_tokens": self.trained_tokens}
+        lengths = histogram(self.lengths) if self.kept else None
         return counted | tokens | {"tokens_a_row": lengths, "refused_rows": self.refused}
 
 
@@ -55,12 +58,14 @@ def run(context: Context) -> None:
     config = context.spec.training_config
     dataset = datasets.find(context.buckets.data, context.spec.processed_dataset_id, context.work)
     provided = base_models.provide(
-        config.base_model_id, context.buckets, context.work, token=lambda: context.secret("hf_token")
-    )
-    folder = base_models.locate(context.buckets, provided, context.work)
-    longest = base_models.max_positions(base_models.config_of(folder)) or DEFAULT_MAX_LENGTH
+        config.base_model_id, context.buckets, context.work, token=lambda: context.secret("hf_token"),
+        check_stop=context.check_stop,
+    )  # fmt: skip
+    folder = base_models.without_weights(context.buckets, provided, context.work)
+    model = model_files.config_of(folder)
+    longest = model_files.max_positions(model) or DEFAULT_MAX_LENGTH
     max_length = min(longest, config.max_seq_length or DEFAULT_MAX_LENGTH)
-    encoder = Encoder(folder, max_length=max_length)
+    encoder = Encoder(folder, max_length=max_length, vocab_size=model_files.vocab_size(model))
 
     output = context.work / "prepared"
     output.mkdir()
@@ -68,10 +73,10 @@ def run(context: Context) -> None:
     held_out: Tally | None = None
     if dataset.eval is not None:
         held_out = _tokenize(dataset.eval, encoder, output / "eval.parquet", context.check_stop)
-    eval_rows = len(held_out.lengths) if held_out else 0
+    eval_rows = held_out.kept if held_out else 0
     if dataset.eval is None and config.eval_strategy != "no":
-        eval_rows = _split_off(output, len(train.lengths), seed=config.seed)
-    rows = len(train.lengths) - (0 if held_out else eval_rows)
+        eval_rows = _split_off(output, train.kept, seed=config.seed)
+    rows = train.kept - (0 if held_out else eval_rows)
 
     summary = {
         "base_model": provided,
@@ -104,7 +109,9 @@ def _tokenize(source: Path, encoder: Encoder, target: Path, check_stop: Callable
                     tally.refused.append({"row": number, "reason": encoded.reason})
                 continue
             tokens.add(encoded)
-            tally.lengths.append(len(encoded.input_ids))
+            tally.kept += 1
+            tally.lengths[len(encoded.input_ids)] += 1
+            tally.tokens += len(encoded.input_ids)
             tally.trained_tokens += encoded.trained_tokens
             tally.truncated += encoded.truncated
             if len(tally.samples) < SAMPLES:
@@ -114,10 +121,10 @@ def _tokenize(source: Path, encoder: Encoder, target: Path, check_stop: Callable
 
 
 def _check(source: Path, tally: Tally) -> None:
-    seen = len(tally.lengths) + tally.refused_rows
+    seen = tally.kept + tally.refused_rows
     if seen == 0:
         raise StepError("empty_dataset", f"{source.name} has no rows", hint="put rows into it and submit again")
-    if tally.lengths and tally.refused_rows <= seen * MAX_REFUSED_SHARE:
+    if tally.kept and tally.refused_rows <= seen * MAX_REFUSED_SHARE:
         return
     first = "; ".join(f"row {entry['row']}: {entry['reason']}" for entry in tally.refused[:5])
     message = f"{tally.refused_rows} of {seen} rows of {source.name} cannot be used: {first}"

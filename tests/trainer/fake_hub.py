@@ -1,0 +1,74 @@
+"""A Hub of one repository on this machine, as far as huggingface_hub asks one for files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+REVISION = "5" * 40
+REPOSITORY = "acme/tiny-gemma"
+
+
+@dataclass
+class FakeHub:
+    """refusal: (status, X-Error-Code) for every request of a file. needs: the only token that is let in."""
+
+    files: dict[str, bytes]
+    refusal: tuple[int, str] | None = None
+    needs: str | None = None
+    url: str = ""
+    fetched: list[str] = field(default_factory=list)
+
+    def answer(self, method: str, path: str, authorization: str | None) -> tuple[int, dict[str, str], bytes]:
+        if self.needs is not None and authorization != f"Bearer {self.needs}":
+            return 401, {"X-Error-Code": "GatedRepo"}, b""
+        if path.split("?")[0] == f"/api/models/{REPOSITORY}":
+            siblings = [{"rfilename": name} for name in self.files]
+            return 200, {}, json.dumps({"id": REPOSITORY, "sha": REVISION, "siblings": siblings}).encode()
+        name = path.removeprefix(f"/{REPOSITORY}/resolve/{REVISION}/")
+        if name not in self.files:
+            return 404, {"X-Error-Code": "RepoNotFound"}, b""
+        if self.refusal is not None:
+            return self.refusal[0], {"X-Error-Code": self.refusal[1]}, b""
+        if method == "GET":
+            self.fetched.append(name)
+        content = self.files[name]
+        etag = hashlib.sha256(content).hexdigest()
+        return 200, {"ETag": f'"{etag}"', "X-Repo-Commit": REVISION}, content
+
+
+def of(folder: Path) -> FakeHub:
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    return FakeHub(files | {"README.md": b"no", "model.gguf": b"no", "original/model.safetensors": b"no"})
+
+
+@contextmanager
+def serving(hub: FakeHub) -> Iterator[FakeHub]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, headers, body = hub.answer(self.command, self.path, self.headers["Authorization"])
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        hub.url = f"http://127.0.0.1:{server.server_port}"
+        yield hub
+        server.shutdown()
+        thread.join()

@@ -1,0 +1,189 @@
+"""Base models: from a folder, a bucket, or the Hub, and never half of one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gemtune.embedded.folder_objects import FolderObjects
+from gemtune.errors import SecretNotFound, StepError
+from gemtune.ports import Buckets
+from tests.trainer import fake_hub
+from tests.trainer.fake_hub import REPOSITORY, REVISION, FakeHub
+from trainer import base_models, manifest
+from trainer.context import StopRequested
+
+PREFIX = f"models/acme--tiny-gemma/{REVISION}"
+SMALL = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
+         "chat_template.jinja"}  # fmt: skip
+
+
+@pytest.fixture
+def buckets(tmp_path: Path) -> Buckets:
+    return Buckets(*(FolderObjects(tmp_path / name, name) for name in ("config", "data", "uploads", "export")))
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    (tmp_path / "work").mkdir()
+    return tmp_path / "work"
+
+
+@pytest.fixture
+def copied(tiny: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny, tmp_path / "copied"))
+
+
+@pytest.fixture
+def hub(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with fake_hub.serving(fake_hub.of(tiny)) as hub:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        yield hub
+
+
+def provide(buckets: Buckets, work: Path, **more: Any) -> dict[str, str]:
+    return base_models.provide(REPOSITORY, buckets, work, **{"token": lambda: None} | more)
+
+
+def code_of(caught: pytest.ExceptionInfo[StepError]) -> str:
+    return caught.value.code
+
+
+def test_a_model_of_the_hub_is_copied_once_and_whole(hub: FakeHub, buckets: Buckets, work: Path, tiny: Path) -> None:
+    provided = provide(buckets, work)
+    assert provided == {"kind": "bucket", "id": REPOSITORY, "place": f"export/{PREFIX}"}
+    assert set(hub.fetched) == SMALL | {"model.safetensors"}
+    whole = manifest.fetch(buckets.export, PREFIX, work / "into")
+    assert (whole / "model.safetensors").read_bytes() == (tiny / "model.safetensors").read_bytes()
+    assert not list(work.rglob("*.safetensors")), "weights stayed on this machine"
+    hub.fetched.clear()
+    assert provide(buckets, work) == provided
+    assert hub.fetched == []
+    assert base_models.locate(buckets, provided, work).joinpath("model.safetensors").is_file()
+
+
+def test_a_copy_that_was_interrupted_is_made_again(hub: FakeHub, buckets: Buckets, work: Path) -> None:
+    asked: list[int] = []
+
+    def stop_at_the_third_file() -> None:
+        asked.append(1)
+        if len(asked) == 3:
+            raise StopRequested
+
+    with pytest.raises(StopRequested):
+        provide(buckets, work, check_stop=stop_at_the_third_file)
+    assert manifest.read_whole(buckets.export, PREFIX) is None
+    provide(buckets, work)
+    assert manifest.read_whole(buckets.export, PREFIX) is not None
+
+
+def test_what_is_no_gemma_is_refused_before_its_weights_are_fetched(hub: FakeHub, buckets: Buckets, work: Path) -> None:
+    hub.files["config.json"] = b'{"model_type": "llama"}'
+    with pytest.raises(StepError) as caught:
+        provide(buckets, work)
+    assert code_of(caught) == "not_a_gemma"
+    assert "model.safetensors" not in hub.fetched
+
+
+def test_the_token_goes_to_the_hub_and_nowhere_else(hub: FakeHub, buckets: Buckets, work: Path) -> None:
+    hub.needs = "hf_" + "a" * 30
+    with pytest.raises(StepError) as caught:
+        provide(buckets, work, token=lambda: "hf_" + "b" * 30)
+    assert code_of(caught) == "base_model_gated"
+    assert "b" * 30 not in f"{caught.value}{caught.value.hint}"
+    assert provide(buckets, work, token=lambda: hub.needs)
+    everything = b"".join(buckets.export.read(stat.name) for stat in buckets.export.list(""))
+    assert hub.needs.encode() not in everything
+
+
+@pytest.mark.parametrize(
+    ("refusal", "code"),
+    [
+        ((403, "GatedRepo"), "base_model_gated"),
+        ((401, ""), "base_model_gated"),
+        ((404, "RepoNotFound"), "base_model_not_found"),
+        ((403, ""), "base_model_gated"),
+    ],
+)
+def test_refusals_of_the_hub_say_what_to_do(
+    hub: FakeHub, buckets: Buckets, work: Path, refusal: tuple[int, str], code: str
+) -> None:
+    hub.refusal = refusal
+    with pytest.raises(StepError) as caught:
+        provide(buckets, work)
+    assert code_of(caught) == code
+    assert caught.value.hint
+    assert list(buckets.export.list("")) == []
+
+
+@pytest.mark.parametrize("name", ["acme/none", "acme/tiny--gemma"])
+def test_a_name_that_the_hub_does_not_know_or_allow_is_not_found(
+    hub: FakeHub, buckets: Buckets, work: Path, name: str
+) -> None:
+    with pytest.raises(StepError) as caught:
+        base_models.provide(name, buckets, work, token=lambda: None)
+    assert code_of(caught) == "base_model_not_found"
+
+
+def test_without_a_network_the_step_may_be_tried_again(
+    buckets: Buckets, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(httpx.TransportError):
+        provide(buckets, work)
+
+
+def test_a_token_whose_time_is_over_fails_the_job(buckets: Buckets, work: Path) -> None:
+    def gone() -> str:
+        raise SecretNotFound("there is no such secret")
+
+    with pytest.raises(StepError) as caught:
+        provide(buckets, work, token=gone)
+    assert code_of(caught) == "secret_not_found"
+
+
+def test_a_model_in_a_bucket_is_described_without_its_weights(buckets: Buckets, work: Path, tiny: Path) -> None:
+    buckets.data.upload_folder(tiny, "models/mine")
+    provided = base_models.provide("gs://data/models/mine/", buckets, work, token=lambda: None)
+    described = base_models.without_weights(buckets, provided, work)
+    assert {path.name for path in described.iterdir()} == SMALL
+    assert (base_models.locate(buckets, provided, work) / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("place", ["data/models/none", "data/../export", "data/models//mine", "elsewhere/models/mine"])
+def test_a_place_without_a_model_or_outside_is_not_found(buckets: Buckets, work: Path, place: str) -> None:
+    for find in (base_models.without_weights, base_models.locate):
+        with pytest.raises(StepError) as caught:
+            find(buckets, {"kind": "bucket", "id": "x", "place": place}, work)
+        assert code_of(caught) == "base_model_not_found"
+
+
+def test_weights_cut_short_are_no_model(copied: Path, buckets: Buckets, work: Path) -> None:
+    weights = copied / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(StepError, match="damaged") as caught:
+        base_models.locate(buckets, {"kind": "folder", "id": "x", "place": str(copied)}, work)
+    assert code_of(caught) == "bad_base_model"
+
+
+@pytest.mark.parametrize("kind", ["folder", "bucket"])
+def test_a_missing_part_of_the_weights_is_named(copied: Path, buckets: Buckets, work: Path, kind: str) -> None:
+    (copied / "model.safetensors").rename(copied / "model-1.safetensors")
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (copied / "model.safetensors.index.json").write_text(json.dumps(index))
+    buckets.data.upload_folder(copied, "mine")
+    place = str(copied) if kind == "folder" else "data/mine"
+    with pytest.raises(StepError, match=r"model-2\.safetensors") as caught:
+        base_models.without_weights(buckets, {"kind": kind, "id": "x", "place": place}, work)
+    assert code_of(caught) == "bad_base_model"

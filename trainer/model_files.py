@@ -1,0 +1,85 @@
+"""What a base model's files say, and whether they are all there. No torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from gemtune.errors import StepError
+
+WEIGHTS = ".safetensors"
+INDEX = "model.safetensors.index.json"
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """config.json of a model. Raises StepError `bad_base_model`."""
+    return _json_object(folder / "config.json")
+
+
+def max_positions(config: Mapping[str, Any]) -> int | None:
+    """How many tokens the model can read."""
+    return _number(config, "max_position_embeddings")
+
+
+def vocab_size(config: Mapping[str, Any]) -> int | None:
+    """How many tokens the model has embeddings for; its tokenizer may know more."""
+    return _number(config, "vocab_size")
+
+
+def check_description(folder: Path, names: Collection[str]) -> None:
+    """Whether a model is a Gemma and has all its weights: `folder` has its small files, `names` are all it consists of.
+
+    Raises StepError `not_a_gemma`, `bad_base_model`.
+    """
+    kind = str(config_of(folder).get("model_type"))
+    if not kind.startswith("gemma"):
+        raise StepError("not_a_gemma", f"the base model is a {kind[:40]}, not a Gemma", hint="use a Gemma model")
+    if not any(name.endswith(WEIGHTS) for name in names):
+        hint = "save it with save_pretrained of transformers"
+        raise StepError("bad_base_model", f"the base model has no *{WEIGHTS}", hint=hint)
+    missing = sorted(_indexed(folder) - set(names)) if INDEX in names else []
+    if missing:
+        message = f"the base model lacks {len(missing)} files of its weights: {', '.join(missing)[:200]}"
+        raise StepError("bad_base_model", message, hint="upload the whole folder, and submit again")
+
+
+def check_weights(path: Path) -> None:
+    """Whether a file of weights is as long as its header says: an upload cut short is no model.
+
+    Raises StepError `bad_base_model`.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np"):
+            pass
+    except (SafetensorError, OSError) as error:
+        message = f"{path.name} of the base model is damaged: {str(error)[:200]}"
+        raise StepError("bad_base_model", message, hint="upload the whole file, and submit again") from error
+
+
+def _indexed(folder: Path) -> set[str]:
+    """The files among which the weights are split."""
+    weight_map = _json_object(folder / INDEX).get("weight_map")
+    return {str(file) for file in weight_map.values()} if isinstance(weight_map, dict) else set()
+
+
+def _number(config: Mapping[str, Any], name: str) -> int | None:
+    """A whole number of a config; models that see pictures too keep it with their text part."""
+    text_part = config.get("text_config")
+    for part in (config, text_part if isinstance(text_part, dict) else {}):
+        if isinstance(part.get(name), int):
+            return int(part[name])
+    return None
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise StepError("bad_base_model", f"{path.name} of the base model cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise StepError("bad_base_model", f"{path.name} of the base model is no JSON object")
+    return found
