@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
+from gemtune.errors import BadSetting
 from gemtune.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Services:
 
     def __init__(self, settings: Settings):
         if settings.backend != "embedded":
-            raise ValueError("GEMTUNE_BACKEND=gcp is not available yet; use embedded")
+            raise BadSetting("GEMTUNE_BACKEND=gcp is not available yet", hint="use embedded")
         self.settings = settings
 
     # Ports.

@@ -230,3 +230,9 @@ class BodyTooLarge(GemtuneError):
 
     def __init__(self, limit: int):
         super().__init__(f"a request has at most {limit} bytes", hint="put rows into a dataset, not into the request")
+
+
+class BadSetting(GemtuneError):
+    """An environment variable that says nothing we know."""
+
+    code = "bad_setting"

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from gemtune.errors import BadSetting
+
 Backend = Literal["embedded", "gcp"]
 
 
@@ -30,12 +32,12 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
-        """Raises ValueError, naming the variable, when one is wrong."""
+        """Raises BadSetting, naming the variable, when one is wrong."""
         env = os.environ if environment is None else environment
         named = env.get("GEMTUNE_BACKEND", "embedded")
         backend = next((known for known in get_args(Backend) if known == named), None)
         if backend is None:
-            raise ValueError(f"GEMTUNE_BACKEND is {named!r}; use embedded or gcp")
+            raise BadSetting(f"GEMTUNE_BACKEND is {named!r}; use embedded or gcp")
         on_gcp = backend == "gcp"
         return cls(
             backend=backend,
@@ -59,14 +61,14 @@ class Settings:
 def _needed(env: Mapping[str, str], name: str) -> str:
     value = env.get(name)
     if not value:
-        raise ValueError(f"{name} is not set; the gcp backend needs it")
+        raise BadSetting(f"{name} is not set; the gcp backend needs it")
     return value
 
 
 def _bucket(env: Mapping[str, str], name: str, default: str, on_gcp: bool) -> str:
     value = _needed(env, name) if on_gcp else env.get(name) or default
     if "/" in value or value.startswith("."):
-        raise ValueError(f"{name} is {value!r}, which is no bucket name")
+        raise BadSetting(f"{name} is {value!r}, which is no bucket name")
     return value
 
 
@@ -75,5 +77,5 @@ def _whole_number(env: Mapping[str, str], name: str, default: int) -> int:
     if value is None or value == "":
         return default
     if not value.isascii() or not value.isdigit() or int(value) == 0:
-        raise ValueError(f"{name} is {value!r}; use a whole number above 0")
+        raise BadSetting(f"{name} is {value!r}; use a whole number above 0")
     return int(value)

@@ -10,7 +10,8 @@ import os
 
 import click
 
-from gemtune.cli.connection import Connection
+from gemtune.cli.connection import REFUSED, Connection
+from gemtune.errors import GemtuneError
 
 
 class _Lazy(click.Group):
@@ -20,6 +21,16 @@ class _Lazy(click.Group):
         "up": "local", "publish": "local", "listen": "local", "secret": "local", "demo": "local",
         "train": "jobs", "jobs": "jobs", "status": "jobs", "events": "jobs", "cancel": "jobs", "delete": "jobs",
     }  # fmt: skip
+
+    def invoke(self, ctx: click.Context) -> object:
+        """An error of ours is a sentence and what to do, never a traceback."""
+        try:
+            return super().invoke(ctx)
+        except GemtuneError as error:
+            click.echo(f"{error.code}: {error}", err=True)
+            if error.hint:
+                click.echo(f"  {error.hint}", err=True)
+            ctx.exit(REFUSED)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.places)

@@ -13,7 +13,6 @@ from gemtune import request
 from gemtune.bootstrap import services
 from gemtune.cli import request_file
 from gemtune.cli.connection import REFUSED, Connection, print_problems
-from gemtune.errors import GemtuneError
 from gemtune.ports import Topic
 from gemtune.services.job_secrets import REFERENCE, USER_PREFIX
 
@@ -27,10 +26,7 @@ def up(port: int | None) -> None:
     from gemtune.embedded import server
 
     server.log_to_stderr()
-    try:
-        server.serve(port=port)
-    except GemtuneError as error:
-        _refuse(error)
+    server.serve(port=port)
 
 
 @click.command()
@@ -94,13 +90,6 @@ def demo(examples: str) -> None:
     from gemtune.demo import run
 
     raise click.exceptions.Exit(run(examples))
-
-
-def _refuse(error: GemtuneError) -> None:
-    click.echo(f"{error.code}: {error}", err=True)
-    if error.hint:
-        click.echo(f"  {error.hint}", err=True)
-    raise click.exceptions.Exit(REFUSED)
 
 
 COMMANDS = {c.name: c for c in (up, publish, listen, secret, demo)}

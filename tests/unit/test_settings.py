@@ -1,0 +1,61 @@
+"""Settings: their defaults, and one clear sentence when one is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from gemtune.bootstrap import Services
+from gemtune.errors import BadSetting
+from gemtune.settings import Settings
+
+CLOUD = {
+    "GEMTUNE_BACKEND": "gcp", "PROJECT_ID": "p", "REGION": "r", "GCS_CONFIG_BUCKET_NAME": "a",
+    "GCS_DATA_BUCKET_NAME": "b", "GCS_UPLOADS_BUCKET_NAME": "c", "GCS_EXPORT_BUCKET_NAME": "d",
+}  # fmt: skip
+
+
+def test_a_workstation_needs_no_setting() -> None:
+    settings = Settings.from_environment({})
+    assert (settings.backend, settings.port, settings.home) == ("embedded", 8080, Path(".gemtune").absolute())
+    assert (settings.data_bucket, settings.uploads_bucket) == ("data", "uploads")
+
+
+def test_what_is_set_counts() -> None:
+    settings = Settings.from_environment({"PORT": "9", "GEMTUNE_HOME": "/x y", "GCS_DATA_BUCKET_NAME": "mine"})
+    assert (settings.port, settings.home, settings.data_bucket) == (9, Path("/x y"), "mine")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "x"), ("PORT", "0"), ("PORT", "-1"), ("PORT", "8²"), ("GEMTUNE_BACKEND", "cloud"),
+        ("GCS_DATA_BUCKET_NAME", "../x"), ("GCS_DATA_BUCKET_NAME", "a/b"), ("GEMTUNE_TRAIN_TIMEOUT_SECONDS", "1h"),
+    ],
+)  # fmt: skip
+def test_a_wrong_setting_is_named(name: str, value: str) -> None:
+    with pytest.raises(BadSetting, match=name):
+        Settings.from_environment({name: value})
+
+
+@pytest.mark.parametrize("missing", sorted(set(CLOUD) - {"GEMTUNE_BACKEND"}))
+def test_the_cloud_needs_to_be_told_where(missing: str) -> None:
+    assert Settings.from_environment(CLOUD).region == "r"
+    with pytest.raises(BadSetting, match=missing):
+        Settings.from_environment({name: value for name, value in CLOUD.items() if name != missing})
+
+
+def test_a_backend_that_is_not_built_yet_is_refused() -> None:
+    with pytest.raises(BadSetting, match="not available yet"):
+        Services(Settings.from_environment(CLOUD))
+
+
+def test_the_command_line_says_so_without_a_traceback() -> None:
+    from gemtune.bootstrap import services
+    from gemtune.cli import main
+
+    services.cache_clear()
+    result = CliRunner().invoke(main, ["listen", "--once"], env={"PORT": "many"})
+    assert (result.exit_code, result.stderr) == (1, "bad_setting: PORT is 'many'; use a whole number above 0\n")
