@@ -23,11 +23,14 @@ def build(folder: Path, family: str = "gemma3") -> Path:
     if not cached.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(dir=CACHE))
-        _make(unfinished, family)
         try:
+            _make(unfinished, family)
             unfinished.rename(cached)
-        except OSError:  # another process was faster
-            shutil.rmtree(unfinished)
+        except OSError:
+            if not cached.exists():  # another process may have been faster
+                raise
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
     return Path(shutil.copytree(cached, folder))
 
 
@@ -47,8 +50,10 @@ def _make(folder: Path, family: str) -> None:
     model: Any
     if family == "gemma2":
         model = transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**common, num_hidden_layers=2))
-    else:
+    elif family == "gemma3":
         model = transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(**common, num_hidden_layers=6))
+    else:
+        raise ValueError(f"no recipe for a tiny {family}")
     end_of_turn = tokenizer.convert_tokens_to_ids("<end_of_turn>")
     model.generation_config = transformers.GenerationConfig(
         bos_token_id=2, eos_token_id=[1, end_of_turn], pad_token_id=0

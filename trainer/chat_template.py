@@ -18,13 +18,13 @@ class TemplateRefuses(Exception):
 
 
 class ChatTemplate:
-    """Turns messages into the text that the model reads. `source` says where the template comes from."""
+    """Turns messages into what the model reads. `source` says where the template comes from, `text` is it."""
 
     def __init__(self, folder: Path, tokenizer_config: dict[str, Any]):
         """Raises StepError `template_failed` when the template is no Jinja."""
-        self.source, text = _found(folder, tokenizer_config)
+        self.source, self.text = _found(folder, tokenizer_config)
         try:
-            self._template = _environment().from_string(text)
+            self._template = _environment().from_string(self.text)
         except Exception as error:  # anything: the template is a stranger's
             raise _failed(error) from error
         # What transformers gives a template, so that `tools is not none` and the like mean the same here.

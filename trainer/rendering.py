@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from gemtune.errors import StepError
-from trainer.chat_template import OWN_TEMPLATE as OWN_TEMPLATE
 from trainer.chat_template import ChatTemplate, TemplateRefuses, json_object
 from trainer.conversations import Messages
 from trainer.datasets import Refused

@@ -92,6 +92,20 @@ def test_the_export_carries_a_card_and_checksums(bench: Bench) -> None:
     assert (config["base_model_name_or_path"], config["r"]) == (str(bench.base), 16)
 
 
+def test_an_adapter_speaks_by_the_template_it_was_trained_with(bench: Bench, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    base = Path(shutil.copytree(bench.base, tmp_path / "older"))
+    template = (base / "chat_template.jinja").read_text().replace("<start_of_turn>", "<start_of_turn> ")
+    (base / "chat_template.jinja").unlink()
+    (base / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    bench.training["base_model_id"] = str(base)
+    bench.to(Step.EXPORT)
+    tokenizer = AutoTokenizer.from_pretrained(bench.job.adapter_path)
+    turn = [{"role": "user", "content": "Hi"}]
+    assert tokenizer.apply_chat_template(turn, tokenize=False).startswith("<bos><start_of_turn> user\nHi")
+
+
 def test_the_same_request_gives_the_same_weights(bench_of: Callable[..., Bench]) -> None:
     first, second = (adapter(bench_of().to(Step.TRAIN)) for _ in range(2))
     other = adapter(bench_of(seed=1).to(Step.TRAIN))

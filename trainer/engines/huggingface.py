@@ -8,7 +8,7 @@ from typing import Any
 
 from gemtune.spec import Spec
 from trainer.base_models import config_of
-from trainer.rendering import OWN_TEMPLATE
+from trainer.chat_template import ChatTemplate, json_object
 
 # What an adapter needs beside its weights to speak as it was taught.
 TOKENIZER_FILES = (
@@ -16,7 +16,6 @@ TOKENIZER_FILES = (
     "tokenizer_config.json",
     "tokenizer.model",
     "special_tokens_map.json",
-    "chat_template.jinja",
     "generation_config.json",
 )
 
@@ -54,11 +53,6 @@ def save_adapter(model: Any, base: Path, folder: Path) -> None:
     for name in TOKENIZER_FILES:
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)
-    if not (folder / "chat_template.jinja").exists() and '"chat_template"' not in _text(
-        folder / "tokenizer_config.json"
-    ):
-        shutil.copyfile(OWN_TEMPLATE, folder / "chat_template.jinja")
-
-
-def _text(path: Path) -> str:
-    return path.read_text() if path.is_file() else ""
+    # The very template that was trained with, wherever the base model keeps it; this name goes before all others.
+    template = ChatTemplate(base, json_object(base / "tokenizer_config.json"))
+    (folder / "chat_template.jinja").write_text(template.text)
