@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+
+if TYPE_CHECKING:
+    import httpx
 
 REFUSED, FAILED, CANCELLED, UNREACHABLE = 1, 3, 4, 5
 ENDED = {"completed": 0, "failed": FAILED, "cancelled": CANCELLED}
@@ -17,7 +21,7 @@ class Unreachable(Exception):
     """The service did not answer."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Connection:
     """A service by its URL. An identity token for a deployed one comes from GEMTUNE_ID_TOKEN and is never shown."""
 
@@ -41,10 +45,7 @@ class Connection:
         if token and self.url.startswith("https://"):
             headers["Authorization"] = f"Bearer {token}"
         try:
-            # A proxy has no business between this machine and itself.
-            local = "://127.0.0.1" in self.url or "://localhost" in self.url
-            with httpx.Client(base_url=self.url, timeout=60, trust_env=not local) as client:
-                answer = client.request(method, path, headers=headers, **more)
+            answer = self._client.request(method, path, headers=headers, **more)
         except (httpx.TransportError, httpx.InvalidURL) as error:
             raise Unreachable(f"{self.url} does not answer ({error})") from error
         if answer.status_code >= 502:
@@ -52,6 +53,14 @@ class Connection:
         if not answer.is_success:
             self._explain(answer.status_code, answer.text)
         return answer.json()
+
+    @cached_property
+    def _client(self) -> httpx.Client:
+        import httpx
+
+        # A proxy has no business between this machine and itself.
+        local = "://127.0.0.1" in self.url or "://localhost" in self.url
+        return httpx.Client(base_url=self.url, timeout=60, trust_env=not local)
 
     def show(self, answer: Any) -> bool:
         """Print an answer if JSON is wanted; whether it was."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -15,33 +16,47 @@ LOOK_SECONDS = 0.5
 PATIENCE_SECONDS = 120.0
 
 
+@dataclass
+class _Patient:
+    """Asks a service that may be away for a while."""
+
+    connection: Connection
+    away_seconds: float = 0.0
+
+    def ask(self, path: str, **more: Any) -> Any | None:
+        """The answer; None while the service is away. Raises Unreachable when it stays away."""
+        try:
+            answer = self.connection.ask("GET", path, **more)
+        except Unreachable:
+            self.away_seconds += LOOK_SECONDS
+            if self.away_seconds > PATIENCE_SECONDS:
+                raise
+            return None
+        self.away_seconds = 0.0
+        return answer
+
+
 def follow(connection: Connection, job_id: str, *, sleep: Callable[[float], None] = time.sleep) -> int:
     """Show a progress bar until the job is over; return the exit code of its end."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[detail]}"), TimeElapsedColumn())
-    with Progress(*columns) as bar:
-        task = bar.add_task("waiting", total=None, detail="")
-        away = 0.0
-        while True:
-            try:
-                job = connection.ask("GET", f"/jobs/{job_id}/status")
-                away = 0.0
-            except Unreachable as error:
-                away += LOOK_SECONDS
-                if away > PATIENCE_SECONDS:
-                    click.echo(str(error), err=True)
-                    return UNREACHABLE
-                bar.update(task, detail="the service is away; waiting")
+    patient = _Patient(connection)
+    try:
+        with Progress(*columns) as bar:
+            task = bar.add_task("waiting", total=None, detail="")
+            while True:
+                job = patient.ask(f"/jobs/{job_id}/status")
+                if job is None:
+                    bar.update(task, detail="the service is away; waiting")
+                else:
+                    bar.update(task, **_shown(job))
+                    if job["status"] in ENDED:
+                        break
                 sleep(LOOK_SECONDS)
-                continue
-            progress = job["progress"] if job["status"] == "training" else None
-            total, done = (progress["total_steps"], progress["train_step"]) if progress else (None, 0)
-            detail = progress_of(progress) if progress else ""
-            bar.update(task, description=job["status"], total=total, completed=done, detail=detail)
-            if job["status"] in ENDED:
-                break
-            sleep(LOOK_SECONDS)
+    except Unreachable as error:
+        click.echo(str(error), err=True)
+        return UNREACHABLE
     if job["error"]:
         click.echo(f"{job['error_detail']['code']}: {job['error']}", err=True)
     elif job["adapter_path"]:
@@ -51,26 +66,31 @@ def follow(connection: Connection, job_id: str, *, sleep: Callable[[float], None
     return ENDED[job["status"]]
 
 
+def _shown(job: dict[str, Any]) -> dict[str, Any]:
+    """What the bar shows of a job: how far the training is, while there is one."""
+    progress = job["progress"] if job["status"] == "training" else None
+    if progress is None:
+        return {"description": job["status"], "total": None, "completed": 0, "detail": ""}
+    far = {"total": progress["total_steps"], "completed": progress["train_step"]}
+    return {"description": job["status"], "detail": progress_of(progress), **far}
+
+
 def follow_events(connection: Connection, job_id: str, *, sleep: Callable[[float], None] = time.sleep) -> int:
     """Print each event once, as it comes; return the exit code of the job's end."""
-    after, away = 0, 0.0
-    while True:
-        try:
-            answer = connection.ask("GET", f"/jobs/{job_id}/events", params={"after": after})
-            away = 0.0
-        except Unreachable as error:
-            away += LOOK_SECONDS
-            if away > PATIENCE_SECONDS:
-                click.echo(str(error), err=True)
-                return UNREACHABLE
-            answer = {"events": []}
-        for event in answer["events"]:
-            after = event["seq"]
-            if not connection.show(event):
-                click.echo(line_of(event))
-            if event["status"] in ENDED:
-                return ENDED[event["status"]]
-        sleep(LOOK_SECONDS)
+    after, patient = 0, _Patient(connection)
+    try:
+        while True:
+            answer = patient.ask(f"/jobs/{job_id}/events", params={"after": after})
+            for event in answer["events"] if answer is not None else ():
+                after = event["seq"]
+                if not connection.show(event):
+                    click.echo(line_of(event))
+                if event["status"] in ENDED:
+                    return ENDED[event["status"]]
+            sleep(LOOK_SECONDS)
+    except Unreachable as error:
+        click.echo(str(error), err=True)
+        return UNREACHABLE
 
 
 def line_of(event: dict[str, Any]) -> str:
