@@ -154,7 +154,12 @@ def _tokens_out_of_place(tree: Any, *, in_the_open: bool, loc: Loc = ()) -> Iter
             yield from _tokens_out_of_place(value, in_the_open=in_the_open, loc=(*loc, index))
     elif isinstance(tree, str):
         if loc in SECRET_FIELDS:
-            if in_the_open and not re.match(SECRET_REFERENCE, tree):
+            if re.match(SECRET_REFERENCE, tree):
+                return
+            if tree.startswith("secret:"):
+                msg = "this refers to no secret that a user can keep"
+                yield Problem(loc, msg, "bad_secret_reference", hint)
+            elif in_the_open:
                 msg = "messages and files are stored and logged by others, so a token may not stand in them"
                 yield Problem(loc, msg, "secret_in_the_open", hint)
         elif looks_secret(tree):
