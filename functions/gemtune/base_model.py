@@ -23,10 +23,10 @@ def read(base_model_id: str) -> BaseModel | None:
     """What an id names, by its form alone; None when it has none of the three forms."""
     if base_model_id.startswith("gs://"):
         rest = base_model_id.removeprefix("gs://").rstrip("/")
-        return BaseModel("gs", rest) if re.match(r"^[a-z0-9][a-z0-9._-]{1,61}/[^\0]+$", rest) else None
+        return BaseModel("gs", rest) if re.fullmatch(r"^[a-z0-9][a-z0-9._-]{1,61}/[^\0]+$", rest) else None
     if base_model_id.startswith("/"):
         return BaseModel("folder", base_model_id) if "\0" not in base_model_id else None
-    return BaseModel("hub", base_model_id) if re.match(HUB_ID, base_model_id) else None
+    return BaseModel("hub", base_model_id) if re.fullmatch(HUB_ID, base_model_id) else None
 
 
 def problem_of(base_model_id: str) -> Problem | None:

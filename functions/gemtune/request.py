@@ -154,7 +154,7 @@ def _tokens_out_of_place(tree: Any, *, in_the_open: bool, loc: Loc = ()) -> Iter
             yield from _tokens_out_of_place(value, in_the_open=in_the_open, loc=(*loc, index))
     elif isinstance(tree, str):
         if loc in SECRET_FIELDS:
-            if re.match(SECRET_REFERENCE, tree):
+            if re.fullmatch(SECRET_REFERENCE, tree):
                 return
             if tree.startswith("secret:"):
                 msg = "this refers to no secret that a user can keep"

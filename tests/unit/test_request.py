@@ -93,9 +93,11 @@ def test_defaults_stand_where_nothing_is_said(field: str) -> None:
         ("training_config.base_model_id", "../etc/passwd"),
         ("training_config.base_model_id", "gs://"),
         ("training_config.base_model_id", "a/b/c"),
+        ("training_config.base_model_id", "a/b\n"),
         ("processed_dataset_id", "../x"),
         ("processed_dataset_id", ""),
         ("processed_dataset_id", "a/b"),
+        ("processed_dataset_id", "a\n"),
         ("processed_dataset_id", "a\u0000b"),
         ("processed_dataset_id", "ünïcode"),
         ("job_name", ""),
@@ -192,7 +194,7 @@ def test_a_literal_token_is_refused_in_the_open_and_a_reference_is_not(path: str
 
 
 @pytest.mark.parametrize("in_the_open", [True, False])
-@pytest.mark.parametrize("name", ["gemtune-job-training_x-hf_token-0", "../gemtune-user-x", "gemtune-user-a/b", ""])
+@pytest.mark.parametrize("name", ["gemtune-job-training_x-hf_token-0", "../gemtune-user-x", "gemtune-user-a/b", "gemtune-user-a\n", ""])
 def test_only_a_users_own_secrets_can_be_referred_to(name: str, in_the_open: bool) -> None:
     found = codes(with_field("hf_token", f"secret:{name}"), in_the_open=in_the_open)
     assert found == {"hf_token": "bad_secret_reference"}

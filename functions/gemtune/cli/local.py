@@ -73,7 +73,7 @@ def listen(subscription: str, once: bool) -> None:
 @click.argument("name")
 def secret(name: str) -> None:
     """Keep a token under NAME; requests refer to it as secret:gemtune-user-NAME. Asks for it, or reads a pipe."""
-    if not re.match(r"^[A-Za-z0-9_-]{1,64}$", name):
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
         raise click.UsageError("NAME has letters, digits, '_' and '-' only, at most 64")
     piped = not sys.stdin.isatty()
     value = sys.stdin.readline().strip() if piped else click.prompt("value", hide_input=True)

@@ -38,7 +38,7 @@ class FileSecrets:
 
     def list(self, prefix: str) -> Iterator[SecretStat]:
         for path in sorted(self._folder.glob("*")):
-            if path.name.startswith(prefix) and NAME.match(path.name):
+            if path.name.startswith(prefix) and NAME.fullmatch(path.name):
                 with suppress(FileNotFoundError):
                     kept = json.loads(path.read_text())
                     yield SecretStat(path.name, datetime.fromisoformat(kept["created_at"]))
@@ -69,6 +69,6 @@ class FileSecrets:
         unfinished.replace(path)
 
     def _path(self, name: str) -> Path:
-        if not NAME.match(name):
+        if not NAME.fullmatch(name):
             raise UnsafeName("a secret's name has letters, digits, '_' and '-' only")
         return self._folder / name
