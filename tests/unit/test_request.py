@@ -194,7 +194,9 @@ def test_a_literal_token_is_refused_in_the_open_and_a_reference_is_not(path: str
 
 
 @pytest.mark.parametrize("in_the_open", [True, False])
-@pytest.mark.parametrize("name", ["gemtune-job-training_x-hf_token-0", "../gemtune-user-x", "gemtune-user-a/b", "gemtune-user-a\n", ""])
+@pytest.mark.parametrize(
+    "name", ["gemtune-job-training_x-hf_token-0", "../gemtune-user-x", "gemtune-user-a/b", "gemtune-user-a\n", ""]
+)
 def test_only_a_users_own_secrets_can_be_referred_to(name: str, in_the_open: bool) -> None:
     found = codes(with_field("hf_token", f"secret:{name}"), in_the_open=in_the_open)
     assert found == {"hf_token": "bad_secret_reference"}
