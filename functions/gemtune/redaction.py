@@ -5,19 +5,20 @@ from __future__ import annotations
 import logging
 import re
 
-# Hugging Face tokens (hf_…), W&B keys (wandb_…, longer than any field's name, or 40 hexadecimal digits), and bearer
-# tokens.
-TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{6,}|\bwandb_\w{16,}|\b[0-9a-f]{40}\b|(?<=Bearer )[\w.~+/-]{12,}")
+# Hugging Face tokens (hf_…) and W&B keys (wandb_…, longer than any field's name).
+TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{6,}|\bwandb_\w{16,}")
+# And what may be one: older W&B keys are 40 hexadecimal digits, as commit ids are, so that alone is no reason to refuse.
+SUSPECT = re.compile(rf"{TOKEN.pattern}|\b[0-9a-f]{{40}}\b|(?<=Bearer )[\w.~+/-]{{12,}}")
 
 
 def looks_secret(text: str) -> bool:
-    """Whether any part of the text has the shape of a known kind of token."""
+    """Whether any part of the text can only be a token."""
     return TOKEN.search(text) is not None
 
 
 def redacted(text: str) -> str:
-    """The text with every token replaced by `[secret]`."""
-    return TOKEN.sub("[secret]", text)
+    """The text with everything that may be a token replaced by `[secret]`."""
+    return SUSPECT.sub("[secret]", text)
 
 
 class Redacting(logging.Formatter):

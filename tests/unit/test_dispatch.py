@@ -82,6 +82,13 @@ def test_the_same_key_with_another_request_is_announced(listening: World) -> Non
     assert rejections(listening) == ["idempotency_key_reused"]
 
 
+def test_a_rejection_does_not_repeat_a_token_that_was_sent_as_the_key(listening: World) -> None:
+    deliver(listening, request(), key="hf_fakefakefake")
+    (message,) = listening.messages("test")
+    assert message["problems"][0]["code"] == "bad_idempotency_key"
+    assert "hf_fake" not in json.dumps(message)
+
+
 def test_when_the_execution_cannot_be_started_the_message_comes_again_and_need_not_wait(world: World) -> None:
     job_id = world.submit()
     world.launcher.broken = ConnectionError("no route")

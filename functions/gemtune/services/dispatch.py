@@ -21,6 +21,7 @@ from gemtune.errors import (
 )
 from gemtune.job import Job
 from gemtune.ports import Bus, Clock, JobStore, Launcher, Topic
+from gemtune.redaction import redacted
 from gemtune.services.submit import Submission, Submit
 
 log = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ class Dispatch:
         return self.submit.accept(Submission(reading, source="pubsub", owner=owner, idempotency_key=key)).job_id
 
     def _reject(self, problems: Sequence[Problem], key: str) -> None:
+        key = redacted(key)
         body = {
             "type": "job_rejected",
             "at": self.clock.now().isoformat(),
