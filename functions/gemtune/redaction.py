@@ -7,7 +7,7 @@ import re
 
 # Hugging Face tokens (hf_…) and W&B keys (wandb_…, longer than any field's name).
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{6,}|\bwandb_\w{16,}")
-# And what may be one: older W&B keys are 40 hexadecimal digits, as commit ids are, so that alone is no reason to refuse.
+# And what may be one: older W&B keys are 40 hexadecimal digits, as commit ids are, which is no reason to refuse.
 SUSPECT = re.compile(rf"{TOKEN.pattern}|\b[0-9a-f]{{40}}\b|(?<=Bearer )[\w.~+/-]{{12,}}")
 
 
