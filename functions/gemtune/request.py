@@ -66,8 +66,20 @@ def _read(document: str | bytes, *, in_the_open: bool) -> Reading:
         return Reading(None, (Problem((), f"this is not JSON ({where})", "not_json", "send a JSON object"),))
     if not isinstance(raw, dict):
         return Reading(None, (Problem((), "a request is a JSON object", "not_an_object", "see GET /openapi.json"),))
+    if not _is_unicode(raw):
+        message = "a text in it is half a surrogate pair, which is no character"
+        return Reading(None, (Problem((), message, "not_text", "send \\u escapes in pairs, or UTF-8"),))
     request, problems = _validated(raw)
     return Reading(request, (*problems, *_tokens_out_of_place(raw, in_the_open=in_the_open))).check(RULES)
+
+
+def _is_unicode(raw: object) -> bool:
+    """Whether all of it can be written as UTF-8: JSON's escapes can say what no text may hold."""
+    try:
+        json.dumps(raw, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def parse(document: str | bytes, *, in_the_open: bool) -> TrainRequest:
@@ -97,8 +109,7 @@ def _validated(raw: dict[str, Any]) -> tuple[TrainRequest | None, list[Problem]]
 
 
 def _problem(raw: object, detail: Any) -> Problem:
-    loc: Loc = tuple(part for part in detail["loc"] if not (isinstance(part, str) and part.startswith("function-")))
-    loc = tuple(redacted(part) if isinstance(part, str) else part for part in loc)
+    loc: Loc = tuple(redacted(part) if isinstance(part, str) else part for part in detail["loc"])
     kind, message = detail["type"], redacted(detail["msg"])
     hint = None
     if kind == "extra_forbidden":

@@ -33,7 +33,8 @@ SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
 class Contract(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    # What pydantic says of a wrong value must not repeat it: it may be a token, and tracebacks are logged.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
 class TrainingConfig(Contract):

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from gemtune.errors import RequestRefused
 from gemtune.request import parse, read
-from gemtune.spec import request_hash
+from gemtune.spec import TrainRequest, request_hash
 from tests.fakes import request
 
 EXAMPLE = {
@@ -185,6 +186,30 @@ def test_a_misspelled_field_is_told_which_one_was_meant() -> None:
 def test_what_is_no_request_is_refused_with_one_sentence(body: str) -> None:
     with pytest.raises(RequestRefused):
         parse(body, in_the_open=False)
+
+
+@pytest.mark.parametrize("name", ["function-x", "", "a.b", "0", "é", "job_name\n", "__class__"])
+def test_an_unknown_field_is_named_whatever_it_is_called(name: str) -> None:
+    (problem,) = read(json.dumps(request() | {name: 1}), in_the_open=False).problems
+    assert (problem.loc, problem.code) == ((name,), "unknown_field")
+
+
+@pytest.mark.parametrize("form", ['{{"{}": 1}}', '{{"job_name": "{}"}}', '{{"training_config": {{"x": ["{}"]}}}}'])
+@pytest.mark.parametrize("text", ["\\ud800", "\\ud800hf_fakefakefake", "\\udc00\\ud800"])
+def test_half_a_character_is_no_text_and_can_be_answered(form: str, text: str) -> None:
+    (problem,) = read(form.format(text), in_the_open=False).problems
+    assert problem.code == "not_text"
+    repr(problem).encode()
+
+
+def test_a_character_beyond_the_basic_plane_is_welcome() -> None:
+    assert codes(json.dumps(request(job_name="\U0001f600"))) == {}
+
+
+def test_what_pydantic_says_of_a_request_repeats_no_value() -> None:
+    with pytest.raises(ValidationError) as caught:
+        TrainRequest.model_validate_json(json.dumps(request(hf_token=["a token of any form"])))
+    assert "any form" not in str(caught.value)
 
 
 @pytest.mark.parametrize("path", ["hf_token", "wandb_config.api_key"])
