@@ -90,7 +90,7 @@ def test_a_broken_file_is_told_why(world: World, content: bytes, code: str) -> N
         (b"a: &x 1\nb: *x\n", "yaml_alias"),
         (b"? {a: b}\n: c\n", "not_yaml"),
         (b"just text", "not_an_object"),
-        (b"a: !!python/object:os.system x", "not_yaml"),
+        (b"a: !!python/object:os.system x", "yaml_tag"),
     ],
 )
 def test_broken_yaml_is_told_why(world: World, content: bytes, code: str) -> None:

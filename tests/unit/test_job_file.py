@@ -1,0 +1,115 @@
+"""Job files: YAML 1.2 and JSON as they are meant, and everything else refused in one sentence and no time."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from gemtune.errors import RequestRefused
+from gemtune.job_file import as_json
+
+
+def refusal(content: bytes, *, yaml: bool = True) -> str:
+    with pytest.raises(RequestRefused) as caught:
+        as_json(content, yaml=yaml)
+    (problem,) = caught.value.problems
+    return problem.code
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("no", "no"),
+        ("off", "off"),
+        ("y", "y"),
+        ("true", True),
+        ("null", None),
+        ("2e-4", 2e-4),
+        ("1.5e-05", 1.5e-05),
+        ("0x10", 16),
+        ("0o17", 15),
+        ("010", 10),
+        ("12:30:45", "12:30:45"),
+        ("'4'", "4"),
+        ("2026-11-24", "2026-11-24"),
+        ("[a, 1]", ["a", 1]),
+        ("{b: c}", {"b": "c"}),
+        ("|\n  two\n  lines\n", "two\nlines\n"),
+        ("gs://bucket/folder", "gs://bucket/folder"),
+        ("ünï ☃ 😀", "ünï ☃ 😀"),
+    ],
+)
+def test_yaml_is_1_2(text: str, value: Any) -> None:
+    found = as_json(f"a: {text}".encode(), yaml=True)
+    assert found == {"a": value}
+    assert type(found["a"]) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"a: &x 1\nb: *x", "yaml_alias"),
+        (b"a: &a [*a]", "yaml_alias"),
+        (b"base: &b {x: 1}\nc:\n  <<: *b", "yaml_alias"),
+        (b"a: 1\na: 2", "not_yaml"),
+        (b"a: {b: 1, b: 2}", "not_yaml"),
+        (b"a:\n\tb: 1", "not_yaml"),
+        (b"a: b: c", "not_yaml"),
+        (b"a: 'x", "not_yaml"),
+        (b"a: \x00", "not_yaml"),
+        (b"--- 1\n--- 2", "not_yaml"),
+        (b"? [a]\n: b", "not_yaml"),
+        (b"a: 2001-13-45", "not_yaml"),
+        (b"a: " + b"1" * 5000, "not_yaml"),
+        (b"a: !!python/object/apply:os.system [x]", "yaml_tag"),
+        (b"a: !mine x", "yaml_tag"),
+        (b"a: !!bool maybe", "yaml_tag"),
+        (b"a: !!int ''", "yaml_tag"),
+        (b"!!set {a, b}", "yaml_tag"),
+        (b"a: \xff", "not_text"),
+        ("a: ä".encode("utf-16"), "not_text"),
+    ],
+)
+def test_what_is_no_plain_yaml_is_refused(content: bytes, code: str) -> None:
+    assert refusal(content) == code
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"", "not_json"),
+        (b"{'a': 1}", "not_json"),
+        (b'{"a": 1,}', "not_json"),
+        (b"[" * 100_000, "not_json"),
+        (b"1" * 5000, "not_json"),
+        (b"\xc3", "not_text"),
+    ],
+)
+def test_what_is_no_json_is_refused(content: bytes, code: str) -> None:
+    assert refusal(content, yaml=False) == code
+
+
+@pytest.mark.parametrize("kind", [b"[", b"{a: ", b"- ", b"? "])
+def test_a_file_that_is_only_deep_is_refused_at_once(kind: bytes) -> None:
+    began = time.process_time()
+    assert refusal(kind * (500_000 // len(kind))) in ("too_deep", "not_yaml")
+    assert time.process_time() - began < 5
+
+
+def test_where_it_is_wrong_is_said() -> None:
+    with pytest.raises(RequestRefused, match=r"line 2, column \d"):
+        as_json(b"a: 1\nb: [", yaml=True)
+    with pytest.raises(RequestRefused, match="line 2, column 1"):
+        as_json(b'{"a":\n', yaml=False)
+
+
+@pytest.mark.parametrize("yaml", [True, False])
+def test_a_byte_order_mark_is_no_content(yaml: bool) -> None:
+    assert as_json(b'\xef\xbb\xbf{"a": 1}', yaml=yaml) == {"a": 1}
+
+
+@pytest.mark.parametrize("content", [b"", b"# only a comment", b"---"])
+def test_an_empty_yaml_says_nothing(content: bytes) -> None:
+    assert as_json(content, yaml=True) is None
