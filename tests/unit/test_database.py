@@ -63,3 +63,34 @@ def test_what_raises_is_rolled_back(tmp_path: Path) -> None:
         inner = database.write()
         with pytest.raises(sqlite3.OperationalError):  # transactions do not nest
             inner.__enter__()
+
+
+def test_after_a_full_disk_the_same_thread_can_write_again(tmp_path: Path) -> None:
+    database = Database(tmp_path / "gemtune.db")
+    database.read().execute("PRAGMA max_page_count = 60")
+
+    def write(size: int) -> None:
+        with database.write() as connection:
+            connection.execute("INSERT INTO idempotency_keys VALUES (?, ?)", (str(size), "x" * size))
+
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        write(1_000_000)
+    write(1)
+    assert count(database) == 1
+
+
+def test_after_a_commit_that_fails_the_same_thread_can_write_again(tmp_path: Path) -> None:
+    database = Database(tmp_path / "gemtune.db")
+    connection = database.read()
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("CREATE TABLE a (id INTEGER PRIMARY KEY)")
+    connection.execute("CREATE TABLE b (id INTEGER REFERENCES a DEFERRABLE INITIALLY DEFERRED)")
+
+    def orphan() -> None:
+        with database.write() as writing:
+            writing.execute("INSERT INTO b VALUES (5)")
+
+    for _ in range(2):
+        with pytest.raises(sqlite3.IntegrityError):
+            orphan()
+    assert connection.execute("SELECT count(*) FROM b").fetchone()[0] == 0
