@@ -5,7 +5,7 @@ GEMTUNE_HOME ?= $(CURDIR)/.gemtune
 export PORT GEMTUNE_HOME
 
 BIN := .venv/bin
-EXTRAS := embedded,trainer,demo,dev
+EXTRAS := embedded,gcp,trainer,demo,dev
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)",$$/\1/p' pyproject.toml)
 CODE := functions trainer tests examples
 
@@ -56,7 +56,8 @@ lock: ## resolve pyproject.toml anew into constraints.txt
 
 requirements: .venv/.ready ## write functions/requirements.txt from pyproject.toml
 	@$(BIN)/python -c 'import tomllib; print("# Made from pyproject.toml by `make requirements`."); \
-	  print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > functions/requirements.txt
+	  project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	  print(*project["dependencies"], *project["optional-dependencies"]["gcp"], sep="\n")' > functions/requirements.txt
 
 clean: ## remove what was made here; caches outside the checkout and .gemtune stay
 	rm -rf .venv .lock build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

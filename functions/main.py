@@ -41,6 +41,14 @@ def dispatch(event: CloudEvent) -> None:
 
 
 @functions_framework.cloud_event
+def notify(event: CloudEvent) -> None:
+    """Pub/Sub, topic webhooks."""
+    from gemtune.handlers import cloud_events
+
+    cloud_events.notify(event, services())
+
+
+@functions_framework.cloud_event
 def ingest(event: CloudEvent) -> None:
     """Cloud Storage, object finalized."""
     from gemtune.handlers import cloud_events

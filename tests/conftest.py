@@ -1,16 +1,52 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.fakes import World
 
+if TYPE_CHECKING:
+    from tests.emulators.google import Emulators
+
+GCP = pytest.param("gcp", marks=pytest.mark.emulators)
+
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path / "home")
+
+
+@pytest.fixture(scope="session")
+def emulators(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulators]:
+    """Firestore, Pub/Sub and Cloud Storage for all tests; skips where the Google Cloud SDK is not."""
+    from tests.emulators.cloud import environment_with
+    from tests.emulators.google import Emulators
+    from tests.emulators.sdk import NoEmulators
+
+    try:
+        found = Emulators(tmp_path_factory.mktemp("emulators"))
+    except NoEmulators as error:
+        pytest.skip(str(error))
+    with environment_with(found.environment):
+        yield found
+    found.stop()
+
+
+@pytest.fixture(params=["embedded", GCP])
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    """A world on each backend: what a test asks of it is what the ports promise."""
+    if request.param == "embedded":
+        yield World(tmp_path / "home")
+        return
+    from tests.emulators.world import GcpWorld
+
+    found = GcpWorld(tmp_path / "home", request.getfixturevalue("emulators"))
+    yield found
+    found.stop()
 
 
 @pytest.hookimpl(hookwrapper=True)

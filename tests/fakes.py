@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from gemtune.bootstrap import Services
-from gemtune.ports import ExecutionState
+from gemtune.embedded.sqlite_bus import ACK_DEADLINE
+from gemtune.ports import ExecutionState, Received
 from gemtune.request import Reading, read
 from gemtune.services.submit import Submission
 from gemtune.settings import Settings
@@ -52,11 +54,11 @@ class ScriptedLauncher:
 
 
 class World:
-    """Services on the embedded ports, with a clock and a launcher that the test steers."""
+    """Services on the ports of a backend, with a clock and a launcher that the test steers."""
 
-    def __init__(self, home: Path):
+    def __init__(self, home: Path, settings: Mapping[str, str] | None = None):
         self.clock, self.launcher = FakeClock(), ScriptedLauncher()
-        self.services = Services(Settings.from_environment({"GEMTUNE_HOME": str(home)}))
+        self.services = Services(Settings.from_environment({"GEMTUNE_HOME": str(home), **(settings or {})}))
         self.services.__dict__["clock"] = self.clock
         self.services.__dict__["launcher"] = self.launcher
         self.services.buckets.data.write("processed_datasets/chats/train.jsonl", b"{}\n")
@@ -66,9 +68,15 @@ class World:
 
     def messages(self, subscription: str) -> list[dict[str, Any]]:
         """What a pull subscription holds, acknowledged."""
-        received = self.services.bus.pull(subscription, 1000)
-        self.services.bus.ack(subscription, [message.ack_id for message in received])
-        return [json.loads(message.message) for message in received]
+        found = []
+        while received := self.services.bus.pull(subscription, 1000):
+            self.services.bus.ack(subscription, [message.ack_id for message in received])
+            found += [json.loads(message.message) for message in received]
+        return found
+
+    def pass_ack_deadline(self, subscription: str, received: Sequence[Received]) -> None:
+        """What happens to messages that nobody acknowledges in time."""
+        self.clock.advance(seconds=ACK_DEADLINE)
 
 
 def request(**fields: Any) -> dict[str, Any]:

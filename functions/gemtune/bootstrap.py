@@ -5,16 +5,14 @@ from __future__ import annotations
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
-from gemtune.errors import BadSetting
 from gemtune.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gemtune.embedded.database import Database
-    from gemtune.embedded.sqlite_bus import SqliteBus
     from gemtune.job import Step
-    from gemtune.ports import Buckets, Clock, JobStore, Launcher, Secrets
+    from gemtune.ports import Buckets, Bus, Clock, JobStore, Launcher, Secrets
     from gemtune.services.advance import Advance
     from gemtune.services.cancel import Cancel
     from gemtune.services.control import Control
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from gemtune.services.dispatch import Dispatch
     from gemtune.services.fan_out import FanOut
     from gemtune.services.ingest import Ingest
+    from gemtune.services.notify import Notify
     from gemtune.services.submit import Submit
     from gemtune.services.sweep import Sweep
 
@@ -30,8 +29,6 @@ class Services:
     """The ports of one backend and the use cases on top of them."""
 
     def __init__(self, settings: Settings):
-        if settings.backend != "embedded":
-            raise BadSetting("GEMTUNE_BACKEND=gcp is not available yet", hint="use embedded")
         self.settings = settings
 
     # Ports.
@@ -44,36 +41,58 @@ class Services:
 
     @cached_property
     def database(self) -> Database:
+        """Embedded only."""
         from gemtune.embedded.database import Database
 
         return Database(self.settings.home / "gemtune.db")
 
     @cached_property
     def store(self) -> JobStore:
+        if self.settings.on_gcp:
+            from gemtune.gcp.firestore_store import FirestoreStore
+
+            return FirestoreStore(self.settings.project_id, clock=self.clock)
         from gemtune.embedded.sqlite_store import SqliteStore
 
         return SqliteStore(self.database, clock=self.clock)
 
     @cached_property
-    def bus(self) -> SqliteBus:
+    def bus(self) -> Bus:
+        if self.settings.on_gcp:
+            from gemtune.gcp.pubsub_bus import PubSubBus
+
+            return PubSubBus(self.settings.project_id)
+
         from gemtune.embedded.sqlite_bus import SqliteBus
 
         return SqliteBus(self.database, clock=self.clock)
 
     @cached_property
     def buckets(self) -> Buckets:
+        if self.settings.on_gcp:
+            from gemtune.gcp.storage_objects import storage_buckets
+
+            return storage_buckets(self.settings)
         from gemtune.embedded.folder_objects import folder_buckets
 
         return folder_buckets(self.settings)
 
     @cached_property
     def secrets(self) -> Secrets:
+        if self.settings.on_gcp:
+            from gemtune.gcp.secret_manager import SecretManagerSecrets
+
+            return SecretManagerSecrets(self.settings.project_id, endpoint=self.settings.secret_manager_endpoint)
         from gemtune.embedded.file_secrets import FileSecrets
 
         return FileSecrets(self.settings.home / "secrets", clock=self.clock)
 
     @cached_property
     def launcher(self) -> Launcher:
+        if self.settings.on_gcp:
+            from gemtune.gcp.workflows_launcher import WorkflowsLauncher
+
+            return WorkflowsLauncher(self.settings)
         from gemtune.embedded.executions import EmbeddedLauncher
 
         return EmbeddedLauncher(self.database, clock=self.clock)
@@ -84,7 +103,16 @@ class Services:
     def submit(self) -> Submit:
         from gemtune.services.submit import Submit
 
-        return Submit(self.store, self.bus, self.buckets, self.secrets, self.clock, local_folders=True)
+        local_folders = not self.settings.on_gcp
+        return Submit(
+            self.store,
+            self.bus,
+            self.buckets,
+            self.secrets,
+            self.clock,
+            local_folders=local_folders,
+            webhooks_to_loopback=self.settings.webhooks_to_loopback,
+        )
 
     @cached_property
     def dispatch(self) -> Dispatch:
@@ -131,6 +159,16 @@ class Services:
         return FanOut(self.store, self.bus, self.secrets)
 
     @cached_property
+    def notify(self) -> Notify:
+        from functools import partial
+
+        from gemtune.pinned_http import post
+        from gemtune.services.notify import Notify
+
+        to_loopback = self.settings.webhooks_to_loopback
+        return Notify(self.secrets, self.clock, partial(post, to_loopback=to_loopback), to_loopback)
+
+    @cached_property
     def sweep(self) -> Sweep:
         from gemtune.services.sweep import Sweep
 
@@ -160,4 +198,9 @@ class Services:
 @lru_cache(maxsize=1)
 def services() -> Services:
     """The services of this process, by its environment."""
-    return Services(Settings.from_environment())
+    settings = Settings.from_environment()
+    if settings.on_gcp:
+        from gemtune.gcp.log_lines import log_to_stdout
+
+        log_to_stdout()
+    return Services(settings)

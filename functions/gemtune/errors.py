@@ -211,7 +211,9 @@ class BadIdempotencyKey(GemtuneError):
     code = "bad_idempotency_key"
 
     def __init__(self) -> None:
-        super().__init__("this is no idempotency key", hint="use 1 to 1024 printable characters, and no token")
+        super().__init__(
+            "this is no idempotency key", hint="use printable characters, at most 1024 bytes, and no token"
+        )
 
 
 class NotFromHere(GemtuneError):
@@ -236,3 +238,21 @@ class BadSetting(GemtuneError):
     """An environment variable that says nothing we know."""
 
     code = "bad_setting"
+
+
+class AddressNotAllowed(GemtuneError):
+    """A webhook whose host is, or resolves to, an address inside a network."""
+
+    code = "address_not_allowed"
+
+    def __init__(self, host: str):
+        super().__init__(f"{host} is inside a network", hint="use a host that the internet knows")
+
+
+class WebhookRefused(GemtuneError):
+    """A webhook's receiver answered with anything but 2xx."""
+
+    code = "webhook_refused"
+
+    def __init__(self, status: int):
+        super().__init__(f"the webhook's receiver answered {status}", hint="answer 2xx; it is sent again")

@@ -167,6 +167,7 @@ class Job(Record):
     adapter_path: str | None = None
     artifacts: tuple[Artifact, ...] = ()
     wandb_url: str | None = None
+    webhook_url: str | None = None
     error: Failure | None = None
     version: int = 1
     last_seq: int = 0
@@ -368,7 +369,7 @@ def judged(job: Job, step: Step, *, round: int, cause: str | None, at: datetime)
         code="no_progress",
         message=f"{step} ended {FRUITLESS_ATTEMPTS} times in a row without a newer checkpoint: {seen}",
         step=step,
-        hint=f"see its logs below jobs/{job.job_id}/logs; if memory ran out, lower batch_size or max_seq_length",
+        hint="see the log of its last execution; if memory ran out, lower batch_size or max_seq_length",
     )
     return failed(job, failure, at=at)
 

@@ -109,6 +109,18 @@ class JobStore(Protocol):
 class Topic(StrEnum):
     JOB_REQUESTS = "job-requests"
     JOB_STATUS = "job-status"
+    WEBHOOKS = "webhooks"
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One message that a subscription gave out; it comes again unless its `ack_id` is acknowledged in time."""
+
+    ack_id: str
+    message_id: str
+    message: bytes
+    attributes: Mapping[str, str]
+    ordering_key: str
 
 
 class Bus(Protocol):
@@ -119,6 +131,19 @@ class Bus(Protocol):
     ) -> str:
         """Return the message id once the message is durable."""
         ...
+
+    def subscribe(self, name: str, topic: Topic) -> None:
+        """Make a durable subscription that is pulled; from now on it gets every message of the topic.
+
+        Raises ValueError when the name belongs to another topic.
+        """
+        ...
+
+    def pull(self, name: str, limit: int) -> list[Received]:
+        """Up to `limit` messages that are due; those of one ordering key in their order."""
+        ...
+
+    def ack(self, name: str, ack_ids: Sequence[str]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +235,11 @@ class Secrets(Protocol):
     """Tokens by name. Values go in and out here and nowhere else."""
 
     def create(self, name: str, value: str, *, ttl: timedelta | None) -> None:
-        """Store a value; without `ttl` it stays until deleted (the user's own secrets do)."""
+        """Store a value, or replace it; without `ttl` it stays until deleted (the user's own secrets do)."""
+        ...
+
+    def create_once(self, name: str, value: str) -> str:
+        """Store a value for good, unless the name has one; return the one it has. Whoever comes first wins."""
         ...
 
     def read(self, name: str) -> str:

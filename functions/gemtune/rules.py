@@ -83,12 +83,6 @@ def _wandb(request: TrainRequest) -> list[Problem]:
     return _not_available(("wandb_config",), "reporting to W&B", "leave wandb_config out")
 
 
-def _webhook(request: TrainRequest) -> list[Problem]:
-    if request.notify is None or request.notify.webhook_url is None:
-        return []
-    return _not_available(("notify", "webhook_url"), "a webhook", "follow GET /jobs/{id}/events, or job-status")
-
-
 def _eval_steps(request: TrainRequest) -> list[Problem]:
     config = request.training_config
     if config.eval_strategy == "steps" or "eval_steps" not in config.model_fields_set:
@@ -141,5 +135,4 @@ RULES: tuple[Rule, ...] = (
     Rule(((*_EXPORT, "format"), (*_EXPORT, "quantization")), _quantization),
     Rule(((*_EXPORT, "destination"), (*_EXPORT, "hf_repo_id")), _destination),
     Rule((("wandb_config",),), _wandb),
-    Rule((("notify",),), _webhook),
 )

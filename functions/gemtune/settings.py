@@ -29,6 +29,12 @@ class Settings:
     train_timeout_seconds: int
     export_timeout_seconds: int
     parallel_trainings: int  # embedded: how many train steps share this machine at once
+    webhooks_to_loopback: bool  # whether a webhook may be on this machine, over plain HTTP too
+    workflow: str  # gcp: the name of the deployed workflows/fine_tune.yaml
+    # gcp: stand-ins of services whose clients know no emulator variable of their own.
+    workflows_endpoint: str | None
+    run_endpoint: str | None
+    secret_manager_endpoint: str | None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
@@ -55,7 +61,21 @@ class Settings:
             train_timeout_seconds=_whole_number(env, "GEMTUNE_TRAIN_TIMEOUT_SECONDS", 3600 if on_gcp else 7 * 86400),
             export_timeout_seconds=_whole_number(env, "GEMTUNE_EXPORT_TIMEOUT_SECONDS", 3600),
             parallel_trainings=_whole_number(env, "GEMTUNE_PARALLEL_TRAININGS", 1),
+            webhooks_to_loopback=_yes_or_no(env, "GEMTUNE_WEBHOOKS_TO_LOOPBACK"),
+            workflow=env.get("GEMTUNE_WORKFLOW") or "fine-tune",
+            workflows_endpoint=env.get("WORKFLOWS_EMULATOR_HOST") or None,
+            run_endpoint=env.get("CLOUD_RUN_EMULATOR_HOST") or None,
+            secret_manager_endpoint=env.get("SECRET_MANAGER_EMULATOR_HOST") or None,
         )
+
+    @property
+    def on_gcp(self) -> bool:
+        return self.backend == "gcp"
+
+    @property
+    def service_owner(self) -> str:
+        """Who owns what comes without a sender's name: a message, a file, and on a workstation everything."""
+        return f"project:{self.project_id}" if self.on_gcp else "local"
 
 
 def _needed(env: Mapping[str, str], name: str) -> str:
@@ -70,6 +90,13 @@ def _bucket(env: Mapping[str, str], name: str, default: str, on_gcp: bool) -> st
     if "/" in value or value.startswith("."):
         raise BadSetting(f"{name} is {value!r}, which is no bucket name")
     return value
+
+
+def _yes_or_no(env: Mapping[str, str], name: str) -> bool:
+    value = env.get(name) or "no"
+    if value not in ("yes", "no"):
+        raise BadSetting(f"{name} is {value!r}; use yes or no")
+    return value == "yes"
 
 
 def _whole_number(env: Mapping[str, str], name: str, default: int) -> int:

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from gemtune.ports import JobStore, Objects, Secrets
+from gemtune.ports import Bus, JobStore, Objects, Secrets
 from tests.fakes import FakeClock, World
-
-
-@pytest.fixture(params=["embedded"])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> World:
-    return World(tmp_path / request.param)
 
 
 @pytest.fixture
@@ -23,6 +16,11 @@ def clock(backend: World) -> FakeClock:
 @pytest.fixture
 def store(backend: World) -> JobStore:
     return backend.services.store
+
+
+@pytest.fixture
+def bus(backend: World) -> Bus:
+    return backend.services.bus
 
 
 @pytest.fixture

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
 from gemtune.errors import SecretNotFound, UnsafeName
 from gemtune.ports import Secrets
-from tests.fakes import FakeClock, World
+from tests.fakes import FakeClock
 
 DAY = timedelta(days=1)
 
@@ -51,8 +51,22 @@ def test_a_name_that_is_none_is_refused(secrets: Secrets, name: str) -> None:
         secrets.read(name)
 
 
-def test_nobody_else_on_the_machine_can_read_one(secrets: Secrets, backend: World) -> None:
-    secrets.create("gemtune-job-a", "value", ttl=DAY)
-    folder = Path(backend.services.settings.home) / "secrets"
-    assert folder.stat().st_mode & 0o777 == 0o700
-    assert (folder / "gemtune-job-a").stat().st_mode & 0o777 == 0o600
+def test_of_thirty_who_make_a_secret_once_all_get_the_same(secrets: Secrets) -> None:
+    with ThreadPoolExecutor(30) as pool:
+        values = set(pool.map(lambda number: secrets.create_once("gemtune-key", f"value{number}"), range(30)))
+    assert len(values) == 1
+    assert secrets.create_once("gemtune-key", "late") in values
+
+
+def test_a_second_value_replaces_the_first_and_its_time(secrets: Secrets, clock: FakeClock) -> None:
+    secrets.create("gemtune-job-a", "one", ttl=DAY)
+    clock.advance(hours=23)
+    secrets.create("gemtune-job-a", "two", ttl=DAY)
+    clock.advance(hours=23)
+    assert secrets.read("gemtune-job-a") == "two"
+
+
+def test_a_secret_knows_when_it_was_made(secrets: Secrets, clock: FakeClock) -> None:
+    secrets.create("gemtune-job-a", "one", ttl=DAY)
+    (stat,) = secrets.list("gemtune-job-")
+    assert stat.created_at == clock.now()

@@ -8,15 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 
-OVER = ("completed", "failed", "cancelled")
+from tests.e2e.api import Api, wait_for
 
 
 def free_port() -> int:
@@ -25,15 +23,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class Service:
+class Service(Api):
     """Start, kill and ask one server. Always used as a context, so that nothing of it outlives the test."""
 
     def __init__(self, home: Path):
         self.home = home
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        super().__init__(f"http://127.0.0.1:{self.port}")
         self.environment = os.environ | {"GEMTUNE_HOME": str(home), "PORT": str(self.port), "GEMTUNE_URL": self.url}
-        self.client = httpx.Client(base_url=self.url, timeout=30, trust_env=False)
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Service:
@@ -95,8 +92,6 @@ class Service:
                 continue
         return found
 
-    # What tests ask of it.
-
     def put_dataset(
         self, dataset: str, rows: list[dict[str, Any]], held_out: list[dict[str, Any]] | None = None
     ) -> None:
@@ -106,41 +101,6 @@ class Service:
         if held_out is not None:
             (folder / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held_out))
 
-    def submit(self, request: dict[str, Any], **headers: str) -> str:
-        answer = self.client.post("/train", json=request, headers=headers)
-        assert answer.status_code == 202, answer.text
-        return str(answer.json()["job_id"])
-
-    def status(self, job_id: str) -> dict[str, Any]:
-        answer = self.client.get(f"/jobs/{job_id}/status")
-        assert answer.status_code == 200, answer.text
-        return dict(answer.json())
-
-    def events(self, job_id: str) -> list[dict[str, Any]]:
-        return list(self.client.get(f"/jobs/{job_id}/events").json()["events"])
-
-    def wait_until(self, job_id: str, when: Callable[[dict[str, Any]], bool], *, seconds: float) -> dict[str, Any]:
-        return wait_for(
-            lambda: (job := self.status(job_id)) and (when(job) or job["status"] in OVER) and job,
-            seconds=seconds,
-            what=f"job {job_id}",
-        )
-
-    def completed(self, job_id: str, *, seconds: float = 180) -> dict[str, Any]:
-        job = self.wait_until(job_id, lambda job: False, seconds=seconds)
-        assert job["status"] == "completed", json.dumps(job, indent=1) + self.logs(job_id)
-        return job
-
     def logs(self, job_id: str) -> str:
         logs = sorted((self.home / "export" / "jobs" / job_id / "logs").glob("*.log"))
         return "\n".join(f"--- {path.name}\n{path.read_text()[-3000:]}" for path in logs)
-
-
-def wait_for(ask: Callable[[], Any], *, seconds: float, what: str) -> Any:
-    """What `ask` says once it is true: other processes have their own time, so this one looks."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := ask():
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"waited {seconds} s for {what}")

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.service import Service, wait_for
+from tests.e2e.api import wait_for
+from tests.e2e.service import Service
 
 
 @pytest.mark.parametrize("status", ["queued", "preparing", "training"])

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.service import Service, wait_for
+from tests.e2e.api import wait_for
+from tests.e2e.service import Service
 
 MOVES = ["job_queued", "job_preparing", "job_training", "job_exporting", "job_completed"]
 

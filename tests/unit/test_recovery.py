@@ -20,7 +20,7 @@ def test_what_was_accepted_but_not_published_is_published(world: World, monkeypa
     with monkeypatch.context() as broken:
         broken.setattr(type(world.services.bus), "publish", lambda *args, **kwargs: 1 / 0)
         job_id = world.submit()
-    recover(world.services)
+    recover(world.services, world.services.bus)
     assert requested(world) == [job_id]
 
 
@@ -36,7 +36,7 @@ def test_a_launch_without_its_execution_gets_it_and_one_with_it_gets_no_other(
             world.services.dispatch.launch(cut_off)
     world.services.dispatch.launch(started)
     before = {job_id: execution for execution, job_id, _ in launcher.active()}
-    recover(world.services)
+    recover(world.services, world.services.bus)
     after = {job_id: execution for execution, job_id, _ in launcher.active()}
     assert set(after) == {cut_off, started}
     assert after[started] == before[started]
@@ -46,7 +46,7 @@ def test_a_claimed_job_is_left_to_its_execution(world: World) -> None:
     job_id = world.submit()
     world.services.dispatch.launch(job_id)
     world.services.control.claim(job_id, Claim(launch=1, execution="e"))
-    recover(world.services)
+    recover(world.services, world.services.bus)
     assert world.launcher.started == [(job_id, 1)]
 
 
@@ -55,5 +55,5 @@ def test_what_a_dead_server_had_taken_is_due_again(world: World) -> None:
     assert requested(world) == [job_id]
     assert requested(world) == []
     world.services.dispatch.launch(job_id)
-    recover(world.services)
+    recover(world.services, world.services.bus)
     assert requested(world) == [job_id]

@@ -128,7 +128,6 @@ def test_a_value_out_of_bounds_is_refused_where_it_stands(path: str, value: Any)
         ("export_config.format", "merged"),
         ("export_config.format", "gguf"),
         ("wandb_config", {"project": "p"}),
-        ("notify", {"webhook_url": "https://example.com"}),
     ],
 )  # fmt: skip
 def test_what_is_not_built_yet_is_refused_and_not_ignored(path: str, value: Any) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from gemtune.bootstrap import Services
 from gemtune.errors import BadSetting
 from gemtune.settings import Settings
 
@@ -32,7 +31,8 @@ def test_what_is_set_counts() -> None:
     ("name", "value"),
     [
         ("PORT", "x"), ("PORT", "0"), ("PORT", "-1"), ("PORT", "8²"), ("GEMTUNE_BACKEND", "cloud"),
-        ("GCS_DATA_BUCKET_NAME", "../x"), ("GCS_DATA_BUCKET_NAME", "a/b"), ("GEMTUNE_TRAIN_TIMEOUT_SECONDS", "1h"),
+        ("GCS_DATA_BUCKET_NAME", "../x"), ("GCS_DATA_BUCKET_NAME", "a/b"), ("GEMTUNE_WEBHOOKS_TO_LOOPBACK", "1"),
+        ("GEMTUNE_TRAIN_TIMEOUT_SECONDS", "1h"),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_named(name: str, value: str) -> None:
@@ -47,9 +47,14 @@ def test_the_cloud_needs_to_be_told_where(missing: str) -> None:
         Settings.from_environment({name: value for name, value in CLOUD.items() if name != missing})
 
 
-def test_a_backend_that_is_not_built_yet_is_refused() -> None:
-    with pytest.raises(BadSetting, match="not available yet"):
-        Services(Settings.from_environment(CLOUD))
+def test_the_server_of_this_machine_is_not_for_the_cloud() -> None:
+    from gemtune.bootstrap import services
+    from gemtune.cli import main
+
+    services.cache_clear()
+    result = CliRunner().invoke(main, ["up"], env=CLOUD)
+    services.cache_clear()
+    assert (result.exit_code, result.stderr.partition(":")[0]) == (1, "bad_setting")
 
 
 def test_the_command_line_says_so_without_a_traceback() -> None:

@@ -18,7 +18,8 @@ class _Lazy(click.Group):
     """Finds a command's module when the command is asked for, so that `gemtune --help` stays quick."""
 
     places: dict[str, str] = {  # noqa: RUF012
-        "up": "local", "publish": "local", "listen": "local", "secret": "local", "demo": "local",
+        "up": "local", "publish": "local", "listen": "local", "secret": "local",
+        "webhook-key": "local", "demo": "local",
         "train": "jobs", "jobs": "jobs", "status": "jobs", "events": "jobs", "cancel": "jobs", "delete": "jobs",
     }  # fmt: skip
 

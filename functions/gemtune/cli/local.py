@@ -9,10 +9,11 @@ import time
 
 import click
 
-from gemtune import request
+from gemtune import request, webhook
 from gemtune.bootstrap import services
 from gemtune.cli import request_file
 from gemtune.cli.connection import REFUSED, Connection, print_problems
+from gemtune.errors import BadSetting
 from gemtune.ports import Topic
 from gemtune.services.job_secrets import REFERENCE, USER_PREFIX
 
@@ -25,6 +26,8 @@ def up(port: int | None) -> None:
     """Serve on this machine, until Ctrl-C."""
     from gemtune.embedded import server
 
+    if services().settings.on_gcp:
+        raise BadSetting("GEMTUNE_BACKEND is gcp, which Google serves", hint="unset it to serve on this machine")
     server.log_to_stderr()
     server.serve(port=port)
 
@@ -83,6 +86,12 @@ def secret(name: str) -> None:
     click.echo(f"kept; refer to it as {REFERENCE}{USER_PREFIX}{name}")
 
 
+@click.command("webhook-key")
+def webhook_key() -> None:
+    """Show the key that webhooks are signed with; whoever verifies them needs it."""
+    click.echo(webhook.key(services().secrets))
+
+
 @click.command()
 @click.option("--examples", type=click.Path(file_okay=False), default="examples", show_default=True)
 def demo(examples: str) -> None:
@@ -92,4 +101,4 @@ def demo(examples: str) -> None:
     raise click.exceptions.Exit(run(examples))
 
 
-COMMANDS = {c.name: c for c in (up, publish, listen, secret, demo)}
+COMMANDS = {c.name: c for c in (up, publish, listen, secret, webhook_key, demo)}

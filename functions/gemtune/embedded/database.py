@@ -52,8 +52,10 @@ CREATE TABLE step_executions (
 CREATE INDEX step_executions_alive ON step_executions (arguments) WHERE ended = 0;
 CREATE TABLE uploads_seen (bucket TEXT NOT NULL, name TEXT NOT NULL, generation TEXT NOT NULL,
   PRIMARY KEY (bucket, name)) WITHOUT ROWID;
-PRAGMA user_version = 1;
 """
+WEBHOOKS = "INSERT INTO subscriptions VALUES ('notify', 'webhooks', '/notify/projects/local/topics/webhooks');"
+# Each brings a file from the version before it, its place in this list, to its own.
+MIGRATIONS = (SCHEMA, WEBHOOKS)
 
 
 class Database:
@@ -64,9 +66,12 @@ class Database:
         self.path = path
         self._local = threading.local()
         with self.write() as connection:
-            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-                for statement in SCHEMA.split(";\n"):
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            for migration in MIGRATIONS[version:]:
+                for statement in migration.split(";\n"):
                     connection.execute(statement)
+            if version != len(MIGRATIONS):  # a write of its own: a file that is as it should be stays untouched
+                connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
     def read(self) -> sqlite3.Connection:
         """This thread's connection, for queries: each statement sees one state of the whole file."""

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import httpx
 
 from gemtune.embedded.firestore_document import document_event
-from gemtune.embedded.sqlite_bus import Received, SqliteBus
+from gemtune.embedded.sqlite_bus import SqliteBus, Taken
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +33,22 @@ class Delivery:
         self._stopping = threading.Event()
 
     def run(self) -> None:
-        """Deliver until `stop`."""
+        """Deliver until `stop`. Each subscription has a loop of its own: a webhook whose receiver is slow keeps nobody
+        waiting but other webhooks."""
+        loops = [
+            threading.Thread(target=self._run, args=(subscription,), daemon=True)
+            for subscription in self._bus.push_subscriptions()
+        ]
+        for loop in loops:
+            loop.start()
+        for loop in loops:
+            loop.join()
+
+    def _run(self, subscription: str) -> None:
         with ThreadPoolExecutor(WORKERS) as workers:
             while not self._stopping.is_set():
                 try:
-                    taken = self._bus.take(self._bus.push_subscriptions(), WORKERS)
+                    taken = self._bus.take([subscription], WORKERS)
                 except Exception:
                     log.exception("messages could not be read; looking again")
                     taken = []
@@ -48,67 +59,63 @@ class Delivery:
     def stop(self) -> None:
         self._stopping.set()
 
-    def deliver(self, received: Received) -> None:
+    def deliver(self, taken: Taken) -> None:
         """One attempt. Raises nothing: a failure is the message's, and it comes again."""
         try:
-            headers, body = as_push(received)
-            path = received.path or ""
-            ours = path.startswith("/")
-            if ours:
-                headers |= {"Authorization": f"Bearer {self._token}"}
-            url = f"{self._base_url}{path}" if ours else path
-            answer = self._client.post(url, content=body, headers=headers)
+            headers, body = as_push(taken)
+            headers |= {"Authorization": f"Bearer {self._token}"}
+            answer = self._client.post(f"{self._base_url}{taken.path}", content=body, headers=headers)
             if answer.is_success:
-                self._bus.ack(received.subscription, [received.ack_id])
+                self._bus.ack(taken.subscription, [taken.ack_id])
                 return
             error = f"HTTP {answer.status_code}"
         except Exception as failure:
             error = f"{type(failure).__name__}: {failure}"
-        log.warning("%s refused message %s (%s)", received.subscription, received.message_id, error)
+        log.warning("%s refused message %s (%s)", taken.subscription, taken.message_id, error)
         try:
-            self._bus.refuse(received, error)
+            self._bus.refuse(taken, error)
         except Exception:
-            log.exception("message %s comes again when its lease ends", received.message_id)
+            log.exception("message %s comes again when its lease ends", taken.message_id)
 
 
-def as_push(received: Received) -> tuple[dict[str, str], bytes]:
+def as_push(taken: Taken) -> tuple[dict[str, str], bytes]:
     """Headers and body of one delivery."""
-    if received.topic == "trigger:documents":
-        return _document_created(received)
-    if received.topic == "trigger:objects":
-        return _object_finalized(received)
-    return _push_envelope(received)
+    if taken.topic == "trigger:documents":
+        return _document_created(taken)
+    if taken.topic == "trigger:objects":
+        return _object_finalized(taken)
+    return _push_envelope(taken)
 
 
-def _push_envelope(received: Received) -> tuple[dict[str, str], bytes]:
+def _push_envelope(taken: Taken) -> tuple[dict[str, str], bytes]:
     """The body of an owned Pub/Sub push subscription, wrapped: https://cloud.google.com/pubsub/docs/push"""
-    published = _time(received)
+    published = _time(taken)
     message = {
-        "data": base64.b64encode(received.message).decode(),
-        "attributes": dict(received.attributes),
-        "messageId": received.message_id,
-        "message_id": received.message_id,
+        "data": base64.b64encode(taken.message).decode(),
+        "attributes": dict(taken.attributes),
+        "messageId": taken.message_id,
+        "message_id": taken.message_id,
         "publishTime": published,
         "publish_time": published,
     }
-    if received.ordering_key:
-        message["orderingKey"] = received.ordering_key
-    subscription = f"projects/local/subscriptions/{received.subscription}"
-    body = {"message": message, "subscription": subscription, "deliveryAttempt": received.attempt}
+    if taken.ordering_key:
+        message["orderingKey"] = taken.ordering_key
+    subscription = f"projects/local/subscriptions/{taken.subscription}"
+    body = {"message": message, "subscription": subscription, "deliveryAttempt": taken.attempt}
     return {"Content-Type": "application/json"}, json.dumps(body).encode()
 
 
-def _document_created(received: Received) -> tuple[dict[str, str], bytes]:
+def _document_created(taken: Taken) -> tuple[dict[str, str], bytes]:
     """google.cloud.firestore.document.v1.created, a binary CloudEvent with protobuf inside."""
-    document = received.attributes["document"]
+    document = taken.attributes["document"]
     headers = {
         "Content-Type": "application/protobuf",
         "ce-specversion": "1.0",
-        "ce-id": f"document-{received.message_id}",
+        "ce-id": f"document-{taken.message_id}",
         "ce-source": "//firestore.googleapis.com/projects/local/databases/(default)",
         "ce-type": "google.cloud.firestore.document.v1.created",
         "ce-subject": f"documents/{document}",
-        "ce-time": _time(received),
+        "ce-time": _time(taken),
         "ce-dataschema": "https://googleapis.github.io/google-cloudevents/jsonschema/google/events/cloud/firestore/v1/DocumentEventData.json",
         "ce-document": document,
         "ce-project": "local",
@@ -116,23 +123,23 @@ def _document_created(received: Received) -> tuple[dict[str, str], bytes]:
         "ce-namespace": "(default)",
         "ce-location": "local",
     }
-    return headers, document_event(document, json.loads(received.message), at=received.published_at)
+    return headers, document_event(document, json.loads(taken.message), at=taken.published_at)
 
 
-def _object_finalized(received: Received) -> tuple[dict[str, str], bytes]:
+def _object_finalized(taken: Taken) -> tuple[dict[str, str], bytes]:
     """google.cloud.storage.object.v1.finalized, a binary CloudEvent with JSON inside."""
-    stored = json.loads(received.message)
+    stored = json.loads(taken.message)
     headers = {
         "Content-Type": "application/json",
         "ce-specversion": "1.0",
-        "ce-id": f"object-{received.message_id}",
+        "ce-id": f"object-{taken.message_id}",
         "ce-source": f"//storage.googleapis.com/projects/_/buckets/{stored['bucket']}",
         "ce-type": "google.cloud.storage.object.v1.finalized",
         "ce-subject": _printable(f"objects/{stored['name']}"),
         "ce-bucket": stored["bucket"],
-        "ce-time": _time(received),
+        "ce-time": _time(taken),
     }
-    return headers, received.message
+    return headers, taken.message
 
 
 def _printable(text: str) -> str:
@@ -140,5 +147,5 @@ def _printable(text: str) -> str:
     return "".join(c if " " < c < "\x7f" and c not in '"%' else "".join(f"%{b:02X}" for b in c.encode()) for c in text)
 
 
-def _time(received: Received) -> str:
-    return datetime.fromtimestamp(received.published_at, UTC).isoformat().replace("+00:00", "Z")
+def _time(taken: Taken) -> str:
+    return datetime.fromtimestamp(taken.published_at, UTC).isoformat().replace("+00:00", "Z")

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from gemtune.errors import SecretNotFound, UnsafeName
+from gemtune.errors import SecretNotFound
 from gemtune.ports import Clock, SecretStat
-
-# Secret Manager's own rule for a name.
-NAME = re.compile(r"^[A-Za-z0-9_-]{1,255}$")
+from gemtune.secret_name import NAME, checked, missing_hint
 
 
 class FileSecrets:
@@ -26,6 +23,11 @@ class FileSecrets:
 
     def create(self, name: str, value: str, *, ttl: timedelta | None) -> None:
         self._write(name, {"value": value, "created_at": self._clock.now().isoformat(), "ends_at": self._end(ttl)})
+
+    def create_once(self, name: str, value: str) -> str:
+        with suppress(FileExistsError):
+            self._write(name, {"value": value, "created_at": self._clock.now().isoformat(), "ends_at": None}, new=True)
+        return self.read(name)
 
     def read(self, name: str) -> str:
         return str(self._read(name)["value"])
@@ -50,15 +52,14 @@ class FileSecrets:
         try:
             kept: dict[str, str | None] = json.loads(self._path(name).read_text())
         except FileNotFoundError:
-            raise SecretNotFound(
-                f"there is no secret {name!r}", hint=f"store it with `gemtune secret`: {name}"
-            ) from None
+            raise SecretNotFound(f"there is no secret {name!r}", hint=missing_hint(name)) from None
         ends_at = kept["ends_at"]
         if ends_at is not None and self._clock.now() >= datetime.fromisoformat(ends_at).astimezone(UTC):
             raise SecretNotFound(f"the time of secret {name!r} is over", hint="submit the job again with its token")
         return kept
 
-    def _write(self, name: str, kept: dict[str, str | None]) -> None:
+    def _write(self, name: str, kept: dict[str, str | None], *, new: bool = False) -> None:
+        """Raises FileExistsError when it shall be new and is not."""
         path = self._path(name)
         unfinished = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
         handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -66,9 +67,13 @@ class FileSecrets:
             json.dump(kept, file)
             file.flush()
             os.fsync(file.fileno())
-        unfinished.replace(path)
+        if not new:
+            unfinished.replace(path)
+            return
+        try:
+            os.link(unfinished, path)  # one step, unlike a look and a rename
+        finally:
+            unfinished.unlink()
 
     def _path(self, name: str) -> Path:
-        if not NAME.fullmatch(name):
-            raise UnsafeName("a secret's name has letters, digits, '_' and '-' only")
-        return self._folder / name
+        return self._folder / checked(name)

@@ -12,13 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from gemtune.errors import ObjectExists, ObjectNotFound, UnsafeName
+from gemtune.object_name import UNFINISHED, parts
 from gemtune.ports import Buckets, ObjectStat
 from gemtune.settings import Settings
-
-# Unfinished writes wait here, on the same file system; no object name can begin so.
-UNFINISHED = ".unfinished"
-# Cloud Storage's own limit on a name; a file system's is 255 bytes a part.
-MAX_NAME_BYTES, MAX_PART_BYTES = 1024, 255
 
 
 class FolderObjects:
@@ -60,7 +56,7 @@ class FolderObjects:
         return f"{there.st_mtime_ns}-{there.st_size}-{digest[:16]}"
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
-        folder = self.root.joinpath(*_parts(prefix.rpartition("/")[0])) if "/" in prefix else self.root
+        folder = self.root.joinpath(*parts(prefix.rpartition("/")[0])) if "/" in prefix else self.root
         if not folder.resolve().is_relative_to(self.root.resolve()):
             raise UnsafeName(f"{prefix!r} leaves {self.bucket}")
         for path in sorted(folder.rglob("*")):
@@ -134,7 +130,7 @@ class FolderObjects:
             Path(unfinished).unlink(missing_ok=True)
 
     def _file(self, name: str) -> Path:
-        path = self.root.joinpath(*_parts(name))
+        path = self.root.joinpath(*parts(name))
         if not path.resolve().is_relative_to(self.root.resolve()):  # a link inside may lead out
             raise UnsafeName(f"{name!r} leaves {self.bucket}")
         return path
@@ -152,16 +148,6 @@ def folder_buckets(settings: Settings) -> Buckets:
     """The four buckets, as folders of GEMTUNE_HOME."""
     names = (settings.config_bucket, settings.data_bucket, settings.uploads_bucket, settings.export_bucket)
     return Buckets(*(FolderObjects(settings.home / name, name) for name in names))
-
-
-def _parts(name: str) -> list[str]:
-    parts = name.split("/")
-    readable = name.isprintable() and len(name.encode(errors="replace")) <= MAX_NAME_BYTES
-    if not readable or any(part in ("", ".", "..") or len(part.encode()) > MAX_PART_BYTES for part in parts):
-        raise UnsafeName(f"{name[:200]!r} is no object name")
-    if parts[0] == UNFINISHED:
-        raise UnsafeName(f"{UNFINISHED!r} is for unfinished writes")
-    return parts
 
 
 def _write_through(path: Path, content: bytes) -> None:

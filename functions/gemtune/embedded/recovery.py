@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from gemtune.bootstrap import Services
+from gemtune.embedded.sqlite_bus import SqliteBus
 
 
-def recover(services: Services) -> None:
+def recover(services: Services, bus: SqliteBus) -> None:
     """Deliver at once what a dead server had taken, and finish the launches that it had begun.
 
     `sweep` would do the same, but only after the time that it has to give to those who may still be at work.
     """
-    services.bus.release()
+    bus.release()
     for job in services.store.unfinished():
         if job.launch.number == 0:  # it died between the record and the message
             services.submit.publish(job)

@@ -23,6 +23,7 @@ from gemtune.embedded.cloud_run_jobs import CloudRunJobs
 from gemtune.embedded.delivery import Delivery
 from gemtune.embedded.executions import EmbeddedLauncher
 from gemtune.embedded.recovery import recover
+from gemtune.embedded.sqlite_bus import SqliteBus
 from gemtune.embedded.uploads import Uploads
 from gemtune.embedded.workflow_runner import WorkflowRunner
 from gemtune.errors import GemtuneError
@@ -72,14 +73,15 @@ class _Server:
         turns = {"gemtune-prepare": 2, "gemtune-train": here.settings.parallel_trainings, "gemtune-export": 2}
         self._jobs = CloudRunJobs(here.database, here.settings, parallel=turns)
         self._runner = WorkflowRunner(launcher, self._jobs, WORKFLOW, control_url=f"{url}/control", token=token)
-        self._delivery = Delivery(here.bus, base_url=url, token=token)
+        self._bus = SqliteBus(here.database, clock=here.clock)
+        self._delivery = Delivery(self._bus, base_url=url, token=token)
         self._uploads = Uploads(here.database, here.buckets, clock=here.clock)
         self._sweep_url, self._token = f"{url}/sweep/", token
 
     def run(self) -> None:
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, lambda *_: self._stop.set())
-        recover(self._here)
+        recover(self._here, self._bus)
         parts: list[Callable[[], None]] = [
             self._events.run, self._api.run, self._delivery.run, self._runner.run, self._uploads.run, self._sweeping,
         ]  # fmt: skip
@@ -104,7 +106,7 @@ class _Server:
             try:
                 headers = {"Authorization": f"Bearer {self._token}"}
                 httpx.post(self._sweep_url, headers=headers, timeout=120, trust_env=False).raise_for_status()
-                self._here.bus.expire()
+                self._bus.expire()
                 work_folders.remove_idle(self._here.settings.home / "work", self._here.store)
             except Exception:
                 log.exception("a sweep failed; the next one comes in %d s", SWEEP_SECONDS)
@@ -121,7 +123,7 @@ def _event_functions() -> Any:
     from werkzeug.exceptions import NotFound
     from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
-    names = ("dispatch", "ingest", "fan_out", "control", "sweep")
+    names = ("dispatch", "ingest", "fan_out", "notify", "control", "sweep")
     return DispatcherMiddleware(NotFound(), {f"/{name}": _function(name) for name in names})
 
 

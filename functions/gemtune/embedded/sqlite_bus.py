@@ -9,12 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from gemtune.embedded.database import Database
-from gemtune.ports import Clock, Topic
+from gemtune.ports import Clock, Received, Topic
 
-# Deliveries of one message before it becomes a dead letter.
-MAX_ATTEMPTS = 20
-# Seconds until a failed delivery is tried again: doubled each time, as Pub/Sub's retry policy does.
-MIN_BACKOFF, MAX_BACKOFF = 0.5, 60.0
 # Seconds that a delivery under way belongs to its receiver, and those that a pulled message does (Pub/Sub's default).
 PUSH_DEADLINE, ACK_DEADLINE = 120.0, 10.0
 # Seconds that an undelivered message is kept: Pub/Sub's default.
@@ -22,22 +18,29 @@ RETENTION = 7 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
-    """One message as a subscription sees it. `attempt` counts from 1."""
+class RetryPolicy:
+    """Deliveries of one message before it becomes a dead letter, and the seconds between them: doubled each time, as
+    Pub/Sub's retry policy does."""
 
-    message_id: str
-    message: bytes
-    attributes: Mapping[str, str]
-    ordering_key: str
+    attempts: int
+    min_backoff: float
+    max_backoff: float
+
+
+# Ours are tried for a quarter of an hour. A webhook's receiver may be away for hours: some seven.
+RETRY = RetryPolicy(attempts=20, min_backoff=0.5, max_backoff=60.0)
+RETRIES: Mapping[str, RetryPolicy] = {"notify": RetryPolicy(attempts=50, min_backoff=5.0, max_backoff=600.0)}
+
+
+@dataclass(frozen=True, slots=True)
+class Taken(Received):
+    """One message as its deliverer sees it. `attempt` counts from 1; `path` is where it is pushed."""
+
     published_at: float
     attempt: int
     subscription: str
     topic: str
     path: str | None
-
-    @property
-    def ack_id(self) -> str:
-        return self.message_id
 
 
 def enqueue(
@@ -75,20 +78,15 @@ class SqliteBus:
             now = self._clock.now()
             return enqueue(connection, topic, message, attributes or {}, now=now, ordering_key=ordering_key)
 
-    def subscribe(self, name: str, topic: Topic, *, url: str | None = None) -> None:
-        """Make a durable subscription, pulled unless it has a url; from now on it gets every message of the topic.
-
-        Raises ValueError when the name belongs to another topic.
-        """
+    def subscribe(self, name: str, topic: Topic) -> None:
         with self._database.write() as connection:
-            connection.execute("INSERT OR IGNORE INTO subscriptions VALUES (?, ?, ?)", (name, topic, url))
+            connection.execute("INSERT OR IGNORE INTO subscriptions VALUES (?, ?, NULL)", (name, topic))
             there = connection.execute("SELECT topic FROM subscriptions WHERE name = ?", (name,)).fetchone()["topic"]
         if there != topic:
             raise ValueError(f"subscription {name!r} is of topic {there}")
 
     def pull(self, name: str, limit: int) -> list[Received]:
-        """Up to `limit` messages that are due, oldest first; each must be acknowledged or it comes again."""
-        return self.take([name], limit, deadline=ACK_DEADLINE)
+        return list(self.take([name], limit, deadline=ACK_DEADLINE))
 
     def ack(self, name: str, ack_ids: Sequence[str]) -> None:
         with self._database.write() as connection:
@@ -96,7 +94,7 @@ class SqliteBus:
                 connection.execute("DELETE FROM deliveries WHERE subscription = ? AND message = ?", (name, int(ack_id)))
                 _forget_delivered(connection, int(ack_id))
 
-    def take(self, names: Sequence[str], limit: int, *, deadline: float = PUSH_DEADLINE) -> list[Received]:
+    def take(self, names: Sequence[str], limit: int, *, deadline: float = PUSH_DEADLINE) -> list[Taken]:
         """Take due deliveries of these subscriptions, for some seconds. A message with an ordering key is due only
         when no older one of its key and subscription is left."""
         now = self._clock.now().timestamp()
@@ -117,22 +115,22 @@ class SqliteBus:
                     "UPDATE deliveries SET attempts = attempts + 1, due_at = ? WHERE subscription = ? AND message = ?",
                     (now + deadline, row["subscription"], row["id"]),
                 )
-        return [_received(row) for row in rows]
+        return [_taken(row) for row in rows]
 
-    def refuse(self, received: Received, error: str) -> None:
-        """A delivery failed: try again later, or keep it as a dead letter after MAX_ATTEMPTS."""
-        now = self._clock.now().timestamp()
-        key = (received.subscription, int(received.message_id))
+    def refuse(self, taken: Taken, error: str) -> None:
+        """A delivery failed: try again later, or keep it as a dead letter after the last attempt."""
+        now, policy = self._clock.now().timestamp(), RETRIES.get(taken.subscription, RETRY)
+        key = (taken.subscription, int(taken.message_id))
         with self._database.write() as connection:
-            if received.attempt < MAX_ATTEMPTS:
-                wait = min(MAX_BACKOFF, MIN_BACKOFF * 2 ** (received.attempt - 1))
+            if taken.attempt < policy.attempts:
+                wait = min(policy.max_backoff, policy.min_backoff * 2 ** (taken.attempt - 1))
                 later = "UPDATE deliveries SET due_at = ? WHERE subscription = ? AND message = ?"
                 connection.execute(later, (now + wait, *key))
                 return
             connection.execute(
                 "INSERT INTO dead_letters SELECT ?, id, topic, ordering_key, attributes, body, ?, ?, ? "
                 "FROM messages WHERE id = ?",
-                (received.subscription, received.attempt, error, now, key[1]),
+                (taken.subscription, taken.attempt, error, now, key[1]),
             )
             connection.execute("DELETE FROM deliveries WHERE subscription = ? AND message = ?", key)
             _forget_delivered(connection, key[1])
@@ -163,8 +161,9 @@ def _forget_delivered(connection: sqlite3.Connection, message: int | None) -> No
     connection.execute(gone, (message,))
 
 
-def _received(row: sqlite3.Row) -> Received:
-    return Received(
+def _taken(row: sqlite3.Row) -> Taken:
+    return Taken(
+        ack_id=str(row["id"]),
         message_id=str(row["id"]),
         message=row["body"],
         attributes=json.loads(row["attributes"]),

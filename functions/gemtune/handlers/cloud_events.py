@@ -10,7 +10,6 @@ from typing import Any
 from cloudevents.http import CloudEvent
 
 from gemtune.bootstrap import Services
-from gemtune.handlers.routes import LOCAL_OWNER
 
 log = logging.getLogger(__name__)
 
@@ -24,13 +23,18 @@ def dispatch(event: CloudEvent, services: Services) -> None:
     key = attributes.get("Idempotency-Key") or attributes.get("idempotency_key")
     if key is None:
         key = f"{event['source'].rpartition('/')[2]}/{event['id']}"
-    services.dispatch(base64.b64decode(message["data"]), key=key, owner=LOCAL_OWNER)
+    services.dispatch(base64.b64decode(message["data"]), key=key, owner=services.settings.service_owner)
+
+
+def notify(event: CloudEvent, services: Services) -> None:
+    """A message of webhooks."""
+    services.notify(base64.b64decode(event.data["message"]["data"]))
 
 
 def ingest(event: CloudEvent, services: Services) -> None:
     """An object of the uploads or the data bucket was finalized."""
     stored: dict[str, Any] = event.data
-    services.ingest(stored["bucket"], stored["name"], str(stored["generation"]), owner=LOCAL_OWNER)
+    services.ingest(stored["bucket"], stored["name"], str(stored["generation"]), owner=services.settings.service_owner)
 
 
 def fan_out(event: CloudEvent, services: Services) -> None:

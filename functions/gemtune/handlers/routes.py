@@ -8,19 +8,19 @@ from gemtune import request as requests
 from gemtune.bootstrap import Services
 from gemtune.errors import Problem, RequestRefused
 from gemtune.handlers import answers
+from gemtune.handlers.caller import owner_of
 from gemtune.handlers.loss_history import loss_history
 from gemtune.job import Status
 from gemtune.services.submit import Submission
 
-# One deployment serves one organisation; on a workstation there is one user.
-LOCAL_OWNER = "local"
 MAX_PAGE = 200
 
 
 def train(request: flask.Request, services: Services) -> answers.Accepted:
     reading = requests.read(request.get_data(), in_the_open=False)
     key = request.headers.get("Idempotency-Key")
-    submission = Submission(reading, source="http", owner=LOCAL_OWNER, idempotency_key=key)
+    owner = owner_of(request, services.settings)
+    submission = Submission(reading, source="http", owner=owner, idempotency_key=key)
     return answers.Accepted(job_id=services.submit(submission).job_id)
 
 

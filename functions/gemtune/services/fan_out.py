@@ -9,6 +9,7 @@ from gemtune.events import Event
 from gemtune.job import Job
 from gemtune.ports import Bus, JobStore, Secrets, Topic
 from gemtune.services.job_secrets import own_secrets
+from gemtune.services.notify import message_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +45,5 @@ class FanOut:
         }
         body = event.model_dump_json().encode()
         self.bus.publish(Topic.JOB_STATUS, body, attributes=attributes, ordering_key=job.job_id)
+        if job.webhook_url is not None:  # a receiver may be slow or away, so it has a topic of its own
+            self.bus.publish(Topic.WEBHOOKS, message_of(job.webhook_url, event), attributes={"job_id": job.job_id})

@@ -21,6 +21,11 @@ JOB_FILE = re.compile(r"^(?P<stem>(?:.*/)?[^/]+)\.job\.(?P<kind>json|yaml)$")
 BESIDE_A_DATASET = re.compile(r"^processed_datasets/(?P<dataset>[^/]+)/[^/]+$")
 
 
+def _last_bytes(text: str, count: int) -> str:
+    """The end of a text, which tells most, cut between characters."""
+    return text.encode()[-count:].decode(errors="ignore")
+
+
 def is_job_file(buckets: Buckets, bucket: str, name: str) -> bool:
     """Whether an object asks for a job: any `*.job.json|yaml` of the uploads bucket, and those beside a dataset."""
     if JOB_FILE.match(name) is None:
@@ -43,7 +48,7 @@ class Ingest:
         try:
             reading = request.read(self._document(objects, name), in_the_open=True)
             key = f"{bucket}/{name}#{generation}"
-            job = self.submit(Submission(reading, source="upload", owner=owner, idempotency_key=key[-1024:]))
+            job = self.submit(Submission(reading, source="upload", owner=owner, idempotency_key=_last_bytes(key, 1024)))
         except RequestRefused as error:
             self._answer(objects, name, "rejected", {"errors": [problem.to_json() for problem in error.problems]})
         except (JobWasDeleted, ObjectNotFound) as error:

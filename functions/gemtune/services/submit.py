@@ -8,7 +8,7 @@ import secrets as randomness
 from dataclasses import dataclass
 from typing import Literal
 
-from gemtune import base_model, job_id
+from gemtune import base_model, job_id, webhook
 from gemtune.errors import (
     BadIdempotencyKey,
     JobWasDeleted,
@@ -47,6 +47,7 @@ class Submit:
     secrets: Secrets
     clock: Clock
     local_folders: bool  # whether a base model may be a folder of this machine
+    webhooks_to_loopback: bool  # whether a webhook may be on this machine
 
     def __call__(self, submission: Submission) -> Job:
         """Accept a request and ask for its launch. Raises what `accept` raises."""
@@ -84,6 +85,7 @@ class Submit:
             Rule((("processed_dataset_id",),), self._dataset_problems),
             Rule((("training_config", "base_model_id"),), self._base_model_problems),
             Rule((("hf_token",), ("wandb_config",)), self._secret_problems),
+            Rule((("notify",),), self._webhook_problems),
         )
 
     def _create(self, submission: Submission, request: TrainRequest, hashed: str | None) -> Job:
@@ -109,6 +111,7 @@ class Submit:
             owner=submission.owner,
             idempotency_key=submission.idempotency_key,
             request_hash=request_hash(spec),
+            webhook_url=None if spec.notify is None else spec.notify.webhook_url,
             created_at=now,
             updated_at=now,
         )
@@ -189,12 +192,20 @@ class Submit:
                     problems.append(Problem(loc, error.message, error.code, error.hint))
         return problems
 
+    def _webhook_problems(self, request: TrainRequest) -> list[Problem]:
+        url = None if request.notify is None else request.notify.webhook_url
+        problem = None if url is None else webhook.problem_of(url, to_loopback=self.webhooks_to_loopback)
+        return [] if problem is None else [problem]
+
 
 DATASET_FILES = ("metadata.json", "train.jsonl", "train.parquet", "training.jsonl", "training.parquet")
 
 
 def _check_key(key: str | None) -> None:
-    if key is not None and (not 0 < len(key) <= 1024 or not key.isprintable() or looks_secret(key)):
+    # As an attribute of a message it has at most 1024 bytes.
+    if key is not None and (
+        not 0 < len(key.encode(errors="replace")) <= 1024 or not key.isprintable() or looks_secret(key)
+    ):
         raise BadIdempotencyKey()
 
 

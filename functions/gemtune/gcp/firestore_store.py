@@ -1,0 +1,291 @@
+"""JobStore on Firestore. A Firestore trigger on created event documents wakes `fan_out`.
+
+    training_jobs/{job_id}                the record; `lagging`: whether events wait to be published; `write_id`
+    training_jobs/{job_id}/events/{seq}   its events
+    idempotency_keys/{key_hash}           {job_id}
+    tombstones/{job_id}                   {until, key_hash}
+
+Every query that needs a composite index has it in firestore_indexes.json, which Terraform reads too.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import logging
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import Any, TypeVar
+
+from google.api_core.exceptions import Aborted, AlreadyExists, FailedPrecondition, NotFound
+from google.api_core.retry import Retry, if_exception_type
+from google.cloud import firestore
+from google.cloud.firestore_v1.base_query import FieldFilter
+from pydantic import ValidationError
+
+from gemtune import job as jobs
+from gemtune.errors import BadPageToken, JobNotFound, JobWasDeleted, RecordUnreadable, VersionConflict
+from gemtune.events import Event
+from gemtune.job import UNFINISHED, Job, JobSummary, Mark, Progress, Status
+from gemtune.ports import Change, Clock, Created, Page
+
+log = logging.getLogger(__name__)
+
+JOBS, EVENTS, KEYS, TOMBSTONES = "training_jobs", "events", "idempotency_keys", "tombstones"
+
+# Seconds that one call may take, and for how long a write that loses a race is begun again.
+CALL_SECONDS, RACE_SECONDS = 20.0, 60.0
+
+# Fields of a document that are no part of the record.
+OURS = ("lagging", "write_id")
+
+Found = TypeVar("Found")
+Snapshot = firestore.DocumentSnapshot[Any]
+
+
+class FirestoreStore:
+    def __init__(self, project_id: str, *, clock: Clock):
+        self._project_id = project_id
+        self._clock = clock
+
+    @cached_property
+    def _client(self) -> firestore.Client:
+        return firestore.Client(project=self._project_id)
+
+    def create(self, job: Job, event: Event) -> Created:
+        def once() -> Created:
+            taken = self._holder_of(job)
+            if taken is not None:
+                return Created(taken, is_new=False)
+            batch = self._client.batch()
+            batch.create(self._job(job.job_id), _document(job))
+            batch.create(self._event(event), _plain(event.model_dump()))
+            if job.key_hash is not None:
+                batch.create(self._key(job.key_hash), {"job_id": job.job_id})
+            batch.commit(timeout=CALL_SECONDS)
+            return Created(job, is_new=True)
+
+        return _until_no_race(once)
+
+    def holder(self, key_hash: str) -> Job | None:
+        key = self._key(key_hash).get(timeout=CALL_SECONDS)
+        return self._there(key.get("job_id")) if key.exists else None
+
+    def get(self, job_id: str) -> Job:
+        return _read(self._snapshot(job_id))
+
+    def update(self, job_id: str, change: Change, *, version: int | None = None) -> Job:
+        def decide(before: Job) -> jobs.Changed:
+            if version is not None and before.version != version:
+                raise VersionConflict(f"job {job_id!r} is at version {before.version}, not {version}")
+            after, events = change(before)
+            if after is before:
+                return before, ()
+            return after.model_copy(update={"version": before.version + 1, "updated_at": self._clock.now()}), events
+
+        return self._change(job_id, decide)
+
+    def record_progress(self, job_id: str, mark: Mark, progress: Progress | None, at: datetime) -> None:
+        self._change(job_id, lambda job: (jobs.heartbeat(job, mark, progress, at), ()))
+
+    def raise_published(self, job_id: str, seq: int) -> None:
+        def decide(job: Job) -> jobs.Changed:
+            return (job.model_copy(update={"published_seq": seq}) if seq > job.published_seq else job), ()
+
+        self._change(job_id, decide)
+
+    def page(self, *, status: Status | None, modality: str | None, limit: int, page_token: str | None) -> Page:
+        query: Any = self._client.collection(JOBS)
+        for field, value in (("status", status and status.value), ("modality", modality)):
+            if value is not None:
+                query = query.where(filter=FieldFilter(field, "==", value))
+        newest_first = firestore.Query.DESCENDING
+        query = query.order_by("created_at", direction=newest_first).order_by("job_id", direction=newest_first)
+        if page_token is not None:
+            query = query.start_after(_read_token(page_token))
+        found = list(query.limit(limit + 1).stream(timeout=CALL_SECONDS))
+        more = len(found) > limit
+        return Page([_summary(snapshot) for snapshot in found[:limit]], _token(found[limit - 1]) if more else None)
+
+    def events(self, job_id: str, *, after: int = 0, limit: int = 500) -> Sequence[Event]:
+        if not self._job(job_id).get(["version"], timeout=CALL_SECONDS).exists:
+            raise JobNotFound(job_id)
+        query = self._job(job_id).collection(EVENTS).where(filter=FieldFilter("seq", ">", after))
+        found = query.order_by("seq").limit(limit).stream(timeout=CALL_SECONDS)
+        return [Event.model_validate(snapshot.to_dict()) for snapshot in found]
+
+    def unfinished(self) -> Iterator[Job]:
+        query = self._client.collection(JOBS).where(filter=FieldFilter("status", "in", sorted(UNFINISHED)))
+        for snapshot in list(query.order_by("created_at").stream(timeout=CALL_SECONDS)):
+            try:
+                yield _read(snapshot)
+            except RecordUnreadable as error:
+                log.error("%s", error)
+
+    def lagging(self) -> Iterator[str]:
+        query = self._client.collection(JOBS).where(filter=FieldFilter("lagging", "==", True)).select(["lagging"])
+        yield from [snapshot.id for snapshot in query.stream(timeout=CALL_SECONDS)]
+
+    def delete(self, job_id: str, *, version: int, tombstone_until: datetime) -> None:
+        def once() -> None:
+            snapshot = self._snapshot(job_id)
+            job = _read(snapshot)
+            if job.version != version:
+                raise VersionConflict(f"job {job_id!r} is at version {job.version}, not {version}")
+            batch = self._client.batch()
+            for event in self._job(job_id).collection(EVENTS).select(["seq"]).stream(timeout=CALL_SECONDS):
+                batch.delete(event.reference)  # deleting a document leaves what is below it
+            batch.delete(snapshot.reference, option=self._unchanged(snapshot))
+            batch.set(self._tombstone(job_id), {"until": tombstone_until, "key_hash": job.key_hash})
+            batch.commit(timeout=CALL_SECONDS)
+
+        _until_no_race(once)
+
+    def was_deleted(self, job_id: str) -> bool:
+        return bool(self._tombstone(job_id).get(timeout=CALL_SECONDS).exists)
+
+    def tombstones(self, *, until_after: datetime) -> Iterator[str]:
+        query = self._client.collection(TOMBSTONES).where(filter=FieldFilter("until", ">", until_after))
+        yield from [snapshot.id for snapshot in query.stream(timeout=CALL_SECONDS)]
+
+    def drop_tombstones(self, now: datetime) -> None:
+        query = self._client.collection(TOMBSTONES).where(filter=FieldFilter("until", "<=", now))
+        for snapshot in list(query.stream(timeout=CALL_SECONDS)):
+            batch = self._client.batch()
+            if (key_hash := snapshot.get("key_hash")) is not None:
+                batch.delete(self._key(key_hash))
+            batch.delete(snapshot.reference)
+            batch.commit(timeout=CALL_SECONDS)
+
+    # One write. A batch is atomic, and its preconditions say that nobody wrote since we read; unlike a transaction it
+    # holds no lock on what it reads, so that of many who come at once none waits for another that waits for it.
+
+    def _change(self, job_id: str, decide: Change) -> Job:
+        """Write what `decide` makes of the record, with its events; return it."""
+        sent: list[tuple[str, Job]] = []
+
+        def once() -> Job:
+            snapshot = self._snapshot(job_id)
+            for write_id, after in sent:
+                if snapshot.get("write_id") == write_id:
+                    return after  # the race was lost to ourselves: a repeated call finds what the first one wrote
+            before = _read(snapshot)
+            after, events = decide(before)
+            if after is before:
+                return before
+            write_id = uuid.uuid4().hex
+            sent.append((write_id, after))
+            batch = self._client.batch()
+            changed = _document(after) | {"write_id": write_id}
+            batch.update(snapshot.reference, changed, option=self._unchanged(snapshot))
+            for event in events:
+                batch.create(self._event(event), _plain(event.model_dump()))
+            batch.commit(timeout=CALL_SECONDS)
+            return after
+
+        return _until_no_race(once)
+
+    def _unchanged(self, snapshot: Snapshot) -> Any:
+        return self._client.write_option(last_update_time=snapshot.update_time)
+
+    def _snapshot(self, job_id: str) -> Snapshot:
+        snapshot = self._job(job_id).get(timeout=CALL_SECONDS)
+        if not snapshot.exists:
+            raise JobNotFound(job_id)
+        return snapshot
+
+    def _holder_of(self, job: Job) -> Job | None:
+        """The job that has the key or the id of this one. Raises JobWasDeleted."""
+        by_key = None if job.key_hash is None else self._key(job.key_hash).get(timeout=CALL_SECONDS)
+        return self._there(by_key.get("job_id") if by_key is not None and by_key.exists else job.job_id)
+
+    def _there(self, job_id: str) -> Job | None:
+        if self.was_deleted(job_id):
+            raise JobWasDeleted(job_id)
+        try:
+            return self.get(job_id)
+        except JobNotFound:
+            return None
+
+    # Documents.
+
+    def _job(self, job_id: str) -> firestore.DocumentReference:
+        return self._client.collection(JOBS).document(_segment(job_id))
+
+    def _event(self, event: Event) -> firestore.DocumentReference:
+        found: firestore.DocumentReference = self._job(event.job_id).collection(EVENTS).document(str(event.seq))
+        return found
+
+    def _key(self, key_hash: str) -> firestore.DocumentReference:
+        return self._client.collection(KEYS).document(_segment(key_hash))
+
+    def _tombstone(self, job_id: str) -> firestore.DocumentReference:
+        return self._client.collection(TOMBSTONES).document(_segment(job_id))
+
+
+def _until_no_race(once: Callable[[], Found]) -> Found:
+    """What `once` returns; again when somebody else wrote in between: then it wrote nothing."""
+    races = if_exception_type(Aborted, AlreadyExists, FailedPrecondition, NotFound)
+    return Retry(races, initial=0.02, multiplier=1.5, maximum=1.0, timeout=RACE_SECONDS)(once)()
+
+
+def _segment(name: str) -> str:
+    """Raises JobNotFound for what cannot be the name of a document: no job has it.
+
+    https://firebase.google.com/docs/firestore/quotas#collections_documents_and_fields
+    """
+    reserved = name in ("", ".", "..") or (name.startswith("__") and name.endswith("__"))
+    if reserved or "/" in name or len(name.encode(errors="replace")) > 1500 or not name.isprintable():
+        raise JobNotFound(name)
+    return name
+
+
+def _document(job: Job) -> dict[str, Any]:
+    kept: dict[str, Any] = _plain(job.model_dump())
+    return kept | {"lagging": job.published_seq < job.last_seq, "write_id": ""}
+
+
+def _plain(value: Any) -> Any:
+    """Without the subclasses that Firestore's encoder does not know; times stay times."""
+    match value:
+        case str():
+            return str(value)
+        case Mapping():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case _:
+            return value
+
+
+def _read(snapshot: Snapshot) -> Job:
+    kept = {name: value for name, value in (snapshot.to_dict() or {}).items() if name not in OURS}
+    try:
+        return Job.model_validate(kept)
+    except ValidationError as error:
+        raise RecordUnreadable(snapshot.id) from error
+
+
+def _summary(snapshot: Snapshot) -> JobSummary:
+    try:
+        return JobSummary.model_validate(_read(snapshot).model_dump(include=set(JobSummary.model_fields)))
+    except RecordUnreadable:
+        kept = snapshot.to_dict() or {}
+        known = {"modality": str(kept.get("modality", "")), "created_at": kept["created_at"]}
+        return JobSummary(job_id=snapshot.id, job_name="", status=Status.UNKNOWN, base_model_id="", **known)
+
+
+def _token(snapshot: Snapshot) -> str:
+    created_at: datetime = snapshot.get("created_at")
+    return base64.urlsafe_b64encode(json.dumps([created_at.isoformat(), snapshot.id]).encode()).decode()
+
+
+def _read_token(token: str) -> dict[str, Any]:
+    try:
+        created_at, job_id = json.loads(base64.urlsafe_b64decode(token.encode()))
+        return {"created_at": datetime.fromisoformat(created_at), "job_id": str(job_id)}
+    except (ValueError, binascii.Error, TypeError):
+        raise BadPageToken() from None

@@ -1,0 +1,92 @@
+"""Bus on Pub/Sub."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+from google.api_core.exceptions import AlreadyExists, DeadlineExceeded
+from google.api_core.retry import Retry
+from google.cloud import pubsub_v1  # type: ignore[attr-defined]  # typed from within, but not its package
+
+from gemtune.ports import Received, Topic
+
+# Seconds until a publish has to be durable, and that a pull waits when nothing is there.
+PUBLISH_SECONDS, PULL_SECONDS = 30.0, 3.0
+# Seconds until a pulled message that nobody acknowledged comes again, and that an unread one is kept.
+ACK_DEADLINE, RETENTION = 10, 7 * 86400
+
+
+class PubSubBus:
+    def __init__(self, project_id: str):
+        self._project_id = project_id
+
+    @cached_property
+    def _publisher(self) -> pubsub_v1.PublisherClient:
+        # Each publish is waited for, so there is nothing to gather a batch from.
+        batch = pubsub_v1.types.BatchSettings(max_messages=1)
+        options = pubsub_v1.types.PublisherOptions(
+            enable_message_ordering=True, retry=Retry(timeout=PUBLISH_SECONDS), timeout=PUBLISH_SECONDS
+        )
+        return pubsub_v1.PublisherClient(batch_settings=batch, publisher_options=options)
+
+    @cached_property
+    def _subscriber(self) -> pubsub_v1.SubscriberClient:
+        return pubsub_v1.SubscriberClient()
+
+    def publish(
+        self, topic: Topic, message: bytes, *, attributes: Mapping[str, str] | None = None, ordering_key: str = ""
+    ) -> str:
+        path = self._topic(topic)
+        publishing = self._publisher.publish(path, message, ordering_key=ordering_key, **(attributes or {}))
+        try:
+            return str(publishing.result(timeout=PUBLISH_SECONDS))
+        except BaseException:
+            if ordering_key:  # the client holds a key back after a failure until it is told to go on
+                self._publisher.resume_publish(path, ordering_key)
+            raise
+
+    def subscribe(self, name: str, topic: Topic) -> None:
+        path = self._subscription(name)
+        wanted = {
+            "name": path,
+            "topic": self._topic(topic),
+            "enable_message_ordering": True,
+            "ack_deadline_seconds": ACK_DEADLINE,
+            "message_retention_duration": {"seconds": RETENTION},
+            "expiration_policy": {},  # never: it keeps what comes while nobody reads
+        }
+        try:
+            self._subscriber.create_subscription(request=wanted)
+        except AlreadyExists:
+            there = self._subscriber.get_subscription(subscription=path).topic
+            if there != wanted["topic"]:
+                raise ValueError(f"subscription {name!r} is of topic {there.rpartition('/')[2]}") from None
+
+    def pull(self, name: str, limit: int) -> list[Received]:
+        try:
+            answer = self._subscriber.pull(
+                subscription=self._subscription(name), max_messages=limit, timeout=PULL_SECONDS, retry=None
+            )
+        except DeadlineExceeded:
+            return []
+        return [
+            Received(
+                ack_id=received.ack_id,
+                message_id=received.message.message_id,
+                message=received.message.data,
+                attributes=dict(received.message.attributes),
+                ordering_key=received.message.ordering_key,
+            )
+            for received in answer.received_messages
+        ]
+
+    def ack(self, name: str, ack_ids: Sequence[str]) -> None:
+        if ack_ids:
+            self._subscriber.acknowledge(subscription=self._subscription(name), ack_ids=list(ack_ids))
+
+    def _topic(self, topic: Topic) -> str:
+        return f"projects/{self._project_id}/topics/{topic}"
+
+    def _subscription(self, name: str) -> str:
+        return f"projects/{self._project_id}/subscriptions/{name}"

@@ -1,0 +1,107 @@
+"""Secrets in Secret Manager: one secret each, with an expiry where it has a time to live."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import timedelta
+from functools import cached_property
+from typing import Any
+
+import google_crc32c
+from google.api_core.exceptions import AlreadyExists, FailedPrecondition, NotFound
+from google.cloud import secretmanager_v1
+
+from gemtune.errors import SecretNotFound
+from gemtune.ports import SecretStat
+from gemtune.secret_name import checked, missing_hint
+
+TIMEOUT = 20.0
+
+
+class SecretManagerSecrets:
+    """`endpoint` (host:port, without TLS) is for a stand-in; None is Google's."""
+
+    def __init__(self, project_id: str, *, endpoint: str | None = None):
+        self._project = f"projects/{project_id}"
+        self._endpoint = endpoint
+
+    @cached_property
+    def _client(self) -> secretmanager_v1.SecretManagerServiceClient:
+        if self._endpoint is None:
+            return secretmanager_v1.SecretManagerServiceClient()
+        import grpc
+        from google.cloud.secretmanager_v1.services.secret_manager_service import transports
+
+        channel = grpc.insecure_channel(self._endpoint)
+        transport = transports.SecretManagerServiceGrpcTransport(channel=channel)
+        return secretmanager_v1.SecretManagerServiceClient(transport=transport)
+
+    def create(self, name: str, value: str, *, ttl: timedelta | None) -> None:
+        path = self._path(name)
+        if not self._create(name, ttl) and ttl is not None:
+            self._renew(path, ttl)
+        self._add_version(path, value)
+
+    def create_once(self, name: str, value: str) -> str:
+        # Of versions, unlike of secrets, there is one first whoever comes first; so the first is what counts.
+        path = self._path(name)
+        try:
+            return self._access(f"{path}/versions/1")
+        except NotFound:
+            self._create(name, None)
+            self._add_version(path, value)
+            return self._access(f"{path}/versions/1")
+
+    def read(self, name: str) -> str:
+        try:
+            return self._access(f"{self._path(name)}/versions/latest")
+        except (NotFound, FailedPrecondition):  # the latter: its version was disabled or destroyed
+            raise _not_found(name) from None
+
+    def renew(self, name: str, *, ttl: timedelta) -> None:
+        try:
+            self._renew(self._path(name), ttl)
+        except NotFound:
+            raise _not_found(name) from None
+
+    def delete(self, name: str) -> None:
+        with suppress(NotFound):
+            self._client.delete_secret(name=self._path(name), timeout=TIMEOUT)
+
+    def list(self, prefix: str) -> Iterator[SecretStat]:
+        request = {"parent": self._project, "filter": f"name:{prefix}"}
+        for secret in self._client.list_secrets(request=request, timeout=TIMEOUT):
+            name = secret.name.rpartition("/")[2]
+            if name.startswith(prefix):  # the filter finds it anywhere in the name
+                yield SecretStat(name, secret.create_time)
+
+    def _create(self, name: str, ttl: timedelta | None) -> bool:
+        """Whether it is new."""
+        wanted: dict[str, Any] = {"replication": {"automatic": {}}} | ({} if ttl is None else {"ttl": ttl})
+        try:
+            request = {"parent": self._project, "secret_id": checked(name), "secret": wanted}
+            self._client.create_secret(request=request, timeout=TIMEOUT)
+        except AlreadyExists:
+            return False
+        return True
+
+    def _add_version(self, path: str, value: str) -> None:
+        content = value.encode()
+        payload = {"data": content, "data_crc32c": google_crc32c.value(content)}
+        self._client.add_secret_version(request={"parent": path, "payload": payload}, timeout=TIMEOUT)
+
+    def _renew(self, path: str, ttl: timedelta) -> None:
+        request = {"secret": {"name": path, "ttl": ttl}, "update_mask": {"paths": ["ttl"]}}
+        self._client.update_secret(request=request, timeout=TIMEOUT)
+
+    def _access(self, version: str) -> str:
+        content: bytes = self._client.access_secret_version(name=version, timeout=TIMEOUT).payload.data
+        return content.decode()
+
+    def _path(self, name: str) -> str:
+        return f"{self._project}/secrets/{checked(name)}"
+
+
+def _not_found(name: str) -> SecretNotFound:
+    return SecretNotFound(f"there is no secret {name!r}, or its time is over", hint=missing_hint(name))

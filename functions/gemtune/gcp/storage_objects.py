@@ -1,0 +1,154 @@
+"""Objects in a bucket of Cloud Storage. What goes in or out whole is checked against its CRC32C by the client."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from google.api_core.exceptions import NotFound, PreconditionFailed
+from google.cloud import storage
+from google.cloud.storage import transfer_manager
+from google.cloud.storage.retry import DEFAULT_RETRY
+
+from gemtune.errors import ObjectExists, ObjectNotFound
+from gemtune.object_name import is_safe, parts
+from gemtune.ports import Buckets, ObjectStat
+from gemtune.settings import Settings
+
+# Seconds without an answer or a byte. Files that travel at once; threads, since they wait for the network.
+TIMEOUT, WORKERS = 60.0, 8
+# A file above this many bytes comes in parts that travel at once, each checked.
+PART_BYTES = 64 * 1024 * 1024
+
+
+class StorageObjects:
+    def __init__(self, client: storage.Client, bucket: str):
+        self.bucket = bucket
+        self._client = client
+
+    def read(self, name: str) -> bytes:
+        try:
+            return bytes(self._blob(name).download_as_bytes(timeout=TIMEOUT))
+        except NotFound:
+            raise self._not_found(name) from None
+
+    def create(self, name: str, content: bytes) -> None:
+        blob, writer = self._blob(name), uuid.uuid4().hex
+        blob.metadata = {"writer": writer}
+        try:
+            blob.upload_from_string(content, if_generation_match=0, timeout=TIMEOUT, retry=DEFAULT_RETRY)
+        except PreconditionFailed:
+            # A retry after a lost answer finds what it wrote itself.
+            there = self._there(name)
+            if there is None or (there.metadata or {}).get("writer") != writer:
+                raise ObjectExists(f"there is a {name!r} in {self.bucket} already") from None
+
+    def write(self, name: str, content: bytes) -> None:
+        self._blob(name).upload_from_string(content, timeout=TIMEOUT, retry=DEFAULT_RETRY)
+
+    def stat(self, name: str) -> ObjectStat | None:
+        blob = self._there(name)
+        return None if blob is None else _stat(blob)
+
+    def generation(self, name: str) -> str | None:
+        blob = self._there(name)
+        return None if blob is None else str(blob.generation)
+
+    def list(self, prefix: str) -> Iterator[ObjectStat]:
+        """What has no safe name is left out: it is not ours, as the `folder/` objects are that the console makes."""
+        if prefix:
+            parts(prefix.rstrip("/"))
+        for blob in self._client.list_blobs(self.bucket, prefix=prefix, timeout=TIMEOUT):
+            if is_safe(blob.name):
+                yield _stat(blob)
+
+    def delete(self, name: str) -> None:
+        try:
+            self._blob(name).delete(timeout=TIMEOUT)
+        except NotFound:
+            return
+
+    def delete_prefix(self, prefix: str) -> None:
+        parts(prefix.rstrip("/"))
+        with ThreadPoolExecutor(WORKERS) as pool:
+            list(pool.map(self.delete, [stat.name for stat in self.list(prefix)]))
+
+    def upload(self, path: Path, name: str) -> None:
+        self._blob(name).upload_from_filename(str(path), timeout=TIMEOUT, retry=DEFAULT_RETRY)
+
+    def upload_folder(self, folder: Path, prefix: str) -> None:
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        pairs = [(str(path), self._blob(f"{prefix}/{path.relative_to(folder).as_posix()}")) for path in files]
+        transfer_manager.upload_many(
+            pairs,
+            upload_kwargs={"timeout": TIMEOUT, "retry": DEFAULT_RETRY},
+            raise_exception=True,
+            worker_type=transfer_manager.THREAD,
+            max_workers=WORKERS,
+        )
+
+    def fetch(self, name: str, into: Path) -> Path:
+        blob = self._there(name)
+        if blob is None:
+            raise self._not_found(name)
+        path = into / name.rpartition("/")[2]
+        self._download([(blob, path)])
+        return path
+
+    def fetch_folder(self, prefix: str, into: Path) -> Path:
+        prefix = prefix.rstrip("/") + "/"
+        parts(prefix.rstrip("/"))
+        listed = self._client.list_blobs(self.bucket, prefix=prefix, timeout=TIMEOUT)
+        blobs = [blob for blob in listed if is_safe(blob.name)]
+        if not blobs:
+            raise self._not_found(prefix)
+        self._download([(blob, into / blob.name.removeprefix(prefix)) for blob in blobs])
+        return into
+
+    def remove_unfinished(self, before: datetime) -> None:
+        """Nothing to do: an upload that did not end shows nowhere, and Cloud Storage forgets it after a week."""
+
+    def uri(self, name: str) -> str:
+        return f"gs://{self.bucket}/{'/'.join(parts(name.rstrip('/')))}"
+
+    def _download(self, pairs: Sequence[tuple[storage.Blob, Path]]) -> None:
+        for _, path in pairs:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        how: dict[str, Any] = {"worker_type": transfer_manager.THREAD, "max_workers": WORKERS}
+        transfer_manager.download_many(
+            [(blob, str(path)) for blob, path in pairs if (blob.size or 0) <= PART_BYTES],
+            download_kwargs={"timeout": TIMEOUT},
+            raise_exception=True,
+            **how,
+        )
+        for blob, path in pairs:
+            if (blob.size or 0) > PART_BYTES:
+                transfer_manager.download_chunks_concurrently(
+                    blob, str(path), chunk_size=PART_BYTES // 2, download_kwargs={"timeout": TIMEOUT}, **how
+                )
+
+    def _there(self, name: str) -> storage.Blob | None:
+        parts(name)
+        return self._client.bucket(self.bucket).get_blob(name, timeout=TIMEOUT)
+
+    def _blob(self, name: str) -> storage.Blob:
+        parts(name)
+        return self._client.bucket(self.bucket).blob(name)
+
+    def _not_found(self, name: str) -> ObjectNotFound:
+        return ObjectNotFound(f"there is no {name!r} in {self.bucket}")
+
+
+def storage_buckets(settings: Settings) -> Buckets:
+    """The four buckets; one client, and so one pool of connections, for all of them."""
+    client = storage.Client(project=settings.project_id)
+    names = (settings.config_bucket, settings.data_bucket, settings.uploads_bucket, settings.export_bucket)
+    return Buckets(*(StorageObjects(client, name) for name in names))
+
+
+def _stat(blob: storage.Blob) -> ObjectStat:
+    return ObjectStat(name=blob.name, bytes=blob.size, updated_at=blob.updated)

@@ -1,0 +1,35 @@
+"""Who calls the API."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import flask
+
+from gemtune.settings import Settings
+
+ANONYMOUS = "anonymous"
+
+
+def owner_of(request: flask.Request, settings: Settings) -> str:
+    """The verified email of the caller; on a workstation its one user; `anonymous` where no token is asked for.
+
+    On Cloud Run IAM has verified the identity token before it comes here, and has taken its signature off, so it is
+    only read. https://cloud.google.com/run/docs/authenticating/service-to-service
+    """
+    if not settings.on_gcp:
+        return settings.service_owner
+    kind, _, token = request.headers.get("Authorization", "").partition(" ")
+    claims = _claims(token) if kind.lower() == "bearer" else {}
+    email = claims.get("email")
+    return email if isinstance(email, str) and claims.get("email_verified") is True else ANONYMOUS
+
+
+def _claims(token: str) -> dict[str, object]:
+    try:
+        payload = token.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    except (ValueError, IndexError):
+        return {}
+    return claims if isinstance(claims, dict) else {}

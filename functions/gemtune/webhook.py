@@ -1,0 +1,107 @@
+"""Webhooks: where one may go, and what is sent, signed as https://www.standardwebhooks.com asks for."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import ipaddress
+import secrets as randomness
+from collections.abc import Mapping
+from datetime import datetime
+from urllib.parse import SplitResult, urlsplit
+
+from gemtune.errors import Problem
+from gemtune.ports import Secrets
+
+# One key per service. Its form is the standard's: libraries that verify take it as it is.
+KEY_NAME, KEY_PREFIX = "gemtune-webhook-key", "whsec_"
+
+# Names that mean something inside a network only.
+INSIDE = (".localhost", ".local", ".internal", ".home.arpa")
+
+
+def key(secrets: Secrets) -> str:
+    """The key of this service, made at its first use."""
+    return secrets.create_once(KEY_NAME, KEY_PREFIX + base64.b64encode(randomness.token_bytes(32)).decode())
+
+
+def signed_headers(key: str, *, event_id: str, at: datetime, body: bytes) -> Mapping[str, str]:
+    """The headers that let a receiver know who sent `body`, and when: HMAC-SHA256 over `id.timestamp.body`."""
+    timestamp = str(int(at.timestamp()))
+    signed = f"{event_id}.{timestamp}.".encode() + body
+    digest = hmac.new(base64.b64decode(key.removeprefix(KEY_PREFIX)), signed, hashlib.sha256).digest()
+    return {
+        "Content-Type": "application/json",
+        "User-Agent": "gemtune",
+        "webhook-id": event_id,
+        "webhook-timestamp": timestamp,
+        "webhook-signature": f"v1,{base64.b64encode(digest).decode()}",
+    }
+
+
+def problem_of(url: str, *, to_loopback: bool) -> Problem | None:
+    """What is wrong with a URL, as far as it can be seen without asking who its host is."""
+    loc = ("notify", "webhook_url")
+    hint = "use https://your-host/path of a host that the internet knows"
+    parts = _parts(url)
+    if parts is None or not parts.hostname:
+        return Problem(loc, "this is no URL", "bad_webhook_url", hint)
+    if parts.username is not None or parts.password is not None:
+        return Problem(loc, "a URL is no place for a password", "secret_in_the_open", "leave out what is before the @")
+    loopback = is_loopback(parts.hostname)
+    if parts.scheme != "https" and not (parts.scheme == "http" and loopback and to_loopback):
+        return Problem(loc, f"{parts.scheme or 'no scheme'} is not https", "bad_webhook_url", hint)
+    if loopback and to_loopback:
+        return None
+    if loopback or parts.hostname.endswith(INSIDE) or not _may_be_public(parts.hostname):
+        if loopback:
+            hint = "on your own machine, start the service with GEMTUNE_WEBHOOKS_TO_LOOPBACK=yes"
+        return Problem(loc, "its host is inside a network", "bad_webhook_url", hint)
+    return None
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of the internet's: not private, loopback, link-local (where clouds keep their
+    metadata), multicast or reserved, nor a way of writing such a one in IPv6."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None) or _translated(ip)
+        if inner is not None:
+            ip = inner
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, as it stands in a URL, is this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _translated(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address behind a NAT64 one (RFC 6052, RFC 8215)."""
+    for prefix in ("64:ff9b::/96", "64:ff9b:1::/96"):
+        if ip in ipaddress.ip_network(prefix):
+            return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    return None
+
+
+def _parts(url: str) -> SplitResult | None:
+    if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
+        return None
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises when it is none
+    except ValueError:
+        return None
+    return parts
+
+
+def _may_be_public(host: str) -> bool:
+    """A name may be; an address is or is not."""
+    try:
+        return is_public(host)
+    except ValueError:
+        return "." in host

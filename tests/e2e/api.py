@@ -1,0 +1,57 @@
+"""What tests ask of a gemtune over HTTP, wherever it runs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+
+OVER = ("completed", "failed", "cancelled")
+
+
+class Api:
+    def __init__(self, url: str):
+        self.url = url
+        self.client = httpx.Client(base_url=url, timeout=60, trust_env=False)
+
+    def submit(self, request: dict[str, Any], **headers: str) -> str:
+        answer = self.client.post("/train", json=request, headers=headers)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["job_id"])
+
+    def status(self, job_id: str) -> dict[str, Any]:
+        answer = self.client.get(f"/jobs/{job_id}/status")
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    def events(self, job_id: str) -> list[dict[str, Any]]:
+        return list(self.client.get(f"/jobs/{job_id}/events").json()["events"])
+
+    def wait_until(self, job_id: str, when: Callable[[dict[str, Any]], bool], *, seconds: float) -> dict[str, Any]:
+        return wait_for(
+            lambda: (job := self.status(job_id)) and (when(job) or job["status"] in OVER) and job,
+            seconds=seconds,
+            what=f"job {job_id}",
+        )
+
+    def completed(self, job_id: str, *, seconds: float = 180) -> dict[str, Any]:
+        job = self.wait_until(job_id, lambda job: False, seconds=seconds)
+        assert job["status"] == "completed", json.dumps(job, indent=1) + self.logs(job_id)
+        return job
+
+    def logs(self, job_id: str) -> str:
+        """The last words of every step."""
+        raise NotImplementedError
+
+
+def wait_for(ask: Callable[[], Any], *, seconds: float, what: str) -> Any:
+    """What `ask` says once it is true: other processes have their own time, so this one looks."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := ask():
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"waited {seconds} s for {what}")

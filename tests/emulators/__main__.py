@@ -1,0 +1,34 @@
+"""`python -m tests.emulators`: the gcp backend whole on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+from tests.emulators.cloud import Cloud
+from tests.emulators.sdk import NoEmulators
+
+
+def main() -> int:
+    stop = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stop.set())
+    with tempfile.TemporaryDirectory(prefix="gemtune-cloud-") as folder:
+        try:
+            cloud = Cloud(Path(folder), {"GEMTUNE_WEBHOOKS_TO_LOOPBACK": "yes"})
+        except NoEmulators as error:
+            print(error, file=sys.stderr)
+            return 1
+        with cloud:
+            for name, value in (cloud.environment | {"GEMTUNE_URL": cloud.url}).items():
+                print(f"export {name}={value}")
+            print(f"# serving {cloud.url}; logs in {folder}; Ctrl-C ends it", flush=True)
+            stop.wait()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

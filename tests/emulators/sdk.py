@@ -1,0 +1,41 @@
+"""Finds the emulators of the Google Cloud SDK."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+
+VARIABLE = "GEMTUNE_CLOUD_SDK"
+
+
+class NoEmulators(Exception):
+    """They are not on this machine; the text says what is missing and what to do."""
+
+
+@lru_cache(maxsize=1)
+def jars() -> tuple[Path, Path]:
+    """The Firestore and the Pub/Sub emulator. Raises NoEmulators."""
+    if shutil.which("java") is None:
+        raise NoEmulators("the emulators need Java 17 or later: install default-jre-headless")
+    platform = _root() / "platform"
+    firestore = next(iter(sorted(platform.glob("cloud-firestore-emulator/cloud-firestore-emulator*.jar"))), None)
+    pubsub = next(iter(sorted(platform.glob("pubsub-emulator/lib/cloud-pubsub-emulator-*-all.jar"))), None)
+    if firestore is None or pubsub is None:
+        raise NoEmulators(
+            f"{platform} has no emulators: gcloud components install cloud-firestore-emulator pubsub-emulator"
+        )
+    return firestore, pubsub
+
+
+def _root() -> Path:
+    """The SDK's folder: what the variable says, or else what gcloud says."""
+    if named := os.environ.get(VARIABLE):
+        return Path(named)
+    gcloud = shutil.which("gcloud")
+    if gcloud is None:
+        raise NoEmulators(f"there is no Google Cloud SDK: install one, or set {VARIABLE} to its folder")
+    command = [gcloud, "info", "--format=value(installation.sdk_root)"]
+    return Path(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip())

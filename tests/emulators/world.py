@@ -1,0 +1,49 @@
+"""A world of its own on the emulators that all tests share: a project nobody else has."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import pubsub_v1, storage
+
+from gemtune.ports import Received, Topic
+from tests.emulators.google import REGION, Emulators
+from tests.emulators.secret_manager import SecretManagerStandIn
+from tests.fakes import World
+
+_numbers = itertools.count(1)
+
+
+class GcpWorld(World):
+    def __init__(self, home: Path, emulators: Emulators):
+        self.project = f"test-{uuid.uuid4().hex[:8]}-{next(_numbers)}"
+        self.secret_manager = SecretManagerStandIn()
+        buckets = {name: f"{self.project}-{name}" for name in ("config", "data", "uploads", "export")}
+        client = storage.Client(project=self.project, credentials=AnonymousCredentials())
+        for bucket in buckets.values():
+            client.create_bucket(bucket)
+        with pubsub_v1.PublisherClient() as publisher:
+            for topic in Topic:
+                publisher.create_topic(name=f"projects/{self.project}/topics/{topic}")
+        settings = {
+            "GEMTUNE_BACKEND": "gcp",
+            "PROJECT_ID": self.project,
+            "REGION": REGION,
+            "SECRET_MANAGER_EMULATOR_HOST": self.secret_manager.address,
+            **{f"GCS_{name.upper()}_BUCKET_NAME": bucket for name, bucket in buckets.items()},
+        }
+        super().__init__(home, settings)
+        self.secret_manager.now = self.clock.now
+
+    def stop(self) -> None:
+        self.secret_manager.stop()
+
+    def pass_ack_deadline(self, subscription: str, received: Sequence[Received]) -> None:
+        path = f"projects/{self.project}/subscriptions/{subscription}"
+        with pubsub_v1.SubscriberClient() as subscriber:
+            ack_ids = [message.ack_id for message in received]
+            subscriber.modify_ack_deadline(subscription=path, ack_ids=ack_ids, ack_deadline_seconds=0)

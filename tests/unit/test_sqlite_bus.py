@@ -1,0 +1,67 @@
+"""What the workstation's bus does beyond the port: retries with a backoff, dead letters, expiry, push leases."""
+
+from __future__ import annotations
+
+import pytest
+
+from gemtune.embedded.sqlite_bus import RETRIES, RETRY, SqliteBus, Taken
+from gemtune.ports import Topic
+from tests.fakes import World
+
+
+@pytest.fixture
+def bus(world: World) -> SqliteBus:
+    found = SqliteBus(world.services.database, clock=world.clock)
+    found.subscribe("mine", Topic.JOB_STATUS)
+    return found
+
+
+def publish(bus: SqliteBus, text: str, key: str = "") -> str:
+    return bus.publish(Topic.JOB_STATUS, text.encode(), attributes={"type": text}, ordering_key=key)
+
+
+def texts(received: list[Taken]) -> list[str]:
+    return [message.message.decode() for message in received]
+
+
+def test_a_refused_message_waits_longer_each_time_and_becomes_a_dead_letter(bus: SqliteBus, world: World) -> None:
+    publish(bus, "bad", "key")
+    publish(bus, "good", "key")
+    waits = []
+    for _ in range(RETRY.attempts):
+        waited = 0
+        while not (received := bus.take(["mine"], 1, deadline=10)):
+            world.clock.advance(seconds=0.5)
+            waited += 1
+        assert texts(received) == ["bad"]
+        waits.append(waited / 2)
+        bus.refuse(received[0], "HTTP 500")
+    assert waits[:5] == [0, 0.5, 1, 2, 4]
+    assert max(waits) == RETRY.max_backoff
+    assert texts(bus.pull("mine", 10)) == ["good"]
+    (dead,) = world.services.database.read().execute("SELECT * FROM dead_letters").fetchall()
+    assert (dead["body"], dead["attempts"], dead["error"]) == (b"bad", RETRY.attempts, "HTTP 500")
+
+
+def test_a_message_that_nobody_reads_is_kept_for_a_week(bus: SqliteBus, world: World) -> None:
+    publish(bus, "old")
+    world.clock.advance(days=6)
+    bus.expire()
+    publish(bus, "new")
+    world.clock.advance(days=2)
+    bus.expire()
+    assert texts(bus.pull("mine", 10)) == ["new"]
+
+
+def test_a_webhook_is_tried_for_hours() -> None:
+    policy = RETRIES["notify"]
+    waits = [min(policy.max_backoff, policy.min_backoff * 2**n) for n in range(policy.attempts - 1)]
+    assert 6 * 3600 < sum(waits) < 12 * 3600
+
+
+def test_after_a_restart_push_deliveries_are_due_at_once(bus: SqliteBus) -> None:
+    bus.publish(Topic.JOB_REQUESTS, b"x")
+    assert texts(bus.take(["dispatch"], 1)) == ["x"]
+    assert bus.take(["dispatch"], 1) == []
+    bus.release()
+    assert texts(bus.take(["dispatch"], 1)) == ["x"]
