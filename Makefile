@@ -38,7 +38,7 @@ check: .venv/.ready ## format, lint, types, fast tests: before every commit
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q -m "not gpu" tests/unit tests/contract tests/handlers tests/workflows
+	@$(BIN)/python -m pytest -q -m "not gpu and not emulators" tests/unit tests/contract tests/services tests/handlers tests/workflows
 
 up: .venv/.ready ## serve on http://127.0.0.1:$(PORT), everything below $(GEMTUNE_HOME)
 	@exec $(BIN)/gemtune up

@@ -10,7 +10,7 @@ from typing import Any
 
 from gemtune.bootstrap import Services
 from gemtune.embedded.sqlite_bus import ACK_DEADLINE
-from gemtune.ports import ExecutionState, Received
+from gemtune.ports import ExecutionState, Received, Topic
 from gemtune.request import Reading, read
 from gemtune.services.submit import Submission
 from gemtune.settings import Settings
@@ -62,6 +62,7 @@ class World:
         self.services.__dict__["clock"] = self.clock
         self.services.__dict__["launcher"] = self.launcher
         self.services.buckets.data.write("processed_datasets/chats/train.jsonl", b"{}\n")
+        self.services.bus.subscribe("requests", Topic.JOB_REQUESTS)
 
     def submit(self, key: str | None = None, **fields: Any) -> str:
         return self.services.submit(Submission(reading(**fields), "http", "local", key)).job_id
@@ -73,6 +74,17 @@ class World:
             self.services.bus.ack(subscription, [message.ack_id for message in received])
             found += [json.loads(message.message) for message in received]
         return found
+
+    def kept_secrets(self) -> list[str]:
+        return [stat.name for stat in self.services.secrets.list("")]
+
+    def kept_specs(self) -> list[str]:
+        return [stat.name for stat in self.services.buckets.config.list("")]
+
+    def spoil(self, job_id: str) -> None:
+        """Make a record unreadable."""
+        with self.services.database.write() as connection:
+            connection.execute("UPDATE jobs SET record = '{}' WHERE job_id = ?", (job_id,))
 
     def pass_ack_deadline(self, subscription: str, received: Sequence[Received]) -> None:
         """What happens to messages that nobody acknowledges in time."""

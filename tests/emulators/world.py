@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from google.auth.credentials import AnonymousCredentials
-from google.cloud import pubsub_v1, storage
+from google.cloud import firestore, pubsub_v1, storage
 
 from gemtune.ports import Received, Topic
 from tests.emulators.google import REGION, Emulators
@@ -41,6 +41,9 @@ class GcpWorld(World):
 
     def stop(self) -> None:
         self.secret_manager.stop()
+
+    def spoil(self, job_id: str) -> None:
+        firestore.Client(project=self.project).collection("training_jobs").document(job_id).update({"launch": "?"})
 
     def pass_ack_deadline(self, subscription: str, received: Sequence[Received]) -> None:
         path = f"projects/{self.project}/subscriptions/{subscription}"

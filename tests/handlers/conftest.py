@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +8,17 @@ import functions_framework
 import pytest
 
 from gemtune import bootstrap
-from tests.fakes import ScriptedLauncher
+from tests.fakes import World
 
+embedded_only = pytest.mark.parametrize("backend", ["embedded"], indirect=True)
 MAIN = Path(__file__).parent.parent.parent / "functions" / "main.py"
 
 
 @pytest.fixture
-def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[bootstrap.Services]:
-    """The services that the functions find, in a home of their own."""
-    monkeypatch.setenv("GEMTUNE_HOME", str(tmp_path / "home"))
-    bootstrap.services.cache_clear()
-    found = bootstrap.services()
-    found.__dict__["launcher"] = ScriptedLauncher()
-    found.buckets.data.write("processed_datasets/chats/train.jsonl", b"{}\n")
-    yield found
-    bootstrap.services.cache_clear()
+def services(backend: World, monkeypatch: pytest.MonkeyPatch) -> bootstrap.Services:
+    """The services that the functions find, on each backend."""
+    monkeypatch.setattr("gemtune.bootstrap.services", lambda: backend.services)
+    return backend.services
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from gemtune.bootstrap import Services
 from gemtune.embedded.delivery import as_push
 from gemtune.ports import Topic
 from tests.fakes import request
+from tests.handlers.conftest import embedded_only
 
 RECORDED = Path(__file__).parent.parent / "events"
 PUSH_PATH = "/projects/local/topics/job-requests"
@@ -61,6 +62,7 @@ def test_a_message_without_content_is_no_message(client_of: Any) -> None:
     assert client_of("dispatch").post(PUSH_PATH, json=body).status_code == 400
 
 
+@embedded_only
 def test_our_own_deliveries_are_understood(client_of: Any, services: Services) -> None:
     services.bus.subscribe("test", Topic.JOB_STATUS)
     services.bus.publish(Topic.JOB_REQUESTS, json.dumps(request()).encode())
@@ -72,6 +74,7 @@ def test_our_own_deliveries_are_understood(client_of: Any, services: Services) -
     assert [json.loads(m.message)["type"] for m in services.bus.pull("test", 9)] == ["job_queued"]
 
 
+@embedded_only  # a recording names buckets
 @pytest.mark.parametrize("recording", sorted(RECORDED.glob("*.json")), ids=lambda path: path.stem)
 def test_a_recorded_event_is_understood(recording: Path, client_of: Any, services: Services) -> None:
     """Each holds the headers and the body (base64) of one delivery, and what has to come of it."""

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from gemtune.bootstrap import Services
-from tests.fakes import request
+from tests.fakes import World, request
+from tests.handlers.conftest import embedded_only
 
 
 def submitted(api: Any, **fields: Any) -> str:
@@ -72,8 +73,11 @@ def test_cancel_and_delete_answer_by_what_is_there(api: Any) -> None:
         assert (answer.status_code, answer.json["error"]["code"]) == (404, "job_not_found")
 
 
-def test_jobs_come_in_pages(api: Any) -> None:
-    ids = [submitted(api) for _ in range(5)]
+def test_jobs_come_in_pages(api: Any, backend: World) -> None:
+    ids = []
+    for _ in range(5):
+        ids.append(submitted(api))
+        backend.clock.advance(seconds=1)
     first = api.get("/jobs?limit=3").json
     second = api.get("/jobs", query_string={"limit": 3, "page_token": first["next_page_token"]}).json
     assert [job["job_id"] for job in first["jobs"] + second["jobs"]] == ids[::-1]
@@ -110,6 +114,7 @@ def test_the_loss_curve_is_merged_from_all_attempts(api: Any, services: Services
     assert api.get(f"/jobs/{job_id}/metrics?after=2").json["metrics"] == [{"train_step": 3, "loss": 0.3}]
 
 
+@embedded_only
 @pytest.mark.parametrize(
     "headers",
     [
@@ -126,6 +131,7 @@ def test_a_web_page_cannot_use_the_service(api: Any, headers: dict[str, str]) ->
     assert api.get("/jobs", headers=headers).status_code == 403
 
 
+@embedded_only
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost:8080", "[::1]:8080"])
 def test_the_machines_own_names_are_welcome(api: Any, host: str) -> None:
     assert api.get("/jobs", headers={"Host": host, "Origin": f"http://{host}"}).status_code == 200
@@ -146,6 +152,7 @@ def test_an_error_of_ours_says_nothing_of_itself(api: Any, services: Services, m
     assert "division" not in answer.text
 
 
+@embedded_only
 def test_a_token_is_in_no_answer_and_no_file_but_its_own(api: Any, services: Services) -> None:
     token = "hf_fakefakefakefake"
     job_id = submitted(api, hf_token=token)

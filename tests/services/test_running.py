@@ -67,7 +67,10 @@ def test_a_job_goes_its_way_and_each_step_ends_with_a_verdict(running: Running) 
 def test_what_the_workflow_runs_names_its_job_its_time_and_its_arguments(running: Running) -> None:
     plan = running.services.control.claim(running.job_id, running.claim)
     assert plan is not None
-    assert (plan[Step.TRAIN].job, plan[Step.TRAIN].timeout_seconds) == ("gemtune-train", 7 * 86400)
+    assert (plan[Step.TRAIN].job, plan[Step.TRAIN].timeout_seconds) == (
+        "gemtune-train",
+        running.services.settings.train_timeout_seconds,
+    )
     assert list(plan[Step.EXPORT].args) == [
         "export", "--job-id", running.job_id, "--launch", "1", "--execution", "first", "--seconds", "3480",
     ]  # fmt: skip
@@ -188,14 +191,13 @@ def test_a_fan_out_that_died_is_made_good_by_the_sweep(running: Running, monkeyp
 
 def test_secrets_go_with_the_last_event_and_not_before(world: World) -> None:
     running = Running(world, hf_token="hf_fakefakefake")
-    folder = world.services.settings.home / "secrets"
     running.services.fan_out(running.job_id)
-    assert len(list(folder.iterdir())) == 1
+    assert len(world.kept_secrets()) == 1
     assert running.services.advance.secret(running.job, "hf_token") == "hf_fakefakefake"
     assert running.services.advance.secret(running.job, "wandb_api_key") is None
     running.services.cancel(running.job_id)
     running.services.fan_out(running.job_id)
-    assert list(folder.iterdir()) == []
+    assert world.kept_secrets() == []
 
 
 @pytest.mark.parametrize("state", [ExecutionState.FAILED, ExecutionState.SUCCEEDED, ExecutionState.GONE])
@@ -228,8 +230,7 @@ def test_a_step_that_was_silent_longer_than_it_may_run_is_replaced(running: Runn
 
 def test_a_job_that_cannot_be_mended_keeps_the_sweep_from_no_other(world: World) -> None:
     broken, fine = Running(world), Running(world)
-    with world.services.database.write() as connection:
-        connection.execute("UPDATE jobs SET record = '{}' WHERE job_id = ?", (broken.job_id,))
+    world.spoil(broken.job_id)
     world.launcher.states["first"] = ExecutionState.FAILED
     world.services.sweep()
     assert (fine.job_id, 2) in world.launcher.started

@@ -7,21 +7,18 @@ from typing import Any
 
 import pytest
 
-from gemtune.embedded.uploads import Uploads
 from tests.fakes import World, request
 
 
 def drop(world: World, name: str, content: Any, bucket: str = "uploads") -> None:
     """Write an object and deliver its event."""
-    objects = world.services.buckets.named(bucket)
-    assert objects is not None
+    objects = getattr(world.services.buckets, bucket)
     objects.write(name, content if isinstance(content, bytes) else json.dumps(content).encode())
-    world.services.ingest(bucket, name, objects.generation(name) or "", owner="local")
+    world.services.ingest(objects.bucket, name, objects.generation(name) or "", owner="local")
 
 
 def answer(world: World, name: str, bucket: str = "uploads") -> dict[str, Any]:
-    objects = world.services.buckets.named(bucket)
-    assert objects is not None
+    objects = getattr(world.services.buckets, bucket)
     found: dict[str, Any] = json.loads(objects.read(name))
     return found
 
@@ -108,7 +105,7 @@ def test_the_same_event_again_is_the_same_job(world: World) -> None:
     drop(world, "x.job.json", request())
     generation = world.services.buckets.uploads.generation("x.job.json") or ""
     for _ in range(3):
-        world.services.ingest("uploads", "x.job.json", generation, owner="local")
+        world.services.ingest(world.services.buckets.uploads.bucket, "x.job.json", generation, owner="local")
     assert len(list(world.services.store.unfinished())) == 1
 
 
@@ -117,7 +114,7 @@ def test_a_content_that_was_replaced_is_left_to_its_own_event(world: World) -> N
     uploads.write("x.job.json", json.dumps(request()).encode())
     old = uploads.generation("x.job.json") or ""
     uploads.write("x.job.json", json.dumps(request(job_name="new")).encode())
-    world.services.ingest("uploads", "x.job.json", old, owner="local")
+    world.services.ingest(world.services.buckets.uploads.bucket, "x.job.json", old, owner="local")
     assert names(world) == ["x.job.json"]
 
 
@@ -129,26 +126,7 @@ def test_a_content_that_was_replaced_is_left_to_its_own_event(world: World) -> N
     ],
 )  # fmt: skip
 def test_other_objects_are_passed_over(world: World, bucket: str, name: str) -> None:
-    objects = world.services.buckets.named(bucket)
-    assert objects is not None
+    objects = getattr(world.services.buckets, bucket)
     before = {stat.name for stat in objects.list("")}
     drop(world, name, b"{", bucket)
     assert {stat.name for stat in objects.list("")} == before | {name}
-
-
-def test_a_dropped_file_counts_when_two_looks_find_it_unchanged(world: World) -> None:
-    services = world.services
-    uploads = Uploads(services.database, services.buckets, clock=world.clock)
-    services.buckets.uploads.write("x.job.json", b"{")
-    events = lambda: services.bus.take(["ingest"], 10)  # noqa: E731
-    uploads.look()
-    assert events() == []
-    services.buckets.uploads.write("x.job.json", b"{}")  # still being written
-    uploads.look()
-    assert events() == []
-    uploads.look()
-    assert len(events()) == 1
-    for _ in range(3):
-        uploads.look()
-    Uploads(services.database, services.buckets, clock=world.clock).look()  # and after a restart
-    assert events() == []

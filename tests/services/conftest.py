@@ -1,0 +1,12 @@
+"""The use cases, each test on both backends."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fakes import World
+
+
+@pytest.fixture
+def world(backend: World) -> World:
+    return backend
