@@ -1,0 +1,340 @@
+"""A day of bad luck in a second: jobs on a backend, with messages, executions and a trainer that fail by a plan.
+
+The store, the objects and the secrets are the backend's own. What is scripted is what fails in the world: the bus
+(lost, repeated, swapped messages), the launcher (dies before or after it created the execution), the workflow and the
+trainer (crash at any write, lose its last one, fall silent, come back as a zombie), and the clock.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from gemtune.errors import JobIsOver, JobNotFound, Stale
+from gemtune.job import Claim, Mark, Step
+from gemtune.ports import ExecutionState, Topic
+from tests.fakes import World
+
+CHECKPOINTS = 3
+# Verdicts and exit codes travel between an execution and its step as these.
+Run = Generator[None, None, str | None]
+
+
+class Outage(Exception):
+    """The platform fails here."""
+
+
+@dataclass
+class Message:
+    topic: Topic
+    body: dict[str, Any]
+    key: str
+
+
+@dataclass
+class Execution:
+    job_id: str
+    launch: int
+    name: str
+    run: Generator[None, None, None]
+
+
+@dataclass
+class Luck:
+    """Whether something fails now; never, once the weather is calm."""
+
+    chance: random.Random
+    calm: bool = False
+
+    def bad(self, probability: float) -> bool:
+        return not self.calm and self.chance.random() < probability
+
+
+class Bus:
+    """Publishes into a list. It may fail before or after: the caller cannot tell."""
+
+    def __init__(self, luck: Luck):
+        self._luck = luck
+        self.requests: list[Message] = []
+        self.heard: list[Message] = []
+
+    def publish(
+        self, topic: Topic, message: bytes, *, attributes: Mapping[str, str] | None = None, ordering_key: str = ""
+    ) -> str:
+        if self._luck.bad(0.1):
+            raise Outage("the message was not stored")
+        stored = Message(topic, json.loads(message), ordering_key)
+        (self.requests if topic is Topic.JOB_REQUESTS else self.heard).append(stored)
+        if self._luck.bad(0.1):
+            raise Outage("the answer was lost")
+        return "1"
+
+
+@dataclass
+class Simulation:
+    world: World
+    seed: int
+    trained: dict[str, int] = field(default_factory=dict)  # job -> how often its training was taken as done
+    attempts: dict[tuple[str, Step], int] = field(default_factory=dict)  # the newest one that wrote
+    cancelled: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.luck = Luck(random.Random(self.seed))
+        self.chance = random.Random(self.seed + 1)
+        self.bus = Bus(self.luck)
+        services = self.services = self.world.services
+        for use_case in ("submit", "dispatch", "control", "fan_out", "sweep", "cancel"):
+            services.__dict__.pop(use_case, None)
+        services.settings = replace(services.settings, train_timeout_seconds=3600)
+        services.__dict__["bus"], services.__dict__["launcher"] = self.bus, self
+        self.executions: dict[str, Execution] = {}
+        self.states: dict[str, ExecutionState] = {}
+        self.zombies: list[Run] = []
+        self.hanging: list[tuple[datetime, Execution]] = []
+        self.jobs: list[str] = []
+
+    # The launcher.
+
+    def start(self, job_id: str, launch: int) -> str:
+        if self.luck.bad(0.1):
+            raise Outage("the execution was not created")
+        name = f"{job_id}#{launch}"
+        if name not in self.states:
+            self.states[name] = ExecutionState.ACTIVE
+            self.executions[name] = Execution(
+                job_id, launch, name, self._workflow(job_id, Claim(launch=launch, execution=name))
+            )
+        if self.luck.bad(0.1):
+            raise Outage("the answer was lost")
+        return name
+
+    def state(self, execution: str) -> ExecutionState:
+        return self.states.get(execution, ExecutionState.GONE)
+
+    def stop(self, execution: str) -> None:
+        if self.states.get(execution) is ExecutionState.ACTIVE:
+            self.states[execution] = ExecutionState.CANCELLED
+            self.executions.pop(execution, None)
+            self.hanging = [(end, hung) for end, hung in self.hanging if hung.name != execution]
+
+    def stop_step(self, execution: str) -> None:
+        if self.luck.bad(0.5):
+            raise Outage("nobody could be stopped")
+
+    # The workflow: claim, then each step as often as control says.
+
+    def _workflow(self, job_id: str, claim: Claim) -> Generator[None, None, None]:
+        control = self.services.control
+        plan = yield from self._asking(lambda: control.claim(job_id, claim))
+        if plan is None:
+            return
+        for step in Step:
+            round = 0
+            while not plan[step].done:
+                round += 1
+                error = yield from self._supervised(job_id, claim, step)
+                ended = lambda: control.step_ended(job_id, claim, step, round=round, error=error)  # noqa: B023, E731
+                ruling = yield from self._asking(ended)
+                if self.luck.bad(0.1):  # the report came twice
+                    ended()
+                if ruling.verdict == "stop":
+                    return
+                if ruling.verdict == "done":
+                    break
+
+    def _asking(self, ask: Callable[[], Any]) -> Generator[None, None, Any]:
+        while self.luck.bad(0.1):
+            yield  # control does not answer: asked again
+        return ask()
+
+    def _supervised(self, job_id: str, claim: Claim, step: Step) -> Run:
+        """One execution of a step, to its end or its crash. A trainer that the platform gave up may go on."""
+        trainer = self._trainer(job_id, claim, step)
+        while True:
+            if self.luck.bad(0.05):
+                if self.luck.bad(0.5):
+                    self.zombies.append(trainer)
+                return "crashed"
+            try:
+                next(trainer)
+            except StopIteration as end:
+                return end.value
+            except Outage as outage:
+                return str(outage)
+            yield
+
+    # The trainer.
+
+    def _trainer(self, job_id: str, claim: Claim, step: Step) -> Run:
+        advance = self.services.advance
+        yield
+        try:
+            begun = self._written(lambda: advance.begin(job_id, step, claim, execution=f"run-{claim.execution}-{step}"))
+            if begun is None:
+                return None
+            job, mark = begun
+            self._took(job_id, mark)
+            yield
+            first = job.steps[step].checkpoint
+            for number in range(first + 1, CHECKPOINTS + 1) if step is Step.TRAIN else ():
+                self._written(lambda: advance.heartbeat(job_id, mark))
+                self._took(job_id, mark)
+                yield
+                self._written(lambda number=number: advance.checkpointed(job_id, mark, train_step=number))
+                self._took(job_id, mark)
+                yield
+            self._written(lambda: self._done(job_id, mark))
+        except (Stale, JobNotFound):
+            return None
+        return None
+
+    def _done(self, job_id: str, mark: Mark) -> None:
+        self.services.advance.done(job_id, mark)
+        self._took(job_id, mark)
+        if mark.step is Step.TRAIN:
+            self.trained[job_id] = self.trained.get(job_id, 0) + 1
+
+    def _written(self, write: Callable[[], Any]) -> Any:
+        if self.luck.bad(0.04):
+            raise Outage("the write was lost")
+        result = write()
+        if self.luck.bad(0.04):
+            raise Outage("the answer to the write was lost")
+        return result
+
+    def _took(self, job_id: str, mark: Mark) -> None:
+        """The store took a write of this attempt: then no newer one can have written before."""
+        newest = self.attempts.get((job_id, mark.step), 0)
+        assert mark.attempt >= newest, f"attempt {mark.attempt} of {mark.step} wrote after attempt {newest}"
+        self.attempts[(job_id, mark.step)] = mark.attempt
+
+    # What happens.
+
+    def storm(self, actions: int) -> None:
+        """Things happen in any order, some of them twice, some never."""
+        happenings: list[tuple[Callable[[], None], int]] = [
+            (self.submit, 2), (self.deliver, 6), (self.proceed, 30), (self.wake, 4), (self.sweep, 2),
+            (self.lose_execution, 1), (self.proceed_zombie, 3), (self.cancel, 1), (self.wait, 3),
+        ]  # fmt: skip
+        calls, weights = zip(*happenings, strict=True)
+        self.submit()
+        for call in self.chance.choices(calls, weights, k=actions):
+            call()
+
+    def calm(self) -> None:
+        """Nothing fails any more: what was accepted comes to its end, by the sweep alone where messages were lost."""
+        self.luck.calm = True
+        for _ in range(40):
+            while self.bus.requests:
+                self.deliver()
+            for execution in list(self.executions.values()):
+                while execution.name in self.executions:
+                    self._step(execution)
+            while self.zombies:
+                self.proceed_zombie()
+            self.wait(70 * 60)
+            self.sweep()
+            if all(self.services.store.get(job_id).is_over for job_id in self.jobs) and not self.bus.requests:
+                break
+        self.sweep()
+
+    def submit(self) -> None:
+        try:
+            job_id = self.world.submit(hf_token="hf_fakefakefake")
+        except Outage:  # the user was told that it failed
+            return
+        self.jobs.append(job_id)
+
+    def deliver(self) -> None:
+        """A message that waits: any of them, perhaps not for the last time."""
+        if not self.bus.requests:
+            return
+        place = self.chance.randrange(len(self.bus.requests))
+        message = self.bus.requests[place]
+        if not self.luck.bad(0.3):
+            self.bus.requests.pop(place)
+        try:
+            self.services.dispatch(json.dumps(message.body).encode(), key="unused", owner="local")
+        except Outage:
+            self.bus.requests.append(message)
+
+    def proceed(self) -> None:
+        if self.executions:
+            self._step(self.chance.choice(list(self.executions.values())))
+
+    def _step(self, execution: Execution) -> None:
+        try:
+            next(execution.run)
+        except StopIteration:
+            self.executions.pop(execution.name, None)
+            if self.states[execution.name] is ExecutionState.ACTIVE:
+                self.states[execution.name] = ExecutionState.SUCCEEDED
+
+    def proceed_zombie(self) -> None:
+        if self.zombies:
+            zombie = self.chance.choice(self.zombies)
+            try:
+                next(zombie)
+            except (StopIteration, Outage):
+                self.zombies.remove(zombie)
+
+    def lose_execution(self) -> None:
+        """The workflow's execution ends without a word; or its step hangs, and the platform ends it when its time is
+        up, if the sweep does not before."""
+        if self.executions:
+            execution = self.executions.pop(self.chance.choice(list(self.executions)))
+            hangs = self.services.store.get(execution.job_id).running_step is not None and self.chance.random() < 0.3
+            if hangs:
+                self.hanging.append((self.world.clock.now() + timedelta(minutes=75), execution))
+            else:
+                ends = [ExecutionState.FAILED, ExecutionState.SUCCEEDED, ExecutionState.GONE]
+                self.states[execution.name] = self.chance.choice(ends)
+
+    def wake(self) -> None:
+        """The trigger of some event, late or repeated; many are lost."""
+        if self.jobs:
+            try:
+                self.services.fan_out(self.chance.choice(self.jobs))
+            except Outage:
+                return
+
+    def sweep(self) -> None:
+        self.services.sweep()
+
+    def wait(self, seconds: int | None = None) -> None:
+        self.world.clock.advance(seconds=seconds or self.chance.choice([5, 60, 240, 4000]))
+        for end, execution in list(self.hanging):
+            if self.world.clock.now() >= end:
+                self.hanging.remove((end, execution))
+                self.executions[execution.name] = execution
+
+    def cancel(self) -> None:
+        if self.jobs:
+            job_id = self.chance.choice(self.jobs)
+            try:
+                self.services.cancel(job_id)
+                self.cancelled.add(job_id)
+            except JobIsOver:
+                return
+
+    # What has to be true then.
+
+    def check(self) -> None:
+        assert not [name for name in self.world.kept_secrets() if name.startswith("gemtune-job-")]
+        for job_id in self.jobs:
+            job = self.services.store.get(job_id)
+            assert job.is_over, f"{job_id} is {job.status}"
+            assert job.status == "cancelled" or job_id not in self.cancelled
+            assert self.trained.get(job_id, 0) <= 1
+            assert job.status != "completed" or self.trained.get(job_id) == 1
+            events = self.services.store.events(job_id)
+            assert [event.seq for event in events] == list(range(1, len(events) + 1))
+            finals = [event.seq for event in events if event.status in ("completed", "failed", "cancelled")]
+            assert finals == [len(events)], "something came after the end"
+            heard = [message.body for message in self.bus.heard if message.key == job_id]
+            firsts = list(dict.fromkeys(body["seq"] for body in heard))
+            assert firsts == list(range(1, len(events) + 1)), "missed, or swapped"
