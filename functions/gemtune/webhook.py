@@ -49,14 +49,14 @@ def problem_of(url: str, *, to_loopback: bool) -> Problem | None:
         return Problem(loc, "this is no URL", "bad_webhook_url", hint)
     if parts.username is not None or parts.password is not None:
         return Problem(loc, "a URL is no place for a password", "secret_in_the_open", "leave out what is before the @")
-    loopback = is_loopback(parts.hostname)
-    if parts.scheme != "https" and not (parts.scheme == "http" and loopback and to_loopback):
+    if is_loopback(parts.hostname):
+        if to_loopback and parts.scheme in ("http", "https"):
+            return None
+        hint = "on your own machine, start the service with GEMTUNE_WEBHOOKS_TO_LOOPBACK=yes"
+        return Problem(loc, "its host is this machine", "bad_webhook_url", hint)
+    if parts.scheme != "https":
         return Problem(loc, f"{parts.scheme or 'no scheme'} is not https", "bad_webhook_url", hint)
-    if loopback and to_loopback:
-        return None
-    if loopback or parts.hostname.endswith(INSIDE) or not _may_be_public(parts.hostname):
-        if loopback:
-            hint = "on your own machine, start the service with GEMTUNE_WEBHOOKS_TO_LOOPBACK=yes"
+    if parts.hostname.endswith(INSIDE) or not _may_be_public(parts.hostname):
         return Problem(loc, "its host is inside a network", "bad_webhook_url", hint)
     return None
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -42,9 +44,23 @@ class Api:
         assert job["status"] == "completed", json.dumps(job, indent=1) + self.logs(job_id)
         return job
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the command line needs to reach it."""
+        raise NotImplementedError
+
+    def cli(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command(*arguments), env=self.environment, input=stdin, capture_output=True, text=True, timeout=120
+        )
+
     def logs(self, job_id: str) -> str:
         """The last words of every step."""
         raise NotImplementedError
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-c", "from gemtune.cli import main; main()", *arguments]
 
 
 def wait_for(ask: Callable[[], Any], *, seconds: float, what: str) -> Any:

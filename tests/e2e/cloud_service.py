@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ class CloudService(Api):
 
     @property
     def environment(self) -> dict[str, str]:
-        return self.cloud.environment | {"GEMTUNE_URL": self.url}
+        return os.environ | self.cloud.environment | {"GEMTUNE_URL": self.url}
 
     def put_dataset(self, dataset: str, rows: list[dict[str, Any]], held_out: list[dict[str, Any]]) -> None:
         for split, lines in (("train", rows), ("eval", held_out)):

@@ -7,14 +7,13 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 
-from tests.e2e.api import Api, wait_for
+from tests.e2e.api import Api, command, wait_for
 
 
 def free_port() -> int:
@@ -30,8 +29,12 @@ class Service(Api):
         self.home = home
         self.port = free_port()
         super().__init__(f"http://127.0.0.1:{self.port}")
-        self.environment = os.environ | {"GEMTUNE_HOME": str(home), "PORT": str(self.port), "GEMTUNE_URL": self.url}
+        self._environment = os.environ | {"GEMTUNE_HOME": str(home), "PORT": str(self.port), "GEMTUNE_URL": self.url}
         self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return self._environment
 
     def __enter__(self) -> Service:
         self.start()
@@ -45,7 +48,7 @@ class Service(Api):
 
     def start(self) -> None:
         log = (self.home / "server.log").open("ab")
-        self.process = subprocess.Popen(self.command("up"), env=self.environment, stdout=log, stderr=log)
+        self.process = subprocess.Popen(command("up"), env=self._environment, stdout=log, stderr=log)
         wait_for(self.is_healthy, seconds=30, what="the server")
 
     def stop(self) -> None:
@@ -71,14 +74,6 @@ class Service(Api):
             return self.client.get("/health").status_code == 200
         except httpx.TransportError:
             return False
-
-    def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-c", "from gemtune.cli import main; main()", *arguments]
-
-    def cli(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(*arguments), env=self.environment, input=stdin, capture_output=True, text=True, timeout=120
-        )
 
     def trainers(self) -> list[psutil.Process]:
         """The living trainer processes of this home, by their own environment."""

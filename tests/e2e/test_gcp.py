@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from google.cloud import pubsub_v1
+from standardwebhooks.webhooks import Webhook
 
+from gemtune.events import Event
+from gemtune.services.notify import message_of
 from tests import rows
 from tests.e2e.api import wait_for
 from tests.e2e.cloud_service import MODEL, CloudService
 from tests.e2e.test_ways_in import MOVES, loads_in_peft
 from tests.emulators.children import Child
 from tests.emulators.cloud import BUCKETS, Cloud
+from tests.emulators.google import PROJECT
 from tests.emulators.sdk import NoEmulators
+from tests.webhook_receiver import WebhookReceiver
 
 pytestmark = pytest.mark.emulators
 
@@ -59,6 +68,13 @@ def listener(service: CloudService, tmp_path: Path) -> Iterator[Any]:
     child = Child("listener", [sys.executable, str(PRODUCERS), "listen", name], log, service.environment)
     yield lambda: [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
     child.stop()
+
+
+@pytest.fixture
+def receiver() -> Iterator[WebhookReceiver]:
+    found = WebhookReceiver()
+    yield found
+    found.stop()
 
 
 def test_a_request_by_each_way_in_becomes_an_adapter_and_a_subscriber_hears_all_of_it(
@@ -118,3 +134,124 @@ def download(service: CloudService, uri: str, into: Path) -> Path:
     for blob in service.storage.list_blobs(bucket, prefix=prefix.rstrip("/") + "/"):
         blob.download_to_filename(str(into / blob.name.rpartition("/")[2]))
     return into
+
+
+def test_a_webhook_hears_every_event_signed_and_again_until_it_takes_it(
+    service: CloudService, request_of: Any, receiver: WebhookReceiver
+) -> None:
+    receiver.statuses = [500, 302, 404]
+    job_id = service.submit(request_of() | {"notify": {"webhook_url": receiver.url}})
+    service.completed(job_id)
+    wait_for(lambda: "job_completed" in receiver.types(), seconds=30, what="the webhook")
+    assert [type for type in receiver.types() if type in MOVES] == MOVES
+    key = service.cli("webhook-key").stdout.strip()
+    for headers, body in receiver.heard:
+        assert Webhook(key).verify(body, headers)
+
+
+def test_a_webhook_that_is_never_taken_becomes_a_dead_letter(service: CloudService, receiver: WebhookReceiver) -> None:
+    """One message only: with each refusal the emulator waits longer before it pushes anything of the subscription."""
+    receiver.statuses = [500] * 1000
+    topic = f"projects/{PROJECT}/topics/webhooks"
+    event = Event(job_id="training_x", seq=1, type="job_queued", status="queued", at=datetime.now(UTC))
+    letters: list[Any] = []
+    with pubsub_v1.SubscriberClient() as subscriber, pubsub_v1.PublisherClient() as publisher:
+        dead = f"projects/{PROJECT}/subscriptions/dead"
+        subscriber.create_subscription(name=dead, topic=f"{topic}-dead")
+        hearing = subscriber.subscribe(dead, lambda message: (letters.append(message), message.ack()))
+        publisher.publish(topic, message_of(receiver.url, event)).result(timeout=30)
+        wait_for(lambda: letters, seconds=90, what="the dead letter")
+        hearing.cancel()
+    assert json.loads(letters[0].data)["event"]["job_id"] == "training_x"
+    assert letters[0].attributes["CloudPubSubDeadLetterSourceDeliveryCount"] == "5"
+    assert len(receiver.heard) == 5
+
+
+def test_a_token_is_in_nothing_that_gemtune_writes(
+    service: CloudService, request_of: Any, listener: Any, tmp_path: Path
+) -> None:
+    literal, published, uploaded = (f"hf_fakefakefake{way}" for way in ("http", "message", "file"))
+    job_id = service.submit(request_of() | {"hf_token": literal})
+    for token, name in ((published, "message.json"), (uploaded, "file.job.json")):
+        (tmp_path / name).write_text(json.dumps(request_of() | {"hf_token": token}))
+    stranger(service, "publish", str(tmp_path / "message.json"), f"key-{published}")
+    bucket = BUCKETS["GCS_UPLOADS_BUCKET_NAME"]
+    stranger(service, "upload", bucket, "file.job.json", str(tmp_path / "file.job.json"))
+    answer = lambda: service.bucket("uploads").get_blob("file.rejected.json")  # noqa: E731
+    rejected = wait_for(answer, seconds=20, what="the answer").download_as_bytes().decode()
+    assert json.loads(rejected)["errors"][0]["code"] == "secret_in_the_open"
+    types = lambda: {message["attributes"]["type"] for message in listener()}  # noqa: E731
+    wait_for(lambda: "job_rejected" in types(), seconds=20, what="the rejection")
+    service.completed(job_id)
+    wait_for(lambda: "job_completed" in types(), seconds=20, what="the end")
+    wait_for(lambda: not _job_secrets(service), seconds=20, what="the secret to go")
+    service.bucket("uploads").blob("file.job.json").delete()  # the user wrote that one
+    written = service.everything_written() + json.dumps(listener())
+    assert job_id in written
+    for token in (literal, published, uploaded):
+        assert token not in written
+
+
+def _job_secrets(service: CloudService) -> list[str]:
+    return [name for name in service.cloud.secret_manager.names() if name.startswith("gemtune-job-")]
+
+
+def test_cancel_in_training_ends_the_task_and_the_workflow(service: CloudService, request_of: Any) -> None:
+    job_id = service.submit(request_of(max_steps=400) | {"hf_token": "hf_fakefakefake"})
+    service.wait_until(job_id, lambda job: job["status"] == "training" and job["progress"], seconds=90)
+    execution = service.status(job_id)["steps"]["train"]["execution"]
+    assert service.client.post(f"/jobs/{job_id}/cancel").status_code == 202
+    wait_for(lambda: not service.cloud.cloud_run.running(), seconds=20, what="the task to go")
+    assert service.cloud.cloud_run.cancelled(execution)
+    wait_for(lambda: not _job_secrets(service), seconds=20, what="the secret to go")
+    assert service.status(job_id)["status"] == "cancelled"
+    assert service.events(job_id)[-1]["type"] == "job_cancelled"
+    assert service.client.delete(f"/jobs/{job_id}").status_code == 200
+    prefix = f"jobs/{job_id}/"
+    assert list(service.storage.list_blobs(BUCKETS["GCS_EXPORT_BUCKET_NAME"], prefix=prefix)) == []
+
+
+@pytest.mark.timeout(600)
+def test_five_jobs_survive_killed_trainers_lost_workflows_and_a_dead_functions_server(
+    service: CloudService, request_of: Any, listener: Any
+) -> None:
+    chance = random.Random(11)
+    jobs = [service.submit(request_of(max_steps=24, save_steps=4, seed=number)) for number in range(5)]
+    lost: set[str] = set()
+    for _ in range(6):
+        time.sleep(chance.uniform(1.0, 6.0))  # an outage comes at no state of ours
+        fault = chance.choice(["trainer", "workflow", "functions"])
+        running = service.cloud.cloud_run.running()
+        active = [name for name in service.cloud.workflows.active() if name not in lost]
+        if fault == "trainer" and running:
+            chance.choice(running).kill()
+        elif fault == "workflow" and active:
+            name = chance.choice(active)
+            lost.add(name)
+            service.cloud.workflows.lose(name)
+        elif fault == "functions":
+            service.cloud.kill_functions()
+            time.sleep(chance.uniform(0.0, 2.0))
+            service.cloud.serve_functions()
+        service.cloud.sweep()
+    assert lost
+
+    def over() -> bool:
+        service.cloud.sweep()
+        return all(service.status(job_id)["status"] == "completed" for job_id in jobs)
+
+    wait_for(over, seconds=300, what="every job")
+    for job_id in jobs:
+        events = service.events(job_id)
+        assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+        assert [event["type"] for event in events].count("train_done") == 1
+        assert events[-1]["type"] == "job_completed"
+        curve = service.client.get(f"/jobs/{job_id}/metrics").json()["metrics"]
+        assert [entry["train_step"] for entry in curve if "loss" in entry] == list(range(1, 25))
+
+    def firsts(job_id: str) -> list[int]:
+        return list(dict.fromkeys(message["body"]["seq"] for message in listener() if message["key"] == job_id))
+
+    for job_id in jobs:
+        last = len(service.events(job_id))
+        wait_for(lambda: firsts(job_id) == list(range(1, last + 1)), seconds=30, what="its events, in order")  # noqa: B023

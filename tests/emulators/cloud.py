@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
@@ -28,8 +29,10 @@ BUCKETS = {
     "GCS_EXPORT_BUCKET_NAME": "gemtune-test-export",
 }
 LOCATION = f"projects/{PROJECT}/locations/{REGION}"
-# Seconds between deliveries of a message that was refused, and how often it is tried.
-BACKOFF, ATTEMPTS = (0.1, 2), 20
+# Seconds between deliveries of a message that was refused, and how often one is tried: Pub/Sub's least for webhooks,
+# so that a test can wait for the last.
+BACKOFF = (1, 10)
+ATTEMPTS = {Topic.JOB_REQUESTS: 20, Topic.WEBHOOKS: 5}
 STEPS = ("prepare", "train", "export")
 
 
@@ -78,6 +81,10 @@ class Cloud:
             part.stop()
         self._own_environment.__exit__(None, None, None)
 
+    def sweep(self) -> None:
+        """What Cloud Scheduler does every few minutes."""
+        httpx.post(f"{self.url}/sweep/", timeout=120, trust_env=False).raise_for_status()
+
     def kill_functions(self) -> None:
         if self._functions is not None:
             self._functions.stop()
@@ -97,7 +104,7 @@ class Cloud:
             buckets.create_bucket(bucket)
         publisher, subscriber = pubsub_v1.PublisherClient(), pubsub_v1.SubscriberClient()
         with publisher, subscriber:
-            for topic in (*Topic, STORAGE_EVENTS, *(f"{topic}-dead" for topic in Topic)):
+            for topic in (*Topic, STORAGE_EVENTS, *(f"{topic}-dead" for topic in (*Topic, STORAGE_EVENTS))):
                 publisher.create_topic(name=_topic(topic))
             pushed = {
                 Topic.JOB_REQUESTS: f"{self.url}/dispatch/{_topic(Topic.JOB_REQUESTS)}",
@@ -145,19 +152,15 @@ def environment_with(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _push(topic: str, endpoint: str) -> dict[str, object]:
-    seconds, most = BACKOFF
+def _push(topic: Topic | str, endpoint: str) -> dict[str, object]:
+    least, most = BACKOFF
+    dead_letters = {"dead_letter_topic": _topic(f"{topic}-dead"), "max_delivery_attempts": ATTEMPTS.get(topic, 20)}
     return {
         "name": f"projects/{PROJECT}/subscriptions/{topic}-push",
         "topic": _topic(topic),
         "push_config": {"push_endpoint": endpoint},
-        "retry_policy": {
-            "minimum_backoff": {"nanos": int(seconds * 1e9)},
-            "maximum_backoff": {"seconds": most},
-        },
-        "dead_letter_policy": {"dead_letter_topic": _topic(f"{topic}-dead"), "max_delivery_attempts": ATTEMPTS}
-        if topic != STORAGE_EVENTS
-        else None,
+        "retry_policy": {"minimum_backoff": timedelta(seconds=least), "maximum_backoff": timedelta(seconds=most)},
+        "dead_letter_policy": dead_letters,
     }
 
 

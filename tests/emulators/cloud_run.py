@@ -60,6 +60,10 @@ class CloudRunStandIn:
         found = [execution.process for execution in self._executions.values()]
         return [process for process in found if process is not None and process.poll() is None]
 
+    def cancelled(self, execution: str) -> bool:
+        """Whether somebody asked for the end of an execution, by its short name."""
+        return any(e.ended_by == "cancelled" for name, e in self._executions.items() if name.endswith(f"/{execution}"))
+
     # The calls; each returns an HTTP status and a body.
 
     def answer(self, method: str, url: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:

@@ -8,7 +8,8 @@ What the Firestore emulator does otherwise than production, and is mended here:
   wait for nobody but themselves.
 
 What fake-gcs-server publishes as a Pub/Sub notification becomes `google.cloud.storage.object.v1.finalized`; there the
-Pub/Sub emulator repeats what fails. Its push subscriptions ignore filters: nothing here relies on one.
+Pub/Sub emulator repeats what fails. Not mended: its subscriptions ignore filters, and each refused push makes it wait
+longer before it pushes anything of that subscription. Nothing here relies on either.
 """
 
 from __future__ import annotations

@@ -59,6 +59,11 @@ class WorkflowsStandIn:
                 if execution.state == State.ACTIVE:
                     execution.state = State.CANCELLED
 
+    def active(self) -> list[str]:
+        """Ids of the executions that run."""
+        with self._lock:
+            return [name.rpartition("/")[2] for name, e in self._executions.items() if e.state == State.ACTIVE]
+
     def lose(self, execution: str) -> None:
         """End an execution as an outage would: without a word to anyone."""
         with self._lock:

@@ -1,0 +1,59 @@
+"""Launcher: one execution per launch, and an end for those that have to end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gemtune.embedded.executions import EmbeddedLauncher
+from gemtune.ports import ExecutionState, Launcher
+from gemtune.settings import Settings
+from tests.conftest import GCP
+from tests.fakes import World
+
+
+@pytest.fixture(params=["embedded", GCP])
+def launcher(request: pytest.FixtureRequest, world: World, tmp_path: Path) -> Iterator[Launcher]:
+    if request.param == "embedded":
+        yield EmbeddedLauncher(world.services.database, clock=world.clock)
+        return
+    from gemtune.gcp.workflows_launcher import WorkflowsLauncher
+    from tests.emulators.cloud_run import CloudRunStandIn
+    from tests.emulators.workflows import WorkflowsStandIn
+
+    cloud_run = CloudRunStandIn(tmp_path / "logs")
+    # Nobody answers at this port, so an execution asks on and stays active.
+    workflows = WorkflowsStandIn(cloud_run.url, {"CONTROL_URL": "http://127.0.0.1:9", "RUN_PARENT": "x"})
+    settings: dict[str, Any] = {
+        "GEMTUNE_BACKEND": "gcp", "PROJECT_ID": "p", "REGION": "r", "WORKFLOWS_EMULATOR_HOST": workflows.address,
+        "CLOUD_RUN_EMULATOR_HOST": cloud_run.url,
+        **{f"GCS_{name}_BUCKET_NAME": name.lower() for name in ("CONFIG", "DATA", "UPLOADS", "EXPORT")},
+    }  # fmt: skip
+    yield WorkflowsLauncher(Settings.from_environment(settings))
+    workflows.stop()
+    cloud_run.stop()
+
+
+def test_the_same_launch_is_the_same_execution(launcher: Launcher) -> None:
+    first = launcher.start("training_a", 1)
+    assert launcher.start("training_a", 1) == first
+    others = {launcher.start("training_a", 2), launcher.start("training_b", 1), launcher.start("training_a", 12)}
+    assert len(others | {first}) == 4
+    assert "/" not in first  # the workflow knows itself by its id alone
+
+
+def test_a_stopped_execution_has_ended_and_can_be_stopped_again(launcher: Launcher) -> None:
+    execution = launcher.start("training_a", 1)
+    assert launcher.state(execution) is ExecutionState.ACTIVE
+    launcher.stop(execution)
+    launcher.stop(execution)
+    assert launcher.state(execution) is ExecutionState.CANCELLED
+
+
+def test_an_execution_that_nobody_knows_is_gone(launcher: Launcher) -> None:
+    assert launcher.state("nobodys") is ExecutionState.GONE
+    launcher.stop("nobodys")
+    launcher.stop_step("gemtune-train-nobodys")

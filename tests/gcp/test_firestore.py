@@ -1,0 +1,165 @@
+"""What the emulator does not notice: indexes that are missing, and what a page costs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.api_core.exceptions import ServiceUnavailable
+from google.cloud.firestore_v1.services.firestore import FirestoreClient
+
+import gemtune.gcp
+from gemtune import job as jobs
+from gemtune.gcp.firestore_store import FirestoreStore
+from gemtune.job import Status
+from tests.emulators.google import Emulators
+from tests.emulators.world import GcpWorld
+from tests.unit.test_job import NOW, new
+
+pytestmark = pytest.mark.emulators
+
+INDEXES = json.loads((Path(gemtune.gcp.__file__).parent / "firestore_indexes.json").read_text())["indexes"]
+
+
+@pytest.fixture
+def world(emulators: Emulators, tmp_path: Path) -> Iterator[GcpWorld]:
+    found = GcpWorld(tmp_path, emulators)
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def store(world: GcpWorld) -> FirestoreStore:
+    assert isinstance(world.services.store, FirestoreStore)
+    return world.services.store
+
+
+@pytest.fixture
+def queries(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Every structured query that goes out, with the number of documents it read."""
+    seen: list[Any] = []
+    run = FirestoreClient.run_query
+
+    def watched(self: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        request = kwargs.get("request") or args[0]
+        seen.append([request["structured_query"], 0])
+        place = len(seen) - 1
+        for answer in run(self, *args, **kwargs):
+            seen[place][1] += "document" in answer
+            yield answer
+
+    monkeypatch.setattr(FirestoreClient, "run_query", watched)
+    return seen
+
+
+def use_every_query(store: FirestoreStore) -> None:
+    for status in (None, Status.QUEUED):
+        for modality in (None, "text"):
+            page = store.page(status=status, modality=modality, limit=1, page_token=None)
+            store.page(status=status, modality=modality, limit=1, page_token=page.next_page_token)
+    list(store.unfinished())
+    list(store.lagging())
+    store.events("training_0", after=0)
+    list(store.tombstones(until_after=NOW))
+    store.drop_tombstones(NOW)
+
+
+def needed(query: Any) -> tuple[str, list[tuple[str, str]]] | None:
+    """The composite index a query needs: equality fields, then those it is ordered by. None when the automatic
+    single-field indexes do. https://firebase.google.com/docs/firestore/query-data/index-overview"""
+    where = query.where
+    filters = list(where.composite_filter.filters) if "composite_filter" in where else ([where] if where else [])
+    equal = [
+        (f.field_filter.field.field_path, "ASCENDING") for f in filters
+        if f.field_filter.op.name in ("EQUAL", "IN")
+    ]  # fmt: skip
+    ordered = [(order.field.field_path, order.direction.name) for order in query.order_by]
+    fields = [*equal, *[(path, direction) for path, direction in ordered if path not in dict(equal)]]
+    return (query.from_[0].collection_id, fields) if len(fields) > 1 else None
+
+
+def declared() -> list[tuple[str, list[tuple[str, str]]]]:
+    return [(i["collection"], [(f["field_path"], f["order"]) for f in i["fields"]]) for i in INDEXES]
+
+
+def has_index(need: tuple[str, Sequence[tuple[str, str]]]) -> bool:
+    """Equality fields may stand in any order before the others."""
+    collection, fields = need
+    return any(found == collection and list(index) == list(fields) for found, index in declared())
+
+
+def test_every_query_has_its_index_and_every_index_its_query(store: FirestoreStore, queries: list[Any]) -> None:
+    for number in range(2):
+        job, (event,) = jobs.accepted(new(job_id=f"training_{number}"))
+        store.create(job, event)
+    queries.clear()
+    use_every_query(store)
+    needs = [need for query, _ in queries if (need := needed(query)) is not None]
+    assert len(queries) == 13
+    assert [need for need in needs if not has_index(need)] == []
+    assert [index for index in declared() if not any(list(need[1]) == list(index[1]) for need in needs)] == []
+
+
+def test_a_page_of_two_thousand_jobs_costs_a_page_of_reads(store: FirestoreStore, queries: list[Any]) -> None:
+    batch = store._client.bulk_writer()
+    from gemtune.gcp.firestore_store import _document
+
+    for number in range(2000):
+        job, _ = jobs.accepted(
+            new(
+                job_id=f"training_{number:04}",
+                created_at=NOW + timedelta(seconds=number),
+                status="failed" if number % 3 == 0 else "completed",
+                modality="vision" if number % 2 else "text",
+            )
+        )
+        batch.create(store._job(job.job_id), _document(job))
+    batch.close()
+    for status, modality in ((None, None), (Status.FAILED, None), (Status.FAILED, "vision"), (None, "text")):
+        queries.clear()
+        token, seen = None, 0
+        for _ in range(6):
+            page = store.page(status=status, modality=modality, limit=50, page_token=token)
+            seen += len(page.jobs)
+            token = page.next_page_token
+        assert seen == 300
+        assert {read for _, read in queries} == {51}  # one more, to know whether there is a next page
+
+
+def test_a_write_whose_answer_was_lost_is_not_done_twice(
+    store: FirestoreStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, (event,) = jobs.accepted(new())
+    store.create(job, event)
+    commit, lost = FirestoreClient.commit, []
+
+    def losing(self: Any, *args: Any, **kwargs: Any) -> Any:
+        answer = commit(self, *args, **kwargs)
+        if not lost:
+            lost.append(True)
+            return commit(self, *args, **kwargs)  # what the client's own retry does
+        return answer
+
+    monkeypatch.setattr(FirestoreClient, "commit", losing)
+    change = partial(jobs.relaunched, at=NOW, lease_until=NOW, cause="x")
+    assert store.update(job.job_id, change).launch.number == 1
+    assert store.get(job.job_id).launch.number == 1
+    assert [event.seq for event in store.events(job.job_id)] == [1, 2]
+
+
+def test_an_outage_is_an_error_and_not_a_wait(store: FirestoreStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*args: Any, **kwargs: Any) -> Any:
+        raise ServiceUnavailable("away")
+
+    monkeypatch.setattr(FirestoreClient, "commit", away)
+    job, (event,) = jobs.accepted(new())
+    began = time.monotonic()
+    with pytest.raises(ServiceUnavailable):
+        store.create(job, event)
+    assert time.monotonic() - began < 10

@@ -1,0 +1,80 @@
+"""Cloud Storage: large folders travel whole, and a repeated create finds its own write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.cloud import storage
+
+from gemtune.errors import ObjectExists
+from gemtune.gcp import storage_objects
+from gemtune.ports import Objects
+from tests.emulators.google import Emulators
+from tests.emulators.world import GcpWorld
+
+pytestmark = pytest.mark.emulators
+
+
+@pytest.fixture
+def objects(emulators: Emulators, tmp_path: Path) -> Iterator[Objects]:
+    found = GcpWorld(tmp_path / "home", emulators)
+    yield found.services.buckets.export
+    found.stop()
+
+
+def test_a_file_in_parts_is_put_together_as_it_was(
+    objects: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage_objects, "PART_BYTES", 1024 * 1024)
+    content = bytes(range(256)) * 4096 * 9 + b"end"  # nine parts of half a megabyte each, and some
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "large").write_bytes(content)
+    for number in range(40):
+        (folder / f"small{number}").write_bytes(bytes([number]) * 1000)
+    objects.upload_folder(folder, "jobs/x")
+    fetched = objects.fetch_folder("jobs/x", tmp_path / "into")
+    assert (fetched / "large").read_bytes() == content
+    assert sorted(path.name for path in fetched.iterdir()) == sorted(path.name for path in folder.iterdir())
+
+
+def test_what_arrives_damaged_is_not_taken(objects: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import requests
+
+    objects.write("a", b"x" * 1000)
+    sent = requests.Session.request
+
+    def damaging(self: Any, method: str, url: str, **kwargs: Any) -> Any:
+        answer = sent(self, method, url, **kwargs)
+        if method == "GET" and "alt=media" in url:
+            answer.headers["X-Goog-Hash"] = "crc32c=AAAAAA=="  # of something else
+        return answer
+
+    monkeypatch.setattr(requests.Session, "request", damaging)
+    with pytest.raises(Exception, match=r"(?i)checksum"):
+        objects.fetch("a", tmp_path)
+
+
+def test_a_create_whose_answer_was_lost_finds_what_it_wrote(objects: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload = storage.Blob.upload_from_string
+
+    def twice(self: Any, content: bytes, **kwargs: Any) -> None:
+        upload(self, content, **kwargs)
+        upload(self, content, **kwargs)  # what the client's own retry does
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage.Blob, "upload_from_string", twice)
+        objects.create("once", b"mine")
+    assert objects.read("once") == b"mine"
+    with pytest.raises(ObjectExists):
+        objects.create("once", b"mine")
+
+
+def test_what_the_console_calls_a_folder_is_no_object(objects: Objects, emulators: Emulators, tmp_path: Path) -> None:
+    objects._client.bucket(objects.bucket).blob("models/tiny/").upload_from_string(b"")  # type: ignore[attr-defined]
+    objects.write("models/tiny/config.json", b"{}")
+    assert [stat.name for stat in objects.list("models/")] == ["models/tiny/config.json"]
+    assert [path.name for path in objects.fetch_folder("models/tiny", tmp_path / "into").iterdir()] == ["config.json"]
