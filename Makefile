@@ -7,15 +7,21 @@ export PORT GEMTUNE_HOME
 BIN := .venv/bin
 EXTRAS := embedded,gcp,trainer,demo,dev
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)",$$/\1/p' pyproject.toml)
-CODE := functions trainer tests examples
+CODE := functions trainer tests examples bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check up format lock requirements clean
+.PHONY: help setup demo test check e2e up cloud format lock requirements clean
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
 
-setup: .venv/.ready ## make .venv with everything pinned (about 2 GB, the most of it torch)
+sete2e: .venv/.ready ## both backends end to end, and 200 random schedules of faults on each
+	@GEMTUNE_SCHEDULES=200 $(BIN)/python -m pytest -m "not gpu" tests/e2e tests/emulators tests/services/test_schedules.py
+
+cloud: .venv/.ready ## the gcp backend on emulators of this machine, until Ctrl-C
+	@exec $(BIN)/python -m tests.emulators
+
+up: .venv/.ready ## make .venv with everything pinned (about 2 GB, the most of it torch)
 
 # torch comes first and alone: asked for by name and version, pip may take a local CPU build of it.
 .venv/.ready: pyproject.toml constraints.txt
@@ -32,13 +38,19 @@ demo: .venv/.ready ## fine-tune the real Gemma 3 270M on this machine, start to 
 	@$(BIN)/gemtune demo
 
 test: .venv/.ready ## every test that this machine can run
-	@$(BIN)/python -m pytest -m "not gpu"
+	@$(BIN)/python -m pytest -m "not gpu" -rs
 
 check: .venv/.ready ## format, lint, types, fast tests: before every commit
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q -m "not gpu and not emulators" tests/unit tests/contract tests/services tests/handlers tests/workflows
+
+e2e: .venv/.ready ## both backends end to end, and 200 random schedules of faults on each
+	@GEMTUNE_SCHEDULES=200 $(BIN)/python -m pytest -m "not gpu" tests/e2e tests/emulators tests/services/test_schedules.py
+
+cloud: .venv/.ready ## the gcp backend on emulators of this machine, until Ctrl-C
+	@exec $(BIN)/python -m tests.emulators
 
 up: .venv/.ready ## serve on http://127.0.0.1:$(PORT), everything below $(GEMTUNE_HOME)
 	@exec $(BIN)/gemtune up

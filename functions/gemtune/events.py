@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 
 class Event(BaseModel):
@@ -19,3 +19,9 @@ class Event(BaseModel):
     status: str
     at: datetime
     details: dict[str, Any] = {}
+
+    @field_validator("details")
+    @classmethod
+    def _in_order(cls, details: dict[str, Any]) -> dict[str, Any]:
+        """By name: Firestore's maps forget the order they were written in."""
+        return dict(sorted(details.items()))

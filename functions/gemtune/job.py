@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from gemtune.errors import IllegalMove, JobIsOver, StaleAttempt, StaleClaim
 from gemtune.events import Event
@@ -172,6 +172,12 @@ class Job(Record):
     version: int = 1
     last_seq: int = 0
     published_seq: int = 0
+
+    @field_validator("steps")
+    @classmethod
+    def _in_their_order(cls, steps: Mapping[Step, StepRecord]) -> Mapping[Step, StepRecord]:
+        """Firestore's maps forget the order they were written in."""
+        return {step: steps[step] for step in STEPS if step in steps}
 
     @property
     def key_hash(self) -> str | None:

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -89,7 +90,7 @@ def as_object_finalized(push: Mapping[str, Any]) -> tuple[dict[str, str], bytes]
         "ce-id": message["messageId"],
         "ce-type": FINALIZED,
         "ce-source": f"//storage.googleapis.com/projects/_/buckets/{bucket}",
-        "ce-subject": f"objects/{name}".encode().decode("latin-1"),
+        "ce-subject": f"objects/{quote(name)}",
         "ce-time": message["publishTime"],
         "ce-bucket": bucket,
         "content-type": "application/json",

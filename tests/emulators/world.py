@@ -29,14 +29,14 @@ class GcpWorld(World):
         with pubsub_v1.PublisherClient() as publisher:
             for topic in Topic:
                 publisher.create_topic(name=f"projects/{self.project}/topics/{topic}")
-        settings = {
+        self.environment = {
             "GEMTUNE_BACKEND": "gcp",
             "PROJECT_ID": self.project,
             "REGION": REGION,
             "SECRET_MANAGER_EMULATOR_HOST": self.secret_manager.address,
             **{f"GCS_{name.upper()}_BUCKET_NAME": bucket for name, bucket in buckets.items()},
         }
-        super().__init__(home, settings)
+        super().__init__(home, self.environment)
         self.secret_manager.now = self.clock.now
 
     def stop(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +82,14 @@ def test_a_recorded_event_is_understood(recording: Path, client_of: Any, service
     recorded = json.loads(recording.read_text())
     services.buckets.uploads.write("x.job.json", json.dumps(request()).encode())
     services.buckets.uploads.generation = lambda name: recorded.get("generation")  # type: ignore[method-assign]
+    posted: list[str] = []
+    posting = lambda url, body, headers: posted.append(url) or 204  # noqa: E731
+    services.__dict__["notify"] = replace(services.notify, post=posting)
     client = client_of(recorded["function"])
     body = base64.b64decode(recorded["body"])
     assert client.post(recorded["path"], data=body, headers=recorded["headers"]).status_code == 200
     assert len(jobs(services)) == recorded["jobs"]
+    assert posted == (["https://example.com/hook"] if recorded["function"] == "notify" else [])
 
 
 def test_control_speaks_to_the_workflow(client_of: Any, services: Services, api: Any) -> None:

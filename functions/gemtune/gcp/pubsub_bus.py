@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from google.api_core.exceptions import AlreadyExists, DeadlineExceeded
 from google.api_core.retry import Retry
-from google.cloud import pubsub_v1  # type: ignore[attr-defined]  # typed from within, but not its package
 
 from gemtune.ports import Received, Topic
+
+if TYPE_CHECKING:
+    from google.cloud import pubsub_v1  # type: ignore[attr-defined]
 
 # Seconds until a publish has to be durable, and that a pull waits when nothing is there.
 PUBLISH_SECONDS, PULL_SECONDS = 30.0, 3.0
@@ -23,6 +26,8 @@ class PubSubBus:
 
     @cached_property
     def _publisher(self) -> pubsub_v1.PublisherClient:
+        from google.cloud import pubsub_v1  # type: ignore[attr-defined]
+
         # Each publish is waited for, so there is nothing to gather a batch from.
         batch = pubsub_v1.types.BatchSettings(max_messages=1)
         options = pubsub_v1.types.PublisherOptions(
@@ -32,6 +37,8 @@ class PubSubBus:
 
     @cached_property
     def _subscriber(self) -> pubsub_v1.SubscriberClient:
+        from google.cloud import pubsub_v1  # type: ignore[attr-defined]
+
         return pubsub_v1.SubscriberClient()
 
     def publish(

@@ -6,15 +6,17 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 from google.api_core.exceptions import AlreadyExists, FailedPrecondition, NotFound
-from google.cloud import secretmanager_v1
 
 from gemtune.errors import SecretNotFound
 from gemtune.ports import SecretStat
 from gemtune.secret_name import checked, missing_hint
+
+if TYPE_CHECKING:
+    from google.cloud import secretmanager_v1
 
 TIMEOUT = 20.0
 
@@ -28,6 +30,8 @@ class SecretManagerSecrets:
 
     @cached_property
     def _client(self) -> secretmanager_v1.SecretManagerServiceClient:
+        from google.cloud import secretmanager_v1
+
         if self._endpoint is None:
             return secretmanager_v1.SecretManagerServiceClient()
         import grpc

@@ -6,18 +6,20 @@ import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from google.api_core.exceptions import NotFound, PreconditionFailed
-from google.cloud import storage
-from google.cloud.storage import transfer_manager
-from google.cloud.storage.retry import DEFAULT_RETRY
 
 from gemtune.errors import ObjectExists, ObjectNotFound
 from gemtune.object_name import is_safe, parts
 from gemtune.ports import Buckets, ObjectStat
 from gemtune.settings import Settings
+
+if TYPE_CHECKING:
+    from google.api_core.retry import Retry
+    from google.cloud import storage
 
 # Seconds without an answer or a byte. Files that travel at once; threads, since they wait for the network.
 TIMEOUT, WORKERS = 60.0, 8
@@ -26,9 +28,13 @@ PART_BYTES = 64 * 1024 * 1024
 
 
 class StorageObjects:
-    def __init__(self, client: storage.Client, bucket: str):
+    def __init__(self, project_id: str, bucket: str):
         self.bucket = bucket
-        self._client = client
+        self._project_id = project_id
+
+    @property
+    def _client(self) -> storage.Client:
+        return _client(self._project_id)
 
     def read(self, name: str) -> bytes:
         try:
@@ -40,7 +46,7 @@ class StorageObjects:
         blob, writer = self._blob(name), uuid.uuid4().hex
         blob.metadata = {"writer": writer}
         try:
-            blob.upload_from_string(content, if_generation_match=0, timeout=TIMEOUT, retry=DEFAULT_RETRY)
+            blob.upload_from_string(content, if_generation_match=0, timeout=TIMEOUT, retry=_retry())
         except PreconditionFailed:
             # A retry after a lost answer finds what it wrote itself.
             there = self._there(name)
@@ -48,7 +54,7 @@ class StorageObjects:
                 raise ObjectExists(f"there is a {name!r} in {self.bucket} already") from None
 
     def write(self, name: str, content: bytes) -> None:
-        self._blob(name).upload_from_string(content, timeout=TIMEOUT, retry=DEFAULT_RETRY)
+        self._blob(name).upload_from_string(content, timeout=TIMEOUT, retry=_retry())
 
     def stat(self, name: str) -> ObjectStat | None:
         blob = self._there(name)
@@ -78,14 +84,16 @@ class StorageObjects:
             list(pool.map(self.delete, [stat.name for stat in self.list(prefix)]))
 
     def upload(self, path: Path, name: str) -> None:
-        self._blob(name).upload_from_filename(str(path), timeout=TIMEOUT, retry=DEFAULT_RETRY)
+        self._blob(name).upload_from_filename(str(path), timeout=TIMEOUT, retry=_retry())
 
     def upload_folder(self, folder: Path, prefix: str) -> None:
+        from google.cloud.storage import transfer_manager
+
         files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
         pairs = [(str(path), self._blob(f"{prefix}/{path.relative_to(folder).as_posix()}")) for path in files]
         transfer_manager.upload_many(
             pairs,
-            upload_kwargs={"timeout": TIMEOUT, "retry": DEFAULT_RETRY},
+            upload_kwargs={"timeout": TIMEOUT, "retry": _retry()},
             raise_exception=True,
             worker_type=transfer_manager.THREAD,
             max_workers=WORKERS,
@@ -116,6 +124,8 @@ class StorageObjects:
         return f"gs://{self.bucket}/{'/'.join(parts(name.rstrip('/')))}"
 
     def _download(self, pairs: Sequence[tuple[storage.Blob, Path]]) -> None:
+        from google.cloud.storage import transfer_manager
+
         for _, path in pairs:
             path.parent.mkdir(parents=True, exist_ok=True)
         how: dict[str, Any] = {"worker_type": transfer_manager.THREAD, "max_workers": WORKERS}
@@ -144,10 +154,25 @@ class StorageObjects:
 
 
 def storage_buckets(settings: Settings) -> Buckets:
-    """The four buckets; one client, and so one pool of connections, for all of them."""
-    client = storage.Client(project=settings.project_id)
+    """The four buckets of a deployment."""
     names = (settings.config_bucket, settings.data_bucket, settings.uploads_bucket, settings.export_bucket)
-    return Buckets(*(StorageObjects(client, name) for name in names))
+    return Buckets(*(StorageObjects(settings.project_id, name) for name in names))
+
+
+@lru_cache(maxsize=8)
+def _client(project_id: str) -> storage.Client:
+    """One client, and so one pool of connections, for all buckets."""
+    from google.cloud import storage
+
+    return storage.Client(project=project_id)
+
+
+def _retry() -> Retry:
+    """Of the client, which uses it by itself only where a call is sure to be harmless when repeated; ours are."""
+    from google.cloud.storage.retry import DEFAULT_RETRY
+
+    found: Retry = DEFAULT_RETRY
+    return found
 
 
 def _stat(blob: storage.Blob) -> ObjectStat:

@@ -6,24 +6,26 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 from google.api_core.exceptions import FailedPrecondition, NotFound
-from google.cloud.workflows import executions_v1
 
 from gemtune.ports import ExecutionState
 from gemtune.settings import Settings
 
+if TYPE_CHECKING:
+    from google.cloud.workflows import executions_v1
+
 TIMEOUT = 20.0
 
-_State = executions_v1.Execution.State
-STATES: Mapping[Any, ExecutionState] = {
-    _State.ACTIVE: ExecutionState.ACTIVE,
-    _State.QUEUED: ExecutionState.ACTIVE,  # it waits for others of the project to end
-    _State.SUCCEEDED: ExecutionState.SUCCEEDED,
-    _State.FAILED: ExecutionState.FAILED,
-    _State.CANCELLED: ExecutionState.CANCELLED,
-    _State.UNAVAILABLE: ExecutionState.GONE,
+# google.cloud.workflows.executions.v1.Execution.State. A queued one waits for others of the project to end.
+STATES: Mapping[str, ExecutionState] = {
+    "ACTIVE": ExecutionState.ACTIVE,
+    "QUEUED": ExecutionState.ACTIVE,
+    "SUCCEEDED": ExecutionState.SUCCEEDED,
+    "FAILED": ExecutionState.FAILED,
+    "CANCELLED": ExecutionState.CANCELLED,
+    "UNAVAILABLE": ExecutionState.GONE,
 }
 
 
@@ -37,6 +39,8 @@ class WorkflowsLauncher:
 
     @cached_property
     def _client(self) -> executions_v1.ExecutionsClient:
+        from google.cloud.workflows import executions_v1
+
         endpoint = self._settings.workflows_endpoint
         if endpoint is None:
             return executions_v1.ExecutionsClient()
@@ -54,15 +58,15 @@ class WorkflowsLauncher:
             if dict(execution.labels) | labels == dict(execution.labels):
                 return _id(execution.name)
         argument = json.dumps({"job_id": job_id, "launch": launch})
-        wanted = executions_v1.Execution(argument=argument, labels=labels)
-        return _id(self._client.create_execution(parent=self._workflow, execution=wanted, timeout=TIMEOUT).name)
+        wanted = {"parent": self._workflow, "execution": {"argument": argument, "labels": labels}}
+        return _id(self._client.create_execution(request=wanted, timeout=TIMEOUT).name)
 
     def state(self, execution: str) -> ExecutionState:
         try:
             found = self._client.get_execution(name=self._name(execution), timeout=TIMEOUT)
         except NotFound:
             return ExecutionState.GONE
-        return STATES.get(found.state, ExecutionState.ACTIVE)
+        return STATES.get(found.state.name, ExecutionState.ACTIVE)
 
     def stop(self, execution: str) -> None:
         with suppress(NotFound, FailedPrecondition):  # the latter: it has ended

@@ -1,0 +1,94 @@
+"""One command line, two backends: the same commands get the same answers."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import rows
+from tests.e2e.api import Api
+from tests.e2e.cloud_service import MODEL, CloudService
+from tests.e2e.service import Service
+from tests.emulators.cloud import Cloud
+from tests.emulators.sdk import NoEmulators
+
+pytestmark = pytest.mark.emulators
+
+
+def transcript(service: Api, model: str, tmp_path: Path) -> list[tuple[str, int, str, str]]:
+    """Every command in a sensible order, with its exit code and output; what differs by nature is blotted out."""
+    said: list[tuple[str, int, str, str]] = []
+    request = {
+        "processed_dataset_id": "chats",
+        "training_config": {"base_model_id": model, "max_steps": 2, "gradient_accumulation_steps": 1},
+    }
+    (tmp_path / "request.json").write_text(json.dumps(request))
+    (tmp_path / "broken.json").write_text(json.dumps(request | {"modality": "smell", "nope": 1}))
+    (tmp_path / "open.json").write_text(json.dumps(request | {"hf_token": "hf_fakefakefake"}))
+
+    def run(*arguments: str, stdin: str | None = None) -> str:
+        ran = service.cli(*arguments, stdin=stdin)
+        said.append((" ".join(arguments), ran.returncode, blotted(ran.stdout, model), blotted(ran.stderr, model)))
+        return ran.stdout
+
+    run("listen", "--subscription", "same", "--once")
+    run("secret", "mine", stdin="hf_fakefakefake\n")
+    run("train", str(tmp_path / "broken.json"))
+    run("publish", str(tmp_path / "open.json"))
+    run("--json", "publish", str(tmp_path / "request.json"))
+    job_id = json.loads(run("--json", "train", str(tmp_path / "request.json"), "--idempotency-key", "k"))["job_id"]
+    run("--json", "train", str(tmp_path / "request.json"), "--idempotency-key", "k")
+    run("events", job_id, "--follow")
+    service.completed(job_id)
+    run("status", job_id)
+    run("--json", "status", job_id)
+    run("--json", "events", job_id)
+    run("cancel", job_id)
+    run("delete", job_id)
+    run("status", job_id)
+    run("jobs", "--status", "failed")
+    run("jobs", "--status", "nope")
+    return said
+
+
+def blotted(text: str, model: str) -> str:
+    text = text.replace(json.dumps(model)[1:-1], "MODEL").replace(model, "MODEL")
+    text = re.sub(r"training_chats_[\w-]+", "JOB", text)
+    text = re.sub(r"(gs://|/)[\w./-]*(?=jobs/JOB|specs/)", "BUCKET/", text)
+    text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+(Z|\+00:00)?", "TIME", text)
+    text = re.sub(r"gemtune-(prepare|train|export)-\w+", r"\1-RUN", text)
+    text = re.sub(r'"execution": "[\w-]{36}"', '"execution": "ID"', text)
+    text = re.sub(r'"message_id": "\d+"', '"message_id": "ID"', text)
+    text = re.sub(r"[0-9a-f]{64}", "SHA256", text)
+    text = re.sub(r'"owner": "(local|anonymous)"', '"owner": "ME"', text)
+    text = re.sub(r"\d+ (tokens/s|s to go)", r"FLOAT \1", text)
+    text = re.sub(r"(?<=BUCKET/)\S*", lambda found: re.sub(r"\d+", "N", found[0]), text)
+    return re.sub(r"-?\d+\.\d+(e-?\d+)?|(?<=\"bytes\": )\d+", "FLOAT", text)
+
+
+def test_the_same_commands_get_the_same_answers(tmp_path: Path, tiny: Path) -> None:
+    said: dict[str, Any] = {}
+    (tmp_path / "home").mkdir()
+    with Service(tmp_path / "home") as here:
+        here.put_dataset("chats", rows.train_rows(32), rows.held_out_rows(8))
+        said["embedded"] = transcript(here, str(tiny), tmp_path)
+    try:
+        cloud = Cloud(tmp_path / "cloud")
+    except NoEmulators as error:
+        pytest.skip(str(error))
+    with cloud:
+        there = CloudService(cloud)
+        there.put_dataset("chats", rows.train_rows(32), rows.held_out_rows(8))
+        there.put_model(tiny)
+        said["gcp"] = transcript(there, MODEL, tmp_path)
+    for here_said, there_said in zip(said["embedded"], said["gcp"], strict=True):
+        command, code, output, errors = here_said
+        assert (code, errors) == (there_said[1], there_said[3]), command
+        lines = zip_longest(output.splitlines(), there_said[2].splitlines())
+        differing = [(here_line, there_line) for here_line, there_line in lines if here_line != there_line]
+        assert differing == [], command

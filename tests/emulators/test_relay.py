@@ -1,0 +1,158 @@
+"""The relay turns what the emulators send into what production sends; each of their deviations is shown and mended."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import firestore, pubsub_v1, storage
+from google.events.cloud.firestore import DocumentEventData
+
+from tests.e2e.api import wait_for
+from tests.emulators.google import PROJECT, STORAGE_EVENTS, Emulators
+from tests.emulators.relay import FINALIZED, Relay
+
+pytestmark = pytest.mark.emulators
+
+
+class Functions:
+    """Hears what the relay sends; answers with `statuses`, then 200."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, dict[str, str], bytes]] = []
+        self.statuses: list[int] = []
+        self.slow_seconds = 0.0
+        functions = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                time.sleep(functions.slow_seconds)  # a function that takes its time
+                functions.heard.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
+                self.send_response(functions.statuses.pop(0) if functions.statuses else 200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Functions]:
+    found = Functions()
+    yield found
+    found.server.shutdown()
+    found.server.server_close()
+
+
+@pytest.fixture
+def functions(served: Functions) -> Functions:
+    served.heard, served.statuses, served.slow_seconds = [], [], 0.0
+    return served
+
+
+@pytest.fixture(scope="module")  # the emulator keeps its connection: it loses a call to a relay that came after another
+def relay(emulators: Emulators, served: Functions) -> Iterator[Relay]:
+    found = Relay(emulators.triggers_port, served.url)
+    trigger = {
+        "eventType": "google.cloud.firestore.document.v1.created",
+        "database": "(default)",
+        "namespace": "(default)",
+        "document": {"value": "relayed/{id}", "matchType": "PATH_PATTERN"},
+    }
+    url = f"http://{emulators.firestore}/emulator/v1/projects/{PROJECT}/eventarcTrigger?eventarcTriggerId=relayed"
+    httpx.post(url, json=trigger, trust_env=False).raise_for_status()
+    yield found
+    found.stop()
+
+
+def test_a_created_document_comes_as_production_sends_it(relay: Relay, functions: Functions) -> None:
+    firestore.Client(project=PROJECT).collection("relayed").document("one").set({"seq": 1})
+    wait_for(lambda: functions.heard, seconds=20, what="the event")
+    path, headers, body = functions.heard[0]
+    assert path == "/fan_out/"
+    assert headers["ce-type"] == "google.cloud.firestore.document.v1.created"
+    assert headers["ce-source"] == f"//firestore.googleapis.com/projects/{PROJECT}/databases/(default)"
+    assert headers["content-type"] == "application/protobuf"
+    document = DocumentEventData.deserialize(body).value
+    assert document.name.endswith("/documents/relayed/one")
+    assert document.fields["seq"].integer_value == 1
+
+
+def test_a_refused_event_comes_again(relay: Relay, functions: Functions) -> None:
+    functions.statuses = [500, 503]
+    firestore.Client(project=PROJECT).collection("relayed").document("two").set({"seq": 1})
+    wait_for(lambda: len(functions.heard) == 3, seconds=20, what="the third attempt")
+    assert len({headers["ce-id"] for _, headers, _ in functions.heard}) == 1
+
+
+def test_a_slow_function_holds_nobody_up(relay: Relay, functions: Functions) -> None:
+    """The emulator itself waits for each answer before it sends the next event."""
+    functions.slow_seconds = 1.0
+    database = firestore.Client(project=PROJECT)
+    began = time.monotonic()
+    for number in range(8):
+        database.collection("relayed").document(f"slow{number}").set({"seq": number})
+    wait_for(lambda: len(functions.heard) == 8, seconds=20, what="all events")
+    assert time.monotonic() - began < 5
+
+
+def test_an_uploaded_object_comes_as_a_storage_event(emulators: Emulators, relay: Relay, functions: Functions) -> None:
+    with pubsub_v1.PublisherClient() as publisher, pubsub_v1.SubscriberClient() as subscriber:
+        topic = f"projects/{PROJECT}/topics/{STORAGE_EVENTS}"
+        publisher.create_topic(name=topic)
+        subscriber.create_subscription(
+            name=f"projects/{PROJECT}/subscriptions/relayed",
+            topic=topic,
+            push_config={"push_endpoint": f"{relay.url}/storage"},
+        )
+    bucket = storage.Client(project=PROJECT, credentials=AnonymousCredentials()).create_bucket("relayed")
+    functions.statuses = [500]  # and comes again
+    blob = bucket.blob("in/ü x.job.json")
+    blob.upload_from_string(b"{}")
+    wait_for(lambda: len(functions.heard) >= 2, seconds=30, what="the second attempt")
+    path, headers, body = functions.heard[-1]
+    stored = json.loads(body)
+    assert (path, headers["ce-type"]) == ("/ingest/", FINALIZED)
+    assert headers["ce-source"] == "//storage.googleapis.com/projects/_/buckets/relayed"
+    assert (stored["bucket"], stored["name"], str(stored["generation"])) == (
+        "relayed",
+        "in/ü x.job.json",
+        str(blob.generation),
+    )
+
+
+def test_the_emulators_own_call_is_base64_with_a_doubled_source() -> None:
+    """What the relay mends, as it was seen from the emulator."""
+    from tests.emulators.relay import as_document_created
+
+    sent = {
+        "ce-id": "1",
+        "ce-type": "google.cloud.firestore.document.v1.created",
+        "ce-source": "//firestore.googleapis.com/projects/projects/p/databases/(default)",
+        "host": "127.0.0.1",
+    }
+    headers, body = as_document_created(sent, base64.b64encode(b"protobuf"))
+    assert headers["ce-source"] == "//firestore.googleapis.com/projects/p/databases/(default)"
+    assert (body, "host" in headers) == (b"protobuf", False)
+
+
+def test_a_message_of_another_kind_is_acknowledged_and_no_event(
+    relay: Relay, functions: Functions, tmp_path: Path
+) -> None:
+    push = {"message": {"attributes": {"eventType": "OBJECT_DELETE"}, "data": "", "messageId": "1", "publishTime": ""}}
+    assert httpx.post(f"{relay.url}/storage", json=push, trust_env=False).status_code == 204
+    assert functions.heard == []

@@ -1,0 +1,45 @@
+"""Who calls: on gcp what IAM has verified, on a workstation its one user."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import flask
+import pytest
+
+from gemtune.handlers.caller import owner_of
+from gemtune.settings import Settings
+from tests.unit.test_settings import CLOUD
+
+
+def token(claims: Any) -> str:
+    """As it arrives on Cloud Run: verified, and its signature taken off."""
+    parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in ({}, claims)]
+    return ".".join([*parts, "SIGNATURE_REMOVED_BY_GOOGLE"])
+
+
+def owner(header: str | None, environment: dict[str, str]) -> str:
+    headers = {} if header is None else {"Authorization": header}
+    with flask.Flask("test").test_request_context("/train", headers=headers):
+        return owner_of(flask.request, Settings.from_environment(environment))
+
+
+def test_the_verified_email_owns_the_job() -> None:
+    mine = {"email": "someone@example.com", "email_verified": True}
+    assert owner(f"Bearer {token(mine)}", CLOUD) == "someone@example.com"
+    assert owner(f"bearer {token(mine)}", CLOUD) == "someone@example.com"
+    assert owner(f"Bearer {token(mine)}", {}) == "local"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None, "", "Bearer", "Bearer x", "Bearer a.b.c", "Bearer a.!!!.c", "Basic dXNlcjpwYXNz",
+        f"Bearer {token({'email': 'x@example.com', 'email_verified': False})}",
+        f"Bearer {token({'email': 'x@example.com'})}", f"Bearer {token([])}", f"Bearer {token({'email': 7})}",
+    ],
+)  # fmt: skip
+def test_what_verifies_nobody_is_anonymous(header: str | None) -> None:
+    assert owner(header, CLOUD) == "anonymous"
