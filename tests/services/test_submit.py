@@ -146,3 +146,9 @@ def test_sources_do_not_share_keys(world: World) -> None:
     over_http = world.submit("k")
     by_file = world.services.submit(Submission(reading(), "upload", "local", "k")).job_id
     assert over_http != by_file
+
+
+def test_a_key_fits_into_an_attribute_of_a_message(world: World) -> None:
+    with pytest.raises(BadIdempotencyKey):
+        world.submit("ü" * 513)  # 1026 bytes
+    assert world.submit("ü" * 512)
