@@ -13,15 +13,9 @@ CODE := functions trainer tests examples bench
 .PHONY: help setup demo test check e2e up cloud format lock requirements clean
 
 help: ## show this
-	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z0-9]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
 
-sete2e: .venv/.ready ## both backends end to end, and 200 random schedules of faults on each
-	@GEMTUNE_SCHEDULES=200 $(BIN)/python -m pytest -m "not gpu" tests/e2e tests/emulators tests/services/test_schedules.py
-
-cloud: .venv/.ready ## the gcp backend on emulators of this machine, until Ctrl-C
-	@exec $(BIN)/python -m tests.emulators
-
-up: .venv/.ready ## make .venv with everything pinned (about 2 GB, the most of it torch)
+setup: .venv/.ready ## make .venv with everything pinned (about 2 GB, the most of it torch)
 
 # torch comes first and alone: asked for by name and version, pip may take a local CPU build of it.
 .venv/.ready: pyproject.toml constraints.txt

@@ -73,10 +73,6 @@ def blotted(text: str, model: str) -> str:
 
 def test_the_same_commands_get_the_same_answers(tmp_path: Path, tiny: Path) -> None:
     said: dict[str, Any] = {}
-    (tmp_path / "home").mkdir()
-    with Service(tmp_path / "home") as here:
-        here.put_dataset("chats", rows.train_rows(32), rows.held_out_rows(8))
-        said["embedded"] = transcript(here, str(tiny), tmp_path)
     try:
         cloud = Cloud(tmp_path / "cloud")
     except NoEmulators as error:
@@ -86,6 +82,10 @@ def test_the_same_commands_get_the_same_answers(tmp_path: Path, tiny: Path) -> N
         there.put_dataset("chats", rows.train_rows(32), rows.held_out_rows(8))
         there.put_model(tiny)
         said["gcp"] = transcript(there, MODEL, tmp_path)
+    (tmp_path / "home").mkdir()
+    with Service(tmp_path / "home") as here:
+        here.put_dataset("chats", rows.train_rows(32), rows.held_out_rows(8))
+        said["embedded"] = transcript(here, str(tiny), tmp_path)
     for here_said, there_said in zip(said["embedded"], said["gcp"], strict=True):
         command, code, output, errors = here_said
         assert (code, errors) == (there_said[1], there_said[3]), command
