@@ -32,7 +32,9 @@ def launcher(request: pytest.FixtureRequest, world: World, tmp_path: Path) -> It
         "CLOUD_RUN_EMULATOR_HOST": cloud_run.url,
         **{f"GCS_{name}_BUCKET_NAME": name.lower() for name in ("CONFIG", "DATA", "UPLOADS", "EXPORT")},
     }  # fmt: skip
-    yield WorkflowsLauncher(Settings.from_environment(settings))
+    found = WorkflowsLauncher(Settings.from_environment(settings))
+    found.stand_in = workflows  # type: ignore[attr-defined]
+    yield found
     workflows.stop()
     cloud_run.stop()
 
@@ -57,3 +59,12 @@ def test_an_execution_that_nobody_knows_is_gone(launcher: Launcher) -> None:
     assert launcher.state("nobodys") is ExecutionState.GONE
     launcher.stop("nobodys")
     launcher.stop_step("gemtune-train-nobodys")
+
+
+@pytest.mark.emulators
+@pytest.mark.parametrize("launcher", ["gcp"], indirect=True)
+def test_a_platform_that_does_not_filter_by_label_still_starts_a_launch_once(launcher: Any) -> None:
+    launcher.stand_in.filters = False
+    first = launcher.start("training_a", 1)
+    assert launcher.start("training_a", 1) == first
+    assert launcher.start("training_b", 1) != first

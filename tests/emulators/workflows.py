@@ -37,6 +37,7 @@ class _Cancelled(Exception):
 class WorkflowsStandIn:
     def __init__(self, run_url: str, environment: Mapping[str, str]):
         """`environment`: CONTROL_URL and RUN_PARENT, as the deployed workflow has them."""
+        self.filters = True  # whether it understands filters
         self._workflow = load(WORKFLOW)
         self._environment = environment
         self._executions: dict[str, Any] = {}
@@ -90,14 +91,19 @@ class WorkflowsStandIn:
             return self._executions[request.name]
 
     def _list(self, request: Any, context: grpc.ServicerContext) -> Any:
-        """The one filter that is used: labels.KEY="VALUE"."""
+        """The one filter that is used: labels.KEY="VALUE". Unless asked for FULL, an execution comes without labels."""
+        if not self.filters and request.filter:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no such filter")
         key, _, value = request.filter.removeprefix("labels.").partition("=")
         with self._lock:
             found = [
                 execution for name, execution in self._executions.items()
-                if name.startswith(f"{request.parent}/") and dict(execution.labels).get(key) == value.strip('"')
+                if name.startswith(f"{request.parent}/")
+                and (not key or dict(execution.labels).get(key) == value.strip('"'))
             ]  # fmt: skip
-            return types.ListExecutionsResponse(executions=found)
+            if request.view != types.ExecutionView.FULL:
+                found = [types.Execution(name=e.name, state=e.state, start_time=e.start_time) for e in found]
+            return types.ListExecutionsResponse(executions=found[::-1])
 
     def _cancel(self, request: Any, context: grpc.ServicerContext) -> Any:
         with self._lock:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from google.api_core.exceptions import FailedPrecondition, NotFound
+from google.api_core.exceptions import FailedPrecondition, InvalidArgument, NotFound
 
 from gemtune.ports import ExecutionState
 from gemtune.settings import Settings
@@ -53,8 +53,7 @@ class WorkflowsLauncher:
     def start(self, job_id: str, launch: int) -> str:
         # Creating knows no idempotency key, and a lost answer would start the same launch twice.
         labels = {"job_id": job_id, "launch": str(launch)}
-        request = {"parent": self._workflow, "filter": f'labels.job_id="{job_id}"'}
-        for execution in self._client.list_executions(request=request, timeout=TIMEOUT):
+        for execution in self._list(job_id):
             if dict(execution.labels) | labels == dict(execution.labels):
                 return _id(execution.name)
         argument = json.dumps({"job_id": job_id, "launch": launch})
@@ -76,6 +75,17 @@ class WorkflowsLauncher:
         from gemtune.gcp.cloud_run import cancel_execution
 
         cancel_execution(self._location, execution, endpoint=self._settings.run_endpoint)
+
+    def _list(self, job_id: str) -> Iterable[executions_v1.Execution]:
+        """Executions of a job, newest first, with their labels, which only the full view has."""
+        request = {"parent": self._workflow, "view": "FULL", "filter": f'labels.job_id="{job_id}"'}
+        try:
+            return self._client.list_executions(request=request, timeout=TIMEOUT)
+        except InvalidArgument:
+            # The documents name labels among what can be filtered by, but not how; of all, the newest page will do:
+            # a lost answer is minutes old.
+            page = self._client.list_executions(request=request | {"filter": ""}, timeout=TIMEOUT)
+            return next(iter(page.pages)).executions
 
     def _name(self, execution: str) -> str:
         return f"{self._workflow}/executions/{execution}"
