@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import ipaddress
+import re
 import secrets as randomness
 from collections.abc import Mapping
 from datetime import datetime
@@ -17,6 +18,8 @@ from gemtune.ports import Secrets
 # One key per service. Its form is the standard's: libraries that verify take it as it is.
 KEY_NAME, KEY_PREFIX = "gemtune-webhook-key", "whsec_"
 
+# Global by the registry, and yet a cloud's own: protocol assignments, where some keep their metadata, and Azure's host.
+SPECIAL = (ipaddress.ip_network("192.0.0.0/24"), ipaddress.ip_network("168.63.129.16/32"))
 # Names that mean something inside a network only.
 INSIDE = (".localhost", ".local", ".internal", ".home.arpa")
 
@@ -45,18 +48,19 @@ def problem_of(url: str, *, to_loopback: bool) -> Problem | None:
     loc = ("notify", "webhook_url")
     hint = "use https://your-host/path of a host that the internet knows"
     parts = _parts(url)
-    if parts is None or not parts.hostname:
+    host = "" if parts is None else parts.hostname or ""
+    if parts is None or not _is_host(host):
         return Problem(loc, "this is no URL", "bad_webhook_url", hint)
     if parts.username is not None or parts.password is not None:
         return Problem(loc, "a URL is no place for a password", "secret_in_the_open", "leave out what is before the @")
-    if is_loopback(parts.hostname):
+    if is_loopback(host):
         if to_loopback and parts.scheme in ("http", "https"):
             return None
         hint = "on your own machine, start the service with GEMTUNE_WEBHOOKS_TO_LOOPBACK=yes"
         return Problem(loc, "its host is this machine", "bad_webhook_url", hint)
     if parts.scheme != "https":
         return Problem(loc, f"{parts.scheme or 'no scheme'} is not https", "bad_webhook_url", hint)
-    if parts.hostname.endswith(INSIDE) or not _may_be_public(parts.hostname):
+    if host.endswith(INSIDE) or not _may_be_public(host):
         return Problem(loc, "its host is inside a network", "bad_webhook_url", hint)
     return None
 
@@ -69,7 +73,9 @@ def is_public(address: str) -> bool:
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None) or _translated(ip)
         if inner is not None:
             ip = inner
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved
+    site_local = isinstance(ip, ipaddress.IPv6Address) and ip.is_site_local
+    special = any(ip in network for network in SPECIAL)
+    return ip.is_global and not (ip.is_multicast or ip.is_reserved or site_local or special)
 
 
 def is_loopback(host: str) -> bool:
@@ -97,6 +103,24 @@ def _parts(url: str) -> SplitResult | None:
     except ValueError:
         return None
     return parts
+
+
+def _is_host(host: str) -> bool:
+    """Whether a name has parts that names have, or is an address in its usual form: `127.1` is neither."""
+    if ":" in host:
+        return True
+    labels = host.split(".")
+    if not all(re.fullmatch(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", label) for label in labels):
+        return False
+    return not labels[-1].isdigit() or _is_address(host)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _may_be_public(host: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import socket
 import ssl
@@ -14,7 +15,6 @@ from typing import Any
 
 import pytest
 import trustme
-import urllib3
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from gemtune import webhook
@@ -112,7 +112,12 @@ def test_what_the_internet_knows_is_welcome(url: str) -> None:
         ("https://[::ffff:127.0.0.1]/", "bad_webhook_url"), ("https://[::ffff:10.0.0.1]/", "bad_webhook_url"),
         ("https://[64:ff9b::a9fe:a9fe]/", "bad_webhook_url"), ("https://[2002:7f00:1::]/", "bad_webhook_url"),
         ("https://224.0.0.1/", "bad_webhook_url"), ("https://100.64.0.1/", "bad_webhook_url"),
-        ("https://255.255.255.255/", "bad_webhook_url"),
+        ("https://255.255.255.255/", "bad_webhook_url"), ("https://[fec0::1]/", "bad_webhook_url"),
+        ("https://192.0.0.192/", "bad_webhook_url"), ("https://168.63.129.16/", "bad_webhook_url"),
+        ("https://localhost./", "bad_webhook_url"), ("https://metadata.google.internal./", "bad_webhook_url"),
+        ("https://127.1/", "bad_webhook_url"), ("https://a..b/", "bad_webhook_url"),
+        ("https://2130706433/", "bad_webhook_url"),
+        ("https://0x7f000001/", "bad_webhook_url"), ("https://-a.example/", "bad_webhook_url"),
     ],
 )  # fmt: skip
 def test_what_is_inside_a_network_or_no_https_is_refused(url: str, code: str) -> None:
@@ -173,7 +178,7 @@ def test_the_connection_goes_to_the_address_that_was_looked_at_under_the_names_c
     assert asked.count("hooks.example.com") == 1  # a second look-up could lead elsewhere
     ((path, headers, body),) = receiver.heard
     assert (path, headers["host"], body) == ("/a/b?c=d", f"hooks.example.com:{receiver.port}", b"{}")
-    with pytest.raises(urllib3.exceptions.SSLError):
+    with pytest.raises(ssl.SSLError):
         post(f"https://other.example.com:{receiver.port}/", b"{}", {}, to_loopback=False)
     assert len(receiver.heard) == 1
 
@@ -182,3 +187,30 @@ def test_a_redirect_is_an_answer_and_not_followed(receiver: Receiver) -> None:
     receiver.status, receiver.headers = 302, {"Location": "http://169.254.169.254/"}
     assert post(f"http://127.0.0.1:{receiver.port}/", b"{}", {}, to_loopback=True) == 302
     assert len(receiver.heard) == 1
+
+
+def test_a_receiver_that_drips_its_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gemtune.pinned_http.TOTAL", 0.5)
+    ended = threading.Event()
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+
+        def drip() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                while not ended.wait(0.1):
+                    try:
+                        connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    except OSError:
+                        return
+
+        threading.Thread(target=drip, daemon=True).start()
+        with pytest.raises((OSError, http.client.HTTPException)):
+            post(f"http://127.0.0.1:{listening.getsockname()[1]}/", b"{}", {}, to_loopback=True)
+        ended.set()
+
+
+def test_of_several_addresses_one_that_answers_will_do(monkeypatch: pytest.MonkeyPatch, receiver: Receiver) -> None:
+    resolving(monkeypatch, "127.0.0.2", "127.0.0.1")
+    assert post(f"http://localhost:{receiver.port}/", b"{}", {}, to_loopback=True) == 204
