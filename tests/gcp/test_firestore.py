@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -137,19 +137,44 @@ def test_a_write_whose_answer_was_lost_is_not_done_twice(
 ) -> None:
     job, (event,) = jobs.accepted(new())
     store.create(job, event)
+    losing_answers(monkeypatch)
+    change = partial(jobs.relaunched, at=NOW, lease_until=NOW, cause="x")
+    assert store.update(job.job_id, change).launch.number == 1
+    assert store.get(job.job_id).launch.number == 1
+    assert [event.seq for event in store.events(job.job_id)] == [1, 2]
+
+
+def losing_answers(monkeypatch: pytest.MonkeyPatch, *, between: Callable[[], None] = lambda: None) -> None:
+    """The first commit is applied and its answer lost, so that the client sends it again."""
     commit, lost = FirestoreClient.commit, []
 
     def losing(self: Any, *args: Any, **kwargs: Any) -> Any:
         answer = commit(self, *args, **kwargs)
         if not lost:
             lost.append(True)
-            return commit(self, *args, **kwargs)  # what the client's own retry does
+            between()
+            return commit(self, *args, **kwargs)
         return answer
 
     monkeypatch.setattr(FirestoreClient, "commit", losing)
-    change = partial(jobs.relaunched, at=NOW, lease_until=NOW, cause="x")
-    assert store.update(job.job_id, change).launch.number == 1
-    assert store.get(job.job_id).launch.number == 1
+
+
+def test_a_create_whose_answer_was_lost_is_still_ours(store: FirestoreStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is told that another was first takes back the spec and the secrets."""
+    job, (event,) = jobs.accepted(new(idempotency_key="k"))
+    losing_answers(monkeypatch)
+    assert store.create(job, event).is_new
+    another, (event,) = jobs.accepted(new(job_id="training_y", idempotency_key="k", spec_name="specs/another.json"))
+    assert not store.create(another, event).is_new
+
+
+def test_a_write_is_known_as_ours_though_others_wrote_after_it(
+    store: FirestoreStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, (event,) = jobs.accepted(new())
+    store.create(job, event)
+    losing_answers(monkeypatch, between=lambda: store.raise_published(job.job_id, 1))
+    assert store.update(job.job_id, partial(jobs.cancelled, at=NOW)).status == "cancelled"
     assert [event.seq for event in store.events(job.job_id)] == [1, 2]
 
 

@@ -1,6 +1,6 @@
 """JobStore on Firestore. A Firestore trigger on created event documents wakes `fan_out`.
 
-    training_jobs/{job_id}                the record; `lagging`: whether events wait to be published; `write_id`
+    training_jobs/{job_id}                the record; `lagging`: whether events wait to be published; `write_ids`
     training_jobs/{job_id}/events/{seq}   its events
     idempotency_keys/{key_hash}           {job_id}
     tombstones/{job_id}                   {until, key_hash}
@@ -39,8 +39,10 @@ JOBS, EVENTS, KEYS, TOMBSTONES = "training_jobs", "events", "idempotency_keys", 
 # Seconds that one call may take, and for how long a write that loses a race is begun again.
 CALL_SECONDS, RACE_SECONDS = 20.0, 60.0
 
+# How many of the last writes a document knows: others may write between a lost answer and the repeated call.
+WRITE_IDS = 20
 # Fields of a document that are no part of the record.
-OURS = ("lagging", "write_id")
+OURS = ("lagging", "write_ids")
 
 Found = TypeVar("Found")
 Snapshot = firestore.DocumentSnapshot[Any]
@@ -58,8 +60,9 @@ class FirestoreStore:
     def create(self, job: Job, event: Event) -> Created:
         def once() -> Created:
             taken = self._holder_of(job)
-            if taken is not None:
-                return Created(taken, is_new=False)
+            if taken is not None:  # a repeated call finds what the first one wrote: a spec is of one request only
+                ours = (taken.job_id, taken.spec_name) == (job.job_id, job.spec_name)
+                return Created(taken, is_new=ours)
             batch = self._client.batch()
             batch.create(self._job(job.job_id), _document(job))
             batch.create(self._event(event), _plain(event.model_dump()))
@@ -169,8 +172,9 @@ class FirestoreStore:
 
         def once() -> Job:
             snapshot = self._snapshot(job_id)
+            written = (snapshot.to_dict() or {}).get("write_ids", [])
             for write_id, after in sent:
-                if snapshot.get("write_id") == write_id:
+                if write_id in written:
                     return after  # the race was lost to ourselves: a repeated call finds what the first one wrote
             before = _read(snapshot)
             after, events = decide(before)
@@ -179,7 +183,7 @@ class FirestoreStore:
             write_id = uuid.uuid4().hex
             sent.append((write_id, after))
             batch = self._client.batch()
-            changed = _document(after) | {"write_id": write_id}
+            changed = _document(after) | {"write_ids": [*written, write_id][-WRITE_IDS:]}
             batch.update(snapshot.reference, changed, option=self._unchanged(snapshot))
             for event in events:
                 batch.create(self._event(event), _plain(event.model_dump()))
@@ -245,7 +249,7 @@ def _segment(name: str) -> str:
 
 def _document(job: Job) -> dict[str, Any]:
     kept: dict[str, Any] = _plain(job.model_dump())
-    return kept | {"lagging": job.published_seq < job.last_seq, "write_id": ""}
+    return kept | {"lagging": job.published_seq < job.last_seq, "write_ids": []}
 
 
 def _plain(value: Any) -> Any:

@@ -14,8 +14,8 @@ from gemtune.ports import Received, Topic
 if TYPE_CHECKING:
     from google.cloud import pubsub_v1  # type: ignore[attr-defined]
 
-# Seconds until a publish has to be durable, and that a pull waits when nothing is there.
-PUBLISH_SECONDS, PULL_SECONDS = 30.0, 3.0
+# Seconds until a publish has to be durable, and of one attempt at it; and that a pull waits when nothing is there.
+PUBLISH_SECONDS, ATTEMPT_SECONDS, PULL_SECONDS = 30.0, 10.0, 3.0
 # Seconds until a pulled message that nobody acknowledged comes again, and that an unread one is kept.
 ACK_DEADLINE, RETENTION = 10, 7 * 86400
 
@@ -28,12 +28,7 @@ class PubSubBus:
     def _publisher(self) -> pubsub_v1.PublisherClient:
         from google.cloud import pubsub_v1  # type: ignore[attr-defined]
 
-        # Each publish is waited for, so there is nothing to gather a batch from.
-        batch = pubsub_v1.types.BatchSettings(max_messages=1)
-        options = pubsub_v1.types.PublisherOptions(
-            enable_message_ordering=True, retry=Retry(timeout=PUBLISH_SECONDS), timeout=PUBLISH_SECONDS
-        )
-        return pubsub_v1.PublisherClient(batch_settings=batch, publisher_options=options)
+        return pubsub_v1.PublisherClient()
 
     @cached_property
     def _subscriber(self) -> pubsub_v1.SubscriberClient:
@@ -44,14 +39,18 @@ class PubSubBus:
     def publish(
         self, topic: Topic, message: bytes, *, attributes: Mapping[str, str] | None = None, ordering_key: str = ""
     ) -> str:
-        path = self._topic(topic)
-        publishing = self._publisher.publish(path, message, ordering_key=ordering_key, **(attributes or {}))
-        try:
-            return str(publishing.result(timeout=PUBLISH_SECONDS))
-        except BaseException:
-            if ordering_key:  # the client holds a key back after a failure until it is told to go on
-                self._publisher.resume_publish(path, ordering_key)
-            raise
+        # The API's own call, not the client's queue in front of it: that goes on trying an ordered message in the
+        # background after we gave it up, and so could publish it after later ones.
+        from google.pubsub_v1 import PublisherClient
+
+        wanted = {"data": message, "attributes": dict(attributes or {}), "ordering_key": ordering_key}
+        answer = PublisherClient.publish(
+            self._publisher,
+            request={"topic": self._topic(topic), "messages": [wanted]},
+            retry=Retry(timeout=PUBLISH_SECONDS),
+            timeout=ATTEMPT_SECONDS,
+        )
+        return str(answer.message_ids[0])
 
     def subscribe(self, name: str, topic: Topic) -> None:
         path = self._subscription(name)

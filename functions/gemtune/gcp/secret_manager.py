@@ -58,10 +58,14 @@ class SecretManagerSecrets:
             return self._access(f"{path}/versions/1")
 
     def read(self, name: str) -> str:
-        try:
-            return self._access(f"{self._path(name)}/versions/latest")
-        except (NotFound, FailedPrecondition):  # the latter: its version was disabled or destroyed
-            raise _not_found(name) from None
+        path = self._path(name)
+        # `latest` may lag behind a version that was just added; the first version, by its number, does not.
+        for version in ("latest", "1"):
+            try:
+                return self._access(f"{path}/versions/{version}")
+            except (NotFound, FailedPrecondition):  # the latter: it was disabled or destroyed
+                continue
+        raise _not_found(name)
 
     def renew(self, name: str, *, ttl: timedelta) -> None:
         try:
