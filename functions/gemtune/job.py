@@ -63,6 +63,7 @@ class Launch(Record):
 
     number: int = 0
     lease_until: datetime | None = None
+    execution: str | None = None
 
 
 class Claim(Record):
@@ -238,6 +239,13 @@ def launched(job: Job, *, at: datetime, lease_until: datetime) -> Changed:
     if job.is_over or leased or job.claim is not None:
         return job, ()
     return job.model_copy(update={"launch": Launch(number=job.launch.number + 1, lease_until=lease_until)}), ()
+
+
+def launch_started(job: Job, launch: int, execution: str) -> Changed:
+    """Remember the execution of a launch, so that nobody starts another while it waits to claim the job."""
+    if job.launch.number != launch:
+        return job, ()
+    return job.model_copy(update={"launch": job.launch.model_copy(update={"execution": execution})}), ()
 
 
 def launch_returned(job: Job, launch: int) -> Changed:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from gemtune.job import Claim
-from gemtune.ports import Topic
+from gemtune.ports import ExecutionState, Topic
 from tests.fakes import World, request
 
 
@@ -64,6 +64,10 @@ def test_a_message_with_an_unknown_job_id_creates_nothing_and_is_announced(liste
         (b"{", "not_json"),
         (b"\xff", "not_json"),
         ([], "not_an_object"),
+        (b"", "not_json"),
+        ({"job_id": "\ud800"}, "bad_job_id"),
+        ({"job_id": ["x"]}, "bad_job_id"),
+        ({"job_id": "../x"}, "bad_job_id"),
         ({}, "missing_field"),
         (request(hf_token="hf_fakefakefake"), "secret_in_the_open"),
         (request(processed_dataset_id="nowhere"), "dataset_not_found"),
@@ -106,6 +110,7 @@ def test_a_launch_that_nobody_claims_is_repeated_when_its_lease_is_over(world: W
     world.services.sweep()
     assert world.launcher.started == [(job_id, 1)]
     world.clock.advance(minutes=2)
+    world.launcher.states[f"{job_id}#1"] = ExecutionState.GONE
     world.services.sweep()
     assert world.launcher.started == [(job_id, 1), (job_id, 2)]
     assert world.services.control.claim(job_id, Claim(launch=1, execution="late")) is None

@@ -130,3 +130,31 @@ def test_other_objects_are_passed_over(world: World, bucket: str, name: str) -> 
     before = {stat.name for stat in objects.list("")}
     drop(world, name, b"{", bucket)
     assert {stat.name for stat in objects.list("")} == before | {name}
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_left_to_the_next_event(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploads = world.services.buckets.uploads
+    uploads.write("x.job.json", json.dumps(request(job_name="one")).encode())
+    first = uploads.generation("x.job.json")
+    read = type(uploads).read
+
+    def replaced_before(self: Any, name: str) -> bytes:
+        if name == "x.job.json" and self.generation(name) == first:
+            self.write(name, json.dumps(request(job_name="two")).encode())
+        return read(self, name)
+
+    with monkeypatch.context() as racing:
+        racing.setattr(type(uploads), "read", replaced_before)
+        world.services.ingest(uploads.bucket, "x.job.json", first or "", owner="local")
+    assert list(world.services.store.unfinished()) == []
+    world.services.ingest(uploads.bucket, "x.job.json", uploads.generation("x.job.json") or "", owner="local")
+    (job,) = world.services.store.unfinished()
+    assert job.job_name == "two"
+
+
+@pytest.mark.parametrize("name", ["a//b.job.json", "a/../b.job.json", "x" * 246 + ".job.json", "a\nb.job.json"])
+def test_a_name_that_cannot_be_answered_asks_for_nothing_again(world: World, name: str) -> None:
+    world.services.ingest(world.services.buckets.uploads.bucket, name, "1", owner="local")
+    assert list(world.services.store.unfinished()) == []

@@ -245,3 +245,39 @@ def test_a_step_begun_twice_belongs_to_the_later_one(running: Running) -> None:
         running.services.advance.done(running.job_id, first)
     running.services.advance.done(running.job_id, second)
     assert running.services.advance.begin(running.job_id, Step.PREPARE, running.claim, execution="x") is None
+
+
+def test_a_job_that_cannot_be_read_keeps_its_token(world: World) -> None:
+    """It may be one of a newer version."""
+    running = Running(world, hf_token="hf_fakefakefake")
+    world.spoil(running.job_id)
+    world.clock.advance(hours=2)
+    world.services.sweep()
+    assert len(world.kept_secrets()) == 1
+
+
+def test_a_launch_that_waits_to_begin_is_not_overtaken_by_another(world: World) -> None:
+    job_id = world.submit()
+    world.services.dispatch.launch(job_id)
+    for _ in range(5):
+        world.clock.advance(minutes=10)
+        world.services.sweep()
+    assert world.launcher.started == [(job_id, 1)]
+    world.launcher.states[f"{job_id}#1"] = ExecutionState.FAILED
+    world.services.sweep()
+    assert world.launcher.started == [(job_id, 1), (job_id, 2)]
+
+
+def test_a_delete_that_died_half_way_is_finished_by_the_sweep(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, services = running.world, running.services
+    services.cancel(running.job_id)
+    with monkeypatch.context() as broken:
+        broken.setattr(type(services.secrets), "delete", lambda *args: 1 / 0)
+        broken.setattr(type(services.buckets.config), "delete", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            services.delete(running.job_id)
+    assert world.kept_specs() != []
+    services.sweep()
+    assert world.kept_specs() == []

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gemtune.errors import GemtuneError
+
 # Seconds a writer waits for another one. A transaction takes milliseconds; minutes would mean a dead disk.
 BUSY_TIMEOUT = 30.0
 
@@ -58,6 +60,12 @@ WEBHOOKS = "INSERT INTO subscriptions VALUES ('notify', 'webhooks', '/notify/pro
 MIGRATIONS = (SCHEMA, WEBHOOKS)
 
 
+class CannotOpen(GemtuneError):
+    """The file is not one that this version may write."""
+
+    code = "cannot_open"
+
+
 class Database:
     """Connections to the file, one per thread. Every write is one transaction, durable when it returns."""
 
@@ -67,6 +75,8 @@ class Database:
         self._local = threading.local()
         with self.write() as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version > len(MIGRATIONS):
+                raise CannotOpen(f"{path} was written by a newer gemtune", hint="use that one, or another GEMTUNE_HOME")
             for migration in MIGRATIONS[version:]:
                 for statement in migration.split(";\n"):
                     connection.execute(statement)

@@ -59,7 +59,7 @@ class FolderObjects:
         folder = self.root.joinpath(*parts(prefix.rpartition("/")[0])) if "/" in prefix else self.root
         if not folder.resolve().is_relative_to(self.root.resolve()):
             raise UnsafeName(f"{prefix!r} leaves {self.bucket}")
-        for path in sorted(folder.rglob("*")):
+        for path in sorted(folder.rglob("*"), key=Path.as_posix):
             name = path.relative_to(self.root).as_posix()
             inside = path.is_file() and not path.is_symlink() and not name.startswith(UNFINISHED)
             if inside and name.startswith(prefix):

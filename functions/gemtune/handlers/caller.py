@@ -20,7 +20,9 @@ def owner_of(request: flask.Request, settings: Settings) -> str:
     """
     if not settings.on_gcp:
         return settings.service_owner
-    kind, _, token = request.headers.get("Authorization", "").partition(" ")
+    # When both are there, Cloud Run verifies the second and passes the first on as it came.
+    sent = request.headers.get("X-Serverless-Authorization", request.headers.get("Authorization", ""))
+    kind, _, token = sent.partition(" ")
     claims = _claims(token) if kind.lower() == "bearer" else {}
     email = claims.get("email")
     return email if isinstance(email, str) and claims.get("email_verified") is True else ANONYMOUS
@@ -30,6 +32,6 @@ def _claims(token: str) -> dict[str, object]:
     try:
         payload = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, RecursionError):
         return {}
     return claims if isinstance(claims, dict) else {}

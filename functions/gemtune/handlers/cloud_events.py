@@ -23,12 +23,12 @@ def dispatch(event: CloudEvent, services: Services) -> None:
     key = attributes.get("Idempotency-Key") or attributes.get("idempotency_key")
     if key is None:
         key = f"{event['source'].rpartition('/')[2]}/{event['id']}"
-    services.dispatch(base64.b64decode(message["data"]), key=key, owner=services.settings.service_owner)
+    services.dispatch(base64.b64decode(message.get("data") or ""), key=key, owner=services.settings.service_owner)
 
 
 def notify(event: CloudEvent, services: Services) -> None:
     """A message of webhooks."""
-    services.notify(base64.b64decode(event.data["message"]["data"]))
+    services.notify(base64.b64decode(event.data["message"].get("data") or ""))
 
 
 def ingest(event: CloudEvent, services: Services) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,6 +27,7 @@ from gemtune.services.submit import Submission, Submit
 
 log = logging.getLogger(__name__)
 
+JOB_ID = re.compile(r"[a-z0-9_-]{1,63}")
 # How long a launch has to be claimed before `sweep` starts another.
 LEASE = timedelta(minutes=3)
 
@@ -73,10 +75,11 @@ class Dispatch:
         """Start the execution of a launch that was taken; a failure gives the lease back, so the next try need not
         wait for it to end."""
         try:
-            self.launcher.start(job_id, launch)
+            execution = self.launcher.start(job_id, launch)
         except Exception:
             self.store.update(job_id, lambda job: jobs.launch_returned(job, launch))
             raise
+        self.store.update(job_id, lambda job: jobs.launch_started(job, launch, execution))
 
     def _job_of(self, message: bytes, *, key: str, owner: str) -> str:
         """The job id in a message, or that of the job its TrainRequest becomes."""
@@ -85,7 +88,7 @@ class Dispatch:
         except (ValueError, RecursionError):
             body = None
         if isinstance(body, dict) and "job_id" in body:
-            return str(body["job_id"])
+            return _checked(body["job_id"])
         reading = request.read(message, in_the_open=True)
         return self.submit.accept(Submission(reading, source="pubsub", owner=owner, idempotency_key=key)).job_id
 
@@ -99,6 +102,13 @@ class Dispatch:
         }
         attributes = {"type": "job_rejected", "idempotency_key": key}
         self.bus.publish(Topic.JOB_STATUS, json.dumps(body).encode(), attributes=attributes)
+
+
+def _checked(job_id: object) -> str:
+    """Raises RequestRefused for what no job is called."""
+    if isinstance(job_id, str) and JOB_ID.fullmatch(job_id):
+        return job_id
+    raise RequestRefused([Problem(("job_id",), "this is no job id", "bad_job_id", "leave it out in a new request")])
 
 
 def _problem(error: GemtuneError) -> Problem:

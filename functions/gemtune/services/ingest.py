@@ -11,6 +11,7 @@ from typing import Any
 from gemtune import request
 from gemtune.errors import GemtuneError, JobWasDeleted, ObjectNotFound, Problem, RequestRefused
 from gemtune.job_file import as_json
+from gemtune.object_name import is_safe
 from gemtune.ports import Buckets, Objects
 from gemtune.services.submit import Submission, Submit
 
@@ -19,6 +20,13 @@ log = logging.getLogger(__name__)
 MAX_BYTES = 1024 * 1024
 JOB_FILE = re.compile(r"^(?P<stem>(?:.*/)?[^/]+)\.job\.(?P<kind>json|yaml)$")
 BESIDE_A_DATASET = re.compile(r"^processed_datasets/(?P<dataset>[^/]+)/[^/]+$")
+
+
+def _answers(name: str) -> tuple[str, str]:
+    """What the two answers to a job file are called."""
+    found = JOB_FILE.match(name)
+    assert found is not None
+    return f"{found['stem']}.accepted.json", f"{found['stem']}.rejected.json"
 
 
 def _last_bytes(text: str, count: int) -> str:
@@ -43,10 +51,17 @@ class Ingest:
         """An object was finalized. Anything but a job file is passed over, and so is a generation that was replaced:
         the one that replaced it brings an event of its own."""
         objects = self.buckets.named(bucket)
-        if objects is None or not is_job_file(self.buckets, bucket, name) or objects.generation(name) != generation:
+        if objects is None or not is_job_file(self.buckets, bucket, name):
+            return
+        if not all(is_safe(answer) for answer in (name, *_answers(name))):
+            log.warning("a job file of %s cannot be answered: its name is too long, or none: %r", bucket, name[:300])
+            return
+        if objects.generation(name) != generation:
             return
         try:
             reading = request.read(self._document(objects, name), in_the_open=True)
+            if objects.generation(name) != generation:  # what was read may be the next one's already
+                return
             key = f"{bucket}/{name}#{generation}"
             job = self.submit(Submission(reading, source="upload", owner=owner, idempotency_key=_last_bytes(key, 1024)))
         except RequestRefused as error:
@@ -77,8 +92,7 @@ class Ingest:
 
     def _answer(self, objects: Objects, name: str, verdict: str, body: dict[str, Any]) -> None:
         """Write the answer to this generation and take back the one to an earlier."""
-        found = JOB_FILE.match(name)
-        assert found is not None
-        other = "accepted" if verdict == "rejected" else "rejected"
-        objects.write(f"{found['stem']}.{verdict}.json", json.dumps({"file": name} | body, indent=2).encode())
-        objects.delete(f"{found['stem']}.{other}.json")
+        accepted, rejected = _answers(name)
+        given, other = (accepted, rejected) if verdict == "accepted" else (rejected, accepted)
+        objects.write(given, json.dumps({"file": name} | body, indent=2).encode())
+        objects.delete(other)

@@ -18,6 +18,11 @@ def own_name(job_id: str, role: str, nonce: str) -> str:
     return f"{OWN_PREFIX}{job_id}-{role}-{nonce}"
 
 
+def job_of(own_name: str) -> str:
+    """The job that a secret was made for, by its name."""
+    return own_name.removeprefix(OWN_PREFIX).rsplit("-", 2)[0]
+
+
 def own_secrets(job: Job) -> list[str]:
     """Names of the secrets that were made for this job and go with it; a user's secret that it refers to stays."""
     return [name for name in job.secret_names.values() if name.startswith(OWN_PREFIX)]

@@ -9,13 +9,13 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from gemtune import job as jobs
-from gemtune.errors import JobNotFound, JobWasDeleted, Stale, VersionConflict
+from gemtune.errors import JobNotFound, JobWasDeleted, RecordUnreadable, Stale, VersionConflict
 from gemtune.job import RELAUNCHES, Failure, Job, Step
 from gemtune.ports import Buckets, Clock, ExecutionState, JobStore, Launcher, Secrets
 from gemtune.services.delete import TOMBSTONE
 from gemtune.services.dispatch import LEASE, Dispatch
 from gemtune.services.fan_out import FanOut
-from gemtune.services.job_secrets import OWN_PREFIX
+from gemtune.services.job_secrets import OWN_PREFIX, job_of
 from gemtune.services.submit import Submit
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,9 @@ class Sweep:
             self._relaunch(job, cause, now)
 
     def _mend_unclaimed(self, job: Job, now: datetime) -> None:
-        lease = job.launch.lease_until
+        lease, execution = job.launch.lease_until, job.launch.execution
+        if execution is not None and self.launcher.state(execution) is ExecutionState.ACTIVE:
+            return  # it waits for others to end, or for control to answer; another one would only wait behind it
         if lease is not None and now >= lease:
             self.dispatch.launch(job.job_id)
         elif lease is None and now - job.updated_at >= PUBLISH_GRACE:
@@ -113,12 +115,18 @@ class Sweep:
             log.exception("what runs for a lost execution of job %s could not be stopped", job.job_id)
 
     def _remove_orphaned_secrets(self, now: datetime) -> None:
-        old = [secret.name for secret in self.secrets.list(OWN_PREFIX) if now - secret.created_at >= ORPHAN_AGE]
-        if old:
-            named = {name for job in self.store.unfinished() for name in job.secret_names.values()}
-            for name in old:
-                if name not in named:
-                    self.secrets.delete(name)
+        for secret in self.secrets.list(OWN_PREFIX):
+            if now - secret.created_at >= ORPHAN_AGE and not self._is_needed(secret.name):
+                self.secrets.delete(secret.name)
+
+    def _is_needed(self, secret_name: str) -> bool:
+        try:
+            job = self.store.get(job_of(secret_name))
+        except JobNotFound:
+            return False
+        except RecordUnreadable:  # a newer version's job, perhaps
+            return True
+        return not job.is_over and secret_name in job.secret_names.values()
 
     def _remove_orphaned_specs(self, now: datetime) -> None:
         for spec in self.buckets.config.list("specs/"):
@@ -131,8 +139,12 @@ class Sweep:
             return self.store.get(job_id).spec_name == spec_name
         except JobNotFound:
             return False
+        except RecordUnreadable:
+            return True
 
     def _keep_deleted(self, now: datetime) -> None:
         for job_id in self.store.tombstones(until_after=now + TOMBSTONE - LATE_WRITES):
             self.buckets.export.delete_prefix(f"jobs/{job_id}/")
+            for spec in self.buckets.config.list(f"specs/{job_id}-"):  # of a delete that died half-way
+                self.buckets.config.delete(spec.name)
         self.store.drop_tombstones(now)
