@@ -181,6 +181,12 @@ class UnsafeName(GemtuneError):
     code = "unsafe_name"
 
 
+class NoSignedLinks(GemtuneError):
+    """What the service runs as can read an object, but cannot sign a link to it."""
+
+    code = "no_signed_links"
+
+
 class SecretNotFound(NotFound):
     """No secret has that name, or its time is over."""
 

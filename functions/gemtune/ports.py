@@ -153,6 +153,14 @@ class ObjectStat:
     updated_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Where an object can be read without credentials: a URL, for an hour, or a path on this machine."""
+
+    url: str | None = None
+    path: str | None = None
+
+
 class Objects(Protocol):
     """One bucket. Names are relative, `/`-separated; `.`, `..`, empty parts and control characters raise UnsafeName."""
 
@@ -208,6 +216,10 @@ class Objects(Protocol):
 
     def uri(self, name: str) -> str:
         """Where a user finds it: a path in embedded, `gs://…` on gcp."""
+        ...
+
+    def link(self, name: str) -> Link:
+        """How to read an object that is there; whether it is, is not looked at. Raises NoSignedLinks."""
         ...
 
 

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 
 from gemtune.errors import ObjectExists, ObjectNotFound, UnsafeName
@@ -107,6 +108,19 @@ def test_each_content_has_its_generation(objects: Objects) -> None:
     assert objects.generation("a") == first
     objects.write("a", b"2")
     assert objects.generation("a") != first
+
+
+def test_a_link_reads_the_object_without_credentials(objects: Objects) -> None:
+    objects.write("jobs/x/ä ö+%2F#?.bin", b"content")
+    link = objects.link("jobs/x/ä ö+%2F#?.bin")
+    if link.path is not None:
+        assert link.url is None
+        assert Path(link.path).read_bytes() == b"content"
+    else:
+        assert link.url is not None
+        assert httpx.get(link.url, trust_env=False).content == b"content"
+    with pytest.raises(UnsafeName):
+        objects.link("../x")
 
 
 def test_what_dead_writers_left_is_removed_and_nothing_else(objects: Objects, clock: FakeClock) -> None:

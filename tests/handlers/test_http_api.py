@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from gemtune.bootstrap import Services
+from gemtune.job import Artifact
 from tests.fakes import World, request
 from tests.handlers.conftest import embedded_only
 
@@ -68,7 +71,7 @@ def test_cancel_and_delete_answer_by_what_is_there(api: Any) -> None:
     assert api.delete(f"/jobs/{job_id}").json == {"job_id": job_id, "deleted": True}
     for answer in (
         api.get(f"/jobs/{job_id}/status"), api.get(f"/jobs/{job_id}/events"), api.get(f"/jobs/{job_id}/metrics"),
-        api.post(f"/jobs/{job_id}/cancel"), api.delete(f"/jobs/{job_id}"),
+        api.get(f"/jobs/{job_id}/artifacts"), api.post(f"/jobs/{job_id}/cancel"), api.delete(f"/jobs/{job_id}"),
     ):  # fmt: skip
         assert (answer.status_code, answer.json["error"]["code"]) == (404, "job_not_found")
 
@@ -112,6 +115,38 @@ def test_the_loss_curve_is_merged_from_all_attempts(api: Any, services: Services
         {"train_step": 3, "loss": 0.3},
     ]  # fmt: skip
     assert api.get(f"/jobs/{job_id}/metrics?after=2").json["metrics"] == [{"train_step": 3, "loss": 0.3}]
+
+
+def test_artifacts_are_listed_with_a_link_that_reads_them(api: Any, services: Services) -> None:
+    job_id = submitted(api)
+    export = services.buckets.export
+    for name in ("b.bin", "a/ü.json"):
+        export.write(f"jobs/{job_id}/export/1/{name}", name.encode())
+    recorded = [
+        Artifact(name=name, uri=export.uri(f"jobs/{job_id}/export/1/{name}"), bytes=5, sha256="0" * 64)
+        for name in ("b.bin", "a/ü.json")
+    ]
+    assert api.get(f"/jobs/{job_id}/artifacts").json == {"artifacts": []}
+    services.store.update(job_id, lambda job: (job.model_copy(update={"artifacts": tuple(recorded)}), ()))
+    listed = api.get(f"/jobs/{job_id}/artifacts").json["artifacts"]
+    assert [artifact["name"] for artifact in listed] == ["a/ü.json", "b.bin"]
+    for artifact in listed:
+        assert set(artifact) == {"name", "bytes", "sha256", "url", "path"}
+        if services.settings.on_gcp:
+            content = httpx.get(artifact["url"], trust_env=False).content
+        else:
+            content = Path(artifact["path"]).read_bytes()
+        assert content == artifact["name"].encode()
+
+
+@embedded_only
+def test_artifacts_are_found_where_a_home_was_moved_to(api: Any, services: Services) -> None:
+    job_id = submitted(api)
+    services.buckets.export.write(f"jobs/{job_id}/export/1/a", b"a")
+    old = Artifact(name="a", uri=f"/elsewhere/export/jobs/{job_id}/export/1/a", bytes=1, sha256="0" * 64)
+    services.store.update(job_id, lambda job: (job.model_copy(update={"artifacts": (old,)}), ()))
+    (artifact,) = api.get(f"/jobs/{job_id}/artifacts").json["artifacts"]
+    assert Path(artifact["path"]).read_bytes() == b"a"
 
 
 @embedded_only
@@ -168,7 +203,7 @@ def test_the_openapi_document_names_every_route_and_every_schema_it_refers_to(ap
     document = api.get("/openapi.json").json
     assert set(document["paths"]) == {
         "/train", "/jobs", "/jobs/{job_id}/status", "/jobs/{job_id}/events", "/jobs/{job_id}/metrics",
-        "/jobs/{job_id}/cancel", "/jobs/{job_id}", "/health",
+        "/jobs/{job_id}/artifacts", "/jobs/{job_id}/cancel", "/jobs/{job_id}", "/health",
     }  # fmt: skip
     references = {part.split('"')[0] for part in json.dumps(document).split('"#/components/schemas/')[1:]}
     assert references <= set(document["components"]["schemas"])

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,52 +14,7 @@ from click.testing import CliRunner, Result
 from gemtune.cli import follow, main
 from gemtune.cli.connection import Connection
 from tests.fakes import request
-
-
-class Played:
-    """Answers by (method, path); a list is answered in turn, the last one for ever. None breaks the connection."""
-
-    def __init__(self) -> None:
-        self.answers: dict[tuple[str, str], Any] = {}
-        self.asked: list[tuple[str, str, dict[str, str], Any]] = []
-        played = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                path = self.path.partition("?")[0]
-                played.asked.append((self.command, self.path, dict(self.headers), json.loads(body) if body else None))
-                answer = played.answers.get(
-                    (self.command, path), (404, {"error": {"code": "not_found", "message": "no"}})
-                )
-                if isinstance(answer, list):
-                    answer = answer.pop(0) if len(answer) > 1 else answer[0]
-                if answer is None:
-                    self.connection.close()
-                    return
-                status, content = answer
-                raw = json.dumps(content).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(raw)))
-                self.end_headers()
-                self.wfile.write(raw)
-
-            do_GET = do_POST = do_DELETE = do
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-
-
-@pytest.fixture
-def played() -> Iterator[Played]:
-    found = Played()
-    yield found
-    found.server.shutdown()
-    found.server.server_close()
+from tests.unit.conftest import Played
 
 
 def run(*arguments: str, url: str = "", stdin: str | None = None, **environment: str) -> Result:

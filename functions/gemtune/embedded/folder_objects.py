@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gemtune.errors import ObjectExists, ObjectNotFound, UnsafeName
 from gemtune.object_name import UNFINISHED, parts
-from gemtune.ports import Buckets, ObjectStat
+from gemtune.ports import Buckets, Link, ObjectStat
 from gemtune.settings import Settings
 
 
@@ -107,6 +107,9 @@ class FolderObjects:
 
     def uri(self, name: str) -> str:
         return str(self._file(name.rstrip("/")))
+
+    def link(self, name: str) -> Link:
+        return Link(path=self.uri(name))
 
     def remove_unfinished(self, before: datetime) -> None:
         """Delete what writers that died left behind before this time."""

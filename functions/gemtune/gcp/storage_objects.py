@@ -14,7 +14,7 @@ from google.api_core.exceptions import NotFound, PreconditionFailed
 
 from gemtune.errors import ObjectExists, ObjectNotFound
 from gemtune.object_name import is_safe, parts
-from gemtune.ports import Buckets, ObjectStat
+from gemtune.ports import Buckets, Link, ObjectStat
 from gemtune.settings import Settings
 
 if TYPE_CHECKING:
@@ -122,6 +122,11 @@ class StorageObjects:
 
     def uri(self, name: str) -> str:
         return f"gs://{self.bucket}/{'/'.join(parts(name.rstrip('/')))}"
+
+    def link(self, name: str) -> Link:
+        from gemtune.gcp.signed_url import signed_url
+
+        return Link(url=signed_url(self._client, self._blob(name)))
 
     def _download(self, pairs: Sequence[tuple[storage.Blob, Path]]) -> None:
         from google.cloud.storage import transfer_manager

@@ -82,6 +82,20 @@ class LossHistory(BaseModel):
     metrics: Sequence[dict[str, Any]]
 
 
+class ArtifactLink(BaseModel):
+    """A file of the result: `url` reads it for an hour, without credentials; on a workstation `path` is the file."""
+
+    name: str
+    bytes: int
+    sha256: str
+    url: str | None
+    path: str | None
+
+
+class JobArtifacts(BaseModel):
+    artifacts: Sequence[ArtifactLink]
+
+
 class Deleted(BaseModel):
     job_id: str
     deleted: Literal[True] = True

@@ -40,6 +40,7 @@ ENDPOINTS: Mapping[tuple[str, str], Endpoint] = {
     ("GET", "/jobs/<job_id>/status"): Endpoint(routes.status, 200, answers.JobStatus),
     ("GET", "/jobs/<job_id>/events"): Endpoint(routes.events, 200, answers.JobEvents),
     ("GET", "/jobs/<job_id>/metrics"): Endpoint(routes.metrics, 200, answers.LossHistory),
+    ("GET", "/jobs/<job_id>/artifacts"): Endpoint(routes.artifacts, 200, answers.JobArtifacts),
     ("POST", "/jobs/<job_id>/cancel"): Endpoint(routes.cancel, 202, answers.JobStatus),
     ("DELETE", "/jobs/<job_id>"): Endpoint(routes.delete, 200, answers.Deleted),
     ("GET", "/health"): Endpoint(routes.health, 200, answers.Health),
@@ -60,6 +61,7 @@ STATUS_CODES: Mapping[type[errors.GemtuneError], int] = {
     errors.Conflict: 409,
     errors.NotFromHere: 403,
     errors.BodyTooLarge: 413,
+    errors.NoSignedLinks: 501,
 }
 
 

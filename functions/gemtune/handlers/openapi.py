@@ -38,8 +38,15 @@ _ERRORS: Mapping[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/jobs/<job_id>/status"): (404,),
     ("GET", "/jobs/<job_id>/events"): (404, 422),
     ("GET", "/jobs/<job_id>/metrics"): (404, 422),
+    ("GET", "/jobs/<job_id>/artifacts"): (404, 501),
 }
-_MEANING = {404: "no such job", 409: "contradicts what is there", 413: "too large", 422: "refused, with every error"}
+_MEANING = {
+    404: "no such job",
+    409: "contradicts what is there",
+    413: "too large",
+    422: "refused, with every error",
+    501: "the service runs as nobody who can sign links",
+}
 
 
 def openapi(endpoints: Mapping[tuple[str, str], Endpoint]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from gemtune import request as requests
 from gemtune.bootstrap import Services
 from gemtune.errors import Problem, RequestRefused
 from gemtune.handlers import answers
+from gemtune.handlers.artifact_links import artifact_links
 from gemtune.handlers.caller import owner_of
 from gemtune.handlers.loss_history import loss_history
 from gemtune.job import Status
@@ -49,6 +50,10 @@ def metrics(request: flask.Request, services: Services, *, job_id: str) -> answe
     job = services.store.get(job_id)
     after = _whole_number(request, "after", default=-1)
     return answers.LossHistory(metrics=loss_history(services.buckets.export, job.job_id, after=after))
+
+
+def artifacts(request: flask.Request, services: Services, *, job_id: str) -> answers.JobArtifacts:
+    return answers.JobArtifacts(artifacts=artifact_links(services.buckets.export, services.store.get(job_id)))
 
 
 def cancel(request: flask.Request, services: Services, *, job_id: str) -> answers.JobStatus:
