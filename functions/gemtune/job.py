@@ -59,7 +59,8 @@ class Record(BaseModel):
 
 
 class Launch(Record):
-    """The n-th workflow execution started for a job; until `lease_until` nobody starts another."""
+    """The n-th workflow execution started for a job. Nobody starts another until `lease_until`, nor, once it is known
+    by its name, before it has ended: it may wait for its turn, or for control to answer."""
 
     number: int = 0
     lease_until: datetime | None = None
@@ -236,20 +237,20 @@ def moved(job: Job, to: Status, *, at: datetime, **details: Any) -> Changed:
 def launched(job: Job, *, at: datetime, lease_until: datetime) -> Changed:
     """Take the next launch number, unless a launch is under way, has the job claimed, or the job is over."""
     leased = job.launch.lease_until is not None and at < job.launch.lease_until
-    if job.is_over or leased or job.claim is not None:
+    if job.is_over or leased or job.launch.execution is not None or job.claim is not None:
         return job, ()
     return job.model_copy(update={"launch": Launch(number=job.launch.number + 1, lease_until=lease_until)}), ()
 
 
 def launch_started(job: Job, launch: int, execution: str) -> Changed:
-    """Remember the execution of a launch, so that nobody starts another while it waits to claim the job."""
-    if job.launch.number != launch:
+    """Remember the execution of a launch."""
+    if job.is_over or job.launch.number != launch:
         return job, ()
     return job.model_copy(update={"launch": job.launch.model_copy(update={"execution": execution})}), ()
 
 
 def launch_returned(job: Job, launch: int) -> Changed:
-    """Give up the lease of a launch whose execution could not be started, so that the next try need not wait."""
+    """Give up a launch whose execution could not be started, or ended without a claim."""
     if job.launch.number != launch or job.claim is not None:
         return job, ()
     return job.model_copy(update={"launch": Launch(number=launch)}), ()

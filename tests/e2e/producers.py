@@ -51,7 +51,7 @@ def listen(name: str) -> None:
 
     def heard(message: pubsub_v1.subscriber.message.Message) -> None:
         line = {"body": json.loads(message.data), "key": message.ordering_key, "attributes": dict(message.attributes)}
-        print(json.dumps(line), flush=True)
+        os.write(1, f"{json.dumps(line)}\n".encode())  # whole: messages of several jobs come in several threads
         message.ack()
 
     with pubsub_v1.SubscriberClient() as subscriber:

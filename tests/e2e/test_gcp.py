@@ -66,7 +66,7 @@ def listener(service: CloudService, tmp_path: Path) -> Iterator[Any]:
     stranger(service, "subscribe", name)
     log = tmp_path / "heard.jsonl"
     child = Child("listener", [sys.executable, str(PRODUCERS), "listen", name], log, service.environment)
-    yield lambda: [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    yield lambda: [json.loads(line) for line in log.read_text().splitlines(True) if line[0] + line[-1] == "{\n"]
     child.stop()
 
 

@@ -263,9 +263,48 @@ def test_a_launch_that_waits_to_begin_is_not_overtaken_by_another(world: World) 
         world.clock.advance(minutes=10)
         world.services.sweep()
     assert world.launcher.started == [(job_id, 1)]
+    world.services.dispatch.launch(job_id)  # its message came once more
+    assert world.launcher.started == [(job_id, 1)]
     world.launcher.states[f"{job_id}#1"] = ExecutionState.FAILED
     world.services.sweep()
     assert world.launcher.started == [(job_id, 1), (job_id, 2)]
+
+
+def test_a_launch_whose_execution_nobody_noted_is_repeated_when_its_lease_is_over(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever dispatched it died, or lost the store, after the execution was created."""
+    job_id = world.submit()
+    with monkeypatch.context() as dying:
+        dying.setattr("gemtune.job.launch_started", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            world.services.dispatch.launch(job_id)
+    world.services.dispatch.launch(job_id)
+    assert world.launcher.started == [(job_id, 1)]
+    world.clock.advance(minutes=4)
+    world.services.sweep()
+    assert world.launcher.started == [(job_id, 1), (job_id, 2)]
+
+
+def test_an_execution_that_waits_to_begin_is_stopped_by_cancel(world: World) -> None:
+    job_id = world.submit()
+    world.services.dispatch.launch(job_id)
+    world.services.cancel(job_id)
+    assert world.launcher.stopped == [f"{job_id}#1"]
+
+
+def test_a_job_that_is_cancelled_while_its_execution_is_created_stays_as_it_was_left(world: World) -> None:
+    job_id = world.submit()
+    start = world.launcher.start
+
+    def cancelled_meanwhile(job_id: str, launch: int) -> str:
+        world.services.cancel(job_id)
+        return start(job_id, launch)
+
+    world.launcher.start = cancelled_meanwhile  # type: ignore[method-assign]
+    world.services.dispatch.launch(job_id)
+    job = world.services.store.get(job_id)
+    assert (job.status, job.launch.execution) == ("cancelled", None)
 
 
 def test_a_delete_that_died_half_way_is_finished_by_the_sweep(

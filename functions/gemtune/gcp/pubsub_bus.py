@@ -6,8 +6,17 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from google.api_core.exceptions import AlreadyExists, DeadlineExceeded
-from google.api_core.retry import Retry
+from google.api_core.exceptions import (
+    Aborted,
+    AlreadyExists,
+    Cancelled,
+    DeadlineExceeded,
+    InternalServerError,
+    ResourceExhausted,
+    ServiceUnavailable,
+    Unknown,
+)
+from google.api_core.retry import Retry, if_exception_type
 
 from gemtune.ports import Received, Topic
 
@@ -18,6 +27,8 @@ if TYPE_CHECKING:
 PUBLISH_SECONDS, ATTEMPT_SECONDS, PULL_SECONDS = 30.0, 10.0, 3.0
 # Seconds until a pulled message that nobody acknowledged comes again, and that an unread one is kept.
 ACK_DEADLINE, RETENTION = 10, 7 * 86400
+# What a publish is tried again after, as the client does by itself: https://cloud.google.com/pubsub/docs/retry-requests
+PASSING = (Aborted, Cancelled, DeadlineExceeded, InternalServerError, ResourceExhausted, ServiceUnavailable, Unknown)
 
 
 class PubSubBus:
@@ -47,7 +58,7 @@ class PubSubBus:
         answer = PublisherClient.publish(
             self._publisher,
             request={"topic": self._topic(topic), "messages": [wanted]},
-            retry=Retry(timeout=PUBLISH_SECONDS),
+            retry=Retry(if_exception_type(*PASSING), initial=0.1, timeout=PUBLISH_SECONDS),
             timeout=ATTEMPT_SECONDS,
         )
         return str(answer.message_ids[0])

@@ -33,8 +33,9 @@ class Cancel:
         try:
             for execution in running:
                 self.launcher.stop_step(execution)
-            if job.claim is not None:
-                self.launcher.stop(job.claim.execution)
+            workflow = job.launch.execution if job.claim is None else job.claim.execution
+            if workflow is not None:
+                self.launcher.stop(workflow)
         except Exception:
             # The record stands: a trainer that was missed sees it at its next heartbeat and stops by itself.
             log.exception("job %s is cancelled, but what runs for it could not be stopped", job_id)

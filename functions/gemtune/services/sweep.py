@@ -70,13 +70,17 @@ class Sweep:
             self._relaunch(job, cause, now)
 
     def _mend_unclaimed(self, job: Job, now: datetime) -> None:
-        lease, execution = job.launch.lease_until, job.launch.execution
-        if execution is not None and self.launcher.state(execution) is ExecutionState.ACTIVE:
-            return  # it waits for others to end, or for control to answer; another one would only wait behind it
-        if lease is not None and now >= lease:
+        launch = job.launch
+        if launch.lease_until is None:
+            if now - job.updated_at >= PUBLISH_GRACE:
+                self.submit.publish(job)
+        elif now >= launch.lease_until:
+            if launch.execution is not None:
+                if self.launcher.state(launch.execution) is ExecutionState.ACTIVE:
+                    return  # another one would only wait behind it
+                log.warning("launch %d of job %s ended without a claim", launch.number, job.job_id)
+                self.store.update(job.job_id, partial(jobs.launch_returned, launch=launch.number))
             self.dispatch.launch(job.job_id)
-        elif lease is None and now - job.updated_at >= PUBLISH_GRACE:
-            self.submit.publish(job)
 
     def _lost(self, job: Job, now: datetime) -> str | None:
         """Why the claiming execution will not bring this job to its end; None when it may."""
