@@ -109,6 +109,7 @@ def _context(
         deadline=None if seconds is None else here.clock.now() + timedelta(seconds=seconds),
         clock=here.clock,
         should_stop=lambda: stop.is_set() or heartbeat.lost.is_set(),
+        machines=here.settings.machines,
     )
 
 

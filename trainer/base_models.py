@@ -8,7 +8,9 @@ from pathlib import Path
 
 from gemtune import base_model
 from gemtune.errors import ObjectNotFound, StepError, UnsafeName
+from gemtune.model_size import ModelSize
 from gemtune.ports import Buckets, Objects
+from gemtune.services.placement import size_in
 from trainer import hub, model_files
 from trainer.model_files import config_of as config_of
 
@@ -51,6 +53,14 @@ def locate(buckets: Buckets, provided: Mapping[str, str], work: Path) -> Path:
     for path in sorted(folder.glob(f"*{model_files.WEIGHTS}")):
         model_files.check_weights(path)
     return folder
+
+
+def size(buckets: Buckets, provided: Mapping[str, str]) -> ModelSize | None:
+    """How large what `provide` found is; None for a folder of this machine, where nobody has to know."""
+    if provided["kind"] == "folder":
+        return None
+    objects, prefix = _bucket_of(buckets, provided["place"])
+    return size_in(objects, prefix)
 
 
 def without_weights(buckets: Buckets, provided: Mapping[str, str], work: Path) -> Path:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from gemtune.job import Job, Mark
+from gemtune.machines import LOCAL
 from gemtune.ports import Buckets, Clock
 from gemtune.services.advance import Advance
 from gemtune.spec import Spec
@@ -22,7 +23,7 @@ class Context:
     """One attempt of one step.
 
     work: an empty local folder that goes with the attempt. secret: a secret's value by its role ("hf_token").
-    deadline: when the attempt has to be over. should_stop: whether SIGTERM came.
+    machines: what could train the job. deadline: when the attempt has to be over. should_stop: whether SIGTERM came.
     """
 
     job: Job
@@ -35,6 +36,7 @@ class Context:
     deadline: datetime | None
     clock: Clock
     should_stop: Callable[[], bool]
+    machines: Sequence[str] = (LOCAL,)
 
     @property
     def prefix(self) -> str:

@@ -101,6 +101,7 @@ class Services:
 
     @cached_property
     def submit(self) -> Submit:
+        from gemtune.services.placement import Placement
         from gemtune.services.submit import Submit
 
         local_folders = not self.settings.on_gcp
@@ -112,6 +113,7 @@ class Services:
             self.clock,
             local_folders=local_folders,
             webhooks_to_loopback=self.settings.webhooks_to_loopback,
+            placement=Placement(self.buckets, self.settings.machines),
         )
 
     @cached_property
@@ -124,7 +126,7 @@ class Services:
     def control(self) -> Control:
         from gemtune.services.control import Control
 
-        return Control(self.store, self.clock, self._timeouts)
+        return Control(self.store, self.clock, self._timeouts, self.settings.machines)
 
     @cached_property
     def advance(self) -> Advance:

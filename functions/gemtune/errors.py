@@ -240,6 +240,12 @@ class BodyTooLarge(GemtuneError):
         super().__init__(f"a request has at most {limit} bytes", hint="put rows into a dataset, not into the request")
 
 
+class NeedsLargerMachine(GemtuneError):
+    """A training that fits on no machine it could have."""
+
+    code = "needs_larger_machine"
+
+
 class BadSetting(GemtuneError):
     """An environment variable that says nothing we know."""
 

@@ -151,6 +151,7 @@ class Job(Record):
     processed_dataset_id: str
     spec_uri: str
     spec_name: str
+    machine: str | None = None  # what trains it; None until `prepare` has seen the weights of a model we do not know
     secret_names: Mapping[str, str] = {}  # role ("hf_token") -> name in the secret store
     source: Literal["http", "pubsub", "upload"]
     owner: str

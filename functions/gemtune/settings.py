@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from gemtune.errors import BadSetting
+from gemtune.machines import LOCAL, MACHINES
 
 Backend = Literal["embedded", "gcp"]
 
@@ -31,6 +32,7 @@ class Settings:
     parallel_trainings: int  # embedded: how many train steps share this machine at once
     webhooks_to_loopback: bool  # whether a webhook may be on this machine, over plain HTTP too
     workflow: str  # gcp: the name of the deployed workflows/fine_tune.yaml
+    machines: tuple[str, ...]  # what can train here; of those that a job fits on it gets the first
     # gcp: stand-ins of services whose clients know no emulator variable of their own.
     workflows_endpoint: str | None
     run_endpoint: str | None
@@ -63,6 +65,7 @@ class Settings:
             parallel_trainings=_whole_number(env, "GEMTUNE_PARALLEL_TRAININGS", 1),
             webhooks_to_loopback=_yes_or_no(env, "GEMTUNE_WEBHOOKS_TO_LOOPBACK"),
             workflow=env.get("GEMTUNE_WORKFLOW") or "fine-tune",
+            machines=_machines(env) if on_gcp else (LOCAL,),
             workflows_endpoint=env.get("WORKFLOWS_EMULATOR_HOST") or None,
             run_endpoint=env.get("CLOUD_RUN_EMULATOR_HOST") or None,
             secret_manager_endpoint=env.get("SECRET_MANAGER_EMULATOR_HOST") or None,
@@ -97,6 +100,15 @@ def _yes_or_no(env: Mapping[str, str], name: str) -> bool:
     if value not in ("yes", "no"):
         raise BadSetting(f"{name} is {value!r}; use yes or no")
     return value == "yes"
+
+
+def _machines(env: Mapping[str, str]) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in (env.get("GEMTUNE_MACHINES") or "l4").split(","))
+    unknown = [name for name in names if name not in MACHINES]
+    if unknown or len(set(names)) < len(names):
+        known = ", ".join(MACHINES)
+        raise BadSetting(f"GEMTUNE_MACHINES is {','.join(names)!r}; name each once, out of {known}")
+    return names
 
 
 def _whole_number(env: Mapping[str, str], name: str, default: int) -> int:

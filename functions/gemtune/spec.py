@@ -30,6 +30,8 @@ SECRET_REFERENCE = r"^secret:gemtune-user-[A-Za-z0-9_-]{1,64}$"
 HUB_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
 PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+# Tokens a row may have when the request does not say: beyond it, memory grows faster than most rows are worth.
+DEFAULT_SEQ_LENGTH = 2048
 
 
 class Contract(BaseModel):
@@ -63,6 +65,9 @@ class TrainingConfig(Contract):
     save_steps: int | None = Field(None, ge=1, le=1_000_000, description="train_steps between checkpoints")
     logging_steps: int = Field(1, ge=1, le=1_000_000)
     seed: int = Field(42, ge=0, le=2**32 - 1)
+    machine: Annotated[str, Field(max_length=40, pattern=SAFE_NAME)] | None = Field(
+        None, description="what trains it: a machine type of this deployment; absent: the first that it fits on"
+    )
 
 
 class ExportConfig(Contract):

@@ -33,7 +33,7 @@ LOCATION = f"projects/{PROJECT}/locations/{REGION}"
 # so that a test can wait for the last.
 BACKOFF = (1, 10)
 ATTEMPTS = {Topic.JOB_REQUESTS: 20, Topic.WEBHOOKS: 5}
-STEPS = ("prepare", "train", "export")
+RUN_JOBS = ("gemtune-prepare", "gemtune-train-l4", "gemtune-export")
 
 
 class Cloud:
@@ -131,10 +131,10 @@ class Cloud:
         client = run_v2.JobsClient(credentials=AnonymousCredentials(), transport="rest", client_options=options)
         env = [{"name": name, "value": value} for name, value in self.environment.items()]
         container = {"image": "local", "command": [sys.executable, "-m", "trainer"], "env": env}
-        for step in STEPS:
+        for name in RUN_JOBS:
             template = {"template": {"max_retries": 0, "timeout": "3600s", "containers": [container]}}
             job = run_v2.Job(template=template)
-            client.create_job(parent=LOCATION, job_id=f"gemtune-{step}", job=job).result()
+            client.create_job(parent=LOCATION, job_id=name, job=job).result()
 
 
 @contextmanager

@@ -99,7 +99,7 @@ def test_control_speaks_to_the_workflow(client_of: Any, services: Services, api:
     me = {"job_id": job_id, "launch": 1, "execution": "e"}
     admitted = control.post("/claim", json=me).json
     assert admitted["verdict"] == "go"
-    assert admitted["steps"]["train"]["job"] == "gemtune-train"
+    assert admitted["steps"]["train"]["job"] == f"gemtune-train-{services.settings.machines[0]}"
     assert control.post("/claim", json=me | {"execution": "other"}).json == {"verdict": "quit"}
     assert control.post("/claim", json=me | {"job_id": "training_none"}).json == {"verdict": "quit"}
     ended = me | {"step": "prepare", "round": 1, "error": "boom"}

@@ -68,7 +68,7 @@ def test_what_the_workflow_runs_names_its_job_its_time_and_its_arguments(running
     plan = running.services.control.claim(running.job_id, running.claim)
     assert plan is not None
     assert (plan[Step.TRAIN].job, plan[Step.TRAIN].timeout_seconds) == (
-        "gemtune-train",
+        "gemtune-train-l4" if running.services.settings.on_gcp else "gemtune-train-local",
         running.services.settings.train_timeout_seconds,
     )
     assert list(plan[Step.EXPORT].args) == [

@@ -40,13 +40,13 @@ def jobs(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cloud
     (tmp_path / "trainer.py").write_text("import sys; exec(sys.argv[1])")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    return CloudRunJobs(world.services.database, world.services.settings, parallel={"gemtune-train": 1})
+    return CloudRunJobs(world.services.database, world.services.settings, parallel={"gemtune-train-local": 1})
 
 
 def call(code: str, *, timeout: int = 30) -> dict[str, Any]:
     args = [code, "--job-id", "training_x"]
     overrides = {"timeout": f"{timeout}s", "containerOverrides": [{"args": args}]}
-    return {"name": "projects/p/locations/l/jobs/gemtune-train", "body": {"overrides": overrides}}
+    return {"name": "projects/p/locations/l/jobs/gemtune-train-local", "body": {"overrides": overrides}}
 
 
 def go_on() -> None:
@@ -91,12 +91,14 @@ def test_a_living_child_of_a_server_that_died_is_adopted(
 ) -> None:
     import os
 
-    process = child(SLEEP, **(dict(os.environ) | {"CLOUD_RUN_EXECUTION": "gemtune-train-x"}))
+    process = child(SLEEP, **(dict(os.environ) | {"CLOUD_RUN_EXECUTION": "gemtune-train-local-x"}))
     started = child_process.started_at(process.pid)
     arguments = json.dumps(call(SLEEP)["body"]["overrides"]["containerOverrides"][0]["args"])
     with world.services.database.write() as connection:
         known = (process.pid, started) if written_down else (None, None)
-        connection.execute("INSERT INTO step_executions VALUES ('gemtune-train-x', ?, ?, ?, 0)", (arguments, *known))
+        connection.execute(
+            "INSERT INTO step_executions VALUES ('gemtune-train-local-x', ?, ?, ?, 0)", (arguments, *known)
+        )
     looked = threading.Event()
     result: list[Any] = []
     waiting = threading.Thread(target=lambda: result.append(jobs.run(call(SLEEP), check=looked.set)))
@@ -105,7 +107,7 @@ def test_a_living_child_of_a_server_that_died_is_adopted(
     process.kill()
     process.wait()
     waiting.join(10)
-    assert result == [{"name": "executions/gemtune-train-x", "succeededCount": 1}]
+    assert result == [{"name": "executions/gemtune-train-local-x", "succeededCount": 1}]
     assert len(rows(world)) == 1
 
 

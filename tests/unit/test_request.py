@@ -63,7 +63,7 @@ def test_defaults_stand_where_nothing_is_said(field: str) -> None:
         "evaluation_metrics": ["accuracy", "perplexity"], "batch_eval_metrics": False, "lora_rank": 16,
         "lora_alpha": 16, "lora_dropout": 0.05, "max_steps": None, "max_seq_length": None, "packing": False,
         "lr_scheduler_type": "linear", "warmup_ratio": 0.0, "weight_decay": 0.0, "save_steps": None,
-        "logging_steps": 1, "seed": 42,
+        "logging_steps": 1, "seed": 42, "machine": None,
     }  # fmt: skip
 
 

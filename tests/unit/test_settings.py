@@ -40,6 +40,16 @@ def test_a_wrong_setting_is_named(name: str, value: str) -> None:
         Settings.from_environment({name: value})
 
 
+def test_a_deployment_says_which_machines_it_has() -> None:
+    assert Settings.from_environment({}).machines == ("local",)
+    assert Settings.from_environment(CLOUD).machines == ("l4",)
+    both = CLOUD | {"GEMTUNE_MACHINES": "rtx-pro-6000, l4"}
+    assert Settings.from_environment(both).machines == ("rtx-pro-6000", "l4")
+    for wrong in ("l4,l4", "a100", ","):
+        with pytest.raises(BadSetting, match="GEMTUNE_MACHINES"):
+            Settings.from_environment(CLOUD | {"GEMTUNE_MACHINES": wrong})
+
+
 @pytest.mark.parametrize("missing", sorted(set(CLOUD) - {"GEMTUNE_BACKEND"}))
 def test_the_cloud_needs_to_be_told_where(missing: str) -> None:
     assert Settings.from_environment(CLOUD).region == "r"

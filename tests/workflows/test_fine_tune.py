@@ -31,6 +31,7 @@ class Script:
         self.verdicts = {step: list(answers) for step, answers in verdicts.items()}
         self.claim, self.on_run, self.plan = claim, run, PLAN
         self.ran: list[str] = []
+        self.jobs: list[str] = []
         self.reports: list[tuple[str, int, bool]] = []
         self.errors: list[str | None] = []
         self.asked: list[Mapping[str, Any]] = []
@@ -56,6 +57,7 @@ class Script:
         assert args["body"]["overrides"]["timeout"] == "60s"
         assert args["connector_params"]["timeout"] > 60
         self.ran.append(override["args"][0])
+        self.jobs.append(args["name"].rpartition("/")[2])
         self.on_run(override["args"][0])
         return {}
 
@@ -81,6 +83,29 @@ def test_an_execution_that_is_not_let_in_runs_nothing() -> None:
     script = Script(DONE, claim="quit")
     script.execute()
     assert (script.ran, script.reports) == ([], [])
+
+
+def test_the_machine_that_prepare_chose_is_the_one_that_trains() -> None:
+    script = Script(DONE)
+
+    def chosen(step: str) -> None:
+        if step == "prepare":
+            script.plan = PLAN | {"train": PLAN["train"] | {"job": "gemtune-train-large"}}
+
+    script.on_run = chosen
+    assert script.execute() == "done"
+    assert script.jobs == ["gemtune-prepare", "gemtune-train-large", "gemtune-export"]
+
+
+def test_a_job_that_is_taken_over_while_it_prepares_trains_nothing() -> None:
+    script = Script(DONE)
+
+    def taken(step: str) -> None:
+        script.claim = "quit"
+
+    script.on_run = taken
+    script.execute()
+    assert script.ran == ["prepare"]
 
 
 def test_what_is_done_already_is_not_started() -> None:

@@ -6,12 +6,15 @@ import json
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gemtune.errors import StepError
+from gemtune import machines
+from gemtune.errors import NeedsLargerMachine, StepError
+from gemtune.memory import Load
+from gemtune.spec import DEFAULT_SEQ_LENGTH
 from trainer import base_models, datasets, manifest, model_files
 from trainer.context import Context
 from trainer.conversations import conversation
@@ -21,8 +24,6 @@ from trainer.rendering import Encoder
 
 log = logging.getLogger(__name__)
 
-# Tokens a row may have when the request does not say: beyond it, memory grows faster than most rows are worth.
-DEFAULT_MAX_LENGTH = 2048
 # A dataset with a larger share of bad rows is not the one that its owner meant.
 MAX_REFUSED_SHARE = 0.1
 MAX_REFUSED_SHOWN, SAMPLES = 100, 3
@@ -42,6 +43,11 @@ class Tally:
     refused: list[dict[str, Any]] = field(default_factory=list)
     refused_rows: int = 0
     samples: list[list[dict[str, Any]]] = field(default_factory=list)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return max(self.lengths, default=0)
 
     def to_json(self) -> dict[str, Any]:
         counted = {"kept": self.kept, "refused": self.refused_rows, "truncated": self.truncated}
@@ -63,8 +69,8 @@ def run(context: Context) -> None:
     )  # fmt: skip
     folder = base_models.without_weights(context.buckets, provided, context.work)
     model = model_files.config_of(folder)
-    longest = model_files.max_positions(model) or DEFAULT_MAX_LENGTH
-    max_length = min(longest, config.max_seq_length or DEFAULT_MAX_LENGTH)
+    longest = model_files.max_positions(model) or DEFAULT_SEQ_LENGTH
+    max_length = min(longest, config.max_seq_length or DEFAULT_SEQ_LENGTH)
     encoder = Encoder(folder, max_length=max_length, vocab_size=model_files.vocab_size(model))
 
     output = context.work / "prepared"
@@ -77,12 +83,15 @@ def run(context: Context) -> None:
     if dataset.eval is None and config.eval_strategy != "no":
         eval_rows = _split_off(output, train.kept, seed=config.seed)
     rows = train.kept - (0 if held_out else eval_rows)
+    longest_row = max(tally.longest for tally in (train, held_out) if tally is not None)
+    machine = _machine(context, provided, longest_row)
 
     summary = {
         "base_model": provided,
         "rows": rows,
         "eval_rows": eval_rows,
         "max_seq_length": max_length,
+        "machine": machine,
         "total_train_steps": total_train_steps(config, rows),
         "chat_template": encoder.template_source,
     }
@@ -92,7 +101,18 @@ def run(context: Context) -> None:
     (output / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False))
     manifest.publish(context.buckets.export, output, f"{context.prefix}/prepared/{context.mark.attempt}")
     log.info("%d rows to train on, %d held out, %d refused", rows, eval_rows, train.refused_rows)
-    context.advance.done(context.job.job_id, context.mark)
+    context.advance.done(context.job.job_id, context.mark, machine=machine)
+
+
+def _machine(context: Context, provided: Mapping[str, str], longest_row: int) -> str | None:
+    """What trains it, now that weights and rows are known. Raises StepError `needs_larger_machine`."""
+    size = base_models.size(context.buckets, provided)
+    config = context.spec.training_config
+    load = replace(Load.of(config, context.spec.modality), length=longest_row)
+    try:
+        return machines.choose(context.machines, config.machine, size, load)
+    except NeedsLargerMachine as error:
+        raise StepError(error.code, error.message, hint=error.hint) from error
 
 
 def _tokenize(source: Path, encoder: Encoder, target: Path, check_stop: Callable[[], None]) -> Tally:

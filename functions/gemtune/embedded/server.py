@@ -28,6 +28,7 @@ from gemtune.embedded.uploads import Uploads
 from gemtune.embedded.workflow_runner import WorkflowRunner
 from gemtune.errors import GemtuneError
 from gemtune.handlers.http_api import MAX_BODY_BYTES
+from gemtune.machines import LOCAL
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,11 @@ class _Server:
         self._events = create_server(_guarded(_event_functions(), token), host=HOST, port=0, threads=THREADS)
         url = f"http://{HOST}:{self._events.effective_port}"
         launcher = EmbeddedLauncher(here.database, clock=here.clock)
-        turns = {"gemtune-prepare": 2, "gemtune-train": here.settings.parallel_trainings, "gemtune-export": 2}
+        turns = {
+            "gemtune-prepare": 2,
+            f"gemtune-train-{LOCAL}": here.settings.parallel_trainings,
+            "gemtune-export": 2,
+        }
         self._jobs = CloudRunJobs(here.database, here.settings, parallel=turns)
         self._runner = WorkflowRunner(launcher, self._jobs, WORKFLOW, control_url=f"{url}/control", token=token)
         self._bus = SqliteBus(here.database, clock=here.clock)

@@ -47,6 +47,7 @@ class JobStatus(BaseModel):
     modality: str
     base_model_id: str
     processed_dataset_id: str
+    machine: str | None
     wandb_url: str | None
     adapter_path: str | None
     error: str | None

@@ -73,11 +73,12 @@ class Advance:
         *,
         metrics: Metrics | None = None,
         adapter_path: str | None = None,
+        machine: str | None = None,
         artifacts: Sequence[Artifact] | None = None,
     ) -> None:
         """The step's work is whole; export's end completes the job. Raises like heartbeat."""
         now = self.clock.now()
-        given: dict[str, object] = {"metrics": metrics, "adapter_path": adapter_path}
+        given: dict[str, object] = {"metrics": metrics, "adapter_path": adapter_path, "machine": machine}
         results: dict[str, object] = {name: value for name, value in given.items() if value is not None}
         if artifacts is not None:
             results["artifacts"] = tuple(artifacts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,6 +36,7 @@ class Control:
     store: JobStore
     clock: Clock
     timeouts: Mapping[Step, int]  # seconds
+    machines: Sequence[str]
 
     def claim(self, job_id: str, claim: Claim) -> dict[Step, StepJob] | None:
         """Let an execution in: what it needs to run each step; None when it shall end quietly."""
@@ -75,4 +76,7 @@ class Control:
         seconds = max(timeout - MARGIN_SECONDS, timeout // 2)
         args = (step.value, "--job-id", job.job_id, "--launch", str(claim.launch), "--execution", claim.execution)
         done = job.steps[step].state == "done"
-        return StepJob(f"gemtune-{step}", timeout, done, (*args, "--seconds", str(seconds)))
+        name = f"gemtune-{step}"
+        if step is Step.TRAIN:  # until prepare has decided, any machine's: the workflow asks again then
+            name = f"{name}-{job.machine or self.machines[0]}"
+        return StepJob(name, timeout, done, (*args, "--seconds", str(seconds)))

@@ -24,6 +24,7 @@ from gemtune.redaction import looks_secret
 from gemtune.request import Reading
 from gemtune.rules import Rule
 from gemtune.services.job_secrets import OWN_PREFIX, REFERENCE, SECRET_TTL, own_name
+from gemtune.services.placement import Placement
 from gemtune.spec import Spec, TrainRequest, request_hash
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class Submit:
     clock: Clock
     local_folders: bool  # whether a base model may be a folder of this machine
     webhooks_to_loopback: bool  # whether a webhook may be on this machine
+    placement: Placement
 
     def __call__(self, submission: Submission) -> Job:
         """Accept a request and ask for its launch. Raises what `accept` raises."""
@@ -86,12 +88,14 @@ class Submit:
             Rule((("training_config", "base_model_id"),), self._base_model_problems),
             Rule((("hf_token",), ("wandb_config",)), self._secret_problems),
             Rule((("notify",),), self._webhook_problems),
+            Rule((("training_config",), ("modality",)), self.placement.problems),
         )
 
     def _create(self, submission: Submission, request: TrainRequest, hashed: str | None) -> Job:
         """Secrets, spec, record: in this order, so that a record never names what is not there. Names end in a nonce
         of this request, so that two requests with one key never share them; the one that loses removes its own."""
         spec = request.spec()
+        machine = self.placement.machine(spec)
         now, nonce = self.clock.now(), randomness.token_hex(8)
         new_id = job_id.new_job_id(spec.processed_dataset_id, spec.training_config.base_model_id, key_hash=hashed)
         spec_name = f"specs/{new_id}-{nonce}.json"
@@ -106,6 +110,7 @@ class Submit:
             processed_dataset_id=spec.processed_dataset_id,
             spec_uri=self.buckets.config.uri(spec_name),
             spec_name=spec_name,
+            machine=machine,
             secret_names=names,
             source=submission.source,
             owner=submission.owner,

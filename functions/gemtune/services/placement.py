@@ -1,0 +1,63 @@
+"""Which machine a job gets: at once when its base model's size is known, else when `prepare` has its weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gemtune import base_model, machines, model_size
+from gemtune.errors import NeedsLargerMachine, ObjectNotFound, Problem, RequestRefused, UnsafeName
+from gemtune.memory import Load
+from gemtune.model_size import ModelSize
+from gemtune.ports import Buckets, Objects
+from gemtune.spec import Spec
+
+LOC = ("training_config", "machine")
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    buckets: Buckets
+    here: Sequence[str]  # the machines of this deployment
+
+    def machine(self, spec: Spec) -> str | None:
+        """The machine, None while the model's size is unknown. Raises RequestRefused."""
+        config = spec.training_config
+        if config.machine is not None and config.machine not in self.here:
+            hint = f"use one of {', '.join(self.here)}, or leave it out"
+            message = f"this deployment has no machine {config.machine!r}"
+            raise RequestRefused([Problem(LOC, message, "machine_not_here", hint)])
+        size = None if machines.LOCAL in self.here else self._size(config.base_model_id)
+        try:
+            return machines.choose(self.here, config.machine, size, Load.of(config, spec.modality))
+        except NeedsLargerMachine as error:
+            raise RequestRefused([Problem(LOC, error.message, error.code, error.hint)]) from error
+
+    def problems(self, spec: Spec) -> list[Problem]:
+        try:
+            self.machine(spec)
+        except RequestRefused as error:
+            return list(error.problems)
+        return []
+
+    def _size(self, base_model_id: str) -> ModelSize | None:
+        named = base_model.read(base_model_id)
+        if named is None or named.kind == "folder":
+            return None
+        if named.kind == "hub":
+            return model_size.by_name(named.place)
+        bucket, _, folder = named.place.partition("/")
+        objects = self.buckets.named(bucket)
+        return None if objects is None else size_in(objects, folder)
+
+
+def size_in(objects: Objects, folder: str) -> ModelSize | None:
+    """The size of the model in a folder of a bucket; None when it is not there, or says nothing of itself."""
+    try:
+        config = json.loads(objects.read(f"{folder}/config.json"))
+        weights = [stat.bytes for stat in objects.list(f"{folder}/") if stat.name.endswith(".safetensors")]
+    except (ObjectNotFound, UnsafeName, ValueError):
+        return None
+    total = sum(weights)
+    return model_size.of_folder(config, total) if isinstance(config, dict) and total else None

@@ -1,0 +1,77 @@
+"""From a request to the Cloud Run job that trains it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from gemtune.errors import RequestRefused
+from gemtune.job import Claim, Step
+from tests.fakes import World
+
+ME = Claim(launch=1, execution="first")
+
+
+@pytest.fixture
+def cloud(world: World) -> World:
+    """A deployment with both GPU machines, whatever the backend."""
+    world.services.settings = replace(world.services.settings, machines=("l4", "rtx-pro-6000"))
+    return world
+
+
+def refusals(world: World, **training: object) -> dict[str, str]:
+    with pytest.raises(RequestRefused) as caught:
+        world.submit(training=training)
+    return {".".join(map(str, problem.loc)): problem.code for problem in caught.value.problems}
+
+
+def train_job(world: World, job_id: str) -> str:
+    plan = world.services.control.claim(job_id, ME)
+    assert plan is not None
+    return plan[Step.TRAIN].job
+
+
+def test_a_small_model_trains_on_the_first_machine_and_a_large_one_on_the_next(cloud: World) -> None:
+    for model, machine in (("google/gemma-3-1b-it", "l4"), ("google/gemma-2-9b-it", "rtx-pro-6000")):
+        job_id = cloud.submit(training={"base_model_id": model})
+        assert cloud.services.store.get(job_id).machine == machine
+        cloud.services.dispatch.launch(job_id)
+        assert train_job(cloud, job_id) == f"gemtune-train-{machine}"
+
+
+def test_what_fits_nowhere_and_a_machine_that_is_not_here_are_refused(cloud: World) -> None:
+    at = "training_config.machine"
+    assert refusals(cloud, base_model_id="google/gemma-3-27b-it", batch_size=64) == {at: "needs_larger_machine"}
+    assert refusals(cloud, base_model_id="google/gemma-3-4b-it", batch_size=64, machine="l4") == {
+        at: "needs_larger_machine"
+    }
+    assert refusals(cloud, machine="cpu") == {at: "machine_not_here"}
+    assert refusals(cloud, machine="l4\n") == {at: "bad_form"}
+
+
+def test_a_model_in_a_bucket_is_as_large_as_its_files(cloud: World) -> None:
+    data = cloud.services.buckets.data
+    data.write("models/mine/config.json", b'{"model_type": "gemma3_text", "dtype": "bfloat16"}')
+    data.write("models/mine/model.safetensors", b"x" * 1000)
+    job_id = cloud.submit(training={"base_model_id": f"gs://{data.bucket}/models/mine"})
+    assert cloud.services.store.get(job_id).machine == "l4"
+
+
+def test_prepare_decides_for_a_model_that_no_name_tells_the_size_of(cloud: World) -> None:
+    job_id = cloud.submit(training={"base_model_id": "someone/secret-sauce"})
+    assert cloud.services.store.get(job_id).machine is None
+    cloud.services.dispatch.launch(job_id)
+    assert train_job(cloud, job_id) == "gemtune-train-l4"  # nobody runs it yet
+    begun = cloud.services.advance.begin(job_id, Step.PREPARE, ME, execution="run")
+    assert begun is not None
+    cloud.services.advance.done(job_id, begun[1], machine="rtx-pro-6000")
+    assert train_job(cloud, job_id) == "gemtune-train-rtx-pro-6000"
+
+
+@pytest.mark.parametrize("backend", ["embedded"], indirect=True)
+def test_a_workstation_is_machine_local_and_has_no_other(world: World) -> None:
+    for machine in ("local", None):
+        job_id = world.submit(training={"base_model_id": "google/gemma-3-27b-it", "machine": machine})
+        assert world.services.store.get(job_id).machine == "local"
+    assert refusals(world, machine="l4") == {"training_config.machine": "machine_not_here"}

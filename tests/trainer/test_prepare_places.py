@@ -1,0 +1,60 @@
+"""Prepare has the weights and the rows: what it finds decides which machine trains, before any GPU is paid for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gemtune import machines
+from gemtune.errors import StepError
+from gemtune.job import Step
+from gemtune.machines import Machine
+from gemtune.memory import GPU_FIXED_GIB
+from tests import rows
+from tests.trainer.conftest import Bench
+from trainer.steps import prepare
+
+# Room for 4 rows of a hundred tokens, and for 4 of a thousand.
+SMALL = Machine(cpus=8, memory_gib=32, gpu="small", gpu_gib=GPU_FIXED_GIB + 0.05)
+LARGE = Machine(cpus=8, memory_gib=32, gpu="large", gpu_gib=GPU_FIXED_GIB + 0.5)
+
+
+@pytest.fixture
+def bucketed(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """A job whose base model lies in a bucket, where machines are small and large."""
+    monkeypatch.setattr(machines, "MACHINES", {"small": SMALL, "large": LARGE})
+    bench = Bench(tmp_path / "home", tiny, base_model_id="gs://data/models/tiny")
+    shutil.copytree(tiny, tmp_path / "home" / "data" / "models" / "tiny")
+    return bench
+
+
+def run(bench: Bench) -> None:
+    context = replace(bench.context(Step.PREPARE), machines=("small", "large"))
+    prepare.run(context)
+
+
+def test_short_rows_get_the_small_machine(bucketed: Bench) -> None:
+    run(bucketed)
+    assert bucketed.job.machine == "small"
+    assert bucketed.read("prepared/1/prepared.json")["machine"] == "small"
+
+
+def test_one_long_row_gets_the_large_machine(bucketed: Bench) -> None:
+    long = rows.train_rows(1)[0]
+    messages = [message | {"content": message["content"] * 40} for message in long["messages"]]
+    bucketed.put("eval", [{"messages": messages}])
+    run(bucketed)
+    assert bucketed.job.machine == "large"
+
+
+def test_a_model_that_fits_on_none_fails_before_any_gpu(bucketed: Bench) -> None:
+    bucketed.training["machine"] = None
+    config = bucketed.services.settings.home / "data" / "models" / "tiny" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": 500_000}))
+    with pytest.raises(StepError, match="GPU memory") as caught:
+        run(bucketed)
+    assert caught.value.code == "needs_larger_machine"

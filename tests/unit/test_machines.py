@@ -1,0 +1,152 @@
+"""Which machine a training gets, and what it is told when it fits on none."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from gemtune import machines, model_size
+from gemtune.errors import NeedsLargerMachine
+from gemtune.machines import MACHINES
+from gemtune.memory import GIB, Load, needed
+from gemtune.spec import TrainingConfig
+
+BOTH = ("l4", "rtx-pro-6000")
+
+
+def load(**training: Any) -> Load:
+    return Load.of(TrainingConfig(base_model_id="google/gemma-3-1b-it", **training), "text")
+
+
+def size(name: str) -> model_size.ModelSize:
+    found = model_size.by_name(name)
+    assert found is not None
+    return found
+
+
+def chosen(model: str, here: tuple[str, ...] = BOTH, asked: str | None = None, **training: Any) -> str | None:
+    return machines.choose(here, asked, size(model), load(**training))
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("google/gemma-3-270m-it", 268_098_176),
+        ("google/gemma-2b", 2_506_172_416),
+        ("google/gemma-1.1-7b-it", 8_537_680_896),
+        ("google/gemma-2-9b-it", 9_241_705_984),
+        ("me/My-Gemma-3-12B-it-bnb-4bit", 12_187_325_040),
+        ("google/medgemma-27b-text-it", 27_432_406_640),
+        ("google/gemma-3n-E4B-it", 7_900_000_000),
+        ("google/gemma-4-31B-it", 31_000_000_000),
+    ],
+)
+def test_a_size_is_read_from_a_name(name: str, parameters: int) -> None:
+    assert size(name).parameters == parameters
+
+
+@pytest.mark.parametrize(
+    "name", ["me/my-model", "google/gemma-5-9b", "google/gemma-3-270b", "google/paligemma-3b", "x/gemma-2-2b.5"]
+)
+def test_a_name_that_says_nothing_we_know_has_no_size(name: str) -> None:
+    assert model_size.by_name(name) is None
+
+
+def test_the_first_machine_that_a_job_fits_on_is_its() -> None:
+    assert chosen("google/gemma-3-1b-it") == "l4"
+    assert chosen("google/gemma-3-27b-it", method="QLoRA") == "rtx-pro-6000"
+    assert chosen("google/gemma-3-1b-it", ("rtx-pro-6000", "l4")) == "rtx-pro-6000"
+    assert chosen("google/gemma-3-270m-it", ("cpu",)) == "cpu"
+
+
+def test_a_machine_that_is_asked_for_is_taken_if_the_job_fits() -> None:
+    assert chosen("google/gemma-3-1b-it", asked="rtx-pro-6000") == "rtx-pro-6000"
+    with pytest.raises(NeedsLargerMachine, match="machine l4 has 22 and 32") as caught:
+        chosen("google/gemma-2-9b-it", asked="l4")
+    assert "machine rtx-pro-6000" in str(caught.value.hint)
+
+
+def test_a_job_that_fits_nowhere_is_told_what_would_fit() -> None:
+    with pytest.raises(NeedsLargerMachine) as caught:
+        chosen("google/gemma-2-9b-it", ("l4",))
+    assert "method QLoRA" in str(caught.value.hint)
+    assert "deploy machine rtx-pro-6000" in str(caught.value.hint)
+    with pytest.raises(NeedsLargerMachine) as caught:
+        chosen("google/gemma-3-27b-it", method="Full")
+    assert caught.value.code == "needs_larger_machine"
+    assert "method LoRA" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("name", ["google/gemma-3-1b-it", "google/gemma-3-4b-it", "google/gemma-2-9b-it"])
+def test_what_the_advice_names_does_fit(name: str) -> None:
+    """Each change that is advised, made, is accepted on the machine that refused."""
+    heavy = {"batch_size": 64, "max_seq_length": 4096, "method": "Full"}
+    with pytest.raises(NeedsLargerMachine) as caught:
+        chosen(name, ("l4",), **heavy)
+    advice = str(caught.value.hint).partition("fit: ")[2].partition(";")[0]
+    for change in filter(None, advice.split(", or ")):
+        words = change.replace(" and ", " ").split()
+        made = dict(zip(words[::2], words[1::2], strict=True))
+        changed = heavy | {name: int(value) if value.isdigit() else value for name, value in made.items()}
+        assert chosen(name, ("l4",), **changed) == "l4"
+
+
+def test_what_is_not_known_is_decided_later() -> None:
+    assert machines.choose(BOTH, None, None, load()) is None
+    assert machines.choose(BOTH, "l4", None, load()) == "l4"
+
+
+def test_a_workstation_is_its_users_affair() -> None:
+    assert machines.choose(("local",), None, size("gemma-3-27b"), load(method="Full")) == "local"
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 8}, {"max_seq_length": 4096}, {"method": "Full"}, {"lora_rank": 64}])
+def test_more_of_anything_needs_more(change: dict[str, Any]) -> None:
+    plain, more = (needed(size("gemma-3-1b"), load(**training)) for training in ({}, change))
+    assert more.gpu > plain.gpu
+    assert more.without_gpu > plain.without_gpu
+
+
+def test_four_bit_weights_need_less_of_the_gpu_and_the_same_files() -> None:
+    lora, qlora = (needed(size("gemma-2-9b"), load(method=method)) for method in ("LoRA", "QLoRA"))
+    assert qlora.gpu < lora.gpu - 9
+    assert qlora.beside_gpu == lora.beside_gpu > size("gemma-2-9b").file_bytes / GIB
+
+
+def test_a_folder_tells_the_size_of_its_model() -> None:
+    config = {
+        "dtype": "float32", "num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128, "vocab_size": 512,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32,
+    }  # fmt: skip
+    found = model_size.of_folder(config, 400_000)
+    assert (found.parameters, found.file_bytes, found.layers, found.attention, found.key_value) == (
+        100_000,
+        400_000,
+        2,
+        64,
+        32,
+    )
+    nested = model_size.of_folder(
+        {"text_config": config | {"intermediate_size": [128, 256]}, "dtype": "bfloat16"}, 400_000
+    )
+    assert (nested.parameters, nested.intermediate) == (200_000, 256)
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"text_config": 3}, {"hidden_size": "x", "num_hidden_layers": -1}, {"head_dim": None}]
+)
+def test_a_folder_that_says_little_is_taken_for_the_next_larger_of_the_family(config: dict[str, Any]) -> None:
+    found = model_size.of_folder(json.loads(json.dumps(config)), 4 * 900_000_000)
+    assert (found.parameters, found.layers) == (900_000_000, size("gemma-3-1b").layers)
+
+
+def test_the_machines_are_within_what_cloud_run_has() -> None:
+    for machine in MACHINES.values():
+        if machine.gpu == "nvidia-rtx-pro-6000":
+            assert machine.cpus >= 20
+            assert machine.memory_gib >= 80
+        else:
+            assert 4 <= machine.cpus <= 8
+            assert 16 <= machine.memory_gib <= 4 * machine.cpus
