@@ -17,7 +17,6 @@ from gemtune.job import Figures
 if TYPE_CHECKING:
     import torch
 
-UNTRAINED = -100
 # Positions whose logits are in memory at once: with Gemma's 262,144 tokens, 256 of them take 268 MB in float32.
 POSITIONS = 256
 
@@ -47,8 +46,8 @@ def _exp(loss: float) -> float:
     return math.exp(min(loss, 700.0))
 
 
-def evaluate(model: Any, batches: Iterable[Mapping[str, torch.Tensor]]) -> Sums:
-    """Sums over batches of input_ids, attention_mask and labels, each (rows, positions), labels not shifted."""
+def evaluate(model: Any, batches: Iterable[Mapping[str, Any]], dtype: torch.dtype) -> Sums:
+    """Sums over batches of `trainer.batches`, with products made in `dtype`."""
     import torch
 
     was_training = model.training
@@ -57,27 +56,25 @@ def evaluate(model: Any, batches: Iterable[Mapping[str, torch.Tensor]]) -> Sums:
     try:
         with torch.no_grad():
             for batch in batches:
-                _add(sums, model, {name: tensor.to(model.device) for name, tensor in batch.items()})
+                _add(sums, model, batch, dtype)
     finally:
         model.train(was_training)
     return sums
 
 
-def _add(sums: Sums, model: Any, batch: Mapping[str, torch.Tensor]) -> None:
-    """The last hidden states, and from those that predict a trained token the logits, some positions at a time."""
+def _add(sums: Sums, model: Any, batch: Mapping[str, Any], dtype: torch.dtype) -> None:
+    """Of the positions that predict a trained token the logits, some positions at a time."""
     import torch
 
-    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
-    hidden = whole.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
-    targets = batch["labels"][:, 1:]
-    trained = targets != UNTRAINED
-    hidden, targets = hidden[:, :-1][trained], targets[trained]
-    cap = getattr(whole.config.get_text_config(), "final_logit_softcapping", None)
-    for start in range(0, len(targets), POSITIONS):
-        logits = whole.lm_head(hidden[start : start + POSITIONS]).float()
-        if cap is not None:
-            logits = cap * torch.tanh(logits / cap)
-        chunk = targets[start : start + POSITIONS]
-        sums.loss += torch.nn.functional.cross_entropy(logits, chunk, reduction="sum").double().item()
-        sums.correct += int((logits.argmax(-1) == chunk).sum().item())
-        sums.tokens += len(chunk)
+    from trainer.predictions import predictions
+
+    found = predictions(model, batch, dtype)
+    head = found.head.to(dtype)
+    for start in range(0, len(found.targets), POSITIONS):
+        logits = (found.hidden[start : start + POSITIONS] @ head.T).float()
+        if found.soft_cap is not None:
+            logits = found.soft_cap * torch.tanh(logits / found.soft_cap)
+        targets = found.targets[start : start + POSITIONS]
+        sums.loss += torch.nn.functional.cross_entropy(logits, targets, reduction="sum").double().item()
+        sums.correct += int((logits.argmax(-1) == targets).sum().item())
+        sums.tokens += len(targets)

@@ -59,8 +59,19 @@ def read_tokens(path: Path) -> Iterator[dict[str, list[int]]]:
             yield from batch.to_pylist()
 
 
+def row_lengths(path: Path) -> list[int]:
+    """Tokens of each row of a token file."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        batches = file.iter_batches(batch_size=ROW_GROUP, columns=["input_ids"])
+        return [length for batch in batches for length in pc.list_value_length(batch.column(0)).to_pylist()]
+
+
 def total_train_steps(config: TrainingConfig, rows: int) -> int:
-    """Optimizer steps of a training on one device: batches of an epoch, by accumulation, by epochs."""
+    """Optimizer steps of a training on one device: batches of an epoch, by accumulation, by epochs. rows: those of an
+    epoch, or the packs they fill."""
     if config.max_steps is not None:
         return config.max_steps
     batches = -(-rows // config.batch_size)

@@ -25,7 +25,7 @@ def _not_available(loc: Loc, value: str, instead: str) -> list[Problem]:
 
 def _method(request: TrainRequest) -> list[Problem]:
     method = request.training_config.method
-    return [] if method == "LoRA" else _not_available(("training_config", "method"), f"method {method}", "use LoRA")
+    return [] if method != "RL" else _not_available(("training_config", "method"), "method RL", "use LoRA")
 
 
 def _provider(request: TrainRequest) -> list[Problem]:
@@ -40,11 +40,25 @@ def _modality(request: TrainRequest) -> list[Problem]:
 
 
 def _packing(request: TrainRequest) -> list[Problem]:
-    return (
-        _not_available(("training_config", "packing"), "packing", "use false")
-        if request.training_config.packing
-        else []
-    )
+    """What packs rows keeps them apart by attention of our own, which only text models of transformers are given."""
+    config = request.training_config
+    if not config.packing or (request.modality, config.provider) == ("text", "huggingface"):
+        return []
+    message = "packing works with text and provider huggingface only"
+    return [Problem(("training_config", "packing"), message, "packing_not_possible", "use false")]
+
+
+def _early_stopping(request: TrainRequest) -> list[Problem]:
+    config, loc = request.training_config, ("training_config", "early_stopping_patience")
+    if config.early_stopping_patience is None:
+        if "early_stopping_threshold" not in config.model_fields_set:
+            return []
+        message = "early_stopping_threshold has no use without early_stopping_patience"
+        return [Problem(("training_config", "early_stopping_threshold"), message, "field_without_use", "set both")]
+    if config.eval_strategy != "no":
+        return []
+    message = "training can only stop early by evaluations"
+    return [Problem(loc, message, "needs_evaluation", "set eval_strategy to steps or epoch")]
 
 
 def _format(request: TrainRequest) -> list[Problem]:
@@ -128,7 +142,11 @@ RULES: tuple[Rule, ...] = (
     Rule(((*_TRAINING, "provider"),), _provider),
     Rule((("modality",),), _modality),
     Rule((("modality",), (*_TRAINING, "base_model_id")), _sees),
-    Rule(((*_TRAINING, "packing"),), _packing),
+    Rule((("modality",), (*_TRAINING, "packing"), (*_TRAINING, "provider")), _packing),
+    Rule(
+        tuple((*_TRAINING, name) for name in ("early_stopping_patience", "early_stopping_threshold", "eval_strategy")),
+        _early_stopping,
+    ),
     Rule(((*_TRAINING, "eval_steps"), (*_TRAINING, "eval_strategy")), _eval_steps),
     Rule(((*_TRAINING, "evaluation_metrics"),), _evaluation_metrics),
     Rule(((*_EXPORT, "format"),), _format),

@@ -58,12 +58,16 @@ class TrainingConfig(Contract):
     lora_dropout: float = Field(0.05, ge=0, lt=1)
     max_steps: int | None = Field(None, ge=1, le=10_000_000, description="ends training early; overrides epochs")
     max_seq_length: int | None = Field(None, ge=16, le=131_072, description="tokens; longer rows are cut")
-    packing: bool = False
+    packing: bool = Field(False, description="fill sequences of max_seq_length with several rows; none sees another")
     lr_scheduler_type: SchedulerType = "linear"
     warmup_ratio: float = Field(0.0, ge=0, le=1)
     weight_decay: float = Field(0.0, ge=0, le=1)
     save_steps: int | None = Field(None, ge=1, le=1_000_000, description="train_steps between checkpoints")
     logging_steps: int = Field(1, ge=1, le=1_000_000)
+    early_stopping_patience: int | None = Field(
+        None, ge=1, le=1000, description="evaluations in a row without a lower eval_loss after which training ends"
+    )
+    early_stopping_threshold: float = Field(0.0, ge=0, le=100, description="by how much eval_loss has to fall")
     seed: int = Field(42, ge=0, le=2**32 - 1)
     machine: Annotated[str, Field(max_length=40, pattern=SAFE_NAME)] | None = Field(
         None, description="what trains it: a machine type of this deployment; absent: the first that it fits on"

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tests import rows, tiny_gemma
-from trainer import metrics
+from trainer import metrics, row_attention
+from trainer.batches import flattened, padded
 from trainer.rendering import Encoded, Encoder
 
 
@@ -21,20 +22,10 @@ def encoded_rows(base: Path) -> list[Encoded]:
     return [row for chat in chats if isinstance(row := encoder.encode(chat), Encoded)]
 
 
-def batches(encoded: list[Encoded], size: int) -> list[dict[str, torch.Tensor]]:
-    made = []
-    for start in range(0, len(encoded), size):
-        some = encoded[start : start + size]
-        longest = max(len(row.input_ids) for row in some)
-        pads = [longest - len(row.input_ids) for row in some]
-        made.append({
-            "input_ids": torch.tensor([row.input_ids + [0] * pad for row, pad in zip(some, pads, strict=True)]),
-            "attention_mask": torch.tensor(
-                [[1] * len(row.input_ids) + [0] * pad for row, pad in zip(some, pads, strict=True)]
-            ),
-            "labels": torch.tensor([row.labels + [-100] * pad for row, pad in zip(some, pads, strict=True)]),
-        })  # fmt: skip
-    return made
+def batches(encoded: list[Encoded], size: int, by_rows: bool) -> list[dict[str, Any]]:
+    items = [[{"input_ids": row.input_ids, "labels": row.labels}] for row in encoded]
+    collate = flattened if by_rows else padded
+    return [collate(items[start : start + size]) for start in range(0, len(items), size)]
 
 
 def independent(model: Any, encoded: list[Encoded]) -> tuple[float, float, float]:
@@ -54,18 +45,23 @@ def independent(model: Any, encoded: list[Encoded]) -> tuple[float, float, float
 
 @pytest.mark.parametrize("family", ["gemma3", "gemma2"])
 @pytest.mark.parametrize("size", [1, 3, 7])
-def test_figures_are_those_of_an_independent_computation(tmp_path: Path, family: str, size: int) -> None:
+@pytest.mark.parametrize("by_rows", [True, False])
+def test_figures_are_those_of_an_independent_computation(tmp_path: Path, family: str, size: int, by_rows: bool) -> None:
     from transformers import AutoModelForCausalLM
 
     base = tiny_gemma.build(tmp_path / family, family)
+    row_attention.register()
     model = AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager").float().eval()
     if family == "gemma2":  # caps that bite, and weights that reach them
         model.config.final_logit_softcapping = 0.5
     with torch.no_grad():
         model.get_input_embeddings().weight.mul_(20)
     encoded = encoded_rows(base)
-    found = metrics.evaluate(model, batches(encoded, size)).figures(["accuracy", "perplexity"])
     loss, accuracy, perplexity = independent(model, encoded)
+    if by_rows:
+        model.set_attn_implementation(row_attention.NAME)
+    sums = metrics.evaluate(model, batches(encoded, size, by_rows), torch.float32)
+    found = sums.figures(["accuracy", "perplexity"])
     assert found.eval_loss == pytest.approx(loss, rel=1e-5)
     assert found.accuracy == accuracy
     assert found.perplexity == pytest.approx(perplexity, rel=1e-4)
@@ -79,9 +75,15 @@ def test_logits_are_in_memory_a_few_positions_at_a_time(tiny: Path, monkeypatch:
     monkeypatch.setattr(metrics, "POSITIONS", 4)
     model = AutoModelForCausalLM.from_pretrained(tiny)
     shapes: list[int] = []
-    model.lm_head.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape[0]))
+    cross_entropy = torch.nn.functional.cross_entropy
+
+    def seen(logits: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        shapes.append(len(logits))
+        return cross_entropy(logits, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", seen)
     encoded = encoded_rows(tiny)
-    sums = metrics.evaluate(model, batches(encoded, 3))
+    sums = metrics.evaluate(model, batches(encoded, 3, by_rows=False), torch.float32)
     assert max(shapes) == 4
     assert sum(shapes) == sums.tokens == sum(row.trained_tokens for row in encoded)
 

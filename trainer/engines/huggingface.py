@@ -2,36 +2,64 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
-from gemtune.spec import Spec
-from trainer.base_models import config_of
-from trainer.chat_template import ChatTemplate, json_object
-
-# What an adapter needs beside its weights to speak as it was taught.
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "generation_config.json",
-)
+from gemtune.spec import Spec, TrainingConfig
+from trainer.engines import Loaded
+from trainer.precision import compute_dtype, stored_dtype
 
 
-def load(folder: Path, spec: Spec) -> Any:
-    """The base model wrapped for LoRA: every linear layer, no embeddings and no head, adapters in float32."""
+def prepare(spec: Spec) -> None:
+    """Nothing that the trainer itself does not need."""
+
+
+def load(folder: Path, spec: Spec) -> Loaded:
+    """LoRA and RL: an adapter on the frozen base model. QLoRA: the same on a base model in 4 bits. Full: all weights
+    are trained, kept in float32, since AdamW's small steps vanish in bfloat16's 8 bits."""
     import torch
-    from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    config = spec.training_config
-    # Gemma 2 caps its attention logits, which only the eager implementation does.
-    attention = "eager" if config_of(folder).get("attn_logit_softcapping") else "sdpa"
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", attn_implementation=attention)
-    if model.dtype == torch.float16:  # hidden states of Gemma 3 leave its range
-        model = model.to(torch.bfloat16)
+    from trainer import row_attention
+
+    row_attention.register()
+    method = spec.training_config.method
+    dtype = compute_dtype(stored_dtype(folder))
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=torch.float32 if method == "Full" else dtype,
+        attn_implementation=row_attention.NAME,
+        quantization_config=_four_bits(dtype) if method == "QLoRA" else None,
+    )
+    if method != "Full":
+        model = _with_adapter(model, spec.training_config)
+    return Loaded(model, dtype)
+
+
+def save(model: Any, folder: Path) -> None:
+    """See Engine.save. Raises OSError."""
+    adapter = hasattr(model, "peft_config")
+    # Embeddings are never trained with an adapter, and PEFT's check for it would ask the Hub.
+    model.save_pretrained(folder, **({"save_embedding_layers": False} if adapter else {}))
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty form; export writes a model card
+
+
+def _four_bits(dtype: Any) -> Any:
+    """NF4 with double quantization, as in Dettmers et al., QLoRA, arXiv:2305.14314."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def _with_adapter(model: Any, config: TrainingConfig) -> Any:
+    """LoRA on every linear layer, on no embeddings and no head, its weights in float32."""
+    from peft import LoraConfig, get_peft_model
+
     lora = LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
@@ -43,16 +71,3 @@ def load(folder: Path, spec: Spec) -> Any:
     model = get_peft_model(model, lora)
     model.peft_config["default"].base_model_name_or_path = config.base_model_id
     return model
-
-
-def save_adapter(model: Any, base: Path, folder: Path) -> None:
-    """Write the adapter as PEFT does, and beside it the base model's tokenizer, chat template and generation config."""
-    # Embeddings are never trained, and the check for it would ask the Hub.
-    model.save_pretrained(folder, save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty form; export writes a model card
-    for name in TOKENIZER_FILES:
-        if (base / name).is_file():
-            shutil.copyfile(base / name, folder / name)
-    # The very template that was trained with, wherever the base model keeps it; this name goes before all others.
-    template = ChatTemplate(base, json_object(base / "tokenizer_config.json"))
-    (folder / "chat_template.jinja").write_text(template.text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 from gemtune.job import Step
-from trainer import manifest
+from trainer import manifest, trained
 from trainer.context import Context
 from trainer.model_card import model_card
 
@@ -15,11 +15,12 @@ def run(context: Context) -> None:
     context.check_stop()
     export = context.buckets.export
     attempt_of_train = context.job.steps[Step.TRAIN].attempt
-    trained = manifest.fetch(export, f"{context.prefix}/adapter/{attempt_of_train}", context.work / "trained")
+    place = f"{context.prefix}/{trained.place_of(context.spec.training_config.method)}/{attempt_of_train}"
+    whole = manifest.fetch(export, place, context.work / "trained")
 
-    folder = context.work / "adapter"
-    shutil.copytree(trained, folder, ignore=shutil.ignore_patterns(manifest.NAME))
-    found = manifest.read_whole(export, f"{context.prefix}/adapter/{attempt_of_train}")
+    folder = context.work / "exported"
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns(manifest.NAME))
+    found = manifest.read_whole(export, place)
     files = found.artifacts if found is not None else ()
     card = model_card(context.job, context.spec, files, at=context.clock.now())
     (folder / "README.md").write_text(card)

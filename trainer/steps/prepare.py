@@ -19,7 +19,8 @@ from trainer import base_models, datasets, manifest, model_files
 from trainer.context import Context
 from trainer.conversations import conversation
 from trainer.datasets import Refused
-from trainer.prepared import TokenFile, histogram, read_tokens, total_train_steps
+from trainer.packing import packs
+from trainer.prepared import TokenFile, histogram, read_tokens, row_lengths, total_train_steps
 from trainer.rendering import Encoder
 
 log = logging.getLogger(__name__)
@@ -85,14 +86,16 @@ def run(context: Context) -> None:
     rows = train.kept - (0 if held_out else eval_rows)
     longest_row = max(tally.longest for tally in (train, held_out) if tally is not None)
     machine = _machine(context, provided, longest_row)
+    packed = len(packs(row_lengths(output / "train.parquet"), max_length)) if config.packing else rows
 
     summary = {
         "base_model": provided,
         "rows": rows,
         "eval_rows": eval_rows,
+        "packs": packed,
         "max_seq_length": max_length,
         "machine": machine,
-        "total_train_steps": total_train_steps(config, rows),
+        "total_train_steps": total_train_steps(config, packed),
         "chat_template": encoder.template_source,
     }
     report = summary | {"train": train.to_json(), "eval": held_out.to_json() if held_out else None}

@@ -13,27 +13,29 @@ from typing import TYPE_CHECKING, Any
 
 from gemtune.errors import ObjectNotFound
 from gemtune.job import Figures, Metrics, Step
-from trainer import base_models, checkpoints, manifest
+from trainer import base_models, checkpoints, manifest, trained
 from trainer.context import Context
+from trainer.engines import engine_of
 from trainer.progress import ProgressLog
 
 if TYPE_CHECKING:
-    from trainer.sft import JobTrainer
+    from trainer.sft import SftTrainer
 
 log = logging.getLogger(__name__)
 
 
 def run(context: Context) -> None:
-    """Train on what prepare left, from the newest whole checkpoint on; leave `adapter/<attempt>/` and the figures.
+    """Train on what prepare left, from the newest whole checkpoint on; leave `adapter/<attempt>/` (or, when all weights
+    were trained, `model/<attempt>/`) and the figures.
 
     Ends early, at a checkpoint, on SIGTERM or when its time is up. Raises StepError, Stale, NotWhole.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all that is needed is here; PEFT would ask the Hub at every save
-    from transformers import AutoTokenizer
+    engine = engine_of(context.spec.training_config.provider)
+    engine.prepare(context.spec)
     from transformers.utils import logging as transformers_logging
 
     from trainer import sft
-    from trainer.engines import huggingface
 
     transformers_logging.disable_progress_bar()
     export, config = context.buckets.export, context.spec.training_config
@@ -44,13 +46,13 @@ def run(context: Context) -> None:
     held_out = prepared / "eval.parquet" if summary["eval_rows"] else None
 
     _seed(config.seed)
-    model = huggingface.load(base, context.spec)
+    loaded = engine.load(base, context.spec)
     attempt = _Attempt(context, ProgressLog(
         export, f"{context.prefix}/metrics/{context.mark.attempt}.jsonl", _reporter(context), context.clock
     ))  # fmt: skip
     trainer = sft.make(
-        model, AutoTokenizer.from_pretrained(base), config, prepared / "train.parquet", held_out,
-        output=context.work / "trainer", total_steps=summary["total_train_steps"], hooks=attempt.hooks(),
+        loaded, config, prepared / "train.parquet", held_out, output=context.work / "trainer",
+        total_steps=summary["total_train_steps"], max_length=summary["max_seq_length"], hooks=attempt.hooks(),
     )  # fmt: skip
     baseline = None if held_out is None else _baseline(context, trainer)
     resumed = checkpoints.newest(export, context.prefix, context.work / "resumed")
@@ -69,9 +71,11 @@ def run(context: Context) -> None:
     if figures is not None:
         attempt.progress.evaluated(trainer.state.global_step, figures)
         attempt.progress.flush()
-    folder = context.work / "adapter"
-    huggingface.save_adapter(trainer.model, base, folder)
-    artifacts = manifest.publish(export, folder, f"{context.prefix}/adapter/{context.mark.attempt}")
+    place = trained.place_of(config.method)
+    folder = context.work / place
+    engine.save(trainer.model, folder)
+    trained.add_tokenizer(base, folder)
+    artifacts = manifest.publish(export, folder, f"{context.prefix}/{place}/{context.mark.attempt}")
     result = Metrics(train_loss=_train_loss(trainer, outcome), baseline=baseline, **(dict(figures) if figures else {}))
     context.advance.done(context.job.job_id, context.mark, metrics=result, artifacts=artifacts)
     export.delete_prefix(f"{context.prefix}/checkpoints/")
@@ -89,11 +93,11 @@ class _Attempt:
     save_seconds: float = 0.0
 
     def hooks(self) -> Any:
-        from trainer.sft import Hooks
+        from trainer.job_trainer import Hooks
 
         return Hooks(self._stepped, self.progress.evaluated, self._saved, self._must_stop)
 
-    def _stepped(self, trainer: JobTrainer, logs: Mapping[str, float]) -> None:
+    def _stepped(self, trainer: SftTrainer, logs: Mapping[str, float]) -> None:
         self.progress.stepped(
             train_step=trainer.state.global_step,
             total_steps=trainer.state.max_steps,
@@ -131,7 +135,7 @@ def _reporter(context: Context) -> Any:
     return lambda progress: context.advance.heartbeat(context.job.job_id, context.mark, progress)
 
 
-def _baseline(context: Context, trainer: JobTrainer) -> Figures:
+def _baseline(context: Context, trainer: SftTrainer) -> Figures:
     """The base model's figures: a fresh adapter changes nothing (its B is zero), and a resumed one is not loaded yet.
     Kept beside the loss curve, so that a resumed training need not evaluate again."""
     export, name = context.buckets.export, f"{context.prefix}/metrics/baseline.json"
@@ -143,7 +147,7 @@ def _baseline(context: Context, trainer: JobTrainer) -> Figures:
         return figures
 
 
-def _train_loss(trainer: JobTrainer, outcome: Any) -> float | None:
+def _train_loss(trainer: SftTrainer, outcome: Any) -> float | None:
     """The last logged loss; the trainer's own mean leaves out what earlier attempts did."""
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return float(losses[-1]) if losses else None

@@ -1,0 +1,75 @@
+"""Rows of a token file as a trainer's dataset, and how some of them become one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.packing import packs
+from trainer.rendering import UNTRAINED
+
+Tokens = Mapping[str, Sequence[int]]
+
+
+class TokenRows(torch.utils.data.Dataset[list[Tokens]]):
+    """Rows of a token file. An item is the rows that are packed together: one, unless `pack_into` tokens are given."""
+
+    def __init__(self, path: Path, *, pack_into: int | None = None):
+        import pyarrow.parquet as pq
+
+        # Arrow's buffers hold four bytes a token; Python's lists would hold forty.
+        table = pq.read_table(path).combine_chunks()
+        self._columns = {name: table.column(name) for name in ("input_ids", "labels")}
+        lengths = [len(row) for row in self._columns["input_ids"]]
+        self._packs = [[row] for row in range(len(lengths))] if pack_into is None else packs(lengths, pack_into)
+
+    def __len__(self) -> int:
+        return len(self._packs)
+
+    def __getitem__(self, index: int) -> list[Tokens]:
+        rows = self._packs[index]
+        return [{name: column[row].as_py() for name, column in self._columns.items()} for row in rows]
+
+
+def targets_of(labels: Sequence[int]) -> list[int]:
+    """What each position predicts: the label of the next one; the last predicts nothing."""
+    return [*labels[1:], UNTRAINED]
+
+
+def flattened(items: Sequence[Sequence[Tokens]]) -> dict[str, Any]:
+    """All rows one after the other, as a batch of one sequence without padding: input_ids, position_ids (from 0 in each
+    row) and shift_labels, each (1, tokens), and row_lengths for `row_attention`."""
+    rows = [row for item in items for row in item]
+    lengths = [len(row["input_ids"]) for row in rows]
+    columns = {
+        "input_ids": [token for row in rows for token in row["input_ids"]],
+        "position_ids": [position for length in lengths for position in range(length)],
+        "shift_labels": [target for row in rows for target in targets_of(row["labels"])],
+    }
+    return {name: torch.tensor([column]) for name, column in columns.items()} | {"row_lengths": lengths}
+
+
+def padded(items: Sequence[Sequence[Tokens]]) -> dict[str, Any]:
+    """One row below the other, filled up on the right: input_ids, attention_mask and shift_labels, each
+    (rows, positions). For attention that knows masks only."""
+    rows = [row for item in items for row in item]
+    width = max(len(row["input_ids"]) for row in rows)
+
+    def filled(values: Sequence[int], fill: int) -> list[int]:
+        return [*values, *[fill] * (width - len(values))]
+
+    columns = {
+        "input_ids": [filled(row["input_ids"], 0) for row in rows],
+        "attention_mask": [filled([1] * len(row["input_ids"]), 0) for row in rows],
+        "shift_labels": [filled(targets_of(row["labels"]), UNTRAINED) for row in rows],
+    }
+    return {name: torch.tensor(column) for name, column in columns.items()}
+
+
+def tokens_in(batch: Mapping[str, Any]) -> int:
+    """Tokens of a batch without padding."""
+    mask = batch.get("attention_mask")
+    return int(batch["input_ids"].numel() if mask is None else mask.sum().item())

@@ -1,0 +1,103 @@
+"""What every training of a job has in common, whatever trainer class runs it: hooks, stops, arguments."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import EarlyStoppingCallback, TrainerCallback
+
+from gemtune.errors import StepError
+from gemtune.job import Figures
+from gemtune.spec import TrainingConfig
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What a job wants to know and to decide while it trains.
+
+    stepped: after each logged train_step, with the trainer's log entry. evaluated: after each evaluation. saved: a
+    checkpoint folder is complete. must_stop: asked after each train_step; true ends training with a checkpoint.
+    """
+
+    stepped: Callable[[Trainer, Mapping[str, float]], None]
+    evaluated: Callable[[int, Figures], None]
+    saved: Callable[[int, Path], None]
+    must_stop: Callable[[], bool]
+
+
+class JobCallback(TrainerCallback):
+    """Calls the hooks, and ends a training whose loss is no number."""
+
+    def __init__(self, trainer: Trainer, hooks: Hooks):
+        self._trainer, self._hooks = trainer, hooks
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
+        if "loss" not in logs:
+            return
+        if not math.isfinite(logs["loss"]):
+            message = f"the loss is {logs['loss']} at train_step {state.global_step}"
+            raise StepError("loss_not_finite", message, hint="lower learning_rate, or raise warmup_ratio")
+        self._hooks.stepped(self._trainer, logs)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._hooks.must_stop():
+            control.should_save = True
+            control.should_training_stop = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._hooks.saved(state.global_step, Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
+def attach(trainer: Trainer, hooks: Hooks, config: TrainingConfig) -> None:
+    """Let a job hear of a trainer and end it."""
+    trainer.add_callback(JobCallback(trainer, hooks))
+    if config.early_stopping_patience is not None:
+        trainer.add_callback(EarlyStoppingCallback(config.early_stopping_patience, config.early_stopping_threshold))
+
+
+def arguments(config: TrainingConfig, *, output: Path, total_steps: int, evaluates: bool) -> dict[str, Any]:
+    """Arguments of transformers' Trainer, and of TRL's trainers that extend it, that follow from a request."""
+    import torch
+
+    on_gpu = torch.cuda.is_available()
+    return {
+        "output_dir": str(output),
+        "learning_rate": config.learning_rate,
+        "per_device_train_batch_size": config.batch_size,
+        "per_device_eval_batch_size": config.batch_size,
+        "gradient_accumulation_steps": config.gradient_accumulation_steps,
+        "num_train_epochs": config.epochs,
+        "max_steps": config.max_steps or -1,
+        "lr_scheduler_type": config.lr_scheduler_type,
+        "warmup_steps": math.ceil(config.warmup_ratio * total_steps),
+        "weight_decay": config.weight_decay,
+        "optim": "adamw_torch_fused",
+        "logging_steps": config.logging_steps,
+        "logging_nan_inf_filter": False,  # a loss that is not finite is what we want to see
+        "eval_strategy": config.eval_strategy if evaluates else "no",
+        "eval_steps": config.eval_steps,
+        "batch_eval_metrics": config.batch_eval_metrics,
+        "restore_callback_states_from_checkpoint": True,  # how long early stopping has been patient
+        "metric_for_best_model": "loss" if config.early_stopping_patience is not None else None,
+        "save_strategy": "steps",
+        "save_steps": save_steps(config, total_steps),
+        "seed": config.seed,
+        "data_seed": config.seed,
+        "use_cpu": not on_gpu,
+        "dataloader_pin_memory": on_gpu,
+        "remove_unused_columns": False,
+        "report_to": [],
+        "disable_tqdm": True,
+    }
+
+
+def save_steps(config: TrainingConfig, total_steps: int) -> int:
+    """Train_steps between checkpoints: as asked, or a tenth of the training, at most 100."""
+    return config.save_steps or max(1, min(100, math.ceil(total_steps / 10)))

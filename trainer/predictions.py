@@ -1,0 +1,34 @@
+"""What a causal language model predicts of a batch, up to its head: the head is where logits would take the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from trainer.rendering import UNTRAINED
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """The positions of a batch that predict a trained token: hidden (positions, width), targets (positions,), and the
+    head (vocabulary, width) with its soft cap that make logits of them."""
+
+    hidden: torch.Tensor
+    targets: torch.Tensor
+    head: torch.Tensor
+    soft_cap: float | None
+
+
+def predictions(model: Any, batch: Mapping[str, Any], dtype: torch.dtype) -> Predictions:
+    """Of a model, wrapped by PEFT or not, and a batch of `trainer.batches`, with products made in `dtype` whatever
+    weights are kept in. Positions that are not trained on never reach the head."""
+    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inputs = {name: value for name, value in batch.items() if name != "shift_labels"}
+    with torch.autocast(whole.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        hidden = whole.model(**inputs, use_cache=False).last_hidden_state
+    trained = batch["shift_labels"] != UNTRAINED
+    cap = getattr(whole.config.get_text_config(), "final_logit_softcapping", None)
+    return Predictions(hidden[trained].to(dtype), batch["shift_labels"][trained], whole.lm_head.weight, cap)
