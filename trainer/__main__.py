@@ -13,7 +13,6 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 from contextlib import suppress
 from datetime import timedelta
@@ -114,11 +113,8 @@ def _context(
 
 
 def _work_folder(here: Services, job: Job, mark: Mark) -> Path:
-    """An empty folder of this attempt: below GEMTUNE_HOME on a workstation, in memory on Cloud Run. What killed
-    attempts of the same step left is removed."""
-    if here.settings.backend != "embedded":
-        return Path(tempfile.mkdtemp())
-    parent = here.settings.home / "work" / job.job_id
+    """An empty folder of this attempt. What killed attempts of the same step left is removed."""
+    parent = here.settings.work / job.job_id
     for old in parent.glob(f"{mark.step}-*"):
         shutil.rmtree(old, ignore_errors=True)
     work = parent / f"{mark.step}-{mark.attempt}"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from gemtune.embedded.database import Database
     from gemtune.job import Step
-    from gemtune.ports import Buckets, Bus, Clock, JobStore, Launcher, Secrets
+    from gemtune.ports import Buckets, Bus, Callers, Clock, JobStore, Launcher, Secrets
     from gemtune.services.advance import Advance
     from gemtune.services.cancel import Cancel
     from gemtune.services.control import Control
@@ -96,6 +96,16 @@ class Services:
         from gemtune.embedded.executions import EmbeddedLauncher
 
         return EmbeddedLauncher(self.database, clock=self.clock)
+
+    @cached_property
+    def callers(self) -> Callers:
+        if self.settings.on_gcp:
+            from gemtune.gcp.iam_callers import IamCallers
+
+            return IamCallers()
+        from gemtune.embedded.same_machine import SameMachine
+
+        return SameMachine(self.settings.service_owner)
 
     # Use cases.
 

@@ -10,14 +10,15 @@ import http.client
 import socket
 import ssl
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
 
 from gemtune.errors import AddressNotAllowed
 from gemtune.webhook import is_loopback, is_public
 
-# Seconds until the connection stands, and until the answer is there, however slowly its bytes come.
+# Seconds for the connection to one address, and for all of it, however slowly the answer's bytes come.
 CONNECT, TOTAL = 5.0, 20.0
 
 
@@ -31,21 +32,20 @@ def post(url: str, body: bytes, headers: Mapping[str, str], *, to_loopback: bool
     host, secure = parts.hostname or "", parts.scheme == "https"
     port = parts.port or (443 if secure else 80)
     addresses = _resolved(host, port, loopback=to_loopback and is_loopback(host))
-    open_socket = [_connected(addresses, port)]
-    alarm = threading.Timer(TOTAL, _cut, [open_socket])
-    alarm.daemon = True
-    alarm.start()
+    deadline = time.monotonic() + TOTAL
+    connected = _connected(addresses, port, deadline)
     try:
-        if secure:  # the certificate is the name's, not the address's
-            open_socket[0] = ssl.create_default_context().wrap_socket(open_socket[0], server_hostname=host)
-        connection = http.client.HTTPConnection(host, port)
-        connection.sock = open_socket[0]
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        connection.request("POST", target, body=body, headers={**headers, "Host": parts.netloc, "Connection": "close"})
-        return connection.getresponse().status
+        if secure:  # the certificate is the name's, not the address's; a handshake ends by itself at the timeout
+            connected = ssl.create_default_context().wrap_socket(connected, server_hostname=host)
+        with _cut_at(deadline, connected):
+            connection = http.client.HTTPConnection(host, port)
+            connection.sock = connected
+            target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+            sent = {**headers, "Host": parts.netloc, "Connection": "close"}
+            connection.request("POST", target, body=body, headers=sent)
+            return connection.getresponse().status
     finally:
-        alarm.cancel()
-        open_socket[0].close()
+        connected.close()
 
 
 def _resolved(host: str, port: int, *, loopback: bool) -> Sequence[str]:
@@ -60,20 +60,35 @@ def _resolved(host: str, port: int, *, loopback: bool) -> Sequence[str]:
     return addresses
 
 
-def _connected(addresses: Sequence[str], port: int) -> socket.socket:
+def _connected(addresses: Sequence[str], port: int, deadline: float) -> socket.socket:
     """A connection to the first address that takes one: a host may have some that cannot be reached from here."""
     failure: OSError | None = None
     for address in addresses:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            break
         try:
-            connected = socket.create_connection((address, port), CONNECT)
+            connected = socket.create_connection((address, port), min(CONNECT, left))
         except OSError as error:
             failure = error
             continue
-        connected.settimeout(TOTAL)
+        connected.settimeout(max(0.1, deadline - time.monotonic()))
         return connected
     raise failure or OSError("the host has no address")
 
 
-def _cut(open_socket: list[socket.socket]) -> None:
-    with suppress(OSError):
-        open_socket[0].shutdown(socket.SHUT_RDWR)
+@contextmanager
+def _cut_at(deadline: float, connected: socket.socket) -> Iterator[None]:
+    """A socket's own timeout begins anew with each byte, so that whoever drips them is never out of time."""
+
+    def cut() -> None:
+        with suppress(OSError):
+            connected.shutdown(socket.SHUT_RDWR)
+
+    alarm = threading.Timer(max(0.0, deadline - time.monotonic()), cut)
+    alarm.daemon = True
+    alarm.start()
+    try:
+        yield
+    finally:
+        alarm.cancel()

@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from gemtune.events import Event
 from gemtune.job import Job, JobSummary, Mark, Progress, Status
+
+if TYPE_CHECKING:
+    import flask
 
 
 class Clock(Protocol):
@@ -292,6 +295,18 @@ class Launcher(Protocol):
 
     def stop_step(self, execution: str) -> None:
         """End a step's own execution (on Cloud Run, or a child process): SIGTERM, and SIGKILL some seconds later."""
+        ...
+
+
+class Callers(Protocol):
+    """Who may call the HTTP API, and who it is."""
+
+    def check(self, request: flask.Request) -> None:
+        """Before anything else of a request is read. Raises NotFromHere."""
+        ...
+
+    def owner(self, request: flask.Request) -> str:
+        """Whose a job is that this request makes."""
         ...
 
 

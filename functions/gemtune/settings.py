@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,11 @@ class Settings:
     @property
     def on_gcp(self) -> bool:
         return self.backend == "gcp"
+
+    @property
+    def work(self) -> Path:
+        """Where steps keep what they work on: below GEMTUNE_HOME on a workstation, in memory on Cloud Run."""
+        return Path(tempfile.gettempdir()) / "gemtune-work" if self.on_gcp else self.home / "work"
 
     @property
     def service_owner(self) -> str:

@@ -40,7 +40,7 @@ class Relay:
         self._workers = ThreadPoolExecutor(16)
         self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
         self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
         self.url = f"http://127.0.0.1:{port}"
 
     def stop(self) -> None:

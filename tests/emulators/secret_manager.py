@@ -24,13 +24,14 @@ class _Secret:
     created_at: datetime
     expires_at: datetime | None
     versions: list[bytes] = field(default_factory=list)
+    disabled: set[int] = field(default_factory=set)
 
 
 class SecretManagerStandIn:
-    """`now` is the time it lives in; tests move it."""
+    """`now` is the time it lives in; tests move it. `late`: by how many versions `latest` lags behind."""
 
     def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)):
-        self.now = now
+        self.now, self.late = now, 0
         self._secrets: dict[str, _Secret] = {}
         self._lock = threading.RLock()
         t = types
@@ -41,6 +42,7 @@ class SecretManagerStandIn:
             "ListSecrets": (self._list, t.ListSecretsRequest, t.ListSecretsResponse),
             "AddSecretVersion": (self._add, t.AddSecretVersionRequest, t.SecretVersion),
             "AccessSecretVersion": (self._access, t.AccessSecretVersionRequest, t.AccessSecretVersionResponse),
+            "DisableSecretVersion": (self._disable, t.DisableSecretVersionRequest, t.SecretVersion),
         }
         self._server, self.address = serve(SERVICE, methods)
 
@@ -94,12 +96,20 @@ class SecretManagerStandIn:
         name, _, version = request.name.partition("/versions/")
         with self._lock:
             secret = self._found(name, context)
-            number = len(secret.versions) if version == "latest" else int(version)
+            number = len(secret.versions) - self.late if version == "latest" else int(version)
             if not 1 <= number <= len(secret.versions):
                 context.abort(grpc.StatusCode.NOT_FOUND, f"{request.name} not found")
+            if number in secret.disabled:
+                context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"{request.name} is disabled")
             content = secret.versions[number - 1]
         payload = types.SecretPayload(data=content, data_crc32c=google_crc32c.value(content))
         return types.AccessSecretVersionResponse(name=f"{name}/versions/{number}", payload=payload)
+
+    def _disable(self, request: Any, context: grpc.ServicerContext) -> Any:
+        name, _, number = request.name.partition("/versions/")
+        with self._lock:
+            self._found(name, context).disabled.add(int(number))
+        return types.SecretVersion(name=request.name, state=types.SecretVersion.State.DISABLED)
 
     def _expiry(self, secret: Any) -> datetime | None:
         return self.now() + secret.ttl if "ttl" in secret else None

@@ -92,6 +92,7 @@ def url_by(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], str]]:
         client = storage.Client(project="p", credentials=found if anonymous else user_credentials.Credentials("fake"))
         return module.signed_url(client, client.bucket("results").blob(NAME))
 
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)  # other tests' emulator
     module._credentials.cache_clear()
     yield url
     module._credentials.cache_clear()

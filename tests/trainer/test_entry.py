@@ -41,7 +41,7 @@ def test_a_step_that_is_done_is_left_alone(ready: Bench) -> None:
     assert code == 0
     assert "done already" in output
     assert ready.job.steps[Step.PREPARE].attempt == 1
-    assert list((ready.services.settings.home / "work").rglob("*.parquet")) == []
+    assert list(ready.services.settings.work.rglob("*.parquet")) == []
 
 
 def test_bad_data_fails_the_job_and_exits_1(ready: Bench) -> None:

@@ -48,7 +48,7 @@ class Receiver:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.port = self.server.server_address[1]
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     def use_tls(self, certificate: trustme.LeafCert) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -189,7 +189,12 @@ def test_a_redirect_is_an_answer_and_not_followed(receiver: Receiver) -> None:
     assert len(receiver.heard) == 1
 
 
-def test_a_receiver_that_drips_its_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("scheme", "drop"), [("http", b"HTTP/1.1 100 Continue\r\n\r\n"), ("https", b"\x16\x03\x03\x00\x01\x02")]
+)
+def test_a_receiver_that_drips_its_answer_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, scheme: str, drop: bytes
+) -> None:
     monkeypatch.setattr("gemtune.pinned_http.TOTAL", 0.5)
     ended = threading.Event()
     with socket.socket() as listening:
@@ -201,16 +206,31 @@ def test_a_receiver_that_drips_its_answer_is_given_up(monkeypatch: pytest.Monkey
             with connection:
                 while not ended.wait(0.1):
                     try:
-                        connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+                        connection.sendall(drop)
                     except OSError:
                         return
 
         threading.Thread(target=drip, daemon=True).start()
         with pytest.raises((OSError, http.client.HTTPException)):
-            post(f"http://127.0.0.1:{listening.getsockname()[1]}/", b"{}", {}, to_loopback=True)
+            post(f"{scheme}://127.0.0.1:{listening.getsockname()[1]}/", b"{}", {}, to_loopback=True)
         ended.set()
 
 
 def test_of_several_addresses_one_that_answers_will_do(monkeypatch: pytest.MonkeyPatch, receiver: Receiver) -> None:
     resolving(monkeypatch, "127.0.0.2", "127.0.0.1")
     assert post(f"http://localhost:{receiver.port}/", b"{}", {}, to_loopback=True) == 204
+
+
+def test_a_host_of_many_addresses_that_do_not_answer_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolving(monkeypatch, *["127.0.0.1"] * 100)
+    waited: list[float] = []
+    monkeypatch.setattr("gemtune.pinned_http.time.monotonic", lambda: sum(waited))
+
+    def silent(address: Any, timeout: float) -> socket.socket:
+        waited.append(timeout)
+        raise TimeoutError
+
+    monkeypatch.setattr("gemtune.pinned_http.socket.create_connection", silent)
+    with pytest.raises(TimeoutError):
+        post("http://localhost/", b"{}", {}, to_loopback=True)
+    assert sum(waited) <= 20

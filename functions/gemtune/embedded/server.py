@@ -112,7 +112,7 @@ class _Server:
                 headers = {"Authorization": f"Bearer {self._token}"}
                 httpx.post(self._sweep_url, headers=headers, timeout=120, trust_env=False).raise_for_status()
                 self._bus.expire()
-                work_folders.remove_idle(self._here.settings.home / "work", self._here.store)
+                work_folders.remove_idle(self._here.settings.work, self._here.store)
             except Exception:
                 log.exception("a sweep failed; the next one comes in %d s", SWEEP_SECONDS)
 

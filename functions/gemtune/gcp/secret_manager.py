@@ -59,13 +59,13 @@ class SecretManagerSecrets:
 
     def read(self, name: str) -> str:
         path = self._path(name)
-        # `latest` may lag behind a version that was just added; the first version, by its number, does not.
-        for version in ("latest", "1"):
+        try:
             try:
-                return self._access(f"{path}/versions/{version}")
-            except (NotFound, FailedPrecondition):  # the latter: it was disabled or destroyed
-                continue
-        raise _not_found(name)
+                return self._access(f"{path}/versions/latest")
+            except NotFound:  # `latest` may lag behind a version that was just added; the first, by its number, not
+                return self._access(f"{path}/versions/1")
+        except (NotFound, FailedPrecondition):  # the latter: it was disabled or destroyed
+            raise _not_found(name) from None
 
     def renew(self, name: str, *, ttl: timedelta) -> None:
         try:

@@ -17,7 +17,6 @@ from gemtune import errors
 from gemtune.bootstrap import Services
 from gemtune.handlers import answers, routes
 from gemtune.handlers.openapi import openapi
-from gemtune.handlers.same_machine import check_same_machine
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +67,7 @@ STATUS_CODES: Mapping[type[errors.GemtuneError], int] = {
 def respond(request: flask.Request, services: Services) -> flask.Response:
     """The answer to one request of the API."""
     try:
-        if services.settings.backend == "embedded":
-            check_same_machine(request)
+        services.callers.check(request)
         if (request.content_length or 0) > MAX_BODY_BYTES:
             raise errors.BodyTooLarge(MAX_BODY_BYTES)
         adapter = ROUTER.bind_to_environ(request.environ | {"SCRIPT_NAME": ""})

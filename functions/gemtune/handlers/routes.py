@@ -9,7 +9,6 @@ from gemtune.bootstrap import Services
 from gemtune.errors import Problem, RequestRefused
 from gemtune.handlers import answers
 from gemtune.handlers.artifact_links import artifact_links
-from gemtune.handlers.caller import owner_of
 from gemtune.handlers.loss_history import loss_history
 from gemtune.job import Status
 from gemtune.services.submit import Submission
@@ -20,7 +19,7 @@ MAX_PAGE = 200
 def train(request: flask.Request, services: Services) -> answers.Accepted:
     reading = requests.read(request.get_data(), in_the_open=False)
     key = request.headers.get("Idempotency-Key")
-    owner = owner_of(request, services.settings)
+    owner = services.callers.owner(request)
     submission = Submission(reading, source="http", owner=owner, idempotency_key=key)
     return answers.Accepted(job_id=services.submit(submission).job_id)
 

@@ -9,7 +9,7 @@ from typing import Any
 import flask
 import pytest
 
-from gemtune.handlers.caller import owner_of
+from gemtune.bootstrap import Services
 from gemtune.settings import Settings
 from tests.unit.test_settings import CLOUD
 
@@ -23,7 +23,7 @@ def token(claims: Any) -> str:
 def owner(header: str | None, environment: dict[str, str]) -> str:
     headers = {} if header is None else {"Authorization": header}
     with flask.Flask("test").test_request_context("/train", headers=headers):
-        return owner_of(flask.request, Settings.from_environment(environment))
+        return Services(Settings.from_environment(environment)).callers.owner(flask.request)
 
 
 def test_the_verified_email_owns_the_job() -> None:
