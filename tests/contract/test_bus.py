@@ -1,4 +1,8 @@
-"""Bus: durable subscriptions, at least once, in order by key. (Dead letters: test_dead_letters.py.)"""
+"""Bus: durable subscriptions, at least once, in order by key.
+
+Dead letters are the platform's part: tests/unit/test_sqlite_bus.py asks for those of embedded, and
+tests/e2e/test_gcp.py for those of Pub/Sub.
+"""
 
 from __future__ import annotations
 

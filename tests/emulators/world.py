@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import uuid
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import firestore, pubsub_v1, storage
@@ -44,6 +47,18 @@ class GcpWorld(World):
 
     def spoil(self, job_id: str) -> None:
         firestore.Client(project=self.project).collection("training_jobs").document(job_id).update({"launch": "?"})
+
+    def messages(self, subscription: str) -> list[dict[str, Any]]:
+        """Without the wait of a pull for what may still come: a message is there once its publish has returned."""
+        path, found = f"projects/{self.project}/subscriptions/{subscription}", []
+        with pubsub_v1.SubscriberClient() as subscriber, warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # for those who would ask in a loop
+            while received := subscriber.pull(
+                subscription=path, max_messages=1000, return_immediately=True, timeout=20
+            ).received_messages:
+                subscriber.acknowledge(subscription=path, ack_ids=[message.ack_id for message in received])
+                found += [json.loads(message.message.data) for message in received]
+        return found
 
     def pass_ack_deadline(self, subscription: str, received: Sequence[Received]) -> None:
         path = f"projects/{self.project}/subscriptions/{subscription}"
