@@ -1,0 +1,47 @@
+# Who calls which function, and who runs and ends steps.
+locals {
+  invokers = merge(
+    {
+      "control workflow" = google_service_account.gemtune["workflow"].member  # asks for a claim, and for verdicts
+      "sweep scheduler"  = google_service_account.gemtune["scheduler"].member # every few minutes
+      "dispatch push"    = google_service_account.gemtune["push"].member      # messages of job-requests
+      "notify push"      = google_service_account.gemtune["push"].member      # messages of webhooks
+      "ingest events"    = google_service_account.gemtune["events"].member    # objects
+      "fan-out events"   = google_service_account.gemtune["events"].member    # events of jobs
+    },
+    { for member in var.callers : "api ${member}" => member },
+    var.api_gateway == null ? {} : { "api gateway" = google_service_account.gemtune["gateway"].member },
+  )
+}
+
+resource "google_cloud_run_v2_service_iam_member" "invoker" {
+  for_each = local.invokers
+
+  location = var.region
+  name     = google_cloudfunctions2_function.gemtune[split(" ", each.key)[0]].name
+  role     = "roles/run.invoker"
+  member   = each.value
+}
+
+# The workflow runs a job with the arguments and the timeout of this step of this job.
+resource "google_cloud_run_v2_job_iam_member" "run" {
+  for_each = google_cloud_run_v2_job.step
+
+  location = each.value.location
+  name     = each.value.name
+  role     = "roles/run.jobsExecutorWithOverrides"
+  member   = google_service_account.gemtune["workflow"].member
+}
+
+# A cancelled job's step (api), and that of an execution that got lost (sweep).
+resource "google_cloud_run_v2_job_iam_member" "end" {
+  for_each = {
+    for pair in setproduct(["api", "sweep"], keys(local.steps)) : "${pair[1]} ${pair[0]}" => { who = pair[0], step = pair[1] }
+  }
+
+  location   = google_cloud_run_v2_job.step[each.value.step].location
+  name       = google_cloud_run_v2_job.step[each.value.step].name
+  role       = local.custom_role["end_steps"]
+  member     = google_service_account.gemtune[each.value.who].member
+  depends_on = [google_project_iam_custom_role.gemtune]
+}

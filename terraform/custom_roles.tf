@@ -1,0 +1,24 @@
+# Single permissions that predefined roles give only together with much more.
+locals {
+  custom_roles = {
+    end_executions = { title = "End executions of workflows", permissions = ["workflows.executions.cancel"] }
+    end_steps      = { title = "End executions of Cloud Run jobs", permissions = ["run.executions.cancel"] }
+    watch_steps    = { title = "Follow executions of Cloud Run jobs", permissions = ["run.executions.get", "run.operations.get"] }
+    make_secrets   = { title = "Make secrets, without a value", permissions = ["secretmanager.secrets.create"] }
+    list_secrets   = { title = "List secrets", permissions = ["secretmanager.secrets.list"] }
+    renew_secrets  = { title = "Put off the expiry of secrets", permissions = ["secretmanager.secrets.update"] }
+    remove_secrets = { title = "Delete secrets", permissions = ["secretmanager.secrets.delete"] }
+    remove_objects = { title = "Delete objects", permissions = ["storage.objects.delete"] }
+  }
+  # Written out, so that a plan shows them before they are made.
+  custom_role = { for name, _ in local.custom_roles : name => "projects/${var.project_id}/roles/gemtune_${name}" }
+}
+
+resource "google_project_iam_custom_role" "gemtune" {
+  for_each = local.custom_roles
+
+  role_id     = "gemtune_${each.key}"
+  title       = "gemtune: ${each.value.title}"
+  permissions = each.value.permissions
+  depends_on  = [google_project_service.enabled]
+}

@@ -1,0 +1,34 @@
+# The clients open the database that has no name of its own.
+resource "google_firestore_database" "records" {
+  name                              = "(default)"
+  location_id                       = coalesce(var.firestore_location, var.region)
+  type                              = "FIRESTORE_NATIVE"
+  point_in_time_recovery_enablement = "POINT_IN_TIME_RECOVERY_ENABLED"
+  delete_protection_state           = var.delete_data ? "DELETE_PROTECTION_DISABLED" : "DELETE_PROTECTION_ENABLED"
+  deletion_policy                   = var.delete_data ? "DELETE" : "ABANDON"
+  depends_on                        = [google_project_service.enabled]
+}
+
+# The queries and their indexes are written down together; the tests read the same file.
+locals {
+  indexes = {
+    for index in jsondecode(file("${path.module}/../functions/gemtune/gcp/firestore_indexes.json")).indexes :
+    join(" ", concat([index.collection], [for field in index.fields : "${field.field_path} ${lower(field.order)}"])) => index
+  }
+}
+
+resource "google_firestore_index" "query" {
+  for_each = local.indexes
+
+  database    = google_firestore_database.records.name
+  collection  = each.value.collection
+  query_scope = "COLLECTION"
+
+  dynamic "fields" {
+    for_each = each.value.fields
+    content {
+      field_path = fields.value.field_path
+      order      = fields.value.order
+    }
+  }
+}

@@ -1,0 +1,177 @@
+# The seven entry points of functions/main.py, each a function and a service of Cloud Run.
+#
+# memory: Google's clients take some 250 MiB. timeout_seconds: what the longest call of each may take. requests: at
+# once in one instance; functions-framework has as many threads, all of which wait for the network. settings: what
+# functions/gemtune/settings.py reads, beside `every_function`.
+locals {
+  functions = {
+    api = {
+      memory   = "512Mi", timeout_seconds = 60, requests = 4, instances = 20
+      settings = merge(local.launches, local.chooses)
+    }
+    dispatch = {
+      memory   = "512Mi", timeout_seconds = 120, requests = 4, instances = 10
+      settings = merge(local.launches, local.chooses)
+    }
+    ingest = {
+      memory   = "512Mi", timeout_seconds = 120, requests = 4, instances = 10
+      settings = local.chooses
+    }
+    # Publishes event after event, and waits for each.
+    fan-out = { memory = "512Mi", timeout_seconds = 300, requests = 4, instances = 20, settings = {} }
+    # A receiver has some seconds to answer, and may use them.
+    notify  = { memory = "512Mi", timeout_seconds = 60, requests = 4, instances = 20, settings = {} }
+    control = { memory = "512Mi", timeout_seconds = 60, requests = 4, instances = 10, settings = merge(local.times, local.chooses) }
+    # Walks over all jobs that are not over; two at once would only do the same.
+    sweep = { memory = "1Gi", timeout_seconds = 540, requests = 1, instances = 1, settings = merge(local.launches, local.times) }
+  }
+
+  every_function = {
+    GEMTUNE_BACKEND         = "gcp"
+    PROJECT_ID              = var.project_id
+    REGION                  = var.region
+    GCS_CONFIG_BUCKET_NAME  = google_storage_bucket.gemtune["config"].name
+    GCS_DATA_BUCKET_NAME    = google_storage_bucket.gemtune["data"].name
+    GCS_UPLOADS_BUCKET_NAME = google_storage_bucket.gemtune["uploads"].name
+    GCS_EXPORT_BUCKET_NAME  = google_storage_bucket.gemtune["export"].name
+  }
+  # Starts, looks at, or ends executions of the workflow.
+  launches = { GEMTUNE_WORKFLOW = local.workflow }
+  # Tells the workflow how long a step may take, or from when on a silent one counts as lost.
+  times = { for step, seconds in var.timeout_seconds : "GEMTUNE_${upper(step)}_TIMEOUT_SECONDS" => tostring(seconds) }
+  # Finds out, or says, which machine trains a job.
+  chooses = {}
+}
+
+locals {
+  source_folder = "${path.module}/../functions"
+  # functions/.gcloudignore says what is no part of an upload, in the words of .gitignore; the archive's words are globs.
+  ignored = [
+    for line in split("\n", file("${local.source_folder}/.gcloudignore")) : trimspace(line)
+    if trimspace(line) != "" && !startswith(trimspace(line), "#")
+  ]
+  excluded = [
+    for name in local.ignored :
+    "${strcontains(trimsuffix(name, "/"), "/") ? trimprefix(name, "/") : "**/${name}"}${endswith(name, "/") ? "**" : ""}"
+  ]
+}
+
+data "archive_file" "functions" {
+  type             = "zip"
+  source_dir       = local.source_folder
+  output_path      = "${path.module}/.build/functions.zip"
+  output_file_mode = "0644" # the same archive on every machine
+  excludes         = local.excluded
+}
+
+resource "google_storage_bucket_object" "functions" {
+  bucket = google_storage_bucket.gemtune["source"].name
+  # Another content is another name, so that the functions notice.
+  name   = "functions/${data.archive_file.functions.output_sha256}.zip"
+  source = data.archive_file.functions.output_path
+}
+
+resource "google_cloudfunctions2_function" "gemtune" {
+  for_each = local.functions
+
+  name     = "gemtune-${each.key}"
+  location = var.region
+
+  build_config {
+    runtime           = "python311"
+    entry_point       = replace(each.key, "-", "_")
+    service_account   = google_service_account.gemtune["build"].id
+    docker_repository = google_artifact_registry_repository.images["functions"].id
+    source {
+      storage_source {
+        bucket = google_storage_bucket.gemtune["source"].name
+        object = google_storage_bucket_object.functions.name
+      }
+    }
+  }
+
+  service_config {
+    service_account_email            = google_service_account.gemtune[each.key].email
+    available_memory                 = each.value.memory
+    available_cpu                    = "1"
+    timeout_seconds                  = each.value.timeout_seconds
+    max_instance_request_concurrency = each.value.requests
+    min_instance_count               = 0
+    max_instance_count               = each.value.instances
+    # Pub/Sub, Eventarc, Scheduler and Workflows of this project count as internal at the service's own address.
+    ingress_settings               = each.key == "api" ? "ALLOW_ALL" : "ALLOW_INTERNAL_ONLY"
+    all_traffic_on_latest_revision = true
+    environment_variables          = merge(local.every_function, each.value.settings)
+  }
+
+  # Each created event of a job; the job's own document changes far more often.
+  dynamic "event_trigger" {
+    for_each = each.key == "fan-out" ? [1] : []
+    content {
+      trigger_region        = google_firestore_database.records.location_id
+      event_type            = "google.cloud.firestore.document.v1.created"
+      retry_policy          = "RETRY_POLICY_RETRY"
+      service_account_email = google_service_account.gemtune["events"].email
+      event_filters {
+        attribute = "database"
+        value     = google_firestore_database.records.name
+      }
+      event_filters {
+        attribute = "document"
+        value     = "training_jobs/{job}/events/{seq}"
+        operator  = "match-path-pattern"
+      }
+    }
+  }
+
+  # A function has one trigger; that of the data bucket is below.
+  dynamic "event_trigger" {
+    for_each = each.key == "ingest" ? [1] : []
+    content {
+      trigger_region        = lower(google_storage_bucket.gemtune["uploads"].location)
+      event_type            = "google.cloud.storage.object.v1.finalized"
+      retry_policy          = "RETRY_POLICY_RETRY"
+      service_account_email = google_service_account.gemtune["events"].email
+      event_filters {
+        attribute = "bucket"
+        value     = google_storage_bucket.gemtune["uploads"].name
+      }
+    }
+  }
+
+  depends_on = [
+    google_project_iam_member.gemtune,
+    google_project_iam_member.storage_events,
+    google_storage_bucket_iam_member.gemtune,
+    google_artifact_registry_repository_iam_member.build,
+  ]
+}
+
+# Job files beside a dataset. Unlike a function's trigger this one knows no retry policy: it always retries, for a day.
+resource "google_eventarc_trigger" "data_bucket" {
+  name            = "gemtune-ingest-data"
+  location        = lower(google_storage_bucket.gemtune["data"].location)
+  service_account = google_service_account.gemtune["events"].email
+
+  matching_criteria {
+    attribute = "type"
+    value     = "google.cloud.storage.object.v1.finalized"
+  }
+  matching_criteria {
+    attribute = "bucket"
+    value     = google_storage_bucket.gemtune["data"].name
+  }
+
+  destination {
+    cloud_run_service {
+      service = google_cloudfunctions2_function.gemtune["ingest"].name
+      region  = var.region
+    }
+  }
+
+  depends_on = [
+    google_project_iam_member.gemtune,
+    google_project_iam_member.storage_events,
+    google_cloud_run_v2_service_iam_member.invoker,
+  ]
+}

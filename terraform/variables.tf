@@ -1,0 +1,248 @@
+variable "project_id" {
+  description = "The project that becomes the service. One project holds one gemtune."
+  type        = string
+  validation {
+    condition     = can(regex("^[a-z][a-z0-9-]{4,28}[a-z0-9]$", var.project_id))
+    error_message = "A project id has 6 to 30 lower-case letters, digits and dashes, and begins with a letter."
+  }
+}
+
+variable "region" {
+  description = "Where everything runs. Pick one that has the GPUs of `machines`."
+  type        = string
+  default     = "us-central1"
+  validation {
+    condition     = can(regex("^[a-z]+-[a-z]+[0-9]+$", var.region))
+    error_message = "A region looks like us-central1 or europe-west4; a zone (us-central1-a) or a continent is none."
+  }
+}
+
+variable "firestore_location" {
+  description = "Where the records are, for good: a region, nam5 or eur3. Null: the region."
+  type        = string
+  default     = null
+  validation {
+    condition     = var.firestore_location == null || can(regex("^(nam5|eur3|[a-z]+-[a-z]+[0-9]+)$", var.firestore_location))
+    error_message = "Firestore is in a region, in nam5 or in eur3."
+  }
+}
+
+variable "images" {
+  description = "The container images of trainer/, by digest: `cpu` for prepare and export, and those that `machines` names."
+  type        = map(string)
+  validation {
+    condition     = alltrue([for image in values(var.images) : can(regex("^[a-z0-9.-]+/[a-z0-9._/-]+@sha256:[0-9a-f]{64}$", image))])
+    error_message = "An image is named by its digest, REGISTRY/PATH@sha256:…: a tag may mean something else tomorrow."
+  }
+  validation {
+    condition     = contains(keys(var.images), "cpu")
+    error_message = "The image `cpu` is missing: prepare and export run it."
+  }
+}
+
+variable "machines" {
+  description = <<-EOT
+    What can train: each becomes the Cloud Run job gemtune-train-NAME. The names and sizes are those of
+    functions/gemtune/machines.py, which chooses among them. `image` is a key of `images`. No accelerator: a CPU.
+  EOT
+  type = map(object({
+    accelerator = optional(string)
+    cpus        = number
+    memory_gib  = number
+    image       = optional(string, "gpu")
+  }))
+  default = {
+    l4           = { accelerator = "nvidia-l4", cpus = 8, memory_gib = 32 }
+    rtx-pro-6000 = { accelerator = "nvidia-rtx-pro-6000", cpus = 20, memory_gib = 80 }
+  }
+  validation {
+    condition     = length(var.machines) > 0 && alltrue([for name in keys(var.machines) : can(regex("^[a-z][a-z0-9-]{0,30}$", name))])
+    error_message = "At least one machine is needed; its name is part of a Cloud Run job's: lower-case letters, digits, dashes."
+  }
+  validation {
+    condition     = alltrue([for machine in values(var.machines) : contains(keys(var.images), machine.image)])
+    error_message = "A machine names an image that `images` does not have."
+  }
+  validation {
+    condition = alltrue([
+      for machine in values(var.machines) :
+      machine.accelerator == null ? machine.cpus <= 8 && machine.memory_gib <= 32
+      : machine.accelerator == "nvidia-l4" ? machine.cpus >= 4 && machine.cpus <= 8 && machine.memory_gib >= 16 && machine.memory_gib <= 32
+      : machine.accelerator == "nvidia-rtx-pro-6000" ? machine.cpus >= 20 && machine.memory_gib >= 80
+      : false
+    ])
+    error_message = "Cloud Run has no such machine: 8 CPUs and 32 GiB at most; an nvidia-l4 with 4 to 8 CPUs and 16 to 32 GiB; an nvidia-rtx-pro-6000 with at least 20 CPUs and 80 GiB."
+  }
+}
+
+variable "cpu_steps" {
+  description = "The machine of prepare and of export. Files on Cloud Run are memory: export holds a merged model."
+  type = map(object({
+    cpus       = number
+    memory_gib = number
+  }))
+  default = {
+    prepare = { cpus = 4, memory_gib = 16 }
+    export  = { cpus = 8, memory_gib = 32 }
+  }
+  validation {
+    condition     = toset(keys(var.cpu_steps)) == toset(["prepare", "export"])
+    error_message = "The steps on a CPU are prepare and export."
+  }
+  validation {
+    condition     = alltrue([for step in values(var.cpu_steps) : contains([1, 2, 4, 6, 8], step.cpus) && step.memory_gib <= 32 && step.memory_gib <= step.cpus * 4])
+    error_message = "Cloud Run gives 1, 2, 4, 6 or 8 CPUs, and at most 4 GiB for each: 32 GiB for 8."
+  }
+}
+
+variable "timeout_seconds" {
+  description = "How long one execution of a step may take. A training that is not done by then stops at a checkpoint and goes on in the next."
+  type = object({
+    prepare = optional(number, 3600)
+    train   = optional(number, 3600)
+    export  = optional(number, 3600)
+  })
+  default = {}
+  validation {
+    condition     = alltrue([for seconds in values(var.timeout_seconds) : seconds >= 300 && seconds <= 604800 && floor(seconds) == seconds])
+    error_message = "A timeout is a whole number of seconds, from 300 to 604800, a week."
+  }
+  validation {
+    condition     = var.timeout_seconds.train <= 43200 || alltrue([for machine in values(var.machines) : machine.accelerator == null])
+    error_message = "A task with a GPU may take 12 hours at most, and an hour where Google has not enabled more."
+  }
+}
+
+variable "callers" {
+  description = "Who may call the API: IAM members, as user:me@example.com or group:team@example.com. They have to be named: the API reads identity tokens that IAM has verified."
+  type        = list(string)
+  default     = []
+  validation {
+    condition     = alltrue([for member in var.callers : can(regex("^(user|group|serviceAccount|domain|principal|principalSet):.+$", member))])
+    error_message = "Name users, groups, service accounts or domains. allUsers and allAuthenticatedUsers would make the API public."
+  }
+}
+
+variable "publishers" {
+  description = "Who may publish requests on job-requests: IAM members."
+  type        = list(string)
+  default     = []
+  validation {
+    condition     = alltrue([for member in var.publishers : can(regex("^(user|group|serviceAccount|domain|principal|principalSet):.+$", member))])
+    error_message = "Name users, groups, service accounts or domains."
+  }
+}
+
+variable "uploaders" {
+  description = "Who may put datasets and job files into the buckets, and read results: IAM members."
+  type        = list(string)
+  default     = []
+  validation {
+    condition     = alltrue([for member in var.uploaders : can(regex("^(user|group|serviceAccount|domain|principal|principalSet):.+$", member))])
+    error_message = "Name users, groups, service accounts or domains."
+  }
+}
+
+variable "status_subscriptions" {
+  description = <<-EOT
+    Listeners to job-status, each with a subscription that delivers a job's events in order: by name, who may read
+    it, and which events it is about (a filter of Pub/Sub, as attributes.status = "completed"; null: all).
+  EOT
+  type = map(object({
+    members = list(string)
+    filter  = optional(string)
+  }))
+  default = {}
+  validation {
+    condition     = alltrue([for name in keys(var.status_subscriptions) : can(regex("^[a-z][a-z0-9-]{2,60}$", name)) && !startswith(name, "goog")])
+    error_message = "A subscription's name has 3 to 61 lower-case letters, digits and dashes, and does not begin with goog."
+  }
+}
+
+variable "hf_token_secret" {
+  description = "Name of a secret with the Hugging Face token of jobs that bring none; null: there is none. Made by hand, so that its value is in no state file."
+  type        = string
+  default     = null
+  validation {
+    condition     = var.hf_token_secret == null || can(regex("^[A-Za-z0-9_-]{1,255}$", var.hf_token_secret))
+    error_message = "This is the secret's name, not its value: letters, digits, _ and -."
+  }
+  validation {
+    condition     = var.hf_token_secret == null || !can(regex("^hf_[A-Za-z0-9]{6,}$", var.hf_token_secret))
+    error_message = "This looks like a token. Store it as a secret, and give the secret's name."
+  }
+}
+
+variable "api_gateway" {
+  description = "Opens the API to callers that Google does not know, behind API Gateway, which verifies their JSON Web Tokens; null: it stays private."
+  type = object({
+    issuer   = string
+    jwks_uri = string
+    audience = string
+  })
+  default = null
+  validation {
+    condition     = var.api_gateway == null || can(regex("^https://", var.api_gateway.issuer)) && can(regex("^https://", var.api_gateway.jwks_uri)) && try(length(var.api_gateway.audience) > 0, false)
+    error_message = "issuer and jwks_uri are https URLs of the identity provider; audience is what it puts into tokens for this service."
+  }
+}
+
+variable "alert_emails" {
+  description = "Who hears of dead letters, failed and stuck jobs, too many GPU hours and the budget."
+  type        = list(string)
+  default     = []
+  validation {
+    condition     = alltrue([for address in var.alert_emails : can(regex("^[^@ ]+@[^@ ]+$", address))])
+    error_message = "These are email addresses."
+  }
+}
+
+variable "gpu_hours_per_day" {
+  description = "More hours of training within 24 hours than this raise an alert."
+  type        = number
+  default     = 24
+  validation {
+    condition     = var.gpu_hours_per_day > 0
+    error_message = "A number above 0."
+  }
+}
+
+variable "failed_jobs_per_hour" {
+  description = "More failed jobs within an hour than this raise an alert."
+  type        = number
+  default     = 0
+  validation {
+    condition     = var.failed_jobs_per_hour >= 0
+    error_message = "0 or more."
+  }
+}
+
+variable "budget" {
+  description = "A monthly budget of the project that warns at half, at nine tenths, when it is spent and when it is going to be; null: none. It stops nothing."
+  type = object({
+    billing_account = string
+    amount          = number
+    currency        = optional(string, "USD")
+  })
+  default = null
+  validation {
+    condition     = var.budget == null || can(regex("^[0-9A-F]{6}-[0-9A-F]{6}-[0-9A-F]{6}$", var.budget.billing_account)) && try(var.budget.amount > 0 && floor(var.budget.amount) == var.budget.amount, false)
+    error_message = "billing_account looks like 012345-6789AB-CDEF01 (gcloud billing accounts list); amount is a whole number above 0."
+  }
+}
+
+variable "checkpoint_days" {
+  description = "How long the optimizer's state of a checkpoint is kept, the most of it; the trainer removes all but the newest checkpoints itself."
+  type        = number
+  default     = 30
+  validation {
+    condition     = var.checkpoint_days >= 14
+    error_message = "At least 14 days: a job that runs must find its checkpoint."
+  }
+}
+
+variable "delete_data" {
+  description = "Whether `terraform destroy` may delete the buckets with what is in them, and the records."
+  type        = bool
+  default     = false
+}

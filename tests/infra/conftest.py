@@ -1,0 +1,35 @@
+"""Terraform on a copy of the project, without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.infra.offline import NoTerraform, Providers, Terraform, copy_of_project
+from tests.infra.planned import Plan
+
+
+@pytest.fixture(scope="session")
+def providers() -> Iterator[Providers]:
+    """Skips where Terraform is not."""
+    try:
+        found = Providers()
+    except NoTerraform as error:
+        pytest.skip(str(error))
+    yield found
+    found.stop()
+
+
+@pytest.fixture(scope="session")
+def terraform(providers: Providers, tmp_path_factory: pytest.TempPathFactory) -> Terraform:
+    """Initialised; not to be changed."""
+    found = Terraform(copy_of_project(tmp_path_factory.mktemp("project")), providers.environment)
+    found("init", "-input=false")
+    return found
+
+
+@pytest.fixture(scope="session")
+def plan(terraform: Terraform) -> Plan:
+    """What an empty project becomes, with only what has no default."""
+    return Plan(terraform.plan())

@@ -1,0 +1,167 @@
+"""Terraform without a network: stand-ins for the providers, in the cache, made once a machine.
+
+`python -m tests.infra.offline plan` runs Terraform on a copy of `terraform/` with them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent.parent
+CACHE = Path(os.environ.get("GEMTUNE_CACHE") or Path.home() / ".cache" / "gemtune")
+PROVIDER = Path(__file__).parent / "provider"
+EXAMPLE = Path(__file__).parent / "example.tfvars"
+
+
+@dataclass(frozen=True, slots=True)
+class Wheel:
+    """Where a provider's schema is: a package on PyPI, made from this version of the provider."""
+
+    package: str
+    provider: str
+    version: str
+    only: str = ""  # of these resources
+
+
+WHEELS = (
+    Wheel("cdktf-cdktf-provider-google==16.12.1", "google", "6.50.0"),
+    Wheel("cdktf-cdktf-provider-google-beta==16.12.1", "google-beta", "6.50.0", only="^google_api_gateway"),
+    Wheel("cdktf-cdktf-provider-archive==11.0.1", "archive", "2.7.1"),
+)
+
+
+class NoTerraform(Exception):
+    """Terraform is not on this machine; the text says what to do."""
+
+
+@lru_cache(maxsize=1)
+def toolbox() -> Path:
+    """The folder with `env`, the stand-ins' environment, and a schema for each provider. Raises NoTerraform."""
+    if shutil.which("terraform") is None:
+        raise NoTerraform("there is no terraform on the PATH: install Terraform 1.9 or later")
+    recipe = [repr(WHEELS), *((PROVIDER / name).read_text() for name in ("schema.py", "requirements.txt"))]
+    made = CACHE / f"terraform-{hashlib.sha256(''.join(recipe).encode()).hexdigest()[:12]}"
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "terraform.lock").open("w") as lock:  # an environment knows its own path, so it is made in place
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (made / "ready").exists():
+            shutil.rmtree(made, ignore_errors=True)
+            _make(made)
+            (made / "ready").touch()
+    return made
+
+
+def _make(folder: Path) -> None:
+    venv.create(folder / "env", with_pip=False)
+    python = str(folder / "env" / "bin" / "python")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--python", python]
+    _run([*pip, "install", "--no-deps", "--requirement", str(PROVIDER / "requirements.txt")])
+    for wheel in WHEELS:
+        with tempfile.TemporaryDirectory() as downloads:
+            _run([*pip, "download", "--no-deps", "--dest", downloads, wheel.package])
+            (found,) = Path(downloads).glob("*.whl")
+            schema = str(folder / f"{wheel.provider}.json")
+            _run([python, str(PROVIDER / "schema.py"), str(found), wheel.only, schema])
+
+
+def mirror(into: Path) -> Path:
+    """Write a mirror of the registry in which Terraform finds the stand-ins; return the settings that name it."""
+    platform = json.loads(_run(["terraform", "version", "-json"]))["platform"]
+    for wheel in WHEELS:
+        place = into / "registry.terraform.io" / "hashicorp" / wheel.provider / wheel.version / platform
+        place.mkdir(parents=True)
+        program = place / f"terraform-provider-{wheel.provider}_v{wheel.version}"
+        serve = [toolbox() / "env" / "bin" / "python", PROVIDER / "serve.py", toolbox() / f"{wheel.provider}.json"]
+        program.write_text("#!/bin/sh\nexec " + " ".join(f"'{part}'" for part in serve) + "\n")
+        program.chmod(0o755)
+    settings = into / "terraform.rc"
+    path = json.dumps(str(into))
+    settings.write_text(f"provider_installation {{\n  filesystem_mirror {{\n    path = {path}\n  }}\n}}\n")
+    return settings
+
+
+def _run(command: Sequence[str]) -> str:
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    if ran.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}\n{ran.stdout}{ran.stderr}")
+    return ran.stdout
+
+
+class Providers:
+    """The stand-ins in one process that many runs of Terraform share; each would start its own otherwise."""
+
+    def __init__(self) -> None:
+        """Raises NoTerraform."""
+        made = toolbox()
+        serve = [made / "env" / "bin" / "python", PROVIDER / "serve.py"]
+        named = [f"registry.terraform.io/hashicorp/{wheel.provider}={made / wheel.provider}.json" for wheel in WHEELS]
+        self._process = subprocess.Popen([*serve, *named], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self.environment = {"TF_REATTACH_PROVIDERS": self._process.stdout.readline().strip()}
+
+    def stop(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=20)
+
+
+@dataclass(frozen=True, slots=True)
+class Terraform:
+    """Terraform in a copy of the project, without anybody's settings. `providers`: how it finds the stand-ins."""
+
+    folder: Path
+    providers: Mapping[str, str]
+
+    def __call__(self, *arguments: str, may_fail: bool = False) -> subprocess.CompletedProcess[str]:
+        """Raises RuntimeError, with what it said, when it fails and may not."""
+        command = ["terraform", f"-chdir={self.folder}", *arguments]
+        ours = {name: value for name, value in os.environ.items() if not name.startswith(("TF_", "GOOGLE_"))}
+        quiet = {"TF_CLI_CONFIG_FILE": os.devnull, "TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1"}
+        environment = ours | quiet | self.providers
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, check=False)
+        if ran.returncode != 0 and not may_fail:
+            raise RuntimeError(f"{' '.join(command)}\n{ran.stdout}{ran.stderr}")
+        return ran
+
+    def plan(self, *arguments: str) -> dict[str, Any]:
+        """The plan as `terraform show -json` tells it, with example values for what has no default."""
+        self("plan", "-input=false", "-no-color", f"-var-file={EXAMPLE}", "-out=plan", *arguments)
+        read: dict[str, Any] = json.loads(self("show", "-json", "plan").stdout)
+        return read
+
+
+def copy_of_project(into: Path) -> Path:
+    """Copy all that terraform/ reads; return the copy of terraform/ itself."""
+    left_out = shutil.ignore_patterns(".terraform*", ".build", "*.tfstate*", "*.tfvars", "plan")
+    for name in ("terraform", "functions", "workflows"):
+        shutil.copytree(ROOT / name, into / name, ignore=left_out, symlinks=True)
+    return into / "terraform"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run Terraform on a copy of the project, and show what it says."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = mirror(Path(folder) / "mirror")
+        terraform = Terraform(copy_of_project(Path(folder)), {"TF_CLI_CONFIG_FILE": str(settings)})
+        terraform("init", "-input=false", "-no-color")
+        variables = [f"-var-file={EXAMPLE}"] if arguments[:1] == ["plan"] else []
+        ran = terraform(*arguments[:1], *variables, *arguments[1:], may_fail=True)
+        print(ran.stdout + ran.stderr)
+        return ran.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

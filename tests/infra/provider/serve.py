@@ -1,0 +1,166 @@
+"""A stand-in for a Terraform provider: it has the provider's schema, and talks to no cloud.
+
+`serve.py SCHEMA` is what Terraform starts as a provider; `serve.py NAME=SCHEMA …` serves several until stdin ends.
+
+Terraform starts it as it starts any provider, and does its own work with it: parsing, types, references, expressions,
+plans. What the real provider computes is unknown until apply, and made up then. The protocol is version 6:
+https://developer.hashicorp.com/terraform/plugin/terraform-plugin-protocol
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from concurrent import futures
+from pathlib import Path
+from typing import Any
+
+import grpc
+import tf.provider
+import tf.runner
+from archive import archive_file
+from tf.gen import tfplugin_pb2 as pb
+from tf.gen import tfplugin_pb2_grpc as rpc
+from values import UNKNOWN, decoded, encoded, filled, known, placeholder, problems
+
+NESTING = {
+    "single": pb.Schema.NestedBlock.SINGLE, "list": pb.Schema.NestedBlock.LIST, "set": pb.Schema.NestedBlock.SET,
+}  # fmt: skip
+# What data sources tell that a configuration calculates with.
+DATA: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "archive_file": archive_file,
+    "google_project": lambda config: {"number": "123456789012"},
+}
+
+
+class StandIn(rpc.ProviderServicer):  # type: ignore[misc]
+    def __init__(self, schema: dict[str, Any]):
+        self._schema = schema
+        self._described = pb.GetProviderSchema.Response(
+            provider=_schema(schema["provider"]),
+            provider_meta=pb.Schema(block=pb.Schema.Block()),
+            resource_schemas={name: _schema(block) for name, block in schema["resources"].items()},
+            data_source_schemas={name: _schema(block) for name, block in schema["data"].items()},
+        )
+
+    def GetMetadata(self, request: Any, context: Any) -> Any:
+        return pb.GetMetadata.Response(
+            resources=[pb.GetMetadata.ResourceMetadata(type_name=name) for name in self._schema["resources"]],
+            data_sources=[pb.GetMetadata.DataSourceMetadata(type_name=name) for name in self._schema["data"]],
+        )
+
+    def GetProviderSchema(self, request: Any, context: Any) -> Any:
+        return self._described
+
+    def GetFunctions(self, request: Any, context: Any) -> Any:
+        return pb.GetFunctions.Response()
+
+    def ValidateProviderConfig(self, request: Any, context: Any) -> Any:
+        return pb.ValidateProviderConfig.Response()
+
+    def ValidateResourceConfig(self, request: Any, context: Any) -> Any:
+        found = problems(self._schema["resources"][request.type_name], decoded(request.config.msgpack))
+        return pb.ValidateResourceConfig.Response(diagnostics=[_diagnostic(path, text) for path, text in found])
+
+    def ValidateDataResourceConfig(self, request: Any, context: Any) -> Any:
+        found = problems(self._schema["data"][request.type_name], decoded(request.config.msgpack))
+        return pb.ValidateDataResourceConfig.Response(diagnostics=[_diagnostic(path, text) for path, text in found])
+
+    def ConfigureProvider(self, request: Any, context: Any) -> Any:
+        return pb.ConfigureProvider.Response()
+
+    def StopProvider(self, request: Any, context: Any) -> Any:
+        return pb.StopProvider.Response()
+
+    def UpgradeResourceState(self, request: Any, context: Any) -> Any:
+        return pb.UpgradeResourceState.Response(upgraded_state=pb.DynamicValue(json=request.raw_state.json))
+
+    def ReadResource(self, request: Any, context: Any) -> Any:
+        return pb.ReadResource.Response(new_state=request.current_state)
+
+    def PlanResourceChange(self, request: Any, context: Any) -> Any:
+        wanted = decoded(request.proposed_new_state.msgpack)
+        if wanted is not None and decoded(request.prior_state.msgpack) is None:
+            wanted = filled(self._schema["resources"][request.type_name], wanted, lambda name, kind: UNKNOWN)
+        return pb.PlanResourceChange.Response(planned_state=_value(wanted))
+
+    def ApplyResourceChange(self, request: Any, context: Any) -> Any:
+        made = known(decoded(request.planned_state.msgpack))
+        block = self._schema["resources"][request.type_name]
+        return pb.ApplyResourceChange.Response(new_state=_value(filled(block, made, placeholder)))
+
+    def ReadDataSource(self, request: Any, context: Any) -> Any:
+        config = known(decoded(request.config.msgpack))
+        found = config | DATA.get(request.type_name, lambda config: {})(config)
+        block = self._schema["data"][request.type_name]
+        return pb.ReadDataSource.Response(state=_value(filled(block, found, placeholder)))
+
+
+def _schema(block: dict[str, Any]) -> Any:
+    return pb.Schema(version=0, block=_block(block))
+
+
+def _block(block: dict[str, Any]) -> Any:
+    attributes = [
+        pb.Schema.Attribute(
+            name=name,
+            type=json.dumps(attribute["type"]).encode(),
+            **{flag: attribute.get(flag, False) for flag in ("required", "optional", "computed")},
+        )
+        for name, attribute in sorted(block["attributes"].items())
+    ]
+    nested = [
+        pb.Schema.NestedBlock(
+            type_name=name,
+            block=_block(inner["block"]),
+            nesting=NESTING[inner["nesting"]],
+            min_items=inner["min"],
+            max_items=inner["max"],
+        )
+        for name, inner in sorted(block["blocks"].items())
+    ]
+    return pb.Schema.Block(attributes=attributes, block_types=nested)
+
+
+def _value(value: Any) -> Any:
+    return pb.DynamicValue(msgpack=encoded(value))
+
+
+def _diagnostic(path: tuple[str | int, ...], text: str) -> Any:
+    step = pb.AttributePath.Step
+    steps = [step(attribute_name=part) if isinstance(part, str) else step(element_key_int=part) for part in path]
+    return pb.Diagnostic(
+        severity=pb.Diagnostic.ERROR, summary=text, detail=text, attribute=pb.AttributePath(steps=steps)
+    )
+
+
+def _serve_all(schemas: Mapping[str, str]) -> None:
+    """Serve providers, by their names in the registry, until stdin ends. Says first how Terraform finds them, in the
+    words of TF_REATTACH_PROVIDERS: one process for many runs, each of which is spared starting its own."""
+    found, servers = {}, []
+    for name, schema in schemas.items():
+        server = grpc.server(futures.ThreadPoolExecutor(max_workers=8))
+        rpc.add_ProviderServicer_to_server(StandIn(_read(schema)), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        servers.append(server)  # one that nobody holds stops
+        address = {"Network": "tcp", "String": f"127.0.0.1:{port}"}
+        found[name] = {"Protocol": "grpc", "ProtocolVersion": 6, "Pid": os.getpid(), "Test": True, "Addr": address}
+    print(json.dumps(found), flush=True)
+    sys.stdin.read()
+
+
+def _read(schema: str) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads(Path(schema).read_text())
+    return read
+
+
+if __name__ == "__main__":
+    if "=" in sys.argv[1]:
+        _serve_all(dict(argument.split("=", 1) for argument in sys.argv[1:]))
+    else:
+        # The library serves providers that are written with it; ours speaks the protocol itself.
+        tf.provider.ProviderServicer = StandIn
+        tf.runner.run_provider(_read(sys.argv[1]), argv=[sys.argv[0]])
