@@ -12,8 +12,9 @@ from gemtune.bootstrap import Services
 from gemtune.embedded.sqlite_bus import ACK_DEADLINE
 from gemtune.ports import ExecutionState, Received, Topic
 from gemtune.request import Reading, read
-from gemtune.services.submit import Submission
+from gemtune.services.create_job import Submission
 from gemtune.settings import Settings
+from gemtune.spec import TrainRequest
 
 
 class FakeClock:
@@ -97,5 +98,5 @@ def request(**fields: Any) -> dict[str, Any]:
     return {"processed_dataset_id": "chats", "training_config": training} | fields
 
 
-def reading(**fields: Any) -> Reading:
+def reading(**fields: Any) -> Reading[TrainRequest]:
     return read(json.dumps(request(**fields)), in_the_open=False)

@@ -43,6 +43,11 @@ class Context:
         """Where everything of the job lies in the export bucket."""
         return f"jobs/{self.job.job_id}"
 
+    @property
+    def origin(self) -> str:
+        """Where what was prepared and trained lies there: with the job that did."""
+        return f"jobs/{self.job.trained_by}"
+
     def check_stop(self) -> None:
         """Raises StopRequested."""
         if self.should_stop():

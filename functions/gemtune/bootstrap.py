@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from gemtune.services.advance import Advance
     from gemtune.services.cancel import Cancel
     from gemtune.services.control import Control
+    from gemtune.services.create_job import CreateJob
     from gemtune.services.delete import Delete
     from gemtune.services.dispatch import Dispatch
+    from gemtune.services.export_again import ExportAgain
     from gemtune.services.fan_out import FanOut
     from gemtune.services.ingest import Ingest
     from gemtune.services.notify import Notify
@@ -120,11 +122,17 @@ class Services:
             self.bus,
             self.buckets,
             self.secrets,
-            self.clock,
+            self._create_job,
             local_folders=local_folders,
             webhooks_to_loopback=self.settings.webhooks_to_loopback,
             placement=Placement(self.buckets, self.settings.machines),
         )
+
+    @cached_property
+    def export_again(self) -> ExportAgain:
+        from gemtune.services.export_again import ExportAgain
+
+        return ExportAgain(self.store, self.buckets, self._create_job, self.submit)
 
     @cached_property
     def dispatch(self) -> Dispatch:
@@ -195,6 +203,12 @@ class Services:
             self.clock,
             self._timeouts,
         )
+
+    @cached_property
+    def _create_job(self) -> CreateJob:
+        from gemtune.services.create_job import CreateJob
+
+        return CreateJob(self.store, self.buckets, self.secrets, self.clock)
 
     @property
     def _timeouts(self) -> Mapping[Step, int]:

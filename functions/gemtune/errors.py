@@ -103,12 +103,33 @@ class JobIsOver(Conflict):
 
 
 class JobIsRunning(Conflict):
-    """A job that runs cannot be deleted."""
+    """A job that runs cannot be deleted, nor exported again."""
 
     code = "job_is_running"
 
     def __init__(self, job_id: str, status: str):
-        super().__init__(f"job {job_id!r} is still {status}", hint=f"cancel it first: POST /jobs/{job_id}/cancel")
+        hint = f"wait for its end, or cancel it first: POST /jobs/{job_id}/cancel"
+        super().__init__(f"job {job_id!r} is still {status}", hint=hint)
+
+
+class JobHasChildren(Conflict):
+    """A job whose training result others are exporting cannot be deleted."""
+
+    code = "job_has_children"
+
+    def __init__(self, job_id: str, children: Sequence[str]):
+        hint = f"wait for its end, or cancel it first: POST /jobs/{children[0]}/cancel"
+        super().__init__(f"job {', '.join(children)} exports what {job_id!r} trained", hint=hint)
+
+
+class NothingTrained(Conflict):
+    """A job that ended before its training did has nothing to export."""
+
+    code = "nothing_trained"
+
+    def __init__(self, job_id: str):
+        message = f"job {job_id!r} recorded no adapter and no model"
+        super().__init__(message, hint="export a job whose train step is done, or train again")
 
 
 # A write that came too late. Whoever gets one stops at once and touches nothing more.

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from gemtune.errors import IllegalMove, JobIsOver, StaleAttempt, StaleClaim
+from gemtune.errors import IllegalMove, JobIsOver, JobIsRunning, NothingTrained, StaleAttempt, StaleClaim
 from gemtune.events import Event
 
 
@@ -27,7 +27,8 @@ class Status(StrEnum):
 
 # The one table of moves. A status that is not a key here is final.
 MOVES: Mapping[Status, frozenset[Status]] = {
-    Status.QUEUED: frozenset({Status.PREPARING, Status.FAILED, Status.CANCELLED}),
+    # To exporting goes what exports again: a job whose train step came with it, done.
+    Status.QUEUED: frozenset({Status.PREPARING, Status.EXPORTING, Status.FAILED, Status.CANCELLED}),
     Status.PREPARING: frozenset({Status.TRAINING, Status.FAILED, Status.CANCELLED}),
     Status.TRAINING: frozenset({Status.EXPORTING, Status.FAILED, Status.CANCELLED}),
     Status.EXPORTING: frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED}),
@@ -144,6 +145,7 @@ class Job(Record):
     """The user's request and all that became of it."""
 
     job_id: str
+    parent_job_id: str | None = None  # the job that trained what this one exports again
     job_name: str
     status: Status
     modality: str
@@ -192,6 +194,16 @@ class Job(Record):
         return self.status not in MOVES
 
     @property
+    def trained_by(self) -> str:
+        """The job that prepared and trained what this one exports: itself, as a rule."""
+        return self.parent_job_id or self.job_id
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether an adapter or a model is recorded, whatever became of the job after."""
+        return self.steps[Step.TRAIN].state == "done"
+
+    @property
     def running_step(self) -> Step | None:
         return next((step for step in STEPS if self.steps[step].state == "running"), None)
 
@@ -217,18 +229,33 @@ Changed = tuple[Job, Sequence[Event]]
 
 def accepted(job: Job) -> Changed:
     """A new job with its first event."""
-    return _with_event(job, "job_queued", job.created_at)
+    origin = {} if job.parent_job_id is None else {"parent_job_id": job.parent_job_id}
+    return _with_event(job, "job_queued", job.created_at, **origin)
+
+
+def steps_of_export(parent: Job) -> Mapping[Step, StepRecord]:
+    """The steps of a job that exports again what `parent` trained: all but the export are done. Their attempts say
+    where in the parent's folder their results lie. Raises JobIsRunning, NothingTrained."""
+    if not parent.is_over:
+        raise JobIsRunning(parent.job_id, parent.status)
+    if not parent.has_trained:
+        raise NothingTrained(parent.job_id)
+    brought = {
+        step: StepRecord(state="done", attempt=parent.steps[step].attempt) for step in (Step.PREPARE, Step.TRAIN)
+    }
+    return {**brought, Step.EXPORT: StepRecord()}
 
 
 def moved(job: Job, to: Status, *, at: datetime, **details: Any) -> Changed:
     """The job after one move, and the event that tells of it. Raises IllegalMove."""
-    if to not in MOVES.get(job.status, frozenset()):
+    untrained = (job.status, to) == (Status.QUEUED, Status.EXPORTING) and not job.has_trained
+    if untrained or to not in MOVES.get(job.status, frozenset()):
         raise IllegalMove(job.job_id, job.status, to)
     over = to not in MOVES
     job = job.model_copy(
         update={
             "status": to,
-            "started_at": job.started_at or (at if to is Status.PREPARING else None),
+            "started_at": job.started_at or (None if over else at),
             "finished_at": at if over else None,
         }
     )

@@ -1,20 +1,28 @@
-"""Makes job ids: `training_<dataset>_<model>_<suffix>`, which are labels of executions too."""
+"""Makes job ids: `training_<dataset>_<model>_<suffix>` (`export_…` for an export of its own), which are labels of
+executions too."""
 
 from __future__ import annotations
 
 import re
 import secrets
+from typing import Literal
 
 # An execution label has at most 63 characters of [a-z0-9_-].
 _LONGEST_PART, _SUFFIX_DIGITS = 20, 12
 
 
-def new_job_id(processed_dataset_id: str, base_model_id: str, *, key_hash: str | None) -> str:
+def new_job_id(
+    processed_dataset_id: str,
+    base_model_id: str,
+    *,
+    key_hash: str | None,
+    kind: Literal["training", "export"] = "training",
+) -> str:
     """At most 63 characters of [a-z0-9_-]. The suffix is random, or comes from the idempotency key's hash."""
     dataset = _safe(processed_dataset_id.removeprefix("dataset_"))
     model = _safe(base_model_id.rstrip("/").rpartition("/")[2])
     suffix = key_hash[:_SUFFIX_DIGITS] if key_hash else secrets.token_hex(_SUFFIX_DIGITS // 2)
-    return f"training_{dataset}_{model}_{suffix}"
+    return f"{kind}_{dataset}_{model}_{suffix}"
 
 
 def _safe(text: str) -> str:

@@ -49,7 +49,8 @@ class JobStore(Protocol):
     def create(self, job: Job, event: Event) -> Created:
         """Store a new job if its idempotency key and id are free; else return the record that has the key.
 
-        Raises JobWasDeleted when the key belongs to a deleted job.
+        A job with a parent raises the parent's version too, so that a delete of the parent that saw no child fails.
+        Raises JobWasDeleted when the key belongs to a deleted job, JobNotFound when there is no such parent.
         """
         ...
 
@@ -86,6 +87,10 @@ class JobStore(Protocol):
 
     def unfinished(self) -> Iterator[Job]:
         """Every job that is not over."""
+        ...
+
+    def unfinished_children(self, job_id: str) -> Sequence[str]:
+        """Ids of jobs that are not over and have this one as their parent."""
         ...
 
     def lagging(self) -> Iterator[str]:

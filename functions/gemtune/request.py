@@ -6,57 +6,84 @@ import copy
 import difflib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from gemtune.errors import Problem, RequestRefused
 from gemtune.redaction import looks_secret, redacted
 from gemtune.rules import RULES, Loc, Rule
-from gemtune.spec import SECRET_REFERENCE, TrainRequest
+from gemtune.spec import SECRET_REFERENCE, ExportRequest, Spec, TrainRequest
 
 # Where a token may stand; a token anywhere else would be stored in the clear.
 SECRET_FIELDS: frozenset[Loc] = frozenset({("hf_token",), ("wandb_config", "api_key")})
 
 
+Request = TypeVar("Request", bound=BaseModel)  # TrainRequest or ExportRequest
+# What a request cannot do without gets a stand-in, so that the rules about the rest can still be asked.
+STAND_INS: Mapping[type[BaseModel], Mapping[str, Any]] = {
+    TrainRequest: {"processed_dataset_id": "absent", "training_config": {"base_model_id": "absent/absent"}},
+    ExportRequest: {"export_config": {}},
+}
+
+
 @dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(Generic[Request]):
     """A request as far as it can be read, its faulty fields at their defaults, and all that is wrong with it.
 
     `request` is None when too little of it can be read for any rule to make sense.
     """
 
-    request: TrainRequest | None
+    request: Request | None
     problems: tuple[Problem, ...]
 
-    def check(self, rules: Iterable[Rule]) -> Reading:
-        """The same with what these rules find; a rule about a faulty field is not asked."""
-        if self.request is None:
-            return self
-        faulty = [problem.loc for problem in self.problems]
-        asked = [rule for rule in rules if not any(loc[: len(read)] == read for read in rule.reads for loc in faulty)]
-        found = [problem for rule in asked for problem in rule.check(self.request)]
-        return Reading(self.request, (*self.problems, *found))
-
-    def accepted(self) -> TrainRequest:
+    def accepted(self) -> Request:
         """The request, if nothing is wrong with it. Raises RequestRefused with every problem."""
         if self.problems or self.request is None:
             raise RequestRefused(self.problems)
         return self.request
 
 
-def read(document: str | bytes, *, in_the_open: bool) -> Reading:
+def check(reading: Reading[TrainRequest], rules: Iterable[Rule]) -> Reading[TrainRequest]:
+    """The same with what these rules find; a rule about a faulty field is not asked."""
+    if reading.request is None:
+        return reading
+    faulty = [problem.loc for problem in reading.problems]
+    asked = [rule for rule in rules if not any(loc[: len(read)] == read for read in rule.reads for loc in faulty)]
+    found = [problem for rule in asked for problem in rule.check(reading.request)]
+    return Reading(reading.request, (*reading.problems, *found))
+
+
+def read(document: str | bytes, *, in_the_open: bool) -> Reading[TrainRequest]:
     """What a JSON document says. `in_the_open`: it came by a way that others store and log, so a literal token in it
     is a problem."""
+    return check(_read(TrainRequest, document, in_the_open=in_the_open), RULES)
+
+
+def read_export(document: str | bytes) -> Reading[ExportRequest]:
+    """The same of a request to export again, which comes by HTTP only. Rules are asked by `check_export`."""
+    return _read(ExportRequest, document, in_the_open=False)
+
+
+def check_export(reading: Reading[ExportRequest], trained: Spec, rules: Iterable[Rule]) -> Reading[TrainRequest]:
+    """A request to export again, made whole by what was trained, with what the rules find that are about the export."""
+    if reading.request is None:
+        return Reading(None, reading.problems)
+    fields = ExportRequest.model_fields
+    about = [rule for rule in (*RULES, *rules) if any(read[0] in fields for read in rule.reads)]
+    return check(Reading(reading.request.of(trained), reading.problems), about)
+
+
+def _read(model: type[Request], document: str | bytes, *, in_the_open: bool) -> Reading[Request]:
     try:
-        return _read(document, in_the_open=in_the_open)
+        return _parsed(model, document, in_the_open=in_the_open)
     except RecursionError:
         return Reading(None, (Problem((), "this is nested too deep", "too_deep", "see GET /openapi.json"),))
 
 
-def _read(document: str | bytes, *, in_the_open: bool) -> Reading:
+def _parsed(model: type[Request], document: str | bytes, *, in_the_open: bool) -> Reading[Request]:
     try:
         raw = json.loads(document)
     except ValueError as error:
@@ -69,8 +96,8 @@ def _read(document: str | bytes, *, in_the_open: bool) -> Reading:
     if not _is_unicode(raw):
         message = "a text in it is half a surrogate pair, which is no character"
         return Reading(None, (Problem((), message, "not_text", "send \\u escapes in pairs, or UTF-8"),))
-    request, problems = _validated(raw)
-    return Reading(request, (*problems, *_tokens_out_of_place(raw, in_the_open=in_the_open))).check(RULES)
+    request, problems = _validated(model, raw)
+    return Reading(request, (*problems, *_tokens_out_of_place(raw, in_the_open=in_the_open)))
 
 
 def _is_unicode(raw: object) -> bool:
@@ -87,34 +114,38 @@ def parse(document: str | bytes, *, in_the_open: bool) -> TrainRequest:
     return read(document, in_the_open=in_the_open).accepted()
 
 
-def _validated(raw: dict[str, Any]) -> tuple[TrainRequest | None, list[Problem]]:
+def _validated(model: type[Request], raw: dict[str, Any]) -> tuple[Request | None, list[Problem]]:
     """The request as far as it can be read, faulty fields at their defaults, and what is wrong with the others."""
     text = json.dumps(raw)
     try:
-        return TrainRequest.model_validate_json(text), []
+        return model.model_validate_json(text), []
     except ValidationError as error:
-        problems = [_problem(raw, detail) for detail in error.errors(include_url=False, include_input=False)]
+        details = error.errors(include_url=False, include_input=False)
+        problems = [_problem(model, detail) for detail in details]
     readable = copy.deepcopy(raw)
     for problem in problems:
         _take_out(readable, problem.loc)
-    # What a request cannot do without gets a stand-in, so that the rules about the rest can still be asked.
-    readable.setdefault("processed_dataset_id", "absent")
-    readable.setdefault("training_config", {})
-    if isinstance(readable["training_config"], dict):
-        readable["training_config"].setdefault("base_model_id", "absent/absent")
+    _stand_in(readable, STAND_INS[model])
     try:
-        return TrainRequest.model_validate_json(json.dumps(readable)), problems
+        return model.model_validate_json(json.dumps(readable)), problems
     except ValidationError:
         return None, problems
 
 
-def _problem(raw: object, detail: Any) -> Problem:
+def _stand_in(readable: dict[str, Any], needed: Mapping[str, Any]) -> None:
+    for name, value in needed.items():
+        there = readable.setdefault(name, copy.deepcopy(value))
+        if isinstance(value, Mapping) and isinstance(there, dict):
+            _stand_in(there, value)
+
+
+def _problem(model: type[BaseModel], detail: Any) -> Problem:
     loc: Loc = tuple(redacted(part) if isinstance(part, str) else part for part in detail["loc"])
     kind, message = detail["type"], redacted(detail["msg"])
     hint = None
     if kind == "extra_forbidden":
         kind, message = "unknown_field", "no such field"
-        hint = _closest(loc)
+        hint = _closest(model, loc)
     elif kind == "missing":
         kind, message = "missing_field", "this field is required"
     elif kind == "literal_error":
@@ -125,8 +156,8 @@ def _problem(raw: object, detail: Any) -> Problem:
     return Problem(loc, message, kind, hint)
 
 
-def _closest(loc: Loc) -> str:
-    fields = _fields_at(TrainRequest, loc[:-1])
+def _closest(model: type[BaseModel], loc: Loc) -> str:
+    fields = _fields_at(model, loc[:-1])
     close = difflib.get_close_matches(str(loc[-1]), fields, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known fields: {', '.join(sorted(fields))}"
 

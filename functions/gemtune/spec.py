@@ -128,10 +128,28 @@ class TrainRequest(Spec):
         return {role: value for role, value in found.items() if value is not None}
 
 
-def request_hash(spec: Spec) -> str:
-    """SHA-256 of the canonical JSON of a secret-free request: what makes two requests the same."""
-    canonical = json.dumps(spec.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+class ExportRequest(Contract):
+    """What a user sends to export once more what a job has trained. What is left out of `job_name` is the job's own;
+    a token and a webhook are never taken over."""
+
+    export_config: ExportConfig
+    job_name: str | None = Field(None, min_length=1, max_length=200, pattern=PRINTABLE)
+    hf_token: str | None = Field(None, min_length=1, max_length=512, repr=False)
+    notify: Notify | None = None
+
+    def of(self, trained: Spec) -> TrainRequest:
+        """The request that would have trained the same and exported this."""
+        given = self.model_dump(mode="json", exclude_none=True)
+        kept = trained.model_dump(mode="json") | {"notify": None, "wandb_config": None}
+        return TrainRequest.model_validate_json(json.dumps(kept | given))
+
+
+def request_hash(request: Spec | ExportRequest, *, parent_job_id: str | None = None) -> str:
+    """SHA-256 of the canonical JSON of a request without its secrets: what makes two requests the same."""
+    stated = request.model_dump(mode="json", exclude={"hf_token"})
+    if parent_job_id is not None:
+        stated["parent_job_id"] = parent_job_id
+    return hashlib.sha256(json.dumps(stated, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def json_schema() -> dict[str, Any]:

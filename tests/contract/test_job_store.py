@@ -197,6 +197,52 @@ def test_unfinished_leaves_out_what_is_over(store: JobStore) -> None:
     assert [job.job_id for job in store.unfinished()] == ["training_b"]
 
 
+def test_a_child_keeps_its_parent_from_being_deleted_unseen(store: JobStore) -> None:
+    """Who looked for children before this one came has the version from before."""
+    parent = create(store)
+    assert store.unfinished_children(parent.job_id) == []
+    child = create(store, "export_x", parent_job_id=parent.job_id, idempotency_key="k")
+    create(store, "training_y")
+    assert store.unfinished_children(parent.job_id) == ["export_x"]
+    assert create(store, "export_z", parent_job_id=parent.job_id, idempotency_key="k") == child
+    with pytest.raises(VersionConflict):
+        store.delete(parent.job_id, version=parent.version, tombstone_until=NOW)
+    seen = store.get(parent.job_id)
+    assert seen == parent.model_copy(update={"version": parent.version + 1})
+    store.update("export_x", partial(jobs.cancelled, at=NOW))
+    assert store.unfinished_children(parent.job_id) == []
+    store.delete(parent.job_id, version=seen.version, tombstone_until=NOW)
+    assert store.get("export_x").parent_job_id == parent.job_id
+
+
+def test_a_child_without_a_parent_is_not_created(store: JobStore) -> None:
+    with pytest.raises(JobNotFound):
+        create(store, "export_x", parent_job_id="training_x")
+    with pytest.raises(JobNotFound):
+        store.get("export_x")
+
+
+def test_of_a_delete_and_a_child_that_come_at_once_one_fails(store: JobStore) -> None:
+    def delete(version: int) -> bool:
+        try:
+            store.delete("training_x", version=version, tombstone_until=NOW)
+        except VersionConflict:
+            return False
+        return True
+
+    def child(_: int) -> bool:
+        try:
+            create(store, "export_x", parent_job_id="training_x")
+        except JobNotFound:
+            return False
+        return True
+
+    version = create(store).version
+    with ThreadPoolExecutor(2) as pool:
+        deleted, born = pool.submit(delete, version), pool.submit(child, version)
+    assert deleted.result() is not born.result()
+
+
 def test_a_deleted_job_leaves_a_tombstone_that_keeps_its_key_until_its_time_is_over(
     store: JobStore, clock: FakeClock
 ) -> None:

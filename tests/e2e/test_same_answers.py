@@ -49,8 +49,16 @@ def transcript(service: Api, model: str, tmp_path: Path) -> list[tuple[str, int,
     run("--json", "status", job_id)
     run("--json", "events", job_id)
     run("cancel", job_id)
+    again = json.loads(run("--json", "export", job_id, "--format", "adapter", "--idempotency-key", "e"))["job_id"]
+    run("events", again, "--follow")
+    service.completed(again)
+    run("status", again)
+    run("--json", "artifacts", again)
+    run("artifacts", again, "--download", str(tmp_path / "result"))
+    run("export", job_id, "--format", "adapter", "--quantization", "q4")
     run("delete", job_id)
     run("status", job_id)
+    run("export", again, "--format", "adapter")
     run("jobs", "--status", "failed")
     run("jobs", "--status", "nope")
     return said
@@ -58,13 +66,15 @@ def transcript(service: Api, model: str, tmp_path: Path) -> list[tuple[str, int,
 
 def blotted(text: str, model: str) -> str:
     text = text.replace(json.dumps(model)[1:-1], "MODEL").replace(model, "MODEL")
-    text = re.sub(r"training_chats_[\w-]+", "JOB", text)
+    text = re.sub(r"(training|export)_chats_[\w-]+", "JOB", text)
     text = re.sub(r"(gs://|/)[\w./-]*(?=jobs/JOB|specs/)", "BUCKET/", text)
     text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+(Z|\+00:00)?", "TIME", text)
     text = re.sub(r"gemtune-(prepare|train|export)-\w+", r"\1-RUN", text)
     text = re.sub(r'"execution": "[\w-]{36}"', '"execution": "ID"', text)
     text = re.sub(r'"message_id": "\d+"', '"message_id": "ID"', text)
     text = re.sub(r"[0-9a-f]{64}", "SHA256", text)
+    text = re.sub(r" +\d+  SHA256", "N SHA256", text)
+    text = re.sub(r'"url": (null|"[^"]+"), "path": (null|"[^"]+")', '"link": "LINK"', text)
     text = re.sub(r'"owner": "(local|anonymous)"', '"owner": "ME"', text)
     text = re.sub(r"\d+ (tokens/s|s to go)", r"FLOAT \1", text)
     text = re.sub(r"(?<=BUCKET/)\S*", lambda found: re.sub(r"\d+", "N", found[0]), text)

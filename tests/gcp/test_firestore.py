@@ -64,6 +64,7 @@ def use_every_query(store: FirestoreStore) -> None:
             page = store.page(status=status, modality=modality, limit=1, page_token=None)
             store.page(status=status, modality=modality, limit=1, page_token=page.next_page_token)
     list(store.unfinished())
+    store.unfinished_children("training_0")
     list(store.lagging())
     store.events("training_0", after=0)
     list(store.tombstones(until_after=NOW))
@@ -101,7 +102,7 @@ def test_every_query_has_its_index_and_every_index_its_query(store: FirestoreSto
     queries.clear()
     use_every_query(store)
     needs = [need for query, _ in queries if (need := needed(query)) is not None]
-    assert len(queries) == 13
+    assert len(queries) == 14
     assert [need for need in needs if not has_index(need)] == []
     assert [index for index in declared() if not any(list(need[1]) == list(index[1]) for need in needs)] == []
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from gemtune.bootstrap import Services
-from gemtune.job import Artifact
+from gemtune.job import Artifact, Claim, Step
 from tests.fakes import World, request
 from tests.handlers.conftest import embedded_only
 
@@ -117,6 +117,38 @@ def test_the_loss_curve_is_merged_from_all_attempts(api: Any, services: Services
     assert api.get(f"/jobs/{job_id}/metrics?after=2").json["metrics"] == [{"train_step": 3, "loss": 0.3}]
 
 
+def test_what_is_trained_is_exported_again(api: Any, services: Services) -> None:
+    job_id = submitted(api)
+    body = {"export_config": {"format": "adapter"}, "job_name": "again"}
+    answer = api.post(f"/jobs/{job_id}/exports", json=body)
+    assert (answer.status_code, answer.json["error"]["code"]) == (409, "job_is_running")
+    train(services, job_id)
+    api.post(f"/jobs/{job_id}/cancel")
+    answers = [api.post(f"/jobs/{job_id}/exports", json=body, headers={"Idempotency-Key": "k"}) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [202, 202]
+    assert answers[0].json == answers[1].json
+    shown = api.get(f"/jobs/{answers[0].json['job_id']}/status").json
+    assert (shown["parent_job_id"], shown["status"], shown["job_name"]) == (job_id, "queued", "again")
+    assert {name: step["state"] for name, step in shown["steps"].items()} == {
+        "prepare": "done", "train": "done", "export": "pending",
+    }  # fmt: skip
+    assert api.delete(f"/jobs/{job_id}").json["error"]["code"] == "job_has_children"
+    answer = api.post(f"/jobs/{job_id}/exports", json={"export_config": {"format": "adapter", "quantization": "q4"}})
+    assert answer.json["problems"][0]["code"] == "quantization_not_in_format"
+    assert api.post("/jobs/nope/exports", json=body).status_code == 404
+
+
+def train(services: Services, job_id: str) -> None:
+    """Claim a job and do its first two steps."""
+    claim = Claim(launch=1, execution="e")
+    services.dispatch.launch(job_id)
+    services.control.claim(job_id, claim)
+    for step in (Step.PREPARE, Step.TRAIN):
+        begun = services.advance.begin(job_id, step, claim, execution="x")
+        assert begun is not None
+        services.advance.done(job_id, begun[1])
+
+
 def test_artifacts_are_listed_with_a_link_that_reads_them(api: Any, services: Services) -> None:
     job_id = submitted(api)
     export = services.buckets.export
@@ -203,7 +235,8 @@ def test_the_openapi_document_names_every_route_and_every_schema_it_refers_to(ap
     document = api.get("/openapi.json").json
     assert set(document["paths"]) == {
         "/train", "/jobs", "/jobs/{job_id}/status", "/jobs/{job_id}/events", "/jobs/{job_id}/metrics",
-        "/jobs/{job_id}/artifacts", "/jobs/{job_id}/cancel", "/jobs/{job_id}", "/health",
+        "/jobs/{job_id}/artifacts", "/jobs/{job_id}/exports",
+        "/jobs/{job_id}/cancel", "/jobs/{job_id}", "/health",
     }  # fmt: skip
     references = {part.split('"')[0] for part in json.dumps(document).split('"#/components/schemas/')[1:]}
     assert references <= set(document["components"]["schemas"])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gemtune.errors import BadIdempotencyKey, JobWasDeleted, KeyReused, RequestRefused
-from gemtune.services.submit import Submission
+from gemtune.services.create_job import Submission
 from tests.fakes import World, reading
 
 

@@ -59,7 +59,7 @@ class Bench:
         self, step: Step, *, deadline: datetime | None = None, should_stop: Callable[[], bool] = lambda: False
     ) -> Context:
         job, mark = self.begin(step)
-        work = self.services.settings.work / f"{step}-{mark.attempt}"
+        work = self.services.settings.work / self.job_id / f"{step}-{mark.attempt}"
         work.mkdir(parents=True)
         spec = Spec.model_validate_json(self.services.buckets.config.read(job.spec_name))
         return Context(

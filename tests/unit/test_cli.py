@@ -25,7 +25,7 @@ def run(*arguments: str, url: str = "", stdin: str | None = None, **environment:
 def shown(status: str, **more: Any) -> dict[str, Any]:
     step = {"state": "done", "attempt": 1, "seconds": 1.0, "cause": None}
     body = {
-        "job_id": "training_x", "job_name": "x", "status": status, "base_model_id": "a/b",
+        "job_id": "training_x", "parent_job_id": None, "job_name": "x", "status": status, "base_model_id": "a/b",
         "processed_dataset_id": "d", "created_at": "2026-11-24T12:00:00Z", "adapter_path": None, "progress": None,
         "metrics": None, "error": None, "error_detail": None, "steps": {"train": step},
     }  # fmt: skip
@@ -176,3 +176,21 @@ def test_a_secret_is_kept_and_not_shown(home: Path, monkeypatch: pytest.MonkeyPa
     result = run("secret", "mine", stdin="hf_fakefakefake\n")
     assert result.stdout == "kept; refer to it as secret:gemtune-user-mine\n"
     assert services().secrets.read("gemtune-user-mine") == "hf_fakefakefake"
+
+
+def test_export_sends_what_was_asked_for_and_nothing_else(played: Played) -> None:
+    played.answers["POST", "/jobs/training_x/exports"] = (202, {"job_id": "export_x"})
+    played.answers["GET", "/jobs/export_x/status"] = (200, shown("completed", adapter_path="/there"))
+    result = run("export", "training_x", "--format", "gguf", "--follow", "--idempotency-key", "k", url=played.url)
+    assert (result.exit_code, result.stdout.splitlines()[0]) == (0, "export_x")
+    _, _, headers, body = played.asked[0]
+    assert (headers["Idempotency-Key"], body) == ("k", {"export_config": {"format": "gguf"}})
+    to_the_hub = ["--destination", "hfhub", "--repo", "me/mine", "--token", "hub", "--job-name", "again"]
+    run("export", "training_x", "--format", "merged", "--quantization", "q4", *to_the_hub, url=played.url)
+    assert played.asked[-1][3] == {
+        "export_config": {
+            "format": "merged", "quantization": "q4", "destination": "hfhub", "hf_repo_id": "me/mine",
+        },
+        "hf_token": "secret:gemtune-user-hub",
+        "job_name": "again",
+    }  # fmt: skip

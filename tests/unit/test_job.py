@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemtune import job as jobs
-from gemtune.errors import GemtuneError, IllegalMove, StaleAttempt, StaleClaim
-from gemtune.job import MOVES, Claim, Failure, Job, Mark, Status, Step
+from gemtune.errors import GemtuneError, IllegalMove, JobIsRunning, NothingTrained, StaleAttempt, StaleClaim
+from gemtune.job import MOVES, Claim, Failure, Job, Mark, Status, Step, StepRecord
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 LEASE = NOW + timedelta(minutes=3)
 MINE = Claim(launch=1, execution="mine")
 FINAL = {Status.COMPLETED, Status.FAILED, Status.CANCELLED}
+TRAINED = {Step.PREPARE: StepRecord(state="done"), Step.TRAIN: StepRecord(state="done"), Step.EXPORT: StepRecord()}
 
 
 def new(**fields: Any) -> Job:
@@ -44,7 +45,7 @@ def running(step: Step = Step.PREPARE) -> tuple[Job, Mark]:
 @pytest.mark.parametrize("here", list(Status))
 @pytest.mark.parametrize("to", list(Status))
 def test_only_moves_in_the_table_are_made(here: Status, to: Status) -> None:
-    job = new(status=here)
+    job = new(status=here, steps=TRAINED)
     if to in MOVES.get(here, ()):
         moved, (event,) = jobs.moved(job, to, at=NOW)
         assert (moved.status, event.type, event.seq) == (to, f"job_{to}", 1)
@@ -52,6 +53,34 @@ def test_only_moves_in_the_table_are_made(here: Status, to: Status) -> None:
     else:
         with pytest.raises(IllegalMove):
             jobs.moved(job, to, at=NOW)
+
+
+def test_only_what_is_trained_goes_from_queued_to_exporting() -> None:
+    with pytest.raises(IllegalMove):
+        jobs.moved(new(), Status.EXPORTING, at=NOW)
+    job, _ = jobs.moved(new(steps=TRAINED), Status.EXPORTING, at=NOW)
+    assert job.started_at == NOW
+
+
+def test_an_export_of_its_own_begins_at_export_and_completes() -> None:
+    parent, _ = jobs.cancelled(running(Step.EXPORT)[0], at=NOW)
+    job, (event,) = jobs.accepted(new(parent_job_id=parent.job_id, steps=jobs.steps_of_export(parent)))
+    assert event.details == {"parent_job_id": "training_x"}
+    assert (job.trained_by, parent.trained_by) == ("training_x", "training_x")
+    job, _ = jobs.launched(job, at=NOW, lease_until=LEASE)
+    job, _ = jobs.claimed(job, MINE)
+    for step in (Step.PREPARE, Step.TRAIN):
+        assert jobs.step_begun(job, step, MINE, execution="x", at=NOW)[0] is job
+    job, _ = jobs.step_begun(job, Step.EXPORT, MINE, execution="x", at=NOW)
+    job, _ = jobs.step_done(job, Mark(claim=MINE, step=Step.EXPORT, attempt=1), at=NOW)
+    assert job.status == "completed"
+
+
+def test_only_what_is_over_and_trained_is_exported_again() -> None:
+    with pytest.raises(JobIsRunning):
+        jobs.steps_of_export(running(Step.EXPORT)[0])
+    with pytest.raises(NothingTrained):
+        jobs.steps_of_export(jobs.cancelled(running(Step.TRAIN)[0], at=NOW)[0])
 
 
 def test_a_launch_is_taken_once_until_its_lease_ends() -> None:

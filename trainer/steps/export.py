@@ -15,7 +15,7 @@ def run(context: Context) -> None:
     context.check_stop()
     export = context.buckets.export
     attempt_of_train = context.job.steps[Step.TRAIN].attempt
-    place = f"{context.prefix}/{trained.place_of(context.spec.training_config.method)}/{attempt_of_train}"
+    place = f"{context.origin}/{trained.place_of(context.spec.training_config.method)}/{attempt_of_train}"
     whole = manifest.fetch(export, place, context.work / "trained")
 
     folder = context.work / "exported"

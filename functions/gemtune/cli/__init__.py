@@ -21,7 +21,7 @@ class _Lazy(click.Group):
         "up": "local", "publish": "local", "listen": "local", "secret": "local",
         "webhook-key": "local", "demo": "local",
         "train": "jobs", "jobs": "jobs", "status": "jobs", "events": "jobs", "cancel": "jobs", "delete": "jobs",
-        "artifacts": "artifacts",
+        "export": "export", "artifacts": "artifacts",
     }  # fmt: skip
 
     def invoke(self, ctx: click.Context) -> object:

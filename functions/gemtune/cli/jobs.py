@@ -90,7 +90,16 @@ def delete(connection: Connection, job_id: str) -> None:
 
 
 def _print_job(job: dict[str, Any]) -> None:
-    for name in ("job_id", "job_name", "status", "base_model_id", "processed_dataset_id", "created_at", "adapter_path"):
+    for name in (
+        "job_id",
+        "parent_job_id",
+        "job_name",
+        "status",
+        "base_model_id",
+        "processed_dataset_id",
+        "created_at",
+        "adapter_path",
+    ):
         if job[name] is not None:
             click.echo(f"{name + ':':22}{job[name]}")
     for name, step in job["steps"].items():

@@ -34,6 +34,9 @@ class SqliteStore:
             taken = self._holder_of(connection, job)
             if taken is not None:
                 return Created(taken, is_new=False)
+            if job.parent_job_id is not None:
+                parent = self._get(connection, job.parent_job_id)
+                self._save(connection, parent.model_copy(update={"version": parent.version + 1}))
             self._insert(connection, job)
             self._write_events(connection, [event])
             if job.key_hash is not None:
@@ -111,6 +114,12 @@ class SqliteStore:
                 yield _read(row)
             except RecordUnreadable as error:
                 log.error("%s", error)
+
+    def unfinished_children(self, job_id: str) -> Sequence[str]:
+        marks = ", ".join("?" * len(UNFINISHED))  # they are few, so no index on the parent pays
+        query = f"SELECT job_id FROM jobs WHERE status IN ({marks}) AND record ->> 'parent_job_id' = ? ORDER BY job_id"
+        found = self._database.read().execute(query, (*sorted(UNFINISHED), job_id))
+        return [row["job_id"] for row in found.fetchall()]
 
     def lagging(self) -> Iterator[str]:
         query = "SELECT job_id FROM jobs WHERE published_seq < last_seq"

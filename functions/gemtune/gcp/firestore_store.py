@@ -64,6 +64,9 @@ class FirestoreStore:
                 ours = (taken.job_id, taken.spec_name) == (job.job_id, job.spec_name)
                 return Created(taken, is_new=ours)
             batch = self._client.batch()
+            if job.parent_job_id is not None:
+                parent = self._snapshot(job.parent_job_id)
+                batch.update(parent.reference, {"version": firestore.Increment(1)})
             batch.create(self._job(job.job_id), _document(job))
             batch.create(self._event(event), _plain(event.model_dump()))
             if job.key_hash is not None:
@@ -127,6 +130,12 @@ class FirestoreStore:
                 yield _read(snapshot)
             except RecordUnreadable as error:
                 log.error("%s", error)
+
+    def unfinished_children(self, job_id: str) -> Sequence[str]:
+        # One equality, which needs no index of its own; how many exports a job has is no number to page through.
+        query = self._client.collection(JOBS).where(filter=FieldFilter("parent_job_id", "==", job_id))
+        found = query.select(["status"]).stream(timeout=CALL_SECONDS)
+        return sorted(snapshot.id for snapshot in found if snapshot.get("status") in UNFINISHED)
 
     def lagging(self) -> Iterator[str]:
         query = self._client.collection(JOBS).where(filter=FieldFilter("lagging", "==", True)).select(["lagging"])

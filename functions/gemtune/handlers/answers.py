@@ -42,6 +42,7 @@ class JobStatus(BaseModel):
     """A job as its user sees it: `error` is the sentence, `error_detail` the rest."""
 
     job_id: str
+    parent_job_id: str | None
     job_name: str
     status: Status
     modality: str

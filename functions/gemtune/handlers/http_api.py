@@ -17,6 +17,7 @@ from gemtune import errors
 from gemtune.bootstrap import Services
 from gemtune.handlers import answers, routes
 from gemtune.handlers.openapi import openapi
+from gemtune.spec import ExportRequest, TrainRequest
 
 log = logging.getLogger(__name__)
 
@@ -30,16 +31,18 @@ class Endpoint:
     call: Route
     success: int
     answer: type[BaseModel]
+    body: type[BaseModel] | None = None
 
 
 # One table: the router and the OpenAPI document are both made from it.
 ENDPOINTS: Mapping[tuple[str, str], Endpoint] = {
-    ("POST", "/train"): Endpoint(routes.train, 202, answers.Accepted),
+    ("POST", "/train"): Endpoint(routes.train, 202, answers.Accepted, TrainRequest),
     ("GET", "/jobs"): Endpoint(routes.list_jobs, 200, answers.JobList),
     ("GET", "/jobs/<job_id>/status"): Endpoint(routes.status, 200, answers.JobStatus),
     ("GET", "/jobs/<job_id>/events"): Endpoint(routes.events, 200, answers.JobEvents),
     ("GET", "/jobs/<job_id>/metrics"): Endpoint(routes.metrics, 200, answers.LossHistory),
     ("GET", "/jobs/<job_id>/artifacts"): Endpoint(routes.artifacts, 200, answers.JobArtifacts),
+    ("POST", "/jobs/<job_id>/exports"): Endpoint(routes.export, 202, answers.Accepted, ExportRequest),
     ("POST", "/jobs/<job_id>/cancel"): Endpoint(routes.cancel, 202, answers.JobStatus),
     ("DELETE", "/jobs/<job_id>"): Endpoint(routes.delete, 200, answers.Deleted),
     ("GET", "/health"): Endpoint(routes.health, 200, answers.Health),

@@ -12,7 +12,6 @@ from pydantic.json_schema import models_json_schema
 
 from gemtune.handlers.answers import ErrorAnswer
 from gemtune.job import Status
-from gemtune.spec import TrainRequest
 
 if TYPE_CHECKING:
     from gemtune.handlers.http_api import Endpoint
@@ -32,6 +31,7 @@ _QUERY: Mapping[str, Mapping[str, Any]] = {
 }
 _ERRORS: Mapping[tuple[str, str], tuple[int, ...]] = {
     ("POST", "/train"): (409, 413, 422),
+    ("POST", "/jobs/<job_id>/exports"): (404, 409, 413, 422),
     ("POST", "/jobs/<job_id>/cancel"): (404, 409),
     ("DELETE", "/jobs/<job_id>"): (404, 409),
     ("GET", "/jobs"): (422,),
@@ -51,7 +51,8 @@ _MEANING = {
 
 def openapi(endpoints: Mapping[tuple[str, str], Endpoint]) -> dict[str, Any]:
     """The document as JSON knows it."""
-    models: set[type[BaseModel]] = {TrainRequest, ErrorAnswer, *(endpoint.answer for endpoint in endpoints.values())}
+    bodies = {endpoint.body for endpoint in endpoints.values() if endpoint.body is not None}
+    models: set[type[BaseModel]] = {ErrorAnswer, *bodies, *(endpoint.answer for endpoint in endpoints.values())}
     ordered = sorted(models, key=lambda model: model.__name__)
     _, schemas = models_json_schema([(model, "validation") for model in ordered], ref_template=_SCHEMAS)
     paths: dict[str, dict[str, Any]] = {}
@@ -75,9 +76,9 @@ def _operation(method: str, path: str, endpoint: Endpoint) -> dict[str, Any]:
     answers = {str(endpoint.success): _content(endpoint.answer.__name__, "done")}
     answers |= {str(code): _content("ErrorAnswer", _MEANING[code]) for code in _ERRORS.get((method, path), ())}
     operation: dict[str, Any] = {"operationId": endpoint.call.__name__, "responses": answers}
-    if path == "/train":
+    if endpoint.body is not None:
         parameters.append({"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 1024}})
-        operation["requestBody"] = _content("TrainRequest", "what to train") | {"required": True}
+        operation["requestBody"] = _content(endpoint.body.__name__, "what to do") | {"required": True}
     return operation | ({"parameters": parameters} if parameters else {})
 
 

@@ -11,17 +11,21 @@ from gemtune.handlers import answers
 from gemtune.handlers.artifact_links import artifact_links
 from gemtune.handlers.loss_history import loss_history
 from gemtune.job import Status
-from gemtune.services.submit import Submission
+from gemtune.request import Reading, Request
+from gemtune.services.create_job import Submission
 
 MAX_PAGE = 200
 
 
 def train(request: flask.Request, services: Services) -> answers.Accepted:
     reading = requests.read(request.get_data(), in_the_open=False)
-    key = request.headers.get("Idempotency-Key")
-    owner = services.callers.owner(request)
-    submission = Submission(reading, source="http", owner=owner, idempotency_key=key)
-    return answers.Accepted(job_id=services.submit(submission).job_id)
+    return answers.Accepted(job_id=services.submit(_submission(reading, request, services)).job_id)
+
+
+def export(request: flask.Request, services: Services, *, job_id: str) -> answers.Accepted:
+    reading = requests.read_export(request.get_data())
+    job = services.export_again(job_id, _submission(reading, request, services))
+    return answers.Accepted(job_id=job.job_id)
 
 
 def list_jobs(request: flask.Request, services: Services) -> answers.JobList:
@@ -66,6 +70,11 @@ def delete(request: flask.Request, services: Services, *, job_id: str) -> answer
 
 def health(request: flask.Request, services: Services) -> answers.Health:
     return answers.Health()
+
+
+def _submission(reading: Reading[Request], request: flask.Request, services: Services) -> Submission[Request]:
+    key = request.headers.get("Idempotency-Key")
+    return Submission(reading, source="http", owner=services.callers.owner(request), idempotency_key=key)
 
 
 def _whole_number(request: flask.Request, name: str, *, default: int, most: int = 2**53) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from gemtune.errors import JobIsRunning, VersionConflict
+from gemtune.errors import JobHasChildren, JobIsRunning, VersionConflict
 from gemtune.ports import Buckets, Clock, JobStore, Secrets
 from gemtune.services.job_secrets import own_secrets
 
@@ -20,16 +20,21 @@ class Delete:
     clock: Clock
 
     def __call__(self, job_id: str) -> None:
-        """Raises JobNotFound, JobIsRunning."""
+        """What was exported from it again stays, with the jobs that did.
+
+        Raises JobNotFound, JobIsRunning, JobHasChildren.
+        """
         while True:
             job = self.store.get(job_id)
             if not job.is_over:
                 raise JobIsRunning(job_id, job.status)
+            if children := self.store.unfinished_children(job_id):
+                raise JobHasChildren(job_id, children)
             try:
                 self.store.delete(job_id, version=job.version, tombstone_until=self.clock.now() + TOMBSTONE)
                 break
             except VersionConflict:
-                continue  # it changed between the look and the delete: look again
+                continue  # it changed, or got a child, between the look and the delete: look again
         for name in own_secrets(job):
             self.secrets.delete(name)
         self.buckets.config.delete(job.spec_name)

@@ -23,7 +23,8 @@ from gemtune.errors import (
 from gemtune.job import Job
 from gemtune.ports import Bus, Clock, JobStore, Launcher, Topic
 from gemtune.redaction import redacted
-from gemtune.services.submit import Submission, Submit
+from gemtune.services.create_job import Submission
+from gemtune.services.submit import Submit
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from gemtune.errors import GemtuneError, JobWasDeleted, ObjectNotFound, Problem,
 from gemtune.job_file import as_json
 from gemtune.object_name import is_safe
 from gemtune.ports import Buckets, Objects
-from gemtune.services.submit import Submission, Submit
+from gemtune.services.create_job import Submission
+from gemtune.services.submit import Submit
 
 log = logging.getLogger(__name__)
 

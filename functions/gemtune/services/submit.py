@@ -1,43 +1,23 @@
-"""Accepts a request: checks it against what is there, keeps its secrets and its spec, and creates the record."""
+"""Accepts a request: checks it against what is there, creates its job, and asks for the launch."""
 
 from __future__ import annotations
 
 import json
 import logging
-import secrets as randomness
 from dataclasses import dataclass
-from typing import Literal
 
 from gemtune import base_model, job_id, webhook
-from gemtune.errors import (
-    BadIdempotencyKey,
-    JobWasDeleted,
-    KeyReused,
-    ObjectNotFound,
-    Problem,
-    SecretNotFound,
-    UnsafeName,
-)
-from gemtune.job import Job, Status, accepted, key_hash
-from gemtune.ports import Buckets, Bus, Clock, JobStore, Secrets, Topic
-from gemtune.redaction import looks_secret
-from gemtune.request import Reading
+from gemtune.errors import ObjectNotFound, Problem, SecretNotFound, UnsafeName
+from gemtune.job import Job
+from gemtune.ports import Buckets, Bus, JobStore, Secrets, Topic
+from gemtune.request import check
 from gemtune.rules import Rule
-from gemtune.services.job_secrets import OWN_PREFIX, REFERENCE, SECRET_TTL, own_name
+from gemtune.services.create_job import CreateJob, Submission, same_request
+from gemtune.services.job_secrets import REFERENCE
 from gemtune.services.placement import Placement
-from gemtune.spec import Spec, TrainRequest, request_hash
+from gemtune.spec import TrainRequest, request_hash
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """A request as it was read, who sends it, by which way, and under which key."""
-
-    reading: Reading
-    source: Literal["http", "pubsub", "upload"]
-    owner: str
-    idempotency_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +26,12 @@ class Submit:
     bus: Bus
     buckets: Buckets
     secrets: Secrets
-    clock: Clock
+    create: CreateJob
     local_folders: bool  # whether a base model may be a folder of this machine
     webhooks_to_loopback: bool  # whether a webhook may be on this machine
     placement: Placement
 
-    def __call__(self, submission: Submission) -> Job:
+    def __call__(self, submission: Submission[TrainRequest]) -> Job:
         """Accept a request and ask for its launch. Raises what `accept` raises."""
         job = self.accept(submission)
         if job.launch.number == 0:  # a repeated request finds it launched
@@ -68,20 +48,27 @@ class Submit:
         except Exception:
             log.exception("job %s is accepted, but job-requests did not take its message", job.job_id)
 
-    def accept(self, submission: Submission) -> Job:
+    def accept(self, submission: Submission[TrainRequest]) -> Job:
         """The job of this request, new or known by its idempotency key.
 
         Raises RequestRefused, KeyReused, JobWasDeleted, BadIdempotencyKey.
         """
-        _check_key(submission.idempotency_key)
-        key, reading = submission.idempotency_key, submission.reading
-        hashed = None if key is None else key_hash(submission.source, submission.owner, key)
-        known = None if hashed is None else self.store.holder(hashed)
-        if known is not None:  # what it asks for was there when it was accepted, and need not be there still
-            return _same_request(known, reading.accepted().spec())
-        return self._create(submission, reading.check(self._rules()).accepted(), hashed)
+        hashed = submission.key_hash
+        if hashed is not None and (holder := self.store.holder(hashed)) is not None:
+            return same_request(holder, request_hash(submission.reading.accepted().spec()))
+        request = check(submission.reading, self.rules()).accepted()
+        spec = request.spec()
+        new_id = job_id.new_job_id(spec.processed_dataset_id, spec.training_config.base_model_id, key_hash=hashed)
+        return self.create(
+            new_id,
+            spec,
+            request.secrets(),
+            submission,
+            request_hash=request_hash(spec),
+            machine=self.placement.machine(spec),
+        )
 
-    def _rules(self) -> tuple[Rule, ...]:
+    def rules(self) -> tuple[Rule, ...]:
         """What can only be checked against what is there."""
         return (
             Rule((("processed_dataset_id",),), self._dataset_problems),
@@ -90,63 +77,6 @@ class Submit:
             Rule((("notify",),), self._webhook_problems),
             Rule((("training_config",), ("modality",)), self.placement.problems),
         )
-
-    def _create(self, submission: Submission, request: TrainRequest, hashed: str | None) -> Job:
-        """Secrets, spec, record: in this order, so that a record never names what is not there. Names end in a nonce
-        of this request, so that two requests with one key never share them; the one that loses removes its own."""
-        spec = request.spec()
-        machine = self.placement.machine(spec)
-        now, nonce = self.clock.now(), randomness.token_hex(8)
-        new_id = job_id.new_job_id(spec.processed_dataset_id, spec.training_config.base_model_id, key_hash=hashed)
-        spec_name = f"specs/{new_id}-{nonce}.json"
-        names = self._keep_secrets(request, new_id, nonce)
-        self.buckets.config.create(spec_name, spec.model_dump_json(indent=2).encode())
-        job = Job(
-            job_id=new_id,
-            job_name=spec.job_name,
-            status=Status.QUEUED,
-            modality=spec.modality,
-            base_model_id=spec.training_config.base_model_id,
-            processed_dataset_id=spec.processed_dataset_id,
-            spec_uri=self.buckets.config.uri(spec_name),
-            spec_name=spec_name,
-            machine=machine,
-            secret_names=names,
-            source=submission.source,
-            owner=submission.owner,
-            idempotency_key=submission.idempotency_key,
-            request_hash=request_hash(spec),
-            webhook_url=None if spec.notify is None else spec.notify.webhook_url,
-            created_at=now,
-            updated_at=now,
-        )
-        job, (event,) = accepted(job)
-        try:
-            created = self.store.create(job, event)
-        except JobWasDeleted:
-            self._remove_own(names, spec_name)
-            raise
-        # Any other error leaves open whether the record is there, so nothing is removed: `sweep` knows later.
-        if not created.is_new:
-            self._remove_own(names, spec_name)
-            return _same_request(created.job, spec)
-        return job
-
-    def _keep_secrets(self, request: TrainRequest, new_id: str, nonce: str) -> dict[str, str]:
-        names = {}
-        for role, value in request.secrets().items():
-            if value.startswith(REFERENCE):
-                names[role] = value.removeprefix(REFERENCE)
-                continue
-            names[role] = own_name(new_id, role, nonce)
-            self.secrets.create(names[role], value, ttl=SECRET_TTL)
-        return names
-
-    def _remove_own(self, names: dict[str, str], spec_name: str) -> None:
-        for name in names.values():
-            if name.startswith(OWN_PREFIX):
-                self.secrets.delete(name)
-        self.buckets.config.delete(spec_name)
 
     def _dataset_problems(self, request: TrainRequest) -> list[Problem]:
         folder = f"processed_datasets/{request.processed_dataset_id}"
@@ -204,17 +134,3 @@ class Submit:
 
 
 DATASET_FILES = ("metadata.json", "train.jsonl", "train.parquet", "training.jsonl", "training.parquet")
-
-
-def _check_key(key: str | None) -> None:
-    # As an attribute of a message it has at most 1024 bytes.
-    if key is not None and (
-        not 0 < len(key.encode(errors="replace")) <= 1024 or not key.isprintable() or looks_secret(key)
-    ):
-        raise BadIdempotencyKey()
-
-
-def _same_request(job: Job, spec: Spec) -> Job:
-    if job.request_hash != request_hash(spec):
-        raise KeyReused()
-    return job

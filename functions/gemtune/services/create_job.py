@@ -1,0 +1,119 @@
+"""Makes the record of an accepted request, with its secrets and its spec, whole or not at all."""
+
+from __future__ import annotations
+
+import secrets as randomness
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Literal
+
+from gemtune.errors import BadIdempotencyKey, JobNotFound, JobWasDeleted, KeyReused
+from gemtune.job import Job, Status, accepted, key_hash
+from gemtune.ports import Buckets, Clock, JobStore, Secrets
+from gemtune.redaction import looks_secret
+from gemtune.request import Reading, Request
+from gemtune.services.job_secrets import OWN_PREFIX, REFERENCE, SECRET_TTL, own_name
+from gemtune.spec import Spec
+
+
+@dataclass(frozen=True, slots=True)
+class Submission(Generic[Request]):
+    """A request as it was read, who sends it, by which way, and under which key."""
+
+    reading: Reading[Request]
+    source: Literal["http", "pubsub", "upload"]
+    owner: str
+    idempotency_key: str | None = None
+
+    @property
+    def key_hash(self) -> str | None:
+        """Raises BadIdempotencyKey."""
+        key = self.idempotency_key
+        if key is None:
+            return None
+        # As an attribute of a message it has at most 1024 bytes.
+        if not 0 < len(key.encode(errors="replace")) <= 1024 or not key.isprintable() or looks_secret(key):
+            raise BadIdempotencyKey()
+        return key_hash(self.source, self.owner, key)
+
+
+@dataclass(frozen=True, slots=True)
+class CreateJob:
+    store: JobStore
+    buckets: Buckets
+    secrets: Secrets
+    clock: Clock
+
+    def __call__(
+        self,
+        new_id: str,
+        spec: Spec,
+        tokens: Mapping[str, str],
+        submission: Submission[Any],
+        *,
+        request_hash: str,
+        **more: Any,
+    ) -> Job:
+        """Secrets, spec, record: in this order, so that a record never names what is not there. Names end in a nonce
+        of this request, so that two requests with one key never share them; the one that loses removes its own.
+
+        tokens: role -> token or reference. more: further fields of the record.
+        Raises KeyReused, JobWasDeleted, and JobNotFound when a parent is gone.
+        """
+        now, nonce = self.clock.now(), randomness.token_hex(8)
+        spec_name = f"specs/{new_id}-{nonce}.json"
+        names = self._keep_secrets(tokens, new_id, nonce)
+        self.buckets.config.create(spec_name, spec.model_dump_json(indent=2).encode())
+        job = Job(
+            job_id=new_id,
+            job_name=spec.job_name,
+            status=Status.QUEUED,
+            modality=spec.modality,
+            base_model_id=spec.training_config.base_model_id,
+            processed_dataset_id=spec.processed_dataset_id,
+            spec_uri=self.buckets.config.uri(spec_name),
+            spec_name=spec_name,
+            secret_names=names,
+            source=submission.source,
+            owner=submission.owner,
+            idempotency_key=submission.idempotency_key,
+            request_hash=request_hash,
+            webhook_url=None if spec.notify is None else spec.notify.webhook_url,
+            created_at=now,
+            updated_at=now,
+            **more,
+        )
+        job, (event,) = accepted(job)
+        try:
+            created = self.store.create(job, event)
+        except (JobWasDeleted, JobNotFound):
+            self._remove_own(names, spec_name)
+            raise
+        # Any other error leaves open whether the record is there, so nothing is removed: `sweep` knows later.
+        if not created.is_new:
+            self._remove_own(names, spec_name)
+            return same_request(created.job, request_hash)
+        return job
+
+    def _keep_secrets(self, tokens: Mapping[str, str], new_id: str, nonce: str) -> dict[str, str]:
+        names = {}
+        for role, value in tokens.items():
+            if value.startswith(REFERENCE):
+                names[role] = value.removeprefix(REFERENCE)
+                continue
+            names[role] = own_name(new_id, role, nonce)
+            self.secrets.create(names[role], value, ttl=SECRET_TTL)
+        return names
+
+    def _remove_own(self, names: Mapping[str, str], spec_name: str) -> None:
+        for name in names.values():
+            if name.startswith(OWN_PREFIX):
+                self.secrets.delete(name)
+        self.buckets.config.delete(spec_name)
+
+
+def same_request(job: Job, request_hash: str) -> Job:
+    """The job, if it was made from this request. Raises KeyReused."""
+    if job.request_hash != request_hash:
+        raise KeyReused()
+    return job
