@@ -30,16 +30,27 @@ class Manifest:
 
 def publish(objects: Objects, folder: Path, prefix: str) -> list[Artifact]:
     """Upload every file of a folder to `prefix/…`, and then the manifest that makes it whole."""
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    artifacts = [add(objects, path, prefix, name) for name, path in files.items() if name != NAME]
+    artifacts = describe(objects, folder, prefix)
+    for artifact in artifacts:
+        objects.upload(folder / artifact.name, f"{prefix}/{artifact.name}")
     seal(objects, prefix, artifacts)
     return artifacts
+
+
+def describe(objects: Objects, folder: Path, prefix: str) -> list[Artifact]:
+    """What `publish` will say of the files of a folder."""
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return [_artifact(objects, path, f"{prefix}/{name}", name) for name, path in files.items() if name != NAME]
 
 
 def add(objects: Objects, path: Path, prefix: str, name: str) -> Artifact:
     """Upload one file of a folder that is not whole yet, and may be too large to be on this machine at once."""
     objects.upload(path, f"{prefix}/{name}")
-    return Artifact(name=name, uri=objects.uri(f"{prefix}/{name}"), bytes=path.stat().st_size, sha256=sha256(path))
+    return _artifact(objects, path, f"{prefix}/{name}", name)
+
+
+def _artifact(objects: Objects, path: Path, place: str, name: str) -> Artifact:
+    return Artifact(name=name, uri=objects.uri(place), bytes=path.stat().st_size, sha256=sha256(path))
 
 
 def seal(objects: Objects, prefix: str, artifacts: Sequence[Artifact]) -> None:

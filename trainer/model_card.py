@@ -1,4 +1,4 @@
-"""The README.md beside an exported adapter: what it was made from, how, and what came out."""
+"""The README.md beside an export: what it was made from, how, what came out, and how to run it."""
 
 from __future__ import annotations
 
@@ -9,26 +9,64 @@ from datetime import datetime
 
 from gemtune.job import Artifact, Job, Metrics
 from gemtune.spec import Spec
+from trainer.ready_to_run import how_to_run
 
 PACKAGES = ("gemtune", "torch", "transformers", "trl", "peft", "accelerate", "tokenizers")
 
 
 def model_card(job: Job, spec: Spec, artifacts: Sequence[Artifact], *, at: datetime) -> str:
-    """Markdown with the front matter that the Hub reads: https://huggingface.co/docs/hub/model-cards"""
+    """Markdown with the front matter that the Hub reads: https://huggingface.co/docs/hub/model-cards
+
+    artifacts: the files that it stands beside.
+    """
     config = spec.training_config
-    base = json.dumps(config.base_model_id)  # a JSON string is a YAML string too
     sections = [
-        f"---\nbase_model: {base}\nlibrary_name: peft\npipeline_tag: text-generation\ntags:\n- gemma\n- lora\n---",
-        f"# {_plain(spec.job_name)}\n\nA {config.method} adapter for `{config.base_model_id}`, trained by gemtune "
+        _front_matter(spec),
+        f"# {_plain(spec.job_name)}\n\n{_what_it_is(spec)}, trained by gemtune "
         f"as job `{job.job_id}` and exported on {at:%Y-%m-%d}.\nIt was trained on the dataset "
         f"`{spec.processed_dataset_id}`. The base model's licence holds for what is made with it.",
         _figures(job.metrics),
         _table("Configuration", ["setting", "value"], list(config.model_dump(mode="json").items())),
         _table("Versions", ["package", "version"], _versions()),
         _table("Files", ["name", "bytes", "SHA-256"], [(a.name, a.bytes, a.sha256) for a in artifacts]),
-        _use(config.base_model_id),
+        how_to_run(spec),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _front_matter(spec: Spec) -> str:
+    base = json.dumps(spec.training_config.base_model_id)  # a JSON string is a YAML string too
+    library, relation = _LIBRARIES[_form(spec)]
+    tags = ["gemma", *(["lora"] if _form(spec) == "adapter" else [])]
+    lines = [f"base_model: {base}", f"base_model_relation: {relation}", f"library_name: {library}"]
+    lines += ["pipeline_tag: text-generation", "tags:", *(f"- {tag}" for tag in tags)]
+    return "\n".join(["---", *lines, "---"])
+
+
+# Library and relation to the base model, in the Hub's words.
+_LIBRARIES = {
+    "adapter": ("peft", "adapter"),
+    "merged": ("transformers", "finetune"),
+    "gguf": ("gguf", "quantized"),
+}
+
+
+def _form(spec: Spec) -> str:
+    """What lies here: a training of all weights leaves no adapter, but a whole model."""
+    whole = spec.export_config.format == "adapter" and spec.training_config.method == "Full"
+    return "merged" if whole else spec.export_config.format
+
+
+def _what_it_is(spec: Spec) -> str:
+    method, base = spec.training_config.method, f"`{spec.training_config.base_model_id}`"
+    form = _form(spec)
+    if form == "adapter":
+        return f"A {method} adapter for {base}"
+    stored = f"as GGUF ({spec.quantization})" if form == "gguf" else f"whole ({_STORED[spec.quantization]})"
+    return f"{base}, fine-tuned ({method}) and stored {stored}"
+
+
+_STORED = {"none": "bf16", "fp16": "fp16", "q4": "4 bit, NF4 of bitsandbytes"}
 
 
 def _figures(metrics: Metrics | None) -> str:
@@ -37,7 +75,7 @@ def _figures(metrics: Metrics | None) -> str:
     before = metrics.baseline
     names = ("eval_loss", "accuracy", "perplexity")
     rows = [(name, _number(before and getattr(before, name)), _number(getattr(metrics, name))) for name in names]
-    return _table("Figures on held-out rows", ["", "base model", "this adapter"], rows)
+    return _table("Figures on held-out rows", ["", "base model", "this one"], rows)
 
 
 def _number(value: float | None) -> str:
@@ -62,16 +100,3 @@ def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) 
 
 def _plain(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
-
-
-def _use(base_model_id: str) -> str:
-    return f"""## Use
-
-```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-folder = "."  # where this file lies
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base_model_id!r}), folder)
-tokenizer = AutoTokenizer.from_pretrained(folder)
-```"""

@@ -39,7 +39,7 @@ def check_description(folder: Path, names: Collection[str]) -> None:
     if not any(name.endswith(WEIGHTS) for name in names):
         hint = "save it with save_pretrained of transformers"
         raise StepError("bad_base_model", f"the base model has no *{WEIGHTS}", hint=hint)
-    missing = sorted(_indexed(folder) - set(names)) if INDEX in names else []
+    missing = sorted(indexed(folder) - set(names)) if INDEX in names else []
     if missing:
         message = f"the base model lacks {len(missing)} files of its weights: {', '.join(missing)[:200]}"
         raise StepError("bad_base_model", message, hint="upload the whole folder, and submit again")
@@ -60,7 +60,7 @@ def check_weights(path: Path) -> None:
         raise StepError("bad_base_model", message, hint="upload the whole file, and submit again") from error
 
 
-def _indexed(folder: Path) -> set[str]:
+def indexed(folder: Path) -> set[str]:
     """The files among which the weights are split."""
     weight_map = _json_object(folder / INDEX).get("weight_map")
     return {str(file) for file in weight_map.values()} if isinstance(weight_map, dict) else set()

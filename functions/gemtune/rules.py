@@ -63,7 +63,8 @@ def _early_stopping(request: TrainRequest) -> list[Problem]:
 
 def _format(request: TrainRequest) -> list[Problem]:
     format = request.export_config.format
-    return [] if format == "adapter" else _not_available(("export_config", "format"), f"format {format}", "use adapter")
+    instead = "use adapter or merged"
+    return _not_available(("export_config", "format"), f"format {format}", instead) if format == "gguf" else []
 
 
 def _quantization(request: TrainRequest) -> list[Problem]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from gemtune import llama_cpp
 from gemtune.errors import BadSetting
 from gemtune.machines import LOCAL, MACHINES
 
@@ -32,6 +33,8 @@ class Settings:
     export_timeout_seconds: int
     parallel_trainings: int  # embedded: how many train steps share this machine at once
     webhooks_to_loopback: bool  # whether a webhook may be on this machine, over plain HTTP too
+    llama_cpp: Path  # where llama.cpp's tools are, if they are
+    without_gguf: bool  # gcp: the image was built without llama.cpp
     workflow: str  # gcp: the name of the deployed workflows/fine_tune.yaml
     machines: tuple[str, ...]  # what can train here; of those that a job fits on it gets the first
     # gcp: stand-ins of services whose clients know no emulator variable of their own.
@@ -65,6 +68,8 @@ class Settings:
             export_timeout_seconds=_whole_number(env, "GEMTUNE_EXPORT_TIMEOUT_SECONDS", 3600),
             parallel_trainings=_whole_number(env, "GEMTUNE_PARALLEL_TRAININGS", 1),
             webhooks_to_loopback=_yes_or_no(env, "GEMTUNE_WEBHOOKS_TO_LOOPBACK"),
+            llama_cpp=Path(env.get("GEMTUNE_LLAMA_CPP") or _cache(env) / llama_cpp.FOLDER).absolute(),
+            without_gguf=_yes_or_no(env, "GEMTUNE_WITHOUT_GGUF"),
             workflow=env.get("GEMTUNE_WORKFLOW") or "fine-tune",
             machines=_machines(env) if on_gcp else (LOCAL,),
             workflows_endpoint=env.get("WORKFLOWS_EMULATOR_HOST") or None,
@@ -85,6 +90,11 @@ class Settings:
     def service_owner(self) -> str:
         """Who owns what comes without a sender's name: a message, a file, and on a workstation everything."""
         return f"project:{self.project_id}" if self.on_gcp else "local"
+
+
+def _cache(env: Mapping[str, str]) -> Path:
+    """What is made once a machine and shared by its checkouts."""
+    return Path(env.get("GEMTUNE_CACHE") or Path.home() / ".cache" / "gemtune")
 
 
 def _needed(env: Mapping[str, str], name: str) -> str:

@@ -38,6 +38,7 @@ class Bench:
             "base_model_id": str(base), "learning_rate": 5e-3, "gradient_accumulation_steps": 1, "max_steps": 8,
             "save_steps": 3,
         } | training  # fmt: skip
+        self.export: dict[str, Any] = {}
         self.claim = Claim(launch=1, execution="e")
         self.job_id = ""
 
@@ -48,7 +49,7 @@ class Bench:
 
     def begin(self, step: Step) -> tuple[Job, Mark]:
         if not self.job_id:
-            self.job_id = self.world.submit(training=self.training)
+            self.job_id = self.world.submit(training=self.training, export_config=self.export)
             self.services.dispatch.launch(self.job_id)
             self.services.control.claim(self.job_id, self.claim)
         begun = self.services.advance.begin(self.job_id, step, self.claim, execution="run")

@@ -1,30 +1,33 @@
-"""Exports what was trained: the adapter with its model card and checksums. A failed export trains nothing again."""
+"""Exports what was trained, in the format that was asked for. A failed export trains nothing again."""
 
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
-from gemtune.job import Step
-from trainer import manifest, trained
+from trainer import manifest, trained_weights
 from trainer.context import Context
 from trainer.model_card import model_card
+from trainer.trained_weights import TrainedWeights
 
 
 def run(context: Context) -> None:
-    """Write `export/<attempt>/` and complete the job with its place. Raises NotWhole, Stale."""
+    """Write `export/<attempt>/` and complete the job with its place. Raises StepError, NotWhole, Stale."""
     context.check_stop()
-    export = context.buckets.export
-    attempt_of_train = context.job.steps[Step.TRAIN].attempt
-    place = f"{context.origin}/{trained.place_of(context.spec.training_config.method)}/{attempt_of_train}"
-    whole = manifest.fetch(export, place, context.work / "trained")
-
+    found = trained_weights.locate(context)
     folder = context.work / "exported"
-    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns(manifest.NAME))
-    found = manifest.read_whole(export, place)
-    files = found.artifacts if found is not None else ()
-    card = model_card(context.job, context.spec, files, at=context.clock.now())
-    (folder / "README.md").write_text(card)
-
-    prefix = f"{context.prefix}/export/{context.mark.attempt}"
+    _write(context, found, folder)
+    export, prefix = context.buckets.export, f"{context.prefix}/export/{context.mark.attempt}"
+    files = manifest.describe(export, folder, prefix)
+    (folder / "README.md").write_text(model_card(context.job, context.spec, files, at=context.clock.now()))
     artifacts = manifest.publish(export, folder, prefix)
     context.advance.done(context.job.job_id, context.mark, adapter_path=export.uri(prefix), artifacts=artifacts)
+
+
+def _write(context: Context, found: TrainedWeights, folder: Path) -> None:
+    if context.spec.export_config.format == "adapter":  # no torch here
+        shutil.copytree(found.folder, folder, ignore=shutil.ignore_patterns(manifest.NAME))
+        return
+    from trainer.merge import merge
+
+    merge(found.base, found.adapter, folder, context.spec.quantization, check_stop=context.check_stop)

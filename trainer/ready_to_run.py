@@ -1,0 +1,96 @@
+"""What to type to run an export: the last section of its README.md."""
+
+from __future__ import annotations
+
+from gemtune.spec import Spec
+
+FP16_WARNING = """> **Gemma 3 overflows in fp16 arithmetic.** Its hidden states grow beyond 65,504, where fp16
+> ends, and its answers become empty or nonsense. The weights here are stored in fp16 and none of them overflows;
+> compute in bfloat16 or float32."""
+
+
+def how_to_run(spec: Spec) -> str:
+    """Markdown for one format, with every command as it is typed in the folder of the export."""
+    format = spec.export_config.format
+    if format == "adapter" and spec.training_config.method != "Full":
+        return f"## Use\n\n{_adapter(spec.training_config.base_model_id)}"
+    if format == "gguf":
+        return f"## Use\n\n{_gguf(gguf_name(spec.quantization))}"
+    return f"## Use\n\n{_whole_model(spec.quantization)}"
+
+
+def gguf_name(quantization: str) -> str:
+    return f"model-{quantization}.gguf"
+
+
+def _adapter(base_model_id: str) -> str:
+    return f"""```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # where this file lies
+base = AutoModelForCausalLM.from_pretrained({base_model_id!r}, dtype="auto")
+model = PeftModel.from_pretrained(base, folder)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+{_ANSWER}
+```"""
+
+
+_ANSWER = """
+turn = [{"role": "user", "content": "Hello!"}]
+inputs = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+output = model.generate(**inputs, max_new_tokens=64)
+print(tokenizer.decode(output[0][inputs["input_ids"].shape[1] :], skip_special_tokens=True))"""
+
+
+def _whole_model(quantization: str) -> str:
+    warning = f"{FP16_WARNING}\n\n" if quantization == "fp16" else ""
+    needs = "It needs `pip install bitsandbytes`; nothing else has to be said.\n\n" if quantization == "q4" else ""
+    dtype = '"bfloat16"' if quantization == "fp16" else '"auto"'
+    more = " --quantization bitsandbytes" if quantization == "q4" else ""
+    return f"""{warning}{needs}With transformers:
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # where this file lies
+model = AutoModelForCausalLM.from_pretrained(folder, dtype={dtype})
+tokenizer = AutoTokenizer.from_pretrained(folder)
+{_ANSWER}
+```
+
+With vLLM, which then answers like the OpenAI API:
+
+```sh
+vllm serve . --served-model-name mine --dtype bfloat16{more}
+curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \\
+  -d '{{"model": "mine", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+```"""
+
+
+def _gguf(name: str) -> str:
+    return f"""With llama.cpp, whose programs apply the chat template that is in the file:
+
+```sh
+llama-cli --model {name} --jinja --conversation
+llama-server --model {name} --jinja --port 8080
+```
+
+With llama-cpp-python:
+
+```python
+from llama_cpp import Llama
+
+model = Llama("{name}", n_ctx=2048)
+answer = model.create_chat_completion([{{"role": "user", "content": "Hello!"}}])
+print(answer["choices"][0]["message"]["content"])
+```
+
+With Ollama, by the `Modelfile` beside this:
+
+```sh
+ollama create mine -f Modelfile
+ollama run mine "Hello!"
+```
+
+Ollama does not trim what it is sent, and the chat template does: send messages without blanks around them."""

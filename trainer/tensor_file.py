@@ -1,0 +1,70 @@
+"""Writes a safetensors file a tensor at a time, so that no more than one of them is in memory.
+
+Format: eight bytes with the length of a JSON header, the header (name -> dtype, shape, offsets), and the tensors
+without gaps (https://github.com/huggingface/safetensors#format). Room for the header is kept at the beginning, as only
+the end knows what it says; a header may end in spaces.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "uint8": "U8", "int64": "I64", "int32": "I32"}
+# Readers map the file and take a tensor as a view, which has to begin at a multiple of its item's size.
+ALIGNMENT = 8
+# Bytes of header that a tensor takes: its name, and what goes with it.
+ROOM = 160
+
+
+class TensorFile:
+    """A safetensors file in the making; it is whole after the `with` block. names: all that will be added, for the
+    header's size; fewer may be."""
+
+    def __init__(self, path: Path, names: list[str]):
+        self._file = path.open("wb")
+        self._room = -(-sum(len(name) + ROOM for name in [*names, ""]) // ALIGNMENT) * ALIGNMENT
+        self._file.seek(8 + self._room)
+        self._entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        self._offset = 0
+
+    def __enter__(self) -> TensorFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self._finish()
+        finally:
+            self._file.close()
+
+    def add(self, name: str, tensor: torch.Tensor) -> int:
+        """Write a tensor whose bytes are a multiple of ALIGNMENT or come after all others; return how many."""
+        import torch
+
+        flat = tensor.detach().contiguous().reshape(-1)
+        size = flat.numel() * flat.element_size()
+        if self._offset % flat.element_size():
+            raise ValueError(f"{name} would begin at {self._offset}, where no {tensor.dtype} can be read")
+        self._file.write(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
+        self._entries[name] = {
+            "dtype": DTYPES[str(tensor.dtype).removeprefix("torch.")],
+            "shape": list(tensor.shape),
+            "data_offsets": [self._offset, self._offset + size],
+        }
+        self._offset += size
+        return size
+
+    def _finish(self) -> None:
+        header = json.dumps(self._entries, separators=(",", ":")).encode()
+        if len(header) > self._room:
+            raise ValueError(f"the header has {len(header)} bytes, {self._room} were kept for it")
+        self._file.seek(0)
+        self._file.write(self._room.to_bytes(8, "little") + header.ljust(self._room))
