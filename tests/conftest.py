@@ -12,6 +12,9 @@ from tests.fakes import World
 if TYPE_CHECKING:
     from tests.emulators.google import Emulators
 
+# Tiny models gain nothing from more threads, and threads that wait for each other burn what other processes need.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 GCP = pytest.param("gcp", marks=pytest.mark.emulators)
 
 

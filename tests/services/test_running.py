@@ -318,5 +318,13 @@ def test_a_delete_that_died_half_way_is_finished_by_the_sweep(
         with pytest.raises(ZeroDivisionError):
             services.delete(running.job_id)
     assert world.kept_specs() != []
-    services.sweep()
+    listed: list[str] = []
+    with monkeypatch.context() as counting:
+        config, names = type(services.buckets.config), services.buckets.config.list
+        counting.setattr(config, "list", lambda self, prefix: listed.append(prefix) or names(prefix))
+        services.sweep()
     assert world.kept_specs() == []
+    assert listed.count("specs/") == 1
+    assert not [prefix for prefix in listed if prefix.startswith(f"specs/{running.job_id}")], (
+        "a look for each deleted job"
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -134,12 +134,14 @@ class Sweep:
         return not job.is_over and secret_name in job.secret_names.values()
 
     def _remove_orphaned_specs(self, now: datetime) -> None:
+        deleted = set(self._deleted(now))  # such a delete may have died half-way
         for spec in self.buckets.config.list("specs/"):
-            if ORPHAN_AGE <= now - spec.updated_at <= SPEC_WINDOW and not self._is_named(spec.name):
+            job_id = spec.name.removeprefix("specs/").rpartition("-")[0]
+            of_an_age = ORPHAN_AGE <= now - spec.updated_at <= SPEC_WINDOW
+            if job_id in deleted or (of_an_age and not self._is_named(spec.name, job_id)):
                 self.buckets.config.delete(spec.name)
 
-    def _is_named(self, spec_name: str) -> bool:
-        job_id = spec_name.removeprefix("specs/").rpartition("-")[0]
+    def _is_named(self, spec_name: str, job_id: str) -> bool:
         try:
             return self.store.get(job_id).spec_name == spec_name
         except JobNotFound:
@@ -148,8 +150,10 @@ class Sweep:
             return True
 
     def _keep_deleted(self, now: datetime) -> None:
-        for job_id in self.store.tombstones(until_after=now + TOMBSTONE - LATE_WRITES):
+        for job_id in self._deleted(now):
             self.buckets.export.delete_prefix(f"jobs/{job_id}/")
-            for spec in self.buckets.config.list(f"specs/{job_id}-"):  # of a delete that died half-way
-                self.buckets.config.delete(spec.name)
         self.store.drop_tombstones(now)
+
+    def _deleted(self, now: datetime) -> Iterator[str]:
+        """Jobs that were deleted so lately that something may still write for them."""
+        return self.store.tombstones(until_after=now + TOMBSTONE - LATE_WRITES)
