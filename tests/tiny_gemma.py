@@ -12,12 +12,15 @@ from typing import Any
 from tests import rows
 
 SPECIAL = ("<start_of_turn>", "<end_of_turn>")
+# What a picture is written with, by the names that transformers' processor asks its tokenizer for.
+OF_PICTURES = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
+TOKENS_A_PICTURE, PICTURE_SIZE = 4, 56
 CACHE = Path(os.environ.get("GEMTUNE_CACHE") or Path.home() / ".cache" / "gemtune")
 TEMPLATE = Path(__file__).parent.parent / "trainer" / "gemma_chat_template.jinja"
 
 
 def build(folder: Path, family: str = "gemma3") -> Path:
-    """A copy of the tiny model of a family ("gemma2", "gemma3") at `folder`, made once a machine."""
+    """A copy of the tiny model of a family ("gemma2", "gemma3", "gemma3-vision") at `folder`, made once a machine."""
     recipe = hashlib.sha256(b"".join(p.read_bytes() for p in (Path(__file__), Path(rows.__file__), TEMPLATE)))
     cached = CACHE / f"tiny-{family}-{recipe.hexdigest()[:12]}"
     if not cached.exists():
@@ -38,7 +41,7 @@ def _make(folder: Path, family: str) -> None:
     import torch
     import transformers
 
-    tokenizer = _tokenizer(folder)
+    tokenizer = _tokenizer(folder, OF_PICTURES if family == "gemma3-vision" else {})
     tokenizer.save_pretrained(folder)
     common = {
         "vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 128,
@@ -52,6 +55,9 @@ def _make(folder: Path, family: str) -> None:
         model = transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**common, num_hidden_layers=2))
     elif family == "gemma3":
         model = transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(**common, num_hidden_layers=6))
+    elif family == "gemma3-vision":
+        model = _seeing(transformers.Gemma3TextConfig(**common, num_hidden_layers=6), tokenizer)
+        _processor(tokenizer).save_pretrained(folder)
     else:
         raise ValueError(f"no recipe for a tiny {family}")
     end_of_turn = tokenizer.convert_tokens_to_ids("<end_of_turn>")
@@ -61,7 +67,41 @@ def _make(folder: Path, family: str) -> None:
     model.save_pretrained(folder)
 
 
-def _tokenizer(folder: Path) -> Any:
+def _seeing(text: Any, tokenizer: Any) -> Any:
+    import torch
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in OF_PICTURES.items()}
+    tower = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "image_size": PICTURE_SIZE, "patch_size": 14, "vision_use_head": False,
+    }  # fmt: skip
+    model = Gemma3ForConditionalGeneration(
+        Gemma3Config(
+            text_config=text, vision_config=tower, mm_tokens_per_image=TOKENS_A_PICTURE,
+            boi_token_index=ids["boi_token"], eoi_token_index=ids["eoi_token"], image_token_index=ids["image_token"],
+        )
+    )  # fmt: skip
+    # transformers begins with a projector of zeros, through which nothing is seen until it is trained.
+    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.2)
+    return model
+
+
+def _processor(tokenizer: Any) -> Any:
+    from transformers import Gemma3Processor
+    from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+
+    # Mean, deviation and resampling as google/gemma-3-4b-it has them.
+    pictures = Gemma3ImageProcessorPil(
+        size={"height": PICTURE_SIZE, "width": PICTURE_SIZE}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    return Gemma3Processor(
+        image_processor=pictures, tokenizer=tokenizer, image_seq_length=TOKENS_A_PICTURE,
+        chat_template=tokenizer.chat_template,
+    )  # fmt: skip
+
+
+def _tokenizer(folder: Path, of_pictures: dict[str, str]) -> Any:
     """A sentencepiece BPE vocabulary as Gemma has it, and the fast tokenizer with the same merges."""
     import sentencepiece
     from sentencepiece import sentencepiece_model_pb2
@@ -86,7 +126,10 @@ def _tokenizer(folder: Path) -> Any:
         merges += [
             (-score, vocabulary[a], vocabulary[b], a, b) for a, b in halves if a in vocabulary and b in vocabulary
         ]
-    tokenizer = GemmaTokenizer(vocab=vocabulary, merges=[merge[3:] for merge in sorted(merges)], add_bos_token=True)
+    tokenizer = GemmaTokenizer(
+        vocab=vocabulary, merges=[merge[3:] for merge in sorted(merges)], add_bos_token=True,
+        extra_special_tokens=of_pictures,
+    )  # fmt: skip
     tokenizer.add_special_tokens({"extra_special_tokens": list(SPECIAL)})
     tokenizer.add_tokens([AddedToken("\n", normalized=False, special=False)])
     tokenizer.chat_template = TEMPLATE.read_text()

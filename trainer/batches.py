@@ -8,21 +8,26 @@ from typing import Any
 
 import torch
 
+from trainer.album import AlbumReader
 from trainer.packing import packs
 from trainer.rendering import UNTRAINED
 
-Tokens = Mapping[str, Sequence[int]]
+# A row: input_ids, labels, and the files of its pictures.
+Tokens = Mapping[str, Any]
 
 
 class TokenRows(torch.utils.data.Dataset[list[Tokens]]):
-    """Rows of a token file. An item is the rows that are packed together: one, unless `pack_into` tokens are given."""
+    """Rows of a token file. An item is the rows that are packed together: one, unless `pack_into` tokens are given.
+    album: where the pictures are whose numbers the rows have."""
 
-    def __init__(self, path: Path, *, pack_into: int | None = None):
+    def __init__(self, path: Path, *, pack_into: int | None = None, album: AlbumReader | None = None):
         import pyarrow.parquet as pq
 
         # Arrow's buffers hold four bytes a token; Python's lists would hold forty.
         table = pq.read_table(path).combine_chunks()
         self._columns = {name: table.column(name) for name in ("input_ids", "labels")}
+        self._pictures = None if album is None else table.column("pictures")
+        self._album = album
         lengths = [len(row) for row in self._columns["input_ids"]]
         self._packs = [[row] for row in range(len(lengths))] if pack_into is None else packs(lengths, pack_into)
 
@@ -30,8 +35,13 @@ class TokenRows(torch.utils.data.Dataset[list[Tokens]]):
         return len(self._packs)
 
     def __getitem__(self, index: int) -> list[Tokens]:
-        rows = self._packs[index]
-        return [{name: column[row].as_py() for name, column in self._columns.items()} for row in rows]
+        return [self._row(row) for row in self._packs[index]]
+
+    def _row(self, row: int) -> Tokens:
+        tokens = {name: column[row].as_py() for name, column in self._columns.items()}
+        if self._album is not None and self._pictures is not None:
+            tokens["pictures"] = [self._album[number] for number in self._pictures[row].as_py()]
+        return tokens
 
 
 def targets_of(labels: Sequence[int]) -> list[int]:

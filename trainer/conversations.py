@@ -1,27 +1,43 @@
-"""Checks a text row and brings its two shapes into one: a list of messages with plain text."""
+"""Checks a row and brings its two shapes into one: a list of messages with plain text or, where the model sees, with
+lists of texts and pictures."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from trainer.datasets import MAX_ROW_BYTES, Refused
 
-Messages = list[dict[str, str]]
+# role and content; content is a text, or (of a vision job) a list of {type: text, text} and {type: image, image}.
+Messages = list[dict[str, Any]]
 
 
 class BadRow(Exception):
     """Says in a few words what is wrong with a row."""
 
 
-def conversation(row: dict[str, Any]) -> Messages | Refused:
+def conversation(row: dict[str, Any], *, sees: bool = False) -> Messages | Refused:
     """`{"messages"}` or `{"prompt", "completion"}` as messages: an optional system message first, then user and
-    assistant in turn, at least one of them the assistant's. Plain strings become one turn each."""
+    assistant in turn, at least one of them the assistant's. Plain strings become one turn each. `sees`: users may show
+    pictures, which are still unchecked."""
     try:
-        messages = _checked(_messages(row))
+        messages = _checked(_messages(row), sees=sees)
     except BadRow as bad:
         return Refused(str(bad))
-    size = sum(len(message["content"].encode()) for message in messages)
+    size = sum(len(text.encode()) for text in texts_in(messages))
     return Refused(f"longer than {MAX_ROW_BYTES} bytes") if size > MAX_ROW_BYTES else messages
+
+
+def texts_in(messages: Messages) -> Iterator[str]:
+    for message in messages:
+        content = message["content"]
+        yield from [content] if isinstance(content, str) else [part["text"] for part in content if "text" in part]
+
+
+def pictures_in(messages: Messages) -> list[Any]:
+    """What the rows say of each picture, in order."""
+    lists = [message["content"] for message in messages if not isinstance(message["content"], str)]
+    return [part["image"] for content in lists for part in content if part["type"] == "image"]
 
 
 def _messages(row: dict[str, Any]) -> list[tuple[Any, Any]]:
@@ -50,8 +66,11 @@ def _turns(value: Any, column: str) -> list[tuple[Any, Any]]:
     return [(message["role"], message["content"]) for message in value]
 
 
-def _checked(turns: list[tuple[Any, Any]]) -> Messages:
-    messages = [{"role": _role(role), "content": _text(content)} for role, content in turns]
+def _checked(turns: list[tuple[Any, Any]], *, sees: bool) -> Messages:
+    messages: Messages = []
+    for role, content in turns:
+        role = _role(role)
+        messages.append({"role": role, "content": _parts(role, content) if sees else _text(content)})
     rest = messages[1:] if messages[0]["role"] == "system" else messages
     for index, message in enumerate(rest):
         expected = ("user", "assistant")[index % 2]
@@ -79,17 +98,44 @@ def _text(content: Any) -> str:
         raise BadRow("content is no text")
     if not content.strip():
         raise BadRow("an empty message")
+    return _unicode(content)
+
+
+def _unicode(text: str) -> str:
     try:
-        content.encode()
+        text.encode()
     except UnicodeEncodeError:
         raise BadRow("broken Unicode (half of a surrogate pair)") from None
-    return content
+    return text
+
+
+def _parts(role: str, content: Any) -> str | list[dict[str, Any]]:
+    """Content of a model that sees. A list stays one: templates write each of its texts by itself. That of a system
+    message becomes a text, since Gemma's template would write the first of its parts only."""
+    if role == "system" or not isinstance(content, list):
+        return _text(content)
+    parts = [_part_of_user(part) if role == "user" else _said(part) for part in content]
+    if not any("image" in part or part["text"].strip() for part in parts):
+        raise BadRow("an empty message")
+    return parts
+
+
+def _part_of_user(part: Any) -> dict[str, Any]:
+    if isinstance(part, dict) and part.get("type") == "image":
+        return {"type": "image", "image": part.get("image")}
+    return _said(part)
+
+
+def _said(part: Any) -> dict[str, Any]:
+    if isinstance(part, dict) and part.get("type") == "image":
+        raise BadRow("a picture where only users can show one")
+    return {"type": "text", "text": _unicode(_text_part(part))}
 
 
 def _text_part(part: Any) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "image":
-        raise BadRow("a picture in a text job")
+        raise BadRow("a picture where there can be none: a text job, or a system message")
     if kind != "text" or not isinstance(part.get("text"), str):
         raise BadRow("a content list holds {type: text, text} only")
     return str(part["text"])

@@ -16,16 +16,21 @@ EVAL_NAMES = ("eval", "evaluation", "validation", "test")
 KINDS = ("jsonl", "parquet")
 # What a row can be made of. Other columns of a Parquet file are named in refusals and never read: they can be large.
 COLUMNS = ("messages", "prompt", "completion", "answer", "chosen", "rejected")
+# How much of a Parquet column is read at once; without it all of a row group would be, with all its pictures.
+READ_BYTES = 1024 * 1024
 # The text of a row. Longer ones are damaged files more often than rows, and are refused unread.
 MAX_ROW_BYTES = 1024 * 1024
+# The same with pictures in it, in base64.
+MAX_SEEN_ROW_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Local files, `.jsonl` or `.parquet`."""
+    """Local files, `.jsonl` or `.parquet`, and the folder of the data bucket that they are from."""
 
     train: Path
     eval: Path | None
+    folder: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,7 @@ def find(data: Objects, dataset_id: str, work: Path) -> Dataset:
         message = f"dataset {dataset_id!r} has no train split"
         raise StepError("dataset_not_found", message, hint=f"put train.jsonl into {data.uri(folder)}")
     fetched = _fetch(data, folder, train, work)
-    return Dataset(fetched, None if held_out is None else _fetch(data, folder, held_out, work))
+    return Dataset(fetched, None if held_out is None else _fetch(data, folder, held_out, work), folder)
 
 
 def _splits_of(metadata: Any) -> dict[str, str]:
@@ -79,20 +84,25 @@ def _fetch(data: Objects, folder: str, path: str, work: Path) -> Path:
         raise _bad(f"the file {path[:200]!r} of its metadata is not there") from None
 
 
-def rows(path: Path) -> Iterator[Row]:
-    """Rows with their numbers, from 1; in JSONL the number is the line's. Raises StepError `bad_dataset`."""
-    return _parquet_rows(path) if path.suffix == ".parquet" else _jsonl_rows(path)
+def rows(path: Path, *, sees: bool = False) -> Iterator[Row]:
+    """Rows with their numbers, from 1; in JSONL the number is the line's. `sees`: rows are longer, having pictures.
+
+    Raises StepError `bad_dataset`.
+    """
+    if path.suffix == ".parquet":
+        return _parquet_rows(path, at_once=4 if sees else 64)
+    return _jsonl_rows(path, MAX_SEEN_ROW_BYTES if sees else MAX_ROW_BYTES)
 
 
-def _jsonl_rows(path: Path) -> Iterator[Row]:
+def _jsonl_rows(path: Path, longest: int) -> Iterator[Row]:
     with path.open("rb") as file:
         number = 0
-        while line := file.readline(MAX_ROW_BYTES + 1):
+        while line := file.readline(longest + 1):
             number += 1
-            if len(line) > MAX_ROW_BYTES and not line.endswith(b"\n"):
+            if len(line) > longest and not line.endswith(b"\n"):
                 while (rest := file.readline(MAX_ROW_BYTES)) and not rest.endswith(b"\n"):
                     pass
-                yield number, Refused(f"longer than {MAX_ROW_BYTES} bytes")
+                yield number, Refused(f"longer than {longest} bytes")
             elif line.strip():
                 yield number, _parsed(line)
 
@@ -107,16 +117,16 @@ def _parsed(line: bytes) -> dict[str, Any] | Refused:
     return row if isinstance(row, dict) else Refused("not a JSON object")
 
 
-def _parquet_rows(path: Path) -> Iterator[Row]:
+def _parquet_rows(path: Path, *, at_once: int) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES) as file:
             names = file.schema_arrow.names
             unread = dict.fromkeys(name for name in names if name not in COLUMNS)
             number = 0
-            for batch in file.iter_batches(batch_size=64, columns=[name for name in names if name in COLUMNS]):
+            for batch in file.iter_batches(batch_size=at_once, columns=[name for name in names if name in COLUMNS]):
                 for index in range(batch.num_rows):
                     number += 1
                     yield number, _parquet_row(batch.slice(index, 1), unread)

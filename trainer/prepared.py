@@ -17,13 +17,15 @@ COLUMNS = ("input_ids", "labels")
 
 
 class TokenFile:
-    """Writes encoded rows to a Parquet file with the columns input_ids and labels, both lists of int32."""
+    """Writes encoded rows to a Parquet file with the columns input_ids and labels, and with `sees` pictures (their
+    numbers in the album): all lists of int32."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, *, sees: bool = False):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        self._schema = pa.schema([(name, pa.list_(pa.int32())) for name in COLUMNS])
+        self._columns = (*COLUMNS, "pictures") if sees else COLUMNS
+        self._schema = pa.schema([(name, pa.list_(pa.int32())) for name in self._columns])
         self._writer = pq.ParquetWriter(path, self._schema)
         self._waiting: list[Mapping[str, Sequence[int]]] = []
 
@@ -37,8 +39,7 @@ class TokenFile:
         self._writer.close()
 
     def add(self, row: Encoded | Mapping[str, Sequence[int]]) -> None:
-        tokens = {"input_ids": row.input_ids, "labels": row.labels} if isinstance(row, Encoded) else row
-        self._waiting.append(tokens)
+        self._waiting.append({n: getattr(row, n) for n in self._columns} if isinstance(row, Encoded) else row)
         if len(self._waiting) >= ROW_GROUP:
             self._flush()
 

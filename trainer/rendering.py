@@ -15,6 +15,7 @@ from gemtune.errors import StepError
 from trainer.chat_template import ChatTemplate, TemplateRefuses, json_object
 from trainer.conversations import Messages
 from trainer.datasets import Refused
+from trainer.picture_tokens import PictureTokens
 
 UNTRAINED = -100
 Span = tuple[int, int]
@@ -22,11 +23,13 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """input_ids and labels, of the same length and not shifted; labels are UNTRAINED where nothing is learned."""
+    """input_ids and labels, of the same length and not shifted; labels are UNTRAINED where nothing is learned.
+    pictures: the numbers of those that its tokens stand for, once they are in an album."""
 
     input_ids: list[int]
     labels: list[int]
     truncated: bool
+    pictures: Sequence[int] = ()
 
     @property
     def trained_tokens(self) -> int:
@@ -36,14 +39,17 @@ class Encoded:
 class Encoder:
     """A base model's tokenizer and chat template.
 
-    max_length: tokens of a row at most. vocab_size: how many tokens the model knows, when that is known.
-    Raises StepError `bad_base_model` when the tokenizer cannot be read, `template_failed` for the template.
+    max_length: tokens of a row at most. vocab_size: how many tokens the model knows, when that is known. pictures: how
+    they are written, in a vision job. Raises StepError `bad_base_model` when the tokenizer cannot be read,
+    `template_failed` for the template.
     """
 
-    def __init__(self, folder: Path, *, max_length: int, vocab_size: int | None = None):
+    def __init__(
+        self, folder: Path, *, max_length: int, vocab_size: int | None = None, pictures: PictureTokens | None = None
+    ):
         from tokenizers import Tokenizer
 
-        self._max_length, self._vocab_size = max_length, vocab_size
+        self._max_length, self._vocab_size, self._pictures = max_length, vocab_size, pictures
         try:
             self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:  # the library raises no class of its own
@@ -64,16 +70,21 @@ class Encoder:
     def encode(self, messages: Messages) -> Encoded | Refused:
         """Tokens and labels of one conversation. Trained is what the assistant says and what ends its turn, as in
         TRL's training template for Gemma: the text, `<end_of_turn>`, and the line break. The template writes `<bos>`.
+        A row with pictures is cut behind the last one only: half a picture is none.
 
         Raises StepError `template_failed`, `template_not_supported`.
         """
         try:
-            text = self._template.render(messages)
+            text = self._render(messages)
             encoding = self._tokenizer.encode(text, add_special_tokens=False)
             ids, offsets = encoding.ids[: self._max_length], encoding.offsets[: self._max_length]
-            spans = self._assistant_spans(messages, text, until=offsets[-1][1] if offsets else 0)
+            until = offsets[-1][1] if offsets else 0
+            spans = self._assistant_spans(messages, text, until=until)
         except TemplateRefuses as refusal:
             return Refused(f"the chat template refuses it: {refusal}")
+        blurred = None if self._pictures is None else self._pictures.problem_of(messages, text, text[:until])
+        if blurred is not None:
+            return Refused(blurred)
         unknown = self._unknown_to_the_model(ids)
         if unknown is not None:
             return Refused(f"it holds {unknown!r}, for which the base model has no embedding")
@@ -93,9 +104,16 @@ class Encoder:
             trained = encoded.labels[index] != UNTRAINED
             last = index + 1 == len(encoded.labels)
             if last or (encoded.labels[index + 1] != UNTRAINED) is not trained:
-                pieces.append({"trained": trained, "text": self._tokenizer.decode(run, skip_special_tokens=False)})
+                text = self._tokenizer.decode(run, skip_special_tokens=False)
+                text = text if self._pictures is None else self._pictures.shortened(text)
+                pieces.append({"trained": trained, "text": text})
                 run = []
         return pieces
+
+    def _render(self, messages: Messages, *, add_generation_prompt: bool = False) -> str:
+        """With pictures as what they are tokenized from."""
+        text = self._template.render(messages, add_generation_prompt=add_generation_prompt)
+        return text if self._pictures is None else self._pictures.expanded(text)
 
     def _unknown_to_the_model(self, ids: Sequence[int]) -> str | None:
         """Gemma 3's tokenizer has tokens for pictures that its text models have no row for; a GPU would only say that
@@ -113,10 +131,10 @@ class Encoder:
         spans = []
         for index, message in enumerate(messages):
             if message["role"] == "assistant":
-                before = self._template.render(messages[:index], add_generation_prompt=True)
+                before = self._render(messages[:index], add_generation_prompt=True)
                 if len(before) >= until:
                     break
-                after = self._template.render(messages[: index + 1])
+                after = self._render(messages[: index + 1])
                 if not (text.startswith(after) and after.startswith(before)):
                     problem = "its chat template changes earlier turns when later ones are added"
                     raise StepError("template_not_supported", problem, hint="use a base model with Gemma's template")

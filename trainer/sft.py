@@ -18,6 +18,7 @@ from trainer.job_trainer import Hooks, arguments, attach
 from trainer.loss_head import cross_entropy_sum
 from trainer.predictions import predictions
 from trainer.rendering import UNTRAINED
+from trainer.sight import Sight
 
 
 class SftTrainer(Trainer):
@@ -61,17 +62,19 @@ class SftTrainer(Trainer):
 
 def make(
     loaded: Loaded, config: TrainingConfig, train: Path, held_out: Path | None, *, output: Path, total_steps: int,
-    max_length: int, hooks: Hooks,
+    max_length: int, hooks: Hooks, sight: Sight | None = None,
 ) -> SftTrainer:  # fmt: skip
-    """A trainer for token files of `prepare`, with everything that the request says."""
+    """A trainer for token files of `prepare`, with everything that the request says. sight: of a vision job."""
     given = arguments(config, output=output, total_steps=total_steps, evaluates=held_out is not None)
     by_rows = loaded.model.config._attn_implementation == row_attention.NAME
+    collate = batches.flattened if by_rows else batches.padded
+    album = None if sight is None else sight.album
     trainer = SftTrainer(
         model=loaded.model,
         args=TrainingArguments(**given, gradient_checkpointing=given["use_cpu"] is False),
-        data_collator=batches.flattened if by_rows else batches.padded,
-        train_dataset=batches.TokenRows(train, pack_into=max_length if config.packing else None),
-        eval_dataset=None if held_out is None else batches.TokenRows(held_out),
+        data_collator=collate if sight is None else sight.collate,
+        train_dataset=batches.TokenRows(train, pack_into=max_length if config.packing else None, album=album),
+        eval_dataset=None if held_out is None else batches.TokenRows(held_out, album=album),
     )
     trainer.model_accepts_loss_kwargs = True  # our loss is divided by the tokens of the whole train_step
     trainer.compute_dtype = loaded.compute_dtype

@@ -14,6 +14,8 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     "special_tokens_map.json",
     "generation_config.json",
+    "preprocessor_config.json",  # how the model reads pictures, where it does
+    "processor_config.json",
 )
 
 

@@ -39,3 +39,11 @@ def problem_of(base_model_id: str) -> Problem | None:
 def config_of_folder(named: BaseModel) -> bytes:
     """The config.json of a local folder. Raises OSError."""
     return (Path(named.place) / "config.json").read_bytes()
+
+
+def sees(config: object) -> bool:
+    """Whether a model with this config.json can be trained on pictures here: a Gemma 3 with a vision tower. Those of
+    Gemma 3n and 4 need timm and torchvision, which this trainer does without."""
+    if not isinstance(config, dict) or config.get("model_type") != "gemma3":
+        return False
+    return isinstance(config.get("vision_config"), dict)

@@ -35,8 +35,21 @@ def _provider(request: TrainRequest) -> list[Problem]:
     return _not_available(("training_config", "provider"), f"provider {provider}", "use huggingface")
 
 
-def _modality(request: TrainRequest) -> list[Problem]:
-    return [] if request.modality == "text" else _not_available(("modality",), "modality vision", "use text")
+def _vision(request: TrainRequest) -> list[Problem]:
+    """What goes together with pictures."""
+    config = request.training_config
+    if request.modality == "text":
+        if not config.train_vision_tower:
+            return []
+        loc = ("training_config", "train_vision_tower")
+        return [Problem(loc, "a text job shows nothing to a vision tower", "field_without_use", "use false")]
+    problems = []
+    if config.method == "RL":
+        message = "RL knows rows of text only"
+        problems.append(Problem(("training_config", "method"), message, "method_without_vision", "use LoRA"))
+    if config.provider == "unsloth":
+        problems += _not_available(("training_config", "provider"), "provider unsloth with vision", "use huggingface")
+    return problems
 
 
 def _packing(request: TrainRequest) -> list[Problem]:
@@ -118,16 +131,18 @@ def _evaluation_metrics(request: TrainRequest) -> list[Problem]:
 
 
 def _sees(request: TrainRequest) -> list[Problem]:
-    """Gemma 1 and 2 and the smallest Gemma 3 (270M, 1B) have no vision tower."""
+    """Gemma 1 and 2 and the smallest Gemma 3 (270M, 1B) have no vision tower; those of Gemma 3n and 4 need packages
+    that this trainer does without (timm, torchvision)."""
     name = request.training_config.base_model_id.rsplit("/", 1)[-1].lower()
-    blind = re.match(r"^gemma-(2b|7b|1\.1|2-)|^gemma-3-(270m|1b)", name)
-    if request.modality == "text" or not blind:
+    if request.modality == "text":
         return []
-    return [
-        Problem(
-            ("modality",), f"{name} cannot see pictures", "model_without_vision", "use gemma-3-4b-it or larger, or text"
-        )
-    ]
+    if re.match(r"^gemma-(2b|7b|1\.1|2-)|^gemma-3-(270m|1b)", name):
+        message = f"{name} cannot see pictures"
+    elif re.match(r"^gemma-(3n|4)", name):
+        message = f"{name} cannot be trained on pictures here"
+    else:
+        return []
+    return [Problem(("modality",), message, "model_without_vision", "use gemma-3-4b-it or larger, or text")]
 
 
 def _base_model(request: TrainRequest) -> list[Problem]:
@@ -141,7 +156,7 @@ RULES: tuple[Rule, ...] = (
     Rule(((*_TRAINING, "base_model_id"),), _base_model),
     Rule(((*_TRAINING, "method"),), _method),
     Rule(((*_TRAINING, "provider"),), _provider),
-    Rule((("modality",),), _modality),
+    Rule((("modality",), *((*_TRAINING, name) for name in ("method", "provider", "train_vision_tower"))), _vision),
     Rule((("modality",), (*_TRAINING, "base_model_id")), _sees),
     Rule((("modality",), (*_TRAINING, "packing"), (*_TRAINING, "provider")), _packing),
     Rule(

@@ -68,6 +68,9 @@ class TrainingConfig(Contract):
         None, ge=1, le=1000, description="evaluations in a row without a lower eval_loss after which training ends"
     )
     early_stopping_threshold: float = Field(0.0, ge=0, le=100, description="by how much eval_loss has to fall")
+    train_vision_tower: bool = Field(
+        False, description="of a vision job: train the vision tower too (with method Full the projector as well)"
+    )
     seed: int = Field(42, ge=0, le=2**32 - 1)
     machine: Annotated[str, Field(max_length=40, pattern=SAFE_NAME)] | None = Field(
         None, description="what trains it: a machine type of this deployment; absent: the first that it fits on"

@@ -25,6 +25,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_gemma.build(tmp_path_factory.mktemp("models") / "tiny-gemma3")
 
 
+@pytest.fixture(scope="session")
+def tiny_seeing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_gemma.build(tmp_path_factory.mktemp("models") / "tiny-gemma3-vision", "gemma3-vision")
+
+
 class Bench:
     """A claimed job whose steps a test runs in its own process, on the embedded ports."""
 
@@ -41,6 +46,7 @@ class Bench:
         self.export: dict[str, Any] = {}
         self.claim = Claim(launch=1, execution="e")
         self.job_id = ""
+        self.fields: dict[str, Any] = {}  # of the request, beside training_config
 
     def put(self, split: str, content: list[Any] | bytes, *, suffix: str = "jsonl") -> None:
         if isinstance(content, list):
@@ -49,7 +55,7 @@ class Bench:
 
     def begin(self, step: Step) -> tuple[Job, Mark]:
         if not self.job_id:
-            self.job_id = self.world.submit(training=self.training, export_config=self.export)
+            self.job_id = self.world.submit(training=self.training, export_config=self.export, **self.fields)
             self.services.dispatch.launch(self.job_id)
             self.services.control.claim(self.job_id, self.claim)
         begun = self.services.advance.begin(self.job_id, step, self.claim, execution="run")
@@ -111,5 +117,21 @@ def bench_of(tmp_path: Path, tiny: Path) -> Callable[..., Bench]:
     def make(**training: Any) -> Bench:
         made.append(Bench(tmp_path / f"home-{len(made)}", tiny, **training))
         return made[-1]
+
+    return make
+
+
+@pytest.fixture
+def seeing_bench_of(tmp_path: Path, tiny_seeing: Path) -> Callable[..., Bench]:
+    """Vision jobs on red and blue pictures."""
+    made: list[Bench] = []
+
+    def make(**training: Any) -> Bench:
+        bench = Bench(tmp_path / f"home-{len(made)}", tiny_seeing, **training)
+        bench.fields["modality"] = "vision"
+        bench.put("train", rows.picture_rows(24))
+        bench.put("eval", rows.picture_rows(8, first=100))
+        made.append(bench)
+        return bench
 
     return make

@@ -29,16 +29,21 @@ def batches(encoded: list[Encoded], size: int, by_rows: bool) -> list[dict[str, 
 
 
 def independent(model: Any, encoded: list[Encoded]) -> tuple[float, float, float]:
-    """Row by row, without padding, from the model's own logits, token by token in Python."""
+    """Row by row, without padding, from the model's own logits."""
+    with torch.no_grad():
+        logits = [model(input_ids=torch.tensor([row.input_ids])).logits[0].double() for row in encoded]
+    return independent_of([(of_row, row.labels) for of_row, row in zip(logits, encoded, strict=True)])
+
+
+def independent_of(found: list[tuple[torch.Tensor, list[int]]]) -> tuple[float, float, float]:
+    """Loss, accuracy and perplexity of rows' logits and labels, token by token in Python."""
     losses, hits = [], []
-    for row in encoded:
-        with torch.no_grad():
-            logits = model(input_ids=torch.tensor([row.input_ids])).logits[0].double()
-        for position in range(1, len(row.input_ids)):
-            if row.labels[position] != -100:
+    for logits, labels in found:
+        for position in range(1, len(labels)):
+            if labels[position] != -100:
                 probabilities = torch.softmax(logits[position - 1], -1)
-                losses.append(-math.log(probabilities[row.input_ids[position]]))
-                hits.append(int(probabilities.argmax()) == row.input_ids[position])
+                losses.append(-math.log(probabilities[labels[position]]))
+                hits.append(int(probabilities.argmax()) == labels[position])
     mean = sum(losses) / len(losses)
     return mean, sum(hits) / len(hits), 2 ** (mean / math.log(2))
 

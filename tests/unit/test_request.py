@@ -64,7 +64,7 @@ def test_defaults_stand_where_nothing_is_said(field: str) -> None:
         "lora_alpha": 16, "lora_dropout": 0.05, "max_steps": None, "max_seq_length": None, "packing": False,
         "lr_scheduler_type": "linear", "warmup_ratio": 0.0, "weight_decay": 0.0, "save_steps": None,
         "logging_steps": 1, "seed": 42, "machine": None,
-        "early_stopping_patience": None, "early_stopping_threshold": 0.0,
+        "early_stopping_patience": None, "early_stopping_threshold": 0.0, "train_vision_tower": False,
     }  # fmt: skip
 
 
@@ -122,7 +122,6 @@ def test_a_value_out_of_bounds_is_refused_where_it_stands(path: str, value: Any)
     [
         ("training_config.method", "RL"),
         ("training_config.provider", "unsloth"),
-        ("modality", "vision"),
         ("export_config.format", "gguf"),
         ("wandb_config", {"project": "p"}),
     ],

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gemtune.spec import Spec, TrainingConfig
+from trainer import senses
 from trainer.engines import Loaded
 from trainer.precision import compute_dtype, stored_dtype
 
@@ -18,21 +19,26 @@ def load(folder: Path, spec: Spec) -> Loaded:
     """LoRA and RL: an adapter on the frozen base model. QLoRA: the same on a base model in 4 bits. Full: all weights
     are trained, kept in float32, since AdamW's small steps vanish in bfloat16's 8 bits."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     from trainer import row_attention
 
     row_attention.register()
-    method = spec.training_config.method
+    config, sees = spec.training_config, spec.modality == "vision"
     dtype = compute_dtype(stored_dtype(folder))
-    model = AutoModelForCausalLM.from_pretrained(
+    model = (AutoModelForImageTextToText if sees else AutoModelForCausalLM).from_pretrained(
         folder,
-        dtype=torch.float32 if method == "Full" else dtype,
-        attn_implementation=row_attention.NAME,
-        quantization_config=_four_bits(dtype) if method == "QLoRA" else None,
+        dtype=torch.float32 if config.method == "Full" else dtype,
+        # A picture's tokens see those ahead of them, which only a mask can say.
+        attn_implementation="sdpa" if sees else row_attention.NAME,
+        quantization_config=_four_bits(dtype) if config.method == "QLoRA" else None,
     )
-    if method != "Full":
-        model = _with_adapter(model, spec.training_config)
+    if config.method != "Full":
+        _keep_differentiable(model)
+        return Loaded(_with_adapter(model, config), dtype)
+    if not config.train_vision_tower:
+        for part in senses.of(model):
+            part.requires_grad_(False)
     return Loaded(model, dtype)
 
 
@@ -53,18 +59,31 @@ def _four_bits(dtype: Any) -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=[
+            "lm_head",
+            *(f"model.{name}" for name in senses.NAMES),
+        ],  # of 4 bits too, despite its name
     )
 
 
+def _keep_differentiable(model: Any) -> None:
+    """On CPUs with AVX512-BF16 bitsandbytes repacks its weights at the first evaluation, for good, for a product that
+    has no gradient: training after it would go on with gradients that lack their way through the base model."""
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
+
+
 def _with_adapter(model: Any, config: TrainingConfig) -> Any:
-    """LoRA on every linear layer, on no embeddings and no head, its weights in float32."""
+    """LoRA on every linear layer of the language model (and of the vision tower, if asked), on no embeddings and no
+    head, its weights in float32."""
     from peft import LoraConfig, get_peft_model
 
     lora = LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules="all-linear",
+        target_modules=senses.linear_layers(model, vision_tower=config.train_vision_tower),
         bias="none",
         task_type="CAUSAL_LM",
     )

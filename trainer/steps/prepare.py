@@ -7,6 +7,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ from gemtune.errors import NeedsLargerMachine, StepError
 from gemtune.memory import Load
 from gemtune.spec import DEFAULT_SEQ_LENGTH
 from trainer import base_models, datasets, manifest, model_files
+from trainer.album import Album
 from trainer.context import Context
 from trainer.conversations import conversation
 from trainer.datasets import Refused
 from trainer.packing import packs
+from trainer.picture_source import PictureSource
+from trainer.picture_tokens import picture_tokens
 from trainer.prepared import TokenFile, histogram, read_tokens, row_lengths, total_train_steps
-from trainer.rendering import Encoder
+from trainer.rendering import Encoded, Encoder
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +62,8 @@ class Tally:
 
 
 def run(context: Context) -> None:
-    """Write `prepared/<attempt>/`: train.parquet, eval.parquet, prepared.json, report.json.
+    """Write `prepared/<attempt>/`: train.parquet, eval.parquet, prepared.json, report.json, and of a vision job
+    pictures.arrow.
 
     Raises StepError for data or a base model that cannot be trained on; StopRequested.
     """
@@ -72,17 +77,20 @@ def run(context: Context) -> None:
     model = model_files.config_of(folder)
     longest = model_files.max_positions(model) or DEFAULT_SEQ_LENGTH
     max_length = min(longest, config.max_seq_length or DEFAULT_SEQ_LENGTH)
-    encoder = Encoder(folder, max_length=max_length, vocab_size=model_files.vocab_size(model))
+    pictures = picture_tokens(folder, model) if context.spec.modality == "vision" else None
+    encoder = Encoder(folder, max_length=max_length, vocab_size=model_files.vocab_size(model), pictures=pictures)
 
     output = context.work / "prepared"
     output.mkdir()
-    train = _tokenize(dataset.train, encoder, output / "train.parquet", context.check_stop)
+    source = PictureSource(context.buckets.data, dataset.folder)
     held_out: Tally | None = None
-    if dataset.eval is not None:
-        held_out = _tokenize(dataset.eval, encoder, output / "eval.parquet", context.check_stop)
+    with nullcontext() if pictures is None else Album(output / "pictures.arrow", source, pictures.size) as album:
+        train = _tokenize(dataset.train, encoder, album, output / "train.parquet", context.check_stop)
+        if dataset.eval is not None:
+            held_out = _tokenize(dataset.eval, encoder, album, output / "eval.parquet", context.check_stop)
     eval_rows = held_out.kept if held_out else 0
     if dataset.eval is None and config.eval_strategy != "no":
-        eval_rows = _split_off(output, train.kept, seed=config.seed)
+        eval_rows = _split_off(output, train.kept, seed=config.seed, sees=album is not None)
     rows = train.kept - (0 if held_out else eval_rows)
     longest_row = max(tally.longest for tally in (train, held_out) if tally is not None)
     machine = _machine(context, provided, longest_row)
@@ -97,6 +105,7 @@ def run(context: Context) -> None:
         "machine": machine,
         "total_train_steps": total_train_steps(config, packed),
         "chat_template": encoder.template_source,
+        "pictures": None if album is None else len(album),
     }
     report = summary | {"train": train.to_json(), "eval": held_out.to_json() if held_out else None}
     report["samples"] = train.samples
@@ -118,14 +127,19 @@ def _machine(context: Context, provided: Mapping[str, str], longest_row: int) ->
         raise StepError(error.code, error.message, hint=error.hint) from error
 
 
-def _tokenize(source: Path, encoder: Encoder, target: Path, check_stop: Callable[[], None]) -> Tally:
+def _tokenize(
+    source: Path, encoder: Encoder, album: Album | None, target: Path, check_stop: Callable[[], None]
+) -> Tally:
     """Write the rows of a split that can be trained on. Raises StepError `empty_dataset`, `bad_rows`."""
-    tally = Tally()
-    with TokenFile(target) as tokens:
-        for number, row in datasets.rows(source):
+    tally, sees = Tally(), album is not None
+    with TokenFile(target, sees=sees) as tokens:
+        for number, row in datasets.rows(source, sees=sees):
             check_stop()
-            messages = row if isinstance(row, Refused) else conversation(row)
+            messages = row if isinstance(row, Refused) else conversation(row, sees=sees)
             encoded = messages if isinstance(messages, Refused) else encoder.encode(messages)
+            if album is not None and isinstance(encoded, Encoded):
+                pictures = album.add(messages)
+                encoded = pictures if isinstance(pictures, Refused) else replace(encoded, pictures=pictures)
             if isinstance(encoded, Refused):
                 tally.refused_rows += 1
                 if len(tally.refused) < MAX_REFUSED_SHOWN:
@@ -154,7 +168,7 @@ def _check(source: Path, tally: Tally) -> None:
     raise StepError("bad_rows", message, hint="correct these rows and submit again")
 
 
-def _split_off(output: Path, rows: int, *, seed: int) -> int:
+def _split_off(output: Path, rows: int, *, seed: int, sees: bool) -> int:
     """Hold out some of the train rows, the same ones for the same seed. Return how many."""
     if rows < 2:
         hint = "add rows, or set eval_strategy to no"
@@ -163,7 +177,7 @@ def _split_off(output: Path, rows: int, *, seed: int) -> int:
     held_out = set(random.Random(seed).sample(range(rows), count))
     everything = output / "train.parquet"
     everything.rename(output / "all.parquet")
-    with TokenFile(everything) as train, TokenFile(output / "eval.parquet") as evaluation:
+    with TokenFile(everything, sees=sees) as train, TokenFile(output / "eval.parquet", sees=sees) as evaluation:
         for index, row in enumerate(read_tokens(output / "all.parquet")):
             (evaluation if index in held_out else train).add(row)
     (output / "all.parquet").unlink()

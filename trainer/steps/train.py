@@ -36,6 +36,7 @@ def run(context: Context) -> None:
     from transformers.utils import logging as transformers_logging
 
     from trainer import sft
+    from trainer.sight import Sight
 
     transformers_logging.disable_progress_bar()
     export, config = context.buckets.export, context.spec.training_config
@@ -53,6 +54,7 @@ def run(context: Context) -> None:
     trainer = sft.make(
         loaded, config, prepared / "train.parquet", held_out, output=context.work / "trainer",
         total_steps=summary["total_train_steps"], max_length=summary["max_seq_length"], hooks=attempt.hooks(),
+        sight=Sight.of(base, prepared) if context.spec.modality == "vision" else None,
     )  # fmt: skip
     baseline = None if held_out is None else _baseline(context, trainer)
     resumed = checkpoints.newest(export, context.prefix, context.work / "resumed")

@@ -73,6 +73,7 @@ class Submit:
         return (
             Rule((("processed_dataset_id",),), self._dataset_problems),
             Rule((("training_config", "base_model_id"),), self._base_model_problems),
+            Rule((("modality",), ("training_config", "base_model_id")), self._sight_problems),
             Rule((("hf_token",), ("wandb_config",)), self._secret_problems),
             Rule((("notify",),), self._webhook_problems),
             Rule((("training_config",), ("modality",)), self.placement.problems),
@@ -106,6 +107,19 @@ class Submit:
         if not kind.startswith("gemma"):
             return [Problem(loc, f"it is a {kind[:40]} model, not a Gemma", "not_a_gemma", "use a Gemma model")]
         return []
+
+    def _sight_problems(self, request: TrainRequest) -> list[Problem]:
+        named = base_model.read(request.training_config.base_model_id)
+        if request.modality == "text" or named is None or named.kind == "hub":
+            return []
+        try:
+            config = json.loads(self._base_model_config(named))
+        except (OSError, ObjectNotFound, UnsafeName, ValueError):
+            return []  # which is another rule's problem
+        if base_model.sees(config):
+            return []
+        hint = "use gemma-3-4b-it or larger, or modality text"
+        return [Problem(("modality",), "this base model cannot be shown pictures", "model_without_vision", hint)]
 
     def _base_model_config(self, named: base_model.BaseModel) -> bytes:
         if named.kind == "folder":

@@ -1,0 +1,43 @@
+"""What a vision job trains with beside its tokens: the pictures that prepare kept, and the base model's own way of
+reading them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.album import AlbumReader
+from trainer.batches import Tokens, padded
+from trainer.model_files import config_of
+from trainer.pictures import rgb
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """processor: the base model's image processor. soft_token: the id in whose places the model puts what it sees."""
+
+    album: AlbumReader
+    processor: Any
+    soft_token: int
+
+    @classmethod
+    def of(cls, base: Path, prepared: Path) -> Sight:
+        # AutoImageProcessor would ask for torchvision, which resizes a little differently from Pillow in prepare.
+        from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+
+        config = config_of(base)
+        soft_token = config.get("image_token_index", config.get("image_token_id"))  # both names have been in use
+        processor = Gemma3ImageProcessorPil.from_pretrained(base)
+        return cls(AlbumReader(prepared / "pictures.arrow"), processor, soft_token)
+
+    def collate(self, items: Sequence[Sequence[Tokens]]) -> dict[str, Any]:
+        """`padded`, with pixel_values (pictures of all rows in order, channels, height, width) where there are any, and
+        token_type_ids, 1 in the places of pictures: a picture's tokens see all of their own, ahead of them too."""
+        batch = padded(items)
+        batch["token_type_ids"] = (batch["input_ids"] == self.soft_token).long()
+        pictures = [rgb(content) for item in items for row in item for content in row["pictures"]]
+        if pictures:
+            batch["pixel_values"] = self.processor(pictures, return_tensors="pt")["pixel_values"]
+        return batch
