@@ -31,7 +31,7 @@ def copy_once(
     from huggingface_hub.utils import disable_progress_bars
 
     disable_progress_bars()
-    hub = HfApi(token=_token(token) or False)  # False: never the token of whoever is logged in on this machine
+    hub = HfApi(token=token_of(token) or False)  # False: never the token of whoever is logged in on this machine
     with _hub_errors(repository):
         found = hub.model_info(repository)
         prefix = f"models/{repository.replace('/', '--')}/{found.sha}"
@@ -68,7 +68,8 @@ def is_wanted(name: str) -> bool:
     return "/" not in name and name != manifest.NAME and any(fnmatch(name, pattern) for pattern in WANTED)
 
 
-def _token(token: Callable[[], str | None]) -> str | None:
+def token_of(token: Callable[[], str | None]) -> str | None:
+    """The job's Hub token, or the service's own. Raises StepError for one that is gone."""
     try:
         return token()
     except SecretNotFound as error:

@@ -125,6 +125,7 @@ class Services:
             self._create_job,
             local_folders=local_folders,
             webhooks_to_loopback=self.settings.webhooks_to_loopback,
+            has_hf_token=self.settings.service_hf_token is not None,
             placement=Placement(self.buckets, self.settings.machines),
         )
 

@@ -95,14 +95,16 @@ def _quantization(request: TrainRequest) -> list[Problem]:
 
 def _destination(request: TrainRequest) -> list[Problem]:
     """A repository that is named along with `gcs` is let through: the interface's own example does it."""
-    export = request.export_config
+    export, loc = request.export_config, ("export_config", "hf_repo_id")
     if export.destination == "gcs":
         return []
-    problems = _not_available(("export_config", "destination"), "destination hfhub", "use gcs")
     if export.hf_repo_id is None:
-        loc = ("export_config", "hf_repo_id")
-        problems.append(Problem(loc, "hfhub needs a repository", "missing_field", "name one as owner/name"))
-    return problems
+        return [Problem(loc, "hfhub needs a repository", "missing_field", "name one as owner/name")]
+    # The Hub's own rule: https://huggingface.co/docs/huggingface_hub/package_reference/utilities#validation
+    if re.search(r"--|\.\.|\.git$|[-.](/|$)", export.hf_repo_id):
+        hint = "no -- and no .. in it, and neither owner nor name ends with - or . or .git"
+        return [Problem(loc, "the Hub takes no such name", "bad_form", hint)]
+    return []
 
 
 def _wandb(request: TrainRequest) -> list[Problem]:

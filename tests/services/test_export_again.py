@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -183,6 +184,19 @@ def test_everything_wrong_is_told_at_once(world: World, parent: Running) -> None
     with pytest.raises(RequestRefused):
         world.services.export_again(parent.job_id, Submission(read_export("{}"), "http", "local"))
     assert world.kept_secrets() == []
+
+
+def test_the_hub_needs_a_token_of_the_request_or_of_the_service(world: World, parent: Running) -> None:
+    to_the_hub = {"export_config": {"destination": "hfhub", "hf_repo_id": "me/mine"}}
+    assert problems(world, parent.job_id, **to_the_hub) == {"hf_token": "missing_field"}
+    assert problems(world, parent.job_id, export_config={"destination": "hfhub"}) == {
+        "export_config.hf_repo_id": "missing_field", "hf_token": "missing_field",
+    }  # fmt: skip
+    child = export_again(world, parent.job_id, **to_the_hub, hf_token="hf_fakefakefake")
+    assert set(child.secret_names) == {"hf_token"}
+    world.services.__dict__.pop("submit"), world.services.__dict__.pop("export_again")
+    world.services.settings = replace(world.services.settings, service_hf_token="gemtune-service-hub")
+    assert export_again(world, parent.job_id, **to_the_hub).secret_names == {}
 
 
 def test_a_dataset_that_is_gone_is_no_reason_not_to_export(world: World, parent: Running) -> None:

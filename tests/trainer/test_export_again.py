@@ -1,31 +1,61 @@
-"""An export of its own, by the trainer: it reads what its parent trained, and writes below its own name."""
+"""An export of its own, by the trainer: it reads what its parent trained; what it writes is its own, on the Hub too."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from gemtune.job import Claim, Step
+import pytest
+
+from gemtune.errors import StepError
+from gemtune.job import Claim, Failure, Step
 from gemtune.request import read_export
 from gemtune.services.create_job import Submission
+from tests.trainer import hub_server
 from tests.trainer.conftest import Bench
-from trainer import manifest
+from tests.trainer.hub_server import READS_ONLY, TOKEN, Answer, HubServer
+from trainer import hub_upload, manifest
+from trainer.context import Context
+from trainer.hub_refusals import MayPass
+from trainer.steps import export
+
+TO_THE_HUB = {"export_config": {"destination": "hfhub", "hf_repo_id": "me/captain"}}
 
 
-def again(bench: Bench) -> Bench:
-    """The bench, turned to a new job that exports again what its job trained."""
-    document = json.dumps({"export_config": {"format": "adapter"}})
-    child = bench.services.export_again(bench.job_id, Submission(read_export(document), "http", "local"))
+def again(bench: Bench, parent: str, **request: Any) -> Bench:
+    """The bench, turned to a new job that exports again what a job trained."""
+    document = json.dumps({"export_config": {"format": "adapter"}} | request)
+    child = bench.services.export_again(parent, Submission(read_export(document), "http", "local"))
     bench.job_id, bench.claim = child.job_id, Claim(launch=1, execution="child")
     bench.services.dispatch.launch(child.job_id)
     assert bench.services.control.claim(child.job_id, bench.claim) is not None
     return bench
 
 
-def test_what_was_trained_is_exported_again_without_training(bench_of: Callable[..., Bench]) -> None:
-    bench = bench_of(max_steps=1)
-    parent = bench.to(Step.EXPORT).job
-    child = again(bench)
+def with_secrets(context: Context) -> Context:
+    return replace(context, secret=lambda role: context.advance.secret(context.job, role))
+
+
+@pytest.fixture
+def trained(bench_of: Callable[..., Bench]) -> Bench:
+    return bench_of(max_steps=1).to(Step.EXPORT)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+    monkeypatch.setattr(hub_upload, "WAITS", ())
+    with hub_server.serving(HubServer()) as found:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", found.url)
+        yield found
+
+
+def test_what_was_trained_is_exported_again_without_training(trained: Bench) -> None:
+    parent = trained.job
+    child = again(trained, parent.job_id)
     child.run(Step.EXPORT)
     assert child.job.status == "completed"
     weights = [
@@ -33,7 +63,34 @@ def test_what_was_trained_is_exported_again_without_training(bench_of: Callable[
         for job in (parent, child.job)
     ]
     assert weights[0] == weights[1]
-    export = bench.services.buckets.export
-    assert {stat.name.split("/")[2] for stat in export.list(f"jobs/{child.job_id}/")} == {"export"}
-    bench.services.delete(parent.job_id)
-    assert manifest.read_whole(export, f"jobs/{child.job_id}/export/1") is not None
+    objects = trained.services.buckets.export
+    assert {stat.name.split("/")[2] for stat in objects.list(f"jobs/{child.job_id}/")} == {"export"}
+    trained.services.delete(parent.job_id)
+    assert manifest.read_whole(objects, f"jobs/{child.job_id}/export/1") is not None
+
+
+def test_an_export_goes_to_the_hub_and_fails_there_without_harm(trained: Bench, hub: HubServer) -> None:
+    parent, objects = trained.job, trained.services.buckets.export
+    refused = again(trained, parent.job_id, **TO_THE_HUB, hf_token=READS_ONLY)
+    context = with_secrets(refused.context(Step.EXPORT))
+    with pytest.raises(StepError) as caught:
+        export.run(context)
+    assert caught.value.code == "hub_forbidden"
+    context.advance.failed(refused.job_id, context.mark, Failure(code="hub_forbidden", message="", step=Step.EXPORT))
+    assert manifest.read_whole(objects, f"jobs/{refused.job_id}/export/1") is not None
+
+    child = again(trained, refused.job_id, **TO_THE_HUB, hf_token=TOKEN)
+    hub.first["commit"] = [Answer(503)]
+    with pytest.raises(MayPass):  # a crash: the step is tried again
+        export.run(with_secrets(child.context(Step.EXPORT)))
+    assert len(hub.repositories["me/captain"].history) == 1
+    sent = hub.count("put")
+    export.run(with_secrets(child.context(Step.EXPORT)))
+    there = hub.repositories["me/captain"]
+    assert (child.job.status, child.job.adapter_path) == ("completed", f"hf://me/captain@{there.sha}")
+    assert child.job.parent_job_id == parent.job_id
+    assert hub.count("put") == sent
+    for artifact in child.job.artifacts:
+        path = Path(artifact.uri)
+        assert artifact.name == "README.md" or there.files[artifact.name] == path.read_bytes()
+    assert TOKEN.encode() not in b"".join(there.files.values())

@@ -146,7 +146,6 @@ def test_every_error_of_a_request_comes_back_at_once() -> None:
         "hf_token": "string_type",
         "colour": "unknown_field",
         "export_config.quantization": "quantization_not_in_format",
-        "export_config.destination": "not_available_yet",
         "export_config.hf_repo_id": "missing_field",
     }
 
@@ -246,3 +245,12 @@ def test_the_hash_of_a_request_knows_no_secret_and_no_order() -> None:
     assert hashed(request(hf_token="hf_fakefakefakeB")) == hashed(same)
     assert hashed(request()) == hashed(request(modality="text"))
     assert hashed(request()) != hashed(request(job_name="another"))
+
+
+@pytest.mark.parametrize(
+    "name", ["me/a--b", "me/a..b", "me/a.git", "me/a-", "me/a.", "me-/a", "a", "a/b/c", "/a", "ä/b"]
+)
+def test_a_repository_that_the_hub_takes_by_no_such_name_is_refused(name: str) -> None:
+    body = request(export_config={"destination": "hfhub", "hf_repo_id": name})
+    assert codes(body) == {"export_config.hf_repo_id": "bad_form"}
+    assert codes(request(export_config={"destination": "hfhub", "hf_repo_id": "me/a-b_c.d"})) == {}

@@ -21,7 +21,12 @@ def run(context: Context) -> None:
     files = manifest.describe(export, folder, prefix)
     (folder / "README.md").write_text(model_card(context.job, context.spec, files, at=context.clock.now()))
     artifacts = manifest.publish(export, folder, prefix)
-    context.advance.done(context.job.job_id, context.mark, adapter_path=export.uri(prefix), artifacts=artifacts)
+    place = export.uri(prefix)
+    if context.spec.export_config.destination == "hfhub":  # the bucket's copy stays, whatever the Hub says
+        from trainer import hub_upload
+
+        place = hub_upload.push(context, folder)
+    context.advance.done(context.job.job_id, context.mark, adapter_path=place, artifacts=artifacts)
 
 
 def _write(context: Context, found: TrainedWeights, folder: Path) -> None:

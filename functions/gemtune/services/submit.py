@@ -29,6 +29,7 @@ class Submit:
     create: CreateJob
     local_folders: bool  # whether a base model may be a folder of this machine
     webhooks_to_loopback: bool  # whether a webhook may be on this machine
+    has_hf_token: bool  # whether jobs without a Hub token use the service's
     placement: Placement
 
     def __call__(self, submission: Submission[TrainRequest]) -> Job:
@@ -75,6 +76,7 @@ class Submit:
             Rule((("training_config", "base_model_id"),), self._base_model_problems),
             Rule((("modality",), ("training_config", "base_model_id")), self._sight_problems),
             Rule((("hf_token",), ("wandb_config",)), self._secret_problems),
+            Rule((("hf_token",), ("export_config", "destination")), self._token_problems),
             Rule((("notify",),), self._webhook_problems),
             Rule((("training_config",), ("modality",)), self.placement.problems),
         )
@@ -140,6 +142,12 @@ class Submit:
                     loc = ("hf_token",) if role == "hf_token" else ("wandb_config", "api_key")
                     problems.append(Problem(loc, error.message, error.code, error.hint))
         return problems
+
+    def _token_problems(self, request: TrainRequest) -> list[Problem]:
+        if request.export_config.destination != "hfhub" or request.hf_token is not None or self.has_hf_token:
+            return []
+        hint = "send one with write access; `gemtune secret NAME` keeps it"
+        return [Problem(("hf_token",), "hfhub needs a token of the Hub", "missing_field", hint)]
 
     def _webhook_problems(self, request: TrainRequest) -> list[Problem]:
         url = None if request.notify is None else request.notify.webhook_url

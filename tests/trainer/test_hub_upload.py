@@ -1,0 +1,320 @@
+"""Uploads to a Hub on this machine: whole in one commit, gone on with where they broke, refused with what to do."""
+
+from __future__ import annotations
+
+import json
+import logging
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gemtune.errors import StepError
+from gemtune.redaction import redacted
+from tests.trainer import hub_server
+from tests.trainer.hub_server import CUT, CUT_AFTER, READS_ONLY, TOKEN, Answer, HubServer
+from trainer import hub_session
+from trainer.context import StopRequested
+from trainer.hub_refusals import MayPass
+from trainer.hub_upload import Upload
+
+REPOSITORY, BASE = "me/captain", "google/gemma-3-270m-it"
+CARD = f"---\nbase_model: {BASE}\nlibrary_name: peft\ntags:\n- lora\n---\n\n# Mine\n\nTrained on `chats`.\n"
+KINDS = tuple(hub_server.KINDS)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    with hub_server.serving(HubServer()) as found:
+        found.add(BASE, card={"license": "gemma", "license_link": "https://ai.google.dev/gemma/terms"})
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", found.url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # as where models are loaded
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that the library slept: none of them here."""
+    found: list[float] = []
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", found.append)
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An export: a large file that goes in three parts, one that goes in one, and small ones."""
+    made = tmp_path / "exported"
+    (made / "more").mkdir(parents=True)
+    (made / "adapter_model.safetensors").write_bytes(bytes(range(256)) * 2000)
+    (made / "tokenizer.model").write_bytes(b"pieces" * 1000)
+    (made / "adapter_config.json").write_text("{}")
+    (made / "more" / "empty.txt").write_bytes(b"")
+    (made / "README.md").write_text(CARD)
+    return made
+
+
+def upload(folder: Path, **more: Any) -> Upload:
+    given: dict[str, Any] = {"repository": REPOSITORY, "token": TOKEN, "base_model_id": BASE}
+    return Upload(
+        folder, **given | {"title": "Mine (training_x)", "check_stop": lambda: None, "sleep": lambda _: None} | more
+    )
+
+
+def is_whole(hub: HubServer, folder: Path) -> bool:
+    there = hub.repositories[REPOSITORY].files
+    wanted = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    return {n: c for n, c in there.items() if n not in (".gitattributes", "README.md")} == {
+        n: c for n, c in wanted.items() if n != "README.md"
+    }
+
+
+def refusal(hub: HubServer, folder: Path, **more: Any) -> StepError:
+    with pytest.raises(StepError) as caught:
+        upload(folder, **more)()
+    return caught.value
+
+
+def test_a_repository_is_made_private_and_gets_everything_in_one_commit(hub: HubServer, folder: Path) -> None:
+    commit = upload(folder)()
+    there = hub.repositories[REPOSITORY]
+    assert (there.private, there.sha, len(there.history)) == (True, commit, 2)
+    assert is_whole(hub, folder)
+    assert {kind: hub.count(kind) > 0 for kind in KINDS} == dict.fromkeys(KINDS, True)
+    assert hub.count("unknown") == 0
+    assert hub.count("part") == 3
+
+
+def test_the_library_downloads_what_was_uploaded(hub: HubServer, folder: Path) -> None:
+    """The card it reads back says what it said, and what the Hub needs to know."""
+    from huggingface_hub import ModelCard
+
+    upload(folder)()
+    card = ModelCard(hub.repositories[REPOSITORY].files["README.md"].decode())
+    assert card.data.to_dict() == {
+        "base_model": BASE, "library_name": "peft", "tags": ["gemtune", "lora"], "license": "gemma",
+        "license_link": "https://ai.google.dev/gemma/terms",
+    }  # fmt: skip
+    assert card.text.strip() == "# Mine\n\nTrained on `chats`."
+
+
+@pytest.mark.parametrize("card", [None, {}, {"license": "apache-2.0"}, {"license": "other", "license_name": "mine"}])
+def test_the_licence_is_what_the_base_models_card_says(hub: HubServer, folder: Path, card: Any) -> None:
+    hub.repositories[BASE].card = card
+    upload(folder)()
+    assert fields(hub)["license"] == (card or {}).get("license", "gemma")
+    assert fields(hub).get("license_name") == (card or {}).get("license_name")
+
+
+@pytest.mark.parametrize("base", ["/home/me/gemma", "gs://bucket/gemma", "google/gone"])
+def test_a_base_model_that_is_not_on_the_hub_is_gemmas(hub: HubServer, folder: Path, base: str) -> None:
+    (folder / "README.md").write_text(CARD.replace(BASE, base))
+    upload(folder, base_model_id=base)()
+    assert fields(hub)["license"] == "gemma"
+    assert fields(hub).get("base_model") == (base if base == "google/gone" else None)
+
+
+def fields(hub: HubServer) -> dict[str, Any]:
+    card = hub.repositories[REPOSITORY].files["README.md"].decode()
+    return dict(yaml.safe_load(card.split("---\n")[1]))
+
+
+def test_a_certificate_is_in_the_card(hub: HubServer, folder: Path) -> None:
+    (folder / "certificate.json").write_text(json.dumps({"mean_kl": 0.01, "top_1": 0.98, "samples": [{}]}))
+    upload(folder)()
+    card = hub.repositories[REPOSITORY].files["README.md"].decode()
+    assert "## Certificate" in card
+    assert "| mean_kl | 0.01 |" in card
+
+
+def test_what_is_there_is_not_sent_again_and_makes_no_empty_commit(hub: HubServer, folder: Path) -> None:
+    first = upload(folder)()
+    hub.asked.clear()
+    assert upload(folder)() == first
+    assert (hub.count("put"), hub.count("part"), hub.count("commit")) == (0, 0, 0)
+    (folder / "tokenizer.model").write_bytes(b"other pieces")
+    assert upload(folder)() != first
+    assert (hub.count("put"), hub.count("part"), hub.count("commit")) == (1, 0, 1)
+
+
+def test_a_whole_model_takes_the_place_of_an_adapter_and_of_nothing_else(hub: HubServer, folder: Path) -> None:
+    upload(folder)()
+    there = hub.repositories[REPOSITORY]
+    there.commit(there.files | {"notes.md": b"mine", "model-00002-of-00002.safetensors": b"old"}, "by hand")
+    (folder / "adapter_model.safetensors").rename(folder / "model.safetensors")
+    (folder / "adapter_config.json").rename(folder / "config.json")
+    upload(folder)()
+    assert set(there.files) == {
+        ".gitattributes", "README.md", "notes.md", "config.json", "model.safetensors", "tokenizer.model",
+        "more/empty.txt",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("answers", [
+    [Answer(500)], [Answer(502, b"<html>")], [Answer(503, headers={"Retry-After": "1"})], [Answer(429)], [CUT],
+    [CUT_AFTER], [Answer(504), CUT, Answer(429, headers={"Retry-After": "20"})],
+])  # fmt: skip
+def test_what_passes_is_waited_out_and_the_repository_is_whole(
+    hub: HubServer, folder: Path, kind: str, answers: list[Answer]
+) -> None:
+    hub.first[kind] = list(answers)
+    commit = upload(folder)()
+    assert is_whole(hub, folder)
+    there = hub.repositories[REPOSITORY]
+    assert (there.sha, there.private, len(there.history)) == (commit, True, 2)
+    assert hub.first[kind] == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("status", "code"), [
+    (400, "hub_refused"), (401, "hub_token_refused"), (402, "hub_needs_payment"), (403, "hub_forbidden"),
+    (404, "hub_repository_not_found"), (409, "hub_conflict"), (413, "hub_too_large"), (422, "hub_refused"),
+])  # fmt: skip
+def test_what_does_not_pass_fails_with_what_to_do(
+    hub: HubServer, folder: Path, kind: str, status: int, code: str
+) -> None:
+    hub.first[kind] = [Answer(status, {"error": "because"})] * 40
+    if (kind, status) in FINE:
+        upload(folder)()
+        assert is_whole(hub, folder)
+        return
+    if (kind, status) == ("create", 409):  # it should be there, and is not
+        code = "hub_repository_not_found"
+    if (kind, status) in PASSING:
+        with pytest.raises(MayPass):
+            upload(folder)()
+    else:
+        error = refusal(hub, folder)
+        assert error.code == code
+        assert error.hint is not None
+        assert "POST /jobs/{id}/exports" in error.hint
+        assert TOKEN not in f"{error}{error.hint}{error.__cause__}{error.__context__}"
+    there = hub.repositories.get(REPOSITORY)
+    assert there is None or len(there.history) == 1, "half a model is published"
+
+
+# What has arrived whole is not asked about again.
+FINE = {("verify", 409)}
+# A storage that refuses a signed link may take the next one.
+PASSING = {("put", 403), ("part", 403), ("complete", 403)}
+
+
+def test_a_token_that_is_unknown_or_may_not_write_is_told_from_another(hub: HubServer, folder: Path) -> None:
+    assert refusal(hub, folder, token="hf_fakefakeunknown").code == "hub_token_refused"
+    assert refusal(hub, folder, token=READS_ONLY).code == "hub_forbidden"
+    hub.add(REPOSITORY)
+    assert refusal(hub, folder, token=READS_ONLY).code == "hub_forbidden"
+    assert refusal(hub, folder, repository="others/captain").code == "hub_forbidden"
+    assert refusal(hub, folder, repository="me/a..b").code == "hub_repository_not_found"
+
+
+def test_a_large_upload_goes_on_where_it_broke(hub: HubServer, folder: Path) -> None:
+    hub.first["commit"] = [Answer(503)] * 4
+    with pytest.raises(MayPass):
+        upload(folder)()
+    assert len(hub.repositories[REPOSITORY].history) == 1
+    sent = hub.count("part"), hub.count("put")
+    upload(folder)()  # the step's next try
+    assert (hub.count("part"), hub.count("put")) == sent
+    assert is_whole(hub, folder)
+
+
+def test_a_commit_of_somebody_else_in_between_is_kept(hub: HubServer, folder: Path) -> None:
+    there = hub.add(REPOSITORY)
+    preupload = hub._preupload
+
+    def and_a_commit(body: bytes, repo: str) -> Answer:
+        if hub.count("preupload") == 1:
+            there.commit(there.files | {"notes.md": b"mine"}, "in between")
+        return preupload(body, repo)
+
+    hub._preupload = and_a_commit  # type: ignore[method-assign]
+    upload(folder)()
+    assert there.files["notes.md"] == b"mine"
+    assert "adapter_config.json" in there.files
+    assert hub.count("commit") == 2
+
+
+def test_a_server_that_asks_for_a_minute_gets_it_and_one_that_asks_for_an_hour_gets_the_next_try(
+    hub: HubServer, folder: Path, slept: list[float]
+) -> None:
+    waited: list[float] = []
+    hub.first["preupload"] = [Answer(429, headers={"Retry-After": "60"})]
+    upload(folder, sleep=waited.append)()
+    assert (sum(waited), sum(slept)) == (60, 0)
+    hub.first["info"] = [Answer(429, headers={"Retry-After": "3600"})]
+    with pytest.raises(MayPass):
+        upload(folder, sleep=waited.append)()
+    assert sum(waited) == 60
+
+
+def test_a_repository_that_somebody_else_made_meanwhile_is_used(hub: HubServer, folder: Path) -> None:
+    hub.first["create"] = [Answer(409, {"error": "You already created this model repo"}, after=True)]
+    upload(folder)()
+    assert is_whole(hub, folder)
+
+
+def test_a_create_that_conflicts_with_another_is_not_asked_again_without_a_pause(hub: HubServer, folder: Path) -> None:
+    message = "Cannot create repo: another conflicting operation is in progress"
+    hub.first["create"] = [Answer(409, {"error": message})] * 2
+    waited: list[float] = []
+    upload(folder, sleep=waited.append)()
+    assert sum(waited) == 12
+    assert is_whole(hub, folder)
+
+
+@pytest.mark.parametrize("after", [1, 4, 6, 8])
+def test_a_stop_is_noticed_before_the_next_request(hub: HubServer, folder: Path, after: int) -> None:
+    asked: list[int] = []
+
+    def check_stop() -> None:
+        asked.append(1)
+        if len(asked) > after:
+            raise StopRequested
+
+    with pytest.raises(StopRequested):
+        upload(folder, check_stop=check_stop)()
+    there = hub.repositories.get(REPOSITORY)
+    assert there is None or len(there.history) == 1
+
+
+def test_neither_token_nor_signed_link_is_in_a_log_or_an_error(
+    hub: HubServer, folder: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    errors = []
+    for kind in KINDS:
+        hub.first[kind] = [Answer(500)] * 40
+        try:
+            upload(folder)()
+        except MayPass as error:
+            errors.append("".join(traceback.format_exception(error)))
+        hub.first.clear()
+        hub.repositories.pop(REPOSITORY, None)
+        hub.stored.clear()
+    assert len(errors) >= len(KINDS) - 1
+    out, err = capfd.readouterr()
+    ours = "\n".join(r.getMessage() for r in caplog.records if not r.name.startswith(("httpx", "httpcore")))
+    for text in (*errors, ours, out, err):
+        assert TOKEN not in text
+        assert "fakesignature" not in text
+    assert TOKEN not in redacted(caplog.text)
+
+
+def test_the_library_is_afterwards_as_it_was(hub: HubServer, folder: Path) -> None:
+    from huggingface_hub import constants
+    from huggingface_hub.utils import _http, logging
+
+    before = constants.HF_HUB_DISABLE_XET, logging.get_verbosity()
+    upload(folder)()
+    assert (constants.HF_HUB_DISABLE_XET, logging.get_verbosity()) == before
+    assert _http._GLOBAL_CLIENT_FACTORY is _http.default_client_factory
+    assert hub_session.TIMEOUT > 0
+
+
+def test_nobody_elses_token_is_used(hub: HubServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert refusal(hub, folder, token="hf_fakefakeunknown").code == "hub_token_refused"
