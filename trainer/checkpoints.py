@@ -55,9 +55,13 @@ def newest(export: Objects, job_prefix: str, into: Path) -> tuple[Checkpoint, Pa
             folder = manifest.fetch(export, checkpoint.prefix, into / "fetched")
         except manifest.NotWhole as error:
             log.warning("passing over a checkpoint: %s", error)
+            shutil.rmtree(into / "fetched", ignore_errors=True)
             continue
         target = into / f"checkpoint-{checkpoint.train_step}"
-        shutil.copytree(folder, target)
+        if folder == into / "fetched":  # a copy of ours: where files lie in memory, a second one is too many
+            folder.rename(target)
+        else:
+            shutil.copytree(folder, target)
         return checkpoint, target
     return None
 

@@ -40,6 +40,13 @@ MACHINES: Mapping[str, Machine] = {
 }
 
 
+# The machines of the other steps. Terraform gives their jobs these CPUs and this memory.
+CPU_STEPS: Mapping[str, Machine] = {
+    "prepare": Machine(cpus=4, memory_gib=16),
+    "export": Machine(cpus=8, memory_gib=32),
+}
+
+
 def choose(here: Sequence[str], asked: str | None, size: ModelSize | None, load: Load) -> str | None:
     """The machine of a job: the one asked for, or the first of those here that it fits on. None while the model's size
     is not known and nothing is asked for: `prepare`, which has the weights, decides then.

@@ -1,7 +1,7 @@
 """What a training needs of memory, by what this trainer keeps there. Pure.
 
-What is exact: weights, adapter, gradients and optimizer states are counted. What is estimated: the work memory of a
-token, from figures in `bench/RESULTS.md`, and the fixed parts, which leave room for what nobody counts.
+Weights, adapter, gradients, optimizer states and files are counted. The work memory of a pass is fitted to what
+`python -m bench.memory` counts (bench/RESULTS.md). The fixed parts, and whatever says so, are estimates.
 """
 
 from __future__ import annotations
@@ -19,15 +19,19 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 TRAINED_BYTES = 16
 # A parameter in a checkpoint: float32 value and the two moments.
 CHECKPOINT_BYTES = 12
-# A checkpoint that is written, and when training resumes the one it came from, fetched and laid out.
-LOCAL_CHECKPOINTS = 3
+# A checkpoint that is written, and when training resumes the one it came from.
+LOCAL_CHECKPOINTS = 2
 # CUDA's context, its libraries' workspaces, and what the allocator cannot give back.
 GPU_FIXED_GIB = 1.5
 # Python with torch, transformers and Google's clients; with CUDA its libraries too.
 PROCESS_GIB, CUDA_PROCESS_GIB = 2.0, 4.0
-# The vision tower works without gradients, one picture after the other's patches are there.
+# The vision tower's activations; it is not trained. Estimated.
 VISION_GIB = 2.0
-# Sequences that a row becomes: chosen and rejected, or the answers GRPO samples and scores.
+# Columns of the head that have logits at once, as trainer/loss_head.py has it.
+HEAD_BLOCK = 4096
+# For what was not measured: other widths, kernels' own workspaces, and memory in pieces too small to use.
+WORK_MARGIN = 1.15
+# Sequences that a row becomes: chosen and rejected, or the answers that GRPO samples. Estimated.
 SEQUENCES = {"RL": 8}
 
 
@@ -64,28 +68,38 @@ class Need:
 def needed(size: ModelSize, load: Load) -> Need:
     """What training this model needs. Local files count: on Cloud Run they lie in memory."""
     trained = size.parameters if load.method == "Full" else size.lora_parameters(load.lora_rank)
-    states = _weights_bytes(size, load.method) + trained * TRAINED_BYTES
-    work = load.tokens * _token_bytes(size) + (VISION_GIB * GIB if load.modality == "vision" else 0)
     files = size.file_bytes + trained * CHECKPOINT_BYTES * LOCAL_CHECKPOINTS
+    fixed = VISION_GIB if load.modality == "vision" else 0.0
+
+    def computing(on_gpu: bool) -> float:
+        states = _weights_bytes(size, load.method, on_gpu=on_gpu) + trained * TRAINED_BYTES
+        return states + work_bytes(size, load, checkpointing=on_gpu) * (1 if on_gpu else 2)
+
     return Need(
-        gpu=(states + work) / GIB + GPU_FIXED_GIB,
+        gpu=computing(on_gpu=True) / GIB + GPU_FIXED_GIB + fixed,
         beside_gpu=files / GIB + CUDA_PROCESS_GIB,
-        without_gpu=(files + states + work) / GIB + PROCESS_GIB,
+        without_gpu=(files + computing(on_gpu=False)) / GIB + PROCESS_GIB + fixed,
     )
 
 
-def _weights_bytes(size: ModelSize, method: Method) -> float:
-    """The base model as it is computed with. Full training has the trained copy instead, and a bf16 one to compute."""
+def _weights_bytes(size: ModelSize, method: Method, *, on_gpu: bool) -> float:
+    """What is there of the weights beside the trained ones. Without a GPU, products are made in float32 wherever the
+    processor is slow at bfloat16, and nobody knows before."""
     if method == "QLoRA":
         embeddings = size.vocabulary * size.hidden
         return 2 * embeddings + NF4_BYTES * max(0, size.parameters - embeddings)
-    return 2 * size.parameters if method == "Full" else size.parameters * max(2, size.bytes_a_parameter)
+    if method == "Full":  # copies in 16 bits to compute with, and the head's gradient before it is added to that of the
+        return 2 * size.parameters + 4 * size.vocabulary * size.hidden  # embeddings, which are the same weights
+    return size.parameters * max(2 if on_gpu else 4, size.bytes_a_parameter)
 
 
-def _token_bytes(size: ModelSize) -> float:
-    """Work memory of a token in a forward and backward pass with gradient checkpointing: each layer's input, all that
-    one layer keeps while it is computed again, and a block of the loss head."""
-    inputs = 2 * size.layers * size.hidden
-    layer = 2 * (24 * size.hidden + 12 * size.intermediate + 8 * size.attention + 4 * size.key_value)
-    head = 8 * 8192
-    return inputs + layer + head
+def work_bytes(size: ModelSize, load: Load, *, checkpointing: bool) -> float:
+    """What a forward and backward pass makes and drops again, in bfloat16. The factors are those of
+    `python -m bench.memory`: a layer keeps some bytes for each of its widths until its gradients are there, and
+    backward's own values are those of the widest, the MLP's. With gradient checkpointing each layer keeps its input,
+    and one at a time is computed again."""
+    layer = 28 * size.hidden + 8 * size.intermediate + 44 * (size.attention + size.key_value)
+    layer += 20 * size.capped_heads * load.length
+    head = HEAD_BLOCK * 12 + 8 * size.hidden
+    kept = 2 * size.hidden * size.layers + layer if checkpointing else layer * size.layers
+    return WORK_MARGIN * load.tokens * (kept + max(head, 14 * size.intermediate))

@@ -10,8 +10,12 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """What a training's memory depends on. parameters: of the whole file, vision and audio towers too. The others are
-    of the text model; attention and key_value: heads times their dimension. bytes_a_parameter: as the file has them."""
+    """What a training's memory depends on.
+
+    parameters: of the whole file, vision and audio towers too; the others are of the text model. attention, key_value:
+    heads times their dimension. bytes_a_parameter: as the file has them. capped_heads: those whose scores are capped,
+    as in Gemma 2, which keeps a number for each pair of a row's tokens.
+    """
 
     parameters: int
     layers: int
@@ -21,6 +25,7 @@ class ModelSize:
     key_value: int
     vocabulary: int
     bytes_a_parameter: int = 2
+    capped_heads: int = 0
 
     @property
     def file_bytes(self) -> int:
@@ -37,9 +42,9 @@ class ModelSize:
 # From the published configurations; the parameters of Gemma 1 to 3 are those that transformers counts.
 _G1_2B = ModelSize(2_506_172_416, 18, 2048, 16384, 2048, 256, 256_000)
 _G1_7B = ModelSize(8_537_680_896, 28, 3072, 24576, 4096, 4096, 256_000)
-_G2_2B = ModelSize(2_614_341_888, 26, 2304, 9216, 2048, 1024, 256_000)
-_G2_9B = ModelSize(9_241_705_984, 42, 3584, 14336, 4096, 2048, 256_000)
-_G2_27B = ModelSize(27_227_128_320, 46, 4608, 36864, 4096, 2048, 256_000)
+_G2_2B = ModelSize(2_614_341_888, 26, 2304, 9216, 2048, 1024, 256_000, capped_heads=8)
+_G2_9B = ModelSize(9_241_705_984, 42, 3584, 14336, 4096, 2048, 256_000, capped_heads=16)
+_G2_27B = ModelSize(27_227_128_320, 46, 4608, 36864, 4096, 2048, 256_000, capped_heads=32)
 _G3_270M = ModelSize(268_098_176, 18, 640, 2048, 1024, 256, 262_144)
 _G3_1B = ModelSize(999_885_952, 26, 1152, 6912, 1024, 256, 262_144)
 _G3_4B = ModelSize(4_300_079_472, 34, 2560, 10240, 2048, 1024, 262_208)
@@ -104,6 +109,7 @@ def of_folder(config: Mapping[str, Any], weights_bytes: int) -> ModelSize:
         key_value=(_count(text, "num_key_value_heads") or heads) * head,
         vocabulary=_count(text, "vocab_size") or guess.vocabulary,
         bytes_a_parameter=width,
+        capped_heads=heads if text.get("attn_logit_softcapping") else 0,
     )
 
 

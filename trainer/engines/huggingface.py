@@ -32,6 +32,8 @@ def load(folder: Path, spec: Spec) -> Loaded:
         # A picture's tokens see those ahead of them, which only a mask can say.
         attn_implementation="sdpa" if sees else row_attention.NAME,
         quantization_config=_four_bits(dtype) if config.method == "QLoRA" else None,
+        # Straight to the GPU, tensor by tensor: main memory, where Cloud Run keeps the files, holds no second copy.
+        device_map="cuda" if torch.cuda.is_available() else None,
     )
     if config.method != "Full":
         _keep_differentiable(model)

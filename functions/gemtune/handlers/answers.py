@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from gemtune import cost
 from gemtune.events import Event
 from gemtune.job import Artifact, Failure, Job, JobSummary, Metrics, Progress, Status, Step, StepRecord
+from gemtune.machines import LOCAL
 
 
 class Accepted(BaseModel):
@@ -49,6 +51,7 @@ class JobStatus(BaseModel):
     base_model_id: str
     processed_dataset_id: str
     machine: str | None
+    cost_usd: float | None
     wandb_url: str | None
     adapter_path: str | None
     error: str | None
@@ -67,6 +70,8 @@ class JobStatus(BaseModel):
     @classmethod
     def of(cls, job: Job) -> JobStatus:
         own = {
+            # Known once the job is over; a workstation's steps cost nothing that we know of.
+            "cost_usd": cost.of_job(job) if job.is_over and job.machine != LOCAL else None,
             "error": None if job.error is None else job.error.message,
             "error_detail": job.error,
             "steps": {name: StepStatus.of(step) for name, step in job.steps.items()},

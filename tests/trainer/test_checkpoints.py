@@ -1,0 +1,37 @@
+"""Checkpoints of a bucket: fetched once, and not kept twice."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from gemtune.embedded.folder_objects import FolderObjects
+from trainer import checkpoints
+
+
+class Bucket(FolderObjects):
+    """Objects that have to be copied before they can be read, as on Cloud Storage."""
+
+    def fetch_folder(self, prefix: str, into: Path) -> Path:
+        shutil.copytree(super().fetch_folder(prefix, into), into)
+        return into
+
+
+def saved(bucket: Bucket, tmp_path: Path, train_step: int) -> None:
+    folder = tmp_path / f"checkpoint-{train_step}"
+    folder.mkdir()
+    for name in (*checkpoints.NEEDED, f"of-{train_step}"):
+        (folder / name).write_text(str(train_step))
+    checkpoints.save(bucket, folder, job_prefix="jobs/j", attempt=1, train_step=train_step)
+
+
+def test_the_newest_whole_checkpoint_is_here_once_and_with_its_own_files_only(tmp_path: Path) -> None:
+    bucket = Bucket(tmp_path / "bucket", "export")
+    for train_step in (5, 10):
+        saved(bucket, tmp_path, train_step)
+    bucket.write("jobs/j/checkpoints/1/checkpoint-10/optimizer.pt", b"99")  # as long as before, and not the same
+    found = checkpoints.newest(bucket, "jobs/j", tmp_path / "resumed")
+    assert found is not None
+    assert found[0].train_step == 5
+    assert {path.name for path in found[1].iterdir()} == {*checkpoints.NEEDED, "of-5", "manifest.json"}
+    assert [path.name for path in (tmp_path / "resumed").iterdir()] == ["checkpoint-5"]

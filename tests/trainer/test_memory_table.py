@@ -1,0 +1,78 @@
+"""What functions/gemtune/memory.py reckons, beside what models, optimizers and steps really take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.memory import MODELS, measure
+from gemtune import memory, model_size
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+@pytest.mark.parametrize("name", MODELS[:2])
+def test_a_step_allocates_no_more_than_is_reckoned_and_not_far_less(name: str, checkpointing: bool) -> None:
+    found = measure(name, rows=2, length=48, checkpointing=checkpointing)
+    assert 1 <= found.reckoned / found.counted <= 1.8
+
+
+def test_work_memory_grows_with_the_tokens_however_they_are_split() -> None:
+    one, two, long = (measure(MODELS[0], rows=r, length=n, checkpointing=True) for r, n in ((1, 32), (2, 32), (1, 64)))
+    assert two.counted == pytest.approx(2 * one.counted, rel=0.1)
+    assert long.counted == pytest.approx(two.counted, rel=0.05)
+    assert two.reckoned == pytest.approx(2 * one.reckoned, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["gemma-2b", "gemma-2-2b", "gemma-3-270m", "gemma-3-1b"])
+def test_known_models_have_the_parameters_that_transformers_counts(name: str) -> None:
+    import transformers
+
+    size = model_size.by_name(name)
+    assert size is not None
+    kinds = {"gemma-2b": "Gemma", "gemma-2-2b": "Gemma2"}
+    kind = kinds.get(name, "Gemma3")
+    config = getattr(transformers, f"{kind}TextConfig" if kind == "Gemma3" else f"{kind}Config")(
+        vocab_size=size.vocabulary, hidden_size=size.hidden, intermediate_size=size.intermediate,
+        num_hidden_layers=size.layers, num_attention_heads=size.attention // 256,
+        num_key_value_heads=size.key_value // 256, head_dim=256,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = getattr(transformers, f"{kind}ForCausalLM")(config)
+    model.tie_weights()
+    assert sum(parameter.numel() for parameter in model.parameters()) == size.parameters
+    linear = [m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head"]
+    assert sum(16 * (m.in_features + m.out_features) for m in linear) == size.lora_parameters(16)
+
+
+def test_a_trained_parameter_takes_its_bytes() -> None:
+    weights = torch.nn.Parameter(torch.ones(1000))
+    optimizer = torch.optim.AdamW([weights], fused=True)
+    weights.grad = torch.ones(1000)
+    optimizer.step()
+    moments = [value for value in optimizer.state[weights].values() if value.numel() > 1]
+    tensors = [weights, weights.grad, *moments]
+    assert sum(t.numel() * t.element_size() for t in tensors) == 1000 * memory.TRAINED_BYTES
+    assert sum(t.numel() * t.element_size() for t in (weights, *moments)) == 1000 * memory.CHECKPOINT_BYTES
+
+
+def test_a_parameter_in_four_bits_takes_its_bytes() -> None:
+    from bitsandbytes.functional import quantize_4bit
+
+    packed, state = quantize_4bit(torch.randn(1024, 1024), quant_type="nf4", compress_statistics=True, blocksize=64)
+    tensors = [packed, state.absmax, state.state2.absmax]
+    assert sum(t.numel() * t.element_size() for t in tensors) == pytest.approx(1024**2 * memory.NF4_BYTES, rel=0.01)
+
+
+def test_a_folder_of_a_model_is_as_large_as_it_says(tiny: Path) -> None:
+    import json
+
+    weights = sum(path.stat().st_size for path in tiny.glob("*.safetensors"))
+    size = model_size.of_folder(json.loads((tiny / "config.json").read_text()), weights)
+    from safetensors import safe_open
+
+    with safe_open(tiny / "model.safetensors", framework="pt") as file:
+        stored = sum(file.get_tensor(name).numel() for name in file.offset_keys())
+    assert size.parameters == pytest.approx(stored, rel=0.05)  # the header is in the file too
+    assert size.file_bytes == pytest.approx(weights, abs=4)
