@@ -11,6 +11,7 @@ from typing import Any
 
 from gemtune.job import Figures, Progress
 from gemtune.ports import Clock, Objects
+from trainer.tracking import Tracking
 
 # A document takes about one write a second; progress has no need of it.
 EVERY = timedelta(seconds=5)
@@ -20,12 +21,14 @@ RECENT = 20
 
 @dataclass
 class ProgressLog:
-    """report: writes progress (and the heartbeat) to the record. Loss curve: one JSON object a line."""
+    """report: writes progress (and the heartbeat) to the record. Loss curve: one JSON object a line. tracking: who is
+    shown all of it besides."""
 
     objects: Objects
     name: str
     report: Callable[[Progress], None]
     clock: Clock
+    tracking: Tracking
     _lines: list[str] = field(default_factory=list)
     _written_at: datetime | None = None
     _steps: deque[tuple[datetime, int]] = field(default_factory=lambda: deque(maxlen=RECENT + 1))
@@ -55,6 +58,7 @@ class ProgressLog:
         )
         kept = self._latest.model_dump(include={"train_step", "epoch", "loss", "learning_rate", "tokens_per_second"})
         self._line(kept | {"at": now.isoformat()})
+        self.tracking.stepped(self._latest)
         if self._written_at is None or now - self._written_at >= EVERY:
             self.flush()
 
@@ -62,6 +66,7 @@ class ProgressLog:
         self._line(
             {"train_step": train_step, **figures.model_dump(exclude_none=True), "at": self.clock.now().isoformat()}
         )
+        self.tracking.evaluated(train_step, figures)
 
     def flush(self) -> None:
         """Write what there is: the file whole, then the record. Raises what `report` raises."""

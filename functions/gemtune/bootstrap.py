@@ -126,6 +126,7 @@ class Services:
             local_folders=local_folders,
             webhooks_to_loopback=self.settings.webhooks_to_loopback,
             has_hf_token=self.settings.service_hf_token is not None,
+            wandb_needs_key=self.settings.service_wandb_key is None and not self.settings.wandb_offline,
             placement=Placement(self.buckets, self.settings.machines),
         )
 
@@ -151,8 +152,8 @@ class Services:
     def advance(self) -> Advance:
         from gemtune.services.advance import Advance
 
-        service_token = self.settings.service_hf_token
-        service_secrets = {} if service_token is None else {"hf_token": service_token}
+        of_service = {"hf_token": self.settings.service_hf_token, "wandb_api_key": self.settings.service_wandb_key}
+        service_secrets = {role: name for role, name in of_service.items() if name is not None}
         return Advance(self.store, self.secrets, self.clock, service_secrets)
 
     @cached_property

@@ -357,6 +357,15 @@ def checkpointed(job: Job, mark: Mark, *, train_step: int, at: datetime) -> Chan
     return _with_step(job, mark.step, job.steps[mark.step].model_copy(update=update)), ()
 
 
+def tracked(job: Job, mark: Mark, *, wandb_url: str) -> Changed:
+    """Remember where W&B shows the training. It may say so when the attempt has just ended. Raises StaleClaim,
+    StaleAttempt."""
+    check_claim(job, mark.claim)
+    if job.steps[mark.step].attempt != mark.attempt:
+        raise StaleAttempt(f"attempt {mark.attempt} of {mark.step} is not the newest one of job {job.job_id!r}")
+    return (job if job.wandb_url == wandb_url else job.model_copy(update={"wandb_url": wandb_url})), ()
+
+
 def step_stopped(job: Job, mark: Mark, *, cause: str, at: datetime) -> Changed:
     """The attempt ended at a checkpoint, or crashed and could still say so: the step may go on in another one."""
     check_mark(job, mark)

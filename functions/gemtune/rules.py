@@ -108,9 +108,12 @@ def _destination(request: TrainRequest) -> list[Problem]:
 
 
 def _wandb(request: TrainRequest) -> list[Problem]:
-    if request.wandb_config is None:
+    """W&B's own rule for names; a project may stand behind its entity: `team/project`."""
+    project = None if request.wandb_config is None else request.wandb_config.project
+    if project is None or re.fullmatch(r"([\w.-]+/)?[^/\\#?%:\x00-\x1f\x7f]+", project):
         return []
-    return _not_available(("wandb_config",), "reporting to W&B", "leave wandb_config out")
+    hint = "use letters, digits, '-' and '_'; a team's project is team/project"
+    return [Problem(("wandb_config", "project"), "W&B allows no such name for a project", "bad_form", hint)]
 
 
 def _eval_steps(request: TrainRequest) -> list[Problem]:

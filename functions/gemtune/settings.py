@@ -28,6 +28,8 @@ class Settings:
     uploads_bucket: str
     export_bucket: str
     service_hf_token: str | None  # name of the secret that jobs without a token of their own use
+    service_wandb_key: str | None  # the same for W&B
+    wandb_offline: bool  # trainings keep what W&B would be told in files, and need no key
     prepare_timeout_seconds: int
     train_timeout_seconds: int
     export_timeout_seconds: int
@@ -62,6 +64,8 @@ class Settings:
             uploads_bucket=_bucket(env, "GCS_UPLOADS_BUCKET_NAME", "uploads", on_gcp),
             export_bucket=_bucket(env, "GCS_EXPORT_BUCKET_NAME", "export", on_gcp),
             service_hf_token=env.get("GEMTUNE_HF_TOKEN_SECRET") or None,
+            service_wandb_key=env.get("GEMTUNE_WANDB_API_KEY_SECRET") or None,
+            wandb_offline=env.get("WANDB_MODE") == "offline",  # W&B's own variable, which its client reads too
             prepare_timeout_seconds=_whole_number(env, "GEMTUNE_PREPARE_TIMEOUT_SECONDS", 3600),
             # A GPU task on Cloud Run may run for an hour; a workstation has no such limit.
             train_timeout_seconds=_whole_number(env, "GEMTUNE_TRAIN_TIMEOUT_SECONDS", 3600 if on_gcp else 7 * 86400),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,6 +50,17 @@ def test_what_is_not_there_is_told_along_with_everything_else(world: World) -> N
         "training_config.method": "not_available_yet",
         "hf_token": "secret_not_found",
     }
+
+
+def test_wandb_needs_a_key_of_the_request_or_of_the_service(tmp_path: Path) -> None:
+    wanted = {"project": "boats"}
+    assert problems(World(tmp_path / "none"), wandb_config=wanted) == {"wandb_config.api_key": "missing_field"}
+    World(tmp_path / "own").submit(wandb_config=wanted | {"api_key": "a fake key"})
+    World(tmp_path / "offline", {"WANDB_MODE": "offline"}).submit(wandb_config=wanted)
+    service = World(tmp_path / "service", {"GEMTUNE_WANDB_API_KEY_SECRET": "gemtune-user-wandb"})
+    service.services.secrets.create("gemtune-user-wandb", "a fake key", ttl=None)
+    job = service.services.store.get(service.submit(wandb_config=wanted))
+    assert service.services.advance.secret(job, "wandb_api_key") == "a fake key"
 
 
 def test_a_model_in_a_bucket_is_found_there_only(world: World) -> None:

@@ -69,8 +69,9 @@ class Bench:
         work = self.services.settings.work / self.job_id / f"{step}-{mark.attempt}"
         work.mkdir(parents=True)
         spec = Spec.model_validate_json(self.services.buckets.config.read(job.spec_name))
+        advance = self.services.advance
         return Context(
-            job, spec, mark, self.services.buckets, self.services.advance, work, lambda role: None, deadline,
+            job, spec, mark, self.services.buckets, advance, work, lambda role: advance.secret(job, role), deadline,
             SystemClock(), should_stop,
         )  # fmt: skip
 

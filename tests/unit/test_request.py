@@ -123,12 +123,19 @@ def test_a_value_out_of_bounds_is_refused_where_it_stands(path: str, value: Any)
         ("training_config.method", "RL"),
         ("training_config.provider", "unsloth"),
         ("export_config.format", "gguf"),
-        ("wandb_config", {"project": "p"}),
     ],
 )  # fmt: skip
 def test_what_is_not_built_yet_is_refused_and_not_ignored(path: str, value: Any) -> None:
     found = read(json.dumps(with_field(path, value)), in_the_open=False).problems
     assert "not_available_yet" in {problem.code for problem in found}
+
+
+@pytest.mark.parametrize(
+    ("project", "code"),
+    [("boats", None), ("team/boats", None), ("a/b/c", "bad_form"), ("what?", "bad_form"), ("/", "bad_form")],
+)
+def test_a_project_is_named_as_wandb_allows(project: str, code: str | None) -> None:
+    assert codes(with_field("wandb_config.project", project)).get("wandb_config.project") == code
 
 
 def test_every_error_of_a_request_comes_back_at_once() -> None:

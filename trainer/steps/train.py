@@ -17,6 +17,7 @@ from trainer import base_models, checkpoints, manifest, trained
 from trainer.context import Context
 from trainer.engines import engine_of
 from trainer.progress import ProgressLog
+from trainer.tracking import Tracking
 
 if TYPE_CHECKING:
     from trainer.sft import SftTrainer
@@ -30,6 +31,11 @@ def run(context: Context) -> None:
 
     Ends early, at a checkpoint, on SIGTERM or when its time is up. Raises StepError, Stale, NotWhole.
     """
+    with Tracking(context) as tracking:
+        _train(context, tracking)
+
+
+def _train(context: Context, tracking: Tracking) -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all that is needed is here; PEFT would ask the Hub at every save
     engine = engine_of(context.spec.training_config.provider)
     engine.prepare(context.spec)
@@ -49,7 +55,7 @@ def run(context: Context) -> None:
     _seed(config.seed)
     loaded = engine.load(base, context.spec)
     attempt = _Attempt(context, ProgressLog(
-        export, f"{context.prefix}/metrics/{context.mark.attempt}.jsonl", _reporter(context), context.clock
+        export, f"{context.prefix}/metrics/{context.mark.attempt}.jsonl", _reporter(context), context.clock, tracking
     ))  # fmt: skip
     trainer = sft.make(
         loaded, config, prepared / "train.parquet", held_out, output=context.work / "trainer",
@@ -57,6 +63,8 @@ def run(context: Context) -> None:
         sight=Sight.of(base, prepared) if context.spec.modality == "vision" else None,
     )  # fmt: skip
     baseline = None if held_out is None else _baseline(context, trainer)
+    if baseline is not None:
+        tracking.evaluated(0, baseline, group="baseline")
     resumed = checkpoints.newest(export, context.prefix, context.work / "resumed")
     log.info("training %s", "from the beginning" if resumed is None else f"from train_step {resumed[0].train_step}")
 
@@ -129,6 +137,7 @@ class _Attempt:
         checkpoints.save(export, folder, job_prefix=context.prefix, attempt=context.mark.attempt, train_step=train_step)
         context.advance.checkpointed(context.job.job_id, context.mark, train_step=train_step)
         checkpoints.prune(export, context.prefix)
+        self.progress.tracking.keep()
         self.save_seconds = max(self.save_seconds, (self.context.clock.now() - began).total_seconds())
         self.last_step_at = self.context.clock.now()
 

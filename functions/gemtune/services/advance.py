@@ -51,6 +51,10 @@ class Advance:
         now = self.clock.now()
         self.store.update(job_id, lambda job: jobs.checkpointed(job, mark, train_step=train_step, at=now))
 
+    def tracked(self, job_id: str, mark: Mark, *, wandb_url: str) -> None:
+        """W&B shows the training there. Raises like heartbeat."""
+        self.store.update(job_id, lambda job: jobs.tracked(job, mark, wandb_url=wandb_url))
+
     def stopped(self, job_id: str, mark: Mark, *, cause: str) -> None:
         """The attempt ends unfinished, at a checkpoint or by a crash, and may be tried again. Raises like heartbeat."""
         now = self.clock.now()

@@ -30,6 +30,7 @@ class Submit:
     local_folders: bool  # whether a base model may be a folder of this machine
     webhooks_to_loopback: bool  # whether a webhook may be on this machine
     has_hf_token: bool  # whether jobs without a Hub token use the service's
+    wandb_needs_key: bool  # whether a request that wants W&B has to bring a key of its own
     placement: Placement
 
     def __call__(self, submission: Submission[TrainRequest]) -> Job:
@@ -77,6 +78,7 @@ class Submit:
             Rule((("modality",), ("training_config", "base_model_id")), self._sight_problems),
             Rule((("hf_token",), ("wandb_config",)), self._secret_problems),
             Rule((("hf_token",), ("export_config", "destination")), self._token_problems),
+            Rule((("wandb_config",),), self._wandb_problems),
             Rule((("notify",),), self._webhook_problems),
             Rule((("training_config",), ("modality",)), self.placement.problems),
         )
@@ -148,6 +150,12 @@ class Submit:
             return []
         hint = "send one with write access; `gemtune secret NAME` keeps it"
         return [Problem(("hf_token",), "hfhub needs a token of the Hub", "missing_field", hint)]
+
+    def _wandb_problems(self, request: TrainRequest) -> list[Problem]:
+        if request.wandb_config is None or request.wandb_config.api_key is not None or not self.wandb_needs_key:
+            return []
+        message = "W&B needs a key, and this service has none of its own"
+        return [Problem(("wandb_config", "api_key"), message, "missing_field", "send one, or leave wandb_config out")]
 
     def _webhook_problems(self, request: TrainRequest) -> list[Problem]:
         url = None if request.notify is None else request.notify.webhook_url

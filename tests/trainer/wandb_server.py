@@ -1,0 +1,134 @@
+"""Weights & Biases on 127.0.0.1: as much of its API as the pinned client asks for to keep a run and its history."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+class WandbServer:
+    """Keeps what it is told: runs by id, with name, config and history (the file wandb-history.jsonl, line by line).
+
+    url: where it listens. status: the answer to every call, when it is not 200. silent: there is no answer at all.
+    """
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.runs: dict[str, dict[str, Any]] = {}
+        self.keys: set[str] = set()
+        self.asked: list[str] = []
+        self.status, self.silent = 200, False
+
+    def graphql(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+        name = re.search(r"(?:query|mutation)\s+(\w+)", query)
+        self.asked.append(name.group(1) if name else query[:60])
+        if "upsertBucket" in query:
+            return {"upsertBucket": {"bucket": self._upserted(variables), "inserted": True}}
+        if "bucket(name" in query:
+            run = self.runs.get(variables.get("name") or variables.get("run", ""))
+            project = {"id": "p", "name": variables["project"], "entity": {"id": "e", "name": "us"}}
+            return {"model": project | {"bucket": None if run is None else self._bucket(run)}}
+        if "createRunFiles" in query:
+            files = [{"name": name, "uploadUrl": f"{self.url}/upload"} for name in variables["files"]]
+            return {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": files}}
+        if "viewer" in query:
+            return {"viewer": {"id": "u", "entity": "us", "username": "us", "flags": "{}", "teams": {"edges": []}}}
+        return {}
+
+    def _upserted(self, variables: dict[str, Any]) -> dict[str, Any]:
+        run = self.runs.setdefault(
+            variables["name"], {"id": variables["name"], "history": [], "config": {}, "finished": []}
+        )
+        run["name"] = variables.get("displayName") or run.get("name")
+        run["project"] = variables.get("project")
+        if variables.get("config"):
+            run["config"] = json.loads(variables["config"])
+        return self._bucket(run)
+
+    def _bucket(self, run: dict[str, Any]) -> dict[str, Any]:
+        history, event = run["history"], json.dumps({"_runtime": 1})
+        return {
+            "id": base64.b64encode(run["id"].encode()).decode(), "name": run["id"], "displayName": run["name"],
+            "description": "", "config": json.dumps(run["config"]), "sweepName": None, "tags": [], "notes": "",
+            "project": {"id": "p", "name": run["project"], "entity": {"id": "e", "name": "us"}},
+            "historyLineCount": len(history), "eventsLineCount": 0, "logLineCount": 0, "stopped": False,
+            "historyTail": json.dumps([json.dumps(row) for row in history[-1:]]), "eventsTail": json.dumps([event]),
+            "summaryMetrics": json.dumps(history[-1] if history else {}), "wandbConfig": '{"t": {}}',
+        }  # fmt: skip
+
+    def stream(self, run_id: str, body: dict[str, Any]) -> None:
+        run = self.runs[run_id]
+        chunk = body.get("files", {}).get("wandb-history.jsonl")
+        if chunk is not None:
+            del run["history"][chunk["offset"] :]
+            run["history"] += [json.loads(line) for line in chunk["content"]]
+        if body.get("complete"):
+            run["finished"].append(body.get("exitcode"))
+
+
+@contextmanager
+def wandb_server() -> Iterator[WandbServer]:
+    """A running server."""
+    state, gone = WandbServer(), threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            length = int(self.headers.get("Content-Length") or 0)
+            content = self.rfile.read(length)
+            authorization = self.headers.get("Authorization", "")
+            if authorization.startswith("Basic "):
+                state.keys.add(base64.b64decode(authorization[6:]).decode().partition(":")[2])
+            if state.silent:
+                gone.wait(60)
+            elif state.status != 200:
+                self._answer({"errors": [{"message": "refused"}]}, state.status)
+            elif self.path == "/graphql":
+                body = json.loads(content)
+                self._answer({"data": state.graphql(body.get("query", ""), body.get("variables") or {})})
+            elif match := re.fullmatch(r"/files/[^/]+/[^/]+/([^/]+)/file_stream", self.path):
+                state.stream(match.group(1), json.loads(content))
+                self._answer({"exitcode": None, "limits": {}})
+            else:
+                self._answer({})
+
+        def do_GET(self) -> None:
+            self._answer({}, 404)
+
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self._answer({})
+
+        def _answer(self, body: dict[str, Any], status: int = 200) -> None:
+            content = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_: object) -> None:
+            """The client leaves its connections without a word."""
+
+    server = Server(("127.0.0.1", 0), Handler)
+    state.url = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield state
+    finally:
+        gone.set()
+        server.shutdown()
+        server.server_close()
