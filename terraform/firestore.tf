@@ -32,3 +32,14 @@ resource "google_firestore_index" "query" {
     }
   }
 }
+
+# Events say themselves when they are too old. An index on that would be one hot spot, and of no use. Tombstones are
+# removed by sweep, with the idempotency keys that belong to them.
+resource "google_firestore_field" "event_expiry" {
+  database   = google_firestore_database.records.name
+  collection = "events"
+  field      = "expire_at"
+
+  ttl_config {}
+  index_config {}
+}

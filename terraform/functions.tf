@@ -7,15 +7,15 @@ locals {
   functions = {
     api = {
       memory   = "512Mi", timeout_seconds = 60, requests = 4, instances = 20
-      settings = merge(local.launches, local.chooses)
+      settings = merge(local.launches, local.chooses, local.accepts)
     }
     dispatch = {
       memory   = "512Mi", timeout_seconds = 120, requests = 4, instances = 10
-      settings = merge(local.launches, local.chooses)
+      settings = merge(local.launches, local.chooses, local.accepts)
     }
     ingest = {
       memory   = "512Mi", timeout_seconds = 120, requests = 4, instances = 10
-      settings = local.chooses
+      settings = merge(local.chooses, local.accepts)
     }
     # Publishes event after event, and waits for each.
     fan-out = { memory = "512Mi", timeout_seconds = 300, requests = 4, instances = 20, settings = {} }
@@ -39,8 +39,14 @@ locals {
   launches = { GEMTUNE_WORKFLOW = local.workflow }
   # Tells the workflow how long a step may take, or from when on a silent one counts as lost.
   times = { for step, seconds in var.timeout_seconds : "GEMTUNE_${upper(step)}_TIMEOUT_SECONDS" => tostring(seconds) }
-  # Finds out, or says, which machine trains a job.
-  chooses = {}
+  # Refuses what the images cannot do.
+  accepts = { GEMTUNE_WITHOUT_GGUF = var.without_gguf ? "yes" : "no" }
+  # Finds out, or says, which machine trains a job: of those that it fits on the first, so the smallest comes first.
+  chooses = {
+    GEMTUNE_MACHINES = join(",", [
+      for sized in sort([for name, machine in var.machines : format("%06d %s", machine.memory_gib, name)]) : split(" ", sized)[1]
+    ])
+  }
 }
 
 locals {

@@ -37,3 +37,8 @@ output "settings" {
   description = "What the command line needs in its environment for publish, listen, secret and webhook-key."
   value       = merge(local.every_function, local.launches)
 }
+
+output "gateway_url" {
+  description = "The API for outside callers with a token of their identity provider; null while it is private."
+  value       = one([for gateway in google_api_gateway_gateway.gemtune : "https://${gateway.default_hostname}"])
+}

@@ -3,7 +3,7 @@ locals {
   services = concat(
     [
       "artifactregistry", "cloudbuild", "cloudfunctions", "cloudresourcemanager", "cloudscheduler", "eventarc",
-      "eventarcpublishing", "firestore", "iam", "logging", "monitoring", "pubsub", "run", "secretmanager",
+      "eventarcpublishing", "firestore", "iam", "iamcredentials", "logging", "monitoring", "pubsub", "run", "secretmanager",
       "serviceusage", "storage", "workflowexecutions", "workflows",
     ],
     var.budget == null ? [] : ["billingbudgets", "cloudbilling"],

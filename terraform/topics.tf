@@ -28,7 +28,7 @@ resource "google_pubsub_subscription" "push" {
 
   push_config {
     # The path tells functions-framework the topic; without it, it has to guess.
-    push_endpoint = "${google_cloudfunctions2_function.gemtune[each.value.function].service_config[0].uri}/${google_pubsub_topic.gemtune[each.key].id}"
+    push_endpoint = "${google_cloudfunctions2_function.gemtune[each.value.function].service_config[0].uri}/projects/${var.project_id}/topics/${each.key}"
     oidc_token {
       service_account_email = google_service_account.gemtune["push"].email
       audience              = google_cloudfunctions2_function.gemtune[each.value.function].service_config[0].uri

@@ -40,6 +40,12 @@ variable "images" {
   }
 }
 
+variable "without_gguf" {
+  description = "Whether the images were built without llama.cpp: then requests for the format gguf are refused."
+  type        = bool
+  default     = false
+}
+
 variable "machines" {
   description = <<-EOT
     What can train: each becomes the Cloud Run job gemtune-train-NAME. The names and sizes are those of

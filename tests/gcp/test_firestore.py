@@ -16,7 +16,7 @@ from google.cloud.firestore_v1.services.firestore import FirestoreClient
 
 import gemtune.gcp
 from gemtune import job as jobs
-from gemtune.gcp.firestore_store import FirestoreStore
+from gemtune.gcp.firestore_store import EVENTS, EVENTS_KEPT, JOBS, FirestoreStore
 from gemtune.job import Status
 from tests.emulators.google import Emulators
 from tests.emulators.world import GcpWorld
@@ -189,3 +189,12 @@ def test_an_outage_is_an_error_and_not_a_wait(store: FirestoreStore, monkeypatch
     with pytest.raises(ServiceUnavailable):
         store.create(job, event)
     assert time.monotonic() - began < 10
+
+
+def test_an_event_says_when_it_may_be_deleted_and_is_read_without_it(store: FirestoreStore) -> None:
+    job, (event,) = jobs.accepted(new(job_id="training_0"))
+    store.create(job, event)
+    kept = store._client.collection(JOBS).document(job.job_id).collection(EVENTS).document("1").get().to_dict()
+    assert kept is not None
+    assert kept["expire_at"] == event.at + EVENTS_KEPT
+    assert store.events(job.job_id) == [event]

@@ -41,3 +41,16 @@ def test_what_its_owner_disabled_is_not_replaced_by_an_older_one(secrets: Secret
     secrets._client.disable_secret_version(name=f"projects/p/secrets/{NAME}/versions/2")
     with pytest.raises(SecretNotFound):
         secrets.read(NAME)
+
+
+def test_a_secret_that_waits_for_its_value_is_not_made_again(
+    secrets: SecretManagerSecrets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Terraform makes the key of webhooks without a value; who may only add one has no right to make secrets."""
+    assert secrets._create(NAME, None)
+
+    def forbidden(*args: object) -> bool:
+        raise AssertionError("not allowed")
+
+    monkeypatch.setattr(secrets, "_create", forbidden)
+    assert [secrets.create_once(NAME, value) for value in ("first", "second")] == ["first", "first"]

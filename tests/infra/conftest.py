@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.infra.offline import NoTerraform, Providers, Terraform, copy_of_project
-from tests.infra.planned import Plan
+from tests.infra.planned import Planned
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +30,6 @@ def terraform(providers: Providers, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
-def plan(terraform: Terraform) -> Plan:
+def plan(terraform: Terraform) -> Planned:
     """What an empty project becomes, with only what has no default."""
-    return Plan(terraform.plan())
+    return Planned(terraform.plan())

@@ -1,4 +1,4 @@
-"""A plan, to be asked about."""
+"""What Terraform would make, to be asked about."""
 
 from __future__ import annotations
 
@@ -6,24 +6,40 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+Values = Mapping[str, Any]
+
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """Made of what `terraform show -json` says of a plan."""
+class Planned:
+    """Made of `terraform show -json` of a plan (what is known after apply only is not there) or of a state."""
 
     shown: Mapping[str, Any]
 
-    def resources(self, *types: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Address and values of each resource of these types, or of all; without what is known after apply only."""
-        for resource in self.shown["planned_values"]["root_module"]["resources"]:
+    def resources(self, *types: str) -> Iterator[tuple[str, Values]]:
+        """Address and values of each resource of these types, or of all."""
+        root = self.shown.get("planned_values") or self.shown["values"]
+        for resource in root["root_module"]["resources"]:
             if resource["mode"] == "managed" and (not types or resource["type"] in types):
                 yield resource["address"], resource["values"]
 
-    def named(self, type_: str, attribute: str = "name") -> dict[str, dict[str, Any]]:
-        """The resources of a type by an attribute of theirs."""
-        return {values[attribute]: values for _, values in self.resources(type_)}
+    def named(self, type_: str) -> dict[str, Values]:
+        """The resources of a type, by their names."""
+        return {values["name"]: values for _, values in self.resources(type_)}
 
-    def references(self, type_: str) -> Mapping[str, Any]:
-        """The expressions of the configuration, by the name of a resource: what its values are made from."""
-        resources = self.shown["configuration"]["root_module"]["resources"]
-        return {resource["name"]: resource["expressions"] for resource in resources if resource["type"] == type_}
+    def one(self, type_: str, name: str) -> Values:
+        return self.named(type_)[name]
+
+    def settings_of(self, component: str) -> dict[str, str]:
+        """The environment of a function, or of a Cloud Run job, by its name."""
+        functions, jobs = self.named("google_cloudfunctions2_function"), self.named("google_cloud_run_v2_job")
+        if component in functions:
+            return dict(functions[component]["service_config"][0]["environment_variables"])
+        (container,) = jobs[component]["template"][0]["template"][0]["containers"]
+        return {variable["name"]: variable["value"] for variable in container["env"]}
+
+    def grants(self) -> Iterator[tuple[str, str, str]]:
+        """Address, role and member of each role that is given; of unknown members their address is enough."""
+        for address, values in self.resources():
+            if "_iam_" in address.partition(".")[0] and "role" in values:
+                for member in values.get("members", [values.get("member", "")]):
+                    yield address, values["role"], member

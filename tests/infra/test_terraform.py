@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.infra.offline import ROOT, Terraform, copy_of_project, mirror
-from tests.infra.planned import Plan
+from tests.infra.planned import Planned
 
 
 def test_the_files_are_in_their_form(terraform: Terraform) -> None:
@@ -16,7 +16,7 @@ def test_the_configuration_is_valid(terraform: Terraform) -> None:
     terraform("validate")
 
 
-def test_an_empty_project_gets_a_plan(plan: Plan) -> None:
+def test_an_empty_project_gets_a_plan(plan: Planned) -> None:
     types = {address.partition(".")[0] for address, _ in plan.resources()}
     assert len(types) > 20
 

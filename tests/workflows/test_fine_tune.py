@@ -76,7 +76,8 @@ def test_the_steps_run_in_order_and_each_end_is_reported() -> None:
     assert script.execute() == "done"
     assert script.ran == ["prepare", "train", "export"]
     assert script.reports == [("prepare", 1, False), ("train", 1, False), ("export", 1, False)]
-    assert all(args["auth"] == {"type": "OIDC"} for args in script.asked)
+    for_control = {"type": "OIDC", "audience": ENVIRONMENT["CONTROL_URL"]}
+    assert all(args["auth"] == for_control for args in script.asked)
 
 
 def test_an_execution_that_is_not_let_in_runs_nothing() -> None:

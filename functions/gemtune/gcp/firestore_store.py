@@ -1,7 +1,7 @@
 """JobStore on Firestore. A Firestore trigger on created event documents wakes `fan_out`.
 
     training_jobs/{job_id}                the record; `lagging`: whether events wait to be published; `write_ids`
-    training_jobs/{job_id}/events/{seq}   its events
+    training_jobs/{job_id}/events/{seq}   its events; `expire_at`: when Firestore may delete it
     idempotency_keys/{key_hash}           {job_id}
     tombstones/{job_id}                   {until, key_hash}
 
@@ -16,7 +16,7 @@ import json
 import logging
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -41,6 +41,8 @@ CALL_SECONDS, RACE_SECONDS = 20.0, 60.0
 
 # How many of the last writes a document knows: others may write between a lost answer and the repeated call.
 WRITE_IDS = 20
+# How long an event is kept: by a TTL policy on `expire_at`, which Terraform makes.
+EVENTS_KEPT = timedelta(days=400)
 # Fields of a document that are no part of the record.
 OURS = ("lagging", "write_ids")
 
@@ -68,7 +70,7 @@ class FirestoreStore:
                 parent = self._snapshot(job.parent_job_id)
                 batch.update(parent.reference, {"version": firestore.Increment(1)})
             batch.create(self._job(job.job_id), _document(job))
-            batch.create(self._event(event), _plain(event.model_dump()))
+            batch.create(self._event(event), _event_document(event))
             if job.key_hash is not None:
                 batch.create(self._key(job.key_hash), {"job_id": job.job_id})
             batch.commit(timeout=CALL_SECONDS)
@@ -121,7 +123,7 @@ class FirestoreStore:
             raise JobNotFound(job_id)
         query = self._job(job_id).collection(EVENTS).where(filter=FieldFilter("seq", ">", after))
         found = query.order_by("seq").limit(limit).stream(timeout=CALL_SECONDS)
-        return [Event.model_validate(snapshot.to_dict()) for snapshot in found]
+        return [_read_event(snapshot) for snapshot in found]
 
     def unfinished(self) -> Iterator[Job]:
         query = self._client.collection(JOBS).where(filter=FieldFilter("status", "in", sorted(UNFINISHED)))
@@ -195,7 +197,7 @@ class FirestoreStore:
             changed = _document(after) | {"write_ids": [*written, write_id][-WRITE_IDS:]}
             batch.update(snapshot.reference, changed, option=self._unchanged(snapshot))
             for event in events:
-                batch.create(self._event(event), _plain(event.model_dump()))
+                batch.create(self._event(event), _event_document(event))
             batch.commit(timeout=CALL_SECONDS)
             return after
 
@@ -259,6 +261,16 @@ def _segment(name: str) -> str:
 def _document(job: Job) -> dict[str, Any]:
     kept: dict[str, Any] = _plain(job.model_dump())
     return kept | {"lagging": job.published_seq < job.last_seq, "write_ids": []}
+
+
+def _event_document(event: Event) -> dict[str, Any]:
+    kept: dict[str, Any] = _plain(event.model_dump())
+    return kept | {"expire_at": event.at + EVENTS_KEPT}
+
+
+def _read_event(snapshot: Snapshot) -> Event:
+    kept = snapshot.to_dict() or {}
+    return Event.model_validate({name: value for name, value in kept.items() if name != "expire_at"})
 
 
 def _plain(value: Any) -> Any:

@@ -53,8 +53,11 @@ class SecretManagerSecrets:
         try:
             return self._access(f"{path}/versions/1")
         except NotFound:
-            self._create(name, None)
-            self._add_version(path, value)
+            try:
+                self._add_version(path, value)  # Terraform made the secret, empty, so that we need not be allowed to
+            except NotFound:
+                self._create(name, None)
+                self._add_version(path, value)
             return self._access(f"{path}/versions/1")
 
     def read(self, name: str) -> str:

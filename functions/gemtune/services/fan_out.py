@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from gemtune.errors import JobNotFound
@@ -10,6 +11,8 @@ from gemtune.job import Job
 from gemtune.ports import Bus, JobStore, Secrets, Topic
 from gemtune.services.job_secrets import own_secrets
 from gemtune.services.notify import message_of
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,5 +48,6 @@ class FanOut:
         }
         body = event.model_dump_json().encode()
         self.bus.publish(Topic.JOB_STATUS, body, attributes=attributes, ordering_key=job.job_id)
+        log.info("job %s: %s", job.job_id, event.type)  # failed jobs are counted by this line
         if job.webhook_url is not None:  # a receiver may be slow or away, so it has a topic of its own
             self.bus.publish(Topic.WEBHOOKS, message_of(job.webhook_url, event), attributes={"job_id": job.job_id})

@@ -105,6 +105,7 @@ class Sweep:
         lease = now + LEASE
         change = partial(jobs.relaunched, at=now, lease_until=lease, cause=cause)
         relaunched = self.store.update(job.job_id, change, version=job.version)
+        log.warning("job %s is launched again: %s", job.job_id, cause)  # stuck jobs are counted by this line
         self._stop(job)
         self.dispatch.start(job.job_id, relaunched.launch.number)
 

@@ -69,6 +69,7 @@ class StandIn(rpc.ProviderServicer):  # type: ignore[misc]
         return pb.ValidateDataResourceConfig.Response(diagnostics=[_diagnostic(path, text) for path, text in found])
 
     def ConfigureProvider(self, request: Any, context: Any) -> Any:
+        self._project = known(decoded(request.config.msgpack)).get("project")
         return pb.ConfigureProvider.Response()
 
     def StopProvider(self, request: Any, context: Any) -> Any:
@@ -83,6 +84,8 @@ class StandIn(rpc.ProviderServicer):  # type: ignore[misc]
     def PlanResourceChange(self, request: Any, context: Any) -> Any:
         wanted = decoded(request.proposed_new_state.msgpack)
         if wanted is not None and decoded(request.prior_state.msgpack) is None:
+            if request.type_name == "google_service_account":
+                wanted |= _email(wanted, self._project)
             wanted = filled(self._schema["resources"][request.type_name], wanted, lambda name, kind: UNKNOWN)
         return pb.PlanResourceChange.Response(planned_state=_value(wanted))
 
@@ -96,6 +99,14 @@ class StandIn(rpc.ProviderServicer):  # type: ignore[misc]
         found = config | DATA.get(request.type_name, lambda config: {})(config)
         block = self._schema["data"][request.type_name]
         return pb.ReadDataSource.Response(state=_value(filled(block, found, placeholder)))
+
+
+def _email(account: dict[str, Any], project: str | None) -> dict[str, Any]:
+    """What the provider knows of a service account before it is made."""
+    if not isinstance(account["account_id"], str) or project is None:
+        return {}
+    email = f"{account['account_id']}@{account.get('project') or project}.iam.gserviceaccount.com"
+    return {"email": email, "member": f"serviceAccount:{email}"}
 
 
 def _schema(block: dict[str, Any]) -> Any:

@@ -11,13 +11,14 @@ from gemtune.embedded.workflow_engine.errors import WorkflowError, raised
 
 
 def http_post(args: Mapping[str, Any], *, client: httpx.Client, id_token: Callable[[str], str]) -> dict[str, Any]:
-    """POST a JSON body; return code, headers and the decoded body. `auth: {type: OIDC}` sends the identity token.
+    """POST a JSON body; return code, headers and the decoded body. `auth: {type: OIDC}` sends an identity token, for
+    `audience` or else the URL.
 
     Raises WorkflowError: HttpError for a code of 400 or more, ConnectionError, TimeoutError.
     """
     url, headers = args["url"], dict(args.get("headers") or {})
-    if args.get("auth") is not None:
-        headers["Authorization"] = f"Bearer {id_token(url)}"
+    if (auth := args.get("auth")) is not None:
+        headers["Authorization"] = f"Bearer {id_token(auth.get('audience', url))}"
     try:
         answer = client.post(url, json=args.get("body"), headers=headers, timeout=args.get("timeout", 300))
     except httpx.TimeoutException as error:

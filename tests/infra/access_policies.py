@@ -1,0 +1,111 @@
+"""What must be true of every plan about who may do what. Each policy tells what breaks it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+from gemtune.redaction import looks_secret
+from tests.infra.planned import Planned
+
+FUNCTION, JOB = "google_cloudfunctions2_function", "google_cloud_run_v2_job"
+
+# Predefined roles that were looked at: what each holds is what its part does, or little more.
+ROLES = {
+    "roles/artifactregistry.writer", "roles/datastore.user", "roles/eventarc.eventReceiver", "roles/logging.logWriter",
+    "roles/pubsub.publisher", "roles/pubsub.subscriber", "roles/run.invoker", "roles/run.jobsExecutorWithOverrides",
+    "roles/secretmanager.secretAccessor", "roles/secretmanager.secretVersionAdder", "roles/storage.objectCreator",
+    "roles/storage.objectUser", "roles/storage.objectViewer", "roles/workflows.invoker",
+}  # fmt: skip
+
+
+def no_bucket_is_public(plan: Planned) -> Iterator[str]:
+    for address, bucket in plan.resources("google_storage_bucket"):
+        if bucket["uniform_bucket_level_access"] is not True or bucket["public_access_prevention"] != "enforced":
+            yield f"{address} could be made public"
+
+
+def nobody_is_everybody(plan: Planned) -> Iterator[str]:
+    for address, _, member in plan.grants():
+        if member in ("allUsers", "allAuthenticatedUsers"):
+            yield f"{address} is for {member}"
+
+
+def roles_are_those_that_were_looked_at(plan: Planned) -> Iterator[str]:
+    for address, role, _ in plan.grants():
+        if role not in ROLES and not role.startswith("projects/"):
+            yield f"{address} gives {role}"
+    for address, _ in plan.resources():
+        if re.search(r"_iam_(policy|binding)\b", address):
+            yield f"{address} takes roles from others: give them one by one"
+
+
+def custom_roles_hold_single_permissions(plan: Planned) -> Iterator[str]:
+    made = set()
+    for address, role in plan.resources("google_project_iam_custom_role"):
+        made.add(f"projects/example-project/roles/{role['role_id']}")
+        if len(role["permissions"]) > 2 or any("*" in p or "setIamPolicy" in p for p in role["permissions"]):
+            yield f"{address} is wide"
+    for address, role_name, _ in plan.grants():
+        if role_name.startswith("projects/") and role_name not in made:
+            yield f"{address} gives {role_name}, which nobody makes"
+
+
+def no_secret_has_a_value(plan: Planned) -> Iterator[str]:
+    for address, values in plan.resources():
+        if address.startswith("google_secret_manager_secret_version"):
+            yield f"{address} puts a value into the state"
+        if looks_secret(json.dumps(values)):
+            yield f"{address} holds a token"
+
+
+def every_part_is_itself(plan: Planned) -> Iterator[str]:
+    """An identity for each function, one for all steps, none of the project's defaults."""
+    for name, function in plan.named(FUNCTION).items():
+        email = function["service_config"][0].get("service_account_email") or ""
+        if not email.startswith(f"{name}@"):
+            yield f"{name} runs as {email or 'the default account'}"
+    for name, job in plan.named(JOB).items():
+        email = job["template"][0]["template"][0].get("service_account") or ""
+        if not email.startswith("gemtune-trainer@"):
+            yield f"{name} runs as {email or 'the default account'}"
+
+
+def only_the_api_is_reached_from_outside(plan: Planned) -> Iterator[str]:
+    for name, function in plan.named(FUNCTION).items():
+        wanted = "ALLOW_ALL" if name == "gemtune-api" else "ALLOW_INTERNAL_ONLY"
+        if function["service_config"][0]["ingress_settings"] != wanted:
+            yield f"{name} is reached {function['service_config'][0]['ingress_settings']}"
+
+
+def functions_are_called_by_those_who_should(plan: Planned) -> Iterator[str]:
+    called: dict[str, set[str]] = {}
+    for _, values in plan.resources("google_cloud_run_v2_service_iam_member"):
+        called.setdefault(values["name"], set()).add(values["member"].partition("@")[0])
+    wanted = {"control": "workflow", "sweep": "scheduler", "dispatch": "push", "notify": "push", "ingest": "events"}
+    for name, caller in (wanted | {"fan-out": "events"}).items():
+        if called.get(f"gemtune-{name}") != {f"serviceAccount:gemtune-{caller}"}:
+            yield f"gemtune-{name} is called by {sorted(called.get(f'gemtune-{name}', ()))}"
+
+
+def destroy_keeps_data(plan: Planned) -> Iterator[str]:
+    for address, bucket in plan.resources("google_storage_bucket"):
+        if bucket["force_destroy"] and not bucket["name"].endswith("-source"):
+            yield f"{address} is deleted with what is in it"
+    for address, database in plan.resources("google_firestore_database"):
+        if database["deletion_policy"] != "ABANDON" or database["delete_protection_state"].endswith("DISABLED"):
+            yield f"{address} is deleted with the records"
+
+
+ACCESS = (
+    no_bucket_is_public,
+    nobody_is_everybody,
+    roles_are_those_that_were_looked_at,
+    custom_roles_hold_single_permissions,
+    no_secret_has_a_value,
+    every_part_is_itself,
+    only_the_api_is_reached_from_outside,
+    functions_are_called_by_those_who_should,
+    destroy_keeps_data,
+)

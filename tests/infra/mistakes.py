@@ -1,0 +1,64 @@
+"""Mistakes to plant: edits of terraform/ are in mistakes.toml, values of variables are here."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """In `file` of terraform/, the first `right` becomes `wrong`; `said` is what then has to be said."""
+
+    name: str
+    file: str
+    right: str
+    wrong: str
+    said: str
+
+    def plant(self, folder: Path) -> None:
+        """Raises ValueError when it has no place any more."""
+        path = folder / self.file
+        text = path.read_text()
+        if self.right not in text:
+            raise ValueError(f"{self.name}: {self.file} has no {self.right!r}")
+        path.write_text(text.replace(self.right, self.wrong, 1))
+
+
+_ALL = tomllib.loads((Path(__file__).parent / "mistakes.toml").read_text())
+INVALID = tuple(Mistake(**mistake) for mistake in _ALL["invalid"])
+AGAINST_POLICY = tuple(Mistake(**mistake) for mistake in _ALL["against_policy"])
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A variable's value, as -var has it, that is refused. `alone`: its rule is about another variable too, and is not
+    asked when that one is wrong."""
+
+    variable: str
+    value: str
+    said: str
+    alone: bool = False
+
+
+GATEWAY = '{issuer="http://a.example",jwks_uri="https://a.example/k",audience="x"}'
+REFUSED = (
+    Refused("project_id", "Example_Project", "A project id has 6 to 30"),
+    Refused("region", "us-central1-a", "a zone (us-central1-a)"),
+    Refused("firestore_location", "us", "Firestore is in a region"),
+    Refused("images", '{cpu="x/y:latest",gpu="x/y:latest"}', "named by its digest"),
+    Refused("callers", '["allUsers"]', "make the API public"),
+    Refused("publishers", '["me@example.com"]', "Name users, groups, service accounts or domains."),
+    Refused("hf_token_secret", "hf_fakefakefake", "This looks like a token."),
+    Refused("cpu_steps", "{prepare={cpus=2,memory_gib=64},export={cpus=8,memory_gib=32}}", "at most 4 GiB for each"),
+    Refused("status_subscriptions", '{googlers={members=["user:a@example.com"]}}', "does not begin with goog"),
+    Refused("api_gateway", GATEWAY, "https URLs"),
+    Refused("alert_emails", '["me"]', "email addresses"),
+    Refused("budget", '{billing_account="mine",amount=1}', "billing_account looks like"),
+    Refused("checkpoint_days", "1", "At least 14 days"),
+    Refused("gpu_hours_per_day", "0", "A number above 0."),
+    Refused("timeout_seconds", "{train=86400}", "12 hours at most", alone=True),
+    Refused("machines", '{x={accelerator="nvidia-x",cpus=8,memory_gib=32}}', "no such machine", alone=True),
+    Refused("machines", '{cpu={cpus=8,memory_gib=32,image="none"}}', "does not have", alone=True),
+)

@@ -1,0 +1,56 @@
+"""Which part needs which environment variable, and why. A variable that settings.py reads has to be decided on here."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+
+from tests.infra.offline import ROOT
+
+FUNCTIONS = {f"gemtune-{name}" for name in ("api", "dispatch", "ingest", "fan-out", "notify", "control", "sweep")}
+# Settings are read as a whole, and refuse to be without these.
+EVERY = (
+    "GEMTUNE_BACKEND", "PROJECT_ID", "REGION", "GCS_CONFIG_BUCKET_NAME", "GCS_DATA_BUCKET_NAME",
+    "GCS_UPLOADS_BUCKET_NAME", "GCS_EXPORT_BUCKET_NAME",
+)  # fmt: skip
+# Accepts requests (api, dispatch, ingest), names the job of a step (control), decides at last (prepare).
+CHOOSES = {"gemtune-api", "gemtune-dispatch", "gemtune-ingest", "gemtune-control", "gemtune-prepare"}
+# Answers the workflow, or takes a silent step for lost.
+TIMES = {"gemtune-control", "gemtune-sweep"}
+# Refuses a request that the images could not carry out.
+ACCEPTS = {"gemtune-api", "gemtune-dispatch", "gemtune-ingest"}
+SOME: Mapping[str, set[str]] = {
+    "GEMTUNE_MACHINES": CHOOSES,
+    "GEMTUNE_WITHOUT_GGUF": ACCEPTS,
+    "GEMTUNE_WORKFLOW": {"gemtune-api", "gemtune-dispatch", "gemtune-sweep"},  # cancel; start; start, look and stop
+    "GEMTUNE_PREPARE_TIMEOUT_SECONDS": TIMES,
+    "GEMTUNE_TRAIN_TIMEOUT_SECONDS": TIMES,
+    "GEMTUNE_EXPORT_TIMEOUT_SECONDS": TIMES,
+}
+STEPS_ONLY = ("GEMTUNE_HF_TOKEN_SECRET",)  # where a Hub token is read; only if there is one
+NOT_DEPLOYED: Mapping[str, str] = {
+    "GEMTUNE_HOME": "the workstation's folder",
+    "PORT": "Cloud Run sets it",
+    "GEMTUNE_LLAMA_CPP": "the image knows where it put the tools",
+    "GEMTUNE_CACHE": "the workstation's folder for what is built once",
+    "GEMTUNE_PARALLEL_TRAININGS": "the workstation's turns",
+    "GEMTUNE_WEBHOOKS_TO_LOOPBACK": "a receiver on the workstation",
+    "WORKFLOWS_EMULATOR_HOST": "a stand-in",
+    "CLOUD_RUN_EMULATOR_HOST": "a stand-in",
+    "SECRET_MANAGER_EMULATOR_HOST": "a stand-in",
+}
+
+
+def read_by_settings() -> set[str]:
+    """Every variable that settings.py names: the upper-case words among its strings."""
+    tree = ast.parse((ROOT / "functions" / "gemtune" / "settings.py").read_text())
+    words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return {word for word in words if word.isascii() and word.replace("_", "").isupper() and "_" in word} | {
+        word for word in words if word in ("PORT", "REGION")
+    }
+
+
+def needed_by(component: str, *, hf_token: bool = False) -> set[str]:
+    """The variables of a function or a Cloud Run job."""
+    found = set(EVERY) | {name for name, components in SOME.items() if component in components}
+    return found | (set(STEPS_ONLY) if hf_token and component not in FUNCTIONS else set())

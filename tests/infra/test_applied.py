@@ -1,0 +1,120 @@
+"""What is known after apply only: addresses, audiences, conditions. The stand-ins make up what Google would answer."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from gemtune.handlers.http_api import ENDPOINTS
+from tests.infra.offline import EXAMPLE, ROOT, Providers, Terraform
+from tests.infra.planned import Planned
+
+OPTIONS = Path(__file__).parent / "everything.tfvars"
+
+
+@pytest.fixture(scope="module")
+def applied(terraform: Terraform, providers: Providers, tmp_path_factory: pytest.TempPathFactory) -> Planned:
+    """The state after an apply with everything that is optional."""
+    project = tmp_path_factory.mktemp("applied")
+    for name in ("functions", "workflows"):
+        (project / name).symlink_to(ROOT / name)
+    shutil.copytree(terraform.folder, project / "terraform", symlinks=True)
+    there = Terraform(project / "terraform", providers.environment)
+    there("apply", "-input=false", "-auto-approve", f"-var-file={EXAMPLE}", f"-var-file={OPTIONS}")
+    return Planned(json.loads(there("show", "-json").stdout))
+
+
+def address_of(state: Planned, function: str) -> str:
+    found: str = state.one("google_cloudfunctions2_function", function)["service_config"][0]["uri"]
+    return found
+
+
+@pytest.mark.parametrize(("topic", "function"), [("job-requests", "gemtune-dispatch"), ("webhooks", "gemtune-notify")])
+def test_messages_are_pushed_with_their_topic_and_a_token_for_the_function(
+    topic: str, function: str, applied: Planned
+) -> None:
+    (push,) = applied.one("google_pubsub_subscription", f"{topic}-push")["push_config"]
+    assert push["push_endpoint"] == f"{address_of(applied, function)}/projects/example-project/topics/{topic}"
+    (token,) = push["oidc_token"]
+    assert token["audience"] == address_of(applied, function)
+    assert token["service_account_email"].startswith("gemtune-push@")
+
+
+def test_the_sweep_is_called_with_a_token_for_it(applied: Planned) -> None:
+    (target,) = applied.one("google_cloud_scheduler_job", "gemtune-sweep")["http_target"]
+    (token,) = target["oidc_token"]
+    assert target["uri"] == token["audience"] == address_of(applied, "gemtune-sweep")
+
+
+def test_the_workflow_has_its_environment(applied: Planned) -> None:
+    workflow = applied.one("google_workflows_workflow", "fine-tune")
+    text = (ROOT / "workflows" / "fine_tune.yaml").read_text()
+    assert workflow["source_contents"] == text
+    asked = set(re.findall(r'sys\.get_env\("(\w+)"\)', text)) - {"GOOGLE_CLOUD_WORKFLOW_EXECUTION_ID"}
+    assert set(workflow["user_env_vars"]) == asked
+    assert workflow["user_env_vars"]["CONTROL_URL"] == address_of(applied, "gemtune-control")
+    assert workflow["user_env_vars"]["RUN_PARENT"] == "projects/example-project/locations/us-central1"
+
+
+def test_secrets_are_used_by_name(applied: Planned) -> None:
+    """Of a role on the whole project that reads or changes secrets, the condition says which."""
+    named = re.compile(r'resource\.name\.startsWith\("projects/123456789012/secrets/gemtune-(job|user)-"\)')
+    for address, values in applied.resources("google_project_iam_member"):
+        if "secret" in values["role"] and not values["role"].endswith(("_make_secrets", "_list_secrets")):
+            (condition,) = values["condition"]
+            assert named.fullmatch(condition["expression"]), address
+
+
+def test_what_removes_results_removes_those_of_jobs_only(applied: Planned) -> None:
+    bucket = "example-project-gemtune-export"
+    removers = [
+        values for _, values in applied.resources("google_storage_bucket_iam_member")
+        if values["bucket"] == bucket and values["role"].endswith("_remove_objects")
+    ]  # fmt: skip
+    below = f'resource.name.startsWith("projects/_/buckets/{bucket}/objects/jobs/")'
+    assert [[c["expression"] for c in values["condition"]] for values in removers] == [[below], [below]]
+
+
+def test_the_hub_token_is_for_the_steps(applied: Planned) -> None:
+    assert applied.settings_of("gemtune-prepare")["GEMTUNE_HF_TOKEN_SECRET"] == "hub-token"
+    assert "GEMTUNE_HF_TOKEN_SECRET" not in applied.settings_of("gemtune-api")
+    readers = [values for _, values in applied.resources("google_secret_manager_secret_iam_member")]
+    assert {v["member"].partition("@")[0] for v in readers if v["secret_id"] == "hub-token"} == {
+        "serviceAccount:gemtune-trainer"
+    }
+
+
+def test_listeners_get_the_events_of_a_job_in_order(applied: Planned) -> None:
+    listener = applied.one("google_pubsub_subscription", "ends")
+    assert (listener["enable_message_ordering"], listener["filter"]) == (True, 'attributes.status = "completed"')
+
+
+def test_the_gateway_lets_exactly_the_routes_of_the_api_through(applied: Planned) -> None:
+    ((_, config),) = applied.resources("google_api_gateway_api_config")
+    document = json.loads(base64.b64decode(config["openapi_documents"][0]["document"][0]["contents"]))
+    found = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    routes = {(method, re.sub(r"<(\w+)>", r"{\1}", path)) for method, path in ENDPOINTS}
+    assert found == routes | {("GET", "/openapi.json")}
+    assert document["security"] == [{"caller": []}]
+    assert document["x-google-backend"]["address"] == address_of(applied, "gemtune-api")
+
+
+def test_every_alert_reaches_somebody(applied: Planned) -> None:
+    for address, policy in applied.resources("google_monitoring_alert_policy"):
+        assert len(policy["notification_channels"]) == 1, address
+        assert policy["documentation"][0]["content"], address
+    ((_, budget),) = applied.resources("google_billing_budget")
+    assert budget["budget_filter"][0]["projects"] == ["projects/123456789012"]
+
+
+def test_the_dashboard_is_one(applied: Planned) -> None:
+    ((_, dashboard),) = applied.resources("google_monitoring_dashboard")
+    tiles = json.loads(dashboard["dashboard_json"])["mosaicLayout"]["tiles"]
+    taken = {(tile["xPos"], tile["yPos"]) for tile in tiles}
+    assert len(taken) == len(tiles) >= 10
+    assert all(tile["xPos"] + tile["width"] <= 12 for tile in tiles)

@@ -1,0 +1,57 @@
+"""The log lines that metrics count are those that the services write."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from pathlib import Path
+
+import pytest
+
+from gemtune.gcp.log_lines import JsonLines
+from gemtune.job import Failure, Step
+from gemtune.ports import ExecutionState
+from tests.fakes import World
+from tests.infra.planned import Planned
+from tests.services.test_running import Running
+
+
+def counted(plan: Planned, metric: str, records: list[logging.LogRecord]) -> list[str]:
+    """The messages that a metric counts, as they arrive at Cloud Logging."""
+    filters = plan.one("google_logging_metric", f"gemtune/{metric}")["filter"]
+    line = re.search(r'jsonPayload\.message=~"(.*)"', filters)
+    assert line is not None
+    messages = [json.loads(JsonLines("%(message)s").format(record))["message"] for record in records]
+    return [message for message in messages if re.search(line[1], message)]
+
+
+@pytest.fixture
+def running(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Running:
+    caplog.set_level(logging.INFO)
+    return Running(World(tmp_path / "home"))
+
+
+def test_a_failed_job_is_counted_once(running: Running, plan: Planned, caplog: pytest.LogCaptureFixture) -> None:
+    mark = running.begin(Step.PREPARE)
+    running.services.advance.failed(running.job_id, mark, Failure(code="bad_data", message="job x: job_failed"))
+    running.services.fan_out(running.job_id)
+    assert counted(plan, "failed_jobs", caplog.records) == [f"job {running.job_id}: job_failed"]
+
+
+def test_a_job_that_is_launched_again_is_counted(
+    running: Running, plan: Planned, caplog: pytest.LogCaptureFixture
+) -> None:
+    running.world.launcher.states[running.claim.execution] = ExecutionState.FAILED
+    running.services.sweep()
+    assert len(counted(plan, "relaunched_jobs", caplog.records)) == 1
+    assert counted(plan, "unmended", caplog.records) == []
+
+
+def test_what_the_sweep_cannot_mend_is_counted(
+    running: Running, plan: Planned, caplog: pytest.LogCaptureFixture
+) -> None:
+    running.world.launcher.states[running.claim.execution] = ExecutionState.FAILED
+    running.world.launcher.broken = ConnectionError("away")
+    running.services.sweep()
+    assert len(counted(plan, "unmended", caplog.records)) == 1

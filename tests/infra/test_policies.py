@@ -1,0 +1,37 @@
+"""What every plan keeps to; planted mistakes are in test_mistakes.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from gemtune.machines import MACHINES
+from tests.infra.planned import Planned
+from tests.infra.policies import POLICIES, Policy
+from tests.infra.settings_needed import EVERY, NOT_DEPLOYED, SOME, STEPS_ONLY, read_by_settings
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.__name__)
+def test_of_the_plan(policy: Policy, plan: Planned) -> None:
+    assert list(policy(plan)) == []
+
+
+def test_every_variable_that_settings_read_is_decided_on() -> None:
+    assert read_by_settings() == {*EVERY, *SOME, *STEPS_ONLY, *NOT_DEPLOYED}
+
+
+def test_machines_are_those_that_jobs_are_fitted_to(plan: Planned) -> None:
+    jobs = plan.named("google_cloud_run_v2_job")
+    trains = {name.removeprefix("gemtune-train-"): job for name, job in jobs.items() if "-train-" in name}
+    assert {"l4", "rtx-pro-6000"} <= set(trains)
+    for name, job in trains.items():
+        machine, template = MACHINES[name], job["template"][0]["template"][0]
+        limits = template["containers"][0]["resources"][0]["limits"]
+        gpus = {} if machine.gpu is None else {"nvidia.com/gpu": "1"}
+        assert limits == {"cpu": str(machine.cpus), "memory": f"{machine.memory_gib}Gi"} | gpus
+        assert [selector["accelerator"] for selector in template["node_selector"]] == [machine.gpu]
+        assert template["gpu_zonal_redundancy_disabled"] is True
+
+
+def test_the_smallest_machine_comes_first(plan: Planned) -> None:
+    named = plan.settings_of("gemtune-control")["GEMTUNE_MACHINES"].split(",")
+    assert named == sorted(named, key=lambda name: MACHINES[name].memory_gib)

@@ -1,0 +1,31 @@
+"""http.post, as a workflow calls it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from gemtune.embedded.workflow_engine import http_post
+
+
+@pytest.mark.parametrize(
+    ("auth", "sent"),
+    [
+        (None, None),
+        ({"type": "OIDC"}, "Bearer for https://control.example/claim"),
+        ({"type": "OIDC", "audience": "https://control.example"}, "Bearer for https://control.example"),
+    ],
+)
+def test_a_token_is_for_its_audience_or_else_for_the_url(auth: Any, sent: str | None) -> None:
+    asked: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(200, json={})
+
+    with httpx.Client(transport=httpx.MockTransport(answer)) as client:
+        args = {"url": "https://control.example/claim", "auth": auth, "body": {}}
+        http_post(args, client=client, id_token=lambda audience: f"for {audience}")
+    assert asked[0].headers.get("Authorization") == sent
