@@ -37,6 +37,7 @@ class Api:
             lambda: (job := self.status(job_id)) and (when(job) or job["status"] in OVER) and job,
             seconds=seconds,
             what=f"job {job_id}",
+            pause=0.3,
         )
 
     def completed(self, job_id: str, *, seconds: float = 180) -> dict[str, Any]:
@@ -63,11 +64,11 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-c", "from gemtune.cli import main; main()", *arguments]
 
 
-def wait_for(ask: Callable[[], Any], *, seconds: float, what: str) -> Any:
+def wait_for(ask: Callable[[], Any], *, seconds: float, what: str, pause: float = 0.1) -> Any:
     """What `ask` says once it is true: other processes have their own time, so this one looks."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := ask():
             return found
-        time.sleep(0.1)
+        time.sleep(pause)
     raise AssertionError(f"waited {seconds} s for {what}")

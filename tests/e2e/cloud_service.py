@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import firestore, storage
 
+from gemtune.ports import Topic
 from tests.e2e.api import Api
 from tests.emulators.cloud import BUCKETS, Cloud
 from tests.emulators.google import PROJECT
@@ -26,6 +28,12 @@ class CloudService(Api):
     @property
     def environment(self) -> dict[str, str]:
         return os.environ | self.cloud.environment | {"GEMTUNE_URL": self.url}
+
+    def push(self, function: str, topic: Topic, message: Any) -> int:
+        """What Pub/Sub does with a message of a push subscription; the status of the answer."""
+        body = {"data": base64.b64encode(message.data).decode(), "attributes": dict(message.attributes)}
+        push = {"message": body | {"messageId": message.message_id}, "subscription": f"{topic}-push"}
+        return self.client.post(f"/{function}/projects/{PROJECT}/topics/{topic}", json=push).status_code
 
     def put_dataset(self, dataset: str, rows: list[dict[str, Any]], held_out: list[dict[str, Any]]) -> None:
         for split, lines in (("train", rows), ("eval", held_out)):
@@ -45,13 +53,13 @@ class CloudService(Api):
         return "\n".join([*(f"--- {path.name}\n{path.read_text()[-2000:]}" for path in logs), functions])
 
     def everything_written(self) -> str:
-        """All documents, objects and log lines as one text: what a search for a token goes through. (Messages are
-        for those who subscribe.)"""
+        """All documents, objects, messages and log lines as one text: what a search for a token goes through."""
         database = firestore.Client(project=PROJECT)
         found = [str(document) for collection in database.collections() for document in _documents(collection)]
         for bucket in BUCKETS.values():
             for blob in self.storage.list_blobs(bucket):
                 found.append(f"{blob.name} {blob.metadata} {blob.download_as_bytes().decode(errors='replace')}")
+        found += [f"{message.data!r} {dict(message.attributes)}" for t in Topic for message in self.cloud.messages(t)]
         found += [path.read_text(errors="replace") for path in self.cloud.folder.rglob("*.log")]
         return "\n".join(found)
 

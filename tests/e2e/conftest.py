@@ -22,7 +22,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
         yield running
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def request_of(tiny: Path):
     """A request for the tiny model; keyword arguments go into training_config."""
 

@@ -17,6 +17,7 @@ from google.cloud import pubsub_v1
 from standardwebhooks.webhooks import Webhook
 
 from gemtune.events import Event
+from gemtune.ports import Topic
 from gemtune.services.notify import message_of
 from tests import rows
 from tests.e2e.api import wait_for
@@ -31,6 +32,8 @@ from tests.webhook_receiver import WebhookReceiver
 pytestmark = pytest.mark.emulators
 
 PRODUCERS = Path(__file__).parent / "producers.py"
+UPLOADS = BUCKETS["GCS_UPLOADS_BUCKET_NAME"]
+TOKENS = {way: f"hf_fakefakefake{way}" for way in ("http", "message", "file")}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +49,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Cl
         yield found
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def request_of(request_of: Any) -> Any:
     """A request for the tiny model in its bucket."""
     return lambda **training: request_of(base_model_id=MODEL, **training)
@@ -59,68 +62,75 @@ def stranger(service: CloudService, *arguments: str) -> str:
     return ran.stdout.strip()
 
 
-@pytest.fixture
-def listener(service: CloudService, tmp_path: Path) -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def listener(service: CloudService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Everything that a subscriber process of its own has heard so far."""
-    name = f"test-{tmp_path.name}"[:60].replace("_", "-")
-    stranger(service, "subscribe", name)
-    log = tmp_path / "heard.jsonl"
-    child = Child("listener", [sys.executable, str(PRODUCERS), "listen", name], log, service.environment)
+    stranger(service, "subscribe", "stranger")
+    log = tmp_path_factory.mktemp("listener") / "heard.jsonl"
+    child = Child("listener", [sys.executable, str(PRODUCERS), "listen", "stranger"], log, service.environment)
     yield lambda: [json.loads(line) for line in log.read_text().splitlines(True) if line[0] + line[-1] == "{\n"]
     child.stop()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def receiver() -> Iterator[WebhookReceiver]:
-    found = WebhookReceiver()
+    found = WebhookReceiver(500, 302, 404)
     yield found
     found.stop()
 
 
-def test_a_request_by_each_way_in_becomes_an_adapter_and_a_subscriber_hears_all_of_it(
-    service: CloudService, request_of: Any, listener: Any, tmp_path: Path, tiny: Path
-) -> None:
-    request = request_of(eval_strategy="epoch")
-    by_post = service.submit(request)
-    (tmp_path / "published.json").write_text(json.dumps(request | {"job_name": "published"}))
-    stranger(service, "publish", str(tmp_path / "published.json"))
-    (tmp_path / "dropped.job.yaml").write_text(json.dumps(request | {"job_name": "dropped"}))
-    stranger(
-        service, "upload", BUCKETS["GCS_UPLOADS_BUCKET_NAME"], "in/dropped.job.yaml", str(tmp_path / "dropped.job.yaml")
-    )
-    answer = wait_for(
-        lambda: service.bucket("uploads").get_blob("in/dropped.accepted.json"), seconds=20, what="the answer"
-    )
-    by_upload = json.loads(answer.download_as_bytes())["job_id"]
-    by_message = wait_for(lambda: named(service, "published"), seconds=20, what="the published job")
-    for job_id in (by_post, by_message, by_upload):
-        job = service.completed(job_id)
-        assert job["metrics"]["eval_loss"] < job["metrics"]["baseline"]["eval_loss"]
-        assert job["adapter_path"].startswith(f"gs://{BUCKETS['GCS_EXPORT_BUCKET_NAME']}/jobs/{job_id}/")
-        assert loads_in_peft(str(download(service, job["adapter_path"], tmp_path / job_id)), str(tiny))
-        seqs = [event["seq"] for event in service.events(job_id)]
-        assert seqs == list(range(1, len(seqs) + 1))
-        curve = service.client.get(f"/jobs/{job_id}/metrics").json()["metrics"]
-        assert [entry["train_step"] for entry in curve if "loss" in entry] == list(range(1, 13))
-
-    def heard() -> dict[str, list[dict[str, Any]]]:
-        by_job: dict[str, list[dict[str, Any]]] = {}
-        for message in listener():
-            by_job.setdefault(message["key"], []).append(message)
-        return by_job
-
-    ids = {by_post, by_message, by_upload}
+@pytest.fixture(scope="module")
+def by(
+    service: CloudService,
+    request_of: Any,
+    listener: Any,
+    receiver: WebhookReceiver,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, str]:
+    """The completed job of each way in: http (with a token and a webhook), message, file."""
+    folder, request = tmp_path_factory.mktemp("requests"), request_of(eval_strategy="epoch")
+    ids = {"http": service.submit(request | {"hf_token": TOKENS["http"], "notify": {"webhook_url": receiver.url}})}
+    (folder / "published.json").write_text(json.dumps(request | {"job_name": "published"}))
+    stranger(service, "publish", str(folder / "published.json"))
+    (folder / "dropped.job.yaml").write_text(json.dumps(request | {"job_name": "dropped"}))
+    stranger(service, "upload", UPLOADS, "in/dropped.job.yaml", str(folder / "dropped.job.yaml"))
+    ids["file"] = answer_of(service, "in/dropped.accepted.json")["job_id"]
+    ids["message"] = wait_for(lambda: named(service, "published"), seconds=20, what="the published job")
+    for job_id in ids.values():
+        service.completed(job_id)
     wait_for(
-        lambda: {key for key, all in heard().items() if any(m["body"]["type"] == "job_completed" for m in all)} == ids,
+        lambda: {m["key"] for m in listener() if m["body"]["type"] == "job_completed"} == set(ids.values()),
         seconds=20,
         what="every job on job-status",
     )
-    for job_id, messages in heard().items():
-        firsts = {message["body"]["seq"]: message["body"]["type"] for message in messages}
-        assert list(firsts) == list(range(1, len(firsts) + 1))
-        assert [type for type in firsts.values() if type in MOVES] == MOVES
-        assert {message["attributes"]["job_id"] for message in messages} == {job_id}
-        assert {message["attributes"]["modality"] for message in messages} == {"text"}
+    return ids
+
+
+@pytest.mark.parametrize("way", ["http", "message", "file"])
+def test_a_request_by_each_way_in_becomes_an_adapter_and_a_subscriber_hears_all_of_it(
+    service: CloudService, by: dict[str, str], listener: Any, tmp_path: Path, tiny: Path, way: str
+) -> None:
+    job_id = by[way]
+    job = service.status(job_id)
+    assert job["metrics"]["eval_loss"] < job["metrics"]["baseline"]["eval_loss"]
+    assert job["adapter_path"].startswith(f"gs://{BUCKETS['GCS_EXPORT_BUCKET_NAME']}/jobs/{job_id}/")
+    assert loads_in_peft(str(download(service, job["adapter_path"], tmp_path / job_id)), str(tiny))
+    seqs = [event["seq"] for event in service.events(job_id)]
+    assert seqs == list(range(1, len(seqs) + 1))
+    curve = service.client.get(f"/jobs/{job_id}/metrics").json()["metrics"]
+    assert [entry["train_step"] for entry in curve if "loss" in entry] == list(range(1, 13))
+    heard = [message for message in listener() if message["key"] == job_id]
+    firsts = {message["body"]["seq"]: message["body"]["type"] for message in heard}
+    assert list(firsts) == seqs
+    assert [type for type in firsts.values() if type in MOVES] == MOVES
+    assert {message["attributes"]["job_id"] for message in heard} == {job_id}
+    assert {message["attributes"]["modality"] for message in heard} == {"text"}
+
+
+def answer_of(service: CloudService, name: str) -> Any:
+    """What `ingest` wrote beside a job file."""
+    blob = wait_for(lambda: service.bucket("uploads").get_blob(name), seconds=20, what=name)
+    return json.loads(blob.download_as_bytes())
 
 
 def named(service: CloudService, name: str) -> str | None:
@@ -137,11 +147,8 @@ def download(service: CloudService, uri: str, into: Path) -> Path:
 
 
 def test_a_webhook_hears_every_event_signed_and_again_until_it_takes_it(
-    service: CloudService, request_of: Any, receiver: WebhookReceiver
+    service: CloudService, by: dict[str, str], receiver: WebhookReceiver
 ) -> None:
-    receiver.statuses = [500, 302, 404]
-    job_id = service.submit(request_of() | {"notify": {"webhook_url": receiver.url}})
-    service.completed(job_id)
     wait_for(lambda: "job_completed" in receiver.types(), seconds=30, what="the webhook")
     assert [type for type in receiver.types() if type in MOVES] == MOVES
     key = service.cli("webhook-key").stdout.strip()
@@ -149,9 +156,31 @@ def test_a_webhook_hears_every_event_signed_and_again_until_it_takes_it(
         assert Webhook(key).verify(body, headers)
 
 
-def test_a_webhook_that_is_never_taken_becomes_a_dead_letter(service: CloudService, receiver: WebhookReceiver) -> None:
+def test_every_message_again_and_backwards_changes_nothing(
+    service: CloudService, by: dict[str, str], listener: Any
+) -> None:
+    def records() -> Any:
+        jobs = service.client.get("/jobs").json()["jobs"]
+        return [(service.status(job["job_id"]), service.events(job["job_id"])) for job in jobs]
+
+    before, executions = records(), service.cloud.workflows.count()
+    heard = {(message["key"], message["body"]["seq"]) for message in listener()}
+    requests = service.cloud.messages(Topic.JOB_REQUESTS)
+    assert len(requests) == 3
+    for message in [*reversed(requests), *requests]:
+        assert service.push("dispatch", Topic.JOB_REQUESTS, message) == 200
+    events = list(service.cloud.relay.sent)
+    assert {function for function, _, _ in events} == {"fan_out", "ingest"}
+    for function, headers, body in reversed(events):
+        assert service.cloud.relay.send(function, headers, body) in (200, 204)
+    service.cloud.sweep()
+    assert (records(), service.cloud.workflows.count()) == (before, executions)
+    assert {(message["key"], message["body"]["seq"]) for message in listener()} == heard
+
+
+def test_a_webhook_that_is_never_taken_becomes_a_dead_letter(service: CloudService) -> None:
     """One message only: with each refusal the emulator waits longer before it pushes anything of the subscription."""
-    receiver.statuses = [500] * 1000
+    receiver = WebhookReceiver(*[500] * 1000)
     topic = f"projects/{PROJECT}/topics/webhooks"
     event = Event(job_id="training_x", seq=1, type="job_queued", status="queued", at=datetime.now(UTC))
     letters: list[Any] = []
@@ -162,33 +191,33 @@ def test_a_webhook_that_is_never_taken_becomes_a_dead_letter(service: CloudServi
         publisher.publish(topic, message_of(receiver.url, event)).result(timeout=30)
         wait_for(lambda: letters, seconds=90, what="the dead letter")
         hearing.cancel()
+    receiver.stop()
     assert json.loads(letters[0].data)["event"]["job_id"] == "training_x"
     assert letters[0].attributes["CloudPubSubDeadLetterSourceDeliveryCount"] == "5"
     assert len(receiver.heard) == 5
 
 
 def test_a_token_is_in_nothing_that_gemtune_writes(
-    service: CloudService, request_of: Any, listener: Any, tmp_path: Path
+    service: CloudService, by: dict[str, str], request_of: Any, listener: Any, tmp_path: Path
 ) -> None:
-    literal, published, uploaded = (f"hf_fakefakefake{way}" for way in ("http", "message", "file"))
-    job_id = service.submit(request_of() | {"hf_token": literal})
-    for token, name in ((published, "message.json"), (uploaded, "file.job.json")):
-        (tmp_path / name).write_text(json.dumps(request_of() | {"hf_token": token}))
-    stranger(service, "publish", str(tmp_path / "message.json"), f"key-{published}")
-    bucket = BUCKETS["GCS_UPLOADS_BUCKET_NAME"]
-    stranger(service, "upload", bucket, "file.job.json", str(tmp_path / "file.job.json"))
-    answer = lambda: service.bucket("uploads").get_blob("file.rejected.json")  # noqa: E731
-    rejected = wait_for(answer, seconds=20, what="the answer").download_as_bytes().decode()
-    assert json.loads(rejected)["errors"][0]["code"] == "secret_in_the_open"
+    for way, name in (("message", "message.json"), ("file", "file.job.json")):
+        (tmp_path / name).write_text(json.dumps(request_of() | {"hf_token": TOKENS[way]}))
+    stranger(service, "publish", str(tmp_path / "message.json"), f"key-{TOKENS['message']}")
+    stranger(service, "upload", UPLOADS, "file.job.json", str(tmp_path / "file.job.json"))
+    assert answer_of(service, "file.rejected.json")["errors"][0]["code"] == "secret_in_the_open"
     types = lambda: {message["attributes"]["type"] for message in listener()}  # noqa: E731
     wait_for(lambda: "job_rejected" in types(), seconds=20, what="the rejection")
-    service.completed(job_id)
-    wait_for(lambda: "job_completed" in types(), seconds=20, what="the end")
     wait_for(lambda: not _job_secrets(service), seconds=20, what="the secret to go")
-    service.bucket("uploads").blob("file.job.json").delete()  # the user wrote that one
+    # The user wrote these two.
+    service.bucket("uploads").blob("file.job.json").delete()
+    own = [
+        message for message in service.cloud.messages(Topic.JOB_REQUESTS) if TOKENS["message"].encode() in message.data
+    ]
+    assert [dict(message.attributes) for message in own] == [{"Idempotency-Key": f"key-{TOKENS['message']}"}]
+    service.cloud.messages(Topic.JOB_REQUESTS).remove(own[0])
     written = service.everything_written() + json.dumps(listener())
-    assert job_id in written
-    for token in (literal, published, uploaded):
+    assert by["http"] in written
+    for token in TOKENS.values():
         assert token not in written
 
 
@@ -240,7 +269,7 @@ def test_five_jobs_survive_killed_trainers_lost_workflows_and_a_dead_functions_s
         service.cloud.sweep()
         return all(service.status(job_id)["status"] == "completed" for job_id in jobs)
 
-    wait_for(over, seconds=300, what="every job")
+    wait_for(over, seconds=300, what="every job", pause=2)
     for job_id in jobs:
         events = service.events(job_id)
         assert [event["seq"] for event in events] == list(range(1, len(events) + 1))

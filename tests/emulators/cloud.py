@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -62,6 +63,7 @@ class Cloud:
             **(settings or {}),
         }
         self._functions_port = functions_port
+        self._messages: dict[Topic, list[pubsub_v1.types.PubsubMessage]] = {}
         self._functions: Child | None = None
         self._own_environment = environment_with(self.emulators.environment)
         self._own_environment.__enter__()
@@ -84,6 +86,17 @@ class Cloud:
     def sweep(self) -> None:
         """What Cloud Scheduler does every few minutes."""
         httpx.post(f"{self.url}/sweep/", timeout=120, trust_env=False).raise_for_status()
+
+    def messages(self, topic: Topic) -> list[pubsub_v1.types.PubsubMessage]:
+        """Every message that a topic ever got."""
+        with pubsub_v1.SubscriberClient() as subscriber, warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # for those who would ask in a loop
+            while received := subscriber.pull(
+                subscription=_kept(topic), max_messages=1000, return_immediately=True, timeout=20
+            ).received_messages:
+                subscriber.acknowledge(subscription=_kept(topic), ack_ids=[message.ack_id for message in received])
+                self._messages.setdefault(topic, []).extend(message.message for message in received)
+        return self._messages.get(topic, [])
 
     def kill_functions(self) -> None:
         if self._functions is not None:
@@ -113,6 +126,8 @@ class Cloud:
             }
             for topic, endpoint in pushed.items():
                 subscriber.create_subscription(request=_push(topic, endpoint))
+            for topic in Topic:
+                subscriber.create_subscription(name=_kept(topic), topic=_topic(topic))
 
     def _triggers(self) -> None:
         """Firestore calls the relay for each created event document."""
@@ -162,6 +177,11 @@ def _push(topic: Topic | str, endpoint: str) -> dict[str, object]:
         "retry_policy": {"minimum_backoff": timedelta(seconds=least), "maximum_backoff": timedelta(seconds=most)},
         "dead_letter_policy": dead_letters,
     }
+
+
+def _kept(topic: Topic) -> str:
+    """The subscription that hears all of a topic for whoever looks later."""
+    return f"projects/{PROJECT}/subscriptions/{topic}-kept"
 
 
 def _topic(name: str) -> str:

@@ -35,6 +35,7 @@ class Relay:
 
     def __init__(self, port: int, functions_url: str):
         self._functions_url = functions_url
+        self.sent: list[tuple[str, Mapping[str, str], bytes]] = []  # function, headers, body
         self._client = httpx.Client(timeout=60, trust_env=False)
         self._stopping = threading.Event()
         self._workers = ThreadPoolExecutor(16)
@@ -56,14 +57,16 @@ class Relay:
                 self._workers.submit(self._until_taken, *as_document_created(headers, body))
             return 204
         translated = as_object_finalized(json.loads(body))
-        return 204 if translated is None else self._call("ingest", *translated)
+        return 204 if translated is None else self.send("ingest", *translated)
 
     def _until_taken(self, headers: Mapping[str, str], body: bytes) -> None:
         pause = FIRST_PAUSE
-        while self._call("fan_out", headers, body) >= 300 and not self._stopping.wait(pause):
+        while self.send("fan_out", headers, body) >= 300 and not self._stopping.wait(pause):
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _call(self, function: str, headers: Mapping[str, str], body: bytes) -> int:
+    def send(self, function: str, headers: Mapping[str, str], body: bytes) -> int:
+        """The status that a function answers an event with."""
+        self.sent.append((function, headers, body))
         try:
             answer = self._client.post(f"{self._functions_url}/{function}/", headers=dict(headers), content=body)
             return answer.status_code

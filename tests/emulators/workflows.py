@@ -65,6 +65,11 @@ class WorkflowsStandIn:
         with self._lock:
             return [name.rpartition("/")[2] for name, e in self._executions.items() if e.state == State.ACTIVE]
 
+    def count(self) -> int:
+        """Of all executions that were ever created."""
+        with self._lock:
+            return len(self._executions)
+
     def lose(self, execution: str) -> None:
         """End an execution as an outage would: without a word to anyone."""
         with self._lock:
