@@ -11,6 +11,7 @@ from gemtune.errors import StepError
 from trainer.conversations import Messages
 
 OWN_TEMPLATE = Path(__file__).parent / "gemma_chat_template.jinja"
+OWN_END_OF_TURN = "<end_of_turn>"
 
 
 class TemplateRefuses(Exception):

@@ -21,11 +21,12 @@ def conversation(row: dict[str, Any], *, sees: bool = False) -> Messages | Refus
     assistant in turn, at least one of them the assistant's. Plain strings become one turn each. `sees`: users may show
     pictures, which are still unchecked."""
     try:
-        messages = _checked(_messages(row), sees=sees)
+        messages = checked(_messages(row), sees=sees)
+        if not any(message["role"] == "assistant" for message in messages):
+            raise BadRow("no turn of the assistant")
     except BadRow as bad:
         return Refused(str(bad))
-    size = sum(len(text.encode()) for text in texts_in(messages))
-    return Refused(f"longer than {MAX_ROW_BYTES} bytes") if size > MAX_ROW_BYTES else messages
+    return messages
 
 
 def texts_in(messages: Messages) -> Iterator[str]:
@@ -45,15 +46,20 @@ def _messages(row: dict[str, Any]) -> list[tuple[Any, Any]]:
     if "messages" in row:
         return _turns(row["messages"], "messages")
     if "prompt" in row and "completion" in row:
-        return [*_part(row["prompt"], "user", "prompt"), *_part(row["completion"], "assistant", "completion")]
+        return [*part(row["prompt"], "user", "prompt"), *part(row["completion"], "assistant", "completion")]
     if {"chosen", "rejected"} & set(row) or {"prompt", "answer"} <= set(row):
         raise BadRow("a row for RL; this job trains on messages, or on prompt and completion")
+    raise BadRow(f"needs messages, or prompt and completion; has {names_in(row)}")
+
+
+def names_in(row: dict[str, Any]) -> str:
+    """The names of a row's fields, for its refusal."""
     found = ", ".join(sorted(map(str, row)))[:100] or "nothing"
-    writable = found.encode(errors="backslashreplace").decode()  # a name can be broken Unicode, a report cannot
-    raise BadRow(f"needs messages, or prompt and completion; has {writable}")
+    return found.encode(errors="backslashreplace").decode()  # a name can be broken Unicode, a report cannot
 
 
-def _part(value: Any, role: str, column: str) -> list[tuple[Any, Any]]:
+def part(value: Any, role: str, column: str) -> list[tuple[Any, Any]]:
+    """(role, content) of each message of a column: a list of messages, or the text of one."""
     return [(role, value)] if isinstance(value, str) else _turns(value, column)
 
 
@@ -66,7 +72,8 @@ def _turns(value: Any, column: str) -> list[tuple[Any, Any]]:
     return [(message["role"], message["content"]) for message in value]
 
 
-def _checked(turns: list[tuple[Any, Any]], *, sees: bool) -> Messages:
+def checked(turns: list[tuple[Any, Any]], *, sees: bool = False) -> Messages:
+    """Messages, an optional system message first, then user and assistant in turn. Raises BadRow."""
     messages: Messages = []
     for role, content in turns:
         role = _role(role)
@@ -76,8 +83,8 @@ def _checked(turns: list[tuple[Any, Any]], *, sees: bool) -> Messages:
         expected = ("user", "assistant")[index % 2]
         if message["role"] != expected:
             raise BadRow(f"the roles do not alternate: {message['role']} stands where {expected} should")
-    if not any(message["role"] == "assistant" for message in rest):
-        raise BadRow("no turn of the assistant")
+    if sum(len(text.encode()) for text in texts_in(messages)) > MAX_ROW_BYTES:
+        raise BadRow(f"longer than {MAX_ROW_BYTES} bytes")
     return messages
 
 

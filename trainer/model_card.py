@@ -70,11 +70,11 @@ _STORED = {"none": "bf16", "fp16": "fp16", "q4": "4 bit, NF4 of bitsandbytes"}
 
 
 def _figures(metrics: Metrics | None) -> str:
-    if metrics is None or metrics.eval_loss is None:
+    after = {} if metrics is None else metrics.by_name()
+    if metrics is None or not after:
         return "## Figures\n\nIt was not evaluated: the dataset had no held-out rows and none were asked for."
-    before = metrics.baseline
-    names = ("eval_loss", "accuracy", "perplexity")
-    rows = [(name, _number(before and getattr(before, name)), _number(getattr(metrics, name))) for name in names]
+    before = {} if metrics.baseline is None else metrics.baseline.by_name()
+    rows = [(name, _number(before.get(name)), _number(value)) for name, value in after.items()]
     return _table("Figures on held-out rows", ["", "base model", "this one"], rows)
 
 

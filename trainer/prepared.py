@@ -8,26 +8,25 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from gemtune.rl_spec import GrpoConfig
 from gemtune.spec import TrainingConfig
-from trainer.rendering import Encoded
 
 # Rows of one Parquet row group: what is in memory at once.
 ROW_GROUP = 512
 COLUMNS = ("input_ids", "labels")
+ANSWER = "answer"
 
 
 class TokenFile:
-    """Writes encoded rows to a Parquet file with the columns input_ids and labels, and with `sees` pictures (their
-    numbers in the album): all lists of int32."""
+    """Writes encoded rows to a Parquet file: lists of int32 by name, and as a text what GRPO's answers are."""
 
-    def __init__(self, path: Path, *, sees: bool = False):
+    def __init__(self, path: Path, columns: Sequence[str] = COLUMNS):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        self._columns = (*COLUMNS, "pictures") if sees else COLUMNS
-        self._schema = pa.schema([(name, pa.list_(pa.int32())) for name in self._columns])
+        self._schema = pa.schema([(name, pa.string() if name == ANSWER else pa.list_(pa.int32())) for name in columns])
         self._writer = pq.ParquetWriter(path, self._schema)
-        self._waiting: list[Mapping[str, Sequence[int]]] = []
+        self._waiting: list[Mapping[str, Any]] = []
 
     def __enter__(self) -> TokenFile:
         return self
@@ -38,8 +37,8 @@ class TokenFile:
         self._flush()
         self._writer.close()
 
-    def add(self, row: Encoded | Mapping[str, Sequence[int]]) -> None:
-        self._waiting.append({n: getattr(row, n) for n in self._columns} if isinstance(row, Encoded) else row)
+    def add(self, row: Mapping[str, Any]) -> None:
+        self._waiting.append(row)
         if len(self._waiting) >= ROW_GROUP:
             self._flush()
 
@@ -51,7 +50,7 @@ class TokenFile:
             self._waiting = []
 
 
-def read_tokens(path: Path) -> Iterator[dict[str, list[int]]]:
+def read_tokens(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a token file, a row group at a time."""
     import pyarrow.parquet as pq
 
@@ -75,8 +74,15 @@ def total_train_steps(config: TrainingConfig, rows: int) -> int:
     epoch, or the packs they fill."""
     if config.max_steps is not None:
         return config.max_steps
+    if isinstance(config.rl_config, GrpoConfig):  # what does not fill a train_step any more is left out of an epoch
+        return rows // prompts_a_step(config, config.rl_config) * config.epochs
     batches = -(-rows // config.batch_size)
     return -(-batches // config.gradient_accumulation_steps) * config.epochs
+
+
+def prompts_a_step(config: TrainingConfig, rl: GrpoConfig) -> int:
+    """Prompts of a train_step of GRPO, each of which has its group of completions."""
+    return config.batch_size * config.gradient_accumulation_steps // rl.num_generations
 
 
 def histogram(lengths: Counter[int]) -> dict[str, Any]:

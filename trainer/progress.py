@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,6 +17,14 @@ from trainer.tracking import Tracking
 EVERY = timedelta(seconds=5)
 # Train_steps that the time to go is estimated from.
 RECENT = 20
+
+# What reinforcement learning logs beside the loss, by TRL's names.
+REWARDS = ("reward", "kl", "entropy", "completions/mean_length", "completions/clipped_ratio", "logps/")
+
+
+def rewards_in(logs: Mapping[str, Any]) -> dict[str, float]:
+    """The rewards, and what belongs to them, of a trainer's log entry."""
+    return {name: value for name, value in logs.items() if name.startswith(REWARDS) and value is not None}
 
 
 @dataclass
@@ -39,9 +47,12 @@ class ProgressLog:
         self._steps.append((self.clock.now(), 0))
 
     def stepped(
-        self, *, train_step: int, total_steps: int, epoch: float, loss: float, learning_rate: float, tokens: int
-    ) -> None:
-        """A train_step was logged; `tokens` counts those of this attempt so far, without padding."""
+        self, *, train_step: int, total_steps: int, epoch: float, loss: float, learning_rate: float, tokens: int,
+        rewards: Mapping[str, float] | None = None,
+    ) -> None:  # fmt: skip
+        """A train_step was logged; `tokens` counts those of this attempt so far, without padding. rewards: of
+        `rewards_in`."""
+        rewards = rewards or {}
         now = self.clock.now()
         self._steps.append((now, tokens))
         elapsed = (now - self._steps[0][0]).total_seconds()
@@ -52,20 +63,20 @@ class ProgressLog:
             total_steps=total_steps,
             epoch=round(epoch, 4),
             loss=loss,
+            reward=rewards.get("reward"),
+            margin=rewards.get("rewards/margins"),
             learning_rate=learning_rate,
             tokens_per_second=None if speed is None else round(speed, 1),
             eta_seconds=None if a_step is None else round(a_step * (total_steps - train_step), 1),
         )
         kept = self._latest.model_dump(include={"train_step", "epoch", "loss", "learning_rate", "tokens_per_second"})
-        self._line(kept | {"at": now.isoformat()})
-        self.tracking.stepped(self._latest)
+        self._line(kept | rewards | {"at": now.isoformat()})
+        self.tracking.stepped(self._latest, rewards)
         if self._written_at is None or now - self._written_at >= EVERY:
             self.flush()
 
     def evaluated(self, train_step: int, figures: Figures) -> None:
-        self._line(
-            {"train_step": train_step, **figures.model_dump(exclude_none=True), "at": self.clock.now().isoformat()}
-        )
+        self._line({"train_step": train_step, **figures.by_name(), "at": self.clock.now().isoformat()})
         self.tracking.evaluated(train_step, figures)
 
     def flush(self) -> None:

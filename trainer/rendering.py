@@ -32,6 +32,14 @@ class Encoded:
     pictures: Sequence[int] = ()
 
     @property
+    def columns(self) -> dict[str, Any]:
+        return {"input_ids": self.input_ids, "labels": self.labels, "pictures": self.pictures}
+
+    @property
+    def tokens(self) -> int:
+        return len(self.input_ids)
+
+    @property
     def trained_tokens(self) -> int:
         return sum(label != UNTRAINED for label in self.labels)
 
@@ -85,15 +93,39 @@ class Encoder:
         blurred = None if self._pictures is None else self._pictures.problem_of(messages, text, text[:until])
         if blurred is not None:
             return Refused(blurred)
-        unknown = self._unknown_to_the_model(ids)
-        if unknown is not None:
-            return Refused(f"it holds {unknown!r}, for which the base model has no embedding")
+        known = self._known(ids)
+        if isinstance(known, Refused):
+            return known
         encoded = Encoded(ids, _labels(ids, offsets, spans), truncated=len(encoding.ids) > len(ids))
         if encoded.trained_tokens > 0:
             return encoded
         if encoded.truncated:
             return Refused(f"all trained tokens lie beyond max_seq_length: {self._max_length} of {len(encoding.ids)}")
         return Refused("the chat template leaves nothing of what the assistant says")
+
+    def prompt(self, messages: Messages) -> list[int] | Refused:
+        """Tokens of a conversation, and of what makes the assistant speak next. Raises StepError `template_failed`."""
+        try:
+            text = self._render(messages, add_generation_prompt=True)
+        except TemplateRefuses as refusal:
+            return Refused(f"the chat template refuses it: {refusal}")
+        return self._known(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def reply(self, messages: Messages, answer: str) -> list[int] | Refused:
+        """Tokens of what the assistant answers to a conversation, as it would generate them: apart from the prompt's,
+        and with what ends its turn. Raises StepError `template_failed`, `template_not_supported`."""
+        try:
+            before = self._render(messages, add_generation_prompt=True)
+            after = self._render([*messages, {"role": "assistant", "content": answer}])
+        except TemplateRefuses as refusal:
+            return Refused(f"the chat template refuses it: {refusal}")
+        if not after.startswith(before):
+            raise _changes_turns()
+        return self._known(self._tokenizer.encode(after[len(before) :], add_special_tokens=False).ids)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The same as text, special tokens written out."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def marked(self, encoded: Encoded) -> list[dict[str, Any]]:
         """The same as text, in pieces that are trained on or not."""
@@ -104,7 +136,7 @@ class Encoder:
             trained = encoded.labels[index] != UNTRAINED
             last = index + 1 == len(encoded.labels)
             if last or (encoded.labels[index + 1] != UNTRAINED) is not trained:
-                text = self._tokenizer.decode(run, skip_special_tokens=False)
+                text = self.text(run)
                 text = text if self._pictures is None else self._pictures.shortened(text)
                 pieces.append({"trained": trained, "text": text})
                 run = []
@@ -115,13 +147,14 @@ class Encoder:
         text = self._template.render(messages, add_generation_prompt=add_generation_prompt)
         return text if self._pictures is None else self._pictures.expanded(text)
 
-    def _unknown_to_the_model(self, ids: Sequence[int]) -> str | None:
+    def _known(self, ids: list[int]) -> list[int] | Refused:
         """Gemma 3's tokenizer has tokens for pictures that its text models have no row for; a GPU would only say that
         an index is out of range."""
         largest = max(ids, default=0)
         if self._vocab_size is None or largest < self._vocab_size:
-            return None
-        return str(self._tokenizer.id_to_token(largest))
+            return ids
+        unknown = str(self._tokenizer.id_to_token(largest))
+        return Refused(f"it holds {unknown!r}, for which the base model has no embedding")
 
     def _assistant_spans(self, messages: Messages, text: str, *, until: int) -> Iterable[Span]:
         """Where in the text the assistant speaks, by rendering the conversation up to and after each of its turns.
@@ -136,10 +169,14 @@ class Encoder:
                     break
                 after = self._render(messages[: index + 1])
                 if not (text.startswith(after) and after.startswith(before)):
-                    problem = "its chat template changes earlier turns when later ones are added"
-                    raise StepError("template_not_supported", problem, hint="use a base model with Gemma's template")
+                    raise _changes_turns()
                 spans.append((len(before), len(after)))
         return spans
+
+
+def _changes_turns() -> StepError:
+    problem = "its chat template changes earlier turns when later ones are added"
+    return StepError("template_not_supported", problem, hint="use a base model with Gemma's template")
 
 
 def _labels(ids: Sequence[int], offsets: Sequence[Span], spans: Iterable[Span]) -> list[int]:

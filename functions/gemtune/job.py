@@ -102,25 +102,36 @@ class Progress(Record):
     total_steps: int = 0
     epoch: float = 0.0
     loss: float | None = None
+    reward: float | None = None  # GRPO: the mean of the completions of this train_step
+    margin: float | None = None  # DPO: by how much the chosen answers are preferred
     learning_rate: float | None = None
     tokens_per_second: float | None = None
     eta_seconds: float | None = None
 
 
 class Figures(Record):
-    """What an evaluation found. `perplexity` is exp(eval_loss), the mean token loss in nats."""
-
-    eval_loss: float
-    accuracy: float | None = None
-    perplexity: float | None = None
-
-
-class Metrics(Record):
-    """The figures after training, and beside them those of the untrained base model."""
+    """What an evaluation found. `perplexity` is exp(eval_loss), the mean token loss in nats. Of GRPO: the mean reward
+    of completions of held-out prompts, and unweighted the parts it is the sum of. Of DPO: by how much more likely than
+    under the base model the chosen answers became than the rejected ones (times beta), and for how many of them."""
 
     eval_loss: float | None = None
     accuracy: float | None = None
     perplexity: float | None = None
+    reward: float | None = None
+    rewards: Mapping[str, float] | None = None
+    margin: float | None = None
+    preference_accuracy: float | None = None
+
+    def by_name(self) -> dict[str, float]:
+        """Those that there are, the parts of a reward as `rewards/<name>`."""
+        single = {name: getattr(self, name) for name in Figures.model_fields if name != "rewards"}
+        parts = {f"rewards/{name}": value for name, value in (self.rewards or {}).items()}
+        return {name: value for name, value in (single | parts).items() if value is not None}
+
+
+class Metrics(Figures):
+    """The figures after training, and beside them those of the untrained base model."""
+
     train_loss: float | None = None
     baseline: Figures | None = None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gemtune.model_size import ModelSize
+from gemtune.rl_spec import DpoConfig, GrpoConfig
 from gemtune.spec import DEFAULT_SEQ_LENGTH, Method, Modality, TrainingConfig
 
 GIB = 1024**3
@@ -31,29 +32,41 @@ VISION_GIB = 2.0
 HEAD_BLOCK = 4096
 # For what was not measured: other widths, kernels' own workspaces, and memory in pieces too small to use.
 WORK_MARGIN = 1.15
-# Sequences that a row becomes: chosen and rejected, or the answers that GRPO samples. Estimated.
-SEQUENCES = {"RL": 8}
+# Bytes of a number of the cache that a completion is sampled with. Estimated.
+CACHE_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What of a request decides about memory. length: tokens of the longest row."""
+    """What of a request decides about memory. length: tokens of the longest row. sequences: what a row becomes in a
+    forward pass; DPO compares two. sampled: completions that GRPO samples at once."""
 
     method: Method
     batch_size: int
     length: int
     lora_rank: int
     modality: Modality
+    sequences: int = 1
+    sampled: int = 0
 
     @classmethod
     def of(cls, config: TrainingConfig, modality: Modality) -> Load:
         length = config.max_seq_length or DEFAULT_SEQ_LENGTH
-        return cls(config.method, config.batch_size, length, config.lora_rank, modality)
+        together = config.batch_size * config.gradient_accumulation_steps
+        return cls(
+            config.method,
+            config.batch_size,
+            length,
+            config.lora_rank,
+            modality,
+            sequences=2 if isinstance(config.rl_config, DpoConfig) else 1,
+            sampled=together if isinstance(config.rl_config, GrpoConfig) else 0,
+        )
 
     @property
     def tokens(self) -> int:
         """Of one forward pass."""
-        return self.batch_size * self.length * SEQUENCES.get(self.method, 1)
+        return self.batch_size * self.length * self.sequences
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,4 +115,6 @@ def work_bytes(size: ModelSize, load: Load, *, checkpointing: bool) -> float:
     layer += 20 * size.capped_heads * load.length
     head = HEAD_BLOCK * 12 + 8 * size.hidden
     kept = 2 * size.hidden * size.layers + layer if checkpointing else layer * size.layers
-    return WORK_MARGIN * load.tokens * (kept + max(head, 14 * size.intermediate))
+    one_pass = WORK_MARGIN * load.tokens * (kept + max(head, 14 * size.intermediate))
+    sampling = load.sampled * load.length * size.layers * 2 * size.key_value * CACHE_BYTES
+    return max(one_pass, sampling)

@@ -14,7 +14,10 @@ from pydantic import BaseModel, ValidationError
 
 from gemtune.errors import Problem, RequestRefused
 from gemtune.redaction import looks_secret, redacted
-from gemtune.rules import RULES, Loc, Rule
+from gemtune.request_places import fields_at, without_tags
+from gemtune.rl_spec import DISCRIMINATORS
+from gemtune.rule import Loc, Rule
+from gemtune.rules import RULES
 from gemtune.spec import SECRET_REFERENCE, ExportRequest, Spec, TrainRequest
 
 # Where a token may stand; a token anywhere else would be stored in the clear.
@@ -121,10 +124,11 @@ def _validated(model: type[Request], raw: dict[str, Any]) -> tuple[Request | Non
         return model.model_validate_json(text), []
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
-        problems = [_problem(model, detail) for detail in details]
+        problems = [_problem(model, raw, detail) for detail in details]
     readable = copy.deepcopy(raw)
     for problem in problems:
-        _take_out(readable, problem.loc)
+        says_what_it_is = bool(problem.loc) and problem.loc[-1] in DISCRIMINATORS
+        _take_out(readable, problem.loc[:-1] if says_what_it_is else problem.loc)
     _stand_in(readable, STAND_INS[model])
     try:
         return model.model_validate_json(json.dumps(readable)), problems
@@ -139,15 +143,22 @@ def _stand_in(readable: dict[str, Any], needed: Mapping[str, Any]) -> None:
             _stand_in(there, value)
 
 
-def _problem(model: type[BaseModel], detail: Any) -> Problem:
-    loc: Loc = tuple(redacted(part) if isinstance(part, str) else part for part in detail["loc"])
+def _problem(model: type[BaseModel], raw: object, detail: Any) -> Problem:
+    found: Loc = detail["loc"]
+    loc: Loc = tuple(redacted(part) if isinstance(part, str) else part for part in without_tags(raw, found))
     kind, message = detail["type"], redacted(detail["msg"])
     hint = None
     if kind == "extra_forbidden":
         kind, message = "unknown_field", "no such field"
-        hint = _closest(model, loc)
+        hint = _closest(model, found)
     elif kind == "missing":
         kind, message = "missing_field", "this field is required"
+    elif kind == "union_tag_not_found":
+        loc, kind = (*loc, detail["ctx"]["discriminator"].strip("'")), "missing_field"
+        message = "this field is required"
+    elif kind == "union_tag_invalid":
+        loc, kind = (*loc, detail["ctx"]["discriminator"].strip("'")), "not_one_of"
+        message = f"it should be one of {detail['ctx']['expected_tags']}"
     elif kind == "literal_error":
         kind = "not_one_of"
     elif kind == "string_pattern_mismatch":
@@ -157,17 +168,9 @@ def _problem(model: type[BaseModel], detail: Any) -> Problem:
 
 
 def _closest(model: type[BaseModel], loc: Loc) -> str:
-    fields = _fields_at(model, loc[:-1])
+    fields = fields_at(model, loc[:-1])
     close = difflib.get_close_matches(str(loc[-1]), fields, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known fields: {', '.join(sorted(fields))}"
-
-
-def _fields_at(model: type[BaseModel], path: Loc) -> list[str]:
-    for part in path:
-        annotation = model.model_fields[str(part)].annotation
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        model = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
-    return list(model.model_fields)
 
 
 def _take_out(tree: Any, loc: Loc) -> None:

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
 
 from gemtune import base_model
 from gemtune.errors import Problem
+from gemtune.rl_rules import RL_RULES
+from gemtune.rule import Loc, Rule
 from gemtune.spec import QUANTIZATIONS, TrainRequest
-
-Loc = tuple[str | int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    reads: tuple[Loc, ...]
-    check: Callable[[TrainRequest], list[Problem]]
 
 
 def _not_available(loc: Loc, value: str, instead: str) -> list[Problem]:
     return [Problem(loc, f"{value} is not available yet", "not_available_yet", instead)]
-
-
-def _method(request: TrainRequest) -> list[Problem]:
-    method = request.training_config.method
-    return [] if method != "RL" else _not_available(("training_config", "method"), "method RL", "use LoRA")
 
 
 def _provider(request: TrainRequest) -> list[Problem]:
@@ -159,7 +146,6 @@ _TRAINING: Loc = ("training_config",)
 _EXPORT: Loc = ("export_config",)
 RULES: tuple[Rule, ...] = (
     Rule(((*_TRAINING, "base_model_id"),), _base_model),
-    Rule(((*_TRAINING, "method"),), _method),
     Rule(((*_TRAINING, "provider"),), _provider),
     Rule((("modality",), *((*_TRAINING, name) for name in ("method", "provider", "train_vision_tower"))), _vision),
     Rule((("modality",), (*_TRAINING, "base_model_id")), _sees),
@@ -174,4 +160,5 @@ RULES: tuple[Rule, ...] = (
     Rule(((*_EXPORT, "format"), (*_EXPORT, "quantization")), _quantization),
     Rule(((*_EXPORT, "destination"), (*_EXPORT, "hf_repo_id")), _destination),
     Rule((("wandb_config",),), _wandb),
+    *RL_RULES,
 )

@@ -7,7 +7,10 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from gemtune.contract import Contract
+from gemtune.rl_spec import RlConfig
 
 Method = Literal["LoRA", "QLoRA", "Full", "RL"]
 Provider = Literal["unsloth", "huggingface"]
@@ -34,11 +37,6 @@ SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 DEFAULT_SEQ_LENGTH = 2048
 
 
-class Contract(BaseModel):
-    # What pydantic says of a wrong value must not repeat it: it may be a token, and tracebacks are logged.
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
-
-
 class TrainingConfig(Contract):
     method: Method = "LoRA"
     base_model_id: Annotated[str, Field(min_length=1, max_length=1024)] = Field(
@@ -51,7 +49,7 @@ class TrainingConfig(Contract):
     provider: Provider = "huggingface"
     eval_strategy: Literal["no", "steps", "epoch"] = "no"
     eval_steps: int = Field(50, ge=1, le=1_000_000, description="train_steps between evaluations")
-    evaluation_metrics: list[EvaluationMetric] = ["accuracy", "perplexity"]
+    evaluation_metrics: list[EvaluationMetric] = Field(["accuracy", "perplexity"])
     batch_eval_metrics: bool = False
     lora_rank: int = Field(16, ge=1, le=1024)
     lora_alpha: float = Field(16, gt=0, le=4096)
@@ -71,6 +69,7 @@ class TrainingConfig(Contract):
     train_vision_tower: bool = Field(
         False, description="of a vision job: train the vision tower too (with method Full the projector as well)"
     )
+    rl_config: RlConfig | None = Field(None, description="for method RL, and only for it")
     seed: int = Field(42, ge=0, le=2**32 - 1)
     machine: Annotated[str, Field(max_length=40, pattern=SAFE_NAME)] | None = Field(
         None, description="what trains it: a machine type of this deployment; absent: the first that it fits on"

@@ -74,7 +74,7 @@ def test_a_broken_job_file_is_answered_with_every_error(service: Service) -> Non
     answer = service.home / "uploads" / "broken.rejected.json"
     wait_for(answer.exists, seconds=20, what="the answer beside the file")
     codes = {problem["code"] for problem in json.loads(answer.read_text())["errors"]}
-    assert codes == {"dataset_not_found", "bad_base_model", "not_available_yet"}
+    assert codes == {"dataset_not_found", "bad_base_model", "missing_field"}
 
 
 @pytest.mark.parametrize("place", ["body", "message", "file"])

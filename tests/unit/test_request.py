@@ -63,7 +63,7 @@ def test_defaults_stand_where_nothing_is_said(field: str) -> None:
         "evaluation_metrics": ["accuracy", "perplexity"], "batch_eval_metrics": False, "lora_rank": 16,
         "lora_alpha": 16, "lora_dropout": 0.05, "max_steps": None, "max_seq_length": None, "packing": False,
         "lr_scheduler_type": "linear", "warmup_ratio": 0.0, "weight_decay": 0.0, "save_steps": None,
-        "logging_steps": 1, "seed": 42, "machine": None,
+        "logging_steps": 1, "rl_config": None, "seed": 42, "machine": None,
         "early_stopping_patience": None, "early_stopping_threshold": 0.0, "train_vision_tower": False,
     }  # fmt: skip
 
@@ -120,7 +120,6 @@ def test_a_value_out_of_bounds_is_refused_where_it_stands(path: str, value: Any)
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("training_config.method", "RL"),
         ("training_config.provider", "unsloth"),
         ("export_config.format", "gguf"),
     ],

@@ -8,6 +8,7 @@ from typing import Any
 from gemtune.spec import Spec, TrainingConfig
 from trainer import senses
 from trainer.engines import Loaded
+from trainer.model_files import config_of
 from trainer.precision import compute_dtype, stored_dtype
 
 
@@ -29,8 +30,7 @@ def load(folder: Path, spec: Spec) -> Loaded:
     model = (AutoModelForImageTextToText if sees else AutoModelForCausalLM).from_pretrained(
         folder,
         dtype=torch.float32 if config.method == "Full" else dtype,
-        # A picture's tokens see those ahead of them, which only a mask can say.
-        attn_implementation="sdpa" if sees else row_attention.NAME,
+        attn_implementation=_attention(folder, spec),
         quantization_config=_four_bits(dtype) if config.method == "QLoRA" else None,
         # Straight to the GPU, tensor by tensor: main memory, where Cloud Run keeps the files, holds no second copy.
         device_map="cuda" if torch.cuda.is_available() else None,
@@ -50,6 +50,16 @@ def save(model: Any, folder: Path) -> None:
     # Embeddings are never trained with an adapter, and PEFT's check for it would ask the Hub.
     model.save_pretrained(folder, **({"save_embedding_layers": False} if adapter else {}))
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty form; export writes a model card
+
+
+def _attention(folder: Path, spec: Spec) -> str:
+    """Rows of text lie one after the other. A picture's tokens see those ahead of them, and TRL pads its rows, which
+    only a mask can say; of the attentions with masks, only the eager one caps scores as Gemma 2 does."""
+    from trainer import row_attention
+
+    if spec.modality == "text" and spec.training_config.method != "RL":
+        return row_attention.NAME
+    return "eager" if config_of(folder).get("attn_logit_softcapping") is not None else "sdpa"
 
 
 def _four_bits(dtype: Any) -> Any:

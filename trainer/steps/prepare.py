@@ -6,7 +6,7 @@ import json
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,17 +15,18 @@ from typing import Any
 from gemtune import machines
 from gemtune.errors import NeedsLargerMachine, StepError
 from gemtune.memory import Load
-from gemtune.spec import DEFAULT_SEQ_LENGTH
+from gemtune.rl_spec import GrpoConfig
+from gemtune.spec import DEFAULT_SEQ_LENGTH, TrainingConfig
 from trainer import base_models, datasets, manifest, model_files
 from trainer.album import Album
 from trainer.context import Context
-from trainer.conversations import conversation
 from trainer.datasets import Refused
 from trainer.packing import packs
 from trainer.picture_source import PictureSource
 from trainer.picture_tokens import picture_tokens
-from trainer.prepared import TokenFile, histogram, read_tokens, row_lengths, total_train_steps
-from trainer.rendering import Encoded, Encoder
+from trainer.prepared import TokenFile, histogram, prompts_a_step, read_tokens, row_lengths, total_train_steps
+from trainer.rendering import Encoder
+from trainer.row_kinds import RowKind, row_kind
 
 log = logging.getLogger(__name__)
 
@@ -85,13 +86,15 @@ def run(context: Context) -> None:
     source = PictureSource(context.buckets.data, dataset.folder)
     held_out: Tally | None = None
     with nullcontext() if pictures is None else Album(output / "pictures.arrow", source, pictures.size) as album:
-        train = _tokenize(dataset.train, encoder, album, output / "train.parquet", context.check_stop)
+        kind = row_kind(config, encoder, album, max_length=max_length)
+        train = _tokenize(dataset.train, kind, output / "train.parquet", context.check_stop)
         if dataset.eval is not None:
-            held_out = _tokenize(dataset.eval, encoder, album, output / "eval.parquet", context.check_stop)
+            held_out = _tokenize(dataset.eval, kind, output / "eval.parquet", context.check_stop)
     eval_rows = held_out.kept if held_out else 0
     if dataset.eval is None and config.eval_strategy != "no":
-        eval_rows = _split_off(output, train.kept, seed=config.seed, sees=album is not None)
+        eval_rows = _split_off(output, kind.columns, train.kept, seed=config.seed)
     rows = train.kept - (0 if held_out else eval_rows)
+    _check_groups(config, rows)
     longest_row = max(tally.longest for tally in (train, held_out) if tally is not None)
     machine = _machine(context, provided, longest_row)
     packed = len(packs(row_lengths(output / "train.parquet"), max_length)) if config.packing else rows
@@ -120,39 +123,34 @@ def _machine(context: Context, provided: Mapping[str, str], longest_row: int) ->
     """What trains it, now that weights and rows are known. Raises StepError `needs_larger_machine`."""
     size = base_models.size(context.buckets, provided)
     config = context.spec.training_config
-    load = replace(Load.of(config, context.spec.modality), length=longest_row)
+    sampled = config.rl_config.max_completion_length if isinstance(config.rl_config, GrpoConfig) else 0
+    load = replace(Load.of(config, context.spec.modality), length=longest_row + sampled)
     try:
         return machines.choose(context.machines, config.machine, size, load)
     except NeedsLargerMachine as error:
         raise StepError(error.code, error.message, hint=error.hint) from error
 
 
-def _tokenize(
-    source: Path, encoder: Encoder, album: Album | None, target: Path, check_stop: Callable[[], None]
-) -> Tally:
+def _tokenize(source: Path, kind: RowKind, target: Path, check_stop: Callable[[], None]) -> Tally:
     """Write the rows of a split that can be trained on. Raises StepError `empty_dataset`, `bad_rows`."""
-    tally, sees = Tally(), album is not None
-    with TokenFile(target, sees=sees) as tokens:
-        for number, row in datasets.rows(source, sees=sees):
+    tally = Tally()
+    with TokenFile(target, kind.columns) as tokens:
+        for number, row in datasets.rows(source, sees=kind.sees):
             check_stop()
-            messages = row if isinstance(row, Refused) else conversation(row, sees=sees)
-            encoded = messages if isinstance(messages, Refused) else encoder.encode(messages)
-            if album is not None and isinstance(encoded, Encoded):
-                pictures = album.add(messages)
-                encoded = pictures if isinstance(pictures, Refused) else replace(encoded, pictures=pictures)
-            if isinstance(encoded, Refused):
+            prepared = row if isinstance(row, Refused) else kind.encode(row)
+            if isinstance(prepared, Refused):
                 tally.refused_rows += 1
                 if len(tally.refused) < MAX_REFUSED_SHOWN:
-                    tally.refused.append({"row": number, "reason": encoded.reason})
+                    tally.refused.append({"row": number, "reason": prepared.reason})
                 continue
-            tokens.add(encoded)
+            tokens.add(prepared.columns)
             tally.kept += 1
-            tally.lengths[len(encoded.input_ids)] += 1
-            tally.tokens += len(encoded.input_ids)
-            tally.trained_tokens += encoded.trained_tokens
-            tally.truncated += encoded.truncated
+            tally.lengths[prepared.tokens] += 1
+            tally.tokens += prepared.tokens
+            tally.trained_tokens += prepared.trained_tokens
+            tally.truncated += prepared.truncated
             if len(tally.samples) < SAMPLES:
-                tally.samples.append(encoder.marked(encoded))
+                tally.samples.append(kind.marked(prepared))
     _check(source, tally)
     return tally
 
@@ -168,7 +166,14 @@ def _check(source: Path, tally: Tally) -> None:
     raise StepError("bad_rows", message, hint="correct these rows and submit again")
 
 
-def _split_off(output: Path, rows: int, *, seed: int, sees: bool) -> int:
+def _check_groups(config: TrainingConfig, rows: int) -> None:
+    """Raises StepError `too_few_rows` when GRPO's first train_step would not have its prompts."""
+    if isinstance(config.rl_config, GrpoConfig) and rows < (needed := prompts_a_step(config, config.rl_config)):
+        hint = "add rows, lower batch_size or gradient_accumulation_steps, or raise num_generations"
+        raise StepError("too_few_rows", f"a train_step takes {needed} prompts, and there are {rows}", hint=hint)
+
+
+def _split_off(output: Path, columns: Sequence[str], rows: int, *, seed: int) -> int:
     """Hold out some of the train rows, the same ones for the same seed. Return how many."""
     if rows < 2:
         hint = "add rows, or set eval_strategy to no"
@@ -177,7 +182,7 @@ def _split_off(output: Path, rows: int, *, seed: int, sees: bool) -> int:
     held_out = set(random.Random(seed).sample(range(rows), count))
     everything = output / "train.parquet"
     everything.rename(output / "all.parquet")
-    with TokenFile(everything, sees=sees) as train, TokenFile(output / "eval.parquet", sees=sees) as evaluation:
+    with TokenFile(everything, columns) as train, TokenFile(output / "eval.parquet", columns) as evaluation:
         for index, row in enumerate(read_tokens(output / "all.parquet")):
             (evaluation if index in held_out else train).add(row)
     (output / "all.parquet").unlink()

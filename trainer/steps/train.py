@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from gemtune.errors import ObjectNotFound
 from gemtune.job import Figures, Metrics, Step
+from gemtune.rl_spec import DpoConfig, GrpoConfig
+from gemtune.spec import TrainingConfig
 from trainer import base_models, checkpoints, manifest, trained
 from trainer.context import Context
-from trainer.engines import engine_of
-from trainer.progress import ProgressLog
+from trainer.engines import Loaded, engine_of
+from trainer.progress import ProgressLog, rewards_in
 from trainer.tracking import Tracking
 
 if TYPE_CHECKING:
-    from trainer.sft import SftTrainer
+    from trainer.job_trainer import Hooks
+    from trainer.sight import Sight
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +44,6 @@ def _train(context: Context, tracking: Tracking) -> None:
     engine.prepare(context.spec)
     from transformers.utils import logging as transformers_logging
 
-    from trainer import sft
     from trainer.sight import Sight
 
     transformers_logging.disable_progress_bar()
@@ -57,9 +59,9 @@ def _train(context: Context, tracking: Tracking) -> None:
     attempt = _Attempt(context, ProgressLog(
         export, f"{context.prefix}/metrics/{context.mark.attempt}.jsonl", _reporter(context), context.clock, tracking
     ))  # fmt: skip
-    trainer = sft.make(
-        loaded, config, prepared / "train.parquet", held_out, output=context.work / "trainer",
-        total_steps=summary["total_train_steps"], max_length=summary["max_seq_length"], hooks=attempt.hooks(),
+    trainer = _make(
+        loaded, config, prepared / "train.parquet", held_out, base=base, output=context.work / "trainer",
+        summary=summary, hooks=attempt.hooks(),
         sight=Sight.of(base, prepared) if context.spec.modality == "vision" else None,
     )  # fmt: skip
     baseline = None if held_out is None else _baseline(context, trainer)
@@ -91,6 +93,26 @@ def _train(context: Context, tracking: Tracking) -> None:
     export.delete_prefix(f"{context.prefix}/checkpoints/")
 
 
+def _make(
+    loaded: Loaded, config: TrainingConfig, train: Path, held_out: Path | None, *, base: Path, output: Path,
+    summary: Mapping[str, Any], hooks: Hooks, sight: Sight | None,
+) -> Any:  # fmt: skip
+    """The trainer of the request's method; each importing what it needs, since TRL takes seconds."""
+    given = {"output": output, "total_steps": summary["total_train_steps"], "hooks": hooks}
+    match config.rl_config:
+        case GrpoConfig() as rl:
+            from trainer import grpo
+
+            return grpo.make(loaded, config, rl, train, held_out, base=base, **given)
+        case DpoConfig() as rl:
+            from trainer import dpo
+
+            return dpo.make(loaded, config, rl, train, held_out, base=base, **given)
+    from trainer import sft
+
+    return sft.make(loaded, config, train, held_out, max_length=summary["max_seq_length"], sight=sight, **given)
+
+
 @dataclass
 class _Attempt:
     """What this attempt knows of itself while it trains."""
@@ -107,7 +129,7 @@ class _Attempt:
 
         return Hooks(self._stepped, self.progress.evaluated, self._saved, self._must_stop)
 
-    def _stepped(self, trainer: SftTrainer, logs: Mapping[str, float]) -> None:
+    def _stepped(self, trainer: Any, logs: Mapping[str, float]) -> None:
         self.progress.stepped(
             train_step=trainer.state.global_step,
             total_steps=trainer.state.max_steps,
@@ -115,6 +137,7 @@ class _Attempt:
             loss=logs["loss"],
             learning_rate=logs["learning_rate"],
             tokens=trainer.tokens_seen,
+            rewards=rewards_in(logs),
         )
 
     def _must_stop(self) -> bool:
@@ -146,7 +169,7 @@ def _reporter(context: Context) -> Any:
     return lambda progress: context.advance.heartbeat(context.job.job_id, context.mark, progress)
 
 
-def _baseline(context: Context, trainer: SftTrainer) -> Figures:
+def _baseline(context: Context, trainer: Any) -> Figures:
     """The base model's figures: a fresh adapter changes nothing (its B is zero), and a resumed one is not loaded yet.
     Kept beside the loss curve, so that a resumed training need not evaluate again."""
     export, name = context.buckets.export, f"{context.prefix}/metrics/baseline.json"
@@ -158,7 +181,7 @@ def _baseline(context: Context, trainer: SftTrainer) -> Figures:
         return figures
 
 
-def _train_loss(trainer: SftTrainer, outcome: Any) -> float | None:
+def _train_loss(trainer: Any, outcome: Any) -> float | None:
     """The last logged loss; the trainer's own mean leaves out what earlier attempts did."""
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return float(losses[-1]) if losses else None

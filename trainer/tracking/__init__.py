@@ -52,12 +52,13 @@ class Tracking:
             if not isinstance(error, Stale | JobNotFound):  # what is no longer ours is not written to
                 self.keep()
 
-    def stepped(self, progress: Progress) -> None:
+    def stepped(self, progress: Progress, rewards: Mapping[str, float]) -> None:
+        """rewards: what reinforcement learning says besides."""
         shown = progress.model_dump(include={"loss", "learning_rate", "tokens_per_second", "epoch"}, exclude_none=True)
-        self._log(progress.train_step, {f"train/{name}": value for name, value in shown.items()})
+        self._log(progress.train_step, {f"train/{name}": value for name, value in (shown | dict(rewards)).items()})
 
     def evaluated(self, train_step: int, figures: Figures, *, group: str = "eval") -> None:
-        shown = figures.model_dump(exclude_none=True)
+        shown = figures.by_name()
         self._log(train_step, {f"{group}/{name.removeprefix('eval_')}": value for name, value in shown.items()})
 
     def keep(self) -> None:

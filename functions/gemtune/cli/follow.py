@@ -101,6 +101,12 @@ def line_of(event: dict[str, Any]) -> str:
 def progress_of(progress: dict[str, Any]) -> str:
     """`12/40, loss 1.2345, 830 tokens/s, 35 s to go`, as far as it is known."""
     parts = [f"{progress['train_step']}/{progress['total_steps']}"]
-    formats = {"loss": "loss {:.4f}", "tokens_per_second": "{:.0f} tokens/s", "eta_seconds": "{:.0f} s to go"}
-    parts += [text.format(progress[name]) for name, text in formats.items() if progress[name] is not None]
+    formats = {
+        "loss": "loss {:.4f}",
+        "reward": "reward {:.4f}",
+        "margin": "margin {:.4f}",
+        "tokens_per_second": "{:.0f} tokens/s",
+        "eta_seconds": "{:.0f} s to go",
+    }
+    parts += [text.format(progress[name]) for name, text in formats.items() if progress.get(name) is not None]
     return ", ".join(parts)

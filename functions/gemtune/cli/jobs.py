@@ -90,6 +90,8 @@ def delete(connection: Connection, job_id: str) -> None:
 
 
 def _print_job(job: dict[str, Any]) -> None:
+    from gemtune.job import Figures
+
     for name in (
         "job_id",
         "parent_job_id",
@@ -108,9 +110,9 @@ def _print_job(job: dict[str, Any]) -> None:
     if job["progress"]:
         click.echo(f"{'progress:':22}{following.progress_of(job['progress'])}")
     for title, figures in (("metrics:", job["metrics"]), ("base model:", (job["metrics"] or {}).get("baseline"))):
-        if figures and figures["eval_loss"] is not None:
-            shown = [f"{n} {figures[n]:.4f}" for n in ("eval_loss", "accuracy", "perplexity") if figures[n] is not None]
-            click.echo(f"{title:22}{', '.join(shown)}")
+        shown = Figures.model_validate({n: (figures or {}).get(n) for n in Figures.model_fields}).by_name()
+        if shown:
+            click.echo(f"{title:22}{', '.join(f'{name} {value:.4f}' for name, value in shown.items())}")
     if job["error"]:
         click.echo(f"{'error:':22}{job['error']} ({job['error_detail']['code']})")
         if job["error_detail"]["hint"]:

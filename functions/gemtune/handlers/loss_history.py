@@ -16,5 +16,6 @@ def loss_history(export: Objects, job_id: str, *, after: int) -> list[dict[str, 
     for name in sorted(attempts, key=lambda name: int(name.rpartition("/")[2].removesuffix(".jsonl"))):
         for line in export.read(name).decode().splitlines():
             entry = json.loads(line)
-            merged[(entry["train_step"], "eval_loss" in entry)] = entry
+            is_evaluation = "loss" not in entry
+            merged[(entry["train_step"], is_evaluation)] = entry
     return [merged[key] for key in sorted(merged) if key[0] > after]

@@ -11,7 +11,7 @@ from gemtune.errors import ObjectNotFound, Problem, SecretNotFound, UnsafeName
 from gemtune.job import Job
 from gemtune.ports import Buckets, Bus, JobStore, Secrets, Topic
 from gemtune.request import check
-from gemtune.rules import Rule
+from gemtune.rule import Rule
 from gemtune.services.create_job import CreateJob, Submission, same_request
 from gemtune.services.job_secrets import REFERENCE
 from gemtune.services.placement import Placement

@@ -1,0 +1,160 @@
+"""prepare for reinforcement learning: prompts and pairs in tokens, and what is refused by number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gemtune.errors import StepError
+from gemtune.job import Step
+from tests import preference_rows, rows
+from tests.trainer.conftest import Bench
+from trainer.prepared import read_tokens
+
+USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Captain"}
+DPO: dict[str, Any] = {"algorithm": "dpo"}
+NUMERIC = {"type": "numeric_answer"}
+BenchOf = Callable[..., Bench]
+
+
+def grpo(*rewards: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"algorithm": "grpo", "num_generations": 4, "max_completion_length": 12, "rewards": list(rewards)} | more
+
+
+def prepared(bench_of: BenchOf, rl: dict[str, Any], content: list[Any], **training: Any) -> Bench:
+    bench = bench_of(method="RL", rl_config=rl, **training)
+    bench.put("train", content)
+    bench.services.buckets.data.delete("processed_datasets/chats/eval.jsonl")
+    bench.run(Step.PREPARE)
+    return bench
+
+
+def tokens(bench: Bench, split: str = "train") -> list[dict[str, Any]]:
+    folder = bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1")
+    return list(read_tokens(Path(folder) / f"{split}.parquet"))
+
+
+GOOD_PROMPTS = [{"prompt": f"Number {n}?", "answer": str(n)} for n in range(20)]
+GOOD_PAIRS = preference_rows.pairs(rows.train_rows(20))
+
+
+def test_prompts_and_answers_are_what_the_model_will_read(bench_of: BenchOf) -> None:
+    bench = prepared(bench_of, grpo(NUMERIC), [*GOOD_PROMPTS, {"prompt": [USER, ANSWER, USER], "answer": 1.5}])
+    report = bench.read("prepared/1/report.json")
+    assert (report["rows"], report["train"]["kept"], report["train"]["trained_tokens"]) == (21, 21, 0)
+    assert report["samples"][0] == [
+        {"trained": False, "text": "<bos><start_of_turn>user\nNumber 0?<end_of_turn>\n<start_of_turn>model\n"},
+        {"trained": False, "part": "answer", "text": "0"},
+    ]
+    assert tokens(bench)[20]["answer"] == "1.5"
+    assert all(len(row["prompt_ids"]) > 5 for row in tokens(bench))
+
+
+def test_pairs_share_their_prompt_and_end_their_turns(bench_of: BenchOf) -> None:
+    as_messages = {"prompt": [USER], "chosen": [ANSWER], "rejected": [{"role": "model", "content": "No"}]}
+    bench = prepared(bench_of, DPO, [*GOOD_PAIRS, as_messages])
+    report = bench.read("prepared/1/report.json")
+    asked = GOOD_PAIRS[0]["prompt"]
+    assert report["samples"][0] == [
+        {"trained": False, "text": f"<bos><start_of_turn>user\n{asked}<end_of_turn>\n<start_of_turn>model\n"},
+        {"trained": True, "part": "chosen", "text": f"{GOOD_PAIRS[0]['chosen']}<end_of_turn>\n"},
+        {"trained": True, "part": "rejected", "text": f"{GOOD_PAIRS[0]['rejected'].strip()}<end_of_turn>\n"},
+    ]
+    trained = sum(len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in tokens(bench))
+    assert report["train"]["trained_tokens"] == trained
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"messages": [USER, ANSWER]}, "a row for supervised training"),
+        ({"prompt": "Hi", "completion": "x"}, "another method"),
+        ({"prompt": "Hi", "chosen": "x", "rejected": "y"}, "another method"),
+        ({"chosen": "x", "rejected": "y"}, "a row for DPO"),
+        ({"answer": "1"}, "GRPO needs prompt"),
+        ({"prompt": "Hi"}, "no answer"),
+        ({"prompt": "Hi", "answer": " "}, "empty answer"),
+        ({"prompt": "Hi", "answer": True}, "no text and no number"),
+        ({"prompt": "Hi", "answer": ["1"]}, "no text and no number"),
+        ({"prompt": "Hi", "answer": "one"}, "holds no number"),
+        ({"prompt": "Hi", "answer": "1\ud800"}, "Unicode"),
+        ({"prompt": [USER, ANSWER], "answer": "1"}, "ends with a turn of the assistant"),
+        ({"prompt": [{"role": "system", "content": "Be"}], "answer": "1"}, "ends with a turn of the system"),
+        ({"prompt": "", "answer": "1"}, "empty message"),
+        ({"prompt": 5, "answer": "1"}, "no list of messages"),
+        ({"prompt": "boat " * 600, "answer": "1"}, "max_seq_length leaves it 500"),
+    ],
+)
+def test_a_row_that_is_no_prompt_is_refused_by_number(bench_of: BenchOf, row: Any, reason: str) -> None:
+    bench = prepared(bench_of, grpo(NUMERIC), [*GOOD_PROMPTS, row])
+    (entry,) = bench.read("prepared/1/report.json")["train"]["refused_rows"]
+    assert entry["row"] == 21
+    assert reason in entry["reason"]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"messages": [USER, ANSWER]}, "a row for supervised training"),
+        ({"prompt": "Hi", "completion": "x"}, "a row for supervised training"),
+        ({"prompt": "Hi", "answer": "x"}, "a row for GRPO"),
+        ({"prompt": "Hi", "chosen": "x"}, "DPO needs prompt, chosen and rejected"),
+        ({"prompt": "Hi", "chosen": "x", "rejected": "x"}, "are the same"),
+        ({"prompt": "Hi", "chosen": "x", "rejected": " x "}, "are the same"),
+        ({"prompt": "Hi", "chosen": "x", "rejected": ""}, "empty message"),
+        ({"prompt": "Hi", "chosen": "x", "rejected": None}, "no list of messages"),
+        ({"prompt": "Hi", "chosen": [USER, ANSWER], "rejected": "y"}, "chosen has 2 messages"),
+        ({"prompt": "Hi", "chosen": [USER], "rejected": "y"}, "do not alternate"),
+        ({"prompt": "boat " * 600, "chosen": "x", "rejected": "y"}, "the prompt alone has"),
+        ({"prompt": "Hi", "chosen": "boat " * 600 + "x", "rejected": "boat " * 600 + "y"}, "the same up to max_seq"),
+    ],
+)
+def test_a_row_that_is_no_pair_is_refused_by_number(bench_of: BenchOf, row: Any, reason: str) -> None:
+    bench = prepared(bench_of, DPO, [*GOOD_PAIRS, row])
+    (entry,) = bench.read("prepared/1/report.json")["train"]["refused_rows"]
+    assert entry["row"] == 21
+    assert reason in entry["reason"]
+
+
+def test_an_answer_may_be_absent_when_nothing_compares_with_it(bench_of: BenchOf) -> None:
+    bench = prepared(bench_of, grpo({"type": "length", "at_most": 5}), [{"prompt": f"{n}?"} for n in range(20)])
+    assert {row["answer"] for row in tokens(bench)} == {None}
+
+
+def test_a_long_answer_loses_its_end(bench_of: BenchOf) -> None:
+    longer = {"prompt": "Hi", "chosen": "boat " * 600, "rejected": "No"}
+    bench = prepared(bench_of, DPO, [*GOOD_PAIRS, longer], max_seq_length=64)
+    assert bench.read("prepared/1/report.json")["train"]["truncated"] == 1
+    assert max(len(row["prompt_ids"]) + len(row["chosen_ids"]) for row in tokens(bench)) == 64
+
+
+@pytest.mark.parametrize("rl", [DPO, grpo(NUMERIC)])
+def test_a_dataset_of_another_method_fails_with_the_first_rows(bench_of: BenchOf, rl: dict[str, Any]) -> None:
+    with pytest.raises(StepError) as caught:
+        prepared(bench_of, rl, rows.train_rows(5))
+    assert caught.value.code == "bad_rows"
+    assert "row 1: a row for supervised training" in str(caught.value)
+
+
+def test_rows_are_held_out_for_the_evaluation_that_was_asked_for(bench_of: BenchOf) -> None:
+    bench = prepared(bench_of, DPO, GOOD_PAIRS, eval_strategy="epoch")
+    assert (len(tokens(bench)), len(tokens(bench, "eval"))) == (18, 2)
+    assert set(tokens(bench, "eval")[0]) == {"prompt_ids", "chosen_ids", "rejected_ids"}
+
+
+def test_train_steps_are_whole_groups_of_prompts(bench_of: BenchOf) -> None:
+    steps = {"max_steps": None, "epochs": 2, "batch_size": 8, "gradient_accumulation_steps": 3}  # 6 prompts a step
+    bench = prepared(bench_of, grpo(NUMERIC), GOOD_PROMPTS, **steps)
+    assert bench.read("prepared/1/prepared.json")["total_train_steps"] == 6
+    with pytest.raises(StepError) as caught:
+        prepared(bench_of, grpo(NUMERIC), GOOD_PROMPTS[:5], **steps)
+    assert caught.value.code == "too_few_rows"
+
+
+def test_completions_that_leave_no_room_for_a_prompt_fail(bench_of: BenchOf) -> None:
+    with pytest.raises(StepError) as caught:
+        prepared(bench_of, grpo(NUMERIC, max_completion_length=512), GOOD_PROMPTS)
+    assert caught.value.code == "completion_too_long"

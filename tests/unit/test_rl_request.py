@@ -1,0 +1,184 @@
+"""What a request may say of reinforcement learning."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from gemtune import schemas
+from gemtune.request import parse, read
+from tests.fakes import request
+
+LENGTH = {"type": "length", "at_most": 20}
+
+
+def problems(rl: Any, **training: Any) -> dict[str, str]:
+    """where below rl_config -> code; elsewhere the whole place."""
+    body = request(training={"method": "RL", "rl_config": rl} | training)
+    found = read(json.dumps(body), in_the_open=False).problems
+    assert all(problem.hint for problem in found if problem.code not in PYDANTICS)
+    return {".".join(map(str, p.loc)).removeprefix("training_config.rl_config."): p.code for p in found}
+
+
+PYDANTICS = {"missing_field", "not_one_of", "greater_than_equal", "less_than_equal", "less_than", "greater_than",
+             "bad_form", "too_long", "string_too_short", "int_type", "dict_type", "model_attributes_type"}  # fmt: skip
+
+
+def grpo(*rewards: Any, **fields: Any) -> dict[str, Any]:
+    return {"algorithm": "grpo", "rewards": list(rewards) or [LENGTH]} | fields
+
+
+def test_each_algorithm_is_accepted_with_its_defaults() -> None:
+    assert problems(grpo()) == {}
+    assert problems({"algorithm": "dpo"}) == {}
+    body = request(training={"method": "RL", "rl_config": grpo({"type": "exact_answer"})})
+    spec = parse(json.dumps(body), in_the_open=True).spec()
+    assert spec.model_dump(mode="json")["training_config"]["rl_config"] == {
+        "algorithm": "grpo", "num_generations": 8, "max_completion_length": 256, "temperature": 1.0, "beta": 0.0,
+        "loss_type": "dapo",
+        "rewards": [
+            {"name": None, "weight": 1.0, "after": None, "type": "exact_answer", "ignore_case": False}
+        ],
+    }  # fmt: skip
+
+
+def test_method_and_rl_config_go_together() -> None:
+    assert problems(None) == {"training_config.rl_config": "missing_field"}
+    found = read(json.dumps(request(training={"rl_config": grpo()})), in_the_open=False).problems
+    assert [(p.loc, p.code) for p in found] == [(("training_config", "rl_config"), "field_without_use")]
+
+
+@pytest.mark.parametrize(
+    ("rl", "where", "code"),
+    [
+        ({}, "algorithm", "missing_field"),
+        ({"algorithm": "ppo"}, "algorithm", "not_one_of"),
+        ("grpo", "training_config.rl_config", "dict_type"),
+        ({"algorithm": "grpo"}, "rewards", "missing_field"),
+        (grpo(num_generations=1), "num_generations", "greater_than_equal"),
+        (grpo(num_generations=3), "num_generations", "groups_not_whole"),
+        (grpo(num_generations=32), "num_generations", "groups_not_whole"),
+        (grpo(max_completion_length=0), "max_completion_length", "greater_than_equal"),
+        (grpo(max_completion_length=2048), "max_completion_length", "completion_too_long"),
+        (grpo(temperature=0), "temperature", "greater_than"),
+        (grpo(beta=-1), "beta", "greater_than_equal"),
+        (grpo(loss_type="ppo"), "loss_type", "not_one_of"),
+        (grpo(reward=1), "reward", "unknown_field"),
+        (grpo(grpo=1), "grpo", "unknown_field"),
+        (grpo(label_smoothing=0.1), "label_smoothing", "unknown_field"),
+        (grpo({"type": "python"}), "rewards.0.type", "not_one_of"),
+        (grpo({}), "rewards.0.type", "missing_field"),
+        (grpo(LENGTH | {"code": "import os"}), "rewards.0.code", "unknown_field"),
+        (grpo(LENGTH | {"weight": 1000}), "rewards.0.weight", "less_than_equal"),
+        (grpo(LENGTH | {"weight": 0}), "rewards", "nothing_to_learn"),
+        (grpo(LENGTH | {"name": "a/b"}), "rewards.0.name", "bad_form"),
+        (grpo(LENGTH, LENGTH), "rewards", "repeated_value"),
+        (grpo(*[LENGTH | {"name": f"n{i}"} for i in range(17)]), "rewards", "too_long"),
+        (grpo({"type": "regex"}), "rewards.0.pattern", "missing_field"),
+        (grpo({"type": "regex", "pattern": "("}), "rewards.0.pattern", "bad_pattern"),
+        (grpo({"type": "regex", "pattern": r"(a)\1"}), "rewards.0.pattern", "bad_pattern"),
+        (grpo({"type": "regex", "pattern": "(?<=a)b"}), "rewards.0.pattern", "bad_pattern"),
+        (grpo({"type": "regex", "pattern": "((a{500}){500}){500}"}), "rewards.0.pattern", "bad_pattern"),
+        (grpo({"type": "regex", "pattern": ""}), "rewards.0.pattern", "string_too_short"),
+        (grpo({"type": "json_schema", "json_schema": {"type": "x"}}), "rewards.0.json_schema", "bad_schema"),
+        (grpo({"type": "length"}), "rewards.0", "missing_field"),
+        (grpo({"type": "length", "at_least": 9, "at_most": 3}), "rewards.0", "empty_range"),
+        (grpo({"type": "length", "at_least": 300}), "rewards.0.at_least", "out_of_reach"),
+        (grpo({"type": "numeric_answer", "tolerance": -1}), "rewards.0.tolerance", "greater_than_equal"),
+        (grpo({"type": "exact_answer", "after": ""}), "rewards.0.after", "string_too_short"),
+        ({"algorithm": "dpo", "beta": 0}, "beta", "greater_than"),
+        ({"algorithm": "dpo", "loss_type": "dapo"}, "loss_type", "not_one_of"),
+        ({"algorithm": "dpo", "num_generations": 4}, "num_generations", "unknown_field"),
+        ({"algorithm": "dpo", "loss_type": "exo_pair"}, "label_smoothing", "missing_field"),
+        ({"algorithm": "dpo", "label_smoothing": 0.1}, "label_smoothing", "field_without_use"),
+        ({"algorithm": "dpo", "loss_type": "robust", "label_smoothing": 0.5}, "label_smoothing", "less_than"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_where_it_stands(rl: Any, where: str, code: str) -> None:
+    assert problems(rl) == {where: code}
+
+
+@pytest.mark.parametrize(
+    ("training", "where", "code"),
+    [
+        ({"packing": True}, "training_config.packing", "packing_not_possible"),
+        ({"lora_dropout": 0.1}, "training_config.lora_dropout", "field_without_use"),
+        ({"evaluation_metrics": ["accuracy"]}, "training_config.evaluation_metrics", "field_without_use"),
+        ({"batch_size": 3}, "num_generations", "groups_not_whole"),
+        ({"max_seq_length": 256}, "max_completion_length", "completion_too_long"),
+    ],
+)
+def test_what_goes_with_no_rl_is_refused(training: Any, where: str, code: str) -> None:
+    assert problems(grpo(), **training) == {where: code}
+    assert problems(grpo(), lora_dropout=0.05, evaluation_metrics=["accuracy", "perplexity"]) == {}
+
+
+def test_rl_sees_no_pictures_and_knows_one_provider() -> None:
+    training = {"method": "RL", "rl_config": grpo(), "provider": "unsloth", "base_model_id": "google/gemma-3-4b-it"}
+    found = read(json.dumps(request(modality="vision", training=training)), in_the_open=False).problems
+    assert {("method", "method_without_vision"), ("provider", "rl_not_possible")} <= {
+        (p.loc[-1], p.code) for p in found
+    }
+
+
+def test_every_problem_comes_at_once() -> None:
+    first = {"type": "regex", "pattern": "("}
+    second = {"type": "length", "at_least": 9, "at_most": 3}
+    assert problems(grpo(first, second, num_generations=3, max_completion_length=4000)) == {
+        "rewards.0.pattern": "bad_pattern",
+        "rewards.1": "empty_range",
+        "num_generations": "groups_not_whole",
+        "max_completion_length": "completion_too_long",
+    }
+
+
+def test_a_misspelled_field_of_a_reward_is_told_which_one_was_meant() -> None:
+    body = request(training={"method": "RL", "rl_config": grpo({"type": "regex", "patern": "a", "pattern": "a"})})
+    (problem,) = read(json.dumps(body), in_the_open=False).problems
+    assert problem.hint == "did you mean 'pattern'?"
+
+
+GROWING = {f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 8} for i in range(6)} | {"d6": {"type": "null"}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ({"type": "nope"}, "type"),
+        ({"$ref": "https://example.com/schema"}, "same schema only"),
+        ({"$ref": "#/$defs/none"}, "refers to nothing"),
+        ({"$defs": {"a": {"items": {"$ref": "#/$defs/a"}}}, "$ref": "#/$defs/a"}, "refers to itself"),
+        ({"$defs": GROWING, "$ref": "#/$defs/d0"}, "parts"),
+        ({"pattern": "(a)\\1"}, "escape"),
+        ({"items": {"pattern": "(?=a)"}}, "perl operator"),
+        ({"patternProperties": {"^(a+)+$": {}}}, "not supported"),
+        ({"unevaluatedProperties": False}, "not supported"),
+        ({"$id": "https://example.com/x"}, "not supported"),
+        ({"$schema": "http://json-schema.org/draft-04/schema#"}, "$schema"),
+        ({"const": float("nan")}, "number"),
+        ({"description": "x" * 70_000}, "longer"),
+        ({"properties": {"a": 3}}, "properties/a"),
+    ],
+)  # fmt: skip
+def test_a_schema_that_is_none_or_could_stall_is_refused_at_once(schema: dict[str, Any], reason: str) -> None:
+    began = time.process_time()
+    with pytest.raises(ValueError, match=r".") as caught:
+        schemas.validator(schema)
+    assert reason in str(caught.value)
+    assert time.process_time() - began < 2
+
+
+def test_a_schema_nested_beyond_all_measure_is_refused() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(100):
+        deep = {"items": deep}
+    assert problems(grpo({"type": "json_schema", "json_schema": deep})) == {"rewards.0.json_schema": "bad_schema"}
+
+
+def test_names_of_properties_are_no_keywords() -> None:
+    validator = schemas.validator({"properties": {"$id": {"type": "string"}, "pattern": {"type": "integer"}}})
+    assert validator.is_valid({"$id": "x", "pattern": 3})
+    assert not validator.is_valid({"pattern": "x"})

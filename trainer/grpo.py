@@ -1,0 +1,122 @@
+"""Group relative policy optimization (Shao et al., arXiv:2402.03300) by TRL, on prompts that are tokenized already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+from datasets import Dataset
+from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import RepeatSampler
+
+from gemtune import rl_spec
+from gemtune.job import Figures
+from gemtune.spec import TrainingConfig
+from trainer import rewards
+from trainer.engines import Loaded
+from trainer.job_trainer import Hooks, attach
+from trainer.reinforcement import end_turns, log_figures, settle, tokenizer_of, trl_arguments
+
+# CISPO clips weights from above only; with the bound of the other losses it would shrink them all (arXiv:2506.13585).
+CISPO_EPSILON_HIGH = 5.0
+
+
+class Epochs(RepeatSampler):  # type: ignore[misc]
+    """TRL's order of prompts, drawn from the seed and the epoch: a training that resumes in a later epoch goes on in
+    that epoch's order."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.generator.manual_seed(self.seed + epoch)
+
+
+class GrpoTrainer(GRPOTrainer):
+    """TRL's trainer with evaluation that no batch size and no earlier sampling changes, on tokens of `prepare`."""
+
+    hooks: Hooks
+    tokens_seen = 0
+    _evaluated: list[torch.Tensor]
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Checkpoints have none."""
+
+    def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        return prompts, None, {}
+
+    def _get_train_sampler(self, dataset: Any = None) -> Epochs:
+        made = super()._get_train_sampler(dataset)
+        return Epochs(
+            made.data_source, made.mini_repeat_count, made.batch_size, made.repeat_count, made.shuffle, made.seed
+        )
+
+    def _calculate_rewards(
+        self, inputs: Any, prompts: Sequence[Any], completions: Any, completion_ids_list: Sequence[Any]
+    ) -> torch.Tensor:
+        found = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        if self.model.training:
+            self.tokens_seen += sum(map(len, prompts)) + sum(map(len, completion_ids_list))
+        else:
+            self._evaluated.append(found.double().cpu())
+        return found
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        return log_figures(self, self.figures())
+
+    def figures(self) -> Figures:
+        """Of the model as it is now: the mean reward of one completion a held-out prompt, sampled as in training, but
+        from the seed: the same model gets the same, and training goes on as if nothing had been sampled."""
+        was_training = self.model.training
+        self.model.eval()
+        self._evaluated = []
+        try:
+            with torch.random.fork_rng():
+                torch.manual_seed(self.args.seed)
+                for batch in self.get_eval_dataloader():
+                    self._prepare_inputs(batch)
+        finally:
+            self.model.train(was_training)
+            self._metrics["eval"].clear()
+        parts = torch.cat(self._evaluated).mean(dim=0)
+        reward = float(parts @ self.reward_weights.double())
+        return Figures(reward=reward, rewards=dict(zip(self.reward_func_names, parts.tolist(), strict=True)))
+
+
+def make(
+    loaded: Loaded, config: TrainingConfig, rl: rl_spec.GrpoConfig, train: Path, held_out: Path | None, *, base: Path,
+    output: Path, total_steps: int, hooks: Hooks,
+) -> GrpoTrainer:  # fmt: skip
+    """A trainer for token files of `prepare`, with everything that the request says."""
+    given = trl_arguments(loaded, config, output=output, total_steps=total_steps, evaluates=held_out is not None)
+    tokenizer = tokenizer_of(base)
+    end_turns(loaded.model, tokenizer)
+    if config.early_stopping_patience is not None:
+        given |= {"metric_for_best_model": "reward", "greater_is_better": True}
+    trainer = GrpoTrainer(
+        model=loaded.model,
+        reward_funcs=rewards.functions(rl.rewards),
+        args=GRPOConfig(
+            **given,
+            num_generations=rl.num_generations,
+            num_generations_eval=1,
+            max_completion_length=rl.max_completion_length,
+            temperature=rl.temperature,
+            beta=rl.beta,
+            loss_type=rl.loss_type,
+            importance_sampling_level="sequence" if rl.loss_type == "luspo" else "token",
+            epsilon_high=CISPO_EPSILON_HIGH if rl.loss_type == "cispo" else None,
+            reward_weights=[reward.weight for reward in rl.rewards],
+        ),
+        train_dataset=_prompts(train),
+        eval_dataset=None if held_out is None else _prompts(held_out),
+        processing_class=tokenizer,
+    )
+    settle(trainer)
+    trainer.hooks = hooks
+    attach(trainer, hooks, config)
+    return trainer
+
+
+def _prompts(path: Path) -> Dataset:
+    return Dataset(pq.read_table(path).rename_columns({"prompt_ids": "prompt"}))
