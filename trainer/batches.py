@@ -21,6 +21,7 @@ class TokenRows(torch.utils.data.Dataset[list[Tokens]]):
     album: where the pictures are whose numbers the rows have."""
 
     def __init__(self, path: Path, *, pack_into: int | None = None, album: AlbumReader | None = None):
+        import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
         # Arrow's buffers hold four bytes a token; Python's lists would hold forty.
@@ -28,11 +29,16 @@ class TokenRows(torch.utils.data.Dataset[list[Tokens]]):
         self._columns = {name: table.column(name) for name in ("input_ids", "labels")}
         self._pictures = None if album is None else table.column("pictures")
         self._album = album
-        lengths = [len(row) for row in self._columns["input_ids"]]
+        lengths = pc.list_value_length(self._columns["input_ids"]).to_pylist()
         self._packs = [[row] for row in range(len(lengths))] if pack_into is None else packs(lengths, pack_into)
+        self._tokens = [sum(lengths[row] for row in pack) for pack in self._packs]
 
     def __len__(self) -> int:
         return len(self._packs)
+
+    def tokens_of_largest(self, batch_size: int) -> int:
+        """Tokens of a batch of the longest items: what the memory has to suffice for."""
+        return sum(sorted(self._tokens)[-batch_size:])
 
     def __getitem__(self, index: int) -> list[Tokens]:
         return [self._row(row) for row in self._packs[index]]

@@ -43,7 +43,7 @@ def _row(
     softcap: float | None, dropout: float,
 ) -> torch.Tensor:  # fmt: skip
     length = query.shape[2]
-    key, value = (tensor.repeat_interleave(groups, dim=1) if groups > 1 else tensor for tensor in (key, value))
+    key, value = (_for_every_head(tensor, groups) for tensor in (key, value))
     fits = window is None or length <= window
     if softcap is None:
         return scaled_dot_product_attention(
@@ -56,6 +56,11 @@ def _row(
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = torch.nn.functional.dropout(weights, p=dropout)
     return torch.matmul(weights, value)
+
+
+def _for_every_head(tensor: torch.Tensor, groups: int) -> torch.Tensor:
+    """(1, key heads, tokens, width) -> (1, heads, tokens, width); of one key head, as many Gemmas have, a view."""
+    return tensor.unsqueeze(2).expand(-1, -1, groups, -1, -1).flatten(1, 2)
 
 
 def _seen(length: int, window: int | None, device: torch.device) -> torch.Tensor:

@@ -12,7 +12,7 @@ from transformers import Trainer, TrainingArguments
 
 from gemtune.job import Figures
 from gemtune.spec import TrainingConfig
-from trainer import batches, metrics, row_attention
+from trainer import activations, batches, metrics, row_attention
 from trainer.engines import Loaded
 from trainer.job_trainer import Hooks, arguments, attach
 from trainer.loss_head import cross_entropy_sum
@@ -69,15 +69,29 @@ def make(
     by_rows = loaded.model.config._attn_implementation == row_attention.NAME
     collate = batches.flattened if by_rows else batches.padded
     album = None if sight is None else sight.album
+    rows = batches.TokenRows(train, pack_into=max_length if config.packing else None, album=album)
+    again = activations.must_be_computed_again(loaded.model, rows.tokens_of_largest(config.batch_size))
     trainer = SftTrainer(
         model=loaded.model,
-        args=TrainingArguments(**given, gradient_checkpointing=given["use_cpu"] is False),
+        args=TrainingArguments(**given, gradient_checkpointing=again),
         data_collator=collate if sight is None else sight.collate,
-        train_dataset=batches.TokenRows(train, pack_into=max_length if config.packing else None, album=album),
+        train_dataset=rows,
         eval_dataset=None if held_out is None else batches.TokenRows(held_out, album=album),
     )
+    if loaded.compute_dtype != torch.float32:
+        _leave_casting_to_autocast(loaded.model)
     trainer.model_accepts_loss_kwargs = True  # our loss is divided by the tokens of the whole train_step
     trainer.compute_dtype = loaded.compute_dtype
     trainer.hooks, trainer.wanted_metrics = hooks, list(config.evaluation_metrics)
     attach(trainer, hooks, config)
     return trainer
+
+
+def _leave_casting_to_autocast(model: Any) -> None:
+    """PEFT casts what goes into an adapter to its 32 bits, which autocast then casts back: two copies of every input,
+    both kept for backward."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.cast_input_dtype_enabled = False

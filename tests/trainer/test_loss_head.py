@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -76,3 +78,59 @@ def test_no_position_is_no_loss() -> None:
     loss = cross_entropy_sum(hidden, torch.randn(30, 8), torch.zeros(0, dtype=torch.int64))
     loss.backward()
     assert loss.item() == 0
+
+
+def peaked() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Hidden states that mostly know their targets, as a trained model's do, in bfloat16."""
+    positions, vocabulary, width = 64, 3000, 48
+    chance = torch.Generator().manual_seed(5)
+    head = torch.randn(vocabulary, width, generator=chance)
+    targets = torch.randint(0, vocabulary, (positions,), generator=chance)
+    hidden = head[targets] * torch.rand(positions, 1, generator=chance) * 0.5
+    hidden = hidden + torch.randn(positions, width, generator=chance) * 0.2
+    return hidden.bfloat16(), head.bfloat16(), targets
+
+
+def test_sixteen_bits_are_as_close_to_the_exact_gradient_as_autograds_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss_head, "BLOCK", 512)  # most columns are left out of the second product
+    hidden, head, targets = peaked()
+
+    def gradient(function: Any, dtype: torch.dtype) -> tuple[torch.Tensor, float]:
+        leaf = hidden.to(dtype, copy=True).requires_grad_()
+        loss = function(leaf, head.to(dtype), targets)
+        loss.backward()
+        assert leaf.grad is not None
+        return leaf.grad.double(), loss.item()
+
+    def of_autograd(h: torch.Tensor, w: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy((h @ w.T).float(), t, reduction="sum")
+
+    exact, loss = gradient(of_autograd, torch.float64)
+    rounded, _ = gradient(of_autograd, torch.bfloat16)
+    ours, our_loss = gradient(cross_entropy_sum, torch.bfloat16)
+    assert our_loss == pytest.approx(loss, rel=5e-3)
+    assert (ours - exact).norm() <= 1.1 * (rounded - exact).norm()
+
+
+def test_columns_that_count_are_never_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flat softmax, whose every share is small, is not a softmax of nothing."""
+    monkeypatch.setattr(loss_head, "NEGLIGIBLE", 1e-3)
+    hidden = torch.zeros(8, 16, dtype=torch.bfloat16, requires_grad=True)
+    head = torch.randn(500, 16).bfloat16()
+    cross_entropy_sum(hidden, head, torch.arange(8)).backward()
+    assert hidden.grad is not None
+    expected = head.float().mean(0) - head[:8].float()
+    torch.testing.assert_close(hidden.grad.float(), expected, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("trained", ["hidden", "both"])
+def test_a_target_that_is_all_but_impossible_still_has_its_gradient(trained: str) -> None:
+    """Its loss is beyond what an exponent can say, so the pass is made again."""
+    hidden = torch.tensor([[100.0, 0.0]], requires_grad=True)
+    head = torch.tensor([[2.0, 0.0], [-2.0, 1.0], [0.0, 0.0]], requires_grad=trained == "both")
+    loss = cross_entropy_sum(hidden, head, torch.tensor([1]))
+    loss.backward()
+    assert loss.item() == pytest.approx(400.0)
+    torch.testing.assert_close(hidden.grad, torch.tensor([[4.0, -1.0]]))
+    if trained == "both":
+        torch.testing.assert_close(head.grad, torch.tensor([[100.0, 0.0], [-100.0, 0.0], [0.0, 0.0]]))

@@ -1,0 +1,63 @@
+"""Rows one after the other: each gets what it would get alone, in every family, and beyond its window too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests import tiny_gemma
+from trainer import row_attention
+from trainer.batches import flattened, padded
+from trainer.loss_head import cross_entropy_sum
+from trainer.packing import packs
+from trainer.predictions import predictions
+
+LENGTHS = (5, 90, 17, 40)  # the tiny models' window is 64
+
+
+def rows() -> list[dict[str, list[int]]]:
+    chance = torch.Generator().manual_seed(0)
+    ids = [torch.randint(10, 400, (length,), generator=chance).tolist() for length in LENGTHS]
+    return [{"input_ids": row, "labels": [-100] * 3 + row[3:]} for row in ids]
+
+
+def loss_and_gradients(model: Any, batch: dict[str, Any]) -> tuple[float, list[torch.Tensor]]:
+    model.zero_grad()
+    found = predictions(model, batch, torch.float32)
+    loss = cross_entropy_sum(found.hidden, found.head, found.targets, soft_cap=found.soft_cap)
+    loss.backward()
+    return loss.item(), [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3"])
+def test_a_flat_batch_has_the_loss_and_the_gradients_of_its_rows_alone(tmp_path: Path, family: str) -> None:
+    from transformers import AutoModelForCausalLM
+
+    folder = tiny_gemma.build(tmp_path / family, family)
+    alone = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    losses, gradients = [], None
+    for row in rows():
+        loss, found = loss_and_gradients(alone, padded([[row]]))
+        losses.append(loss)
+        gradients = found if gradients is None else [a + b for a, b in zip(gradients, found, strict=True)]
+    row_attention.register()
+    together = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=row_attention.NAME)
+    loss, found = loss_and_gradients(together, flattened([rows()[:2], rows()[2:]]))
+    assert loss == pytest.approx(sum(losses), rel=1e-5)
+    assert gradients is not None
+    for expected, got in zip(gradients, found, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-3, atol=2e-5)
+
+
+def test_packs_hold_every_row_once_and_are_never_too_long() -> None:
+    chance = torch.Generator().manual_seed(1)
+    lengths = torch.randint(1, 100, (500,), generator=chance).tolist()
+    found = packs(lengths, 100)
+    assert sorted(row for pack in found for row in pack) == list(range(500))
+    assert max(sum(lengths[row] for row in pack) for pack in found) <= 100
+    assert len(found) <= 1.05 * sum(lengths) / 100
+    assert packs(lengths, 100) == found
+    assert packs([], 100) == []
