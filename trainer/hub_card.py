@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gemtune import base_model
+from trainer.hub_refusals import may_pass
 from trainer.hub_session import TIMEOUT
 
 if TYPE_CHECKING:
@@ -37,11 +38,12 @@ def card(folder: Path, base_model_id: str, api: HfApi) -> CommitOperationAdd:
     found = ModelCard(path.read_text() if path.is_file() else "")
     fields = found.data.to_dict() | licence(base_model_id, api)
     fields["tags"] = sorted({*(fields.get("tags") or ()), "gemtune"})
+    text = found.text.strip()
     named = base_model.read(base_model_id)
-    if named is None or named.kind != "hub":  # a path of ours, or a bucket's: the Hub takes its own names only
+    if named is None or named.kind != "hub":  # a path of ours, or a bucket's: nobody else's business, and no Hub name
         fields.pop("base_model", None)
         fields.pop("base_model_relation", None)
-    text = found.text.strip()
+        text = text.replace(base_model_id, base_model_id.rstrip("/").rpartition("/")[2])
     if "certificate" not in text.lower() and (folder / CERTIFICATE).is_file():
         text += "\n\n" + certificate(json.loads((folder / CERTIFICATE).read_text()))
     return CommitOperationAdd(NAME, f"---\n{_yaml(fields)}---\n\n{text}\n".encode())
@@ -57,7 +59,7 @@ def licence(base_model_id: str, api: HfApi) -> dict[str, str]:
     try:
         said: Any = api.model_info(named.place, timeout=TIMEOUT).card_data
     except HfHubHTTPError as error:
-        if error.response.status_code not in (401, 403, 404):
+        if may_pass(error.response.status_code):
             raise
         log.info("the card of %s is not to be read; its licence is taken for Gemma's", named.place)
         return DEFAULT_LICENCE

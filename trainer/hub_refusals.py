@@ -60,6 +60,11 @@ def meaning(error: Exception, repository: str) -> Exception:
     return error
 
 
+def may_pass(status: int) -> bool:
+    """Whether a server that answers so may answer otherwise in a while."""
+    return status in (408, 425, 429) or status >= 500
+
+
 def _refusal(response: object, said: str | None, repository: str) -> Exception:
     import httpx
 
@@ -67,7 +72,7 @@ def _refusal(response: object, said: str | None, repository: str) -> Exception:
     status, request = response.status_code, response.request
     where = f"{request.method} {request.url.host}{request.url.path} answers {status}"
     # A storage that is no part of the Hub answers 403 when its signed link has run out: a new one may do.
-    if status in (408, 425, 429) or status >= 500 or (status == 403 and "authorization" not in request.headers):
+    if may_pass(status) or (status == 403 and "authorization" not in request.headers):
         return MayPass(where, seconds=retry_after(response))
     refused = _step_error(status, repository, said or where)
     return MayPass(where, final=refused) if status in (409, 412) else refused

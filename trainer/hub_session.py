@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import httpx
 
-# Seconds without an answer or a byte. The library's own client waits for ever; a commit of many files takes a while.
-TIMEOUT = 120.0
+# Seconds without an answer or a byte; the library's own client waits for ever.
+TIMEOUT = 60.0
 # Seconds that the library may sleep on a server's word; what says more is left to our own waits, which can be stopped.
 LONGEST_SLEEP = 30
 

@@ -121,7 +121,7 @@ class Upload:
         from huggingface_hub import CommitOperationDelete
 
         here = {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*")}
-        if "config.json" not in here or set(ADAPTER_FILES) & here:  # no whole model
+        if not any(hub_card.is_shard(name) for name in here):  # no whole model: an adapter, or GGUF beside others
             return []
         present = [file.rfilename for file in there.siblings or ()]
         stale = [name for name in present if name in ADAPTER_FILES or hub_card.is_shard(name)]

@@ -117,7 +117,8 @@ class SqliteStore:
 
     def unfinished_children(self, job_id: str) -> Sequence[str]:
         marks = ", ".join("?" * len(UNFINISHED))  # they are few, so no index on the parent pays
-        query = f"SELECT job_id FROM jobs WHERE status IN ({marks}) AND record ->> 'parent_job_id' = ? ORDER BY job_id"
+        where = f"status IN ({marks}) AND json_extract(record, '$.parent_job_id') = ?"
+        query = f"SELECT job_id FROM jobs WHERE {where} ORDER BY job_id"
         found = self._database.read().execute(query, (*sorted(UNFINISHED), job_id))
         return [row["job_id"] for row in found.fetchall()]
 

@@ -31,7 +31,7 @@ def signed_url(client: storage.Client, blob: storage.Blob) -> str:
     except TransportError as error:
         if error.__cause__ is not None:  # the network, which passes; what IAM answers has no cause
             raise
-        hint = "give the API's service account roles/iam.serviceAccountTokenCreator on itself"
+        hint = "its service account needs roles/iam.serviceAccountTokenCreator, or signBlob alone, on itself"
         raise NoSignedLinks("the service may not sign links as itself", hint=hint) from error
 
 

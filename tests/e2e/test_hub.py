@@ -1,0 +1,65 @@
+"""A job whose result goes to the Hub, with a trainer that is killed in the middle of the upload."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests import rows
+from tests.e2e.service import Service
+from tests.trainer import hub_server
+from tests.trainer.hub_server import TOKEN, Answer, HubServer
+
+
+class SlowHub(HubServer):
+    """Its first commit waits for the test, and then for nobody: who asked for it is dead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked_to_commit, self.go_on = threading.Event(), threading.Event()
+
+    def answer(self, method: str, path: str, headers: object, body: bytes) -> Answer:
+        if path.endswith("/commit/main") and not self.go_on.is_set():
+            self.asked_to_commit.set()
+            self.go_on.wait(60)
+            return Answer(cut=True)
+        return super().answer(method, path, headers, body)
+
+
+def test_a_trainer_killed_while_it_uploads_costs_a_try_and_publishes_the_whole(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hub_server.serving(SlowHub()) as hub:
+        assert isinstance(hub, SlowHub)
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        (tmp_path / "home").mkdir()
+        with Service(tmp_path / "home") as service:
+            service.put_dataset("chats", rows.train_rows(32), rows.held_out_rows(8))
+            job_id = service.submit({
+                "processed_dataset_id": "chats",
+                "hf_token": TOKEN,
+                "training_config": {"base_model_id": str(tiny), "max_steps": 2},
+                "export_config": {"destination": "hfhub", "hf_repo_id": "me/captain"},
+            })  # fmt: skip
+            assert hub.asked_to_commit.wait(180), service.logs(job_id)
+            assert hub.repositories["me/captain"].history[1:] == []
+            sent = hub.count("put")
+            for trainer in service.trainers():
+                trainer.kill()
+            hub.go_on.set()
+            job = service.completed(job_id)
+            there = hub.repositories["me/captain"]
+            assert job["adapter_path"] == f"hf://me/captain@{there.sha}"
+            assert (len(there.history), there.private, hub.count("put")) == (2, True, sent)
+            assert {name: step["attempt"] for name, step in job["steps"].items()} == {
+                "prepare": 1, "train": 1, "export": 2,
+            }  # fmt: skip
+            fetched = service.cli("artifacts", job_id, "--download", str(tmp_path / "result"))
+            assert fetched.returncode == 0, fetched.stderr
+    here = {path.name: path.read_bytes() for path in (tmp_path / "result").iterdir()}
+    assert {name for name in here if here[name] != there.files[name]} == {"README.md"}
+    kept = [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
+    assert [path for path in kept if TOKEN.encode() in path.read_bytes()] == []
+    assert [path for path in kept if b"fakesignature" in path.read_bytes()] == []
