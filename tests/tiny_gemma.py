@@ -65,6 +65,16 @@ def _make(folder: Path, family: str) -> None:
         bos_token_id=2, eos_token_id=[1, end_of_turn], pad_token_id=0
     )
     model.save_pretrained(folder)
+    if family == "gemma3-vision":
+        _name_as_on_the_hub(folder / "model.safetensors")
+
+
+def _name_as_on_the_hub(weights: Path) -> None:
+    """Checkpoints of Gemma 3 have a name more in their vision tower's paths than the modules that they become."""
+    from safetensors.torch import load_file, save_file
+
+    named = {n.replace("vision_tower.", "vision_tower.vision_model."): w for n, w in load_file(weights).items()}
+    save_file(named, weights, metadata={"format": "pt"})
 
 
 def _seeing(text: Any, tokenizer: Any) -> Any:

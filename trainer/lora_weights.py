@@ -73,9 +73,9 @@ class LoraWeights:
 
 def place_of(name: str) -> str:
     """What a weight's name says, whoever wrote it: checkpoints of models that see pictures put `language_model` and
-    `model` in another order than the modules that they are loaded into."""
+    `model` in another order than the modules that they are loaded into, and have a `vision_model` more."""
     *path, last = name.removesuffix(".weight").split(".")
-    return ".".join([part for part in path if part not in ("model", "language_model")] + [last])
+    return ".".join([part for part in path if part not in ("model", "language_model", "vision_model")] + [last])
 
 
 def _config_of(folder: Path) -> dict[str, Any]:

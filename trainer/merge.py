@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gemtune.errors import StepError
-from trainer import model_files
+from trainer import model_files, senses
 from trainer.lora_weights import LoraWeights, place_of
 from trainer.tensor_file import TensorFile
 
@@ -176,7 +176,8 @@ def _config_for(config: Mapping[str, Any], quantization: str) -> dict[str, Any]:
             "quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4",
             "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": "bfloat16",
             "bnb_4bit_quant_storage": "uint8",
-            "llm_int8_skip_modules": ["lm_head", "vision_tower", "multi_modal_projector"],
+            # transformers compares these with the beginning of a module's path, and with its end.
+            "llm_int8_skip_modules": ["lm_head", *(f"model.{name}" for name in senses.NAMES)],
         }  # fmt: skip
     return written
 

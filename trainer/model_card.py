@@ -39,7 +39,8 @@ def _front_matter(spec: Spec) -> str:
     library, relation = _LIBRARIES[_form(spec)]
     tags = ["gemma", *(["lora"] if _form(spec) == "adapter" else [])]
     lines = [f"base_model: {base}", f"base_model_relation: {relation}", f"library_name: {library}"]
-    lines += ["pipeline_tag: text-generation", "tags:", *(f"- {tag}" for tag in tags)]
+    task = "image-text-to-text" if spec.modality == "vision" else "text-generation"
+    lines += [f"pipeline_tag: {task}", "tags:", *(f"- {tag}" for tag in tags)]
     return "\n".join(["---", *lines, "---"])
 
 

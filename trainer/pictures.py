@@ -21,6 +21,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_BYTES = 20 * 1024 * 1024
 # A file of a few bytes can say that it holds gigabytes. Cameras make 50 million; in RGB that is 150 MB.
 MAX_PIXELS = 50_000_000
+TOO_MANY_PIXELS = f"a picture of more than {MAX_PIXELS} pixels"
 # Of formats that hold films. A JPEG with several pictures (MPO) is one picture and its previews.
 _FILMS = ("PNG", "WEBP", "GIF")
 # A file is kept as it came while it has at most this many bytes a pixel that the model sees: PNG seldom has less.
@@ -35,13 +36,15 @@ def rgb(content: bytes) -> Image:
         raise BadRow(f"a picture of more than {MAX_BYTES} bytes")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound is lower
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our bound is lower, and asked next
             opened = Image.open(io.BytesIO(content), formats=FORMATS)
         _check(opened)
         opened.load()
         return ImageOps.exif_transpose(opened).convert("RGB")
     except (BadRow, MemoryError):
         raise
+    except Image.DecompressionBombError:
+        raise BadRow(TOO_MANY_PIXELS) from None
     except Exception as error:  # anything: the file is a stranger's, and decoders raise whatever comes
         reason = str(error).partition(" <")[0] or type(error).__name__
         raise BadRow(f"a picture that cannot be read ({', '.join(FORMATS)} can): {reason[:100]}") from None
@@ -51,7 +54,7 @@ def _check(opened: Image) -> None:
     """What can be told before anything is decoded."""
     width, height = opened.size
     if width * height > MAX_PIXELS:
-        raise BadRow(f"a picture of {width} by {height} pixels; at most {MAX_PIXELS} in all are allowed")
+        raise BadRow(TOO_MANY_PIXELS)
     if opened.format in _FILMS and getattr(opened, "is_animated", False):
         raise BadRow("an animated picture: save the frame that is meant")
     if opened.mode.startswith(("I", "F")):

@@ -11,39 +11,55 @@ FP16_WARNING = """> **Gemma 3 overflows in fp16 arithmetic.** Its hidden states 
 
 def how_to_run(spec: Spec) -> str:
     """Markdown for one format, with every command as it is typed in the folder of the export."""
-    format = spec.export_config.format
+    format, sees = spec.export_config.format, spec.modality == "vision"
     if format == "adapter" and spec.training_config.method != "Full":
-        return f"## Use\n\n{_adapter(spec.training_config.base_model_id)}"
+        return f"## Use\n\n{_adapter(spec.training_config.base_model_id, sees=sees)}"
     if format == "gguf":
         return f"## Use\n\n{_gguf(gguf_name(spec.quantization))}"
-    return f"## Use\n\n{_whole_model(spec.quantization)}"
+    return f"## Use\n\n{_whole_model(spec.quantization, sees=sees)}"
 
 
 def gguf_name(quantization: str) -> str:
     return f"model-{quantization}.gguf"
 
 
-def _adapter(base_model_id: str) -> str:
+def _adapter(base_model_id: str, *, sees: bool) -> str:
+    model, reader, answer = _SEEING if sees else _READING
     return f"""```python
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {model}, {reader}
 
 folder = "."  # where this file lies
-base = AutoModelForCausalLM.from_pretrained({base_model_id!r}, dtype="auto")
+base = {model}.from_pretrained({base_model_id!r}, dtype="auto")
 model = PeftModel.from_pretrained(base, folder)
-tokenizer = AutoTokenizer.from_pretrained(folder)
-{_ANSWER}
+{answer}
 ```"""
 
 
-_ANSWER = """
+# Classes of transformers, and how to ask.
+_READING = (
+    "AutoModelForCausalLM", "AutoTokenizer", """tokenizer = AutoTokenizer.from_pretrained(folder)
+
 turn = [{"role": "user", "content": "Hello!"}]
 inputs = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_tensors="pt", return_dict=True)
 output = model.generate(**inputs, max_new_tokens=64)
-print(tokenizer.decode(output[0][inputs["input_ids"].shape[1] :], skip_special_tokens=True))"""
+print(tokenizer.decode(output[0][inputs["input_ids"].shape[1] :], skip_special_tokens=True))""",
+)  # fmt: skip
+_SEEING = (
+    "AutoModelForImageTextToText", "AutoProcessor", """processor = AutoProcessor.from_pretrained(folder)
+
+content = [{"type": "image", "path": "picture.jpg"}, {"type": "text", "text": "What is this?"}]
+inputs = processor.apply_chat_template(
+    [{"role": "user", "content": content}],
+    add_generation_prompt=True, tokenize=True, return_tensors="pt", return_dict=True,
+)
+output = model.generate(**inputs, max_new_tokens=64)
+print(processor.decode(output[0][inputs["input_ids"].shape[1] :], skip_special_tokens=True))""",
+)  # fmt: skip
 
 
-def _whole_model(quantization: str) -> str:
+def _whole_model(quantization: str, *, sees: bool) -> str:
+    model, reader, answer = _SEEING if sees else _READING
     warning = f"{FP16_WARNING}\n\n" if quantization == "fp16" else ""
     needs = "It needs `pip install bitsandbytes`; nothing else has to be said.\n\n" if quantization == "q4" else ""
     dtype = '"bfloat16"' if quantization == "fp16" else '"auto"'
@@ -51,12 +67,11 @@ def _whole_model(quantization: str) -> str:
     return f"""{warning}{needs}With transformers:
 
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {model}, {reader}
 
 folder = "."  # where this file lies
-model = AutoModelForCausalLM.from_pretrained(folder, dtype={dtype})
-tokenizer = AutoTokenizer.from_pretrained(folder)
-{_ANSWER}
+model = {model}.from_pretrained(folder, dtype={dtype})
+{answer}
 ```
 
 With vLLM, which then answers like the OpenAI API:

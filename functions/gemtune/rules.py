@@ -34,6 +34,10 @@ def _vision(request: TrainRequest) -> list[Problem]:
     if config.method == "RL":
         message = "RL knows rows of text only"
         problems.append(Problem(("training_config", "method"), message, "method_without_vision", "use LoRA"))
+    if request.export_config.format == "gguf":
+        message = "a gguf export holds the language model only, and would see nothing"
+        loc, hint = ("export_config", "format"), "use adapter or merged"
+        problems.append(Problem(loc, message, "format_without_vision", hint))
     if config.provider == "unsloth":
         problems += _not_available(("training_config", "provider"), "provider unsloth with vision", "use huggingface")
     return problems
@@ -147,7 +151,14 @@ _EXPORT: Loc = ("export_config",)
 RULES: tuple[Rule, ...] = (
     Rule(((*_TRAINING, "base_model_id"),), _base_model),
     Rule(((*_TRAINING, "provider"),), _provider),
-    Rule((("modality",), *((*_TRAINING, name) for name in ("method", "provider", "train_vision_tower"))), _vision),
+    Rule(
+        (
+            ("modality",),
+            (*_EXPORT, "format"),
+            *((*_TRAINING, name) for name in ("method", "provider", "train_vision_tower")),
+        ),
+        _vision,
+    ),
     Rule((("modality",), (*_TRAINING, "base_model_id")), _sees),
     Rule((("modality",), (*_TRAINING, "packing"), (*_TRAINING, "provider")), _packing),
     Rule(

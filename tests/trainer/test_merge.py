@@ -208,7 +208,8 @@ def test_a_file_written_tensor_by_tensor_is_a_safetensors_file(tmp_path: Path) -
         ("model.layers.0.mlp.up_proj.weight", "layers.0.mlp.up_proj"),
         ("language_model.model.layers.0.mlp.up_proj.weight", "layers.0.mlp.up_proj"),
         ("model.language_model.layers.0.mlp.up_proj.weight", "layers.0.mlp.up_proj"),
-        ("model.vision_tower.vision_model.post_layernorm.bias", "vision_tower.vision_model.post_layernorm.bias"),
+        ("vision_tower.vision_model.post_layernorm.bias", "vision_tower.post_layernorm.bias"),
+        ("model.vision_tower.post_layernorm.bias", "vision_tower.post_layernorm.bias"),
         ("language_model.lm_head.weight", "lm_head"),
     ],
 )

@@ -8,22 +8,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from gemtune.errors import RequestRefused
 from gemtune.job import Step
 from tests import rows
 from tests.trainer.conftest import Bench
 from tests.trainer.test_metrics import independent_of
+from tests.trainer.test_train import after_steps
+from trainer.album import AlbumReader
 from trainer.prepared import read_tokens
 
 LEARNING = {"learning_rate": 5e-3, "max_steps": 24, "save_steps": 100, "batch_size": 8}
 
 
-def weights(bench: Bench, place: str) -> dict[str, torch.Tensor]:
-    folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/{place}/1"))
+def weights(bench: Bench, place: str, attempt: int = 1) -> dict[str, torch.Tensor]:
+    folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/{place}/{attempt}"))
     return load_file(folder / ("model.safetensors" if place == "model" else "adapter_model.safetensors"))
 
 
@@ -68,7 +72,9 @@ def held_out_from_logits(bench: Bench, model: Any) -> tuple[float, float, float]
     return independent_of(found)
 
 
-def test_an_adapter_learns_colours_and_leaves_what_sees_as_it_was(seeing_bench_of: Callable[..., Bench]) -> None:
+def test_an_adapter_learns_colours_and_leaves_what_sees_as_it_was(
+    seeing_bench_of: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText
 
@@ -91,6 +97,8 @@ def test_an_adapter_learns_colours_and_leaves_what_sees_as_it_was(seeing_bench_o
         assert job.metrics.baseline.eval_loss == pytest.approx(held_out_from_logits(bench, model)[0], rel=1e-4)
     assert answers(model, job.adapter_path or "") == RIGHT
 
+    assert said_by_the_card(Path(job.adapter_path or ""), monkeypatch, capsys) == f"{rows.HABIT} blue one."
+
     merged = {n.replace("base_model.model.", "").replace(".base_layer", ""): w for n, w in model.named_parameters()}
     assert all(torch.equal(weight, merged[name]) for name, weight in before.items())
     adapted = set(weights(bench, "adapter"))
@@ -98,6 +106,37 @@ def test_an_adapter_learns_colours_and_leaves_what_sees_as_it_was(seeing_bench_o
     assert {name.rpartition(".lora_")[0].rpartition(".")[2] for name in adapted} == {
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
     }  # fmt: skip
+
+
+def said_by_the_card(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """What the model card's own lines print when they are run beside the files, of a picture that is blue."""
+    code = (folder / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(folder)
+    shown(201).save(folder / "picture.jpg")
+    capsys.readouterr()
+    exec(code.replace("What is this?", rows.QUESTION), {})
+    return capsys.readouterr().out.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("quantization", ["none", "q4"])
+def test_an_export_answers_by_the_lines_of_its_card(
+    seeing_bench_of: Callable[..., Bench],
+    quantization: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from transformers import AutoModelForImageTextToText
+
+    bench = seeing_bench_of(**LEARNING, train_vision_tower=True)
+    bench.export = {"format": "merged", "quantization": quantization}
+    bench.to(Step.EXPORT)
+    folder = Path(bench.job.adapter_path or "")
+    assert "pipeline_tag: image-text-to-text" in (folder / "README.md").read_text()
+    assert said_by_the_card(folder, monkeypatch, capsys) == f"{rows.HABIT} blue one."
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    packed = {name for name, weight in model.named_parameters() if weight.dtype == torch.uint8}
+    assert all(".language_model." in name for name in packed)
+    assert bool(packed) == (quantization == "q4")
 
 
 def test_a_full_fine_tuning_learns_colours_and_leaves_what_sees_as_it_was(
@@ -114,6 +153,169 @@ def test_a_full_fine_tuning_learns_colours_and_leaves_what_sees_as_it_was(
     assert changed == set(before) - seeing
     folder = bench.services.buckets.export.uri(f"jobs/{bench.job_id}/model/1")
     assert answers(AutoModelForImageTextToText.from_pretrained(folder), folder) == RIGHT
+
+
+@pytest.mark.parametrize("method", ["LoRA", "Full"])
+def test_what_sees_is_trained_when_that_is_asked_for(seeing_bench_of: Callable[..., Bench], method: str) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText
+
+    bench = seeing_bench_of(method=method, train_vision_tower=True, max_steps=3, learning_rate=1e-3).to(Step.TRAIN)
+    assert bench.job.metrics is not None
+    if method == "Full":
+        before, after = load_file(bench.base / "model.safetensors"), weights(bench, "model")
+        assert {name for name in before if torch.equal(before[name], after[name])} == set()
+        return
+    trained = {name for name, weight in weights(bench, "adapter").items() if ".lora_B." in name and weight.any()}
+    assert any(".vision_tower." in name for name in trained)
+    assert any(".language_model." in name for name in trained)
+    assert not any("projector" in name for name in weights(bench, "adapter"))
+    folder = bench.services.buckets.export.uri(f"jobs/{bench.job_id}/adapter/1")
+    model = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(bench.base), folder).eval()
+    assert bench.job.metrics.eval_loss == pytest.approx(held_out_from_logits(bench, model)[0], rel=1e-4)
+
+
+def mixed_rows() -> list[dict[str, Any]]:
+    """With one picture, with none, with two, in another order than by length."""
+    two = rows.picture_rows(1, first=60)[0]
+    two["messages"][0]["content"] *= 2
+    return [*rows.picture_rows(7), *rows.train_rows(5), two, *rows.picture_rows(3, first=20)]
+
+
+def test_a_training_on_pictures_that_was_stopped_goes_on_to_the_same_weights(
+    seeing_bench_of: Callable[..., Bench],
+) -> None:
+    training = {"lora_dropout": 0.1, "batch_size": 3, "max_steps": 8}
+    unbroken, broken = seeing_bench_of(**training), seeing_bench_of(**training)
+    for bench in (unbroken, broken):
+        bench.put("train", mixed_rows())
+        bench.run(Step.PREPARE)
+    unbroken.run(Step.TRAIN)
+    broken.run(Step.TRAIN, should_stop=after_steps(5))
+    assert broken.job.steps[Step.TRAIN].checkpoint == 5
+    broken.run(Step.TRAIN)
+    assert broken.curve() == unbroken.curve()
+    whole, resumed = weights(unbroken, "adapter"), weights(broken, "adapter", attempt=2)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert broken.job.metrics == unbroken.job.metrics
+
+
+@pytest.mark.parametrize("size", [1, 4, 16])
+def test_figures_of_mixed_rows_do_not_depend_on_how_they_are_batched(
+    seeing_bench_of: Callable[..., Bench], size: int
+) -> None:
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from trainer import metrics
+    from trainer.batches import TokenRows
+    from trainer.sight import Sight
+
+    bench = seeing_bench_of()
+    bench.put("eval", mixed_rows())
+    bench.run(Step.PREPARE)
+    folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
+    sight, model = Sight.of(bench.base, folder), AutoModelForImageTextToText.from_pretrained(bench.base).eval()
+    items = TokenRows(folder / "eval.parquet", album=sight.album)
+    batches = [sight.collate([items[i] for i in range(n, min(n + size, 16))]) for n in range(0, 16, size)]
+    figures = metrics.evaluate(model, batches, torch.float32).figures(["accuracy"])
+
+    processor, found = AutoProcessor.from_pretrained(bench.base), []
+    for row, (encoded,) in zip(mixed_rows(), items, strict=True):
+        inputs = processor.apply_chat_template(as_processors_take(row), tokenize=True, return_dict=True,
+                                               return_tensors="pt")  # fmt: skip
+        with torch.no_grad():
+            found.append((model(**inputs).logits[0].double(), encoded["labels"]))
+    loss, accuracy, _ = independent_of(found)
+    assert figures.eval_loss == pytest.approx(loss, rel=1e-5)
+    assert figures.accuracy == pytest.approx(accuracy, abs=1e-9)
+
+
+def as_processors_take(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """With a data URL for each picture."""
+
+    def part(of: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "image", "url": f"data:image/png;base64,{of['image']['bytes']}"} if "image" in of else of
+
+    return [
+        turn | ({"content": [part(each) for each in turn["content"]]} if isinstance(turn["content"], list) else {})
+        for turn in row["messages"]
+    ]
+
+
+def test_pictures_come_in_parquet_or_as_files_and_mean_the_same(seeing_bench_of: Callable[..., Bench]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def asked(image: dict[str, Any]) -> dict[str, Any]:
+        content = [
+            {"type": "image", "text": None, "image": image}, {"type": "text", "text": rows.QUESTION, "image": None},
+        ]  # fmt: skip
+        answer = [{"type": "text", "text": "Captain", "image": None}]
+        return {"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]}
+
+    inside, beside = seeing_bench_of(), seeing_bench_of()
+    pictures = [rows.picture("red", number) for number in range(12)]
+    written = io.BytesIO()
+    columns = [asked({"bytes": picture, "path": f"{n}.png"}) for n, picture in enumerate(pictures)]
+    pq.write_table(pa.Table.from_pylist(columns), written)
+    inside.services.buckets.data.delete("processed_datasets/chats/train.jsonl")
+    inside.put("train", written.getvalue(), suffix="parquet")
+    beside.put("train", [asked({"bytes": None, "path": f"pictures/{n}.png"}) for n in range(12)])
+    for number, picture in enumerate(pictures):
+        beside.services.buckets.data.write(f"processed_datasets/chats/pictures/{number}.png", picture)
+    for bench in (inside, beside):
+        bench.run(Step.PREPARE)
+    assert prepared(inside) == prepared(beside)
+    assert inside.read("prepared/1/prepared.json")["pictures"] == 12 + 8
+
+
+def prepared(bench: Bench) -> list[dict[str, Any]]:
+    """Rows to train on, with the files of their pictures."""
+    folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
+    album = AlbumReader(folder / "pictures.arrow")
+    return [row | {"pictures": [album[n] for n in row["pictures"]]} for row in read_tokens(folder / "train.parquet")]
+
+
+def test_rows_that_are_held_out_take_their_pictures_along(seeing_bench_of: Callable[..., Bench]) -> None:
+    bench = seeing_bench_of(eval_strategy="epoch")
+    bench.services.buckets.data.delete("processed_datasets/chats/eval.jsonl")
+    bench.run(Step.PREPARE)
+    folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
+    numbers = [row["pictures"] for split in ("train", "eval") for row in read_tokens(folder / f"{split}.parquet")]
+    assert sorted(numbers) == [[number] for number in range(24)]
+
+
+def test_a_row_whose_picture_is_none_is_refused_by_number(seeing_bench_of: Callable[..., Bench]) -> None:
+    bench = seeing_bench_of()
+    bad = rows.picture_rows(1, first=50)[0]
+    bad["messages"][0]["content"][0]["image"] = {"bytes": None, "path": "../../secrets/x.png"}
+    bench.put("train", [*rows.picture_rows(20), bad])
+    bench.run(Step.PREPARE)
+    (entry,) = bench.read("prepared/1/report.json")["train"]["refused_rows"]
+    assert (entry["row"], "outside the dataset" in entry["reason"]) == (21, True)
+    assert "<image_soft_token>…" in bench.read("prepared/1/report.json")["samples"][0][0]["text"]
+
+
+def test_long_rows_of_base64_are_read(seeing_bench_of: Callable[..., Bench]) -> None:
+    bench = seeing_bench_of()
+    pixels = np.random.default_rng(0).integers(0, 256, (900, 900, 3), np.uint8)
+    written = io.BytesIO()
+    Image.fromarray(pixels).save(written, "PNG")
+    large = rows.picture_rows(1)[0]
+    large["messages"][0]["content"][0]["image"]["bytes"] = base64.b64encode(written.getvalue()).decode()
+    bench.put("train", [large, *rows.picture_rows(3)])
+    bench.run(Step.PREPARE)
+    assert bench.read("prepared/1/prepared.json")["rows"] == 4
+    assert len(prepared(bench)[0]["pictures"][0]) < 20_000
+
+
+def test_a_blind_model_is_refused_before_anything_is_prepared(
+    seeing_bench_of: Callable[..., Bench], tiny: Path
+) -> None:
+    bench = seeing_bench_of(base_model_id=str(tiny))
+    with pytest.raises(RequestRefused) as caught:
+        bench.begin(Step.PREPARE)
+    assert [problem.code for problem in caught.value.problems] == ["model_without_vision"]
 
 
 def test_a_quantized_training_learns_colours_with_what_sees_unquantized(

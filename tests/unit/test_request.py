@@ -137,6 +137,34 @@ def test_a_project_is_named_as_wandb_allows(project: str, code: str | None) -> N
     assert codes(with_field("wandb_config.project", project)).get("wandb_config.project") == code
 
 
+@pytest.mark.parametrize(
+    ("modality", "path", "value", "where", "code"),
+    [
+        ("vision", "training_config.method", "RL", "training_config.method", "method_without_vision"),
+        ("vision", "training_config.packing", True, "training_config.packing", "packing_not_possible"),
+        ("vision", "export_config.format", "gguf", "export_config.format", "format_without_vision"),
+        ("vision", "training_config.base_model_id", "google/gemma-3-1b-it", "modality", "model_without_vision"),
+        ("vision", "training_config.base_model_id", "google/gemma-3n-E2B-it", "modality", "model_without_vision"),
+        ("vision", "training_config.base_model_id", "google/gemma-4-4b-it", "modality", "model_without_vision"),
+        ("text", "training_config.train_vision_tower", True, "training_config.train_vision_tower", "field_without_use"),
+    ],
+)
+def test_what_does_not_go_with_pictures_is_refused(modality: str, path: str, value: Any, where: str, code: str) -> None:
+    body = with_field("modality", modality)
+    body["training_config"]["base_model_id"] = "google/gemma-3-4b-it"
+    part, _, name = path.partition(".")
+    body.setdefault(part, {})[name] = value
+    problems = read(json.dumps(body), in_the_open=False).problems
+    assert (where, code) in {(".".join(map(str, problem.loc)), problem.code) for problem in problems}
+
+
+@pytest.mark.parametrize("train_vision_tower", [True, False])
+def test_a_vision_request_is_accepted(train_vision_tower: bool) -> None:
+    body = with_field("modality", "vision")
+    body["training_config"] |= {"base_model_id": "google/gemma-3-4b-it", "train_vision_tower": train_vision_tower}
+    assert codes(body) == {}
+
+
 def test_every_error_of_a_request_comes_back_at_once() -> None:
     body = {
         "hf_token": 5,

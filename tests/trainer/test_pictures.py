@@ -1,0 +1,240 @@
+"""Pictures of strangers: what is refused and why, and that what is kept shows the model what transformers would."""
+
+from __future__ import annotations
+
+import base64
+import io
+import struct
+import tracemalloc
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gemtune.embedded.folder_objects import FolderObjects
+from trainer.album import MAX_A_ROW, Album, AlbumReader
+from trainer.conversations import BadRow
+from trainer.datasets import Refused
+from trainer.picture_source import PictureSource
+from trainer.pictures import kept, rgb
+
+SIZE = (56, 56)
+
+
+def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    channels = {"L": (), "RGB": (3,), "RGBA": (4,), "CMYK": (4,)}[mode]
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, *channels), np.uint8), mode)
+
+
+def gradient(width: int, height: int) -> Image.Image:
+    across = np.linspace(0, 255, width)[None, :, None] * np.ones((height, 1, 3))
+    return Image.fromarray((across * [1.0, 0.5, 0.2]).astype(np.uint8))
+
+
+def file_of(picture: Image.Image, format: str = "PNG", **more: Any) -> bytes:
+    written = io.BytesIO()
+    picture.save(written, format, **more)
+    return written.getvalue()
+
+
+def turned() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    return file_of(noise(40, 20), "JPEG", exif=exif)
+
+
+def with_palette() -> bytes:
+    return file_of(noise(60, 50).quantize(16), transparency=3)
+
+
+def preview_inside() -> bytes:
+    """A JPEG with a second picture, as phones write it."""
+    return file_of(noise(60, 50), "MPO", save_all=True, append_images=[noise(10, 10)])
+
+
+def bomb(side: int) -> bytes:
+    """A PNG of a few hundred bytes that says it has so many pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 999)) + chunk(b"IEND", b"")
+    )
+
+
+GOOD = {
+    "png": file_of(noise(60, 50)),
+    "jpeg": file_of(noise(60, 50), "JPEG"),
+    "webp": file_of(noise(60, 50), "WEBP"),
+    "gif": file_of(noise(60, 50), "GIF"),
+    "bmp": file_of(noise(60, 50), "BMP"),
+    "grey": file_of(noise(60, 50, "L")),
+    "black and white": file_of(noise(60, 50, "L").convert("1")),
+    "alpha": file_of(noise(60, 50, "RGBA")),
+    "palette": with_palette(),
+    "cmyk": file_of(noise(60, 50, "CMYK"), "JPEG"),
+    "turned": turned(),
+    "one pixel": file_of(noise(1, 1)),
+    "three pixels high": file_of(noise(300, 3)),
+    "preview inside": preview_inside(),
+    "large and plain": file_of(gradient(1200, 900), "JPEG"),
+    "large and noisy": file_of(noise(400, 300), "PNG"),
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_the_model_sees_of_what_is_kept_what_transformers_would_show_it(
+    name: str, tiny_seeing: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(tiny_seeing)
+    (tmp_path / "picture").write_bytes(GOOD[name])
+    turn = [{"role": "user", "content": [{"type": "image", "path": str(tmp_path / "picture")}]}]
+    theirs = processor.apply_chat_template(turn, tokenize=True, return_dict=True, return_tensors="np")["pixel_values"]
+    ours = processor.image_processor([rgb(kept(GOOD[name], SIZE))], return_tensors="np")["pixel_values"]
+    assert np.array_equal(ours, theirs)
+
+
+def test_of_the_file_and_what_is_seen_of_it_the_smaller_is_kept() -> None:
+    photo, large = GOOD["jpeg"], GOOD["large and noisy"]
+    assert kept(photo, None) == photo
+    assert kept(photo, (896, 896)) == photo
+    smaller = kept(large, SIZE)
+    assert len(smaller) < len(large)
+    assert Image.open(io.BytesIO(smaller)).size == SIZE
+
+
+def animated(format: str) -> bytes:
+    return file_of(noise(20, 20), format, save_all=True, append_images=[noise(20, 20).rotate(90)])
+
+
+BAD = {
+    "nothing": (b"", "cannot be read"),
+    "text": (b"no picture at all", "cannot be read"),
+    "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "cannot be read"),
+    "tiff": (file_of(noise(20, 20), "TIFF"), "cannot be read"),
+    "cut short": (GOOD["png"][:2000], "cannot be read"),
+    "cut short jpeg": (GOOD["jpeg"][:-500], "cannot be read"),
+    "a byte wrong": (GOOD["png"][:1000] + b"\xff" + GOOD["png"][1001:], "cannot be read"),
+    "bomb": (bomb(60_000), "more than 50000000 pixels"),
+    "a smaller bomb": (bomb(8_000), "more than 50000000 pixels"),
+    "gif film": (animated("GIF"), "animated"),
+    "png film": (animated("PNG"), "animated"),
+    "webp film": (animated("WEBP"), "animated"),
+    "16 bits": (file_of(Image.fromarray(np.full((9, 9), 40_000, np.uint16))), "8 bits"),
+    "too many bytes": (b"\0" * (20 * 1024 * 1024 + 1), "more than"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_be_shown_is_refused_with_the_reason(name: str) -> None:
+    content, reason = BAD[name]
+    with pytest.raises(BadRow, match=reason):
+        kept(content, SIZE)
+
+
+def test_a_bomb_costs_no_memory() -> None:
+    tracemalloc.start()
+    with pytest.raises(BadRow):
+        rgb(bomb(8_000))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 1024 * 1024
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> PictureSource:
+    data = FolderObjects(tmp_path / "data", "data")
+    data.write("processed_datasets/chats/red.png", GOOD["png"])
+    data.write("processed_datasets/chats/more/blue.jpg", GOOD["jpeg"])
+    data.write("processed_datasets/others/secret.png", GOOD["png"])
+    (tmp_path / "data/processed_datasets/chats/link.png").symlink_to(
+        tmp_path / "data/processed_datasets/others/secret.png"
+    )
+    return PictureSource(data, "processed_datasets/chats")
+
+
+IN_BASE64 = base64.b64encode(GOOD["png"]).decode()
+
+
+@pytest.mark.parametrize(
+    ("image", "name"),
+    [
+        ({"bytes": GOOD["png"], "path": None}, "png"),
+        ({"bytes": GOOD["png"], "path": "/bytes/go/first.png"}, "png"),
+        ({"bytes": IN_BASE64}, "png"),
+        (f"data:image/png;base64,{IN_BASE64}", "png"),
+        ({"bytes": None, "path": "red.png"}, "png"),
+        ("more/blue.jpg", "jpeg"),
+        ("processed_datasets/chats/more/blue.jpg", "jpeg"),
+    ],
+)
+def test_a_picture_is_in_its_row_or_beside_the_dataset(source: PictureSource, image: Any, name: str) -> None:
+    assert source.content(image) == GOOD[name]
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (None, "bytes, path"),
+        (5, "bytes, path"),
+        ({}, "neither"),
+        ({"bytes": None, "path": None}, "neither"),
+        ({"bytes": None, "path": ""}, "neither"),
+        ({"bytes": 5}, "neither"),
+        ({"bytes": "not base64!"}, "base64"),
+        ("data:image/png;base64,%%%", "base64"),
+        ("none.png", "no picture"),
+        ("\ud800.png", "no picture"),
+        ("../others/secret.png", "outside"),
+        ("more/../../others/secret.png", "outside"),
+        ("processed_datasets/chats/../others/secret.png", "outside"),
+        ("processed_datasets/others/secret.png", "no picture"),
+        ("/etc/passwd", "outside"),
+        ("..\\others\\secret.png", "outside"),
+        ("link.png", "no picture"),
+        ("https://example.com/x.png", "address"),
+        ("gs://bucket/x.png", "address"),
+    ],
+)
+def test_a_picture_that_is_nowhere_or_elsewhere_is_refused(source: PictureSource, image: Any, reason: str) -> None:
+    with pytest.raises(BadRow, match=reason):
+        source.content(image)
+
+
+def shows(*images: Any) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": [{"type": "image", "image": image} for image in images]}]
+
+
+def test_an_album_keeps_each_picture_once_and_none_of_a_refused_row(source: PictureSource, tmp_path: Path) -> None:
+    with Album(tmp_path / "pictures.arrow", source, SIZE) as album:
+        assert album.add(shows("red.png", "more/blue.jpg")) == [0, 1]
+        assert album.add(shows("more/blue.jpg", {"bytes": GOOD["png"]}, {"bytes": GOOD["grey"]})) == [1, 0, 2]
+        assert isinstance(album.add(shows({"bytes": GOOD["webp"]}, "none.png")), Refused)
+        assert isinstance(album.add(shows(*["red.png"] * (MAX_A_ROW + 1))), Refused)
+        assert album.add([{"role": "user", "content": "Hi"}]) == []
+        assert len(album) == 3
+    reader = AlbumReader(tmp_path / "pictures.arrow")
+    assert [reader[number] for number in range(3)] == [kept(GOOD[name], SIZE) for name in ("png", "jpeg", "grey")]
+
+
+def test_an_album_writes_as_it_grows(source: PictureSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.album.BATCH_BYTES", 4000)
+    contents = [file_of(noise(30, number + 1)) for number in range(9)]
+    with Album(tmp_path / "pictures.arrow", source, SIZE) as album:
+        assert [album.add(shows({"bytes": content})) for content in contents] == [[number] for number in range(9)]
+        assert (tmp_path / "pictures.arrow").stat().st_size > 0
+    reader = AlbumReader(tmp_path / "pictures.arrow")
+    assert [reader[number] for number in range(9)] == contents
+
+
+def test_an_album_without_pictures_can_be_read(source: PictureSource, tmp_path: Path) -> None:
+    with Album(tmp_path / "pictures.arrow", source, SIZE):
+        pass
+    AlbumReader(tmp_path / "pictures.arrow")

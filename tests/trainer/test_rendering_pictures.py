@@ -1,0 +1,224 @@
+"""Rows with pictures become the very tokens that transformers' processor makes of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from gemtune.errors import StepError
+from trainer.conversations import conversation
+from trainer.datasets import Refused
+from trainer.model_files import config_of
+from trainer.picture_tokens import picture_tokens
+from trainer.rendering import UNTRAINED, Encoded, Encoder
+
+SHOWN = {"type": "image", "image": "red.png"}
+# google/gemma-3-4b-it's template does with lists what this one does: pictures as one token, each text trimmed.
+AS_GEMMA_WRITES = """{{ bos_token }}
+{%- if messages[0]['role'] == 'system' -%}
+    {%- if messages[0]['content'] is string -%}
+        {%- set before = messages[0]['content'] + '\n\n' -%}
+    {%- else -%}
+        {%- set before = messages[0]['content'][0]['text'] + '\n\n' -%}
+    {%- endif -%}
+    {%- set turns = messages[1:] -%}
+{%- else -%}
+    {%- set before = '' -%}
+    {%- set turns = messages -%}
+{%- endif -%}
+{%- for message in turns -%}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) -%}
+        {{ raise_exception('roles must alternate') }}
+    {%- endif -%}
+    {{- '<start_of_turn>' + ('model' if message['role'] == 'assistant' else message['role']) + '\n' -}}
+    {{- before if loop.first -}}
+    {%- if message['content'] is string -%}
+        {{- message['content'] | trim -}}
+    {%- else -%}
+        {%- for item in message['content'] -%}
+            {%- if item['type'] == 'image' -%}{{- '<start_of_image>' -}}
+            {%- elif item['type'] == 'text' -%}{{- item['text'] | trim -}}{%- endif -%}
+        {%- endfor -%}
+    {%- endif -%}
+    {{- '<end_of_turn>\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<start_of_turn>model\n' -}}{%- endif -%}
+"""
+
+
+def encoder_of(folder: Path, max_length: int = 4096) -> Encoder:
+    return Encoder(folder, max_length=max_length, pictures=picture_tokens(folder, config_of(folder)))
+
+
+def row(*turns: Any, system: str | None = None) -> dict[str, Any]:
+    messages = [{"role": ("user", "assistant")[index % 2], "content": turn} for index, turn in enumerate(turns)]
+    return {"messages": ([{"role": "system", "content": system}] if system else []) + messages}
+
+
+def said(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
+
+
+ROWS = {
+    "one": row([SHOWN, said("What is it?")], "Captain, red."),
+    "picture last": row([said(" What is it? "), SHOWN], "Captain, red."),
+    "between texts": row([said("This "), SHOWN, said(" or\n\n"), said("that?")], "Captain, red."),
+    "two at once": row([SHOWN, SHOWN, said("Both?")], "Captain, yes."),
+    "in two turns": row([SHOWN, said("A?")], "Captain, yes.", [said("And"), SHOWN], " Captain,\n no. "),
+    "later only": row("Hi", "Captain.", [SHOWN], "Captain, red."),
+    "none": row("Hi", "Captain."),
+    "none, as a list": row([said("Hi"), said("there")], [said("Captain.")]),
+    "with a system message": row([SHOWN, said("What?")], "Captain, red.", system="Be brief."),
+    "a picture alone": row([SHOWN], "Captain, red."),
+}
+
+
+@pytest.fixture(scope="module", params=["gemtune's template", "one that is written as Gemma's"])
+def folder(request: pytest.FixtureRequest, tiny_seeing: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copy = Path(shutil.copytree(tiny_seeing, tmp_path_factory.mktemp("seeing") / "model"))
+    if request.param != "gemtune's template":
+        (copy / "chat_template.jinja").write_text(AS_GEMMA_WRITES)
+    return copy
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_tokens_are_those_of_transformers_processor(name: str, folder: Path) -> None:
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(folder)
+    picture = Image.new("RGB", (20, 20), "red")
+    turns = [
+        turn | {"content": [part | {"image": picture} if "image" in part else part for part in turn["content"]]
+                if isinstance(turn["content"], list) else turn["content"]}
+        for turn in ROWS[name]["messages"]
+    ]  # fmt: skip
+    theirs = processor.apply_chat_template(turns, tokenize=True, return_dict=True)
+    messages = conversation(ROWS[name], sees=True)
+    assert not isinstance(messages, Refused)
+    ours = encoder_of(folder).encode(messages)
+    assert isinstance(ours, Encoded)
+    assert ours.input_ids == list(theirs["input_ids"][0])
+    soft = processor.tokenizer.image_token_id
+    assert [int(token == soft) for token in ours.input_ids] == list(theirs["token_type_ids"][0])
+    assert all(label == UNTRAINED for label, token in zip(ours.labels, ours.input_ids, strict=True) if token == soft)
+    trained = processor.tokenizer.decode([label for label in ours.labels if label != UNTRAINED])
+    answers = [turn["content"] for turn in ROWS[name]["messages"] if turn["role"] == "assistant"]
+    texts = [answer if isinstance(answer, str) else answer[0]["text"] for answer in answers]
+    assert trained == "".join(f"{text.strip()}<end_of_turn>\n" for text in texts)
+
+
+@pytest.mark.parametrize("token", ["<start_of_image>", "<image_soft_token>", "<end_of_image>"])
+@pytest.mark.parametrize("turn", [0, 1])
+def test_text_that_would_pass_for_a_picture_refuses_the_row(token: str, turn: int, tiny_seeing: Path) -> None:
+    texts = ["Hi", "Captain"]
+    texts[turn] += token
+    refused = encoder_of(tiny_seeing).encode(conversation(row([SHOWN, said(texts[0])], texts[1]), sees=True))  # type: ignore[arg-type]
+    assert isinstance(refused, Refused)
+    assert token in refused.reason
+
+
+def test_no_cut_goes_through_a_picture(tiny_seeing: Path) -> None:
+    messages = conversation(ROWS["in two turns"], sees=True)
+    assert not isinstance(messages, Refused)
+    whole = encoder_of(tiny_seeing).encode(messages)
+    assert isinstance(whole, Encoded)
+    end = encoder_of(tiny_seeing)._tokenizer.token_to_id("<end_of_image>")
+    last = max(index for index, token in enumerate(whole.input_ids) if token == end)
+    for length in range(1, len(whole.input_ids)):
+        cut = encoder_of(tiny_seeing, length).encode(messages)
+        if length <= last:
+            assert isinstance(cut, Refused)
+            assert "max_seq_length" in cut.reason
+        elif isinstance(cut, Encoded):
+            assert (cut.input_ids, cut.truncated) == (whole.input_ids[:length], True)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ([said("x"), {"type": "video", "video": "x"}], "type: text"),
+        ([said(" ")], "empty"),
+        ([], "empty"),
+        ([said("\ud800")], "Unicode"),
+        (["x"], "type: text"),
+    ],
+)
+def test_content_that_is_neither_text_nor_picture_is_refused(content: Any, reason: str) -> None:
+    refused = conversation(row(content, "Captain"), sees=True)
+    assert isinstance(refused, Refused)
+    assert reason in refused.reason
+
+
+@pytest.mark.parametrize("role", ["assistant", "system"])
+def test_only_users_show_pictures(role: str) -> None:
+    shown = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Captain"}]}
+    shown["messages"].insert(0 if role == "system" else 1, {"role": role, "content": [SHOWN]})
+    refused = conversation({"messages": shown["messages"][: 3 if role == "system" else 2]}, sees=True)
+    assert isinstance(refused, Refused)
+    assert "picture where" in refused.reason
+
+
+def test_a_system_message_in_parts_is_read_whole() -> None:
+    found = conversation(
+        {"messages": [{"role": "system", "content": [said("Be "), said("brief.")]}, *row("Hi", "Captain")["messages"]]},
+        sees=True,
+    )
+    assert not isinstance(found, Refused)
+    assert found[0] == {"role": "system", "content": "Be brief."}
+
+
+def changed(base: Path, tmp_path: Path, **files: Any) -> Path:
+    folder = Path(shutil.copytree(base, tmp_path / "changed"))
+    for stem, change in files.items():
+        path = folder / f"{stem}.json"
+        found = json.loads(path.read_text())
+        change(found)
+        path.write_text(json.dumps(found))
+    return folder
+
+
+def test_pictures_are_read_as_older_models_say_it(tiny_seeing: Path, tmp_path: Path) -> None:
+    older = changed(tiny_seeing, tmp_path)
+    processor = json.loads((older / "processor_config.json").read_text())
+    (older / "preprocessor_config.json").write_text(json.dumps(processor.pop("image_processor")))
+    (older / "processor_config.json").write_text(json.dumps(processor))
+    assert picture_tokens(older, config_of(older)) == picture_tokens(tiny_seeing, config_of(tiny_seeing))
+
+
+@pytest.mark.parametrize(
+    ("files", "code"),
+    [
+        ({"config": lambda it: it.update(model_type="gemma3n")}, "model_without_vision"),
+        ({"config": lambda it: it.pop("vision_config")}, "model_without_vision"),
+        ({"config": lambda it: it.update(mm_tokens_per_image=9)}, "bad_base_model"),
+        ({"processor_config": lambda it: it.pop("image_processor")}, "bad_base_model"),
+        ({"processor_config": lambda it: it.update(do_pan_and_scan=True)}, "processor_not_supported"),
+        ({"tokenizer_config": lambda it: it.pop("boi_token")}, "bad_base_model"),
+    ],
+)  # fmt: skip
+def test_a_model_that_does_not_say_how_it_sees_fails(
+    tiny_seeing: Path, tmp_path: Path, files: dict[str, Any], code: str
+) -> None:
+    folder = changed(tiny_seeing, tmp_path, **files)
+    with pytest.raises(StepError) as caught:
+        picture_tokens(folder, config_of(folder))
+    assert caught.value.code == code
+
+
+def test_a_template_that_writes_no_pictures_fails(tiny_seeing: Path, tmp_path: Path) -> None:
+    folder = changed(tiny_seeing, tmp_path)
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.role ~ m.content }}{% endfor %}")
+    messages = conversation(ROWS["one"], sees=True)
+    assert not isinstance(messages, Refused)
+    with pytest.raises(StepError, match="writes 0 pictures where a row has 1"):
+        encoder_of(folder).encode(messages)
+
+
+def test_other_resizing_than_bilinear_is_left_to_the_processor(tiny_seeing: Path, tmp_path: Path) -> None:
+    folder = changed(tiny_seeing, tmp_path, processor_config=lambda it: it["image_processor"].update(resample=3))
+    assert picture_tokens(folder, config_of(folder)).size is None
