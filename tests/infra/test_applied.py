@@ -24,7 +24,7 @@ def applied(terraform: Terraform, providers: Providers, tmp_path_factory: pytest
     for name in ("functions", "workflows"):
         (project / name).symlink_to(ROOT / name)
     shutil.copytree(terraform.folder, project / "terraform", symlinks=True)
-    there = Terraform(project / "terraform", providers.environment)
+    there = Terraform(project / "terraform", providers)
     there("apply", "-input=false", "-auto-approve", f"-var-file={EXAMPLE}", f"-var-file={OPTIONS}")
     return Planned(json.loads(there("show", "-json").stdout))
 

@@ -28,7 +28,7 @@ def planted(providers: Providers, terraform: Terraform, tmp_path_factory: pytest
         shutil.copytree(terraform.folder, project / "terraform", symlinks=True)
         for mistake in mistakes:
             mistake.plant(project / "terraform")
-        return Terraform(project / "terraform", providers.environment)
+        return Terraform(project / "terraform", providers)
 
     return copy
 

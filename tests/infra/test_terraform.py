@@ -23,11 +23,18 @@ def test_an_empty_project_gets_a_plan(plan: Planned) -> None:
 
 def test_init_finds_providers_of_the_versions_that_are_asked_for(tmp_path: Path, terraform: Terraform) -> None:
     settings = mirror(tmp_path / "mirror")
-    alone = Terraform(copy_of_project(tmp_path), {"TF_CLI_CONFIG_FILE": str(settings)})
+    alone = Terraform(copy_of_project(tmp_path), settings=settings)
     alone("init", "-input=false", "-no-color")
     locked = (alone.folder / ".terraform.lock.hcl").read_text()
     assert '"registry.terraform.io/hashicorp/google"' in locked
     assert 'version     = "6.50.0"' in locked
+
+
+def test_the_options_do_what_they_say(terraform: Terraform) -> None:
+    """terraform/tests/, as a user runs them."""
+    said = terraform("test", "-no-color").stdout
+    assert "0 failed" in said
+    assert said.count("... pass") > 5
 
 
 def test_every_variable_says_what_it_is() -> None:

@@ -82,3 +82,11 @@ def test_every_pin_of_the_project_is_in_the_constraints() -> None:
     constraints = {line.lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines()}
     pins = project["dependencies"] + [pin for extra in project["optional-dependencies"].values() for pin in extra]
     assert {pin.lower().replace("_", "-") for pin in pins} <= constraints
+
+
+def test_the_version_is_that_of_the_project() -> None:
+    import tomllib
+
+    from gemtune import VERSION
+
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == VERSION

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from gemtune import VERSION
 from gemtune.handlers.answers import ErrorAnswer
 from gemtune.job import Status
 
@@ -61,7 +61,7 @@ def openapi(endpoints: Mapping[tuple[str, str], Endpoint]) -> dict[str, Any]:
         operations[method.lower()] = _operation(method, path, endpoint)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "gemtune", "version": importlib.metadata.version("gemtune")},
+        "info": {"title": "gemtune", "version": VERSION},
         "paths": paths,
         "components": {"schemas": schemas["$defs"]},
     }

@@ -149,7 +149,8 @@ def _diagnostic(path: tuple[str | int, ...], text: str) -> Any:
 
 def _serve_all(schemas: Mapping[str, str]) -> None:
     """Serve providers, by their names in the registry, until stdin ends. Says first how Terraform finds them, in the
-    words of TF_REATTACH_PROVIDERS: one process for many runs, each of which is spared starting its own."""
+    words of TF_REATTACH_PROVIDERS: one process for many runs, each of which is spared starting its own. A line of stdin
+    is the folder that Terraform runs in next, where it would have started them."""
     found, servers = {}, []
     for name, schema in schemas.items():
         server = grpc.server(futures.ThreadPoolExecutor(max_workers=8))
@@ -160,7 +161,9 @@ def _serve_all(schemas: Mapping[str, str]) -> None:
         address = {"Network": "tcp", "String": f"127.0.0.1:{port}"}
         found[name] = {"Protocol": "grpc", "ProtocolVersion": 6, "Pid": os.getpid(), "Test": True, "Addr": address}
     print(json.dumps(found), flush=True)
-    sys.stdin.read()
+    for folder in sys.stdin:
+        os.chdir(folder.rstrip("\n"))
+        print("entered", flush=True)
 
 
 def _read(schema: str) -> dict[str, Any]:

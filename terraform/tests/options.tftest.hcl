@@ -1,0 +1,121 @@
+# What the variables change: `terraform test`. Nothing is made, and nobody is asked.
+mock_provider "google" {}
+mock_provider "google-beta" {}
+mock_provider "archive" {}
+
+variables {
+  project_id = "example-project"
+  images = {
+    cpu = "us-central1-docker.pkg.dev/example-project/gemtune-trainer/trainer@sha256:0000000000000000000000000000000000000000000000000000000000000000"
+    gpu = "us-central1-docker.pkg.dev/example-project/gemtune-trainer/trainer@sha256:1111111111111111111111111111111111111111111111111111111111111111"
+  }
+}
+
+run "by_default_it_is_private_and_warns_nobody" {
+  command = plan
+
+  assert {
+    condition     = length(google_api_gateway_gateway.gemtune) == 0 && length(google_billing_budget.gemtune) == 0
+    error_message = "no gateway and no budget unless asked for"
+  }
+  assert {
+    condition     = !anytrue([for name, _ in google_cloud_run_v2_service_iam_member.invoker : startswith(name, "api ")])
+    error_message = "nobody may call the API unless named"
+  }
+  assert {
+    condition     = google_firestore_database.records.location_id == "us-central1"
+    error_message = "the records are in the region"
+  }
+  assert {
+    condition     = google_firestore_database.records.deletion_policy == "ABANDON" && !google_storage_bucket.gemtune["data"].force_destroy
+    error_message = "a destroy leaves data alone"
+  }
+}
+
+run "who_is_named_may_call" {
+  command = plan
+  variables {
+    callers = ["group:team@example.com"]
+  }
+
+  assert {
+    condition     = google_cloud_run_v2_service_iam_member.invoker["api group:team@example.com"].role == "roles/run.invoker"
+    error_message = "a caller invokes the api"
+  }
+}
+
+run "another_region_moves_all" {
+  command = plan
+  variables {
+    region             = "europe-west4"
+    firestore_location = "eur3"
+  }
+
+  assert {
+    condition     = alltrue([for bucket in google_storage_bucket.gemtune : bucket.location == "europe-west4"])
+    error_message = "buckets are in the region"
+  }
+  assert {
+    condition     = google_cloudfunctions2_function.gemtune["fan-out"].event_trigger[0].trigger_region == "eur3"
+    error_message = "fan_out hears of events where the records are"
+  }
+  assert {
+    condition     = google_workflows_workflow.fine_tune.user_env_vars.RUN_PARENT == "projects/example-project/locations/europe-west4"
+    error_message = "the workflow runs jobs of the region"
+  }
+}
+
+run "a_machine_without_a_gpu" {
+  command = plan
+  variables {
+    machines = {
+      cpu = { cpus = 8, memory_gib = 32, image = "cpu" }
+    }
+    timeout_seconds = { train = 86400 }
+  }
+
+  assert {
+    condition     = length(google_cloud_run_v2_job.step["train-cpu"].template[0].template[0].node_selector) == 0
+    error_message = "it has no accelerator"
+  }
+  assert {
+    condition     = google_cloud_run_v2_job.step["train-cpu"].template[0].template[0].timeout == "86400s"
+    error_message = "without a GPU a task may take a day"
+  }
+  assert {
+    condition     = !contains(keys(google_monitoring_alert_policy.gemtune), "gpu_hours")
+    error_message = "there are no GPU hours to count"
+  }
+}
+
+run "outside_callers_come_through_the_gateway" {
+  command = plan
+  variables {
+    api_gateway = {
+      issuer   = "https://issuer.example.com"
+      jwks_uri = "https://issuer.example.com/keys"
+      audience = "gemtune"
+    }
+  }
+
+  assert {
+    condition     = contains(keys(google_cloud_run_v2_service_iam_member.invoker), "api gateway")
+    error_message = "the gateway calls the api as itself"
+  }
+  assert {
+    condition     = contains(keys(google_project_service.enabled), "apigateway")
+    error_message = "its API is enabled"
+  }
+}
+
+run "data_may_be_deleted_when_told" {
+  command = plan
+  variables {
+    delete_data = true
+  }
+
+  assert {
+    condition     = alltrue([for bucket in google_storage_bucket.gemtune : bucket.force_destroy]) && google_firestore_database.records.deletion_policy == "DELETE"
+    error_message = "all of it"
+  }
+}

@@ -1,0 +1,118 @@
+"""workflows/fine_tune.yaml as Google reads it. The engine of the embedded backend refuses syntax that it does not know,
+more than Google does; what it cannot know is here: connectors, limits, the functions of the standard library.
+
+https://cloud.google.com/workflows/docs/reference/syntax  https://cloud.google.com/workflows/quotas
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from google.cloud import run_v2
+from google.cloud.run_v2.services.executions.transports.rest_base import _BaseExecutionsRestTransport
+from google.cloud.run_v2.services.jobs.transports.rest_base import _BaseJobsRestTransport
+from google.protobuf import json_format
+from ruamel.yaml import YAML
+
+from gemtune.embedded.workflow_engine import execute, load
+from gemtune.embedded.workflow_engine.functions import FUNCTIONS
+from tests.infra.offline import ROOT
+
+FILE = ROOT / "workflows" / "fine_tune.yaml"
+CONNECTOR_PARAMS = {"timeout", "polling_policy", "skip_polling", "scopes"}
+# https://cloud.google.com/workflows/docs/reference/stdlib/overview and …/syntax/expressions
+LIBRARY = {"sys.get_env", "json.encode_to_string", "string", "int", "len", "default", "map.get", "keys"}
+
+
+def connectors() -> dict[str, set[str]]:
+    """Each method of the Cloud Run Admin API as a connector is called, with its arguments: `googleapis.run.v2`, the
+    collections of its path, and its verb. Made from the paths that Google's client calls."""
+    found = {}
+    for transport in (_BaseJobsRestTransport, _BaseExecutionsRestTransport):
+        for method in vars(transport).values():
+            options = getattr(method, "_get_http_options", None)
+            for option in options() if options is not None else ():
+                path, verb = re.sub(r"\{\w+=([^}]*)\}", r"\1", option["uri"]).removeprefix("/v2/"), option["method"]
+                collections = [part for part in re.split(r"[/:]", path) if part != "*"]
+                if ":" not in path:
+                    listed = "get" if path.endswith("*") else "list"
+                    collections.append({"get": listed, "post": "create"}.get(verb, verb))
+                arguments = set(re.findall(r"\{(\w+)=", option["uri"])) | ({"body"} if "body" in option else set())
+                found["googleapis.run.v2." + ".".join(collections)] = arguments
+    return found
+
+
+def parts(value: Any) -> Iterator[Any]:
+    """Every map, list and scalar of a document."""
+    yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from parts(inner)
+
+
+@pytest.fixture(scope="module")
+def document() -> Any:
+    return YAML(typ="safe", pure=True).load(FILE.read_text())
+
+
+def test_the_api_has_the_connector_that_google_documents() -> None:
+    assert connectors()["googleapis.run.v2.projects.locations.jobs.run"] == {"name", "body"}
+
+
+def test_every_connector_is_there_with_its_arguments(document: Any) -> None:
+    known = connectors()
+    calls = [part for part in parts(document) if isinstance(part, dict) and "call" in part]
+    used = {call["call"]: set(call["args"]) for call in calls if call["call"].startswith("googleapis.")}
+    assert used
+    for name, arguments in used.items():
+        assert arguments - {"connector_params"} <= known.get(name, set()), name
+    for part in parts(document):
+        if isinstance(part, dict) and "connector_params" in part:
+            assert set(part["connector_params"]) <= CONNECTOR_PARAMS
+
+
+def test_what_a_job_is_run_with_is_a_request_of_the_api() -> None:
+    """Field by field: a name that the API does not know, or a value of another type, raises."""
+    sent: list[dict[str, Any]] = []
+    step = {"job": "gemtune-train-l4", "timeout_seconds": 3600, "done": False, "args": ["train", "--job-id", "j"]}
+    plan = dict.fromkeys(("prepare", "train", "export"), step)
+
+    def answer(args: Any) -> Any:
+        body = {"verdict": "done", "wait_seconds": 0} if args["url"].endswith("/step_ended") else {"verdict": "go"}
+        return {"code": 200, "headers": {}, "body": body | {"steps": plan}}
+
+    calls = {"http.post": answer, "googleapis.run.v2.projects.locations.jobs.run": lambda args: sent.append(args) or {}}
+    environment = {
+        "CONTROL_URL": "https://control",
+        "RUN_PARENT": "projects/p/locations/l",
+        "GOOGLE_CLOUD_WORKFLOW_EXECUTION_ID": "e",
+    }
+    started = {"job_id": "j", "launch": 1}
+    execute(load(FILE), started, calls=calls, environment=environment, sleep=lambda seconds: None)
+    assert len(sent) == 3
+    for args in sent:
+        request = run_v2.RunJobRequest.pb()()
+        json_format.ParseDict(args["body"] | {"name": args["name"]}, request)
+        assert request.overrides.timeout.seconds == 3600
+        assert list(request.overrides.container_overrides[0].args) == ["train", "--job-id", "j"]
+        assert args["connector_params"]["timeout"] > 3600
+
+
+def test_it_keeps_to_the_limits(document: Any) -> None:
+    assert FILE.stat().st_size < 128 * 1024
+    for part in parts(document):
+        if isinstance(part, str) and part.startswith("${"):
+            assert len(part) <= 400
+        if isinstance(part, dict):
+            assert len(part.get("assign", [])) <= 50
+            assert len(part.get("switch", [])) <= 50
+
+
+def test_expressions_call_what_the_standard_library_has(document: Any) -> None:
+    texts = [part for part in parts(document) if isinstance(part, str) and part.startswith("${")]
+    called = {name for text in texts for name in re.findall(r"([a-z_][\w.]*)\(", text)}
+    assert called
+    assert called <= LIBRARY
+    assert called <= set(FUNCTIONS)
