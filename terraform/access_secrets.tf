@@ -46,11 +46,11 @@ resource "google_secret_manager_secret_iam_member" "webhook_key" {
   member    = google_service_account.gemtune["notify"].member
 }
 
-# The service's own token, for jobs that bring none.
-resource "google_secret_manager_secret_iam_member" "hf_token" {
-  count = var.hf_token_secret == null ? 0 : 1
+# The service's own token and key, for jobs that bring none.
+resource "google_secret_manager_secret_iam_member" "of_service" {
+  for_each = toset(compact([var.hf_token_secret, var.wandb_key_secret]))
 
-  secret_id = var.hf_token_secret
+  secret_id = each.value
   role      = "roles/secretmanager.secretAccessor"
   member    = google_service_account.gemtune["trainer"].member
 }

@@ -39,8 +39,11 @@ locals {
   launches = { GEMTUNE_WORKFLOW = local.workflow }
   # Tells the workflow how long a step may take, or from when on a silent one counts as lost.
   times = { for step, seconds in var.timeout_seconds : "GEMTUNE_${upper(step)}_TIMEOUT_SECONDS" => tostring(seconds) }
-  # Refuses what the images cannot do.
-  accepts = { GEMTUNE_WITHOUT_GGUF = var.without_gguf ? "yes" : "no" }
+  # Refuses what the images cannot do, and what needs a key that nobody has.
+  accepts   = merge({ GEMTUNE_WITHOUT_GGUF = var.without_gguf ? "yes" : "no" }, local.wandb_key)
+  wandb_key = var.wandb_key_secret == null ? {} : { GEMTUNE_WANDB_API_KEY_SECRET = var.wandb_key_secret }
+  # Fetches from the Hub, or publishes there.
+  hf_token = var.hf_token_secret == null ? {} : { GEMTUNE_HF_TOKEN_SECRET = var.hf_token_secret }
   # Finds out, or says, which machine trains a job: of those that it fits on the first, so the smallest comes first.
   chooses = {
     GEMTUNE_MACHINES = join(",", [

@@ -59,7 +59,7 @@ resource "google_cloud_run_v2_job" "step" {
           for_each = merge(
             local.every_function,
             each.value.step == "prepare" ? local.chooses : {},
-            var.hf_token_secret == null ? {} : { GEMTUNE_HF_TOKEN_SECRET = var.hf_token_secret },
+            each.value.step == "train" ? local.wandb_key : local.hf_token,
           )
           content {
             name  = env.key

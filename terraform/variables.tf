@@ -179,6 +179,20 @@ variable "hf_token_secret" {
   }
 }
 
+variable "wandb_key_secret" {
+  description = "Name of a secret with the W&B key of jobs that bring none; null: such jobs are refused. Made by hand, so that its value is in no state file."
+  type        = string
+  default     = null
+  validation {
+    condition     = var.wandb_key_secret == null || can(regex("^[A-Za-z0-9_-]{1,255}$", var.wandb_key_secret))
+    error_message = "This is the secret's name, not its value: letters, digits, _ and -."
+  }
+  validation {
+    condition     = var.wandb_key_secret == null || !can(regex("^([0-9a-f]{40}|wandb_\\w{16,})$", var.wandb_key_secret))
+    error_message = "This looks like a key. Store it as a secret, and give the secret's name."
+  }
+}
+
 variable "api_gateway" {
   description = "Opens the API to callers that Google does not know, behind API Gateway, which verifies their JSON Web Tokens; null: it stays private."
   type = object({

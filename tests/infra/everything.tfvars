@@ -1,10 +1,11 @@
 # Everything that is optional.
-callers         = ["group:team@example.com"]
-publishers      = ["serviceAccount:producer@example-project.iam.gserviceaccount.com"]
-uploaders       = ["user:me@example.com"]
-alert_emails    = ["me@example.com"]
-hf_token_secret = "hub-token"
-budget          = { billing_account = "012345-6789AB-CDEF01", amount = 100 }
+callers          = ["group:team@example.com"]
+publishers       = ["serviceAccount:producer@example-project.iam.gserviceaccount.com"]
+uploaders        = ["user:me@example.com"]
+alert_emails     = ["me@example.com"]
+hf_token_secret  = "hub-token"
+wandb_key_secret = "wandb-key"
+budget           = { billing_account = "012345-6789AB-CDEF01", amount = 100 }
 api_gateway = {
   issuer   = "https://issuer.example.com"
   jwks_uri = "https://issuer.example.com/keys"

@@ -51,6 +51,7 @@ REFUSED = (
     Refused("callers", '["allUsers"]', "make the API public"),
     Refused("publishers", '["me@example.com"]', "Name users, groups, service accounts or domains."),
     Refused("hf_token_secret", "hf_fakefakefake", "This looks like a token."),
+    Refused("wandb_key_secret", "0123456789abcdef0123456789abcdef01234567", "This looks like a key."),
     Refused("cpu_steps", "{prepare={cpus=2,memory_gib=64},export={cpus=8,memory_gib=32}}", "at most 4 GiB for each"),
     Refused("status_subscriptions", '{googlers={members=["user:a@example.com"]}}', "does not begin with goog"),
     Refused("api_gateway", GATEWAY, "https URLs"),

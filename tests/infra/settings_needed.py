@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 
+from gemtune.machines import MACHINES
 from tests.infra.offline import ROOT
 
-FUNCTIONS = {f"gemtune-{name}" for name in ("api", "dispatch", "ingest", "fan-out", "notify", "control", "sweep")}
 # Settings are read as a whole, and refuse to be without these.
 EVERY = (
     "GEMTUNE_BACKEND", "PROJECT_ID", "REGION", "GCS_CONFIG_BUCKET_NAME", "GCS_DATA_BUCKET_NAME",
@@ -27,12 +27,18 @@ SOME: Mapping[str, set[str]] = {
     "GEMTUNE_TRAIN_TIMEOUT_SECONDS": TIMES,
     "GEMTUNE_EXPORT_TIMEOUT_SECONDS": TIMES,
 }
-STEPS_ONLY = ("GEMTUNE_HF_TOKEN_SECRET",)  # where a Hub token is read; only if there is one
+# Only where the variable of Terraform names a secret; the first reads and writes the Hub, the second tells W&B, and
+# refuses what would need a key that nobody has.
+IF_NAMED: Mapping[str, set[str]] = {
+    "GEMTUNE_HF_TOKEN_SECRET": {"gemtune-prepare", "gemtune-export"},
+    "GEMTUNE_WANDB_API_KEY_SECRET": {*ACCEPTS, *(f"gemtune-train-{name}" for name in MACHINES)},
+}
 NOT_DEPLOYED: Mapping[str, str] = {
     "GEMTUNE_HOME": "the workstation's folder",
     "PORT": "Cloud Run sets it",
     "GEMTUNE_LLAMA_CPP": "the image knows where it put the tools",
     "GEMTUNE_CACHE": "the workstation's folder for what is built once",
+    "WANDB_MODE": "files to send later, on the workstation",
     "GEMTUNE_PARALLEL_TRAININGS": "the workstation's turns",
     "GEMTUNE_WEBHOOKS_TO_LOOPBACK": "a receiver on the workstation",
     "WORKFLOWS_EMULATOR_HOST": "a stand-in",
@@ -50,7 +56,7 @@ def read_by_settings() -> set[str]:
     }
 
 
-def needed_by(component: str, *, hf_token: bool = False) -> set[str]:
-    """The variables of a function or a Cloud Run job."""
-    found = set(EVERY) | {name for name, components in SOME.items() if component in components}
-    return found | (set(STEPS_ONLY) if hf_token and component not in FUNCTIONS else set())
+def needed_by(component: str, *, named: bool = False) -> set[str]:
+    """The variables of a function or a Cloud Run job; `named`: whether there are secrets of the service itself."""
+    some = {**SOME, **(IF_NAMED if named else {})}
+    return {*EVERY, *(name for name, components in some.items() if component in components)}

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from gemtune.handlers.http_api import ENDPOINTS
+from tests.infra.access_policies import FUNCTION, JOB
 from tests.infra.offline import EXAMPLE, ROOT, Providers, Terraform
 from tests.infra.planned import Planned
+from tests.infra.settings_needed import needed_by
 
 OPTIONS = Path(__file__).parent / "everything.tfvars"
 
@@ -80,13 +82,13 @@ def test_what_removes_results_removes_those_of_jobs_only(applied: Planned) -> No
     assert [[c["expression"] for c in values["condition"]] for values in removers] == [[below], [below]]
 
 
-def test_the_hub_token_is_for_the_steps(applied: Planned) -> None:
-    assert applied.settings_of("gemtune-prepare")["GEMTUNE_HF_TOKEN_SECRET"] == "hub-token"
-    assert "GEMTUNE_HF_TOKEN_SECRET" not in applied.settings_of("gemtune-api")
+def test_the_secrets_of_the_service_are_named_where_they_are_needed_and_read_by_steps_only(applied: Planned) -> None:
+    for component in (*applied.named(FUNCTION), *applied.named(JOB)):
+        assert set(applied.settings_of(component)) == needed_by(component, named=True), component
     readers = [values for _, values in applied.resources("google_secret_manager_secret_iam_member")]
-    assert {v["member"].partition("@")[0] for v in readers if v["secret_id"] == "hub-token"} == {
-        "serviceAccount:gemtune-trainer"
-    }
+    for name in ("hub-token", "wandb-key"):
+        members = {values["member"].partition("@")[0] for values in readers if values["secret_id"] == name}
+        assert members == {"serviceAccount:gemtune-trainer"}
 
 
 def test_listeners_get_the_events_of_a_job_in_order(applied: Planned) -> None:
