@@ -1,4 +1,4 @@
-# Who calls which function, who runs and ends steps, and who signs.
+# Who calls which function, and who runs and ends steps.
 locals {
   invokers = merge(
     {
@@ -44,12 +44,4 @@ resource "google_cloud_run_v2_job_iam_member" "end" {
   role       = local.custom_role["end_steps"]
   member     = google_service_account.gemtune[each.value.who].member
   depends_on = [google_project_iam_custom_role.gemtune]
-}
-
-# Links to results are signed by the api as itself.
-resource "google_service_account_iam_member" "sign_links" {
-  service_account_id = google_service_account.gemtune["api"].name
-  role               = local.custom_role["sign_links"]
-  member             = google_service_account.gemtune["api"].member
-  depends_on         = [google_project_iam_custom_role.gemtune]
 }

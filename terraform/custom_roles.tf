@@ -9,7 +9,6 @@ locals {
     list_secrets   = { title = "List secrets", permissions = ["secretmanager.secrets.list"] }
     renew_secrets  = { title = "Put off the expiry of secrets", permissions = ["secretmanager.secrets.update"] }
     remove_secrets = { title = "Delete secrets", permissions = ["secretmanager.secrets.delete"] }
-    sign_links     = { title = "Sign as a service account", permissions = ["iam.serviceAccounts.signBlob"] }
     remove_objects = { title = "Delete objects", permissions = ["storage.objects.delete"] }
   }
   # Written out, so that a plan shows them before they are made.
