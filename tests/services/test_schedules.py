@@ -12,7 +12,7 @@ import pytest
 from tests.fakes import World
 from tests.services.simulation import Simulation
 
-SCHEDULES = int(os.environ.get("GEMTUNE_SCHEDULES", "20"))
+SCHEDULES = int(os.environ.get("GEMTUNE_SCHEDULES", "10"))
 
 
 @pytest.mark.timeout(300 + 10 * SCHEDULES)
