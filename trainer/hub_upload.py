@@ -71,11 +71,12 @@ class Upload:
         try:
             with uploading(self.check_stop):
                 there = self._repository(api)
-                card = hub_card.card(self.folder, self.base_model_id, api)
-                operations = [card, *self._additions(hashed), *self._removals(there)]
+                additions = [hub_card.card(self.folder, self.base_model_id, api), *self._additions(hashed)]
+                # By this word of ours, a .gitignore in the repository leaves nothing out.
+                api.preupload_lfs_files(self.repository, additions, num_threads=THREADS, gitignore_content="")
                 commit = api.create_commit(
                     self.repository,
-                    operations,
+                    [*additions, *self._removals(there)],
                     commit_message=self.title,
                     num_threads=THREADS,
                     parent_commit=there.sha,  # what is removed was looked up there

@@ -145,12 +145,13 @@ class HubServer:
         return Answer(400 if bad else 200, {"errors": bad, "warnings": []})
 
     def _preupload(self, body: bytes, repo: str) -> Answer:
-        there, files = self.repositories[repo], []
-        for asked in json.loads(body)["files"]:
+        there, files, wanted = self.repositories[repo], [], json.loads(body)
+        ignored = wanted.get("gitIgnore", there.files.get(".gitignore", b"").decode()).split()
+        for asked in wanted["files"]:
             name, large = asked["path"], LARGE.search(asked["path"]) is not None
             oid = oid_of(there.files[name], large) if name in there.files else None
             mode = "lfs" if large else "regular"
-            files.append({"path": name, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+            files.append({"path": name, "uploadMode": mode, "shouldIgnore": name in ignored, "oid": oid})
         return Answer(200, {"files": files})
 
     def _batch(self, body: bytes, repo: str) -> Answer:

@@ -141,6 +141,14 @@ def test_what_is_there_is_not_sent_again_and_makes_no_empty_commit(hub: HubServe
     assert (hub.count("put"), hub.count("part"), hub.count("commit")) == (1, 0, 1)
 
 
+def test_what_a_repository_ignores_is_published_all_the_same(hub: HubServer, folder: Path) -> None:
+    there = hub.add(REPOSITORY)
+    there.commit(there.files | {".gitignore": b"adapter_model.safetensors adapter_config.json"}, "by hand")
+    upload(folder)()
+    del there.files[".gitignore"]
+    assert is_whole(hub, folder)
+
+
 def test_a_whole_model_takes_the_place_of_an_adapter_and_of_nothing_else(hub: HubServer, folder: Path) -> None:
     upload(folder)()
     there = hub.repositories[REPOSITORY]
