@@ -9,7 +9,6 @@ meant, and greys of 16 bits, which a conversion would clip.
 from __future__ import annotations
 
 import io
-import warnings
 from typing import TYPE_CHECKING
 
 from trainer.conversations import BadRow
@@ -35,9 +34,7 @@ def rgb(content: bytes) -> Image:
     if len(content) > MAX_BYTES:
         raise BadRow(f"a picture of more than {MAX_BYTES} bytes")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our bound is lower, and asked next
-            opened = Image.open(io.BytesIO(content), formats=FORMATS)
+        opened = Image.open(io.BytesIO(content), formats=FORMATS)
         _check(opened)
         opened.load()
         return ImageOps.exif_transpose(opened).convert("RGB")

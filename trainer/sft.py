@@ -70,7 +70,10 @@ def make(
     collate = batches.flattened if by_rows else batches.padded
     album = None if sight is None else sight.album
     rows = batches.TokenRows(train, pack_into=max_length if config.packing else None, album=album)
-    again = activations.must_be_computed_again(loaded.model, rows.tokens_of_largest(config.batch_size))
+    # A vision tower's are many: of each picture 4,096 patches through 27 layers.
+    again = config.train_vision_tower or activations.must_be_computed_again(
+        loaded.model, rows.tokens_of_largest(config.batch_size)
+    )
     trainer = SftTrainer(
         model=loaded.model,
         args=TrainingArguments(**given, gradient_checkpointing=again),

@@ -4,14 +4,19 @@ reading them."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from trainer.album import AlbumReader
 from trainer.batches import Tokens, padded
 from trainer.model_files import config_of
 from trainer.pictures import rgb
+
+_DECODERS = ThreadPoolExecutor(thread_name_prefix="decoder")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,12 @@ class Sight:
         token_type_ids, 1 in the places of pictures: a picture's tokens see all of their own, ahead of them too."""
         batch = padded(items)
         batch["token_type_ids"] = (batch["input_ids"] == self.soft_token).long()
-        pictures = [rgb(content) for item in items for row in item for content in row["pictures"]]
-        if pictures:
-            batch["pixel_values"] = self.processor(pictures, return_tensors="pt")["pixel_values"]
+        contents = [content for item in items for row in item for content in row["pictures"]]
+        if contents:
+            # Decoders let go of Python's lock, so that a GPU need not wait for one picture after the other.
+            batch["pixel_values"] = torch.cat(list(_DECODERS.map(self._pixels, contents)))
         return batch
+
+    def _pixels(self, content: bytes) -> torch.Tensor:
+        pixels: torch.Tensor = self.processor([rgb(content)], return_tensors="pt")["pixel_values"]
+        return pixels

@@ -175,6 +175,18 @@ def test_what_sees_is_trained_when_that_is_asked_for(seeing_bench_of: Callable[.
     assert bench.job.metrics.eval_loss == pytest.approx(held_out_from_logits(bench, model)[0], rel=1e-4)
 
 
+@pytest.mark.parametrize("method", ["LoRA", "QLoRA", "Full"])
+def test_activations_that_are_computed_again_change_nothing(
+    seeing_bench_of: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    curves = []
+    for again in (False, True):
+        monkeypatch.setattr("trainer.activations.must_be_computed_again", lambda *_, again=again: again)
+        bench = seeing_bench_of(method=method, lora_dropout=0.0, max_steps=3, batch_size=8).to(Step.TRAIN)
+        curves.append([loss for _, loss in bench.curve()])
+    assert curves[0] == pytest.approx(curves[1], rel=1e-6)
+
+
 def mixed_rows() -> list[dict[str, Any]]:
     """With one picture, with none, with two, in another order than by length."""
     two = rows.picture_rows(1, first=60)[0]

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from examples.shapes import make as shapes
+from gemtune.embedded.folder_objects import FolderObjects
 from gemtune.job_file import as_json
 from gemtune.request import read
-from trainer.conversations import conversation
+from trainer.conversations import conversation, pictures_in
+from trainer.picture_source import PictureSource
+from trainer.pictures import rgb
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
@@ -28,6 +32,21 @@ def test_training_and_held_out_rows_share_no_question_and_no_answer() -> None:
     countries = [{chat[1]["content"].split(".")[0] for chat in split} for split in (train, held_out)]
     assert not countries[0] & countries[1]
     assert (len(train), len(held_out)) == (154, 24)
+
+
+def test_shapes_are_rows_with_pictures_and_held_out_are_pairs_of_their_own(tmp_path: Path) -> None:
+    data = FolderObjects(tmp_path, "data")
+    shapes.write(tmp_path / "processed_datasets" / "shapes")
+    source, said = PictureSource(data, "processed_datasets/shapes"), {}
+    for split in ("train", "eval"):
+        lines = (tmp_path / "processed_datasets" / "shapes" / f"{split}.jsonl").read_text().splitlines()
+        chats = [conversation(json.loads(line), sees=True) for line in lines]
+        assert all(isinstance(chat, list) for chat in chats)
+        seen = [rgb(source.content(image)) for chat in chats if isinstance(chat, list) for image in pictures_in(chat)]
+        assert len(seen) == len(chats)
+        said[split] = {chat[1]["content"] for chat in chats if isinstance(chat, list)}
+    assert (len(said["train"]), len(said["eval"])) == (12, 4)
+    assert not said["train"] & said["eval"]
 
 
 @pytest.mark.parametrize("path", sorted((EXAMPLES / "requests").iterdir()), ids=lambda path: path.name)

@@ -1,0 +1,38 @@
+"""Vision on a GPU: the same jobs as on a CPU, and the same figures within what bf16 and other kernels may change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from gemtune.job import Step
+from tests.trainer.conftest import Bench
+from tests.trainer.test_vision import LEARNING, RIGHT, answers, held_out_from_logits, weights
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.mark.parametrize("method", ["LoRA", "QLoRA", "Full"])
+def test_colours_are_learned_on_a_gpu(seeing_bench_of: Callable[..., Bench], method: str) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText
+
+    rate = 1e-3 if method == "Full" else 5e-3
+    bench = seeing_bench_of(**LEARNING | {"method": method, "learning_rate": rate}).to(Step.TRAIN)
+    folder = bench.services.buckets.export.uri(f"jobs/{bench.job_id}/{'model' if method == 'Full' else 'adapter'}/1")
+    model: Any = AutoModelForImageTextToText.from_pretrained(folder if method == "Full" else bench.base)
+    if method != "Full":
+        model = PeftModel.from_pretrained(model, folder)
+    assert answers(model.eval(), folder) == RIGHT
+    assert bench.job.metrics is not None
+    if method != "QLoRA":
+        assert bench.job.metrics.eval_loss == pytest.approx(held_out_from_logits(bench, model)[0], rel=1e-2)
+
+
+def test_what_sees_is_trained_on_a_gpu(seeing_bench_of: Callable[..., Bench]) -> None:
+    bench = seeing_bench_of(train_vision_tower=True, max_steps=3).to(Step.TRAIN)
+    trained = {name for name, weight in weights(bench, "adapter").items() if ".lora_B." in name and weight.any()}
+    assert any(".vision_tower." in name for name in trained)
+    assert any(".language_model." in name for name in trained)
