@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers.trainer_callback import ExportableState
 
 from gemtune.errors import StepError
 from gemtune.job import Figures
@@ -32,11 +33,29 @@ class Hooks:
     must_stop: Callable[[], bool]
 
 
+class LossWindow(TrainerCallback, ExportableState):  # type: ignore[misc]
+    """What losses have added up to since one was logged. It is kept in checkpoints, so that a training which goes on
+    from between two logged train_steps logs what an unbroken one does."""
+
+    def __init__(self) -> None:
+        self.summed = 0.0
+        self.logged_at: int | None = None
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": {"summed": self.summed, "logged_at": self.logged_at}}
+
+
 class JobCallback(TrainerCallback):
     """Calls the hooks, and ends a training whose loss is no number."""
 
     def __init__(self, trainer: Trainer, hooks: Hooks):
         self._trainer, self._hooks = trainer, hooks
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        window = _one(self._trainer, LossWindow)
+        if window.logged_at is not None:
+            self._trainer._tr_loss += window.summed
+            self._trainer._globalstep_last_logged = window.logged_at
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
         if "loss" not in logs:
@@ -50,6 +69,14 @@ class JobCallback(TrainerCallback):
         if self._hooks.must_stop():
             control.should_save = True
             control.should_training_stop = True
+        if control.should_save:
+            self._fill_window(state.global_step, logs_now=control.should_log)
+
+    def _fill_window(self, train_step: int, *, logs_now: bool) -> None:
+        """A train_step is logged before it is saved."""
+        window = _one(self._trainer, LossWindow)
+        window.summed = 0.0 if logs_now else self._trainer._tr_loss.item()
+        window.logged_at = train_step if logs_now else self._trainer._globalstep_last_logged
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._hooks.saved(state.global_step, Path(args.output_dir) / f"checkpoint-{state.global_step}")
@@ -57,9 +84,22 @@ class JobCallback(TrainerCallback):
 
 def attach(trainer: Trainer, hooks: Hooks, config: TrainingConfig) -> None:
     """Let a job hear of a trainer and end it."""
+    trainer.add_callback(LossWindow())
     trainer.add_callback(JobCallback(trainer, hooks))
     if config.early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(config.early_stopping_patience, config.early_stopping_threshold))
+
+
+def is_finished(trainer: Trainer) -> bool:
+    """Whether there is nothing left to train: all train_steps are made, or evaluations no longer get better."""
+    stopping = _one(trainer, EarlyStoppingCallback)
+    patient = stopping is None or stopping.early_stopping_patience_counter < stopping.early_stopping_patience
+    return trainer.state.global_step >= trainer.state.max_steps or not patient
+
+
+def _one(trainer: Trainer, kind: type[TrainerCallback]) -> Any:
+    """The trainer's callback of a kind; a resumed training has others than were added to it."""
+    return next((callback for callback in trainer.callback_handler.callbacks if isinstance(callback, kind)), None)
 
 
 def arguments(config: TrainingConfig, *, output: Path, total_steps: int, evaluates: bool) -> dict[str, Any]:

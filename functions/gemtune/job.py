@@ -51,6 +51,8 @@ STEPS: tuple[Step, ...] = tuple(Step)
 
 # Attempts in a row of one step without a newer whole checkpoint before the job fails.
 FRUITLESS_ATTEMPTS = 3
+# Attempts of a step that its record tells of: a week of executions of an hour each is 168, and a document has 1 MiB.
+ATTEMPTS_KEPT = 200
 # Launches after the first one that `sweep` may start for a job.
 RELAUNCHES = 3
 
@@ -83,6 +85,15 @@ class Mark(Record):
     attempt: int
 
 
+class Attempt(Record):
+    """How an attempt of a step ended. cause: None when it finished the step. checkpoint: the newest one by then."""
+
+    attempt: int
+    seconds: float
+    cause: str | None = None
+    checkpoint: int = 0
+
+
 class StepRecord(Record):
     state: Literal["pending", "running", "stopped", "done", "failed"] = "pending"
     attempt: int = 0
@@ -95,6 +106,7 @@ class StepRecord(Record):
     judged: str = ""  # the report of its end that was judged last: "<attempt>/<round>"
     judged_checkpoint: int = 0  # the newest checkpoint at that time
     fruitless: int = 0  # attempts in a row that ended without a newer one
+    attempts: tuple[Attempt, ...] = ()  # those that are over, the newest ATTEMPTS_KEPT
 
 
 class Progress(Record):
@@ -330,7 +342,7 @@ def check_mark(job: Job, mark: Mark) -> None:
 def step_begun(job: Job, step: Step, claim: Claim, *, execution: str, at: datetime) -> Changed:
     """Begin the next attempt of a step; moves the job when its status is not yet the step's. Raises StaleClaim."""
     check_claim(job, claim)
-    here = job.steps[step]
+    here = _ended_silently(job.steps[step])
     if here.state == "done":
         return job, ()
     events: Sequence[Event] = ()
@@ -343,7 +355,6 @@ def step_begun(job: Job, step: Step, claim: Claim, *, execution: str, at: dateti
             "execution": execution,
             "started_at": at,
             "heartbeat_at": at,
-            "seconds": _seconds_so_far(here),
             "cause": None,
         }
     )
@@ -439,16 +450,24 @@ def judged(job: Job, step: Step, *, round: int, cause: str | None, at: datetime)
 
 def _ended(step: StepRecord, state: str, at: datetime, cause: str | None) -> StepRecord:
     ran = (at - step.started_at).total_seconds() if step.started_at else 0.0
+    over = Attempt(attempt=step.attempt, seconds=round(ran, 3), cause=cause, checkpoint=step.checkpoint)
     return step.model_copy(
-        update={"state": state, "heartbeat_at": at, "seconds": round(step.seconds + ran, 3), "cause": cause}
+        update={
+            "state": state,
+            "heartbeat_at": at,
+            "seconds": round(step.seconds + ran, 3),
+            "cause": cause,
+            "attempts": (*step.attempts, over)[-ATTEMPTS_KEPT:],
+        }
     )
 
 
-def _seconds_so_far(step: StepRecord) -> float:
-    """Seconds of earlier attempts; a crashed one, still `running`, counts up to its last heartbeat."""
-    if step.state != "running" or step.started_at is None or step.heartbeat_at is None:
-        return step.seconds
-    return round(step.seconds + (step.heartbeat_at - step.started_at).total_seconds(), 3)
+def _ended_silently(step: StepRecord) -> StepRecord:
+    """The step as it is when another attempt begins: one that is still `running` was killed, and counts up to its last
+    heartbeat."""
+    if step.state != "running" or step.heartbeat_at is None:
+        return step
+    return _ended(step, "stopped", step.heartbeat_at, "crashed")
 
 
 def _with_step(job: Job, step: Step, record: StepRecord) -> Job:

@@ -46,6 +46,14 @@ def test_what_is_created_is_what_is_read(store: JobStore) -> None:
     assert store.get(job.job_id) == job
 
 
+def test_what_became_of_attempts_is_read_as_it_was_written(store: JobStore) -> None:
+    create(store)
+    mark = begin(store, claim(store))
+    written = store.update("training_x", partial(jobs.step_stopped, mark=mark, cause="sigterm", at=NOW))
+    assert store.get("training_x").steps[Step.PREPARE] == written.steps[Step.PREPARE]
+    assert written.steps[Step.PREPARE].attempts[0].cause == "sigterm"
+
+
 def test_of_thirty_creates_under_one_key_one_wins_and_the_others_learn_who(store: JobStore) -> None:
     def attempt(number: int) -> tuple[str, bool]:
         job, (event,) = jobs.accepted(new(job_id=f"training_{number}", idempotency_key="once"))

@@ -27,6 +27,7 @@ def shown(status: str, **more: Any) -> dict[str, Any]:
     body = {
         "job_id": "training_x", "parent_job_id": None, "job_name": "x", "status": status, "base_model_id": "a/b",
         "processed_dataset_id": "d", "created_at": "2026-11-24T12:00:00Z", "adapter_path": None, "progress": None,
+        "wandb_url": "https://wandb.example/run",
         "metrics": None, "error": None, "error_detail": None, "steps": {"train": step},
     }  # fmt: skip
     return body | more
@@ -128,7 +129,14 @@ def test_status_tells_what_there_is(played: Played) -> None:
         200, shown("failed", metrics=figures, error="row 3", error_detail=detail),
     )  # fmt: skip
     text = run("status", "x", url=played.url).stdout
-    for said in ("failed", "eval_loss 1.0000, accuracy 0.5000", "row 3 (bad_rows)", "mend them", "attempt 1"):
+    for said in (
+        "failed",
+        "eval_loss 1.0000, accuracy 0.5000",
+        "row 3 (bad_rows)",
+        "mend them",
+        "attempt 1",
+        "wandb.example",
+    ):
         assert said in text
 
 

@@ -173,6 +173,32 @@ def test_why_an_attempt_ended_is_told_when_the_next_begins() -> None:
     assert job.steps[Step.TRAIN].cause is None
 
 
+def test_every_attempt_is_remembered_with_its_seconds_and_why_it_ended() -> None:
+    job, mark = running(Step.TRAIN)
+    job, _ = jobs.checkpointed(job, mark, train_step=7, at=NOW)
+    job, _ = jobs.step_stopped(job, mark, cause="out_of_time", at=NOW + timedelta(seconds=2))
+    for number in (2, 3, 4):
+        job, _ = jobs.step_begun(job, Step.TRAIN, MINE, execution="x", at=NOW)
+        mark = mark.model_copy(update={"attempt": number})
+        if number == 2:  # killed, and the platform says so
+            job, _ = jobs.judged(job, Step.TRAIN, round=2, cause="code 137", at=NOW + timedelta(seconds=3))
+        elif number == 3:  # killed with everything around it
+            job = jobs.heartbeat(job, mark, None, NOW + timedelta(seconds=4))
+    job, _ = jobs.step_done(job, mark, at=NOW + timedelta(seconds=5))
+    assert [(a.attempt, a.seconds, a.cause, a.checkpoint) for a in job.steps[Step.TRAIN].attempts] == [
+        (1, 2, "out_of_time", 7), (2, 3, "code 137", 7), (3, 4, "crashed", 7), (4, 5, None, 7),
+    ]  # fmt: skip
+
+
+def test_the_oldest_attempts_are_forgotten_at_last() -> None:
+    job, mark = running(Step.TRAIN)
+    for number in range(1, jobs.ATTEMPTS_KEPT + 3):
+        job, _ = jobs.step_stopped(job, mark.model_copy(update={"attempt": number}), cause="sigterm", at=NOW)
+        job, _ = jobs.step_begun(job, Step.TRAIN, MINE, execution="x", at=NOW)
+    kept = [attempt.attempt for attempt in job.steps[Step.TRAIN].attempts]
+    assert kept == list(range(3, jobs.ATTEMPTS_KEPT + 3))
+
+
 def test_seconds_of_a_step_are_those_of_all_its_attempts() -> None:
     job, mark = running(Step.TRAIN)
     job = jobs.heartbeat(job, mark, None, NOW + timedelta(seconds=7))  # and then it was killed

@@ -44,6 +44,7 @@ def _train(context: Context, tracking: Tracking) -> None:
     engine.prepare(context.spec)
     from transformers.utils import logging as transformers_logging
 
+    from trainer import job_trainer
     from trainer.sight import Sight
 
     transformers_logging.disable_progress_bar()
@@ -74,7 +75,7 @@ def _train(context: Context, tracking: Tracking) -> None:
     attempt.last_step_at = context.clock.now()
     outcome = trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed[1]))
     attempt.progress.flush()
-    if attempt.stop_cause is not None and trainer.state.global_step < trainer.state.max_steps:
+    if attempt.stop_cause is not None and not job_trainer.is_finished(trainer):
         log.info("stopped at train_step %d: %s", trainer.state.global_step, attempt.stop_cause)
         context.advance.stopped(context.job.job_id, context.mark, cause=attempt.stop_cause)
         return

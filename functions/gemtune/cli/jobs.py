@@ -101,6 +101,7 @@ def _print_job(job: dict[str, Any]) -> None:
         "processed_dataset_id",
         "created_at",
         "adapter_path",
+        "wandb_url",
     ):
         if job[name] is not None:
             click.echo(f"{name + ':':22}{job[name]}")

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from gemtune import cost
 from gemtune.events import Event
-from gemtune.job import Artifact, Failure, Job, JobSummary, Metrics, Progress, Status, Step, StepRecord
+from gemtune.job import Artifact, Attempt, Failure, Job, JobSummary, Metrics, Progress, Status, Step, StepRecord
 from gemtune.machines import LOCAL
 
 
@@ -24,7 +24,8 @@ class JobList(BaseModel):
 
 
 class StepStatus(BaseModel):
-    """How far a step is; `checkpoint` is the train_step of its newest whole checkpoint."""
+    """How far a step is; `checkpoint` is the train_step of its newest whole checkpoint, `attempts` are those that are
+    over."""
 
     state: str
     attempt: int
@@ -34,6 +35,7 @@ class StepStatus(BaseModel):
     heartbeat_at: datetime | None
     cause: str | None
     checkpoint: int
+    attempts: Sequence[Attempt]
 
     @classmethod
     def of(cls, step: StepRecord) -> StepStatus:
