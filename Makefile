@@ -7,10 +7,10 @@ export PORT GEMTUNE_HOME
 BIN := .venv/bin
 EXTRAS := embedded,gcp,trainer,demo,dev
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)",$$/\1/p' pyproject.toml)
-CODE := functions trainer tests examples bench
+CODE := functions trainer tests examples bench deploy
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check e2e infra up cloud format lock requirements clean
+.PHONY: help setup demo test check e2e infra up cloud images plan deploy destroy smoke format lock requirements clean
 
 help: ## show this
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -52,6 +52,28 @@ cloud: .venv/.ready ## the gcp backend on emulators of this machine, until Ctrl-
 up: .venv/.ready ## serve on http://127.0.0.1:$(PORT), everything below $(GEMTUNE_HOME)
 	@exec $(BIN)/gemtune up
 
+# A Google Cloud project: PROJECT_ID=… REGION=… say which; terraform/terraform.tfvars may say more.
+
+images: ## build and push the images of the steps: PROJECT_ID=… REGION=…
+	@$(PYTHON) -m deploy images
+
+ifdef PROJECT_ID
+plan: ## what deploy would change: PROJECT_ID=… REGION=…; without them, of an empty project and without a network
+	@$(PYTHON) -m deploy plan
+else
+plan: .venv/.ready
+	@$(BIN)/python -m tests.infra.offline plan
+endif
+
+deploy: ## make a project the service: PROJECT_ID=… REGION=… [YES=yes]
+	@$(PYTHON) -m deploy apply
+
+destroy: ## remove the service, not its data: PROJECT_ID=… REGION=… [DELETE_DATA=yes]
+	@$(PYTHON) -m deploy destroy
+
+smoke: ## ask the deployed service whether it works: GEMTUNE_URL=… [REQUEST=request.json]
+	@$(PYTHON) -m deploy smoke
+
 format: .venv/.ready ## put the code into its form
 	@$(BIN)/ruff format $(CODE)
 	@$(BIN)/ruff check --fix $(CODE)
@@ -63,10 +85,8 @@ lock: ## resolve pyproject.toml anew into constraints.txt
 	.lock/bin/python -m pip freeze --exclude gemtune | sed 's/+cpu$$//' > constraints.txt
 	rm -rf .lock
 
-requirements: .venv/.ready ## write functions/requirements.txt from pyproject.toml
-	@$(BIN)/python -c 'import tomllib; print("# Made from pyproject.toml by `make requirements`."); \
-	  project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-	  print(*project["dependencies"], *project["optional-dependencies"]["gcp"], sep="\n")' > functions/requirements.txt
+requirements: ## write functions/requirements.txt and trainer/requirements.txt from pyproject.toml
+	@$(PYTHON) -m deploy.requirements
 
 clean: ## remove what was made here; caches outside the checkout and .gemtune stay
 	rm -rf .venv .lock build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

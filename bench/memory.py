@@ -120,6 +120,7 @@ def _model(name: str, size: ModelSize, method: Method, rank: int) -> Any:
     from peft import LoraConfig, get_peft_model
 
     from trainer import row_attention
+    from trainer.sft import leave_casting_to_autocast
 
     row_attention.register()
     second = "gemma-2" in name
@@ -134,7 +135,9 @@ def _model(name: str, size: ModelSize, method: Method, rank: int) -> Any:
     model = made(config).to(torch.float32 if method == "Full" else torch.bfloat16)
     if method == "Full":
         return model
-    return get_peft_model(model, LoraConfig(r=rank, lora_dropout=0.05, target_modules="all-linear"))
+    model = get_peft_model(model, LoraConfig(r=rank, lora_dropout=0.05, target_modules="all-linear"))
+    leave_casting_to_autocast(model)
+    return model
 
 
 def main() -> None:

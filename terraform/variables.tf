@@ -49,17 +49,18 @@ variable "without_gguf" {
 variable "machines" {
   description = <<-EOT
     What can train: each becomes the Cloud Run job gemtune-train-NAME. The names and sizes are those of
-    functions/gemtune/machines.py, which chooses among them. `image` is a key of `images`. No accelerator: a CPU.
+    functions/gemtune/machines.py, which chooses among them. `image` is a key of `images`: the build whose
+    CUDA the machine's driver runs. No accelerator: a CPU.
   EOT
   type = map(object({
     accelerator = optional(string)
     cpus        = number
     memory_gib  = number
-    image       = optional(string, "gpu")
+    image       = optional(string, "cpu")
   }))
   default = {
-    l4           = { accelerator = "nvidia-l4", cpus = 8, memory_gib = 32 }
-    rtx-pro-6000 = { accelerator = "nvidia-rtx-pro-6000", cpus = 20, memory_gib = 80 }
+    l4           = { accelerator = "nvidia-l4", cpus = 8, memory_gib = 32, image = "cu126" }
+    rtx-pro-6000 = { accelerator = "nvidia-rtx-pro-6000", cpus = 20, memory_gib = 80, image = "cu130" }
   }
   validation {
     condition     = length(var.machines) > 0 && alltrue([for name in keys(var.machines) : can(regex("^[a-z][a-z0-9-]{0,30}$", name))])

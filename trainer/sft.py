@@ -82,7 +82,7 @@ def make(
         eval_dataset=None if held_out is None else batches.TokenRows(held_out, album=album),
     )
     if loaded.compute_dtype != torch.float32:
-        _leave_casting_to_autocast(loaded.model)
+        leave_casting_to_autocast(loaded.model)
     trainer.model_accepts_loss_kwargs = True  # our loss is divided by the tokens of the whole train_step
     trainer.compute_dtype = loaded.compute_dtype
     trainer.hooks, trainer.wanted_metrics = hooks, list(config.evaluation_metrics)
@@ -90,7 +90,7 @@ def make(
     return trainer
 
 
-def _leave_casting_to_autocast(model: Any) -> None:
+def leave_casting_to_autocast(model: Any) -> None:
     """PEFT casts what goes into an adapter to its 32 bits, which autocast then casts back: two copies of every input,
     both kept for backward."""
     from peft.tuners.tuners_utils import BaseTunerLayer

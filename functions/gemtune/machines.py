@@ -17,12 +17,14 @@ from gemtune.model_size import ModelSize
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """gpu: the accelerator's name on Cloud Run. gpu_gib: what of its memory a process can have."""
+    """gpu: the accelerator's name on Cloud Run. gpu_gib: what of its memory a process can have. image: the image whose
+    torch its driver runs, one of those that trainer/Dockerfile makes."""
 
     cpus: int
     memory_gib: int
     gpu: str | None = None
     gpu_gib: float = 0.0
+    image: str = "cpu"
 
     def has(self, need: Need) -> bool:
         if self.gpu is None:
@@ -35,8 +37,8 @@ LOCAL = "local"
 
 MACHINES: Mapping[str, Machine] = {
     "cpu": Machine(cpus=8, memory_gib=32),
-    "l4": Machine(cpus=8, memory_gib=32, gpu="nvidia-l4", gpu_gib=22.0),
-    "rtx-pro-6000": Machine(cpus=20, memory_gib=80, gpu="nvidia-rtx-pro-6000", gpu_gib=94.0),
+    "l4": Machine(cpus=8, memory_gib=32, gpu="nvidia-l4", gpu_gib=22.0, image="cu126"),
+    "rtx-pro-6000": Machine(cpus=20, memory_gib=80, gpu="nvidia-rtx-pro-6000", gpu_gib=94.0, image="cu130"),
 }
 
 

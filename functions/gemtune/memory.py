@@ -32,6 +32,10 @@ VISION_GIB = 2.0
 HEAD_BLOCK = 4096
 # For what was not measured: other widths, kernels' own workspaces, and memory in pieces too small to use.
 WORK_MARGIN = 1.15
+# TRL's trainers leave inputs of adapters in two kinds of numbers, as was counted before the other one did not.
+RL_SHARE = 1.35
+# On a CPU, what is kept for backward up to this size is not computed again.
+SMALL_WORK = 512 * 2**20
 # Bytes of a number of the cache that a completion is sampled with. Estimated.
 CACHE_BYTES = 4
 
@@ -84,14 +88,14 @@ def needed(size: ModelSize, load: Load) -> Need:
     files = size.file_bytes + trained * CHECKPOINT_BYTES * LOCAL_CHECKPOINTS
     fixed = VISION_GIB if load.modality == "vision" else 0.0
 
-    def computing(on_gpu: bool) -> float:
-        states = _weights_bytes(size, load.method, on_gpu=on_gpu) + trained * TRAINED_BYTES
-        return states + work_bytes(size, load, checkpointing=on_gpu) * (1 if on_gpu else 2)
-
+    trained_bytes = trained * TRAINED_BYTES
+    on_gpu, on_cpu = (_weights_bytes(size, load.method, on_gpu=gpu) for gpu in (True, False))
+    gpu = on_gpu + trained_bytes + work_bytes(size, load, checkpointing=True)
+    cpu = on_cpu + trained_bytes + _work_without_gpu(size, load, on_cpu)
     return Need(
-        gpu=computing(on_gpu=True) / GIB + GPU_FIXED_GIB + fixed,
+        gpu=gpu / GIB + GPU_FIXED_GIB + fixed,
         beside_gpu=files / GIB + CUDA_PROCESS_GIB,
-        without_gpu=(files + computing(on_gpu=False)) / GIB + PROCESS_GIB + fixed,
+        without_gpu=(files + cpu) / GIB + PROCESS_GIB + fixed,
     )
 
 
@@ -111,10 +115,20 @@ def work_bytes(size: ModelSize, load: Load, *, checkpointing: bool) -> float:
     `python -m bench.memory`: a layer keeps some bytes for each of its widths until its gradients are there, and
     backward's own values are those of the widest, the MLP's. With gradient checkpointing each layer keeps its input,
     and one at a time is computed again."""
-    layer = 28 * size.hidden + 8 * size.intermediate + 44 * (size.attention + size.key_value)
+    layer = 30 * size.hidden + 10 * size.intermediate + 18 * (size.attention + size.key_value)
     layer += 20 * size.capped_heads * load.length
-    head = HEAD_BLOCK * 12 + 8 * size.hidden
-    kept = 2 * size.hidden * size.layers + layer if checkpointing else layer * size.layers
-    one_pass = WORK_MARGIN * load.tokens * (kept + max(head, 14 * size.intermediate))
+    head, backward = HEAD_BLOCK * 12 + 8 * size.hidden, 7 * size.intermediate
+    if checkpointing:
+        a_token = 2 * size.hidden * size.layers + max(head, layer + backward)
+    else:
+        a_token = layer * size.layers + max(head, backward)
+    margin = WORK_MARGIN * (RL_SHARE if load.method == "RL" else 1)
     sampling = load.sampled * load.length * size.layers * 2 * size.key_value * CACHE_BYTES
-    return max(one_pass, sampling)
+    return max(margin * load.tokens * a_token, sampling)
+
+
+def _work_without_gpu(size: ModelSize, load: Load, weights: float) -> float:
+    """As trainer/activations.py decides: layers are computed again where keeping them would take more than the weights
+    do. In float32, which is twice."""
+    kept = 2 * work_bytes(size, load, checkpointing=False)
+    return kept if kept <= max(weights, SMALL_WORK) else max(SMALL_WORK, 2 * work_bytes(size, load, checkpointing=True))

@@ -47,7 +47,7 @@ REFUSED = (
     Refused("project_id", "Example_Project", "A project id has 6 to 30"),
     Refused("region", "us-central1-a", "a zone (us-central1-a)"),
     Refused("firestore_location", "us", "Firestore is in a region"),
-    Refused("images", '{cpu="x/y:latest",gpu="x/y:latest"}', "named by its digest"),
+    Refused("images", '{cpu="x/y:latest",cu126="x/y:latest",cu130="x/y:latest"}', "named by its digest"),
     Refused("callers", '["allUsers"]', "make the API public"),
     Refused("publishers", '["me@example.com"]', "Name users, groups, service accounts or domains."),
     Refused("hf_token_secret", "hf_fakefakefake", "This looks like a token."),

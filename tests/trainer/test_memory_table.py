@@ -11,11 +11,10 @@ from bench.memory import MODELS, measure
 from gemtune import memory, model_size
 
 
-@pytest.mark.parametrize("checkpointing", [True, False])
-@pytest.mark.parametrize("name", MODELS[:2])
+@pytest.mark.parametrize(("name", "checkpointing"), [(MODELS[0], True), (MODELS[0], False), (MODELS[1], True)])
 def test_a_step_allocates_no_more_than_is_reckoned_and_not_far_less(name: str, checkpointing: bool) -> None:
     found = measure(name, rows=2, length=48, checkpointing=checkpointing)
-    assert 1 <= found.reckoned / found.counted <= 1.8
+    assert 1 <= found.reckoned / found.counted <= 1.6
 
 
 def test_work_memory_grows_with_the_tokens_however_they_are_split() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from gemtune import cost
 from gemtune.handlers.answers import JobStatus
 from gemtune.job import Job, Status, Step, StepRecord
-from gemtune.machines import MACHINES
+from gemtune.machines import CPU_STEPS, MACHINES
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
@@ -55,6 +57,24 @@ def test_the_list_says_when_where_and_whence_and_has_every_accelerator() -> None
     assert len(listed["source"]) > 40
     wanted = {"vcpu", "gib"} | {machine.gpu for machine in MACHINES.values() if machine.gpu}
     assert set(listed["a_second"]) == wanted
+
+
+def test_the_readme_says_what_the_list_says() -> None:
+    readme = (Path(__file__).parent.parent.parent / "README.md").read_text()
+    an_hour = {name: cost.a_second(machine) for name, machine in {**MACHINES, **CPU_STEPS}.items()}
+    for words, price in (
+        ("prepare, an hour", an_hour["prepare"]),
+        ("train on `l4`, an hour", an_hour["l4"]),
+        ("export, an hour", an_hour["export"]),
+    ):
+        assert price is not None
+        assert f"| {words} | ${price * 3600:.2f} |" in readme
+    without_gpu = cost.a_second(replace(MACHINES["rtx-pro-6000"], gpu=None))
+    assert without_gpu is not None
+    assert f"its CPUs and memory alone are ${without_gpu * 3600:.2f} |" in readme
+    example = cost.of_job(job("l4", prepare=120, train=1200, export=180))
+    assert f"3 of export | ${example:.2f} |" in readme
+    assert json.loads(cost.PRICES.read_text())["date"] in readme
 
 
 def test_the_status_of_a_job_tells_its_cost_when_it_is_over() -> None:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from deploy.requirements import requirements
+
 ROOT = Path(__file__).parent.parent.parent
 PACKAGE = ROOT / "functions" / "gemtune"
 
@@ -64,15 +66,13 @@ def test_only_bootstrap_and_the_server_know_the_backend() -> None:
     assert {name for name in knowing if not allowed.match(name)} == set()
 
 
-def test_the_requirements_of_the_functions_are_those_of_the_project() -> None:
-    import tomllib
-
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lines = (ROOT / "functions" / "requirements.txt").read_text().splitlines()
-    assert [line for line in lines if not line.startswith("#")] == [
-        *project["dependencies"],
-        *project["optional-dependencies"]["gcp"],
-    ]
+def test_the_requirements_of_functions_and_trainer_are_those_of_the_project() -> None:
+    for path, content in requirements().items():
+        assert path.read_text() == content, "run: make requirements"
+    in_functions, in_trainer = (content.splitlines() for content in requirements().values())
+    assert any(line.startswith("functions-framework==") for line in in_functions)
+    assert any(line.startswith("torch==") for line in in_trainer)
+    assert not any(line.startswith(("torch==", "transformers==")) for line in in_functions)
 
 
 def test_every_pin_of_the_project_is_in_the_constraints() -> None:

@@ -1,0 +1,33 @@
+"""`python -m deploy images|plan|apply|destroy|smoke`, as the Makefile calls it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from deploy import images, project, smoke
+from deploy.tools import Refused
+
+
+def main() -> int:
+    """Returns the exit code: 0 done, 1 a tool or the service failed, 2 refused before anything was done."""
+    parser = argparse.ArgumentParser(prog="python -m deploy")
+    parser.add_argument("command", choices=["images", "plan", "apply", "destroy", "smoke"])
+    command = parser.parse_args().command
+    try:
+        if command == "smoke":
+            return smoke.run(os.environ)
+        deployment = project.Deployment.from_environment(os.environ)
+        calls = {
+            "images": images.build, "plan": project.plan, "apply": project.apply, "destroy": project.destroy,
+        }  # fmt: skip
+        calls[command](deployment)
+    except Refused as error:
+        print(f"make {'deploy' if command == 'apply' else command}: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

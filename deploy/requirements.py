@@ -1,0 +1,32 @@
+"""`python -m deploy.requirements`: what the functions and the trainer's image install, from pyproject.toml."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+HEAD = "# Made from pyproject.toml by `make requirements`."
+# Of what the functions need, the steps need the contract; they serve nothing and read no events.
+SHARED = ("pydantic",)
+
+
+def requirements() -> Mapping[Path, str]:
+    """The files that they are kept in, and what belongs into each."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed, extras = project["dependencies"], project["optional-dependencies"]
+    shared = [line for line in needed if line.partition("==")[0] in SHARED]
+    return {
+        ROOT / "functions" / "requirements.txt": _lines([*needed, *extras["gcp"]]),
+        ROOT / "trainer" / "requirements.txt": _lines([*shared, *extras["gcp"], *extras["trainer"]]),
+    }
+
+
+def _lines(wanted: list[str]) -> str:
+    return "\n".join([HEAD, *wanted]) + "\n"
+
+
+if __name__ == "__main__":
+    for path, content in requirements().items():
+        path.write_text(content)

@@ -1,0 +1,104 @@
+"""gcloud and terraform for tests of `make deploy`: executables that write down how they were called, and answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent.parent
+PROJECT, REGION = "my-project", "us-central1"
+REPOSITORY = f"{REGION}-docker.pkg.dev/{PROJECT}/gemtune-trainer"
+OUTPUTS = {
+    "image_repository": REPOSITORY,
+    "build_service_account": f"projects/{PROJECT}/serviceAccounts/gemtune-build@{PROJECT}.iam.gserviceaccount.com",
+    "buckets": {"source": f"{PROJECT}-gemtune-source", "export": f"{PROJECT}-gemtune-export"},
+    "api_url": "https://gemtune-api-x-uc.a.run.app",
+}
+STATE = [
+    "data.google_project.this",
+    'google_project_service.enabled["run"]',
+    "google_firestore_database.records",
+    'google_storage_bucket.gemtune["source"]',
+    'google_storage_bucket.gemtune["data"]',
+    'google_storage_bucket.gemtune["export"]',
+    'google_cloudfunctions2_function.gemtune["api"]',
+    "google_workflows_workflow.fine_tune",
+]
+SCRIPT = """#!{python}
+import json, sys
+from pathlib import Path
+here = Path(__file__).parent
+with (here / "calls").open("a") as calls:
+    calls.write(json.dumps([{name!r}, *sys.argv[1:]]) + "\\n")
+if "apply" in sys.argv:
+    (here / "applied").touch()
+for words, answer, code, after_apply in json.loads((here / "answers").read_text()):
+    if all(word in sys.argv[1:] for word in words) and (not after_apply or (here / "applied").exists()):
+        sys.stdout.write(answer)
+        sys.exit(code)
+"""
+
+
+class StandIns:
+    """Both programs on a PATH of their own. An answer is given to the first call that has all of its words."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.answers: list[tuple[list[str], str, int, bool]] = []
+        for name in ("gcloud", "terraform"):
+            self.install(name)
+
+    def install(self, name: str) -> None:
+        path = self.folder / name
+        path.write_text(SCRIPT.format(python=sys.executable, name=name))
+        path.chmod(0o755)
+
+    def answer(self, *words: str, with_: Any = "", code: int = 0, after_apply: bool = False) -> None:
+        text = with_ if isinstance(with_, str) else json.dumps(with_)
+        self.answers.append((list(words), text, code, after_apply))
+
+    def deployed(self, *, after_apply: bool = False) -> None:
+        """There is something to ask about: from the beginning, or once Terraform has made it."""
+        found = {name: {"value": value} for name, value in OUTPUTS.items()}
+        self.answer("output", with_=found, after_apply=after_apply)
+
+    def builds(
+        self, status: str = "SUCCESS", images: tuple[str, ...] = ("cpu", "cu126", "cu130"), tag: str = "t"
+    ) -> None:
+        pushed = [{"name": f"{REPOSITORY}/{name}:{tag}", "digest": f"sha256:{name.ljust(64, '0')}"} for name in images]
+        self.answer("submit", with_="build-1\n")
+        self.answer("describe", with_={"status": status, "results": {"images": pushed}})
+
+    def make(
+        self, target: str, *variables: str, typed: str = "", environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """`make TARGET VARIABLE=…` with these programs, and no others of their names."""
+        (self.folder / "answers").write_text(json.dumps(self.answers))
+        ours = ("PROJECT_ID", "REGION", "YES", "DELETE_DATA", "REQUEST", "GEMTUNE_URL", "GEMTUNE_ID_TOKEN", "MAKEFLAGS")
+        kept = {name: value for name, value in os.environ.items() if name not in ours}
+        kept |= {"PATH": f"{self.folder}:{self._tools()}"} | dict(environment or {})
+        command = ["make", "--no-print-directory", target, f"PYTHON={sys.executable}", *variables]
+        return subprocess.run(command, cwd=ROOT, env=kept, input=typed, capture_output=True, text=True, check=False)
+
+    def _tools(self) -> Path:
+        """What the Makefile itself calls, without whatever else is installed beside it."""
+        tools = self.folder / "tools"
+        tools.mkdir(exist_ok=True)
+        for name in ("make", "sh", "sed"):
+            found = shutil.which(name)
+            assert found is not None
+            (tools / name).unlink(missing_ok=True)
+            (tools / name).symlink_to(found)
+        return tools
+
+    @property
+    def calls(self) -> list[list[str]]:
+        """Of both programs, in their order."""
+        path = self.folder / "calls"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

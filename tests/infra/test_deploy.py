@@ -1,0 +1,207 @@
+"""`make images|plan|deploy|destroy`: what is called in which order with which arguments, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy import images
+from deploy.project import Deployment
+from tests.infra.stand_ins import OUTPUTS, PROJECT, REGION, REPOSITORY, ROOT, STATE, StandIns
+
+HERE = (f"PROJECT_ID={PROJECT}", f"REGION={REGION}")
+DEPLOYMENT = Deployment(PROJECT, REGION)
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Iterator[StandIns]:
+    shutil.rmtree(DEPLOYMENT.images_file.parent, ignore_errors=True)
+    yield StandIns(tmp_path)
+    shutil.rmtree(DEPLOYMENT.images_file.parent, ignore_errors=True)
+
+
+def built(tag: str | None = None) -> None:
+    """Images of an earlier build."""
+    DEPLOYMENT.images_file.parent.mkdir(parents=True)
+    DEPLOYMENT.images_file.write_text("{}")
+    DEPLOYMENT.tag_file.write_text(images.tag() if tag is None else tag)
+
+
+def steps(cloud: StandIns) -> list[str]:
+    """What was called, without options: the shape of it."""
+    return [
+        " ".join([call[0], *(word for word in call[1:] if word[0] not in "-." and "=" not in word)])
+        for call in cloud.calls
+    ]
+
+
+def test_deploy_makes_what_a_build_needs_then_images_then_everything(cloud: StandIns) -> None:
+    cloud.builds()
+    cloud.deployed(after_apply=True)
+    ran = cloud.make("deploy", *HERE, "YES=yes")
+    assert ran.returncode == 0, ran.stderr
+    assert steps(cloud) == [
+        "terraform init", "terraform output", "terraform apply", "terraform output",
+        "gcloud builds submit", "gcloud builds log build-1", "gcloud builds describe build-1",
+        "terraform apply", "terraform output",
+    ]  # fmt: skip
+    assert OUTPUTS["api_url"] in ran.stdout
+
+
+def test_an_empty_project_first_gets_what_a_build_needs(cloud: StandIns) -> None:
+    ran = cloud.make("images", *HERE, "YES=yes")
+    assert "made no registry" in ran.stderr  # this stand-in's makes none
+    apply = next(call for call in cloud.calls if "apply" in call)
+    assert [word for word in apply if word.startswith("-target=")] == [
+        f"-target={address}" for address in images.BEFORE
+    ]
+    assert "-auto-approve" in apply
+    (placeholder,) = [word for word in apply if word.startswith("images=")]
+    assert set(json.loads(placeholder.removeprefix("images="))) == set(images.IMAGES)
+
+
+def test_what_a_build_needs_is_there_by_these_names() -> None:
+    """A target that Terraform does not know is a warning, and nothing is made."""
+    text = "".join(path.read_text() for path in (ROOT / "terraform").glob("*.tf"))
+    for address in images.BEFORE:
+        kind, _, rest = address.partition(".")
+        assert f'resource "{kind}" "{rest.partition("[")[0]}"' in text
+    assert '{ who = "build", role = "roles/logging.logWriter" }' in text
+    assert '{ bucket = "source", who = "build", role = "viewer" }' in text
+
+
+def test_a_build_runs_as_its_account_from_its_bucket_and_its_digests_flow_to_terraform(cloud: StandIns) -> None:
+    cloud.deployed()
+    cloud.builds()
+    ran = cloud.make("deploy", *HERE)
+    assert ran.returncode == 0, ran.stderr
+    (submit,) = [call for call in cloud.calls if "submit" in call]
+    assert f"--service-account={OUTPUTS['build_service_account']}" in submit
+    assert f"--gcs-source-staging-dir=gs://{PROJECT}-gemtune-source/builds" in submit
+    assert f"--substitutions=_REPOSITORY={REPOSITORY},_TAG={images.tag()}" in submit
+    assert {f"--project={PROJECT}", f"--region={REGION}"} <= set(submit)
+    kept = json.loads(DEPLOYMENT.images_file.read_text())
+    assert kept == {
+        "images": {name: f"{REPOSITORY}/{name}@sha256:{name.ljust(64, '0')}" for name in ("cpu", "cu126", "cu130")}
+    }
+    apply = cloud.calls[-2]
+    assert f"-var-file={DEPLOYMENT.images_file}" in apply
+    assert f"project_id={PROJECT}" in apply
+    assert "-auto-approve" not in apply  # Terraform asks
+    assert all(image in ran.stdout for image in kept["images"].values())
+
+
+def test_images_whose_sources_did_not_change_are_not_built_again(cloud: StandIns) -> None:
+    cloud.deployed()
+    built()
+    assert cloud.make("deploy", *HERE).returncode == 0
+    assert "gcloud" not in {call[0] for call in cloud.calls}
+    built_before = DEPLOYMENT.tag_file
+    built_before.write_text("other sources")
+    cloud.builds()
+    assert cloud.make("deploy", *HERE).returncode == 0
+    assert "gcloud builds submit" in steps(cloud)
+
+
+@pytest.mark.parametrize(
+    ("status", "pushed", "said"),
+    [("FAILURE", ("cpu", "cu126", "cu130"), "ended as FAILURE"), ("SUCCESS", ("cpu", "cu130"), "no image cu126")],
+)
+def test_a_build_that_fails_or_lacks_an_image_ends_it(
+    cloud: StandIns, status: str, pushed: tuple[str, ...], said: str
+) -> None:
+    cloud.deployed()
+    cloud.builds(status, pushed)
+    ran = cloud.make("deploy", *HERE)
+    assert ran.returncode != 0
+    assert said in ran.stderr
+    assert "terraform apply" not in steps(cloud)
+    assert not DEPLOYMENT.images_file.exists()
+
+
+def test_a_tool_that_fails_ends_it(cloud: StandIns) -> None:
+    built()
+    cloud.answer("init", code=1)
+    ran = cloud.make("deploy", *HERE)
+    assert ran.returncode != 0
+    assert "`terraform -chdir=terraform init …` ended with 1" in ran.stderr
+    assert steps(cloud) == ["terraform init"]
+
+
+@pytest.mark.parametrize(
+    ("target", "variables", "said"),
+    [
+        ("images", (), "PROJECT_ID is not set"),
+        ("destroy", (), "PROJECT_ID is not set"),
+        ("deploy", (f"PROJECT_ID={PROJECT}",), "REGION is not set"),
+        ("deploy", (f"PROJECT_ID={PROJECT}", "REGION=us-central1-a"), "REGION is 'us-central1-a'"),
+        ("deploy", ("PROJECT_ID=No Project", f"REGION={REGION}"), "PROJECT_ID is 'No Project'"),
+        ("deploy", (*HERE, "YES=1"), "YES is '1'"),
+        ("destroy", (*HERE, "DELETE_DATA=true"), "DELETE_DATA is 'true'"),
+    ],
+)
+def test_it_refuses_to_guess(cloud: StandIns, target: str, variables: tuple[str, ...], said: str) -> None:
+    ran = cloud.make(target, *variables)
+    assert ran.returncode != 0
+    assert said in ran.stderr
+    assert cloud.calls == []
+
+
+@pytest.mark.parametrize(("target", "missing"), [("deploy", "gcloud"), ("images", "terraform"), ("plan", "terraform")])
+def test_a_program_that_is_not_installed_is_named_with_where_it_is(cloud: StandIns, target: str, missing: str) -> None:
+    (cloud.folder / missing).unlink()
+    ran = cloud.make(target, *HERE)
+    assert f"{missing} is not installed: https://" in ran.stderr
+    assert cloud.calls == []
+
+
+def test_plan_changes_nothing_and_needs_no_images(cloud: StandIns) -> None:
+    assert cloud.make("plan", *HERE).returncode == 0
+    assert steps(cloud) == ["terraform init", "terraform plan"]
+    assert any(word.startswith("images=") for word in cloud.calls[-1])
+    built()
+    assert cloud.make("plan", *HERE).returncode == 0
+    assert f"-var-file={DEPLOYMENT.images_file}" in cloud.calls[-1]
+
+
+@pytest.mark.parametrize("typed", ["", "yes\n", "other-project\n"])
+def test_destroy_wants_the_projects_name(cloud: StandIns, typed: str) -> None:
+    ran = cloud.make("destroy", *HERE, typed=typed)
+    assert ran.returncode != 0
+    assert "nothing was deleted" in ran.stderr
+    assert cloud.calls == []
+
+
+def test_destroy_leaves_data_alone(cloud: StandIns) -> None:
+    cloud.answer("list", with_="\n".join(STATE) + "\n")
+    ran = cloud.make("destroy", *HERE, typed=f"{PROJECT}\n")
+    assert ran.returncode == 0, ran.stderr
+    destroy = cloud.calls[-1]
+    assert "delete_data=false" in destroy
+    assert [word.removeprefix("-target=") for word in destroy if word.startswith("-target=")] == [
+        'google_storage_bucket.gemtune["source"]', 'google_cloudfunctions2_function.gemtune["api"]',
+        "google_workflows_workflow.fine_tune",
+    ]  # fmt: skip
+    assert 'google_storage_bucket.gemtune["data"]' in ran.stdout
+
+
+def test_destroy_without_anything_but_data_does_nothing(cloud: StandIns) -> None:
+    cloud.answer("list", with_="google_firestore_database.records\n")
+    ran = cloud.make("destroy", *HERE, "YES=yes")
+    assert ran.returncode != 0
+    assert "terraform destroy" not in steps(cloud)
+
+
+def test_destroy_deletes_data_when_it_is_told_to(cloud: StandIns) -> None:
+    ran = cloud.make("destroy", *HERE, "DELETE_DATA=yes", typed=f"{PROJECT}\n")
+    assert ran.returncode == 0, ran.stderr
+    assert "all results and all records" in ran.stdout
+    assert steps(cloud) == ["terraform init", "terraform apply", "terraform destroy"]
+    apply, destroy = cloud.calls[1:]
+    assert "delete_data=true" in apply
+    assert "delete_data=true" in destroy
+    assert not [word for word in destroy if word.startswith("-target=")]

@@ -1,0 +1,284 @@
+"""The images of trainer/, as far as a machine without a Docker engine can tell: the Dockerfile is linted and parsed,
+its install and its entry point run here on the files that it copies."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from fnmatch import fnmatch
+from importlib import metadata
+from pathlib import Path
+
+import dockerfile
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from ruamel.yaml import YAML
+
+from gemtune.machines import MACHINES
+
+ROOT = Path(__file__).parent.parent.parent
+DOCKERFILE = ROOT / "trainer" / "Dockerfile"
+COMMANDS = dockerfile.parse_file(str(DOCKERFILE))
+LOCK = {
+    canonicalize_name(line.partition("==")[0]): line.partition("==")[2].strip()
+    for line in (ROOT / "constraints.txt").read_text().splitlines()
+    if "==" in line and not line.startswith("#")
+}
+# Comes with every virtual environment of Python 3.11; a lock does not list it.
+WITH_PYTHON = {"setuptools"}
+
+
+def stages() -> dict[str, list[dockerfile.Command]]:
+    """The instructions of each stage, by its name."""
+    found: dict[str, list[dockerfile.Command]] = {}
+    for command in COMMANDS:
+        if command.cmd.upper() == "FROM":
+            found[command.value[-1]] = []
+        elif found:
+            found[list(found)[-1]].append(command)
+    return found
+
+
+def of_kind(stage: str, kind: str) -> list[dockerfile.Command]:
+    return [command for command in stages()[stage] if command.cmd.upper() == kind]
+
+
+def environment(stage: str) -> dict[str, str]:
+    values = [part for command in of_kind(stage, "ENV") for part in command.value]
+    return dict(zip(values[::2], values[1::2], strict=True))
+
+
+def test_a_linter_finds_nothing() -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    linted = subprocess.run([hadolint, "--no-color", DOCKERFILE], capture_output=True, text=True, check=False)
+    assert (linted.returncode, linted.stdout) == (0, "")
+
+
+def test_the_linter_would_find_something(tmp_path: Path) -> None:
+    bad = tmp_path / "Dockerfile"
+    bad.write_text(DOCKERFILE.read_text().replace("--no-install-recommends ", "").replace("slim-bookworm", "slim"))
+    hadolint = Path(sys.executable).with_name("hadolint")
+    linted = subprocess.run([hadolint, "--no-color", bad], capture_output=True, text=True, check=False)
+    assert "DL3015" in linted.stdout
+
+
+def test_the_image_is_built_in_stages_and_its_last_has_no_compiler_on_a_cpu_and_no_root() -> None:
+    assert list(stages()) == ["llama", "packages", "image"]
+    bases = {command.value[0] for command in COMMANDS if command.cmd.upper() == "FROM"}
+    assert bases == {"python:${PYTHON}"}
+    (base,) = [
+        value for command in COMMANDS if command.cmd.upper() == "ARG" for value in command.value if "PYTHON" in value
+    ]
+    assert re.fullmatch(r"PYTHON=3\.11-slim-\w+", base)
+    (user,) = of_kind("image", "USER")
+    assert int(user.value[0]) >= 10_000
+    last = [command.cmd.upper() for command in stages()["image"]]
+    assert last.index("USER") > max(index for index, cmd in enumerate(last) if cmd in ("RUN", "COPY", "ADD"))
+    (entry,) = of_kind("image", "ENTRYPOINT")
+    assert entry.value == ("python", "-m", "trainer")
+    (installs,) = [command.value[0] for command in of_kind("image", "RUN") if "apt-get" in command.value[0]]
+    assert installs.startswith('if [ "${TORCH}" != cpu ]')
+
+
+def test_nothing_secret_and_no_weights_are_in_it() -> None:
+    text = DOCKERFILE.read_text()
+    assert "ADD " not in text
+    assert not re.search(r"(?i)token|password|secret|huggingface\.co|hf_|\.safetensors|\.gguf", text)
+    assert "HF_TOKEN" not in environment("image")
+
+
+def context_files() -> set[str]:
+    """The files that .dockerignore lets into a build, its last matching line deciding, as Docker reads it."""
+    rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+    tracked = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+
+    def matches(name: str, pattern: str) -> bool:
+        parts = name.split("/")
+        prefixes = ["/".join(parts[: count + 1]) for count in range(len(parts))]
+        if pattern.startswith("**/"):
+            return any(fnmatch(part, pattern[3:]) for part in parts)
+        return any(fnmatch(prefix, pattern) and prefix.count("/") == pattern.count("/") for prefix in prefixes)
+
+    kept = set()
+    for name in tracked:
+        ignored = False
+        for rule in rules:
+            if matches(name, rule.removeprefix("!")):
+                ignored = not rule.startswith("!")
+        if not ignored and (ROOT / name).is_file():
+            kept.add(name)
+    return kept
+
+
+def copied(stage: str) -> dict[str, str]:
+    """Source file -> place in the image, of what a stage copies from the context."""
+    files = context_files()
+    workdir = next((command.value[0] for command in of_kind(stage, "WORKDIR")), "/")
+    found = {}
+    for command in of_kind(stage, "COPY"):
+        if command.flags:
+            continue
+        *sources, target = command.value
+        target = str(Path(workdir) / target) + ("/" if target.endswith("/") else "")
+        for source in sources:
+            below = [name for name in files if name == source or name.startswith(f"{source}/")]
+            assert below, f"{source} is not in the build's context"
+            for name in below:
+                into = target if name != source else f"{target}{Path(name).name}" if target.endswith("/") else target
+                found[name] = into if name == source else f"{target.rstrip('/')}/{name.removeprefix(source + '/')}"
+    return found
+
+
+def test_only_what_is_copied_is_sent_to_the_build() -> None:
+    sent = {name for stage in stages() for name in copied(stage)}
+    assert context_files() == sent
+    assert not [name for name in sent if name.startswith("tests/") or name.endswith((".pyc", "Dockerfile"))]
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the last stage copies, laid out as in the image, readable for everybody."""
+    root = tmp_path_factory.mktemp("image")
+    for source, target in copied("image").items():
+        path = root / target.lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / source, path)
+    return root
+
+
+def as_nobody() -> list[str]:
+    """What makes a command run as a user without rights: root becomes somebody else in a user namespace, since our
+    Python may lie where only root can read."""
+    if os.geteuid() != 0:
+        return []
+    become = ["unshare", "--user", "--map-user=10001", "--map-group=10001"]
+    if subprocess.run([*become, "true"], check=False).returncode != 0:
+        pytest.skip("this root may become nobody else: user namespaces are switched off")
+    return become
+
+
+def in_the_image(app: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with the image's environment as its user."""
+    set_there = {name: value for name, value in environment("image").items() if name != "PATH"}
+    set_there |= {"PYTHONPATH": str(app / "app"), "HOME": "/nonexistent", "PATH": os.environ["PATH"]} | variables
+    command = [*as_nobody(), sys.executable, *arguments]
+    return subprocess.run(command, cwd=app / "app", env=set_there, capture_output=True, text=True, check=False)
+
+
+def test_the_entry_point_runs_from_a_bare_copy_as_nobody(app: Path) -> None:
+    ran = in_the_image(app, *of_kind("image", "ENTRYPOINT")[0].value[1:], "--help")
+    assert ran.returncode == 0, ran.stderr
+    assert "{prepare,train,export}" in ran.stdout
+    where = in_the_image(
+        app, "-c", "import os, gemtune, trainer; print(os.getuid(), gemtune.__file__, trainer.__file__)"
+    )
+    uid, *files = where.stdout.split()
+    assert int(uid) != 0
+    assert all(file.startswith(str(app)) for file in files)
+
+
+def test_every_module_of_the_image_imports_without_what_only_functions_have(app: Path) -> None:
+    """prepare, export and what a train step begins with; torch's part is what the trainer's own tests import."""
+    code = (
+        "import sys, importlib\n"
+        "for absent in ('functions_framework', 'flask', 'google.events', 'click', 'httpx', 'waitress', 'lark'):\n"
+        "    sys.modules[absent] = None\n"
+        "for name in ('trainer.__main__', 'trainer.steps.prepare', 'trainer.steps.export', 'gemtune.bootstrap',\n"
+        "             'gemtune.gcp.firestore_store', 'gemtune.gcp.storage_objects', 'gemtune.gcp.secret_manager'):\n"
+        "    importlib.import_module(name)\n"
+    )
+    ran = in_the_image(app, "-c", code, PROJECT_ID="p", REGION="r")
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_a_step_without_its_settings_says_which_are_missing(app: Path) -> None:
+    arguments = ("prepare", "--job-id", "j", "--launch", "1", "--execution", "e")
+    ran = in_the_image(app, "-m", "trainer", *arguments)
+    assert ran.returncode not in (0, None)
+    assert "PROJECT_ID is not set" in ran.stderr
+
+
+def installs() -> list[list[str]]:
+    """The arguments of each `pip install` of the stage that makes the environment."""
+    runs = " && ".join(command.value[0] for command in of_kind("packages", "RUN"))
+    return [shlex.split(part)[2:] for part in runs.split("&&") if part.strip().startswith("pip install")]
+
+
+def test_packages_are_wheels_at_the_versions_of_the_lock() -> None:
+    torch, rest = installs()
+    assert torch[torch.index("--index-url") + 1] == "https://download.pytorch.org/whl/${TORCH}"
+    assert "--no-deps" in torch
+    assert rest[rest.index("--only-binary") + 1] == ":all:"
+    assert rest[rest.index("--constraint") + 1] == "constraints.txt"
+    assert "--extra-index-url" not in torch + rest
+
+
+def test_every_package_that_is_installed_is_in_the_lock() -> None:
+    """Followed from requirements.txt through what each asks for, by the packages of this environment."""
+    waiting = [Requirement(line) for line in (ROOT / "trainer" / "requirements.txt").read_text().splitlines()[1:]]
+    seen: set[tuple[str, frozenset[str]]] = set()
+    while waiting:
+        wanted = waiting.pop()
+        name, extras = canonicalize_name(wanted.name), frozenset(wanted.extras)
+        if (name, extras) in seen:
+            continue
+        seen.add((name, extras))
+        if name in WITH_PYTHON:
+            continue
+        assert name in LOCK, f"{name} is not in constraints.txt"
+        assert wanted.specifier.contains(LOCK[name], prereleases=True), f"{wanted} is not {LOCK[name]}"
+        for line in metadata.requires(name) or []:
+            needed = Requirement(line)
+            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in (extras or {""})):
+                waiting.append(needed)
+    assert ("torch", frozenset()) in seen
+
+
+def test_pip_finds_the_install_step_satisfied_by_the_lock() -> None:
+    """The line of the Dockerfile, dry: everything is here at these versions, so nothing is to be done."""
+    _, rest = installs()
+    arguments = [part for part in rest if part != "--no-cache-dir"]
+    arguments[arguments.index("requirements.txt")] = "trainer/requirements.txt"
+    dry = ["--dry-run", "--no-index", "--no-deps", "--quiet", "--report", "-"]
+    command = [sys.executable, "-m", "pip", "install", *dry, *arguments]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["install"] == []
+
+
+def test_the_build_makes_an_image_for_every_machine() -> None:
+    build = YAML(typ="safe").load(ROOT / "cloudbuild.yaml")
+    built = {step["id"] for step in build["steps"]}
+    assert built == {machine.image for machine in MACHINES.values()} | {"cpu"}
+    for step in build["steps"]:
+        assert f"TORCH={step['id']}" in step["args"]
+        assert step["args"][-1] == "."
+    assert build["images"] == [f"${{_REPOSITORY}}/{name}:${{_TAG}}" for name in ("cpu", "cu126", "cu130")]
+    assert build["options"]["logging"] == "CLOUD_LOGGING_ONLY"  # the build's account is one of ours
+
+
+def test_a_build_is_sent_the_same_files(tmp_path: Path) -> None:
+    """.gcloudignore has .gitignore's words, so git itself can read it."""
+    names = context_files() | {"cloudbuild.yaml", ".dockerignore", "README.md", "tests/rows.py", "functions/main.py"}
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    shutil.copyfile(ROOT / ".gcloudignore", tmp_path / ".gitignore")
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    sent = subprocess.run(
+        ["git", "ls-files", "--others", "--exclude-standard"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert context_files() | {"cloudbuild.yaml", ".dockerignore"} <= set(sent.stdout.split())
+    assert not {"README.md", "tests/rows.py", "functions/main.py"} & set(sent.stdout.split())

@@ -1,0 +1,31 @@
+"""Terraform makes the machines that functions/gemtune/machines.py chooses among."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gemtune.machines import CPU_STEPS, MACHINES, Machine
+from tests.infra.planned import Planned
+
+
+def limits(machine: Machine) -> dict[str, str]:
+    gpu = {} if machine.gpu is None else {"nvidia.com/gpu": "1"}
+    return {"cpu": str(machine.cpus), "memory": f"{machine.memory_gib}Gi"} | gpu
+
+
+def task(job: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The container of a Cloud Run job, and its accelerators."""
+    (template,) = job["template"][0]["template"]
+    return template["containers"][0], [selector["accelerator"] for selector in template["node_selector"] or []]
+
+
+def test_each_step_has_the_machine_that_it_is_reckoned_with(plan: Planned) -> None:
+    jobs = plan.named("google_cloud_run_v2_job")
+    wanted = {f"gemtune-{step}": machine for step, machine in CPU_STEPS.items()}
+    wanted |= {f"gemtune-train-{name}": machine for name, machine in MACHINES.items() if machine.gpu is not None}
+    assert set(jobs) == set(wanted)
+    for name, machine in wanted.items():
+        container, accelerators = task(jobs[name])
+        assert container["resources"][0]["limits"] == limits(machine)
+        assert accelerators == ([] if machine.gpu is None else [machine.gpu])
+        assert f"/{machine.image}@sha256:" in container["image"]
