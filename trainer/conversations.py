@@ -144,5 +144,5 @@ def _text_part(part: Any) -> str:
     if kind == "image":
         raise BadRow("a picture where there can be none: a text job, or a system message")
     if kind != "text" or not isinstance(part.get("text"), str):
-        raise BadRow("a content list holds {type: text, text} only")
+        raise BadRow("a content list holds {type: text, text} only, and of users {type: image, image} in a vision job")
     return str(part["text"])

@@ -14,16 +14,20 @@ from trainer.conversations import Messages, pictures_in, texts_in
 
 # What Gemma3Processor takes when a model does not say.
 DEFAULT_COUNT = 256
+# What Gemma3Config takes for the id of the soft token.
+DEFAULT_SOFT_ID = 262_144
 BILINEAR = 2
 
 
 @dataclass(frozen=True, slots=True)
 class PictureTokens:
     """begin: what the chat template writes for a picture. soft: the token in whose place the model puts what it sees,
-    `count` times. size: width and height of what it sees; None when the processor decides by the picture."""
+    `count` times; soft_id: its id, as the model says. size: width and height of what it sees; None when the processor
+    decides by the picture."""
 
     begin: str
     soft: str
+    soft_id: int
     end: str
     count: int
     size: tuple[int, int] | None
@@ -70,13 +74,14 @@ def picture_tokens(folder: Path, config: Mapping[str, Any]) -> PictureTokens:
     if processor.get("do_pan_and_scan") or pictures.get("do_pan_and_scan"):
         hint = "set do_pan_and_scan to false in its preprocessor_config.json"
         raise StepError("processor_not_supported", "the base model cuts pictures into parts (pan and scan)", hint=hint)
-    tokens = [_token(tokenizer, name) for name in ("boi_token", "image_token", "eoi_token")]
+    begin, soft, end = (_token(tokenizer, name) for name in ("boi_token", "image_token", "eoi_token"))
+    soft_id = config.get("image_token_index", config.get("image_token_id", DEFAULT_SOFT_ID))  # both have been in use
     count = processor.get("image_seq_length", DEFAULT_COUNT)
     made = config.get("mm_tokens_per_image", DEFAULT_COUNT)
     if count != made:
         message = f"the base model makes {made} tokens of a picture, its processor_config.json says {count}"
         raise StepError("bad_base_model", message, hint="use the processor that came with the model")
-    return PictureTokens(*tokens, count=count, size=_size(pictures))
+    return PictureTokens(begin, soft, soft_id, end, count, _size(pictures))
 
 
 def _check_sees(config: Mapping[str, Any]) -> None:

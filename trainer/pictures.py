@@ -25,6 +25,8 @@ TOO_MANY_PIXELS = f"a picture of more than {MAX_PIXELS} pixels"
 _FILMS = ("PNG", "WEBP", "GIF")
 # A file is kept as it came while it has at most this many bytes a pixel that the model sees: PNG seldom has less.
 BYTES_A_PIXEL = 0.5
+# Beyond this many pixels for each that the model sees, it is not kept in any case: train would decode them every time.
+MAX_TIMES_SEEN = 8
 
 
 def rgb(content: bytes) -> Image:
@@ -37,7 +39,8 @@ def rgb(content: bytes) -> Image:
         opened = Image.open(io.BytesIO(content), formats=FORMATS)
         _check(opened)
         opened.load()
-        return ImageOps.exif_transpose(opened).convert("RGB")
+        ImageOps.exif_transpose(opened, in_place=True)
+        return opened.convert("RGB")
     except (BadRow, MemoryError):
         raise
     except Image.DecompressionBombError:
@@ -60,12 +63,16 @@ def _check(opened: Image) -> None:
 
 def kept(content: bytes, size: tuple[int, int] | None) -> bytes:
     """What train shall read of a picture that the model sees with `size` (width, height): the file as it came, or the
-    picture resized already, as PNG, when that is smaller. The model sees the same pixels. Raises BadRow."""
+    picture resized already, as PNG, when that is smaller or the file is much to decode. The model sees the same pixels.
+    Raises BadRow."""
     from PIL import Image
 
     picture = rgb(content)
-    if size is None or len(content) <= BYTES_A_PIXEL * size[0] * size[1]:
+    if size is None:
+        return content
+    seen, much = size[0] * size[1], picture.width * picture.height > MAX_TIMES_SEEN * size[0] * size[1]
+    if not much and len(content) <= BYTES_A_PIXEL * seen:
         return content
     written = io.BytesIO()
     picture.resize(size, Image.Resampling.BILINEAR).save(written, "PNG", compress_level=1)
-    return min(content, written.getvalue(), key=len)
+    return written.getvalue() if much else min(content, written.getvalue(), key=len)

@@ -69,6 +69,9 @@ class Encoder:
         tokenizer_config = json_object(folder / "tokenizer_config.json")
         if not tokenizer_config:  # without it the template would render without <bos>, and nobody would notice
             raise StepError("bad_base_model", "the base model's tokenizer_config.json is not there or cannot be read")
+        if pictures is not None and self._tokenizer.token_to_id(pictures.soft) != pictures.soft_id:
+            message = f"the base model's tokenizer has another {pictures.soft} than its config.json"
+            raise StepError("bad_base_model", message, hint="use the tokenizer that came with the model")
         self._template = ChatTemplate(folder, tokenizer_config)
 
     @property

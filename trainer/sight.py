@@ -13,7 +13,6 @@ import torch
 
 from trainer.album import AlbumReader
 from trainer.batches import Tokens, padded
-from trainer.model_files import config_of
 from trainer.pictures import rgb
 
 _DECODERS = ThreadPoolExecutor(thread_name_prefix="decoder")
@@ -29,13 +28,13 @@ class Sight:
 
     @classmethod
     def of(cls, base: Path, prepared: Path) -> Sight:
+        from transformers import AutoConfig
+
         # AutoImageProcessor would ask for torchvision, which resizes a little differently from Pillow in prepare.
         from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
-        config = config_of(base)
-        soft_token = config.get("image_token_index", config.get("image_token_id"))  # both names have been in use
-        processor = Gemma3ImageProcessorPil.from_pretrained(base)
-        return cls(AlbumReader(prepared / "pictures.arrow"), processor, soft_token)
+        processor, config = Gemma3ImageProcessorPil.from_pretrained(base), AutoConfig.from_pretrained(base)
+        return cls(AlbumReader(prepared / "pictures.arrow"), processor, config.image_token_id)
 
     def collate(self, items: Sequence[Sequence[Tokens]]) -> dict[str, Any]:
         """`padded`, with pixel_values (pictures of all rows in order, channels, height, width) where there are any, and

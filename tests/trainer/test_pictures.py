@@ -110,6 +110,11 @@ def test_of_the_file_and_what_is_seen_of_it_the_smaller_is_kept() -> None:
     assert Image.open(io.BytesIO(smaller)).size == SIZE
 
 
+def test_what_would_be_much_to_decode_in_every_epoch_is_not_kept() -> None:
+    plain = file_of(Image.new("RGB", (1200, 900), "red"), "GIF")
+    assert Image.open(io.BytesIO(kept(plain, SIZE))).size == SIZE
+
+
 def animated(format: str) -> bytes:
     return file_of(noise(20, 20), format, save_all=True, append_images=[noise(20, 20).rotate(90)])
 

@@ -126,6 +126,19 @@ def test_long_rows_are_cut_and_a_row_cut_to_nothing_is_refused(bench_of: Callabl
     assert "max_seq_length" in entry["reason"]
 
 
+def test_a_model_that_does_not_say_how_long_rows_may_be_leaves_it_to_the_request(
+    bench_of: Callable[..., Bench], tmp_path: Path
+) -> None:
+    bench = bench_of(max_seq_length=3000)
+    base = Path(shutil.copytree(bench.base, tmp_path / "base"))
+    config = json.loads((base / "config.json").read_text())
+    assert config.pop("max_position_embeddings") == 512
+    (base / "config.json").write_text(json.dumps(config))
+    bench.training["base_model_id"] = str(base)
+    bench.run(Step.PREPARE)
+    assert bench.read("prepared/1/prepared.json")["max_seq_length"] == 3000
+
+
 def test_both_shapes_and_lists_of_text_mean_the_same(bench: Bench) -> None:
     as_list = [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, ANSWER]
     bench.put("train", [

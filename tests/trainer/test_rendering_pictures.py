@@ -210,6 +210,12 @@ def test_a_model_that_does_not_say_how_it_sees_fails(
     assert caught.value.code == code
 
 
+def test_a_tokenizer_of_another_model_fails(tiny_seeing: Path, tmp_path: Path) -> None:
+    folder = changed(tiny_seeing, tmp_path, config=lambda it: it.update(image_token_index=5))
+    with pytest.raises(StepError, match="another <image_soft_token>"):
+        encoder_of(folder)
+
+
 def test_a_template_that_writes_no_pictures_fails(tiny_seeing: Path, tmp_path: Path) -> None:
     folder = changed(tiny_seeing, tmp_path)
     (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.role ~ m.content }}{% endfor %}")

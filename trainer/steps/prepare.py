@@ -76,8 +76,9 @@ def run(context: Context) -> None:
     )  # fmt: skip
     folder = base_models.without_weights(context.buckets, provided, context.work)
     model = model_files.config_of(folder)
-    longest = model_files.max_positions(model) or DEFAULT_SEQ_LENGTH
-    max_length = min(longest, config.max_seq_length or DEFAULT_SEQ_LENGTH)
+    asked = config.max_seq_length or DEFAULT_SEQ_LENGTH
+    # Gemma 3 4B and larger leave out how many positions they have: 131,072, which is more than can be asked for.
+    max_length = min(asked, model_files.max_positions(model) or asked)
     pictures = picture_tokens(folder, model) if context.spec.modality == "vision" else None
     encoder = Encoder(folder, max_length=max_length, vocab_size=model_files.vocab_size(model), pictures=pictures)
 
