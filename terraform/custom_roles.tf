@@ -3,7 +3,7 @@ locals {
   custom_roles = {
     end_executions = { title = "End executions of workflows", permissions = ["workflows.executions.cancel"] }
     end_steps      = { title = "End executions of Cloud Run jobs", permissions = ["run.executions.cancel"] }
-    watch_steps    = { title = "Follow executions of Cloud Run jobs", permissions = ["run.executions.get", "run.operations.get"] }
+    watch_steps    = { title = "Follow executions of Cloud Run jobs", permissions = ["run.executions.get", "run.jobs.get", "run.operations.get"] }
     sign_links     = { title = "Sign links as a service account", permissions = ["iam.serviceAccounts.signBlob"] }
     make_secrets   = { title = "Make secrets, without a value", permissions = ["secretmanager.secrets.create"] }
     list_secrets   = { title = "List secrets", permissions = ["secretmanager.secrets.list"] }

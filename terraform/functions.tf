@@ -7,7 +7,7 @@ locals {
   functions = {
     api = {
       memory   = "512Mi", timeout_seconds = 60, requests = 4, instances = 20
-      settings = merge(local.launches, local.chooses, local.accepts)
+      settings = merge(local.launches, local.chooses, local.accepts, local.gateway)
     }
     dispatch = {
       memory   = "512Mi", timeout_seconds = 120, requests = 4, instances = 10
@@ -42,6 +42,8 @@ locals {
   # Refuses what the images cannot do, and what needs a key that nobody has.
   accepts   = merge({ GEMTUNE_WITHOUT_GGUF = var.without_gguf ? "yes" : "no" }, local.wandb_key)
   wandb_key = var.wandb_key_secret == null ? {} : { GEMTUNE_WANDB_API_KEY_SECRET = var.wandb_key_secret }
+  # Tells outside callers apart, who all come as the gateway.
+  gateway = var.api_gateway == null ? {} : { GEMTUNE_GATEWAY = google_service_account.gemtune["gateway"].email }
   # Fetches from the Hub, or publishes there.
   hf_token = var.hf_token_secret == null ? {} : { GEMTUNE_HF_TOKEN_SECRET = var.hf_token_secret }
   # Finds out, or says, which machine trains a job: of those that it fits on the first, so the smallest comes first.

@@ -104,7 +104,7 @@ class Services:
         if self.settings.on_gcp:
             from gemtune.gcp.iam_callers import IamCallers
 
-            return IamCallers()
+            return IamCallers(self.settings.gateway)
         from gemtune.embedded.same_machine import SameMachine
 
         return SameMachine(self.settings.service_owner)

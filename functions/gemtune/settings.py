@@ -39,6 +39,7 @@ class Settings:
     without_gguf: bool  # gcp: the image was built without llama.cpp
     workflow: str  # gcp: the name of the deployed workflows/fine_tune.yaml
     machines: tuple[str, ...]  # what can train here; of those that a job fits on it gets the first
+    gateway: str | None  # gcp: the email of the API Gateway that outside callers come through
     # gcp: stand-ins of services whose clients know no emulator variable of their own.
     workflows_endpoint: str | None
     run_endpoint: str | None
@@ -76,6 +77,7 @@ class Settings:
             without_gguf=_yes_or_no(env, "GEMTUNE_WITHOUT_GGUF"),
             workflow=env.get("GEMTUNE_WORKFLOW") or "fine-tune",
             machines=_machines(env) if on_gcp else (LOCAL,),
+            gateway=env.get("GEMTUNE_GATEWAY") or None,
             workflows_endpoint=env.get("WORKFLOWS_EMULATOR_HOST") or None,
             run_endpoint=env.get("CLOUD_RUN_EMULATOR_HOST") or None,
             secret_manager_endpoint=env.get("SECRET_MANAGER_EMULATOR_HOST") or None,

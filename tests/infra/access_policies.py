@@ -45,7 +45,7 @@ def custom_roles_hold_single_permissions(plan: Planned) -> Iterator[str]:
     made = set()
     for address, role in plan.resources("google_project_iam_custom_role"):
         made.add(f"projects/example-project/roles/{role['role_id']}")
-        if len(role["permissions"]) > 2 or any("*" in p or "setIamPolicy" in p for p in role["permissions"]):
+        if len(role["permissions"]) > 3 or any("*" in p or "setIamPolicy" in p for p in role["permissions"]):
             yield f"{address} is wide"
     for address, role_name, _ in plan.grants():
         if role_name.startswith("projects/") and role_name not in made:

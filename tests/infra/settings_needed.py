@@ -27,9 +27,10 @@ SOME: Mapping[str, set[str]] = {
     "GEMTUNE_TRAIN_TIMEOUT_SECONDS": TIMES,
     "GEMTUNE_EXPORT_TIMEOUT_SECONDS": TIMES,
 }
-# Only where the variable of Terraform names a secret; the first reads and writes the Hub, the second tells W&B, and
-# refuses what would need a key that nobody has.
-IF_NAMED: Mapping[str, set[str]] = {
+# Only where a variable of Terraform asks for it. The first tells outside callers apart; the second reads and writes the
+# Hub; the third tells W&B, and refuses what would need a key that nobody has.
+IF_ASKED_FOR: Mapping[str, set[str]] = {
+    "GEMTUNE_GATEWAY": {"gemtune-api"},
     "GEMTUNE_HF_TOKEN_SECRET": {"gemtune-prepare", "gemtune-export"},
     "GEMTUNE_WANDB_API_KEY_SECRET": {*ACCEPTS, *(f"gemtune-train-{name}" for name in MACHINES)},
 }
@@ -56,7 +57,7 @@ def read_by_settings() -> set[str]:
     }
 
 
-def needed_by(component: str, *, named: bool = False) -> set[str]:
-    """The variables of a function or a Cloud Run job; `named`: whether there are secrets of the service itself."""
-    some = {**SOME, **(IF_NAMED if named else {})}
+def needed_by(component: str, *, everything: bool = False) -> set[str]:
+    """The variables of a function or a Cloud Run job; `everything`: with all that is optional."""
+    some = {**SOME, **(IF_ASKED_FOR if everything else {})}
     return {*EVERY, *(name for name, components in some.items() if component in components)}

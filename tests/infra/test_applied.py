@@ -82,9 +82,9 @@ def test_what_removes_results_removes_those_of_jobs_only(applied: Planned) -> No
     assert [[c["expression"] for c in values["condition"]] for values in removers] == [[below], [below]]
 
 
-def test_the_secrets_of_the_service_are_named_where_they_are_needed_and_read_by_steps_only(applied: Planned) -> None:
+def test_what_is_optional_is_set_where_it_is_needed_and_secrets_are_read_by_steps_only(applied: Planned) -> None:
     for component in (*applied.named(FUNCTION), *applied.named(JOB)):
-        assert set(applied.settings_of(component)) == needed_by(component, named=True), component
+        assert set(applied.settings_of(component)) == needed_by(component, everything=True), component
     readers = [values for _, values in applied.resources("google_secret_manager_secret_iam_member")]
     for name in ("hub-token", "wandb-key"):
         members = {values["member"].partition("@")[0] for values in readers if values["secret_id"] == name}

@@ -7,7 +7,7 @@ import pytest
 from gemtune.machines import MACHINES
 from tests.infra.planned import Planned
 from tests.infra.policies import POLICIES, Policy
-from tests.infra.settings_needed import EVERY, IF_NAMED, NOT_DEPLOYED, SOME, read_by_settings
+from tests.infra.settings_needed import EVERY, IF_ASKED_FOR, NOT_DEPLOYED, SOME, read_by_settings
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.__name__)
@@ -16,7 +16,7 @@ def test_of_the_plan(policy: Policy, plan: Planned) -> None:
 
 
 def test_every_variable_that_settings_read_is_decided_on() -> None:
-    assert read_by_settings() == {*EVERY, *SOME, *IF_NAMED, *NOT_DEPLOYED}
+    assert read_by_settings() == {*EVERY, *SOME, *IF_ASKED_FOR, *NOT_DEPLOYED}
 
 
 def test_machines_are_those_that_jobs_are_fitted_to(plan: Planned) -> None:

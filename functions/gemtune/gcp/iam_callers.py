@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping
 
 import flask
 
@@ -13,23 +14,38 @@ ANONYMOUS = "anonymous"
 
 
 class IamCallers:
+    def __init__(self, gateway: str | None = None):
+        """`gateway`: the email of the API Gateway that calls for outside callers, where there is one."""
+        self._gateway = gateway
+
     def check(self, request: flask.Request) -> None:
         """Nothing is left to check."""
 
     def owner(self, request: flask.Request) -> str:
-        """The verified email; `anonymous` where no token is asked for."""
+        """The verified email, of an outside caller who has none the issuer and its name for them; `anonymous` where no
+        token is asked for."""
         # When both are there, Cloud Run verifies the second and passes the first on as it came.
         sent = request.headers.get("X-Serverless-Authorization", request.headers.get("Authorization", ""))
         kind, _, token = sent.partition(" ")
-        claims = _claims(token) if kind.lower() == "bearer" else {}
-        email = claims.get("email")
-        return email if isinstance(email, str) and claims.get("email_verified") is True else ANONYMOUS
+        caller = _email(_claims(token.partition(".")[2].partition(".")[0]) if kind.lower() == "bearer" else {})
+        if caller is None or caller != self._gateway:
+            return caller or ANONYMOUS
+        # It has verified their token, and replaces what a caller put into this header.
+        # https://cloud.google.com/api-gateway/docs/authenticating-users-jwt
+        claims = _claims(request.headers.get("X-Apigateway-Api-Userinfo", ""))
+        issuer, name = claims.get("iss"), claims.get("sub")
+        return _email(claims) or (f"{issuer}#{name}" if issuer and name else ANONYMOUS)
 
 
-def _claims(token: str) -> dict[str, object]:
+def _email(claims: Mapping[str, object]) -> str | None:
+    email = claims.get("email")
+    return email if isinstance(email, str) and claims.get("email_verified") is True else None
+
+
+def _claims(payload: str) -> dict[str, object]:
+    """The claims in a token's middle part."""
     try:
-        payload = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-    except (ValueError, IndexError, RecursionError):
+    except (ValueError, RecursionError):
         return {}
     return claims if isinstance(claims, dict) else {}
