@@ -13,6 +13,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from gemtune import rl_spec
+from gemtune.errors import StepError
 from gemtune.job import Figures
 from gemtune.spec import TrainingConfig
 from trainer import rewards
@@ -44,6 +45,15 @@ class GrpoTrainer(GRPOTrainer):
 
     def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict[str, Any]]:
         return prompts, None, {}
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super()._generate_single_turn(*args, **kwargs)
+        except RuntimeError as error:
+            if "probability tensor" not in str(error):
+                raise
+            message = f"the model's probabilities are no numbers any more after train_step {self.state.global_step}"
+            raise StepError("loss_not_finite", message, hint="lower learning_rate, or raise warmup_ratio") from error
 
     def _get_train_sampler(self, dataset: Any = None) -> Epochs:
         made = super()._get_train_sampler(dataset)

@@ -27,7 +27,10 @@ def trl_arguments(loaded: Loaded, config: TrainingConfig, *, output: Path, total
 
 def tokenizer_of(base: Path) -> Any:
     """TRL pads, decodes and ends completions with it; prompts are tokenized already."""
-    return AutoTokenizer.from_pretrained(base)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def end_turns(model: Any, tokenizer: Any) -> None:

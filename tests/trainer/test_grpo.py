@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from gemtune.errors import StepError
 from gemtune.job import Step
 from gemtune.rl_spec import GrpoConfig, GrpoLoss
 from gemtune.spec import Spec
@@ -207,6 +208,16 @@ def test_an_evaluation_changes_nothing_of_the_training_and_no_batch_size_changes
     assert torch.equal(torch.get_rng_state(), before)
     assert trainer.model.training
     assert first.reward == pytest.approx((first.rewards or {})["has_e"] + 0.25 * (first.rewards or {})["length"])
+
+
+def test_a_model_that_computes_no_numbers_fails_with_what_to_do(
+    bench_of: Callable[..., Bench], talkative: Path, tmp_path: Path
+) -> None:
+    trainer = trainer_of(grpo_bench(bench_of, talkative, HAS_AN_E).to(Step.PREPARE), tmp_path)
+    trainer.model.get_base_model().model.norm.weight.data.fill_(float("nan"))
+    with pytest.raises(StepError) as caught:
+        trainer.figures()
+    assert caught.value.code == "loss_not_finite"
 
 
 def test_a_base_model_that_does_not_say_how_it_ends_its_turns_still_ends_them(
