@@ -10,7 +10,7 @@ TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)",$$/\1/p' pyproject.toml)
 CODE := functions trainer tests examples bench deploy
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check e2e infra up cloud images plan deploy destroy smoke format lock requirements clean
+.PHONY: help setup demo llama test check e2e infra up cloud images plan deploy destroy smoke format lock requirements clean
 
 help: ## show this
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -31,7 +31,12 @@ setup: .venv/.ready ## make .venv with everything pinned (about 2 GB, the most o
 demo: .venv/.ready ## fine-tune the real Gemma 3 270M on this machine, start to end
 	@$(BIN)/gemtune demo
 
+llama: .venv/.ready ## build llama.cpp, which writes GGUF, into the cache: once, some 5 minutes on 2 cores
+	@$(BIN)/python -m trainer.llama_cpp
+
+# Without a compiler the tests of GGUF are skipped, and say so.
 test: .venv/.ready ## every test that this machine can run
+	@$(BIN)/python -m trainer.llama_cpp || echo "going on without llama.cpp: tests of GGUF will be skipped"
 	@$(BIN)/python -m pytest -m "not gpu" -rs
 
 check: .venv/.ready ## format, lint, types, fast tests: before every commit

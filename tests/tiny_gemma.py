@@ -19,15 +19,19 @@ CACHE = Path(os.environ.get("GEMTUNE_CACHE") or Path.home() / ".cache" / "gemtun
 TEMPLATE = Path(__file__).parent.parent / "trainer" / "gemma_chat_template.jinja"
 
 
-def build(folder: Path, family: str = "gemma3") -> Path:
-    """A copy of the tiny model of a family ("gemma2", "gemma3", "gemma3-vision") at `folder`, made once a machine."""
+def build(folder: Path, family: str = "gemma3", *, head_dim: int = 32) -> Path:
+    """A copy of the tiny model of a family ("gemma", "gemma2", "gemma3", "gemma3-vision") at `folder`, made once a
+    machine.
+
+    head_dim: of the real ones it is 256, which llama.cpp counts on.
+    """
     recipe = hashlib.sha256(b"".join(p.read_bytes() for p in (Path(__file__), Path(rows.__file__), TEMPLATE)))
-    cached = CACHE / f"tiny-{family}-{recipe.hexdigest()[:12]}"
+    cached = CACHE / f"tiny-{family}-{head_dim}-{recipe.hexdigest()[:12]}"
     if not cached.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(dir=CACHE))
         try:
-            _make(unfinished, family)
+            _make(unfinished, family, head_dim)
             unfinished.rename(cached)
         except OSError:
             if not cached.exists():  # another process may have been faster
@@ -37,7 +41,7 @@ def build(folder: Path, family: str = "gemma3") -> Path:
     return Path(shutil.copytree(cached, folder))
 
 
-def _make(folder: Path, family: str) -> None:
+def _make(folder: Path, family: str, head_dim: int) -> None:
     import torch
     import transformers
 
@@ -46,17 +50,21 @@ def _make(folder: Path, family: str) -> None:
     common = {
         "vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 128,
         "num_attention_heads": 2, "num_key_value_heads": 1,
-        "head_dim": 32, "max_position_embeddings": 512, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1,
-        "query_pre_attn_scalar": 32, "sliding_window": 64,
+        "head_dim": head_dim, "max_position_embeddings": 512, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1,
     }  # fmt: skip
+    attention = {"query_pre_attn_scalar": head_dim, "sliding_window": 64}
     torch.manual_seed(0)
     model: Any
-    if family == "gemma2":
-        model = transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**common, num_hidden_layers=2))
+    if family == "gemma":
+        model = transformers.GemmaForCausalLM(transformers.GemmaConfig(**common, num_hidden_layers=2))
+    elif family == "gemma2":
+        model = transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**common, **attention, num_hidden_layers=2))
     elif family == "gemma3":
-        model = transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(**common, num_hidden_layers=6))
+        model = transformers.Gemma3ForCausalLM(
+            transformers.Gemma3TextConfig(**common, **attention, num_hidden_layers=6)
+        )
     elif family == "gemma3-vision":
-        model = _seeing(transformers.Gemma3TextConfig(**common, num_hidden_layers=6), tokenizer)
+        model = _seeing(transformers.Gemma3TextConfig(**common, **attention, num_hidden_layers=6), tokenizer)
         _processor(tokenizer).save_pretrained(folder)
     else:
         raise ValueError(f"no recipe for a tiny {family}")

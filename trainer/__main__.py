@@ -109,6 +109,7 @@ def _context(
         clock=here.clock,
         should_stop=lambda: stop.is_set() or heartbeat.lost.is_set(),
         machines=here.settings.machines,
+        llama_cpp=here.settings.llama_cpp,
     )
 
 

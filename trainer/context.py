@@ -24,6 +24,7 @@ class Context:
 
     work: an empty local folder that goes with the attempt. secret: a secret's value by its role ("hf_token").
     machines: what could train the job. deadline: when the attempt has to be over. should_stop: whether SIGTERM came.
+    llama_cpp: where its tools are.
     """
 
     job: Job
@@ -37,6 +38,7 @@ class Context:
     clock: Clock
     should_stop: Callable[[], bool]
     machines: Sequence[str] = (LOCAL,)
+    llama_cpp: Path = Path("llama.cpp")
 
     @property
     def prefix(self) -> str:

@@ -7,14 +7,16 @@ import json
 from collections.abc import Sequence
 from datetime import datetime
 
-from gemtune.job import Artifact, Job, Metrics
+from gemtune.job import Artifact, Job, Metrics, Parity
 from gemtune.spec import Spec
 from trainer.ready_to_run import how_to_run
 
 PACKAGES = ("gemtune", "torch", "transformers", "trl", "peft", "accelerate", "tokenizers")
 
 
-def model_card(job: Job, spec: Spec, artifacts: Sequence[Artifact], *, at: datetime) -> str:
+def model_card(
+    job: Job, spec: Spec, artifacts: Sequence[Artifact], parity: Parity | None = None, *, at: datetime
+) -> str:
     """Markdown with the front matter that the Hub reads: https://huggingface.co/docs/hub/model-cards
 
     artifacts: the files that it stands beside.
@@ -26,6 +28,7 @@ def model_card(job: Job, spec: Spec, artifacts: Sequence[Artifact], *, at: datet
         f"as job `{job.job_id}` and exported on {at:%Y-%m-%d}.\nIt was trained on the dataset "
         f"`{spec.processed_dataset_id}`. The base model's licence holds for what is made with it.",
         _figures(job.metrics),
+        "" if parity is None else _parity(parity),
         _table("Configuration", ["setting", "value"], list(config.model_dump(mode="json").items())),
         _table("Versions", ["package", "version"], _versions()),
         _table("Files", ["name", "bytes", "SHA-256"], [(a.name, a.bytes, a.sha256) for a in artifacts]),
@@ -77,6 +80,18 @@ def _figures(metrics: Metrics | None) -> str:
     before = {} if metrics.baseline is None else metrics.baseline.by_name()
     rows = [(name, _number(before.get(name)), _number(value)) for name, value in after.items()]
     return _table("Figures on held-out rows", ["", "base model", "this one"], rows)
+
+
+def _parity(parity: Parity) -> str:
+    rows = [
+        ("prompts that become the tokens trained with", f"{parity.prompts_identical} of {parity.prompts}"),
+        ("mean KL, nats a position", f"{parity.mean_kl:.6f}"),
+        ("same first choice", f"{parity.top1_agreement:.2%}"),
+        ("perplexity, as exported", f"{parity.perplexity:.4f}"),
+        ("perplexity, as trained", f"{parity.perplexity_trained:.4f}"),
+    ]
+    said = f"These files were loaded again and compared with the trained model on {parity.rows} {parity.source}"
+    return _table("Parity certificate", ["", ""], rows) + f"\n\n{said}: see `certificate.md`."
 
 
 def _number(value: float | None) -> str:

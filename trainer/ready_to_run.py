@@ -19,6 +19,10 @@ def how_to_run(spec: Spec) -> str:
     return f"## Use\n\n{_whole_model(spec.quantization, sees=sees)}"
 
 
+# What turns pictures into what the text model reads.
+PROJECTOR = "mmproj-f16.gguf"
+
+
 def gguf_name(quantization: str) -> str:
     return f"model-{quantization}.gguf"
 

@@ -106,6 +106,10 @@ class Encoder:
             return Refused(f"all trained tokens lie beyond max_seq_length: {self._max_length} of {len(encoding.ids)}")
         return Refused("the chat template leaves nothing of what the assistant says")
 
+    @property
+    def template(self) -> ChatTemplate:
+        return self._template
+
     def prompt(self, messages: Messages) -> list[int] | Refused:
         """Tokens of a conversation, and of what makes the assistant speak next. Raises StepError `template_failed`."""
         try:

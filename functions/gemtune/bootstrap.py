@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gemtune.embedded.database import Database
+    from gemtune.errors import Problem
     from gemtune.job import Step
     from gemtune.ports import Buckets, Bus, Callers, Clock, JobStore, Launcher, Secrets
     from gemtune.services.advance import Advance
@@ -128,6 +129,7 @@ class Services:
             has_hf_token=self.settings.service_hf_token is not None,
             wandb_needs_key=self.settings.service_wandb_key is None and not self.settings.wandb_offline,
             placement=Placement(self.buckets, self.settings.machines),
+            no_gguf=self._no_gguf,
         )
 
     @cached_property
@@ -211,6 +213,14 @@ class Services:
         from gemtune.services.create_job import CreateJob
 
         return CreateJob(self.store, self.buckets, self.secrets, self.clock)
+
+    def _no_gguf(self) -> Problem | None:
+        """On this machine steps write GGUF with the tools that are here; in the cloud, with those of their image."""
+        from gemtune import llama_cpp
+
+        on_gcp = self.settings.on_gcp
+        here = not self.settings.without_gguf if on_gcp else llama_cpp.is_built(self.settings.llama_cpp)
+        return None if here else llama_cpp.tools_missing(on_gcp=on_gcp)
 
     @property
     def _timeouts(self) -> Mapping[Step, int]:

@@ -148,6 +148,24 @@ class Metrics(Figures):
     baseline: Figures | None = None
 
 
+class Parity(Record):
+    """How an export, loaded again in its own runtime, compares with the trained model.
+
+    prompts_identical: conversations that become the tokens that were trained with. mean_kl (nats) and top1_agreement:
+    over positions that predict a token of an answer; perplexity of the export, and of the trained model, over the same.
+    """
+
+    source: str  # where the rows come from: "held-out rows"
+    rows: int
+    positions: int
+    prompts: int
+    prompts_identical: int
+    mean_kl: float
+    top1_agreement: float
+    perplexity: float
+    perplexity_trained: float
+
+
 class Artifact(Record):
     """An immutable file."""
 
@@ -194,6 +212,7 @@ class Job(Record):
     metrics: Metrics | None = None
     adapter_path: str | None = None
     artifacts: tuple[Artifact, ...] = ()
+    certificate: Parity | None = None
     wandb_url: str | None = None
     webhook_url: str | None = None
     error: Failure | None = None

@@ -65,12 +65,6 @@ def _early_stopping(request: TrainRequest) -> list[Problem]:
     return [Problem(loc, message, "needs_evaluation", "set eval_strategy to steps or epoch")]
 
 
-def _format(request: TrainRequest) -> list[Problem]:
-    format = request.export_config.format
-    instead = "use adapter or merged"
-    return _not_available(("export_config", "format"), f"format {format}", instead) if format == "gguf" else []
-
-
 def _quantization(request: TrainRequest) -> list[Problem]:
     format, got = request.export_config.format, request.export_config.quantization
     allowed = QUANTIZATIONS[format]
@@ -167,7 +161,6 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(((*_TRAINING, "eval_steps"), (*_TRAINING, "eval_strategy")), _eval_steps),
     Rule(((*_TRAINING, "evaluation_metrics"),), _evaluation_metrics),
-    Rule(((*_EXPORT, "format"),), _format),
     Rule(((*_EXPORT, "format"), (*_EXPORT, "quantization")), _quantization),
     Rule(((*_EXPORT, "destination"), (*_EXPORT, "hf_repo_id")), _destination),
     Rule((("wandb_config",),), _wandb),

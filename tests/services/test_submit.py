@@ -42,13 +42,13 @@ def test_a_job_id_is_a_label(world: World, dataset: str, model: str) -> None:
 def test_what_is_not_there_is_told_along_with_everything_else(world: World) -> None:
     found = problems(
         world, processed_dataset_id="nowhere", hf_token="secret:gemtune-user-nobody",
-        training={"method": "RL", "base_model_id": "/nowhere"}, export_config={"format": "gguf"},
+        training={"method": "RL", "base_model_id": "/nowhere", "provider": "unsloth"},
     )  # fmt: skip
     assert found == {
         "processed_dataset_id": "dataset_not_found",
         "training_config.base_model_id": "bad_base_model" if world.services.settings.on_gcp else "base_model_not_found",
         "training_config.rl_config": "missing_field",
-        "export_config.format": "not_available_yet",
+        "training_config.provider": "rl_not_possible",
         "hf_token": "secret_not_found",
     }
 

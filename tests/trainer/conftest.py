@@ -72,7 +72,7 @@ class Bench:
         advance = self.services.advance
         return Context(
             job, spec, mark, self.services.buckets, advance, work, lambda role: advance.secret(job, role), deadline,
-            SystemClock(), should_stop,
+            SystemClock(), should_stop, llama_cpp=self.services.settings.llama_cpp,
         )  # fmt: skip
 
     def run(self, step: Step, **more: Any) -> None:

@@ -83,7 +83,8 @@ def test_the_export_carries_a_card_and_checksums(bench: Bench) -> None:
     for said in (str(bench.base), "`chats`", bench.job_id, "| learning_rate | 0.005 |", "| torch | ", "perplexity"):
         assert said in card
     assert {artifact.name for artifact in bench.job.artifacts} == {
-        "README.md", "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja",
+        "README.md", "adapter_config.json", "adapter_model.safetensors", "certificate.json", "certificate.md",
+        "chat_template.jinja",
         "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
     }  # fmt: skip
     for artifact in bench.job.artifacts:

@@ -121,7 +121,6 @@ def test_a_value_out_of_bounds_is_refused_where_it_stands(path: str, value: Any)
     ("path", "value"),
     [
         ("training_config.provider", "unsloth"),
-        ("export_config.format", "gguf"),
     ],
 )  # fmt: skip
 def test_what_is_not_built_yet_is_refused_and_not_ignored(path: str, value: Any) -> None:

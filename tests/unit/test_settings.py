@@ -27,6 +27,11 @@ def test_what_is_set_counts() -> None:
     assert (settings.port, settings.home, settings.data_bucket) == (9, Path("/x y"), "mine")
 
 
+def test_llama_cpp_lies_in_the_cache_of_the_machine_or_where_an_image_has_it() -> None:
+    assert Settings.from_environment({"GEMTUNE_CACHE": "/cache"}).llama_cpp == Path("/cache/llama.cpp-0.3.36")
+    assert Settings.from_environment({"GEMTUNE_LLAMA_CPP": "/opt/llama"}).llama_cpp == Path("/opt/llama")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

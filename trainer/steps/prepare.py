@@ -17,7 +17,7 @@ from gemtune.errors import NeedsLargerMachine, StepError
 from gemtune.memory import Load
 from gemtune.rl_spec import GrpoConfig
 from gemtune.spec import DEFAULT_SEQ_LENGTH, TrainingConfig
-from trainer import base_models, datasets, manifest, model_files
+from trainer import base_models, datasets, gguf, manifest, model_files
 from trainer.album import Album
 from trainer.context import Context
 from trainer.datasets import Refused
@@ -76,6 +76,8 @@ def run(context: Context) -> None:
     )  # fmt: skip
     folder = base_models.without_weights(context.buckets, provided, context.work)
     model = model_files.config_of(folder)
+    if context.spec.export_config.format == "gguf":
+        gguf.check_family(model)
     asked = config.max_seq_length or DEFAULT_SEQ_LENGTH
     # Gemma 3 4B and larger leave out how many positions they have: 131,072, which is more than can be asked for.
     max_length = min(asked, model_files.max_positions(model) or asked)

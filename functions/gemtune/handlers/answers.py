@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from gemtune import cost
 from gemtune.events import Event
-from gemtune.job import Artifact, Attempt, Failure, Job, JobSummary, Metrics, Progress, Status, Step, StepRecord
+from gemtune.job import Artifact, Attempt, Failure, Job, JobSummary, Metrics, Parity, Progress, Status, Step, StepRecord
 from gemtune.machines import LOCAL
 
 
@@ -62,6 +62,7 @@ class JobStatus(BaseModel):
     progress: Progress | None
     steps: Mapping[Step, StepStatus]
     artifacts: Sequence[Artifact]
+    certificate: Parity | None
     source: str
     owner: str
     created_at: datetime

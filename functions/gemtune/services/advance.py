@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gemtune import job as jobs
 from gemtune.errors import SecretNotFound
-from gemtune.job import Artifact, Claim, Failure, Job, Mark, Metrics, Progress, Step
+from gemtune.job import Artifact, Claim, Failure, Job, Mark, Metrics, Parity, Progress, Step
 from gemtune.ports import Clock, JobStore, Secrets
 from gemtune.services.job_secrets import SECRET_TTL, own_secrets
 
@@ -77,12 +77,14 @@ class Advance:
         *,
         metrics: Metrics | None = None,
         adapter_path: str | None = None,
+        certificate: Parity | None = None,
         machine: str | None = None,
         artifacts: Sequence[Artifact] | None = None,
     ) -> None:
         """The step's work is whole; export's end completes the job. Raises like heartbeat."""
         now = self.clock.now()
         given: dict[str, object] = {"metrics": metrics, "adapter_path": adapter_path, "machine": machine}
+        given["certificate"] = certificate
         results: dict[str, object] = {name: value for name, value in given.items() if value is not None}
         if artifacts is not None:
             results["artifacts"] = tuple(artifacts)

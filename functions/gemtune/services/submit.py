@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from gemtune import base_model, job_id, webhook
+from gemtune import base_model, job_id, llama_cpp, webhook
 from gemtune.errors import ObjectNotFound, Problem, SecretNotFound, UnsafeName
 from gemtune.job import Job
 from gemtune.ports import Buckets, Bus, JobStore, Secrets, Topic
@@ -32,6 +33,7 @@ class Submit:
     has_hf_token: bool  # whether jobs without a Hub token use the service's
     wandb_needs_key: bool  # whether a request that wants W&B has to bring a key of its own
     placement: Placement
+    no_gguf: Callable[[], Problem | None]  # why this deployment cannot write GGUF, when it cannot
 
     def __call__(self, submission: Submission[TrainRequest]) -> Job:
         """Accept a request and ask for its launch. Raises what `accept` raises."""
@@ -81,6 +83,7 @@ class Submit:
             Rule((("wandb_config",),), self._wandb_problems),
             Rule((("notify",),), self._webhook_problems),
             Rule((("training_config",), ("modality",)), self.placement.problems),
+            Rule((("training_config", "base_model_id"), ("export_config", "format")), self._gguf_problems),
         )
 
     def _dataset_problems(self, request: TrainRequest) -> list[Problem]:
@@ -124,6 +127,22 @@ class Submit:
             return []
         hint = "use gemma-3-4b-it or larger, or modality text"
         return [Problem(("modality",), "this base model cannot be shown pictures", "model_without_vision", hint)]
+
+    def _gguf_problems(self, request: TrainRequest) -> list[Problem]:
+        """By the base model's configuration where it is at hand, else by its name; prepare looks again."""
+        if request.export_config.format != "gguf":
+            return []
+        named = base_model.read(request.training_config.base_model_id)
+        assert named is not None, "request.parse lets no other id through"
+        if named.kind == "hub":
+            family = llama_cpp.problem_of_name(named.place)
+        else:
+            try:
+                config = json.loads(self._base_model_config(named))
+                family = llama_cpp.problem_of_kind(str(config["model_type"]))
+            except (OSError, ObjectNotFound, UnsafeName, ValueError, KeyError, TypeError):
+                family = None  # the rule about the base model says it
+        return [problem for problem in (self.no_gguf(), family) if problem is not None]
 
     def _base_model_config(self, named: base_model.BaseModel) -> bytes:
         if named.kind == "folder":

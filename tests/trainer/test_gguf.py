@@ -1,0 +1,190 @@
+"""GGUF by llama.cpp itself, run by llama.cpp itself: each family, each quantization, compared with what was trained."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from gemtune.errors import StepError
+from gemtune.llama_cpp import is_built
+from gemtune.settings import Settings
+from gemtune.spec import ExportConfig, Spec
+from tests import tiny_gemma
+from tests.trainer import without_training
+from trainer import certificate, comparison, gguf
+from trainer.certificate import LIMITS
+from trainer.chat_template import ChatTemplate, json_object
+from trainer.llama_library import LlamaModel
+from trainer.merge import merge
+from trainer.modelfile import modelfile, turns_of
+from trainer.questions import collect
+from trainer.ready_to_run import gguf_name
+from trainer.trained_weights import TrainedWeights
+
+FAMILIES = ("gemma", "gemma2", "gemma3")
+
+
+@pytest.fixture(scope="session")
+def tools() -> Path:
+    found = Settings.from_environment().llama_cpp
+    if not is_built(found):
+        pytest.skip("llama.cpp is not built on this machine: make llama (it needs cmake and g++)")
+    return found
+
+
+def sharp(base: Path) -> Path:
+    """A model that prefers some tokens to others: a random one finds them all alike, and whatever it loses as well."""
+    weights = load_file(base / "model.safetensors")
+    weights["model.norm.weight"] += 5
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    return base
+
+
+@pytest.fixture(scope="session")
+def trained_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], TrainedWeights]:
+    """By family, made once: a base model, and an adapter on it."""
+    made: dict[str, TrainedWeights] = {}
+
+    def make(family: str) -> TrainedWeights:
+        if family not in made:
+            folder = tmp_path_factory.mktemp(family)
+            base = sharp(tiny_gemma.build(folder / "base", family, head_dim=256))
+            adapter = without_training.adapter(base, folder / "adapter", std=0.05)
+            made[family] = TrainedWeights(base, adapter, folder)
+        return made[family]
+
+    return make
+
+
+def export(trained: TrainedWeights, folder: Path, quantization: str, tools: Path) -> Path:
+    """A folder with the GGUF file and its Modelfile, as the step writes it."""
+    whole = folder.parent / f"{folder.name}-whole"
+    merge(trained.base, trained.adapter, whole, "none")
+    folder.mkdir()
+    gguf.write(whole, folder, quantization, tools)
+    turns = turns_of(ChatTemplate(whole, json_object(whole / "tokenizer_config.json")))
+    (folder / "Modelfile").write_text(modelfile(turns, gguf_name(quantization)))
+    return folder
+
+
+def seen(trained: TrainedWeights, folder: Path, quantization: str, tools: Path) -> dict[str, object]:
+    """The comparison, in this process."""
+    asked = collect(trained.prepared, trained.folder)
+    return comparison.compare(
+        {
+            "base": str(trained.base), "adapter": str(trained.adapter), "format": "gguf", "folder": str(folder),
+            "gguf": gguf_name(quantization), "tools": str(tools),
+        }
+        | asked.to_json()
+    )  # fmt: skip
+
+
+def problems(found: dict[str, object], quantization: str) -> list[str]:
+    parity = certificate.parity_of(found, "here")
+    return certificate.problems_of(parity, LIMITS["gguf", quantization], found["prompts_that_differ"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_family_answers_as_it_was_trained(
+    tmp_path: Path, tools: Path, trained_of: Callable[[str], TrainedWeights], family: str
+) -> None:
+    trained = trained_of(family)
+    folder = export(trained, tmp_path / "f16", "f16", tools)
+    found = seen(trained, folder, "f16", tools)
+    assert problems(found, "f16") == []
+    assert found["prompts_that_differ"] == []
+    assert float(found["mean_kl"]) < 0.005  # type: ignore[arg-type]
+    first = found["answers"][0]  # type: ignore[index]
+    assert first["trained"] == first["exported"] != ""
+
+
+def test_each_quantization_loses_what_it_may_and_more_than_the_one_before(
+    tmp_path: Path, tools: Path, trained_of: Callable[[str], TrainedWeights]
+) -> None:
+    from trainer.llama_library import quantize
+
+    trained = trained_of("gemma3")
+    folder = export(trained, tmp_path / "f16", "f16", tools)
+    lost, sizes = [], []
+    for quantization in ("f16", "q8_0", "q5_k_m", "q4_k_m", "q2_k"):
+        target = folder / gguf_name(quantization)
+        if quantization != "f16":
+            quantize(tools, folder / gguf_name("f16"), target, quantization)
+        found = seen(trained, folder, quantization, tools)
+        assert problems(found, quantization) == [], quantization
+        lost.append(float(found["mean_kl"]))  # type: ignore[arg-type]
+        sizes.append(target.stat().st_size)
+    assert lost[0] < lost[1] < lost[2] < lost[4]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_llama_cpps_own_template_says_what_the_modelfile_says(
+    tmp_path: Path, tools: Path, trained_of: Callable[[str], TrainedWeights]
+) -> None:
+    """llama.cpp recognizes Gemma's turns and renders them by code of its own."""
+    import ctypes
+
+    from trainer.modelfile import rendered
+
+    trained = trained_of("gemma3")
+    folder = export(trained, tmp_path / "f16", "f16", tools)
+    model = LlamaModel(tools, folder / gguf_name("f16"))
+    assert model.chat_template == (trained.folder / "chat_template.jinja").read_text()
+    from llama_cpp import llama_cpp as here  # type: ignore[import-not-found]
+
+    conversation = [("system", "Be brief."), ("user", "Hi  there\n\n<b>"), ("assistant", "Hello."), ("user", "Ünï 🙂?")]
+    messages = (here.llama_chat_message * len(conversation))(
+        *(here.llama_chat_message(role.encode(), text.encode()) for role, text in conversation)
+    )
+    buffer = ctypes.create_string_buffer(4096)
+    size = here.llama_chat_apply_template(b"gemma", messages, len(conversation), True, buffer, len(buffer))
+    by_modelfile = rendered(
+        (folder / "Modelfile").read_text(), [{"role": role, "content": text} for role, text in conversation]
+    )
+    assert model.bos == "<bos>"
+    assert model.tokens(by_modelfile) == model.tokens(buffer.raw[:size].decode())
+    end = model.tokens("<end_of_turn>")
+    assert len(end) == 1
+    assert model.ends(end[0])
+
+
+def test_a_file_that_was_cut_is_found_out(
+    tmp_path: Path, tools: Path, trained_of: Callable[[str], TrainedWeights]
+) -> None:
+    trained = trained_of("gemma3")
+    folder = export(trained, tmp_path / "q8_0", "q8_0", tools)
+    path = folder / gguf_name("q8_0")
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 1000)
+    spec = Spec.model_validate(
+        {
+            "processed_dataset_id": "x", "training_config": {"base_model_id": "a/b"},
+            "export_config": ExportConfig(format="gguf", quantization="q8_0"),
+        }
+    )  # fmt: skip
+    asked = collect(trained.prepared, trained.folder)
+    with pytest.raises(StepError, match="cannot be loaded") as caught:
+        certificate.issue(spec, trained, asked, folder, tmp_path, tools, check_stop=lambda: None)
+    assert caught.value.code == "export_differs"
+    assert not (folder / "certificate.json").exists()
+
+
+def test_a_family_that_llama_cpp_does_not_know_here_is_refused(tmp_path: Path, tools: Path, tiny: Path) -> None:
+    config = json_object(tiny / "config.json") | {"model_type": "gemma4_text"}
+    other = Path(shutil.copytree(tiny, tmp_path / "other"))
+    (other / "config.json").write_text(json.dumps(config))
+    with pytest.raises(StepError) as caught:
+        gguf.write(other, tmp_path, "f16", tools)
+    assert caught.value.code == "family_without_gguf"
+
+
+def test_without_the_tools_it_says_what_to_run(tmp_path: Path, tiny: Path) -> None:
+    with pytest.raises(StepError) as caught:
+        gguf.write(tiny, tmp_path, "f16", tmp_path / "none")
+    assert caught.value.code == "gguf_tools_missing"
+    assert "make llama" in str(caught.value.hint)

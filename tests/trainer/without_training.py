@@ -1,0 +1,55 @@
+"""What train leaves, without training: an adapter with random factors, or a whole model, published as train would."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from gemtune.job import Step
+from tests.trainer.conftest import Bench
+from trainer import manifest, trained
+
+RANK = 4
+
+
+def adapter(base: Path, folder: Path, *, std: float = 0.05) -> Path:
+    """A PEFT folder on every linear layer; PEFT's own begin with zeros, which any export would get right."""
+    generator = torch.Generator().manual_seed(1)
+    weights = load_file(base / "model.safetensors")
+    factors = {}
+    for name, weight in weights.items():
+        if name.endswith("_proj.weight"):
+            module = f"base_model.model.{name.removesuffix('.weight')}"
+            out, width = weight.shape
+            factors[f"{module}.lora_A.weight"] = torch.randn(RANK, width, generator=generator) * std
+            factors[f"{module}.lora_B.weight"] = torch.randn(out, RANK, generator=generator) * std
+    folder.mkdir(parents=True)
+    save_file(factors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": 2 * RANK, "bias": "none",
+        "target_modules": sorted({name.split(".")[-2] for name in weights if name.endswith("_proj.weight")}),
+        "base_model_name_or_path": str(base),
+    }  # fmt: skip
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    trained.add_tokenizer(base, folder)
+    return folder
+
+
+def leave(bench: Bench, *, prepare: bool = True) -> Bench:
+    """Prepare for real, and leave what a training of the job's method would."""
+    if prepare:
+        bench.run(Step.PREPARE)
+    context = bench.context(Step.TRAIN)
+    place = trained.place_of(context.spec.training_config.method)
+    folder = context.work / place
+    if place == "adapter":
+        adapter(bench.base, folder)
+    else:
+        shutil.copytree(bench.base, folder)
+    manifest.publish(context.buckets.export, folder, f"{context.prefix}/{place}/{context.mark.attempt}")
+    context.advance.done(context.job.job_id, context.mark)
+    return bench

@@ -1,0 +1,58 @@
+"""Writes GGUF with llama.cpp's own converter and quantizer, each in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gemtune.errors import StepError
+from gemtune.llama_cpp import is_built, problem_of_kind
+from trainer import child, model_files
+from trainer.ready_to_run import PROJECTOR, gguf_name
+
+
+def write(
+    model: Path, folder: Path, quantization: str, tools: Path, *, check_stop: Callable[[], None] = lambda: None
+) -> None:
+    """Write a whole model in full precision to `folder` as one GGUF file, and what sees pictures as another.
+
+    Raises StepError `family_without_gguf`, `gguf_tools_missing`, `gguf_failed`.
+    """
+    check_family(model_files.config_of(model))
+    if not is_built(tools):
+        raise StepError("gguf_tools_missing", f"llama.cpp is not in {tools}", hint="run `make llama`, and export again")
+    target = folder / gguf_name(quantization)
+    if quantization == "f16":
+        _convert(model, target, "f16", tools, check_stop)
+    else:
+        exact = folder / "exact.gguf"  # bf16, as the weights are: quantized from anything less, they lose twice
+        _convert(model, exact, "bf16", tools, check_stop)
+        command = ["-m", "trainer.llama_library", "quantize", str(tools), str(exact), str(target), quantization]
+        _run(command, "quantize", check_stop)
+        exact.unlink()
+    if "vision_config" in model_files.config_of(model):
+        _convert(model, folder / PROJECTOR, "f16", tools, check_stop, "--mmproj")
+
+
+def check_family(config: Mapping[str, Any]) -> None:
+    """Raises StepError `family_without_gguf`."""
+    problem = problem_of_kind(str(config.get("model_type")))
+    if problem is not None:
+        raise StepError(problem.code, problem.msg, hint=problem.hint)
+
+
+def _convert(model: Path, target: Path, outtype: str, tools: Path, check_stop: Callable[[], None], *more: str) -> None:
+    script = str(tools / "convert_hf_to_gguf.py")
+    _run([script, str(model), "--outtype", outtype, "--outfile", str(target), *more], "convert", check_stop)
+    if not target.is_file():
+        raise StepError("gguf_failed", f"llama.cpp's converter left no {target.name}")
+
+
+def _run(arguments: list[str], what: str, check_stop: Callable[[], None]) -> None:
+    ended = child.run(arguments, check_stop)
+    if ended.code != 0:
+        ended.check_machine()
+        last = " ".join(ended.said.strip().splitlines()[-3:])[-600:]
+        message = f"llama.cpp could not {what} the model: {last}"
+        raise StepError("gguf_failed", message, hint="export it as merged; the training result is kept")
