@@ -9,8 +9,9 @@ from trainer.hub_session import Busy, retry_after
 
 AGAIN = "what was trained and exported is kept; then POST /jobs/{id}/exports"
 
-# Status -> code, what is wrong, what to do.
-REFUSALS = {
+# Status -> code, what is wrong, what to do. "storage": any, of where the Hub has files sent to.
+REFUSALS: dict[int | str, tuple[str, str, str]] = {
+    "storage": ("hub_storage_refused", "the Hub's storage does not take the files", "wait a while"),
     400: ("hub_refused", "the Hub does not take the upload", "see what it says"),
     401: ("hub_token_refused", "the Hub does not know the token", "make a token with write access"),
     402: ("hub_needs_payment", "the account's plan does not cover {repository}", "make room, or change the plan"),
@@ -71,14 +72,16 @@ def _refusal(response: object, said: str | None, repository: str) -> Exception:
     assert isinstance(response, httpx.Response)
     status, request = response.status_code, response.request
     where = f"{request.method} {request.url.host}{request.url.path} answers {status}"
-    # A storage that is no part of the Hub answers 403 when its signed link has run out: a new one may do.
-    if may_pass(status) or (status == 403 and "authorization" not in request.headers):
+    if may_pass(status):
         return MayPass(where, seconds=retry_after(response))
-    refused = _step_error(status, repository, said or where)
-    return MayPass(where, final=refused) if status in (409, 412) else refused
+    # Files go to a storage by signed links, without the token. It refuses links that have run out, and connections that
+    # were too slow, with many a status: a new link may do.
+    by_link = "authorization" not in request.headers and status != 413
+    refused = _step_error("storage" if by_link else status, repository, said or where)
+    return MayPass(where, final=refused) if by_link or status in (409, 412) else refused
 
 
-def _step_error(status: int, repository: str, said: str) -> StepError:
+def _step_error(status: int | str, repository: str, said: str) -> StepError:
     code, message, hint = REFUSALS.get(status, REFUSALS[400])
     words = " ".join(said.split())[:300]
     return StepError(code, f"{message.format(repository=repository)}: {words}", hint=f"{hint}; {AGAIN}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gemtune.errors import StepError
-from trainer import hub, hub_card
+from trainer import hub, hub_card, manifest
 from trainer.context import Context
 from trainer.hub_refusals import AGAIN, MayPass, meaning
 from trainer.hub_session import TIMEOUT, uploading
@@ -139,10 +139,14 @@ class Upload:
 def push(context: Context, folder: Path) -> str:
     """Publish an exported folder in the repository that the job names; return `hf://owner/name@commit`.
 
-    Raises StepError, MayPass, StopRequested.
+    The copy in the objects store is recorded before, so that it is found whatever the Hub says.
+    Raises StepError, MayPass, StopRequested, Stale.
     """
     repository = context.spec.export_config.hf_repo_id
     assert repository is not None, "the request's rules let no hfhub through without one"
+    copy = manifest.read_whole(context.buckets.export, f"{context.prefix}/export/{context.mark.attempt}")
+    if copy is not None:
+        context.advance.recorded(context.job.job_id, context.mark, copy.artifacts)
     upload = Upload(
         folder,
         repository,

@@ -407,6 +407,12 @@ def tracked(job: Job, mark: Mark, *, wandb_url: str) -> Changed:
     return (job if job.wandb_url == wandb_url else job.model_copy(update={"wandb_url": wandb_url})), ()
 
 
+def recorded(job: Job, mark: Mark, artifacts: Sequence[Artifact]) -> Changed:
+    """Remember whole files of a step that has more to do. Raises StaleClaim, StaleAttempt."""
+    check_mark(job, mark)
+    return job.model_copy(update={"artifacts": tuple(artifacts)}), ()
+
+
 def step_stopped(job: Job, mark: Mark, *, cause: str, at: datetime) -> Changed:
     """The attempt ended at a checkpoint, or crashed and could still say so: the step may go on in another one."""
     check_mark(job, mark)

@@ -77,7 +77,10 @@ def test_an_export_goes_to_the_hub_and_fails_there_without_harm(trained: Bench, 
         export.run(context)
     assert caught.value.code == "hub_forbidden"
     context.advance.failed(refused.job_id, context.mark, Failure(code="hub_forbidden", message="", step=Step.EXPORT))
-    assert manifest.read_whole(objects, f"jobs/{refused.job_id}/export/1") is not None
+    kept = manifest.read_whole(objects, f"jobs/{refused.job_id}/export/1")
+    assert kept is not None
+    assert refused.job.artifacts == tuple(kept.artifacts)
+    assert refused.job.adapter_path is None
 
     child = again(trained, refused.job_id, **TO_THE_HUB, hf_token=TOKEN)
     hub.first["commit"] = [Answer(503)]

@@ -113,6 +113,7 @@ def test_an_attempt_that_was_replaced_writes_nothing_more() -> None:
     for write in (
         lambda mark: jobs.heartbeat(job, mark, None, NOW),
         lambda mark: jobs.checkpointed(job, mark, train_step=1, at=NOW),
+        lambda mark: jobs.recorded(job, mark, []),
         lambda mark: jobs.step_stopped(job, mark, cause="x", at=NOW),
         lambda mark: jobs.step_done(job, mark, at=NOW),
     ):

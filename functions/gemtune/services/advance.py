@@ -55,6 +55,10 @@ class Advance:
         """W&B shows the training there. Raises like heartbeat."""
         self.store.update(job_id, lambda job: jobs.tracked(job, mark, wandb_url=wandb_url))
 
+    def recorded(self, job_id: str, mark: Mark, artifacts: Sequence[Artifact]) -> None:
+        """These files are whole, whatever becomes of the rest of the step. Raises like heartbeat."""
+        self.store.update(job_id, lambda job: jobs.recorded(job, mark, artifacts))
+
     def stopped(self, job_id: str, mark: Mark, *, cause: str) -> None:
         """The attempt ends unfinished, at a checkpoint or by a crash, and may be tried again. Raises like heartbeat."""
         now = self.clock.now()
