@@ -92,5 +92,5 @@ resource "google_api_gateway_gateway" "gemtune" {
 
   api_config = google_api_gateway_api_config.gemtune[each.key].id
   gateway_id = "gemtune"
-  region     = var.region
+  region     = coalesce(each.value.region, var.region)
 }

@@ -11,7 +11,7 @@ resource "google_monitoring_notification_channel" "email" {
 locals {
   log_metrics = {
     failed_jobs = {
-      function = "fan-out"
+      function = "fan-out|sweep" # which publishes what fan-out missed
       line     = "^job [a-z0-9_-]+: job_failed$"
       tells    = "Jobs that failed, by the events that were published"
     }
@@ -35,7 +35,7 @@ resource "google_logging_metric" "gemtune" {
   description = each.value.tells
   filter      = <<-EOT
     resource.type="cloud_run_revision"
-    resource.labels.service_name="gemtune-${each.value.function}"
+    resource.labels.service_name=~"^gemtune-(${each.value.function})$"
     jsonPayload.message=~"${each.value.line}"
   EOT
   metric_descriptor {

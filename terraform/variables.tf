@@ -195,11 +195,12 @@ variable "wandb_key_secret" {
 }
 
 variable "api_gateway" {
-  description = "Opens the API to callers that Google does not know, behind API Gateway, which verifies their JSON Web Tokens; null: it stays private."
+  description = "Opens the API to callers that Google does not know, behind API Gateway, which verifies their JSON Web Tokens; null: it stays private. `region`: where the gateway is, if API Gateway is not in the service's own."
   type = object({
     issuer   = string
     jwks_uri = string
     audience = string
+    region   = optional(string)
   })
   default = null
   validation {

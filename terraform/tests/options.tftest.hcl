@@ -96,9 +96,14 @@ run "outside_callers_come_through_the_gateway" {
       issuer   = "https://issuer.example.com"
       jwks_uri = "https://issuer.example.com/keys"
       audience = "gemtune"
+      region   = "europe-west1"
     }
   }
 
+  assert {
+    condition     = google_api_gateway_gateway.gemtune["this"].region == "europe-west1"
+    error_message = "API Gateway is in fewer regions than the service could be"
+  }
   assert {
     condition     = contains(keys(google_cloud_run_v2_service_iam_member.invoker), "api gateway")
     error_message = "the gateway calls the api as itself"

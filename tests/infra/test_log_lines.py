@@ -20,6 +20,9 @@ from tests.services.test_running import Running
 def counted(plan: Planned, metric: str, records: list[logging.LogRecord]) -> list[str]:
     """The messages that a metric counts, as they arrive at Cloud Logging."""
     filters = plan.one("google_logging_metric", f"gemtune/{metric}")["filter"]
+    service = re.search(r'service_name=~"\^gemtune-\(([a-z|-]+)\)\$"', filters)
+    assert service is not None
+    assert all(f"gemtune-{name}" in plan.named("google_cloudfunctions2_function") for name in service[1].split("|"))
     line = re.search(r'jsonPayload\.message=~"(.*)"', filters)
     assert line is not None
     messages = [json.loads(JsonLines("%(message)s").format(record))["message"] for record in records]
