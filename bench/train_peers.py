@@ -64,18 +64,23 @@ def _clock() -> Any:
 
 def _gemtune(folder: Path, shape: Shape, steps: int) -> Any:
     """The trainer of this project, as the train step makes it."""
+    from gemtune.job import Step
     from gemtune.spec import Spec, TrainingConfig
-    from trainer import sft
-    from trainer.engines import huggingface
-    from trainer.job_trainer import Hooks
-    from trainer.prepared import TokenFile
+    from trainer.imports import leave_out_unused
 
     config = TrainingConfig(
         base_model_id=str(folder), learning_rate=LEARNING_RATE, lr_scheduler_type="constant", lora_dropout=0.0,
         batch_size=shape.rows_a_step, gradient_accumulation_steps=1, max_steps=steps, save_steps=10 * steps, seed=SEED,
     )  # fmt: skip
+    spec = Spec(processed_dataset_id="bench", training_config=config)
+    leave_out_unused(Step.TRAIN, spec)
+    from trainer import sft
+    from trainer.engines import huggingface
+    from trainer.job_trainer import Hooks
+    from trainer.prepared import TokenFile
+
     _seed()
-    loaded = huggingface.load(folder, Spec(processed_dataset_id="bench", training_config=config))
+    loaded = huggingface.load(folder, spec)
     work = Path(tempfile.mkdtemp())
     with TokenFile(work / "train.parquet") as file:
         for row in rows(shape, folder / "tokenizer.json", steps):

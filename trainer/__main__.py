@@ -25,6 +25,7 @@ from gemtune.redaction import Redacting, redacted
 from gemtune.spec import Spec
 from trainer.context import Context, StopRequested
 from trainer.heartbeat import Heartbeat
+from trainer.imports import leave_out_unused
 
 log = logging.getLogger("trainer")
 
@@ -64,6 +65,7 @@ def _guarded(here: Services, job: Job, mark: Mark, seconds: int | None, stop: th
         with Heartbeat(lambda: here.advance.heartbeat(job.job_id, mark)) as heartbeat:
             context = _context(here, job, mark, seconds, work, stop, heartbeat)
             log.info("%s of %s begins, attempt %d", mark.step, job.job_id, mark.attempt)
+            leave_out_unused(mark.step, context.spec)
             importlib.import_module(f"trainer.steps.{mark.step}").run(context)
         return DONE
     except (Stale, JobNotFound):
