@@ -8,6 +8,8 @@ from typing import Any
 # its memory. On a GPU, whose memory nobody else uses, up to this share of what is free.
 SMALL = 512 * 2**20
 SHARE_OF_GPU = 0.6
+# A product with a side shorter than this, as those of an adapter are, costs less than the memory to keep it.
+LARGE = 256
 
 
 def must_be_computed_again(model: Any, tokens: int) -> bool:
@@ -29,3 +31,26 @@ def activation_bytes(config: Any, tokens: int, *, itemsize: int) -> int:
     heads = config.num_attention_heads + 2 * config.num_key_value_heads
     a_token = 14 * config.hidden_size + 6 * config.intermediate_size + 6 * heads * config.head_dim
     return int(tokens * config.num_hidden_layers * a_token * itemsize)
+
+
+def keep_products() -> Any:
+    """For `torch.utils.checkpoint`: of what is computed again, all but the products of large matrices and attention,
+    which take most of the time and, beside what is made of them element by element, little of the memory."""
+    from torch.utils.checkpoint import create_selective_checkpoint_contexts
+
+    return create_selective_checkpoint_contexts(_policy)
+
+
+def _policy(context: Any, operation: Any, *operands: Any, **_: Any) -> Any:
+    import torch
+    from torch.utils.checkpoint import CheckpointPolicy
+
+    if operation is torch.ops.aten.mm.default and min(*operands[0].shape[1:], *operands[1].shape) >= LARGE:
+        return CheckpointPolicy.MUST_SAVE
+    if operation in (
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+        torch.ops.aten._scaled_dot_product_flash_attention.default,
+        torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    ):
+        return CheckpointPolicy.MUST_SAVE
+    return CheckpointPolicy.PREFER_RECOMPUTE

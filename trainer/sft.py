@@ -74,9 +74,10 @@ def make(
     again = config.train_vision_tower or activations.must_be_computed_again(
         loaded.model, rows.tokens_of_largest(config.batch_size)
     )
+    kept = {"use_reentrant": False, "context_fn": activations.keep_products} if again else None
     trainer = SftTrainer(
         model=loaded.model,
-        args=TrainingArguments(**given, gradient_checkpointing=again),
+        args=TrainingArguments(**given, gradient_checkpointing=again, gradient_checkpointing_kwargs=kept),
         data_collator=collate if sight is None else sight.collate,
         train_dataset=rows,
         eval_dataset=None if held_out is None else batches.TokenRows(held_out, album=album),

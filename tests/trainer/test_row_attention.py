@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests import tiny_gemma
-from trainer import row_attention
+from trainer import activations, row_attention
 from trainer.batches import flattened, padded
 from trainer.loss_head import cross_entropy_sum
 from trainer.packing import packs
@@ -61,3 +61,28 @@ def test_packs_hold_every_row_once_and_are_never_too_long() -> None:
     assert len(found) <= 1.1 * sum(lengths) / 100
     assert packs(lengths, 100) == found
     assert packs([], 100) == []
+
+
+def test_activations_computed_again_give_the_same_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setattr(activations, "LARGE", 32)  # the tiny model's large matrices
+    row_attention.register()
+    folder = tiny_gemma.build(tmp_path / "tiny")
+    found = []
+    for again in (False, True):
+        model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=row_attention.NAME).train()
+        if again:
+            kept = {"use_reentrant": False, "context_fn": activations.keep_products}
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kept)
+        found.append(loss_and_gradients(model, flattened([rows()])))
+    assert found[0][0] == found[1][0]
+    assert all(torch.equal(a, b) for a, b in zip(found[0][1], found[1][1], strict=True))
+
+
+def test_small_trainings_keep_what_they_compute_and_large_ones_do_not(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_gemma.build(tmp_path / "tiny"))
+    assert not activations.must_be_computed_again(model, tokens=1000)
+    assert activations.must_be_computed_again(model, tokens=1_000_000)
