@@ -78,7 +78,7 @@ locals {
     gpu_hours = {
       title  = "more GPU hours within a day than ${var.gpu_hours_per_day}"
       advice = "GET /jobs?status=training lists what runs; POST /jobs/{id}/cancel ends it."
-      filter = "metric.type=\"run.googleapis.com/container/billable_instance_time\" AND resource.type=\"cloud_run_job\" AND resource.labels.job_name=monitoring.regex.full_match(\"gemtune-train-(${join("|", local.gpu_machines)})\")"
+      filter = "metric.type=\"run.googleapis.com/container/billable_instance_time\" AND resource.type=\"cloud_run_job\" AND resource.labels.job_name=monitoring.regex.full_match(\"gemtune-(train|export)-(${join("|", local.gpu_machines)})\")"
       window = local.day, aligner = "ALIGN_DELTA", above = var.gpu_hours_per_day * 3600
     }
   }

@@ -11,6 +11,12 @@ locals {
         step = "train", cpus = machine.cpus, memory_gib = machine.memory_gib, accelerator = machine.accelerator, image = machine.image
       }
     },
+    {
+      # No export computes on a GPU, but Cloud Run has more memory only beside one: for exports of large models.
+      for name, machine in var.machines : "export-${name}" => {
+        step = "export", cpus = machine.cpus, memory_gib = machine.memory_gib, accelerator = machine.accelerator, image = machine.image
+      } if machine.memory_gib > var.cpu_steps.export.memory_gib
+    },
   )
 }
 

@@ -27,6 +27,14 @@ def a_second(machine: Machine) -> float | None:
     return None if None in costs else sum(cost for cost in costs if cost is not None)
 
 
+def _machine_of(job: Job, step: Step) -> Machine | None:
+    if step is Step.TRAIN:
+        return MACHINES.get(job.machine or "")
+    if step is Step.EXPORT and job.export_machine is not None:
+        return MACHINES.get(job.export_machine)
+    return CPU_STEPS[step]
+
+
 def of_job(job: Job) -> float | None:
     """USD of what the job's steps ran so far, to a hundredth of a cent; None when a machine or its price is not known.
 
@@ -36,7 +44,7 @@ def of_job(job: Job) -> float | None:
     for step, record in job.steps.items():
         if record.seconds == 0:
             continue
-        machine = MACHINES.get(job.machine or "") if step is Step.TRAIN else CPU_STEPS[step]
+        machine = _machine_of(job, step)
         price = None if machine is None else a_second(machine)
         if price is None:
             return None

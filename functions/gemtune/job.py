@@ -194,6 +194,7 @@ class Job(Record):
     processed_dataset_id: str
     spec_uri: str
     spec_name: str
+    export_machine: str | None = None  # whose memory its export needs, when that of exports is not enough
     machine: str | None = None  # what trains it; None until `prepare` has seen the weights of a model we do not know
     secret_names: Mapping[str, str] = {}  # role ("hf_token") -> name in the secret store
     source: Literal["http", "pubsub", "upload"]

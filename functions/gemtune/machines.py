@@ -49,6 +49,12 @@ CPU_STEPS: Mapping[str, Machine] = {
 }
 
 
+# Training machines with more memory than exports have; a deployment that has one gets `gemtune-export-<name>` too.
+WITH_MORE_MEMORY = tuple(
+    name for name, machine in MACHINES.items() if machine.memory_gib > CPU_STEPS["export"].memory_gib
+)
+
+
 def choose(here: Sequence[str], asked: str | None, size: ModelSize | None, load: Load) -> str | None:
     """The machine of a job: the one asked for, or the first of those here that it fits on. None while the model's size
     is not known and nothing is asked for: `prepare`, which has the weights, decides then.
@@ -65,6 +71,21 @@ def choose(here: Sequence[str], asked: str | None, size: ModelSize | None, load:
     if fitting is None:
         raise NeedsLargerMachine(_lacking(candidates, need), hint=_advice(here, asked, size, load))
     return fitting
+
+
+def choose_for_export(here: Sequence[str], needed_gib: float) -> str | None:
+    """Whose main memory an export needs: None for the CPU machine that exports have; else a training machine of this
+    deployment, which has more of it. Raises NeedsLargerMachine."""
+    usual = CPU_STEPS["export"].memory_gib
+    if LOCAL in here or needed_gib <= usual:
+        return None
+    large = [name for name in WITH_MORE_MEMORY if needed_gib <= MACHINES[name].memory_gib]
+    found = next((name for name in here if name in large), None)
+    if found is None:
+        message = f"this export needs {needed_gib:.0f} GiB of main memory; the machine of exports has {usual}"
+        elsewhere = f"; or deploy machine {large[0]}" if large else ""
+        raise NeedsLargerMachine(message, hint=f"use format adapter, or a smaller base model{elsewhere}")
+    return found
 
 
 def _lacking(candidates: Sequence[str], need: Need) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from gemtune.model_size import ModelSize
 from gemtune.rl_spec import DpoConfig, GrpoConfig
-from gemtune.spec import DEFAULT_SEQ_LENGTH, Method, Modality, TrainingConfig
+from gemtune.spec import DEFAULT_SEQ_LENGTH, ExportConfig, Method, Modality, TrainingConfig
 
 GIB = 1024**3
 
@@ -25,7 +25,7 @@ LOCAL_CHECKPOINTS = 2
 # CUDA's context, its libraries' workspaces, and what the allocator cannot give back.
 GPU_FIXED_GIB = 1.5
 # Python with torch, transformers and Google's clients; with CUDA its libraries too.
-PROCESS_GIB, CUDA_PROCESS_GIB = 2.0, 4.0
+PROCESS_GIB, CUDA_PROCESS_GIB, EXPORT_PROCESS_GIB = 2.0, 4.0, 3.0
 # The vision tower's activations; it is not trained. Estimated.
 VISION_GIB = 2.0
 # Columns of the head that have logits at once, as trainer/loss_head.py has it.
@@ -97,6 +97,16 @@ def needed(size: ModelSize, load: Load) -> Need:
         beside_gpu=files / GIB + CUDA_PROCESS_GIB,
         without_gpu=(files + cpu) / GIB + PROCESS_GIB + fixed,
     )
+
+
+def needed_for_export(size: ModelSize, method: Method, config: ExportConfig) -> float:
+    """GiB of main memory that an export needs, which never uses a GPU: the files it reads and writes, and the models
+    that are compared afterwards. Those above 4 GiB lie where their files do; smaller ones are read into float32."""
+    parameters = size.parameters
+    read = 4 * parameters if method == "Full" else size.file_bytes
+    compared = 4 * parameters if size.file_bytes <= 4 * GIB else 0
+    written = {"adapter": 0.0, "merged": 2.0, "gguf": 2.0 + 2.0 + 1.1}[config.format] * parameters
+    return (read + written + compared) / GIB + EXPORT_PROCESS_GIB
 
 
 def _weights_bytes(size: ModelSize, method: Method, *, on_gpu: bool) -> float:

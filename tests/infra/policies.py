@@ -9,6 +9,7 @@ from typing import Any
 
 from gemtune.gcp.firestore_store import EVENTS, JOBS
 from gemtune.job import Step
+from gemtune.machines import WITH_MORE_MEMORY
 from gemtune.ports import Topic
 from tests.infra.access_policies import ACCESS, FUNCTION, JOB
 from tests.infra.offline import ROOT
@@ -74,7 +75,8 @@ def every_topic_bucket_and_job_is_there(plan: Planned) -> Iterator[str]:
         yield from (f"{component} names {bucket}, which is no bucket" for bucket in sorted(named - buckets))
     machines = plan.settings_of("gemtune-control")["GEMTUNE_MACHINES"].split(",")
     trains = [f"gemtune-{Step.TRAIN}-{machine}" for machine in machines]
-    wanted = {f"gemtune-{Step.PREPARE}", f"gemtune-{Step.EXPORT}", *trains}
+    exports = [f"gemtune-{Step.EXPORT}-{machine}" for machine in machines if machine in WITH_MORE_MEMORY]
+    wanted = {f"gemtune-{Step.PREPARE}", f"gemtune-{Step.EXPORT}", *trains, *exports}
     if wanted != set(plan.named(JOB)):
         yield f"control asks for {sorted(wanted)}; there are {sorted(plan.named(JOB))}"
     workflows = set(plan.named("google_workflows_workflow"))

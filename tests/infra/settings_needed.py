@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 
-from gemtune.machines import MACHINES
+from gemtune.machines import MACHINES, WITH_MORE_MEMORY
 from tests.infra.offline import ROOT
 
 # Settings are read as a whole, and refuse to be without these.
@@ -31,7 +31,11 @@ SOME: Mapping[str, set[str]] = {
 # Hub; the third tells W&B, and refuses what would need a key that nobody has.
 IF_ASKED_FOR: Mapping[str, set[str]] = {
     "GEMTUNE_GATEWAY": {"gemtune-api"},
-    "GEMTUNE_HF_TOKEN_SECRET": {"gemtune-prepare", "gemtune-export"},
+    "GEMTUNE_HF_TOKEN_SECRET": {
+        "gemtune-prepare",
+        "gemtune-export",
+        *(f"gemtune-export-{name}" for name in WITH_MORE_MEMORY),
+    },
     "GEMTUNE_WANDB_API_KEY_SECRET": {*ACCEPTS, *(f"gemtune-train-{name}" for name in MACHINES)},
 }
 NOT_DEPLOYED: Mapping[str, str] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gemtune.machines import CPU_STEPS, MACHINES, Machine
+from gemtune.machines import CPU_STEPS, MACHINES, WITH_MORE_MEMORY, Machine
 from tests.infra.planned import Planned
 
 
@@ -23,6 +23,7 @@ def test_each_step_has_the_machine_that_it_is_reckoned_with(plan: Planned) -> No
     jobs = plan.named("google_cloud_run_v2_job")
     wanted = {f"gemtune-{step}": machine for step, machine in CPU_STEPS.items()}
     wanted |= {f"gemtune-train-{name}": machine for name, machine in MACHINES.items() if machine.gpu is not None}
+    wanted |= {f"gemtune-export-{name}": MACHINES[name] for name in WITH_MORE_MEMORY}
     assert set(jobs) == set(wanted)
     for name, machine in wanted.items():
         container, accelerators = task(jobs[name])

@@ -69,6 +69,31 @@ def test_prepare_decides_for_a_model_that_no_name_tells_the_size_of(cloud: World
     assert train_job(cloud, job_id) == "gemtune-train-rtx-pro-6000"
 
 
+def test_a_large_export_gets_the_machine_that_has_the_memory_and_is_refused_without(cloud: World) -> None:
+    large = {"training": {"base_model_id": "google/gemma-2-9b-it", "method": "QLoRA"}}
+    job_id = cloud.submit(**large, export_config={"format": "merged"})
+    job = cloud.services.store.get(job_id)
+    assert (job.machine, job.export_machine) == ("l4", "rtx-pro-6000")
+    cloud.services.dispatch.launch(job_id)
+    plan = cloud.services.control.claim(job_id, ME)
+    assert plan is not None
+    assert plan[Step.EXPORT].job == "gemtune-export-rtx-pro-6000"
+    assert cloud.services.store.get(cloud.submit(**large)).export_machine is None
+    cloud.services.settings = replace(cloud.services.settings, machines=("l4",))
+    del cloud.services.__dict__["submit"]
+    with pytest.raises(RequestRefused) as caught:
+        cloud.submit(**large, export_config={"format": "merged"})
+    assert [(p.loc, p.code) for p in caught.value.problems] == [(("export_config", "format"), "needs_larger_machine")]
+
+
+def test_a_model_that_was_copied_from_the_hub_before_is_as_large_as_its_copy(cloud: World) -> None:
+    export, folder = cloud.services.buckets.export, "models/someone--secret-sauce/abc"
+    export.write(f"{folder}/config.json", b'{"model_type": "gemma3_text", "dtype": "bfloat16"}')
+    export.write(f"{folder}/model.safetensors", b"x" * 1000)
+    job_id = cloud.submit(training={"base_model_id": "someone/secret-sauce"})
+    assert cloud.services.store.get(job_id).machine == "l4"
+
+
 @pytest.mark.parametrize("backend", ["embedded"], indirect=True)
 def test_a_workstation_is_machine_local_and_has_no_other(world: World) -> None:
     for machine in ("local", None):

@@ -10,8 +10,8 @@ import pytest
 from gemtune import machines, model_size
 from gemtune.errors import NeedsLargerMachine
 from gemtune.machines import MACHINES
-from gemtune.memory import GIB, Load, needed
-from gemtune.spec import TrainingConfig
+from gemtune.memory import GIB, Load, needed, needed_for_export
+from gemtune.spec import ExportConfig, TrainingConfig
 
 BOTH = ("l4", "rtx-pro-6000")
 
@@ -150,3 +150,34 @@ def test_the_machines_are_within_what_cloud_run_has() -> None:
         else:
             assert 4 <= machine.cpus <= 8
             assert 16 <= machine.memory_gib <= 4 * machine.cpus
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "machine"),
+    [
+        ("gemma-3-4b", "gguf", None), ("gemma-3-12b", "adapter", None), ("gemma-3-27b", "adapter", "rtx-pro-6000"),
+        ("gemma-2-9b", "merged", "rtx-pro-6000"), ("gemma-2-9b", "gguf", "rtx-pro-6000"),
+    ],
+)  # fmt: skip
+def test_an_export_goes_where_its_files_have_room(name: str, format: Any, machine: str | None) -> None:
+    need = needed_for_export(size(name), "LoRA", ExportConfig(format=format))
+    assert machines.choose_for_export(BOTH, need) == machine
+    assert machines.choose_for_export(("local",), need) is None
+
+
+def test_an_export_that_has_room_nowhere_is_told_what_has() -> None:
+    nine = needed_for_export(size("gemma-2-9b"), "LoRA", ExportConfig(format="merged"))
+    with pytest.raises(NeedsLargerMachine, match="the machine of exports has 32") as caught:
+        machines.choose_for_export(("l4",), nine)
+    assert str(caught.value.hint).endswith("or deploy machine rtx-pro-6000")
+    largest = needed_for_export(size("gemma-3-27b"), "LoRA", ExportConfig(format="gguf"))
+    with pytest.raises(NeedsLargerMachine) as caught:
+        machines.choose_for_export(BOTH, largest)
+    assert str(caught.value.hint) == "use format adapter, or a smaller base model"
+
+
+def test_an_export_needs_what_it_reads_and_writes() -> None:
+    found = size("gemma-3-4b")
+    adapter, merged = (needed_for_export(found, "LoRA", ExportConfig(format=f)) for f in ("adapter", "merged"))
+    assert merged - adapter == pytest.approx(2 * found.parameters / GIB)
+    assert adapter == pytest.approx(found.file_bytes / GIB + 3)

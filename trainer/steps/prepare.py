@@ -14,7 +14,7 @@ from typing import Any
 
 from gemtune import machines
 from gemtune.errors import NeedsLargerMachine, StepError
-from gemtune.memory import Load
+from gemtune.memory import Load, needed_for_export
 from gemtune.rl_spec import GrpoConfig
 from gemtune.spec import DEFAULT_SEQ_LENGTH, TrainingConfig
 from trainer import base_models, datasets, gguf, manifest, model_files
@@ -99,7 +99,7 @@ def run(context: Context) -> None:
     rows = train.kept - (0 if held_out else eval_rows)
     _check_groups(config, rows)
     longest_row = max(tally.longest for tally in (train, held_out) if tally is not None)
-    machine = _machine(context, provided, longest_row)
+    machine, export_machine = _machines(context, provided, longest_row)
     packed = len(packs(row_lengths(output / "train.parquet"), max_length)) if config.packing else rows
 
     summary = {
@@ -119,17 +119,22 @@ def run(context: Context) -> None:
     (output / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False))
     manifest.publish(context.buckets.export, output, f"{context.prefix}/prepared/{context.mark.attempt}")
     log.info("%d rows to train on, %d held out, %d refused", rows, eval_rows, train.refused_rows)
-    context.advance.done(context.job.job_id, context.mark, machine=machine)
+    context.advance.done(context.job.job_id, context.mark, machine=machine, export_machine=export_machine)
 
 
-def _machine(context: Context, provided: Mapping[str, str], longest_row: int) -> str | None:
-    """What trains it, now that weights and rows are known. Raises StepError `needs_larger_machine`."""
+def _machines(context: Context, provided: Mapping[str, str], longest_row: int) -> tuple[str | None, str | None]:
+    """What trains it, and whose memory its export needs, now that weights and rows are known.
+
+    Raises StepError `needs_larger_machine`.
+    """
     size = base_models.size(context.buckets, provided)
     config = context.spec.training_config
     sampled = config.rl_config.max_completion_length if isinstance(config.rl_config, GrpoConfig) else 0
     load = replace(Load.of(config, context.spec.modality), length=longest_row + sampled)
     try:
-        return machines.choose(context.machines, config.machine, size, load)
+        trains = machines.choose(context.machines, config.machine, size, load)
+        need = 0.0 if size is None else needed_for_export(size, config.method, context.spec.export_config)
+        return trains, machines.choose_for_export(context.machines, need)
     except NeedsLargerMachine as error:
         raise StepError(error.code, error.message, hint=error.hint) from error
 

@@ -83,12 +83,14 @@ class Advance:
         adapter_path: str | None = None,
         certificate: Parity | None = None,
         machine: str | None = None,
+        export_machine: str | None = None,
         artifacts: Sequence[Artifact] | None = None,
     ) -> None:
         """The step's work is whole; export's end completes the job. Raises like heartbeat."""
         now = self.clock.now()
         given: dict[str, object] = {"metrics": metrics, "adapter_path": adapter_path, "machine": machine}
         given["certificate"] = certificate
+        given["export_machine"] = export_machine
         results: dict[str, object] = {name: value for name, value in given.items() if value is not None}
         if artifacts is not None:
             results["artifacts"] = tuple(artifacts)

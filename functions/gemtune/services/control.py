@@ -79,4 +79,6 @@ class Control:
         name = f"gemtune-{step}"
         if step is Step.TRAIN:  # until prepare has decided, any machine's: the workflow asks again then
             name = f"{name}-{job.machine or self.machines[0]}"
+        if step is Step.EXPORT and job.export_machine is not None:
+            name = f"{name}-{job.export_machine}"
         return StepJob(name, timeout, done, (*args, "--seconds", str(seconds)))

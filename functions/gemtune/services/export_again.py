@@ -51,6 +51,7 @@ class ExportAgain:
             steps=steps,
             metrics=parent.metrics,
             machine=parent.machine,
+            export_machine=self.submit.placement.export_machine(request.spec()),
         )
 
     def _who_trained(self, job_id: str) -> Job:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gemtune import base_model, machines, model_size
 from gemtune.errors import NeedsLargerMachine, ObjectNotFound, Problem, RequestRefused, UnsafeName
-from gemtune.memory import Load
+from gemtune.memory import Load, needed_for_export
 from gemtune.model_size import ModelSize
 from gemtune.ports import Buckets, Objects
 from gemtune.spec import Spec
 
 LOC = ("training_config", "machine")
+# Where trainer/hub.py copies models to, in the export bucket.
+CACHED = "models"
+EXPORT_LOC = ("export_config", "format")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +37,46 @@ class Placement:
         except NeedsLargerMachine as error:
             raise RequestRefused([Problem(LOC, error.message, error.code, error.hint)]) from error
 
-    def problems(self, spec: Spec) -> list[Problem]:
+    def export_machine(self, spec: Spec) -> str | None:
+        """The machine whose memory its export needs; None for the one that exports have. Raises RequestRefused."""
+        size = None if machines.LOCAL in self.here else self._size(spec.training_config.base_model_id)
+        if size is None:
+            return None
         try:
-            self.machine(spec)
-        except RequestRefused as error:
-            return list(error.problems)
-        return []
+            need = needed_for_export(size, spec.training_config.method, spec.export_config)
+            return machines.choose_for_export(self.here, need)
+        except NeedsLargerMachine as error:
+            raise RequestRefused([Problem(EXPORT_LOC, error.message, error.code, error.hint)]) from error
+
+    def problems(self, spec: Spec) -> list[Problem]:
+        return _problems(self.machine, spec)
+
+    def export_problems(self, spec: Spec) -> list[Problem]:
+        return _problems(self.export_machine, spec)
 
     def _size(self, base_model_id: str) -> ModelSize | None:
         named = base_model.read(base_model_id)
         if named is None or named.kind == "folder":
             return None
         if named.kind == "hub":
-            return model_size.by_name(named.place)
+            return model_size.by_name(named.place) or self._cached(named.place)
         bucket, _, folder = named.place.partition("/")
         objects = self.buckets.named(bucket)
         return None if objects is None else size_in(objects, folder)
+
+    def _cached(self, repository: str) -> ModelSize | None:
+        """The size of a model that `prepare` has copied from the Hub before, by any of its revisions."""
+        found = (stat.name for stat in self.buckets.export.list(f"{CACHED}/{repository.replace('/', '--')}/"))
+        folder = next((name.removesuffix("/config.json") for name in found if name.endswith("/config.json")), None)
+        return None if folder is None else size_in(self.buckets.export, folder)
+
+
+def _problems(choose: Callable[[Spec], object], spec: Spec) -> list[Problem]:
+    try:
+        choose(spec)
+    except RequestRefused as error:
+        return list(error.problems)
+    return []
 
 
 def size_in(objects: Objects, folder: str) -> ModelSize | None:

@@ -70,6 +70,7 @@ class Submit:
             submission,
             request_hash=request_hash(spec),
             machine=self.placement.machine(spec),
+            export_machine=self.placement.export_machine(spec),
         )
 
     def rules(self) -> tuple[Rule, ...]:
@@ -84,6 +85,7 @@ class Submit:
             Rule((("notify",),), self._webhook_problems),
             Rule((("training_config",), ("modality",)), self.placement.problems),
             Rule((("training_config", "base_model_id"), ("export_config", "format")), self._gguf_problems),
+            Rule((("training_config",), ("export_config",)), self.placement.export_problems),
         )
 
     def _dataset_problems(self, request: TrainRequest) -> list[Problem]:
