@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from deploy.tools import ROOT, Refused, need, outputs, read, run, terraform
+from deploy.tools import ROOT, Refused, need, outputs, read, terraform
 
 if TYPE_CHECKING:
     from deploy.project import Deployment
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 # The builds of torch that cloudbuild.yaml has a step for.
 IMAGES = ("cpu", "cu126", "cu130")
 SOURCES = ("cloudbuild.yaml", "constraints.txt", "functions/gemtune", "trainer", "LICENSE")
+UNDER_WAY = ("PENDING", "QUEUED", "WORKING")
+# Seconds between looks at a build.
+LOOK = 10.0
 # What a build needs before there can be any image: where it is pushed to, what it is read from, and who it is.
 BEFORE = (
     "google_artifact_registry_repository_iam_member.build",
@@ -64,11 +68,25 @@ def build(deployment: Deployment) -> None:
         f"--gcs-source-staging-dir=gs://{found['buckets']['source']}/builds",
         f"--substitutions=_REPOSITORY={found['image_repository']},_TAG={name}", "--format=value(id)",
     )  # fmt: skip
-    run("gcloud", "builds", "log", build_id, "--stream", *deployment.gcloud)
-    built = json.loads(read("gcloud", "builds", "describe", build_id, "--format=json", *deployment.gcloud))
+    built = _ended(deployment, build_id)
     if built["status"] != "SUCCESS":
-        raise Refused(f"build {build_id} ended as {built['status']}; its log is above", exit_code=1)
+        raise Refused(f"build {build_id} ended as {built['status']}; see {built.get('logUrl')}", exit_code=1)
     _keep(deployment, built["results"]["images"], name)
+
+
+def _ended(deployment: Deployment, build_id: str) -> dict[str, Any]:
+    """The build once it is over. Its log is in Cloud Logging, which gcloud does not stream."""
+    told = False
+    while True:
+        built: dict[str, Any] = json.loads(
+            read("gcloud", "builds", "describe", build_id, "--format=json", *deployment.gcloud)
+        )
+        if built["status"] not in UNDER_WAY:
+            return built
+        if not told:
+            print(f"build {build_id} runs; its log: {built.get('logUrl')}", flush=True)
+            told = True
+        time.sleep(LOOK)
 
 
 def _keep(deployment: Deployment, pushed: list[dict[str, str]], name: str) -> None:

@@ -46,7 +46,7 @@ def test_deploy_makes_what_a_build_needs_then_images_then_everything(cloud: Stan
     assert ran.returncode == 0, ran.stderr
     assert steps(cloud) == [
         "terraform init", "terraform output", "terraform apply", "terraform output",
-        "gcloud builds submit", "gcloud builds log build-1", "gcloud builds describe build-1",
+        "gcloud builds submit", "gcloud builds describe build-1",
         "terraform apply", "terraform output",
     ]  # fmt: skip
     assert OUTPUTS["api_url"] in ran.stdout
@@ -121,6 +121,18 @@ def test_a_build_that_fails_or_lacks_an_image_ends_it(
     assert said in ran.stderr
     assert "terraform apply" not in steps(cloud)
     assert not DEPLOYMENT.images_file.exists()
+
+
+def test_a_build_is_waited_for_and_its_log_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    states = iter(["QUEUED", "WORKING", "WORKING", "SUCCESS"])
+    slept: list[float] = []
+    monkeypatch.setattr(images, "read", lambda *command: json.dumps({"status": next(states), "logUrl": "https://log"}))
+    monkeypatch.setattr("time.sleep", slept.append)
+    assert images._ended(DEPLOYMENT, "build-1")["status"] == "SUCCESS"
+    assert len(slept) == 3
+    assert capsys.readouterr().out == "build build-1 runs; its log: https://log\n"
 
 
 def test_a_tool_that_fails_ends_it(cloud: StandIns) -> None:
