@@ -46,10 +46,13 @@ locals {
   gateway = var.api_gateway == null ? {} : { GEMTUNE_GATEWAY = google_service_account.gemtune["gateway"].email }
   # Fetches from the Hub, or publishes there.
   hf_token = var.hf_token_secret == null ? {} : { GEMTUNE_HF_TOKEN_SECRET = var.hf_token_secret }
-  # Finds out, or says, which machine trains a job: of those that it fits on the first, so the smallest comes first.
+  # Finds out, or says, which machine trains a job: of those that it fits on the first, so the smallest comes first,
+  # and those without a GPU last: most models fit there, and few should wait for it.
   chooses = {
     GEMTUNE_MACHINES = join(",", [
-      for sized in sort([for name, machine in var.machines : format("%06d %s", machine.memory_gib, name)]) : split(" ", sized)[1]
+      for sized in sort([
+        for name, machine in var.machines : format("%d %06d %s", machine.accelerator == null ? 1 : 0, machine.memory_gib, name)
+      ]) : split(" ", sized)[2]
     ])
   }
 }

@@ -125,3 +125,23 @@ run "data_may_be_deleted_when_told" {
     error_message = "all of it"
   }
 }
+
+run "machines_are_tried_from_small_to_large_and_a_cpu_last" {
+  command = plan
+  variables {
+    machines = {
+      cpu          = { cpus = 8, memory_gib = 32, image = "cpu" }
+      rtx-pro-6000 = { accelerator = "nvidia-rtx-pro-6000", cpus = 20, memory_gib = 80, image = "cu130" }
+      l4           = { accelerator = "nvidia-l4", cpus = 8, memory_gib = 32, image = "cu126" }
+    }
+  }
+
+  assert {
+    condition     = local.chooses.GEMTUNE_MACHINES == "l4,rtx-pro-6000,cpu"
+    error_message = "the first that fits is taken: a job should not wait for a CPU, nor pay for a large GPU"
+  }
+  assert {
+    condition     = [for name in keys(google_cloud_run_v2_job.step) : name if startswith(name, "export")] == ["export", "export-rtx-pro-6000"]
+    error_message = "exports of large models need a machine with more memory than exports have"
+  }
+}
