@@ -10,7 +10,7 @@ TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)",$$/\1/p' pyproject.toml)
 CODE := functions trainer tests examples bench deploy
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo llama test check e2e infra up cloud images plan deploy destroy smoke format lock requirements clean
+.PHONY: help setup demo llama test check e2e infra up cloud unsloth images plan deploy destroy smoke format lock requirements clean
 
 help: ## show this
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -56,6 +56,9 @@ cloud: .venv/.ready ## the gcp backend on emulators of this machine, until Ctrl-
 
 up: .venv/.ready ## serve on http://127.0.0.1:$(PORT), everything below $(GEMTUNE_HOME)
 	@exec $(BIN)/gemtune up
+
+unsloth: .venv/.ready ## make the environment of provider unsloth (about 0.2 GB, outside the checkout), and say what to set
+	@$(BIN)/python -m trainer.unsloth_environment
 
 # A Google Cloud project: PROJECT_ID=… REGION=… say which; terraform/terraform.tfvars may say more.
 

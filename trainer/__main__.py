@@ -19,7 +19,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from gemtune.bootstrap import Services, services
-from gemtune.errors import JobNotFound, Stale, StepError
+from gemtune.errors import JobNotFound, ObjectNotFound, Stale, StepError
 from gemtune.job import Claim, Failure, Job, Mark, Step
 from gemtune.redaction import Redacting, redacted
 from gemtune.spec import Spec
@@ -39,6 +39,7 @@ def main() -> int:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     here = services()
+    _go_to_unsloth(here, arguments)
     step = Step(arguments.step)
     claim = Claim(launch=arguments.launch, execution=arguments.execution)
     execution = os.environ.get("CLOUD_RUN_EXECUTION", f"local-{os.getpid()}")
@@ -56,6 +57,27 @@ def main() -> int:
     except (Stale, JobNotFound) as error:
         log.info("this attempt is no longer the one: %s", error)
         return DONE
+
+
+def _go_to_unsloth(here: Services, arguments: argparse.Namespace) -> None:
+    """unsloth changes what it is imported beside, so it has an environment of its own: a training by it goes on there,
+    as the same process. Where that is not possible it stays, and is told so."""
+    python = here.settings.unsloth_python
+    if python is None or arguments.step != Step.TRAIN or sys.executable == str(python):
+        return
+    try:
+        job = here.store.get(arguments.job_id)
+        spec = Spec.model_validate_json(here.buckets.config.read(job.spec_name))
+    except (JobNotFound, ObjectNotFound):  # who begins the step says so better
+        return
+    if spec.training_config.provider != "unsloth":
+        return
+    if here.settings.on_gcp:  # what is paid for as a GPU shall be one
+        os.environ["UNSLOTH_DISABLE_CPU_FALLBACK"] = "1"
+    try:
+        os.execv(python, [str(python), "-m", "trainer", *sys.argv[1:]])
+    except OSError as error:
+        log.error("%s cannot be run: %s", python, error)
 
 
 def _guarded(here: Services, job: Job, mark: Mark, seconds: int | None, stop: threading.Event) -> int:

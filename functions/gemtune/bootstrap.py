@@ -127,6 +127,7 @@ class Services:
             local_folders=local_folders,
             webhooks_to_loopback=self.settings.webhooks_to_loopback,
             has_hf_token=self.settings.service_hf_token is not None,
+            has_unsloth=self.settings.unsloth_python is not None,
             wandb_needs_key=self.settings.service_wandb_key is None and not self.settings.wandb_offline,
             placement=Placement(self.buckets, self.settings.machines),
             no_gguf=self._no_gguf,

@@ -11,17 +11,6 @@ from gemtune.rule import Loc, Rule
 from gemtune.spec import QUANTIZATIONS, TrainRequest
 
 
-def _not_available(loc: Loc, value: str, instead: str) -> list[Problem]:
-    return [Problem(loc, f"{value} is not available yet", "not_available_yet", instead)]
-
-
-def _provider(request: TrainRequest) -> list[Problem]:
-    provider = request.training_config.provider
-    if provider == "huggingface":
-        return []
-    return _not_available(("training_config", "provider"), f"provider {provider}", "use huggingface")
-
-
 def _vision(request: TrainRequest) -> list[Problem]:
     """What goes together with pictures."""
     config = request.training_config
@@ -39,7 +28,8 @@ def _vision(request: TrainRequest) -> list[Problem]:
         loc, hint = ("export_config", "format"), "use adapter or merged"
         problems.append(Problem(loc, message, "format_without_vision", hint))
     if config.provider == "unsloth":
-        problems += _not_available(("training_config", "provider"), "provider unsloth with vision", "use huggingface")
+        message = "vision works with provider huggingface only"
+        problems.append(Problem(("training_config", "provider"), message, "unsloth_not_possible", "use huggingface"))
     return problems
 
 
@@ -144,7 +134,6 @@ _TRAINING: Loc = ("training_config",)
 _EXPORT: Loc = ("export_config",)
 RULES: tuple[Rule, ...] = (
     Rule(((*_TRAINING, "base_model_id"),), _base_model),
-    Rule(((*_TRAINING, "provider"),), _provider),
     Rule(
         (
             ("modality",),

@@ -30,6 +30,7 @@ class Settings:
     service_hf_token: str | None  # name of the secret that jobs without a token of their own use
     service_wandb_key: str | None  # the same for W&B
     wandb_offline: bool  # trainings keep what W&B would be told in files, and need no key
+    unsloth_python: Path | None  # the interpreter that has unsloth; without it its jobs are refused
     prepare_timeout_seconds: int
     train_timeout_seconds: int
     export_timeout_seconds: int
@@ -67,6 +68,7 @@ class Settings:
             service_hf_token=env.get("GEMTUNE_HF_TOKEN_SECRET") or None,
             service_wandb_key=env.get("GEMTUNE_WANDB_API_KEY_SECRET") or None,
             wandb_offline=env.get("WANDB_MODE") == "offline",  # W&B's own variable, which its client reads too
+            unsloth_python=_interpreter(env, "GEMTUNE_UNSLOTH_PYTHON", on_gcp),
             prepare_timeout_seconds=_whole_number(env, "GEMTUNE_PREPARE_TIMEOUT_SECONDS", 3600),
             # A GPU task on Cloud Run may run for an hour; a workstation has no such limit.
             train_timeout_seconds=_whole_number(env, "GEMTUNE_TRAIN_TIMEOUT_SECONDS", 3600 if on_gcp else 7 * 86400),
@@ -115,6 +117,16 @@ def _bucket(env: Mapping[str, str], name: str, default: str, on_gcp: bool) -> st
     if "/" in value or value.startswith("."):
         raise BadSetting(f"{name} is {value!r}, which is no bucket name")
     return value
+
+
+def _interpreter(env: Mapping[str, str], name: str, on_gcp: bool) -> Path | None:
+    """A Python of this machine; on gcp one of the trainer's image, where functions cannot look."""
+    value = env.get(name)
+    if not value:
+        return None
+    if not on_gcp and not Path(value).is_file():
+        raise BadSetting(f"{name} is {value!r}, and no such file is there; `make unsloth` says what to set")
+    return Path(value).absolute()
 
 
 def _yes_or_no(env: Mapping[str, str], name: str) -> bool:

@@ -118,17 +118,6 @@ def test_a_value_out_of_bounds_is_refused_where_it_stands(path: str, value: Any)
 
 
 @pytest.mark.parametrize(
-    ("path", "value"),
-    [
-        ("training_config.provider", "unsloth"),
-    ],
-)  # fmt: skip
-def test_what_is_not_built_yet_is_refused_and_not_ignored(path: str, value: Any) -> None:
-    found = read(json.dumps(with_field(path, value)), in_the_open=False).problems
-    assert "not_available_yet" in {problem.code for problem in found}
-
-
-@pytest.mark.parametrize(
     ("project", "code"),
     [("boats", None), ("team/boats", None), ("a/b/c", "bad_form"), ("what?", "bad_form"), ("/", "bad_form")],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,12 +38,19 @@ def test_llama_cpp_lies_in_the_cache_of_the_machine_or_where_an_image_has_it() -
     [
         ("PORT", "x"), ("PORT", "0"), ("PORT", "-1"), ("PORT", "8²"), ("GEMTUNE_BACKEND", "cloud"),
         ("GCS_DATA_BUCKET_NAME", "../x"), ("GCS_DATA_BUCKET_NAME", "a/b"), ("GEMTUNE_WEBHOOKS_TO_LOOPBACK", "1"),
-        ("GEMTUNE_TRAIN_TIMEOUT_SECONDS", "1h"),
+        ("GEMTUNE_TRAIN_TIMEOUT_SECONDS", "1h"), ("GEMTUNE_UNSLOTH_PYTHON", "/nowhere/python"),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_named(name: str, value: str) -> None:
     with pytest.raises(BadSetting, match=name):
         Settings.from_environment({name: value})
+
+
+def test_the_python_of_unsloth_is_one_of_this_machine_or_of_the_trainers_image() -> None:
+    assert Settings.from_environment({}).unsloth_python is None
+    assert Settings.from_environment({"GEMTUNE_UNSLOTH_PYTHON": sys.executable}).unsloth_python == Path(sys.executable)
+    in_image = CLOUD | {"GEMTUNE_UNSLOTH_PYTHON": "/opt/unsloth/bin/python"}
+    assert Settings.from_environment(in_image).unsloth_python == Path("/opt/unsloth/bin/python")
 
 
 def test_a_deployment_says_which_machines_it_has() -> None:

@@ -31,6 +31,7 @@ class Submit:
     local_folders: bool  # whether a base model may be a folder of this machine
     webhooks_to_loopback: bool  # whether a webhook may be on this machine
     has_hf_token: bool  # whether jobs without a Hub token use the service's
+    has_unsloth: bool  # whether trainings by unsloth have an environment to run in
     wandb_needs_key: bool  # whether a request that wants W&B has to bring a key of its own
     placement: Placement
     no_gguf: Callable[[], Problem | None]  # why this deployment cannot write GGUF, when it cannot
@@ -82,6 +83,7 @@ class Submit:
             Rule((("hf_token",), ("wandb_config",)), self._secret_problems),
             Rule((("hf_token",), ("export_config", "destination")), self._token_problems),
             Rule((("wandb_config",),), self._wandb_problems),
+            Rule((("training_config", "provider"),), self._provider_problems),
             Rule((("notify",),), self._webhook_problems),
             Rule((("training_config",), ("modality",)), self.placement.problems),
             Rule((("training_config", "base_model_id"), ("export_config", "format")), self._gguf_problems),
@@ -171,6 +173,12 @@ class Submit:
             return []
         hint = "send one with write access; `gemtune secret NAME` keeps it"
         return [Problem(("hf_token",), "hfhub needs a token of the Hub", "missing_field", hint)]
+
+    def _provider_problems(self, request: TrainRequest) -> list[Problem]:
+        if request.training_config.provider != "unsloth" or self.has_unsloth:
+            return []
+        hint = "use huggingface; who runs the service can install unsloth by `make unsloth`"
+        return [Problem(("training_config", "provider"), "this service has no unsloth", "unsloth_missing", hint)]
 
     def _wandb_problems(self, request: TrainRequest) -> list[Problem]:
         if request.wandb_config is None or request.wandb_config.api_key is not None or not self.wandb_needs_key:

@@ -1,0 +1,101 @@
+"""Provider `unsloth`: its own code loads and wraps, with kernels of its own on a GPU. What is trained on, measured and
+kept is what provider `huggingface` trains on, measures and keeps."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+from gemtune.errors import StepError
+from gemtune.spec import Spec
+from trainer.engines import Loaded
+
+# unsloth writes the kernels it generates here, and not into the folder that it happens to run in.
+COMPILED = Path(os.environ.get("GEMTUNE_CACHE") or Path.home() / ".cache" / "gemtune") / "unsloth-compiled"
+
+
+def prepare(spec: Spec) -> None:
+    """Import unsloth, which has to come before all that it changes. Raises StepError `unsloth_missing`,
+    `unsloth_unusable`, `unsloth_needs_gpu`."""
+    if importlib.util.find_spec("unsloth") is None:
+        hint = "install it by `make unsloth`, set GEMTUNE_UNSLOTH_PYTHON as that says, or use provider huggingface"
+        raise StepError("unsloth_missing", "the trainer's environment has no unsloth", hint=hint)
+    os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(COMPILED))
+    os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
+    try:
+        import unsloth
+    except (ImportError, NotImplementedError, RuntimeError) as error:  # what it raises without a GPU that it knows
+        reason = str(error).strip().partition("\n")[0][:300]
+        hint = "run it where torch finds a GPU, or use provider huggingface"
+        raise StepError("unsloth_unusable", f"unsloth cannot be used here: {reason}", hint=hint) from error
+    if spec.training_config.method == "QLoRA" and unsloth.DEVICE_TYPE == "cpu":
+        hint = "use provider huggingface, or method LoRA"
+        raise StepError("unsloth_needs_gpu", "unsloth trains QLoRA on a GPU only", hint=hint)
+
+
+def load(folder: Path, spec: Spec) -> Loaded:
+    """See Engine.load: the same weights in the same types, and the same layers adapted, as by huggingface."""
+    import torch
+    from unsloth import FastLanguageModel
+
+    from trainer import senses
+    from trainer.precision import compute_dtype, stored_dtype
+
+    config = spec.training_config
+    dtype, full = compute_dtype(stored_dtype(folder)), config.method == "Full"
+    model, _ = FastLanguageModel.from_pretrained(
+        str(folder),
+        max_seq_length=_positions(folder, spec),
+        dtype=torch.float32 if full else dtype,
+        load_in_4bit=config.method == "QLoRA",
+        full_finetuning=full,
+        use_gradient_checkpointing=False,  # the trainer decides
+        **_of_this_machine(folder, full=full),
+    )
+    if full:
+        for part in senses.of(model):
+            part.requires_grad_(False)
+        return Loaded(model, dtype)
+    model = FastLanguageModel.get_peft_model(
+        model,
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=senses.linear_layers(model, vision_tower=False),
+        bias="none",
+        random_state=config.seed,
+        use_gradient_checkpointing=False,
+    )
+    model.peft_config["default"].base_model_name_or_path = config.base_model_id
+    return Loaded(model, dtype)
+
+
+def save(model: Any, folder: Path) -> None:
+    """See Engine.save. Raises OSError."""
+    from trainer.engines import huggingface
+
+    huggingface.save(model, folder)
+
+
+def _of_this_machine(folder: Path, *, full: bool) -> dict[str, Any]:
+    """On a CPU unsloth is transformers, where only the eager attention caps scores as Gemma 2 does. On a GPU it has
+    attention of its own, and keeps weights in 16 bits unless told otherwise."""
+    import unsloth
+
+    from trainer.model_files import config_of
+
+    if unsloth.DEVICE_TYPE != "cpu":
+        return {"float32_mixed_precision": True} if full else {}
+    capped = config_of(folder).get("attn_logit_softcapping") is not None
+    return {"attn_implementation": "eager" if capped else "sdpa"}
+
+
+def _positions(folder: Path, spec: Spec) -> int:
+    """Tokens that a row may have."""
+    from gemtune.spec import DEFAULT_SEQ_LENGTH
+    from trainer.model_files import config_of, max_positions
+
+    asked = spec.training_config.max_seq_length or DEFAULT_SEQ_LENGTH
+    return min(asked, max_positions(config_of(folder)) or asked)
