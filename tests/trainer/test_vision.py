@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,20 @@ def test_activations_that_are_computed_again_change_nothing(
         bench = seeing_bench_of(method=method, lora_dropout=0.0, max_steps=3, batch_size=8).to(Step.TRAIN)
         curves.append([loss for _, loss in bench.curve()])
     assert curves[0] == pytest.approx(curves[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("method", ["LoRA", "QLoRA", "Full"])
+def test_a_model_in_bf16_learns_as_well(seeing_bench_of: Callable[..., Bench], tmp_path: Path, method: str) -> None:
+    from transformers import AutoModelForImageTextToText
+
+    rate = 1e-3 if method == "Full" else 5e-3
+    bench = seeing_bench_of(**LEARNING | {"method": method, "learning_rate": rate})
+    base = Path(shutil.copytree(bench.base, tmp_path / "bf16"))
+    AutoModelForImageTextToText.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(base)
+    bench.training["base_model_id"] = str(base)
+    bench.to(Step.TRAIN)
+    assert bench.job.metrics is not None
+    assert bench.job.metrics.accuracy == 1.0
 
 
 def mixed_rows() -> list[dict[str, Any]]:
