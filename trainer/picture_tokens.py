@@ -10,7 +10,7 @@ from typing import Any
 from gemtune import base_model
 from gemtune.errors import StepError
 from trainer.chat_template import json_object
-from trainer.conversations import Messages, pictures_in, texts_in
+from trainer.conversations import Messages, pictures_in
 
 # What Gemma3Processor takes when a model does not say.
 DEFAULT_COUNT = 256
@@ -45,14 +45,12 @@ class PictureTokens:
 
         Raises StepError `template_not_supported`.
         """
-        tokens = (self.begin, self.soft, self.end)
-        posing = next((token for said in texts_in(messages) for token in tokens if token in said), None)
-        if posing is not None:
-            return f"its text holds {posing}, which stands for a picture"
-        shown, written = len(pictures_in(messages)), self._whole_in(text)
-        if written != shown:
+        shown, written = len(pictures_in(messages)), text.count(self.begin)
+        if written < shown:
             problem = f"its chat template writes {written} pictures where a row has {shown}"
             raise StepError("template_not_supported", problem, hint="use a base model with Gemma's template")
+        if (written, text.count(self.soft), text.count(self.end)) != (shown, shown * self.count, shown):
+            return f"its text holds {self.begin}, {self.soft} or {self.end}, which stand for a picture"
         return None if self._whole_in(read) == shown else "its pictures lie beyond max_seq_length"
 
     def _whole_in(self, text: str) -> int:

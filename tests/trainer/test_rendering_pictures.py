@@ -122,6 +122,17 @@ def test_text_that_would_pass_for_a_picture_refuses_the_row(token: str, turn: in
     assert token in refused.reason
 
 
+@pytest.mark.parametrize("halves", [("<start_of", "_image>"), ("<image_soft", "_token>")])
+def test_text_that_becomes_a_picture_when_its_parts_meet_refuses_the_row(
+    halves: tuple[str, str], tiny_seeing: Path
+) -> None:
+    messages = conversation(row([SHOWN, said(halves[0]), said(halves[1])], "Captain"), sees=True)
+    assert not isinstance(messages, Refused)
+    refused = encoder_of(tiny_seeing).encode(messages)
+    assert isinstance(refused, Refused)
+    assert "stand for a picture" in refused.reason
+
+
 def test_no_cut_goes_through_a_picture(tiny_seeing: Path) -> None:
     messages = conversation(ROWS["in two turns"], sees=True)
     assert not isinstance(messages, Refused)
