@@ -23,7 +23,7 @@ RewardFunction = Callable[..., list[float]]
 _NUMBER = re.compile(r"(?<![\w.])(?:(?<![\w.)])[+-])?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d{1,3}(?!\d))?")
 _BY_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?![\d,])")
 _SIGNS = str.maketrans({"\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "\N{FULLWIDTH HYPHEN-MINUS}": "-"})
-_FENCE = re.compile(r"^ {0,3}```[^\n`]*\n(.*?)^ {0,3}```[ \t]*$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r" {0,3}```([^`]*)")
 
 
 def functions(rewards: Sequence[Reward]) -> list[RewardFunction]:
@@ -92,12 +92,27 @@ def number(text: str) -> Decimal | None:
 
 def json_schema(text: str, validator: Any) -> float:
     """1.0 when the text, or its last fenced code block, is JSON that the schema allows."""
-    blocks = _FENCE.findall(text.replace("\r\n", "\n"))
+    block = _last_block(text)
     try:
-        value = json.loads(blocks[-1] if blocks else text, parse_constant=_no_json, parse_float=_finite)
+        value = json.loads(text if block is None else block, parse_constant=_no_json, parse_float=_finite)
         return float(validator.is_valid(value))
     except (ValueError, RecursionError, OverflowError):  # no JSON, nested too deep, or a number beyond all floats
         return 0.0
+
+
+def _last_block(text: str) -> str | None:
+    """The last block between fences of three backticks; one that is not closed is none."""
+    block: list[str] | None = None
+    last = None
+    for line in text.replace("\r\n", "\n").split("\n"):  # other separators may stand in a JSON text
+        fence = _FENCE.fullmatch(line)
+        if block is None:
+            block = None if fence is None else []
+        elif fence is not None and not fence.group(1).strip():
+            last, block = "\n".join(block), None
+        else:
+            block.append(line)
+    return last
 
 
 def length(tokens: int, reward: Length) -> float:

@@ -6,7 +6,6 @@ user: each is one of the functions of `trainer/rewards.py`, with parameters.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -103,10 +102,6 @@ Answered: tuple[type[RewardBase], ...] = (ExactAnswer, NumericAnswer)
 def names(rewards: list[Reward]) -> list[str]:
     """What each reward is called."""
     return [reward.type if reward.name is None else reward.name for reward in rewards]
-
-
-def weights(rewards: list[Reward]) -> Mapping[str, float]:
-    return dict(zip(names(rewards), (reward.weight for reward in rewards), strict=True))
 
 
 def needs_answer(config: GrpoConfig) -> bool:

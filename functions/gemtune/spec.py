@@ -63,7 +63,10 @@ class TrainingConfig(Contract):
     save_steps: int | None = Field(None, ge=1, le=1_000_000, description="train_steps between checkpoints")
     logging_steps: int = Field(1, ge=1, le=1_000_000)
     early_stopping_patience: int | None = Field(
-        None, ge=1, le=1000, description="evaluations in a row without a lower eval_loss after which training ends"
+        None,
+        ge=1,
+        le=1000,
+        description="evaluations in a row without a lower eval_loss (GRPO: a higher reward) after which it ends",
     )
     early_stopping_threshold: float = Field(0.0, ge=0, le=100, description="by how much eval_loss has to fall")
     train_vision_tower: bool = Field(
