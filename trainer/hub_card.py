@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from pathlib import Path
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NAME = "README.md"
-CERTIFICATE = "certificate.json"
 # Every Gemma is under it, unless its card says otherwise.
 DEFAULT_LICENCE = {"license": "gemma"}
 LICENCE_FIELDS = ("license", "license_name", "license_link")
@@ -44,8 +42,6 @@ def card(folder: Path, base_model_id: str, api: HfApi) -> CommitOperationAdd:
         fields.pop("base_model", None)
         fields.pop("base_model_relation", None)
         text = text.replace(base_model_id, base_model_id.rstrip("/").rpartition("/")[2])
-    if "certificate" not in text.lower() and (folder / CERTIFICATE).is_file():
-        text += "\n\n" + certificate(json.loads((folder / CERTIFICATE).read_text()))
     return CommitOperationAdd(NAME, f"---\n{_yaml(fields)}---\n\n{text}\n".encode())
 
 
@@ -65,13 +61,6 @@ def licence(base_model_id: str, api: HfApi) -> dict[str, str]:
         return DEFAULT_LICENCE
     found = {name: str(said[name]) for name in LICENCE_FIELDS if said is not None and said.get(name)}
     return found if "license" in found else DEFAULT_LICENCE
-
-
-def certificate(found: dict[str, Any]) -> str:
-    """A section with the certificate's figures."""
-    rows = [f"| {name} | {value} |" for name, value in found.items() if isinstance(value, str | int | float)]
-    table = "\n".join(["| | |", "|---|---|", *rows])
-    return f"## Certificate\n\nHow far this answers as what was trained, in full in `{CERTIFICATE}`:\n\n{table}"
 
 
 def _yaml(fields: dict[str, Any]) -> str:

@@ -96,4 +96,6 @@ def test_an_export_goes_to_the_hub_and_fails_there_without_harm(trained: Bench, 
     for artifact in child.job.artifacts:
         path = Path(artifact.uri)
         assert artifact.name == "README.md" or there.files[artifact.name] == path.read_bytes()
+    assert "certificate.json" in there.files
+    assert b"## Parity certificate" in there.files["README.md"]
     assert TOKEN.encode() not in b"".join(there.files.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import traceback
 from collections.abc import Iterator
@@ -121,14 +120,6 @@ def test_a_base_model_that_is_not_on_the_hub_is_gemmas(hub: HubServer, folder: P
 def fields(hub: HubServer) -> dict[str, Any]:
     card = hub.repositories[REPOSITORY].files["README.md"].decode()
     return dict(yaml.safe_load(card.split("---\n")[1]))
-
-
-def test_a_certificate_is_in_the_card(hub: HubServer, folder: Path) -> None:
-    (folder / "certificate.json").write_text(json.dumps({"mean_kl": 0.01, "top_1": 0.98, "samples": [{}]}))
-    upload(folder)()
-    card = hub.repositories[REPOSITORY].files["README.md"].decode()
-    assert "## Certificate" in card
-    assert "| mean_kl | 0.01 |" in card
 
 
 def test_what_is_there_is_not_sent_again_and_makes_no_empty_commit(hub: HubServer, folder: Path) -> None:
