@@ -282,3 +282,38 @@ def test_a_build_is_sent_the_same_files(tmp_path: Path) -> None:
     )
     assert context_files() | {"cloudbuild.yaml", ".dockerignore"} <= set(sent.stdout.split())
     assert not {"README.md", "tests/rows.py", "functions/main.py"} & set(sent.stdout.split())
+
+
+def test_what_builds_llama_cpp_needs_no_more_than_its_stage_has(tmp_path: Path) -> None:
+    """Its files, and of all packages only what the stage installs; the tools are there, so nothing is built here."""
+    for source, target in copied("llama").items():
+        path = tmp_path / target.lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / source, path)
+    (install,) = [command.value[0] for command in of_kind("llama", "RUN") if "pip install" in command.value[0]]
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for name in _with_all_that_it_asks_for(shlex.split(install)[-1]):
+        for file in metadata.files(name) or []:
+            top = Path(str(file.locate())).parents[len(file.parts) - 2] if len(file.parts) > 1 else file.locate()
+            if not str(file).startswith("..") and not (packages / top.name).exists():
+                (packages / top.name).symlink_to(str(top))
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "built.json").write_text("{}")
+    build = tmp_path / "build"
+    found = f"{build / 'functions'}:{build}:{packages}"
+    command = [sys.executable, "-S", "-m", "trainer.llama_cpp", str(tools)]
+    ran = subprocess.run(command, cwd=build, env={"PYTHONPATH": found}, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout.strip()) == (0, str(tools)), ran.stderr
+
+
+def _with_all_that_it_asks_for(name: str) -> set[str]:
+    found, waiting = set(), [name]
+    while waiting:
+        package = waiting.pop()
+        if package not in found:
+            found.add(package)
+            needed = [Requirement(line) for line in metadata.requires(package) or []]
+            waiting += [each.name for each in needed if each.marker is None or each.marker.evaluate({"extra": ""})]
+    return found
