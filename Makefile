@@ -62,7 +62,7 @@ unsloth: .venv/.ready ## make the environment of provider unsloth (about 0.2 GB,
 
 # A Google Cloud project: PROJECT_ID=… REGION=… say which; terraform/terraform.tfvars may say more.
 
-images: ## build and push the images of the steps: PROJECT_ID=… REGION=…
+images: ## build and push the images of the steps: PROJECT_ID=… REGION=… [UNSLOTH=yes]
 	@$(PYTHON) -m deploy images
 
 ifdef PROJECT_ID
@@ -73,7 +73,7 @@ plan: .venv/.ready
 	@$(BIN)/python -m tests.infra.offline plan
 endif
 
-deploy: ## make a project the service: PROJECT_ID=… REGION=… [YES=yes]
+deploy: ## make a project the service: PROJECT_ID=… REGION=… [YES=yes] [UNSLOTH=yes]
 	@$(PYTHON) -m deploy apply
 
 destroy: ## remove the service, not its data: PROJECT_ID=… REGION=… [DELETE_DATA=yes]

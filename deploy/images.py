@@ -28,12 +28,16 @@ BEFORE = (
 )
 
 
-def tag() -> str:
-    """Names a content of the images' sources: the same sources need no build."""
-    digest = hashlib.sha256()
+def tag(deployment: Deployment) -> str:
+    """Names a content of the images' sources, and what they are built with: the same needs no build."""
+    digest = hashlib.sha256(b"unsloth" if deployment.unsloth else b"")
     for path in sorted(_files()):
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
+
+
+def _word(switch: bool) -> str:
+    return "yes" if switch else "no"
 
 
 def _files() -> Iterator[Path]:
@@ -46,7 +50,7 @@ def _files() -> Iterator[Path]:
 def are_built(deployment: Deployment) -> bool:
     """Whether the digests that are kept belong to these sources and this project."""
     kept = deployment.images_file
-    return kept.is_file() and deployment.tag_file.is_file() and deployment.tag_file.read_text() == tag()
+    return kept.is_file() and deployment.tag_file.is_file() and deployment.tag_file.read_text() == tag(deployment)
 
 
 def build(deployment: Deployment) -> None:
@@ -61,12 +65,13 @@ def build(deployment: Deployment) -> None:
         found = outputs()
         if "image_repository" not in found or "build_service_account" not in found:
             raise Refused("terraform made no registry", exit_code=1)
-    name = tag()
+    name = tag(deployment)
     build_id = read(
         "gcloud", "builds", "submit", ".", *deployment.gcloud, "--config=cloudbuild.yaml", "--async",
         f"--service-account={found['build_service_account']}",
         f"--gcs-source-staging-dir=gs://{found['buckets']['source']}/builds",
-        f"--substitutions=_REPOSITORY={found['image_repository']},_TAG={name}", "--format=value(id)",
+        f"--substitutions=_REPOSITORY={found['image_repository']},_TAG={name},_UNSLOTH={_word(deployment.unsloth)}",
+        "--format=value(id)",
     )  # fmt: skip
     built = _ended(deployment, build_id)
     if built["status"] != "SUCCESS":

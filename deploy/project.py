@@ -24,6 +24,7 @@ class Deployment:
     region: str
     delete_data: bool = False  # destroy the data too
     sure: bool = False  # nobody is there to be asked
+    unsloth: bool = False  # build the images with provider unsloth, and accept its jobs
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Deployment:
@@ -37,8 +38,8 @@ class Deployment:
                 raise Refused(f"say where, as in: PROJECT_ID=my-project REGION=us-central1 ({name} is not set)")
             if not re.fullmatch(form, value):
                 raise Refused(f"{name} is {value!r}, which is none")
-        yes = {name: _yes(environment, name) for name in ("DELETE_DATA", "YES")}
-        return cls(project_id, region, yes["DELETE_DATA"], yes["YES"])
+        yes = {name: _yes(environment, name) for name in ("DELETE_DATA", "YES", "UNSLOTH")}
+        return cls(project_id, region, yes["DELETE_DATA"], yes["YES"], yes["UNSLOTH"])
 
     @property
     def images_file(self) -> Path:
@@ -60,8 +61,10 @@ class Deployment:
     def variables(self, of_images: Sequence[str] | None = None) -> Sequence[str]:
         """Everything else may stand in terraform/terraform.tfvars."""
         where = ("-var", f"project_id={self.project_id}", "-var", f"region={self.region}")
-        data = ("-var", f"delete_data={'true' if self.delete_data else 'false'}")
-        return (*where, *data, *(of_images or (f"-var-file={self.images_file}",)))
+        switches = {"delete_data": self.delete_data, "unsloth": self.unsloth}
+        told = (f"{name}={'true' if switch else 'false'}" for name, switch in switches.items())
+        more = [word for each in told for word in ("-var", each)]
+        return (*where, *more, *(of_images or (f"-var-file={self.images_file}",)))
 
     def images_or_none(self) -> Sequence[str]:
         return self.variables(None if self.images_file.is_file() else images.placeholders())

@@ -40,8 +40,10 @@ locals {
   # Tells the workflow how long a step may take, or from when on a silent one counts as lost.
   times = { for step, seconds in var.timeout_seconds : "GEMTUNE_${upper(step)}_TIMEOUT_SECONDS" => tostring(seconds) }
   # Refuses what the images cannot do, and what needs a key that nobody has.
-  accepts   = merge({ GEMTUNE_WITHOUT_GGUF = var.without_gguf ? "yes" : "no" }, local.wandb_key)
+  accepts   = merge({ GEMTUNE_WITHOUT_GGUF = var.without_gguf ? "yes" : "no" }, local.wandb_key, local.unsloth)
   wandb_key = var.wandb_key_secret == null ? {} : { GEMTUNE_WANDB_API_KEY_SECRET = var.wandb_key_secret }
+  # Where trainer/Dockerfile puts the interpreter that has unsloth.
+  unsloth = var.unsloth ? { GEMTUNE_UNSLOTH_PYTHON = "/opt/unsloth/current/bin/python" } : {}
   # Tells outside callers apart, who all come as the gateway.
   gateway = var.api_gateway == null ? {} : { GEMTUNE_GATEWAY = google_service_account.gemtune["gateway"].email }
   # Fetches from the Hub, or publishes there.

@@ -65,7 +65,7 @@ resource "google_cloud_run_v2_job" "step" {
           for_each = merge(
             local.every_function,
             each.value.step == "prepare" ? local.chooses : {},
-            each.value.step == "train" ? local.wandb_key : local.hf_token,
+            each.value.step == "train" ? merge(local.wandb_key, local.unsloth) : local.hf_token,
           )
           content {
             name  = env.key

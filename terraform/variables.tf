@@ -46,6 +46,12 @@ variable "without_gguf" {
   default     = false
 }
 
+variable "unsloth" {
+  description = "Whether the images were built with provider unsloth (`make deploy UNSLOTH=yes`): else requests for it are refused."
+  type        = bool
+  default     = false
+}
+
 variable "machines" {
   description = <<-EOT
     What can train: each becomes the Cloud Run job gemtune-train-NAME. The names and sizes are those of

@@ -28,7 +28,7 @@ SOME: Mapping[str, set[str]] = {
     "GEMTUNE_EXPORT_TIMEOUT_SECONDS": TIMES,
 }
 # Only where a variable of Terraform asks for it. The first tells outside callers apart; the second reads and writes the
-# Hub; the third tells W&B, and refuses what would need a key that nobody has.
+# Hub; the third tells W&B, and refuses what would need a key that nobody has; the last is accepted, and run.
 IF_ASKED_FOR: Mapping[str, set[str]] = {
     "GEMTUNE_GATEWAY": {"gemtune-api"},
     "GEMTUNE_HF_TOKEN_SECRET": {
@@ -37,6 +37,7 @@ IF_ASKED_FOR: Mapping[str, set[str]] = {
         *(f"gemtune-export-{name}" for name in WITH_MORE_MEMORY),
     },
     "GEMTUNE_WANDB_API_KEY_SECRET": {*ACCEPTS, *(f"gemtune-train-{name}" for name in MACHINES)},
+    "GEMTUNE_UNSLOTH_PYTHON": {*ACCEPTS, *(f"gemtune-train-{name}" for name in MACHINES)},
 }
 NOT_DEPLOYED: Mapping[str, str] = {
     "GEMTUNE_HOME": "the workstation's folder",

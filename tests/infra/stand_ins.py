@@ -80,7 +80,17 @@ class StandIns:
     ) -> subprocess.CompletedProcess[str]:
         """`make TARGET VARIABLE=…` with these programs, and no others of their names."""
         (self.folder / "answers").write_text(json.dumps(self.answers))
-        ours = ("PROJECT_ID", "REGION", "YES", "DELETE_DATA", "REQUEST", "GEMTUNE_URL", "GEMTUNE_ID_TOKEN", "MAKEFLAGS")
+        ours = (
+            "PROJECT_ID",
+            "REGION",
+            "YES",
+            "DELETE_DATA",
+            "UNSLOTH",
+            "REQUEST",
+            "GEMTUNE_URL",
+            "GEMTUNE_ID_TOKEN",
+            "MAKEFLAGS",
+        )
         kept = {name: value for name, value in os.environ.items() if name not in ours}
         kept |= {"PATH": f"{self.folder}:{self._tools()}"} | dict(environment or {})
         command = ["make", "--no-print-directory", target, f"PYTHON={sys.executable}", *variables]

@@ -28,7 +28,7 @@ def built(tag: str | None = None) -> None:
     """Images of an earlier build."""
     DEPLOYMENT.images_file.parent.mkdir(parents=True)
     DEPLOYMENT.images_file.write_text("{}")
-    DEPLOYMENT.tag_file.write_text(images.tag() if tag is None else tag)
+    DEPLOYMENT.tag_file.write_text(images.tag(DEPLOYMENT) if tag is None else tag)
 
 
 def steps(cloud: StandIns) -> list[str]:
@@ -82,7 +82,7 @@ def test_a_build_runs_as_its_account_from_its_bucket_and_its_digests_flow_to_ter
     (submit,) = [call for call in cloud.calls if "submit" in call]
     assert f"--service-account={OUTPUTS['build_service_account']}" in submit
     assert f"--gcs-source-staging-dir=gs://{PROJECT}-gemtune-source/builds" in submit
-    assert f"--substitutions=_REPOSITORY={REPOSITORY},_TAG={images.tag()}" in submit
+    assert f"--substitutions=_REPOSITORY={REPOSITORY},_TAG={images.tag(DEPLOYMENT)},_UNSLOTH=no" in submit
     assert {f"--project={PROJECT}", f"--region={REGION}"} <= set(submit)
     kept = json.loads(DEPLOYMENT.images_file.read_text())
     assert kept == {
@@ -169,6 +169,16 @@ def test_a_program_that_is_not_installed_is_named_with_where_it_is(cloud: StandI
     ran = cloud.make(target, *HERE)
     assert f"{missing} is not installed: https://" in ran.stderr
     assert cloud.calls == []
+
+
+def test_images_with_unsloth_are_other_images_and_the_service_is_told(cloud: StandIns) -> None:
+    cloud.deployed()
+    cloud.builds()
+    built()
+    assert cloud.make("deploy", *HERE, "UNSLOTH=yes").returncode == 0
+    (submit,) = [call for call in cloud.calls if "submit" in call]
+    assert any(word.endswith(",_UNSLOTH=yes") for word in submit)
+    assert "unsloth=true" in cloud.calls[-2]
 
 
 def test_plan_changes_nothing_and_needs_no_images(cloud: StandIns) -> None:
