@@ -33,6 +33,20 @@ def activation_bytes(config: Any, tokens: int, *, itemsize: int) -> int:
     return int(tokens * config.num_hidden_layers * a_token * itemsize)
 
 
+def products_fit(model: Any, tokens: int) -> bool:
+    """Whether what `keep_products` keeps has room: of 4B two megabytes a token, ten times what the inputs of its layers
+    take. tokens: those of the largest forward pass."""
+    if model.device.type != "cuda":
+        return True
+    import torch
+
+    config = model.config.get_text_config()
+    heads = 2 * (config.num_attention_heads + config.num_key_value_heads)
+    a_token = 3 * config.hidden_size + 2 * config.intermediate_size + heads * config.head_dim
+    free, _ = torch.cuda.mem_get_info(model.device)
+    return bool(tokens * config.num_hidden_layers * a_token * model.dtype.itemsize <= SHARE_OF_GPU * free)
+
+
 def keep_products() -> Any:
     """For `torch.utils.checkpoint`: of what is computed again, all but the products of large matrices and attention,
     which take most of the time and, beside what is made of them element by element, little of the memory."""

@@ -71,10 +71,11 @@ def make(
     album = None if sight is None else sight.album
     rows = batches.TokenRows(train, pack_into=max_length if config.packing else None, album=album)
     # A vision tower's are many: of each picture 4,096 patches through 27 layers.
-    again = config.train_vision_tower or activations.must_be_computed_again(
-        loaded.model, rows.tokens_of_largest(config.batch_size)
-    )
-    kept = {"use_reentrant": False, "context_fn": activations.keep_products} if again else None
+    tokens = rows.tokens_of_largest(config.batch_size)
+    again = config.train_vision_tower or activations.must_be_computed_again(loaded.model, tokens)
+    kept: dict[str, Any] | None = {"use_reentrant": False} if again else None
+    if kept is not None and activations.products_fit(loaded.model, tokens):
+        kept["context_fn"] = activations.keep_products
     trainer = SftTrainer(
         model=loaded.model,
         args=TrainingArguments(**given, gradient_checkpointing=again, gradient_checkpointing_kwargs=kept),

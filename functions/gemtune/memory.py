@@ -141,4 +141,9 @@ def _work_without_gpu(size: ModelSize, load: Load, weights: float) -> float:
     """As trainer/activations.py decides: layers are computed again where keeping them would take more than the weights
     do. In float32, which is twice."""
     kept = 2 * work_bytes(size, load, checkpointing=False)
-    return kept if kept <= max(weights, SMALL_WORK) else max(SMALL_WORK, 2 * work_bytes(size, load, checkpointing=True))
+    if kept <= max(weights, SMALL_WORK):
+        return kept
+    # What stays are the products of large matrices, and attention's.
+    products = 4 * (size.hidden + size.intermediate + size.attention + size.key_value)
+    stays = WORK_MARGIN * load.tokens * size.layers * products
+    return max(SMALL_WORK, 2 * (work_bytes(size, load, checkpointing=True) + stays))

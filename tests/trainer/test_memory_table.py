@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from bench.memory import MODELS, measure
 from gemtune import memory, model_size
+from trainer import activations
 
 
 @pytest.mark.parametrize(("name", "checkpointing"), [(MODELS[0], True), (MODELS[0], False), (MODELS[1], True)])
@@ -75,3 +77,18 @@ def test_a_folder_of_a_model_is_as_large_as_it_says(tiny: Path) -> None:
         stored = sum(file.get_tensor(name).numel() for name in file.offset_keys())
     assert size.parameters == pytest.approx(stored, rel=0.05)  # the header is in the file too
     assert size.file_bytes == pytest.approx(weights, abs=4)
+
+
+def test_products_are_kept_for_backward_on_a_gpu_that_has_room_for_them_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    widths = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "hidden_size": 2560,
+              "intermediate_size": 10240, "num_hidden_layers": 34}  # fmt: skip
+    config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(**widths))
+    model = SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16, config=config)
+    a_token = 34 * 2 * (3 * 2560 + 2 * 10240 + 2 * 12 * 256)
+    free = 13 * 2**30
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, free))
+    most = int(0.6 * free) // a_token
+    assert activations.products_fit(model, most)
+    assert not activations.products_fit(model, most + 1)
+    model.device = torch.device("cpu")
+    assert activations.products_fit(model, most + 1)
