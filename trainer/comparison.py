@@ -6,6 +6,7 @@ JSON file: base, adapter, format, folder, gguf, tools, rows, prompts. RESULT get
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from trainer.runtimes import Head, LlamaCpp, Runtime, Transformers
 
 UNTRAINED = -100
 # Answers side by side, and tokens of each: a look, not a measurement.
-ANSWERS, ANSWER_TOKENS = 3, 24
+ANSWERS, ANSWER_TOKENS = 2, 16
 
 
 @dataclass
@@ -61,7 +62,8 @@ def compare(case: Mapping[str, Any]) -> dict[str, Any]:
     asked = case["prompts"][:ANSWERS]
     answers = [{"prompt": prompt["messages"][-1]["content"], "trained": _answer(trained, prompt)} for prompt in asked]
     head = trained.head
-    del trained  # the head alone stays in memory beside the export
+    del trained
+    gc.collect()  # modules know each other in circles; the head alone stays in memory beside the export
     try:
         exported = _load(case)
     except Exception as error:  # anything: the file may hold anything
