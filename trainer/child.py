@@ -10,8 +10,8 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-# Nothing that a child needs is on the Hub, and nothing that it prints is for people. Threads that wait for others sleep;
-# spinning, they would take the processor from those that they wait for.
+# Nothing that a child needs is on the Hub, and nothing that it prints is for people. Threads that wait sleep: spinning,
+# they would take the processor from those that they wait for.
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,19 +10,22 @@ from typing import Any
 from gemtune.errors import StepError
 from gemtune.llama_cpp import is_built, problem_of_kind
 from trainer import child, model_files
+from trainer.chat_template import json_object
 from trainer.ready_to_run import PROJECTOR, gguf_name
 
 
 def write(
     model: Path, folder: Path, quantization: str, tools: Path, *, check_stop: Callable[[], None] = lambda: None
 ) -> None:
-    """Write a whole model in full precision to `folder` as one GGUF file, and what sees pictures as another.
+    """Write a whole model in full precision to `folder` as one GGUF file, and what sees pictures as another. `model`,
+    a folder of the step's own, is changed on the way.
 
     Raises StepError `family_without_gguf`, `gguf_tools_missing`, `gguf_failed`.
     """
     check_family(model_files.config_of(model))
     if not is_built(tools):
         raise StepError("gguf_tools_missing", f"llama.cpp is not in {tools}", hint="run `make llama`, and export again")
+    _tell_added_tokens(model)
     target = folder / gguf_name(quantization)
     if quantization == "f16":
         _convert(model, target, "f16", tools, check_stop)
@@ -33,6 +37,16 @@ def write(
         exact.unlink()
     if "vision_config" in model_files.config_of(model):
         _convert(model, folder / PROJECTOR, "f16", tools, check_stop, "--mmproj")
+
+
+def _tell_added_tokens(model: Path) -> None:
+    """The converter learns from tokenizer_config.json which tokens are found whole in a text (`<b>`, pictures);
+    transformers 5 writes them into tokenizer.json alone, and the file would split them into letters."""
+    path = model / "tokenizer_config.json"
+    config, tokenizer = json_object(path), json_object(model / "tokenizer.json")
+    added = {str(token["id"]): token for token in tokenizer.get("added_tokens", ())}
+    if added and not config.get("added_tokens_decoder"):
+        path.write_text(json.dumps(config | {"added_tokens_decoder": added}))
 
 
 def check_family(config: Mapping[str, Any]) -> None:
