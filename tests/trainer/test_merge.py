@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -152,9 +153,10 @@ def test_fp16_refuses_what_it_cannot_hold(tmp_path: Path, tiny: Path) -> None:
     assert {w.dtype for w in load_file(tmp_path / "half" / "model.safetensors").values()} == {torch.float16}
     weights = load_file(tiny / "model.safetensors")
     weights["model.norm.weight"][3] = 70_000
-    save_file(weights, tiny / "model.safetensors", metadata={"format": "pt"})
+    large = Path(shutil.copytree(tiny, tmp_path / "large"))  # the other one is every test's
+    save_file(weights, large / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(StepError, match=r"model\.norm\.weight") as caught:
-        merge(tiny, None, tmp_path / "merged", "fp16")
+        merge(large, None, tmp_path / "merged", "fp16")
     assert caught.value.code == "not_in_fp16"
 
 
