@@ -24,6 +24,7 @@ def answers(model: Any, tokenizer: Any, questions: list[str]) -> list[str]:
 
 
 def main(base: str, adapter: str, *questions: str) -> None:
+    sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # PEFT would import it, and it would warn of itself
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
