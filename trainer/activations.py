@@ -26,8 +26,8 @@ def must_be_computed_again(model: Any, tokens: int) -> bool:
 
 def activation_bytes(config: Any, tokens: int, *, itemsize: int) -> int:
     """About what transformers' Gemma layers with LoRA keep for backward, by config and tokens: counted from the code as
-    14 vectors of the hidden size, 6 of the MLP's and 6 of queries, keys and values, and within a tenth of what was
-    measured on Gemma 3 270M."""
+    14 vectors of the hidden size, 6 of the MLP's and 6 of queries, keys and values. On Gemma 3 270M it says 1.1 GB of
+    1,024 tokens, for which 0.9 GB were seen."""
     heads = config.num_attention_heads + 2 * config.num_key_value_heads
     a_token = 14 * config.hidden_size + 6 * config.intermediate_size + 6 * heads * config.head_dim
     return int(tokens * config.num_hidden_layers * a_token * itemsize)

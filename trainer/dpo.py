@@ -77,7 +77,6 @@ def make(
         processing_class=tokenizer,
     )
     settle(trainer)
-    trainer.hooks = hooks
     attach(trainer, hooks, config)
     return trainer
 

@@ -84,6 +84,7 @@ class JobCallback(TrainerCallback):
 
 def attach(trainer: Trainer, hooks: Hooks, config: TrainingConfig) -> None:
     """Let a job hear of a trainer and end it."""
+    trainer.hooks = hooks
     trainer.add_callback(LossWindow())
     trainer.add_callback(JobCallback(trainer, hooks))
     if config.early_stopping_patience is not None:

@@ -87,7 +87,7 @@ def make(
         leave_casting_to_autocast(loaded.model)
     trainer.model_accepts_loss_kwargs = True  # our loss is divided by the tokens of the whole train_step
     trainer.compute_dtype = loaded.compute_dtype
-    trainer.hooks, trainer.wanted_metrics = hooks, list(config.evaluation_metrics)
+    trainer.wanted_metrics = list(config.evaluation_metrics)
     attach(trainer, hooks, config)
     return trainer
 
