@@ -18,7 +18,7 @@ from trainer.questions import Questions
 from trainer.ready_to_run import gguf_name
 from trainer.trained_weights import TrainedWeights
 
-NAMES = ("certificate.json", "certificate.md")
+NAME, PAGE = "certificate.json", "certificate.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +46,18 @@ LIMITS: Mapping[tuple[str, str], Limits] = {
     ("merged", "q4"): Limits(1.0, 0.5, 2.5, "NF4 has 16 values a weight; embeddings stay as they are"),
     ("gguf", "f16"): Limits(0.02, 0.95, 1.05, "merged as above; another runtime adds in another order"),
     ("gguf", "q8_0"): Limits(0.05, 0.9, 1.1, "8 bits a weight"),
-    ("gguf", "q5_k_m"): Limits(0.4, 0.65, 1.6, "5 bits a weight, and the rows of small models fit its blocks badly"),
-    ("gguf", "q4_k_m"): Limits(6.0, 0.2, 200.0, "4 bits a weight; a 270M model loses 4 nats, larger ones far less"),
-    ("gguf", "q2_k"): Limits(8.0, 0.1, 2000.0, "2 to 3 bits a weight; a 270M model is hardly itself any more"),
+    ("gguf", "q5_k_m"): Limits(0.3, 0.8, 1.4, "5 bits a weight, and the rows of small models fit its blocks badly"),
+    ("gguf", "q4_k_m"): Limits(1.0, 0.7, 2.5, "4 bits a weight; seen were 0.04 nats, and other answers may be harder"),
+    ("gguf", "q2_k"): Limits(8.0, 0.1, 2000.0, "2 to 3 bits a weight, too few for 270M: only a broken file is beyond"),
 }  # fmt: skip
 
 
 def issue(
     spec: Spec, trained: TrainedWeights, questions: Questions, folder: Path, work: Path, tools: Path,
-    *, check_stop: Callable[[], None],
+    *, note: str = "", check_stop: Callable[[], None],
 ) -> Parity:  # fmt: skip
-    """Compare the export in `folder`, write the certificate there, and return its figures.
+    """Compare the export in `folder`, write the certificate there, and return its figures. note: what the page says of
+    how it was made.
 
     Raises StepError `export_differs` with what was seen; MemoryError and OSError for what the machine lacks.
     """
@@ -70,13 +71,13 @@ def issue(
         "format": format, "quantization": quantization, "runtime": seen["runtime"],
         "figures": parity.model_dump(), "limits": {"kl": limits.kl, "top1": limits.top1,
                                                    "perplexity": limits.perplexity, "reason": limits.reason},
-        "prompts_that_differ": seen["prompts_that_differ"], "answers": seen["answers"],
+        "prompts_that_differ": seen["prompts_that_differ"], "answers": seen["answers"], "note": note,
     }  # fmt: skip
     problems = problems_of(parity, limits, seen["prompts_that_differ"])
     if problems:
         raise _differs("; ".join(problems))
-    (folder / "certificate.json").write_text(json.dumps(page, indent=1, ensure_ascii=False) + "\n")
-    (folder / "certificate.md").write_text(_markdown(page))
+    (folder / NAME).write_text(json.dumps(page, indent=1, ensure_ascii=False) + "\n")
+    (folder / PAGE).write_text(_markdown(page))
     return parity
 
 
@@ -155,6 +156,7 @@ def _markdown(page: Mapping[str, Any]) -> str:
         f"Why these limits: {limits['reason']}.", "",
         "Positions are those that predict a token of an answer. KL is that of the trained model's next-token "
         "distribution from the export's, over the whole vocabulary.", "",
+        *([page["note"], ""] if page["note"] else []),
         "## Answers, side by side", "", "The likeliest token each time.", "",
     ]  # fmt: skip
     for answer in page["answers"]:

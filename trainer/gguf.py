@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +14,53 @@ from trainer import child, model_files
 from trainer.chat_template import json_object
 from trainer.ready_to_run import PROJECTOR, gguf_name
 
+log = logging.getLogger(__name__)
+
+# The embedding, by llama.cpp's name. An adapter leaves it as it was.
+EMBEDDING = "token_embd.weight"
+
 
 def write(
-    model: Path, folder: Path, quantization: str, tools: Path, *, check_stop: Callable[[], None] = lambda: None
-) -> None:
+    model: Path, folder: Path, quantization: str, tools: Path, untrained: Collection[str] = (),
+    *, check_stop: Callable[[], None] = lambda: None,
+) -> int:  # fmt: skip
     """Write a whole model in full precision to `folder` as one GGUF file, and what sees pictures as another. `model`,
-    a folder of the step's own, is changed on the way.
+    a folder of the step's own, is changed on the way. Returns how many tensors were dithered.
 
-    Raises StepError `family_without_gguf`, `gguf_tools_missing`, `gguf_failed`.
+    untrained: tensors, by llama.cpp's names, that are as they were in the base model. Raises StepError
+    `family_without_gguf`, `gguf_tools_missing`, `gguf_failed`.
     """
     check_family(model_files.config_of(model))
     if not is_built(tools):
         raise StepError("gguf_tools_missing", f"llama.cpp is not in {tools}", hint="run `make llama`, and export again")
     _tell_added_tokens(model)
     target = folder / gguf_name(quantization)
+    dithered = 0
     if quantization == "f16":
         _convert(model, target, "f16", tools, check_stop)
     else:
-        exact = folder / "exact.gguf"  # bf16, as the weights are: quantized from anything less, they lose twice
-        _convert(model, exact, "bf16", tools, check_stop)
-        command = ["-m", "trainer.llama_library", "quantize", str(tools), str(exact), str(target), quantization]
-        _run(command, "quantize", check_stop)
-        exact.unlink()
+        dithered = _quantized(model, target, quantization, tools, untrained, check_stop)
     if "vision_config" in model_files.config_of(model):
         _convert(model, folder / PROJECTOR, "f16", tools, check_stop, "--mmproj")
+    return dithered
+
+
+def _quantized(
+    model: Path, target: Path, quantization: str, tools: Path, untrained: Collection[str],
+    check_stop: Callable[[], None],
+) -> int:  # fmt: skip
+    """Quantize twice where weights lie on the grid of the first time. Returns how many tensors do."""
+    exact = target.with_name("exact.gguf")  # bf16, as the weights are: quantized from anything less, they lose twice
+    _convert(model, exact, "bf16", tools, check_stop)
+    quantize = ["-m", "trainer.llama_library", "quantize", str(tools), str(exact), str(target), quantization]
+    _run(quantize, "quantized", check_stop)
+    said = _run(["-m", "trainer.dither", str(tools), str(exact), str(target), *untrained], "dithered", check_stop)
+    dithered = int(said.split()[-1])
+    if dithered:
+        log.info("%d tensors lay on the grid of %s and were dithered", dithered, quantization)
+        _run(quantize, "quantized", check_stop)
+    exact.unlink()
+    return dithered
 
 
 def _tell_added_tokens(model: Path) -> None:
@@ -58,15 +82,17 @@ def check_family(config: Mapping[str, Any]) -> None:
 
 def _convert(model: Path, target: Path, outtype: str, tools: Path, check_stop: Callable[[], None], *more: str) -> None:
     script = str(tools / "convert_hf_to_gguf.py")
-    _run([script, str(model), "--outtype", outtype, "--outfile", str(target), *more], "convert", check_stop)
+    _run([script, str(model), "--outtype", outtype, "--outfile", str(target), *more], "converted", check_stop)
     if not target.is_file():
         raise StepError("gguf_failed", f"llama.cpp's converter left no {target.name}")
 
 
-def _run(arguments: list[str], what: str, check_stop: Callable[[], None]) -> None:
+def _run(arguments: list[str], what: str, check_stop: Callable[[], None]) -> str:
+    """What it said."""
     ended = child.run(arguments, check_stop)
     if ended.code != 0:
         ended.check_machine()
         last = " ".join(ended.said.strip().splitlines()[-3:])[-600:]
-        message = f"llama.cpp could not {what} the model: {last}"
+        message = f"the model could not be {what}: {last}"
         raise StepError("gguf_failed", message, hint="export it as merged; the training result is kept")
+    return ended.said

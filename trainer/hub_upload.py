@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gemtune.errors import StepError
+from gemtune.job import Artifact
 from trainer import hub, hub_card, manifest
 from trainer.context import Context
 from trainer.hub_refusals import AGAIN, MayPass, meaning
@@ -104,14 +105,14 @@ class Upload:
         return api.model_info(self.repository, timeout=TIMEOUT)
 
     def _additions(self, hashed: dict[str, UploadInfo]) -> list[CommitOperationAdd]:
-        """Every file but the card. Each try has operations of its own, which ask what is there by now; what was
-        learned of the contents is kept in `hashed`."""
+        """Every file but the card and our own list of them. Each try has operations of its own, which ask what is there
+        by now; what was learned of the contents is kept in `hashed`."""
         from huggingface_hub import CommitOperationAdd
 
         additions = []
         for path in sorted(self.folder.rglob("*")):
             name = path.relative_to(self.folder).as_posix()
-            if path.is_file() and name != hub_card.NAME:
+            if path.is_file() and name not in (hub_card.NAME, manifest.NAME):
                 addition = CommitOperationAdd(name, path)
                 addition.upload_info = hashed.setdefault(name, addition.upload_info)
                 additions.append(addition)
@@ -136,17 +137,15 @@ class Upload:
             seconds -= 1.0
 
 
-def push(context: Context, folder: Path) -> str:
+def push(context: Context, folder: Path, artifacts: Sequence[Artifact]) -> str:
     """Publish an exported folder in the repository that the job names; return `hf://owner/name@commit`.
 
-    The copy in the objects store is recorded before, so that it is found whatever the Hub says.
+    artifacts: its copy in the objects store, which is recorded before, so that it is found whatever the Hub says.
     Raises StepError, MayPass, StopRequested, Stale.
     """
     repository = context.spec.export_config.hf_repo_id
     assert repository is not None, "the request's rules let no hfhub through without one"
-    copy = manifest.read_whole(context.buckets.export, f"{context.prefix}/export/{context.mark.attempt}")
-    if copy is not None:
-        context.advance.recorded(context.job.job_id, context.mark, copy.artifacts)
+    context.advance.recorded(context.job.job_id, context.mark, artifacts)
     upload = Upload(
         folder,
         repository,

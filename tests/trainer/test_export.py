@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import select
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +23,7 @@ from tests.trainer import without_training
 from tests.trainer.conftest import Bench
 from tests.trainer.test_entry import trainer
 from tests.trainer.test_gguf import sharp, tools  # noqa: F401
-from trainer import child, comparison, manifest
+from trainer import child, comparison, manifest, tether
 from trainer.child import Ended
 from trainer.context import StopRequested
 from trainer.steps import export
@@ -217,22 +221,26 @@ def test_an_adapter_is_exported_where_torch_is_not_and_compared_in_another_proce
     assert bench.job.certificate.mean_kl == 0
 
 
-def test_a_gguf_job_from_beginning_to_end(left: Callable[..., Bench], tools: Path) -> None:  # noqa: F811
-    bench = left("gguf", "q8_0")
+@pytest.mark.parametrize(("method", "quantization"), [("LoRA", "q8_0"), ("Full", "f16"), ("Full", "q8_0")])
+def test_a_gguf_job_from_beginning_to_end(
+    left: Callable[..., Bench],
+    tools: Path,  # noqa: F811
+    method: str,
+    quantization: str,
+) -> None:
+    bench = left("gguf", quantization, method=method)
     folder = exported(bench)
     assert {path.name for path in folder.iterdir()} == {
-        "Modelfile", "README.md", "certificate.json", "certificate.md", "manifest.json", "model-q8_0.gguf",
+        "Modelfile", "README.md", "certificate.json", "certificate.md", "manifest.json", f"model-{quantization}.gguf",
     }  # fmt: skip
     assert bench.job.certificate is not None
     assert bench.job.certificate.prompts_identical == 12
     card = (folder / "README.md").read_text()
     assert "ollama create mine -f Modelfile" in card
-    assert "llama-cli --model model-q8_0.gguf" in card
+    assert f"llama-cli --model model-{quantization}.gguf" in card
 
 
 def test_a_stop_ends_what_the_step_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    import subprocess
-
     started = []
     popen = subprocess.Popen
 
@@ -247,6 +255,34 @@ def test_a_stop_ends_what_the_step_started(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(StopRequested):
         child.run(["-c", "import time; time.sleep(60)"], stop)
     assert started[0].returncode == -9
+
+
+def test_a_child_ends_when_the_step_is_killed(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"  # at its end when nobody is left who has it open
+    os.mkfifo(pipe)
+    waits = (
+        f"import os, time; file = open({str(pipe)!r}, 'w'); print(os.getpid(), file=file, flush=True); time.sleep(60)"
+    )
+    runs = f"from trainer import child; child.run(['-c', {waits!r}], lambda: None)"
+    parent = subprocess.Popen([sys.executable, "-c", runs])
+    try:
+        with pipe.open() as file:
+            started = int(file.readline())
+            assert started != parent.pid
+            os.kill(started, 0)
+            parent.kill()
+            assert select.select([file], [], [], 5)[0], "the child goes on"
+            assert file.read() == ""
+    finally:
+        parent.kill()
+        parent.wait()
+
+
+def test_a_child_whose_parent_is_gone_already_does_nothing() -> None:
+    other = os.getppid()
+    arguments = [tether.__file__, str(other), "-c", "print('it ran')"]
+    ran = subprocess.run([sys.executable, *arguments], stdout=subprocess.PIPE, check=False)
+    assert (ran.returncode, ran.stdout) == (1, b"")
 
 
 def test_a_child_that_the_machine_ended_is_no_fault_of_the_export() -> None:

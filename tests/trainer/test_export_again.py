@@ -69,7 +69,9 @@ def test_what_was_trained_is_exported_again_without_training(trained: Bench) -> 
     assert manifest.read_whole(objects, f"jobs/{child.job_id}/export/1") is not None
 
 
-def test_an_export_goes_to_the_hub_and_fails_there_without_harm(trained: Bench, hub: HubServer) -> None:
+def test_an_export_goes_to_the_hub_and_fails_there_without_harm(
+    trained: Bench, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     parent, objects = trained.job, trained.services.buckets.export
     refused = again(trained, parent.job_id, **TO_THE_HUB, hf_token=READS_ONLY)
     context = with_secrets(refused.context(Step.EXPORT))
@@ -88,6 +90,7 @@ def test_an_export_goes_to_the_hub_and_fails_there_without_harm(trained: Bench, 
         export.run(with_secrets(child.context(Step.EXPORT)))
     assert len(hub.repositories["me/captain"].history) == 1
     sent = hub.count("put")
+    monkeypatch.setattr(export, "write", None)  # what was whole already is not made again
     export.run(with_secrets(child.context(Step.EXPORT)))
     there = hub.repositories["me/captain"]
     assert (child.job.status, child.job.adapter_path) == ("completed", f"hf://me/captain@{there.sha}")
@@ -97,5 +100,8 @@ def test_an_export_goes_to_the_hub_and_fails_there_without_harm(trained: Bench, 
         path = Path(artifact.uri)
         assert artifact.name == "README.md" or there.files[artifact.name] == path.read_bytes()
     assert "certificate.json" in there.files
+    assert "manifest.json" not in there.files
+    assert {artifact.uri.split("/")[-2] for artifact in child.job.artifacts} == {"1"}
+    assert child.job.certificate is not None
     assert b"## Parity certificate" in there.files["README.md"]
     assert TOKEN.encode() not in b"".join(there.files.values())

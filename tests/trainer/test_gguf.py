@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from gguf import GGMLQuantizationType, GGUFReader, quants
 from safetensors.torch import load_file, save_file
 
 from gemtune.errors import StepError
@@ -121,6 +123,40 @@ def test_each_quantization_loses_what_it_may_and_more_than_the_one_before(
         sizes.append(target.stat().st_size)
     assert lost[0] < lost[1] < lost[2] < lost[4]
     assert sizes == sorted(sizes, reverse=True)
+
+
+def on_the_grid(base: Path) -> Path:
+    """A base model that was in few bits before: what q4_k_m takes for rows of this width is Q5_0."""
+    weights = load_file(base / "model.safetensors")
+    for name, weight in weights.items():
+        if name.endswith("_proj.weight"):
+            few = quants.quantize(weight.float().numpy(), GGMLQuantizationType.Q5_0)
+            weights[name] = torch.from_numpy(quants.dequantize(few, GGMLQuantizationType.Q5_0)).to(torch.bfloat16)
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    return base
+
+
+def test_what_was_trained_on_a_base_model_of_few_bits_is_not_rounded_away(tmp_path: Path, tools: Path) -> None:
+    base = on_the_grid(sharp(tiny_gemma.build(tmp_path / "base", head_dim=256)))
+    trained = TrainedWeights(base, without_training.adapter(base, tmp_path / "adapter", std=0.01), tmp_path)
+    folder = tmp_path / "exported"
+    whole = tmp_path / "whole"
+    merge(base, trained.adapter, whole, "none")
+    folder.mkdir()
+    dithered = gguf.write(whole, folder, "q4_k_m", tools, [gguf.EMBEDDING])
+    before, after = (load_file(model / "model.safetensors") for model in (base, whole))
+    file = folder / gguf_name("q4_k_m")
+    found = {tensor.name: tensor for tensor in GGUFReader(file).tensors}
+    kept = []
+    for part, ours in (("attn_q", "self_attn.q_proj"), ("ffn_up", "mlp.up_proj"), ("attn_k", "self_attn.k_proj")):
+        name, tensor = f"model.layers.1.{ours}.weight", found[f"blk.1.{part}.weight"]
+        assert tensor.tensor_type == GGMLQuantizationType.Q5_0
+        change = after[name].float() - before[name].float()
+        left = torch.from_numpy(quants.dequantize(tensor.data, tensor.tensor_type)) - before[name].float()
+        kept.append(float((left * change).sum() / (change * change).sum()))
+    assert min(kept) > 0.7
+    assert dithered > 12
+    assert LlamaModel(tools, file).vocab_size > 0
 
 
 def test_llama_cpps_own_template_says_what_the_modelfile_says(

@@ -3,9 +3,14 @@ trains nothing again."""
 
 from __future__ import annotations
 
+import json
+import logging
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from gemtune.job import Artifact, Parity
 from trainer import certificate, gguf, manifest, questions, ready_to_run, trained_weights
 from trainer.chat_template import ChatTemplate, json_object
 from trainer.context import Context
@@ -13,45 +18,91 @@ from trainer.model_card import model_card
 from trainer.modelfile import modelfile, turns_of
 from trainer.trained_weights import TrainedWeights
 
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """An export that is certified, and whole in the objects store. folder: a local copy, to be read only."""
+
+    prefix: str
+    folder: Path
+    artifacts: Sequence[Artifact]
+    parity: Parity
+
 
 def run(context: Context) -> None:
     """Write `export/<attempt>/` and complete the job with its place. Raises StepError, NotWhole, Stale."""
     context.check_stop()
+    exported = _of_an_earlier_attempt(context) or _exported(context)
+    place = context.buckets.export.uri(exported.prefix)
+    if context.spec.export_config.destination == "hfhub":  # the bucket's copy stays, whatever the Hub says
+        from trainer import hub_upload
+
+        place = hub_upload.push(context, exported.folder, exported.artifacts)
+    context.advance.done(
+        context.job.job_id, context.mark,
+        adapter_path=place, artifacts=exported.artifacts, certificate=exported.parity,
+    )  # fmt: skip
+
+
+def _of_an_earlier_attempt(context: Context) -> Exported | None:
+    """What was whole before the Hub was away, or the record could be told: nothing of it is made again."""
+    for attempt in range(context.mark.attempt - 1, 0, -1):
+        prefix = f"{context.prefix}/export/{attempt}"
+        copy = manifest.read_whole(context.buckets.export, prefix)
+        if copy is None:
+            continue
+        try:
+            folder = manifest.fetch(context.buckets.export, prefix, context.work / f"attempt-{attempt}")
+        except manifest.NotWhole as error:
+            log.warning("%s; it is exported again", error)
+            continue
+        log.info("attempt %d has exported it; what it did is not done again", attempt)
+        figures = json.loads((folder / certificate.NAME).read_text())["figures"]
+        return Exported(prefix, folder, copy.artifacts, Parity.model_validate(figures))
+    return None
+
+
+def _exported(context: Context) -> Exported:
     trained = trained_weights.locate(context)
     folder = context.work / "exported"
-    write(context, trained, folder)
+    note = write(context, trained, folder)
     parity = certificate.issue(
         context.spec, trained, questions.collect(trained.prepared, trained.folder), folder, context.work,
-        context.llama_cpp, check_stop=context.check_stop,
+        context.llama_cpp, note=note, check_stop=context.check_stop,
     )  # fmt: skip
     export, prefix = context.buckets.export, f"{context.prefix}/export/{context.mark.attempt}"
     files = manifest.describe(export, folder, prefix)
     card = model_card(context.job, context.spec, files, parity, at=context.clock.now())
     (folder / "README.md").write_text(card)
-    artifacts = manifest.publish(export, folder, prefix)
-    place = export.uri(prefix)
-    if context.spec.export_config.destination == "hfhub":  # the bucket's copy stays, whatever the Hub says
-        from trainer import hub_upload
-
-        place = hub_upload.push(context, folder)
-    context.advance.done(context.job.job_id, context.mark, adapter_path=place, artifacts=artifacts, certificate=parity)
+    return Exported(prefix, folder, manifest.publish(export, folder, prefix), parity)
 
 
-def write(context: Context, trained: TrainedWeights, folder: Path) -> None:
-    """The export itself. An adapter needs no torch; what a GGUF file is made from goes when it is written."""
+def write(context: Context, trained: TrainedWeights, folder: Path) -> str:
+    """The export itself; returns what its certificate should say of it. An adapter needs no torch; what a GGUF file is
+    made from goes when it is written."""
     format, quantization = context.spec.export_config.format, context.spec.quantization
     if format == "adapter":
         shutil.copytree(trained.folder, folder, ignore=shutil.ignore_patterns(manifest.NAME))
-        return
+        return ""
     from trainer.merge import merge
 
     if format == "merged":
         merge(trained.base, trained.adapter, folder, quantization, check_stop=context.check_stop)
-        return
+        return ""
     folder.mkdir()
     whole = context.work / "merged"
     merge(trained.base, trained.adapter, whole, "none", check_stop=context.check_stop)
-    gguf.write(whole, folder, quantization, context.llama_cpp, check_stop=context.check_stop)
+    untrained = () if trained.adapter is None else (gguf.EMBEDDING,)
+    dithered = gguf.write(whole, folder, quantization, context.llama_cpp, untrained, check_stop=context.check_stop)
     turns = turns_of(ChatTemplate(whole, json_object(whole / "tokenizer_config.json")))
     (folder / "Modelfile").write_text(modelfile(turns, ready_to_run.gguf_name(quantization)))
     shutil.rmtree(whole)
+    return "" if dithered == 0 else _DITHERED.format(dithered, quantization)
+
+
+_DITHERED = (
+    "Of the base model's tensors, {} lay on the grid of {}, as those of a model that was in few bits before do. What "
+    "training added would have been rounded away, so they were dithered (noise of up to half a step) before quantizing."
+)
