@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.train_peers import PEERS
-from bench.train_rows import SHAPES, rows
+from bench.train_rows import SHAPES, Rows, rows
 
 RESULTS = Path(__file__).parent / "results.json"
 OURS, BASELINE = "gemtune", "trl"
@@ -62,10 +62,11 @@ def main() -> None:
 def _compare(name: str, folder: Path, steps: int) -> dict[str, Any]:
     compared = {}
     for shape in SHAPES:
+        given = rows(SHAPES[shape], folder / "tokenizer.json", steps)
         print(f"\n{name}, {shape}, {steps} train_steps\n{'':28} tokens/s   peak MB   before   1st step   loss, last")
         measured = {}
         for peer in PEERS:
-            found = measured[peer] = _run(peer, shape, folder, steps)
+            found = measured[peer] = _run(peer, shape, folder, steps, given)
             print(
                 f"{peer:28} {found.tokens_per_second:8.1f} {found.peak_mb:9.0f} {found.seconds_before:7.1f}s"
                 f" {found.seconds_first_step:8.1f}s   {found.losses[-1]:.4f}",
@@ -78,13 +79,15 @@ def _compare(name: str, folder: Path, steps: int) -> dict[str, Any]:
     return compared
 
 
-def _run(peer: str, shape: str, folder: Path, steps: int) -> Measured:
-    command = [sys.executable, "-m", "bench.train_peers", peer, shape, str(folder), str(steps)]
-    ran = subprocess.run(command, check=True, capture_output=True, text=True)
+def _run(peer: str, shape: str, folder: Path, steps: int, given: Rows) -> Measured:
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(given, file)
+        file.flush()
+        command = [sys.executable, "-m", "bench.train_peers", peer, shape, str(folder), str(steps), file.name]
+        ran = subprocess.run(command, check=True, capture_output=True, text=True)
     found = json.loads(ran.stdout.splitlines()[-1])
-    a_step = SHAPES[shape].rows_a_step
-    lengths = [len(row["input_ids"]) for row in rows(SHAPES[shape], folder / "tokenizer.json", steps)]
-    tokens = sum(lengths[a_step:])  # padding is no token
+    trained = given[SHAPES[shape].rows_a_step :]
+    tokens = sum(len(row["input_ids"]) for row in trained)  # padding is no token
     return Measured(
         tokens_per_second=tokens / sum(found["seconds"][1:]),
         peak_mb=found["peak_mb"],

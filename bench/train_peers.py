@@ -1,6 +1,7 @@
-"""One training of `bench.train`, in a process of its own: `python -m bench.train_peers PEER SHAPE MODEL STEPS`.
+"""One training of `bench.train`, in a process of its own: `python -m bench.train_peers PEER SHAPE MODEL STEPS ROWS`.
 
-Prints one JSON object: seconds of each train_step, its tokens, its loss, peak resident memory in MB, and seconds before
+ROWS is a file of rows, made beforehand: a training of this project reads tokens, and never loads a tokenizer. Prints
+one JSON object: seconds of each train_step, its loss, peak resident memory in MB, and seconds before
 the first train_step. Every peer gets the same rows in the same order, the same adapter (rank 16 on every linear layer,
 drawn from one seed, no dropout), the same optimizer and a constant learning rate.
 """
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.train_rows import SHAPES, Shape, rows
+from bench.train_rows import SHAPES, Rows, Shape
 
 BEGAN = time.perf_counter()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -26,7 +27,7 @@ LEARNING_RATE, SEED = 2e-4, 0
 
 def main() -> None:
     peer, shape, folder, steps = sys.argv[1], SHAPES[sys.argv[2]], Path(sys.argv[3]), int(sys.argv[4])
-    trainer = PEERS[peer](folder, shape, steps)
+    trainer = PEERS[peer](folder, shape, steps, json.loads(Path(sys.argv[5]).read_text()))
     clock = _clock()
     trainer.add_callback(clock)
     prepared = time.perf_counter() - BEGAN
@@ -62,7 +63,7 @@ def _clock() -> Any:
     return Clock()
 
 
-def _gemtune(folder: Path, shape: Shape, steps: int) -> Any:
+def _gemtune(folder: Path, shape: Shape, steps: int, rows: Rows) -> Any:
     """The trainer of this project, as the train step makes it."""
     from gemtune.job import Step
     from gemtune.spec import Spec, TrainingConfig
@@ -83,7 +84,7 @@ def _gemtune(folder: Path, shape: Shape, steps: int) -> Any:
     loaded = huggingface.load(folder, spec)
     work = Path(tempfile.mkdtemp())
     with TokenFile(work / "train.parquet") as file:
-        for row in rows(shape, folder / "tokenizer.json", steps):
+        for row in rows:
             file.add(row)
     hooks = Hooks(lambda *_: None, lambda *_: None, lambda *_: None, lambda: False)
     trainer = sft.make(
@@ -94,7 +95,7 @@ def _gemtune(folder: Path, shape: Shape, steps: int) -> Any:
     return trainer
 
 
-def _trl(folder: Path, shape: Shape, steps: int, **more: Any) -> Any:
+def _trl(folder: Path, shape: Shape, steps: int, rows: Rows, **more: Any) -> Any:
     """A plain TRL script: its defaults wherever the job says nothing."""
     from datasets import Dataset
     from transformers import AutoTokenizer
@@ -103,11 +104,11 @@ def _trl(folder: Path, shape: Shape, steps: int, **more: Any) -> Any:
     arguments = SFTConfig(**_arguments(shape, steps), max_length=None, dataset_kwargs=_PREPARED, **more)
     return SFTTrainer(
         model=_peft(folder), args=arguments, processing_class=AutoTokenizer.from_pretrained(folder),
-        train_dataset=Dataset.from_list(rows(shape, folder / "tokenizer.json", steps)),
+        train_dataset=Dataset.from_list(rows),
     )  # fmt: skip
 
 
-def _transformers(folder: Path, shape: Shape, steps: int) -> Any:
+def _transformers(folder: Path, shape: Shape, steps: int, rows: Rows) -> Any:
     """transformers' Trainer and PEFT."""
     from datasets import Dataset
     from transformers import AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
@@ -115,12 +116,12 @@ def _transformers(folder: Path, shape: Shape, steps: int) -> Any:
     return Trainer(
         model=_peft(folder), args=TrainingArguments(**_arguments(shape, steps)),
         data_collator=DataCollatorForSeq2Seq(AutoTokenizer.from_pretrained(folder), padding=True),
-        train_dataset=Dataset.from_list(rows(shape, folder / "tokenizer.json", steps)),
+        train_dataset=Dataset.from_list(rows),
     )  # fmt: skip
 
 
 _PREPARED = {"skip_prepare_dataset": True}
-PEERS: dict[str, Callable[[Path, Shape, int], Any]] = {
+PEERS: dict[str, Callable[[Path, Shape, int, Rows], Any]] = {
     "gemtune": _gemtune,
     "trl": _trl,
     "trl without checkpointing": lambda *job: _trl(*job, gradient_checkpointing=False),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+Rows = list[dict[str, list[int]]]
 UNTRAINED = -100
 BOS = 2
 
@@ -27,7 +28,7 @@ SHAPES = {
 }
 
 
-def rows(shape: Shape, tokenizer: Path, steps: int) -> list[dict[str, list[int]]]:
+def rows(shape: Shape, tokenizer: Path, steps: int) -> Rows:
     """As many rows as a run of `steps` train_steps takes."""
     from tokenizers import Tokenizer
 

@@ -72,13 +72,10 @@ def make(
     rows = batches.TokenRows(train, pack_into=max_length if config.packing else None, album=album)
     # A vision tower's are many: of each picture 4,096 patches through 27 layers.
     tokens = rows.tokens_of_largest(config.batch_size)
-    again = config.train_vision_tower or activations.must_be_computed_again(loaded.model, tokens)
-    kept: dict[str, Any] | None = {"use_reentrant": False} if again else None
-    if kept is not None and activations.products_fit(loaded.model, tokens):
-        kept["context_fn"] = activations.keep_products
+    again = activations.checkpointing(loaded.model, tokens, always=config.train_vision_tower)
     trainer = SftTrainer(
         model=loaded.model,
-        args=TrainingArguments(**given, gradient_checkpointing=again, gradient_checkpointing_kwargs=kept),
+        args=TrainingArguments(**given, gradient_checkpointing=again is not None, gradient_checkpointing_kwargs=again),
         data_collator=collate if sight is None else sight.collate,
         train_dataset=rows,
         eval_dataset=None if held_out is None else batches.TokenRows(held_out, album=album),

@@ -91,7 +91,7 @@ def needed(size: ModelSize, load: Load) -> Need:
     trained_bytes = trained * TRAINED_BYTES
     on_gpu, on_cpu = (_weights_bytes(size, load.method, on_gpu=gpu) for gpu in (True, False))
     gpu = on_gpu + trained_bytes + work_bytes(size, load, checkpointing=True)
-    cpu = on_cpu + trained_bytes + _work_without_gpu(size, load, on_cpu)
+    cpu = on_cpu + trained_bytes + _work_without_gpu(size, load)
     return Need(
         gpu=gpu / GIB + GPU_FIXED_GIB + fixed,
         beside_gpu=files / GIB + CUDA_PROCESS_GIB,
@@ -137,13 +137,8 @@ def work_bytes(size: ModelSize, load: Load, *, checkpointing: bool) -> float:
     return max(margin * load.tokens * a_token, sampling)
 
 
-def _work_without_gpu(size: ModelSize, load: Load, weights: float) -> float:
-    """As trainer/activations.py decides: layers are computed again where keeping them would take more than the weights
-    do. In float32, which is twice."""
+def _work_without_gpu(size: ModelSize, load: Load) -> float:
+    """The least that trainer/activations.py can do with: what is small is kept, and the rest computed again. Where a
+    quarter of the free memory holds it, it keeps more. In float32, which is twice."""
     kept = 2 * work_bytes(size, load, checkpointing=False)
-    if kept <= max(weights, SMALL_WORK):
-        return kept
-    # What stays are the products of large matrices, and attention's.
-    products = 4 * (size.hidden + size.intermediate + size.attention + size.key_value)
-    stays = WORK_MARGIN * load.tokens * size.layers * products
-    return max(SMALL_WORK, 2 * (work_bytes(size, load, checkpointing=True) + stays))
+    return kept if kept <= SMALL_WORK else max(SMALL_WORK, 2 * work_bytes(size, load, checkpointing=True))

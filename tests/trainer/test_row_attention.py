@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,9 +25,11 @@ def rows() -> list[dict[str, list[int]]]:
     return [{"input_ids": row, "labels": [-100] * 3 + row[3:]} for row in ids]
 
 
-def loss_and_gradients(model: Any, batch: dict[str, Any]) -> tuple[float, list[torch.Tensor]]:
+def loss_and_gradients(
+    model: Any, batch: dict[str, Any], dtype: torch.dtype = torch.float32
+) -> tuple[float, list[torch.Tensor]]:
     model.zero_grad()
-    found = predictions(model, batch, torch.float32)
+    found = predictions(model, batch, dtype)
     loss = cross_entropy_sum(found.hidden, found.head, found.targets, soft_cap=found.soft_cap)
     loss.backward()
     return loss.item(), [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
@@ -80,9 +83,18 @@ def test_activations_computed_again_give_the_same_gradients(tmp_path: Path, monk
     assert all(torch.equal(a, b) for a, b in zip(found[0][1], found[1][1], strict=True))
 
 
-def test_small_trainings_keep_what_they_compute_and_large_ones_do_not(tmp_path: Path) -> None:
+def test_small_trainings_keep_what_they_compute_and_large_ones_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psutil
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(tiny_gemma.build(tmp_path / "tiny"))
-    assert not activations.must_be_computed_again(model, tokens=1000)
-    assert activations.must_be_computed_again(model, tokens=1_000_000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=0))
+    assert activations.checkpointing(model, tokens=1000) is None
+    assert activations.checkpointing(model, tokens=1_000_000) == {"use_reentrant": False}
+    assert activations.checkpointing(model, tokens=1000, always=True) == {"use_reentrant": False}
+    needed = activations.activation_bytes(model, 1_000_000)
+    for share in (0.24, 0.26):
+        monkeypatch.setattr(psutil, "virtual_memory", lambda free=needed / share: SimpleNamespace(available=free))
+        assert (activations.checkpointing(model, tokens=1_000_000) is None) == (share < 0.25)

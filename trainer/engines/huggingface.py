@@ -37,7 +37,12 @@ def load(folder: Path, spec: Spec) -> Loaded:
     )
     if config.method != "Full":
         _keep_differentiable(model)
-        return Loaded(_with_adapter(model, config), dtype)
+        model = _with_adapter(model, config)
+        if model.device.type == "cpu" and config.method != "RL":
+            from trainer.on_cpu.install import install
+
+            install(model)
+        return Loaded(model, dtype)
     if not config.train_vision_tower:
         for part in senses.of(model):
             part.requires_grad_(False)
