@@ -1,6 +1,7 @@
 """Merges an adapter into its base model, file by file and tensor by tensor: the model itself is never loaded.
 
-W + scale · B·A in float32, rounded once. Memory stays near the largest tensor, not twice the model.
+W + scale · B·A in float32, rounded once (to bf16 up or down by chance: `stochastic_rounding` says why). Memory stays
+near the largest tensor, not twice the model.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gemtune.errors import StepError
-from trainer import model_files, senses
+from trainer import model_files, senses, stochastic_rounding
 from trainer.lora_weights import LoraWeights, place_of
 from trainer.tensor_file import TensorFile
 
@@ -106,7 +107,12 @@ def _tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
 def _bf16() -> Encoding:
     import torch
 
-    return lambda name, weight: {name: weight.to(torch.bfloat16) if weight.is_floating_point() else weight}
+    def encode(name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        if weight.dtype == torch.float32:
+            return {name: stochastic_rounding.bfloat16(name, weight)}
+        return {name: weight.to(torch.bfloat16) if weight.is_floating_point() else weight}
+
+    return encode
 
 
 def _fp16() -> Encoding:
@@ -130,15 +136,15 @@ NF4_PARTS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map", "quant_
 
 def _nf4() -> Encoding:
     """NF4 with double quantization (https://arxiv.org/abs/2305.14314) for the language model's linear layers."""
-    import torch
     from bitsandbytes.functional import quantize_4bit
 
+    as_bf16 = _bf16()
+
     def encode(name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        half = as_bf16(name, weight)
         if not _is_quantized(name):
-            return dict(_bf16()(name, weight))
-        packed, state = quantize_4bit(
-            weight.to(torch.bfloat16).contiguous(), quant_type="nf4", compress_statistics=True
-        )
+            return dict(half)
+        packed, state = quantize_4bit(half[name].contiguous(), quant_type="nf4", compress_statistics=True)
         parts = {f"{name}.{part}": tensor for part, tensor in state.as_dict(packed=True).items()}
         return {name: packed} | {part: _aligned(tensor) for part, tensor in parts.items()}
 
