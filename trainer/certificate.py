@@ -43,11 +43,11 @@ LIMITS: Mapping[tuple[str, str], Limits] = {
     ("adapter", "none"): Limits(0.001, 0.99, 1.01, "the same weights in the same library: nothing may differ"),
     ("merged", "none"): Limits(0.02, 0.95, 1.05, "the sum of base and adapter is rounded to bf16's 8 digits, once"),
     ("merged", "fp16"): Limits(0.02, 0.95, 1.05, "fp16 has more digits than bf16; nothing more may be lost"),
-    ("merged", "q4"): Limits(1.0, 0.5, 2.5, "NF4 has 16 values a weight; embeddings stay as they are"),
+    ("merged", "q4"): Limits(1.5, 0.5, 4.0, "NF4 has 16 values a weight; embeddings stay as they are"),
     ("gguf", "f16"): Limits(0.02, 0.95, 1.05, "merged as above; another runtime adds in another order"),
-    ("gguf", "q8_0"): Limits(0.05, 0.9, 1.1, "8 bits a weight"),
+    ("gguf", "q8_0"): Limits(0.1, 0.9, 1.15, "8 bits a weight; what has just begun to be learned is easily lost"),
     ("gguf", "q5_k_m"): Limits(0.3, 0.8, 1.4, "5 bits a weight, and the rows of small models fit its blocks badly"),
-    ("gguf", "q4_k_m"): Limits(1.0, 0.7, 2.5, "4 bits a weight; seen were 0.04 nats, and other answers may be harder"),
+    ("gguf", "q4_k_m"): Limits(1.0, 0.7, 2.5, "4 bits a weight; 0.04 to 0.13 nats were seen, some answers are harder"),
     ("gguf", "q2_k"): Limits(8.0, 0.1, 2000.0, "2 to 3 bits a weight, too few for 270M: only a broken file is beyond"),
 }  # fmt: skip
 

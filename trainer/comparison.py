@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from trainer import model_files, projector
+from trainer.ready_to_run import PROJECTOR
 from trainer.runtimes import Head, LlamaCpp, Runtime, Transformers
 
 UNTRAINED = -100
@@ -83,6 +85,8 @@ def compare(case: Mapping[str, Any]) -> dict[str, Any]:
 def _load(case: Mapping[str, Any]) -> Runtime:
     folder = Path(case["folder"])
     if case["format"] == "gguf":
+        if "vision_config" in model_files.config_of(Path(case["base"])):
+            projector.check(folder / PROJECTOR, Path(case["base"]))
         return LlamaCpp(folder / case["gguf"], Path(case["adapter"] or case["base"]), Path(case["tools"]))
     if case["format"] == "adapter" and case["adapter"] is not None:
         return Transformers(Path(case["base"]), folder)

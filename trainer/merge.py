@@ -41,7 +41,7 @@ def merge(
         raise StepError("base_model_quantized", message, hint="train on the model that it was made from")
     folder.mkdir()
     lora = None if adapter is None else LoraWeights(adapter)
-    files = sorted(_weight_files(base), key=lambda path: path.name)
+    files = sorted(weight_files(base), key=lambda path: path.name)
     if lora is not None:
         lora.check_all_found(place_of(name) for path in files for name in _names(path))
     encode = ENCODINGS[quantization]()
@@ -83,7 +83,7 @@ def write_generation_config(base: Path, folder: Path) -> None:
         target.write_text(json.dumps(ids, indent=2) + "\n")
 
 
-def _weight_files(base: Path) -> set[Path]:
+def weight_files(base: Path) -> set[Path]:
     """The files that the index names, or all there are: folders of the Hub may hold the same weights twice."""
     indexed = model_files.indexed(base) if (base / model_files.INDEX).is_file() else set()
     return {base / name for name in indexed} or set(base.glob(f"*{model_files.WEIGHTS}"))

@@ -21,11 +21,12 @@ from tests.trainer import without_training
 from trainer import certificate, comparison, gguf
 from trainer.certificate import LIMITS
 from trainer.chat_template import ChatTemplate, json_object
+from trainer.gguf_file import contents
 from trainer.llama_library import LlamaModel
 from trainer.merge import merge
 from trainer.modelfile import modelfile, turns_of
 from trainer.questions import collect
-from trainer.ready_to_run import gguf_name
+from trainer.ready_to_run import PROJECTOR, gguf_name
 from trainer.trained_weights import TrainedWeights
 
 FAMILIES = ("gemma", "gemma2", "gemma3")
@@ -39,10 +40,10 @@ def tools() -> Path:
     return found
 
 
-def sharp(base: Path) -> Path:
+def sharp(base: Path, norm: str = "model.norm.weight") -> Path:
     """A model that prefers some tokens to others: a random one finds them all alike, and whatever it loses as well."""
     weights = load_file(base / "model.safetensors")
-    weights["model.norm.weight"] += 5
+    weights[norm] += 5
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
     return base
 
@@ -79,8 +80,8 @@ def seen(trained: TrainedWeights, folder: Path, quantization: str, tools: Path) 
     asked = collect(trained.prepared, trained.folder)
     return comparison.compare(
         {
-            "base": str(trained.base), "adapter": str(trained.adapter), "format": "gguf", "folder": str(folder),
-            "gguf": gguf_name(quantization), "tools": str(tools),
+            "base": str(trained.base), "adapter": trained.adapter and str(trained.adapter), "format": "gguf",
+            "folder": str(folder), "gguf": gguf_name(quantization), "tools": str(tools),
         }
         | asked.to_json()
     )  # fmt: skip
@@ -208,6 +209,25 @@ def test_a_file_that_was_cut_is_found_out(
         certificate.issue(spec, trained, asked, folder, tmp_path, tools, check_stop=lambda: None)
     assert caught.value.code == "export_differs"
     assert not (folder / "certificate.json").exists()
+
+
+def test_what_sees_is_a_file_of_its_own_and_held_against_the_weights(tmp_path: Path, tools: Path) -> None:
+    base = sharp(tiny_gemma.build(tmp_path / "base", "gemma3-vision", head_dim=256), "language_model.model.norm.weight")
+    trained = TrainedWeights(base, None, tmp_path)
+    folder = export(trained, tmp_path / "exported", "f16", tools)
+    assert problems(seen(trained, folder, "f16", tools), "f16") == []
+    path = folder / PROJECTOR
+    whole = path.read_bytes()
+    last = max(contents(path).entries, key=lambda entry: entry.offset)
+    spoilt = {
+        "cut off": whole[: last.offset + 8],
+        "holds what is no number": whole[: last.offset] + b"\xff" * 8 + whole[last.offset + 8 :],
+        "does not begin": b"PK" + whole[2:],
+        "No such file": None,
+    }
+    for said, content in spoilt.items():
+        path.unlink() if content is None else path.write_bytes(content)
+        assert said in str(seen(trained, folder, "f16", tools)["cannot_load"])
 
 
 def test_a_family_that_llama_cpp_does_not_know_here_is_refused(tmp_path: Path, tools: Path, tiny: Path) -> None:
