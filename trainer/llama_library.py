@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import shutil
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from functools import cache
@@ -17,6 +19,8 @@ import numpy as np
 
 # Positions that are computed at once, and whose logits are in memory: 67 MB with Gemma's 262,144 tokens.
 POSITIONS = 64
+# A disk with less than this free, in bytes, is full.
+FULL = 1 << 20
 # llama.cpp's names for what a file mostly consists of.
 FILE_TYPES = {"q8_0": "Q8_0", "q4_k_m": "Q4_K_M", "q5_k_m": "Q5_K_M", "q2_k": "Q2_K"}
 
@@ -49,12 +53,14 @@ def _quiet(here: Any) -> Any:
 
 
 def quantize(tools: Path, source: Path, target: Path, quantization: str) -> None:
-    """Raises RuntimeError; llama.cpp has said why on standard error."""
+    """Raises OSError when the disk is full, and else RuntimeError; llama.cpp has said why on standard error."""
     here = library(tools)
     settings = here.llama_model_quantize_default_params()
     settings.ftype = getattr(here, f"LLAMA_FTYPE_MOSTLY_{FILE_TYPES[quantization]}")
     settings.nthread = _threads()
     if here.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(settings)) != 0:
+        if shutil.disk_usage(target.parent).free < FULL:  # it says no more than `iostream error`
+            raise OSError(errno.ENOSPC, "No space left on device")
         raise RuntimeError(f"llama.cpp could not quantize {source.name}")
 
 

@@ -18,7 +18,7 @@ from gemtune.settings import Settings
 from gemtune.spec import ExportConfig, Spec
 from tests import tiny_gemma
 from tests.trainer import without_training
-from trainer import certificate, comparison, gguf
+from trainer import certificate, comparison, gguf, llama_library
 from trainer.certificate import LIMITS
 from trainer.chat_template import ChatTemplate, json_object
 from trainer.gguf_file import contents
@@ -244,3 +244,15 @@ def test_without_the_tools_it_says_what_to_run(tmp_path: Path, tiny: Path) -> No
         gguf.write(tiny, tmp_path, "f16", tmp_path / "none")
     assert caught.value.code == "gguf_tools_missing"
     assert "make llama" in str(caught.value.hint)
+
+
+def test_a_full_disk_is_told_from_a_model_that_cannot_be_quantized(
+    tmp_path: Path, tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "no.gguf").write_bytes(b"no GGUF")
+    with pytest.raises(RuntimeError, match="could not quantize"):
+        llama_library.quantize(tools, tmp_path / "no.gguf", tmp_path / "few.gguf", "q8_0")
+    full = shutil.disk_usage(tmp_path)._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    with pytest.raises(OSError, match="No space left on device"):
+        llama_library.quantize(tools, tmp_path / "no.gguf", tmp_path / "few.gguf", "q8_0")
