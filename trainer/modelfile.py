@@ -65,7 +65,7 @@ def turns_of(template: ChatTemplate) -> Turns:
 
 def modelfile(turns: Turns, gguf: str) -> str:
     """The text of a Modelfile beside a GGUF file. What begins a conversation is left to Ollama, which adds `<bos>`."""
-    stops = {_marker(turns.after_user), _marker(turns.after_model), _marker(turns.before_user)}
+    stops = {marker(turns.after_user), marker(turns.after_model), marker(turns.before_user)}
     lines = [f"FROM ./{gguf}", f'TEMPLATE """{_go(turns)}"""', *(f'PARAMETER stop "{stop}"' for stop in sorted(stops))]
     return "\n".join(lines) + "\n"
 
@@ -107,7 +107,7 @@ def _grown(shorter: str, longer: str) -> str:
     return longer[len(shorter) :]
 
 
-def _marker(text: str) -> str:
+def marker(text: str) -> str:
     """The token that a turn begins or ends with: what a model writes when it goes on for somebody else."""
     found = re.search(r"<[^<>\s]+>", text)
     return found[0] if found else text.strip()

@@ -31,11 +31,12 @@ def _adapter(base_model_id: str, *, sees: bool) -> str:
     model, reader, answer = _SEEING if sees else _READING
     return f"""```python
 from peft import PeftModel
-from transformers import {model}, {reader}
+from transformers import {model}, {reader}, GenerationConfig
 
 folder = "."  # where this file lies
 base = {model}.from_pretrained({base_model_id!r}, dtype="auto")
 model = PeftModel.from_pretrained(base, folder)
+model.generation_config = GenerationConfig.from_pretrained(folder)  # it says where answers end
 {answer}
 ```"""
 

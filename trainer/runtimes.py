@@ -46,7 +46,7 @@ class Transformers:
     """A model folder, or an adapter folder on its base model's."""
 
     def __init__(self, folder: Path, adapter: Path | None = None):
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
         self.name = "transformers" if adapter is None else "PEFT"
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype_for(folder), attn_implementation="eager")
@@ -54,6 +54,8 @@ class Transformers:
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, adapter)
+            if (adapter / "generation_config.json").is_file():
+                model.generation_config = GenerationConfig.from_pretrained(adapter)
         self._model = model.eval()
         self._tokenizer = AutoTokenizer.from_pretrained(adapter or folder)
         whole = model.get_base_model() if adapter is not None else model
