@@ -38,7 +38,7 @@ class Limits:
 # First choices that differ and prove nothing: of some tens of positions, one or two lie between equals.
 NEAR_TIES = 2
 # What each format may lose. Measured on Gemma 3 270M (bench/RESULTS.md), the smallest there is, which loses most, with
-# room above; a wrong norm, a lost adapter or a wrong template is far beyond every row here.
+# room above; a wrong norm, a lost adapter or a wrong template is far beyond every row but the last.
 LIMITS: Mapping[tuple[str, str], Limits] = {
     ("adapter", "none"): Limits(0.001, 0.99, 1.01, "the same weights in the same library: nothing may differ"),
     ("merged", "none"): Limits(0.02, 0.95, 1.05, "the sum of base and adapter is rounded to bf16's 8 digits, once"),

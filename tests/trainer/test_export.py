@@ -212,6 +212,24 @@ def test_an_export_that_broke_off_while_it_was_published_is_not_there(
     assert exported(bench).name == "2"
 
 
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(("damaged", "place"), [(False, "1"), (True, "2")])
+def test_what_an_earlier_attempt_published_is_taken_if_it_is_what_its_manifest_says(
+    left: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, damaged: bool, place: str
+) -> None:
+    bench = left("merged", "none")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(bench.services.advance), "done", None)  # killed before the record could be told
+        with pytest.raises(TypeError):
+            bench.run(Step.EXPORT)
+    if damaged:
+        objects, name = bench.services.buckets.export, f"jobs/{bench.job_id}/export/1/config.json"
+        objects.write(name, objects.read(name).replace(b"gemma3", b"gemma2"))
+    assert exported(bench).name == place
+    assert {Path(artifact.uri).parent.name for artifact in bench.job.artifacts} == {place}
+    assert bench.job.certificate is not None
+
+
 def test_an_adapter_is_exported_where_torch_is_not_and_compared_in_another_process(left: Callable[..., Bench]) -> None:
     bench = left()
     code, output = trainer(bench, "export", code="import sys\nsys.modules['torch'] = None")
