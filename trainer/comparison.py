@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from trainer import model_files, projector
+from trainer.imports import leave_out, quickly
 from trainer.ready_to_run import PROJECTOR
 from trainer.runtimes import Head, LlamaCpp, Runtime, Transformers
 
@@ -140,8 +141,13 @@ def _differing(exported: Runtime, prompts: Sequence[Mapping[str, Any]]) -> list[
 
 
 def main() -> None:
-    case, result = (Path(argument) for argument in sys.argv[1:])
-    result.write_text(json.dumps(compare(json.loads(case.read_text())), ensure_ascii=False))
+    path, result = (Path(argument) for argument in sys.argv[1:])
+    case = json.loads(path.read_text())
+    in_bits = "quantization_config" in model_files.config_of(Path(case["base"]))
+    leave_out(bitsandbytes=case["format"] != "merged" and not in_bits, datasets=True)
+    with quickly():
+        import transformers.generation.utils  # noqa: F401
+    result.write_text(json.dumps(compare(case), ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from gemtune.spec import TrainingConfig
 from trainer import base_models, checkpoints, manifest, trained
 from trainer.context import Context
 from trainer.engines import Loaded, engine_of
+from trainer.imports import quickly
 from trainer.progress import ProgressLog, rewards_in
 from trainer.tracking import Tracking
 
@@ -41,11 +42,12 @@ def run(context: Context) -> None:
 def _train(context: Context, tracking: Tracking) -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all that is needed is here; PEFT would ask the Hub at every save
     engine = engine_of(context.spec.training_config.provider)
-    engine.prepare(context.spec)
-    from transformers.utils import logging as transformers_logging
+    with quickly():
+        engine.prepare(context.spec)
+        from transformers.utils import logging as transformers_logging
 
-    from trainer import job_trainer
-    from trainer.sight import Sight
+        from trainer import job_trainer
+        from trainer.sight import Sight
 
     transformers_logging.disable_progress_bar()
     export, config = context.buckets.export, context.spec.training_config
