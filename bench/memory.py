@@ -1,8 +1,9 @@
 """`python -m bench.memory`: how much memory a training step allocates, beside what functions/gemtune/memory.py reckons.
 
-The step is the trainer's own (its attention, loss head and adapter) on the CPU, with the widths of real models but few
-layers and a small vocabulary: what a layer costs does not depend on how many there are. Every storage that a step
-makes is counted while it lives, so the figures hold for a GPU too, except for what kernels use inside.
+The step is what the trainer does on a GPU (its attention, loss head and adapter; not `trainer.on_cpu`, which keeps
+less), but on the CPU, with the widths of real models, few layers and a small vocabulary: what a layer costs does not
+depend on how many there are. Every storage that a step makes is counted while it lives, so the figures hold for a GPU
+too, except for what kernels use inside.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
 Each peer does the same job in a process of its own: LoRA on Gemma 3 270M (built into the cache when it is not there)
 and on a tiny Gemma, in two shapes of rows: all tokens trained, and completions of which a fifth is. It prints tokens a
 second, peak memory, seconds a phase and the largest difference of a loss from plain TRL's, and writes
-`bench/results.json`. Ratios are to TRL's defaults and to the fastest peer of the same run. The first train_step, which
-warms up, is left out. A tiny model's train_steps are short, so it makes ten times as many.
+`bench/results.json`. Ratios are to TRL's defaults and to the fastest peer of the same run. Tokens a second are the
+median of train_steps, so that what else the machine does for a moment decides nothing; the first, which warms up, is
+left out. A tiny model's train_steps are short, so it makes ten times as many.
 """
 
 from __future__ import annotations
@@ -86,10 +87,12 @@ def _run(peer: str, shape: str, folder: Path, steps: int, given: Rows) -> Measur
         command = [sys.executable, "-m", "bench.train_peers", peer, shape, str(folder), str(steps), file.name]
         ran = subprocess.run(command, check=True, capture_output=True, text=True)
     found = json.loads(ran.stdout.splitlines()[-1])
-    trained = given[SHAPES[shape].rows_a_step :]
-    tokens = sum(len(row["input_ids"]) for row in trained)  # padding is no token
+    a_step = SHAPES[shape].rows_a_step
+    lengths = [len(row["input_ids"]) for row in given]
+    tokens = [sum(lengths[first : first + a_step]) for first in range(0, len(lengths), a_step)]  # padding is no token
+    rates = [count / seconds for count, seconds in zip(tokens, found["seconds"], strict=True)]
     return Measured(
-        tokens_per_second=tokens / sum(found["seconds"][1:]),
+        tokens_per_second=statistics.median(rates[1:]),
         peak_mb=found["peak_mb"],
         seconds_before=found["seconds_before"],
         seconds_first_step=found["seconds"][0],
