@@ -143,3 +143,13 @@ def test_a_child_that_ignores_the_word_is_killed(child: Any) -> None:
     assert found is not None
     child_process.end(found, grace=0.5)
     assert child_process.find(process.pid, child_process.started_at(process.pid)) is None
+
+
+def test_a_process_is_known_after_the_clock_was_set_by_a_second(child: Any) -> None:
+    """Its start time is reckoned from that of boot, which Linux tells in whole seconds of the clock as it is now."""
+    process = child(SLEEP)
+    started = child_process.started_at(process.pid)
+    assert started is not None
+    for error in (-1.0, 0.0, 1.0, 2.0):
+        assert child_process.find(process.pid, started + error) is not None
+    assert child_process.find(process.pid, started - 60) is None

@@ -8,6 +8,9 @@ import psutil
 
 # Seconds between SIGTERM and SIGKILL: a trainer's time to write a checkpoint. Cloud Run gives 10.
 GRACE_SECONDS = 10.0
+# A start time is reckoned from that of boot, which Linux tells in whole seconds and corrects with the clock: the same
+# process may have begun another second when another server asks. No pid is used again as soon as this.
+CLOCK_SECONDS = 5.0
 
 
 def started_at(pid: int) -> float | None:
@@ -24,7 +27,7 @@ def find(pid: int | None, started: float | None) -> psutil.Process | None:
         return None
     try:
         process = psutil.Process(pid)
-        same = abs(process.create_time() - started) < 1.0
+        same = abs(process.create_time() - started) < CLOCK_SECONDS
         return process if same and process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.NoSuchProcess:
         return None
