@@ -94,3 +94,21 @@ def test_after_a_commit_that_fails_the_same_thread_can_write_again(tmp_path: Pat
         with pytest.raises(sqlite3.IntegrityError):
             orphan()
     assert connection.execute("SELECT count(*) FROM b").fetchone()[0] == 0
+
+
+def test_who_opens_a_new_file_while_another_holds_it_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite itself does not wait here."""
+    path = tmp_path / "gemtune.db"
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    waited = []
+
+    def let_go(seconds: float) -> None:
+        waited.append(seconds)
+        if other.in_transaction:
+            other.execute("COMMIT")
+
+    monkeypatch.setattr("gemtune.embedded.database.time.sleep", let_go)
+    assert count(Database(path)) == 0
+    assert waited
+    other.close()
