@@ -34,7 +34,7 @@ LOW_BITS: Mapping[str, tuple[slice, int]] = {
     "Q4_K": (slice(16, 144), 0x11), "Q5_K": (slice(48, 176), 0x11), "Q6_K": (slice(0, 128), 0x11),
 }  # fmt: skip
 # Weights that lie anywhere are rounded by step/sqrt(12), root mean square; measured were 0.9 to 1.2 of that, and 0.1 to
-# 0.5 on a grid. Of a normally distributed change that makes it 0.75, a third would be left.
+# 0.7 on a grid. Of a normally distributed change that makes it 0.75, a third would be left.
 ON_GRID = 0.75
 # Values at a time; as many tell whether a tensor lies on a grid.
 CHUNK = 1 << 20
