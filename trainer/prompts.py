@@ -72,7 +72,7 @@ class Prompts:
             return None
         value = row.get(ANSWER)
         if value is None:
-            raise BadRow("no answer, which a reward compares with")
+            raise BadRow(f"no answer, which a reward compares with; has {names_in(row)}")
         if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
             value = str(value)
         if not isinstance(value, str):
