@@ -100,8 +100,8 @@ def _answer(model: Runtime, prompt: Mapping[str, Any]) -> str:
 
 def _expected(trained: Transformers, row: Mapping[str, Any]) -> Expected:
     tokens, labels = row["input_ids"], row["labels"]
-    if not labels:  # no answer was prepared: the trained model's own
-        answer = trained.answer(tokens, ANSWER_TOKENS)
+    if not labels:  # no answer was prepared: the trained model's own, which can be nothing but its end
+        answer = trained.answer_and_end(tokens, ANSWER_TOKENS)
         tokens, labels = tokens + answer, [UNTRAINED] * len(tokens) + answer
     positions = [index - 1 for index, label in enumerate(labels) if index > 0 and label != UNTRAINED]
     targets = [labels[position + 1] for position in positions]

@@ -77,14 +77,18 @@ class Transformers:
             yield self.head(block)
 
     def answer(self, tokens: Tokens, limit: int) -> list[int]:
+        ends = self._model.generation_config.eos_token_id
+        ending = {ends} if isinstance(ends, int) else set(ends or ())
+        return [token for token in self.answer_and_end(tokens, limit) if token not in ending]
+
+    def answer_and_end(self, tokens: Tokens, limit: int) -> list[int]:
+        """The same with the token that ends it: at least one."""
         with torch.no_grad():
             found = self._model.generate(
                 input_ids=torch.tensor([list(tokens)]), max_new_tokens=limit, do_sample=False,
                 attention_mask=torch.ones(1, len(tokens), dtype=torch.long),
             )  # fmt: skip
-        ends = self._model.generation_config.eos_token_id
-        ending = {ends} if isinstance(ends, int) else set(ends or ())
-        return [token for token in found[0, len(tokens) :].tolist() if token not in ending]
+        return list(found[0, len(tokens) :].tolist())
 
     def text(self, tokens: Tokens) -> str:
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
