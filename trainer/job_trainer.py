@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
 
 from gemtune.errors import StepError
@@ -46,10 +46,14 @@ class LossWindow(TrainerCallback, ExportableState):  # type: ignore[misc]
 
 
 class JobCallback(TrainerCallback):
-    """Calls the hooks, and ends a training whose loss is no number."""
+    """Calls the hooks, and ends a training whose loss is no number.
+
+    An epoch's evaluation comes after what its last train_step brings. A checkpoint waits for it: going on from one
+    without it, a training would forget it, and what it said of stopping early."""
 
     def __init__(self, trainer: Trainer, hooks: Hooks):
         self._trainer, self._hooks = trainer, hooks
+        self._save_waits = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         window = _one(self._trainer, LossWindow)
@@ -71,6 +75,14 @@ class JobCallback(TrainerCallback):
             control.should_training_stop = True
         if control.should_save:
             self._fill_window(state.global_step, logs_now=control.should_log)
+            if args.eval_strategy == "epoch" and _epoch_is_over(state):
+                self._save_waits, control.should_save = True, False
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """It is called for an epoch that was broken off, too, which an unbroken training would not evaluate."""
+        control.should_save, self._save_waits = self._save_waits, False
+        if not _epoch_is_over(state) and state.global_step < state.max_steps:
+            control.should_evaluate = False
 
     def _fill_window(self, train_step: int, *, logs_now: bool) -> None:
         """A train_step is logged before it is saved."""
@@ -91,11 +103,30 @@ def attach(trainer: Trainer, hooks: Hooks, config: TrainingConfig) -> None:
         trainer.add_callback(EarlyStoppingCallback(config.early_stopping_patience, config.early_stopping_threshold))
 
 
+def _epoch_is_over(state: TrainerState) -> bool:
+    return state.epoch is not None and float(state.epoch).is_integer()
+
+
 def is_finished(trainer: Trainer) -> bool:
     """Whether there is nothing left to train: all train_steps are made, or evaluations no longer get better."""
-    stopping = _one(trainer, EarlyStoppingCallback)
+    return _nothing_is_left(trainer.state, _one(trainer, EarlyStoppingCallback))
+
+
+def take_if_finished(trainer: Trainer, checkpoint: Path) -> bool:
+    """Whether a checkpoint has nothing left to train; if so the trainer is now as it was then. Going on from it would
+    make a train_step too many: whether to stop is asked after each."""
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    kept = dict(state.stateful_callbacks or {}).get("EarlyStoppingCallback")
+    if not _nothing_is_left(state, None if kept is None else EarlyStoppingCallback.from_state(kept)):
+        return False
+    trainer._load_from_checkpoint(str(checkpoint))
+    trainer.state = state
+    return True
+
+
+def _nothing_is_left(state: TrainerState, stopping: EarlyStoppingCallback | None) -> bool:
     patient = stopping is None or stopping.early_stopping_patience_counter < stopping.early_stopping_patience
-    return trainer.state.global_step >= trainer.state.max_steps or not patient
+    return state.global_step >= state.max_steps or not patient
 
 
 def _one(trainer: Trainer, kind: type[TrainerCallback]) -> Any:

@@ -66,7 +66,8 @@ class TrainingConfig(Contract):
         None,
         ge=1,
         le=1000,
-        description="evaluations in a row without a lower eval_loss (GRPO: a higher reward) after which it ends",
+        description="evaluations in a row without a lower eval_loss (GRPO: a higher reward) after which it ends, with "
+        "the weights that it has then",
     )
     early_stopping_threshold: float = Field(0.0, ge=0, le=100, description="by how much eval_loss has to fall")
     train_vision_tower: bool = Field(

@@ -170,20 +170,6 @@ def test_losses_between_two_logged_train_steps_are_not_lost(bench_of: Callable[.
     assert same_training(unbroken, broken)
 
 
-@pytest.mark.parametrize("stopped_at", [[4, 1], [6]], ids=str)
-def test_it_stops_when_evaluations_no_longer_get_better(bench_of: Callable[..., Bench], stopped_at: list[int]) -> None:
-    """A loss that would have to fall by 100 never does: the second and third evaluation use up the patience."""
-    patience = {"early_stopping_patience": 2, "early_stopping_threshold": 100.0}
-    bench = bench_of(**patience, eval_strategy="steps", eval_steps=2, max_steps=20).to(Step.PREPARE)
-    for count in stopped_at:
-        bench.run(Step.TRAIN, should_stop=after_steps(count))
-    if bench.job.steps[Step.TRAIN].state != "done":
-        bench.run(Step.TRAIN)
-    evaluated = [entry["train_step"] for entry in history(bench) if "eval_loss" in entry]
-    assert sorted(set(evaluated)) == [2, 4, 6]
-    assert bench.job.steps[Step.TRAIN].state == "done"
-
-
 @pytest.mark.parametrize(("scheduler", "warmup"), [("linear", 0.25), ("cosine", 0.1), ("polynomial", 0.5)])
 def test_learning_rates_are_those_of_transformers(
     bench_of: Callable[..., Bench], scheduler: str, warmup: float

@@ -75,7 +75,8 @@ def _train(context: Context, tracking: Tracking) -> None:
 
     attempt.progress.began()
     attempt.last_step_at = context.clock.now()
-    outcome = trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed[1]))
+    if resumed is None or not job_trainer.take_if_finished(trainer, resumed[1]):
+        trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed[1]))
     attempt.progress.flush()
     if attempt.stop_cause is not None and not job_trainer.is_finished(trainer):
         log.info("stopped at train_step %d: %s", trainer.state.global_step, attempt.stop_cause)
@@ -91,7 +92,7 @@ def _train(context: Context, tracking: Tracking) -> None:
     engine.save(trainer.model, folder)
     trained.add_tokenizer(base, folder)
     artifacts = manifest.publish(export, folder, f"{context.prefix}/{place}/{context.mark.attempt}")
-    result = Metrics(train_loss=_train_loss(trainer, outcome), baseline=baseline, **(dict(figures) if figures else {}))
+    result = Metrics(train_loss=_train_loss(trainer), baseline=baseline, **(dict(figures) if figures else {}))
     context.advance.done(context.job.job_id, context.mark, metrics=result, artifacts=artifacts)
     export.delete_prefix(f"{context.prefix}/checkpoints/")
 
@@ -184,7 +185,7 @@ def _baseline(context: Context, trainer: Any) -> Figures:
         return figures
 
 
-def _train_loss(trainer: Any, outcome: Any) -> float | None:
+def _train_loss(trainer: Any) -> float | None:
     """The last logged loss; the trainer's own mean leaves out what earlier attempts did."""
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return float(losses[-1]) if losses else None
