@@ -1,7 +1,8 @@
 """JSON Schemas of users: checked so that validating with one is quick, and reaches out for nothing.
 
 What makes validators slow or reach out is left out: schemas elsewhere, recursion, and keywords that validate a value
-again for each level above it, or join patterns for Python's own engine. `pattern` runs in RE2.
+again for each level above it, or join patterns for Python's own engine. `pattern` runs in RE2, and `uniqueItems`
+compares hashes, where the library compares each object of a list with all others.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ def validator(schema: dict[str, Any]) -> Any:
     except RecursionError:
         raise ValueError("it is nested too deep") from None
     # The registry is empty: the library's own would fetch a `$ref` from the network.
-    return jsonschema.validators.extend(base, {"pattern": _pattern})(schema, registry=referencing.Registry())
+    own = {"pattern": _pattern, "uniqueItems": _unique_items}
+    return jsonschema.validators.extend(base, own)(schema, registry=referencing.Registry())
 
 
 def _check_form(schema: dict[str, Any]) -> None:
@@ -105,3 +107,22 @@ def _pattern(validator: Any, pattern: str, value: Any, schema: Any) -> Iterator[
 
     if isinstance(value, str) and not patterns.compiled(pattern).search(value):
         yield jsonschema.ValidationError("a text does not match its pattern")
+
+
+def _unique_items(validator: Any, wanted: bool, value: Any, schema: Any) -> Iterator[Any]:
+    import jsonschema
+
+    if wanted and isinstance(value, list) and len(set(map(_identity, value))) < len(value):
+        yield jsonschema.ValidationError("an item of a list stands twice")
+
+
+def _identity(value: Any) -> Any:
+    """The same for what JSON Schema calls equal: 1 is 1.0, and neither is true."""
+    match value:
+        case list():
+            return tuple(map(_identity, value))
+        case dict():
+            return frozenset((name, _identity(each)) for name, each in value.items())
+        case bool():
+            return bool, value
+    return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from decimal import Decimal
 from typing import Any
@@ -83,6 +84,8 @@ def test_a_pattern_that_would_stall_other_engines_takes_no_time() -> None:
     assert score("regex", "a" * 50_000 + "!", pattern="^(a|a)*$|^(a+)+$") == 0
     assert score("json_schema", f'"{"a" * 50_000}!"', json_schema={"pattern": "^(a+)+$"}) == 0
     assert score("json_schema", "```json\n" * 20_000, json_schema={}) == 0
+    objects = json.dumps([{"a": number} for number in range(4000)])
+    assert score("json_schema", objects, json_schema={"uniqueItems": True}) == 1
     assert score("numeric_answer", "1," * 50_000 + "-" * 50_000, "1") == 0
     assert time.process_time() - began < 1
 
@@ -108,6 +111,17 @@ GOOD = '{"name": "Ada", "home": {"city": "Zürich"}}'
 )  # fmt: skip
 def test_json_is_as_its_schema_says(text: str, expected: float) -> None:
     assert score("json_schema", text, json_schema=PERSON) == expected
+
+
+@pytest.mark.parametrize(
+    ("items", "expected"),
+    [
+        ('1, "1", true, "true", null, [], {}, [[]], [1], [true], {"a": 1}, {"a": true}, {"a": {}}', 1), ("1, 1.0", 0),
+        ("0, false, 0.0", 0), ('{"a": 1, "b": [2]}, {"b": [2.0], "a": 1}', 0), ("[[1], 2], [[1], 2]", 0),
+    ],
+)  # fmt: skip
+def test_items_are_told_apart_as_json_schema_says(items: str, expected: float) -> None:
+    assert score("json_schema", f"[{items}]", json_schema={"uniqueItems": True}) == expected
 
 
 @pytest.mark.parametrize("text", ["1e999", "-1e999", "Infinity", "9" * 5000, "1" + "0" * 4000])

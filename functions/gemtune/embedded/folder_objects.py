@@ -58,7 +58,7 @@ class FolderObjects:
     def list(self, prefix: str) -> Iterator[ObjectStat]:
         folder = self.root.joinpath(*parts(prefix.rpartition("/")[0])) if "/" in prefix else self.root
         if not folder.resolve().is_relative_to(self.root.resolve()):
-            raise UnsafeName(f"{prefix!r} leaves {self.bucket}")
+            raise self._leads_out(prefix)
         for path in sorted(folder.rglob("*"), key=Path.as_posix):
             name = path.relative_to(self.root).as_posix()
             inside = path.is_file() and not path.is_symlink() and not name.startswith(UNFINISHED)
@@ -135,8 +135,11 @@ class FolderObjects:
     def _file(self, name: str) -> Path:
         path = self.root.joinpath(*parts(name))
         if not path.resolve().is_relative_to(self.root.resolve()):  # a link inside may lead out
-            raise UnsafeName(f"{name!r} leaves {self.bucket}")
+            raise self._leads_out(name)
         return path
+
+    def _leads_out(self, name: str) -> UnsafeName:
+        return UnsafeName(f"a link takes {name!r} out of {self.root}", hint="put the files themselves there")
 
     def _stat(self, path: Path) -> ObjectStat:
         there = path.stat()
