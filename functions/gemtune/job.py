@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -55,6 +55,8 @@ FRUITLESS_ATTEMPTS = 3
 ATTEMPTS_KEPT = 200
 # Launches after the first one that `sweep` may start for a job.
 RELAUNCHES = 3
+# Launches in a row whose executions end without having claimed the job, before it fails.
+UNCLAIMED_LAUNCHES = 6
 
 
 class Record(BaseModel):
@@ -63,11 +65,13 @@ class Record(BaseModel):
 
 class Launch(Record):
     """The n-th workflow execution started for a job. Nobody starts another until `lease_until`, nor, once it is known
-    by its name, before it has ended: it may wait for its turn, or for control to answer."""
+    by its name, before it has ended: it may wait for its turn, or for control to answer. unclaimed: how many before it,
+    in a row, ended without a claim."""
 
     number: int = 0
     lease_until: datetime | None = None
     execution: str | None = None
+    unclaimed: int = 0
 
 
 class Claim(Record):
@@ -305,12 +309,16 @@ def moved(job: Job, to: Status, *, at: datetime, **details: Any) -> Changed:
     return _with_event(job, f"job_{to}", at, **details)
 
 
-def launched(job: Job, *, at: datetime, lease_until: datetime) -> Changed:
-    """Take the next launch number, unless a launch is under way, has the job claimed, or the job is over."""
-    leased = job.launch.lease_until is not None and at < job.launch.lease_until
-    if job.is_over or leased or job.launch.execution is not None or job.claim is not None:
+def launched(job: Job, *, at: datetime, lease: timedelta) -> Changed:
+    """Take the next launch number, unless a launch is under way, has the job claimed, or the job is over. The lease is
+    twice as long after each launch that nobody claimed: what was broken may be mended by then."""
+    here = job.launch
+    leased = here.lease_until is not None and at < here.lease_until
+    if job.is_over or leased or here.execution is not None or job.claim is not None:
         return job, ()
-    return job.model_copy(update={"launch": Launch(number=job.launch.number + 1, lease_until=lease_until)}), ()
+    lease_until = at + lease * 2**here.unclaimed
+    launch = Launch(number=here.number + 1, lease_until=lease_until, unclaimed=here.unclaimed)
+    return job.model_copy(update={"launch": launch}), ()
 
 
 def launch_started(job: Job, launch: int, execution: str) -> Changed:
@@ -321,10 +329,23 @@ def launch_started(job: Job, launch: int, execution: str) -> Changed:
 
 
 def launch_returned(job: Job, launch: int) -> Changed:
-    """Give up a launch whose execution could not be started, or ended without a claim."""
+    """Give up a launch whose execution could not be started."""
     if job.launch.number != launch or job.claim is not None:
         return job, ()
-    return job.model_copy(update={"launch": Launch(number=launch)}), ()
+    return job.model_copy(update={"launch": Launch(number=launch, unclaimed=job.launch.unclaimed)}), ()
+
+
+def launch_unclaimed(job: Job, launch: int, *, cause: str, at: datetime) -> Changed:
+    """Give up a launch whose execution ended without a claim; fail the job when too many in a row did."""
+    if job.is_over or job.launch.number != launch or job.claim is not None:
+        return job, ()
+    unclaimed = job.launch.unclaimed + 1
+    job = job.model_copy(update={"launch": Launch(number=launch, unclaimed=unclaimed)})
+    if unclaimed < UNCLAIMED_LAUNCHES:
+        return job, ()
+    message = f"{unclaimed} executions of the workflow ended before they took the job up, the last one as {cause}"
+    hint = "the request is not at fault: see the logs of the workflow and of control, mend the service, submit again"
+    return failed(job, Failure(code="never_taken_up", message=message, hint=hint), at=at)
 
 
 def relaunched(job: Job, *, at: datetime, lease_until: datetime, cause: str) -> Changed:
@@ -465,6 +486,10 @@ def judged(job: Job, step: Step, *, round: int, cause: str | None, at: datetime)
     if update["fruitless"] < FRUITLESS_ATTEMPTS:
         return job, ()
     seen = job.steps[step].cause or cause or "it ended without saying why"
+    if here.attempt == 0:
+        message = f"{step} ended {FRUITLESS_ATTEMPTS} times in a row before it began: {seen}"
+        hint = "the request is not at fault: see the log of its last execution, mend the trainer's image, submit again"
+        return failed(job, Failure(code="step_not_begun", message=message, step=step, hint=hint), at=at)
     failure = Failure(
         code="no_progress",
         message=f"{step} ended {FRUITLESS_ATTEMPTS} times in a row without a newer checkpoint: {seen}",

@@ -31,7 +31,7 @@ def create(store: JobStore, job_id: str = "training_x", **fields: Any) -> Job:
 
 def claim(store: JobStore, job_id: str = "training_x") -> Claim:
     mine = Claim(launch=1, execution="mine")
-    store.update(job_id, partial(jobs.launched, at=NOW, lease_until=NOW))
+    store.update(job_id, partial(jobs.launched, at=NOW, lease=timedelta()))
     store.update(job_id, partial(jobs.claimed, claim=mine))
     return mine
 
@@ -77,7 +77,7 @@ def test_the_same_key_of_another_source_is_another_job(store: JobStore) -> None:
 
 def test_of_thirty_claimants_one_wins(store: JobStore) -> None:
     create(store)
-    store.update("training_x", partial(jobs.launched, at=NOW, lease_until=NOW))
+    store.update("training_x", partial(jobs.launched, at=NOW, lease=timedelta()))
 
     def attempt(number: int) -> bool:
         try:

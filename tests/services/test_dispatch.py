@@ -115,3 +115,44 @@ def test_a_launch_that_nobody_claims_is_repeated_when_its_lease_is_over(world: W
     assert world.launcher.started == [(job_id, 1), (job_id, 2)]
     assert world.services.control.claim(job_id, Claim(launch=1, execution="late")) is None
     assert world.services.control.claim(job_id, Claim(launch=2, execution="now")) is not None
+
+
+def test_launches_that_nobody_claims_are_repeated_ever_later_and_at_last_fail_the_job(listening: World) -> None:
+    """As when the workflow ends at once, or control never answers it."""
+    job_id = listening.submit(hf_token="hf_fakefakefake")
+    deliver(listening, {"job_id": job_id})
+    minutes, launched_at = 0, [0]
+    while not (job := listening.services.store.get(job_id)).is_over:
+        listening.launcher.states[f"{job_id}#{job.launch.number}"] = ExecutionState.FAILED
+        listening.clock.advance(minutes=1)
+        minutes += 1
+        listening.services.sweep()
+        if len(listening.launcher.started) > len(launched_at):
+            launched_at.append(minutes)
+    assert launched_at == [0, 3, 9, 21, 45, 93]
+    assert job.error is not None
+    assert (job.status, job.error.code) == ("failed", "never_taken_up")
+    assert "6 executions" in job.error.message
+    assert "failed" in job.error.message
+    assert job.error.hint
+    assert [event["type"] for event in listening.messages("test")][-1] == "job_failed"
+    listening.services.fan_out(job_id)
+    assert listening.kept_secrets() == []
+    listening.clock.advance(days=1)
+    listening.services.sweep()
+    assert len(listening.launcher.started) == 6
+
+
+def test_a_launch_that_is_claimed_begins_the_count_anew(world: World) -> None:
+    job_id = world.submit()
+    deliver(world, {"job_id": job_id})
+    for launch in (1, 2, 3):
+        world.launcher.states[f"{job_id}#{launch}"] = ExecutionState.FAILED
+        world.clock.advance(hours=1)
+        world.services.sweep()
+    claim = Claim(launch=4, execution=f"{job_id}#4")
+    assert world.services.control.claim(job_id, claim) is not None
+    world.launcher.states[claim.execution] = ExecutionState.FAILED
+    world.services.sweep()
+    job = world.services.store.get(job_id)
+    assert (job.launch.number, job.launch.unclaimed) == (5, 0)

@@ -83,6 +83,16 @@ def test_a_crashed_step_is_tried_again_and_the_third_time_ends_the_job(running: 
     assert running.job.error.code == "no_progress"
 
 
+def test_a_step_whose_executions_end_before_they_begin_fails_the_job_and_not_the_request(running: Running) -> None:
+    """As when its image cannot start, or its process dies of an import."""
+    for round, verdict in ((1, "again"), (2, "again"), (3, "stop")):
+        assert running.ended(Step.PREPARE, round, error="code 1") == verdict
+    assert running.job.error.code == "step_not_begun"
+    assert "code 1" in running.job.error.message
+    assert "image" in running.job.error.hint
+    assert running.job.steps[Step.PREPARE].attempt == 0
+
+
 def test_after_a_crash_there_is_time_for_what_was_away_and_after_a_checkpoint_there_is_none_to_lose(
     running: Running,
 ) -> None:

@@ -31,7 +31,7 @@ def new(**fields: Any) -> Job:
 
 def running(step: Step = Step.PREPARE) -> tuple[Job, Mark]:
     """A claimed job in the first attempt of a step, those before it done."""
-    job, _ = jobs.launched(new(), at=NOW, lease_until=LEASE)
+    job, _ = jobs.launched(new(), at=NOW, lease=LEASE - NOW)
     job, _ = jobs.claimed(job, MINE)
     for each in jobs.STEPS:
         job, _ = jobs.step_begun(job, each, MINE, execution=f"run-{each}", at=NOW)
@@ -67,7 +67,7 @@ def test_an_export_of_its_own_begins_at_export_and_completes() -> None:
     job, (event,) = jobs.accepted(new(parent_job_id=parent.job_id, steps=jobs.steps_of_export(parent)))
     assert event.details == {"parent_job_id": "training_x"}
     assert (job.trained_by, parent.trained_by) == ("training_x", "training_x")
-    job, _ = jobs.launched(job, at=NOW, lease_until=LEASE)
+    job, _ = jobs.launched(job, at=NOW, lease=LEASE - NOW)
     job, _ = jobs.claimed(job, MINE)
     for step in (Step.PREPARE, Step.TRAIN):
         assert jobs.step_begun(job, step, MINE, execution="x", at=NOW)[0] is job
@@ -84,14 +84,14 @@ def test_only_what_is_over_and_trained_is_exported_again() -> None:
 
 
 def test_a_launch_is_taken_once_until_its_lease_ends() -> None:
-    first, _ = jobs.launched(new(), at=NOW, lease_until=LEASE)
+    first, _ = jobs.launched(new(), at=NOW, lease=LEASE - NOW)
     assert first.launch.number == 1
-    assert jobs.launched(first, at=LEASE - timedelta(seconds=1), lease_until=LEASE)[0] is first
-    assert jobs.launched(first, at=LEASE, lease_until=LEASE)[0].launch.number == 2
+    assert jobs.launched(first, at=LEASE - timedelta(seconds=1), lease=LEASE - NOW)[0] is first
+    assert jobs.launched(first, at=LEASE, lease=LEASE - NOW)[0].launch.number == 2
 
 
 def test_only_an_execution_of_the_current_launch_is_let_in_and_may_come_again() -> None:
-    job, _ = jobs.launched(new(), at=NOW, lease_until=LEASE)
+    job, _ = jobs.launched(new(), at=NOW, lease=LEASE - NOW)
     job, _ = jobs.claimed(job, MINE)
     assert jobs.claimed(job, MINE)[0] is job
     for other in (
@@ -157,7 +157,7 @@ def test_a_report_that_comes_twice_counts_once() -> None:
 
 
 def test_an_execution_that_dies_before_it_begins_is_counted_too() -> None:
-    job, _ = jobs.launched(new(), at=NOW, lease_until=LEASE)
+    job, _ = jobs.launched(new(), at=NOW, lease=LEASE - NOW)
     job, _ = jobs.claimed(job, MINE)
     for round in (1, 2, 3):
         job, _ = jobs.judged(job, Step.PREPARE, round=round, cause="no such image", at=NOW)
@@ -209,7 +209,9 @@ def test_seconds_of_a_step_are_those_of_all_its_attempts() -> None:
     assert job.steps[Step.TRAIN].seconds == 10
 
 
-CHANGES = st.sampled_from(["launch", "claim", "begin", "done", "stop", "judge", "fail", "cancel", "relaunch", "lease"])
+CHANGES = st.sampled_from(
+    ["launch", "claim", "begin", "done", "stop", "judge", "fail", "cancel", "relaunch", "lease", "lost"]
+)
 
 
 def apply(change: str, job: Job, step: Step, number: int, round: int, now: datetime) -> jobs.Changed:
@@ -218,8 +220,9 @@ def apply(change: str, job: Job, step: Step, number: int, round: int, now: datet
     if change in ("judge", "relaunch"):
         jobs.check_claim(job, claim)
     todo: dict[str, Any] = {
-        "launch": lambda: jobs.launched(job, at=now, lease_until=now + timedelta(minutes=3)),
+        "launch": lambda: jobs.launched(job, at=now, lease=timedelta(minutes=3)),
         "lease": lambda: jobs.launch_returned(job, number),
+        "lost": lambda: jobs.launch_unclaimed(job, number, cause="failed", at=now),
         "claim": lambda: jobs.claimed(job, claim),
         "begin": lambda: jobs.step_begun(job, step, claim, execution="x", at=now),
         "done": lambda: jobs.step_done(job, mark, at=now),

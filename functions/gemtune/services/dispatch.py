@@ -64,7 +64,7 @@ class Dispatch:
         taken: list[int] = []
 
         def take(job: Job) -> jobs.Changed:
-            after, events = jobs.launched(job, at=now, lease_until=now + LEASE)
+            after, events = jobs.launched(job, at=now, lease=LEASE)
             taken[:] = [] if after is job else [after.launch.number]
             return after, events
 

@@ -76,10 +76,13 @@ class Sweep:
                 self.submit.publish(job)
         elif now >= launch.lease_until:
             if launch.execution is not None:
-                if self.launcher.state(launch.execution) is ExecutionState.ACTIVE:
+                state = self.launcher.state(launch.execution)
+                if state is ExecutionState.ACTIVE:
                     return  # another one would only wait behind it
                 log.warning("launch %d of job %s ended without a claim", launch.number, job.job_id)
-                self.store.update(job.job_id, partial(jobs.launch_returned, launch=launch.number))
+                change = partial(jobs.launch_unclaimed, launch=launch.number, cause=str(state), at=now)
+                if self.store.update(job.job_id, change).is_over:
+                    return
             self.dispatch.launch(job.job_id)
 
     def _lost(self, job: Job, now: datetime) -> str | None:
