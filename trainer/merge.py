@@ -1,7 +1,7 @@
 """Merges an adapter into its base model, file by file and tensor by tensor: the model itself is never loaded.
 
-W + scale · B·A in float32, rounded once (to bf16 up or down by chance: `stochastic_rounding` says why). Memory stays
-near the largest tensor, not twice the model.
+W + scale · B·A in float32, rounded once (to bf16 up or down by chance: `stochastic_rounding` says why; what no adapter
+changed, to the nearest). Memory stays near the largest tensor, not twice the model.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from trainer.tensor_file import TensorFile
 if TYPE_CHECKING:
     import torch
 
-# How a tensor is stored: name and tensor in, what stands for it in the file out.
-Encoding = Callable[[str, "torch.Tensor"], Mapping[str, "torch.Tensor"]]
+# How a tensor is stored: name, tensor, and whether it was trained in; what stands for it in the file out.
+Encoding = Callable[[str, "torch.Tensor", bool], Mapping[str, "torch.Tensor"]]
 
 # Tokenizers, templates and processors that stand beside weights; config.json is written anew.
 BESIDE = ("*.json", "*.jinja", "tokenizer.model")
@@ -53,7 +53,7 @@ def merge(
             for name, weight in _tensors(path):
                 check_stop()
                 merged = weight if lora is None else lora.merged(place_of(name), weight)
-                for stored, tensor in encode(name, merged).items():
+                for stored, tensor in encode(name, merged, lora is None or merged is not weight).items():
                     total += target.add(stored, tensor)
                     weight_map[stored] = path.name
     if len(files) > 1:
@@ -107,8 +107,8 @@ def _tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
 def _bf16() -> Encoding:
     import torch
 
-    def encode(name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:
-        if weight.dtype == torch.float32:
+    def encode(name: str, weight: torch.Tensor, trained: bool) -> dict[str, torch.Tensor]:
+        if trained and weight.dtype == torch.float32:
             return {name: stochastic_rounding.bfloat16(name, weight)}
         return {name: weight.to(torch.bfloat16) if weight.is_floating_point() else weight}
 
@@ -119,7 +119,7 @@ def _fp16() -> Encoding:
     """Raises StepError for a weight that fp16 cannot hold (it ends at 65,504)."""
     import torch
 
-    def encode(name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+    def encode(name: str, weight: torch.Tensor, trained: bool) -> dict[str, torch.Tensor]:
         half = weight.to(torch.float16) if weight.is_floating_point() else weight
         low, high = half.aminmax()  # isfinite would make three copies of an embedding
         if not (torch.isfinite(low) and torch.isfinite(high)):
@@ -140,8 +140,8 @@ def _nf4() -> Encoding:
 
     as_bf16 = _bf16()
 
-    def encode(name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:
-        half = as_bf16(name, weight)
+    def encode(name: str, weight: torch.Tensor, trained: bool) -> dict[str, torch.Tensor]:
+        half = as_bf16(name, weight, trained)
         if not _is_quantized(name):
             return dict(half)
         packed, state = quantize_4bit(half[name].contiguous(), quant_type="nf4", compress_statistics=True)

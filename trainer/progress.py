@@ -75,6 +75,12 @@ class ProgressLog:
         if self._written_at is None or now - self._written_at >= EVERY:
             self.flush()
 
+    def ended(self, *, train_step: int, total_steps: int, epoch: float) -> None:
+        """There is nothing left to train; the last train_steps may not have been logged."""
+        there = {"train_step": train_step, "total_steps": total_steps, "epoch": round(epoch, 4), "eta_seconds": 0.0}
+        self._latest = (self._latest or Progress()).model_copy(update=there)
+        self.flush()
+
     def evaluated(self, train_step: int, figures: Figures) -> None:
         self._line({"train_step": train_step, **figures.by_name(), "at": self.clock.now().isoformat()})
         self.tracking.evaluated(train_step, figures)

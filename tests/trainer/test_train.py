@@ -242,3 +242,11 @@ def test_the_record_knows_how_far_it_is(bench: Bench) -> None:
     assert progress.tokens_per_second is not None
     assert progress.tokens_per_second > 0
     assert progress.learning_rate is not None
+
+
+def test_progress_arrives_at_the_end_also_when_the_last_train_steps_are_not_logged(
+    bench_of: Callable[..., Bench],
+) -> None:
+    progress = bench_of(max_steps=3, logging_steps=2).to(Step.TRAIN).job.progress
+    assert progress is not None
+    assert (progress.train_step, progress.total_steps, progress.epoch, progress.eta_seconds) == (3, 3, 0.5, 0)

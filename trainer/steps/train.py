@@ -77,12 +77,14 @@ def _train(context: Context, tracking: Tracking) -> None:
     attempt.last_step_at = context.clock.now()
     if resumed is None or not job_trainer.take_if_finished(trainer, resumed[1]):
         trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed[1]))
-    attempt.progress.flush()
     if attempt.stop_cause is not None and not job_trainer.is_finished(trainer):
+        attempt.progress.flush()
         log.info("stopped at train_step %d: %s", trainer.state.global_step, attempt.stop_cause)
         context.advance.stopped(context.job.job_id, context.mark, cause=attempt.stop_cause)
         return
 
+    state = trainer.state
+    attempt.progress.ended(train_step=state.global_step, total_steps=state.max_steps, epoch=state.epoch or 0.0)
     figures = None if held_out is None else trainer.figures()
     if figures is not None:
         attempt.progress.evaluated(trainer.state.global_step, figures)
