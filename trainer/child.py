@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from trainer import tether
+from gemtune import tether
 
 # Nothing that a child needs is on the Hub, and nothing that it prints is for people. Threads that wait sleep: spinning,
 # they would take the processor from those that they wait for.
@@ -40,12 +39,12 @@ class Ended:
 
 def run(arguments: Sequence[str], check_stop: Callable[[], None]) -> Ended:
     """Run Python with these arguments to its end. `check_stop` raises to give it up; then the child ends too, as it
-    does when this process is killed. For a thread that lives as long: Linux takes the starting thread for the parent.
+    does when this process is killed. For a thread that lives as long.
     """
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), *arguments],
-            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=os.environ | ENVIRONMENT,
+            tether.command(arguments, signal.SIGKILL), stdin=subprocess.DEVNULL, stdout=output,
+            stderr=subprocess.STDOUT, env=os.environ | ENVIRONMENT,
         )  # fmt: skip
         try:
             while True:

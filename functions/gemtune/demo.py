@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 
+from gemtune import tether
 from gemtune.cli.connection import Connection, Unreachable
 from gemtune.cli.follow import follow
 from gemtune.settings import Settings
@@ -103,7 +104,8 @@ def _service(settings: Settings) -> Iterator[Connection]:
         port = probe.getsockname()[1]
     log = settings.home / "server.log"
     with log.open("ab") as output:
-        command = [sys.executable, "-c", "from gemtune.cli import main; main()", "up", "--port", str(port)]
+        up = ["-c", "from gemtune.cli import main; main()", "up", "--port", str(port)]
+        command = tether.command(up, signal.SIGTERM)  # kill -9 of the demo stops it, too
         server = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
     try:
         connection = Connection(f"http://127.0.0.1:{port}", as_json=False)

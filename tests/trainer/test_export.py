@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from gemtune import tether
 from gemtune.errors import StepError
 from gemtune.handlers.answers import JobStatus
 from gemtune.job import Step
@@ -23,7 +24,7 @@ from tests.trainer import without_training
 from tests.trainer.conftest import Bench
 from tests.trainer.test_entry import trainer
 from tests.trainer.test_gguf import sharp, tools  # noqa: F401
-from trainer import child, comparison, manifest, tether
+from trainer import child, comparison, manifest
 from trainer.child import Ended
 from trainer.context import StopRequested
 from trainer.steps import export
@@ -298,7 +299,7 @@ def test_a_child_ends_when_the_step_is_killed(tmp_path: Path) -> None:
 
 def test_a_child_whose_parent_is_gone_already_does_nothing() -> None:
     other = os.getppid()
-    arguments = [tether.__file__, str(other), "-c", "print('it ran')"]
+    arguments = [tether.__file__, str(other), "9", "-c", "print('it ran')"]
     ran = subprocess.run([sys.executable, *arguments], stdout=subprocess.PIPE, check=False)
     assert (ran.returncode, ran.stdout) == (1, b"")
 
