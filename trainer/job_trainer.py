@@ -34,15 +34,17 @@ class Hooks:
 
 
 class LossWindow(TrainerCallback, ExportableState):  # type: ignore[misc]
-    """What losses have added up to since one was logged. It is kept in checkpoints, so that a training which goes on
-    from between two logged train_steps logs what an unbroken one does."""
+    """What losses have added up to since one was logged, and what else TRL's trainers log the mean of. It is kept in
+    checkpoints, so that a training which goes on from between two logged train_steps logs what an unbroken one does."""
 
     def __init__(self) -> None:
         self.summed = 0.0
         self.logged_at: int | None = None
+        self.figures: dict[str, list[float]] = {}
 
     def state(self) -> dict[str, Any]:
-        return {"args": {}, "attributes": {"summed": self.summed, "logged_at": self.logged_at}}
+        kept = {"summed": self.summed, "logged_at": self.logged_at, "figures": self.figures}
+        return {"args": {}, "attributes": kept}
 
 
 class JobCallback(TrainerCallback):
@@ -60,6 +62,7 @@ class JobCallback(TrainerCallback):
         if window.logged_at is not None:
             self._trainer._tr_loss += window.summed
             self._trainer._globalstep_last_logged = window.logged_at
+            _figures_of(self._trainer).update(window.figures)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
         if "loss" not in logs:
@@ -89,9 +92,17 @@ class JobCallback(TrainerCallback):
         window = _one(self._trainer, LossWindow)
         window.summed = 0.0 if logs_now else self._trainer._tr_loss.item()
         window.logged_at = train_step if logs_now else self._trainer._globalstep_last_logged
+        figures = {} if logs_now else _figures_of(self._trainer)
+        window.figures = {name: list(values) for name, values in figures.items()}
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._hooks.saved(state.global_step, Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
+def _figures_of(trainer: Trainer) -> dict[str, list[float]]:
+    """What one of TRL's trainers has of the train_steps since it logged; transformers' own has nothing but the loss."""
+    figures: dict[str, list[float]] = getattr(trainer, "_metrics", {"train": {}})["train"]
+    return figures
 
 
 def attach(trainer: Trainer, hooks: Hooks, config: TrainingConfig) -> None:

@@ -108,7 +108,7 @@ def test_the_margin_rises_and_the_figures_are_those_of_an_independent_computatio
 def test_a_training_that_was_stopped_goes_on_to_the_same_weights(bench_of: Callable[..., Bench]) -> None:
     training: dict[str, Any] = {
         "max_steps": None, "epochs": 2, "batch_size": 5, "eval_strategy": "steps", "eval_steps": 5, "save_steps": 100,
-        "rows": 14,
+        "rows": 14, "logging_steps": 3,
     }  # fmt: skip
     unbroken = dpo_bench(bench_of, **training).to(Step.TRAIN)
     broken = dpo_bench(bench_of, **training).to(Step.PREPARE)

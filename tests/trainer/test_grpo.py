@@ -98,7 +98,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(
 ) -> None:
     training: dict[str, Any] = {
         "max_steps": None, "epochs": 2, "rl": {"beta": 0.05}, "gradient_accumulation_steps": 2, "batch_size": 8,
-        "eval_strategy": "steps", "eval_steps": 5, "save_steps": 100, "rows": 12,
+        "eval_strategy": "steps", "eval_steps": 5, "save_steps": 100, "rows": 12, "logging_steps": 3,
     }  # fmt: skip
     unbroken = grpo_bench(bench_of, talkative, HAS_AN_E, SHORT, **training).to(Step.TRAIN)
     broken = grpo_bench(bench_of, talkative, HAS_AN_E, SHORT, **training).to(Step.PREPARE)
@@ -106,7 +106,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(
         broken.run(Step.TRAIN, should_stop=after_steps(stop))
     assert broken.job.steps[Step.TRAIN].checkpoint == 4
     broken.run(Step.TRAIN)
-    assert len(unbroken.curve()) == 6
+    assert len(unbroken.curve()) == 2  # both times in another attempt than its first train_step
     assert broken.curve() == unbroken.curve()
     for name in ("reward", "rewards/length/mean", "kl", "completions/mean_length"):
         assert [entry.get(name) for entry in entries(broken)] == [entry.get(name) for entry in entries(unbroken)]
