@@ -72,7 +72,9 @@ def make(
     rows = batches.TokenRows(train, pack_into=max_length if config.packing else None, album=album)
     # A vision tower's are many: of each picture 4,096 patches through 27 layers.
     tokens = rows.tokens_of_largest(config.batch_size)
-    again = activations.checkpointing(loaded.model, tokens, always=config.train_vision_tower)
+    again = activations.checkpointing(
+        loaded.model, tokens, always=config.train_vision_tower, computed_in=loaded.compute_dtype
+    )
     trainer = SftTrainer(
         model=loaded.model,
         args=TrainingArguments(**given, gradient_checkpointing=again is not None, gradient_checkpointing_kwargs=again),
