@@ -2,8 +2,9 @@
 
 unsloth changes the packages it is imported beside, and parts of it are under other licences (AGPL-3.0, LGPL-3.0), so it
 is no dependency of the trainer. The environment is a layer over this one, outside the checkout: of its own it has only
-the packages of `unsloth.txt`; torch and everything else are those that the trainer has. On a GPU, install them into an
-environment with a CUDA build of torch instead.
+the packages of `unsloth.txt`; torch and everything else are those that the trainer has. What only a GPU uses (triton,
+xformers, …) is left out; there, the extra `unsloth` of pyproject.toml belongs into an environment with a CUDA build of
+torch instead.
 """
 
 from __future__ import annotations

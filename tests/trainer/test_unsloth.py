@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from safetensors.torch import load_file
 
 from gemtune.errors import RequestRefused
@@ -23,6 +26,7 @@ from trainer import unsloth_environment
 # Both engines train the same float32 model on the same batches. What differs is the order of sums: huggingface's rows
 # lie one after the other, unsloth's one below the other with padding.
 TOLERANCE = 2e-4
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +126,19 @@ def test_a_service_without_unsloth_refuses_it_at_once(world: World) -> None:
     (problem,) = caught.value.problems
     assert (problem.loc, problem.code) == (("training_config", "provider"), "unsloth_missing")
     assert "make unsloth" in json.dumps(problem.hint)
+
+
+def test_the_extra_can_be_resolved_since_unsloth_allows_what_the_trainer_has_pinned(unsloth_python: Path) -> None:
+    asks = "import importlib.metadata as m, json; print(json.dumps(m.requires('unsloth') + m.requires('unsloth_zoo')))"
+    ran = subprocess.run([unsloth_python, "-c", asks], check=True, capture_output=True, text=True)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    pins = {canonicalize_name(pin.name): pin for pin in map(Requirement, extras["trainer"] + extras["unsloth"])}
+    asked = [
+        found for found in map(Requirement, json.loads(ran.stdout)) if found.marker is None or found.marker.evaluate()
+    ]
+    met = {name for found in asked if (name := canonicalize_name(found.name)) in pins}
+    assert {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "unsloth-zoo"} <= met
+    for found in asked:
+        if (pin := pins.get(canonicalize_name(found.name))) is not None:
+            (only,) = pin.specifier
+            assert found.specifier.contains(only.version), f"unsloth asks for {found}; pinned is {pin}"
