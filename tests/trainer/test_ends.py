@@ -10,6 +10,7 @@ import pytest
 from gemtune.job import Step
 from tests import rows
 from tests.trainer.conftest import Bench
+from tests.trainer.test_dpo import dpo_bench
 from tests.trainer.test_relay import history, same_training
 from tests.trainer.test_train import after_steps
 from trainer import trained
@@ -89,6 +90,18 @@ def test_a_training_that_was_lost_after_its_last_checkpoint_makes_no_train_step_
     lost.run(Step.TRAIN)
     assert same_training(unbroken, lost)
     assert lost.job.steps[Step.TRAIN].checkpoint == 4
+
+
+def test_reinforcement_learning_that_was_lost_after_its_last_checkpoint_makes_no_train_step_more(
+    bench_of: BenchOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = {"max_steps": 3, "lr_scheduler_type": "constant"}
+    unbroken, lost = dpo_bench(bench_of, **training).to(Step.TRAIN), dpo_bench(bench_of, **training).to(Step.PREPARE)
+    lost_before_it_was_done(lost, monkeypatch)
+    lost.run(Step.TRAIN)
+    assert same_training(unbroken, lost)
+    assert lost.job.metrics is not None
+    assert (lost.job.metrics.margin or 0) > 0  # not those of the base model
 
 
 @pytest.mark.parametrize("stops", [[2], [3], [2, 1, 3, 1]], ids=str)

@@ -79,10 +79,10 @@ class Sweep:
                 state = self.launcher.state(launch.execution)
                 if state is ExecutionState.ACTIVE:
                     return  # another one would only wait behind it
-                log.warning("launch %d of job %s ended without a claim", launch.number, job.job_id)
                 change = partial(jobs.launch_unclaimed, launch=launch.number, cause=str(state), at=now)
                 if self.store.update(job.job_id, change).is_over:
                     return
+                log.warning("job %s is launched again: launch %d ended without a claim", job.job_id, launch.number)
             self.dispatch.launch(job.job_id)
 
     def _lost(self, job: Job, now: datetime) -> str | None:
