@@ -8,7 +8,11 @@ from typing import Any
 
 import torch
 
+from trainer.on_cpu.install import knows_asking
 from trainer.rendering import UNTRAINED
+
+# oneDNN writes code for every shape of a product that it has not met, and keeps it.
+ASKING_STEP = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +31,19 @@ def predictions(model: Any, batch: Mapping[str, Any], dtype: torch.dtype) -> Pre
     weights are kept in. Positions that are not trained on never reach the head."""
     whole = model.get_base_model() if hasattr(model, "get_base_model") else model
     inputs = {name: value for name, value in batch.items() if name != "shift_labels"}
+    trained = wanted = batch["shift_labels"] != UNTRAINED
+    if "row_lengths" in inputs and knows_asking(whole.model) and trained.any():
+        inputs["asking"] = _some_more(trained[0])
+        wanted = trained[:, inputs["asking"]]
     with torch.autocast(whole.device.type, dtype=dtype, enabled=dtype != torch.float32):
         hidden = whole.model(**inputs, use_cache=False).last_hidden_state
-    trained = batch["shift_labels"] != UNTRAINED
     cap = getattr(whole.config.get_text_config(), "final_logit_softcapping", None)
-    return Predictions(hidden[trained].to(dtype), batch["shift_labels"][trained], whole.lm_head.weight, cap)
+    return Predictions(hidden[wanted].to(dtype), batch["shift_labels"][trained], whole.lm_head.weight, cap)
+
+
+def _some_more(trained: torch.Tensor) -> torch.Tensor:
+    """The trained positions, and as many others as make their number one that products know already."""
+    missing = -int(trained.sum()) % ASKING_STEP
+    asking = trained.clone()
+    asking[(~trained).nonzero()[:missing]] = True
+    return asking.nonzero().squeeze(1)

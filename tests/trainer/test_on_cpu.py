@@ -25,6 +25,8 @@ from trainer.on_cpu.rotary import turned
 Function = Callable[..., torch.Tensor]
 LENGTHS = (1, 37, 130, 64)
 TOKENS = sum(LENGTHS)
+# None of the first row, all of the third.
+ASKING = torch.tensor([3, 4, 30, *range(38, 168), 180, 231])
 
 
 def plain_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -35,6 +37,11 @@ def plain_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 def plain_turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     left, right = x.chunk(2, -1)
     return x * torch.cat((cos, cos), -1) + torch.cat((-right, left), -1) * torch.cat((sin, sin), -1)
+
+
+def plain_attention_of_some(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    everywhere = torch.zeros(TOKENS, *query.shape[1:], dtype=query.dtype)
+    return plain_attention(everywhere.index_copy(0, ASKING, query), key, value)[ASKING]
 
 
 def plain_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -72,6 +79,10 @@ def cases() -> dict[str, tuple[Function, Function, Sequence[tuple[int, ...]]]]:
         "attention, one key head": (
             lambda q, k, v: attended(q, k, v, LENGTHS, 0.1), plain_attention,
             [(TOKENS, 4, 32), (TOKENS, 1, 32), (TOKENS, 1, 32)],
+        ),
+        "attention, of some tokens": (
+            lambda q, k, v: attended(q, k, v, LENGTHS, 0.1, ASKING), plain_attention_of_some,
+            [(len(ASKING), 4, 32), (TOKENS, 1, 32), (TOKENS, 1, 32)],
         ),
         "attention, two key heads": (
             lambda q, k, v: attended(q, k, v, LENGTHS, 0.1), plain_attention,
@@ -129,7 +140,7 @@ def test_attention_looks_at_no_other_row_and_at_no_later_token() -> None:
 def test_shapes_of_products_are_few_whatever_the_lengths_of_rows() -> None:
     seen = set()
     for length in range(1, 300):
-        for at in attention._blocks(torch.empty(2000, 4, 8), torch.empty(2000, 1, 8), [length, 600]):
+        for at in attention._blocks(torch.empty(2000, 4, 8), torch.empty(2000, 1, 8), torch.arange(2000), [length, 600]):
             seen.add((len(at.of_queries(torch.empty(2000, 4, 8))), len(at.of_keys(torch.empty(2000, 1, 8)))))
     assert len(seen) <= 40
 
@@ -216,7 +227,7 @@ def test_every_part_of_a_gemma_is_found(tmp_path: Path, family: str) -> None:
     ours = [getattr(module.__dict__.get("forward"), "func", None) for module in found.modules()]
     norms = {"gemma": 2, "gemma2": 4, "gemma3": 6}[family]
     parts = {"_norm": norms * config.num_hidden_layers + 1, "_mlp": config.num_hidden_layers,
-             "_attention": config.num_hidden_layers, "_linear": 7 * config.num_hidden_layers}  # fmt: skip
+             "_attention": config.num_hidden_layers, "_linear": 7 * config.num_hidden_layers, "_last_layer": 1}  # fmt: skip
     names = [part.__name__ for part in ours if part is not None]
     assert {name: names.count(name) for name in names} == parts
 
@@ -274,3 +285,10 @@ def test_far_less_is_kept_than_plain_layers_keep_and_no_more_than_is_reckoned(tm
     found = kept_bytes(ours, batch)
     assert found < 0.5 * kept_bytes(plain, batch)
     assert found <= activations.activation_bytes(ours, 480) <= 2 * found
+
+
+def test_weights_that_are_made_again_are_those_that_were_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, _, shapes = cases()["attention, two key heads"]
+    kept = results(ours, shapes, torch.bfloat16)
+    monkeypatch.setattr(attention, "KEPT", 100)
+    assert all(torch.equal(a, b) for a, b in zip(results(ours, shapes, torch.bfloat16), kept, strict=True))

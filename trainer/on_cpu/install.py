@@ -16,12 +16,14 @@ from trainer.on_cpu.rotary import turned
 NORMS = {"GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm"}
 MLPS = {"GemmaMLP", "Gemma2MLP", "Gemma3MLP"}
 ATTENTIONS = {"GemmaAttention", "Gemma2Attention", "Gemma3Attention"}
+LAYERS = {"GemmaDecoderLayer", "Gemma2DecoderLayer", "Gemma3DecoderLayer"}
 
 
 def install(model: Any) -> None:
     """model: with a LoRA adapter on a frozen base. Parts that are not Gemma's, or of 4 bits, stay as they are."""
     from peft.tuners.lora import Linear
 
+    last = model.config.get_text_config().num_hidden_layers - 1
     for module in model.modules():
         kind = type(module).__name__
         if kind in NORMS and not module.weight.requires_grad:
@@ -30,6 +32,8 @@ def install(model: Any) -> None:
             module.forward = partial(_mlp, module)
         elif kind in ATTENTIONS:
             module.forward = partial(_attention, module, module.forward)
+        elif kind in LAYERS and module.self_attn.layer_idx == last:
+            module.forward = partial(_last_layer, module, module.forward)
         elif type(module) is Linear and _is_plain(module):
             module.forward = partial(_linear, module)
 
@@ -37,6 +41,13 @@ def install(model: Any) -> None:
 def is_installed(model: Any) -> bool:
     """Whether the linear layers are this package's, which decide about most of what is kept for backward."""
     return any(getattr(module.__dict__.get("forward"), "func", None) is _linear for module in model.modules())
+
+
+def knows_asking(model: Any) -> bool:
+    """Whether a model of text takes `asking`: the positions, ascending, whose hidden states are wanted. The last layer
+    computes nothing but keys and values for all others. That is for rows that lie one after the other."""
+    layers = getattr(model, "layers", None)
+    return layers is not None and getattr(layers[-1].__dict__.get("forward"), "func", None) is _last_layer
 
 
 def _is_plain(module: Any) -> bool:
@@ -59,27 +70,47 @@ def _mlp(module: Any, x: torch.Tensor) -> Any:
     return module.down_proj(gated(module.gate_proj(x), module.up_proj(x)))
 
 
+def _last_layer(
+    module: Any, original: Any, hidden_states: torch.Tensor, *others: Any, asking: torch.Tensor | None = None,
+    **more: Any,
+) -> torch.Tensor:  # fmt: skip
+    """For the tokens that are `asking`, if any are named: (1, asking tokens, width)."""
+    if asking is None:
+        found: torch.Tensor = original(hidden_states, *others, **more)
+        return found
+    attention, _ = module.self_attn(module.input_layernorm(hidden_states), *others, only=asking, **more)
+    hidden_states = hidden_states.index_select(1, asking)
+    if hasattr(module, "pre_feedforward_layernorm"):  # norms on both sides, since Gemma 2
+        hidden_states = hidden_states + module.post_attention_layernorm(attention)
+        found = module.post_feedforward_layernorm(module.mlp(module.pre_feedforward_layernorm(hidden_states)))
+        return hidden_states + found
+    hidden_states = hidden_states + attention
+    return hidden_states + module.mlp(module.post_attention_layernorm(hidden_states))
+
+
 def _attention(
     module: Any, original: Any, hidden_states: torch.Tensor, position_embeddings: Any, attention_mask: Any = None,
-    past_key_values: Any = None, **more: Any,
+    past_key_values: Any = None, *, only: torch.Tensor | None = None, **more: Any,
 ) -> tuple[torch.Tensor, None]:  # fmt: skip
     """Of rows that lie one after the other, as `row_attention` has them, tokens first. All others, and those that are
-    longer than a sliding window or whose scores are capped, as they were."""
+    longer than a sliding window or whose scores are capped, as they were. only: the tokens it is wanted of."""
     rows, window = more.get("row_lengths"), getattr(module, "sliding_window", None)
     other = getattr(module, "attn_logit_softcapping", None) is not None or not module.is_causal
     if rows is None or other or module.attention_dropout or (window is not None and max(rows) > window):
         found: tuple[torch.Tensor, None] = original(
             hidden_states, position_embeddings, attention_mask, past_key_values=past_key_values, **more
         )
-        return found
+        return found if only is None else (found[0].index_select(1, only), None)
+    asking = hidden_states if only is None else hidden_states.index_select(1, only)
     query, key, value = (
-        project(hidden_states).view(hidden_states.shape[1], -1, module.head_dim)
-        for project in (module.q_proj, module.k_proj, module.v_proj)
+        project(of).view(of.shape[1], -1, module.head_dim)
+        for project, of in ((module.q_proj, asking), (module.k_proj, hidden_states), (module.v_proj, hidden_states))
     )
     if hasattr(module, "q_norm"):
         query, key = module.q_norm(query), module.k_norm(key)
-    cos, sin = (angles[0, :, None, : module.head_dim // 2].to(query.dtype) for angles in position_embeddings)
-    attention = attended(turned(query, cos, sin), turned(key, cos, sin), value, rows, module.scaling)
+    angles = [angle[0, :, None, : module.head_dim // 2].to(query.dtype) for angle in position_embeddings]
+    of_query = angles if only is None else [angle.index_select(0, only) for angle in angles]
+    attention = attended(turned(query, *of_query), turned(key, *angles), value, rows, module.scaling, only)
     return module.o_proj(attention.view(1, len(attention), -1)), None
 
 
