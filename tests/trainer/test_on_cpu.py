@@ -15,7 +15,7 @@ from tests.trainer.test_row_attention import loss_and_gradients, rows
 from trainer import activations, row_attention
 from trainer.batches import flattened
 from trainer.on_cpu import adapted_linear, again, attention
-from trainer.on_cpu.adapted_linear import adapted
+from trainer.on_cpu.adapted_linear import Layer, adapted
 from trainer.on_cpu.attention import attended
 from trainer.on_cpu.gated_unit import gated
 from trainer.on_cpu.install import install, is_installed
@@ -32,6 +32,10 @@ ASKING = torch.tensor([3, 4, 30, *range(38, 168), 180, 231])
 def plain_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     exact = x.to(torch.promote_types(x.dtype, torch.float32))
     return (exact * torch.rsqrt(exact.square().mean(-1, keepdim=True) + 1e-6) * (1 + weight)).to(x.dtype)
+
+
+def plain_adapted(x: torch.Tensor, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return linear(x, weight) + linear(linear(x, a), b) * 1.5
 
 
 def plain_turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -72,9 +76,17 @@ def cases() -> dict[str, tuple[Function, Function, Sequence[tuple[int, ...]]]]:
             [(TOKENS, 4, 32)],
         ),
         "adapted": (
-            lambda x, a, b: adapted(x, at(x, frozen), a, b, scale=1.5),
-            lambda x, a, b: linear(x, at(x, frozen)) + linear(linear(x, at(x, a)), at(x, b)) * 1.5,
+            lambda x, a, b: adapted(x, [Layer(at(x, frozen), a, b)], scale=1.5)[0],
+            lambda x, a, b: plain_adapted(x, at(x, frozen), a, b),
             [(1, 90, 32), (4, 32), (48, 4)],
+        ),
+        "adapted, side by side": (
+            lambda x, a, b, c, d: torch.cat(
+                adapted(x, [Layer(at(x, frozen), a, b), Layer(at(x, frozen)[:20], c, d)], scale=1.5), -1
+            ),
+            lambda x, a, b, c, d: torch.cat((plain_adapted(x, at(x, frozen), a, b),
+                                             plain_adapted(x, at(x, frozen)[:20], c, d)), -1),
+            [(1, 90, 32), (4, 32), (48, 4), (6, 32), (20, 6)],
         ),
         "attention, one key head": (
             lambda q, k, v: attended(q, k, v, LENGTHS, 0.1), plain_attention,
@@ -162,7 +174,7 @@ def test_an_adapter_with_dropout_sees_what_was_not_dropped(monkeypatch: pytest.M
     torch.manual_seed(0)
     dropped, weight = torch.rand(20, 32) < 0.3, torch.randn(48, 32, dtype=torch.float64)
     monkeypatch.setattr(adapted_linear, "_chosen", lambda shape, probability: dropped)
-    ours = lambda x, a, b: adapted(x, weight, a, b, scale=2.0, dropout=0.3)  # noqa: E731
+    ours = lambda x, a, b: adapted(x, [Layer(weight, a, b)], scale=2.0, dropout=0.3)[0]  # noqa: E731
     plain = lambda x, a, b: x @ weight.T + 2 * (x * ~dropped / 0.7) @ a.T @ b.T  # noqa: E731
     shapes = [(20, 32), (4, 32), (48, 4)]
     for found, expected in zip(*(results(f, shapes, torch.float64) for f in (ours, plain)), strict=True):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
 
-from trainer.on_cpu.adapted_linear import adapted
+from trainer.on_cpu.adapted_linear import Layer, adapted
 from trainer.on_cpu.attention import attended
 from trainer.on_cpu.gated_unit import gated
 from trainer.on_cpu.rms_norm import normalized
@@ -67,7 +68,7 @@ def _norm(module: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def _mlp(module: Any, x: torch.Tensor) -> Any:
-    return module.down_proj(gated(module.gate_proj(x), module.up_proj(x)))
+    return module.down_proj(gated(*_side_by_side(x, module.gate_proj, module.up_proj)))
 
 
 def _last_layer(
@@ -101,11 +102,12 @@ def _attention(
             hidden_states, position_embeddings, attention_mask, past_key_values=past_key_values, **more
         )
         return found if only is None else (found[0].index_select(1, only), None)
-    asking = hidden_states if only is None else hidden_states.index_select(1, only)
-    query, key, value = (
-        project(of).view(of.shape[1], -1, module.head_dim)
-        for project, of in ((module.q_proj, asking), (module.k_proj, hidden_states), (module.v_proj, hidden_states))
-    )
+    if only is None:
+        projected = _side_by_side(hidden_states, module.q_proj, module.k_proj, module.v_proj)
+    else:
+        query = module.q_proj(hidden_states.index_select(1, only))
+        projected = [query, *_side_by_side(hidden_states, module.k_proj, module.v_proj)]
+    query, key, value = (found.view(found.shape[1], -1, module.head_dim) for found in projected)
     if hasattr(module, "q_norm"):
         query, key = module.q_norm(query), module.k_norm(key)
     angles = [angle[0, :, None, : module.head_dim // 2].to(query.dtype) for angle in position_embeddings]
@@ -115,10 +117,28 @@ def _attention(
 
 
 def _linear(module: Any, x: torch.Tensor) -> torch.Tensor:
-    if module.disable_adapters or module.merged:
+    if _is_off(module):
         return torch.nn.functional.linear(x, module.base_layer.weight)
-    dropout = module.lora_dropout["default"]
-    return adapted(
-        x, module.base_layer.weight, module.lora_A["default"].weight, module.lora_B["default"].weight,
-        scale=module.scaling["default"], dropout=getattr(dropout, "p", 0.0) if module.training else 0.0,
-    )  # fmt: skip
+    (found,) = _adapted([module], x)
+    return found
+
+
+def _side_by_side(x: torch.Tensor, *modules: Any) -> list[torch.Tensor]:
+    """What linear layers make of one input; as one function where they are this package's, which all have one rank,
+    scale and dropout."""
+    ours = all(getattr(module.__dict__.get("forward"), "func", None) is _linear for module in modules)
+    return _adapted(modules, x) if ours and not any(map(_is_off, modules)) else [module(x) for module in modules]
+
+
+def _is_off(module: Any) -> bool:
+    return bool(module.disable_adapters or module.merged)
+
+
+def _adapted(modules: Sequence[Any], x: torch.Tensor) -> list[torch.Tensor]:
+    first = modules[0]
+    layers = [
+        Layer(module.base_layer.weight, module.lora_A["default"].weight, module.lora_B["default"].weight)
+        for module in modules
+    ]
+    dropout = getattr(first.lora_dropout["default"], "p", 0.0) if first.training else 0.0
+    return adapted(x, layers, scale=first.scaling["default"], dropout=dropout)
