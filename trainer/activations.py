@@ -32,16 +32,15 @@ def activation_bytes(model: Any, tokens: int, computed_in: Any = None) -> int:
     that are cast, and the scores of capped attention, are left out. computed_in: None for the type of the weights.
 
     Of Gemma 3 270M in bfloat16, in KB a token and layer: 42 with PEFT's adapters, 58 with their dropout, 63 with all
-    weights trained; with `trainer.on_cpu` 27, for 25 seen, and 19 without dropout; 27 and 45 of it in 4 bits.
+    weights trained; with `trainer.on_cpu` 23 and 27, for 21 and 25 seen of rows of 512 tokens; 27 and 43 in 4 bits.
     """
     from trainer.on_cpu.install import is_installed
 
     config, itemsize = model.config.get_text_config(), (computed_in or model.dtype).itemsize
     queries, keys = (n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads))
     if is_installed(model):
-        weights = 320 * config.num_attention_heads  # of attention, at most
-        numbers = 4 * config.hidden_size + 2 * config.intermediate_size + 3 * (queries + keys) + weights
-        dropped = 5 * config.hidden_size + config.intermediate_size + queries  # a byte each
+        numbers = 4 * config.hidden_size + 2 * config.intermediate_size + 3 * (queries + keys) + _of_attention(config)
+        dropped = 2 * config.hidden_size + config.intermediate_size + queries  # a byte each
         return int(tokens * config.num_hidden_layers * (numbers * itemsize + (dropped if _dropout(model) else 0)))
     a_token = _in_part(config, itemsize) if _is_in_part(model) else _by_transformers(model, config, itemsize)
     return int(tokens * config.num_hidden_layers * (a_token + _by_peft(model, config, itemsize)))
@@ -66,7 +65,12 @@ def _by_transformers(model: Any, config: Any, itemsize: int) -> float:
 def _in_part(config: Any, itemsize: int) -> int:
     """The same where all but the linear layers, which are of 4 bits, is of `trainer.on_cpu`."""
     heads = (config.num_attention_heads + config.num_key_value_heads) * config.head_dim
-    return itemsize * (6 * config.hidden_size + 3 * config.intermediate_size + 2 * heads)
+    return itemsize * (6 * config.hidden_size + 3 * config.intermediate_size + 2 * heads + _of_attention(config))
+
+
+def _of_attention(config: Any) -> int:
+    """Weights that `trainer.on_cpu` keeps of a token, at most: those of 320 others."""
+    return int(320 * config.num_attention_heads)
 
 
 def _by_peft(model: Any, config: Any, itemsize: int) -> int:
