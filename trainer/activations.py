@@ -69,7 +69,7 @@ def _in_part(config: Any, itemsize: int) -> int:
 
 
 def _of_attention(config: Any) -> int:
-    """Weights that `trainer.on_cpu` keeps of a token, at most: those of 320 others."""
+    """Numbers a token that `trainer.on_cpu` keeps of attention's weights, at most."""
     return int(320 * config.num_attention_heads)
 
 

@@ -152,7 +152,9 @@ def test_attention_looks_at_no_other_row_and_at_no_later_token() -> None:
 def test_shapes_of_products_are_few_whatever_the_lengths_of_rows() -> None:
     seen = set()
     for length in range(1, 300):
-        for at in attention._blocks(torch.empty(2000, 4, 8), torch.empty(2000, 1, 8), torch.arange(2000), [length, 600]):
+        for at in attention._blocks(
+            torch.empty(2000, 4, 8), torch.empty(2000, 1, 8), torch.arange(2000), [length, 600]
+        ):
             seen.add((len(at.of_queries(torch.empty(2000, 4, 8))), len(at.of_keys(torch.empty(2000, 1, 8)))))
     assert len(seen) <= 40
 
@@ -239,7 +241,8 @@ def test_every_part_of_a_gemma_is_found(tmp_path: Path, family: str) -> None:
     ours = [getattr(module.__dict__.get("forward"), "func", None) for module in found.modules()]
     norms = {"gemma": 2, "gemma2": 4, "gemma3": 6}[family]
     parts = {"_norm": norms * config.num_hidden_layers + 1, "_mlp": config.num_hidden_layers,
-             "_attention": config.num_hidden_layers, "_linear": 7 * config.num_hidden_layers, "_last_layer": 1}  # fmt: skip
+             "_attention": config.num_hidden_layers, "_linear": 7 * config.num_hidden_layers,
+             "_last_layer": 1}  # fmt: skip
     names = [part.__name__ for part in ours if part is not None]
     assert {name: names.count(name) for name in names} == parts
 

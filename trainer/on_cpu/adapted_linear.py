@@ -19,7 +19,7 @@ from trainer.on_cpu import again
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """weight: (out, in), frozen. down: (rank, in) and up: (out, rank), LoRA's A and B, cast to the type of the input."""
+    """weight: (out, in), frozen. down: (rank, in) and up: (out, rank), LoRA's A and B; cast to the input's type."""
 
     weight: torch.Tensor
     down: torch.Tensor

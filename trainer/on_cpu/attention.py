@@ -21,7 +21,7 @@ BLOCK = 128
 # oneDNN writes code for every shape it has not met, which takes as long as the product of a short row, and keeps it. So
 # there are few shapes: queries and keys are multiples of these, with some of the row after it, that count for nothing.
 QUERY_STEP, KEY_STEP = 32, 64
-# Keys that a block may see for its weights to be kept; of a token and head they take 320 numbers then, padding included.
+# Keys that a block may see for its weights to be kept; of a token and head they are at most 320 numbers then.
 KEPT = 512
 
 
