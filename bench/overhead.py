@@ -1,54 +1,32 @@
 """`python -m bench.overhead`: what a tiny job's three steps spend outside loading the model and training it.
 
 Each step runs as the process that the workflow starts, with everything around it: Python, imports, the record, files,
-the export and its certificate. Loading and training are timed inside the train step, evaluations included. The smallest
-of some runs is printed: what disturbs a run only adds to it.
+the export, and its certificate, whose process counts to the export. `overhead_probe` says what is counted as what;
+importing is overhead wherever it happens, and so is everything that has no other name. Of some runs the median of each
+figure is printed, in seconds and in seconds of the processor, which what else the machine does disturbs less.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from bench.overhead_probe import FOLDER
 from gemtune.job import Step
 
-RUNS = 3
-# Runs in the process before the trainer does, and prints what it timed when that ends.
-TIMED = """
-import atexit, functools, json, sys, time
-from gemtune.job import Step
-spent = {}
-def timed(owner, name):
-    original = getattr(owner, name)
-    @functools.wraps(original)
-    def call(*args, **kwargs):
-        began = time.perf_counter()
-        try:
-            return original(*args, **kwargs)
-        finally:
-            spent[name] = spent.get(name, 0.0) + time.perf_counter() - began
-    setattr(owner, name, call)
-if sys.argv[1] == Step.TRAIN:
-    from trainer.engines import huggingface
-    from trainer.steps import train
-    timed(huggingface, "load")
-    timed(train, "_baseline")
-    make = train._make
-    def made(*args, **kwargs):
-        trainer = make(*args, **kwargs)
-        timed(trainer, "train")
-        timed(trainer, "figures")
-        return trainer
-    train._make = made
-atexit.register(lambda: print("SPENT", json.dumps(spent), flush=True))
-from trainer.__main__ import main
-sys.exit(main())
-"""
+RUNS = 5
+WORK = ("loading", "training", "evaluating", "comparing")
+COLUMNS = ("all", "importing", *WORK, "the rest")
+
+# By column: seconds, and seconds of the processor.
+Spent = dict[str, tuple[float, float]]
 
 
 def main() -> None:
@@ -57,15 +35,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tiny = tiny_gemma.build(Path(folder) / "tiny")
         runs = [_job(Path(folder) / f"home{number}", tiny) for number in range(RUNS)]
-    print("| step | seconds | of them loading and training |\n|---|---|---|")
-    best = {step: min((run[step] for run in runs), key=lambda found: found[0] - found[1]) for step in Step}
-    for step, (seconds, inside) in best.items():
-        print(f"| {step} | {seconds:.2f} | {inside:.2f} |")
-    print(f"\noutside loading and training: {sum(seconds - inside for seconds, inside in best.values()):.2f} s")
+    for index, unit in enumerate(("seconds", "processor seconds")):
+        print(f"| {unit} | {' | '.join(COLUMNS)} |\n|---|{'---|' * len(COLUMNS)}")
+        for step in Step:
+            medians = (statistics.median(run[step][column][index] for run in runs) for column in COLUMNS)
+            print(f"| {step} | {' | '.join(f'{median:.2f}' for median in medians)} |")
+        strictly = statistics.median(_sum(run, index, ("loading", "training", "evaluating")) for run in runs)
+        outside = statistics.median(_sum(run, index, WORK) for run in runs)
+        print(f"\noutside loading and training: {outside:.2f}, with the certificate's comparison {strictly:.2f}\n")
 
 
-def _job(home: Path, base: Path) -> dict[Step, tuple[float, float]]:
-    """Seconds of each step's process, and those of them that went into loading and training."""
+def _sum(run: dict[Step, Spent], index: int, without: tuple[str, ...]) -> float:
+    return sum(spent["all"][index] - sum(spent[kind][index] for kind in without) for spent in run.values())
+
+
+def _job(home: Path, base: Path) -> dict[Step, Spent]:
     from tests.trainer.conftest import Bench
 
     bench = Bench(home, base)
@@ -75,15 +59,24 @@ def _job(home: Path, base: Path) -> dict[Step, tuple[float, float]]:
     return {step: _step(bench.job_id, step, bench.services.settings.home) for step in Step}
 
 
-def _step(job_id: str, step: Step, home: Path) -> tuple[float, float]:
-    command = [sys.executable, "-c", TIMED, step, "--job-id", job_id, "--launch", "1", "--execution", "e"]
-    began = time.perf_counter()
-    ran = subprocess.run(
-        command, capture_output=True, text=True, check=True, env=os.environ | {"GEMTUNE_HOME": str(home)}
-    )
-    seconds = time.perf_counter() - began
-    (said,) = (line for line in ran.stdout.splitlines() if line.startswith("SPENT"))
-    return seconds, sum(json.loads(said.removeprefix("SPENT")).values())
+def _step(job_id: str, step: Step, home: Path) -> Spent:
+    command = [sys.executable, "-m", "bench.overhead_probe", step, "--job-id", job_id, "--launch", "1"]
+    with tempfile.TemporaryDirectory() as folder:
+        env = os.environ | {"GEMTUNE_HOME": str(home), FOLDER: folder}
+        began = time.perf_counter(), _processor_seconds()
+        subprocess.run([*command, "--execution", "e"], capture_output=True, check=True, env=env)
+        whole = time.perf_counter() - began[0], _processor_seconds() - began[1]
+        counted = [json.loads(path.read_text()) for path in Path(folder).iterdir()]
+    kinds = ("importing", *WORK)
+    spent = {kind: tuple(sum(each.get(kind, (0, 0))[unit] for each in counted) for unit in (0, 1)) for kind in kinds}
+    rest = tuple(whole[unit] - sum(spent[kind][unit] for kind in kinds) for unit in (0, 1))
+    return {"all": whole, "the rest": rest, **spent}  # type: ignore[dict-item]
+
+
+def _processor_seconds() -> float:
+    """Of all processes that have ended, and were waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def _seen(
         "tools": str(tools),
     }  # fmt: skip
     case.write_text(json.dumps(what | questions.to_json()))
-    ended = child.run(["-m", "trainer.comparison", str(case), str(result)], check_stop)
+    ended = child.run(["-m", "trainer.comparison_process", str(case), str(result)], check_stop)
     if ended.code == 0:
         found: dict[str, Any] = json.loads(result.read_text())
         return found

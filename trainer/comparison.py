@@ -1,14 +1,8 @@
-"""`python -m trainer.comparison CASE RESULT`: a trained model and its export, both loaded from files, side by side.
-
-A process of its own: the export is loaded as a stranger would, and the step that wrote it needs no torch. CASE is a
-JSON file: base, adapter, format, folder, gguf, tools, rows, prompts. RESULT gets what was seen, or `cannot_load`.
-"""
+"""A trained model and its export, both loaded from files, side by side."""
 
 from __future__ import annotations
 
 import gc
-import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +11,6 @@ from typing import Any
 import torch
 
 from trainer import model_files, projector
-from trainer.imports import leave_out, quickly
 from trainer.ready_to_run import PROJECTOR
 from trainer.runtimes import Head, LlamaCpp, Runtime, Transformers
 
@@ -59,7 +52,7 @@ class Sums:
 
 
 def compare(case: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of a case."""
+    """The figures of a case (`comparison_process`), or `cannot_load`."""
     trained = Transformers(Path(case["base"]), None if case["adapter"] is None else Path(case["adapter"]))
     rows = [_expected(trained, row) for row in case["rows"]]
     asked = case["prompts"][:ANSWERS]
@@ -138,17 +131,3 @@ def _differing(exported: Runtime, prompts: Sequence[Mapping[str, Any]]) -> list[
             if list(tokens) != prompt["tokens"]:
                 found.append({"way": way, "expected": prompt["tokens"][:64], "found": list(tokens)[:64]})
     return found
-
-
-def main() -> None:
-    path, result = (Path(argument) for argument in sys.argv[1:])
-    case = json.loads(path.read_text())
-    in_bits = "quantization_config" in model_files.config_of(Path(case["base"]))
-    leave_out(bitsandbytes=case["format"] != "merged" and not in_bits, datasets=True)
-    with quickly():
-        import transformers.generation.utils  # noqa: F401
-    result.write_text(json.dumps(compare(case), ensure_ascii=False))
-
-
-if __name__ == "__main__":
-    main()

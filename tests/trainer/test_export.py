@@ -37,7 +37,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison in this process, which has torch already; one in a process of its own is tested by itself."""
 
     def run(arguments: Sequence[str], check_stop: Callable[[], None]) -> Ended:
-        assert arguments[:2] == ["-m", "trainer.comparison"]
+        assert arguments[:2] == ["-m", "trainer.comparison_process"]
         seen = comparison.compare(json.loads(Path(arguments[2]).read_text()))
         Path(arguments[3]).write_text(json.dumps(seen))
         return Ended(0, "")

@@ -22,6 +22,7 @@ with quickly():
     from trainer import sft
     from trainer.engines import huggingface
 assert gc.isenabled()
+assert gc.get_freeze_count() > 100_000
 import pyarrow
 assert pyarrow.table({"tokens": [[1, 2], [3]]}).to_pylist()[1] == {"tokens": [3]}
 from trainer.tracking import tensorboard
@@ -51,3 +52,10 @@ def test_garbage_is_looked_for_again_even_when_an_import_fails() -> None:
     with pytest.raises(ImportError):
         fails()
     assert gc.isenabled()
+
+
+def test_where_nothing_is_imported_garbage_is_still_found() -> None:
+    frozen = gc.get_freeze_count()
+    with imports.quickly():
+        pass
+    assert gc.get_freeze_count() == frozen

@@ -14,6 +14,7 @@ from gemtune.job import Artifact, Parity
 from trainer import certificate, gguf, manifest, questions, ready_to_run, trained_weights
 from trainer.chat_template import ChatTemplate, json_object
 from trainer.context import Context
+from trainer.imports import quickly
 from trainer.model_card import model_card
 from trainer.modelfile import modelfile, turns_of
 from trainer.trained_weights import TrainedWeights
@@ -86,7 +87,10 @@ def write(context: Context, trained: TrainedWeights, folder: Path) -> str:
     if format == "adapter":
         shutil.copytree(trained.folder, folder, ignore=shutil.ignore_patterns(manifest.NAME))
         return ""
-    from trainer.merge import merge
+    with quickly():
+        import torch  # noqa: F401
+
+        from trainer.merge import merge
 
     if format == "merged":
         merge(trained.base, trained.adapter, folder, quantization, check_stop=context.check_stop)

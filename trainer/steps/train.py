@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from gemtune.errors import ObjectNotFound
@@ -41,7 +43,8 @@ def run(context: Context) -> None:
 
 def _train(context: Context, tracking: Tracking) -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all that is needed is here; PEFT would ask the Hub at every save
-    engine = engine_of(context.spec.training_config.provider)
+    export, config = context.buckets.export, context.spec.training_config
+    engine = engine_of(config.provider)
     with quickly():
         engine.prepare(context.spec)
         from transformers.utils import logging as transformers_logging
@@ -49,8 +52,8 @@ def _train(context: Context, tracking: Tracking) -> None:
         from trainer import job_trainer
         from trainer.sight import Sight
 
+        _trainer_module(config)
     transformers_logging.disable_progress_bar()
-    export, config = context.buckets.export, context.spec.training_config
     attempt_of_prepare = context.job.steps[Step.PREPARE].attempt
     prepared = manifest.fetch(export, f"{context.prefix}/prepared/{attempt_of_prepare}", context.work / "prepared")
     summary = json.loads((prepared / "prepared.json").read_text())
@@ -103,20 +106,18 @@ def _make(
     loaded: Loaded, config: TrainingConfig, train: Path, held_out: Path | None, *, base: Path, output: Path,
     summary: Mapping[str, Any], hooks: Hooks, sight: Sight | None,
 ) -> Any:  # fmt: skip
-    """The trainer of the request's method; each importing what it needs, since TRL takes seconds."""
+    """The trainer of the request's method."""
     given = {"output": output, "total_steps": summary["total_train_steps"], "hooks": hooks}
-    match config.rl_config:
-        case GrpoConfig() as rl:
-            from trainer import grpo
+    make = _trainer_module(config).make
+    if config.rl_config is not None:
+        return make(loaded, config, config.rl_config, train, held_out, base=base, **given)
+    return make(loaded, config, train, held_out, max_length=summary["max_seq_length"], sight=sight, **given)
 
-            return grpo.make(loaded, config, rl, train, held_out, base=base, **given)
-        case DpoConfig() as rl:
-            from trainer import dpo
 
-            return dpo.make(loaded, config, rl, train, held_out, base=base, **given)
-    from trainer import sft
-
-    return sft.make(loaded, config, train, held_out, max_length=summary["max_seq_length"], sight=sight, **given)
+def _trainer_module(config: TrainingConfig) -> ModuleType:
+    """Each imports what it needs, since TRL takes seconds."""
+    names = {GrpoConfig: "grpo", DpoConfig: "dpo", type(None): "sft"}
+    return importlib.import_module(f"trainer.{names[type(config.rl_config)]}")
 
 
 @dataclass

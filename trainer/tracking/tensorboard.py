@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from trainer.context import Context
+from trainer.imports import quickly
 
 
 class EventFiles:
@@ -12,7 +13,8 @@ class EventFiles:
     folder above shows the attempts of a job as one training each."""
 
     def __init__(self, context: Context):
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        with quickly():
+            from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self._folder = context.work / "tensorboard"
         self._objects = context.buckets.export
