@@ -11,8 +11,8 @@ import json
 import sys
 from pathlib import Path
 
-from trainer import model_files
-from trainer.imports import leave_out, quickly
+from trainer import model_files, torch_parts
+from trainer.imports import import_transformers, leave_out, quickly
 
 
 def main() -> None:
@@ -21,6 +21,8 @@ def main() -> None:
     in_bits = "quantization_config" in model_files.config_of(Path(case["base"]))
     leave_out(bitsandbytes=case["format"] != "merged" and not in_bits, datasets=True)
     with quickly():
+        torch_parts.leave_out()
+        import_transformers()
         import transformers.generation.utils  # noqa: F401
 
         from trainer.comparison import compare

@@ -3,6 +3,7 @@ others import because they are installed; and without looking for garbage among 
 
 from __future__ import annotations
 
+import functools
 import gc
 import sys
 from collections.abc import Iterator
@@ -13,11 +14,12 @@ from typing import Any
 
 from gemtune.job import Step
 from gemtune.spec import Spec
+from trainer import torch_parts
 
 
 def leave_out_unused(step: Step, spec: Spec) -> None:
-    """For the process of a step. It saves a training that needs neither 4 bits nor TRL a second and more, and a quarter
-    of a gigabyte, and preparing rows a fifth of a second."""
+    """For the process of a step. It saves a training that needs neither 4 bits nor TRL two seconds, and a quarter of a
+    gigabyte, and preparing rows a fifth of a second."""
     config = spec.training_config
     if step is Step.EXPORT or (step is Step.TRAIN and config.provider == "unsloth"):
         return
@@ -25,6 +27,10 @@ def leave_out_unused(step: Step, spec: Spec) -> None:
     leave_out(bitsandbytes=config.method != "QLoRA", datasets=not by_trl)
     if not by_trl:
         sys.meta_path.insert(0, _WithoutPandas())
+    if step is Step.TRAIN and not by_trl:
+        with quickly():
+            torch_parts.leave_out()
+            import_transformers()
 
 
 def leave_out(**packages: bool) -> None:
@@ -44,6 +50,21 @@ class _WithoutPandas(MetaPathFinder, Loader):
 
     def create_module(self, spec: ModuleSpec) -> None:
         raise ModuleNotFoundError("pandas is left out: nothing here needs it", name=spec.name)
+
+
+def import_transformers() -> None:
+    """It reads from some thousand files what its models are, folder by folder, and again a moment later: what it read
+    is cached, but of 128 folders, and there are more. With room for all it takes a quarter of a second less."""
+    lru_cache = functools.lru_cache
+
+    def roomy(maxsize: Any = 128, typed: bool = False) -> Any:
+        return lru_cache(4096)(maxsize) if callable(maxsize) else lru_cache(maxsize, typed)
+
+    functools.lru_cache = roomy  # type: ignore[assignment]
+    try:
+        import transformers  # noqa: F401
+    finally:
+        functools.lru_cache = lru_cache
 
 
 @contextmanager
