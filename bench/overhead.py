@@ -21,7 +21,7 @@ from pathlib import Path
 from bench.overhead_probe import FOLDER
 from gemtune.job import Step
 
-RUNS = 3
+RUNS = 5
 WORK = ("loading", "training", "evaluating", "comparing")
 COLUMNS = ("all", "importing", *WORK, "the rest")
 
