@@ -19,9 +19,12 @@ MASKS = f"{COMPILER}._trace_wrapped_higher_order_op"
 
 def leave_out() -> None:
     """To be called before transformers is imported, by a process that neither compiles nor trains together with
-    others. The compiler comes when something asks more of it than to leave a function alone."""
+    others. The compiler comes when something asks more of it than to leave a function alone. On a GPU nothing is left
+    out: kernels there may compile, and a second is little beside loading a model."""
     import torch
 
+    if torch.cuda.is_available():
+        return
     if COMPILER not in sys.modules:
         sys.modules |= {COMPILER: _Compiler(COMPILER), MASKS: _Masks(MASKS)}
         sys.meta_path.insert(0, _PartsOfCompiler())
