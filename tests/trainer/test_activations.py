@@ -12,6 +12,7 @@ import torch
 from gemtune import memory, model_size
 from gemtune.memory import Load
 from gemtune.spec import Method, Spec
+from tests.trainer.saved_tensors import kept_bytes
 from trainer import activations, batches
 from trainer.engines import huggingface
 from trainer.engines.huggingface import load
@@ -36,23 +37,11 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def kept_bytes(model: Any, length: int, dtype: torch.dtype) -> int:
-    """What a forward pass leaves for backward, weights excepted, as the trainer makes it."""
+def kept(model: Any, length: int, dtype: torch.dtype) -> int:
+    """Bytes that a forward pass leaves for backward, as the trainer makes it."""
     tokens = [[(7 * position + row) % 500 + 4 for position in range(length)] for row in range(ROWS)]
     batch = batches.flattened([[{"input_ids": row, "labels": row} for row in tokens]])
-    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, torch.UntypedStorage] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        found = predictions(model, batch, dtype)
-    assert len(found.targets)
-    return sum(storage.nbytes() for storage in kept.values())
+    return kept_bytes(model, lambda: predictions(model, batch, dtype))
 
 
 KINDS = [
@@ -75,7 +64,7 @@ def test_what_is_kept_for_backward_is_reckoned_within_15_percent(
     model = load(wide, Spec.model_validate({"processed_dataset_id": "x", "training_config": training})).model.train()
     leave_casting_to_autocast(model)
     # Weights that are cast are kept once, whatever the tokens.
-    counted = kept_bytes(model, 128, dtype) - kept_bytes(model, 64, dtype)
+    counted = kept(model, 128, dtype) - kept(model, 64, dtype)
     assert activations.activation_bytes(model, ROWS * 64, dtype) == pytest.approx(counted, rel=0.15)
 
     # memory.py knows of no dropout but the default, and of no layers made for a CPU: there it is on the safe side.

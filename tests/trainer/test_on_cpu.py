@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import gelu, linear, scaled_dot_product_attention
 
 from tests import tiny_gemma
+from tests.trainer.saved_tensors import kept_bytes
 from tests.trainer.test_row_attention import loss_and_gradients, rows
 from trainer import activations, row_attention
 from trainer.batches import flattened
@@ -276,29 +277,16 @@ def test_computing_layers_again_changes_no_bit(tmp_path: Path, dtype: torch.dtyp
     assert all(torch.equal(a, b) for a, b in zip(found[0][1], found[1][1], strict=True))
 
 
-def kept_bytes(trained: Any, batch: dict[str, Any]) -> int:
-    """What a forward pass leaves for backward, weights excepted."""
-    weights = {parameter.untyped_storage().data_ptr() for parameter in trained.parameters()}
-    kept: dict[int, torch.UntypedStorage] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        trained(**batch, use_cache=False, logits_to_keep=1)
-    return sum(storage.nbytes() for storage in kept.values())
-
-
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_far_less_is_kept_than_plain_layers_keep_and_no_more_than_is_reckoned(tmp_path: Path, dropout: float) -> None:
     folder = tiny_gemma.build(tmp_path / "tiny")
     batch = flattened([[{"input_ids": [5] * 60, "labels": [5] * 60}] * 8])
     ours, plain = (model(folder, ours=ours, dropout=dropout, dtype=torch.bfloat16) for ours in (True, False))
-    found = kept_bytes(ours, batch)
-    assert found < 0.5 * kept_bytes(plain, batch)
+    found, of_plain = (
+        kept_bytes(model, lambda model=model: model(**batch, use_cache=False, logits_to_keep=1))
+        for model in (ours, plain)
+    )
+    assert found < 0.5 * of_plain
     assert found <= activations.activation_bytes(ours, 480) <= 2 * found
 
 
