@@ -2,8 +2,8 @@
 x W^T + s d(x) A^T B^T.
 
 PEFT adds the adapter's output, scaled, to the layer's: three tensors of its width, and as many for their gradients.
-Here the thin product is added where the wide one lies. The adapters see one d(x), of which one product makes what all
-of them need: thin products cost their input's way through memory. Dropout keeps a byte a value instead of copies of x.
+Here the thin product is added where the wide one lies. The adapters see one d(x): its values are drawn once, and kept
+as a byte each instead of a copy of x an adapter.
 """
 
 from __future__ import annotations

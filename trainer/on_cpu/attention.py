@@ -49,7 +49,7 @@ class _Attention(torch.autograd.Function):
             for at in _blocks(query, key, asking, row_lengths):
                 weights = at.weights(query, key, scale)
                 at.put(out, weights @ at.of_keys(value))
-                if weights.shape[1] <= KEPT:
+                if at.keys <= KEPT:
                     kept.append(weights)
         ctx.row_lengths, ctx.scale = row_lengths, scale
         (ctx.query, of_query), (ctx.key, of_key) = again.kept(query), again.kept(key)
