@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import tempfile
-import threading
 from pathlib import Path
 
+from gemtune.embedded.stop_signals import stop_signals
 from tests.emulators.cloud import Cloud
 from tests.emulators.sdk import NoEmulators
 
 
 def main() -> int:
-    stop = threading.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: stop.set())
-    with tempfile.TemporaryDirectory(prefix="gemtune-cloud-") as folder:
+    with stop_signals() as told_to_stop, tempfile.TemporaryDirectory(prefix="gemtune-cloud-") as folder:
         try:
             cloud = Cloud(Path(folder), {"GEMTUNE_WEBHOOKS_TO_LOOPBACK": "yes"})
         except NoEmulators as error:
@@ -26,7 +22,7 @@ def main() -> int:
             for name, value in (cloud.environment | {"GEMTUNE_URL": cloud.url}).items():
                 print(f"export {name}={value}")
             print(f"# serving {cloud.url}; logs in {folder}; Ctrl-C ends it", flush=True)
-            stop.wait()
+            told_to_stop()
     return 0
 
 

@@ -6,7 +6,6 @@ import fcntl
 import logging
 import os
 import secrets
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +23,7 @@ from gemtune.embedded.delivery import Delivery
 from gemtune.embedded.executions import EmbeddedLauncher
 from gemtune.embedded.recovery import recover
 from gemtune.embedded.sqlite_bus import SqliteBus
+from gemtune.embedded.stop_signals import stop_signals
 from gemtune.embedded.uploads import Uploads
 from gemtune.embedded.workflow_runner import WorkflowRunner
 from gemtune.errors import GemtuneError
@@ -84,8 +84,13 @@ class _Server:
         self._sweep_url, self._token = f"{url}/sweep/", token
 
     def run(self) -> None:
-        for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, lambda *_: self._stop.set())
+        with stop_signals() as told_to_stop:
+            self._start()
+            told_to_stop()
+            print("gemtune stops; jobs go on at the next start", flush=True)
+            self._shut_down()
+
+    def _start(self) -> None:
         recover(self._here, self._bus)
         parts: list[Callable[[], None]] = [
             self._events.run, self._api.run, self._delivery.run, self._runner.run, self._uploads.run, self._sweeping,
@@ -94,11 +99,9 @@ class _Server:
             threading.Thread(target=part, daemon=True).start()
         home = self._here.settings.home
         print(f"gemtune serves http://{HOST}:{self._api.effective_port} (home {home})", flush=True)
-        self._stop.wait()
-        print("gemtune stops; jobs go on at the next start", flush=True)
-        self._shut_down()
 
     def _shut_down(self) -> None:
+        self._stop.set()
         for part in (self._uploads, self._delivery, self._runner):
             part.stop()
         self._jobs.stop()
