@@ -1,11 +1,12 @@
 """`python -m bench.train [--steps N]`: this project's training beside plain scripts of its peers, in one run.
 
 Each peer does the same job in a process of its own: LoRA on Gemma 3 270M (built into the cache when it is not there)
-and on a tiny Gemma, in two shapes of rows: all tokens trained, and completions of which a fifth is. It prints tokens a
-second, peak memory, seconds a phase and the largest difference of a loss from plain TRL's, and writes
-`bench/results.json`. Ratios are to TRL's defaults and to the fastest peer of the same run. Tokens a second are the
-median of train_steps, so that what else the machine does for a moment decides nothing; the first, which warms up, is
-left out. A tiny model's train_steps are short, so it makes ten times as many.
+and on a tiny Gemma, in two shapes of rows: all tokens trained, and completions of which a fifth is. The processes take
+turns: one train_step of each, then the next of each, so that a machine that is slower for some minutes is so for all.
+It prints tokens a second, peak memory, seconds a phase and the largest difference of a loss from plain TRL's, and
+writes `bench/results.json`. Ratios are to TRL's defaults and to the fastest peer, medians over the train_steps of what
+two processes made of the same rows. The first train_step, which warms up, is left out. A tiny model's train_steps are
+short, so it makes ten times as many.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bench.train_peers import PEERS
-from bench.train_rows import SHAPES, Rows, rows
+from bench.train_rows import SHAPES, rows
 
 RESULTS = Path(__file__).parent / "results.json"
 OURS, BASELINE = "gemtune", "trl"
@@ -31,9 +33,9 @@ OURS, BASELINE = "gemtune", "trl"
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One peer's run."""
+    """One peer's run. rates: tokens a second of each train_step but the first."""
 
-    tokens_per_second: float
+    rates: list[float]
     peak_mb: float
     seconds_before: float
     seconds_first_step: float
@@ -63,58 +65,107 @@ def main() -> None:
 def _compare(name: str, folder: Path, steps: int) -> dict[str, Any]:
     compared = {}
     for shape in SHAPES:
-        given = rows(SHAPES[shape], folder / "tokenizer.json", steps)
-        print(f"\n{name}, {shape}, {steps} train_steps\n{'':28} tokens/s   peak MB   before   1st step   loss, last")
-        measured = {}
-        for peer in PEERS:
-            found = measured[peer] = _run(peer, shape, folder, steps, given)
+        print(f"\n{name}, {shape}, {steps} train_steps", flush=True)
+        measured = _measure(shape, folder, steps)
+        print(f"{'':28} tokens/s   peak MB   before   1st step   loss, last")
+        for peer, found in measured.items():
             print(
-                f"{peer:28} {found.tokens_per_second:8.1f} {found.peak_mb:9.0f} {found.seconds_before:7.1f}s"
-                f" {found.seconds_first_step:8.1f}s   {found.losses[-1]:.4f}",
-                flush=True,
+                f"{peer:28} {statistics.median(found.rates):8.1f} {found.peak_mb:9.0f} {found.seconds_before:7.1f}s"
+                f" {found.seconds_first_step:8.1f}s   {found.losses[-1]:.4f}"
             )
         compared[shape] = _ratios(measured)
         print(
-            "  ".join(f"{name} {value}" for name, value in compared[shape].items() if name.endswith(("ratio", "nce")))
+            "  ".join(f"{name} {value}" for name, value in compared[shape].items() if name.endswith(("ratio", "nce"))),
+            flush=True,
         )
     return compared
 
 
-def _run(peer: str, shape: str, folder: Path, steps: int, given: Rows) -> Measured:
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump(given, file)
-        file.flush()
-        command = [sys.executable, "-m", "bench.train_peers", peer, shape, str(folder), str(steps), file.name]
-        ran = subprocess.run(command, check=True, capture_output=True, text=True)
-    found = json.loads(ran.stdout.splitlines()[-1])
+def _measure(shape: str, folder: Path, steps: int) -> dict[str, Measured]:
+    given = rows(SHAPES[shape], folder / "tokenizer.json", steps)
     a_step = SHAPES[shape].rows_a_step
     lengths = [len(row["input_ids"]) for row in given]
     tokens = [sum(lengths[first : first + a_step]) for first in range(0, len(lengths), a_step)]  # padding is no token
-    rates = [count / seconds for count, seconds in zip(tokens, found["seconds"], strict=True)]
-    return Measured(
-        tokens_per_second=statistics.median(rates[1:]),
-        peak_mb=found["peak_mb"],
-        seconds_before=found["seconds_before"],
-        seconds_first_step=found["seconds"][0],
-        losses=found["losses"],
-    )
+    with ExitStack() as ends:
+        file = Path(ends.enter_context(tempfile.TemporaryDirectory())) / "rows.json"
+        file.write_text(json.dumps(given))
+        turns = {}
+        for peer in PEERS:  # one after the other: loading takes every core
+            log = ends.enter_context(tempfile.TemporaryFile("w+"))
+            turns[peer] = ends.enter_context(_Turns([peer, shape, str(folder), str(steps), str(file)], log))
+        seconds: dict[str, list[float]] = {peer: [] for peer in PEERS}
+        for count in tokens:
+            for peer, process in turns.items():
+                seconds[peer].append(process.train_step())
+            print("  ".join(f"{peer} {count / taken[-1]:.1f}" for peer, taken in seconds.items()), flush=True)
+        found = {peer: process.answer() for peer, process in turns.items()}
+    return {
+        peer: Measured(
+            rates=[count / taken for count, taken in zip(tokens, seconds[peer], strict=True)][1:],
+            peak_mb=found[peer]["peak_mb"],
+            seconds_before=turns[peer].seconds_before,
+            seconds_first_step=seconds[peer][0],
+            losses=found[peer]["losses"],
+        )
+        for peer in PEERS
+    }
+
+
+class _Turns:
+    """A process of `bench.train_peers`, ready for its first train_step."""
+
+    def __init__(self, arguments: list[str], log: IO[str]):
+        self._log = log
+        command = [sys.executable, "-m", "bench.train_peers", *arguments]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, bufsize=1
+        )
+        self.seconds_before: float = self.answer()["seconds_before"]
+
+    def __enter__(self) -> _Turns:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def train_step(self) -> float:
+        """Seconds."""
+        assert self._process.stdin is not None
+        print(file=self._process.stdin)
+        return float(self.answer()["seconds"])
+
+    def answer(self) -> dict[str, Any]:
+        """The next line. Raises SystemExit with what the process said when there is none."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._log.seek(0)
+            sys.exit(f"{self._log.read()[-4000:]}\n{' '.join(map(str, self._process.args))} ended")  # type: ignore[arg-type]
+        answered: dict[str, Any] = json.loads(line)
+        return answered
 
 
 def _ratios(measured: dict[str, Measured]) -> dict[str, Any]:
     ours, baseline = measured[OURS], measured[BASELINE]
-    best = max((found.tokens_per_second, peer) for peer, found in measured.items() if peer != OURS)
+    times = {
+        peer: statistics.median(a / b for a, b in zip(ours.rates, found.rates, strict=True))
+        for peer, found in measured.items()
+        if peer != OURS
+    }
+    best = min(times, key=lambda peer: times[peer])
     differences = [abs(a - b) for a, b in zip(ours.losses, baseline.losses, strict=True)]
     return {
-        "tokens_per_second": round(ours.tokens_per_second, 1),
+        "tokens_per_second": round(statistics.median(ours.rates), 1),
         "peak_mb": round(ours.peak_mb),
-        "tokens_per_second_ratio": round(ours.tokens_per_second / baseline.tokens_per_second, 2),
+        "tokens_per_second_ratio": round(times[BASELINE], 2),
         "peak_memory_ratio": round(ours.peak_mb / baseline.peak_mb, 2),
-        "best_peer": best[1],
-        "best_peer_ratio": round(ours.tokens_per_second / best[0], 2),
+        "best_peer": best,
+        "best_peer_ratio": round(times[best], 2),
         "max_loss_difference": round(max(differences), 4),
         "mean_loss_difference": round(statistics.mean(differences), 4),
         "peers": {
-            peer: {"tokens_per_second": round(found.tokens_per_second, 1), "peak_mb": round(found.peak_mb)}
+            peer: {"tokens_per_second": round(statistics.median(found.rates), 1), "peak_mb": round(found.peak_mb)}
             for peer, found in measured.items()
         },
     }

@@ -1,9 +1,11 @@
 """One training of `bench.train`, in a process of its own: `python -m bench.train_peers PEER SHAPE MODEL STEPS ROWS`.
 
-ROWS is a file of rows, made beforehand: a training of this project reads tokens, and never loads a tokenizer. Prints
-one JSON object: seconds of each train_step, its loss, peak resident memory in MB, and seconds before
-the first train_step. Every peer gets the same rows in the same order, the same adapter (rank 16 on every linear layer,
-drawn from one seed, no dropout), the same optimizer and a constant learning rate.
+ROWS is a file of rows, made beforehand: a training of this project reads tokens, and never loads a tokenizer. Every
+peer gets the same rows in the same order, the same adapter (rank 16 on every linear layer, drawn from one seed, no
+dropout), the same optimizer and a constant learning rate.
+
+Prints one JSON object a line: `{"seconds_before": …}` when all is ready, `{"seconds": …}` after each train_step, and at
+the end `{"losses": […], "peak_mb": …}`, peak being resident memory. Each train_step waits for a line on stdin.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from bench.train_rows import SHAPES, Rows, Shape
 
@@ -27,40 +29,36 @@ LEARNING_RATE, SEED = 2e-4, 0
 
 def main() -> None:
     peer, shape, folder, steps = sys.argv[1], SHAPES[sys.argv[2]], Path(sys.argv[3]), int(sys.argv[4])
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print
     trainer = PEERS[peer](folder, shape, steps, json.loads(Path(sys.argv[5]).read_text()))
-    clock = _clock()
-    trainer.add_callback(clock)
-    prepared = time.perf_counter() - BEGAN
+    trainer.add_callback(_in_turns(answers))
+    print(json.dumps({"seconds_before": time.perf_counter() - BEGAN}), file=answers)
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    measured = {
-        "seconds": clock.seconds,
-        "losses": losses,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "seconds_before": prepared,
-    }
-    print(json.dumps(measured))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"losses": losses, "peak_mb": peak}), file=answers)
 
 
-def _clock() -> Any:
+def _in_turns(answers: TextIO) -> Any:
     from transformers import TrainerCallback
 
-    class Clock(TrainerCallback):
-        """Seconds of each train_step."""
-
-        def __init__(self) -> None:
-            self.seconds: list[float] = []
-            self._last = 0.0
+    class InTurns(TrainerCallback):
+        """One train_step for each line on stdin, with its batch and with what is logged of the one before."""
 
         def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-            self._last = time.perf_counter()
+            self._wait()
 
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            now = time.perf_counter()
-            self.seconds.append(now - self._last)
-            self._last = now
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            print(json.dumps({"seconds": time.perf_counter() - self._began}), file=answers)
+            if state.global_step < state.max_steps:
+                self._wait()
 
-    return Clock()
+        def _wait(self) -> None:
+            sys.stdin.readline()
+            self._began = time.perf_counter()
+
+    return InTurns()
 
 
 def _gemtune(folder: Path, shape: Shape, steps: int, rows: Rows) -> Any:
