@@ -85,6 +85,13 @@ def padded(items: Sequence[Sequence[Tokens]]) -> dict[str, Any]:
     return {name: torch.tensor(column) for name, column in columns.items()}
 
 
+def some_rows(batch: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
+    """A batch of these rows alone. batch: of `flattened`."""
+    columns = {name: value.split(batch["row_lengths"], dim=1) for name, value in batch.items() if name != "row_lengths"}
+    chosen = {name: torch.cat([pieces[row] for row in rows], dim=1) for name, pieces in columns.items()}
+    return chosen | {"row_lengths": [batch["row_lengths"][row] for row in rows]}
+
+
 def tokens_in(batch: Mapping[str, Any]) -> int:
     """Tokens of a batch without padding."""
     mask = batch.get("attention_mask")

@@ -4,6 +4,7 @@ exact evaluation."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from trainer import activations, batches, metrics, row_attention
 from trainer.engines import Loaded
 from trainer.job_trainer import Hooks, arguments, attach
 from trainer.loss_head import cross_entropy_sum
+from trainer.on_cpu.install import draws_alone
+from trainer.on_cpu.side_by_side import SideBySide, parts_of
 from trainer.predictions import predictions
 from trainer.rendering import UNTRAINED
 from trainer.sight import Sight
@@ -28,6 +31,7 @@ class SftTrainer(Trainer):
     compute_dtype: torch.dtype
     hooks: Hooks
     wanted_metrics: list[str]
+    side_by_side: SideBySide | None = None
     tokens_seen = 0
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -42,9 +46,21 @@ class SftTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        found = predictions(model, inputs, self.compute_dtype)
-        total = cross_entropy_sum(found.hidden, found.head, found.targets, soft_cap=found.soft_cap)
-        return total / num_items_in_batch
+        parts = self._parts(model, inputs)
+        if self.side_by_side is None or len(parts) == 1:
+            return self._loss_sum(model, inputs) / num_items_in_batch
+        return self.side_by_side.sum([partial(self._loss_sum, model, part) for part in parts]) / num_items_in_batch
+
+    def _parts(self, model: Any, batch: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        if self.side_by_side is None:
+            return [batch]
+        width = model.config.get_text_config().hidden_size
+        parts = parts_of(batch["row_lengths"], width=width, threads=self.side_by_side.threads)
+        return [batch] if len(parts) == 1 else [batches.some_rows(batch, part) for part in parts]
+
+    def _loss_sum(self, model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
+        found = predictions(model, batch, self.compute_dtype)
+        return cross_entropy_sum(found.hidden, found.head, found.targets, soft_cap=found.soft_cap)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Our figures under the names that the trainer logs, schedules and stops early by."""
@@ -86,6 +102,9 @@ def make(
         leave_casting_to_autocast(loaded.model)
     trainer.model_accepts_loss_kwargs = True  # our loss is divided by the tokens of the whole train_step
     trainer.compute_dtype = loaded.compute_dtype
+    # What is computed again has to draw what it drew, from the default generator.
+    if by_rows and sight is None and again is None and draws_alone(loaded.model):
+        trainer.side_by_side = SideBySide([weight for weight in loaded.model.parameters() if weight.requires_grad])
     trainer.wanted_metrics = list(config.evaluation_metrics)
     attach(trainer, hooks, config)
     return trainer

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from trainer.on_cpu import again
+from trainer.on_cpu import again, side_by_side
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,5 +96,5 @@ def _chosen(shape: torch.Size, probability: float) -> torch.Tensor:
     """Which values are dropped. Four are decided by one draw of 64 bits, 16 bits each (so the probability is met to
     1/65,536): `bernoulli_` draws for each alone, and takes seven times as long."""
     count = shape.numel()
-    draws = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    draws = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None, generator=side_by_side.generator())
     return (draws.view(torch.int16)[:count] < round(probability * 2**16) - 2**15).view(shape)

@@ -51,6 +51,15 @@ def knows_asking(model: Any) -> bool:
     return layers is not None and getattr(layers[-1].__dict__.get("forward"), "func", None) is _last_layer
 
 
+def draws_alone(model: Any) -> bool:
+    """Whether all random numbers of a forward pass are drawn by this package: what `side_by_side` needs."""
+    from peft.tuners.lora import LoraLayer
+
+    adapters = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    ours = all(getattr(module.__dict__.get("forward"), "func", None) is _linear for module in adapters)
+    return bool(adapters) and ours and not model.config.get_text_config().attention_dropout
+
+
 def _is_plain(module: Any) -> bool:
     base = module.base_layer
     return (

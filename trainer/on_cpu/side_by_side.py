@@ -1,0 +1,103 @@
+"""The rows of a batch on several cores, each core with rows of its own.
+
+PyTorch divides every operation among the cores, which wait for each other at its end: of Gemma 3 270M two cores make
+products 1.8 times as fast as one, attention 1.3 times and norms no faster. Rows have nothing to do with each other
+between the embedding and the sum of their losses. So here they go through the whole model in parts, a part a thread,
+and the gradients are added at the end, always in the same order.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+
+# Values of the hidden states of a part, below which the threads wait more for Python's lock than they compute.
+AT_LEAST = 2**17
+# The largest part's tokens, as a multiple of the mean: the other cores wait for it.
+UNEVEN = 1.2
+
+Loss = Callable[[], torch.Tensor]
+_of_thread = threading.local()
+
+
+def generator() -> torch.Generator | None:
+    """Where random numbers come from: PyTorch's default generator (None), or that of the part which this thread
+    computes, since what threads draw from one generator depends on who comes first."""
+    found: torch.Generator | None = getattr(_of_thread, "generator", None)
+    return found
+
+
+def parts_of(row_lengths: Sequence[int], *, width: int, threads: int) -> list[list[int]]:
+    """The numbers of the rows, ascending, in as many parts of about equal tokens as it pays to have threads for."""
+    for count in range(min(threads, len(row_lengths)), 1, -1):
+        if threads % count == 0 and sum(row_lengths) * width >= count * AT_LEAST:
+            parts = _parts(row_lengths, count)
+            largest = max(sum(row_lengths[row] for row in part) for part in parts)
+            if largest * count <= UNEVEN * sum(row_lengths):
+                return parts
+    return [list(range(len(row_lengths)))]
+
+
+def _parts(row_lengths: Sequence[int], count: int) -> list[list[int]]:
+    """Longest first, each to the part that has least (Graham 1969: at most 4/3 of the best division's largest)."""
+    parts: list[list[int]] = [[] for _ in range(count)]
+    tokens = [0] * count
+    for row in sorted(range(len(row_lengths)), key=lambda row: -row_lengths[row]):
+        least = tokens.index(min(tokens))
+        parts[least].append(row)
+        tokens[least] += row_lengths[row]
+    return [sorted(part) for part in parts]
+
+
+class SideBySide:
+    """The threads of one training."""
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter]):
+        """parameters: what is trained."""
+        self.threads = torch.get_num_threads()
+        self._parameters = parameters
+        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="part")
+
+    def sum(self, losses: Sequence[Loss]) -> torch.Tensor:
+        """The sum of the losses, whose gradients are known already when it returns. Each has a thread, and random
+        numbers of its own that the default generator's state decides."""
+        seeds = torch.randint(2**62, (len(losses),)).tolist()
+        try:
+            running = [self._pool.submit(self._part, *part, len(losses)) for part in zip(losses, seeds, strict=True)]
+            found = [part.result() for part in running]
+        finally:
+            torch.set_num_threads(self.threads)  # what new threads begin with is the last number that any thread set
+        loss = torch.stack([value for value, _ in found]).sum()
+        gradients = [_added(of_one) for of_one in zip(*(gradients for _, gradients in found), strict=True)]
+        result: torch.Tensor = _Known.apply(loss, gradients, *self._parameters)
+        return result
+
+    def _part(self, loss: Loss, seed: int, parts: int) -> tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]:
+        torch.set_num_threads(self.threads // parts)
+        _of_thread.generator = torch.Generator().manual_seed(seed)
+        value = loss()
+        return value.detach(), torch.autograd.grad(value, self._parameters, allow_unused=True)
+
+
+class _Known(torch.autograd.Function):
+    """A value whose gradients are given."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, value: torch.Tensor, gradients: Sequence[torch.Tensor | None], *parameters: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.gradients = gradients
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *outer: torch.Tensor) -> Any:
+        return None, None, *(None if found is None else found * outer[0] for found in ctx.gradients)
+
+
+def _added(gradients: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+    found = [gradient for gradient in gradients if gradient is not None]
+    return sum(found[1:], start=found[0]) if found else None
