@@ -46,17 +46,13 @@ class SftTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        parts = self._parts(model, inputs)
-        if self.side_by_side is None or len(parts) == 1:
-            return self._loss_sum(model, inputs) / num_items_in_batch
-        return self.side_by_side.sum([partial(self._loss_sum, model, part) for part in parts]) / num_items_in_batch
-
-    def _parts(self, model: Any, batch: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-        if self.side_by_side is None:
-            return [batch]
-        width = model.config.get_text_config().hidden_size
-        parts = parts_of(batch["row_lengths"], width=width, threads=self.side_by_side.threads)
-        return [batch] if len(parts) == 1 else [batches.some_rows(batch, part) for part in parts]
+        if self.side_by_side is not None:
+            width = model.config.get_text_config().hidden_size
+            parts = parts_of(inputs["row_lengths"], width=width, threads=self.side_by_side.threads)
+            if len(parts) > 1:
+                losses = [partial(self._loss_sum, model, batches.some_rows(inputs, part)) for part in parts]
+                return self.side_by_side.sum(losses) / num_items_in_batch
+        return self._loss_sum(model, inputs) / num_items_in_batch
 
     def _loss_sum(self, model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
         found = predictions(model, batch, self.compute_dtype)

@@ -13,7 +13,7 @@ import torch
 
 from trainer.on_cpu import again
 
-# Values that are worked on at once: in float32 what a core's own cache holds. Fewer would be as fast and more calls.
+# Values that are worked on at once: in float32 what a core's own cache holds. Fewer are more calls.
 AT_ONCE = 2**18
 
 
