@@ -26,18 +26,12 @@ def _rl_config(request: TrainRequest) -> list[Problem]:
     return []
 
 
-def _where(request: TrainRequest) -> list[Problem]:
+def _packing(request: TrainRequest) -> list[Problem]:
     config = request.training_config
-    if config.method != "RL":
+    if config.method != "RL" or not config.packing:
         return []
-    problems = []
-    if config.provider != "huggingface":
-        message, hint = "method RL works with provider huggingface only", "use huggingface"
-        problems.append(Problem((*_TRAINING, "provider"), message, "rl_not_possible", hint))
-    if config.packing:
-        message = "method RL compares rows, so none are packed"
-        problems.append(Problem((*_TRAINING, "packing"), message, "packing_not_possible", "use false"))
-    return problems
+    message = "method RL compares rows, so none are packed"
+    return [Problem((*_TRAINING, "packing"), message, "packing_not_possible", "use false")]
 
 
 def _without_use(request: TrainRequest) -> list[Problem]:
@@ -148,7 +142,7 @@ def _training(*names: str) -> tuple[Loc, ...]:
 
 RL_RULES: tuple[Rule, ...] = (
     Rule(_training("method", "rl_config"), _rl_config),
-    Rule(_training("method", "provider", "packing"), _where),
+    Rule(_training("method", "packing"), _packing),
     Rule(_training("method", "lora_dropout", "evaluation_metrics"), _without_use),
     Rule((_RL,), _dpo),
     Rule((_RL,), _rewards),

@@ -27,9 +27,6 @@ def _vision(request: TrainRequest) -> list[Problem]:
         message = "a gguf export holds the language model only, and would see nothing"
         loc, hint = ("export_config", "format"), "use adapter or merged"
         problems.append(Problem(loc, message, "format_without_vision", hint))
-    if config.provider == "unsloth":
-        message = "vision works with provider huggingface only"
-        problems.append(Problem(("training_config", "provider"), message, "unsloth_not_possible", "use huggingface"))
     return problems
 
 
@@ -135,11 +132,7 @@ _EXPORT: Loc = ("export_config",)
 RULES: tuple[Rule, ...] = (
     Rule(((*_TRAINING, "base_model_id"),), _base_model),
     Rule(
-        (
-            ("modality",),
-            (*_EXPORT, "format"),
-            *((*_TRAINING, name) for name in ("method", "provider", "train_vision_tower")),
-        ),
+        (("modality",), (*_EXPORT, "format"), (*_TRAINING, "method"), (*_TRAINING, "train_vision_tower")),
         _vision,
     ),
     Rule((("modality",), (*_TRAINING, "base_model_id")), _sees),

@@ -17,6 +17,7 @@ from tests.fakes import World
 from trainer.context import Context
 from trainer.steps import export, prepare, train
 
+END_OF_TURN = 5  # in the tiny tokenizer
 RUN = {Step.PREPARE: prepare.run, Step.TRAIN: train.run, Step.EXPORT: export.run}
 
 
@@ -28,6 +29,20 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_seeing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_gemma.build(tmp_path_factory.mktemp("models") / "tiny-gemma3-vision", "gemma3-vision")
+
+
+@pytest.fixture(scope="session")
+def talkative(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model whose logits differ enough to learn from, and that often ends its turn: with the small embeddings of
+    the other one, which are its head too, every token stays about as likely as any."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tiny_gemma.build(tmp_path_factory.mktemp("models") / "talkative")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.embed_tokens.weight"] *= 8
+    weights["model.embed_tokens.weight"][END_OF_TURN] *= 4
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
 
 
 class Bench:

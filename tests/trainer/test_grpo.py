@@ -11,32 +11,18 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from gemtune.errors import StepError
 from gemtune.job import Step
 from gemtune.rl_spec import GrpoConfig, GrpoLoss
 from gemtune.spec import Spec
-from tests import preference_rows, rows, tiny_gemma
-from tests.trainer.conftest import Bench
+from tests import preference_rows, rows
+from tests.trainer.conftest import END_OF_TURN, Bench
 from tests.trainer.test_dpo import Untold, shaken
 from tests.trainer.test_train import adapter, after_steps
 
-END_OF_TURN = 5  # in the tiny tokenizer
 HAS_AN_E = {"type": "regex", "name": "has_e", "pattern": "e"}
 SHORT = {"type": "length", "at_most": 3, "weight": 0.25}
-
-
-@pytest.fixture(scope="module")
-def talkative(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model whose logits differ enough to learn from, and that often ends its turn: with the small embeddings of
-    the other one, which are its head too, every token stays about as likely as any."""
-    folder = tiny_gemma.build(tmp_path_factory.mktemp("models") / "talkative")
-    weights = load_file(folder / "model.safetensors")
-    weights["model.embed_tokens.weight"] *= 8
-    weights["model.embed_tokens.weight"][END_OF_TURN] *= 4
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
 
 
 def grpo_bench(bench_of: Callable[..., Bench], base: Path, *rewards: dict[str, Any], **training: Any) -> Bench:

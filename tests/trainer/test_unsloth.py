@@ -18,7 +18,9 @@ from packaging.utils import canonicalize_name
 from safetensors.torch import load_file
 
 from gemtune.errors import RequestRefused
+from gemtune.handlers.loss_history import loss_history
 from gemtune.job import Step
+from tests import preference_rows, rows
 from tests.fakes import World
 from tests.trainer.conftest import Bench
 from trainer import unsloth_environment
@@ -27,6 +29,7 @@ from trainer import unsloth_environment
 # lie one after the other, unsloth's one below the other with padding.
 TOLERANCE = 2e-4
 ROOT = Path(__file__).parents[2]
+TIMES = {"at", "tokens_per_second"}
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +89,61 @@ def test_both_engines_have_the_same_losses_figures_and_files(
     assert all(torch.allclose(before[name], after[name], atol=2e-3) for name in before)
 
 
+ALIGNMENTS: dict[str, tuple[dict[str, Any], Callable[..., Any]]] = {
+    "dpo": ({"algorithm": "dpo"}, preference_rows.pairs),
+    "grpo": (
+        {
+            "algorithm": "grpo", "num_generations": 4, "max_completion_length": 6, "beta": 0.05,
+            "rewards": [{"type": "regex", "name": "has_e", "pattern": "e"}],
+        },
+        preference_rows.prompts,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("algorithm", ALIGNMENTS)
+def test_both_engines_align_a_model_alike(
+    bench_of: Callable[..., Bench], unsloth_python: Path, talkative: Path, algorithm: str
+) -> None:
+    rl, content = ALIGNMENTS[algorithm]
+    training: dict[str, Any] = {
+        "method": "RL", "rl_config": rl, "base_model_id": str(talkative), "batch_size": 16, "max_steps": 10,
+        "learning_rate": 0.02 if algorithm == "grpo" else 5e-3, "eval_strategy": "steps", "eval_steps": 5,
+    }  # fmt: skip
+    plain, fast = bench_of(**training), bench_of(**training, provider="unsloth")
+    for bench in (plain, fast):
+        bench.put("train", content(rows.train_rows(24)))
+        bench.put("eval", content(rows.held_out_rows(8)))
+    plain.to(Step.TRAIN)
+    prepared(fast)
+    for seconds in (1, 1000):  # as a relay: its time is up at the first train_step
+        code, output = execution(fast, unsloth_python, seconds=seconds)
+        assert code == 0, output[-3000:]
+    assert fast.job.steps[Step.TRAIN].state == "done", output[-3000:]
+    assert "Unsloth" in output
+    ours, theirs = (history(bench) for bench in (plain, fast))
+    assert [entry.keys() for entry in theirs] == [entry.keys() for entry in ours]
+    for entry, other in zip(theirs, ours, strict=True):
+        assert entry == pytest.approx(other, abs=TOLERANCE), (entry, other)
+    figure = "margin" if algorithm == "dpo" else "reward"
+    metrics = fast.job.metrics
+    assert metrics is not None
+    assert metrics.baseline is not None
+    assert getattr(metrics, figure) > getattr(metrics.baseline, figure) + 0.3
+    files = [{Path(artifact.name).name for artifact in bench.job.artifacts} for bench in (plain, fast)]
+    assert files[0] == files[1]
+    before, after = (weights(bench, "RL") for bench in (plain, fast))
+    assert before.keys() == after.keys()
+    assert all(".lora_" in name for name in after)
+    assert all(torch.allclose(before[name], after[name], atol=2e-3) for name in before)
+
+
+def history(bench: Bench) -> list[dict[str, Any]]:
+    """What was logged, without what a clock says."""
+    logged = loss_history(bench.services.buckets.export, bench.job_id, after=0)
+    return [{name: value for name, value in entry.items() if name not in TIMES} for entry in logged]
+
+
 def weights(bench: Bench, method: str) -> dict[str, torch.Tensor]:
     place, name = ("model", "model") if method == "Full" else ("adapter", "adapter_model")
     folder = bench.services.buckets.export.uri(f"jobs/{bench.job_id}/{place}/{bench.job.steps[Step.TRAIN].attempt}")
@@ -107,10 +165,76 @@ def test_a_machine_without_a_gpu_is_told_before_any_work(
     code: str,
 ) -> None:
     bench = prepared(bench_of(**training, provider="unsloth"))
-    assert execution(bench, unsloth_python, **environment)[0] == 1
+    assert refusal(bench, unsloth_python, **environment) == code
+
+
+def test_pictures_without_a_gpu_are_told_before_any_work(
+    seeing_bench_of: Callable[..., Bench], unsloth_python: Path
+) -> None:
+    assert refusal(prepared(seeing_bench_of(provider="unsloth")), unsloth_python) == "unsloth_needs_gpu"
+
+
+def refusal(bench: Bench, python: Path, **environment: str) -> str:
+    """The code of what the train step ended with, which names the other provider as a way out."""
+    assert execution(bench, python, **environment)[0] == 1
     error = bench.job.error
     assert error is not None
-    assert (error.code, error.step, "huggingface" in (error.hint or "")) == (code, Step.TRAIN, True)
+    assert error.step == Step.TRAIN
+    assert "huggingface" in (error.hint or "")
+    return error.code
+
+
+# What unsloth leaves of TRL on a GPU, in short: classes that are no more the released ones, under their names in every
+# module that has them, and functions that do something else.
+REPLACED_AS_ON_A_GPU = """
+import trl, trl.trainer
+from trl.models import utils as of_models
+from trl.trainer import dpo_config, dpo_trainer, grpo_config, grpo_trainer, utils
+for module, name in [(dpo_config, "DPOConfig"), (grpo_config, "GRPOConfig"),
+                     (dpo_trainer, "DPOTrainer"), (grpo_trainer, "GRPOTrainer")]:
+    generated = type("Unsloth" + name, (getattr(module, name),), {"_calculate_rewards": None})
+    for place in (trl, trl.trainer, module):
+        setattr(place, name, generated)
+grpo_trainer.unwrap_model_for_generation = of_models.disable_gradient_checkpointing = print
+utils._ChunkedLogProbFunction = object()
+"""
+FORGETS = "from trainer.engines import unsloth as engine; engine.forget_trl()"
+PREPARES = """
+from types import SimpleNamespace as Of
+from trainer.engines import unsloth as engine
+engine.prepare(Of(modality="text", training_config=Of(method="RL")))
+import unsloth
+assert unsloth.DEVICE_TYPE == "cpu"
+"""
+# Every class and function that TRL's own modules define, by what its code is; and whether ours are made of them.
+FINGERPRINT = """
+import hashlib, inspect, json, types
+from trainer import dpo, grpo
+from trl.models import utils as of_models
+from trl.trainer import dpo_config, dpo_trainer, grpo_config, grpo_trainer, utils
+assert dpo.DpoTrainer.__mro__[1] is dpo_trainer.DPOTrainer and dpo.DPOConfig is dpo_config.DPOConfig
+assert grpo.GrpoTrainer.__mro__[1] is grpo_trainer.GRPOTrainer and grpo.GRPOConfig is grpo_config.GRPOConfig
+found = {}
+for module in (of_models, dpo_config, dpo_trainer, grpo_config, grpo_trainer, utils):
+    for name, value in vars(module).items():
+        home = getattr(value, "__module__", "") or ""
+        if home.startswith("trl.") and isinstance(value, type | types.FunctionType):
+            code = inspect.getsource(inspect.unwrap(value))
+            found[f"{module.__name__}:{name}"] = [home, value.__qualname__, hashlib.sha256(code.encode()).hexdigest()]
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize("changed", [REPLACED_AS_ON_A_GPU + FORGETS, PREPARES])
+def test_both_engines_train_by_trl_as_it_was_released(unsloth_python: Path, changed: str) -> None:
+    released, found = (
+        json.loads(subprocess.run(
+            [unsloth_python, "-c", code + FINGERPRINT], check=True, capture_output=True, text=True
+        ).stdout.splitlines()[-1])
+        for code in ("", changed)
+    )  # fmt: skip
+    assert len(released) > 20
+    assert found == released
 
 
 def test_an_environment_without_unsloth_is_told_before_any_work(bench_of: Callable[..., Bench]) -> None:

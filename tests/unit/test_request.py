@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from gemtune.errors import RequestRefused
 from gemtune.request import parse, read
-from gemtune.spec import TrainRequest, request_hash
+from gemtune.spec import Provider, TrainRequest, request_hash
 from tests.fakes import request
 
 EXAMPLE = {
@@ -147,9 +147,14 @@ def test_what_does_not_go_with_pictures_is_refused(modality: str, path: str, val
 
 
 @pytest.mark.parametrize("train_vision_tower", [True, False])
-def test_a_vision_request_is_accepted(train_vision_tower: bool) -> None:
+@pytest.mark.parametrize("provider", get_args(Provider))
+@pytest.mark.parametrize("method", ["LoRA", "QLoRA", "Full"])
+def test_a_vision_request_is_accepted(method: str, provider: str, train_vision_tower: bool) -> None:
     body = with_field("modality", "vision")
-    body["training_config"] |= {"base_model_id": "google/gemma-3-4b-it", "train_vision_tower": train_vision_tower}
+    body["training_config"] |= {
+        "base_model_id": "google/gemma-3-4b-it", "train_vision_tower": train_vision_tower, "provider": provider,
+        "method": method,
+    }  # fmt: skip
     assert codes(body) == {}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from trainer.engines import Loaded
 
 # unsloth writes the kernels it generates here, and not into the folder that it happens to run in.
 COMPILED = Path(os.environ.get("GEMTUNE_CACHE") or Path.home() / ".cache" / "gemtune") / "unsloth-compiled"
+NEEDS_GPU = "run it where torch finds a GPU, or use provider huggingface"
 
 
 def prepare(spec: Spec) -> None:
@@ -28,24 +30,36 @@ def prepare(spec: Spec) -> None:
         import unsloth
     except (ImportError, NotImplementedError, RuntimeError) as error:  # what it raises without a GPU that it knows
         reason = str(error).strip().partition("\n")[0][:300]
-        hint = "run it where torch finds a GPU, or use provider huggingface"
-        raise StepError("unsloth_unusable", f"unsloth cannot be used here: {reason}", hint=hint) from error
-    if spec.training_config.method == "QLoRA" and unsloth.DEVICE_TYPE == "cpu":
-        hint = "use provider huggingface, or method LoRA"
-        raise StepError("unsloth_needs_gpu", "unsloth trains QLoRA on a GPU only", hint=hint)
+        raise StepError("unsloth_unusable", f"unsloth cannot be used here: {reason}", hint=NEEDS_GPU) from error
+    if unsloth.DEVICE_TYPE == "cpu":
+        if spec.modality == "vision":
+            raise StepError("unsloth_needs_gpu", "unsloth trains on pictures on a GPU only", hint=NEEDS_GPU)
+        if spec.training_config.method == "QLoRA":
+            raise StepError(
+                "unsloth_needs_gpu", "unsloth trains QLoRA on a GPU only", hint=f"{NEEDS_GPU}, or method LoRA"
+            )
+    forget_trl()
+
+
+def forget_trl() -> None:
+    """Let the next import of TRL find it as it was released. unsloth has put classes of its own there, which have not
+    the methods that ours extend, and functions of its own, of which one answers in a form of a later TRL: the losses,
+    the sampling and the figures would be its own. Ours are to be the same with every provider."""
+    for name in [name for name in sys.modules if name == "trl" or name.startswith("trl.")]:
+        del sys.modules[name]
 
 
 def load(folder: Path, spec: Spec) -> Loaded:
     """See Engine.load: the same weights in the same types, and the same layers adapted, as by huggingface."""
     import torch
-    from unsloth import FastLanguageModel
+    from unsloth import FastLanguageModel, FastVisionModel
 
     from trainer import senses
     from trainer.precision import compute_dtype, stored_dtype
 
-    config = spec.training_config
+    config, fast = spec.training_config, FastVisionModel if spec.modality == "vision" else FastLanguageModel
     dtype, full = compute_dtype(stored_dtype(folder)), config.method == "Full"
-    model, _ = FastLanguageModel.from_pretrained(
+    model, _ = fast.from_pretrained(
         str(folder),
         max_seq_length=_positions(folder, spec),
         dtype=torch.float32 if full else dtype,
@@ -56,14 +70,14 @@ def load(folder: Path, spec: Spec) -> Loaded:
     )
     if full:
         for part in senses.of(model):
-            part.requires_grad_(False)
+            part.requires_grad_(config.train_vision_tower)
         return Loaded(model, dtype)
-    model = FastLanguageModel.get_peft_model(
+    model = fast.get_peft_model(
         model,
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules=senses.linear_layers(model, vision_tower=False),
+        target_modules=senses.linear_layers(model, vision_tower=config.train_vision_tower),
         bias="none",
         random_state=config.seed,
         use_gradient_checkpointing=False,
