@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from gemtune.job import Step
 from tests import preference_rows, rows, tiny_gemma
+from tests.gpu.conftest import made_bf16
 from tests.trainer.conftest import Bench
 
 pytestmark = pytest.mark.gpu
@@ -20,14 +19,7 @@ pytestmark = pytest.mark.gpu
 @pytest.fixture
 def in_bf16(tmp_path: Path) -> Path:
     """A tiny model in bfloat16, with logits that differ enough to learn from."""
-    folder = tiny_gemma.build(tmp_path / "bf16")
-    weights = load_file(folder / "model.safetensors")
-    weights["model.embed_tokens.weight"] *= 8
-    stored = {name: weight.to(torch.bfloat16) for name, weight in weights.items()}
-    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
-    return folder
+    return made_bf16(tiny_gemma.build(tmp_path / "bf16"))
 
 
 def trained(home: Path, base: Path, rl: dict[str, Any], content: Any, **training: Any) -> Bench:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gemtune.errors import StepError
+from gemtune.rl_spec import GrpoConfig
 from gemtune.spec import Spec
 from trainer.engines import Loaded
 
@@ -83,6 +84,8 @@ def load(folder: Path, spec: Spec) -> Loaded:
         use_gradient_checkpointing=False,
     )
     model.peft_config["default"].base_model_name_or_path = config.base_model_id
+    if isinstance(config.rl_config, GrpoConfig):
+        _heed_padding(model)
     return Loaded(model, dtype)
 
 
@@ -93,17 +96,29 @@ def save(model: Any, folder: Path) -> None:
     huggingface.save(model, folder)
 
 
+def _heed_padding(model: Any) -> None:
+    """On a GPU unsloth's own decoder of Gemma 1 and 2 drops the attention mask while it trains. That changes nothing in
+    rows that are filled up behind their end, ours and DPO's; but GRPO's are filled up in front, too, where prompts are
+    shorter than others, and each token would see the filling."""
+    for module in model.modules():
+        if hasattr(module, "embed_tokens"):
+            module._unsloth_keep_padding_mask = True
+
+
 def _of_this_machine(folder: Path, *, full: bool) -> dict[str, Any]:
-    """On a CPU unsloth is transformers, where only the eager attention caps scores as Gemma 2 does. On a GPU it has
-    attention of its own, and keeps weights in 16 bits unless told otherwise."""
+    """Where unsloth is transformers (on a CPU, and on a GPU wherever it has no decoder of its own, as for Full), only
+    the eager attention caps scores as Gemma 2 does, and it would choose another. On a GPU it keeps weights in 16 bits
+    unless told otherwise."""
     import unsloth
 
     from trainer.model_files import config_of
 
-    if unsloth.DEVICE_TYPE != "cpu":
-        return {"float32_mixed_precision": True} if full else {}
     capped = config_of(folder).get("attn_logit_softcapping") is not None
-    return {"attn_implementation": "eager" if capped else "sdpa"}
+    if unsloth.DEVICE_TYPE == "cpu":
+        return {"attn_implementation": "eager" if capped else "sdpa"}
+    if not full:
+        return {}
+    return {"float32_mixed_precision": True} | ({"attn_implementation": "eager"} if capped else {})
 
 
 def _positions(folder: Path, spec: Spec) -> int:
