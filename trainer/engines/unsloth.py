@@ -97,9 +97,9 @@ def save(model: Any, folder: Path) -> None:
 
 
 def _heed_padding(model: Any) -> None:
-    """On a GPU unsloth's own decoder of Gemma 1 and 2 drops the attention mask while it trains. That changes nothing in
-    rows that are filled up behind their end, ours and DPO's; but GRPO's are filled up in front, too, where prompts are
-    shorter than others, and each token would see the filling."""
+    """On a GPU unsloth's own decoder of Gemma 1 and 2 drops the attention mask while it trains, unless the model around
+    it was asked for logits without labels just before; TRL asks the decoder itself. That changes nothing in rows that
+    are filled up behind their end, ours and DPO's; but GRPO fills prompts up in front, and each token would see it."""
     for module in model.modules():
         if hasattr(module, "embed_tokens"):
             module._unsloth_keep_padding_mask = True
