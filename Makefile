@@ -5,7 +5,7 @@ GEMTUNE_HOME ?= $(CURDIR)/.gemtune
 export PORT GEMTUNE_HOME
 
 BIN := .venv/bin
-EXTRAS := embedded,gcp,trainer,demo,dev
+EXTRAS := embedded,gcp,trainer,cpu,demo,dev
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)",$$/\1/p' pyproject.toml)
 CODE := functions trainer tests examples bench deploy
 

@@ -48,8 +48,11 @@ class Transformers:
     def __init__(self, folder: Path, adapter: Path | None = None):
         from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+        from trainer.shapes_without_symbols import shapes_without_symbols
+
         self.name = "transformers" if adapter is None else "PEFT"
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype_for(folder), attn_implementation="eager")
+        with shapes_without_symbols():
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype_for(folder), attn_implementation="eager")
         if adapter is not None:
             from peft import PeftModel
 

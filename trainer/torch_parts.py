@@ -15,6 +15,8 @@ from typing import Any
 COMPILER = "torch._dynamo"
 # The only other module of it that is imported early: transformers takes one class from it, for masks of its own kind.
 MASKS = f"{COMPILER}._trace_wrapped_higher_order_op"
+# transformers' Trainer asks whether a weight is one of these.
+TENSORS = "torch.distributed.tensor"
 
 
 def leave_out() -> None:
@@ -28,6 +30,8 @@ def leave_out() -> None:
     if COMPILER not in sys.modules:
         sys.modules |= {COMPILER: _Compiler(COMPILER), MASKS: _Masks(MASKS)}
         sys.meta_path.insert(0, _PartsOfCompiler())
+    if TENSORS not in sys.modules:
+        sys.modules[TENSORS] = _Tensors(TENSORS)
     torch.distributed.is_available = lambda: False  # as of a torch that was built without it
 
 
@@ -71,6 +75,10 @@ class _Masks(_StandIn):
         return _imported(MASKS).TransformGetItemToIndex()
 
 
+class _Tensors(_StandIn):
+    DTensor = type("DTensor", (), {})  # what no tensor is
+
+
 class _PartsOfCompiler(MetaPathFinder, Loader):
     """Who imports a part of the compiler gets the whole, and the part that came with it."""
 
@@ -89,7 +97,7 @@ class _PartsOfCompiler(MetaPathFinder, Loader):
 
 
 def _imported(name: str) -> ModuleType:
-    for stood_in in (COMPILER, MASKS):
+    for stood_in in (TENSORS,) if name == TENSORS else (COMPILER, MASKS):
         if isinstance(sys.modules.get(stood_in), _StandIn):
             del sys.modules[stood_in]
     return importlib.import_module(name)

@@ -36,7 +36,10 @@ print(*sorted(name for name in ("bitsandbytes", "datasets", "pandas", "trl") if 
 
 
 # What can be left out, and of torch's compiler a part without which it does nothing.
-HEAVY = ("bitsandbytes", "datasets", "pandas", "peft", "torch", "torch._dynamo.symbolic_convert", "transformers", "trl")
+HEAVY = (
+    "bitsandbytes", "datasets", "numba", "pandas", "peft", "sympy", "torch", "torch._dynamo.symbolic_convert",
+    "transformers", "trl",
+)  # fmt: skip
 AT_THE_END = f"""
 import atexit, sys
 atexit.register(lambda: print("LOADED", *(name for name in {HEAVY} if sys.modules.get(name))))
@@ -117,3 +120,28 @@ def test_a_comparison_loads_no_compiler(tiny: Path, tmp_path: Path) -> None:
 def test_the_compiler_is_there_for_who_asks_for_it(asking: str) -> None:
     training = "from trainer import torch_parts; torch_parts.leave_out(); import torch, transformers"
     assert "torch._dynamo.symbolic_convert" in loaded_by(AT_THE_END + training + "\n" + asking)
+
+
+def test_loading_needs_no_symbols_and_changes_no_bit(tiny: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    loading = f"""
+from trainer import imports, torch_parts
+imports.leave_out(bitsandbytes=True, datasets=True)
+torch_parts.leave_out()
+import torch
+from transformers import AutoModelForCausalLM
+from trainer.shapes_without_symbols import shapes_without_symbols
+with shapes_without_symbols():
+    model = AutoModelForCausalLM.from_pretrained({str(tiny)!r})
+kept = dict(model.named_parameters()) | dict(model.named_buffers())
+torch.save({{name: tensor.detach() for name, tensor in kept.items()}}, {str(tiny / "loaded.pt")!r})
+from transformers.trainer_optimizer import has_mixed_dtensor
+assert not has_mixed_dtensor(model.parameters())
+"""
+    assert loaded_by(AT_THE_END + loading) == ["peft", "torch", "transformers"]
+    found, plain = torch.load(tiny / "loaded.pt"), AutoModelForCausalLM.from_pretrained(tiny)
+    expected = dict(plain.named_parameters()) | dict(plain.named_buffers())
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)

@@ -15,7 +15,7 @@ from tests.trainer.saved_tensors import kept_bytes
 from tests.trainer.test_row_attention import loss_and_gradients, rows
 from trainer import activations, row_attention
 from trainer.batches import flattened
-from trainer.on_cpu import adapted_linear, again, attention
+from trainer.on_cpu import adapted_linear, again, attention, compiled
 from trainer.on_cpu.adapted_linear import Layer, adapted
 from trainer.on_cpu.attention import attended
 from trainer.on_cpu.gated_unit import gated
@@ -123,9 +123,14 @@ def test_a_function_and_its_gradients_are_those_of_the_plain_formula(name: str) 
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("with_numba", [True, False])
 @pytest.mark.parametrize("name", list(cases()))
-def test_sixteen_bits_are_as_exact_as_the_plain_formulas(name: str) -> None:
+def test_sixteen_bits_are_as_exact_as_the_plain_formulas(
+    name: str, with_numba: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Within a quarter: attention rounds the slopes of its scores to 16 bits, where the plain one keeps 32."""
+    if not with_numba:
+        monkeypatch.setattr(compiled, "_loops", lambda: None)
     ours, plain, shapes = cases()[name]
     exact = results(plain, shapes, torch.float64)
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from trainer.on_cpu import again
+from trainer.on_cpu.compiled import loops_for
 
 AT_ONCE = 2**18
 # 2u = x * (LINEAR + CUBIC * x^2)
@@ -36,20 +37,27 @@ class _GatedUnit(torch.autograd.Function):
     def backward(ctx: Any, *outer: torch.Tensor) -> Any:
         """GELU'(x) = s + x s (1 - s) (LINEAR + 3 CUBIC x^2) with s = sigmoid(2u)."""
         gate, up = ctx.saved_tensors
+        loops, given = loops_for(gate), outer[0].contiguous()
+        if loops is not None:
+            return loops.gated_backward(given, gate, up)
         of_gate, of_up = torch.empty_like(gate), torch.empty_like(up)
-        for x, factor, given, to_gate, to_up in _parts(gate, up, outer[0].contiguous(), of_gate, of_up):
+        for x, factor, of_out, to_gate, to_up in _parts(gate, up, given, of_gate, of_up):
             exact = x.to(_exact(x), copy=True)
             squared = exact * exact
             share = torch.add(LINEAR, squared, alpha=CUBIC).mul_(exact).sigmoid_()
             unit = exact.mul_(share)
-            torch.mul(unit, given, out=to_up)
+            torch.mul(unit, of_out, out=to_up)
             slope = squared.mul_(3 * CUBIC).add_(LINEAR).mul_(unit)
             slope.addcmul_(slope, share, value=-1).add_(share)
-            torch.mul(slope.mul_(factor), given, out=to_gate)
+            torch.mul(slope.mul_(factor), of_out, out=to_gate)
         return of_gate, of_up
 
 
 def _product(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    loops = loops_for(gate)
+    if loops is not None:
+        found: torch.Tensor = loops.gated(gate, up)
+        return found
     out = torch.empty_like(gate)
     for x, factor, to in _parts(gate, up, out):
         exact = x.to(_exact(x))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from trainer.on_cpu import again
+from trainer.on_cpu.compiled import loops_for
 
 # Values that are worked on at once: in float32 what a core's own cache holds. Fewer are more calls.
 AT_ONCE = 2**18
@@ -30,12 +31,8 @@ def normalized(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tenso
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, factor: torch.Tensor, eps: float) -> Any:
-        rows, inverse = x.flatten(0, -2), x.new_empty((*x.shape[:-1], 1), dtype=_exact(x))
-        out = torch.empty_like(x)
-        for part, found, to in _parts(rows, inverse.view(-1, 1), out.view(rows.shape)):
-            exact = part.to(factor.dtype)
-            torch.mean(exact.square(), 1, keepdim=True, out=found).add_(eps).rsqrt_()
-            to.copy_((exact * found).mul_(factor))
+        loops = loops_for(x)
+        out, inverse = _normalized(x, factor, eps) if loops is None else loops.normalized(x, factor, eps)
         ctx.save_for_backward(x, inverse, factor)
         ctx.mark_non_differentiable(inverse)
         return out, inverse
@@ -44,8 +41,11 @@ class _RmsNorm(torch.autograd.Function):
     def backward(ctx: Any, *outer: torch.Tensor) -> Any:
         """With r = 1 / rms(x) and g = outer * factor: r * (g - x * r^2 * mean(g * x))."""
         x, inverse, factor = ctx.saved_tensors
+        loops, given = loops_for(x), outer[0].contiguous()
+        if loops is not None:
+            return loops.normalized_backward(given, x, inverse, factor), None, None
         rows, gradient = x.flatten(0, -2), torch.empty_like(x)
-        given = outer[0].contiguous().view(rows.shape)
+        given = given.view(rows.shape)
         for part, found, of_out, to in _parts(rows, inverse.view(-1, 1), given, gradient.view(rows.shape)):
             exact, slope = part.to(factor.dtype), of_out.to(factor.dtype) * factor
             along = (slope * exact).mean(1, keepdim=True).mul_(found).mul_(found).neg_()
@@ -53,8 +53,22 @@ class _RmsNorm(torch.autograd.Function):
         return gradient, None, None
 
 
+def _normalized(x: torch.Tensor, factor: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    rows, inverse = x.flatten(0, -2), x.new_empty((*x.shape[:-1], 1), dtype=_exact(x))
+    out = torch.empty_like(x)
+    for part, found, to in _parts(rows, inverse.view(-1, 1), out.view(rows.shape)):
+        exact = part.to(factor.dtype)
+        torch.mean(exact.square(), 1, keepdim=True, out=found).add_(eps).rsqrt_()
+        to.copy_((exact * found).mul_(factor))
+    return out, inverse
+
+
 def _scaled(x: torch.Tensor, inverse: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """The norm's result, of what was found on the way to it."""
+    loops = loops_for(x)
+    if loops is not None:
+        found: torch.Tensor = loops.scaled(x, inverse, factor)
+        return found
     out = torch.empty_like(x)
     for part, found, to in _parts(x.flatten(0, -2), inverse.view(-1, 1), out.view(-1, x.shape[-1])):
         to.copy_((part * found).mul_(factor))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from trainer.on_cpu import again
+from trainer.on_cpu.compiled import loops_for
 
 
 def turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -34,6 +35,10 @@ class _Turned(torch.autograd.Function):
 
 
 def _turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    loops = loops_for(x)
+    if loops is not None:
+        turned: torch.Tensor = loops.turned(x.contiguous(), cos.contiguous(), sin.contiguous())
+        return turned
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     (left, right), (to_left, to_right) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
     torch.mul(left, cos, out=to_left).addcmul_(right, sin, value=-1)

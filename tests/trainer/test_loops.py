@@ -1,0 +1,88 @@
+"""Loops that numba compiles: every bit of what they return, and what is no number."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from trainer.on_cpu import compiled, loops
+
+INF, NAN = float("inf"), float("nan")
+
+
+def every_bfloat16() -> torch.Tensor:
+    return torch.arange(2**16, dtype=torch.int32).to(torch.uint16).view(torch.bfloat16)
+
+
+def same(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    """To the bit; what is no number need only be none."""
+    return torch.equal(found.isnan(), expected.isnan()) and torch.equal(
+        found[~found.isnan()], expected[~expected.isnan()]
+    )
+
+
+def nearest(exact: torch.Tensor) -> torch.Tensor:
+    """PyTorch's own rounding."""
+    return exact.to(torch.bfloat16)
+
+
+def test_every_number_is_read_and_written_as_pytorch_does() -> None:
+    """Turned by no angle: x * 1 - x * 0."""
+    x = every_bfloat16()[: 2**15].view(-1, 1, 64)  # those that are not negative
+    ones = torch.ones(len(x), 1, 32, dtype=torch.bfloat16)
+    assert same(loops.turned(x, ones, 0 * ones), nearest(x.float() * 1 + torch.where(x.isfinite(), 0, NAN)))
+
+
+def test_ties_go_to_even_and_overflow_to_infinity() -> None:
+    x = torch.randn(4096, 2, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16).repeat_interleave(32, 1)
+    x[0] = torch.finfo(torch.bfloat16).max
+    factor = 1 + torch.arange(64) * 2.0**-9  # halves of a last place
+    inverse = torch.ones(len(x), 1)
+    assert same(loops.scaled(x, inverse, factor), nearest(x.float() * factor))
+    assert loops.scaled(x, 2 * inverse, factor)[0].isinf().all()
+
+
+def test_gelu_is_right_for_every_number() -> None:
+    gate = every_bfloat16()
+    found = loops.gated(gate, torch.ones_like(gate)).double()
+    exact = gate.double() * torch.sigmoid(1.5957691216057308 * (gate.double() + 0.044715 * gate.double() ** 3))
+    finite = gate.abs() < 1e18  # beyond it x^2 leaves float32, in PyTorch's too
+    assert torch.allclose(found[finite], exact[finite], rtol=2.0**-8, atol=1e-18)
+    assert found[gate.isnan()].isnan().all()
+    assert found[gate == INF].item() == INF
+
+
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+def test_what_is_no_number_is_not_hidden(bad: float) -> None:
+    x, factor = torch.ones(3, 64, dtype=torch.bfloat16), torch.ones(64)
+    x[1, 5] = bad
+    out, inverse = loops.normalized(x, factor, 1e-6)
+    assert out[1, 5].isnan()
+    assert torch.equal(out[[0, 2]], x[[0, 2]])
+    gradient = loops.normalized_backward(torch.ones_like(x), x, inverse, factor)
+    assert gradient[1].isnan().any()
+    assert not gradient[0].isnan().any()
+
+
+def test_loops_are_for_what_they_are_faster_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = torch.ones(2, dtype=torch.bfloat16)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert compiled.loops_for(small) is loops
+    assert compiled.loops_for(small.float()) is None
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    assert compiled.loops_for(small) is None
+
+
+def test_without_numba_pytorch_computes() -> None:
+    program = """
+import sys; sys.modules["numba"] = None; sys.meta_path.insert(0, type("No", (), {"find_spec": lambda *_: None})())
+import importlib.util; importlib.util.find_spec = lambda name: None
+import torch; torch.set_num_threads(1)
+from trainer.on_cpu.rms_norm import normalized
+print(normalized(torch.full((2, 4), 3.0, dtype=torch.bfloat16), torch.zeros(4), 0.0).tolist())
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == str([[1.0] * 4] * 2)

@@ -1,0 +1,198 @@
+"""Loops over values in bfloat16, compiled by numba, for what PyTorch makes in a pass over memory an operation.
+
+All of them compute in float32 and round once, to the nearest and ties to even. They run without Python's lock, on the
+core of the thread that calls. Compiled code is kept in gemtune's cache, for this processor.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+# numba would write beside the code, which need not be allowed.
+CACHE = Path(os.environ.get("GEMTUNE_CACHE") or Path.home() / ".cache" / "gemtune") / "numba"
+os.environ.setdefault("NUMBA_CACHE_DIR", str(CACHE))
+
+from numba import njit  # noqa: E402
+
+# Sums may be taken in another order, and a division be a product; but nothing is taken to be finite that may not be.
+_loop: Any = njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"})
+_inline: Any = njit(inline="always")
+
+_ZERO, _ONE, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
+# 2u of GELU's tanh approximation (`gated_unit`) is x * (LINEAR + CUBIC * x^2).
+_LINEAR = np.float32(2 * math.sqrt(2 / math.pi))
+_CUBIC = np.float32(2 * math.sqrt(2 / math.pi) * 0.044715)
+_CUBIC_3 = np.float32(3 * 2 * math.sqrt(2 / math.pi) * 0.044715)
+
+
+def normalized(x: torch.Tensor, factor: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """x / sqrt(mean(x^2) + eps) * factor over the last dimension, and one over that root, (..., 1).
+
+    x: (..., width) in bfloat16, contiguous. factor: (width,) in float32.
+    """
+    out, inverse = torch.empty_like(x), x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
+    _normalized(_rows(x), factor.numpy(), np.float32(eps), inverse.view(-1).numpy(), _rows(out))
+    return out, inverse
+
+
+def scaled(x: torch.Tensor, inverse: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """What `normalized` made, of what it found on the way."""
+    out = torch.empty_like(x)
+    _scaled(_rows(x), inverse.view(-1).numpy(), factor.numpy(), _rows(out))
+    return out
+
+
+def normalized_backward(
+    outer: torch.Tensor, x: torch.Tensor, inverse: torch.Tensor, factor: torch.Tensor
+) -> torch.Tensor:
+    """The gradient of x, by that of the result."""
+    out = torch.empty_like(x)
+    _normalized_backward(_rows(outer), _rows(x), inverse.view(-1).numpy(), factor.numpy(), _rows(out))
+    return out
+
+
+def gated(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """GELU(gate) * up, all (..., width) in bfloat16, contiguous."""
+    out = torch.empty_like(gate)
+    _gated(_flat(gate), _flat(up), _flat(out))
+    return out
+
+
+def gated_backward(outer: torch.Tensor, gate: torch.Tensor, up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradients of gate and up, by that of the result."""
+    of_gate, of_up = torch.empty_like(gate), torch.empty_like(up)
+    _gated_backward(_flat(outer), _flat(gate), _flat(up), _flat(of_gate), _flat(of_up))
+    return of_gate, of_up
+
+
+def turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Pairs (i, i + width / 2) of the last dimension, turned. x: (tokens, heads, width) in bfloat16, contiguous. cos,
+    sin: (tokens, 1, width / 2), too."""
+    out = torch.empty_like(x)
+    _turned(_numbers(x), _rows(cos), _rows(sin), _numbers(out))
+    return out
+
+
+def _numbers(x: torch.Tensor) -> Any:
+    """The bits of x, in NumPy, which has no bfloat16."""
+    return x.detach().view(torch.uint16).numpy()
+
+
+def _rows(x: torch.Tensor) -> Any:
+    return _numbers(x.view(-1, x.shape[-1]))
+
+
+def _flat(x: torch.Tensor) -> Any:
+    return _numbers(x.view(-1))
+
+
+@_inline
+def _read(bits: Any) -> Any:
+    """A float32 begins with the bits of its bfloat16."""
+    return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
+
+
+@_inline
+def _written(value: Any) -> Any:
+    """The bits of the nearest bfloat16: half of the last one is added, and a bit less where the number is even."""
+    bits = np.float32(value).view(np.uint32)
+    odd = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
+    nearest = np.uint32(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+    return np.uint16(nearest) if value == value else np.uint16(0x7FC0)  # no number stays none
+
+
+@_inline
+def _exp(x: Any) -> Any:
+    """e^x in float32, within 2 units of its last place: 2^n e^r with |r| <= ln(2) / 2, of which e^r is a polynomial
+    (coefficients as in Cephes' expf, Moshier 1992). The C library's, called value by value, would not be vectorized."""
+    x = min(max(x, np.float32(-87.0)), np.float32(88.0))
+    n = np.floor(x * np.float32(1 / math.log(2)) + _HALF)
+    r = (x - n * np.float32(0.693359375)) - n * np.float32(-2.12194440e-4)  # ln(2), in two parts
+    power = np.float32(1.9875691500e-4)
+    power = power * r + np.float32(1.3981999507e-3)
+    power = power * r + np.float32(8.3334519073e-3)
+    power = power * r + np.float32(4.1665795894e-2)
+    power = power * r + np.float32(1.6666665459e-1)
+    power = power * r + np.float32(5.0000001201e-1)
+    two_to_n = np.int32(np.int32(np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+    return (power * r * r + r + _ONE) * two_to_n
+
+
+@_inline
+def _share(x: Any, squared: Any) -> Any:
+    """GELU(x) / x."""
+    return _ONE / (_ONE + _exp(-(x * (_LINEAR + _CUBIC * squared))))
+
+
+@_loop
+def _normalized(x, factor, eps, inverse, out):  # type: ignore[no-untyped-def]
+    width = x.shape[1]
+    for row in range(x.shape[0]):
+        total = _ZERO
+        for i in range(width):
+            value = _read(x[row, i])
+            total += value * value
+        found = _ONE / np.sqrt(total / np.float32(width) + eps)
+        inverse[row] = found
+        for i in range(width):
+            out[row, i] = _written(_read(x[row, i]) * found * factor[i])
+
+
+@_loop
+def _scaled(x, inverse, factor, out):  # type: ignore[no-untyped-def]
+    for row in range(x.shape[0]):
+        found = inverse[row]
+        for i in range(x.shape[1]):
+            out[row, i] = _written(_read(x[row, i]) * found * factor[i])
+
+
+@_loop
+def _normalized_backward(outer, x, inverse, factor, out):  # type: ignore[no-untyped-def]
+    """See `rms_norm`."""
+    width = x.shape[1]
+    for row in range(x.shape[0]):
+        found, along = inverse[row], _ZERO
+        for i in range(width):
+            along += _read(outer[row, i]) * factor[i] * _read(x[row, i])
+        along = -along / np.float32(width) * found * found
+        for i in range(width):
+            slope = _read(outer[row, i]) * factor[i] + _read(x[row, i]) * along
+            out[row, i] = _written(slope * found)
+
+
+@_loop
+def _gated(gate, up, out):  # type: ignore[no-untyped-def]
+    for i in range(gate.shape[0]):
+        x = _read(gate[i])
+        out[i] = _written(x * _share(x, x * x) * _read(up[i]))
+
+
+@_loop
+def _gated_backward(outer, gate, up, of_gate, of_up):  # type: ignore[no-untyped-def]
+    """See `gated_unit`."""
+    for i in range(gate.shape[0]):
+        x, given = _read(gate[i]), _read(outer[i])
+        squared = x * x
+        share = _share(x, squared)
+        unit = x * share
+        slope = share + unit * (_ONE - share) * (_LINEAR + _CUBIC_3 * squared)
+        of_gate[i] = _written(slope * _read(up[i]) * given)
+        of_up[i] = _written(unit * given)
+
+
+@_loop
+def _turned(x, cos, sin, out):  # type: ignore[no-untyped-def]
+    half = x.shape[2] // 2
+    for token in range(x.shape[0]):
+        for head in range(x.shape[1]):
+            for i in range(half):
+                left, right = _read(x[token, head, i]), _read(x[token, head, half + i])
+                along, across = _read(cos[token, i]), _read(sin[token, i])
+                out[token, head, i] = _written(left * along - right * across)
+                out[token, head, half + i] = _written(right * along + left * across)
