@@ -39,7 +39,7 @@ def activation_bytes(model: Any, tokens: int, computed_in: Any = None) -> int:
     config, itemsize = model.config.get_text_config(), (computed_in or model.dtype).itemsize
     queries, keys = (n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads))
     if is_installed(model):
-        numbers = 4 * config.hidden_size + 2 * config.intermediate_size + 3 * (queries + keys) + _of_attention(config)
+        numbers = 3 * config.hidden_size + 2 * config.intermediate_size + 3 * (queries + keys) + _of_attention(config)
         dropped = 2 * config.hidden_size + config.intermediate_size + queries  # a byte each
         return int(tokens * config.num_hidden_layers * (numbers * itemsize + (dropped if _dropout(model) else 0)))
     a_token = _in_part(config, itemsize) if _is_in_part(model) else _by_transformers(model, config, itemsize)

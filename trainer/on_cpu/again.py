@@ -39,6 +39,25 @@ def mark(made: torch.Tensor, make: Callable[..., torch.Tensor], *inputs: torch.T
     return made
 
 
+def mark_chain(
+    made: torch.Tensor, of: torch.Tensor, make: Callable[..., torch.Tensor], *inputs: torch.Tensor
+) -> torch.Tensor:
+    """Say that `made` is `make(of, *inputs)`. Where `of` is marked itself, it is made again first, not kept."""
+    recipe, sources = made_of(of) or (Recipe(_itself), (of.detach(),))
+    count = len(inputs)
+    return mark(made, lambda *given: make(recipe.make(*given[count:]), *given[:count]), *inputs, *sources)
+
+
+def added(kept: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """kept + other, to be made again where `other` is; `kept` is somebody's to keep anyway."""
+    total = kept + other
+    return total if made_of(other) is None else mark_chain(total, other, _plus, kept.detach())
+
+
+def _plus(other: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    return kept + other
+
+
 def made_of(tensor: torch.Tensor) -> tuple[Recipe, tuple[torch.Tensor, ...]] | None:
     """How it was made, and of what, if it is marked."""
     found: tuple[Recipe, tuple[torch.Tensor, ...]] | None = getattr(tensor, _NAME, None)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from trainer.on_cpu import again
 from trainer.on_cpu.adapted_linear import Layer, adapted
 from trainer.on_cpu.attention import attended
 from trainer.on_cpu.gated_unit import gated
@@ -35,6 +36,8 @@ def install(model: Any) -> None:
             module.forward = partial(_attention, module, module.forward)
         elif kind in LAYERS and module.self_attn.layer_idx == last:
             module.forward = partial(_last_layer, module, module.forward)
+        elif kind in LAYERS and _has_norms_on_both_sides(module):
+            module.forward = partial(_layer, module)
         elif type(module) is Linear and _is_plain(module):
             module.forward = partial(_linear, module)
 
@@ -90,12 +93,26 @@ def _last_layer(
         return found
     attention, _ = module.self_attn(module.input_layernorm(hidden_states), *others, only=asking, **more)
     hidden_states = hidden_states.index_select(1, asking)
-    if hasattr(module, "pre_feedforward_layernorm"):  # norms on both sides, since Gemma 2
-        hidden_states = hidden_states + module.post_attention_layernorm(attention)
-        found = module.post_feedforward_layernorm(module.mlp(module.pre_feedforward_layernorm(hidden_states)))
-        return hidden_states + found
+    if _has_norms_on_both_sides(module):
+        return _after_attention(module, hidden_states, attention)
     hidden_states = hidden_states + attention
     return hidden_states + module.mlp(module.post_attention_layernorm(hidden_states))
+
+
+def _layer(module: Any, hidden_states: torch.Tensor, *others: Any, **more: Any) -> torch.Tensor:
+    attention, _ = module.self_attn(module.input_layernorm(hidden_states), *others, **more)
+    return _after_attention(module, hidden_states, attention)
+
+
+def _has_norms_on_both_sides(module: Any) -> bool:
+    """As layers have since Gemma 2."""
+    return hasattr(module, "pre_feedforward_layernorm")
+
+
+def _after_attention(module: Any, hidden_states: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
+    """What stands between attention and the gated unit is not kept: both that it is the sum of are."""
+    between = again.added(hidden_states, module.post_attention_layernorm(attention))
+    return between + module.post_feedforward_layernorm(module.mlp(module.pre_feedforward_layernorm(between)))
 
 
 def _attention(

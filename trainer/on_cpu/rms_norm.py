@@ -24,8 +24,9 @@ def normalized(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tenso
     x: (..., width). weight: (width,), frozen.
     """
     factor = weight.detach().to(_exact(x)) + 1
-    out, inverse = _RmsNorm.apply(x.contiguous(), factor, eps)
-    return again.mark(out, _scaled, x.detach(), inverse, factor)
+    x = x.contiguous()
+    out, inverse = _RmsNorm.apply(x, factor, eps)
+    return again.mark_chain(out, x, _scaled, inverse, factor)
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -33,14 +34,16 @@ class _RmsNorm(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, factor: torch.Tensor, eps: float) -> Any:
         loops = loops_for(x)
         out, inverse = _normalized(x, factor, eps) if loops is None else loops.normalized(x, factor, eps)
-        ctx.save_for_backward(x, inverse, factor)
+        ctx.x, source = again.kept(x)
+        ctx.save_for_backward(inverse, factor, *source)
         ctx.mark_non_differentiable(inverse)
         return out, inverse
 
     @staticmethod
     def backward(ctx: Any, *outer: torch.Tensor) -> Any:
         """With r = 1 / rms(x) and g = outer * factor: r * (g - x * r^2 * mean(g * x))."""
-        x, inverse, factor = ctx.saved_tensors
+        inverse, factor, *source = ctx.saved_tensors
+        x = ctx.x.take(source)
         loops, given = loops_for(x), outer[0].contiguous()
         if loops is not None:
             return loops.normalized_backward(given, x, inverse, factor), None, None

@@ -15,11 +15,9 @@ def turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     """x: (tokens, heads, width). cos, sin: (tokens, 1, width / 2), in the type of x: value i is paired with value
     i + width / 2, as in transformers."""
     out: torch.Tensor = _Turned.apply(x, cos, sin)
-    made = again.made_of(x)
-    if made is None:  # to make it again would take x, which nobody keeps
+    if again.made_of(x) is None:  # to make it again would take x, which nobody keeps
         return out
-    recipe, inputs = made
-    return again.mark(out, lambda cos, sin, *of: _turn(recipe.make(*of), cos, sin), cos, sin, *inputs)
+    return again.mark_chain(out, x, _turn, cos, sin)
 
 
 class _Turned(torch.autograd.Function):
