@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,9 +34,22 @@ def attended(
 
     row_lengths add up to all tokens. asking: the tokens that the queries are of, ascending; None: of all.
     """
-    asking = torch.arange(len(key)) if asking is None else asking
-    result: torch.Tensor = _Attention.apply(query, key, value, asking, tuple(row_lengths), scale)
-    return result
+    asking, lengths = torch.arange(len(key)) if asking is None else asking, tuple(row_lengths)
+    out, *weights = _Attention.apply(query, key, value, asking, lengths, scale)
+    if max(lengths) > KEPT:
+        return out
+    make = partial(_weighted, shape=out.shape, asking=asking, row_lengths=lengths)
+    return again.mark(out, make, value.detach(), *weights)
+
+
+def _weighted(
+    value: torch.Tensor, *weights: torch.Tensor, shape: torch.Size, asking: torch.Tensor, row_lengths: tuple[int, ...]
+) -> torch.Tensor:
+    """The result once more, of the weights of all blocks."""
+    out = value.new_empty(shape)
+    for at, here in zip(_blocks(out, value, asking, row_lengths), weights, strict=True):
+        at.put(out, here @ at.of_keys(value))
+    return out
 
 
 class _Attention(torch.autograd.Function):
@@ -43,7 +57,8 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, asking: torch.Tensor,
         row_lengths: tuple[int, ...], scale: float,
-    ) -> torch.Tensor:  # fmt: skip
+    ) -> tuple[torch.Tensor, ...]:  # fmt: skip
+        """The result, and the weights that are kept."""
         out, kept = torch.empty_like(query), []
         with torch.autocast("cpu", enabled=False):
             for at in _blocks(query, key, asking, row_lengths):
@@ -55,7 +70,9 @@ class _Attention(torch.autograd.Function):
         (ctx.query, of_query), (ctx.key, of_key) = again.kept(query), again.kept(key)
         ctx.counts = len(of_query), len(of_key)
         ctx.save_for_backward(value, asking, *of_query, *of_key, *kept)
-        return out
+        ctx.mark_non_differentiable(*kept)
+        ctx.set_materialize_grads(False)
+        return out, *kept
 
     @staticmethod
     def backward(ctx: Any, *outer: torch.Tensor) -> Any:

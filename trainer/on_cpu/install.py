@@ -139,7 +139,12 @@ def _attention(
     angles = [angle[0, :, None, : module.head_dim // 2].to(query.dtype) for angle in position_embeddings]
     of_query = angles if only is None else [angle.index_select(0, only) for angle in angles]
     attention = attended(turned(query, *of_query), turned(key, *angles), value, rows, module.scaling, only)
-    return module.o_proj(attention.view(1, len(attention), -1)), None
+    return module.o_proj(again.mark_chain(_heads_together(attention), attention, _heads_together)), None
+
+
+def _heads_together(attention: torch.Tensor) -> torch.Tensor:
+    """(tokens, heads, width) -> (1, tokens, all heads' width)"""
+    return attention.flatten(1).unsqueeze(0)
 
 
 def _linear(module: Any, x: torch.Tensor) -> torch.Tensor:
