@@ -28,6 +28,7 @@ from bench.train_peers import PEERS
 from bench.train_rows import SHAPES, rows
 
 RESULTS = Path(__file__).parent / "results.json"
+COMPARED = ("all_tokens", "completion_fifth")
 OURS, BASELINE = "gemtune", "trl"
 
 
@@ -58,13 +59,13 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             found["cpu_tiny"] = _compare("tiny Gemma 3", tiny_gemma.build(Path(folder) / "tiny"), 10 * wanted.steps)
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    kept["train"] = kept.get("train", {}) | found | {"machine": _machine(), "at": f"{datetime.now(UTC):%Y-%m-%d}"}
+    kept["train"] = kept.get("train", {}) | found | {"machine": machine(), "at": today()}
     RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 def _compare(name: str, folder: Path, steps: int) -> dict[str, Any]:
     compared = {}
-    for shape in SHAPES:
+    for shape in COMPARED:
         print(f"\n{name}, {shape}, {steps} train_steps", flush=True)
         measured = _measure(shape, folder, steps)
         print(f"{'':28} tokens/s   peak MB   before   1st step   loss, last")
@@ -92,7 +93,7 @@ def _measure(shape: str, folder: Path, steps: int) -> dict[str, Measured]:
         turns = {}
         for peer in PEERS:  # one after the other: loading takes every core
             log = ends.enter_context(tempfile.TemporaryFile("w+"))
-            turns[peer] = ends.enter_context(_Turns([peer, shape, str(folder), str(steps), str(file)], log))
+            turns[peer] = ends.enter_context(Turns([peer, shape, str(folder), str(steps), str(file)], log))
         seconds: dict[str, list[float]] = {peer: [] for peer in PEERS}
         for count in tokens:
             for peer, process in turns.items():
@@ -111,7 +112,7 @@ def _measure(shape: str, folder: Path, steps: int) -> dict[str, Measured]:
     }
 
 
-class _Turns:
+class Turns:
     """A process of `bench.train_peers`, ready for its first train_step."""
 
     def __init__(self, arguments: list[str], log: IO[str]):
@@ -122,7 +123,7 @@ class _Turns:
         )
         self.seconds_before: float = self.answer()["seconds_before"]
 
-    def __enter__(self) -> _Turns:
+    def __enter__(self) -> Turns:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -171,7 +172,11 @@ def _ratios(measured: dict[str, Measured]) -> dict[str, Any]:
     }
 
 
-def _machine() -> str:
+def today() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%d}"
+
+
+def machine() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{len(names)} cores of {names[0]}, Python {platform.python_version()}" if names else platform.platform()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -86,3 +88,20 @@ print(normalized(torch.full((2, 4), 3.0, dtype=torch.bfloat16), torch.zeros(4), 
 """
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == str([[1.0] * 4] * 2)
+
+
+def test_a_cache_that_cannot_be_written_stops_no_training(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    program = """
+import torch
+from trainer.on_cpu import loops
+ones = torch.ones(2, 4, dtype=torch.bfloat16)
+print(loops.scaled(ones, torch.ones(2, 1), torch.full((4,), 2.0)).tolist())
+"""
+    env = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True,
+        env=env | {"GEMTUNE_CACHE": str(tmp_path / "file" / "cache"), "TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+    assert ran.stdout.strip() == str([[2.0] * 4] * 2)
+    assert list(tmp_path.glob("gemtune-numba-*/*"))

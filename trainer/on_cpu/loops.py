@@ -8,15 +8,28 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-# numba would write beside the code, which need not be allowed.
 CACHE = Path(os.environ.get("GEMTUNE_CACHE") or Path.home() / ".cache" / "gemtune") / "numba"
-os.environ.setdefault("NUMBA_CACHE_DIR", str(CACHE))
+
+
+def _place_to_write() -> str:
+    """Beside the code, where numba would write, it need not be allowed. Where the cache is not to be had either, loops
+    are compiled by each process, which takes two seconds."""
+    try:
+        CACHE.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=CACHE).close()
+        return str(CACHE)
+    except OSError:
+        return tempfile.mkdtemp(prefix="gemtune-numba-")
+
+
+os.environ.setdefault("NUMBA_CACHE_DIR", _place_to_write())
 
 from numba import njit  # noqa: E402
 
