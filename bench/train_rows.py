@@ -25,7 +25,7 @@ class Shape:
 SHAPES = {
     "all_tokens": Shape(rows_a_step=4, least=256, most=256, trained=1.0),
     "completion_fifth": Shape(rows_a_step=8, least=120, most=360, trained=0.2),
-    "curve": Shape(rows_a_step=4, least=64, most=128, trained=0.5),  # of `bench.curve`
+    "curve": Shape(rows_a_step=4, least=32, most=64, trained=0.5),  # of `bench.curve`
 }
 
 

@@ -1,0 +1,131 @@
+"""`python -m bench.evaluation`: what evaluating takes of memory, by what is asked for and by how many rows there are.
+
+Gemma 3 270M in bfloat16 with an adapter, batches of 8 rows of 48 to 96 tokens, all trained on. Each line is a process
+of its own: the peak of its resident memory while it evaluates, above what it had before; and the figures. Beside it
+transformers' Trainer, asked for nothing but the loss.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench.train_rows import Rows, Shape, rows
+
+SIZES = (16, 64, 256)
+SHAPE = Shape(rows_a_step=8, least=48, most=96, trained=1.0)
+BOTH = ["accuracy", "perplexity"]
+# What is asked of this project's trainer; None is transformers'.
+WAYS: dict[str, dict[str, Any] | None] = {
+    "loss only": {"evaluation_metrics": []},
+    "accuracy and perplexity, batch_eval_metrics true": {"evaluation_metrics": BOTH, "batch_eval_metrics": True},
+    "accuracy and perplexity, batch_eval_metrics false": {"evaluation_metrics": BOTH, "batch_eval_metrics": False},
+    "transformers, loss only": None,
+}
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        print(json.dumps(_evaluated(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))))
+        return
+    from examples.build_base_model import build
+
+    folder = build()
+    print(f"| MB above what was there | {' | '.join(f'{size} rows' for size in SIZES)} | figures of the last |")
+    print(f"|---|{'---|' * (len(SIZES) + 1)}")
+    for way in WAYS:
+        found = [_in_a_process(way, size, folder) for size in SIZES]
+        figures = ", ".join(f"{name} {value:.6g}" for name, value in found[-1]["figures"].items())
+        peaks = " | ".join(f"{one['mb']:.0f}" for one in found)
+        print(f"| {way} | {peaks} | {figures} |", flush=True)
+
+
+def _in_a_process(way: str, size: int, folder: Path) -> Any:
+    command = [sys.executable, "-m", "bench.evaluation", way, str(size), str(folder)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        sys.exit(ran.stderr[-4000:])
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+def _evaluated(way: str, size: int, folder: Path) -> dict[str, Any]:
+    asked = WAYS[way]
+    given = rows(SHAPE, folder / "tokenizer.json", size // SHAPE.rows_a_step)
+    trainer = _transformers(folder, given) if asked is None else _gemtune(folder, given, asked)
+    with _peak() as peak:
+        found = trainer.evaluate()
+    figures = {name: found[f"eval_{name}"] for name in ("loss", "accuracy", "perplexity") if found.get(f"eval_{name}")}
+    return {"mb": peak[0], "figures": figures}
+
+
+def _gemtune(folder: Path, given: Rows, asked: dict[str, Any]) -> Any:
+    from gemtune.spec import Spec, TrainingConfig
+
+    config = TrainingConfig(
+        base_model_id=str(folder), batch_size=SHAPE.rows_a_step, eval_strategy="epoch", max_steps=1, **asked
+    )
+    from trainer import sft
+    from trainer.engines import huggingface
+    from trainer.job_trainer import Hooks
+    from trainer.prepared import TokenFile
+
+    loaded = huggingface.load(folder, Spec(processed_dataset_id="bench", training_config=config))
+    work = Path(tempfile.mkdtemp())
+    with TokenFile(work / "rows.parquet") as file:
+        for row in given:
+            file.add(row)
+    hooks = Hooks(lambda *_: None, lambda *_: None, lambda *_: None, lambda: False)
+    return sft.make(
+        loaded, config, work / "rows.parquet", work / "rows.parquet", output=work / "out", total_steps=1,
+        max_length=2048, hooks=hooks,
+    )  # fmt: skip
+
+
+def _transformers(folder: Path, given: Rows) -> Any:
+    from datasets import Dataset
+    from transformers import AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
+
+    from bench.train_peers import _peft
+
+    arguments = TrainingArguments(
+        output_dir=tempfile.mkdtemp(), per_device_eval_batch_size=SHAPE.rows_a_step, bf16=True, use_cpu=True,
+        prediction_loss_only=True, report_to=[], disable_tqdm=True,
+    )  # fmt: skip
+    return Trainer(
+        model=_peft(folder), args=arguments, eval_dataset=Dataset.from_list(given),
+        data_collator=DataCollatorForSeq2Seq(AutoTokenizer.from_pretrained(folder), padding=True),
+    )  # fmt: skip
+
+
+@contextmanager
+def _peak() -> Iterator[list[float]]:
+    """The most resident memory, in MB above the beginning's, looked at a hundred times a second."""
+    found, over = [0.0], threading.Event()
+    before = _resident()
+
+    def look() -> None:
+        while not over.wait(0.01):
+            found[0] = max(found[0], _resident() - before)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        looking.join()
+
+
+def _resident() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+
+
+if __name__ == "__main__":
+    main()
