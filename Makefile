@@ -93,7 +93,7 @@ lock: ## resolve pyproject.toml anew into constraints.txt
 	.lock/bin/python -m pip freeze --exclude gemtune | sed 's/+cpu$$//' > constraints.txt
 	rm -rf .lock
 
-requirements: ## write functions/requirements.txt, trainer/requirements.txt and trainer/unsloth.txt from pyproject.toml
+requirements: ## write functions/requirements.txt, trainer/requirements.txt, trainer/gpu.txt and trainer/unsloth.txt from pyproject.toml
 	@$(PYTHON) -m deploy.requirements
 
 clean: ## remove what was made here; caches outside the checkout and .gemtune stay

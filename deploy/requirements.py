@@ -1,5 +1,5 @@
-"""`python -m deploy.requirements`: what the functions, the trainer's image and the environment of unsloth install, from
-pyproject.toml."""
+"""`python -m deploy.requirements`: what the functions, the trainer's images, those for GPUs and the environment of
+unsloth install, from pyproject.toml."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def requirements() -> Mapping[Path, str]:
     return {
         ROOT / "functions" / "requirements.txt": _lines([*needed, *extras["gcp"]]),
         ROOT / "trainer" / "requirements.txt": _lines([*shared, *extras["gcp"], *extras["trainer"]]),
+        ROOT / "trainer" / "gpu.txt": _lines(extras["gpu"]),
         ROOT / "trainer" / "unsloth.txt": _lines(extras["unsloth"]),
     }
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from typing import Any
 
 from gemtune.job import Step
@@ -24,7 +25,8 @@ def leave_out_unused(step: Step, spec: Spec) -> None:
     if step is Step.EXPORT or (step is Step.TRAIN and config.provider == "unsloth"):
         return
     by_trl = step is Step.TRAIN and config.method == "RL"
-    leave_out(bitsandbytes=config.method != "QLoRA", datasets=not by_trl)
+    by_8_bits = step is Step.TRAIN and config.method == "Full" and _has_gpu()
+    leave_out(bitsandbytes=config.method != "QLoRA" and not by_8_bits, datasets=not by_trl)
     if not by_trl:
         sys.meta_path.insert(0, _WithoutPandas())
     if step is Step.TRAIN and not by_trl:
@@ -39,6 +41,21 @@ def leave_out(**packages: bool) -> None:
     for package, is_unused in packages.items():
         if is_unused and package not in sys.modules:
             sys.modules[package] = None  # type: ignore[assignment]  # what the import system knows as "cannot be had"
+
+
+def can_be_had(package: str) -> bool:
+    """Whether it is installed, and not left out."""
+    try:
+        return find_spec(package) is not None
+    except ValueError:  # it is left out
+        return False
+
+
+def _has_gpu() -> bool:
+    with quickly():
+        import torch
+
+    return torch.cuda.is_available()
 
 
 class _WithoutPandas(MetaPathFinder, Loader):

@@ -14,6 +14,7 @@ from transformers.trainer_callback import ExportableState
 from gemtune.errors import StepError
 from gemtune.job import Figures
 from gemtune.spec import TrainingConfig
+from trainer import imports
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -161,7 +162,7 @@ def arguments(config: TrainingConfig, *, output: Path, total_steps: int, evaluat
         "lr_scheduler_type": config.lr_scheduler_type,
         "warmup_steps": math.ceil(config.warmup_ratio * total_steps),
         "weight_decay": config.weight_decay,
-        "optim": "adamw_torch_fused",
+        "optim": _optimizer(config, on_gpu=on_gpu),
         "logging_steps": config.logging_steps,
         "logging_nan_inf_filter": False,  # a loss that is not finite is what we want to see
         "eval_strategy": config.eval_strategy if evaluates else "no",
@@ -179,6 +180,14 @@ def arguments(config: TrainingConfig, *, output: Path, total_steps: int, evaluat
         "report_to": [],
         "disable_tqdm": True,
     }
+
+
+def _optimizer(config: TrainingConfig, *, on_gpu: bool) -> str:
+    """By transformers' name. Where all weights are trained, their moments are kept in 8 bits (Dettmers et al., 8-bit
+    Optimizers via Block-wise Quantization, arXiv:2110.02861): a quarter of the memory. An adapter's are small."""
+    if on_gpu and config.method == "Full" and imports.can_be_had("bitsandbytes"):
+        return "adamw_bnb_8bit"
+    return "adamw_torch_fused"
 
 
 def save_steps(config: TrainingConfig, total_steps: int) -> int:

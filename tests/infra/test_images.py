@@ -213,16 +213,23 @@ def test_a_step_without_its_settings_says_which_are_missing(app: Path) -> None:
 def installs() -> list[list[str]]:
     """The arguments of each `pip install` of the stage that makes the environment."""
     runs = " && ".join(command.value[0] for command in of_kind("packages", "RUN"))
-    return [shlex.split(part)[2:] for part in runs.split("&&") if part.strip().startswith("pip install")]
+    parts = [part.strip() for part in re.split(r"&&|;|\bthen\b", runs)]
+    return [shlex.split(part)[2:] for part in parts if part.startswith("pip install")]
 
 
 def test_packages_are_wheels_at_the_versions_of_the_lock() -> None:
-    torch, rest = installs()
+    torch, rest, on_gpu = installs()
     assert torch[torch.index("--index-url") + 1] == "https://download.pytorch.org/whl/${TORCH}"
     assert "--no-deps" in torch
     assert rest[rest.index("--only-binary") + 1] == ":all:"
     assert rest[rest.index("--constraint") + 1] == "constraints.txt"
-    assert "--extra-index-url" not in torch + rest
+    assert "--extra-index-url" not in torch + rest + on_gpu
+    assert {"--no-deps", "--only-binary"} <= set(on_gpu)
+
+
+def test_kernels_for_gpus_are_in_no_image_for_cpus() -> None:
+    (run,) = [command.value[0] for command in of_kind("packages", "RUN") if "gpu.txt" in command.value[0]]
+    assert run.startswith('if [ "${TORCH}" != cpu ]; then pip install ')
 
 
 def test_every_package_that_is_installed_is_in_the_lock() -> None:
@@ -248,7 +255,7 @@ def test_every_package_that_is_installed_is_in_the_lock() -> None:
 
 def test_pip_finds_the_install_step_satisfied_by_the_lock() -> None:
     """The line of the Dockerfile, dry: everything is here at these versions, so nothing is to be done."""
-    _, rest = installs()
+    _, rest, _ = installs()
     arguments = [part for part in rest if part != "--no-cache-dir"]
     arguments[arguments.index("requirements.txt")] = "trainer/requirements.txt"
     dry = ["--dry-run", "--no-index", "--no-deps", "--quiet", "--report", "-"]

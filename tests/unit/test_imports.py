@@ -69,11 +69,13 @@ def test_only_bootstrap_and_the_server_know_the_backend() -> None:
 def test_the_requirements_of_functions_and_trainer_are_those_of_the_project() -> None:
     for path, content in requirements().items():
         assert path.read_text() == content, "run: make requirements"
-    in_functions, in_trainer, in_unsloth = (content.splitlines() for content in requirements().values())
+    in_functions, in_trainer, on_gpu, in_unsloth = (content.splitlines() for content in requirements().values())
     assert any(line.startswith("functions-framework==") for line in in_functions)
     assert any(line.startswith("torch==") for line in in_trainer)
     assert not any(line.startswith(("torch==", "transformers==")) for line in in_functions)
     assert not any(line.startswith("unsloth") for line in (*in_functions, *in_trainer))  # AGPL-3.0, LGPL-3.0
+    assert any(line.startswith("liger-kernel==") for line in on_gpu)
+    assert not any(line.startswith("liger-kernel") for line in in_trainer)  # it needs triton, and with it a GPU
     assert any(line.startswith("unsloth==") for line in in_unsloth)
 
 
@@ -83,6 +85,7 @@ def test_every_pin_of_the_project_is_in_the_constraints() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     constraints = {line.lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines()}
     extras = project["optional-dependencies"]
+    del extras["gpu"]  # beside builds of torch for CUDA only; its one package is installed without what it asks for
     del extras["unsloth"]  # in an environment of its own, with what the build of torch there asks for
     pins = project["dependencies"] + [pin for extra in extras.values() for pin in extra]
     assert {pin.lower().replace("_", "-") for pin in pins} <= constraints

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gemtune.spec import Spec, TrainingConfig
-from trainer import senses
+from trainer import liger, senses
 from trainer.engines import Loaded
 from trainer.model_files import config_of
 from trainer.precision import compute_dtype, stored_dtype
@@ -44,10 +44,11 @@ def load(folder: Path, spec: Spec) -> Loaded:
             from trainer.on_cpu.install import install
 
             install(model)
-        return Loaded(model, dtype)
-    if not config.train_vision_tower:
+    elif not config.train_vision_tower:
         for part in senses.of(model):
             part.requires_grad_(False)
+    if model.device.type == "cuda":
+        liger.install(model)
     return Loaded(model, dtype)
 
 

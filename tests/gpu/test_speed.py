@@ -1,0 +1,55 @@
+"""What is there for speed and memory on a GPU: Liger's kernels, and AdamW of 8 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gemtune.job import Step
+from tests.gpu.conftest import made_bf16
+from tests.trainer.conftest import Bench
+from tests.trainer.test_optimizer import kept_as
+from tests.trainer.test_relay import history
+from tests.trainer.test_train import after_steps
+from trainer import liger
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.mark.parametrize("method", ["LoRA", "Full"])
+def test_losses_with_and_without_liger_agree(
+    bench_of: Callable[..., Bench], tiny: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    pytest.importorskip("liger_kernel.ops")
+    made_bf16(tiny)
+    installed: list[Any] = []
+    install = liger.install
+
+    def seen(model: Any) -> None:
+        install(model)
+        installed.extend(module for module in model.modules() if "forward" in vars(module))
+
+    def losses() -> list[float]:
+        bench = bench_of(method=method, learning_rate=1e-3, lora_dropout=0.0).to(Step.TRAIN)
+        return [entry["loss"] for entry in history(bench) if "loss" in entry]
+
+    monkeypatch.setattr(liger, "install", seen)
+    by_liger = losses()
+    assert installed
+    monkeypatch.setattr(liger, "install", lambda model: None)
+    assert losses() == pytest.approx(by_liger, rel=1e-2)
+
+
+def test_moments_of_8_bits_learn_and_go_on_from_a_checkpoint(bench_of: Callable[..., Bench], tiny: Path) -> None:
+    made_bf16(tiny)
+    bench = bench_of(method="Full", learning_rate=1e-3, max_steps=30).to(Step.PREPARE)
+    bench.run(Step.TRAIN, should_stop=after_steps(10))
+    assert torch.uint8 in kept_as(bench)
+    bench.run(Step.TRAIN)
+    losses = [entry["loss"] for entry in history(bench) if "loss" in entry]
+    assert len(losses) == 30
+    assert losses[-1] < losses[0]
