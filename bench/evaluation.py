@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench.train_peers import sft_trainer
 from bench.train_rows import Rows, Shape, rows
 
 SIZES = (16, 64, 256)
@@ -68,21 +68,7 @@ def _gemtune(folder: Path, given: Rows, asked: dict[str, Any]) -> Any:
     config = TrainingConfig(
         base_model_id=str(folder), batch_size=SHAPE.rows_a_step, eval_strategy="epoch", max_steps=1, **asked
     )
-    from trainer import sft
-    from trainer.engines import huggingface
-    from trainer.job_trainer import Hooks
-    from trainer.prepared import TokenFile
-
-    loaded = huggingface.load(folder, Spec(processed_dataset_id="bench", training_config=config))
-    work = Path(tempfile.mkdtemp())
-    with TokenFile(work / "rows.parquet") as file:
-        for row in given:
-            file.add(row)
-    hooks = Hooks(lambda *_: None, lambda *_: None, lambda *_: None, lambda: False)
-    return sft.make(
-        loaded, config, work / "rows.parquet", work / "rows.parquet", output=work / "out", total_steps=1,
-        max_length=2048, hooks=hooks,
-    )  # fmt: skip
+    return sft_trainer(folder, Spec(processed_dataset_id="bench", training_config=config), given, evaluates=True)
 
 
 @contextmanager

@@ -73,24 +73,29 @@ def _gemtune(folder: Path, shape: Shape, steps: int, rows: Rows) -> Any:
     )  # fmt: skip
     spec = Spec(processed_dataset_id="bench", training_config=config)
     leave_out_unused(Step.TRAIN, spec)
+    _seed()
+    trainer = sft_trainer(folder, spec, rows, evaluates=False)
+    trainer.args.train_sampling_strategy = "sequential"
+    return trainer
+
+
+def sft_trainer(folder: Path, spec: Any, rows: Rows, *, evaluates: bool) -> Any:
+    """The trainer as the train step makes it, which tells nobody anything; evaluates: on the same rows."""
     from trainer import sft
     from trainer.engines import huggingface
     from trainer.job_trainer import Hooks
     from trainer.prepared import TokenFile
 
-    _seed()
-    loaded = huggingface.load(folder, spec)
+    loaded, config = huggingface.load(folder, spec), spec.training_config
     work = Path(tempfile.mkdtemp())
-    with TokenFile(work / "train.parquet") as file:
+    with TokenFile(work / "rows.parquet") as file:
         for row in rows:
             file.add(row)
     hooks = Hooks(lambda *_: None, lambda *_: None, lambda *_: None, lambda: False)
-    trainer = sft.make(
-        loaded, config, work / "train.parquet", None, output=work / "out", total_steps=steps, max_length=2048,
-        hooks=hooks,
+    return sft.make(
+        loaded, config, work / "rows.parquet", work / "rows.parquet" if evaluates else None, output=work / "out",
+        total_steps=config.max_steps, max_length=2048, hooks=hooks,
     )  # fmt: skip
-    trainer.args.train_sampling_strategy = "sequential"
-    return trainer
 
 
 def _trl(folder: Path, shape: Shape, steps: int, rows: Rows, **more: Any) -> Any:

@@ -3,27 +3,30 @@ the turning of queries and keys are one kernel each instead of several, and keep
 
 from __future__ import annotations
 
+import logging
 import sys
 from functools import partial
 from typing import Any
 
 import torch
 
-NORMS = {"GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm"}
-MLPS = {"GemmaMLP", "Gemma2MLP", "Gemma3MLP"}
-ATTENTIONS = {"GemmaAttention", "Gemma2Attention", "Gemma3Attention"}
+from trainer.gemma_parts import ATTENTIONS, MLPS, NORMS
+
+log = logging.getLogger(__name__)
 
 
 def install(model: Any) -> None:
-    """model: on a GPU, with or without an adapter, whose layers are called as before. Nothing happens if liger_kernel
-    is not installed. Parts that are not Gemma's stay as they are, as do vision towers, the head and the loss.
+    """model: on a GPU, with or without an adapter, whose layers are called as before. Without liger_kernel nothing
+    happens but a line in the log. Parts that are not Gemma's stay as they are, as do vision towers, the head and the
+    loss.
 
     Instance by instance: Liger's own `apply_liger_kernel_to_gemma…` exchange the classes of transformers too, and with
     them those of every model that is loaded later, wherever it is."""
     try:
         from liger_kernel.ops import LigerGELUMulFunction, LigerRMSNormFunction
         from liger_kernel.transformers.rope import liger_rotary_pos_emb
-    except ImportError:
+    except ImportError as error:
+        log.warning("transformers' own norms, gated units and rotary positions are used: no Liger kernels (%s)", error)
         return
     for module in model.modules():
         kind = type(module).__name__

@@ -8,17 +8,13 @@ from typing import Any
 
 import torch
 
+from trainer.gemma_parts import ATTENTIONS, LAYERS, MLPS, NORMS
 from trainer.on_cpu import again
 from trainer.on_cpu.adapted_linear import Layer, adapted
 from trainer.on_cpu.attention import attended
 from trainer.on_cpu.gated_unit import gated
 from trainer.on_cpu.rms_norm import normalized
 from trainer.on_cpu.rotary import turned
-
-NORMS = {"GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm"}
-MLPS = {"GemmaMLP", "Gemma2MLP", "Gemma3MLP"}
-ATTENTIONS = {"GemmaAttention", "Gemma2Attention", "Gemma3Attention"}
-LAYERS = {"GemmaDecoderLayer", "Gemma2DecoderLayer", "Gemma3DecoderLayer"}
 
 
 def install(model: Any) -> None:
