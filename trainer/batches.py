@@ -85,6 +85,17 @@ def padded(items: Sequence[Sequence[Tokens]]) -> dict[str, Any]:
     return {name: torch.tensor(column) for name, column in columns.items()}
 
 
+def filled_up(batch: Mapping[str, Any], step: int) -> dict[str, Any]:
+    """The same with one more row, of which nothing is trained, if it takes one to make the number of all tokens a
+    multiple of `step`. batch: of `flattened`."""
+    missing = -sum(batch["row_lengths"]) % step
+    if not missing:
+        return dict(batch)
+    more = flattened([[{"input_ids": [0] * missing, "labels": [UNTRAINED] * missing}]])
+    columns = {name: torch.cat([batch[name], value], dim=1) for name, value in more.items() if name != "row_lengths"}
+    return columns | {"row_lengths": [*batch["row_lengths"], missing]}
+
+
 def some_rows(batch: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
     """A batch of these rows alone. batch: of `flattened`."""
     columns = {name: value.split(batch["row_lengths"], dim=1) for name, value in batch.items() if name != "row_lengths"}

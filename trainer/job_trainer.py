@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
 
@@ -15,6 +16,7 @@ from gemtune.errors import StepError
 from gemtune.job import Figures
 from gemtune.spec import TrainingConfig
 from trainer import imports
+from trainer.on_cpu.kept_code import keep_less_code
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -107,7 +109,8 @@ def _figures_of(trainer: Trainer) -> dict[str, list[float]]:
 
 
 def attach(trainer: Trainer, hooks: Hooks, config: TrainingConfig) -> None:
-    """Let a job hear of a trainer and end it."""
+    """Let a job hear of a trainer and end it; and have it keep to the memory that it needs."""
+    keep_less_code(torch.get_num_threads())
     trainer.hooks = hooks
     trainer.add_callback(LossWindow())
     trainer.add_callback(JobCallback(trainer, hooks))
@@ -148,8 +151,6 @@ def _one(trainer: Trainer, kind: type[TrainerCallback]) -> Any:
 
 def arguments(config: TrainingConfig, *, output: Path, total_steps: int, evaluates: bool) -> dict[str, Any]:
     """Arguments of transformers' Trainer, and of TRL's trainers that extend it, that follow from a request."""
-    import torch
-
     on_gpu = torch.cuda.is_available()
     return {
         "output_dir": str(output),

@@ -17,8 +17,12 @@ from gemtune.job import Figures
 if TYPE_CHECKING:
     import torch
 
-# Positions whose logits are in memory at once: with Gemma's 262,144 tokens, 256 of them take 268 MB in float32.
-POSITIONS = 256
+# Logits in memory at once: of so many positions, for so many tokens of the vocabulary. A CPU has them in its cache; a
+# GPU waits for every call, and has them in 64 MB.
+POSITIONS, BLOCK, BLOCK_OF_GPU = 256, 2**12, 2**16
+# Numbers of tokens and of positions are multiples of this on a CPU, where oneDNN writes code for every shape of a
+# product that it has not met: with few shapes, many batches take no more memory than some.
+STEP = 64
 
 
 @dataclass
@@ -63,18 +67,45 @@ def evaluate(model: Any, batches: Iterable[Mapping[str, Any]], dtype: torch.dtyp
 
 
 def _add(sums: Sums, model: Any, batch: Mapping[str, Any], dtype: torch.dtype) -> None:
-    """Of the positions that predict a trained token the logits, some positions at a time."""
-    import torch
-
+    """Of the positions that predict a trained token, some at a time."""
+    from trainer.batches import filled_up
     from trainer.predictions import predictions
 
-    found = predictions(model, batch, dtype)
-    head = found.head.to(dtype)
-    for start in range(0, len(found.targets), POSITIONS):
-        logits = (found.hidden[start : start + POSITIONS] @ head.T).float()
-        if found.soft_cap is not None:
-            logits = found.soft_cap * torch.tanh(logits / found.soft_cap)
-        targets = found.targets[start : start + POSITIONS]
-        sums.loss += torch.nn.functional.cross_entropy(logits, targets, reduction="sum").double().item()
-        sums.correct += int((logits.argmax(-1) == targets).sum().item())
+    # Without 16 bits products are not oneDNN's.
+    by_few_shapes = "row_lengths" in batch and batch["input_ids"].device.type == "cpu" and dtype.itemsize == 2
+    found = predictions(model, filled_up(batch, STEP) if by_few_shapes else batch, dtype)
+    for hidden, targets in zip(found.hidden.split(POSITIONS), found.targets.split(POSITIONS), strict=True):
+        losses, is_first = _looked_up(hidden, targets, found.head, found.soft_cap)
+        sums.loss += losses.double().sum().item()
+        sums.correct += int(is_first.sum().item())
         sums.tokens += len(targets)
+
+
+def _looked_up(
+    hidden: torch.Tensor, targets: torch.Tensor, head: torch.Tensor, soft_cap: float | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Loss of each position in float32, and whether its target is the model's first choice: both (positions,).
+
+    One pass over blocks of the vocabulary, as in `loss_head`, but relative to the highest logit, which is asked for.
+    """
+    import torch
+    from torch.nn.functional import pad
+
+    positions, more = len(targets), -len(targets) % STEP
+    hidden, targets = pad(hidden, (0, 0, 0, more)), pad(targets, (0, more))
+    log_sum = torch.full(targets.shape, -torch.inf, device=hidden.device)
+    highest, of_target, choice = log_sum.clone(), log_sum.clone(), torch.zeros_like(targets)
+    block = BLOCK if hidden.device.type == "cpu" else BLOCK_OF_GPU
+    for start in range(0, len(head), block):
+        rows = head[start : start + block].to(hidden.dtype)
+        logits = (hidden @ rows.T).float()
+        if soft_cap is not None:
+            logits.div_(soft_cap).tanh_().mul_(soft_cap)
+        own = (targets - start).clamp(0, len(rows) - 1)
+        of_target = torch.where(own + start == targets, logits.gather(1, own.unsqueeze(1)).squeeze(1), of_target)
+        highest_here, choice_here = logits.max(1)
+        choice = torch.where(highest_here > highest, choice_here + start, choice)
+        highest = torch.maximum(highest, highest_here)
+        sum_here = logits.sub_(highest_here.unsqueeze(1)).exp_().sum(1)
+        log_sum = torch.logaddexp(log_sum, sum_here.log_().add_(highest_here))
+    return (log_sum - of_target)[:positions], (choice == targets)[:positions]

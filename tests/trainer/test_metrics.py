@@ -74,23 +74,74 @@ def test_figures_are_those_of_an_independent_computation(tmp_path: Path, family:
     assert found.perplexity > 1.1
 
 
-def test_logits_are_in_memory_a_few_positions_at_a_time(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("positions", "block"), [(4, 256), (5, 7), (64, 100), (1, 1000)])
+@pytest.mark.parametrize("family", ["gemma3", "gemma2"])
+def test_logits_are_in_memory_some_positions_and_tokens_at_a_time(
+    tmp_path: Path, family: str, positions: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from transformers import AutoModelForCausalLM
 
-    monkeypatch.setattr(metrics, "POSITIONS", 4)
-    model = AutoModelForCausalLM.from_pretrained(tiny)
-    shapes: list[int] = []
-    cross_entropy = torch.nn.functional.cross_entropy
+    monkeypatch.setattr(metrics, "POSITIONS", positions)
+    monkeypatch.setattr(metrics, "BLOCK", block)
+    model = AutoModelForCausalLM.from_pretrained(tiny_gemma.build(tmp_path / family, family)).float().eval()
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(20)
+    encoded = encoded_rows(tmp_path / family)
+    loss, accuracy, _ = independent(model, encoded)
+    largest: list[int] = []
+    gather = torch.Tensor.gather
 
-    def seen(logits: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        shapes.append(len(logits))
-        return cross_entropy(logits, *args, **kwargs)
+    def seen(logits: torch.Tensor, *args: Any) -> torch.Tensor:
+        largest.append(logits.numel())
+        return gather(logits, *args)
 
-    monkeypatch.setattr(torch.nn.functional, "cross_entropy", seen)
-    encoded = encoded_rows(tiny)
-    sums = metrics.evaluate(model, batches(encoded, 3, by_rows=False), torch.float32)
-    assert max(shapes) == 4
-    assert sum(shapes) == sums.tokens == sum(row.trained_tokens for row in encoded)
+    monkeypatch.setattr(torch.Tensor, "gather", seen)
+    found = metrics.evaluate(model, batches(encoded, 3, by_rows=False), torch.float32).figures(["accuracy"])
+    assert max(largest) <= max(positions, metrics.STEP) * block
+    assert found.eval_loss == pytest.approx(loss, rel=1e-5)
+    assert found.accuracy == accuracy
+
+
+def test_the_first_of_equally_likely_tokens_is_the_choice(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As argmax over the whole vocabulary says it, also where they are in different blocks."""
+    monkeypatch.setattr(metrics, "BLOCK", 2)
+    hidden, head = torch.ones(2, 1), torch.tensor([[0.0], [3.0], [1.0], [3.0], [3.0]])
+    losses, is_first = metrics._looked_up(hidden, torch.tensor([1, 3]), head, None)
+    assert is_first.tolist() == [True, False]
+    assert losses.tolist() == pytest.approx([math.log(3 + math.exp(-2) + math.exp(-3))] * 2)
+
+
+def test_a_diverged_model_has_no_loss_rather_than_a_wrong_one() -> None:
+    hidden = torch.tensor([[math.nan], [1.0]])
+    losses, is_first = metrics._looked_up(hidden, torch.tensor([1, 1]), torch.tensor([[0.0], [1.0]]), None)
+    assert losses.isnan().tolist() == [True, False]
+    assert is_first.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("family", ["gemma3", "gemma2"])
+def test_in_16_bits_batches_are_of_few_shapes_and_their_figures_the_same(
+    tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    base = tiny_gemma.build(tmp_path / family, family)
+    row_attention.register()
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16, attn_implementation=row_attention.NAME)
+    encoded, tokens = encoded_rows(base), []
+    handle = model.model.register_forward_pre_hook(
+        lambda _, args, given: tokens.append(given["input_ids"].shape[1]), with_kwargs=True
+    )
+    found = metrics.evaluate(model, batches(encoded, 2, by_rows=True), torch.bfloat16)
+    assert tokens
+    assert all(number % metrics.STEP == 0 for number in tokens)
+    tokens.clear()
+    monkeypatch.setattr(metrics, "STEP", 1)
+    plain = metrics.evaluate(model, batches(encoded, 2, by_rows=True), torch.bfloat16)
+    assert any(number % 64 for number in tokens)
+    handle.remove()
+    assert found.tokens == plain.tokens == sum(row.trained_tokens for row in encoded)
+    assert found.correct == plain.correct
+    assert found.loss == pytest.approx(plain.loss, rel=1e-3)
 
 
 def test_only_what_is_wanted_is_told() -> None:

@@ -17,7 +17,7 @@ from tests.trainer.test_on_cpu import model
 from tests.trainer.test_row_attention import loss_and_gradients, rows
 from tests.trainer.test_train import adapter, after_steps
 from trainer import sft
-from trainer.batches import flattened, some_rows
+from trainer.batches import filled_up, flattened, some_rows
 from trainer.loss_head import cross_entropy_sum
 from trainer.on_cpu import side_by_side
 from trainer.on_cpu.install import draws_alone
@@ -72,6 +72,17 @@ def test_some_rows_of_a_batch_are_a_batch_of_these_rows() -> None:
     assert found.keys() == expected.keys()
     assert found["row_lengths"] == expected["row_lengths"]
     assert all(torch.equal(found[name], expected[name]) for name in found if name != "row_lengths")
+
+
+def test_a_batch_is_filled_up_by_a_row_that_is_not_trained_on() -> None:
+    given = flattened([rows()])
+    tokens = sum(given["row_lengths"])
+    found = filled_up(given, tokens - 1)
+    assert found["row_lengths"] == [*given["row_lengths"], tokens - 2]
+    assert (found["shift_labels"][:, tokens:] == -100).all()
+    assert found["position_ids"][0, tokens:].tolist() == list(range(tokens - 2))
+    assert all(torch.equal(found[name][:, :tokens], given[name]) for name in found if name != "row_lengths")
+    assert filled_up(given, tokens)["row_lengths"] == given["row_lengths"]
 
 
 def in_two(trained: Any, dtype: torch.dtype = torch.float32) -> tuple[float, list[torch.Tensor]]:
