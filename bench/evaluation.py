@@ -2,7 +2,8 @@
 
 Gemma 3 270M in bfloat16 with an adapter, batches of 8 rows of 48 to 96 tokens, all trained on; the largest batch comes
 first, so that it is among few rows as among many. Each figure is of a process of its own: the peak of its resident
-memory while it evaluates, above what it had before; and the figures. The base model's weights, 540 MB that are read when they are first used, are among it.
+memory while it evaluates, above what it had before; and the figures. The base model's weights, 540 MB that are read
+when they are first used, are among it.
 """
 
 from __future__ import annotations
