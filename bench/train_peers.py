@@ -31,7 +31,7 @@ def main() -> None:
     peer, shape, folder, steps = sys.argv[1], SHAPES[sys.argv[2]], Path(sys.argv[3]), int(sys.argv[4])
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print
-    trainer = (PEERS | EAGER)[peer](folder, shape, steps, json.loads(Path(sys.argv[5]).read_text()))
+    trainer = (PEERS | OTHERWISE_ROUNDED)[peer](folder, shape, steps, json.loads(Path(sys.argv[5]).read_text()))
     trainer.add_callback(_in_turns(answers))
     print(json.dumps({"seconds_before": time.perf_counter() - BEGAN}), file=answers)
     trainer.train()
@@ -104,8 +104,9 @@ def _trl(folder: Path, shape: Shape, steps: int, rows: Rows, **more: Any) -> Any
     from transformers import AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
-    model = _peft(folder, attn_implementation=more.pop("attn_implementation", "sdpa"))
-    arguments = SFTConfig(**_arguments(shape, steps), max_length=None, dataset_kwargs=_PREPARED, **more)
+    how = {"attn_implementation": "sdpa", "dtype": "auto"}
+    model = _peft(folder, **{name: more.pop(name, default) for name, default in how.items()})
+    arguments = SFTConfig(**_arguments(shape, steps) | more, max_length=None, dataset_kwargs=_PREPARED)
     return SFTTrainer(
         model=model, args=arguments, processing_class=AutoTokenizer.from_pretrained(folder),
         train_dataset=Dataset.from_list(rows),
@@ -131,16 +132,19 @@ PEERS: dict[str, Callable[[Path, Shape, int, Rows], Any]] = {
     "trl without checkpointing": lambda *job: _trl(*job, gradient_checkpointing=False),
     "transformers": _transformers,
 }
-# What `bench.curve` has besides: the same sums in another order.
-EAGER = {"trl, eager attention": lambda *job: _trl(*job, attn_implementation="eager")}
+# What `bench.curve` has besides: the same sums in another order, and with hardly any rounding.
+OTHERWISE_ROUNDED: dict[str, Callable[[Path, Shape, int, Rows], Any]] = {
+    "trl, eager attention": lambda *job: _trl(*job, attn_implementation="eager"),
+    "trl, float32": lambda *job: _trl(*job, dtype="float32", bf16=False),
+}
 
 
-def _peft(folder: Path, **how: Any) -> Any:
+def _peft(folder: Path, *, dtype: str = "auto", **how: Any) -> Any:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     _seed()
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", **how)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **how)
     lora = LoraConfig(r=16, lora_alpha=16, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
     return get_peft_model(model, lora)
 
