@@ -1,4 +1,4 @@
-"""Checkpoints in the objects store: whole or not there, newest first, at most two kept."""
+"""Checkpoints in the objects store: whole or not there, newest first; two are kept, and that of the best evaluation."""
 
 from __future__ import annotations
 
@@ -41,16 +41,28 @@ def save(export: Objects, folder: Path, *, job_prefix: str, attempt: int, train_
     shutil.rmtree(folder)
 
 
-def prune(export: Objects, job_prefix: str) -> None:
-    """Remove all but the newest whole checkpoints."""
+def prune(export: Objects, job_prefix: str, *, best: int | None = None) -> None:
+    """Remove all but the newest whole checkpoints, and but that of train_step `best`."""
     whole = [c for c in found(export, job_prefix) if manifest.read_whole(export, c.prefix) is not None]
     for old in whole[KEPT:]:
-        export.delete_prefix(f"{old.prefix}/")
+        if old.train_step != best:
+            export.delete_prefix(f"{old.prefix}/")
 
 
 def newest(export: Objects, job_prefix: str, into: Path) -> tuple[Checkpoint, Path] | None:
     """The newest whole checkpoint of any attempt, as a local folder that may be written to; broken ones are passed."""
-    for checkpoint in found(export, job_prefix):
+    return _first_whole(export, found(export, job_prefix), into)
+
+
+def of_train_step(export: Objects, job_prefix: str, train_step: int, into: Path) -> Path | None:
+    """A whole checkpoint of this train_step, as a local folder that may be written to."""
+    there = [checkpoint for checkpoint in found(export, job_prefix) if checkpoint.train_step == train_step]
+    first = _first_whole(export, there, into)
+    return None if first is None else first[1]
+
+
+def _first_whole(export: Objects, candidates: Sequence[Checkpoint], into: Path) -> tuple[Checkpoint, Path] | None:
+    for checkpoint in candidates:
         try:
             folder = manifest.fetch(export, checkpoint.prefix, into / "fetched")
         except manifest.NotWhole as error:

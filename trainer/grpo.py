@@ -101,8 +101,6 @@ def make(
     given = trl_arguments(loaded, config, output=output, total_steps=total_steps, evaluates=held_out is not None)
     tokenizer = tokenizer_of(base)
     end_turns(loaded.model, tokenizer)
-    if config.early_stopping_patience is not None:
-        given |= {"metric_for_best_model": "reward", "greater_is_better": True}
     trainer = GrpoTrainer(
         model=loaded.model,
         reward_funcs=rewards.functions(rl.rewards),

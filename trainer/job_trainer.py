@@ -15,7 +15,7 @@ from transformers.trainer_callback import ExportableState
 from gemtune.errors import StepError
 from gemtune.job import Figures
 from gemtune.spec import TrainingConfig
-from trainer import imports
+from trainer import best_weights, imports
 from trainer.on_cpu.kept_code import keep_less_code
 
 if TYPE_CHECKING:
@@ -26,13 +26,14 @@ if TYPE_CHECKING:
 class Hooks:
     """What a job wants to know and to decide while it trains.
 
-    stepped: after each logged train_step, with the trainer's log entry. evaluated: after each evaluation. saved: a
-    checkpoint folder is complete. must_stop: asked after each train_step; true ends training with a checkpoint.
+    stepped: after each logged train_step, with the trainer's log entry. evaluated: after each evaluation. saved: the
+    checkpoint folder of a train_step is complete, and the best evaluation so far was after that other one.
+    must_stop: asked after each train_step; true ends training with a checkpoint.
     """
 
     stepped: Callable[[Trainer, Mapping[str, float]], None]
     evaluated: Callable[[int, Figures], None]
-    saved: Callable[[int, Path], None]
+    saved: Callable[[int, Path, int | None], None]
     must_stop: Callable[[], bool]
 
 
@@ -50,14 +51,21 @@ class LossWindow(TrainerCallback, ExportableState):  # type: ignore[misc]
         return {"args": {}, "attributes": kept}
 
 
+class EarlyStopping(EarlyStoppingCallback):  # type: ignore[misc]
+    """transformers', which would warn that the best weights are lost: a job keeps them where it finds them again."""
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+
 class JobCallback(TrainerCallback):
     """Calls the hooks, and ends a training whose loss is no number.
 
     An epoch's evaluation comes after what its last train_step brings. A checkpoint waits for it: going on from one
     without it, a training would forget it, and what it said of stopping early."""
 
-    def __init__(self, trainer: Trainer, hooks: Hooks):
-        self._trainer, self._hooks = trainer, hooks
+    def __init__(self, trainer: Trainer, hooks: Hooks, *, keeps_best: bool):
+        self._trainer, self._hooks, self._keeps_best = trainer, hooks, keeps_best
         self._save_waits = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -90,6 +98,12 @@ class JobCallback(TrainerCallback):
         if not _epoch_is_over(state) and state.global_step < state.max_steps:
             control.should_evaluate = False
 
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Mapping[str, float], **kwargs: Any) -> None:
+        """The trainer notes a new best one only after this."""
+        if self._keeps_best and best_weights.is_new_best(args, state, metrics):
+            control.should_save = True
+            self._fill_window(state.global_step, logs_now=False)
+
     def _fill_window(self, train_step: int, *, logs_now: bool) -> None:
         """A train_step is logged before it is saved."""
         window = _one(self._trainer, LossWindow)
@@ -99,7 +113,13 @@ class JobCallback(TrainerCallback):
         window.figures = {name: list(values) for name, values in figures.items()}
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._hooks.saved(state.global_step, Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        self._hooks.saved(state.global_step, folder, state.best_global_step)
+
+
+def logged(figures: Figures) -> dict[str, float]:
+    """Our figures under the names that the trainer logs, schedules and stops early by."""
+    return {f"eval_{name.removeprefix('eval_')}": value for name, value in figures.by_name().items()}
 
 
 def _figures_of(trainer: Trainer) -> dict[str, list[float]]:
@@ -113,9 +133,9 @@ def attach(trainer: Trainer, hooks: Hooks, config: TrainingConfig) -> None:
     keep_less_code(torch.get_num_threads())
     trainer.hooks = hooks
     trainer.add_callback(LossWindow())
-    trainer.add_callback(JobCallback(trainer, hooks))
+    trainer.add_callback(JobCallback(trainer, hooks, keeps_best=config.keeps_best))
     if config.early_stopping_patience is not None:
-        trainer.add_callback(EarlyStoppingCallback(config.early_stopping_patience, config.early_stopping_threshold))
+        trainer.add_callback(EarlyStopping(config.early_stopping_patience, config.early_stopping_threshold))
 
 
 def _epoch_is_over(state: TrainerState) -> bool:
@@ -124,22 +144,22 @@ def _epoch_is_over(state: TrainerState) -> bool:
 
 def is_finished(trainer: Trainer) -> bool:
     """Whether there is nothing left to train: all train_steps are made, or evaluations no longer get better."""
-    return _nothing_is_left(trainer.state, _one(trainer, EarlyStoppingCallback))
+    return _nothing_is_left(trainer.state, _one(trainer, EarlyStopping))
 
 
 def take_if_finished(trainer: Trainer, checkpoint: Path) -> bool:
     """Whether a checkpoint has nothing left to train; if so the trainer is now as it was then. Going on from it would
     make a train_step too many: whether to stop is asked after each."""
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    kept = dict(state.stateful_callbacks or {}).get("EarlyStoppingCallback")
-    if not _nothing_is_left(state, None if kept is None else EarlyStoppingCallback.from_state(kept)):
+    kept = dict(state.stateful_callbacks or {}).get(EarlyStopping.__name__)
+    if not _nothing_is_left(state, None if kept is None else EarlyStopping.from_state(kept)):
         return False
     trainer._load_from_checkpoint(str(checkpoint))
     trainer.state = state
     return True
 
 
-def _nothing_is_left(state: TrainerState, stopping: EarlyStoppingCallback | None) -> bool:
+def _nothing_is_left(state: TrainerState, stopping: EarlyStopping | None) -> bool:
     patient = stopping is None or stopping.early_stopping_patience_counter < stopping.early_stopping_patience
     return state.global_step >= state.max_steps or not patient
 
@@ -170,7 +190,7 @@ def arguments(config: TrainingConfig, *, output: Path, total_steps: int, evaluat
         "eval_steps": config.eval_steps,
         "batch_eval_metrics": config.batch_eval_metrics,
         "restore_callback_states_from_checkpoint": True,  # how long early stopping has been patient
-        "metric_for_best_model": "loss" if config.early_stopping_patience is not None else None,
+        **best_weights.arguments(config),
         "save_strategy": "steps",
         "save_steps": save_steps(config, total_steps),
         "seed": config.seed,

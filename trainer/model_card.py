@@ -79,7 +79,9 @@ def _figures(metrics: Metrics | None) -> str:
         return "## Figures\n\nIt was not evaluated: the dataset had no held-out rows and none were asked for."
     before = {} if metrics.baseline is None else metrics.baseline.by_name()
     rows = [(name, _number(before.get(name)), _number(value)) for name, value in after.items()]
-    return _table("Figures on held-out rows", ["", "base model", "this one"], rows)
+    table = _table("Figures on held-out rows", ["", "base model", "this one"], rows)
+    whose = "" if metrics.train_step is None else f"\n\nThe weights are those of train_step {metrics.train_step}."
+    return table + whose
 
 
 def _parity(parity: Parity) -> str:

@@ -12,7 +12,7 @@ from gemtune.job import Figures
 from gemtune.spec import TrainingConfig
 from trainer.chat_template import OWN_END_OF_TURN
 from trainer.engines import Loaded
-from trainer.job_trainer import arguments
+from trainer.job_trainer import arguments, logged
 
 
 def trl_arguments(loaded: Loaded, config: TrainingConfig, *, output: Path, total_steps: int, evaluates: bool) -> Any:
@@ -52,9 +52,8 @@ def settle(trainer: Any) -> None:
 
 
 def log_figures(trainer: Any, figures: Figures) -> dict[str, float]:
-    """Our figures under the names that the trainer logs, schedules and stops early by. TRL's own `log` would add to
-    them what it has of the train_step under way."""
-    entry = {f"eval_{name.removeprefix('eval_')}": value for name, value in figures.by_name().items()}
+    """TRL's own `log` would add to them what it has of the train_step under way."""
+    entry = logged(figures)
     Trainer.log(trainer, entry)
     trainer.hooks.evaluated(trainer.state.global_step, figures)
     trainer.control = trainer.callback_handler.on_evaluate(trainer.args, trainer.state, trainer.control, entry)

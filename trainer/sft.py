@@ -15,7 +15,7 @@ from gemtune.job import Figures
 from gemtune.spec import TrainingConfig
 from trainer import activations, batches, metrics, row_attention
 from trainer.engines import Loaded
-from trainer.job_trainer import Hooks, arguments, attach
+from trainer.job_trainer import Hooks, arguments, attach, logged
 from trainer.loss_head import cross_entropy_sum
 from trainer.on_cpu.install import draws_alone
 from trainer.on_cpu.side_by_side import SideBySide, parts_of
@@ -59,13 +59,12 @@ class SftTrainer(Trainer):
         return cross_entropy_sum(found.hidden, found.head, found.targets, soft_cap=found.soft_cap)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Our figures under the names that the trainer logs, schedules and stops early by."""
         figures = self.figures()
-        logged = {f"eval_{name.removeprefix('eval_')}": value for name, value in figures if value is not None}
-        self.log(logged)
+        entry = logged(figures)
+        self.log(entry)
         self.hooks.evaluated(self.state.global_step, figures)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logged)
-        return logged
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, entry)
+        return entry
 
     def figures(self) -> Figures:
         """Loss, accuracy and perplexity of the model as it is now, on the held-out rows."""

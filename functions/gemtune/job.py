@@ -146,8 +146,10 @@ class Figures(Record):
 
 
 class Metrics(Figures):
-    """The figures after training, and beside them those of the untrained base model."""
+    """The figures after training, and beside them those of the untrained base model. train_step: whose weights these
+    are, the last one's or the best evaluation's."""
 
+    train_step: int | None = None
     train_loss: float | None = None
     baseline: Figures | None = None
 

@@ -52,6 +52,15 @@ def _early_stopping(request: TrainRequest) -> list[Problem]:
     return [Problem(loc, message, "needs_evaluation", "set eval_strategy to steps or epoch")]
 
 
+def _best_model(request: TrainRequest) -> list[Problem]:
+    config = request.training_config
+    if not config.load_best_model_at_end or config.eval_strategy != "no":
+        return []
+    message = "which weights are best is known from evaluations only"
+    loc = ("training_config", "load_best_model_at_end")
+    return [Problem(loc, message, "needs_evaluation", "set eval_strategy to steps or epoch")]
+
+
 def _quantization(request: TrainRequest) -> list[Problem]:
     format, got = request.export_config.format, request.export_config.quantization
     allowed = QUANTIZATIONS[format]
@@ -141,6 +150,7 @@ RULES: tuple[Rule, ...] = (
         tuple((*_TRAINING, name) for name in ("early_stopping_patience", "early_stopping_threshold", "eval_strategy")),
         _early_stopping,
     ),
+    Rule(((*_TRAINING, "load_best_model_at_end"), (*_TRAINING, "eval_strategy")), _best_model),
     Rule(((*_TRAINING, "eval_steps"), (*_TRAINING, "eval_strategy")), _eval_steps),
     Rule(((*_TRAINING, "evaluation_metrics"),), _evaluation_metrics),
     Rule(((*_EXPORT, "format"), (*_EXPORT, "quantization")), _quantization),

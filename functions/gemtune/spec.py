@@ -66,10 +66,13 @@ class TrainingConfig(Contract):
         None,
         ge=1,
         le=1000,
-        description="evaluations in a row without a lower eval_loss (GRPO: a higher reward) after which it ends, with "
-        "the weights that it has then",
+        description="evaluations in a row without a lower eval_loss (GRPO: a higher reward) after which it ends",
     )
     early_stopping_threshold: float = Field(0.0, ge=0, le=100, description="by how much eval_loss has to fall")
+    load_best_model_at_end: bool | None = Field(
+        None,
+        description="end with the weights of the best evaluation instead of the last ones; absent: with early stopping",
+    )
     train_vision_tower: bool = Field(
         False, description="of a vision job: train the vision tower too (with method Full the projector as well)"
     )
@@ -78,6 +81,13 @@ class TrainingConfig(Contract):
     machine: Annotated[str, Field(max_length=40, pattern=SAFE_NAME)] | None = Field(
         None, description="what trains it: a machine type of this deployment; absent: the first that it fits on"
     )
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether it ends with the weights of the best evaluation."""
+        if self.load_best_model_at_end is None:
+            return self.early_stopping_patience is not None
+        return self.load_best_model_at_end
 
 
 class ExportConfig(Contract):

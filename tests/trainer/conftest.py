@@ -138,6 +138,22 @@ def bench_of(tmp_path: Path, tiny: Path) -> Callable[..., Bench]:
 
 
 @pytest.fixture
+def overfitting(bench_of: Callable[..., Bench]) -> Callable[..., Bench]:
+    """Trainings whose eval_loss falls at first, and rises as they learn by heart what held-out rows contradict."""
+    contradicting = [rows.chat(colour, thing) for colour in rows.COLOURS[:2] for thing in rows.THINGS[:4]]
+    for row in contradicting:
+        answer = row["messages"][1]
+        answer["content"] = f"{rows.HABIT} {answer['content'].removeprefix(rows.HABIT)[::-1]}"
+
+    def make(**training: Any) -> Bench:
+        bench = bench_of(learning_rate=2e-2, lr_scheduler_type="constant", **training)
+        bench.put("eval", contradicting)
+        return bench
+
+    return make
+
+
+@pytest.fixture
 def seeing_bench_of(tmp_path: Path, tiny_seeing: Path) -> Callable[..., Bench]:
     """Vision jobs on red and blue pictures."""
     made: list[Bench] = []

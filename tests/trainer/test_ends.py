@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from gemtune.job import Step
-from tests import rows
 from tests.trainer.conftest import Bench
 from tests.trainer.test_dpo import dpo_bench
 from tests.trainer.test_relay import history, same_training
@@ -32,22 +31,6 @@ def test_it_stops_when_evaluations_no_longer_get_better(bench_of: Callable[..., 
     evaluated = [entry["train_step"] for entry in history(bench) if "eval_loss" in entry]
     assert sorted(set(evaluated)) == [2, 4, 6]
     assert bench.job.steps[Step.TRAIN].state == "done"
-
-
-@pytest.fixture
-def overfitting(bench_of: BenchOf) -> BenchOf:
-    """Trainings whose eval_loss falls at first, and rises as they learn by heart what held-out rows contradict."""
-    contradicting = [rows.chat(colour, thing) for colour in rows.COLOURS[:2] for thing in rows.THINGS[:4]]
-    for row in contradicting:
-        answer = row["messages"][1]
-        answer["content"] = f"{rows.HABIT} {answer['content'].removeprefix(rows.HABIT)[::-1]}"
-
-    def make(**training: Any) -> Bench:
-        bench = bench_of(learning_rate=2e-2, lr_scheduler_type="constant", **training)
-        bench.put("eval", contradicting)
-        return bench
-
-    return make
 
 
 def lost_before_it_was_done(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from gemtune.errors import RequestRefused
 from gemtune.request import parse, read
-from gemtune.spec import Provider, TrainRequest, request_hash
+from gemtune.spec import Provider, TrainingConfig, TrainRequest, request_hash
 from tests.fakes import request
 
 EXAMPLE = {
@@ -64,7 +64,8 @@ def test_defaults_stand_where_nothing_is_said(field: str) -> None:
         "lora_alpha": 16, "lora_dropout": 0.05, "max_steps": None, "max_seq_length": None, "packing": False,
         "lr_scheduler_type": "linear", "warmup_ratio": 0.0, "weight_decay": 0.0, "save_steps": None,
         "logging_steps": 1, "rl_config": None, "seed": 42, "machine": None,
-        "early_stopping_patience": None, "early_stopping_threshold": 0.0, "train_vision_tower": False,
+        "early_stopping_patience": None, "early_stopping_threshold": 0.0,
+        "load_best_model_at_end": None, "train_vision_tower": False,
     }  # fmt: skip
 
 
@@ -123,6 +124,29 @@ def test_a_value_out_of_bounds_is_refused_where_it_stands(path: str, value: Any)
 )
 def test_a_project_is_named_as_wandb_allows(project: str, code: str | None) -> None:
     assert codes(with_field("wandb_config.project", project)).get("wandb_config.project") == code
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "keeps"),
+    [
+        ({}, None, False),
+        ({"early_stopping_patience": 2, "eval_strategy": "epoch"}, None, True),
+        ({"early_stopping_patience": 2, "eval_strategy": "epoch", "load_best_model_at_end": False}, None, False),
+        ({"load_best_model_at_end": True, "eval_strategy": "steps"}, None, True),
+        ({"load_best_model_at_end": True}, "needs_evaluation", True),
+        ({"load_best_model_at_end": False}, None, False),
+    ],
+)
+def test_the_best_weights_are_kept_when_asked_for_and_with_early_stopping(
+    said: dict[str, Any], code: str | None, keeps: bool
+) -> None:
+    body = request()
+    body["training_config"] |= {"eval_strategy": "no"} | said
+    found = read(json.dumps(body), in_the_open=False)
+    assert {problem.loc[-1]: problem.code for problem in found.problems} == (
+        {} if code is None else {"load_best_model_at_end": code}
+    )
+    assert TrainingConfig(**body["training_config"]).keeps_best == keeps
 
 
 @pytest.mark.parametrize(

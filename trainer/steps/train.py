@@ -49,7 +49,7 @@ def _train(context: Context, tracking: Tracking) -> None:
         engine.prepare(context.spec)
         from transformers.utils import logging as transformers_logging
 
-        from trainer import job_trainer
+        from trainer import best_weights, job_trainer
         from trainer.sight import Sight
 
         _trainer_module(config)
@@ -92,12 +92,21 @@ def _train(context: Context, tracking: Tracking) -> None:
     if figures is not None:
         attempt.progress.evaluated(trainer.state.global_step, figures)
         attempt.progress.flush()
+    best = None
+    if config.keeps_best and figures is not None:
+        best = best_weights.take(trainer, job_trainer.logged(figures), export, context.prefix, context.work / "best")
+        figures = figures if best is None else trainer.figures()
     place = trained.place_of(config.method)
     folder = context.work / place
     engine.save(trainer.model, folder)
     trained.add_tokenizer(base, folder)
     artifacts = manifest.publish(export, folder, f"{context.prefix}/{place}/{context.mark.attempt}")
-    result = Metrics(train_loss=_train_loss(trainer), baseline=baseline, **(dict(figures) if figures else {}))
+    result = Metrics(
+        train_step=best or state.global_step,
+        train_loss=_train_loss(trainer),
+        baseline=baseline,
+        **(dict(figures) if figures else {}),
+    )
     context.advance.done(context.job.job_id, context.mark, metrics=result, artifacts=artifacts)
     export.delete_prefix(f"{context.prefix}/checkpoints/")
 
@@ -160,13 +169,13 @@ class _Attempt:
             self.stop_cause = "out_of_time"
         return self.stop_cause is not None
 
-    def _saved(self, train_step: int, folder: Path) -> None:
+    def _saved(self, train_step: int, folder: Path, best: int | None) -> None:
         began = self.context.clock.now()
         context, export = self.context, self.context.buckets.export
         self.progress.flush()  # raises when the job is no longer ours, before anything is written
         checkpoints.save(export, folder, job_prefix=context.prefix, attempt=context.mark.attempt, train_step=train_step)
         context.advance.checkpointed(context.job.job_id, context.mark, train_step=train_step)
-        checkpoints.prune(export, context.prefix)
+        checkpoints.prune(export, context.prefix, best=best)
         self.progress.tracking.keep()
         self.save_seconds = max(self.save_seconds, (self.context.clock.now() - began).total_seconds())
         self.last_step_at = self.context.clock.now()
