@@ -66,7 +66,9 @@ def _gemtune(folder: Path, shape: Shape, steps: int, rows: Rows) -> Any:
     from gemtune.job import Step
     from gemtune.spec import Spec, TrainingConfig
     from trainer.imports import leave_out_unused
+    from trainer.waiting import wait_briefly
 
+    wait_briefly()
     config = TrainingConfig(
         base_model_id=str(folder), learning_rate=LEARNING_RATE, lr_scheduler_type="constant", lora_dropout=0.0,
         batch_size=shape.rows_a_step, gradient_accumulation_steps=1, max_steps=steps, save_steps=10 * steps, seed=SEED,

@@ -26,6 +26,7 @@ from gemtune.spec import Spec
 from trainer.context import Context, StopRequested
 from trainer.heartbeat import Heartbeat
 from trainer.imports import leave_out_unused
+from trainer.waiting import wait_briefly
 
 log = logging.getLogger("trainer")
 
@@ -35,6 +36,7 @@ DONE, FAILED, CRASHED = 0, 1, 70
 def main() -> int:
     """Returns the exit code."""
     arguments = _arguments()
+    wait_briefly()
     _log_to_stdout()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())

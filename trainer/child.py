@@ -11,12 +11,8 @@ from dataclasses import dataclass
 
 from gemtune import tether
 
-# Nothing that a child needs is on the Hub, and nothing that it prints is for people. Threads that wait sleep: spinning,
-# they would take the processor from those that they wait for.
-ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",
-}  # fmt: skip
+# Nothing that a child needs is on the Hub, and nothing that it prints is for people.
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 LOOK_SECONDS = 0.05
 # What a process dies of when what it read was wrong, other than what the machine lacks (SIGKILL).
 CRASHES = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL}

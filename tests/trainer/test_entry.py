@@ -102,3 +102,22 @@ import sys
 """
     assert trainer(ready, "prepare", code=code)[0] == 0
     assert ready.job.status == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("set_before", "spins"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
+    ids=str,
+)
+def test_threads_of_a_training_spin_briefly_unless_told_otherwise(
+    ready: Bench, monkeypatch: pytest.MonkeyPatch, set_before: dict[str, str], spins: str
+) -> None:
+    """As OpenMP says itself when it is loaded."""
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (set_before | {"OMP_DISPLAY_ENV": "VERBOSE"}).items():
+        monkeypatch.setenv(name, value)
+    assert trainer(ready, "prepare")[0] == 0
+    code, output = trainer(ready, "train")
+    assert code == 0
+    assert f"GOMP_SPINCOUNT = '{spins}'" in output
