@@ -104,11 +104,18 @@ def test_a_living_child_of_a_server_that_died_is_adopted(
     waiting = threading.Thread(target=lambda: result.append(jobs.run(call(SLEEP), check=looked.set)))
     waiting.start()
     assert looked.wait(10)
+    looks = threading.Semaphore(0)
+    other = threading.Thread(target=lambda: result.append(jobs.run(call("pass"), check=looks.release)))
+    other.start()
+    assert looks.acquire(timeout=10)
+    assert looks.acquire(timeout=10)
+    assert len(rows(world)) == 1  # the adopted one has the only turn
     process.kill()
     process.wait()
     waiting.join(10)
-    assert result == [{"name": "executions/gemtune-train-local-x", "succeededCount": 1}]
-    assert len(rows(world)) == 1
+    other.join(30)
+    assert result[0] == {"name": "executions/gemtune-train-local-x", "succeededCount": 1}
+    assert len(result) == len(rows(world)) == 2
 
 
 def test_a_dead_childs_pid_in_new_hands_is_not_adopted(jobs: CloudRunJobs, world: World, child: Any) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from gemtune.embedded import child_process
 from gemtune.embedded.database import Database
+from gemtune.embedded.turns import Turns
 from gemtune.embedded.workflow_engine import WorkflowError
 from gemtune.settings import Settings
 
@@ -26,13 +27,14 @@ LOOK_SECONDS = 0.1
 class CloudRunJobs:
     """The connector `googleapis.run.v2.projects.locations.jobs.run`: starts a step, waits for it, tells how it ended.
 
-    `parallel` says how many executions of a job run at once, by the job's name; the others wait for their turn.
+    `parallel` says how many executions of a job run at once, by the job's name; the others wait for their turn, in the
+    order in which they came.
     """
 
     def __init__(self, database: Database, settings: Settings, *, parallel: Mapping[str, int]):
         self._database = database
         self._settings = settings
-        self._turns = {job: threading.Semaphore(count) for job, count in parallel.items()}
+        self._turns = {job: Turns(count) for job, count in parallel.items()}
         self._stopping = threading.Event()
 
     def run(self, args: Mapping[str, Any], *, check: Callable[[], None]) -> dict[str, Any]:
@@ -49,15 +51,11 @@ class CloudRunJobs:
         alive = self._alive(arguments)
         if alive is not None:  # the server was started again, and this child never stopped
             log.info("adopting %s", alive.name)
-            return self._wait(alive, seconds, check)
-        turn = self._turns[job]
-        while not turn.acquire(timeout=LOOK_SECONDS):
-            check()
-        try:
+            with self._turns[job].taken():
+                return self._wait(alive, seconds, check)
+        with self._turns[job].next(check):
             check()
             return self._wait(self._start(job, arguments), seconds, check)
-        finally:
-            turn.release()
 
     def stop(self) -> None:
         """End every child, each with time for a checkpoint; their executions go on at the next start."""
