@@ -2,7 +2,8 @@
 
 Each peer does the same job in a process of its own: LoRA on Gemma 3 270M (built into the cache when it is not there)
 and on a tiny Gemma, in two shapes of rows: all tokens trained, and completions of which a fifth is. The processes take
-turns: one train_step of each, then the next of each, so that a machine that is slower for some minutes is so for all.
+turns: one train_step of each, then the next of each, so that a machine that is slower for some minutes is so for all;
+and each time in another order, since who comes after one that takes and frees 13 GB waits for the system's cleaning up.
 It prints tokens a second, peak memory, seconds a phase and the largest difference of a loss from plain TRL's, and
 writes `bench/results.json`. Ratios are to TRL's defaults and to the fastest peer, medians over the train_steps of what
 two processes made of the same rows. The first train_step, which warms up, is left out. A tiny model's train_steps are
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -95,9 +97,10 @@ def _measure(shape: str, folder: Path, steps: int) -> dict[str, Measured]:
             log = ends.enter_context(tempfile.TemporaryFile("w+"))
             turns[peer] = ends.enter_context(Turns([peer, shape, str(folder), str(steps), str(file)], log))
         seconds: dict[str, list[float]] = {peer: [] for peer in PEERS}
+        chance = random.Random(0)
         for count in tokens:
-            for peer, process in turns.items():
-                seconds[peer].append(process.train_step())
+            for peer in chance.sample(list(turns), len(turns)):
+                seconds[peer].append(turns[peer].train_step())
             print("  ".join(f"{peer} {count / taken[-1]:.1f}" for peer, taken in seconds.items()), flush=True)
         found = {peer: process.answer() for peer, process in turns.items()}
     return {

@@ -123,7 +123,7 @@ def test_events_are_followed_each_once(played: Played, capsys: pytest.CaptureFix
 
 
 def test_status_tells_what_there_is(played: Played) -> None:
-    figures = {"eval_loss": 1.0, "accuracy": 0.5, "perplexity": 2.7, "baseline": None}
+    figures = {"eval_loss": 1.0, "accuracy": 0.5, "perplexity": 2.7, "train_step": 8, "baseline": None}
     detail = {"code": "bad_rows", "hint": "mend them"}
     played.answers["GET", "/jobs/x/status"] = (
         200, shown("failed", metrics=figures, error="row 3", error_detail=detail),
@@ -131,7 +131,7 @@ def test_status_tells_what_there_is(played: Played) -> None:
     text = run("status", "x", url=played.url).stdout
     for said in (
         "failed",
-        "eval_loss 1.0000, accuracy 0.5000",
+        "eval_loss 1.0000, accuracy 0.5000, perplexity 2.7000, after train_step 8",
         "row 3 (bad_rows)",
         "mend them",
         "attempt 1",

@@ -113,7 +113,9 @@ def _print_job(job: dict[str, Any]) -> None:
     for title, figures in (("metrics:", job["metrics"]), ("base model:", (job["metrics"] or {}).get("baseline"))):
         shown = Figures.model_validate({n: (figures or {}).get(n) for n in Figures.model_fields}).by_name()
         if shown:
-            click.echo(f"{title:22}{', '.join(f'{name} {value:.4f}' for name, value in shown.items())}")
+            whose = (figures or {}).get("train_step")
+            after = "" if whose is None else f", after train_step {whose}"
+            click.echo(f"{title:22}{', '.join(f'{name} {value:.4f}' for name, value in shown.items())}{after}")
     if job["error"]:
         click.echo(f"{'error:':22}{job['error']} ({job['error_detail']['code']})")
         if job["error_detail"]["hint"]:
