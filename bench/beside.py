@@ -46,9 +46,7 @@ def main() -> None:
     alone = _in_turns(ways)
     with _another(by_default):
         beside = _in_turns(ways)
-    found = {
-        way: {"alone_ms": round(alone[way], 2), "beside_ms": round(beside[way], 2)} for way in ways
-    }  # fmt: skip
+    found = {way: {"alone_ms": round(alone[way], 2), "beside_ms": round(beside[way], 2)} for way in ways}
     for way, measured in found.items():
         print(f"waiting {way:12} alone {measured['alone_ms']:7.2f} ms   beside another {measured['beside_ms']:7.2f} ms")
     print(f"briefly is {alone['by default'] / alone['briefly']:.2f} times as fast alone, ", end="")

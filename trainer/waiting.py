@@ -2,8 +2,8 @@
 
 GNU's OpenMP, which PyTorch computes by, has them spin some hundred thousand times before they sleep. A core that is
 theirs alone has nothing better to do; but where another process computes too, they keep from its core the very thread
-that they wait for, at every operation: beside a second training on two cores, a tiny model took 9 seconds for a
-train_step instead of 0.1. Spinning a thousand times costs nothing that could be measured on a machine of their own.
+that they wait for, at every operation: of a tiny model, some operations took 20 times as long on two cores
+(`bench.beside`). Spinning a thousand times costs nothing that could be measured on a machine of their own.
 """
 
 from __future__ import annotations

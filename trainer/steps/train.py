@@ -49,7 +49,7 @@ def _train(context: Context, tracking: Tracking) -> None:
         engine.prepare(context.spec)
         from transformers.utils import logging as transformers_logging
 
-        from trainer import best_weights, job_trainer
+        from trainer import job_trainer
         from trainer.sight import Sight
 
         _trainer_module(config)
@@ -92,21 +92,15 @@ def _train(context: Context, tracking: Tracking) -> None:
     if figures is not None:
         attempt.progress.evaluated(trainer.state.global_step, figures)
         attempt.progress.flush()
-    best = None
-    if config.keeps_best and figures is not None:
-        best = best_weights.take(trainer, job_trainer.logged(figures), export, context.prefix, context.work / "best")
-        figures = figures if best is None else trainer.figures()
+    best = _take_best(context, trainer, figures)
+    figures = figures if best is None else trainer.figures()
     place = trained.place_of(config.method)
     folder = context.work / place
     engine.save(trainer.model, folder)
     trained.add_tokenizer(base, folder)
     artifacts = manifest.publish(export, folder, f"{context.prefix}/{place}/{context.mark.attempt}")
-    result = Metrics(
-        train_step=best or state.global_step,
-        train_loss=_train_loss(trainer),
-        baseline=baseline,
-        **(dict(figures) if figures else {}),
-    )
+    found = dict(figures or {}) | {"train_step": best or state.global_step, "train_loss": _train_loss(trainer)}
+    result = Metrics.model_validate(found | {"baseline": baseline})
     context.advance.done(context.job.job_id, context.mark, metrics=result, artifacts=artifacts)
     export.delete_prefix(f"{context.prefix}/checkpoints/")
 
@@ -179,6 +173,16 @@ class _Attempt:
         self.progress.tracking.keep()
         self.save_seconds = max(self.save_seconds, (self.context.clock.now() - began).total_seconds())
         self.last_step_at = self.context.clock.now()
+
+
+def _take_best(context: Context, trainer: Any, last: Figures | None) -> int | None:
+    """Whose weights the trainer has now, where the best ones are wanted and are not the last ones."""
+    from trainer import best_weights, job_trainer
+
+    if last is None or not context.spec.training_config.keeps_best:
+        return None
+    logged, into = job_trainer.logged(last), context.work / "best"
+    return best_weights.take(trainer, logged, context.buckets.export, context.prefix, into)
 
 
 def _reporter(context: Context) -> Any:
