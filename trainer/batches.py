@@ -103,6 +103,12 @@ def some_rows(batch: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
     return chosen | {"row_lengths": [batch["row_lengths"][row] for row in rows]}
 
 
+def trained_of_rows(batch: Mapping[str, Any]) -> list[int]:
+    """How many tokens each row is trained on. batch: of `flattened`."""
+    rows = (batch["shift_labels"] != UNTRAINED).split(batch["row_lengths"], dim=1)
+    return [int(row.sum()) for row in rows]
+
+
 def tokens_in(batch: Mapping[str, Any]) -> int:
     """Tokens of a batch without padding."""
     mask = batch.get("attention_mask")

@@ -9,11 +9,8 @@ own gradient, which backward computes again.
 
 Three things make it fast and exact. Exponents are taken relative to the target's logit, so no running maximum is kept;
 where that overflows, the pass is done again relative to the true maximum. The target's own share never runs through 16
-bits: what is left of it is the whole gradient of a token that is predicted well. And in 16 bits, columns whose share of
-no position's softmax so far exceeds NEGLIGIBLE are not columns of the second product, since each one's part of the
-gradient is less than what rounding takes (as in Wijmans et al., Cut Your Losses, arXiv:2411.09009, which leaves out
-2^-12). All of them together are more than that, and always in the same direction: a training that leaves them out
-drifts away from an exact one. So one column stands for those of a block.
+bits: what is left of it is the whole gradient of a token that is predicted well. And in 16 bits, most columns are so
+little to every position that one stands for all of them in the second product (`softmax_shares`).
 """
 
 from __future__ import annotations
@@ -23,17 +20,10 @@ from typing import Any
 
 import torch
 
+from trainer.softmax_shares import shares, sums
+
 # Columns of the head that have logits at once; of a thousand positions in bfloat16, 8 MB.
 BLOCK = 4096
-# Columns whose weights are summed at once.
-PIECE = 512
-# The number of picked columns is a multiple of this: oneDNN writes code for every shape it has not met, and keeps half
-# a megabyte for it.
-PICKED_STEP = 256
-# The smallest share of a softmax that has a column of its own in 16 bits.
-NEGLIGIBLE = 2.0**-14
-# Above this share of columns, picking them costs more than it saves.
-WORTH_PICKING = 0.5
 
 
 def cross_entropy_sum(
@@ -97,7 +87,7 @@ class _Head:
         self.of_targets, self.own_slope = self._capped((hidden.to(self.exact) * own_rows).sum(1))
         self._own_rows = own_rows
         # One buffer for the logits of every block: fresh memory costs more than the arithmetic on it.
-        self._buffer = torch.empty(len(hidden), min(BLOCK, len(head)), dtype=hidden.dtype, device=hidden.device)
+        self._buffer = torch.empty(len(hidden) * min(BLOCK, len(head)), dtype=hidden.dtype, device=hidden.device)
 
     def one_pass(self, wanted_shift: torch.Tensor, *, gradient: bool) -> _Pass:
         """wanted_shift: (positions,), what logits are taken relative to, as far as the type of `hidden` can say it."""
@@ -107,11 +97,16 @@ class _Head:
         summed = torch.zeros(self.hidden.shape, dtype=self.exact, device=own.device) if gradient else None
         for start in range(0, len(self.head), BLOCK):
             rows = self.head[start : start + BLOCK].to(self.hidden.dtype)
-            weights, slope = self._weights(rows, shift)
-            self._leave_out_targets(weights, start)
-            rest += self._sums(weights)
-            if summed is not None:
-                self._add(summed, weights if slope is None else weights.mul_(slope), rows, own + rest)
+            logits, slope = self._logits(rows, start, shift)
+            if summed is None:
+                rest += sums(logits.exp_())
+            elif self.hidden.dtype in (torch.bfloat16, torch.float16):
+                found = shares(logits, own, rest, slope)
+                summed.addcmul_(found.times(rows).to(self.exact), (own + rest).unsqueeze(1))
+            else:
+                weights = logits.exp_()
+                rest += sums(weights)
+                summed += (weights if slope is None else weights.mul_(slope)) @ rows
         if summed is not None:
             total = (own + rest).unsqueeze(1)
             left = (rest / total.squeeze(1)).unsqueeze(1)  # 1 - the target's share, without its rounding
@@ -132,9 +127,8 @@ class _Head:
         of_rows = torch.empty_like(self.head) if of_head else None
         for start in range(0, len(self.head), BLOCK):
             rows = self.head[start : start + BLOCK].to(self.hidden.dtype)
-            weights, slope = self._weights(rows, shift)
-            self._leave_out_targets(weights, start)
-            weights = weights if slope is None else weights.mul_(slope)
+            logits, slope = self._logits(rows, start, shift)
+            weights = logits.exp_() if slope is None else logits.exp_().mul_(slope)
             summed += weights @ rows
             if of_rows is not None:
                 of_rows[start : start + BLOCK] = weights.T @ scaled
@@ -154,40 +148,19 @@ class _Head:
             found = torch.maximum(found, self._capped(logits.to(self.exact).amax(1))[0])
         return found
 
-    def _weights(self, rows: torch.Tensor, shift: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """exp(logit - shift) of a block, in the buffer, and the slope of the cap there."""
-        logits = self._buffer[:, : len(rows)]
+    def _logits(self, rows: torch.Tensor, start: int, shift: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Of a block, less the shift, in the buffer, and the slope of the cap there. The targets' are -inf."""
+        logits, slope = self._buffer[: len(self.hidden) * len(rows)].view(-1, len(rows)), None
         if self.cap is None:
-            return torch.addmm(-shift.unsqueeze(1), self.hidden, rows.T, out=logits).exp_(), None
-        torch.mm(self.hidden, rows.T, out=logits)
-        bent = logits.div_(self.cap).tanh_()
-        slope = 1 - bent.square()
-        return bent.mul_(self.cap).sub_(shift.unsqueeze(1)).exp_(), slope
-
-    def _leave_out_targets(self, weights: torch.Tensor, start: int) -> None:
-        here = (self.targets >= start) & (self.targets < start + weights.shape[1])
-        weights[self.positions[here], self.targets[here] - start] = 0
-
-    def _sums(self, weights: torch.Tensor) -> torch.Tensor:
-        """Of each position. In 16 bits sums are made in 32 and rounded at their end: of short pieces, so that little is
-        lost; asked for 32 bits, PyTorch would copy all weights first."""
-        if weights.dtype == self.exact or weights.shape[1] % PIECE:
-            return weights.sum(1, dtype=self.exact)
-        return weights.unflatten(1, (-1, PIECE)).sum(2).sum(1, dtype=self.exact)
-
-    def _add(self, summed: torch.Tensor, weights: torch.Tensor, rows: torch.Tensor, so_far: torch.Tensor) -> None:
-        """Add weights @ rows, with one column for all that count for little; so_far: (positions,), the sums up to here,
-        which only grow."""
-        if weights.dtype in (torch.bfloat16, torch.float16):
-            shares = weights.mul_((1 / so_far).to(weights.dtype).unsqueeze(1))
-            counts = shares.amax(0) > NEGLIGIBLE
-            columns = counts.nonzero().squeeze(1)
-            if len(columns) < WORTH_PICKING * len(rows):
-                others = (~counts).nonzero().squeeze(1)[: -(len(columns) + 1) % PICKED_STEP + 1]
-                shares, rows = _picked(shares, rows, torch.cat((columns, others)))
-            summed.addcmul_((shares @ rows).to(self.exact), so_far.unsqueeze(1))
+            torch.addmm(-shift.unsqueeze(1), self.hidden, rows.T, out=logits)
         else:
-            summed += weights @ rows
+            torch.mm(self.hidden, rows.T, out=logits)
+            bent = logits.div_(self.cap).tanh_()
+            slope = 1 - bent.square()
+            bent.mul_(self.cap).sub_(shift.unsqueeze(1))
+        here = (self.targets >= start) & (self.targets < start + len(rows))
+        logits[self.positions[here], self.targets[here] - start] = -torch.inf
+        return logits, slope
 
     def _capped(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Logits after the cap, and its slope there."""
@@ -195,17 +168,3 @@ class _Head:
             return logits, None
         bent = torch.tanh(logits / self.cap)
         return self.cap * bent, 1 - bent.square()
-
-
-def _picked(shares: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """These columns of shares (positions, block) and of rows (block, width), but the last stands for all others: by
-    their sum, and by the mean of their rows, each weighted by what it is to all positions together. So the gradient's
-    sum over positions lacks none of them."""
-    others = shares.new_ones(len(rows), 1)
-    others[columns[:-1]] = 0
-    weights = (shares.new_ones(1, len(shares)) @ shares).mul_(others.T)
-    total = weights.sum(dtype=torch.float32).clamp_min(torch.finfo(torch.float32).tiny)
-    picked, picked_rows = shares.index_select(1, columns), rows.index_select(0, columns)
-    picked[:, -1:] = shares @ others
-    picked_rows[-1:] = (weights @ rows) / total
-    return picked, picked_rows

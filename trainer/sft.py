@@ -32,6 +32,7 @@ class SftTrainer(Trainer):
     hooks: Hooks
     wanted_metrics: list[str]
     side_by_side: SideBySide | None = None
+    head_cost = 0.0
     tokens_seen = 0
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -47,8 +48,10 @@ class SftTrainer(Trainer):
         self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         if self.side_by_side is not None:
-            width = model.config.get_text_config().hidden_size
-            parts = parts_of(inputs["row_lengths"], width=width, threads=self.side_by_side.threads)
+            width, lengths = model.config.get_text_config().hidden_size, inputs["row_lengths"]
+            pairs = zip(lengths, batches.trained_of_rows(inputs), strict=True)
+            costs = [length + self.head_cost * trained for length, trained in pairs]
+            parts = parts_of(lengths, costs, width=width, threads=self.side_by_side.threads)
             if len(parts) > 1:
                 losses = [partial(self._loss_sum, model, batches.some_rows(inputs, part)) for part in parts]
                 return self.side_by_side.sum(losses) / num_items_in_batch
@@ -100,9 +103,19 @@ def make(
     # What is computed again has to draw what it drew, from the default generator.
     if by_rows and sight is None and again is None and draws_alone(loaded.model):
         trainer.side_by_side = SideBySide([weight for weight in loaded.model.parameters() if weight.requires_grad])
+        trainer.head_cost = _head_cost(loaded.model)
     trainer.wanted_metrics = list(config.evaluation_metrics)
     attach(trainer, hooks, config)
     return trainer
+
+
+def _head_cost(model: Any) -> float:
+    """What the head takes of a trained token, as a multiple of what the layers take of any token: it multiplies by its
+    weights once, forward, and the layers by theirs a second time in backward."""
+    head, table = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+    frozen = (weight for weight in model.parameters() if not weight.requires_grad)
+    of_layers = sum(weight.numel() for weight in frozen if weight is not head and weight is not table)
+    return float(head.numel() / (2 * of_layers))
 
 
 def leave_casting_to_autocast(model: Any) -> None:

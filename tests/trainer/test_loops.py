@@ -69,6 +69,41 @@ def test_what_is_no_number_is_not_hidden(bad: float) -> None:
     assert not gradient[0].isnan().any()
 
 
+def test_shares_are_those_of_a_softmax_so_far() -> None:
+    """In the place of the logits, with another block's sums added up before."""
+    chance = torch.Generator().manual_seed(1)
+    logits = (torch.randn(5, 48, generator=chance) * 6).bfloat16()
+    logits[2, 7] = -INF
+    logits[3] -= 200  # beyond what float32 can say
+    own, before = torch.rand(5, generator=chance) + 0.5, torch.rand(5, generator=chance)
+    powers = logits.double().exp()
+    expected = powers / (own + before + powers.sum(1)).unsqueeze(1)
+    rest = before.clone()
+    largest, total = loops.shares(logits, own, rest)
+    torch.testing.assert_close(rest.double(), before + powers.sum(1), rtol=1e-5, atol=0)
+    torch.testing.assert_close(logits.double(), expected, rtol=2.0**-8, atol=1e-38)
+    torch.testing.assert_close(largest.double(), expected.amax(0), rtol=1e-5, atol=1e-38)
+    torch.testing.assert_close(total.double(), expected.sum(0), rtol=1e-5, atol=1e-38)
+    assert logits[2, 7] == 0
+
+
+@pytest.mark.parametrize(("bad", "sum_of_it"), [(NAN, NAN), (INF, INF), (89.0, INF)])
+def test_a_sum_of_exponents_says_that_one_is_no_number(bad: float, sum_of_it: float) -> None:
+    logits = torch.zeros(3, 40, dtype=torch.bfloat16)
+    logits[1, 5] = bad
+    rest = torch.zeros(3)
+    loops.shares(logits, torch.ones(3), rest)
+    assert torch.equal(rest.nan_to_num(nan=-1), torch.tensor([40, sum_of_it, 40]).nan_to_num(nan=-1))
+
+
+def test_products_with_a_vector_are_summed_in_32_bits() -> None:
+    chance = torch.Generator().manual_seed(2)
+    matrix = torch.randn(300, 500, generator=chance).bfloat16()
+    left, right = torch.randn(300, generator=chance), torch.randn(500, generator=chance)
+    torch.testing.assert_close(loops.matrix_vector(matrix, right), matrix.float() @ right, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(loops.vector_matrix(left, matrix), left @ matrix.float(), rtol=1e-4, atol=1e-4)
+
+
 def test_loops_are_for_what_they_are_faster_at(monkeypatch: pytest.MonkeyPatch) -> None:
     small = torch.ones(2, dtype=torch.bfloat16)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from trainer import loss_head
+from trainer import loss_head, softmax_shares
 from trainer.loss_head import cross_entropy_sum
 
 
@@ -80,6 +80,15 @@ def test_no_position_is_no_loss() -> None:
     assert loss.item() == 0
 
 
+@pytest.fixture(params=["compiled", "PyTorch's"])
+def operations(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What 16 bits are computed with."""
+    if request.param == "compiled":
+        assert softmax_shares.loops_for(torch.ones(1, dtype=torch.bfloat16)) is not None
+    else:
+        monkeypatch.setattr(softmax_shares, "loops_for", lambda _: None)
+
+
 def peaked() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Hidden states that mostly know their targets, as a trained model's do, in bfloat16."""
     positions, vocabulary, width = 64, 3000, 48
@@ -91,6 +100,7 @@ def peaked() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return hidden.bfloat16(), head.bfloat16(), targets
 
 
+@pytest.mark.usefixtures("operations")
 def test_sixteen_bits_are_as_close_to_the_exact_gradient_as_autograds_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss_head, "BLOCK", 512)  # most columns are left out of the second product
     hidden, head, targets = peaked()
@@ -112,9 +122,10 @@ def test_sixteen_bits_are_as_close_to_the_exact_gradient_as_autograds_own(monkey
     assert (ours - exact).norm() <= 1.1 * (rounded - exact).norm()
 
 
+@pytest.mark.usefixtures("operations")
 def test_columns_that_count_are_never_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """A flat softmax, whose every share is small, is not a softmax of nothing."""
-    monkeypatch.setattr(loss_head, "NEGLIGIBLE", 1e-3)
+    monkeypatch.setattr(softmax_shares, "NEGLIGIBLE", 1e-3)
     hidden = torch.zeros(8, 16, dtype=torch.bfloat16, requires_grad=True)
     head = torch.randn(500, 16).bfloat16()
     cross_entropy_sum(hidden, head, torch.arange(8)).backward()
@@ -123,6 +134,7 @@ def test_columns_that_count_are_never_left_out(monkeypatch: pytest.MonkeyPatch) 
     torch.testing.assert_close(hidden.grad.float(), expected, rtol=2e-2, atol=2e-2)
 
 
+@pytest.mark.usefixtures("operations")
 def test_columns_that_each_count_for_little_are_not_missing_together() -> None:
     """A third of each softmax is spread over 16,000 columns, whose rows have a direction in common."""
     positions, vocabulary, width = 48, 16_384, 32
@@ -140,10 +152,29 @@ def test_columns_that_each_count_for_little_are_not_missing_together() -> None:
     assert exact.grad is not None
     assert ours.grad is not None
     shares = torch.softmax(hidden.double() @ head.double().T, 1)
-    assert (shares * (shares < loss_head.NEGLIGIBLE)).sum(1).mean() > 0.2
+    assert (shares * (shares < softmax_shares.NEGLIGIBLE)).sum(1).mean() > 0.2
     # Of each position what is left out differs a little from what it is on the whole; of all together it does not.
     torch.testing.assert_close(ours.grad.double().sum(0), exact.grad.sum(0), rtol=0.02, atol=0.02 * positions**0.5)
     assert (ours.grad - exact.grad).norm() <= 0.02 * exact.grad.norm()
+
+
+@pytest.mark.usefixtures("operations")
+def test_sixteen_bits_that_overflow_are_taken_relative_to_the_highest_logit() -> None:
+    hidden = torch.tensor([[50.0, 0.0], [0.5, 0.5]], dtype=torch.bfloat16, requires_grad=True)
+    head = torch.tensor([[2.0, 0.0], [-2.0, 1.0], [0.0, 0.0]], dtype=torch.bfloat16)
+    loss = cross_entropy_sum(hidden, head, torch.tensor([1, 0]))
+    loss.backward()
+    exact = hidden.detach().double().requires_grad_()
+    plain(exact, head.double(), torch.tensor([1, 0]), None).backward()
+    assert loss.item() == pytest.approx(plain(exact, head.double(), torch.tensor([1, 0]), None).item(), rel=1e-3)
+    torch.testing.assert_close(hidden.grad.double(), exact.grad, rtol=1e-2, atol=1e-2)  # type: ignore[union-attr]
+
+
+@pytest.mark.usefixtures("operations")
+def test_a_hidden_state_that_is_no_number_makes_no_loss() -> None:
+    hidden = torch.tensor([[1.0, float("nan")], [0.5, 0.5]], dtype=torch.bfloat16, requires_grad=True)
+    head = torch.randn(600, 2).bfloat16()
+    assert cross_entropy_sum(hidden, head, torch.tensor([1, 0])).isnan()
 
 
 @pytest.mark.parametrize("trained", ["hidden", "both"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tests.trainer.conftest import Bench
 from tests.trainer.test_on_cpu import model
 from tests.trainer.test_row_attention import loss_and_gradients, rows
 from tests.trainer.test_train import adapter, after_steps
-from trainer import sft
+from trainer import batches, sft
 from trainer.batches import filled_up, flattened, some_rows
 from trainer.loss_head import cross_entropy_sum
 from trainer.on_cpu import side_by_side
@@ -64,6 +65,42 @@ def test_every_row_is_in_one_part_and_no_part_is_much_larger() -> None:
 )
 def test_there_are_as_many_parts_as_pay(lengths: list[int], width: int, threads: int, count: int) -> None:
     assert len(parts_of(lengths, width=width, threads=threads)) == count
+
+
+def test_two_parts_are_about_as_even_as_they_can_be() -> None:
+    chance, unevenness = random.Random(0), []
+    for _ in range(60):
+        lengths = [chance.randint(120, 360) for _ in range(8)]
+        first, second = (sum(lengths[row] for row in part) for part in parts_of(lengths, width=AT_LEAST, threads=2))
+        sums = [sum(some) for count in range(9) for some in combinations(lengths, count)]
+        unevenness.append((max(first, second) - min(max(half, sum(lengths) - half) for half in sums)) / sum(lengths))
+    assert sum(unevenness) / 60 < 0.002
+
+
+def test_parts_are_even_by_what_their_rows_cost() -> None:
+    """The head is for trained tokens only."""
+    given = [
+        {"input_ids": [5] * 100, "labels": [-100] * (100 - trained) + [5] * trained} for trained in (80, 0, 20, 60)
+    ]
+    batch = flattened([given])
+    assert batches.trained_of_rows(batch) == [80, 0, 20, 60]
+    costs = [100 + 2 * trained for trained in batches.trained_of_rows(batch)]
+    assert sorted(parts_of([100] * 4, costs, width=AT_LEAST, threads=2)) == [[0, 1], [2, 3]]
+
+
+def test_a_trained_token_costs_the_head_beside_the_layers(tmp_path: Path) -> None:
+    """Forward and backward, as PyTorch counts the operations of one token."""
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import AutoModelForCausalLM
+
+    made = AutoModelForCausalLM.from_pretrained(tiny_gemma.build(tmp_path / "tiny")).requires_grad_(False)
+    token = torch.tensor([[5]])
+    with FlopCounterMode(display=False) as whole:
+        made(token)
+    with FlopCounterMode(display=False) as layers:
+        made.model(token)
+    head = whole.get_total_flops() - layers.get_total_flops()
+    assert sft._head_cost(made) == pytest.approx(head / (2 * layers.get_total_flops()), rel=0.05)
 
 
 def test_some_rows_of_a_batch_are_a_batch_of_these_rows() -> None:

@@ -92,6 +92,31 @@ def turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     return out
 
 
+def shares(logits: torch.Tensor, own: torch.Tensor, rest: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """exp(logits) / (own + rest), in the place of the logits, after their sums were added to rest. Of each column the
+    largest and the sum: (columns,) in float32.
+
+    logits: (rows, columns) in bfloat16, each row contiguous. own, rest: (rows,) in float32.
+    """
+    largest, total = (torch.zeros(logits.shape[1]) for _ in range(2))
+    _shares(_numbers(logits), own.numpy(), rest.numpy(), largest.numpy(), total.numpy())
+    return largest, total
+
+
+def matrix_vector(matrix: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+    """matrix (rows, columns) in bfloat16 @ vector (columns,) in float32: (rows,) in float32."""
+    out = torch.empty(len(matrix))
+    _matrix_vector(_numbers(matrix), vector.numpy(), out.numpy())
+    return out
+
+
+def vector_matrix(vector: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """vector (rows,) in float32 @ matrix (rows, columns) in bfloat16: (columns,) in float32."""
+    out = torch.zeros(matrix.shape[1])
+    _vector_matrix(vector.numpy(), _numbers(matrix), out.numpy())
+    return out
+
+
 def _numbers(x: torch.Tensor) -> Any:
     """The bits of x, in NumPy, which has no bfloat16."""
     return x.detach().view(torch.uint16).numpy()
@@ -135,6 +160,13 @@ def _exp(x: Any) -> Any:
     power = power * r + np.float32(5.0000001201e-1)
     two_to_n = np.int32(np.int32(np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
     return (power * r * r + r + _ONE) * two_to_n
+
+
+@_inline
+def _power(x: Any) -> Any:
+    """e^x where that may be nothing, infinite or no number."""
+    power = _exp(x) if x > np.float32(-87.0) else _ZERO
+    return power if x <= np.float32(88.0) else x * np.float32(np.inf)
 
 
 @_inline
@@ -209,3 +241,39 @@ def _turned(x, cos, sin, out):  # type: ignore[no-untyped-def]
                 along, across = _read(cos[token, i]), _read(sin[token, i])
                 out[token, head, i] = _written(left * along - right * across)
                 out[token, head, half + i] = _written(right * along + left * across)
+
+
+@_loop
+def _shares(logits, own, rest, largest, total):  # type: ignore[no-untyped-def]
+    columns = logits.shape[1]
+    powers = np.empty(columns, np.float32)
+    for row in range(logits.shape[0]):
+        found = _ZERO
+        for i in range(columns):
+            power = _power(_read(logits[row, i]))
+            powers[i] = power
+            found += power
+        rest[row] += found
+        inverse = _ONE / (own[row] + rest[row])
+        for i in range(columns):
+            share = powers[i] * inverse
+            logits[row, i] = _written(share)
+            total[i] += share
+            largest[i] = max(largest[i], share)
+
+
+@_loop
+def _matrix_vector(matrix, vector, out):  # type: ignore[no-untyped-def]
+    for row in range(matrix.shape[0]):
+        found = _ZERO
+        for i in range(matrix.shape[1]):
+            found += _read(matrix[row, i]) * vector[i]
+        out[row] = found
+
+
+@_loop
+def _vector_matrix(vector, matrix, out):  # type: ignore[no-untyped-def]
+    for row in range(matrix.shape[0]):
+        factor = vector[row]
+        for i in range(matrix.shape[1]):
+            out[i] += factor * _read(matrix[row, i])

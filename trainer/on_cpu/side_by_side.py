@@ -12,6 +12,8 @@ import ctypes
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -34,26 +36,52 @@ def generator() -> torch.Generator | None:
     return found
 
 
-def parts_of(row_lengths: Sequence[int], *, width: int, threads: int) -> list[list[int]]:
-    """The numbers of the rows, ascending, in as many parts of about equal tokens as it pays to have threads for."""
+def parts_of(
+    row_lengths: Sequence[int], costs: Sequence[float] | None = None, *, width: int, threads: int
+) -> list[list[int]]:
+    """The numbers of the rows, ascending, in as many parts of about equal costs as it pays to have threads for; the
+    costs are the lengths where none are given."""
+    costs = row_lengths if costs is None else costs
     for count in range(min(threads, len(row_lengths)), 1, -1):
         if threads % count == 0 and sum(row_lengths) * width >= count * AT_LEAST:
-            parts = _parts(row_lengths, count)
-            largest = max(sum(row_lengths[row] for row in part) for part in parts)
-            if largest * count <= UNEVEN * sum(row_lengths):
+            parts = _parts(costs, count)
+            largest = max(_cost(part, costs) for part in parts)
+            if largest * count <= UNEVEN * sum(costs):
                 return parts
     return [list(range(len(row_lengths)))]
 
 
-def _parts(row_lengths: Sequence[int], count: int) -> list[list[int]]:
-    """Longest first, each to the part that has least (Graham 1969: at most 4/3 of the best division's largest)."""
+def _parts(costs: Sequence[float], count: int) -> list[list[int]]:
+    """Largest first, each to the part that has least (Graham 1969: at most 4/3 of the best division's largest), and
+    then evened out: with eight rows for two parts the largest is 0.6% above the mean then, and 1.4% before."""
     parts: list[list[int]] = [[] for _ in range(count)]
-    tokens = [0] * count
-    for row in sorted(range(len(row_lengths)), key=lambda row: -row_lengths[row]):
-        least = tokens.index(min(tokens))
-        parts[least].append(row)
-        tokens[least] += row_lengths[row]
+    for row in sorted(range(len(costs)), key=lambda row: -costs[row]):
+        min(parts, key=lambda part: _cost(part, costs)).append(row)
+    while _evened_out(parts, costs):
+        pass
     return [sorted(part) for part in parts]
+
+
+def _evened_out(parts: list[list[int]], costs: Sequence[float]) -> bool:
+    """One row of the largest part changes places with a smaller row elsewhere, or with none, where that gains most.
+    False where it gains no token."""
+    largest = max(parts, key=lambda part: _cost(part, costs))
+    changes = []
+    for other in parts:
+        gap = _cost(largest, costs) - _cost(other, costs)
+        for given, taken in product([[row] for row in largest], [[], *([row] for row in other)]):
+            moved = _cost(given, costs) - _cost(taken, costs)
+            changes.append((min(moved, gap - moved), other, given, taken))
+    gained, other, given, taken = max(changes, key=itemgetter(0))
+    if gained < 1:
+        return False
+    largest[:] = [row for row in largest if row not in given] + taken
+    other[:] = [row for row in other if row not in taken] + given
+    return True
+
+
+def _cost(rows: Sequence[int], costs: Sequence[float]) -> float:
+    return sum(costs[row] for row in rows)
 
 
 class SideBySide:
