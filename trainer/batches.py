@@ -21,15 +21,16 @@ class TokenRows(torch.utils.data.Dataset[list[Tokens]]):
     album: where the pictures are whose numbers the rows have."""
 
     def __init__(self, path: Path, *, pack_into: int | None = None, album: AlbumReader | None = None):
-        import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
-        # Arrow's buffers hold four bytes a token; Python's lists would hold forty.
-        table = pq.read_table(path).combine_chunks()
+        # Arrow's buffers hold four bytes a token; Python's lists would hold forty. Its functions are not
+        # asked for here (pyarrow.compute, which `read_table` imports, too): to have them takes 13 MB.
+        with pq.ParquetFile(path) as file:
+            table = file.read().combine_chunks()
         self._columns = {name: table.column(name) for name in ("input_ids", "labels")}
         self._pictures = None if album is None else table.column("pictures")
         self._album = album
-        lengths = pc.list_value_length(self._columns["input_ids"]).to_pylist()
+        lengths = [len(row) for row in self._columns["input_ids"]]
         self._packs = [[row] for row in range(len(lengths))] if pack_into is None else packs(lengths, pack_into)
         self._tokens = [sum(lengths[row] for row in pack) for pack in self._packs]
 

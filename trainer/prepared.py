@@ -61,12 +61,11 @@ def read_tokens(path: Path) -> Iterator[dict[str, Any]]:
 
 def row_lengths(path: Path) -> list[int]:
     """Tokens of each row of a token file."""
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
         batches = file.iter_batches(batch_size=ROW_GROUP, columns=["input_ids"])
-        return [length for batch in batches for length in pc.list_value_length(batch.column(0)).to_pylist()]
+        return [len(row) for batch in batches for row in batch.column(0)]
 
 
 def total_train_steps(config: TrainingConfig, rows: int) -> int:

@@ -37,8 +37,8 @@ print(*sorted(name for name in ("bitsandbytes", "datasets", "pandas", "trl") if 
 
 # What can be left out, and of torch's compiler a part without which it does nothing.
 HEAVY = (
-    "bitsandbytes", "datasets", "numba", "pandas", "peft", "sympy", "torch", "torch._dynamo.symbolic_convert",
-    "transformers", "trl",
+    "bitsandbytes", "datasets", "numba", "pandas", "peft", "pyarrow.compute", "pyarrow.dataset", "sympy", "torch",
+    "torch._dynamo.symbolic_convert", "transformers", "trl",
 )  # fmt: skip
 AT_THE_END = f"""
 import atexit, sys
