@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -68,6 +69,11 @@ class Album:
         if self._waiting:
             self._writer.write_batch(pa.record_batch([pa.array(self._waiting, pa.large_binary())], schema=self._schema))
             self._waiting = []
+
+
+def numbers(album: Album | None, messages: Messages) -> Sequence[int] | Refused:
+    """`Album.add`, and none of a text job, which has no album."""
+    return () if album is None else album.add(messages)
 
 
 class AlbumReader:

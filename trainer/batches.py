@@ -8,28 +8,24 @@ from typing import Any
 
 import torch
 
-from trainer.album import AlbumReader
 from trainer.packing import packs
 from trainer.rendering import UNTRAINED
 
-# A row: input_ids, labels, and the files of its pictures.
+# A row: input_ids, labels, and of a vision job the numbers of its pictures.
 Tokens = Mapping[str, Any]
 
 
 class TokenRows(torch.utils.data.Dataset[list[Tokens]]):
-    """Rows of a token file. An item is the rows that are packed together: one, unless `pack_into` tokens are given.
-    album: where the pictures are whose numbers the rows have."""
+    """Rows of a token file. An item is the rows that are packed together: one, unless `pack_into` tokens are given."""
 
-    def __init__(self, path: Path, *, pack_into: int | None = None, album: AlbumReader | None = None):
+    def __init__(self, path: Path, *, pack_into: int | None = None):
         import pyarrow.parquet as pq
 
-        # Arrow's buffers hold four bytes a token; Python's lists would hold forty. Its functions are not
-        # asked for here (pyarrow.compute, which `read_table` imports, too): to have them takes 13 MB.
+        # Arrow's buffers hold four bytes a token; Python's lists would hold forty. Its functions are not asked for here
+        # (pyarrow.compute, which `read_table` imports, too): to have them takes 13 MB.
         with pq.ParquetFile(path) as file:
             table = file.read().combine_chunks()
-        self._columns = {name: table.column(name) for name in ("input_ids", "labels")}
-        self._pictures = None if album is None else table.column("pictures")
-        self._album = album
+        self._columns = {name: table.column(name) for name in table.column_names}
         lengths = [len(row) for row in self._columns["input_ids"]]
         self._packs = [[row] for row in range(len(lengths))] if pack_into is None else packs(lengths, pack_into)
         self._tokens = [sum(lengths[row] for row in pack) for pack in self._packs]
@@ -45,10 +41,7 @@ class TokenRows(torch.utils.data.Dataset[list[Tokens]]):
         return [self._row(row) for row in self._packs[index]]
 
     def _row(self, row: int) -> Tokens:
-        tokens = {name: column[row].as_py() for name, column in self._columns.items()}
-        if self._album is not None and self._pictures is not None:
-            tokens["pictures"] = [self._album[number] for number in self._pictures[row].as_py()]
-        return tokens
+        return {name: column[row].as_py() for name, column in self._columns.items()}
 
 
 def targets_of(labels: Sequence[int]) -> list[int]:

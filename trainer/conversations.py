@@ -9,7 +9,8 @@ from typing import Any
 from trainer.datasets import MAX_ROW_BYTES, Refused
 
 # role and content; content is a text, or (of a vision job) a list of {type: text, text} and {type: image, image}.
-Messages = list[dict[str, Any]]
+Message = dict[str, Any]
+Messages = list[Message]
 
 
 class BadRow(Exception):

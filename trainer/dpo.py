@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from gemtune.job import Figures
 from gemtune.spec import TrainingConfig
 from trainer.engines import Loaded
 from trainer.job_trainer import Hooks, attach
+from trainer.prepared import PICTURES
 from trainer.reinforcement import log_figures, settle, tokenizer_of, trl_arguments
+from trainer.sight import Sight
 
 
 class DpoTrainer(DPOTrainer):
@@ -61,17 +65,18 @@ class DpoTrainer(DPOTrainer):
 
 def make(
     loaded: Loaded, config: TrainingConfig, rl: rl_spec.DpoConfig, train: Path, held_out: Path | None, *, base: Path,
-    output: Path, total_steps: int, hooks: Hooks,
+    output: Path, total_steps: int, hooks: Hooks, sight: Sight | None = None,
 ) -> DpoTrainer:  # fmt: skip
-    """A trainer for token files of `prepare`, with everything that the request says."""
+    """A trainer for token files of `prepare`, with everything that the request says. sight: of a vision job."""
     given = trl_arguments(loaded, config, output=output, total_steps=total_steps, evaluates=held_out is not None)
     tokenizer = tokenizer_of(base)
+    collate = DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id)
     trainer = DpoTrainer(
         model=loaded.model,
         args=DPOConfig(
             **given, beta=rl.beta, loss_type=[rl.loss_type], label_smoothing=rl.label_smoothing, max_length=None
         ),
-        data_collator=DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id),
+        data_collator=collate if sight is None else partial(_shown, collate, sight),
         train_dataset=_pairs(train),
         eval_dataset=None if held_out is None else _pairs(held_out),
         processing_class=tokenizer,
@@ -83,3 +88,10 @@ def make(
 
 def _pairs(path: Path) -> Dataset:
     return Dataset(pq.read_table(path))
+
+
+def _shown(collate: DataCollatorForPreference, sight: Sight, pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A batch of pairs with their pictures: the chosen ones first, then the rejected ones, and each shows its own."""
+    batch = collate(pairs)
+    pixels = sight.pixels([pair[PICTURES] for pair in pairs])
+    return batch | sight.inputs(batch["input_ids"], [*pixels, *pixels])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from gemtune.spec import TrainingConfig
 from trainer import rewards
 from trainer.engines import Loaded
 from trainer.job_trainer import Hooks, attach
+from trainer.prepared import PICTURES
 from trainer.reinforcement import end_turns, log_figures, settle, tokenizer_of, trl_arguments
+from trainer.sight import Sight
 
 # CISPO clips weights from above only; with the bound of the other losses it would shrink them all (arXiv:2506.13585).
 CISPO_EPSILON_HIGH = 5.0
@@ -34,17 +36,43 @@ class Epochs(RepeatSampler):  # type: ignore[misc]
 
 
 class GrpoTrainer(GRPOTrainer):
-    """TRL's trainer with evaluation that no batch size and no earlier sampling changes, on tokens of `prepare`."""
+    """TRL's trainer with evaluation that no batch size and no earlier sampling changes, on tokens of `prepare`.
+
+    TRL shows pictures that its own processor reads, and is not told of any here. sight: of a vision job."""
 
     hooks: Hooks
     tokens_seen = 0
+    sight: Sight | None = None
     _evaluated: list[torch.Tensor]
+    _pixels: list[torch.Tensor]
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Checkpoints have none."""
 
+    def _generate_and_score_completions(self, inputs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The pixels of each prompt's pictures are kept with its completion: they are put into another order, and
+        divided into batches."""
+        if self.sight is None:
+            return dict(super()._generate_and_score_completions(inputs))
+        self._pixels = self.sight.pixels([row[PICTURES] for row in inputs])
+        return super()._generate_and_score_completions(inputs) | {"pixel_values": self._pixels}
+
     def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict[str, Any]]:
-        return prompts, None, {}
+        """What completions are sampled from; TRL fills lists up in front, as it does the tokens."""
+        if self.sight is None:
+            return prompts, None, {}
+        kinds = [[int(token == self.sight.soft_token) for token in prompt] for prompt in prompts]
+        pixels = torch.cat(self._pixels)
+        return prompts, None, {"token_type_ids": kinds} | ({"pixel_values": pixels} if len(pixels) else {})
+
+    def _chunked_logps(
+        self, model: Any, input_ids: torch.Tensor, *args: Any, pixel_values: torch.Tensor | None = None, **given: Any
+    ) -> Any:
+        """pixel_values: of a batch that is trained on; without it, of the prompts whose completions are scored."""
+        if self.sight is not None:
+            pixels = self._pixels if pixel_values is None else [pixel_values]
+            given |= self.sight.inputs(input_ids, pixels)
+        return super()._chunked_logps(model, input_ids, *args, **given)
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -95,9 +123,9 @@ class GrpoTrainer(GRPOTrainer):
 
 def make(
     loaded: Loaded, config: TrainingConfig, rl: rl_spec.GrpoConfig, train: Path, held_out: Path | None, *, base: Path,
-    output: Path, total_steps: int, hooks: Hooks,
+    output: Path, total_steps: int, hooks: Hooks, sight: Sight | None = None,
 ) -> GrpoTrainer:  # fmt: skip
-    """A trainer for token files of `prepare`, with everything that the request says."""
+    """A trainer for token files of `prepare`, with everything that the request says. sight: of a vision job."""
     given = trl_arguments(loaded, config, output=output, total_steps=total_steps, evaluates=held_out is not None)
     tokenizer = tokenizer_of(base)
     end_turns(loaded.model, tokenizer)
@@ -115,11 +143,14 @@ def make(
             importance_sampling_level="sequence" if rl.loss_type == "luspo" else "token",
             epsilon_high=CISPO_EPSILON_HIGH if rl.loss_type == "cispo" else None,
             reward_weights=[reward.weight for reward in rl.rewards],
+            # A completion with a picture's token would ask for a picture that nobody has.
+            generation_kwargs=None if sight is None else {"suppress_tokens": [sight.soft_token]},
         ),
         train_dataset=_prompts(train),
         eval_dataset=None if held_out is None else _prompts(held_out),
         processing_class=tokenizer,
     )
+    trainer.sight = sight
     settle(trainer)
     attach(trainer, hooks, config)
     return trainer

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.conversations import BadRow, Messages, checked, names_in, part
+from trainer.album import Album, numbers
+from trainer.conversations import BadRow, Message, Messages, checked, names_in, part
 from trainer.datasets import Refused
+from trainer.prepared import PICTURES
 from trainer.prompts import to_be_answered
 from trainer.rendering import Encoder
 
@@ -18,10 +20,12 @@ class Preference:
     chosen_ids: list[int]
     rejected_ids: list[int]
     truncated: bool
+    pictures: Sequence[int]
 
     @property
     def columns(self) -> dict[str, Any]:
-        return {"prompt_ids": self.prompt_ids, "chosen_ids": self.chosen_ids, "rejected_ids": self.rejected_ids}
+        ids = {"prompt_ids": self.prompt_ids, "chosen_ids": self.chosen_ids, "rejected_ids": self.rejected_ids}
+        return ids | {PICTURES: self.pictures}
 
     @property
     def tokens(self) -> int:
@@ -34,21 +38,22 @@ class Preference:
 
 
 class Preferences:
-    """`{"prompt", "chosen", "rejected"}`, each a text or a list of messages."""
+    """`{"prompt", "chosen", "rejected"}`, each a text or a list of messages. album: where the pictures of a vision job
+    are collected; prompts show them."""
 
-    columns: Sequence[str] = ("prompt_ids", "chosen_ids", "rejected_ids")
-    sees = False
-
-    def __init__(self, encoder: Encoder, *, max_length: int):
-        self._encoder, self._max_length = encoder, max_length
+    def __init__(self, encoder: Encoder, album: Album | None, *, max_length: int):
+        self._encoder, self._album, self._max_length = encoder, album, max_length
+        self.sees = album is not None
+        ids = ("prompt_ids", "chosen_ids", "rejected_ids")
+        self.columns: Sequence[str] = (*ids, PICTURES) if self.sees else ids
 
     def encode(self, row: dict[str, Any]) -> Preference | Refused:
         """An answer that is too long loses its end."""
         try:
-            prompt, chosen, rejected = _parts(row)
+            prompt, chosen, rejected = _parts(row, sees=self.sees)
         except BadRow as bad:
             return Refused(str(bad))
-        ids = [self._encoder.prompt(prompt), *(self._encoder.reply(prompt, text) for text in (chosen, rejected))]
+        ids = [self._encoder.prompt(prompt), *(self._encoder.reply(prompt, answer) for answer in (chosen, rejected))]
         for each in ids:
             if isinstance(each, Refused):
                 return each
@@ -60,7 +65,10 @@ class Preferences:
         if kept[0] == kept[1]:
             beyond = " up to max_seq_length" if kept != answers else ""
             return Refused(f"chosen and rejected are the same{beyond}")
-        return Preference(prompt_ids, kept[0], kept[1], truncated=kept != answers)
+        pictures = numbers(self._album, prompt)
+        if isinstance(pictures, Refused):
+            return pictures
+        return Preference(prompt_ids, kept[0], kept[1], truncated=kept != answers, pictures=pictures)
 
     def marked(self, preference: Preference) -> list[dict[str, Any]]:
         answers = {"chosen": preference.chosen_ids, "rejected": preference.rejected_ids}
@@ -70,19 +78,20 @@ class Preferences:
         ]
 
 
-def _parts(row: dict[str, Any]) -> tuple[Messages, str, str]:
-    """The prompt, and the two answers' texts."""
+def _parts(row: dict[str, Any], *, sees: bool) -> tuple[Messages, Message, Message]:
+    """The prompt, and the two answers."""
     if not {"prompt", "chosen", "rejected"} <= set(row):
         told = "a row for GRPO; " if "answer" in row else ""
         told = "a row for supervised training; " if {"messages", "completion"} & set(row) else told
         raise BadRow(f"{told}DPO needs prompt, chosen and rejected; has {names_in(row)}")
-    prompt = to_be_answered(row["prompt"])
-    return prompt, _answer(prompt, row["chosen"], "chosen"), _answer(prompt, row["rejected"], "rejected")
+    prompt = to_be_answered(row["prompt"], sees=sees)
+    chosen, rejected = (_answer(prompt, row[column], column, sees=sees) for column in ("chosen", "rejected"))
+    return prompt, chosen, rejected
 
 
-def _answer(prompt: Messages, value: Any, column: str) -> str:
+def _answer(prompt: Messages, value: Any, column: str, *, sees: bool) -> Message:
     turns = part(value, "assistant", column)
     if len(turns) != 1:
         raise BadRow(f"{column} has {len(turns)} messages, not one of the assistant's")
     said = [(message["role"], message["content"]) for message in prompt]
-    return checked([*said, *turns])[-1]["content"]
+    return checked([*said, *turns], sees=sees)[-1]

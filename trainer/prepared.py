@@ -15,6 +15,8 @@ from gemtune.spec import TrainingConfig
 ROW_GROUP = 512
 COLUMNS = ("input_ids", "labels")
 ANSWER = "answer"
+# The numbers of a row's pictures in the album, in order; of vision jobs.
+PICTURES = "pictures"
 
 
 class TokenFile:

@@ -11,9 +11,10 @@ from gemtune import rl_spec
 from gemtune.errors import StepError
 from gemtune.rl_spec import GrpoConfig, NumericAnswer
 from trainer import rewards
+from trainer.album import Album, numbers
 from trainer.conversations import BadRow, Messages, checked, names_in, part
 from trainer.datasets import Refused
-from trainer.prepared import ANSWER
+from trainer.prepared import ANSWER, PICTURES
 from trainer.rendering import Encoder
 
 
@@ -21,13 +22,14 @@ from trainer.rendering import Encoder
 class Prompt:
     prompt_ids: list[int]
     answer: str | None
+    pictures: Sequence[int]
 
     truncated = False  # a prompt cut short would ask something else
     trained_tokens = 0  # what is trained on is yet to be sampled
 
     @property
     def columns(self) -> dict[str, Any]:
-        return {"prompt_ids": self.prompt_ids, ANSWER: self.answer}
+        return {"prompt_ids": self.prompt_ids, ANSWER: self.answer, PICTURES: self.pictures}
 
     @property
     def tokens(self) -> int:
@@ -37,12 +39,12 @@ class Prompt:
 class Prompts:
     """`{"prompt", "answer"}`; the answer may be absent when no reward compares with it."""
 
-    columns: Sequence[str] = ("prompt_ids", ANSWER)
-    sees = False
-
-    def __init__(self, encoder: Encoder, rl: GrpoConfig, *, max_length: int):
-        """max_length: tokens of prompt and completion together. Raises StepError `completion_too_long`."""
-        self._encoder, self._max_tokens = encoder, max_length - rl.max_completion_length
+    def __init__(self, encoder: Encoder, rl: GrpoConfig, album: Album | None, *, max_length: int):
+        """album: where the pictures of a vision job are collected. max_length: tokens of prompt and completion
+        together. Raises StepError `completion_too_long`."""
+        self._encoder, self._album, self._max_tokens = encoder, album, max_length - rl.max_completion_length
+        self.sees = album is not None
+        self.columns: Sequence[str] = ("prompt_ids", ANSWER, PICTURES) if self.sees else ("prompt_ids", ANSWER)
         if self._max_tokens < 1:
             message = f"the base model reads {max_length} tokens, which leaves none for a prompt"
             raise StepError("completion_too_long", message, hint="lower max_completion_length")
@@ -51,7 +53,7 @@ class Prompts:
 
     def encode(self, row: dict[str, Any]) -> Prompt | Refused:
         try:
-            messages, answer = _messages(row), self._answer(row)
+            messages, answer = _messages(row, sees=self.sees), self._answer(row)
         except BadRow as bad:
             return Refused(str(bad))
         ids = self._encoder.prompt(messages)
@@ -59,7 +61,8 @@ class Prompts:
             return ids
         if len(ids) > self._max_tokens:
             return Refused(f"the prompt has {len(ids)} tokens; max_seq_length leaves it {self._max_tokens}")
-        return Prompt(ids, answer)
+        pictures = numbers(self._album, messages)
+        return pictures if isinstance(pictures, Refused) else Prompt(ids, answer, pictures)
 
     def marked(self, prompt: Prompt) -> list[dict[str, Any]]:
         pieces: list[dict[str, Any]] = [{"trained": False, "text": self._encoder.text(prompt.prompt_ids)}]
@@ -88,19 +91,19 @@ class Prompts:
         return value
 
 
-def _messages(row: dict[str, Any]) -> Messages:
+def _messages(row: dict[str, Any], *, sees: bool) -> Messages:
     if "prompt" not in row:
         shape = {"chosen", "rejected"} & set(row)
         told = "a row for DPO; " if shape else "a row for supervised training; " if "messages" in row else ""
         raise BadRow(f"{told}GRPO needs prompt (and answer); has {names_in(row)}")
     if "completion" in row or {"chosen", "rejected"} <= set(row):
         raise BadRow(f"a row for another method: GRPO samples its completions; has {names_in(row)}")
-    return to_be_answered(row["prompt"])
+    return to_be_answered(row["prompt"], sees=sees)
 
 
-def to_be_answered(prompt: Any) -> Messages:
-    """A prompt's messages, the last one the user's. Raises BadRow."""
-    messages = checked(part(prompt, "user", "prompt"))
+def to_be_answered(prompt: Any, *, sees: bool) -> Messages:
+    """A prompt's messages, the last one the user's, who may show pictures where the model `sees`. Raises BadRow."""
+    messages = checked(part(prompt, "user", "prompt"), sees=sees)
     if messages[-1]["role"] != "user":
         raise BadRow(f"the prompt ends with a turn of the {messages[-1]['role']}, not of the user")
     return messages

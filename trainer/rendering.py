@@ -13,9 +13,10 @@ from typing import Any
 
 from gemtune.errors import StepError
 from trainer.chat_template import ChatTemplate, TemplateRefuses, json_object
-from trainer.conversations import Messages
+from trainer.conversations import Message, Messages
 from trainer.datasets import Refused
 from trainer.picture_tokens import PictureTokens
+from trainer.prepared import PICTURES
 
 UNTRAINED = -100
 Span = tuple[int, int]
@@ -33,7 +34,7 @@ class Encoded:
 
     @property
     def columns(self) -> dict[str, Any]:
-        return {"input_ids": self.input_ids, "labels": self.labels, "pictures": self.pictures}
+        return {"input_ids": self.input_ids, "labels": self.labels, PICTURES: self.pictures}
 
     @property
     def tokens(self) -> int:
@@ -93,9 +94,9 @@ class Encoder:
             spans = self._assistant_spans(messages, text, until=until)
         except TemplateRefuses as refusal:
             return Refused(f"the chat template refuses it: {refusal}")
-        blurred = None if self._pictures is None else self._pictures.problem_of(messages, text, text[:until])
+        blurred = self._blurred(messages, text, text[:until])
         if blurred is not None:
-            return Refused(blurred)
+            return blurred
         known = self._known(ids)
         if isinstance(known, Refused):
             return known
@@ -116,23 +117,26 @@ class Encoder:
             text = self._render(messages, add_generation_prompt=True)
         except TemplateRefuses as refusal:
             return Refused(f"the chat template refuses it: {refusal}")
-        return self._known(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        blurred = self._blurred(messages, text, text)
+        return blurred or self._known(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def reply(self, messages: Messages, answer: str) -> list[int] | Refused:
+    def reply(self, messages: Messages, answer: Message) -> list[int] | Refused:
         """Tokens of what the assistant answers to a conversation, as it would generate them: apart from the prompt's,
         and with what ends its turn. Raises StepError `template_failed`, `template_not_supported`."""
         try:
             before = self._render(messages, add_generation_prompt=True)
-            after = self._render([*messages, {"role": "assistant", "content": answer}])
+            after = self._render([*messages, answer])
         except TemplateRefuses as refusal:
             return Refused(f"the chat template refuses it: {refusal}")
         if not after.startswith(before):
             raise _changes_turns()
-        return self._known(self._tokenizer.encode(after[len(before) :], add_special_tokens=False).ids)
+        blurred = self._blurred(messages, after, after)
+        return blurred or self._known(self._tokenizer.encode(after[len(before) :], add_special_tokens=False).ids)
 
     def text(self, ids: Sequence[int]) -> str:
-        """The same as text, special tokens written out."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+        """The same for people: special tokens written out, a picture's shortened."""
+        text = str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+        return text if self._pictures is None else self._pictures.shortened(text)
 
     def marked(self, encoded: Encoded) -> list[dict[str, Any]]:
         """The same as text, in pieces that are trained on or not."""
@@ -143,9 +147,7 @@ class Encoder:
             trained = encoded.labels[index] != UNTRAINED
             last = index + 1 == len(encoded.labels)
             if last or (encoded.labels[index + 1] != UNTRAINED) is not trained:
-                text = self.text(run)
-                text = text if self._pictures is None else self._pictures.shortened(text)
-                pieces.append({"trained": trained, "text": text})
+                pieces.append({"trained": trained, "text": self.text(run)})
                 run = []
         return pieces
 
@@ -153,6 +155,11 @@ class Encoder:
         """With pictures as what they are tokenized from."""
         text = self._template.render(messages, add_generation_prompt=add_generation_prompt)
         return text if self._pictures is None else self._pictures.expanded(text)
+
+    def _blurred(self, messages: Messages, text: str, read: str) -> Refused | None:
+        """If pictures of a rendered row cannot be told from its text, or are not all in what is left of it."""
+        problem = None if self._pictures is None else self._pictures.problem_of(messages, text, read)
+        return None if problem is None else Refused(problem)
 
     def _known(self, ids: list[int]) -> list[int] | Refused:
         """Gemma 3's tokenizer has tokens for pictures that its text models have no row for; a GPU would only say that

@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 from gemtune.rl_spec import DpoConfig, GrpoConfig
 from gemtune.spec import TrainingConfig
-from trainer.album import Album
+from trainer.album import Album, numbers
 from trainer.conversations import conversation
 from trainer.datasets import Refused
 from trainer.preferences import Preferences
-from trainer.prepared import COLUMNS
+from trainer.prepared import COLUMNS, PICTURES
 from trainer.prompts import Prompts
 from trainer.rendering import Encoded, Encoder
 
@@ -52,14 +52,14 @@ class Conversations:
     def __init__(self, encoder: Encoder, album: Album | None):
         self._encoder, self._album, self.marked = encoder, album, encoder.marked
         self.sees = album is not None
-        self.columns: Sequence[str] = (*COLUMNS, "pictures") if self.sees else COLUMNS
+        self.columns: Sequence[str] = (*COLUMNS, PICTURES) if self.sees else COLUMNS
 
     def encode(self, row: dict[str, Any]) -> Encoded | Refused:
         messages = conversation(row, sees=self.sees)
         encoded = messages if isinstance(messages, Refused) else self._encoder.encode(messages)
-        if self._album is None or isinstance(messages, Refused) or isinstance(encoded, Refused):
+        if isinstance(messages, Refused) or isinstance(encoded, Refused):
             return encoded
-        pictures = self._album.add(messages)
+        pictures = numbers(self._album, messages)
         return pictures if isinstance(pictures, Refused) else replace(encoded, pictures=pictures)
 
 
@@ -67,7 +67,7 @@ def row_kind(config: TrainingConfig, encoder: Encoder, album: Album | None, *, m
     """Raises StepError `completion_too_long`."""
     match config.rl_config:
         case GrpoConfig() as rl:
-            return Prompts(encoder, rl, max_length=max_length)
+            return Prompts(encoder, rl, album, max_length=max_length)
         case DpoConfig():
-            return Preferences(encoder, max_length=max_length)
+            return Preferences(encoder, album, max_length=max_length)
     return Conversations(encoder, album)

@@ -82,8 +82,7 @@ def make(
     given = arguments(config, output=output, total_steps=total_steps, evaluates=held_out is not None)
     by_rows = loaded.model.config._attn_implementation == row_attention.NAME
     collate = batches.flattened if by_rows else batches.padded
-    album = None if sight is None else sight.album
-    rows = batches.TokenRows(train, pack_into=max_length if config.packing else None, album=album)
+    rows = batches.TokenRows(train, pack_into=max_length if config.packing else None)
     # A vision tower's are many: of each picture 4,096 patches through 27 layers.
     tokens = rows.tokens_of_largest(config.batch_size)
     again = activations.checkpointing(
@@ -94,7 +93,7 @@ def make(
         args=TrainingArguments(**given, gradient_checkpointing=again is not None, gradient_checkpointing_kwargs=again),
         data_collator=collate if sight is None else sight.collate,
         train_dataset=rows,
-        eval_dataset=None if held_out is None else batches.TokenRows(held_out, album=album),
+        eval_dataset=None if held_out is None else batches.TokenRows(held_out),
     )
     if loaded.compute_dtype != torch.float32:
         leave_casting_to_autocast(loaded.model)

@@ -14,6 +14,7 @@ import torch
 from trainer.album import AlbumReader
 from trainer.batches import Tokens, padded
 from trainer.pictures import rgb
+from trainer.prepared import PICTURES
 
 _DECODERS = ThreadPoolExecutor(thread_name_prefix="decoder")
 
@@ -37,16 +38,27 @@ class Sight:
         return cls(AlbumReader(prepared / "pictures.arrow"), processor, config.image_token_id)
 
     def collate(self, items: Sequence[Sequence[Tokens]]) -> dict[str, Any]:
-        """`padded`, with pixel_values (pictures of all rows in order, channels, height, width) where there are any, and
-        token_type_ids, 1 in the places of pictures: a picture's tokens see all of their own, ahead of them too."""
+        """`padded`, with what the model is shown."""
         batch = padded(items)
-        batch["token_type_ids"] = (batch["input_ids"] == self.soft_token).long()
-        contents = [content for item in items for row in item for content in row["pictures"]]
-        if contents:
-            # Decoders let go of Python's lock, so that a GPU need not wait for one picture after the other.
-            batch["pixel_values"] = torch.cat(list(_DECODERS.map(self._pixels, contents)))
-        return batch
+        shown = self.pixels([row[PICTURES] for item in items for row in item])
+        return batch | self.inputs(batch["input_ids"], shown)
 
-    def _pixels(self, content: bytes) -> torch.Tensor:
-        pixels: torch.Tensor = self.processor([rgb(content)], return_tensors="pt")["pixel_values"]
+    def inputs(self, input_ids: torch.Tensor, pixels: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What goes into the model beside input_ids (rows, positions) and the `pixels` of these rows: pixel_values
+        (pictures of all rows in order, channels, height, width) where there are any, and token_type_ids, 1 in the
+        places of pictures: a picture's tokens see all of their own, ahead of them too."""
+        together = torch.cat(list(pixels)).to(input_ids.device)
+        kinds = {"token_type_ids": (input_ids == self.soft_token).long()}
+        return kinds | {"pixel_values": together} if len(together) else kinds
+
+    def pixels(self, rows: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+        """Of each row's pictures, by their numbers: (pictures, channels, height, width). Of a row without any, a vector
+        of nothing, which torch.cat passes over."""
+        numbers = {number for row in rows for number in row}
+        # Decoders let go of Python's lock, so that a GPU need not wait for one picture after the other.
+        read = dict(zip(numbers, _DECODERS.map(self._read, numbers), strict=True))
+        return [torch.cat([read[number] for number in row]) if row else torch.empty(0) for row in rows]
+
+    def _read(self, number: int) -> torch.Tensor:
+        pixels: torch.Tensor = self.processor([rgb(self.album[number])], return_tensors="pt")["pixel_values"]
         return pixels

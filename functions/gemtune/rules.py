@@ -19,15 +19,10 @@ def _vision(request: TrainRequest) -> list[Problem]:
             return []
         loc = ("training_config", "train_vision_tower")
         return [Problem(loc, "a text job shows nothing to a vision tower", "field_without_use", "use false")]
-    problems = []
-    if config.method == "RL":
-        message = "RL knows rows of text only"
-        problems.append(Problem(("training_config", "method"), message, "method_without_vision", "use LoRA"))
-    if request.export_config.format == "gguf":
-        message = "a gguf export holds the language model only, and would see nothing"
-        loc, hint = ("export_config", "format"), "use adapter or merged"
-        problems.append(Problem(loc, message, "format_without_vision", hint))
-    return problems
+    if request.export_config.format != "gguf":
+        return []
+    message = "a gguf export holds the language model only, and would see nothing"
+    return [Problem(("export_config", "format"), message, "format_without_vision", "use adapter or merged")]
 
 
 def _packing(request: TrainRequest) -> list[Problem]:
@@ -140,10 +135,7 @@ _TRAINING: Loc = ("training_config",)
 _EXPORT: Loc = ("export_config",)
 RULES: tuple[Rule, ...] = (
     Rule(((*_TRAINING, "base_model_id"),), _base_model),
-    Rule(
-        (("modality",), (*_EXPORT, "format"), (*_TRAINING, "method"), (*_TRAINING, "train_vision_tower")),
-        _vision,
-    ),
+    Rule((("modality",), (*_EXPORT, "format"), (*_TRAINING, "train_vision_tower")), _vision),
     Rule((("modality",), (*_TRAINING, "base_model_id")), _sees),
     Rule((("modality",), (*_TRAINING, "packing"), (*_TRAINING, "provider")), _packing),
     Rule(

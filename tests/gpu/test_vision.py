@@ -9,6 +9,7 @@ import pytest
 
 from gemtune.job import Step
 from tests.trainer.conftest import Bench
+from tests.trainer.test_rl_vision import DPO, pair, rl_bench
 from tests.trainer.test_vision import LEARNING, RIGHT, answers, held_out_from_logits, weights
 
 pytestmark = pytest.mark.gpu
@@ -36,3 +37,10 @@ def test_what_sees_is_trained_on_a_gpu(seeing_bench_of: Callable[..., Bench]) ->
     trained = {name for name, weight in weights(bench, "adapter").items() if ".lora_B." in name and weight.any()}
     assert any(".vision_tower." in name for name in trained)
     assert any(".language_model." in name for name in trained)
+
+
+def test_preferences_of_what_pictures_show_are_learned_on_a_gpu(seeing_bench_of: Callable[..., Bench]) -> None:
+    train, held_out = ([pair(number) for number in numbers] for numbers in (range(24), range(100, 106)))
+    bench = rl_bench(seeing_bench_of, DPO, train, held_out, **LEARNING).to(Step.TRAIN)
+    assert bench.job.metrics is not None
+    assert bench.job.metrics.preference_accuracy == 1

@@ -119,6 +119,67 @@ def test_a_row_that_is_no_pair_is_refused_by_number(bench_of: BenchOf, row: Any,
     assert reason in entry["reason"]
 
 
+SHOWN = rows.seen("red", 0)["messages"][0]["content"][0]
+ASKED = {"role": "user", "content": [SHOWN, {"type": "text", "text": rows.QUESTION}]}
+NO_PICTURE = {"type": "image", "image": {"path": "lost.png"}}
+
+
+@pytest.mark.parametrize(
+    ("rl", "rest", "parts"),
+    [
+        (grpo(NUMERIC), {"answer": "1"}, [{"trained": False, "part": "answer", "text": "1"}]),
+        (
+            DPO,
+            {"chosen": [ANSWER], "rejected": [{"role": "model", "content": [{"type": "text", "text": "No"}]}]},
+            [
+                {"trained": True, "part": "chosen", "text": "Captain<end_of_turn>\n"},
+                {"trained": True, "part": "rejected", "text": "No<end_of_turn>\n"},
+            ],
+        ),
+    ],
+)
+def test_prompts_show_pictures(seeing_bench_of: BenchOf, rl: Any, rest: Any, parts: Any) -> None:
+    asked = ([ASKED], "Hi", [ASKED, ANSWER, ASKED])
+    bench = prepared(seeing_bench_of, rl, [{"prompt": prompt} | rest for prompt in asked])
+    assert [row["pictures"] for row in tokens(bench)] == [[0], [], [0, 0]]
+    soft = tokens(bench)[0]["prompt_ids"]
+    assert len(soft) - len(set(soft)) >= 3  # a picture is one token, again and again
+    assert bench.read("prepared/1/report.json")["samples"][0] == [
+        {"trained": False, "text": "<bos><start_of_turn>user\n\n\n<start_of_image><image_soft_token>…<end_of_image>\n\n"
+         f"{rows.QUESTION}<end_of_turn>\n<start_of_turn>model\n"},
+        *parts,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": [{"role": "user", "content": [NO_PICTURE]}]}, "no picture 'lost.png'"),
+        ({"prompt": "Hi <start_of_image>"}, "which stand for a picture"),
+        ({"prompt": [ASKED], "chosen": "<image_soft_token>", "answer": "1 <image_soft_token>"}, "which stand for"),
+        ({"prompt": [ASKED], "chosen": [{"role": "assistant", "content": [SHOWN]}]}, "only users can show one"),
+    ],
+)
+@pytest.mark.parametrize("rl", [DPO, grpo(NUMERIC)])
+def test_a_row_whose_picture_cannot_be_shown_is_refused_by_number(
+    seeing_bench_of: BenchOf, rl: Any, row: dict[str, Any], reason: str
+) -> None:
+    """An answer that GRPO compares with may hold what it will: nobody reads it but rewards."""
+    rest: dict[str, Any] = {"answer": "1"} if rl is not DPO else {"chosen": "x", "rejected": "y"}
+    kept, good = rl is not DPO and "chosen" in row, {"prompt": [ASKED]} | rest
+    bench = prepared(seeing_bench_of, rl, [good] * 12 + [good | {n: row[n] for n in set(good) & set(row)}])
+    refused = bench.read("prepared/1/report.json")["train"]["refused_rows"]
+    assert [entry["row"] for entry in refused] == ([] if kept else [13])
+    assert all(reason in entry["reason"] for entry in refused)
+
+
+def test_rows_that_are_held_out_take_their_pictures_along(seeing_bench_of: BenchOf) -> None:
+    pairs = [{"prompt": [ASKED], "chosen": "x", "rejected": "y"}] * 4
+    bench = prepared(seeing_bench_of, DPO, pairs, eval_strategy="epoch")
+    assert set(tokens(bench, "eval")[0]) == {"prompt_ids", "chosen_ids", "rejected_ids", "pictures"}
+    assert tokens(bench, "eval")[0]["pictures"] == [0]
+
+
 def test_an_answer_may_be_absent_when_nothing_compares_with_it(bench_of: BenchOf) -> None:
     bench = prepared(bench_of, grpo({"type": "length", "at_most": 5}), [{"prompt": f"{n}?"} for n in range(20)])
     assert {row["answer"] for row in tokens(bench)} == {None}

@@ -243,7 +243,7 @@ def test_figures_of_mixed_rows_do_not_depend_on_how_they_are_batched(
     bench.run(Step.PREPARE)
     folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
     sight, model = Sight.of(bench.base, folder), AutoModelForImageTextToText.from_pretrained(bench.base).eval()
-    items = TokenRows(folder / "eval.parquet", album=sight.album)
+    items = TokenRows(folder / "eval.parquet")
     batches = [sight.collate([items[i] for i in range(n, min(n + size, 16))]) for n in range(0, 16, size)]
     figures = metrics.evaluate(model, batches, torch.float32).figures(["accuracy"])
 

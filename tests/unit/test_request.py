@@ -152,7 +152,6 @@ def test_the_best_weights_are_kept_when_asked_for_and_with_early_stopping(
 @pytest.mark.parametrize(
     ("modality", "path", "value", "where", "code"),
     [
-        ("vision", "training_config.method", "RL", "training_config.method", "method_without_vision"),
         ("vision", "training_config.packing", True, "training_config.packing", "packing_not_possible"),
         ("vision", "export_config.format", "gguf", "export_config.format", "format_without_vision"),
         ("vision", "training_config.base_model_id", "google/gemma-3-1b-it", "modality", "model_without_vision"),

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from gemtune.errors import ObjectNotFound
 from gemtune.job import Figures, Metrics, Step
 from gemtune.rl_spec import DpoConfig, GrpoConfig
-from gemtune.spec import TrainingConfig
+from gemtune.spec import Spec, TrainingConfig
 from trainer import base_models, checkpoints, manifest, trained
 from trainer.context import Context
-from trainer.engines import Loaded, engine_of
+from trainer.engines import Engine, Loaded, engine_of
 from trainer.imports import quickly
 from trainer.progress import ProgressLog, rewards_in
 from trainer.tracking import Tracking
@@ -42,18 +42,9 @@ def run(context: Context) -> None:
 
 
 def _train(context: Context, tracking: Tracking) -> None:
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all that is needed is here; PEFT would ask the Hub at every save
     export, config = context.buckets.export, context.spec.training_config
     engine = engine_of(config.provider)
-    with quickly():
-        engine.prepare(context.spec)
-        from transformers.utils import logging as transformers_logging
-
-        from trainer import job_trainer
-        from trainer.sight import Sight
-
-        _trainer_module(config)
-    transformers_logging.disable_progress_bar()
+    _import(engine, context.spec)
     attempt_of_prepare = context.job.steps[Step.PREPARE].attempt
     prepared = manifest.fetch(export, f"{context.prefix}/prepared/{attempt_of_prepare}", context.work / "prepared")
     summary = json.loads((prepared / "prepared.json").read_text())
@@ -61,29 +52,18 @@ def _train(context: Context, tracking: Tracking) -> None:
     held_out = prepared / "eval.parquet" if summary["eval_rows"] else None
 
     _seed(config.seed)
-    loaded = engine.load(base, context.spec)
     attempt = _Attempt(context, ProgressLog(
         export, f"{context.prefix}/metrics/{context.mark.attempt}.jsonl", _reporter(context), context.clock, tracking
     ))  # fmt: skip
     trainer = _make(
-        loaded, config, prepared / "train.parquet", held_out, base=base, output=context.work / "trainer",
-        summary=summary, hooks=attempt.hooks(),
-        sight=Sight.of(base, prepared) if context.spec.modality == "vision" else None,
+        engine.load(base, context.spec), config, prepared / "train.parquet", held_out, base=base,
+        output=context.work / "trainer", summary=summary, hooks=attempt.hooks(),
+        sight=_sight(base, prepared) if context.spec.modality == "vision" else None,
     )  # fmt: skip
     baseline = None if held_out is None else _baseline(context, trainer)
     if baseline is not None:
         tracking.evaluated(0, baseline, group="baseline")
-    resumed = checkpoints.newest(export, context.prefix, context.work / "resumed")
-    log.info("training %s", "from the beginning" if resumed is None else f"from train_step {resumed[0].train_step}")
-
-    attempt.progress.began()
-    attempt.last_step_at = context.clock.now()
-    if resumed is None or not job_trainer.take_if_finished(trainer, resumed[1]):
-        trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed[1]))
-    if attempt.stop_cause is not None and not job_trainer.is_finished(trainer):
-        attempt.progress.flush()
-        log.info("stopped at train_step %d: %s", trainer.state.global_step, attempt.stop_cause)
-        context.advance.stopped(context.job.job_id, context.mark, cause=attempt.stop_cause)
+    if not _finished(context, trainer, attempt):
         return
 
     state = trainer.state
@@ -105,16 +85,51 @@ def _train(context: Context, tracking: Tracking) -> None:
     export.delete_prefix(f"{context.prefix}/checkpoints/")
 
 
+def _import(engine: Engine, spec: Spec) -> None:
+    """What training takes, the provider's packages first. Raises StepError."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all that is needed is here; PEFT would ask the Hub at every save
+    with quickly():
+        engine.prepare(spec)
+        from transformers.utils import logging as transformers_logging
+
+        _trainer_module(spec.training_config)
+    transformers_logging.disable_progress_bar()
+
+
+def _finished(context: Context, trainer: Any, attempt: _Attempt) -> bool:
+    """Train on from the newest whole checkpoint. False when this attempt had to stop before the end."""
+    from trainer import job_trainer
+
+    resumed = checkpoints.newest(context.buckets.export, context.prefix, context.work / "resumed")
+    log.info("training %s", "from the beginning" if resumed is None else f"from train_step {resumed[0].train_step}")
+    attempt.progress.began()
+    attempt.last_step_at = context.clock.now()
+    if resumed is None or not job_trainer.take_if_finished(trainer, resumed[1]):
+        trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed[1]))
+    if attempt.stop_cause is None or job_trainer.is_finished(trainer):
+        return True
+    attempt.progress.flush()
+    log.info("stopped at train_step %d: %s", trainer.state.global_step, attempt.stop_cause)
+    context.advance.stopped(context.job.job_id, context.mark, cause=attempt.stop_cause)
+    return False
+
+
+def _sight(base: Path, prepared: Path) -> Sight:
+    from trainer.sight import Sight
+
+    return Sight.of(base, prepared)
+
+
 def _make(
     loaded: Loaded, config: TrainingConfig, train: Path, held_out: Path | None, *, base: Path, output: Path,
     summary: Mapping[str, Any], hooks: Hooks, sight: Sight | None,
 ) -> Any:  # fmt: skip
     """The trainer of the request's method."""
-    given = {"output": output, "total_steps": summary["total_train_steps"], "hooks": hooks}
+    given = {"output": output, "total_steps": summary["total_train_steps"], "hooks": hooks, "sight": sight}
     make = _trainer_module(config).make
     if config.rl_config is not None:
         return make(loaded, config, config.rl_config, train, held_out, base=base, **given)
-    return make(loaded, config, train, held_out, max_length=summary["max_seq_length"], sight=sight, **given)
+    return make(loaded, config, train, held_out, max_length=summary["max_seq_length"], **given)
 
 
 def _trainer_module(config: TrainingConfig) -> ModuleType:
