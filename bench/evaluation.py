@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.train_peers import sft_trainer
+from bench.train_peers import own_trainer
 from bench.train_rows import Rows, Shape, rows
 
 SIZES = (16, 64, 256, 1024)
@@ -76,7 +76,7 @@ def _gemtune(folder: Path, given: Rows, asked: dict[str, Any]) -> Any:
     config = TrainingConfig(
         base_model_id=str(folder), batch_size=SHAPE.rows_a_step, eval_strategy="epoch", max_steps=1, **asked
     )
-    return sft_trainer(folder, Spec(processed_dataset_id="bench", training_config=config), given, evaluates=True)
+    return own_trainer(folder, Spec(processed_dataset_id="bench", training_config=config), given, evaluates=True)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bench.train_peers import PEERS
-from bench.train_rows import SHAPES, rows
+from bench.train_rows import SHAPES, Rows, rows
 
 RESULTS = Path(__file__).parent / "results.json"
 COMPARED = ("all_tokens", "completion_fifth")
@@ -69,34 +70,25 @@ def _compare(name: str, folder: Path, steps: int) -> dict[str, Any]:
     compared = {}
     for shape in COMPARED:
         print(f"\n{name}, {shape}, {steps} train_steps", flush=True)
-        measured = _measure(shape, folder, steps)
-        print(f"{'':28} tokens/s   peak MB   before   1st step   loss, last")
-        for peer, found in measured.items():
-            print(
-                f"{peer:28} {statistics.median(found.rates):8.1f} {found.peak_mb:9.0f} {found.seconds_before:7.1f}s"
-                f" {found.seconds_first_step:8.1f}s   {found.losses[-1]:.4f}"
-            )
-        compared[shape] = _ratios(measured)
-        print(
-            "  ".join(f"{name} {value}" for name, value in compared[shape].items() if name.endswith(("ratio", "nce"))),
-            flush=True,
-        )
+        given = rows(SHAPES[shape], folder / "tokenizer.json", steps)
+        lengths = [len(row["input_ids"]) for row in given]
+        compared[shape] = ratios(measure(tuple(PEERS), shape, folder, given, lengths), OURS, BASELINE)
     return compared
 
 
-def _measure(shape: str, folder: Path, steps: int) -> dict[str, Measured]:
-    given = rows(SHAPES[shape], folder / "tokenizer.json", steps)
+def measure(peers: Sequence[str], shape: str, folder: Path, given: Rows, lengths: Sequence[int]) -> dict[str, Measured]:
+    """Each peer's run on these rows, in turns; lengths: tokens of each row."""
     a_step = SHAPES[shape].rows_a_step
-    lengths = [len(row["input_ids"]) for row in given]
+    steps = len(given) // a_step
     tokens = [sum(lengths[first : first + a_step]) for first in range(0, len(lengths), a_step)]  # padding is no token
     with ExitStack() as ends:
         file = Path(ends.enter_context(tempfile.TemporaryDirectory())) / "rows.json"
         file.write_text(json.dumps(given))
         turns = {}
-        for peer in PEERS:  # one after the other: loading takes every core
+        for peer in peers:  # one after the other: loading takes every core
             log = ends.enter_context(tempfile.TemporaryFile("w+"))
             turns[peer] = ends.enter_context(Turns([peer, shape, str(folder), str(steps), str(file)], log))
-        seconds: dict[str, list[float]] = {peer: [] for peer in PEERS}
+        seconds: dict[str, list[float]] = {peer: [] for peer in peers}
         chance = random.Random(0)
         for count in tokens:
             for peer in chance.sample(list(turns), len(turns)):
@@ -111,7 +103,7 @@ def _measure(shape: str, folder: Path, steps: int) -> dict[str, Measured]:
             seconds_first_step=seconds[peer][0],
             losses=found[peer]["losses"],
         )
-        for peer in PEERS
+        for peer in peers
     }
 
 
@@ -150,19 +142,20 @@ class Turns:
         return answered
 
 
-def _ratios(measured: dict[str, Measured]) -> dict[str, Any]:
-    ours, baseline = measured[OURS], measured[BASELINE]
+def ratios(measured: dict[str, Measured], own: str, other: str) -> dict[str, Any]:
+    """Of one peer to all others, and to one of these above all. Printed, too."""
+    ours, baseline = measured[own], measured[other]
     times = {
         peer: statistics.median(a / b for a, b in zip(ours.rates, found.rates, strict=True))
         for peer, found in measured.items()
-        if peer != OURS
+        if peer != own
     }
     best = min(times, key=lambda peer: times[peer])
     differences = [abs(a - b) for a, b in zip(ours.losses, baseline.losses, strict=True)]
-    return {
+    compared = {
         "tokens_per_second": round(statistics.median(ours.rates), 1),
         "peak_mb": round(ours.peak_mb),
-        "tokens_per_second_ratio": round(times[BASELINE], 2),
+        "tokens_per_second_ratio": round(times[other], 2),
         "peak_memory_ratio": round(ours.peak_mb / baseline.peak_mb, 2),
         "best_peer": best,
         "best_peer_ratio": round(times[best], 2),
@@ -173,6 +166,16 @@ def _ratios(measured: dict[str, Measured]) -> dict[str, Any]:
             for peer, found in measured.items()
         },
     }
+    print(f"{'':32} tokens/s   peak MB   before   1st step   loss, last")
+    for peer, found in measured.items():
+        print(
+            f"{peer:32} {statistics.median(found.rates):8.1f} {found.peak_mb:9.0f} {found.seconds_before:7.1f}s"
+            f" {found.seconds_first_step:8.1f}s   {found.losses[-1]:.4f}"
+        )
+    print(
+        "  ".join(f"{name} {value}" for name, value in compared.items() if name.endswith(("ratio", "nce"))), flush=True
+    )
+    return compared
 
 
 def today() -> str:

@@ -31,7 +31,8 @@ def main() -> None:
     peer, shape, folder, steps = sys.argv[1], SHAPES[sys.argv[2]], Path(sys.argv[3]), int(sys.argv[4])
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print
-    trainer = (PEERS | OTHERWISE_ROUNDED)[peer](folder, shape, steps, json.loads(Path(sys.argv[5]).read_text()))
+    peers = PEERS | OTHERWISE_ROUNDED | OF_PREFERENCES
+    trainer = peers[peer](folder, shape, steps, json.loads(Path(sys.argv[5]).read_text()))
     trainer.add_callback(_in_turns(answers))
     print(json.dumps({"seconds_before": time.perf_counter() - BEGAN}), file=answers)
     trainer.train()
@@ -61,7 +62,7 @@ def _in_turns(answers: TextIO) -> Any:
     return InTurns()
 
 
-def _gemtune(folder: Path, shape: Shape, steps: int, rows: Rows) -> Any:
+def _gemtune(folder: Path, shape: Shape, steps: int, rows: Rows, **more: Any) -> Any:
     """The trainer of this project, as the train step makes it."""
     from gemtune.job import Step
     from gemtune.spec import Spec, TrainingConfig
@@ -72,32 +73,34 @@ def _gemtune(folder: Path, shape: Shape, steps: int, rows: Rows) -> Any:
     config = TrainingConfig(
         base_model_id=str(folder), learning_rate=LEARNING_RATE, lr_scheduler_type="constant", lora_dropout=0.0,
         batch_size=shape.rows_a_step, gradient_accumulation_steps=1, max_steps=steps, save_steps=10 * steps, seed=SEED,
+        **more,
     )  # fmt: skip
     spec = Spec(processed_dataset_id="bench", training_config=config)
     leave_out_unused(Step.TRAIN, spec)
     _seed()
-    trainer = sft_trainer(folder, spec, rows, evaluates=False)
+    trainer = own_trainer(folder, spec, rows, evaluates=False)
     trainer.args.train_sampling_strategy = "sequential"
     return trainer
 
 
-def sft_trainer(folder: Path, spec: Any, rows: Rows, *, evaluates: bool) -> Any:
+def own_trainer(folder: Path, spec: Any, rows: Rows, *, evaluates: bool) -> Any:
     """The trainer as the train step makes it, which tells nobody anything; evaluates: on the same rows."""
-    from trainer import sft
+    from trainer import dpo, sft
     from trainer.engines import huggingface
     from trainer.job_trainer import Hooks
     from trainer.prepared import TokenFile
 
     loaded, config = huggingface.load(folder, spec), spec.training_config
     work = Path(tempfile.mkdtemp())
-    with TokenFile(work / "rows.parquet") as file:
+    with TokenFile(work / "rows.parquet", tuple(rows[0])) as file:
         for row in rows:
             file.add(row)
     hooks = Hooks(lambda *_: None, lambda *_: None, lambda *_: None, lambda: False)
-    return sft.make(
-        loaded, config, work / "rows.parquet", work / "rows.parquet" if evaluates else None, output=work / "out",
-        total_steps=config.max_steps, max_length=2048, hooks=hooks,
-    )  # fmt: skip
+    files = (work / "rows.parquet", work / "rows.parquet" if evaluates else None)
+    given = {"output": work / "out", "total_steps": config.max_steps, "hooks": hooks}
+    if config.rl_config is not None:
+        return dpo.make(loaded, config, config.rl_config, *files, base=folder, **given)
+    return sft.make(loaded, config, *files, max_length=2048, **given)
 
 
 def _trl(folder: Path, shape: Shape, steps: int, rows: Rows, **more: Any) -> Any:
@@ -138,6 +141,35 @@ PEERS: dict[str, Callable[[Path, Shape, int, Rows], Any]] = {
 OTHERWISE_ROUNDED: dict[str, Callable[[Path, Shape, int, Rows], Any]] = {
     "trl, eager attention": lambda *job: _trl(*job, attn_implementation="eager"),
     "trl, float32": lambda *job: _trl(*job, dtype="float32", bf16=False),
+}
+
+
+def _gemtune_of_pairs(folder: Path, shape: Shape, steps: int, rows: Rows) -> Any:
+    return _gemtune(folder, shape, steps, rows, method="RL", rl_config={"algorithm": "dpo"})
+
+
+def _trl_of_pairs(folder: Path, shape: Shape, steps: int, rows: Rows, **more: Any) -> Any:
+    """A plain script of TRL's DPO, on rows that are prepared as its trainer prepares them."""
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+    from trl import DPOConfig, DPOTrainer
+
+    class Prepared(DPOTrainer):
+        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+            return dataset
+
+    arguments = DPOConfig(**_arguments(shape, steps) | more, max_length=None)
+    return Prepared(
+        model=_peft(folder, attn_implementation="sdpa"), args=arguments, train_dataset=Dataset.from_list(rows),
+        processing_class=AutoTokenizer.from_pretrained(folder),
+    )  # fmt: skip
+
+
+# Those of `bench.preferences`.
+OF_PREFERENCES: dict[str, Callable[[Path, Shape, int, Rows], Any]] = {
+    "gemtune, DPO": _gemtune_of_pairs,
+    "trl, DPO": _trl_of_pairs,
+    "trl, DPO without checkpointing": lambda *job: _trl_of_pairs(*job, gradient_checkpointing=False),
 }
 
 

@@ -25,6 +25,7 @@ class Shape:
 SHAPES = {
     "all_tokens": Shape(rows_a_step=4, least=256, most=256, trained=1.0),
     "completion_fifth": Shape(rows_a_step=8, least=120, most=360, trained=0.2),
+    "preferences": Shape(rows_a_step=8, least=96, most=160, trained=0.4),  # of `bench.preferences`
     "curve": Shape(rows_a_step=4, least=32, most=64, trained=0.5),  # of `bench.curve`
 }
 

@@ -19,7 +19,7 @@ from gemtune.spec import TrainingConfig
 from trainer.engines import Loaded
 from trainer.job_trainer import Hooks, attach
 from trainer.prepared import PICTURES
-from trainer.reinforcement import log_figures, settle, tokenizer_of, trl_arguments
+from trainer.reinforcement import log_figures, log_probabilities_in, settle, tokenizer_of, trl_arguments
 from trainer.sight import Sight
 
 
@@ -27,6 +27,7 @@ class DpoTrainer(DPOTrainer):
     """TRL's trainer with exact evaluation, that counts the tokens it trained on."""
 
     hooks: Hooks
+    compute_dtype: torch.dtype
     tokens_seen = 0
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
@@ -38,6 +39,12 @@ class DpoTrainer(DPOTrainer):
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         self.tokens_seen += int(inputs["attention_mask"].sum())
         return super().training_step(model, inputs, *args, **kwargs)
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, model_kwargs: Mapping[str, Any], input_ids: torch.Tensor, completion_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, None]:
+        inputs = {name: value for name, value in model_kwargs.items() if name != "use_cache"}
+        return *log_probabilities_in(model, inputs, completion_mask, self.compute_dtype), None
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         return log_figures(self, self.figures())
@@ -81,7 +88,7 @@ def make(
         eval_dataset=None if held_out is None else _pairs(held_out),
         processing_class=tokenizer,
     )
-    settle(trainer)
+    settle(trainer, loaded)
     attach(trainer, hooks, config)
     return trainer
 

@@ -20,7 +20,14 @@ from trainer import rewards
 from trainer.engines import Loaded
 from trainer.job_trainer import Hooks, attach
 from trainer.prepared import PICTURES
-from trainer.reinforcement import end_turns, log_figures, settle, tokenizer_of, trl_arguments
+from trainer.reinforcement import (
+    end_turns,
+    log_figures,
+    log_probabilities_in,
+    settle,
+    tokenizer_of,
+    trl_arguments,
+)
 from trainer.sight import Sight
 
 # CISPO clips weights from above only; with the bound of the other losses it would shrink them all (arXiv:2506.13585).
@@ -41,6 +48,7 @@ class GrpoTrainer(GRPOTrainer):
     TRL shows pictures that its own processor reads, and is not told of any here. sight: of a vision job."""
 
     hooks: Hooks
+    compute_dtype: torch.dtype
     tokens_seen = 0
     sight: Sight | None = None
     _evaluated: list[torch.Tensor]
@@ -66,13 +74,18 @@ class GrpoTrainer(GRPOTrainer):
         return prompts, None, {"token_type_ids": kinds} | ({"pixel_values": pixels} if len(pixels) else {})
 
     def _chunked_logps(
-        self, model: Any, input_ids: torch.Tensor, *args: Any, pixel_values: torch.Tensor | None = None, **given: Any
-    ) -> Any:
+        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int,
+        compute_entropy: bool = False, pixel_values: torch.Tensor | None = None, **_: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, None]:  # fmt: skip
         """pixel_values: of a batch that is trained on; without it, of the prompts whose completions are scored."""
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         if self.sight is not None:
-            pixels = self._pixels if pixel_values is None else [pixel_values]
-            given |= self.sight.inputs(input_ids, pixels)
-        return super()._chunked_logps(model, input_ids, *args, **given)
+            inputs |= self.sight.inputs(input_ids, self._pixels if pixel_values is None else [pixel_values])
+        answered = attention_mask.clone()
+        answered[:, :-logits_to_keep] = 0
+        found = log_probabilities_in(model, inputs, answered, self.compute_dtype, self.temperature)
+        logs, entropies = (of[:, -logits_to_keep:] for of in found)
+        return logs, entropies if compute_entropy else None, None
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -151,7 +164,7 @@ def make(
         processing_class=tokenizer,
     )
     trainer.sight = sight
-    settle(trainer)
+    settle(trainer, loaded)
     attach(trainer, hooks, config)
     return trainer
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from trainer.softmax_shares import shares, sums
+from trainer.softmax_shares import power_sums, shares, sums
 
 # Columns of the head that have logits at once; of a thousand positions in bfloat16, 8 MB.
 BLOCK = 4096
@@ -35,52 +35,73 @@ def cross_entropy_sum(
     may have more bits than hidden. targets: (positions,), int64. soft_cap: logits are soft_cap * tanh(logits /
     soft_cap), as in Gemma 2.
     """
-    result: torch.Tensor = _CrossEntropySum.apply(hidden, head, targets, soft_cap)
+    losses, _ = _CrossEntropy.apply(hidden, head, targets, soft_cap, 1.0, False)
+    result: torch.Tensor = losses.sum()
     return result
 
 
-class _CrossEntropySum(torch.autograd.Function):
+def log_probabilities(
+    hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, *, soft_cap: float | None = None,
+    temperature: float = 1.0,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Of each position the log-likelihood of its target, and the entropy of its softmax, in nats, which has no
+    gradient: (positions,) in float32. The operands are those of `cross_entropy_sum`; logits are divided by the
+    temperature, after the cap."""
+    losses, entropies = _CrossEntropy.apply(hidden, head, targets, soft_cap, temperature, True)
+    return -losses, entropies
+
+
+class _CrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, cap: float | None) -> Any:
+    def forward(
+        ctx: Any, hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, cap: float | None,
+        temperature: float, wants_entropies: bool,
+    ) -> Any:  # fmt: skip
+        """The losses of all positions, and their entropies or None."""
         in_one_pass = hidden.requires_grad and not head.requires_grad
-        hidden_part = _Head(hidden.detach(), head.detach(), targets, cap)
-        passed = hidden_part.one_pass(hidden_part.of_targets, gradient=in_one_pass)
+        part = _Head(hidden.detach(), head.detach(), targets, cap, temperature)
+        passed = part.one_pass(part.of_targets, gradient=in_one_pass, entropies=wants_entropies)
         if not torch.isfinite(passed.rest).all():
-            passed = hidden_part.one_pass(hidden_part.maxima(), gradient=in_one_pass)
-        losses = torch.log(passed.own + passed.rest) + passed.shift - hidden_part.of_targets
+            passed = part.one_pass(part.maxima(), gradient=in_one_pass, entropies=wants_entropies)
+        losses = torch.log(passed.own + passed.rest) + passed.shift - part.of_targets
         if passed.gradient is not None:
             ctx.save_for_backward(passed.gradient)
         else:
             ctx.save_for_backward(hidden, head, targets, losses)
-        ctx.in_one_pass, ctx.cap, ctx.dtype = in_one_pass, cap, hidden.dtype
-        return losses.sum()
+        ctx.in_one_pass, ctx.how, ctx.dtype = in_one_pass, (cap, temperature), hidden.dtype
+        if passed.entropies is not None:
+            ctx.mark_non_differentiable(passed.entropies)
+        return losses, passed.entropies
 
     @staticmethod
     def backward(ctx: Any, *outer: torch.Tensor) -> Any:
         if ctx.in_one_pass:
             (gradient,) = ctx.saved_tensors
-            return (gradient * outer[0]).to(ctx.dtype), None, None, None
+            return (gradient * outer[0].unsqueeze(1)).to(ctx.dtype), *[None] * 5
         hidden, head, targets, losses = ctx.saved_tensors
-        again = _Head(hidden, head, targets, ctx.cap)
+        again = _Head(hidden, head, targets, *ctx.how)
         of_hidden, of_head = again.gradients(losses, outer[0], of_head=ctx.needs_input_grad[1])
-        return of_hidden.to(ctx.dtype) if ctx.needs_input_grad[0] else None, of_head, None, None
+        return of_hidden.to(ctx.dtype) if ctx.needs_input_grad[0] else None, of_head, *[None] * 4
 
 
 @dataclass(frozen=True, slots=True)
 class _Pass:
-    """Sums of exp(logit - shift), each (positions,): of the target, of all others; and the gradient of hidden."""
+    """Sums of exp(logit - shift), each (positions,): of the target, and of all others. gradient: of hidden."""
 
     shift: torch.Tensor
     own: torch.Tensor
     rest: torch.Tensor
     gradient: torch.Tensor | None
+    entropies: torch.Tensor | None
 
 
 class _Head:
     """The products of one call. `exact` is the type that sums are kept in."""
 
-    def __init__(self, hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, cap: float | None):
-        self.hidden, self.head, self.targets, self.cap = hidden, head, targets, cap
+    def __init__(
+        self, hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, cap: float | None, temperature: float
+    ):
+        self.hidden, self.head, self.targets, self.cap, self.cold = hidden, head, targets, cap, 1 / temperature
         self.exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         self.positions = torch.arange(len(targets), device=targets.device)
         own_rows = head[targets].to(hidden.dtype).to(self.exact)
@@ -89,17 +110,20 @@ class _Head:
         # One buffer for the logits of every block: fresh memory costs more than the arithmetic on it.
         self._buffer = torch.empty(len(hidden) * min(BLOCK, len(head)), dtype=hidden.dtype, device=hidden.device)
 
-    def one_pass(self, wanted_shift: torch.Tensor, *, gradient: bool) -> _Pass:
+    def one_pass(self, wanted_shift: torch.Tensor, *, gradient: bool, entropies: bool) -> _Pass:
         """wanted_shift: (positions,), what logits are taken relative to, as far as the type of `hidden` can say it."""
         shift = wanted_shift.to(self.hidden.dtype)
         own = torch.exp(self.of_targets - shift.to(self.exact))
-        rest = torch.zeros_like(own)
+        rest, along = torch.zeros_like(own), own * (self.of_targets - shift.to(self.exact))
         summed = torch.zeros(self.hidden.shape, dtype=self.exact, device=own.device) if gradient else None
         for start in range(0, len(self.head), BLOCK):
             rows = self.head[start : start + BLOCK].to(self.hidden.dtype)
             logits, slope = self._logits(rows, start, shift)
+            if entropies:
+                powers, along_here = power_sums(logits)
+                along += along_here
             if summed is None:
-                rest += sums(logits.exp_())
+                rest += powers if entropies else sums(logits.exp_())
             elif self.hidden.dtype in (torch.bfloat16, torch.float16):
                 found = shares(logits, own, rest, slope)
                 summed.addcmul_(found.times(rows).to(self.exact), (own + rest).unsqueeze(1))
@@ -112,13 +136,16 @@ class _Head:
             left = (rest / total.squeeze(1)).unsqueeze(1)  # 1 - the target's share, without its rounding
             if self.own_slope is not None:
                 left = left * self.own_slope.unsqueeze(1)
-            summed.div_(total).sub_(left * self._own_rows)
-        return _Pass(shift.to(self.exact), own, rest, summed)
+            summed.div_(total).sub_(left * self._own_rows).mul_(self.cold)
+        spread = torch.log(own + rest) - along / (own + rest) if entropies else None
+        return _Pass(shift.to(self.exact), own, rest, summed, spread)
 
     def gradients(
         self, losses: torch.Tensor, outer: torch.Tensor, *, of_head: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Of hidden, and of the head, which was not frozen; losses: (positions,) as the first pass found them."""
+        """Of hidden, and of the head, which was not frozen. losses: (positions,) as the first pass found them. outer:
+        their gradients."""
+        outer = outer * self.cold
         log_total = losses + self.of_targets
         shift = log_total.to(self.hidden.dtype)
         scale = (torch.exp(shift.to(self.exact) - log_total) * outer).unsqueeze(1)  # makes weights the softmax
@@ -152,19 +179,19 @@ class _Head:
         """Of a block, less the shift, in the buffer, and the slope of the cap there. The targets' are -inf."""
         logits, slope = self._buffer[: len(self.hidden) * len(rows)].view(-1, len(rows)), None
         if self.cap is None:
-            torch.addmm(-shift.unsqueeze(1), self.hidden, rows.T, out=logits)
+            torch.addmm(-shift.unsqueeze(1), self.hidden, rows.T, alpha=self.cold, out=logits)
         else:
             torch.mm(self.hidden, rows.T, out=logits)
             bent = logits.div_(self.cap).tanh_()
             slope = 1 - bent.square()
-            bent.mul_(self.cap).sub_(shift.unsqueeze(1))
+            bent.mul_(self.cap * self.cold).sub_(shift.unsqueeze(1))
         here = (self.targets >= start) & (self.targets < start + len(rows))
         logits[self.positions[here], self.targets[here] - start] = -torch.inf
         return logits, slope
 
     def _capped(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Logits after the cap, and its slope there."""
+        """Logits after the cap, divided by the temperature, and the cap's slope there."""
         if self.cap is None:
-            return logits, None
+            return self.cold * logits, None
         bent = torch.tanh(logits / self.cap)
-        return self.cap * bent, 1 - bent.square()
+        return self.cold * self.cap * bent, 1 - bent.square()

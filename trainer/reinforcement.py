@@ -1,7 +1,9 @@
-"""What both trainers of reinforcement learning have in common: TRL's arguments, its reference, its loss head."""
+"""What both trainers of reinforcement learning have in common: TRL's arguments, its reference, and log-probabilities
+by the loss head of supervised training."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ from gemtune.spec import TrainingConfig
 from trainer.chat_template import OWN_END_OF_TURN
 from trainer.engines import Loaded
 from trainer.job_trainer import arguments, logged
+from trainer.loss_head import log_probabilities
+from trainer.predictions import predictions
+from trainer.rendering import UNTRAINED
 
 
 def trl_arguments(loaded: Loaded, config: TrainingConfig, *, output: Path, total_steps: int, evaluates: bool) -> Any:
@@ -42,13 +47,35 @@ def end_turns(model: Any, tokenizer: Any) -> None:
         model.generation_config.eos_token_id = [*ends, token]
 
 
-def settle(trainer: Any) -> None:
+def settle(trainer: Any, loaded: Loaded) -> None:
     """The reference is the base model, the adapter disabled: TRL's copy of a fresh adapter would be the same, twice as
-    large. And probabilities go over the vocabulary a block at a time: TRL's own function of plain torch does that, but
-    asks for the package liger-kernel first, of which it uses nothing."""
+    large. And TRL is to ask its trainer for log-probabilities, instead of the model for logits. It does so where its
+    option for liger-kernel is on, which asks for that package first, and uses nothing of it."""
     if "ref" in trainer.model.peft_config:
         trainer.model.delete_adapter("ref")
     trainer.use_liger_kernel = True
+    trainer.compute_dtype = loaded.compute_dtype
+
+
+def log_probabilities_in(
+    model: Any, inputs: Mapping[str, Any], answered: torch.Tensor, dtype: torch.dtype, temperature: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What each token of the answers was to the model: its log-probability, and the entropy of all that might have
+    stood there. Both (rows, positions - 1), shifted as targets are, and 0 elsewhere.
+
+    inputs: what the model takes, input_ids (rows, positions) among it. answered: (rows, positions), which tokens are
+    the answers'.
+    """
+    wanted = answered[:, 1:].bool()
+    targets = torch.nn.functional.pad(
+        inputs["input_ids"][:, 1:].masked_fill(~wanted, UNTRAINED), (0, 1), value=UNTRAINED
+    )
+    found = predictions(model, {**inputs, "shift_labels": targets}, dtype)
+    values = log_probabilities(
+        found.hidden, found.head, found.targets, soft_cap=found.soft_cap, temperature=temperature
+    )  # fmt: skip
+    logs, entropies = (of.new_zeros(wanted.shape).masked_scatter(wanted, of) for of in values)
+    return logs, entropies
 
 
 def log_figures(trainer: Any, figures: Figures) -> dict[str, float]:

@@ -69,6 +69,17 @@ def shares(logits: torch.Tensor, own: torch.Tensor, rest: torch.Tensor, slope: t
     return Shares(weights, weights.amax(0), _vector_matrix(weights.new_ones(len(weights)), weights))
 
 
+def power_sums(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each position the sum of e^x over its logits x, and that of x e^x, which is 0 where x is -inf; (positions,) in
+    float32 at least."""
+    loops = loops_for(logits)
+    if loops is not None:
+        found: tuple[torch.Tensor, torch.Tensor] = loops.power_sums(logits)
+        return found
+    powers = logits.exp()
+    return sums(powers), sums(powers * logits.clamp_min(torch.finfo(logits.dtype).min))
+
+
 def sums(weights: torch.Tensor) -> torch.Tensor:
     """Of each position, in float32 at least. In 16 bits they are made in 32 and rounded at their end: of short pieces,
     so that little is lost; asked for 32 bits, PyTorch would copy all weights first."""

@@ -96,6 +96,18 @@ def test_a_sum_of_exponents_says_that_one_is_no_number(bad: float, sum_of_it: fl
     assert torch.equal(rest.nan_to_num(nan=-1), torch.tensor([40, sum_of_it, 40]).nan_to_num(nan=-1))
 
 
+def test_sums_of_powers_are_those_of_an_exact_computation() -> None:
+    logits = (torch.randn(5, 48, generator=torch.Generator().manual_seed(1)) * 6).bfloat16()
+    logits[2, 7] = -INF
+    logits[3] -= 200
+    before, exact = logits.clone(), logits.double()
+    powers, along = loops.power_sums(logits)
+    torch.testing.assert_close(powers.double(), exact.exp().sum(1), rtol=1e-5, atol=1e-37)
+    expected = (exact.exp() * exact.clamp_min(-1e3)).sum(1)
+    torch.testing.assert_close(along.double(), expected, rtol=1e-4, atol=1e-3)
+    assert torch.equal(logits, before)
+
+
 def test_products_with_a_vector_are_summed_in_32_bits() -> None:
     chance = torch.Generator().manual_seed(2)
     matrix = torch.randn(300, 500, generator=chance).bfloat16()

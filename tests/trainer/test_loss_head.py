@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from trainer import loss_head, softmax_shares
-from trainer.loss_head import cross_entropy_sum
+from trainer.loss_head import cross_entropy_sum, log_probabilities
 
 
 def plain(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, soft_cap: float | None) -> torch.Tensor:
@@ -41,6 +41,36 @@ def test_loss_and_gradients_are_those_of_autograd(
         assert (expected is None) == (found is None)
         if expected is not None:
             torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("soft_cap", [None, 3.0])
+@pytest.mark.parametrize("trained", ["hidden", "both", "neither"])
+def test_log_probabilities_entropies_and_gradients_are_those_of_autograd(
+    monkeypatch: pytest.MonkeyPatch, soft_cap: float | None, temperature: float, trained: str
+) -> None:
+    monkeypatch.setattr(loss_head, "BLOCK", 7)
+    chance = torch.Generator().manual_seed(4)
+    hidden, head = (torch.randn(n, 16, dtype=torch.float64, generator=chance) for n in (23, 101))
+    targets, outer = torch.randint(0, 101, (23,), generator=chance), torch.randn(23, dtype=torch.float64)
+    found = []
+    for ours in (False, True):
+        h, w = hidden.clone().requires_grad_(trained != "neither"), head.clone().requires_grad_(trained == "both")
+        if ours:
+            logs, entropies = log_probabilities(h, w, targets, soft_cap=soft_cap, temperature=temperature)
+            assert not entropies.requires_grad
+        else:
+            logits = h @ w.T if soft_cap is None else soft_cap * torch.tanh(h @ w.T / soft_cap)
+            all_logs = torch.log_softmax(logits / temperature, -1)
+            logs = all_logs.gather(1, targets.unsqueeze(1)).squeeze(1)
+            entropies = -(all_logs.exp() * all_logs).sum(1).detach()
+        if trained != "neither":
+            (logs * outer).sum().backward()
+        found.append((logs.detach(), entropies, h.grad, w.grad))
+    for expected, got in zip(*found, strict=True):
+        assert (expected is None) == (got is None)
+        if expected is not None:
+            torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_gradcheck() -> None:
@@ -120,6 +150,19 @@ def test_sixteen_bits_are_as_close_to_the_exact_gradient_as_autograds_own(monkey
     ours, our_loss = gradient(cross_entropy_sum, torch.bfloat16)
     assert our_loss == pytest.approx(loss, rel=5e-3)
     assert (ours - exact).norm() <= 1.1 * (rounded - exact).norm()
+
+
+@pytest.mark.usefixtures("operations")
+def test_log_probabilities_of_sixteen_bits_are_the_same_whether_they_are_trained_on_or_not() -> None:
+    """So that a model which does not differ from its reference yet has a margin of nothing."""
+    hidden, head, targets = peaked()
+    exact = torch.log_softmax(hidden.double() @ head.double().T, -1)
+    logs, entropies = log_probabilities(hidden, head, targets)
+    with_gradient, the_same = log_probabilities(hidden.clone().requires_grad_(), head, targets)
+    torch.testing.assert_close(with_gradient, logs, rtol=0, atol=1e-5)
+    torch.testing.assert_close(the_same, entropies, rtol=0, atol=1e-5)
+    torch.testing.assert_close(logs.double(), exact.gather(1, targets.unsqueeze(1)).squeeze(1), rtol=1e-2, atol=3e-2)
+    torch.testing.assert_close(entropies.double(), -(exact.exp() * exact).sum(1), rtol=1e-2, atol=3e-2)
 
 
 @pytest.mark.usefixtures("operations")

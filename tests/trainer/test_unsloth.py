@@ -108,7 +108,7 @@ def test_both_engines_align_a_model_alike(
     rl, content = ALIGNMENTS[algorithm]
     training: dict[str, Any] = {
         "method": "RL", "rl_config": rl, "base_model_id": str(talkative), "batch_size": 16, "max_steps": 10,
-        "learning_rate": 0.02 if algorithm == "grpo" else 5e-3, "eval_strategy": "steps", "eval_steps": 5,
+        "eval_strategy": "steps", "eval_steps": 5,
     }  # fmt: skip
     plain, fast = bench_of(**training), bench_of(**training, provider="unsloth")
     for bench in (plain, fast):
@@ -129,7 +129,7 @@ def test_both_engines_align_a_model_alike(
     metrics = fast.job.metrics
     assert metrics is not None
     assert metrics.baseline is not None
-    assert getattr(metrics, figure) > getattr(metrics.baseline, figure) + 0.3
+    assert getattr(metrics, figure) > getattr(metrics.baseline, figure) + 0.2
     files = [{Path(artifact.name).name for artifact in bench.job.artifacts} for bench in (plain, fast)]
     assert files[0] == files[1]
     before, after = (weights(bench, "RL") for bench in (plain, fast))

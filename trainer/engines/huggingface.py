@@ -40,7 +40,7 @@ def load(folder: Path, spec: Spec) -> Loaded:
     if config.method != "Full":
         _keep_differentiable(model)
         model = _with_adapter(model, config)
-        if model.device.type == "cpu" and config.method != "RL":
+        if model.device.type == "cpu":
             from trainer.on_cpu.install import install
 
             install(model)

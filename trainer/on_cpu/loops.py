@@ -38,6 +38,8 @@ _loop: Any = njit(nogil=True, cache=True, error_model="numpy", fastmath={"reasso
 _inline: Any = njit(inline="always")
 
 _ZERO, _ONE, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
+# e^x is nothing up to here.
+_LEAST = np.float32(-87)
 # 2u of GELU's tanh approximation (`gated_unit`) is x * (LINEAR + CUBIC * x^2).
 _LINEAR = np.float32(2 * math.sqrt(2 / math.pi))
 _CUBIC = np.float32(2 * math.sqrt(2 / math.pi) * 0.044715)
@@ -103,6 +105,13 @@ def shares(logits: torch.Tensor, own: torch.Tensor, rest: torch.Tensor) -> tuple
     return largest, total
 
 
+def power_sums(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each row the sum of e^x, and that of x e^x. logits: (rows, columns) in bfloat16, each row contiguous."""
+    powers, along = (torch.empty(len(logits)) for _ in range(2))
+    _power_sums(_numbers(logits), powers.numpy(), along.numpy())
+    return powers, along
+
+
 def matrix_vector(matrix: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
     """matrix (rows, columns) in bfloat16 @ vector (columns,) in float32: (rows,) in float32."""
     out = torch.empty(len(matrix))
@@ -165,7 +174,7 @@ def _exp(x: Any) -> Any:
 @_inline
 def _power(x: Any) -> Any:
     """e^x where that may be nothing, infinite or no number."""
-    power = _exp(x) if x > np.float32(-87.0) else _ZERO
+    power = _exp(x) if x > _LEAST else _ZERO
     return power if x <= np.float32(88.0) else x * np.float32(np.inf)
 
 
@@ -260,6 +269,18 @@ def _shares(logits, own, rest, largest, total):  # type: ignore[no-untyped-def]
             logits[row, i] = _written(share)
             total[i] += share
             largest[i] = max(largest[i], share)
+
+
+@_loop
+def _power_sums(logits, powers, along):  # type: ignore[no-untyped-def]
+    for row in range(logits.shape[0]):
+        summed, weighted = _ZERO, _ZERO
+        for i in range(logits.shape[1]):
+            x = _read(logits[row, i])
+            power = _power(x)
+            summed += power
+            weighted += power * max(x, _LEAST)
+        powers[row], along[row] = summed, weighted
 
 
 @_loop
