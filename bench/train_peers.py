@@ -85,7 +85,6 @@ def _gemtune(folder: Path, shape: Shape, steps: int, rows: Rows, **more: Any) ->
 
 def own_trainer(folder: Path, spec: Any, rows: Rows, *, evaluates: bool) -> Any:
     """The trainer as the train step makes it, which tells nobody anything; evaluates: on the same rows."""
-    from trainer import dpo, sft
     from trainer.engines import huggingface
     from trainer.job_trainer import Hooks
     from trainer.prepared import TokenFile
@@ -99,7 +98,11 @@ def own_trainer(folder: Path, spec: Any, rows: Rows, *, evaluates: bool) -> Any:
     files = (work / "rows.parquet", work / "rows.parquet" if evaluates else None)
     given = {"output": work / "out", "total_steps": config.max_steps, "hooks": hooks}
     if config.rl_config is not None:
+        from trainer import dpo
+
         return dpo.make(loaded, config, config.rl_config, *files, base=folder, **given)
+    from trainer import sft
+
     return sft.make(loaded, config, *files, max_length=2048, **given)
 
 
