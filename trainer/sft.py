@@ -18,7 +18,7 @@ from trainer.engines import Loaded
 from trainer.job_trainer import Hooks, arguments, attach, logged
 from trainer.loss_head import cross_entropy_sum
 from trainer.on_cpu.install import draws_alone
-from trainer.on_cpu.side_by_side import SideBySide, parts_of
+from trainer.on_cpu.side_by_side import SideBySide, parts_of, shares_of
 from trainer.predictions import predictions
 from trainer.rendering import UNTRAINED
 from trainer.sight import Sight
@@ -48,14 +48,20 @@ class SftTrainer(Trainer):
         self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         if self.side_by_side is not None:
-            width, lengths = model.config.get_text_config().hidden_size, inputs["row_lengths"]
-            pairs = zip(lengths, batches.trained_of_rows(inputs), strict=True)
-            costs = [length + self.head_cost * trained for length, trained in pairs]
-            parts = parts_of(lengths, costs, width=width, threads=self.side_by_side.threads)
-            if len(parts) > 1:
-                losses = [partial(self._loss_sum, model, batches.some_rows(inputs, part)) for part in parts]
+            parts = self._parts(model, inputs, self.side_by_side.threads)
+            if len(parts) > 1 or len(parts[0]) > 1:
+                losses = [[partial(self._loss_sum, model, batches.some_rows(inputs, share)) for share in part]
+                          for part in parts]  # fmt: skip
                 return self.side_by_side.sum(losses) / num_items_in_batch
         return self._loss_sum(model, inputs) / num_items_in_batch
+
+    def _parts(self, model: Any, inputs: Mapping[str, Any], threads: int) -> list[list[list[int]]]:
+        """The rows that go through the model at once, by parts and their shares."""
+        width, lengths = model.config.get_text_config().hidden_size, inputs["row_lengths"]
+        trained = batches.trained_of_rows(inputs)
+        costs = [length + self.head_cost * count for length, count in zip(lengths, trained, strict=True)]
+        parts = parts_of(lengths, costs, width=width, threads=threads)
+        return [shares_of(part, lengths, trained, costs, width=width) for part in parts]
 
     def _loss_sum(self, model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
         found = predictions(model, batch, self.compute_dtype)

@@ -22,7 +22,7 @@ from trainer.batches import filled_up, flattened, some_rows
 from trainer.loss_head import cross_entropy_sum
 from trainer.on_cpu import side_by_side
 from trainer.on_cpu.install import draws_alone
-from trainer.on_cpu.side_by_side import AT_LEAST, SideBySide, generator, parts_of
+from trainer.on_cpu.side_by_side import AT_LEAST, SideBySide, generator, parts_of, shares_of
 from trainer.predictions import predictions
 
 
@@ -88,6 +88,27 @@ def test_parts_are_even_by_what_their_rows_cost() -> None:
     assert sorted(parts_of([100] * 4, costs, width=AT_LEAST, threads=2)) == [[0, 1], [2, 3]]
 
 
+@pytest.mark.parametrize(
+    ("lengths", "trained", "width", "shares"),
+    [
+        ([200, 200], [192, 193], AT_LEAST // 200 + 1, [[0], [1]]),
+        ([200, 200], [192, 192], AT_LEAST // 200 + 1, [[0, 1]]),
+        ([200, 200], [192, 193], AT_LEAST // 200, [[0, 1]]),  # too little to go through all weights for
+        ([900, 900, 900], [90, 90, 90], AT_LEAST, [[0, 1, 2]]),
+        ([1000], [1000], AT_LEAST, [[0]]),  # a row is not divided
+        ([300, 300, 100, 100], [300, 300, 100, 100], AT_LEAST, [[0], [1], [2, 3]]),
+    ],
+)
+def test_a_part_goes_in_shares_of_not_too_many_trained_tokens(
+    lengths: list[int], trained: list[int], width: int, shares: list[list[int]]
+) -> None:
+    """Rows 1, 2, … of the batch are another part's."""
+    part = range(0, 2 * len(lengths), 2)
+    of_batch = [[each for value in values for each in (value, 7)] for values in (lengths, trained)]
+    found = shares_of(part, *of_batch, [2.0 * length for length in of_batch[0]], width=width)
+    assert sorted(found) == [[2 * row for row in share] for share in shares]
+
+
 def test_a_trained_token_costs_the_head_beside_the_layers(tmp_path: Path) -> None:
     """Forward and backward, as PyTorch counts the operations of one token."""
     from torch.utils.flop_counter import FlopCounterMode
@@ -131,7 +152,7 @@ def in_two(trained: Any, dtype: torch.dtype = torch.float32) -> tuple[float, lis
 
     trained.zero_grad()
     wanted = [parameter for parameter in trained.parameters() if parameter.requires_grad]
-    total = SideBySide(wanted).sum([lambda: loss([0, 2]), lambda: loss([1, 3])])
+    total = SideBySide(wanted).sum([[lambda: loss([0, 2])], [lambda: loss([1]), lambda: loss([3])]])
     (3 * total).backward()
     return total.item(), [parameter.grad / 3 for parameter in wanted if parameter.grad is not None]
 
@@ -169,7 +190,7 @@ def test_parts_draw_different_numbers_and_other_threads_draw_as_ever(two_threads
         draws.append(torch.rand(8, generator=generator()))
         return weight.sum()
 
-    SideBySide([weight]).sum([loss, loss])
+    SideBySide([weight]).sum([[loss], [loss]])
     assert not torch.equal(*draws)
     assert generator() is None
 
@@ -184,16 +205,16 @@ def test_an_error_in_a_part_is_raised_and_leaves_the_threads_as_they_were(two_th
 
     parts = SideBySide([weight])
     with pytest.raises(ValueError, match="as it must"):
-        parts.sum([weight.sum, fails])
+        parts.sum([[weight.sum], [weight.sum, fails]])
     assert (threads, torch.get_num_threads(), weight.grad) == ([1], 2, None)
-    parts.sum([weight.sum, weight.sum]).backward()
+    parts.sum([[weight.sum], [weight.sum]]).backward()
     assert weight.grad == 2
 
 
 def test_a_weight_without_a_gradient_gets_none(two_threads: None) -> None:
     used, other = torch.nn.Parameter(torch.ones(1)), torch.nn.Parameter(torch.ones(1))
-    SideBySide([used, other]).sum([used.sum, used.sum]).backward()
-    assert used.grad == 2
+    SideBySide([used, other]).sum([[used.sum, used.sum], [used.sum]]).backward()
+    assert used.grad == 3
     assert other.grad is None
 
 
@@ -229,6 +250,27 @@ def test_a_training_that_computes_layers_again_goes_through_them_whole(
     monkeypatch.setattr(sft.activations, "SHARE_OF_MAIN_MEMORY", 0)
     monkeypatch.setattr(SideBySide, "sum", lambda *_: pytest.fail("in parts"))
     bench_of(batch_size=4, max_steps=1).to(Step.TRAIN)
+
+
+def test_a_large_batch_is_trained_on_as_if_it_went_at_once(
+    two_threads: None, bench_of: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[list[int]] = []
+    sums = SideBySide.sum
+    monkeypatch.setattr(
+        SideBySide, "sum", lambda self, losses: (counts.append(list(map(len, losses))), sums(self, losses))[1]
+    )
+    monkeypatch.setattr(side_by_side, "TRAINED_AT_MOST", 10)
+    training = {"batch_size": 8, "max_steps": 6, "learning_rate": 1e-3, "lora_dropout": 0.0}
+    in_shares = bench_of(**training).to(Step.TRAIN)
+    torch.set_num_threads(1)
+    in_one_thread = bench_of(**training).to(Step.TRAIN)
+    assert {len(each) for each in counts} == {1, 2}
+    assert all(shares > 1 for each in counts for shares in each)
+    monkeypatch.setattr(side_by_side, "TRAINED_AT_MOST", 10**9)
+    whole = bench_of(**training).to(Step.TRAIN)
+    for shared in (in_shares, in_one_thread):
+        assert shared.curve() == [(step, pytest.approx(loss, rel=1e-4)) for step, loss in whole.curve()]
 
 
 def test_only_models_whose_random_numbers_are_all_drawn_here_go_in_parts(tmp_path: Path) -> None:
