@@ -23,7 +23,7 @@ import torch
 
 # Values of the hidden states of a part, below which the threads wait more for Python's lock than they compute.
 AT_LEAST = 2**17
-# Trained tokens of a share at most, as far as rows allow. Going through all weights once more takes as long as some 80
+# Trained tokens of a share at most, as far as rows allow. Going through all weights once more takes as long as some 100
 # tokens: of Gemma 3 270M, two shares of 256 tokens take 9% more time than one of 512, and the training 160 MB less.
 TRAINED_AT_MOST = 384
 # The largest part's tokens, as a multiple of the mean: the other cores wait for it.
