@@ -58,15 +58,18 @@ class Shares:
 def shares(logits: torch.Tensor, own: torch.Tensor, rest: torch.Tensor, slope: torch.Tensor | None = None) -> Shares:
     """Of exp(logits), relative to each position's sum of them up to here, own + rest, and times the slope. The block's
     are added to `rest` before; the result is in the place of `logits`."""
-    loops = loops_for(logits) if slope is None else None
-    if loops is not None:
+    loops = loops_for(logits)
+    if loops is not None and slope is None:
         return Shares(logits, *loops.shares(logits, own, rest))
+    powers = None if loops is None else loops.power_sums(logits)[0]
     weights = logits.exp_()
-    rest += sums(weights)
+    rest += sums(weights) if powers is None else powers
     if slope is not None:
         weights.mul_(slope)
-    weights.mul_((1 / (own + rest)).to(weights.dtype).unsqueeze(1))
-    return Shares(weights, weights.amax(0), _vector_matrix(weights.new_ones(len(weights)), weights))
+    # As long as all are next to nothing, none has a share: the largest is in a later block.
+    so_far = (own + rest).clamp_min(torch.finfo(torch.float32).tiny)
+    weights.mul_((1 / so_far).to(weights.dtype).unsqueeze(1))
+    return Shares(weights, weights.amax(0), _vector_matrix(own.new_ones(len(weights)), weights))
 
 
 def power_sums(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -27,8 +27,9 @@ LOCAL_CHECKPOINTS = 2
 GPU_FIXED_GIB = 1.5
 # Python with torch, transformers and Google's clients; with CUDA its libraries too.
 PROCESS_GIB, CUDA_PROCESS_GIB, EXPORT_PROCESS_GIB = 2.0, 4.0, 3.0
-# The vision tower's activations; it is not trained. Estimated.
-VISION_GIB = 2.0
+# The vision tower's activations, as it is not trained: at least, and of each picture that it sees at once. Estimated,
+# for one picture a row.
+VISION_GIB, PICTURE_GIB = 2.0, 0.1
 # Columns of the head that have logits at once, as trainer/loss_head.py has it.
 HEAD_BLOCK = 4096
 # For what was not measured: other widths, kernels' own workspaces, and memory in pieces too small to use.
@@ -73,6 +74,11 @@ class Load:
         """Of one forward pass."""
         return self.batch_size * self.length * self.sequences
 
+    @property
+    def prompts(self) -> int:
+        """Those whose pictures are seen at once."""
+        return max(self.batch_size * self.sequences, self.sampled)
+
 
 @dataclass(frozen=True, slots=True)
 class Need:
@@ -87,7 +93,7 @@ def needed(size: ModelSize, load: Load) -> Need:
     """What training this model needs. Local files count: on Cloud Run they lie in memory."""
     trained = size.parameters if load.method == "Full" else size.lora_parameters(load.lora_rank)
     files = size.file_bytes + trained * CHECKPOINT_BYTES * LOCAL_CHECKPOINTS
-    fixed = VISION_GIB if load.modality == "vision" else 0.0
+    fixed = max(VISION_GIB, PICTURE_GIB * load.prompts) if load.modality == "vision" else 0.0
 
     trained_bytes = trained * TRAINED_BYTES
     on_gpu, on_cpu = (_weights_bytes(size, load.method, on_gpu=gpu) for gpu in (True, False))

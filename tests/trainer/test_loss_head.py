@@ -131,6 +131,43 @@ def peaked() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.usefixtures("operations")
+@pytest.mark.parametrize("gap", [60.0, 90.0, 200.0])
+def test_a_target_far_below_another_token_has_a_gradient_wherever_that_stands(
+    monkeypatch: pytest.MonkeyPatch, gap: float
+) -> None:
+    """Relative to the highest logit, which comes in the last block, all before are nothing in float32."""
+    monkeypatch.setattr(loss_head, "BLOCK", 64)
+    head = torch.zeros(256, 16)
+    head[5, 0], head[255, 0] = -gap, gap  # from the target at 0 to the highest
+    hidden = torch.zeros(3, 16, dtype=torch.bfloat16)
+    hidden[:, 0] = 1
+    hidden.requires_grad_()
+    targets = torch.tensor([5, 200, 255])
+    loss = cross_entropy_sum(hidden, head.bfloat16(), targets)
+    loss.backward()
+    exact = hidden.detach().double().requires_grad_()
+    torch.nn.functional.cross_entropy(exact @ head.bfloat16().double().T, targets, reduction="sum").backward()
+    assert loss.item() == pytest.approx(3 * gap, rel=1e-2)
+    torch.testing.assert_close(hidden.grad, exact.grad, rtol=1e-2, atol=1e-2, check_dtype=False)
+
+
+@pytest.mark.usefixtures("operations")
+def test_capped_logits_of_sixteen_bits_have_gradients_as_close_as_autograds_own() -> None:
+    hidden, head, targets = peaked()
+
+    def gradient(ours: bool, dtype: torch.dtype) -> torch.Tensor:
+        leaf, weight = hidden.to(dtype, copy=True).requires_grad_(), head.to(dtype)
+        (
+            cross_entropy_sum(leaf, weight, targets, soft_cap=6.0) if ours else plain(leaf, weight, targets, 6.0)
+        ).backward()
+        assert leaf.grad is not None
+        return leaf.grad.double()
+
+    exact, rounded = gradient(False, torch.float64), gradient(False, torch.bfloat16)
+    assert (gradient(True, torch.bfloat16) - exact).norm() <= 1.1 * (rounded - exact).norm()
+
+
+@pytest.mark.usefixtures("operations")
 def test_sixteen_bits_are_as_close_to_the_exact_gradient_as_autograds_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss_head, "BLOCK", 512)  # most columns are left out of the second product
     hidden, head, targets = peaked()
@@ -153,12 +190,16 @@ def test_sixteen_bits_are_as_close_to_the_exact_gradient_as_autograds_own(monkey
 
 
 @pytest.mark.usefixtures("operations")
-def test_log_probabilities_of_sixteen_bits_are_the_same_whether_they_are_trained_on_or_not() -> None:
+@pytest.mark.parametrize("soft_cap", [None, 6.0])
+def test_log_probabilities_of_sixteen_bits_are_the_same_whether_they_are_trained_on_or_not(
+    soft_cap: float | None,
+) -> None:
     """So that a model which does not differ from its reference yet has a margin of nothing."""
     hidden, head, targets = peaked()
-    exact = torch.log_softmax(hidden.double() @ head.double().T, -1)
-    logs, entropies = log_probabilities(hidden, head, targets)
-    with_gradient, the_same = log_probabilities(hidden.clone().requires_grad_(), head, targets)
+    logits = hidden.double() @ head.double().T
+    exact = torch.log_softmax(logits if soft_cap is None else soft_cap * torch.tanh(logits / soft_cap), -1)
+    logs, entropies = log_probabilities(hidden, head, targets, soft_cap=soft_cap)
+    with_gradient, the_same = log_probabilities(hidden.clone().requires_grad_(), head, targets, soft_cap=soft_cap)
     torch.testing.assert_close(with_gradient, logs, rtol=0, atol=1e-5)
     torch.testing.assert_close(the_same, entropies, rtol=0, atol=1e-5)
     torch.testing.assert_close(logs.double(), exact.gather(1, targets.unsqueeze(1)).squeeze(1), rtol=1e-2, atol=3e-2)

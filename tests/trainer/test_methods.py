@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from gemtune.job import Step
+from tests import preference_rows, rows, tiny_gemma
+from tests.gpu.conftest import made_bf16
 from tests.trainer.conftest import Bench
 from tests.trainer.test_metrics import independent
 from trainer.prepared import read_tokens
@@ -89,6 +91,22 @@ def test_a_full_training_resumes_to_the_bit(bench_of: Callable[..., Bench]) -> N
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert whole.curve() == broken.curve()
+
+
+@pytest.mark.parametrize("rl", [None, {"algorithm": "dpo"}])
+def test_a_gemma_2_of_sixteen_bits_learns_by_an_adapter(
+    bench_of: Callable[..., Bench], tmp_path: Path, rl: dict[str, Any] | None
+) -> None:
+    """Its logits are capped. What it is computed in is what this processor is fast at."""
+    base = made_bf16(tiny_gemma.build(tmp_path / "gemma2", "gemma2"))
+    method = {"method": "LoRA"} if rl is None else {"method": "RL", "rl_config": rl}
+    bench = bench_of(base_model_id=str(base), max_steps=8, **method)
+    if rl is not None:
+        bench.put("train", preference_rows.pairs(rows.train_rows(24)))
+        bench.put("eval", preference_rows.pairs(rows.held_out_rows(8)))
+    bench.to(Step.TRAIN)
+    losses = [loss for _, loss in bench.curve()]
+    assert losses[-1] < losses[0] - 0.3
 
 
 def test_packing_takes_fewer_steps_for_the_same_rows(bench_of: Callable[..., Bench]) -> None:

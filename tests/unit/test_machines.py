@@ -181,3 +181,21 @@ def test_an_export_needs_what_it_reads_and_writes() -> None:
     adapter, merged = (needed_for_export(found, "LoRA", ExportConfig(format=f)) for f in ("adapter", "merged"))
     assert merged - adapter == pytest.approx(2 * found.parameters / GIB)
     assert adapter == pytest.approx(found.file_bytes / GIB + 3)
+
+
+def test_pictures_that_are_seen_at_once_take_memory() -> None:
+    """Those of a batch; of all completions that GRPO samples, and of both answers of a pair."""
+    grpo = {"algorithm": "grpo", "num_generations": 8, "rewards": [{"type": "exact_answer"}]}
+    asked: dict[str, dict[str, Any]] = {
+        "LoRA": {"batch_size": 8},
+        "DPO": {"batch_size": 32, "method": "RL", "rl_config": {"algorithm": "dpo"}},
+        "GRPO": {"batch_size": 8, "gradient_accumulation_steps": 8, "method": "RL", "rl_config": grpo},
+    }
+    more = {}
+    for name, training in asked.items():
+        config = TrainingConfig(base_model_id="google/gemma-3-4b-it", **training)
+        seeing, blind = (
+            needed(size("google/gemma-3-4b-it"), Load.of(config, modality)).gpu for modality in ("vision", "text")
+        )
+        more[name] = seeing - blind
+    assert more == {"LoRA": pytest.approx(2), "DPO": pytest.approx(6.4), "GRPO": pytest.approx(6.4)}

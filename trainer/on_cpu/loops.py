@@ -38,6 +38,8 @@ _loop: Any = njit(nogil=True, cache=True, error_model="numpy", fastmath={"reasso
 _inline: Any = njit(inline="always")
 
 _ZERO, _ONE, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
+# The least that has all of its digits, and one over it is no infinity.
+_TINY = np.float32(np.finfo(np.float32).tiny)
 # e^x is nothing up to here.
 _LEAST = np.float32(-87)
 # 2u of GELU's tanh approximation (`gated_unit`) is x * (LINEAR + CUBIC * x^2).
@@ -263,7 +265,8 @@ def _shares(logits, own, rest, largest, total):  # type: ignore[no-untyped-def]
             powers[i] = power
             found += power
         rest[row] += found
-        inverse = _ONE / (own[row] + rest[row])
+        so_far = own[row] + rest[row]
+        inverse = _ONE / (_TINY if so_far < _TINY else so_far)  # what is no number stays none
         for i in range(columns):
             share = powers[i] * inverse
             logits[row, i] = _written(share)
