@@ -20,14 +20,7 @@ from trainer import rewards
 from trainer.engines import Loaded
 from trainer.job_trainer import Hooks, attach
 from trainer.prepared import PICTURES
-from trainer.reinforcement import (
-    end_turns,
-    log_figures,
-    log_probabilities_in,
-    settle,
-    tokenizer_of,
-    trl_arguments,
-)
+from trainer.reinforcement import end_turns, log_figures, log_probabilities_in, settle, tokenizer_of, trl_arguments
 from trainer.sight import Sight
 
 # CISPO clips weights from above only; with the bound of the other losses it would shrink them all (arXiv:2506.13585).

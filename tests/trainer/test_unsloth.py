@@ -129,7 +129,9 @@ def test_both_engines_align_a_model_alike(
     metrics = fast.job.metrics
     assert metrics is not None
     assert metrics.baseline is not None
-    assert getattr(metrics, figure) > getattr(metrics.baseline, figure) + 0.2
+    # Of eight prompts GRPO comes to answer two more: it learns slowly where two engines' rounding does not part them.
+    gain = 0.3 if algorithm == "dpo" else 0.2
+    assert getattr(metrics, figure) > getattr(metrics.baseline, figure) + gain
     files = [{Path(artifact.name).name for artifact in bench.job.artifacts} for bench in (plain, fast)]
     assert files[0] == files[1]
     before, after = (weights(bench, "RL") for bench in (plain, fast))
