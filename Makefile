@@ -32,11 +32,11 @@ demo: .venv/.ready ## fine-tune the real Gemma 3 270M on this machine, start to 
 	@$(BIN)/gemtune demo
 
 llama: .venv/.ready ## build llama.cpp, which writes GGUF, into the cache: once, some 5 minutes on 2 cores
-	@$(BIN)/python -m trainer.llama_cpp
+	@$(BIN)/python -m trainer.gguf.llama_cpp_build
 
 # Without a compiler the tests of GGUF are skipped, and say so. Files of tests run side by side, on four cores at most.
 test: .venv/.ready ## every test that this machine can run
-	@$(BIN)/python -m trainer.llama_cpp || echo "going on without llama.cpp: tests of GGUF will be skipped"
+	@$(BIN)/python -m trainer.gguf.llama_cpp_build || echo "going on without llama.cpp: tests of GGUF will be skipped"
 	@$(BIN)/python -m pytest -m "not gpu" -rs -q --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: .venv/.ready ## format, lint, types, fast tests: before every commit

@@ -1,7 +1,8 @@
 """`python -m bench.beside`: operations of a tiny training, alone on a machine and beside a process that computes too.
 
 Each measurement is a process of its own, with OpenMP's threads waiting for each other as they do by default, or as
-`trainer.waiting` lets them. They take turns. The other process has the default. Writes `bench/results.json`.
+`trainer.process.thread_waiting` lets them. They take turns. The other process has the default. Writes
+`bench/results.json`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from bench.train import RESULTS, machine, today
-from trainer.waiting import wait_briefly
+from trainer.process.thread_waiting import wait_briefly
 
 ROUNDS = 5
 # Milliseconds of five operations on tensors that PyTorch divides among threads; endlessly, when no count is given.

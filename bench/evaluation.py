@@ -71,7 +71,7 @@ def _largest_first(given: Rows) -> Rows:
 
 
 def _gemtune(folder: Path, given: Rows, asked: dict[str, Any]) -> Any:
-    from gemtune.spec import Spec, TrainingConfig
+    from gemtune.request.spec import Spec, TrainingConfig
 
     config = TrainingConfig(
         base_model_id=str(folder), batch_size=SHAPE.rows_a_step, eval_strategy="epoch", max_steps=1, **asked

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from gemtune.bootstrap import services
-from gemtune.job import Claim, Mark, Step
-from gemtune.spec import QUANTIZATIONS, ExportConfig, Spec
+from gemtune.jobs.job import Claim, Mark, Step
+from gemtune.request.spec import QUANTIZATIONS, ExportConfig, Spec
 from trainer.context import Context
 
 
@@ -45,7 +45,8 @@ def _alone(*arguments: str) -> tuple[dict[str, Any], dict[str, float]]:
 
 
 def _phase(job_id: str, format: str, quantization: str, phase: str, work: str) -> None:
-    from trainer import certificate, questions, trained_weights
+    from trainer.certificate import held_out_rows, parity_check
+    from trainer.export import trained_weights
     from trainer.steps import export
 
     context = _context(job_id, format, quantization, Path(work))
@@ -55,8 +56,8 @@ def _phase(job_id: str, format: str, quantization: str, phase: str, work: str) -
         export.write(context, trained, folder)
         found: dict[str, Any] = {"bytes": sum(path.stat().st_size for path in folder.iterdir())}
     else:
-        asked = questions.collect(trained.prepared, trained.folder)
-        parity = certificate.issue(
+        asked = held_out_rows.collect(trained.prepared, trained.folder)
+        parity = parity_check.issue(
             context.spec, trained, asked, folder, Path(work), context.llama_cpp, check_stop=lambda: None
         )
         found = parity.model_dump()

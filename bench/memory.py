@@ -1,9 +1,9 @@
-"""`python -m bench.memory`: how much memory a training step allocates, beside what functions/gemtune/memory.py reckons.
+"""`python -m bench.memory`: how much memory a training step allocates, beside the estimate of `machines/memory.py`.
 
-The step is what the trainer does on a GPU (its attention, loss head and adapter; not `trainer.on_cpu`, which keeps
-less), but on the CPU, with the widths of real models, few layers and a small vocabulary: what a layer costs does not
-depend on how many there are. Every storage that a step makes is counted while it lives, so the figures hold for a GPU
-too, except for what kernels use inside.
+The step is what the trainer does on a GPU (its attention, loss head and adapter; not `trainer.model.on_cpu`, which
+keeps less), but on the CPU, with the widths of real models, few layers and a small vocabulary: what a layer costs
+does not depend on how many there are. Every storage that a step makes is counted while it lives, so the figures hold
+for a GPU too, except for what kernels use inside.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from gemtune import memory, model_size
-from gemtune.memory import Load
-from gemtune.model_size import ModelSize
-from gemtune.spec import Method
+from gemtune.machines import memory, model_size
+from gemtune.machines.memory import Load
+from gemtune.machines.model_size import ModelSize
+from gemtune.request.spec import Method
 
 MIB = 1024 * 1024
 # Names whose widths are tried; the number of layers and of vocabulary entries that are enough to tell their share.
@@ -92,9 +92,9 @@ def measure(
 
 def _step(model: Any, rows: int, length: int) -> int:
     """Bytes at the peak of a pass, above what was there before it."""
-    from trainer import batches
-    from trainer.loss_head import cross_entropy_sum
-    from trainer.predictions import predictions
+    from trainer.model.hidden_states import predictions
+    from trainer.model.loss_head import cross_entropy_sum
+    from trainer.training import batches
 
     tokens = [[(7 * position + row) % 1000 + 4 for position in range(length)] for row in range(rows)]
     batch = batches.flattened([[{"input_ids": row, "labels": row}] for row in tokens])
@@ -120,8 +120,8 @@ def _model(name: str, size: ModelSize, method: Method, rank: int) -> Any:
     import transformers
     from peft import LoraConfig, get_peft_model
 
-    from trainer import row_attention
-    from trainer.sft import leave_casting_to_autocast
+    from trainer.model import row_attention
+    from trainer.training.sft import leave_casting_to_autocast
 
     row_attention.register()
     second = "gemma-2" in name

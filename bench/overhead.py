@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from bench.overhead_probe import FOLDER
-from gemtune.job import Step
+from gemtune.jobs.job import Step
 
 RUNS = 5
 WORK = ("loading", "training", "evaluating", "comparing")

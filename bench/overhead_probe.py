@@ -83,11 +83,11 @@ def _of_child(clock: Clock, child: Any) -> None:
 
 # What is counted of a module, as soon as it is there.
 OF: dict[str, Callable[[Clock, Any], None]] = {
-    "trainer.engines.huggingface": lambda clock, huggingface: clock.count(huggingface, "load", "loading"),
+    "trainer.model.engines.huggingface": lambda clock, huggingface: clock.count(huggingface, "load", "loading"),
     "trainer.steps.train": _of_train,
-    "trainer.child": _of_child,
-    "trainer.runtimes": lambda clock, runtimes: clock.count(runtimes.Transformers, "__init__", "loading"),
-    "trainer.comparison": lambda clock, comparison: clock.count(comparison, "compare", "comparing"),
+    "trainer.process.child": _of_child,
+    "trainer.certificate.runtimes": lambda clock, runtimes: clock.count(runtimes.Transformers, "__init__", "loading"),
+    "trainer.certificate.comparison": lambda clock, comparison: clock.count(comparison, "compare", "comparing"),
 }
 
 
@@ -106,7 +106,7 @@ def main() -> None:
     try:
         if sys.argv[1] == "comparison":
             del sys.argv[1]
-            from trainer import comparison_process
+            from trainer.certificate import comparison_process
 
             comparison_process.main()
         else:

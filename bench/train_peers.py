@@ -64,10 +64,10 @@ def _in_turns(answers: TextIO) -> Any:
 
 def _gemtune(folder: Path, shape: Shape, steps: int, rows: Rows, **more: Any) -> Any:
     """The trainer of this project, as the train step makes it."""
-    from gemtune.job import Step
-    from gemtune.spec import Spec, TrainingConfig
-    from trainer.imports import leave_out_unused
-    from trainer.waiting import wait_briefly
+    from gemtune.jobs.job import Step
+    from gemtune.request.spec import Spec, TrainingConfig
+    from trainer.process.imports import leave_out_unused
+    from trainer.process.thread_waiting import wait_briefly
 
     wait_briefly()
     config = TrainingConfig(
@@ -85,9 +85,9 @@ def _gemtune(folder: Path, shape: Shape, steps: int, rows: Rows, **more: Any) ->
 
 def own_trainer(folder: Path, spec: Any, rows: Rows, *, evaluates: bool) -> Any:
     """The trainer as the train step makes it, which tells nobody anything; evaluates: on the same rows."""
-    from trainer.engines import huggingface
-    from trainer.job_trainer import Hooks
-    from trainer.prepared import TokenFile
+    from trainer.model.engines import huggingface
+    from trainer.rows.prepared import TokenFile
+    from trainer.training.job_trainer import Hooks
 
     loaded, config = huggingface.load(folder, spec), spec.training_config
     work = Path(tempfile.mkdtemp())
@@ -98,10 +98,10 @@ def own_trainer(folder: Path, spec: Any, rows: Rows, *, evaluates: bool) -> Any:
     files = (work / "rows.parquet", work / "rows.parquet" if evaluates else None)
     given = {"output": work / "out", "total_steps": config.max_steps, "hooks": hooks}
     if config.rl_config is not None:
-        from trainer import dpo
+        from trainer.training import dpo
 
         return dpo.make(loaded, config, config.rl_config, *files, base=folder, **given)
-    from trainer import sft
+    from trainer.training import sft
 
     return sft.make(loaded, config, *files, max_length=2048, **given)
 

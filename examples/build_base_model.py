@@ -24,7 +24,7 @@ CACHE = Path(os.environ.get("GEMTUNE_CACHE") or Path.home() / ".cache" / "gemtun
 # Of the assembled GGUF file: these bytes, or nothing.
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 SPECIAL = ("<start_of_turn>", "<end_of_turn>")
-TEMPLATE = Path(__file__).parent.parent / "trainer" / "gemma_chat_template.jinja"
+TEMPLATE = Path(__file__).parent.parent / "trainer" / "conversation" / "gemma_chat_template.jinja"
 
 # llama.cpp's names -> transformers' names, and what its converter added to a weight: 1, to every norm, because Gemma
 # multiplies by 1 + weight and llama.cpp by weight.

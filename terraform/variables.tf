@@ -55,7 +55,7 @@ variable "unsloth" {
 variable "machines" {
   description = <<-EOT
     What can train: each becomes the Cloud Run job gemtune-train-NAME. The names and sizes are those of
-    functions/gemtune/machines.py, which chooses among them. `image` is a key of `images`: the build whose
+    functions/gemtune/machines/choice.py, which chooses among them. `image` is a key of `images`: the build whose
     CUDA the machine's driver runs. No accelerator: a CPU.
   EOT
   type = map(object({

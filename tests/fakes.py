@@ -11,10 +11,10 @@ from typing import Any
 from gemtune.bootstrap import Services
 from gemtune.embedded.sqlite_bus import ACK_DEADLINE
 from gemtune.ports import ExecutionState, Received, Topic
-from gemtune.request import Reading, read
+from gemtune.request.parsing import Reading, read
+from gemtune.request.spec import TrainRequest
 from gemtune.services.create_job import Submission
 from gemtune.settings import Settings
-from gemtune.spec import TrainRequest
 
 
 class FakeClock:

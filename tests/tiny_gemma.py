@@ -16,7 +16,7 @@ SPECIAL = ("<start_of_turn>", "<end_of_turn>")
 OF_PICTURES = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
 TOKENS_A_PICTURE, PICTURE_SIZE = 4, 56
 CACHE = Path(os.environ.get("GEMTUNE_CACHE") or Path.home() / ".cache" / "gemtune")
-TEMPLATE = Path(__file__).parent.parent / "trainer" / "gemma_chat_template.jinja"
+TEMPLATE = Path(__file__).parent.parent / "trainer" / "conversation" / "gemma_chat_template.jinja"
 
 
 def build(folder: Path, family: str = "gemma3", *, head_dim: int = 32) -> Path:

@@ -20,13 +20,13 @@ from pathlib import Path
 
 from gemtune.bootstrap import Services, services
 from gemtune.errors import JobNotFound, ObjectNotFound, Stale, StepError
-from gemtune.job import Claim, Failure, Job, Mark, Step
+from gemtune.jobs.job import Claim, Failure, Job, Mark, Step
 from gemtune.redaction import Redacting, redacted
-from gemtune.spec import Spec
+from gemtune.request.spec import Spec
 from trainer.context import Context, StopRequested
-from trainer.heartbeat import Heartbeat
-from trainer.imports import leave_out_unused
-from trainer.waiting import wait_briefly
+from trainer.process.heartbeat import Heartbeat
+from trainer.process.imports import leave_out_unused
+from trainer.process.thread_waiting import wait_briefly
 
 log = logging.getLogger("trainer")
 

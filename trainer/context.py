@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from gemtune.job import Job, Mark
-from gemtune.machines import LOCAL
+from gemtune.jobs.job import Job, Mark
+from gemtune.machines.choice import LOCAL
 from gemtune.ports import Buckets, Clock
+from gemtune.request.spec import Spec
 from gemtune.services.advance import Advance
-from gemtune.spec import Spec
 
 
 class StopRequested(Exception):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from gemtune.embedded.database import Database
     from gemtune.errors import Problem
-    from gemtune.job import Step
+    from gemtune.jobs.job import Step
     from gemtune.ports import Buckets, Bus, Callers, Clock, JobStore, Launcher, Secrets
     from gemtune.services.advance import Advance
     from gemtune.services.cancel import Cancel
@@ -187,8 +187,8 @@ class Services:
     def notify(self) -> Notify:
         from functools import partial
 
-        from gemtune.pinned_http import post
         from gemtune.services.notify import Notify
+        from gemtune.webhooks.pinned_http import post
 
         to_loopback = self.settings.webhooks_to_loopback
         return Notify(self.secrets, self.clock, partial(post, to_loopback=to_loopback), to_loopback)
@@ -225,7 +225,7 @@ class Services:
 
     @property
     def _timeouts(self) -> Mapping[Step, int]:
-        from gemtune.job import Step
+        from gemtune.jobs.job import Step
 
         return {
             Step.PREPARE: self.settings.prepare_timeout_seconds,

@@ -9,8 +9,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from gemtune.events import Event
-from gemtune.job import Job, JobSummary, Mark, Progress, Status
+from gemtune.jobs.events import Event
+from gemtune.jobs.job import Job, JobSummary, Mark, Progress, Status
 
 if TYPE_CHECKING:
     import flask

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 from gemtune import llama_cpp
 from gemtune.errors import BadSetting
-from gemtune.machines import LOCAL, MACHINES
+from gemtune.machines.choice import LOCAL, MACHINES
 
 Backend = Literal["embedded", "gcp"]
 

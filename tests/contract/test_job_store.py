@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from gemtune import job as jobs
 from gemtune.errors import (
     BadPageToken,
     JobNotFound,
@@ -18,7 +17,8 @@ from gemtune.errors import (
     StaleClaim,
     VersionConflict,
 )
-from gemtune.job import Claim, Job, Mark, Progress, Status, Step
+from gemtune.jobs import job as jobs
+from gemtune.jobs.job import Claim, Job, Mark, Progress, Status, Step
 from gemtune.ports import JobStore
 from tests.fakes import FakeClock
 from tests.unit.test_job import NOW, new

@@ -16,7 +16,7 @@ import pytest
 from google.cloud import pubsub_v1
 from standardwebhooks.webhooks import Webhook
 
-from gemtune.events import Event
+from gemtune.jobs.events import Event
 from gemtune.ports import Topic
 from gemtune.services.notify import message_of
 from tests import rows

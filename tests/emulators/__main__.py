@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from gemtune.embedded.stop_signals import stop_signals
+from gemtune.local_server.stop_signals import stop_signals
 from tests.emulators.cloud import Cloud
 from tests.emulators.sdk import NoEmulators
 

@@ -15,9 +15,9 @@ from google.api_core.exceptions import ServiceUnavailable
 from google.cloud.firestore_v1.services.firestore import FirestoreClient
 
 import gemtune.gcp
-from gemtune import job as jobs
 from gemtune.gcp.firestore_store import EVENTS, EVENTS_KEPT, JOBS, FirestoreStore
-from gemtune.job import Status
+from gemtune.jobs import job as jobs
+from gemtune.jobs.job import Status
 from tests.emulators.google import Emulators
 from tests.emulators.world import GcpWorld
 from tests.unit.test_job import NOW, new

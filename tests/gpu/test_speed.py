@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from gemtune.job import Step
+from gemtune.jobs.job import Step
 from tests.gpu.conftest import made_bf16
 from tests.trainer.conftest import Bench
 from tests.trainer.test_optimizer import kept_as
 from tests.trainer.test_relay import history
 from tests.trainer.test_train import after_steps
-from trainer import liger
+from trainer.model import liger
 
 pytestmark = pytest.mark.gpu
 

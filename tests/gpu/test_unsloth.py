@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gemtune.job import Metrics, Step
+from gemtune.jobs.job import Metrics, Step
 from tests import preference_rows, rows, tiny_gemma
 from tests.gpu.conftest import made_bf16
 from tests.trainer.conftest import Bench

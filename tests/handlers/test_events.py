@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gemtune.bootstrap import Services
-from gemtune.embedded.delivery import as_push
+from gemtune.local_server.delivery import as_push
 from gemtune.ports import Topic
 from tests.fakes import request
 from tests.handlers.conftest import embedded_only

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from gemtune.bootstrap import Services
-from gemtune.job import Artifact, Claim, Step
+from gemtune.jobs.job import Artifact, Claim, Step
 from tests.fakes import World, request
 from tests.handlers.conftest import embedded_only
 

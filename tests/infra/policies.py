@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from gemtune.gcp.firestore_store import EVENTS, JOBS
-from gemtune.job import Step
-from gemtune.machines import WITH_MORE_MEMORY
+from gemtune.jobs.job import Step
+from gemtune.machines.choice import WITH_MORE_MEMORY
 from gemtune.ports import Topic
 from tests.infra.access_policies import ACCESS, FUNCTION, JOB
 from tests.infra.offline import ROOT

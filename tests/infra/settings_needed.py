@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 
-from gemtune.machines import MACHINES, WITH_MORE_MEMORY
+from gemtune.machines.choice import MACHINES, WITH_MORE_MEMORY
 from tests.infra.offline import ROOT
 
 # Settings are read as a whole, and refuse to be without these.

@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from ruamel.yaml import YAML
 
-from gemtune.machines import MACHINES
+from gemtune.machines.choice import MACHINES
 
 ROOT = Path(__file__).parent.parent.parent
 DOCKERFILE = ROOT / "trainer" / "Dockerfile"
@@ -310,7 +310,7 @@ def test_what_builds_llama_cpp_needs_no_more_than_its_stage_has(tmp_path: Path) 
     (tools / "built.json").write_text("{}")
     build = tmp_path / "build"
     found = f"{build / 'functions'}:{build}:{packages}"
-    command = [sys.executable, "-S", "-m", "trainer.llama_cpp", str(tools)]
+    command = [sys.executable, "-S", "-m", "trainer.gguf.llama_cpp_build", str(tools)]
     ran = subprocess.run(command, cwd=build, env={"PYTHONPATH": found}, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout.strip()) == (0, str(tools)), ran.stderr
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gemtune.gcp.log_lines import JsonLines
-from gemtune.job import Failure, Step
+from gemtune.jobs.job import Failure, Step
 from gemtune.ports import ExecutionState
 from tests.fakes import World
 from tests.infra.planned import Planned

@@ -1,10 +1,10 @@
-"""Terraform makes the machines that functions/gemtune/machines.py chooses among."""
+"""Terraform makes the machines that functions/gemtune/machines/choice.py chooses among."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from gemtune.machines import CPU_STEPS, MACHINES, WITH_MORE_MEMORY, Machine
+from gemtune.machines.choice import CPU_STEPS, MACHINES, WITH_MORE_MEMORY, Machine
 from tests.infra.planned import Planned
 
 

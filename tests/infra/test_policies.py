@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gemtune.machines import MACHINES
+from gemtune.machines.choice import MACHINES
 from tests.infra.planned import Planned
 from tests.infra.policies import POLICIES, Policy
 from tests.infra.settings_needed import EVERY, IF_ASKED_FOR, NOT_DEPLOYED, SOME, read_by_settings

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from gemtune.errors import JobIsOver, JobNotFound, Stale
-from gemtune.job import Claim, Mark, Step
+from gemtune.jobs.job import Claim, Mark, Step
 from gemtune.ports import ExecutionState, Topic
 from tests.fakes import World
 

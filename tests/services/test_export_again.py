@@ -16,8 +16,8 @@ from gemtune.errors import (
     NothingTrained,
     RequestRefused,
 )
-from gemtune.job import Claim, Failure, Job, Metrics, Step
-from gemtune.request import read_export
+from gemtune.jobs.job import Claim, Failure, Job, Metrics, Step
+from gemtune.request.parsing import read_export
 from gemtune.services.create_job import Submission
 from tests.fakes import World
 from tests.services.test_running import Running

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from gemtune.errors import RequestRefused
-from gemtune.job import Claim, Step
+from gemtune.jobs.job import Claim, Step
 from tests.fakes import World
 
 ME = Claim(launch=1, execution="first")

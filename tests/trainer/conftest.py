@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from gemtune.clock import SystemClock
-from gemtune.job import Claim, Job, Mark, Step
-from gemtune.spec import Spec
+from gemtune.jobs.job import Claim, Job, Mark, Step
+from gemtune.request.spec import Spec
 from tests import rows, tiny_gemma
 from tests.fakes import World
 from trainer.context import Context

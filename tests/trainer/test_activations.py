@@ -9,16 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-from gemtune import memory, model_size
-from gemtune.memory import Load
-from gemtune.spec import Method, Spec
+from gemtune.machines import memory, model_size
+from gemtune.machines.memory import Load
+from gemtune.request.spec import Method, Spec
 from tests.trainer.saved_tensors import kept_bytes
-from trainer import activations, batches
-from trainer.engines import huggingface
-from trainer.engines.huggingface import load
-from trainer.on_cpu import install
-from trainer.predictions import predictions
-from trainer.sft import leave_casting_to_autocast
+from trainer.model import gradient_checkpointing
+from trainer.model.engines import huggingface
+from trainer.model.engines.huggingface import load
+from trainer.model.hidden_states import predictions
+from trainer.model.on_cpu import install
+from trainer.training import batches
+from trainer.training.sft import leave_casting_to_autocast
 
 ROWS, LAYERS = 2, 3
 
@@ -65,7 +66,7 @@ def test_what_is_kept_for_backward_is_reckoned_within_15_percent(
     leave_casting_to_autocast(model)
     # Weights that are cast are kept once, whatever the tokens.
     counted = kept(model, 128, dtype) - kept(model, 64, dtype)
-    assert activations.activation_bytes(model, ROWS * 64, dtype) == pytest.approx(counted, rel=0.15)
+    assert gradient_checkpointing.activation_bytes(model, ROWS * 64, dtype) == pytest.approx(counted, rel=0.15)
 
     # memory.py knows of no dropout but the default, and of no layers made for a CPU: there it is on the safe side.
     reckoned = LAYERS * a_layer(method) * dtype.itemsize / 2

@@ -16,8 +16,9 @@ from gemtune.errors import SecretNotFound, StepError
 from gemtune.ports import Buckets
 from tests.trainer import fake_hub
 from tests.trainer.fake_hub import REPOSITORY, REVISION, FakeHub
-from trainer import base_models, manifest
+from trainer.base_model import location
 from trainer.context import StopRequested
+from trainer.store import manifest
 
 PREFIX = f"models/acme--tiny-gemma/{REVISION}"
 SMALL = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
@@ -52,7 +53,7 @@ def hub(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
 
 
 def provide(buckets: Buckets, work: Path, **more: Any) -> dict[str, str]:
-    return base_models.provide(REPOSITORY, buckets, work, **{"token": lambda: None} | more)
+    return location.provide(REPOSITORY, buckets, work, **{"token": lambda: None} | more)
 
 
 def code_of(caught: pytest.ExceptionInfo[StepError]) -> str:
@@ -69,7 +70,7 @@ def test_a_model_of_the_hub_is_copied_once_and_whole(hub: FakeHub, buckets: Buck
     hub.fetched.clear()
     assert provide(buckets, work) == provided
     assert hub.fetched == []
-    assert base_models.locate(buckets, provided, work).joinpath("model.safetensors").is_file()
+    assert location.locate(buckets, provided, work).joinpath("model.safetensors").is_file()
 
 
 def test_a_copy_that_was_interrupted_is_made_again(hub: FakeHub, buckets: Buckets, work: Path) -> None:
@@ -131,7 +132,7 @@ def test_a_name_that_the_hub_does_not_know_or_allow_is_not_found(
     hub: FakeHub, buckets: Buckets, work: Path, name: str
 ) -> None:
     with pytest.raises(StepError) as caught:
-        base_models.provide(name, buckets, work, token=lambda: None)
+        location.provide(name, buckets, work, token=lambda: None)
     assert code_of(caught) == "base_model_not_found"
 
 
@@ -155,15 +156,15 @@ def test_a_token_whose_time_is_over_fails_the_job(buckets: Buckets, work: Path) 
 
 def test_a_model_in_a_bucket_is_described_without_its_weights(buckets: Buckets, work: Path, tiny: Path) -> None:
     buckets.data.upload_folder(tiny, "models/mine")
-    provided = base_models.provide("gs://data/models/mine/", buckets, work, token=lambda: None)
-    described = base_models.without_weights(buckets, provided, work)
+    provided = location.provide("gs://data/models/mine/", buckets, work, token=lambda: None)
+    described = location.without_weights(buckets, provided, work)
     assert {path.name for path in described.iterdir()} == SMALL
-    assert (base_models.locate(buckets, provided, work) / "model.safetensors").is_file()
+    assert (location.locate(buckets, provided, work) / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("place", ["data/models/none", "data/../export", "data/models//mine", "elsewhere/models/mine"])
 def test_a_place_without_a_model_or_outside_is_not_found(buckets: Buckets, work: Path, place: str) -> None:
-    for find in (base_models.without_weights, base_models.locate):
+    for find in (location.without_weights, location.locate):
         with pytest.raises(StepError) as caught:
             find(buckets, {"kind": "bucket", "id": "x", "place": place}, work)
         assert code_of(caught) == "base_model_not_found"
@@ -173,7 +174,7 @@ def test_weights_cut_short_are_no_model(copied: Path, buckets: Buckets, work: Pa
     weights = copied / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(StepError, match="damaged") as caught:
-        base_models.locate(buckets, {"kind": "folder", "id": "x", "place": str(copied)}, work)
+        location.locate(buckets, {"kind": "folder", "id": "x", "place": str(copied)}, work)
     assert code_of(caught) == "bad_base_model"
 
 
@@ -185,5 +186,5 @@ def test_a_missing_part_of_the_weights_is_named(copied: Path, buckets: Buckets, 
     buckets.data.upload_folder(copied, "mine")
     place = str(copied) if kind == "folder" else "data/mine"
     with pytest.raises(StepError, match=r"model-2\.safetensors") as caught:
-        base_models.without_weights(buckets, {"kind": kind, "id": "x", "place": place}, work)
+        location.without_weights(buckets, {"kind": kind, "id": "x", "place": place}, work)
     assert code_of(caught) == "bad_base_model"

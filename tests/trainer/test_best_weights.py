@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gemtune.job import Step
+from gemtune.jobs.job import Step
 from tests.trainer.conftest import Bench
 from tests.trainer.test_grpo import HAS_AN_E, grpo_bench
 from tests.trainer.test_relay import history, same_training
 from tests.trainer.test_train import adapter, after_steps
-from trainer import checkpoints
+from trainer.store import checkpoints
 
 BenchOf = Callable[..., Bench]
 STEPS = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 5}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gemtune.errors import StepError
-from trainer.chat_template import OWN_TEMPLATE, ChatTemplate, TemplateRefuses
+from trainer.conversation.chat_template import OWN_TEMPLATE, ChatTemplate, TemplateRefuses
 
 MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "<Captain> & 'crew'"}]
 SPECIAL = {"bos_token": "<bos>", "eos_token": {"content": "<eos>"}}

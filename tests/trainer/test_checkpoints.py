@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from gemtune.embedded.folder_objects import FolderObjects
-from trainer import checkpoints
+from trainer.store import checkpoints
 
 
 class Bucket(FolderObjects):

@@ -6,8 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
-from trainer import comparison
-from trainer.runtimes import Transformers
+from trainer.certificate import comparison
+from trainer.certificate.runtimes import Transformers
 
 PROMPT = [2, 40, 41, 42]
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemtune.errors import StepError
-from trainer.conversations import conversation
-from trainer.datasets import MAX_ROW_BYTES, Refused, rows
+from trainer.conversation.dataset_files import MAX_ROW_BYTES, Refused, rows
+from trainer.conversation.messages import conversation
 
 USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Captain"}
 

@@ -12,8 +12,8 @@ import pytest
 from gguf import GGMLQuantizationType, GGUFWriter, dequantize
 
 from tests.trainer.test_gguf import tools  # noqa: F401
-from trainer import dither
-from trainer.gguf_file import NoGguf, contents
+from trainer.gguf import dither
+from trainer.gguf.file_layout import NoGguf, contents
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Quantize = Callable[[Floats, str], Any]

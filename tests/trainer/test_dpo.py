@@ -11,13 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gemtune.job import Step
-from gemtune.rl_spec import DpoConfig, DpoLoss
-from gemtune.spec import Spec
+from gemtune.jobs.job import Step
+from gemtune.request.rl_spec import DpoConfig, DpoLoss
+from gemtune.request.spec import Spec
 from tests import preference_rows, rows, tiny_gemma
 from tests.trainer.conftest import Bench
 from tests.trainer.test_train import adapter, after_steps
-from trainer.prepared import read_tokens
+from trainer.rows.prepared import read_tokens
 
 BETA = 0.2
 
@@ -134,8 +134,8 @@ class Untold:
 
 def trainer_of(bench: Bench, base: Path, tmp_path: Path) -> Any:
     """The trainer of a prepared job, on another base model, without its step."""
-    from trainer import dpo
-    from trainer.engines import huggingface
+    from trainer.model.engines import huggingface
+    from trainer.training import dpo
 
     spec = Spec.model_validate_json(bench.services.buckets.config.read(bench.job.spec_name))
     rl = spec.training_config.rl_config

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from gemtune.job import Step
+from gemtune.jobs.job import Step
 from tests.trainer.conftest import Bench
 from tests.trainer.test_dpo import dpo_bench
 from tests.trainer.test_relay import history, same_training
 from tests.trainer.test_train import after_steps
-from trainer import trained
-from trainer.sft import SftTrainer
+from trainer.export import tokenizer_files
+from trainer.training.sft import SftTrainer
 
 BY_EPOCH = {"eval_strategy": "epoch", "batch_size": 8, "max_steps": 20, "save_steps": 3, "lora_dropout": 0.1}
 BenchOf = Callable[..., Bench]
@@ -36,7 +36,7 @@ def test_it_stops_when_evaluations_no_longer_get_better(bench_of: Callable[..., 
 def lost_before_it_was_done(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kill when all is trained and its last checkpoint kept, and the result is not."""
     with monkeypatch.context() as patched:
-        patched.setattr(trained, "add_tokenizer", crash)
+        patched.setattr(tokenizer_files, "add_tokenizer", crash)
         with pytest.raises(ConnectionError):
             bench.run(Step.TRAIN)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gemtune.job import Step
+from gemtune.jobs.job import Step
 from tests import rows
 from tests.trainer.conftest import Bench
 
@@ -91,13 +91,13 @@ def test_a_process_whose_job_was_taken_away_ends_by_itself(ready: Bench, tmp_pat
     """It hangs in a long computation; only its heartbeat can notice."""
     ready.put("train", rows.train_rows(4))
     code = """
-import time, trainer.datasets, trainer.heartbeat
-trainer.heartbeat.SECONDS = trainer.heartbeat.GRACE_SECONDS = 0.1
+import time, trainer.conversation.dataset_files, trainer.process.heartbeat
+trainer.process.heartbeat.SECONDS = trainer.process.heartbeat.GRACE_SECONDS = 0.1
 from gemtune.bootstrap import services
 def find(*args):
     services().cancel(sys.argv[3])
     time.sleep(60)
-trainer.datasets.find = find
+trainer.conversation.dataset_files.find = find
 import sys
 """
     assert trainer(ready, "prepare", code=code)[0] == 0

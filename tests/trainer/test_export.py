@@ -15,19 +15,21 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gemtune import tether
+from gemtune import parent_death
 from gemtune.errors import StepError
 from gemtune.handlers.answers import JobStatus
-from gemtune.job import Step
+from gemtune.jobs.job import Step
 from tests import tiny_gemma
 from tests.trainer import without_training
 from tests.trainer.conftest import Bench
 from tests.trainer.test_entry import trainer
 from tests.trainer.test_gguf import sharp, tools  # noqa: F401
-from trainer import child, comparison, manifest
-from trainer.child import Ended
+from trainer.certificate import comparison
 from trainer.context import StopRequested
+from trainer.process import child
+from trainer.process.child import Ended
 from trainer.steps import export
+from trainer.store import manifest
 
 PAIRS = (("adapter", "none"), ("merged", "none"), ("merged", "fp16"), ("merged", "q4"))
 
@@ -37,7 +39,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison in this process, which has torch already; one in a process of its own is tested by itself."""
 
     def run(arguments: Sequence[str], check_stop: Callable[[], None]) -> Ended:
-        assert arguments[:2] == ["-m", "trainer.comparison_process"]
+        assert arguments[:2] == ["-m", "trainer.certificate.comparison_process"]
         seen = comparison.compare(json.loads(Path(arguments[2]).read_text()))
         Path(arguments[3]).write_text(json.dumps(seen))
         return Ended(0, "")
@@ -99,7 +101,7 @@ def test_the_figures_are_those_of_a_plain_computation(left: Callable[..., Bench]
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from trainer.prepared import read_tokens
+    from trainer.rows.prepared import read_tokens
 
     bench = left("merged", "q4")
     folder = exported(bench)
@@ -181,7 +183,7 @@ def test_what_was_spoilt_is_not_exported_and_a_second_try_works(
 def test_an_adapter_that_was_lost_on_the_way_is_missed(
     left: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trainer import merge
+    from trainer.export import merge
 
     bench = left("merged", "none")
     whole = merge.merge
@@ -299,7 +301,7 @@ def test_a_child_ends_when_the_step_is_killed(tmp_path: Path) -> None:
 
 def test_a_child_whose_parent_is_gone_already_does_nothing() -> None:
     other = os.getppid()
-    arguments = [tether.__file__, str(other), "9", "-c", "print('it ran')"]
+    arguments = [parent_death.__file__, str(other), "9", "-c", "print('it ran')"]
     ran = subprocess.run([sys.executable, *arguments], stdout=subprocess.PIPE, check=False)
     assert (ran.returncode, ran.stdout) == (1, b"")
 

@@ -11,16 +11,17 @@ from typing import Any
 import pytest
 
 from gemtune.errors import StepError
-from gemtune.job import Claim, Failure, Step
-from gemtune.request import read_export
+from gemtune.jobs.job import Claim, Failure, Step
+from gemtune.request.parsing import read_export
 from gemtune.services.create_job import Submission
 from tests.trainer import hub_server
 from tests.trainer.conftest import Bench
 from tests.trainer.hub_server import READS_ONLY, TOKEN, Answer, HubServer
-from trainer import hub_upload, manifest
 from trainer.context import Context
-from trainer.hub_refusals import MayPass
+from trainer.hub import upload
+from trainer.hub.refusals import MayPass
 from trainer.steps import export
+from trainer.store import manifest
 
 TO_THE_HUB = {"export_config": {"destination": "hfhub", "hf_repo_id": "me/captain"}}
 
@@ -47,7 +48,7 @@ def trained(bench_of: Callable[..., Bench]) -> Bench:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
-    monkeypatch.setattr(hub_upload, "WAITS", ())
+    monkeypatch.setattr(upload, "WAITS", ())
     with hub_server.serving(HubServer()) as found:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", found.url)
         yield found

@@ -14,20 +14,21 @@ from safetensors.torch import load_file, save_file
 
 from gemtune.errors import StepError
 from gemtune.llama_cpp import is_built
+from gemtune.request.spec import ExportConfig, Spec
 from gemtune.settings import Settings
-from gemtune.spec import ExportConfig, Spec
 from tests import tiny_gemma
 from tests.trainer import without_training
-from trainer import certificate, comparison, gguf, llama_library
-from trainer.certificate import LIMITS
-from trainer.chat_template import ChatTemplate, json_object
-from trainer.gguf_file import contents
-from trainer.llama_library import LlamaModel
-from trainer.merge import merge
-from trainer.modelfile import modelfile, turns_of
-from trainer.questions import collect
-from trainer.ready_to_run import PROJECTOR, gguf_name
-from trainer.trained_weights import TrainedWeights
+from trainer.certificate import comparison, parity_check
+from trainer.certificate.held_out_rows import collect
+from trainer.certificate.parity_check import LIMITS
+from trainer.conversation.chat_template import ChatTemplate, json_object
+from trainer.export.merge import merge
+from trainer.export.modelfile import modelfile, turns_of
+from trainer.export.trained_weights import TrainedWeights
+from trainer.export.usage import PROJECTOR, gguf_name
+from trainer.gguf import conversion, llama_library
+from trainer.gguf.file_layout import contents
+from trainer.gguf.llama_library import LlamaModel
 
 FAMILIES = ("gemma", "gemma2", "gemma3")
 
@@ -69,7 +70,7 @@ def export(trained: TrainedWeights, folder: Path, quantization: str, tools: Path
     whole = folder.parent / f"{folder.name}-whole"
     merge(trained.base, trained.adapter, whole, "none")
     folder.mkdir()
-    gguf.write(whole, folder, quantization, tools)
+    conversion.write(whole, folder, quantization, tools)
     turns = turns_of(ChatTemplate(whole, json_object(whole / "tokenizer_config.json")))
     (folder / "Modelfile").write_text(modelfile(turns, gguf_name(quantization)))
     return folder
@@ -88,8 +89,8 @@ def seen(trained: TrainedWeights, folder: Path, quantization: str, tools: Path) 
 
 
 def problems(found: dict[str, object], quantization: str) -> list[str]:
-    parity = certificate.parity_of(found, "here")
-    return certificate.problems_of(parity, LIMITS["gguf", quantization], found["prompts_that_differ"])  # type: ignore[arg-type]
+    parity = parity_check.parity_of(found, "here")
+    return parity_check.problems_of(parity, LIMITS["gguf", quantization], found["prompts_that_differ"])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -109,7 +110,7 @@ def test_each_family_answers_as_it_was_trained(
 def test_each_quantization_loses_what_it_may_and_more_than_the_one_before(
     tmp_path: Path, tools: Path, trained_of: Callable[[str], TrainedWeights]
 ) -> None:
-    from trainer.llama_library import quantize
+    from trainer.gguf.llama_library import quantize
 
     trained = trained_of("gemma3")
     folder = export(trained, tmp_path / "f16", "f16", tools)
@@ -144,7 +145,7 @@ def test_what_was_trained_on_a_base_model_of_few_bits_is_not_rounded_away(tmp_pa
     whole = tmp_path / "whole"
     merge(base, trained.adapter, whole, "none")
     folder.mkdir()
-    dithered = gguf.write(whole, folder, "q4_k_m", tools, [gguf.EMBEDDING])
+    dithered = conversion.write(whole, folder, "q4_k_m", tools, [conversion.EMBEDDING])
     before, after = (load_file(model / "model.safetensors") for model in (base, whole))
     file = folder / gguf_name("q4_k_m")
     found = {tensor.name: tensor for tensor in GGUFReader(file).tensors}
@@ -166,7 +167,7 @@ def test_llama_cpps_own_template_says_what_the_modelfile_says(
     """llama.cpp recognizes Gemma's turns and renders them by code of its own."""
     import ctypes
 
-    from trainer.modelfile import rendered
+    from trainer.export.modelfile import rendered
 
     trained = trained_of("gemma3")
     folder = export(trained, tmp_path / "f16", "f16", tools)
@@ -206,7 +207,7 @@ def test_a_file_that_was_cut_is_found_out(
     )  # fmt: skip
     asked = collect(trained.prepared, trained.folder)
     with pytest.raises(StepError, match="cannot be loaded") as caught:
-        certificate.issue(spec, trained, asked, folder, tmp_path, tools, check_stop=lambda: None)
+        parity_check.issue(spec, trained, asked, folder, tmp_path, tools, check_stop=lambda: None)
     assert caught.value.code == "export_differs"
     assert not (folder / "certificate.json").exists()
 
@@ -235,13 +236,13 @@ def test_a_family_that_llama_cpp_does_not_know_here_is_refused(tmp_path: Path, t
     other = Path(shutil.copytree(tiny, tmp_path / "other"))
     (other / "config.json").write_text(json.dumps(config))
     with pytest.raises(StepError) as caught:
-        gguf.write(other, tmp_path, "f16", tools)
+        conversion.write(other, tmp_path, "f16", tools)
     assert caught.value.code == "family_without_gguf"
 
 
 def test_without_the_tools_it_says_what_to_run(tmp_path: Path, tiny: Path) -> None:
     with pytest.raises(StepError) as caught:
-        gguf.write(tiny, tmp_path, "f16", tmp_path / "none")
+        conversion.write(tiny, tmp_path, "f16", tmp_path / "none")
     assert caught.value.code == "gguf_tools_missing"
     assert "make llama" in str(caught.value.hint)
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from gemtune.errors import StepError
-from gemtune.job import Step
-from gemtune.rl_spec import GrpoConfig, GrpoLoss
-from gemtune.spec import Spec
+from gemtune.jobs.job import Step
+from gemtune.request.rl_spec import GrpoConfig, GrpoLoss
+from gemtune.request.spec import Spec
 from tests import preference_rows, rows
 from tests.trainer.conftest import END_OF_TURN, Bench
 from tests.trainer.test_dpo import Untold, shaken
@@ -103,8 +103,8 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(
 
 def trainer_of(bench: Bench, tmp_path: Path) -> Any:
     """The trainer of a prepared job, without its step."""
-    from trainer import grpo
-    from trainer.engines import huggingface
+    from trainer.model.engines import huggingface
+    from trainer.training import grpo
 
     spec = Spec.model_validate_json(bench.services.buckets.config.read(bench.job.spec_name))
     rl = spec.training_config.rl_config

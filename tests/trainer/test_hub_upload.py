@@ -15,10 +15,10 @@ from gemtune.errors import StepError
 from gemtune.redaction import redacted
 from tests.trainer import hub_server
 from tests.trainer.hub_server import CUT, CUT_AFTER, READS_ONLY, TOKEN, Answer, HubServer
-from trainer import hub_session
 from trainer.context import StopRequested
-from trainer.hub_refusals import MayPass
-from trainer.hub_upload import Upload
+from trainer.hub import session
+from trainer.hub.refusals import MayPass
+from trainer.hub.upload import Upload
 
 REPOSITORY, BASE = "me/captain", "google/gemma-3-270m-it"
 CARD = f"---\nbase_model: {BASE}\nlibrary_name: peft\ntags:\n- lora\n---\n\n# Mine\n\nTrained on `chats`.\n"
@@ -319,7 +319,7 @@ def test_the_library_is_afterwards_as_it_was(hub: HubServer, folder: Path) -> No
     upload(folder)()
     assert (constants.HF_HUB_DISABLE_XET, logging.get_verbosity()) == before
     assert _http._GLOBAL_CLIENT_FACTORY is _http.default_client_factory
-    assert hub_session.TIMEOUT > 0
+    assert session.TIMEOUT > 0
 
 
 def test_nobody_elses_token_is_used(hub: HubServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,25 +12,25 @@ from typing import Any
 
 import pytest
 
-from gemtune.job import Step
-from gemtune.spec import Spec, TrainingConfig
+from gemtune.jobs.job import Step
+from gemtune.request.spec import Spec, TrainingConfig
 from tests.trainer.conftest import Bench
-from trainer import imports
+from trainer.process import imports
 
 PROGRAM = """
 import gc, sys
-from gemtune.job import Step
-from gemtune.spec import Spec
-from trainer.imports import leave_out_unused, quickly
+from gemtune.jobs.job import Step
+from gemtune.request.spec import Spec
+from trainer.process.imports import leave_out_unused, quickly
 leave_out_unused(Step.TRAIN, Spec.model_validate_json(sys.argv[1]))
 with quickly():
     from trainer import sft
-    from trainer.engines import huggingface
+    from trainer.model.engines import huggingface
 assert gc.isenabled()
 assert gc.get_freeze_count() > 100_000
 import pyarrow
 assert pyarrow.table({"tokens": [[1, 2], [3]]}).to_pylist()[1] == {"tokens": [3]}
-from trainer.tracking import tensorboard
+from trainer.training.tracking import tensorboard
 print(*sorted(name for name in ("bitsandbytes", "datasets", "pandas", "trl") if sys.modules.get(name)))
 """
 
@@ -132,7 +132,7 @@ imports.leave_out(bitsandbytes=True, datasets=True)
 torch_parts.leave_out()
 import torch
 from transformers import AutoModelForCausalLM
-from trainer.shapes_without_symbols import shapes_without_symbols
+from trainer.process.shapes_without_symbols import shapes_without_symbols
 with shapes_without_symbols():
     model = AutoModelForCausalLM.from_pretrained({str(tiny)!r})
 kept = dict(model.named_parameters()) | dict(model.named_buffers())

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from trainer.on_cpu.kept_code import keep_less_code
+from trainer.model.on_cpu.primitive_cache import keep_less_code
 
 BOTH = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 
@@ -34,7 +34,7 @@ def convolutions_written(limit: str) -> int:
     are its own on every processor."""
     program = f"""
 import torch
-from trainer.on_cpu import kept_code
+from trainer.model.on_cpu import kept_code
 {limit}
 for _ in range(2):
     for height in range(33, 49):

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch.nn.functional import gelu
 
-from gemtune.spec import Spec, TrainingConfig
+from gemtune.request.spec import Spec, TrainingConfig
 from tests import tiny_gemma
-from trainer import liger
-from trainer.engines import huggingface
+from trainer.model import liger
+from trainer.model.engines import huggingface
 
 FAMILIES = ("gemma", "gemma2", "gemma3")
 NORMS_A_LAYER = {"gemma": 2, "gemma2": 4, "gemma3": 6}

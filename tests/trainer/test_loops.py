@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer.on_cpu import compiled, loops
+from trainer.model.on_cpu import compiled, loops
 
 INF, NAN = float("inf"), float("nan")
 
@@ -130,7 +130,7 @@ def test_without_numba_pytorch_computes() -> None:
 import sys; sys.modules["numba"] = None; sys.meta_path.insert(0, type("No", (), {"find_spec": lambda *_: None})())
 import importlib.util; importlib.util.find_spec = lambda name: None
 import torch; torch.set_num_threads(1)
-from trainer.on_cpu.rms_norm import normalized
+from trainer.model.on_cpu.rms_norm import normalized
 print(normalized(torch.full((2, 4), 3.0, dtype=torch.bfloat16), torch.zeros(4), 0.0).tolist())
 """
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -141,7 +141,7 @@ def test_a_cache_that_cannot_be_written_stops_no_training(tmp_path: Path) -> Non
     (tmp_path / "file").touch()
     program = """
 import torch
-from trainer.on_cpu import loops
+from trainer.model.on_cpu import loops
 ones = torch.ones(2, 4, dtype=torch.bfloat16)
 print(loops.scaled(ones, torch.ones(2, 1), torch.full((4,), 2.0)).tolist())
 """

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from trainer import loss_head, softmax_shares
-from trainer.loss_head import cross_entropy_sum, log_probabilities
+from trainer.model import loss_head, softmax_shares
+from trainer.model.loss_head import cross_entropy_sum, log_probabilities
 
 
 def plain(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, soft_cap: float | None) -> torch.Tensor:

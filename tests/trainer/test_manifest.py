@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from gemtune.embedded.folder_objects import FolderObjects
-from trainer import manifest
-from trainer.manifest import NotWhole
+from trainer.store import manifest
+from trainer.store.manifest import NotWhole
 
 CONTENT = {"a.bin": b"\x00" * 1000, "deep/er/b.txt": b"text", "empty": b""}
 

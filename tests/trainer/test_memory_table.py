@@ -1,4 +1,4 @@
-"""What functions/gemtune/memory.py reckons, beside what models, optimizers and steps really take."""
+"""What functions/gemtune/machines/memory.py reckons, beside what models, optimizers and steps really take."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from bench.memory import MODELS, measure
-from gemtune import memory, model_size
-from trainer import activations
+from gemtune.machines import memory, model_size
+from trainer.model import gradient_checkpointing
 
 
 @pytest.mark.parametrize(("name", "checkpointing"), [(MODELS[0], True), (MODELS[0], False), (MODELS[1], True)])
@@ -91,6 +91,6 @@ def test_products_are_kept_for_backward_on_a_gpu_that_has_room_for_them_only(mon
     free = 13 * 2**30
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, free))
     most = int(0.6 * free) // a_token
-    kept = {"use_reentrant": False, "context_fn": activations.keep_products}
-    assert activations.checkpointing(model, most) == kept
-    assert activations.checkpointing(model, most + 1) == {"use_reentrant": False}
+    kept = {"use_reentrant": False, "context_fn": gradient_checkpointing.keep_products}
+    assert gradient_checkpointing.checkpointing(model, most) == kept
+    assert gradient_checkpointing.checkpointing(model, most + 1) == {"use_reentrant": False}

@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gemtune.errors import StepError
 from tests import tiny_gemma
-from trainer import stochastic_rounding
-from trainer.lora_weights import place_of
-from trainer.merge import merge
-from trainer.tensor_file import TensorFile
+from trainer.export import stochastic_rounding
+from trainer.export.lora_weights import place_of
+from trainer.export.merge import merge
+from trainer.export.tensor_file import TensorFile
 
 LORA: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 

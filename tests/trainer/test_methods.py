@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gemtune.job import Step
+from gemtune.jobs.job import Step
 from tests import preference_rows, rows, tiny_gemma
 from tests.gpu.conftest import made_bf16
 from tests.trainer.conftest import Bench
 from tests.trainer.test_metrics import independent
-from trainer.prepared import read_tokens
-from trainer.rendering import Encoded
+from trainer.rows.encoder import Encoded
+from trainer.rows.prepared import read_tokens
 
 
 def held_out(bench: Bench) -> list[Encoded]:

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from tests import rows, tiny_gemma
-from trainer import metrics, row_attention
-from trainer.batches import flattened, padded
-from trainer.rendering import Encoded, Encoder
+from trainer.model import row_attention
+from trainer.rows.encoder import Encoded, Encoder
+from trainer.training import metrics
+from trainer.training.batches import flattened, padded
 
 
 def encoded_rows(base: Path) -> list[Encoded]:

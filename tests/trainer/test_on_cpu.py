@@ -13,15 +13,15 @@ from torch.nn.functional import gelu, linear, scaled_dot_product_attention
 from tests import tiny_gemma
 from tests.trainer.saved_tensors import kept_bytes
 from tests.trainer.test_row_attention import loss_and_gradients, rows
-from trainer import activations, row_attention
-from trainer.batches import flattened
-from trainer.on_cpu import adapted_linear, again, attention, compiled
-from trainer.on_cpu.adapted_linear import Layer, adapted
-from trainer.on_cpu.attention import attended
-from trainer.on_cpu.gated_unit import gated
-from trainer.on_cpu.install import install, is_installed
-from trainer.on_cpu.rms_norm import normalized
-from trainer.on_cpu.rotary import turned
+from trainer.model import gradient_checkpointing, row_attention
+from trainer.model.on_cpu import adapted_linear, attention, compiled, recompute
+from trainer.model.on_cpu.adapted_linear import Layer, adapted
+from trainer.model.on_cpu.attention import attended
+from trainer.model.on_cpu.gated_unit import gated
+from trainer.model.on_cpu.install import install, is_installed
+from trainer.model.on_cpu.rms_norm import normalized
+from trainer.model.on_cpu.rotary import turned
+from trainer.training.batches import flattened
 
 Function = Callable[..., torch.Tensor]
 LENGTHS = (1, 37, 130, 64)
@@ -197,15 +197,15 @@ def test_what_is_made_again_is_made_once_for_all_and_let_go() -> None:
         return 2 * x
 
     source = torch.ones(3)
-    marked = again.mark(double(source), double, source)
-    (recipe, inputs), (same, _) = again.kept(marked), again.kept(marked)
+    marked = recompute.mark(double(source), double, source)
+    (recipe, inputs), (same, _) = recompute.kept(marked), recompute.kept(marked)
     assert recipe is same
     first = recipe.take(inputs)
     assert recipe.take(inputs) is first
     assert torch.equal(first, marked)
     assert len(made) == 2
     assert recipe._made is None
-    plain, (itself,) = again.kept(source)
+    plain, (itself,) = recompute.kept(source)
     assert plain.take([itself]) is source
 
 
@@ -292,7 +292,7 @@ def test_far_less_is_kept_than_plain_layers_keep_and_no_more_than_is_reckoned(tm
         for model in (ours, plain)
     )
     assert found < 0.5 * of_plain
-    assert found <= activations.activation_bytes(ours, 480) <= 2 * found
+    assert found <= gradient_checkpointing.activation_bytes(ours, 480) <= 2 * found
 
 
 def test_weights_that_are_made_again_are_those_that_were_kept(monkeypatch: pytest.MonkeyPatch) -> None:

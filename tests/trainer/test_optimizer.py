@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from gemtune.job import Step
-from gemtune.spec import Spec, TrainingConfig
+from gemtune.jobs.job import Step
+from gemtune.request.spec import Spec, TrainingConfig
 from tests.trainer.conftest import Bench
 from tests.trainer.test_relay import history
 from tests.trainer.test_train import after_steps
-from trainer import imports, job_trainer
+from trainer.process import imports
+from trainer.training import job_trainer
 
 
 def chosen(method: str) -> str:

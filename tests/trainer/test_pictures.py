@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 
 from gemtune.embedded.folder_objects import FolderObjects
-from trainer.album import MAX_A_ROW, Album, AlbumReader
-from trainer.conversations import BadRow
-from trainer.datasets import Refused
-from trainer.picture_source import PictureSource
-from trainer.pictures import kept, rgb
+from trainer.conversation.dataset_files import Refused
+from trainer.conversation.messages import BadRow
+from trainer.pictures.arrow_file import MAX_A_ROW, Album, AlbumReader
+from trainer.pictures.decoding import kept, rgb
+from trainer.pictures.sources import PictureSource
 
 SIZE = (56, 56)
 
@@ -230,7 +230,7 @@ def test_an_album_keeps_each_picture_once_and_none_of_a_refused_row(source: Pict
 
 
 def test_an_album_writes_as_it_grows(source: PictureSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.album.BATCH_BYTES", 4000)
+    monkeypatch.setattr("trainer.pictures.arrow_file.BATCH_BYTES", 4000)
     contents = [file_of(noise(30, number + 1)) for number in range(9)]
     with Album(tmp_path / "pictures.arrow", source, SIZE) as album:
         assert [album.add(shows({"bytes": content})) for content in contents] == [[number] for number in range(9)]

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from gemtune.errors import StepError
-from gemtune.job import Step
+from gemtune.jobs.job import Step
 from tests import rows
 from tests.trainer.conftest import Bench
 from trainer.context import StopRequested
-from trainer.prepared import read_tokens
+from trainer.rows.prepared import read_tokens
 from trainer.steps import prepare
 
 USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Captain"}
@@ -244,7 +244,7 @@ def test_prepare_and_export_never_import_torch() -> None:
     code = """
 import sys
 sys.modules["torch"] = None
-import trainer.__main__, trainer.steps.prepare, trainer.steps.export, trainer.rendering, pyarrow.parquet, tokenizers
+import trainer.__main__, trainer.steps.prepare, trainer.steps.export, trainer.rows.encoder, pyarrow.parquet, tokenizers
 assert "transformers" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemtune.job import Step
+from gemtune.jobs.job import Step
 from tests.trainer.conftest import Bench
-from trainer.prepared import histogram
+from trainer.rows.prepared import histogram
 
 ALONE = """
 import sys
 from pathlib import Path
 sys.modules["torch"] = None  # importing it is an error from here on
-from gemtune.job import Step
+from gemtune.jobs.job import Step
 from tests.trainer.conftest import Bench
 bench = Bench(Path(sys.argv[1]), Path(sys.argv[2]), eval_strategy="epoch")
 bench.services.buckets.data.delete("processed_datasets/chats/eval.jsonl")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from gemtune import machines
 from gemtune.errors import StepError
-from gemtune.job import Step
-from gemtune.machines import Machine
-from gemtune.memory import GPU_FIXED_GIB
+from gemtune.jobs.job import Step
+from gemtune.machines import choice
+from gemtune.machines.choice import Machine
+from gemtune.machines.memory import GPU_FIXED_GIB
 from tests import rows
 from tests.trainer.conftest import Bench
 from trainer.steps import prepare
@@ -26,7 +26,7 @@ LARGE = Machine(cpus=8, memory_gib=32, gpu="large", gpu_gib=GPU_FIXED_GIB + 0.5)
 @pytest.fixture
 def bucketed(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """A job whose base model lies in a bucket, where machines are small and large."""
-    monkeypatch.setattr(machines, "MACHINES", {"small": SMALL, "large": LARGE})
+    monkeypatch.setattr(choice, "MACHINES", {"small": SMALL, "large": LARGE})
     bench = Bench(tmp_path / "home", tiny, base_model_id="gs://data/models/tiny")
     shutil.copytree(tiny, tmp_path / "home" / "data" / "models" / "tiny")
     return bench

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from gemtune.errors import StepError
-from gemtune.job import Step
+from gemtune.jobs.job import Step
 from tests import preference_rows, rows
 from tests.trainer.conftest import Bench
-from trainer.prepared import read_tokens
+from trainer.rows.prepared import read_tokens
 
 USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Captain"}
 DPO: dict[str, Any] = {"algorithm": "dpo"}

@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import torch
 
-from gemtune.job import Step
-from gemtune.spec import Spec
+from gemtune.jobs.job import Step
+from gemtune.request.spec import Spec
 from tests import rows
 from tests.trainer.conftest import Bench
-from trainer.batches import flattened
-from trainer.engines import huggingface
-from trainer.predictions import predictions
-from trainer.rendering import Encoded, Encoder
+from trainer.model.engines import huggingface
+from trainer.model.hidden_states import predictions
+from trainer.rows.encoder import Encoded, Encoder
+from trainer.training.batches import flattened
 
 
 def test_an_evaluation_leaves_the_gradients_as_they_were(bench_of: Callable[..., Bench]) -> None:

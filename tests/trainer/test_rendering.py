@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.chat_template import ChatTemplate
-from trainer.datasets import Refused
-from trainer.rendering import UNTRAINED, Encoded, Encoder
+from trainer.conversation.chat_template import ChatTemplate
+from trainer.conversation.dataset_files import Refused
+from trainer.rows.encoder import UNTRAINED, Encoded, Encoder
 
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30).filter(lambda t: t.strip())
 

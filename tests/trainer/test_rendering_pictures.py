@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from gemtune.errors import StepError
-from trainer.conversations import conversation
-from trainer.datasets import Refused
-from trainer.model_files import config_of
-from trainer.picture_tokens import picture_tokens
-from trainer.rendering import UNTRAINED, Encoded, Encoder
+from trainer.base_model.folder_contents import config_of
+from trainer.conversation.dataset_files import Refused
+from trainer.conversation.messages import conversation
+from trainer.pictures.tokens import picture_tokens
+from trainer.rows.encoder import UNTRAINED, Encoded, Encoder
 
 SHOWN = {"type": "image", "image": "red.png"}
 # google/gemma-3-4b-it's template does with lists what this one does: pictures as one token, each text trimmed.

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from gemtune.rl_spec import Reward
-from trainer import rewards
+from gemtune.request.rl_spec import Reward
+from trainer.rows import rewards
 
 ADAPTER: TypeAdapter[Reward] = TypeAdapter(Reward)
 

@@ -13,16 +13,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gemtune.job import Step
-from gemtune.rl_spec import DpoConfig, GrpoConfig
-from gemtune.spec import Spec
+from gemtune.jobs.job import Step
+from gemtune.request.rl_spec import DpoConfig, GrpoConfig
+from gemtune.request.spec import Spec
 from tests import rows
 from tests.trainer.conftest import Bench
 from tests.trainer.test_dpo import Untold, shaken
 from tests.trainer.test_train import adapter, after_steps
 from tests.trainer.test_vision import as_processors_take
-from trainer.prepared import read_tokens
-from trainer.sight import Sight
+from trainer.rows.prepared import read_tokens
+from trainer.training.picture_batches import Sight
 
 BenchOf = Callable[..., Bench]
 BETA = 0.2
@@ -102,9 +102,9 @@ def prepared(bench: Bench, split: str = "eval") -> list[dict[str, Any]]:
 
 def trainer_of(bench: Bench, tmp_path: Path) -> Any:
     """The trainer of a prepared job, with an adapter that does something."""
-    from trainer import dpo
-    from trainer import grpo as of_grpo
-    from trainer.engines import huggingface
+    from trainer.model.engines import huggingface
+    from trainer.training import dpo
+    from trainer.training import grpo as of_grpo
 
     spec = Spec.model_validate_json(bench.services.buckets.config.read(bench.job.spec_name))
     rl = spec.training_config.rl_config

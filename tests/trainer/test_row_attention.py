@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from tests import tiny_gemma
-from trainer import activations, row_attention
-from trainer.batches import flattened, padded
-from trainer.loss_head import cross_entropy_sum
-from trainer.packing import packs
-from trainer.predictions import predictions
+from trainer.model import gradient_checkpointing, row_attention
+from trainer.model.hidden_states import predictions
+from trainer.model.loss_head import cross_entropy_sum
+from trainer.rows.packing import packs
+from trainer.training.batches import flattened, padded
 
 LENGTHS = (5, 90, 17, 40)  # the tiny models' window is 64
 
@@ -69,14 +69,14 @@ def test_packs_hold_every_row_once_and_are_never_too_long() -> None:
 def test_activations_computed_again_give_the_same_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import AutoModelForCausalLM
 
-    monkeypatch.setattr(activations, "LARGE", 32)  # the tiny model's large matrices
+    monkeypatch.setattr(gradient_checkpointing, "LARGE", 32)  # the tiny model's large matrices
     row_attention.register()
     folder = tiny_gemma.build(tmp_path / "tiny")
     found = []
     for again in (False, True):
         model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=row_attention.NAME).train()
         if again:
-            kept = {"use_reentrant": False, "context_fn": activations.keep_products}
+            kept = {"use_reentrant": False, "context_fn": gradient_checkpointing.keep_products}
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kept)
         found.append(loss_and_gradients(model, flattened([rows()])))
     assert found[0][0] == found[1][0]
@@ -91,10 +91,10 @@ def test_small_trainings_keep_what_they_compute_and_large_ones_do_not(
 
     model = AutoModelForCausalLM.from_pretrained(tiny_gemma.build(tmp_path / "tiny"))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=0))
-    assert activations.checkpointing(model, tokens=1000) is None
-    assert activations.checkpointing(model, tokens=1_000_000) == {"use_reentrant": False}
-    assert activations.checkpointing(model, tokens=1000, always=True) == {"use_reentrant": False}
-    needed = activations.activation_bytes(model, 1_000_000)
+    assert gradient_checkpointing.checkpointing(model, tokens=1000) is None
+    assert gradient_checkpointing.checkpointing(model, tokens=1_000_000) == {"use_reentrant": False}
+    assert gradient_checkpointing.checkpointing(model, tokens=1000, always=True) == {"use_reentrant": False}
+    needed = gradient_checkpointing.activation_bytes(model, 1_000_000)
     for share in (0.24, 0.26):
         monkeypatch.setattr(psutil, "virtual_memory", lambda free=needed / share: SimpleNamespace(available=free))
-        assert (activations.checkpointing(model, tokens=1_000_000) is None) == (share < 0.25)
+        assert (gradient_checkpointing.checkpointing(model, tokens=1_000_000) is None) == (share < 0.25)

@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 import torch
 
-from gemtune.job import Step
+from gemtune.jobs.job import Step
 from tests import tiny_gemma
 from tests.trainer.conftest import Bench
 from tests.trainer.test_on_cpu import model
 from tests.trainer.test_row_attention import loss_and_gradients, rows
 from tests.trainer.test_train import adapter, after_steps
-from trainer import batches, sft
-from trainer.batches import filled_up, flattened, some_rows
-from trainer.loss_head import cross_entropy_sum
-from trainer.on_cpu import side_by_side
-from trainer.on_cpu.install import draws_alone
-from trainer.on_cpu.side_by_side import AT_LEAST, SideBySide, generator, parts_of, shares_of
-from trainer.predictions import predictions
+from trainer.model.hidden_states import predictions
+from trainer.model.loss_head import cross_entropy_sum
+from trainer.model.on_cpu import row_parallel
+from trainer.model.on_cpu.install import draws_alone
+from trainer.model.on_cpu.row_parallel import AT_LEAST, SideBySide, generator, parts_of, shares_of
+from trainer.training import batches, sft
+from trainer.training.batches import filled_up, flattened, some_rows
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two threads, however small the model is."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    monkeypatch.setattr(side_by_side, "AT_LEAST", 0)
+    monkeypatch.setattr(row_parallel, "AT_LEAST", 0)
     yield
     torch.set_num_threads(before)
 
@@ -47,7 +47,7 @@ def test_every_row_is_in_one_part_and_no_part_is_much_larger() -> None:
         assert all(part == sorted(part) for part in parts)
         assert threads % len(parts) == 0
         largest = max(sum(lengths[row] for row in part) for part in parts)
-        assert largest * len(parts) <= side_by_side.UNEVEN * sum(lengths)
+        assert largest * len(parts) <= row_parallel.UNEVEN * sum(lengths)
         counts.add(len(parts))
     assert counts == {1, 2, 3, 4, 8}
 
@@ -260,14 +260,14 @@ def test_a_large_batch_is_trained_on_as_if_it_went_at_once(
     monkeypatch.setattr(
         SideBySide, "sum", lambda self, losses: (counts.append(list(map(len, losses))), sums(self, losses))[1]
     )
-    monkeypatch.setattr(side_by_side, "TRAINED_AT_MOST", 10)
+    monkeypatch.setattr(row_parallel, "TRAINED_AT_MOST", 10)
     training = {"batch_size": 8, "max_steps": 6, "learning_rate": 1e-3, "lora_dropout": 0.0}
     in_shares = bench_of(**training).to(Step.TRAIN)
     torch.set_num_threads(1)
     in_one_thread = bench_of(**training).to(Step.TRAIN)
     assert {len(each) for each in counts} == {1, 2}
     assert all(shares > 1 for each in counts for shares in each)
-    monkeypatch.setattr(side_by_side, "TRAINED_AT_MOST", 10**9)
+    monkeypatch.setattr(row_parallel, "TRAINED_AT_MOST", 10**9)
     whole = bench_of(**training).to(Step.TRAIN)
     for shared in (in_shares, in_one_thread):
         assert shared.curve() == [(step, pytest.approx(loss, rel=1e-4)) for step, loss in whole.curve()]

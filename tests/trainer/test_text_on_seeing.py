@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gemtune.job import Step
+from gemtune.jobs.job import Step
 from tests import rows
 from tests.trainer.conftest import Bench
 from tests.trainer.test_metrics import independent
-from trainer.prepared import read_tokens
-from trainer.rendering import Encoded
+from trainer.rows.encoder import Encoded
+from trainer.rows.prepared import read_tokens
 
 SENSES = ("vision_tower.", "multi_modal_projector.")
 

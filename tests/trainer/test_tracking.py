@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gemtune.job import Step
+from gemtune.jobs.job import Step
 from tests.trainer.conftest import Bench
 from tests.trainer.test_train import after_steps
 from tests.trainer.wandb_server import WandbServer, wandb_server
@@ -136,7 +136,7 @@ def test_a_job_does_without_wandb(
     tracked: Callable[..., Bench], wandb: WandbServer, outage: str, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("trainer.tracking.wandb_run.FINISH_SECONDS", 2.0)
+    monkeypatch.setattr("trainer.training.tracking.wandb_run.FINISH_SECONDS", 2.0)
     if outage == "refused":
         monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     wandb.status = {"denied": 403, "broken": 500}.get(outage, 200)
@@ -153,7 +153,7 @@ def test_a_job_does_without_wandb(
 def test_a_job_does_without_wandb_when_it_dies_on_the_way(
     tracked: Callable[..., Bench], wandb: WandbServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from trainer.tracking.wandb_run import WandbRun
+    from trainer.training.tracking.wandb_run import WandbRun
 
     made: list[WandbRun] = []
     monkeypatch.setattr(WandbRun, "keep", lambda run: made.append(run) or run._process.kill())  # type: ignore[func-returns-value]

@@ -15,13 +15,13 @@ from safetensors.torch import load_file, save_file
 
 from gemtune.clock import SystemClock
 from gemtune.errors import StaleAttempt, StaleClaim, StepError
-from gemtune.job import Step
+from gemtune.jobs.job import Step
 from tests.trainer.conftest import Bench
 from tests.trainer.test_metrics import independent
-from trainer import checkpoints, manifest
-from trainer.prepared import read_tokens
-from trainer.rendering import Encoded
+from trainer.rows.encoder import Encoded
+from trainer.rows.prepared import read_tokens
 from trainer.steps import train
+from trainer.store import checkpoints, manifest
 
 
 def adapter(bench: Bench, attempt: int = 1) -> dict[str, torch.Tensor]:

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer, GenerationConfig
 
-from trainer import trained
+from trainer.export import tokenizer_files
 
 END_OF_SEQUENCE = 1
 
 
 def beside(base: Path, folder: Path) -> Any:
     folder.mkdir()
-    trained.add_tokenizer(base, folder)
+    tokenizer_files.add_tokenizer(base, folder)
     return GenerationConfig.from_pretrained(folder)
 
 

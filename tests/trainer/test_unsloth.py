@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from gemtune.errors import RequestRefused
 from gemtune.handlers.loss_history import loss_history
-from gemtune.job import Step
+from gemtune.jobs.job import Step
 from tests import preference_rows, rows
 from tests.fakes import World
 from tests.trainer.conftest import Bench
@@ -200,10 +200,10 @@ for module, name in [(dpo_config, "DPOConfig"), (grpo_config, "GRPOConfig"),
 grpo_trainer.unwrap_model_for_generation = of_models.disable_gradient_checkpointing = print
 utils._ChunkedLogProbFunction = object()
 """
-FORGETS = "from trainer.engines import unsloth as engine; engine.forget_trl()"
+FORGETS = "from trainer.model.engines import unsloth as engine; engine.forget_trl()"
 PREPARES = """
 from types import SimpleNamespace as Of
-from trainer.engines import unsloth as engine
+from trainer.model.engines import unsloth as engine
 engine.prepare(Of(modality="text", training_config=Of(method="RL")))
 import unsloth
 assert unsloth.DEVICE_TYPE == "cpu"

@@ -16,13 +16,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from gemtune.errors import RequestRefused
-from gemtune.job import Step
+from gemtune.jobs.job import Step
 from tests import rows
 from tests.trainer.conftest import Bench
 from tests.trainer.test_metrics import independent_of
 from tests.trainer.test_train import after_steps
-from trainer.album import AlbumReader
-from trainer.prepared import read_tokens
+from trainer.pictures.arrow_file import AlbumReader
+from trainer.rows.prepared import read_tokens
 
 LEARNING = {"learning_rate": 5e-3, "max_steps": 24, "save_steps": 100, "batch_size": 8}
 
@@ -183,7 +183,7 @@ def test_activations_that_are_computed_again_change_nothing(
     curves = []
     for again in (False, True):
         how = {"use_reentrant": False} if again else None
-        monkeypatch.setattr("trainer.activations.checkpointing", lambda *_, how=how, **__: how)
+        monkeypatch.setattr("trainer.model.gradient_checkpointing.checkpointing", lambda *_, how=how, **__: how)
         bench = seeing_bench_of(method=method, lora_dropout=0.0, max_steps=3, batch_size=8).to(Step.TRAIN)
         curves.append([loss for _, loss in bench.curve()])
     assert curves[0] == pytest.approx(curves[1], rel=1e-6)
@@ -234,9 +234,9 @@ def test_figures_of_mixed_rows_do_not_depend_on_how_they_are_batched(
 ) -> None:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    from trainer import metrics
-    from trainer.batches import TokenRows
-    from trainer.sight import Sight
+    from trainer.training import metrics
+    from trainer.training.batches import TokenRows
+    from trainer.training.picture_batches import Sight
 
     bench = seeing_bench_of()
     bench.put("eval", mixed_rows())
@@ -352,8 +352,8 @@ def test_a_quantized_training_learns_colours_with_what_sees_unquantized(
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText
 
-    from gemtune.spec import Spec
-    from trainer.engines import huggingface
+    from gemtune.request.spec import Spec
+    from trainer.model.engines import huggingface
 
     bench = seeing_bench_of(**LEARNING | {"method": "QLoRA"}).to(Step.TRAIN)
     assert bench.job.metrics is not None

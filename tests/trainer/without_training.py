@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from gemtune.job import Step
+from gemtune.jobs.job import Step
 from tests.trainer.conftest import Bench
-from trainer import manifest, trained
+from trainer.export import tokenizer_files
+from trainer.store import manifest
 
 RANK = 4
 
@@ -35,7 +36,7 @@ def adapter(base: Path, folder: Path, *, std: float = 0.05) -> Path:
         "base_model_name_or_path": str(base),
     }  # fmt: skip
     (folder / "adapter_config.json").write_text(json.dumps(config))
-    trained.add_tokenizer(base, folder)
+    tokenizer_files.add_tokenizer(base, folder)
     return folder
 
 
@@ -44,7 +45,7 @@ def leave(bench: Bench, *, prepare: bool = True) -> Bench:
     if prepare:
         bench.run(Step.PREPARE)
     context = bench.context(Step.TRAIN)
-    place = trained.place_of(context.spec.training_config.method)
+    place = tokenizer_files.place_of(context.spec.training_config.method)
     folder = context.work / place
     if place == "adapter":
         adapter(bench.base, folder)

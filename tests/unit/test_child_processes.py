@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from gemtune.embedded import child_process
-from gemtune.embedded.cloud_run_jobs import CloudRunJobs
-from gemtune.embedded.workflow_engine import WorkflowError
+from gemtune.local_server.cloud_run_jobs import CloudRunJobs
+from gemtune.local_server.workflow_engine import WorkflowError
 from tests.fakes import World
 
 SLEEP = "import time; time.sleep(60)"

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from gemtune import cost
 from gemtune.handlers.answers import JobStatus
-from gemtune.job import Job, Status, Step, StepRecord
-from gemtune.machines import CPU_STEPS, MACHINES
+from gemtune.jobs.job import Job, Status, Step, StepRecord
+from gemtune.machines import cost
+from gemtune.machines.choice import CPU_STEPS, MACHINES
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from gemtune.embedded.delivery import Delivery, as_push
-from gemtune.embedded.server import _guarded
+from gemtune.local_server.delivery import Delivery, as_push
+from gemtune.local_server.server import _guarded
 from gemtune.ports import Topic
 from tests.fakes import World
 
@@ -74,7 +74,7 @@ def test_a_receiver_that_is_away_costs_one_attempt(world: World) -> None:
 
 
 def test_a_name_outside_ascii_is_escaped_in_a_header_and_whole_in_the_body(world: World) -> None:
-    from gemtune.embedded.uploads import Uploads
+    from gemtune.local_server.uploads import Uploads
 
     world.services.buckets.uploads.write('ünï "x" 100%.job.json', b"{}")
     uploads = Uploads(world.services.database, world.services.buckets, clock=world.clock)

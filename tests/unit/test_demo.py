@@ -11,7 +11,7 @@ import psutil
 
 RUNS = """
 import time
-from gemtune.demo import _service
+from gemtune.cli.demo import _service
 from gemtune.settings import Settings
 with _service(Settings.from_environment()):
     print("serves", flush=True)

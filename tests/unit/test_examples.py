@@ -9,11 +9,11 @@ import pytest
 
 from examples.shapes import make as shapes
 from gemtune.embedded.folder_objects import FolderObjects
-from gemtune.job_file import as_json
-from gemtune.request import read
-from trainer.conversations import conversation, pictures_in
-from trainer.picture_source import PictureSource
-from trainer.pictures import rgb
+from gemtune.request.job_file import as_json
+from gemtune.request.parsing import read
+from trainer.conversation.messages import conversation, pictures_in
+from trainer.pictures.decoding import rgb
+from trainer.pictures.sources import PictureSource
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 

@@ -48,8 +48,8 @@ print(" ".join(sys.modules))
 def test_settings_are_the_only_reader_of_the_environment() -> None:
     allowed = {
         "settings.py",
-        "embedded/cloud_run_jobs.py",  # hands it on to the trainer
-        "cli/__init__.py", "cli/connection.py", "demo.py",  # what a user sets for the command line
+        "local_server/cloud_run_jobs.py",  # hands it on to the trainer
+        "cli/__init__.py", "cli/connection.py", "cli/demo.py",  # what a user sets for the command line
     }  # fmt: skip
     readers = {
         path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if "os.environ" in path.read_text()
@@ -58,10 +58,10 @@ def test_settings_are_the_only_reader_of_the_environment() -> None:
 
 
 def test_only_bootstrap_and_the_server_know_the_backend() -> None:
-    allowed = re.compile(r"^(bootstrap|demo)\.py|^embedded/|^cli/local\.py")
+    allowed = re.compile(r"^bootstrap\.py|^embedded/|^local_server/|^cli/(local|demo)\.py")
     knowing = {
         path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")
-        if re.search(r"(from|import) gemtune\.embedded", path.read_text())
+        if re.search(r"(from|import) gemtune\.(embedded|local_server)", path.read_text())
     }  # fmt: skip
     assert {name for name in knowing if not allowed.match(name)} == set()
 

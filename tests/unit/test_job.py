@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemtune import job as jobs
 from gemtune.errors import GemtuneError, IllegalMove, JobIsRunning, NothingTrained, StaleAttempt, StaleClaim
-from gemtune.job import MOVES, Claim, Failure, Job, Mark, Status, Step, StepRecord
+from gemtune.jobs import job as jobs
+from gemtune.jobs.job import MOVES, Claim, Failure, Job, Mark, Status, Step, StepRecord
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 LEASE = NOW + timedelta(minutes=3)

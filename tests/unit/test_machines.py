@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from gemtune import machines, model_size
 from gemtune.errors import NeedsLargerMachine
-from gemtune.machines import MACHINES
-from gemtune.memory import GIB, Load, needed, needed_for_export
-from gemtune.spec import ExportConfig, TrainingConfig
+from gemtune.machines import choice, model_size
+from gemtune.machines.choice import MACHINES
+from gemtune.machines.memory import GIB, Load, needed, needed_for_export
+from gemtune.request.spec import ExportConfig, TrainingConfig
 
 BOTH = ("l4", "rtx-pro-6000")
 
@@ -27,7 +27,7 @@ def size(name: str) -> model_size.ModelSize:
 
 
 def chosen(model: str, here: tuple[str, ...] = BOTH, asked: str | None = None, **training: Any) -> str | None:
-    return machines.choose(here, asked, size(model), load(**training))
+    return choice.choose(here, asked, size(model), load(**training))
 
 
 @pytest.mark.parametrize(
@@ -94,12 +94,12 @@ def test_what_the_advice_names_does_fit(name: str) -> None:
 
 
 def test_what_is_not_known_is_decided_later() -> None:
-    assert machines.choose(BOTH, None, None, load()) is None
-    assert machines.choose(BOTH, "l4", None, load()) == "l4"
+    assert choice.choose(BOTH, None, None, load()) is None
+    assert choice.choose(BOTH, "l4", None, load()) == "l4"
 
 
 def test_a_workstation_is_its_users_affair() -> None:
-    assert machines.choose(("local",), None, size("gemma-3-27b"), load(method="Full")) == "local"
+    assert choice.choose(("local",), None, size("gemma-3-27b"), load(method="Full")) == "local"
 
 
 @pytest.mark.parametrize("change", [{"batch_size": 8}, {"max_seq_length": 4096}, {"method": "Full"}, {"lora_rank": 64}])
@@ -161,18 +161,18 @@ def test_the_machines_are_within_what_cloud_run_has() -> None:
 )  # fmt: skip
 def test_an_export_goes_where_its_files_have_room(name: str, format: Any, machine: str | None) -> None:
     need = needed_for_export(size(name), "LoRA", ExportConfig(format=format))
-    assert machines.choose_for_export(BOTH, need) == machine
-    assert machines.choose_for_export(("local",), need) is None
+    assert choice.choose_for_export(BOTH, need) == machine
+    assert choice.choose_for_export(("local",), need) is None
 
 
 def test_an_export_that_has_room_nowhere_is_told_what_has() -> None:
     nine = needed_for_export(size("gemma-2-9b"), "LoRA", ExportConfig(format="merged"))
     with pytest.raises(NeedsLargerMachine, match="the machine of exports has 32") as caught:
-        machines.choose_for_export(("l4",), nine)
+        choice.choose_for_export(("l4",), nine)
     assert str(caught.value.hint).endswith("or deploy machine rtx-pro-6000")
     largest = needed_for_export(size("gemma-3-27b"), "LoRA", ExportConfig(format="gguf"))
     with pytest.raises(NeedsLargerMachine) as caught:
-        machines.choose_for_export(BOTH, largest)
+        choice.choose_for_export(BOTH, largest)
     assert str(caught.value.hint) == "use format adapter, or a smaller base model"
 
 

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from gemtune.embedded.executions import EmbeddedLauncher
-from gemtune.embedded.recovery import recover
-from gemtune.job import Claim
+from gemtune.jobs.job import Claim
+from gemtune.local_server.recovery import recover
 from tests.fakes import World
 
 

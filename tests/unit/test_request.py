@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gemtune.errors import RequestRefused
-from gemtune.request import parse, read
-from gemtune.spec import Provider, TrainingConfig, TrainRequest, request_hash
+from gemtune.request.parsing import parse, read
+from gemtune.request.spec import Provider, TrainingConfig, TrainRequest, request_hash
 from tests.fakes import request
 
 EXAMPLE = {

@@ -8,9 +8,9 @@ from typing import Any, get_args
 
 import pytest
 
-from gemtune import schemas
-from gemtune.request import parse, read
-from gemtune.spec import Provider
+from gemtune.request import schemas
+from gemtune.request.parsing import parse, read
+from gemtune.request.spec import Provider
 from tests.fakes import request
 
 LENGTH = {"type": "length", "at_most": 20}

@@ -9,7 +9,7 @@ import pytest
 
 WAITS = """
 import signal, sys, threading, time
-from gemtune.embedded.stop_signals import stop_signals
+from gemtune.local_server.stop_signals import stop_signals
 
 signal.signal(signal.SIGUSR1, lambda *_: None)
 

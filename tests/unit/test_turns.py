@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gemtune.embedded.turns import Turns
+from gemtune.local_server.concurrency_slots import Turns
 
 
 class Waiting(threading.Thread):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gemtune.embedded.uploads import Uploads
+from gemtune.local_server.uploads import Uploads
 from tests.fakes import World
 
 

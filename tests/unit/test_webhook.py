@@ -17,9 +17,9 @@ import pytest
 import trustme
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from gemtune import webhook
 from gemtune.errors import AddressNotAllowed
-from gemtune.pinned_http import post
+from gemtune.webhooks import destinations
+from gemtune.webhooks.pinned_http import post
 from tests.fakes import World
 
 PUBLIC = "93.184.215.14"
@@ -65,9 +65,9 @@ def receiver() -> Iterator[Receiver]:
 
 
 def test_the_standards_own_verifier_takes_a_signature_and_refuses_a_changed_body() -> None:
-    key = webhook.KEY_PREFIX + base64.b64encode(bytes(32)).decode()
+    key = destinations.KEY_PREFIX + base64.b64encode(bytes(32)).decode()
     body = json.dumps({"type": "job_completed", "text": "ü"}).encode()
-    headers = dict(webhook.signed_headers(key, event_id="training_x_5", at=datetime.now(UTC), body=body))
+    headers = dict(destinations.signed_headers(key, event_id="training_x_5", at=datetime.now(UTC), body=body))
     assert Webhook(key).verify(body, headers) == json.loads(body)
     for broken in ({"webhook-id": "training_x_6"}, {"webhook-timestamp": str(int(headers["webhook-timestamp"]) + 1)}):
         with pytest.raises(WebhookVerificationError):
@@ -77,10 +77,10 @@ def test_the_standards_own_verifier_takes_a_signature_and_refuses_a_changed_body
 
 
 def test_the_key_is_made_once_and_stays(world: World) -> None:
-    key = webhook.key(world.services.secrets)
+    key = destinations.key(world.services.secrets)
     assert key.startswith("whsec_")
     assert len(base64.b64decode(key.removeprefix("whsec_"))) == 32
-    assert webhook.key(world.services.secrets) == key
+    assert destinations.key(world.services.secrets) == key
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_the_key_is_made_once_and_stays(world: World) -> None:
     ],
 )  # fmt: skip
 def test_what_the_internet_knows_is_welcome(url: str) -> None:
-    assert webhook.problem_of(url, to_loopback=False) is None
+    assert destinations.problem_of(url, to_loopback=False) is None
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_what_the_internet_knows_is_welcome(url: str) -> None:
     ],
 )  # fmt: skip
 def test_what_is_inside_a_network_or_no_https_is_refused(url: str, code: str) -> None:
-    problem = webhook.problem_of(url, to_loopback=False)
+    problem = destinations.problem_of(url, to_loopback=False)
     assert problem is not None
     assert problem.code == code
     assert "user:" not in str(problem.to_json())
@@ -129,9 +129,9 @@ def test_what_is_inside_a_network_or_no_https_is_refused(url: str, code: str) ->
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:8000/x", "http://localhost/", "https://[::1]:1/"])
 def test_a_switch_allows_the_users_own_machine_and_nothing_else(url: str) -> None:
-    assert webhook.problem_of(url, to_loopback=True) is None
-    assert webhook.problem_of("http://10.0.0.1/", to_loopback=True) is not None
-    assert webhook.problem_of("http://example.com/", to_loopback=True) is not None
+    assert destinations.problem_of(url, to_loopback=True) is None
+    assert destinations.problem_of("http://10.0.0.1/", to_loopback=True) is not None
+    assert destinations.problem_of("http://example.com/", to_loopback=True) is not None
 
 
 def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> list[str]:
@@ -142,7 +142,7 @@ def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> list[str]:
         asked.append(host)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
 
-    monkeypatch.setattr("gemtune.pinned_http.socket.getaddrinfo", getaddrinfo)
+    monkeypatch.setattr("gemtune.webhooks.pinned_http.socket.getaddrinfo", getaddrinfo)
     return asked
 
 
@@ -171,7 +171,7 @@ def test_the_connection_goes_to_the_address_that_was_looked_at_under_the_names_c
     receiver.use_tls(authority.issue_cert("hooks.example.com"))
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    monkeypatch.setattr("gemtune.pinned_http.is_public", lambda address: True)
+    monkeypatch.setattr("gemtune.webhooks.pinned_http.is_public", lambda address: True)
     asked = resolving(monkeypatch, "127.0.0.1")
     status = post(f"https://hooks.example.com:{receiver.port}/a/b?c=d", b"{}", {"webhook-id": "1"}, to_loopback=False)
     assert status == 204
@@ -195,7 +195,7 @@ def test_a_redirect_is_an_answer_and_not_followed(receiver: Receiver) -> None:
 def test_a_receiver_that_drips_its_answer_is_given_up(
     monkeypatch: pytest.MonkeyPatch, scheme: str, drop: bytes
 ) -> None:
-    monkeypatch.setattr("gemtune.pinned_http.TOTAL", 0.5)
+    monkeypatch.setattr("gemtune.webhooks.pinned_http.TOTAL", 0.5)
     ended = threading.Event()
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
@@ -224,13 +224,13 @@ def test_of_several_addresses_one_that_answers_will_do(monkeypatch: pytest.Monke
 def test_a_host_of_many_addresses_that_do_not_answer_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     resolving(monkeypatch, *["127.0.0.1"] * 100)
     waited: list[float] = []
-    monkeypatch.setattr("gemtune.pinned_http.time.monotonic", lambda: sum(waited))
+    monkeypatch.setattr("gemtune.webhooks.pinned_http.time.monotonic", lambda: sum(waited))
 
     def silent(address: Any, timeout: float) -> socket.socket:
         waited.append(timeout)
         raise TimeoutError
 
-    monkeypatch.setattr("gemtune.pinned_http.socket.create_connection", silent)
+    monkeypatch.setattr("gemtune.webhooks.pinned_http.socket.create_connection", silent)
     with pytest.raises(TimeoutError):
         post("http://localhost/", b"{}", {}, to_loopback=True)
     assert sum(waited) <= 20

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemtune.embedded.workflow_engine import WorkflowError, WorkflowFailed, WorkflowSyntaxError, execute, load
-from gemtune.embedded.workflow_engine.expressions import compiled, parse
+from gemtune.local_server.workflow_engine import WorkflowError, WorkflowFailed, WorkflowSyntaxError, execute, load
+from gemtune.local_server.workflow_engine.expressions import compiled, parse
 
 
 def value_of(text: str, **variables: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gemtune.embedded.workflow_engine import WorkflowError, WorkflowFailed, execute, load
+from gemtune.local_server.workflow_engine import WorkflowError, WorkflowFailed, execute, load
 
 FILE = Path(__file__).parent.parent.parent / "workflows" / "fine_tune.yaml"
 ENVIRONMENT = {

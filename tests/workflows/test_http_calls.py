@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gemtune.embedded.workflow_engine import http_post
+from gemtune.local_server.workflow_engine import http_post
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemtune.job import Artifact, Parity
-from trainer import certificate, gguf, manifest, questions, ready_to_run, trained_weights
-from trainer.chat_template import ChatTemplate, json_object
+from gemtune.jobs.job import Artifact, Parity
+from trainer.certificate import held_out_rows, parity_check
 from trainer.context import Context
-from trainer.imports import quickly
-from trainer.model_card import model_card
-from trainer.modelfile import modelfile, turns_of
-from trainer.trained_weights import TrainedWeights
+from trainer.conversation.chat_template import ChatTemplate, json_object
+from trainer.export import trained_weights, usage
+from trainer.export.model_card import model_card
+from trainer.export.modelfile import modelfile, turns_of
+from trainer.export.trained_weights import TrainedWeights
+from trainer.gguf import conversion
+from trainer.process.imports import quickly
+from trainer.store import manifest
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +41,9 @@ def run(context: Context) -> None:
     exported = _of_an_earlier_attempt(context) or _exported(context)
     place = context.buckets.export.uri(exported.prefix)
     if context.spec.export_config.destination == "hfhub":  # the bucket's copy stays, whatever the Hub says
-        from trainer import hub_upload
+        from trainer.hub import upload
 
-        place = hub_upload.push(context, exported.folder, exported.artifacts)
+        place = upload.push(context, exported.folder, exported.artifacts)
     context.advance.done(
         context.job.job_id, context.mark,
         adapter_path=place, artifacts=exported.artifacts, certificate=exported.parity,
@@ -60,7 +63,7 @@ def _of_an_earlier_attempt(context: Context) -> Exported | None:
             log.warning("%s; it is exported again", error)
             continue
         log.info("attempt %d has exported it; what it did is not done again", attempt)
-        figures = json.loads((folder / certificate.NAME).read_text())["figures"]
+        figures = json.loads((folder / parity_check.NAME).read_text())["figures"]
         return Exported(prefix, folder, copy.artifacts, Parity.model_validate(figures))
     return None
 
@@ -69,8 +72,8 @@ def _exported(context: Context) -> Exported:
     trained = trained_weights.locate(context)
     folder = context.work / "exported"
     note = write(context, trained, folder)
-    parity = certificate.issue(
-        context.spec, trained, questions.collect(trained.prepared, trained.folder), folder, context.work,
+    parity = parity_check.issue(
+        context.spec, trained, held_out_rows.collect(trained.prepared, trained.folder), folder, context.work,
         context.llama_cpp, note=note, check_stop=context.check_stop,
     )  # fmt: skip
     export, prefix = context.buckets.export, f"{context.prefix}/export/{context.mark.attempt}"
@@ -90,7 +93,7 @@ def write(context: Context, trained: TrainedWeights, folder: Path) -> str:
     with quickly():
         import torch  # noqa: F401
 
-        from trainer.merge import merge
+        from trainer.export.merge import merge
 
     if format == "merged":
         merge(trained.base, trained.adapter, folder, quantization, check_stop=context.check_stop)
@@ -98,10 +101,12 @@ def write(context: Context, trained: TrainedWeights, folder: Path) -> str:
     folder.mkdir()
     whole = context.work / "merged"
     merge(trained.base, trained.adapter, whole, "none", check_stop=context.check_stop)
-    untrained = () if trained.adapter is None else (gguf.EMBEDDING,)
-    dithered = gguf.write(whole, folder, quantization, context.llama_cpp, untrained, check_stop=context.check_stop)
+    untrained = () if trained.adapter is None else (conversion.EMBEDDING,)
+    dithered = conversion.write(
+        whole, folder, quantization, context.llama_cpp, untrained, check_stop=context.check_stop
+    )
     turns = turns_of(ChatTemplate(whole, json_object(whole / "tokenizer_config.json")))
-    (folder / "Modelfile").write_text(modelfile(turns, ready_to_run.gguf_name(quantization)))
+    (folder / "Modelfile").write_text(modelfile(turns, usage.gguf_name(quantization)))
     shutil.rmtree(whole)
     return "" if dithered == 0 else _DITHERED.format(dithered, quantization)
 

@@ -12,21 +12,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gemtune import machines
 from gemtune.errors import NeedsLargerMachine, StepError
-from gemtune.memory import Load, needed_for_export
-from gemtune.rl_spec import GrpoConfig
-from gemtune.spec import DEFAULT_SEQ_LENGTH, TrainingConfig
-from trainer import base_models, datasets, gguf, manifest, model_files
-from trainer.album import Album
+from gemtune.machines import choice
+from gemtune.machines.memory import Load, needed_for_export
+from gemtune.request.rl_spec import GrpoConfig
+from gemtune.request.spec import DEFAULT_SEQ_LENGTH, TrainingConfig
+from trainer.base_model import folder_contents, location
 from trainer.context import Context
-from trainer.datasets import Refused
-from trainer.packing import packs
-from trainer.picture_source import PictureSource
-from trainer.picture_tokens import picture_tokens
-from trainer.prepared import TokenFile, histogram, prompts_a_step, read_tokens, row_lengths, total_train_steps
-from trainer.rendering import Encoder
-from trainer.row_kinds import RowKind, row_kind
+from trainer.conversation import dataset_files
+from trainer.conversation.dataset_files import Refused
+from trainer.gguf import conversion
+from trainer.pictures.arrow_file import Album
+from trainer.pictures.sources import PictureSource
+from trainer.pictures.tokens import picture_tokens
+from trainer.rows.encoder import Encoder
+from trainer.rows.kinds import RowKind, row_kind
+from trainer.rows.packing import packs
+from trainer.rows.prepared import TokenFile, histogram, prompts_a_step, read_tokens, row_lengths, total_train_steps
+from trainer.store import manifest
 
 log = logging.getLogger(__name__)
 
@@ -69,20 +72,20 @@ def run(context: Context) -> None:
     Raises StepError for data or a base model that cannot be trained on; StopRequested.
     """
     config = context.spec.training_config
-    dataset = datasets.find(context.buckets.data, context.spec.processed_dataset_id, context.work)
-    provided = base_models.provide(
+    dataset = dataset_files.find(context.buckets.data, context.spec.processed_dataset_id, context.work)
+    provided = location.provide(
         config.base_model_id, context.buckets, context.work, token=lambda: context.secret("hf_token"),
         check_stop=context.check_stop,
     )  # fmt: skip
-    folder = base_models.without_weights(context.buckets, provided, context.work)
-    model = model_files.config_of(folder)
+    folder = location.without_weights(context.buckets, provided, context.work)
+    model = folder_contents.config_of(folder)
     if context.spec.export_config.format == "gguf":
-        gguf.check_family(model)
+        conversion.check_family(model)
     asked = config.max_seq_length or DEFAULT_SEQ_LENGTH
     # Gemma 3 4B and larger leave out how many positions they have: 131,072, which is more than can be asked for.
-    max_length = min(asked, model_files.max_positions(model) or asked)
+    max_length = min(asked, folder_contents.max_positions(model) or asked)
     pictures = picture_tokens(folder, model) if context.spec.modality == "vision" else None
-    encoder = Encoder(folder, max_length=max_length, vocab_size=model_files.vocab_size(model), pictures=pictures)
+    encoder = Encoder(folder, max_length=max_length, vocab_size=folder_contents.vocab_size(model), pictures=pictures)
 
     output = context.work / "prepared"
     output.mkdir()
@@ -127,14 +130,14 @@ def _machines(context: Context, provided: Mapping[str, str], longest_row: int) -
 
     Raises StepError `needs_larger_machine`.
     """
-    size = base_models.size(context.buckets, provided)
+    size = location.size(context.buckets, provided)
     config = context.spec.training_config
     sampled = config.rl_config.max_completion_length if isinstance(config.rl_config, GrpoConfig) else 0
     load = replace(Load.of(config, context.spec.modality), length=longest_row + sampled)
     try:
-        trains = machines.choose(context.machines, config.machine, size, load)
+        trains = choice.choose(context.machines, config.machine, size, load)
         need = 0.0 if size is None else needed_for_export(size, config.method, context.spec.export_config)
-        return trains, machines.choose_for_export(context.machines, need)
+        return trains, choice.choose_for_export(context.machines, need)
     except NeedsLargerMachine as error:
         raise StepError(error.code, error.message, hint=error.hint) from error
 
@@ -143,7 +146,7 @@ def _tokenize(source: Path, kind: RowKind, target: Path, check_stop: Callable[[]
     """Write the rows of a split that can be trained on. Raises StepError `empty_dataset`, `bad_rows`."""
     tally = Tally()
     with TokenFile(target, kind.columns) as tokens:
-        for number, row in datasets.rows(source, sees=kind.sees):
+        for number, row in dataset_files.rows(source, sees=kind.sees):
             check_stop()
             prepared = row if isinstance(row, Refused) else kind.encode(row)
             if isinstance(prepared, Refused):

@@ -14,19 +14,21 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from gemtune.errors import ObjectNotFound
-from gemtune.job import Figures, Metrics, Step
-from gemtune.rl_spec import DpoConfig, GrpoConfig
-from gemtune.spec import Spec, TrainingConfig
-from trainer import base_models, checkpoints, manifest, trained
+from gemtune.jobs.job import Figures, Metrics, Step
+from gemtune.request.rl_spec import DpoConfig, GrpoConfig
+from gemtune.request.spec import Spec, TrainingConfig
+from trainer.base_model import location
 from trainer.context import Context
-from trainer.engines import Engine, Loaded, engine_of
-from trainer.imports import quickly
-from trainer.progress import ProgressLog, rewards_in
-from trainer.tracking import Tracking
+from trainer.export import tokenizer_files
+from trainer.model.engines import Engine, Loaded, engine_of
+from trainer.process.imports import quickly
+from trainer.store import checkpoints, manifest
+from trainer.training.progress import ProgressLog, rewards_in
+from trainer.training.tracking import Tracking
 
 if TYPE_CHECKING:
-    from trainer.job_trainer import Hooks
-    from trainer.sight import Sight
+    from trainer.training.job_trainer import Hooks
+    from trainer.training.picture_batches import Sight
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ def _train(context: Context, tracking: Tracking) -> None:
     attempt_of_prepare = context.job.steps[Step.PREPARE].attempt
     prepared = manifest.fetch(export, f"{context.prefix}/prepared/{attempt_of_prepare}", context.work / "prepared")
     summary = json.loads((prepared / "prepared.json").read_text())
-    base = base_models.locate(context.buckets, summary["base_model"], context.work)
+    base = location.locate(context.buckets, summary["base_model"], context.work)
     held_out = prepared / "eval.parquet" if summary["eval_rows"] else None
 
     _seed(config.seed)
@@ -74,10 +76,10 @@ def _train(context: Context, tracking: Tracking) -> None:
         attempt.progress.flush()
     best = _take_best(context, trainer, figures)
     figures = figures if best is None else trainer.figures()
-    place = trained.place_of(config.method)
+    place = tokenizer_files.place_of(config.method)
     folder = context.work / place
     engine.save(trainer.model, folder)
-    trained.add_tokenizer(base, folder)
+    tokenizer_files.add_tokenizer(base, folder)
     artifacts = manifest.publish(export, folder, f"{context.prefix}/{place}/{context.mark.attempt}")
     found = dict(figures or {}) | {"train_step": best or state.global_step, "train_loss": _train_loss(trainer)}
     result = Metrics.model_validate(found | {"baseline": baseline})
@@ -98,7 +100,7 @@ def _import(engine: Engine, spec: Spec) -> None:
 
 def _finished(context: Context, trainer: Any, attempt: _Attempt) -> bool:
     """Train on from the newest whole checkpoint. False when this attempt had to stop before the end."""
-    from trainer import job_trainer
+    from trainer.training import job_trainer
 
     resumed = checkpoints.newest(context.buckets.export, context.prefix, context.work / "resumed")
     log.info("training %s", "from the beginning" if resumed is None else f"from train_step {resumed[0].train_step}")
@@ -115,7 +117,7 @@ def _finished(context: Context, trainer: Any, attempt: _Attempt) -> bool:
 
 
 def _sight(base: Path, prepared: Path) -> Sight:
-    from trainer.sight import Sight
+    from trainer.training.picture_batches import Sight
 
     return Sight.of(base, prepared)
 
@@ -150,7 +152,7 @@ class _Attempt:
     save_seconds: float = 0.0
 
     def hooks(self) -> Any:
-        from trainer.job_trainer import Hooks
+        from trainer.training.job_trainer import Hooks
 
         return Hooks(self._stepped, self.progress.evaluated, self._saved, self._must_stop)
 
@@ -192,7 +194,7 @@ class _Attempt:
 
 def _take_best(context: Context, trainer: Any, last: Figures | None) -> int | None:
     """Whose weights the trainer has now, where the best ones are wanted and are not the last ones."""
-    from trainer import best_weights, job_trainer
+    from trainer.training import best_weights, job_trainer
 
     if last is None or not context.spec.training_config.keeps_best:
         return None

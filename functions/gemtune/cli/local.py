@@ -9,13 +9,14 @@ import time
 
 import click
 
-from gemtune import request, webhook
 from gemtune.bootstrap import services
 from gemtune.cli import request_file
 from gemtune.cli.connection import REFUSED, Connection, print_problems
 from gemtune.errors import BadSetting
 from gemtune.ports import Topic
+from gemtune.request import parsing
 from gemtune.services.job_secrets import REFERENCE, USER_PREFIX
+from gemtune.webhooks import destinations
 
 LOOK_SECONDS = 0.2
 
@@ -24,7 +25,7 @@ LOOK_SECONDS = 0.2
 @click.option("--port", type=click.IntRange(1, 65535), help="Instead of $PORT.")
 def up(port: int | None) -> None:
     """Serve on this machine, until Ctrl-C."""
-    from gemtune.embedded import server
+    from gemtune.local_server import server
 
     if services().settings.on_gcp:
         raise BadSetting("GEMTUNE_BACKEND is gcp, which Google serves", hint="unset it to serve on this machine")
@@ -39,7 +40,7 @@ def up(port: int | None) -> None:
 def publish(connection: Connection, file: str, idempotency_key: str | None) -> None:
     """Publish the request in FILE (JSON or YAML, - for standard input) to job-requests, server or not."""
     document = json.dumps(request_file.read(file)).encode()
-    problems = request.read(document, in_the_open=True).problems
+    problems = parsing.read(document, in_the_open=True).problems
     if any(problem.code == "secret_in_the_open" for problem in problems):
         # A message is stored before anyone reads it, so a token must not get into one.
         print_problems([problem.to_json() for problem in problems])
@@ -89,14 +90,14 @@ def secret(name: str) -> None:
 @click.command("webhook-key")
 def webhook_key() -> None:
     """Show the key that webhooks are signed with; whoever verifies them needs it."""
-    click.echo(webhook.key(services().secrets))
+    click.echo(destinations.key(services().secrets))
 
 
 @click.command()
 @click.option("--examples", type=click.Path(file_okay=False), default="examples", show_default=True)
 def demo(examples: str) -> None:
     """Fine-tune the real Gemma 3 270M on this machine, start to end."""
-    from gemtune.demo import run
+    from gemtune.cli.demo import run
 
     raise click.exceptions.Exit(run(examples))
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from gemtune.errors import RequestRefused
-from gemtune.job_file import as_json
+from gemtune.request.job_file import as_json
 
 
 def read(file: str) -> Any:

@@ -1,0 +1,1 @@
+"""The ports of one workstation: SQLite, folders, files, child processes."""

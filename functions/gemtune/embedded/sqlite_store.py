@@ -13,12 +13,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gemtune import job as jobs
 from gemtune.embedded.database import Database
 from gemtune.embedded.sqlite_bus import enqueue
 from gemtune.errors import BadPageToken, JobNotFound, JobWasDeleted, RecordUnreadable, VersionConflict
-from gemtune.events import Event
-from gemtune.job import UNFINISHED, Job, JobSummary, Mark, Progress, Status
+from gemtune.jobs import job as jobs
+from gemtune.jobs.events import Event
+from gemtune.jobs.job import UNFINISHED, Job, JobSummary, Mark, Progress, Status
 from gemtune.ports import Change, Clock, Created, Page
 
 log = logging.getLogger(__name__)

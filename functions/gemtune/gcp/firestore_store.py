@@ -26,10 +26,10 @@ from google.cloud import firestore
 from google.cloud.firestore_v1.base_query import FieldFilter
 from pydantic import ValidationError
 
-from gemtune import job as jobs
 from gemtune.errors import BadPageToken, JobNotFound, JobWasDeleted, RecordUnreadable, VersionConflict
-from gemtune.events import Event
-from gemtune.job import UNFINISHED, Job, JobSummary, Mark, Progress, Status
+from gemtune.jobs import job as jobs
+from gemtune.jobs.events import Event
+from gemtune.jobs.job import UNFINISHED, Job, JobSummary, Mark, Progress, Status
 from gemtune.ports import Change, Clock, Created, Page
 
 log = logging.getLogger(__name__)

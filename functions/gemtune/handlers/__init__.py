@@ -1,0 +1,1 @@
+"""The entry points: each decodes, calls one service, and encodes."""

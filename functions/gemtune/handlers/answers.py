@@ -8,10 +8,22 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from gemtune import cost
-from gemtune.events import Event
-from gemtune.job import Artifact, Attempt, Failure, Job, JobSummary, Metrics, Parity, Progress, Status, Step, StepRecord
-from gemtune.machines import LOCAL
+from gemtune.jobs.events import Event
+from gemtune.jobs.job import (
+    Artifact,
+    Attempt,
+    Failure,
+    Job,
+    JobSummary,
+    Metrics,
+    Parity,
+    Progress,
+    Status,
+    Step,
+    StepRecord,
+)
+from gemtune.machines import cost
+from gemtune.machines.choice import LOCAL
 
 
 class Accepted(BaseModel):

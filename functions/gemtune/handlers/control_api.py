@@ -10,7 +10,7 @@ import flask
 from pydantic import BaseModel, Field, ValidationError
 
 from gemtune.bootstrap import Services
-from gemtune.job import Claim, Step
+from gemtune.jobs.job import Claim, Step
 
 log = logging.getLogger(__name__)
 

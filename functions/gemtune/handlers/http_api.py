@@ -17,7 +17,7 @@ from gemtune import errors
 from gemtune.bootstrap import Services
 from gemtune.handlers import answers, routes
 from gemtune.handlers.openapi import openapi
-from gemtune.spec import ExportRequest, TrainRequest
+from gemtune.request.spec import ExportRequest, TrainRequest
 
 log = logging.getLogger(__name__)
 

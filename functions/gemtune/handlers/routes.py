@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import flask
 
-from gemtune import request as requests
 from gemtune.bootstrap import Services
 from gemtune.errors import Problem, RequestRefused
 from gemtune.handlers import answers
 from gemtune.handlers.artifact_links import artifact_links
 from gemtune.handlers.loss_history import loss_history
-from gemtune.job import Status
-from gemtune.request import Reading, Request
+from gemtune.jobs.job import Status
+from gemtune.request import parsing as requests
+from gemtune.request.parsing import Reading, Request
 from gemtune.services.create_job import Submission
 
 MAX_PAGE = 200

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from gemtune import job as jobs
 from gemtune.errors import SecretNotFound
-from gemtune.job import Artifact, Claim, Failure, Job, Mark, Metrics, Parity, Progress, Step
+from gemtune.jobs import job as jobs
+from gemtune.jobs.job import Artifact, Claim, Failure, Job, Mark, Metrics, Parity, Progress, Step
 from gemtune.ports import Clock, JobStore, Secrets
 from gemtune.services.job_secrets import SECRET_TTL, own_secrets
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from gemtune import job as jobs
-from gemtune.job import Job
+from gemtune.jobs import job as jobs
+from gemtune.jobs.job import Job
 from gemtune.ports import Clock, JobStore, Launcher
 
 log = logging.getLogger(__name__)

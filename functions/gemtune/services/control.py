@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gemtune import job as jobs
 from gemtune.errors import JobNotFound, StaleClaim
-from gemtune.job import STEPS, Claim, Job, Status, Step
+from gemtune.jobs import job as jobs
+from gemtune.jobs.job import STEPS, Claim, Job, Status, Step
 from gemtune.ports import Clock, JobStore, StepJob
 
 log = logging.getLogger(__name__)

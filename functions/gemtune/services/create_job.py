@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal
 
 from gemtune.errors import BadIdempotencyKey, JobNotFound, JobWasDeleted, KeyReused
-from gemtune.job import Job, Status, accepted, key_hash
+from gemtune.jobs.job import Job, Status, accepted, key_hash
 from gemtune.ports import Buckets, Clock, JobStore, Secrets
 from gemtune.redaction import looks_secret
-from gemtune.request import Reading, Request
+from gemtune.request.parsing import Reading, Request
+from gemtune.request.spec import Spec
 from gemtune.services.job_secrets import OWN_PREFIX, REFERENCE, SECRET_TTL, own_name
-from gemtune.spec import Spec
 
 
 @dataclass(frozen=True, slots=True)

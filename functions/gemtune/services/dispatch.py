@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from gemtune import job as jobs
-from gemtune import request
 from gemtune.errors import (
     BadIdempotencyKey,
     GemtuneError,
@@ -20,9 +18,11 @@ from gemtune.errors import (
     Problem,
     RequestRefused,
 )
-from gemtune.job import Job
+from gemtune.jobs import job as jobs
+from gemtune.jobs.job import Job
 from gemtune.ports import Bus, Clock, JobStore, Launcher, Topic
 from gemtune.redaction import redacted
+from gemtune.request import parsing
 from gemtune.services.create_job import Submission
 from gemtune.services.submit import Submit
 
@@ -90,7 +90,7 @@ class Dispatch:
             body = None
         if isinstance(body, dict) and "job_id" in body:
             return _checked(body["job_id"])
-        reading = request.read(message, in_the_open=True)
+        reading = parsing.read(message, in_the_open=True)
         return self.submit.accept(Submission(reading, source="pubsub", owner=owner, idempotency_key=key)).job_id
 
     def _reject(self, problems: Sequence[Problem], key: str) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gemtune import job_id as job_ids
 from gemtune.errors import JobNotFound, NothingTrained
-from gemtune.job import Job, steps_of_export
+from gemtune.jobs import ids as job_ids
+from gemtune.jobs.job import Job, steps_of_export
 from gemtune.ports import Buckets, JobStore
-from gemtune.request import check_export
+from gemtune.request.parsing import check_export
+from gemtune.request.spec import ExportRequest, Spec, request_hash
 from gemtune.services.create_job import CreateJob, Submission, same_request
 from gemtune.services.submit import Submit
-from gemtune.spec import ExportRequest, Spec, request_hash
 
 
 @dataclass(frozen=True, slots=True)

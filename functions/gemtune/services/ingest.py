@@ -8,11 +8,11 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from gemtune import request
 from gemtune.errors import GemtuneError, JobWasDeleted, ObjectNotFound, Problem, RequestRefused
-from gemtune.job_file import as_json
 from gemtune.object_name import is_safe
 from gemtune.ports import Buckets, Objects
+from gemtune.request import parsing
+from gemtune.request.job_file import as_json
 from gemtune.services.create_job import Submission
 from gemtune.services.submit import Submit
 
@@ -60,7 +60,7 @@ class Ingest:
         if objects.generation(name) != generation:
             return
         try:
-            reading = request.read(self._document(objects, name), in_the_open=True)
+            reading = parsing.read(self._document(objects, name), in_the_open=True)
             if objects.generation(name) != generation:  # what was read may be the next one's already
                 return
             key = f"{bucket}/{name}#{generation}"

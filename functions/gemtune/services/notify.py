@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from gemtune import webhook
 from gemtune.errors import AddressNotAllowed, WebhookRefused
-from gemtune.events import Event
+from gemtune.jobs.events import Event
 from gemtune.ports import Clock, Secrets
+from gemtune.webhooks import destinations
 
 Post = Callable[[str, bytes, Mapping[str, str]], int]
 
@@ -31,12 +31,14 @@ class Notify:
         AddressNotAllowed, WebhookRefused, and errors of the network."""
         wanted = json.loads(message)
         url, event = str(wanted["url"]), Event.model_validate(wanted["event"])
-        if webhook.problem_of(url, to_loopback=self.to_loopback) is not None:
+        if destinations.problem_of(url, to_loopback=self.to_loopback) is not None:
             raise AddressNotAllowed("the webhook's host")
         body = event.model_dump_json().encode()
         # The same in every repetition, so that a receiver can tell one.
         event_id = f"{event.job_id}_{event.seq}"
-        headers = webhook.signed_headers(webhook.key(self.secrets), event_id=event_id, at=self.clock.now(), body=body)
+        headers = destinations.signed_headers(
+            destinations.key(self.secrets), event_id=event_id, at=self.clock.now(), body=body
+        )
         status = self.post(url, body, headers)
         if not 200 <= status < 300:
             raise WebhookRefused(status)

@@ -6,15 +6,16 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from gemtune import base_model, machines, model_size
 from gemtune.errors import NeedsLargerMachine, ObjectNotFound, Problem, RequestRefused, UnsafeName
-from gemtune.memory import Load, needed_for_export
-from gemtune.model_size import ModelSize
+from gemtune.machines import choice, model_size
+from gemtune.machines.memory import Load, needed_for_export
+from gemtune.machines.model_size import ModelSize
 from gemtune.ports import Buckets, Objects
-from gemtune.spec import Spec
+from gemtune.request import base_model
+from gemtune.request.spec import Spec
 
 LOC = ("training_config", "machine")
-# Where trainer/hub.py copies models to, in the export bucket.
+# Where trainer/base_model/hub_download.py copies models to, in the export bucket.
 CACHED = "models"
 EXPORT_LOC = ("export_config", "format")
 
@@ -31,20 +32,20 @@ class Placement:
             hint = f"use one of {', '.join(self.here)}, or leave it out"
             message = f"this deployment has no machine {config.machine!r}"
             raise RequestRefused([Problem(LOC, message, "machine_not_here", hint)])
-        size = None if machines.LOCAL in self.here else self._size(config.base_model_id)
+        size = None if choice.LOCAL in self.here else self._size(config.base_model_id)
         try:
-            return machines.choose(self.here, config.machine, size, Load.of(config, spec.modality))
+            return choice.choose(self.here, config.machine, size, Load.of(config, spec.modality))
         except NeedsLargerMachine as error:
             raise RequestRefused([Problem(LOC, error.message, error.code, error.hint)]) from error
 
     def export_machine(self, spec: Spec) -> str | None:
         """The machine whose memory its export needs; None for the one that exports have. Raises RequestRefused."""
-        size = None if machines.LOCAL in self.here else self._size(spec.training_config.base_model_id)
+        size = None if choice.LOCAL in self.here else self._size(spec.training_config.base_model_id)
         if size is None:
             return None
         try:
             need = needed_for_export(size, spec.training_config.method, spec.export_config)
-            return machines.choose_for_export(self.here, need)
+            return choice.choose_for_export(self.here, need)
         except NeedsLargerMachine as error:
             raise RequestRefused([Problem(EXPORT_LOC, error.message, error.code, error.hint)]) from error
 

@@ -7,16 +7,19 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gemtune import base_model, job_id, llama_cpp, webhook
+from gemtune import llama_cpp
 from gemtune.errors import ObjectNotFound, Problem, SecretNotFound, UnsafeName
-from gemtune.job import Job
+from gemtune.jobs import ids
+from gemtune.jobs.job import Job
 from gemtune.ports import Buckets, Bus, JobStore, Secrets, Topic
-from gemtune.request import check
-from gemtune.rule import Rule
+from gemtune.request import base_model
+from gemtune.request.parsing import check
+from gemtune.request.rule import Rule
+from gemtune.request.spec import TrainRequest, request_hash
 from gemtune.services.create_job import CreateJob, Submission, same_request
 from gemtune.services.job_secrets import REFERENCE
 from gemtune.services.placement import Placement
-from gemtune.spec import TrainRequest, request_hash
+from gemtune.webhooks import destinations
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +66,7 @@ class Submit:
             return same_request(holder, request_hash(submission.reading.accepted().spec()))
         request = check(submission.reading, self.rules()).accepted()
         spec = request.spec()
-        new_id = job_id.new_job_id(spec.processed_dataset_id, spec.training_config.base_model_id, key_hash=hashed)
+        new_id = ids.new_job_id(spec.processed_dataset_id, spec.training_config.base_model_id, key_hash=hashed)
         return self.create(
             new_id,
             spec,
@@ -188,7 +191,7 @@ class Submit:
 
     def _webhook_problems(self, request: TrainRequest) -> list[Problem]:
         url = None if request.notify is None else request.notify.webhook_url
-        problem = None if url is None else webhook.problem_of(url, to_loopback=self.webhooks_to_loopback)
+        problem = None if url is None else destinations.problem_of(url, to_loopback=self.webhooks_to_loopback)
         return [] if problem is None else [problem]
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
-from gemtune import job as jobs
 from gemtune.errors import JobNotFound, JobWasDeleted, RecordUnreadable, Stale, VersionConflict
-from gemtune.job import RELAUNCHES, Failure, Job, Step
+from gemtune.jobs import job as jobs
+from gemtune.jobs.job import RELAUNCHES, Failure, Job, Step
 from gemtune.ports import Buckets, Clock, ExecutionState, JobStore, Launcher, Secrets
 from gemtune.services.delete import TOMBSTONE
 from gemtune.services.dispatch import LEASE, Dispatch

@@ -1,0 +1,153 @@
+"""Cloud Run jobs on this machine: each execution is a `python -m trainer …` child that outlives the server."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from gemtune.embedded import child_process
+from gemtune.embedded.database import Database
+from gemtune.local_server.concurrency_slots import Turns
+from gemtune.local_server.workflow_engine import WorkflowError
+from gemtune.settings import Settings
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.1
+
+
+class CloudRunJobs:
+    """The connector `googleapis.run.v2.projects.locations.jobs.run`: starts a step, waits for it, tells how it ended.
+
+    `parallel` says how many executions of a job run at once, by the job's name; the others wait for their turn, in the
+    order in which they came.
+    """
+
+    def __init__(self, database: Database, settings: Settings, *, parallel: Mapping[str, int]):
+        self._database = database
+        self._settings = settings
+        self._turns = {job: Turns(count) for job, count in parallel.items()}
+        self._stopping = threading.Event()
+
+    def run(self, args: Mapping[str, Any], *, check: Callable[[], None]) -> dict[str, Any]:
+        """Run one execution and return its resource. `check` is asked again and again and raises to give up waiting.
+
+        Raises WorkflowError when the execution fails or runs out of time.
+        """
+        job = args["name"].rpartition("/")[2]
+        overrides = args["body"]["overrides"]
+        arguments = list(overrides["containerOverrides"][0]["args"])
+        seconds = float(overrides["timeout"].removesuffix("s"))
+        if job not in self._turns:
+            raise WorkflowError({"message": f"there is no job {job!r}", "code": 404, "tags": ["HttpError"]})
+        alive = self._alive(arguments)
+        if alive is not None:  # the server was started again, and this child never stopped
+            log.info("adopting %s", alive.name)
+            with self._turns[job].taken():
+                return self._wait(alive, seconds, check)
+        with self._turns[job].next(check):
+            check()
+            return self._wait(self._start(job, arguments), seconds, check)
+
+    def stop(self) -> None:
+        """End every child, each with time for a checkpoint; their executions go on at the next start."""
+        self._stopping.set()
+        query = "SELECT pid, started FROM step_executions WHERE ended = 0"
+        found = [child_process.find(row["pid"], row["started"]) for row in self._database.read().execute(query)]
+        threads = [threading.Thread(target=child_process.end, args=(process,)) for process in found if process]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _start(self, job: str, arguments: Sequence[str]) -> _Child:
+        name = f"{job}-{uuid.uuid4().hex[:8]}"
+        environment = os.environ | {
+            "GEMTUNE_HOME": str(self._settings.home),
+            "GEMTUNE_BACKEND": "embedded",
+            "CLOUD_RUN_JOB": job,
+            "CLOUD_RUN_EXECUTION": name,
+            "PYTHONUNBUFFERED": "1",
+        }
+        with self._database.write() as connection:
+            key = json.dumps(list(arguments))
+            connection.execute("INSERT INTO step_executions (name, arguments) VALUES (?, ?)", (name, key))
+        job_id = arguments[arguments.index("--job-id") + 1]
+        log_path = self._settings.home / self._settings.export_bucket / "jobs" / job_id / "logs" / f"{name}.log"
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        with log_path.open("ab") as output:
+            # A session of its own: what ends the server, or its terminal, does not end the child.
+            process = subprocess.Popen(
+                [sys.executable, "-m", "trainer", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+        with self._database.write() as connection:
+            started = child_process.started_at(process.pid)
+            connection.execute(
+                "UPDATE step_executions SET pid = ?, started = ? WHERE name = ?", (process.pid, started, name)
+            )
+        log.info("%s runs as process %d, log in %s", name, process.pid, log_path)
+        return _Child(name, process.pid, started, process)
+
+    def _alive(self, arguments: Sequence[str]) -> _Child | None:
+        """The living child of these arguments, which name job, launch, workflow execution and step."""
+        query = "SELECT name, pid, started FROM step_executions WHERE arguments = ? AND ended = 0"
+        for row in self._database.read().execute(query, (json.dumps(list(arguments)),)).fetchall():
+            pid, started = row["pid"], row["started"]
+            if pid is None:  # the server died between starting the child and writing down which one it is
+                pid = child_process.with_environment("CLOUD_RUN_EXECUTION", row["name"])
+                started = None if pid is None else child_process.started_at(pid)
+            if child_process.find(pid, started) is not None:
+                return _Child(row["name"], pid, started, None)
+            self._ended(row["name"])
+        return None
+
+    def _wait(self, child: _Child, seconds: float, check: Callable[[], None]) -> dict[str, Any]:
+        deadline = time.monotonic() + seconds
+        while child.is_alive():
+            check()
+            if time.monotonic() >= deadline:
+                process = child_process.find(child.pid, child.started)
+                if process is not None:
+                    child_process.end(process)
+                self._ended(child.name)
+                raise WorkflowError({"message": f"{child.name} ran out of time", "tags": ["OperationError"]})
+            time.sleep(LOOK_SECONDS)
+        if self._stopping.is_set():
+            check()
+        self._ended(child.name)
+        code = child.exit_code()
+        if code not in (None, 0):
+            raise WorkflowError({"message": f"{child.name} ended with code {code}", "tags": ["OperationError"]})
+        return {"name": f"executions/{child.name}", "succeededCount": 1}
+
+    def _ended(self, name: str) -> None:
+        with self._database.write() as connection:
+            connection.execute("UPDATE step_executions SET ended = 1 WHERE name = ?", (name,))
+
+
+class _Child:
+    """A step's process: ours, or adopted; nobody but a parent can learn an exit code, and the record says it anyway."""
+
+    def __init__(self, name: str, pid: int, started: float | None, process: subprocess.Popen[bytes] | None):
+        self.name, self.pid, self.started, self._process = name, pid, started, process
+
+    def is_alive(self) -> bool:
+        if self._process is not None:
+            return self._process.poll() is None
+        return child_process.find(self.pid, self.started) is not None
+
+    def exit_code(self) -> int | None:
+        return None if self._process is None else self._process.returncode

@@ -1,0 +1,176 @@
+"""`gemtune up`: the functions, their events, their schedule and the workflow's runner, in one local process."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import secrets
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+import gemtune
+from gemtune.bootstrap import Services, services
+from gemtune.embedded.executions import EmbeddedLauncher
+from gemtune.embedded.sqlite_bus import SqliteBus
+from gemtune.errors import GemtuneError
+from gemtune.handlers.http_api import MAX_BODY_BYTES
+from gemtune.local_server import work_folders
+from gemtune.local_server.cloud_run_jobs import CloudRunJobs
+from gemtune.local_server.delivery import Delivery
+from gemtune.local_server.recovery import recover
+from gemtune.local_server.stop_signals import stop_signals
+from gemtune.local_server.uploads import Uploads
+from gemtune.local_server.workflow_runner import WorkflowRunner
+from gemtune.machines.choice import LOCAL
+
+log = logging.getLogger(__name__)
+
+FUNCTIONS = Path(gemtune.__file__).parent.parent
+WORKFLOW = FUNCTIONS.parent / "workflows" / "fine_tune.yaml"
+HOST = "127.0.0.1"
+# Cloud Scheduler has `sweep` every few minutes; here a round costs nothing.
+SWEEP_SECONDS = 20.0
+THREADS = 16
+
+
+class CannotServe(GemtuneError):
+    """The server cannot start as things are."""
+
+    code = "cannot_serve"
+
+
+def serve(*, port: int | None = None) -> None:
+    """Serve until SIGTERM or SIGINT. Raises CannotServe when another server has this GEMTUNE_HOME or the port."""
+    here = services()
+    port = here.settings.port if port is None else port
+    with _only_server(here.settings.home):
+        _Server(here, port).run()
+
+
+class _Server:
+    def __init__(self, here: Services, port: int):
+        from waitress.server import create_server
+
+        self._here = here
+        self._stop = threading.Event()
+        token = secrets.token_urlsafe(32)  # made at every start: whoever has it is us
+        try:
+            self._api = create_server(
+                _function("api"), host=HOST, port=port, threads=THREADS, max_request_body_size=2 * MAX_BODY_BYTES
+            )
+        except OSError as error:
+            hint = "set PORT to a free port, or stop what listens there"
+            raise CannotServe(f"port {port} cannot be had: {error.strerror}", hint=hint) from None
+        self._events = create_server(_guarded(_event_functions(), token), host=HOST, port=0, threads=THREADS)
+        url = f"http://{HOST}:{self._events.effective_port}"
+        launcher = EmbeddedLauncher(here.database, clock=here.clock)
+        turns = {
+            "gemtune-prepare": 2,
+            f"gemtune-train-{LOCAL}": here.settings.parallel_trainings,
+            "gemtune-export": 2,
+        }
+        self._jobs = CloudRunJobs(here.database, here.settings, parallel=turns)
+        self._runner = WorkflowRunner(launcher, self._jobs, WORKFLOW, control_url=f"{url}/control", token=token)
+        self._bus = SqliteBus(here.database, clock=here.clock)
+        self._delivery = Delivery(self._bus, base_url=url, token=token)
+        self._uploads = Uploads(here.database, here.buckets, clock=here.clock)
+        self._sweep_url, self._token = f"{url}/sweep/", token
+
+    def run(self) -> None:
+        with stop_signals() as told_to_stop:
+            self._start()
+            told_to_stop()
+            print("gemtune stops; jobs go on at the next start", flush=True)
+            self._shut_down()
+
+    def _start(self) -> None:
+        recover(self._here, self._bus)
+        parts: list[Callable[[], None]] = [
+            self._events.run, self._api.run, self._delivery.run, self._runner.run, self._uploads.run, self._sweeping,
+        ]  # fmt: skip
+        for part in parts:
+            threading.Thread(target=part, daemon=True).start()
+        home = self._here.settings.home
+        print(f"gemtune serves http://{HOST}:{self._api.effective_port} (home {home})", flush=True)
+
+    def _shut_down(self) -> None:
+        self._stop.set()
+        for part in (self._uploads, self._delivery, self._runner):
+            part.stop()
+        self._jobs.stop()
+        self._api.close()
+        self._events.close()
+
+    def _sweeping(self) -> None:
+        """What Cloud Scheduler does."""
+        while not self._stop.wait(SWEEP_SECONDS):
+            try:
+                headers = {"Authorization": f"Bearer {self._token}"}
+                httpx.post(self._sweep_url, headers=headers, timeout=120, trust_env=False).raise_for_status()
+                self._bus.expire()
+                work_folders.remove_idle(self._here.settings.work, self._here.store)
+            except Exception:
+                log.exception("a sweep failed; the next one comes in %d s", SWEEP_SECONDS)
+
+
+def _function(target: str) -> Any:
+    """A function of main.py as functions-framework serves it, on Cloud Functions too."""
+    from functions_framework import create_app
+
+    return create_app(target=target, source=str(FUNCTIONS / "main.py"))
+
+
+def _event_functions() -> Any:
+    from werkzeug.exceptions import NotFound
+    from werkzeug.middleware.dispatcher import DispatcherMiddleware
+
+    names = ("dispatch", "ingest", "fan_out", "notify", "control", "sweep")
+    return DispatcherMiddleware(NotFound(), {f"/{name}": _function(name) for name in names})
+
+
+def _guarded(app: Any, token: str) -> Callable[..., Iterable[bytes]]:
+    """The app, for callers who have the token. On gcp this is IAM's part."""
+
+    def guard(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        sent = environ.get("HTTP_AUTHORIZATION", "")
+        if secrets.compare_digest(sent.encode(), f"Bearer {token}".encode()):
+            answer: Iterable[bytes] = app(environ, start_response)
+            return answer
+        start_response("403 Forbidden", [("Content-Type", "text/plain")])
+        return [b"events come from gemtune itself\n"]
+
+    return guard
+
+
+@contextmanager
+def _only_server(home: Path) -> Iterator[None]:
+    """The lock of this GEMTUNE_HOME; it goes with the process, however that ends."""
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (home / "server.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            message = f"another gemtune serves {home} already"
+            raise CannotServe(message, hint="use it, or set GEMTUNE_HOME to another folder") from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield
+
+
+def log_to_stderr() -> None:
+    """Plain lines for a terminal; nothing that looks like a token gets through."""
+    from gemtune.redaction import Redacting
+
+    output = logging.StreamHandler(sys.stderr)
+    output.setFormatter(Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[output], force=True)
+    for noisy in ("httpx", "httpcore", "waitress.queue", "watchdog"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

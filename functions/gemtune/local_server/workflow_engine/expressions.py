@@ -1,0 +1,245 @@
+"""Compiles expressions into functions of the variables. Types are as strict as Google's: nothing is converted."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lark import Lark, Token, Tree
+from lark.exceptions import LarkError, UnexpectedInput
+
+from gemtune.local_server.workflow_engine.errors import raised
+from gemtune.local_server.workflow_engine.functions import FUNCTIONS
+
+Variables = dict[str, Any]
+# What an expression needs to be evaluated: the variables, and the environment that sys.get_env reads.
+Scope = tuple[Variables, Mapping[str, str]]
+Evaluate = Callable[[Scope], Any]
+
+_PARSER = Lark((Path(__file__).parent / "expressions.lark").read_text(), parser="lalr", maybe_placeholders=False)
+
+_ARITHMETIC: Mapping[str, Callable[[Any, Any], Any]] = {
+    "+": operator.add, "-": operator.sub, "*": operator.mul,
+    "/": operator.truediv, "//": operator.floordiv, "%": operator.mod,
+}  # fmt: skip
+_ORDER: Mapping[str, Callable[[Any, Any], bool]] = {
+    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
+}  # fmt: skip
+
+
+class ExpressionError(Exception):
+    """A text that is no expression, or one that names a function that is not there."""
+
+
+def parse(text: str) -> Tree[Token] | Token:
+    """The tree of an expression, without its `${}`. Raises ExpressionError."""
+    try:
+        tree = _PARSER.parse(text)
+    except UnexpectedInput as error:
+        raise ExpressionError(f"{text!r} is no expression (column {getattr(error, 'column', '?')})") from None
+    except LarkError as error:
+        raise ExpressionError(f"{text!r} is no expression: {error}") from None
+    for function, count in _calls(tree):
+        known = FUNCTIONS.get(function)
+        if known is None:
+            raise ExpressionError(f"there is no function {function!r}")
+        if count not in known.arguments:
+            raise ExpressionError(f"{function} takes {known.arguments} arguments, not {count}")
+    return tree
+
+
+def variables_of(tree: Tree[Token] | Token) -> Iterator[str]:
+    """Names of the variables that an expression reads."""
+    for variable in tree.find_data("variable") if isinstance(tree, Tree) else ():
+        yield str(variable.children[0])
+
+
+def compiled(tree: Tree[Token] | Token) -> Evaluate:
+    """The expression as a function of its scope. Evaluating raises WorkflowError."""
+    assert isinstance(tree, Tree)
+    children = [child if isinstance(child, Token) else compiled(child) for child in tree.children]
+    return _NODES[tree.data](children)
+
+
+def _calls(tree: Tree[Token] | Token) -> Iterator[tuple[str, int]]:
+    for call in tree.find_data("call") if isinstance(tree, Tree) else ():
+        yield str(call.children[0]), len(call.children) - 1
+
+
+def _constant(convert: Callable[[str], Any]) -> Callable[[list[Any]], Evaluate]:
+    def node(children: list[Any]) -> Evaluate:
+        value = convert(str(children[0]) if children else "")
+        return lambda scope: value
+
+    return node
+
+
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
+
+
+def _unquoted(literal: str) -> str:
+    inner, text, escaped = literal[1:-1], [], False
+    for character in inner:
+        if escaped:
+            text.append(_ESCAPES.get(character, character))
+        elif character != "\\":
+            text.append(character)
+        escaped = character == "\\" and not escaped
+    return "".join(text)
+
+
+def _variable(children: list[Any]) -> Evaluate:
+    name = str(children[0])
+
+    def evaluate(scope: Scope) -> Any:
+        if name not in scope[0]:
+            raise raised("KeyError", f"variable {name!r} is not set")
+        return scope[0][name]
+
+    return evaluate
+
+
+def _property(children: list[Any]) -> Evaluate:
+    inner, name = children[0], str(children[1])
+    return lambda scope: _item(inner(scope), name)
+
+
+def _index(children: list[Any]) -> Evaluate:
+    inner, key = children
+    return lambda scope: _item(inner(scope), key(scope))
+
+
+def _item(value: Any, key: Any) -> Any:
+    if isinstance(value, dict) and isinstance(key, str):
+        if key not in value:
+            raise raised("KeyError", f"there is no key {key!r}")
+        return value[key]
+    if isinstance(value, list) and isinstance(key, int) and not isinstance(key, bool):
+        if not 0 <= key < len(value):
+            raise raised("IndexError", f"there is no index {key}")
+        return value[key]
+    raise raised("TypeError", f"a {_kind(value)} has no item {key!r}")
+
+
+def _call(children: list[Any]) -> Evaluate:
+    function, arguments = FUNCTIONS[str(children[0])], children[1:]
+
+    def evaluate(scope: Scope) -> Any:
+        return function.call(scope[1], *(argument(scope) for argument in arguments))
+
+    return evaluate
+
+
+def _chain(children: list[Any]) -> Evaluate:
+    """a + b - c, from left to right."""
+
+    def evaluate(scope: Scope) -> Any:
+        value = children[0](scope)
+        for sign, operand in zip(children[1::2], children[2::2], strict=True):
+            value = _arithmetic(str(sign), value, operand(scope))
+        return value
+
+    return evaluate
+
+
+def _arithmetic(sign: str, left: Any, right: Any) -> Any:
+    texts = sign == "+" and isinstance(left, str) and isinstance(right, str)
+    if not texts and not (_is_number(left) and _is_number(right)):
+        raise raised("TypeError", f"{_kind(left)} {sign} {_kind(right)} has no meaning")
+    try:
+        return _ARITHMETIC[sign](left, right)
+    except ZeroDivisionError:
+        raise raised("ZeroDivisionError", f"{left} {sign} {right}") from None
+
+
+def _comparison(children: list[Any]) -> Evaluate:
+    left_of, sign, right_of = children
+
+    def evaluate(scope: Scope) -> bool:
+        left, right = left_of(scope), right_of(scope)
+        if sign in ("==", "!="):
+            return _equal(left, right) is (sign == "==")
+        if sign == "in":
+            return _contains(right, left)
+        same = (_is_number(left) and _is_number(right)) or (isinstance(left, str) and isinstance(right, str))
+        if not same:
+            raise raised("TypeError", f"{_kind(left)} {sign} {_kind(right)} has no meaning")
+        return _ORDER[str(sign)](left, right)
+
+    return evaluate
+
+
+def _equal(left: Any, right: Any) -> bool:
+    """True is not 1 here, unlike in Python."""
+    if isinstance(left, bool) or isinstance(right, bool):
+        return left is right
+    return bool(left == right)
+
+
+def _contains(container: Any, item: Any) -> bool:
+    if isinstance(container, list):
+        return any(_equal(item, other) for other in container)
+    if isinstance(container, dict):
+        return item in container
+    raise raised("TypeError", f"nothing is in a {_kind(container)}")
+
+
+def _logic(word: str, ends_at: bool) -> Callable[[list[Any]], Evaluate]:
+    """`and`, `or`: the right side is not evaluated when the left one decides."""
+
+    def node(children: list[Any]) -> Evaluate:
+        def evaluate(scope: Scope) -> bool:
+            return ends_at if any(_truth(word, child(scope)) is ends_at for child in children) else not ends_at
+
+        return evaluate
+
+    return node
+
+
+def _not(children: list[Any]) -> Evaluate:
+    return lambda scope: not _truth("not", children[0](scope))
+
+
+def _minus(children: list[Any]) -> Evaluate:
+    return lambda scope: _arithmetic("-", 0, children[0](scope))
+
+
+def _truth(word: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise raised("TypeError", f"{word} takes booleans, not a {_kind(value)}")
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    names: list[tuple[type, str]] = [(bool, "boolean"), (int, "integer"), (float, "double"), (str, "string")]
+    names += [(list, "list"), (dict, "map")]
+    return next((name for kind, name in names if isinstance(value, kind)), type(value).__name__)
+
+
+_NODES: Mapping[str, Callable[[list[Any]], Evaluate]] = {
+    "integer": _constant(int),
+    "floating": _constant(float),
+    "text": _constant(_unquoted),
+    "true": _constant(lambda _: True),
+    "false": _constant(lambda _: False),
+    "null": _constant(lambda _: None),
+    "variable": _variable,
+    "property": _property,
+    "index": _index,
+    "call": _call,
+    "sum": _chain,
+    "product": _chain,
+    "comparison": _comparison,
+    "conjunction": _logic("and", False),
+    "disjunction": _logic("or", True),
+    "not_": _not,
+    "minus": _minus,
+}

@@ -1,0 +1,88 @@
+"""The functions of the standard library that expressions may call, and the predicates of `retry`.
+
+Names and meanings: https://cloud.google.com/workflows/docs/reference/stdlib/overview
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gemtune.local_server.workflow_engine.errors import raised
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """`arguments`: how many it takes. `call` gets the environment first."""
+
+    arguments: tuple[int, ...]
+    call: Callable[..., Any]
+
+
+def _get_env(environment: Mapping[str, str], name: str, default: str | None = None) -> str:
+    if name in environment:
+        return environment[name]
+    if default is None:
+        raise raised("KeyError", f"environment variable {name!r} is not set")
+    return default
+
+
+def _encode(environment: Mapping[str, str], value: Any) -> str:
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError):
+        raise raised("TypeError", "this value has no JSON") from None
+
+
+def _string(environment: Mapping[str, str], value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float | str):
+        return str(value)
+    raise raised("TypeError", "string() takes a number, a boolean or a string")
+
+
+def _length(environment: Mapping[str, str], value: Any) -> int:
+    if isinstance(value, str | list | dict):
+        return len(value)
+    raise raised("TypeError", "len() takes a string, a list or a map")
+
+
+def _default(environment: Mapping[str, str], value: Any, otherwise: Any) -> Any:
+    return otherwise if value is None else value
+
+
+def _get(environment: Mapping[str, str], value: Any, key: Any) -> Any:
+    return value.get(key) if isinstance(value, dict) else None
+
+
+FUNCTIONS: Mapping[str, Function] = {
+    "sys.get_env": Function((1, 2), _get_env),
+    "json.encode_to_string": Function((1,), _encode),
+    "string": Function((1,), _string),
+    "len": Function((1,), _length),
+    "default": Function((2,), _default),
+    "map.get": Function((2,), _get),
+}
+
+
+def _connection_failed(error: Mapping[str, Any]) -> bool:
+    return bool({"ConnectionError", "ConnectionFailedError", "TimeoutError"} & set(error.get("tags", ())))
+
+
+def default_retry_predicate(error: Mapping[str, Any]) -> bool:
+    """For idempotent calls: connection errors, time-outs, and 429, 502, 503, 504."""
+    return _connection_failed(error) or error.get("code") in (429, 502, 503, 504)
+
+
+def default_retry_predicate_non_idempotent(error: Mapping[str, Any]) -> bool:
+    """For calls that must not happen twice: a connection that was never made, 429 and 503."""
+    return "ConnectionFailedError" in error.get("tags", ()) or error.get("code") in (429, 503)
+
+
+PREDICATES: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
+    "http.default_retry_predicate": default_retry_predicate,
+    "http.default_retry_predicate_non_idempotent": default_retry_predicate_non_idempotent,
+}

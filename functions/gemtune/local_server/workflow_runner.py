@@ -1,0 +1,94 @@
+"""Runs the active executions: each interprets workflows/fine_tune.yaml in a thread of its own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from gemtune.embedded.executions import EmbeddedLauncher
+from gemtune.local_server.cloud_run_jobs import CloudRunJobs
+from gemtune.local_server.workflow_engine import WorkflowFailed, execute, http_post, load
+from gemtune.ports import ExecutionState
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.2
+# A step's answer comes at once; a server under load may take its time.
+HTTP_TIMEOUT_SECONDS = 60.0
+
+
+class _GivenUp(Exception):
+    """The server stops, or the execution was cancelled: not an error of the workflow, so it cannot catch it."""
+
+
+class WorkflowRunner:
+    """No journal: after a restart an unfinished execution runs again from `main` with the same id, which claim and
+    begin_step make safe."""
+
+    def __init__(self, launcher: EmbeddedLauncher, jobs: CloudRunJobs, source: Path, *, control_url: str, token: str):
+        self._workflow = load(source)
+        self._launcher = launcher
+        self._jobs = jobs
+        self._environment = {"CONTROL_URL": control_url, "RUN_PARENT": "projects/local/locations/local"}
+        self._token = token
+        self._client = httpx.Client(timeout=HTTP_TIMEOUT_SECONDS, trust_env=False)
+        self._stopping = threading.Event()
+        self._running: dict[str, threading.Thread] = {}
+
+    def run(self) -> None:
+        """Pick up executions until `stop`."""
+        while not self._stopping.wait(LOOK_SECONDS):
+            self._running = {name: thread for name, thread in self._running.items() if thread.is_alive()}
+            try:
+                active = self._launcher.active()
+            except Exception:
+                log.exception("the list of executions could not be read; looking again")
+                continue
+            for execution, job_id, launch in active:
+                if execution not in self._running:
+                    thread = threading.Thread(target=self._execute, args=(execution, job_id, launch), daemon=True)
+                    self._running[execution] = thread
+                    thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def _execute(self, execution: str, job_id: str, launch: int) -> None:
+        environment = self._environment | {"GOOGLE_CLOUD_WORKFLOW_EXECUTION_ID": execution}
+        argument = {"job_id": job_id, "launch": launch}
+        try:
+            self._interpret(execution, argument, environment)
+            self._launcher.ended(execution, ExecutionState.SUCCEEDED)
+        except _GivenUp:
+            log.info("execution %s stops here", execution)
+        except WorkflowFailed as error:
+            log.error("execution %s of job %s failed: %s", execution, job_id, error)
+            self._launcher.ended(execution, ExecutionState.FAILED, json.dumps(error.error, default=str))
+        except Exception as error:
+            log.exception("execution %s of job %s broke", execution, job_id)
+            self._launcher.ended(execution, ExecutionState.FAILED, repr(error))
+
+    def _interpret(self, execution: str, argument: object, environment: Mapping[str, str]) -> None:
+        check = self._check(execution)
+        calls: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
+            "http.post": lambda args: http_post(args, client=self._client, id_token=lambda url: self._token),
+            "googleapis.run.v2.projects.locations.jobs.run": lambda args: self._jobs.run(args, check=check),
+        }
+        execute(self._workflow, argument, calls=calls, environment=environment, sleep=self._sleep)
+
+    def _check(self, execution: str) -> Callable[[], None]:
+        def check() -> None:
+            if self._stopping.is_set() or self._launcher.state(execution) is not ExecutionState.ACTIVE:
+                raise _GivenUp
+
+        return check
+
+    def _sleep(self, seconds: float) -> None:
+        if self._stopping.wait(seconds):
+            raise _GivenUp

@@ -1,0 +1,1 @@
+"""Machines: their types, the memory a training needs, model sizes, and cost."""

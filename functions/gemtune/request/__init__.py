@@ -1,0 +1,1 @@
+"""The request: the contract, its rules, and how a document becomes a spec."""

@@ -1,0 +1,213 @@
+"""Reads a request and finds everything wrong with it at once, without repeating a secret."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from gemtune.errors import Problem, RequestRefused
+from gemtune.redaction import looks_secret, redacted
+from gemtune.request.places import fields_at, without_tags
+from gemtune.request.rl_spec import DISCRIMINATORS
+from gemtune.request.rule import Loc, Rule
+from gemtune.request.rules import RULES
+from gemtune.request.spec import SECRET_REFERENCE, ExportRequest, Spec, TrainRequest
+
+# Where a token may stand; a token anywhere else would be stored in the clear.
+SECRET_FIELDS: frozenset[Loc] = frozenset({("hf_token",), ("wandb_config", "api_key")})
+
+
+Request = TypeVar("Request", bound=BaseModel)  # TrainRequest or ExportRequest
+# What a request cannot do without gets a stand-in, so that the rules about the rest can still be asked.
+STAND_INS: Mapping[type[BaseModel], Mapping[str, Any]] = {
+    TrainRequest: {"processed_dataset_id": "absent", "training_config": {"base_model_id": "absent/absent"}},
+    ExportRequest: {"export_config": {}},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reading(Generic[Request]):
+    """A request as far as it can be read, its faulty fields at their defaults, and all that is wrong with it.
+
+    `request` is None when too little of it can be read for any rule to make sense.
+    """
+
+    request: Request | None
+    problems: tuple[Problem, ...]
+
+    def accepted(self) -> Request:
+        """The request, if nothing is wrong with it. Raises RequestRefused with every problem."""
+        if self.problems or self.request is None:
+            raise RequestRefused(self.problems)
+        return self.request
+
+
+def check(reading: Reading[TrainRequest], rules: Iterable[Rule]) -> Reading[TrainRequest]:
+    """The same with what these rules find; a rule about a faulty field is not asked."""
+    if reading.request is None:
+        return reading
+    faulty = [problem.loc for problem in reading.problems]
+    asked = [rule for rule in rules if not any(loc[: len(read)] == read for read in rule.reads for loc in faulty)]
+    found = [problem for rule in asked for problem in rule.check(reading.request)]
+    return Reading(reading.request, (*reading.problems, *found))
+
+
+def read(document: str | bytes, *, in_the_open: bool) -> Reading[TrainRequest]:
+    """What a JSON document says. `in_the_open`: it came by a way that others store and log, so a literal token in it
+    is a problem."""
+    return check(_read(TrainRequest, document, in_the_open=in_the_open), RULES)
+
+
+def read_export(document: str | bytes) -> Reading[ExportRequest]:
+    """The same of a request to export again, which comes by HTTP only. Rules are asked by `check_export`."""
+    return _read(ExportRequest, document, in_the_open=False)
+
+
+def check_export(reading: Reading[ExportRequest], trained: Spec, rules: Iterable[Rule]) -> Reading[TrainRequest]:
+    """A request to export again, made whole by what was trained, with what the rules find that are about the export."""
+    if reading.request is None:
+        return Reading(None, reading.problems)
+    fields = ExportRequest.model_fields
+    about = [rule for rule in (*RULES, *rules) if any(read[0] in fields for read in rule.reads)]
+    return check(Reading(reading.request.of(trained), reading.problems), about)
+
+
+def _read(model: type[Request], document: str | bytes, *, in_the_open: bool) -> Reading[Request]:
+    try:
+        return _parsed(model, document, in_the_open=in_the_open)
+    except RecursionError:
+        return Reading(None, (Problem((), "this is nested too deep", "too_deep", "see GET /openapi.json"),))
+
+
+def _parsed(model: type[Request], document: str | bytes, *, in_the_open: bool) -> Reading[Request]:
+    try:
+        raw = json.loads(document)
+    except ValueError as error:
+        where = (
+            f"line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "unreadable"
+        )
+        return Reading(None, (Problem((), f"this is not JSON ({where})", "not_json", "send a JSON object"),))
+    if not isinstance(raw, dict):
+        return Reading(None, (Problem((), "a request is a JSON object", "not_an_object", "see GET /openapi.json"),))
+    if not _is_unicode(raw):
+        message = "a text in it is half a surrogate pair, which is no character"
+        return Reading(None, (Problem((), message, "not_text", "send \\u escapes in pairs, or UTF-8"),))
+    request, problems = _validated(model, raw)
+    return Reading(request, (*problems, *_tokens_out_of_place(raw, in_the_open=in_the_open)))
+
+
+def _is_unicode(raw: object) -> bool:
+    """Whether all of it can be written as UTF-8: JSON's escapes can say what no text may hold."""
+    try:
+        json.dumps(raw, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def parse(document: str | bytes, *, in_the_open: bool) -> TrainRequest:
+    """The request in a JSON document, by itself. Raises RequestRefused with every problem there is."""
+    return read(document, in_the_open=in_the_open).accepted()
+
+
+def _validated(model: type[Request], raw: dict[str, Any]) -> tuple[Request | None, list[Problem]]:
+    """The request as far as it can be read, faulty fields at their defaults, and what is wrong with the others."""
+    text = json.dumps(raw)
+    try:
+        return model.model_validate_json(text), []
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False)
+        problems = [_problem(model, raw, detail) for detail in details]
+    readable = copy.deepcopy(raw)
+    for problem in problems:
+        says_what_it_is = bool(problem.loc) and problem.loc[-1] in DISCRIMINATORS
+        _take_out(readable, problem.loc[:-1] if says_what_it_is else problem.loc)
+    _stand_in(readable, STAND_INS[model])
+    try:
+        return model.model_validate_json(json.dumps(readable)), problems
+    except ValidationError:
+        return None, problems
+
+
+def _stand_in(readable: dict[str, Any], needed: Mapping[str, Any]) -> None:
+    for name, value in needed.items():
+        there = readable.setdefault(name, copy.deepcopy(value))
+        if isinstance(value, Mapping) and isinstance(there, dict):
+            _stand_in(there, value)
+
+
+def _problem(model: type[BaseModel], raw: object, detail: Any) -> Problem:
+    found: Loc = detail["loc"]
+    loc: Loc = tuple(redacted(part) if isinstance(part, str) else part for part in without_tags(raw, found))
+    kind, message = detail["type"], redacted(detail["msg"])
+    hint = None
+    if kind == "extra_forbidden":
+        kind, message = "unknown_field", "no such field"
+        hint = _closest(model, found)
+    elif kind == "missing":
+        kind, message = "missing_field", "this field is required"
+    elif kind == "union_tag_not_found":
+        loc, kind = (*loc, detail["ctx"]["discriminator"].strip("'")), "missing_field"
+        message = "this field is required"
+    elif kind == "union_tag_invalid":
+        loc, kind = (*loc, detail["ctx"]["discriminator"].strip("'")), "not_one_of"
+        message = f"it should be one of {detail['ctx']['expected_tags']}"
+    elif kind == "literal_error":
+        kind = "not_one_of"
+    elif kind == "string_pattern_mismatch":
+        kind, message = "bad_form", "this has characters that it must not have"
+        hint = "names have letters, digits, '.', '_' and '-'; a Hub repository is owner/name"
+    return Problem(loc, message, kind, hint)
+
+
+def _closest(model: type[BaseModel], loc: Loc) -> str:
+    fields = fields_at(model, loc[:-1])
+    close = difflib.get_close_matches(str(loc[-1]), fields, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known fields: {', '.join(sorted(fields))}"
+
+
+def _take_out(tree: Any, loc: Loc) -> None:
+    for part in loc[:-1]:
+        try:
+            inner = tree[part]
+        except (KeyError, IndexError, TypeError):
+            return
+        if isinstance(inner, list):  # a faulty item makes the whole list faulty
+            tree.pop(part)
+            return
+        tree = inner
+    if loc and isinstance(tree, dict):
+        tree.pop(loc[-1], None)
+
+
+def _tokens_out_of_place(tree: Any, *, in_the_open: bool, loc: Loc = ()) -> Iterator[Problem]:
+    hint = "store the token with `gemtune secret NAME` and send secret:gemtune-user-NAME"
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            if looks_secret(key):
+                yield Problem((*loc, redacted(key)), "a field's name holds a token", "secret_in_the_open", hint)
+            yield from _tokens_out_of_place(value, in_the_open=in_the_open, loc=(*loc, redacted(key)))
+    elif isinstance(tree, list):
+        for index, value in enumerate(tree):
+            yield from _tokens_out_of_place(value, in_the_open=in_the_open, loc=(*loc, index))
+    elif isinstance(tree, str):
+        if loc in SECRET_FIELDS:
+            if re.fullmatch(SECRET_REFERENCE, tree):
+                return
+            if tree.startswith("secret:"):
+                msg = "this refers to no secret that a user can keep"
+                yield Problem(loc, msg, "bad_secret_reference", hint)
+            elif in_the_open:
+                msg = "messages and files are stored and logged by others, so a token may not stand in them"
+                yield Problem(loc, msg, "secret_in_the_open", hint)
+        elif looks_secret(tree):
+            yield Problem(
+                loc, "this looks like a token, and the field is stored in the clear", "secret_in_the_open", hint
+            )

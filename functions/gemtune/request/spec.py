@@ -1,0 +1,173 @@
+"""The contract: what a request may say, and the frozen, secret-free configuration that a job runs by."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from gemtune.request.contract import Contract
+from gemtune.request.rl_spec import RlConfig
+
+Method = Literal["LoRA", "QLoRA", "Full", "RL"]
+Provider = Literal["unsloth", "huggingface"]
+Modality = Literal["text", "vision"]
+Format = Literal["adapter", "merged", "gguf"]
+Quantization = Literal["none", "fp16", "q4", "f16", "q8_0", "q4_k_m", "q5_k_m", "q2_k"]
+EvaluationMetric = Literal["accuracy", "perplexity"]
+SchedulerType = Literal[
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
+]
+
+# The quantizations of each export format, its default first.
+QUANTIZATIONS: Mapping[Format, tuple[Quantization, ...]] = {
+    "adapter": ("none",),
+    "merged": ("none", "fp16", "q4"),
+    "gguf": ("q8_0", "f16", "q4_k_m", "q5_k_m", "q2_k"),
+}
+# A reference to a secret that the user stored beforehand; messages and files carry these, never a token.
+SECRET_REFERENCE = r"^secret:gemtune-user-[A-Za-z0-9_-]{1,64}$"
+HUB_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
+PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
+SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+# Tokens a row may have when the request does not say: beyond it, memory grows faster than most rows are worth.
+DEFAULT_SEQ_LENGTH = 2048
+
+
+class TrainingConfig(Contract):
+    method: Method = "LoRA"
+    base_model_id: Annotated[str, Field(min_length=1, max_length=1024)] = Field(
+        description="a Hub id, `gs://bucket/folder`, or (embedded) a local folder"
+    )
+    learning_rate: float = Field(2e-4, gt=0, le=1)
+    batch_size: int = Field(4, ge=1, le=1024, description="rows per device and forward pass")
+    epochs: int = Field(3, ge=1, le=1000)
+    gradient_accumulation_steps: int = Field(4, ge=1, le=1024)
+    provider: Provider = "huggingface"
+    eval_strategy: Literal["no", "steps", "epoch"] = "no"
+    eval_steps: int = Field(50, ge=1, le=1_000_000, description="train_steps between evaluations")
+    evaluation_metrics: list[EvaluationMetric] = Field(["accuracy", "perplexity"])
+    batch_eval_metrics: bool = False
+    lora_rank: int = Field(16, ge=1, le=1024)
+    lora_alpha: float = Field(16, gt=0, le=4096)
+    lora_dropout: float = Field(0.05, ge=0, lt=1)
+    max_steps: int | None = Field(None, ge=1, le=10_000_000, description="ends training early; overrides epochs")
+    max_seq_length: int | None = Field(None, ge=16, le=131_072, description="tokens; longer rows are cut")
+    packing: bool = Field(False, description="fill sequences of max_seq_length with several rows; none sees another")
+    lr_scheduler_type: SchedulerType = "linear"
+    warmup_ratio: float = Field(0.0, ge=0, le=1)
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    save_steps: int | None = Field(None, ge=1, le=1_000_000, description="train_steps between checkpoints")
+    logging_steps: int = Field(1, ge=1, le=1_000_000)
+    early_stopping_patience: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="evaluations in a row without a lower eval_loss (GRPO: a higher reward) after which it ends",
+    )
+    early_stopping_threshold: float = Field(0.0, ge=0, le=100, description="by how much eval_loss has to fall")
+    load_best_model_at_end: bool | None = Field(
+        None,
+        description="end with the weights of the best evaluation instead of the last ones; absent: with early stopping",
+    )
+    train_vision_tower: bool = Field(
+        False, description="of a vision job: train the vision tower too (with method Full the projector as well)"
+    )
+    rl_config: RlConfig | None = Field(None, description="for method RL, and only for it")
+    seed: int = Field(42, ge=0, le=2**32 - 1)
+    machine: Annotated[str, Field(max_length=40, pattern=SAFE_NAME)] | None = Field(
+        None, description="what trains it: a machine type of this deployment; absent: the first that it fits on"
+    )
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether it ends with the weights of the best evaluation."""
+        if self.load_best_model_at_end is None:
+            return self.early_stopping_patience is not None
+        return self.load_best_model_at_end
+
+
+class ExportConfig(Contract):
+    format: Format = "adapter"
+    quantization: Quantization | None = Field(None, description="absent: the format's default")
+    destination: Literal["gcs", "hfhub"] = "gcs"
+    hf_repo_id: Annotated[str, Field(pattern=HUB_ID)] | None = None
+
+
+class WandbProject(Contract):
+    project: str | None = Field(None, min_length=1, max_length=128)
+
+
+class WandbConfig(WandbProject):
+    api_key: str | None = Field(None, min_length=1, max_length=512, repr=False)
+
+
+class Notify(Contract):
+    webhook_url: str | None = Field(None, max_length=2048)
+
+
+class Spec(Contract):
+    """A job's configuration, without secrets."""
+
+    processed_dataset_id: str = Field(min_length=1, max_length=128, pattern=SAFE_NAME)
+    job_name: str = Field("unnamed job", min_length=1, max_length=200, pattern=PRINTABLE)
+    modality: Modality = "text"
+    training_config: TrainingConfig
+    export_config: ExportConfig = ExportConfig()
+    wandb_config: WandbProject | None = None
+    notify: Notify | None = None
+
+    @property
+    def quantization(self) -> Quantization:
+        """The one asked for, or the format's default."""
+        return self.export_config.quantization or QUANTIZATIONS[self.export_config.format][0]
+
+
+class TrainRequest(Spec):
+    """What a user sends. Read one with `gemtune.request.parsing.parse`, which reports every problem at once."""
+
+    hf_token: str | None = Field(None, min_length=1, max_length=512, repr=False)
+    wandb_config: WandbConfig | None = None
+
+    def spec(self) -> Spec:
+        """The request without its secrets."""
+        kept = self.model_dump(mode="json", exclude={"hf_token": True, "wandb_config": {"api_key"}})
+        return Spec.model_validate_json(json.dumps(kept))
+
+    def secrets(self) -> dict[str, str]:
+        """role -> token or reference, for those that are there."""
+        wandb_api_key = None if self.wandb_config is None else self.wandb_config.api_key
+        found = {"hf_token": self.hf_token, "wandb_api_key": wandb_api_key}
+        return {role: value for role, value in found.items() if value is not None}
+
+
+class ExportRequest(Contract):
+    """What a user sends to export once more what a job has trained. What is left out of `job_name` is the job's own;
+    a token and a webhook are never taken over."""
+
+    export_config: ExportConfig
+    job_name: str | None = Field(None, min_length=1, max_length=200, pattern=PRINTABLE)
+    hf_token: str | None = Field(None, min_length=1, max_length=512, repr=False)
+    notify: Notify | None = None
+
+    def of(self, trained: Spec) -> TrainRequest:
+        """The request that would have trained the same and exported this."""
+        given = self.model_dump(mode="json", exclude_none=True)
+        kept = trained.model_dump(mode="json") | {"notify": None, "wandb_config": None}
+        return TrainRequest.model_validate_json(json.dumps(kept | given))
+
+
+def request_hash(request: Spec | ExportRequest, *, parent_job_id: str | None = None) -> str:
+    """SHA-256 of the canonical JSON of a request without its secrets: what makes two requests the same."""
+    stated = request.model_dump(mode="json", exclude={"hf_token"})
+    if parent_job_id is not None:
+        stated["parent_job_id"] = parent_job_id
+    return hashlib.sha256(json.dumps(stated, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of the request."""
+    return TrainRequest.model_json_schema()

@@ -1,0 +1,98 @@
+"""Finds base weights: in a folder, in a bucket, or on the Hub, from where they are fetched once."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from gemtune.errors import ObjectNotFound, StepError, UnsafeName
+from gemtune.machines.model_size import ModelSize
+from gemtune.ports import Buckets, Objects
+from gemtune.request import base_model
+from gemtune.services.placement import size_in
+from trainer.base_model import folder_contents, hub_download
+from trainer.base_model.folder_contents import config_of as config_of
+
+
+def provide(
+    base_model_id: str,
+    buckets: Buckets,
+    work: Path,
+    *,
+    token: Callable[[], str | None],
+    check_stop: Callable[[], None] = lambda: None,
+) -> dict[str, str]:
+    """Make the weights reachable for the train step and say where: {kind, id, place}.
+
+    kind `folder`: place is a local path. kind `bucket`: place is `bucket/folder` of the objects store.
+    Raises StepError for what cannot be had; errors of the network go through, and the step is tried again.
+    """
+    named = base_model.read(base_model_id)
+    if named is None:
+        raise StepError("bad_base_model", "the base model's id has no form that is known")
+    kind, place = ("folder" if named.kind == "folder" else "bucket"), named.place
+    if named.kind == "hub":
+        prefix = hub_download.copy_once(named.place, buckets.export, work, token=token, check_stop=check_stop)
+        place = f"{buckets.export.bucket}/{prefix}"
+    return {"kind": kind, "id": base_model_id, "place": place}
+
+
+def locate(buckets: Buckets, provided: Mapping[str, str], work: Path) -> Path:
+    """A local folder with all files of what `provide` found. Raises StepError."""
+    if provided["kind"] == "folder":
+        folder = Path(provided["place"])
+    else:
+        objects, prefix = _bucket_of(buckets, provided["place"])
+        try:
+            folder = objects.fetch_folder(prefix, work / "base_model")
+        except (ObjectNotFound, UnsafeName):
+            raise _nothing_in(provided["place"]) from None
+    config_of(folder)  # it says best when the folder is not there
+    folder_contents.check_description(folder, {path.name for path in folder.iterdir()})
+    for path in sorted(folder.glob(f"*{folder_contents.WEIGHTS}")):
+        folder_contents.check_weights(path)
+    return folder
+
+
+def size(buckets: Buckets, provided: Mapping[str, str]) -> ModelSize | None:
+    """How large what `provide` found is; None for a folder of this machine, where nobody has to know."""
+    if provided["kind"] == "folder":
+        return None
+    objects, prefix = _bucket_of(buckets, provided["place"])
+    return size_in(objects, prefix)
+
+
+def without_weights(buckets: Buckets, provided: Mapping[str, str], work: Path) -> Path:
+    """A local folder with the small files of what `provide` found: weights stay in their bucket, since a step that
+    does not train may have no room for them. Raises StepError."""
+    if provided["kind"] == "folder":
+        return locate(buckets, provided, work)
+    objects, prefix = _bucket_of(buckets, provided["place"])
+    try:
+        names = [stat.name.removeprefix(f"{prefix}/") for stat in objects.list(f"{prefix}/")]
+    except UnsafeName:
+        names = []
+    if not names:
+        raise _nothing_in(provided["place"])
+    folder = work / "base_model_without_weights"
+    folder.mkdir()
+    for name in filter(hub_download.is_wanted, names):
+        if not name.endswith(folder_contents.WEIGHTS):
+            shutil.copyfile(objects.fetch(f"{prefix}/{name}", work / "fetched"), folder / name)
+    folder_contents.check_description(folder, names)
+    return folder
+
+
+def _bucket_of(buckets: Buckets, place: str) -> tuple[Objects, str]:
+    """The bucket and the prefix in it. Raises StepError."""
+    bucket, _, prefix = place.partition("/")
+    objects = buckets.named(bucket)
+    if objects is None:
+        raise StepError("base_model_not_found", f"{bucket!r} is not a bucket of this service")
+    return objects, prefix
+
+
+def _nothing_in(place: str) -> StepError:
+    hint = "upload the model's folder first"
+    return StepError("base_model_not_found", f"there is nothing in {place[:200]!r}", hint=hint)

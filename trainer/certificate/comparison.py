@@ -1,0 +1,134 @@
+"""A trained model and its export, both loaded from files, side by side."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.base_model import folder_contents
+from trainer.certificate.runtimes import Head, LlamaCpp, Runtime, Transformers
+from trainer.export.usage import PROJECTOR
+from trainer.gguf import projector
+
+UNTRAINED = -100
+# Answers side by side, and tokens of each: a look, not a measurement.
+ANSWERS, ANSWER_TOKENS = 2, 16
+
+
+@dataclass
+class Expected:
+    """What the trained model does with a row: hidden states of the positions that predict a trained token, which are a
+    thousandth of their logits, and the tokens they predict."""
+
+    tokens: list[int]
+    positions: list[int]
+    targets: list[int]
+    hidden: torch.Tensor
+
+
+@dataclass
+class Sums:
+    """Over positions: KL in nats, agreement of first choices, loss of both in nats. rows: how far each row is off."""
+
+    positions: int = 0
+    kl: float = 0.0
+    agreeing: int = 0
+    loss: dict[str, float] = field(default_factory=lambda: {"trained": 0.0, "exported": 0.0})
+
+    def add(self, expected: torch.Tensor, found: torch.Tensor, targets: torch.Tensor) -> None:
+        """Logits (positions, vocabulary) of both. A GGUF file leaves out columns that no token has."""
+        columns = min(expected.shape[1], found.shape[1])
+        p, q = (torch.log_softmax(logits[:, :columns], dim=1) for logits in (expected, found))
+        self.positions += len(p)
+        self.agreeing += int((p.argmax(1) == q.argmax(1)).sum())
+        rows = torch.arange(len(p))
+        for name, chances in (("trained", p), ("exported", q)):
+            self.loss[name] -= float(chances[rows, targets].double().sum())
+        self.kl += float((p.exp() * (p - q)).sum(dtype=torch.float64))
+
+
+def compare(case: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of a case (`comparison_process`), or `cannot_load`."""
+    trained = Transformers(Path(case["base"]), None if case["adapter"] is None else Path(case["adapter"]))
+    rows = [_expected(trained, row) for row in case["rows"]]
+    asked = case["prompts"][:ANSWERS]
+    answers = [{"prompt": prompt["messages"][-1]["content"], "trained": _answer(trained, prompt)} for prompt in asked]
+    head = trained.head
+    del trained
+    gc.collect()  # modules know each other in circles; the head alone stays in memory beside the export
+    try:
+        exported = _load(case)
+    except Exception as error:  # anything: the file may hold anything
+        return {"cannot_load": f"{type(error).__name__}: {str(error)[:500]}"}
+    sums = _sums(head, rows, exported)
+    for prompt, answer in zip(asked, answers, strict=True):
+        answer["exported"] = _answer(exported, prompt)
+    return _figures(sums) | {
+        "runtime": exported.name,
+        "prompts": len(case["prompts"]),
+        "prompts_that_differ": _differing(exported, case["prompts"]),
+        "rows": len(rows),
+        "answers": answers,
+    }
+
+
+def _load(case: Mapping[str, Any]) -> Runtime:
+    folder = Path(case["folder"])
+    if case["format"] == "gguf":
+        if "vision_config" in folder_contents.config_of(Path(case["base"])):
+            projector.check(folder / PROJECTOR, Path(case["base"]))
+        return LlamaCpp(folder / case["gguf"], Path(case["adapter"] or case["base"]), Path(case["tools"]))
+    if case["format"] == "adapter" and case["adapter"] is not None:
+        return Transformers(Path(case["base"]), folder)
+    return Transformers(folder)
+
+
+def _answer(model: Runtime, prompt: Mapping[str, Any]) -> str:
+    return model.text(model.answer(prompt["tokens"], ANSWER_TOKENS))
+
+
+def _expected(trained: Transformers, row: Mapping[str, Any]) -> Expected:
+    tokens, labels = row["input_ids"], row["labels"]
+    if not labels:  # no answer was prepared: the trained model's own, which can be nothing but its end
+        answer = trained.answer_and_end(tokens, ANSWER_TOKENS)
+        tokens, labels = tokens + answer, [UNTRAINED] * len(tokens) + answer
+    positions = [index - 1 for index, label in enumerate(labels) if index > 0 and label != UNTRAINED]
+    targets = [labels[position + 1] for position in positions]
+    return Expected(tokens, positions, targets, trained.hidden(tokens, positions))
+
+
+def _sums(head: Head, rows: Sequence[Expected], exported: Runtime) -> Sums:
+    sums = Sums()
+    for row in rows:
+        done = 0
+        for found in exported.logits(row.tokens, row.positions):
+            block = slice(done, done + len(found))
+            sums.add(head(row.hidden[block]), found, torch.tensor(row.targets[block]))
+            done += len(found)
+    return sums
+
+
+def _figures(sums: Sums) -> dict[str, Any]:
+    count = max(1, sums.positions)
+    loss = {name: total / count for name, total in sums.loss.items()}
+    return {
+        "positions": sums.positions,
+        "mean_kl": sums.kl / count,
+        "top1_agreement": sums.agreeing / count,
+        "loss": loss,
+    }
+
+
+def _differing(exported: Runtime, prompts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Prompts that do not become the tokens that were trained with, by the way that was taken."""
+    found = []
+    for prompt in prompts:
+        for way, tokens in exported.prompts(prompt["messages"]).items():
+            if list(tokens) != prompt["tokens"]:
+                found.append({"way": way, "expected": prompt["tokens"][:64], "found": list(tokens)[:64]})
+    return found

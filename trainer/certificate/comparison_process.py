@@ -1,0 +1,37 @@
+"""`python -m trainer.certificate.comparison_process CASE RESULT`: `comparison` as a process of its own: the export is
+loaded as a stranger would, and the step that wrote it needs no torch.
+
+CASE is a JSON file: base, adapter, format, folder, gguf, tools, rows, prompts. RESULT gets what was seen, or
+`cannot_load`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from trainer.base_model import folder_contents
+from trainer.process import torch_parts
+from trainer.process.imports import import_transformers, leave_out, quickly
+
+
+def main() -> None:
+    path, result = (Path(argument) for argument in sys.argv[1:])
+    case = json.loads(path.read_text())
+    in_bits = "quantization_config" in folder_contents.config_of(Path(case["base"]))
+    leave_out(bitsandbytes=case["format"] != "merged" and not in_bits, datasets=True)
+    with quickly():
+        torch_parts.leave_out()
+        import_transformers()
+        import transformers.generation.utils  # noqa: F401
+
+        from trainer.certificate.comparison import compare
+
+        if case["adapter"] is not None:
+            import peft  # noqa: F401
+    result.write_text(json.dumps(compare(case), ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""The parity certificate: an export is loaded again, from its files and in its own runtime, and compared with what was
+trained. Beyond its format's limits it is no export. No torch here: a process of its own computes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gemtune.errors import StepError
+from gemtune.jobs.job import Parity
+from gemtune.request.spec import Spec
+from trainer.certificate.held_out_rows import Questions
+from trainer.export.trained_weights import TrainedWeights
+from trainer.export.usage import gguf_name
+from trainer.process import child
+
+NAME, PAGE = "certificate.json", "certificate.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Beyond any of these an export does not behave as trained.
+
+    kl: mean over positions, in nats. top1: share of positions whose first choice is the same. perplexity: how many
+    times that of the trained model.
+    """
+
+    kl: float
+    top1: float
+    perplexity: float
+    reason: str
+
+
+# First choices that differ and prove nothing: of some tens of positions, one or two lie between equals.
+NEAR_TIES = 2
+# What each format may lose. Measured on Gemma 3 270M (bench/RESULTS.md), the smallest there is, which loses most, with
+# room above; a wrong norm, a lost adapter or a wrong template is far beyond every row but the last.
+LIMITS: Mapping[tuple[str, str], Limits] = {
+    ("adapter", "none"): Limits(0.001, 0.99, 1.01, "the same weights in the same library: nothing may differ"),
+    ("merged", "none"): Limits(0.02, 0.95, 1.05, "the sum of base and adapter is rounded to bf16's 8 digits, once"),
+    ("merged", "fp16"): Limits(0.02, 0.95, 1.05, "fp16 has more digits than bf16; nothing more may be lost"),
+    ("merged", "q4"): Limits(1.5, 0.5, 4.0, "NF4 has 16 values a weight; embeddings stay as they are"),
+    ("gguf", "f16"): Limits(0.02, 0.95, 1.05, "merged as above; another runtime adds in another order"),
+    ("gguf", "q8_0"): Limits(0.1, 0.9, 1.15, "8 bits a weight; what has just begun to be learned is easily lost"),
+    ("gguf", "q5_k_m"): Limits(0.3, 0.8, 1.4, "5 bits a weight, and the rows of small models fit its blocks badly"),
+    ("gguf", "q4_k_m"): Limits(1.0, 0.7, 2.5, "4 bits a weight; 0.04 to 0.13 nats were seen, some answers are harder"),
+    ("gguf", "q2_k"): Limits(8.0, 0.1, 2000.0, "2 to 3 bits a weight, too few for 270M: only a broken file is beyond"),
+}  # fmt: skip
+
+
+def issue(
+    spec: Spec, trained: TrainedWeights, questions: Questions, folder: Path, work: Path, tools: Path,
+    *, note: str = "", check_stop: Callable[[], None],
+) -> Parity:  # fmt: skip
+    """Compare the export in `folder`, write the certificate there, and return its figures. note: what the page says of
+    how it was made.
+
+    Raises StepError `export_differs` with what was seen; MemoryError and OSError for what the machine lacks.
+    """
+    format, quantization = spec.export_config.format, spec.quantization
+    limits = LIMITS[format, quantization]
+    seen = _seen(spec, trained, questions, folder, work, tools, check_stop)
+    if "cannot_load" in seen:
+        raise _differs(f"it cannot be loaded: {seen['cannot_load']}")
+    parity = parity_of(seen, questions.source)
+    page = {
+        "format": format, "quantization": quantization, "runtime": seen["runtime"],
+        "figures": parity.model_dump(), "limits": {"kl": limits.kl, "top1": limits.top1,
+                                                   "perplexity": limits.perplexity, "reason": limits.reason},
+        "prompts_that_differ": seen["prompts_that_differ"], "answers": seen["answers"], "note": note,
+    }  # fmt: skip
+    problems = problems_of(parity, limits, seen["prompts_that_differ"])
+    if problems:
+        raise _differs("; ".join(problems))
+    (folder / NAME).write_text(json.dumps(page, indent=1, ensure_ascii=False) + "\n")
+    (folder / PAGE).write_text(_markdown(page))
+    return parity
+
+
+def _seen(
+    spec: Spec, trained: TrainedWeights, questions: Questions, folder: Path, work: Path, tools: Path,
+    check_stop: Callable[[], None],
+) -> dict[str, Any]:  # fmt: skip
+    case, result = work / "case.json", work / "seen.json"
+    what = {
+        "base": str(trained.base), "adapter": None if trained.adapter is None else str(trained.adapter),
+        "format": spec.export_config.format, "folder": str(folder), "gguf": gguf_name(spec.quantization),
+        "tools": str(tools),
+    }  # fmt: skip
+    case.write_text(json.dumps(what | questions.to_json()))
+    ended = child.run(["-m", "trainer.certificate.comparison_process", str(case), str(result)], check_stop)
+    if ended.code == 0:
+        found: dict[str, Any] = json.loads(result.read_text())
+        return found
+    ended.check_machine()
+    if ended.code in child.CRASHES:
+        return {"cannot_load": f"the process that loaded it ended with signal {-ended.code}"}
+    raise RuntimeError(f"the comparison ended with {ended.code}: {ended.said[-1000:]}")
+
+
+def parity_of(seen: Mapping[str, Any], source: str) -> Parity:
+    loss = seen["loss"]
+    return Parity(
+        source=source, rows=seen["rows"], positions=seen["positions"], prompts=seen["prompts"],
+        prompts_identical=seen["prompts"] - len({str(each["expected"]) for each in seen["prompts_that_differ"]}),
+        mean_kl=_finite(seen["mean_kl"]), top1_agreement=seen["top1_agreement"],
+        perplexity=_finite(_exp(loss["exported"])), perplexity_trained=_finite(_exp(loss["trained"])),
+    )  # fmt: skip
+
+
+def problems_of(parity: Parity, limits: Limits, differing: list[dict[str, Any]]) -> list[str]:
+    found = []
+    if differing:
+        ways = sorted({each["way"] for each in differing})
+        found.append(f"{len(differing)} prompts do not become the tokens that were trained with ({', '.join(ways)})")
+    if not parity.mean_kl <= limits.kl:
+        found.append(f"mean KL is {parity.mean_kl:.4g} nats a position, at most {limits.kl:g} is its format's loss")
+    if not (parity.top1_agreement - limits.top1) * parity.positions >= -NEAR_TIES:
+        found.append(f"the first choice is the same at {parity.top1_agreement:.0%} of positions, not {limits.top1:.0%}")
+    if not parity.perplexity <= limits.perplexity * parity.perplexity_trained:
+        found.append(f"perplexity is {parity.perplexity:.4g}, trained {parity.perplexity_trained:.4g}")
+    return found
+
+
+def _differs(what: str) -> StepError:
+    hint = "the training result is kept; export again, or in a format that loses less"
+    return StepError("export_differs", f"the export does not behave as trained: {what}", hint=hint)
+
+
+def _exp(loss: float) -> float:
+    return math.exp(min(loss, 700.0))
+
+
+def _finite(figure: float) -> float:
+    """A broken model's figures are no numbers, and JSON knows none such: the largest that it can carry."""
+    return figure if math.isfinite(figure) else 1e300
+
+
+def _markdown(page: Mapping[str, Any]) -> str:
+    figures, limits = page["figures"], page["limits"]
+    lines = [
+        "# Parity certificate", "",
+        f"The export ({page['format']}, {page['quantization']}) was loaded from these files by {page['runtime']} in a "
+        f"process of its own and compared with the trained model on {figures['rows']} {figures['source']}.", "",
+        "| | found | limit of the format |", "|---|---|---|",
+        f"| prompts that become the tokens trained with | {figures['prompts_identical']} of {figures['prompts']} "
+        "| all |",
+        f"| mean KL, nats a position ({figures['positions']} positions) | {figures['mean_kl']:.6f} | {limits['kl']} |",
+        f"| same first choice | {figures['top1_agreement']:.2%} | {limits['top1']:.0%}, and {NEAR_TIES} near ties |",
+        f"| perplexity (trained {figures['perplexity_trained']:.4f}) | {figures['perplexity']:.4f} "
+        f"| {limits['perplexity']} times |", "",
+        f"Why these limits: {limits['reason']}.", "",
+        "Positions are those that predict a token of an answer. KL is that of the trained model's next-token "
+        "distribution from the export's, over the whole vocabulary.", "",
+        *([page["note"], ""] if page["note"] else []),
+        "## Answers, side by side", "", "The likeliest token each time.", "",
+    ]  # fmt: skip
+    for answer in page["answers"]:
+        lines += [f"**{_line(answer['prompt'])}**", "", f"- trained: {_line(answer['trained'])}",
+                  f"- exported: {_line(answer['exported'])}", ""]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:300].replace("*", "\\*").replace("<", "&lt;") or "(nothing)"

@@ -1,0 +1,158 @@
+"""Trained and exported models as what they are run by: transformers, PEFT, llama.cpp. Each gives tokens, logits and
+answers; logits come some positions at a time, since one position has 262,144 of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from trainer.base_model import folder_contents
+from trainer.conversation.chat_template import ChatTemplate
+from trainer.export import modelfile
+from trainer.gguf.llama_library import POSITIONS, LlamaModel
+
+Tokens = Sequence[int]
+# Columns of the head that are in float32 at once.
+COLUMNS = 32_768
+# Weights up to this are computed with in float32, in which nothing is rounded but what was stored; larger ones as they
+# are, since float32 would take twice the memory.
+FLOAT32_UP_TO = 4 << 30
+
+
+class Runtime(Protocol):
+    """A model that was loaded from files."""
+
+    name: str
+
+    def prompts(self, messages: list[dict[str, str]]) -> Mapping[str, Tokens]:
+        """The tokens of a conversation that waits for an answer, by each way that the export offers."""
+        ...
+
+    def logits(self, tokens: Tokens, positions: Sequence[int]) -> Iterator[torch.Tensor]:
+        """Of each of these positions, in order, POSITIONS at most at a time: (positions, vocabulary), float32."""
+        ...
+
+    def answer(self, tokens: Tokens, limit: int) -> list[int]:
+        """The likeliest token each time, without the one that ends."""
+        ...
+
+    def text(self, tokens: Tokens) -> str: ...
+
+
+class Transformers:
+    """A model folder, or an adapter folder on its base model's."""
+
+    def __init__(self, folder: Path, adapter: Path | None = None):
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+        from trainer.process.shapes_without_symbols import shapes_without_symbols
+
+        self.name = "transformers" if adapter is None else "PEFT"
+        with shapes_without_symbols():
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype_for(folder), attn_implementation="eager")
+        if adapter is not None:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, adapter)
+            if (adapter / "generation_config.json").is_file():
+                model.generation_config = GenerationConfig.from_pretrained(adapter)
+        self._model = model.eval()
+        self._tokenizer = AutoTokenizer.from_pretrained(adapter or folder)
+        whole = model.get_base_model() if adapter is not None else model
+        self._body = whole.model
+        self.head = Head(whole.lm_head.weight, getattr(whole.config.get_text_config(), "final_logit_softcapping", None))
+
+    def prompts(self, messages: list[dict[str, str]]) -> Mapping[str, Tokens]:
+        found = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+        return {"chat template": list(found["input_ids"])}
+
+    def hidden(self, tokens: Tokens, positions: Sequence[int]) -> torch.Tensor:
+        """The last hidden states of some positions, (positions, width) in float32."""
+        with torch.no_grad():
+            states = self._body(input_ids=torch.tensor([list(tokens)])).last_hidden_state
+        return states[0, list(positions)].float()
+
+    def logits(self, tokens: Tokens, positions: Sequence[int]) -> Iterator[torch.Tensor]:
+        for block in self.hidden(tokens, positions).split(POSITIONS):
+            yield self.head(block)
+
+    def answer(self, tokens: Tokens, limit: int) -> list[int]:
+        ends = self._model.generation_config.eos_token_id
+        ending = {ends} if isinstance(ends, int) else set(ends or ())
+        return [token for token in self.answer_and_end(tokens, limit) if token not in ending]
+
+    def answer_and_end(self, tokens: Tokens, limit: int) -> list[int]:
+        """The same with the token that ends it: at least one."""
+        with torch.no_grad():
+            found = self._model.generate(
+                input_ids=torch.tensor([list(tokens)]), max_new_tokens=limit, do_sample=False,
+                attention_mask=torch.ones(1, len(tokens), dtype=torch.long),
+            )  # fmt: skip
+        return list(found[0, len(tokens) :].tolist())
+
+    def text(self, tokens: Tokens) -> str:
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+
+class Head:
+    """The last layer by itself: hidden states to logits, in float32, some columns at a time."""
+
+    def __init__(self, weight: torch.Tensor, cap: float | None):
+        self._weight, self._cap = weight.detach(), cap
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            logits = torch.cat([hidden @ block.float().T for block in self._weight.split(COLUMNS)], dim=1)
+        return logits if self._cap is None else self._cap * torch.tanh(logits / self._cap)
+
+
+class LlamaCpp:
+    """A GGUF file with the Modelfile beside it. trained: a folder with the tokenizer's configuration."""
+
+    name = "llama.cpp"
+
+    def __init__(self, gguf: Path, trained: Path, tools: Path):
+        self._model = LlamaModel(tools, gguf)
+        self._modelfile = (gguf.parent / "Modelfile").read_text()
+        self._template = _template_in(self._model, trained)
+
+    def prompts(self, messages: list[dict[str, str]]) -> Mapping[str, Tokens]:
+        by_template = self._template.render(messages, add_generation_prompt=True)
+        # The chat template trims what is said, and Ollama does not.
+        trimmed = [each | {"content": each["content"].strip()} for each in messages]
+        by_modelfile = self._model.bos + modelfile.rendered(self._modelfile, trimmed)
+        return {
+            "chat template": self._model.tokens(by_template),
+            "Modelfile": self._model.tokens(by_modelfile),
+        }
+
+    def logits(self, tokens: Tokens, positions: Sequence[int]) -> Iterator[torch.Tensor]:
+        for block in self._model.logits(tokens, set(positions)):
+            yield torch.from_numpy(block)
+
+    def answer(self, tokens: Tokens, limit: int) -> list[int]:
+        return self._model.answer(tokens, limit)
+
+    def text(self, tokens: Tokens) -> str:
+        return self._model.text(tokens)
+
+
+def _template_in(model: LlamaModel, trained: Path) -> ChatTemplate:
+    """The chat template in a GGUF file, which its programs apply."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "chat_template.jinja").write_text(model.chat_template or "")
+        return ChatTemplate(Path(folder), json.loads((trained / "tokenizer_config.json").read_text()))
+
+
+def dtype_for(folder: Path) -> Any:
+    """What a model's weights are computed in here."""
+    if "quantization_config" in folder_contents.config_of(folder):
+        return "auto"
+    size = sum(path.stat().st_size for path in folder.glob(f"*{folder_contents.WEIGHTS}"))
+    return torch.float32 if size <= FLOAT32_UP_TO else torch.bfloat16

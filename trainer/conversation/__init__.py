@@ -1,0 +1,1 @@
+"""Conversations: dataset files, messages, and chat templates."""

@@ -1,0 +1,197 @@
+"""Merges an adapter into its base model, file by file and tensor by tensor: the model itself is never loaded.
+
+W + scale · B·A in float32, rounded once (to bf16 up or down by chance: `stochastic_rounding` says why; what no adapter
+changed, to the nearest). Memory stays near the largest tensor, not twice the model.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gemtune.errors import StepError
+from trainer.base_model import folder_contents, vision_parts
+from trainer.export import stochastic_rounding
+from trainer.export.lora_weights import LoraWeights, place_of
+from trainer.export.tensor_file import TensorFile
+
+if TYPE_CHECKING:
+    import torch
+
+# How a tensor is stored: name, tensor, and whether it was trained in; what stands for it in the file out.
+Encoding = Callable[[str, "torch.Tensor", bool], Mapping[str, "torch.Tensor"]]
+
+# Tokenizers, templates and processors that stand beside weights; config.json is written anew.
+BESIDE = ("*.json", "*.jinja", "tokenizer.model")
+NOT_BESIDE = ("config.json", folder_contents.INDEX, "adapter_config.json", "manifest.json")
+
+
+def merge(
+    base: Path, adapter: Path | None, folder: Path, quantization: str, *, check_stop: Callable[[], None] = lambda: None
+) -> None:
+    """Write the whole model, as transformers reads it, to `folder`. Without an adapter `base` is what was trained.
+
+    quantization: `none` (bf16), `fp16` or `q4` (NF4 of bitsandbytes). Raises StepError.
+    """
+    config = folder_contents.config_of(base)
+    if "quantization_config" in config:
+        message = "the base model's weights are quantized; a merge needs them in full precision"
+        raise StepError("base_model_quantized", message, hint="train on the model that it was made from")
+    folder.mkdir()
+    lora = None if adapter is None else LoraWeights(adapter)
+    files = sorted(weight_files(base), key=lambda path: path.name)
+    if lora is not None:
+        lora.check_all_found(place_of(name) for path in files for name in _names(path))
+    encode = ENCODINGS[quantization]()
+    weight_map: dict[str, str] = {}
+    total = 0
+    for path in files:
+        names = [stored for name in _names(path) for stored in _names_of(name, quantization)]
+        with TensorFile(folder / path.name, names) as target:
+            for name, weight in _tensors(path):
+                check_stop()
+                merged = weight if lora is None else lora.merged(place_of(name), weight)
+                for stored, tensor in encode(name, merged, lora is None or merged is not weight).items():
+                    total += target.add(stored, tensor)
+                    weight_map[stored] = path.name
+    if len(files) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / folder_contents.INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    copy_beside(base, folder)
+    if adapter is not None:  # the template that was trained with is the adapter's
+        copy_beside(adapter, folder)
+    write_generation_config(base, folder)
+    (folder / "config.json").write_text(json.dumps(_config_for(config, quantization), indent=2) + "\n")
+
+
+def copy_beside(source: Path, folder: Path) -> None:
+    """Copy what speaks for a model beside its weights."""
+    for pattern in BESIDE:
+        for path in source.glob(pattern):
+            if path.name not in NOT_BESIDE:
+                shutil.copyfile(path, folder / path.name)
+
+
+def write_generation_config(base: Path, folder: Path) -> None:
+    """Where a base model says nowhere when to stop: at its end of sequence, as its configuration has it."""
+    target = folder / "generation_config.json"
+    if not target.exists():
+        config = folder_contents.config_of(base)
+        ids = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in config}
+        target.write_text(json.dumps(ids, indent=2) + "\n")
+
+
+def weight_files(base: Path) -> set[Path]:
+    """The files that the index names, or all there are: folders of the Hub may hold the same weights twice."""
+    indexed = folder_contents.indexed(base) if (base / folder_contents.INDEX).is_file() else set()
+    return {base / name for name in indexed} or set(base.glob(f"*{folder_contents.WEIGHTS}"))
+
+
+def _names(path: Path) -> list[str]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return sorted(file.keys())
+
+
+def _tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        for name in sorted(file.keys()):
+            yield name, file.get_tensor(name)
+
+
+def _bf16() -> Encoding:
+    import torch
+
+    def encode(name: str, weight: torch.Tensor, trained: bool) -> dict[str, torch.Tensor]:
+        if trained and weight.dtype == torch.float32:
+            return {name: stochastic_rounding.bfloat16(name, weight)}
+        return {name: weight.to(torch.bfloat16) if weight.is_floating_point() else weight}
+
+    return encode
+
+
+def _fp16() -> Encoding:
+    """Raises StepError for a weight that fp16 cannot hold (it ends at 65,504)."""
+    import torch
+
+    def encode(name: str, weight: torch.Tensor, trained: bool) -> dict[str, torch.Tensor]:
+        half = weight.to(torch.float16) if weight.is_floating_point() else weight
+        low, high = half.aminmax()  # isfinite would make three copies of an embedding
+        if not (torch.isfinite(low) and torch.isfinite(high)):
+            message = f"{name} has values that fp16 cannot hold"
+            raise StepError("not_in_fp16", message, hint="export with quantization none, which is bf16")
+        return {name: half}
+
+    return encode
+
+
+# What bitsandbytes keeps of a quantized weight beside its 4-bit values.
+NF4_PARTS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map", "quant_state.bitsandbytes__nf4")
+
+
+def _nf4() -> Encoding:
+    """NF4 with double quantization (https://arxiv.org/abs/2305.14314) for the language model's linear layers."""
+    from bitsandbytes.functional import quantize_4bit
+
+    as_bf16 = _bf16()
+
+    def encode(name: str, weight: torch.Tensor, trained: bool) -> dict[str, torch.Tensor]:
+        half = as_bf16(name, weight, trained)
+        if not _is_quantized(name):
+            return dict(half)
+        packed, state = quantize_4bit(half[name].contiguous(), quant_type="nf4", compress_statistics=True)
+        parts = {f"{name}.{part}": tensor for part, tensor in state.as_dict(packed=True).items()}
+        return {name: packed} | {part: _aligned(tensor) for part, tensor in parts.items()}
+
+    return encode
+
+
+def _is_quantized(name: str) -> bool:
+    return name.endswith("_proj.weight") and not name.startswith(("vision_tower.", "model.vision_tower."))
+
+
+def _names_of(name: str, quantization: str) -> list[str]:
+    parts = NF4_PARTS if quantization == "q4" and _is_quantized(name) else ()
+    return [name, *(f"{name}.{part}" for part in parts)]
+
+
+def _aligned(tensor: torch.Tensor) -> torch.Tensor:
+    """A JSON text in bytes, filled with spaces: what comes after it has to begin where it can be read."""
+    import torch
+
+    short = -len(tensor) % 8 if tensor.dtype == torch.uint8 else 0
+    return torch.cat([tensor, torch.full((short,), ord(" "), dtype=torch.uint8)]) if short else tensor
+
+
+ENCODINGS: Mapping[str, Callable[[], Encoding]] = {"none": _bf16, "fp16": _fp16, "q4": _nf4}
+
+
+def _config_for(config: Mapping[str, Any], quantization: str) -> dict[str, Any]:
+    """config.json with the type of the weights as they are now, in its parts too."""
+    dtype = "float16" if quantization == "fp16" else "bfloat16"
+    parts = {key: _config_of_part(value, dtype) for key, value in config.items() if key.endswith("_config")}
+    written = dict(config) | parts
+    written.pop("torch_dtype", None)
+    written["dtype"] = dtype
+    if quantization == "q4":
+        written["quantization_config"] = {
+            "quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": "bfloat16",
+            "bnb_4bit_quant_storage": "uint8",
+            # transformers compares these with the beginning of a module's path, and with its end.
+            "llm_int8_skip_modules": ["lm_head", *(f"model.{name}" for name in vision_parts.NAMES)],
+        }  # fmt: skip
+    return written
+
+
+def _config_of_part(part: Any, dtype: str) -> Any:
+    if not isinstance(part, dict):
+        return part
+    kept = {key: value for key, value in part.items() if key not in ("torch_dtype", "dtype")}
+    return kept | {"dtype": dtype}

@@ -1,0 +1,120 @@
+"""The README.md beside an export: what it was made from, how, what came out, and how to run it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Sequence
+from datetime import datetime
+
+from gemtune.jobs.job import Artifact, Job, Metrics, Parity
+from gemtune.request.spec import Spec
+from trainer.export.usage import how_to_run
+
+PACKAGES = ("gemtune", "torch", "transformers", "trl", "peft", "accelerate", "tokenizers")
+
+
+def model_card(
+    job: Job, spec: Spec, artifacts: Sequence[Artifact], parity: Parity | None = None, *, at: datetime
+) -> str:
+    """Markdown with the front matter that the Hub reads: https://huggingface.co/docs/hub/model-cards
+
+    artifacts: the files that it stands beside.
+    """
+    config = spec.training_config
+    sections = [
+        _front_matter(spec),
+        f"# {_plain(spec.job_name)}\n\n{_what_it_is(spec)}, trained by gemtune "
+        f"as job `{job.job_id}` and exported on {at:%Y-%m-%d}.\nIt was trained on the dataset "
+        f"`{spec.processed_dataset_id}`. The base model's licence holds for what is made with it.",
+        _figures(job.metrics),
+        "" if parity is None else _parity(parity),
+        _table("Configuration", ["setting", "value"], list(config.model_dump(mode="json").items())),
+        _table("Versions", ["package", "version"], _versions()),
+        _table("Files", ["name", "bytes", "SHA-256"], [(a.name, a.bytes, a.sha256) for a in artifacts]),
+        how_to_run(spec),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _front_matter(spec: Spec) -> str:
+    base = json.dumps(spec.training_config.base_model_id)  # a JSON string is a YAML string too
+    library, relation = _LIBRARIES[_form(spec)]
+    tags = ["gemma", *(["lora"] if _form(spec) == "adapter" else [])]
+    lines = [f"base_model: {base}", f"base_model_relation: {relation}", f"library_name: {library}"]
+    task = "image-text-to-text" if spec.modality == "vision" else "text-generation"
+    lines += [f"pipeline_tag: {task}", "tags:", *(f"- {tag}" for tag in tags)]
+    return "\n".join(["---", *lines, "---"])
+
+
+# Library and relation to the base model, in the Hub's words.
+_LIBRARIES = {
+    "adapter": ("peft", "adapter"),
+    "merged": ("transformers", "finetune"),
+    "gguf": ("gguf", "quantized"),
+}
+
+
+def _form(spec: Spec) -> str:
+    """What lies here: a training of all weights leaves no adapter, but a whole model."""
+    whole = spec.export_config.format == "adapter" and spec.training_config.method == "Full"
+    return "merged" if whole else spec.export_config.format
+
+
+def _what_it_is(spec: Spec) -> str:
+    method, base = spec.training_config.method, f"`{spec.training_config.base_model_id}`"
+    form = _form(spec)
+    if form == "adapter":
+        return f"A {method} adapter for {base}"
+    stored = f"as GGUF ({spec.quantization})" if form == "gguf" else f"whole ({_STORED[spec.quantization]})"
+    return f"{base}, fine-tuned ({method}) and stored {stored}"
+
+
+_STORED = {"none": "bf16", "fp16": "fp16", "q4": "4 bit, NF4 of bitsandbytes"}
+
+
+def _figures(metrics: Metrics | None) -> str:
+    after = {} if metrics is None else metrics.by_name()
+    if metrics is None or not after:
+        return "## Figures\n\nIt was not evaluated: the dataset had no held-out rows and none were asked for."
+    before = {} if metrics.baseline is None else metrics.baseline.by_name()
+    rows = [(name, _number(before.get(name)), _number(value)) for name, value in after.items()]
+    table = _table("Figures on held-out rows", ["", "base model", "this one"], rows)
+    whose = "" if metrics.train_step is None else f"\n\nThe weights are those of train_step {metrics.train_step}."
+    return table + whose
+
+
+def _parity(parity: Parity) -> str:
+    rows = [
+        ("prompts that become the tokens trained with", f"{parity.prompts_identical} of {parity.prompts}"),
+        ("mean KL, nats a position", f"{parity.mean_kl:.6f}"),
+        ("same first choice", f"{parity.top1_agreement:.2%}"),
+        ("perplexity, as exported", f"{parity.perplexity:.4f}"),
+        ("perplexity, as trained", f"{parity.perplexity_trained:.4f}"),
+    ]
+    said = f"These files were loaded again and compared with the trained model on {parity.rows} {parity.source}"
+    return _table("Parity certificate", ["", ""], rows) + f"\n\n{said}: see `certificate.md`."
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _versions() -> list[tuple[str, str]]:
+    found = []
+    for package in PACKAGES:
+        try:
+            found.append((package, importlib.metadata.version(package)))
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(_plain(str(cell)) for cell in row) + " |" for row in rows]
+    return f"## {title}\n\n" + "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

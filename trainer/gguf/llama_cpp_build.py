@@ -1,0 +1,157 @@
+"""`python -m trainer.gguf.llama_cpp_build [FOLDER]`: builds llama.cpp, once per machine, to write and run GGUF.
+
+The source distribution of llama-cpp-python at the pinned version carries llama.cpp whole: its converter, the library
+that quantizes and runs models, and the bindings that fit it. No job ever builds anything.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gemtune.llama_cpp import BUILT, SHA256, VERSION, is_built
+from gemtune.settings import Settings
+
+NEEDED = ("cmake", "c++")
+# For any x86-64 of the last ten years, not for the one that builds: the image runs elsewhere. OpenMP would be a library
+# more to have where it runs; llama.cpp's own threads do the same.
+OPTIONS = (
+    "-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=ON", "-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON",
+    "-DCMAKE_INSTALL_RPATH=$ORIGIN", "-DGGML_NATIVE=OFF", "-DGGML_AVX=ON", "-DGGML_AVX2=ON", "-DGGML_FMA=ON",
+    "-DGGML_F16C=ON", "-DGGML_BMI2=ON", "-DGGML_OPENMP=OFF", "-DLLAMA_BUILD_COMMON=OFF", "-DLLAMA_BUILD_TOOLS=OFF",
+    "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_SERVER=OFF", "-DLLAMA_BUILD_APP=OFF",
+    "-DLLAMA_USE_PREBUILT_UI=OFF", "-DLLAMA_OPENSSL=OFF", "-DLLAMA_CURL=OFF",
+)  # fmt: skip
+# What is kept of the source: where it lies in the distribution -> where it goes.
+KEPT = {
+    "vendor/llama.cpp/convert_hf_to_gguf.py": "convert_hf_to_gguf.py",
+    "vendor/llama.cpp/conversion": "conversion",
+    "vendor/llama.cpp/gguf-py/gguf": "gguf-py/gguf",
+    "vendor/llama.cpp/LICENSE": "LICENSE",
+    # The bindings alone: the package's own __init__ imports a server's worth of others.
+    "llama_cpp/llama_cpp.py": "bindings/llama_cpp/llama_cpp.py",
+    "llama_cpp/_ctypes_extensions.py": "bindings/llama_cpp/_ctypes_extensions.py",
+}
+_NINJA_OR_MAKE = re.compile(r"^\[\s*(?:(?P<done>\d+)/(?P<all>\d+)|(?P<percent>\d+)%)\]")
+
+
+class CannotBuild(Exception):
+    """Says what is missing, or what went wrong."""
+
+
+def build(folder: Path, *, say: Callable[[str], None] = print) -> Path:
+    """The folder with the tools; built when absent. Whoever comes while another builds waits. Raises CannotBuild."""
+    if is_built(folder):
+        return folder
+    missing = [program for program in NEEDED if shutil.which(program) is None]
+    if missing:
+        raise CannotBuild(f"building llama.cpp needs {' and '.join(missing)}: apt-get install cmake g++")
+    with _alone(folder):
+        if is_built(folder):
+            return folder
+        unfinished = folder.with_name(f"{folder.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)  # of a build that was killed
+        shutil.rmtree(folder, ignore_errors=True)
+        _build(unfinished, say)
+        (unfinished / "result").rename(folder)
+        shutil.rmtree(unfinished)
+    return folder
+
+
+def _build(work: Path, say: Callable[[str], None]) -> None:
+    began = time.monotonic()
+    work.mkdir(parents=True)
+    say(f"building llama.cpp (of llama-cpp-python {VERSION}), once: some 5 minutes on 2 cores")
+    source = _unpacked(_downloaded(work), work)
+    say(f"  {time.monotonic() - began:5.0f} s  source downloaded and checked")
+    binaries = work / "build"
+    generator = ["-G", "Ninja"] if shutil.which("ninja") else []
+    _run(["cmake", *generator, "-S", str(source / "vendor" / "llama.cpp"), "-B", str(binaries), *OPTIONS])
+    jobs = str(os.cpu_count() or 1)
+    for percent in _run_with_progress(["cmake", "--build", str(binaries), "--target", "llama", "-j", jobs]):
+        say(f"  {time.monotonic() - began:5.0f} s  compiled {percent}%")
+    result = work / "result"
+    for place, kept in KEPT.items():
+        (result / kept).parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if (source / place).is_dir() else shutil.copyfile
+        copy(source / place, result / kept)
+    (result / "bindings" / "llama_cpp" / "__init__.py").write_text("")
+    (result / "lib").mkdir()
+    for library in sorted((binaries / "bin").glob("lib*.so*")):
+        shutil.copy2(library, result / "lib" / library.name, follow_symlinks=False)
+    (result / BUILT).write_text(json.dumps({"llama-cpp-python": VERSION, "options": OPTIONS}, indent=1) + "\n")
+    say(f"  {time.monotonic() - began:5.0f} s  done")
+
+
+def _downloaded(work: Path) -> Path:
+    """The source distribution, by pip, so that its settings (index, proxy, certificates) hold here too."""
+    wanted = ["--no-deps", "--no-binary", "llama-cpp-python", f"llama-cpp-python=={VERSION}"]
+    _run([sys.executable, "-m", "pip", "download", "--disable-pip-version-check", *wanted, "--dest", str(work)])
+    archive = work / f"llama_cpp_python-{VERSION}.tar.gz"
+    with archive.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != SHA256:
+        raise CannotBuild(f"{archive.name} has SHA-256 {found}, not {SHA256}")
+    return archive
+
+
+def _unpacked(archive: Path, work: Path) -> Path:
+    with tarfile.open(archive) as tar:
+        tar.extractall(work, filter="data")
+    return work / archive.name.removesuffix(".tar.gz")
+
+
+def _run(command: list[str]) -> None:
+    ran = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if ran.returncode != 0:
+        raise CannotBuild(f"{' '.join(command[:4])} … ended with {ran.returncode}:\n{ran.stdout[-3000:]}")
+
+
+def _run_with_progress(command: list[str]) -> Iterator[int]:
+    """Every tenth of what the build says it has done, in percent."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    said, tail = 0, ""
+    for line in process.stdout:
+        tail = (tail + line)[-3000:]
+        match = _NINJA_OR_MAKE.match(line)
+        if match:
+            percent = int(match["percent"] or 100 * int(match["done"]) // int(match["all"]))
+            if percent >= said + 10:
+                said = percent
+                yield percent
+    if process.wait() != 0:
+        raise CannotBuild(f"{' '.join(command[:2])} ended with {process.returncode}:\n{tail}")
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def main() -> int:
+    folder = Path(sys.argv[1]).absolute() if len(sys.argv) > 1 else Settings.from_environment().llama_cpp
+    try:
+        print(build(folder, say=lambda line: print(line, flush=True)))
+    except CannotBuild as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Upload of an export to the Hugging Face Hub."""

@@ -1,0 +1,113 @@
+"""Provider `huggingface`: transformers loads, PEFT wraps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gemtune.request.spec import Spec, TrainingConfig
+from trainer.base_model import vision_parts
+from trainer.base_model.folder_contents import config_of
+from trainer.base_model.precision import compute_dtype, stored_dtype
+from trainer.model import liger
+from trainer.model.engines import Loaded
+
+
+def prepare(spec: Spec) -> None:
+    """Nothing that the trainer itself does not need."""
+
+
+def load(folder: Path, spec: Spec) -> Loaded:
+    """LoRA and RL: an adapter on the frozen base model. QLoRA: the same on a base model in 4 bits. Full: all weights
+    are trained, kept in float32, since AdamW's small steps vanish in bfloat16's 8 bits."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    from trainer.model import row_attention
+    from trainer.process.shapes_without_symbols import shapes_without_symbols
+
+    row_attention.register()
+    config, sees = spec.training_config, spec.modality == "vision"
+    dtype = compute_dtype(stored_dtype(folder))
+    with shapes_without_symbols():
+        model = (AutoModelForImageTextToText if sees else AutoModelForCausalLM).from_pretrained(
+            folder,
+            dtype=torch.float32 if config.method == "Full" else dtype,
+            attn_implementation=_attention(folder, spec),
+            quantization_config=_four_bits(dtype) if config.method == "QLoRA" else None,
+            # Straight to the GPU, tensor by tensor: main memory, where Cloud Run keeps the files, holds no second copy.
+            device_map="cuda" if torch.cuda.is_available() else None,
+        )
+    if config.method != "Full":
+        _keep_differentiable(model)
+        model = _with_adapter(model, config)
+        if model.device.type == "cpu":
+            from trainer.model.on_cpu.install import install
+
+            install(model)
+    elif not config.train_vision_tower:
+        for part in vision_parts.of(model):
+            part.requires_grad_(False)
+    if model.device.type == "cuda":
+        liger.install(model)
+    return Loaded(model, dtype)
+
+
+def save(model: Any, folder: Path) -> None:
+    """See Engine.save. Raises OSError."""
+    adapter = hasattr(model, "peft_config")
+    # Embeddings are never trained with an adapter, and PEFT's check for it would ask the Hub.
+    model.save_pretrained(folder, **({"save_embedding_layers": False} if adapter else {}))
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty form; export writes a model card
+
+
+def _attention(folder: Path, spec: Spec) -> str:
+    """Rows of text lie one after the other. A picture's tokens see those ahead of them, and TRL pads its rows, which
+    only a mask can say; of the attentions with masks, only the eager one caps scores as Gemma 2 does."""
+    from trainer.model import row_attention
+
+    if spec.modality == "text" and spec.training_config.method != "RL":
+        return row_attention.NAME
+    return "eager" if config_of(folder).get("attn_logit_softcapping") is not None else "sdpa"
+
+
+def _four_bits(dtype: Any) -> Any:
+    """NF4 with double quantization, as in Dettmers et al., QLoRA, arXiv:2305.14314."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=[
+            "lm_head",
+            *(f"model.{name}" for name in vision_parts.NAMES),
+        ],  # of 4 bits too, despite its name
+    )
+
+
+def _keep_differentiable(model: Any) -> None:
+    """On CPUs with AVX512-BF16 bitsandbytes repacks its weights at the first evaluation, for good, for a product that
+    has no gradient: training after it would go on with gradients that lack their way through the base model."""
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
+
+
+def _with_adapter(model: Any, config: TrainingConfig) -> Any:
+    """LoRA on every linear layer of the language model (and of the vision tower, if asked), on no embeddings and no
+    head, its weights in float32."""
+    from peft import LoraConfig, get_peft_model
+
+    lora = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=vision_parts.linear_layers(model, vision_tower=config.train_vision_tower),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(model, lora)
+    model.peft_config["default"].base_model_name_or_path = config.base_model_id
+    return model

@@ -1,0 +1,63 @@
+"""Liger's kernels (Hsu et al., Liger Kernel, arXiv:2410.10989) in a Gemma on a GPU: a norm, the gated unit and
+the turning of queries and keys are one kernel each instead of several, and keep less for backward."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from functools import partial
+from typing import Any
+
+import torch
+
+from trainer.base_model.class_names import ATTENTIONS, MLPS, NORMS
+
+log = logging.getLogger(__name__)
+
+
+def install(model: Any) -> None:
+    """model: on a GPU, with or without an adapter, whose layers are called as before. Without liger_kernel nothing
+    happens but a line in the log. Parts that are not Gemma's stay as they are, as do vision towers, the head and the
+    loss.
+
+    Instance by instance: Liger's own `apply_liger_kernel_to_gemma…` exchange the classes of transformers too, and with
+    them those of every model that is loaded later, wherever it is."""
+    try:
+        from liger_kernel.ops import LigerGELUMulFunction, LigerRMSNormFunction
+        from liger_kernel.transformers.rope import liger_rotary_pos_emb
+    except ImportError as error:
+        log.warning("transformers' own norms, gated units and rotary positions are used: no Liger kernels (%s)", error)
+        return
+    for module in model.modules():
+        kind = type(module).__name__
+        if kind in NORMS:
+            module.forward = partial(_norm, module, LigerRMSNormFunction)
+        elif kind in MLPS and type(module.act_fn).__name__ == "GELUTanh":
+            module.forward = partial(_mlp, module, LigerGELUMulFunction)
+        elif kind in ATTENTIONS:
+            _turn_by(liger_rotary_pos_emb, sys.modules[type(module).__module__])
+
+
+def _norm(module: Any, function: Any, x: torch.Tensor) -> torch.Tensor:
+    """Gemma's norm multiplies by one more than its weight, in float32. Its gradient is not written over the given one:
+    what that belongs to is not known here."""
+    offset, casting, in_place = 1.0, "gemma", False
+    found: torch.Tensor = function.apply(x, module.weight, module.eps, offset, casting, in_place, None)
+    return found
+
+
+def _mlp(module: Any, function: Any, x: torch.Tensor) -> Any:
+    return module.down_proj(function.apply(module.gate_proj(x), module.up_proj(x)))
+
+
+def _turn_by(liger: Any, modeling: Any) -> None:
+    """Attention calls a function of its module by name, which other models of the process call too: on a CPU they go on
+    with transformers' own."""
+    original = modeling.apply_rotary_pos_emb
+    if isinstance(original, partial) and original.func is _turned:
+        return
+    modeling.apply_rotary_pos_emb = partial(_turned, liger, original)
+
+
+def _turned(liger: Any, original: Any, query: torch.Tensor, *others: Any, **more: Any) -> Any:
+    return (liger if query.is_cuda else original)(query, *others, **more)

@@ -1,0 +1,89 @@
+"""The pictures of prepared rows: each kept once, in an Arrow file that train reads from without loading it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from trainer.conversation.dataset_files import Refused
+from trainer.conversation.messages import BadRow, Messages, pictures_in
+from trainer.pictures.decoding import kept
+from trainer.pictures.sources import PictureSource
+
+# A row can hold no more. Long before, max_seq_length runs out: Gemma 3 spends 260 tokens on a picture.
+MAX_A_ROW = 32
+# Bytes that wait for being written.
+BATCH_BYTES = 16 * 1024 * 1024
+
+
+class Album:
+    """Checks pictures and writes them. size: width and height of what the model sees, as far as that is fixed."""
+
+    def __init__(self, path: Path, source: PictureSource, size: tuple[int, int] | None):
+        import pyarrow as pa
+
+        self._source, self._size = source, size
+        self._schema = pa.schema([("picture", pa.large_binary())])
+        self._writer = pa.ipc.new_file(str(path), self._schema)
+        self._numbers: dict[bytes, int] = {}
+        self._waiting: list[bytes] = []
+
+    def __enter__(self) -> Album:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._flush()
+        self._writer.close()
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def add(self, messages: Messages) -> list[int] | Refused:
+        """The numbers of a row's pictures, in order. A row with a picture that cannot be used is refused, and leaves
+        none behind."""
+        images = pictures_in(messages)
+        if len(images) > MAX_A_ROW:
+            return Refused(f"{len(images)} pictures, of which a row holds at most {MAX_A_ROW}")
+        try:
+            checked = [kept(self._source.content(image), self._size) for image in images]
+        except BadRow as bad:
+            return Refused(str(bad))
+        return [self._number(content) for content in checked]
+
+    def _number(self, content: bytes) -> int:
+        digest = hashlib.sha256(content).digest()
+        if digest not in self._numbers:
+            self._numbers[digest] = len(self._numbers)
+            self._waiting.append(content)
+            if sum(map(len, self._waiting)) >= BATCH_BYTES:
+                self._flush()
+        return self._numbers[digest]
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if self._waiting:
+            self._writer.write_batch(pa.record_batch([pa.array(self._waiting, pa.large_binary())], schema=self._schema))
+            self._waiting = []
+
+
+def numbers(album: Album | None, messages: Messages) -> Sequence[int] | Refused:
+    """`Album.add`, and none of a text job, which has no album."""
+    return () if album is None else album.add(messages)
+
+
+class AlbumReader:
+    """Pictures by their numbers, from a mapped file."""
+
+    def __init__(self, path: Path):
+        import pyarrow as pa
+
+        self._pictures = pa.ipc.open_file(pa.memory_map(str(path))).read_all().column("picture")
+
+    def __getitem__(self, number: int) -> bytes:
+        content: bytes = self._pictures[number].as_py()
+        return content

@@ -1,0 +1,1 @@
+"""The process of a step: start-up, child processes, heartbeat, threads."""

@@ -1,0 +1,73 @@
+"""What rows a training is made of: how a row of the dataset becomes what train reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from gemtune.request.rl_spec import DpoConfig, GrpoConfig
+from gemtune.request.spec import TrainingConfig
+from trainer.conversation.dataset_files import Refused
+from trainer.conversation.messages import conversation
+from trainer.pictures.arrow_file import Album, numbers
+from trainer.rows.encoder import Encoded, Encoder
+from trainer.rows.preference_pairs import Preferences
+from trainer.rows.prepared import COLUMNS, PICTURES
+from trainer.rows.prompts import Prompts
+
+
+class PreparedRow(Protocol):
+    """columns: by the names of the token file. tokens: of all it takes in memory at once, as far as prepare knows."""
+
+    @property
+    def columns(self) -> Mapping[str, Any]: ...
+
+    @property
+    def tokens(self) -> int: ...
+
+    @property
+    def trained_tokens(self) -> int: ...
+
+    @property
+    def truncated(self) -> bool: ...
+
+
+class RowKind(Protocol):
+    """sees: whether pictures are read."""
+
+    columns: Sequence[str]
+    sees: bool
+
+    def encode(self, row: dict[str, Any]) -> PreparedRow | Refused: ...
+
+    def marked(self, prepared: Any) -> list[dict[str, Any]]:
+        """A prepared row as text, in pieces, each said to be trained on or not."""
+        ...
+
+
+class Conversations:
+    """Rows of supervised fine-tuning. album: where the pictures of a vision job are collected."""
+
+    def __init__(self, encoder: Encoder, album: Album | None):
+        self._encoder, self._album, self.marked = encoder, album, encoder.marked
+        self.sees = album is not None
+        self.columns: Sequence[str] = (*COLUMNS, PICTURES) if self.sees else COLUMNS
+
+    def encode(self, row: dict[str, Any]) -> Encoded | Refused:
+        messages = conversation(row, sees=self.sees)
+        encoded = messages if isinstance(messages, Refused) else self._encoder.encode(messages)
+        if isinstance(messages, Refused) or isinstance(encoded, Refused):
+            return encoded
+        pictures = numbers(self._album, messages)
+        return pictures if isinstance(pictures, Refused) else replace(encoded, pictures=pictures)
+
+
+def row_kind(config: TrainingConfig, encoder: Encoder, album: Album | None, *, max_length: int) -> RowKind:
+    """Raises StepError `completion_too_long`."""
+    match config.rl_config:
+        case GrpoConfig() as rl:
+            return Prompts(encoder, rl, album, max_length=max_length)
+        case DpoConfig():
+            return Preferences(encoder, album, max_length=max_length)
+    return Conversations(encoder, album)

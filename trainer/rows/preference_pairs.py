@@ -1,0 +1,97 @@
+"""Rows of DPO: a prompt, the answer that is preferred, and the one that is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.conversation.dataset_files import Refused
+from trainer.conversation.messages import BadRow, Message, Messages, checked, names_in, part
+from trainer.pictures.arrow_file import Album, numbers
+from trainer.rows.encoder import Encoder
+from trainer.rows.prepared import PICTURES
+from trainer.rows.prompts import to_be_answered
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    prompt_ids: list[int]
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+    truncated: bool
+    pictures: Sequence[int]
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        ids = {"prompt_ids": self.prompt_ids, "chosen_ids": self.chosen_ids, "rejected_ids": self.rejected_ids}
+        return ids | {PICTURES: self.pictures}
+
+    @property
+    def tokens(self) -> int:
+        """Of the longer one of the two sequences."""
+        return len(self.prompt_ids) + max(len(self.chosen_ids), len(self.rejected_ids))
+
+    @property
+    def trained_tokens(self) -> int:
+        return len(self.chosen_ids) + len(self.rejected_ids)
+
+
+class Preferences:
+    """`{"prompt", "chosen", "rejected"}`, each a text or a list of messages. album: where the pictures of a vision job
+    are collected; prompts show them."""
+
+    def __init__(self, encoder: Encoder, album: Album | None, *, max_length: int):
+        self._encoder, self._album, self._max_length = encoder, album, max_length
+        self.sees = album is not None
+        ids = ("prompt_ids", "chosen_ids", "rejected_ids")
+        self.columns: Sequence[str] = (*ids, PICTURES) if self.sees else ids
+
+    def encode(self, row: dict[str, Any]) -> Preference | Refused:
+        """An answer that is too long loses its end."""
+        try:
+            prompt, chosen, rejected = _parts(row, sees=self.sees)
+        except BadRow as bad:
+            return Refused(str(bad))
+        ids = [self._encoder.prompt(prompt), *(self._encoder.reply(prompt, answer) for answer in (chosen, rejected))]
+        for each in ids:
+            if isinstance(each, Refused):
+                return each
+        prompt_ids, *answers = (each for each in ids if not isinstance(each, Refused))
+        room = self._max_length - len(prompt_ids)
+        if room < 1:
+            return Refused(f"the prompt alone has {len(prompt_ids)} tokens; max_seq_length is {self._max_length}")
+        kept = [answer[:room] for answer in answers]
+        if kept[0] == kept[1]:
+            beyond = " up to max_seq_length" if kept != answers else ""
+            return Refused(f"chosen and rejected are the same{beyond}")
+        pictures = numbers(self._album, prompt)
+        if isinstance(pictures, Refused):
+            return pictures
+        return Preference(prompt_ids, kept[0], kept[1], truncated=kept != answers, pictures=pictures)
+
+    def marked(self, preference: Preference) -> list[dict[str, Any]]:
+        answers = {"chosen": preference.chosen_ids, "rejected": preference.rejected_ids}
+        return [
+            {"trained": False, "text": self._encoder.text(preference.prompt_ids)},
+            *({"trained": True, "part": name, "text": self._encoder.text(ids)} for name, ids in answers.items()),
+        ]
+
+
+def _parts(row: dict[str, Any], *, sees: bool) -> tuple[Messages, Message, Message]:
+    """The prompt, and the two answers."""
+    if not {"prompt", "chosen", "rejected"} <= set(row):
+        told = "a row for GRPO; " if "answer" in row else ""
+        told = "a row for supervised training; " if {"messages", "completion"} & set(row) else told
+        raise BadRow(f"{told}DPO needs prompt, chosen and rejected; has {names_in(row)}")
+    prompt = to_be_answered(row["prompt"], sees=sees)
+    chosen, rejected = (_answer(prompt, row[column], column, sees=sees) for column in ("chosen", "rejected"))
+    return prompt, chosen, rejected
+
+
+def _answer(prompt: Messages, value: Any, column: str, *, sees: bool) -> Message:
+    turns = part(value, "assistant", column)
+    if len(turns) != 1:
+        raise BadRow(f"{column} has {len(turns)} messages, not one of the assistant's")
+    said = [(message["role"], message["content"]) for message in prompt]
+    return checked([*said, *turns], sees=sees)[-1]

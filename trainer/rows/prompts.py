@@ -1,0 +1,109 @@
+"""Rows of GRPO: a prompt to complete, and the answer that completions are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from gemtune.errors import StepError
+from gemtune.request import rl_spec
+from gemtune.request.rl_spec import GrpoConfig, NumericAnswer
+from trainer.conversation.dataset_files import Refused
+from trainer.conversation.messages import BadRow, Messages, checked, names_in, part
+from trainer.pictures.arrow_file import Album, numbers
+from trainer.rows import rewards
+from trainer.rows.encoder import Encoder
+from trainer.rows.prepared import ANSWER, PICTURES
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    prompt_ids: list[int]
+    answer: str | None
+    pictures: Sequence[int]
+
+    truncated = False  # a prompt cut short would ask something else
+    trained_tokens = 0  # what is trained on is yet to be sampled
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        return {"prompt_ids": self.prompt_ids, ANSWER: self.answer, PICTURES: self.pictures}
+
+    @property
+    def tokens(self) -> int:
+        return len(self.prompt_ids)
+
+
+class Prompts:
+    """`{"prompt", "answer"}`; the answer may be absent when no reward compares with it."""
+
+    def __init__(self, encoder: Encoder, rl: GrpoConfig, album: Album | None, *, max_length: int):
+        """album: where the pictures of a vision job are collected. max_length: tokens of prompt and completion
+        together. Raises StepError `completion_too_long`."""
+        self._encoder, self._album, self._max_tokens = encoder, album, max_length - rl.max_completion_length
+        self.sees = album is not None
+        self.columns: Sequence[str] = ("prompt_ids", ANSWER, PICTURES) if self.sees else ("prompt_ids", ANSWER)
+        if self._max_tokens < 1:
+            message = f"the base model reads {max_length} tokens, which leaves none for a prompt"
+            raise StepError("completion_too_long", message, hint="lower max_completion_length")
+        self._needs_answer = rl_spec.needs_answer(rl)
+        self._needs_number = any(isinstance(reward, NumericAnswer) for reward in rl.rewards)
+
+    def encode(self, row: dict[str, Any]) -> Prompt | Refused:
+        try:
+            messages, answer = _messages(row, sees=self.sees), self._answer(row)
+        except BadRow as bad:
+            return Refused(str(bad))
+        ids = self._encoder.prompt(messages)
+        if isinstance(ids, Refused):
+            return ids
+        if len(ids) > self._max_tokens:
+            return Refused(f"the prompt has {len(ids)} tokens; max_seq_length leaves it {self._max_tokens}")
+        pictures = numbers(self._album, messages)
+        return pictures if isinstance(pictures, Refused) else Prompt(ids, answer, pictures)
+
+    def marked(self, prompt: Prompt) -> list[dict[str, Any]]:
+        pieces: list[dict[str, Any]] = [{"trained": False, "text": self._encoder.text(prompt.prompt_ids)}]
+        if prompt.answer is not None:
+            pieces.append({"trained": False, "part": ANSWER, "text": prompt.answer})
+        return pieces
+
+    def _answer(self, row: dict[str, Any]) -> str | None:
+        if not self._needs_answer:
+            return None
+        value = row.get(ANSWER)
+        if value is None:
+            raise BadRow(f"no answer, which a reward compares with; has {names_in(row)}")
+        if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+            value = str(value)
+        if not isinstance(value, str):
+            raise BadRow("answer is no text and no number")
+        if not value.strip():
+            raise BadRow("an empty answer")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise BadRow("broken Unicode (half of a surrogate pair)") from None
+        if self._needs_number and rewards.number(value) is None:
+            raise BadRow("the answer holds no number, which a reward compares with")
+        return value
+
+
+def _messages(row: dict[str, Any], *, sees: bool) -> Messages:
+    if "prompt" not in row:
+        shape = {"chosen", "rejected"} & set(row)
+        told = "a row for DPO; " if shape else "a row for supervised training; " if "messages" in row else ""
+        raise BadRow(f"{told}GRPO needs prompt (and answer); has {names_in(row)}")
+    if "completion" in row or {"chosen", "rejected"} <= set(row):
+        raise BadRow(f"a row for another method: GRPO samples its completions; has {names_in(row)}")
+    return to_be_answered(row["prompt"], sees=sees)
+
+
+def to_be_answered(prompt: Any, *, sees: bool) -> Messages:
+    """A prompt's messages, the last one the user's, who may show pictures where the model `sees`. Raises BadRow."""
+    messages = checked(part(prompt, "user", "prompt"), sees=sees)
+    if messages[-1]["role"] != "user":
+        raise BadRow(f"the prompt ends with a turn of the {messages[-1]['role']}, not of the user")
+    return messages

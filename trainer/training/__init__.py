@@ -1,0 +1,1 @@
+"""Trainers (supervised, DPO, GRPO), their batches, metrics, progress, checkpoint callbacks and tracking."""

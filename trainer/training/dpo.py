@@ -1,0 +1,104 @@
+"""Direct preference optimization (Rafailov et al., arXiv:2305.18290) by TRL, on tokens that are prepared already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+from datasets import Dataset
+from trl import DPOConfig, DPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+from gemtune.jobs.job import Figures
+from gemtune.request import rl_spec
+from gemtune.request.spec import TrainingConfig
+from trainer.model.engines import Loaded
+from trainer.rows.prepared import PICTURES
+from trainer.training.job_trainer import Hooks, attach
+from trainer.training.picture_batches import Sight
+from trainer.training.reinforcement import log_figures, log_probabilities_in, settle, tokenizer_of, trl_arguments
+
+
+class DpoTrainer(DPOTrainer):
+    """TRL's trainer with exact evaluation, that counts the tokens it trained on."""
+
+    hooks: Hooks
+    compute_dtype: torch.dtype
+    tokens_seen = 0
+
+    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+        return dataset
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Checkpoints have none."""
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        self.tokens_seen += int(inputs["attention_mask"].sum())
+        return super().training_step(model, inputs, *args, **kwargs)
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, model_kwargs: Mapping[str, Any], input_ids: torch.Tensor, completion_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, None]:
+        inputs = {name: value for name, value in model_kwargs.items() if name != "use_cache"}
+        return *log_probabilities_in(model, inputs, completion_mask, self.compute_dtype), None
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        return log_figures(self, self.figures())
+
+    def figures(self) -> Figures:
+        """Of the model as it is now, on the held-out pairs: each counts once, whatever the batches."""
+        was_training = self.model.training
+        self.model.eval()
+        found = self._metrics["eval"]
+        sums = torch.zeros(3, dtype=torch.float64)
+        pairs = 0
+        try:
+            for batch in self.get_eval_dataloader():
+                loss, _, _ = self.prediction_step(self.model, batch, prediction_loss_only=True)
+                count = len(batch["input_ids"]) // 2
+                means = [float(loss), found["rewards/margins"][-1], found["rewards/accuracies"][-1]]
+                sums += torch.tensor(means, dtype=torch.float64) * count
+                pairs += count
+        finally:
+            self.model.train(was_training)
+            found.clear()
+        loss, margin, accuracy = (sums / pairs).tolist()
+        return Figures(eval_loss=loss, margin=margin, preference_accuracy=accuracy)
+
+
+def make(
+    loaded: Loaded, config: TrainingConfig, rl: rl_spec.DpoConfig, train: Path, held_out: Path | None, *, base: Path,
+    output: Path, total_steps: int, hooks: Hooks, sight: Sight | None = None,
+) -> DpoTrainer:  # fmt: skip
+    """A trainer for token files of `prepare`, with everything that the request says. sight: of a vision job."""
+    given = trl_arguments(loaded, config, output=output, total_steps=total_steps, evaluates=held_out is not None)
+    tokenizer = tokenizer_of(base)
+    collate = DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id)
+    trainer = DpoTrainer(
+        model=loaded.model,
+        args=DPOConfig(
+            **given, beta=rl.beta, loss_type=[rl.loss_type], label_smoothing=rl.label_smoothing, max_length=None
+        ),
+        data_collator=collate if sight is None else partial(_shown, collate, sight),
+        train_dataset=_pairs(train),
+        eval_dataset=None if held_out is None else _pairs(held_out),
+        processing_class=tokenizer,
+    )
+    settle(trainer, loaded)
+    attach(trainer, hooks, config)
+    return trainer
+
+
+def _pairs(path: Path) -> Dataset:
+    return Dataset(pq.read_table(path))
+
+
+def _shown(collate: DataCollatorForPreference, sight: Sight, pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A batch of pairs with their pictures: the chosen ones first, then the rejected ones, and each shows its own."""
+    batch = collate(pairs)
+    pixels = sight.pixels([pair[PICTURES] for pair in pairs])
+    return batch | sight.inputs(batch["input_ids"], [*pixels, *pixels])

@@ -1,0 +1,173 @@
+"""Group relative policy optimization (Shao et al., arXiv:2402.03300) by TRL, on prompts that are tokenized already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+from datasets import Dataset
+from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import RepeatSampler
+
+from gemtune.errors import StepError
+from gemtune.jobs.job import Figures
+from gemtune.request import rl_spec
+from gemtune.request.spec import TrainingConfig
+from trainer.model.engines import Loaded
+from trainer.rows import rewards
+from trainer.rows.prepared import PICTURES
+from trainer.training.job_trainer import Hooks, attach
+from trainer.training.picture_batches import Sight
+from trainer.training.reinforcement import (
+    end_turns,
+    log_figures,
+    log_probabilities_in,
+    settle,
+    tokenizer_of,
+    trl_arguments,
+)
+
+# CISPO clips weights from above only; with the bound of the other losses it would shrink them all (arXiv:2506.13585).
+CISPO_EPSILON_HIGH = 5.0
+
+
+class Epochs(RepeatSampler):  # type: ignore[misc]
+    """TRL's order of prompts, drawn from the seed and the epoch: a training that resumes in a later epoch goes on in
+    that epoch's order."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.generator.manual_seed(self.seed + epoch)
+
+
+class GrpoTrainer(GRPOTrainer):
+    """TRL's trainer with evaluation that no batch size and no earlier sampling changes, on tokens of `prepare`.
+
+    TRL shows pictures that its own processor reads, and is not told of any here. sight: of a vision job."""
+
+    hooks: Hooks
+    compute_dtype: torch.dtype
+    tokens_seen = 0
+    sight: Sight | None = None
+    _evaluated: list[torch.Tensor]
+    _pixels: list[torch.Tensor]
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Checkpoints have none."""
+
+    def _generate_and_score_completions(self, inputs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The pixels of each prompt's pictures are kept with its completion: they are put into another order, and
+        divided into batches."""
+        if self.sight is None:
+            return dict(super()._generate_and_score_completions(inputs))
+        self._pixels = self.sight.pixels([row[PICTURES] for row in inputs])
+        return super()._generate_and_score_completions(inputs) | {"pixel_values": self._pixels}
+
+    def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        """What completions are sampled from; TRL fills lists up in front, as it does the tokens."""
+        if self.sight is None:
+            return prompts, None, {}
+        kinds = [[int(token == self.sight.soft_token) for token in prompt] for prompt in prompts]
+        pixels = torch.cat(self._pixels)
+        return prompts, None, {"token_type_ids": kinds} | ({"pixel_values": pixels} if len(pixels) else {})
+
+    def _chunked_logps(
+        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int,
+        compute_entropy: bool = False, pixel_values: torch.Tensor | None = None, **_: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, None]:  # fmt: skip
+        """pixel_values: of a batch that is trained on; without it, of the prompts whose completions are scored."""
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if self.sight is not None:
+            inputs |= self.sight.inputs(input_ids, self._pixels if pixel_values is None else [pixel_values])
+        answered = attention_mask.clone()
+        answered[:, :-logits_to_keep] = 0
+        found = log_probabilities_in(model, inputs, answered, self.compute_dtype, self.temperature)
+        logs, entropies = (of[:, -logits_to_keep:] for of in found)
+        return logs, entropies if compute_entropy else None, None
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super()._generate_single_turn(*args, **kwargs)
+        except RuntimeError as error:
+            if "probability tensor" not in str(error):
+                raise
+            message = f"the model's probabilities are no numbers any more after train_step {self.state.global_step}"
+            raise StepError("loss_not_finite", message, hint="lower learning_rate, or raise warmup_ratio") from error
+
+    def _get_train_sampler(self, dataset: Any = None) -> Epochs:
+        made = super()._get_train_sampler(dataset)
+        return Epochs(
+            made.data_source, made.mini_repeat_count, made.batch_size, made.repeat_count, made.shuffle, made.seed
+        )
+
+    def _calculate_rewards(
+        self, inputs: Any, prompts: Sequence[Any], completions: Any, completion_ids_list: Sequence[Any]
+    ) -> torch.Tensor:
+        found = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        if self.model.training:
+            self.tokens_seen += sum(map(len, prompts)) + sum(map(len, completion_ids_list))
+        else:
+            self._evaluated.append(found.double().cpu())
+        return found
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        return log_figures(self, self.figures())
+
+    def figures(self) -> Figures:
+        """Of the model as it is now: the mean reward of one completion a held-out prompt, sampled as in training, but
+        from the seed: the same model gets the same, and training goes on as if nothing had been sampled."""
+        was_training = self.model.training
+        self.model.eval()
+        self._evaluated = []
+        try:
+            with torch.random.fork_rng():
+                torch.manual_seed(self.args.seed)
+                for batch in self.get_eval_dataloader():
+                    self._prepare_inputs(batch)
+        finally:
+            self.model.train(was_training)
+            self._metrics["eval"].clear()
+        parts = torch.cat(self._evaluated).mean(dim=0)
+        reward = float(parts @ self.reward_weights.double())
+        return Figures(reward=reward, rewards=dict(zip(self.reward_func_names, parts.tolist(), strict=True)))
+
+
+def make(
+    loaded: Loaded, config: TrainingConfig, rl: rl_spec.GrpoConfig, train: Path, held_out: Path | None, *, base: Path,
+    output: Path, total_steps: int, hooks: Hooks, sight: Sight | None = None,
+) -> GrpoTrainer:  # fmt: skip
+    """A trainer for token files of `prepare`, with everything that the request says. sight: of a vision job."""
+    given = trl_arguments(loaded, config, output=output, total_steps=total_steps, evaluates=held_out is not None)
+    tokenizer = tokenizer_of(base)
+    end_turns(loaded.model, tokenizer)
+    trainer = GrpoTrainer(
+        model=loaded.model,
+        reward_funcs=rewards.functions(rl.rewards),
+        args=GRPOConfig(
+            **given,
+            num_generations=rl.num_generations,
+            num_generations_eval=1,
+            max_completion_length=rl.max_completion_length,
+            temperature=rl.temperature,
+            beta=rl.beta,
+            loss_type=rl.loss_type,
+            importance_sampling_level="sequence" if rl.loss_type == "luspo" else "token",
+            epsilon_high=CISPO_EPSILON_HIGH if rl.loss_type == "cispo" else None,
+            reward_weights=[reward.weight for reward in rl.rewards],
+            # A completion with a picture's token would ask for a picture that nobody has.
+            generation_kwargs=None if sight is None else {"suppress_tokens": [sight.soft_token]},
+        ),
+        train_dataset=_prompts(train),
+        eval_dataset=None if held_out is None else _prompts(held_out),
+        processing_class=tokenizer,
+    )
+    trainer.sight = sight
+    settle(trainer, loaded)
+    attach(trainer, hooks, config)
+    return trainer
+
+
+def _prompts(path: Path) -> Dataset:
+    return Dataset(pq.read_table(path).rename_columns({"prompt_ids": "prompt"}))

@@ -1,0 +1,40 @@
+"""TensorBoard's event files of an attempt, in `jobs/<job_id>/tensorboard/<attempt>/`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from trainer.context import Context
+from trainer.process.imports import quickly
+
+
+class EventFiles:
+    """Written here, and copied to the objects store at each `keep`. `tensorboard --logdir` of the
+    folder above shows the attempts of a job as one training each."""
+
+    def __init__(self, context: Context):
+        with quickly():
+            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._folder = context.work / "tensorboard"
+        self._objects = context.buckets.export
+        self._prefix = f"{context.prefix}/tensorboard/{context.mark.attempt}"
+        self._clock = context.clock
+        self._writer = EventFileWriter(str(self._folder))
+
+    def log(self, train_step: int, figures: Mapping[str, float]) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in figures.items()]
+        at = self._clock.now().timestamp()
+        self._writer.add_event(Event(wall_time=at, step=train_step, summary=Summary(value=values)))
+
+    def keep(self) -> None:
+        """Raises OSError."""
+        self._writer.flush()
+        for path in self._folder.iterdir():
+            self._objects.upload(path, f"{self._prefix}/{path.name}")
+
+    def close(self, *, failed: bool) -> None:
+        self._writer.close()
