@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from gemtune.bootstrap import services
-from gemtune.jobs.job import Claim, Mark, Step
+from gemtune.jobs.record import Claim, Mark
+from gemtune.jobs.status import Step
 from gemtune.request.spec import QUANTIZATIONS, ExportConfig, Spec
 from trainer.context import Context
 

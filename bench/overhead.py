@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from bench.overhead_probe import FOLDER
-from gemtune.jobs.job import Step
+from gemtune.jobs.status import Step
 
 RUNS = 5
 WORK = ("loading", "training", "evaluating", "comparing")

@@ -64,7 +64,7 @@ def _in_turns(answers: TextIO) -> Any:
 
 def _gemtune(folder: Path, shape: Shape, steps: int, rows: Rows, **more: Any) -> Any:
     """The trainer of this project, as the train step makes it."""
-    from gemtune.jobs.job import Step
+    from gemtune.jobs.status import Step
     from gemtune.request.spec import Spec, TrainingConfig
     from trainer.process.imports import leave_out_unused
     from trainer.process.thread_waiting import wait_briefly

@@ -20,7 +20,8 @@ from pathlib import Path
 
 from gemtune.bootstrap import Services, services
 from gemtune.errors import JobNotFound, ObjectNotFound, Stale, StepError
-from gemtune.jobs.job import Claim, Failure, Job, Mark, Step
+from gemtune.jobs.record import Claim, Failure, Job, Mark
+from gemtune.jobs.status import Step
 from gemtune.redaction import Redacting, redacted
 from gemtune.request.spec import Spec
 from trainer.context import Context, StopRequested

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from gemtune.jobs.job import Job, Mark
+from gemtune.jobs.record import Job, Mark
 from gemtune.machines.choice import LOCAL
 from gemtune.ports import Buckets, Clock
 from gemtune.request.spec import Spec

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from gemtune.embedded.database import Database
     from gemtune.errors import Problem
-    from gemtune.jobs.job import Step
+    from gemtune.jobs.status import Step
     from gemtune.ports import Buckets, Bus, Callers, Clock, JobStore, Launcher, Secrets
     from gemtune.services.advance import Advance
     from gemtune.services.cancel import Cancel
@@ -225,7 +225,7 @@ class Services:
 
     @property
     def _timeouts(self) -> Mapping[Step, int]:
-        from gemtune.jobs.job import Step
+        from gemtune.jobs.status import Step
 
         return {
             Step.PREPARE: self.settings.prepare_timeout_seconds,

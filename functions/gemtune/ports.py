@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from gemtune.jobs.events import Event
-from gemtune.jobs.job import Job, JobSummary, Mark, Progress, Status
+from gemtune.jobs.record import Job, JobSummary, Mark, Progress
+from gemtune.jobs.status import Status
 
 if TYPE_CHECKING:
     import flask

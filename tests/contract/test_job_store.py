@@ -17,27 +17,28 @@ from gemtune.errors import (
     StaleClaim,
     VersionConflict,
 )
-from gemtune.jobs import job as jobs
-from gemtune.jobs.job import Claim, Job, Mark, Progress, Status, Step
+from gemtune.jobs import changes, launches, steps
+from gemtune.jobs.record import Claim, Job, Mark, Progress
+from gemtune.jobs.status import Status, Step
 from gemtune.ports import JobStore
 from tests.fakes import FakeClock
 from tests.unit.test_job import NOW, new
 
 
 def create(store: JobStore, job_id: str = "training_x", **fields: Any) -> Job:
-    job, (event,) = jobs.accepted(new(job_id=job_id, **fields))
+    job, (event,) = changes.accepted(new(job_id=job_id, **fields))
     return store.create(job, event).job
 
 
 def claim(store: JobStore, job_id: str = "training_x") -> Claim:
     mine = Claim(launch=1, execution="mine")
-    store.update(job_id, partial(jobs.launched, at=NOW, lease=timedelta()))
-    store.update(job_id, partial(jobs.claimed, claim=mine))
+    store.update(job_id, partial(launches.launched, at=NOW, lease=timedelta()))
+    store.update(job_id, partial(launches.claimed, claim=mine))
     return mine
 
 
 def begin(store: JobStore, mine: Claim) -> Mark:
-    change = partial(jobs.step_begun, step=Step.PREPARE, claim=mine, execution="run", at=NOW)
+    change = partial(steps.step_begun, step=Step.PREPARE, claim=mine, execution="run", at=NOW)
     return Mark(claim=mine, step=Step.PREPARE, attempt=store.update("training_x", change).steps[Step.PREPARE].attempt)
 
 
@@ -49,14 +50,14 @@ def test_what_is_created_is_what_is_read(store: JobStore) -> None:
 def test_what_became_of_attempts_is_read_as_it_was_written(store: JobStore) -> None:
     create(store)
     mark = begin(store, claim(store))
-    written = store.update("training_x", partial(jobs.step_stopped, mark=mark, cause="sigterm", at=NOW))
+    written = store.update("training_x", partial(steps.step_stopped, mark=mark, cause="sigterm", at=NOW))
     assert store.get("training_x").steps[Step.PREPARE] == written.steps[Step.PREPARE]
     assert written.steps[Step.PREPARE].attempts[0].cause == "sigterm"
 
 
 def test_of_thirty_creates_under_one_key_one_wins_and_the_others_learn_who(store: JobStore) -> None:
     def attempt(number: int) -> tuple[str, bool]:
-        job, (event,) = jobs.accepted(new(job_id=f"training_{number}", idempotency_key="once"))
+        job, (event,) = changes.accepted(new(job_id=f"training_{number}", idempotency_key="once"))
         created = store.create(job, event)
         return created.job.job_id, created.is_new
 
@@ -77,11 +78,11 @@ def test_the_same_key_of_another_source_is_another_job(store: JobStore) -> None:
 
 def test_of_thirty_claimants_one_wins(store: JobStore) -> None:
     create(store)
-    store.update("training_x", partial(jobs.launched, at=NOW, lease=timedelta()))
+    store.update("training_x", partial(launches.launched, at=NOW, lease=timedelta()))
 
     def attempt(number: int) -> bool:
         try:
-            store.update("training_x", partial(jobs.claimed, claim=Claim(launch=1, execution=f"e{number}")))
+            store.update("training_x", partial(launches.claimed, claim=Claim(launch=1, execution=f"e{number}")))
         except StaleClaim:
             return False
         return True
@@ -94,7 +95,7 @@ def test_concurrent_changes_leave_events_without_gaps(store: JobStore) -> None:
     create(store)
 
     def relaunch(number: int) -> None:
-        change = partial(jobs.relaunched, at=NOW, lease_until=NOW, cause=str(number))
+        change = partial(launches.relaunched, at=NOW, lease_until=NOW, cause=str(number))
         store.update("training_x", change)
 
     with ThreadPoolExecutor(20) as pool:
@@ -106,7 +107,7 @@ def test_concurrent_changes_leave_events_without_gaps(store: JobStore) -> None:
 def test_a_change_that_raises_writes_nothing(store: JobStore) -> None:
     before = create(store)
 
-    def refuse(job: Job) -> jobs.Changed:
+    def refuse(job: Job) -> changes.Changed:
         raise StaleClaim("no")
 
     with pytest.raises(StaleClaim):
@@ -116,7 +117,7 @@ def test_a_change_that_raises_writes_nothing(store: JobStore) -> None:
 
 def test_a_version_that_is_not_the_records_is_refused(store: JobStore) -> None:
     job = create(store)
-    cancel = partial(jobs.cancelled, at=NOW)
+    cancel = partial(changes.cancelled, at=NOW)
     with pytest.raises(VersionConflict):
         store.update("training_x", cancel, version=job.version + 1)
     assert store.update("training_x", cancel, version=job.version).version == job.version + 1
@@ -139,7 +140,7 @@ def test_progress_of_an_older_attempt_or_claim_is_refused(store: JobStore) -> No
     begin(store, mine)
     with pytest.raises(StaleAttempt):
         store.record_progress("training_x", first, None, NOW)
-    store.update("training_x", partial(jobs.cancelled, at=NOW))
+    store.update("training_x", partial(changes.cancelled, at=NOW))
     with pytest.raises(StaleClaim):
         store.record_progress("training_x", first, None, NOW)
 
@@ -156,7 +157,7 @@ def test_published_is_never_lowered_and_tells_who_lags(store: JobStore) -> None:
 def test_events_are_read_from_where_one_stopped(store: JobStore) -> None:
     create(store)
     for number in range(4):
-        store.update("training_x", partial(jobs.relaunched, at=NOW, lease_until=NOW, cause=str(number)))
+        store.update("training_x", partial(launches.relaunched, at=NOW, lease_until=NOW, cause=str(number)))
     assert [event.seq for event in store.events("training_x", after=2)] == [3, 4, 5]
     assert [event.seq for event in store.events("training_x", after=2, limit=1)] == [3]
     with pytest.raises(JobNotFound):
@@ -181,7 +182,7 @@ def test_pages_show_each_job_once_newest_first_while_jobs_are_added(store: JobSt
 def test_a_page_holds_only_what_was_asked_for(store: JobStore) -> None:
     for number in range(6):
         create(store, f"training_{number}", modality="vision" if number % 2 else "text")
-    store.update("training_0", partial(jobs.cancelled, at=NOW))
+    store.update("training_0", partial(changes.cancelled, at=NOW))
 
     def ids(status: Status | None, modality: str | None) -> list[str]:
         return [job.job_id for job in store.page(status=status, modality=modality, limit=9, page_token=None).jobs]
@@ -201,7 +202,7 @@ def test_a_page_token_of_somebody_elses_is_refused(store: JobStore, token: str) 
 def test_unfinished_leaves_out_what_is_over(store: JobStore) -> None:
     create(store, "training_a")
     create(store, "training_b")
-    store.update("training_a", partial(jobs.cancelled, at=NOW))
+    store.update("training_a", partial(changes.cancelled, at=NOW))
     assert [job.job_id for job in store.unfinished()] == ["training_b"]
 
 
@@ -217,7 +218,7 @@ def test_a_child_keeps_its_parent_from_being_deleted_unseen(store: JobStore) -> 
         store.delete(parent.job_id, version=parent.version, tombstone_until=NOW)
     seen = store.get(parent.job_id)
     assert seen == parent.model_copy(update={"version": parent.version + 1})
-    store.update("export_x", partial(jobs.cancelled, at=NOW))
+    store.update("export_x", partial(changes.cancelled, at=NOW))
     assert store.unfinished_children(parent.job_id) == []
     store.delete(parent.job_id, version=seen.version, tombstone_until=NOW)
     assert store.get("export_x").parent_job_id == parent.job_id

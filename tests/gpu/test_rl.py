@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from gemtune.jobs.job import Step
+from gemtune.jobs.status import Step
 from tests import preference_rows, rows, tiny_gemma
 from tests.gpu.conftest import made_bf16
 from tests.trainer.conftest import Bench

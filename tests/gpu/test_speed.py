@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from gemtune.jobs.job import Step
+from gemtune.jobs.status import Step
 from tests.gpu.conftest import made_bf16
 from tests.trainer.conftest import Bench
 from tests.trainer.test_optimizer import kept_as

@@ -16,7 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gemtune.jobs.job import Metrics, Step
+from gemtune.jobs.record import Metrics
+from gemtune.jobs.status import Step
 from tests import preference_rows, rows, tiny_gemma
 from tests.gpu.conftest import made_bf16
 from tests.trainer.conftest import Bench

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gemtune.jobs.job import Step
+from gemtune.jobs.status import Step
 from tests.trainer.conftest import Bench
 from tests.trainer.test_rl_vision import DPO, pair, rl_bench
 from tests.trainer.test_vision import LEARNING, RIGHT, answers, held_out_from_logits, weights

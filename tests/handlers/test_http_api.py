@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from gemtune.bootstrap import Services
-from gemtune.jobs.job import Artifact, Claim, Step
+from gemtune.jobs.record import Artifact, Claim
+from gemtune.jobs.status import Step
 from tests.fakes import World, request
 from tests.handlers.conftest import embedded_only
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from gemtune.gcp.firestore_store import EVENTS, JOBS
-from gemtune.jobs.job import Step
+from gemtune.jobs.status import Step
 from gemtune.machines.choice import WITH_MORE_MEMORY
 from gemtune.ports import Topic
 from tests.infra.access_policies import ACCESS, FUNCTION, JOB

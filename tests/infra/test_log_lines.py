@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from gemtune.gcp.log_lines import JsonLines
-from gemtune.jobs.job import Failure, Step
+from gemtune.jobs.record import Failure
+from gemtune.jobs.status import Step
 from gemtune.ports import ExecutionState
 from tests.fakes import World
 from tests.infra.planned import Planned

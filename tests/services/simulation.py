@@ -15,7 +15,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from gemtune.errors import JobIsOver, JobNotFound, Stale
-from gemtune.jobs.job import Claim, Mark, Step
+from gemtune.jobs.record import Claim, Mark
+from gemtune.jobs.status import Step
 from gemtune.ports import ExecutionState, Topic
 from tests.fakes import World
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from gemtune.jobs.job import Claim
+from gemtune.jobs.record import Claim
 from gemtune.ports import ExecutionState, Topic
 from tests.fakes import World, request
 

@@ -16,7 +16,8 @@ from gemtune.errors import (
     NothingTrained,
     RequestRefused,
 )
-from gemtune.jobs.job import Claim, Failure, Job, Metrics, Step
+from gemtune.jobs.record import Claim, Failure, Job, Metrics
+from gemtune.jobs.status import Step
 from gemtune.request.parsing import read_export
 from gemtune.services.create_job import Submission
 from tests.fakes import World

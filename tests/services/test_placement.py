@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from gemtune.errors import RequestRefused
-from gemtune.jobs.job import Claim, Step
+from gemtune.jobs.record import Claim
+from gemtune.jobs.status import Step
 from tests.fakes import World
 
 ME = Claim(launch=1, execution="first")

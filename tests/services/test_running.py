@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from gemtune.errors import JobIsOver, JobIsRunning, JobNotFound, StaleAttempt, StaleClaim
-from gemtune.jobs.job import Claim, Failure, Mark, Step
+from gemtune.jobs.record import Claim, Failure, Mark
+from gemtune.jobs.status import Step
 from gemtune.ports import ExecutionState, Topic
 from gemtune.services.control import Ruling
 from tests.fakes import World
@@ -286,7 +287,7 @@ def test_a_launch_whose_execution_nobody_noted_is_repeated_when_its_lease_is_ove
     """Whoever dispatched it died, or lost the store, after the execution was created."""
     job_id = world.submit()
     with monkeypatch.context() as dying:
-        dying.setattr("gemtune.jobs.job.launch_started", lambda *args: 1 / 0)
+        dying.setattr("gemtune.jobs.launches.launch_started", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             world.services.dispatch.launch(job_id)
     world.services.dispatch.launch(job_id)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from gemtune.clock import SystemClock
-from gemtune.jobs.job import Claim, Job, Mark, Step
+from gemtune.jobs.record import Claim, Job, Mark
+from gemtune.jobs.status import Step
 from gemtune.request.spec import Spec
 from tests import rows, tiny_gemma
 from tests.fakes import World

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gemtune.jobs.job import Step
+from gemtune.jobs.status import Step
 from tests.trainer.conftest import Bench
 from tests.trainer.test_grpo import HAS_AN_E, grpo_bench
 from tests.trainer.test_relay import history, same_training

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gemtune.jobs.job import Step
+from gemtune.jobs.status import Step
 from gemtune.request.rl_spec import DpoConfig, DpoLoss
 from gemtune.request.spec import Spec
 from tests import preference_rows, rows, tiny_gemma

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gemtune.jobs.job import Step
+from gemtune.jobs.status import Step
 from tests.trainer.conftest import Bench
 from tests.trainer.test_dpo import dpo_bench
 from tests.trainer.test_relay import history, same_training

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gemtune.jobs.job import Step
+from gemtune.jobs.status import Step
 from tests import rows
 from tests.trainer.conftest import Bench
 

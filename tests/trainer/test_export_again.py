@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from gemtune.errors import StepError
-from gemtune.jobs.job import Claim, Failure, Step
+from gemtune.jobs.record import Claim, Failure
+from gemtune.jobs.status import Step
 from gemtune.request.parsing import read_export
 from gemtune.services.create_job import Submission
 from tests.trainer import hub_server

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from gemtune.errors import StepError
-from gemtune.jobs.job import Step
+from gemtune.jobs.status import Step
 from gemtune.request.rl_spec import GrpoConfig, GrpoLoss
 from gemtune.request.spec import Spec
 from tests import preference_rows, rows

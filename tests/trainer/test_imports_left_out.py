@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from gemtune.jobs.job import Step
+from gemtune.jobs.status import Step
 from gemtune.request.spec import Spec, TrainingConfig
 from tests.trainer.conftest import Bench
 from trainer.process import imports
 
 PROGRAM = """
 import gc, sys
-from gemtune.jobs.job import Step
+from gemtune.jobs.status import Step
 from gemtune.request.spec import Spec
 from trainer.process.imports import leave_out_unused, quickly
 leave_out_unused(Step.TRAIN, Spec.model_validate_json(sys.argv[1]))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gemtune.jobs.job import Step
+from gemtune.jobs.status import Step
 from gemtune.request.spec import Spec, TrainingConfig
 from tests.trainer.conftest import Bench
 from tests.trainer.test_relay import history

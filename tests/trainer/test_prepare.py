@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gemtune.errors import StepError
-from gemtune.jobs.job import Step
+from gemtune.jobs.status import Step
 from tests import rows
 from tests.trainer.conftest import Bench
 from trainer.context import StopRequested

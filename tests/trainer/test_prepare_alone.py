@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemtune.jobs.job import Step
+from gemtune.jobs.status import Step
 from tests.trainer.conftest import Bench
 from trainer.rows.prepared import histogram
 
@@ -21,7 +21,7 @@ ALONE = """
 import sys
 from pathlib import Path
 sys.modules["torch"] = None  # importing it is an error from here on
-from gemtune.jobs.job import Step
+from gemtune.jobs.status import Step
 from tests.trainer.conftest import Bench
 bench = Bench(Path(sys.argv[1]), Path(sys.argv[2]), eval_strategy="epoch")
 bench.services.buckets.data.delete("processed_datasets/chats/eval.jsonl")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gemtune.errors import StepError
-from gemtune.jobs.job import Step
+from gemtune.jobs.status import Step
 from gemtune.machines import choice
 from gemtune.machines.choice import Machine
 from gemtune.machines.memory import GPU_FIXED_GIB

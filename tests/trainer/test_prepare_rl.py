@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gemtune.errors import StepError
-from gemtune.jobs.job import Step
+from gemtune.jobs.status import Step
 from tests import preference_rows, rows
 from tests.trainer.conftest import Bench
 from trainer.rows.prepared import read_tokens

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from gemtune.jobs.job import Step
+from gemtune.jobs.status import Step
 from gemtune.request.spec import Spec
 from tests import rows
 from tests.trainer.conftest import Bench

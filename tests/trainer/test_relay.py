@@ -17,7 +17,7 @@ import torch
 from gemtune.clock import SystemClock
 from gemtune.embedded.folder_objects import FolderObjects
 from gemtune.handlers.loss_history import loss_history
-from gemtune.jobs.job import Step
+from gemtune.jobs.status import Step
 from tests.trainer.conftest import Bench
 from tests.trainer.test_train import adapter, after_steps
 from trainer.__main__ import _guarded as guarded

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gemtune.jobs.job import Step
+from gemtune.jobs.status import Step
 from gemtune.request.rl_spec import DpoConfig, GrpoConfig
 from gemtune.request.spec import Spec
 from tests import rows

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from gemtune.jobs.job import Step
+from gemtune.jobs.status import Step
 from tests import tiny_gemma
 from tests.trainer.conftest import Bench
 from tests.trainer.test_on_cpu import model

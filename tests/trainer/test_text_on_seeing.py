@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gemtune.jobs.job import Step
+from gemtune.jobs.status import Step
 from tests import rows
 from tests.trainer.conftest import Bench
 from tests.trainer.test_metrics import independent

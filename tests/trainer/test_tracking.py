@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gemtune.jobs.job import Step
+from gemtune.jobs.status import Step
 from tests.trainer.conftest import Bench
 from tests.trainer.test_train import after_steps
 from tests.trainer.wandb_server import WandbServer, wandb_server

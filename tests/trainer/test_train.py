@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from gemtune.clock import SystemClock
 from gemtune.errors import StaleAttempt, StaleClaim, StepError
-from gemtune.jobs.job import Step
+from gemtune.jobs.status import Step
 from tests.trainer.conftest import Bench
 from tests.trainer.test_metrics import independent
 from trainer.rows.encoder import Encoded

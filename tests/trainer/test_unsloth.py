@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from gemtune.errors import RequestRefused
 from gemtune.handlers.loss_history import loss_history
-from gemtune.jobs.job import Step
+from gemtune.jobs.status import Step
 from tests import preference_rows, rows
 from tests.fakes import World
 from tests.trainer.conftest import Bench

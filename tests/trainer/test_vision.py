@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from gemtune.errors import RequestRefused
-from gemtune.jobs.job import Step
+from gemtune.jobs.status import Step
 from tests import rows
 from tests.trainer.conftest import Bench
 from tests.trainer.test_metrics import independent_of

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from gemtune.handlers.answers import JobStatus
-from gemtune.jobs.job import Job, Status, Step, StepRecord
+from gemtune.jobs.record import Job, StepRecord
+from gemtune.jobs.status import Status, Step
 from gemtune.machines import cost
 from gemtune.machines.choice import CPU_STEPS, MACHINES
 

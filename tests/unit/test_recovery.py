@@ -7,7 +7,7 @@ import json
 import pytest
 
 from gemtune.embedded.executions import EmbeddedLauncher
-from gemtune.jobs.job import Claim
+from gemtune.jobs.record import Claim
 from gemtune.local_server.recovery import recover
 from tests.fakes import World
 

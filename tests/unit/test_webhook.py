@@ -18,7 +18,7 @@ import trustme
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from gemtune.errors import AddressNotAllowed
-from gemtune.webhooks import destinations
+from gemtune.webhooks import destinations, signing
 from gemtune.webhooks.pinned_http import post
 from tests.fakes import World
 
@@ -65,9 +65,9 @@ def receiver() -> Iterator[Receiver]:
 
 
 def test_the_standards_own_verifier_takes_a_signature_and_refuses_a_changed_body() -> None:
-    key = destinations.KEY_PREFIX + base64.b64encode(bytes(32)).decode()
+    key = signing.KEY_PREFIX + base64.b64encode(bytes(32)).decode()
     body = json.dumps({"type": "job_completed", "text": "ü"}).encode()
-    headers = dict(destinations.signed_headers(key, event_id="training_x_5", at=datetime.now(UTC), body=body))
+    headers = dict(signing.signed_headers(key, event_id="training_x_5", at=datetime.now(UTC), body=body))
     assert Webhook(key).verify(body, headers) == json.loads(body)
     for broken in ({"webhook-id": "training_x_6"}, {"webhook-timestamp": str(int(headers["webhook-timestamp"]) + 1)}):
         with pytest.raises(WebhookVerificationError):
@@ -77,10 +77,10 @@ def test_the_standards_own_verifier_takes_a_signature_and_refuses_a_changed_body
 
 
 def test_the_key_is_made_once_and_stays(world: World) -> None:
-    key = destinations.key(world.services.secrets)
+    key = signing.key(world.services.secrets)
     assert key.startswith("whsec_")
     assert len(base64.b64decode(key.removeprefix("whsec_"))) == 32
-    assert destinations.key(world.services.secrets) == key
+    assert signing.key(world.services.secrets) == key
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gemtune.errors import StepError
-from gemtune.jobs.job import Parity
+from gemtune.jobs.record import Parity
 from gemtune.request.spec import Spec
 from trainer.certificate.held_out_rows import Questions
 from trainer.export.trained_weights import TrainedWeights

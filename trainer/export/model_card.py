@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from datetime import datetime
 
-from gemtune.jobs.job import Artifact, Job, Metrics, Parity
+from gemtune.jobs.record import Artifact, Job, Metrics, Parity
 from gemtune.request.spec import Spec
 from trainer.export.usage import how_to_run
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemtune.jobs.job import Step
+from gemtune.jobs.status import Step
 from trainer.base_model import location
 from trainer.context import Context
 from trainer.export import tokenizer_files

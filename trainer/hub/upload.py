@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gemtune.errors import StepError
-from gemtune.jobs.job import Artifact
+from gemtune.jobs.record import Artifact
 from trainer.base_model import hub_download
 from trainer.context import Context
 from trainer.hub import card

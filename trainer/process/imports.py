@@ -13,7 +13,7 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from typing import Any
 
-from gemtune.jobs.job import Step
+from gemtune.jobs.status import Step
 from gemtune.request.spec import Spec
 from trainer.process import torch_parts
 

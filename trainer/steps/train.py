@@ -14,7 +14,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from gemtune.errors import ObjectNotFound
-from gemtune.jobs.job import Figures, Metrics, Step
+from gemtune.jobs.record import Figures, Metrics
+from gemtune.jobs.status import Step
 from gemtune.request.rl_spec import DpoConfig, GrpoConfig
 from gemtune.request.spec import Spec, TrainingConfig
 from trainer.base_model import location

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gemtune.errors import GemtuneError, ObjectNotFound
-from gemtune.jobs.job import Artifact
+from gemtune.jobs.record import Artifact
 from gemtune.ports import Objects
 
 NAME = "manifest.json"

@@ -13,7 +13,7 @@ from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from gemtune.jobs.job import Figures
+from gemtune.jobs.record import Figures
 from gemtune.request import rl_spec
 from gemtune.request.spec import TrainingConfig
 from trainer.model.engines import Loaded

@@ -13,7 +13,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from gemtune.errors import StepError
-from gemtune.jobs.job import Figures
+from gemtune.jobs.record import Figures
 from gemtune.request import rl_spec
 from gemtune.request.spec import TrainingConfig
 from trainer.model.engines import Loaded

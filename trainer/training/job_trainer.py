@@ -13,7 +13,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
 
 from gemtune.errors import StepError
-from gemtune.jobs.job import Figures
+from gemtune.jobs.record import Figures
 from gemtune.request.spec import TrainingConfig
 from trainer.model.on_cpu.primitive_cache import keep_less_code
 from trainer.process import imports

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gemtune.jobs.job import Figures
+from gemtune.jobs.record import Figures
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from gemtune.jobs.job import Figures, Progress
+from gemtune.jobs.record import Figures, Progress
 from gemtune.ports import Clock, Objects
 from trainer.training.tracking import Tracking
 

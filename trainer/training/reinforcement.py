@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, Trainer
 
-from gemtune.jobs.job import Figures
+from gemtune.jobs.record import Figures
 from gemtune.request.spec import TrainingConfig
 from trainer.conversation.chat_template import OWN_END_OF_TURN
 from trainer.model.engines import Loaded

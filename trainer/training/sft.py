@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainingArguments
 
-from gemtune.jobs.job import Figures
+from gemtune.jobs.record import Figures
 from gemtune.request.spec import TrainingConfig
 from trainer.model import gradient_checkpointing, row_attention
 from trainer.model.engines import Loaded

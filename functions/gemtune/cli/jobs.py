@@ -90,7 +90,7 @@ def delete(connection: Connection, job_id: str) -> None:
 
 
 def _print_job(job: dict[str, Any]) -> None:
-    from gemtune.jobs.job import Figures
+    from gemtune.jobs.record import Figures
 
     for name in (
         "job_id",

@@ -16,7 +16,7 @@ from gemtune.errors import BadSetting
 from gemtune.ports import Topic
 from gemtune.request import parsing
 from gemtune.services.job_secrets import REFERENCE, USER_PREFIX
-from gemtune.webhooks import destinations
+from gemtune.webhooks import signing
 
 LOOK_SECONDS = 0.2
 
@@ -90,7 +90,7 @@ def secret(name: str) -> None:
 @click.command("webhook-key")
 def webhook_key() -> None:
     """Show the key that webhooks are signed with; whoever verifies them needs it."""
-    click.echo(destinations.key(services().secrets))
+    click.echo(signing.key(services().secrets))
 
 
 @click.command()

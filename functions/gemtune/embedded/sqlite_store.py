@@ -16,9 +16,10 @@ from pydantic import ValidationError
 from gemtune.embedded.database import Database
 from gemtune.embedded.sqlite_bus import enqueue
 from gemtune.errors import BadPageToken, JobNotFound, JobWasDeleted, RecordUnreadable, VersionConflict
-from gemtune.jobs import job as jobs
+from gemtune.jobs import steps
 from gemtune.jobs.events import Event
-from gemtune.jobs.job import UNFINISHED, Job, JobSummary, Mark, Progress, Status
+from gemtune.jobs.record import Job, JobSummary, Mark, Progress
+from gemtune.jobs.status import UNFINISHED, Status
 from gemtune.ports import Change, Clock, Created, Page
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class SqliteStore:
 
     def record_progress(self, job_id: str, mark: Mark, progress: Progress | None, at: datetime) -> None:
         with self._database.write() as connection:
-            job = jobs.heartbeat(self._get(connection, job_id), mark, progress, at)
+            job = steps.heartbeat(self._get(connection, job_id), mark, progress, at)
             self._save(connection, job)
 
     def raise_published(self, job_id: str, seq: int) -> None:

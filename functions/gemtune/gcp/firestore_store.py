@@ -27,9 +27,10 @@ from google.cloud.firestore_v1.base_query import FieldFilter
 from pydantic import ValidationError
 
 from gemtune.errors import BadPageToken, JobNotFound, JobWasDeleted, RecordUnreadable, VersionConflict
-from gemtune.jobs import job as jobs
+from gemtune.jobs import changes, steps
 from gemtune.jobs.events import Event
-from gemtune.jobs.job import UNFINISHED, Job, JobSummary, Mark, Progress, Status
+from gemtune.jobs.record import Job, JobSummary, Mark, Progress
+from gemtune.jobs.status import UNFINISHED, Status
 from gemtune.ports import Change, Clock, Created, Page
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class FirestoreStore:
         return _read(self._snapshot(job_id))
 
     def update(self, job_id: str, change: Change, *, version: int | None = None) -> Job:
-        def decide(before: Job) -> jobs.Changed:
+        def decide(before: Job) -> changes.Changed:
             if version is not None and before.version != version:
                 raise VersionConflict(f"job {job_id!r} is at version {before.version}, not {version}")
             after, events = change(before)
@@ -97,10 +98,10 @@ class FirestoreStore:
         return self._change(job_id, decide)
 
     def record_progress(self, job_id: str, mark: Mark, progress: Progress | None, at: datetime) -> None:
-        self._change(job_id, lambda job: (jobs.heartbeat(job, mark, progress, at), ()))
+        self._change(job_id, lambda job: (steps.heartbeat(job, mark, progress, at), ()))
 
     def raise_published(self, job_id: str, seq: int) -> None:
-        def decide(job: Job) -> jobs.Changed:
+        def decide(job: Job) -> changes.Changed:
             return (job.model_copy(update={"published_seq": seq}) if seq > job.published_seq else job), ()
 
         self._change(job_id, decide)

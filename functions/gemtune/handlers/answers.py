@@ -9,19 +9,8 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from gemtune.jobs.events import Event
-from gemtune.jobs.job import (
-    Artifact,
-    Attempt,
-    Failure,
-    Job,
-    JobSummary,
-    Metrics,
-    Parity,
-    Progress,
-    Status,
-    Step,
-    StepRecord,
-)
+from gemtune.jobs.record import Artifact, Attempt, Failure, Job, JobSummary, Metrics, Parity, Progress, StepRecord
+from gemtune.jobs.status import Status, Step
 from gemtune.machines import cost
 from gemtune.machines.choice import LOCAL
 

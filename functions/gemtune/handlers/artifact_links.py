@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 from gemtune.handlers.answers import ArtifactLink
-from gemtune.jobs.job import Artifact, Job
+from gemtune.jobs.record import Artifact, Job
 from gemtune.ports import Objects
 
 # Each signature may be a call of its own, which waits for the network.

@@ -10,7 +10,8 @@ import flask
 from pydantic import BaseModel, Field, ValidationError
 
 from gemtune.bootstrap import Services
-from gemtune.jobs.job import Claim, Step
+from gemtune.jobs.record import Claim
+from gemtune.jobs.status import Step
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from gemtune import VERSION
 from gemtune.handlers.answers import ErrorAnswer
-from gemtune.jobs.job import Status
+from gemtune.jobs.status import Status
 
 if TYPE_CHECKING:
     from gemtune.handlers.http_api import Endpoint

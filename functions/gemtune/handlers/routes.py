@@ -9,7 +9,7 @@ from gemtune.errors import Problem, RequestRefused
 from gemtune.handlers import answers
 from gemtune.handlers.artifact_links import artifact_links
 from gemtune.handlers.loss_history import loss_history
-from gemtune.jobs.job import Status
+from gemtune.jobs.status import Status
 from gemtune.request import parsing as requests
 from gemtune.request.parsing import Reading, Request
 from gemtune.services.create_job import Submission

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from gemtune.jobs.job import Job, Step
+from gemtune.jobs.record import Job
+from gemtune.jobs.status import Step
 from gemtune.machines.choice import CPU_STEPS, MACHINES, Machine
 
 PRICES = Path(__file__).parent / "prices.json"

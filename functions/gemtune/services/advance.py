@@ -7,8 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from gemtune.errors import SecretNotFound
-from gemtune.jobs import job as jobs
-from gemtune.jobs.job import Artifact, Claim, Failure, Job, Mark, Metrics, Parity, Progress, Step
+from gemtune.jobs import changes, steps
+from gemtune.jobs.record import Artifact, Claim, Failure, Job, Mark, Metrics, Parity, Progress
+from gemtune.jobs.status import Step
 from gemtune.ports import Clock, JobStore, Secrets
 from gemtune.services.job_secrets import SECRET_TTL, own_secrets
 
@@ -26,7 +27,7 @@ class Advance:
         Raises JobNotFound, and StaleClaim when the job is over or another execution has it.
         """
         now = self.clock.now()
-        job = self.store.update(job_id, lambda job: jobs.step_begun(job, step, claim, execution=execution, at=now))
+        job = self.store.update(job_id, lambda job: steps.step_begun(job, step, claim, execution=execution, at=now))
         if job.steps[step].state == "done":
             return None
         for name in own_secrets(job):
@@ -49,28 +50,28 @@ class Advance:
     def checkpointed(self, job_id: str, mark: Mark, *, train_step: int) -> None:
         """A whole checkpoint of this train_step lies in the objects store. Raises like heartbeat."""
         now = self.clock.now()
-        self.store.update(job_id, lambda job: jobs.checkpointed(job, mark, train_step=train_step, at=now))
+        self.store.update(job_id, lambda job: steps.checkpointed(job, mark, train_step=train_step, at=now))
 
     def tracked(self, job_id: str, mark: Mark, *, wandb_url: str) -> None:
         """W&B shows the training there. Raises like heartbeat."""
-        self.store.update(job_id, lambda job: jobs.tracked(job, mark, wandb_url=wandb_url))
+        self.store.update(job_id, lambda job: steps.tracked(job, mark, wandb_url=wandb_url))
 
     def recorded(self, job_id: str, mark: Mark, artifacts: Sequence[Artifact]) -> None:
         """These files are whole, whatever becomes of the rest of the step. Raises like heartbeat."""
-        self.store.update(job_id, lambda job: jobs.recorded(job, mark, artifacts))
+        self.store.update(job_id, lambda job: steps.recorded(job, mark, artifacts))
 
     def stopped(self, job_id: str, mark: Mark, *, cause: str) -> None:
         """The attempt ends unfinished, at a checkpoint or by a crash, and may be tried again. Raises like heartbeat."""
         now = self.clock.now()
-        self.store.update(job_id, lambda job: jobs.step_stopped(job, mark, cause=cause, at=now))
+        self.store.update(job_id, lambda job: steps.step_stopped(job, mark, cause=cause, at=now))
 
     def failed(self, job_id: str, mark: Mark, failure: Failure) -> None:
         """The job fails for good. Raises like heartbeat."""
         now = self.clock.now()
 
-        def change(job: Job) -> jobs.Changed:
-            jobs.check_mark(job, mark)
-            return jobs.failed(job, failure, at=now)
+        def change(job: Job) -> changes.Changed:
+            steps.check_mark(job, mark)
+            return changes.failed(job, failure, at=now)
 
         self.store.update(job_id, change)
 
@@ -94,4 +95,4 @@ class Advance:
         results: dict[str, object] = {name: value for name, value in given.items() if value is not None}
         if artifacts is not None:
             results["artifacts"] = tuple(artifacts)
-        self.store.update(job_id, lambda job: jobs.step_done(job, mark, at=now, **results))
+        self.store.update(job_id, lambda job: steps.step_done(job, mark, at=now, **results))

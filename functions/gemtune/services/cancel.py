@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from gemtune.jobs import job as jobs
-from gemtune.jobs.job import Job
+from gemtune.jobs import changes
+from gemtune.jobs.record import Job
 from gemtune.ports import Clock, JobStore, Launcher
 
 log = logging.getLogger(__name__)
@@ -23,11 +23,11 @@ class Cancel:
         now = self.clock.now()
         running: list[str] = []
 
-        def change(job: Job) -> jobs.Changed:
+        def change(job: Job) -> changes.Changed:
             here = job.running_step
             execution = None if here is None else job.steps[here].execution
             running[:] = [] if execution is None else [execution]
-            return jobs.cancelled(job, at=now)
+            return changes.cancelled(job, at=now)
 
         job = self.store.update(job_id, change)
         try:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gemtune.errors import JobNotFound, StaleClaim
-from gemtune.jobs import job as jobs
-from gemtune.jobs.job import STEPS, Claim, Job, Status, Step
+from gemtune.jobs import changes, launches, steps
+from gemtune.jobs.record import Claim, Job
+from gemtune.jobs.status import STEPS, Status, Step
 from gemtune.ports import Clock, JobStore, StepJob
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class Control:
     def claim(self, job_id: str, claim: Claim) -> dict[Step, StepJob] | None:
         """Let an execution in: what it needs to run each step; None when it shall end quietly."""
         try:
-            job = self.store.update(job_id, lambda job: jobs.claimed(job, claim))
+            job = self.store.update(job_id, lambda job: launches.claimed(job, claim))
         except (StaleClaim, JobNotFound) as error:
             log.info("execution %s of launch %d ends quietly: %s", claim.execution, claim.launch, error)
             return None
@@ -52,13 +53,13 @@ class Control:
         record knows nothing better."""
         now = self.clock.now()
 
-        def judge(job: Job) -> jobs.Changed:
+        def judge(job: Job) -> changes.Changed:
             if job.is_over:
                 return job, ()
-            jobs.check_claim(job, claim)
+            launches.check_claim(job, claim)
             if job.steps[step].state == "done":
                 return job, ()
-            return jobs.judged(job, step, round=round, cause=error, at=now)
+            return steps.judged(job, step, round=round, cause=error, at=now)
 
         try:
             job = self.store.update(job_id, judge)

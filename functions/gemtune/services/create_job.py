@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal
 
 from gemtune.errors import BadIdempotencyKey, JobNotFound, JobWasDeleted, KeyReused
-from gemtune.jobs.job import Job, Status, accepted, key_hash
+from gemtune.jobs.changes import accepted
+from gemtune.jobs.record import Job, key_hash
+from gemtune.jobs.status import Status
 from gemtune.ports import Buckets, Clock, JobStore, Secrets
 from gemtune.redaction import looks_secret
 from gemtune.request.parsing import Reading, Request

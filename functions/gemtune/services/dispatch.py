@@ -18,8 +18,8 @@ from gemtune.errors import (
     Problem,
     RequestRefused,
 )
-from gemtune.jobs import job as jobs
-from gemtune.jobs.job import Job
+from gemtune.jobs import changes, launches
+from gemtune.jobs.record import Job
 from gemtune.ports import Bus, Clock, JobStore, Launcher, Topic
 from gemtune.redaction import redacted
 from gemtune.request import parsing
@@ -63,8 +63,8 @@ class Dispatch:
         now = self.clock.now()
         taken: list[int] = []
 
-        def take(job: Job) -> jobs.Changed:
-            after, events = jobs.launched(job, at=now, lease=LEASE)
+        def take(job: Job) -> changes.Changed:
+            after, events = launches.launched(job, at=now, lease=LEASE)
             taken[:] = [] if after is job else [after.launch.number]
             return after, events
 
@@ -78,9 +78,9 @@ class Dispatch:
         try:
             execution = self.launcher.start(job_id, launch)
         except Exception:
-            self.store.update(job_id, lambda job: jobs.launch_returned(job, launch))
+            self.store.update(job_id, lambda job: launches.launch_returned(job, launch))
             raise
-        self.store.update(job_id, lambda job: jobs.launch_started(job, launch, execution))
+        self.store.update(job_id, lambda job: launches.launch_started(job, launch, execution))
 
     def _job_of(self, message: bytes, *, key: str, owner: str) -> str:
         """The job id in a message, or that of the job its TrainRequest becomes."""

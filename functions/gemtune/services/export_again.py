@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from gemtune.errors import JobNotFound, NothingTrained
 from gemtune.jobs import ids as job_ids
-from gemtune.jobs.job import Job, steps_of_export
+from gemtune.jobs.changes import steps_of_export
+from gemtune.jobs.record import Job
 from gemtune.ports import Buckets, JobStore
 from gemtune.request.parsing import check_export
 from gemtune.request.spec import ExportRequest, Spec, request_hash

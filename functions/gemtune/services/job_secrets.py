@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from gemtune.jobs.job import Job
+from gemtune.jobs.record import Job
 
 OWN_PREFIX = "gemtune-job-"
 USER_PREFIX = "gemtune-user-"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from gemtune.errors import AddressNotAllowed, WebhookRefused
 from gemtune.jobs.events import Event
 from gemtune.ports import Clock, Secrets
-from gemtune.webhooks import destinations
+from gemtune.webhooks import destinations, signing
 
 Post = Callable[[str, bytes, Mapping[str, str]], int]
 
@@ -36,9 +36,7 @@ class Notify:
         body = event.model_dump_json().encode()
         # The same in every repetition, so that a receiver can tell one.
         event_id = f"{event.job_id}_{event.seq}"
-        headers = destinations.signed_headers(
-            destinations.key(self.secrets), event_id=event_id, at=self.clock.now(), body=body
-        )
+        headers = signing.signed_headers(signing.key(self.secrets), event_id=event_id, at=self.clock.now(), body=body)
         status = self.post(url, body, headers)
         if not 200 <= status < 300:
             raise WebhookRefused(status)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from gemtune import llama_cpp
 from gemtune.errors import ObjectNotFound, Problem, SecretNotFound, UnsafeName
 from gemtune.jobs import ids
-from gemtune.jobs.job import Job
+from gemtune.jobs.record import Job
 from gemtune.ports import Buckets, Bus, JobStore, Secrets, Topic
 from gemtune.request import base_model
 from gemtune.request.parsing import check

@@ -9,8 +9,10 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from gemtune.errors import JobNotFound, JobWasDeleted, RecordUnreadable, Stale, VersionConflict
-from gemtune.jobs import job as jobs
-from gemtune.jobs.job import RELAUNCHES, Failure, Job, Step
+from gemtune.jobs import changes, launches
+from gemtune.jobs.launches import RELAUNCHES
+from gemtune.jobs.record import Failure, Job
+from gemtune.jobs.status import Step
 from gemtune.ports import Buckets, Clock, ExecutionState, JobStore, Launcher, Secrets
 from gemtune.services.delete import TOMBSTONE
 from gemtune.services.dispatch import LEASE, Dispatch
@@ -79,7 +81,7 @@ class Sweep:
                 state = self.launcher.state(launch.execution)
                 if state is ExecutionState.ACTIVE:
                     return  # another one would only wait behind it
-                change = partial(jobs.launch_unclaimed, launch=launch.number, cause=str(state), at=now)
+                change = partial(launches.launch_unclaimed, launch=launch.number, cause=str(state), at=now)
                 if self.store.update(job.job_id, change).is_over:
                     return
                 log.warning("job %s is launched again: launch %d ended without a claim", job.job_id, launch.number)
@@ -103,10 +105,10 @@ class Sweep:
         if job.relaunches >= RELAUNCHES:
             message = f"its execution was lost {RELAUNCHES + 1} times, the last time by {cause}"
             failure = Failure(code="execution_lost", message=message, hint="see the workflow's log, then submit again")
-            self.store.update(job.job_id, lambda job: jobs.failed(job, failure, at=now), version=job.version)
+            self.store.update(job.job_id, lambda job: changes.failed(job, failure, at=now), version=job.version)
             return
         lease = now + LEASE
-        change = partial(jobs.relaunched, at=now, lease_until=lease, cause=cause)
+        change = partial(launches.relaunched, at=now, lease_until=lease, cause=cause)
         relaunched = self.store.update(job.job_id, change, version=job.version)
         log.warning("job %s is launched again: %s", job.job_id, cause)  # stuck jobs are counted by this line
         self._stop(job)

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Protocol
 
 from gemtune.errors import JobNotFound, Stale
-from gemtune.jobs.job import Figures, Progress
+from gemtune.jobs.record import Figures, Progress
 from trainer.context import Context
 
 

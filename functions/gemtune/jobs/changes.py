@@ -1,0 +1,91 @@
+"""Changes of a job as a whole: accepted, moved, failed, cancelled. Pure: time comes in as an argument."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from gemtune.errors import IllegalMove, JobIsOver, JobIsRunning, NothingTrained
+from gemtune.jobs.events import Event
+from gemtune.jobs.record import ATTEMPTS_KEPT, Attempt, Failure, Job, StepRecord
+from gemtune.jobs.status import MOVES, STEPS, Status, Step
+
+Changed = tuple[Job, Sequence[Event]]
+
+
+def accepted(job: Job) -> Changed:
+    """A new job with its first event."""
+    origin = {} if job.parent_job_id is None else {"parent_job_id": job.parent_job_id}
+    return with_event(job, "job_queued", job.created_at, **origin)
+
+
+def steps_of_export(parent: Job) -> Mapping[Step, StepRecord]:
+    """The steps of a job that exports again what `parent` trained: all but the export are done. Their attempts say
+    where in the parent's folder their results lie. Raises JobIsRunning, NothingTrained."""
+    if not parent.is_over:
+        raise JobIsRunning(parent.job_id, parent.status)
+    if not parent.has_trained:
+        raise NothingTrained(parent.job_id)
+    brought = {
+        step: StepRecord(state="done", attempt=parent.steps[step].attempt) for step in (Step.PREPARE, Step.TRAIN)
+    }
+    return {**brought, Step.EXPORT: StepRecord()}
+
+
+def moved(job: Job, to: Status, *, at: datetime, **details: Any) -> Changed:
+    """The job after one move, and the event that tells of it. Raises IllegalMove."""
+    untrained = (job.status, to) == (Status.QUEUED, Status.EXPORTING) and not job.has_trained
+    if untrained or to not in MOVES.get(job.status, frozenset()):
+        raise IllegalMove(job.job_id, job.status, to)
+    over = to not in MOVES
+    job = job.model_copy(
+        update={
+            "status": to,
+            "started_at": job.started_at or (None if over else at),
+            "finished_at": at if over else None,
+        }
+    )
+    return with_event(job, f"job_{to}", at, **details)
+
+
+def failed(job: Job, failure: Failure, *, at: datetime) -> Changed:
+    """The job will not be tried again. Raises IllegalMove when it is over."""
+    for step in STEPS:
+        if job.steps[step].state == "running":
+            job = with_step(job, step, ended(job.steps[step], "failed", at, failure.code))
+    job = job.model_copy(update={"error": failure})
+    return moved(job, Status.FAILED, at=at, code=failure.code, message=failure.message)
+
+
+def cancelled(job: Job, *, at: datetime) -> Changed:
+    """Raises JobIsOver."""
+    if job.is_over:
+        raise JobIsOver(job.job_id, job.status)
+    for step in STEPS:
+        if job.steps[step].state == "running":
+            job = with_step(job, step, ended(job.steps[step], "stopped", at, "cancelled"))
+    return moved(job, Status.CANCELLED, at=at)
+
+
+def ended(step: StepRecord, state: str, at: datetime, cause: str | None) -> StepRecord:
+    ran = (at - step.started_at).total_seconds() if step.started_at else 0.0
+    over = Attempt(attempt=step.attempt, seconds=round(ran, 3), cause=cause, checkpoint=step.checkpoint)
+    return step.model_copy(
+        update={
+            "state": state,
+            "heartbeat_at": at,
+            "seconds": round(step.seconds + ran, 3),
+            "cause": cause,
+            "attempts": (*step.attempts, over)[-ATTEMPTS_KEPT:],
+        }
+    )
+
+
+def with_step(job: Job, step: Step, record: StepRecord) -> Job:
+    return job.model_copy(update={"steps": {**job.steps, step: record}})
+
+
+def with_event(job: Job, type: str, at: datetime, **details: Any) -> Changed:
+    event = Event(job_id=job.job_id, seq=job.last_seq + 1, type=type, status=job.status, at=at, details=details)
+    return job.model_copy(update={"last_seq": event.seq}), (event,)

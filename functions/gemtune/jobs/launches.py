@@ -1,0 +1,79 @@
+"""Launches of a job: which workflow execution may run it. Pure: time comes in as an argument."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from gemtune.errors import StaleClaim
+from gemtune.jobs.changes import Changed, failed, with_event
+from gemtune.jobs.record import Claim, Failure, Job, Launch
+
+# Launches after the first one that `sweep` may start for a job.
+RELAUNCHES = 3
+
+
+# Launches in a row whose executions end without having claimed the job, before it fails.
+UNCLAIMED_LAUNCHES = 6
+
+
+def launched(job: Job, *, at: datetime, lease: timedelta) -> Changed:
+    """Take the next launch number, unless a launch is under way, has the job claimed, or the job is over. The lease is
+    twice as long after each launch that nobody claimed: what was broken may be mended by then."""
+    here = job.launch
+    leased = here.lease_until is not None and at < here.lease_until
+    if job.is_over or leased or here.execution is not None or job.claim is not None:
+        return job, ()
+    lease_until = at + lease * 2**here.unclaimed
+    launch = Launch(number=here.number + 1, lease_until=lease_until, unclaimed=here.unclaimed)
+    return job.model_copy(update={"launch": launch}), ()
+
+
+def launch_started(job: Job, launch: int, execution: str) -> Changed:
+    """Remember the execution of a launch."""
+    if job.is_over or job.launch.number != launch:
+        return job, ()
+    return job.model_copy(update={"launch": job.launch.model_copy(update={"execution": execution})}), ()
+
+
+def launch_returned(job: Job, launch: int) -> Changed:
+    """Give up a launch whose execution could not be started."""
+    if job.launch.number != launch or job.claim is not None:
+        return job, ()
+    return job.model_copy(update={"launch": Launch(number=launch, unclaimed=job.launch.unclaimed)}), ()
+
+
+def launch_unclaimed(job: Job, launch: int, *, cause: str, at: datetime) -> Changed:
+    """Give up a launch whose execution ended without a claim; fail the job when too many in a row did."""
+    if job.is_over or job.launch.number != launch or job.claim is not None:
+        return job, ()
+    unclaimed = job.launch.unclaimed + 1
+    job = job.model_copy(update={"launch": Launch(number=launch, unclaimed=unclaimed)})
+    if unclaimed < UNCLAIMED_LAUNCHES:
+        return job, ()
+    message = f"{unclaimed} executions of the workflow ended before they took the job up, the last one as {cause}"
+    hint = "the request is not at fault: see the logs of the workflow and of control, mend the service, submit again"
+    return failed(job, Failure(code="never_taken_up", message=message, hint=hint), at=at)
+
+
+def relaunched(job: Job, *, at: datetime, lease_until: datetime, cause: str) -> Changed:
+    """Take the job from the execution that has it, for a new launch; its steps resume."""
+    launch = Launch(number=job.launch.number + 1, lease_until=lease_until)
+    job = job.model_copy(update={"claim": None, "launch": launch, "relaunches": job.relaunches + 1})
+    return with_event(job, "job_relaunched", at, launch=job.launch.number, cause=cause)
+
+
+def claimed(job: Job, claim: Claim) -> Changed:
+    """Let one execution of the current launch in. The same execution may come again. Raises StaleClaim."""
+    if job.is_over or claim.launch != job.launch.number or job.claim not in (None, claim):
+        raise StaleClaim(f"launch {claim.launch} of job {job.job_id!r} is not the one that may run it")
+    if job.claim == claim:
+        return job, ()
+    return job.model_copy(update={"claim": claim}), ()
+
+
+def check_claim(job: Job, claim: Claim) -> None:
+    """Raises StaleClaim when the job is over or another execution has it."""
+    if job.is_over:
+        raise StaleClaim(f"job {job.job_id!r} is {job.status}")
+    if job.claim != claim:
+        raise StaleClaim(f"job {job.job_id!r} belongs to another execution")
