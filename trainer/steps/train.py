@@ -138,7 +138,7 @@ def _make(
 def _trainer_module(config: TrainingConfig) -> ModuleType:
     """Each imports what it needs, since TRL takes seconds."""
     names = {GrpoConfig: "grpo", DpoConfig: "dpo", type(None): "sft"}
-    return importlib.import_module(f"trainer.{names[type(config.rl_config)]}")
+    return importlib.import_module(f"trainer.training.{names[type(config.rl_config)]}")
 
 
 @dataclass
