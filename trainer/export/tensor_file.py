@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
+
+from trainer.store.file_writer import FileWriter
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +23,7 @@ ALIGNMENT = 8
 ROOM = 160
 
 
-class TensorFile:
+class TensorFile(FileWriter):
     """A safetensors file in the making; it is whole after the `with` block. names: all that will be added, for the
     header's size; fewer may be."""
 
@@ -32,18 +33,6 @@ class TensorFile:
         self._file.seek(8 + self._room)
         self._entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         self._offset = 0
-
-    def __enter__(self) -> TensorFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if error is None:
-                self._finish()
-        finally:
-            self._file.close()
 
     def add(self, name: str, tensor: torch.Tensor) -> int:
         """Write a tensor whose bytes are a multiple of ALIGNMENT or come after all others; return how many."""
@@ -61,6 +50,9 @@ class TensorFile:
         }
         self._offset += size
         return size
+
+    def _close(self) -> None:
+        self._file.close()
 
     def _finish(self) -> None:
         header = json.dumps(self._entries, separators=(",", ":")).encode()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 from trainer.conversation.dataset_files import Refused
 from trainer.conversation.messages import BadRow, Messages, pictures_in
 from trainer.pictures.decoding import kept
 from trainer.pictures.sources import PictureSource
+from trainer.store.file_writer import FileWriter
 
 # A row can hold no more. Long before, max_seq_length runs out: Gemma 3 spends 260 tokens on a picture.
 MAX_A_ROW = 32
@@ -18,7 +18,7 @@ MAX_A_ROW = 32
 BATCH_BYTES = 16 * 1024 * 1024
 
 
-class Album:
+class Album(FileWriter):
     """Checks pictures and writes them. size: width and height of what the model sees, as far as that is fixed."""
 
     def __init__(self, path: Path, source: PictureSource, size: tuple[int, int] | None):
@@ -30,13 +30,10 @@ class Album:
         self._numbers: dict[bytes, int] = {}
         self._waiting: list[bytes] = []
 
-    def __enter__(self) -> Album:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def _finish(self) -> None:
         self._flush()
+
+    def _close(self) -> None:
         self._writer.close()
 
     def __len__(self) -> int:

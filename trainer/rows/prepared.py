@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from gemtune.request.rl_spec import GrpoConfig
 from gemtune.request.spec import TrainingConfig
+from trainer.store.file_writer import FileWriter
 
 # Rows of one Parquet row group: what is in memory at once.
 ROW_GROUP = 512
@@ -19,7 +19,7 @@ ANSWER = "answer"
 PICTURES = "pictures"
 
 
-class TokenFile:
+class TokenFile(FileWriter):
     """Writes encoded rows to a Parquet file: lists of int32 by name, and as a text what GRPO's answers are."""
 
     def __init__(self, path: Path, columns: Sequence[str] = COLUMNS):
@@ -30,13 +30,10 @@ class TokenFile:
         self._writer = pq.ParquetWriter(path, self._schema)
         self._waiting: list[Mapping[str, Any]] = []
 
-    def __enter__(self) -> TokenFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def _finish(self) -> None:
         self._flush()
+
+    def _close(self) -> None:
         self._writer.close()
 
     def add(self, row: Mapping[str, Any]) -> None:

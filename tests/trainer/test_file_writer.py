@@ -1,0 +1,58 @@
+"""Writers of files complete them at the end of a `with` block, and after an error do no more than close them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from trainer.rows.prepared import TokenFile
+from trainer.store.file_writer import FileWriter
+
+
+class Recorded(FileWriter):
+    """Notes what it is asked to do. full: completing it fails, as it does on a full disk."""
+
+    def __init__(self, *, full: bool = False):
+        self.calls: list[str] = []
+        self._full = full
+
+    def _finish(self) -> None:
+        self.calls.append("finish")
+        if self._full:
+            raise OSError("No space left on device")
+
+    def _close(self) -> None:
+        self.calls.append("close")
+
+
+def test_a_block_without_an_error_completes_the_file_and_closes_it() -> None:
+    with Recorded() as writer:
+        assert writer.calls == []
+    assert writer.calls == ["finish", "close"]
+
+
+def test_a_block_that_raises_closes_the_file_and_the_error_goes_through() -> None:
+    writer = Recorded()
+    with pytest.raises(KeyError), writer:
+        raise KeyError("of the block")
+    assert writer.calls == ["close"]
+
+
+def test_a_file_that_cannot_be_completed_is_closed() -> None:
+    writer = Recorded(full=True)
+    with pytest.raises(OSError, match="No space"), writer:
+        pass
+    assert writer.calls == ["finish", "close"]
+
+
+def test_rows_that_wait_when_a_block_raises_are_not_written(tmp_path: Path) -> None:
+    row = {"input_ids": [1, 2], "labels": [1, 2]}
+    with pytest.raises(KeyError), TokenFile(tmp_path / "rows.parquet") as file:
+        file.add(row)
+        raise KeyError("of the block")
+    assert pq.read_table(tmp_path / "rows.parquet").num_rows == 0
+    with TokenFile(tmp_path / "rows.parquet") as file:
+        file.add(row)
+    assert pq.read_table(tmp_path / "rows.parquet").to_pylist() == [row]
