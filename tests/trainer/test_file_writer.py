@@ -49,8 +49,9 @@ def test_a_file_that_cannot_be_completed_is_closed() -> None:
 
 def test_rows_that_wait_when_a_block_raises_are_not_written(tmp_path: Path) -> None:
     row = {"input_ids": [1, 2], "labels": [1, 2]}
-    with pytest.raises(KeyError), TokenFile(tmp_path / "rows.parquet") as file:
-        file.add(row)
+    interrupted = TokenFile(tmp_path / "rows.parquet")
+    interrupted.add(row)
+    with pytest.raises(KeyError), interrupted:
         raise KeyError("of the block")
     assert pq.read_table(tmp_path / "rows.parquet").num_rows == 0
     with TokenFile(tmp_path / "rows.parquet") as file:
