@@ -7,6 +7,7 @@ import os
 import sys
 
 from deploy import images, project, smoke
+from deploy.deployment import Deployment
 from deploy.tools import Refused
 
 
@@ -18,7 +19,7 @@ def main() -> int:
     try:
         if command == "smoke":
             return smoke.run(os.environ)
-        deployment = project.Deployment.from_environment(os.environ)
+        deployment = Deployment.from_environment(os.environ)
         calls = {
             "images": images.build, "plan": project.plan, "apply": project.apply, "destroy": project.destroy,
         }  # fmt: skip

@@ -7,12 +7,10 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from deploy.deployment import Deployment
 from deploy.tools import ROOT, Refused, need, outputs, read, terraform
-
-if TYPE_CHECKING:
-    from deploy.project import Deployment
 
 # The builds of torch that cloudbuild.yaml has a step for.
 IMAGES = ("cpu", "cu126", "cu130")

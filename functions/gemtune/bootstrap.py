@@ -96,9 +96,9 @@ class Services:
             from gemtune.gcp.workflows_launcher import WorkflowsLauncher
 
             return WorkflowsLauncher(self.settings)
-        from gemtune.embedded.executions import EmbeddedLauncher
+        from gemtune.embedded.sqlite_launcher import SqliteLauncher
 
-        return EmbeddedLauncher(self.database, clock=self.clock)
+        return SqliteLauncher(self.database, clock=self.clock)
 
     @cached_property
     def callers(self) -> Callers:
@@ -106,9 +106,9 @@ class Services:
             from gemtune.gcp.iam_callers import IamCallers
 
             return IamCallers(self.settings.gateway)
-        from gemtune.embedded.same_machine import SameMachine
+        from gemtune.embedded.localhost_callers import LocalhostCallers
 
-        return SameMachine(self.settings.service_owner)
+        return LocalhostCallers(self.settings.service_owner)
 
     # Use cases.
 
@@ -239,7 +239,7 @@ def services() -> Services:
     """The services of this process, by its environment."""
     settings = Settings.from_environment()
     if settings.on_gcp:
-        from gemtune.gcp.log_lines import log_to_stdout
+        from gemtune.log_lines import log_to_stdout
 
         log_to_stdout()
     return Services(settings)

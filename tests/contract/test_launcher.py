@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gemtune.embedded.executions import EmbeddedLauncher
+from gemtune.embedded.sqlite_launcher import SqliteLauncher
 from gemtune.ports import ExecutionState, Launcher
 from gemtune.settings import Settings
 from tests.conftest import GCP
@@ -18,7 +18,7 @@ from tests.fakes import World
 @pytest.fixture(params=["embedded", GCP])
 def launcher(request: pytest.FixtureRequest, world: World, tmp_path: Path) -> Iterator[Launcher]:
     if request.param == "embedded":
-        yield EmbeddedLauncher(world.services.database, clock=world.clock)
+        yield SqliteLauncher(world.services.database, clock=world.clock)
         return
     from gemtune.gcp.workflows_launcher import WorkflowsLauncher
     from tests.emulators.cloud_run import CloudRunStandIn

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deploy import images
-from deploy.project import Deployment
+from deploy.deployment import Deployment
 from tests.infra.stand_ins import OUTPUTS, PROJECT, REGION, REPOSITORY, ROOT, STATE, StandIns
 
 HERE = (f"PROJECT_ID={PROJECT}", f"REGION={REGION}")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from gemtune.gcp.log_lines import JsonLines
 from gemtune.jobs.record import Failure
 from gemtune.jobs.status import Step
+from gemtune.log_lines import JsonLines
 from gemtune.ports import ExecutionState
 from tests.fakes import World
 from tests.infra.planned import Planned

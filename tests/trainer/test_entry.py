@@ -13,6 +13,13 @@ from gemtune.jobs.status import Step
 from tests import rows
 from tests.trainer.conftest import Bench
 
+# Runs before the trainer does: finding the dataset raises.
+FIND_RAISES = """
+import trainer.conversation.dataset_files
+def find(*args): raise {}
+trainer.conversation.dataset_files.find = find
+"""
+
 
 def trainer(bench: Bench, step: str, *, launch: int = 1, code: str = "", job_id: str = "") -> tuple[int, str]:
     """Exit code and output; `code` runs in the process before the trainer does."""
@@ -71,7 +78,7 @@ def test_a_job_that_is_not_its_own_is_left_alone(ready: Bench) -> None:
 def test_a_crash_is_told_in_the_record_and_may_be_tried_again(
     ready: Bench, raised: str, exit_code: int, cause: str
 ) -> None:
-    code = f"import trainer.datasets\ndef find(*args): raise {raised}\ntrainer.datasets.find = find"
+    code = FIND_RAISES.format(raised)
     assert trainer(ready, "prepare", code=code)[0] == exit_code
     step = ready.job.steps[Step.PREPARE]
     assert (step.state, step.cause) == ("stopped", cause)
@@ -81,8 +88,7 @@ def test_a_crash_is_told_in_the_record_and_may_be_tried_again(
 
 
 def test_memory_that_was_not_enough_fails_with_what_to_do(ready: Bench) -> None:
-    code = "import trainer.datasets\ndef find(*args): raise MemoryError\ntrainer.datasets.find = find"
-    assert trainer(ready, "prepare", code=code)[0] == 1
+    assert trainer(ready, "prepare", code=FIND_RAISES.format("MemoryError"))[0] == 1
     assert ready.job.error is not None
     assert ready.job.error.code == "out_of_memory"
 

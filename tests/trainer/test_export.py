@@ -15,10 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gemtune import parent_death
 from gemtune.errors import StepError
 from gemtune.handlers.answers import JobStatus
 from gemtune.jobs.status import Step
+from gemtune.process import parent_death
 from tests import tiny_gemma
 from tests.trainer import without_training
 from tests.trainer.conftest import Bench

@@ -34,7 +34,7 @@ def convolutions_written(limit: str) -> int:
     are its own on every processor."""
     program = f"""
 import torch
-from trainer.model.on_cpu import kept_code
+from trainer.model.on_cpu import primitive_cache
 {limit}
 for _ in range(2):
     for height in range(33, 49):
@@ -52,7 +52,7 @@ def test_it_is_heeded_though_torch_is_imported_before() -> None:
     """The code of more shapes than are kept is written again when they come again."""
     with_room, without = (
         convolutions_written(""),
-        convolutions_written("kept_code.LEAST = 4; kept_code.keep_less_code(0)"),
+        convolutions_written("primitive_cache.LEAST = 4; primitive_cache.keep_less_code(0)"),
     )
     assert with_room > 0
     assert without == 2 * with_room

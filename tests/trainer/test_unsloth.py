@@ -211,7 +211,7 @@ assert unsloth.DEVICE_TYPE == "cpu"
 # Every class and function that TRL's own modules define, by what its code is; and whether ours are made of them.
 FINGERPRINT = """
 import hashlib, inspect, json, types
-from trainer import dpo, grpo
+from trainer.training import dpo, grpo
 from trl.models import utils as of_models
 from trl.trainer import dpo_config, dpo_trainer, grpo_config, grpo_trainer, utils
 assert dpo.DpoTrainer.__mro__[1] is dpo_trainer.DPOTrainer and dpo.DPOConfig is dpo_config.DPOConfig

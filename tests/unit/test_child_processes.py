@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from gemtune.embedded import child_process
 from gemtune.local_server.cloud_run_jobs import CloudRunJobs
 from gemtune.local_server.workflow_engine import WorkflowError
+from gemtune.process import children
 from tests.fakes import World
 
 SLEEP = "import time; time.sleep(60)"
@@ -77,7 +77,7 @@ def test_a_step_that_ends_badly_raises_what_the_workflow_can_catch(jobs: CloudRu
 def test_a_step_that_takes_too_long_is_ended(jobs: CloudRunJobs, world: World) -> None:
     with pytest.raises(WorkflowError, match="out of time"):
         jobs.run(call(SLEEP, timeout=1), check=go_on)
-    assert child_process.find(rows(world)[0]["pid"], rows(world)[0]["started"]) is None
+    assert children.find(rows(world)[0]["pid"], rows(world)[0]["started"]) is None
 
 
 def test_a_job_that_is_not_there_is_an_error_of_the_workflow(jobs: CloudRunJobs) -> None:
@@ -92,7 +92,7 @@ def test_a_living_child_of_a_server_that_died_is_adopted(
     import os
 
     process = child(SLEEP, **(dict(os.environ) | {"CLOUD_RUN_EXECUTION": "gemtune-train-local-x"}))
-    started = child_process.started_at(process.pid)
+    started = children.started_at(process.pid)
     arguments = json.dumps(call(SLEEP)["body"]["overrides"]["containerOverrides"][0]["args"])
     with world.services.database.write() as connection:
         known = (process.pid, started) if written_down else (None, None)
@@ -138,25 +138,25 @@ def test_what_gives_up_waiting_leaves_the_child_alone(jobs: CloudRunJobs, world:
     with pytest.raises(GivenUp):
         jobs.run(call(SLEEP), check=check)
     (row,) = rows(world)
-    process = child_process.find(row["pid"], row["started"])
+    process = children.find(row["pid"], row["started"])
     assert process is not None
     jobs.stop()
-    assert child_process.find(row["pid"], row["started"]) is None
+    assert children.find(row["pid"], row["started"]) is None
 
 
 def test_a_child_that_ignores_the_word_is_killed(child: Any) -> None:
     process = child("import signal, time; signal.signal(15, signal.SIG_IGN); print('x', flush=True); time.sleep(60)")
-    found = child_process.find(process.pid, child_process.started_at(process.pid))
+    found = children.find(process.pid, children.started_at(process.pid))
     assert found is not None
-    child_process.end(found, grace=0.5)
-    assert child_process.find(process.pid, child_process.started_at(process.pid)) is None
+    children.end(found, grace=0.5)
+    assert children.find(process.pid, children.started_at(process.pid)) is None
 
 
 def test_a_process_is_known_after_the_clock_was_set_by_a_second(child: Any) -> None:
     """Its start time is reckoned from that of boot, which Linux tells in whole seconds of the clock as it is now."""
     process = child(SLEEP)
-    started = child_process.started_at(process.pid)
+    started = children.started_at(process.pid)
     assert started is not None
     for error in (-1.0, 0.0, 1.0, 2.0):
-        assert child_process.find(process.pid, started + error) is not None
-    assert child_process.find(process.pid, started - 60) is None
+        assert children.find(process.pid, started + error) is not None
+    assert children.find(process.pid, started - 60) is None

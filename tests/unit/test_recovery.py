@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from gemtune.embedded.executions import EmbeddedLauncher
+from gemtune.embedded.sqlite_launcher import SqliteLauncher
 from gemtune.jobs.record import Claim
 from gemtune.local_server.recovery import recover
 from tests.fakes import World
@@ -27,7 +27,7 @@ def test_what_was_accepted_but_not_published_is_published(world: World, monkeypa
 def test_a_launch_without_its_execution_gets_it_and_one_with_it_gets_no_other(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    launcher = EmbeddedLauncher(world.services.database, clock=world.clock)
+    launcher = SqliteLauncher(world.services.database, clock=world.clock)
     world.services.__dict__["launcher"] = launcher
     cut_off, started = world.submit(), world.submit()
     with monkeypatch.context() as broken:

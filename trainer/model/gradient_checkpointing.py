@@ -98,8 +98,10 @@ def _dropout(model: Any) -> float:
 
 
 def _is_in_part(model: Any) -> bool:
+    from trainer.model.on_cpu import install
+
     parts = (getattr(module.__dict__.get("forward"), "func", None) for module in model.modules())
-    return any(getattr(part, "__module__", None) == "trainer.model.on_cpu.install" for part in parts)
+    return any(getattr(part, "__module__", None) == install.__name__ for part in parts)
 
 
 def _first_layer(model: Any) -> Any:

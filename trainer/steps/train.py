@@ -21,7 +21,8 @@ from gemtune.request.spec import Spec, TrainingConfig
 from trainer.base_model import location
 from trainer.context import Context
 from trainer.export import tokenizer_files
-from trainer.model.engines import Engine, Loaded, engine_of
+from trainer.model.engines import engine_of
+from trainer.model.engines.interface import Engine, Loaded
 from trainer.process.imports import quickly
 from trainer.store import checkpoints, manifest
 from trainer.training.progress import ProgressLog, rewards_in

@@ -16,7 +16,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from gemtune.jobs.record import Figures
 from gemtune.request import rl_spec
 from gemtune.request.spec import TrainingConfig
-from trainer.model.engines import Loaded
+from trainer.model.engines.interface import Loaded
 from trainer.rows.prepared import PICTURES
 from trainer.training.job_trainer import Hooks, attach
 from trainer.training.picture_batches import Sight

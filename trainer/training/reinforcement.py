@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, Trainer
 from gemtune.jobs.record import Figures
 from gemtune.request.spec import TrainingConfig
 from trainer.conversation.chat_template import OWN_END_OF_TURN
-from trainer.model.engines import Loaded
+from trainer.model.engines.interface import Loaded
 from trainer.model.hidden_states import predictions
 from trainer.model.loss_head import log_probabilities
 from trainer.rows.encoder import UNTRAINED

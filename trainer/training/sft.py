@@ -14,7 +14,7 @@ from transformers import Trainer, TrainingArguments
 from gemtune.jobs.record import Figures
 from gemtune.request.spec import TrainingConfig
 from trainer.model import gradient_checkpointing, row_attention
-from trainer.model.engines import Loaded
+from trainer.model.engines.interface import Loaded
 from trainer.model.hidden_states import predictions
 from trainer.model.loss_head import cross_entropy_sum
 from trainer.model.on_cpu.install import draws_alone

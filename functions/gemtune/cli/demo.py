@@ -17,9 +17,9 @@ from typing import Any
 
 import click
 
-from gemtune import parent_death
 from gemtune.cli.connection import Connection, Unreachable
 from gemtune.cli.follow import follow
+from gemtune.process import parent_death
 from gemtune.settings import Settings
 
 DATASET = "capitals"

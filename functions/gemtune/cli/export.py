@@ -8,7 +8,7 @@ import click
 
 from gemtune.cli import follow as following
 from gemtune.cli.connection import Connection
-from gemtune.services.job_secrets import REFERENCE, USER_PREFIX
+from gemtune.jobs.secret_names import REFERENCE, USER_PREFIX
 
 
 @click.command()

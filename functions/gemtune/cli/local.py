@@ -13,9 +13,9 @@ from gemtune.bootstrap import services
 from gemtune.cli import request_file
 from gemtune.cli.connection import REFUSED, Connection, print_problems
 from gemtune.errors import BadSetting
+from gemtune.jobs.secret_names import REFERENCE, USER_PREFIX
 from gemtune.ports import Topic
 from gemtune.request import parsing
-from gemtune.services.job_secrets import REFERENCE, USER_PREFIX
 from gemtune.webhooks import signing
 
 LOOK_SECONDS = 0.2

@@ -13,10 +13,10 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gemtune.embedded import child_process
 from gemtune.embedded.database import Database
 from gemtune.local_server.concurrency_slots import Turns
 from gemtune.local_server.workflow_engine import WorkflowError
+from gemtune.process import children
 from gemtune.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -61,8 +61,8 @@ class CloudRunJobs:
         """End every child, each with time for a checkpoint; their executions go on at the next start."""
         self._stopping.set()
         query = "SELECT pid, started FROM step_executions WHERE ended = 0"
-        found = [child_process.find(row["pid"], row["started"]) for row in self._database.read().execute(query)]
-        threads = [threading.Thread(target=child_process.end, args=(process,)) for process in found if process]
+        found = [children.find(row["pid"], row["started"]) for row in self._database.read().execute(query)]
+        threads = [threading.Thread(target=children.end, args=(process,)) for process in found if process]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -94,7 +94,7 @@ class CloudRunJobs:
                 start_new_session=True,
             )
         with self._database.write() as connection:
-            started = child_process.started_at(process.pid)
+            started = children.started_at(process.pid)
             connection.execute(
                 "UPDATE step_executions SET pid = ?, started = ? WHERE name = ?", (process.pid, started, name)
             )
@@ -107,9 +107,9 @@ class CloudRunJobs:
         for row in self._database.read().execute(query, (json.dumps(list(arguments)),)).fetchall():
             pid, started = row["pid"], row["started"]
             if pid is None:  # the server died between starting the child and writing down which one it is
-                pid = child_process.with_environment("CLOUD_RUN_EXECUTION", row["name"])
-                started = None if pid is None else child_process.started_at(pid)
-            if child_process.find(pid, started) is not None:
+                pid = children.with_environment("CLOUD_RUN_EXECUTION", row["name"])
+                started = None if pid is None else children.started_at(pid)
+            if children.find(pid, started) is not None:
                 return _Child(row["name"], pid, started, None)
             self._ended(row["name"])
         return None
@@ -119,9 +119,9 @@ class CloudRunJobs:
         while child.is_alive():
             check()
             if time.monotonic() >= deadline:
-                process = child_process.find(child.pid, child.started)
+                process = children.find(child.pid, child.started)
                 if process is not None:
-                    child_process.end(process)
+                    children.end(process)
                 self._ended(child.name)
                 raise WorkflowError({"message": f"{child.name} ran out of time", "tags": ["OperationError"]})
             time.sleep(LOOK_SECONDS)
@@ -147,7 +147,7 @@ class _Child:
     def is_alive(self) -> bool:
         if self._process is not None:
             return self._process.poll() is None
-        return child_process.find(self.pid, self.started) is not None
+        return children.find(self.pid, self.started) is not None
 
     def exit_code(self) -> int | None:
         return None if self._process is None else self._process.returncode

@@ -17,8 +17,8 @@ import httpx
 
 import gemtune
 from gemtune.bootstrap import Services, services
-from gemtune.embedded.executions import EmbeddedLauncher
 from gemtune.embedded.sqlite_bus import SqliteBus
+from gemtune.embedded.sqlite_launcher import SqliteLauncher
 from gemtune.errors import GemtuneError
 from gemtune.handlers.http_api import MAX_BODY_BYTES
 from gemtune.local_server import work_folders
@@ -70,7 +70,7 @@ class _Server:
             raise CannotServe(f"port {port} cannot be had: {error.strerror}", hint=hint) from None
         self._events = create_server(_guarded(_event_functions(), token), host=HOST, port=0, threads=THREADS)
         url = f"http://{HOST}:{self._events.effective_port}"
-        launcher = EmbeddedLauncher(here.database, clock=here.clock)
+        launcher = SqliteLauncher(here.database, clock=here.clock)
         turns = {
             "gemtune-prepare": 2,
             f"gemtune-train-{LOCAL}": here.settings.parallel_trainings,

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from gemtune.embedded.executions import EmbeddedLauncher
+from gemtune.embedded.sqlite_launcher import SqliteLauncher
 from gemtune.local_server.cloud_run_jobs import CloudRunJobs
 from gemtune.local_server.workflow_engine import WorkflowFailed, execute, http_post, load
 from gemtune.ports import ExecutionState
@@ -31,7 +31,7 @@ class WorkflowRunner:
     """No journal: after a restart an unfinished execution runs again from `main` with the same id, which claim and
     begin_step make safe."""
 
-    def __init__(self, launcher: EmbeddedLauncher, jobs: CloudRunJobs, source: Path, *, control_url: str, token: str):
+    def __init__(self, launcher: SqliteLauncher, jobs: CloudRunJobs, source: Path, *, control_url: str, token: str):
         self._workflow = load(source)
         self._launcher = launcher
         self._jobs = jobs

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from gemtune.errors import SecretNotFound
 from gemtune.jobs import changes, steps
 from gemtune.jobs.record import Artifact, Claim, Failure, Job, Mark, Metrics, Parity, Progress
+from gemtune.jobs.secret_names import SECRET_TTL, own_secrets
 from gemtune.jobs.status import Step
 from gemtune.ports import Clock, JobStore, Secrets
-from gemtune.services.job_secrets import SECRET_TTL, own_secrets
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,12 @@ from typing import Any, Generic, Literal
 from gemtune.errors import BadIdempotencyKey, JobNotFound, JobWasDeleted, KeyReused
 from gemtune.jobs.changes import accepted
 from gemtune.jobs.record import Job, key_hash
+from gemtune.jobs.secret_names import OWN_PREFIX, REFERENCE, SECRET_TTL, own_name
 from gemtune.jobs.status import Status
 from gemtune.ports import Buckets, Clock, JobStore, Secrets
 from gemtune.redaction import looks_secret
 from gemtune.request.parsing import Reading, Request
 from gemtune.request.spec import Spec
-from gemtune.services.job_secrets import OWN_PREFIX, REFERENCE, SECRET_TTL, own_name
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from gemtune.errors import JobHasChildren, JobIsRunning, VersionConflict
+from gemtune.jobs.secret_names import own_secrets
 from gemtune.ports import Buckets, Clock, JobStore, Secrets
-from gemtune.services.job_secrets import own_secrets
 
 TOMBSTONE = timedelta(days=30)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from gemtune.errors import JobNotFound
 from gemtune.jobs.events import Event
 from gemtune.jobs.record import Job
+from gemtune.jobs.secret_names import own_secrets
 from gemtune.ports import Bus, JobStore, Secrets, Topic
-from gemtune.services.job_secrets import own_secrets
 from gemtune.services.notify import message_of
 
 log = logging.getLogger(__name__)

@@ -11,13 +11,13 @@ from gemtune import llama_cpp
 from gemtune.errors import ObjectNotFound, Problem, SecretNotFound, UnsafeName
 from gemtune.jobs import ids
 from gemtune.jobs.record import Job
+from gemtune.jobs.secret_names import REFERENCE
 from gemtune.ports import Buckets, Bus, JobStore, Secrets, Topic
 from gemtune.request import base_model
 from gemtune.request.parsing import check
 from gemtune.request.rule import Rule
 from gemtune.request.spec import TrainRequest, request_hash
 from gemtune.services.create_job import CreateJob, Submission, same_request
-from gemtune.services.job_secrets import REFERENCE
 from gemtune.services.placement import Placement
 from gemtune.webhooks import destinations
 

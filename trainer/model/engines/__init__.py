@@ -1,42 +1,15 @@
-"""How a model is loaded, wrapped and saved, by provider. Nothing else differs between providers."""
+"""Engines: load, wrap and save a model, one module per provider."""
 
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
-
-from gemtune.request.spec import Provider, Spec
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
-    import torch
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A model ready to train: what shall not change is frozen. compute_dtype: what its products are made in; kept
-    weights may have more bits (an adapter's, or all of them in a full fine-tuning)."""
-
-    model: Any
-    compute_dtype: torch.dtype
-
-
-class Engine(Protocol):
-    def prepare(self, spec: Spec) -> None:
-        """Called before anything else imports transformers. Raises StepError when this machine lacks what the provider
-        needs, before any work."""
-        ...
-
-    def load(self, folder: Path, spec: Spec) -> Loaded:
-        """The base model of a folder, wrapped as the method says."""
-        ...
-
-    def save(self, model: Any, folder: Path) -> None:
-        """Write what was trained: an adapter in PEFT's format, or all weights in transformers'."""
-        ...
+    from gemtune.request.spec import Provider
+    from trainer.model.engines.interface import Engine
 
 
 def engine_of(provider: Provider) -> Engine:
-    """The module of a provider is its engine."""
-    return cast(Engine, importlib.import_module(f"trainer.model.engines.{provider}"))
+    """Import the module of a provider, which is its engine."""
+    return cast("Engine", importlib.import_module(f"trainer.model.engines.{provider}"))

@@ -10,7 +10,7 @@ from trainer.base_model import vision_parts
 from trainer.base_model.folder_contents import config_of
 from trainer.base_model.precision import compute_dtype, stored_dtype
 from trainer.model import liger
-from trainer.model.engines import Loaded
+from trainer.model.engines.interface import Loaded
 
 
 def prepare(spec: Spec) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from gemtune.errors import StepError
 from gemtune.request.rl_spec import GrpoConfig
 from gemtune.request.spec import Spec
-from trainer.model.engines import Loaded
+from trainer.model.engines.interface import Loaded
 
 # unsloth writes the kernels it generates here, and not into the folder that it happens to run in.
 COMPILED = Path(os.environ.get("GEMTUNE_CACHE") or Path.home() / ".cache" / "gemtune") / "unsloth-compiled"

@@ -6,14 +6,14 @@ import logging
 import threading
 import uuid
 
-from gemtune.embedded import child_process
 from gemtune.embedded.database import Database
 from gemtune.ports import Clock, ExecutionState
+from gemtune.process import children
 
 log = logging.getLogger(__name__)
 
 
-class EmbeddedLauncher:
+class SqliteLauncher:
     def __init__(self, database: Database, *, clock: Clock):
         self._database = database
         self._clock = clock
@@ -38,10 +38,10 @@ class EmbeddedLauncher:
     def stop_step(self, execution: str) -> None:
         query = "SELECT pid, started FROM step_executions WHERE name = ? AND ended = 0"
         row = self._database.read().execute(query, (execution,)).fetchone()
-        process = None if row is None else child_process.find(row["pid"], row["started"])
+        process = None if row is None else children.find(row["pid"], row["started"])
         if process is not None:
             # In a thread: the caller answers a request, and the child may use its grace to the full.
-            threading.Thread(target=child_process.end, args=(process,), daemon=True).start()
+            threading.Thread(target=children.end, args=(process,), daemon=True).start()
 
     def active(self) -> list[tuple[str, str, int]]:
         """(execution, job id, launch) of every execution that has not ended."""

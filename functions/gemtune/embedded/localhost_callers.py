@@ -11,7 +11,7 @@ from gemtune.errors import NotFromHere
 LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
-class SameMachine:
+class LocalhostCallers:
     def __init__(self, user: str):
         self._user = user
 

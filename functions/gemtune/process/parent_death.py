@@ -1,5 +1,4 @@
-"""`python tether.py PARENT SIGNAL ARGUMENTS…`: becomes Python with these arguments, and gets the signal when its parent
-ends.
+"""`python parent_death.py PARENT SIGNAL ARGUMENTS…`: Python that is signalled when its parent ends.
 
 What is killed (kill -9, or for want of memory) cannot end what it started: an export's converter would go on in the
 memory that the next attempt needs, a demo's server would keep its port. Linux sends a signal to a process whose parent
