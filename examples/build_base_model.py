@@ -16,9 +16,12 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from examples.sentencepiece_tokenizer import SPACE, USER_DEFINED, Piece, fast_tokenizer, write_model
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
 
 CACHE = Path(os.environ.get("GEMTUNE_CACHE") or Path.home() / ".cache" / "gemtune")
 # Of the assembled GGUF file: these bytes, or nothing.
@@ -94,7 +97,7 @@ def _assembled(folder: Path) -> Path:
     return packed
 
 
-def _pieces(reader: Any) -> list[Piece]:
+def _pieces(reader: GGUFReader) -> list[Piece]:
     texts, scores, kinds = (
         reader.fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "scores", "token_type")
     )
@@ -112,7 +115,7 @@ def _write_tokenizer(pieces: list[Piece], folder: Path) -> None:
     write_model(pieces, folder / "tokenizer.model")
 
 
-def _write_weights(reader: Any, folder: Path) -> None:
+def _write_weights(reader: GGUFReader, folder: Path) -> None:
     """Every tensor dequantized, in bf16; the head is the embedding."""
     import numpy as np
     import torch
@@ -138,7 +141,7 @@ def _name_of(name: str) -> tuple[str, int]:
     return f"model.layers.{layer}.{ours}.weight", added
 
 
-def _write_config(reader: Any, vocabulary: int, folder: Path) -> None:
+def _write_config(reader: GGUFReader, vocabulary: int, folder: Path) -> None:
     from transformers import Gemma3TextConfig, GenerationConfig
 
     def value(name: str) -> Any:

@@ -7,19 +7,26 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
 
 MAX_NEW_TOKENS = 32
 
 
-def answers(model: Any, tokenizer: Any, questions: list[str]) -> list[str]:
+def answers(model: PeftModel, tokenizer: PreTrainedTokenizerBase, questions: list[str]) -> list[str]:
     """What the model says to each question, taking the likeliest token each time."""
     found = []
     for question in questions:
         turn = [{"role": "user", "content": question}]
         inputs = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        assert isinstance(inputs, Mapping)
         output = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
-        found.append(tokenizer.decode(output[0][inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip())
+        answer = output[0][inputs["input_ids"].shape[1] :]
+        found.append(str(tokenizer.decode(answer, skip_special_tokens=True)).strip())
     return found
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import GemmaTokenizer
 
 # Kinds of pieces: https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
@@ -24,14 +27,15 @@ class Piece:
         return self.kind == USER_DEFINED and set(self.text) in ({SPACE}, {"\n"}, {"\t"})
 
 
-def fast_tokenizer(pieces: Sequence[Piece], *, special: Sequence[str], **settings: Any) -> Any:
+def fast_tokenizer(pieces: Sequence[Piece], *, special: Sequence[str], **settings: Any) -> GemmaTokenizer:
     """A GemmaTokenizer of these pieces, whose index is their id. `special` are control pieces that stand in text."""
     from tokenizers import AddedToken
     from transformers import GemmaTokenizer
 
     ids = {piece.text: index for index, piece in enumerate(pieces)}
-    merges = [halves for _, _, _, *halves in sorted(_merges(pieces, ids))]
-    tokenizer = GemmaTokenizer(vocab=ids, merges=[(a, b) for a, b in merges], add_bos_token=True, **settings)
+    merges = [(left, right) for _, _, _, left, right in sorted(_merges(pieces, ids))]
+    # The annotation of `merges` says texts; what it is handed on to takes pairs.
+    tokenizer = GemmaTokenizer(vocab=ids, merges=merges, add_bos_token=True, **settings)  # type: ignore[arg-type]
     tokenizer.add_special_tokens({"extra_special_tokens": list(special)})
     whole = [p for p in pieces if p.kind == USER_DEFINED and not p.is_blank]
     tokenizer.add_tokens([AddedToken(piece.text, normalized=False, special=False) for piece in whole])

@@ -16,8 +16,9 @@ def stored_dtype(folder: Path) -> torch.dtype:
     import torch
 
     config = config_of(folder)
-    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else {}
-    names = (part.get(field) for part in (config, text) for field in ("dtype", "torch_dtype"))
+    text = config.get("text_config")
+    parts = (config, text) if isinstance(text, dict) else (config,)
+    names = (part.get(field) for part in parts for field in ("dtype", "torch_dtype"))
     found = getattr(torch, str(next((name for name in names if name), "float32")), None)
     return found if isinstance(found, torch.dtype) else torch.float32
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 
@@ -14,6 +14,10 @@ from trainer.base_model import folder_contents
 from trainer.conversation.chat_template import ChatTemplate
 from trainer.export import modelfile
 from trainer.gguf.llama_library import POSITIONS, LlamaModel
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 Tokens = Sequence[int]
 # Columns of the head that are in float32 at once.
@@ -47,33 +51,29 @@ class Transformers:
     """A model folder, or an adapter folder on its base model's."""
 
     def __init__(self, folder: Path, adapter: Path | None = None):
-        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+        from transformers import AutoModelForCausalLM, AutoTokenizer
 
         from trainer.process.shapes_without_symbols import shapes_without_symbols
 
         self.name = "transformers" if adapter is None else "PEFT"
         with shapes_without_symbols():
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype_for(folder), attn_implementation="eager")
-        if adapter is not None:
-            from peft import PeftModel
-
-            model = PeftModel.from_pretrained(model, adapter)
-            if (adapter / "generation_config.json").is_file():
-                model.generation_config = GenerationConfig.from_pretrained(adapter)
-        self._model = model.eval()
+        self._model = model if adapter is None else _with_adapter(model, adapter)
+        self._model.eval()
         self._tokenizer = AutoTokenizer.from_pretrained(adapter or folder)
-        whole = model.get_base_model() if adapter is not None else model
-        self._body = whole.model
-        self.head = Head(whole.lm_head.weight, getattr(whole.config.get_text_config(), "final_logit_softcapping", None))
+        self._body = model.get_submodule("model")
+        cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+        self.head = Head(model.get_parameter("lm_head.weight"), cap)
 
     def prompts(self, messages: list[dict[str, str]]) -> Mapping[str, Tokens]:
         found = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+        assert isinstance(found, Mapping)
         return {"chat template": list(found["input_ids"])}
 
     def hidden(self, tokens: Tokens, positions: Sequence[int]) -> torch.Tensor:
         """The last hidden states of some positions, (positions, width) in float32."""
         with torch.no_grad():
-            states = self._body(input_ids=torch.tensor([list(tokens)])).last_hidden_state
+            states: torch.Tensor = self._body(input_ids=torch.tensor([list(tokens)])).last_hidden_state
         return states[0, list(positions)].float()
 
     def logits(self, tokens: Tokens, positions: Sequence[int]) -> Iterator[torch.Tensor]:
@@ -88,7 +88,8 @@ class Transformers:
     def answer_and_end(self, tokens: Tokens, limit: int) -> list[int]:
         """The same with the token that ends it: at least one."""
         with torch.no_grad():
-            found = self._model.generate(
+            # transformers asks here for a protocol that its own models do not meet.
+            found = self._model.generate(  # type: ignore[misc]
                 input_ids=torch.tensor([list(tokens)]), max_new_tokens=limit, do_sample=False,
                 attention_mask=torch.ones(1, len(tokens), dtype=torch.long),
             )  # fmt: skip
@@ -96,6 +97,16 @@ class Transformers:
 
     def text(self, tokens: Tokens) -> str:
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+
+def _with_adapter(model: PreTrainedModel, adapter: Path) -> PeftModel:
+    """The model with an adapter folder put into it, and what that folder says of generating."""
+    from peft import PeftModel
+    from transformers import GenerationConfig
+
+    if (adapter / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(adapter)
+    return PeftModel.from_pretrained(model, adapter)
 
 
 class Head:
@@ -150,7 +161,7 @@ def _template_in(model: LlamaModel, trained: Path) -> ChatTemplate:
         return ChatTemplate(Path(folder), json.loads((trained / "tokenizer_config.json").read_text()))
 
 
-def dtype_for(folder: Path) -> Any:
+def dtype_for(folder: Path) -> torch.dtype | Literal["auto"]:
     """What a model's weights are computed in here."""
     if "quantization_config" in folder_contents.config_of(folder):
         return "auto"
