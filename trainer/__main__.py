@@ -25,6 +25,7 @@ from gemtune.jobs.status import Step
 from gemtune.redaction import Redacting, redacted
 from gemtune.request.spec import Spec
 from trainer.context import Context, StopRequested
+from trainer.process.crashes import cause_of, is_out_of_memory
 from trainer.process.heartbeat import Heartbeat
 from trainer.process.imports import leave_out_unused
 from trainer.process.thread_waiting import wait_briefly
@@ -102,11 +103,12 @@ def _guarded(here: Services, job: Job, mark: Mark, seconds: int | None, stop: th
         log.error("%s: %s", error.code, error)
         return _fail(here, job, mark, error.code, error.message, error.hint)
     except BaseException as error:
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             hint = "lower batch_size or max_seq_length, or use a smaller base model"
-            return _fail(here, job, mark, "out_of_memory", f"the machine's memory was not enough: {error}", hint)
+            message = f"the machine's memory was not enough: {cause_of(error)}"
+            return _fail(here, job, mark, "out_of_memory", message, hint)
         log.exception("%s crashed", mark.step)
-        here.advance.stopped(job.job_id, mark, cause=_cause(error))
+        here.advance.stopped(job.job_id, mark, cause=cause_of(error))
         return CRASHED
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -148,16 +150,6 @@ def _work_folder(here: Services, job: Job, mark: Mark) -> Path:
     work = parent / f"{mark.step}-{mark.attempt}"
     work.mkdir(parents=True)
     return work
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
-    return named or "can't allocate memory" in str(error)
-
-
-def _cause(error: BaseException) -> str:
-    first_line = str(error).partition("\n")[0][:300]
-    return redacted(f"{type(error).__name__}: {first_line}")
 
 
 def _arguments() -> argparse.Namespace:

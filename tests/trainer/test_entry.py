@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +37,10 @@ def trainer(bench: Bench, step: str, *, launch: int = 1, code: str = "", job_id:
 @pytest.fixture
 def ready(bench: Bench) -> Bench:
     """Submitted, launched and claimed; no step begun."""
+    return claimed(bench)
+
+
+def claimed(bench: Bench) -> Bench:
     bench.job_id = bench.world.submit(training=bench.training)
     bench.services.dispatch.launch(bench.job_id)
     bench.services.control.claim(bench.job_id, bench.claim)
@@ -72,7 +78,12 @@ def test_a_job_that_is_not_its_own_is_left_alone(ready: Bench) -> None:
     [
         ("ConnectionError('no route with hf_fakefakefake')", 70, "ConnectionError: no route with [secret]"),
         ("OSError(28, 'No space left on device')", 70, "OSError: [Errno 28] No space left on device"),
-        ("KeyboardInterrupt()", 70, "KeyboardInterrupt: "),
+        ("KeyboardInterrupt()", 70, "KeyboardInterrupt"),
+        (
+            "ImportError('\\n \\nTimmWrapperModel requires timm\\nmore')",
+            70,
+            "ImportError: TimmWrapperModel requires timm",
+        ),
     ],
 )
 def test_a_crash_is_told_in_the_record_and_may_be_tried_again(
@@ -91,6 +102,25 @@ def test_memory_that_was_not_enough_fails_with_what_to_do(ready: Bench) -> None:
     assert trainer(ready, "prepare", code=FIND_RAISES.format("MemoryError"))[0] == 1
     assert ready.job.error is not None
     assert ready.job.error.code == "out_of_memory"
+    assert ready.job.error.message == "the machine's memory was not enough: MemoryError"
+
+
+def test_a_model_that_the_libraries_cannot_build_fails_at_the_first_attempt(bench: Bench, tmp_path: Path) -> None:
+    base = shutil.copytree(bench.base, tmp_path / "unknown")
+    config = json.loads((base / "config.json").read_text()) | {"hidden_activation": "no_such_function"}
+    (base / "config.json").write_text(json.dumps(config))
+    bench.training["base_model_id"] = str(base)
+    ready = claimed(bench)
+    assert trainer(ready, "prepare")[0] == 0
+    code, output = trainer(ready, "train")
+    assert code == 1
+    assert "Traceback" in output
+    error = ready.job.error
+    assert error is not None
+    assert (ready.job.status, error.code, error.step) == ("failed", "model_not_supported", Step.TRAIN)
+    assert "KeyError" in error.message
+    assert "no_such_function" in error.message
+    assert "batch_size" not in str(error.hint)
 
 
 def test_a_process_whose_job_was_taken_away_ends_by_itself(ready: Bench, tmp_path: Path) -> None:

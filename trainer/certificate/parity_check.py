@@ -99,7 +99,7 @@ def _seen(
     ended.check_machine()
     if ended.code in child.CRASHES:
         return {"cannot_load": f"the process that loaded it ended with signal {-ended.code}"}
-    raise RuntimeError(f"the comparison ended with {ended.code}: {ended.said[-1000:]}")
+    raise RuntimeError(f"the comparison ended with {ended.code}: {ended.last_words}")
 
 
 def parity_of(seen: Mapping[str, Any], source: str) -> Parity:

@@ -93,7 +93,6 @@ def _run(arguments: list[str], what: str, check_stop: Callable[[], None]) -> str
     ended = child.run(arguments, check_stop)
     if ended.code != 0:
         ended.check_machine()
-        last = " ".join(ended.said.strip().splitlines()[-3:])[-600:]
-        message = f"the model could not be {what}: {last}"
+        message = f"the model could not be {what}: {ended.last_words}"
         raise StepError("gguf_failed", message, hint="export it as merged; the training result is kept")
     return ended.said

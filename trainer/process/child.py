@@ -25,6 +25,12 @@ class Ended:
     code: int
     said: str
 
+    @property
+    def last_words(self) -> str:
+        """The last three lines that are not blank, in one: Python's own word of an exception stands there."""
+        lines = [line.strip() for line in self.said.splitlines() if line.strip()]
+        return " ".join(lines[-3:])[-600:]
+
     def check_machine(self) -> None:
         """Raises MemoryError or OSError for an end that says nothing of what the child was given."""
         if self.code == -signal.SIGKILL:

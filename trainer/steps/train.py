@@ -23,6 +23,7 @@ from trainer.context import Context
 from trainer.export import tokenizer_files
 from trainer.model.engines import engine_of
 from trainer.model.engines.interface import Engine, Loaded
+from trainer.process.crashes import refuse_unsupported_model
 from trainer.process.imports import quickly
 from trainer.store import checkpoints, manifest
 from trainer.training.progress import ProgressLog, rewards_in
@@ -59,11 +60,12 @@ def _train(context: Context, tracking: Tracking) -> None:
     attempt = _Attempt(context, ProgressLog(
         export, f"{context.prefix}/metrics/{context.mark.attempt}.jsonl", _reporter(context), context.clock, tracking
     ))  # fmt: skip
-    trainer = _make(
-        engine.load(base, context.spec), config, prepared / "train.parquet", held_out, base=base,
-        output=context.work / "trainer", summary=summary, hooks=attempt.hooks(),
-        sight=_sight(base, prepared) if context.spec.modality == "vision" else None,
-    )  # fmt: skip
+    with refuse_unsupported_model(config.base_model_id):
+        trainer = _make(
+            engine.load(base, context.spec), config, prepared / "train.parquet", held_out, base=base,
+            output=context.work / "trainer", summary=summary, hooks=attempt.hooks(),
+            sight=_sight(base, prepared) if context.spec.modality == "vision" else None,
+        )  # fmt: skip
     baseline = None if held_out is None else _baseline(context, trainer)
     if baseline is not None:
         tracking.evaluated(0, baseline, group="baseline")

@@ -13,6 +13,7 @@ from gemtune.errors import StepError
 from gemtune.request.rl_spec import GrpoConfig
 from gemtune.request.spec import Spec
 from trainer.model.engines.interface import Loaded
+from trainer.process.crashes import cause_of
 
 # unsloth writes the kernels it generates here, and not into the folder that it happens to run in.
 COMPILED = Path(os.environ.get("GEMTUNE_CACHE") or Path.home() / ".cache" / "gemtune") / "unsloth-compiled"
@@ -30,8 +31,8 @@ def prepare(spec: Spec) -> None:
     try:
         import unsloth
     except (ImportError, NotImplementedError, RuntimeError) as error:  # what it raises without a GPU that it knows
-        reason = str(error).strip().partition("\n")[0][:300]
-        raise StepError("unsloth_unusable", f"unsloth cannot be used here: {reason}", hint=NEEDS_GPU) from error
+        message = f"unsloth cannot be used here: {cause_of(error)}"
+        raise StepError("unsloth_unusable", message, hint=NEEDS_GPU) from error
     if unsloth.DEVICE_TYPE == "cpu":
         if spec.modality == "vision":
             raise StepError("unsloth_needs_gpu", "unsloth trains on pictures on a GPU only", hint=NEEDS_GPU)

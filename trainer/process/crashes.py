@@ -1,0 +1,68 @@
+"""Exceptions that end a step: what the record says of them, and whether another attempt could end otherwise."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gemtune.errors import GemtuneError, StepError
+from gemtune.redaction import redacted
+
+log = logging.getLogger(__name__)
+
+CAUSE_LENGTH = 300
+# Building a model from the same files ends in one of these each time.
+PERMANENT = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+# How torch's plain RuntimeErrors name the device, its driver or its libraries: another machine may do better.
+OF_THE_DEVICE = ("CUDA", "cuDNN", "CUBLAS", "NVML")
+MODEL_NOT_SUPPORTED = "model_not_supported"
+
+
+def cause_of(error: BaseException) -> str:
+    """Describe an exception in one line: its type, and the first line of its message that is not blank. Without
+    tokens."""
+    first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    kind = type(error).__name__
+    return redacted(f"{kind}: {first_line[:CAUSE_LENGTH]}" if first_line else kind)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory, of the machine or of its GPU, was not enough."""
+    named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
+    return named or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def refuse_unsupported_model(base_model_id: str) -> Iterator[None]:
+    """Fail the step at once where a library cannot build the model: the same files give the same error each time.
+
+    Errors of memory, files and devices, and gemtune's own, pass: another attempt may do better. Raises StepError
+    `model_not_supported`.
+    """
+    try:
+        yield
+    except GemtuneError:
+        raise
+    except PERMANENT as error:
+        if is_out_of_memory(error) or _is_of_the_device(error):
+            raise
+        log.exception("the model cannot be built")
+        message = f"the libraries cannot train {base_model_id}: {cause_of(error)}"
+        hint = "use a base model of a family that the README names; the step's log has the whole error"
+        raise StepError(MODEL_NOT_SUPPORTED, message, hint=hint) from error
+
+
+def _is_of_the_device(error: BaseException) -> bool:
+    if type(error).__name__ == "AcceleratorError":  # torch's
+        return True
+    return isinstance(error, RuntimeError) and any(name in str(error) for name in OF_THE_DEVICE)
