@@ -1,1 +1,1 @@
-"""What `make deploy` and its neighbours do. Standard library only: it runs where nothing is installed yet."""
+"""Deployment: `make images|plan|deploy|destroy|smoke`, by Python alone."""

@@ -1,1 +1,1 @@
-"""What runs in the steps' machines: `python -m trainer prepare|train|export`."""
+"""The program of the steps: `python -m trainer prepare|train|export`."""

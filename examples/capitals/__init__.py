@@ -1,0 +1,1 @@
+"""A text dataset: capitals of countries, always in one form of sentence."""

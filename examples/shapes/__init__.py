@@ -1,0 +1,1 @@
+"""A vision dataset: coloured shapes and their descriptions."""

@@ -1,1 +1,1 @@
-"""The base model: where its weights are, downloading them, their precision, and the parts of a model."""
+"""The base model: location, download, files, precision, vision parts."""

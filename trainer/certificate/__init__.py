@@ -1,1 +1,1 @@
-"""The parity certificate: an export is loaded again in its own runtime and compared with the trained model."""
+"""The parity certificate: an export compared with the trained model."""

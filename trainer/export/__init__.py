@@ -1,1 +1,1 @@
-"""What an export is made of: adapter and merged weights, tokenizer files, model card, usage, Modelfile."""
+"""Exports: adapter, merged weights, tokenizer files, model card, Modelfile."""

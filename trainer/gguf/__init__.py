@@ -1,1 +1,1 @@
-"""GGUF files: conversion, quantization, the projector of vision models, and the build of llama.cpp that writes them."""
+"""GGUF: conversion, quantization, vision projectors, building llama.cpp."""

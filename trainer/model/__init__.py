@@ -1,1 +1,1 @@
-"""The model while it trains: how it is loaded and wrapped, its loss head, attention, and what its backward keeps."""
+"""The model while it trains: loss head, attention, gradient checkpointing."""

@@ -1,1 +1,1 @@
-"""Pictures of rows: where they are, how they are decoded and stored, and how many tokens stand for one."""
+"""Pictures of rows: finding, decoding and storing them, and their tokens."""

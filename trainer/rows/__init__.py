@@ -1,1 +1,1 @@
-"""Rows as a training reads them: kinds of rows, tokens and labels, pairs, prompts, rewards, packing, prepared files."""
+"""Rows to train on: kinds, encoding, pairs, prompts, rewards, packing."""

@@ -1,1 +1,1 @@
-"""Folders in the objects store that are whole or not there: manifests and checkpoints."""
+"""Whole folders in the objects store: manifests and checkpoints."""

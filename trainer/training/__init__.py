@@ -1,1 +1,1 @@
-"""Trainers (supervised, DPO, GRPO), their batches, metrics, progress, checkpoint callbacks and tracking."""
+"""Trainers (SFT, DPO, GRPO): batches, metrics, progress and callbacks."""

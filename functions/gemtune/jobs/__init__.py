@@ -1,1 +1,1 @@
-"""The job: its record, its statuses, its events, and every change it can go through."""
+"""The job: record, statuses, events, and every change it can go through."""

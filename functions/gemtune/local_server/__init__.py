@@ -1,1 +1,1 @@
-"""The process of `gemtune up`: server, delivery, uploads, and the workflow with its engine."""
+"""The process of `gemtune up`: server, message delivery, uploads, workflow."""

@@ -1,1 +1,1 @@
-"""Machines: their types, the memory a training needs, model sizes, and cost."""
+"""Machines: their types, the memory a job needs, model sizes, and cost."""

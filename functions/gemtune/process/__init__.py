@@ -1,1 +1,1 @@
-"""Processes of this machine: children that outlive their parent, and children that end with it."""
+"""Processes: children that outlive their parent, or that end with it."""

@@ -1,1 +1,1 @@
-"""The request: the contract, its rules, and how a document becomes a spec."""
+"""The request: its contract, its rules, and how a document becomes a spec."""

@@ -1,1 +1,1 @@
-"""Webhooks: where one may go, how it is signed, and the guarded POST."""
+"""Webhooks: allowed destinations, signatures, and the guarded POST."""

@@ -1,4 +1,4 @@
-"""Who else is shown a training while it runs: TensorBoard's event files always, W&B when it was asked for."""
+"""Trackers: TensorBoard event files always, Weights & Biases on request."""
 
 from __future__ import annotations
 
