@@ -40,21 +40,7 @@ SERVICE: Mapping[str, str] = {
     "cli": "bootstrap errors jobs local_server object_name ports process request settings webhooks",
 }  # fmt: skip
 # What the trainer may import of the service: the domain, ports, and what has no room.
-SERVICE_FOR_TRAINER = frozenset(
-    f"gemtune.{room}"
-    for room in (
-        "errors",
-        "jobs",
-        "llama_cpp",
-        "machines",
-        "object_name",
-        "ports",
-        "process",
-        "redaction",
-        "request",
-        "settings",
-    )
-)
+SERVICE_FOR_TRAINER = "errors jobs llama_cpp machines object_name ports process redaction request settings"
 # The trainer's rooms from the ground up: each may import those on lower floors.
 FLOORS = (
     ("trainer", "trainer.context", "trainer.conversation", "trainer.process", "trainer.store",
@@ -73,7 +59,8 @@ ALLOWED = (
     {"gemtune": set()}
     | {f"gemtune.{room}": {"gemtune", *(f"gemtune.{name}" for name in names.split())}
        for room, names in SERVICE.items()}
-    | {room: lower | SERVICE_FOR_TRAINER for room, lower in house_rules.floors(FLOORS).items()}
+    | {room: lower | {f"gemtune.{name}" for name in SERVICE_FOR_TRAINER.split()}
+       for room, lower in house_rules.floors(FLOORS).items()}
     | {"main": {"gemtune.bootstrap", "gemtune.handlers"}}
     | {"deploy": set(), "examples": set(), "examples.capitals": set(), "examples.shapes": set()}
 )  # fmt: skip
