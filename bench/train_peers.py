@@ -64,9 +64,7 @@ def _in_turns(answers: TextIO) -> Any:
 
 def _gemtune(folder: Path, shape: Shape, steps: int, rows: Rows, **more: Any) -> Any:
     """The trainer of this project, as the train step makes it."""
-    from gemtune.jobs.status import Step
     from gemtune.request.spec import Spec, TrainingConfig
-    from trainer.process.imports import leave_out_unused
     from trainer.process.thread_waiting import wait_briefly
 
     wait_briefly()
@@ -76,7 +74,6 @@ def _gemtune(folder: Path, shape: Shape, steps: int, rows: Rows, **more: Any) ->
         **more,
     )  # fmt: skip
     spec = Spec(processed_dataset_id="bench", training_config=config)
-    leave_out_unused(Step.TRAIN, spec)
     _seed()
     trainer = own_trainer(folder, spec, rows, evaluates=False)
     trainer.args.train_sampling_strategy = "sequential"

@@ -6,6 +6,7 @@ python -m examples.sample_answers BASE ADAPTER QUESTION…
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -31,12 +32,12 @@ def answers(model: PeftModel, tokenizer: PreTrainedTokenizerBase, questions: lis
 
 
 def main(base: str, adapter: str, *questions: str) -> None:
-    sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # PEFT would import it, and it would warn of itself
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on a CPU it warns of a package that is not needed
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar
 
-    logging.disable_progress_bar()
+    disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(adapter)
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype="auto"), adapter).eval()
     after = answers(model, tokenizer, list(questions))

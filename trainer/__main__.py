@@ -27,7 +27,6 @@ from gemtune.request.spec import Spec
 from trainer.context import Context, StopRequested
 from trainer.process.crashes import cause_of, is_out_of_memory
 from trainer.process.heartbeat import Heartbeat
-from trainer.process.imports import leave_out_unused
 from trainer.process.thread_waiting import wait_briefly
 
 log = logging.getLogger("trainer")
@@ -91,7 +90,6 @@ def _guarded(here: Services, job: Job, mark: Mark, seconds: int | None, stop: th
         with Heartbeat(lambda: here.advance.heartbeat(job.job_id, mark)) as heartbeat:
             context = _context(here, job, mark, seconds, work, stop, heartbeat)
             log.info("%s of %s begins, attempt %d", mark.step, job.job_id, mark.attempt)
-            leave_out_unused(mark.step, context.spec)
             importlib.import_module(f"trainer.steps.{mark.step}").run(context)
         return DONE
     except (Stale, JobNotFound):
@@ -167,6 +165,7 @@ def _log_to_stdout() -> None:
     output.setFormatter(Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[output], force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs each URL, and some of the Hub's are signed
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on a CPU it warns of a package that is not needed
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +9,10 @@ import pytest
 import torch
 
 from gemtune.jobs.status import Step
-from gemtune.request.spec import Spec, TrainingConfig
+from gemtune.request.spec import TrainingConfig
 from tests.trainer.conftest import Bench
 from tests.trainer.test_relay import history
 from tests.trainer.test_train import after_steps
-from trainer.process import imports
 from trainer.training import job_trainer
 
 
@@ -50,26 +48,8 @@ def test_moments_have_8_bits_where_all_weights_are_trained_on_a_gpu(
 
 def test_without_bitsandbytes_they_have_32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.setattr(job_trainer, "find_spec", lambda name: None)
     assert chosen("Full") == "adamw_torch_fused"
-
-
-@pytest.mark.parametrize(("method", "on_gpu", "left_out"), [
-    ("Full", True, False), ("Full", False, True), ("LoRA", True, True), ("QLoRA", False, False),
-])  # fmt: skip
-def test_bitsandbytes_is_left_out_only_where_nothing_uses_it(
-    monkeypatch: pytest.MonkeyPatch, method: str, on_gpu: bool, left_out: bool
-) -> None:
-    config = TrainingConfig.model_validate({"base_model_id": "google/gemma-3-270m", "method": method})
-    spec = Spec(processed_dataset_id="chats", training_config=config)
-    seen: dict[str, bool] = {}
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: on_gpu)
-    monkeypatch.setattr(imports, "leave_out", lambda **packages: seen.update(packages))
-    monkeypatch.setattr(imports.torch_parts, "leave_out", lambda: None)
-    monkeypatch.setattr(imports, "import_transformers", lambda: None)
-    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
-    imports.leave_out_unused(Step.TRAIN, spec)
-    assert seen["bitsandbytes"] is left_out
 
 
 def test_moments_of_8_bits_go_on_from_a_checkpoint(

@@ -11,19 +11,13 @@ import json
 import sys
 from pathlib import Path
 
-from trainer.base_model import folder_contents
-from trainer.process import torch_parts
-from trainer.process.imports import import_transformers, leave_out, quickly
+from trainer.process.imports import garbage_collection_paused
 
 
 def main() -> None:
     path, result = (Path(argument) for argument in sys.argv[1:])
     case = json.loads(path.read_text())
-    in_bits = "quantization_config" in folder_contents.config_of(Path(case["base"]))
-    leave_out(bitsandbytes=case["format"] != "merged" and not in_bits, datasets=True)
-    with quickly():
-        torch_parts.leave_out()
-        import_transformers()
+    with garbage_collection_paused():
         import transformers.generation.utils  # noqa: F401
 
         from trainer.certificate.comparison import compare

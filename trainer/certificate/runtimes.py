@@ -53,11 +53,8 @@ class Transformers:
     def __init__(self, folder: Path, adapter: Path | None = None):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        from trainer.process.shapes_without_symbols import shapes_without_symbols
-
         self.name = "transformers" if adapter is None else "PEFT"
-        with shapes_without_symbols():
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype_for(folder), attn_implementation="eager")
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype_for(folder), attn_implementation="eager")
         self._model = model if adapter is None else _with_adapter(model, adapter)
         self._model.eval()
         self._tokenizer = AutoTokenizer.from_pretrained(adapter or folder)

@@ -1,16 +1,15 @@
-"""Liger's kernels (Hsu et al., Liger Kernel, arXiv:2410.10989) in a Gemma on a GPU: a norm, the gated unit and
-the turning of queries and keys are one kernel each instead of several, and keep less for backward."""
+"""Liger's kernels (Hsu et al., Liger Kernel, arXiv:2410.10989) in a Gemma on a GPU: a norm and the gated unit are
+one kernel each instead of several, and keep less for backward."""
 
 from __future__ import annotations
 
 import logging
-import sys
 from functools import partial
 from typing import Any
 
 import torch
 
-from trainer.base_model.class_names import ATTENTIONS, MLPS, NORMS
+from trainer.base_model.class_names import MLPS, NORMS
 
 log = logging.getLogger(__name__)
 
@@ -24,9 +23,8 @@ def install(model: Any) -> None:
     them those of every model that is loaded later, wherever it is."""
     try:
         from liger_kernel.ops import LigerGELUMulFunction, LigerRMSNormFunction
-        from liger_kernel.transformers.rope import liger_rotary_pos_emb
     except ImportError as error:
-        log.warning("transformers' own norms, gated units and rotary positions are used: no Liger kernels (%s)", error)
+        log.warning("transformers' own norms and gated units are used: no Liger kernels (%s)", error)
         return
     for module in model.modules():
         kind = type(module).__name__
@@ -34,8 +32,6 @@ def install(model: Any) -> None:
             module.forward = partial(_norm, module, LigerRMSNormFunction)
         elif kind in MLPS and type(module.act_fn).__name__ == "GELUTanh":
             module.forward = partial(_mlp, module, LigerGELUMulFunction)
-        elif kind in ATTENTIONS:
-            _turn_by(liger_rotary_pos_emb, sys.modules[type(module).__module__])
 
 
 def _norm(module: Any, function: Any, x: torch.Tensor) -> torch.Tensor:
@@ -48,16 +44,3 @@ def _norm(module: Any, function: Any, x: torch.Tensor) -> torch.Tensor:
 
 def _mlp(module: Any, function: Any, x: torch.Tensor) -> Any:
     return module.down_proj(function.apply(module.gate_proj(x), module.up_proj(x)))
-
-
-def _turn_by(liger: Any, modeling: Any) -> None:
-    """Attention calls a function of its module by name, which other models of the process call too: on a CPU they go on
-    with transformers' own."""
-    original = modeling.apply_rotary_pos_emb
-    if isinstance(original, partial) and original.func is _turned:
-        return
-    modeling.apply_rotary_pos_emb = partial(_turned, liger, original)
-
-
-def _turned(liger: Any, original: Any, query: torch.Tensor, *others: Any, **more: Any) -> Any:
-    return (liger if query.is_cuda else original)(query, *others, **more)

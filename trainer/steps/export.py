@@ -19,7 +19,7 @@ from trainer.export.model_card import model_card
 from trainer.export.modelfile import modelfile, turns_of
 from trainer.export.trained_weights import TrainedWeights
 from trainer.gguf import conversion
-from trainer.process.imports import quickly
+from trainer.process.imports import garbage_collection_paused
 from trainer.store import manifest
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def write(context: Context, trained: TrainedWeights, folder: Path) -> str:
     if format == "adapter":
         shutil.copytree(trained.folder, folder, ignore=shutil.ignore_patterns(manifest.NAME))
         return ""
-    with quickly():
+    with garbage_collection_paused():
         import torch  # noqa: F401
 
         from trainer.export.merge import merge

@@ -24,7 +24,7 @@ from trainer.export import tokenizer_files
 from trainer.model.engines import engine_of
 from trainer.model.engines.interface import Engine, Loaded
 from trainer.process.crashes import refuse_unsupported_model
-from trainer.process.imports import quickly
+from trainer.process.imports import garbage_collection_paused
 from trainer.store import checkpoints, manifest
 from trainer.training.progress import ProgressLog, rewards_in
 from trainer.training.tracking import Tracking
@@ -94,7 +94,7 @@ def _train(context: Context, tracking: Tracking) -> None:
 def _import(engine: Engine, spec: Spec) -> None:
     """What training takes, the provider's packages first. Raises StepError."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all that is needed is here; PEFT would ask the Hub at every save
-    with quickly():
+    with garbage_collection_paused():
         engine.prepare(spec)
         from transformers.utils import logging as transformers_logging
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,6 @@ from gemtune.errors import StepError
 from gemtune.jobs.record import Figures
 from gemtune.request.spec import TrainingConfig
 from trainer.model.on_cpu.primitive_cache import keep_less_code
-from trainer.process import imports
 from trainer.training import best_weights
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def arguments(config: TrainingConfig, *, output: Path, total_steps: int, evaluat
 def _optimizer(config: TrainingConfig, *, on_gpu: bool) -> str:
     """By transformers' name. Where all weights are trained, their moments are kept in 8 bits (Dettmers et al., 8-bit
     Optimizers via Block-wise Quantization, arXiv:2110.02861): a quarter of the memory. An adapter's are small."""
-    if on_gpu and config.method == "Full" and imports.can_be_had("bitsandbytes"):
+    if on_gpu and config.method == "Full" and find_spec("bitsandbytes") is not None:
         return "adamw_bnb_8bit"
     return "adamw_torch_fused"
 

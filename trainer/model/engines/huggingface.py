@@ -24,20 +24,18 @@ def load(folder: Path, spec: Spec) -> Loaded:
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     from trainer.model import row_attention
-    from trainer.process.shapes_without_symbols import shapes_without_symbols
 
     row_attention.register()
     config, sees = spec.training_config, spec.modality == "vision"
     dtype = compute_dtype(stored_dtype(folder))
-    with shapes_without_symbols():
-        model = (AutoModelForImageTextToText if sees else AutoModelForCausalLM).from_pretrained(
-            folder,
-            dtype=torch.float32 if config.method == "Full" else dtype,
-            attn_implementation=_attention(folder, spec),
-            quantization_config=_four_bits(dtype) if config.method == "QLoRA" else None,
-            # Straight to the GPU, tensor by tensor: main memory, where Cloud Run keeps the files, holds no second copy.
-            device_map="cuda" if torch.cuda.is_available() else None,
-        )
+    model = (AutoModelForImageTextToText if sees else AutoModelForCausalLM).from_pretrained(
+        folder,
+        dtype=torch.float32 if config.method == "Full" else dtype,
+        attn_implementation=_attention(folder, spec),
+        quantization_config=_four_bits(dtype) if config.method == "QLoRA" else None,
+        # Straight to the GPU, tensor by tensor: main memory, where Cloud Run keeps the files, holds no second copy.
+        device_map="cuda" if torch.cuda.is_available() else None,
+    )
     if config.method != "Full":
         _keep_differentiable(model)
         model = _with_adapter(model, config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from trainer.context import Context
-from trainer.process.imports import quickly
+from trainer.process.imports import garbage_collection_paused
 
 
 class EventFiles:
@@ -13,7 +13,7 @@ class EventFiles:
     folder above shows the attempts of a job as one training each."""
 
     def __init__(self, context: Context):
-        with quickly():
+        with garbage_collection_paused():
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self._folder = context.work / "tensorboard"

@@ -1,0 +1,122 @@
+"""Which libraries the process of a step loads, and that it leaves them as they were released."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+
+import pytest
+
+from gemtune.jobs.status import Step
+from tests.trainer.conftest import Bench
+from trainer.process.imports import garbage_collection_paused
+
+HEAVY = ("bitsandbytes", "datasets", "numba", "peft", "torch", "transformers", "trl")
+AT_THE_END = f"""
+import atexit, sys
+atexit.register(lambda: print("LOADED", *(name for name in {HEAVY} if name in sys.modules)))
+"""
+STEP = "from trainer.__main__ import main; sys.exit(main())"
+# Remembers every function and class of a library's modules, and what classes define, as soon as a module is loaded;
+# tells of those that are something else when the process ends.
+WATCH = """
+import atexit, sys, types
+import datasets, peft, torch, transformers, trl, accelerate
+from transformers import AutoModelForCausalLM, Trainer
+from transformers.models.gemma3 import modeling_gemma3
+
+WATCHED = {"accelerate", "datasets", "functools", "peft", "torch", "transformers", "trl"}
+
+def defined():
+    found = {}
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] not in WATCHED:
+            continue
+        for of, value in list(vars(module).items()):
+            if isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)):
+                found[name, of] = value
+            if isinstance(value, type) and value.__module__ == name:
+                members = [(key, member) for key, member in vars(value).items() if callable(member)]
+                found |= {(name, f"{of}.{key}"): member for key, member in members}
+    return found
+
+before = defined()
+
+def compare():
+    after = defined()
+    print("COMPARED", len(before))
+    for place, value in before.items():
+        if after.get(place) is not value:
+            print("REPLACED", *place)
+
+atexit.register(compare)
+"""
+
+
+def of_step(bench: Bench, step: Step, first: str) -> list[str]:
+    """The lines that the process of a step prints, after `first` is run in it."""
+    arguments = [step, "--job-id", bench.job_id, "--launch", "1", "--execution", "e"]
+    env = os.environ | {"GEMTUNE_HOME": str(bench.services.settings.home)}
+    command = [sys.executable, "-c", first + STEP, *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout.splitlines()
+
+
+def submit(bench: Bench) -> None:
+    bench.job_id = bench.world.submit(training=bench.training | {"max_steps": 2})
+    bench.services.dispatch.launch(bench.job_id)
+    bench.services.control.claim(bench.job_id, bench.claim)
+
+
+def test_a_step_loads_only_libraries_of_its_own(bench: Bench) -> None:
+    """Preparing and exporting an adapter need no torch; supervised training needs neither TRL nor datasets."""
+    submit(bench)
+    loaded: dict[Step, set[str]] = {}
+    for step in Step:
+        (line,) = (line for line in of_step(bench, step, AT_THE_END) if line.startswith("LOADED"))
+        loaded[step] = set(line.split()[1:])
+    assert loaded[Step.PREPARE] == loaded[Step.EXPORT] == set()
+    assert {"peft", "torch", "transformers"} <= loaded[Step.TRAIN]
+    assert not {"numba", "trl"} & loaded[Step.TRAIN]
+
+
+def test_training_leaves_every_library_as_it_was_released(bench: Bench) -> None:
+    submit(bench)
+    of_step(bench, Step.PREPARE, "import sys\n")
+    said = of_step(bench, Step.TRAIN, WATCH)
+    (compared,) = (int(line.split()[1]) for line in said if line.startswith("COMPARED"))
+    assert compared > 50_000
+    assert [line for line in said if line.startswith("REPLACED")] == []
+
+
+def test_garbage_is_collected_again_even_when_an_import_fails() -> None:
+    def fails() -> None:
+        with garbage_collection_paused():
+            assert not gc.isenabled()
+            raise ImportError
+
+    with pytest.raises(ImportError):
+        fails()
+    assert gc.isenabled()
+
+
+def test_imported_objects_are_frozen() -> None:
+    code = """
+import gc
+from trainer.process.imports import garbage_collection_paused
+with garbage_collection_paused():
+    import transformers
+assert gc.isenabled()
+assert gc.get_freeze_count() > 10_000
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_nothing_is_frozen_where_nothing_is_imported() -> None:
+    frozen = gc.get_freeze_count()
+    with garbage_collection_paused():
+        pass
+    assert gc.get_freeze_count() == frozen
