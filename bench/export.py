@@ -18,15 +18,16 @@ from typing import Any
 from gemtune.bootstrap import services
 from gemtune.jobs.record import Claim, Mark
 from gemtune.jobs.status import Step
-from gemtune.request.spec import QUANTIZATIONS, ExportConfig, Spec
+from gemtune.request.exports import EXPORTS
+from gemtune.request.spec import ExportConfig, Spec
 from trainer.context import Context
 
 
 def main(job_id: str) -> None:
     print("| export | MB | write, s | peak, MB | certificate, s | peak, MB | KL | same choice | perplexity (trained) |")
     print("|---|---|---|---|---|---|---|---|---|")
-    for format, quantizations in QUANTIZATIONS.items():
-        for quantization in quantizations:
+    for format, kind in EXPORTS.items():
+        for quantization in (export.quantization for export in kind.exports):
             with tempfile.TemporaryDirectory() as work:
                 size, written = _alone(job_id, format, quantization, "write", work)
                 seen, compared = _alone(job_id, format, quantization, "compare", work)

@@ -28,7 +28,10 @@ KINDS = {
     "python and functions-framework alone": ("import functions_framework", ()),
     "api: GET /health": ("import main; from gemtune.handlers import http_api", ()),
     "api: GET /jobs, /jobs/{id}/…": (API, ("firestore",)),
-    "api: POST /train without a token": (f"{API}; import gemtune.services.submit", ("firestore", "storage", "pubsub")),
+    "api: POST /train without a token": (
+        f"{API}; import gemtune.services.acceptance.submit",
+        ("firestore", "storage", "pubsub"),
+    ),
     "dispatch: a message with a job id": (f"{API}; import gemtune.services.dispatch", ("firestore", "workflows")),
     "control": ("import main; from gemtune.handlers import control_api", ("firestore",)),
     "fan_out": ("import main; from google.events.cloud.firestore import DocumentEventData", ("firestore", "pubsub")),
@@ -37,7 +40,7 @@ BASELINE = "everything at the start"
 
 
 def main() -> None:
-    everything = "; ".join([API, "import gemtune.services.submit", *CLIENTS.values()])
+    everything = "; ".join([API, "import gemtune.services.acceptance.submit", *CLIENTS.values()])
     programs = {name: "; ".join([code, *(CLIENTS[c] for c in clients)]) for name, (code, clients) in KINDS.items()}
     programs[BASELINE] = everything
     figures = {name: _seconds(code) for name, code in programs.items()}

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from gemtune.machines import memory, model_size
 from gemtune.machines.memory import Load
 from gemtune.machines.model_size import ModelSize
-from gemtune.request.spec import Method
+from gemtune.methods import Method
 
 MIB = 1024 * 1024
 # Names whose widths are tried; the number of layers and of vocabulary entries that are enough to tell their share.

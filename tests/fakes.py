@@ -10,10 +10,13 @@ from typing import Any
 
 from gemtune.bootstrap import Services
 from gemtune.embedded.sqlite_bus import ACK_DEADLINE
+from gemtune.jobs.sources import Source
 from gemtune.ports import ExecutionState, Received, Topic
+from gemtune.request import rules
+from gemtune.request.facts import DatasetFiles, Deployment, Facts
 from gemtune.request.parsing import Reading, read
 from gemtune.request.spec import TrainRequest
-from gemtune.services.create_job import Submission
+from gemtune.services.acceptance.create_job import Submission
 from gemtune.settings import Settings
 
 
@@ -66,7 +69,7 @@ class World:
         self.services.bus.subscribe("requests", Topic.JOB_REQUESTS)
 
     def submit(self, key: str | None = None, **fields: Any) -> str:
-        return self.services.submit(Submission(reading(**fields), "http", "local", key)).job_id
+        return self.services.submit(Submission(reading(**fields), Source.HTTP, "local", key)).job_id
 
     def messages(self, subscription: str) -> list[dict[str, Any]]:
         """What a pull subscription holds, acknowledged."""
@@ -99,4 +102,23 @@ def request(**fields: Any) -> dict[str, Any]:
 
 
 def reading(**fields: Any) -> Reading[TrainRequest]:
-    return read(json.dumps(request(**fields)), in_the_open=False)
+    return read(json.dumps(request(**fields)), Source.HTTP)
+
+
+# A workstation that lacks nothing, and the dataset of every request.
+FACTS = Facts(
+    Deployment(
+        machines=("local",),
+        local_folders=True,
+        webhooks_to_loopback=True,
+        has_hf_token=True,
+        has_unsloth=True,
+        wandb_needs_key=False,
+    ),
+    dataset=DatasetFiles("the dataset's folder", exists=True),
+)
+
+
+def checked(body: Any, source: Source = Source.HTTP, facts: Facts = FACTS) -> Reading[TrainRequest]:
+    """A request, given as JSON text or as what becomes it, read and asked all rules."""
+    return rules.check(read(body if isinstance(body, str) else json.dumps(body), source), facts)

@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from gemtune.errors import Problem
     from gemtune.jobs.status import Step
     from gemtune.ports import Buckets, Bus, Callers, Clock, JobStore, Launcher, Secrets
+    from gemtune.services.acceptance.create_job import CreateJob
+    from gemtune.services.acceptance.export_again import ExportAgain
+    from gemtune.services.acceptance.submit import Submit
     from gemtune.services.advance import Advance
     from gemtune.services.cancel import Cancel
     from gemtune.services.control import Control
-    from gemtune.services.create_job import CreateJob
     from gemtune.services.delete import Delete
     from gemtune.services.dispatch import Dispatch
-    from gemtune.services.export_again import ExportAgain
     from gemtune.services.fan_out import FanOut
     from gemtune.services.ingest import Ingest
     from gemtune.services.notify import Notify
-    from gemtune.services.submit import Submit
     from gemtune.services.sweep import Sweep
 
 
@@ -114,28 +114,24 @@ class Services:
 
     @cached_property
     def submit(self) -> Submit:
-        from gemtune.services.placement import Placement
-        from gemtune.services.submit import Submit
+        from gemtune.request.facts import Deployment
+        from gemtune.services.acceptance.read_facts import ReadFacts
+        from gemtune.services.acceptance.submit import Submit
 
-        local_folders = not self.settings.on_gcp
-        return Submit(
-            self.store,
-            self.bus,
-            self.buckets,
-            self.secrets,
-            self._create_job,
-            local_folders=local_folders,
+        deployment = Deployment(
+            machines=self.settings.machines,
+            local_folders=not self.settings.on_gcp,
             webhooks_to_loopback=self.settings.webhooks_to_loopback,
             has_hf_token=self.settings.service_hf_token is not None,
             has_unsloth=self.settings.unsloth_python is not None,
             wandb_needs_key=self.settings.service_wandb_key is None and not self.settings.wandb_offline,
-            placement=Placement(self.buckets, self.settings.machines),
-            no_gguf=self._no_gguf,
         )
+        read_facts = ReadFacts(deployment, self.buckets, self.secrets, self._no_gguf)
+        return Submit(self.store, self.bus, self.buckets, self._create_job, read_facts)
 
     @cached_property
     def export_again(self) -> ExportAgain:
-        from gemtune.services.export_again import ExportAgain
+        from gemtune.services.acceptance.export_again import ExportAgain
 
         return ExportAgain(self.store, self.buckets, self._create_job, self.submit)
 
@@ -211,7 +207,7 @@ class Services:
 
     @cached_property
     def _create_job(self) -> CreateJob:
-        from gemtune.services.create_job import CreateJob
+        from gemtune.services.acceptance.create_job import CreateJob
 
         return CreateJob(self.store, self.buckets, self.secrets, self.clock)
 

@@ -17,16 +17,17 @@ from gemtune.errors import (
     RequestRefused,
 )
 from gemtune.jobs.record import Claim, Failure, Job, Metrics
+from gemtune.jobs.sources import Source
 from gemtune.jobs.status import Step
 from gemtune.request.parsing import read_export
-from gemtune.services.create_job import Submission
+from gemtune.services.acceptance.create_job import Submission
 from tests.fakes import World
 from tests.services.test_running import Running
 
 
 def export_again(world: World, job_id: str, key: str | None = None, **fields: Any) -> Job:
     document = json.dumps({"export_config": {"format": "adapter"}} | fields)
-    return world.services.export_again(job_id, Submission(read_export(document), "http", "local", key))
+    return world.services.export_again(job_id, Submission(read_export(document), Source.HTTP, "local", key))
 
 
 def problems(world: World, job_id: str, **fields: Any) -> dict[str, str]:
@@ -183,7 +184,7 @@ def test_everything_wrong_is_told_at_once(world: World, parent: Running) -> None
     }
     assert problems(world, parent.job_id, export_config=1) == {"export_config": "model_type"}
     with pytest.raises(RequestRefused):
-        world.services.export_again(parent.job_id, Submission(read_export("{}"), "http", "local"))
+        world.services.export_again(parent.job_id, Submission(read_export("{}"), Source.HTTP, "local"))
     assert world.kept_secrets() == []
 
 

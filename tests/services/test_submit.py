@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from gemtune.errors import BadIdempotencyKey, JobWasDeleted, KeyReused, RequestRefused
-from gemtune.services.create_job import Submission
+from gemtune.jobs.sources import Source
+from gemtune.services.acceptance.create_job import Submission
 from tests.fakes import World, reading
 
 
@@ -157,7 +158,7 @@ def test_a_reference_is_kept_as_a_name_and_its_secret_is_not_the_jobs(world: Wor
 
 def test_sources_do_not_share_keys(world: World) -> None:
     over_http = world.submit("k")
-    by_file = world.services.submit(Submission(reading(), "upload", "local", "k")).job_id
+    by_file = world.services.submit(Submission(reading(), Source.UPLOAD, "local", "k")).job_id
     assert over_http != by_file
 
 

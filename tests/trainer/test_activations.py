@@ -11,7 +11,8 @@ import torch
 
 from gemtune.machines import memory, model_size
 from gemtune.machines.memory import Load
-from gemtune.request.spec import Method, Spec
+from gemtune.methods import Method
+from gemtune.request.spec import Spec
 from tests.trainer.saved_tensors import kept_bytes
 from trainer.model import gradient_checkpointing
 from trainer.model.engines import huggingface

@@ -12,9 +12,10 @@ import pytest
 
 from gemtune.errors import StepError
 from gemtune.jobs.record import Claim, Failure
+from gemtune.jobs.sources import Source
 from gemtune.jobs.status import Step
 from gemtune.request.parsing import read_export
-from gemtune.services.create_job import Submission
+from gemtune.services.acceptance.create_job import Submission
 from tests.trainer import hub_server
 from tests.trainer.conftest import Bench
 from tests.trainer.hub_server import READS_ONLY, TOKEN, Answer, HubServer
@@ -30,7 +31,7 @@ TO_THE_HUB = {"export_config": {"destination": "hfhub", "hf_repo_id": "me/captai
 def again(bench: Bench, parent: str, **request: Any) -> Bench:
     """The bench, turned to a new job that exports again what a job trained."""
     document = json.dumps({"export_config": {"format": "adapter"}} | request)
-    child = bench.services.export_again(parent, Submission(read_export(document), "http", "local"))
+    child = bench.services.export_again(parent, Submission(read_export(document), Source.HTTP, "local"))
     bench.job_id, bench.claim = child.job_id, Claim(launch=1, execution="child")
     bench.services.dispatch.launch(child.job_id)
     assert bench.services.control.claim(child.job_id, bench.claim) is not None

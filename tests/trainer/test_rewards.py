@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from gemtune.request.rl_spec import Reward
+from gemtune.request.rewards import Reward
 from trainer.rows import rewards
 
 ADAPTER: TypeAdapter[Reward] = TypeAdapter(Reward)

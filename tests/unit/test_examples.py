@@ -9,8 +9,9 @@ import pytest
 
 from examples.shapes import make as shapes
 from gemtune.embedded.folder_objects import FolderObjects
+from gemtune.jobs.sources import Source
 from gemtune.request.job_file import as_json
-from gemtune.request.parsing import read
+from tests.fakes import checked
 from trainer.conversation.messages import conversation, pictures_in
 from trainer.pictures.decoding import rgb
 from trainer.pictures.sources import PictureSource
@@ -54,4 +55,4 @@ def test_each_example_request_is_one(path: Path) -> None:
     body = as_json(path.read_bytes(), yaml=path.suffix == ".yaml")
     if path.name.endswith(".job.yaml"):
         body["processed_dataset_id"] = "capitals"
-    assert read(json.dumps(body), in_the_open=True).problems == ()
+    assert checked(body, Source.UPLOAD).problems == ()

@@ -51,14 +51,14 @@ def test_every_way_to_import_a_higher_floor_is_seen(tmp_path: Path, importing: s
 @pytest.mark.parametrize(
     ("importer", "imported"),
     [
-        ("functions/gemtune/jobs/record.py", "gemtune.services.submit"),
+        ("functions/gemtune/jobs/record.py", "gemtune.services.acceptance.submit"),
         ("functions/gemtune/request/rules.py", "gemtune.handlers.routes"),
         ("functions/gemtune/services/submit.py", "gemtune.embedded.database"),
         ("functions/gemtune/handlers/routes.py", "gemtune.gcp.pubsub_bus"),
         ("functions/gemtune/cli/jobs.py", "gemtune.embedded.database"),
         ("functions/gemtune/errors.py", "gemtune.jobs.record"),
         ("functions/gemtune/machines/cost.py", "trainer.rows.packing"),
-        ("trainer/store/manifest.py", "gemtune.services.submit"),
+        ("trainer/store/manifest.py", "gemtune.services.acceptance.submit"),
         ("trainer/steps/train.py", "gemtune.bootstrap"),
         ("trainer/conversation/messages.py", "trainer.store.manifest"),
     ],

@@ -11,13 +11,15 @@ from gemtune.errors import NeedsLargerMachine
 from gemtune.machines import choice, model_size
 from gemtune.machines.choice import MACHINES
 from gemtune.machines.memory import GIB, Load, needed, needed_for_export
-from gemtune.request.spec import ExportConfig, TrainingConfig
+from gemtune.request.exports import EXPORTS
+from gemtune.request.placement import load_of
+from gemtune.request.spec import TrainingConfig
 
 BOTH = ("l4", "rtx-pro-6000")
 
 
 def load(**training: Any) -> Load:
-    return Load.of(TrainingConfig(base_model_id="google/gemma-3-1b-it", **training), "text")
+    return load_of(TrainingConfig(base_model_id="google/gemma-3-1b-it", **training), "text")
 
 
 def size(name: str) -> model_size.ModelSize:
@@ -160,17 +162,17 @@ def test_the_machines_are_within_what_cloud_run_has() -> None:
     ],
 )  # fmt: skip
 def test_an_export_goes_where_its_files_have_room(name: str, format: Any, machine: str | None) -> None:
-    need = needed_for_export(size(name), "LoRA", ExportConfig(format=format))
+    need = needed_for_export(size(name), "LoRA", EXPORTS[format].bytes_per_parameter)
     assert choice.choose_for_export(BOTH, need) == machine
     assert choice.choose_for_export(("local",), need) is None
 
 
 def test_an_export_that_has_room_nowhere_is_told_what_has() -> None:
-    nine = needed_for_export(size("gemma-2-9b"), "LoRA", ExportConfig(format="merged"))
+    nine = needed_for_export(size("gemma-2-9b"), "LoRA", EXPORTS["merged"].bytes_per_parameter)
     with pytest.raises(NeedsLargerMachine, match="the machine of exports has 32") as caught:
         choice.choose_for_export(("l4",), nine)
     assert str(caught.value.hint).endswith("or deploy machine rtx-pro-6000")
-    largest = needed_for_export(size("gemma-3-27b"), "LoRA", ExportConfig(format="gguf"))
+    largest = needed_for_export(size("gemma-3-27b"), "LoRA", EXPORTS["gguf"].bytes_per_parameter)
     with pytest.raises(NeedsLargerMachine) as caught:
         choice.choose_for_export(BOTH, largest)
     assert str(caught.value.hint) == "use format adapter, or a smaller base model"
@@ -178,7 +180,8 @@ def test_an_export_that_has_room_nowhere_is_told_what_has() -> None:
 
 def test_an_export_needs_what_it_reads_and_writes() -> None:
     found = size("gemma-3-4b")
-    adapter, merged = (needed_for_export(found, "LoRA", ExportConfig(format=f)) for f in ("adapter", "merged"))
+    written = (EXPORTS["adapter"].bytes_per_parameter, EXPORTS["merged"].bytes_per_parameter)
+    adapter, merged = (needed_for_export(found, "LoRA", each) for each in written)
     assert merged - adapter == pytest.approx(2 * found.parameters / GIB)
     assert adapter == pytest.approx(found.file_bytes / GIB + 3)
 
@@ -195,7 +198,7 @@ def test_pictures_that_are_seen_at_once_take_memory() -> None:
     for name, training in asked.items():
         config = TrainingConfig(base_model_id="google/gemma-3-4b-it", **training)
         seeing, blind = (
-            needed(size("google/gemma-3-4b-it"), Load.of(config, modality)).gpu for modality in ("vision", "text")
+            needed(size("google/gemma-3-4b-it"), load_of(config, modality)).gpu for modality in ("vision", "text")
         )
         more[name] = seeing - blind
     assert more == {"LoRA": pytest.approx(2), "DPO": pytest.approx(6.4), "GRPO": pytest.approx(6.4)}

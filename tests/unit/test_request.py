@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gemtune.errors import RequestRefused
-from gemtune.request.parsing import parse, read
+from gemtune.jobs.sources import Source
 from gemtune.request.spec import Provider, TrainingConfig, TrainRequest, request_hash
-from tests.fakes import request
+from tests.fakes import checked, request
 
 EXAMPLE = {
     "processed_dataset_id": "dataset_abc123", "job_name": "My Training Job", "hf_token": "hf_fakefakefake",
@@ -29,10 +29,9 @@ EXAMPLE = {
 }  # fmt: skip
 
 
-def codes(body: Any, *, in_the_open: bool = False) -> dict[str, str]:
+def codes(body: Any, source: Source = Source.HTTP) -> dict[str, str]:
     """where -> code, of everything wrong with a body."""
-    document = body if isinstance(body, str) else json.dumps(body)
-    return {".".join(map(str, p.loc)): p.code for p in read(document, in_the_open=in_the_open).problems}
+    return {".".join(map(str, p.loc)): p.code for p in checked(body, source).problems}
 
 
 def with_field(path: str, value: Any) -> dict[str, Any]:
@@ -46,7 +45,7 @@ def with_field(path: str, value: Any) -> dict[str, Any]:
 
 
 def test_the_interfaces_own_example_is_accepted() -> None:
-    parsed = parse(json.dumps(EXAMPLE), in_the_open=False)
+    parsed = checked(EXAMPLE).accepted()
     assert parsed.training_config.learning_rate == 0.0001
     assert parsed.secrets() == {"hf_token": "hf_fakefakefake"}
     assert "hf_fake" not in parsed.spec().model_dump_json()
@@ -54,7 +53,7 @@ def test_the_interfaces_own_example_is_accepted() -> None:
 
 @pytest.mark.parametrize("field", ["format", "quantization"])
 def test_defaults_stand_where_nothing_is_said(field: str) -> None:
-    parsed = parse(json.dumps(request()), in_the_open=False)
+    parsed = checked(request()).accepted()
     assert parsed.spec().quantization == "none"
     assert parsed.export_config.format == "adapter"
     assert parsed.training_config.model_dump() | {"base_model_id": ""} == {
@@ -142,7 +141,7 @@ def test_the_best_weights_are_kept_when_asked_for_and_with_early_stopping(
 ) -> None:
     body = request()
     body["training_config"] |= {"eval_strategy": "no"} | said
-    found = read(json.dumps(body), in_the_open=False)
+    found = checked(body)
     assert {problem.loc[-1]: problem.code for problem in found.problems} == (
         {} if code is None else {"load_best_model_at_end": code}
     )
@@ -165,7 +164,7 @@ def test_what_does_not_go_with_pictures_is_refused(modality: str, path: str, val
     body["training_config"]["base_model_id"] = "google/gemma-3-4b-it"
     part, _, name = path.partition(".")
     body.setdefault(part, {})[name] = value
-    problems = read(json.dumps(body), in_the_open=False).problems
+    problems = checked(body).problems
     assert (where, code) in {(".".join(map(str, problem.loc)), problem.code) for problem in problems}
 
 
@@ -201,12 +200,12 @@ def test_every_error_of_a_request_comes_back_at_once() -> None:
 
 
 def test_a_wrong_pair_of_format_and_quantization_lists_the_right_ones() -> None:
-    problems = read(json.dumps(with_field("export_config.quantization", "q4_k_m")), in_the_open=False).problems
+    problems = checked(with_field("export_config.quantization", "q4_k_m")).problems
     assert problems[0].hint == "use one of none"
 
 
 def test_a_misspelled_field_is_told_which_one_was_meant() -> None:
-    (problem,) = read(json.dumps(with_field("training_config.epoch", 1)), in_the_open=False).problems
+    (problem,) = checked(with_field("training_config.epoch", 1)).problems
     assert problem.hint == "did you mean 'epochs'?"
 
 
@@ -228,19 +227,19 @@ def test_a_misspelled_field_is_told_which_one_was_meant() -> None:
 )
 def test_what_is_no_request_is_refused_with_one_sentence(body: str) -> None:
     with pytest.raises(RequestRefused):
-        parse(body, in_the_open=False)
+        checked(body).accepted()
 
 
 @pytest.mark.parametrize("name", ["function-x", "", "a.b", "0", "é", "job_name\n", "__class__"])
 def test_an_unknown_field_is_named_whatever_it_is_called(name: str) -> None:
-    (problem,) = read(json.dumps(request() | {name: 1}), in_the_open=False).problems
+    (problem,) = checked(request() | {name: 1}).problems
     assert (problem.loc, problem.code) == ((name,), "unknown_field")
 
 
 @pytest.mark.parametrize("form", ['{{"{}": 1}}', '{{"job_name": "{}"}}', '{{"training_config": {{"x": ["{}"]}}}}'])
 @pytest.mark.parametrize("text", ["\\ud800", "\\ud800hf_fakefakefake", "\\udc00\\ud800"])
 def test_half_a_character_is_no_text_and_can_be_answered(form: str, text: str) -> None:
-    (problem,) = read(form.format(text), in_the_open=False).problems
+    (problem,) = checked(form.format(text)).problems
     assert problem.code == "not_text"
     repr(problem).encode()
 
@@ -257,16 +256,16 @@ def test_what_pydantic_says_of_a_request_repeats_no_value() -> None:
 
 @pytest.mark.parametrize("path", ["hf_token", "wandb_config.api_key"])
 def test_a_literal_token_is_refused_in_the_open_and_a_reference_is_not(path: str) -> None:
-    assert codes(with_field(path, "hf_fakefakefake"), in_the_open=True)[path] == "secret_in_the_open"
-    assert path not in codes(with_field(path, "secret:gemtune-user-mine"), in_the_open=True)
+    assert codes(with_field(path, "hf_fakefakefake"), Source.PUBSUB)[path] == "secret_in_the_open"
+    assert path not in codes(with_field(path, "secret:gemtune-user-mine"), Source.PUBSUB)
 
 
-@pytest.mark.parametrize("in_the_open", [True, False])
+@pytest.mark.parametrize("source", Source)
 @pytest.mark.parametrize(
     "name", ["gemtune-job-training_x-hf_token-0", "../gemtune-user-x", "gemtune-user-a/b", "gemtune-user-a\n", ""]
 )
-def test_only_a_users_own_secrets_can_be_referred_to(name: str, in_the_open: bool) -> None:
-    found = codes(with_field("hf_token", f"secret:{name}"), in_the_open=in_the_open)
+def test_only_a_users_own_secrets_can_be_referred_to(name: str, source: Source) -> None:
+    found = codes(with_field("hf_token", f"secret:{name}"), source)
     assert found == {"hf_token": "bad_secret_reference"}
 
 
@@ -276,20 +275,20 @@ TOKEN = "hf_" + "fAkE" * 8
 @given(st.sampled_from([
     "hf_token", "job_name", "processed_dataset_id", "modality", "training_config.base_model_id", "nothing.known",
     "training_config.method", "export_config.hf_repo_id", "wandb_config.project", "notify.webhook_url",
-]), st.sampled_from(["{}", "x {}", "https://user:{}@example.com/", " {} "]), st.booleans())  # fmt: skip
-def test_no_answer_repeats_a_token_wherever_it_was_put(path: str, form: str, in_the_open: bool) -> None:
+]), st.sampled_from(["{}", "x {}", "https://user:{}@example.com/", " {} "]), st.sampled_from(Source))  # fmt: skip
+def test_no_answer_repeats_a_token_wherever_it_was_put(path: str, form: str, source: Source) -> None:
     body = with_field(path, form.format(TOKEN))
-    found = read(json.dumps(body), in_the_open=in_the_open)
+    found = checked(body, source)
     assert TOKEN not in repr(found.problems)
     if path != "hf_token":
         assert found.problems
-    as_key = read(json.dumps(with_field(TOKEN, 1)), in_the_open=in_the_open)
+    as_key = checked(with_field(TOKEN, 1), source)
     assert TOKEN not in repr(as_key.problems)
 
 
 def test_the_hash_of_a_request_knows_no_secret_and_no_order() -> None:
     def hashed(body: dict[str, Any]) -> str:
-        return request_hash(parse(json.dumps(body), in_the_open=False).spec())
+        return request_hash(checked(body).accepted().spec())
 
     same = dict(reversed(list(request(hf_token="hf_fakefakefakeA").items())))
     assert hashed(request(hf_token="hf_fakefakefakeB")) == hashed(same)

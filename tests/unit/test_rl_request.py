@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any, get_args
 
 import pytest
 
-from gemtune.request import schemas
-from gemtune.request.parsing import parse, read
+from gemtune.request.matching import schemas
 from gemtune.request.spec import Provider
-from tests.fakes import request
+from tests.fakes import checked, request
 
 LENGTH = {"type": "length", "at_most": 20}
 
@@ -19,7 +17,7 @@ LENGTH = {"type": "length", "at_most": 20}
 def problems(rl: Any, **training: Any) -> dict[str, str]:
     """where below rl_config -> code; elsewhere the whole place."""
     body = request(training={"method": "RL", "rl_config": rl} | training)
-    found = read(json.dumps(body), in_the_open=False).problems
+    found = checked(body).problems
     assert all(problem.hint for problem in found if problem.code not in PYDANTICS)
     return {".".join(map(str, p.loc)).removeprefix("training_config.rl_config."): p.code for p in found}
 
@@ -36,7 +34,7 @@ def test_each_algorithm_is_accepted_with_its_defaults() -> None:
     assert problems(grpo()) == {}
     assert problems({"algorithm": "dpo"}) == {}
     body = request(training={"method": "RL", "rl_config": grpo({"type": "exact_answer"})})
-    spec = parse(json.dumps(body), in_the_open=True).spec()
+    spec = checked(body).accepted().spec()
     assert spec.model_dump(mode="json")["training_config"]["rl_config"] == {
         "algorithm": "grpo", "num_generations": 8, "max_completion_length": 256, "temperature": 1.0, "beta": 0.0,
         "loss_type": "dapo",
@@ -48,7 +46,7 @@ def test_each_algorithm_is_accepted_with_its_defaults() -> None:
 
 def test_method_and_rl_config_go_together() -> None:
     assert problems(None) == {"training_config.rl_config": "missing_field"}
-    found = read(json.dumps(request(training={"rl_config": grpo()})), in_the_open=False).problems
+    found = checked(request(training={"rl_config": grpo()})).problems
     assert [(p.loc, p.code) for p in found] == [(("training_config", "rl_config"), "field_without_use")]
 
 
@@ -122,7 +120,7 @@ def test_what_goes_with_no_rl_is_refused(training: Any, where: str, code: str) -
 def test_rl_sees_pictures_and_knows_every_provider(rl: dict[str, Any], provider: str) -> None:
     assert problems(rl, provider=provider) == {}
     training = {"method": "RL", "rl_config": rl, "provider": provider, "base_model_id": "google/gemma-3-4b-it"}
-    assert read(json.dumps(request(modality="vision", training=training)), in_the_open=False).problems == ()
+    assert checked(request(modality="vision", training=training)).problems == ()
 
 
 def test_every_problem_comes_at_once() -> None:
@@ -138,7 +136,7 @@ def test_every_problem_comes_at_once() -> None:
 
 def test_a_misspelled_field_of_a_reward_is_told_which_one_was_meant() -> None:
     body = request(training={"method": "RL", "rl_config": grpo({"type": "regex", "patern": "a", "pattern": "a"})})
-    (problem,) = read(json.dumps(body), in_the_open=False).problems
+    (problem,) = checked(body).problems
     assert problem.hint == "did you mean 'pattern'?"
 
 

@@ -16,31 +16,37 @@ PRODUCT = ("gemtune", "main", "trainer", "bench", "deploy", "examples")
 
 # What each room of the service may import of the service. Files directly in gemtune are rooms of their own.
 SERVICE: Mapping[str, str] = {
-    "clock": "", "process": "", "redaction": "",
+    "clock": "", "methods": "", "process": "", "redaction": "",
     "errors": "redaction",
     "log_lines": "redaction",
     "llama_cpp": "errors", "object_name": "errors", "secret_name": "errors",
     # The domain: no service, no handler, no port.
     "jobs": "errors",
-    "request": "errors redaction",
-    "machines": "errors jobs request",
+    "machines": "errors jobs methods",
+    "request": "errors jobs machines methods redaction request.matching",
+    "request.matching": "",
     "ports": "jobs",
     "settings": "errors llama_cpp machines",
     "webhooks": "errors ports",
+    "request.rules": "errors jobs llama_cpp machines request secret_name webhooks",
     # Use cases know ports, and not what is behind them.
-    "services": "errors jobs llama_cpp machines object_name ports redaction request webhooks",
+    "services": "errors jobs object_name ports redaction request services.acceptance webhooks",
+    "services.acceptance": "errors jobs machines ports redaction request request.rules",
     "embedded": "errors jobs object_name ports process secret_name settings",
     "gcp": "errors jobs object_name ports redaction secret_name settings",
     # The wiring alone knows both backends.
-    "bootstrap": "clock embedded errors gcp jobs llama_cpp log_lines ports services settings webhooks",
-    "handlers": "bootstrap errors jobs machines ports request services",
+    "bootstrap": "clock embedded errors gcp jobs llama_cpp log_lines ports request services services.acceptance "
+                 "settings webhooks",
+    "handlers": "bootstrap errors jobs machines ports request services services.acceptance",
     "local_server.workflow_engine": "",
     "local_server": "bootstrap embedded errors handlers local_server.workflow_engine machines ports process redaction "
                     "services settings",
     "cli": "bootstrap errors jobs local_server object_name ports process request settings webhooks",
 }  # fmt: skip
 # What the trainer may import of the service: the domain, ports, and what has no room.
-SERVICE_FOR_TRAINER = "errors jobs llama_cpp machines object_name ports process redaction request settings"
+SERVICE_FOR_TRAINER = (
+    "errors jobs llama_cpp machines methods object_name ports process redaction request request.matching settings"
+)
 # The trainer's rooms from the ground up: each may import those on lower floors.
 FLOORS = (
     ("trainer", "trainer.context", "trainer.conversation", "trainer.process", "trainer.store",
@@ -71,11 +77,9 @@ ALLOWED["bench"] = {room for room in ALLOWED if not room.startswith("deploy")}  
 
 EXEMPT: house_rules.Exemptions = {
     ("trainer.context", "gemtune.services.advance"): "a step writes its record through this use case and no other",
-    ("trainer.base_model.location", "gemtune.services.placement"): "until the size of a model is no use case",
-    ("trainer.base_model.hub_download", "gemtune.services.placement"): "until the size of a model is no use case",
     ("gemtune.handlers.openapi", "gemtune.handlers.http_api"): "until an endpoint is one record in a file of its own",
 }
-MORE_FILES = {"gemtune.services": 13}  # until placement is a rule of requests
+MORE_FILES: Mapping[str, int] = {}
 
 # All of the service, and of the trainer what prepare, uploads and the record need.
 WITHOUT_TORCH = {room for room in ALLOWED if room.startswith(("gemtune", "deploy", "main"))} | {

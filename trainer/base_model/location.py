@@ -10,7 +10,6 @@ from gemtune.errors import ObjectNotFound, StepError, UnsafeName
 from gemtune.machines.model_size import ModelSize
 from gemtune.ports import Buckets, Objects
 from gemtune.request import base_model
-from gemtune.services.placement import size_in
 from trainer.base_model import folder_contents, hub_download
 from trainer.base_model.folder_contents import config_of as config_of
 
@@ -60,7 +59,8 @@ def size(buckets: Buckets, provided: Mapping[str, str]) -> ModelSize | None:
     if provided["kind"] == "folder":
         return None
     objects, prefix = _bucket_of(buckets, provided["place"])
-    return size_in(objects, prefix)
+    names = {stat.name: stat.bytes for stat in objects.list(f"{prefix}/")}
+    return base_model.files(objects.read(f"{prefix}/config.json"), names).size
 
 
 def without_weights(buckets: Buckets, provided: Mapping[str, str], work: Path) -> Path:

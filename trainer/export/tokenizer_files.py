@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from gemtune.errors import StepError
-from gemtune.request.spec import Method
+from gemtune.methods import Method
 from trainer.conversation.chat_template import ChatTemplate, json_object
 from trainer.export import merge
 from trainer.export.modelfile import marker, turns_of

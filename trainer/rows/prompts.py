@@ -9,7 +9,7 @@ from typing import Any
 
 from gemtune.errors import StepError
 from gemtune.request import rl_spec
-from gemtune.request.rl_spec import GrpoConfig, NumericAnswer
+from gemtune.request.rl_spec import GrpoConfig
 from trainer.conversation.dataset_files import Refused
 from trainer.conversation.messages import BadRow, Messages, checked, names_in, part
 from trainer.pictures.arrow_file import Album, numbers
@@ -49,7 +49,7 @@ class Prompts:
             message = f"the base model reads {max_length} tokens, which leaves none for a prompt"
             raise StepError("completion_too_long", message, hint="lower max_completion_length")
         self._needs_answer = rl_spec.needs_answer(rl)
-        self._needs_number = any(isinstance(reward, NumericAnswer) for reward in rl.rewards)
+        self._needs_number = any(reward.compares == "number" for reward in rl.rewards)
 
     def encode(self, row: dict[str, Any]) -> Prompt | Refused:
         try:

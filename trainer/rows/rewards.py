@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any, assert_never
 
-from gemtune.request import patterns, rl_spec, schemas
-from gemtune.request.rl_spec import ExactAnswer, JsonSchema, Length, NumericAnswer, Regex, Reward
+from gemtune.request import rl_spec
+from gemtune.request.matching import patterns, schemas
+from gemtune.request.rewards import ExactAnswer, JsonSchema, Length, NumericAnswer, Regex, Reward
 
 # completion's text, its tokens, the row's answer -> reward
 Score = Callable[[str, int, str | None], float]

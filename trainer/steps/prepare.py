@@ -14,7 +14,9 @@ from typing import Any
 
 from gemtune.errors import NeedsLargerMachine, StepError
 from gemtune.machines import choice
-from gemtune.machines.memory import Load, needed_for_export
+from gemtune.machines.memory import needed_for_export
+from gemtune.request.exports import EXPORTS
+from gemtune.request.placement import load_of
 from gemtune.request.rl_spec import GrpoConfig
 from gemtune.request.spec import DEFAULT_SEQ_LENGTH, TrainingConfig
 from trainer.base_model import folder_contents, location
@@ -133,10 +135,11 @@ def _machines(context: Context, provided: Mapping[str, str], longest_row: int) -
     size = location.size(context.buckets, provided)
     config = context.spec.training_config
     sampled = config.rl_config.max_completion_length if isinstance(config.rl_config, GrpoConfig) else 0
-    load = replace(Load.of(config, context.spec.modality), length=longest_row + sampled)
+    load = replace(load_of(config, context.spec.modality), length=longest_row + sampled)
     try:
         trains = choice.choose(context.machines, config.machine, size, load)
-        need = 0.0 if size is None else needed_for_export(size, config.method, context.spec.export_config)
+        written = EXPORTS[context.spec.export_config.format].bytes_per_parameter
+        need = 0.0 if size is None else needed_for_export(size, config.method, written)
         return trains, choice.choose_for_export(context.machines, need)
     except NeedsLargerMachine as error:
         raise StepError(error.code, error.message, hint=error.hint) from error

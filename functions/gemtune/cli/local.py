@@ -14,6 +14,7 @@ from gemtune.cli import request_file
 from gemtune.cli.connection import REFUSED, Connection, print_problems
 from gemtune.errors import BadSetting
 from gemtune.jobs.secret_names import REFERENCE, USER_PREFIX
+from gemtune.jobs.sources import Source
 from gemtune.ports import Topic
 from gemtune.request import parsing
 from gemtune.webhooks import signing
@@ -40,7 +41,7 @@ def up(port: int | None) -> None:
 def publish(connection: Connection, file: str, idempotency_key: str | None) -> None:
     """Publish the request in FILE (JSON or YAML, - for standard input) to job-requests, server or not."""
     document = json.dumps(request_file.read(file)).encode()
-    problems = parsing.read(document, in_the_open=True).problems
+    problems = parsing.read(document, Source.PUBSUB).problems
     if any(problem.code == "secret_in_the_open" for problem in problems):
         # A message is stored before anyone reads it, so a token must not get into one.
         print_problems([problem.to_json() for problem in problems])

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from gemtune.jobs.events import Event
 from gemtune.jobs.record import Artifact, Attempt, Failure, Job, JobSummary, Metrics, Parity, Progress, StepRecord
+from gemtune.jobs.sources import Source
 from gemtune.jobs.status import Status, Step
 from gemtune.machines import cost
 from gemtune.machines.choice import LOCAL
@@ -64,7 +65,7 @@ class JobStatus(BaseModel):
     steps: Mapping[Step, StepStatus]
     artifacts: Sequence[Artifact]
     certificate: Parity | None
-    source: str
+    source: Source
     owner: str
     created_at: datetime
     updated_at: datetime

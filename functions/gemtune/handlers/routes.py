@@ -9,16 +9,17 @@ from gemtune.errors import Problem, RequestRefused
 from gemtune.handlers import answers
 from gemtune.handlers.artifact_links import artifact_links
 from gemtune.handlers.loss_history import loss_history
+from gemtune.jobs.sources import Source
 from gemtune.jobs.status import Status
 from gemtune.request import parsing as requests
 from gemtune.request.parsing import Reading, Request
-from gemtune.services.create_job import Submission
+from gemtune.services.acceptance.create_job import Submission
 
 MAX_PAGE = 200
 
 
 def train(request: flask.Request, services: Services) -> answers.Accepted:
-    reading = requests.read(request.get_data(), in_the_open=False)
+    reading = requests.read(request.get_data(), Source.HTTP)
     return answers.Accepted(job_id=services.submit(_submission(reading, request, services)).job_id)
 
 
@@ -74,7 +75,7 @@ def health(request: flask.Request, services: Services) -> answers.Health:
 
 def _submission(reading: Reading[Request], request: flask.Request, services: Services) -> Submission[Request]:
     key = request.headers.get("Idempotency-Key")
-    return Submission(reading, source="http", owner=services.callers.owner(request), idempotency_key=key)
+    return Submission(reading, source=Source.HTTP, owner=services.callers.owner(request), idempotency_key=key)
 
 
 def _whole_number(request: flask.Request, name: str, *, default: int, most: int = 2**53) -> int:

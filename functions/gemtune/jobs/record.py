@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
+from gemtune.jobs.sources import Source
 from gemtune.jobs.status import MOVES, STEPS, Status, Step
 
 # Attempts of a step that its record tells of: a week of executions of an hour each is 168, and a document has 1 MiB.
@@ -159,7 +160,7 @@ class Job(Record):
     export_machine: str | None = None  # whose memory its export needs, when that of exports is not enough
     machine: str | None = None  # what trains it; None until `prepare` has seen the weights of a model we do not know
     secret_names: Mapping[str, str] = {}  # role ("hf_token") -> name in the secret store
-    source: Literal["http", "pubsub", "upload"]
+    source: Source
     owner: str
     idempotency_key: str | None = None
     request_hash: str

@@ -8,6 +8,7 @@ from gemtune.jobs.record import Job
 
 OWN_PREFIX = "gemtune-job-"
 USER_PREFIX = "gemtune-user-"
+# Before the name of a secret that a request refers to.
 REFERENCE = "secret:"
 
 # A job's secrets outlive the longest step by far; every begin of a step counts again from now.

@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gemtune.machines.model_size import ModelSize
-from gemtune.request.rl_spec import DpoConfig, GrpoConfig
-from gemtune.request.spec import DEFAULT_SEQ_LENGTH, ExportConfig, Method, Modality, TrainingConfig
+from gemtune.methods import Method, Modality
 
 GIB = 1024**3
 
@@ -55,20 +54,6 @@ class Load:
     sequences: int = 1
     sampled: int = 0
 
-    @classmethod
-    def of(cls, config: TrainingConfig, modality: Modality) -> Load:
-        length = config.max_seq_length or DEFAULT_SEQ_LENGTH
-        together = config.batch_size * config.gradient_accumulation_steps
-        return cls(
-            config.method,
-            config.batch_size,
-            length,
-            config.lora_rank,
-            modality,
-            sequences=2 if isinstance(config.rl_config, DpoConfig) else 1,
-            sampled=together if isinstance(config.rl_config, GrpoConfig) else 0,
-        )
-
     @property
     def tokens(self) -> int:
         """Of one forward pass."""
@@ -106,14 +91,16 @@ def needed(size: ModelSize, load: Load) -> Need:
     )
 
 
-def needed_for_export(size: ModelSize, method: Method, config: ExportConfig) -> float:
+def needed_for_export(size: ModelSize, method: Method, written_bytes: float) -> float:
     """GiB of main memory that an export needs, which never uses a GPU: the files it reads and writes, and the models
-    that are compared afterwards. Those above 4 GiB lie where their files do; smaller ones are read into float32."""
+    that are compared afterwards. Those above 4 GiB lie where their files do; smaller ones are read into float32.
+
+    written_bytes: per parameter of the base model.
+    """
     parameters = size.parameters
     read = 4 * parameters if method == "Full" else size.file_bytes
     compared = 4 * parameters if size.file_bytes <= 4 * GIB else 0
-    written = {"adapter": 0.0, "merged": 2.0, "gguf": 2.0 + 2.0 + 1.1}[config.format] * parameters
-    return (read + written + compared) / GIB + EXPORT_PROCESS_GIB
+    return (read + written_bytes * parameters + compared) / GIB + EXPORT_PROCESS_GIB
 
 
 def _weights_bytes(size: ModelSize, method: Method, *, on_gpu: bool) -> float:

@@ -1,14 +1,20 @@
-"""The three ways to name a base model: a Hub id, `gs://bucket/folder`, or a local folder."""
+"""The base model that a request names: a Hub id, `gs://bucket/folder` or a local folder, and what its folder holds."""
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from gemtune.errors import Problem
+from gemtune.machines import model_size
+from gemtune.machines.model_size import ModelSize
 from gemtune.request.spec import HUB_ID
+
+# Where prepare copies models of the Hub to, in the export bucket.
+COPIES = "models"
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +23,29 @@ class BaseModel:
 
     kind: Literal["hub", "gs", "folder"]
     place: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """What the folder of a base model holds.
+
+    config: its config.json as JSON knows it; None when it is missing, or is not JSON. weights_bytes: of its weights in
+    all, 0 when they were not counted.
+    """
+
+    config: Any
+    config_is_missing: bool = False
+    weights_bytes: int = 0
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """The fields of its config.json; none when that is no JSON object."""
+        return self.config if isinstance(self.config, dict) else {}
+
+    @property
+    def size(self) -> ModelSize | None:
+        """Its size, None when its files do not say."""
+        return model_size.of_folder(self.fields, self.weights_bytes) if self.fields and self.weights_bytes else None
 
 
 def read(base_model_id: str) -> BaseModel | None:
@@ -36,9 +65,15 @@ def problem_of(base_model_id: str) -> Problem | None:
     return Problem(("training_config", "base_model_id"), "this names no base model", "bad_base_model", hint)
 
 
-def config_of_folder(named: BaseModel) -> bytes:
-    """The config.json of a local folder. Raises OSError."""
-    return (Path(named.place) / "config.json").read_bytes()
+def copies_of(repository: str) -> str:
+    """The folder of the export bucket that has a folder for each copied revision of a repository of the Hub."""
+    return f"{COPIES}/{repository.replace('/', '--')}"
+
+
+def files(config: bytes | None, objects: Mapping[str, int]) -> ModelFiles:
+    """What a folder holds. config: its config.json, None when there is none. objects: name -> bytes of its files."""
+    weights = sum(size for name, size in objects.items() if name.endswith(".safetensors"))
+    return ModelFiles(None if config is None else _json(config), config is None, weights)
 
 
 def sees(config: object) -> bool:
@@ -47,3 +82,10 @@ def sees(config: object) -> bool:
     if not isinstance(config, dict) or config.get("model_type") != "gemma3":
         return False
     return isinstance(config.get("vision_config"), dict)
+
+
+def _json(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None

@@ -6,23 +6,20 @@ import copy
 import difflib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from gemtune.errors import Problem, RequestRefused
+from gemtune.jobs.secret_names import REFERENCE
+from gemtune.jobs.sources import Source
 from gemtune.redaction import looks_secret, redacted
+from gemtune.request.contract import Loc
 from gemtune.request.places import fields_at, without_tags
 from gemtune.request.rl_spec import DISCRIMINATORS
-from gemtune.request.rule import Loc, Rule
-from gemtune.request.rules import RULES
-from gemtune.request.spec import SECRET_REFERENCE, ExportRequest, Spec, TrainRequest
-
-# Where a token may stand; a token anywhere else would be stored in the clear.
-SECRET_FIELDS: frozenset[Loc] = frozenset({("hf_token",), ("wandb_config", "api_key")})
-
+from gemtune.request.spec import SECRET_FIELDS, SECRET_REFERENCE, ExportRequest, Spec, TrainRequest
 
 Request = TypeVar("Request", bound=BaseModel)  # TrainRequest or ExportRequest
 # What a request cannot do without gets a stand-in, so that the rules about the rest can still be asked.
@@ -42,6 +39,12 @@ class Reading(Generic[Request]):
     request: Request | None
     problems: tuple[Problem, ...]
 
+    def readable(self) -> Request:
+        """The request as far as it can be read. Raises RequestRefused with every problem when that is too little."""
+        if self.request is None:
+            raise RequestRefused(self.problems)
+        return self.request
+
     def accepted(self) -> Request:
         """The request, if nothing is wrong with it. Raises RequestRefused with every problem."""
         if self.problems or self.request is None:
@@ -49,34 +52,20 @@ class Reading(Generic[Request]):
         return self.request
 
 
-def check(reading: Reading[TrainRequest], rules: Iterable[Rule]) -> Reading[TrainRequest]:
-    """The same with what these rules find; a rule about a faulty field is not asked."""
-    if reading.request is None:
-        return reading
-    faulty = [problem.loc for problem in reading.problems]
-    asked = [rule for rule in rules if not any(loc[: len(read)] == read for read in rule.reads for loc in faulty)]
-    found = [problem for rule in asked for problem in rule.check(reading.request)]
-    return Reading(reading.request, (*reading.problems, *found))
-
-
-def read(document: str | bytes, *, in_the_open: bool) -> Reading[TrainRequest]:
-    """What a JSON document says. `in_the_open`: it came by a way that others store and log, so a literal token in it
-    is a problem."""
-    return check(_read(TrainRequest, document, in_the_open=in_the_open), RULES)
+def read(document: str | bytes, source: Source) -> Reading[TrainRequest]:
+    """Read a JSON document, in which a literal token may be a problem where it came from.
+    `gemtune.request.rules.check` asks the rules."""
+    return _read(TrainRequest, document, in_the_open=source.in_the_open)
 
 
 def read_export(document: str | bytes) -> Reading[ExportRequest]:
-    """The same of a request to export again, which comes by HTTP only. Rules are asked by `check_export`."""
+    """Read a request to export again, which comes by HTTP only."""
     return _read(ExportRequest, document, in_the_open=False)
 
 
-def check_export(reading: Reading[ExportRequest], trained: Spec, rules: Iterable[Rule]) -> Reading[TrainRequest]:
-    """A request to export again, made whole by what was trained, with what the rules find that are about the export."""
-    if reading.request is None:
-        return Reading(None, reading.problems)
-    fields = ExportRequest.model_fields
-    about = [rule for rule in (*RULES, *rules) if any(read[0] in fields for read in rule.reads)]
-    return check(Reading(reading.request.of(trained), reading.problems), about)
+def completed(reading: Reading[ExportRequest], trained: Spec) -> Reading[TrainRequest]:
+    """Return a request to export again as the whole request that would have trained the same and exported this."""
+    return Reading(None if reading.request is None else reading.request.of(trained), reading.problems)
 
 
 def _read(model: type[Request], document: str | bytes, *, in_the_open: bool) -> Reading[Request]:
@@ -110,11 +99,6 @@ def _is_unicode(raw: object) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def parse(document: str | bytes, *, in_the_open: bool) -> TrainRequest:
-    """The request in a JSON document, by itself. Raises RequestRefused with every problem there is."""
-    return read(document, in_the_open=in_the_open).accepted()
 
 
 def _validated(model: type[Request], raw: dict[str, Any]) -> tuple[Request | None, list[Problem]]:
@@ -198,10 +182,10 @@ def _tokens_out_of_place(tree: Any, *, in_the_open: bool, loc: Loc = ()) -> Iter
         for index, value in enumerate(tree):
             yield from _tokens_out_of_place(value, in_the_open=in_the_open, loc=(*loc, index))
     elif isinstance(tree, str):
-        if loc in SECRET_FIELDS:
+        if loc in SECRET_FIELDS.values():  # anywhere else it would be stored in the clear
             if re.fullmatch(SECRET_REFERENCE, tree):
                 return
-            if tree.startswith("secret:"):
+            if tree.startswith(REFERENCE):
                 msg = "this refers to no secret that a user can keep"
                 yield Problem(loc, msg, "bad_secret_reference", hint)
             elif in_the_open:

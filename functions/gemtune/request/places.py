@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from gemtune.request.contract import Loc
 from gemtune.request.rl_spec import DISCRIMINATORS
-from gemtune.request.rule import Loc
 
 
 def without_tags(raw: Any, loc: Loc) -> Loc:

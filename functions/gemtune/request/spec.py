@@ -5,31 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gemtune.request.contract import Contract
+from gemtune.jobs.secret_names import REFERENCE, USER_PREFIX
+from gemtune.methods import Method, Modality
+from gemtune.request.contract import Contract, Loc
+from gemtune.request.exports import Export, Format, Quantization, export_of
 from gemtune.request.rl_spec import RlConfig
 
-Method = Literal["LoRA", "QLoRA", "Full", "RL"]
 Provider = Literal["unsloth", "huggingface"]
-Modality = Literal["text", "vision"]
-Format = Literal["adapter", "merged", "gguf"]
-Quantization = Literal["none", "fp16", "q4", "f16", "q8_0", "q4_k_m", "q5_k_m", "q2_k"]
 EvaluationMetric = Literal["accuracy", "perplexity"]
 SchedulerType = Literal[
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
 ]
 
-# The quantizations of each export format, its default first.
-QUANTIZATIONS: Mapping[Format, tuple[Quantization, ...]] = {
-    "adapter": ("none",),
-    "merged": ("none", "fp16", "q4"),
-    "gguf": ("q8_0", "f16", "q4_k_m", "q5_k_m", "q2_k"),
-}
 # A reference to a secret that the user stored beforehand; messages and files carry these, never a token.
-SECRET_REFERENCE = r"^secret:gemtune-user-[A-Za-z0-9_-]{1,64}$"
+SECRET_REFERENCE = rf"^{REFERENCE}{USER_PREFIX}[A-Za-z0-9_-]{{1,64}}$"
+# Where a request says the secret of a role.
+SECRET_FIELDS: Mapping[str, Loc] = {"hf_token": ("hf_token",), "wandb_api_key": ("wandb_config", "api_key")}
 HUB_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
 PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -121,13 +116,18 @@ class Spec(Contract):
     notify: Notify | None = None
 
     @property
+    def export(self) -> Export:
+        """The record of the export that is asked for."""
+        return export_of(self.export_config.format, self.export_config.quantization)
+
+    @property
     def quantization(self) -> Quantization:
         """The one asked for, or the format's default."""
-        return self.export_config.quantization or QUANTIZATIONS[self.export_config.format][0]
+        return self.export.quantization
 
 
 class TrainRequest(Spec):
-    """What a user sends. Read one with `gemtune.request.parsing.parse`, which reports every problem at once."""
+    """What a user sends. `gemtune.request.parsing.read` reads one."""
 
     hf_token: str | None = Field(None, min_length=1, max_length=512, repr=False)
     wandb_config: WandbConfig | None = None
@@ -166,8 +166,3 @@ def request_hash(request: Spec | ExportRequest, *, parent_job_id: str | None = N
     if parent_job_id is not None:
         stated["parent_job_id"] = parent_job_id
     return hashlib.sha256(json.dumps(stated, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of the request."""
-    return TrainRequest.model_json_schema()

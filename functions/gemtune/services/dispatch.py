@@ -20,11 +20,12 @@ from gemtune.errors import (
 )
 from gemtune.jobs import changes, launches
 from gemtune.jobs.record import Job
+from gemtune.jobs.sources import Source
 from gemtune.ports import Bus, Clock, JobStore, Launcher, Topic
 from gemtune.redaction import redacted
 from gemtune.request import parsing
-from gemtune.services.create_job import Submission
-from gemtune.services.submit import Submit
+from gemtune.services.acceptance.create_job import Submission
+from gemtune.services.acceptance.submit import Submit
 
 log = logging.getLogger(__name__)
 
@@ -90,8 +91,8 @@ class Dispatch:
             body = None
         if isinstance(body, dict) and "job_id" in body:
             return _checked(body["job_id"])
-        reading = parsing.read(message, in_the_open=True)
-        return self.submit.accept(Submission(reading, source="pubsub", owner=owner, idempotency_key=key)).job_id
+        reading = parsing.read(message, Source.PUBSUB)
+        return self.submit.accept(Submission(reading, source=Source.PUBSUB, owner=owner, idempotency_key=key)).job_id
 
     def _reject(self, problems: Sequence[Problem], key: str) -> None:
         key = redacted(key)

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from gemtune.errors import GemtuneError, JobWasDeleted, ObjectNotFound, Problem, RequestRefused
+from gemtune.jobs.sources import Source
 from gemtune.object_name import is_safe
 from gemtune.ports import Buckets, Objects
 from gemtune.request import parsing
 from gemtune.request.job_file import as_json
-from gemtune.services.create_job import Submission
-from gemtune.services.submit import Submit
+from gemtune.services.acceptance.create_job import Submission
+from gemtune.services.acceptance.submit import Submit
 
 log = logging.getLogger(__name__)
 
@@ -60,11 +61,13 @@ class Ingest:
         if objects.generation(name) != generation:
             return
         try:
-            reading = parsing.read(self._document(objects, name), in_the_open=True)
+            reading = parsing.read(self._document(objects, name), Source.UPLOAD)
             if objects.generation(name) != generation:  # what was read may be the next one's already
                 return
             key = f"{bucket}/{name}#{generation}"
-            job = self.submit(Submission(reading, source="upload", owner=owner, idempotency_key=_last_bytes(key, 1024)))
+            job = self.submit(
+                Submission(reading, source=Source.UPLOAD, owner=owner, idempotency_key=_last_bytes(key, 1024))
+            )
         except RequestRefused as error:
             self._answer(objects, name, "rejected", {"errors": [problem.to_json() for problem in error.problems]})
         except (JobWasDeleted, ObjectNotFound) as error:

@@ -15,10 +15,10 @@ from gemtune.jobs.record import Failure, Job
 from gemtune.jobs.secret_names import OWN_PREFIX, job_of
 from gemtune.jobs.status import Step
 from gemtune.ports import Buckets, Clock, ExecutionState, JobStore, Launcher, Secrets
+from gemtune.services.acceptance.submit import Submit
 from gemtune.services.delete import TOMBSTONE
 from gemtune.services.dispatch import LEASE, Dispatch
 from gemtune.services.fan_out import FanOut
-from gemtune.services.submit import Submit
 
 log = logging.getLogger(__name__)
 

@@ -1,21 +1,21 @@
-"""Rules of reinforcement learning: what goes together, and what each reward needs."""
+"""Rules about reinforcement learning: what goes together, and what each reward needs."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 
 from gemtune.errors import Problem
-from gemtune.request import patterns, rl_spec, schemas
-from gemtune.request.rl_spec import DpoConfig, GrpoConfig, JsonSchema, Length, Regex, Reward
-from gemtune.request.rule import Loc, Rule
-from gemtune.request.spec import DEFAULT_SEQ_LENGTH, TrainingConfig, TrainRequest
+from gemtune.request import rl_spec
+from gemtune.request.contract import Loc
+from gemtune.request.facts import Facts
+from gemtune.request.rl_spec import DpoConfig, GrpoConfig
+from gemtune.request.spec import DEFAULT_SEQ_LENGTH, TrainRequest
 
 _TRAINING: Loc = ("training_config",)
 _RL: Loc = (*_TRAINING, "rl_config")
 
 
-def _rl_config(request: TrainRequest) -> list[Problem]:
+def rl_config(request: TrainRequest, facts: Facts) -> list[Problem]:
     config = request.training_config
     if config.method == "RL" and config.rl_config is None:
         hint = "send {algorithm: grpo, rewards: [...]} or {algorithm: dpo}"
@@ -26,7 +26,7 @@ def _rl_config(request: TrainRequest) -> list[Problem]:
     return []
 
 
-def _packing(request: TrainRequest) -> list[Problem]:
+def packing(request: TrainRequest, facts: Facts) -> list[Problem]:
     config = request.training_config
     if config.method != "RL" or not config.packing:
         return []
@@ -34,25 +34,23 @@ def _packing(request: TrainRequest) -> list[Problem]:
     return [Problem((*_TRAINING, "packing"), message, "packing_not_possible", "use false")]
 
 
-def _without_use(request: TrainRequest) -> list[Problem]:
+def fields_without_use(request: TrainRequest, facts: Facts) -> list[Problem]:
     """Fields that change nothing with RL. Their defaults are let through: the documented example sends some along."""
-    config, problems = request.training_config, []
+    config = request.training_config
     if config.method != "RL":
         return []
-    for name, why in (
-        ("lora_dropout", "RL compares probabilities, which dropout would blur"),
-        ("evaluation_metrics", "RL reports rewards or margins instead"),
-    ):
-        if name in config.model_fields_set and getattr(config, name) != _default(name):
-            problems.append(Problem((*_TRAINING, name), f"it has no use: {why}", "field_without_use", "leave it out"))
-    return problems
+    reasons = {
+        "lora_dropout": "RL compares probabilities, which dropout would blur",
+        "evaluation_metrics": "RL reports rewards or margins instead",
+    }
+    return [
+        Problem((*_TRAINING, name), f"it has no use: {reason}", "field_without_use", "leave it out")
+        for name, reason in reasons.items()
+        if config.changes(name)
+    ]
 
 
-def _default(name: str) -> object:
-    return TrainingConfig.model_fields[name].default
-
-
-def _dpo(request: TrainRequest) -> list[Problem]:
+def dpo(request: TrainRequest, facts: Facts) -> list[Problem]:
     rl = request.training_config.rl_config
     if not isinstance(rl, DpoConfig):
         return []
@@ -66,7 +64,7 @@ def _dpo(request: TrainRequest) -> list[Problem]:
     return []
 
 
-def _groups(request: TrainRequest) -> list[Problem]:
+def groups(request: TrainRequest, facts: Facts) -> list[Problem]:
     config, rl = request.training_config, request.training_config.rl_config
     if not isinstance(rl, GrpoConfig):
         return []
@@ -78,7 +76,7 @@ def _groups(request: TrainRequest) -> list[Problem]:
     return [Problem((*_RL, "num_generations"), message, "groups_not_whole", hint)]
 
 
-def _completion_length(request: TrainRequest) -> list[Problem]:
+def completion_length(request: TrainRequest, facts: Facts) -> list[Problem]:
     config, rl = request.training_config, request.training_config.rl_config
     if not isinstance(rl, GrpoConfig):
         return []
@@ -90,7 +88,7 @@ def _completion_length(request: TrainRequest) -> list[Problem]:
     return [Problem((*_RL, "max_completion_length"), message, "completion_too_long", hint)]
 
 
-def _rewards(request: TrainRequest) -> list[Problem]:
+def rewards(request: TrainRequest, facts: Facts) -> list[Problem]:
     rl = request.training_config.rl_config
     if not isinstance(rl, GrpoConfig):
         return []
@@ -105,47 +103,5 @@ def _rewards(request: TrainRequest) -> list[Problem]:
             message = f"{count} rewards are called {name}"
             problems.append(Problem(loc, message, "repeated_value", "give each a name of its own"))
     for index, reward in enumerate(rl.rewards):
-        problems += _problems_of(reward, rl, (*loc, index))
+        problems += reward.problems((*loc, index), max_completion_length=rl.max_completion_length)
     return problems
-
-
-def _problems_of(reward: Reward, rl: GrpoConfig, loc: Loc) -> Iterator[Problem]:
-    if isinstance(reward, Regex):
-        try:
-            patterns.compiled(reward.pattern)
-        except ValueError as error:
-            yield Problem((*loc, "pattern"), f"this is no RE2 pattern: {error}", "bad_pattern", "see RE2's syntax")
-    elif isinstance(reward, JsonSchema):
-        try:
-            schemas.validator(reward.json_schema)
-        except ValueError as error:
-            hint = "use JSON Schema 2020-12 with its definitions inside"
-            yield Problem((*loc, "json_schema"), f"this schema cannot be used: {error}", "bad_schema", hint)
-    elif isinstance(reward, Length):
-        yield from _length(reward, rl, loc)
-
-
-def _length(reward: Length, rl: GrpoConfig, loc: Loc) -> Iterator[Problem]:
-    if reward.at_least is None and reward.at_most is None:
-        yield Problem(loc, "length needs at_least or at_most", "missing_field", "give one of them, or both")
-        return
-    if reward.at_least is not None and reward.at_most is not None and reward.at_least > reward.at_most:
-        yield Problem(loc, "at_least is more than at_most", "empty_range", "lower at_least")
-    if reward.at_least is not None and reward.at_least > rl.max_completion_length:
-        message = f"no completion has more than max_completion_length ({rl.max_completion_length}) tokens"
-        yield Problem((*loc, "at_least"), message, "out_of_reach", "lower at_least, or raise max_completion_length")
-
-
-def _training(*names: str) -> tuple[Loc, ...]:
-    return tuple((*_TRAINING, name) for name in names)
-
-
-RL_RULES: tuple[Rule, ...] = (
-    Rule(_training("method", "rl_config"), _rl_config),
-    Rule(_training("method", "packing"), _packing),
-    Rule(_training("method", "lora_dropout", "evaluation_metrics"), _without_use),
-    Rule((_RL,), _dpo),
-    Rule((_RL,), _rewards),
-    Rule(_training("batch_size", "gradient_accumulation_steps", "rl_config"), _groups),
-    Rule(_training("max_seq_length", "rl_config"), _completion_length),
-)

@@ -9,10 +9,11 @@ from gemtune.jobs import ids as job_ids
 from gemtune.jobs.changes import steps_of_export
 from gemtune.jobs.record import Job
 from gemtune.ports import Buckets, JobStore
-from gemtune.request.parsing import check_export
+from gemtune.request import placement, rules
+from gemtune.request.parsing import completed
 from gemtune.request.spec import ExportRequest, Spec, request_hash
-from gemtune.services.create_job import CreateJob, Submission, same_request
-from gemtune.services.submit import Submit
+from gemtune.services.acceptance.create_job import CreateJob, Submission, same_request
+from gemtune.services.acceptance.submit import Submit
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,24 +28,28 @@ class ExportAgain:
 
         Raises RequestRefused, JobNotFound, JobIsRunning, NothingTrained, KeyReused, JobWasDeleted, BadIdempotencyKey.
         """
-        job = self._accept(job_id, submission)
+        job, spec = self._accept(job_id, submission)
         if job.launch.number == 0:  # a repeated request finds it launched
-            self.submit.publish(job)
+            self.submit.publish(job, spec)
         return job
 
-    def _accept(self, job_id: str, submission: Submission[ExportRequest]) -> Job:
-        hashed, reading = submission.key_hash, submission.reading
-        if hashed is not None and (holder := self.store.holder(hashed)) is not None:
+    def _accept(self, job_id: str, submission: Submission[ExportRequest]) -> tuple[Job, Spec | None]:
+        """Return the job, and its spec if it is new."""
+        key_hash, reading = submission.key_hash, submission.reading
+        if key_hash is not None and (holder := self.store.holder(key_hash)) is not None:
             # Its parent was there when it was accepted, and need not be there still.
-            return same_request(holder, request_hash(reading.accepted(), parent_job_id=job_id))
+            return same_request(holder, request_hash(reading.accepted(), parent_job_id=job_id)), None
         parent = self._who_trained(job_id)
         steps = steps_of_export(parent)
         trained = Spec.model_validate_json(self.buckets.config.read(parent.spec_name))
-        request = check_export(reading, trained, self.submit.rules()).accepted()
-        new_id = job_ids.new_job_id(parent.processed_dataset_id, parent.base_model_id, key_hash=hashed, kind="export")
-        return self.create(
+        whole = completed(reading, trained)
+        facts = self.submit.read_facts(whole.readable(), trains=False)
+        request = rules.check(whole, facts, about=ExportRequest).accepted()
+        spec = request.spec()
+        new_id = job_ids.new_job_id(parent.processed_dataset_id, parent.base_model_id, key_hash=key_hash, kind="export")
+        job = self.create(
             new_id,
-            request.spec(),
+            spec,
             request.secrets(),
             submission,
             request_hash=request_hash(reading.accepted(), parent_job_id=job_id),
@@ -52,8 +57,9 @@ class ExportAgain:
             steps=steps,
             metrics=parent.metrics,
             machine=parent.machine,
-            export_machine=self.submit.placement.export_machine(request.spec()),
+            export_machine=placement.export_machine(spec, facts),
         )
+        return job, spec if job.job_id == new_id else None
 
     def _who_trained(self, job_id: str) -> Job:
         """This job, or its parent: what exports again has nothing of its own that could be exported."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import secrets as randomness
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Literal
+from typing import Any, Generic
 
 from gemtune.errors import BadIdempotencyKey, JobNotFound, JobWasDeleted, KeyReused
 from gemtune.jobs.changes import accepted
 from gemtune.jobs.record import Job, key_hash
 from gemtune.jobs.secret_names import OWN_PREFIX, REFERENCE, SECRET_TTL, own_name
+from gemtune.jobs.sources import Source
 from gemtune.jobs.status import Status
 from gemtune.ports import Buckets, Clock, JobStore, Secrets
 from gemtune.redaction import looks_secret
@@ -23,7 +24,7 @@ class Submission(Generic[Request]):
     """A request as it was read, who sends it, by which way, and under which key."""
 
     reading: Reading[Request]
-    source: Literal["http", "pubsub", "upload"]
+    source: Source
     owner: str
     idempotency_key: str | None = None
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from gemtune.request import patterns
+from gemtune.request.matching import patterns
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 MAX_BYTES, MAX_DEPTH = 64 * 1024, 32

@@ -1,0 +1,22 @@
+"""The ways by which requests come in."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import assert_never
+
+
+class Source(StrEnum):
+    HTTP = "http"
+    PUBSUB = "pubsub"
+    UPLOAD = "upload"
+
+    @property
+    def in_the_open(self) -> bool:
+        """Whether others store and log what comes this way, so that no token may stand in it."""
+        match self:
+            case Source.HTTP:
+                return False
+            case Source.PUBSUB | Source.UPLOAD:
+                return True
+        assert_never(self)

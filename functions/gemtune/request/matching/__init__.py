@@ -1,0 +1,1 @@
+"""Matching: patterns and JSON Schemas that users write, made safe to run."""

@@ -1,0 +1,43 @@
+"""The machine of a request: at once when its base model's size is known, else when `prepare` has its weights. Pure."""
+
+from __future__ import annotations
+
+from gemtune.machines import choice
+from gemtune.machines.memory import Load, needed_for_export
+from gemtune.methods import Modality
+from gemtune.request.exports import EXPORTS
+from gemtune.request.facts import Facts
+from gemtune.request.rl_spec import DpoConfig, GrpoConfig
+from gemtune.request.spec import DEFAULT_SEQ_LENGTH, Spec, TrainingConfig
+
+
+def load_of(config: TrainingConfig, modality: Modality) -> Load:
+    """What of a request decides about memory."""
+    completions = config.batch_size * config.gradient_accumulation_steps
+    return Load(
+        config.method,
+        config.batch_size,
+        config.max_seq_length or DEFAULT_SEQ_LENGTH,
+        config.lora_rank,
+        modality,
+        sequences=2 if isinstance(config.rl_config, DpoConfig) else 1,
+        sampled=completions if isinstance(config.rl_config, GrpoConfig) else 0,
+    )
+
+
+def machine(spec: Spec, facts: Facts) -> str | None:
+    """The machine that trains it, None while the model's size is unknown. Raises NeedsLargerMachine.
+
+    A machine that it asks for has to be one of the deployment's.
+    """
+    config = spec.training_config
+    return choice.choose(facts.deployment.machines, config.machine, facts.size, load_of(config, spec.modality))
+
+
+def export_machine(spec: Spec, facts: Facts) -> str | None:
+    """The machine whose memory its export needs; None for the one that exports have. Raises NeedsLargerMachine."""
+    if facts.size is None:
+        return None
+    written = EXPORTS[spec.export_config.format].bytes_per_parameter
+    need = needed_for_export(facts.size, spec.training_config.method, written)
+    return choice.choose_for_export(facts.deployment.machines, need)

@@ -1,0 +1,83 @@
+"""Rules: one table of pure functions of the request and of the facts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+
+from gemtune.errors import Problem
+from gemtune.request.contract import Loc
+from gemtune.request.facts import Facts
+from gemtune.request.parsing import Reading
+from gemtune.request.rules import accounts, export, model, reinforcement, training
+from gemtune.request.spec import TrainRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule across the fields of a request.
+
+    fields: those that it is about; it is not asked while one of them is faulty. check: a pure function.
+    """
+
+    fields: tuple[Loc, ...]
+    check: Callable[[TrainRequest, Facts], list[Problem]]
+
+
+def _training(*names: str) -> tuple[Loc, ...]:
+    return tuple(("training_config", name) for name in names)
+
+
+_DATASET, _MODALITY, _FORMAT = ("processed_dataset_id",), ("modality",), ("export_config", "format")
+(_BASE_MODEL,), (_RL_CONFIG,) = _training("base_model_id"), _training("rl_config")
+RULES: tuple[Rule, ...] = (
+    Rule((_DATASET,), training.dataset_exists),
+    Rule((_BASE_MODEL,), model.is_named),
+    Rule((_BASE_MODEL,), model.is_a_gemma),
+    Rule((_MODALITY, _BASE_MODEL), model.sees),
+    Rule((_MODALITY, *_training("train_vision_tower")), training.vision_tower),
+    Rule((_MODALITY, *_training("packing", "provider")), training.packing),
+    Rule(_training("early_stopping_patience", "early_stopping_threshold", "eval_strategy"), training.early_stopping),
+    Rule(_training("load_best_model_at_end", "eval_strategy"), training.best_weights),
+    Rule(_training("eval_steps", "eval_strategy"), training.eval_steps),
+    Rule(_training("evaluation_metrics"), training.evaluation_metrics),
+    Rule(_training("provider"), training.provider),
+    Rule((("training_config",), _MODALITY), training.machine),
+    Rule(_training("method", "rl_config"), reinforcement.rl_config),
+    Rule(_training("method", "packing"), reinforcement.packing),
+    Rule(_training("method", "lora_dropout", "evaluation_metrics"), reinforcement.fields_without_use),
+    Rule((_RL_CONFIG,), reinforcement.dpo),
+    Rule((_RL_CONFIG,), reinforcement.rewards),
+    Rule(_training("batch_size", "gradient_accumulation_steps", "rl_config"), reinforcement.groups),
+    Rule(_training("max_seq_length", "rl_config"), reinforcement.completion_length),
+    Rule((_FORMAT, ("export_config", "quantization")), export.quantization),
+    Rule((_MODALITY, _FORMAT), export.vision),
+    Rule((_BASE_MODEL, _FORMAT), model.becomes_gguf),
+    Rule((("training_config",), ("export_config",)), export.machine),
+    Rule((("export_config", "destination"), ("export_config", "hf_repo_id")), export.destination),
+    Rule((("hf_token",), ("export_config", "destination")), export.hub_token),
+    Rule((("hf_token",), ("wandb_config",)), accounts.secrets),
+    Rule((("wandb_config",),), accounts.wandb_project),
+    Rule((("wandb_config",),), accounts.wandb_key),
+    Rule((("notify",),), accounts.webhook),
+)
+
+
+def check(
+    reading: Reading[TrainRequest], facts: Facts, *, about: type[BaseModel] = TrainRequest
+) -> Reading[TrainRequest]:
+    """Ask every rule that is about a field of `about`, and return the same reading with the problems they find. A rule
+    about a faulty field is not asked."""
+    if reading.request is None:
+        return reading
+    faulty = [problem.loc for problem in reading.problems]
+    problems = [
+        problem
+        for rule in RULES
+        if any(field[0] in about.model_fields for field in rule.fields)
+        and not any(loc[: len(field)] == field for field in rule.fields for loc in faulty)
+        for problem in rule.check(reading.request, facts)
+    ]
+    return Reading(reading.request, (*reading.problems, *problems))

@@ -1,0 +1,91 @@
+"""Rules about the dataset and the training."""
+
+from __future__ import annotations
+
+from gemtune.errors import NeedsLargerMachine, Problem
+from gemtune.request import placement
+from gemtune.request.facts import Facts
+from gemtune.request.spec import TrainRequest
+
+
+def dataset_exists(request: TrainRequest, facts: Facts) -> list[Problem]:
+    if facts.dataset is None or facts.dataset.exists:
+        return []
+    hint = f"put train.jsonl or train.parquet into {facts.dataset.place}"
+    message = f"there is no dataset {request.processed_dataset_id!r}"
+    return [Problem(("processed_dataset_id",), message, "dataset_not_found", hint)]
+
+
+def vision_tower(request: TrainRequest, facts: Facts) -> list[Problem]:
+    if request.modality != "text" or not request.training_config.train_vision_tower:
+        return []
+    loc = ("training_config", "train_vision_tower")
+    return [Problem(loc, "a text job shows nothing to a vision tower", "field_without_use", "use false")]
+
+
+def packing(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """What packs rows keeps them apart by attention of our own, which only text models of transformers are given."""
+    config = request.training_config
+    if not config.packing or (request.modality, config.provider) == ("text", "huggingface"):
+        return []
+    message = "packing works with text and provider huggingface only"
+    return [Problem(("training_config", "packing"), message, "packing_not_possible", "use false")]
+
+
+def early_stopping(request: TrainRequest, facts: Facts) -> list[Problem]:
+    config, loc = request.training_config, ("training_config", "early_stopping_patience")
+    if config.early_stopping_patience is None:
+        if not config.changes("early_stopping_threshold"):
+            return []
+        message = "early_stopping_threshold has no use without early_stopping_patience"
+        return [Problem(("training_config", "early_stopping_threshold"), message, "field_without_use", "set both")]
+    if config.eval_strategy != "no":
+        return []
+    message = "training can only stop early by evaluations"
+    return [Problem(loc, message, "needs_evaluation", "set eval_strategy to steps or epoch")]
+
+
+def best_weights(request: TrainRequest, facts: Facts) -> list[Problem]:
+    config = request.training_config
+    if not config.load_best_model_at_end or config.eval_strategy != "no":
+        return []
+    message = "which weights are best is known from evaluations only"
+    loc = ("training_config", "load_best_model_at_end")
+    return [Problem(loc, message, "needs_evaluation", "set eval_strategy to steps or epoch")]
+
+
+def eval_steps(request: TrainRequest, facts: Facts) -> list[Problem]:
+    config = request.training_config
+    if config.eval_strategy == "steps" or not config.changes("eval_steps"):
+        return []
+    message = f"eval_steps has no use with eval_strategy {config.eval_strategy!r}"
+    return [Problem(("training_config", "eval_steps"), message, "field_without_use", "set eval_strategy to steps")]
+
+
+def evaluation_metrics(request: TrainRequest, facts: Facts) -> list[Problem]:
+    metrics = request.training_config.evaluation_metrics
+    if len(set(metrics)) == len(metrics):
+        return []
+    return [
+        Problem(("training_config", "evaluation_metrics"), "a metric stands twice", "repeated_value", "name each once")
+    ]
+
+
+def provider(request: TrainRequest, facts: Facts) -> list[Problem]:
+    if request.training_config.provider != "unsloth" or facts.deployment.has_unsloth:
+        return []
+    hint = "use huggingface; who runs the service can install unsloth by `make unsloth`"
+    return [Problem(("training_config", "provider"), "this service has no unsloth", "unsloth_missing", hint)]
+
+
+def machine(request: TrainRequest, facts: Facts) -> list[Problem]:
+    loc, wanted = ("training_config", "machine"), request.training_config.machine
+    machines = facts.deployment.machines
+    if wanted is not None and wanted not in machines:
+        hint = f"use one of {', '.join(machines)}, or leave it out"
+        return [Problem(loc, f"this deployment has no machine {wanted!r}", "machine_not_here", hint)]
+    try:
+        placement.machine(request, facts)
+    except NeedsLargerMachine as error:
+        return [Problem(loc, error.message, error.code, error.hint)]
+    return []

@@ -1,0 +1,124 @@
+"""Reads the facts of a request: each object and each listing once, and only where the request has a use for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gemtune.errors import ObjectNotFound, Problem, SecretNotFound, UnsafeName
+from gemtune.jobs.secret_names import REFERENCE
+from gemtune.machines import model_size
+from gemtune.machines.choice import LOCAL
+from gemtune.machines.model_size import ModelSize
+from gemtune.ports import Buckets, Objects, Secrets
+from gemtune.request import base_model
+from gemtune.request.base_model import ModelFiles
+from gemtune.request.facts import DatasetFiles, Deployment, Facts
+from gemtune.request.spec import Spec, TrainRequest
+
+# What makes a folder a dataset: one of these.
+DATASET_FILES = ("metadata.json", "train.jsonl", "train.parquet", "training.jsonl", "training.parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFacts:
+    """Reads the facts of a request. no_gguf: looks for the tools that write GGUF."""
+
+    deployment: Deployment
+    buckets: Buckets
+    secrets: Secrets
+    no_gguf: Callable[[], Problem | None]
+
+    def __call__(self, request: TrainRequest, *, trains: bool = True) -> Facts:
+        """Return what the rules have to know. trains: whether it is to be trained, and not only exported again."""
+        files = self._base_model(request)
+        return Facts(
+            self.deployment,
+            dataset=self._dataset(request.processed_dataset_id) if trains else None,
+            base_model=files,
+            size=self._size(request, files),
+            missing_secrets=self._missing_secrets(request),
+            no_gguf=self.no_gguf() if request.export_config.format == "gguf" else None,
+        )
+
+    def _dataset(self, dataset_id: str) -> DatasetFiles:
+        folder, data = f"processed_datasets/{dataset_id}", self.buckets.data
+        exists = any(data.stat(f"{folder}/{name}") is not None for name in DATASET_FILES)
+        return DatasetFiles(data.uri(folder), exists)
+
+    def _base_model(self, request: Spec) -> ModelFiles | None:
+        model = base_model.read(request.training_config.base_model_id)
+        if model is None:
+            return None
+        match model.kind:
+            case "folder":
+                return _files_of_folder(Path(model.place)) if self.deployment.local_folders else None
+            case "gs":
+                bucket, _, folder = model.place.partition("/")
+                objects = self.buckets.named(bucket)
+                if objects is None:
+                    return base_model.files(None, {})
+                return self._files_in(objects, folder)
+            case "hub":
+                if model_size.by_name(model.place) is not None:
+                    return None
+                return self._files_of_copy(model.place)
+
+    def _files_in(self, objects: Objects, folder: str) -> ModelFiles:
+        try:
+            listed = objects.list(f"{folder}/") if self._chooses_machine else ()
+            names = {stat.name: stat.bytes for stat in listed}
+            return base_model.files(_read(objects, f"{folder}/config.json"), names)
+        except UnsafeName:
+            return base_model.files(None, {})
+
+    def _files_of_copy(self, repository: str) -> ModelFiles | None:
+        """What prepare has copied of a repository before, of any of its revisions; None while that is nothing."""
+        export = self.buckets.export
+        names = {stat.name: stat.bytes for stat in export.list(f"{base_model.copies_of(repository)}/")}
+        config = next((name for name in names if name.endswith("/config.json")), None)
+        if config is None:
+            return None
+        folder = config.removesuffix("config.json")
+        revision = {name: size for name, size in names.items() if name.startswith(folder)}
+        return base_model.files(_read(export, config), revision)
+
+    def _size(self, request: Spec, files: ModelFiles | None) -> ModelSize | None:
+        if not self._chooses_machine:
+            return None
+        if files is not None:
+            return files.size
+        model = base_model.read(request.training_config.base_model_id)
+        return None if model is None or model.kind != "hub" else model_size.by_name(model.place)
+
+    @property
+    def _chooses_machine(self) -> bool:
+        """Whether the size of a model matters: a workstation trains everything itself."""
+        return LOCAL not in self.deployment.machines
+
+    def _missing_secrets(self, request: TrainRequest) -> frozenset[str]:
+        references = {role: value for role, value in request.secrets().items() if value.startswith(REFERENCE)}
+        return frozenset(role for role, value in references.items() if not self._is_kept(value))
+
+    def _is_kept(self, reference: str) -> bool:
+        try:
+            self.secrets.read(reference.removeprefix(REFERENCE))
+        except SecretNotFound:
+            return False
+        return True
+
+
+def _read(objects: Objects, name: str) -> bytes | None:
+    try:
+        return objects.read(name)
+    except ObjectNotFound:
+        return None
+
+
+def _files_of_folder(path: Path) -> ModelFiles:
+    """What a folder of this machine holds. Its weights are not counted, since nobody chooses a machine for them."""
+    try:
+        return base_model.files((path / "config.json").read_bytes(), {})
+    except OSError:
+        return base_model.files(None, {})

@@ -1,0 +1,99 @@
+"""How often a request reads what lies in buckets: each name once at most, and each listing once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gemtune import llama_cpp
+from gemtune.jobs.sources import Source
+from gemtune.jobs.status import Step
+from gemtune.ports import Buckets, Objects
+from gemtune.request.parsing import read_export
+from gemtune.services.acceptance.create_job import Submission
+from tests.fakes import World
+from tests.services.test_running import Running
+
+READS = ("read", "stat", "generation", "list", "fetch", "fetch_folder")
+
+
+class CountingObjects:
+    """A bucket that counts what is read of it, by name."""
+
+    def __init__(self, objects: Objects, reads: Counter[str]):
+        self._objects, self._reads = objects, reads
+
+    def __getattr__(self, method: str) -> Any:
+        found = getattr(self._objects, method)
+        return self._counted(method, found) if method in READS else found
+
+    def _counted(self, method: str, found: Callable[..., Any]) -> Callable[..., Any]:
+        def call(name: str, *more: Any) -> Any:
+            what = "list" if method == "list" else "object"
+            self._reads[f"{what} {self._objects.bucket}/{name}"] += 1
+            return found(name, *more)
+
+        return call
+
+
+@pytest.fixture
+def reads(world: World) -> Counter[str]:
+    """What is read of all buckets from now on."""
+    counted: Counter[str] = Counter()
+    four = world.services.buckets
+    buckets = Buckets(*(CountingObjects(each, counted) for each in (four.config, four.data, four.uploads, four.export)))
+    world.services.__dict__["buckets"] = buckets
+    return counted
+
+
+@pytest.fixture(params=[("local",), ("l4", "rtx-pro-6000")], ids=["workstation", "cloud"])
+def _machines(request: pytest.FixtureRequest, world: World, tmp_path: Path) -> None:
+    """On a workstation nobody asks how large a model is; elsewhere its machine depends on it. Both write GGUF."""
+    (tmp_path / llama_cpp.BUILT).touch()
+    world.services.settings = replace(world.services.settings, machines=request.param, llama_cpp=tmp_path)
+
+
+@pytest.mark.usefixtures("_machines")
+@pytest.mark.parametrize("export", [{"format": "gguf"}, {"format": "merged"}])
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_request_reads_each_object_once(world: World, reads: Counter[str], export: Any, copied: bool) -> None:
+    """Of a model in a bucket, and of one that prepare has copied from the Hub."""
+    buckets = world.services.buckets
+    objects, folder = (buckets.export, "models/me--own/abc") if copied else (buckets.data, "models/mine")
+    objects.write(f"{folder}/config.json", b'{"model_type": "gemma3", "vision_config": {}, "dtype": "bfloat16"}')
+    objects.write(f"{folder}/model.safetensors", b"x" * 1000)
+    model = "me/own" if copied else f"gs://{objects.bucket}/{folder}"
+    modality = "text" if export["format"] == "gguf" else "vision"
+    world.submit(training={"base_model_id": model}, export_config=export, modality=modality)
+    assert {name: count for name, count in reads.items() if count > 1} == {}
+    assert f"object {objects.bucket}/{folder}/config.json" in reads
+    assert not any("specs/" in name for name in reads)
+
+
+def test_a_request_reads_nothing_that_it_has_no_use_for(world: World, reads: Counter[str]) -> None:
+    world.submit()
+    assert {name.partition(" ")[2].partition("/")[2] for name in reads} <= {
+        "processed_datasets/chats/metadata.json", "processed_datasets/chats/train.jsonl",
+    }  # fmt: skip
+
+
+def test_an_export_again_reads_the_spec_of_what_was_trained_and_no_dataset(world: World, reads: Counter[str]) -> None:
+    job_id = trained(world)
+    reads.clear()
+    submission = Submission(read_export('{"export_config": {"format": "merged"}}'), Source.HTTP, "local")
+    world.services.export_again(job_id, submission)
+    assert list(reads.values()) == [1]
+    assert "specs/" in next(iter(reads))
+
+
+def trained(world: World) -> str:
+    running = Running(world)
+    for step in (Step.PREPARE, Step.TRAIN):
+        running.services.advance.done(running.job_id, running.begin(step))
+    world.services.cancel(running.job_id)
+    return running.job_id
