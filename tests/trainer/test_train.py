@@ -82,6 +82,9 @@ def test_the_export_carries_a_card_and_checksums(bench: Bench) -> None:
     card = (folder / "README.md").read_text()
     for said in (str(bench.base), "`chats`", bench.job_id, "| learning_rate | 0.005 |", "| torch | ", "perplexity"):
         assert said in card
+    assert f"trained by gemtune as job `{bench.job_id}` and exported on" in card
+    assert "None" not in card
+    assert '| evaluation_metrics | ["accuracy", "perplexity"] |' in card
     assert {artifact.name for artifact in bench.job.artifacts} == {
         "README.md", "adapter_config.json", "adapter_model.safetensors", "certificate.json", "certificate.md",
         "chat_template.jinja",

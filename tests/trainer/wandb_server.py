@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import re
 import threading
@@ -15,7 +16,8 @@ from typing import Any
 class WandbServer:
     """Keeps what it is told: runs by id, with name, config and history (the file wandb-history.jsonl, line by line).
 
-    url: where it listens. status: the answer to every call, when it is not 200. silent: there is no answer at all.
+    url: where it listens. received: the body of every call. status: the answer to every call, when it is not 200.
+    silent: there is no answer at all.
     """
 
     def __init__(self) -> None:
@@ -23,6 +25,7 @@ class WandbServer:
         self.runs: dict[str, dict[str, Any]] = {}
         self.keys: set[str] = set()
         self.asked: list[str] = []
+        self.received: list[bytes] = []
         self.status, self.silent = 200, False
 
     def graphql(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
@@ -81,8 +84,7 @@ def wandb_server() -> Iterator[WandbServer]:
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            length = int(self.headers.get("Content-Length") or 0)
-            content = self.rfile.read(length)
+            content = self._body()
             authorization = self.headers.get("Authorization", "")
             if authorization.startswith("Basic "):
                 state.keys.add(base64.b64decode(authorization[6:]).decode().partition(":")[2])
@@ -103,8 +105,14 @@ def wandb_server() -> Iterator[WandbServer]:
             self._answer({}, 404)
 
         def do_PUT(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self._body()
             self._answer({})
+
+        def _body(self) -> bytes:
+            content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            plain = gzip.decompress(content) if self.headers.get("Content-Encoding") == "gzip" else content
+            state.received.append(plain)
+            return plain
 
         def _answer(self, body: dict[str, Any], status: int = 200) -> None:
             content = json.dumps(body).encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -112,3 +113,15 @@ def test_who_opens_a_new_file_while_another_holds_it_waits(tmp_path: Path, monke
     assert count(Database(path)) == 0
     assert waited
     other.close()
+
+
+def test_nobody_else_reads_the_records_and_their_journals(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        database = Database(tmp_path / "gemtune.db")
+        database.read().execute("SELECT count(*) FROM sqlite_master").fetchone()
+        files = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    finally:
+        os.umask(before)
+    assert set(files) == {"gemtune.db", "gemtune.db-wal", "gemtune.db-shm"}
+    assert set(files.values()) == {0o600}

@@ -49,7 +49,7 @@ SERVICE_FOR_TRAINER = (
 )
 # The trainer's rooms from the ground up: each may import those on lower floors.
 FLOORS = (
-    ("trainer", "trainer.context", "trainer.conversation", "trainer.process", "trainer.store",
+    ("trainer", "trainer.context", "trainer.conversation", "trainer.process", "trainer.published", "trainer.store",
      "trainer.unsloth_environment"),
     ("trainer.base_model", "trainer.pictures"),
     ("trainer.rows", "trainer.export", "trainer.hub"),
@@ -84,7 +84,8 @@ MORE_FILES: Mapping[str, int] = {}
 # All of the service, and of the trainer what prepare, uploads and the record need.
 WITHOUT_TORCH = {room for room in ALLOWED if room.startswith(("gemtune", "deploy", "main"))} | {
     "trainer", "trainer.__main__", "trainer.context", "trainer.conversation", "trainer.gguf", "trainer.hub",
-    "trainer.pictures", "trainer.rows", "trainer.store", "trainer.training.tracking", "trainer.unsloth_environment",
+    "trainer.pictures", "trainer.published", "trainer.rows", "trainer.store", "trainer.training.tracking",
+    "trainer.unsloth_environment",
 }  # fmt: skip
 
 # Python files of other projects that the text of this one names.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from gemtune.jobs.record import Artifact, Job, Metrics, Parity
 from gemtune.request.spec import Spec
 from trainer.export.usage import how_to_run
+from trainer.published import published
 
 PACKAGES = ("gemtune", "torch", "transformers", "trl", "peft", "accelerate", "tokenizers")
 
@@ -21,20 +23,32 @@ def model_card(
 
     artifacts: the files that it stands beside.
     """
-    config = spec.training_config
+    shown = published(spec)
     sections = [
         _front_matter(spec),
-        f"# {_plain(spec.job_name)}\n\n{_what_it_is(spec)}, trained by gemtune "
-        f"as job `{job.job_id}` and exported on {at:%Y-%m-%d}.\nIt was trained on the dataset "
+        f"# {_plain(shown['job_name'])}\n\n{_what_it_is(spec)}, trained by gemtune "
+        f"as job `{job.trained_by}` and exported {_by_another(job)}on {at:%Y-%m-%d}.\nIt was trained on the dataset "
         f"`{spec.processed_dataset_id}`. The base model's licence holds for what is made with it.",
         _figures(job.metrics),
         "" if parity is None else _parity(parity),
-        _table("Configuration", ["setting", "value"], list(config.model_dump(mode="json").items())),
+        _table("Configuration", ["setting", "value"], _settings(shown["training_config"])),
         _table("Versions", ["package", "version"], _versions()),
         _table("Files", ["name", "bytes", "SHA-256"], [(a.name, a.bytes, a.sha256) for a in artifacts]),
         how_to_run(spec),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _by_another(job: Job) -> str:
+    return "" if job.trained_by == job.job_id else f"as job `{job.job_id}` "
+
+
+def _settings(shown: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Those that say something; lists and objects as JSON."""
+    return [
+        (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        for name, value in shown.items()
+    ]
 
 
 def _front_matter(spec: Spec) -> str:

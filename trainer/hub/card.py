@@ -41,7 +41,7 @@ def card(folder: Path, base_model_id: str, api: HfApi) -> CommitOperationAdd:
     if named is None or named.kind != "hub":  # a path of ours, or a bucket's: nobody else's business, and no Hub name
         fields.pop("base_model", None)
         fields.pop("base_model_relation", None)
-        text = text.replace(base_model_id, base_model_id.rstrip("/").rpartition("/")[2])
+        text = text.replace(base_model_id, base_model.public_name(base_model_id))
     return CommitOperationAdd(NAME, f"---\n{_yaml(fields)}---\n\n{text}\n".encode())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from gemtune.errors import StepError
 from gemtune.jobs.record import Artifact
+from gemtune.redaction import redacted
+from gemtune.request import base_model
 from trainer.base_model import hub_download
 from trainer.context import Context
 from trainer.hub import card
@@ -32,7 +35,8 @@ LONGEST_WAIT = 300.0
 THREADS = 4
 
 # What an older adapter in the repository would do to a whole model: loaders find it first, and put it on top.
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -115,10 +119,18 @@ class Upload:
         for path in sorted(self.folder.rglob("*")):
             name = path.relative_to(self.folder).as_posix()
             if path.is_file() and name not in (card.NAME, manifest.NAME):
-                addition = CommitOperationAdd(name, path)
+                addition = CommitOperationAdd(name, self._shown(path))
                 addition.upload_info = hashed.setdefault(name, addition.upload_info)
                 additions.append(addition)
         return additions
+
+    def _shown(self, path: Path) -> Path | bytes:
+        """A file as others may see it: PEFT's file names its base model by the path on this machine."""
+        public = base_model.public_name(self.base_model_id)
+        if path.name != ADAPTER_CONFIG or public == self.base_model_id:
+            return path
+        config = json.loads(path.read_bytes())
+        return json.dumps(config | {"base_model_name_or_path": public}, indent=2).encode()
 
     def _removals(self, there: ModelInfo) -> list[CommitOperationDelete]:
         """What an earlier export of another kind left there and would spoil this one. Git keeps it."""
@@ -153,7 +165,7 @@ def push(context: Context, folder: Path, artifacts: Sequence[Artifact]) -> str:
         repository,
         _checked(hub_download.token_of(lambda: context.secret("hf_token"))),
         context.spec.training_config.base_model_id,
-        f"{context.spec.job_name} ({context.job.job_id})",
+        redacted(f"{context.spec.job_name} ({context.job.job_id})"),
         context.check_stop,
     )
     return f"hf://{repository}@{upload()}"

@@ -72,6 +72,8 @@ class Database:
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not path.exists():
+            path.touch(mode=0o600)  # records name webhooks, whose paths may be tokens; its journals get the same mode
         self.path = path
         self._local = threading.local()
         with self.write() as connection:

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,11 +18,28 @@ from gemtune.ports import Buckets, Link, ObjectStat
 from gemtune.settings import Settings
 
 
+@dataclass(frozen=True, slots=True)
+class Modes:
+    """Permissions of what is written, whatever the umask: those of files, and of folders."""
+
+    file: int
+    folder: int
+
+
+PRIVATE = Modes(0o600, 0o700)
+# Results are given to others, containers and model servers among them, that run as somebody else.
+READABLE = Modes(0o644, 0o755)
+
+
 class FolderObjects:
-    def __init__(self, root: Path, bucket: str):
+    def __init__(self, root: Path, bucket: str, modes: Modes = PRIVATE):
         self.bucket = bucket
         self.root = root.absolute()
+        self._modes = modes
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        mode = self.root.stat().st_mode & 0o777
+        if mode & modes.folder != modes.folder:  # what is open to more users already, somebody meant to be so
+            self.root.chmod(mode | modes.folder)
 
     def read(self, name: str) -> bytes:
         try:
@@ -122,15 +140,25 @@ class FolderObjects:
     def _unfinished(self, name: str) -> Iterator[tuple[Path, Path]]:
         """A temporary file beside the final path, both in folders that exist; gone at the end if still there."""
         path = self._file(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._make_folder(path.parent)
         waiting = self.root / UNFINISHED
         waiting.mkdir(exist_ok=True)
         handle, unfinished = tempfile.mkstemp(dir=waiting)
+        os.fchmod(handle, self._modes.file)
         os.close(handle)
         try:
             yield Path(unfinished), path
         finally:
             Path(unfinished).unlink(missing_ok=True)
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make a folder and those above it that are missing."""
+        missing = [folder, *folder.parents]
+        missing = missing[: next(index for index, path in enumerate(missing) if path.is_dir())]
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in missing:
+            with suppress(FileNotFoundError):  # deleted by another process since
+                path.chmod(self._modes.folder)
 
     def _file(self, name: str) -> Path:
         path = self.root.joinpath(*parts(name))
@@ -152,8 +180,12 @@ class FolderObjects:
 
 def folder_buckets(settings: Settings) -> Buckets:
     """The four buckets, as folders of GEMTUNE_HOME."""
-    names = (settings.config_bucket, settings.data_bucket, settings.uploads_bucket, settings.export_bucket)
-    return Buckets(*(FolderObjects(settings.home / name, name) for name in names))
+    return Buckets(
+        config=FolderObjects(settings.home / settings.config_bucket, settings.config_bucket),
+        data=FolderObjects(settings.home / settings.data_bucket, settings.data_bucket),
+        uploads=FolderObjects(settings.home / settings.uploads_bucket, settings.uploads_bucket),
+        export=FolderObjects(settings.home / settings.export_bucket, settings.export_bucket, READABLE),
+    )
 
 
 def _write_through(path: Path, content: bytes) -> None:

@@ -58,6 +58,13 @@ def read(base_model_id: str) -> BaseModel | None:
     return BaseModel("hub", base_model_id) if re.fullmatch(HUB_ID, base_model_id) else None
 
 
+def public_name(base_model_id: str) -> str:
+    """Return what others may call a base model: its Hub id, or the last part of its path, which says nothing of the
+    machine or the bucket that it lies on."""
+    named = read(base_model_id)
+    return base_model_id if named is not None and named.kind == "hub" else base_model_id.rstrip("/").rpartition("/")[2]
+
+
 def problem_of(base_model_id: str) -> Problem | None:
     if read(base_model_id) is not None:
         return None

@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from gemtune.errors import JobNotFound, SecretNotFound, Stale
 from trainer.context import Context
+from trainer.published import published
 
 log = logging.getLogger(__name__)
 
@@ -101,13 +102,14 @@ def start(context: Context) -> WandbRun:
     """The run of a job that asks for one: every attempt continues the same, since its id is the job's."""
     assert context.spec.wandb_config is not None
     entity, _, project = (context.spec.wandb_config.project or DEFAULT_PROJECT).rpartition("/")
+    config = published(context.spec)
     order = {
         "api_key": _api_key(context),
         "entity": entity or None,
         "project": project,
-        "name": context.job.job_name,
+        "name": config["job_name"],
         "run_id": context.job.job_id,
-        "config": context.spec.model_dump(mode="json"),
+        "config": config,
         "seconds": FINISH_SECONDS,
     }
     return WandbRun(order, context.work / "wandb", lambda word, rest: _heard(context, word, rest))
