@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.fakes import World
 
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 
 # Tiny models gain nothing from more threads, and threads that wait for each other burn what other processes need.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# How long an example takes says how busy the machine is, and nothing about the code.
+settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-machine")
 
 GCP = pytest.param("gcp", marks=pytest.mark.emulators)
 

@@ -17,7 +17,7 @@ OVER = ("completed", "failed", "cancelled")
 class Api:
     def __init__(self, url: str):
         self.url = url
-        self.client = httpx.Client(base_url=url, timeout=60, trust_env=False)
+        self.client = httpx.Client(base_url=url, timeout=240, trust_env=False)
 
     def submit(self, request: dict[str, Any], **headers: str) -> str:
         answer = self.client.post("/train", json=request, headers=headers)
@@ -40,7 +40,7 @@ class Api:
             pause=0.3,
         )
 
-    def completed(self, job_id: str, *, seconds: float = 180) -> dict[str, Any]:
+    def completed(self, job_id: str, *, seconds: float = 600) -> dict[str, Any]:
         job = self.wait_until(job_id, lambda job: False, seconds=seconds)
         assert job["status"] == "completed", json.dumps(job, indent=1) + self.logs(job_id)
         return job
@@ -52,7 +52,7 @@ class Api:
 
     def cli(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command(*arguments), env=self.environment, input=stdin, capture_output=True, text=True, timeout=120
+            command(*arguments), env=self.environment, input=stdin, capture_output=True, text=True, timeout=240
         )
 
     def logs(self, job_id: str) -> str:

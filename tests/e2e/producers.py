@@ -22,7 +22,7 @@ def publish(file: str, key: str = "") -> None:
 
     attributes = {"Idempotency-Key": key} if key else {}
     topic = f"projects/{PROJECT}/topics/job-requests"
-    print(pubsub_v1.PublisherClient().publish(topic, Path(file).read_bytes(), **attributes).result(timeout=30))
+    print(pubsub_v1.PublisherClient().publish(topic, Path(file).read_bytes(), **attributes).result(timeout=240))
 
 
 def upload(bucket: str, name: str, file: str) -> None:

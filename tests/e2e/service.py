@@ -49,25 +49,25 @@ class Service(Api):
     def start(self) -> None:
         log = (self.home / "server.log").open("ab")
         self.process = subprocess.Popen(command("up"), env=self._environment, stdout=log, stderr=log)
-        wait_for(self.is_healthy, seconds=30, what="the server")
+        wait_for(self.is_healthy, seconds=240, what="the server")
 
     def stop(self) -> None:
         if self.process is not None:
             self.process.send_signal(signal.SIGTERM)
-            self.process.wait(40)
+            self.process.wait(240)
             self.process = None
 
     def kill(self, *, with_trainers: bool) -> None:
         """kill -9, as a power cut does."""
         assert self.process is not None
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
         self.process = None
         if with_trainers:
             children = self.trainers()
             for child in children:
                 child.kill()
-            psutil.wait_procs(children, timeout=10)
+            psutil.wait_procs(children, timeout=60)
 
     def is_healthy(self) -> bool:
         try:

@@ -16,10 +16,10 @@ def test_a_cancelled_job_stays_cancelled_and_leaves_nothing_running(
 ) -> None:
     request = request_of(max_steps=400) | {"hf_token": "hf_fakefakefakefake"}
     job_id = service.submit(request)
-    service.wait_until(job_id, lambda job: job["status"] == status or status == "queued", seconds=90)
+    service.wait_until(job_id, lambda job: job["status"] == status or status == "queued", seconds=240)
     assert service.client.post(f"/jobs/{job_id}/cancel").status_code == 202
-    wait_for(lambda: not service.trainers(), seconds=15, what="the child to go")
-    wait_for(lambda: not list((service.home / "secrets").glob("gemtune-job-*")), seconds=10, what="the secret to go")
+    wait_for(lambda: not service.trainers(), seconds=240, what="the child to go")
+    wait_for(lambda: not list((service.home / "secrets").glob("gemtune-job-*")), seconds=240, what="the secret to go")
     job = service.status(job_id)
     assert job["status"] == "cancelled"
     assert service.events(job_id)[-1]["type"] == "job_cancelled"

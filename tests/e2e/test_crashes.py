@@ -15,7 +15,7 @@ LONG = {"max_steps": 40, "save_steps": 5}
 
 def test_a_killed_trainer_resumes_from_its_checkpoint(service: Service, request_of: Any) -> None:
     job_id = service.submit(request_of(**LONG))
-    service.wait_until(job_id, lambda job: job["steps"]["train"]["checkpoint"] >= 10, seconds=90)
+    service.wait_until(job_id, lambda job: job["steps"]["train"]["checkpoint"] >= 10, seconds=240)
     (trainer,) = service.trainers()
     trainer.kill()
     job = service.completed(job_id)
@@ -38,7 +38,7 @@ def test_a_server_killed_at_random_moments_loses_nothing(
         assert len(steps) == len(set(steps))
         assert not (with_trainers and steps)
         service.start()
-    job = service.completed(job_id, seconds=240)
+    job = service.completed(job_id)
     events = service.events(job_id)
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
     assert [event["type"] for event in events].count("job_completed") == 1

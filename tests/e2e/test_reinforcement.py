@@ -103,7 +103,7 @@ def test_rows_without_the_answer_that_a_reward_needs_fail_the_job_by_their_numbe
     prompts = [{"prompt": row["prompt"], "solution": row["answer"]} for row in answered]
     service.put_dataset("unanswered", prompts)
     job_id = service.submit(request_for("unanswered", grpo({"type": "exact_answer"})))
-    job = service.wait_until(job_id, lambda job: False, seconds=90)
+    job = service.wait_until(job_id, lambda job: False, seconds=240)
     assert job["status"] == "failed"
     assert job["error_detail"]["code"] == "bad_rows"
     assert job["error_detail"]["step"] == "prepare"

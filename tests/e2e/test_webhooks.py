@@ -37,7 +37,7 @@ def test_a_webhook_on_this_machine_hears_every_event_signed_where_the_switch_all
         service.start()
         job_id = service.submit(request)
         service.completed(job_id)
-        wait_for(lambda: "job_completed" in receiver.types(), seconds=30, what="the webhook")
+        wait_for(lambda: "job_completed" in receiver.types(), seconds=240, what="the webhook")
         assert [type for type in receiver.types() if type in MOVES] == MOVES
         key = service.cli("webhook-key").stdout.strip()
         for headers, body in receiver.heard:

@@ -30,7 +30,7 @@ class Child:
     def stop(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(20)
+        self._process.wait(60)
 
 
 def free_port() -> int:
@@ -39,7 +39,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for_port(port: int, child: Child, *, seconds: float = 60) -> None:
+def wait_for_port(port: int, child: Child, *, seconds: float = 240) -> None:
     """Return when somebody listens. Raises TimeoutError with the child's last words."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -85,7 +85,7 @@ class Cloud:
 
     def sweep(self) -> None:
         """What Cloud Scheduler does every few minutes."""
-        httpx.post(f"{self.url}/sweep/", timeout=120, trust_env=False).raise_for_status()
+        httpx.post(f"{self.url}/sweep/", timeout=240, trust_env=False).raise_for_status()
 
     def messages(self, topic: Topic) -> list[pubsub_v1.types.PubsubMessage]:
         """Every message that a topic ever got."""

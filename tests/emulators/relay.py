@@ -36,7 +36,7 @@ class Relay:
     def __init__(self, port: int, functions_url: str):
         self._functions_url = functions_url
         self.sent: list[tuple[str, Mapping[str, str], bytes]] = []  # function, headers, body
-        self._client = httpx.Client(timeout=60, trust_env=False)
+        self._client = httpx.Client(timeout=240, trust_env=False)
         self._stopping = threading.Event()
         self._workers = ThreadPoolExecutor(16)
         self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))

@@ -38,4 +38,4 @@ def _root() -> Path:
     if gcloud is None:
         raise NoEmulators(f"there is no Google Cloud SDK: install one, or set {VARIABLE} to its folder")
     command = [gcloud, "info", "--format=value(installation.sdk_root)"]
-    return Path(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip())
+    return Path(subprocess.run(command, capture_output=True, text=True, check=True, timeout=240).stdout.strip())

@@ -42,7 +42,7 @@ class WorkflowsStandIn:
         self._environment = environment
         self._executions: dict[str, Any] = {}
         self._lock = threading.RLock()
-        self._client = httpx.Client(timeout=60, trust_env=False)
+        self._client = httpx.Client(timeout=240, trust_env=False)
         options = {"api_endpoint": run_url}
         self._jobs = run_v2.JobsClient(credentials=AnonymousCredentials(), transport="rest", client_options=options)
         methods = {
@@ -155,7 +155,7 @@ class WorkflowsStandIn:
             operation = self._jobs.run_job(request=wanted)
             while not operation.done():
                 self._sleep_of(execution)(LOOK_SECONDS)
-            return {"name": operation.result(timeout=10).name, "succeededCount": 1}
+            return {"name": operation.result(timeout=60).name, "succeededCount": 1}
         except GoogleAPICallError as error:
             raise WorkflowError({"message": error.message, "tags": ["OperationError"]}) from error
 

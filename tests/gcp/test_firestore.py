@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
@@ -180,15 +179,17 @@ def test_a_write_is_known_as_ours_though_others_wrote_after_it(
 
 
 def test_an_outage_is_an_error_and_not_a_wait(store: FirestoreStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    commits: list[Any] = []
+
     def away(*args: Any, **kwargs: Any) -> Any:
+        commits.append(kwargs)
         raise ServiceUnavailable("away")
 
     monkeypatch.setattr(FirestoreClient, "commit", away)
     job, (event,) = changes.accepted(new())
-    began = time.monotonic()
     with pytest.raises(ServiceUnavailable):
         store.create(job, event)
-    assert time.monotonic() - began < 10
+    assert len(commits) == 1  # whoever calls decides whether to try again
 
 
 def test_an_event_says_when_it_may_be_deleted_and_is_read_without_it(store: FirestoreStore) -> None:

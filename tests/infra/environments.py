@@ -40,7 +40,7 @@ def make_environment(folder: Path, requirements: Path, *options: str) -> list[st
 
 def run(command: Sequence[str]) -> str:
     """What a command says. Raises RuntimeError, with that, when it fails."""
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
     if ran.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}\n{ran.stdout}{ran.stderr}")
     return ran.stdout

@@ -101,7 +101,7 @@ class Providers:
     def stop(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(timeout=20)
+        self._process.wait(timeout=60)
 
     def _said(self) -> str:
         assert self._process.stdout is not None
@@ -125,7 +125,7 @@ class Terraform:
         if self.providers is not None:
             self.providers.enter(self.folder)
             environment |= self.providers.environment
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, check=False)
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=800, env=environment, check=False)
         if ran.returncode != 0 and not may_fail:
             raise RuntimeError(f"{' '.join(command)}\n{ran.stdout}{ran.stderr}")
         return ran

@@ -26,7 +26,7 @@ def test_what_checkov_finds_is_what_was_decided_on() -> None:
     options = ["--skip-download", "--quiet", "--compact", "--output", "json"]
     environment = {"PATH": os.environ["PATH"], "HOME": str(made), "LOG_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore"}
     ran = subprocess.run(
-        [*command, *options], capture_output=True, text=True, timeout=250, env=environment, check=False
+        [*command, *options], capture_output=True, text=True, timeout=800, env=environment, check=False
     )
     found = json.loads(ran.stdout)
     assert found["summary"]["parsing_errors"] == 0

@@ -98,7 +98,7 @@ def recorded(name: str, **changed: str) -> dict[str, Any]:
 
 
 def ask(served: Served, request: dict[str, Any]) -> httpx.Response:
-    with httpx.Client(base_url=served.url, trust_env=False, timeout=60) as client:
+    with httpx.Client(base_url=served.url, trust_env=False, timeout=240) as client:
         return client.request(**request)
 
 

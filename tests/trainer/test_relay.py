@@ -73,7 +73,7 @@ def execution(bench: Bench, *, after: int = 0, kill: bool = False) -> int:
     """One execution of the train step, as the platform starts it, and control's word on how it ended."""
     arguments = ["train", "--job-id", bench.job_id, "--launch", "1", "--execution", "e", "--seconds", "1000"]
     ran = subprocess.run(
-        [sys.executable, "-c", BROKEN_OFF.format(after=after, kill=kill), *arguments], check=False, timeout=120,
+        [sys.executable, "-c", BROKEN_OFF.format(after=after, kill=kill), *arguments], check=False, timeout=240,
         capture_output=True, env=os.environ | {"GEMTUNE_HOME": str(bench.services.settings.home)},
     )  # fmt: skip
     round = bench.job.steps[Step.TRAIN].attempt

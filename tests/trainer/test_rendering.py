@@ -53,7 +53,7 @@ def test_ids_and_mask_are_those_of_trls_training_template(
     assert [label != UNTRAINED for label in ours.labels] == [bool(mask) for mask in theirs["assistant_masks"]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=3))
 def test_what_is_trained_reads_as_what_the_assistant_says(encoder: Encoder, pairs: list[tuple[str, str]]) -> None:
     messages = conversation([turn for pair in pairs for turn in pair])

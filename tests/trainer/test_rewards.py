@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from decimal import Decimal
 from typing import Any
 
@@ -79,15 +78,14 @@ def test_a_pattern_is_found_or_not(pattern: str, text: str, expected: float) -> 
     assert score("regex", text, pattern=pattern) == expected
 
 
-def test_a_pattern_that_would_stall_other_engines_takes_no_time() -> None:
-    began = time.process_time()
-    assert score("regex", "a" * 50_000 + "!", pattern="^(a|a)*$|^(a+)+$") == 0
-    assert score("json_schema", f'"{"a" * 50_000}!"', json_schema={"pattern": "^(a+)+$"}) == 0
-    assert score("json_schema", "```json\n" * 20_000, json_schema={}) == 0
-    objects = json.dumps([{"a": number} for number in range(4000)])
+def test_a_text_that_would_stall_other_engines_is_scored() -> None:
+    """Each is so long that work that grows by its square, or faster, would not end before the time limit of tests."""
+    assert score("regex", "a" * 500_000 + "!", pattern="^(a|a)*$|^(a+)+$") == 0
+    assert score("json_schema", f'"{"a" * 500_000}!"', json_schema={"pattern": "^(a+)+$"}) == 0
+    assert score("json_schema", "```json\n" * 500_000, json_schema={}) == 0
+    objects = json.dumps([{"a": number} for number in range(100_000)])
     assert score("json_schema", objects, json_schema={"uniqueItems": True}) == 1
-    assert score("numeric_answer", "1," * 50_000 + "-" * 50_000, "1") == 0
-    assert time.process_time() - began < 1
+    assert score("numeric_answer", "1," * 500_000 + "-" * 500_000, "1") == 0
 
 
 PERSON = {

@@ -6,7 +6,6 @@ import logging
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -142,12 +141,13 @@ def test_a_job_does_without_wandb(
     wandb.status = {"denied": 403, "broken": 500}.get(outage, 200)
     wandb.silent = outage == "silent"
     bench = tracked()
-    began = time.monotonic()
     bench.run(Step.TRAIN)
     assert bench.job.steps[Step.TRAIN].state == "done"
     assert bench.job.wandb_url is None
-    assert time.monotonic() - began < 30  # W&B itself would try for minutes
-    assert [record for record in caplog.records if record.levelname == "WARNING" and "W&B" in record.message]
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert [message for message in warnings if "W&B" in message]
+    if outage == "silent":  # W&B itself would wait for minutes
+        assert [message for message in warnings if "did not take everything within 2 s" in message]
 
 
 def test_a_job_does_without_wandb_when_it_dies_on_the_way(

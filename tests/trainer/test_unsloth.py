@@ -45,7 +45,7 @@ def execution(bench: Bench, python: Path | str, *, seconds: int = 1000, **enviro
     arguments = ["train", "--job-id", bench.job_id, "--launch", "1", "--execution", "e", "--seconds", str(seconds)]
     home = {"GEMTUNE_HOME": str(bench.services.settings.home), "GEMTUNE_UNSLOTH_PYTHON": str(python)}
     ran = subprocess.run(
-        [sys.executable, "-m", "trainer", *arguments], check=False, timeout=240, capture_output=True, text=True,
+        [sys.executable, "-m", "trainer", *arguments], check=False, timeout=600, capture_output=True, text=True,
         env=os.environ | home | environment,
     )  # fmt: skip
     return ran.returncode, ran.stdout + ran.stderr

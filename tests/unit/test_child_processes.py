@@ -103,17 +103,17 @@ def test_a_living_child_of_a_server_that_died_is_adopted(
     result: list[Any] = []
     waiting = threading.Thread(target=lambda: result.append(jobs.run(call(SLEEP), check=looked.set)))
     waiting.start()
-    assert looked.wait(10)
+    assert looked.wait(60)
     looks = threading.Semaphore(0)
     other = threading.Thread(target=lambda: result.append(jobs.run(call("pass"), check=looks.release)))
     other.start()
-    assert looks.acquire(timeout=10)
-    assert looks.acquire(timeout=10)
+    assert looks.acquire(timeout=60)
+    assert looks.acquire(timeout=60)
     assert len(rows(world)) == 1  # the adopted one has the only turn
     process.kill()
     process.wait()
-    waiting.join(10)
-    other.join(30)
+    waiting.join(60)
+    other.join(60)
     assert result[0] == {"name": "executions/gemtune-train-local-x", "succeededCount": 1}
     assert len(result) == len(rows(world)) == 2
 

@@ -44,7 +44,7 @@ def test_it_is_durable_and_readers_do_not_wait_for_writers(tmp_path: Path) -> No
         connection.execute("INSERT INTO idempotency_keys VALUES ('a', 'x')")
         reader = threading.Thread(target=lambda: seen.append(count(database)))
         reader.start()
-        reader.join(10)
+        reader.join(60)
     assert seen == [0]
     assert count(database) == 1
 

@@ -35,7 +35,7 @@ def test_the_server_of_a_demo_that_was_killed_stops(tmp_path: Path) -> None:
         assert demo.stdout.readline() == b"serves\n"
         server = server_of(tmp_path)
         demo.kill()
-        _, alive = psutil.wait_procs([server], timeout=10)
+        _, alive = psutil.wait_procs([server], timeout=60)
         if alive:
             server.kill()
         assert not alive, "it goes on"

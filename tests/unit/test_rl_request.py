@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any, get_args
 
 import pytest
@@ -140,7 +139,8 @@ def test_a_misspelled_field_of_a_reward_is_told_which_one_was_meant() -> None:
     assert problem.hint == "did you mean 'pattern'?"
 
 
-GROWING = {f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 8} for i in range(6)} | {"d6": {"type": "null"}}
+# Looking at all of its 60 ** 6 parts would never end.
+GROWING = {f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 60} for i in range(6)} | {"d6": {"type": "null"}}
 
 
 @pytest.mark.parametrize(
@@ -162,12 +162,10 @@ GROWING = {f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 8} for i in rang
         ({"properties": {"a": 3}}, "properties/a"),
     ],
 )  # fmt: skip
-def test_a_schema_that_is_none_or_could_stall_is_refused_at_once(schema: dict[str, Any], reason: str) -> None:
-    began = time.process_time()
+def test_a_schema_that_is_none_or_could_stall_is_refused(schema: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=r".") as caught:
         schemas.validator(schema)
     assert reason in str(caught.value)
-    assert time.process_time() - began < 2
 
 
 def test_a_schema_nested_beyond_all_measure_is_refused() -> None:

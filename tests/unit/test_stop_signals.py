@@ -36,7 +36,7 @@ with stop_signals() as wait:
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 @pytest.mark.parametrize("when", ["before", "sleeping"])
 def test_a_signal_that_another_thread_gets_ends_the_wait(when: str, name: str) -> None:
-    ran = subprocess.run([sys.executable, "-c", WAITS, when, name], capture_output=True, timeout=60)
+    ran = subprocess.run([sys.executable, "-c", WAITS, when, name], capture_output=True, timeout=240)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, b"waits\nstops\n", b"")
 
 

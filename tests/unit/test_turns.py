@@ -24,7 +24,7 @@ class Waiting(threading.Thread):
             with self._turns.next(self._check):
                 self._order.append(self.name)
                 self.has_it.set()
-                assert self.may_end.wait(10)
+                assert self.may_end.wait(60)
         except InterruptedError:
             pass
 
@@ -39,7 +39,7 @@ def waiting() -> Callable[..., Waiting]:
     def start(turns: Turns, name: str, order: list[str]) -> Waiting:
         made = Waiting(turns, name, order)
         made.start()
-        assert made.asks.wait(10) or made.has_it.is_set()
+        assert made.asks.wait(60) or made.has_it.is_set()
         return made
 
     return start
@@ -50,11 +50,11 @@ def test_whoever_came_first_goes_first(waiting: Callable[..., Waiting]) -> None:
     with turns.next(lambda: None):
         all_of_them = [waiting(turns, f"{number:02}", order) for number in range(12)]
     for each in all_of_them:
-        assert each.has_it.wait(10)
+        assert each.has_it.wait(60)
         assert order[-1] == each.name
         each.may_end.set()
     for each in all_of_them:
-        each.join(10)
+        each.join(60)
     assert order == [each.name for each in all_of_them]
 
 
@@ -63,11 +63,11 @@ def test_who_gives_up_is_in_nobodys_way(waiting: Callable[..., Waiting]) -> None
     with turns.next(lambda: None):
         first, second = (waiting(turns, name, order) for name in ("first", "second"))
         first.given_up = True
-        first.join(10)
+        first.join(60)
         assert not first.is_alive()
-    assert second.has_it.wait(10)
+    assert second.has_it.wait(60)
     second.may_end.set()
-    second.join(10)
+    second.join(60)
     assert order == ["second"]
 
 
@@ -75,17 +75,17 @@ def test_what_goes_on_already_counts(waiting: Callable[..., Waiting]) -> None:
     turns, order = Turns(1), list[str]()
     with turns.taken(), turns.taken():
         other = waiting(turns, "other", order)
-    assert other.has_it.wait(10)
+    assert other.has_it.wait(60)
     with turns.taken():
         third = waiting(turns, "third", order)
         other.may_end.set()
-        other.join(10)
+        other.join(60)
         third.asks.clear()
-        assert third.asks.wait(10)  # it looked once more, and may still not
+        assert third.asks.wait(60)  # it looked once more, and may still not
         assert not third.has_it.is_set()
-    assert third.has_it.wait(10)
+    assert third.has_it.wait(60)
     third.may_end.set()
-    third.join(10)
+    third.join(60)
 
 
 def test_two_at_once(waiting: Callable[..., Waiting]) -> None:
@@ -93,6 +93,6 @@ def test_two_at_once(waiting: Callable[..., Waiting]) -> None:
     with turns.next(lambda: None), turns.next(lambda: None):
         third = waiting(turns, "third", order)
         assert order == []
-    assert third.has_it.wait(10)
+    assert third.has_it.wait(60)
     third.may_end.set()
-    third.join(10)
+    third.join(60)

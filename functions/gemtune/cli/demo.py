@@ -24,7 +24,7 @@ from gemtune.settings import Settings
 
 DATASET = "capitals"
 SAMPLES = 3
-START_SECONDS = 30.0
+START_SECONDS = 120.0
 
 
 def run(examples: str) -> int:
