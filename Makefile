@@ -10,7 +10,7 @@ TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)",$$/\1/p' pyproject.toml)
 CODE := functions trainer tests examples bench deploy
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo llama test check e2e infra up cloud unsloth images plan deploy destroy smoke format lock requirements clean
+.PHONY: help setup demo llama test check mutants e2e infra up cloud unsloth images plan deploy destroy smoke format lock requirements clean
 
 help: ## show this
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -44,6 +44,9 @@ check: .venv/.ready ## format, lint, types, fast tests: before every commit
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q -m "not gpu and not emulators" tests/unit tests/contract tests/services tests/handlers tests/workflows
+
+mutants: .venv/.ready ## what could be broken without a fast test noticing: PLACE=gemtune.jobs [COUNT=30] [SEED=1]
+	@$(BIN)/python -m tests.mutants $(PLACE) --count $(or $(COUNT),30) --seed $(or $(SEED),1)
 
 e2e: .venv/.ready ## both backends end to end, and 200 random schedules of faults on each
 	@GEMTUNE_SCHEDULES=200 $(BIN)/python -m pytest -m "not gpu" tests/e2e tests/emulators tests/services/test_schedules.py
