@@ -170,13 +170,17 @@ class Link:
     path: str | None = None
 
 
+# What is read into memory whole is small: the longest is the loss history of a training, with a line per train_step.
+MAX_READ_BYTES = 256 * 1024 * 1024
+
+
 class Objects(Protocol):
     """One bucket. Names are relative, `/`-separated; `.`, `..`, empty parts and control characters raise UnsafeName."""
 
     bucket: str
 
-    def read(self, name: str) -> bytes:
-        """Raises ObjectNotFound."""
+    def read(self, name: str, *, max_bytes: int = MAX_READ_BYTES) -> bytes:
+        """The content of one object. Raises ObjectNotFound, and Unreadable `too_large` above `max_bytes`."""
         ...
 
     def create(self, name: str, content: bytes) -> None:

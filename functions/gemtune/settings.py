@@ -12,6 +12,7 @@ from typing import Literal, get_args
 from gemtune import llama_cpp
 from gemtune.errors import BadSetting
 from gemtune.machines.choice import LOCAL, MACHINES
+from gemtune.untrusted import MAX_NUMBER, Unreadable, read_number
 
 Backend = Literal["embedded", "gcp"]
 
@@ -149,6 +150,7 @@ def _whole_number(env: Mapping[str, str], name: str, default: int) -> int:
     value = env.get(name)
     if value is None or value == "":
         return default
-    if not value.isascii() or not value.isdigit() or int(value) == 0:
-        raise BadSetting(f"{name} is {value!r}; use a whole number above 0")
-    return int(value)
+    try:
+        return read_number(value, least=1, most=MAX_NUMBER)
+    except Unreadable:
+        raise BadSetting(f"{name} is {value[:80]!r}; use a whole number above 0") from None

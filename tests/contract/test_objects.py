@@ -11,6 +11,7 @@ import pytest
 
 from gemtune.errors import ObjectExists, ObjectNotFound, UnsafeName
 from gemtune.ports import Objects
+from gemtune.untrusted import Unreadable
 from tests.fakes import FakeClock
 
 
@@ -25,6 +26,14 @@ def test_what_is_written_is_what_is_read(objects: Objects) -> None:
     for name in ("a", "a/c", "a/b.json/c"):
         with pytest.raises(ObjectNotFound):
             objects.read(name)
+
+
+def test_no_more_is_read_than_is_asked_for(objects: Objects) -> None:
+    objects.write("a/b.json", b"x" * 100_000)
+    assert len(objects.read("a/b.json", max_bytes=100_000)) == 100_000
+    with pytest.raises(Unreadable, match=r"a/b\.json has more than 99999 bytes") as caught:
+        objects.read("a/b.json", max_bytes=99_999)
+    assert caught.value.code == "too_large"
 
 
 def test_of_thirty_creates_one_wins_and_nobody_reads_half_of_it(objects: Objects) -> None:

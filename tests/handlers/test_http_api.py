@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -90,10 +91,38 @@ def test_jobs_come_in_pages(api: Any, backend: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["limit=x", "limit=-1", "limit=201", "limit=²", "status=nope", "modality=smell", "page_token=zzz"]
-)
+    "query",
+    [
+        "limit=x", "limit=-1", "limit=0", "limit=201", "limit=²", "limit=+5", "limit= 5", "limit=05", "limit=5.0",
+        "limit=", "limit=" + "0" * 20 + "9" * 20, "limit=" + "0" * 20 + "5000", "limit=" + "9" * 5000,
+        "status=nope", "modality=smell",
+    ],
+)  # fmt: skip
 def test_a_query_that_makes_no_sense_is_refused(api: Any, query: str) -> None:
     assert api.get(f"/jobs?{query}").status_code == 422
+
+
+@pytest.mark.parametrize("route", ["events", "metrics"])
+@pytest.mark.parametrize("after", ["-1", "0" * 20 + "9" * 30, "0" * 5000, "9" * 5000, str(2**53), "1e3", "٣"])
+def test_a_place_that_no_list_has_is_refused(api: Any, route: str, after: str) -> None:
+    job_id = submitted(api)
+    answer = api.get(f"/jobs/{job_id}/{route}", query_string={"after": after})
+    assert (answer.status_code, answer.json["problems"][0]["loc"]) == (422, ["query", "after"])
+    assert api.get(f"/jobs/{job_id}/{route}?after={2**53 - 1}").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "zzz", '["\\ud800","a"]', "[" * 30_000, "[" * 150, '["2026-01-01T00:00:00","a"]', '["2026-01-01T00:00:00Z",1]',
+        '[1,"a"]', '["a","b","c"]', "{}", '"ab"', '["+0000-99-99","a"]', "1" * 180,
+    ],
+)  # fmt: skip
+def test_a_page_token_of_ones_own_making_is_refused(api: Any, content: str) -> None:
+    token = base64.urlsafe_b64encode(content.encode()).decode()
+    for sent in (content, token):
+        answer = api.get("/jobs", query_string={"page_token": sent})
+        assert (answer.status_code, answer.json["error"]["code"]) == (422, "bad_page_token")
 
 
 def test_the_loss_curve_is_merged_from_all_attempts(api: Any, services: Services) -> None:

@@ -67,7 +67,7 @@ def test_beside_a_dataset_the_file_need_not_name_it(world: World) -> None:
         (b"{", "not_json"),
         (b"\xff\xfe", "not_text"),
         (b"[1]", "not_an_object"),
-        (b" " * (1024 * 1024 + 1), "file_too_large"),
+        (b" " * (1024 * 1024 + 1), "too_large"),
         (json.dumps(request(hf_token="hf_fakefakefake")).encode(), "secret_in_the_open"),
         (json.dumps(request(processed_dataset_id="nowhere")).encode(), "dataset_not_found"),
     ],
@@ -140,10 +140,10 @@ def test_a_file_that_is_replaced_while_it_is_read_is_left_to_the_next_event(
     first = uploads.generation("x.job.json")
     read = type(uploads).read
 
-    def replaced_before(self: Any, name: str) -> bytes:
+    def replaced_before(self: Any, name: str, **limits: int) -> bytes:
         if name == "x.job.json" and self.generation(name) == first:
             self.write(name, json.dumps(request(job_name="two")).encode())
-        return read(self, name)
+        return read(self, name, **limits)
 
     with monkeypatch.context() as racing:
         racing.setattr(type(uploads), "read", replaced_before)

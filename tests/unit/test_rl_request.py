@@ -170,7 +170,7 @@ def test_a_schema_that_is_none_or_could_stall_is_refused(schema: dict[str, Any],
 
 def test_a_schema_nested_beyond_all_measure_is_refused() -> None:
     deep: dict[str, Any] = {}
-    for _ in range(100):
+    for _ in range(60):
         deep = {"items": deep}
     assert problems(grpo({"type": "json_schema", "json_schema": deep})) == {"rewards.0.json_schema": "bad_schema"}
 

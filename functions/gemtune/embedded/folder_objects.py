@@ -14,8 +14,9 @@ from pathlib import Path
 
 from gemtune.errors import ObjectExists, ObjectNotFound, UnsafeName
 from gemtune.object_name import UNFINISHED, parts
-from gemtune.ports import Buckets, Link, ObjectStat
+from gemtune.ports import MAX_READ_BYTES, Buckets, Link, ObjectStat
 from gemtune.settings import Settings
+from gemtune.untrusted import read_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +42,14 @@ class FolderObjects:
         if mode & modes.folder != modes.folder:  # what is open to more users already, somebody meant to be so
             self.root.chmod(mode | modes.folder)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, *, max_bytes: int = MAX_READ_BYTES) -> bytes:
+        path = self._file(name)
         try:
-            return self._file(name).read_bytes()
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            raise ObjectNotFound(f"there is no {name!r} in {self.bucket}") from None
+            if path.is_file():  # anything else, a pipe too, is no object
+                return read_file(path, named=name, max_bytes=max_bytes)
+        except FileNotFoundError:
+            pass  # deleted meanwhile
+        raise ObjectNotFound(f"there is no {name!r} in {self.bucket}")
 
     def create(self, name: str, content: bytes) -> None:
         with self._unfinished(name) as (unfinished, path):

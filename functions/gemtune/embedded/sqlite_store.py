@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import logging
 import sqlite3
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import ValidationError
 
 from gemtune.embedded.database import Database
 from gemtune.embedded.sqlite_bus import enqueue
-from gemtune.errors import BadPageToken, JobNotFound, JobWasDeleted, RecordUnreadable, VersionConflict
+from gemtune.errors import JobNotFound, JobWasDeleted, RecordUnreadable, VersionConflict
 from gemtune.jobs import steps
 from gemtune.jobs.events import Event
+from gemtune.jobs.page_tokens import Place, place_of, token_of
 from gemtune.jobs.record import Job, JobSummary, Mark, Progress
 from gemtune.jobs.status import UNFINISHED, Status
 from gemtune.ports import Change, Clock, Created, Page
@@ -91,7 +89,8 @@ class SqliteStore:
         wanted: dict[str, Any] = {"status": status and status.value, "modality": modality}
         conditions = [f"{column} = :{column}" for column, value in wanted.items() if value is not None]
         if page_token is not None:
-            wanted["created_at"], wanted["job_id"] = _read_token(page_token)
+            place = place_of(page_token)
+            wanted |= {"created_at": _iso(place.created_at.astimezone(UTC)), "job_id": place.job_id}
             conditions.append("(created_at, job_id) < (:created_at, :job_id)")
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
         order = "ORDER BY created_at DESC, job_id DESC LIMIT :limit"
@@ -210,14 +209,4 @@ def _iso(at: datetime) -> str:
 
 
 def _token(row: sqlite3.Row) -> str:
-    return base64.urlsafe_b64encode(json.dumps([row["created_at"], row["job_id"]]).encode()).decode()
-
-
-def _read_token(token: str) -> tuple[str, str]:
-    try:
-        created_at, job_id = json.loads(base64.urlsafe_b64decode(token.encode()))
-    except (ValueError, binascii.Error, TypeError):
-        raise BadPageToken() from None
-    if not isinstance(created_at, str) or not isinstance(job_id, str):
-        raise BadPageToken()
-    return created_at, job_id
+    return token_of(Place(datetime.fromisoformat(row["created_at"]), row["job_id"]))

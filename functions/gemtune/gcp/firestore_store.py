@@ -10,12 +10,10 @@ Every query that needs a composite index has it in firestore_indexes.json, which
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import logging
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any, TypeVar
@@ -26,9 +24,10 @@ from google.cloud import firestore
 from google.cloud.firestore_v1.base_query import FieldFilter
 from pydantic import ValidationError
 
-from gemtune.errors import BadPageToken, JobNotFound, JobWasDeleted, RecordUnreadable, VersionConflict
+from gemtune.errors import JobNotFound, JobWasDeleted, RecordUnreadable, VersionConflict
 from gemtune.jobs import changes, steps
 from gemtune.jobs.events import Event
+from gemtune.jobs.page_tokens import Place, place_of, token_of
 from gemtune.jobs.record import Job, JobSummary, Mark, Progress
 from gemtune.jobs.status import UNFINISHED, Status
 from gemtune.ports import Change, Clock, Created, Page
@@ -114,7 +113,7 @@ class FirestoreStore:
         newest_first = firestore.Query.DESCENDING
         query = query.order_by("created_at", direction=newest_first).order_by("job_id", direction=newest_first)
         if page_token is not None:
-            query = query.start_after(_read_token(page_token))
+            query = query.start_after(asdict(place_of(page_token)))
         found = list(query.limit(limit + 1).stream(timeout=CALL_SECONDS))
         more = len(found) > limit
         return Page([_summary(snapshot) for snapshot in found[:limit]], _token(found[limit - 1]) if more else None)
@@ -305,13 +304,4 @@ def _summary(snapshot: Snapshot) -> JobSummary:
 
 
 def _token(snapshot: Snapshot) -> str:
-    created_at: datetime = snapshot.get("created_at")
-    return base64.urlsafe_b64encode(json.dumps([created_at.isoformat(), snapshot.id]).encode()).decode()
-
-
-def _read_token(token: str) -> dict[str, Any]:
-    try:
-        created_at, job_id = json.loads(base64.urlsafe_b64decode(token.encode()))
-        return {"created_at": datetime.fromisoformat(created_at), "job_id": str(job_id)}
-    except (ValueError, binascii.Error, TypeError):
-        raise BadPageToken() from None
+    return token_of(Place(snapshot.get("created_at"), snapshot.id))

@@ -5,10 +5,11 @@ its signature off, so it is only read. https://cloud.google.com/run/docs/authent
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping
 
 import flask
+
+from gemtune.untrusted import Unreadable, read_json_object
 
 ANONYMOUS = "anonymous"
 
@@ -45,7 +46,6 @@ def _email(claims: Mapping[str, object]) -> str | None:
 def _claims(payload: str) -> dict[str, object]:
     """The claims in a token's middle part."""
     try:
-        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-    except (ValueError, RecursionError):
+        return read_json_object(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)), repeated_keys=True)
+    except (ValueError, Unreadable):
         return {}
-    return claims if isinstance(claims, dict) else {}

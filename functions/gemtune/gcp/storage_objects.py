@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +15,12 @@ from google.api_core.exceptions import NotFound, PreconditionFailed
 
 from gemtune.errors import ObjectExists, ObjectNotFound
 from gemtune.object_name import is_safe, parts
-from gemtune.ports import Buckets, Link, ObjectStat
+from gemtune.ports import MAX_READ_BYTES, Buckets, Link, ObjectStat
 from gemtune.settings import Settings
+from gemtune.untrusted import too_large
 
 if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
     from google.api_core.retry import Retry
     from google.cloud import storage
 
@@ -36,11 +39,13 @@ class StorageObjects:
     def _client(self) -> storage.Client:
         return _client(self._project_id)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, *, max_bytes: int = MAX_READ_BYTES) -> bytes:
+        content = _Bounded(name, max_bytes)
         try:
-            return bytes(self._blob(name).download_as_bytes(timeout=TIMEOUT))
+            self._blob(name).download_to_file(content, timeout=TIMEOUT)
         except NotFound:
             raise self._not_found(name) from None
+        return content.getvalue()
 
     def create(self, name: str, content: bytes) -> None:
         blob, writer = self._blob(name), uuid.uuid4().hex
@@ -156,6 +161,19 @@ class StorageObjects:
 
     def _not_found(self, name: str) -> ObjectNotFound:
         return ObjectNotFound(f"there is no {name!r} in {self.bucket}")
+
+
+class _Bounded(io.BytesIO):
+    """Memory for one object. A download that goes past the bound ends there, whatever the object's size."""
+
+    def __init__(self, name: str, max_bytes: int):
+        super().__init__()
+        self._name, self._max_bytes = name, max_bytes
+
+    def write(self, part: ReadableBuffer) -> int:
+        if self.tell() + memoryview(part).nbytes > self._max_bytes:
+            raise too_large(self._name, self._max_bytes)
+        return super().write(part)
 
 
 def storage_buckets(settings: Settings) -> Buckets:

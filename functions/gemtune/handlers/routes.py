@@ -14,6 +14,7 @@ from gemtune.jobs.status import Status
 from gemtune.request import parsing as requests
 from gemtune.request.parsing import Reading, Request
 from gemtune.services.acceptance.create_job import Submission
+from gemtune.untrusted import MAX_NUMBER, Unreadable, read_number
 
 MAX_PAGE = 200
 
@@ -30,13 +31,13 @@ def export(request: flask.Request, services: Services, *, job_id: str) -> answer
 
 
 def list_jobs(request: flask.Request, services: Services) -> answers.JobList:
-    limit = _whole_number(request, "limit", default=50, most=MAX_PAGE)
+    limit = _whole_number(request, "limit", default=50, least=1, most=MAX_PAGE)
     status = _one_of(request, "status", [status.value for status in Status])
     modality = _one_of(request, "modality", ["text", "vision"])
     page = services.store.page(
         status=None if status is None else Status(status),
         modality=modality,
-        limit=max(1, limit),
+        limit=limit,
         page_token=request.args.get("page_token"),
     )
     return answers.JobList(jobs=page.jobs, next_page_token=page.next_page_token)
@@ -78,14 +79,14 @@ def _submission(reading: Reading[Request], request: flask.Request, services: Ser
     return Submission(reading, source=Source.HTTP, owner=services.callers.owner(request), idempotency_key=key)
 
 
-def _whole_number(request: flask.Request, name: str, *, default: int, most: int = 2**53) -> int:
+def _whole_number(request: flask.Request, name: str, *, default: int, least: int = 0, most: int = MAX_NUMBER) -> int:
     text = request.args.get(name)
     if text is None:
         return default
-    if not (text.isascii() and text.isdigit() and int(text[:20]) <= most):
-        message = f"{name} is a whole number of at most {most}"
-        raise RequestRefused([Problem(("query", name), message, "not_a_number", "leave it out for the default")])
-    return int(text)
+    try:
+        return read_number(text, least=least, most=most, named=name)
+    except Unreadable as error:
+        raise RequestRefused([Problem(("query", name), error.message, error.code, error.hint)]) from None
 
 
 def _one_of(request: flask.Request, name: str, known: list[str]) -> str | None:

@@ -20,6 +20,7 @@ from gemtune.request.contract import Loc
 from gemtune.request.places import fields_at, without_tags
 from gemtune.request.rl_spec import DISCRIMINATORS
 from gemtune.request.spec import SECRET_FIELDS, SECRET_REFERENCE, ExportRequest, Spec, TrainRequest
+from gemtune.untrusted import Unreadable, read_json_object
 
 Request = TypeVar("Request", bound=BaseModel)  # TrainRequest or ExportRequest
 # What a request cannot do without gets a stand-in, so that the rules about the rest can still be asked.
@@ -70,35 +71,11 @@ def completed(reading: Reading[ExportRequest], trained: Spec) -> Reading[TrainRe
 
 def _read(model: type[Request], document: str | bytes, *, in_the_open: bool) -> Reading[Request]:
     try:
-        return _parsed(model, document, in_the_open=in_the_open)
-    except RecursionError:
-        return Reading(None, (Problem((), "this is nested too deep", "too_deep", "see GET /openapi.json"),))
-
-
-def _parsed(model: type[Request], document: str | bytes, *, in_the_open: bool) -> Reading[Request]:
-    try:
-        raw = json.loads(document)
-    except ValueError as error:
-        where = (
-            f"line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "unreadable"
-        )
-        return Reading(None, (Problem((), f"this is not JSON ({where})", "not_json", "send a JSON object"),))
-    if not isinstance(raw, dict):
-        return Reading(None, (Problem((), "a request is a JSON object", "not_an_object", "see GET /openapi.json"),))
-    if not _is_unicode(raw):
-        message = "a text in it is half a surrogate pair, which is no character"
-        return Reading(None, (Problem((), message, "not_text", "send \\u escapes in pairs, or UTF-8"),))
+        raw = read_json_object(document)
+    except Unreadable as error:
+        return Reading(None, (Problem(error.loc, error.message, error.code, error.hint),))
     request, problems = _validated(model, raw)
     return Reading(request, (*problems, *_tokens_out_of_place(raw, in_the_open=in_the_open)))
-
-
-def _is_unicode(raw: object) -> bool:
-    """Whether all of it can be written as UTF-8: JSON's escapes can say what no text may hold."""
-    try:
-        json.dumps(raw, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _validated(model: type[Request], raw: dict[str, Any]) -> tuple[Request | None, list[Problem]]:

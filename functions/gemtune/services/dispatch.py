@@ -26,6 +26,7 @@ from gemtune.redaction import redacted
 from gemtune.request import parsing
 from gemtune.services.acceptance.create_job import Submission
 from gemtune.services.acceptance.submit import Submit
+from gemtune.untrusted import Unreadable, read_json_object
 
 log = logging.getLogger(__name__)
 
@@ -86,10 +87,10 @@ class Dispatch:
     def _job_of(self, message: bytes, *, key: str, owner: str) -> str:
         """The job id in a message, or that of the job its TrainRequest becomes."""
         try:
-            body = json.loads(message)
-        except (ValueError, RecursionError):
-            body = None
-        if isinstance(body, dict) and "job_id" in body:
+            body = read_json_object(message)
+        except Unreadable:
+            body = {}  # the reader of requests says why
+        if "job_id" in body:
             return _checked(body["job_id"])
         reading = parsing.read(message, Source.PUBSUB)
         return self.submit.accept(Submission(reading, source=Source.PUBSUB, owner=owner, idempotency_key=key)).job_id

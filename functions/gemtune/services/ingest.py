@@ -16,10 +16,10 @@ from gemtune.request import parsing
 from gemtune.request.job_file import as_json
 from gemtune.services.acceptance.create_job import Submission
 from gemtune.services.acceptance.submit import Submit
+from gemtune.untrusted import MAX_BYTES, MAX_YAML_BYTES, Unreadable
 
 log = logging.getLogger(__name__)
 
-MAX_BYTES = 1024 * 1024
 JOB_FILE = re.compile(r"^(?P<stem>(?:.*/)?[^/]+)\.job\.(?P<kind>json|yaml)$")
 BESIDE_A_DATASET = re.compile(r"^processed_datasets/(?P<dataset>[^/]+)/[^/]+$")
 
@@ -80,11 +80,14 @@ class Ingest:
 
     def _document(self, objects: Objects, name: str) -> str:
         """The request of a job file as JSON; beside a dataset it may leave out which one it means."""
-        stat = objects.stat(name)
-        if stat is not None and stat.bytes > MAX_BYTES:
-            message = f"a job file has at most {MAX_BYTES} bytes; this one has {stat.bytes}"
-            raise RequestRefused([Problem((), message, "file_too_large", "put the rows into the dataset")])
-        body = as_json(objects.read(name), yaml=name.endswith(".yaml"))
+        yaml = name.endswith(".yaml")
+        most = MAX_YAML_BYTES if yaml else MAX_BYTES
+        try:
+            content = objects.read(name, max_bytes=most)
+        except Unreadable as error:
+            message = f"a job file of this kind has at most {most} bytes"
+            raise RequestRefused([Problem((), message, error.code, "put the rows into the dataset")]) from None
+        body = as_json(content, yaml=yaml)
         beside = BESIDE_A_DATASET.match(name) if objects.bucket == self.buckets.data.bucket else None
         if beside is None or not isinstance(body, dict):
             return json.dumps(body)

@@ -1,0 +1,44 @@
+"""Tokens that continue a list of jobs: the place of the last job of a page, in base64url."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from dataclasses import dataclass
+from datetime import datetime
+
+from gemtune.errors import BadPageToken
+from gemtune.untrusted import Unreadable, read_json
+
+# A time and an id of 63 characters have 146; the rest is for ids of later versions.
+MAX_LENGTH = 256
+ALPHABET = r"^[A-Za-z0-9_-]+={0,2}$"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A job's place in the list, which is ordered by these two."""
+
+    created_at: datetime
+    job_id: str
+
+
+def token_of(place: Place) -> str:
+    """Encode a place."""
+    return base64.urlsafe_b64encode(json.dumps([place.created_at.isoformat(), place.job_id]).encode()).decode()
+
+
+def place_of(token: str) -> Place:
+    """Decode a token that a client sent. Raises BadPageToken."""
+    try:
+        if len(token) > MAX_LENGTH:
+            raise ValueError
+        created_at, job_id = read_json(base64.urlsafe_b64decode(token.encode("ascii")))
+        place = Place(datetime.fromisoformat(created_at), job_id)
+        aware = place.created_at.utcoffset() is not None
+    except (ValueError, TypeError, binascii.Error, Unreadable, OverflowError):
+        raise BadPageToken() from None
+    if not isinstance(job_id, str) or not aware:
+        raise BadPageToken()
+    return place

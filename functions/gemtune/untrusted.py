@@ -1,0 +1,241 @@
+"""The one reader of JSON, YAML and numbers from outside: limits on size, depth, time and text, one error.
+
+Requests, query strings, page tokens, job files, model configurations, rows and manifests are read here. A value that
+this module returns is finite, at most MAX_DEPTH levels deep, and can be written as UTF-8.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from gemtune.errors import GemtuneError
+
+# A request, a job file, a row of text, a model's config.json.
+MAX_BYTES = 1024 * 1024
+# The files around a model's weights: Gemma 3's tokenizer_config.json alone has 1.2 MB.
+MAX_MODEL_FILE_BYTES = 32 * 1024 * 1024
+# YAML is parsed in Python, at some 70 KB per second.
+MAX_YAML_BYTES = 64 * 1024
+# A request has five levels around a reward's JSON schema, which may have 32 of two levels each.
+MAX_DEPTH = 80
+# A float holds whole numbers of up to 309 digits; tokenizer configurations do say 10^30.
+MAX_DIGITS = 300
+# The largest whole number that JSON's readers agree on (RFC 8259, 6).
+MAX_NUMBER = 2**53 - 1
+
+FINITE = "JSON has finite numbers only"
+HALF_A_PAIR = re.compile(r"[\ud800-\udfff]")
+ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+WHOLE_NUMBER = re.compile(r"0|[1-9][0-9]*", re.ASCII)
+
+
+class Unreadable(GemtuneError):
+    """A document from outside that breaks its own format or a limit of the reader.
+
+    `code` says which; `loc` is the place in the document, as far as it is known.
+    """
+
+    code = "unreadable"
+
+    def __init__(self, code: str, message: str, *, hint: str, loc: tuple[str | int, ...] = ()):
+        super().__init__(message, hint=hint)
+        self.code = code  # type: ignore[misc]
+        self.loc = loc
+
+
+def read_json(
+    content: bytes | str, *, named: str = "this", max_bytes: int = MAX_BYTES, repeated_keys: bool = False
+) -> Any:
+    """Decode a JSON document.
+
+    `named` begins the sentence of an error. `repeated_keys` takes the last of several values, as other readers of the
+    same file do; without it a key that stands twice is an error, because one of its values would be lost.
+
+    Raises Unreadable: `too_large`, `not_text`, `not_json`, `too_deep`, `repeated_key`, `not_finite`, `too_many_digits`.
+    """
+    text = _text(content, named, max_bytes)
+    reader = _Reader(named)
+    try:
+        value = json.loads(
+            text,
+            parse_int=reader.integer,
+            parse_float=reader.number,
+            parse_constant=reader.number,
+            object_pairs_hook=None if repeated_keys else reader.object,
+        )
+    except json.JSONDecodeError as error:
+        place = f" (line {error.lineno}, column {error.colno})"
+        raise Unreadable("not_json", f"{named} is not JSON{place}", hint="correct it and send it again") from None
+    except RecursionError:
+        raise _too_deep(named) from None
+    # Most documents have too few brackets to be deep and no escape that could be half a character.
+    if reader.met_infinity or text.count("[") + text.count("{") > MAX_DEPTH or ESCAPED_SURROGATE.search(text):
+        _check(value, named)
+    return value
+
+
+def read_json_object(
+    content: bytes | str, *, named: str = "this", max_bytes: int = MAX_BYTES, repeated_keys: bool = False
+) -> dict[str, Any]:
+    """Decode a JSON document that has to be an object. Raises Unreadable, also `not_an_object`."""
+    value = read_json(content, named=named, max_bytes=max_bytes, repeated_keys=repeated_keys)
+    if not isinstance(value, dict):
+        raise Unreadable("not_an_object", f"{named} is not a JSON object", hint="send an object, {…}")
+    return value
+
+
+def read_yaml(content: bytes, *, named: str = "this") -> Any:
+    """Decode a YAML document into what JSON knows.
+
+    YAML is 1.2, so `no` is a string and 2e-4 a number; dates become strings. Anchors and aliases are refused, because a
+    few lines of them unfold into gigabytes, and so are tags.
+
+    Raises Unreadable: `too_large`, `not_text`, `not_yaml`, `too_deep`, `yaml_alias`, `yaml_tag`, `not_finite`.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    text = _text(content, named, MAX_YAML_BYTES)
+    hint = "correct it and send it again"
+    try:
+        _check_plain(YAML(typ="safe", pure=True).parse(text), named)
+        # Through JSON text: dates become strings, and keys too.
+        written = json.dumps(YAML(typ="safe", pure=True).load(text), default=str)
+    except YAMLError as error:
+        mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
+        place = "" if mark is None else f" (line {mark.line + 1}, column {mark.column + 1})"
+        raise Unreadable("not_yaml", f"{named} is not YAML{place}", hint=hint) from None
+    except TypeError:
+        raise Unreadable("not_yaml", f"{named} has a key that is not a text", hint="use field names as keys") from None
+    except (ValueError, RecursionError):
+        raise Unreadable("not_yaml", f"{named} is not YAML", hint=hint) from None
+    return read_json(written, named=named, max_bytes=8 * MAX_YAML_BYTES)
+
+
+def read_number(text: str, *, least: int, most: int, named: str = "this") -> int:
+    """Decode a whole number in decimal digits, without a sign for zero or more, leading zeros or blanks.
+
+    Raises Unreadable `not_a_number`.
+    """
+    if len(text) <= len(str(most)) and WHOLE_NUMBER.fullmatch(text) and least <= int(text) <= most:
+        return int(text)
+    raise Unreadable(
+        "not_a_number", f"{named} is a whole number from {least} to {most}", hint="leave it out for the default"
+    )
+
+
+def read_file(path: Path, *, named: str | None = None, max_bytes: int = MAX_BYTES) -> bytes:
+    """Read a regular file. A pipe or a device would keep its reader waiting, and is refused without waiting.
+
+    Raises OSError, and Unreadable: `not_a_file`, `too_large`.
+    """
+    named = path.name if named is None else named
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise Unreadable("not_a_file", f"{named} is not a regular file", hint="put the file itself there")
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise too_large(named, max_bytes)
+    return content
+
+
+def too_large(named: str, max_bytes: int) -> Unreadable:
+    """The error about a document over its limit."""
+    return Unreadable("too_large", f"{named} has more than {max_bytes} bytes", hint="make it smaller")
+
+
+class _Reader:
+    """What the JSON decoder calls for each number and object."""
+
+    def __init__(self, named: str):
+        self._named = named
+        self.met_infinity = False
+
+    def integer(self, digits: str) -> int:
+        if len(digits) > MAX_DIGITS:
+            message = f"{self._named} has a number of more than {MAX_DIGITS} digits"
+            raise Unreadable("too_many_digits", message, hint="round it")
+        return int(digits)
+
+    def number(self, text: str) -> float:
+        value = float(text)  # infinite where it is too large for a float; NaN and Infinity come here by their names
+        self.met_infinity = self.met_infinity or not math.isfinite(value)
+        return value
+
+    def object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            message = f"{self._named} has the key {twice[:80]!r} twice"
+            raise Unreadable("repeated_key", message, hint="keep one of them")
+        return value
+
+
+def _text(content: bytes | str, named: str, max_bytes: int) -> str:
+    """The text of a document, without the mark that some editors begin a file with."""
+    if len(content) > max_bytes:
+        raise too_large(named, max_bytes)
+    if isinstance(content, str):
+        if HALF_A_PAIR.search(content):
+            raise _half_a_character(named)
+        return content.removeprefix("\ufeff")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise Unreadable("not_text", f"{named} is not UTF-8 text", hint="save it as UTF-8") from None
+
+
+def _check(value: Any, named: str) -> None:
+    """Refuse depth, half a character and what is not finite, anywhere in a decoded document."""
+    waiting: list[tuple[tuple[str | int, ...], Any]] = [((), value)]
+    while waiting:
+        loc, item = waiting.pop()
+        if isinstance(item, str):
+            if HALF_A_PAIR.search(item):
+                raise _half_a_character(named, loc)
+        elif isinstance(item, float):
+            if not math.isfinite(item):
+                raise Unreadable("not_finite", f"{named} has a number that is not finite", hint=FINITE, loc=loc)
+        elif isinstance(item, dict | list):
+            if len(loc) == MAX_DEPTH:
+                raise _too_deep(named)
+            if isinstance(item, dict):
+                waiting += [(loc, key) for key in item]
+                waiting += [((*loc, key), inner) for key, inner in item.items()]
+            else:
+                waiting += [((*loc, index), inner) for index, inner in enumerate(item)]
+
+
+def _check_plain(events: Iterable[Any], named: str) -> None:
+    """Refuse what no request needs: aliases, tags, and depth, whose scanning takes time by its square."""
+    from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
+
+    depth = 0
+    for event in events:
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise _too_deep(named)
+        if isinstance(event, AliasEvent):
+            raise Unreadable("yaml_alias", f"{named} has an alias, which is not read", hint="write the value out")
+        if getattr(event, "tag", None) is not None:
+            raise Unreadable(
+                "yaml_tag", f"{named} has a tag, which is not read", hint="write the value without its tag"
+            )
+
+
+def _half_a_character(named: str, loc: tuple[str | int, ...] = ()) -> Unreadable:
+    message = f"{named} has half a surrogate pair, which is no character"
+    whole = tuple(part for part in loc if isinstance(part, int) or not HALF_A_PAIR.search(part))
+    return Unreadable("not_text", message, hint="send \\u escapes in pairs, or UTF-8", loc=whole)
+
+
+def _too_deep(named: str) -> Unreadable:
+    return Unreadable("too_deep", f"{named} is nested deeper than {MAX_DEPTH} levels", hint="see GET /openapi.json")
