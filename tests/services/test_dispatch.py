@@ -62,10 +62,10 @@ def test_a_message_with_an_unknown_job_id_creates_nothing_and_is_announced(liste
     ("message", "code"),
     [
         (b"{", "not_json"),
-        (b"\xff", "not_json"),
+        (b"\xff", "not_text"),
         ([], "not_an_object"),
         (b"", "not_json"),
-        ({"job_id": "\ud800"}, "bad_job_id"),
+        ({"job_id": "\ud800"}, "not_text"),
         ({"job_id": ["x"]}, "bad_job_id"),
         ({"job_id": "../x"}, "bad_job_id"),
         ({}, "missing_field"),

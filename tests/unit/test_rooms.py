@@ -20,24 +20,25 @@ SERVICE: Mapping[str, str] = {
     "errors": "redaction",
     "log_lines": "redaction",
     "llama_cpp": "errors", "object_name": "errors", "secret_name": "errors",
+    "untrusted": "errors",
     # The domain: no service, no handler, no port.
-    "jobs": "errors",
+    "jobs": "errors untrusted",
     "machines": "errors jobs methods",
-    "request": "errors jobs machines methods redaction request.matching",
+    "request": "errors jobs machines methods redaction request.matching untrusted",
     "request.matching": "",
     "ports": "jobs",
-    "settings": "errors llama_cpp machines",
+    "settings": "errors llama_cpp machines untrusted",
     "webhooks": "errors ports",
     "request.rules": "errors jobs llama_cpp machines request secret_name webhooks",
     # Use cases know ports, and not what is behind them.
-    "services": "errors jobs object_name ports redaction request services.acceptance webhooks",
-    "services.acceptance": "errors jobs machines ports redaction request request.rules",
-    "embedded": "errors jobs object_name ports process secret_name settings",
-    "gcp": "errors jobs object_name ports redaction secret_name settings",
+    "services": "errors jobs object_name ports redaction request services.acceptance untrusted webhooks",
+    "services.acceptance": "errors jobs machines ports redaction request request.rules untrusted",
+    "embedded": "errors jobs object_name ports process secret_name settings untrusted",
+    "gcp": "errors jobs object_name ports redaction secret_name settings untrusted",
     # The wiring alone knows both backends.
     "bootstrap": "clock embedded errors gcp jobs llama_cpp log_lines ports request services services.acceptance "
                  "settings webhooks",
-    "handlers": "bootstrap errors jobs machines ports request services services.acceptance",
+    "handlers": "bootstrap errors jobs machines ports request services services.acceptance untrusted",
     "local_server.workflow_engine": "",
     "local_server": "bootstrap embedded errors handlers local_server.workflow_engine machines ports process redaction "
                     "services settings",
@@ -45,7 +46,8 @@ SERVICE: Mapping[str, str] = {
 }  # fmt: skip
 # What the trainer may import of the service: the domain, ports, and what has no room.
 SERVICE_FOR_TRAINER = (
-    "errors jobs llama_cpp machines methods object_name ports process redaction request request.matching settings"
+    "errors jobs llama_cpp machines methods object_name ports process redaction request request.matching settings "
+    "untrusted"
 )
 # The trainer's rooms from the ground up: each may import those on lower floors.
 FLOORS = (

@@ -36,7 +36,8 @@ def test_llama_cpp_lies_in_the_cache_of_the_machine_or_where_an_image_has_it() -
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("PORT", "x"), ("PORT", "0"), ("PORT", "-1"), ("PORT", "8²"), ("PORT", "9" * 5000), ("GEMTUNE_BACKEND", "cloud"),
+        ("PORT", "x"), ("PORT", "0"), ("PORT", "-1"), ("PORT", "8²"), ("PORT", "9" * 5000),
+        ("GEMTUNE_BACKEND", "cloud"),
         ("GCS_DATA_BUCKET_NAME", "../x"), ("GCS_DATA_BUCKET_NAME", "a/b"), ("GEMTUNE_WEBHOOKS_TO_LOOPBACK", "1"),
         ("GEMTUNE_TRAIN_TIMEOUT_SECONDS", "1h"), ("GEMTUNE_UNSLOTH_PYTHON", "/nowhere/python"),
     ],
