@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from gemtune.machines import memory, model_size
 from gemtune.machines.memory import Load
 from gemtune.methods import Method
 from gemtune.request.spec import Spec
+from tests import tiny_gemma
 from tests.trainer.saved_tensors import kept_bytes
+from tests.trainer.test_on_cpu import model as tiny_model
 from trainer.model import gradient_checkpointing
 from trainer.model.engines import huggingface
 from trainer.model.engines.huggingface import load
@@ -83,3 +86,27 @@ def a_layer(method: Method) -> float:
     load = Load(method, ROWS, 64, 16, "text")
     more, less = (memory.work_bytes(replace(size, layers=n), load, checkpointing=False) for n in (2, 1))
     return more - less
+
+
+def test_parts_of_this_package_are_told_by_their_type(tmp_path: Path) -> None:
+    """By no name, of a module or of a function: a rename would change what is reckoned for a model, and nothing else.
+    Linear layers of 4 bits, or trained ones as here, stay PEFT's."""
+    folder = tiny_gemma.build(tmp_path / "tiny")
+    plain, whole, in_part, foreign = (tiny_model(folder, ours=ours) for ours in (False, True, False, False))
+    for parameter in in_part.parameters():
+        parameter.requires_grad_(parameter.ndim > 1)
+    install.install(in_part)
+
+    def _linear(module: Any, *inputs: Any) -> Any:
+        return type(module).forward(module, *inputs)
+
+    _linear.__module__ = install.__name__
+    for module in foreign.modules():
+        module.forward = partial(_linear, module)
+    models = (plain, whole, in_part, foreign)
+    assert [(install.is_installed(found), install.is_partly_installed(found)) for found in models] == [
+        (False, False), (True, True), (False, True), (False, False)
+    ]  # fmt: skip
+    reckoned = [gradient_checkpointing.activation_bytes(found, 480) for found in models]
+    assert reckoned[0] == reckoned[3]
+    assert len(set(reckoned)) == 3

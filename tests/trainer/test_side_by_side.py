@@ -246,8 +246,8 @@ def test_a_training_that_computes_layers_again_goes_through_them_whole(
     two_threads: None, bench_of: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is computed again draws again, from the default generator."""
-    monkeypatch.setattr(sft.activations, "SMALL", 0)
-    monkeypatch.setattr(sft.activations, "SHARE_OF_MAIN_MEMORY", 0)
+    monkeypatch.setattr(sft.gradient_checkpointing, "SMALL", 0)
+    monkeypatch.setattr(sft.gradient_checkpointing, "SHARE_OF_MAIN_MEMORY", 0)
     monkeypatch.setattr(SideBySide, "sum", lambda *_: pytest.fail("in parts"))
     bench_of(batch_size=4, max_steps=1).to(Step.TRAIN)
 

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    import torch
+    from peft import LoraConfig
+    from torch.utils.checkpoint import CheckpointPolicy, SelectiveCheckpointContext
+    from transformers import PreTrainedConfig
+
+    from trainer.base_model.language_model import LanguageModel
 
 # Activations are kept up to this share of the memory that is free: a GPU's nobody else uses, a workstation has other
 # things to do with its own. And always up to this size.
@@ -13,7 +23,9 @@ SMALL = 512 * 2**20
 LARGE = 256
 
 
-def checkpointing(model: Any, tokens: int, *, always: bool = False, computed_in: Any = None) -> dict[str, Any] | None:
+def checkpointing(
+    model: LanguageModel, tokens: int, *, always: bool = False, computed_in: torch.dtype | None = None
+) -> dict[str, Any] | None:
     """None: everything is kept. Else what transformers' `gradient_checkpointing_kwargs` have to be.
 
     tokens: those of the largest forward pass. always: whatever the memory would allow. computed_in: the type that
@@ -27,7 +39,7 @@ def checkpointing(model: Any, tokens: int, *, always: bool = False, computed_in:
     return how
 
 
-def activation_bytes(model: Any, tokens: int, computed_in: Any = None) -> int:
+def activation_bytes(model: LanguageModel, tokens: int, computed_in: torch.dtype | None = None) -> int:
     """About what the layers keep for backward of so many tokens, counted from forward passes by their widths; weights
     that are cast, and the scores of capped attention, are left out. computed_in: None for the type of the weights.
 
@@ -35,7 +47,7 @@ def activation_bytes(model: Any, tokens: int, computed_in: Any = None) -> int:
     weights trained; with `trainer.model.on_cpu` 23 and 27, for 21 and 25 seen of rows of 512 tokens; 27 and 43 in 4
     bits.
     """
-    from trainer.model.on_cpu.install import is_installed
+    from trainer.model.on_cpu.install import is_installed, is_partly_installed
 
     config, itemsize = model.config.get_text_config(), (computed_in or model.dtype).itemsize
     queries, keys = (n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads))
@@ -43,14 +55,14 @@ def activation_bytes(model: Any, tokens: int, computed_in: Any = None) -> int:
         numbers = 3 * config.hidden_size + 2 * config.intermediate_size + 3 * (queries + keys) + _of_attention(config)
         dropped = 2 * config.hidden_size + config.intermediate_size + queries  # a byte each
         return int(tokens * config.num_hidden_layers * (numbers * itemsize + (dropped if _dropout(model) else 0)))
-    a_token = _in_part(config, itemsize) if _is_in_part(model) else _by_transformers(model, config, itemsize)
+    a_token = _in_part(config, itemsize) if is_partly_installed(model) else _by_transformers(model, config, itemsize)
     return int(tokens * config.num_hidden_layers * (a_token + _by_peft(model, config, itemsize)))
 
 
-def _by_transformers(model: Any, config: Any, itemsize: int) -> float:
+def _by_transformers(model: LanguageModel, config: PreTrainedConfig, itemsize: int) -> float:
     """Of a token and layer: the products' inputs, what attention and the gated unit multiply, and each norm's input in
     float32, twice where its weight is trained."""
-    trained = not _is_adapted(model)
+    trained = _lora_of(model) is None
     norms = [type(part).__name__.endswith("RMSNorm") for part in _first_layer(model).children()]
     a_norm = 8 if trained else 4
     # Where products are made in fewer bits than weights have, each has a copy of its input.
@@ -63,52 +75,48 @@ def _by_transformers(model: Any, config: Any, itemsize: int) -> float:
     return float(wide + 4 * config.intermediate_size * itemsize + heads)
 
 
-def _in_part(config: Any, itemsize: int) -> int:
+def _in_part(config: PreTrainedConfig, itemsize: int) -> int:
     """The same where all but the linear layers, which are of 4 bits, is of `trainer.model.on_cpu`."""
     heads = (config.num_attention_heads + config.num_key_value_heads) * config.head_dim
-    return itemsize * (6 * config.hidden_size + 3 * config.intermediate_size + 2 * heads + _of_attention(config))
+    numbers = 6 * config.hidden_size + 3 * config.intermediate_size + 2 * heads + _of_attention(config)
+    return int(itemsize * numbers)
 
 
-def _of_attention(config: Any) -> int:
+def _of_attention(config: PreTrainedConfig) -> int:
     """Numbers a token that `trainer.model.on_cpu` keeps of attention's weights, at most."""
     return int(320 * config.num_attention_heads)
 
 
-def _by_peft(model: Any, config: Any, itemsize: int) -> int:
+def _by_peft(model: LanguageModel, config: PreTrainedConfig, itemsize: int) -> int:
     """What PEFT's adapters add to it: seven narrow products, and with dropout an input of its own to each, and which of
     it were kept."""
-    if not _is_adapted(model):
+    lora = _lora_of(model)
+    if lora is None:
         return 0
-    narrow = 7 * model.peft_config["default"].r * itemsize
-    if not _dropout(model):
+    narrow = 7 * lora.r * itemsize
+    if not lora.lora_dropout:
         return narrow
     others = config.intermediate_size + config.num_attention_heads * config.head_dim
     a_mask = 1 if model.device.type == "cuda" else itemsize
-    return (
-        narrow + (5 * config.hidden_size + others) * (itemsize + a_mask) - (2 * config.hidden_size + others) * itemsize
-    )
+    inputs, shared = 5 * config.hidden_size + others, 2 * config.hidden_size + others
+    return int(narrow + inputs * (itemsize + a_mask) - shared * itemsize)
 
 
-def _is_adapted(model: Any) -> bool:
-    return hasattr(model, "peft_config")
+def _lora_of(model: LanguageModel) -> LoraConfig | None:
+    """The adapter's configuration; None where all weights are trained."""
+    return cast("LoraConfig", model.peft_config["default"]) if hasattr(model, "peft_config") else None
 
 
-def _dropout(model: Any) -> float:
-    return model.peft_config["default"].lora_dropout if _is_adapted(model) else 0.0
+def _dropout(model: LanguageModel) -> float:
+    lora = _lora_of(model)
+    return 0.0 if lora is None else lora.lora_dropout
 
 
-def _is_in_part(model: Any) -> bool:
-    from trainer.model.on_cpu import install
-
-    parts = (getattr(module.__dict__.get("forward"), "func", None) for module in model.modules())
-    return any(getattr(part, "__module__", None) == install.__name__ for part in parts)
-
-
-def _first_layer(model: Any) -> Any:
+def _first_layer(model: LanguageModel) -> torch.nn.Module:
     return next(module for module in model.modules() if hasattr(module, "self_attn") and hasattr(module, "mlp"))
 
 
-def _product_bytes(model: Any, tokens: int, computed_in: Any) -> int:
+def _product_bytes(model: LanguageModel, tokens: int, computed_in: torch.dtype | None) -> int:
     """What `keep_products` keeps: of 4B two megabytes a token, ten times what the inputs of its layers take."""
     config = model.config.get_text_config()
     heads = 2 * (config.num_attention_heads + config.num_key_value_heads)
@@ -116,7 +124,7 @@ def _product_bytes(model: Any, tokens: int, computed_in: Any) -> int:
     return int(tokens * config.num_hidden_layers * a_token * (computed_in or model.dtype).itemsize)
 
 
-def _share_of_free(model: Any) -> float:
+def _share_of_free(model: LanguageModel) -> float:
     """Bytes."""
     if model.device.type == "cuda":
         import torch
@@ -128,15 +136,18 @@ def _share_of_free(model: Any) -> float:
     return SHARE_OF_MAIN_MEMORY * psutil.virtual_memory().available
 
 
-def keep_products() -> Any:
+def keep_products() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """For `torch.utils.checkpoint`: of what is computed again, all but the products of large matrices and attention,
     which take most of the time and, beside what is made of them element by element, little of the memory."""
     from torch.utils.checkpoint import create_selective_checkpoint_contexts
 
-    return create_selective_checkpoint_contexts(_policy)
+    forward, recomputed = create_selective_checkpoint_contexts(_policy)
+    return forward, recomputed
 
 
-def _policy(context: Any, operation: Any, *operands: Any, **_: Any) -> Any:
+def _policy(
+    context: SelectiveCheckpointContext, operation: torch._ops.OpOverload, *operands: Any, **_: Any
+) -> CheckpointPolicy:
     import torch
     from torch.utils.checkpoint import CheckpointPolicy
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from trainer.base_model.language_model import unwrapped
 from trainer.model.on_cpu.install import knows_asking
 from trainer.rows.encoder import UNTRAINED
+
+if TYPE_CHECKING:
+    from trainer.base_model.language_model import LanguageModel
 
 # oneDNN writes code for every shape of a product that it has not met, and keeps it.
 ASKING_STEP = 64
@@ -26,19 +30,21 @@ class Predictions:
     soft_cap: float | None
 
 
-def predictions(model: Any, batch: Mapping[str, Any], dtype: torch.dtype) -> Predictions:
+def predictions(model: LanguageModel, batch: Mapping[str, Any], dtype: torch.dtype) -> Predictions:
     """Of a model, wrapped by PEFT or not, and a batch of `trainer.training.batches`, with products made in `dtype`
     whatever weights are kept in. Positions that are not trained on never reach the head."""
-    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+    whole = unwrapped(model)
+    body = whole.get_submodule("model")
     inputs = {name: value for name, value in batch.items() if name != "shift_labels"}
     trained = wanted = batch["shift_labels"] != UNTRAINED
-    if "row_lengths" in inputs and knows_asking(whole.model) and trained.any():
+    if "row_lengths" in inputs and knows_asking(body) and trained.any():
         inputs["asking"] = _some_more(trained[0])
         wanted = trained[:, inputs["asking"]]
     with torch.autocast(whole.device.type, dtype=dtype, enabled=dtype != torch.float32):
-        hidden = whole.model(**inputs, use_cache=False).last_hidden_state
+        hidden = body(**inputs, use_cache=False).last_hidden_state
     cap = getattr(whole.config.get_text_config(), "final_logit_softcapping", None)
-    return Predictions(hidden[wanted].to(dtype), batch["shift_labels"][trained], whole.lm_head.weight, cap)
+    head = whole.get_parameter("lm_head.weight")
+    return Predictions(hidden[wanted].to(dtype), batch["shift_labels"][trained], head, cap)
 
 
 def _some_more(trained: torch.Tensor) -> torch.Tensor:

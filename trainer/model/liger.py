@@ -5,16 +5,20 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from trainer.base_model.class_names import MLPS, NORMS
+from trainer.base_model.gemma_layers import GatedUnit, Norm
+
+if TYPE_CHECKING:
+    from trainer.base_model.language_model import LanguageModel
 
 log = logging.getLogger(__name__)
 
 
-def install(model: Any) -> None:
+def install(model: LanguageModel) -> None:
     """model: on a GPU, with or without an adapter, whose layers are called as before. Without liger_kernel nothing
     happens but a line in the log. Parts that are not Gemma's stay as they are, as do vision towers, the head and the
     loss.
@@ -26,15 +30,15 @@ def install(model: Any) -> None:
     except ImportError as error:
         log.warning("transformers' own norms and gated units are used: no Liger kernels (%s)", error)
         return
-    for module in model.modules():
-        kind = type(module).__name__
+    for part in model.modules():
+        kind, module = type(part).__name__, cast(Any, part)  # it meets a protocol by the name of its class
         if kind in NORMS:
             module.forward = partial(_norm, module, LigerRMSNormFunction)
         elif kind in MLPS and type(module.act_fn).__name__ == "GELUTanh":
             module.forward = partial(_mlp, module, LigerGELUMulFunction)
 
 
-def _norm(module: Any, function: Any, x: torch.Tensor) -> torch.Tensor:
+def _norm(module: Norm, function: type[torch.autograd.Function], x: torch.Tensor) -> torch.Tensor:
     """Gemma's norm multiplies by one more than its weight, in float32. Its gradient is not written over the given one:
     what that belongs to is not known here."""
     offset, casting, in_place = 1.0, "gemma", False
@@ -42,5 +46,5 @@ def _norm(module: Any, function: Any, x: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def _mlp(module: Any, function: Any, x: torch.Tensor) -> Any:
+def _mlp(module: GatedUnit, function: type[torch.autograd.Function], x: torch.Tensor) -> torch.Tensor:
     return module.down_proj(function.apply(module.gate_proj(x), module.up_proj(x)))

@@ -89,7 +89,8 @@ def sums(weights: torch.Tensor) -> torch.Tensor:
     exact = torch.promote_types(weights.dtype, torch.float32)
     if weights.dtype == exact or weights.shape[1] % PIECE:
         return weights.sum(1, dtype=exact)
-    return weights.unflatten(1, (-1, PIECE)).sum(2).sum(1, dtype=exact)
+    pieces: torch.Tensor = weights.unflatten(1, (-1, PIECE))
+    return pieces.sum(2).sum(1, dtype=exact)
 
 
 def _matrix_vector(matrix: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:

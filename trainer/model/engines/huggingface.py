@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gemtune.request.spec import Spec, TrainingConfig
 from trainer.base_model import vision_parts
 from trainer.base_model.folder_contents import config_of
+from trainer.base_model.language_model import is_wrapped
 from trainer.base_model.precision import compute_dtype, stored_dtype
 from trainer.model import liger
 from trainer.model.engines.interface import Loaded
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import BitsAndBytesConfig, PreTrainedModel
+
+    from trainer.base_model.language_model import LanguageModel
 
 
 def prepare(spec: Spec) -> None:
@@ -28,7 +36,7 @@ def load(folder: Path, spec: Spec) -> Loaded:
     row_attention.register()
     config, sees = spec.training_config, spec.modality == "vision"
     dtype = compute_dtype(stored_dtype(folder))
-    model = (AutoModelForImageTextToText if sees else AutoModelForCausalLM).from_pretrained(
+    base = (AutoModelForImageTextToText if sees else AutoModelForCausalLM).from_pretrained(
         folder,
         dtype=torch.float32 if config.method == "Full" else dtype,
         attn_implementation=_attention(folder, spec),
@@ -36,26 +44,29 @@ def load(folder: Path, spec: Spec) -> Loaded:
         # Straight to the GPU, tensor by tensor: main memory, where Cloud Run keeps the files, holds no second copy.
         device_map="cuda" if torch.cuda.is_available() else None,
     )
+    model: LanguageModel = base
     if config.method != "Full":
-        _keep_differentiable(model)
-        model = _with_adapter(model, config)
+        _keep_differentiable(base)
+        model = _with_adapter(base, config)
         if model.device.type == "cpu":
             from trainer.model.on_cpu.install import install
 
             install(model)
     elif not config.train_vision_tower:
-        for part in vision_parts.of(model):
+        for part in vision_parts.of(base):
             part.requires_grad_(False)
     if model.device.type == "cuda":
         liger.install(model)
     return Loaded(model, dtype)
 
 
-def save(model: Any, folder: Path) -> None:
+def save(model: LanguageModel, folder: Path) -> None:
     """See Engine.save. Raises OSError."""
-    adapter = hasattr(model, "peft_config")
-    # Embeddings are never trained with an adapter, and PEFT's check for it would ask the Hub.
-    model.save_pretrained(folder, **({"save_embedding_layers": False} if adapter else {}))
+    if is_wrapped(model):
+        # Embeddings are never trained with an adapter, and PEFT's check for it would ask the Hub.
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+    else:
+        model.save_pretrained(str(folder))
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty form; export writes a model card
 
 
@@ -69,7 +80,7 @@ def _attention(folder: Path, spec: Spec) -> str:
     return "eager" if config_of(folder).get("attn_logit_softcapping") is not None else "sdpa"
 
 
-def _four_bits(dtype: Any) -> Any:
+def _four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:
     """NF4 with double quantization, as in Dettmers et al., QLoRA, arXiv:2305.14314."""
     from transformers import BitsAndBytesConfig
 
@@ -85,27 +96,28 @@ def _four_bits(dtype: Any) -> Any:
     )
 
 
-def _keep_differentiable(model: Any) -> None:
+def _keep_differentiable(model: PreTrainedModel) -> None:
     """On CPUs with AVX512-BF16 bitsandbytes repacks its weights at the first evaluation, for good, for a product that
     has no gradient: training after it would go on with gradients that lack their way through the base model."""
+    layer: Any  # of bitsandbytes, where it has this attribute
     for layer in model.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):
             layer.support_avx512bf16_for_cpu = False
 
 
-def _with_adapter(model: Any, config: TrainingConfig) -> Any:
+def _with_adapter(base: PreTrainedModel, config: TrainingConfig) -> PeftModel:
     """LoRA on every linear layer of the language model (and of the vision tower, if asked), on no embeddings and no
     head, its weights in float32."""
     from peft import LoraConfig, get_peft_model
 
     lora = LoraConfig(
         r=config.lora_rank,
-        lora_alpha=config.lora_alpha,
+        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # it is divided by the rank, and need not be whole
         lora_dropout=config.lora_dropout,
-        target_modules=vision_parts.linear_layers(model, vision_tower=config.train_vision_tower),
+        target_modules=vision_parts.linear_layers(base, vision_tower=config.train_vision_tower),
         bias="none",
         task_type="CAUSAL_LM",
     )
-    model = get_peft_model(model, lora)
-    model.peft_config["default"].base_model_name_or_path = config.base_model_id
+    model = get_peft_model(base, lora)
+    lora.base_model_name_or_path = config.base_model_id
     return model

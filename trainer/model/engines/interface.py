@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import torch
 
     from gemtune.request.spec import Spec
+    from trainer.base_model.language_model import LanguageModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,7 @@ class Loaded:
     """A model ready to train: what shall not change is frozen. compute_dtype: what its products are made in; kept
     weights may have more bits (an adapter's, or all of them in a full fine-tuning)."""
 
-    model: Any
+    model: LanguageModel
     compute_dtype: torch.dtype
 
 
@@ -31,6 +32,6 @@ class Engine(Protocol):
         """The base model of a folder, wrapped as the method says."""
         ...
 
-    def save(self, model: Any, folder: Path) -> None:
+    def save(self, model: LanguageModel, folder: Path) -> None:
         """Write what was trained: an adapter in PEFT's format, or all weights in transformers'."""
         ...

@@ -7,13 +7,18 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gemtune.errors import StepError
 from gemtune.request.rl_spec import GrpoConfig
 from gemtune.request.spec import Spec
 from trainer.model.engines.interface import Loaded
 from trainer.process.crashes import cause_of
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from trainer.base_model.language_model import LanguageModel
 
 # unsloth writes the kernels it generates here, and not into the folder that it happens to run in.
 COMPILED = Path(os.environ.get("GEMTUNE_CACHE") or Path.home() / ".cache" / "gemtune") / "unsloth-compiled"
@@ -90,17 +95,18 @@ def load(folder: Path, spec: Spec) -> Loaded:
     return Loaded(model, dtype)
 
 
-def save(model: Any, folder: Path) -> None:
+def save(model: LanguageModel, folder: Path) -> None:
     """See Engine.save. Raises OSError."""
     from trainer.model.engines import huggingface
 
     huggingface.save(model, folder)
 
 
-def _heed_padding(model: Any) -> None:
+def _heed_padding(model: PeftModel) -> None:
     """On a GPU unsloth's own decoder of Gemma 1 and 2 drops the attention mask while it trains, unless the model around
     it was asked for logits without labels just before; TRL asks the decoder itself. That changes nothing in rows that
     are filled up behind their end, ours and DPO's; but GRPO fills prompts up in front, and each token would see it."""
+    module: Any  # the decoder, where it has this attribute
     for module in model.modules():
         if hasattr(module, "embed_tokens"):
             module._unsloth_keep_padding_mask = True

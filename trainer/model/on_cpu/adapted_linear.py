@@ -85,7 +85,8 @@ def _of_input(
 
 def _split(low: torch.Tensor, ups: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
     """Each adapter's part of what is as wide as all their ranks."""
-    return low.split([up.shape[1] for up in ups], dim=1)
+    parts: tuple[torch.Tensor, ...] = low.split([up.shape[1] for up in ups], dim=1)
+    return parts
 
 
 def _seen(rows: torch.Tensor, dropped: torch.Tensor | None) -> torch.Tensor:

@@ -35,6 +35,7 @@ def attended(
     row_lengths add up to all tokens. asking: the tokens that the queries are of, ascending; None: of all.
     """
     asking, lengths = torch.arange(len(key)) if asking is None else asking, tuple(row_lengths)
+    out: torch.Tensor
     out, *weights = _Attention.apply(query, key, value, asking, lengths, scale)
     if max(lengths) > KEPT:
         return out
@@ -106,7 +107,7 @@ class _Block:
     @property
     def keys(self) -> int:
         """How many are looked at."""
-        return self._keys.stop - self._keys.start
+        return int(self._keys.stop - self._keys.start)
 
     def of_queries(self, tensor: torch.Tensor) -> torch.Tensor:
         """(asking tokens, heads, ...) -> (tokens here * heads here, ...)"""

@@ -8,6 +8,7 @@ and up, in their own type; the result, which the next layer would keep, is made 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -70,7 +71,7 @@ def _exact(x: torch.Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _parts(*tensors: torch.Tensor) -> Any:
+def _parts(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
     """The same few rows of each."""
     width = tensors[0].shape[-1]
     return zip(*(tensor.view(-1, width).split(max(1, AT_ONCE // width)) for tensor in tensors), strict=True)

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 
 from trainer.base_model.class_names import ATTENTIONS, LAYERS, MLPS, NORMS
+from trainer.base_model.gemma_layers import (
+    Attention,
+    DecoderLayer,
+    Forward,
+    GatedUnit,
+    LayerOfFourNorms,
+    Norm,
+    has_norms_of_heads,
+    has_norms_on_both_sides,
+)
 from trainer.model.on_cpu import recompute
 from trainer.model.on_cpu.adapted_linear import Layer, adapted
 from trainer.model.on_cpu.attention import attended
@@ -16,50 +26,85 @@ from trainer.model.on_cpu.gated_unit import gated
 from trainer.model.on_cpu.rms_norm import normalized
 from trainer.model.on_cpu.rotary import turned
 
+if TYPE_CHECKING:
+    from trainer.base_model.language_model import LanguageModel
 
-def install(model: Any) -> None:
+
+class Installed(partial[Any]):
+    """A module's forward that is this package's, with the module as its first argument; told by its type."""
+
+
+class _Adapted(Protocol):
+    """PEFT's linear layer with a LoRA adapter of the name `default`."""
+
+    base_layer: torch.nn.Linear
+    lora_A: Mapping[str, torch.nn.Linear]
+    lora_B: Mapping[str, torch.nn.Linear]
+    lora_dropout: Mapping[str, torch.nn.Module]
+    lora_variant: Mapping[str, object]
+    scaling: Mapping[str, float]
+    training: bool
+
+    @property
+    def disable_adapters(self) -> bool: ...
+    @property
+    def merged(self) -> bool: ...
+
+
+def install(model: LanguageModel) -> None:
     """model: with a LoRA adapter on a frozen base. Parts that are not Gemma's, or of 4 bits, stay as they are."""
     from peft.tuners.lora import Linear
 
     last = model.config.get_text_config().num_hidden_layers - 1
-    for module in model.modules():
-        kind = type(module).__name__
+    for part in model.modules():
+        kind, module = type(part).__name__, cast(Any, part)  # it meets a protocol by the name of its class
         if kind in NORMS and not module.weight.requires_grad:
-            module.forward = partial(_norm, module)
+            module.forward = Installed(_norm, module)
         elif kind in MLPS and type(module.act_fn).__name__ == "GELUTanh":
-            module.forward = partial(_mlp, module)
+            module.forward = Installed(_mlp, module)
         elif kind in ATTENTIONS:
-            module.forward = partial(_attention, module, module.forward)
+            module.forward = Installed(_attention, module, module.forward)
         elif kind in LAYERS and module.self_attn.layer_idx == last:
-            module.forward = partial(_last_layer, module, module.forward)
-        elif kind in LAYERS and _has_norms_on_both_sides(module):
-            module.forward = partial(_layer, module)
-        elif type(module) is Linear and _is_plain(module):
-            module.forward = partial(_linear, module)
+            module.forward = Installed(_last_layer, module, module.forward)
+        elif kind in LAYERS and has_norms_on_both_sides(part):
+            module.forward = Installed(_layer, module)
+        elif type(part) is Linear and _is_plain(module):
+            module.forward = Installed(_linear, module)
 
 
-def is_installed(model: Any) -> bool:
+def is_installed(model: LanguageModel) -> bool:
     """Whether the linear layers are this package's, which decide about most of what is kept for backward."""
-    return any(getattr(module.__dict__.get("forward"), "func", None) is _linear for module in model.modules())
+    return any(_installed(module) is _linear for module in model.modules())
 
 
-def knows_asking(model: Any) -> bool:
+def is_partly_installed(model: LanguageModel) -> bool:
+    """Whether any part is this package's; linear layers of 4 bits are not."""
+    return any(_installed(module) is not None for module in model.modules())
+
+
+def knows_asking(body: torch.nn.Module) -> bool:
     """Whether a model of text takes `asking`: the positions, ascending, whose hidden states are wanted. The last layer
     computes nothing but keys and values for all others. That is for rows that lie one after the other."""
-    layers = getattr(model, "layers", None)
-    return layers is not None and getattr(layers[-1].__dict__.get("forward"), "func", None) is _last_layer
+    layers = getattr(body, "layers", None)
+    return layers is not None and _installed(layers[-1]) is _last_layer
 
 
-def draws_alone(model: Any) -> bool:
+def draws_alone(model: LanguageModel) -> bool:
     """Whether all random numbers of a forward pass are drawn by this package: what `side_by_side` needs."""
     from peft.tuners.lora import LoraLayer
 
     adapters = [module for module in model.modules() if isinstance(module, LoraLayer)]
-    ours = all(getattr(module.__dict__.get("forward"), "func", None) is _linear for module in adapters)
+    ours = all(_installed(module) is _linear for module in adapters)
     return bool(adapters) and ours and not model.config.get_text_config().attention_dropout
 
 
-def _is_plain(module: Any) -> bool:
+def _installed(module: object) -> Callable[..., Any] | None:
+    """The function of this package that is a module's forward; None where it is the class's, or somebody else's."""
+    forward = vars(module).get("forward")
+    return forward.func if isinstance(forward, Installed) else None
+
+
+def _is_plain(module: _Adapted) -> bool:
     base = module.base_layer
     return (
         type(base) is torch.nn.Linear
@@ -71,58 +116,51 @@ def _is_plain(module: Any) -> bool:
     )
 
 
-def _norm(module: Any, x: torch.Tensor) -> torch.Tensor:
+def _norm(module: Norm, x: torch.Tensor) -> torch.Tensor:
     return normalized(x, module.weight, module.eps)
 
 
-def _mlp(module: Any, x: torch.Tensor) -> Any:
+def _mlp(module: GatedUnit, x: torch.Tensor) -> torch.Tensor:
     return module.down_proj(gated(*_side_by_side(x, module.gate_proj, module.up_proj)))
 
 
 def _last_layer(
-    module: Any, original: Any, hidden_states: torch.Tensor, *others: Any, asking: torch.Tensor | None = None,
-    **more: Any,
+    module: DecoderLayer, original: Forward, hidden_states: torch.Tensor, *others: Any,
+    asking: torch.Tensor | None = None, **more: Any,
 ) -> torch.Tensor:  # fmt: skip
     """For the tokens that are `asking`, if any are named: (1, asking tokens, width)."""
     if asking is None:
-        found: torch.Tensor = original(hidden_states, *others, **more)
-        return found
+        return original(hidden_states, *others, **more)
     attention, _ = module.self_attn(module.input_layernorm(hidden_states), *others, only=asking, **more)
     hidden_states = hidden_states.index_select(1, asking)
-    if _has_norms_on_both_sides(module):
+    if has_norms_on_both_sides(module):
         return _after_attention(module, hidden_states, attention)
     hidden_states = hidden_states + attention
     return hidden_states + module.mlp(module.post_attention_layernorm(hidden_states))
 
 
-def _layer(module: Any, hidden_states: torch.Tensor, *others: Any, **more: Any) -> torch.Tensor:
+def _layer(module: LayerOfFourNorms, hidden_states: torch.Tensor, *others: Any, **more: Any) -> torch.Tensor:
     attention, _ = module.self_attn(module.input_layernorm(hidden_states), *others, **more)
     return _after_attention(module, hidden_states, attention)
 
 
-def _has_norms_on_both_sides(module: Any) -> bool:
-    """As layers have since Gemma 2."""
-    return hasattr(module, "pre_feedforward_layernorm")
-
-
-def _after_attention(module: Any, hidden_states: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
+def _after_attention(module: LayerOfFourNorms, hidden_states: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
     """What stands between attention and the gated unit is not kept: both that it is the sum of are."""
     between = recompute.added(hidden_states, module.post_attention_layernorm(attention))
     return between + module.post_feedforward_layernorm(module.mlp(module.pre_feedforward_layernorm(between)))
 
 
 def _attention(
-    module: Any, original: Any, hidden_states: torch.Tensor, position_embeddings: Any, attention_mask: Any = None,
-    past_key_values: Any = None, *, only: torch.Tensor | None = None, **more: Any,
+    module: Attention, original: Callable[..., tuple[torch.Tensor, None]], hidden_states: torch.Tensor,
+    position_embeddings: tuple[torch.Tensor, torch.Tensor], attention_mask: torch.Tensor | None = None,
+    past_key_values: object = None, *, only: torch.Tensor | None = None, **more: Any,
 ) -> tuple[torch.Tensor, None]:  # fmt: skip
     """Of rows that lie one after the other, as `row_attention` has them, tokens first. All others, and those that are
     longer than a sliding window or whose scores are capped, as they were. only: the tokens it is wanted of."""
     rows, window = more.get("row_lengths"), getattr(module, "sliding_window", None)
     other = getattr(module, "attn_logit_softcapping", None) is not None or not module.is_causal
     if rows is None or other or module.attention_dropout or (window is not None and max(rows) > window):
-        found: tuple[torch.Tensor, None] = original(
-            hidden_states, position_embeddings, attention_mask, past_key_values=past_key_values, **more
-        )
+        found = original(hidden_states, position_embeddings, attention_mask, past_key_values=past_key_values, **more)
         return found if only is None else (found[0].index_select(1, only), None)
     if only is None:
         projected = _side_by_side(hidden_states, module.q_proj, module.k_proj, module.v_proj)
@@ -130,7 +168,7 @@ def _attention(
         query = module.q_proj(hidden_states.index_select(1, only))
         projected = [query, *_side_by_side(hidden_states, module.k_proj, module.v_proj)]
     query, key, value = (found.view(found.shape[1], -1, module.head_dim) for found in projected)
-    if hasattr(module, "q_norm"):
+    if has_norms_of_heads(module):
         query, key = module.q_norm(query), module.k_norm(key)
     angles = [angle[0, :, None, : module.head_dim // 2].to(query.dtype) for angle in position_embeddings]
     of_query = angles if only is None else [angle.index_select(0, only) for angle in angles]
@@ -143,25 +181,28 @@ def _heads_together(attention: torch.Tensor) -> torch.Tensor:
     return attention.flatten(1).unsqueeze(0)
 
 
-def _linear(module: Any, x: torch.Tensor) -> torch.Tensor:
+def _linear(module: _Adapted, x: torch.Tensor) -> torch.Tensor:
     if _is_off(module):
         return torch.nn.functional.linear(x, module.base_layer.weight)
     (found,) = _adapted([module], x)
     return found
 
 
-def _side_by_side(x: torch.Tensor, *modules: Any) -> list[torch.Tensor]:
+def _side_by_side(x: torch.Tensor, *modules: torch.nn.Module) -> list[torch.Tensor]:
     """What linear layers make of one input; as one function where they are this package's, which all have one rank,
     scale and dropout."""
-    ours = all(getattr(module.__dict__.get("forward"), "func", None) is _linear for module in modules)
-    return _adapted(modules, x) if ours and not any(map(_is_off, modules)) else [module(x) for module in modules]
+    if all(_installed(module) is _linear for module in modules):
+        ours = cast("Sequence[_Adapted]", modules)
+        if not any(map(_is_off, ours)):
+            return _adapted(ours, x)
+    return [module(x) for module in modules]
 
 
-def _is_off(module: Any) -> bool:
-    return bool(module.disable_adapters or module.merged)
+def _is_off(module: _Adapted) -> bool:
+    return module.disable_adapters or module.merged
 
 
-def _adapted(modules: Sequence[Any], x: torch.Tensor) -> list[torch.Tensor]:
+def _adapted(modules: Sequence[_Adapted], x: torch.Tensor) -> list[torch.Tensor]:
     first = modules[0]
     layers = [
         Layer(module.base_layer.weight, module.lora_A["default"].weight, module.lora_B["default"].weight)

@@ -7,35 +7,23 @@ core of the thread that calls. Compiled code is kept in gemtune's cache, for thi
 from __future__ import annotations
 
 import math
-import os
-import tempfile
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-CACHE = Path(os.environ.get("GEMTUNE_CACHE") or Path.home() / ".cache" / "gemtune") / "numba"
+from trainer.model.on_cpu.loop_cache import choose_cache
 
+Bits = NDArray[np.uint16]
+Floats = NDArray[np.float32]
 
-def _place_to_write() -> str:
-    """Beside the code, where numba would write, it need not be allowed. Where the cache is not to be had either, loops
-    are compiled by each process, which takes two seconds."""
-    try:
-        CACHE.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=CACHE).close()
-        return str(CACHE)
-    except OSError:
-        return tempfile.mkdtemp(prefix="gemtune-numba-")
-
-
-os.environ.setdefault("NUMBA_CACHE_DIR", _place_to_write())
+choose_cache()
 
 from numba import njit  # noqa: E402
 
 # Sums may be taken in another order, and a division be a product; but nothing is taken to be finite that may not be.
-_loop: Any = njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"})
-_inline: Any = njit(inline="always")
+_loop = njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"})
+_inline = njit(inline="always")
 
 _ZERO, _ONE, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
 # The least that has all of its digits, and one over it is no infinity.
@@ -128,27 +116,27 @@ def vector_matrix(vector: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def _numbers(x: torch.Tensor) -> Any:
+def _numbers(x: torch.Tensor) -> Bits:
     """The bits of x, in NumPy, which has no bfloat16."""
     return x.detach().view(torch.uint16).numpy()
 
 
-def _rows(x: torch.Tensor) -> Any:
+def _rows(x: torch.Tensor) -> Bits:
     return _numbers(x.view(-1, x.shape[-1]))
 
 
-def _flat(x: torch.Tensor) -> Any:
+def _flat(x: torch.Tensor) -> Bits:
     return _numbers(x.view(-1))
 
 
 @_inline
-def _read(bits: Any) -> Any:
+def _read(bits: np.uint16) -> np.float32:
     """A float32 begins with the bits of its bfloat16."""
     return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
 
 
 @_inline
-def _written(value: Any) -> Any:
+def _written(value: np.float32) -> np.uint16:
     """The bits of the nearest bfloat16: half of the last one is added, and a bit less where the number is even."""
     bits = np.float32(value).view(np.uint32)
     odd = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
@@ -157,7 +145,7 @@ def _written(value: Any) -> Any:
 
 
 @_inline
-def _exp(x: Any) -> Any:
+def _exp(x: np.float32) -> np.float32:
     """e^x in float32, within 2 units of its last place: 2^n e^r with |r| <= ln(2) / 2, of which e^r is a polynomial
     (coefficients as in Cephes' expf, Moshier 1992). The C library's, called value by value, would not be vectorized."""
     x = min(max(x, np.float32(-87.0)), np.float32(88.0))
@@ -169,25 +157,26 @@ def _exp(x: Any) -> Any:
     power = power * r + np.float32(4.1665795894e-2)
     power = power * r + np.float32(1.6666665459e-1)
     power = power * r + np.float32(5.0000001201e-1)
-    two_to_n = np.int32(np.int32(np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
-    return (power * r * r + r + _ONE) * two_to_n
+    two_to_n: np.float32 = np.int32(np.int32(np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+    result: np.float32 = (power * r * r + r + _ONE) * two_to_n
+    return result
 
 
 @_inline
-def _power(x: Any) -> Any:
+def _power(x: np.float32) -> np.float32:
     """e^x where that may be nothing, infinite or no number."""
     power = _exp(x) if x > _LEAST else _ZERO
     return power if x <= np.float32(88.0) else x * np.float32(np.inf)
 
 
 @_inline
-def _share(x: Any, squared: Any) -> Any:
+def _share(x: np.float32, squared: np.float32) -> np.float32:
     """GELU(x) / x."""
     return _ONE / (_ONE + _exp(-(x * (_LINEAR + _CUBIC * squared))))
 
 
 @_loop
-def _normalized(x, factor, eps, inverse, out):  # type: ignore[no-untyped-def]
+def _normalized(x: Bits, factor: Floats, eps: np.float32, inverse: Floats, out: Bits) -> None:
     width = x.shape[1]
     for row in range(x.shape[0]):
         total = _ZERO
@@ -201,7 +190,7 @@ def _normalized(x, factor, eps, inverse, out):  # type: ignore[no-untyped-def]
 
 
 @_loop
-def _scaled(x, inverse, factor, out):  # type: ignore[no-untyped-def]
+def _scaled(x: Bits, inverse: Floats, factor: Floats, out: Bits) -> None:
     for row in range(x.shape[0]):
         found = inverse[row]
         for i in range(x.shape[1]):
@@ -209,7 +198,7 @@ def _scaled(x, inverse, factor, out):  # type: ignore[no-untyped-def]
 
 
 @_loop
-def _normalized_backward(outer, x, inverse, factor, out):  # type: ignore[no-untyped-def]
+def _normalized_backward(outer: Bits, x: Bits, inverse: Floats, factor: Floats, out: Bits) -> None:
     """See `rms_norm`."""
     width = x.shape[1]
     for row in range(x.shape[0]):
@@ -223,14 +212,14 @@ def _normalized_backward(outer, x, inverse, factor, out):  # type: ignore[no-unt
 
 
 @_loop
-def _gated(gate, up, out):  # type: ignore[no-untyped-def]
+def _gated(gate: Bits, up: Bits, out: Bits) -> None:
     for i in range(gate.shape[0]):
         x = _read(gate[i])
         out[i] = _written(x * _share(x, x * x) * _read(up[i]))
 
 
 @_loop
-def _gated_backward(outer, gate, up, of_gate, of_up):  # type: ignore[no-untyped-def]
+def _gated_backward(outer: Bits, gate: Bits, up: Bits, of_gate: Bits, of_up: Bits) -> None:
     """See `gated_unit`."""
     for i in range(gate.shape[0]):
         x, given = _read(gate[i]), _read(outer[i])
@@ -243,7 +232,7 @@ def _gated_backward(outer, gate, up, of_gate, of_up):  # type: ignore[no-untyped
 
 
 @_loop
-def _turned(x, cos, sin, out):  # type: ignore[no-untyped-def]
+def _turned(x: Bits, cos: Bits, sin: Bits, out: Bits) -> None:
     half = x.shape[2] // 2
     for token in range(x.shape[0]):
         for head in range(x.shape[1]):
@@ -255,7 +244,7 @@ def _turned(x, cos, sin, out):  # type: ignore[no-untyped-def]
 
 
 @_loop
-def _shares(logits, own, rest, largest, total):  # type: ignore[no-untyped-def]
+def _shares(logits: Bits, own: Floats, rest: Floats, largest: Floats, total: Floats) -> None:
     columns = logits.shape[1]
     powers = np.empty(columns, np.float32)
     for row in range(logits.shape[0]):
@@ -275,7 +264,7 @@ def _shares(logits, own, rest, largest, total):  # type: ignore[no-untyped-def]
 
 
 @_loop
-def _power_sums(logits, powers, along):  # type: ignore[no-untyped-def]
+def _power_sums(logits: Bits, powers: Floats, along: Floats) -> None:
     for row in range(logits.shape[0]):
         summed, weighted = _ZERO, _ZERO
         for i in range(logits.shape[1]):
@@ -287,7 +276,7 @@ def _power_sums(logits, powers, along):  # type: ignore[no-untyped-def]
 
 
 @_loop
-def _matrix_vector(matrix, vector, out):  # type: ignore[no-untyped-def]
+def _matrix_vector(matrix: Bits, vector: Floats, out: Floats) -> None:
     for row in range(matrix.shape[0]):
         found = _ZERO
         for i in range(matrix.shape[1]):
@@ -296,7 +285,7 @@ def _matrix_vector(matrix, vector, out):  # type: ignore[no-untyped-def]
 
 
 @_loop
-def _vector_matrix(vector, matrix, out):  # type: ignore[no-untyped-def]
+def _vector_matrix(vector: Floats, matrix: Bits, out: Floats) -> None:
     for row in range(matrix.shape[0]):
         factor = vector[row]
         for i in range(matrix.shape[1]):

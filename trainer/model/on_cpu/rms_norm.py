@@ -7,6 +7,7 @@ the input, which the layer before has anyway, and one number a row.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -82,6 +83,6 @@ def _exact(x: torch.Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _parts(*tensors: torch.Tensor) -> Any:
+def _parts(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
     """The same few rows of each."""
     return zip(*(tensor.split(max(1, AT_ONCE // tensors[0].shape[1])) for tensor in tensors), strict=True)

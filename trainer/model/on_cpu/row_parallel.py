@@ -33,14 +33,21 @@ M_ARENA_MAX = -8  # of glibc's malloc.h
 
 Loss = Callable[[], torch.Tensor]
 Gradients = Sequence[torch.Tensor | None]
-_of_thread = threading.local()
+
+
+class _OfThread(threading.local):
+    """generator: of the part that this thread computes."""
+
+    generator: torch.Generator | None = None
+
+
+_of_thread = _OfThread()
 
 
 def generator() -> torch.Generator | None:
     """Where random numbers come from: PyTorch's default generator (None), or that of the part which this thread
     computes, since what threads draw from one generator depends on who comes first."""
-    found: torch.Generator | None = getattr(_of_thread, "generator", None)
-    return found
+    return _of_thread.generator
 
 
 def parts_of(
