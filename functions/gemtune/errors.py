@@ -219,8 +219,23 @@ class RecordUnreadable(GemtuneError):
 
     code = "record_unreadable"
 
-    def __init__(self, job_id: str):
-        super().__init__(f"the record of job {job_id!r} cannot be read", hint="was it written by a newer version?")
+    def __init__(self, job_id: str, faults: str):
+        super().__init__(
+            f"the record of job {job_id!r} cannot be read by this version: {faults}",
+            hint=f"run the version that wrote it, or end and remove the job: "
+            f"POST /jobs/{job_id}/cancel, then DELETE /jobs/{job_id}",
+        )
+
+
+class RecordInvalid(GemtuneError):
+    """A job that was about to be stored and could never be read again. Nothing was written."""
+
+    code = "record_invalid"
+
+    def __init__(self, job_id: str, faults: str):
+        super().__init__(
+            f"what should be stored of job {job_id!r} is no record: {faults}", hint="this is a bug: report it"
+        )
 
 
 class BadPageToken(GemtuneError):

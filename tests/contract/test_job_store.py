@@ -13,6 +13,7 @@ from gemtune.errors import (
     BadPageToken,
     JobNotFound,
     JobWasDeleted,
+    RecordInvalid,
     StaleAttempt,
     StaleClaim,
     VersionConflict,
@@ -112,6 +113,47 @@ def test_a_change_that_raises_writes_nothing(store: JobStore) -> None:
 
     with pytest.raises(StaleClaim):
         store.update("training_x", refuse)
+    assert store.get("training_x") == before
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"metrics": "not metrics"},
+        {"metrics": {"accuracy": "high"}},
+        {"adapter_path": 7},
+        {"status": 7},
+        {"finished_at": "soon"},
+        {"artifacts": [{"name": "a"}]},
+        {"steps": {Step.TRAIN: {"seconds": "long"}}},
+        {"progress": object()},
+        {"published_seq": None},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_what_could_not_be_read_again_is_never_written(store: JobStore, wrong: dict[str, Any]) -> None:
+    """`model_copy` checks nothing, and a record of wrong types could be neither shown nor ended."""
+    before = create(store)
+    _, events = changes.with_event(before, "x", NOW)
+    with pytest.raises(RecordInvalid):
+        store.update("training_x", lambda job: (job.model_copy(update=wrong), events))
+    assert store.get("training_x") == before
+    assert [event.seq for event in store.events("training_x")] == [1]
+    job, (event,) = changes.accepted(new(job_id="training_y"))
+    with pytest.raises(RecordInvalid):
+        store.create(job.model_copy(update=wrong), event)
+    with pytest.raises(JobNotFound):
+        store.get("training_y")
+
+
+def test_progress_of_a_wrong_type_is_never_written(store: JobStore) -> None:
+    create(store)
+    mark = begin(store, claim(store))
+    before = store.get("training_x")
+    fast: Any = "fast"
+    for progress in (fast, Progress(loss=1.5).model_copy(update={"loss": fast})):
+        with pytest.raises(RecordInvalid):
+            store.record_progress("training_x", mark, progress, NOW)
     assert store.get("training_x") == before
 
 

@@ -16,7 +16,7 @@ from gemtune.errors import (
     NothingTrained,
     RequestRefused,
 )
-from gemtune.jobs.record import Claim, Failure, Job, Metrics
+from gemtune.jobs.record import Claim, Failure, Job, Metrics, StepResult
 from gemtune.jobs.sources import Source
 from gemtune.jobs.status import Step
 from gemtune.request.parsing import read_export
@@ -42,7 +42,7 @@ def trained(world: World, **fields: Any) -> Running:
     for step in (Step.PREPARE, Step.TRAIN):
         running.begin(step)
         mark = running.begin(step)  # the second attempt of each
-        running.services.advance.done(running.job_id, mark, metrics=Metrics(eval_loss=1.5))
+        running.services.advance.done(running.job_id, mark, StepResult(metrics=Metrics(eval_loss=1.5)))
     running.begin(Step.EXPORT)
     return running
 
@@ -85,7 +85,7 @@ def test_it_has_its_own_claim_and_its_own_end_and_runs_nothing_but_the_export(wo
     }  # fmt: skip
     begun = world.services.advance.begin(child.job_id, Step.EXPORT, claim, execution="x")
     assert begun is not None
-    world.services.advance.done(child.job_id, begun[1], adapter_path="there")
+    world.services.advance.done(child.job_id, begun[1], StepResult(adapter_path="there"))
     events = world.services.store.events(child.job_id)
     assert [event.type for event in events] == ["job_queued", "job_exporting", "job_completed"]
     after = parent.job

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from gemtune.errors import GemtuneError, IllegalMove, JobIsRunning, NothingTrained, StaleAttempt, StaleClaim
 from gemtune.jobs import changes, launches, record, status, steps
-from gemtune.jobs.record import Claim, Failure, Job, Mark, StepRecord
+from gemtune.jobs.record import Artifact, Claim, Failure, Job, Mark, Metrics, StepRecord, StepResult
 from gemtune.jobs.status import MOVES, Status, Step
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -121,6 +122,28 @@ def test_an_attempt_that_was_replaced_writes_nothing_more() -> None:
         with pytest.raises(StaleAttempt):
             write(first)
         write(second)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"metrics": "not metrics"}, {"adapter_path": 7}, {"artifacts": "a.bin"}, {"adapter": "a typo"}]
+)
+def test_a_result_of_the_wrong_type_is_none(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        StepResult(**wrong)
+
+
+def test_a_step_leaves_what_it_does_not_deliver_as_it_was() -> None:
+    job, mark = running(Step.TRAIN)
+    delivered = StepResult(
+        metrics=Metrics(eval_loss=1.5), artifacts=(Artifact(name="a", uri="u", bytes=1, sha256="h"),)
+    )
+    job, _ = steps.step_done(job, mark, delivered, at=NOW)
+    assert (job.metrics, job.artifacts, job.adapter_path) == (delivered.metrics, delivered.artifacts, None)
+    job, _ = steps.step_begun(job, Step.EXPORT, MINE, execution="x", at=NOW)
+    mark = Mark(claim=MINE, step=Step.EXPORT, attempt=1)
+    job, (event,) = steps.step_done(job, mark, StepResult(adapter_path="there"), at=NOW)
+    assert (job.metrics, job.artifacts, job.adapter_path) == (delivered.metrics, delivered.artifacts, "there")
+    assert event.details == {"adapter_path": "there"}
 
 
 def test_a_step_that_is_done_is_not_begun_again() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemtune.jobs.record import Artifact, Parity
+from gemtune.jobs.record import Artifact, Parity, StepResult
 from trainer.certificate import held_out_rows, parity_check
 from trainer.context import Context
 from trainer.conversation.chat_template import ChatTemplate, json_object
@@ -44,10 +44,8 @@ def run(context: Context) -> None:
         from trainer.hub import upload
 
         place = upload.push(context, exported.folder, exported.artifacts)
-    context.advance.done(
-        context.job.job_id, context.mark,
-        adapter_path=place, artifacts=exported.artifacts, certificate=exported.parity,
-    )  # fmt: skip
+    result = StepResult(adapter_path=place, artifacts=tuple(exported.artifacts), certificate=exported.parity)
+    context.advance.done(context.job.job_id, context.mark, result)
 
 
 def _of_an_earlier_attempt(context: Context) -> Exported | None:

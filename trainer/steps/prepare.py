@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gemtune.errors import NeedsLargerMachine, StepError
+from gemtune.jobs.record import StepResult
 from gemtune.machines import choice
 from gemtune.machines.memory import needed_for_export
 from gemtune.request.exports import EXPORTS
@@ -124,7 +125,8 @@ def run(context: Context) -> None:
     (output / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False))
     manifest.publish(context.buckets.export, output, f"{context.prefix}/prepared/{context.mark.attempt}")
     log.info("%d rows to train on, %d held out, %d refused", rows, eval_rows, train.refused_rows)
-    context.advance.done(context.job.job_id, context.mark, machine=machine, export_machine=export_machine)
+    result = StepResult(machine=machine, export_machine=export_machine)
+    context.advance.done(context.job.job_id, context.mark, result)
 
 
 def _machines(context: Context, provided: Mapping[str, str], longest_row: int) -> tuple[str | None, str | None]:

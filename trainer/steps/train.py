@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from gemtune.errors import ObjectNotFound
-from gemtune.jobs.record import Figures, Metrics
+from gemtune.jobs.record import Figures, Metrics, StepResult
 from gemtune.jobs.status import Step
 from gemtune.request.rl_spec import DpoConfig, GrpoConfig
 from gemtune.request.spec import Spec, TrainingConfig
@@ -86,8 +86,9 @@ def _train(context: Context, tracking: Tracking) -> None:
     tokenizer_files.add_tokenizer(base, folder)
     artifacts = manifest.publish(export, folder, f"{context.prefix}/{place}/{context.mark.attempt}")
     found = dict(figures or {}) | {"train_step": best or state.global_step, "train_loss": _train_loss(trainer)}
-    result = Metrics.model_validate(found | {"baseline": baseline})
-    context.advance.done(context.job.job_id, context.mark, metrics=result, artifacts=artifacts)
+    metrics = Metrics.model_validate(found | {"baseline": baseline})
+    result = StepResult(metrics=metrics, artifacts=tuple(artifacts))
+    context.advance.done(context.job.job_id, context.mark, result)
     export.delete_prefix(f"{context.prefix}/checkpoints/")
 
 

@@ -8,12 +8,10 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import ValidationError
-
 from gemtune.embedded.database import Database
 from gemtune.embedded.sqlite_bus import enqueue
 from gemtune.errors import JobNotFound, JobWasDeleted, RecordUnreadable, VersionConflict
-from gemtune.jobs import steps
+from gemtune.jobs import steps, stored
 from gemtune.jobs.events import Event
 from gemtune.jobs.page_tokens import Place, place_of, token_of
 from gemtune.jobs.record import Job, JobSummary, Mark, Progress
@@ -179,19 +177,13 @@ def _job_with_key(connection: sqlite3.Connection, key_hash: str) -> str | None:
 
 
 def _columns(job: Job) -> dict[str, Any]:
-    kept = {name: getattr(job, name) for name in ("job_id", "modality", "version", "last_seq", "published_seq")}
-    return kept | {
-        "created_at": _iso(job.created_at),
-        "status": job.status.value,
-        "record": job.model_dump_json(),
-    }
+    record = stored.to_json(job)
+    shown = {name: getattr(job, name) for name in ("job_id", "modality", "version", "last_seq", "published_seq")}
+    return shown | {"created_at": _iso(job.created_at), "status": str(job.status), "record": record}
 
 
 def _read(row: sqlite3.Row) -> Job:
-    try:
-        return Job.model_validate_json(row["record"])
-    except ValidationError as error:
-        raise RecordUnreadable(row["job_id"]) from error
+    return stored.read(row["job_id"], row["record"])
 
 
 def _summary(row: sqlite3.Row) -> JobSummary:

@@ -22,10 +22,9 @@ from google.api_core.exceptions import Aborted, AlreadyExists, FailedPreconditio
 from google.api_core.retry import Retry, if_exception_type
 from google.cloud import firestore
 from google.cloud.firestore_v1.base_query import FieldFilter
-from pydantic import ValidationError
 
 from gemtune.errors import JobNotFound, JobWasDeleted, RecordUnreadable, VersionConflict
-from gemtune.jobs import changes, steps
+from gemtune.jobs import changes, steps, stored
 from gemtune.jobs.events import Event
 from gemtune.jobs.page_tokens import Place, place_of, token_of
 from gemtune.jobs.record import Job, JobSummary, Mark, Progress
@@ -259,7 +258,7 @@ def _segment(name: str) -> str:
 
 
 def _document(job: Job) -> dict[str, Any]:
-    kept: dict[str, Any] = _plain(job.model_dump())
+    kept: dict[str, Any] = _plain(stored.to_fields(job))
     return kept | {"lagging": job.published_seq < job.last_seq, "write_ids": []}
 
 
@@ -288,10 +287,7 @@ def _plain(value: Any) -> Any:
 
 def _read(snapshot: Snapshot) -> Job:
     kept = {name: value for name, value in (snapshot.to_dict() or {}).items() if name not in OURS}
-    try:
-        return Job.model_validate(kept)
-    except ValidationError as error:
-        raise RecordUnreadable(snapshot.id) from error
+    return stored.read(snapshot.id, kept)
 
 
 def _summary(snapshot: Snapshot) -> JobSummary:

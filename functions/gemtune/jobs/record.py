@@ -138,6 +138,30 @@ class Artifact(Record):
     sha256: str
 
 
+class StepResult(BaseModel):
+    """Fields of a job's record that a finished step delivers; what it leaves out stays as it was.
+
+    prepare: machine, export_machine. train: metrics, artifacts. export: adapter_path, artifacts, certificate.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    machine: str | None = None
+    export_machine: str | None = None
+    metrics: Metrics | None = None
+    adapter_path: str | None = None
+    artifacts: tuple[Artifact, ...] | None = None
+    certificate: Parity | None = None
+
+    def by_field(self) -> dict[str, object]:
+        """What was delivered, by the job's own field names."""
+        delivered = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: value for name, value in delivered.items() if value is not None}
+
+
+NO_RESULT = StepResult()
+
+
 class Failure(Record):
     code: str
     message: str

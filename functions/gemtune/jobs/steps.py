@@ -10,7 +10,7 @@ from gemtune.errors import StaleAttempt
 from gemtune.jobs.changes import Changed, ended, failed, moved, with_event, with_step
 from gemtune.jobs.events import Event
 from gemtune.jobs.launches import check_claim
-from gemtune.jobs.record import Artifact, Claim, Failure, Job, Mark, Progress, StepRecord
+from gemtune.jobs.record import NO_RESULT, Artifact, Claim, Failure, Job, Mark, Progress, StepRecord, StepResult
 from gemtune.jobs.status import STATUS_OF, Status, Step
 
 # Attempts in a row of one step without a newer whole checkpoint before the job fails.
@@ -86,10 +86,11 @@ def step_stopped(job: Job, mark: Mark, *, cause: str, at: datetime) -> Changed:
     return with_step(job, mark.step, ended(job.steps[mark.step], "stopped", at, cause)), ()
 
 
-def step_done(job: Job, mark: Mark, *, at: datetime, **results: Any) -> Changed:
-    """The step's work is whole. The last step completes the job. `results` are fields of the record."""
+def step_done(job: Job, mark: Mark, result: StepResult = NO_RESULT, *, at: datetime) -> Changed:
+    """Finish the step with what it delivers; the last step completes the job. Raises StaleClaim, StaleAttempt."""
     check_mark(job, mark)
-    job = with_step(job, mark.step, ended(job.steps[mark.step], "done", at, None)).model_copy(update=results)
+    job = with_step(job, mark.step, ended(job.steps[mark.step], "done", at, None))
+    job = job.model_copy(update=result.by_field())
     if mark.step is Step.EXPORT:
         return moved(job, Status.COMPLETED, at=at, adapter_path=job.adapter_path)
     return with_event(job, f"{mark.step}_done", at)

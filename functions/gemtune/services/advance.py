@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gemtune.errors import SecretNotFound
 from gemtune.jobs import changes, steps
-from gemtune.jobs.record import Artifact, Claim, Failure, Job, Mark, Metrics, Parity, Progress
+from gemtune.jobs.record import NO_RESULT, Artifact, Claim, Failure, Job, Mark, Progress, StepResult
 from gemtune.jobs.secret_names import SECRET_TTL, own_secrets
 from gemtune.jobs.status import Step
 from gemtune.ports import Clock, JobStore, Secrets
@@ -75,24 +75,7 @@ class Advance:
 
         self.store.update(job_id, change)
 
-    def done(
-        self,
-        job_id: str,
-        mark: Mark,
-        *,
-        metrics: Metrics | None = None,
-        adapter_path: str | None = None,
-        certificate: Parity | None = None,
-        machine: str | None = None,
-        export_machine: str | None = None,
-        artifacts: Sequence[Artifact] | None = None,
-    ) -> None:
+    def done(self, job_id: str, mark: Mark, result: StepResult = NO_RESULT) -> None:
         """The step's work is whole; export's end completes the job. Raises like heartbeat."""
         now = self.clock.now()
-        given: dict[str, object] = {"metrics": metrics, "adapter_path": adapter_path, "machine": machine}
-        given["certificate"] = certificate
-        given["export_machine"] = export_machine
-        results: dict[str, object] = {name: value for name, value in given.items() if value is not None}
-        if artifacts is not None:
-            results["artifacts"] = tuple(artifacts)
-        self.store.update(job_id, lambda job: steps.step_done(job, mark, at=now, **results))
+        self.store.update(job_id, lambda job: steps.step_done(job, mark, result, at=now))
