@@ -112,6 +112,20 @@ def test_an_empty_dataset_fails(bench: Bench, content: bytes) -> None:
     assert code_of_failure(bench)[0] == "empty_dataset"
 
 
+@pytest.mark.parametrize(("epochs", "fails"), [(1, True), (2, False)])
+def test_a_training_that_ends_with_its_warmup_never_begins(
+    bench_of: Callable[..., Bench], epochs: int, fails: bool
+) -> None:
+    """24 rows in batches of 24: a train_step per epoch."""
+    bench = bench_of(max_steps=None, epochs=epochs, batch_size=24, warmup_ratio=0.03)
+    if not fails:
+        bench.run(Step.PREPARE)
+        return
+    code, message = code_of_failure(bench)
+    assert code == "warmup_without_end"
+    assert "all train_steps (1)" in message
+
+
 def test_long_rows_are_cut_and_a_row_cut_to_nothing_is_refused(bench_of: Callable[..., Bench]) -> None:
     bench = bench_of(max_seq_length=40)
     long_answer = {"prompt": "Hi", "completion": "boat " * 10_000}

@@ -118,6 +118,31 @@ def test_a_value_out_of_bounds_is_refused_where_it_stands(path: str, value: Any)
 
 
 @pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ({"warmup_ratio": 0.03, "max_steps": 1}, "warmup_without_end"),  # one train_step, whose learning rate is 0
+        ({"warmup_ratio": 0.0, "max_steps": 1}, None),
+        ({"warmup_ratio": 0.03, "max_steps": 2}, None),
+        ({"warmup_ratio": 0.6, "max_steps": 2}, "warmup_without_end"),
+        ({"warmup_ratio": 0.99, "max_steps": 99}, "warmup_without_end"),
+        ({"warmup_ratio": 0.99, "max_steps": 100}, None),
+        ({"warmup_ratio": 1.0}, "warmup_without_end"),
+        ({"warmup_ratio": 0.99}, None),  # how many train_steps there are, prepare knows
+    ],
+)
+def test_a_warmup_ends_before_the_training_does(said: dict[str, Any], code: str | None) -> None:
+    found = codes(request(training=said))
+    assert found == ({} if code is None else {"training_config.warmup_ratio": code})
+
+
+@pytest.mark.parametrize(("rate", "code"), [(1e-7, "learning_rate_too_low"), (2e-7, None)])
+def test_a_polynomial_schedule_falls(rate: float, code: str | None) -> None:
+    found = codes(request(training={"lr_scheduler_type": "polynomial", "learning_rate": rate}))
+    assert found.get("training_config.learning_rate") == code
+    assert codes(request(training={"lr_scheduler_type": "linear", "learning_rate": rate})) == {}
+
+
+@pytest.mark.parametrize(
     ("project", "code"),
     [("boats", None), ("team/boats", None), ("a/b/c", "bad_form"), ("what?", "bad_form"), ("/", "bad_form")],
 )

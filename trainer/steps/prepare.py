@@ -19,6 +19,7 @@ from gemtune.machines.memory import needed_for_export
 from gemtune.request.exports import EXPORTS
 from gemtune.request.placement import load_of
 from gemtune.request.rl_spec import GrpoConfig
+from gemtune.request.schedule import warmup_problem
 from gemtune.request.spec import DEFAULT_SEQ_LENGTH, TrainingConfig
 from trainer.base_model import folder_contents, location
 from trainer.context import Context
@@ -107,6 +108,8 @@ def run(context: Context) -> None:
     longest_row = max(tally.longest for tally in (train, held_out) if tally is not None)
     machine, export_machine = _machines(context, provided, longest_row)
     packed = len(packs(row_lengths(output / "train.parquet"), max_length)) if config.packing else rows
+    train_steps = total_train_steps(config, packed)
+    _check_warmup(config, train_steps)
 
     summary = {
         "base_model": provided,
@@ -115,7 +118,7 @@ def run(context: Context) -> None:
         "packs": packed,
         "max_seq_length": max_length,
         "machine": machine,
-        "total_train_steps": total_train_steps(config, packed),
+        "total_train_steps": train_steps,
         "chat_template": encoder.template_source,
         "pictures": None if album is None else len(album),
     }
@@ -187,6 +190,13 @@ def _check_groups(config: TrainingConfig, rows: int) -> None:
     if isinstance(config.rl_config, GrpoConfig) and rows < (needed := prompts_a_step(config, config.rl_config)):
         hint = "add rows, lower batch_size or gradient_accumulation_steps, or raise num_generations"
         raise StepError("too_few_rows", f"a train_step takes {needed} prompts, and there are {rows}", hint=hint)
+
+
+def _check_warmup(config: TrainingConfig, train_steps: int) -> None:
+    """Raises StepError `warmup_without_end` when the learning rate would never be the one asked for."""
+    problem = warmup_problem(config, train_steps)
+    if problem is not None:
+        raise StepError(problem.code, problem.msg, hint=problem.hint)
 
 
 def _split_off(output: Path, columns: Sequence[str], rows: int, *, seed: int) -> int:

@@ -15,6 +15,7 @@ from transformers.trainer_callback import ExportableState
 
 from gemtune.errors import StepError
 from gemtune.jobs.record import Figures
+from gemtune.request import schedule
 from gemtune.request.spec import TrainingConfig
 from trainer.model.on_cpu.primitive_cache import keep_less_code
 from trainer.training import best_weights
@@ -182,7 +183,7 @@ def arguments(config: TrainingConfig, *, output: Path, total_steps: int, evaluat
         "num_train_epochs": config.epochs,
         "max_steps": config.max_steps or -1,
         "lr_scheduler_type": config.lr_scheduler_type,
-        "warmup_steps": math.ceil(config.warmup_ratio * total_steps),
+        "warmup_steps": schedule.warmup_steps(config, total_steps),
         "weight_decay": config.weight_decay,
         "optim": _optimizer(config, on_gpu=on_gpu),
         "logging_steps": config.logging_steps,

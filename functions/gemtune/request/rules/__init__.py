@@ -43,6 +43,8 @@ RULES: tuple[Rule, ...] = (
     Rule(_training("load_best_model_at_end", "eval_strategy"), training.best_weights),
     Rule(_training("eval_steps", "eval_strategy"), training.eval_steps),
     Rule(_training("evaluation_metrics"), training.evaluation_metrics),
+    Rule(_training("warmup_ratio", "max_steps"), training.warmup),
+    Rule(_training("learning_rate", "lr_scheduler_type"), training.scheduler),
     Rule(_training("provider"), training.provider),
     Rule((("training_config",), _MODALITY), training.machine),
     Rule(_training("method", "rl_config"), reinforcement.rl_config),

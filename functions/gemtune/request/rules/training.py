@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gemtune.errors import NeedsLargerMachine, Problem
-from gemtune.request import placement
+from gemtune.request import placement, schedule
 from gemtune.request.facts import Facts
 from gemtune.request.spec import TrainRequest
 
@@ -69,6 +69,20 @@ def evaluation_metrics(request: TrainRequest, facts: Facts) -> list[Problem]:
     return [
         Problem(("training_config", "evaluation_metrics"), "a metric stands twice", "repeated_value", "name each once")
     ]
+
+
+def warmup(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """Without max_steps the number of train_steps follows from the rows: `prepare` asks again."""
+    config = request.training_config
+    if config.max_steps is None and config.warmup_ratio < 1:
+        return []
+    problem = schedule.warmup_problem(config, config.max_steps or 1)
+    return [] if problem is None else [problem]
+
+
+def scheduler(request: TrainRequest, facts: Facts) -> list[Problem]:
+    problem = schedule.rate_problem(request.training_config)
+    return [] if problem is None else [problem]
 
 
 def provider(request: TrainRequest, facts: Facts) -> list[Problem]:
