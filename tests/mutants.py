@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 
 # The fast tests nearest to a module: those of the longest name that it begins with.
 NEAREST: Mapping[str, str] = {
-    "gemtune.jobs": "tests/unit/test_job.py tests/services/test_running.py tests/services/test_dispatch.py",
+    "gemtune.jobs": "tests/unit/test_job.py tests/unit/test_job_changes.py tests/services/test_running.py tests/services/test_dispatch.py",
     "gemtune.request": "tests/unit/test_request.py tests/unit/test_rl_request.py tests/unit/test_job_file.py "
                        "tests/services/test_submit.py tests/services/test_gguf_requests.py",
     "gemtune.machines": "tests/unit/test_machines.py tests/unit/test_cost.py tests/services/test_placement.py",

@@ -66,6 +66,8 @@ def _not_tested(node: ast.AST) -> Iterator[ast.AST]:
     if isinstance(node, ast.FunctionDef):
         arguments = [each.annotation for each in ast.walk(node.args) if isinstance(each, ast.arg)]
         yield from filter(None, [node.returns, *arguments])
+    elif isinstance(node, ast.ClassDef):
+        yield from node.decorator_list  # frozen and slots
     elif isinstance(node, ast.AnnAssign):
         yield node.annotation
     elif isinstance(node, ast.Subscript) and _is_type(node.value):

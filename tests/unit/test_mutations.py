@@ -55,6 +55,9 @@ from x import y
 if TYPE_CHECKING:
     z: int = 1
 __all__ = ["y"]
+@dataclass(frozen=True)
+class C:
+    pass
 def f(a: Literal["b"]) -> Mapping[str, 'c']:
     log.info("word", 1)
     value: Literal["d"]
