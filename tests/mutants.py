@@ -24,27 +24,25 @@ from tests.mutations import mutated, mutations_of
 
 ROOT = Path(__file__).parent.parent
 
-# The fast tests nearest to a module: those of the longest name that it begins with.
+# The fast tests nearest to a module, below tests/: those of the longest name that it begins with.
 NEAREST: Mapping[str, str] = {
-    "gemtune.jobs": "tests/unit/test_job.py tests/unit/test_job_changes.py tests/services/test_running.py tests/services/test_dispatch.py",
-    "gemtune.request": "tests/unit/test_request.py tests/unit/test_rl_request.py tests/unit/test_job_file.py "
-                       "tests/services/test_submit.py tests/services/test_gguf_requests.py",
-    "gemtune.machines": "tests/unit/test_machines.py tests/unit/test_cost.py tests/services/test_placement.py",
-    "gemtune.webhooks": "tests/unit/test_webhook.py tests/services/test_notify.py",
-    "gemtune.embedded": "tests/contract tests/unit/test_database.py tests/unit/test_sqlite_bus.py",
-    "gemtune.services": "tests/services/test_dispatch.py tests/services/test_running.py "
-                        "tests/services/test_submit.py tests/services/test_ingest.py tests/services/test_notify.py "
-                        "tests/services/test_export_again.py tests/services/test_placement.py",
-    "gemtune.handlers": "tests/handlers",
-    "trainer.rows": "tests/trainer/test_rendering.py tests/trainer/test_rewards.py tests/trainer/test_prepare.py "
-                    "tests/trainer/test_prepare_rl.py",
-    "trainer.store": "tests/trainer/test_manifest.py tests/trainer/test_checkpoints.py",
-    "trainer.training.metrics": "tests/trainer/test_metrics.py",
-    "trainer.training.best_weights": "tests/trainer/test_best_weights.py",
-    "trainer.training.dpo": "tests/trainer/test_dpo.py",
-    "trainer.training.grpo": "tests/trainer/test_grpo.py",
-    "trainer.training.tracking": "tests/trainer/test_tracking.py",
-    "trainer.training": "tests/trainer/test_metrics.py tests/trainer/test_train.py",
+    "gemtune.jobs": "unit/test_job unit/test_job_changes services/test_running services/test_dispatch",
+    "gemtune.request": "unit/test_request unit/test_rl_request unit/test_job_file services/test_submit "
+                       "services/test_gguf_requests",
+    "gemtune.machines": "unit/test_machines unit/test_cost services/test_placement",
+    "gemtune.webhooks": "unit/test_webhook services/test_notify",
+    "gemtune.embedded": "contract unit/test_database unit/test_sqlite_bus",
+    "gemtune.services": "services/test_dispatch services/test_running services/test_submit services/test_ingest "
+                        "services/test_notify services/test_export_again services/test_placement",
+    "gemtune.handlers": "handlers",
+    "trainer.rows": "trainer/test_rendering trainer/test_rewards trainer/test_prepare trainer/test_prepare_rl",
+    "trainer.store": "trainer/test_manifest trainer/test_checkpoints",
+    "trainer.training.metrics": "trainer/test_metrics",
+    "trainer.training.best_weights": "trainer/test_best_weights",
+    "trainer.training.dpo": "trainer/test_dpo",
+    "trainer.training.grpo": "trainer/test_grpo",
+    "trainer.training.tracking": "trainer/test_tracking",
+    "trainer.training": "trainer/test_metrics trainer/test_train",
 }  # fmt: skip
 
 
@@ -66,7 +64,8 @@ def nearest_tests(module: str) -> Sequence[str]:
     names = [name for name in NEAREST if f"{module}.".startswith(f"{name}.")]
     if not names:
         raise KeyError(f"no tests are named for {module}: add them to NEAREST")
-    return NEAREST[max(names, key=len)].split()
+    places = [ROOT / "tests" / place for place in NEAREST[max(names, key=len)].split()]
+    return [(place if place.is_dir() else place.with_suffix(".py")).relative_to(ROOT).as_posix() for place in places]
 
 
 def modules_in(place: str) -> Iterator[tuple[str, Path]]:
