@@ -1,0 +1,176 @@
+"""How long things are kept, waited for and leased: each to the second, as users and operators are told."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from gemtune.errors import JobWasDeleted, SecretNotFound
+from gemtune.jobs.record import Claim
+from gemtune.jobs.status import Step
+from gemtune.ports import ExecutionState
+from gemtune.services.control import Control
+from tests.fakes import World
+
+SECOND = timedelta(seconds=1)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """On one backend: what is counted here is the services' time, the same on both."""
+    return World(tmp_path / "home")
+
+
+def pass_time(world: World, by: timedelta) -> None:
+    world.clock.advance(seconds=by.total_seconds())
+
+
+def claimed(world: World, job_id: str) -> Claim:
+    world.services.dispatch.launch(job_id)
+    claim = Claim(launch=1, execution="first")
+    assert world.services.control.claim(job_id, claim) is not None
+    return claim
+
+
+def test_a_token_lives_for_eight_days_from_the_last_begin_of_a_step(world: World) -> None:
+    job_id = world.submit(hf_token="hf_fakefakefake")
+    job, advance = world.services.store.get(job_id), world.services.advance
+    claim = claimed(world, job_id)
+    pass_time(world, timedelta(days=8) - SECOND)
+    assert advance.secret(job, "hf_token") == "hf_fakefakefake"
+    advance.begin(job_id, Step.PREPARE, claim, execution="run")
+    pass_time(world, timedelta(days=8) - SECOND)
+    assert advance.secret(job, "hf_token") == "hf_fakefakefake"
+    pass_time(world, SECOND)
+    with pytest.raises(SecretNotFound):
+        advance.secret(job, "hf_token")
+
+
+def test_the_key_of_a_deleted_job_is_taken_for_thirty_days(world: World) -> None:
+    job_id = world.submit(key="once")
+    world.services.cancel(job_id)
+    world.services.delete(job_id)
+    pass_time(world, timedelta(days=30) - SECOND)
+    world.services.sweep()
+    assert world.services.store.was_deleted(job_id)
+    with pytest.raises(JobWasDeleted):
+        world.submit(key="once")
+    pass_time(world, SECOND)
+    world.services.sweep()
+    assert not world.services.store.was_deleted(job_id)
+    assert world.submit(key="once") == job_id  # the same key makes the same id
+
+
+def test_what_a_deleted_job_still_writes_is_removed_for_two_days(world: World) -> None:
+    job_id = world.submit()
+    world.services.cancel(job_id)
+    world.services.delete(job_id)
+    export = world.services.buckets.export
+    late = f"jobs/{job_id}/late"
+    pass_time(world, timedelta(days=2) - SECOND)
+    export.write(late, b"")
+    world.services.sweep()
+    assert export.stat(late) is None
+    pass_time(world, 2 * SECOND)
+    export.write(late, b"")
+    world.services.sweep()
+    assert export.stat(late) is not None
+
+
+def test_a_job_that_nobody_launched_is_asked_for_again_after_a_minute(world: World) -> None:
+    job_id = world.submit()
+    assert len(world.messages("requests")) == 1
+    pass_time(world, timedelta(minutes=1) - SECOND)
+    world.services.sweep()
+    assert world.messages("requests") == []
+    pass_time(world, SECOND)
+    world.services.sweep()
+    assert [message["job_id"] for message in world.messages("requests")] == [job_id]
+
+
+def test_a_launch_has_three_minutes_to_be_claimed(world: World) -> None:
+    job_id = world.submit()
+    world.services.dispatch.launch(job_id)
+    world.launcher.states[f"{job_id}#1"] = ExecutionState.FAILED
+    pass_time(world, timedelta(minutes=3) - SECOND)
+    world.services.sweep()
+    assert world.launcher.started == [(job_id, 1)]
+    pass_time(world, SECOND)
+    world.services.sweep()
+    assert world.launcher.started == [(job_id, 1), (job_id, 2)]
+
+
+def test_a_relaunch_has_three_minutes_to_be_claimed_too(world: World) -> None:
+    job_id = world.submit()
+    claim = claimed(world, job_id)
+    world.launcher.states[claim.execution] = ExecutionState.FAILED
+    world.services.sweep()
+    assert world.services.store.get(job_id).launch.lease_until == world.clock.now() + timedelta(minutes=3)
+
+
+def test_a_step_may_be_silent_for_as_long_as_it_may_run(world: World) -> None:
+    job_id = world.submit()
+    world.services.advance.begin(job_id, Step.PREPARE, claimed(world, job_id), execution="run")
+    pass_time(world, timedelta(seconds=world.services.settings.prepare_timeout_seconds))
+    world.services.sweep()
+    assert world.services.store.get(job_id).launch.number == 1
+    pass_time(world, SECOND)
+    world.services.sweep()
+    assert world.services.store.get(job_id).launch.number == 2
+
+
+def test_a_secret_without_a_job_is_removed_after_an_hour(world: World) -> None:
+    secrets = world.services.secrets
+    secrets.create("gemtune-job-training_gone-hf_token-0", "hf_fakefakefake", ttl=timedelta(days=8))
+    secrets.create("gemtune-user-mine", "hf_fakefakefake", ttl=None)
+    pass_time(world, timedelta(hours=1) - SECOND)
+    world.services.sweep()
+    assert len(world.kept_secrets()) == 2
+    pass_time(world, SECOND)
+    world.services.sweep()
+    assert world.kept_secrets() == ["gemtune-user-mine"]
+
+
+@pytest.mark.parametrize(
+    ("age", "stays"),
+    [
+        (timedelta(hours=1) - SECOND, True),  # its record may be about to be written
+        (timedelta(hours=1), False),
+        (timedelta(days=1), False),
+        (timedelta(days=1) + SECOND, True),  # sweeps of a whole day left it alone
+    ],
+)
+def test_a_spec_without_a_job_is_removed_between_an_hour_and_a_day(world: World, age: timedelta, stays: bool) -> None:
+    config = world.services.buckets.config
+    config.write("specs/training_gone-0.json", b"{}")
+    written = (world.clock.now() - age).timestamp()
+    os.utime(config.uri("specs/training_gone-0.json"), (written, written))
+    world.services.sweep()
+    assert (config.stat("specs/training_gone-0.json") is not None) is stays
+
+
+@pytest.mark.parametrize(("hours", "stays"), [(0.99, True), (1.01, False)])
+def test_a_half_written_object_is_removed_after_an_hour(world: World, hours: float, stays: bool) -> None:
+    unfinished = Path(world.services.buckets.data.uri("x")).parent / ".unfinished" / "abandoned"
+    unfinished.parent.mkdir(exist_ok=True)
+    unfinished.write_bytes(b"half")
+    written = (world.clock.now() - timedelta(hours=hours)).timestamp()
+    os.utime(unfinished, (written, written))
+    world.services.sweep()
+    assert unfinished.exists() is stays
+
+
+@pytest.mark.parametrize(("timeout", "seconds"), [(3600, 3480), (240, 120), (200, 100), (60, 30)])
+def test_a_step_ends_itself_two_minutes_before_the_platform_does(world: World, timeout: int, seconds: int) -> None:
+    """Or at half its time, when that is more."""
+    job_id = world.submit()
+    control = Control(world.services.store, world.clock, dict.fromkeys(Step, timeout), ["local"])
+    world.services.dispatch.launch(job_id)
+    plan = control.claim(job_id, Claim(launch=1, execution="first"))
+    assert plan is not None
+    for step in Step:
+        assert plan[step].timeout_seconds == timeout
+        assert plan[step].args[-2:] == ("--seconds", str(seconds))

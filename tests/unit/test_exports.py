@@ -1,0 +1,75 @@
+"""The ways to export, written down a second time: what is not in both tables was not meant."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+
+from gemtune.request import exports
+from gemtune.request.exports import EXPORTS, AdapterExport, Export, GgufExport, MergedExport, export_of, quantizations
+
+# format: the Hub's words for the library and the relation to the base model, bytes per parameter
+FORMATS = {
+    "adapter": ("peft", "adapter", 0.0),
+    "merged": ("transformers", "finetune", 2.0),
+    "gguf": ("gguf", "quantized", 2.0 + 2.0 + 1.1),
+}
+# format, quantization: type of its weights, largest KL, least share of equal choices, largest ratio of perplexities
+WAYS: dict[tuple[str, str], tuple[str | None, float, float, float]] = {
+    ("adapter", "none"): (None, 0.001, 0.99, 1.01),
+    ("merged", "none"): ("bfloat16", 0.02, 0.95, 1.05),
+    ("merged", "fp16"): ("float16", 0.02, 0.95, 1.05),
+    ("merged", "q4"): ("bfloat16", 1.5, 0.5, 4.0),
+    ("gguf", "q8_0"): ("Q8_0", 0.1, 0.9, 1.15),
+    ("gguf", "f16"): ("F16", 0.02, 0.95, 1.05),
+    ("gguf", "q4_k_m"): ("Q4_K_M", 1.0, 0.7, 2.5),
+    ("gguf", "q5_k_m"): ("Q5_K_M", 0.3, 0.8, 1.4),
+    ("gguf", "q2_k"): ("Q2_K", 8.0, 0.1, 2000.0),
+}
+
+
+def weight_type(export: Export) -> str | None:
+    match export:
+        case GgufExport():
+            return export.llama_type
+        case MergedExport():
+            return export.dtype
+    return None
+
+
+def test_formats_are_those_of_the_table() -> None:
+    assert set(EXPORTS) == set(get_args(exports.Format))
+    assert {name: (each.library, each.relation, each.bytes_per_parameter) for name, each in EXPORTS.items()} == FORMATS
+
+
+def test_exports_are_those_of_the_table_in_its_order_the_default_first() -> None:
+    told: list[Any] = [
+        ((name, each.quantization), (weight_type(each), each.limits.kl, each.limits.top1, each.limits.perplexity))
+        for name, format in EXPORTS.items() for each in format.exports
+    ]  # fmt: skip
+    assert told == list(WAYS.items())
+
+
+@pytest.mark.parametrize(("format", "quantization"), WAYS)
+def test_an_export_is_found_by_format_and_quantization(format: Any, quantization: Any) -> None:
+    export = export_of(format, quantization)
+    assert export.quantization == quantization
+    assert isinstance(export, {"adapter": AdapterExport, "merged": MergedExport, "gguf": GgufExport}[format])
+    assert not isinstance(export, GgufExport) or export.file_name == f"model-{quantization}.gguf"
+    assert quantization in quantizations(format)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_default_of_a_format_is_its_first(format: Any) -> None:
+    assert export_of(format, None) is EXPORTS[format].exports[0]
+    with pytest.raises(KeyError):
+        export_of(format, "q3")  # type: ignore[arg-type]
+
+
+def test_fewer_bits_may_lose_more() -> None:
+    gguf = {each.quantization: each.limits for each in EXPORTS["gguf"].exports}
+    ordered = [gguf[name] for name in ("f16", "q8_0", "q5_k_m", "q4_k_m", "q2_k")]
+    assert [each.kl for each in ordered] == sorted(each.kl for each in ordered)
+    assert [each.perplexity for each in ordered] == sorted(each.perplexity for each in ordered)
+    assert [each.top1 for each in ordered] == sorted((each.top1 for each in ordered), reverse=True)
