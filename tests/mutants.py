@@ -27,8 +27,9 @@ ROOT = Path(__file__).parent.parent
 # The fast tests nearest to a module, below tests/: those of the longest name that it begins with.
 NEAREST: Mapping[str, str] = {
     "gemtune.jobs": "unit/test_job unit/test_job_changes services/test_running services/test_dispatch",
-    "gemtune.request": "unit/test_exports unit/test_request unit/test_rl_request unit/test_job_file "
-                       "services/test_submit services/test_gguf_requests",
+    "gemtune.request": "unit/test_exports unit/test_contract_bounds unit/test_request "
+                       "unit/test_rl_request unit/test_job_file services/test_submit services/test_gguf_requests "
+                       "services/test_placement",
     "gemtune.machines": "unit/test_machines unit/test_cost services/test_placement",
     "gemtune.webhooks": "unit/test_webhook services/test_notify",
     "gemtune.embedded": "contract unit/test_database unit/test_sqlite_bus",
@@ -68,25 +69,25 @@ def nearest_tests(module: str) -> Sequence[str]:
     return [(place if place.is_dir() else place.with_suffix(".py")).relative_to(ROOT).as_posix() for place in places]
 
 
-def modules_in(place: str) -> Iterator[tuple[str, Path]]:
+def modules_in(place: str, root: Path = ROOT) -> Iterator[tuple[str, Path]]:
     """Name and path of a module, or of all modules in a folder. Raises ValueError when there is no such place."""
     parent = Path("functions") if place.startswith("gemtune") else Path()
     path = parent / place.replace(".", "/")
-    paths = sorted((ROOT / path).rglob("*.py")) or [ROOT / path.with_suffix(".py")]
+    paths = sorted((root / path).rglob("*.py")) or [root / path.with_suffix(".py")]
     for each in paths:
         if not each.is_file():
             raise ValueError(f"there is no {place}")
-        relative = each.relative_to(ROOT)
+        relative = each.relative_to(root)
         yield ".".join(relative.relative_to(parent).with_suffix("").parts).removesuffix(".__init__"), relative
 
 
-def sample(places: Sequence[str], count: int, seed: int) -> list[Mutant]:
+def sample(places: Sequence[str], count: int, seed: int, root: Path = ROOT) -> list[Mutant]:
     """Some mutants of these places, the same for the same seed, ordered by module."""
     mutants = [
         Mutant(module, path, number)
         for place in places
-        for module, path in modules_in(place)
-        for number in range(len(mutations_of((ROOT / path).read_text())))
+        for module, path in modules_in(place, root)
+        for number in range(len(mutations_of((root / path).read_text())))
     ]
     chosen = random.Random(seed).sample(mutants, min(count, len(mutants)))
     return sorted(chosen, key=lambda mutant: (mutant.module, mutant.number))
@@ -112,7 +113,8 @@ class Shadow:
     def is_killed(self, mutant: Mutant) -> bool:
         """Whether a test fails with this mutant, or takes far longer."""
         limit = self._limit(mutant.tests)
-        target, source = self.root / mutant.path, (ROOT / mutant.path).read_text()
+        target = self.root / mutant.path
+        source = target.read_text()
         target.write_text(mutated(source, mutant.number))
         try:
             return self._run(mutant.tests, limit) != 0
@@ -151,12 +153,12 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=30, help="how many mutants to try")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    mutants = sample(arguments.places, arguments.count, arguments.seed)
     survivors: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         shadow = Shadow.made_in(Path(folder))
+        mutants = sample(arguments.places, arguments.count, arguments.seed, shadow.root)
         for mutant in mutants:
-            change = mutations_of((ROOT / mutant.path).read_text())[mutant.number]
+            change = mutations_of((shadow.root / mutant.path).read_text())[mutant.number]
             text = f"{mutant.path}:{change.line}: {change.what}"
             started, killed = time.monotonic(), shadow.is_killed(mutant)
             print(f"{'killed  ' if killed else 'SURVIVED'} {time.monotonic() - started:5.1f} s  {text}", flush=True)

@@ -179,3 +179,18 @@ def test_names_of_properties_are_no_keywords() -> None:
     validator = schemas.validator({"properties": {"$id": {"type": "string"}, "pattern": {"type": "integer"}}})
     assert validator.is_valid({"$id": "x", "pattern": 3})
     assert not validator.is_valid({"pattern": "x"})
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"const": {"$id": "x"}}, {"enum": [{"$id": "x"}]}, {"default": {"pattern": "(a)\\1"}},
+        {"examples": [{"$id": "x"}]},
+        {"$defs": {"unused": {"$anchor": "x"}}}, {"definitions": {"unused": {"$anchor": "x"}}},
+    ],
+)  # fmt: skip
+def test_values_and_what_nothing_refers_to_are_no_schemas(schema: dict[str, Any]) -> None:
+    assert schemas.validator(schema) is not None
+    used = {"$defs": {"used": {"$anchor": "x"}}, "$ref": "#/$defs/used"}
+    with pytest.raises(ValueError, match=r"\$anchor is not supported"):
+        schemas.validator(used)
