@@ -1,0 +1,76 @@
+"""Chat templates whose earlier turns change when later ones are added are refused: what is trained would be the wrong
+text, since the assistant's words are found by rendering the conversation up to and after each of them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from gemtune.errors import StepError
+from trainer.rows.encoder import Encoded, Encoder
+
+TURN = "<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content }}<end_of_turn>\n"
+STEADY = (
+    "{{ bos_token }}{% for m in messages %}" + TURN + "{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+# Each with a conversation that it spoils, and one that it leaves alone.
+ONE = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Captain"}]
+TWO = [*ONE, {"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "Aye"}]
+CHANGING = {
+    "marks the last turn": STEADY.replace(TURN, "{% if loop.last %}(last) {% endif %}" + TURN),
+    "leaves out answers but the last": STEADY.replace(
+        TURN, TURN.replace("{{ m.content }}", "{{ m.content if m.role == 'user' or loop.last else '…' }}")
+    ),
+    "counts the turns": STEADY.replace("{{ bos_token }}", "{{ bos_token }}{{ messages | length }} turns\n"),
+    "repeats the first turn at the end": STEADY.replace("{% endfor %}", "{% endfor %}{{ messages[0].content }}"),
+}
+# The answer does not begin where the generation prompt ends.
+OTHER_PROMPT = STEADY.replace("<start_of_turn>model\n{% endif %}", "<start_of_turn>assistant\n{% endif %}")
+
+
+@pytest.fixture
+def folder(tiny: Path, tmp_path: Path) -> Path:
+    for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
+        shutil.copy(tiny / name, tmp_path / name)
+    return tmp_path
+
+
+def encoder(folder: Path, template: str) -> Encoder:
+    (folder / "chat_template.jinja").write_text(template)
+    return Encoder(folder, max_length=512)
+
+
+def test_a_steady_template_trains_every_answer_and_nothing_else(folder: Path) -> None:
+    encoded = encoder(folder, STEADY).encode(TWO)
+    assert isinstance(encoded, Encoded)
+    trained = [piece["text"] for piece in encoder(folder, STEADY).marked(encoded) if piece["trained"]]
+    assert trained == ["Captain<end_of_turn>\n", "Aye<end_of_turn>\n"]
+
+
+@pytest.mark.parametrize("template", CHANGING.values(), ids=CHANGING.keys())
+def test_a_template_that_changes_earlier_turns_is_refused(folder: Path, template: str) -> None:
+    with pytest.raises(StepError) as caught:
+        encoder(folder, template).encode(TWO)
+    assert (caught.value.code, caught.value.hint) == (
+        "template_not_supported", "use a base model with Gemma's template",
+    )  # fmt: skip
+
+
+def test_an_answer_that_does_not_follow_the_generation_prompt_is_refused(folder: Path) -> None:
+    for spoiled in (lambda: encoder(folder, OTHER_PROMPT).encode(ONE),
+                    lambda: encoder(folder, OTHER_PROMPT).reply(ONE[:1], ONE[1])):  # fmt: skip
+        with pytest.raises(StepError) as caught:
+            spoiled()
+        assert caught.value.code == "template_not_supported"
+
+
+def test_a_reply_is_what_follows_its_prompt(folder: Path) -> None:
+    steady = encoder(folder, STEADY)
+    reply = steady.reply(TWO[:3], TWO[3])
+    assert isinstance(reply, list)
+    assert steady.text(reply) == "Aye<end_of_turn>\n"
+    with pytest.raises(StepError):
+        encoder(folder, CHANGING["counts the turns"]).reply(TWO[:3], TWO[3])
