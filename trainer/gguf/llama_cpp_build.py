@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -24,15 +25,16 @@ from gemtune.llama_cpp import BUILT, SHA256, VERSION, is_built
 from gemtune.settings import Settings
 
 NEEDED = ("cmake", "c++")
-# For any x86-64 of the last ten years, not for the one that builds: the image runs elsewhere. OpenMP would be a library
-# more to have where it runs; llama.cpp's own threads do the same.
+# For any processor of this architecture, not for the one that builds: the image runs elsewhere. OpenMP would be a
+# library more to have where it runs; llama.cpp's own threads do the same. Exports are run on the CPU, so without Metal.
 OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=ON", "-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON",
-    "-DCMAKE_INSTALL_RPATH=$ORIGIN", "-DGGML_NATIVE=OFF", "-DGGML_AVX=ON", "-DGGML_AVX2=ON", "-DGGML_FMA=ON",
-    "-DGGML_F16C=ON", "-DGGML_BMI2=ON", "-DGGML_OPENMP=OFF", "-DLLAMA_BUILD_COMMON=OFF", "-DLLAMA_BUILD_TOOLS=OFF",
-    "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_SERVER=OFF", "-DLLAMA_BUILD_APP=OFF",
-    "-DLLAMA_USE_PREBUILT_UI=OFF", "-DLLAMA_OPENSSL=OFF", "-DLLAMA_CURL=OFF",
+    "-DGGML_NATIVE=OFF", "-DGGML_OPENMP=OFF", "-DGGML_METAL=OFF", "-DLLAMA_BUILD_COMMON=OFF",
+    "-DLLAMA_BUILD_TOOLS=OFF", "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_SERVER=OFF",
+    "-DLLAMA_BUILD_APP=OFF", "-DLLAMA_USE_PREBUILT_UI=OFF", "-DLLAMA_OPENSSL=OFF", "-DLLAMA_CURL=OFF",
 )  # fmt: skip
+# Of any x86-64 of the last ten years. Other compilers do not know them.
+X86_OPTIONS = ("-DGGML_AVX=ON", "-DGGML_AVX2=ON", "-DGGML_FMA=ON", "-DGGML_F16C=ON", "-DGGML_BMI2=ON")
 # What is kept of the source: where it lies in the distribution -> where it goes.
 KEPT = {
     "vendor/llama.cpp/convert_hf_to_gguf.py": "convert_hf_to_gguf.py",
@@ -56,7 +58,8 @@ def build(folder: Path, *, say: Callable[[str], None] = print) -> Path:
         return folder
     missing = [program for program in NEEDED if shutil.which(program) is None]
     if missing:
-        raise CannotBuild(f"building llama.cpp needs {' and '.join(missing)}: apt-get install cmake g++")
+        how = "xcode-select --install; brew install cmake" if sys.platform == "darwin" else "apt-get install cmake g++"
+        raise CannotBuild(f"building llama.cpp needs {' and '.join(missing)}: {how}")
     with _alone(folder):
         if is_built(folder):
             return folder
@@ -69,6 +72,23 @@ def build(folder: Path, *, say: Callable[[str], None] = print) -> Path:
     return folder
 
 
+def options_of(system: str, processor: str) -> tuple[str, ...]:
+    """Return CMake's options on a system and processor, named as `platform` does: ("Darwin", "arm64")."""
+    beside = "@loader_path" if system == "Darwin" else "$ORIGIN"  # the folder of the library that needs another one
+    x86 = X86_OPTIONS if processor.lower() in ("x86_64", "amd64") else ()
+    return (*OPTIONS, f"-DCMAKE_INSTALL_RPATH={beside}", *x86)
+
+
+def collect_libraries(built: Path, into: Path) -> None:
+    """Copy the shared libraries, as Linux or macOS calls them, links as links. Raises CannotBuild without any."""
+    libraries = sorted(path for path in built.glob("lib*") if {".so", ".dylib"} & set(path.suffixes))
+    if not libraries:
+        raise CannotBuild(f"the build left no shared library in {built}")
+    into.mkdir()
+    for library in libraries:
+        shutil.copy2(library, into / library.name, follow_symlinks=False)
+
+
 def _build(work: Path, say: Callable[[str], None]) -> None:
     began = time.monotonic()
     work.mkdir(parents=True)
@@ -77,7 +97,8 @@ def _build(work: Path, say: Callable[[str], None]) -> None:
     say(f"  {time.monotonic() - began:5.0f} s  source downloaded and checked")
     binaries = work / "build"
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
-    _run(["cmake", *generator, "-S", str(source / "vendor" / "llama.cpp"), "-B", str(binaries), *OPTIONS])
+    options = options_of(platform.system(), platform.machine())
+    _run(["cmake", *generator, "-S", str(source / "vendor" / "llama.cpp"), "-B", str(binaries), *options])
     jobs = str(os.cpu_count() or 1)
     for percent in _run_with_progress(["cmake", "--build", str(binaries), "--target", "llama", "-j", jobs]):
         say(f"  {time.monotonic() - began:5.0f} s  compiled {percent}%")
@@ -87,10 +108,8 @@ def _build(work: Path, say: Callable[[str], None]) -> None:
         copy = shutil.copytree if (source / place).is_dir() else shutil.copyfile
         copy(source / place, result / kept)
     (result / "bindings" / "llama_cpp" / "__init__.py").write_text("")
-    (result / "lib").mkdir()
-    for library in sorted((binaries / "bin").glob("lib*.so*")):
-        shutil.copy2(library, result / "lib" / library.name, follow_symlinks=False)
-    (result / BUILT).write_text(json.dumps({"llama-cpp-python": VERSION, "options": OPTIONS}, indent=1) + "\n")
+    collect_libraries(binaries / "bin", result / "lib")
+    (result / BUILT).write_text(json.dumps({"llama-cpp-python": VERSION, "options": options}, indent=1) + "\n")
     say(f"  {time.monotonic() - began:5.0f} s  done")
 
 
