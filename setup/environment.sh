@@ -1,0 +1,50 @@
+#!/bin/sh
+# setup/environment.sh EXTRAS: makes .venv where it is missing or unusable, and installs gemtune with these extras.
+set -eu
+extras=$1
+cd "$(dirname "$0")/.."
+python=.venv/bin/python
+
+version='import platform; print(platform.python_version())'
+minor='import sys; print("%d.%d" % sys.version_info[:2])'
+
+can_be_used() { # .venv: it runs, has pip, and is a Python that fits, the one that PYTHON names if it is set
+    "$python" -c 'import pip' 2>/dev/null && PYTHON=$python setup/interpreter.sh >/dev/null 2>&1 || return 1
+    [ -z "${PYTHON:-}" ] || [ "$("$python" -c "$minor")" = "$("$base" -c "$minor")" ]
+}
+
+make_environment() {
+    rm -rf .venv
+    if "$base" -c 'import venv, ensurepip' 2>/dev/null; then
+        "$base" -m venv .venv
+    elif "$base" -c 'import virtualenv' 2>/dev/null; then
+        "$base" -m virtualenv --quiet .venv
+    else
+        echo "$base cannot make a virtual environment. On Debian and Ubuntu: apt-get install python3-venv" >&2
+        echo "(for python3.12 of another source: python3.12-venv). Elsewhere: $base -m pip install virtualenv" >&2
+        return 1
+    fi
+}
+
+install() {
+    "$python" -m pip install --disable-pip-version-check --constraint constraints.txt "$@"
+}
+
+install_torch() { # alone and before all else: no other package may choose its build
+    torch=$(sed -n 's/^ *"\(torch==[^"]*\)",.*/\1/p' pyproject.toml)
+    index=$(setup/torch_index.sh "$python" "$torch")
+    if [ -n "$index" ]; then
+        install --no-deps --index-url "$index" "$torch"
+    else
+        install "$torch"
+    fi
+}
+
+base=$(setup/interpreter.sh)
+if ! can_be_used; then
+    echo "making .venv with $base, Python $("$base" -c "$version")"
+    make_environment
+fi
+echo "installing into .venv: gemtune[$extras]"
+case ",$extras," in *,trainer,*) install_torch ;; esac
+install --editable ".[$extras]"

@@ -1,0 +1,56 @@
+#!/bin/sh
+# Prints the Python to use: $PYTHON if it is set, otherwise python3 or, when that does not fit, the newest of
+# python3.14 … python3.11. requires-python in pyproject.toml says what fits. Without one it says what it looked at.
+set -eu
+project=$(cd "$(dirname "$0")/.." && pwd)
+
+range=$(sed -n 's/^requires-python = ">=3\.\([0-9]*\),<3\.\([0-9]*\)"$/\1 \2/p' "$project/pyproject.toml")
+oldest=${range% *}
+newest=$((${range#* } - 1))
+
+version_of() { # "3.13.5"; of another implementation "PyPy 3.11.13"; nothing when it does not run
+    "$1" -c 'import platform, sys
+name = platform.python_implementation()
+print(("" if name == "CPython" else name + " ") + "%d.%d.%d" % sys.version_info[:3])' 2>/dev/null || true
+}
+
+fits() { # a version
+    case $1 in 3.*.*) ;; *) return 1 ;; esac
+    minor=${1#3.}
+    minor=${minor%%.*}
+    [ "$minor" -ge "$oldest" ] && [ "$minor" -le "$newest" ]
+}
+
+accepted() { # "3.11, 3.12, 3.13 or 3.14"
+    minor=$oldest
+    while [ "$minor" -lt "$((newest - 1))" ]; do
+        printf '3.%s, ' "$minor"
+        minor=$((minor + 1))
+    done
+    printf '3.%s or 3.%s' "$((newest - 1))" "$newest"
+}
+
+candidates=${PYTHON:-python3}
+if [ -z "${PYTHON:-}" ]; then
+    minor=$newest
+    while [ "$minor" -ge "$oldest" ]; do
+        candidates="$candidates python3.$minor"
+        minor=$((minor - 1))
+    done
+fi
+
+looked_at=
+for candidate in $candidates; do
+    version=$(version_of "$candidate")
+    if fits "$version"; then
+        echo "$candidate"
+        exit
+    fi
+    looked_at="$looked_at
+  $candidate: ${version:-does not run here}"
+done
+cat >&2 <<END
+gemtune needs Python $(accepted). Looked at:$looked_at
+Install one of them, or name one: make PYTHON=/path/to/python …
+END
+exit 1

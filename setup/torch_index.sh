@@ -1,0 +1,36 @@
+#!/bin/sh
+# setup/torch_index.sh PYTHON TORCH [CPU_INDEX]: prints the index that pip should take this torch from, or nothing for
+# pip's usual one; says why on standard error.
+#
+# PyPI has one build of torch for Linux, the one for CUDA. PyTorch's own index has one for CPUs, which is enough where
+# no NVIDIA GPU is. $TORCH_INDEX, if it is set, is the answer.
+set -eu
+python=$1
+torch=$2
+cpu_index=${3:-https://download.pytorch.org/whl/cpu}
+
+has_nvidia_gpu() {
+    [ -e /proc/driver/nvidia/version ] || nvidia-smi -L 2>/dev/null | grep -q '^GPU '
+}
+
+# Asks that index alone, by pip, so that proxies and certificates are pip's. A setting from the environment takes the
+# place of the one in pip's configuration files.
+cpu_index_has_torch() {
+    PIP_EXTRA_INDEX_URL=$cpu_index PIP_FIND_LINKS=/dev/null "$python" -m pip --retries 0 --timeout 10 index versions \
+        --index-url "$cpu_index" torch 2>/dev/null | grep '^Available versions:' | grep -qwF "${torch#torch==}"
+}
+
+if [ -n "${TORCH_INDEX:-}" ]; then
+    echo "$torch comes from $TORCH_INDEX, which TORCH_INDEX names" >&2
+    echo "$TORCH_INDEX"
+elif [ "$(uname -s)" != Linux ]; then
+    echo "$torch comes from pip's usual index" >&2
+elif has_nvidia_gpu; then
+    echo "$torch comes from pip's usual index: this machine has an NVIDIA GPU. On PyPI it is the build for CUDA, 3 GB" >&2
+elif cpu_index_has_torch; then
+    echo "$torch comes from $cpu_index: this machine has no NVIDIA GPU" >&2
+    echo "$cpu_index"
+else
+    echo "$torch comes from pip's usual index: $cpu_index" >&2
+    echo "has no build for this Python or cannot be reached. On PyPI it is the build for CUDA, 3 GB" >&2
+fi

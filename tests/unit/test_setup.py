@@ -1,0 +1,312 @@
+"""The scripts of setup/: which Python they take, which build of torch, and what they install for whom."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import tomllib
+import zipfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from packaging.specifiers import SpecifierSet
+
+ROOT = Path(__file__).parent.parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+# All that the scripts call beside Python; a PATH without /usr/bin has no other Python than those of the test.
+PROGRAMS = ("cat", "dirname", "grep", "make", "mkdir", "rm", "sed", "sh", "test", "touch", "uname")
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """A folder to be the whole PATH."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in PROGRAMS:
+        path = shutil.which(name)
+        assert path is not None
+        (folder / name).symlink_to(path)
+    return folder
+
+
+@pytest.fixture
+def run(programs: Path, tmp_path: Path) -> Run:
+    """Run a command with that PATH, and with these variables."""
+
+    def call(*command: object, cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
+        environment = {"PATH": str(programs), "HOME": str(tmp_path)} | variables
+        words = [str(word) for word in command]
+        return subprocess.run(words, capture_output=True, text=True, env=environment, cwd=cwd, check=False)
+
+    return call
+
+
+def add_program(folder: Path, name: str, script: str) -> Path:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+def add_python(folder: Path, name: str, version: str) -> Path:
+    """Make a program that says it is this version of Python, whatever it is asked."""
+    return add_program(folder, name, f"echo '{version}'")
+
+
+@pytest.mark.parametrize(
+    ("pythons", "expected"),
+    [
+        ({"python3": "3.13.5"}, "python3"),
+        ({"python3": "3.11.2", "python3.14": "3.14.1"}, "python3"),
+        ({"python3": "3.9.18", "python3.12": "3.12.1", "python3.11": "3.11.7"}, "python3.12"),
+        ({"python3": "3.15.0", "python3.14": "3.14.1"}, "python3.14"),
+        ({"python3": "PyPy 3.11.13", "python3.11": "3.11.7"}, "python3.11"),
+        ({"python3.13": "3.13.0"}, "python3.13"),
+    ],
+)
+def test_the_first_python_that_fits_is_taken(pythons: dict[str, str], expected: str, programs: Path, run: Run) -> None:
+    for name, version in pythons.items():
+        add_python(programs, name, version)
+    assert run("setup/interpreter.sh").stdout == f"{expected}\n"
+
+
+def test_a_python_that_does_not_run_is_passed_over(programs: Path, run: Run) -> None:
+    """As those of pyenv, which stand on the PATH for each version and run for one."""
+    add_program(programs, "python3", "echo 'command not found' >&2; exit 127")
+    add_python(programs, "python3.12", "3.12.1")
+    assert run("setup/interpreter.sh").stdout == "python3.12\n"
+
+
+def test_the_python_that_the_user_names_is_taken_or_refused(programs: Path, run: Run) -> None:
+    add_python(programs, "python3", "3.13.5")
+    newer = add_python(programs, "mine", "3.14.0")
+    old = add_python(programs, "old", "3.10.4")
+    assert run("setup/interpreter.sh", PYTHON=str(newer)).stdout == f"{newer}\n"
+    refused = run("setup/interpreter.sh", PYTHON=str(old))
+    assert refused.returncode == 1
+    assert refused.stdout == ""
+    assert f"{old}: 3.10.4" in refused.stderr
+    assert "python3:" not in refused.stderr
+
+
+def test_without_a_fitting_python_it_says_what_there_is_and_what_is_accepted(programs: Path, run: Run) -> None:
+    add_python(programs, "python3", "3.9.2")
+    refused = run("setup/interpreter.sh")
+    assert refused.returncode == 1
+    assert "Python 3.11, 3.12, 3.13 or 3.14" in refused.stderr
+    assert "python3: 3.9.2" in refused.stderr
+    for minor in (11, 12, 13, 14):
+        assert f"python3.{minor}: does not run here" in refused.stderr
+
+
+def test_what_is_accepted_is_what_the_project_requires(programs: Path, run: Run) -> None:
+    required = SpecifierSet(PROJECT["requires-python"])
+    accepted = set()
+    for minor in range(8, 25):
+        path = add_python(programs, f"any{minor}", f"3.{minor}.1")
+        if run("setup/interpreter.sh", PYTHON=str(path)).returncode == 0:
+            accepted.add(minor)
+    assert accepted == {minor for minor in range(8, 25) if required.contains(f"3.{minor}.1")}
+    classifiers = {f"Programming Language :: Python :: 3.{minor}" for minor in accepted}
+    assert classifiers == {name for name in PROJECT["classifiers"] if name.startswith("Programming Language ::")}
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """An index of packages, empty: its URL, and the folder of torch in it."""
+    packages = tmp_path / "index" / "torch"
+    packages.mkdir(parents=True)
+    handler = partial(QuietHandler, directory=str(packages.parent))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", packages
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+def add_torch(packages: Path, version: str) -> None:
+    name = f"torch-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(packages / name, "w") as wheel:
+        wheel.writestr(
+            f"torch-{version}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n"
+        )
+
+
+@pytest.fixture
+def machine(programs: Path, run: Run) -> Callable[..., tuple[str, str]]:
+    """Ask for the index of torch 2.13.0 on a Linux machine: the index, and the reason."""
+    if Path("/proc/driver/nvidia/version").exists():
+        pytest.skip("this machine has an NVIDIA GPU, and the script sees it")
+    add_program(programs, "uname", "echo Linux")
+
+    def ask(cpu_index: str, **variables: str) -> tuple[str, str]:
+        asked = run("setup/torch_index.sh", sys.executable, "torch==2.13.0", cpu_index, **variables)
+        assert asked.returncode == 0
+        return asked.stdout.strip(), asked.stderr
+
+    return ask
+
+
+def test_without_a_gpu_torch_comes_from_the_index_of_cpu_builds(
+    machine: Callable[..., tuple[str, str]], index: tuple[str, Path]
+) -> None:
+    url, packages = index
+    add_torch(packages, "2.12.0+cpu")
+    add_torch(packages, "2.13.0+cpu")
+    assert machine(url)[0] == url
+
+
+def test_settings_of_pip_do_not_answer_for_that_index(
+    machine: Callable[..., tuple[str, str]], index: tuple[str, Path], tmp_path: Path
+) -> None:
+    """Where another index or a folder has this torch, too, pip would ask the other one in vain, and for long."""
+    url, _ = index
+    elsewhere = tmp_path / "wheels"
+    elsewhere.mkdir()
+    add_torch(elsewhere, "2.13.0")
+    chosen, reason = machine(url, PIP_FIND_LINKS=str(elsewhere))
+    assert chosen == ""
+    assert "has no build for this Python or cannot be reached" in reason
+
+
+def test_an_index_that_has_another_version_or_cannot_be_reached_is_left_aside(
+    machine: Callable[..., tuple[str, str]], index: tuple[str, Path]
+) -> None:
+    url, packages = index
+    add_torch(packages, "2.14.0+cpu")
+    for asked in (url, "http://127.0.0.1:9"):
+        chosen, reason = machine(asked)
+        assert chosen == ""
+        assert asked in reason
+
+
+def test_with_an_nvidia_gpu_torch_comes_from_the_usual_index(
+    machine: Callable[..., tuple[str, str]], index: tuple[str, Path], programs: Path
+) -> None:
+    url, packages = index
+    add_torch(packages, "2.13.0+cpu")
+    add_program(programs, "nvidia-smi", "echo 'GPU 0: NVIDIA H200 (UUID: GPU-0)'")
+    chosen, reason = machine(url)
+    assert chosen == ""
+    assert "NVIDIA GPU" in reason
+    add_program(programs, "nvidia-smi", "echo 'No devices were found'; exit 6")
+    assert machine(url)[0] == url
+
+
+def test_elsewhere_than_on_linux_torch_comes_from_the_usual_index(
+    machine: Callable[..., tuple[str, str]], index: tuple[str, Path], programs: Path
+) -> None:
+    url, packages = index
+    add_torch(packages, "2.13.0+cpu")
+    add_program(programs, "uname", "echo Darwin")
+    assert machine(url)[0] == ""
+
+
+def test_the_index_that_the_user_names_is_the_one(machine: Callable[..., tuple[str, str]], programs: Path) -> None:
+    add_program(programs, "nvidia-smi", "echo 'GPU 0: NVIDIA H200 (UUID: GPU-0)'")
+    assert machine("http://127.0.0.1:9", TORCH_INDEX="https://example.com/cu126")[0] == "https://example.com/cu126"
+
+
+# A Python that makes environments, and writes down what it is called with. Its environments are like it.
+RECORDER = """
+echo "${0##*/} $*" >> "$RECORD"
+case "$*" in
+    *"platform"*) echo 3.13.5 ;;
+    *"sys.version_info"*) echo 3.13 ;;
+    *"import venv, ensurepip"*) [ -z "${WITHOUT_VENV:-}" ] ;;
+    *"import virtualenv"*) exit 1 ;;
+    "-m venv .venv") mkdir .venv .venv/bin; cat "$0" > .venv/bin/python; chmod +x .venv/bin/python ;;
+esac
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, programs: Path) -> Path:
+    """A copy of what the set-up reads, and a python3 that writes down its calls."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copyfile(ROOT / name, folder / name)
+    shutil.copytree(ROOT / "setup", folder / "setup")
+    (programs / "chmod").symlink_to(str(shutil.which("chmod")))
+    add_program(programs, "python3", RECORDER)
+    return folder
+
+
+@pytest.fixture
+def make(checkout: Path, run: Run, tmp_path: Path) -> Callable[..., tuple[str, list[str]]]:
+    """Make a target there: what was said, and what pip was called with."""
+    record = tmp_path / "record"
+
+    def call(*targets: str, **variables: str) -> tuple[str, list[str]]:
+        record.write_text("")
+        variables = {"TORCH_INDEX": "https://example.com/cpu", "RECORD": str(record)} | variables
+        made = run("make", *targets, cwd=checkout, **variables)
+        calls = [line for line in record.read_text().splitlines() if "pip install" in line]
+        return made.stdout + made.stderr, calls
+
+    return call
+
+
+def extras_of(calls: list[str]) -> set[str]:
+    return set(calls[-1].rpartition("[")[2].rstrip("]").split(","))
+
+
+def test_torch_is_installed_first_from_its_index_and_the_rest_at_locked_versions(
+    make: Callable[..., tuple[str, list[str]]],
+) -> None:
+    said, (torch, rest) = make("setup")
+    assert "making .venv with python3, Python 3.13.5" in said
+    assert torch.endswith(" --no-deps --index-url https://example.com/cpu torch==2.13.0")
+    assert "--constraint constraints.txt" in rest
+    assert "index" not in rest
+
+
+def test_the_demo_needs_no_packages_of_developers(make: Callable[..., tuple[str, list[str]]]) -> None:
+    assert extras_of(make(".venv/.service")[1]) == {"embedded", "trainer", "cpu"}
+    assert extras_of(make(".venv/.demo")[1]) == {"embedded", "trainer", "cpu", "demo"}
+    assert extras_of(make(".venv/.tests")[1]) == {"embedded", "trainer", "cpu", "demo", "gcp", "dev"}
+
+
+def test_what_is_installed_is_not_installed_again(make: Callable[..., tuple[str, list[str]]], checkout: Path) -> None:
+    make("setup")
+    for target in (".venv/.service", ".venv/.demo", ".venv/.tests"):
+        assert make(target)[1] == []
+    later = (checkout / ".venv" / ".tests").stat().st_mtime + 10
+    os.utime(checkout / "constraints.txt", (later, later))
+    assert make(".venv/.demo")[1] != []
+
+
+def test_an_environment_whose_python_is_gone_is_made_anew(
+    make: Callable[..., tuple[str, list[str]]], checkout: Path
+) -> None:
+    make("setup")
+    python = checkout / ".venv" / "bin" / "python"
+    python.unlink()
+    python.symlink_to("/usr/bin/python3.0")
+    said, calls = make(".venv/.service")
+    assert "making .venv" in said
+    assert extras_of(calls) == {"embedded", "trainer", "cpu"}
+
+
+def test_a_python_that_cannot_make_environments_is_told_in_a_sentence(
+    make: Callable[..., tuple[str, list[str]]], checkout: Path
+) -> None:
+    said, calls = make("setup", WITHOUT_VENV="yes")
+    assert "apt-get install python3-venv" in said
+    assert calls == []
+    assert not (checkout / ".venv").exists()
