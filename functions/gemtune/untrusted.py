@@ -19,8 +19,8 @@ from gemtune.errors import GemtuneError
 
 # A request, a job file, a row of text, a model's config.json.
 MAX_BYTES = 1024 * 1024
-# The files around a model's weights: Gemma 3's tokenizer_config.json alone has 1.2 MB.
-MAX_MODEL_FILE_BYTES = 32 * 1024 * 1024
+# The files around a model's weights: Gemma 3's tokenizer_config.json has 1.2 MB, its tokenizer.json 33 MB.
+MAX_MODEL_FILE_BYTES = 128 * 1024 * 1024
 # YAML is parsed in Python, at some 70 KB per second.
 MAX_YAML_BYTES = 64 * 1024
 # A request has five levels around a reward's JSON schema, which may have 32 of two levels each.
@@ -76,8 +76,10 @@ def read_json(
     except RecursionError:
         raise _too_deep(named) from None
     # Most documents have too few brackets to be deep and no escape that could be half a character.
-    if reader.met_infinity or text.count("[") + text.count("{") > MAX_DEPTH or ESCAPED_SURROGATE.search(text):
-        _check(value, named)
+    if text.count("[") + text.count("{") > MAX_DEPTH:
+        _check_depth(value, named)
+    if reader.met_infinity or ESCAPED_SURROGATE.search(text):
+        _check_values(value, named)
     return value
 
 
@@ -193,8 +195,19 @@ def _text(content: bytes | str, named: str, max_bytes: int) -> str:
         raise Unreadable("not_text", f"{named} is not UTF-8 text", hint="save it as UTF-8") from None
 
 
-def _check(value: Any, named: str) -> None:
-    """Refuse depth, half a character and what is not finite, anywhere in a decoded document."""
+def _check_depth(value: Any, named: str) -> None:
+    """Refuse depth. A level at a time: a tokenizer has a million values, and no more than five levels."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(MAX_DEPTH):
+        inner = (item.values() if isinstance(item, dict) else item for item in level)
+        level = [item for items in inner for item in items if isinstance(item, dict | list)]
+        if not level:
+            return
+    raise _too_deep(named)
+
+
+def _check_values(value: Any, named: str) -> None:
+    """Refuse half a character and what is not finite, anywhere in a decoded document."""
     waiting: list[tuple[tuple[str | int, ...], Any]] = [((), value)]
     while waiting:
         loc, item = waiting.pop()
@@ -204,14 +217,11 @@ def _check(value: Any, named: str) -> None:
         elif isinstance(item, float):
             if not math.isfinite(item):
                 raise Unreadable("not_finite", f"{named} has a number that is not finite", hint=FINITE, loc=loc)
-        elif isinstance(item, dict | list):
-            if len(loc) == MAX_DEPTH:
-                raise _too_deep(named)
-            if isinstance(item, dict):
-                waiting += [(loc, key) for key in item]
-                waiting += [((*loc, key), inner) for key, inner in item.items()]
-            else:
-                waiting += [((*loc, index), inner) for index, inner in enumerate(item)]
+        elif isinstance(item, dict):
+            waiting += [(loc, key) for key in item]
+            waiting += [((*loc, key), inner) for key, inner in item.items()]
+        elif isinstance(item, list):
+            waiting += [((*loc, index), inner) for index, inner in enumerate(item)]
 
 
 def _check_plain(events: Iterable[Any], named: str) -> None:

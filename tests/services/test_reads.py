@@ -33,10 +33,10 @@ class CountingObjects:
         return self._counted(method, found) if method in READS else found
 
     def _counted(self, method: str, found: Callable[..., Any]) -> Callable[..., Any]:
-        def call(name: str, *more: Any) -> Any:
+        def call(name: str, *more: Any, **limits: Any) -> Any:
             what = "list" if method == "list" else "object"
             self._reads[f"{what} {self._objects.bucket}/{name}"] += 1
-            return found(name, *more)
+            return found(name, *more, **limits)
 
         return call
 

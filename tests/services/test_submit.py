@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -71,6 +72,43 @@ def test_a_model_in_a_bucket_is_found_there_only(world: World) -> None:
     world.submit(training={"base_model_id": f"gs://{bucket}/models/tiny"})
     for elsewhere in (f"gs://{bucket}/models/other", "gs://foreign-bucket/models/tiny", f"gs://{bucket}/../secrets"):
         assert problems(world, training={"base_model_id": elsewhere})
+
+
+@pytest.mark.parametrize(
+    ("config", "code"),
+    [
+        (b"[" * 3000, "bad_base_model"),
+        (b'{"model_type": "llama\\ud800"}', "bad_base_model"),
+        (b'{"model_type": NaN}', "bad_base_model"),
+        (b"[]", "bad_base_model"),
+        (b"\xff", "bad_base_model"),
+        (b"{", "bad_base_model"),
+        (b" " * (1024 * 1024 + 1), "bad_base_model"),
+        (b'{"model_type": ["gemma"]}', "not_a_gemma"),
+        (b"{}", "not_a_gemma"),
+    ],
+)
+def test_a_config_of_any_content_is_answered(world: World, tmp_path: Path, config: bytes, code: str) -> None:
+    buckets, folder = world.services.buckets, tmp_path / "model"
+    buckets.data.write("models/odd/config.json", config)
+    folder.mkdir()
+    (folder / "config.json").write_bytes(config)
+    for place in (f"gs://{buckets.data.bucket}/models/odd", str(folder)):
+        assert problems(world, training={"base_model_id": place}) == {"training_config.base_model_id": code}
+
+
+def test_a_pipe_for_a_config_keeps_nobody_waiting(world: World, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.json")
+    models = Path(world.services.buckets.data.uri("models"))
+    models.mkdir()
+    os.mkfifo(models / "config.json")
+    place = f"gs://{world.services.buckets.data.bucket}/models"
+    assert problems(world, training={"base_model_id": place}) == {
+        "training_config.base_model_id": "base_model_not_found"
+    }
+    assert problems(world, training={"base_model_id": str(tmp_path)}) == {
+        "training_config.base_model_id": "bad_base_model"
+    }
 
 
 def test_of_fifty_requests_with_one_key_one_becomes_a_job_with_its_own_token(world: World) -> None:

@@ -48,7 +48,6 @@ def test_a_template_renders_as_transformers_renders_it(tmp_path: Path, text: str
     [
         ("chat_template.jinja", "here", "chat_template.jinja"),
         ("chat_template.json", json.dumps({"chat_template": "here"}), "chat_template.json"),
-        ("chat_template.json", "{", "gemtune's own for Gemma"),
         ("other.txt", "", "gemtune's own for Gemma"),
     ],
 )
@@ -57,6 +56,14 @@ def test_a_template_is_found_in_its_file(tmp_path: Path, file: str, content: str
     found = ChatTemplate(tmp_path, SPECIAL)
     assert found.source == source
     assert (found.render(MESSAGES) == "here") == (source == file)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"chat_template": "\\ud800"}', "[" * 3000])
+def test_a_file_that_cannot_be_read_is_no_reason_to_take_another_template(tmp_path: Path, content: str) -> None:
+    (tmp_path / "chat_template.json").write_text(content)
+    with pytest.raises(StepError, match=r"chat_template\.json") as failed:
+        ChatTemplate(tmp_path, SPECIAL)
+    assert failed.value.code == "bad_base_model"
 
 
 @pytest.mark.parametrize(

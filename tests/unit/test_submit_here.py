@@ -12,7 +12,7 @@ from tests.fakes import World
 
 @pytest.mark.parametrize(
     ("config", "code"),
-    [('{"model_type": "llama"}', "not_a_gemma"), ("{", "bad_base_model"), ("[]", "not_a_gemma")],
+    [('{"model_type": "llama"}', "not_a_gemma"), ("{", "bad_base_model"), ("[]", "bad_base_model")],
 )
 def test_a_folder_that_is_no_gemma_is_refused(world: World, tmp_path: Path, config: str, code: str) -> None:
     (tmp_path / "config.json").write_text(config)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from gemtune.errors import StepError
+from gemtune.untrusted import MAX_MODEL_FILE_BYTES, Unreadable, read_file, read_json_object
 
 WEIGHTS = ".safetensors"
 INDEX = "model.safetensors.index.json"
@@ -76,10 +76,12 @@ def _number(config: Mapping[str, Any], name: str) -> int | None:
 
 
 def _json_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file of a base model. As transformers reads it, the last of several values of a key counts."""
+    named, limit = f"{path.name} of the base model", MAX_MODEL_FILE_BYTES
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise StepError("bad_base_model", f"{path.name} of the base model cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise StepError("bad_base_model", f"{path.name} of the base model is no JSON object")
-    return found
+        content = read_file(path, named=named, max_bytes=limit)
+        return read_json_object(content, named=named, max_bytes=limit, repeated_keys=True)
+    except OSError as error:
+        raise StepError("bad_base_model", f"{named} cannot be read: {error}", hint="save the model again") from error
+    except Unreadable as error:
+        raise StepError("bad_base_model", error.message, hint="save the model again") from error

@@ -10,6 +10,7 @@ from gemtune.errors import ObjectNotFound, StepError, UnsafeName
 from gemtune.machines.model_size import ModelSize
 from gemtune.ports import Buckets, Objects
 from gemtune.request import base_model
+from gemtune.untrusted import MAX_BYTES
 from trainer.base_model import folder_contents, hub_download
 from trainer.base_model.folder_contents import config_of as config_of
 
@@ -60,7 +61,7 @@ def size(buckets: Buckets, provided: Mapping[str, str]) -> ModelSize | None:
         return None
     objects, prefix = _bucket_of(buckets, provided["place"])
     names = {stat.name: stat.bytes for stat in objects.list(f"{prefix}/")}
-    return base_model.files(objects.read(f"{prefix}/config.json"), names).size
+    return base_model.files(lambda: objects.read(f"{prefix}/config.json", max_bytes=MAX_BYTES), names).size
 
 
 def without_weights(buckets: Buckets, provided: Mapping[str, str], work: Path) -> Path:

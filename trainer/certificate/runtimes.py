@@ -3,7 +3,6 @@ answers; logits come some positions at a time, since one position has 262,144 of
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import torch
 
 from trainer.base_model import folder_contents
-from trainer.conversation.chat_template import ChatTemplate
+from trainer.conversation.chat_template import ChatTemplate, json_object
 from trainer.export import modelfile
 from trainer.gguf.llama_library import POSITIONS, LlamaModel
 
@@ -155,7 +154,7 @@ def _template_in(model: LlamaModel, trained: Path) -> ChatTemplate:
 
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "chat_template.jinja").write_text(model.chat_template or "")
-        return ChatTemplate(Path(folder), json.loads((trained / "tokenizer_config.json").read_text()))
+        return ChatTemplate(Path(folder), json_object(trained / "tokenizer_config.json"))
 
 
 def dtype_for(folder: Path) -> torch.dtype | Literal["auto"]:

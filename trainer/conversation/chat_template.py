@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gemtune.errors import StepError
+from gemtune.untrusted import MAX_MODEL_FILE_BYTES, Unreadable, read_file, read_json_object
 from trainer.conversation.messages import Messages
 
 OWN_TEMPLATE = Path(__file__).parent / "gemma_chat_template.jinja"
@@ -66,12 +67,16 @@ def _found(folder: Path, tokenizer_config: dict[str, Any]) -> tuple[str, str]:
 
 
 def json_object(path: Path) -> dict[str, Any]:
-    """What a JSON file holds; {} when it is not there or holds no object."""
+    """Read a JSON file beside a model; {} when it is not there. As transformers reads it, the last of several values of
+    a key counts. Raises StepError `bad_base_model`."""
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        content = read_file(path, max_bytes=MAX_MODEL_FILE_BYTES)
+        return read_json_object(content, named=path.name, max_bytes=MAX_MODEL_FILE_BYTES, repeated_keys=True)
+    except FileNotFoundError:
         return {}
-    return found if isinstance(found, dict) else {}
+    except (OSError, Unreadable) as error:
+        message = f"a file of the base model cannot be read: {error}"
+        raise StepError("bad_base_model", message, hint="save the model again") from error
 
 
 def _text_of(token: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from gemtune.errors import ObjectNotFound, StepError, UnsafeName
 from gemtune.ports import Objects
+from gemtune.untrusted import MAX_BYTES, Unreadable, read_json, read_json_object
 
 TRAIN_NAMES = ("train", "training")
 EVAL_NAMES = ("eval", "evaluation", "validation", "test")
@@ -47,13 +47,13 @@ def find(data: Objects, dataset_id: str, work: Path) -> Dataset:
     """The files of a dataset. Raises StepError `dataset_not_found` or `bad_dataset`."""
     folder = f"processed_datasets/{dataset_id}"
     try:
-        metadata = json.loads(data.read(f"{folder}/metadata.json"))
+        metadata = read_json(data.read(f"{folder}/metadata.json", max_bytes=MAX_BYTES), named="metadata.json")
     except ObjectNotFound:
         names = {stat.name.removeprefix(f"{folder}/") for stat in data.list(f"{folder}/")}
         splits = {split: f"{split}.{kind}" for split in (*TRAIN_NAMES, *EVAL_NAMES) for kind in KINDS
                   if f"{split}.{kind}" in names}  # fmt: skip
-    except ValueError:
-        raise _bad("metadata.json is not JSON") from None
+    except Unreadable as error:
+        raise _bad(error.message) from None
     else:
         splits = _splits_of(metadata)
     train = next((splits[name] for name in TRAIN_NAMES if name in splits), None)
@@ -109,12 +109,9 @@ def _jsonl_rows(path: Path, longest: int) -> Iterator[Row]:
 
 def _parsed(line: bytes) -> dict[str, Any] | Refused:
     try:
-        row = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        return Refused("not UTF-8")
-    except (ValueError, RecursionError):
-        return Refused("not JSON")
-    return row if isinstance(row, dict) else Refused("not a JSON object")
+        return read_json_object(line, max_bytes=len(line))
+    except Unreadable as error:
+        return Refused(error.message.removeprefix("this ").removeprefix("is "))
 
 
 def _parquet_rows(path: Path, *, at_once: int) -> Iterator[Row]:

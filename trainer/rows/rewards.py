@@ -5,7 +5,6 @@ Completions are a model's, answers a user's: neither is ever run, and each funct
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from typing import Any, assert_never
 from gemtune.request import rl_spec
 from gemtune.request.matching import patterns, schemas
 from gemtune.request.rewards import ExactAnswer, JsonSchema, Length, NumericAnswer, Regex, Reward
+from gemtune.untrusted import Unreadable, read_json
 
 # completion's text, its tokens, the row's answer -> reward
 Score = Callable[[str, int, str | None], float]
@@ -95,9 +95,9 @@ def json_schema(text: str, validator: Any) -> float:
     """1.0 when the text, or its last fenced code block, is JSON that the schema allows."""
     block = _last_block(text)
     try:
-        value = json.loads(text if block is None else block, parse_constant=_no_json, parse_float=_finite)
+        value = read_json(text if block is None else block, max_bytes=len(text), repeated_keys=True)
         return float(validator.is_valid(value))
-    except (ValueError, RecursionError, OverflowError):  # no JSON, nested too deep, or a number beyond all floats
+    except (Unreadable, RecursionError):  # a schema may refer to itself
         return 0.0
 
 
@@ -137,14 +137,3 @@ def _after(text: str, marker: str | None) -> str | None:
 def _plain(text: str, ignore_case: bool) -> str:
     plain = " ".join(unicodedata.normalize("NFKC", text).split())
     return plain.casefold() if ignore_case else plain
-
-
-def _no_json(constant: str) -> float:
-    raise ValueError(f"{constant} is no JSON")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if value in (float("inf"), float("-inf")):
-        raise ValueError("a number beyond all floats")
-    return value

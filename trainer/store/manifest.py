@@ -11,6 +11,7 @@ from pathlib import Path
 from gemtune.errors import GemtuneError, ObjectNotFound
 from gemtune.jobs.record import Artifact
 from gemtune.ports import Objects
+from gemtune.untrusted import MAX_MODEL_FILE_BYTES, Unreadable, read_json
 
 NAME = "manifest.json"
 
@@ -62,9 +63,11 @@ def seal(objects: Objects, prefix: str, artifacts: Sequence[Artifact]) -> None:
 def read_whole(objects: Objects, prefix: str) -> Manifest | None:
     """The manifest of a folder, if it is there and every file has the size it says."""
     try:
-        listed = json.loads(objects.read(f"{prefix}/{NAME}"))["files"]
+        listed = read_json(
+            objects.read(f"{prefix}/{NAME}", max_bytes=MAX_MODEL_FILE_BYTES), max_bytes=MAX_MODEL_FILE_BYTES
+        )["files"]
         artifacts = [Artifact.model_validate(entry) for entry in listed]
-    except (ObjectNotFound, ValueError, KeyError, TypeError):
+    except (ObjectNotFound, Unreadable, ValueError, KeyError, TypeError):
         return None
     stats = [objects.stat(f"{prefix}/{artifact.name}") for artifact in artifacts]
     sizes = [None if stat is None else stat.bytes for stat in stats]

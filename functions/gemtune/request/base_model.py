@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ from gemtune.errors import Problem
 from gemtune.machines import model_size
 from gemtune.machines.model_size import ModelSize
 from gemtune.request.spec import HUB_ID
+from gemtune.untrusted import Unreadable, read_json_object
 
 # Where prepare copies models of the Hub to, in the export bucket.
 COPIES = "models"
@@ -29,18 +29,18 @@ class BaseModel:
 class ModelFiles:
     """What the folder of a base model holds.
 
-    config: its config.json as JSON knows it; None when it is missing, or is not JSON. weights_bytes: of its weights in
-    all, 0 when they were not counted.
+    config: its config.json; None when it is missing or cannot be read, and config_problem says why it cannot.
+    weights_bytes: of its weights in all, 0 when they were not counted.
     """
 
-    config: Any
-    config_is_missing: bool = False
+    config: Mapping[str, Any] | None
+    config_problem: str | None = None
     weights_bytes: int = 0
 
     @property
     def fields(self) -> Mapping[str, Any]:
-        """The fields of its config.json; none when that is no JSON object."""
-        return self.config if isinstance(self.config, dict) else {}
+        """The fields of its config.json; none when that is missing or cannot be read."""
+        return {} if self.config is None else self.config
 
     @property
     def size(self) -> ModelSize | None:
@@ -77,10 +77,20 @@ def copies_of(repository: str) -> str:
     return f"{COPIES}/{repository.replace('/', '--')}"
 
 
-def files(config: bytes | None, objects: Mapping[str, int]) -> ModelFiles:
-    """What a folder holds. config: its config.json, None when there is none. objects: name -> bytes of its files."""
+def files(read_config: Callable[[], bytes | None], objects: Mapping[str, int]) -> ModelFiles:
+    """Describe a folder.
+
+    read_config: reads its config.json, None when there is none; may raise Unreadable. objects: name -> bytes of its
+    files.
+    """
     weights = sum(size for name, size in objects.items() if name.endswith(".safetensors"))
-    return ModelFiles(None if config is None else _json(config), config is None, weights)
+    try:
+        content = read_config()
+        # As transformers reads it, the last of several values of a key counts.
+        config = None if content is None else read_json_object(content, named="its config.json", repeated_keys=True)
+    except Unreadable as error:
+        return ModelFiles(None, error.message, weights)
+    return ModelFiles(config, None, weights)
 
 
 def sees(config: object) -> bool:
@@ -89,10 +99,3 @@ def sees(config: object) -> bool:
     if not isinstance(config, dict) or config.get("model_type") != "gemma3":
         return False
     return isinstance(config.get("vision_config"), dict)
-
-
-def _json(content: bytes) -> Any:
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError):
-        return None

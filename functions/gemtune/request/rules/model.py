@@ -27,11 +27,11 @@ def is_a_gemma(request: TrainRequest, facts: Facts) -> list[Problem]:
         return [
             Problem(LOC, "this service has no local folders", "bad_base_model", "use a Hub id or gs://bucket/folder")
         ]
-    if files.config_is_missing:
+    if files.config_problem is not None:
+        return [Problem(LOC, files.config_problem, "bad_base_model", "save the model again")]
+    if files.config is None:
         hint = "the folder holds config.json, *.safetensors and the tokenizer's files"
         return [Problem(LOC, "there is no config.json in this folder", "base_model_not_found", hint)]
-    if files.config is None:
-        return [Problem(LOC, "its config.json is not JSON", "bad_base_model", "save the model again")]
     kind = str(files.fields.get("model_type", "unknown"))
     if not kind.startswith("gemma"):
         return [Problem(LOC, f"it is a {kind[:40]} model, not a Gemma", "not_a_gemma", "use a Gemma model")]

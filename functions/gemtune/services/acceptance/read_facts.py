@@ -16,6 +16,7 @@ from gemtune.request import base_model
 from gemtune.request.base_model import ModelFiles
 from gemtune.request.facts import DatasetFiles, Deployment, Facts
 from gemtune.request.spec import Spec, TrainRequest
+from gemtune.untrusted import MAX_BYTES, read_file
 
 # What makes a folder a dataset: one of these.
 DATASET_FILES = ("metadata.json", "train.jsonl", "train.parquet", "training.jsonl", "training.parquet")
@@ -58,7 +59,7 @@ class ReadFacts:
                 bucket, _, folder = model.place.partition("/")
                 objects = self.buckets.named(bucket)
                 if objects is None:
-                    return base_model.files(None, {})
+                    return ModelFiles(None)
                 return self._files_in(objects, folder)
             case "hub":
                 if model_size.by_name(model.place) is not None:
@@ -69,9 +70,9 @@ class ReadFacts:
         try:
             listed = objects.list(f"{folder}/") if self._chooses_machine else ()
             names = {stat.name: stat.bytes for stat in listed}
-            return base_model.files(_read(objects, f"{folder}/config.json"), names)
-        except UnsafeName:
-            return base_model.files(None, {})
+            return base_model.files(lambda: _read_config(objects, f"{folder}/config.json"), names)
+        except UnsafeName as error:
+            return ModelFiles(None, error.message)
 
     def _files_of_copy(self, repository: str) -> ModelFiles | None:
         """What prepare has copied of a repository before, of any of its revisions; None while that is nothing."""
@@ -82,7 +83,7 @@ class ReadFacts:
             return None
         folder = config.removesuffix("config.json")
         revision = {name: size for name, size in names.items() if name.startswith(folder)}
-        return base_model.files(_read(export, config), revision)
+        return base_model.files(lambda: _read_config(export, config), revision)
 
     def _size(self, request: Spec, files: ModelFiles | None) -> ModelSize | None:
         if not self._chooses_machine:
@@ -109,9 +110,9 @@ class ReadFacts:
         return True
 
 
-def _read(objects: Objects, name: str) -> bytes | None:
+def _read_config(objects: Objects, name: str) -> bytes | None:
     try:
-        return objects.read(name)
+        return objects.read(name, max_bytes=MAX_BYTES)
     except ObjectNotFound:
         return None
 
@@ -119,6 +120,6 @@ def _read(objects: Objects, name: str) -> bytes | None:
 def _files_of_folder(path: Path) -> ModelFiles:
     """What a folder of this machine holds. Its weights are not counted, since nobody chooses a machine for them."""
     try:
-        return base_model.files((path / "config.json").read_bytes(), {})
+        return base_model.files(lambda: read_file(path / "config.json", named="its config.json"), {})
     except OSError:
-        return base_model.files(None, {})
+        return ModelFiles(None)
