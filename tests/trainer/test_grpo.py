@@ -196,6 +196,27 @@ def test_an_evaluation_changes_nothing_of_the_training_and_no_batch_size_changes
     assert first.reward == pytest.approx((first.rewards or {})["has_e"] + 0.25 * (first.rewards or {})["length"])
 
 
+def test_rows_that_one_reward_cannot_judge_are_trained_on_by_the_others(
+    bench_of: Callable[..., Bench], talkative: Path, tmp_path: Path
+) -> None:
+    """Half of the train rows have an answer without a number, and all but one of the held-out rows."""
+    bench = grpo_bench(bench_of, talkative, HAS_AN_E, {"type": "numeric_answer", "weight": 4.0}, max_steps=3)
+    bench.put("train", [{"prompt": f"Number {n}?", "answer": str(n) if n % 2 else "many"} for n in range(24)])
+    bench.put("eval", [{"prompt": f"Number {n}?", "answer": "1" if n == 0 else "many"} for n in range(8)])
+    bench.to(Step.TRAIN)
+    metrics = bench.job.metrics
+    assert metrics is not None
+    assert set(metrics.rewards or {}) == {"has_e", "numeric_answer"}
+    trainer = trainer_of(bench, tmp_path)
+    found = trainer.figures()
+    judged = torch.cat(trainer._evaluated)
+    assert torch.isnan(judged[:, 1]).sum() == 7
+    expected = [has_e + (0 if math.isnan(number) else 4 * number) for has_e, number in judged.tolist()]
+    assert found.reward == pytest.approx(statistics.mean(expected))
+    name = f"jobs/{bench.job_id}/metrics/{bench.job.steps[Step.TRAIN].attempt}.jsonl"
+    assert b"NaN" not in bench.services.buckets.export.read(name)
+
+
 def test_a_model_that_computes_no_numbers_fails_with_what_to_do(
     bench_of: Callable[..., Bench], talkative: Path, tmp_path: Path
 ) -> None:

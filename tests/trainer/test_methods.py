@@ -21,7 +21,9 @@ from trainer.rows.prepared import read_tokens
 
 def held_out(bench: Bench) -> list[Encoded]:
     folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
-    return [Encoded(row["input_ids"], row["labels"], False) for row in read_tokens(folder / "eval.parquet")]
+    return [
+        Encoded(row["input_ids"], row["labels"], len(row["input_ids"])) for row in read_tokens(folder / "eval.parquet")
+    ]
 
 
 def place(bench: Bench, name: str) -> Path:

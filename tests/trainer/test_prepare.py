@@ -17,7 +17,7 @@ import pytest
 from gemtune.errors import StepError
 from gemtune.jobs.status import Step
 from tests import rows
-from tests.trainer.conftest import Bench
+from tests.trainer.conftest import END_OF_TURN, Bench
 from trainer.context import StopRequested
 from trainer.rows.prepared import read_tokens
 from trainer.steps import prepare
@@ -139,6 +139,73 @@ def test_long_rows_are_cut_and_a_row_cut_to_nothing_is_refused(bench_of: Callabl
     (entry,) = refused(bench)
     assert entry["row"] == 22
     assert "max_seq_length" in entry["reason"]
+
+
+def warnings(bench: Bench) -> dict[str, str]:
+    """code -> sentence, which the record, the event and the report have alike."""
+    done = next(e for e in bench.services.store.events(bench.job_id, after=0) if e.type == "prepare_done")
+    told = {warning.code: warning.message for warning in bench.job.warnings}
+    for place in (done.details.get("warnings", []), bench.read("prepared/1/report.json")["warnings"]):
+        assert {warning["code"]: warning["message"] for warning in place} == told
+    return told
+
+
+LONG = {"prompt": "Hi", "completion": "boat " * 100}
+TWO_TURNS = {"messages": [USER, ANSWER, USER, {"role": "assistant", "content": "boat " * 100}]}
+
+
+def test_rows_that_lose_their_end_are_counted_and_told(
+    bench_of: Callable[..., Bench], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A row of two turns still has the end of the first."""
+    bench = bench_of(max_seq_length=40)
+    bench.put("train", [*rows.train_rows(20), LONG, TWO_TURNS, LONG])
+    bench.run(Step.PREPARE)
+    report = bench.read("prepared/1/report.json")["train"]
+    assert (report["truncated"], report["cut_ends"]) == (3, 2)
+    (message,) = warnings(bench).values()
+    assert message.startswith("2 of 23 rows of train.jsonl are longer than 40 tokens and are cut before an answer ends")
+    assert message in caplog.text
+    (warning,) = bench.job.warnings
+    whole = int(str(warning.hint).split()[3].rstrip(","))
+    again = bench_of(max_seq_length=whole)
+    again.put("train", [*rows.train_rows(20), LONG, LONG])
+    again.run(Step.PREPARE)
+    assert warnings(again) == {}
+
+
+def test_rows_that_all_lose_their_end_are_not_trained_on(bench_of: Callable[..., Bench]) -> None:
+    bench = bench_of(max_seq_length=40)
+    bench.put("train", [LONG, LONG])
+    code, message = code_of_failure(bench)
+    assert code == "ends_cut_off"
+    assert "2 of 2 rows" in message
+
+
+def test_a_row_cut_right_behind_its_end_has_it(bench_of: Callable[..., Bench]) -> None:
+    """What is cut off is the line break behind the token that ends a turn."""
+    whole = bench_of()
+    whole.put("train", [LONG])
+    whole.run(Step.PREPARE)
+    (row,) = tokens(whole, "train")
+    assert row["input_ids"][-2] == END_OF_TURN
+    for short, fails in ((1, False), (2, True)):
+        bench = bench_of(max_seq_length=len(row["input_ids"]) - short)
+        bench.put("train", [LONG])
+        if fails:
+            assert code_of_failure(bench)[0] == "ends_cut_off"
+        else:
+            bench.run(Step.PREPARE)
+            assert bench.read("prepared/1/report.json")["train"]["truncated"] == 1
+            assert warnings(bench) == {}
+
+
+def test_refused_rows_are_told(bench: Bench) -> None:
+    bench.put("train", [*rows.train_rows(20), {"messages": [USER]}])
+    bench.run(Step.PREPARE)
+    assert warnings(bench) == {
+        "rows_refused": "1 of 21 rows of train.jsonl cannot be used: row 21: no turn of the assistant"
+    }
 
 
 def test_a_model_that_does_not_say_how_long_rows_may_be_leaves_it_to_the_request(

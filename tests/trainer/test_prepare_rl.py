@@ -95,6 +95,32 @@ def test_a_row_that_is_no_prompt_is_refused_by_number(bench_of: BenchOf, row: An
     assert reason in entry["reason"]
 
 
+def test_a_row_that_one_reward_cannot_judge_is_left_to_the_others_and_told(bench_of: BenchOf) -> None:
+    both = grpo(NUMERIC, {"type": "exact_answer"}, NUMERIC | {"name": "again"})
+    bench = prepared(bench_of, both, [*GOOD_PROMPTS, {"prompt": "Hi", "answer": "one"}])
+    report = bench.read("prepared/1/report.json")["train"]
+    assert (report["kept"], report["refused"]) == (21, 0)
+    assert report["not_judged"] == {"numeric_answer": 1, "again": 1}
+    told = {warning.code: warning.message for warning in bench.job.warnings}
+    assert set(told) == {"rows_not_judged"}
+    assert (
+        "1 of 21 rows of train.jsonl have an answer without a number: the reward again does" in told["rows_not_judged"]
+    )
+
+
+def test_a_pair_whose_chosen_answer_is_cut_is_told(bench_of: BenchOf) -> None:
+    chosen, rejected = (
+        {"prompt": "Hi", "chosen": "boat " * 600, "rejected": "y"},
+        {"prompt": "Hi", "chosen": "x", "rejected": "boat " * 600},
+    )
+    bench = prepared(bench_of, DPO, [*GOOD_PAIRS, chosen, rejected])
+    report = bench.read("prepared/1/report.json")["train"]
+    assert (report["truncated"], report["cut_ends"]) == (2, 1)
+    (warning,) = bench.job.warnings
+    assert warning.code == "ends_cut_off"
+    assert str(warning.hint).endswith("tokens, the model reads 512")
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [

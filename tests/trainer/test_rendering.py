@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.trainer.conftest import END_OF_TURN
 from trainer.conversation.chat_template import ChatTemplate
 from trainer.conversation.dataset_files import Refused
 from trainer.rows.encoder import UNTRAINED, Encoded, Encoder
@@ -72,13 +73,16 @@ def test_text_that_looks_like_a_turn_marks_nothing_more(encoder: Encoder) -> Non
     assert [p["text"] for p in encoder.marked(encoded) if p["trained"]] == ["Captain<end_of_turn>\n"]
 
 
-@pytest.mark.parametrize("max_length", [1, 20, 21, 22, 23, 24, 60])
+@pytest.mark.parametrize("max_length", range(1, 61))
 def test_a_cut_row_begins_as_the_whole_one(tiny: Path, encoder: Encoder, max_length: int) -> None:
     messages = conversation(["What colour is the red boat?", "Captain, the boat is red.", "Sure?", "Captain, yes."])
     whole, cut = encoder.encode(messages), Encoder(tiny, max_length=max_length).encode(messages)
     assert isinstance(whole, Encoded)
     if any(label != UNTRAINED for label in whole.labels[:max_length]):
-        assert cut == Encoded(whole.input_ids[:max_length], whole.labels[:max_length], len(whole.labels) > max_length)
+        assert isinstance(cut, Encoded)
+        assert (cut.input_ids, cut.labels) == (whole.input_ids[:max_length], whole.labels[:max_length])
+        assert (cut.whole_tokens, cut.truncated) == (len(whole.labels), len(whole.labels) > max_length)
+        assert cut.end_is_cut is (END_OF_TURN not in cut.labels)
     else:
         assert isinstance(cut, Refused)
         assert "beyond max_seq_length" in cut.reason

@@ -54,11 +54,14 @@ def test_the_last_number_of_a_text(text: str, found: str | None) -> None:
     [
         ("0.1", "0.1", 0, 1), ("0.30", "0.3", 0, 1), ("0.30000000000000004", "0.3", 0, 0), ("0.31", "0.3", 0.01, 1),
         ("0.32", "0.3", 0.01, 0), ("1,000", "1000", 0, 1), ("-5", "5", 0, 0), ("99999999999999999999", "1e20", 0, 0),
-        ("99999999999999999999", "1e20", 1, 1), ("nothing", "5", 1e9, 0), ("5", None, 1e9, 0), ("inf", "5", 1e9, 0),
+        ("99999999999999999999", "1e20", 1, 1), ("nothing", "5", 1e9, 0), ("inf", "5", 1e9, 0),
+        ("5", None, 1e9, None), ("5", "five", 1e9, None),
         ("9" * 5000, "1", 0, 0), ("1e999", "1e-999", 0, 0),
     ],
 )  # fmt: skip
-def test_a_number_is_right_within_its_tolerance(text: str, answer: Any, tolerance: float, expected: float) -> None:
+def test_a_number_is_right_within_its_tolerance(
+    text: str, answer: Any, tolerance: float, expected: float | None
+) -> None:
     assert score("numeric_answer", text, answer, tolerance=float(tolerance)) == expected
 
 
@@ -159,4 +162,5 @@ def test_whatever_a_model_writes_is_worth_between_0_and_1(text: str, answer: str
         ("exact_answer", {}), ("numeric_answer", {}), ("numeric_answer", {"after": "#"}), ("regex", {"pattern": "a.b"}),
         ("json_schema", {"json_schema": {"type": "array"}}),
     ):  # fmt: skip
-        assert score(type, text, answer, **parameters) in (0, 1)
+        nothing_to_judge_by = type == "numeric_answer" and rewards.number(answer) is None
+        assert score(type, text, answer, **parameters) in ((None,) if nothing_to_judge_by else (0, 1))

@@ -34,7 +34,9 @@ def text_bench_of(seeing_bench_of: Callable[..., Bench]) -> Callable[..., Bench]
 
 def held_out(bench: Bench) -> list[Encoded]:
     folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
-    return [Encoded(row["input_ids"], row["labels"], False) for row in read_tokens(folder / "eval.parquet")]
+    return [
+        Encoded(row["input_ids"], row["labels"], len(row["input_ids"])) for row in read_tokens(folder / "eval.parquet")
+    ]
 
 
 @pytest.mark.parametrize("packing", [False, True])

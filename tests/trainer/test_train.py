@@ -54,7 +54,7 @@ def test_it_learns_and_the_export_loads_and_the_figures_are_the_adapters_own(ben
     model = PeftModel.from_pretrained(base, job.adapter_path).eval()
 
     folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
-    held_out = [Encoded(r["input_ids"], r["labels"], False) for r in read_tokens(folder / "eval.parquet")]
+    held_out = [Encoded(r["input_ids"], r["labels"], len(r["input_ids"])) for r in read_tokens(folder / "eval.parquet")]
     loss, accuracy, perplexity = independent(model, held_out)
     assert job.metrics is not None
     assert job.metrics.eval_loss == pytest.approx(loss, rel=1e-4)

@@ -104,6 +104,24 @@ def test_follow_ends_with_the_job_and_lives_through_a_restart(played: Played, st
     assert len(slept) == 4
 
 
+WARNING = {"code": "ends_cut_off", "message": "2 of 9 rows are cut", "hint": "raise max_seq_length to 80"}
+SAID = "2 of 9 rows are cut (raise max_seq_length to 80)"
+
+
+def test_a_warning_is_shown_with_the_end_of_a_job_and_in_its_status(
+    played: Played, capsys: pytest.CaptureFixture[str]
+) -> None:
+    played.answers["GET", "/jobs/training_x/status"] = (200, shown("completed", warnings=[WARNING]))
+    follow.follow(Connection(played.url, as_json=False), "training_x", sleep=lambda _: None)
+    assert capsys.readouterr().err == f"warning: {SAID}\n"
+    assert SAID in run("status", "training_x", url=played.url).stdout
+
+
+def test_a_warning_is_read_in_an_event() -> None:
+    event = {"seq": 3, "at": "2026-11-24T12:00:00Z", "type": "prepare_done", "details": {"warnings": [WARNING]}}
+    assert follow.line_of(event).endswith("prepare_done         warnings: 2 of 9 rows are cut")
+
+
 def test_follow_gives_up_on_a_service_that_stays_away() -> None:
     slept: list[float] = []
     assert follow.follow(Connection("http://127.0.0.1:9", as_json=False), "x", sleep=slept.append) == 5

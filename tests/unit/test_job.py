@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from gemtune.errors import GemtuneError, IllegalMove, JobIsRunning, NothingTrained, StaleAttempt, StaleClaim
 from gemtune.jobs import changes, launches, record, status, steps
-from gemtune.jobs.record import Artifact, Claim, Failure, Job, Mark, Metrics, StepRecord, StepResult
+from gemtune.jobs.record import Artifact, Claim, Failure, Job, JobWarning, Mark, Metrics, StepRecord, StepResult
 from gemtune.jobs.status import MOVES, Status, Step
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -144,6 +144,16 @@ def test_a_step_leaves_what_it_does_not_deliver_as_it_was() -> None:
     job, (event,) = steps.step_done(job, mark, StepResult(adapter_path="there"), at=NOW)
     assert (job.metrics, job.artifacts, job.adapter_path) == (delivered.metrics, delivered.artifacts, "there")
     assert event.details == {"adapter_path": "there"}
+
+
+def test_what_a_step_warns_of_is_in_the_record_and_in_its_event() -> None:
+    job, mark = running(Step.PREPARE)
+    warning = JobWarning(code="ends_cut_off", message="2 of 9 rows are cut", hint="raise max_seq_length")
+    job, (event,) = steps.step_done(job, mark, StepResult(warnings=(warning,)), at=NOW)
+    assert job.warnings == (warning,)
+    assert (event.type, event.details) == ("prepare_done", {"warnings": [warning.model_dump()]})
+    silent, (event,) = steps.step_done(*running(Step.PREPARE), at=NOW)
+    assert (silent.warnings, event.details) == ((), {})
 
 
 def test_a_step_that_is_done_is_not_begun_again() -> None:

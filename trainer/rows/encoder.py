@@ -25,12 +25,17 @@ Span = tuple[int, int]
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """input_ids and labels, of the same length and not shifted; labels are UNTRAINED where nothing is learned.
-    pictures: the numbers of those that its tokens stand for, once they are in an album."""
+
+    whole_tokens: of the row before it was cut. end_is_cut: whether it is trained on the end of no answer. pictures: the
+    numbers of those that its tokens stand for, once they are in an album."""
 
     input_ids: list[int]
     labels: list[int]
-    truncated: bool
+    whole_tokens: int
+    end_is_cut: bool = False
     pictures: Sequence[int] = ()
+
+    unjudged_by = ()
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -39,6 +44,10 @@ class Encoded:
     @property
     def tokens(self) -> int:
         return len(self.input_ids)
+
+    @property
+    def truncated(self) -> bool:
+        return self.whole_tokens > self.tokens
 
     @property
     def trained_tokens(self) -> int:
@@ -100,7 +109,9 @@ class Encoder:
         known = self._known(ids)
         if isinstance(known, Refused):
             return known
-        encoded = Encoded(ids, _labels(ids, offsets, spans), truncated=len(encoding.ids) > len(ids))
+        whole_tokens = len(encoding.ids)
+        end_is_cut = whole_tokens > len(ids) and not any(len(text[:end].rstrip()) <= until for _, end in spans)
+        encoded = Encoded(ids, _labels(ids, offsets, spans), whole_tokens, end_is_cut)
         if encoded.trained_tokens > 0:
             return encoded
         if encoded.truncated:

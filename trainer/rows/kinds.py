@@ -18,7 +18,9 @@ from trainer.rows.prompts import Prompts
 
 
 class PreparedRow(Protocol):
-    """columns: by the names of the token file. tokens: of all it takes in memory at once, as far as prepare knows."""
+    """columns: by the names of the token file. tokens: of all it takes in memory at once, as far as prepare knows;
+    whole_tokens: before it was cut. end_is_cut: whether nothing is left of it that ends an answer. unjudged_by: the
+    rewards, by their names, that have nothing to compare its completions with."""
 
     @property
     def columns(self) -> Mapping[str, Any]: ...
@@ -31,6 +33,15 @@ class PreparedRow(Protocol):
 
     @property
     def truncated(self) -> bool: ...
+
+    @property
+    def whole_tokens(self) -> int: ...
+
+    @property
+    def end_is_cut(self) -> bool: ...
+
+    @property
+    def unjudged_by(self) -> Sequence[str]: ...
 
 
 class RowKind(Protocol):

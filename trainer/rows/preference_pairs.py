@@ -19,8 +19,11 @@ class Preference:
     prompt_ids: list[int]
     chosen_ids: list[int]
     rejected_ids: list[int]
-    truncated: bool
+    whole_tokens: int
+    end_is_cut: bool
     pictures: Sequence[int]
+
+    unjudged_by = ()
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -31,6 +34,10 @@ class Preference:
     def tokens(self) -> int:
         """Of the longer one of the two sequences."""
         return len(self.prompt_ids) + max(len(self.chosen_ids), len(self.rejected_ids))
+
+    @property
+    def truncated(self) -> bool:
+        return self.whole_tokens > self.tokens
 
     @property
     def trained_tokens(self) -> int:
@@ -48,7 +55,8 @@ class Preferences:
         self.columns: Sequence[str] = (*ids, PICTURES) if self.sees else ids
 
     def encode(self, row: dict[str, Any]) -> Preference | Refused:
-        """An answer that is too long loses its end."""
+        """An answer that is too long loses its end. Only that of the chosen one is missed: the model learns to answer
+        like it."""
         try:
             prompt, chosen, rejected = _parts(row, sees=self.sees)
         except BadRow as bad:
@@ -68,7 +76,8 @@ class Preferences:
         pictures = numbers(self._album, prompt)
         if isinstance(pictures, Refused):
             return pictures
-        return Preference(prompt_ids, kept[0], kept[1], truncated=kept != answers, pictures=pictures)
+        whole_tokens = len(prompt_ids) + max(map(len, answers))
+        return Preference(prompt_ids, kept[0], kept[1], whole_tokens, len(answers[0]) > room, pictures)
 
     def marked(self, preference: Preference) -> list[dict[str, Any]]:
         answers = {"chosen": preference.chosen_ids, "rejected": preference.rejected_ids}

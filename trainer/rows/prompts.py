@@ -23,8 +23,9 @@ class Prompt:
     prompt_ids: list[int]
     answer: str | None
     pictures: Sequence[int]
+    unjudged_by: Sequence[str] = ()
 
-    truncated = False  # a prompt cut short would ask something else
+    truncated = end_is_cut = False  # a prompt cut short would ask something else
     trained_tokens = 0  # what is trained on is yet to be sampled
 
     @property
@@ -35,9 +36,16 @@ class Prompt:
     def tokens(self) -> int:
         return len(self.prompt_ids)
 
+    @property
+    def whole_tokens(self) -> int:
+        return self.tokens
+
 
 class Prompts:
-    """`{"prompt", "answer"}`; the answer may be absent when no reward compares with it."""
+    """`{"prompt", "answer"}`; the answer may be absent when no reward compares with it.
+
+    An answer without a number gives a reward that compares numbers nothing to judge by. The row is kept for the other
+    rewards, and refused where there are none."""
 
     def __init__(self, encoder: Encoder, rl: GrpoConfig, album: Album | None, *, max_length: int):
         """album: where the pictures of a vision job are collected. max_length: tokens of prompt and completion
@@ -49,7 +57,9 @@ class Prompts:
             message = f"the base model reads {max_length} tokens, which leaves none for a prompt"
             raise StepError("completion_too_long", message, hint="lower max_completion_length")
         self._needs_answer = rl_spec.needs_answer(rl)
-        self._needs_number = any(reward.compares == "number" for reward in rl.rewards)
+        named = zip(rl_spec.names(rl.rewards), rl.rewards, strict=True)
+        self._need_number = tuple(name for name, reward in named if reward.compares == "number")
+        self._only_numbers = len(self._need_number) == len(rl.rewards)
 
     def encode(self, row: dict[str, Any]) -> Prompt | Refused:
         try:
@@ -62,7 +72,10 @@ class Prompts:
         if len(ids) > self._max_tokens:
             return Refused(f"the prompt has {len(ids)} tokens; max_seq_length leaves it {self._max_tokens}")
         pictures = numbers(self._album, messages)
-        return pictures if isinstance(pictures, Refused) else Prompt(ids, answer, pictures)
+        if isinstance(pictures, Refused):
+            return pictures
+        judged = answer is None or rewards.number(answer) is not None
+        return Prompt(ids, answer, pictures, () if judged else self._need_number)
 
     def marked(self, prompt: Prompt) -> list[dict[str, Any]]:
         pieces: list[dict[str, Any]] = [{"trained": False, "text": self._encoder.text(prompt.prompt_ids)}]
@@ -86,8 +99,8 @@ class Prompts:
             value.encode()
         except UnicodeEncodeError:
             raise BadRow("broken Unicode (half of a surrogate pair)") from None
-        if self._needs_number and rewards.number(value) is None:
-            raise BadRow("the answer holds no number, which a reward compares with")
+        if self._only_numbers and rewards.number(value) is None:
+            raise BadRow("the answer holds no number, which all rewards compare with")
         return value
 
 

@@ -16,9 +16,9 @@ from gemtune.request.matching import patterns, schemas
 from gemtune.request.rewards import ExactAnswer, JsonSchema, Length, NumericAnswer, Regex, Reward
 from gemtune.untrusted import Unreadable, read_json
 
-# completion's text, its tokens, the row's answer -> reward
-Score = Callable[[str, int, str | None], float]
-RewardFunction = Callable[..., list[float]]
+# completion's text, its tokens, the row's answer -> reward, or None where the row gives nothing to judge by
+Score = Callable[[str, int, str | None], float | None]
+RewardFunction = Callable[..., list[float | None]]
 
 # A number with a decimal point, thousands set off by commas or not at all. Its sign counts where nothing is subtracted.
 _NUMBER = re.compile(r"(?<![\w.])(?:(?<![\w.)])[+-])?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d{1,3}(?!\d))?")
@@ -36,7 +36,7 @@ def functions(rewards: Sequence[Reward]) -> list[RewardFunction]:
 def _function(name: str, score: Score) -> RewardFunction:
     def reward(
         completions: Sequence[str], completion_ids: Sequence[Sequence[int]], answer: Sequence[str | None], **_: Any
-    ) -> list[float]:
+    ) -> list[float | None]:
         rows = zip(completions, completion_ids, answer, strict=True)
         return [score(text, len(tokens), right) for text, tokens, right in rows]
 
@@ -70,11 +70,14 @@ def exact_answer(text: str, answer: str | None, reward: ExactAnswer) -> float:
     return float(_plain(found, reward.ignore_case) == _plain(answer, reward.ignore_case))
 
 
-def numeric_answer(text: str, answer: str | None, reward: NumericAnswer) -> float:
-    """1.0 when the last number of the text is at most `tolerance` off; compared as decimals, so 0.1 is 0.1."""
-    found = _after(text, reward.after)
-    given, right = number(found or ""), number(answer or "")
-    if given is None or right is None:
+def numeric_answer(text: str, answer: str | None, reward: NumericAnswer) -> float | None:
+    """1.0 when the last number of the text is at most `tolerance` off; compared as decimals, so 0.1 is 0.1. None when
+    the answer holds no number: TRL leaves such a reward out of the row's sum."""
+    right = number(answer or "")
+    if right is None:
+        return None
+    given = number(_after(text, reward.after) or "")
+    if given is None:
         return 0.0
     return float(abs(given - right) <= Decimal(repr(reward.tolerance)))
 

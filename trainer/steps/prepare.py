@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from gemtune.errors import NeedsLargerMachine, StepError
 from gemtune.jobs.record import StepResult
@@ -32,41 +30,15 @@ from trainer.pictures.tokens import picture_tokens
 from trainer.rows.encoder import Encoder
 from trainer.rows.kinds import RowKind, row_kind
 from trainer.rows.packing import packs
-from trainer.rows.prepared import TokenFile, histogram, prompts_a_step, read_tokens, row_lengths, total_train_steps
+from trainer.rows.prepared import TokenFile, prompts_a_step, read_tokens, row_lengths, total_train_steps
+from trainer.rows.tally import Tally
 from trainer.store import manifest
 
 log = logging.getLogger(__name__)
 
-# A dataset with a larger share of bad rows is not the one that its owner meant.
-MAX_REFUSED_SHARE = 0.1
-MAX_REFUSED_SHOWN, SAMPLES = 100, 3
+SAMPLES = 3
 # Of rows without a held-out split, this share is held out, up to a number that tells enough.
 EVAL_SHARE, MAX_EVAL_ROWS = 0.1, 500
-
-
-@dataclass
-class Tally:
-    """What became of the rows of one split. `lengths` counts rows by their tokens, so it stays small."""
-
-    lengths: Counter[int] = field(default_factory=Counter)
-    kept: int = 0
-    tokens: int = 0
-    trained_tokens: int = 0
-    truncated: int = 0
-    refused: list[dict[str, Any]] = field(default_factory=list)
-    refused_rows: int = 0
-    samples: list[list[dict[str, Any]]] = field(default_factory=list)
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest row."""
-        return max(self.lengths, default=0)
-
-    def to_json(self) -> dict[str, Any]:
-        counted = {"kept": self.kept, "refused": self.refused_rows, "truncated": self.truncated}
-        tokens = {"tokens": self.tokens, "trained_tokens": self.trained_tokens}
-        lengths = histogram(self.lengths) if self.kept else None
-        return counted | tokens | {"tokens_a_row": lengths, "refused_rows": self.refused}
 
 
 def run(context: Context) -> None:
@@ -87,7 +59,8 @@ def run(context: Context) -> None:
         conversion.check_family(model)
     asked = config.max_seq_length or DEFAULT_SEQ_LENGTH
     # Gemma 3 4B and larger leave out how many positions they have: 131,072, which is more than can be asked for.
-    max_length = min(asked, folder_contents.max_positions(model) or asked)
+    readable = folder_contents.max_positions(model)
+    max_length = min(asked, readable or asked)
     pictures = picture_tokens(folder, model) if context.spec.modality == "vision" else None
     encoder = Encoder(folder, max_length=max_length, vocab_size=folder_contents.vocab_size(model), pictures=pictures)
 
@@ -97,13 +70,16 @@ def run(context: Context) -> None:
     held_out: Tally | None = None
     with nullcontext() if pictures is None else Album(output / "pictures.arrow", source, pictures.size) as album:
         kind = row_kind(config, encoder, album, max_length=max_length)
-        train = _tokenize(dataset.train, kind, output / "train.parquet", context.check_stop)
+        train = Tally(dataset.train.name, max_length, readable)
+        _tokenize(dataset.train, kind, output / "train.parquet", train, context.check_stop)
         if dataset.eval is not None:
-            held_out = _tokenize(dataset.eval, kind, output / "eval.parquet", context.check_stop)
+            held_out = Tally(dataset.eval.name, max_length, readable)
+            _tokenize(dataset.eval, kind, output / "eval.parquet", held_out, context.check_stop)
     eval_rows = held_out.kept if held_out else 0
     if dataset.eval is None and config.eval_strategy != "no":
         eval_rows = _split_off(output, kind.columns, train.kept, seed=config.seed)
     rows = train.kept - (0 if held_out else eval_rows)
+    train.check_ends()
     _check_groups(config, rows)
     longest_row = max(tally.longest for tally in (train, held_out) if tally is not None)
     machine, export_machine = _machines(context, provided, longest_row)
@@ -122,13 +98,17 @@ def run(context: Context) -> None:
         "chat_template": encoder.template_source,
         "pictures": None if album is None else len(album),
     }
-    report = summary | {"train": train.to_json(), "eval": held_out.to_json() if held_out else None}
+    warnings = tuple(train.warnings())
+    report = summary | {"warnings": [warning.model_dump() for warning in warnings]}
+    report |= {"train": train.to_json(), "eval": held_out.to_json() if held_out else None}
     report["samples"] = train.samples
     (output / "prepared.json").write_text(json.dumps(summary, indent=1))
     (output / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False))
     manifest.publish(context.buckets.export, output, f"{context.prefix}/prepared/{context.mark.attempt}")
     log.info("%d rows to train on, %d held out, %d refused", rows, eval_rows, train.refused_rows)
-    result = StepResult(machine=machine, export_machine=export_machine)
+    for warning in warnings:
+        log.warning("%s; %s", warning.message, warning.hint)
+    result = StepResult(machine=machine, export_machine=export_machine, warnings=warnings)
     context.advance.done(context.job.job_id, context.mark, result)
 
 
@@ -150,39 +130,20 @@ def _machines(context: Context, provided: Mapping[str, str], longest_row: int) -
         raise StepError(error.code, error.message, hint=error.hint) from error
 
 
-def _tokenize(source: Path, kind: RowKind, target: Path, check_stop: Callable[[], None]) -> Tally:
+def _tokenize(source: Path, kind: RowKind, target: Path, tally: Tally, check_stop: Callable[[], None]) -> None:
     """Write the rows of a split that can be trained on. Raises StepError `empty_dataset`, `bad_rows`."""
-    tally = Tally()
     with TokenFile(target, kind.columns) as tokens:
         for number, row in dataset_files.rows(source, sees=kind.sees):
             check_stop()
             prepared = row if isinstance(row, Refused) else kind.encode(row)
             if isinstance(prepared, Refused):
-                tally.refused_rows += 1
-                if len(tally.refused) < MAX_REFUSED_SHOWN:
-                    tally.refused.append({"row": number, "reason": prepared.reason})
+                tally.refuse(number, prepared.reason)
                 continue
             tokens.add(prepared.columns)
-            tally.kept += 1
-            tally.lengths[prepared.tokens] += 1
-            tally.tokens += prepared.tokens
-            tally.trained_tokens += prepared.trained_tokens
-            tally.truncated += prepared.truncated
+            tally.add(prepared)
             if len(tally.samples) < SAMPLES:
                 tally.samples.append(kind.marked(prepared))
-    _check(source, tally)
-    return tally
-
-
-def _check(source: Path, tally: Tally) -> None:
-    seen = tally.kept + tally.refused_rows
-    if seen == 0:
-        raise StepError("empty_dataset", f"{source.name} has no rows", hint="put rows into it and submit again")
-    if tally.kept and tally.refused_rows <= seen * MAX_REFUSED_SHARE:
-        return
-    first = "; ".join(f"row {entry['row']}: {entry['reason']}" for entry in tally.refused[:5])
-    message = f"{tally.refused_rows} of {seen} rows of {source.name} cannot be used: {first}"
-    raise StepError("bad_rows", message, hint="correct these rows and submit again")
+    tally.check()
 
 
 def _check_groups(config: TrainingConfig, rows: int) -> None:

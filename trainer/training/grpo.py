@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,9 +130,10 @@ class GrpoTrainer(GRPOTrainer):
         finally:
             self.model.train(was_training)
             self._metrics["eval"].clear()
-        parts = torch.cat(self._evaluated).mean(dim=0)
-        reward = float(parts @ self.reward_weights.double())
-        return Figures(reward=reward, rewards=dict(zip(self.reward_func_names, parts.tolist(), strict=True)))
+        judged = torch.cat(self._evaluated)  # (prompts, rewards), no number where a reward cannot judge
+        reward = float((judged * self.reward_weights.double()).nansum(dim=1).mean())
+        parts = zip(self.reward_func_names, judged.nanmean(dim=0).tolist(), strict=True)
+        return Figures(reward=reward, rewards={name: part for name, part in parts if not math.isnan(part)})
 
 
 def make(

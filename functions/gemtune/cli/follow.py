@@ -57,6 +57,8 @@ def follow(connection: Connection, job_id: str, *, sleep: Callable[[float], None
     except Unreachable as error:
         click.echo(str(error), err=True)
         return UNREACHABLE
+    for warning in job.get("warnings", ()):
+        click.echo(f"warning: {warning['message']} ({warning['hint']})", err=True)
     if job["error"]:
         click.echo(f"{job['error_detail']['code']}: {job['error']}", err=True)
     elif job["adapter_path"]:
@@ -94,7 +96,10 @@ def follow_events(connection: Connection, job_id: str, *, sleep: Callable[[float
 
 
 def line_of(event: dict[str, Any]) -> str:
-    details = ", ".join(f"{name}: {value}" for name, value in event["details"].items() if value is not None)
+    said = {name: value for name, value in event["details"].items() if value is not None}
+    if "warnings" in said:
+        said["warnings"] = "; ".join(warning["message"] for warning in said["warnings"])
+    details = ", ".join(f"{name}: {value}" for name, value in said.items())
     return f"{event['seq']:3}  {event['at'][:19]}  {event['type']:20} {details}".rstrip()
 
 

@@ -116,6 +116,8 @@ def _print_job(job: dict[str, Any]) -> None:
             whose = (figures or {}).get("train_step")
             after = "" if whose is None else f", after train_step {whose}"
             click.echo(f"{title:22}{', '.join(f'{name} {value:.4f}' for name, value in shown.items())}{after}")
+    for warning in job.get("warnings", ()):  # a service of an older version has none
+        click.echo(f"{'warning:':22}{warning['message']} ({warning['hint']})")
     if job["error"]:
         click.echo(f"{'error:':22}{job['error']} ({job['error_detail']['code']})")
         if job["error_detail"]["hint"]:

@@ -9,7 +9,18 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from gemtune.jobs.events import Event
-from gemtune.jobs.record import Artifact, Attempt, Failure, Job, JobSummary, Metrics, Parity, Progress, StepRecord
+from gemtune.jobs.record import (
+    Artifact,
+    Attempt,
+    Failure,
+    Job,
+    JobSummary,
+    JobWarning,
+    Metrics,
+    Parity,
+    Progress,
+    StepRecord,
+)
 from gemtune.jobs.sources import Source
 from gemtune.jobs.status import Status, Step
 from gemtune.machines import cost
@@ -60,6 +71,7 @@ class JobStatus(BaseModel):
     adapter_path: str | None
     error: str | None
     error_detail: Failure | None
+    warnings: Sequence[JobWarning]
     metrics: Metrics | None
     progress: Progress | None
     steps: Mapping[Step, StepStatus]

@@ -138,16 +138,25 @@ class Artifact(Record):
     sha256: str
 
 
+class JobWarning(Record):
+    """What a step did otherwise than its user may expect, without failing."""
+
+    code: str
+    message: str
+    hint: str | None = None
+
+
 class StepResult(BaseModel):
     """Fields of a job's record that a finished step delivers; what it leaves out stays as it was.
 
-    prepare: machine, export_machine. train: metrics, artifacts. export: adapter_path, artifacts, certificate.
+    prepare: machine, export_machine, warnings. train: metrics, artifacts. export: adapter_path, artifacts, certificate.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     machine: str | None = None
     export_machine: str | None = None
+    warnings: tuple[JobWarning, ...] | None = None
     metrics: Metrics | None = None
     adapter_path: str | None = None
     artifacts: tuple[Artifact, ...] | None = None
@@ -204,6 +213,7 @@ class Job(Record):
     wandb_url: str | None = None
     webhook_url: str | None = None
     error: Failure | None = None
+    warnings: tuple[JobWarning, ...] = ()
     version: int = 1
     last_seq: int = 0
     published_seq: int = 0

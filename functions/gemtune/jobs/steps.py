@@ -93,7 +93,8 @@ def step_done(job: Job, mark: Mark, result: StepResult = NO_RESULT, *, at: datet
     job = job.model_copy(update=result.by_field())
     if mark.step is Step.EXPORT:
         return moved(job, Status.COMPLETED, at=at, adapter_path=job.adapter_path)
-    return with_event(job, f"{mark.step}_done", at)
+    told = {"warnings": [warning.model_dump() for warning in result.warnings]} if result.warnings else {}
+    return with_event(job, f"{mark.step}_done", at, **told)
 
 
 def judged(job: Job, step: Step, *, round: int, cause: str | None, at: datetime) -> Changed:
