@@ -18,9 +18,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from gemtune.families.size import ModelSize
 from gemtune.machines import memory, model_size
 from gemtune.machines.memory import Load
-from gemtune.machines.model_size import ModelSize
 from gemtune.methods import Method
 
 MIB = 1024 * 1024
@@ -77,7 +77,7 @@ def measure(
     """The work memory of a step of a small model with this one's widths."""
     known = model_size.by_name(name)
     assert known is not None
-    size = replace(known, layers=LAYERS, vocabulary=VOCABULARY)
+    size = replace(known.cut_to(LAYERS), vocabulary=VOCABULARY)
     model = _model(name, size, method, rank)
     if checkpointing:
         model.gradient_checkpointing_enable()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
+from gemtune import families
 from gemtune.errors import Problem
+from gemtune.families.generation import Family, ModelType
 
 # The one version: its source distribution carries llama.cpp whole. The image and `make llama` build from these bytes.
 VERSION = "0.3.36"
@@ -14,11 +15,6 @@ FOLDER = f"llama.cpp-{VERSION}"
 # Written last: what a build leaves without it is no build.
 BUILT = "built.json"
 
-# model_type of the families that the converter and the runtime know, and that tests convert. `gemma3` sees pictures:
-# its text model becomes one file, what sees another.
-FAMILIES = {"gemma": "Gemma 1", "gemma2": "Gemma 2", "gemma3_text": "Gemma 3", "gemma3": "Gemma 3 with pictures"}
-_OTHERS = re.compile(r"gemma-?(3n|[4-9])|(t5|recurrent|pali|embedding|vault|diffusion)-?gemma")
-
 
 def is_built(folder: Path) -> bool:
     """Whether the tools are there, whole."""
@@ -26,14 +22,15 @@ def is_built(folder: Path) -> bool:
 
 
 def problem_of_kind(model_type: str) -> Problem | None:
-    """Whether a model with this model_type can become GGUF."""
-    return None if model_type in FAMILIES else _problem(model_type)
+    """Why a model with this model_type cannot become GGUF; None if it can, or if it is refused for another reason."""
+    family = families.of_model_type(model_type)
+    return None if family is None else _problem(family, (family.model_types[model_type],))
 
 
 def problem_of_name(repository: str) -> Problem | None:
     """The same by the name of a repository on the Hub; a name that says nothing is let through, and prepare looks."""
-    match = _OTHERS.search(repository.rsplit("/", 1)[-1].lower())
-    return None if match is None else _problem(match[0])
+    family = families.of_name(repository)
+    return None if family is None else _problem(family, tuple(family.model_types.values()))
 
 
 def tools_missing(*, on_gcp: bool) -> Problem:
@@ -45,7 +42,11 @@ def tools_missing(*, on_gcp: bool) -> Problem:
     return Problem(("export_config", "format"), message, "gguf_tools_missing", hint)
 
 
-def _problem(family: str) -> Problem:
-    message = f"{family[:40]} models cannot be exported as gguf"
-    hint = f"gguf is for {', '.join(FAMILIES.values())}; use format merged or adapter"
+def _problem(family: Family, kinds: tuple[ModelType, ...]) -> Problem | None:
+    reasons = {kind.no_gguf for kind in kinds}
+    if None in reasons:
+        return None
+    able = [each.name for each in families.FAMILIES if any(kind.no_gguf is None for kind in each.model_types.values())]
+    message = f"{family.name} cannot be exported as gguf: {'; '.join(sorted(filter(None, reasons)))}"
+    hint = f"gguf is for {', '.join(able)}; use format merged or adapter"
     return Problem(("export_config", "format"), message, "family_without_gguf", hint)

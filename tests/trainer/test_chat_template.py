@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gemtune.errors import StepError
-from trainer.conversation.chat_template import OWN_TEMPLATE, ChatTemplate, TemplateRefuses
+from trainer.conversation.chat_template import OWN_TEMPLATES, ChatTemplate, TemplateRefuses
 
 MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "<Captain> & 'crew'"}]
 SPECIAL = {"bos_token": "<bos>", "eos_token": {"content": "<eos>"}}
@@ -20,11 +20,19 @@ def template(folder: Path, text: str) -> ChatTemplate:
     return ChatTemplate(folder, SPECIAL)
 
 
+def base_without_template(folder: Path, model_type: str, *tokens: str) -> Path:
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    added = [{"content": token} for token in tokens]
+    (folder / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
+    return folder
+
+
 @pytest.mark.parametrize("add_generation_prompt", [False, True])
 @pytest.mark.parametrize(
     "text",
     [
-        OWN_TEMPLATE.read_text(),
+        (OWN_TEMPLATES / "gemma_chat_template.jinja").read_text(),
+        (OWN_TEMPLATES / "gemma4_chat_template.jinja").read_text(),
         "{{ bos_token }}{{ eos_token }}|{{ unk_token }}|{{ add_generation_prompt }}",
         "{% if tools is not none or documents is not none %}tools{% else %}none{% endif %}",
         "{{ messages | tojson }}{{ messages | tojson(indent=2, sort_keys=true) }}",
@@ -48,10 +56,11 @@ def test_a_template_renders_as_transformers_renders_it(tmp_path: Path, text: str
     [
         ("chat_template.jinja", "here", "chat_template.jinja"),
         ("chat_template.json", json.dumps({"chat_template": "here"}), "chat_template.json"),
-        ("other.txt", "", "gemtune's own for Gemma"),
+        ("other.txt", "", "gemtune's own for Gemma 3"),
     ],
 )
 def test_a_template_is_found_in_its_file(tmp_path: Path, file: str, content: str, source: str) -> None:
+    base_without_template(tmp_path, "gemma3_text", "<start_of_turn>", "<end_of_turn>")
     (tmp_path / file).write_text(content)
     found = ChatTemplate(tmp_path, SPECIAL)
     assert found.source == source
@@ -93,3 +102,28 @@ def test_a_broken_or_hostile_template_fails_the_step(tmp_path: Path, text: str) 
 def test_what_a_template_refuses_is_the_rows_fault(tmp_path: Path) -> None:
     with pytest.raises(TemplateRefuses, match="System role not supported"):
         template(tmp_path, "{{ raise_exception('System role not supported') }}").render(MESSAGES)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "tokens", "begins"),
+    [
+        ("gemma", ("<start_of_turn>", "<end_of_turn>"), "<bos><start_of_turn>user\nHi<end_of_turn>"),
+        ("gemma3n", ("<start_of_turn>", "<end_of_turn>"), "<bos><start_of_turn>user\nHi<end_of_turn>"),
+        ("gemma4", ("<|turn>", "<turn|>"), "<bos><|turn>user\nHi<turn|>"),
+        ("gemma4_unified", ("<|turn>", "<turn|>"), "<bos><|turn>user\nHi<turn|>"),
+    ],
+)
+def test_a_base_model_without_a_template_gets_that_of_its_family(
+    tmp_path: Path, model_type: str, tokens: tuple[str, ...], begins: str
+) -> None:
+    template = ChatTemplate(base_without_template(tmp_path, model_type, *tokens), SPECIAL)
+    assert template.render(MESSAGES).startswith(begins)
+    assert template.turns is not None
+    assert (template.turns.start, template.turns.end) == tokens
+
+
+@pytest.mark.parametrize("model_type", ["gemma3_text", "gemma4"])
+def test_a_vocabulary_without_the_familys_turn_tokens_gets_no_template(tmp_path: Path, model_type: str) -> None:
+    with pytest.raises(StepError) as refused:
+        ChatTemplate(base_without_template(tmp_path, model_type, "<|im_start|>"), SPECIAL)
+    assert refused.value.code == "template_missing"

@@ -80,13 +80,11 @@ def test_a_folder_of_a_model_is_as_large_as_it_says(tiny: Path) -> None:
 
 
 def test_products_are_kept_for_backward_on_a_gpu_that_has_room_for_them_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    widths = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "hidden_size": 2560,
-              "intermediate_size": 10240, "num_hidden_layers": 34}  # fmt: skip
-    config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(**widths))
-    layer = SimpleNamespace(self_attn=None, mlp=None, children=lambda: iter(()))
-    model = SimpleNamespace(
-        device=torch.device("cuda"), dtype=torch.bfloat16, config=config, modules=lambda: iter((layer,))
+    widths = gradient_checkpointing.LayerWidths(
+        hidden=2560, intermediate=10240, queries=8 * 256, keys=4 * 256, heads=8, norms=4, normed_heads=True
     )
+    monkeypatch.setattr(gradient_checkpointing, "layer_widths", lambda model: [widths] * 34)
+    model = SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16, modules=lambda: iter(()))
     a_token = 34 * 2 * (3 * 2560 + 2 * 10240 + 2 * 12 * 256)
     free = 13 * 2**30
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, free))

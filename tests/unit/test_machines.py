@@ -41,8 +41,8 @@ def chosen(model: str, here: tuple[str, ...] = BOTH, asked: str | None = None, *
         ("google/gemma-2-9b-it", 9_241_705_984),
         ("me/My-Gemma-3-12B-it-bnb-4bit", 12_187_325_040),
         ("google/medgemma-27b-text-it", 27_432_406_640),
-        ("google/gemma-3n-E4B-it", 7_900_000_000),
-        ("google/gemma-4-31B-it", 31_000_000_000),
+        ("google/gemma-3n-E4B-it", 7_849_978_192),
+        ("google/gemma-4-31B-it", 31_273_086_512),
     ],
 )
 def test_a_size_is_read_from_a_name(name: str, parameters: int) -> None:

@@ -19,20 +19,21 @@ SERVICE: Mapping[str, str] = {
     "clock": "", "methods": "", "process": "", "redaction": "",
     "errors": "redaction",
     "log_lines": "redaction",
-    "llama_cpp": "errors", "object_name": "errors", "secret_name": "errors",
+    "families": "errors",
+    "llama_cpp": "errors families", "object_name": "errors", "secret_name": "errors",
     "untrusted": "errors",
     # The domain: no service, no handler, no port.
     "jobs": "errors untrusted",
-    "machines": "errors jobs methods",
-    "request": "errors jobs machines methods redaction request.matching untrusted",
+    "machines": "errors families jobs methods",
+    "request": "errors families jobs machines methods redaction request.matching untrusted",
     "request.matching": "",
     "ports": "jobs",
     "settings": "errors llama_cpp machines untrusted",
     "webhooks": "errors ports",
-    "request.rules": "errors jobs llama_cpp machines request secret_name webhooks",
+    "request.rules": "errors families jobs llama_cpp machines request secret_name webhooks",
     # Use cases know ports, and not what is behind them.
     "services": "errors jobs object_name ports redaction request services.acceptance untrusted webhooks",
-    "services.acceptance": "errors jobs machines ports redaction request request.rules untrusted",
+    "services.acceptance": "errors families jobs machines ports redaction request request.rules untrusted",
     "embedded": "errors jobs object_name ports process secret_name settings untrusted",
     "gcp": "errors jobs object_name ports redaction secret_name settings untrusted",
     # The wiring alone knows both backends.
@@ -46,8 +47,8 @@ SERVICE: Mapping[str, str] = {
 }  # fmt: skip
 # What the trainer may import of the service: the domain, ports, and what has no room.
 SERVICE_FOR_TRAINER = (
-    "errors jobs llama_cpp machines methods object_name ports process redaction request request.matching settings "
-    "untrusted"
+    "errors families jobs llama_cpp machines methods object_name ports process redaction request request.matching "
+    "settings untrusted"
 )
 # The trainer's rooms from the ground up: each may import those on lower floors.
 FLOORS = (

@@ -1,8 +1,11 @@
-"""Names of the classes of transformers that Gemma 1, 2 and 3 are made of, for who gives parts other functions."""
+"""Names of transformers' classes whose instances may be given other functions, of all families."""
 
 from __future__ import annotations
 
-NORMS = {"GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm"}
-MLPS = {"GemmaMLP", "Gemma2MLP", "Gemma3MLP"}
-ATTENTIONS = {"GemmaAttention", "Gemma2Attention", "Gemma3Attention"}
-LAYERS = {"GemmaDecoderLayer", "Gemma2DecoderLayer", "Gemma3DecoderLayer"}
+from gemtune.families import FAMILIES
+
+_FUSED = [family.fused for family in FAMILIES if family.fused is not None]
+NORMS = {fused.norm for fused in _FUSED}
+MLPS = {fused.mlp for fused in _FUSED}
+ATTENTIONS = {fused.attention for fused in _FUSED}
+LAYERS = {fused.layer for fused in _FUSED}

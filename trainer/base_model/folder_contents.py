@@ -6,7 +6,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from gemtune import families
 from gemtune.errors import StepError
+from gemtune.families.generation import Family
 from gemtune.untrusted import MAX_MODEL_FILE_BYTES, Unreadable, read_file, read_json_object
 
 WEIGHTS = ".safetensors"
@@ -16,6 +18,20 @@ INDEX = "model.safetensors.index.json"
 def config_of(folder: Path) -> dict[str, Any]:
     """config.json of a model. Raises StepError `bad_base_model`."""
     return _json_object(folder / "config.json")
+
+
+def family_of(folder: Path) -> Family:
+    """The family of a model. Raises StepError `not_a_gemma`, `model_not_supported`, `bad_base_model`."""
+    return family_in(config_of(folder))
+
+
+def family_in(config: Mapping[str, Any]) -> Family:
+    """The family that a config.json says. Raises StepError `not_a_gemma`, `model_not_supported`."""
+    problem, family = families.problem_of_config(config), families.of_model_type(config.get("model_type"))
+    if problem is not None:
+        raise StepError(problem.code, problem.msg, hint=problem.hint)
+    assert family is not None
+    return family
 
 
 def max_positions(config: Mapping[str, Any]) -> int | None:
@@ -29,13 +45,11 @@ def vocab_size(config: Mapping[str, Any]) -> int | None:
 
 
 def check_description(folder: Path, names: Collection[str]) -> None:
-    """Whether a model is a Gemma and has all its weights: `folder` has its small files, `names` are all it consists of.
+    """Whether a model is trained here and has all its weights: `folder` has its small files, `names` are all it has.
 
-    Raises StepError `not_a_gemma`, `bad_base_model`.
+    Raises StepError `not_a_gemma`, `model_not_supported`, `bad_base_model`.
     """
-    kind = str(config_of(folder).get("model_type"))
-    if not kind.startswith("gemma"):
-        raise StepError("not_a_gemma", f"the base model is a {kind[:40]}, not a Gemma", hint="use a Gemma model")
+    family_of(folder)
     if not any(name.endswith(WEIGHTS) for name in names):
         hint = "save it with save_pretrained of transformers"
         raise StepError("bad_base_model", f"the base model has no *{WEIGHTS}", hint=hint)

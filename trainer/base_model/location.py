@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gemtune.errors import ObjectNotFound, StepError, UnsafeName
-from gemtune.machines.model_size import ModelSize
+from gemtune.families.size import ModelSize
 from gemtune.ports import Buckets, Objects
 from gemtune.request import base_model
 from gemtune.untrusted import MAX_BYTES

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from gemtune.errors import StepError
+from gemtune.families import of_model_type, turns_in
 from gemtune.untrusted import MAX_MODEL_FILE_BYTES, Unreadable, read_file, read_json_object
 from trainer.conversation.messages import Messages
 
-OWN_TEMPLATE = Path(__file__).parent / "gemma_chat_template.jinja"
-OWN_END_OF_TURN = "<end_of_turn>"
+# Where the templates are that stand in for a base model's own.
+OWN_TEMPLATES = Path(__file__).parent
 
 
 class TemplateRefuses(Exception):
@@ -20,11 +21,14 @@ class TemplateRefuses(Exception):
 
 
 class ChatTemplate:
-    """Turns messages into what the model reads. `source` says where the template comes from, `text` is it."""
+    """Turns messages into what the model reads. `source` says where the template comes from, `text` is it; `turns` is
+    the turn format of Gemma that it writes, None if it writes another one."""
 
     def __init__(self, folder: Path, tokenizer_config: dict[str, Any]):
-        """Raises StepError `template_failed` when the template is no Jinja."""
-        self.source, self.text = _found(folder, tokenizer_config)
+        """Raises StepError `template_failed` when the template is no Jinja, `template_missing` when there is none and
+        the vocabulary has not the tokens of gemtune's own."""
+        self.source, self.text = _own_or_stand_in(folder, tokenizer_config)
+        self.turns = turns_in(self.text)
         try:
             self._template = _environment().from_string(self.text)
         except Exception as error:  # anything: the template is a stranger's
@@ -47,7 +51,7 @@ class ChatTemplate:
             raise _failed(error) from error
 
 
-def _found(folder: Path, tokenizer_config: dict[str, Any]) -> tuple[str, str]:
+def _own_or_stand_in(folder: Path, tokenizer_config: dict[str, Any]) -> tuple[str, str]:
     """Where the template comes from, and its text. Processors of older models kept it in chat_template.json."""
     beside = folder / "chat_template.jinja"
     if beside.is_file():
@@ -63,7 +67,26 @@ def _found(folder: Path, tokenizer_config: dict[str, Any]) -> tuple[str, str]:
             )
         if isinstance(template, str):
             return file, template
-    return "gemtune's own for Gemma", OWN_TEMPLATE.read_text()
+    return _stand_in(folder)
+
+
+def _stand_in(folder: Path) -> tuple[str, str]:
+    """gemtune's own template for the family of the model in `folder`.
+
+    Raises StepError `template_missing` when the tokens around a turn are no tokens of the vocabulary: they would become
+    letters, and nothing would end an answer.
+    """
+    family = of_model_type(json_object(folder / "config.json").get("model_type"))
+    if family is None:
+        message, hint = "there is no chat template, and no config.json of a Gemma to choose one by", "add the template"
+        raise StepError("template_missing", message, hint=hint)
+    tokenizer = json_object(folder / "tokenizer.json")
+    added = {str(token.get("content")) for token in tokenizer.get("added_tokens", ()) if isinstance(token, dict)}
+    missing = [token for token in (family.turns.start, family.turns.end) if token not in added]
+    if missing:
+        message = f"the base model has no chat template, and its vocabulary has no {' and no '.join(missing)}"
+        raise StepError("template_missing", message, hint="add the chat_template.jinja that belongs to its tokenizer")
+    return f"gemtune's own for {family.name}", (OWN_TEMPLATES / family.turns.template).read_text()
 
 
 def json_object(path: Path) -> dict[str, Any]:

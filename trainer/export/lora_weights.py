@@ -43,7 +43,7 @@ class LoraWeights:
             if match is None:  # an embedding's factors, or a weight that was trained whole
                 raise StepError("bad_adapter", f"the adapter's {name} cannot be merged", hint="export it as adapter")
             found.setdefault(match["module"], {})[match["part"]] = name
-        self.modules = {place_of(f"{module}.weight"): self._lora(module, parts) for module, parts in found.items()}
+        self.modules = {self._place(module): self._lora(module, parts) for module, parts in found.items()}
 
     def merged(self, place: str, weight: torch.Tensor) -> torch.Tensor:
         """The weight at a place with what was trained in it: in float32 where something is added, else as it is."""
@@ -53,7 +53,11 @@ class LoraWeights:
         if lora is None:
             return weight
         a, b = self._file.get_tensor(lora.a).float(), self._file.get_tensor(lora.b).float()
-        return torch.add(weight.float(), b @ a, alpha=lora.scale)
+        delta = b @ a if weight.ndim == 2 else _of_experts(a, b, len(weight))
+        if delta.shape != weight.shape:
+            message = f"the adapter's {lora.b} makes {tuple(delta.shape)} of {place}, which is {tuple(weight.shape)}"
+            raise StepError("bad_adapter", message, hint="merge into the base model that was trained")
+        return torch.add(weight.float(), delta, alpha=lora.scale)
 
     def check_all_found(self, places: Iterable[str]) -> None:
         """Raises StepError `bad_adapter` when the base model lacks a weight that was trained."""
@@ -61,6 +65,20 @@ class LoraWeights:
         if missing:
             message = f"the base model has no weights for {len(missing)} modules of the adapter: {missing[0]}, …"
             raise StepError("bad_adapter", message, hint="merge into the base model that was trained")
+
+    def _place(self, module: str) -> str:
+        """The weight that a module's factors belong to. PEFT wraps a module once for each of its `target_parameters`,
+        the first of them innermost, and names no parameter."""
+        plain = module
+        while plain.endswith(".base_layer"):
+            plain = plain.removesuffix(".base_layer")
+        depth = (len(module) - len(plain)) // len(".base_layer")
+        inside = [each for each in self._config["target_parameters"] or () if f".{plain}".endswith(_module_of(each))]
+        if not inside:
+            return place_of(f"{module}.weight")
+        if depth >= len(inside):
+            raise StepError("bad_adapter", f"the adapter's {module} cannot be merged", hint="export it as adapter")
+        return place_of(f"{plain}.{inside[len(inside) - 1 - depth].rpartition('.')[2]}")
 
     def _lora(self, module: str, parts: Mapping[str, str]) -> Lora:
         if set(parts) != {"lora_A", "lora_B"}:
@@ -71,6 +89,20 @@ class LoraWeights:
         return Lora(parts["lora_A"], parts["lora_B"], scale)
 
 
+def _module_of(parameter: str) -> str:
+    """`experts.gate_up_proj` -> `.experts`"""
+    return f".{parameter.rpartition('.')[0]}"
+
+
+def _of_experts(a: torch.Tensor, b: torch.Tensor, experts: int) -> torch.Tensor:
+    """(experts · rank, in) and (out, rank · experts) -> (experts, out, in), as PEFT's ParamWrapper multiplies them."""
+    import torch
+
+    a = a.reshape(experts, -1, a.shape[1])
+    b = b.reshape(b.shape[0], -1, experts)
+    return torch.einsum("ore,eri->eoi", b, a)
+
+
 def place_of(name: str) -> str:
     """What a weight's name says, whoever wrote it: checkpoints of models that see pictures put `language_model` and
     `model` in another order than the modules that they are loaded into, and have a `vision_model` more."""
@@ -79,7 +111,7 @@ def place_of(name: str) -> str:
 
 
 def _config_of(folder: Path) -> dict[str, Any]:
-    config = {"rank_pattern": {}, "alpha_pattern": {}, "use_rslora": False, "bias": "none"}
+    config = {"rank_pattern": {}, "alpha_pattern": {}, "use_rslora": False, "bias": "none", "target_parameters": None}
     config |= json.loads((folder / "adapter_config.json").read_text())
     odd = [name for name in NOT_MERGED if config.get(name)]
     if config.get("peft_type") != "LORA" or config["bias"] != "none" or odd:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gemtune.errors import StepError
-from trainer.base_model import folder_contents, vision_parts
+from trainer.base_model import folder_contents
+from trainer.base_model.four_bits import is_quantized, skipped_modules
 from trainer.export import stochastic_rounding
 from trainer.export.lora_weights import LoraWeights, place_of
 from trainer.export.tensor_file import TensorFile
@@ -143,7 +144,7 @@ def _nf4() -> Encoding:
 
     def encode(name: str, weight: torch.Tensor, trained: bool) -> dict[str, torch.Tensor]:
         half = as_bf16(name, weight, trained)
-        if not _is_quantized(name):
+        if not is_quantized(name):
             return dict(half)
         packed, state = quantize_4bit(half[name].contiguous(), quant_type="nf4", compress_statistics=True)
         parts = {f"{name}.{part}": tensor for part, tensor in state.as_dict(packed=True).items()}
@@ -152,12 +153,8 @@ def _nf4() -> Encoding:
     return encode
 
 
-def _is_quantized(name: str) -> bool:
-    return name.endswith("_proj.weight") and not name.startswith(("vision_tower.", "model.vision_tower."))
-
-
 def _names_of(name: str, quantization: str) -> list[str]:
-    parts = NF4_PARTS if quantization == "q4" and _is_quantized(name) else ()
+    parts = NF4_PARTS if quantization == "q4" and is_quantized(name) else ()
     return [name, *(f"{name}.{part}" for part in parts)]
 
 
@@ -184,8 +181,7 @@ def _config_for(config: Mapping[str, Any], quantization: str) -> dict[str, Any]:
             "quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4",
             "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": "bfloat16",
             "bnb_4bit_quant_storage": "uint8",
-            # transformers compares these with the beginning of a module's path, and with its end.
-            "llm_int8_skip_modules": ["lm_head", *(f"model.{name}" for name in vision_parts.NAMES)],
+            "llm_int8_skip_modules": skipped_modules(folder_contents.family_in(config)),
         }  # fmt: skip
     return written
 

@@ -33,15 +33,23 @@ class TensorFile(FileWriter):
         self._file.seek(8 + self._room)
         self._entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         self._offset = 0
+        self._odd: list[tuple[str, torch.Tensor]] = []
 
     def add(self, name: str, tensor: torch.Tensor) -> int:
-        """Write a tensor whose bytes are a multiple of ALIGNMENT or come after all others; return how many."""
+        """Write a tensor; return its bytes. One whose bytes are no multiple of ALIGNMENT, such as a single scale, is
+        written last: a reader could not map what came behind it."""
+        size = tensor.numel() * tensor.element_size()
+        if size % ALIGNMENT:
+            self._odd.append((name, tensor))
+        else:
+            self._write(name, tensor)
+        return size
+
+    def _write(self, name: str, tensor: torch.Tensor) -> None:
         import torch
 
         flat = tensor.detach().contiguous().reshape(-1)
         size = flat.numel() * flat.element_size()
-        if self._offset % flat.element_size():
-            raise ValueError(f"{name} would begin at {self._offset}, where no {tensor.dtype} can be read")
         self._file.write(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
         self._entries[name] = {
             "dtype": DTYPES[str(tensor.dtype).removeprefix("torch.")],
@@ -49,12 +57,13 @@ class TensorFile(FileWriter):
             "data_offsets": [self._offset, self._offset + size],
         }
         self._offset += size
-        return size
 
     def _close(self) -> None:
         self._file.close()
 
     def _finish(self) -> None:
+        for name, tensor in sorted(self._odd, key=lambda odd: -odd[1].element_size()):
+            self._write(name, tensor)
         header = json.dumps(self._entries, separators=(",", ":")).encode()
         if len(header) > self._room:
             raise ValueError(f"the header has {len(header)} bytes, {self._room} were kept for it")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
+
+from trainer.base_model import vision_parts
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -43,62 +46,99 @@ def activation_bytes(model: LanguageModel, tokens: int, computed_in: torch.dtype
     """About what the layers keep for backward of so many tokens, counted from forward passes by their widths; weights
     that are cast, and the scores of capped attention, are left out. computed_in: None for the type of the weights.
 
-    Of Gemma 3 270M in bfloat16, in KB a token and layer: 42 with PEFT's adapters, 58 with their dropout, 63 with all
+    Of Gemma 3 270M in bfloat16, in KB per token and layer: 42 with PEFT's adapters, 58 with their dropout, 63 with all
     weights trained; with `trainer.model.on_cpu` 23 and 27, for 21 and 25 seen of rows of 512 tokens; 27 and 43 in 4
     bits.
     """
     from trainer.model.on_cpu.install import is_installed, is_partly_installed
 
-    config, itemsize = model.config.get_text_config(), (computed_in or model.dtype).itemsize
-    queries, keys = (n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads))
-    if is_installed(model):
-        numbers = 3 * config.hidden_size + 2 * config.intermediate_size + 3 * (queries + keys) + _of_attention(config)
-        dropped = 2 * config.hidden_size + config.intermediate_size + queries  # a byte each
-        return int(tokens * config.num_hidden_layers * (numbers * itemsize + (dropped if _dropout(model) else 0)))
-    a_token = _in_part(config, itemsize) if is_partly_installed(model) else _by_transformers(model, config, itemsize)
-    return int(tokens * config.num_hidden_layers * (a_token + _by_peft(model, config, itemsize)))
+    itemsize = (computed_in or model.dtype).itemsize
+    installed, partly, lora = is_installed(model), is_partly_installed(model), _lora_of(model)
+    per_token = 0.0
+    for widths in layer_widths(model):
+        if installed:
+            numbers = 3 * widths.hidden + 2 * widths.intermediate + 3 * (widths.queries + widths.keys)
+            dropped = 2 * widths.hidden + widths.intermediate + widths.queries  # a byte each
+            per_token += (numbers + _of_attention(widths)) * itemsize + (dropped if _dropout(model) else 0)
+        else:
+            per_token += _in_part(widths, itemsize) if partly else _by_transformers(model, widths, itemsize)
+            per_token += 0 if lora is None else _by_peft(model, lora, widths, itemsize)
+    return int(tokens * per_token)
 
 
-def _by_transformers(model: LanguageModel, config: PreTrainedConfig, itemsize: int) -> float:
+@dataclass(frozen=True, slots=True)
+class LayerWidths:
+    """Widths of a decoder layer. queries, keys: heads times their dimension; keys is 0 where another layer's are read.
+    norms: how many it has. normed_heads: whether queries and keys have norms. experts: the widths of all experts' MLPs
+    that read one token together."""
+
+    hidden: int
+    intermediate: int
+    queries: int
+    keys: int
+    heads: int
+    norms: int
+    normed_heads: bool
+    experts: int = 0
+
+
+def layer_widths(model: LanguageModel) -> list[LayerWidths]:
+    """The widths of each decoder layer, by its own modules: in Gemma 3n and 4 layers differ."""
+    config = model.config.get_text_config()
+    return [_widths_of(layer, config) for layer in _layers(model)]
+
+
+def _widths_of(layer: Any, config: PreTrainedConfig) -> LayerWidths:
+    attention, mlp = layer.self_attn, layer.mlp
+    keys = getattr(attention, "k_proj", None)
+    queries = attention.q_proj.out_features
+    return LayerWidths(
+        hidden=mlp.gate_proj.in_features,
+        intermediate=mlp.gate_proj.out_features,
+        queries=queries,
+        keys=0 if keys is None else keys.out_features,
+        heads=queries // attention.head_dim,
+        norms=sum(type(part).__name__.endswith("RMSNorm") for part in layer.children()),
+        normed_heads=hasattr(attention, "q_norm"),
+        experts=config.top_k_experts * config.moe_intermediate_size if hasattr(layer, "experts") else 0,
+    )
+
+
+def _by_transformers(model: LanguageModel, widths: LayerWidths, itemsize: int) -> float:
     """Of a token and layer: the products' inputs, what attention and the gated unit multiply, and each norm's input in
     float32, twice where its weight is trained."""
     trained = _lora_of(model) is None
-    norms = [type(part).__name__.endswith("RMSNorm") for part in _first_layer(model).children()]
     a_norm = 8 if trained else 4
     # Where products are made in fewer bits than weights have, each has a copy of its input.
     inputs = 5 if trained and model.dtype.itemsize > itemsize else 2
-    queries, keys = (n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads))
-    heads = queries * itemsize * (3.5 if config.num_key_value_heads == 1 else 5)  # keys are repeated for their queries
-    if hasattr(_first_layer(model).self_attn, "q_norm"):
-        heads += a_norm * (queries + keys)
-    wide = config.hidden_size * (inputs * itemsize + a_norm * sum(norms))
-    return float(wide + 4 * config.intermediate_size * itemsize + heads)
+    one_key_head = widths.keys * widths.heads == widths.queries  # else keys are repeated for their queries
+    heads = widths.queries * itemsize * (3.5 if one_key_head else 5)
+    if widths.normed_heads:
+        heads += a_norm * (widths.queries + widths.keys)
+    wide = widths.hidden * (inputs * itemsize + a_norm * widths.norms)
+    return float(wide + 4 * (widths.intermediate + widths.experts) * itemsize + heads)
 
 
-def _in_part(config: PreTrainedConfig, itemsize: int) -> int:
+def _in_part(widths: LayerWidths, itemsize: int) -> int:
     """The same where all but the linear layers, which are of 4 bits, is of `trainer.model.on_cpu`."""
-    heads = (config.num_attention_heads + config.num_key_value_heads) * config.head_dim
-    numbers = 6 * config.hidden_size + 3 * config.intermediate_size + 2 * heads + _of_attention(config)
-    return int(itemsize * numbers)
+    heads = 2 * (widths.queries + widths.keys)
+    return itemsize * (6 * widths.hidden + 3 * widths.intermediate + heads + _of_attention(widths))
 
 
-def _of_attention(config: PreTrainedConfig) -> int:
-    """Numbers a token that `trainer.model.on_cpu` keeps of attention's weights, at most."""
-    return int(320 * config.num_attention_heads)
+def _of_attention(widths: LayerWidths) -> int:
+    """Numbers per token that `trainer.model.on_cpu` keeps of attention's weights, at most."""
+    return 320 * widths.heads
 
 
-def _by_peft(model: LanguageModel, config: PreTrainedConfig, itemsize: int) -> int:
+def _by_peft(model: LanguageModel, lora: LoraConfig, widths: LayerWidths, itemsize: int) -> int:
     """What PEFT's adapters add to it: seven narrow products, and with dropout an input of its own to each, and which of
     it were kept."""
-    lora = _lora_of(model)
-    if lora is None:
-        return 0
     narrow = 7 * lora.r * itemsize
     if not lora.lora_dropout:
         return narrow
-    others = config.intermediate_size + config.num_attention_heads * config.head_dim
+    others = widths.intermediate + widths.queries
     a_mask = 1 if model.device.type == "cuda" else itemsize
-    inputs, shared = 5 * config.hidden_size + others, 2 * config.hidden_size + others
+    inputs, shared = 5 * widths.hidden + others, 2 * widths.hidden + others
     return int(narrow + inputs * (itemsize + a_mask) - shared * itemsize)
 
 
@@ -112,16 +152,23 @@ def _dropout(model: LanguageModel) -> float:
     return 0.0 if lora is None else lora.lora_dropout
 
 
-def _first_layer(model: LanguageModel) -> torch.nn.Module:
-    return next(module for module in model.modules() if hasattr(module, "self_attn") and hasattr(module, "mlp"))
+def _layers(model: LanguageModel) -> list[torch.nn.Module]:
+    """Decoder layers of the language model; those of vision towers may have the same parts."""
+    towers = [module for name, module in model.named_modules() if name.rpartition(".")[2] in vision_parts.NAMES]
+    others = {id(part) for tower in towers for part in tower.modules()}
+    return [
+        module for module in model.modules()
+        if id(module) not in others and hasattr(module, "self_attn") and hasattr(module, "mlp")
+    ]  # fmt: skip
 
 
 def _product_bytes(model: LanguageModel, tokens: int, computed_in: torch.dtype | None) -> int:
-    """What `keep_products` keeps: of 4B two megabytes a token, ten times what the inputs of its layers take."""
-    config = model.config.get_text_config()
-    heads = 2 * (config.num_attention_heads + config.num_key_value_heads)
-    a_token = 3 * config.hidden_size + 2 * config.intermediate_size + heads * config.head_dim
-    return int(tokens * config.num_hidden_layers * a_token * (computed_in or model.dtype).itemsize)
+    """What `keep_products` keeps: of 4B two megabytes per token, ten times what the inputs of its layers take."""
+    numbers = sum(
+        3 * widths.hidden + 2 * (widths.intermediate + widths.experts) + 2 * (widths.queries + widths.keys)
+        for widths in layer_widths(model)
+    )
+    return int(tokens * numbers * (computed_in or model.dtype).itemsize)
 
 
 def _share_of_free(model: LanguageModel) -> float:

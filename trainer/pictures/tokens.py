@@ -83,10 +83,10 @@ def picture_tokens(folder: Path, config: Mapping[str, Any]) -> PictureTokens:
 
 
 def _check_sees(config: Mapping[str, Any]) -> None:
-    if not base_model.sees(config):
-        kind = str(config.get("model_type"))[:40]
-        hint = "use gemma-3-4b-it or larger, or modality text"
-        raise StepError("model_without_vision", f"a {kind} model cannot be trained on pictures here", hint=hint)
+    reason = base_model.no_pictures(config)
+    if reason is not None:
+        message = f"the base model cannot be trained on pictures: {reason}"
+        raise StepError("model_without_vision", message, hint="use gemma-3-4b-it or larger, or modality text")
 
 
 def _token(tokenizer: Mapping[str, Any], name: str) -> str:

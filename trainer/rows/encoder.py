@@ -14,12 +14,19 @@ from typing import Any
 from gemtune.errors import StepError
 from trainer.conversation.chat_template import ChatTemplate, TemplateRefuses, json_object
 from trainer.conversation.dataset_files import Refused
-from trainer.conversation.messages import Message, Messages
+from trainer.conversation.messages import Message, Messages, texts_in
 from trainer.pictures.tokens import PictureTokens
 from trainer.rows.prepared import PICTURES
+from trainer.rows.spans import (
+    Span,
+    changes_turns,
+    control_token_in,
+    spans_by_prefix,
+    spans_by_tokens,
+    with_empty_thought,
+)
 
 UNTRAINED = -100
-Span = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +96,22 @@ class Encoder:
         return self._template.source
 
     def encode(self, messages: Messages) -> Encoded | Refused:
-        """Tokens and labels of one conversation. Trained is what the assistant says and what ends its turn, as in
-        TRL's training template for Gemma: the text, `<end_of_turn>`, and the line break. The template writes `<bos>`.
-        A row with pictures is cut behind the last one only: half a picture is none.
+        """Tokens and labels of one conversation.
+
+        Trained is what the assistant says and what ends its turn: the text, `<end_of_turn>`, and the line break, as in
+        TRL's training template for Gemma 3; of Gemma 4 the text, its calls of tools, and `<turn|>`. The template writes
+        `<bos>`. A row with pictures is cut behind the last one only: half a picture is none.
 
         Raises StepError `template_failed`, `template_not_supported`.
         """
         try:
-            text = self._render(messages)
+            text = self._conversation(messages)
+            if isinstance(text, Refused):
+                return text
             encoding = self._tokenizer.encode(text, add_special_tokens=False)
             ids, offsets = encoding.ids[: self._max_length], encoding.offsets[: self._max_length]
             until = offsets[-1][1] if offsets else 0
-            spans = self._assistant_spans(messages, text, until=until)
+            spans = self._spans(messages, text, encoding, until=until)
         except TemplateRefuses as refusal:
             return Refused(f"the chat template refuses it: {refusal}")
         blurred = self._blurred(messages, text, text[:until])
@@ -136,13 +147,18 @@ class Encoder:
         and with what ends its turn. Raises StepError `template_failed`, `template_not_supported`."""
         try:
             before = self._render(messages, add_generation_prompt=True)
-            after = self._render([*messages, answer])
+            after = self._conversation([*messages, answer])
         except TemplateRefuses as refusal:
             return Refused(f"the chat template refuses it: {refusal}")
+        if isinstance(after, Refused):
+            return after
         if not after.startswith(before):
-            raise _changes_turns()
+            raise changes_turns()
         blurred = self._blurred(messages, after, after)
-        return blurred or self._known(self._tokenizer.encode(after[len(before) :], add_special_tokens=False).ids)
+        said, turns = after[len(before) :], self._template.turns
+        if turns is not None and turns.scanned:
+            said = said[: said.rindex(turns.end) + len(turns.end)]
+        return blurred or self._known(self._tokenizer.encode(said, add_special_tokens=False).ids)
 
     def text(self, ids: Sequence[int]) -> str:
         """The same for people: special tokens written out, a picture's shortened."""
@@ -161,6 +177,20 @@ class Encoder:
                 pieces.append({"trained": trained, "text": self.text(run)})
                 run = []
         return pieces
+
+    def _conversation(self, messages: Messages) -> str | Refused:
+        """The text of a whole conversation, its last answer after the prompt that the model is asked with. Raises
+        TemplateRefuses, StepError `template_failed`, `template_not_supported`."""
+        turns = self._template.turns
+        text = self._render(messages)
+        if turns is None or not turns.scanned:
+            return text
+        control = control_token_in(turns, texts_in(messages))
+        if control is not None:
+            return Refused(f"it holds {control!r}, which the chat template would take for its own")
+        if messages[-1]["role"] != "assistant":
+            return text
+        return with_empty_thought(turns, text, self._render(messages[:-1], add_generation_prompt=True))
 
     def _render(self, messages: Messages, *, add_generation_prompt: bool = False) -> str:
         """With pictures as what they are tokenized from."""
@@ -181,27 +211,15 @@ class Encoder:
         unknown = str(self._tokenizer.id_to_token(largest))
         return Refused(f"it holds {unknown!r}, for which the base model has no embedding")
 
-    def _assistant_spans(self, messages: Messages, text: str, *, until: int) -> Iterable[Span]:
-        """Where in the text the assistant speaks, by rendering the conversation up to and after each of its turns.
+    def _spans(self, messages: Messages, text: str, encoding: Any, *, until: int) -> list[Span]:
+        """Characters of what the assistant says. Raises TemplateRefuses, StepError `template_not_supported`."""
+        turns = self._template.turns
+        if turns is not None and turns.scanned:
+            return spans_by_tokens(turns, encoding.tokens, encoding.offsets, text)
+        return spans_by_prefix(messages, text, self._render_for_spans, until=until)
 
-        Turns that begin at `until` or later are cut off, and left out: each costs a rendering of all before it.
-        """
-        spans = []
-        for index, message in enumerate(messages):
-            if message["role"] == "assistant":
-                before = self._render(messages[:index], add_generation_prompt=True)
-                if len(before) >= until:
-                    break
-                after = self._render(messages[: index + 1])
-                if not (text.startswith(after) and after.startswith(before)):
-                    raise _changes_turns()
-                spans.append((len(before), len(after)))
-        return spans
-
-
-def _changes_turns() -> StepError:
-    problem = "its chat template changes earlier turns when later ones are added"
-    return StepError("template_not_supported", problem, hint="use a base model with Gemma's template")
+    def _render_for_spans(self, messages: Messages, add_generation_prompt: bool) -> str:
+        return self._render(messages, add_generation_prompt=add_generation_prompt)
 
 
 def _labels(ids: Sequence[int], offsets: Sequence[Span], spans: Iterable[Span]) -> list[int]:

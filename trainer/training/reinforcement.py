@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, Trainer
 
+from gemtune.families import of_model_type
 from gemtune.jobs.record import Figures
 from gemtune.request.spec import TrainingConfig
-from trainer.conversation.chat_template import OWN_END_OF_TURN
 from trainer.model.engines.interface import Loaded
 from trainer.model.hidden_states import predictions
 from trainer.model.loss_head import log_probabilities
@@ -40,7 +40,10 @@ def tokenizer_of(base: Path) -> Any:
 
 def end_turns(model: Any, tokenizer: Any) -> None:
     """Let the token that ends a turn end a completion, also where the base model does not say so."""
-    token = tokenizer.convert_tokens_to_ids(OWN_END_OF_TURN)
+    family = of_model_type(model.config.model_type)
+    if family is None:
+        return
+    token = tokenizer.convert_tokens_to_ids(family.turns.end)
     known = model.generation_config.eos_token_id
     ends = [] if known is None else list(known) if isinstance(known, list) else [known]
     if token is not None and token != tokenizer.unk_token_id and token not in ends:

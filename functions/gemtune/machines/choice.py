@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gemtune.errors import NeedsLargerMachine
+from gemtune.families.size import ModelSize
 from gemtune.machines.memory import Load, Need, needed
-from gemtune.machines.model_size import ModelSize
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gemtune.machines.model_size import ModelSize
+from gemtune.families.size import Layers, ModelSize
 from gemtune.methods import Method, Modality
 
 GIB = 1024**3
@@ -107,11 +107,11 @@ def _weights_bytes(size: ModelSize, method: Method, *, on_gpu: bool) -> float:
     """What is there of the weights beside the trained ones. Without a GPU, products are made in float32 wherever the
     processor is slow at bfloat16, and nobody knows before."""
     if method == "QLoRA":
-        embeddings = size.vocabulary * size.hidden
-        return 2 * embeddings + NF4_BYTES * max(0, size.parameters - embeddings)
+        in_16_bits = size.embeddings + size.expert_parameters
+        return 2 * in_16_bits + NF4_BYTES * max(0, size.parameters - in_16_bits)
     if method == "Full":  # copies in 16 bits to compute with, and the head's gradient before it is added to that of the
         return 2 * size.parameters + 4 * size.vocabulary * size.hidden  # embeddings, which are the same weights
-    return size.parameters * max(2 if on_gpu else 4, size.bytes_a_parameter)
+    return size.parameters * max(2 if on_gpu else 4, size.bytes_per_parameter)
 
 
 def work_bytes(size: ModelSize, load: Load, *, checkpointing: bool) -> float:
@@ -119,16 +119,25 @@ def work_bytes(size: ModelSize, load: Load, *, checkpointing: bool) -> float:
     `python -m bench.memory`: a layer keeps some bytes for each of its widths until its gradients are there, and
     backward's own values are those of the widest, the MLP's. With gradient checkpointing each layer keeps its input,
     and one at a time is computed again."""
-    layer = 30 * size.hidden + 10 * size.intermediate + 18 * (size.attention + size.key_value)
-    layer += 20 * size.capped_heads * load.length
+    layers = [_layer_bytes(size, shape, load) for shape in size.shapes]
     head, backward = HEAD_BLOCK * 12 + 8 * size.hidden, 7 * size.intermediate
     if checkpointing:
-        a_token = 2 * size.hidden * size.layers + max(head, layer + backward)
+        a_token = 2 * size.hidden * size.layers + max(head, max(layers) + backward)
     else:
-        a_token = layer * size.layers + max(head, backward)
+        kept = sum(shape.count * layer for shape, layer in zip(size.shapes, layers, strict=True))
+        a_token = kept + max(head, backward)
     margin = WORK_MARGIN * (RL_SHARE if load.method == "RL" else 1)
-    sampling = load.sampled * load.length * size.layers * 2 * size.key_value * CACHE_BYTES
-    return max(margin * load.tokens * a_token, sampling)
+    cached = sum(shape.count * shape.key_value for shape in size.shapes)
+    return max(margin * load.tokens * a_token, load.sampled * load.length * 2 * cached * CACHE_BYTES)
+
+
+def _layer_bytes(size: ModelSize, shape: Layers, load: Load) -> int:
+    """Per token, what a layer of this shape keeps for backward. An adapter on experts adds each expert's change to its
+    weights, which is not counted per token."""
+    experts = 0 if size.experts is None else size.experts.per_token * size.experts.intermediate
+    keys = shape.key_value or max(each.key_value for each in size.shapes)  # those of another layer are repeated, too
+    widths = 30 * size.hidden + 10 * (shape.intermediate + experts) + 18 * (shape.attention + keys)
+    return widths + 20 * size.capped_heads * load.length
 
 
 def _work_without_gpu(size: ModelSize, load: Load) -> float:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from gemtune import families
 from gemtune.errors import Problem
+from gemtune.families.size import ModelSize
 from gemtune.machines import model_size
-from gemtune.machines.model_size import ModelSize
 from gemtune.request.spec import HUB_ID
 from gemtune.untrusted import Unreadable, read_json_object
 
@@ -93,9 +94,10 @@ def files(read_config: Callable[[], bytes | None], objects: Mapping[str, int]) -
     return ModelFiles(config, None, weights)
 
 
-def sees(config: object) -> bool:
-    """Whether a model with this config.json can be trained on pictures here: a Gemma 3 with a vision tower. Those of
-    Gemma 3n and 4 need timm and torchvision, which this trainer does without."""
-    if not isinstance(config, dict) or config.get("model_type") != "gemma3":
-        return False
-    return isinstance(config.get("vision_config"), dict)
+def no_pictures(config: Mapping[str, Any]) -> str | None:
+    """Why a model with this config.json cannot be trained on pictures here; None if it can."""
+    found = families.of_config(config)
+    if found is None:
+        return "it is no model that is trained here"
+    reason = found[1].no_pictures
+    return reason if reason is not None or isinstance(config.get("vision_config"), dict) else "it has no vision tower"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gemtune.errors import Problem
-from gemtune.machines.model_size import ModelSize
+from gemtune.families.size import ModelSize
 from gemtune.request.base_model import ModelFiles
 
 

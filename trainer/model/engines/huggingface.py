@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gemtune.families.generation import Family
 from gemtune.request.spec import Spec, TrainingConfig
-from trainer.base_model import vision_parts
-from trainer.base_model.folder_contents import config_of
+from trainer.base_model import folder_contents, four_bits, vision_parts
 from trainer.base_model.language_model import is_wrapped
 from trainer.base_model.precision import compute_dtype, stored_dtype
-from trainer.model import liger
+from trainer.model import adapted_layers, liger
 from trainer.model.engines.interface import Loaded
 
 if TYPE_CHECKING:
@@ -35,12 +35,12 @@ def load(folder: Path, spec: Spec) -> Loaded:
 
     row_attention.register()
     config, sees = spec.training_config, spec.modality == "vision"
-    dtype = compute_dtype(stored_dtype(folder))
+    dtype, family = compute_dtype(stored_dtype(folder)), folder_contents.family_of(folder)
     base = (AutoModelForImageTextToText if sees else AutoModelForCausalLM).from_pretrained(
         folder,
         dtype=torch.float32 if config.method == "Full" else dtype,
         attn_implementation=_attention(folder, spec),
-        quantization_config=_four_bits(dtype) if config.method == "QLoRA" else None,
+        quantization_config=_four_bits(dtype, family) if config.method == "QLoRA" else None,
         # Straight to the GPU, tensor by tensor: main memory, where Cloud Run keeps the files, holds no second copy.
         device_map="cuda" if torch.cuda.is_available() else None,
     )
@@ -77,10 +77,10 @@ def _attention(folder: Path, spec: Spec) -> str:
 
     if spec.modality == "text" and spec.training_config.method != "RL":
         return row_attention.NAME
-    return "eager" if config_of(folder).get("attn_logit_softcapping") is not None else "sdpa"
+    return "eager" if folder_contents.config_of(folder).get("attn_logit_softcapping") is not None else "sdpa"
 
 
-def _four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:
+def _four_bits(dtype: torch.dtype, family: Family) -> BitsAndBytesConfig:
     """NF4 with double quantization, as in Dettmers et al., QLoRA, arXiv:2305.14314."""
     from transformers import BitsAndBytesConfig
 
@@ -89,10 +89,7 @@ def _four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=[
-            "lm_head",
-            *(f"model.{name}" for name in vision_parts.NAMES),
-        ],  # of 4 bits too, despite its name
+        llm_int8_skip_modules=four_bits.skipped_modules(family),  # of 4 bits too, despite its name
     )
 
 
@@ -106,15 +103,17 @@ def _keep_differentiable(model: PreTrainedModel) -> None:
 
 
 def _with_adapter(base: PreTrainedModel, config: TrainingConfig) -> PeftModel:
-    """LoRA on every linear layer of the language model (and of the vision tower, if asked), on no embeddings and no
-    head, its weights in float32."""
+    """LoRA on attention and MLP of the language model, on its experts, and on the vision tower if asked; weights in
+    float32."""
     from peft import LoraConfig, get_peft_model
 
+    experts = adapted_layers.target_parameters(base)
     lora = LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # it is divided by the rank, and need not be whole
-        lora_dropout=config.lora_dropout,
-        target_modules=vision_parts.linear_layers(base, vision_tower=config.train_vision_tower),
+        lora_dropout=adapted_layers.dropout(config.lora_dropout, experts),
+        target_modules=adapted_layers.target_modules(base, vision_tower=config.train_vision_tower),
+        target_parameters=experts,
         bias="none",
         task_type="CAUSAL_LM",
     )

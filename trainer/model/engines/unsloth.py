@@ -63,6 +63,7 @@ def load(folder: Path, spec: Spec) -> Loaded:
 
     from trainer.base_model import vision_parts
     from trainer.base_model.precision import compute_dtype, stored_dtype
+    from trainer.model import adapted_layers
 
     config, fast = spec.training_config, FastVisionModel if spec.modality == "vision" else FastLanguageModel
     dtype, full = compute_dtype(stored_dtype(folder)), config.method == "Full"
@@ -84,7 +85,7 @@ def load(folder: Path, spec: Spec) -> Loaded:
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules=vision_parts.linear_layers(model, vision_tower=config.train_vision_tower),
+        target_modules=adapted_layers.target_modules(model, vision_tower=config.train_vision_tower),
         bias="none",
         random_state=config.seed,
         use_gradient_checkpointing=False,

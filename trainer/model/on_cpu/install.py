@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 
+from gemtune.families import of_model_type
 from trainer.base_model.class_names import ATTENTIONS, LAYERS, MLPS, NORMS
 from trainer.base_model.gemma_layers import (
     Attention,
@@ -52,8 +53,13 @@ class _Adapted(Protocol):
 
 
 def install(model: LanguageModel) -> None:
-    """model: with a LoRA adapter on a frozen base. Parts that are not Gemma's, or of 4 bits, stay as they are."""
+    """model: with a LoRA adapter on a frozen base. Layers of 4 bits stay as they are, and so does every layer of a
+    family whose layers were not compared with transformers'."""
     from peft.tuners.lora import Linear
+
+    family = of_model_type(model.config.model_type)
+    if family is None or family.fused is None:
+        return
 
     last = model.config.get_text_config().num_hidden_layers - 1
     for part in model.modules():

@@ -35,7 +35,7 @@ _DATASET, _MODALITY, _FORMAT = ("processed_dataset_id",), ("modality",), ("expor
 RULES: tuple[Rule, ...] = (
     Rule((_DATASET,), training.dataset_exists),
     Rule((_BASE_MODEL,), model.is_named),
-    Rule((_BASE_MODEL,), model.is_a_gemma),
+    Rule((_BASE_MODEL,), model.is_supported),
     Rule((_MODALITY, _BASE_MODEL), model.sees),
     Rule((_MODALITY, *_training("train_vision_tower")), training.vision_tower),
     Rule((_MODALITY, *_training("packing", "provider")), training.packing),

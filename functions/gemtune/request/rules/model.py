@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
-from gemtune import llama_cpp
+from gemtune import families, llama_cpp
 from gemtune.errors import Problem
 from gemtune.request import base_model
 from gemtune.request.facts import Facts
@@ -18,11 +16,14 @@ def is_named(request: TrainRequest, facts: Facts) -> list[Problem]:
     return [] if problem is None else [problem]
 
 
-def is_a_gemma(request: TrainRequest, facts: Facts) -> list[Problem]:
-    """A model of the Hub is looked at by `prepare`, which fetches it."""
+def is_supported(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """By the configuration where it is at hand, else by the name; `prepare` looks again at a model of the Hub."""
     model, files = base_model.read(request.training_config.base_model_id), facts.base_model
-    if model is None or model.kind == "hub":
+    if model is None:
         return []
+    if model.kind == "hub":
+        problem = families.problem_of_name(model.place)
+        return [] if problem is None else [problem]
     if files is None:
         return [
             Problem(LOC, "this service has no local folders", "bad_base_model", "use a Hub id or gs://bucket/folder")
@@ -32,33 +33,23 @@ def is_a_gemma(request: TrainRequest, facts: Facts) -> list[Problem]:
     if files.config is None:
         hint = "the folder holds config.json, *.safetensors and the tokenizer's files"
         return [Problem(LOC, "there is no config.json in this folder", "base_model_not_found", hint)]
-    kind = str(files.fields.get("model_type", "unknown"))
-    if not kind.startswith("gemma"):
-        return [Problem(LOC, f"it is a {kind[:40]} model, not a Gemma", "not_a_gemma", "use a Gemma model")]
-    return []
+    problem = families.problem_of_config(files.fields)
+    return [] if problem is None else [problem]
 
 
 def sees(request: TrainRequest, facts: Facts) -> list[Problem]:
-    """By the configuration where it is at hand, else by the name: Gemma 1 and 2 and the smallest Gemma 3 (270M, 1B)
-    have no vision tower; those of Gemma 3n and 4 need packages that this trainer does without (timm, torchvision)."""
+    """By the configuration where it is at hand, else by the name."""
     if request.modality == "text":
         return []
     if facts.base_model is not None and facts.base_model.config is not None:
-        message = None if base_model.sees(facts.base_model.config) else "this base model cannot be shown pictures"
+        reason = base_model.no_pictures(facts.base_model.fields)
     else:
-        message = _blind_by_name(request.training_config.base_model_id)
-    if message is None:
+        family = families.of_name(request.training_config.base_model_id)
+        reason = None if family is None else family.no_pictures_by_name(request.training_config.base_model_id)
+    if reason is None:
         return []
+    message = f"this base model cannot be trained on pictures: {reason}"
     return [Problem(("modality",), message, "model_without_vision", "use gemma-3-4b-it or larger, or modality text")]
-
-
-def _blind_by_name(base_model_id: str) -> str | None:
-    name = base_model_id.rsplit("/", 1)[-1].lower()
-    if re.match(r"^gemma-(2b|7b|1\.1|2-)|^gemma-3-(270m|1b)", name):
-        return f"{name} cannot see pictures"
-    if re.match(r"^gemma-(3n|4)", name):
-        return f"{name} cannot be trained on pictures here"
-    return None
 
 
 def becomes_gguf(request: TrainRequest, facts: Facts) -> list[Problem]:

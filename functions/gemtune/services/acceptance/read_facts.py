@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gemtune.errors import ObjectNotFound, Problem, SecretNotFound, UnsafeName
+from gemtune.families.size import ModelSize
 from gemtune.jobs.secret_names import REFERENCE
 from gemtune.machines import model_size
 from gemtune.machines.choice import LOCAL
-from gemtune.machines.model_size import ModelSize
 from gemtune.ports import Buckets, Objects, Secrets
 from gemtune.request import base_model
 from gemtune.request.base_model import ModelFiles

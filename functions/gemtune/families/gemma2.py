@@ -1,0 +1,25 @@
+"""Gemma 2, ShieldGemma 1, TxGemma."""
+
+from __future__ import annotations
+
+from gemtune.families.generation import Family, FusedLayers, ModelType, Turns
+from gemtune.families.size import uniform
+
+_2B = uniform(2_614_341_888, 26, 2304, 9216, 2048, 1024, 256_000, capped_heads=8)
+_9B = uniform(9_241_705_984, 42, 3584, 14336, 4096, 2048, 256_000, capped_heads=16)
+_27B = uniform(27_227_128_320, 46, 4608, 36864, 4096, 2048, 256_000, capped_heads=32)
+
+GEMMA_2 = Family(
+    name="Gemma 2",
+    model_types={"gemma2": ModelType()},
+    names=("gemma-2", "shieldgemma-2b", "shieldgemma-9b", "shieldgemma-27b", "txgemma"),
+    text_only=(),
+    sizes={
+        "gemma-2-2b": _2B, "shieldgemma-2b": _2B, "txgemma-2b": _2B,
+        "gemma-2-9b": _9B, "shieldgemma-9b": _9B, "txgemma-9b": _9B,
+        "gemma-2-27b": _27B, "shieldgemma-27b": _27B, "txgemma-27b": _27B,
+    },
+    turns=Turns("<start_of_turn>", "<end_of_turn>", "gemma_chat_template.jinja"),
+    licence="gemma",
+    fused=FusedLayers("Gemma2RMSNorm", "Gemma2MLP", "Gemma2Attention", "Gemma2DecoderLayer"),
+)  # fmt: skip

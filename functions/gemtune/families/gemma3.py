@@ -1,0 +1,29 @@
+"""Gemma 3, MedGemma, TranslateGemma, FunctionGemma."""
+
+from __future__ import annotations
+
+from gemtune.families.generation import Family, FusedLayers, ModelType, Turns
+from gemtune.families.size import uniform
+
+_270M = uniform(268_098_176, 18, 640, 2048, 1024, 256, 262_144)
+_1B = uniform(999_885_952, 26, 1152, 6912, 1024, 256, 262_144)
+_4B = uniform(4_300_079_472, 34, 2560, 10240, 2048, 1024, 262_208)
+_12B = uniform(12_187_325_040, 48, 3840, 15360, 4096, 2048, 262_208)
+_27B = uniform(27_432_406_640, 62, 5376, 21504, 4096, 2048, 262_208)
+
+GEMMA_3 = Family(
+    name="Gemma 3",
+    model_types={"gemma3": ModelType(no_pictures=None), "gemma3_text": ModelType()},
+    names=("gemma-3", "medgemma", "translategemma", "functiongemma"),
+    text_only=("gemma-3-270m", "gemma-3-1b", "functiongemma-270m", "medgemma-27b-text"),
+    sizes={
+        "gemma-3-270m": _270M, "functiongemma-270m": _270M, "gemma-3-1b": _1B,
+        "gemma-3-4b": _4B, "medgemma-4b": _4B, "medgemma-1.5-4b": _4B, "translategemma-4b": _4B,
+        "gemma-3-12b": _12B, "translategemma-12b": _12B,
+        "gemma-3-27b": _27B, "medgemma-27b": _27B, "translategemma-27b": _27B,
+    },
+    turns=Turns("<start_of_turn>", "<end_of_turn>", "gemma_chat_template.jinja"),
+    licence="gemma",
+    senses=("vision_tower", "multi_modal_projector"),
+    fused=FusedLayers("Gemma3RMSNorm", "Gemma3MLP", "Gemma3Attention", "Gemma3DecoderLayer"),
+)  # fmt: skip

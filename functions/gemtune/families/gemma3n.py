@@ -1,0 +1,37 @@
+"""Gemma 3n: per-layer inputs, alternating updates, layers that share keys and values, MobileNet vision, audio."""
+
+from __future__ import annotations
+
+from gemtune.families.generation import Family, ModelType, Turns
+from gemtune.families.size import Layers, ModelSize
+
+_NO_PICTURES = "pictures of Gemma 3n need timm, which this trainer does without"
+_NO_GGUF = "llama.cpp and transformers compute different logits for Gemma 3n"
+_NO_ADAPTER = "vLLM's Gemma 3n takes no LoRA adapter: serve it merged"
+
+# The first 20 layers have keys and values of their own, all others share them; every fifth layer is global.
+_E2B = ModelSize(
+    5_439_438_272, 2048, (Layers(20, 8192, 2048, 512), Layers(10, 8192, 2048, 0)), 262_400, per_layer_input=256
+)
+_E4B = ModelSize(
+    7_849_978_192, 2048, (Layers(20, 16384, 2048, 512), Layers(15, 16384, 2048, 0)), 262_400, per_layer_input=256
+)
+
+GEMMA_3N = Family(
+    name="Gemma 3n",
+    model_types={
+        "gemma3n": ModelType(no_pictures=_NO_PICTURES, no_gguf=_NO_GGUF, no_vllm_adapter=_NO_ADAPTER),
+        "gemma3n_text": ModelType(no_gguf=_NO_GGUF, no_vllm_adapter=_NO_ADAPTER),
+    },
+    names=("gemma-3n",),
+    text_only=(),
+    sizes={"gemma-3n-e2b": _E2B, "gemma-3n-e4b": _E4B},
+    turns=Turns("<start_of_turn>", "<end_of_turn>", "gemma_chat_template.jinja"),
+    licence="gemma",
+    senses=("vision_tower", "audio_tower", "embed_vision", "embed_audio"),
+    unquantized=(
+        "per_layer_input_gate", "per_layer_projection", "per_layer_model_projection", "altup_projections",
+        "altup_unembed_projections", "laurel.linear_left", "laurel.linear_right", "altup.modality_router",
+        "altup.prediction_coefs", "altup.correction_coefs",
+    ),
+)  # fmt: skip

@@ -1,0 +1,57 @@
+"""Gemma 4: E models with per-layer inputs, dense, mixture of experts, and unified (no vision or audio encoder)."""
+
+from __future__ import annotations
+
+from gemtune.families.generation import Family, ModelType, Turns
+from gemtune.families.size import Experts, Layers, ModelSize
+
+_NO_PICTURES = "pictures of Gemma 4 are not trained on yet"
+_VOCABULARY = 262_144
+# Sliding and global layers, first those with keys and values of their own. Global heads are 512 wide, others 256.
+_E2B = ModelSize(
+    5_123_171_872, 1536,
+    (Layers(12, 6144, 2048, 256), Layers(3, 6144, 4096, 512), Layers(16, 12288, 2048, 0), Layers(4, 12288, 4096, 0)),
+    _VOCABULARY, per_layer_input=256,
+)  # fmt: skip
+_E4B = ModelSize(
+    7_996_151_072, 2560,
+    (Layers(20, 10240, 2048, 512), Layers(4, 10240, 4096, 1024), Layers(15, 10240, 2048, 0), Layers(3, 10240, 4096, 0)),
+    _VOCABULARY, per_layer_input=256,
+)  # fmt: skip
+_12B = ModelSize(
+    11_944_951_552, 3840, (Layers(40, 15360, 4096, 2048), Layers(8, 15360, 8192, 512, one_projection=True)), _VOCABULARY
+)
+_26B = ModelSize(
+    25_805_933_872, 2816, (Layers(25, 2112, 4096, 2048), Layers(5, 2112, 8192, 1024, one_projection=True)),
+    _VOCABULARY, experts=Experts(128, 704, 8),
+)  # fmt: skip
+_31B = ModelSize(
+    31_273_086_512, 5376, (Layers(50, 21504, 8192, 4096), Layers(10, 21504, 16384, 2048, one_projection=True)),
+    _VOCABULARY,
+)  # fmt: skip
+
+GEMMA_4 = Family(
+    name="Gemma 4",
+    model_types={
+        "gemma4": ModelType(no_pictures=_NO_PICTURES),
+        "gemma4_text": ModelType(),
+        "gemma4_unified": ModelType(no_pictures=_NO_PICTURES),
+        "gemma4_unified_text": ModelType(),
+    },
+    names=("gemma-4",),
+    text_only=(),
+    sizes={"gemma-4-e2b": _E2B, "gemma-4-e4b": _E4B, "gemma-4-12b": _12B, "gemma-4-26b": _26B, "gemma-4-31b": _31B},
+    turns=Turns(
+        "<|turn>", "<turn|>", "gemma4_chat_template.jinja",
+        scanned=True,
+        empty_thought="<|channel>thought\n<channel|>",
+        tool_result=("<|tool_response>", "<tool_response|>"),
+        reserved=(
+            "<|channel>", "<channel|>", "<|tool>", "<tool|>", "<|tool_call>", "<tool_call|>", "<|think|>", '<|"|>',
+        ),
+    ),
+    licence="apache-2.0",
+    senses=("vision_tower", "audio_tower", "embed_vision", "embed_audio", "vision_embedder"),
+    experts=("experts.gate_up_proj", "experts.down_proj"),
+    unquantized=("router.proj", "per_layer_input_gate", "per_layer_projection", "per_layer_model_projection"),
+)  # fmt: skip
