@@ -85,10 +85,29 @@ class World:
     def kept_specs(self) -> list[str]:
         return [stat.name for stat in self.services.buckets.config.list("")]
 
+    def record(self, job_id: str) -> dict[str, Any]:
+        """A record as it is stored."""
+        query = "SELECT record FROM jobs WHERE job_id = ?"
+        row = self.services.database.read().execute(query, (job_id,)).fetchone()
+        fields: dict[str, Any] = json.loads(row["record"])
+        return fields
+
+    def write_record(self, job_id: str, fields: Mapping[str, Any]) -> None:
+        """Store a record as another version of gemtune would, or one that no version can read."""
+        status = fields["status"] if isinstance(fields.get("status"), str) else "queued"
+        with self.services.database.write() as connection:
+            update = "UPDATE jobs SET record = ?, status = ? WHERE job_id = ?"
+            connection.execute(update, (json.dumps(fields, default=str), status, job_id))
+
+    def write_event(self, job_id: str, seq: int, fields: Mapping[str, Any]) -> None:
+        """Store an event as another version would."""
+        with self.services.database.write() as connection:
+            update = "UPDATE events SET body = ? WHERE job_id = ? AND seq = ?"
+            connection.execute(update, (json.dumps(fields), job_id, seq))
+
     def spoil(self, job_id: str) -> None:
         """Make a record unreadable."""
-        with self.services.database.write() as connection:
-            connection.execute("UPDATE jobs SET record = '{}' WHERE job_id = ?", (job_id,))
+        self.write_record(job_id, self.record(job_id) | {"launch": "?"})
 
     def pass_ack_deadline(self, subscription: str, received: Sequence[Received]) -> None:
         """What happens to messages that nobody acknowledges in time."""

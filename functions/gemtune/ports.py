@@ -56,17 +56,24 @@ class JobStore(Protocol):
         ...
 
     def get(self, job_id: str) -> Job:
-        """Raises JobNotFound."""
+        """Raises JobNotFound, RecordUnreadable."""
         ...
 
     def holder(self, key_hash: str) -> Job | None:
         """The job that has this idempotency key. Raises JobWasDeleted when it was deleted."""
         ...
 
-    def update(self, job_id: str, change: Change, *, version: int | None = None) -> Job:
+    def salvage(self, job_id: str) -> Job:
+        """The job; of a record that cannot be read, what can be (see jobs/salvage.py). For those who end or remove a
+        job. Raises JobNotFound."""
+        ...
+
+    def update(self, job_id: str, change: Change, *, version: int | None = None, salvage: bool = False) -> Job:
         """Read, change and write record and events in one transaction; return the job as it is then.
 
-        Raises JobNotFound, VersionConflict when `version` is given and is not the record's, and what `change` raises.
+        salvage: `change` gets what can be read of a record that cannot be, and what it makes of it takes its place.
+        Raises JobNotFound, VersionConflict when `version` is given and is not the record's, RecordUnreadable without
+        `salvage`, RecordInvalid when what is to be written could not be read again, and what `change` raises.
         """
         ...
 
@@ -83,11 +90,13 @@ class JobStore(Protocol):
         ...
 
     def events(self, job_id: str, *, after: int = 0, limit: int = 500) -> Sequence[Event]:
-        """Events with a higher number than `after`, in order. Raises JobNotFound."""
+        """Events with a higher number than `after`, in order; one that cannot be read is `unknown`. Raises
+        JobNotFound."""
         ...
 
     def unfinished(self) -> Iterator[Job]:
-        """Every job that is not over."""
+        """Every job that is not over. Left out are records that cannot be read, and those of a status that only a newer
+        version knows: they are its own to mend."""
         ...
 
     def unfinished_children(self, job_id: str) -> Sequence[str]:
@@ -99,7 +108,8 @@ class JobStore(Protocol):
         ...
 
     def delete(self, job_id: str, *, version: int, tombstone_until: datetime) -> None:
-        """Remove record and events, leave a tombstone. Raises JobNotFound, VersionConflict."""
+        """Remove record and events, leave a tombstone; whether they can be read does not matter. Raises JobNotFound,
+        VersionConflict."""
         ...
 
     def was_deleted(self, job_id: str) -> bool:

@@ -6,7 +6,7 @@ import itertools
 import json
 import uuid
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,18 @@ class GcpWorld(World):
     def stop(self) -> None:
         self.secret_manager.stop()
 
-    def spoil(self, job_id: str) -> None:
-        firestore.Client(project=self.project).collection("training_jobs").document(job_id).update({"launch": "?"})
+    def record(self, job_id: str) -> dict[str, Any]:
+        return self._document(job_id).get().to_dict() or {}
+
+    def write_record(self, job_id: str, fields: Mapping[str, Any]) -> None:
+        ours = {name: value for name, value in self.record(job_id).items() if name in ("lagging", "write_ids")}
+        self._document(job_id).set(ours | dict(fields))
+
+    def write_event(self, job_id: str, seq: int, fields: Mapping[str, Any]) -> None:
+        self._document(job_id).collection("events").document(str(seq)).set({"seq": seq, **fields})
+
+    def _document(self, job_id: str) -> firestore.DocumentReference:
+        return firestore.Client(project=self.project).collection("training_jobs").document(job_id)
 
     def messages(self, subscription: str) -> list[dict[str, Any]]:
         """Without the wait of a pull for what may still come: a message is there once its publish has returned."""

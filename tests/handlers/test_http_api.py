@@ -78,6 +78,34 @@ def test_cancel_and_delete_answer_by_what_is_there(api: Any) -> None:
         assert (answer.status_code, answer.json["error"]["code"]) == (404, "job_not_found")
 
 
+def test_a_job_of_a_newer_version_is_shown_and_ended(api: Any, backend: World) -> None:
+    job_id = submitted(api)
+    newer = {"status": "paused", "source": "openai", "priority": 3}
+    fields = backend.record(job_id) | newer
+    fields["steps"] |= {"judge": {"state": "waiting", "seconds": 3.5}}
+    backend.write_record(job_id, fields)
+    shown = api.get(f"/jobs/{job_id}/status").json
+    assert (shown["status"], shown["source"], shown["steps"]["judge"]["state"]) == ("paused", "openai", "waiting")
+    assert [job["status"] for job in api.get("/jobs").json["jobs"]] == ["paused"]
+    assert api.post(f"/jobs/{job_id}/cancel").json["status"] == "cancelled"
+    assert api.delete(f"/jobs/{job_id}").status_code == 200
+
+
+def test_a_job_that_cannot_be_read_says_so_and_can_be_ended(api: Any, backend: World) -> None:
+    job_id = submitted(api)
+    backend.write_record(job_id, backend.record(job_id) | {"metrics": "not metrics"})
+    for path in ("status", "metrics", "artifacts"):
+        answer = api.get(f"/jobs/{job_id}/{path}")
+        assert (answer.status_code, answer.json["error"]["code"]) == (409, "record_unreadable")
+        assert "metrics" in answer.json["error"]["message"]
+    assert api.get(f"/jobs/{job_id}/events").status_code == 200
+    assert api.delete(f"/jobs/{job_id}").json["error"]["code"] == "job_is_running"
+    assert api.post(f"/jobs/{job_id}/cancel").json["status"] == "cancelled"
+    assert api.get(f"/jobs/{job_id}/status").json["status"] == "cancelled"
+    assert api.delete(f"/jobs/{job_id}").status_code == 200
+    assert api.get(f"/jobs/{job_id}/status").status_code == 404
+
+
 def test_jobs_come_in_pages(api: Any, backend: World) -> None:
     ids = []
     for _ in range(5):

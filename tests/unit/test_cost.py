@@ -45,6 +45,9 @@ def test_what_did_not_run_costs_nothing() -> None:
 
 def test_an_unknown_price_or_machine_makes_an_unknown_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cost.of_job(job("gone", train=1)) is None
+    newer = job("l4", train=1)
+    assert cost.of_job(newer.model_copy(update={"steps": {**newer.steps, "judge": StepRecord()}})) == cost.of_job(newer)
+    assert cost.of_job(newer.model_copy(update={"steps": {**newer.steps, "judge": StepRecord(seconds=1)}})) is None
     monkeypatch.setattr(cost, "prices", lambda: {"vcpu": 1.0, "gib": 1.0, "nvidia-l4": None})
     assert cost.of_job(job("l4", train=1)) is None
     assert cost.a_second(MACHINES["cpu"]) == 40

@@ -15,7 +15,8 @@ from gemtune.jobs import steps, stored
 from gemtune.jobs.events import Event
 from gemtune.jobs.page_tokens import Place, place_of, token_of
 from gemtune.jobs.record import Job, JobSummary, Mark, Progress
-from gemtune.jobs.status import UNFINISHED, Status
+from gemtune.jobs.salvage import salvaged
+from gemtune.jobs.status import FINAL, UNFINISHED, Status
 from gemtune.ports import Change, Clock, Created, Page
 
 log = logging.getLogger(__name__)
@@ -59,9 +60,12 @@ class SqliteStore:
     def get(self, job_id: str) -> Job:
         return self._get(self._database.read(), job_id)
 
-    def update(self, job_id: str, change: Change, *, version: int | None = None) -> Job:
+    def salvage(self, job_id: str) -> Job:
+        return self._salvage(self._database.read(), job_id)
+
+    def update(self, job_id: str, change: Change, *, version: int | None = None, salvage: bool = False) -> Job:
         with self._database.write() as connection:
-            before = self._get(connection, job_id)
+            before = self._salvage(connection, job_id) if salvage else self._get(connection, job_id)
             if version is not None and before.version != version:
                 raise VersionConflict(f"job {job_id!r} is at version {before.version}, not {version}")
             after, events = change(before)
@@ -99,10 +103,13 @@ class SqliteStore:
 
     def events(self, job_id: str, *, after: int = 0, limit: int = 500) -> Sequence[Event]:
         connection = self._database.read()
-        if connection.execute("SELECT 1 FROM jobs WHERE job_id = ?", (job_id,)).fetchone() is None:
+        job = connection.execute("SELECT created_at FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
+        if job is None:
             raise JobNotFound(job_id)
-        query = "SELECT body FROM events WHERE job_id = ? AND seq > ? ORDER BY seq LIMIT ?"
-        return [Event.model_validate_json(row["body"]) for row in connection.execute(query, (job_id, after, limit))]
+        created_at = datetime.fromisoformat(job["created_at"])
+        query = "SELECT seq, body FROM events WHERE job_id = ? AND seq > ? ORDER BY seq LIMIT ?"
+        rows = connection.execute(query, (job_id, after, limit)).fetchall()
+        return [stored.read_event(job_id, row["seq"], row["body"], created_at=created_at) for row in rows]
 
     def unfinished(self) -> Iterator[Job]:
         marks = ", ".join("?" * len(UNFINISHED))
@@ -111,14 +118,14 @@ class SqliteStore:
             try:
                 yield _read(row)
             except RecordUnreadable as error:
-                log.error("%s", error)
+                log.warning("%s", error)
 
     def unfinished_children(self, job_id: str) -> Sequence[str]:
-        marks = ", ".join("?" * len(UNFINISHED))  # they are few, so no index on the parent pays
-        where = f"status IN ({marks}) AND json_extract(record, '$.parent_job_id') = ?"
-        query = f"SELECT job_id FROM jobs WHERE {where} ORDER BY job_id"
-        found = self._database.read().execute(query, (*sorted(UNFINISHED), job_id))
-        return [row["job_id"] for row in found.fetchall()]
+        marks = ", ".join("?" * len(FINAL))  # the others are few, so no index on the parent pays
+        parent = "CASE WHEN json_valid(record) THEN json_extract(record, '$.parent_job_id') END"
+        query = f"SELECT job_id FROM jobs WHERE status NOT IN ({marks}) AND {parent} = ? ORDER BY job_id"
+        rows = self._database.read().execute(query, (*sorted(FINAL), job_id)).fetchall()
+        return [row["job_id"] for row in rows if not self.salvage(row["job_id"]).is_over]
 
     def lagging(self) -> Iterator[str]:
         query = "SELECT job_id FROM jobs WHERE published_seq < last_seq"
@@ -126,7 +133,7 @@ class SqliteStore:
 
     def delete(self, job_id: str, *, version: int, tombstone_until: datetime) -> None:
         with self._database.write() as connection:
-            job = self._get(connection, job_id)
+            job = self._salvage(connection, job_id)
             if job.version != version:
                 raise VersionConflict(f"job {job_id!r} is at version {job.version}, not {version}")
             connection.execute("DELETE FROM events WHERE job_id = ?", (job_id,))
@@ -148,10 +155,16 @@ class SqliteStore:
             connection.execute("DELETE FROM tombstones WHERE until <= ?", (_iso(now),))
 
     def _get(self, connection: sqlite3.Connection, job_id: str) -> Job:
-        row = connection.execute("SELECT job_id, record FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
-        if row is None:
-            raise JobNotFound(job_id)
-        return _read(row)
+        return _read(_row(connection, job_id))
+
+    def _salvage(self, connection: sqlite3.Connection, job_id: str) -> Job:
+        row = _row(connection, job_id)
+        try:
+            return _read(row)
+        except RecordUnreadable:
+            newest = connection.execute("SELECT max(seq) FROM events WHERE job_id = ?", (job_id,)).fetchone()[0]
+            facts = {name: row[name] for name in row.keys() if name != "record"}  # noqa: SIM118 - a Row is no mapping
+            return salvaged(row["record"], facts | {"last_seq": max(row["last_seq"], newest or 0)})
 
     def _insert(self, connection: sqlite3.Connection, job: Job) -> None:
         columns = _columns(job)
@@ -171,6 +184,13 @@ class SqliteStore:
             enqueue(connection, "trigger:documents", body.encode(), {"document": document}, now=self._clock.now())
 
 
+def _row(connection: sqlite3.Connection, job_id: str) -> sqlite3.Row:
+    row: sqlite3.Row | None = connection.execute("SELECT * FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
+    if row is None:
+        raise JobNotFound(job_id)
+    return row
+
+
 def _job_with_key(connection: sqlite3.Connection, key_hash: str) -> str | None:
     row = connection.execute("SELECT job_id FROM idempotency_keys WHERE key = ?", (key_hash,)).fetchone()
     return None if row is None else str(row["job_id"])
@@ -187,12 +207,8 @@ def _read(row: sqlite3.Row) -> Job:
 
 
 def _summary(row: sqlite3.Row) -> JobSummary:
-    try:
-        return JobSummary.model_validate(_read(row).model_dump(include=set(JobSummary.model_fields)))
-    except RecordUnreadable:
-        created_at = datetime.fromisoformat(row["created_at"])
-        known = {"job_id": row["job_id"], "modality": row["modality"], "created_at": created_at}
-        return JobSummary(**known, job_name="", status=Status.UNKNOWN, base_model_id="")
+    created_at = datetime.fromisoformat(row["created_at"])
+    return stored.summary(row["job_id"], row["record"], modality=row["modality"], created_at=created_at)
 
 
 def _iso(at: datetime) -> str:

@@ -14,7 +14,7 @@ import logging
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -28,7 +28,8 @@ from gemtune.jobs import changes, steps, stored
 from gemtune.jobs.events import Event
 from gemtune.jobs.page_tokens import Place, place_of, token_of
 from gemtune.jobs.record import Job, JobSummary, Mark, Progress
-from gemtune.jobs.status import UNFINISHED, Status
+from gemtune.jobs.salvage import salvaged
+from gemtune.jobs.status import UNFINISHED, Status, is_final
 from gemtune.ports import Change, Clock, Created, Page
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ CALL_SECONDS, RACE_SECONDS = 20.0, 60.0
 WRITE_IDS = 20
 # How long an event is kept: by a TTL policy on `expire_at`, which Terraform makes.
 EVENTS_KEPT = timedelta(days=400)
+LAST_TIME = datetime.max.replace(tzinfo=UTC)
 # Fields of a document that are no part of the record.
 OURS = ("lagging", "write_ids")
 
@@ -84,7 +86,10 @@ class FirestoreStore:
     def get(self, job_id: str) -> Job:
         return _read(self._snapshot(job_id))
 
-    def update(self, job_id: str, change: Change, *, version: int | None = None) -> Job:
+    def salvage(self, job_id: str) -> Job:
+        return self._salvaged(self._snapshot(job_id))
+
+    def update(self, job_id: str, change: Change, *, version: int | None = None, salvage: bool = False) -> Job:
         def decide(before: Job) -> changes.Changed:
             if version is not None and before.version != version:
                 raise VersionConflict(f"job {job_id!r} is at version {before.version}, not {version}")
@@ -93,7 +98,7 @@ class FirestoreStore:
                 return before, ()
             return after.model_copy(update={"version": before.version + 1, "updated_at": self._clock.now()}), events
 
-        return self._change(job_id, decide)
+        return self._change(job_id, decide, salvage=salvage)
 
     def record_progress(self, job_id: str, mark: Mark, progress: Progress | None, at: datetime) -> None:
         self._change(job_id, lambda job: (steps.heartbeat(job, mark, progress, at), ()))
@@ -122,7 +127,7 @@ class FirestoreStore:
             raise JobNotFound(job_id)
         query = self._job(job_id).collection(EVENTS).where(filter=FieldFilter("seq", ">", after))
         found = query.order_by("seq").limit(limit).stream(timeout=CALL_SECONDS)
-        return [_read_event(snapshot) for snapshot in found]
+        return [_read_event(job_id, snapshot) for snapshot in found]
 
     def unfinished(self) -> Iterator[Job]:
         query = self._client.collection(JOBS).where(filter=FieldFilter("status", "in", sorted(UNFINISHED)))
@@ -130,13 +135,14 @@ class FirestoreStore:
             try:
                 yield _read(snapshot)
             except RecordUnreadable as error:
-                log.error("%s", error)
+                log.warning("%s", error)
 
     def unfinished_children(self, job_id: str) -> Sequence[str]:
         # One equality, which needs no index of its own; how many exports a job has is no number to page through.
         query = self._client.collection(JOBS).where(filter=FieldFilter("parent_job_id", "==", job_id))
-        found = query.select(["status"]).stream(timeout=CALL_SECONDS)
-        return sorted(snapshot.id for snapshot in found if snapshot.get("status") in UNFINISHED)
+        found = query.select(["status", "finished_at"]).stream(timeout=CALL_SECONDS)
+        fields = {snapshot.id: snapshot.to_dict() or {} for snapshot in found}
+        return sorted(id for id, job in fields.items() if not is_final(job.get("status", ""), job.get("finished_at")))
 
     def lagging(self) -> Iterator[str]:
         query = self._client.collection(JOBS).where(filter=FieldFilter("lagging", "==", True)).select(["lagging"])
@@ -145,7 +151,7 @@ class FirestoreStore:
     def delete(self, job_id: str, *, version: int, tombstone_until: datetime) -> None:
         def once() -> None:
             snapshot = self._snapshot(job_id)
-            job = _read(snapshot)
+            job = self._salvaged(snapshot)
             if job.version != version:
                 raise VersionConflict(f"job {job_id!r} is at version {job.version}, not {version}")
             batch = self._client.batch()
@@ -176,7 +182,7 @@ class FirestoreStore:
     # One write. A batch is atomic, and its preconditions say that nobody wrote since we read; unlike a transaction it
     # holds no lock on what it reads, so that of many who come at once none waits for another that waits for it.
 
-    def _change(self, job_id: str, decide: Change) -> Job:
+    def _change(self, job_id: str, decide: Change, *, salvage: bool = False) -> Job:
         """Write what `decide` makes of the record, with its events; return it."""
         sent: list[tuple[str, Job]] = []
 
@@ -186,7 +192,7 @@ class FirestoreStore:
             for write_id, after in sent:
                 if write_id in written:
                     return after  # the race was lost to ourselves: a repeated call finds what the first one wrote
-            before = _read(snapshot)
+            before = self._salvaged(snapshot) if salvage else _read(snapshot)
             after, events = decide(before)
             if after is before:
                 return before
@@ -201,6 +207,16 @@ class FirestoreStore:
             return after
 
         return _until_no_race(once)
+
+    def _salvaged(self, snapshot: Snapshot) -> Job:
+        try:
+            return _read(snapshot)
+        except RecordUnreadable:
+            fields, events = _fields(snapshot), snapshot.reference.collection(EVENTS)
+            newest = events.order_by("seq", direction=firestore.Query.DESCENDING).limit(1).stream(timeout=CALL_SECONDS)
+            numbers = [fields.get("last_seq"), *(event.get("seq") for event in newest)]
+            last_seq = max((number for number in numbers if isinstance(number, int)), default=0)
+            return salvaged(fields, {"job_id": snapshot.id, "created_at": _created_at(snapshot), "last_seq": last_seq})
 
     def _unchanged(self, snapshot: Snapshot) -> Any:
         return self._client.write_option(last_update_time=snapshot.update_time)
@@ -267,9 +283,9 @@ def _event_document(event: Event) -> dict[str, Any]:
     return kept | {"expire_at": event.at + EVENTS_KEPT}
 
 
-def _read_event(snapshot: Snapshot) -> Event:
-    kept = snapshot.to_dict() or {}
-    return Event.model_validate({name: value for name, value in kept.items() if name != "expire_at"})
+def _read_event(job_id: str, snapshot: Snapshot) -> Event:
+    kept = {name: value for name, value in (snapshot.to_dict() or {}).items() if name != "expire_at"}
+    return stored.read_event(job_id, int(snapshot.id), kept, created_at=snapshot.create_time)
 
 
 def _plain(value: Any) -> Any:
@@ -285,19 +301,27 @@ def _plain(value: Any) -> Any:
             return value
 
 
+def _fields(snapshot: Snapshot) -> dict[str, Any]:
+    return {name: value for name, value in (snapshot.to_dict() or {}).items() if name not in OURS}
+
+
 def _read(snapshot: Snapshot) -> Job:
-    kept = {name: value for name, value in (snapshot.to_dict() or {}).items() if name not in OURS}
-    return stored.read(snapshot.id, kept)
+    return stored.read(snapshot.id, _fields(snapshot))
+
+
+def _created_at(snapshot: Snapshot) -> datetime:
+    """When the job was created, by its record if that says so."""
+    created_at = _fields(snapshot).get("created_at", snapshot.create_time)
+    return created_at if isinstance(created_at, datetime) else snapshot.create_time
 
 
 def _summary(snapshot: Snapshot) -> JobSummary:
-    try:
-        return JobSummary.model_validate(_read(snapshot).model_dump(include=set(JobSummary.model_fields)))
-    except RecordUnreadable:
-        kept = snapshot.to_dict() or {}
-        known = {"modality": str(kept.get("modality", "")), "created_at": kept["created_at"]}
-        return JobSummary(job_id=snapshot.id, job_name="", status=Status.UNKNOWN, base_model_id="", **known)
+    fields = _fields(snapshot)
+    modality = str(fields.get("modality", ""))
+    return stored.summary(snapshot.id, fields, modality=modality, created_at=_created_at(snapshot))
 
 
 def _token(snapshot: Snapshot) -> str:
-    return token_of(Place(snapshot.get("created_at"), snapshot.id))
+    created_at = snapshot.get("created_at")
+    # What is no time comes before all times where the newest ones do, and the page after it begins with the first time.
+    return token_of(Place(created_at if isinstance(created_at, datetime) else LAST_TIME, snapshot.id))

@@ -21,8 +21,8 @@ from gemtune.jobs.record import (
     Progress,
     StepRecord,
 )
-from gemtune.jobs.sources import Source
-from gemtune.jobs.status import Status, Step
+from gemtune.jobs.sources import OpenSource
+from gemtune.jobs.status import OpenStatus, OpenStep
 from gemtune.machines import cost
 from gemtune.machines.choice import LOCAL
 
@@ -61,7 +61,7 @@ class JobStatus(BaseModel):
     job_id: str
     parent_job_id: str | None
     job_name: str
-    status: Status
+    status: OpenStatus
     modality: str
     base_model_id: str
     processed_dataset_id: str
@@ -74,10 +74,10 @@ class JobStatus(BaseModel):
     warnings: Sequence[JobWarning]
     metrics: Metrics | None
     progress: Progress | None
-    steps: Mapping[Step, StepStatus]
+    steps: Mapping[OpenStep, StepStatus]
     artifacts: Sequence[Artifact]
     certificate: Parity | None
-    source: Source
+    source: OpenSource
     owner: str
     created_at: datetime
     updated_at: datetime

@@ -61,6 +61,7 @@ STATUS_CODES: Mapping[type[errors.GemtuneError], int] = {
     errors.UnsafeName: 404,
     errors.NotFound: 404,
     errors.Conflict: 409,
+    errors.RecordUnreadable: 409,
     errors.NotFromHere: 403,
     errors.BodyTooLarge: 413,
     errors.NoSignedLinks: 501,

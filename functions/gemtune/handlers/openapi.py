@@ -35,14 +35,14 @@ _ERRORS: Mapping[tuple[str, str], tuple[int, ...]] = {
     ("POST", "/jobs/<job_id>/cancel"): (404, 409),
     ("DELETE", "/jobs/<job_id>"): (404, 409),
     ("GET", "/jobs"): (422,),
-    ("GET", "/jobs/<job_id>/status"): (404,),
+    ("GET", "/jobs/<job_id>/status"): (404, 409),
     ("GET", "/jobs/<job_id>/events"): (404, 422),
-    ("GET", "/jobs/<job_id>/metrics"): (404, 422),
-    ("GET", "/jobs/<job_id>/artifacts"): (404, 501),
+    ("GET", "/jobs/<job_id>/metrics"): (404, 409, 422),
+    ("GET", "/jobs/<job_id>/artifacts"): (404, 409, 501),
 }
 _MEANING = {
     404: "no such job",
-    409: "contradicts what is there",
+    409: "contradicts what is there; `record_unreadable`: another version of the service wrote it",
     413: "too large",
     422: "refused, with every error",
     501: "the service runs as nobody who can sign links",

@@ -8,8 +8,8 @@ from typing import Any
 
 from gemtune.errors import IllegalMove, JobIsOver, JobIsRunning, NothingTrained
 from gemtune.jobs.events import Event
-from gemtune.jobs.record import ATTEMPTS_KEPT, Attempt, Failure, Job, StepRecord
-from gemtune.jobs.status import MOVES, STEPS, Status, Step
+from gemtune.jobs.record import ATTEMPTS_KEPT, Attempt, Failure, Job, StepRecord, StepState
+from gemtune.jobs.status import FINAL, Status, Step, moves_from
 
 Changed = tuple[Job, Sequence[Event]]
 
@@ -36,9 +36,9 @@ def steps_of_export(parent: Job) -> Mapping[Step, StepRecord]:
 def moved(job: Job, to: Status, *, at: datetime, **details: Any) -> Changed:
     """The job after one move, and the event that tells of it. Raises IllegalMove."""
     untrained = (job.status, to) == (Status.QUEUED, Status.EXPORTING) and not job.has_trained
-    if untrained or to not in MOVES.get(job.status, frozenset()):
+    if untrained or to not in moves_from(job.status):
         raise IllegalMove(job.job_id, job.status, to)
-    over = to not in MOVES
+    over = to in FINAL
     job = job.model_copy(
         update={
             "status": to,
@@ -51,9 +51,9 @@ def moved(job: Job, to: Status, *, at: datetime, **details: Any) -> Changed:
 
 def failed(job: Job, failure: Failure, *, at: datetime) -> Changed:
     """The job will not be tried again. Raises IllegalMove when it is over."""
-    for step in STEPS:
-        if job.steps[step].state == "running":
-            job = with_step(job, step, ended(job.steps[step], "failed", at, failure.code))
+    for step, record in job.steps.items():
+        if record.state == "running":
+            job = with_step(job, step, ended(record, "failed", at, failure.code))
     job = job.model_copy(update={"error": failure})
     return moved(job, Status.FAILED, at=at, code=failure.code, message=failure.message)
 
@@ -62,13 +62,13 @@ def cancelled(job: Job, *, at: datetime) -> Changed:
     """Raises JobIsOver."""
     if job.is_over:
         raise JobIsOver(job.job_id, job.status)
-    for step in STEPS:
-        if job.steps[step].state == "running":
-            job = with_step(job, step, ended(job.steps[step], "stopped", at, "cancelled"))
+    for step, record in job.steps.items():
+        if record.state == "running":
+            job = with_step(job, step, ended(record, "stopped", at, "cancelled"))
     return moved(job, Status.CANCELLED, at=at)
 
 
-def ended(step: StepRecord, state: str, at: datetime, cause: str | None) -> StepRecord:
+def ended(step: StepRecord, state: StepState, at: datetime, cause: str | None) -> StepRecord:
     ran = (at - step.started_at).total_seconds() if step.started_at else 0.0
     over = Attempt(attempt=step.attempt, seconds=round(ran, 3), cause=cause, checkpoint=step.checkpoint)
     return step.model_copy(
@@ -82,7 +82,7 @@ def ended(step: StepRecord, state: str, at: datetime, cause: str | None) -> Step
     )
 
 
-def with_step(job: Job, step: Step, record: StepRecord) -> Job:
+def with_step(job: Job, step: Step | str, record: StepRecord) -> Job:
     return job.model_copy(update={"steps": {**job.steps, step: record}})
 
 

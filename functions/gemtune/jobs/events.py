@@ -9,9 +9,12 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 
 class Event(BaseModel):
-    """One fact. `seq` starts at 1; `type` is `job_<status>` for a move, else what happened."""
+    """One fact. `seq` starts at 1; `type` is `job_<status>` for a move, else what happened.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Fields that a newer version added are kept.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     job_id: str
     seq: int

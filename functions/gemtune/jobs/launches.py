@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from gemtune.errors import StaleClaim
 from gemtune.jobs.changes import Changed, failed, with_event
 from gemtune.jobs.record import Claim, Failure, Job, Launch
+from gemtune.jobs.status import UNFINISHED
 
 # Launches after the first one that `sweep` may start for a job.
 RELAUNCHES = 3
@@ -21,7 +22,7 @@ def launched(job: Job, *, at: datetime, lease: timedelta) -> Changed:
     twice as long after each launch that nobody claimed: what was broken may be mended by then."""
     here = job.launch
     leased = here.lease_until is not None and at < here.lease_until
-    if job.is_over or leased or here.execution is not None or job.claim is not None:
+    if job.status not in UNFINISHED or leased or here.execution is not None or job.claim is not None:
         return job, ()
     lease_until = at + lease * 2**here.unclaimed
     launch = Launch(number=here.number + 1, lease_until=lease_until, unclaimed=here.unclaimed)
@@ -39,7 +40,7 @@ def launch_returned(job: Job, launch: int) -> Changed:
     """Give up a launch whose execution could not be started."""
     if job.launch.number != launch or job.claim is not None:
         return job, ()
-    return job.model_copy(update={"launch": Launch(number=launch, unclaimed=job.launch.unclaimed)}), ()
+    return job.model_copy(update={"launch": _given_up(job.launch)}), ()
 
 
 def launch_unclaimed(job: Job, launch: int, *, cause: str, at: datetime) -> Changed:
@@ -47,12 +48,16 @@ def launch_unclaimed(job: Job, launch: int, *, cause: str, at: datetime) -> Chan
     if job.is_over or job.launch.number != launch or job.claim is not None:
         return job, ()
     unclaimed = job.launch.unclaimed + 1
-    job = job.model_copy(update={"launch": Launch(number=launch, unclaimed=unclaimed)})
+    job = job.model_copy(update={"launch": _given_up(job.launch).model_copy(update={"unclaimed": unclaimed})})
     if unclaimed < UNCLAIMED_LAUNCHES:
         return job, ()
     message = f"{unclaimed} executions of the workflow ended before they took the job up, the last one as {cause}"
     hint = "the request is not at fault: see the logs of the workflow and of control, mend the service, submit again"
     return failed(job, Failure(code="never_taken_up", message=message, hint=hint), at=at)
+
+
+def _given_up(launch: Launch) -> Launch:
+    return launch.model_copy(update={"lease_until": None, "execution": None})
 
 
 def relaunched(job: Job, *, at: datetime, lease_until: datetime, cause: str) -> Changed:
@@ -64,16 +69,17 @@ def relaunched(job: Job, *, at: datetime, lease_until: datetime, cause: str) -> 
 
 def claimed(job: Job, claim: Claim) -> Changed:
     """Let one execution of the current launch in. The same execution may come again. Raises StaleClaim."""
-    if job.is_over or claim.launch != job.launch.number or job.claim not in (None, claim):
+    mine = claim.is_same(job.claim)
+    if job.status not in UNFINISHED or claim.launch != job.launch.number or not (mine or job.claim is None):
         raise StaleClaim(f"launch {claim.launch} of job {job.job_id!r} is not the one that may run it")
-    if job.claim == claim:
+    if mine:
         return job, ()
     return job.model_copy(update={"claim": claim}), ()
 
 
 def check_claim(job: Job, claim: Claim) -> None:
-    """Raises StaleClaim when the job is over or another execution has it."""
-    if job.is_over:
+    """Raises StaleClaim when the job is over, of a status that only a newer version knows, or another execution's."""
+    if job.status not in UNFINISHED:
         raise StaleClaim(f"job {job.job_id!r} is {job.status}")
-    if job.claim != claim:
+    if not claim.is_same(job.claim):
         raise StaleClaim(f"job {job.job_id!r} belongs to another execution")

@@ -9,15 +9,17 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from gemtune.jobs.sources import Source
-from gemtune.jobs.status import MOVES, STEPS, Status, Step
+from gemtune.jobs.sources import OpenSource
+from gemtune.jobs.status import STEPS, OpenStatus, OpenStep, Step, is_final
 
 # Attempts of a step that its record tells of: a week of executions of an hour each is 168, and a document has 1 MiB.
 ATTEMPTS_KEPT = 200
 
 
 class Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    """Frozen. Fields that a newer version added are kept, and written again with the others."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
 
 
 class Launch(Record):
@@ -37,6 +39,10 @@ class Claim(Record):
     launch: int
     execution: str
 
+    def is_same(self, other: Claim | None) -> bool:
+        """Whether both are the right of the same execution, whatever a newer version wrote beside it."""
+        return other is not None and (self.launch, self.execution) == (other.launch, other.execution)
+
 
 class Mark(Record):
     """What a running step signs its writes with; an older attempt gets StaleAttempt."""
@@ -55,8 +61,11 @@ class Attempt(Record):
     checkpoint: int = 0
 
 
+StepState = Literal["pending", "running", "stopped", "done", "failed"]
+
+
 class StepRecord(Record):
-    state: Literal["pending", "running", "stopped", "done", "failed"] = "pending"
+    state: StepState | str = "pending"  # a newer version may know more of them
     attempt: int = 0
     execution: str | None = None
     started_at: datetime | None = None
@@ -174,7 +183,7 @@ NO_RESULT = StepResult()
 class Failure(Record):
     code: str
     message: str
-    step: Step | None = None
+    step: OpenStep | None = None
     hint: str | None = None
 
 
@@ -184,7 +193,7 @@ class Job(Record):
     job_id: str
     parent_job_id: str | None = None  # the job that trained what this one exports again
     job_name: str
-    status: Status
+    status: OpenStatus
     modality: str
     base_model_id: str
     processed_dataset_id: str
@@ -193,7 +202,7 @@ class Job(Record):
     export_machine: str | None = None  # whose memory its export needs, when that of exports is not enough
     machine: str | None = None  # what trains it; None until `prepare` has seen the weights of a model we do not know
     secret_names: Mapping[str, str] = {}  # role ("hf_token") -> name in the secret store
-    source: Source
+    source: OpenSource
     owner: str
     idempotency_key: str | None = None
     request_hash: str
@@ -204,7 +213,7 @@ class Job(Record):
     finished_at: datetime | None = None
     launch: Launch = Launch()
     claim: Claim | None = None
-    steps: Mapping[Step, StepRecord] = {step: StepRecord() for step in STEPS}
+    steps: Mapping[OpenStep, StepRecord] = {step: StepRecord() for step in STEPS}
     progress: Progress | None = None
     metrics: Metrics | None = None
     adapter_path: str | None = None
@@ -220,9 +229,10 @@ class Job(Record):
 
     @field_validator("steps")
     @classmethod
-    def _in_their_order(cls, steps: Mapping[Step, StepRecord]) -> Mapping[Step, StepRecord]:
-        """Firestore's maps forget the order they were written in."""
-        return {step: steps[step] for step in STEPS if step in steps}
+    def _in_their_order(cls, steps: Mapping[Step | str, StepRecord]) -> Mapping[Step | str, StepRecord]:
+        """Each step, in its order, which Firestore's maps forget; those of a newer version come after them."""
+        ours = {step: steps[step] if step in steps else StepRecord() for step in STEPS}
+        return ours | {step: steps[step] for step in sorted(steps) if step not in ours}
 
     @property
     def key_hash(self) -> str | None:
@@ -231,7 +241,7 @@ class Job(Record):
 
     @property
     def is_over(self) -> bool:
-        return self.status not in MOVES
+        return is_final(self.status, self.finished_at)
 
     @property
     def trained_by(self) -> str:
@@ -253,12 +263,14 @@ def key_hash(source: str, owner: str, key: str) -> str:
     return hashlib.sha256("\0".join((source, owner, key)).encode()).hexdigest()
 
 
-class JobSummary(Record):
+class JobSummary(BaseModel):
     """A row of `GET /jobs`."""
+
+    model_config = ConfigDict(frozen=True, from_attributes=True)
 
     job_id: str
     job_name: str
-    status: Status
+    status: OpenStatus
     modality: str
     base_model_id: str
     created_at: datetime

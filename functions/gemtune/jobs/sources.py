@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import assert_never
+from typing import Annotated, assert_never
+
+from pydantic import Field
 
 
 class Source(StrEnum):
@@ -20,3 +22,6 @@ class Source(StrEnum):
             case Source.PUBSUB | Source.UPLOAD:
                 return True
         assert_never(self)
+
+
+OpenSource = Annotated[Source | str, Field(union_mode="left_to_right")]  # a newer version may know more ways

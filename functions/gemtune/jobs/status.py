@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
 
 
 class Status(StrEnum):
@@ -14,7 +18,11 @@ class Status(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
-    UNKNOWN = "unknown"  # only shown in a list, for a record that cannot be read
+    UNKNOWN = "unknown"  # of a record that cannot be read, in a list; in MOVES, any status of a newer version
+
+
+# A status that this version does not know was written by a newer one, and stays the text that it is.
+OpenStatus = Annotated[Status | str, Field(union_mode="left_to_right")]
 
 
 # The one table of moves. A status that is not a key here is final.
@@ -24,16 +32,31 @@ MOVES: Mapping[Status, frozenset[Status]] = {
     Status.PREPARING: frozenset({Status.TRAINING, Status.FAILED, Status.CANCELLED}),
     Status.TRAINING: frozenset({Status.EXPORTING, Status.FAILED, Status.CANCELLED}),
     Status.EXPORTING: frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED}),
+    # What a newer version meant to do with the job is not known here: its user may end it, and nobody else.
+    Status.UNKNOWN: frozenset({Status.CANCELLED}),
 }
 
+FINAL = frozenset(Status) - frozenset(MOVES)
+UNFINISHED = frozenset(MOVES) - {Status.UNKNOWN}
 
-UNFINISHED = frozenset(MOVES)
+
+def moves_from(status: Status | str) -> frozenset[Status]:
+    """The statuses that a job of this one may go to."""
+    return MOVES.get(status if isinstance(status, Status) else Status.UNKNOWN, frozenset())
+
+
+def is_final(status: Status | str, finished_at: datetime | None) -> bool:
+    """Whether a job of this status is over; one of a newer version's status is when it says when it ended."""
+    return status in FINAL or (status not in UNFINISHED and finished_at is not None)
 
 
 class Step(StrEnum):
     PREPARE = "prepare"
     TRAIN = "train"
     EXPORT = "export"
+
+
+OpenStep = Annotated[Step | str, Field(union_mode="left_to_right")]  # like OpenStatus
 
 
 STATUS_OF: Mapping[Step, Status] = {

@@ -1,15 +1,21 @@
-"""Records as stores hold them, as JSON or as fields. What is written is checked: it can be read again."""
+"""Records as stores hold them, as JSON or as fields: checked before they are written, read whatever wrote them."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
 from gemtune.errors import RecordInvalid, RecordUnreadable
-from gemtune.jobs.record import Job
+from gemtune.jobs.events import Event
+from gemtune.jobs.record import Job, JobSummary
+from gemtune.jobs.status import Status
+
+log = logging.getLogger(__name__)
 
 # Faults of a record that an error names; what one of them is, the others often are too.
 FAULTS_NAMED = 3
@@ -41,6 +47,31 @@ def read(job_id: str, stored: str | Mapping[str, Any]) -> Job:
         return Job.model_validate_json(stored) if isinstance(stored, str) else Job.model_validate(stored)
     except ValidationError as error:
         raise RecordUnreadable(job_id, _faults(error)) from error
+
+
+def summary(job_id: str, stored: str | Mapping[str, Any], *, modality: str, created_at: datetime) -> JobSummary:
+    """A row of the list; `unknown` for a record that cannot be read, beside what the store knows by itself."""
+    try:
+        return JobSummary.model_validate(read(job_id, stored))
+    except RecordUnreadable:
+        return JobSummary(
+            job_id=job_id,
+            job_name="",
+            status=Status.UNKNOWN,
+            modality=modality,
+            base_model_id="",
+            created_at=created_at,
+        )
+
+
+def read_event(job_id: str, seq: int, stored: str | Mapping[str, Any], *, created_at: datetime) -> Event:
+    """An event of a job. One that cannot be read keeps its number, so that it stands in nobody's way: it is `unknown`,
+    with the time when its job was created."""
+    try:
+        return Event.model_validate_json(stored) if isinstance(stored, str) else Event.model_validate(stored)
+    except ValidationError as error:
+        log.warning("event %d of job %s cannot be read: %s", seq, job_id, _faults(error))
+        return Event(job_id=job_id, seq=seq, type="unknown", status=Status.UNKNOWN, at=created_at)
 
 
 def _faults(error: ValidationError | PydanticSerializationError) -> str:

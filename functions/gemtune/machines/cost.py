@@ -28,12 +28,12 @@ def a_second(machine: Machine) -> float | None:
     return None if None in costs else sum(cost for cost in costs if cost is not None)
 
 
-def _machine_of(job: Job, step: Step) -> Machine | None:
+def _machine_of(job: Job, step: Step | str) -> Machine | None:
     if step is Step.TRAIN:
         return MACHINES.get(job.machine or "")
     if step is Step.EXPORT and job.export_machine is not None:
         return MACHINES.get(job.export_machine)
-    return CPU_STEPS[step]
+    return CPU_STEPS[step] if isinstance(step, Step) else None
 
 
 def of_job(job: Job) -> float | None:

@@ -19,17 +19,17 @@ class Cancel:
     clock: Clock
 
     def __call__(self, job_id: str) -> Job:
-        """Raises JobNotFound, JobIsOver."""
+        """Cancel a job, and stop what runs for it. A record that cannot be read becomes one that says so far what could
+        be read of it, and is cancelled. Raises JobNotFound, JobIsOver."""
         now = self.clock.now()
         running: list[str] = []
 
         def change(job: Job) -> changes.Changed:
-            here = job.running_step
-            execution = None if here is None else job.steps[here].execution
-            running[:] = [] if execution is None else [execution]
+            steps = [step for step in job.steps.values() if step.state == "running"]
+            running[:] = [step.execution for step in steps if step.execution is not None]
             return changes.cancelled(job, at=now)
 
-        job = self.store.update(job_id, change)
+        job = self.store.update(job_id, change, salvage=True)
         try:
             for execution in running:
                 self.launcher.stop_step(execution)

@@ -25,7 +25,7 @@ class Delete:
         Raises JobNotFound, JobIsRunning, JobHasChildren.
         """
         while True:
-            job = self.store.get(job_id)
+            job = self.store.salvage(job_id)
             if not job.is_over:
                 raise JobIsRunning(job_id, job.status)
             if children := self.store.unfinished_children(job_id):
@@ -37,5 +37,6 @@ class Delete:
                 continue  # it changed, or got a child, between the look and the delete: look again
         for name in own_secrets(job):
             self.secrets.delete(name)
-        self.buckets.config.delete(job.spec_name)
+        if job.spec_name:  # else its record could not be read, and `sweep` removes the spec of a deleted job
+            self.buckets.config.delete(job.spec_name)
         self.buckets.export.delete_prefix(f"jobs/{job_id}/")

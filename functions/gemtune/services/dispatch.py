@@ -16,6 +16,7 @@ from gemtune.errors import (
     JobWasDeleted,
     KeyReused,
     Problem,
+    RecordUnreadable,
     RequestRefused,
 )
 from gemtune.jobs import changes, launches
@@ -57,6 +58,8 @@ class Dispatch:
             self._reject([Problem(("job_id",), error.message, error.code, error.hint)], key)
         except JobWasDeleted as error:
             log.info("a late message: %s", error)
+        except RecordUnreadable as error:
+            log.warning("%s", error)  # the version that wrote it launches it, or its user ends it
 
     def launch(self, job_id: str) -> None:
         """Take the next launch and start its execution, unless one is under way. Raises JobNotFound, JobWasDeleted."""

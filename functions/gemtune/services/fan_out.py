@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from gemtune.errors import JobNotFound
+from gemtune.errors import JobNotFound, RecordUnreadable
 from gemtune.jobs.events import Event
 from gemtune.jobs.record import Job
 from gemtune.jobs.secret_names import own_secrets
@@ -37,6 +37,9 @@ class FanOut:
                     self.secrets.delete(name)
         except JobNotFound:
             return  # deleted meanwhile: nobody waits for its events any more
+        except RecordUnreadable as error:
+            # Its events wait, and `sweep` asks for them, until it is cancelled or its own version is here again.
+            log.warning("%s", error)
 
     def _publish(self, job: Job, event: Event) -> None:
         attributes = {

@@ -1,0 +1,366 @@
+"""Records that another version of gemtune wrote, or nobody could: read, ended and removed all the same."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from gemtune.errors import IllegalMove, JobIsOver, JobIsRunning, JobNotFound, RecordUnreadable, StaleClaim
+from gemtune.jobs import changes, launches
+from gemtune.jobs.record import Claim, Job, JobSummary, Mark, Metrics, Progress, StepRecord, StepResult
+from gemtune.jobs.salvage import STAND_INS
+from gemtune.jobs.status import Status, Step
+from gemtune.ports import JobStore
+from tests.contract.test_job_store import create
+from tests.fakes import World
+from tests.unit.test_job import NOW
+
+Fields = dict[str, Any]
+
+
+def training(world: World) -> str:
+    """A job that trains, with something in every part of its record."""
+    services, job_id = world.services, world.submit(key="k", hf_token="hf_fakefakefake")
+    claim = Claim(launch=1, execution="workflow")
+    services.dispatch.launch(job_id)
+    services.control.claim(job_id, claim)
+    for step in (Step.PREPARE, Step.TRAIN):
+        begun = services.advance.begin(job_id, step, claim, execution=f"run-{step}")
+        assert begun is not None
+        if step is Step.PREPARE:
+            services.advance.done(job_id, begun[1], StepResult(metrics=Metrics(baseline={"accuracy": 0.5})))
+    services.advance.heartbeat(job_id, begun[1], Progress(train_step=7, loss=1.5))
+    services.fan_out(job_id)
+    return job_id
+
+
+def of_tomorrow(fields: Fields) -> Fields:
+    """The record, with something that only a newer version knows in every place where there can be any."""
+    fields = json.loads(json.dumps(fields, default=str))
+    fields["priority"] = {"level": 3, "why": ["paid", None]}
+    fields["source"] = "openai"
+    fields["launch"]["region"] = "europe-west4"
+    fields["claim"]["region"] = "europe-west4"
+    fields["progress"]["tokens_to_go"] = 12
+    fields["metrics"]["retention"] = 0.9
+    fields["metrics"]["baseline"]["retention"] = 1.0
+    fields["steps"]["prepare"]["attempts"][0]["machine"] = "n2"
+    fields["steps"]["train"]["slot"] = {"machine": "l4"}
+    fields["steps"]["export"]["state"] = "waiting"
+    fields["steps"]["judge"] = {"state": "running", "attempt": 1, "execution": "run-judge", "rows": 40}
+    fields["error"] = {"code": "x", "message": "y", "step": "judge", "docs": "z"}
+    return dict(fields)
+
+
+def at(fields: Mapping[str, Any], place: str) -> Any:
+    value: Any = fields
+    for part in place.split("."):
+        value = value[int(part)] if part.isdigit() else value[part]
+    return value
+
+
+OF_TOMORROW = {
+    "priority": {"level": 3, "why": ["paid", None]},
+    "source": "openai",
+    "launch.region": "europe-west4",
+    "claim.region": "europe-west4",
+    "progress.tokens_to_go": 12,
+    "metrics.retention": 0.9,
+    "metrics.baseline.retention": 1.0,
+    "steps.prepare.attempts.0.machine": "n2",
+    "steps.train.slot": {"machine": "l4"},
+    "steps.export.state": "waiting",
+    "steps.judge.rows": 40,
+    "error.step": "judge",
+    "error.docs": "z",
+}
+
+
+def test_a_newer_record_is_read_and_keeps_what_only_its_version_knows(backend: World) -> None:
+    job_id, store = training(backend), backend.services.store
+    before = store.get(job_id)
+    backend.write_record(job_id, of_tomorrow(backend.record(job_id)))
+    job = store.get(job_id)
+    assert (job.status, job.steps[Step.PREPARE].seconds, job.spec_name) == (
+        "training", before.steps[Step.PREPARE].seconds, before.spec_name,
+    )  # fmt: skip
+    mark = Mark(claim=Claim(launch=1, execution="workflow"), step=Step.TRAIN, attempt=1)
+    backend.services.advance.checkpointed(job_id, mark, train_step=9)
+    backend.services.advance.heartbeat(job_id, mark)
+    backend.services.fan_out(job_id)
+    written = backend.record(job_id)
+    assert {place: at(written, place) for place in OF_TOMORROW} == OF_TOMORROW
+    assert written["steps"]["train"]["checkpoint"] == 9
+
+
+def test_a_newer_record_is_cancelled_with_all_that_runs_for_it_and_deleted(backend: World) -> None:
+    job_id, services = training(backend), backend.services
+    backend.write_record(job_id, of_tomorrow(backend.record(job_id)))
+    assert services.cancel(job_id).status is Status.CANCELLED
+    assert sorted(backend.launcher.stopped_steps) == ["run-judge", "run-train"]
+    written = backend.record(job_id)
+    assert {place: at(written, place) for place in OF_TOMORROW} == OF_TOMORROW
+    assert written["steps"]["judge"]["state"] == "stopped"
+    services.delete(job_id)
+    assert backend.kept_specs() == []
+    with pytest.raises(JobNotFound):
+        services.store.get(job_id)
+
+
+def test_a_status_of_a_newer_version_is_shown_and_left_to_it_and_ended_by_the_user_only(backend: World) -> None:
+    job_id, services, store = training(backend), backend.services, backend.services.store
+    claim = Claim(launch=1, execution="workflow")
+    backend.write_record(job_id, backend.record(job_id) | {"status": "paused"})
+    job = store.get(job_id)
+    assert (job.status, job.is_over) == ("paused", False)
+    assert [(row.job_id, row.status) for row in listed(store)] == [(job_id, "paused")]
+    assert list(store.unfinished()) == []
+    services.dispatch.launch(job_id)
+    assert backend.launcher.started == [(job_id, 1)]
+    assert services.control.claim(job_id, claim) is None
+    assert services.control.step_ended(job_id, claim, Step.TRAIN, round=1, error=None).verdict == "stop"
+    with pytest.raises(StaleClaim):
+        services.advance.heartbeat(job_id, Mark(claim=claim, step=Step.TRAIN, attempt=1))
+    with pytest.raises(IllegalMove):
+        changes.moved(job, Status.TRAINING, at=NOW)
+    with pytest.raises(JobIsRunning):
+        services.delete(job_id)
+    assert services.cancel(job_id).status is Status.CANCELLED
+    services.delete(job_id)
+    assert store.was_deleted(job_id)
+
+
+def test_a_final_status_of_a_newer_version_is_told_by_its_end(backend: World) -> None:
+    job_id, services = training(backend), backend.services
+    fields = of_tomorrow(backend.record(job_id)) | {"status": "expired", "finished_at": "2026-11-24T13:00:00Z"}
+    backend.write_record(job_id, fields)
+    assert services.store.get(job_id).is_over
+    with pytest.raises(JobIsOver):
+        services.cancel(job_id)
+    services.delete(job_id)
+    assert services.store.was_deleted(job_id)
+
+
+def test_a_paused_child_keeps_its_parent_and_one_that_ended_does_not(backend: World) -> None:
+    store = backend.services.store
+    parent = create(store).job_id
+    for number, more in enumerate(({"status": "paused"}, {"status": "expired", "finished_at": NOW})):
+        child = create(store, f"export_{number}", parent_job_id=parent)
+        backend.write_record(child.job_id, backend.record(child.job_id) | more)
+    assert store.unfinished_children(parent) == ["export_0"]
+
+
+def test_an_older_record_has_the_defaults_of_what_it_lacks(backend: World) -> None:
+    job_id, services = training(backend), backend.services
+    fields = backend.record(job_id)
+    required = {name for name, field in Job.model_fields.items() if field.is_required()}
+    of_its_time = {name: value for name, value in fields.items() if name in required}
+    backend.write_record(job_id, of_its_time | {"steps": {"train": {"state": "running", "execution": "run-train"}}})
+    job = services.store.get(job_id)
+    assert (job.artifacts, job.metrics, job.relaunches) == ((), None, 0)
+    assert job.steps == {
+        Step.PREPARE: StepRecord(),
+        Step.TRAIN: StepRecord(state="running", execution="run-train"),
+        Step.EXPORT: StepRecord(),
+    }
+    backend.write_record(job_id, fields | {"steps": {"train": {"state": "running", "execution": "run-train"}}})
+    services.cancel(job_id)
+    services.delete(job_id)
+    assert services.store.was_deleted(job_id)
+
+
+def without(*names: str) -> Callable[[Fields], Fields]:
+    return lambda fields: {name: value for name, value in fields.items() if name not in names}
+
+
+def with_(place: str, value: Any) -> Callable[[Fields], Fields]:
+    def change(fields: Fields) -> Fields:
+        *path, last = place.split(".")
+        node = at(fields, ".".join(path)) if path else fields
+        node[int(last) if last.isdigit() else last] = value
+        return fields
+
+    return change
+
+
+# name: what is done to a record, the place that is named as faulty, the places whose values were set aside
+UNREADABLE: Mapping[str, tuple[Callable[[Fields], Fields], str, set[str]]] = {
+    "metrics": (with_("metrics", "not metrics"), "metrics", {"metrics"}),
+    "deep": (with_("metrics.baseline.accuracy", [1]), "metrics.baseline.accuracy", {"metrics.baseline.accuracy"}),
+    "seconds": (with_("steps.train.seconds", {"s": 3}), "steps.train.seconds", {"steps.train.seconds"}),
+    "steps": (with_("steps", ["train"]), "steps", {"steps"}),
+    "attempts": (
+        with_("steps.prepare.attempts", [{"attempt": 1, "seconds": 2.0}, {"attempt": 2}, 3]),
+        "steps.prepare.attempts.1.seconds",
+        {"steps.prepare.attempts.1", "steps.prepare.attempts.2"},
+    ),
+    "claim": (with_("claim", {"launch": 1}), "claim.execution", {"claim"}),
+    "launch": (with_("launch", "?"), "launch", {"launch"}),
+    "numbers": (
+        lambda fields: fields | {"version": "?", "last_seq": "?", "published_seq": None, "relaunches": {}},
+        "relaunches",
+        {"relaunches"},
+    ),
+    "times": (lambda fields: fields | {"created_at": "soon", "started_at": "then"}, "started_at", {"started_at"}),
+    "required": (without("job_name", "owner", "spec_name", "request_hash"), "job_name", set()),
+    # Firestore lists what has the two fields that lists are ordered by.
+    "nothing": (lambda fields: {name: fields[name] for name in ("created_at", "job_id")}, "job_name", set()),
+}
+
+
+@pytest.fixture(params=UNREADABLE)
+def unreadable(request: pytest.FixtureRequest, backend: World) -> tuple[str, str, set[str]]:
+    """A training job whose record cannot be read: its id, a faulty place, what must be set aside."""
+    job_id = training(backend)
+    change, faulty, set_aside = UNREADABLE[request.param]
+    backend.write_record(job_id, change(backend.record(job_id)))
+    return job_id, faulty, set_aside
+
+
+def listed(store: JobStore) -> list[JobSummary]:
+    """All jobs, a page for each."""
+    rows: list[JobSummary] = []
+    token: str | None = None
+    while True:
+        next_page = store.page(status=None, modality=None, limit=1, page_token=token)
+        rows += next_page.jobs
+        token = next_page.next_page_token
+        if token is None:
+            return rows
+
+
+def test_what_cannot_be_read_says_why_and_is_listed(backend: World, unreadable: tuple[str, str, set[str]]) -> None:
+    job_id, faulty, _ = unreadable
+    with pytest.raises(RecordUnreadable, match=faulty) as error:
+        backend.services.store.get(job_id)
+    assert f"POST /jobs/{job_id}/cancel" in str(error.value.hint)
+    other = create(backend.services.store, created_at=NOW).job_id
+    rows = listed(backend.services.store)
+    assert [(row.job_id, row.status) for row in rows] == [(job_id, Status.UNKNOWN), (other, Status.QUEUED)]
+
+
+def test_what_cannot_be_read_is_in_nobodys_way(
+    backend: World, unreadable: tuple[str, str, set[str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The sweep mends the others, and has nothing to complain about that an operator should be called for."""
+    job_id, services = unreadable[0], backend.services
+    other = backend.submit()
+    backend.clock.advance(hours=2)
+    backend.messages("requests")
+    services.sweep()
+    assert [message["job_id"] for message in backend.messages("requests")] == [other]
+    services.fan_out(job_id)
+    services.dispatch(json.dumps({"job_id": job_id}).encode(), key="", owner="local")
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+    assert backend.kept_secrets() != []
+    assert len(backend.kept_specs()) == 2
+
+
+def test_what_cannot_be_read_is_cancelled_into_something_that_can(
+    backend: World, unreadable: tuple[str, str, set[str]]
+) -> None:
+    (job_id, _, set_aside), services = unreadable, backend.services
+    before = [event.seq for event in services.store.events(job_id)]
+    services.cancel(job_id)
+    job = services.store.get(job_id)
+    assert (job.status, job.finished_at) == (Status.CANCELLED, backend.clock.now())
+    assert set(backend.record(job_id).get("unreadable", {})) >= set_aside
+    assert [row.status for row in listed(services.store)] == [Status.CANCELLED]
+    events = services.store.events(job_id)
+    assert [event.seq for event in events] == [*before, before[-1] + 1]
+    assert (events[-1].type, job.last_seq) == ("job_cancelled", before[-1] + 1)
+    services.fan_out(job_id)
+    assert list(services.store.lagging()) == []
+    with pytest.raises(JobIsOver):
+        services.cancel(job_id)
+
+
+def test_what_cannot_be_read_is_deleted_once_it_is_cancelled(
+    backend: World, unreadable: tuple[str, str, set[str]]
+) -> None:
+    job_id, services = unreadable[0], backend.services
+    if not services.store.salvage(job_id).is_over:
+        with pytest.raises(JobIsRunning):
+            services.delete(job_id)
+    services.cancel(job_id)
+    services.delete(job_id)
+    assert services.store.was_deleted(job_id)
+    assert listed(services.store) == []
+    backend.clock.advance(hours=2)
+    services.sweep()
+    assert (backend.kept_secrets(), backend.kept_specs()) == ([], [])
+
+
+def test_what_runs_is_stopped_as_far_as_the_record_can_be_read(backend: World) -> None:
+    job_id = training(backend)
+    backend.write_record(job_id, with_("metrics", "not metrics")(backend.record(job_id)))
+    backend.services.cancel(job_id)
+    assert (backend.launcher.stopped_steps, backend.launcher.stopped) == (["run-train"], ["workflow"])
+
+
+def test_what_is_over_and_cannot_be_read_is_deleted_at_once(backend: World) -> None:
+    job_id, services = training(backend), backend.services
+    services.cancel(job_id)
+    backend.write_record(job_id, with_("metrics", "not metrics")(backend.record(job_id)))
+    with pytest.raises(RecordUnreadable):
+        services.store.get(job_id)
+    with pytest.raises(JobIsOver):
+        services.cancel(job_id)
+    services.delete(job_id)
+    assert services.store.was_deleted(job_id)
+
+
+def test_a_change_that_is_no_end_does_not_touch_what_cannot_be_read(backend: World) -> None:
+    job_id = training(backend)
+    backend.write_record(job_id, with_("metrics", "not metrics")(backend.record(job_id)))
+    before = backend.record(job_id)
+    with pytest.raises(RecordUnreadable):
+        backend.services.store.update(
+            job_id, lambda job: launches.relaunched(job, at=NOW, lease_until=NOW + timedelta(minutes=3), cause="x")
+        )
+    assert backend.record(job_id) == before
+
+
+def test_text_that_is_no_json_is_a_record_that_cannot_be_read(world: World) -> None:
+    job_id, services = training(world), world.services
+    other = create(services.store, "training_other").job_id
+    services.cancel(other)
+    with services.database.write() as connection:
+        connection.execute("UPDATE jobs SET record = '{\"job_id\": ' WHERE job_id = ?", (job_id,))
+    with pytest.raises(RecordUnreadable, match="JSON"):
+        services.store.get(job_id)
+    services.delete(other)  # which asks every record whether it is a child of this one
+    services.cancel(job_id)
+    assert world.record(job_id)["unreadable"] == {"record": '{"job_id": '}
+    services.delete(job_id)
+    assert services.store.was_deleted(job_id)
+
+
+def test_an_event_of_a_newer_version_is_read_with_what_it_adds_and_published(backend: World) -> None:
+    job_id, services = backend.submit(), backend.services
+    (event,) = services.store.events(job_id)
+    backend.write_event(job_id, 1, event.model_dump(mode="json") | {"type": "job_paused", "severity": 3})
+    (event,) = services.store.events(job_id)
+    assert (event.type, event.model_dump()["severity"]) == ("job_paused", 3)
+
+
+def test_an_event_that_cannot_be_read_keeps_its_place_and_those_after_it_are_published(backend: World) -> None:
+    job_id, services = backend.submit(), backend.services
+    backend.write_event(job_id, 1, {"type": ["?"]})
+    services.cancel(job_id)
+    created_at = services.store.get(job_id).created_at
+    events = services.store.events(job_id)
+    assert [(event.seq, event.type) for event in events] == [(1, "unknown"), (2, "job_cancelled")]
+    assert abs(events[0].at - created_at) < timedelta(days=3650)
+    services.fan_out(job_id)
+    assert services.store.get(job_id).published_seq == 2
+
+
+def test_every_field_that_a_record_must_have_has_a_stand_in_or_comes_from_the_store() -> None:
+    required = {name for name, field in Job.model_fields.items() if field.is_required()}
+    assert required == set(STAND_INS) | {"job_id", "created_at", "updated_at"}
