@@ -14,7 +14,8 @@ from google.api_core.exceptions import ServiceUnavailable
 from google.cloud.firestore_v1.services.firestore import FirestoreClient
 
 import gemtune.gcp
-from gemtune.gcp.firestore_store import EVENTS, EVENTS_KEPT, JOBS, FirestoreStore
+from gemtune.gcp.firestore_documents import document_of
+from gemtune.gcp.firestore_store import EVENTS, JOBS, FirestoreStore
 from gemtune.jobs import changes, launches
 from gemtune.jobs.status import Status
 from tests.emulators.google import Emulators
@@ -108,8 +109,6 @@ def test_every_query_has_its_index_and_every_index_its_query(store: FirestoreSto
 
 def test_a_page_of_two_thousand_jobs_costs_a_page_of_reads(store: FirestoreStore, queries: list[Any]) -> None:
     batch = store._client.bulk_writer()
-    from gemtune.gcp.firestore_store import _document
-
     for number in range(2000):
         job, _ = changes.accepted(
             new(
@@ -119,7 +118,7 @@ def test_a_page_of_two_thousand_jobs_costs_a_page_of_reads(store: FirestoreStore
                 modality="vision" if number % 2 else "text",
             )
         )
-        batch.create(store._job(job.job_id), _document(job))
+        batch.create(store._job(job.job_id), document_of(job))
     batch.close()
     for status, modality in ((None, None), (Status.FAILED, None), (Status.FAILED, "vision"), (None, "text")):
         queries.clear()
@@ -197,5 +196,5 @@ def test_an_event_says_when_it_may_be_deleted_and_is_read_without_it(store: Fire
     store.create(job, event)
     kept = store._client.collection(JOBS).document(job.job_id).collection(EVENTS).document("1").get().to_dict()
     assert kept is not None
-    assert kept["expire_at"] == event.at + EVENTS_KEPT
+    assert kept["expire_at"] == event.at + timedelta(days=400)
     assert store.events(job.job_id) == [event]

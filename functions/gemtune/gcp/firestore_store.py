@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -24,11 +24,20 @@ from google.cloud import firestore
 from google.cloud.firestore_v1.base_query import FieldFilter
 
 from gemtune.errors import JobNotFound, JobWasDeleted, RecordUnreadable, VersionConflict
-from gemtune.jobs import changes, steps, stored
+from gemtune.gcp.firestore_documents import (
+    Snapshot,
+    document_of,
+    event_document_of,
+    event_of,
+    job_of,
+    salvaged_from,
+    summary_of,
+    token_after,
+)
+from gemtune.jobs import changes, steps
 from gemtune.jobs.events import Event
-from gemtune.jobs.page_tokens import Place, place_of, token_of
-from gemtune.jobs.record import Job, JobSummary, Mark, Progress
-from gemtune.jobs.salvage import salvaged
+from gemtune.jobs.page_tokens import place_of
+from gemtune.jobs.record import Job, Mark, Progress
 from gemtune.jobs.status import UNFINISHED, Status, is_final
 from gemtune.ports import Change, Clock, Created, Page
 
@@ -41,14 +50,8 @@ CALL_SECONDS, RACE_SECONDS = 20.0, 60.0
 
 # How many of the last writes a document knows: others may write between a lost answer and the repeated call.
 WRITE_IDS = 20
-# How long an event is kept: by a TTL policy on `expire_at`, which Terraform makes.
-EVENTS_KEPT = timedelta(days=400)
-LAST_TIME = datetime.max.replace(tzinfo=UTC)
-# Fields of a document that are no part of the record.
-OURS = ("lagging", "write_ids")
 
 Found = TypeVar("Found")
-Snapshot = firestore.DocumentSnapshot[Any]
 
 
 class FirestoreStore:
@@ -70,8 +73,8 @@ class FirestoreStore:
             if job.parent_job_id is not None:
                 parent = self._snapshot(job.parent_job_id)
                 batch.update(parent.reference, {"version": firestore.Increment(1)})
-            batch.create(self._job(job.job_id), _document(job))
-            batch.create(self._event(event), _event_document(event))
+            batch.create(self._job(job.job_id), document_of(job))
+            batch.create(self._event(event), event_document_of(event))
             if job.key_hash is not None:
                 batch.create(self._key(job.key_hash), {"job_id": job.job_id})
             batch.commit(timeout=CALL_SECONDS)
@@ -84,7 +87,7 @@ class FirestoreStore:
         return self._there(key.get("job_id")) if key.exists else None
 
     def get(self, job_id: str) -> Job:
-        return _read(self._snapshot(job_id))
+        return job_of(self._snapshot(job_id))
 
     def salvage(self, job_id: str) -> Job:
         return self._salvaged(self._snapshot(job_id))
@@ -120,20 +123,21 @@ class FirestoreStore:
             query = query.start_after(asdict(place_of(page_token)))
         found = list(query.limit(limit + 1).stream(timeout=CALL_SECONDS))
         more = len(found) > limit
-        return Page([_summary(snapshot) for snapshot in found[:limit]], _token(found[limit - 1]) if more else None)
+        next_page_token = token_after(found[limit - 1]) if more else None
+        return Page([summary_of(snapshot) for snapshot in found[:limit]], next_page_token)
 
     def events(self, job_id: str, *, after: int = 0, limit: int = 500) -> Sequence[Event]:
         if not self._job(job_id).get(["version"], timeout=CALL_SECONDS).exists:
             raise JobNotFound(job_id)
         query = self._job(job_id).collection(EVENTS).where(filter=FieldFilter("seq", ">", after))
         found = query.order_by("seq").limit(limit).stream(timeout=CALL_SECONDS)
-        return [_read_event(job_id, snapshot) for snapshot in found]
+        return [event_of(job_id, snapshot) for snapshot in found]
 
     def unfinished(self) -> Iterator[Job]:
         query = self._client.collection(JOBS).where(filter=FieldFilter("status", "in", sorted(UNFINISHED)))
         for snapshot in list(query.order_by("created_at").stream(timeout=CALL_SECONDS)):
             try:
-                yield _read(snapshot)
+                yield job_of(snapshot)
             except RecordUnreadable as error:
                 log.warning("%s", error)
 
@@ -192,17 +196,17 @@ class FirestoreStore:
             for write_id, after in sent:
                 if write_id in written:
                     return after  # the race was lost to ourselves: a repeated call finds what the first one wrote
-            before = self._salvaged(snapshot) if salvage else _read(snapshot)
+            before = self._salvaged(snapshot) if salvage else job_of(snapshot)
             after, events = decide(before)
             if after is before:
                 return before
             write_id = uuid.uuid4().hex
             sent.append((write_id, after))
             batch = self._client.batch()
-            changed = _document(after) | {"write_ids": [*written, write_id][-WRITE_IDS:]}
+            changed = document_of(after) | {"write_ids": [*written, write_id][-WRITE_IDS:]}
             batch.update(snapshot.reference, changed, option=self._unchanged(snapshot))
             for event in events:
-                batch.create(self._event(event), _event_document(event))
+                batch.create(self._event(event), event_document_of(event))
             batch.commit(timeout=CALL_SECONDS)
             return after
 
@@ -210,13 +214,11 @@ class FirestoreStore:
 
     def _salvaged(self, snapshot: Snapshot) -> Job:
         try:
-            return _read(snapshot)
+            return job_of(snapshot)
         except RecordUnreadable:
-            fields, events = _fields(snapshot), snapshot.reference.collection(EVENTS)
-            newest = events.order_by("seq", direction=firestore.Query.DESCENDING).limit(1).stream(timeout=CALL_SECONDS)
-            numbers = [fields.get("last_seq"), *(event.get("seq") for event in newest)]
-            last_seq = max((number for number in numbers if isinstance(number, int)), default=0)
-            return salvaged(fields, {"job_id": snapshot.id, "created_at": _created_at(snapshot), "last_seq": last_seq})
+            events = snapshot.reference.collection(EVENTS).order_by("seq", direction=firestore.Query.DESCENDING)
+            newest = [event.get("seq") for event in events.limit(1).stream(timeout=CALL_SECONDS)]
+            return salvaged_from(snapshot, newest[0] if newest else 0)
 
     def _unchanged(self, snapshot: Snapshot) -> Any:
         return self._client.write_option(last_update_time=snapshot.update_time)
@@ -271,57 +273,3 @@ def _segment(name: str) -> str:
     if reserved or "/" in name or len(name.encode(errors="replace")) > 1500 or not name.isprintable():
         raise JobNotFound(name)
     return name
-
-
-def _document(job: Job) -> dict[str, Any]:
-    kept: dict[str, Any] = _plain(stored.to_fields(job))
-    return kept | {"lagging": job.published_seq < job.last_seq, "write_ids": []}
-
-
-def _event_document(event: Event) -> dict[str, Any]:
-    kept: dict[str, Any] = _plain(event.model_dump())
-    return kept | {"expire_at": event.at + EVENTS_KEPT}
-
-
-def _read_event(job_id: str, snapshot: Snapshot) -> Event:
-    kept = {name: value for name, value in (snapshot.to_dict() or {}).items() if name != "expire_at"}
-    return stored.read_event(job_id, int(snapshot.id), kept, created_at=snapshot.create_time)
-
-
-def _plain(value: Any) -> Any:
-    """Without the subclasses that Firestore's encoder does not know; times stay times."""
-    match value:
-        case str():
-            return str(value)
-        case Mapping():
-            return {str(key): _plain(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_plain(item) for item in value]
-        case _:
-            return value
-
-
-def _fields(snapshot: Snapshot) -> dict[str, Any]:
-    return {name: value for name, value in (snapshot.to_dict() or {}).items() if name not in OURS}
-
-
-def _read(snapshot: Snapshot) -> Job:
-    return stored.read(snapshot.id, _fields(snapshot))
-
-
-def _created_at(snapshot: Snapshot) -> datetime:
-    """When the job was created, by its record if that says so."""
-    created_at = _fields(snapshot).get("created_at", snapshot.create_time)
-    return created_at if isinstance(created_at, datetime) else snapshot.create_time
-
-
-def _summary(snapshot: Snapshot) -> JobSummary:
-    fields = _fields(snapshot)
-    modality = str(fields.get("modality", ""))
-    return stored.summary(snapshot.id, fields, modality=modality, created_at=_created_at(snapshot))
-
-
-def _token(snapshot: Snapshot) -> str:
-    created_at = snapshot.get("created_at")
-    # What is no time comes before all times where the newest ones do, and the page after it begins with the first time.
-    return token_of(Place(created_at if isinstance(created_at, datetime) else LAST_TIME, snapshot.id))
