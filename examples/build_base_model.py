@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,5 +171,18 @@ def _write_config(reader: GGUFReader, vocabulary: int, folder: Path) -> None:
     GenerationConfig(bos_token_id=2, eos_token_id=[1, end_of_turn], pad_token_id=0).save_pretrained(folder)
 
 
+def main() -> int:
+    """Print the folder on standard output, and how far it is on standard error."""
+    try:
+        folder = build(
+            Path(sys.argv[1]) if len(sys.argv) > 1 else None, say=partial(print, file=sys.stderr, flush=True)
+        )
+    except (ImportError, OSError, ValueError) as error:  # a package is missing, the disk is full, other bytes
+        print(f"cannot build Gemma 3 270M: {error}", file=sys.stderr)
+        return 1
+    print(folder)
+    return 0
+
+
 if __name__ == "__main__":
-    print(build(Path(sys.argv[1]) if len(sys.argv) > 1 else None))
+    sys.exit(main())

@@ -2,7 +2,7 @@
 # setup/environment.sh EXTRAS: makes .venv where it is missing or unusable, and installs gemtune with these extras.
 set -eu
 extras=$1
-cd "$(dirname "$0")/.."
+cd "${0%/*}/.."
 python=.venv/bin/python
 
 version='import platform; print(platform.python_version())'

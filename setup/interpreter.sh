@@ -2,7 +2,7 @@
 # Prints the Python to use: $PYTHON if it is set, otherwise python3 or, when that does not fit, the newest of
 # python3.14 … python3.11. requires-python in pyproject.toml says what fits. Without one it says what it looked at.
 set -eu
-project=$(cd "$(dirname "$0")/.." && pwd)
+project=${0%/*}/..
 
 range=$(sed -n 's/^requires-python = ">=3\.\([0-9]*\),<3\.\([0-9]*\)"$/\1 \2/p' "$project/pyproject.toml")
 oldest=${range% *}

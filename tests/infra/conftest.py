@@ -6,17 +6,22 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.infra.offline import NoTerraform, Providers, Terraform, copy_of_project
+from tests.infra.offline import NoTerraform, Providers, Terraform, check_terraform, copy_of_project
 from tests.infra.planned import Planned
 
 
 @pytest.fixture(scope="session")
-def providers() -> Iterator[Providers]:
-    """Skips where Terraform is not."""
+def program() -> None:
+    """Skip where Terraform is not: what reads terraform/ is for those who work on it, and takes long to install."""
     try:
-        found = Providers()
+        check_terraform()
     except NoTerraform as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def providers(program: None) -> Iterator[Providers]:
+    found = Providers()
     yield found
     found.stop()
 

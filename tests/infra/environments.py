@@ -15,6 +15,10 @@ from pathlib import Path
 CACHE = Path(os.environ.get("GEMTUNE_CACHE") or Path.home() / ".cache" / "gemtune")
 
 
+class CommandFailed(RuntimeError):
+    """A command ended with an error; the text is the command and what it said."""
+
+
 def made_once(name: str, recipe: Sequence[str], make: Callable[[Path], None]) -> Path:
     """The folder that `make` fills, in the cache; another recipe is another folder."""
     folder = CACHE / f"{name}-{hashlib.sha256(chr(0).join(recipe).encode()).hexdigest()[:12]}"
@@ -39,8 +43,8 @@ def make_environment(folder: Path, requirements: Path, *options: str) -> list[st
 
 
 def run(command: Sequence[str]) -> str:
-    """What a command says. Raises RuntimeError, with that, when it fails."""
+    """Return what a command says. Raises CommandFailed."""
     ran = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
     if ran.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}\n{ran.stdout}{ran.stderr}")
+        raise CommandFailed(f"{' '.join(command)}\n{ran.stdout}{ran.stderr}")
     return ran.stdout

@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tests.infra.environments import made_once, make_environment, run
+from tests.infra.environments import CommandFailed, made_once, make_environment, run
 
 ROOT = Path(__file__).parent.parent.parent
 PROVIDER = Path(__file__).parent / "provider"
@@ -45,11 +45,19 @@ class NoTerraform(Exception):
     """Terraform is not on this machine; the text says what to do."""
 
 
+def check_terraform() -> None:
+    """Raise NoTerraform where Terraform is not."""
+    if shutil.which("terraform") is None:
+        raise NoTerraform(
+            "there is no terraform on the PATH: install Terraform 1.9 or later "
+            "(https://developer.hashicorp.com/terraform/install)"
+        )
+
+
 @lru_cache(maxsize=1)
 def toolbox() -> Path:
     """The folder with `env`, the stand-ins' environment, and a schema for each provider. Raises NoTerraform."""
-    if shutil.which("terraform") is None:
-        raise NoTerraform("there is no terraform on the PATH: install Terraform 1.9 or later")
+    check_terraform()
     recipe = [repr(WHEELS), *((PROVIDER / name).read_text() for name in ("schema.py", "requirements.txt"))]
     return made_once("terraform", recipe, _make)
 
@@ -118,7 +126,7 @@ class Terraform:
     settings: Path = Path(os.devnull)
 
     def __call__(self, *arguments: str, may_fail: bool = False) -> subprocess.CompletedProcess[str]:
-        """Raises RuntimeError, with what it said, when it fails and may not."""
+        """Raises CommandFailed when it fails and may not."""
         command = ["terraform", f"-chdir={self.folder}", *arguments]
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("TF_", "GOOGLE_"))}
         environment |= {"TF_CLI_CONFIG_FILE": str(self.settings), "TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1"}
@@ -127,7 +135,7 @@ class Terraform:
             environment |= self.providers.environment
         ran = subprocess.run(command, capture_output=True, text=True, timeout=800, env=environment, check=False)
         if ran.returncode != 0 and not may_fail:
-            raise RuntimeError(f"{' '.join(command)}\n{ran.stdout}{ran.stderr}")
+            raise CommandFailed(f"{' '.join(command)}\n{ran.stdout}{ran.stderr}")
         return ran
 
     def plan(self, *arguments: str) -> dict[str, Any]:
@@ -146,7 +154,16 @@ def copy_of_project(into: Path) -> Path:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run Terraform on a copy of the project, and show what it says."""
+    """Run Terraform on a copy of the project, and show what it says; return its exit code."""
+    try:
+        check_terraform()
+        return _run_on_copy(arguments)
+    except (NoTerraform, CommandFailed) as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _run_on_copy(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         settings = mirror(Path(folder) / "mirror")
         terraform = Terraform(copy_of_project(Path(folder)), settings=settings)

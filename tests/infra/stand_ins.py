@@ -100,7 +100,7 @@ class StandIns:
         """What the Makefile itself calls, without whatever else is installed beside it."""
         tools = self.folder / "tools"
         tools.mkdir(exist_ok=True)
-        for name in ("make", "sh", "sed"):
+        for name in ("make", "sh", "sed", "cat", "rm"):
             found = shutil.which(name)
             assert found is not None
             (tools / name).unlink(missing_ok=True)

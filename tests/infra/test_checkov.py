@@ -7,6 +7,8 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.infra.environments import made_once, make_environment
 from tests.infra.offline import ROOT
 
@@ -19,6 +21,7 @@ NOT_HERE = {
 }
 
 
+@pytest.mark.usefixtures("program")
 def test_what_checkov_finds_is_what_was_decided_on() -> None:
     """Also that no decision has lost its object."""
     made = made_once("checkov", [REQUIREMENTS.read_text()], _install)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from click.testing import CliRunner, Result
 
+from gemtune.bootstrap import services
 from gemtune.cli import follow, main
 from gemtune.cli.connection import Connection
 from tests.fakes import request
 from tests.unit.conftest import Played
+
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 
 def run(*arguments: str, url: str = "", stdin: str | None = None, **environment: str) -> Result:
@@ -68,6 +74,51 @@ def test_wrong_usage_exits_2(tmp_path: Path) -> None:
     assert run("train", "-", url="http://127.0.0.1:9", stdin="a: [").exit_code == 2
     assert run("secret", "no/name", stdin="x").exit_code == 2
     assert run("unheard-of").exit_code == 2
+
+
+OF_THIS_MACHINE = {
+    "listen": ["--once"], "secret": ["x"], "webhook-key": [], "publish": ["-"], "up": [],
+    "demo": ["--examples", str(EXAMPLES)],
+}  # fmt: skip
+
+
+def problem_of_home(command: str, home: Path) -> str:
+    """What a command says of a home that it cannot use."""
+    services.cache_clear()
+    stdin = json.dumps(request()) if command == "publish" else "fake-token\n"
+    result = run(command, *OF_THIS_MACHINE[command], stdin=stdin, GEMTUNE_HOME=str(home))
+    assert result.exit_code == 1
+    assert result.stderr.startswith("unusable_file: ")
+    assert f"GEMTUNE_HOME is {home}" in result.stderr
+    return result.stderr
+
+
+@pytest.mark.parametrize("command", OF_THIS_MACHINE)
+def test_a_home_that_cannot_be_made_is_told_in_a_sentence(command: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "Not a directory" in problem_of_home(command, tmp_path / "file" / "home")
+
+
+@pytest.mark.parametrize("command", [command for command in OF_THIS_MACHINE if command != "demo"])
+def test_a_file_of_the_home_that_cannot_be_used_is_told_in_a_sentence(command: str, tmp_path: Path) -> None:
+    names = {"secret": "secrets/gemtune-user-x", "webhook-key": "secrets/gemtune-webhook-key", "up": "server.lock"}
+    name = names.get(command, "gemtune.db")
+    (tmp_path / name).mkdir(parents=True)
+    assert str((tmp_path / name).parent) in problem_of_home(command, tmp_path)
+
+
+def test_a_full_disk_is_told_in_a_sentence_and_other_errors_are_not_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pull = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+    monkeypatch.setattr("gemtune.embedded.sqlite_bus.SqliteBus.pull", pull)
+    services.cache_clear()
+    result = run("listen", "--once", GEMTUNE_HOME=str(tmp_path))
+    assert result.stderr.startswith("unusable_file: No space left on device\n")
+    for error in (OSError("not about a file"), sqlite3.OperationalError("no such table")):
+        pull.side_effect = error
+        with pytest.raises(type(error), match=str(error)):
+            run("listen", "--once", GEMTUNE_HOME=str(tmp_path))
 
 
 def test_an_error_of_the_service_is_explained(played: Played) -> None:
@@ -160,8 +211,6 @@ def test_status_tells_what_there_is(played: Played) -> None:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    from gemtune.bootstrap import services
-
     monkeypatch.setenv("GEMTUNE_HOME", str(tmp_path / "home"))
     services.cache_clear()
     yield tmp_path / "home"
@@ -177,8 +226,6 @@ def test_a_token_is_not_published(home: Path) -> None:
 
 
 def test_what_is_published_waits_for_the_service(home: Path) -> None:
-    from gemtune.bootstrap import services
-
     assert run("publish", "-", "--idempotency-key", "k", stdin=json.dumps(request())).exit_code == 0
     (received,) = services().bus.take(["dispatch"], 9)
     assert json.loads(received.message) == request()
@@ -196,8 +243,6 @@ def test_listen_prints_each_message_once(home: Path) -> None:
 
 
 def test_a_secret_is_kept_and_not_shown(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gemtune.bootstrap import services
-
     monkeypatch.setattr("sys.stdin", io.StringIO("hf_fakefakefake\n"))
     result = run("secret", "mine", stdin="hf_fakefakefake\n")
     assert result.stdout == "kept; refer to it as secret:gemtune-user-mine\n"

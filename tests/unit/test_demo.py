@@ -1,13 +1,18 @@
-"""The demo's server goes when the demo does, however that ends."""
+"""The demo says what it is doing and how that ended; its server goes when it does, however that ends."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import psutil
+import pytest
+
+from gemtune.cli import demo
 
 RUNS = """
 import time
@@ -43,3 +48,62 @@ def test_the_server_of_a_demo_that_was_killed_stops(tmp_path: Path) -> None:
     finally:
         demo.kill()
         demo.wait()
+
+
+def add_program(folder: Path, name: str, source: str) -> Path:
+    """Make `examples` in a folder, with a program for the demo to run; return that of the examples."""
+    examples = folder / "examples"
+    examples.mkdir(exist_ok=True)
+    (examples / "__init__.py").touch()
+    (examples / f"{name}.py").write_text(source)
+    (examples / demo.DATASET).mkdir(exist_ok=True)
+    row = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
+    (examples / demo.DATASET / "eval.jsonl").write_text(f"{json.dumps(row)}\n")
+    return examples
+
+
+def test_progress_of_the_base_model_is_shown_while_it_is_built(tmp_path: Path) -> None:
+    """The program goes on when somebody has read what it said."""
+    os.mkfifo(tmp_path / "read")
+    source = (
+        "import sys; print('a minute', file=sys.stderr, flush=True)\n"
+        f"open({str(tmp_path / 'read')!r}).read(); print('/the/model')"
+    )
+    examples = add_program(tmp_path, "build_base_model", source)
+    code = f"from pathlib import Path; from gemtune.cli import demo; print(demo._base_model(Path({str(examples)!r})))"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "a minute\n"
+        (tmp_path / "read").write_text("yes")
+        assert process.communicate()[0] == "/the/model\n"
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [("sys.exit(3)", "exit code 3"), ("os.kill(os.getpid(), 9)", "ended by SIGKILL, perhaps for want of memory")],
+)
+def test_a_program_of_the_demo_that_dies_is_a_sentence(
+    end: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("build_base_model", "sample_answers"):
+        examples = add_program(tmp_path, name, f"import os, sys; {end}")
+    with pytest.raises(click.ClickException, match=f"the base model could not be built .{said}"):
+        demo._base_model(examples)
+    with pytest.raises(click.ClickException, match=f"could not be made .{said}.; the adapter is whole: /the/adapter"):
+        demo._print_samples(examples, "/the/model", "/the/adapter")
+    assert "asking 3 held-out questions" in capsys.readouterr().out
+
+
+def test_a_base_model_that_cannot_be_written_is_told_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    built = subprocess.run(
+        [sys.executable, "-m", "examples.build_base_model", str(tmp_path / "file" / "model")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert built.returncode == 1
+    assert built.stderr.startswith("cannot build Gemma 3 270M: ")
+    assert "Traceback" not in built.stderr

@@ -7,6 +7,7 @@ Exit codes: 0 done (with --follow: the job completed); 1 refused, or an error an
 from __future__ import annotations
 
 import os
+import sqlite3
 
 import click
 
@@ -25,14 +26,22 @@ class _Lazy(click.Group):
     }  # fmt: skip
 
     def invoke(self, ctx: click.Context) -> object:
-        """An error of ours is a sentence and what to do, never a traceback."""
+        """An error of ours, or of a file, is a sentence and what to do, never a traceback."""
         try:
             return super().invoke(ctx)
         except GemtuneError as error:
-            click.echo(f"{error.code}: {error}", err=True)
-            if error.hint:
-                click.echo(f"  {error.hint}", err=True)
-            ctx.exit(REFUSED)
+            explained_error = error
+        except (OSError, sqlite3.OperationalError) as error:
+            from gemtune.cli.unusable_files import explained
+
+            about_file = explained(error)
+            if about_file is None:
+                raise
+            explained_error = about_file
+        click.echo(f"{explained_error.code}: {explained_error}", err=True)
+        if explained_error.hint:
+            click.echo(f"  {explained_error.hint}", err=True)
+        raise click.exceptions.Exit(REFUSED)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.places)

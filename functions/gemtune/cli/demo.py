@@ -24,7 +24,7 @@ from gemtune.settings import Settings
 
 DATASET = "capitals"
 SAMPLES = 3
-START_SECONDS = 120.0
+START_SECONDS, STOP_SECONDS = 120.0, 60.0
 
 
 def run(examples: str) -> int:
@@ -35,8 +35,9 @@ def run(examples: str) -> int:
         return 2
     settings = Settings.from_environment()
     began = time.monotonic()
-    base = _base_model(folder)
     _put_dataset(folder / DATASET, settings)
+    base = _base_model(folder)
+    click.echo("starting the service")
     with _service(settings) as connection:
         job_id = connection.call("POST", "/train", json=_request(base))["job_id"]
         click.echo(f"submitted {job_id}")
@@ -47,8 +48,8 @@ def run(examples: str) -> int:
     if code != 0:
         click.echo(f"demo: {job['status']} {job_id}")
         return code
-    _print_samples(folder, base, job["adapter_path"])
     _print_figures(summary)
+    _print_samples(folder, base, job["adapter_path"])
     if not summary["after"]["eval_loss"] < summary["before"]["eval_loss"]:
         click.echo(f"demo: the held-out loss did not fall in {job_id}")
         return 1
@@ -72,15 +73,23 @@ def _request(base: str) -> dict[str, Any]:
 
 
 def _base_model(examples: Path) -> str:
-    """The folder of the base model, built in a process of its own the first time."""
+    """Return the folder of the base model, built in a process of its own the first time.
+
+    What that process says of its progress goes to standard error, as it comes.
+    """
     command = [sys.executable, "-m", "examples.build_base_model"]
     built = subprocess.run(command, cwd=examples.parent, stdout=subprocess.PIPE, text=True, check=False)
-    *said, place = built.stdout.strip().splitlines() or [""]
-    for line in said:
-        click.echo(line)
     if built.returncode != 0:
-        raise click.ClickException("the base model could not be built; see above")
-    return place
+        raise click.ClickException(f"the base model could not be built ({_how_it_ended(built.returncode)}); see above")
+    return built.stdout.strip().rpartition("\n")[2]
+
+
+def _how_it_ended(returncode: int) -> str:
+    """Tell an exit code from a signal; SIGKILL mostly means that memory ran out."""
+    if returncode >= 0:
+        return f"exit code {returncode}"
+    out_of_memory = ", perhaps for want of memory" if returncode == -signal.SIGKILL else ""
+    return f"ended by {signal.Signals(-returncode).name}{out_of_memory}"
 
 
 def _put_dataset(source: Path, settings: Settings) -> None:
@@ -113,7 +122,11 @@ def _service(settings: Settings) -> Iterator[Connection]:
         yield connection
     finally:
         server.send_signal(signal.SIGTERM)
-        server.wait(60)
+        try:
+            server.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:  # what it was about to do it does at its next start
+            server.kill()
+            server.wait()
 
 
 def _wait_until_healthy(connection: Connection, server: subprocess.Popen[bytes], log: Path) -> None:
@@ -143,9 +156,13 @@ def _summary(job: dict[str, Any], *, total: float) -> dict[str, Any]:
 def _print_samples(examples: Path, base: str, adapter: str) -> None:
     held_out = (examples / DATASET / "eval.jsonl").read_text().splitlines()
     questions = [json.loads(line)["messages"][0]["content"] for line in held_out[:SAMPLES]]
+    click.echo(f"asking {SAMPLES} held-out questions before and after: less than a minute on 2 cores")
     command = [sys.executable, "-m", "examples.sample_answers", base, adapter, *questions]
-    answered = subprocess.run(command, cwd=examples.parent, stdout=subprocess.PIPE, text=True, check=True)
-    answers = json.loads(answered.stdout.strip().splitlines()[-1])
+    answered = subprocess.run(command, cwd=examples.parent, stdout=subprocess.PIPE, text=True, check=False)
+    if answered.returncode != 0:
+        how = _how_it_ended(answered.returncode)
+        raise click.ClickException(f"the sample answers could not be made ({how}); the adapter is whole: {adapter}")
+    answers = json.loads(answered.stdout.strip().rpartition("\n")[2])
     for question, before, after in zip(questions, answers["before"], answers["after"], strict=True):
         click.echo(f"\n{question}\n  before: {' '.join(before.split())}\n  after:  {' '.join(after.split())}")
 
