@@ -187,3 +187,47 @@ def test_every_loss_of_the_contract_is_one_of_trls(bench_of: Callable[..., Bench
     trained = {name for name, weight in trainer.model.named_parameters() if weight.grad is not None}
     assert trained
     assert all("lora_" in name for name in trained)
+
+
+def rebatched(trainer: Any, count: int) -> Any:
+    """The trainer with another number of pairs in a batch of an evaluation."""
+    trainer.args.per_device_eval_batch_size = count
+    trainer._eval_dataloaders = {}
+    return trainer
+
+
+def test_no_batch_size_changes_the_figures_of_any_loss(bench_of: Callable[..., Bench], tmp_path: Path) -> None:
+    """Sorted losses are of all pairs together, and SFT's is of all tokens."""
+    bench = dpo_bench(bench_of).to(Step.PREPARE)
+    trainer = trainer_of(bench, bench.base, tmp_path)
+    shaken(trainer.model)
+    trainer.label_smoothing = 0.1
+    pairs = len(held_out_pairs(bench))
+    for name in get_args(DpoLoss):
+        trainer.loss_types = [name]
+        found = [rebatched(trainer, count).figures().by_name() for count in (1, 3, pairs)]
+        assert len(list(rebatched(trainer, 3).get_eval_dataloader())) == -(-pairs // 3)
+        for figures in found[:-1]:
+            assert figures == pytest.approx(found[-1], rel=1e-5), name
+
+
+def test_a_sorted_loss_is_that_of_all_pairs(bench_of: Callable[..., Bench], tmp_path: Path) -> None:
+    """AOT's, by Melnyk et al., arXiv:2406.05882, computed a row at a time."""
+    bench = dpo_bench(bench_of, rl={"loss_type": "aot"}).to(Step.PREPARE)
+    trainer = trainer_of(bench, bench.base, tmp_path)
+    model = shaken(trainer.model).eval()
+    pairs = held_out_pairs(bench)
+
+    def sorted_ratios() -> torch.Tensor:
+        ratios = [
+            log_probability(model, pair["prompt_ids"], pair["chosen_ids"])
+            - log_probability(model, pair["prompt_ids"], pair["rejected_ids"])
+            for pair in pairs
+        ]
+        return torch.tensor(ratios, dtype=torch.float64).sort().values
+
+    policy = sorted_ratios()
+    with model.disable_adapter():
+        reference = sorted_ratios()
+    expected = torch.nn.functional.softplus(-BETA * (policy - reference)).mean()
+    assert rebatched(trainer, 2).figures().eval_loss == pytest.approx(float(expected), rel=1e-5)

@@ -182,7 +182,17 @@ def test_every_loss_of_the_contract_is_one_of_trls(
     assert any(weight.grad is not None and bool(weight.grad.abs().sum() > 0) for weight in trainer.model.parameters())
 
 
-def test_an_evaluation_changes_nothing_of_the_training_and_no_batch_size_changes_it(
+def test_no_batch_size_changes_an_evaluation(bench_of: Callable[..., Bench], talkative: Path, tmp_path: Path) -> None:
+    found = []
+    for batch_size in (4, 16):
+        bench = grpo_bench(bench_of, talkative, HAS_AN_E, SHORT, batch_size=batch_size)
+        bench.put("eval", preference_rows.prompts(rows.held_out_rows(20)))  # more than are completed together
+        found.append(trainer_of(bench.to(Step.PREPARE), tmp_path).figures())
+    assert found[0].reward not in (0.0, 1.0)
+    assert found[0] == found[1]
+
+
+def test_an_evaluation_changes_nothing_of_the_training(
     bench_of: Callable[..., Bench], talkative: Path, tmp_path: Path
 ) -> None:
     bench = grpo_bench(bench_of, talkative, HAS_AN_E, SHORT).to(Step.PREPARE)

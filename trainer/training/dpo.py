@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from gemtune.request.spec import TrainingConfig
 from trainer.model.engines.interface import Loaded
 from trainer.rows.prepared import PICTURES
 from trainer.training.job_trainer import Hooks, attach
+from trainer.training.pair_scores import PairScores
 from trainer.training.picture_batches import Sight
 from trainer.training.reinforcement import log_figures, log_probabilities_in, settle, tokenizer_of, trl_arguments
 
@@ -29,6 +30,9 @@ class DpoTrainer(DPOTrainer):
     hooks: Hooks
     compute_dtype: torch.dtype
     tokens_seen = 0
+    # While it evaluates: what is collected, and then what is asked for no model any more.
+    _scores: PairScores | None = None
+    _known: Iterator[torch.Tensor] | None = None
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
         return dataset
@@ -43,31 +47,46 @@ class DpoTrainer(DPOTrainer):
     def _get_per_token_logps_and_entropies(
         self, model: Any, model_kwargs: Mapping[str, Any], input_ids: torch.Tensor, completion_mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, None]:
+        if self._known is not None:
+            logs, entropies = next(self._known)
+            return logs, entropies, None
         inputs = {name: value for name, value in model_kwargs.items() if name != "use_cache"}
-        return *log_probabilities_in(model, inputs, completion_mask, self.compute_dtype), None
+        logs, entropies = log_probabilities_in(model, inputs, completion_mask, self.compute_dtype)
+        if self._scores is not None:
+            self._scores.add(completion_mask, torch.stack((logs, entropies)))
+        return logs, entropies, None
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         return log_figures(self, self.figures())
 
     def figures(self) -> Figures:
-        """Of the model as it is now, on the held-out pairs: each counts once, whatever the batches."""
+        """Return the figures of the model as it is now on all held-out pairs together, however they are batched."""
         was_training = self.model.training
         self.model.eval()
         found = self._metrics["eval"]
-        sums = torch.zeros(3, dtype=torch.float64)
-        pairs = 0
+        self._scores = PairScores()
         try:
             for batch in self.get_eval_dataloader():
-                loss, _, _ = self.prediction_step(self.model, batch, prediction_loss_only=True)
-                count = len(batch["input_ids"]) // 2
-                means = [float(loss), found["rewards/margins"][-1], found["rewards/accuracies"][-1]]
-                sums += torch.tensor(means, dtype=torch.float64) * count
-                pairs += count
+                self.prediction_step(self.model, batch, prediction_loss_only=True)
+            loss = self._loss_of_all(self._scores)
+            return Figures(
+                eval_loss=loss, margin=found["rewards/margins"][-1], preference_accuracy=found["rewards/accuracies"][-1]
+            )
         finally:
             self.model.train(was_training)
+            self._scores = None
             found.clear()
-        loss, margin, accuracy = (sums / pairs).tolist()
-        return Figures(eval_loss=loss, margin=margin, preference_accuracy=accuracy)
+
+    def _loss_of_all(self, scores: PairScores) -> float:
+        """TRL's loss of one batch of all pairs, whose log-probabilities are known."""
+        mask = scores.completion_mask()
+        batch = {"input_ids": torch.zeros_like(mask), "attention_mask": torch.ones_like(mask), "completion_mask": mask}
+        self._known = scores.by_model(self.accelerator.device)
+        try:
+            loss, _, _ = self.prediction_step(self.model, batch, prediction_loss_only=True)
+        finally:
+            self._known = None
+        return float(loss)
 
 
 def make(

@@ -33,6 +33,8 @@ from trainer.training.reinforcement import (
 
 # CISPO clips weights from above only; with the bound of the other losses it would shrink them all (arXiv:2506.13585).
 CISPO_EPSILON_HIGH = 5.0
+# Held-out prompts that are completed together. What is sampled depends on it, and shall not depend on a request.
+EVAL_PROMPTS = 8
 
 
 class Epochs(RepeatSampler):  # type: ignore[misc]
@@ -44,7 +46,7 @@ class Epochs(RepeatSampler):  # type: ignore[misc]
 
 
 class GrpoTrainer(GRPOTrainer):
-    """TRL's trainer with evaluation that no batch size and no earlier sampling changes, on tokens of `prepare`.
+    """TRL's trainer with evaluation that no batch_size and no earlier sampling changes, on tokens of `prepare`.
 
     TRL shows pictures that its own processor reads, and is not told of any here. sight: of a vision job."""
 
@@ -148,7 +150,7 @@ def make(
         model=loaded.model,
         reward_funcs=rewards.functions(rl.rewards),
         args=GRPOConfig(
-            **given,
+            **given | {"per_device_eval_batch_size": EVAL_PROMPTS},
             num_generations=rl.num_generations,
             num_generations_eval=1,
             max_completion_length=rl.max_completion_length,
