@@ -19,11 +19,11 @@ from datetime import timedelta
 from pathlib import Path
 
 from gemtune.bootstrap import Services, services
-from gemtune.errors import JobNotFound, ObjectNotFound, Stale, StepError
+from gemtune.errors import JobNotFound, ObjectNotFound, RecordUnreadable, SpecUnreadable, Stale, StepError
 from gemtune.jobs.record import Claim, Failure, Job, Mark
 from gemtune.jobs.status import Step
 from gemtune.redaction import Redacting, redacted
-from gemtune.request.spec import Spec
+from gemtune.request.spec import Spec, read_spec
 from trainer.context import Context, StopRequested
 from trainer.process.crashes import cause_of, is_out_of_memory
 from trainer.process.heartbeat import Heartbeat
@@ -70,8 +70,8 @@ def _go_to_unsloth(here: Services, arguments: argparse.Namespace) -> None:
         return
     try:
         job = here.store.get(arguments.job_id)
-        spec = Spec.model_validate_json(here.buckets.config.read(job.spec_name))
-    except (JobNotFound, ObjectNotFound):  # who begins the step says so better
+        spec = read_spec(here.buckets.config.read(job.spec_name))
+    except (JobNotFound, ObjectNotFound, RecordUnreadable, SpecUnreadable):  # who begins the step says so better
         return
     if spec.training_config.provider != "unsloth":
         return
@@ -123,10 +123,9 @@ def _fail(here: Services, job: Job, mark: Mark, code: str, message: str, hint: s
 def _context(
     here: Services, job: Job, mark: Mark, seconds: int | None, work: Path, stop: threading.Event, heartbeat: Heartbeat
 ) -> Context:
-    spec = Spec.model_validate_json(here.buckets.config.read(job.spec_name))
     return Context(
         job=job,
-        spec=spec,
+        spec=_spec(here, job),
         mark=mark,
         buckets=here.buckets,
         advance=here.advance,
@@ -138,6 +137,16 @@ def _context(
         machines=here.settings.machines,
         llama_cpp=here.settings.llama_cpp,
     )
+
+
+def _spec(here: Services, job: Job) -> Spec:
+    """Raises StepError: another attempt would find it no better."""
+    try:
+        return read_spec(here.buckets.config.read(job.spec_name))
+    except SpecUnreadable as error:
+        raise StepError(error.code, error.message, hint=error.hint) from error
+    except ObjectNotFound as error:
+        raise StepError("spec_missing", f"the job's configuration is gone: {error}", hint="submit it again") from error
 
 
 def _work_folder(here: Services, job: Job, mark: Mark) -> Path:

@@ -227,6 +227,18 @@ class RecordUnreadable(GemtuneError):
         )
 
 
+class SpecUnreadable(Conflict):
+    """A job's configuration that this version cannot read, or not as it was meant."""
+
+    code = "spec_unreadable"
+
+    def __init__(self, fault: str):
+        super().__init__(
+            f"the configuration of this job cannot be read by this version: {fault}",
+            hint="run the version of the service that accepted the job, or submit it again",
+        )
+
+
 class RecordInvalid(GemtuneError):
     """A job that was about to be stored and could never be read again. Nothing was written."""
 

@@ -15,6 +15,7 @@ from gemtune.errors import (
     KeyReused,
     NothingTrained,
     RequestRefused,
+    SpecUnreadable,
 )
 from gemtune.jobs.record import Claim, Failure, Job, Metrics, StepResult
 from gemtune.jobs.sources import Source
@@ -54,6 +55,18 @@ def parent(world: World) -> Running:
     world.services.fan_out(running.job_id)  # with which its secrets go
     world.messages("requests")
     return running
+
+
+def test_what_a_newer_version_trained_by_its_own_rules_is_not_exported_here_but_deleted(
+    world: World, parent: Running
+) -> None:
+    config, name = world.services.buckets.config, parent.job.spec_name
+    spec = json.loads(config.read(name)) | {"curriculum": ["easy", "hard"]}
+    config.write(name, json.dumps(spec).encode())
+    with pytest.raises(SpecUnreadable, match="curriculum"):
+        export_again(world, parent.job_id)
+    world.services.delete(parent.job_id)
+    assert world.kept_specs() == []
 
 
 def test_what_is_exported_again_is_a_job_of_its_own(world: World, parent: Running) -> None:

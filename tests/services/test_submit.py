@@ -167,6 +167,19 @@ def test_a_publish_that_fails_leaves_the_job_accepted_and_the_sweep_asks_again(
     assert message["job_id"] == job_id
 
 
+@pytest.mark.parametrize("spec", [None, b"{", b"[]", b'{"curriculum": ["easy"]}'])
+def test_whatever_became_of_its_spec_a_job_is_launched_and_its_first_step_says_so(
+    world: World, spec: bytes | None
+) -> None:
+    job_id = world.submit()
+    config, name = world.services.buckets.config, world.services.store.get(job_id).spec_name
+    config.delete(name) if spec is None else config.write(name, spec)
+    world.messages("requests")
+    world.clock.advance(minutes=2)
+    world.services.sweep()
+    assert [message["job_id"] for message in world.messages("requests")] == [job_id]
+
+
 def test_a_crash_before_the_record_leaves_orphans_that_the_sweep_removes(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

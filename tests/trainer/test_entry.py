@@ -98,6 +98,24 @@ def test_a_crash_is_told_in_the_record_and_may_be_tried_again(
     assert trainer(ready, "prepare")[0] == 0
 
 
+def test_a_spec_of_a_newer_version_fails_the_job_at_once(ready: Bench) -> None:
+    """Trained without what it asks for, it would be another model."""
+    config, name = ready.services.buckets.config, ready.job.spec_name
+    spec = json.loads(config.read(name))
+    spec["training_config"]["dora"] = True
+    config.write(name, json.dumps(spec).encode())
+    code, output = trainer(ready, "prepare")
+    assert (code, "Traceback" in output) == (1, False)
+    assert (ready.job.error.code, ready.job.error.step) == ("spec_unreadable", Step.PREPARE)
+    assert "training_config.dora" in ready.job.error.message
+
+
+def test_a_spec_that_is_gone_fails_the_job_at_once(ready: Bench) -> None:
+    ready.services.buckets.config.delete(ready.job.spec_name)
+    assert trainer(ready, "prepare")[0] == 1
+    assert ready.job.error.code == "spec_missing"
+
+
 def test_memory_that_was_not_enough_fails_with_what_to_do(ready: Bench) -> None:
     assert trainer(ready, "prepare", code=FIND_RAISES.format("MemoryError"))[0] == 1
     assert ready.job.error is not None

@@ -7,8 +7,9 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from gemtune.errors import SpecUnreadable
 from gemtune.jobs.secret_names import REFERENCE, USER_PREFIX
 from gemtune.methods import Method, Modality
 from gemtune.request.contract import Contract, Loc
@@ -124,6 +125,18 @@ class Spec(Contract):
     def quantization(self) -> Quantization:
         """The one asked for, or the format's default."""
         return self.export.quantization
+
+
+def read_spec(stored: bytes) -> Spec:
+    """Read the configuration that a job was accepted with. Raises SpecUnreadable, also for a field that only a newer
+    version knows: it may change what is trained."""
+    try:
+        return Spec.model_validate_json(stored)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(map(str, first["loc"])) or "it"
+        unknown = "no such field here" if first["type"] == "extra_forbidden" else first["msg"]
+        raise SpecUnreadable(f"{where}: {unknown}") from None
 
 
 class TrainRequest(Spec):

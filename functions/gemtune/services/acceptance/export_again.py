@@ -11,7 +11,7 @@ from gemtune.jobs.record import Job
 from gemtune.ports import Buckets, JobStore
 from gemtune.request import placement, rules
 from gemtune.request.parsing import completed
-from gemtune.request.spec import ExportRequest, Spec, request_hash
+from gemtune.request.spec import ExportRequest, Spec, read_spec, request_hash
 from gemtune.services.acceptance.create_job import CreateJob, Submission, same_request
 from gemtune.services.acceptance.submit import Submit
 
@@ -26,7 +26,8 @@ class ExportAgain:
     def __call__(self, job_id: str, submission: Submission[ExportRequest]) -> Job:
         """Accept an export of what this job trained, and ask for its launch.
 
-        Raises RequestRefused, JobNotFound, JobIsRunning, NothingTrained, KeyReused, JobWasDeleted, BadIdempotencyKey.
+        Raises RequestRefused, JobNotFound, JobIsRunning, NothingTrained, KeyReused, JobWasDeleted, BadIdempotencyKey,
+        SpecUnreadable.
         """
         job, spec = self._accept(job_id, submission)
         if job.launch.number == 0:  # a repeated request finds it launched
@@ -41,7 +42,7 @@ class ExportAgain:
             return same_request(holder, request_hash(reading.accepted(), parent_job_id=job_id)), None
         parent = self._who_trained(job_id)
         steps = steps_of_export(parent)
-        trained = Spec.model_validate_json(self.buckets.config.read(parent.spec_name))
+        trained = read_spec(self.buckets.config.read(parent.spec_name))
         whole = completed(reading, trained)
         facts = self.submit.read_facts(whole.readable(), trains=False)
         request = rules.check(whole, facts, about=ExportRequest).accepted()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass
+from typing import Any
 
+from gemtune.errors import ObjectNotFound, UnsafeName
 from gemtune.jobs import ids
 from gemtune.jobs.record import Job
 from gemtune.ports import Buckets, Bus, JobStore, Topic
@@ -13,6 +15,7 @@ from gemtune.request import placement, rules
 from gemtune.request.spec import Spec, TrainRequest, request_hash
 from gemtune.services.acceptance.create_job import CreateJob, Submission, same_request
 from gemtune.services.acceptance.read_facts import ReadFacts
+from gemtune.untrusted import Unreadable, read_json_object
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +39,20 @@ class Submit:
         """Ask for a launch, with the job's spec; it is read when it is not given. The job is accepted already, so a
         failure here is only logged: `sweep` asks again."""
         try:
-            stored = self.buckets.config.read(job.spec_name) if spec is None else spec.model_dump_json()
-            message = json.dumps(json.loads(stored) | {"job_id": job.job_id})
+            fields = self._stored_spec(job) if spec is None else spec.model_dump(mode="json")
+            message = json.dumps(fields | {"job_id": job.job_id})
             self.bus.publish(Topic.JOB_REQUESTS, message.encode(), attributes={"job_id": job.job_id})
         except Exception:
             log.exception("job %s is accepted, but job-requests did not take its message", job.job_id)
+
+    def _stored_spec(self, job: Job) -> dict[str, Any]:
+        """The spec as it is stored, whatever version wrote it. A job without one is launched too: its first step fails
+        and says why."""
+        try:
+            return read_json_object(self.buckets.config.read(job.spec_name))
+        except (ObjectNotFound, UnsafeName, Unreadable) as error:
+            log.warning("job %s is launched without its spec: %s", job.job_id, error)
+            return {}
 
     def accept(self, submission: Submission[TrainRequest]) -> Job:
         """Return the job of this request, new or known by its idempotency key.
