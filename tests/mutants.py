@@ -33,10 +33,12 @@ NEAREST: Mapping[str, str] = {
     "gemtune.machines": "unit/test_machines unit/test_cost services/test_placement",
     "gemtune.webhooks": "unit/test_webhook services/test_notify",
     "gemtune.embedded": "contract unit/test_database unit/test_sqlite_bus",
-    "gemtune.services": "services/test_lifetimes services/test_dispatch services/test_running services/test_submit "
-                        "services/test_ingest services/test_notify services/test_export_again services/test_placement",
+    "gemtune.services": "services/test_lifetimes services/test_messages services/test_dispatch services/test_running "
+                        "services/test_submit services/test_ingest services/test_notify services/test_export_again "
+                        "services/test_placement",
     "gemtune.handlers": "handlers",
-    "trainer.rows": "trainer/test_rendering trainer/test_rewards trainer/test_prepare trainer/test_prepare_rl",
+    "trainer.rows": "trainer/test_changing_templates trainer/test_rendering trainer/test_rewards trainer/test_prepare "
+                    "trainer/test_prepare_rl",
     "trainer.store": "trainer/test_manifest trainer/test_checkpoints",
     "trainer.training.metrics": "trainer/test_metrics",
     "trainer.training.best_weights": "trainer/test_best_weights",
