@@ -284,7 +284,7 @@ def test_a_child_ends_when_the_step_is_killed(tmp_path: Path) -> None:
     waits = (
         f"import os, time; file = open({str(pipe)!r}, 'w'); print(os.getpid(), file=file, flush=True); time.sleep(60)"
     )
-    runs = f"from trainer import child; child.run(['-c', {waits!r}], lambda: None)"
+    runs = f"from trainer.process import child; child.run(['-c', {waits!r}], lambda: None)"
     parent = subprocess.Popen([sys.executable, "-c", runs])
     try:
         with pipe.open() as file:

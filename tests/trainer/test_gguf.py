@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,18 +15,18 @@ from safetensors.torch import load_file, save_file
 
 from gemtune.errors import StepError
 from gemtune.llama_cpp import is_built
+from gemtune.request.exports import gguf_export
 from gemtune.request.spec import ExportConfig, Spec
 from gemtune.settings import Settings
 from tests import tiny_gemma
 from tests.trainer import without_training
 from trainer.certificate import comparison, parity_check
 from trainer.certificate.held_out_rows import collect
-from trainer.certificate.parity_check import LIMITS
 from trainer.conversation.chat_template import ChatTemplate, json_object
 from trainer.export.merge import merge
 from trainer.export.modelfile import modelfile, turns_of
 from trainer.export.trained_weights import TrainedWeights
-from trainer.export.usage import PROJECTOR, gguf_name
+from trainer.export.usage import PROJECTOR
 from trainer.gguf import conversion, llama_library
 from trainer.gguf.file_layout import contents
 from trainer.gguf.llama_library import LlamaModel
@@ -65,32 +66,32 @@ def trained_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Trai
     return make
 
 
-def export(trained: TrainedWeights, folder: Path, quantization: str, tools: Path) -> Path:
+def export(trained: TrainedWeights, folder: Path, quantization: Any, tools: Path) -> Path:
     """A folder with the GGUF file and its Modelfile, as the step writes it."""
     whole = folder.parent / f"{folder.name}-whole"
     merge(trained.base, trained.adapter, whole, "none")
     folder.mkdir()
-    conversion.write(whole, folder, quantization, tools)
+    conversion.write(whole, folder, gguf_export(quantization), tools)
     turns = turns_of(ChatTemplate(whole, json_object(whole / "tokenizer_config.json")))
-    (folder / "Modelfile").write_text(modelfile(turns, gguf_name(quantization)))
+    (folder / "Modelfile").write_text(modelfile(turns, gguf_export(quantization).file_name))
     return folder
 
 
-def seen(trained: TrainedWeights, folder: Path, quantization: str, tools: Path) -> dict[str, object]:
+def seen(trained: TrainedWeights, folder: Path, quantization: Any, tools: Path) -> dict[str, object]:
     """The comparison, in this process."""
     asked = collect(trained.prepared, trained.folder)
     return comparison.compare(
         {
             "base": str(trained.base), "adapter": trained.adapter and str(trained.adapter), "format": "gguf",
-            "folder": str(folder), "gguf": gguf_name(quantization), "tools": str(tools),
+            "folder": str(folder), "gguf": gguf_export(quantization).file_name, "tools": str(tools),
         }
         | asked.to_json()
     )  # fmt: skip
 
 
-def problems(found: dict[str, object], quantization: str) -> list[str]:
+def problems(found: dict[str, object], quantization: Any) -> list[str]:
     parity = parity_check.parity_of(found, "here")
-    return parity_check.problems_of(parity, LIMITS["gguf", quantization], found["prompts_that_differ"])  # type: ignore[arg-type]
+    return parity_check.problems_of(parity, gguf_export(quantization).limits, found["prompts_that_differ"])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -116,9 +117,9 @@ def test_each_quantization_loses_what_it_may_and_more_than_the_one_before(
     folder = export(trained, tmp_path / "f16", "f16", tools)
     lost, sizes = [], []
     for quantization in ("f16", "q8_0", "q5_k_m", "q4_k_m", "q2_k"):
-        target = folder / gguf_name(quantization)
+        target = folder / gguf_export(quantization).file_name
         if quantization != "f16":
-            quantize(tools, folder / gguf_name("f16"), target, quantization)
+            quantize(tools, folder / gguf_export("f16").file_name, target, gguf_export(quantization).llama_type)
         found = seen(trained, folder, quantization, tools)
         assert problems(found, quantization) == [], quantization
         lost.append(float(found["mean_kl"]))  # type: ignore[arg-type]
@@ -145,9 +146,9 @@ def test_what_was_trained_on_a_base_model_of_few_bits_is_not_rounded_away(tmp_pa
     whole = tmp_path / "whole"
     merge(base, trained.adapter, whole, "none")
     folder.mkdir()
-    dithered = conversion.write(whole, folder, "q4_k_m", tools, [conversion.EMBEDDING])
+    dithered = conversion.write(whole, folder, gguf_export("q4_k_m"), tools, [conversion.EMBEDDING])
     before, after = (load_file(model / "model.safetensors") for model in (base, whole))
-    file = folder / gguf_name("q4_k_m")
+    file = folder / gguf_export("q4_k_m").file_name
     found = {tensor.name: tensor for tensor in GGUFReader(file).tensors}
     kept = []
     for part, ours in (("attn_q", "self_attn.q_proj"), ("ffn_up", "mlp.up_proj"), ("attn_k", "self_attn.k_proj")):
@@ -171,7 +172,7 @@ def test_llama_cpps_own_template_says_what_the_modelfile_says(
 
     trained = trained_of("gemma3")
     folder = export(trained, tmp_path / "f16", "f16", tools)
-    model = LlamaModel(tools, folder / gguf_name("f16"))
+    model = LlamaModel(tools, folder / gguf_export("f16").file_name)
     assert model.chat_template == (trained.folder / "chat_template.jinja").read_text()
     from llama_cpp import llama_cpp as here  # type: ignore[import-not-found]
 
@@ -196,7 +197,7 @@ def test_a_file_that_was_cut_is_found_out(
 ) -> None:
     trained = trained_of("gemma3")
     folder = export(trained, tmp_path / "q8_0", "q8_0", tools)
-    path = folder / gguf_name("q8_0")
+    path = folder / gguf_export("q8_0").file_name
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size - 1000)
     spec = Spec.model_validate(
@@ -236,13 +237,13 @@ def test_a_family_that_llama_cpp_does_not_know_here_is_refused(tmp_path: Path, t
     other = Path(shutil.copytree(tiny, tmp_path / "other"))
     (other / "config.json").write_text(json.dumps(config))
     with pytest.raises(StepError) as caught:
-        conversion.write(other, tmp_path, "f16", tools)
+        conversion.write(other, tmp_path, gguf_export("f16"), tools)
     assert caught.value.code == "family_without_gguf"
 
 
 def test_without_the_tools_it_says_what_to_run(tmp_path: Path, tiny: Path) -> None:
     with pytest.raises(StepError) as caught:
-        conversion.write(tiny, tmp_path, "f16", tmp_path / "none")
+        conversion.write(tiny, tmp_path, gguf_export("f16"), tmp_path / "none")
     assert caught.value.code == "gguf_tools_missing"
     assert "make llama" in str(caught.value.hint)
 
@@ -252,8 +253,8 @@ def test_a_full_disk_is_told_from_a_model_that_cannot_be_quantized(
 ) -> None:
     (tmp_path / "no.gguf").write_bytes(b"no GGUF")
     with pytest.raises(RuntimeError, match="could not quantize"):
-        llama_library.quantize(tools, tmp_path / "no.gguf", tmp_path / "few.gguf", "q8_0")
+        llama_library.quantize(tools, tmp_path / "no.gguf", tmp_path / "few.gguf", "Q8_0")
     full = shutil.disk_usage(tmp_path)._replace(free=0)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
     with pytest.raises(OSError, match="No space left on device"):
-        llama_library.quantize(tools, tmp_path / "no.gguf", tmp_path / "few.gguf", "q8_0")
+        llama_library.quantize(tools, tmp_path / "no.gguf", tmp_path / "few.gguf", "Q8_0")

@@ -6,10 +6,11 @@ import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never, cast
 
 import torch
 
+from gemtune.request.exports import Format
 from trainer.base_model import folder_contents
 from trainer.certificate.runtimes import Head, LlamaCpp, Runtime, Transformers
 from trainer.export.usage import PROJECTOR
@@ -78,14 +79,18 @@ def compare(case: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _load(case: Mapping[str, Any]) -> Runtime:
-    folder = Path(case["folder"])
-    if case["format"] == "gguf":
-        if "vision_config" in folder_contents.config_of(Path(case["base"])):
-            projector.check(folder / PROJECTOR, Path(case["base"]))
-        return LlamaCpp(folder / case["gguf"], Path(case["adapter"] or case["base"]), Path(case["tools"]))
-    if case["format"] == "adapter" and case["adapter"] is not None:
-        return Transformers(Path(case["base"]), folder)
-    return Transformers(folder)
+    """The export in the runtime of its format."""
+    folder, format = Path(case["folder"]), cast(Format, case["format"])
+    match format:
+        case "gguf":
+            if "vision_config" in folder_contents.config_of(Path(case["base"])):
+                projector.check(folder / PROJECTOR, Path(case["base"]))
+            return LlamaCpp(folder / case["gguf"], Path(case["adapter"] or case["base"]), Path(case["tools"]))
+        case "adapter" if case["adapter"] is not None:
+            return Transformers(Path(case["base"]), folder)
+        case "merged" | "adapter":
+            return Transformers(folder)
+    assert_never(format)
 
 
 def _answer(model: Runtime, prompt: Mapping[str, Any]) -> str:

@@ -6,50 +6,22 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gemtune.errors import StepError
 from gemtune.jobs.record import Parity
+from gemtune.request.exports import GgufExport, Limits
 from gemtune.request.spec import Spec
 from trainer.certificate.held_out_rows import Questions
 from trainer.export.trained_weights import TrainedWeights
-from trainer.export.usage import gguf_name
 from trainer.process import child
 
 NAME, PAGE = "certificate.json", "certificate.md"
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Beyond any of these an export does not behave as trained.
-
-    kl: mean over positions, in nats. top1: share of positions whose first choice is the same. perplexity: how many
-    times that of the trained model.
-    """
-
-    kl: float
-    top1: float
-    perplexity: float
-    reason: str
-
-
 # First choices that differ and prove nothing: of some tens of positions, one or two lie between equals.
 NEAR_TIES = 2
-# What each format may lose. Measured on Gemma 3 270M (bench/RESULTS.md), the smallest there is, which loses most, with
-# room above; a wrong norm, a lost adapter or a wrong template is far beyond every row but the last.
-LIMITS: Mapping[tuple[str, str], Limits] = {
-    ("adapter", "none"): Limits(0.001, 0.99, 1.01, "the same weights in the same library: nothing may differ"),
-    ("merged", "none"): Limits(0.02, 0.95, 1.05, "the sum of base and adapter is rounded to bf16's 8 digits, once"),
-    ("merged", "fp16"): Limits(0.02, 0.95, 1.05, "fp16 has more digits than bf16; nothing more may be lost"),
-    ("merged", "q4"): Limits(1.5, 0.5, 4.0, "NF4 has 16 values a weight; embeddings stay as they are"),
-    ("gguf", "f16"): Limits(0.02, 0.95, 1.05, "merged as above; another runtime adds in another order"),
-    ("gguf", "q8_0"): Limits(0.1, 0.9, 1.15, "8 bits a weight; what has just begun to be learned is easily lost"),
-    ("gguf", "q5_k_m"): Limits(0.3, 0.8, 1.4, "5 bits a weight, and the rows of small models fit its blocks badly"),
-    ("gguf", "q4_k_m"): Limits(1.0, 0.7, 2.5, "4 bits a weight; 0.04 to 0.13 nats were seen, some answers are harder"),
-    ("gguf", "q2_k"): Limits(8.0, 0.1, 2000.0, "2 to 3 bits a weight, too few for 270M: only a broken file is beyond"),
-}  # fmt: skip
 
 
 def issue(
@@ -62,7 +34,7 @@ def issue(
     Raises StepError `export_differs` with what was seen; MemoryError and OSError for what the machine lacks.
     """
     format, quantization = spec.export_config.format, spec.quantization
-    limits = LIMITS[format, quantization]
+    limits = spec.export.limits
     seen = _seen(spec, trained, questions, folder, work, tools, check_stop)
     if "cannot_load" in seen:
         raise _differs(f"it cannot be loaded: {seen['cannot_load']}")
@@ -88,8 +60,8 @@ def _seen(
     case, result = work / "case.json", work / "seen.json"
     what = {
         "base": str(trained.base), "adapter": None if trained.adapter is None else str(trained.adapter),
-        "format": spec.export_config.format, "folder": str(folder), "gguf": gguf_name(spec.quantization),
-        "tools": str(tools),
+        "format": spec.export_config.format, "folder": str(folder), "tools": str(tools),
+        "gguf": spec.export.file_name if isinstance(spec.export, GgufExport) else None,
     }  # fmt: skip
     case.write_text(json.dumps(what | questions.to_json()))
     ended = child.run(["-m", "trainer.certificate.comparison_process", str(case), str(result)], check_stop)

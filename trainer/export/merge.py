@@ -10,9 +10,10 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 from gemtune.errors import StepError
+from gemtune.request.exports import MergedExport, MergedQuantization, merged_export
 from trainer.base_model import folder_contents
 from trainer.base_model.four_bits import is_quantized, skipped_modules
 from trainer.export import stochastic_rounding
@@ -31,8 +32,9 @@ NOT_BESIDE = ("config.json", folder_contents.INDEX, "adapter_config.json", "mani
 
 
 def merge(
-    base: Path, adapter: Path | None, folder: Path, quantization: str, *, check_stop: Callable[[], None] = lambda: None
-) -> None:
+    base: Path, adapter: Path | None, folder: Path, quantization: MergedQuantization,
+    *, check_stop: Callable[[], None] = lambda: None,
+) -> None:  # fmt: skip
     """Write the whole model, as transformers reads it, to `folder`. Without an adapter `base` is what was trained.
 
     quantization: `none` (bf16), `fp16` or `q4` (NF4 of bitsandbytes). Raises StepError.
@@ -46,7 +48,7 @@ def merge(
     files = sorted(weight_files(base), key=lambda path: path.name)
     if lora is not None:
         lora.check_all_found(place_of(name) for path in files for name in _names(path))
-    encode = ENCODINGS[quantization]()
+    encode = encoding_of(quantization)()
     weight_map: dict[str, str] = {}
     total = 0
     for path in files:
@@ -65,7 +67,7 @@ def merge(
     if adapter is not None:  # the template that was trained with is the adapter's
         copy_beside(adapter, folder)
     write_generation_config(base, folder)
-    (folder / "config.json").write_text(json.dumps(_config_for(config, quantization), indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(_config_for(config, merged_export(quantization)), indent=2) + "\n")
 
 
 def copy_beside(source: Path, folder: Path) -> None:
@@ -166,17 +168,25 @@ def _aligned(tensor: torch.Tensor) -> torch.Tensor:
     return torch.cat([tensor, torch.full((short,), ord(" "), dtype=torch.uint8)]) if short else tensor
 
 
-ENCODINGS: Mapping[str, Callable[[], Encoding]] = {"none": _bf16, "fp16": _fp16, "q4": _nf4}
+def encoding_of(quantization: MergedQuantization) -> Callable[[], Encoding]:
+    """Return what makes the encoding of a merged export, which imports torch."""
+    match quantization:
+        case "none":
+            return _bf16
+        case "fp16":
+            return _fp16
+        case "q4":
+            return _nf4
+    assert_never(quantization)
 
 
-def _config_for(config: Mapping[str, Any], quantization: str) -> dict[str, Any]:
+def _config_for(config: Mapping[str, Any], export: MergedExport) -> dict[str, Any]:
     """config.json with the type of the weights as they are now, in its parts too."""
-    dtype = "float16" if quantization == "fp16" else "bfloat16"
-    parts = {key: _config_of_part(value, dtype) for key, value in config.items() if key.endswith("_config")}
+    parts = {key: _config_of_part(value, export.dtype) for key, value in config.items() if key.endswith("_config")}
     written = dict(config) | parts
     written.pop("torch_dtype", None)
-    written["dtype"] = dtype
-    if quantization == "q4":
+    written["dtype"] = export.dtype
+    if export.quantization == "q4":
         written["quantization_config"] = {
             "quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4",
             "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": "bfloat16",

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from gemtune.jobs.record import Artifact, Job, Metrics, Parity
+from gemtune.request.exports import EXPORTS, Format
 from gemtune.request.spec import Spec
 from trainer.export.usage import how_to_run
 from trainer.published import published
@@ -53,24 +54,16 @@ def _settings(shown: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _front_matter(spec: Spec) -> str:
     base = json.dumps(spec.training_config.base_model_id)  # a JSON string is a YAML string too
-    library, relation = _LIBRARIES[_form(spec)]
+    form = EXPORTS[_form(spec)]
     tags = ["gemma", *(["lora"] if _form(spec) == "adapter" else [])]
-    lines = [f"base_model: {base}", f"base_model_relation: {relation}", f"library_name: {library}"]
+    lines = [f"base_model: {base}", f"base_model_relation: {form.relation}", f"library_name: {form.library}"]
     task = "image-text-to-text" if spec.modality == "vision" else "text-generation"
     lines += [f"pipeline_tag: {task}", "tags:", *(f"- {tag}" for tag in tags)]
     return "\n".join(["---", *lines, "---"])
 
 
-# Library and relation to the base model, in the Hub's words.
-_LIBRARIES = {
-    "adapter": ("peft", "adapter"),
-    "merged": ("transformers", "finetune"),
-    "gguf": ("gguf", "quantized"),
-}
-
-
-def _form(spec: Spec) -> str:
-    """What lies here: a training of all weights leaves no adapter, but a whole model."""
+def _form(spec: Spec) -> Format:
+    """The format of what lies here: a training of all weights leaves no adapter, but a whole model."""
     whole = spec.export_config.format == "adapter" and spec.training_config.method == "Full"
     return "merged" if whole else spec.export_config.format
 
@@ -80,11 +73,9 @@ def _what_it_is(spec: Spec) -> str:
     form = _form(spec)
     if form == "adapter":
         return f"A {method} adapter for {base}"
-    stored = f"as GGUF ({spec.quantization})" if form == "gguf" else f"whole ({_STORED[spec.quantization]})"
-    return f"{base}, fine-tuned ({method}) and stored {stored}"
-
-
-_STORED = {"none": "bf16", "fp16": "fp16", "q4": "4 bit, NF4 of bitsandbytes"}
+    stored = spec.export.stored
+    how = f"as GGUF ({spec.quantization}, {stored})" if form == "gguf" else f"whole ({stored})"
+    return f"{base}, fine-tuned ({method}) and stored {how}"
 
 
 def _figures(metrics: Metrics | None) -> str:

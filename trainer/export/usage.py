@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gemtune.request.exports import AdapterExport, GgufExport
 from gemtune.request.spec import Spec
 
 FP16_WARNING = """> **Gemma 3 overflows in fp16 arithmetic.** Its hidden states grow beyond 65,504, where fp16
@@ -11,20 +12,21 @@ FP16_WARNING = """> **Gemma 3 overflows in fp16 arithmetic.** Its hidden states 
 
 def how_to_run(spec: Spec) -> str:
     """Markdown for one format, with every command as it is typed in the folder of the export."""
-    format, sees = spec.export_config.format, spec.modality == "vision"
-    if format == "adapter" and spec.training_config.method != "Full":
-        return f"## Use\n\n{_adapter(spec.training_config.base_model_id, sees=sees)}"
-    if format == "gguf":
-        return f"## Use\n\n{_gguf(gguf_name(spec.quantization))}"
-    return f"## Use\n\n{_whole_model(spec.quantization, sees=sees)}"
+    return f"## Use\n\n{_commands(spec, sees=spec.modality == 'vision')}"
+
+
+def _commands(spec: Spec, *, sees: bool) -> str:
+    match spec.export:
+        case AdapterExport() if spec.training_config.method != "Full":
+            return _adapter(spec.training_config.base_model_id, sees=sees)
+        case GgufExport() as export:
+            return _gguf(export.file_name)
+        case export:
+            return _whole_model(export.quantization, sees=sees)
 
 
 # What turns pictures into what the text model reads.
 PROJECTOR = "mmproj-f16.gguf"
-
-
-def gguf_name(quantization: str) -> str:
-    return f"model-{quantization}.gguf"
 
 
 def _adapter(base_model_id: str, *, sees: bool) -> str:

@@ -10,9 +10,10 @@ from typing import Any
 
 from gemtune.errors import StepError
 from gemtune.llama_cpp import is_built, problem_of_kind
+from gemtune.request.exports import GgufExport
 from trainer.base_model import folder_contents
 from trainer.conversation.chat_template import json_object
-from trainer.export.usage import PROJECTOR, gguf_name
+from trainer.export.usage import PROJECTOR
 from trainer.process import child
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ EMBEDDING = "token_embd.weight"
 
 
 def write(
-    model: Path, folder: Path, quantization: str, tools: Path, untrained: Collection[str] = (),
+    model: Path, folder: Path, export: GgufExport, tools: Path, untrained: Collection[str] = (),
     *, check_stop: Callable[[], None] = lambda: None,
 ) -> int:  # fmt: skip
     """Write a whole model in full precision to `folder` as one GGUF file, and what sees pictures as another. `model`,
@@ -35,30 +36,30 @@ def write(
     if not is_built(tools):
         raise StepError("gguf_tools_missing", f"llama.cpp is not in {tools}", hint="run `make llama`, and export again")
     _tell_added_tokens(model)
-    target = folder / gguf_name(quantization)
+    target = folder / export.file_name
     dithered = 0
-    if quantization == "f16":
+    if export.converted:
         _convert(model, target, "f16", tools, check_stop)
     else:
-        dithered = _quantized(model, target, quantization, tools, untrained, check_stop)
+        dithered = _quantized(model, target, export.llama_type, tools, untrained, check_stop)
     if "vision_config" in folder_contents.config_of(model):
         _convert(model, folder / PROJECTOR, "f16", tools, check_stop, "--mmproj")
     return dithered
 
 
 def _quantized(
-    model: Path, target: Path, quantization: str, tools: Path, untrained: Collection[str],
+    model: Path, target: Path, llama_type: str, tools: Path, untrained: Collection[str],
     check_stop: Callable[[], None],
 ) -> int:  # fmt: skip
     """Quantize twice where weights lie on the grid of the first time. Returns how many tensors do."""
     exact = target.with_name("exact.gguf")  # bf16, as the weights are: quantized from anything less, they lose twice
     _convert(model, exact, "bf16", tools, check_stop)
-    quantize = ["-m", "trainer.gguf.llama_library", "quantize", str(tools), str(exact), str(target), quantization]
+    quantize = ["-m", "trainer.gguf.llama_library", "quantize", str(tools), str(exact), str(target), llama_type]
     _run(quantize, "quantized", check_stop)
     said = _run(["-m", "trainer.gguf.dither", str(tools), str(exact), str(target), *untrained], "dithered", check_stop)
     dithered = int(said.split()[-1])
     if dithered:
-        log.info("%d tensors lay on the grid of %s and were dithered", dithered, quantization)
+        log.info("%d tensors lay on the grid of %s and were dithered", dithered, llama_type)
         _run(quantize, "quantized", check_stop)
     exact.unlink()
     return dithered

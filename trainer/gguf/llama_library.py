@@ -1,6 +1,6 @@
 """llama.cpp by its own library: quantizes, tokenizes, and computes what a GGUF file answers. No torch.
 
-`python -m trainer.gguf.llama_library quantize TOOLS SOURCE TARGET QUANTIZATION`
+`python -m trainer.gguf.llama_library quantize TOOLS SOURCE TARGET TYPE`
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ import numpy as np
 POSITIONS = 64
 # A disk with less than this free, in bytes, is full.
 FULL = 1 << 20
-# llama.cpp's names for what a file mostly consists of.
-FILE_TYPES = {"q8_0": "Q8_0", "q4_k_m": "Q4_K_M", "q5_k_m": "Q5_K_M", "q2_k": "Q2_K"}
 
 
 class CannotLoad(Exception):
@@ -52,11 +50,14 @@ def _quiet(here: Any) -> Any:
     return here.llama_log_callback(lambda level, text, user: None)
 
 
-def quantize(tools: Path, source: Path, target: Path, quantization: str) -> None:
-    """Raises OSError when the disk is full, and else RuntimeError; llama.cpp has said why on standard error."""
+def quantize(tools: Path, source: Path, target: Path, llama_type: str) -> None:
+    """Write `source` as a file whose weights mostly have this type.
+
+    Raises OSError when the disk is full, and else RuntimeError; llama.cpp has said why on standard error.
+    """
     here = library(tools)
     settings = here.llama_model_quantize_default_params()
-    settings.ftype = getattr(here, f"LLAMA_FTYPE_MOSTLY_{FILE_TYPES[quantization]}")
+    settings.ftype = getattr(here, f"LLAMA_FTYPE_MOSTLY_{llama_type}")
     settings.nthread = _threads()
     if here.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(settings)) != 0:
         if shutil.disk_usage(target.parent).free < FULL:  # it says no more than `iostream error`

@@ -9,12 +9,14 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import assert_never
 
 from gemtune.jobs.record import Artifact, Parity, StepResult
+from gemtune.request.exports import AdapterExport, GgufExport, MergedExport
 from trainer.certificate import held_out_rows, parity_check
 from trainer.context import Context
 from trainer.conversation.chat_template import ChatTemplate, json_object
-from trainer.export import trained_weights, usage
+from trainer.export import trained_weights
 from trainer.export.model_card import model_card
 from trainer.export.modelfile import modelfile, turns_of
 from trainer.export.trained_weights import TrainedWeights
@@ -82,10 +84,9 @@ def _exported(context: Context) -> Exported:
 
 
 def write(context: Context, trained: TrainedWeights, folder: Path) -> str:
-    """The export itself; returns what its certificate should say of it. An adapter needs no torch; what a GGUF file is
-    made from goes when it is written."""
-    format, quantization = context.spec.export_config.format, context.spec.quantization
-    if format == "adapter":
+    """Write the export itself; return what its certificate should say of it. An adapter needs no torch."""
+    export = context.spec.export
+    if isinstance(export, AdapterExport):
         shutil.copytree(trained.folder, folder, ignore=shutil.ignore_patterns(manifest.NAME))
         return ""
     with garbage_collection_paused():
@@ -93,20 +94,26 @@ def write(context: Context, trained: TrainedWeights, folder: Path) -> str:
 
         from trainer.export.merge import merge
 
-    if format == "merged":
-        merge(trained.base, trained.adapter, folder, quantization, check_stop=context.check_stop)
-        return ""
+    match export:
+        case MergedExport():
+            merge(trained.base, trained.adapter, folder, export.quantization, check_stop=context.check_stop)
+            return ""
+        case GgufExport():
+            whole = context.work / "merged"
+            merge(trained.base, trained.adapter, whole, "none", check_stop=context.check_stop)
+            return _write_gguf(context, trained, export, whole, folder)
+    assert_never(export)
+
+
+def _write_gguf(context: Context, trained: TrainedWeights, export: GgufExport, whole: Path, folder: Path) -> str:
+    """Write a merged model as GGUF, and delete it."""
     folder.mkdir()
-    whole = context.work / "merged"
-    merge(trained.base, trained.adapter, whole, "none", check_stop=context.check_stop)
     untrained = () if trained.adapter is None else (conversion.EMBEDDING,)
-    dithered = conversion.write(
-        whole, folder, quantization, context.llama_cpp, untrained, check_stop=context.check_stop
-    )
+    dithered = conversion.write(whole, folder, export, context.llama_cpp, untrained, check_stop=context.check_stop)
     turns = turns_of(ChatTemplate(whole, json_object(whole / "tokenizer_config.json")))
-    (folder / "Modelfile").write_text(modelfile(turns, usage.gguf_name(quantization)))
+    (folder / "Modelfile").write_text(modelfile(turns, export.file_name))
     shutil.rmtree(whole)
-    return "" if dithered == 0 else _DITHERED.format(dithered, quantization)
+    return "" if dithered == 0 else _DITHERED.format(dithered, export.quantization)
 
 
 _DITHERED = (

@@ -27,7 +27,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Export:
+class ExportBase:
     """One way to store what was trained. stored: the numbers that its weights are stored in, for the model card."""
 
     quantization: Quantization
@@ -36,14 +36,14 @@ class Export:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterExport(Export):
+class AdapterExport(ExportBase):
     """PEFT's folder, as it was trained; after a training of all weights the whole model."""
 
     quantization: Literal["none"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MergedExport(Export):
+class MergedExport(ExportBase):
     """A folder of transformers. dtype: what config.json says of the weights that are not quantized."""
 
     quantization: MergedQuantization
@@ -51,15 +51,23 @@ class MergedExport(Export):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GgufExport(Export):
-    """A file for llama.cpp. llama_type: llama.cpp's name of the type that most of its weights have."""
+class GgufExport(ExportBase):
+    """A file for llama.cpp.
+
+    llama_type: llama.cpp's name of the type that most of its weights have. converted: whether the converter writes this
+    type by itself; other files are quantized from one in bf16.
+    """
 
     quantization: GgufQuantization
     llama_type: str
+    converted: bool = False
 
     @property
     def file_name(self) -> str:
         return f"model-{self.quantization}.gguf"
+
+
+Export = AdapterExport | MergedExport | GgufExport
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +86,14 @@ class ExportFormat:
 
 # Limits are measured on Gemma 3 270M (bench/RESULTS.md), the smallest model there is, which loses most, with room
 # above. A wrong norm, a lost adapter or a wrong template is far beyond every limit but the last.
-_ADAPTER = (
+ADAPTER = (
     AdapterExport(
         quantization="none",
         stored="as it was trained",
         limits=Limits(0.001, 0.99, 1.01, "the same weights in the same library: nothing may differ"),
     ),
 )
-_MERGED = (
+MERGED = (
     MergedExport(
         quantization="none",
         stored="bf16",
@@ -105,7 +113,7 @@ _MERGED = (
         dtype="bfloat16",
     ),
 )
-_GGUF = (
+GGUF = (
     GgufExport(
         quantization="q8_0",
         stored="8 bits per weight",
@@ -117,6 +125,7 @@ _GGUF = (
         stored="fp16",
         limits=Limits(0.02, 0.95, 1.05, "merged as above; another runtime adds in another order"),
         llama_type="F16",
+        converted=True,
     ),
     GgufExport(
         quantization="q4_k_m",
@@ -138,10 +147,10 @@ _GGUF = (
     ),
 )
 EXPORTS: Mapping[Format, ExportFormat] = {
-    "adapter": ExportFormat("peft", "adapter", 0.0, _ADAPTER),
-    "merged": ExportFormat("transformers", "finetune", 2.0, _MERGED),
+    "adapter": ExportFormat("peft", "adapter", 0.0, ADAPTER),
+    "merged": ExportFormat("transformers", "finetune", 2.0, MERGED),
     # The merged model, the same as GGUF in bf16, and the file itself.
-    "gguf": ExportFormat("gguf", "quantized", 2.0 + 2.0 + 1.1, _GGUF),
+    "gguf": ExportFormat("gguf", "quantized", 2.0 + 2.0 + 1.1, GGUF),
 }
 
 
@@ -159,3 +168,13 @@ def export_of(format: Format, quantization: Quantization | None) -> Export:
     if quantization is None:
         return exports[0]
     return {export.quantization: export for export in exports}[quantization]
+
+
+def merged_export(quantization: MergedQuantization) -> MergedExport:
+    """The record of a merged export."""
+    return next(export for export in MERGED if export.quantization == quantization)
+
+
+def gguf_export(quantization: GgufQuantization) -> GgufExport:
+    """The record of a GGUF export."""
+    return next(export for export in GGUF if export.quantization == quantization)
