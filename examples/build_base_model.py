@@ -9,7 +9,6 @@ and under the Gemma terms of use (https://ai.google.dev/gemma/terms). None of th
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import sys
 import tempfile
@@ -20,11 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from examples.sentencepiece_tokenizer import SPACE, USER_DEFINED, Piece, fast_tokenizer, write_model
+from gemtune.settings import cache_folder
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
 
-CACHE = Path(os.environ.get("GEMTUNE_CACHE") or Path.home() / ".cache" / "gemtune")
 # Of the assembled GGUF file: these bytes, or nothing.
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 SPECIAL = ("<start_of_turn>", "<end_of_turn>")
@@ -51,7 +50,7 @@ TENSORS: Mapping[str, tuple[str, int]] = {
 
 def build(folder: Path | None = None, *, say: Callable[[str], None] = print) -> Path:
     """The folder with the model, as transformers reads it; built when absent. A half-built one never has its name."""
-    target = CACHE / f"gemma-3-270m-{SHA256[:8]}" if folder is None else folder
+    target = cache_folder() / f"gemma-3-270m-{SHA256[:8]}" if folder is None else folder
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)

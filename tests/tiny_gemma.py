@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from gemtune.settings import cache_folder
 from tests import rows, tiny_shapes
 from tests.tiny_shapes import SHAPES, Shape
 
-CACHE = Path(os.environ.get("GEMTUNE_CACHE") or Path.home() / ".cache" / "gemtune")
+CACHE = cache_folder()
 TEMPLATES = Path(__file__).parent.parent / "trainer" / "conversation"
 
 

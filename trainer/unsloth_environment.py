@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+
+from gemtune.settings import cache_folder
 
 PINS = Path(__file__).parent / "unsloth.txt"
 
@@ -28,7 +29,7 @@ def interpreter() -> Path:
     """
     beneath = sysconfig.get_path("purelib")
     recipe = hashlib.sha256(PINS.read_bytes() + Path(__file__).read_bytes() + beneath.encode()).hexdigest()
-    cache = Path(os.environ.get("GEMTUNE_CACHE") or Path.home() / ".cache" / "gemtune")
+    cache = cache_folder()
     folder = cache / f"unsloth-{recipe[:12]}"
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "unsloth.lock").open("w") as lock:

@@ -76,7 +76,7 @@ class Settings:
             export_timeout_seconds=_whole_number(env, "GEMTUNE_EXPORT_TIMEOUT_SECONDS", 3600),
             parallel_trainings=_whole_number(env, "GEMTUNE_PARALLEL_TRAININGS", 1),
             webhooks_to_loopback=_yes_or_no(env, "GEMTUNE_WEBHOOKS_TO_LOOPBACK"),
-            llama_cpp=Path(env.get("GEMTUNE_LLAMA_CPP") or _cache(env) / llama_cpp.FOLDER).absolute(),
+            llama_cpp=Path(env.get("GEMTUNE_LLAMA_CPP") or cache_folder(env) / llama_cpp.FOLDER).absolute(),
             without_gguf=_yes_or_no(env, "GEMTUNE_WITHOUT_GGUF"),
             workflow=env.get("GEMTUNE_WORKFLOW") or "fine-tune",
             machines=_machines(env) if on_gcp else (LOCAL,),
@@ -101,8 +101,9 @@ class Settings:
         return f"project:{self.project_id}" if self.on_gcp else "local"
 
 
-def _cache(env: Mapping[str, str]) -> Path:
-    """What is made once a machine and shared by its checkouts."""
+def cache_folder(environment: Mapping[str, str] | None = None) -> Path:
+    """The folder for what is made once per machine and shared by its checkouts."""
+    env = os.environ if environment is None else environment
     return Path(env.get("GEMTUNE_CACHE") or Path.home() / ".cache" / "gemtune")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +11,9 @@ import venv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-CACHE = Path(os.environ.get("GEMTUNE_CACHE") or Path.home() / ".cache" / "gemtune")
+from gemtune.settings import cache_folder
+
+CACHE = cache_folder()
 
 
 class CommandFailed(RuntimeError):

@@ -57,6 +57,17 @@ def test_settings_are_the_only_reader_of_the_environment() -> None:
     assert readers == allowed
 
 
+def test_the_folder_of_caches_is_read_in_one_place() -> None:
+    """Programs of the trainer and of the examples ask settings for it, as services do."""
+    readers = {
+        path.relative_to(ROOT).as_posix()
+        for part in ("functions", "trainer", "bench", "examples", "deploy")
+        for path in (ROOT / part).rglob("*.py")
+        if "GEMTUNE_CACHE" in path.read_text()
+    }
+    assert readers == {"functions/gemtune/settings.py"}
+
+
 def test_only_bootstrap_and_the_server_know_the_backend() -> None:
     allowed = re.compile(r"^bootstrap\.py|^embedded/|^local_server/|^cli/(local|demo)\.py")
     knowing = {

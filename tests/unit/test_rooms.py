@@ -71,7 +71,7 @@ ALLOWED = (
     | {room: lower | {f"gemtune.{name}" for name in SERVICE_FOR_TRAINER.split()}
        for room, lower in house_rules.floors(FLOORS).items()}
     | {"main": {"gemtune.bootstrap", "gemtune.handlers"}}
-    | {"deploy": set(), "examples": set(), "examples.capitals": set(), "examples.shapes": set()}
+    | {"deploy": set(), "examples": {"gemtune.settings"}, "examples.capitals": set(), "examples.shapes": set()}
 )  # fmt: skip
 ALLOWED["gemtune.local_server"] |= {"trainer.__main__"}  # as a process
 ALLOWED["gemtune.cli"] |= {"examples"}  # as processes, for the demo

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gemtune.errors import StepError
 from gemtune.request.rl_spec import GrpoConfig
 from gemtune.request.spec import Spec
+from gemtune.settings import cache_folder
 from trainer.model.engines.interface import Loaded
 from trainer.process.crashes import cause_of
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from trainer.base_model.language_model import LanguageModel
 
 # unsloth writes the kernels it generates here, and not into the folder that it happens to run in.
-COMPILED = Path(os.environ.get("GEMTUNE_CACHE") or Path.home() / ".cache" / "gemtune") / "unsloth-compiled"
+COMPILED = cache_folder() / "unsloth-compiled"
 NEEDS_GPU = "run it where torch finds a GPU, or use provider huggingface"
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from pathlib import Path
 
-CACHE = Path(os.environ.get("GEMTUNE_CACHE") or Path.home() / ".cache" / "gemtune") / "numba"
+from gemtune.settings import cache_folder
+
+CACHE = cache_folder() / "numba"
 
 
 def choose_cache() -> None:
