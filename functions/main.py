@@ -5,8 +5,28 @@ from __future__ import annotations
 import flask
 import functions_framework
 from cloudevents.http import CloudEvent
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import RequestRedirect
 
 from gemtune.bootstrap import services
+
+
+def not_routed(error: HTTPException) -> flask.Response:
+    """Answer in JSON what reaches no function, where the framework would answer in HTML."""
+    from gemtune.handlers import error_answers
+
+    return error_answers.of_routing(flask.request, error)
+
+
+def refuse_what_flask_answers() -> None:
+    """Answer 404 where Flask would look for a static file, or redirect `/jobs//x` to a path with fewer slashes."""
+    if flask.request.endpoint == "static" or isinstance(flask.request.routing_exception, RequestRedirect):
+        flask.abort(404)
+
+
+if flask.has_app_context():  # the framework imports this file within its application
+    flask.current_app.register_error_handler(HTTPException, not_routed)
+    flask.current_app.before_request(refuse_what_flask_answers)
 
 
 @functions_framework.http

@@ -288,6 +288,15 @@ class BodyTooLarge(GemtuneError):
         super().__init__(f"a request has at most {limit} bytes", hint="put rows into a dataset, not into the request")
 
 
+class CannotStore(GemtuneError):
+    """A write that the disk does not take: it is full, or may not be written to."""
+
+    code = "cannot_store"
+
+    def __init__(self, place: str, reason: str):
+        super().__init__(f"{place} cannot be written: {reason}", hint="make room there, or let the service write there")
+
+
 class NeedsLargerMachine(GemtuneError):
     """A training that fits on no machine it could have."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gemtune.handlers.http_api import ENDPOINTS
+from gemtune.handlers.endpoints import ENDPOINTS
 from tests.infra.access_policies import FUNCTION, JOB
 from tests.infra.offline import EXAMPLE, ROOT, Providers, Terraform
 from tests.infra.planned import Planned
@@ -100,8 +100,7 @@ def test_the_gateway_lets_exactly_the_routes_of_the_api_through(applied: Planned
     ((_, config),) = applied.resources("google_api_gateway_api_config")
     document = json.loads(base64.b64decode(config["openapi_documents"][0]["document"][0]["contents"]))
     found = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
-    routes = {(method, re.sub(r"<(\w+)>", r"{\1}", path)) for method, path in ENDPOINTS}
-    assert found == routes | {("GET", "/openapi.json")}
+    assert found == {(endpoint.method, endpoint.path) for endpoint in ENDPOINTS}
     assert document["security"] == [{"caller": []}]
     assert document["x-google-backend"]["address"] == address_of(applied, "gemtune-api")
 

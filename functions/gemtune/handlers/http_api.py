@@ -1,71 +1,34 @@
-"""The HTTP API: finds the route, calls it, and turns what it returns or raises into JSON."""
+"""The HTTP API: finds the operation, calls its route, and turns what it returns or raises into JSON."""
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import re
 from typing import Any
 
 import flask
-from pydantic import BaseModel
-from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map, Rule
 
 from gemtune import errors
 from gemtune.bootstrap import Services
-from gemtune.handlers import answers, routes
-from gemtune.handlers.openapi import openapi
-from gemtune.request.spec import ExportRequest, TrainRequest
+from gemtune.handlers import error_answers
+from gemtune.handlers.endpoint import FAULT, Endpoint, status_of
+from gemtune.handlers.endpoints import ENDPOINTS
+from gemtune.handlers.parameters import argument, value_of
 
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 1024 * 1024
 
-Route = Callable[..., BaseModel]
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    call: Route
-    success: int
-    answer: type[BaseModel]
-    body: type[BaseModel] | None = None
-
-
-# One table: the router and the OpenAPI document are both made from it.
-ENDPOINTS: Mapping[tuple[str, str], Endpoint] = {
-    ("POST", "/train"): Endpoint(routes.train, 202, answers.Accepted, TrainRequest),
-    ("GET", "/jobs"): Endpoint(routes.list_jobs, 200, answers.JobList),
-    ("GET", "/jobs/<job_id>/status"): Endpoint(routes.status, 200, answers.JobStatus),
-    ("GET", "/jobs/<job_id>/events"): Endpoint(routes.events, 200, answers.JobEvents),
-    ("GET", "/jobs/<job_id>/metrics"): Endpoint(routes.metrics, 200, answers.LossHistory),
-    ("GET", "/jobs/<job_id>/artifacts"): Endpoint(routes.artifacts, 200, answers.JobArtifacts),
-    ("POST", "/jobs/<job_id>/exports"): Endpoint(routes.export, 202, answers.Accepted, ExportRequest),
-    ("POST", "/jobs/<job_id>/cancel"): Endpoint(routes.cancel, 202, answers.JobStatus),
-    ("DELETE", "/jobs/<job_id>"): Endpoint(routes.delete, 200, answers.Deleted),
-    ("GET", "/health"): Endpoint(routes.health, 200, answers.Health),
-}
 ROUTER = Map(
-    [Rule(path, methods=[method], endpoint=(method, path)) for method, path in ENDPOINTS]
-    + [Rule("/openapi.json", methods=["GET"], endpoint="openapi")],
+    [
+        Rule(re.sub(r"{(\w+)}", r"<\1>", endpoint.path), methods=[endpoint.method], endpoint=endpoint)
+        for endpoint in ENDPOINTS
+    ],
     strict_slashes=False,
+    merge_slashes=False,  # the answer to `//jobs` would be a redirect in HTML
 )
-
-# The nearest class of an error decides; anything else is our fault and says nothing of itself.
-STATUS_CODES: Mapping[type[errors.GemtuneError], int] = {
-    errors.RequestRefused: 422,
-    errors.BadIdempotencyKey: 422,
-    errors.BadPageToken: 422,
-    errors.UnsafeName: 404,
-    errors.NotFound: 404,
-    errors.Conflict: 409,
-    errors.RecordUnreadable: 409,
-    errors.NotFromHere: 403,
-    errors.BodyTooLarge: 413,
-    errors.NoSignedLinks: 501,
-}
 
 
 def respond(request: flask.Request, services: Services) -> flask.Response:
@@ -74,50 +37,38 @@ def respond(request: flask.Request, services: Services) -> flask.Response:
         services.callers.check(request)
         if (request.content_length or 0) > MAX_BODY_BYTES:
             raise errors.BodyTooLarge(MAX_BODY_BYTES)
-        adapter = ROUTER.bind_to_environ(request.environ | {"SCRIPT_NAME": ""})
-        found, arguments = adapter.match()
-        if found == "openapi":
-            return _json(openapi(ENDPOINTS), 200)
-        endpoint = ENDPOINTS[found]
-        return _answer(endpoint.call(request, services, **arguments), endpoint.success)
+        endpoint, parts = ROUTER.bind_to_environ(request.environ | {"SCRIPT_NAME": ""}).match()
+        answer = endpoint.route(services, **parts, **_arguments(endpoint, request, services))
+        return flask.Response(answer.model_dump_json(), endpoint.success, mimetype=error_answers.JSON)
     except errors.GemtuneError as error:
-        return _error(error)
+        return _refusal(error)
     except HTTPException as error:
-        return _routing_error(request, error)
+        return error_answers.of_routing(request, error)
     except Exception:
         # What the framework would answer with names the exception, which is for the log only.
-        log.exception("%s %s broke", request.method, request.path)
-        message = "something broke on our side"
-        sentence = answers.ErrorSentence(code="internal", message=message, hint="try again; the log says more")
-        return _answer(answers.ErrorAnswer(error=sentence), 500)
+        log.exception("%s %r broke", request.method, request.path[:200])
+        return _fault()
 
 
-def _routing_error(request: flask.Request, error: HTTPException) -> flask.Response:
-    code = "method_not_allowed" if isinstance(error, MethodNotAllowed) else "not_found"
-    sentence = answers.ErrorSentence(code=code, message=f"{request.method} {request.path}: {error.name}", hint=HINT)
-    response = _answer(answers.ErrorAnswer(error=sentence), error.code or 500)
-    response.headers.extend((name, value) for name, value in error.get_headers() if name == "Allow")
-    return response
+def _arguments(endpoint: Endpoint, request: flask.Request, services: Services) -> dict[str, Any]:
+    """What a route is called with beside the parts of its path. Raises RequestRefused."""
+    arguments: dict[str, Any] = {}
+    for parameter in endpoint.parameters:
+        sent = request.args if parameter.place == "query" else request.headers
+        arguments[argument(parameter)] = value_of(parameter, sent.getlist(parameter.name))
+    if endpoint.body is not None:
+        arguments |= {"body": request.get_data(), "owner": services.callers.owner(request)}
+    return arguments
 
 
-HINT = "see GET /openapi.json"
-
-
-def _error(error: errors.GemtuneError) -> flask.Response:
-    status = next((STATUS_CODES[kind] for kind in type(error).__mro__ if kind in STATUS_CODES), 500)
-    if status == 500:
+def _refusal(error: errors.GemtuneError) -> flask.Response:
+    status, _ = status_of(type(error))
+    if status == FAULT[0]:
         log.exception("an error that no caller should see")
-    sentence = answers.ErrorSentence(code=error.code, message=error.message, hint=error.hint)
-    problems = None
-    if isinstance(error, errors.RequestRefused):
-        problems = [answers.ProblemAnswer.model_validate(problem.to_json()) for problem in error.problems]
-    return _answer(answers.ErrorAnswer(error=sentence, problems=problems), status)
+        return _fault()
+    problems = error.problems if isinstance(error, errors.RequestRefused) else None
+    return error_answers.response(status, error.code, error.message, error.hint, problems)
 
 
-def _answer(body: BaseModel, status: int) -> flask.Response:
-    without = {"problems"} if isinstance(body, answers.ErrorAnswer) and body.problems is None else None
-    return flask.Response(body.model_dump_json(exclude=without), status, mimetype="application/json")
-
-
-def _json(body: Any, status: int) -> flask.Response:
-    return flask.Response(json.dumps(body), status, mimetype="application/json")
+def _fault() -> flask.Response:
+    return error_answers.response(FAULT[0], "internal", "something broke on our side", "try again; the log says more")

@@ -12,7 +12,7 @@ from gemtune.ports import Objects
 ATTEMPT = re.compile(r"/(?P<number>[0-9]{1,9})\.jsonl$")
 
 
-def loss_history(export: Objects, job_id: str, *, after: int) -> list[dict[str, Any]]:
+def loss_history(export: Objects, job_id: str, *, after: int | None) -> list[dict[str, Any]]:
     """Entries with a higher train_step than `after`, by train_step. An attempt resumes at a checkpoint, so what a
     later attempt says of a train_step replaces what an earlier one said."""
     merged: dict[tuple[int, bool], dict[str, Any]] = {}
@@ -22,4 +22,4 @@ def loss_history(export: Objects, job_id: str, *, after: int) -> list[dict[str, 
             entry = json.loads(line)
             is_evaluation = "loss" not in entry
             merged[(entry["train_step"], is_evaluation)] = entry
-    return [merged[key] for key in sorted(merged) if key[0] > after]
+    return [merged[key] for key in sorted(merged) if after is None or key[0] > after]

@@ -13,7 +13,7 @@ from gemtune.untrusted import Unreadable, read_json
 
 # A time and an id of 63 characters have 146; the rest is for ids of later versions.
 MAX_LENGTH = 256
-ALPHABET = r"^[A-Za-z0-9_-]+={0,2}$"
+PATTERN = r"^[A-Za-z0-9_-]+={0,2}$"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,119 @@
+"""The operations of the HTTP API. The router and the OpenAPI document are both made from this table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from pydantic import RootModel
+
+from gemtune.bootstrap import Services
+from gemtune.errors import (
+    BadIdempotencyKey,
+    BadPageToken,
+    Conflict,
+    JobNotFound,
+    NoSignedLinks,
+    RecordUnreadable,
+    RequestRefused,
+)
+from gemtune.handlers import answers, openapi, routes
+from gemtune.handlers.endpoint import Endpoint
+from gemtune.handlers.parameters import OneOf, Text, WholeNumber
+from gemtune.jobs import page_tokens
+from gemtune.jobs.status import Status
+from gemtune.request.spec import ExportRequest, TrainRequest
+from gemtune.untrusted import MAX_NUMBER
+
+LIMIT = WholeNumber(name="limit", least=1, most=200, default=50)
+STATUS = OneOf(name="status", values=tuple(Status))
+MODALITY = OneOf(name="modality", values=("text", "vision"))
+PAGE_TOKEN = Text(
+    name="page_token",
+    max_length=page_tokens.MAX_LENGTH,
+    pattern=page_tokens.PATTERN,
+    code="bad_page_token",
+    hint="start again without page_token",
+)
+AFTER_EVENT = WholeNumber(name="after", least=0, most=MAX_NUMBER, default=0)
+AFTER_STEP = WholeNumber(name="after", least=0, most=MAX_NUMBER, default=None)
+IDEMPOTENCY_KEY = Text(
+    name="Idempotency-Key",
+    place="header",
+    max_length=1024,
+    pattern="^[!-~]([ -~]*[!-~])?$",
+    code="bad_idempotency_key",
+    hint="use printable ASCII characters, at most 1024, and no token",
+)
+
+
+class Document(RootModel[dict[str, Any]]):
+    """An OpenAPI document."""
+
+
+@cache
+def document() -> Document:
+    """The OpenAPI document of the table."""
+    return Document(openapi.document(ENDPOINTS))
+
+
+def show_document(services: Services) -> Document:
+    return document()
+
+
+ENDPOINTS: Sequence[Endpoint] = (
+    Endpoint(
+        method="POST", path="/train", summary="Submit a job", route=routes.train,
+        success=202, answer=answers.Accepted, body=TrainRequest, parameters=(IDEMPOTENCY_KEY,),
+        errors=(RequestRefused, BadIdempotencyKey, Conflict),
+    ),
+    Endpoint(
+        method="GET", path="/jobs", summary="List jobs, newest first", route=routes.list_jobs,
+        success=200, answer=answers.JobList, body=None, parameters=(STATUS, MODALITY, LIMIT, PAGE_TOKEN),
+        errors=(RequestRefused, BadPageToken),
+    ),
+    Endpoint(
+        method="GET", path="/jobs/{job_id}/status", summary="Show a job", route=routes.status,
+        success=200, answer=answers.JobStatus, body=None, parameters=(),
+        errors=(JobNotFound, RecordUnreadable),
+    ),
+    Endpoint(
+        method="GET", path="/jobs/{job_id}/events", summary="List a job's events, by number", route=routes.events,
+        success=200, answer=answers.JobEvents, body=None, parameters=(AFTER_EVENT,),
+        errors=(RequestRefused, JobNotFound),
+    ),
+    Endpoint(
+        method="GET", path="/jobs/{job_id}/metrics", summary="Show a job's loss curve", route=routes.metrics,
+        success=200, answer=answers.LossHistory, body=None, parameters=(AFTER_STEP,),
+        errors=(RequestRefused, JobNotFound, RecordUnreadable),
+    ),
+    Endpoint(
+        method="GET", path="/jobs/{job_id}/artifacts", summary="List the files of a job's result",
+        route=routes.artifacts, success=200, answer=answers.JobArtifacts, body=None, parameters=(),
+        errors=(JobNotFound, RecordUnreadable, NoSignedLinks),
+    ),
+    Endpoint(
+        method="POST", path="/jobs/{job_id}/exports", summary="Export what a job trained once more",
+        route=routes.export, success=202, answer=answers.Accepted, body=ExportRequest, parameters=(IDEMPOTENCY_KEY,),
+        errors=(RequestRefused, BadIdempotencyKey, JobNotFound, Conflict, RecordUnreadable),
+    ),
+    Endpoint(
+        method="POST", path="/jobs/{job_id}/cancel", summary="Cancel a job", route=routes.cancel,
+        success=202, answer=answers.JobStatus, body=None, parameters=(),
+        errors=(JobNotFound, Conflict, RecordUnreadable),
+    ),
+    Endpoint(
+        method="DELETE", path="/jobs/{job_id}", summary="Delete a job and its files", route=routes.delete,
+        success=200, answer=answers.Deleted, body=None, parameters=(),
+        errors=(JobNotFound, Conflict, RecordUnreadable),
+    ),
+    Endpoint(
+        method="GET", path="/health", summary="Say that the service runs", route=routes.health,
+        success=200, answer=answers.Health, body=None, parameters=(), errors=(),
+    ),
+    Endpoint(
+        method="GET", path="/openapi.json", summary="Describe this API", route=show_document,
+        success=200, answer=Document, body=None, parameters=(), errors=(),
+    ),
+)  # fmt: skip

@@ -1,0 +1,104 @@
+"""Parameters of the HTTP API: what the document says of one and what the server takes are the same record.
+
+Each has a `schema`, which the OpenAPI document shows, `read`, which raises RequestRefused for exactly what the schema
+refuses, and `absent`, which a request means that does not have it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from gemtune.errors import Problem, RequestRefused
+from gemtune.untrusted import Unreadable, read_number
+
+Place = Literal["query", "header"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WholeNumber:
+    """A whole number between two bounds, both included. `default` is said in the document, None is not."""
+
+    name: str
+    least: int
+    most: int
+    default: int | None
+    place: Place = "query"
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        schema = {"type": "integer", "minimum": self.least, "maximum": self.most}
+        return schema if self.default is None else schema | {"default": self.default}
+
+    @property
+    def absent(self) -> int | None:
+        return self.default
+
+    def read(self, text: str) -> int:
+        try:
+            return read_number(text, least=self.least, most=self.most, named=self.name)
+        except Unreadable as error:
+            raise _refused(self, error.message, error.code, error.hint) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneOf:
+    """One of a list of words."""
+
+    name: str
+    values: Sequence[str]
+    place: Place = "query"
+    absent: None = None
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "enum": list(self.values)}
+
+    def read(self, text: str) -> str:
+        if text not in self.values:
+            raise _refused(self, f"no such {self.name}", "not_one_of", f"use one of {', '.join(self.values)}")
+        return text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """A text of one to `max_length` characters, all of which `pattern` covers. Another one gets `code` and `hint`."""
+
+    name: str
+    max_length: int
+    pattern: str
+    code: str
+    hint: str
+    place: Place = "query"
+    absent: None = None
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "minLength": 1, "maxLength": self.max_length, "pattern": self.pattern}
+
+    def read(self, text: str) -> str:
+        # `$` alone would let a line break at the end through.
+        if not 1 <= len(text) <= self.max_length or re.fullmatch(self.pattern, text, re.ASCII) is None:
+            raise _refused(self, f"this is no {self.name}", self.code, self.hint)
+        return text
+
+
+Parameter = WholeNumber | OneOf | Text
+
+
+def argument(parameter: Parameter) -> str:
+    """The keyword that a route takes a parameter by."""
+    return parameter.name.lower().replace("-", "_")
+
+
+def value_of(parameter: Parameter, texts: Sequence[str]) -> object:
+    """Decode a parameter from all the texts that a request has under its name. Raises RequestRefused."""
+    if len(texts) > 1:
+        raise _refused(parameter, f"{parameter.name} stands twice", "repeated_parameter", "send it once")
+    return parameter.read(texts[0]) if texts else parameter.absent
+
+
+def _refused(parameter: Parameter, message: str, code: str, hint: str | None) -> RequestRefused:
+    return RequestRefused([Problem((parameter.place, parameter.name), message, code, hint)])

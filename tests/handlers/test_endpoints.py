@@ -1,0 +1,231 @@
+"""The table of endpoints: the router, the document and the answers all say what it says."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import flask.testing
+import functions_framework
+import jsonschema
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gemtune import errors
+from gemtune.handlers.endpoint import EVERYWHERE, STATUSES, Endpoint
+from gemtune.handlers.endpoints import ENDPOINTS
+from gemtune.handlers.parameters import argument
+from tests.fakes import World, request
+from tests.handlers.conftest import MAIN
+from tests.handlers.schema_values import ANYTHING, TEXT, values
+
+ROOT = Path(__file__).parent.parent.parent
+README, GATEWAY = ROOT / "README.md", ROOT / "terraform" / "api_gateway.tf"
+# Written down a second time, as a client knows it: parameters with their bounds, the good status, all others.
+STATUS = ["queued", "preparing", "training", "exporting", "completed", "failed", "cancelled", "unknown"]
+LARGEST = 9007199254740991
+ALWAYS = [403, 413, 500, 507]
+KEY = {"type": "string", "minLength": 1, "maxLength": 1024, "pattern": "^[!-~]([ -~]*[!-~])?$"}
+TOKEN = {"type": "string", "minLength": 1, "maxLength": 256, "pattern": "^[A-Za-z0-9_-]+={0,2}$"}
+AFTER = {"type": "integer", "minimum": 0, "maximum": LARGEST}
+INTERFACE: dict[tuple[str, str], tuple[dict[str, dict[str, Any]], int, list[int]]] = {
+    ("POST", "/train"): ({"Idempotency-Key": KEY}, 202, [409, 422]),
+    ("GET", "/jobs"): (
+        {
+            "status": {"type": "string", "enum": STATUS},
+            "modality": {"type": "string", "enum": ["text", "vision"]},
+            "limit": {"type": "integer", "minimum": 1, "maximum": 200, "default": 50},
+            "page_token": TOKEN,
+        },
+        200, [422],
+    ),
+    ("GET", "/jobs/{job_id}/status"): ({}, 200, [404, 409]),
+    ("GET", "/jobs/{job_id}/events"): ({"after": AFTER | {"default": 0}}, 200, [404, 422]),
+    ("GET", "/jobs/{job_id}/metrics"): ({"after": AFTER}, 200, [404, 409, 422]),
+    ("GET", "/jobs/{job_id}/artifacts"): ({}, 200, [404, 409, 501]),
+    ("POST", "/jobs/{job_id}/exports"): ({"Idempotency-Key": KEY}, 202, [404, 409, 422]),
+    ("POST", "/jobs/{job_id}/cancel"): ({}, 202, [404, 409]),
+    ("DELETE", "/jobs/{job_id}"): ({}, 200, [404, 409]),
+    ("GET", "/health"): ({}, 200, []),
+    ("GET", "/openapi.json"): ({}, 200, []),
+}  # fmt: skip
+BODIES = {"/train": "TrainRequest", "/jobs/{job_id}/exports": "ExportRequest"}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def client(world: World) -> Iterator[flask.testing.FlaskClient]:
+    """A client of the API for all tests of this file."""
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr("gemtune.bootstrap.services", lambda: world.services)
+        client = functions_framework.create_app(target="api", source=str(MAIN)).test_client()
+        client.environ_base["HTTP_HOST"] = "127.0.0.1:8080"
+        yield client
+
+
+@pytest.fixture(scope="module")
+def document(client: flask.testing.FlaskClient) -> dict[str, Any]:
+    answer = client.get("/openapi.json")
+    assert answer.json is not None
+    return answer.json
+
+
+def test_the_document_says_what_clients_know(document: dict[str, Any]) -> None:
+    operations = {
+        (method.upper(), path): operation
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    }
+    assert set(operations) == set(INTERFACE)
+    for (method, path), (parameters, success, refusals) in INTERFACE.items():
+        operation = operations[method, path]
+        sent = [parameter for parameter in operation["parameters"] if parameter["in"] != "path"]
+        assert {parameter["name"]: parameter["schema"] for parameter in sent} == parameters
+        assert {parameter["name"]: parameter["in"] for parameter in sent} == {
+            name: "header" if name == "Idempotency-Key" else "query" for name in parameters
+        }
+        assert [parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "path"] == re.findall(
+            r"{(\w+)}", path
+        )
+        assert sorted(operation["responses"]) == sorted(str(status) for status in [success, *refusals, *ALWAYS])
+        body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
+        assert body == ({"$ref": f"#/components/schemas/{BODIES[path]}"} if path in BODIES else None)
+
+
+def test_the_document_is_one_of_openapi(document: dict[str, Any]) -> None:
+    assert document["openapi"] == "3.1.0"
+    names = [operation["operationId"] for path in document["paths"].values() for operation in path.values()]
+    assert len(names) == len(set(names))
+    references = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)))
+    assert references <= set(document["components"]["schemas"])
+    for schema in document["components"]["schemas"].values():
+        jsonschema.Draft202012Validator.check_schema(schema)
+
+
+def test_an_endpoint_is_said_in_full() -> None:
+    assert [field.name for field in dataclasses.fields(Endpoint) if field.default is not dataclasses.MISSING] == []
+    assert [endpoint.path for endpoint in ENDPOINTS if not endpoint.summary] == []
+    assert {
+        kind for endpoint in ENDPOINTS for kind in (*endpoint.errors, *EVERYWHERE) if not _has_status(kind)
+    } == set()
+
+
+def _has_status(kind: type[errors.GemtuneError]) -> bool:
+    return any(parent in STATUSES for parent in kind.__mro__)
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: f"{endpoint.method} {endpoint.path}")
+def test_a_route_takes_what_its_endpoint_has(endpoint: Endpoint) -> None:
+    taken = {
+        name for name, each in inspect.signature(endpoint.route).parameters.items() if each.kind is each.KEYWORD_ONLY
+    }
+    body = {"body", "owner"} if endpoint.body is not None else set()
+    assert taken == {*endpoint.path_parts, *(argument(parameter) for parameter in endpoint.parameters), *body}
+
+
+def test_the_readme_names_every_endpoint() -> None:
+    named = re.findall(r"`(GET|POST|DELETE) (/[^`?\s]*)[^`]*`", README.read_text())
+    paths = {(method, path.replace("{id}", "{job_id}")) for method, path in named}
+    assert paths == {(endpoint.method, endpoint.path) for endpoint in ENDPOINTS}
+
+
+def test_the_gateway_lets_every_endpoint_through() -> None:
+    routes = re.findall(r'\["(/[^"]*)", "(\w+)", "\w+"\]', GATEWAY.read_text())
+    assert {(method.upper(), path) for path, method in routes} == {(each.method, each.path) for each in ENDPOINTS}
+
+
+Bound = tuple[str, dict[str, Any], str, bool]
+
+
+def _bounds() -> Iterator[Bound]:
+    """(path, parameter, a value just inside or outside of a bound, whether it is inside), as INTERFACE has them."""
+    for (_, path), (parameters, _, _) in INTERFACE.items():
+        for name, schema in parameters.items():
+            parameter = {"name": name, "schema": schema}
+            if schema["type"] == "integer":
+                for value in (schema["minimum"], schema["maximum"]):
+                    yield path, parameter, str(value), True
+                for value in (schema["minimum"] - 1, schema["maximum"] + 1):
+                    yield path, parameter, str(value), False
+            elif "enum" in schema:
+                yield from ((path, parameter, value, True) for value in schema["enum"])
+                yield path, parameter, f"{schema['enum'][0]}x", False
+                yield path, parameter, "", False
+            else:
+                yield path, parameter, "a" * schema["minLength"], True
+                yield path, parameter, "a" * schema["maxLength"], True
+                yield path, parameter, "a" * (schema["maxLength"] + 1), False
+                yield path, parameter, "", False
+                outside = "~" if name == "page_token" else "\u00e9"
+                yield path, parameter, f"a{outside}a", False
+
+
+@pytest.mark.parametrize("bound", list(_bounds()), ids=lambda bound: f"{bound[0]} {bound[1]['name']} {bound[2][:25]!r}")
+def test_the_server_takes_what_lies_within_a_bound_of_the_document_and_nothing_else(
+    world: World, client: flask.testing.FlaskClient, bound: Bound
+) -> None:
+    path, parameter, text, is_inside = bound
+    url = path.replace("{job_id}", world.submit())
+    if parameter["name"] == "Idempotency-Key":
+        answer = client.post(url, json={}, headers={"Idempotency-Key": text})
+        loc = ["header", "Idempotency-Key"]
+    else:
+        answer = client.get(url, query_string={parameter["name"]: text})
+        loc = ["query", parameter["name"]]
+    assert answer.json is not None
+    is_refused = any(problem["loc"] == loc for problem in answer.json.get("problems", ()))
+    assert is_refused is not is_inside
+    assert answer.status_code == 422 or is_inside
+
+
+def test_a_parameter_that_stands_twice_is_refused(client: flask.testing.FlaskClient) -> None:
+    answer = client.get("/jobs?limit=5&limit=6")
+    assert answer.json is not None
+    assert (answer.status_code, answer.json["problems"][0]["code"]) == (422, "repeated_parameter")
+
+
+OPERATIONS = sorted(INTERFACE)
+
+
+@settings(suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_whatever_is_asked_the_answer_is_one_that_the_document_has(
+    world: World, client: flask.testing.FlaskClient, document: dict[str, Any], data: st.DataObject
+) -> None:
+    job_id = world.submit()
+    schemas = document["components"]["schemas"]
+    method, path = data.draw(st.sampled_from(OPERATIONS))
+    operation = document["paths"][path][method.lower()]
+    query, headers, url = {}, {}, path
+    for parameter in operation["parameters"]:
+        texts = values(parameter["schema"], schemas).map(str) | TEXT
+        if parameter["in"] == "path":
+            ids = st.just(job_id) | st.just(job_id) | texts.filter(lambda text: text != "" and "/" not in text)
+            url = url.replace(f"{{{parameter['name']}}}", quote(data.draw(ids), safe=""))
+        elif data.draw(st.booleans()):
+            if parameter["in"] == "query":
+                query[parameter["name"]] = data.draw(texts)
+            else:
+                headers[parameter["name"]] = re.sub(r"[^ -~]", "", data.draw(texts))
+    body = None
+    if "requestBody" in operation:
+        good = values(operation["requestBody"]["content"]["application/json"]["schema"], schemas)
+        mine = st.just(request(job_name="x") if path == "/train" else {"export_config": {}})
+        body = data.draw(st.one_of(good, mine, ANYTHING).map(json.dumps) | TEXT)
+    answer = client.open(url, method=method, query_string=query, headers=headers, data=body)
+    assert answer.status_code < 500
+    assert str(answer.status_code) in operation["responses"]
+    schema = operation["responses"][str(answer.status_code)]["content"]["application/json"]["schema"]
+    assert answer.mimetype == "application/json"
+    jsonschema.validate(answer.json, schema | {"components": {"schemas": schemas}})
