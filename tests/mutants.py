@@ -41,6 +41,8 @@ NEAREST: Mapping[str, str] = {
                     "trainer/test_prepare_rl",
     "trainer.store": "trainer/test_manifest trainer/test_checkpoints",
     "trainer.training.metrics": "trainer/test_metrics",
+    "trainer.training.progress": "trainer/test_progress",
+    "trainer.training.batches": "trainer/test_batches",
     "trainer.training.best_weights": "trainer/test_best_weights",
     "trainer.training.dpo": "trainer/test_dpo",
     "trainer.training.grpo": "trainer/test_grpo",

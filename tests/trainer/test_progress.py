@@ -1,0 +1,121 @@
+"""Progress of a training: what the record, the loss curve and trackers are told, and when."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gemtune.embedded.folder_objects import FolderObjects
+from gemtune.jobs.record import Figures, Progress
+from tests.fakes import FakeClock
+from trainer.training.progress import ProgressLog, rewards_in
+
+CURVE = "jobs/x/metrics/1.jsonl"
+
+
+class Told:
+    """A progress log with all that it tells."""
+
+    def __init__(self, folder: Path):
+        self.clock, self.objects = FakeClock(), FolderObjects(folder, "export")
+        self.reports: list[Progress] = []
+        self.tracked: list[Any] = []
+        self.log = ProgressLog(self.objects, CURVE, self.reports.append, self.clock, self)  # type: ignore[arg-type]
+
+    def stepped(self, progress: Progress, rewards: Any) -> None:
+        self.tracked.append((progress.train_step, rewards))
+
+    def evaluated(self, train_step: int, figures: Figures) -> None:
+        self.tracked.append((train_step, figures))
+
+    def step(self, train_step: int, *, seconds: float, tokens: int, **more: Any) -> None:
+        """One of ten train_steps, `seconds` after the one before."""
+        self.clock.advance(seconds=seconds)
+        fixed = {"total_steps": 10, "epoch": train_step / 3, "loss": 2.0, "learning_rate": 1e-4}
+        self.log.stepped(train_step=train_step, tokens=tokens, **(fixed | more))  # type: ignore[arg-type]
+
+    def curve(self) -> list[dict[str, Any]]:
+        self.log.flush()
+        return [json.loads(line) for line in self.objects.read(CURVE).decode().splitlines()]
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Told:
+    return Told(tmp_path)
+
+
+def test_speed_and_the_time_to_go_are_those_of_the_train_steps_so_far(told: Told) -> None:
+    told.log.began()
+    told.step(1, seconds=2, tokens=100)
+    told.step(2, seconds=4, tokens=600)
+    told.log.flush()
+    first, last = told.reports
+    assert first == Progress(
+        train_step=1, total_steps=10, epoch=0.3333, loss=2.0, learning_rate=1e-4, tokens_per_second=50.0,
+        eta_seconds=18.0,
+    )  # fmt: skip
+    assert (last.train_step, last.tokens_per_second, last.eta_seconds) == (2, 100.0, 24.0)
+
+
+def test_only_recent_train_steps_count(told: Told) -> None:
+    told.log.began()
+    told.step(1, seconds=1000, tokens=1)
+    for number in range(2, 22):
+        told.step(number, seconds=1, tokens=1 + 10 * number, total_steps=100)
+    told.step(22, seconds=1, tokens=231, total_steps=100)
+    told.log.flush()
+    assert (told.reports[-1].tokens_per_second, told.reports[-1].eta_seconds) == (10.5, 78.0)
+
+
+def test_without_a_beginning_or_time_nothing_is_estimated(told: Told) -> None:
+    told.step(1, seconds=0, tokens=100)
+    told.log.flush()
+    assert (told.reports[-1].tokens_per_second, told.reports[-1].eta_seconds) == (None, None)
+
+
+def test_the_record_is_written_at_once_and_then_every_five_seconds(told: Told) -> None:
+    for number, seconds in enumerate((0, 1, 3.9, 0.1, 4.9, 0.1), start=1):
+        told.step(number, seconds=seconds, tokens=number)
+    assert [progress.train_step for progress in told.reports] == [1, 4, 6]
+
+
+def test_the_loss_curve_has_a_line_for_each_train_step_and_evaluation(told: Told) -> None:
+    at = told.clock.now().isoformat()
+    told.step(1, seconds=0, tokens=5, rewards={"reward": 0.5, "rewards/margins": 0.25})
+    told.log.evaluated(1, Figures(eval_loss=1.5, accuracy=0.75))
+    assert told.curve() == [
+        {"train_step": 1, "epoch": 0.3333, "loss": 2.0, "learning_rate": 1e-4, "tokens_per_second": None,
+         "reward": 0.5, "rewards/margins": 0.25, "at": at},
+        {"train_step": 1, "eval_loss": 1.5, "accuracy": 0.75, "at": at},
+    ]  # fmt: skip
+    assert (told.reports[-1].reward, told.reports[-1].margin) == (0.5, 0.25)
+    assert told.tracked == [
+        (1, {"reward": 0.5, "rewards/margins": 0.25}), (1, Figures(eval_loss=1.5, accuracy=0.75)),
+    ]  # fmt: skip
+
+
+def test_the_end_is_told_though_its_last_train_steps_were_not_logged(told: Told) -> None:
+    told.step(7, seconds=0, tokens=5)
+    told.log.ended(train_step=10, total_steps=10, epoch=3.00004)
+    last = told.reports[-1]
+    assert (last.train_step, last.total_steps, last.epoch, last.eta_seconds, last.loss) == (10, 10, 3.0, 0.0, 2.0)
+
+
+def test_a_training_that_ends_at_once_tells_its_end_and_writes_no_curve(told: Told) -> None:
+    told.log.flush()
+    assert told.reports == []
+    told.log.ended(train_step=4, total_steps=4, epoch=1.0)
+    assert told.reports == [Progress(train_step=4, total_steps=4, epoch=1.0, eta_seconds=0.0)]
+    assert told.objects.stat(CURVE) is None
+
+
+def test_rewards_are_what_reinforcement_learning_logs_besides() -> None:
+    logged = {
+        "reward": 1.0, "rewards/margins": 2.0, "kl": 3.0, "entropy": 4.0, "completions/mean_length": 5.0,
+        "completions/clipped_ratio": 6.0, "logps/chosen": 7.0, "reward_std": None,
+    }  # fmt: skip
+    others = {"loss": 1.0, "grad_norm": 2.0, "completions/max_length": 3.0, "learning_rate": 4.0}
+    assert rewards_in(logged | others) == {name: value for name, value in logged.items() if value is not None}
