@@ -182,7 +182,7 @@ def encoding_of(quantization: MergedQuantization) -> Callable[[], Encoding]:
 
 def _config_for(config: Mapping[str, Any], export: MergedExport) -> dict[str, Any]:
     """config.json with the type of the weights as they are now, in its parts too."""
-    parts = {key: _config_of_part(value, export.dtype) for key, value in config.items() if key.endswith("_config")}
+    parts = {key: _config_of_part(value, export.dtype) for key, value in config.items() if _is_part(value)}
     written = dict(config) | parts
     written.pop("torch_dtype", None)
     written["dtype"] = export.dtype
@@ -196,8 +196,11 @@ def _config_for(config: Mapping[str, Any], export: MergedExport) -> dict[str, An
     return written
 
 
-def _config_of_part(part: Any, dtype: str) -> Any:
-    if not isinstance(part, dict):
-        return part
-    kept = {key: value for key, value in part.items() if key not in ("torch_dtype", "dtype")}
-    return kept | {"dtype": dtype}
+def _is_part(value: Any) -> bool:
+    """Whether an entry of config.json configures a model of its own: text, vision, audio."""
+    return isinstance(value, dict) and "model_type" in value
+
+
+def _config_of_part(part: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    others = {key: value for key, value in part.items() if key not in ("torch_dtype", "dtype")}
+    return others | {"dtype": dtype}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gemtune.errors import StepError
 from trainer.conversation.chat_template import ChatTemplate, TemplateRefuses
@@ -19,19 +19,25 @@ USER, MODEL, SECOND, SYSTEM = "userturn", "modelturn", "secondturn", "systemturn
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """What a chat template writes around what is said. after_system: between a system message and the first user's
-    words; None when the template knows no system messages."""
+    """What a chat template writes around what is said.
+
+    before_answer: where the model is to go on; some templates add an empty thought to what else begins its turn.
+    after_system: between a system message and the first user's words, where it stands in the user's turn; None when the
+    template knows no such message. system_turn: around a system message that has a turn of its own.
+    """
 
     begin: str
     before_user: str
     after_user: str
     before_model: str
     after_model: str
+    before_answer: str
     after_system: str | None
+    system_turn: tuple[str, str] | None = None
 
     def said_in(self, prompt: str) -> str | None:
         """What the user says in a prompt of one turn; None when it is no such prompt."""
-        before, after = self.begin + self.before_user, self.after_user + self.before_model
+        before, after = self.begin + self.before_user, self.after_user + self.before_answer
         if not (prompt.startswith(before) and prompt.endswith(after)):
             return None
         said = prompt[len(before) : len(prompt) - len(after)]
@@ -48,19 +54,21 @@ def turns_of(template: ChatTemplate) -> Turns:
     if match is None:
         raise _odd("it does not write down what is said")
     begins, middle, between, ends = match.groups()
-    before_model = _grown(template.render(asked), template.render(asked, add_generation_prompt=True))
-    if not (middle.endswith(before_model) and ends.endswith(before_model)):
+    before_answer = _grown(template.render(asked), template.render(asked, add_generation_prompt=True))
+    before_model = before_answer.removesuffix(template.turns.empty_thought if template.turns else "")
+    if not (middle.endswith(before_model) and ends.endswith(before_answer)):
         raise _odd("a model's turn begins in two ways")
     after_user = middle.removesuffix(before_model)
     after_model = _grown(template.render(answered, add_generation_prompt=False).rpartition(MODEL)[0] + MODEL,
                          template.render(answered, add_generation_prompt=False))  # fmt: skip
-    if not between.startswith(after_model) or ends.removesuffix(before_model) != after_user:
+    if not between.startswith(after_model) or ends.removesuffix(before_answer) != after_user:
         raise _odd("turns end in two ways")
     before_user = between.removeprefix(after_model)
     if not begins.endswith(before_user):
         raise _odd("a user's turn begins in two ways")
     begin = begins.removesuffix(before_user)
-    return Turns(begin, before_user, after_user, before_model, after_model, _after_system(template, begins))
+    turns = Turns(begin, before_user, after_user, before_model, after_model, before_answer, None)
+    return _with_system(turns, template)
 
 
 def modelfile(turns: Turns, gguf: str) -> str:
@@ -79,7 +87,8 @@ def rendered(text: str, messages: Sequence[Mapping[str, str]]) -> str:
 
 
 def _go(turns: Turns) -> str:
-    parts = (turns.before_user, turns.after_user, turns.before_model, turns.after_model, turns.after_system or "")
+    parts = (turns.before_user, turns.after_user, turns.before_answer, turns.after_model, turns.after_system or "",
+             *(turns.system_turn or ()))  # fmt: skip
     if any('"""' in part or "{{" in part for part in parts):
         raise _odd("it writes what a Modelfile cannot")
     system = ""
@@ -88,17 +97,28 @@ def _go(turns: Turns) -> str:
     user = '{{ if eq .Role "user" }}' + turns.before_user + system + "{{ .Content }}" + turns.after_user
     model = '{{ else if eq .Role "assistant" }}' + turns.before_model + "{{ .Content }}" + turns.after_model
     said = "{{ $system := .System }}" if system else ""
-    return said + "{{ range .Messages }}" + user + model + "{{ end }}{{ end }}" + turns.before_model
+    if turns.system_turn is not None:
+        said = "{{ if .System }}" + turns.system_turn[0] + "{{ .System }}" + turns.system_turn[1] + "{{ end }}"
+    return said + "{{ range .Messages }}" + user + model + "{{ end }}{{ end }}" + turns.before_answer
 
 
-def _after_system(template: ChatTemplate, begins: str) -> str | None:
+def _with_system(turns: Turns, template: ChatTemplate) -> Turns:
+    """The same with where a system message goes: into the user's turn, or into one of its own."""
     messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": USER}]
     try:
         text = template.render(messages)
     except (TemplateRefuses, StepError):
-        return None
+        return turns
     match = re.match(f"(.*?){SYSTEM}(.*?){USER}", text, re.DOTALL)
-    return match[2] if match is not None and match[1] == begins else None
+    if match is None:
+        return turns
+    before, after = match.groups()
+    if before == turns.begin + turns.before_user:
+        return replace(turns, after_system=after)
+    if before.startswith(turns.begin) and after.endswith(turns.before_user):
+        own = (before.removeprefix(turns.begin), after.removesuffix(turns.before_user))
+        return replace(turns, system_turn=own)
+    return turns
 
 
 def _grown(shorter: str, longer: str) -> str:

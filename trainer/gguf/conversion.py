@@ -36,6 +36,7 @@ def write(
     if not is_built(tools):
         raise StepError("gguf_tools_missing", f"llama.cpp is not in {tools}", hint="run `make llama`, and export again")
     _tell_added_tokens(model)
+    _tell_of_no_experts(model)
     target = folder / export.file_name
     dithered = 0
     if export.converted:
@@ -73,6 +74,15 @@ def _tell_added_tokens(model: Path) -> None:
     added = {str(token["id"]): token for token in tokenizer.get("added_tokens", ())}
     if added and not config.get("added_tokens_decoder"):
         path.write_text(json.dumps(config | {"added_tokens_decoder": added}))
+
+
+def _tell_of_no_experts(model: Path) -> None:
+    """The converter asks every Gemma 4 how wide its experts are; configurations of unified models have no such key."""
+    path = model / "config.json"
+    config = folder_contents.config_of(model)
+    text = config.get("text_config")
+    if config.get("model_type") == "gemma4_unified" and isinstance(text, dict):
+        path.write_text(json.dumps(config | {"text_config": {"moe_intermediate_size": None} | text}, indent=2) + "\n")
 
 
 def check_family(config: Mapping[str, Any]) -> None:
