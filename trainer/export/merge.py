@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 # How a tensor is stored: name, tensor, and whether it was trained in; what stands for it in the file out.
 Encoding = Callable[[str, "torch.Tensor", bool], Mapping[str, "torch.Tensor"]]
 
+# The parts of config.json that configure models of their own.
+PARTS = ("text_config", "vision_config", "audio_config")
 # Tokenizers, templates and processors that stand beside weights; config.json is written anew.
 BESIDE = ("*.json", "*.jinja", "tokenizer.model")
 NOT_BESIDE = ("config.json", folder_contents.INDEX, "adapter_config.json", "manifest.json")
@@ -182,7 +184,7 @@ def encoding_of(quantization: MergedQuantization) -> Callable[[], Encoding]:
 
 def _config_for(config: Mapping[str, Any], export: MergedExport) -> dict[str, Any]:
     """config.json with the type of the weights as they are now, in its parts too."""
-    parts = {key: _config_of_part(value, export.dtype) for key, value in config.items() if _is_part(value)}
+    parts = {key: _config_of_part(value, export.dtype) for key, value in config.items() if key in PARTS}
     written = dict(config) | parts
     written.pop("torch_dtype", None)
     written["dtype"] = export.dtype
@@ -196,11 +198,8 @@ def _config_for(config: Mapping[str, Any], export: MergedExport) -> dict[str, An
     return written
 
 
-def _is_part(value: Any) -> bool:
-    """Whether an entry of config.json configures a model of its own: text, vision, audio."""
-    return isinstance(value, dict) and "model_type" in value
-
-
-def _config_of_part(part: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+def _config_of_part(part: Any, dtype: str) -> Any:
+    if not isinstance(part, dict):  # null where a model has no such part
+        return part
     others = {key: value for key, value in part.items() if key not in ("torch_dtype", "dtype")}
     return others | {"dtype": dtype}

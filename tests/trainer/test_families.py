@@ -1,0 +1,221 @@
+"""Every shape of Gemma: losses and gradients are those of transformers and PEFT, and what is trained loads there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gemtune.jobs.status import Step
+from gemtune.request.spec import Spec
+from tests import preference_rows, rows, tiny_gemma
+from tests.trainer.conftest import Bench
+from trainer.model import adapted_layers
+from trainer.model.engines import huggingface
+from trainer.model.hidden_states import predictions
+from trainer.model.loss_head import cross_entropy_sum
+from trainer.training import batches
+
+SHAPES = (
+    "gemma", "gemma2", "gemma3", "gemma3-vision", "gemma3n-text", "gemma4-e-text", "gemma4-dense-text",
+    "gemma4-moe-text", "gemma4-e", "gemma4-dense", "gemma4-moe", "gemma4-unified",
+)  # fmt: skip
+# Rows longer than the sliding window of 64, and shorter ones.
+LENGTHS = (100, 17, 70)
+# Left of each family's shape: one with everything that its real models have.
+TRAINED = ("gemma3n-text", "gemma4-e", "gemma4-moe", "gemma4-unified")
+
+
+@pytest.fixture(scope="module")
+def base_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    made: dict[str, Path] = {}
+
+    def make(shape: str) -> Path:
+        if shape not in made:
+            made[shape] = tiny_gemma.build(tmp_path_factory.mktemp("models") / shape, shape)
+        return made[shape]
+
+    return make
+
+
+def spec_of(base: Path, method: str) -> Spec:
+    return Spec.model_validate(
+        {
+            "processed_dataset_id": "d", "modality": "text", "export_config": {"format": "adapter"},
+            "training_config": {"base_model_id": str(base), "method": method, "lora_dropout": 0.0, "seed": 1},
+        }
+    )  # fmt: skip
+
+
+def tokens_and_labels() -> list[dict[str, list[int]]]:
+    ids = [[(7 * position + 11 * row) % 400 + 40 for position in range(n)] for row, n in enumerate(LENGTHS)]
+    return [{"input_ids": row, "labels": [-100] * (len(row) // 2) + row[len(row) // 2 :]} for row in ids]
+
+
+def plain_loss(model: Any) -> torch.Tensor:
+    """Row by row, by transformers' own forward pass and PyTorch's cross entropy."""
+    total, count = torch.zeros(()), 0
+    for row in tokens_and_labels():
+        logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1].float()
+        targets = torch.tensor(row["labels"][1:])
+        total = total + torch.nn.functional.cross_entropy(logits, targets, ignore_index=-100, reduction="sum")
+        count += int((targets != -100).sum())
+    return total / count
+
+
+def our_loss(model: Any) -> torch.Tensor:
+    batch = batches.flattened([[row] for row in tokens_and_labels()])
+    found = predictions(model, batch, torch.float32)
+    total = cross_entropy_sum(found.hidden, found.head, found.targets, soft_cap=found.soft_cap)
+    return total / len(found.targets)
+
+
+def gradients(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, weight in model.named_parameters():
+        if weight.requires_grad and weight.grad is not None:
+            yield name, weight.grad
+
+
+def shake(model: Any) -> None:
+    """An adapter as training leaves it: the factors that begin as zeros are none."""
+    generator = torch.Generator().manual_seed(3)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            weight.data = 0.05 * torch.randn(weight.shape, generator=generator)
+        elif "lora_A" in name:
+            weight.data = 0.2 * torch.randn(weight.shape, generator=generator)
+
+
+@pytest.mark.parametrize("method", ["LoRA", "Full"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_loss_and_gradients_are_those_of_the_libraries(base_of: Callable[[str], Path], shape: str, method: str) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = base_of(shape)
+    ours = huggingface.load(base, spec_of(base, method)).model.train()
+    plain: Any = AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager", dtype=torch.float32)
+    if method == "LoRA":
+        config = ours.peft_config["default"]
+        lora = LoraConfig(
+            r=config.r, lora_alpha=config.lora_alpha, lora_dropout=0.0, target_modules=config.target_modules,
+            target_parameters=config.target_parameters,
+        )  # fmt: skip
+        plain = get_peft_model(plain, lora)
+        shake(ours)
+        shake(plain)
+    plain.train()
+    expected, found = plain_loss(plain), our_loss(ours)
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=2e-5)
+    expected.backward()
+    found.backward()
+    theirs, mine = dict(gradients(plain)), dict(gradients(ours))
+    assert mine
+    assert set(mine) <= set(theirs)
+    for name, gradient in mine.items():
+        scale = max(float(theirs[name].abs().max()), 1e-4)
+        assert float((gradient - theirs[name]).abs().max()) < 2e-3 * scale, name
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_adapter_changes_attention_mlp_and_experts_and_nothing_else(
+    base_of: Callable[[str], Path], shape: str
+) -> None:
+    base = base_of(shape)
+    model: Any = huggingface.load(base, spec_of(base, "LoRA")).model
+    adapted = {name.partition(".lora_")[0] for name, weight in model.named_parameters() if weight.requires_grad}
+    assert adapted
+    others = ("router", "per_layer", "vision", "audio", "embed", "lm_head", "laurel", "altup", "norm")
+    assert not [name for name in adapted if any(each in name for each in others)]
+    layers = [name for name in adapted if ".self_attn." in name or ".mlp." in name]
+    experts = [name for name in adapted if ".experts" in name]
+    assert len(layers) + len(experts) == len(adapted)
+    assert bool(experts) is ("moe" in shape)
+
+
+def job_bench(home: Path, base: Path, method: str) -> Bench:
+    if method == "DPO":
+        bench = Bench(home, base, max_steps=3, method="RL", rl_config={"algorithm": "dpo"})
+        bench.put("train", preference_rows.pairs(rows.train_rows(12)))
+        bench.put("eval", preference_rows.pairs(rows.held_out_rows(4)))
+        return bench
+    return Bench(home, base, max_steps=6, method=method, learning_rate=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "method"),
+    [*((shape, "LoRA") for shape in TRAINED), *((shape, "QLoRA") for shape in TRAINED), ("gemma4-e", "Full"),
+     ("gemma4-moe", "Full"), ("gemma3n-text", "Full"), ("gemma4-e", "DPO"), ("gemma4-moe", "DPO")],
+)  # fmt: skip
+def test_a_job_trains_and_its_adapter_or_model_loads_in_the_library(
+    tmp_path: Path, base_of: Callable[[str], Path], shape: str, method: str
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = base_of(shape)
+    before = load_file(base / "model.safetensors")
+    bench = job_bench(tmp_path / "home", base, method).to(Step.TRAIN)
+    metrics = bench.job.metrics
+    assert metrics is not None
+    assert metrics.baseline is not None
+    assert metrics.eval_loss is not None
+    assert metrics.baseline.eval_loss is not None
+    assert metrics.eval_loss < metrics.baseline.eval_loss
+    place = "model" if method == "Full" else "adapter"
+    folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/{place}/1"))
+    if method == "Full":
+        model = AutoModelForCausalLM.from_pretrained(folder)
+    else:
+        plain = AutoModelForCausalLM.from_pretrained(base)
+        model = PeftModel.from_pretrained(plain, str(folder))
+    with torch.no_grad():
+        assert torch.isfinite(model(input_ids=torch.tensor([[2, 40, 50, 60]])).logits).all()
+    after = load_file(base / "model.safetensors")
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+
+
+@pytest.mark.parametrize("quantization", ["none", "q4"])
+@pytest.mark.parametrize("shape", TRAINED)
+def test_a_merge_is_what_peft_merges(
+    tmp_path: Path, base_of: Callable[[str], Path], shape: str, quantization: str
+) -> None:
+    """In bf16 up to its rounding; 4 bits are loaded as transformers loads them, and answer about the same."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from trainer.export.merge import merge
+
+    base = base_of(shape)
+    plain: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    lora = LoraConfig(
+        r=4, lora_alpha=8, target_modules=adapted_layers.target_modules(plain, vision_tower=False),
+        target_parameters=adapted_layers.target_parameters(plain),
+    )  # fmt: skip
+    adapted = get_peft_model(plain, lora)
+    shake(adapted)
+    adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    merge(base, tmp_path / "adapter", tmp_path / "merged", quantization)
+    reference = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(tmp_path / "adapter"))
+    expected: Any = reference.merge_and_unload()  # type: ignore[operator]
+    found: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    ids = torch.tensor([[2, *range(40, 80)]])
+    with torch.no_grad():
+        theirs, ours, untrained = (
+            model(input_ids=ids).logits.float().log_softmax(-1)
+            for model in (expected.eval(), found.eval(), AutoModelForCausalLM.from_pretrained(base).eval())
+        )
+    off = float((theirs.exp() * (theirs - ours)).sum(-1).mean())
+    trained = float((theirs.exp() * (theirs - untrained)).sum(-1).mean())
+    # Rounded weights send some tokens of a mixture to another expert.
+    rounding = 0.15 if "moe" in shape else 0.03
+    assert off < (rounding if quantization == "none" else 0.5) * trained
+    if quantization == "none":
+        names = dict(expected.named_parameters())
+        for name, weight in found.named_parameters():
+            exact = names[name].float()
+            assert float((weight.float() - exact).abs().max()) <= 2**-7 * max(1e-3, float(exact.abs().max())), name
