@@ -221,10 +221,22 @@ def test_a_file_written_tensor_by_tensor_is_a_safetensors_file(tmp_path: Path) -
             file.add(name, tensors[name])
     found = load_file(tmp_path / "x.safetensors")
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
-    with TensorFile(tmp_path / "y.safetensors", ["odd", "b"]) as file:
-        file.add("odd", torch.zeros(3, dtype=torch.uint8))
-        with pytest.raises(ValueError, match="b would begin at 3"):
-            file.add("b", tensors["b"])
+
+
+def test_tensors_of_odd_lengths_come_where_every_reader_can_map_what_follows(tmp_path: Path) -> None:
+    tensors = {
+        "odd": torch.zeros(3, dtype=torch.uint8), "scale": torch.tensor([1.5]).bfloat16(), "b": torch.randn(3, 5),
+        "count": torch.arange(3), "even": torch.randn(2, 4),
+    }  # fmt: skip
+    with TensorFile(tmp_path / "y.safetensors", list(tensors)) as file:
+        for name, tensor in tensors.items():
+            assert file.add(name, tensor) == tensor.numel() * tensor.element_size()
+    found = load_file(tmp_path / "y.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    header = (tmp_path / "y.safetensors").read_bytes()
+    entries = json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])
+    for name, tensor in tensors.items():
+        assert entries[name]["data_offsets"][0] % tensor.element_size() == 0
 
 
 @pytest.mark.parametrize(
