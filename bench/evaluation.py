@@ -15,10 +15,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.train_peers import own_trainer
 from bench.train_rows import Rows, Shape, rows
+
+if TYPE_CHECKING:
+    from transformers import Trainer
 
 SIZES = (16, 64, 256, 1024)
 SHAPE = Shape(rows_a_step=8, least=48, most=96, trained=1.0)
@@ -70,7 +73,7 @@ def _largest_first(given: Rows) -> Rows:
     return [row for batch in [largest, *batches] for row in batch]
 
 
-def _gemtune(folder: Path, given: Rows, asked: dict[str, Any]) -> Any:
+def _gemtune(folder: Path, given: Rows, asked: dict[str, Any]) -> Trainer:
     from gemtune.request.spec import Spec, TrainingConfig
 
     config = TrainingConfig(

@@ -9,10 +9,10 @@ for a GPU too, except for what kernels use inside.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -22,6 +22,9 @@ from gemtune.families.size import ModelSize
 from gemtune.machines import memory, model_size
 from gemtune.machines.memory import Load
 from gemtune.methods import Method
+
+if TYPE_CHECKING:
+    from trainer.base_model.language_model import LanguageModel
 
 MIB = 1024 * 1024
 # Names whose widths are tried; the number of layers and of vocabulary entries that are enough to tell their share.
@@ -34,11 +37,15 @@ class Live(TorchDispatchMode):
 
     def __init__(self, before: Iterable[torch.Tensor]):
         """`before`: what is there already, and does not count; operations return views of it."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
-        self._seen: dict[int, Any] = {tensor.untyped_storage()._cdata: None for tensor in before}
+        self._seen: dict[int, weakref.finalize[Any, torch.UntypedStorage] | None] = {
+            tensor.untyped_storage()._cdata: None for tensor in before
+        }
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
@@ -90,7 +97,7 @@ def measure(
     return Measured(name, checkpointing, rows, length, counted / MIB, reckoned / MIB)
 
 
-def _step(model: Any, rows: int, length: int) -> int:
+def _step(model: LanguageModel, rows: int, length: int) -> int:
     """Bytes at the peak of a pass, above what was there before it."""
     from trainer.model.hidden_states import predictions
     from trainer.model.loss_head import cross_entropy_sum
@@ -100,7 +107,8 @@ def _step(model: Any, rows: int, length: int) -> int:
     batch = batches.flattened([[{"input_ids": row, "labels": row}] for row in tokens])
     before = [*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters() if p.grad is not None)]
     before += [value for value in batch.values() if isinstance(value, torch.Tensor)]
-    with Live(before) as live:
+    live = Live(before)
+    with live:
         found = predictions(model, batch, torch.bfloat16)
         loss = cross_entropy_sum(found.hidden, found.head, found.targets, soft_cap=found.soft_cap)
         loss.backward()
@@ -108,7 +116,7 @@ def _step(model: Any, rows: int, length: int) -> int:
 
 
 @contextmanager
-def _small_gradients(model: Any) -> Iterator[None]:
+def _small_gradients(model: LanguageModel) -> Iterator[None]:
     """Gradients belong to what is counted exactly, so they are made before."""
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -116,29 +124,28 @@ def _small_gradients(model: Any) -> Iterator[None]:
     yield
 
 
-def _model(name: str, size: ModelSize, method: Method, rank: int) -> Any:
-    import transformers
+def _model(name: str, size: ModelSize, method: Method, rank: int) -> LanguageModel:
     from peft import LoraConfig, get_peft_model
+    from transformers import Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
 
     from trainer.model import row_attention
     from trainer.training.sft import leave_casting_to_autocast
 
     row_attention.register()
-    second = "gemma-2" in name
     head = 256
-    kind = transformers.Gemma2Config if second else transformers.Gemma3TextConfig
-    config = kind(
-        vocab_size=size.vocabulary, hidden_size=size.hidden, intermediate_size=size.intermediate,
-        num_hidden_layers=size.layers, num_attention_heads=size.attention // head,
-        num_key_value_heads=size.key_value // head, head_dim=head, attn_implementation=row_attention.NAME,
-    )  # fmt: skip
-    made = transformers.Gemma2ForCausalLM if second else transformers.Gemma3ForCausalLM
-    model = made(config).to(torch.float32 if method == "Full" else torch.bfloat16)
+    how: dict[str, Any] = {
+        "vocab_size": size.vocabulary, "hidden_size": size.hidden, "intermediate_size": size.intermediate,
+        "num_hidden_layers": size.layers, "num_attention_heads": size.attention // head,
+        "num_key_value_heads": size.key_value // head, "head_dim": head, "attn_implementation": row_attention.NAME,
+    }  # fmt: skip
+    second = "gemma-2" in name
+    model = Gemma2ForCausalLM(Gemma2Config(**how)) if second else Gemma3ForCausalLM(Gemma3TextConfig(**how))
     if method == "Full":
         return model
-    model = get_peft_model(model, LoraConfig(r=rank, lora_dropout=0.05, target_modules="all-linear"))
-    leave_casting_to_autocast(model)
-    return model
+    lora = LoraConfig(r=rank, lora_dropout=0.05, target_modules="all-linear")
+    adapted = get_peft_model(model.bfloat16(), lora)
+    leave_casting_to_autocast(adapted)
+    return adapted
 
 
 def main() -> None:

@@ -66,11 +66,16 @@ def _step(job_id: str, step: Step, home: Path) -> Spent:
         began = time.perf_counter(), _processor_seconds()
         subprocess.run([*command, "--execution", "e"], capture_output=True, check=True, env=env)
         whole = time.perf_counter() - began[0], _processor_seconds() - began[1]
-        counted = [json.loads(path.read_text()) for path in Path(folder).iterdir()]
+        counted: list[dict[str, list[float]]] = [json.loads(path.read_text()) for path in Path(folder).iterdir()]
     kinds = ("importing", *WORK)
-    spent = {kind: tuple(sum(each.get(kind, (0, 0))[unit] for each in counted) for unit in (0, 1)) for kind in kinds}
-    rest = tuple(whole[unit] - sum(spent[kind][unit] for kind in kinds) for unit in (0, 1))
-    return {"all": whole, "the rest": rest, **spent}  # type: ignore[dict-item]
+
+    def of_all(kind: str, unit: int) -> float:
+        return sum(each.get(kind, [0.0, 0.0])[unit] for each in counted)
+
+    spent = {kind: (of_all(kind, 0), of_all(kind, 1)) for kind in kinds}
+    rest = (whole[0] - sum(of_kind[0] for of_kind in spent.values()),
+            whole[1] - sum(of_kind[1] for of_kind in spent.values()))  # fmt: skip
+    return {"all": whole, "the rest": rest, **spent}
 
 
 def _processor_seconds() -> float:

@@ -18,9 +18,17 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from bench.train_rows import SHAPES, Rows, Shape
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+    from gemtune.request.spec import Spec
+    from trainer.training.dpo import DpoTrainer
+    from trainer.training.sft import SftTrainer
 
 BEGAN = time.perf_counter()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -41,7 +49,7 @@ def main() -> None:
     print(json.dumps({"losses": losses, "peak_mb": peak}), file=answers)
 
 
-def _in_turns(answers: TextIO) -> Any:
+def _in_turns(answers: TextIO) -> TrainerCallback:
     from transformers import TrainerCallback
 
     class InTurns(TrainerCallback):
@@ -50,7 +58,9 @@ def _in_turns(answers: TextIO) -> Any:
         def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
             self._wait()
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        def on_step_end(
+            self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        ) -> None:
             print(json.dumps({"seconds": time.perf_counter() - self._began}), file=answers)
             if state.global_step < state.max_steps:
                 self._wait()
@@ -62,7 +72,7 @@ def _in_turns(answers: TextIO) -> Any:
     return InTurns()
 
 
-def _gemtune(folder: Path, shape: Shape, steps: int, rows: Rows, **more: Any) -> Any:
+def _gemtune(folder: Path, shape: Shape, steps: int, rows: Rows, **more: Any) -> Trainer:
     """The trainer of this project, as the train step makes it."""
     from gemtune.request.spec import Spec, TrainingConfig
     from trainer.process.thread_waiting import wait_briefly
@@ -80,30 +90,33 @@ def _gemtune(folder: Path, shape: Shape, steps: int, rows: Rows, **more: Any) ->
     return trainer
 
 
-def own_trainer(folder: Path, spec: Any, rows: Rows, *, evaluates: bool) -> Any:
+def own_trainer(folder: Path, spec: Spec, rows: Rows, *, evaluates: bool) -> SftTrainer | DpoTrainer:
     """The trainer as the train step makes it, which tells nobody anything; evaluates: on the same rows."""
     from trainer.model.engines import huggingface
     from trainer.rows.prepared import TokenFile
-    from trainer.training.job_trainer import Hooks
+    from trainer.training.interface import Hooks, Setup
 
     loaded, config = huggingface.load(folder, spec), spec.training_config
+    assert config.max_steps is not None
     work = Path(tempfile.mkdtemp())
     with TokenFile(work / "rows.parquet", tuple(rows[0])) as file:
         for row in rows:
             file.add(row)
-    hooks = Hooks(lambda *_: None, lambda *_: None, lambda *_: None, lambda: False)
-    files = (work / "rows.parquet", work / "rows.parquet" if evaluates else None)
-    given = {"output": work / "out", "total_steps": config.max_steps, "hooks": hooks}
+    setup = Setup(
+        loaded, config, folder, work / "rows.parquet", work / "rows.parquet" if evaluates else None,
+        output=work / "out", total_steps=config.max_steps, max_length=2048,
+        hooks=Hooks(lambda *_: None, lambda *_: None, lambda *_: None, lambda: False),
+    )  # fmt: skip
     if config.rl_config is not None:
         from trainer.training import dpo
 
-        return dpo.make(loaded, config, config.rl_config, *files, base=folder, **given)
+        return dpo.make(setup)
     from trainer.training import sft
 
-    return sft.make(loaded, config, *files, max_length=2048, **given)
+    return sft.make(setup)
 
 
-def _trl(folder: Path, shape: Shape, steps: int, rows: Rows, **more: Any) -> Any:
+def _trl(folder: Path, shape: Shape, steps: int, rows: Rows, **more: Any) -> Trainer:
     """A plain TRL script: its defaults wherever the job says nothing."""
     from datasets import Dataset
     from transformers import AutoTokenizer
@@ -118,7 +131,7 @@ def _trl(folder: Path, shape: Shape, steps: int, rows: Rows, **more: Any) -> Any
     )  # fmt: skip
 
 
-def _transformers(folder: Path, shape: Shape, steps: int, rows: Rows) -> Any:
+def _transformers(folder: Path, shape: Shape, steps: int, rows: Rows) -> Trainer:
     """transformers' Trainer and PEFT."""
     from datasets import Dataset
     from transformers import AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
@@ -130,32 +143,33 @@ def _transformers(folder: Path, shape: Shape, steps: int, rows: Rows) -> Any:
     )  # fmt: skip
 
 
+Peer = Callable[[Path, Shape, int, Rows], "Trainer"]
 _PREPARED = {"skip_prepare_dataset": True}
-PEERS: dict[str, Callable[[Path, Shape, int, Rows], Any]] = {
+PEERS: dict[str, Peer] = {
     "gemtune": _gemtune,
     "trl": _trl,
     "trl without checkpointing": lambda *job: _trl(*job, gradient_checkpointing=False),
     "transformers": _transformers,
 }
 # What `bench.curve` has besides: the same sums in another order, and with hardly any rounding.
-OTHERWISE_ROUNDED: dict[str, Callable[[Path, Shape, int, Rows], Any]] = {
+OTHERWISE_ROUNDED: dict[str, Peer] = {
     "trl, eager attention": lambda *job: _trl(*job, attn_implementation="eager"),
     "trl, float32": lambda *job: _trl(*job, dtype="float32", bf16=False),
 }
 
 
-def _gemtune_of_pairs(folder: Path, shape: Shape, steps: int, rows: Rows) -> Any:
+def _gemtune_of_pairs(folder: Path, shape: Shape, steps: int, rows: Rows) -> Trainer:
     return _gemtune(folder, shape, steps, rows, method="RL", rl_config={"algorithm": "dpo"})
 
 
-def _trl_of_pairs(folder: Path, shape: Shape, steps: int, rows: Rows, **more: Any) -> Any:
+def _trl_of_pairs(folder: Path, shape: Shape, steps: int, rows: Rows, **more: Any) -> Trainer:
     """A plain script of TRL's DPO, on rows that are prepared as its trainer prepares them."""
     from datasets import Dataset
     from transformers import AutoTokenizer
     from trl import DPOConfig, DPOTrainer
 
     class Prepared(DPOTrainer):
-        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+        def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
             return dataset
 
     arguments = DPOConfig(**_arguments(shape, steps) | more, max_length=None)
@@ -166,14 +180,14 @@ def _trl_of_pairs(folder: Path, shape: Shape, steps: int, rows: Rows, **more: An
 
 
 # Those of `bench.preferences`.
-OF_PREFERENCES: dict[str, Callable[[Path, Shape, int, Rows], Any]] = {
+OF_PREFERENCES: dict[str, Peer] = {
     "gemtune, DPO": _gemtune_of_pairs,
     "trl, DPO": _trl_of_pairs,
     "trl, DPO without checkpointing": lambda *job: _trl_of_pairs(*job, gradient_checkpointing=False),
 }
 
 
-def _peft(folder: Path, *, dtype: str = "auto", **how: Any) -> Any:
+def _peft(folder: Path, *, dtype: str = "auto", **how: Any) -> PeftModel:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 

@@ -12,12 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 from gemtune.jobs.status import Step
-from gemtune.request.rl_spec import DpoConfig, DpoLoss
+from gemtune.request.rl_spec import DpoLoss
 from gemtune.request.spec import Spec
 from tests import preference_rows, rows, tiny_gemma
 from tests.trainer.conftest import Bench
 from tests.trainer.test_train import adapter, after_steps
 from trainer.rows.prepared import read_tokens
+from trainer.training.interface import Hooks, Setup
 
 BETA = 0.2
 
@@ -125,11 +126,8 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(bench_of: Calla
     assert broken.job.metrics == unbroken.job.metrics
 
 
-class Untold:
-    """Hooks of a training that nobody follows."""
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_: False
+# Of a training that nobody follows.
+UNTOLD = Hooks(lambda *_: None, lambda *_: None, lambda *_: None, lambda: False)
 
 
 def trainer_of(bench: Bench, base: Path, tmp_path: Path) -> Any:
@@ -138,13 +136,11 @@ def trainer_of(bench: Bench, base: Path, tmp_path: Path) -> Any:
     from trainer.training import dpo
 
     spec = Spec.model_validate_json(bench.services.buckets.config.read(bench.job.spec_name))
-    rl = spec.training_config.rl_config
-    assert isinstance(rl, DpoConfig)
     folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
-    return dpo.make(
-        huggingface.load(base, spec), spec.training_config, rl, folder / "train.parquet", folder / "eval.parquet",
-        base=base, output=tmp_path / "out", total_steps=8, hooks=Untold(),  # type: ignore[arg-type]
-    )  # fmt: skip
+    return dpo.make(Setup(
+        huggingface.load(base, spec), spec.training_config, base, folder / "train.parquet", folder / "eval.parquet",
+        output=tmp_path / "out", total_steps=8, max_length=2048, hooks=UNTOLD,
+    ))  # fmt: skip
 
 
 def shaken(model: Any) -> Any:

@@ -14,11 +14,11 @@ import torch
 
 from gemtune.errors import StepError
 from gemtune.jobs.status import Step
-from gemtune.request.rl_spec import GrpoConfig, GrpoLoss
+from gemtune.request.rl_spec import GrpoLoss
 from gemtune.request.spec import Spec
 from tests import preference_rows, rows
 from tests.trainer.conftest import END_OF_TURN, Bench
-from tests.trainer.test_dpo import Untold, shaken
+from tests.trainer.test_dpo import UNTOLD, shaken
 from tests.trainer.test_train import adapter, after_steps
 
 HAS_AN_E = {"type": "regex", "name": "has_e", "pattern": "e"}
@@ -105,16 +105,15 @@ def trainer_of(bench: Bench, tmp_path: Path) -> Any:
     """The trainer of a prepared job, without its step."""
     from trainer.model.engines import huggingface
     from trainer.training import grpo
+    from trainer.training.interface import Setup
 
     spec = Spec.model_validate_json(bench.services.buckets.config.read(bench.job.spec_name))
-    rl = spec.training_config.rl_config
-    assert isinstance(rl, GrpoConfig)
     folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
     base = Path(spec.training_config.base_model_id)
-    trainer = grpo.make(
-        huggingface.load(base, spec), spec.training_config, rl, folder / "train.parquet", folder / "eval.parquet",
-        base=base, output=tmp_path / "out", total_steps=8, hooks=Untold(),  # type: ignore[arg-type]
-    )  # fmt: skip
+    trainer = grpo.make(Setup(
+        huggingface.load(base, spec), spec.training_config, base, folder / "train.parquet", folder / "eval.parquet",
+        output=tmp_path / "out", total_steps=8, max_length=2048, hooks=UNTOLD,
+    ))  # fmt: skip
     trainer.current_gradient_accumulation_steps = 1
     return trainer
 

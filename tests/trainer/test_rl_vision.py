@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gemtune.jobs.status import Step
-from gemtune.request.rl_spec import DpoConfig, GrpoConfig
+from gemtune.request.rl_spec import DpoConfig
 from gemtune.request.spec import Spec
 from tests import rows
 from tests.trainer.conftest import Bench
-from tests.trainer.test_dpo import Untold, shaken
+from tests.trainer.test_dpo import UNTOLD, shaken
 from tests.trainer.test_train import adapter, after_steps
 from tests.trainer.test_vision import as_processors_take
 from trainer.rows.prepared import read_tokens
@@ -105,16 +105,16 @@ def trainer_of(bench: Bench, tmp_path: Path) -> Any:
     from trainer.model.engines import huggingface
     from trainer.training import dpo
     from trainer.training import grpo as of_grpo
+    from trainer.training.interface import Setup
 
     spec = Spec.model_validate_json(bench.services.buckets.config.read(bench.job.spec_name))
-    rl = spec.training_config.rl_config
     folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
     base = Path(spec.training_config.base_model_id)
-    make: Any = {DpoConfig: dpo.make, GrpoConfig: of_grpo.make}[type(rl)]  # type: ignore[index]
-    trainer = make(
-        huggingface.load(base, spec), spec.training_config, rl, folder / "train.parquet", folder / "eval.parquet",
-        base=base, output=tmp_path / "out", total_steps=8, hooks=Untold(), sight=Sight.of(base, folder),
-    )  # fmt: skip
+    make = dpo.make if isinstance(spec.training_config.rl_config, DpoConfig) else of_grpo.make
+    trainer: Any = make(Setup(
+        huggingface.load(base, spec), spec.training_config, base, folder / "train.parquet", folder / "eval.parquet",
+        output=tmp_path / "out", total_steps=8, max_length=2048, hooks=UNTOLD, sight=Sight.of(base, folder),
+    ))  # fmt: skip
     trainer.current_gradient_accumulation_steps = 1
     shaken(trainer.model)
     return trainer

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias, TypeGuard, cast
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftModel
     from transformers import PreTrainedModel
 
@@ -12,11 +13,11 @@ if TYPE_CHECKING:
     LanguageModel: TypeAlias = PreTrainedModel | PeftModel
 
 
-def is_wrapped(model: LanguageModel) -> TypeGuard[PeftModel]:
+def is_wrapped(model: torch.nn.Module) -> TypeGuard[PeftModel]:
     """Tell PEFT's wrapper from a plain model, without an import of PEFT, which full fine-tuning does not need."""
     return hasattr(model, "get_base_model")
 
 
-def unwrapped(model: LanguageModel) -> PreTrainedModel:
-    """The model in PEFT's wrapper, its layers adapted, or the model itself."""
+def unwrapped(model: torch.nn.Module) -> PreTrainedModel:
+    """The language model in PEFT's wrapper, its layers adapted, or the one that it is itself."""
     return cast("PreTrainedModel", model.get_base_model() if is_wrapped(model) else model)

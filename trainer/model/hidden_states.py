@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from trainer.base_model.language_model import unwrapped
 from trainer.model.on_cpu.install import knows_asking
 from trainer.rows.encoder import UNTRAINED
-
-if TYPE_CHECKING:
-    from trainer.base_model.language_model import LanguageModel
 
 # oneDNN writes code for every shape of a product that it has not met, and keeps it.
 ASKING_STEP = 64
@@ -30,7 +27,7 @@ class Predictions:
     soft_cap: float | None
 
 
-def predictions(model: LanguageModel, batch: Mapping[str, Any], dtype: torch.dtype) -> Predictions:
+def predictions(model: torch.nn.Module, batch: Mapping[str, Any], dtype: torch.dtype) -> Predictions:
     """Of a model, wrapped by PEFT or not, and a batch of `trainer.training.batches`, with products made in `dtype`
     whatever weights are kept in. Positions that are not trained on never reach the head."""
     whole = unwrapped(model)

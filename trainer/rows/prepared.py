@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from gemtune.request.rl_spec import GrpoConfig
 from gemtune.request.spec import TrainingConfig
@@ -16,7 +16,7 @@ ROW_GROUP = 512
 COLUMNS = ("input_ids", "labels")
 ANSWER = "answer"
 # The numbers of a row's pictures in the album, in order; of vision jobs.
-PICTURES = "pictures"
+PICTURES: Final = "pictures"
 
 
 class TokenFile(FileWriter):

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gemtune.errors import ObjectNotFound
-from gemtune.jobs.record import Figures, Metrics, StepResult
+from gemtune.jobs.record import Figures, Metrics, Progress, StepResult
 from gemtune.jobs.status import Step
 from gemtune.request.rl_spec import DpoConfig, GrpoConfig
 from gemtune.request.spec import Spec, TrainingConfig
@@ -22,15 +20,15 @@ from trainer.base_model import location
 from trainer.context import Context
 from trainer.export import tokenizer_files
 from trainer.model.engines import engine_of
-from trainer.model.engines.interface import Engine, Loaded
+from trainer.model.engines.interface import Engine
 from trainer.process.crashes import refuse_unsupported_model
 from trainer.process.imports import garbage_collection_paused
 from trainer.store import checkpoints, manifest
+from trainer.training.interface import Hooks, JobTrainer, Setup
 from trainer.training.progress import ProgressLog, rewards_in
 from trainer.training.tracking import Tracking
 
 if TYPE_CHECKING:
-    from trainer.training.job_trainer import Hooks
     from trainer.training.picture_batches import Sight
 
 log = logging.getLogger(__name__)
@@ -61,11 +59,12 @@ def _train(context: Context, tracking: Tracking) -> None:
         export, f"{context.prefix}/metrics/{context.mark.attempt}.jsonl", _reporter(context), context.clock, tracking
     ))  # fmt: skip
     with refuse_unsupported_model(config.base_model_id):
-        trainer = _make(
-            engine.load(base, context.spec), config, prepared / "train.parquet", held_out, base=base,
-            output=context.work / "trainer", summary=summary, hooks=attempt.hooks(),
+        trainer = _make(Setup(
+            engine.load(base, context.spec), config, base, prepared / "train.parquet", held_out,
+            output=context.work / "trainer", total_steps=summary["total_train_steps"],
+            max_length=summary["max_seq_length"], hooks=attempt.hooks(),
             sight=_sight(base, prepared) if context.spec.modality == "vision" else None,
-        )  # fmt: skip
+        ))  # fmt: skip
     baseline = None if held_out is None else _baseline(context, trainer)
     if baseline is not None:
         tracking.evaluated(0, baseline, group="baseline")
@@ -99,11 +98,11 @@ def _import(engine: Engine, spec: Spec) -> None:
         engine.prepare(spec)
         from transformers.utils import logging as transformers_logging
 
-        _trainer_module(spec.training_config)
+        _maker(spec.training_config)
     transformers_logging.disable_progress_bar()
 
 
-def _finished(context: Context, trainer: Any, attempt: _Attempt) -> bool:
+def _finished(context: Context, trainer: JobTrainer, attempt: _Attempt) -> bool:
     """Train on from the newest whole checkpoint. False when this attempt had to stop before the end."""
     from trainer.training import job_trainer
 
@@ -127,22 +126,26 @@ def _sight(base: Path, prepared: Path) -> Sight:
     return Sight.of(base, prepared)
 
 
-def _make(
-    loaded: Loaded, config: TrainingConfig, train: Path, held_out: Path | None, *, base: Path, output: Path,
-    summary: Mapping[str, Any], hooks: Hooks, sight: Sight | None,
-) -> Any:  # fmt: skip
+def _make(setup: Setup) -> JobTrainer:
     """The trainer of the request's method."""
-    given = {"output": output, "total_steps": summary["total_train_steps"], "hooks": hooks, "sight": sight}
-    make = _trainer_module(config).make
-    if config.rl_config is not None:
-        return make(loaded, config, config.rl_config, train, held_out, base=base, **given)
-    return make(loaded, config, train, held_out, max_length=summary["max_seq_length"], **given)
+    return _maker(setup.config)(setup)
 
 
-def _trainer_module(config: TrainingConfig) -> ModuleType:
-    """Each imports what it needs, since TRL takes seconds."""
-    names = {GrpoConfig: "grpo", DpoConfig: "dpo", type(None): "sft"}
-    return importlib.import_module(f"trainer.training.{names[type(config.rl_config)]}")
+def _maker(config: TrainingConfig) -> Callable[[Setup], JobTrainer]:
+    """Import what makes trainers of a method. Each imports what it needs, since TRL takes seconds."""
+    match config.rl_config:
+        case None:
+            from trainer.training import sft
+
+            return sft.make
+        case DpoConfig():
+            from trainer.training import dpo
+
+            return dpo.make
+        case GrpoConfig():
+            from trainer.training import grpo
+
+            return grpo.make
 
 
 @dataclass
@@ -156,12 +159,10 @@ class _Attempt:
     longest_step: timedelta = field(default_factory=timedelta)
     save_seconds: float = 0.0
 
-    def hooks(self) -> Any:
-        from trainer.training.job_trainer import Hooks
-
+    def hooks(self) -> Hooks:
         return Hooks(self._stepped, self.progress.evaluated, self._saved, self._must_stop)
 
-    def _stepped(self, trainer: Any, logs: Mapping[str, float]) -> None:
+    def _stepped(self, trainer: JobTrainer, logs: Mapping[str, float]) -> None:
         self.progress.stepped(
             train_step=trainer.state.global_step,
             total_steps=trainer.state.max_steps,
@@ -197,7 +198,7 @@ class _Attempt:
         self.last_step_at = self.context.clock.now()
 
 
-def _take_best(context: Context, trainer: Any, last: Figures | None) -> int | None:
+def _take_best(context: Context, trainer: JobTrainer, last: Figures | None) -> int | None:
     """Whose weights the trainer has now, where the best ones are wanted and are not the last ones."""
     from trainer.training import best_weights, job_trainer
 
@@ -207,11 +208,11 @@ def _take_best(context: Context, trainer: Any, last: Figures | None) -> int | No
     return best_weights.take(trainer, logged, context.buckets.export, context.prefix, into)
 
 
-def _reporter(context: Context) -> Any:
+def _reporter(context: Context) -> Callable[[Progress], None]:
     return lambda progress: context.advance.heartbeat(context.job.job_id, context.mark, progress)
 
 
-def _baseline(context: Context, trainer: Any) -> Figures:
+def _baseline(context: Context, trainer: JobTrainer) -> Figures:
     """The base model's figures: a fresh adapter changes nothing (its B is zero), and a resumed one is not loaded yet.
     Kept beside the loss curve, so that a resumed training need not evaluate again."""
     export, name = context.buckets.export, f"{context.prefix}/metrics/baseline.json"
@@ -223,7 +224,7 @@ def _baseline(context: Context, trainer: Any) -> Figures:
         return figures
 
 
-def _train_loss(trainer: Any) -> float | None:
+def _train_loss(trainer: JobTrainer) -> float | None:
     """The last logged loss; the trainer's own mean leaves out what earlier attempts did."""
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return float(losses[-1]) if losses else None

@@ -2,20 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypeAlias, TypedDict, cast, final
 
 import torch
 
 from trainer.rows.encoder import UNTRAINED
 from trainer.rows.packing import packs
 
-# A row: input_ids, labels, and of a vision job the numbers of its pictures.
-Tokens = Mapping[str, Any]
+
+class Row(TypedDict):
+    """A row of a token file. pictures: the numbers of its pictures, of a vision job."""
+
+    input_ids: list[int]
+    labels: list[int]
+    pictures: NotRequired[list[int]]
 
 
-class TokenRows(torch.utils.data.Dataset[list[Tokens]]):
+@final
+class FlatBatch(TypedDict):
+    """Rows one after the other, as one sequence without padding: tensors are (1, tokens). position_ids: from 0 in each
+    row. shift_labels: what each position predicts. row_lengths: tokens of each row, for `row_attention`."""
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    shift_labels: torch.Tensor
+    row_lengths: list[int]
+
+
+@final
+class PaddedBatch(TypedDict):
+    """Rows one below the other, filled up on the right: tensors are (rows, positions). For attention that knows masks
+    only. token_type_ids, pixel_values: of a vision job, see `picture_batches`."""
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    shift_labels: torch.Tensor
+    token_type_ids: NotRequired[torch.Tensor]
+    pixel_values: NotRequired[torch.Tensor]
+
+
+Batch: TypeAlias = FlatBatch | PaddedBatch
+
+
+class TokenRows(torch.utils.data.Dataset[list[Row]]):
     """Rows of a token file. An item is the rows that are packed together: one, unless `pack_into` tokens are given."""
 
     def __init__(self, path: Path, *, pack_into: int | None = None):
@@ -37,11 +68,11 @@ class TokenRows(torch.utils.data.Dataset[list[Tokens]]):
         """Tokens of a batch of the longest items: what the memory has to suffice for."""
         return sum(sorted(self._tokens)[-batch_size:])
 
-    def __getitem__(self, index: int) -> list[Tokens]:
+    def __getitem__(self, index: int) -> list[Row]:
         return [self._row(row) for row in self._packs[index]]
 
-    def _row(self, row: int) -> Tokens:
-        return {name: column[row].as_py() for name, column in self._columns.items()}
+    def _row(self, row: int) -> Row:
+        return cast(Row, {name: column[row].as_py() for name, column in self._columns.items()})
 
 
 def targets_of(labels: Sequence[int]) -> list[int]:
@@ -49,61 +80,69 @@ def targets_of(labels: Sequence[int]) -> list[int]:
     return [*labels[1:], UNTRAINED]
 
 
-def flattened(items: Sequence[Sequence[Tokens]]) -> dict[str, Any]:
-    """All rows one after the other, as a batch of one sequence without padding: input_ids, position_ids (from 0 in each
-    row) and shift_labels, each (1, tokens), and row_lengths for `row_attention`."""
+def flattened(items: Sequence[Sequence[Row]]) -> FlatBatch:
+    """All rows of all items."""
     rows = [row for item in items for row in item]
     lengths = [len(row["input_ids"]) for row in rows]
-    columns = {
-        "input_ids": [token for row in rows for token in row["input_ids"]],
-        "position_ids": [position for length in lengths for position in range(length)],
-        "shift_labels": [target for row in rows for target in targets_of(row["labels"])],
+    return {
+        "input_ids": torch.tensor([[token for row in rows for token in row["input_ids"]]]),
+        "position_ids": torch.tensor([[position for length in lengths for position in range(length)]]),
+        "shift_labels": torch.tensor([[target for row in rows for target in targets_of(row["labels"])]]),
+        "row_lengths": lengths,
     }
-    return {name: torch.tensor([column]) for name, column in columns.items()} | {"row_lengths": lengths}
 
 
-def padded(items: Sequence[Sequence[Tokens]]) -> dict[str, Any]:
-    """One row below the other, filled up on the right: input_ids, attention_mask and shift_labels, each
-    (rows, positions). For attention that knows masks only."""
+def padded(items: Sequence[Sequence[Row]]) -> PaddedBatch:
+    """All rows of all items."""
     rows = [row for item in items for row in item]
     width = max(len(row["input_ids"]) for row in rows)
 
     def filled(values: Sequence[int], fill: int) -> list[int]:
         return [*values, *[fill] * (width - len(values))]
 
-    columns = {
-        "input_ids": [filled(row["input_ids"], 0) for row in rows],
-        "attention_mask": [filled([1] * len(row["input_ids"]), 0) for row in rows],
-        "shift_labels": [filled(targets_of(row["labels"]), UNTRAINED) for row in rows],
+    return {
+        "input_ids": torch.tensor([filled(row["input_ids"], 0) for row in rows]),
+        "attention_mask": torch.tensor([filled([1] * len(row["input_ids"]), 0) for row in rows]),
+        "shift_labels": torch.tensor([filled(targets_of(row["labels"]), UNTRAINED) for row in rows]),
     }
-    return {name: torch.tensor(column) for name, column in columns.items()}
 
 
-def filled_up(batch: Mapping[str, Any], step: int) -> dict[str, Any]:
+def filled_up(batch: FlatBatch, step: int) -> FlatBatch:
     """The same with one more row, of which nothing is trained, if it takes one to make the number of all tokens a
-    multiple of `step`. batch: of `flattened`."""
+    multiple of `step`."""
     missing = -sum(batch["row_lengths"]) % step
     if not missing:
-        return dict(batch)
+        return batch
     more = flattened([[{"input_ids": [0] * missing, "labels": [UNTRAINED] * missing}]])
-    columns = {name: torch.cat([batch[name], value], dim=1) for name, value in more.items() if name != "row_lengths"}
-    return columns | {"row_lengths": [*batch["row_lengths"], missing]}
+    return {
+        "input_ids": torch.cat([batch["input_ids"], more["input_ids"]], dim=1),
+        "position_ids": torch.cat([batch["position_ids"], more["position_ids"]], dim=1),
+        "shift_labels": torch.cat([batch["shift_labels"], more["shift_labels"]], dim=1),
+        "row_lengths": [*batch["row_lengths"], missing],
+    }
 
 
-def some_rows(batch: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
-    """A batch of these rows alone. batch: of `flattened`."""
-    columns = {name: value.split(batch["row_lengths"], dim=1) for name, value in batch.items() if name != "row_lengths"}
-    chosen = {name: torch.cat([pieces[row] for row in rows], dim=1) for name, pieces in columns.items()}
-    return chosen | {"row_lengths": [batch["row_lengths"][row] for row in rows]}
+def some_rows(batch: FlatBatch, rows: Sequence[int]) -> FlatBatch:
+    """A batch of these rows alone."""
+
+    def chosen(tensor: torch.Tensor) -> torch.Tensor:
+        pieces = tensor.split(batch["row_lengths"], dim=1)
+        return torch.cat([pieces[row] for row in rows], dim=1)
+
+    return {
+        "input_ids": chosen(batch["input_ids"]),
+        "position_ids": chosen(batch["position_ids"]),
+        "shift_labels": chosen(batch["shift_labels"]),
+        "row_lengths": [batch["row_lengths"][row] for row in rows],
+    }
 
 
-def trained_of_rows(batch: Mapping[str, Any]) -> list[int]:
-    """How many tokens each row is trained on. batch: of `flattened`."""
+def trained_of_rows(batch: FlatBatch) -> list[int]:
+    """How many tokens each row is trained on."""
     rows = (batch["shift_labels"] != UNTRAINED).split(batch["row_lengths"], dim=1)
     return [int(row.sum()) for row in rows]
 
 
-def tokens_in(batch: Mapping[str, Any]) -> int:
+def tokens_in(batch: Batch) -> int:
     """Tokens of a batch without padding."""
-    mask = batch.get("attention_mask")
-    return int(batch["input_ids"].numel() if mask is None else mask.sum().item())
+    return int(batch["attention_mask"].sum()) if "attention_mask" in batch else batch["input_ids"].numel()

@@ -15,7 +15,9 @@ from gemtune.request.spec import TrainingConfig
 from trainer.store import checkpoints
 
 if TYPE_CHECKING:
-    from transformers import Trainer, TrainerState, TrainingArguments
+    from transformers import TrainerState, TrainingArguments
+
+    from trainer.training.interface import JobTrainer
 
 log = logging.getLogger(__name__)
 
@@ -31,18 +33,17 @@ def arguments(config: TrainingConfig) -> dict[str, Any]:
 
 def is_new_best(args: TrainingArguments, state: TrainerState, metrics: Mapping[str, float]) -> bool:
     """Whether no evaluation before was as good."""
-    return _is_better(metrics[args.metric_for_best_model], state.best_metric, greater=args.greater_is_better)
+    name, greater = _measure(args)
+    return _is_better(metrics[name], state.best_metric, greater=greater)
 
 
-def take(trainer: Trainer, last: Mapping[str, float], export: Objects, job_prefix: str, into: Path) -> int | None:
+def take(trainer: JobTrainer, last: Mapping[str, float], export: Objects, job_prefix: str, into: Path) -> int | None:
     """Let the trainer have the weights of its best evaluation, if that was better than the last; of which train_step
     they are, or None when they are the last ones. last: figures of the weights as they are, as the trainer logs
     them."""
-    state, args = trainer.state, trainer.args
-    best = state.best_global_step
-    if best is None or not _is_better(
-        state.best_metric, last[args.metric_for_best_model], greater=args.greater_is_better
-    ):
+    name, greater = _measure(trainer.args)
+    best, metric = trainer.state.best_global_step, trainer.state.best_metric
+    if best is None or metric is None or not _is_better(metric, last[name], greater=greater):
         return None
     folder = checkpoints.of_train_step(export, job_prefix, best, into)
     if folder is None:
@@ -52,6 +53,13 @@ def take(trainer: Trainer, last: Mapping[str, float], export: Objects, job_prefi
     shutil.rmtree(folder)
     log.info("the weights are those of train_step %d, which evaluated best", best)
     return int(best)
+
+
+def _measure(args: TrainingArguments) -> tuple[str, bool]:
+    """The metric that evaluations are compared by, and whether more of it is better: as `arguments` says."""
+    assert args.metric_for_best_model is not None
+    assert args.greater_is_better is not None
+    return args.metric_for_best_model, args.greater_is_better
 
 
 def _is_better(found: float, than: float | None, *, greater: bool) -> bool:

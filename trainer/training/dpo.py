@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 import torch
@@ -15,18 +15,21 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from gemtune.jobs.record import Figures
 from gemtune.request import rl_spec
-from gemtune.request.spec import TrainingConfig
-from trainer.model.engines.interface import Loaded
 from trainer.rows.prepared import PICTURES
-from trainer.training.job_trainer import Hooks, attach
+from trainer.training.interface import Hooks, Setup
+from trainer.training.job_trainer import attach
 from trainer.training.pair_scores import PairScores
 from trainer.training.picture_batches import Sight
 from trainer.training.reinforcement import log_figures, log_probabilities_in, settle, tokenizer_of, trl_arguments
+
+if TYPE_CHECKING:
+    from trainer.base_model.language_model import LanguageModel
 
 
 class DpoTrainer(DPOTrainer):
     """TRL's trainer with exact evaluation, that counts the tokens it trained on."""
 
+    model: LanguageModel
     hooks: Hooks
     compute_dtype: torch.dtype
     tokens_seen = 0
@@ -34,18 +37,23 @@ class DpoTrainer(DPOTrainer):
     _scores: PairScores | None = None
     _known: Iterator[torch.Tensor] | None = None
 
-    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         return dataset
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Checkpoints have none."""
 
-    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         self.tokens_seen += int(inputs["attention_mask"].sum())
-        return super().training_step(model, inputs, *args, **kwargs)
+        loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)  # type: ignore[no-untyped-call]
+        return loss
 
     def _get_per_token_logps_and_entropies(
-        self, model: Any, model_kwargs: Mapping[str, Any], input_ids: torch.Tensor, completion_mask: torch.Tensor
+        self,
+        model: torch.nn.Module,
+        model_kwargs: Mapping[str, Any],
+        input_ids: torch.Tensor,
+        completion_mask: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, None]:
         if self._known is not None:
             logs, entropies = next(self._known)
@@ -88,27 +96,32 @@ class DpoTrainer(DPOTrainer):
             self._known = None
         return float(loss)
 
+    def unlogged(self) -> dict[str, list[float]]:
+        return self._metrics["train"]
 
-def make(
-    loaded: Loaded, config: TrainingConfig, rl: rl_spec.DpoConfig, train: Path, held_out: Path | None, *, base: Path,
-    output: Path, total_steps: int, hooks: Hooks, sight: Sight | None = None,
-) -> DpoTrainer:  # fmt: skip
-    """A trainer for token files of `prepare`, with everything that the request says. sight: of a vision job."""
-    given = trl_arguments(loaded, config, output=output, total_steps=total_steps, evaluates=held_out is not None)
-    tokenizer = tokenizer_of(base)
+
+def make(setup: Setup) -> DpoTrainer:
+    """A trainer for token files of `prepare`, with everything that the request says."""
+    loaded, rl, sight = setup.loaded, setup.config.rl_config, setup.sight
+    assert isinstance(rl, rl_spec.DpoConfig)
+    tokenizer = tokenizer_of(setup.base)
     collate = DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id)
     trainer = DpoTrainer(
         model=loaded.model,
         args=DPOConfig(
-            **given, beta=rl.beta, loss_type=[rl.loss_type], label_smoothing=rl.label_smoothing, max_length=None
+            **trl_arguments(setup),
+            beta=rl.beta,
+            loss_type=[rl.loss_type],
+            label_smoothing=rl.label_smoothing,
+            max_length=None,
         ),
         data_collator=collate if sight is None else partial(_shown, collate, sight),
-        train_dataset=_pairs(train),
-        eval_dataset=None if held_out is None else _pairs(held_out),
+        train_dataset=_pairs(setup.train),
+        eval_dataset=None if setup.held_out is None else _pairs(setup.held_out),
         processing_class=tokenizer,
     )
     settle(trainer, loaded)
-    attach(trainer, hooks, config)
+    attach(trainer, setup.hooks, setup.config)
     return trainer
 
 
@@ -118,6 +131,6 @@ def _pairs(path: Path) -> Dataset:
 
 def _shown(collate: DataCollatorForPreference, sight: Sight, pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A batch of pairs with their pictures: the chosen ones first, then the rejected ones, and each shows its own."""
-    batch = collate(pairs)
+    batch: dict[str, Any] = collate(pairs)
     pixels = sight.pixels([pair[PICTURES] for pair in pairs])
-    return batch | sight.inputs(batch["input_ids"], [*pixels, *pixels])
+    return {**batch, **sight.inputs(batch["input_ids"], [*pixels, *pixels])}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 import torch
@@ -16,11 +16,10 @@ from trl.trainer.utils import RepeatSampler
 from gemtune.errors import StepError
 from gemtune.jobs.record import Figures
 from gemtune.request import rl_spec
-from gemtune.request.spec import TrainingConfig
-from trainer.model.engines.interface import Loaded
 from trainer.rows import rewards
 from trainer.rows.prepared import PICTURES
-from trainer.training.job_trainer import Hooks, attach
+from trainer.training.interface import Hooks, Setup
+from trainer.training.job_trainer import attach
 from trainer.training.picture_batches import Sight
 from trainer.training.reinforcement import (
     end_turns,
@@ -31,17 +30,21 @@ from trainer.training.reinforcement import (
     trl_arguments,
 )
 
+if TYPE_CHECKING:
+    from trainer.base_model.language_model import LanguageModel
+
 # CISPO clips weights from above only; with the bound of the other losses it would shrink them all (arXiv:2506.13585).
 CISPO_EPSILON_HIGH = 5.0
 # Held-out prompts that are completed together. What is sampled depends on it, and shall not depend on a request.
 EVAL_PROMPTS = 8
 
 
-class Epochs(RepeatSampler):  # type: ignore[misc]
+class Epochs(RepeatSampler):
     """TRL's order of prompts, drawn from the seed and the epoch: a training that resumes in a later epoch goes on in
     that epoch's order."""
 
     def set_epoch(self, epoch: int) -> None:
+        assert self.seed is not None
         self.generator.manual_seed(self.seed + epoch)
 
 
@@ -50,6 +53,7 @@ class GrpoTrainer(GRPOTrainer):
 
     TRL shows pictures that its own processor reads, and is not told of any here. sight: of a vision job."""
 
+    model: LanguageModel
     hooks: Hooks
     compute_dtype: torch.dtype
     tokens_seen = 0
@@ -60,7 +64,7 @@ class GrpoTrainer(GRPOTrainer):
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Checkpoints have none."""
 
-    def _generate_and_score_completions(self, inputs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """The pixels of each prompt's pictures are kept with its completion: they are put into another order, and
         divided into batches."""
         if self.sight is None:
@@ -77,11 +81,11 @@ class GrpoTrainer(GRPOTrainer):
         return prompts, None, {"token_type_ids": kinds} | ({"pixel_values": pixels} if len(pixels) else {})
 
     def _chunked_logps(
-        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int,
-        compute_entropy: bool = False, pixel_values: torch.Tensor | None = None, **_: Any,
+        self, model: torch.nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int,
+        compute_entropy: bool = False, pixel_values: torch.Tensor | None = None, *_: Any, **__: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, None]:  # fmt: skip
         """pixel_values: of a batch that is trained on; without it, of the prompts whose completions are scored."""
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
         if self.sight is not None:
             inputs |= self.sight.inputs(input_ids, self._pixels if pixel_values is None else [pixel_values])
         answered = attention_mask.clone()
@@ -92,15 +96,16 @@ class GrpoTrainer(GRPOTrainer):
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return super()._generate_single_turn(*args, **kwargs)
+            return super()._generate_single_turn(*args, **kwargs)  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             if "probability tensor" not in str(error):
                 raise
             message = f"the model's probabilities are no numbers any more after train_step {self.state.global_step}"
             raise StepError("loss_not_finite", message, hint="lower learning_rate, or raise warmup_ratio") from error
 
-    def _get_train_sampler(self, dataset: Any = None) -> Epochs:
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> Epochs:
         made = super()._get_train_sampler(dataset)
+        assert isinstance(made, RepeatSampler)
         return Epochs(
             made.data_source, made.mini_repeat_count, made.batch_size, made.repeat_count, made.shuffle, made.seed
         )
@@ -108,7 +113,7 @@ class GrpoTrainer(GRPOTrainer):
     def _calculate_rewards(
         self, inputs: Any, prompts: Sequence[Any], completions: Any, completion_ids_list: Sequence[Any]
     ) -> torch.Tensor:
-        found = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        found: torch.Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if self.model.training:
             self.tokens_seen += sum(map(len, prompts)) + sum(map(len, completion_ids_list))
         else:
@@ -137,20 +142,21 @@ class GrpoTrainer(GRPOTrainer):
         parts = zip(self.reward_func_names, judged.nanmean(dim=0).tolist(), strict=True)
         return Figures(reward=reward, rewards={name: part for name, part in parts if not math.isnan(part)})
 
+    def unlogged(self) -> dict[str, list[float]]:
+        return self._metrics["train"]
 
-def make(
-    loaded: Loaded, config: TrainingConfig, rl: rl_spec.GrpoConfig, train: Path, held_out: Path | None, *, base: Path,
-    output: Path, total_steps: int, hooks: Hooks, sight: Sight | None = None,
-) -> GrpoTrainer:  # fmt: skip
-    """A trainer for token files of `prepare`, with everything that the request says. sight: of a vision job."""
-    given = trl_arguments(loaded, config, output=output, total_steps=total_steps, evaluates=held_out is not None)
-    tokenizer = tokenizer_of(base)
+
+def make(setup: Setup) -> GrpoTrainer:
+    """A trainer for token files of `prepare`, with everything that the request says."""
+    loaded, rl, sight = setup.loaded, setup.config.rl_config, setup.sight
+    assert isinstance(rl, rl_spec.GrpoConfig)
+    tokenizer = tokenizer_of(setup.base)
     end_turns(loaded.model, tokenizer)
     trainer = GrpoTrainer(
         model=loaded.model,
-        reward_funcs=rewards.functions(rl.rewards),
+        reward_funcs=[*rewards.functions(rl.rewards)],
         args=GRPOConfig(
-            **given | {"per_device_eval_batch_size": EVAL_PROMPTS},
+            **trl_arguments(setup) | {"per_device_eval_batch_size": EVAL_PROMPTS},
             num_generations=rl.num_generations,
             num_generations_eval=1,
             max_completion_length=rl.max_completion_length,
@@ -163,13 +169,13 @@ def make(
             # A completion with a picture's token would ask for a picture that nobody has.
             generation_kwargs=None if sight is None else {"suppress_tokens": [sight.soft_token]},
         ),
-        train_dataset=_prompts(train),
-        eval_dataset=None if held_out is None else _prompts(held_out),
+        train_dataset=_prompts(setup.train),
+        eval_dataset=None if setup.held_out is None else _prompts(setup.held_out),
         processing_class=tokenizer,
     )
     trainer.sight = sight
     settle(trainer, loaded)
-    attach(trainer, hooks, config)
+    attach(trainer, setup.hooks, setup.config)
     return trainer
 
 

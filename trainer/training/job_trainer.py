@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import torch
-from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from gemtune.errors import StepError
@@ -19,27 +17,12 @@ from gemtune.request import schedule
 from gemtune.request.spec import TrainingConfig
 from trainer.model.on_cpu.primitive_cache import keep_less_code
 from trainer.training import best_weights
+from trainer.training.interface import Hooks, JobTrainer, Setup
 
-if TYPE_CHECKING:
-    from transformers import Trainer
-
-
-@dataclass(frozen=True, slots=True)
-class Hooks:
-    """What a job wants to know and to decide while it trains.
-
-    stepped: after each logged train_step, with the trainer's log entry. evaluated: after each evaluation. saved: the
-    checkpoint folder of a train_step is complete, and the best evaluation so far was after that other one.
-    must_stop: asked after each train_step; true ends training with a checkpoint.
-    """
-
-    stepped: Callable[[Trainer, Mapping[str, float]], None]
-    evaluated: Callable[[int, Figures], None]
-    saved: Callable[[int, Path, int | None], None]
-    must_stop: Callable[[], bool]
+Kind = TypeVar("Kind", bound=TrainerCallback)
 
 
-class LossWindow(TrainerCallback, ExportableState):  # type: ignore[misc]
+class LossWindow(TrainerCallback, ExportableState):
     """What losses have added up to since one was logged, and what else TRL's trainers log the mean of. It is kept in
     checkpoints, so that a training which goes on from between two logged train_steps logs what an unbroken one does."""
 
@@ -53,7 +36,7 @@ class LossWindow(TrainerCallback, ExportableState):  # type: ignore[misc]
         return {"args": {}, "attributes": kept}
 
 
-class EarlyStopping(EarlyStoppingCallback):  # type: ignore[misc]
+class EarlyStopping(EarlyStoppingCallback):
     """transformers', which would warn that the best weights are lost: a job keeps them where it finds them again."""
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
@@ -66,18 +49,21 @@ class JobCallback(TrainerCallback):
     An epoch's evaluation comes after what its last train_step brings. A checkpoint waits for it: going on from one
     without it, a training would forget it, and what it said of stopping early."""
 
-    def __init__(self, trainer: Trainer, hooks: Hooks, *, keeps_best: bool):
+    def __init__(self, trainer: JobTrainer, hooks: Hooks, *, keeps_best: bool):
         self._trainer, self._hooks, self._keeps_best = trainer, hooks, keeps_best
         self._save_waits = False
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        window = _one(self._trainer, LossWindow)
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        window = self._window()
         if window.logged_at is not None:
             self._trainer._tr_loss += window.summed
             self._trainer._globalstep_last_logged = window.logged_at
-            _figures_of(self._trainer).update(window.figures)
+            self._trainer.unlogged().update(window.figures)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        logs: dict[str, float] = kwargs["logs"]
         if "loss" not in logs:
             return
         if not math.isfinite(logs["loss"]):
@@ -85,7 +71,7 @@ class JobCallback(TrainerCallback):
             raise StepError("loss_not_finite", message, hint="lower learning_rate, or raise warmup_ratio")
         self._hooks.stepped(self._trainer, logs)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self._hooks.must_stop():
             control.should_save = True
             control.should_training_stop = True
@@ -94,27 +80,35 @@ class JobCallback(TrainerCallback):
             if args.eval_strategy == "epoch" and _epoch_is_over(state):
                 self._save_waits, control.should_save = True, False
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """It is called for an epoch that was broken off, too, which an unbroken training would not evaluate."""
         control.should_save, self._save_waits = self._save_waits, False
         if not _epoch_is_over(state) and state.global_step < state.max_steps:
             control.should_evaluate = False
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Mapping[str, float], **kwargs: Any) -> None:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """The trainer notes a new best one only after this."""
-        if self._keeps_best and best_weights.is_new_best(args, state, metrics):
+        if self._keeps_best and best_weights.is_new_best(args, state, kwargs["metrics"]):
             control.should_save = True
             self._fill_window(state.global_step, logs_now=False)
 
+    def _window(self) -> LossWindow:
+        window = _one(self._trainer, LossWindow)
+        assert window is not None  # `attach` adds one, and a checkpoint brings its own
+        return window
+
     def _fill_window(self, train_step: int, *, logs_now: bool) -> None:
         """A train_step is logged before it is saved."""
-        window = _one(self._trainer, LossWindow)
+        window = self._window()
         window.summed = 0.0 if logs_now else self._trainer._tr_loss.item()
         window.logged_at = train_step if logs_now else self._trainer._globalstep_last_logged
-        figures = {} if logs_now else _figures_of(self._trainer)
+        figures = {} if logs_now else self._trainer.unlogged()
         window.figures = {name: list(values) for name, values in figures.items()}
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        assert args.output_dir is not None  # `arguments` names it
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         self._hooks.saved(state.global_step, folder, state.best_global_step)
 
@@ -124,13 +118,7 @@ def logged(figures: Figures) -> dict[str, float]:
     return {f"eval_{name.removeprefix('eval_')}": value for name, value in figures.by_name().items()}
 
 
-def _figures_of(trainer: Trainer) -> dict[str, list[float]]:
-    """What one of TRL's trainers has of the train_steps since it logged; transformers' own has nothing but the loss."""
-    figures: dict[str, list[float]] = getattr(trainer, "_metrics", {"train": {}})["train"]
-    return figures
-
-
-def attach(trainer: Trainer, hooks: Hooks, config: TrainingConfig) -> None:
+def attach(trainer: JobTrainer, hooks: Hooks, config: TrainingConfig) -> None:
     """Let a job hear of a trainer and end it; and have it keep to the memory that it needs."""
     keep_less_code(torch.get_num_threads())
     trainer.hooks = hooks
@@ -144,12 +132,12 @@ def _epoch_is_over(state: TrainerState) -> bool:
     return state.epoch is not None and float(state.epoch).is_integer()
 
 
-def is_finished(trainer: Trainer) -> bool:
+def is_finished(trainer: JobTrainer) -> bool:
     """Whether there is nothing left to train: all train_steps are made, or evaluations no longer get better."""
     return _nothing_is_left(trainer.state, _one(trainer, EarlyStopping))
 
 
-def take_if_finished(trainer: Trainer, checkpoint: Path) -> bool:
+def take_if_finished(trainer: JobTrainer, checkpoint: Path) -> bool:
     """Whether a checkpoint has nothing left to train; if so the trainer is now as it was then. Going on from it would
     make a train_step too many: whether to stop is asked after each."""
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
@@ -166,16 +154,16 @@ def _nothing_is_left(state: TrainerState, stopping: EarlyStopping | None) -> boo
     return state.global_step >= state.max_steps or not patient
 
 
-def _one(trainer: Trainer, kind: type[TrainerCallback]) -> Any:
+def _one(trainer: JobTrainer, kind: type[Kind]) -> Kind | None:
     """The trainer's callback of a kind; a resumed training has others than were added to it."""
     return next((callback for callback in trainer.callback_handler.callbacks if isinstance(callback, kind)), None)
 
 
-def arguments(config: TrainingConfig, *, output: Path, total_steps: int, evaluates: bool) -> dict[str, Any]:
+def arguments(setup: Setup) -> dict[str, Any]:
     """Arguments of transformers' Trainer, and of TRL's trainers that extend it, that follow from a request."""
-    on_gpu = torch.cuda.is_available()
+    config, on_gpu = setup.config, torch.cuda.is_available()
     return {
-        "output_dir": str(output),
+        "output_dir": str(setup.output),
         "learning_rate": config.learning_rate,
         "per_device_train_batch_size": config.batch_size,
         "per_device_eval_batch_size": config.batch_size,
@@ -183,18 +171,18 @@ def arguments(config: TrainingConfig, *, output: Path, total_steps: int, evaluat
         "num_train_epochs": config.epochs,
         "max_steps": config.max_steps or -1,
         "lr_scheduler_type": config.lr_scheduler_type,
-        "warmup_steps": schedule.warmup_steps(config, total_steps),
+        "warmup_steps": schedule.warmup_steps(config, setup.total_steps),
         "weight_decay": config.weight_decay,
         "optim": _optimizer(config, on_gpu=on_gpu),
         "logging_steps": config.logging_steps,
         "logging_nan_inf_filter": False,  # a loss that is not finite is what we want to see
-        "eval_strategy": config.eval_strategy if evaluates else "no",
+        "eval_strategy": "no" if setup.held_out is None else config.eval_strategy,
         "eval_steps": config.eval_steps,
         "batch_eval_metrics": config.batch_eval_metrics,
         "restore_callback_states_from_checkpoint": True,  # how long early stopping has been patient
         **best_weights.arguments(config),
         "save_strategy": "steps",
-        "save_steps": save_steps(config, total_steps),
+        "save_steps": save_steps(config, setup.total_steps),
         "seed": config.seed,
         "data_seed": config.seed,
         "use_cpu": not on_gpu,

@@ -8,14 +8,16 @@ the loss in bits, which is the same number).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gemtune.jobs.record import Figures
 
 if TYPE_CHECKING:
     import torch
+
+    from trainer.training.batches import Batch
 
 # Logits in memory at once: of so many positions, for so many tokens of the vocabulary. A CPU has them in its cache; a
 # GPU waits for every call, and has them in 64 MB.
@@ -50,7 +52,7 @@ def _exp(loss: float) -> float:
     return math.exp(min(loss, 700.0))
 
 
-def evaluate(model: Any, batches: Iterable[Mapping[str, Any]], dtype: torch.dtype) -> Sums:
+def evaluate(model: torch.nn.Module, batches: Iterable[Batch], dtype: torch.dtype) -> Sums:
     """Sums over batches of `trainer.training.batches`, with products made in `dtype`."""
     import torch
 
@@ -66,14 +68,15 @@ def evaluate(model: Any, batches: Iterable[Mapping[str, Any]], dtype: torch.dtyp
     return sums
 
 
-def _add(sums: Sums, model: Any, batch: Mapping[str, Any], dtype: torch.dtype) -> None:
+def _add(sums: Sums, model: torch.nn.Module, batch: Batch, dtype: torch.dtype) -> None:
     """Of the positions that predict a trained token, some at a time."""
     from trainer.model.hidden_states import predictions
     from trainer.training.batches import filled_up
 
     # Without 16 bits products are not oneDNN's.
-    by_few_shapes = "row_lengths" in batch and batch["input_ids"].device.type == "cpu" and dtype.itemsize == 2
-    found = predictions(model, filled_up(batch, STEP) if by_few_shapes else batch, dtype)
+    if "row_lengths" in batch and batch["input_ids"].device.type == "cpu" and dtype.itemsize == 2:
+        batch = filled_up(batch, STEP)
+    found = predictions(model, batch, dtype)
     for hidden, targets in zip(found.hidden.split(POSITIONS), found.targets.split(POSITIONS), strict=True):
         losses, is_first = _looked_up(hidden, targets, found.head, found.soft_cap)
         sums.loss += losses.double().sum().item()

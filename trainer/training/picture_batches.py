@@ -7,16 +7,26 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import torch
 
 from trainer.pictures.arrow_file import AlbumReader
 from trainer.pictures.decoding import rgb
 from trainer.rows.prepared import PICTURES
-from trainer.training.batches import Tokens, padded
+from trainer.training.batches import PaddedBatch, Row, padded
+
+if TYPE_CHECKING:
+    from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
 _DECODERS = ThreadPoolExecutor(thread_name_prefix="decoder")
+
+
+class PictureInputs(TypedDict):
+    """What a model with pictures takes beside its tokens: see `Sight.inputs`."""
+
+    token_type_ids: torch.Tensor
+    pixel_values: NotRequired[torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +34,7 @@ class Sight:
     """processor: the base model's image processor. soft_token: the id in whose places the model puts what it sees."""
 
     album: AlbumReader
-    processor: Any
+    processor: Gemma3ImageProcessorPil
     soft_token: int
 
     @classmethod
@@ -37,19 +47,19 @@ class Sight:
         processor, config = Gemma3ImageProcessorPil.from_pretrained(base), AutoConfig.from_pretrained(base)
         return cls(AlbumReader(prepared / "pictures.arrow"), processor, config.image_token_id)
 
-    def collate(self, items: Sequence[Sequence[Tokens]]) -> dict[str, Any]:
+    def collate(self, items: Sequence[Sequence[Row]]) -> PaddedBatch:
         """`padded`, with what the model is shown."""
         batch = padded(items)
         shown = self.pixels([row[PICTURES] for item in items for row in item])
-        return batch | self.inputs(batch["input_ids"], shown)
+        return {**batch, **self.inputs(batch["input_ids"], shown)}
 
-    def inputs(self, input_ids: torch.Tensor, pixels: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    def inputs(self, input_ids: torch.Tensor, pixels: Sequence[torch.Tensor]) -> PictureInputs:
         """What goes into the model beside input_ids (rows, positions) and the `pixels` of these rows: pixel_values
         (pictures of all rows in order, channels, height, width) where there are any, and token_type_ids, 1 in the
         places of pictures: a picture's tokens see all of their own, ahead of them too."""
         together = torch.cat(list(pixels)).to(input_ids.device)
-        kinds = {"token_type_ids": (input_ids == self.soft_token).long()}
-        return kinds | {"pixel_values": together} if len(together) else kinds
+        kinds = (input_ids == self.soft_token).long()
+        return {"token_type_ids": kinds, "pixel_values": together} if len(together) else {"token_type_ids": kinds}
 
     def pixels(self, rows: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         """Of each row's pictures, by their numbers: (pictures, channels, height, width). Of a row without any, a vector

@@ -70,7 +70,7 @@ class ProgressLog:
             eta_seconds=None if a_step is None else round(a_step * (total_steps - train_step), 1),
         )
         kept = self._latest.model_dump(include={"train_step", "epoch", "loss", "learning_rate", "tokens_per_second"})
-        self._line(kept | rewards | {"at": now.isoformat()})
+        self._line(kept | dict(rewards) | {"at": now.isoformat()})
         self.tracking.stepped(self._latest, rewards)
         if self._written_at is None or now - self._written_at >= EVERY:
             self.flush()

@@ -5,40 +5,52 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from transformers import AutoTokenizer, Trainer
 
 from gemtune.families import of_model_type
 from gemtune.jobs.record import Figures
-from gemtune.request.spec import TrainingConfig
 from trainer.model.engines.interface import Loaded
 from trainer.model.hidden_states import predictions
 from trainer.model.loss_head import log_probabilities
 from trainer.rows.encoder import UNTRAINED
+from trainer.training.interface import JobTrainer, Setup
 from trainer.training.job_trainer import arguments, logged
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
-def trl_arguments(loaded: Loaded, config: TrainingConfig, *, output: Path, total_steps: int, evaluates: bool) -> Any:
+    from trainer.base_model.language_model import LanguageModel
+
+
+class ReinforcementTrainer(JobTrainer, Protocol):
+    """One of TRL's two trainers, as ours extend them."""
+
+    compute_dtype: torch.dtype
+    use_liger_kernel: bool
+
+
+def trl_arguments(setup: Setup) -> dict[str, Any]:
     """Those of `job_trainer.arguments`, and what TRL's two configurations add to them alike."""
-    given = arguments(config, output=output, total_steps=total_steps, evaluates=evaluates)
+    given = arguments(setup)
     return given | {
-        "bf16": loaded.compute_dtype == torch.bfloat16,
+        "bf16": setup.loaded.compute_dtype == torch.bfloat16,
         "gradient_checkpointing": given["use_cpu"] is False,
         "disable_dropout": True,  # the policy is compared with what it was, and with the base model
     }
 
 
-def tokenizer_of(base: Path) -> Any:
+def tokenizer_of(base: Path) -> PreTrainedTokenizerBase:
     """TRL pads, decodes and ends completions with it; prompts are tokenized already."""
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def end_turns(model: Any, tokenizer: Any) -> None:
+def end_turns(model: LanguageModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Let the token that ends a turn end a completion, also where the base model does not say so."""
     family = of_model_type(model.config.model_type)
     if family is None:
@@ -50,7 +62,7 @@ def end_turns(model: Any, tokenizer: Any) -> None:
         model.generation_config.eos_token_id = [*ends, token]
 
 
-def settle(trainer: Any, loaded: Loaded) -> None:
+def settle(trainer: ReinforcementTrainer, loaded: Loaded) -> None:
     """The reference is the base model, the adapter disabled: TRL's copy of a fresh adapter would be the same, twice as
     large. And TRL is to ask its trainer for log-probabilities, instead of the model for logits. It does so where its
     option for liger-kernel is on, which asks for that package first, and uses nothing of it."""
@@ -61,7 +73,11 @@ def settle(trainer: Any, loaded: Loaded) -> None:
 
 
 def log_probabilities_in(
-    model: Any, inputs: Mapping[str, Any], answered: torch.Tensor, dtype: torch.dtype, temperature: float = 1.0
+    model: torch.nn.Module,
+    inputs: Mapping[str, Any],
+    answered: torch.Tensor,
+    dtype: torch.dtype,
+    temperature: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What each token of the answers was to the model: its log-probability, and the entropy of all that might have
     stood there. Both (rows, positions - 1), shifted as targets are, and 0 elsewhere.
@@ -81,8 +97,9 @@ def log_probabilities_in(
     return logs, entropies
 
 
-def log_figures(trainer: Any, figures: Figures) -> dict[str, float]:
+def log_figures(trainer: JobTrainer, figures: Figures) -> dict[str, float]:
     """TRL's own `log` would add to them what it has of the train_step under way."""
+    assert isinstance(trainer, Trainer)
     entry = logged(figures)
     Trainer.log(trainer, entry)
     trainer.hooks.evaluated(trainer.state.global_step, figures)

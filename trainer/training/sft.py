@@ -3,32 +3,34 @@ exact evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import Trainer, TrainingArguments
 
 from gemtune.jobs.record import Figures
-from gemtune.request.spec import TrainingConfig
+from trainer.base_model.language_model import unwrapped
 from trainer.model import gradient_checkpointing, row_attention
-from trainer.model.engines.interface import Loaded
 from trainer.model.hidden_states import predictions
 from trainer.model.loss_head import cross_entropy_sum
 from trainer.model.on_cpu.install import draws_alone
 from trainer.model.on_cpu.row_parallel import SideBySide, parts_of, shares_of
 from trainer.rows.encoder import UNTRAINED
 from trainer.training import batches, metrics
-from trainer.training.job_trainer import Hooks, arguments, attach, logged
-from trainer.training.picture_batches import Sight
+from trainer.training.interface import Hooks, Setup
+from trainer.training.job_trainer import arguments, attach, logged
+
+if TYPE_CHECKING:
+    from trainer.base_model.language_model import LanguageModel
 
 
 class SftTrainer(Trainer):
     """Trains on the mean over a train_step's trained tokens, evaluates by sums over tokens instead of means of batch
     means, and counts the tokens it trained on."""
 
+    model: LanguageModel
     compute_dtype: torch.dtype
     hooks: Hooks
     wanted_metrics: list[str]
@@ -36,35 +38,41 @@ class SftTrainer(Trainer):
     head_cost = 0.0
     tokens_seen = 0
 
-    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        self.tokens_seen += batches.tokens_in(inputs)
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        self.tokens_seen += batches.tokens_in(cast(batches.Batch, inputs))
         return super().training_step(model, inputs, *args, **kwargs)
 
-    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], int]:
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[batches.Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[batches.Batch], int]:
         """The batches of a train_step, and how many tokens are trained in all of them together."""
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         return samples, sum(int((sample["shift_labels"] != UNTRAINED).sum()) for sample in samples)
 
     def compute_loss(
-        self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+        self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:  # fmt: skip
+        """num_items_in_batch: of `get_batch_samples`."""
+        assert num_items_in_batch is not None
         if self.side_by_side is not None:
-            parts = self._parts(model, inputs, self.side_by_side.threads)
+            batch = cast(batches.FlatBatch, inputs)
+            parts = self._parts(model, batch, self.side_by_side.threads)
             if len(parts) > 1 or len(parts[0]) > 1:
-                losses = [[partial(self._loss_sum, model, batches.some_rows(inputs, share)) for share in part]
+                losses = [[partial(self._loss_sum, model, batches.some_rows(batch, share)) for share in part]
                           for part in parts]  # fmt: skip
                 return self.side_by_side.sum(losses) / num_items_in_batch
-        return self._loss_sum(model, inputs) / num_items_in_batch
+        return self._loss_sum(model, cast(batches.Batch, inputs)) / num_items_in_batch
 
-    def _parts(self, model: Any, inputs: Mapping[str, Any], threads: int) -> list[list[list[int]]]:
+    def _parts(self, model: torch.nn.Module, batch: batches.FlatBatch, threads: int) -> list[list[list[int]]]:
         """The rows that go through the model at once, by parts and their shares."""
-        width, lengths = model.config.get_text_config().hidden_size, inputs["row_lengths"]
-        trained = batches.trained_of_rows(inputs)
+        width, lengths = unwrapped(model).config.get_text_config().hidden_size, batch["row_lengths"]
+        trained = batches.trained_of_rows(batch)
         costs = [length + self.head_cost * count for length, count in zip(lengths, trained, strict=True)]
         parts = parts_of(lengths, costs, width=width, threads=threads)
         return [shares_of(part, lengths, trained, costs, width=width) for part in parts]
 
-    def _loss_sum(self, model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
+    def _loss_sum(self, model: torch.nn.Module, batch: batches.Batch) -> torch.Tensor:
         found = predictions(model, batch, self.compute_dtype)
         return cross_entropy_sum(found.hidden, found.head, found.targets, soft_cap=found.soft_cap)
 
@@ -80,16 +88,17 @@ class SftTrainer(Trainer):
         """Loss, accuracy and perplexity of the model as it is now, on the held-out rows."""
         return metrics.evaluate(self.model, self.get_eval_dataloader(), self.compute_dtype).figures(self.wanted_metrics)
 
+    def unlogged(self) -> dict[str, list[float]]:
+        """Nothing: transformers' own trainer logs the loss alone."""
+        return {}
 
-def make(
-    loaded: Loaded, config: TrainingConfig, train: Path, held_out: Path | None, *, output: Path, total_steps: int,
-    max_length: int, hooks: Hooks, sight: Sight | None = None,
-) -> SftTrainer:  # fmt: skip
-    """A trainer for token files of `prepare`, with everything that the request says. sight: of a vision job."""
-    given = arguments(config, output=output, total_steps=total_steps, evaluates=held_out is not None)
+
+def make(setup: Setup) -> SftTrainer:
+    """A trainer for token files of `prepare`, with everything that the request says."""
+    loaded, config, sight = setup.loaded, setup.config, setup.sight
     by_rows = loaded.model.config._attn_implementation == row_attention.NAME
-    collate = batches.flattened if by_rows else batches.padded
-    rows = batches.TokenRows(train, pack_into=max_length if config.packing else None)
+    collate = sight.collate if sight is not None else batches.flattened if by_rows else batches.padded
+    rows = batches.TokenRows(setup.train, pack_into=setup.max_length if config.packing else None)
     # A vision tower's are many: of each picture 4,096 patches through 27 layers.
     tokens = rows.tokens_of_largest(config.batch_size)
     again = gradient_checkpointing.checkpointing(
@@ -97,10 +106,12 @@ def make(
     )
     trainer = SftTrainer(
         model=loaded.model,
-        args=TrainingArguments(**given, gradient_checkpointing=again is not None, gradient_checkpointing_kwargs=again),
-        data_collator=collate if sight is None else sight.collate,
+        args=TrainingArguments(
+            **arguments(setup), gradient_checkpointing=again is not None, gradient_checkpointing_kwargs=again
+        ),
+        data_collator=cast("Callable[[list[Any]], dict[str, Any]]", collate),
         train_dataset=rows,
-        eval_dataset=None if held_out is None else batches.TokenRows(held_out),
+        eval_dataset=None if setup.held_out is None else batches.TokenRows(setup.held_out),
     )
     if loaded.compute_dtype != torch.float32:
         leave_casting_to_autocast(loaded.model)
@@ -111,11 +122,11 @@ def make(
         trainer.side_by_side = SideBySide([weight for weight in loaded.model.parameters() if weight.requires_grad])
         trainer.head_cost = _head_cost(loaded.model)
     trainer.wanted_metrics = list(config.evaluation_metrics)
-    attach(trainer, hooks, config)
+    attach(trainer, setup.hooks, config)
     return trainer
 
 
-def _head_cost(model: Any) -> float:
+def _head_cost(model: LanguageModel) -> float:
     """What the head takes of a trained token, as a multiple of what the layers take of any token: it multiplies by its
     weights once, forward, and the layers by theirs a second time in backward."""
     head, table = model.get_output_embeddings().weight, model.get_input_embeddings().weight
@@ -124,11 +135,11 @@ def _head_cost(model: Any) -> float:
     return float(head.numel() / (2 * of_layers))
 
 
-def leave_casting_to_autocast(model: Any) -> None:
+def leave_casting_to_autocast(model: LanguageModel) -> None:
     """PEFT casts what goes into an adapter to its 32 bits, which autocast then casts back: two copies of every input,
     both kept for backward."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.tuners.lora import LoraLayer
 
     for module in model.modules():
-        if isinstance(module, BaseTunerLayer):
+        if isinstance(module, LoraLayer):
             module.cast_input_dtype_enabled = False

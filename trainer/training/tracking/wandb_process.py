@@ -14,10 +14,13 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from trainer.training.tracking.wandb_run import FILE, URL
+
+if TYPE_CHECKING:
+    import wandb
 
 # How long W&B may take to open a run. Meanwhile the training goes on.
 INIT_SECONDS = 60.0
@@ -33,7 +36,7 @@ def main() -> int:
     import wandb
 
     try:
-        run = _opened(wandb, opening)
+        run = _opened(opening)
     except (wandb.Error, OSError) as error:  # W&B is not there, or knows no such key, project or entity
         print(f"there is no run: {type(error).__name__}: {error}")
         return 1
@@ -54,7 +57,9 @@ def main() -> int:
     return 0
 
 
-def _opened(wandb: Any, opening: dict[str, Any]) -> Any:
+def _opened(opening: Mapping[str, Any]) -> wandb.Run:
+    import wandb
+
     settings = wandb.Settings(
         api_key=opening["api_key"],
         init_timeout=INIT_SECONDS,
