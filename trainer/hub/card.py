@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gemtune import families
 from gemtune.request import base_model
 from trainer.hub.refusals import may_pass
 from trainer.hub.session import TIMEOUT
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NAME = "README.md"
-# Every Gemma is under it, unless its card says otherwise.
-DEFAULT_LICENCE = {"license": "gemma"}
 LICENCE_FIELDS = ("license", "license_name", "license_link")
 _SHARD = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
 
@@ -46,21 +45,23 @@ def card(folder: Path, base_model_id: str, api: HfApi) -> CommitOperationAdd:
 
 
 def licence(base_model_id: str, api: HfApi) -> dict[str, str]:
-    """What the base model's own card says of its licence; `gemma` where there is none to read."""
+    """What the base model's own card says of its licence, or that of its family where there is none to read."""
     from huggingface_hub.errors import HfHubHTTPError
 
+    family = families.of_name(base_model_id)
+    usual = {"license": "gemma" if family is None else family.licence}
     named = base_model.read(base_model_id)
     if named is None or named.kind != "hub":
-        return DEFAULT_LICENCE
+        return usual
     try:
         said: Any = api.model_info(named.place, timeout=TIMEOUT).card_data
     except HfHubHTTPError as error:
         if may_pass(error.response.status_code):
             raise
-        log.info("the card of %s is not to be read; its licence is taken for Gemma's", named.place)
-        return DEFAULT_LICENCE
+        log.info("the card of %s is not to be read; its licence is taken for its family's", named.place)
+        return usual
     found = {name: str(said[name]) for name in LICENCE_FIELDS if said is not None and said.get(name)}
-    return found if "license" in found else DEFAULT_LICENCE
+    return found if "license" in found else usual
 
 
 def _yaml(fields: dict[str, Any]) -> str:
