@@ -56,7 +56,7 @@ class _CrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, cap: float | None,
         temperature: float, wants_entropies: bool,
-    ) -> Any:  # fmt: skip
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
         """The losses of all positions, and their entropies or None."""
         in_one_pass = hidden.requires_grad and not head.requires_grad
         part = _Head(hidden.detach(), head.detach(), targets, cap, temperature)
@@ -74,7 +74,7 @@ class _CrossEntropy(torch.autograd.Function):
         return losses, passed.entropies
 
     @staticmethod
-    def backward(ctx: Any, *outer: torch.Tensor) -> Any:
+    def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         if ctx.in_one_pass:
             (gradient,) = ctx.saved_tensors
             return (gradient * outer[0].unsqueeze(1)).to(ctx.dtype), *[None] * 5

@@ -23,7 +23,7 @@ def register() -> None:
 
 
 def attend(
-    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: None, *,
+    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: None, *,
     row_lengths: Sequence[int], scaling: float, sliding_window: int | None = None, softcap: float | None = None,
     dropout: float = 0.0, **_: Any,
 ) -> tuple[torch.Tensor, None]:  # fmt: skip

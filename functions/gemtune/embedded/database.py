@@ -67,6 +67,12 @@ class CannotOpen(GemtuneError):
     code = "cannot_open"
 
 
+class _OfThread(threading.local):
+    """connection: this thread's, once it has asked for one."""
+
+    connection: sqlite3.Connection | None = None
+
+
 class Database:
     """Connections to the file, one per thread. Every write is one transaction, durable when it returns."""
 
@@ -75,7 +81,7 @@ class Database:
         if not path.exists():
             path.touch(mode=0o600)  # records name webhooks, whose paths may be tokens; its journals get the same mode
         self.path = path
-        self._local = threading.local()
+        self._local = _OfThread()
         with self.write() as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version > len(MIGRATIONS):
@@ -88,14 +94,13 @@ class Database:
 
     def read(self) -> sqlite3.Connection:
         """This thread's connection, for queries: each statement sees one state of the whole file."""
-        if not hasattr(self._local, "connection"):
+        connection = self._local.connection
+        if connection is None:
             connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None)
             connection.row_factory = sqlite3.Row
             _write_ahead(connection)
             connection.execute("PRAGMA synchronous = FULL")
             self._local.connection = connection
-        connection = self._local.connection
-        assert isinstance(connection, sqlite3.Connection)
         return connection
 
     @contextmanager
@@ -113,9 +118,9 @@ class Database:
 
     def close(self) -> None:
         """Close this thread's connection."""
-        if hasattr(self._local, "connection"):
+        if self._local.connection is not None:
             self._local.connection.close()
-            del self._local.connection
+            self._local.connection = None
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:

@@ -35,7 +35,9 @@ def adapted(x: torch.Tensor, layers: Sequence[Layer], *, scale: float, dropout: 
 
 class _AdaptedLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, scale: float, dropout: float, *tensors: torch.Tensor) -> Any:
+    def forward(
+        ctx: Any, x: torch.Tensor, scale: float, dropout: float, *tensors: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
         weights, downs, ups = tensors[::3], tensors[1::3], tensors[2::3]
         rows = x.reshape(-1, x.shape[-1])
         dropped = None if dropout == 0 else _chosen(rows.shape, dropout)
@@ -53,7 +55,7 @@ class _AdaptedLinear(torch.autograd.Function):
         return tuple(outs)
 
     @staticmethod
-    def backward(ctx: Any, *outer: torch.Tensor) -> Any:
+    def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         low, dropped, *saved = ctx.saved_tensors
         weights, downs, ups = (saved[first : ctx.count : 3] for first in range(3))
         x = ctx.x.take(saved[ctx.count :])

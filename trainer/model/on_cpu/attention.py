@@ -76,7 +76,7 @@ class _Attention(torch.autograd.Function):
         return out, *kept
 
     @staticmethod
-    def backward(ctx: Any, *outer: torch.Tensor) -> Any:
+    def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """With p the weights and g = outer V^T: of_scores = p * (g - sum(p * g)), of_V = p^T outer."""
         value, asking, *saved = ctx.saved_tensors
         query_end, key_end = ctx.counts[0], sum(ctx.counts)

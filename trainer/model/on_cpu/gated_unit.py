@@ -35,12 +35,13 @@ class _GatedUnit(torch.autograd.Function):
         return _product(gate, up)
 
     @staticmethod
-    def backward(ctx: Any, *outer: torch.Tensor) -> Any:
+    def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """GELU'(x) = s + x s (1 - s) (LINEAR + 3 CUBIC x^2) with s = sigmoid(2u)."""
         gate, up = ctx.saved_tensors
         loops, given = loops_for(gate), outer[0].contiguous()
         if loops is not None:
-            return loops.gated_backward(given, gate, up)
+            gradients: tuple[torch.Tensor, torch.Tensor] = loops.gated_backward(given, gate, up)
+            return gradients
         of_gate, of_up = torch.empty_like(gate), torch.empty_like(up)
         for x, factor, of_out, to_gate, to_up in _parts(gate, up, given, of_gate, of_up):
             exact = x.to(_exact(x), copy=True)

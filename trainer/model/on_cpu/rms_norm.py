@@ -32,7 +32,7 @@ def normalized(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tenso
 
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, factor: torch.Tensor, eps: float) -> Any:
+    def forward(ctx: Any, x: torch.Tensor, factor: torch.Tensor, eps: float) -> tuple[torch.Tensor, ...]:
         loops = loops_for(x)
         out, inverse = _normalized(x, factor, eps) if loops is None else loops.normalized(x, factor, eps)
         ctx.x, source = recompute.kept(x)
@@ -41,7 +41,7 @@ class _RmsNorm(torch.autograd.Function):
         return out, inverse
 
     @staticmethod
-    def backward(ctx: Any, *outer: torch.Tensor) -> Any:
+    def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """With r = 1 / rms(x) and g = outer * factor: r * (g - x * r^2 * mean(g * x))."""
         inverse, factor, *source = ctx.saved_tensors
         x = ctx.x.take(source)

@@ -27,7 +27,7 @@ class _Turned(torch.autograd.Function):
         return _turn(x, cos, sin)
 
     @staticmethod
-    def backward(ctx: Any, *outer: torch.Tensor) -> Any:
+    def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
         return _turn(outer[0], cos, -sin), None, None
 

@@ -155,7 +155,7 @@ class _Known(torch.autograd.Function):
         return value.clone()
 
     @staticmethod
-    def backward(ctx: Any, *outer: torch.Tensor) -> Any:
+    def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         return None, None, *(None if found is None else found * outer[0] for found in ctx.gradients)
 
 
