@@ -23,12 +23,22 @@ from gemtune.settings import Settings
 class FakeClock:
     def __init__(self) -> None:
         self.time = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+        self.passed = timedelta()
 
     def now(self) -> datetime:
         return self.time
 
+    def monotonic(self) -> float:
+        return 1000.0 + self.passed.total_seconds()
+
     def advance(self, **by: float) -> None:
+        """Let time pass."""
         self.time += timedelta(**by)
+        self.passed += timedelta(**by)
+
+    def set_back(self, **by: float) -> None:
+        """Correct the time of day; no time passes."""
+        self.time -= timedelta(**by)
 
 
 class ScriptedLauncher:

@@ -15,7 +15,6 @@ import signal
 import sys
 import threading
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 
 from gemtune.bootstrap import Services, services
@@ -131,7 +130,7 @@ def _context(
         advance=here.advance,
         work=work,
         secret=lambda role: here.advance.secret(job, role),
-        deadline=None if seconds is None else here.clock.now() + timedelta(seconds=seconds),
+        deadline=None if seconds is None else here.clock.monotonic() + seconds,
         clock=here.clock,
         should_stop=lambda: stop.is_set() or heartbeat.lost.is_set(),
         machines=here.settings.machines,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from gemtune.jobs.record import Job, Mark
@@ -23,7 +22,8 @@ class Context:
     """One attempt of one step.
 
     work: an empty local folder that goes with the attempt. secret: a secret's value by its role ("hf_token").
-    machines: what could train the job. deadline: when the attempt has to be over. should_stop: whether SIGTERM came.
+    machines: what could train the job. deadline: when the attempt has to be over, in seconds
+    of the clock's `monotonic`. should_stop: whether SIGTERM came.
     llama_cpp: where its tools are.
     """
 
@@ -34,7 +34,7 @@ class Context:
     advance: Advance
     work: Path
     secret: Callable[[str], str | None]
-    deadline: datetime | None
+    deadline: float | None
     clock: Clock
     should_stop: Callable[[], bool]
     machines: Sequence[str] = (LOCAL,)

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 class Clock(Protocol):
     def now(self) -> datetime:
-        """The time, in UTC and aware of it."""
+        """The time, in UTC and aware of it. It may be set back."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that only go forward, comparable within this process: for durations and delays."""
         ...
 
 

@@ -11,7 +11,6 @@ import json
 import random
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
 from typing import Any
 
 from gemtune.errors import JobIsOver, JobNotFound, Stale
@@ -95,7 +94,7 @@ class Simulation:
         self.executions: dict[str, Execution] = {}
         self.states: dict[str, ExecutionState] = {}
         self.zombies: list[Run] = []
-        self.hanging: list[tuple[datetime, Execution]] = []
+        self.hanging: list[tuple[float, Execution]] = []
         self.jobs: list[str] = []
 
     # The launcher.
@@ -219,7 +218,7 @@ class Simulation:
         """Things happen in any order, some of them twice, some never."""
         happenings: list[tuple[Callable[[], None], int]] = [
             (self.submit, 2), (self.deliver, 6), (self.proceed, 30), (self.wake, 4), (self.sweep, 2),
-            (self.lose_execution, 1), (self.proceed_zombie, 3), (self.cancel, 1), (self.wait, 3),
+            (self.lose_execution, 1), (self.proceed_zombie, 3), (self.cancel, 1), (self.wait, 3), (self.set_back, 1),
         ]  # fmt: skip
         calls, weights = zip(*happenings, strict=True)
         self.submit()
@@ -290,7 +289,7 @@ class Simulation:
             execution = self.executions.pop(self.chance.choice(list(self.executions)))
             hangs = self.services.store.get(execution.job_id).running_step is not None and self.chance.random() < 0.3
             if hangs:
-                self.hanging.append((self.world.clock.now() + timedelta(minutes=75), execution))
+                self.hanging.append((self.world.clock.monotonic() + 75 * 60, execution))
             else:
                 ends = [ExecutionState.FAILED, ExecutionState.SUCCEEDED, ExecutionState.GONE]
                 self.states[execution.name] = self.chance.choice(ends)
@@ -309,9 +308,13 @@ class Simulation:
     def wait(self, seconds: int | None = None) -> None:
         self.world.clock.advance(seconds=seconds or self.chance.choice([5, 60, 240, 4000]))
         for end, execution in list(self.hanging):
-            if self.world.clock.now() >= end:
+            if self.world.clock.monotonic() >= end:
                 self.hanging.remove((end, execution))
                 self.executions[execution.name] = execution
+
+    def set_back(self) -> None:
+        """Somebody corrects the clock."""
+        self.world.clock.set_back(seconds=self.chance.choice([2, 90, 3600]))
 
     def cancel(self) -> None:
         if self.jobs:
@@ -336,6 +339,10 @@ class Simulation:
             assert [event.seq for event in events] == list(range(1, len(events) + 1))
             finals = [event.seq for event in events if event.status in ("completed", "failed", "cancelled")]
             assert finals == [len(events)], "something came after the end"
+            times = [event.at for event in events]
+            assert times == sorted(times), "an event happened before an earlier one"
+            assert all(step.seconds >= 0 for step in job.steps.values())
+            assert job.started_at is None or job.started_at <= (job.finished_at or job.started_at)
             heard = [message.body for message in self.bus.heard if message.key == job_id]
             firsts = list(dict.fromkeys(body["seq"] for body in heard))
             assert firsts == list(range(1, len(events) + 1)), "missed, or swapped"

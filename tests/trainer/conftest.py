@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +78,7 @@ class Bench:
         return begun
 
     def context(
-        self, step: Step, *, deadline: datetime | None = None, should_stop: Callable[[], bool] = lambda: False
+        self, step: Step, *, deadline: float | None = None, should_stop: Callable[[], bool] = lambda: False
     ) -> Context:
         job, mark = self.begin(step)
         work = self.services.settings.work / self.job_id / f"{step}-{mark.attempt}"

@@ -82,6 +82,22 @@ def test_the_record_is_written_at_once_and_then_every_five_seconds(told: Told) -
     assert [progress.train_step for progress in told.reports] == [1, 4, 6]
 
 
+def test_a_clock_that_is_set_back_stops_no_report_and_makes_no_time_negative(told: Told) -> None:
+    told.log.began()
+    for number in range(1, 5):
+        told.step(number, seconds=6, tokens=600 * number)
+        told.clock.set_back(hours=1)
+    assert [(report.train_step, report.tokens_per_second, report.eta_seconds) for report in told.reports] == [
+        (1, 100, 54), (2, 100, 48), (3, 100, 42), (4, 100, 36),
+    ]  # fmt: skip
+
+
+def test_more_train_steps_than_were_planned_leave_no_time_to_go(told: Told) -> None:
+    told.log.began()
+    told.step(11, seconds=6, tokens=600)
+    assert told.reports[-1].eta_seconds == 0
+
+
 def test_the_loss_curve_has_a_line_for_each_train_step_and_evaluation(told: Told) -> None:
     at = told.clock.now().isoformat()
     told.step(1, seconds=0, tokens=5, rewards={"reward": 0.5, "rewards/margins": 0.25})

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -31,14 +30,13 @@ WHOLE = {
 # Runs in the trainer's process before it begins: at its n-th train_step something happens.
 BROKEN_OFF = """
 import os, signal, sys
-from datetime import timedelta
 from gemtune.bootstrap import services
 from gemtune.clock import SystemClock
 import trainer.steps.train as train
-late = timedelta()
+late = 0.0
 class Clock(SystemClock):
-    def now(self):
-        return super().now() + late
+    def monotonic(self):
+        return super().monotonic() + late
 services().__dict__["clock"] = Clock()
 must_stop, asked = train._Attempt._must_stop, []
 def hooked(attempt):
@@ -46,7 +44,7 @@ def hooked(attempt):
     asked.append(1)
     if len(asked) == {after}:
         if {kill}: os.kill(os.getpid(), signal.SIGKILL)
-        late = timedelta(hours=1)
+        late = 3600.0
     return must_stop(attempt)
 train._Attempt._must_stop = hooked
 from trainer.__main__ import main
@@ -102,10 +100,10 @@ def test_three_relays_and_a_kill_train_what_an_unbroken_run_trains(bench_of: Cal
 
 
 class LateClock(SystemClock):
-    late = timedelta()
+    late = 0.0
 
-    def now(self) -> datetime:
-        return super().now() + self.late
+    def monotonic(self) -> float:
+        return super().monotonic() + self.late
 
 
 TOLD = {"disk": "OSError: [Errno 28] No space left on device", "crash": "ConnectionError: the network is away"}
@@ -129,7 +127,7 @@ class Fault:
         if self.kind == "sigterm":
             self.stop.set()
         else:
-            self.clock.late = timedelta(hours=1)
+            self.clock.late = 3600.0
 
     def _is_due(self) -> bool:
         self.left -= 1

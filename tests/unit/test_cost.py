@@ -41,6 +41,7 @@ def test_a_jobs_steps_are_counted_by_the_second_on_their_machines() -> None:
 def test_what_did_not_run_costs_nothing() -> None:
     assert cost.of_job(job(None, Status.FAILED, prepare=10)) == pytest.approx(0.001, abs=1e-4)
     assert cost.of_job(job("l4", Status.CANCELLED)) == 0
+    assert cost.of_job(job("l4", Status.CANCELLED, train=-3493)) == 0  # as older versions wrote it
 
 
 def test_an_unknown_price_or_machine_makes_an_unknown_cost(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,7 +108,7 @@ def _finished(context: Context, trainer: JobTrainer, attempt: _Attempt) -> bool:
     resumed = checkpoints.newest(context.buckets.export, context.prefix, context.work / "resumed")
     log.info("training %s", "from the beginning" if resumed is None else f"from train_step {resumed[0].train_step}")
     attempt.progress.began()
-    attempt.last_step_at = context.clock.now()
+    attempt.last_step_at = context.clock.monotonic()
     if resumed is None or not job_trainer.take_if_finished(trainer, resumed[1]):
         trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed[1]))
     if attempt.stop_cause is None or job_trainer.is_finished(trainer):
@@ -150,13 +149,13 @@ def _maker(config: TrainingConfig) -> Callable[[Setup], JobTrainer]:
 
 @dataclass
 class _Attempt:
-    """What this attempt knows of itself while it trains."""
+    """What this attempt knows of itself while it trains; times are seconds of the clock's `monotonic`."""
 
     context: Context
     progress: ProgressLog
     stop_cause: str | None = None
-    last_step_at: datetime | None = None
-    longest_step: timedelta = field(default_factory=timedelta)
+    last_step_at: float | None = None
+    longest_step: float = 0.0
     save_seconds: float = 0.0
 
     def hooks(self) -> Hooks:
@@ -175,11 +174,11 @@ class _Attempt:
 
     def _must_stop(self) -> bool:
         """SIGTERM came, or another train_step and a checkpoint would not fit into the time that is left."""
-        now = self.context.clock.now()
+        now = self.context.clock.monotonic()
         if self.last_step_at is not None:
             self.longest_step = max(self.longest_step, now - self.last_step_at)
         self.last_step_at = now
-        needed = 2 * self.longest_step + timedelta(seconds=2 * self.save_seconds)
+        needed = 2 * (self.longest_step + self.save_seconds)
         if self.context.should_stop():
             self.stop_cause = "sigterm"
         elif self.context.deadline is not None and now + needed >= self.context.deadline:
@@ -187,15 +186,15 @@ class _Attempt:
         return self.stop_cause is not None
 
     def _saved(self, train_step: int, folder: Path, best: int | None) -> None:
-        began = self.context.clock.now()
+        began = self.context.clock.monotonic()
         context, export = self.context, self.context.buckets.export
         self.progress.flush()  # raises when the job is no longer ours, before anything is written
         checkpoints.save(export, folder, job_prefix=context.prefix, attempt=context.mark.attempt, train_step=train_step)
         context.advance.checkpointed(context.job.job_id, context.mark, train_step=train_step)
         checkpoints.prune(export, context.prefix, best=best)
         self.progress.tracking.keep()
-        self.save_seconds = max(self.save_seconds, (self.context.clock.now() - began).total_seconds())
-        self.last_step_at = self.context.clock.now()
+        self.last_step_at = self.context.clock.monotonic()
+        self.save_seconds = max(self.save_seconds, self.last_step_at - began)
 
 
 def _take_best(context: Context, trainer: JobTrainer, last: Figures | None) -> int | None:

@@ -6,15 +6,14 @@ import json
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from typing import Any
 
 from gemtune.jobs.record import Figures, Progress
 from gemtune.ports import Clock, Objects
 from trainer.training.tracking import Tracking
 
-# A document takes about one write a second; progress has no need of it.
-EVERY = timedelta(seconds=5)
+# Seconds between writes to the record: a document takes about one a second; progress has no need of it.
+EVERY = 5.0
 # Train_steps that the time to go is estimated from.
 RECENT = 20
 
@@ -38,13 +37,13 @@ class ProgressLog:
     clock: Clock
     tracking: Tracking
     _lines: list[str] = field(default_factory=list)
-    _written_at: datetime | None = None
-    _steps: deque[tuple[datetime, int]] = field(default_factory=lambda: deque(maxlen=RECENT + 1))
+    _written_at: float | None = None
+    _steps: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=RECENT + 1))
     _latest: Progress | None = None
 
     def began(self) -> None:
         """The first train_step of this attempt is about to start."""
-        self._steps.append((self.clock.now(), 0))
+        self._steps.append((self.clock.monotonic(), 0))
 
     def stepped(
         self, *, train_step: int, total_steps: int, epoch: float, loss: float, learning_rate: float, tokens: int,
@@ -53,9 +52,9 @@ class ProgressLog:
         """A train_step was logged; `tokens` counts those of this attempt so far, without padding. rewards: of
         `rewards_in`."""
         rewards = rewards or {}
-        now = self.clock.now()
+        now = self.clock.monotonic()
         self._steps.append((now, tokens))
-        elapsed = (now - self._steps[0][0]).total_seconds()
+        elapsed = now - self._steps[0][0]
         speed = (tokens - self._steps[0][1]) / elapsed if elapsed > 0 else None
         a_step = elapsed / (len(self._steps) - 1) if len(self._steps) > 1 else None
         self._latest = Progress(
@@ -67,10 +66,10 @@ class ProgressLog:
             margin=rewards.get("rewards/margins"),
             learning_rate=learning_rate,
             tokens_per_second=None if speed is None else round(speed, 1),
-            eta_seconds=None if a_step is None else round(a_step * (total_steps - train_step), 1),
+            eta_seconds=None if a_step is None else round(a_step * max(0, total_steps - train_step), 1),
         )
         kept = self._latest.model_dump(include={"train_step", "epoch", "loss", "learning_rate", "tokens_per_second"})
-        self._line(kept | dict(rewards) | {"at": now.isoformat()})
+        self._line(kept | dict(rewards) | {"at": self.clock.now().isoformat()})
         self.tracking.stepped(self._latest, rewards)
         if self._written_at is None or now - self._written_at >= EVERY:
             self.flush()
@@ -87,7 +86,7 @@ class ProgressLog:
 
     def flush(self) -> None:
         """Write what there is: the file whole, then the record. Raises what `report` raises."""
-        self._written_at = self.clock.now()
+        self._written_at = self.clock.monotonic()
         if self._lines:
             self.objects.write(self.name, "".join(self._lines).encode())
         if self._latest is not None:

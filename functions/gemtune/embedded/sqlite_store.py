@@ -11,7 +11,7 @@ from typing import Any
 from gemtune.embedded.database import Database
 from gemtune.embedded.sqlite_bus import enqueue
 from gemtune.errors import JobNotFound, JobWasDeleted, RecordUnreadable, VersionConflict
-from gemtune.jobs import steps, stored
+from gemtune.jobs import changes, steps, stored
 from gemtune.jobs.events import Event
 from gemtune.jobs.page_tokens import Place, place_of, token_of
 from gemtune.jobs.record import Job, JobSummary, Mark, Progress
@@ -71,7 +71,7 @@ class SqliteStore:
             after, events = change(before)
             if after is before:
                 return before
-            after = after.model_copy(update={"version": before.version + 1, "updated_at": self._clock.now()})
+            after = changes.stamped(after, before, at=self._clock.now())
             self._save(connection, after)
             self._write_events(connection, events)
         return after

@@ -99,7 +99,7 @@ class FirestoreStore:
             after, events = change(before)
             if after is before:
                 return before, ()
-            return after.model_copy(update={"version": before.version + 1, "updated_at": self._clock.now()}), events
+            return changes.stamped(after, before, at=self._clock.now()), events
 
         return self._change(job_id, decide, salvage=salvage)
 

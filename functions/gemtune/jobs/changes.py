@@ -38,7 +38,7 @@ def moved(job: Job, to: Status, *, at: datetime, **details: Any) -> Changed:
     untrained = (job.status, to) == (Status.QUEUED, Status.EXPORTING) and not job.has_trained
     if untrained or to not in moves_from(job.status):
         raise IllegalMove(job.job_id, job.status, to)
-    over = to in FINAL
+    over, at = to in FINAL, _not_before(job, at)
     job = job.model_copy(
         update={
             "status": to,
@@ -49,11 +49,11 @@ def moved(job: Job, to: Status, *, at: datetime, **details: Any) -> Changed:
     return with_event(job, f"job_{to}", at, **details)
 
 
-def failed(job: Job, failure: Failure, *, at: datetime) -> Changed:
-    """The job will not be tried again. Raises IllegalMove when it is over."""
+def failed(job: Job, failure: Failure, *, at: datetime, ran: float | None = None) -> Changed:
+    """The job will not be tried again. `ran`: see `ended`. Raises IllegalMove when it is over."""
     for step, record in job.steps.items():
         if record.state == "running":
-            job = with_step(job, step, ended(record, "failed", at, failure.code))
+            job = with_step(job, step, ended(record, "failed", at, failure.code, ran))
     job = job.model_copy(update={"error": failure})
     return moved(job, Status.FAILED, at=at, code=failure.code, message=failure.message)
 
@@ -68,8 +68,14 @@ def cancelled(job: Job, *, at: datetime) -> Changed:
     return moved(job, Status.CANCELLED, at=at)
 
 
-def ended(step: StepRecord, state: StepState, at: datetime, cause: str | None) -> StepRecord:
-    ran = (at - step.started_at).total_seconds() if step.started_at else 0.0
+def ended(step: StepRecord, state: StepState, at: datetime, cause: str | None, ran: float | None = None) -> StepRecord:
+    """The step after its running attempt.
+
+    ran: its seconds, where the attempt's own process measured them. Else they are those between two times of the day,
+    and none where the clock was set back in between.
+    """
+    if ran is None:
+        ran = max(0.0, (at - step.started_at).total_seconds()) if step.started_at else 0.0
     over = Attempt(attempt=step.attempt, seconds=round(ran, 3), cause=cause, checkpoint=step.checkpoint)
     return step.model_copy(
         update={
@@ -87,5 +93,16 @@ def with_step(job: Job, step: Step | str, record: StepRecord) -> Job:
 
 
 def with_event(job: Job, type: str, at: datetime, **details: Any) -> Changed:
-    event = Event(job_id=job.job_id, seq=job.last_seq + 1, type=type, status=job.status, at=at, details=details)
+    seq, at = job.last_seq + 1, _not_before(job, at)
+    event = Event(job_id=job.job_id, seq=seq, type=type, status=job.status, at=at, details=details)
     return job.model_copy(update={"last_seq": event.seq}), (event,)
+
+
+def stamped(job: Job, before: Job, *, at: datetime) -> Job:
+    """The changed job as a store writes it: one version on."""
+    return job.model_copy(update={"version": before.version + 1, "updated_at": _not_before(before, at)})
+
+
+def _not_before(job: Job, at: datetime) -> datetime:
+    """A time for the job, and no earlier one than it has: clocks differ among machines, and are set back."""
+    return max(at, job.created_at, job.updated_at, *([] if job.started_at is None else [job.started_at]))

@@ -21,12 +21,24 @@ def launched(job: Job, *, at: datetime, lease: timedelta) -> Changed:
     """Take the next launch number, unless a launch is under way, has the job claimed, or the job is over. The lease is
     twice as long after each launch that nobody claimed: what was broken may be mended by then."""
     here = job.launch
-    leased = here.lease_until is not None and at < here.lease_until
+    leased = is_leased(here, at=at, lease=lease)
     if job.status not in UNFINISHED or leased or here.execution is not None or job.claim is not None:
         return job, ()
     lease_until = at + lease * 2**here.unclaimed
     launch = Launch(number=here.number + 1, lease_until=lease_until, unclaimed=here.unclaimed)
     return job.model_copy(update={"launch": launch}), ()
+
+
+def is_leased(launch: Launch, *, at: datetime, lease: timedelta) -> bool:
+    """Whether a launch still has time to be claimed; `lease` is that of a first one."""
+    length = lease * 2**launch.unclaimed
+    return launch.lease_until is not None and not has_passed(length, since=launch.lease_until - length, at=at)
+
+
+def has_passed(wait: timedelta, *, since: datetime, at: datetime) -> bool:
+    """Whether a wait is over. Where it seems to begin in the future, by more than its own length, it is: the clock was
+    set back, and nobody has to wait for as long."""
+    return not since - wait <= at < since + wait
 
 
 def launch_started(job: Job, launch: int, execution: str) -> Changed:

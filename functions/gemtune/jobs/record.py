@@ -50,6 +50,7 @@ class Mark(Record):
     claim: Claim
     step: Step
     attempt: int
+    began: float | None = None  # the monotonic clock of the attempt's process at its begin, in seconds
 
 
 class Attempt(Record):

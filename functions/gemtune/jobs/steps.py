@@ -80,16 +80,20 @@ def recorded(job: Job, mark: Mark, artifacts: Sequence[Artifact]) -> Changed:
     return job.model_copy(update={"artifacts": tuple(artifacts)}), ()
 
 
-def step_stopped(job: Job, mark: Mark, *, cause: str, at: datetime) -> Changed:
-    """The attempt ended at a checkpoint, or crashed and could still say so: the step may go on in another one."""
+def step_stopped(job: Job, mark: Mark, *, cause: str, at: datetime, ran: float | None = None) -> Changed:
+    """The attempt ended at a checkpoint, or crashed and could still say so: the step may go on in another one. `ran`:
+    its seconds, where it has measured them."""
     check_mark(job, mark)
-    return with_step(job, mark.step, ended(job.steps[mark.step], "stopped", at, cause)), ()
+    return with_step(job, mark.step, ended(job.steps[mark.step], "stopped", at, cause, ran)), ()
 
 
-def step_done(job: Job, mark: Mark, result: StepResult = NO_RESULT, *, at: datetime) -> Changed:
-    """Finish the step with what it delivers; the last step completes the job. Raises StaleClaim, StaleAttempt."""
+def step_done(
+    job: Job, mark: Mark, result: StepResult = NO_RESULT, *, at: datetime, ran: float | None = None
+) -> Changed:
+    """Finish the step with what it delivers; the last step completes the job. `ran`: as in `step_stopped`. Raises
+    StaleClaim, StaleAttempt."""
     check_mark(job, mark)
-    job = with_step(job, mark.step, ended(job.steps[mark.step], "done", at, None))
+    job = with_step(job, mark.step, ended(job.steps[mark.step], "done", at, None, ran))
     job = job.model_copy(update=result.by_field())
     if mark.step is Step.EXPORT:
         return moved(job, Status.COMPLETED, at=at, adapter_path=job.adapter_path)

@@ -43,7 +43,7 @@ def of_job(job: Job) -> float | None:
     """
     total = 0.0
     for step, record in job.steps.items():
-        if record.seconds == 0:
+        if record.seconds <= 0:  # older versions wrote negative ones where the clock was set back
             continue
         machine = _machine_of(job, step)
         price = None if machine is None else a_second(machine)

@@ -26,14 +26,14 @@ class Advance:
 
         Raises JobNotFound, and StaleClaim when the job is over or another execution has it.
         """
-        now = self.clock.now()
+        now, began = self.clock.now(), self.clock.monotonic()
         job = self.store.update(job_id, lambda job: steps.step_begun(job, step, claim, execution=execution, at=now))
         if job.steps[step].state == "done":
             return None
         for name in own_secrets(job):
             with suppress(SecretNotFound):  # the step that needs it says so better
                 self.secrets.renew(name, ttl=SECRET_TTL)
-        return job, Mark(claim=claim, step=step, attempt=job.steps[step].attempt)
+        return job, Mark(claim=claim, step=step, attempt=job.steps[step].attempt, began=began)
 
     def secret(self, job: Job, role: str) -> str | None:
         """The value of a job's secret ("hf_token"), or of the service's own; None without either.
@@ -62,20 +62,24 @@ class Advance:
 
     def stopped(self, job_id: str, mark: Mark, *, cause: str) -> None:
         """The attempt ends unfinished, at a checkpoint or by a crash, and may be tried again. Raises like heartbeat."""
-        now = self.clock.now()
-        self.store.update(job_id, lambda job: steps.step_stopped(job, mark, cause=cause, at=now))
+        now, ran = self.clock.now(), self._ran(mark)
+        self.store.update(job_id, lambda job: steps.step_stopped(job, mark, cause=cause, at=now, ran=ran))
 
     def failed(self, job_id: str, mark: Mark, failure: Failure) -> None:
         """The job fails for good. Raises like heartbeat."""
-        now = self.clock.now()
+        now, ran = self.clock.now(), self._ran(mark)
 
         def change(job: Job) -> changes.Changed:
             steps.check_mark(job, mark)
-            return changes.failed(job, failure, at=now)
+            return changes.failed(job, failure, at=now, ran=ran)
 
         self.store.update(job_id, change)
 
     def done(self, job_id: str, mark: Mark, result: StepResult = NO_RESULT) -> None:
         """The step's work is whole; export's end completes the job. Raises like heartbeat."""
-        now = self.clock.now()
-        self.store.update(job_id, lambda job: steps.step_done(job, mark, result, at=now))
+        now, ran = self.clock.now(), self._ran(mark)
+        self.store.update(job_id, lambda job: steps.step_done(job, mark, result, at=now, ran=ran))
+
+    def _ran(self, mark: Mark) -> float | None:
+        """Seconds since the attempt's begin, by this process's own clock."""
+        return None if mark.began is None else self.clock.monotonic() - mark.began

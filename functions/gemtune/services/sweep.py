@@ -74,9 +74,9 @@ class Sweep:
     def _mend_unclaimed(self, job: Job, now: datetime) -> None:
         launch = job.launch
         if launch.lease_until is None:
-            if now - job.updated_at >= PUBLISH_GRACE:
+            if launches.has_passed(PUBLISH_GRACE, since=job.updated_at, at=now):
                 self.submit.publish(job)
-        elif now >= launch.lease_until:
+        elif not launches.is_leased(launch, at=now, lease=LEASE):
             if launch.execution is not None:
                 state = self.launcher.state(launch.execution)
                 if state is ExecutionState.ACTIVE:
