@@ -276,7 +276,9 @@ class NotFromHere(GemtuneError):
     code = "not_from_here"
 
     def __init__(self) -> None:
-        super().__init__("this service answers this machine only", hint="call http://127.0.0.1 without an Origin")
+        super().__init__(
+            "this service answers this machine only", hint="call http://127.0.0.1, from no page but its own"
+        )
 
 
 class BodyTooLarge(GemtuneError):

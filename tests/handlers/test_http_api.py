@@ -250,11 +250,19 @@ def test_artifacts_are_found_where_a_home_was_moved_to(api: Any, services: Servi
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
         {"Origin": "http://127.0.0.1.evil.example"},
+        {"Origin": "http://127.0.0.1:3000"},
+        {"Origin": "http://localhost:3000"},
+        {"Origin": "http://localhost:8080"},  # another page than 127.0.0.1:8080, which is asked
+        {"Origin": "http://127.0.0.1"},
+        {"Origin": "https://127.0.0.1:8080"},
+        {"Origin": ""},
         {"Host": "["},
     ],
 )
 def test_a_web_page_cannot_use_the_service(api: Any, headers: dict[str, str]) -> None:
     assert api.get("/jobs", headers=headers).status_code == 403
+    assert api.post("/train", json=request(), headers=headers).status_code == 403
+    assert api.get("/jobs").json["jobs"] == []
 
 
 @embedded_only

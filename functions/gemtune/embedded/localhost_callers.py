@@ -16,11 +16,14 @@ class LocalhostCallers:
         self._user = user
 
     def check(self, request: flask.Request) -> None:
-        """A page that the user has open can send requests to 127.0.0.1, or have its own name resolve to it. Its name
-        then stands in Host, or its address in Origin."""
-        for url in (f"//{request.headers.get('Host', '')}", request.headers.get("Origin")):
-            if url is not None and not _is_local(url):
-                raise NotFromHere()
+        """Refuse other pages that the user has open. One can send requests to 127.0.0.1, and its address then stands in
+        Origin: another port of this machine is another page too. One can have its own name resolve to 127.0.0.1, and
+        its name then stands in Host."""
+        host, origin = request.headers.get("Host", ""), request.headers.get("Origin")
+        if not _is_local(f"//{host}"):
+            raise NotFromHere()
+        if origin is not None and origin.lower() != f"{request.scheme}://{host}".lower():
+            raise NotFromHere()
 
     def owner(self, request: flask.Request) -> str:
         return self._user

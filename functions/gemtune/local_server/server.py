@@ -20,6 +20,7 @@ from gemtune.bootstrap import Services, services
 from gemtune.embedded.sqlite_bus import SqliteBus
 from gemtune.embedded.sqlite_launcher import SqliteLauncher
 from gemtune.errors import GemtuneError
+from gemtune.handlers import error_answers
 from gemtune.handlers.http_api import MAX_BODY_BYTES
 from gemtune.local_server import work_folders
 from gemtune.local_server.cloud_run_jobs import CloudRunJobs
@@ -34,10 +35,10 @@ log = logging.getLogger(__name__)
 
 FUNCTIONS = Path(gemtune.__file__).parent.parent
 WORKFLOW = FUNCTIONS.parent / "workflows" / "fine_tune.yaml"
-HOST = "127.0.0.1"
 # Cloud Scheduler has `sweep` every few minutes; here a round costs nothing.
 SWEEP_SECONDS = 20.0
-THREADS = 16
+# A message of Pub/Sub has at most 10 MB, which are a third more in base64.
+MAX_EVENT_BYTES = 16 * 1024 * 1024
 
 
 class CannotServe(GemtuneError):
@@ -56,20 +57,19 @@ def serve(*, port: int | None = None) -> None:
 
 class _Server:
     def __init__(self, here: Services, port: int):
-        from waitress.server import create_server
+        from gemtune.local_server.http_server import listen
 
         self._here = here
         self._stop = threading.Event()
         token = secrets.token_urlsafe(32)  # made at every start: whoever has it is us
         try:
-            self._api = create_server(
-                _function("api"), host=HOST, port=port, threads=THREADS, max_request_body_size=2 * MAX_BODY_BYTES
-            )
+            # Up to twice its limit the app reads a body, and says what the limit is.
+            self._api = listen(_function("api"), port=port, max_body_bytes=2 * MAX_BODY_BYTES)
         except OSError as error:
             hint = "set PORT to a free port, or stop what listens there"
             raise CannotServe(f"port {port} cannot be had: {error.strerror}", hint=hint) from None
-        self._events = create_server(_guarded(_event_functions(), token), host=HOST, port=0, threads=THREADS)
-        url = f"http://{HOST}:{self._events.effective_port}"
+        self._events = listen(_guarded(_event_functions(), token), port=0, max_body_bytes=MAX_EVENT_BYTES)
+        url = f"http://{self._events.effective_host}:{self._events.effective_port}"
         launcher = SqliteLauncher(here.database, clock=here.clock)
         turns = {
             "gemtune-prepare": 2,
@@ -98,7 +98,7 @@ class _Server:
         for part in parts:
             threading.Thread(target=part, daemon=True).start()
         home = self._here.settings.home
-        print(f"gemtune serves http://{HOST}:{self._api.effective_port} (home {home})", flush=True)
+        print(f"gemtune serves http://{self._api.effective_host}:{self._api.effective_port} (home {home})", flush=True)
 
     def _shut_down(self) -> None:
         self._stop.set()
@@ -143,8 +143,8 @@ def _guarded(app: Any, token: str) -> Callable[..., Iterable[bytes]]:
         if secrets.compare_digest(sent.encode(), f"Bearer {token}".encode()):
             answer: Iterable[bytes] = app(environ, start_response)
             return answer
-        start_response("403 Forbidden", [("Content-Type", "text/plain")])
-        return [b"events come from gemtune itself\n"]
+        start_response("403 Forbidden", [("Content-Type", error_answers.JSON)])
+        return [error_answers.body("forbidden", "events come from gemtune itself", None)]
 
     return guard
 

@@ -1,0 +1,64 @@
+"""The local server's own refusals: JSON, as those of the API."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from gemtune.handlers.answers import ErrorAnswer
+from gemtune.local_server.http_server import listen
+
+
+def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    if environ["PATH_INFO"] == "/broken":
+        raise ValueError("a fake secret")
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"reached"]
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    server = listen(app, port=0, max_body_bytes=1000)
+    serving = threading.Thread(target=server.run, daemon=True)
+    serving.start()
+    yield server.effective_port
+    server.close()
+
+
+def ask(port: int, sent: bytes) -> tuple[int, str, bytes]:
+    """Status, content type and body of the answer to these bytes."""
+    with socket.create_connection(("127.0.0.1", port), 120) as connection:
+        connection.sendall(sent)
+        connection.shutdown(socket.SHUT_WR)
+        head, _, body = b"".join(iter(lambda: connection.recv(65536), b"")).partition(b"\r\n\r\n")
+    lines = head.decode().split("\r\n")
+    fields = dict(line.lower().split(": ", 1) for line in lines[1:])
+    return int(lines[0].split()[1]), fields["content-type"], body
+
+
+def test_a_request_reaches_the_app(port: int) -> None:
+    assert ask(port, b"GET / HTTP/1.0\r\n\r\n") == (200, "text/plain", b"reached")
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        (b"nonsense\r\n\r\n", 400, "bad_request"),
+        (b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400, "bad_request"),
+        (b"GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400, "bad_request"),
+        (b"POST / HTTP/1.1\r\nContent-Length: 2000\r\n\r\n" + b"x" * 2000, 413, "request_entity_too_large"),
+        (b"GET / HTTP/1.1\r\nA: " + b"x" * 262_130 + b"\r\n\r\n", 431, "request_header_fields_too_large"),
+        (b"GET / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", 501, "not_implemented"),
+        (b"GET /broken HTTP/1.1\r\n\r\n", 500, "internal_server_error"),
+    ],
+)
+def test_what_the_server_refuses_itself_is_answered_in_json(port: int, sent: bytes, status: int, code: str) -> None:
+    answered, content_type, body = ask(port, sent)
+    assert (answered, content_type, json.loads(body)["error"]["code"]) == (status, "application/json", code)
+    ErrorAnswer.model_validate_json(body)
+    assert b"fake" not in body
