@@ -189,7 +189,11 @@ MAX_READ_BYTES = 256 * 1024 * 1024
 
 
 class Objects(Protocol):
-    """One bucket. Names are relative, `/`-separated; `.`, `..`, empty parts and control characters raise UnsafeName."""
+    """One bucket. Names are relative, `/`-separated; `.`, `..`, empty parts and control characters raise UnsafeName.
+
+    Where objects are files, all methods follow symbolic links that stay in the bucket, but for deletions, which remove
+    the link. A link that leads out of the bucket or in a circle raises UnsafeName, also from `list`.
+    """
 
     bucket: str
 

@@ -111,6 +111,21 @@ def test_a_pipe_for_a_config_keeps_nobody_waiting(world: World, tmp_path: Path) 
     }
 
 
+def test_a_link_that_leads_out_is_a_problem_of_what_names_it(world: World, tmp_path: Path) -> None:
+    data = Path(world.services.buckets.data.uri("processed_datasets")).parent
+    (tmp_path / "train.jsonl").write_text("{}\n")
+    (tmp_path / "config.json").write_text('{"model_type": "gemma3_text"}')
+    (data / "processed_datasets" / "linked").symlink_to(tmp_path)
+    (data / "models").symlink_to(tmp_path)
+    model = f"gs://{world.services.buckets.data.bucket}/models"
+    assert problems(world, processed_dataset_id="linked", training={"base_model_id": model}) == {
+        "processed_dataset_id": "bad_dataset",
+        "training_config.base_model_id": "bad_base_model",
+    }
+    with pytest.raises(RequestRefused, match="the link 'processed_datasets/linked' in data leads out of its bucket"):
+        world.submit(processed_dataset_id="linked")
+
+
 def test_of_fifty_requests_with_one_key_one_becomes_a_job_with_its_own_token(world: World) -> None:
     def attempt(number: int) -> str:
         name = "another" if number % 5 == 0 else "same"

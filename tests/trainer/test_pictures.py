@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from gemtune.embedded.folder_objects import FolderObjects
+from gemtune.errors import StepError
 from trainer.conversation.dataset_files import Refused
 from trainer.conversation.messages import BadRow
 from trainer.pictures.arrow_file import MAX_A_ROW, Album, AlbumReader
@@ -178,6 +179,7 @@ IN_BASE64 = base64.b64encode(GOOD["png"]).decode()
         ({"bytes": None, "path": "red.png"}, "png"),
         ("more/blue.jpg", "jpeg"),
         ("processed_datasets/chats/more/blue.jpg", "jpeg"),
+        ("link.png", "png"),
     ],
 )
 def test_a_picture_is_in_its_row_or_beside_the_dataset(source: PictureSource, image: Any, name: str) -> None:
@@ -203,7 +205,6 @@ def test_a_picture_is_in_its_row_or_beside_the_dataset(source: PictureSource, im
         ("processed_datasets/others/secret.png", "no picture"),
         ("/etc/passwd", "outside"),
         ("..\\others\\secret.png", "outside"),
-        ("link.png", "no picture"),
         ("https://example.com/x.png", "address"),
         ("gs://bucket/x.png", "address"),
     ],
@@ -211,6 +212,14 @@ def test_a_picture_is_in_its_row_or_beside_the_dataset(source: PictureSource, im
 def test_a_picture_that_is_nowhere_or_elsewhere_is_refused(source: PictureSource, image: Any, reason: str) -> None:
     with pytest.raises(BadRow, match=reason):
         source.content(image)
+
+
+def test_a_link_that_leads_out_of_the_bucket_ends_the_step_by_name(source: PictureSource, tmp_path: Path) -> None:
+    (tmp_path / "outside.png").write_bytes(GOOD["png"])
+    (tmp_path / "data/processed_datasets/chats/out.png").symlink_to(tmp_path / "outside.png")
+    with pytest.raises(StepError, match=r"chats/out\.png' in data leads out of its bucket") as failed:
+        source.content("red.png")
+    assert failed.value.code == "bad_dataset"
 
 
 def shows(*images: Any) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from gemtune.jobs.status import Step
 from tests import rows
 from tests.trainer.conftest import END_OF_TURN, Bench
 from trainer.context import StopRequested
+from trainer.conversation.dataset_files import find
 from trainer.rows.prepared import read_tokens
 from trainer.steps import prepare
 
@@ -97,6 +98,21 @@ def test_broken_lines_and_giant_ones_cost_only_themselves(bench: Bench) -> None:
         (2, "not JSON (l"), (3, "longer than"), (5, "not UTF-8 t"),
     ]  # fmt: skip
     assert bench.read("prepared/1/prepared.json")["rows"] == 30
+
+
+def test_a_split_that_is_a_link_is_used_and_one_that_leads_out_is_named(bench: Bench, tmp_path: Path) -> None:
+    folder = Path(bench.services.buckets.data.uri("processed_datasets/chats"))
+    (folder / "eval.jsonl").rename(folder / "held_out")
+    (folder / "eval.jsonl").symlink_to("held_out")
+    bench.run(Step.PREPARE)
+    report = bench.read("prepared/1/report.json")
+    assert (report["rows"], report["eval_rows"]) == (24, 8)
+    (folder / "eval.jsonl").unlink()
+    (folder / "held_out").rename(tmp_path / "held_out")
+    (folder / "eval.jsonl").symlink_to(tmp_path / "held_out")
+    with pytest.raises(StepError, match=r"chats/eval\.jsonl' in data leads out of its bucket") as caught:
+        find(bench.services.buckets.data, "chats", tmp_path)
+    assert caught.value.code == "bad_dataset"
 
 
 def test_too_many_bad_rows_fail_and_name_the_first(bench: Bench) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
+
+import pytest
+
 from gemtune.local_server.uploads import Uploads
 from tests.fakes import World
 
@@ -22,3 +27,22 @@ def test_a_dropped_file_counts_when_two_looks_find_it_unchanged(world: World) ->
         uploads.look()
     Uploads(services.database, services.buckets, clock=world.clock).look()  # and after a restart
     assert events() == []
+
+
+def test_a_link_that_stays_in_the_folder_counts_and_one_that_leads_out_is_named_once(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    services = world.services
+    uploads = Uploads(services.database, services.buckets, clock=world.clock)
+    services.buckets.uploads.write("request.json", b"{}")
+    (tmp_path / "outside.json").write_text("{}")
+    folder = Path(services.buckets.uploads.uri("request.json")).parent
+    (folder / "in.job.json").symlink_to("request.json")
+    (folder / "out.job.json").symlink_to(tmp_path / "outside.json")
+    with caplog.at_level(logging.WARNING):
+        for _ in range(4):
+            uploads.look()
+    (event,) = services.bus.take(["ingest"], 10)
+    assert b"in.job.json" in event.message
+    (record,) = caplog.records
+    assert "the link 'out.job.json' in uploads leads out of its bucket" in record.message

@@ -46,8 +46,10 @@ def locate(buckets: Buckets, provided: Mapping[str, str], work: Path) -> Path:
         objects, prefix = _bucket_of(buckets, provided["place"])
         try:
             folder = objects.fetch_folder(prefix, work / "base_model")
-        except (ObjectNotFound, UnsafeName):
+        except ObjectNotFound:
             raise _nothing_in(provided["place"]) from None
+        except UnsafeName as error:  # of a folder, or of a link in it
+            raise StepError("bad_base_model", error.message, hint=error.hint) from error
     config_of(folder)  # it says best when the folder is not there
     folder_contents.check_description(folder, {path.name for path in folder.iterdir()})
     for path in sorted(folder.glob(f"*{folder_contents.WEIGHTS}")):
@@ -72,8 +74,8 @@ def without_weights(buckets: Buckets, provided: Mapping[str, str], work: Path) -
     objects, prefix = _bucket_of(buckets, provided["place"])
     try:
         names = [stat.name.removeprefix(f"{prefix}/") for stat in objects.list(f"{prefix}/")]
-    except UnsafeName:
-        names = []
+    except UnsafeName as error:
+        raise StepError("bad_base_model", error.message, hint=error.hint) from error
     if not names:
         raise _nothing_in(provided["place"])
     folder = work / "base_model_without_weights"

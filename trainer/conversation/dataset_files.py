@@ -49,10 +49,10 @@ def find(data: Objects, dataset_id: str, work: Path) -> Dataset:
     try:
         metadata = read_json(data.read(f"{folder}/metadata.json", max_bytes=MAX_BYTES), named="metadata.json")
     except ObjectNotFound:
-        names = {stat.name.removeprefix(f"{folder}/") for stat in data.list(f"{folder}/")}
+        names = _names_in(data, folder)
         splits = {split: f"{split}.{kind}" for split in (*TRAIN_NAMES, *EVAL_NAMES) for kind in KINDS
                   if f"{split}.{kind}" in names}  # fmt: skip
-    except Unreadable as error:
+    except (Unreadable, UnsafeName) as error:
         raise _bad(error.message) from None
     else:
         splits = _splits_of(metadata)
@@ -63,6 +63,14 @@ def find(data: Objects, dataset_id: str, work: Path) -> Dataset:
         raise StepError("dataset_not_found", message, hint=f"put train.jsonl into {data.uri(folder)}")
     fetched = _fetch(data, folder, train, work)
     return Dataset(fetched, None if held_out is None else _fetch(data, folder, held_out, work), folder)
+
+
+def _names_in(data: Objects, folder: str) -> set[str]:
+    """The files of a folder. Raises StepError `bad_dataset` when one of them is a link that leads out."""
+    try:
+        return {stat.name.removeprefix(f"{folder}/") for stat in data.list(f"{folder}/")}
+    except UnsafeName as error:
+        raise _bad(error.message) from None
 
 
 def _splits_of(metadata: Any) -> dict[str, str]:
@@ -80,8 +88,10 @@ def _fetch(data: Objects, folder: str, path: str, work: Path) -> Path:
         raise _bad(f"{path[:200]!r} is neither .jsonl nor .parquet")
     try:
         return data.fetch(name, work)
-    except (ObjectNotFound, UnsafeName):
+    except ObjectNotFound:
         raise _bad(f"the file {path[:200]!r} of its metadata is not there") from None
+    except UnsafeName as error:
+        raise _bad(f"the file {path[:200]!r} of its metadata cannot be had: {error.message}") from None
 
 
 def rows(path: Path, *, sees: bool = False) -> Iterator[Row]:

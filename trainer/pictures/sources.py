@@ -7,7 +7,7 @@ import binascii
 from functools import cached_property
 from typing import Any
 
-from gemtune.errors import ObjectNotFound, UnsafeName
+from gemtune.errors import ObjectNotFound, StepError, UnsafeName
 from gemtune.ports import Objects
 from trainer.conversation.messages import BadRow
 from trainer.pictures.decoding import MAX_BYTES
@@ -21,7 +21,7 @@ class PictureSource:
 
     def content(self, image: Any) -> bytes:
         """The file of a picture. image: {bytes, path}, of which one is enough and bytes go first; bytes are base64 in
-        JSONL. A text alone is a path, or a data: URL. Raises BadRow."""
+        JSONL. A text alone is a path, or a data: URL. Raises BadRow, and StepError `bad_dataset`."""
         if isinstance(image, str):
             image = {"bytes": image} if image.startswith("data:") else {"path": image}
         if not isinstance(image, dict):
@@ -55,7 +55,10 @@ class PictureSource:
     @cached_property
     def _sizes(self) -> dict[str, int]:
         """Bytes of every file of the dataset: asked for at once, since each question to a bucket takes a while."""
-        return {stat.name: stat.bytes for stat in self._data.list(f"{self._folder}/")}
+        try:
+            return {stat.name: stat.bytes for stat in self._data.list(f"{self._folder}/")}
+        except UnsafeName as error:  # a link that leads out
+            raise StepError("bad_dataset", error.message, hint=error.hint) from error
 
 
 def _decoded(text: str) -> bytes:

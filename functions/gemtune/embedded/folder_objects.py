@@ -1,12 +1,17 @@
-"""Objects in a folder: one file each, written whole or not at all."""
+"""Objects in a folder: one file each, written whole or not at all.
+
+Symbolic links to files and folders are followed as long as they stay in the bucket's folder; any other is refused by
+its name. Deleting removes a link, and nothing that it leads to.
+"""
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,6 +35,9 @@ class Modes:
 PRIVATE = Modes(0o600, 0o700)
 # Results are given to others, containers and model servers among them, that run as somebody else.
 READABLE = Modes(0o644, 0o755)
+
+# The folders that a name leads through, without links, from the bucket's own on.
+Visited = tuple[Path, ...]
 
 
 class FolderObjects:
@@ -78,19 +86,16 @@ class FolderObjects:
         return f"{there.st_mtime_ns}-{there.st_size}-{digest[:16]}"
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
-        folder = self.root.joinpath(*parts(prefix.rpartition("/")[0])) if "/" in prefix else self.root
-        if not folder.resolve().is_relative_to(self.root.resolve()):
-            raise self._leads_out(prefix)
-        for path in sorted(folder.rglob("*"), key=Path.as_posix):
-            name = path.relative_to(self.root).as_posix()
-            inside = path.is_file() and not path.is_symlink() and not name.startswith(UNFINISHED)
-            if inside and name.startswith(prefix):
-                with suppress(FileNotFoundError):  # deleted while we looked
-                    yield self._stat(path)
+        folder, visited = self._followed(parts(prefix.rpartition("/")[0]) if "/" in prefix else [])
+        for path in sorted(self._files(folder, visited, prefix), key=Path.as_posix):
+            with suppress(FileNotFoundError):  # deleted while we looked
+                yield self._stat(path)
 
     def delete(self, name: str) -> None:
-        path = self._file(name)
-        path.unlink(missing_ok=True)
+        *folders, last = parts(name)
+        path = self._followed(folders)[0] / last
+        with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            path.unlink()
         for folder in path.parents:  # folders are no objects: an empty one is only left over
             if folder == self.root or folder.parent == self.root:
                 return
@@ -100,10 +105,13 @@ class FolderObjects:
                 return
 
     def delete_prefix(self, prefix: str) -> None:
-        if prefix.endswith("/"):
-            shutil.rmtree(self._file(prefix.rstrip("/")), ignore_errors=True)
-        for stat in list(self.list(prefix)):
-            self.delete(stat.name)
+        *folders, last = parts(prefix.rstrip("/"))
+        folder = self._followed(folders)[0]
+        for path in [folder / last] if prefix.endswith("/") else list(folder.glob(f"{glob.escape(last)}*")):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                self.delete(path.relative_to(self.root).as_posix())
 
     def upload(self, path: Path, name: str) -> None:
         with self._unfinished(name) as (unfinished, final):
@@ -122,8 +130,9 @@ class FolderObjects:
         return self._file(name)
 
     def fetch_folder(self, prefix: str, into: Path) -> Path:
-        folder = self._file(prefix.rstrip("/"))
-        if not folder.is_dir():
+        prefix = prefix.rstrip("/") + "/"
+        folder, visited = self._followed(parts(prefix.rstrip("/")))
+        if not list(self._files(folder, visited, prefix)):  # all of it is looked at: a link may lead out
             raise ObjectNotFound(f"there is no {prefix!r} in {self.bucket}")
         return folder
 
@@ -165,13 +174,43 @@ class FolderObjects:
                 path.chmod(self._modes.folder)
 
     def _file(self, name: str) -> Path:
-        path = self.root.joinpath(*parts(name))
-        if not path.resolve().is_relative_to(self.root.resolve()):  # a link inside may lead out
-            raise self._leads_out(name)
-        return path
+        return self._followed(parts(name))[0]
 
-    def _leads_out(self, name: str) -> UnsafeName:
-        return UnsafeName(f"a link takes {name!r} out of {self.root}", hint="put the files themselves there")
+    def _followed(self, names: Sequence[str]) -> tuple[Path, Visited]:
+        """The path that these names lead to, one below the other, and the folders on the way. Raises UnsafeName."""
+        path = self.root
+        visited: Visited = (self.root.resolve(),)
+        for name in names:
+            path = path / name
+            visited = (*visited, self._real(path, visited))
+        return path, visited
+
+    def _files(self, folder: Path, visited: Visited, prefix: str) -> Iterator[Path]:
+        """Every file below a folder whose name begins with `prefix`. Raises UnsafeName."""
+        try:
+            entries = list(folder.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for path in entries:
+            name = path.relative_to(self.root).as_posix()
+            if name == UNFINISHED or not (name.startswith(prefix) or prefix.startswith(f"{name}/")):
+                continue
+            real = self._real(path, visited)
+            if path.is_dir():
+                yield from self._files(path, (*visited, real), prefix)
+            elif path.is_file():
+                yield path
+
+    def _real(self, path: Path, visited: Visited) -> Path:
+        """Where a path that was reached through these folders really is. Raises UnsafeName for a link that leads out of
+        the bucket, or back to a folder on the way."""
+        if not path.is_symlink():
+            return visited[-1] / path.name
+        real = Path(os.path.realpath(path))  # which, unlike `resolve`, lets links go in a circle
+        if real.is_relative_to(visited[0]) and real not in visited:
+            return real
+        name, where = path.relative_to(self.root).as_posix(), "in a circle" if real in visited else "out of its bucket"
+        raise UnsafeName(f"the link {name!r} in {self.bucket} leads {where}", hint="put the files themselves there")
 
     def _stat(self, path: Path) -> ObjectStat:
         there = path.stat()

@@ -15,6 +15,7 @@ from watchdog.observers import Observer
 from gemtune.embedded.database import Database
 from gemtune.embedded.folder_objects import FolderObjects
 from gemtune.embedded.sqlite_bus import enqueue
+from gemtune.errors import UnsafeName
 from gemtune.ports import Buckets, Clock, Objects
 from gemtune.services.ingest import is_job_file
 
@@ -73,10 +74,15 @@ class Uploads:
     def finished(self, objects: FolderObjects, path: Path) -> None:
         """Queue one storage event per generation of a job file, in the transaction that remembers it."""
         name = os.fsencode(path.relative_to(objects.root).as_posix()).decode(errors="replace")
-        if path.is_symlink() or not is_job_file(self._buckets, objects.bucket, name):
+        if not is_job_file(self._buckets, objects.bucket, name):
             return
         stat = path.stat()
-        generation = objects.generation(name)
+        try:
+            generation = objects.generation(name)
+        except UnsafeName as error:  # a link that leads out; said once
+            log.warning("a job file is left alone: %s", error)
+            self._queued[path] = (stat.st_mtime_ns, stat.st_size)
+            return
         if generation is None:
             return
         with self._database.write() as connection:

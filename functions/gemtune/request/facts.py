@@ -30,10 +30,11 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class DatasetFiles:
-    """place: where its files are, or belong."""
+    """place: where its files are, or belong. problem: why they cannot be looked at, and what to do."""
 
     place: str
     exists: bool
+    problem: Problem | None = None
 
 
 @dataclass(frozen=True, slots=True)

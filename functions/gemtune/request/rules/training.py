@@ -11,6 +11,8 @@ from gemtune.request.spec import TrainRequest
 def dataset_exists(request: TrainRequest, facts: Facts) -> list[Problem]:
     if facts.dataset is None or facts.dataset.exists:
         return []
+    if facts.dataset.problem is not None:
+        return [facts.dataset.problem]
     hint = f"put train.jsonl or train.parquet into {facts.dataset.place}"
     message = f"there is no dataset {request.processed_dataset_id!r}"
     return [Problem(("processed_dataset_id",), message, "dataset_not_found", hint)]

@@ -45,8 +45,12 @@ class ReadFacts:
 
     def _dataset(self, dataset_id: str) -> DatasetFiles:
         folder, data = f"processed_datasets/{dataset_id}", self.buckets.data
-        exists = any(data.stat(f"{folder}/{name}") is not None for name in DATASET_FILES)
-        return DatasetFiles(data.uri(folder), exists)
+        try:
+            exists = any(data.stat(f"{folder}/{name}") is not None for name in DATASET_FILES)
+            return DatasetFiles(data.uri(folder), exists)
+        except UnsafeName as error:  # a link
+            problem = Problem(("processed_dataset_id",), error.message, "bad_dataset", error.hint)
+            return DatasetFiles(folder, exists=False, problem=problem)
 
     def _base_model(self, request: Spec) -> ModelFiles | None:
         model = base_model.read(request.training_config.base_model_id)
