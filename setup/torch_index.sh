@@ -31,6 +31,6 @@ elif cpu_index_has_torch; then
     echo "$torch comes from $cpu_index: this machine has no NVIDIA GPU" >&2
     echo "$cpu_index"
 else
-    echo "$torch comes from pip's usual index: $cpu_index" >&2
-    echo "has no build for this Python or cannot be reached. On PyPI it is the build for CUDA, 3 GB" >&2
+    echo "$cpu_index has no $torch for this Python or cannot be reached:" >&2
+    echo "it comes from pip's usual index. On PyPI it is the build for CUDA, 3 GB" >&2
 fi

@@ -180,7 +180,7 @@ def test_settings_of_pip_do_not_answer_for_that_index(
     add_torch(elsewhere, "2.13.0")
     chosen, reason = machine(url, PIP_FIND_LINKS=str(elsewhere))
     assert chosen == ""
-    assert "has no build for this Python or cannot be reached" in reason
+    assert "has no torch==2.13.0 for this Python or cannot be reached" in reason
 
 
 def test_an_index_that_has_another_version_or_cannot_be_reached_is_left_aside(
