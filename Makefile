@@ -18,7 +18,7 @@ PYTHON_HERE = python=$$(setup/interpreter.sh) && exec "$$python"
 CODE := functions trainer tests examples bench deploy
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo llama test check mutants e2e infra up cloud unsloth images plan deploy destroy smoke format lock requirements clean
+.PHONY: help setup demo llama test check types fast mutants e2e infra up cloud unsloth images plan deploy destroy smoke format lock requirements clean
 
 help: ## show this
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -51,7 +51,12 @@ test: .venv/.tests ## every test that this machine can run
 check: .venv/.tests ## format, lint, types, fast tests: before every commit
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/ruff check $(CODE)
+	@$(MAKE) --no-print-directory --jobs 2 types fast
+
+types: .venv/.tests
 	@$(BIN)/mypy
+
+fast: .venv/.tests
 	@$(BIN)/python -m pytest -q -m "not gpu and not emulators" tests/unit tests/contract tests/services tests/handlers tests/workflows
 
 mutants: .venv/.tests ## what could be broken without a fast test noticing: PLACE=gemtune.jobs [COUNT=30] [SEED=1]

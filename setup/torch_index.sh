@@ -16,7 +16,8 @@ has_nvidia_gpu() {
 # Asks that index alone, by pip, so that proxies and certificates are pip's. A setting from the environment takes the
 # place of the one in pip's configuration files.
 cpu_index_has_torch() {
-    PIP_EXTRA_INDEX_URL=$cpu_index PIP_FIND_LINKS=/dev/null "$python" -m pip --retries 0 --timeout 10 index versions \
+    echo "looking for $torch in $cpu_index" >&2
+    PIP_EXTRA_INDEX_URL=$cpu_index PIP_FIND_LINKS=/dev/null "$python" -m pip --retries 0 --timeout 30 index versions \
         --index-url "$cpu_index" torch 2>/dev/null | grep '^Available versions:' | grep -qwF "${torch#torch==}"
 }
 
