@@ -201,6 +201,10 @@ class Objects(Protocol):
         """The content of one object. Raises ObjectNotFound, and Unreadable `too_large` above `max_bytes`."""
         ...
 
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        """`length` bytes of one object from byte `start` on, fewer where it ends before. Raises ObjectNotFound."""
+        ...
+
     def create(self, name: str, content: bytes) -> None:
         """Write only if nothing is there. Raises ObjectExists."""
         ...

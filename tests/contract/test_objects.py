@@ -36,6 +36,19 @@ def test_no_more_is_read_than_is_asked_for(objects: Objects) -> None:
     assert caught.value.code == "too_large"
 
 
+def test_a_range_ends_where_the_object_does(objects: Objects) -> None:
+    objects.write("a/b", b"0123456789")
+    assert objects.read_range("a/b", 0, 4) == b"0123"
+    assert objects.read_range("a/b", 6, 100) == b"6789"
+    assert objects.read_range("a/b", 10, 5) == b""
+    objects.write("empty", b"")
+    assert objects.read_range("empty", 0, 5) == b""
+    with pytest.raises(ObjectNotFound):
+        objects.read_range("a/c", 0, 4)
+    with pytest.raises(UnsafeName):
+        objects.read_range("../a", 0, 4)
+
+
 def test_of_thirty_creates_one_wins_and_nobody_reads_half_of_it(objects: Objects) -> None:
     def attempt(number: int) -> int | None:
         try:

@@ -49,7 +49,6 @@ def test_what_is_not_there_is_told_along_with_everything_else(world: World) -> N
     assert found == {
         "processed_dataset_id": "dataset_not_found",
         "training_config.base_model_id": "bad_base_model" if world.services.settings.on_gcp else "base_model_not_found",
-        "training_config.rl_config": "missing_field",
         "training_config.provider": "unsloth_missing",
         "hf_token": "secret_not_found",
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
@@ -12,8 +13,10 @@ from pydantic import ValidationError
 
 from gemtune.errors import RequestRefused
 from gemtune.jobs.sources import Source
+from gemtune.request.exports import EXPORTS
+from gemtune.request.facts import DatasetFiles
 from gemtune.request.spec import Provider, TrainingConfig, TrainRequest, request_hash
-from tests.fakes import checked, request
+from tests.fakes import FACTS, checked, request
 
 EXAMPLE = {
     "processed_dataset_id": "dataset_abc123", "job_name": "My Training Job", "hf_token": "hf_fakefakefake",
@@ -49,6 +52,41 @@ def test_the_interfaces_own_example_is_accepted() -> None:
     assert parsed.training_config.learning_rate == 0.0001
     assert parsed.secrets() == {"hf_token": "hf_fakefakefake"}
     assert "hf_fake" not in parsed.spec().model_dump_json()
+
+
+# Every value that the interface lists for a field of its example, and what else it says along with it.
+LISTED: dict[str, list[Any]] = {
+    "modality": ["text", {"modality": "vision", "training_config": {"base_model_id": "google/gemma-3-4b-it"}}],
+    "training_config.method": ["LoRA", "QLoRA", "Full", "RL"],
+    "training_config.provider": ["unsloth", "huggingface"],
+    "training_config.eval_strategy": ["no", "steps", "epoch"],
+    "training_config.evaluation_metrics": [["loss"], ["accuracy"], ["perplexity"], ["loss", "accuracy", "perplexity"]],
+    "training_config.batch_eval_metrics": [True, False],
+    "export_config.destination": ["gcs", "hfhub"],
+    "export_config.quantization": [
+        {"export_config": {"format": format, "quantization": quantization}}
+        for format, kind in EXPORTS.items() for quantization in (export.quantization for export in kind.exports)
+    ],
+    "wandb_config": [{"wandb_config": {"api_key": "wandb_fakefake", "project": "my-project"}}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("columns", [{"prompt", "answer"}, {"prompt", "chosen", "rejected"}])
+@pytest.mark.parametrize(("path", "value"), [(path, value) for path, values in LISTED.items() for value in values])
+def test_every_value_that_the_interface_lists_is_accepted_in_its_example(
+    path: str, value: Any, columns: set[str]
+) -> None:
+    body = json.loads(json.dumps(EXAMPLE))
+    changes = value if isinstance(value, dict) else nested(path, value)
+    for part, change in changes.items():
+        body[part] = body.get(part, {}) | change if isinstance(change, dict) else change
+    facts = replace(FACTS, dataset=DatasetFiles("the dataset's folder", exists=True, columns=frozenset(columns)))
+    assert checked(body, facts=facts).problems == ()
+
+
+def nested(path: str, value: Any) -> dict[str, Any]:
+    first, _, rest = path.partition(".")
+    return {first: nested(rest, value) if rest else value}
 
 
 @pytest.mark.parametrize("field", ["format", "quantization"])

@@ -105,6 +105,7 @@ def test_what_cannot_be_is_refused_where_it_stands(rl: Any, where: str, code: st
         ({"packing": True}, "training_config.packing", "packing_not_possible"),
         ({"lora_dropout": 0.1}, "training_config.lora_dropout", "field_without_use"),
         ({"evaluation_metrics": ["accuracy"]}, "training_config.evaluation_metrics", "field_without_use"),
+        ({"evaluation_metrics": ["loss"]}, "training_config.evaluation_metrics", "field_without_use"),
         ({"batch_size": 3}, "num_generations", "groups_not_whole"),
         ({"max_seq_length": 256}, "max_completion_length", "completion_too_long"),
     ],
@@ -112,6 +113,7 @@ def test_what_cannot_be_is_refused_where_it_stands(rl: Any, where: str, code: st
 def test_what_goes_with_no_rl_is_refused(training: Any, where: str, code: str) -> None:
     assert problems(grpo(), **training) == {where: code}
     assert problems(grpo(), lora_dropout=0.05, evaluation_metrics=["accuracy", "perplexity"]) == {}
+    assert problems({"algorithm": "dpo"}, evaluation_metrics=["loss"]) == {}
 
 
 @pytest.mark.parametrize("provider", get_args(Provider))

@@ -22,6 +22,7 @@ SERVICE: Mapping[str, str] = {
     "families": "errors",
     "llama_cpp": "errors families", "object_name": "errors", "secret_name": "errors",
     "untrusted": "errors",
+    "datasets": "untrusted",
     # The domain: no service, no handler, no port.
     "jobs": "errors untrusted",
     "machines": "errors families jobs methods",
@@ -30,10 +31,10 @@ SERVICE: Mapping[str, str] = {
     "ports": "jobs",
     "settings": "errors llama_cpp machines untrusted",
     "webhooks": "errors ports",
-    "request.rules": "errors families jobs llama_cpp machines request secret_name webhooks",
+    "request.rules": "errors families jobs llama_cpp machines redaction request secret_name webhooks",
     # Use cases know ports, and not what is behind them.
     "services": "errors jobs object_name ports redaction request services.acceptance untrusted webhooks",
-    "services.acceptance": "errors families jobs machines ports redaction request request.rules untrusted",
+    "services.acceptance": "datasets errors families jobs machines ports redaction request request.rules untrusted",
     "embedded": "errors jobs object_name ports process secret_name settings untrusted",
     "gcp": "errors jobs object_name ports redaction secret_name settings untrusted",
     # The wiring alone knows both backends.
@@ -47,8 +48,8 @@ SERVICE: Mapping[str, str] = {
 }  # fmt: skip
 # What the trainer may import of the service: the domain, ports, and what has no room.
 SERVICE_FOR_TRAINER = (
-    "errors families jobs llama_cpp machines methods object_name ports process redaction request request.matching "
-    "settings untrusted"
+    "datasets errors families jobs llama_cpp machines methods object_name ports process redaction request "
+    "request.matching settings untrusted"
 )
 # The trainer's rooms from the ground up: each may import those on lower floors.
 FLOORS = (

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gemtune.datasets import splits
+from gemtune.datasets.splits import BadSplits
 from gemtune.errors import ObjectNotFound, StepError, UnsafeName
 from gemtune.ports import Objects
 from gemtune.untrusted import MAX_BYTES, Unreadable, read_json, read_json_object
 
-TRAIN_NAMES = ("train", "training")
-EVAL_NAMES = ("eval", "evaluation", "validation", "test")
-KINDS = ("jsonl", "parquet")
 # What a row can be made of. Other columns of a Parquet file are named in refusals and never read: they can be large.
 COLUMNS = ("messages", "prompt", "completion", "answer", "chosen", "rejected")
 # How much of a Parquet column is read at once; without it all of a row group would be, with all its pictures.
@@ -45,19 +44,17 @@ Row = tuple[int, dict[str, Any] | Refused]
 
 def find(data: Objects, dataset_id: str, work: Path) -> Dataset:
     """The files of a dataset. Raises StepError `dataset_not_found` or `bad_dataset`."""
-    folder = f"processed_datasets/{dataset_id}"
+    folder = splits.folder_of(dataset_id)
     try:
-        metadata = read_json(data.read(f"{folder}/metadata.json", max_bytes=MAX_BYTES), named="metadata.json")
+        metadata = read_json(data.read(f"{folder}/{splits.METADATA}", max_bytes=MAX_BYTES), named=splits.METADATA)
+        paths = splits.by_metadata(metadata)
     except ObjectNotFound:
-        names = _names_in(data, folder)
-        splits = {split: f"{split}.{kind}" for split in (*TRAIN_NAMES, *EVAL_NAMES) for kind in KINDS
-                  if f"{split}.{kind}" in names}  # fmt: skip
+        paths = splits.by_names(_names_in(data, folder))
     except (Unreadable, UnsafeName) as error:
         raise _bad(error.message) from None
-    else:
-        splits = _splits_of(metadata)
-    train = next((splits[name] for name in TRAIN_NAMES if name in splits), None)
-    held_out = next((splits[name] for name in EVAL_NAMES if name in splits), None)
+    except BadSplits as error:
+        raise _bad(str(error)) from None
+    train, held_out = splits.train_split(paths), splits.eval_split(paths)
     if train is None:
         message = f"dataset {dataset_id!r} has no train split"
         raise StepError("dataset_not_found", message, hint=f"put train.jsonl into {data.uri(folder)}")
@@ -73,21 +70,12 @@ def _names_in(data: Objects, folder: str) -> set[str]:
         raise _bad(error.message) from None
 
 
-def _splits_of(metadata: Any) -> dict[str, str]:
-    """split name -> path, of the origin's metadata.json."""
-    try:
-        return {str(split["split_name"]): str(split["path"]) for split in metadata["splits"]}
-    except (KeyError, TypeError):
-        raise _bad("metadata.json has no list `splits` of {split_name, path}") from None
-
-
 def _fetch(data: Objects, folder: str, path: str, work: Path) -> Path:
-    """A split's file; its path may be relative to the dataset, or to the bucket, but never leads out of the dataset."""
-    name = path if path.startswith(f"{folder}/") else f"{folder}/{path}"
-    if not name.endswith(tuple(f".{kind}" for kind in KINDS)):
-        raise _bad(f"{path[:200]!r} is neither .jsonl nor .parquet")
+    """A split's file, which is never outside its bucket."""
     try:
-        return data.fetch(name, work)
+        return data.fetch(splits.object_of(folder, path), work)
+    except BadSplits as error:
+        raise _bad(str(error)) from None
     except ObjectNotFound:
         raise _bad(f"the file {path[:200]!r} of its metadata is not there") from None
     except UnsafeName as error:

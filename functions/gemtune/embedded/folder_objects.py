@@ -59,6 +59,17 @@ class FolderObjects:
             pass  # deleted meanwhile
         raise ObjectNotFound(f"there is no {name!r} in {self.bucket}")
 
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        path = self._file(name)
+        try:
+            if path.is_file():
+                with path.open("rb") as file:
+                    file.seek(start)
+                    return file.read(length)
+        except FileNotFoundError:
+            pass  # deleted meanwhile
+        raise ObjectNotFound(f"there is no {name!r} in {self.bucket}")
+
     def create(self, name: str, content: bytes) -> None:
         with self._unfinished(name) as (unfinished, path):
             _write_through(unfinished, content)

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from google.api_core.exceptions import NotFound, PreconditionFailed
+from google.api_core.exceptions import NotFound, PreconditionFailed, RequestRangeNotSatisfiable
 
 from gemtune.errors import ObjectExists, ObjectNotFound
 from gemtune.object_name import is_safe, parts
@@ -46,6 +46,17 @@ class StorageObjects:
         except NotFound:
             raise self._not_found(name) from None
         return content.getvalue()
+
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        try:
+            # Of a part there is no checksum to compare with.
+            return bytes(
+                self._blob(name).download_as_bytes(start=start, end=start + length - 1, checksum=None, timeout=TIMEOUT)
+            )
+        except RequestRangeNotSatisfiable:
+            return b""
+        except NotFound:
+            raise self._not_found(name) from None
 
     def create(self, name: str, content: bytes) -> None:
         blob, writer = self._blob(name), uuid.uuid4().hex

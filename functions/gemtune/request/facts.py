@@ -30,11 +30,13 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class DatasetFiles:
-    """place: where its files are, or belong. problem: why they cannot be looked at, and what to do."""
+    """place: where its files are, or belong. problem: why they cannot be looked at, and what to do. columns: those of
+    its train split, where a request leaves the algorithm to the rows; None when the first bytes do not say them."""
 
     place: str
     exists: bool
     problem: Problem | None = None
+    columns: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,13 @@ Names and meanings are TRL's (https://huggingface.co/docs/trl/grpo_trainer, …/
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from gemtune.request.contract import Contract
-from gemtune.request.rewards import Reward
+from gemtune.request.rewards import ExactAnswer, Reward
 
 GrpoLoss = Literal["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"]
 DpoLoss = Literal[
@@ -42,6 +43,17 @@ RlConfig = Annotated[GrpoConfig | DpoConfig, Field(discriminator="algorithm")]
 
 # Fields that say which of several models the rest of an object is.
 DISCRIMINATORS: tuple[str, ...] = ("algorithm", "type")
+
+
+def for_rows_with(columns: Collection[str]) -> RlConfig | None:
+    """Return what rows with these columns are for, its parameters at their defaults; None when they say nothing, or two
+    things."""
+    dpo, grpo = {"chosen", "rejected"} <= set(columns), "answer" in columns
+    if dpo == grpo:
+        return None
+    if dpo:
+        return DpoConfig(algorithm="dpo")
+    return GrpoConfig(algorithm="grpo", rewards=[ExactAnswer(type="exact_answer")])
 
 
 def names(rewards: list[Reward]) -> list[str]:

@@ -17,7 +17,7 @@ from gemtune.request.exports import Export, Format, Quantization, export_of
 from gemtune.request.rl_spec import RlConfig
 
 Provider = Literal["unsloth", "huggingface"]
-EvaluationMetric = Literal["accuracy", "perplexity"]
+EvaluationMetric = Literal["loss", "accuracy", "perplexity"]
 SchedulerType = Literal[
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
 ]
@@ -45,13 +45,17 @@ class TrainingConfig(Contract):
     provider: Provider = "huggingface"
     eval_strategy: Literal["no", "steps", "epoch"] = "no"
     eval_steps: int = Field(50, ge=1, le=1_000_000, description="train_steps between evaluations")
-    evaluation_metrics: list[EvaluationMetric] = Field(["accuracy", "perplexity"])
+    evaluation_metrics: list[EvaluationMetric] = Field(
+        ["accuracy", "perplexity"], description="reported beside the loss, which is always there"
+    )
     batch_eval_metrics: bool = False
     lora_rank: int = Field(16, ge=1, le=1024)
     lora_alpha: float = Field(16, gt=0, le=4096)
     lora_dropout: float = Field(0.05, ge=0, lt=1)
     max_steps: int | None = Field(None, ge=1, le=10_000_000, description="ends training early; overrides epochs")
-    max_seq_length: int | None = Field(None, ge=16, le=131_072, description="tokens; longer rows are cut")
+    max_seq_length: int | None = Field(
+        None, ge=16, le=131_072, description=f"tokens; longer rows are cut; absent: {DEFAULT_SEQ_LENGTH}"
+    )
     packing: bool = Field(False, description="fill sequences of max_seq_length with several rows; none sees another")
     lr_scheduler_type: SchedulerType = "linear"
     warmup_ratio: float = Field(0.0, ge=0, le=1)
@@ -72,7 +76,11 @@ class TrainingConfig(Contract):
     train_vision_tower: bool = Field(
         False, description="of a vision job: train the vision tower too (with method Full the projector as well)"
     )
-    rl_config: RlConfig | None = Field(None, description="for method RL, and only for it")
+    rl_config: RlConfig | None = Field(
+        None,
+        description="for method RL, and only for it; absent: by the rows, DPO for those with chosen and rejected, GRPO "
+        "with the reward exact_answer for those with answer",
+    )
     seed: int = Field(42, ge=0, le=2**32 - 1)
     machine: Annotated[str, Field(max_length=40, pattern=SAFE_NAME)] | None = Field(
         None, description="what trains it: a machine type of this deployment; absent: the first that it fits on"
@@ -144,6 +152,11 @@ class TrainRequest(Spec):
 
     hf_token: str | None = Field(None, min_length=1, max_length=512, repr=False)
     wandb_config: WandbConfig | None = None
+
+    @property
+    def takes_algorithm_of_rows(self) -> bool:
+        """Whether the rows of its dataset decide about the RL algorithm."""
+        return self.training_config.method == "RL" and self.training_config.rl_config is None
 
     def spec(self) -> Spec:
         """The request without its secrets."""

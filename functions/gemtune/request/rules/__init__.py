@@ -47,9 +47,9 @@ RULES: tuple[Rule, ...] = (
     Rule(_training("learning_rate", "lr_scheduler_type"), training.scheduler),
     Rule(_training("provider"), training.provider),
     Rule((("training_config",), _MODALITY), training.machine),
-    Rule(_training("method", "rl_config"), reinforcement.rl_config),
+    Rule((_DATASET, *_training("method", "rl_config")), reinforcement.rl_config),
     Rule(_training("method", "packing"), reinforcement.packing),
-    Rule(_training("method", "lora_dropout", "evaluation_metrics"), reinforcement.fields_without_use),
+    Rule(_training("method", "rl_config", "lora_dropout", "evaluation_metrics"), reinforcement.fields_without_use),
     Rule((_RL_CONFIG,), reinforcement.dpo),
     Rule((_RL_CONFIG,), reinforcement.rewards),
     Rule(_training("batch_size", "gradient_accumulation_steps", "rl_config"), reinforcement.groups),
@@ -70,16 +70,17 @@ RULES: tuple[Rule, ...] = (
 def check(
     reading: Reading[TrainRequest], facts: Facts, *, about: type[BaseModel] = TrainRequest
 ) -> Reading[TrainRequest]:
-    """Ask every rule that is about a field of `about`, and return the same reading with the problems they find. A rule
-    about a faulty field is not asked."""
+    """Ask every rule that is about a field of `about`, and return the reading with the problems they find, and with
+    what the request leaves to the facts. A rule about a faulty field is not asked."""
     if reading.request is None:
         return reading
+    request = reinforcement.with_algorithm_of_rows(reading.request, facts)
     faulty = [problem.loc for problem in reading.problems]
     problems = [
         problem
         for rule in RULES
         if any(field[0] in about.model_fields for field in rule.fields)
         and not any(loc[: len(field)] == field for field in rule.fields for loc in faulty)
-        for problem in rule.check(reading.request, facts)
+        for problem in rule.check(request, facts)
     ]
-    return Reading(reading.request, (*reading.problems, *problems))
+    return Reading(request, (*reading.problems, *problems))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from gemtune.errors import Problem
+from gemtune.redaction import redacted
 from gemtune.request import rl_spec
 from gemtune.request.contract import Loc
 from gemtune.request.facts import Facts
@@ -15,15 +16,37 @@ _TRAINING: Loc = ("training_config",)
 _RL: Loc = (*_TRAINING, "rl_config")
 
 
+def with_algorithm_of_rows(request: TrainRequest, facts: Facts) -> TrainRequest:
+    """Write the algorithm into a request that leaves it to the rows of its dataset, as far as they say it."""
+    columns = None if facts.dataset is None else facts.dataset.columns
+    if columns is None or not request.takes_algorithm_of_rows:
+        return request
+    config = request.training_config.model_copy(update={"rl_config": rl_spec.for_rows_with(columns)})
+    return request.model_copy(update={"training_config": config})
+
+
 def rl_config(request: TrainRequest, facts: Facts) -> list[Problem]:
     config = request.training_config
-    if config.method == "RL" and config.rl_config is None:
-        hint = "send {algorithm: grpo, rewards: [...]} or {algorithm: dpo}"
-        return [Problem(_RL, "method RL needs an rl_config", "missing_field", hint)]
+    if request.takes_algorithm_of_rows:
+        return _no_algorithm(facts)
     if config.method != "RL" and config.rl_config is not None:
         message = f"rl_config has no use with method {config.method}"
         return [Problem(_RL, message, "field_without_use", "set method to RL, or leave rl_config out")]
     return []
+
+
+def _no_algorithm(facts: Facts) -> list[Problem]:
+    """Why the rows did not decide. Where there is no dataset, another rule says so."""
+    if facts.dataset is None or not facts.dataset.exists:
+        return []
+    message = "method RL needs an rl_config, since the first rows of the dataset cannot be read here"
+    if facts.dataset.columns is not None:
+        names = ", ".join(redacted(name)[:40] for name in sorted(facts.dataset.columns)[:10])
+        message = (
+            f"method RL takes its algorithm from rows with chosen and rejected, or with answer; these have {names}"
+        )
+    hint = "send {algorithm: grpo, rewards: [...]} or {algorithm: dpo}"
+    return [Problem(_RL, message, "missing_field", hint)]
 
 
 def packing(request: TrainRequest, facts: Facts) -> list[Problem]:
@@ -39,10 +62,9 @@ def fields_without_use(request: TrainRequest, facts: Facts) -> list[Problem]:
     config = request.training_config
     if config.method != "RL":
         return []
-    reasons = {
-        "lora_dropout": "RL compares probabilities, which dropout would blur",
-        "evaluation_metrics": "RL reports rewards or margins instead",
-    }
+    reasons = {"lora_dropout": "RL compares probabilities, which dropout would blur"}
+    if config.evaluation_metrics != ["loss"] or not isinstance(config.rl_config, DpoConfig):  # DPO has a loss as well
+        reasons["evaluation_metrics"] = "RL reports rewards or margins instead"
     return [
         Problem((*_TRAINING, name), f"it has no use: {reason}", "field_without_use", "leave it out")
         for name, reason in reasons.items()

@@ -14,12 +14,10 @@ from gemtune.machines.choice import LOCAL
 from gemtune.ports import Buckets, Objects, Secrets
 from gemtune.request import base_model
 from gemtune.request.base_model import ModelFiles
-from gemtune.request.facts import DatasetFiles, Deployment, Facts
+from gemtune.request.facts import Deployment, Facts
 from gemtune.request.spec import Spec, TrainRequest
+from gemtune.services.acceptance.read_dataset import dataset_files
 from gemtune.untrusted import MAX_BYTES, read_file
-
-# What makes a folder a dataset: one of these.
-DATASET_FILES = ("metadata.json", "train.jsonl", "train.parquet", "training.jsonl", "training.parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +31,19 @@ class ReadFacts:
 
     def __call__(self, request: TrainRequest, *, trains: bool = True) -> Facts:
         """Return what the rules have to know. trains: whether it is to be trained, and not only exported again."""
-        files = self._base_model(request)
+        files, dataset = self._base_model(request), None
+        if trains:
+            dataset = dataset_files(
+                self.buckets.data, request.processed_dataset_id, with_columns=request.takes_algorithm_of_rows
+            )
         return Facts(
             self.deployment,
-            dataset=self._dataset(request.processed_dataset_id) if trains else None,
+            dataset=dataset,
             base_model=files,
             size=self._size(request, files),
             missing_secrets=self._missing_secrets(request),
             no_gguf=self.no_gguf() if request.export_config.format == "gguf" else None,
         )
-
-    def _dataset(self, dataset_id: str) -> DatasetFiles:
-        folder, data = f"processed_datasets/{dataset_id}", self.buckets.data
-        try:
-            exists = any(data.stat(f"{folder}/{name}") is not None for name in DATASET_FILES)
-            return DatasetFiles(data.uri(folder), exists)
-        except UnsafeName as error:  # a link
-            problem = Problem(("processed_dataset_id",), error.message, "bad_dataset", error.hint)
-            return DatasetFiles(folder, exists=False, problem=problem)
 
     def _base_model(self, request: Spec) -> ModelFiles | None:
         model = base_model.read(request.training_config.base_model_id)

@@ -66,7 +66,8 @@ class Submit:
         key_hash, reading = submission.key_hash, submission.reading
         if key_hash is not None and (holder := self.store.holder(key_hash)) is not None:
             return same_request(holder, request_hash(reading.accepted().spec())), None
-        facts = self.read_facts(reading.readable())
+        sent = reading.readable()
+        facts = self.read_facts(sent)
         request = rules.check(reading, facts).accepted()
         spec = request.spec()
         new_id = ids.new_job_id(spec.processed_dataset_id, spec.training_config.base_model_id, key_hash=key_hash)
@@ -75,7 +76,7 @@ class Submit:
             spec,
             request.secrets(),
             submission,
-            request_hash=request_hash(spec),
+            request_hash=request_hash(sent.spec()),
             machine=placement.machine(spec, facts),
             export_machine=placement.export_machine(spec, facts),
         )

@@ -1,0 +1,121 @@
+"""The columns of a file of rows, from a few bytes of it: the first lines of JSONL, the footer of Parquet.
+
+A Parquet file ends in its footer, the footer's length in four bytes, and `PAR1`
+(https://parquet.apache.org/docs/file-format/). The footer is a struct in Thrift's compact protocol
+(https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md), whose second field is the schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from gemtune.untrusted import Unreadable, read_json
+
+# Bytes after the footer, and the most that is read of one.
+END_BYTES, FOOTER_BYTES = 8, 256 * 1024
+# The number of a footer's field with the schema, of an element's with its name, and with the count of its children.
+SCHEMA, NAME, CHILDREN = 2, 4, 5
+MAX_DEPTH = 8
+
+# start, length -> those bytes of the file, fewer where it ends before
+ReadRange = Callable[[int, int], bytes]
+
+
+def of_jsonl(start: bytes) -> frozenset[str] | None:
+    """Return the keys that have a value in the first whole row; None when these bytes hold no whole row."""
+    for line in start.splitlines(keepends=True):
+        try:
+            row = read_json(line, named="a row", max_bytes=len(line), repeated_keys=True)
+        except Unreadable:  # an empty line, a damaged one, or the first part of one
+            continue
+        if isinstance(row, dict):
+            return frozenset(name for name, value in row.items() if value is not None)
+    return None
+
+
+def of_parquet(size: int, read_range: ReadRange) -> frozenset[str] | None:
+    """Return the names of the columns; None for what is no Parquet file, or has more of them than is read.
+
+    size: bytes of the file.
+    """
+    end = read_range(max(0, size - END_BYTES), END_BYTES)
+    length = int.from_bytes(end[:4], "little")
+    if end[4:] != b"PAR1" or length + END_BYTES > size:
+        return None
+    footer = _Struct(read_range(size - END_BYTES - length, min(length, FOOTER_BYTES)))
+    try:
+        schema = next(value for field, value in footer.fields() if field == SCHEMA)
+        return frozenset(_children_of_the_root(schema))
+    except (StopIteration, ValueError, LookupError, TypeError, AttributeError):  # these bytes are no footer
+        return None
+
+
+def _children_of_the_root(schema: list[dict[int, Any]]) -> Iterator[str]:
+    """A schema is a list of elements, each followed by its children."""
+    place = 1
+    for _ in range(schema[0][CHILDREN]):
+        yield schema[place][NAME].decode()
+        open_elements = 1
+        while open_elements > 0:
+            open_elements += schema[place].get(CHILDREN, 0) - 1
+            place += 1
+
+
+class _Struct:
+    """A struct in Thrift's compact protocol. Raises IndexError where its bytes end, ValueError where they are none."""
+
+    def __init__(self, content: bytes):
+        self._content, self._place = content, 0
+
+    def fields(self, depth: int = 0) -> Iterator[tuple[int, Any]]:
+        """Yield each field's number and its value: a number, bytes, a list, or a dictionary of fields."""
+        field = 0
+        while (header := self._byte()) != 0:
+            field = field + (header >> 4) if header >> 4 else self._integer()
+            yield field, header & 15 == 1 if header & 15 in (1, 2) else self._value(header & 15, depth)
+
+    def _value(self, kind: int, depth: int) -> Any:
+        if depth > MAX_DEPTH:
+            raise ValueError("nested too deep")
+        match kind:
+            case 1 | 2 | 3:
+                return self._byte()
+            case 4 | 5 | 6:
+                return self._integer()
+            case 7:
+                return self._bytes(8)
+            case 8:
+                return self._bytes(self._length())
+            case 9 | 10:
+                header = self._byte()
+                size = header >> 4 if header >> 4 < 15 else self._length()
+                return [self._value(header & 15, depth + 1) for _ in range(size)]
+            case 12:
+                return dict(self.fields(depth + 1))
+        raise ValueError(f"no type of a footer has the number {kind}")
+
+    def _byte(self) -> int:
+        self._place += 1
+        return self._content[self._place - 1]
+
+    def _bytes(self, length: int) -> bytes:
+        self._place += length
+        if self._place > len(self._content):
+            raise IndexError("the footer ends before")
+        return self._content[self._place - length : self._place]
+
+    def _length(self) -> int:
+        """A number of at most 64 bits, seven per byte, the lowest first."""
+        number = 0
+        for shift in range(0, 64, 7):
+            byte = self._byte()
+            number |= (byte & 127) << shift
+            if byte < 128:
+                return number
+        raise ValueError("a number of more than 64 bits")
+
+    def _integer(self) -> int:
+        """A number with a sign, which is its lowest bit."""
+        number = self._length()
+        return number >> 1 ^ -(number & 1)
