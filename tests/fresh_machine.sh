@@ -10,7 +10,7 @@
 #            stays afterwards
 # --bind     a folder of this machine that the system sees at the same place; folders with packages that pip's
 #            configuration names are seen without asking
-# --reuse    take the system as an earlier run has left it, clone and environment included
+# --reuse    take the system as an earlier run has left it, environment included, with what is committed now
 #
 # Needs root, debootstrap and a network. What the system is asked with is this machine's: names, certificates, proxies
 # and pip's configuration. The mirror is the one that apt uses here. Everything is mounted in a namespace that ends with
@@ -105,7 +105,13 @@ inside() {
         LANG=C.UTF-8 TERM="${TERM:-dumb}" ${settings[0]:+"${settings[@]}"} sh -c "$1"
 }
 
-[ "$reuse" = yes ] || make_system
+update_system() {
+    [ -d "$folder/root/gemtune" ] || fail "there is no system to reuse in $folder"
+    git -C "$folder/root/gemtune" fetch --quiet "$checkout" HEAD
+    git -C "$folder/root/gemtune" reset --quiet --hard FETCH_HEAD
+}
+
+if [ "$reuse" = yes ]; then update_system; else make_system; fi
 share_settings
 mount_all
 # shellcheck disable=SC2016
