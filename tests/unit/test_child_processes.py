@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from gemtune.embedded.sqlite_launcher import SqliteLauncher
 from gemtune.local_server.cloud_run_jobs import CloudRunJobs
 from gemtune.local_server.workflow_engine import WorkflowError
 from gemtune.process import children
@@ -53,6 +57,21 @@ def go_on() -> None:
     return None
 
 
+def started_before(world: World, name: str, pid: int | None, *, code: str = SLEEP, job_id: str = "training_x") -> None:
+    """Write down a step that an earlier server started."""
+    arguments = json.dumps(call(code)["body"]["overrides"]["containerOverrides"][0]["args"])
+    with world.services.database.write() as connection:
+        insert = "INSERT INTO step_executions (name, arguments, pid, job_id) VALUES (?, ?, ?, ?)"
+        connection.execute(insert, (name, arguments, pid, job_id))
+
+
+def begun(process: subprocess.Popen[bytes], name: str) -> psutil.Process:
+    """The process once it is itself: for a moment after its start it has no environment."""
+    while (found := children.find(process.pid, name)) is None:
+        time.sleep(0.01)
+    return found
+
+
 def rows(world: World) -> list[Any]:
     return world.services.database.read().execute("SELECT * FROM step_executions").fetchall()
 
@@ -63,7 +82,7 @@ def test_a_step_that_ends_well_returns_and_its_output_is_kept(jobs: CloudRunJobs
     name = result["name"].removeprefix("executions/")
     log = world.services.settings.home / "export" / "jobs" / "training_x" / "logs" / f"{name}.log"
     assert log.read_text() == f"hello from {name}\n"
-    assert [row["ended"] for row in rows(world)] == [1]
+    assert rows(world) == []
 
 
 @pytest.mark.parametrize(
@@ -75,9 +94,11 @@ def test_a_step_that_ends_badly_raises_what_the_workflow_can_catch(jobs: CloudRu
 
 
 def test_a_step_that_takes_too_long_is_ended(jobs: CloudRunJobs, world: World) -> None:
+    known: list[Any] = []
     with pytest.raises(WorkflowError, match="out of time"):
-        jobs.run(call(SLEEP, timeout=1), check=go_on)
-    assert children.find(rows(world)[0]["pid"], rows(world)[0]["started"]) is None
+        jobs.run(call(SLEEP, timeout=1), check=lambda: known.extend(rows(world)))
+    assert children.find(known[0]["pid"], known[0]["name"]) is None
+    assert rows(world) == []
 
 
 def test_a_job_that_is_not_there_is_an_error_of_the_workflow(jobs: CloudRunJobs) -> None:
@@ -89,16 +110,10 @@ def test_a_job_that_is_not_there_is_an_error_of_the_workflow(jobs: CloudRunJobs)
 def test_a_living_child_of_a_server_that_died_is_adopted(
     jobs: CloudRunJobs, world: World, child: Any, written_down: bool
 ) -> None:
-    import os
-
     process = child(SLEEP, **(dict(os.environ) | {"CLOUD_RUN_EXECUTION": "gemtune-train-local-x"}))
-    started = children.started_at(process.pid)
-    arguments = json.dumps(call(SLEEP)["body"]["overrides"]["containerOverrides"][0]["args"])
-    with world.services.database.write() as connection:
-        known = (process.pid, started) if written_down else (None, None)
-        connection.execute(
-            "INSERT INTO step_executions VALUES ('gemtune-train-local-x', ?, ?, ?, 0)", (arguments, *known)
-        )
+    begun(process, "gemtune-train-local-x")
+    started_before(world, "gemtune-train-local-x", process.pid if written_down else None)
+    jobs.forget_dead()
     looked = threading.Event()
     result: list[Any] = []
     waiting = threading.Thread(target=lambda: result.append(jobs.run(call(SLEEP), check=looked.set)))
@@ -115,14 +130,12 @@ def test_a_living_child_of_a_server_that_died_is_adopted(
     waiting.join(60)
     other.join(60)
     assert result[0] == {"name": "executions/gemtune-train-local-x", "succeededCount": 1}
-    assert len(result) == len(rows(world)) == 2
+    assert (len(result), rows(world)) == (2, [])
 
 
 def test_a_dead_childs_pid_in_new_hands_is_not_adopted(jobs: CloudRunJobs, world: World, child: Any) -> None:
     stranger = child(SLEEP)
-    arguments = json.dumps(call("pass")["body"]["overrides"]["containerOverrides"][0]["args"])
-    with world.services.database.write() as connection:
-        connection.execute("INSERT INTO step_executions VALUES ('old', ?, ?, 1.0, 0)", (arguments, stranger.pid))
+    started_before(world, "old", stranger.pid, code="pass")
     assert jobs.run(call("pass"), check=go_on)["name"] != "executions/old"
     assert stranger.poll() is None
 
@@ -138,25 +151,53 @@ def test_what_gives_up_waiting_leaves_the_child_alone(jobs: CloudRunJobs, world:
     with pytest.raises(GivenUp):
         jobs.run(call(SLEEP), check=check)
     (row,) = rows(world)
-    process = children.find(row["pid"], row["started"])
-    assert process is not None
+    assert row["job_id"] == "training_x"
+    assert children.find(row["pid"], row["name"]) is not None
     jobs.stop()
-    assert children.find(row["pid"], row["started"]) is None
+    assert children.find(row["pid"], row["name"]) is None
 
 
 def test_a_child_that_ignores_the_word_is_killed(child: Any) -> None:
-    process = child("import signal, time; signal.signal(15, signal.SIG_IGN); print('x', flush=True); time.sleep(60)")
-    found = children.find(process.pid, children.started_at(process.pid))
-    assert found is not None
+    code = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"
+    process = child(code, CLOUD_RUN_EXECUTION="mine")
+    found = begun(process, "mine")
     children.end(found, grace=0.5)
-    assert children.find(process.pid, children.started_at(process.pid)) is None
+    assert children.find(process.pid, "mine") is None
 
 
-def test_a_process_is_known_after_the_clock_was_set_by_a_second(child: Any) -> None:
-    """Its start time is reckoned from that of boot, which Linux tells in whole seconds of the clock as it is now."""
-    process = child(SLEEP)
-    started = children.started_at(process.pid)
-    assert started is not None
-    for error in (-1.0, 0.0, 1.0, 2.0):
-        assert children.find(process.pid, started + error) is not None
-    assert children.find(process.pid, started - 60) is None
+def test_a_process_is_known_by_its_name_and_a_dead_one_is_none(child: Any) -> None:
+    """No clock tells it from a stranger: its start time moves with the clock that is set."""
+    process = child(SLEEP, CLOUD_RUN_EXECUTION="mine")
+    begun(process, "mine")
+    assert children.named("mine") == process.pid
+    assert children.find(process.pid, "another's") is None
+    assert children.find(None, "mine") is None
+    assert children.find(1, "mine") is None  # of the system, which may not be looked into
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert children.find(process.pid, "mine") is None  # though nobody has waited for it yet
+    process.wait()
+    assert children.find(process.pid, "mine") is None
+    assert children.named("mine") is None
+
+
+def test_a_running_step_is_stopped_by_its_name(world: World, child: Any) -> None:
+    process = child(SLEEP, CLOUD_RUN_EXECUTION="gemtune-train-local-x")
+    begun(process, "gemtune-train-local-x")
+    started_before(world, "gemtune-train-local-x", process.pid)
+    launcher = SqliteLauncher(world.services.database, clock=world.clock)
+    launcher.stop_step("gemtune-train-local-y")
+    assert process.poll() is None
+    launcher.stop_step("gemtune-train-local-x")
+    process.wait(50)  # it would sleep for a minute; who ended it may have asked first how it did
+
+
+def test_children_that_ended_while_no_server_ran_are_forgotten_at_its_start(
+    jobs: CloudRunJobs, world: World, child: Any
+) -> None:
+    alive, stranger = child(SLEEP, CLOUD_RUN_EXECUTION="alive"), child(SLEEP)
+    begun(alive, "alive")
+    for name, pid in (("alive", alive.pid), ("dead", stranger.pid), ("never-written-down", None)):
+        started_before(world, name, pid)
+    jobs.forget_dead()
+    assert [row["name"] for row in rows(world)] == ["alive"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gemtune.embedded.database import Database
+from gemtune.embedded.database import SCHEMA, WEBHOOKS, Database
 
 WRITER = """
 import sys
@@ -125,3 +125,27 @@ def test_nobody_else_reads_the_records_and_their_journals(tmp_path: Path) -> Non
         os.umask(before)
     assert set(files) == {"gemtune.db", "gemtune.db-wal", "gemtune.db-shm"}
     assert set(files.values()) == {0o600}
+
+
+def test_a_file_of_an_older_version_is_brought_up_to_date_and_keeps_what_counts(tmp_path: Path) -> None:
+    path = tmp_path / "gemtune.db"
+    with sqlite3.connect(path) as connection:
+        for migration in (SCHEMA, WEBHOOKS):
+            connection.executescript(migration)
+        connection.execute("PRAGMA user_version = 2")
+        connection.execute("INSERT INTO jobs VALUES ('a', '2026-11-24', 'training', 'text', 1, 1, 1, '{}')")
+        connection.execute("INSERT INTO messages VALUES (1, 'webhooks', '', '{}', x'', 5.0)")
+        connection.execute("INSERT INTO deliveries VALUES ('notify', 1, '', 3, 9.0)")
+        for job_id in ("a", "deleted"):
+            connection.execute(
+                "INSERT INTO executions VALUES (?, ?, 1, 'active', NULL, '2026-11-24')", (f"of-{job_id}", job_id)
+            )
+        for name, ended in (("running", 0), ("over", 1)):
+            connection.execute("INSERT INTO step_executions VALUES (?, '[]', 7, 1.0, ?)", (name, ended))
+    connection.close()
+    database = Database(path)
+    rows = lambda query: [tuple(row) for row in database.read().execute(query)]  # noqa: E731
+    assert rows("SELECT due_at, set_at, attempts FROM deliveries") == [(9.0, 0.0, 3)]
+    assert rows("SELECT execution FROM executions") == [("of-a",)]
+    assert rows("SELECT name, pid, job_id FROM step_executions") == [("running", 7, "")]
+    assert rows("PRAGMA user_version") == [(3,)]

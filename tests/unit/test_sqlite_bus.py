@@ -43,6 +43,49 @@ def test_a_refused_message_waits_longer_each_time_and_becomes_a_dead_letter(bus:
     assert (dead["body"], dead["attempts"], dead["error"]) == (b"bad", RETRY.attempts, "HTTP 500")
 
 
+def test_what_waits_to_be_repeated_is_due_when_the_clock_is_set_back(bus: SqliteBus, world: World) -> None:
+    """It would wait for as long as the clock was set back by, and the wait itself."""
+    publish(bus, "refused", "a")
+    publish(bus, "under way", "b")
+    refused, _ = bus.take(["mine"], 2, deadline=120)
+    bus.refuse(refused, "HTTP 500")
+    publish(bus, "new", "c")
+    world.clock.set_back(hours=1)
+    assert texts(bus.take(["mine"], 9, deadline=120)) == ["refused", "under way", "new"]
+    assert bus.take(["mine"], 9) == []  # their waits begin anew
+    world.clock.advance(seconds=120)
+    assert texts(bus.take(["mine"], 9)) == ["refused", "under way", "new"]
+
+
+@pytest.mark.parametrize(("seconds", "due"), [(0.5, []), (1.5, ["x"])])
+def test_a_clock_that_is_trimmed_makes_nothing_due(
+    bus: SqliteBus, world: World, seconds: float, due: list[str]
+) -> None:
+    publish(bus, "x")
+    bus.take(["mine"], 1, deadline=120)
+    world.clock.set_back(seconds=seconds)
+    assert texts(bus.take(["mine"], 1)) == due
+
+
+@pytest.mark.parametrize("minutes", [4, 9, 90])
+def test_a_webhook_waits_no_longer_than_twice_its_time_however_the_clock_is_set(
+    bus: SqliteBus, world: World, minutes: int
+) -> None:
+    bus.publish(Topic.WEBHOOKS, b"x")
+    policy = RETRIES["notify"]
+    for _ in range(9):  # to the longest wait
+        world.clock.advance(seconds=policy.max_backoff)
+        (taken,) = bus.take(["notify"], 1)
+        bus.refuse(taken, "HTTP 500")
+    world.clock.advance(seconds=policy.max_backoff / 2)
+    world.clock.set_back(minutes=minutes)
+    waited = 0
+    while not bus.take(["notify"], 1):
+        world.clock.advance(seconds=10)
+        waited += 10
+    assert waited <= policy.max_backoff
+
+
 def test_a_message_that_nobody_reads_is_kept_for_a_week(bus: SqliteBus, world: World) -> None:
     publish(bus, "old")
     world.clock.advance(days=6)

@@ -46,3 +46,24 @@ def test_a_link_that_stays_in_the_folder_counts_and_one_that_leads_out_is_named_
     assert b"in.job.json" in event.message
     (record,) = caplog.records
     assert "the link 'out.job.json' in uploads leads out of its bucket" in record.message
+
+
+def test_a_file_that_is_gone_is_forgotten_and_counts_anew_when_another_takes_its_name(world: World) -> None:
+    services = world.services
+    uploads = Uploads(services.database, services.buckets, clock=world.clock)
+    known = lambda: [row["name"] for row in services.database.read().execute("SELECT name FROM uploads_seen")]  # noqa: E731
+    for name in ("gone.job.json", "stays.job.json"):
+        services.buckets.uploads.write(name, b"{}")
+    for _ in range(2):
+        uploads.look()
+    services.buckets.uploads.delete("gone.job.json")
+    uploads.forget_removed()
+    assert known() == ["stays.job.json"]
+    assert len(services.bus.take(["ingest"], 10)) == 2
+    uploads.look()
+    assert services.bus.take(["ingest"], 10) == []
+    services.buckets.uploads.write("gone.job.json", b"{}")
+    for _ in range(2):
+        uploads.look()
+    assert len(services.bus.take(["ingest"], 10)) == 1
+    assert known() == ["gone.job.json", "stays.job.json"]

@@ -49,7 +49,6 @@ INSERT INTO subscriptions VALUES
 CREATE TABLE executions (
   execution TEXT PRIMARY KEY, job_id TEXT NOT NULL, launch INTEGER NOT NULL, state TEXT NOT NULL, error TEXT,
   started_at TEXT NOT NULL, UNIQUE (job_id, launch));
--- pid and started (the process's own start time) tell a living child from a stranger with the same pid.
 CREATE TABLE step_executions (
   name TEXT PRIMARY KEY, arguments TEXT NOT NULL, pid INTEGER, started REAL, ended INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX step_executions_alive ON step_executions (arguments) WHERE ended = 0;
@@ -57,8 +56,20 @@ CREATE TABLE uploads_seen (bucket TEXT NOT NULL, name TEXT NOT NULL, generation 
   PRIMARY KEY (bucket, name)) WITHOUT ROWID;
 """
 WEBHOOKS = "INSERT INTO subscriptions VALUES ('notify', 'webhooks', '/notify/projects/local/topics/webhooks');"
+# set_at: when `due_at` was set. A delivery is due, too, where that is later than now: the clock was set back since.
+# A step's row is there for as long as its process, which has the row's name in its environment.
+LIFETIMES = """
+ALTER TABLE deliveries ADD COLUMN set_at REAL NOT NULL DEFAULT 0;
+DELETE FROM executions WHERE job_id NOT IN (SELECT job_id FROM jobs);
+DELETE FROM step_executions WHERE ended = 1;
+DROP INDEX step_executions_alive;
+ALTER TABLE step_executions DROP COLUMN ended;
+ALTER TABLE step_executions DROP COLUMN started;
+ALTER TABLE step_executions ADD COLUMN job_id TEXT NOT NULL DEFAULT '';
+CREATE INDEX step_executions_by_arguments ON step_executions (arguments);
+"""
 # Each brings a file from the version before it, its place in this list, to its own.
-MIGRATIONS = (SCHEMA, WEBHOOKS)
+MIGRATIONS = (SCHEMA, WEBHOOKS, LIFETIMES)
 
 
 class CannotOpen(GemtuneError):

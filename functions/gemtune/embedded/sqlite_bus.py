@@ -13,6 +13,8 @@ from gemtune.ports import Clock, Received, Topic
 
 # Seconds that a delivery under way belongs to its receiver, and those that a pulled message does (Pub/Sub's default).
 PUSH_DEADLINE, ACK_DEADLINE = 120.0, 10.0
+# Seconds by which the clock may be corrected without anything being due earlier.
+CLOCK_SECONDS = 1.0
 # Seconds that an undelivered message is kept: Pub/Sub's default.
 RETENTION = 7 * 86400.0
 
@@ -58,9 +60,9 @@ def enqueue(
     insert = "INSERT INTO messages (topic, ordering_key, attributes, body, published_at) VALUES (?, ?, ?, ?, ?)"
     message_id = connection.execute(insert, row).lastrowid
     connection.execute(
-        "INSERT INTO deliveries (subscription, message, ordering_key, due_at) "
-        "SELECT name, ?, ?, ? FROM subscriptions WHERE topic = ?",
-        (message_id, ordering_key, at, topic),
+        "INSERT INTO deliveries (subscription, message, ordering_key, due_at, set_at) "
+        "SELECT name, ?, ?, ?, ? FROM subscriptions WHERE topic = ?",
+        (message_id, ordering_key, at, at, topic),
     )
     _forget_delivered(connection, message_id)
     return str(message_id)
@@ -96,25 +98,26 @@ class SqliteBus:
 
     def take(self, names: Sequence[str], limit: int, *, deadline: float = PUSH_DEADLINE) -> list[Taken]:
         """Take due deliveries of these subscriptions, for some seconds. A message with an ordering key is due only
-        when no older one of its key and subscription is left."""
+        when no older one of its key and subscription is left. What waits is due, too, when the clock was set back."""
         now = self._clock.now().timestamp()
         marks = ", ".join("?" * len(names))
         due = f"""
             SELECT d.subscription, d.attempts, m.*, s.path FROM deliveries d
             JOIN messages m ON m.id = d.message JOIN subscriptions s ON s.name = d.subscription
-            WHERE d.subscription IN ({marks}) AND d.due_at <= ? AND (d.ordering_key = '' OR NOT EXISTS (
+            WHERE d.subscription IN ({marks}) AND (d.due_at <= ? OR d.set_at > ?)
+            AND (d.ordering_key = '' OR NOT EXISTS (
               SELECT 1 FROM deliveries older WHERE older.subscription = d.subscription
               AND older.ordering_key = d.ordering_key AND older.message < d.message))
             ORDER BY d.message LIMIT ?"""
-        if self._database.read().execute(due, (*names, now, 1)).fetchone() is None:
+        times = (now, now + CLOCK_SECONDS)
+        if self._database.read().execute(due, (*names, *times, 1)).fetchone() is None:
             return []  # nothing to do is the common case, and a look needs no write lock
         with self._database.write() as connection:
-            rows = connection.execute(due, (*names, now, limit)).fetchall()
+            rows = connection.execute(due, (*names, *times, limit)).fetchall()
+            taken = "UPDATE deliveries SET attempts = attempts + 1, due_at = ?, set_at = ?"
             for row in rows:
-                connection.execute(
-                    "UPDATE deliveries SET attempts = attempts + 1, due_at = ? WHERE subscription = ? AND message = ?",
-                    (now + deadline, row["subscription"], row["id"]),
-                )
+                of_row = (now + deadline, now, row["subscription"], row["id"])
+                connection.execute(f"{taken} WHERE subscription = ? AND message = ?", of_row)
         return [_taken(row) for row in rows]
 
     def refuse(self, taken: Taken, error: str) -> None:
@@ -124,8 +127,8 @@ class SqliteBus:
         with self._database.write() as connection:
             if taken.attempt < policy.attempts:
                 wait = min(policy.max_backoff, policy.min_backoff * 2 ** (taken.attempt - 1))
-                later = "UPDATE deliveries SET due_at = ? WHERE subscription = ? AND message = ?"
-                connection.execute(later, (now + wait, *key))
+                later = "UPDATE deliveries SET due_at = ?, set_at = ? WHERE subscription = ? AND message = ?"
+                connection.execute(later, (now + wait, now, *key))
                 return
             connection.execute(
                 "INSERT INTO dead_letters SELECT ?, id, topic, ordering_key, attributes, body, ?, ?, ? "
@@ -144,7 +147,8 @@ class SqliteBus:
         with self._database.write() as connection:
             pushed = "SELECT name FROM subscriptions WHERE path IS NOT NULL"
             now = self._clock.now().timestamp()
-            connection.execute(f"UPDATE deliveries SET due_at = ? WHERE subscription IN ({pushed})", (now,))
+            release = f"UPDATE deliveries SET due_at = ?, set_at = ? WHERE subscription IN ({pushed})"
+            connection.execute(release, (now, now))
 
     def expire(self) -> None:
         """Forget messages older than RETENTION, and dead letters of that age."""

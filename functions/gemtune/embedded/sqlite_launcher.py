@@ -36,9 +36,8 @@ class SqliteLauncher:
         self.ended(execution, ExecutionState.CANCELLED)
 
     def stop_step(self, execution: str) -> None:
-        query = "SELECT pid, started FROM step_executions WHERE name = ? AND ended = 0"
-        row = self._database.read().execute(query, (execution,)).fetchone()
-        process = None if row is None else children.find(row["pid"], row["started"])
+        row = self._database.read().execute("SELECT pid FROM step_executions WHERE name = ?", (execution,)).fetchone()
+        process = None if row is None else children.find(row["pid"], execution)
         if process is not None:
             # In a thread: the caller answers a request, and the child may use its grace to the full.
             threading.Thread(target=children.end, args=(process,), daemon=True).start()

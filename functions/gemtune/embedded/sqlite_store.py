@@ -136,8 +136,8 @@ class SqliteStore:
             job = self._salvage(connection, job_id)
             if job.version != version:
                 raise VersionConflict(f"job {job_id!r} is at version {job.version}, not {version}")
-            connection.execute("DELETE FROM events WHERE job_id = ?", (job_id,))
-            connection.execute("DELETE FROM jobs WHERE job_id = ?", (job_id,))
+            for table in ("events", "jobs", "executions", "step_executions"):  # what launches left goes with the job
+                connection.execute(f"DELETE FROM {table} WHERE job_id = ?", (job_id,))
             connection.execute("INSERT INTO tombstones VALUES (?, ?)", (job_id, _iso(tombstone_until)))
 
     def was_deleted(self, job_id: str) -> bool:
@@ -151,7 +151,8 @@ class SqliteStore:
     def drop_tombstones(self, now: datetime) -> None:
         with self._database.write() as connection:
             gone = "SELECT job_id FROM tombstones WHERE until <= ?"
-            connection.execute(f"DELETE FROM idempotency_keys WHERE job_id IN ({gone})", (_iso(now),))
+            for table in ("idempotency_keys", "executions"):  # a launch may have come while the job was deleted
+                connection.execute(f"DELETE FROM {table} WHERE job_id IN ({gone})", (_iso(now),))
             connection.execute("DELETE FROM tombstones WHERE until <= ?", (_iso(now),))
 
     def _get(self, connection: sqlite3.Connection, job_id: str) -> Job:

@@ -57,11 +57,17 @@ class CloudRunJobs:
             check()
             return self._wait(self._start(job, arguments), seconds, check)
 
+    def forget_dead(self) -> None:
+        """Remove what is known of children that ended while no server ran; of others it is removed when they end."""
+        for row in self._database.read().execute("SELECT name, pid FROM step_executions").fetchall():
+            if children.find(row["pid"] or children.named(row["name"]), row["name"]) is None:
+                self._ended(row["name"])
+
     def stop(self) -> None:
         """End every child, each with time for a checkpoint; their executions go on at the next start."""
         self._stopping.set()
-        query = "SELECT pid, started FROM step_executions WHERE ended = 0"
-        found = [children.find(row["pid"], row["started"]) for row in self._database.read().execute(query)]
+        rows = self._database.read().execute("SELECT name, pid FROM step_executions").fetchall()
+        found = [children.find(row["pid"], row["name"]) for row in rows]
         threads = [threading.Thread(target=children.end, args=(process,)) for process in found if process]
         for thread in threads:
             thread.start()
@@ -74,13 +80,13 @@ class CloudRunJobs:
             "GEMTUNE_HOME": str(self._settings.home),
             "GEMTUNE_BACKEND": "embedded",
             "CLOUD_RUN_JOB": job,
-            "CLOUD_RUN_EXECUTION": name,
+            children.NAMED_BY: name,
             "PYTHONUNBUFFERED": "1",
         }
-        with self._database.write() as connection:
-            key = json.dumps(list(arguments))
-            connection.execute("INSERT INTO step_executions (name, arguments) VALUES (?, ?)", (name, key))
         job_id = arguments[arguments.index("--job-id") + 1]
+        with self._database.write() as connection:
+            insert = "INSERT INTO step_executions (name, arguments, job_id) VALUES (?, ?, ?)"
+            connection.execute(insert, (name, json.dumps(list(arguments)), job_id))
         log_path = self._settings.home / self._settings.export_bucket / "jobs" / job_id / "logs" / f"{name}.log"
         log_path.parent.mkdir(parents=True, exist_ok=True)
         with log_path.open("ab") as output:
@@ -94,23 +100,18 @@ class CloudRunJobs:
                 start_new_session=True,
             )
         with self._database.write() as connection:
-            started = children.started_at(process.pid)
-            connection.execute(
-                "UPDATE step_executions SET pid = ?, started = ? WHERE name = ?", (process.pid, started, name)
-            )
+            connection.execute("UPDATE step_executions SET pid = ? WHERE name = ?", (process.pid, name))
         log.info("%s runs as process %d, log in %s", name, process.pid, log_path)
-        return _Child(name, process.pid, started, process)
+        return _Child(name, process.pid, process)
 
     def _alive(self, arguments: Sequence[str]) -> _Child | None:
         """The living child of these arguments, which name job, launch, workflow execution and step."""
-        query = "SELECT name, pid, started FROM step_executions WHERE arguments = ? AND ended = 0"
+        query = "SELECT name, pid FROM step_executions WHERE arguments = ?"
         for row in self._database.read().execute(query, (json.dumps(list(arguments)),)).fetchall():
-            pid, started = row["pid"], row["started"]
-            if pid is None:  # the server died between starting the child and writing down which one it is
-                pid = children.with_environment("CLOUD_RUN_EXECUTION", row["name"])
-                started = None if pid is None else children.started_at(pid)
-            if children.find(pid, started) is not None:
-                return _Child(row["name"], pid, started, None)
+            # Without a pid, the server died between starting the child and writing down which one it is.
+            pid = row["pid"] or children.named(row["name"])
+            if pid is not None and children.find(pid, row["name"]) is not None:
+                return _Child(row["name"], pid, None)
             self._ended(row["name"])
         return None
 
@@ -119,7 +120,7 @@ class CloudRunJobs:
         while child.is_alive():
             check()
             if time.monotonic() >= deadline:
-                process = children.find(child.pid, child.started)
+                process = children.find(child.pid, child.name)
                 if process is not None:
                     children.end(process)
                 self._ended(child.name)
@@ -135,19 +136,19 @@ class CloudRunJobs:
 
     def _ended(self, name: str) -> None:
         with self._database.write() as connection:
-            connection.execute("UPDATE step_executions SET ended = 1 WHERE name = ?", (name,))
+            connection.execute("DELETE FROM step_executions WHERE name = ?", (name,))
 
 
 class _Child:
     """A step's process: ours, or adopted; nobody but a parent can learn an exit code, and the record says it anyway."""
 
-    def __init__(self, name: str, pid: int, started: float | None, process: subprocess.Popen[bytes] | None):
-        self.name, self.pid, self.started, self._process = name, pid, started, process
+    def __init__(self, name: str, pid: int, process: subprocess.Popen[bytes] | None):
+        self.name, self.pid, self._process = name, pid, process
 
     def is_alive(self) -> bool:
         if self._process is not None:
             return self._process.poll() is None
-        return children.find(self.pid, self.started) is not None
+        return children.find(self.pid, self.name) is not None
 
     def exit_code(self) -> int | None:
         return None if self._process is None else self._process.returncode

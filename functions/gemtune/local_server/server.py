@@ -92,6 +92,7 @@ class _Server:
 
     def _start(self) -> None:
         recover(self._here, self._bus)
+        self._jobs.forget_dead()
         parts: list[Callable[[], None]] = [
             self._events.run, self._api.run, self._delivery.run, self._runner.run, self._uploads.run, self._sweeping,
         ]  # fmt: skip
@@ -116,6 +117,7 @@ class _Server:
                 httpx.post(self._sweep_url, headers=headers, timeout=120, trust_env=False).raise_for_status()
                 self._bus.expire()
                 work_folders.remove_idle(self._here.settings.work, self._here.store)
+                self._uploads.forget_removed()
             except Exception:
                 log.exception("a sweep failed; the next one comes in %d s", SWEEP_SECONDS)
 

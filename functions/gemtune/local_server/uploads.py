@@ -71,6 +71,23 @@ class Uploads:
                 except Exception:
                     log.exception("could not take in %s; looking again", path)
 
+    def forget_removed(self) -> None:
+        """Forget job files that are there no longer. One that comes back is taken in as the same job."""
+        for states in (self._seen, self._queued):
+            for path in [path for path in list(states) if not path.exists()]:
+                states.pop(path, None)
+        rows = self._database.read().execute("SELECT bucket, name FROM uploads_seen").fetchall()
+        removed = [(bucket, name) for bucket, name in map(tuple, rows) if not self._is_there(bucket, name)]
+        if removed:
+            with self._database.write() as connection:
+                connection.executemany("DELETE FROM uploads_seen WHERE bucket = ? AND name = ?", removed)
+
+    def _is_there(self, bucket: str, name: str) -> bool:
+        try:
+            return any(objects.generation(name) is not None for objects in self._folders if objects.bucket == bucket)
+        except UnsafeName:  # a link that leads out by now
+            return False
+
     def finished(self, objects: FolderObjects, path: Path) -> None:
         """Queue one storage event per generation of a job file, in the transaction that remembers it."""
         name = os.fsencode(path.relative_to(objects.root).as_posix()).decode(errors="replace")

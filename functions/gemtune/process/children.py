@@ -1,4 +1,4 @@
-"""A process that may outlive the one that started it: known by its pid and its own start time."""
+"""A process that may outlive the one that started it: known by its pid and by its name in its own environment."""
 
 from __future__ import annotations
 
@@ -6,39 +6,30 @@ from contextlib import suppress
 
 import psutil
 
+# The variable that holds the name of a step's execution, as on Cloud Run.
+NAMED_BY = "CLOUD_RUN_EXECUTION"
 # Seconds between SIGTERM and SIGKILL: a trainer's time to write a checkpoint. Cloud Run gives 10.
 GRACE_SECONDS = 10.0
-# A start time is reckoned from that of boot, which Linux tells in whole seconds and corrects with the clock: the same
-# process may have begun another second when another server asks. No pid is used again as soon as this.
-CLOCK_SECONDS = 5.0
 
 
-def started_at(pid: int) -> float | None:
-    """The start time of a living process, in seconds since the epoch; None when there is none."""
-    try:
-        return float(psutil.Process(pid).create_time())
-    except psutil.NoSuchProcess:
-        return None
-
-
-def find(pid: int | None, started: float | None) -> psutil.Process | None:
-    """The process of this pid, if it is alive and the one that was meant: pids are used again."""
-    if pid is None or started is None:
+def find(pid: int | None, name: str) -> psutil.Process | None:
+    """The living process of this pid, if it is the one of this name: pids are used again."""
+    if pid is None:
         return None
     try:
         process = psutil.Process(pid)
-        same = abs(process.create_time() - started) < CLOCK_SECONDS
+        same = process.environ().get(NAMED_BY) == name
         return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-    except psutil.NoSuchProcess:
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
         return None
 
 
-def with_environment(name: str, value: str) -> int | None:
-    """The pid of the living process of ours that has this variable; of a family, the oldest."""
+def named(name: str) -> int | None:
+    """The pid of the living process of ours that has this name; of a family, the oldest."""
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get(name) == value and process.status() != psutil.STATUS_ZOMBIE:
+            if process.environ().get(NAMED_BY) == name and process.status() != psutil.STATUS_ZOMBIE:
                 found.append((process.create_time(), process.pid))
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
