@@ -215,7 +215,6 @@ def test_the_best_weights_are_kept_when_asked_for_and_with_early_stopping(
     ("modality", "path", "value", "where", "code"),
     [
         ("vision", "training_config.packing", True, "training_config.packing", "packing_not_possible"),
-        ("vision", "export_config.format", "gguf", "export_config.format", "format_without_vision"),
         ("vision", "training_config.base_model_id", "google/gemma-3-1b-it", "modality", "model_without_vision"),
         ("vision", "training_config.base_model_id", "google/gemma-3n-E2B-it", "modality", "model_without_vision"),
         ("vision", "training_config.base_model_id", "google/gemma-4-4b-it", "modality", "model_without_vision"),
@@ -240,7 +239,8 @@ def test_a_vision_request_is_accepted(method: str, provider: str, train_vision_t
         "base_model_id": "google/gemma-3-4b-it", "train_vision_tower": train_vision_tower, "provider": provider,
         "method": method,
     }  # fmt: skip
-    assert codes(body) == {}
+    for format in EXPORTS:
+        assert codes(body | {"export_config": {"format": format}}) == {}
 
 
 def test_every_error_of_a_request_comes_back_at_once() -> None:

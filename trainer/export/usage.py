@@ -20,7 +20,7 @@ def _commands(spec: Spec, *, sees: bool) -> str:
         case AdapterExport() if spec.training_config.method != "Full":
             return _adapter(spec.training_config.base_model_id, sees=sees)
         case GgufExport() as export:
-            return _gguf(export.file_name)
+            return _gguf(export.file_name) + (_PICTURES.format(export.file_name) if sees else "")
         case export:
             return _whole_model(export.quantization, sees=sees)
 
@@ -116,3 +116,15 @@ ollama run mine "Hello!"
 ```
 
 Ollama does not trim what it is sent, and the chat template does: send messages without blanks around them."""
+
+
+_PICTURES = f"""
+
+Pictures: `{PROJECTOR}` turns them into what the language model reads. llama.cpp is told of it:
+
+```sh
+llama-mtmd-cli --model {{0}} --mmproj {PROJECTOR} --jinja --image picture.jpg --prompt "What is this?"
+llama-server --model {{0}} --mmproj {PROJECTOR} --jinja --port 8080
+```
+
+The commands above without it, and the `Modelfile`, are for text."""

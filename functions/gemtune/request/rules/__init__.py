@@ -55,7 +55,6 @@ RULES: tuple[Rule, ...] = (
     Rule(_training("batch_size", "gradient_accumulation_steps", "rl_config"), reinforcement.groups),
     Rule(_training("max_seq_length", "rl_config"), reinforcement.completion_length),
     Rule((_FORMAT, ("export_config", "quantization")), export.quantization),
-    Rule((_MODALITY, _FORMAT), export.vision),
     Rule((_BASE_MODEL, _FORMAT), model.becomes_gguf),
     Rule((("training_config",), ("export_config",)), export.machine),
     Rule((("export_config", "destination"), ("export_config", "hf_repo_id")), export.destination),

@@ -21,13 +21,6 @@ def quantization(request: TrainRequest, facts: Facts) -> list[Problem]:
     return [Problem(("export_config", "quantization"), message, "quantization_not_in_format", hint)]
 
 
-def vision(request: TrainRequest, facts: Facts) -> list[Problem]:
-    if request.modality == "text" or request.export_config.format != "gguf":
-        return []
-    message = "a gguf export holds the language model only, and would see nothing"
-    return [Problem(("export_config", "format"), message, "format_without_vision", "use adapter or merged")]
-
-
 def destination(request: TrainRequest, facts: Facts) -> list[Problem]:
     """A repository that is named along with `gcs` is let through: the interface's own example does it."""
     export, loc = request.export_config, ("export_config", "hf_repo_id")
