@@ -297,6 +297,7 @@ class CannotStore(GemtuneError):
 
     def __init__(self, place: str, reason: str):
         super().__init__(f"{place} cannot be written: {reason}", hint="make room there, or let the service write there")
+        self.place, self.reason = place, reason
 
 
 class NeedsLargerMachine(GemtuneError):

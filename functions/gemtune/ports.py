@@ -206,7 +206,7 @@ class Objects(Protocol):
         ...
 
     def create(self, name: str, content: bytes) -> None:
-        """Write only if nothing is there. Raises ObjectExists."""
+        """Write only if nothing is there. Raises ObjectExists; CannotStore, as every write of every port does."""
         ...
 
     def write(self, name: str, content: bytes) -> None:

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from gemtune.embedded.database import SCHEMA, WEBHOOKS, Database
+from gemtune.errors import CannotStore
 
 WRITER = """
 import sys
 from pathlib import Path
 from gemtune.embedded.database import Database
+from gemtune.errors import CannotStore
 database = Database(Path(sys.argv[1]))
 for number in range(20):
     with database.write() as connection:
@@ -74,7 +76,7 @@ def test_after_a_full_disk_the_same_thread_can_write_again(tmp_path: Path) -> No
         with database.write() as connection:
             connection.execute("INSERT INTO idempotency_keys VALUES (?, ?)", (str(size), "x" * size))
 
-    with pytest.raises(sqlite3.OperationalError, match="full"):
+    with pytest.raises(CannotStore, match="full"):
         write(1_000_000)
     write(1)
     assert count(database) == 1

@@ -7,12 +7,11 @@ Exit codes: 0 done (with --follow: the job completed); 1 refused, or an error an
 from __future__ import annotations
 
 import os
-import sqlite3
 
 import click
 
 from gemtune.cli.connection import REFUSED, Connection
-from gemtune.errors import GemtuneError
+from gemtune.errors import CannotStore, GemtuneError
 
 
 class _Lazy(click.Group):
@@ -29,15 +28,15 @@ class _Lazy(click.Group):
         """An error of ours, or of a file, is a sentence and what to do, never a traceback."""
         try:
             return super().invoke(ctx)
-        except GemtuneError as error:
-            explained_error = error
-        except (OSError, sqlite3.OperationalError) as error:
+        except (OSError, CannotStore) as error:
             from gemtune.cli.unusable_files import explained
 
             about_file = explained(error)
             if about_file is None:
                 raise
-            explained_error = about_file
+            explained_error: GemtuneError = about_file
+        except GemtuneError as error:
+            explained_error = error
         click.echo(f"{explained_error.code}: {explained_error}", err=True)
         if explained_error.hint:
             click.echo(f"  {explained_error.hint}", err=True)

@@ -48,7 +48,7 @@ class Connection:
             answer = self._client.request(method, path, headers=headers, **more)
         except (httpx.TransportError, httpx.InvalidURL) as error:
             raise Unreachable(f"{self.url} does not answer ({error})") from error
-        if answer.status_code >= 502:
+        if answer.status_code in (502, 503, 504):  # something in front of the service
             raise Unreachable(f"{self.url} answers {answer.status_code}")
         if not answer.is_success:
             self._explain(answer.status_code, answer.text)

@@ -15,6 +15,7 @@ from gemtune.cli.connection import REFUSED, Connection, print_problems
 from gemtune.errors import BadSetting
 from gemtune.jobs.secret_names import REFERENCE, USER_PREFIX
 from gemtune.jobs.sources import Source
+from gemtune.log_lines import log_to_stderr
 from gemtune.ports import Topic
 from gemtune.request import parsing
 from gemtune.webhooks import signing
@@ -30,7 +31,7 @@ def up(port: int | None) -> None:
 
     if services().settings.on_gcp:
         raise BadSetting("GEMTUNE_BACKEND is gcp, which Google serves", hint="unset it to serve on this machine")
-    server.log_to_stderr()
+    log_to_stderr()
     server.serve(port=port)
 
 

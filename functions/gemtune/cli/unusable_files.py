@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import errno
-import sqlite3
 from pathlib import Path
 
-from gemtune.errors import GemtuneError
+from gemtune.errors import CannotStore, GemtuneError
 from gemtune.settings import Settings
 
 WITHOUT_A_NAME = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
-SQLITE_CODES = {
-    sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY,
-}  # fmt: skip
 
 
 class UnusableFile(GemtuneError):
@@ -27,15 +23,12 @@ class UnusableFile(GemtuneError):
         super().__init__(reason if path is None else f"{path}: {reason}", hint=hint)
 
 
-def explained(error: OSError | sqlite3.OperationalError) -> UnusableFile | None:
+def explained(error: OSError | CannotStore) -> UnusableFile | None:
     """Return what an error says of a file; None when it is about something else."""
     home = Settings.from_environment().home
-    if isinstance(error, OSError):
-        if not isinstance(error.filename, str | Path) and error.errno not in WITHOUT_A_NAME:
-            return None
-        path = Path(error.filename).absolute() if isinstance(error.filename, str | Path) else None
-        return UnusableFile(path, error.strerror or type(error).__name__, home)
-    code = getattr(error, "sqlite_errorcode", 0)  # an error that Python itself raises has none
-    if code & 0xFF not in SQLITE_CODES:  # the rest of the code tells more of the same
+    if isinstance(error, CannotStore):
+        return UnusableFile(Path(error.place), error.reason, home)
+    if not isinstance(error.filename, str | Path) and error.errno not in WITHOUT_A_NAME:
         return None
-    return UnusableFile(home / "gemtune.db", str(error), home)
+    path = Path(error.filename).absolute() if isinstance(error.filename, str | Path) else None
+    return UnusableFile(path, error.strerror or type(error).__name__, home)

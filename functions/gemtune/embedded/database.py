@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gemtune.embedded.disk import make_folder, writing
 from gemtune.errors import GemtuneError
 
 # Seconds a writer waits for another one. A transaction takes milliseconds; minutes would mean a dead disk.
@@ -88,9 +89,10 @@ class Database:
     """Connections to the file, one per thread. Every write is one transaction, durable when it returns."""
 
     def __init__(self, path: Path):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not path.exists():
-            path.touch(mode=0o600)  # records name webhooks, whose paths may be tokens; its journals get the same mode
+        make_folder(path.parent)
+        with writing(path):
+            if not path.exists():
+                path.touch(mode=0o600)  # records name webhooks, whose paths may be tokens; so may its journals
         self.path = path
         self._local = _OfThread()
         with self.write() as connection:
@@ -107,25 +109,30 @@ class Database:
         """This thread's connection, for queries: each statement sees one state of the whole file."""
         connection = self._local.connection
         if connection is None:
-            connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None)
-            connection.row_factory = sqlite3.Row
-            _write_ahead(connection)
-            connection.execute("PRAGMA synchronous = FULL")
+            with writing(self.path):  # a reader writes too: it tells the log what it reads
+                connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None)
+                connection.row_factory = sqlite3.Row
+                _write_ahead(connection)
+                connection.execute("PRAGMA synchronous = FULL")
             self._local.connection = connection
         return connection
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
-        """One transaction. BEGIN IMMEDIATE takes the write lock first, so that what is read in it stays true."""
+        """One transaction. BEGIN IMMEDIATE takes the write lock first, so that what is read in it stays true.
+
+        Raises CannotStore when the disk is full or may not be written to.
+        """
         connection = self.read()
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield connection
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:  # a full disk ends it by itself
-                connection.execute("ROLLBACK")
-            raise
+        with writing(self.path):
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:  # a full disk ends it by itself
+                    connection.execute("ROLLBACK")
+                raise
 
     def close(self) -> None:
         """Close this thread's connection."""

@@ -9,6 +9,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from gemtune.embedded.disk import make_folder, writing
 from gemtune.errors import SecretNotFound
 from gemtune.ports import Clock, SecretStat
 from gemtune.secret_name import NAME, checked, missing_hint
@@ -16,8 +17,9 @@ from gemtune.secret_name import NAME, checked, missing_hint
 
 class FileSecrets:
     def __init__(self, folder: Path, *, clock: Clock):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        folder.chmod(0o700)
+        make_folder(folder)
+        with writing(folder):
+            folder.chmod(0o700)
         self._folder = folder
         self._clock = clock
 
@@ -36,7 +38,8 @@ class FileSecrets:
         self._write(name, self._read(name) | {"ends_at": self._end(ttl)})
 
     def delete(self, name: str) -> None:
-        self._path(name).unlink(missing_ok=True)
+        with writing(self._folder):
+            self._path(name).unlink(missing_ok=True)
 
     def list(self, prefix: str) -> Iterator[SecretStat]:
         for path in sorted(self._folder.glob("*")):
@@ -59,21 +62,22 @@ class FileSecrets:
         return kept
 
     def _write(self, name: str, kept: dict[str, str | None], *, new: bool = False) -> None:
-        """Raises FileExistsError when it shall be new and is not."""
+        """Raises FileExistsError when it shall be new and is not, CannotStore."""
         path = self._path(name)
         unfinished = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
-        handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w") as file:
-            json.dump(kept, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if not new:
-            unfinished.replace(path)
-            return
-        try:
-            os.link(unfinished, path)  # one step, unlike a look and a rename
-        finally:
-            unfinished.unlink()
+        with writing(self._folder):
+            try:
+                handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with os.fdopen(handle, "w") as file:
+                    json.dump(kept, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                if new:
+                    os.link(unfinished, path)  # one step, unlike a look and a rename
+                else:
+                    unfinished.replace(path)
+            finally:
+                unfinished.unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
         return self._folder / checked(name)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from gemtune.embedded.disk import make_folder, writing
 from gemtune.errors import ObjectExists, ObjectNotFound, UnsafeName
 from gemtune.object_name import UNFINISHED, parts
 from gemtune.ports import MAX_READ_BYTES, Buckets, Link, ObjectStat
@@ -45,10 +46,11 @@ class FolderObjects:
         self.bucket = bucket
         self.root = root.absolute()
         self._modes = modes
-        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        mode = self.root.stat().st_mode & 0o777
-        if mode & modes.folder != modes.folder:  # what is open to more users already, somebody meant to be so
-            self.root.chmod(mode | modes.folder)
+        make_folder(self.root)
+        with writing(self.root):
+            mode = self.root.stat().st_mode & 0o777
+            if mode & modes.folder != modes.folder:  # what is open to more users already, somebody meant to be so
+                self.root.chmod(mode | modes.folder)
 
     def read(self, name: str, *, max_bytes: int = MAX_READ_BYTES) -> bytes:
         path = self._file(name)
@@ -105,7 +107,7 @@ class FolderObjects:
     def delete(self, name: str) -> None:
         *folders, last = parts(name)
         path = self._followed(folders)[0] / last
-        with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        with writing(self.root), suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
             path.unlink()
         for folder in path.parents:  # folders are no objects: an empty one is only left over
             if folder == self.root or folder.parent == self.root:
@@ -164,16 +166,17 @@ class FolderObjects:
     def _unfinished(self, name: str) -> Iterator[tuple[Path, Path]]:
         """A temporary file beside the final path, both in folders that exist; gone at the end if still there."""
         path = self._file(name)
-        self._make_folder(path.parent)
-        waiting = self.root / UNFINISHED
-        waiting.mkdir(exist_ok=True)
-        handle, unfinished = tempfile.mkstemp(dir=waiting)
-        os.fchmod(handle, self._modes.file)
-        os.close(handle)
-        try:
-            yield Path(unfinished), path
-        finally:
-            Path(unfinished).unlink(missing_ok=True)
+        with writing(self.root):
+            self._make_folder(path.parent)
+            waiting = self.root / UNFINISHED
+            waiting.mkdir(exist_ok=True)
+            handle, unfinished = tempfile.mkstemp(dir=waiting)
+            os.fchmod(handle, self._modes.file)
+            os.close(handle)
+            try:
+                yield Path(unfinished), path
+            finally:
+                Path(unfinished).unlink(missing_ok=True)
 
     def _make_folder(self, folder: Path) -> None:
         """Make a folder and those above it that are missing."""

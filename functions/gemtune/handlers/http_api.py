@@ -66,6 +66,8 @@ def _refusal(error: errors.GemtuneError) -> flask.Response:
     if status == FAULT[0]:
         log.exception("an error that no caller should see")
         return _fault()
+    if isinstance(error, errors.CannotStore):
+        log.exception("nothing could be stored")
     problems = error.problems if isinstance(error, errors.RequestRefused) else None
     return error_answers.response(status, error.code, error.message, error.hint, problems)
 

@@ -17,6 +17,7 @@ from gemtune.local_server.firestore_document import document_event
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.1
+FAILURE_SECONDS = 1.0
 WORKERS = 8
 # An event function has as long as a delivery is leased for.
 TIMEOUT_SECONDS = 110.0
@@ -52,6 +53,7 @@ class Delivery:
                 except Exception:
                     log.exception("messages could not be read; looking again")
                     taken = []
+                    self._stopping.wait(FAILURE_SECONDS)
                 list(workers.map(self.deliver, taken))
                 if not taken:
                     self._stopping.wait(LOOK_SECONDS)

@@ -6,7 +6,6 @@ import fcntl
 import logging
 import os
 import secrets
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import httpx
 
 import gemtune
 from gemtune.bootstrap import Services, services
+from gemtune.embedded.disk import make_folder, writing
 from gemtune.embedded.sqlite_bus import SqliteBus
 from gemtune.embedded.sqlite_launcher import SqliteLauncher
 from gemtune.errors import GemtuneError
@@ -154,25 +154,17 @@ def _guarded(app: Any, token: str) -> Callable[..., Iterable[bytes]]:
 @contextmanager
 def _only_server(home: Path) -> Iterator[None]:
     """The lock of this GEMTUNE_HOME; it goes with the process, however that ends."""
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (home / "server.lock").open("a+") as lock:
+    make_folder(home)
+    with writing(home):
+        lock = (home / "server.lock").open("a+")
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             message = f"another gemtune serves {home} already"
             raise CannotServe(message, hint="use it, or set GEMTUNE_HOME to another folder") from None
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
+        with writing(home):
+            lock.truncate(0)
+            lock.write(f"{os.getpid()}\n")
+            lock.flush()
         yield
-
-
-def log_to_stderr() -> None:
-    """Plain lines for a terminal; nothing that looks like a token gets through."""
-    from gemtune.redaction import Redacting
-
-    output = logging.StreamHandler(sys.stderr)
-    output.setFormatter(Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[output], force=True)
-    for noisy in ("httpx", "httpcore", "waitress.queue", "watchdog"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)

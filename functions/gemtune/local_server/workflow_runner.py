@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from gemtune.embedded.sqlite_launcher import SqliteLauncher
+from gemtune.errors import CannotStore
 from gemtune.local_server.cloud_run_jobs import CloudRunJobs
 from gemtune.local_server.workflow_engine import WorkflowFailed, execute, http_post, load
 from gemtune.ports import ExecutionState
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.2
 # A step's answer comes at once; a server under load may take its time.
 HTTP_TIMEOUT_SECONDS = 60.0
+# How long an execution waits that could not write to the disk.
+FULL_DISK_SECONDS = 10.0
 
 
 class _GivenUp(Exception):
@@ -60,6 +63,16 @@ class WorkflowRunner:
         self._stopping.set()
 
     def _execute(self, execution: str, job_id: str, launch: int) -> None:
+        """Run an execution to its end. One that the disk stops is not over: it is picked up again, as after a restart
+        of the server, and not at once."""
+        try:
+            self._interpret_to_its_end(execution, job_id, launch)
+        except CannotStore:
+            log.exception("execution %s of job %s waits for room on the disk", execution, job_id)
+            self._stopping.wait(FULL_DISK_SECONDS)
+
+    def _interpret_to_its_end(self, execution: str, job_id: str, launch: int) -> None:
+        """Raises CannotStore."""
         environment = self._environment | {"GOOGLE_CLOUD_WORKFLOW_EXECUTION_ID": execution}
         argument = {"job_id": job_id, "launch": launch}
         try:
@@ -67,6 +80,8 @@ class WorkflowRunner:
             self._launcher.ended(execution, ExecutionState.SUCCEEDED)
         except _GivenUp:
             log.info("execution %s stops here", execution)
+        except CannotStore:
+            raise
         except WorkflowFailed as error:
             log.error("execution %s of job %s failed: %s", execution, job_id, error)
             self._launcher.ended(execution, ExecutionState.FAILED, json.dumps(error.error, default=str))
