@@ -26,7 +26,8 @@ ROOT = Path(__file__).parent.parent
 
 # The fast tests nearest to a module, below tests/: those of the longest name that it begins with.
 NEAREST: Mapping[str, str] = {
-    "gemtune.jobs": "unit/test_job unit/test_job_changes services/test_running services/test_dispatch",
+    "gemtune.jobs": "unit/test_job unit/test_job_changes unit/test_damaged_records contract/test_other_versions "
+                    "services/test_running services/test_dispatch",
     "gemtune.request": "unit/test_exports unit/test_contract_bounds unit/test_request "
                        "unit/test_rl_request unit/test_job_file services/test_submit services/test_gguf_requests "
                        "services/test_placement",

@@ -58,6 +58,14 @@ def test_a_heartbeat_keeps_the_progress_unless_it_brings_a_newer_one() -> None:
     assert steps.heartbeat(job, mark, Progress(train_step=8), LATER).progress == Progress(train_step=8)
 
 
+def test_an_attempt_that_ended_without_a_word_crashed_as_far_as_anybody_knows() -> None:
+    job, _ = running(Step.TRAIN)
+    judged, _ = steps.judged(job, Step.TRAIN, round=1, cause=None, at=LATER)
+    assert [(each.cause, each.seconds) for each in judged.steps[Step.TRAIN].attempts] == [("crashed", 5)]
+    again, _ = steps.step_begun(job, Step.TRAIN, MINE, execution="x", at=LATER)
+    assert [(each.cause, each.seconds) for each in again.steps[Step.TRAIN].attempts] == [("crashed", 0)]
+
+
 def test_a_checkpoint_is_never_taken_back() -> None:
     job, mark = running(Step.TRAIN)
     for train_step, newest in ((4, 4), (2, 4), (9, 9)):

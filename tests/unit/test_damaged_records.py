@@ -1,0 +1,64 @@
+"""What is left of a record that cannot be read, and what is said of it: to the letter."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from gemtune.errors import RecordUnreadable
+from gemtune.jobs import stored
+from gemtune.jobs.salvage import salvaged
+from gemtune.jobs.sources import Source
+
+NOW = datetime(2026, 11, 24, tzinfo=UTC)
+FACTS = {"job_id": "training_x", "created_at": NOW}
+WHOLE: dict[str, Any] = {
+    "job_name": "Mine", "status": "training", "modality": "text", "base_model_id": "a/b", "processed_dataset_id": "d",
+    "spec_uri": "u", "spec_name": "s", "source": "http", "owner": "local", "request_hash": "h",
+    "updated_at": NOW.isoformat(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("nothing", ["{}", "not JSON", "[1]", "[" * 100_000])
+def test_of_nothing_there_is_a_job_that_says_nothing(nothing: str) -> None:
+    job = salvaged(nothing, FACTS)
+    shown = job.model_dump(include=set(WHOLE))
+    assert shown == dict.fromkeys(WHOLE, "") | {"status": "unknown", "updated_at": NOW}
+    assert (job.job_id, job.created_at) == ("training_x", NOW)
+
+
+def test_what_cannot_be_read_is_set_aside_under_its_place_and_the_rest_stays() -> None:
+    broken = WHOLE | {
+        "job_name": 7, "last_seq": "many", "steps": {"train": {"state": "running", "attempt": "first", "seconds": 2.5}},
+        "artifacts": [{"name": "a", "uri": "u", "bytes": 1, "sha256": "0"}, 3],
+    }  # fmt: skip
+    job = salvaged(json.dumps(broken), FACTS)
+    assert (job.job_name, job.last_seq, job.owner) == ("", 0, "local")
+    assert (job.steps["train"].attempt, job.steps["train"].seconds) == (0, 2.5)  # type: ignore[index]
+    assert [artifact.name for artifact in job.artifacts] == ["a"]
+    assert (job.model_extra or {})["unreadable"] == {
+        "job_name": 7, "last_seq": "many", "steps.train.attempt": "first", "artifacts.1": 3,
+    }  # fmt: skip
+
+
+def test_what_the_store_knows_counts_more_than_the_record() -> None:
+    assert salvaged(json.dumps(WHOLE | {"modality": "text"}), FACTS | {"modality": "vision"}).modality == "vision"
+
+
+def test_an_error_names_three_faults_by_their_places_and_counts_the_others() -> None:
+    steps = {"train": {"attempt": "first"}}
+    broken = WHOLE | FACTS | {"job_name": 7, "last_seq": "many", "relaunches": [], "version": "x", "steps": steps}
+    with pytest.raises(RecordUnreadable) as caught:
+        stored.read("training_x", json.dumps(broken, default=str))
+    text = str(caught.value)
+    assert "job_name: Input should be a valid string; " in text
+    assert "steps.train.attempt: Input should be a valid integer" in text
+    assert text.count("Input should be") == 3
+    assert "and 2 more" in text
+
+
+def test_the_ways_in_which_requests_come() -> None:
+    assert {source.value: source.in_the_open for source in Source} == {"http": False, "pubsub": True, "upload": True}
