@@ -141,6 +141,7 @@ def test_a_relaunch_takes_the_job_from_who_has_it() -> None:
         ("dataset_Chats v2", "gs://models/tuned/My_Gemma/", "training_chats-v2_my_gemma_0123456789ab"),
         ("a" * 60, "/srv/models/" + "b" * 60, f"training_{'a' * 20}_{'b' * 20}_0123456789ab"),
         ("日本", "///", "training_x_x_0123456789ab"),
+        ("chats", "me/gemma_x", "training_chats_gemma_x_0123456789ab"),
     ],
 )
 def test_an_id_names_the_dataset_and_the_model(dataset: str, model: str, job_id: str) -> None:
