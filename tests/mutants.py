@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 NEAREST: Mapping[str, str] = {
     "gemtune.jobs": "unit/test_job unit/test_job_changes unit/test_damaged_records contract/test_other_versions "
                     "services/test_running services/test_dispatch",
-    "gemtune.request": "unit/test_exports unit/test_contract_bounds unit/test_request "
+    "gemtune.request": "unit/test_exports unit/test_contract_bounds unit/test_secrets_of_requests unit/test_request "
                        "unit/test_rl_request unit/test_job_file services/test_submit services/test_gguf_requests "
                        "services/test_placement",
     "gemtune.machines": "unit/test_machines unit/test_cost services/test_placement",

@@ -60,6 +60,11 @@ def test_an_export_is_found_by_format_and_quantization(format: Any, quantization
     assert quantization in quantizations(format)
 
 
+def test_only_f16_is_written_by_the_converter_itself() -> None:
+    gguf = [export for export in EXPORTS["gguf"].exports if isinstance(export, GgufExport)]
+    assert [export.quantization for export in gguf if export.converted] == ["f16"]
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_default_of_a_format_is_its_first(format: Any) -> None:
     assert export_of(format, None) is EXPORTS[format].exports[0]

@@ -1,0 +1,57 @@
+"""Where a request may say a secret, and that none gets into what is stored."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from gemtune.jobs.sources import Source
+from tests.fakes import FACTS, checked, request
+
+TOKENS = {"hf_token": "hf_fakefakefake", "wandb_api_key": "a fake key"}
+BODY = {"hf_token": TOKENS["hf_token"], "wandb_config": {"project": "p", "api_key": TOKENS["wandb_api_key"]}}
+PLACES = [("hf_token",), ("wandb_config", "api_key")]
+
+
+def with_secret(place: tuple[str, ...], value: str) -> dict[str, Any]:
+    return request(**({"hf_token": value} if place == ("hf_token",) else {"wandb_config": {"api_key": value}}))
+
+
+def test_a_spec_holds_no_secret_of_its_request() -> None:
+    accepted = checked(request(**BODY)).accepted()
+    assert accepted.secrets() == TOKENS
+    spec = accepted.spec().model_dump_json()
+    assert not any(token in spec for token in TOKENS.values())
+    assert accepted.spec().wandb_config is not None
+    assert accepted.spec().wandb_config.project == "p"
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_token_may_stand_in_a_request_but_not_where_others_read_it(place: tuple[str, ...]) -> None:
+    body = with_secret(place, "a fake key")
+    assert checked(body, Source.HTTP).problems == ()
+    for source in (Source.PUBSUB, Source.UPLOAD):
+        assert [(each.loc, each.code) for each in checked(body, source).problems] == [(place, "secret_in_the_open")]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_reference_may_stand_anywhere_if_it_is_one_to_a_users_secret(place: tuple[str, ...]) -> None:
+    for source in Source:
+        assert checked(with_secret(place, "secret:gemtune-user-mine"), source).problems == ()
+        problems = checked(with_secret(place, "secret:gemtune-job-other"), source).problems
+        assert [(each.loc, each.code) for each in problems] == [(place, "bad_secret_reference")]
+
+
+@pytest.mark.parametrize(("role", "place"), zip(TOKENS, PLACES, strict=True))
+def test_a_secret_that_is_not_there_is_a_problem_where_it_is_referred_to(role: str, place: tuple[str, ...]) -> None:
+    facts = dataclasses.replace(FACTS, missing_secrets=frozenset({role}))
+    problems = checked(with_secret(place, "secret:gemtune-user-mine"), facts=facts).problems
+    assert [(each.loc, each.code) for each in problems] == [(place, "secret_not_found")]
+
+
+@pytest.mark.parametrize("field", ["job_name", "processed_dataset_id"])
+def test_a_token_in_a_field_that_is_stored_is_refused(field: str) -> None:
+    problems = checked(request(**{field: "hf_fakefakefakefakefake"})).problems
+    assert [(each.loc, each.code) for each in problems] == [((field,), "secret_in_the_open")]
