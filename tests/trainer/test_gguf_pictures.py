@@ -62,7 +62,7 @@ def test_what_was_trained_to_see_is_in_the_file_beside_the_language_model(bench:
 
 def named(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """By the names that transformers has for the modules now; files may have older ones."""
+    plain = {name: name.replace("vision_model.", "") for name in weights}
     return {
-        name.replace("vision_model.", "") if name.startswith("model.") else f"model.{name.replace('vision_model.', '')}":
-        weight for name, weight in weights.items()
-    }  # fmt: skip
+        plain[name] if name.startswith("model.") else f"model.{plain[name]}": weight for name, weight in weights.items()
+    }

@@ -44,7 +44,7 @@ def test_a_reference_may_stand_anywhere_if_it_is_one_to_a_users_secret(place: tu
         assert [(each.loc, each.code) for each in problems] == [(place, "bad_secret_reference")]
 
 
-@pytest.mark.parametrize(("role", "place"), zip(TOKENS, PLACES, strict=True))
+@pytest.mark.parametrize(("role", "place"), list(zip(TOKENS, PLACES, strict=True)))
 def test_a_secret_that_is_not_there_is_a_problem_where_it_is_referred_to(role: str, place: tuple[str, ...]) -> None:
     facts = dataclasses.replace(FACTS, missing_secrets=frozenset({role}))
     problems = checked(with_secret(place, "secret:gemtune-user-mine"), facts=facts).problems
