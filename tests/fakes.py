@@ -11,13 +11,20 @@ from typing import Any
 from gemtune.bootstrap import Services
 from gemtune.embedded.sqlite_bus import ACK_DEADLINE
 from gemtune.jobs.sources import Source
-from gemtune.ports import ExecutionState, Received, Topic
+from gemtune.ports import ExecutionState, Objects, Received, Topic
 from gemtune.request import rules
 from gemtune.request.facts import DatasetFiles, Deployment, Facts
 from gemtune.request.parsing import Reading, read
 from gemtune.request.spec import TrainRequest
 from gemtune.services.acceptance.create_job import Submission
 from gemtune.settings import Settings
+
+
+def upload_folder(objects: Objects, folder: Path, prefix: str) -> None:
+    """Copy every file below `folder` to `prefix/…`."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            objects.upload(path, f"{prefix}/{path.relative_to(folder).as_posix()}")
 
 
 class FakeClock:

@@ -233,10 +233,6 @@ class Objects(Protocol):
         """Copy a local file in, without reading it into memory."""
         ...
 
-    def upload_folder(self, folder: Path, prefix: str) -> None:
-        """Copy every file below `folder` to `prefix/…`."""
-        ...
-
     def fetch(self, name: str, into: Path) -> Path:
         """A local, read-only path of one object: the object itself where it is a file, else a copy below `into`."""
         ...

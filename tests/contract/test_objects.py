@@ -12,7 +12,7 @@ import pytest
 from gemtune.errors import ObjectExists, ObjectNotFound, UnsafeName
 from gemtune.ports import Objects
 from gemtune.untrusted import Unreadable
-from tests.fakes import FakeClock
+from tests.fakes import FakeClock, upload_folder
 
 
 def test_what_is_written_is_what_is_read(objects: Objects) -> None:
@@ -112,7 +112,7 @@ def test_folders_go_in_and_out_whole(objects: Objects, tmp_path: Path) -> None:
     (folder / "deep").mkdir(parents=True)
     (folder / "a").write_bytes(b"a" * 5_000_000)
     (folder / "deep" / "b").write_bytes(b"b")
-    objects.upload_folder(folder, "jobs/x")
+    upload_folder(objects, folder, "jobs/x")
     fetched = objects.fetch_folder("jobs/x", tmp_path / "into")
     assert (fetched / "a").stat().st_size == 5_000_000
     assert (fetched / "deep" / "b").read_bytes() == b"b"

@@ -14,6 +14,7 @@ from gemtune.gcp import storage_objects
 from gemtune.ports import Objects
 from tests.emulators.google import Emulators
 from tests.emulators.world import GcpWorld
+from tests.fakes import upload_folder
 
 pytestmark = pytest.mark.emulators
 
@@ -35,7 +36,7 @@ def test_a_file_in_parts_is_put_together_as_it_was(
     (folder / "large").write_bytes(content)
     for number in range(40):
         (folder / f"small{number}").write_bytes(bytes([number]) * 1000)
-    objects.upload_folder(folder, "jobs/x")
+    upload_folder(objects, folder, "jobs/x")
     fetched = objects.fetch_folder("jobs/x", tmp_path / "into")
     assert (fetched / "large").read_bytes() == content
     assert sorted(path.name for path in fetched.iterdir()) == sorted(path.name for path in folder.iterdir())

@@ -14,6 +14,7 @@ import pytest
 from gemtune.embedded.folder_objects import FolderObjects
 from gemtune.errors import SecretNotFound, StepError
 from gemtune.ports import Buckets
+from tests.fakes import upload_folder
 from tests.trainer import fake_hub
 from tests.trainer.fake_hub import REPOSITORY, REVISION, FakeHub
 from trainer.base_model import location
@@ -155,7 +156,7 @@ def test_a_token_whose_time_is_over_fails_the_job(buckets: Buckets, work: Path) 
 
 
 def test_a_model_in_a_bucket_is_described_without_its_weights(buckets: Buckets, work: Path, tiny: Path) -> None:
-    buckets.data.upload_folder(tiny, "models/mine")
+    upload_folder(buckets.data, tiny, "models/mine")
     provided = location.provide("gs://data/models/mine/", buckets, work, token=lambda: None)
     described = location.without_weights(buckets, provided, work)
     assert {path.name for path in described.iterdir()} == SMALL
@@ -183,7 +184,7 @@ def test_a_missing_part_of_the_weights_is_named(copied: Path, buckets: Buckets, 
     (copied / "model.safetensors").rename(copied / "model-1.safetensors")
     index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
     (copied / "model.safetensors.index.json").write_text(json.dumps(index))
-    buckets.data.upload_folder(copied, "mine")
+    upload_folder(buckets.data, copied, "mine")
     place = str(copied) if kind == "folder" else "data/mine"
     with pytest.raises(StepError, match=r"model-2\.safetensors") as caught:
         location.without_weights(buckets, {"kind": kind, "id": "x", "place": place}, work)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from gemtune.errors import StepError
 from gemtune.llama_cpp import is_built
-from gemtune.request.exports import gguf_export
+from gemtune.request.exports import GGUF, GgufExport
 from gemtune.request.spec import ExportConfig, Spec
 from gemtune.settings import Settings
 from tests import tiny_gemma
@@ -32,6 +32,10 @@ from trainer.gguf.file_layout import contents
 from trainer.gguf.llama_library import LlamaModel
 
 FAMILIES = ("gemma", "gemma2", "gemma3")
+
+
+def gguf_export(quantization: str) -> GgufExport:
+    return next(export for export in GGUF if export.quantization == quantization)
 
 
 @pytest.fixture(scope="session")

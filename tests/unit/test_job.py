@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from gemtune.errors import GemtuneError, IllegalMove, JobIsRunning, NothingTrained, StaleAttempt, StaleClaim
 from gemtune.jobs import changes, launches, record, status, steps
 from gemtune.jobs.record import Artifact, Claim, Failure, Job, JobWarning, Mark, Metrics, StepRecord, StepResult
-from gemtune.jobs.status import MOVES, Status, Step
+from gemtune.jobs.status import Status, Step
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 LEASE = NOW + timedelta(minutes=3)
@@ -44,24 +44,66 @@ def running(step: Step = Step.PREPARE) -> tuple[Job, Mark]:
     return job, mark
 
 
-@pytest.mark.parametrize("here", list(Status))
+# The table of moves, written down a second time: y is a move, t one of a job that has trained, and . is none.
+TABLE = """
+from \\ to     queued preparing training exporting completed failed cancelled unknown
+queued        .      y         .        t         .         y      y         .
+preparing     .      .         y        .         .         y      y         .
+training      .      .         .        y         .         y      y         .
+exporting     .      .         .        .         y         y      y         .
+completed     .      .         .        .         .         .      .         .
+failed        .      .         .        .         .         .      .         .
+cancelled     .      .         .        .         .         .      .         .
+unknown       .      .         .        .         .         .      y         .
+"""
+_, _, _, *COLUMNS = TABLE.splitlines()[1].split()
+PAIRS = {
+    (row.split()[0], to): move
+    for row in TABLE.splitlines()[2:] for to, move in zip(COLUMNS, row.split()[1:], strict=True)
+}  # fmt: skip
+
+
+def test_the_table_has_every_pair_of_statuses() -> None:
+    assert set(PAIRS) == {(here.value, to.value) for here in Status for to in Status}
+
+
+@pytest.mark.parametrize(("here", "to"), PAIRS)
+@pytest.mark.parametrize("has_trained", [True, False])
+def test_only_moves_in_the_table_are_made(here: str, to: str, has_trained: bool) -> None:
+    job = new(status=here, **({"steps": TRAINED} if has_trained else {}))
+    if PAIRS[here, to] == "y" or (PAIRS[here, to] == "t" and has_trained):
+        moved, (event,) = changes.moved(job, Status(to), at=NOW)
+        assert (moved.status, event.type, event.status, event.seq) == (to, f"job_{to}", to, 1)
+        assert moved.finished_at == (NOW if to in ("completed", "failed", "cancelled") else None)
+        assert moved.started_at == (NOW if to in ("preparing", "training", "exporting") else None)
+    else:
+        with pytest.raises(IllegalMove):
+            changes.moved(job, Status(to), at=NOW)
+
+
 @pytest.mark.parametrize("to", list(Status))
-def test_only_moves_in_the_table_are_made(here: Status, to: Status) -> None:
-    job = new(status=here, steps=TRAINED)
-    if to in MOVES.get(here, ()):
-        moved, (event,) = changes.moved(job, to, at=NOW)
-        assert (moved.status, event.type, event.seq) == (to, f"job_{to}", 1)
-        assert (moved.finished_at is not None) is (to in FINAL)
+def test_a_status_of_a_newer_version_is_cancelled_or_stays(to: Status) -> None:
+    job = new(status="paused")
+    if to is Status.CANCELLED:
+        assert changes.moved(job, to, at=NOW)[0].status == "cancelled"
     else:
         with pytest.raises(IllegalMove):
             changes.moved(job, to, at=NOW)
 
 
-def test_only_what_is_trained_goes_from_queued_to_exporting() -> None:
-    with pytest.raises(IllegalMove):
-        changes.moved(new(), Status.EXPORTING, at=NOW)
-    job, _ = changes.moved(new(steps=TRAINED), Status.EXPORTING, at=NOW)
-    assert job.started_at == NOW
+@pytest.mark.parametrize(
+    ("job_status", "is_over"),
+    [
+        ("queued", False), ("preparing", False), ("training", False), ("exporting", False), ("unknown", False),
+        ("paused", False), ("completed", True), ("failed", True), ("cancelled", True),
+    ],
+)  # fmt: skip
+def test_what_is_over_is_told_by_its_status_and_what_is_not_known_by_its_end(job_status: str, is_over: bool) -> None:
+    assert new(status=job_status).is_over is is_over
+    ended = new(status=job_status, finished_at=NOW)
+    assert ended.is_over is (is_over or job_status in ("unknown", "paused"))
+    assert {str(each) for each in status.FINAL} == {"completed", "failed", "cancelled"}
+    assert {str(each) for each in status.UNFINISHED} == {"queued", "preparing", "training", "exporting"}
 
 
 def test_an_export_of_its_own_begins_at_export_and_completes() -> None:

@@ -132,11 +132,6 @@ class FolderObjects:
             _sync(unfinished)
             unfinished.replace(final)
 
-    def upload_folder(self, folder: Path, prefix: str) -> None:
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                self.upload(path, f"{prefix}/{path.relative_to(folder).as_posix()}")
-
     def fetch(self, name: str, into: Path) -> Path:
         if self.stat(name) is None:
             raise ObjectNotFound(f"there is no {name!r} in {self.bucket}")

@@ -102,19 +102,6 @@ class StorageObjects:
     def upload(self, path: Path, name: str) -> None:
         self._blob(name).upload_from_filename(str(path), timeout=TIMEOUT, retry=_retry())
 
-    def upload_folder(self, folder: Path, prefix: str) -> None:
-        from google.cloud.storage import transfer_manager
-
-        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-        pairs = [(str(path), self._blob(f"{prefix}/{path.relative_to(folder).as_posix()}")) for path in files]
-        transfer_manager.upload_many(
-            pairs,
-            upload_kwargs={"timeout": TIMEOUT, "retry": _retry()},
-            raise_exception=True,
-            worker_type=transfer_manager.THREAD,
-            max_workers=WORKERS,
-        )
-
     def fetch(self, name: str, into: Path) -> Path:
         blob = self._there(name)
         if blob is None:

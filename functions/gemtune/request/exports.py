@@ -173,8 +173,3 @@ def export_of(format: Format, quantization: Quantization | None) -> Export:
 def merged_export(quantization: MergedQuantization) -> MergedExport:
     """The record of a merged export."""
     return next(export for export in MERGED if export.quantization == quantization)
-
-
-def gguf_export(quantization: GgufQuantization) -> GgufExport:
-    """The record of a GGUF export."""
-    return next(export for export in GGUF if export.quantization == quantization)
