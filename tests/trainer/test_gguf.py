@@ -237,7 +237,7 @@ def test_what_sees_is_a_file_of_its_own_and_held_against_the_weights(tmp_path: P
 
 
 def test_a_family_that_llama_cpp_does_not_know_here_is_refused(tmp_path: Path, tools: Path, tiny: Path) -> None:
-    config = json_object(tiny / "config.json") | {"model_type": "gemma4_text"}
+    config = json_object(tiny / "config.json") | {"model_type": "gemma3n_text"}
     other = Path(shutil.copytree(tiny, tmp_path / "other"))
     (other / "config.json").write_text(json.dumps(config))
     with pytest.raises(StepError) as caught:

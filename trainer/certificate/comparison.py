@@ -19,38 +19,59 @@ from trainer.gguf import projector
 UNTRAINED = -100
 # Answers side by side, and tokens of each: a look, not a measurement.
 ANSWERS, ANSWER_TOKENS = 2, 16
+# A training that changed log-probabilities by less, as a variance per position, has nothing that could be lost.
+LEAST_CHANGE = 1e-8
 
 
 @dataclass
 class Expected:
     """What the trained model does with a row: hidden states of the positions that predict a trained token, which are a
-    thousandth of their logits, and the tokens they predict."""
+    thousandth of their logits, and the tokens they predict. base: those of the model before training, where an adapter
+    is all that was trained."""
 
     tokens: list[int]
     positions: list[int]
     targets: list[int]
     hidden: torch.Tensor
+    base: torch.Tensor | None
 
 
 @dataclass
 class Sums:
-    """Over positions: KL in nats, agreement of first choices, loss of both in nats. rows: how far each row is off."""
+    """Over positions: KL in nats, agreement of first choices, loss of both in nats. change: the square of what training
+    changed in log-probabilities; kept: the product of that and of what the export changes. Both are variances under the
+    trained model."""
 
     positions: int = 0
+    change: float = 0.0
+    kept: float = 0.0
     kl: float = 0.0
     agreeing: int = 0
     loss: dict[str, float] = field(default_factory=lambda: {"trained": 0.0, "exported": 0.0})
 
-    def add(self, expected: torch.Tensor, found: torch.Tensor, targets: torch.Tensor) -> None:
-        """Logits (positions, vocabulary) of both. A GGUF file leaves out columns that no token has."""
+    def add(
+        self, expected: torch.Tensor, found: torch.Tensor, targets: torch.Tensor, base: torch.Tensor | None
+    ) -> None:
+        """Logits (positions, vocabulary) of both, and of the base model. A GGUF file leaves out columns that no token
+        has."""
         columns = min(expected.shape[1], found.shape[1])
         p, q = (torch.log_softmax(logits[:, :columns], dim=1) for logits in (expected, found))
+        if base is not None:
+            b = torch.log_softmax(base[:, :columns], dim=1)
+            trained, exported = (_centred(each - b, p.exp()) for each in (p, q))
+            self.change += float((p.exp() * trained * trained).sum(dtype=torch.float64))
+            self.kept += float((p.exp() * trained * exported).sum(dtype=torch.float64))
         self.positions += len(p)
         self.agreeing += int((p.argmax(1) == q.argmax(1)).sum())
         rows = torch.arange(len(p))
         for name, chances in (("trained", p), ("exported", q)):
             self.loss[name] -= float(chances[rows, targets].double().sum())
         self.kl += float((p.exp() * (p - q)).sum(dtype=torch.float64))
+
+
+def _centred(changes: torch.Tensor, chances: torch.Tensor) -> torch.Tensor:
+    """(positions, vocabulary) with a mean of 0 at every position, each column weighted by its chance."""
+    return changes - (chances * changes).sum(dim=1, keepdim=True)
 
 
 def compare(case: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,7 +125,9 @@ def _expected(trained: Transformers, row: Mapping[str, Any]) -> Expected:
         tokens, labels = tokens + answer, [UNTRAINED] * len(tokens) + answer
     positions = [index - 1 for index, label in enumerate(labels) if index > 0 and label != UNTRAINED]
     targets = [labels[position + 1] for position in positions]
-    return Expected(tokens, positions, targets, trained.hidden(tokens, positions))
+    return Expected(
+        tokens, positions, targets, trained.hidden(tokens, positions), trained.base_hidden(tokens, positions)
+    )
 
 
 def _sums(head: Head, rows: Sequence[Expected], exported: Runtime) -> Sums:
@@ -113,7 +136,8 @@ def _sums(head: Head, rows: Sequence[Expected], exported: Runtime) -> Sums:
         done = 0
         for found in exported.logits(row.tokens, row.positions):
             block = slice(done, done + len(found))
-            sums.add(head(row.hidden[block]), found, torch.tensor(row.targets[block]))
+            base = None if row.base is None else head(row.base[block])
+            sums.add(head(row.hidden[block]), found, torch.tensor(row.targets[block]), base)
             done += len(found)
     return sums
 
@@ -126,6 +150,7 @@ def _figures(sums: Sums) -> dict[str, Any]:
         "mean_kl": sums.kl / count,
         "top1_agreement": sums.agreeing / count,
         "loss": loss,
+        "change_kept": sums.kept / sums.change if sums.change > LEAST_CHANGE * count else None,
     }
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,7 @@ def issue(
     parity = parity_of(seen, questions.source)
     page = {
         "format": format, "quantization": quantization, "runtime": seen["runtime"],
-        "figures": parity.model_dump(), "limits": {"kl": limits.kl, "top1": limits.top1,
-                                                   "perplexity": limits.perplexity, "reason": limits.reason},
+        "figures": parity.model_dump(), "limits": asdict(limits),
         "prompts_that_differ": seen["prompts_that_differ"], "answers": seen["answers"], "note": note,
     }  # fmt: skip
     problems = problems_of(parity, limits, seen["prompts_that_differ"])
@@ -79,6 +79,7 @@ def parity_of(seen: Mapping[str, Any], source: str) -> Parity:
     return Parity(
         source=source, rows=seen["rows"], positions=seen["positions"], prompts=seen["prompts"],
         prompts_identical=seen["prompts"] - len({str(each["expected"]) for each in seen["prompts_that_differ"]}),
+        change_kept=None if seen["change_kept"] is None else _finite(seen["change_kept"]),
         mean_kl=_finite(seen["mean_kl"]), top1_agreement=seen["top1_agreement"],
         perplexity=_finite(_exp(loss["exported"])), perplexity_trained=_finite(_exp(loss["trained"])),
     )  # fmt: skip
@@ -91,6 +92,10 @@ def problems_of(parity: Parity, limits: Limits, differing: list[dict[str, Any]])
         found.append(f"{len(differing)} prompts do not become the tokens that were trained with ({', '.join(ways)})")
     if not parity.mean_kl <= limits.kl:
         found.append(f"mean KL is {parity.mean_kl:.4g} nats a position, at most {limits.kl:g} is its format's loss")
+    if parity.change_kept is not None and not parity.change_kept >= limits.change:
+        found.append(
+            f"it shows {parity.change_kept:.0%} of what training changed, at least {limits.change:.0%} must be"
+        )
     if not (parity.top1_agreement - limits.top1) * parity.positions >= -NEAR_TIES:
         found.append(f"the first choice is the same at {parity.top1_agreement:.0%} of positions, not {limits.top1:.0%}")
     if not parity.perplexity <= limits.perplexity * parity.perplexity_trained:
@@ -123,11 +128,14 @@ def _markdown(page: Mapping[str, Any]) -> str:
         "| all |",
         f"| mean KL, nats a position ({figures['positions']} positions) | {figures['mean_kl']:.6f} | {limits['kl']} |",
         f"| same first choice | {figures['top1_agreement']:.2%} | {limits['top1']:.0%}, and {NEAR_TIES} near ties |",
+        *([] if figures["change_kept"] is None else
+          [f"| what training changed | {figures['change_kept']:.1%} | at least {limits['change']:.0%} |"]),
         f"| perplexity (trained {figures['perplexity_trained']:.4f}) | {figures['perplexity']:.4f} "
         f"| {limits['perplexity']} times |", "",
         f"Why these limits: {limits['reason']}.", "",
         "Positions are those that predict a token of an answer. KL is that of the trained model's next-token "
-        "distribution from the export's, over the whole vocabulary.", "",
+        "distribution from the export's, over the whole vocabulary. What training changed are "
+        "log-probabilities less those of the base model; its share is the coefficient of a regression on it.", "",
         *([page["note"], ""] if page["note"] else []),
         "## Answers, side by side", "", "The likeliest token each time.", "",
     ]  # fmt: skip

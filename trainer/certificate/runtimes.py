@@ -54,7 +54,8 @@ class Transformers:
 
         self.name = "transformers" if adapter is None else "PEFT"
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype_for(folder), attn_implementation="eager")
-        self._model = model if adapter is None else _with_adapter(model, adapter)
+        self._adapted = None if adapter is None else _with_adapter(model, adapter)
+        self._model = self._adapted or model
         self._model.eval()
         self._tokenizer = AutoTokenizer.from_pretrained(adapter or folder)
         self._body = model.get_submodule("model")
@@ -71,6 +72,14 @@ class Transformers:
         with torch.no_grad():
             states: torch.Tensor = self._body(input_ids=torch.tensor([list(tokens)])).last_hidden_state
         return states[0, list(positions)].float()
+
+    def base_hidden(self, tokens: Tokens, positions: Sequence[int]) -> torch.Tensor | None:
+        """The same of the model without its adapter; None where all weights were trained. An adapter never changes the
+        head."""
+        if self._adapted is None:
+            return None
+        with self._adapted.disable_adapter():
+            return self.hidden(tokens, positions)
 
     def logits(self, tokens: Tokens, positions: Sequence[int]) -> Iterator[torch.Tensor]:
         for block in self.hidden(tokens, positions).split(POSITIONS):

@@ -126,6 +126,8 @@ class Parity(Record):
 
     prompts_identical: conversations that become the tokens that were trained with. mean_kl (nats) and top1_agreement:
     over positions that predict a token of an answer; perplexity of the export, and of the trained model, over the same.
+    change_kept: how much of what training changed in the log-probabilities the export shows, as the coefficient of a
+    regression on it: 1 where all of it is there, 0 where the adapter is lost; None where all weights were trained.
     """
 
     source: str  # where the rows come from: "held-out rows"
@@ -137,6 +139,7 @@ class Parity(Record):
     top1_agreement: float
     perplexity: float
     perplexity_trained: float
+    change_kept: float | None = None
 
 
 class Artifact(Record):

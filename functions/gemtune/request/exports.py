@@ -17,13 +17,15 @@ class Limits:
     """What an export may lose; beyond any of these it does not behave as trained.
 
     kl: mean over positions, in nats. top1: share of positions whose first choice is the same. perplexity: how many
-    times that of the trained model. reason: why just these, for the certificate.
+    times that of the trained model. reason: why just these, for the certificate. change: the share of what training
+    changed that the export must show, 1 where it is all there and 0 where the adapter is lost.
     """
 
     kl: float
     top1: float
     perplexity: float
     reason: str
+    change: float = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +92,7 @@ ADAPTER = (
     AdapterExport(
         quantization="none",
         stored="as it was trained",
-        limits=Limits(0.001, 0.99, 1.01, "the same weights in the same library: nothing may differ"),
+        limits=Limits(0.001, 0.99, 1.01, "the same weights in the same library: nothing may differ", 0.99),
     ),
 )
 MERGED = (
@@ -142,7 +144,7 @@ GGUF = (
     GgufExport(
         quantization="q2_k",
         stored="2 to 3 bits per weight",
-        limits=Limits(8.0, 0.1, 2000.0, "2 to 3 bits a weight, too few for 270M: only a broken file is beyond"),
+        limits=Limits(8.0, 0.1, 2000.0, "2 to 3 bits a weight, too few for 270M: only a broken file is beyond", 0.1),
         llama_type="Q2_K",
     ),
 )
