@@ -74,7 +74,7 @@ cloud: .venv/.tests ## the gcp backend on emulators of this machine, until Ctrl-
 up: .venv/.service ## serve on http://127.0.0.1:$(PORT), everything below $(GEMTUNE_HOME)
 	@exec $(BIN)/gemtune up
 
-unsloth: .venv/.service ## make the environment of provider unsloth (about 0.2 GB, outside the checkout), and say what to set
+unsloth: .venv/.service ## make or repair the environment of provider unsloth (0.35 GB, outside the checkout), and say what to set
 	@$(BIN)/python -m trainer.unsloth_environment
 
 # A Google Cloud project: PROJECT_ID=… REGION=… say which; terraform/terraform.tfvars may say more.

@@ -20,10 +20,17 @@ def requirements() -> Mapping[Path, str]:
     shared = [line for line in needed if line.partition("==")[0] in SHARED]
     return {
         ROOT / "functions" / "requirements.txt": _lines([*needed, *extras["gcp"]]),
-        ROOT / "trainer" / "requirements.txt": _lines([*shared, *extras["gcp"], *extras["trainer"]]),
+        ROOT / "trainer" / "requirements.txt": _lines([*shared, *extras["gcp"], *_pins(extras, "trainer")]),
         ROOT / "trainer" / "gpu.txt": _lines(extras["gpu"]),
-        ROOT / "trainer" / "unsloth.txt": _lines(extras["unsloth"]),
+        ROOT / "trainer" / "unsloth.txt": _lines([pin for pin in extras["unsloth"] if "==" in pin]),
     }
+
+
+def _pins(extras: Mapping[str, list[str]], name: str) -> list[str]:
+    """An extra's packages, and those of the extras that it includes, by name."""
+    included = [line.removeprefix("gemtune[").removesuffix("]") for line in extras[name] if "==" not in line]
+    pins = [line for line in extras[name] if "==" in line]
+    return sorted([*pins, *(pin for extra in included for pin in _pins(extras, extra))])
 
 
 def _lines(wanted: list[str]) -> str:

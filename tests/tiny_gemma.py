@@ -79,8 +79,9 @@ def _tokenizer(folder: Path, shape: Shape) -> Any:
         merges += [
             (-score, vocabulary[a], vocabulary[b], a, b) for a, b in halves if a in vocabulary and b in vocabulary
         ]
+    pairs: Any = [merge[3:] for merge in sorted(merges)]  # what the tokenizer takes, and its annotation does not say
     tokenizer = GemmaTokenizer(
-        vocab=vocabulary, merges=[merge[3:] for merge in sorted(merges)], add_bos_token=True,
+        vocab=vocabulary, merges=pairs, add_bos_token=True,
         extra_special_tokens=dict(shape.media_tokens),
     )  # fmt: skip
     tokenizer.add_special_tokens({"extra_special_tokens": list(shape.turn_tokens)})

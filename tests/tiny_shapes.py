@@ -173,7 +173,7 @@ def _gemma4_unified(tokenizer: Any, head_dim: int) -> Any:
     return _scaled(Gemma4UnifiedForConditionalGeneration(config))
 
 
-def _gemma4_media_ids(tokenizer: Any) -> dict[str, int]:
+def _gemma4_media_ids(tokenizer: Any) -> dict[str, Any]:
     names = {"eoa_token": "eoa_token_index"}
     return {
         names.get(name, f"{name}_id"): tokenizer.convert_tokens_to_ids(token) for name, token in _GEMMA_4_MEDIA.items()

@@ -172,7 +172,7 @@ def _log_to_stdout() -> None:
     output = logging.StreamHandler(sys.stdout)
     output.setFormatter(Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[output], force=True)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs each URL, and some of the Hub's are signed
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs each URL, and some of the Hub's are signed
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on a CPU it warns of a package that is not needed
 
 

@@ -16,7 +16,7 @@ from gemtune.redaction import Redacting
 
 # How often a disk that takes nothing is named, of which every part of the service complains several times a second.
 SECONDS_BETWEEN = 60.0
-NOISY = ("google", "urllib3", "httpx", "httpcore", "waitress.queue", "watchdog")
+NOISY = ("google", "urllib3", "httpx2", "httpcore2", "waitress.queue", "watchdog")
 
 
 class JsonLines(Redacting):

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from gemtune.errors import ObjectExists, ObjectNotFound, UnsafeName
@@ -140,7 +140,7 @@ def test_a_link_reads_the_object_without_credentials(objects: Objects) -> None:
         assert Path(link.path).read_bytes() == b"content"
     else:
         assert link.url is not None
-        assert httpx.get(link.url, trust_env=False).content == b"content"
+        assert httpx2.get(link.url, trust_env=False).content == b"content"
     with pytest.raises(UnsafeName):
         objects.link("../x")
 

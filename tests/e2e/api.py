@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import httpx
+import httpx2
 
 OVER = ("completed", "failed", "cancelled")
 
@@ -17,7 +17,7 @@ OVER = ("completed", "failed", "cancelled")
 class Api:
     def __init__(self, url: str):
         self.url = url
-        self.client = httpx.Client(base_url=url, timeout=240, trust_env=False)
+        self.client = httpx2.Client(base_url=url, timeout=240, trust_env=False)
 
     def submit(self, request: dict[str, Any], **headers: str) -> str:
         answer = self.client.post("/train", json=request, headers=headers)

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psutil
 
 from tests.e2e.api import Api, command, wait_for
@@ -72,7 +72,7 @@ class Service(Api):
     def is_healthy(self) -> bool:
         try:
             return self.client.get("/health").status_code == 200
-        except httpx.TransportError:
+        except httpx2.TransportError:
             return False
 
     def trainers(self) -> list[psutil.Process]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
-import httpx
+import httpx2
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import pubsub_v1, run_v2, storage
 
@@ -85,7 +85,7 @@ class Cloud:
 
     def sweep(self) -> None:
         """What Cloud Scheduler does every few minutes."""
-        httpx.post(f"{self.url}/sweep/", timeout=240, trust_env=False).raise_for_status()
+        httpx2.post(f"{self.url}/sweep/", timeout=240, trust_env=False).raise_for_status()
 
     def messages(self, topic: Topic) -> list[pubsub_v1.types.PubsubMessage]:
         """Every message that a topic ever got."""
@@ -138,7 +138,7 @@ class Cloud:
             "namespace": "(default)",
             "document": {"value": "training_jobs/{job}/events/{event}", "matchType": "PATH_PATTERN"},
         }
-        answer = httpx.post(url, params={"eventarcTriggerId": "fan_out"}, json=wanted, trust_env=False)
+        answer = httpx2.post(url, params={"eventarcTriggerId": "fan_out"}, json=wanted, trust_env=False)
         answer.raise_for_status()
 
     def _run_jobs(self) -> None:

@@ -23,7 +23,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import quote
 
-import httpx
+import httpx2
 
 FINALIZED = "google.cloud.storage.object.v1.finalized"
 # Seconds before a failed trigger is repeated: doubled each time.
@@ -36,7 +36,7 @@ class Relay:
     def __init__(self, port: int, functions_url: str):
         self._functions_url = functions_url
         self.sent: list[tuple[str, Mapping[str, str], bytes]] = []  # function, headers, body
-        self._client = httpx.Client(timeout=240, trust_env=False)
+        self._client = httpx2.Client(timeout=240, trust_env=False)
         self._stopping = threading.Event()
         self._workers = ThreadPoolExecutor(16)
         self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
@@ -70,7 +70,7 @@ class Relay:
         try:
             answer = self._client.post(f"{self._functions_url}/{function}/", headers=dict(headers), content=body)
             return answer.status_code
-        except httpx.HTTPError:
+        except httpx2.HTTPError:
             return 503
 
 

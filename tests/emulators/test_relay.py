@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import firestore, pubsub_v1, storage
@@ -73,7 +73,7 @@ def relay(emulators: Emulators, served: Functions) -> Iterator[Relay]:
         "document": {"value": "relayed/{id}", "matchType": "PATH_PATTERN"},
     }
     url = f"http://{emulators.firestore}/emulator/v1/projects/{PROJECT}/eventarcTrigger?eventarcTriggerId=relayed"
-    httpx.post(url, json=trigger, trust_env=False).raise_for_status()
+    httpx2.post(url, json=trigger, trust_env=False).raise_for_status()
     yield found
     found.stop()
 
@@ -151,5 +151,5 @@ def test_a_message_of_another_kind_is_acknowledged_and_no_event(
     relay: Relay, functions: Functions, tmp_path: Path
 ) -> None:
     push = {"message": {"attributes": {"eventType": "OBJECT_DELETE"}, "data": "", "messageId": "1", "publishTime": ""}}
-    assert httpx.post(f"{relay.url}/storage", json=push, trust_env=False).status_code == 204
+    assert httpx2.post(f"{relay.url}/storage", json=push, trust_env=False).status_code == 204
     assert functions.heard == []

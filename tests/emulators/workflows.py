@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import httpx
+import httpx2
 from google.api_core.exceptions import GoogleAPICallError
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import run_v2
@@ -42,7 +42,7 @@ class WorkflowsStandIn:
         self._environment = environment
         self._executions: dict[str, Any] = {}
         self._lock = threading.RLock()
-        self._client = httpx.Client(timeout=240, trust_env=False)
+        self._client = httpx2.Client(timeout=240, trust_env=False)
         options = {"api_endpoint": run_url}
         self._jobs = run_v2.JobsClient(credentials=AnonymousCredentials(), transport="rest", client_options=options)
         methods = {

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from gemtune.bootstrap import Services
@@ -224,7 +224,7 @@ def test_artifacts_are_listed_with_a_link_that_reads_them(api: Any, services: Se
     for artifact in listed:
         assert set(artifact) == {"name", "bytes", "sha256", "url", "path"}
         if services.settings.on_gcp:
-            content = httpx.get(artifact["url"], trust_env=False).content
+            content = httpx2.get(artifact["url"], trust_env=False).content
         else:
             content = Path(artifact["path"]).read_bytes()
         assert content == artifact["name"].encode()

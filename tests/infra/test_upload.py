@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.emulators.children import Child, free_port, wait_for_port
@@ -97,8 +97,8 @@ def recorded(name: str, **changed: str) -> dict[str, Any]:
     return {"method": "POST", "url": event["path"], "headers": event["headers"], "content": body}
 
 
-def ask(served: Served, request: dict[str, Any]) -> httpx.Response:
-    with httpx.Client(base_url=served.url, trust_env=False, timeout=240) as client:
+def ask(served: Served, request: dict[str, Any]) -> httpx2.Response:
+    with httpx2.Client(base_url=served.url, trust_env=False, timeout=240) as client:
         return client.request(**request)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from gemtune.embedded.folder_objects import FolderObjects
@@ -142,7 +142,7 @@ def test_without_a_network_the_step_may_be_tried_again(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(httpx.TransportError):
+    with pytest.raises(httpx2.TransportError):
         provide(buckets, work)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,10 @@ def test_the_export_carries_a_card_and_checksums(bench: Bench) -> None:
     bench.to(Step.EXPORT)
     folder = Path(bench.job.adapter_path or "")
     card = (folder / "README.md").read_text()
-    for said in (str(bench.base), "`chats`", bench.job_id, "| learning_rate | 0.005 |", "| torch | ", "perplexity"):
+    for said in (str(bench.base), "`chats`", bench.job_id, "| learning_rate | 0.005 |", "perplexity"):
         assert said in card
+    for package in ("transformers", "bitsandbytes"):
+        assert f"| {package} | {version(package)} | {version(package)} |" in card
     assert f"trained by gemtune as job `{bench.job_id}` and exported on" in card
     assert "None" not in card
     assert '| evaluation_metrics | ["accuracy", "perplexity"] |' in card

@@ -24,6 +24,8 @@ from tests import preference_rows, rows
 from tests.fakes import World
 from tests.trainer.conftest import Bench
 from trainer import unsloth_environment
+from trainer.export import versions
+from trainer.export.tokenizer_files import place_of
 
 # Both engines train the same float32 model on the same batches. What differs is the order of sums: huggingface's rows
 # lie one after the other, unsloth's one below the other with padding.
@@ -84,6 +86,7 @@ def test_both_engines_have_the_same_losses_figures_and_files(
     assert theirs.baseline.accuracy == ours.baseline.accuracy
     files = [{Path(artifact.name).name for artifact in bench.job.artifacts} for bench in (plain, fast)]
     assert files[0] == files[1]
+    assert versions_of(fast, method) == versions_of(plain, method) | own_versions()
     before, after = (weights(bench, method) for bench in (plain, fast))
     assert before.keys() == after.keys()
     assert all(torch.allclose(before[name], after[name], atol=2e-3) for name in before)
@@ -147,9 +150,24 @@ def history(bench: Bench) -> list[dict[str, Any]]:
 
 
 def weights(bench: Bench, method: str) -> dict[str, torch.Tensor]:
-    place, name = ("model", "model") if method == "Full" else ("adapter", "adapter_model")
-    folder = bench.services.buckets.export.uri(f"jobs/{bench.job_id}/{place}/{bench.job.steps[Step.TRAIN].attempt}")
-    return load_file(Path(folder) / f"{name}.safetensors")
+    name = "model" if method == "Full" else "adapter_model"
+    return load_file(trained(bench, method) / f"{name}.safetensors")
+
+
+def trained(bench: Bench, method: str) -> Path:
+    place = f"jobs/{bench.job_id}/{place_of(method)}/{bench.job.steps[Step.TRAIN].attempt}"
+    return Path(bench.services.buckets.export.uri(place))
+
+
+def versions_of(bench: Bench, method: str) -> dict[str, str]:
+    """What the model card will say of how it was trained."""
+    return dict(versions.read(trained(bench, method)))
+
+
+def own_versions() -> dict[str, str]:
+    """What the pins of unsloth's environment say of the packages that a model card names."""
+    pins = (line.partition("==") for line in unsloth_environment.PINS.read_text().splitlines())
+    return {name: version for name, _, version in pins if name in versions.PACKAGES}
 
 
 @pytest.mark.parametrize(
@@ -254,11 +272,38 @@ def test_a_service_without_unsloth_refuses_it_at_once(world: World) -> None:
     assert "make unsloth" in json.dumps(problem.hint)
 
 
-def test_the_extra_can_be_resolved_since_unsloth_allows_what_the_trainer_has_pinned(unsloth_python: Path) -> None:
+# What only a GPU uses, and what unsloth uses for models and uses that are none of ours.
+NOT_THERE = {
+    "cut-cross-entropy", "diffusers", "einops", "hf-transfer", "json5", "msgspec", "nest-asyncio", "structlog",
+    "torchvision", "triton", "tyro", "wheel", "xformers",
+}  # fmt: skip
+WHAT_IS_ASKED = """
+import importlib.metadata as metadata, json
+layer = ("datasets", "fsspec", "huggingface_hub", "transformers", "trl", "torchao", "unsloth", "unsloth_zoo", "aiohttp")
+asked = [(name, line) for name in layer for line in metadata.requires(name) or []]
+print(json.dumps([asked, {found.name: found.version for found in reversed([*metadata.distributions()])}]))
+"""
+
+
+def test_its_packages_find_in_its_environment_what_they_ask_for(unsloth_python: Path) -> None:
+    """Its own versions go before those of the trainer's that lie beneath."""
+    ran = subprocess.run([unsloth_python, "-c", WHAT_IS_ASKED], check=True, capture_output=True, text=True)
+    asked, versions = json.loads(ran.stdout)
+    there = {canonicalize_name(name): version for name, version in versions.items()}
+    for package, line in asked:
+        needed = Requirement(line)
+        name = canonicalize_name(needed.name)
+        if (needed.marker is None or needed.marker.evaluate({"extra": ""})) and name not in NOT_THERE:
+            assert name in there, f"{package} asks for {line}"
+            assert needed.specifier.contains(there[name], prereleases=True), f"{package}: {line} is {there[name]}"
+
+
+def test_the_extra_can_be_resolved_since_unsloth_allows_what_is_pinned_beside_it(unsloth_python: Path) -> None:
     asks = "import importlib.metadata as m, json; print(json.dumps(m.requires('unsloth') + m.requires('unsloth_zoo')))"
     ran = subprocess.run([unsloth_python, "-c", asks], check=True, capture_output=True, text=True)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    pins = {canonicalize_name(pin.name): pin for pin in map(Requirement, extras["trainer"] + extras["unsloth"])}
+    pinned = [line for line in extras["training"] + extras["unsloth"] if "==" in line]
+    pins = {canonicalize_name(pin.name): pin for pin in map(Requirement, pinned)}
     asked = [
         found for found in map(Requirement, json.loads(ran.stdout)) if found.marker is None or found.marker.evaluate()
     ]

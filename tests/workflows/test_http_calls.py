@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from gemtune.local_server.workflow_engine import http_post
@@ -19,13 +19,13 @@ from gemtune.local_server.workflow_engine import http_post
     ],
 )
 def test_a_token_is_for_its_audience_or_else_for_the_url(auth: Any, sent: str | None) -> None:
-    asked: list[httpx.Request] = []
+    asked: list[httpx2.Request] = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         asked.append(request)
-        return httpx.Response(200, json={})
+        return httpx2.Response(200, json={})
 
-    with httpx.Client(transport=httpx.MockTransport(answer)) as client:
+    with httpx2.Client(transport=httpx2.MockTransport(answer)) as client:
         args = {"url": "https://control.example/claim", "auth": auth, "body": {}}
         http_post(args, client=client, id_token=lambda audience: f"for {audience}")
     assert asked[0].headers.get("Authorization") == sent

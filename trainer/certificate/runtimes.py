@@ -93,8 +93,7 @@ class Transformers:
     def answer_and_end(self, tokens: Tokens, limit: int) -> list[int]:
         """The same with the token that ends it: at least one."""
         with torch.no_grad():
-            # transformers asks here for a protocol that its own models do not meet.
-            found = self._model.generate(  # type: ignore[misc]
+            found = self._model.generate(
                 input_ids=torch.tensor([list(tokens)]), max_new_tokens=limit, do_sample=False,
                 attention_mask=torch.ones(1, len(tokens), dtype=torch.long),
             )  # fmt: skip

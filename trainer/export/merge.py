@@ -16,7 +16,7 @@ from gemtune.errors import StepError
 from gemtune.request.exports import MergedExport, MergedQuantization, merged_export
 from trainer.base_model import folder_contents
 from trainer.base_model.four_bits import is_quantized, skipped_modules
-from trainer.export import stochastic_rounding
+from trainer.export import stochastic_rounding, versions
 from trainer.export.lora_weights import LoraWeights, place_of
 from trainer.export.tensor_file import TensorFile
 
@@ -30,7 +30,7 @@ Encoding = Callable[[str, "torch.Tensor", bool], Mapping[str, "torch.Tensor"]]
 PARTS = ("text_config", "vision_config", "audio_config")
 # Tokenizers, templates and processors that stand beside weights; config.json is written anew.
 BESIDE = ("*.json", "*.jinja", "tokenizer.model")
-NOT_BESIDE = ("config.json", folder_contents.INDEX, "adapter_config.json", "manifest.json")
+NOT_BESIDE = ("config.json", folder_contents.INDEX, "adapter_config.json", "manifest.json", versions.NAME)
 
 
 def merge(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -11,18 +10,18 @@ from typing import Any
 from gemtune.jobs.record import Artifact, Job, Metrics, Parity
 from gemtune.request.exports import EXPORTS, Format
 from gemtune.request.spec import Spec
+from trainer.export import versions
 from trainer.export.usage import how_to_run
 from trainer.published import published
 
-PACKAGES = ("gemtune", "torch", "transformers", "trl", "peft", "accelerate", "tokenizers")
-
 
 def model_card(
-    job: Job, spec: Spec, artifacts: Sequence[Artifact], parity: Parity | None = None, *, at: datetime
-) -> str:
+    job: Job, spec: Spec, artifacts: Sequence[Artifact], parity: Parity | None = None, *, at: datetime,
+    trained_with: Mapping[str, str],
+) -> str:  # fmt: skip
     """Markdown with the front matter that the Hub reads: https://huggingface.co/docs/hub/model-cards
 
-    artifacts: the files that it stands beside.
+    artifacts: the files that it stands beside. trained_with: versions of libraries, by name.
     """
     shown = published(spec)
     sections = [
@@ -33,7 +32,7 @@ def model_card(
         _figures(job.metrics),
         "" if parity is None else _parity(parity),
         _table("Configuration", ["setting", "value"], _settings(shown["training_config"])),
-        _table("Versions", ["package", "version"], _versions()),
+        _table("Versions", ["package", "training", "export"], _versions(trained_with)),
         _table("Files", ["name", "bytes", "SHA-256"], [(a.name, a.bytes, a.sha256) for a in artifacts]),
         how_to_run(spec),
     ]
@@ -105,14 +104,11 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _versions() -> list[tuple[str, str]]:
-    found = []
-    for package in PACKAGES:
-        try:
-            found.append((package, importlib.metadata.version(package)))
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+def _versions(trained_with: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """Training may run in another environment than export: on a GPU, by unsloth, by an earlier gemtune."""
+    exported_with = versions.installed()
+    known = [name for name in versions.PACKAGES if name in trained_with or name in exported_with]
+    return [(name, trained_with.get(name, "-"), exported_with.get(name, "-")) for name in known]
 
 
 def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

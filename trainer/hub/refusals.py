@@ -42,7 +42,7 @@ def meaning(error: Exception, repository: str) -> Exception:
 
     Nothing of a request is repeated but its method, host and path: a link may be signed, and a header has the token.
     """
-    import httpx
+    import httpx2
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     error = _cause(error)
@@ -50,7 +50,7 @@ def meaning(error: Exception, repository: str) -> Exception:
         return MayPass(str(error), seconds=error.seconds)
     if isinstance(error, HfHubHTTPError):
         return _refusal(error.response, error.server_message, repository)
-    if isinstance(error, httpx.TransportError):
+    if isinstance(error, httpx2.TransportError):
         return MayPass(f"the connection to the Hub broke ({type(error).__name__})")
     if isinstance(error, HFValidationError):
         return _step_error(404, repository, "it is no name for a repository")
@@ -67,9 +67,9 @@ def may_pass(status: int) -> bool:
 
 
 def _refusal(response: object, said: str | None, repository: str) -> Exception:
-    import httpx
+    import httpx2
 
-    assert isinstance(response, httpx.Response)
+    assert isinstance(response, httpx2.Response)
     status, request = response.status_code, response.request
     where = f"{request.method} {request.url.host}{request.url.path} answers {status}"
     if may_pass(status):

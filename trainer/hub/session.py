@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import httpx
+    import httpx2
 
 # Seconds without an answer or a byte; the library's own client waits for ever.
 TIMEOUT = 60.0
@@ -46,7 +46,7 @@ def uploading(check_stop: Callable[[], None]) -> Iterator[None]:
         logging.set_verbosity(before[1])
 
 
-def retry_after(response: httpx.Response) -> float:
+def retry_after(response: httpx2.Response) -> float:
     """Seconds to wait by the server's word: Retry-After, or what is left of the window that RateLimit names.
 
     https://www.rfc-editor.org/rfc/rfc9110#name-retry-after
@@ -60,16 +60,16 @@ def retry_after(response: httpx.Response) -> float:
     return float(limit.reset_in_seconds) if limit is not None and limit.remaining == 0 else 0.0
 
 
-def _client(check_stop: Callable[[], None]) -> httpx.Client:
+def _client(check_stop: Callable[[], None]) -> httpx2.Client:
     """Like the library's own, but for the timeout and the hooks. It goes online whatever HF_HUB_OFFLINE says: that is
     set where models are loaded from files that are here, and would keep an upload from going anywhere."""
-    import httpx
+    import httpx2
 
     hooks = {"request": [lambda request: check_stop()], "response": [_look]}
-    return httpx.Client(event_hooks=hooks, follow_redirects=True, timeout=TIMEOUT)
+    return httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=TIMEOUT)
 
 
-def _look(response: httpx.Response) -> None:
+def _look(response: httpx2.Response) -> None:
     """Raises Busy where the library would sleep on the server's word, or ask again at once and for ever; and what a
     refusal is where the library reads its JSON first, which may be none."""
     from huggingface_hub.utils import hf_raise_for_status

@@ -42,6 +42,15 @@ def checkpointing(
     return how
 
 
+def arguments(how: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the arguments of transformers' Trainer for what `checkpointing` decided, by the names that the installed
+    version has: since 5.24 it is called activation checkpointing."""
+    from transformers import TrainingArguments
+
+    name = "activation" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient"
+    return {f"{name}_checkpointing": how is not None, f"{name}_checkpointing_kwargs": how}
+
+
 def activation_bytes(model: LanguageModel, tokens: int, computed_in: torch.dtype | None = None) -> int:
     """About what the layers keep for backward of so many tokens, counted from forward passes by their widths; weights
     that are cast, and the scores of capped attention, are left out. computed_in: None for the type of the weights.

@@ -16,7 +16,7 @@ from gemtune.request.exports import AdapterExport, GgufExport, MergedExport
 from trainer.certificate import held_out_rows, parity_check
 from trainer.context import Context
 from trainer.conversation.chat_template import ChatTemplate, json_object
-from trainer.export import trained_weights
+from trainer.export import trained_weights, versions
 from trainer.export.model_card import model_card
 from trainer.export.modelfile import modelfile, turns_of
 from trainer.export.trained_weights import TrainedWeights
@@ -78,7 +78,8 @@ def _exported(context: Context) -> Exported:
     )  # fmt: skip
     export, prefix = context.buckets.export, f"{context.prefix}/export/{context.mark.attempt}"
     files = manifest.describe(export, folder, prefix)
-    card = model_card(context.job, context.spec, files, parity, at=context.clock.now())
+    trained_with = versions.read(trained.folder)
+    card = model_card(context.job, context.spec, files, parity, at=context.clock.now(), trained_with=trained_with)
     (folder / "README.md").write_text(card)
     return Exported(prefix, folder, manifest.publish(export, folder, prefix), parity)
 
@@ -87,7 +88,7 @@ def write(context: Context, trained: TrainedWeights, folder: Path) -> str:
     """Write the export itself; return what its certificate should say of it. An adapter needs no torch."""
     export = context.spec.export
     if isinstance(export, AdapterExport):
-        shutil.copytree(trained.folder, folder, ignore=shutil.ignore_patterns(manifest.NAME))
+        shutil.copytree(trained.folder, folder, ignore=shutil.ignore_patterns(manifest.NAME, versions.NAME))
         return ""
     with garbage_collection_paused():
         import torch  # noqa: F401

@@ -17,7 +17,7 @@ from gemtune.request.rl_spec import DpoConfig, GrpoConfig
 from gemtune.request.spec import Spec, TrainingConfig
 from trainer.base_model import location
 from trainer.context import Context
-from trainer.export import tokenizer_files
+from trainer.export import tokenizer_files, versions
 from trainer.model.engines import engine_of
 from trainer.model.engines.interface import Engine
 from trainer.process.crashes import refuse_unsupported_model
@@ -82,6 +82,7 @@ def _train(context: Context, tracking: Tracking) -> None:
     folder = context.work / place
     engine.save(trainer.model, folder)
     tokenizer_files.add_tokenizer(base, folder)
+    versions.write(folder)
     artifacts = manifest.publish(export, folder, f"{context.prefix}/{place}/{context.mark.attempt}")
     found = dict(figures or {}) | {"train_step": best or state.global_step, "train_loss": _train_loss(trainer)}
     metrics = Metrics.model_validate(found | {"baseline": baseline})

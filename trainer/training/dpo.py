@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import partial, update_wrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,12 @@ import torch
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
+from trl.trainer.utils import FusedCausalLMOutput
 
 from gemtune.jobs.record import Figures
 from gemtune.request import rl_spec
+from trainer.base_model.language_model import unwrapped
+from trainer.rows.encoder import UNTRAINED
 from trainer.rows.prepared import PICTURES
 from trainer.training.interface import Hooks, Setup
 from trainer.training.job_trainer import attach
@@ -24,6 +27,9 @@ from trainer.training.reinforcement import log_figures, log_probabilities_in, se
 
 if TYPE_CHECKING:
     from trainer.base_model.language_model import LanguageModel
+
+# What TRL logs of the logits, which the loss head does not keep.
+NOT_COMPUTED = ("logits/chosen", "logits/rejected", "mean_token_accuracy")
 
 
 class DpoTrainer(DPOTrainer):
@@ -48,21 +54,22 @@ class DpoTrainer(DPOTrainer):
         loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)  # type: ignore[no-untyped-call]
         return loss
 
-    def _get_per_token_logps_and_entropies(
-        self,
-        model: torch.nn.Module,
-        model_kwargs: Mapping[str, Any],
-        input_ids: torch.Tensor,
-        completion_mask: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor, None]:
+    def score(self, inputs: Mapping[str, Any], completion_mask: torch.Tensor) -> torch.Tensor:
+        """Return log-probability and entropy of each token of the answers, 0 elsewhere: (2, rows, positions - 1).
+
+        inputs: what the model takes. completion_mask: (rows, positions), 1 at the answers' tokens."""
         if self._known is not None:
-            logs, entropies = next(self._known)
-            return logs, entropies, None
-        inputs = {name: value for name, value in model_kwargs.items() if name != "use_cache"}
-        logs, entropies = log_probabilities_in(model, inputs, completion_mask, self.compute_dtype)
+            return next(self._known)
+        scores = torch.stack(log_probabilities_in(self.model, inputs, completion_mask, self.compute_dtype))
         if self._scores is not None:
-            self._scores.add(completion_mask, torch.stack((logs, entropies)))
-        return logs, entropies, None
+            self._scores.add(completion_mask, scores)
+        return scores
+
+    def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        loss = super()._compute_loss(model, inputs, return_outputs)  # type: ignore[no-untyped-call]
+        for name in NOT_COMPUTED:
+            self._metrics["train" if self.model.training else "eval"].pop(name, None)
+        return loss
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         return log_figures(self, self.figures())
@@ -121,8 +128,30 @@ def make(setup: Setup) -> DpoTrainer:
         processing_class=tokenizer,
     )
     settle(trainer, loaded)
+    score_by_trainer(trainer)
     attach(trainer, setup.hooks, setup.config)
     return trainer
+
+
+def score_by_trainer(trainer: DpoTrainer) -> None:
+    """Let a trainer score answers by the loss head of supervised training, instead of by the one that TRL has added to
+    the model. Other calls of the model, and those that ask a mixture of experts for its balance too, are answered as
+    before."""
+    base: Any = unwrapped(trainer.model)
+    base.forward = update_wrapper(partial(_forward, trainer, base.forward), base.forward)
+
+
+def _forward(
+    trainer: DpoTrainer, original: Any, *args: Any, fused_lm_head: bool = False, labels: torch.Tensor | None = None,
+    **inputs: Any,
+) -> Any:  # fmt: skip
+    """labels: (rows, positions), the tokens whose log-probabilities are wanted, UNTRAINED elsewhere."""
+    if not fused_lm_head or labels is None or inputs.get("output_router_logits"):
+        return original(*args, fused_lm_head=fused_lm_head, labels=labels, **inputs)
+    inputs = {name: value for name, value in inputs.items() if name != "use_cache"}
+    logs, entropies = trainer.score(inputs, (labels != UNTRAINED).long())
+    unknown = torch.zeros_like(logs)  # see NOT_COMPUTED
+    return FusedCausalLMOutput(log_probs=logs, entropy=entropies, mean_logits=unknown, is_top1=unknown.bool())
 
 
 def _pairs(path: Path) -> Dataset:

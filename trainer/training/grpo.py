@@ -80,19 +80,30 @@ class GrpoTrainer(GRPOTrainer):
         pixels = torch.cat(self._pixels)
         return prompts, None, {"token_type_ids": kinds} | ({"pixel_values": pixels} if len(pixels) else {})
 
-    def _chunked_logps(
-        self, model: torch.nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int,
-        compute_entropy: bool = False, pixel_values: torch.Tensor | None = None, *_: Any, **__: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None, None]:  # fmt: skip
-        """pixel_values: of a batch that is trained on; without it, of the prompts whose completions are scored."""
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: torch.nn.Module,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        **asked: Any,
+    ) -> Any:
+        """Score completions by the loss head of supervised training. A mixture of experts that is asked for its balance
+        too is scored by TRL's.
+
+        asked: `pixel_values` are those of a batch that is trained on; without them, the prompts' whose completions are
+        scored. `compute_entropy` and `compute_aux_loss`: whether they are wanted."""
+        if asked.get("compute_aux_loss"):
+            return super()._get_per_token_logps_and_entropies(model, input_ids, attention_mask, logits_to_keep, **asked)
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
         if self.sight is not None:
-            inputs |= self.sight.inputs(input_ids, self._pixels if pixel_values is None else [pixel_values])
+            pixels = asked.get("pixel_values")
+            inputs |= self.sight.inputs(input_ids, self._pixels if pixels is None else [pixels])
         answered = attention_mask.clone()
         answered[:, :-logits_to_keep] = 0
         found = log_probabilities_in(model, inputs, answered, self.compute_dtype, self.temperature)
         logs, entropies = (of[:, -logits_to_keep:] for of in found)
-        return logs, entropies if compute_entropy else None, None
+        return logs, entropies if asked.get("compute_entropy") else None, None
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         try:

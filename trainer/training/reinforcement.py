@@ -29,7 +29,6 @@ class ReinforcementTrainer(JobTrainer, Protocol):
     """One of TRL's two trainers, as ours extend them."""
 
     compute_dtype: torch.dtype
-    use_liger_kernel: bool
 
 
 def trl_arguments(setup: Setup) -> dict[str, Any]:
@@ -64,11 +63,9 @@ def end_turns(model: LanguageModel, tokenizer: PreTrainedTokenizerBase) -> None:
 
 def settle(trainer: ReinforcementTrainer, loaded: Loaded) -> None:
     """The reference is the base model, the adapter disabled: TRL's copy of a fresh adapter would be the same, twice as
-    large. And TRL is to ask its trainer for log-probabilities, instead of the model for logits. It does so where its
-    option for liger-kernel is on, which asks for that package first, and uses nothing of it."""
+    large."""
     if "ref" in trainer.model.peft_config:
         trainer.model.delete_adapter("ref")
-    trainer.use_liger_kernel = True
     trainer.compute_dtype = loaded.compute_dtype
 
 

@@ -106,9 +106,7 @@ def make(setup: Setup) -> SftTrainer:
     )
     trainer = SftTrainer(
         model=loaded.model,
-        args=TrainingArguments(
-            **arguments(setup), gradient_checkpointing=again is not None, gradient_checkpointing_kwargs=again
-        ),
+        args=TrainingArguments(**arguments(setup), **gradient_checkpointing.arguments(again)),
         data_collator=cast("Callable[[list[Any]], dict[str, Any]]", collate),
         train_dataset=rows,
         eval_dataset=None if setup.held_out is None else batches.TokenRows(setup.held_out),

@@ -40,7 +40,7 @@ def artifacts(connection: Connection, job_id: str, folder: Path | None) -> None:
 
 def _copy(artifact: dict[str, Any], folder: Path) -> None:
     """Ends the program with 1 when what comes is not what was recorded, and with 5 when nothing comes."""
-    import httpx
+    import httpx2
 
     name = artifact["name"]
     if not is_safe(name):
@@ -59,7 +59,7 @@ def _copy(artifact: dict[str, Any], folder: Path) -> None:
             unfinished.unlink(missing_ok=True)
             click.echo(f"{name}: {error}", err=True)
             raise click.exceptions.Exit(REFUSED) from None
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             unfinished.unlink(missing_ok=True)
             if attempt == TRIES:
                 click.echo(f"{name}: {error}", err=True)
@@ -77,14 +77,14 @@ def _fetch(artifact: dict[str, Any], path: Path) -> None:
 
 
 def _blocks(artifact: dict[str, Any]) -> Iterator[bytes]:
-    import httpx
+    import httpx2
 
     if artifact["url"] is None:
         with Path(artifact["path"]).open("rb") as file:
             while block := file.read(BLOCK_BYTES):
                 yield block
         return
-    with httpx.stream("GET", artifact["url"], timeout=60) as answer:
+    with httpx2.stream("GET", artifact["url"], timeout=60) as answer:
         if not answer.is_success:  # its own words would name the link, which is a key for an hour
             raise NotAsRecorded(f"the link answers {answer.status_code}")
         yield from answer.iter_bytes(BLOCK_BYTES)

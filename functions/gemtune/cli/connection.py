@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 if TYPE_CHECKING:
-    import httpx
+    import httpx2
 
 REFUSED, FAILED, CANCELLED, UNREACHABLE = 1, 3, 4, 5
 ENDED = {"completed": 0, "failed": FAILED, "cancelled": CANCELLED}
@@ -38,7 +38,7 @@ class Connection:
 
     def ask(self, method: str, path: str, **more: Any) -> Any:
         """The same, but raises Unreachable."""
-        import httpx
+        import httpx2
 
         headers = dict(more.pop("headers", {}))
         token = os.environ.get("GEMTUNE_ID_TOKEN")
@@ -46,7 +46,7 @@ class Connection:
             headers["Authorization"] = f"Bearer {token}"
         try:
             answer = self._client.request(method, path, headers=headers, **more)
-        except (httpx.TransportError, httpx.InvalidURL) as error:
+        except (httpx2.TransportError, httpx2.InvalidURL) as error:
             raise Unreachable(f"{self.url} does not answer ({error})") from error
         if answer.status_code in (502, 503, 504):  # something in front of the service
             raise Unreachable(f"{self.url} answers {answer.status_code}")
@@ -55,12 +55,12 @@ class Connection:
         return answer.json()
 
     @cached_property
-    def _client(self) -> httpx.Client:
-        import httpx
+    def _client(self) -> httpx2.Client:
+        import httpx2
 
         # A proxy has no business between this machine and itself.
         local = "://127.0.0.1" in self.url or "://localhost" in self.url
-        return httpx.Client(base_url=self.url, timeout=60, trust_env=not local)
+        return httpx2.Client(base_url=self.url, timeout=60, trust_env=not local)
 
     def show(self, answer: Any) -> bool:
         """Print an answer if JSON is wanted; whether it was."""

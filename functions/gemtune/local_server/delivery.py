@@ -9,7 +9,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
-import httpx
+import httpx2
 
 from gemtune.embedded.sqlite_bus import SqliteBus, Taken
 from gemtune.local_server.firestore_document import document_event
@@ -30,7 +30,7 @@ class Delivery:
         self._bus = bus
         self._base_url = base_url
         self._token = token
-        self._client = httpx.Client(timeout=TIMEOUT_SECONDS, trust_env=False)
+        self._client = httpx2.Client(timeout=TIMEOUT_SECONDS, trust_env=False)
         self._stopping = threading.Event()
 
     def run(self) -> None:

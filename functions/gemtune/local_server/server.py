@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 import gemtune
 from gemtune.bootstrap import Services, services
@@ -114,7 +114,7 @@ class _Server:
         while not self._stop.wait(SWEEP_SECONDS):
             try:
                 headers = {"Authorization": f"Bearer {self._token}"}
-                httpx.post(self._sweep_url, headers=headers, timeout=120, trust_env=False).raise_for_status()
+                httpx2.post(self._sweep_url, headers=headers, timeout=120, trust_env=False).raise_for_status()
                 self._bus.expire()
                 work_folders.remove_idle(self._here.settings.work, self._here.store)
                 self._uploads.forget_removed()

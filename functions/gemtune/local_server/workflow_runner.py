@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from gemtune.embedded.sqlite_launcher import SqliteLauncher
 from gemtune.errors import CannotStore
@@ -40,7 +40,7 @@ class WorkflowRunner:
         self._jobs = jobs
         self._environment = {"CONTROL_URL": control_url, "RUN_PARENT": "projects/local/locations/local"}
         self._token = token
-        self._client = httpx.Client(timeout=HTTP_TIMEOUT_SECONDS, trust_env=False)
+        self._client = httpx2.Client(timeout=HTTP_TIMEOUT_SECONDS, trust_env=False)
         self._stopping = threading.Event()
         self._running: dict[str, threading.Thread] = {}
 

@@ -24,21 +24,25 @@ if TYPE_CHECKING:
 # unsloth writes the kernels it generates here, and not into the folder that it happens to run in.
 COMPILED = cache_folder() / "unsloth-compiled"
 NEEDS_GPU = "run it where torch finds a GPU, or use provider huggingface"
+REPAIR = "run `make unsloth`, which repairs its environment, set what it prints, or use provider huggingface"
 
 
 def prepare(spec: Spec) -> None:
     """Import unsloth, which has to come before all that it changes. Raises StepError `unsloth_missing`,
     `unsloth_unusable`, `unsloth_needs_gpu`."""
-    if importlib.util.find_spec("unsloth") is None:
-        hint = "install it by `make unsloth`, set GEMTUNE_UNSLOTH_PYTHON as that says, or use provider huggingface"
-        raise StepError("unsloth_missing", "the trainer's environment has no unsloth", hint=hint)
+    for package in ("unsloth", "unsloth_zoo"):
+        if importlib.util.find_spec(package) is None:
+            raise StepError("unsloth_missing", f"the trainer's environment has no {package}", hint=REPAIR)
     os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(COMPILED))
     os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
     try:
         import unsloth
-    except (ImportError, NotImplementedError, RuntimeError) as error:  # what it raises without a GPU that it knows
+    except MemoryError:
+        raise
+    except Exception as error:  # it looks into other packages as it is imported, and may meet anything there
         message = f"unsloth cannot be used here: {cause_of(error)}"
-        raise StepError("unsloth_unusable", message, hint=NEEDS_GPU) from error
+        hint = NEEDS_GPU if isinstance(error, NotImplementedError) else REPAIR  # what it raises without a GPU it knows
+        raise StepError("unsloth_unusable", message, hint=hint) from error
     if unsloth.DEVICE_TYPE == "cpu":
         if spec.modality == "vision":
             raise StepError("unsloth_needs_gpu", "unsloth trains on pictures on a GPU only", hint=NEEDS_GPU)

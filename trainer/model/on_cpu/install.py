@@ -158,15 +158,14 @@ def _after_attention(module: LayerOfFourNorms, hidden_states: torch.Tensor, atte
 
 def _attention(
     module: Attention, original: Callable[..., tuple[torch.Tensor, None]], hidden_states: torch.Tensor,
-    position_embeddings: tuple[torch.Tensor, torch.Tensor], attention_mask: torch.Tensor | None = None,
-    past_key_values: object = None, *, only: torch.Tensor | None = None, **more: Any,
+    position_embeddings: tuple[torch.Tensor, torch.Tensor], *others: Any, only: torch.Tensor | None = None, **more: Any,
 ) -> tuple[torch.Tensor, None]:  # fmt: skip
     """Of rows that lie one after the other, as `row_attention` has them, tokens first. All others, and those that are
     longer than a sliding window or whose scores are capped, as they were. only: the tokens it is wanted of."""
     rows, window = more.get("row_lengths"), getattr(module, "sliding_window", None)
     other = getattr(module, "attn_logit_softcapping", None) is not None or not module.is_causal
     if rows is None or other or module.attention_dropout or (window is not None and max(rows) > window):
-        found = original(hidden_states, position_embeddings, attention_mask, past_key_values=past_key_values, **more)
+        found = original(hidden_states, position_embeddings, *others, **more)
         return found if only is None else (found[0].index_select(1, only), None)
     if only is None:
         projected = _side_by_side(hidden_states, module.q_proj, module.k_proj, module.v_proj)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import httpx
+import httpx2
 
 from gemtune.local_server.workflow_engine.errors import WorkflowError, raised
 
 
-def http_post(args: Mapping[str, Any], *, client: httpx.Client, id_token: Callable[[str], str]) -> dict[str, Any]:
+def http_post(args: Mapping[str, Any], *, client: httpx2.Client, id_token: Callable[[str], str]) -> dict[str, Any]:
     """POST a JSON body; return code, headers and the decoded body. `auth: {type: OIDC}` sends an identity token, for
     `audience` or else the URL.
 
@@ -21,9 +21,9 @@ def http_post(args: Mapping[str, Any], *, client: httpx.Client, id_token: Callab
         headers["Authorization"] = f"Bearer {id_token(auth.get('audience', url))}"
     try:
         answer = client.post(url, json=args.get("body"), headers=headers, timeout=args.get("timeout", 300))
-    except httpx.TimeoutException as error:
+    except httpx2.TimeoutException as error:
         raise raised("TimeoutError", f"{url} did not answer in time: {error}") from error
-    except httpx.TransportError as error:
+    except httpx2.TransportError as error:
         raise raised("ConnectionError", f"{url} cannot be reached: {error}") from error
     decoded = _decoded(answer)
     if answer.status_code >= 400:
@@ -33,7 +33,7 @@ def http_post(args: Mapping[str, Any], *, client: httpx.Client, id_token: Callab
     return {"code": answer.status_code, "headers": dict(answer.headers), "body": decoded}
 
 
-def _decoded(answer: httpx.Response) -> Any:
+def _decoded(answer: httpx2.Response) -> Any:
     if "json" in answer.headers.get("content-type", ""):
         try:
             return answer.json()
