@@ -39,6 +39,7 @@ ALLOWED: Mapping[tuple[str, str], str] = {
     ("trainer/certificate/parity_check.py", "json.loads"): PROCESS,
     ("trainer/export/lora_weights.py", "json.loads"): OURS,
     ("trainer/export/trained_weights.py", "json.loads"): OURS,
+    ("trainer/export/versions.py", "json.loads"): OURS,
     ("trainer/hub/upload.py", "json.loads"): OURS,
     ("trainer/steps/export.py", "json.loads"): OURS,
     ("trainer/steps/train.py", "json.loads"): OURS,
