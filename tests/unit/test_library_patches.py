@@ -19,7 +19,7 @@ ALLOWED = {
     ): "documented hook: one line instead of a trace",
     ("trainer/hub/session.py", "constants.HF_HUB_DISABLE_XET = …"): "a documented setting; restored after an upload",
     ("trainer/model/engines/unsloth.py", "del sys.modules[…]"): "undoes unsloth's own replacements in TRL",
-    ("bench/overhead_probe.py", "_frozen_importlib._find_and_load = …"): "a clock around imports, which ships nowhere",
+    ("bench/overhead_probe.py", "importing._find_and_load = …"): "a clock around imports, which ships nowhere",
     ("bench/overhead_probe.py", "setattr(…)"): "a clock around functions of gemtune, which ships nowhere",
     ("examples/sentencepiece_tokenizer.py", "setattr(…)"): "fields of a protobuf message of ours",
     ("trainer/model/on_cpu/recompute.py", "setattr(…)"): "a mark on a tensor of ours",
@@ -34,6 +34,7 @@ def replacements(code: str) -> Iterator[str]:
     import system, takes a module by its name to change it, or uses mock, which does all of these."""
     tree = ast.parse(code)
     imported = set(_imported_names(tree))
+    imported |= set(_other_names(tree, imported))
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
             if _root(node) in imported or _takes_a_module(node.value):
@@ -53,6 +54,15 @@ def _imported_names(tree: ast.AST) -> Iterator[str]:
             yield from (alias.asname or alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] not in OWN_PACKAGES:
             yield from (alias.asname or alias.name for alias in node.names)
+
+
+def _other_names(tree: ast.AST, imported: set[str]) -> Iterator[str]:
+    """Names that are given to what was imported, or to a part of it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Name | ast.Attribute):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if _root(node.value) in imported:
+                yield from (target.id for target in targets if isinstance(target, ast.Name))
 
 
 def _calls(call: ast.Call) -> Iterator[str]:
@@ -98,6 +108,8 @@ def _root(node: ast.AST) -> str | None:
         "import sys\nsys.meta_path.insert(0, finder)",
         "import sys\nsys.meta_path += [finder]",
         "import importlib\nimportlib.import_module('torch').arange = print",
+        "import torch\nlibrary: Any = torch\nlibrary.arange = print",
+        "import torch\nlayer = torch.nn.Linear\nlayer.forward = print",
         "setattr(torch, 'arange', print)",
         "from unittest.mock import patch",
         "import unittest.mock as m",
