@@ -24,7 +24,7 @@ def grpo(*rewards: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"algorithm": "grpo", "num_generations": 4, "max_completion_length": 12, "rewards": list(rewards)} | more
 
 
-def prepared(bench_of: BenchOf, rl: dict[str, Any], content: list[Any], **training: Any) -> Bench:
+def prepared(bench_of: BenchOf, rl: dict[str, Any] | None, content: list[Any], **training: Any) -> Bench:
     bench = bench_of(method="RL", rl_config=rl, **training)
     bench.put("train", content)
     bench.services.buckets.data.delete("processed_datasets/chats/eval.jsonl")
@@ -51,6 +51,13 @@ def test_prompts_and_answers_are_what_the_model_will_read(bench_of: BenchOf) -> 
     ]
     assert tokens(bench)[20]["answer"] == "1.5"
     assert all(len(row["prompt_ids"]) > 5 for row in tokens(bench))
+
+
+@pytest.mark.parametrize(("content", "column"), [(GOOD_PROMPTS, "answer"), (GOOD_PAIRS, "chosen_ids")])
+def test_rows_are_prepared_for_the_algorithm_that_they_name(bench_of: BenchOf, content: list[Any], column: str) -> None:
+    bench = prepared(bench_of, None, content)
+    assert all(row[column] for row in tokens(bench))
+    assert len(tokens(bench)) == len(content)
 
 
 def test_pairs_share_their_prompt_and_end_their_turns(bench_of: BenchOf) -> None:
