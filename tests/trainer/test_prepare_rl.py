@@ -87,7 +87,7 @@ def test_pairs_share_their_prompt_and_end_their_turns(bench_of: BenchOf) -> None
         ({"prompt": "Hi", "answer": True}, "no text and no number"),
         ({"prompt": "Hi", "answer": ["1"]}, "no text and no number"),
         ({"prompt": "Hi", "answer": "one"}, "holds no number"),
-        ({"prompt": "Hi", "answer": "1\ud800"}, "Unicode"),
+        ({"prompt": "Hi", "answer": "1\ud800"}, "surrogate"),
         ({"prompt": [USER, ANSWER], "answer": "1"}, "ends with a turn of the assistant"),
         ({"prompt": [{"role": "system", "content": "Be"}], "answer": "1"}, "ends with a turn of the system"),
         ({"prompt": "", "answer": "1"}, "empty message"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
 
 from gemtune.request.matching import schemas
+from gemtune.request.rl_spec import GrpoConfig
 from gemtune.request.spec import Provider
-from tests.fakes import checked, request
+from tests.fakes import FACTS, checked, request
 
 LENGTH = {"type": "length", "at_most": 20}
 
@@ -114,6 +116,29 @@ def test_what_goes_with_no_rl_is_refused(training: Any, where: str, code: str) -
     assert problems(grpo(), **training) == {where: code}
     assert problems(grpo(), lora_dropout=0.05, evaluation_metrics=["accuracy", "perplexity"]) == {}
     assert problems({"algorithm": "dpo"}, evaluation_metrics=["loss"]) == {}
+
+
+@pytest.mark.parametrize(
+    ("training", "group", "length"),
+    [
+        ({}, 8, 256), ({"batch_size": 4, "gradient_accumulation_steps": 1}, 4, 256), ({"max_seq_length": 16}, 8, 8),
+        ({"batch_size": 9, "gradient_accumulation_steps": 2}, 6, 256), ({"max_seq_length": 512}, 8, 256),
+        ({"batch_size": 24, "gradient_accumulation_steps": 1, "max_seq_length": 100}, 8, 50),
+    ],
+)  # fmt: skip
+def test_the_algorithm_of_rows_fits_the_batch_and_the_length(training: Any, group: int, length: int) -> None:
+    assert FACTS.dataset is not None
+    facts = replace(FACTS, dataset=replace(FACTS.dataset, columns=frozenset({"prompt", "answer"})))
+    rl = checked(request(training={"method": "RL"} | training), facts=facts).accepted().training_config.rl_config
+    assert isinstance(rl, GrpoConfig)
+    assert (rl.num_generations, rl.max_completion_length) == (group, length)
+
+
+def test_a_batch_that_no_group_divides_is_told() -> None:
+    assert FACTS.dataset is not None
+    facts = replace(FACTS, dataset=replace(FACTS.dataset, columns=frozenset({"prompt", "answer"})))
+    body = request(training={"method": "RL", "batch_size": 11, "gradient_accumulation_steps": 1})
+    assert [problem.code for problem in checked(body, facts=facts).problems] == ["groups_not_whole"]
 
 
 @pytest.mark.parametrize("provider", get_args(Provider))

@@ -45,15 +45,24 @@ RlConfig = Annotated[GrpoConfig | DpoConfig, Field(discriminator="algorithm")]
 DISCRIMINATORS: tuple[str, ...] = ("algorithm", "type")
 
 
-def for_rows_with(columns: Collection[str]) -> RlConfig | None:
-    """Return what rows with these columns are for, its parameters at their defaults; None when they say nothing, or two
-    things."""
+def for_rows_with(columns: Collection[str], *, completions: int, max_seq_length: int) -> RlConfig | None:
+    """Return what rows with these columns are for, None when they say nothing, or two things.
+
+    Parameters are at their defaults; where a train_step has fewer completions than a group of them, or a row too few
+    tokens, at the largest values that fit.
+    """
     dpo, grpo = {"chosen", "rejected"} <= set(columns), "answer" in columns
     if dpo == grpo:
         return None
     if dpo:
         return DpoConfig(algorithm="dpo")
-    return GrpoConfig(algorithm="grpo", rewards=[ExactAnswer(type="exact_answer")])
+    config = GrpoConfig(algorithm="grpo", rewards=[ExactAnswer(type="exact_answer")])
+    groups = [size for size in range(2, config.num_generations + 1) if completions % size == 0]
+    fitting = {
+        "num_generations": max(groups, default=config.num_generations),
+        "max_completion_length": min(config.max_completion_length, max_seq_length // 2),
+    }
+    return config.model_copy(update=fitting)
 
 
 def names(rewards: list[Reward]) -> list[str]:

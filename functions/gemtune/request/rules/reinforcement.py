@@ -21,8 +21,13 @@ def with_algorithm_of_rows(request: TrainRequest, facts: Facts) -> TrainRequest:
     columns = None if facts.dataset is None else facts.dataset.columns
     if columns is None or not request.takes_algorithm_of_rows:
         return request
-    config = request.training_config.model_copy(update={"rl_config": rl_spec.for_rows_with(columns)})
-    return request.model_copy(update={"training_config": config})
+    config = request.training_config
+    rl_config = rl_spec.for_rows_with(
+        columns,
+        completions=config.batch_size * config.gradient_accumulation_steps,
+        max_seq_length=config.max_seq_length or DEFAULT_SEQ_LENGTH,
+    )
+    return request.model_copy(update={"training_config": config.model_copy(update={"rl_config": rl_config})})
 
 
 def rl_config(request: TrainRequest, facts: Facts) -> list[Problem]:
