@@ -33,7 +33,7 @@ def shown(status: str, **more: Any) -> dict[str, Any]:
     body = {
         "job_id": "training_x", "parent_job_id": None, "job_name": "x", "status": status, "base_model_id": "a/b",
         "processed_dataset_id": "d", "created_at": "2026-11-24T12:00:00Z", "adapter_path": None, "progress": None,
-        "wandb_url": "https://wandb.example/run",
+        "wandb_url": "https://wandb.example/run", "finished_at": None,
         "metrics": None, "error": None, "error_detail": None, "steps": {"train": step},
     }  # fmt: skip
     return body | more
@@ -141,18 +141,19 @@ def test_an_identity_token_goes_to_https_only(played: Played) -> None:
     assert "Authorization" not in played.asked[0][2]
 
 
-@pytest.mark.parametrize(("status", "code"), [("completed", 0), ("failed", 3), ("cancelled", 4)])
+@pytest.mark.parametrize(("status", "code"), [("completed", 0), ("failed", 3), ("cancelled", 4), ("expired", 3)])
 def test_follow_ends_with_the_job_and_lives_through_a_restart(played: Played, status: str, code: int) -> None:
     progress = {"train_step": 3, "total_steps": 9, "loss": 1.5, "tokens_per_second": 80.0, "eta_seconds": 12.0}
     failed = {"error": "boom", "error_detail": {"code": "x", "hint": None}} if status == "failed" else {}
+    ended = failed | {"finished_at": "2026-11-24T12:00:00Z"}
     played.answers["GET", "/jobs/training_x/status"] = [
         (200, shown("queued")), (200, shown("training", progress=progress)), None, (503, {}),
-        (200, shown(status, **failed)),
+        (200, shown("paused")), (200, shown(status, **ended)),
     ]  # fmt: skip
     slept: list[float] = []
     connection = Connection(played.url, as_json=False)
     assert follow.follow(connection, "training_x", sleep=slept.append) == code
-    assert len(slept) == 4
+    assert len(slept) == 5
 
 
 WARNING = {"code": "ends_cut_off", "message": "2 of 9 rows are cut", "hint": "raise max_seq_length to 80"}

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from gemtune.cli.connection import ENDED, UNREACHABLE, Connection, Unreachable
+from gemtune.cli.connection import ENDED, FAILED, UNREACHABLE, Connection, Unreachable
 
 LOOK_SECONDS = 0.5
 # How long a service may be away, being started again.
@@ -40,6 +40,8 @@ def follow(connection: Connection, job_id: str, *, sleep: Callable[[float], None
     """Show a progress bar until the job is over; return the exit code of its end."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from gemtune.jobs.status import is_final
+
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[detail]}"), TimeElapsedColumn())
     patient = _Patient(connection)
     try:
@@ -51,7 +53,7 @@ def follow(connection: Connection, job_id: str, *, sleep: Callable[[float], None
                     bar.update(task, detail="the service is away; waiting")
                 else:
                     bar.update(task, **_shown(job))
-                    if job["status"] in ENDED:
+                    if is_final(job["status"], job["finished_at"]):
                         break
                 sleep(LOOK_SECONDS)
     except Unreachable as error:
@@ -65,7 +67,7 @@ def follow(connection: Connection, job_id: str, *, sleep: Callable[[float], None
         click.echo(f"{job['status']}: {job['adapter_path']}")
     else:
         click.echo(job["status"])
-    return ENDED[job["status"]]
+    return ENDED.get(job["status"], FAILED)  # a newer service may know more ways to end, none of which completes
 
 
 def _shown(job: dict[str, Any]) -> dict[str, Any]:
