@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gemtune.errors import StepError
+from trainer.conversation import render_limits
 from trainer.conversation.chat_template import OWN_TEMPLATES, ChatTemplate, TemplateRefuses
 
 MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "<Captain> & 'crew'"}]
@@ -127,3 +134,78 @@ def test_a_vocabulary_without_the_familys_turn_tokens_gets_no_template(tmp_path:
     with pytest.raises(StepError) as refused:
         ChatTemplate(base_without_template(tmp_path, model_type, "<|im_start|>"), SPECIAL)
     assert refused.value.code == "template_missing"
+
+
+LONG = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+GROWS = "{% set it = namespace(x='x') %}{% for i in range(40) %}{% set it.x = it.x ~ it.x %}{% endfor %}"
+# Lists with the same list in them twice, sixty levels deep: equal only after 2^60 comparisons, all in one operation.
+COMPARES = """
+{% set two = namespace(a=[1], b=[1]) %}
+{% for i in range(60) %}{% set two.a = [two.a, two.a] %}{% set two.b = [two.b, two.b] %}{% endfor %}
+{{ two.a == two.b }}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (LONG, "it takes more than 0.2 s of CPU time"),
+        ("{% macro again() %}{{ again() }}{{ again() }}{% endmacro %}{{ again() }}", "0.2 s of CPU time|recursion"),
+        ("{{ range(99999) | map('string') | map('length') | list | length }}" * 50, "0.2 s of CPU time"),
+        (GROWS, "it takes more than 256 MiB of memory"),
+        ("{{ messages[0].content * 10000000000 }}", "it takes more than 256 MiB of memory"),
+        ("{{ messages[0].content.ljust(10000000000) }}", "it takes more than 256 MiB of memory"),
+        ("{{ 'x' * 10000000000 }}", "it takes more than 256 MiB of memory"),  # when it is compiled
+        ("{{ 'x' * 9000000 }}", "it writes more than 8388608 characters for one conversation"),
+        ("{% for i in range(100000) %}{{ messages[0].content * 100 }}{% endfor %}", "more than 8388608 characters"),
+    ],
+)
+def test_a_template_that_takes_too_much_ends_the_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, reason: str
+) -> None:
+    monkeypatch.setattr(render_limits, "CPU_SECONDS", 0.2)
+    monkeypatch.setattr(render_limits, "MEMORY_BYTES", 256 * 2**20)
+    with pytest.raises(StepError, match=reason) as failed:
+        template(tmp_path, text).render(MESSAGES)
+    assert failed.value.code == "template_failed"
+
+
+def test_limits_are_those_of_a_rendering_and_not_of_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(render_limits, "CPU_SECONDS", 0.2)
+    before = [resource.getrlimit(kind) for kind in (resource.RLIMIT_CPU, resource.RLIMIT_AS)]
+    fine = template(tmp_path, "{{ messages[0].content }}")
+    with pytest.raises(StepError):
+        template(tmp_path, LONG).render(MESSAGES)
+    with pytest.raises(StepError):
+        template(tmp_path, "{{ nothing.at.all }}").render(MESSAGES)
+    assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
+    assert [resource.getrlimit(kind) for kind in (resource.RLIMIT_CPU, resource.RLIMIT_AS)] == before
+    spent = time.process_time()
+    while time.process_time() - spent < 0.5:  # more than a rendering may take, outside of one
+        assert fine.render(MESSAGES) == "Hi"
+
+
+def test_what_no_signal_can_interrupt_ends_the_process(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_text(COMPARES)
+    program = (
+        "import sys; from pathlib import Path; from trainer.conversation import render_limits\n"
+        "from trainer.conversation.chat_template import ChatTemplate\n"
+        "render_limits.CPU_SECONDS, render_limits.LAST_SECONDS = 0.1, 1\n"
+        "ChatTemplate(Path(sys.argv[1]), {}).render([{'role': 'user', 'content': 'Hi'}])\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert ended.returncode == -signal.SIGXCPU, ended.stderr
+
+
+@pytest.mark.parametrize("kind", ["pipe", "large"])
+def test_a_template_that_is_no_file_of_moderate_size_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "chat_template.jinja"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_text("x" * (1024 * 1024 + 1))
+    with pytest.raises(StepError, match=r"chat_template\.jinja") as failed:
+        ChatTemplate(tmp_path, SPECIAL)
+    assert failed.value.code == "bad_base_model"

@@ -11,6 +11,7 @@ import torch
 
 from trainer.base_model import folder_contents
 from trainer.conversation.chat_template import ChatTemplate, json_object
+from trainer.conversation.render_limits import RenderLimits
 from trainer.export import modelfile
 from trainer.gguf.llama_library import POSITIONS, LlamaModel
 
@@ -63,7 +64,8 @@ class Transformers:
         self.head = Head(model.get_parameter("lm_head.weight"), cap)
 
     def prompts(self, messages: list[dict[str, str]]) -> Mapping[str, Tokens]:
-        found = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+        with RenderLimits():
+            found = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
         assert isinstance(found, Mapping)
         return {"chat template": list(found["input_ids"])}
 

@@ -11,9 +11,12 @@ from gemtune.errors import StepError
 from gemtune.families import of_model_type, turns_in
 from gemtune.untrusted import MAX_MODEL_FILE_BYTES, Unreadable, read_file, read_json_object
 from trainer.conversation.messages import Messages
+from trainer.conversation.render_limits import LimitReached, RenderLimits
 
 # Where the templates are that stand in for a base model's own.
 OWN_TEMPLATES = Path(__file__).parent
+# What a template may write for one conversation, whose text has at most a megabyte. The tokenizer reads all of it.
+MAX_CHARACTERS = 8 * 1024 * 1024
 
 
 class TemplateRefuses(Exception):
@@ -30,8 +33,9 @@ class ChatTemplate:
         self.source, self.text = _own_or_stand_in(folder, tokenizer_config)
         self.turns = turns_in(self.text)
         try:
-            self._template = _environment().from_string(self.text)
-        except Exception as error:  # anything: the template is a stranger's
+            with RenderLimits():  # Jinja computes constants when it compiles
+                self._template = _environment().from_string(self.text)
+        except (Exception, LimitReached) as error:  # anything: the template is a stranger's
             raise _failed(error) from error
         # What transformers gives a template, so that `tools is not none` and the like mean the same here.
         self._given = {"tools": None, "documents": None} | {
@@ -40,22 +44,26 @@ class ChatTemplate:
         }  # fmt: skip
 
     def render(self, messages: Messages, *, add_generation_prompt: bool = False) -> str:
-        """Raises TemplateRefuses, and StepError `template_failed` for a template that is broken."""
+        """Raises TemplateRefuses, and StepError `template_failed` for a template that is broken or takes more than
+        RenderLimits. For the main thread."""
+        values = {"messages": messages, "add_generation_prompt": add_generation_prompt} | self._given
         try:
-            return str(
-                self._template.render(messages=messages, add_generation_prompt=add_generation_prompt, **self._given)
-            )
+            with RenderLimits():
+                text = str(self._template.render(values))
         except TemplateRefuses:
             raise
-        except Exception as error:  # anything: the template is a stranger's
+        except (Exception, LimitReached) as error:  # anything: the template is a stranger's
             raise _failed(error) from error
+        if len(text) > MAX_CHARACTERS:
+            raise _failed(ValueError(f"it writes more than {MAX_CHARACTERS} characters for one conversation"))
+        return text
 
 
 def _own_or_stand_in(folder: Path, tokenizer_config: dict[str, Any]) -> tuple[str, str]:
     """Where the template comes from, and its text. Processors of older models kept it in chat_template.json."""
     beside = folder / "chat_template.jinja"
-    if beside.is_file():
-        return beside.name, beside.read_text(errors="replace")
+    if beside.exists():
+        return beside.name, _text_in(beside)
     for file, named in (
         ("chat_template.json", json_object(folder / "chat_template.json")),
         ("tokenizer_config.json", tokenizer_config),
@@ -87,6 +95,15 @@ def _stand_in(folder: Path) -> tuple[str, str]:
         message = f"the base model has no chat template, and its vocabulary has no {' and no '.join(missing)}"
         raise StepError("template_missing", message, hint="add the chat_template.jinja that belongs to its tokenizer")
     return f"gemtune's own for {family.name}", (OWN_TEMPLATES / family.turns.template).read_text()
+
+
+def _text_in(path: Path) -> str:
+    """Raises StepError `bad_base_model`."""
+    try:
+        return read_file(path).decode(errors="replace")
+    except (OSError, Unreadable) as error:
+        message = f"a file of the base model cannot be read: {error}"
+        raise StepError("bad_base_model", message, hint="save the model again") from error
 
 
 def json_object(path: Path) -> dict[str, Any]:
@@ -130,6 +147,6 @@ def _to_json(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def _failed(error: Exception) -> StepError:
+def _failed(error: BaseException) -> StepError:
     message = f"the base model's chat template failed: {str(error)[:300]}"
     return StepError("template_failed", message, hint="use a base model with Gemma's template")
