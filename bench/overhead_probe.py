@@ -93,9 +93,8 @@ OF: dict[str, Callable[[Clock, Any], None]] = {
 
 def main() -> None:
     clock = Clock()
-    importing: Any = _frozen_importlib  # whose parts have no types
-    clock.count(importing, "_find_and_load", "importing")
-    find_and_load, waiting = importing._find_and_load, dict(OF)
+    clock.count(_frozen_importlib, "_find_and_load", "importing")
+    find_and_load, waiting = _frozen_importlib._find_and_load, dict(OF)  # type: ignore[attr-defined]
 
     def found(name: str, import_: Any) -> Any:
         module = find_and_load(name, import_)
@@ -103,7 +102,7 @@ def main() -> None:
             waiting.pop(name)(clock, module)
         return module
 
-    importing._find_and_load = found
+    _frozen_importlib._find_and_load = found  # type: ignore[attr-defined]
     try:
         if sys.argv[1] == "comparison":
             del sys.argv[1]

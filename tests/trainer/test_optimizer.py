@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,15 +12,22 @@ import torch
 from gemtune.jobs.status import Step
 from gemtune.request.spec import TrainingConfig
 from tests.trainer.conftest import Bench
+from tests.trainer.test_dpo import UNTOLD
 from tests.trainer.test_relay import history
 from tests.trainer.test_train import after_steps
 from trainer.training import job_trainer
+from trainer.training.interface import Setup
 
 
 def chosen(method: str) -> str:
     rl = {"rl_config": {"algorithm": "dpo"}} if method == "RL" else {}
     config = TrainingConfig.model_validate({"base_model_id": "google/gemma-3-270m", "method": method} | rl)
-    found: str = job_trainer.arguments(config, output=Path("output"), total_steps=1, evaluates=False)["optim"]
+    loaded: Any = None  # arguments follow from the request alone
+    setup = Setup(
+        loaded, config, Path("base"), Path("train.parquet"), None, output=Path("output"), total_steps=1, max_length=1,
+        hooks=UNTOLD,
+    )  # fmt: skip
+    found: str = job_trainer.arguments(setup)["optim"]
     return found
 
 
