@@ -262,3 +262,18 @@ def test_a_full_disk_is_told_from_a_model_that_cannot_be_quantized(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
     with pytest.raises(OSError, match="No space left on device"):
         llama_library.quantize(tools, tmp_path / "no.gguf", tmp_path / "few.gguf", "Q8_0")
+
+
+@pytest.mark.parametrize("shape", ["gemma4-e-text", "gemma4-moe-text", "gemma4-unified"])
+def test_gemma_4_is_run_by_llama_cpp_as_by_transformers(tmp_path: Path, tools: Path, shape: str) -> None:
+    """The same weights in both, merged and rounded to bf16 already: what is left are the runtimes. First choices of a
+    random model lie so near each other that some fall the other way."""
+    base = tiny_gemma.build(tmp_path / "base", shape)
+    adapter = without_training.adapter(base, tmp_path / "adapter", std=0.05)
+    merge(base, adapter, tmp_path / "merged", "none")
+    trained = TrainedWeights(tmp_path / "merged", None, tmp_path)
+    folder = export(trained, tmp_path / "f16", "f16", tools)
+    found = seen(trained, folder, "f16", tools)
+    assert found["prompts_that_differ"] == []
+    assert float(found["top1_agreement"]) > 0.8  # type: ignore[arg-type]
+    assert float(found["mean_kl"]) < 1e-3  # type: ignore[arg-type]
