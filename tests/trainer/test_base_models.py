@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -163,12 +164,18 @@ def test_a_model_in_a_bucket_is_described_without_its_weights(buckets: Buckets, 
     assert (location.locate(buckets, provided, work) / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("place", ["data/models/none", "data/../export", "data/models//mine", "elsewhere/models/mine"])
-def test_a_place_without_a_model_or_outside_is_not_found(buckets: Buckets, work: Path, place: str) -> None:
+@pytest.mark.parametrize(
+    ("place", "code"),
+    [
+        ("data/models/none", "base_model_not_found"), ("elsewhere/models/mine", "base_model_not_found"),
+        ("data/../export", "bad_base_model"), ("data/models//mine", "bad_base_model"),
+    ],
+)  # fmt: skip
+def test_a_place_without_a_model_or_outside_is_refused(buckets: Buckets, work: Path, place: str, code: str) -> None:
     for find in (location.without_weights, location.locate):
         with pytest.raises(StepError) as caught:
             find(buckets, {"kind": "bucket", "id": "x", "place": place}, work)
-        assert code_of(caught) == "base_model_not_found"
+        assert code_of(caught) == code
 
 
 def test_weights_cut_short_are_no_model(copied: Path, buckets: Buckets, work: Path) -> None:
@@ -189,3 +196,29 @@ def test_a_missing_part_of_the_weights_is_named(copied: Path, buckets: Buckets, 
     with pytest.raises(StepError, match=r"model-2\.safetensors") as caught:
         location.without_weights(buckets, {"kind": kind, "id": "x", "place": place}, work)
     assert code_of(caught) == "bad_base_model"
+
+
+def test_a_pipe_among_a_models_files_keeps_nobody_waiting(copied: Path, buckets: Buckets, work: Path) -> None:
+    (copied / "tokenizer.json").unlink()
+    os.mkfifo(copied / "tokenizer.json")
+    with pytest.raises(StepError, match=r"not a regular file .*: tokenizer\.json") as caught:
+        location.locate(buckets, {"kind": "folder", "id": "x", "place": str(copied)}, work)
+    assert code_of(caught) == "bad_base_model"
+
+
+def test_a_link_out_of_the_bucket_is_named_and_one_inside_is_followed(
+    copied: Path, buckets: Buckets, work: Path, tmp_path: Path
+) -> None:
+    folder = Path(buckets.data.uri("models/linked"))
+    shutil.copytree(copied, folder / "files")
+    for path in (folder / "files").iterdir():
+        (folder / path.name).symlink_to(Path("files") / path.name)
+    provided = {"kind": "bucket", "id": "x", "place": f"{buckets.data.bucket}/models/linked"}
+    assert (location.locate(buckets, provided, work) / "config.json").is_file()
+    (tmp_path / "outside.json").write_text("{}")
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    (folder / "generation_config.json").symlink_to(tmp_path / "outside.json")
+    for look in (location.locate, location.without_weights):
+        with pytest.raises(StepError, match=r"models/linked/generation_config\.json' in data leads out") as caught:
+            look(buckets, provided, work)
+        assert code_of(caught) == "bad_base_model"

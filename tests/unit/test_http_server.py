@@ -51,7 +51,7 @@ def test_a_request_reaches_the_app(port: int) -> None:
         (b"nonsense\r\n\r\n", 400, "bad_request"),
         (b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400, "bad_request"),
         (b"GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400, "bad_request"),
-        (b"POST / HTTP/1.1\r\nContent-Length: 2000\r\n\r\n" + b"x" * 2000, 413, "request_entity_too_large"),
+        (b"POST / HTTP/1.1\r\nContent-Length: 2000\r\n\r\n" + b"x" * 2000, 413, "body_too_large"),
         (b"GET / HTTP/1.1\r\nA: " + b"x" * 262_130 + b"\r\n\r\n", 431, "request_header_fields_too_large"),
         (b"GET / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", 501, "not_implemented"),
         (b"GET /broken HTTP/1.1\r\n\r\n", 500, "internal_server_error"),

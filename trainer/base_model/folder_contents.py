@@ -59,6 +59,14 @@ def check_description(folder: Path, names: Collection[str]) -> None:
         raise StepError("bad_base_model", message, hint="upload the whole folder, and submit again")
 
 
+def check_kinds(folder: Path) -> None:
+    """Refuse what would keep its reader waiting for ever: a pipe, a device. Raises StepError `bad_base_model`."""
+    odd = sorted(path.name for path in folder.iterdir() if path.exists() and not (path.is_file() or path.is_dir()))
+    if odd:
+        message = f"not a regular file in the base model's folder: {', '.join(odd)[:200]}"
+        raise StepError("bad_base_model", message, hint="put the files themselves there")
+
+
 def check_weights(path: Path) -> None:
     """Whether a file of weights is as long as its header says: an upload cut short is no model.
 

@@ -51,6 +51,7 @@ def locate(buckets: Buckets, provided: Mapping[str, str], work: Path) -> Path:
         except UnsafeName as error:  # of a folder, or of a link in it
             raise StepError("bad_base_model", error.message, hint=error.hint) from error
     config_of(folder)  # it says best when the folder is not there
+    folder_contents.check_kinds(folder)
     folder_contents.check_description(folder, {path.name for path in folder.iterdir()})
     for path in sorted(folder.glob(f"*{folder_contents.WEIGHTS}")):
         folder_contents.check_weights(path)

@@ -19,7 +19,7 @@ STATUSES: Mapping[type[errors.GemtuneError], tuple[int, str]] = {
     errors.UnsafeName: (404, "there is nothing of that name"),
     errors.Conflict: (409, "contradicts what is there"),
     errors.RecordUnreadable: (409, "`record_unreadable`: another version of the service wrote the job's record"),
-    errors.BodyTooLarge: (413, "the body is too large"),
+    errors.BodyTooLarge: (413, "the body has more than 1048576 bytes"),
     errors.RequestRefused: (422, "refused, with everything that is wrong"),
     errors.BadIdempotencyKey: (422, "refused, with everything that is wrong"),
     errors.BadPageToken: (422, "refused, with everything that is wrong"),

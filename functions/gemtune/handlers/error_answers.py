@@ -12,11 +12,12 @@ from collections.abc import Sequence
 import flask
 from werkzeug.exceptions import HTTPException
 
-from gemtune.errors import Problem
+from gemtune.errors import BodyTooLarge, Problem
 from gemtune.redaction import redacted
 
 JSON = "application/json"
 SEE = "see GET /openapi.json"
+OURS = {"Request Entity Too Large": BodyTooLarge.code}
 
 
 def body(code: str, message: str, hint: str | None, problems: Sequence[Problem] | None = None) -> bytes:
@@ -51,8 +52,8 @@ def of_routing(request: flask.Request, error: HTTPException) -> flask.Response:
 
 
 def code_of(reason: str) -> str:
-    """The code of an error that HTTP has a name for: `not_found` for Not Found."""
-    return reason.lower().replace(" ", "_")
+    """The code of an error that HTTP has a name for: `not_found` for Not Found. An error of ours keeps its own code."""
+    return OURS.get(reason) or reason.lower().replace(" ", "_")
 
 
 def _whole(text: str | None) -> str | None:
