@@ -16,7 +16,7 @@ OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
     ast.BitOr: ast.BitAnd, ast.BitAnd: ast.BitOr, ast.Mod: ast.Add,
 }  # fmt: skip
 # Calls whose arguments are for people: no test holds every word of them.
-FOR_PEOPLE = re.compile(r"^(log|logging|warnings|print|click)\b")
+FOR_PEOPLE = re.compile(r"^(log|logging|warnings|print|click|TypeVar)\b")
 
 
 @dataclass(frozen=True, slots=True)

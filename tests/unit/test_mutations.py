@@ -60,6 +60,7 @@ class C:
     pass
 def f(a: Literal["b"]) -> Mapping[str, 'c']:
     log.info("word", 1)
+    Kind = TypeVar("Kind")
     value: Literal["d"]
 '''
     assert mutants(source) == []
