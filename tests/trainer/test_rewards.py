@@ -127,10 +127,10 @@ def test_items_are_told_apart_as_json_schema_says(items: str, expected: float) -
 
 @pytest.mark.parametrize(
     ("text", "as_number"),
-    [("1e999", 0), ("-1e999", 0), ("Infinity", 0), ("9" * 5000, 0), ("1" + "0" * 4000, 1), ("0.5", 1)],
+    [("1e999", 0), ("-1e999", 0), ("Infinity", 0), ("9" * 5000, 0), ("1" + "0" * 4000, 0), ("0.5", 1)],
 )
 def test_a_number_beyond_all_floats_is_worth_nothing_and_raises_nothing(text: str, as_number: float) -> None:
-    """A whole number of thousands of digits is JSON; whether it is a multiple of a float cannot be said."""
+    """Nor is one of more digits than the reader takes."""
     assert score("json_schema", text, json_schema={"type": "number"}) == as_number
     assert score("json_schema", text, json_schema={"type": "number", "multipleOf": 0.5}) == float(text == "0.5")
 
