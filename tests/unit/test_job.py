@@ -106,6 +106,12 @@ def test_what_is_over_is_told_by_its_status_and_what_is_not_known_by_its_end(job
     assert {str(each) for each in status.UNFINISHED} == {"queued", "preparing", "training", "exporting"}
 
 
+def test_a_job_begins_with_its_first_event() -> None:
+    job, (event,) = changes.accepted(new())
+    assert (event.type, event.status, event.seq, event.at, event.details) == ("job_queued", "queued", 1, NOW, {})
+    assert (job.last_seq, job.status, job.started_at) == (1, Status.QUEUED, None)
+
+
 def test_an_export_of_its_own_begins_at_export_and_completes() -> None:
     parent, _ = changes.cancelled(running(Step.EXPORT)[0], at=NOW)
     job, (event,) = changes.accepted(new(parent_job_id=parent.job_id, steps=changes.steps_of_export(parent)))
