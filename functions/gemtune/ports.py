@@ -150,9 +150,11 @@ class Bus(Protocol):
     """Messages, delivered at least once."""
 
     def publish(
-        self, topic: Topic, message: bytes, *, attributes: Mapping[str, str] | None = None, ordering_key: str = ""
-    ) -> str:
-        """Return the message id once the message is durable."""
+        self, topic: Topic, message: bytes, *, attributes: Mapping[str, str] | None = None, ordering_key: str = "",
+        durable: bool = True,
+    ) -> str:  # fmt: skip
+        """Return the message id once the message is durable. What is published again if it got lost need not be: a
+        machine that loses its power may then lose it, with all that was recorded after it."""
         ...
 
     def subscribe(self, name: str, topic: Topic) -> None:
@@ -162,8 +164,9 @@ class Bus(Protocol):
         """
         ...
 
-    def pull(self, name: str, limit: int) -> list[Received]:
-        """Up to `limit` messages that are due; those of one ordering key in their order."""
+    def pull(self, name: str, limit: int, *, wait_seconds: float = 0.0) -> list[Received]:
+        """Return up to `limit` messages that are due, those of one ordering key in their order. Where none is, wait for
+        one, at least so long."""
         ...
 
     def ack(self, name: str, ack_ids: Sequence[str]) -> None: ...

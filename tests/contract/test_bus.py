@@ -6,6 +6,7 @@ tests/e2e/test_gcp.py for those of Pub/Sub.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import pytest
@@ -36,6 +37,13 @@ def test_a_message_comes_with_its_attributes_and_not_again_once_acknowledged(bus
     bus.ack("mine", [])
     backend.clock.advance(days=1)
     assert bus.pull("mine", 10) == []
+
+
+def test_who_waits_for_a_message_gets_it_when_it_comes(bus: Bus) -> None:
+    other = threading.Thread(target=publish, args=(bus, "a"))
+    other.start()
+    assert texts(bus.pull("mine", 10, wait_seconds=100)) == ["a"]
+    other.join()
 
 
 def test_a_message_that_is_not_acknowledged_comes_again(bus: Bus, backend: World) -> None:

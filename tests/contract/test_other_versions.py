@@ -213,6 +213,10 @@ UNREADABLE: Mapping[str, tuple[Callable[[Fields], Fields], str, set[str]]] = {
 }
 
 
+# Of these, not even what a list shows can be read.
+UNKNOWN_IN_LISTS = {"times", "required", "nothing"}
+
+
 @pytest.fixture(params=UNREADABLE)
 def unreadable(request: pytest.FixtureRequest, backend: World) -> tuple[str, str, set[str]]:
     """A training job whose record cannot be read: its id, a faulty place, what must be set aside."""
@@ -234,14 +238,18 @@ def listed(store: JobStore) -> list[JobSummary]:
             return rows
 
 
-def test_what_cannot_be_read_says_why_and_is_listed(backend: World, unreadable: tuple[str, str, set[str]]) -> None:
+def test_what_cannot_be_read_says_why_and_is_listed(
+    backend: World, unreadable: tuple[str, str, set[str]], request: pytest.FixtureRequest
+) -> None:
     job_id, faulty, _ = unreadable
     with pytest.raises(RecordUnreadable, match=faulty) as error:
         backend.services.store.get(job_id)
     assert f"POST /jobs/{job_id}/cancel" in str(error.value.hint)
     other = create(backend.services.store, created_at=NOW).job_id
     rows = listed(backend.services.store)
-    assert [(row.job_id, row.status) for row in rows] == [(job_id, Status.UNKNOWN), (other, Status.QUEUED)]
+    kind = request.node.callspec.params["unreadable"]
+    shown = Status.UNKNOWN if kind in UNKNOWN_IN_LISTS else Status.TRAINING
+    assert [(row.job_id, row.status) for row in rows] == [(job_id, shown), (other, Status.QUEUED)]
 
 
 def test_what_cannot_be_read_is_in_nobodys_way(

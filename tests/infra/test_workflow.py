@@ -17,8 +17,9 @@ from google.cloud.run_v2.services.jobs.transports.rest_base import _BaseJobsRest
 from google.protobuf import json_format
 from ruamel.yaml import YAML
 
-from gemtune.local_server.workflow_engine import execute, load
 from gemtune.local_server.workflow_engine.functions import FUNCTIONS
+from gemtune.local_server.workflow_engine.interpreter import execute
+from gemtune.local_server.workflow_engine.syntax import load
 from tests.infra.offline import ROOT
 
 FILE = ROOT / "workflows" / "fine_tune.yaml"

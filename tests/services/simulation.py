@@ -63,8 +63,9 @@ class Bus:
         self.heard: list[Message] = []
 
     def publish(
-        self, topic: Topic, message: bytes, *, attributes: Mapping[str, str] | None = None, ordering_key: str = ""
-    ) -> str:
+        self, topic: Topic, message: bytes, *, attributes: Mapping[str, str] | None = None, ordering_key: str = "",
+        durable: bool = True,
+    ) -> str:  # fmt: skip
         if self._luck.bad(0.1):
             raise Outage("the message was not stored")
         stored = Message(topic, json.loads(message), ordering_key)

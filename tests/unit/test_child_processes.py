@@ -17,7 +17,7 @@ import pytest
 
 from gemtune.embedded.sqlite_launcher import SqliteLauncher
 from gemtune.local_server.cloud_run_jobs import CloudRunJobs
-from gemtune.local_server.workflow_engine import WorkflowError
+from gemtune.local_server.workflow_engine.errors import WorkflowError
 from gemtune.process import children
 from tests.fakes import World
 

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -151,3 +152,40 @@ def test_a_file_of_an_older_version_is_brought_up_to_date_and_keeps_what_counts(
     assert rows("SELECT execution FROM executions") == [("of-a",)]
     assert rows("SELECT name, pid, job_id FROM step_executions") == [("running", 7, "")]
     assert rows("PRAGMA user_version") == [(3,)]
+
+
+def test_only_a_write_that_may_get_lost_does_not_wait_for_the_disk(tmp_path: Path) -> None:
+    database = Database(tmp_path / "gemtune.db")
+    found = []
+    for durable in (True, False, True):
+        with database.write(durable=durable) as connection:
+            found.append(connection.execute("PRAGMA synchronous").fetchone()[0])
+    assert found == [2, 1, 2]  # FULL, NORMAL
+
+
+@pytest.mark.parametrize("elsewhere", ["thread", "process"])
+def test_who_waits_for_a_change_is_woken_by_a_commit(tmp_path: Path, elsewhere: str) -> None:
+    path = tmp_path / "gemtune.db"
+    database = Database(path)
+    version = database.version()
+    database.wait_for_newer(version, 0)
+    assert database.version() == version
+
+    def write() -> None:
+        with database.write() as connection:
+            connection.execute("INSERT INTO tombstones VALUES ('job', 'then')")
+
+    code = f"""
+from pathlib import Path
+from gemtune.embedded.database import Database
+with Database(Path({str(path)!r})).write() as connection:
+    connection.execute("INSERT INTO tombstones VALUES ('job', 'then')")
+"""
+    other = threading.Thread(
+        target=write if elsewhere == "thread" else partial(subprocess.run, [sys.executable, "-c", code])
+    )
+    other.start()
+    database.wait_for_newer(version, 200.0)
+    assert database.version() != version
+    other.join()
+    assert database.read().execute("SELECT count(*) FROM tombstones").fetchone()[0] == 1

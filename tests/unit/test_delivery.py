@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from gemtune.local_server.delivery import Delivery, as_push
+from gemtune.embedded.sqlite_bus import Taken
+from gemtune.local_server.delivery import WORKERS, Delivery, as_push
 from gemtune.local_server.server import _guarded
 from gemtune.ports import Topic
 from tests.fakes import World
@@ -61,6 +62,32 @@ def test_a_message_is_delivered_until_it_is_acknowledged(world: World, receiver:
     assert all(headers["Authorization"] == "Bearer fake-token" for _, headers in receiver.heard)
     world.clock.advance(days=1)
     assert bus.take(["dispatch"], 9) == []
+
+
+def test_a_slow_receiver_keeps_only_its_own_subscription_waiting(world: World) -> None:
+    """More webhooks are under way than there are workers, and none of them is ever answered."""
+    bus, busy, done = world.services.bus, threading.Semaphore(0), threading.Event()
+
+    class Slow(Delivery):
+        def deliver(self, taken: Taken) -> None:
+            if taken.subscription == "notify":
+                busy.release()
+                done.wait()
+            else:
+                bus.ack(taken.subscription, [taken.ack_id])
+                done.set()
+
+    delivery = Slow(bus, base_url="http://127.0.0.1:9", token="fake-token")
+    for _ in range(2 * WORKERS):
+        bus.publish(Topic.WEBHOOKS, b"{}")
+    running = threading.Thread(target=delivery.run, daemon=True)
+    running.start()
+    for _ in range(WORKERS):
+        busy.acquire()
+    bus.publish(Topic.JOB_REQUESTS, b"{}")
+    assert done.wait(200)
+    delivery.stop()
+    running.join()
 
 
 def test_a_receiver_that_is_away_costs_one_attempt(world: World) -> None:

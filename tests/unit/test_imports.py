@@ -56,6 +56,21 @@ print(" ".join(sys.modules))
     assert not {name for name in loaded if re.match(r"google\.cloud\.(?!functions)", name)}
 
 
+def test_the_local_server_listens_before_it_imports_what_only_a_job_needs(tmp_path: Path) -> None:
+    code = """
+import sys
+from gemtune.local_server import server
+class Listening(server.Server):
+    def run(self):
+        print(" ".join(sys.modules))
+server.serve(port=0, kind=Listening)
+"""
+    loaded = set(python(code, GEMTUNE_HOME=str(tmp_path / "home")).split())
+    assert "waitress" in loaded
+    heavy = {"torch", "httpx", "httpx2", "lark", "watchdog", "rich", "ruamel.yaml", "google.events", "google.protobuf"}
+    assert not heavy & loaded
+
+
 def test_settings_are_the_only_reader_of_the_environment() -> None:
     allowed = {
         "settings.py",

@@ -19,8 +19,8 @@ ALLOWED = {
     ): "documented hook: one line instead of a trace",
     ("trainer/hub/session.py", "constants.HF_HUB_DISABLE_XET = …"): "a documented setting; restored after an upload",
     ("trainer/model/engines/unsloth.py", "del sys.modules[…]"): "undoes unsloth's own replacements in TRL",
-    ("bench/overhead_probe.py", "_frozen_importlib._find_and_load = …"): "a clock around imports, which ships nowhere",
-    ("bench/overhead_probe.py", "setattr(…)"): "a clock around functions of gemtune, which ships nowhere",
+    ("bench/overhead/probe.py", "_frozen_importlib._find_and_load = …"): "a clock around imports, which ships nowhere",
+    ("bench/overhead/probe.py", "setattr(…)"): "a clock around functions of gemtune, which ships nowhere",
     ("examples/sentencepiece_tokenizer.py", "setattr(…)"): "fields of a protobuf message of ours",
     ("trainer/model/on_cpu/recompute.py", "setattr(…)"): "a mark on a tensor of ours",
 }

@@ -21,6 +21,7 @@ ALLOWED: Mapping[tuple[str, str], str] = {
     ("functions/gemtune/embedded/file_secrets.py", "json.loads"): OURS,
     ("functions/gemtune/embedded/sqlite_bus.py", "json.loads"): OURS,
     ("functions/gemtune/embedded/sqlite_bus.py", "int"): OURS,
+    ("functions/gemtune/embedded/sqlite_store.py", "json.loads"): OURS,
     ("functions/gemtune/handlers/control_api.py", "model_validate_json"): "the workflow alone may call",
     ("functions/gemtune/handlers/loss_history.py", "json.loads"): OURS,
     ("functions/gemtune/handlers/loss_history.py", "int"): CHECKED,

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemtune.local_server.workflow_engine import WorkflowError, WorkflowFailed, WorkflowSyntaxError, execute, load
+from gemtune.local_server.workflow_engine.errors import WorkflowError, WorkflowFailed, WorkflowSyntaxError
 from gemtune.local_server.workflow_engine.expressions import compiled, parse
+from gemtune.local_server.workflow_engine.interpreter import execute
+from gemtune.local_server.workflow_engine.syntax import load
 
 
 def value_of(text: str, **variables: Any) -> Any:

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from gemtune.local_server.workflow_engine import WorkflowError, WorkflowFailed, execute, load
+from gemtune.local_server.workflow_engine.errors import WorkflowError, WorkflowFailed
+from gemtune.local_server.workflow_engine.interpreter import execute
+from gemtune.local_server.workflow_engine.syntax import load
 
 FILE = Path(__file__).parent.parent.parent / "workflows" / "fine_tune.yaml"
 ENVIRONMENT = {

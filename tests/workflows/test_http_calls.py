@@ -7,7 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from gemtune.local_server.workflow_engine import http_post
+from gemtune.local_server.workflow_engine.http_calls import http_post
 
 
 @pytest.mark.parametrize(

@@ -5,22 +5,16 @@ from __future__ import annotations
 import json
 import re
 import sys
-import time
 
 import click
 
 from gemtune.bootstrap import services
-from gemtune.cli import request_file
 from gemtune.cli.connection import REFUSED, Connection, print_problems
 from gemtune.errors import BadSetting
-from gemtune.jobs.secret_names import REFERENCE, USER_PREFIX
-from gemtune.jobs.sources import Source
 from gemtune.log_lines import log_to_stderr
-from gemtune.ports import Topic
-from gemtune.request import parsing
-from gemtune.webhooks import signing
 
-LOOK_SECONDS = 0.2
+# How long `listen` waits for a message before it asks again.
+WAIT_SECONDS = 10.0
 
 
 @click.command()
@@ -41,6 +35,11 @@ def up(port: int | None) -> None:
 @click.pass_obj
 def publish(connection: Connection, file: str, idempotency_key: str | None) -> None:
     """Publish the request in FILE (JSON or YAML, - for standard input) to job-requests, server or not."""
+    from gemtune.cli import request_file
+    from gemtune.jobs.sources import Source
+    from gemtune.ports import Topic
+    from gemtune.request import parsing
+
     document = json.dumps(request_file.read(file)).encode()
     problems = parsing.read(document, Source.PUBSUB).problems
     if any(problem.code == "secret_in_the_open" for problem in problems):
@@ -58,27 +57,29 @@ def publish(connection: Connection, file: str, idempotency_key: str | None) -> N
 @click.option("--once", is_flag=True, help="Print what there is and end.")
 def listen(subscription: str, once: bool) -> None:
     """Print every message on job-status, one JSON object a line. A message that was printed is acknowledged."""
+    from gemtune.ports import Topic
+
     bus = services().bus
     try:
         bus.subscribe(subscription, Topic.JOB_STATUS)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     while True:
-        received = bus.pull(subscription, 100)
+        received = bus.pull(subscription, 100, wait_seconds=0.0 if once else WAIT_SECONDS)
         for message in received:
             click.echo(message.message.decode())
             sys.stdout.flush()
             bus.ack(subscription, [message.ack_id])
         if once and not received:
             return
-        if not received:
-            time.sleep(LOOK_SECONDS)
 
 
 @click.command()
 @click.argument("name")
 def secret(name: str) -> None:
     """Keep a token under NAME; requests refer to it as secret:gemtune-user-NAME. Asks for it, or reads a pipe."""
+    from gemtune.jobs.secret_names import REFERENCE, USER_PREFIX
+
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
         raise click.UsageError("NAME has letters, digits, '_' and '-' only, at most 64")
     piped = not sys.stdin.isatty()
@@ -92,6 +93,8 @@ def secret(name: str) -> None:
 @click.command("webhook-key")
 def webhook_key() -> None:
     """Show the key that webhooks are signed with; whoever verifies them needs it."""
+    from gemtune.webhooks import signing
+
     click.echo(signing.key(services().secrets))
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from gemtune.embedded.disk import make_folder, writing
 from gemtune.errors import GemtuneError
 
+# Seconds between two looks for what other processes have committed. One look takes microseconds.
+LOOK_SECONDS = 0.02
 # Seconds a writer waits for another one. A transaction takes milliseconds; minutes would mean a dead disk.
 BUSY_TIMEOUT = 30.0
 
@@ -86,7 +88,8 @@ class _OfThread(threading.local):
 
 
 class Database:
-    """Connections to the file, one per thread. Every write is one transaction, durable when it returns."""
+    """Connections to the file, one per thread. Every write is one transaction, durable when it returns unless that is
+    not asked for. Whoever waits for a change is woken by one of this process, and soon sees one of another."""
 
     def __init__(self, path: Path):
         make_folder(path.parent)
@@ -95,6 +98,7 @@ class Database:
                 path.touch(mode=0o600)  # records name webhooks, whose paths may be tokens; so may its journals
         self.path = path
         self._local = _OfThread()
+        self._commits, self._committed = 0, threading.Condition()
         with self.write() as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version > len(MIGRATIONS):
@@ -113,18 +117,20 @@ class Database:
                 connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None)
                 connection.row_factory = sqlite3.Row
                 _write_ahead(connection)
-                connection.execute("PRAGMA synchronous = FULL")
             self._local.connection = connection
         return connection
 
     @contextmanager
-    def write(self) -> Iterator[sqlite3.Connection]:
+    def write(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
         """One transaction. BEGIN IMMEDIATE takes the write lock first, so that what is read in it stays true.
 
-        Raises CannotStore when the disk is full or may not be written to.
+        durable: whether the disk has it when this returns. What is not may be lost with the machine's power, though
+        never with a process, and never alone: what was committed after it is lost too. Raises CannotStore when the disk
+        is full or may not be written to.
         """
         connection = self.read()
         with writing(self.path):
+            connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -133,6 +139,21 @@ class Database:
                 if connection.in_transaction:  # a full disk ends it by itself
                     connection.execute("ROLLBACK")
                 raise
+        with self._committed:
+            self._commits += 1
+            self._committed.notify_all()
+
+    def version(self) -> tuple[int, int]:
+        """Return what changes with every commit to the file, whoever made it. Good for this thread."""
+        return self._commits, self.read().execute("PRAGMA data_version").fetchone()[0]
+
+    def wait_for_newer(self, version: tuple[int, int], seconds: float) -> None:
+        """Return when there is another version than this one, or after so many seconds."""
+        give_up = time.monotonic() + seconds
+        while (remaining := give_up - time.monotonic()) > 0 and self.version() == version:
+            with self._committed:
+                if self._commits == version[0]:
+                    self._committed.wait(min(LOOK_SECONDS, remaining))
 
     def close(self) -> None:
         """Close this thread's connection."""

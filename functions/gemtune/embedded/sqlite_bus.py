@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -74,9 +75,10 @@ class SqliteBus:
         self._clock = clock
 
     def publish(
-        self, topic: Topic, message: bytes, *, attributes: Mapping[str, str] | None = None, ordering_key: str = ""
-    ) -> str:
-        with self._database.write() as connection:
+        self, topic: Topic, message: bytes, *, attributes: Mapping[str, str] | None = None, ordering_key: str = "",
+        durable: bool = True,
+    ) -> str:  # fmt: skip
+        with self._database.write(durable=durable) as connection:
             now = self._clock.now()
             return enqueue(connection, topic, message, attributes or {}, now=now, ordering_key=ordering_key)
 
@@ -87,11 +89,26 @@ class SqliteBus:
         if there != topic:
             raise ValueError(f"subscription {name!r} is of topic {there}")
 
-    def pull(self, name: str, limit: int) -> list[Received]:
-        return list(self.take([name], limit, deadline=ACK_DEADLINE))
+    def pull(self, name: str, limit: int, *, wait_seconds: float = 0.0) -> list[Received]:
+        give_up = time.monotonic() + wait_seconds
+        while True:
+            version = self.version()
+            taken = self.take([name], limit, deadline=ACK_DEADLINE)
+            remaining = give_up - time.monotonic()
+            if taken or remaining <= 0:
+                return list(taken)
+            self.wait_for_newer(version, remaining)
+
+    def version(self) -> tuple[int, int]:
+        """Return what changes when there may be something new to take."""
+        return self._database.version()
+
+    def wait_for_newer(self, version: tuple[int, int], seconds: float) -> None:
+        """Return when there is another version than this one, or after so many seconds."""
+        self._database.wait_for_newer(version, seconds)
 
     def ack(self, name: str, ack_ids: Sequence[str]) -> None:
-        with self._database.write() as connection:
+        with self._database.write(durable=False) as connection:  # what is lost of it comes once more
             for ack_id in ack_ids:
                 connection.execute("DELETE FROM deliveries WHERE subscription = ? AND message = ?", (name, int(ack_id)))
                 _forget_delivered(connection, int(ack_id))
@@ -112,7 +129,7 @@ class SqliteBus:
         times = (now, now + CLOCK_SECONDS)
         if self._database.read().execute(due, (*names, *times, 1)).fetchone() is None:
             return []  # nothing to do is the common case, and a look needs no write lock
-        with self._database.write() as connection:
+        with self._database.write(durable=False) as connection:  # what is lost of it is due again at once
             rows = connection.execute(due, (*names, *times, limit)).fetchall()
             taken = "UPDATE deliveries SET attempts = attempts + 1, due_at = ?, set_at = ?"
             for row in rows:

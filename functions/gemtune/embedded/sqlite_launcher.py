@@ -19,7 +19,7 @@ class SqliteLauncher:
         self._clock = clock
 
     def start(self, job_id: str, launch: int) -> str:
-        with self._database.write() as connection:
+        with self._database.write(durable=False) as connection:  # a server's start begins a launch that has none
             connection.execute(
                 "INSERT OR IGNORE INTO executions VALUES (?, ?, ?, ?, NULL, ?)",
                 (str(uuid.uuid4()), job_id, launch, ExecutionState.ACTIVE, self._clock.now().isoformat()),
@@ -41,6 +41,14 @@ class SqliteLauncher:
         if process is not None:
             # In a thread: the caller answers a request, and the child may use its grace to the full.
             threading.Thread(target=children.end, args=(process,), daemon=True).start()
+
+    def version(self) -> tuple[int, int]:
+        """Return what changes when an execution may have been started."""
+        return self._database.version()
+
+    def wait_for_newer(self, version: tuple[int, int], seconds: float) -> None:
+        """Return when there is another version than this one, or after so many seconds."""
+        self._database.wait_for_newer(version, seconds)
 
     def active(self) -> list[tuple[str, str, int]]:
         """(execution, job id, launch) of every execution that has not ended."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,10 @@ from gemtune.jobs.status import FINAL, UNFINISHED, Status
 from gemtune.ports import Change, Clock, Created, Page
 
 log = logging.getLogger(__name__)
+
+# What a list shows of a record, as a JSON array; NULL where the record is no JSON.
+_PLACES = ", ".join(f"'$.{name}'" for name in stored.SHOWN_IN_LISTS)
+SHOWN = f"CASE WHEN json_valid(record) THEN json_extract(record, {_PLACES}) END"
 
 
 class SqliteStore:
@@ -77,12 +82,12 @@ class SqliteStore:
         return after
 
     def record_progress(self, job_id: str, mark: Mark, progress: Progress | None, at: datetime) -> None:
-        with self._database.write() as connection:
+        with self._database.write(durable=False) as connection:  # the next one says it again
             job = steps.heartbeat(self._get(connection, job_id), mark, progress, at)
             self._save(connection, job)
 
     def raise_published(self, job_id: str, seq: int) -> None:
-        with self._database.write() as connection:
+        with self._database.write(durable=False) as connection:  # what is lost of it is published once more
             job = self._get(connection, job_id)
             if seq > job.published_seq:
                 self._save(connection, job.model_copy(update={"published_seq": seq}))
@@ -96,7 +101,7 @@ class SqliteStore:
             conditions.append("(created_at, job_id) < (:created_at, :job_id)")
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
         order = "ORDER BY created_at DESC, job_id DESC LIMIT :limit"
-        query = f"SELECT job_id, created_at, modality, record FROM jobs {where} {order}"
+        query = f"SELECT job_id, created_at, modality, {SHOWN} AS shown FROM jobs {where} {order}"
         rows = self._database.read().execute(query, wanted | {"limit": limit + 1}).fetchall()
         more = len(rows) > limit
         return Page([_summary(row) for row in rows[:limit]], _token(rows[limit - 1]) if more else None)
@@ -209,7 +214,9 @@ def _read(row: sqlite3.Row) -> Job:
 
 def _summary(row: sqlite3.Row) -> JobSummary:
     created_at = datetime.fromisoformat(row["created_at"])
-    return stored.summary(row["job_id"], row["record"], modality=row["modality"], created_at=created_at)
+    values = [None] * len(stored.SHOWN_IN_LISTS) if row["shown"] is None else json.loads(row["shown"])
+    shown = dict(zip(stored.SHOWN_IN_LISTS, values, strict=True))
+    return stored.summary(row["job_id"], shown, modality=row["modality"], created_at=created_at)
 
 
 def _iso(at: datetime) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from gemtune.families.size import ModelSize
 
@@ -96,6 +97,7 @@ class Family:
         return None if None in reasons else next(iter(sorted(filter(None, reasons), key=len, reverse=True)))
 
 
+@lru_cache(maxsize=1024)  # every rule about a base model asks, and of the same few names
 def part_in(parts: tuple[str, ...], repository: str) -> str | None:
     """The longest of `parts` that stands as a word of its own in the last part of a repository's name."""
     name = repository.rpartition("/")[2].lower()

@@ -39,6 +39,7 @@ from gemtune.jobs.events import Event
 from gemtune.jobs.page_tokens import place_of
 from gemtune.jobs.record import Job, Mark, Progress
 from gemtune.jobs.status import UNFINISHED, Status, is_final
+from gemtune.jobs.stored import SHOWN_IN_LISTS
 from gemtune.ports import Change, Clock, Created, Page
 
 log = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ class FirestoreStore:
         query = query.order_by("created_at", direction=newest_first).order_by("job_id", direction=newest_first)
         if page_token is not None:
             query = query.start_after(asdict(place_of(page_token)))
-        found = list(query.limit(limit + 1).stream(timeout=CALL_SECONDS))
+        found = list(query.select(SHOWN_IN_LISTS).limit(limit + 1).stream(timeout=CALL_SECONDS))
         more = len(found) > limit
         next_page_token = token_after(found[limit - 1]) if more else None
         return Page([summary_of(snapshot) for snapshot in found[:limit]], next_page_token)

@@ -48,8 +48,9 @@ class PubSubBus:
         return pubsub_v1.SubscriberClient()
 
     def publish(
-        self, topic: Topic, message: bytes, *, attributes: Mapping[str, str] | None = None, ordering_key: str = ""
-    ) -> str:
+        self, topic: Topic, message: bytes, *, attributes: Mapping[str, str] | None = None, ordering_key: str = "",
+        durable: bool = True,
+    ) -> str:  # fmt: skip
         # The API's own call, not the client's queue in front of it: that goes on trying an ordered message in the
         # background after we gave it up, and so could publish it after later ones.
         from google.pubsub_v1 import PublisherClient
@@ -80,10 +81,11 @@ class PubSubBus:
             if there != wanted["topic"]:
                 raise ValueError(f"subscription {name!r} is of topic {there.rpartition('/')[2]}") from None
 
-    def pull(self, name: str, limit: int) -> list[Received]:
+    def pull(self, name: str, limit: int, *, wait_seconds: float = 0.0) -> list[Received]:
+        seconds = max(wait_seconds, PULL_SECONDS)
         try:
             answer = self._subscriber.pull(
-                subscription=self._subscription(name), max_messages=limit, timeout=PULL_SECONDS, retry=None
+                subscription=self._subscription(name), max_messages=limit, timeout=seconds, retry=None
             )
         except DeadlineExceeded:
             return []

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from gemtune.jobs.sources import OpenSource
 from gemtune.jobs.status import STEPS, OpenStatus, OpenStep, Step, is_final
@@ -191,6 +191,10 @@ class Failure(Record):
     hint: str | None = None
 
 
+def _pending() -> Mapping[Step | str, StepRecord]:
+    return {step: StepRecord() for step in STEPS}
+
+
 class Job(Record):
     """The user's request and all that became of it."""
 
@@ -215,9 +219,9 @@ class Job(Record):
     updated_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
-    launch: Launch = Launch()
+    launch: Launch = Field(default_factory=Launch)
     claim: Claim | None = None
-    steps: Mapping[OpenStep, StepRecord] = {step: StepRecord() for step in STEPS}
+    steps: Mapping[OpenStep, StepRecord] = Field(default_factory=_pending)
     progress: Progress | None = None
     metrics: Metrics | None = None
     adapter_path: str | None = None

@@ -49,11 +49,16 @@ def read(job_id: str, stored: str | Mapping[str, Any]) -> Job:
         raise RecordUnreadable(job_id, _faults(error)) from error
 
 
-def summary(job_id: str, stored: str | Mapping[str, Any], *, modality: str, created_at: datetime) -> JobSummary:
-    """A row of the list; `unknown` for a record that cannot be read, beside what the store knows by itself."""
+# Fields of a record that a list shows; job_id is the store's own.
+SHOWN_IN_LISTS = tuple(name for name in JobSummary.model_fields if name != "job_id")
+
+
+def summary(job_id: str, shown: Mapping[str, Any], *, modality: str, created_at: datetime) -> JobSummary:
+    """Return a row of the list: of the record's fields `shown`, those of SHOWN_IN_LISTS. The rest of the record is not
+    looked at. `unknown`, beside what the store knows by itself, where one of these cannot be read."""
     try:
-        return JobSummary.model_validate(read(job_id, stored))
-    except RecordUnreadable:
+        return JobSummary.model_validate({name: shown.get(name) for name in SHOWN_IN_LISTS} | {"job_id": job_id})
+    except ValidationError:
         return JobSummary(
             job_id=job_id,
             job_name="",

@@ -15,7 +15,7 @@ from typing import Any
 
 from gemtune.embedded.database import Database
 from gemtune.local_server.concurrency_slots import Turns
-from gemtune.local_server.workflow_engine import WorkflowError
+from gemtune.local_server.workflow_engine.errors import WorkflowError
 from gemtune.process import children
 from gemtune.settings import Settings
 

@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx2
-
 import gemtune
 from gemtune.bootstrap import Services, services
 from gemtune.embedded.disk import make_folder, writing
@@ -24,7 +22,7 @@ from gemtune.handlers import error_answers
 from gemtune.handlers.http_api import MAX_BODY_BYTES
 from gemtune.local_server import work_folders
 from gemtune.local_server.cloud_run_jobs import CloudRunJobs
-from gemtune.local_server.delivery import Delivery
+from gemtune.local_server.delivery import Delivery, FunctionClient
 from gemtune.local_server.recovery import recover
 from gemtune.local_server.stop_signals import stop_signals
 from gemtune.local_server.uploads import Uploads
@@ -36,7 +34,7 @@ log = logging.getLogger(__name__)
 FUNCTIONS = Path(gemtune.__file__).parent.parent
 WORKFLOW = FUNCTIONS.parent / "workflows" / "fine_tune.yaml"
 # Cloud Scheduler has `sweep` every few minutes; here a round costs nothing.
-SWEEP_SECONDS = 20.0
+SWEEP_SECONDS, SWEEP_TIMEOUT_SECONDS = 20.0, 120.0
 # A message of Pub/Sub has at most 10 MB, which are a third more in base64.
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 
@@ -47,15 +45,17 @@ class CannotServe(GemtuneError):
     code = "cannot_serve"
 
 
-def serve(*, port: int | None = None) -> None:
+def serve(*, port: int | None = None, kind: type[Server] | None = None) -> None:
     """Serve until SIGTERM or SIGINT. Raises CannotServe when another server has this GEMTUNE_HOME or the port."""
     here = services()
     port = here.settings.port if port is None else port
     with _only_server(here.settings.home):
-        _Server(here, port).run()
+        (kind or Server)(here, port).run()
 
 
-class _Server:
+class Server:
+    """The functions behind two ports of this machine, and the loops beside them."""
+
     def __init__(self, here: Services, port: int):
         from gemtune.local_server.http_server import listen
 
@@ -70,6 +70,7 @@ class _Server:
             raise CannotServe(f"port {port} cannot be had: {error.strerror}", hint=hint) from None
         self._events = listen(_guarded(_event_functions(), token), port=0, max_body_bytes=MAX_EVENT_BYTES)
         url = f"http://{self._events.effective_host}:{self._events.effective_port}"
+        self._functions = FunctionClient(url, token=token, timeout_seconds=SWEEP_TIMEOUT_SECONDS)
         launcher = SqliteLauncher(here.database, clock=here.clock)
         turns = {
             "gemtune-prepare": 2,
@@ -77,11 +78,10 @@ class _Server:
             "gemtune-export": 2,
         }
         self._jobs = CloudRunJobs(here.database, here.settings, parallel=turns)
-        self._runner = WorkflowRunner(launcher, self._jobs, WORKFLOW, control_url=f"{url}/control", token=token)
+        self.runner = WorkflowRunner(launcher, self._jobs, WORKFLOW, control_url=f"{url}/control", token=token)
         self._bus = SqliteBus(here.database, clock=here.clock)
         self._delivery = Delivery(self._bus, base_url=url, token=token)
         self._uploads = Uploads(here.database, here.buckets, clock=here.clock)
-        self._sweep_url, self._token = f"{url}/sweep/", token
 
     def run(self) -> None:
         with stop_signals() as told_to_stop:
@@ -93,17 +93,20 @@ class _Server:
     def _start(self) -> None:
         recover(self._here, self._bus)
         self._jobs.forget_dead()
-        parts: list[Callable[[], None]] = [
-            self._events.run, self._api.run, self._delivery.run, self._runner.run, self._uploads.run, self._sweeping,
-        ]  # fmt: skip
-        for part in parts:
+        for part in self.parts():
             threading.Thread(target=part, daemon=True).start()
         home = self._here.settings.home
         print(f"gemtune serves http://{self._api.effective_host}:{self._api.effective_port} (home {home})", flush=True)
 
+    def parts(self) -> list[Callable[[], None]]:
+        """Return what runs until the end, each in a thread."""
+        return [
+            self._events.run, self._api.run, self._delivery.run, self.runner.run, self._uploads.run, self._sweeping,
+        ]  # fmt: skip
+
     def _shut_down(self) -> None:
         self._stop.set()
-        for part in (self._uploads, self._delivery, self._runner):
+        for part in (self._uploads, self._delivery, self.runner):
             part.stop()
         self._jobs.stop()
         self._api.close()
@@ -113,8 +116,9 @@ class _Server:
         """What Cloud Scheduler does."""
         while not self._stop.wait(SWEEP_SECONDS):
             try:
-                headers = {"Authorization": f"Bearer {self._token}"}
-                httpx2.post(self._sweep_url, headers=headers, timeout=120, trust_env=False).raise_for_status()
+                status = self._functions.post("/sweep/")
+                if status != 200:
+                    raise RuntimeError(f"the sweep answered {status}")
                 self._bus.expire()
                 work_folders.remove_idle(self._here.settings.work, self._here.store)
                 self._uploads.forget_removed()

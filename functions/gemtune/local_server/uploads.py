@@ -6,11 +6,9 @@ import json
 import logging
 import os
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-from watchdog.events import FileClosedEvent, FileMovedEvent, FileSystemEvent, FileSystemEventHandler
-from watchdog.observers import Observer
 
 from gemtune.embedded.database import Database
 from gemtune.embedded.folder_objects import FolderObjects
@@ -32,33 +30,37 @@ class Uploads:
         self._database = database
         self._buckets = buckets
         self._clock = clock
-        self._folders: list[Objects] = [buckets.uploads, buckets.data]
+        self._folders = [_as_folder(buckets.uploads), _as_folder(buckets.data)]
         self._seen: dict[Path, tuple[int, int]] = {}
         self._queued: dict[Path, tuple[int, int]] = {}
         self._stopping = threading.Event()
 
     def run(self) -> None:
         """Watch until `stop`."""
-        observer = Observer()
-        for objects in self._folders:
-            assert isinstance(objects, FolderObjects)
-            observer.schedule(_Closed(self, objects), str(objects.root), recursive=True)
-        observer.start()
+        from gemtune.local_server.finished_files import observer
+
+        watching = observer([(objects.root, partial(self._closed, objects)) for objects in self._folders])
+        watching.start()
         try:
             while not self._stopping.is_set():
                 self.look()
                 self._stopping.wait(LOOK_SECONDS)
         finally:
-            observer.stop()
-            observer.join()
+            watching.stop()
+            watching.join()
 
     def stop(self) -> None:
         self._stopping.set()
 
+    def _closed(self, objects: FolderObjects, path: Path) -> None:
+        try:
+            self.finished(objects, path)
+        except Exception as error:
+            log.info("%s is taken in at the next look: %s", path, error)
+
     def look(self) -> None:
         """Queue every job file that is as it was at the last look."""
         for objects in self._folders:
-            assert isinstance(objects, FolderObjects)
             for path in objects.root.rglob("*.job.*"):
                 try:
                     stat = path.stat()
@@ -128,17 +130,6 @@ class Uploads:
         return json.dumps(stored).encode()
 
 
-class _Closed(FileSystemEventHandler):
-    def __init__(self, uploads: Uploads, objects: FolderObjects):
-        self._uploads = uploads
-        self._objects = objects
-
-    def on_any_event(self, event: FileSystemEvent) -> None:
-        moved = isinstance(event, FileMovedEvent)
-        if event.is_directory or not (moved or isinstance(event, FileClosedEvent)):
-            return
-        path = Path(os.fsdecode(event.dest_path if moved else event.src_path))
-        try:
-            self._uploads.finished(self._objects, path)
-        except Exception as error:
-            log.info("%s is taken in at the next look: %s", path, error)
+def _as_folder(objects: Objects) -> FolderObjects:
+    assert isinstance(objects, FolderObjects), "the embedded backend keeps its objects in folders"
+    return objects

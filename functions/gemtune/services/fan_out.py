@@ -23,7 +23,8 @@ class FanOut:
 
     def __call__(self, job_id: str) -> None:
         """A wake-up: what to publish is read from the record, so it does not matter which event it is about, nor
-        whether another wake-up works at the same time. Each publish is waited for before the next."""
+        whether another wake-up works at the same time. Each publish is waited for before the next. That it was
+        published is recorded after it, and lost with it."""
         try:
             job = self.store.get(job_id)
             published = job.published_seq
@@ -50,7 +51,8 @@ class FanOut:
             "idempotency_key": job.idempotency_key or "",
         }
         body = event.model_dump_json().encode()
-        self.bus.publish(Topic.JOB_STATUS, body, attributes=attributes, ordering_key=job.job_id)
+        self.bus.publish(Topic.JOB_STATUS, body, attributes=attributes, ordering_key=job.job_id, durable=False)
         log.info("job %s: %s", job.job_id, event.type)  # failed jobs are counted by this line
         if job.webhook_url is not None:  # a receiver may be slow or away, so it has a topic of its own
-            self.bus.publish(Topic.WEBHOOKS, message_of(job.webhook_url, event), attributes={"job_id": job.job_id})
+            message = message_of(job.webhook_url, event)
+            self.bus.publish(Topic.WEBHOOKS, message, attributes={"job_id": job.job_id}, durable=False)

@@ -41,7 +41,8 @@ class Submit:
         try:
             fields = self._stored_spec(job) if spec is None else spec.model_dump(mode="json")
             message = json.dumps(fields | {"job_id": job.job_id})
-            self.bus.publish(Topic.JOB_REQUESTS, message.encode(), attributes={"job_id": job.job_id})
+            attributes = {"job_id": job.job_id}
+            self.bus.publish(Topic.JOB_REQUESTS, message.encode(), attributes=attributes, durable=False)
         except Exception:
             log.exception("job %s is accepted, but job-requests did not take its message", job.job_id)
 

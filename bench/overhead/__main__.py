@@ -1,7 +1,7 @@
 """`python -m bench.overhead`: what a tiny job's three steps spend outside loading the model and training it.
 
 Each step runs as the process that the workflow starts, with everything around it: Python, imports, the record, files,
-the export, and its certificate, whose process counts to the export. `overhead_probe` says what is counted as what;
+the export, and its certificate, whose process counts to the export. `probe` says what is counted as what;
 importing is overhead wherever it happens, and so is everything that has no other name. Of some runs the median of each
 figure is printed, in seconds and in seconds of the processor, which what else the machine does disturbs less.
 """
@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.overhead_probe import FOLDER
+from bench.overhead.probe import FOLDER
 from gemtune.jobs.status import Step
 
 RUNS = 5
@@ -60,7 +60,7 @@ def _job(home: Path, base: Path) -> dict[Step, Spent]:
 
 
 def _step(job_id: str, step: Step, home: Path) -> Spent:
-    command = [sys.executable, "-m", "bench.overhead_probe", step, "--job-id", job_id, "--launch", "1"]
+    command = [sys.executable, "-m", "bench.overhead.probe", step, "--job-id", job_id, "--launch", "1"]
     with tempfile.TemporaryDirectory() as folder:
         env = os.environ | {"GEMTUNE_HOME": str(home), FOLDER: folder}
         began = time.perf_counter(), _processor_seconds()

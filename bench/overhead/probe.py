@@ -1,4 +1,4 @@
-"""`python -m bench.overhead_probe prepare|train|export|comparison …`: the program of that name, with a clock in it.
+"""`python -m bench.overhead.probe prepare|train|export|comparison …`: the program of that name, with a clock in it.
 
 Everything that the main thread does is counted once, as what it is for: importing, wherever it happens (also in the
 midst of loading); loading weights; training; evaluating; comparing an export with what was trained. The rest is other.
@@ -77,7 +77,7 @@ def _of_train(clock: Clock, train: Any) -> None:
 def _of_child(clock: Clock, child: Any) -> None:
     """The certificate's process is one with a clock in it too; waiting for it is nothing that is done here."""
     run = child.run
-    child.run = lambda arguments, stop: run(["-m", "bench.overhead_probe", "comparison", *arguments[2:]], stop)
+    child.run = lambda arguments, stop: run(["-m", "bench.overhead.probe", "comparison", *arguments[2:]], stop)
     clock.count(child, "run", "waiting")
 
 

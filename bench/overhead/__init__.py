@@ -1,0 +1,1 @@
+"""Measures what a tiny job spends outside loading and training."""

@@ -1,0 +1,250 @@
+"""`python -m bench.service`: what the embedded service spends on a request, and how long a listener waits.
+
+A server of its own, without the runner of workflows, so that no step is run. What the processor does is counted by the
+server's own seconds of it, which what else the machine does disturbs less; each figure is the median of some rounds, in
+milliseconds, and beside it how many times that of `GET /health`, a trivial function, in the same rounds.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import queue
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from gemtune.bootstrap import Services
+from gemtune.jobs import changes
+from gemtune.jobs.record import Artifact, Attempt, Figures, Job, Metrics, StepRecord
+from gemtune.jobs.status import STEPS, Status
+from gemtune.local_server import server
+from gemtune.local_server.http_server import HOST
+from gemtune.services.acceptance.create_job import Submission
+from gemtune.settings import Settings
+
+STARTS, ROUNDS, HEARD = 3, 7, 20
+# Requests of one round, by what they ask.
+HEALTH, TRAIN, LIST = "GET /health", "POST /train, dispatched and fanned out", "GET /jobs, 50 of them"
+REQUESTS = {HEALTH: 300, TRAIN: 20, LIST: 60}
+JOBS, FILES = 60, 10
+REQUEST = {"processed_dataset_id": "chats", "training_config": {"base_model_id": "google/gemma-3-270m-it"}}
+
+
+class WithoutSteps(server.Server):
+    """Accepts, dispatches and publishes; what it launches waits."""
+
+    def parts(self) -> list[Callable[[], None]]:
+        return [part for part in super().parts() if part != self.runner.run]
+
+
+class Client:
+    """Asks a server, and reads how much of the processor it has had."""
+
+    def __init__(self, home: Path, port: int):
+        environment = os.environ | {"GEMTUNE_HOME": str(home), "PORT": str(port)}
+        self._environment = environment | {"GEMTUNE_URL": f"http://{HOST}:{port}"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bench.service", "serve"], env=self._environment, stdout=subprocess.DEVNULL
+        )
+        self.services = Services(Settings.from_environment(environment))
+        self._connection = http.client.HTTPConnection(HOST, port, timeout=60)
+
+    def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        content = None if body is None else json.dumps(body)
+        self._connection.request(method, path, content, {"Content-Type": "application/json"})
+        answer = self._connection.getresponse()
+        found = json.loads(answer.read())
+        if answer.status >= 400:
+            raise RuntimeError(f"{method} {path}: {found}")
+        return found
+
+    def wait_until_it_answers(self) -> None:
+        while True:
+            try:
+                self.ask("GET", "/health")
+            except OSError:
+                self._connection.close()
+                time.sleep(0.01)
+            else:
+                return
+
+    def wait_until_published(self) -> None:
+        while any(self.services.store.lagging()) or any(not job.launch.number for job in self.queued()):
+            time.sleep(0.01)
+
+    def queued(self) -> list[Job]:
+        return [job for job in self.services.store.unfinished() if job.launch.execution is None]
+
+    def processor_seconds(self) -> float:
+        """Seconds that the server has had of the processor since it began."""
+        used = psutil.Process(self._process.pid).cpu_times()
+        return used.user + used.system
+
+    def listener(self) -> subprocess.Popen[str]:
+        """`gemtune listen`, which has begun to listen."""
+        command = [sys.executable, "-c", "from gemtune.cli import main; main()", "listen", "--subscription", "bench"]
+        listening = subprocess.Popen(command, env=self._environment, stdout=subprocess.PIPE, text=True)
+        query = "SELECT 1 FROM subscriptions WHERE name = 'bench'"
+        while self.services.database.read().execute(query).fetchone() is None:
+            time.sleep(0.01)
+        return listening
+
+    def end(self) -> None:
+        self._connection.close()
+        self._process.terminate()
+        self._process.wait(60)
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        starts: list[tuple[float, float]] = []
+        for number in range(STARTS):
+            took, client = _start(Path(folder) / f"home{number}")
+            starts.append(took)
+            if number + 1 < STARTS:
+                client.end()
+        try:
+            _fill(client.services)
+            spent = _rounds(client)
+            idle = _idle(client)
+            heard = _heard(client)
+        finally:
+            client.end()
+    print(f"| | processor, ms | times {HEALTH} | ms |\n|---|---|---|---|")
+    for name, (processor, wall) in spent.items():
+        print(f"| {name} | {processor:.2f} | {processor / spent[HEALTH][0]:.1f} | {wall:.1f} |")
+    trivial = spent[HEALTH][1]
+    print(f"| from POST to a listener | | | {heard:.0f} ({heard / trivial:.0f} times) |")
+    processor, wall = (statistics.median(each[index] for each in starts) for index in (0, 1))
+    print(f"| to start | {processor:.0f} | | {wall:.0f} |")
+    print(f"| a second of waiting | {idle:.1f} | | |")
+
+
+def _start(home: Path) -> tuple[tuple[float, float], Client]:
+    """Milliseconds of the processor and of the clock until a new server answers, and a client of it."""
+    dataset = home / "data" / "processed_datasets" / "chats"
+    dataset.mkdir(parents=True)
+    (dataset / "train.jsonl").write_text("{}\n")
+    began = time.perf_counter()
+    client = Client(home, _free_port())
+    client.wait_until_it_answers()
+    wall = time.perf_counter() - began
+    return (1000 * client.processor_seconds(), 1000 * wall), client
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _fill(services: Services) -> None:
+    """Records of completed jobs, with all that one has."""
+    from gemtune.jobs.sources import Source
+    from tests.fakes import reading
+
+    for number in range(JOBS):
+        job = services.submit(Submission(reading(job_name=f"job {number}"), Source.HTTP, "local", None))
+        services.store.update(job.job_id, _completed)
+
+
+def _completed(job: Job) -> changes.Changed:
+    at = job.created_at
+    figures = Figures(eval_loss=1.0, accuracy=0.5, perplexity=2.7)
+    attempts = tuple(Attempt(attempt=number, seconds=60.0, checkpoint=number) for number in range(1, 4))
+    step = StepRecord(state="done", attempt=3, execution="e", started_at=at, heartbeat_at=at, attempts=attempts)
+    update = {
+        "status": Status.COMPLETED, "started_at": at, "finished_at": at, "steps": dict.fromkeys(STEPS, step),
+        "metrics": Metrics(**figures.model_dump(), baseline=figures),
+        "artifacts": tuple(
+            Artifact(name=f"file{number}", uri=f"/export/file{number}", bytes=1, sha256="0" * 64)
+            for number in range(FILES)
+        ),
+    }  # fmt: skip
+    return job.model_copy(update=update), ()
+
+
+def _rounds(client: Client) -> dict[str, tuple[float, float]]:
+    """Milliseconds of the processor and of the clock that a request takes, by what it asks."""
+    count = iter(range(1_000_000))
+
+    def train() -> None:
+        client.ask("POST", "/train", REQUEST | {"job_name": f"asked {next(count)}"})
+
+    asked: dict[str, Callable[[], object]] = {
+        HEALTH: lambda: client.ask("GET", "/health"),
+        TRAIN: train,
+        LIST: lambda: client.ask("GET", "/jobs?limit=50&status=completed"),
+    }
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in asked}
+    for number in range(ROUNDS + 1):  # the first one warms up
+        for name, ask in asked.items():
+            took = _one_round(client, ask, REQUESTS[name])
+            if number:
+                found[name].append(took)
+    return {
+        name: (statistics.median(each[0] for each in rounds), statistics.median(each[1] for each in rounds))
+        for name, rounds in found.items()
+    }
+
+
+def _one_round(client: Client, ask: Callable[[], object], times: int) -> tuple[float, float]:
+    before, walls = client.processor_seconds(), []
+    for _ in range(times):
+        began = time.perf_counter()
+        ask()
+        walls.append(time.perf_counter() - began)
+    client.wait_until_published()
+    return 1000 * (client.processor_seconds() - before) / times, 1000 * statistics.median(walls)
+
+
+def _idle(client: Client) -> float:
+    """Milliseconds of the processor that a second of waiting takes."""
+    before, began = client.processor_seconds(), time.perf_counter()
+    time.sleep(5.0)
+    return 1000 * (client.processor_seconds() - before) / (time.perf_counter() - began)
+
+
+def _heard(client: Client) -> float:
+    """Milliseconds from a POST to what a listener in another process prints of it, the median."""
+    listening, lines = client.listener(), queue.SimpleQueue[tuple[str, float]]()
+    output = listening.stdout
+    assert output is not None
+
+    def read() -> None:
+        for line in output:
+            lines.put((line, time.perf_counter()))
+
+    threading.Thread(target=read, daemon=True).start()
+    took = []
+    for number in range(HEARD):
+        began = time.perf_counter()
+        job_id = client.ask("POST", "/train", REQUEST | {"job_name": f"heard {number}"})["job_id"]
+        while True:
+            line, at = lines.get(timeout=60)
+            event = json.loads(line)
+            if (event["job_id"], event["type"]) == (job_id, "job_queued"):
+                took.append(1000 * (at - began))
+                break
+        time.sleep(0.05 + 0.01 * number)  # so that no two fall into the same moment of whoever looks from time to time
+    listening.terminate()
+    listening.wait(60)
+    return statistics.median(took)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["serve"]:
+        server.serve(kind=WithoutSteps)
+    else:
+        main()
