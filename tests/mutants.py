@@ -26,30 +26,27 @@ ROOT = Path(__file__).parent.parent
 
 # The fast tests nearest to a module, below tests/: those of the longest name that it begins with.
 NEAREST: Mapping[str, str] = {
-    "gemtune.jobs": "unit/test_job unit/test_job_changes unit/test_damaged_records contract/test_other_versions "
-                    "services/test_running services/test_dispatch services/test_clocks",
-    "gemtune.request": "unit/test_exports unit/test_contract_bounds unit/test_secrets_of_requests unit/test_request "
-                       "unit/test_rl_request unit/test_job_file services/test_submit services/test_gguf_requests "
-                       "services/test_placement",
-    "gemtune.machines": "unit/test_machines unit/test_cost services/test_placement",
-    "gemtune.webhooks": "unit/test_webhook services/test_notify",
-    "gemtune.embedded": "contract unit/test_database unit/test_sqlite_bus unit/test_growth",
-    "gemtune.services": "services/test_lifetimes services/test_clocks services/test_messages services/test_dispatch "
-                        "services/test_running services/test_submit services/test_ingest services/test_notify "
-                        "services/test_export_again services/test_placement",
+    "gemtune.jobs": "unit/jobs contract/test_other_versions services/test_running services/test_dispatch "
+                    "services/test_clocks",
+    "gemtune.request": "unit/request services/test_submit services/test_gguf_requests services/test_placement",
+    "gemtune.machines": "unit/machines services/test_placement",
+    "gemtune.webhooks": "unit/webhooks services/test_notify",
+    "gemtune.embedded": "unit/embedded contract",
+    "gemtune.services": "services/test_lifetimes services/test_messages services/test_dispatch services/test_running "
+                        "services/test_submit services/test_ingest services/test_notify services/test_export_again "
+                        "services/test_placement services/test_clocks",
     "gemtune.handlers": "handlers",
-    "trainer.rows": "trainer/test_changing_templates trainer/test_rendering trainer/test_rewards trainer/test_prepare "
-                    "trainer/test_prepare_rl",
-    "trainer.store": "trainer/test_manifest trainer/test_checkpoints",
-    "trainer.training.metrics": "trainer/test_metrics",
-    "trainer.training.progress": "trainer/test_progress",
-    "trainer.training.batches": "trainer/test_batches",
-    "trainer.training.job_trainer": "trainer/test_job_trainer",
-    "trainer.training.best_weights": "trainer/test_job_trainer",
-    "trainer.training.dpo": "trainer/test_dpo",
-    "trainer.training.grpo": "trainer/test_grpo",
-    "trainer.training.tracking": "trainer/test_tracking",
-    "trainer.training": "trainer/test_metrics trainer/test_train",
+    "trainer.rows": "trainer/rows trainer/steps/test_prepare trainer/steps/test_prepare_rl",
+    "trainer.store": "trainer/store",
+    "trainer.training.metrics": "trainer/training/test_metrics",
+    "trainer.training.progress": "trainer/training/test_progress",
+    "trainer.training.batches": "trainer/training/test_batches",
+    "trainer.training.job_trainer": "trainer/training/test_job_trainer",
+    "trainer.training.best_weights": "trainer/training/test_job_trainer",
+    "trainer.training.dpo": "trainer/training/test_dpo",
+    "trainer.training.grpo": "trainer/training/test_grpo",
+    "trainer.training.tracking": "trainer/training/test_tracking",
+    "trainer.training": "trainer/training/test_metrics trainer/steps/test_train",
 }  # fmt: skip
 
 

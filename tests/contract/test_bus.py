@@ -1,6 +1,6 @@
 """Bus: durable subscriptions, at least once, in order by key.
 
-Dead letters are the platform's part: tests/unit/test_sqlite_bus.py asks for those of embedded, and
+Dead letters are the platform's part: tests/unit/embedded/test_sqlite_bus.py asks for those of embedded, and
 tests/e2e/test_gcp.py for those of Pub/Sub.
 """
 

@@ -23,7 +23,7 @@ from gemtune.jobs.record import Claim, Job, Mark, Progress
 from gemtune.jobs.status import Status, Step
 from gemtune.ports import JobStore
 from tests.fakes import FakeClock
-from tests.unit.test_job import NOW, new
+from tests.unit.jobs.test_job import NOW, new
 
 
 def create(store: JobStore, job_id: str = "training_x", **fields: Any) -> Job:

@@ -18,7 +18,7 @@ from gemtune.jobs.status import Status, Step
 from gemtune.ports import JobStore
 from tests.contract.test_job_store import create
 from tests.fakes import World
-from tests.unit.test_job import NOW
+from tests.unit.jobs.test_job import NOW
 
 Fields = dict[str, Any]
 

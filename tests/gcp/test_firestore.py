@@ -20,7 +20,7 @@ from gemtune.jobs import changes, launches
 from gemtune.jobs.status import Status
 from tests.emulators.google import Emulators
 from tests.emulators.world import GcpWorld
-from tests.unit.test_job import NOW, new
+from tests.unit.jobs.test_job import NOW, new
 
 pytestmark = pytest.mark.emulators
 

@@ -12,9 +12,9 @@ import torch
 from gemtune.jobs.status import Step
 from tests.gpu.conftest import made_bf16
 from tests.trainer.conftest import Bench
-from tests.trainer.test_optimizer import kept_as
-from tests.trainer.test_relay import history
-from tests.trainer.test_train import after_steps
+from tests.trainer.steps.test_relay import history
+from tests.trainer.steps.test_train import after_steps
+from tests.trainer.training.test_optimizer import kept_as
 from trainer.model import liger
 
 pytestmark = pytest.mark.gpu

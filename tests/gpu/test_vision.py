@@ -9,8 +9,8 @@ import pytest
 
 from gemtune.jobs.status import Step
 from tests.trainer.conftest import Bench
-from tests.trainer.test_rl_vision import DPO, pair, rl_bench
-from tests.trainer.test_vision import LEARNING, RIGHT, answers, held_out_from_logits, weights
+from tests.trainer.training.test_rl_vision import DPO, pair, rl_bench
+from tests.trainer.training.test_vision import LEARNING, RIGHT, answers, held_out_from_logits, weights
 
 pytestmark = pytest.mark.gpu
 

@@ -14,7 +14,7 @@ from gemtune.machines import cost
 from gemtune.ports import ExecutionState
 from tests.fakes import World
 from tests.services.test_running import Running
-from tests.unit.test_job import LEASE, NOW
+from tests.unit.jobs.test_job import LEASE, NOW
 
 # Seconds that pass in each step of `run`, in two halves.
 HALF = 60

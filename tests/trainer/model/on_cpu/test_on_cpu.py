@@ -1,0 +1,302 @@
+"""Layers for a CPU: each function against autograd through the plain formula, and models against transformers' own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import gelu, linear, scaled_dot_product_attention
+
+from tests import tiny_gemma
+from tests.trainer.model.test_row_attention import loss_and_gradients, rows
+from tests.trainer.saved_tensors import kept_bytes
+from trainer.model import gradient_checkpointing, row_attention
+from trainer.model.on_cpu import adapted_linear, attention, compiled, recompute
+from trainer.model.on_cpu.adapted_linear import Layer, adapted
+from trainer.model.on_cpu.attention import attended
+from trainer.model.on_cpu.gated_unit import gated
+from trainer.model.on_cpu.install import install, is_installed
+from trainer.model.on_cpu.rms_norm import normalized
+from trainer.model.on_cpu.rotary import turned
+from trainer.training.batches import flattened
+
+Function = Callable[..., torch.Tensor]
+LENGTHS = (1, 37, 130, 64)
+TOKENS = sum(LENGTHS)
+# None of the first row, all of the third.
+ASKING = torch.tensor([3, 4, 30, *range(38, 168), 180, 231])
+
+
+def plain_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    exact = x.to(torch.promote_types(x.dtype, torch.float32))
+    return (exact * torch.rsqrt(exact.square().mean(-1, keepdim=True) + 1e-6) * (1 + weight)).to(x.dtype)
+
+
+def plain_adapted(x: torch.Tensor, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return linear(x, weight) + linear(linear(x, a), b) * 1.5
+
+
+def plain_turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    left, right = x.chunk(2, -1)
+    return x * torch.cat((cos, cos), -1) + torch.cat((-right, left), -1) * torch.cat((sin, sin), -1)
+
+
+def plain_attention_of_some(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    everywhere = torch.zeros(TOKENS, *query.shape[1:], dtype=query.dtype)
+    return plain_attention(everywhere.index_copy(0, ASKING, query), key, value)[ASKING]
+
+
+def plain_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    found = [
+        scaled_dot_product_attention(
+            *(tensor.transpose(0, 1).unsqueeze(0) for tensor in row), is_causal=True, scale=0.1, enable_gqa=True
+        )[0].transpose(0, 1)
+        for row in zip(*(tensor.split(LENGTHS) for tensor in (query, key, value)), strict=True)
+    ]
+    return torch.cat(found)
+
+
+def cases() -> dict[str, tuple[Function, Function, Sequence[tuple[int, ...]]]]:
+    """Ours, the plain one, and the shapes of what has gradients."""
+    chance = torch.Generator().manual_seed(1)
+    frozen = torch.randn(48, 32, generator=chance, dtype=torch.float64)
+    norm, angles = frozen[0], torch.randn(TOKENS, 1, 16, generator=chance, dtype=torch.float64)
+
+    def at(x: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(x.dtype)
+
+    return {
+        "norm": (lambda x: normalized(x, at(x, norm), 1e-6), lambda x: plain_norm(x, at(x, norm)), [(2, 300, 32)]),
+        "gated": (gated, lambda gate, up: gelu(gate, approximate="tanh") * up, [(2, 30, 48)] * 2),
+        "turned": (
+            lambda x: turned(x, at(x, angles.cos()), at(x, angles.sin())),
+            lambda x: plain_turn(x, at(x, angles.cos()), at(x, angles.sin())),
+            [(TOKENS, 4, 32)],
+        ),
+        "adapted": (
+            lambda x, a, b: adapted(x, [Layer(at(x, frozen), a, b)], scale=1.5)[0],
+            lambda x, a, b: plain_adapted(x, at(x, frozen), a, b),
+            [(1, 90, 32), (4, 32), (48, 4)],
+        ),
+        "adapted, side by side": (
+            lambda x, a, b, c, d: torch.cat(
+                adapted(x, [Layer(at(x, frozen), a, b), Layer(at(x, frozen)[:20], c, d)], scale=1.5), -1
+            ),
+            lambda x, a, b, c, d: torch.cat((plain_adapted(x, at(x, frozen), a, b),
+                                             plain_adapted(x, at(x, frozen)[:20], c, d)), -1),
+            [(1, 90, 32), (4, 32), (48, 4), (6, 32), (20, 6)],
+        ),
+        "attention, one key head": (
+            lambda q, k, v: attended(q, k, v, LENGTHS, 0.1), plain_attention,
+            [(TOKENS, 4, 32), (TOKENS, 1, 32), (TOKENS, 1, 32)],
+        ),
+        "attention, of some tokens": (
+            lambda q, k, v: attended(q, k, v, LENGTHS, 0.1, ASKING), plain_attention_of_some,
+            [(len(ASKING), 4, 32), (TOKENS, 1, 32), (TOKENS, 1, 32)],
+        ),
+        "attention, two key heads": (
+            lambda q, k, v: attended(q, k, v, LENGTHS, 0.1), plain_attention,
+            [(TOKENS, 6, 32), (TOKENS, 2, 32), (TOKENS, 2, 32)],
+        ),
+    }  # fmt: skip
+
+
+def results(function: Function, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> list[torch.Tensor]:
+    """What it returns, and the gradients of what it is given."""
+    chance = torch.Generator().manual_seed(2)
+    # Through 16 bits, so that all types are given the same.
+    given = [torch.randn(shape, generator=chance).bfloat16().to(dtype).requires_grad_() for shape in shapes]
+    result = function(*given)
+    result.backward(torch.randn(result.shape, generator=chance).bfloat16().to(dtype))
+    gradients = [tensor.grad for tensor in given]
+    assert all(gradient is not None for gradient in gradients)
+    return [result.detach(), *gradients]  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("name", list(cases()))
+def test_a_function_and_its_gradients_are_those_of_the_plain_formula(name: str) -> None:
+    ours, plain, shapes = cases()[name]
+    for found, expected in zip(*(results(f, shapes, torch.float64) for f in (ours, plain)), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("with_numba", [True, False])
+@pytest.mark.parametrize("name", list(cases()))
+def test_sixteen_bits_are_as_exact_as_the_plain_formulas(
+    name: str, with_numba: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within a quarter: attention rounds the slopes of its scores to 16 bits, where the plain one keeps 32."""
+    if not with_numba:
+        monkeypatch.setattr(compiled, "_loops", lambda: None)
+    ours, plain, shapes = cases()[name]
+    exact = results(plain, shapes, torch.float64)
+
+    def errors(function: Function) -> list[float]:
+        found = results(function, shapes, torch.bfloat16)
+        return [float((a.double() - b).norm() / b.norm()) for a, b in zip(found, exact, strict=True)]
+
+    allowed = 2.0 if name.startswith("attention") else 1.25
+    for our, plains in zip(errors(ours), errors(plain), strict=True):
+        assert our <= allowed * plains
+
+
+def test_attention_looks_at_no_other_row_and_at_no_later_token() -> None:
+    chance = torch.Generator().manual_seed(3)
+    query, key, value = (torch.randn(TOKENS, heads, 32, generator=chance) for heads in (2, 1, 1))
+    before = attended(query, key, value, LENGTHS, 1.0)
+    changed = [tensor.clone() for tensor in (query, key, value)]
+    for tensor in changed:
+        tensor[100:] = torch.randn(tensor[100:].shape, generator=chance) * 50
+    after = attended(*changed, LENGTHS, 1.0)
+    assert torch.equal(before[:100], after[:100])
+    assert not torch.equal(before[100:168], after[100:168])
+
+
+def test_shapes_of_products_are_few_whatever_the_lengths_of_rows() -> None:
+    seen = set()
+    for length in range(1, 300):
+        for at in attention._blocks(
+            torch.empty(2000, 4, 8), torch.empty(2000, 1, 8), torch.arange(2000), [length, 600]
+        ):
+            seen.add((len(at.of_queries(torch.empty(2000, 4, 8))), len(at.of_keys(torch.empty(2000, 1, 8)))))
+    assert len(seen) <= 40
+
+
+@pytest.mark.parametrize("probability", [0.001, 0.05, 0.5, 0.9])
+def test_dropout_drops_its_share_and_every_place_alike(probability: float) -> None:
+    torch.manual_seed(0)
+    dropped = adapted_linear._chosen(torch.Size((1999, 301)), probability).double()
+    spread = (probability * (1 - probability)) ** 0.5
+    assert abs(dropped.mean() - probability) < 4 * spread / dropped.numel() ** 0.5
+    for by in (0, 1):
+        means = dropped.mean(by)
+        assert (means - probability).abs().max() < 6 * spread / dropped.shape[by] ** 0.5
+    neighbours = ((dropped[:, 1:] - probability) * (dropped[:, :-1] - probability)).mean()
+    assert abs(neighbours) < 5 * spread**2 / dropped.numel() ** 0.5
+
+
+def test_an_adapter_with_dropout_sees_what_was_not_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    dropped, weight = torch.rand(20, 32) < 0.3, torch.randn(48, 32, dtype=torch.float64)
+    monkeypatch.setattr(adapted_linear, "_chosen", lambda shape, probability: dropped)
+    ours = lambda x, a, b: adapted(x, [Layer(weight, a, b)], scale=2.0, dropout=0.3)[0]  # noqa: E731
+    plain = lambda x, a, b: x @ weight.T + 2 * (x * ~dropped / 0.7) @ a.T @ b.T  # noqa: E731
+    shapes = [(20, 32), (4, 32), (48, 4)]
+    for found, expected in zip(*(results(f, shapes, torch.float64) for f in (ours, plain)), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_what_is_made_again_is_made_once_for_all_and_let_go() -> None:
+    made = []
+
+    def double(x: torch.Tensor) -> torch.Tensor:
+        made.append(1)
+        return 2 * x
+
+    source = torch.ones(3)
+    marked = recompute.mark(double(source), double, source)
+    (recipe, inputs), (same, _) = recompute.kept(marked), recompute.kept(marked)
+    assert recipe is same
+    first = recipe.take(inputs)
+    assert recipe.take(inputs) is first
+    assert torch.equal(first, marked)
+    assert len(made) == 2
+    assert recipe._made is None
+    plain, (itself,) = recompute.kept(source)
+    assert plain.take([itself]) is source
+
+
+def model(folder: Path, *, ours: bool, dropout: float = 0.0, dtype: torch.dtype = torch.float32) -> Any:
+    """A tiny model with an adapter that does something."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    row_attention.register()
+    base = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=row_attention.NAME, dtype=dtype)
+    torch.manual_seed(0)
+    found = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, lora_dropout=dropout, target_modules="all-linear"))
+    for name, parameter in found.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    if ours:
+        install(found)
+    assert is_installed(found) == ours
+    return found.train()
+
+
+@pytest.mark.parametrize("family", ["gemma", "gemma2", "gemma3"])
+def test_a_model_has_the_loss_and_the_gradients_of_transformers_and_pefts(tmp_path: Path, family: str) -> None:
+    """With rows shorter and longer than a sliding window."""
+    folder = tiny_gemma.build(tmp_path / family, family)
+    for given in (rows(), [rows()[0], rows()[2], rows()[3]]):
+        (expected, of_plain), (found, of_ours) = (
+            loss_and_gradients(model(folder, ours=ours), flattened([given])) for ours in (False, True)
+        )
+        assert found == pytest.approx(expected, rel=1e-5)
+        for gradient, plains in zip(of_ours, of_plain, strict=True):
+            torch.testing.assert_close(gradient, plains, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("family", ["gemma", "gemma2", "gemma3"])
+def test_every_part_of_a_gemma_is_found(tmp_path: Path, family: str) -> None:
+    found = model(tiny_gemma.build(tmp_path / family, family), ours=True)
+    config = found.config
+    ours = [getattr(module.__dict__.get("forward"), "func", None) for module in found.modules()]
+    norms = {"gemma": 2, "gemma2": 4, "gemma3": 6}[family]
+    parts = {"_norm": norms * config.num_hidden_layers + 1, "_mlp": config.num_hidden_layers,
+             "_attention": config.num_hidden_layers, "_linear": 7 * config.num_hidden_layers,
+             "_last_layer": 1} | ({} if norms == 2 else {"_layer": config.num_hidden_layers - 1})  # fmt: skip
+    names = [part.__name__ for part in ours if part is not None]
+    assert {name: names.count(name) for name in names} == parts
+
+
+def test_a_model_without_its_adapter_is_the_base_model(tmp_path: Path) -> None:
+    folder = tiny_gemma.build(tmp_path / "tiny")
+    batch = flattened([rows()])
+    adapted_model = model(folder, ours=True)
+    with_adapter, _ = loss_and_gradients(adapted_model, batch)
+    with adapted_model.disable_adapter(), torch.no_grad():
+        ours = adapted_model(**batch).logits
+    with torch.no_grad():
+        plain = model(folder, ours=False)
+        with plain.disable_adapter():
+            torch.testing.assert_close(ours, plain(**batch).logits, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(ours, adapted_model(**batch).logits, atol=1e-3)
+    assert with_adapter > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_computing_layers_again_changes_no_bit(tmp_path: Path, dtype: torch.dtype) -> None:
+    """With dropout, whose draws are repeated."""
+    folder, found = tiny_gemma.build(tmp_path / "tiny"), []
+    for checkpointing in (False, True):
+        trained = model(folder, ours=True, dropout=0.1, dtype=dtype)
+        if checkpointing:
+            trained.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        torch.manual_seed(1)
+        found.append(loss_and_gradients(trained, flattened([rows()]), dtype))
+    assert found[0][0] == found[1][0]
+    assert all(torch.equal(a, b) for a, b in zip(found[0][1], found[1][1], strict=True))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_far_less_is_kept_than_plain_layers_keep_and_no_more_than_is_reckoned(tmp_path: Path, dropout: float) -> None:
+    folder = tiny_gemma.build(tmp_path / "tiny")
+    batch = flattened([[{"input_ids": [5] * 60, "labels": [5] * 60}] * 8])
+    ours, plain = (model(folder, ours=ours, dropout=dropout, dtype=torch.bfloat16) for ours in (True, False))
+    found, of_plain = (
+        kept_bytes(model, lambda model=model: model(**batch, use_cache=False, logits_to_keep=1))
+        for model in (ours, plain)
+    )
+    assert found < 0.5 * of_plain
+    assert found <= gradient_checkpointing.activation_bytes(ours, 480) <= 2 * found
+
+
+def test_weights_that_are_made_again_are_those_that_were_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, _, shapes = cases()["attention, two key heads"]
+    kept = results(ours, shapes, torch.bfloat16)
+    monkeypatch.setattr(attention, "KEPT", 100)
+    assert all(torch.equal(a, b) for a, b in zip(results(ours, shapes, torch.bfloat16), kept, strict=True))

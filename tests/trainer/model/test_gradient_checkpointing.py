@@ -1,0 +1,111 @@
+"""What layers are reckoned to keep for backward, beside what forward passes keep, counted tensor by tensor."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gemtune.machines import memory, model_size
+from gemtune.machines.memory import Load
+from gemtune.methods import Method
+from gemtune.request.spec import Spec
+from tests import tiny_gemma
+from tests.trainer.model.on_cpu.test_on_cpu import model as tiny_model
+from tests.trainer.saved_tensors import kept_bytes
+from trainer.model import gradient_checkpointing
+from trainer.model.engines import huggingface
+from trainer.model.engines.huggingface import load
+from trainer.model.hidden_states import predictions
+from trainer.model.on_cpu import install
+from trainer.training import batches
+from trainer.training.sft import leave_casting_to_autocast
+
+ROWS, LAYERS = 2, 3
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three random layers as wide as those of Gemma 3 270M."""
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    folder = tmp_path_factory.mktemp("models") / "wide"
+    config = Gemma3TextConfig(
+        vocab_size=512, hidden_size=640, intermediate_size=2048, num_hidden_layers=LAYERS, num_attention_heads=4,
+        num_key_value_heads=1, head_dim=256,
+    )  # fmt: skip
+    Gemma3ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+def kept(model: Any, length: int, dtype: torch.dtype) -> int:
+    """Bytes that a forward pass leaves for backward, as the trainer makes it."""
+    tokens = [[(7 * position + row) % 500 + 4 for position in range(length)] for row in range(ROWS)]
+    batch = batches.flattened([[{"input_ids": row, "labels": row} for row in tokens]])
+    return kept_bytes(model, lambda: predictions(model, batch, dtype))
+
+
+KINDS = [
+    ("LoRA", 0.0, "gpu"), ("LoRA", 0.05, "gpu"), ("QLoRA", 0.0, "gpu"), ("QLoRA", 0.05, "gpu"), ("Full", 0.0, "gpu"),
+    ("LoRA", 0.0, "float32"), ("LoRA", 0.05, "float32"), ("Full", 0.0, "float32"),
+    ("QLoRA", 0.0, "cpu"), ("QLoRA", 0.05, "cpu"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "dropout", "where"), KINDS)
+def test_what_is_kept_for_backward_is_reckoned_within_15_percent(
+    wide: Path, method: Method, dropout: float, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gpu: layers as they are there, in bfloat16; float32: the same in 32 bits."""
+    dtype = torch.float32 if where == "float32" else torch.bfloat16
+    monkeypatch.setattr(huggingface, "compute_dtype", lambda stored: dtype)
+    if where != "cpu":
+        monkeypatch.setattr(install, "install", lambda model: None)
+    training = {"base_model_id": str(wide), "method": method, "lora_dropout": dropout}
+    model = load(wide, Spec.model_validate({"processed_dataset_id": "x", "training_config": training})).model.train()
+    leave_casting_to_autocast(model)
+    # Weights that are cast are kept once, whatever the tokens.
+    counted = kept(model, 128, dtype) - kept(model, 64, dtype)
+    assert gradient_checkpointing.activation_bytes(model, ROWS * 64, dtype) == pytest.approx(counted, rel=0.15)
+
+    # memory.py knows of no dropout but the default, and of no layers made for a CPU: there it is on the safe side.
+    reckoned = LAYERS * a_layer(method) * dtype.itemsize / 2
+    assert reckoned >= counted
+    if where != "cpu":
+        assert reckoned <= (2.2 if dropout == 0 else 1.6) * counted
+
+
+def a_layer(method: Method) -> float:
+    """What memory.py reckons for one more layer, in bfloat16."""
+    size = model_size.by_name("gemma-3-270m")
+    assert size is not None
+    load = Load(method, ROWS, 64, 16, "text")
+    more, less = (memory.work_bytes(size.cut_to(n), load, checkpointing=False) for n in (2, 1))
+    return more - less
+
+
+def test_parts_of_this_package_are_told_by_their_type(tmp_path: Path) -> None:
+    """By no name, of a module or of a function: a rename would change what is reckoned for a model, and nothing else.
+    Linear layers of 4 bits, or trained ones as here, stay PEFT's."""
+    folder = tiny_gemma.build(tmp_path / "tiny")
+    plain, whole, in_part, foreign = (tiny_model(folder, ours=ours) for ours in (False, True, False, False))
+    for parameter in in_part.parameters():
+        parameter.requires_grad_(parameter.ndim > 1)
+    install.install(in_part)
+
+    def _linear(module: Any, *inputs: Any) -> Any:
+        return type(module).forward(module, *inputs)
+
+    _linear.__module__ = install.__name__
+    for module in foreign.modules():
+        module.forward = partial(_linear, module)
+    models = (plain, whole, in_part, foreign)
+    assert [(install.is_installed(found), install.is_partly_installed(found)) for found in models] == [
+        (False, False), (True, True), (False, True), (False, False)
+    ]  # fmt: skip
+    reckoned = [gradient_checkpointing.activation_bytes(found, 480) for found in models]
+    assert reckoned[0] == reckoned[3]
+    assert len(set(reckoned)) == 3

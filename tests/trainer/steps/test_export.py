@@ -1,0 +1,315 @@
+"""export: every format of what was trained, proven to behave as trained, whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from gemtune.errors import StepError
+from gemtune.handlers.answers import JobStatus
+from gemtune.jobs.status import Step
+from gemtune.process import parent_death
+from tests import tiny_gemma
+from tests.trainer import without_training
+from tests.trainer.conftest import Bench
+from tests.trainer.gguf.test_gguf import sharp, tools  # noqa: F401
+from tests.trainer.test_entry import trainer
+from trainer.certificate import comparison
+from trainer.context import StopRequested
+from trainer.process import child
+from trainer.process.child import Ended
+from trainer.steps import export
+from trainer.store import manifest
+
+PAIRS = (("adapter", "none"), ("merged", "none"), ("merged", "fp16"), ("merged", "q4"))
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison in this process, which has torch already; one in a process of its own is tested by itself."""
+
+    def run(arguments: Sequence[str], check_stop: Callable[[], None]) -> Ended:
+        assert arguments[:2] == ["-m", "trainer.certificate.comparison_process"]
+        seen = comparison.compare(json.loads(Path(arguments[2]).read_text()))
+        Path(arguments[3]).write_text(json.dumps(seen))
+        return Ended(0, "")
+
+    monkeypatch.setattr(child, "run", run)
+
+
+@pytest.fixture
+def left(tmp_path: Path) -> Callable[..., Bench]:
+    """A job whose training is done."""
+
+    def make(format: str = "adapter", quantization: str = "none", **training: Any) -> Bench:
+        base = sharp(tiny_gemma.build(tmp_path / "base", head_dim=256))
+        bench = Bench(tmp_path / "home", base, **training)
+        bench.export = {"format": format, "quantization": quantization}
+        return without_training.leave(bench)
+
+    return make
+
+
+def exported(bench: Bench) -> Path:
+    bench.run(Step.EXPORT)
+    assert bench.job.status == "completed"
+    assert bench.job.adapter_path is not None
+    return Path(bench.job.adapter_path)
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("method", ["LoRA", "Full"])
+@pytest.mark.parametrize(("format", "quantization"), PAIRS)
+def test_each_pair_is_whole_and_certified(
+    left: Callable[..., Bench], method: str, format: str, quantization: str
+) -> None:
+    bench = left(format, quantization, method=method)
+    folder = exported(bench)
+    for artifact in bench.job.artifacts:
+        assert manifest.sha256(folder / artifact.name) == artifact.sha256
+    names = {artifact.name for artifact in bench.job.artifacts}
+    assert names >= {
+        "README.md", "certificate.json", "certificate.md", "chat_template.jinja", "generation_config.json",
+        "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
+    }  # fmt: skip
+    parity = bench.job.certificate
+    assert parity is not None
+    assert (parity.rows, parity.prompts, parity.prompts_identical) == (8, 12, 12)
+    assert (parity.mean_kl == 0) is (format == "adapter")
+    assert JobStatus.of(bench.job).certificate == parity
+    page = json.loads((folder / "certificate.json").read_text())
+    assert page["figures"] == parity.model_dump()
+    card = (folder / "README.md").read_text()
+    assert f"| perplexity, as exported | {parity.perplexity:.4f} |" in card
+    assert ("overflows in fp16 arithmetic" in card) is (quantization == "fp16")
+    assert ("vllm serve ." in card) is (format == "merged" or method == "Full")
+
+
+@pytest.mark.usefixtures("here")
+def test_the_figures_are_those_of_a_plain_computation(left: Callable[..., Bench]) -> None:
+    """Whole logits of whole rows, in plain transformers and PEFT."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from trainer.rows.prepared import read_tokens
+
+    bench = left("merged", "q4")
+    folder = exported(bench)
+    objects = bench.services.buckets.export
+    adapter = objects.uri(f"jobs/{bench.job_id}/adapter/1")
+    trained = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(bench.base), adapter)
+    found = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    kl, same, loss, count = 0.0, 0, 0.0, 0
+    for row in read_tokens(Path(objects.uri(f"jobs/{bench.job_id}/prepared/1")) / "eval.parquet"):
+        tokens, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])[1:]
+        with torch.no_grad():
+            p, q = (m(tokens).logits[0, :-1].float().log_softmax(-1)[labels != -100] for m in (trained, found))
+        wanted = labels[labels != -100]
+        kl += float((p.exp() * (p - q)).sum())
+        same += int((p.argmax(-1) == q.argmax(-1)).sum())
+        loss -= float(q[torch.arange(len(q)), wanted].sum())
+        count += len(wanted)
+    parity = bench.job.certificate
+    assert parity is not None
+    assert parity.positions == count
+    assert parity.mean_kl == pytest.approx(kl / count, rel=0.05, abs=1e-3)
+    assert parity.top1_agreement == pytest.approx(same / count, abs=2.5 / count)
+    assert parity.perplexity == pytest.approx(float(torch.tensor(loss / count).exp()), rel=0.05)
+
+
+def another_template(folder: Path) -> None:
+    path = folder / "chat_template.jinja"
+    path.write_text(path.read_text().replace("<end_of_turn>\\n", "<end_of_turn>"))
+
+
+def another_norm(folder: Path) -> None:
+    """What a converter that forgets Gemma's `1 + weight` does."""
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.2.post_attention_layernorm.weight"] += 1
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def cut(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def no_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{}")
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("sabotage", "seen"),
+    [
+        (another_template, "prompts do not become the tokens"),
+        (another_norm, "mean KL"),
+        (cut, "cannot be loaded"),
+        (no_tokenizer, "cannot be loaded"),
+    ],
+)
+def test_what_was_spoilt_is_not_exported_and_a_second_try_works(
+    left: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, sabotage: Callable[[Path], None], seen: str
+) -> None:
+    bench = left("merged", "none")
+    write = export.write
+
+    def spoilt(context: Any, trained: Any, folder: Path) -> None:
+        write(context, trained, folder)
+        sabotage(folder)
+
+    monkeypatch.setattr(export, "write", spoilt)
+    with pytest.raises(StepError, match=seen) as caught:
+        bench.run(Step.EXPORT)
+    assert caught.value.code == "export_differs"
+    objects = bench.services.buckets.export
+    assert list(objects.list(f"jobs/{bench.job_id}/export/")) == []
+    assert manifest.read_whole(objects, f"jobs/{bench.job_id}/adapter/1") is not None
+    monkeypatch.setattr(export, "write", write)
+    assert exported(bench).name == "2"
+
+
+@pytest.mark.usefixtures("here")
+def test_an_adapter_that_was_lost_on_the_way_is_missed(
+    left: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainer.export import merge
+
+    bench = left("merged", "none")
+    whole = merge.merge
+    monkeypatch.setattr(merge, "merge", lambda base, adapter, *rest, **more: whole(base, None, *rest, **more))
+    with pytest.raises(StepError, match="mean KL") as caught:
+        bench.run(Step.EXPORT)
+    assert caught.value.code == "export_differs"
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_an_export_that_broke_off_while_it_was_published_is_not_there(
+    left: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    bench = left("merged", "none")
+    objects = bench.services.buckets.export
+    upload = type(objects).upload
+
+    def broken(self: Any, path: Path, name: str) -> None:
+        if name.endswith("model.safetensors"):
+            raise error
+        upload(self, path, name)
+
+    monkeypatch.setattr(type(objects), "upload", broken)
+    with pytest.raises(type(error)):
+        bench.run(Step.EXPORT)
+    assert manifest.read_whole(objects, f"jobs/{bench.job_id}/export/1") is None
+    monkeypatch.setattr(type(objects), "upload", upload)
+    assert exported(bench).name == "2"
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(("damaged", "place"), [(False, "1"), (True, "2")])
+def test_what_an_earlier_attempt_published_is_taken_if_it_is_what_its_manifest_says(
+    left: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, damaged: bool, place: str
+) -> None:
+    bench = left("merged", "none")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(bench.services.advance), "done", None)  # killed before the record could be told
+        with pytest.raises(TypeError):
+            bench.run(Step.EXPORT)
+    if damaged:
+        objects, name = bench.services.buckets.export, f"jobs/{bench.job_id}/export/1/config.json"
+        objects.write(name, objects.read(name).replace(b"gemma3", b"gemma2"))
+    assert exported(bench).name == place
+    assert {Path(artifact.uri).parent.name for artifact in bench.job.artifacts} == {place}
+    assert bench.job.certificate is not None
+
+
+def test_an_adapter_is_exported_where_torch_is_not_and_compared_in_another_process(left: Callable[..., Bench]) -> None:
+    bench = left()
+    code, output = trainer(bench, "export", code="import sys\nsys.modules['torch'] = None")
+    assert code == 0, output
+    assert bench.job.status == "completed", output
+    assert bench.job.certificate is not None
+    assert bench.job.certificate.mean_kl == 0
+
+
+@pytest.mark.parametrize(("method", "quantization"), [("LoRA", "q8_0"), ("Full", "f16"), ("Full", "q8_0")])
+def test_a_gguf_job_from_beginning_to_end(
+    left: Callable[..., Bench],
+    tools: Path,  # noqa: F811
+    method: str,
+    quantization: str,
+) -> None:
+    bench = left("gguf", quantization, method=method)
+    folder = exported(bench)
+    assert {path.name for path in folder.iterdir()} == {
+        "Modelfile", "README.md", "certificate.json", "certificate.md", "manifest.json", f"model-{quantization}.gguf",
+    }  # fmt: skip
+    assert bench.job.certificate is not None
+    assert bench.job.certificate.prompts_identical == 12
+    card = (folder / "README.md").read_text()
+    assert "ollama create mine -f Modelfile" in card
+    assert f"llama-cli --model model-{quantization}.gguf" in card
+
+
+def test_a_stop_ends_what_the_step_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+    popen = subprocess.Popen
+
+    def remembered(*arguments: Any, **more: Any) -> Any:
+        started.append(popen(*arguments, **more))
+        return started[-1]
+
+    def stop() -> None:
+        raise StopRequested
+
+    monkeypatch.setattr(subprocess, "Popen", remembered)
+    with pytest.raises(StopRequested):
+        child.run(["-c", "import time; time.sleep(60)"], stop)
+    assert started[0].returncode == -9
+
+
+def test_a_child_ends_when_the_step_is_killed(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"  # at its end when nobody is left who has it open
+    os.mkfifo(pipe)
+    waits = (
+        f"import os, time; file = open({str(pipe)!r}, 'w'); print(os.getpid(), file=file, flush=True); time.sleep(60)"
+    )
+    runs = f"from trainer.process import child; child.run(['-c', {waits!r}], lambda: None)"
+    parent = subprocess.Popen([sys.executable, "-c", runs])
+    try:
+        with pipe.open() as file:
+            started = int(file.readline())
+            assert started != parent.pid
+            os.kill(started, 0)
+            parent.kill()
+            assert select.select([file], [], [], 5)[0], "the child goes on"
+            assert file.read() == ""
+    finally:
+        parent.kill()
+        parent.wait()
+
+
+def test_a_child_whose_parent_is_gone_already_does_nothing() -> None:
+    other = os.getppid()
+    arguments = [parent_death.__file__, str(other), "9", "-c", "print('it ran')"]
+    ran = subprocess.run([sys.executable, *arguments], stdout=subprocess.PIPE, check=False)
+    assert (ran.returncode, ran.stdout) == (1, b"")
+
+
+def test_a_child_that_the_machine_ended_is_no_fault_of_the_export() -> None:
+    ended = child.run(["-c", "import os; os.kill(os.getpid(), 9)"], lambda: None)
+    with pytest.raises(MemoryError):
+        ended.check_machine()
+    ended = child.run(["-c", "raise OSError(28, 'No space left on device')"], lambda: None)
+    with pytest.raises(OSError, match="No space left"):
+        ended.check_machine()

@@ -1,0 +1,191 @@
+"""A training that is broken off at any train_step, in any way, ends as the same training; its record says how."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from gemtune.clock import SystemClock
+from gemtune.embedded.folder_objects import FolderObjects
+from gemtune.handlers.loss_history import loss_history
+from gemtune.jobs.status import Step
+from tests.trainer.conftest import Bench
+from tests.trainer.steps.test_train import adapter, after_steps
+from trainer.__main__ import _guarded as guarded
+from trainer.steps import train
+
+WHOLE = {
+    "max_steps": 14, "save_steps": 3, "batch_size": 3, "lora_dropout": 0.1, "lr_scheduler_type": "cosine",
+    "warmup_ratio": 0.2, "eval_strategy": "steps", "eval_steps": 4,
+}  # fmt: skip
+
+# Runs in the trainer's process before it begins: at its n-th train_step something happens.
+BROKEN_OFF = """
+import os, signal, sys
+from gemtune.bootstrap import services
+from gemtune.clock import SystemClock
+import trainer.steps.train as train
+late = 0.0
+class Clock(SystemClock):
+    def monotonic(self):
+        return super().monotonic() + late
+services().__dict__["clock"] = Clock()
+must_stop, asked = train._Attempt._must_stop, []
+def hooked(attempt):
+    global late
+    asked.append(1)
+    if len(asked) == {after}:
+        if {kill}: os.kill(os.getpid(), signal.SIGKILL)
+        late = 3600.0
+    return must_stop(attempt)
+train._Attempt._must_stop = hooked
+from trainer.__main__ import main
+sys.exit(main())
+"""
+
+
+def history(bench: Bench) -> list[dict[str, Any]]:
+    """The curve: everything of it but clock times and speed."""
+    entries = loss_history(bench.services.buckets.export, bench.job_id, after=0)
+    return [{name: e[name] for name in e if name not in ("at", "tokens_per_second")} for e in entries]
+
+
+def same_training(first: Bench, second: Bench) -> bool:
+    before, after = (adapter(bench, bench.job.steps[Step.TRAIN].attempt) for bench in (first, second))
+    return (
+        history(first) == history(second)
+        and all(torch.equal(before[name], after[name]) for name in before)
+        and first.job.metrics == second.job.metrics
+    )
+
+
+def execution(bench: Bench, *, after: int = 0, kill: bool = False) -> int:
+    """One execution of the train step, as the platform starts it, and control's word on how it ended."""
+    arguments = ["train", "--job-id", bench.job_id, "--launch", "1", "--execution", "e", "--seconds", "1000"]
+    ran = subprocess.run(
+        [sys.executable, "-c", BROKEN_OFF.format(after=after, kill=kill), *arguments], check=False, timeout=240,
+        capture_output=True, env=os.environ | {"GEMTUNE_HOME": str(bench.services.settings.home)},
+    )  # fmt: skip
+    round = bench.job.steps[Step.TRAIN].attempt
+    error = None if ran.returncode == 0 else f"code {ran.returncode}"
+    ruling = bench.services.control.step_ended(bench.job_id, bench.claim, Step.TRAIN, round=round, error=error)
+    assert ruling.verdict == ("done" if bench.job.steps[Step.TRAIN].state == "done" else "again"), ran.stderr
+    return ran.returncode
+
+
+def test_three_relays_and_a_kill_train_what_an_unbroken_run_trains(bench_of: Callable[..., Bench]) -> None:
+    unbroken, relayed = bench_of(**WHOLE).to(Step.TRAIN), bench_of(**WHOLE).to(Step.PREPARE)
+    codes = [
+        execution(relayed, after=2),
+        execution(relayed, after=3),
+        execution(relayed, after=5, kill=True),  # at train_step 10, with a checkpoint of 9
+        execution(relayed, after=2),
+        execution(relayed),
+    ]
+    assert codes == [0, 0, -9, 0, 0]
+    assert same_training(unbroken, relayed)
+    step = relayed.job.steps[Step.TRAIN]
+    assert [(attempt.cause, attempt.checkpoint) for attempt in step.attempts] == [
+        ("out_of_time", 2), ("out_of_time", 5), ("code -9", 9), ("out_of_time", 11), (None, 14),
+    ]  # fmt: skip
+    assert sum(attempt.seconds for attempt in step.attempts) == pytest.approx(step.seconds, abs=0.01)
+
+
+class LateClock(SystemClock):
+    late = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.late
+
+
+TOLD = {"disk": "OSError: [Errno 28] No space left on device", "crash": "ConnectionError: the network is away"}
+
+
+class Fault:
+    """Strikes when the n-th file is uploaded (a full disk) or at the n-th train_step (everything else)."""
+
+    def __init__(self, kind: str, after: int, clock: LateClock):
+        self.kind, self.left, self.clock, self.stop = kind, after, clock, threading.Event()
+
+    def uploads(self) -> None:
+        if self.kind == "disk" and self._is_due():
+            raise OSError(28, "No space left on device")
+
+    def steps(self) -> None:
+        if self.kind in ("disk", "none") or not self._is_due():
+            return
+        if self.kind == "crash":
+            raise ConnectionError("the network is away")
+        if self.kind == "sigterm":
+            self.stop.set()
+        else:
+            self.clock.late = 3600.0
+
+    def _is_due(self) -> bool:
+        self.left -= 1
+        return self.left == 0
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_whatever_breaks_it_off_at_any_train_step_it_ends_the_same(
+    bench_of: Callable[..., Bench], seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance, upload, must_stop = random.Random(seed), FolderObjects.upload, train._Attempt._must_stop
+    unbroken, broken = bench_of(**WHOLE).to(Step.TRAIN), bench_of(**WHOLE).to(Step.PREPARE)
+    struck: list[tuple[str, int]] = []
+    for kind in (*chance.sample(["sigterm", "out_of_time", "disk", "crash"], 4), "none"):
+        fault = Fault(kind, chance.randint(1, 5), LateClock())
+        broken.services.__dict__["clock"] = fault.clock
+        with monkeypatch.context() as patched:
+            patched.setattr(FolderObjects, "upload", lambda *a, fault=fault: (fault.uploads(), upload(*a))[1])
+            patched.setattr(train._Attempt, "_must_stop", lambda a, fault=fault: (fault.steps(), must_stop(a))[1])
+            job, mark = broken.begin(Step.TRAIN)
+            struck.append((kind, guarded(broken.services, job, mark, 1000, fault.stop)))
+        if broken.job.steps[Step.TRAIN].state == "done":
+            break
+    assert same_training(unbroken, broken), struck
+    assert struck[:-1] == [(kind, 70 if kind in TOLD else 0) for kind, _ in struck[:-1]]
+    told = [attempt.cause for attempt in broken.job.steps[Step.TRAIN].attempts]
+    assert told == [TOLD.get(kind, kind) for kind, _ in struck[:-1]] + [None]
+    assert len(struck) > 2
+
+
+def test_losses_between_two_logged_train_steps_are_not_lost(bench_of: Callable[..., Bench]) -> None:
+    training = {"logging_steps": 4, "max_steps": 9, "save_steps": 2}
+    unbroken, broken = bench_of(**training).to(Step.TRAIN), bench_of(**training).to(Step.PREPARE)
+    broken.run(Step.TRAIN, should_stop=after_steps(4))
+    broken.run(Step.TRAIN, should_stop=after_steps(1))
+    broken.run(Step.TRAIN)
+    assert [entry["train_step"] for entry in history(unbroken) if "loss" in entry] == [4, 8]
+    assert same_training(unbroken, broken)
+
+
+@pytest.mark.parametrize(("scheduler", "warmup"), [("linear", 0.25), ("cosine", 0.1), ("polynomial", 0.5)])
+def test_learning_rates_are_those_of_transformers(
+    bench_of: Callable[..., Bench], scheduler: str, warmup: float
+) -> None:
+    from transformers import get_scheduler
+
+    bench = bench_of(lr_scheduler_type=scheduler, warmup_ratio=warmup, max_steps=10).to(Step.TRAIN)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.005)
+    named: Any = scheduler
+    schedule = get_scheduler(named, optimizer, num_warmup_steps=-int(-10 * warmup // 1), num_training_steps=10)
+    expected = []
+    for _ in range(10):
+        expected.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert [entry["learning_rate"] for entry in history(bench) if "loss" in entry] == pytest.approx(expected)
+
+
+def test_max_steps_goes_before_epochs(bench_of: Callable[..., Bench]) -> None:
+    short, long = bench_of(epochs=9, max_steps=4).to(Step.TRAIN), bench_of(epochs=1, max_steps=9).to(Step.TRAIN)
+    assert [bench.curve()[-1][0] for bench in (short, long)] == [4, 9]

@@ -1,0 +1,257 @@
+"""train and export on a tiny model: it learns, resumes to the bit, stops cleanly, and says what is true."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from gemtune.clock import SystemClock
+from gemtune.errors import StaleAttempt, StaleClaim, StepError
+from gemtune.jobs.status import Step
+from tests.trainer.conftest import Bench
+from tests.trainer.training.test_metrics import independent
+from trainer.rows.encoder import Encoded
+from trainer.rows.prepared import read_tokens
+from trainer.steps import train
+from trainer.store import checkpoints, manifest
+
+
+def adapter(bench: Bench, attempt: int = 1) -> dict[str, torch.Tensor]:
+    folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/adapter/{attempt}"))
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def after_steps(count: int) -> Callable[[], bool]:
+    """A SIGTERM that comes in the n-th train_step."""
+    asked: list[int] = []
+
+    def should_stop() -> bool:
+        asked.append(1)
+        return len(asked) >= count
+
+    return should_stop
+
+
+def test_it_learns_and_the_export_loads_and_the_figures_are_the_adapters_own(bench: Bench) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    bench.training["max_steps"] = 30
+    bench.to(Step.EXPORT)
+    job = bench.job
+    assert job.status == "completed"
+    assert job.adapter_path is not None
+    base = AutoModelForCausalLM.from_pretrained(bench.base)
+    plain = {name: weight.clone() for name, weight in base.named_parameters()}
+    model = PeftModel.from_pretrained(base, job.adapter_path).eval()
+
+    folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
+    held_out = [Encoded(r["input_ids"], r["labels"], len(r["input_ids"])) for r in read_tokens(folder / "eval.parquet")]
+    loss, accuracy, perplexity = independent(model, held_out)
+    assert job.metrics is not None
+    assert job.metrics.eval_loss == pytest.approx(loss, rel=1e-4)
+    assert job.metrics.accuracy == pytest.approx(accuracy, abs=1e-9)
+    assert job.metrics.perplexity == pytest.approx(perplexity, rel=1e-3)
+    with model.disable_adapter():
+        before = independent(model, held_out)
+    assert job.metrics.baseline is not None
+    assert job.metrics.baseline.eval_loss == pytest.approx(before[0], rel=1e-4)
+    assert loss < before[0] - 0.3
+    assert accuracy > before[1] + 0.3
+
+    merged = {n.replace("base_model.model.", "").replace(".base_layer", ""): w for n, w in model.named_parameters()}
+    assert all(torch.equal(weight, merged[name]) for name, weight in plain.items())
+    trained = {name.rpartition(".lora_")[0].rpartition(".")[2] for name in merged if ".lora_" in name}
+    assert trained == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    turn = [{"role": "user", "content": "Hi"}]
+    tokenizer = AutoTokenizer.from_pretrained(job.adapter_path)
+    assert "<start_of_turn>model" in tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+
+
+def test_the_export_carries_a_card_and_checksums(bench: Bench) -> None:
+    bench.to(Step.EXPORT)
+    folder = Path(bench.job.adapter_path or "")
+    card = (folder / "README.md").read_text()
+    for said in (str(bench.base), "`chats`", bench.job_id, "| learning_rate | 0.005 |", "perplexity"):
+        assert said in card
+    for package in ("transformers", "bitsandbytes"):
+        assert f"| {package} | {version(package)} | {version(package)} |" in card
+    assert f"trained by gemtune as job `{bench.job_id}` and exported on" in card
+    assert "None" not in card
+    assert '| evaluation_metrics | ["accuracy", "perplexity"] |' in card
+    assert {artifact.name for artifact in bench.job.artifacts} == {
+        "README.md", "adapter_config.json", "adapter_model.safetensors", "certificate.json", "certificate.md",
+        "chat_template.jinja",
+        "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
+    }  # fmt: skip
+    for artifact in bench.job.artifacts:
+        assert manifest.sha256(folder / artifact.name) == artifact.sha256
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["r"]) == (str(bench.base), 16)
+
+
+def test_an_adapter_speaks_by_the_template_it_was_trained_with(bench: Bench, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    base = Path(shutil.copytree(bench.base, tmp_path / "older"))
+    template = (base / "chat_template.jinja").read_text().replace("<start_of_turn>", "<start_of_turn> ")
+    (base / "chat_template.jinja").unlink()
+    (base / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    bench.training["base_model_id"] = str(base)
+    bench.to(Step.EXPORT)
+    tokenizer = AutoTokenizer.from_pretrained(bench.job.adapter_path)
+    turn = [{"role": "user", "content": "Hi"}]
+    assert tokenizer.apply_chat_template(turn, tokenize=False).startswith("<bos><start_of_turn> user\nHi")
+
+
+def test_the_same_request_gives_the_same_weights(bench_of: Callable[..., Bench]) -> None:
+    first, second = (adapter(bench_of().to(Step.TRAIN)) for _ in range(2))
+    other = adapter(bench_of(seed=1).to(Step.TRAIN))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize("stopped_at", [1, 4, 7])
+def test_a_training_that_was_stopped_goes_on_to_the_same_weights(
+    bench_of: Callable[..., Bench], stopped_at: int
+) -> None:
+    training = {"lora_dropout": 0.1, "eval_strategy": "steps", "eval_steps": 3, "epochs": 2, "batch_size": 3}
+    unbroken = bench_of(**training).to(Step.TRAIN)
+    broken = bench_of(**training).to(Step.PREPARE)
+    broken.run(Step.TRAIN, should_stop=after_steps(stopped_at))
+    step = broken.job.steps[Step.TRAIN]
+    assert (step.state, step.cause, step.checkpoint) == ("stopped", "sigterm", stopped_at)
+    broken.run(Step.TRAIN)
+    assert broken.curve() == unbroken.curve()
+    before, after = adapter(unbroken), adapter(broken, attempt=2)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert broken.job.metrics == unbroken.job.metrics
+
+
+def test_a_killed_training_loses_at_most_one_save_interval(bench: Bench) -> None:
+    bench.run(Step.PREPARE)
+
+    class Killed(BaseException):
+        pass
+
+    def kill() -> bool:
+        asked.append(1)
+        if len(asked) == 5:
+            raise Killed
+        return False
+
+    asked: list[int] = []
+    with pytest.raises(Killed):
+        bench.run(Step.TRAIN, should_stop=kill)
+    assert bench.job.steps[Step.TRAIN].checkpoint == 3
+    bench.run(Step.TRAIN)
+    resumed = bench.services.buckets.export.read(f"jobs/{bench.job_id}/metrics/2.jsonl").decode().splitlines()
+    assert json.loads(resumed[0])["train_step"] == 4
+    assert bench.job.steps[Step.TRAIN].state == "done"
+
+
+def test_a_broken_checkpoint_is_passed_over(bench: Bench) -> None:
+    bench.run(Step.PREPARE)
+    bench.run(Step.TRAIN, should_stop=after_steps(7))
+    export, prefix = bench.services.buckets.export, f"jobs/{bench.job_id}"
+    newest, older = checkpoints.found(export, prefix)
+    assert (newest.train_step, older.train_step) == (7, 6)
+    export.write(f"{newest.prefix}/adapter_model.safetensors", b"x")
+    bench.run(Step.TRAIN)
+    resumed = export.read(f"{prefix}/metrics/2.jsonl").decode().splitlines()
+    assert json.loads(resumed[0])["train_step"] == 7
+
+
+def test_it_ends_itself_before_its_time_is_up(bench: Bench) -> None:
+    bench.run(Step.PREPARE)
+    bench.run(Step.TRAIN, deadline=SystemClock().monotonic())
+    step = bench.job.steps[Step.TRAIN]
+    assert (step.state, step.cause, step.checkpoint) == ("stopped", "out_of_time", 1)
+
+
+def test_checkpoints_go_when_the_adapter_is_there(bench: Bench) -> None:
+    bench.to(Step.TRAIN)
+    assert checkpoints.found(bench.services.buckets.export, f"jobs/{bench.job_id}") == []
+
+
+def test_an_older_attempt_stops_and_writes_nothing_more(bench: Bench) -> None:
+    bench.run(Step.PREPARE)
+    context = bench.context(Step.TRAIN)
+    bench.another_attempt(context)
+    before = [stat.name for stat in bench.services.buckets.export.list("")]
+    with pytest.raises(StaleAttempt):
+        train.run(context)
+    after = {stat.name for stat in bench.services.buckets.export.list("")} - set(before)
+    assert {name.rpartition("/")[2] for name in after} <= {"baseline.json", "1.jsonl"}
+
+
+def test_a_training_of_a_cancelled_job_stops_without_a_checkpoint(bench: Bench) -> None:
+    bench.run(Step.PREPARE)
+    context = bench.context(Step.TRAIN, should_stop=after_steps(2))
+    bench.services.cancel(bench.job_id)
+    with pytest.raises(StaleClaim):
+        train.run(context)
+    assert checkpoints.found(bench.services.buckets.export, f"jobs/{bench.job_id}") == []
+
+
+def test_a_loss_that_is_no_number_fails_with_what_to_do(bench: Bench) -> None:
+    weights = load_file(bench.base / "model.safetensors")
+    weights["model.norm.weight"].fill_(float("nan"))
+    broken = bench.services.settings.home / "broken"
+    shutil.copytree(bench.base, broken)
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    bench.training["base_model_id"] = str(broken)
+    bench.services.buckets.data.delete("processed_datasets/chats/eval.jsonl")
+    bench.run(Step.PREPARE)
+    with pytest.raises(StepError) as caught:
+        bench.run(Step.TRAIN)
+    assert (caught.value.code, caught.value.hint is not None) == ("loss_not_finite", True)
+
+
+def test_evaluation_comes_when_it_was_asked_for(bench_of: Callable[..., Bench]) -> None:
+    def evaluated(**training: Any) -> list[int]:
+        from gemtune.handlers.loss_history import loss_history
+
+        bench = bench_of(**training).to(Step.TRAIN)
+        history = loss_history(bench.services.buckets.export, bench.job_id, after=0)
+        return [entry["train_step"] for entry in history if "eval_loss" in entry]
+
+    assert evaluated(eval_strategy="no") == [8]
+    assert evaluated(eval_strategy="steps", eval_steps=3) == [3, 6, 8]
+    assert evaluated(eval_strategy="epoch", batch_size=8) == [3, 6, 8]
+
+
+def test_both_ways_to_collect_metrics_give_the_same_and_only_what_is_wanted(bench_of: Callable[..., Bench]) -> None:
+    first = bench_of(batch_eval_metrics=True).to(Step.TRAIN).job.metrics
+    second = bench_of(batch_eval_metrics=False).to(Step.TRAIN).job.metrics
+    assert first == second
+    only = bench_of(evaluation_metrics=["accuracy"]).to(Step.TRAIN).job.metrics
+    assert only is not None
+    assert first is not None
+    assert (only.accuracy, only.perplexity) == (first.accuracy, None)
+
+
+def test_the_record_knows_how_far_it_is(bench: Bench) -> None:
+    bench.to(Step.TRAIN)
+    progress = bench.job.progress
+    assert progress is not None
+    assert (progress.train_step, progress.total_steps, progress.eta_seconds) == (8, 8, 0)
+    assert progress.tokens_per_second is not None
+    assert progress.tokens_per_second > 0
+    assert progress.learning_rate is not None
+
+
+def test_progress_arrives_at_the_end_also_when_the_last_train_steps_are_not_logged(
+    bench_of: Callable[..., Bench],
+) -> None:
+    progress = bench_of(max_steps=3, logging_steps=2).to(Step.TRAIN).job.progress
+    assert progress is not None
+    assert (progress.train_step, progress.total_steps, progress.epoch, progress.eta_seconds) == (3, 3, 0.5, 0)

@@ -1,0 +1,229 @@
+"""DPO on a tiny model: the margin rises, the figures are an independent computation's, and it resumes to the bit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gemtune.jobs.status import Step
+from gemtune.request.rl_spec import DpoLoss
+from gemtune.request.spec import Spec
+from tests import preference_rows, rows, tiny_gemma
+from tests.trainer.conftest import Bench
+from tests.trainer.steps.test_train import adapter, after_steps
+from trainer.rows.prepared import read_tokens
+from trainer.training.interface import Hooks, Setup
+
+BETA = 0.2
+
+
+def dpo_bench(bench_of: Callable[..., Bench], **training: Any) -> Bench:
+    rl = {"algorithm": "dpo", "beta": BETA} | training.pop("rl", {})
+    count = training.pop("rows", 24)
+    bench = bench_of(method="RL", rl_config=rl, **training)
+    bench.put("train", preference_rows.pairs(rows.train_rows(count)))
+    bench.put("eval", preference_rows.pairs(rows.held_out_rows(7)))
+    return bench
+
+
+def log_probability(model: Any, prompt: list[int], answer: list[int]) -> float:
+    """Of an answer, given its prompt: a row at a time, without padding, in float64."""
+    ids = torch.tensor([prompt + answer])
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits[0, :-1].double()
+    chosen = torch.log_softmax(logits, dim=-1).gather(1, ids[0, 1:, None])[len(prompt) - 1 :]
+    return float(chosen.sum())
+
+
+def independent(model: Any, pairs: list[dict[str, Any]]) -> tuple[float, float, float]:
+    """Loss, margin and accuracy by Rafailov et al., equations 6 and 7, with the adapter disabled as the reference."""
+    losses, margins = [], []
+    for pair in pairs:
+        ratios = {}
+        for name in ("chosen_ids", "rejected_ids"):
+            policy = log_probability(model, pair["prompt_ids"], pair[name])
+            with model.disable_adapter():
+                ratios[name] = policy - log_probability(model, pair["prompt_ids"], pair[name])
+        margins.append(BETA * (ratios["chosen_ids"] - ratios["rejected_ids"]))
+        losses.append(math.log(1 + math.exp(-margins[-1])))
+    count = len(pairs)
+    return sum(losses) / count, sum(margins) / count, sum(margin > 0 for margin in margins) / count
+
+
+def held_out_pairs(bench: Bench) -> list[dict[str, Any]]:
+    folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
+    return list(read_tokens(folder / "eval.parquet"))
+
+
+def entries(bench: Bench) -> list[dict[str, Any]]:
+    from gemtune.handlers.loss_history import loss_history
+
+    return loss_history(bench.services.buckets.export, bench.job_id, after=0)
+
+
+def test_the_margin_rises_and_the_figures_are_those_of_an_independent_computation(
+    bench_of: Callable[..., Bench],
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    bench = dpo_bench(bench_of, max_steps=8, batch_size=3, eval_strategy="steps", eval_steps=4).to(Step.EXPORT)
+    job = bench.job
+    base = AutoModelForCausalLM.from_pretrained(bench.base)
+    plain = {name: weight.clone() for name, weight in base.named_parameters()}
+    assert job.adapter_path is not None
+    model = PeftModel.from_pretrained(base, job.adapter_path).eval()
+    loss, margin, accuracy = independent(model, held_out_pairs(bench))
+    assert job.metrics is not None
+    assert job.metrics.by_name() == pytest.approx(
+        {"eval_loss": loss, "margin": margin, "preference_accuracy": accuracy}, rel=1e-4
+    )
+    assert job.metrics.baseline is not None
+    assert job.metrics.baseline.by_name() == pytest.approx(
+        {"eval_loss": math.log(2), "margin": 0.0, "preference_accuracy": 0.0}, abs=1e-6
+    )
+    assert margin > 0.5
+    assert accuracy == 1
+
+    merged = {n.replace("base_model.model.", "").replace(".base_layer", ""): w for n, w in model.named_parameters()}
+    assert all(torch.equal(weight, merged[name]) for name, weight in plain.items())
+    assert not [name for name in load_file(Path(job.adapter_path) / "adapter_model.safetensors") if "lora_" not in name]
+    steps = [entry for entry in entries(bench) if "loss" in entry]
+    assert steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert steps[-1]["rewards/margins"] > steps[1]["rewards/margins"] > steps[0]["rewards/margins"] == 0
+    assert {"rewards/accuracies", "rewards/chosen", "rewards/rejected"} <= set(steps[0])
+    assert [entry["train_step"] for entry in entries(bench) if "eval_loss" in entry] == [4, 8]
+    assert job.progress is not None
+    assert job.progress.margin == steps[-1]["rewards/margins"]
+    assert job.progress.tokens_per_second is not None
+    card = (Path(job.adapter_path) / "README.md").read_text()
+    assert f"| margin | 0.0000 | {job.metrics.margin:.4f} |" in card
+
+
+def test_a_training_that_was_stopped_goes_on_to_the_same_weights(bench_of: Callable[..., Bench]) -> None:
+    training: dict[str, Any] = {
+        "max_steps": None, "epochs": 2, "batch_size": 5, "eval_strategy": "steps", "eval_steps": 5, "save_steps": 100,
+        "rows": 14, "logging_steps": 3,
+    }  # fmt: skip
+    unbroken = dpo_bench(bench_of, **training).to(Step.TRAIN)
+    broken = dpo_bench(bench_of, **training).to(Step.PREPARE)
+    for stop in (2, 2):  # within the first epoch, and within the second
+        broken.run(Step.TRAIN, should_stop=after_steps(stop))
+    assert broken.job.steps[Step.TRAIN].checkpoint == 4
+    broken.run(Step.TRAIN)
+    assert broken.curve() == unbroken.curve()
+    assert [entry.get("rewards/margins") for entry in entries(broken)] == [
+        entry.get("rewards/margins") for entry in entries(unbroken)
+    ]
+    before, after = adapter(unbroken), adapter(broken, attempt=3)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert broken.job.metrics == unbroken.job.metrics
+
+
+# Of a training that nobody follows.
+UNTOLD = Hooks(lambda *_: None, lambda *_: None, lambda *_: None, lambda: False)
+
+
+def trainer_of(bench: Bench, base: Path, tmp_path: Path) -> Any:
+    """The trainer of a prepared job, on another base model, without its step."""
+    from trainer.model.engines import huggingface
+    from trainer.training import dpo
+
+    spec = Spec.model_validate_json(bench.services.buckets.config.read(bench.job.spec_name))
+    folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
+    return dpo.make(Setup(
+        huggingface.load(base, spec), spec.training_config, base, folder / "train.parquet", folder / "eval.parquet",
+        output=tmp_path / "out", total_steps=8, max_length=2048, hooks=UNTOLD,
+    ))  # fmt: skip
+
+
+def shaken(model: Any) -> Any:
+    """The model with an adapter that does something."""
+    torch.manual_seed(3)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            weight.data.normal_(std=0.05)
+    return model
+
+
+def test_soft_capped_attention_and_logits_are_computed_as_gemma_2_has_them(
+    bench_of: Callable[..., Bench], tmp_path: Path
+) -> None:
+    bench = dpo_bench(bench_of).to(Step.PREPARE)
+    trainer = trainer_of(bench, tiny_gemma.build(tmp_path / "gemma2", "gemma2"), tmp_path)
+    model = shaken(trainer.model)
+    assert model.config._attn_implementation == "eager"
+    found = trainer.figures().by_name()
+    loss, margin, accuracy = independent(model.eval(), held_out_pairs(bench))
+    assert found == pytest.approx({"eval_loss": loss, "margin": margin, "preference_accuracy": accuracy}, rel=1e-4)
+
+
+def test_every_loss_of_the_contract_is_one_of_trls(bench_of: Callable[..., Bench], tmp_path: Path) -> None:
+    bench = dpo_bench(bench_of).to(Step.PREPARE)
+    torch.manual_seed(4)  # or by chance two losses of this batch are the same number
+    trainer = trainer_of(bench, bench.base, tmp_path)
+    assert "ref" not in trainer.model.peft_config
+    shaken(trainer.model).train()
+    batch: Mapping[str, Any] = next(iter(trainer.get_train_dataloader()))
+    trainer.label_smoothing = 0.1
+    found = {}
+    for name in get_args(DpoLoss):
+        trainer.loss_types = [name]
+        loss = trainer.compute_loss(trainer.model, batch)
+        loss.backward()
+        found[name] = float(loss.detach())
+    assert all(math.isfinite(loss) for loss in found.values())
+    assert len(set(found.values())) == len(found)
+    trained = {name for name, weight in trainer.model.named_parameters() if weight.grad is not None}
+    assert trained
+    assert all("lora_" in name for name in trained)
+
+
+def rebatched(trainer: Any, count: int) -> Any:
+    """The trainer with another number of pairs in a batch of an evaluation."""
+    trainer.args.per_device_eval_batch_size = count
+    trainer._eval_dataloaders = {}
+    return trainer
+
+
+def test_no_batch_size_changes_the_figures_of_any_loss(bench_of: Callable[..., Bench], tmp_path: Path) -> None:
+    """Sorted losses are of all pairs together, and SFT's is of all tokens."""
+    bench = dpo_bench(bench_of).to(Step.PREPARE)
+    trainer = trainer_of(bench, bench.base, tmp_path)
+    shaken(trainer.model)
+    trainer.label_smoothing = 0.1
+    pairs = len(held_out_pairs(bench))
+    for name in get_args(DpoLoss):
+        trainer.loss_types = [name]
+        found = [rebatched(trainer, count).figures().by_name() for count in (1, 3, pairs)]
+        assert len(list(rebatched(trainer, 3).get_eval_dataloader())) == -(-pairs // 3)
+        for figures in found[:-1]:
+            assert figures == pytest.approx(found[-1], rel=1e-5), name
+
+
+def test_a_sorted_loss_is_that_of_all_pairs(bench_of: Callable[..., Bench], tmp_path: Path) -> None:
+    """AOT's, by Melnyk et al., arXiv:2406.05882, computed a row at a time."""
+    bench = dpo_bench(bench_of, rl={"loss_type": "aot"}).to(Step.PREPARE)
+    trainer = trainer_of(bench, bench.base, tmp_path)
+    model = shaken(trainer.model).eval()
+    pairs = held_out_pairs(bench)
+
+    def sorted_ratios() -> torch.Tensor:
+        ratios = [
+            log_probability(model, pair["prompt_ids"], pair["chosen_ids"])
+            - log_probability(model, pair["prompt_ids"], pair["rejected_ids"])
+            for pair in pairs
+        ]
+        return torch.tensor(ratios, dtype=torch.float64).sort().values
+
+    policy = sorted_ratios()
+    with model.disable_adapter():
+        reference = sorted_ratios()
+    expected = torch.nn.functional.softplus(-BETA * (policy - reference)).mean()
+    assert rebatched(trainer, 2).figures().eval_loss == pytest.approx(float(expected), rel=1e-5)

@@ -1,0 +1,181 @@
+"""TensorBoard and W&B are shown a training as it is; what they lack or refuse never touches the job."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gemtune.jobs.status import Step
+from tests.trainer.conftest import Bench
+from tests.trainer.steps.test_train import after_steps
+from tests.trainer.wandb_server import WandbServer, wandb_server
+
+KEY = "f" * 24 + "a" * 16  # a fake one, in the form of W&B's
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's home, which W&B's client is known to write to."""
+    folder = tmp_path / "user"
+    folder.mkdir()
+    monkeypatch.setenv("HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def wandb(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    with wandb_server() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        yield server
+
+
+@pytest.fixture
+def tracked(bench_of: Callable[..., Bench]) -> Callable[..., Bench]:
+    """A job that reports to W&B, prepared."""
+
+    def make(api_key: str | None = KEY, **training: Any) -> Bench:
+        bench = bench_of(**training)
+        bench.fields |= {"job_name": "red boats", "wandb_config": {"project": "boats", "api_key": api_key}}
+        bench.run(Step.PREPARE)
+        return bench
+
+    return make
+
+
+def scalars(bench: Bench, attempt: int) -> dict[str, dict[int, float]]:
+    """tag -> train_step -> value, as TensorBoard itself reads them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = bench.services.buckets.export.uri(f"jobs/{bench.job_id}/tensorboard/{attempt}")
+    events = EventAccumulator(folder)
+    events.Reload()
+    return {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+
+
+def test_tensorboard_shows_the_curve_of_each_attempt(bench: Bench) -> None:
+    bench.training |= {"eval_strategy": "steps", "eval_steps": 4}
+    bench.run(Step.PREPARE)
+    bench.run(Step.TRAIN, should_stop=after_steps(5))
+    bench.run(Step.TRAIN)
+    first, second = scalars(bench, 1), scalars(bench, 2)
+    curve = dict(bench.curve())
+    assert first["train/loss"] == pytest.approx({step: curve[step] for step in range(1, 6)})
+    assert second["train/loss"] == pytest.approx({step: curve[step] for step in range(6, 9)})
+    metrics = bench.job.metrics
+    assert metrics is not None
+    assert metrics.baseline is not None
+    assert first["baseline/loss"] == pytest.approx({0: metrics.baseline.eval_loss})
+    assert second["eval/accuracy"][8] == pytest.approx(metrics.accuracy)
+    assert set(first["eval/loss"]) == {4}
+    assert set(first["train/learning_rate"]) == set(first["train/tokens_per_second"]) == set(range(1, 6))
+
+
+def test_what_was_shown_up_to_a_checkpoint_outlives_the_attempt(bench: Bench) -> None:
+    bench.run(Step.PREPARE)
+    kept: list[set[int]] = []
+
+    def look() -> bool:
+        if bench.job.steps[Step.TRAIN].checkpoint:  # that of train_step 3
+            kept.append(set(scalars(bench, 1)["train/loss"]))
+        return False
+
+    bench.run(Step.TRAIN, should_stop=look)
+    assert kept[0] == {1, 2, 3}
+
+
+def test_wandb_keeps_one_run_of_all_attempts(tracked: Callable[..., Bench], wandb: WandbServer) -> None:
+    bench = tracked()
+    bench.run(Step.TRAIN, should_stop=after_steps(5))
+    url = bench.job.wandb_url
+    bench.run(Step.TRAIN)
+    assert url == bench.job.wandb_url == f"{wandb.url}/us/boats/runs/{bench.job_id}"
+    (run,) = wandb.runs.values()
+    losses = [(row["_step"], row["train/loss"]) for row in run["history"] if "train/loss" in row]
+    assert losses == bench.curve()
+    assert (run["name"], run["project"], run["finished"]) == ("red boats", "boats", [0, 0])
+    final = run["history"][-1]
+    metrics = bench.job.metrics
+    assert metrics is not None
+    assert (final["eval/loss"], final["eval/perplexity"]) == (metrics.eval_loss, metrics.perplexity)
+    assert run["history"][0]["baseline/loss"] == pytest.approx(metrics.baseline.eval_loss)  # type: ignore[union-attr]
+    config = run["config"]["training_config"]["value"]
+    assert (config["method"], config["learning_rate"]) == ("LoRA", 0.005)
+    assert {"train/learning_rate", "train/tokens_per_second"} <= set(final) | set(run["history"][-2])
+    assert wandb.keys == {KEY}
+
+
+def test_the_key_stays_between_the_secret_store_and_wandb(
+    tracked: Callable[..., Bench], wandb: WandbServer, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    bench = tracked()
+    bench.run(Step.TRAIN)
+    secrets = bench.services.settings.home / "secrets"
+    holders = [
+        path for path in bench.services.settings.home.rglob("*")
+        if path.is_file() and KEY.encode() in path.read_bytes() and not path.is_relative_to(secrets)
+    ]  # fmt: skip
+    assert holders == []
+    assert KEY not in caplog.text
+    assert "wandb" in caplog.text.lower()
+    assert list(home.iterdir()) == []
+    (run,) = wandb.runs.values()
+    assert KEY not in str(run)
+
+
+@pytest.mark.parametrize("outage", ["refused", "denied", "broken", "silent"])
+def test_a_job_does_without_wandb(
+    tracked: Callable[..., Bench], wandb: WandbServer, outage: str, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("trainer.training.tracking.wandb_run.FINISH_SECONDS", 2.0)
+    if outage == "refused":
+        monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    wandb.status = {"denied": 403, "broken": 500}.get(outage, 200)
+    wandb.silent = outage == "silent"
+    bench = tracked()
+    bench.run(Step.TRAIN)
+    assert bench.job.steps[Step.TRAIN].state == "done"
+    assert bench.job.wandb_url is None
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert [message for message in warnings if "W&B" in message]
+    if outage == "silent":  # W&B itself would wait for minutes
+        assert [message for message in warnings if "did not take everything within 2 s" in message]
+
+
+def test_a_job_does_without_wandb_when_it_dies_on_the_way(
+    tracked: Callable[..., Bench], wandb: WandbServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from trainer.training.tracking.wandb_run import WandbRun
+
+    made: list[WandbRun] = []
+    monkeypatch.setattr(WandbRun, "keep", lambda run: made.append(run) or run._process.kill())  # type: ignore[func-returns-value]
+    bench = tracked()
+    bench.run(Step.TRAIN)
+    assert made
+    assert bench.job.steps[Step.TRAIN].state == "done"
+    assert "goes on without it" in caplog.text
+
+
+def test_offline_wandbs_file_is_kept_for_its_sync(
+    tracked: Callable[..., Bench], wandb: WandbServer, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    bench = tracked()
+    bench.run(Step.TRAIN)
+    assert (bench.job.wandb_url, wandb.asked) == (None, [])
+    (kept,) = bench.services.buckets.export.list(f"jobs/{bench.job_id}/wandb/1/")
+    file = bench.services.buckets.export.uri(kept.name)
+    assert KEY.encode() not in Path(file).read_bytes()
+    environment = os.environ | {"WANDB_API_KEY": KEY, "WANDB_MODE": "online", "WANDB_DIR": str(home)}
+    sync = [sys.executable, "-m", "wandb", "sync", file]
+    subprocess.run(sync, env=environment, check=True, capture_output=True)
+    history = wandb.runs[bench.job_id]["history"]
+    assert [(row["_step"], row["train/loss"]) for row in history if "train/loss" in row] == bench.curve()

@@ -1,0 +1,136 @@
+"""A disk that is full or may not be written to: one error everywhere, one line in the log in a while."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sqlite3
+import threading
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gemtune.embedded.disk import writing
+from gemtune.errors import CannotStore
+from gemtune.local_server.workflow_runner import WorkflowRunner
+from gemtune.log_lines import SECONDS_BETWEEN, DiskComplaints
+from gemtune.ports import ExecutionState
+from tests.fakes import World
+
+WORKFLOW = Path(__file__).parent.parent.parent.parent / "workflows" / "fine_tune.yaml"
+
+
+def test_a_database_without_room_says_so_and_goes_on_when_there_is_some(world: World) -> None:
+    database = world.services.database
+    pages = database.read().execute("PRAGMA page_count").fetchone()[0]
+    database.read().execute(f"PRAGMA max_page_count = {pages}")
+
+    def fill() -> None:
+        for number in range(1000):
+            world.submit(f"key {number}")
+
+    with pytest.raises(CannotStore, match=r"gemtune\.db cannot be written: database or disk is full"):
+        fill()
+    database.read().execute(f"PRAGMA max_page_count = {pages + 1000}")
+    assert world.services.store.get(world.submit("another")).status == "queued"
+
+
+def test_a_database_that_may_not_be_written_says_so(world: World) -> None:
+    world.services.database.read().execute("PRAGMA query_only = ON")
+    with pytest.raises(CannotStore, match="attempt to write a readonly database"):
+        world.submit()
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EEXIST, "exists"), ValueError(), sqlite3.OperationalError("no such table")]
+)
+def test_what_is_no_fault_of_the_disk_stays_what_it_is(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, writing(Path("/home")):
+        raise error
+    assert caught.value is error
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO])
+def test_objects_and_secrets_say_so_and_leave_nothing_behind(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    objects, secrets = world.services.buckets.export, world.services.secrets
+    secrets.create("gemtune-user-a", "fake", ttl=None)
+    (tmp_path / "file").write_bytes(b"x")
+    before = sorted(world.services.settings.home.rglob("*"))
+
+    def full(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", full)
+    for write in (
+        lambda: objects.write("a", b"x"), lambda: objects.create("b", b"x"),
+        lambda: objects.upload(tmp_path / "file", "c"),
+        lambda: secrets.create("gemtune-user-b", "fake", ttl=None),
+        lambda: secrets.renew("gemtune-user-a", ttl=timedelta(days=1)),
+    ):  # fmt: skip
+        with pytest.raises(CannotStore, match=os.strerror(number)):
+            write()
+    left = [path for path in sorted(world.services.settings.home.rglob("*")) if path.name != ".unfinished"]
+    assert [path for path in left if path not in before] == []
+    assert secrets.read("gemtune-user-a") == "fake"
+
+
+def record(error: BaseException | None) -> logging.LogRecord:
+    exc_info = None if error is None else (type(error), error, None)
+    return logging.LogRecord("gemtune", logging.ERROR, "x.py", 1, "%s broke", ("it",), exc_info)
+
+
+def test_the_log_names_a_full_disk_once_in_a_while() -> None:
+    seconds = [0.0]
+    complaints = DiskComplaints(now=lambda: seconds[0])
+    wrapped = ValueError()
+    wrapped.__cause__ = CannotStore("/home", "full")
+    first = record(CannotStore("/home", "full"))
+    assert complaints.filter(first)
+    assert first.getMessage() == "/home cannot be written: full; make room there, or let the service write there"
+    assert first.exc_info is None
+    for _ in range(500):
+        seconds[0] += 0.1
+        assert not complaints.filter(record(wrapped))
+    seconds[0] = SECONDS_BETWEEN
+    later = record(CannotStore("/home", "full"))
+    assert complaints.filter(later)
+    assert "(500 more times since this was last said)" in later.getMessage()
+
+
+def test_other_records_are_let_through_as_they_are() -> None:
+    complaints = DiskComplaints(now=lambda: 0.0)
+    for error in (None, ValueError("x")):
+        for _ in range(3):
+            other = record(error)
+            assert complaints.filter(other)
+            assert (other.getMessage(), other.exc_info) == ("it broke", record(error).exc_info)
+
+
+def test_an_execution_that_finds_no_room_is_not_over_and_waits(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gemtune.embedded.sqlite_launcher import SqliteLauncher
+
+    launcher = SqliteLauncher(world.services.database, clock=world.clock)
+    execution = launcher.start("job", 1)
+    tries: list[str] = []
+    fails = threading.Event()
+
+    def full(self: Any, execution: str, argument: object, environment: object) -> None:
+        tries.append(execution)
+        fails.set()
+        raise CannotStore("/home", "full")
+
+    monkeypatch.setattr(WorkflowRunner, "_interpret", full)
+    runner = WorkflowRunner(launcher, jobs=None, source=WORKFLOW, control_url="", token="")  # type: ignore[arg-type]
+    running = threading.Thread(target=runner.run)
+    running.start()
+    assert fails.wait(60)
+    runner.stop()
+    running.join(60)
+    assert not running.is_alive()
+    assert tries == [execution]
+    assert launcher.state(execution) is ExecutionState.ACTIVE

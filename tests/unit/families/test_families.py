@@ -1,0 +1,121 @@
+"""What is known of each generation of Gemma: by names of the Hub, by configurations, and against each other."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+from gemtune import families
+from gemtune.families import FAMILIES, unsupported
+from gemtune.families.generation import Family
+from gemtune.llama_cpp import problem_of_kind, problem_of_name
+
+TEMPLATES = Path(__file__).parents[3] / "trainer" / "conversation"
+
+
+@pytest.mark.parametrize(
+    ("repository", "family", "billions"),
+    [
+        ("google/gemma-2b", "Gemma 1", 2.5), ("google/gemma-7b-it", "Gemma 1", 8.5),
+        ("google/gemma-1.1-2b-it", "Gemma 1", 2.5), ("google/codegemma-7b-it", "Gemma 1", 8.5),
+        ("google/codegemma-1.1-2b", "Gemma 1", 2.5),
+        ("google/gemma-2-2b-it", "Gemma 2", 2.6), ("google/gemma-2-27b", "Gemma 2", 27.2),
+        ("google/shieldgemma-9b", "Gemma 2", 9.2), ("google/txgemma-9b-chat", "Gemma 2", 9.2),
+        ("google/gemma-3-270m-it", "Gemma 3", 0.3), ("google/gemma-3-1b-pt", "Gemma 3", 1.0),
+        ("google/gemma-3-4b-it-qat-int4-unquantized", "Gemma 3", 4.3), ("google/medgemma-4b-it", "Gemma 3", 4.3),
+        ("google/medgemma-1.5-4b-it", "Gemma 3", 4.3), ("google/medgemma-27b-text-it", "Gemma 3", 27.4),
+        ("google/translategemma-12b-it", "Gemma 3", 12.2), ("google/functiongemma-270m-it", "Gemma 3", 0.3),
+        ("unsloth/gemma-3-270m-it", "Gemma 3", 0.3),
+        ("google/gemma-3n-E2B-it", "Gemma 3n", 5.4), ("google/gemma-3n-E4B", "Gemma 3n", 7.8),
+        ("google/gemma-4-E2B-it", "Gemma 4", 5.1), ("google/gemma-4-E4B", "Gemma 4", 8.0),
+        ("google/gemma-4-12B-it", "Gemma 4", 11.9), ("google/gemma-4-26B-A4B-it", "Gemma 4", 25.8),
+        ("google/gemma-4-31B-it-qat-q4_0-unquantized", "Gemma 4", 31.3),
+    ],
+)  # fmt: skip
+def test_a_published_name_says_family_and_size(repository: str, family: str, billions: float) -> None:
+    found, size = families.of_name(repository), families.size_by_name(repository)
+    assert found is not None
+    assert size is not None
+    assert (found.name, round(size.parameters / 1e9, 1)) == (family, billions)
+    assert families.problem_of_name(repository) is None
+
+
+@pytest.mark.parametrize(
+    "repository",
+    [
+        "google/paligemma2-3b-pt-224", "google/recurrentgemma-9b-it", "google/t5gemma-2b-2b-prefixlm",
+        "google/t5gemma-2-270m", "google/embeddinggemma-300m", "google/diffusiongemma-2b", "google/vaultgemma-1b",
+        "google/shieldgemma-2-4b-it", "google/gemma-4-31B-it-assistant", "google/gemma-3-4b-it-qat-q4_0-gguf",
+        "google/gemma-5-9b-it", "google/gemma-3.5-4b-it", "google/gemma-10-2b",
+    ],
+)  # fmt: skip
+def test_what_is_not_trained_here_is_refused_by_its_name(repository: str) -> None:
+    problem = families.problem_of_name(repository)
+    assert problem is not None
+    assert problem.code == "model_not_supported"
+    assert problem.hint is not None
+    assert all(family.name in problem.hint for family in FAMILIES)
+
+
+@pytest.mark.parametrize("repository", ["me/my-gemma-4b", "me/gemma-9b-chat", "me/assistants-of-mine", "me/llama-3-8b"])
+def test_a_name_that_says_nothing_is_let_through(repository: str) -> None:
+    assert families.problem_of_name(repository) is None
+    assert families.size_by_name(repository) is None
+
+
+@pytest.mark.parametrize(
+    ("model_type", "code"),
+    [
+        ("gemma", None), ("gemma3n", None), ("gemma4", None), ("gemma4_unified", None),
+        ("gemma5", "model_not_supported"), ("gemma99_text", "model_not_supported"),
+        *((kind, "model_not_supported") for kind in unsupported.BY_MODEL_TYPE),
+        ("llama", "not_a_gemma"), (None, "not_a_gemma"), (7, "not_a_gemma"),
+    ],
+)  # fmt: skip
+def test_a_configuration_is_trained_or_refused_by_its_model_type(model_type: object, code: str | None) -> None:
+    problem = families.problem_of_config({"model_type": model_type})
+    assert (problem and problem.code) == code
+
+
+def test_an_unknown_generation_is_called_one() -> None:
+    problem = families.problem_of_config({"model_type": "gemma5_text"})
+    assert problem is not None
+    assert "gemma5_text is a generation of Gemma that this version does not know" in problem.msg
+
+
+def test_families_share_no_name_and_no_model_type() -> None:
+    for one, other in combinations(FAMILIES, 2):
+        assert not set(one.model_types) & set(other.model_types)
+        assert not set(one.names) & set(other.names)
+        assert not set(one.sizes) & set(other.sizes)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_a_familys_entries_belong_together(family: Family) -> None:
+    assert (TEMPLATES / family.turns.template).is_file()
+    assert family.turns.start in (TEMPLATES / family.turns.template).read_text()
+    assert family.turns.end in (TEMPLATES / family.turns.template).read_text()
+    assert all(families.of_name(f"google/{part}-it") is family for part in family.sizes)
+    assert all(part.startswith(family.names) for part in family.text_only)
+    sees = any(kind.no_pictures is None for kind in family.model_types.values())
+    assert bool(family.senses) >= sees
+    assert not set(family.model_types) & set(unsupported.BY_MODEL_TYPE)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_a_family_takes_one_file_of_at_most_60_lines(family: Family) -> None:
+    names = {"Gemma 1": "gemma1", "Gemma 2": "gemma2", "Gemma 3": "gemma3", "Gemma 3n": "gemma3n", "Gemma 4": "gemma4"}
+    file = Path(families.__file__).parent / f"{names[family.name]}.py"
+    assert len(file.read_text().splitlines()) <= 60
+
+
+def test_gguf_is_refused_with_the_reason_where_llama_cpp_differs() -> None:
+    problem = problem_of_kind("gemma3n")
+    assert problem is not None
+    assert "llama.cpp and transformers compute different logits" in problem.msg
+    by_name = problem_of_name("google/gemma-3n-E4B-it")
+    assert by_name is not None
+    assert by_name.msg == problem.msg
+    assert problem_of_kind("gemma4") is problem_of_name("google/gemma-4-E4B-it") is None

@@ -1,0 +1,164 @@
+"""Changes of a job that end a step, an attempt or a launch; its ids and the names of its secrets."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+import pytest
+
+from gemtune.errors import JobIsOver
+from gemtune.jobs import changes, launches, secret_names, steps
+from gemtune.jobs.ids import new_job_id
+from gemtune.jobs.record import Claim, Failure, Job, Progress, StepRecord
+from gemtune.jobs.status import STATUS_OF, Status, Step
+from tests.unit.jobs.test_job import LEASE, MINE, NOW, new, running
+
+LATER = NOW + timedelta(seconds=5)
+FAILURE = Failure(code="bad_rows", message="row 3 is empty")
+
+
+def test_a_failed_job_ends_the_attempt_that_runs_and_touches_no_other_step() -> None:
+    job, _ = running(Step.TRAIN)
+    failed, (event,) = changes.failed(job, FAILURE, at=LATER)
+    train = failed.steps[Step.TRAIN]
+    assert (train.state, train.cause, train.seconds) == ("failed", "bad_rows", 5)
+    assert [(each.attempt, each.seconds, each.cause) for each in train.attempts] == [(1, 5, "bad_rows")]
+    assert failed.steps[Step.PREPARE] == job.steps[Step.PREPARE]
+    assert failed.steps[Step.EXPORT] == StepRecord()
+    assert failed.error == FAILURE
+    assert (event.type, event.details) == ("job_failed", {"code": "bad_rows", "message": "row 3 is empty"})
+
+
+def test_a_cancelled_job_stops_the_attempt_that_runs_and_touches_no_other_step() -> None:
+    job, _ = running(Step.TRAIN)
+    cancelled, (event,) = changes.cancelled(job, at=LATER)
+    train = cancelled.steps[Step.TRAIN]
+    assert (train.state, train.cause, train.seconds) == ("stopped", "cancelled", 5)
+    assert cancelled.steps[Step.PREPARE] == job.steps[Step.PREPARE]
+    assert cancelled.steps[Step.EXPORT] == StepRecord()
+    assert (event.type, cancelled.finished_at) == ("job_cancelled", LATER)
+    with pytest.raises(JobIsOver):
+        changes.cancelled(cancelled, at=LATER)
+
+
+@pytest.mark.parametrize(("step", "event_type"), [(Step.PREPARE, "prepare_done"), (Step.TRAIN, "train_done")])
+def test_the_end_of_a_step_is_an_event_of_its_own(step: Step, event_type: str) -> None:
+    job, mark = running(step)
+    job, (event,) = steps.step_done(job, mark, at=LATER)
+    assert (event.type, event.at, job.status) == (event_type, LATER, STATUS_OF[step])
+
+
+def test_a_heartbeat_keeps_the_progress_unless_it_brings_a_newer_one() -> None:
+    job, mark = running(Step.TRAIN)
+    job = steps.heartbeat(job, mark, Progress(train_step=7, loss=1.5), NOW)
+    job = steps.heartbeat(job, mark, None, LATER)
+    assert job.progress == Progress(train_step=7, loss=1.5)
+    assert job.steps[Step.TRAIN].heartbeat_at == LATER
+    assert steps.heartbeat(job, mark, Progress(train_step=8), LATER).progress == Progress(train_step=8)
+
+
+def test_an_attempt_that_ended_without_a_word_crashed_as_far_as_anybody_knows() -> None:
+    job, _ = running(Step.TRAIN)
+    judged, _ = steps.judged(job, Step.TRAIN, round=1, cause=None, at=LATER)
+    assert [(each.cause, each.seconds) for each in judged.steps[Step.TRAIN].attempts] == [("crashed", 5)]
+    again, _ = steps.step_begun(job, Step.TRAIN, MINE, execution="x", at=LATER)
+    assert [(each.cause, each.seconds) for each in again.steps[Step.TRAIN].attempts] == [("crashed", 0)]
+
+
+def test_a_checkpoint_is_never_taken_back() -> None:
+    job, mark = running(Step.TRAIN)
+    for train_step, newest in ((4, 4), (2, 4), (9, 9)):
+        job, _ = steps.checkpointed(job, mark, train_step=train_step, at=LATER)
+        assert job.steps[Step.TRAIN].checkpoint == newest
+    assert job.steps[Step.TRAIN].heartbeat_at == LATER
+
+
+def test_a_step_begins_with_nothing_done_and_nothing_counted() -> None:
+    nothing = {
+        "state": "pending", "attempt": 0, "execution": None, "started_at": None, "seconds": 0.0, "heartbeat_at": None,
+        "cause": None, "checkpoint": 0, "judged": "", "judged_checkpoint": 0, "fruitless": 0, "attempts": (),
+    }  # fmt: skip
+    assert StepRecord().model_dump() == nothing
+    counted = Progress().model_dump(exclude_none=True)
+    assert counted == {"train_step": 0, "total_steps": 0, "epoch": 0.0}
+
+
+def launched() -> Job:
+    return launches.launched(new(), at=NOW, lease=LEASE - NOW)[0]
+
+
+def test_a_launch_that_nobody_claimed_is_counted_while_it_is_the_current_one() -> None:
+    job = launched()
+    assert launches.launch_unclaimed(job, 1, cause="failed", at=NOW)[0].launch.unclaimed == 1
+    claimed, _ = launches.claimed(job, MINE)
+    over, _ = changes.cancelled(job, at=NOW)
+    for other, launch in ((claimed, 1), (over, 1), (job, 0), (job, 2)):
+        assert launches.launch_unclaimed(other, launch, cause="failed", at=NOW) == (other, ())
+
+
+def test_a_launch_that_did_not_start_is_given_up_while_it_is_the_current_one() -> None:
+    job = launched()
+    assert launches.launch_returned(job, 1)[0].launch.lease_until is None
+    claimed, _ = launches.claimed(job, MINE)
+    for other, launch in ((claimed, 1), (job, 0), (job, 2)):
+        assert launches.launch_returned(other, launch) == (other, ())
+
+
+def test_the_execution_of_a_launch_is_remembered_while_it_is_the_current_one() -> None:
+    job = launched()
+    assert launches.launch_started(job, 1, "e1")[0].launch.execution == "e1"
+    over, _ = changes.cancelled(job, at=NOW)
+    for other, launch in ((over, 1), (job, 0), (job, 2)):
+        assert launches.launch_started(other, launch, "e1") == (other, ())
+
+
+def test_leases_double_with_each_launch_that_nobody_claimed_and_the_sixth_fails_the_job() -> None:
+    job, leases = new(), []
+    for number in range(1, 7):
+        job, _ = launches.launched(job, at=NOW, lease=timedelta(minutes=3))
+        assert job.launch.lease_until is not None
+        leases.append((job.launch.lease_until - NOW) / timedelta(minutes=3))
+        assert (job.launch.number, job.is_over) == (number, False)
+        job, _ = launches.launch_unclaimed(job, number, cause="failed", at=NOW)
+    assert leases == [1, 2, 4, 8, 16, 32]
+    assert (job.status, job.error and job.error.code) == (Status.FAILED, "never_taken_up")
+
+
+def test_a_relaunch_takes_the_job_from_who_has_it() -> None:
+    job, _ = running(Step.TRAIN)
+    job, (event,) = launches.relaunched(job, at=LATER, lease_until=LEASE, cause="lost")
+    assert (job.claim, job.launch.number, job.launch.lease_until, job.relaunches) == (None, 2, LEASE, 1)
+    assert (event.type, event.details) == ("job_relaunched", {"launch": 2, "cause": "lost"})
+    job, _ = launches.claimed(job, Claim(launch=2, execution="other"))
+    assert launches.relaunched(job, at=LATER, lease_until=LEASE, cause="lost")[0].relaunches == 2
+
+
+@pytest.mark.parametrize(
+    ("dataset", "model", "job_id"),
+    [
+        ("chats", "google/gemma-3-270m-it", "training_chats_gemma-3-270m-it_0123456789ab"),
+        ("dataset_Chats v2", "gs://models/tuned/My_Gemma/", "training_chats-v2_my_gemma_0123456789ab"),
+        ("a" * 60, "/srv/models/" + "b" * 60, f"training_{'a' * 20}_{'b' * 20}_0123456789ab"),
+        ("日本", "///", "training_x_x_0123456789ab"),
+        ("chats", "me/gemma_x", "training_chats_gemma_x_0123456789ab"),
+    ],
+)
+def test_an_id_names_the_dataset_and_the_model(dataset: str, model: str, job_id: str) -> None:
+    assert new_job_id(dataset, model, key_hash="0123456789abcdef") == job_id
+    by_chance = new_job_id(dataset, model, key_hash=None, kind="export")
+    assert re.fullmatch(re.escape(job_id[len("training") : -12]) + "[0-9a-f]{12}", by_chance.removeprefix("export"))
+    assert re.fullmatch(r"[a-z0-9_-]{1,63}", job_id)
+
+
+def test_names_of_secrets_tell_whose_they_are() -> None:
+    name = secret_names.own_name("training_chats_gemma-3_0123", "hf_token", "fedcba")
+    assert name == "gemtune-job-training_chats_gemma-3_0123-hf_token-fedcba"
+    assert secret_names.job_of(name) == "training_chats_gemma-3_0123"
+    job = new(secret_names={"hf_token": name, "wandb_api_key": "gemtune-user-mine"})
+    assert secret_names.own_secrets(job) == [name]
+
+
+def test_secrets_of_a_job_outlive_its_longest_step() -> None:
+    """Cloud Run ends a task after seven days at the latest."""
+    assert timedelta(days=8) == secret_names.SECRET_TTL

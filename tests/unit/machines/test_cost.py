@@ -1,0 +1,88 @@
+"""What a job cost, by hand and by the list of prices."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gemtune.handlers.answers import JobStatus
+from gemtune.jobs.record import Job, StepRecord
+from gemtune.jobs.status import Status, Step
+from gemtune.machines import cost
+from gemtune.machines.choice import CPU_STEPS, MACHINES
+
+NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
+
+
+def job(machine: str | None, status: Status = Status.COMPLETED, **seconds: float) -> Job:
+    steps = {step: StepRecord(seconds=seconds.get(step.value, 0.0)) for step in Step}
+    fixed: dict[str, Any] = {
+        "job_id": "j", "job_name": "n", "modality": "text", "base_model_id": "google/gemma-3-1b-it",
+        "processed_dataset_id": "d", "spec_uri": "u", "spec_name": "s", "source": "http", "owner": "o",
+        "request_hash": "h", "created_at": NOON, "updated_at": NOON,
+    }  # fmt: skip
+    return Job(status=status, machine=machine, steps=steps, **fixed)
+
+
+def test_a_jobs_steps_are_counted_by_the_second_on_their_machines() -> None:
+    # prepare: 4 vCPU, 16 GiB. train: 8 vCPU, 32 GiB, an L4. export: 8 vCPU, 32 GiB.
+    prepare, train, export = 60 * (4 * 18 + 16 * 2), 3600 * (8 * 18 + 32 * 2 + 186.7), 90 * (8 * 18 + 32 * 2)
+    found = cost.of_job(job("l4", prepare=60, train=3600, export=90))
+    assert found == pytest.approx((prepare + train + export) / 1e6, abs=1e-4)
+    assert found == pytest.approx(1.446, abs=0.001)
+
+
+def test_what_did_not_run_costs_nothing() -> None:
+    assert cost.of_job(job(None, Status.FAILED, prepare=10)) == pytest.approx(0.001, abs=1e-4)
+    assert cost.of_job(job("l4", Status.CANCELLED)) == 0
+    assert cost.of_job(job("l4", Status.CANCELLED, train=-3493)) == 0  # as older versions wrote it
+
+
+def test_an_unknown_price_or_machine_makes_an_unknown_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cost.of_job(job("gone", train=1)) is None
+    newer = job("l4", train=1)
+    assert cost.of_job(newer.model_copy(update={"steps": {**newer.steps, "judge": StepRecord()}})) == cost.of_job(newer)
+    assert cost.of_job(newer.model_copy(update={"steps": {**newer.steps, "judge": StepRecord(seconds=1)}})) is None
+    monkeypatch.setattr(cost, "prices", lambda: {"vcpu": 1.0, "gib": 1.0, "nvidia-l4": None})
+    assert cost.of_job(job("l4", train=1)) is None
+    assert cost.a_second(MACHINES["cpu"]) == 40
+    assert cost.a_second(MACHINES["rtx-pro-6000"]) is None
+
+
+def test_the_list_says_when_where_and_whence_and_has_every_accelerator() -> None:
+    listed = json.loads(cost.PRICES.read_text())
+    assert re.fullmatch(r"20\d\d-[01]\d", listed["date"])
+    assert listed["region"] == "us-central1"
+    assert len(listed["source"]) > 40
+    wanted = {"vcpu", "gib"} | {machine.gpu for machine in MACHINES.values() if machine.gpu}
+    assert set(listed["a_second"]) == wanted
+
+
+def test_the_readme_says_what_the_list_says() -> None:
+    readme = (Path(__file__).parent.parent.parent.parent / "README.md").read_text()
+    an_hour = {name: cost.a_second(machine) for name, machine in {**MACHINES, **CPU_STEPS}.items()}
+    for words, price in (
+        ("prepare, an hour", an_hour["prepare"]),
+        ("train on `l4`, an hour", an_hour["l4"]),
+        ("export, an hour", an_hour["export"]),
+    ):
+        assert price is not None
+        assert f"| {words} | ${price * 3600:.2f} |" in readme
+    without_gpu = cost.a_second(replace(MACHINES["rtx-pro-6000"], gpu=None))
+    assert without_gpu is not None
+    assert f"its CPUs and memory alone are ${without_gpu * 3600:.2f} |" in readme
+    example = cost.of_job(job("l4", prepare=120, train=1200, export=180))
+    assert f"3 of export | ${example:.2f} |" in readme
+    assert json.loads(cost.PRICES.read_text())["date"] in readme
+
+
+def test_the_status_of_a_job_tells_its_cost_when_it_is_over() -> None:
+    assert JobStatus.of(job("l4", train=3600)).cost_usd == pytest.approx(1.4209, abs=0.01)
+    assert JobStatus.of(job("l4", Status.TRAINING, train=3600)).cost_usd is None
+    assert JobStatus.of(job("local", train=3600)).cost_usd is None

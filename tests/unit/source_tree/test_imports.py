@@ -1,0 +1,137 @@
+"""What may be imported where: functions need no torch, and the API needs no client and nothing of the workstation."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from deploy.requirements import requirements
+
+ROOT = Path(__file__).parent.parent.parent.parent
+PACKAGE = ROOT / "functions" / "gemtune"
+
+
+def python(code: str, **environment: str) -> str:
+    import os
+
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ | environment
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def test_every_module_imports_with_torch_blocked() -> None:
+    modules = [
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+        for path in PACKAGE.rglob("*.py")
+    ]
+    python(f"import sys; sys.modules['torch'] = None\nfor name in {modules!r}: __import__(name)")
+
+
+def test_the_api_function_imports_only_what_a_route_needs(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from functions_framework import create_app
+client = create_app(target="api", source={str(ROOT / "functions" / "main.py")!r}).test_client()
+assert client.get("/jobs", headers={{"Host": "127.0.0.1"}}).status_code == 200
+print(" ".join(sys.modules))
+"""
+    loaded = set(python(code, GEMTUNE_HOME=str(tmp_path)).split())
+    heavy = {
+        "torch",
+        "httpx",
+        "httpx2",
+        "lark",
+        "psutil",
+        "watchdog",
+        "waitress",
+        "rich",
+        "ruamel.yaml",
+        "google.events",
+    }
+    assert not heavy & loaded
+    assert not {name for name in loaded if re.match(r"google\.cloud\.(?!functions)", name)}
+
+
+def test_the_local_server_listens_before_it_imports_what_only_a_job_needs(tmp_path: Path) -> None:
+    code = """
+import sys
+from gemtune.local_server import server
+class Listening(server.Server):
+    def run(self):
+        print(" ".join(sys.modules))
+server.serve(port=0, kind=Listening)
+"""
+    loaded = set(python(code, GEMTUNE_HOME=str(tmp_path / "home")).split())
+    assert "waitress" in loaded
+    heavy = {"torch", "httpx", "httpx2", "lark", "watchdog", "rich", "ruamel.yaml", "google.events", "google.protobuf"}
+    assert not heavy & loaded
+
+
+def test_settings_are_the_only_reader_of_the_environment() -> None:
+    allowed = {
+        "settings.py",
+        "local_server/cloud_run_jobs.py",  # hands it on to the trainer
+        "cli/__init__.py", "cli/connection.py", "cli/demo.py",  # what a user sets for the command line
+    }  # fmt: skip
+    readers = {
+        path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if "os.environ" in path.read_text()
+    }
+    assert readers == allowed
+
+
+def test_the_folder_of_caches_is_read_in_one_place() -> None:
+    """Programs of the trainer and of the examples ask settings for it, as services do."""
+    readers = {
+        path.relative_to(ROOT).as_posix()
+        for part in ("functions", "trainer", "bench", "examples", "deploy")
+        for path in (ROOT / part).rglob("*.py")
+        if "GEMTUNE_CACHE" in path.read_text()
+    }
+    assert readers == {"functions/gemtune/settings.py"}
+
+
+def test_only_bootstrap_and_the_server_know_the_backend() -> None:
+    allowed = re.compile(r"^bootstrap\.py|^embedded/|^local_server/|^cli/(local|demo)\.py")
+    knowing = {
+        path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")
+        if re.search(r"(from|import) gemtune\.(embedded|local_server)", path.read_text())
+    }  # fmt: skip
+    assert {name for name in knowing if not allowed.match(name)} == set()
+
+
+def test_the_requirements_of_functions_and_trainer_are_those_of_the_project() -> None:
+    for path, content in requirements().items():
+        assert path.read_text() == content, "run: make requirements"
+    in_functions, in_trainer, on_gpu, in_unsloth = (content.splitlines() for content in requirements().values())
+    assert any(line.startswith("functions-framework==") for line in in_functions)
+    assert any(line.startswith("torch==") for line in in_trainer)
+    assert not any(line.startswith(("torch==", "transformers==")) for line in in_functions)
+    assert not any(line.startswith("unsloth") for line in (*in_functions, *in_trainer))  # AGPL-3.0, LGPL-3.0
+    assert any(line.startswith("liger-kernel==") for line in on_gpu)
+    assert not any(line.startswith("liger-kernel") for line in in_trainer)  # it needs triton, and with it a GPU
+    assert any(line.startswith("unsloth==") for line in in_unsloth)
+
+
+def test_every_pin_of_the_project_is_in_the_constraints() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    constraints = {line.lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    extras = project["optional-dependencies"]
+    del extras["gpu"]  # beside builds of torch for CUDA only; its one package is installed without what it asks for
+    del extras["unsloth"]  # in an environment of its own, with what the build of torch there asks for
+    pins = project["dependencies"] + [pin for extra in extras.values() for pin in extra if "==" in pin]
+    # What stands after a semicolon says on which machines it is needed.
+    assert {pin.partition(";")[0].strip().lower().replace("_", "-") for pin in pins} <= constraints
+
+
+def test_the_version_is_that_of_the_project() -> None:
+    import tomllib
+
+    from gemtune import VERSION
+
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == VERSION

@@ -1,0 +1,140 @@
+"""No code of ours replaces what a library defines, or stands in for a library's modules."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+FOLDERS = ("functions", "trainer", "examples", "deploy", "bench")
+OWN_PACKAGES = {"gemtune", *FOLDERS, "tests"}
+# Where a replacement is right, and why.
+ALLOWED = {
+    (
+        "trainer/training/tracking/wandb_process.py",
+        "sys.excepthook = …",
+    ): "documented hook: one line instead of a trace",
+    ("trainer/hub/session.py", "constants.HF_HUB_DISABLE_XET = …"): "a documented setting; restored after an upload",
+    ("trainer/model/engines/unsloth.py", "del sys.modules[…]"): "undoes unsloth's own replacements in TRL",
+    ("bench/overhead/probe.py", "_frozen_importlib._find_and_load = …"): "a clock around imports, which ships nowhere",
+    ("bench/overhead/probe.py", "setattr(…)"): "a clock around functions of gemtune, which ships nowhere",
+    ("examples/sentencepiece_tokenizer.py", "setattr(…)"): "fields of a protobuf message of ours",
+    ("trainer/model/on_cpu/recompute.py", "setattr(…)"): "a mark on a tensor of ours",
+}
+TAKES_AN_ATTRIBUTE = {"setattr", "delattr"}
+CHANGES_A_MAPPING = {"update", "setdefault", "pop", "popitem", "clear", "__setitem__", "__delitem__"}
+CHANGES_A_LIST = {"insert", "append", "extend", "remove", "pop", "clear"}
+
+
+def replacements(code: str) -> Iterator[str]:
+    """Every place that sets or deletes an attribute of something imported from elsewhere, changes sys.modules or the
+    import system, takes a module by its name to change it, or uses mock, which does all of these."""
+    tree = ast.parse(code)
+    imported = set(_imported_names(tree))
+    imported |= set(_other_names(tree, imported))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
+            if _root(node) in imported or _takes_a_module(node.value):
+                yield f"{ast.unparse(node)} = …" if isinstance(node.ctx, ast.Store) else f"del {ast.unparse(node)}"
+        elif isinstance(node, ast.Subscript) and _is_of_imports(node.value):
+            yield f"del {ast.unparse(node.value)}[…]" if isinstance(node.ctx, ast.Del) else ast.unparse(node)
+        elif isinstance(node, ast.Call):
+            yield from _calls(node)
+        elif isinstance(node, ast.Import | ast.ImportFrom) and "mock" in ast.unparse(node):
+            yield ast.unparse(node)
+
+
+def _imported_names(tree: ast.AST) -> Iterator[str]:
+    """Names that stand for another project's module, class or function."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.asname or alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] not in OWN_PACKAGES:
+            yield from (alias.asname or alias.name for alias in node.names)
+
+
+def _other_names(tree: ast.AST, imported: set[str]) -> Iterator[str]:
+    """Names that are given to what was imported, or to a part of it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Name | ast.Attribute):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if _root(node.value) in imported:
+                yield from (target.id for target in targets if isinstance(target, ast.Name))
+
+
+def _calls(call: ast.Call) -> Iterator[str]:
+    function = call.func
+    if isinstance(function, ast.Name) and function.id in TAKES_AN_ATTRIBUTE:
+        yield f"{function.id}(…)"
+    elif isinstance(function, ast.Attribute):
+        of_imports = _is_of_imports(function.value)
+        if of_imports and function.attr in CHANGES_A_MAPPING | CHANGES_A_LIST:
+            yield f"{ast.unparse(function)}(…)"
+
+
+def _is_of_imports(node: ast.AST) -> bool:
+    return ast.unparse(node) in {"sys.modules", "sys.meta_path", "sys.path_hooks"}
+
+
+def _takes_a_module(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in {"import_module", "__import__"}
+
+
+def _root(node: ast.AST) -> str | None:
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else None
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import torch\ntorch.arange = print",
+        "import torch.distributed as dist\ndist.is_available = lambda: False",
+        "from torch.nn import Linear\nLinear.reset_parameters = print",
+        "from transformers.models.gemma3 import modeling_gemma3\nmodeling_gemma3.apply_rotary_pos_emb = print",
+        "def f():\n    import trl\n    trl.trainer.utils.pad = print",
+        "import functools\nfunctools.lru_cache, x = print, 1",
+        "import torch\ndel torch.arange",
+        "import torch\nwith x as torch.arange: pass",
+        "import sys\nsys.modules['bitsandbytes'] = None",
+        "import sys\nsys.modules |= {'datasets': None}",
+        "import sys\ndel sys.modules['trl']",
+        "import sys\nsys.modules.update(datasets=None)",
+        "import sys\npart = sys.modules[type(module).__module__]",
+        "import sys\nsys.meta_path.insert(0, finder)",
+        "import sys\nsys.meta_path += [finder]",
+        "import importlib\nimportlib.import_module('torch').arange = print",
+        "import torch\nlibrary: Any = torch\nlibrary.arange = print",
+        "import torch\nlayer = torch.nn.Linear\nlayer.forward = print",
+        "setattr(torch, 'arange', print)",
+        "from unittest.mock import patch",
+        "import unittest.mock as m",
+    ],
+)
+def test_a_replacement_is_recognized(code: str) -> None:
+    assert list(replacements(code))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import sys\nfound = 'torch' in sys.modules and sys.modules.get('torch')",
+        "import sys\ncount = len(sys.modules)",
+        "import os\nos.environ['HF_HUB_OFFLINE'] = '1'",
+        "def install(module):\n    module.forward = print",
+        "class A:\n    def __init__(self):\n        self.x = 1",
+    ],
+)
+def test_other_code_is_not_taken_for_one(code: str) -> None:
+    assert not list(replacements(code))
+
+
+def test_nothing_of_a_library_is_replaced() -> None:
+    paths = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+    assert len(paths) > 100
+    found = {(str(path.relative_to(ROOT)), place) for path in paths for place in replacements(path.read_text())}
+    assert found == ALLOWED.keys()

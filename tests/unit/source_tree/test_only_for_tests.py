@@ -1,0 +1,63 @@
+"""Nothing in the product is there for its tests alone."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent.parent
+PRODUCT = ("functions", "trainer", "bench", "deploy", "examples")
+EXEMPT: Mapping[str, str] = {
+    "WITHHELD": "every field is in one of two sets, so that somebody decides about a new one",
+    "compute_loss": "TRL calls it",
+    **dict.fromkeys(
+        ("on_epoch_end", "on_log", "on_save", "on_step_end", "on_train_begin", "set_epoch"), "transformers calls it"
+    ),
+}
+
+
+def defined(tree: ast.Module) -> Iterator[str]:
+    """Names of functions, methods and classes, and of a module's own values."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+    for node in tree.body:
+        if isinstance(node, ast.Assign):
+            yield from (target.id for target in node.targets if isinstance(target, ast.Name))
+
+
+def used(tree: ast.Module) -> Iterator[str]:
+    """Names that are read, asked of an object, or said in a text, as a command or a lookup would."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.keyword) and node.arg is not None:
+            yield node.arg
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from node.value.replace(":", ".").split(".")
+
+
+def for_tests_only(product: Iterable[str], tests: Iterable[str]) -> set[str]:
+    """Names that sources of the product define and only sources of tests use."""
+    trees = [ast.parse(source) for source in product]
+    names = {name for tree in trees for name in defined(tree)} - {name for tree in trees for name in used(tree)}
+    special = {name for name in names if name.startswith("__")}  # Python's own words
+    return names & {name for source in tests for name in used(ast.parse(source))} - special
+
+
+def test_what_the_product_defines_it_uses_itself() -> None:
+    product = [path.read_text() for folder in PRODUCT for path in (ROOT / folder).rglob("*.py")]
+    tests = [path.read_text() for path in (ROOT / "tests").rglob("*.py")]
+    assert for_tests_only(product, tests) == set(EXEMPT)
+
+
+def test_whatever_only_tests_use_is_seen() -> None:
+    product = (
+        "LIMIT = 3\nclass Store:\n    def put(self): ...\n    def wipe(self): ...\ndef open(): return Store().put()"
+    )
+    tests = "from store import LIMIT, open\nopen().wipe()\nassert LIMIT == 3"
+    assert for_tests_only([product], [tests]) == {"LIMIT", "wipe", "open"}
+    assert for_tests_only([product + "\nopen()\nprint(LIMIT)\ngetattr(Store(), 'wipe')"], [tests]) == set()

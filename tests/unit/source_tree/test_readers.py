@@ -1,0 +1,80 @@
+"""The files that decode JSON, YAML or whole numbers without the reader of what comes from outside, and why they may."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent.parent
+READER = "functions/gemtune/untrusted.py"
+# `int` is looked at in the service, which decodes what others send; the trainer counts with it.
+DECODERS = {"json.loads", "json.load", "YAML", "yaml.load", "yaml.safe_load", "tomllib.loads"}
+
+OURS = "this program wrote it, and nobody else writes there"
+PROCESS = "a process of ours says it"
+PACKAGED = "a file of this package"
+CHECKED = "a pattern has checked it"
+ALLOWED: Mapping[tuple[str, str], str] = {
+    ("functions/gemtune/cli/connection.py", "json.loads"): "an answer that is no JSON is shown as it is",
+    ("functions/gemtune/cli/demo.py", "json.loads"): PROCESS,
+    ("functions/gemtune/embedded/file_secrets.py", "json.loads"): OURS,
+    ("functions/gemtune/embedded/sqlite_bus.py", "json.loads"): OURS,
+    ("functions/gemtune/embedded/sqlite_bus.py", "int"): OURS,
+    ("functions/gemtune/embedded/sqlite_store.py", "json.loads"): OURS,
+    ("functions/gemtune/handlers/control_api.py", "model_validate_json"): "the workflow alone may call",
+    ("functions/gemtune/handlers/loss_history.py", "json.loads"): OURS,
+    ("functions/gemtune/handlers/loss_history.py", "int"): CHECKED,
+    ("functions/gemtune/jobs/salvage.py", "json.loads"): "a record of ours, however damaged",
+    ("functions/gemtune/jobs/stored.py", "model_validate_json"): OURS,
+    ("functions/gemtune/local_server/delivery.py", "json.loads"): OURS,
+    ("functions/gemtune/local_server/workflow_engine/syntax.py", "YAML"): PACKAGED,
+    ("functions/gemtune/machines/cost.py", "json.loads"): PACKAGED,
+    ("functions/gemtune/process/parent_death.py", "int"): PROCESS,
+    ("functions/gemtune/request/parsing.py", "model_validate_json"): "the reader has read it",
+    ("functions/gemtune/request/spec.py", "model_validate_json"): OURS,
+    ("functions/gemtune/services/notify.py", "json.loads"): OURS,
+    ("functions/gemtune/webhooks/destinations.py", "int"): "a number already",
+    ("functions/gemtune/webhooks/signing.py", "int"): "a number already",
+    ("trainer/certificate/comparison_process.py", "json.loads"): PROCESS,
+    ("trainer/certificate/parity_check.py", "json.loads"): PROCESS,
+    ("trainer/export/lora_weights.py", "json.loads"): OURS,
+    ("trainer/export/trained_weights.py", "json.loads"): OURS,
+    ("trainer/export/versions.py", "json.loads"): OURS,
+    ("trainer/hub/upload.py", "json.loads"): OURS,
+    ("trainer/steps/export.py", "json.loads"): OURS,
+    ("trainer/steps/train.py", "json.loads"): OURS,
+    ("trainer/steps/train.py", "model_validate_json"): OURS,
+    ("trainer/training/tracking/wandb_process.py", "json.loads"): PROCESS,
+}
+
+
+def test_who_decodes_without_the_reader_is_on_the_list() -> None:
+    calls = {call for path in _sources() for call in decoders(path)}
+    assert calls - ALLOWED.keys() == set()  # read it with gemtune.untrusted, or say here why not
+    assert ALLOWED.keys() - calls == set()
+
+
+def test_a_decoder_is_seen_wherever_it_stands(tmp_path: Path) -> None:
+    path = tmp_path / "new.py"
+    path.write_text(
+        "import json\nclass A:\n    read = lambda self, text: [json.loads(text), A.model_validate_json(text)]\n"
+    )
+    assert {call for _, call in decoders(path)} == {"json.loads", "model_validate_json"}
+
+
+def decoders(path: Path) -> Iterator[tuple[str, str]]:
+    """Every decoder that a file calls or hands on, with the file's name."""
+    name = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and node.attr == "model_validate_json":
+            yield name, node.attr
+        elif isinstance(node, ast.Attribute | ast.Name) and ast.unparse(node) in DECODERS:
+            yield name, ast.unparse(node)
+        elif isinstance(node, ast.Call) and name.startswith("functions/") and ast.unparse(node.func) == "int":
+            yield name, "int"
+
+
+def _sources() -> list[Path]:
+    sources = [path for folder in ("functions", "trainer") for path in sorted((ROOT / folder).rglob("*.py"))]
+    return [path for path in sources if path.relative_to(ROOT).as_posix() != READER]

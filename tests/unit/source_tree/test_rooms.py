@@ -1,0 +1,171 @@
+"""The map of the source: which room may import which, what stays free of torch, and how rooms are kept."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests import house_rules
+from tests.import_graph import Tree, read
+
+ROOT = Path(__file__).parent.parent.parent.parent
+PRODUCT = ("gemtune", "main", "trainer", "bench", "deploy", "examples")
+
+# What each room of the service may import of the service. Files directly in gemtune are rooms of their own.
+SERVICE: Mapping[str, str] = {
+    "clock": "", "methods": "", "process": "", "redaction": "",
+    "errors": "redaction",
+    "log_lines": "errors redaction",
+    "families": "errors",
+    "llama_cpp": "errors families", "object_name": "errors", "secret_name": "errors",
+    "untrusted": "errors",
+    "datasets": "untrusted",
+    # The domain: no service, no handler, no port.
+    "jobs": "errors untrusted",
+    "machines": "errors families jobs methods",
+    "request": "errors families jobs machines methods redaction request.matching untrusted",
+    "request.matching": "",
+    "ports": "jobs",
+    "settings": "errors llama_cpp machines untrusted",
+    "webhooks": "errors ports",
+    "request.rules": "errors families jobs llama_cpp machines redaction request secret_name webhooks",
+    # Use cases know ports, and not what is behind them.
+    "services": "errors jobs object_name ports redaction request services.acceptance untrusted webhooks",
+    "services.acceptance": "datasets errors families jobs machines ports redaction request request.rules untrusted",
+    "embedded": "errors jobs object_name ports process secret_name settings untrusted",
+    "gcp": "errors jobs object_name ports redaction secret_name settings untrusted",
+    # The wiring alone knows both backends.
+    "bootstrap": "clock embedded errors gcp jobs llama_cpp log_lines ports request services services.acceptance "
+                 "settings webhooks",
+    "handlers": "bootstrap errors jobs machines ports redaction request services services.acceptance untrusted",
+    "local_server.workflow_engine": "",
+    "local_server": "bootstrap embedded errors handlers local_server.workflow_engine machines ports process redaction "
+                    "services settings",
+    "cli": "bootstrap errors jobs local_server log_lines object_name ports process request settings webhooks",
+}  # fmt: skip
+# What the trainer may import of the service: the domain, ports, and what has no room.
+SERVICE_FOR_TRAINER = (
+    "datasets errors families jobs llama_cpp machines methods object_name ports process redaction request "
+    "request.matching settings untrusted"
+)
+# The trainer's rooms from the ground up: each may import those on lower floors.
+FLOORS = (
+    ("trainer", "trainer.context", "trainer.conversation", "trainer.process", "trainer.published", "trainer.store",
+     "trainer.unsloth_environment"),
+    ("trainer.base_model", "trainer.pictures"),
+    ("trainer.rows", "trainer.export", "trainer.hub"),
+    ("trainer.gguf", "trainer.model.on_cpu"),
+    ("trainer.model",),
+    ("trainer.model.engines",),
+    ("trainer.certificate", "trainer.training.tracking"),
+    ("trainer.training",),
+    ("trainer.steps",),
+    ("trainer.__main__",),
+)  # fmt: skip
+ALLOWED = (
+    {"gemtune": set()}
+    | {f"gemtune.{room}": {"gemtune", *(f"gemtune.{name}" for name in names.split())}
+       for room, names in SERVICE.items()}
+    | {room: lower | {f"gemtune.{name}" for name in SERVICE_FOR_TRAINER.split()}
+       for room, lower in house_rules.floors(FLOORS).items()}
+    | {"main": {"gemtune.bootstrap", "gemtune.handlers"}}
+    | {"deploy": set(), "examples": {"gemtune.settings"}, "examples.capitals": set(), "examples.shapes": set()}
+)  # fmt: skip
+ALLOWED["gemtune.local_server"] |= {"trainer.__main__"}  # as a process
+ALLOWED["gemtune.cli"] |= {"examples"}  # as processes, for the demo
+ALLOWED["trainer.__main__"] |= {"gemtune.bootstrap"}
+# They measure all of it.
+ALLOWED["bench"] = ALLOWED["bench.overhead"] = {room for room in ALLOWED if not room.startswith("deploy")}
+
+EXEMPT: house_rules.Exemptions = {
+    ("trainer.context", "gemtune.services.advance"): "a step writes its record through this use case and no other",
+}
+MORE_FILES: Mapping[str, int] = {}
+
+# All of the service, and of the trainer what prepare, uploads and the record need.
+WITHOUT_TORCH = {room for room in ALLOWED if room.startswith(("gemtune", "deploy", "main"))} | {
+    "trainer", "trainer.__main__", "trainer.context", "trainer.conversation", "trainer.gguf", "trainer.hub",
+    "trainer.pictures", "trainer.published", "trainer.rows", "trainer.store", "trainer.training.tracking",
+    "trainer.unsloth_environment",
+}  # fmt: skip
+
+# Python files of other projects that the text of this one names.
+ELSEWHERE = {
+    "convert_hf_to_gguf.py", "vendor/llama.cpp/convert_hf_to_gguf.py", "llama_cpp/llama_cpp.py",
+    "bindings/llama_cpp/llama_cpp.py", "llama_cpp/_ctypes_extensions.py", "bindings/llama_cpp/_ctypes_extensions.py",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tree() -> Tree:
+    return read(ROOT, PRODUCT)
+
+
+@pytest.fixture(scope="module")
+def ports(tree: Tree) -> dict[str, set[str]]:
+    """The ports of which each backend has its own."""
+    found = house_rules.protocols(tree, "gemtune.ports")
+    del found["Clock"]
+    return found
+
+
+def test_rooms_import_only_what_the_table_allows(tree: Tree) -> None:
+    assert house_rules.forbidden_arrows(tree, ALLOWED, EXEMPT) == []
+    assert house_rules.rooms_without_a_place(tree, ALLOWED) == []
+    assert house_rules.needless_exemptions(tree, EXEMPT) == []
+
+
+def test_no_file_and_no_room_imports_itself_through_others(tree: Tree) -> None:
+    assert house_rules.file_circle(tree, EXEMPT) == []
+    assert house_rules.room_circle(tree, EXEMPT) == []
+
+
+def test_rooms_are_small_and_say_what_they_are_for(tree: Tree) -> None:
+    assert house_rules.crowded_folders(tree, MORE_FILES) == []
+    assert house_rules.rooms_without_a_line(tree) == []
+    assert house_rules.repeated_names(tree) == []
+
+
+def test_the_service_and_what_prepares_do_without_torch(tree: Tree) -> None:
+    assert house_rules.torch_in(tree, WITHOUT_TORCH) == []
+    assert house_rules.torch_reached_from(tree, "trainer.steps.prepare") == []
+
+
+def test_deploying_needs_nothing_but_python(tree: Tree) -> None:
+    assert house_rules.foreign_packages(tree, "deploy") == []
+
+
+@pytest.mark.parametrize("backend", ["embedded", "gcp"])
+def test_a_backend_is_one_implementation_of_each_port_and_nothing_else(
+    tree: Tree, ports: dict[str, set[str]], backend: str
+) -> None:
+    # The file behind three ports, whose queues the local server works off, and what writing to this machine raises.
+    shared = {"gemtune.embedded.database", "gemtune.embedded.disk"}
+    assert house_rules.strangers_among_ports(tree, f"gemtune.{backend}", ports, shared) == []
+    implemented = house_rules.ports_implemented(tree, f"gemtune.{backend}", ports)
+    assert sorted(port for names in implemented.values() for port in names) == sorted(ports)
+
+
+def test_names_of_modules_in_strings_are_those_of_modules() -> None:
+    """Of tests too: a patch or a program in a string that names what was moved tests nothing."""
+    no_modules = ("gemtune.db", "gemtune.example", "trainer.py")
+    planted = ("tests.unit.source_tree.test_house_rules", "tests.trainer.test_imports_left_out")
+    names = [name for name in read(ROOT).dead_names if not name.startswith(planted) and not name.endswith(no_modules)]
+    assert names == []
+
+
+def test_files_and_programs_that_texts_name_are_there() -> None:
+    files = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    files = [name for name in files if (ROOT / name).is_file()]
+    named = (".py", ".md", ".toml", ".yaml", ".tf", "Makefile", "Dockerfile")
+    texts = {
+        name: (ROOT / name).read_text() for name in files
+        if name.endswith(named) and name != "CHANGELOG.md" and not name.startswith("tests/")
+    }  # fmt: skip
+    assert house_rules.dead_mentions(texts, files, ELSEWHERE) == []

@@ -1,0 +1,128 @@
+"""Tables that have to agree: what a request may say, what the records say of it, what the trainer has, and the README.
+
+mypy sees to the rest: the trainer's matches over these types have no default, so a missing case is an error of types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import gguf
+import pytest
+from pydantic import Field, TypeAdapter
+
+from gemtune.jobs.sources import Source
+from gemtune.request import exports, rewards
+from gemtune.request.exports import ExportFormat, GgufExport, Limits
+from gemtune.request.rewards import RewardBase
+from trainer.export.merge import encoding_of
+from trainer.rows.rewards import score_of
+
+README = (Path(__file__).parent.parent.parent.parent / "README.md").read_text()
+# What each reward cannot do without.
+PARAMETERS: dict[str, dict[str, Any]] = {
+    "exact_answer": {}, "numeric_answer": {}, "regex": {"pattern": "a"}, "json_schema": {"json_schema": {}},
+    "length": {"at_most": 9},
+}  # fmt: skip
+
+
+def gaps_of_exports() -> Iterator[str]:
+    """What an export lacks."""
+    if set(get_args(exports.Format)) != set(exports.EXPORTS):
+        yield "formats: the type and the table differ"
+    records = [export for format in exports.EXPORTS.values() for export in format.exports]
+    names = {
+        "quantizations": (exports.Quantization, records),
+        "merged quantizations": (exports.MergedQuantization, exports.EXPORTS["merged"].exports),
+        "gguf quantizations": (exports.GgufQuantization, exports.EXPORTS["gguf"].exports),
+    }
+    for what, (known, listed) in names.items():
+        if differing := set(get_args(known)) ^ {export.quantization for export in listed}:
+            yield f"{what}: the type and the table differ by {', '.join(sorted(differing))}"
+    for name, format in exports.EXPORTS.items():
+        row = next((line for line in README.splitlines() if line.startswith(f"| `{name}` |")), "")
+        for export in format.exports:
+            if f"`{export.quantization}`" not in row:
+                yield f"{name} {export.quantization} is not in the README's table of exports"
+            if isinstance(export, GgufExport) and not hasattr(gguf.LlamaFileType, f"MOSTLY_{export.llama_type}"):
+                yield f"llama.cpp knows no {export.llama_type}"
+
+
+def gaps_of_rewards() -> Iterator[str]:
+    """What a reward lacks."""
+    adapter: TypeAdapter[Any] = TypeAdapter(rewards.Reward)
+    for reward in get_args(get_args(rewards.Reward)[0]):
+        (name,) = get_args(reward.model_fields["type"].annotation)
+        if not hasattr(reward, "compares"):
+            yield f"{name} does not say what it compares"
+        if f"| `{name}` |" not in README:
+            yield f"{name} is not in the README's table of rewards"
+        try:
+            score_of(adapter.validate_python({"type": name} | PARAMETERS[name]))
+        except (AssertionError, KeyError):
+            yield f"the trainer has no function for {name}"
+
+
+def test_no_export_lacks_an_entry() -> None:
+    assert list(gaps_of_exports()) == []
+    for export in exports.MERGED:
+        assert callable(encoding_of(export.quantization))
+
+
+def test_no_reward_lacks_an_entry() -> None:
+    assert list(gaps_of_rewards()) == []
+
+
+@pytest.mark.parametrize("export", [export for format in exports.EXPORTS.values() for export in format.exports])
+def test_the_limits_of_an_export_are_limits(export: exports.Export) -> None:
+    limits = export.limits
+    assert limits.kl > 0
+    assert 0 < limits.top1 < 1
+    assert limits.perplexity > 1
+    assert limits.reason
+
+
+def test_a_token_is_welcome_only_where_nobody_else_reads_it() -> None:
+    assert {source.value: source.in_the_open for source in Source} == {"http": False, "pubsub": True, "upload": True}
+
+
+LIMITS = Limits(1.0, 0.5, 2.0, "planted")
+
+
+def test_a_quantization_that_only_the_table_knows_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    planted = GgufExport(quantization="q9_x", stored="9 bits", limits=LIMITS, llama_type="Q9_X")  # type: ignore[arg-type]
+    whole = exports.EXPORTS["gguf"]
+    more = ExportFormat(whole.library, whole.relation, whole.bytes_per_parameter, (*whole.exports, planted))
+    monkeypatch.setitem(exports.EXPORTS, "gguf", more)  # type: ignore[arg-type]
+    assert list(gaps_of_exports()) == [
+        "quantizations: the type and the table differ by q9_x",
+        "gguf quantizations: the type and the table differ by q9_x",
+        "gguf q9_x is not in the README's table of exports",
+        "llama.cpp knows no Q9_X",
+    ]
+
+
+def test_a_quantization_that_only_requests_know_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exports, "Quantization", Literal[(*get_args(exports.Quantization), "q3_k_m")])
+    assert list(gaps_of_exports()) == ["quantizations: the type and the table differ by q3_k_m"]
+    with pytest.raises(AssertionError):
+        encoding_of("q3_k_m")  # type: ignore[arg-type]
+
+
+def test_a_reward_that_only_requests_know_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Rhymes(RewardBase):
+        type: Literal["rhymes"]
+
+        def problems(self, loc: Any, *, max_completion_length: int) -> Iterator[Any]:
+            return iter(())
+
+    more = Annotated[Rhymes | get_args(rewards.Reward)[0], Field(discriminator="type")]
+    monkeypatch.setattr(rewards, "Reward", more)
+    monkeypatch.setitem(PARAMETERS, "rhymes", {})
+    assert list(gaps_of_rewards()) == [
+        "rhymes does not say what it compares",
+        "rhymes is not in the README's table of rewards",
+        "the trainer has no function for rhymes",
+    ]
