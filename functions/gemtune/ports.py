@@ -90,7 +90,7 @@ class JobStore(Protocol):
         ...
 
     def page(self, *, status: Status | None, modality: str | None, limit: int, page_token: str | None) -> Page:
-        """A page of jobs, newest first. A record that cannot be read shows as `unknown`."""
+        """A page of jobs, newest first. A record of which not even what a list shows can be read is `unknown`."""
         ...
 
     def events(self, job_id: str, *, after: int = 0, limit: int = 500) -> Sequence[Event]:

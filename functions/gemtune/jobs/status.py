@@ -18,7 +18,7 @@ class Status(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
-    UNKNOWN = "unknown"  # of a record that cannot be read, in a list; in MOVES, any status of a newer version
+    UNKNOWN = "unknown"  # in a list, of what cannot be read of a record; in MOVES, any status of a newer version
 
 
 # A status that this version does not know was written by a newer one, and stays the text that it is.
