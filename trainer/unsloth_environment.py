@@ -98,5 +98,15 @@ def _plain(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
+def main() -> int:
+    """Print the variable to set; return the exit code."""
+    try:
+        print(f"export GEMTUNE_UNSLOTH_PYTHON={interpreter()}")
+    except subprocess.CalledProcessError as error:
+        print(f"the environment of unsloth was not made: see above why {error.cmd[2]} failed", file=sys.stderr)
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    print(f"export GEMTUNE_UNSLOTH_PYTHON={interpreter()}")
+    sys.exit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -131,3 +132,12 @@ def test_memory_that_is_not_enough_for_it_is_not_its_fault(tmp_path: Path, monke
     config = TrainingConfig(base_model_id="google/gemma-3-270m", provider="unsloth")
     with pytest.raises(MemoryError):
         unsloth.prepare(Spec(processed_dataset_id="chats", training_config=config))
+
+
+def test_packages_that_pip_cannot_get_are_told_without_a_traceback(tmp_path: Path) -> None:
+    environment = os.environ | {"GEMTUNE_CACHE": str(tmp_path), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path)}
+    command = [sys.executable, "-m", "trainer.unsloth_environment"]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr.endswith("the environment of unsloth was not made: see above why pip failed\n")
+    assert "Traceback" not in ran.stderr
