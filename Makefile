@@ -18,7 +18,7 @@ PYTHON_HERE = python=$$(setup/interpreter.sh) && exec "$$python"
 CODE := functions trainer tests examples bench deploy
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo llama test check types fast mutants e2e infra up cloud unsloth images plan deploy destroy smoke format lock requirements clean
+.PHONY: help setup demo llama test check types fast mutants e2e infra up cloud unsloth images plan deploy destroy smoke format lock requirements clean terraform-program
 
 help: ## show this
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -65,7 +65,7 @@ mutants: .venv/.tests ## what could be broken without a fast test noticing: PLAC
 e2e: .venv/.tests ## both backends end to end, and 200 random schedules of faults on each
 	@GEMTUNE_SCHEDULES=200 $(BIN)/python -m pytest -m "not gpu" tests/e2e tests/emulators tests/services/test_schedules.py
 
-infra: .venv/.tests ## terraform/ offline: valid, planned, against policies (needs Terraform, nothing of Google)
+infra: terraform-program .venv/.tests ## terraform/ offline: valid, planned, against policies (needs Terraform, nothing of Google)
 	@$(BIN)/python -m pytest -q tests/infra
 
 cloud: .venv/.tests ## the gcp backend on emulators of this machine, until Ctrl-C
@@ -77,6 +77,10 @@ up: .venv/.service ## serve on http://127.0.0.1:$(PORT), everything below $(GEMT
 unsloth: .venv/.service ## make or repair the environment of provider unsloth (0.35 GB, outside the checkout), and say what to set
 	@$(BIN)/python -m trainer.unsloth_environment
 
+# Asked before anything is installed.
+terraform-program:
+	@command -v terraform >/dev/null || { echo "make: this needs Terraform 1.9 or later: https://developer.hashicorp.com/terraform/install" >&2; exit 1; }
+
 # A Google Cloud project: PROJECT_ID=… REGION=… say which; terraform/terraform.tfvars may say more.
 
 images: ## build and push the images of the steps: PROJECT_ID=… REGION=… [UNSLOTH=yes]
@@ -86,7 +90,7 @@ ifdef PROJECT_ID
 plan: ## what deploy would change: PROJECT_ID=… REGION=…; without them, of an empty project and without a network
 	@$(PYTHON_HERE) -m deploy plan
 else
-plan: .venv/.tests
+plan: terraform-program .venv/.tests
 	@$(BIN)/python -m tests.infra.offline plan
 endif
 

@@ -310,3 +310,13 @@ def test_a_python_that_cannot_make_environments_is_told_in_a_sentence(
     assert "apt-get install python3-venv" in said
     assert calls == []
     assert not (checkout / ".venv").exists()
+
+
+@pytest.mark.parametrize("target", ["plan", "infra"])
+def test_terraform_is_asked_for_before_anything_is_installed(
+    target: str, make: Callable[..., tuple[str, list[str]]], checkout: Path
+) -> None:
+    said, calls = make(target)
+    assert "this needs Terraform 1.9 or later" in said
+    assert calls == []
+    assert not (checkout / ".venv").exists()
