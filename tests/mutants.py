@@ -31,11 +31,16 @@ NEAREST: Mapping[str, str] = {
     "gemtune.request": "unit/request services/test_submit services/test_gguf_requests services/test_placement",
     "gemtune.machines": "unit/machines services/test_placement",
     "gemtune.webhooks": "unit/webhooks services/test_notify",
-    "gemtune.embedded": "unit/embedded contract",
+    "gemtune.untrusted": "unit/test_untrusted unit/request/test_job_file",
+    "gemtune.log_lines": "unit/embedded/test_disk",
+    "gemtune.local_server.http_server": "unit/local_server/test_http_server",
+    "gemtune.jobs.page_tokens": "handlers/test_http_api handlers/test_endpoints",
+    "gemtune.embedded": "unit/embedded contract handlers/test_http_api",
     "gemtune.services": "services/test_lifetimes services/test_messages services/test_dispatch services/test_running "
                         "services/test_submit services/test_ingest services/test_notify services/test_export_again "
                         "services/test_placement services/test_clocks",
     "gemtune.handlers": "handlers",
+    "trainer.conversation": "trainer/conversation trainer/steps/test_prepare",
     "trainer.rows": "trainer/rows trainer/steps/test_prepare trainer/steps/test_prepare_rl",
     "trainer.store": "trainer/store",
     "trainer.training.metrics": "trainer/training/test_metrics",

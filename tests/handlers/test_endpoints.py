@@ -95,12 +95,32 @@ def test_the_document_says_what_clients_know(document: dict[str, Any]) -> None:
         assert {parameter["name"]: parameter["in"] for parameter in sent} == {
             name: "header" if name == "Idempotency-Key" else "query" for name in parameters
         }
-        assert [parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "path"] == re.findall(
-            r"{(\w+)}", path
-        )
+        assert [parameter for parameter in operation["parameters"] if parameter["in"] == "path"] == [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in re.findall(r"{(\w+)}", path)
+        ]
+        assert {parameter["required"] for parameter in sent} <= {False}
         assert sorted(operation["responses"]) == sorted(str(status) for status in [success, *refusals, *ALWAYS])
-        body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
-        assert body == ({"$ref": f"#/components/schemas/{BODIES[path]}"} if path in BODIES else None)
+        assert ("requestBody" in operation) is (path in BODIES)
+        if path in BODIES:
+            schema = {"$ref": f"#/components/schemas/{BODIES[path]}"}
+            assert operation["requestBody"]["content"] == {"application/json": {"schema": schema}}
+            assert operation["requestBody"]["required"] is True
+
+
+def test_a_409_says_which_conflicts_there_are(document: dict[str, Any]) -> None:
+    def says(words: str) -> set[tuple[str, str]]:
+        return {
+            (method.upper(), path)
+            for path, methods in document["paths"].items()
+            for method, operation in methods.items()
+            if words in operation["responses"].get("409", {}).get("description", "")
+        }
+
+    changing = {("POST", "/jobs/{job_id}/exports"), ("POST", "/jobs/{job_id}/cancel"), ("DELETE", "/jobs/{job_id}")}
+    reading = {("GET", f"/jobs/{{job_id}}/{what}") for what in ("status", "metrics", "artifacts")}
+    assert says("contradicts what is there") == changing | {("POST", "/train")}
+    assert says("`record_unreadable`") == changing | reading
 
 
 def test_the_document_is_one_of_openapi(document: dict[str, Any]) -> None:
@@ -145,6 +165,7 @@ def test_the_gateway_lets_every_endpoint_through() -> None:
     assert {(method.upper(), path) for path, method in routes} == {(each.method, each.path) for each in ENDPOINTS}
 
 
+CODES = {"page_token": "bad_page_token", "Idempotency-Key": "bad_idempotency_key"}
 Bound = tuple[str, dict[str, Any], str, bool]
 
 
@@ -184,8 +205,9 @@ def test_the_server_takes_what_lies_within_a_bound_of_the_document_and_nothing_e
         answer = client.get(url, query_string={parameter["name"]: text})
         loc = ["query", parameter["name"]]
     assert answer.json is not None
-    is_refused = any(problem["loc"] == loc for problem in answer.json.get("problems", ()))
-    assert is_refused is not is_inside
+    codes = [problem["code"] for problem in answer.json.get("problems", ()) if problem["loc"] == loc]
+    code = CODES.get(parameter["name"]) or ("not_one_of" if "enum" in parameter["schema"] else "not_a_number")
+    assert codes == ([] if is_inside else [code])
     assert answer.status_code == 422 or is_inside
 
 

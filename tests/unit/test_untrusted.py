@@ -52,6 +52,12 @@ def test_whatever_comes_is_read_or_refused(content: bytes) -> None:
             json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
 
 
+def test_the_limits_are_those_that_the_documents_name() -> None:
+    assert (untrusted.MAX_BYTES, untrusted.MAX_YAML_BYTES) == (1_048_576, 65_536)
+    assert (untrusted.MAX_MODEL_FILE_BYTES, untrusted.MAX_DEPTH) == (134_217_728, 80)
+    assert (untrusted.MAX_DIGITS, untrusted.MAX_NUMBER) == (300, 9_007_199_254_740_991)
+
+
 def test_depth_ends_at_its_limit() -> None:
     assert read_json(nested(untrusted.MAX_DEPTH))
     assert fault(read_json, nested(untrusted.MAX_DEPTH + 1)) == "too_deep"

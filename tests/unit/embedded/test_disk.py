@@ -45,6 +45,21 @@ def test_a_database_that_may_not_be_written_says_so(world: World) -> None:
 
 
 @pytest.mark.parametrize(
+    ("code", "is_of_the_disk"),
+    [
+        (sqlite3.SQLITE_FULL, True), (sqlite3.SQLITE_READONLY, True), (sqlite3.SQLITE_IOERR, True),
+        (sqlite3.SQLITE_CANTOPEN, True), (sqlite3.SQLITE_PERM, True), (sqlite3.SQLITE_IOERR_WRITE, True),
+        (sqlite3.SQLITE_READONLY_DIRECTORY, True), (sqlite3.SQLITE_BUSY, False), (sqlite3.SQLITE_CORRUPT, False),
+    ],
+)  # fmt: skip
+def test_sqlite_says_by_a_code_what_is_of_the_disk(code: int, is_of_the_disk: bool) -> None:
+    error = sqlite3.OperationalError("said by SQLite")
+    error.sqlite_errorcode = code
+    with pytest.raises(CannotStore if is_of_the_disk else sqlite3.OperationalError), writing(Path("/home")):
+        raise error
+
+
+@pytest.mark.parametrize(
     "error", [OSError(errno.EEXIST, "exists"), ValueError(), sqlite3.OperationalError("no such table")]
 )
 def test_what_is_no_fault_of_the_disk_stays_what_it_is(error: Exception) -> None:
