@@ -87,7 +87,8 @@ def test_a_model_in_a_bucket_is_found_there_only(world: World) -> None:
         (b"{}", "not_a_gemma"),
     ],
 )
-def test_a_config_of_any_content_is_answered(world: World, tmp_path: Path, config: bytes, code: str) -> None:
+def test_a_config_of_any_content_is_answered(tmp_path: Path, config: bytes, code: str) -> None:
+    world = World(tmp_path / "home")  # where a base model may be a folder too
     buckets, folder = world.services.buckets, tmp_path / "model"
     buckets.data.write("models/odd/config.json", config)
     folder.mkdir()
@@ -96,7 +97,8 @@ def test_a_config_of_any_content_is_answered(world: World, tmp_path: Path, confi
         assert problems(world, training={"base_model_id": place}) == {"training_config.base_model_id": code}
 
 
-def test_a_pipe_for_a_config_keeps_nobody_waiting(world: World, tmp_path: Path) -> None:
+def test_a_pipe_for_a_config_keeps_nobody_waiting(tmp_path: Path) -> None:
+    world = World(tmp_path / "home")  # objects of a bucket are no files
     os.mkfifo(tmp_path / "config.json")
     models = Path(world.services.buckets.data.uri("models"))
     models.mkdir()
@@ -110,7 +112,8 @@ def test_a_pipe_for_a_config_keeps_nobody_waiting(world: World, tmp_path: Path) 
     }
 
 
-def test_a_link_that_leads_out_is_a_problem_of_what_names_it(world: World, tmp_path: Path) -> None:
+def test_a_link_that_leads_out_is_a_problem_of_what_names_it(tmp_path: Path) -> None:
+    world = World(tmp_path / "home")  # objects of a bucket are no links
     data = Path(world.services.buckets.data.uri("processed_datasets")).parent
     (tmp_path / "train.jsonl").write_text("{}\n")
     (tmp_path / "config.json").write_text('{"model_type": "gemma3_text"}')

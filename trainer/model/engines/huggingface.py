@@ -70,14 +70,19 @@ def save(model: LanguageModel, folder: Path) -> None:
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty form; export writes a model card
 
 
-def _attention(folder: Path, spec: Spec) -> str:
+def _attention(folder: Path, spec: Spec) -> str | dict[str, str]:
     """Rows of text lie one after the other. A picture's tokens see those ahead of them, and TRL pads its rows, which
-    only a mask can say; of the attentions with masks, only the eager one caps scores as Gemma 2 does."""
+    only a mask can say; of the attentions with masks, only the eager one caps scores as Gemma 2 does, and audio towers
+    know no other."""
     from trainer.model import row_attention
 
     if spec.modality == "text" and spec.training_config.method != "RL":
         return row_attention.NAME
-    return "eager" if folder_contents.config_of(folder).get("attn_logit_softcapping") is not None else "sdpa"
+    config = folder_contents.config_of(folder)
+    if config.get("attn_logit_softcapping") is not None:
+        return "eager"
+    hears = isinstance(config.get("audio_config"), dict)
+    return {"text_config": "sdpa", "vision_config": "sdpa", "audio_config": "eager"} if hears else "sdpa"
 
 
 def _four_bits(dtype: torch.dtype, family: Family) -> BitsAndBytesConfig:
