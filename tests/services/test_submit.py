@@ -83,6 +83,8 @@ def test_a_model_in_a_bucket_is_found_there_only(world: World) -> None:
         (b"\xff", "bad_base_model"),
         (b"{", "bad_base_model"),
         (b" " * (1024 * 1024 + 1), "bad_base_model"),
+        (b'{"model_type": "gemma3_text", "num_hidden_layers": 1000000000000}', "bad_base_model"),
+        (b'{"model_type": "gemma3", "text_config": {"vocab_size": 1e300}}', "bad_base_model"),
         (b'{"model_type": ["gemma"]}', "not_a_gemma"),
         (b"{}", "not_a_gemma"),
     ],

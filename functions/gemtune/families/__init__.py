@@ -13,7 +13,7 @@ from gemtune.families.gemma3 import GEMMA_3
 from gemtune.families.gemma3n import GEMMA_3N
 from gemtune.families.gemma4 import GEMMA_4
 from gemtune.families.generation import Family, ModelType, Turns, part_in
-from gemtune.families.size import ModelSize
+from gemtune.families.size import ModelSize, too_much_in
 from gemtune.families.unsupported import BY_MODEL_TYPE, BY_NAME
 
 FAMILIES: tuple[Family, ...] = (GEMMA_1, GEMMA_2, GEMMA_3, GEMMA_3N, GEMMA_4)
@@ -55,7 +55,9 @@ def problem_of_config(config: Mapping[str, Any]) -> Problem | None:
     """Why a model with this config.json cannot be trained here; None if it can."""
     kind = str(config.get("model_type"))[:40]
     if of_model_type(kind) is not None:
-        return None
+        field = too_much_in(config)
+        message = f"its config.json says of {field} more than any model has"
+        return None if field is None else Problem(LOC, message, "bad_base_model", "save the model again")
     if kind in BY_MODEL_TYPE:
         return _not_supported(BY_MODEL_TYPE[kind])
     if kind.startswith("gemma"):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from gemtune import families
-from gemtune.families.size import Experts, Layers, ModelSize
+from gemtune.families.size import MOST, Experts, Layers, ModelSize
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # What Gemma 4's configurations leave out: head dimension of global layers.
@@ -96,7 +96,7 @@ def _own_values(text: Mapping[str, Any], index: int, has_global_heads: bool, one
 def _width_of(intermediate: Any, index: int) -> int:
     """The width of a layer's MLP; Gemma 3n has a list with one for each layer."""
     width = intermediate[index] if isinstance(intermediate, list) and index < len(intermediate) else intermediate
-    return width if isinstance(width, int) and not isinstance(width, bool) else 0
+    return _count({"intermediate_size": width}, "intermediate_size") or 0
 
 
 def _experts(text: Mapping[str, Any]) -> Experts | None:
@@ -112,4 +112,4 @@ def _parameters(size: ModelSize) -> int:
 
 def _count(config: Mapping[str, Any], name: str) -> int | None:
     value = config.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST[name] else None

@@ -202,3 +202,10 @@ def test_pictures_that_are_seen_at_once_take_memory() -> None:
         )
         more[name] = seeing - blind
     assert more == {"LoRA": pytest.approx(2), "DPO": pytest.approx(6.4), "GRPO": pytest.approx(6.4)}
+
+
+def test_a_config_that_says_more_than_any_model_has_keeps_nobody_busy() -> None:
+    """Its layers are looked at one by one: of all of these it would take years."""
+    config = {"model_type": "gemma3_text", "hidden_size": 640, "num_attention_heads": 4, "intermediate_size": 2048}
+    for layers in (10**12, 10**299):
+        assert model_size.of_folder(config | {"num_hidden_layers": layers}, 10**9) == model_size.of_folder({}, 10**9)
