@@ -59,7 +59,10 @@ def test_a_trainer_killed_while_it_uploads_costs_a_try_and_publishes_the_whole(
             fetched = service.cli("artifacts", job_id, "--download", str(tmp_path / "result"))
             assert fetched.returncode == 0, fetched.stderr
     here = {path.name: path.read_bytes() for path in (tmp_path / "result").iterdir()}
-    assert {name for name in here if here[name] != there.files[name]} == {"README.md"}
+    # The Hub is told the base model's name, and not the path that it has on this machine.
+    assert {name for name in here if here[name] != there.files[name]} == {"README.md", "adapter_config.json"}
+    assert str(tiny).encode() in here["adapter_config.json"]
+    assert all(str(tiny).encode() not in content for content in there.files.values())
     kept = [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
     assert [path for path in kept if TOKEN.encode() in path.read_bytes()] == []
     assert [path for path in kept if b"fakesignature" in path.read_bytes()] == []

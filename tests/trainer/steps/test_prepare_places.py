@@ -54,7 +54,8 @@ def test_one_long_row_gets_the_large_machine(bucketed: Bench) -> None:
 def test_a_model_that_fits_on_none_fails_before_any_gpu(bucketed: Bench) -> None:
     bucketed.training["machine"] = None
     config = bucketed.services.settings.home / "data" / "models" / "tiny" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": 500_000}))
+    huge = {"num_hidden_layers": 1000, "hidden_size": 2**16, "intermediate_size": 2**22}
+    config.write_text(json.dumps(json.loads(config.read_text()) | huge))
     with pytest.raises(StepError, match="GPU memory") as caught:
         run(bucketed)
     assert caught.value.code == "needs_larger_machine"
