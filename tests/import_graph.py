@@ -17,9 +17,14 @@ from typing import Literal
 
 # The folder of the repository that holds each of our packages.
 PARENTS: Mapping[str, str] = {
-    "gemtune": "functions", "main": "functions", "trainer": ".", "bench": ".", "deploy": ".", "examples": ".",
+    "gemtune": "functions",
+    "main": "functions",
+    "trainer": ".",
+    "bench": ".",
+    "deploy": ".",
+    "examples": ".",
     "tests": ".",
-}  # fmt: skip
+}
 _OURS = "gemtune|trainer|bench|deploy|examples"
 _NAME = re.compile(rf"(?:{_OURS})(?:\.\w+)+")
 _PROGRAM_LINE = re.compile(rf"^\s*(?:from (?:{_OURS})[\w.]* import .+|import (?:{_OURS})(?:\.\w+)*)$", re.MULTILINE)

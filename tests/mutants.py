@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 # The fast tests nearest to a module, below tests/: those of the longest name that it begins with.
 NEAREST: Mapping[str, str] = {
     "gemtune.jobs": "unit/jobs contract/test_other_versions services/test_running services/test_dispatch "
-                    "services/test_clocks",
+    "services/test_clocks",
     "gemtune.request": "unit/request services/test_submit services/test_gguf_requests services/test_placement",
     "gemtune.machines": "unit/machines services/test_placement",
     "gemtune.webhooks": "unit/webhooks services/test_notify",
@@ -37,8 +37,8 @@ NEAREST: Mapping[str, str] = {
     "gemtune.jobs.page_tokens": "handlers/test_http_api handlers/test_endpoints",
     "gemtune.embedded": "unit/embedded contract handlers/test_http_api",
     "gemtune.services": "services/test_lifetimes services/test_messages services/test_dispatch services/test_running "
-                        "services/test_submit services/test_ingest services/test_notify services/test_export_again "
-                        "services/test_placement services/test_clocks",
+    "services/test_submit services/test_ingest services/test_notify services/test_export_again "
+    "services/test_placement services/test_clocks",
     "gemtune.handlers": "handlers",
     "trainer.conversation": "trainer/conversation trainer/steps/test_prepare",
     "trainer.rows": "trainer/rows trainer/steps/test_prepare trainer/steps/test_prepare_rl",
@@ -52,7 +52,7 @@ NEAREST: Mapping[str, str] = {
     "trainer.training.grpo": "trainer/training/test_grpo",
     "trainer.training.tracking": "trainer/training/test_tracking",
     "trainer.training": "trainer/training/test_metrics trainer/steps/test_train",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +149,15 @@ class Shadow:
             "HYPOTHESIS_STORAGE_DIRECTORY": str(self.root / ".hypothesis"),
         }
         return subprocess.run(
-            [sys.executable, *pytest], cwd=self.root, env=environment, timeout=limit, check=False,
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        ).returncode  # fmt: skip
+            [sys.executable, *pytest],
+            cwd=self.root,
+            env=environment,
+            timeout=limit,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ).returncode
 
 
 def main() -> int:

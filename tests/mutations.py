@@ -8,13 +8,27 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
-    ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt,
-    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
-}  # fmt: skip
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+}
 OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
-    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
-    ast.BitOr: ast.BitAnd, ast.BitAnd: ast.BitOr, ast.Mod: ast.Add,
-}  # fmt: skip
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Add,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.BitOr: ast.BitAnd,
+    ast.BitAnd: ast.BitOr,
+    ast.Mod: ast.Add,
+}
 # Calls whose arguments are for people: no test holds every word of them.
 FOR_PEOPLE = re.compile(r"^(log|logging|warnings|print|click|TypeVar)\b")
 
@@ -43,9 +57,8 @@ def mutated(source: str, number: int) -> str:
 def _mutations(tree: ast.Module) -> Iterator[Mutation]:
     skipped = set(_skipped(tree))
     in_functions = {
-        inner for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.Lambda)
-        for inner in ast.walk(node)
-    }  # fmt: skip
+        inner for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.Lambda) for inner in ast.walk(node)
+    }
     for node in ast.walk(tree):
         if node not in skipped:
             yield from _of_expression(node)
@@ -104,9 +117,10 @@ def _of_expression(node: ast.AST) -> Iterator[Mutation]:
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
         # `not not x` is x as a condition
         yield _change(
-            node, f"`{ast.unparse(node)}` without not",
+            node,
+            f"`{ast.unparse(node)}` without not",
             lambda: setattr(node, "operand", ast.UnaryOp(ast.Not(), node.operand)),
-        )  # fmt: skip
+        )
     elif isinstance(node, ast.IfExp | ast.If | ast.While):
         text = ast.unparse(node.test)
         if not isinstance(node.test, ast.Compare | ast.UnaryOp):  # those have mutations of their own
@@ -114,8 +128,10 @@ def _of_expression(node: ast.AST) -> Iterator[Mutation]:
 
 
 def _is_text(node: ast.BinOp) -> bool:
-    return any(isinstance(side, ast.JoinedStr) or isinstance(getattr(side, "value", None), str)
-               for side in (node.left, node.right))  # fmt: skip
+    return any(
+        isinstance(side, ast.JoinedStr) or isinstance(getattr(side, "value", None), str)
+        for side in (node.left, node.right)
+    )
 
 
 def _other_values(value: object) -> Iterator[object]:
@@ -137,14 +153,16 @@ def _of_statements(node: ast.AST, skipped: set[ast.AST]) -> Iterator[Mutation]:
         for index, statement in enumerate(statements):
             if statement not in skipped and _can_go(statement):
                 yield _change(
-                    statement, f"without `{ast.unparse(statement).splitlines()[0][:80]}`",
+                    statement,
+                    f"without `{ast.unparse(statement).splitlines()[0][:80]}`",
                     lambda statements=statements, index=index: statements.__setitem__(index, ast.Pass()),
-                )  # fmt: skip
+                )
             if isinstance(statement, ast.Return) and statement.value is not None and not _is_none(statement.value):
                 yield _change(
-                    statement, f"`{ast.unparse(statement).splitlines()[0][:80]}` returns None",
+                    statement,
+                    f"`{ast.unparse(statement).splitlines()[0][:80]}` returns None",
                     lambda statement=statement: setattr(statement, "value", ast.Constant(None)),
-                )  # fmt: skip
+                )
 
 
 def _can_go(statement: ast.stmt) -> bool:

@@ -62,12 +62,28 @@ def _tokenizer(folder: Path, shape: Shape) -> Any:
     from transformers import GemmaTokenizer
 
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(rows.corpus()), model_prefix=str(folder / "tokenizer"), vocab_size=512,
-        model_type="bpe", byte_fallback=True, hard_vocab_limit=False, minloglevel=2,
-        pad_id=0, eos_id=1, bos_id=2, unk_id=3, pad_piece="<pad>", eos_piece="<eos>", bos_piece="<bos>",
-        unk_piece="<unk>", control_symbols=list(shape.turn_tokens), user_defined_symbols=["\n"], add_dummy_prefix=False,
-        remove_extra_whitespaces=False, normalization_rule_name="identity", split_digits=True,
-    )  # fmt: skip
+        sentence_iterator=iter(rows.corpus()),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=512,
+        model_type="bpe",
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        pad_id=0,
+        eos_id=1,
+        bos_id=2,
+        unk_id=3,
+        pad_piece="<pad>",
+        eos_piece="<eos>",
+        bos_piece="<bos>",
+        unk_piece="<unk>",
+        control_symbols=list(shape.turn_tokens),
+        user_defined_symbols=["\n"],
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        normalization_rule_name="identity",
+        split_digits=True,
+    )
     (folder / "tokenizer.vocab").unlink()
     proto = sentencepiece_model_pb2.ModelProto()
     proto.ParseFromString((folder / "tokenizer.model").read_bytes())
@@ -81,9 +97,11 @@ def _tokenizer(folder: Path, shape: Shape) -> Any:
         ]
     pairs: Any = [merge[3:] for merge in sorted(merges)]  # what the tokenizer takes, and its annotation does not say
     tokenizer = GemmaTokenizer(
-        vocab=vocabulary, merges=pairs, add_bos_token=True,
+        vocab=vocabulary,
+        merges=pairs,
+        add_bos_token=True,
         extra_special_tokens=dict(shape.media_tokens),
-    )  # fmt: skip
+    )
     tokenizer.add_special_tokens({"extra_special_tokens": list(shape.turn_tokens)})
     tokenizer.add_tokens([AddedToken("\n", normalized=False, special=False)])
     tokenizer.chat_template = (TEMPLATES / shape.template).read_text()

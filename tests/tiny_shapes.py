@@ -11,13 +11,28 @@ from typing import Any
 OF_PICTURES = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
 TOKENS_A_PICTURE, PICTURE_SIZE = 4, 56
 _GEMMA_4_TURNS = (
-    "<|turn>", "<turn|>", "<|channel>", "<channel|>", "<|tool>", "<tool|>", "<|tool_call>", "<tool_call|>",
-    "<|tool_response>", "<tool_response|>", "<|think|>", '<|"|>',
-)  # fmt: skip
+    "<|turn>",
+    "<turn|>",
+    "<|channel>",
+    "<channel|>",
+    "<|tool>",
+    "<tool|>",
+    "<|tool_call>",
+    "<tool_call|>",
+    "<|tool_response>",
+    "<tool_response|>",
+    "<|think|>",
+    '<|"|>',
+)
 _GEMMA_4_MEDIA = {
-    "boi_token": "<|image>", "eoi_token": "<image|>", "image_token": "<|image|>",
-    "boa_token": "<|audio>", "eoa_token": "<audio|>", "audio_token": "<|audio|>", "video_token": "<|video|>",
-}  # fmt: skip
+    "boi_token": "<|image>",
+    "eoi_token": "<image|>",
+    "image_token": "<|image|>",
+    "boa_token": "<|audio>",
+    "eoa_token": "<audio|>",
+    "audio_token": "<|audio|>",
+    "video_token": "<|video|>",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +50,17 @@ class Shape:
 
 def _common(tokenizer: Any, head_dim: int) -> dict[str, Any]:
     return {
-        "vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 128,
-        "num_attention_heads": 2, "num_key_value_heads": 1,
-        "head_dim": head_dim, "max_position_embeddings": 512, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1,
-    }  # fmt: skip
+        "vocab_size": len(tokenizer),
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": head_dim,
+        "max_position_embeddings": 512,
+        "pad_token_id": 0,
+        "bos_token_id": 2,
+        "eos_token_id": 1,
+    }
 
 
 def _sliding(head_dim: int) -> dict[str, Any]:
@@ -77,15 +99,24 @@ def _gemma3(tokenizer: Any, head_dim: int) -> Any:
 
     ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in OF_PICTURES.items()}
     tower = {
-        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "image_size": PICTURE_SIZE, "patch_size": 14, "vision_use_head": False,
-    }  # fmt: skip
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": PICTURE_SIZE,
+        "patch_size": 14,
+        "vision_use_head": False,
+    }
     model = Gemma3ForConditionalGeneration(
         Gemma3Config(
-            text_config=_gemma3_config(tokenizer, head_dim), vision_config=tower, mm_tokens_per_image=TOKENS_A_PICTURE,
-            boi_token_index=ids["boi_token"], eoi_token_index=ids["eoi_token"], image_token_index=ids["image_token"],
+            text_config=_gemma3_config(tokenizer, head_dim),
+            vision_config=tower,
+            mm_tokens_per_image=TOKENS_A_PICTURE,
+            boi_token_index=ids["boi_token"],
+            eoi_token_index=ids["eoi_token"],
+            image_token_index=ids["image_token"],
         )
-    )  # fmt: skip
+    )
     # transformers begins with a projector of zeros, through which nothing is seen until it is trained.
     torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.2)
     return model
@@ -100,9 +131,11 @@ def _gemma3_processor(tokenizer: Any, folder: Path) -> None:
         size={"height": PICTURE_SIZE, "width": PICTURE_SIZE}, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
     Gemma3Processor(
-        image_processor=pictures, tokenizer=tokenizer, image_seq_length=TOKENS_A_PICTURE,
+        image_processor=pictures,
+        tokenizer=tokenizer,
+        image_seq_length=TOKENS_A_PICTURE,
         chat_template=tokenizer.chat_template,
-    ).save_pretrained(folder)  # fmt: skip
+    ).save_pretrained(folder)
     _name_as_on_the_hub(folder / "model.safetensors")
 
 
@@ -117,17 +150,30 @@ def _name_as_on_the_hub(weights: Path) -> None:
 # Layers of Gemma 4: every third global, where the real ones have every fifth or sixth.
 _LAYER_TYPES = ["sliding_attention", "sliding_attention", "full_attention"] * 2
 _E = {"num_kv_shared_layers": 3, "use_double_wide_mlp": True, "hidden_size_per_layer_input": 16}
-_LARGE = {"hidden_size_per_layer_input": 0, "attention_k_eq_v": True, "num_global_key_value_heads": 1,
-          "num_key_value_heads": 2, "num_attention_heads": 4, "use_bidirectional_attention": "vision"}  # fmt: skip
+_LARGE = {
+    "hidden_size_per_layer_input": 0,
+    "attention_k_eq_v": True,
+    "num_global_key_value_heads": 1,
+    "num_key_value_heads": 2,
+    "num_attention_heads": 4,
+    "use_bidirectional_attention": "vision",
+}
 _EXPERTS = {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 32}
 
 
 def _gemma4_text_settings(tokenizer: Any, head_dim: int, **more: Any) -> dict[str, Any]:
-    return _common(tokenizer, head_dim) | {
-        "num_hidden_layers": 6, "layer_types": list(_LAYER_TYPES), "sliding_window": 64,
-        "global_head_dim": 2 * head_dim, "final_logit_softcapping": 30.0,
-        "vocab_size_per_layer_input": len(tokenizer),
-    } | more  # fmt: skip
+    return (
+        _common(tokenizer, head_dim)
+        | {
+            "num_hidden_layers": 6,
+            "layer_types": list(_LAYER_TYPES),
+            "sliding_window": 64,
+            "global_head_dim": 2 * head_dim,
+            "final_logit_softcapping": 30.0,
+            "vocab_size_per_layer_input": len(tokenizer),
+        }
+        | more
+    )
 
 
 def _gemma4_text(**more: Any) -> Callable[[Any, int], Any]:
@@ -144,17 +190,28 @@ def _gemma4(*, hears: bool, **more: Any) -> Callable[[Any, int], Any]:
         from transformers import Gemma4Config, Gemma4ForConditionalGeneration
 
         tower = {
-            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
-            "num_key_value_heads": 2, "head_dim": 16, "patch_size": 4, "position_embedding_size": 64,
-        }  # fmt: skip
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "patch_size": 4,
+            "position_embedding_size": 64,
+        }
         audio = {
-            "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "output_proj_dims": 32,
+            "hidden_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "output_proj_dims": 32,
             "subsampling_conv_channels": [128, 8],
-        }  # fmt: skip
+        }
         config = Gemma4Config(
-            text_config=_gemma4_text_settings(tokenizer, head_dim, **more), vision_config=tower,
-            audio_config=audio if hears else None, **_gemma4_media_ids(tokenizer),
-        )  # fmt: skip
+            text_config=_gemma4_text_settings(tokenizer, head_dim, **more),
+            vision_config=tower,
+            audio_config=audio if hears else None,
+            **_gemma4_media_ids(tokenizer),
+        )
         return _scaled(Gemma4ForConditionalGeneration(config))
 
     return build
@@ -167,9 +224,11 @@ def _gemma4_unified(tokenizer: Any, head_dim: int) -> Any:
     for name in ("hidden_size_per_layer_input", "vocab_size_per_layer_input"):
         del settings[name]
     config = Gemma4UnifiedConfig(
-        text_config=settings, vision_config={"patch_size": 4, "pooling_kernel_size": 3, "position_embedding_size": 64},
-        audio_config={"audio_embed_dim": 64}, **_gemma4_media_ids(tokenizer),
-    )  # fmt: skip
+        text_config=settings,
+        vision_config={"patch_size": 4, "pooling_kernel_size": 3, "position_embedding_size": 64},
+        audio_config={"audio_embed_dim": 64},
+        **_gemma4_media_ids(tokenizer),
+    )
     return _scaled(Gemma4UnifiedForConditionalGeneration(config))
 
 
@@ -194,18 +253,28 @@ def _gemma3n_text(tokenizer: Any, head_dim: int) -> Any:
     from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 
     settings = _common(tokenizer, head_dim) | {
-        "num_hidden_layers": 6, "layer_types": list(_LAYER_TYPES), "sliding_window": 64,
-        "num_kv_shared_layers": 3, "hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": len(tokenizer),
-        "laurel_rank": 8, "activation_sparsity_pattern": [0.95] * 2 + [0.0] * 4, "intermediate_size": [128] * 6,
-    }  # fmt: skip
+        "num_hidden_layers": 6,
+        "layer_types": list(_LAYER_TYPES),
+        "sliding_window": 64,
+        "num_kv_shared_layers": 3,
+        "hidden_size_per_layer_input": 16,
+        "vocab_size_per_layer_input": len(tokenizer),
+        "laurel_rank": 8,
+        "activation_sparsity_pattern": [0.95] * 2 + [0.0] * 4,
+        "intermediate_size": [128] * 6,
+    }
     return _scaled(Gemma3nForCausalLM(Gemma3nTextConfig(**settings)))
 
 
 def _gemma4_shape(build: Callable[[Any, int], Any], *, media: bool) -> Shape:
     return Shape(
-        build, "gemma4_chat_template.jinja", _GEMMA_4_TURNS, ("<turn|>", "<|tool_response>"),
-        _GEMMA_4_MEDIA if media else {}, _gemma4_processor if media else None,
-    )  # fmt: skip
+        build,
+        "gemma4_chat_template.jinja",
+        _GEMMA_4_TURNS,
+        ("<turn|>", "<|tool_response>"),
+        _GEMMA_4_MEDIA if media else {},
+        _gemma4_processor if media else None,
+    )
 
 
 def _gemma4_processor(tokenizer: Any, folder: Path) -> None:
@@ -213,10 +282,19 @@ def _gemma4_processor(tokenizer: Any, folder: Path) -> None:
     import json
 
     pictures = {
-        "image_processor_type": "Gemma4ImageProcessor", "patch_size": 4, "pooling_kernel_size": 3,
-        "max_soft_tokens": 70, "do_resize": True, "do_rescale": True, "do_normalize": False, "do_convert_rgb": True,
-        "image_mean": [0.0] * 3, "image_std": [1.0] * 3, "resample": 3, "rescale_factor": 1 / 255,
-    }  # fmt: skip
+        "image_processor_type": "Gemma4ImageProcessor",
+        "patch_size": 4,
+        "pooling_kernel_size": 3,
+        "max_soft_tokens": 70,
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": False,
+        "do_convert_rgb": True,
+        "image_mean": [0.0] * 3,
+        "image_std": [1.0] * 3,
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+    }
     processor = {"processor_class": "Gemma4Processor", "image_processor": pictures, "image_seq_length": 70}
     (folder / "processor_config.json").write_text(json.dumps(processor, indent=2))
 

@@ -28,10 +28,13 @@ def launcher(request: pytest.FixtureRequest, world: World, tmp_path: Path) -> It
     # Nobody answers at this port, so an execution asks on and stays active.
     workflows = WorkflowsStandIn(cloud_run.url, {"CONTROL_URL": "http://127.0.0.1:9", "RUN_PARENT": "x"})
     settings: dict[str, Any] = {
-        "GEMTUNE_BACKEND": "gcp", "PROJECT_ID": "p", "REGION": "r", "WORKFLOWS_EMULATOR_HOST": workflows.address,
+        "GEMTUNE_BACKEND": "gcp",
+        "PROJECT_ID": "p",
+        "REGION": "r",
+        "WORKFLOWS_EMULATOR_HOST": workflows.address,
         "CLOUD_RUN_EMULATOR_HOST": cloud_run.url,
         **{f"GCS_{name}_BUCKET_NAME": name.lower() for name in ("CONFIG", "DATA", "UPLOADS", "EXPORT")},
-    }  # fmt: skip
+    }
     found = WorkflowsLauncher(Settings.from_environment(settings))
     found.stand_in = workflows  # type: ignore[attr-defined]
     yield found

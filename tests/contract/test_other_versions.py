@@ -87,8 +87,10 @@ def test_a_newer_record_is_read_and_keeps_what_only_its_version_knows(backend: W
     backend.write_record(job_id, of_tomorrow(backend.record(job_id)))
     job = store.get(job_id)
     assert (job.status, job.steps[Step.PREPARE].seconds, job.spec_name) == (
-        "training", before.steps[Step.PREPARE].seconds, before.spec_name,
-    )  # fmt: skip
+        "training",
+        before.steps[Step.PREPARE].seconds,
+        before.spec_name,
+    )
     mark = Mark(claim=Claim(launch=1, execution="workflow"), step=Step.TRAIN, attempt=1)
     backend.services.advance.checkpointed(job_id, mark, train_step=9)
     backend.services.advance.heartbeat(job_id, mark)

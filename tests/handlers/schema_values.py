@@ -64,6 +64,10 @@ def _texts(schema: Schema) -> st.SearchStrategy[str]:
 def _numbers(schema: Schema) -> st.SearchStrategy[float]:
     above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
     return st.floats(
-        schema.get("minimum", above), schema.get("maximum", below), allow_nan=False, allow_infinity=False,
-        exclude_min=above is not None, exclude_max=below is not None,
-    )  # fmt: skip
+        schema.get("minimum", above),
+        schema.get("maximum", below),
+        allow_nan=False,
+        allow_infinity=False,
+        exclude_min=above is not None,
+        exclude_max=below is not None,
+    )

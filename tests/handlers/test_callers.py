@@ -36,10 +36,18 @@ def test_the_verified_email_owns_the_job() -> None:
 @pytest.mark.parametrize(
     "header",
     [
-        None, "", "Bearer", "Bearer x", "Bearer a.b.c", "Bearer a.!!!.c", "Basic dXNlcjpwYXNz",
+        None,
+        "",
+        "Bearer",
+        "Bearer x",
+        "Bearer a.b.c",
+        "Bearer a.!!!.c",
+        "Basic dXNlcjpwYXNz",
         f"Bearer {token({'email': 'x@example.com', 'email_verified': False})}",
-        f"Bearer {token({'email': 'x@example.com'})}", f"Bearer {token([])}", f"Bearer {token({'email': 7})}",
+        f"Bearer {token({'email': 'x@example.com'})}",
+        f"Bearer {token([])}",
+        f"Bearer {token({'email': 7})}",
     ],
-)  # fmt: skip
+)
 def test_what_verifies_nobody_is_anonymous(header: str | None) -> None:
     assert owner(header, CLOUD) == "anonymous"

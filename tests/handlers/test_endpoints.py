@@ -44,7 +44,8 @@ INTERFACE: dict[tuple[str, str], tuple[dict[str, dict[str, Any]], int, list[int]
             "limit": {"type": "integer", "minimum": 1, "maximum": 200, "default": 50},
             "page_token": TOKEN,
         },
-        200, [422],
+        200,
+        [422],
     ),
     ("GET", "/jobs/{job_id}/status"): ({}, 200, [404, 409]),
     ("GET", "/jobs/{job_id}/events"): ({"after": AFTER | {"default": 0}}, 200, [404, 422]),
@@ -55,7 +56,7 @@ INTERFACE: dict[tuple[str, str], tuple[dict[str, dict[str, Any]], int, list[int]
     ("DELETE", "/jobs/{job_id}"): ({}, 200, [404, 409]),
     ("GET", "/health"): ({}, 200, []),
     ("GET", "/openapi.json"): ({}, 200, []),
-}  # fmt: skip
+}
 BODIES = {"/train": "TrainRequest", "/jobs/{job_id}/exports": "ExportRequest"}
 
 

@@ -47,7 +47,7 @@ def test_an_error_of_http_has_the_code_of_its_name_or_ours(reason: str, code: st
         (lambda text: GemtuneError(text), 500),
         (lambda text: ValueError(text), 500),
     ],
-)  # fmt: skip
+)
 @embedded_only
 def test_whatever_is_raised_is_answered(
     api: Any, services: Services, monkeypatch: pytest.MonkeyPatch, error: Any, status: int, text: str
@@ -65,10 +65,25 @@ def test_whatever_is_raised_is_answered(
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "FOO", "get")
 PATHS = (
-    "/nope", "/%0a", "/jobs/%0a/status", "/jobs/a%0Ab/status", "/jobs//status", "/static/x", "/robots.txt",
-    "/favicon.ico", "/%ff", "/%00", "/jobs/%ed%a0%80/status", "/jobs/..%2F..%2Fx/status", "/..", "/%2e%2e/x",
-    "/" + "x" * 5000, "/jobs/%f0%9f%98%80/status", "/?%ff=%00", "/*",
-)  # fmt: skip
+    "/nope",
+    "/%0a",
+    "/jobs/%0a/status",
+    "/jobs/a%0Ab/status",
+    "/jobs//status",
+    "/static/x",
+    "/robots.txt",
+    "/favicon.ico",
+    "/%ff",
+    "/%00",
+    "/jobs/%ed%a0%80/status",
+    "/jobs/..%2F..%2Fx/status",
+    "/..",
+    "/%2e%2e/x",
+    "/" + "x" * 5000,
+    "/jobs/%f0%9f%98%80/status",
+    "/?%ff=%00",
+    "/*",
+)
 
 
 @embedded_only

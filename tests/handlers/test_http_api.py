@@ -31,10 +31,17 @@ def test_a_request_is_accepted_and_shown(api: Any) -> None:
     job_id = submitted(api, job_name="Mine")
     shown = api.get(f"/jobs/{job_id}/status").json
     expected = {
-        "job_id": job_id, "job_name": "Mine", "status": "queued", "modality": "text", "wandb_url": None,
-        "adapter_path": None, "base_model_id": "google/gemma-3-270m-it", "error": None, "metrics": None,
+        "job_id": job_id,
+        "job_name": "Mine",
+        "status": "queued",
+        "modality": "text",
+        "wandb_url": None,
+        "adapter_path": None,
+        "base_model_id": "google/gemma-3-270m-it",
+        "error": None,
+        "metrics": None,
         "progress": None,
-    }  # fmt: skip
+    }
     assert {name: shown[name] for name in expected} == expected
     (event,) = api.get(f"/jobs/{job_id}/events").json["events"]
     assert (event["seq"], event["type"]) == (1, "job_queued")
@@ -48,8 +55,11 @@ def test_a_refusal_lists_every_problem(api: Any) -> None:
     assert answer.status_code == 422
     assert answer.json["error"]["code"] == "request_refused"
     assert {tuple(problem["loc"]) for problem in answer.json["problems"]} == {
-        ("processed_dataset_id",), ("training_config", "base_model_id"), ("training_config", "batch_size"), ("nope",),
-    }  # fmt: skip
+        ("processed_dataset_id",),
+        ("training_config", "base_model_id"),
+        ("training_config", "batch_size"),
+        ("nope",),
+    }
     assert all(set(problem) == {"loc", "msg", "code", "hint"} for problem in answer.json["problems"])
 
 
@@ -72,9 +82,13 @@ def test_cancel_and_delete_answer_by_what_is_there(api: Any) -> None:
     assert api.post(f"/jobs/{job_id}/cancel").json["error"]["code"] == "job_is_over"
     assert api.delete(f"/jobs/{job_id}").json == {"job_id": job_id, "deleted": True}
     for answer in (
-        api.get(f"/jobs/{job_id}/status"), api.get(f"/jobs/{job_id}/events"), api.get(f"/jobs/{job_id}/metrics"),
-        api.get(f"/jobs/{job_id}/artifacts"), api.post(f"/jobs/{job_id}/cancel"), api.delete(f"/jobs/{job_id}"),
-    ):  # fmt: skip
+        api.get(f"/jobs/{job_id}/status"),
+        api.get(f"/jobs/{job_id}/events"),
+        api.get(f"/jobs/{job_id}/metrics"),
+        api.get(f"/jobs/{job_id}/artifacts"),
+        api.post(f"/jobs/{job_id}/cancel"),
+        api.delete(f"/jobs/{job_id}"),
+    ):
         assert (answer.status_code, answer.json["error"]["code"]) == (404, "job_not_found")
 
 
@@ -121,11 +135,23 @@ def test_jobs_come_in_pages(api: Any, backend: World) -> None:
 @pytest.mark.parametrize(
     "query",
     [
-        "limit=x", "limit=-1", "limit=0", "limit=201", "limit=²", "limit=+5", "limit= 5", "limit=05", "limit=5.0",
-        "limit=", "limit=" + "0" * 20 + "9" * 20, "limit=" + "0" * 20 + "5000", "limit=" + "9" * 5000,
-        "status=nope", "modality=smell",
+        "limit=x",
+        "limit=-1",
+        "limit=0",
+        "limit=201",
+        "limit=²",
+        "limit=+5",
+        "limit= 5",
+        "limit=05",
+        "limit=5.0",
+        "limit=",
+        "limit=" + "0" * 20 + "9" * 20,
+        "limit=" + "0" * 20 + "5000",
+        "limit=" + "9" * 5000,
+        "status=nope",
+        "modality=smell",
     ],
-)  # fmt: skip
+)
 def test_a_query_that_makes_no_sense_is_refused(api: Any, query: str) -> None:
     assert api.get(f"/jobs?{query}").status_code == 422
 
@@ -142,10 +168,20 @@ def test_a_place_that_no_list_has_is_refused(api: Any, route: str, after: str) -
 @pytest.mark.parametrize(
     "content",
     [
-        "zzz", '["\\ud800","a"]', "[" * 30_000, "[" * 150, '["2026-01-01T00:00:00","a"]', '["2026-01-01T00:00:00Z",1]',
-        '[1,"a"]', '["a","b","c"]', "{}", '"ab"', '["+0000-99-99","a"]', "1" * 180,
+        "zzz",
+        '["\\ud800","a"]',
+        "[" * 30_000,
+        "[" * 150,
+        '["2026-01-01T00:00:00","a"]',
+        '["2026-01-01T00:00:00Z",1]',
+        '[1,"a"]',
+        '["a","b","c"]',
+        "{}",
+        '"ab"',
+        '["+0000-99-99","a"]',
+        "1" * 180,
     ],
-)  # fmt: skip
+)
 def test_a_page_token_of_ones_own_making_is_refused(api: Any, content: str) -> None:
     token = base64.urlsafe_b64encode(content.encode()).decode()
     for sent in (content, token):
@@ -170,9 +206,11 @@ def test_the_loss_curve_is_merged_from_all_attempts(api: Any, services: Services
         lines({"train_step": 1, "loss": 9}, {"train_step": 2, "loss": 9}, {"train_step": 2, "eval_loss": 1}),
     )
     assert api.get(f"/jobs/{job_id}/metrics").json["metrics"] == [
-        {"train_step": 1, "loss": 9}, {"train_step": 2, "loss": 0.2}, {"train_step": 2, "eval_loss": 1},
+        {"train_step": 1, "loss": 9},
+        {"train_step": 2, "loss": 0.2},
+        {"train_step": 2, "eval_loss": 1},
         {"train_step": 3, "loss": 0.3},
-    ]  # fmt: skip
+    ]
     assert api.get(f"/jobs/{job_id}/metrics?after=2").json["metrics"] == [{"train_step": 3, "loss": 0.3}]
 
 
@@ -189,8 +227,10 @@ def test_what_is_trained_is_exported_again(api: Any, services: Services) -> None
     shown = api.get(f"/jobs/{answers[0].json['job_id']}/status").json
     assert (shown["parent_job_id"], shown["status"], shown["job_name"]) == (job_id, "queued", "again")
     assert {name: step["state"] for name, step in shown["steps"].items()} == {
-        "prepare": "done", "train": "done", "export": "pending",
-    }  # fmt: skip
+        "prepare": "done",
+        "train": "done",
+        "export": "pending",
+    }
     assert api.delete(f"/jobs/{job_id}").json["error"]["code"] == "job_has_children"
     answer = api.post(f"/jobs/{job_id}/exports", json={"export_config": {"format": "adapter", "quantization": "q4"}})
     assert answer.json["problems"][0]["code"] == "quantization_not_in_format"

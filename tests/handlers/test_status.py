@@ -25,8 +25,11 @@ def test_the_status_of_a_failed_job_says_why(api: Any, backend: World, job_id: s
     shown = api.get(f"/jobs/{job_id}/status").json
     assert (shown["status"], shown["error"]) == ("failed", "row 3: not JSON")
     assert {name: shown["error_detail"][name] for name in ("code", "message", "step", "hint")} == {
-        "code": "bad_rows", "message": "row 3: not JSON", "step": "prepare", "hint": "mend it",
-    }  # fmt: skip
+        "code": "bad_rows",
+        "message": "row 3: not JSON",
+        "step": "prepare",
+        "hint": "mend it",
+    }
     assert shown["finished_at"] is not None
 
 
@@ -37,8 +40,10 @@ def test_the_status_says_how_far_each_step_is(api: Any, backend: World, job_id: 
     services.advance.begin(job_id, Step.PREPARE, Claim(launch=1, execution="e"), execution="run")
     steps = api.get(f"/jobs/{job_id}/status").json["steps"]
     assert {step: (told["state"], told["attempt"], told["execution"]) for step, told in steps.items()} == {
-        "prepare": ("running", 1, "run"), "train": ("pending", 0, None), "export": ("pending", 0, None),
-    }  # fmt: skip
+        "prepare": ("running", 1, "run"),
+        "train": ("pending", 0, None),
+        "export": ("pending", 0, None),
+    }
 
 
 def test_a_body_of_a_mebibyte_is_read_and_one_more_byte_is_not(api: Any) -> None:

@@ -13,11 +13,21 @@ FUNCTION, JOB = "google_cloudfunctions2_function", "google_cloud_run_v2_job"
 
 # Predefined roles that were looked at: what each holds is what its part does, or little more.
 ROLES = {
-    "roles/artifactregistry.writer", "roles/datastore.user", "roles/eventarc.eventReceiver", "roles/logging.logWriter",
-    "roles/pubsub.publisher", "roles/pubsub.subscriber", "roles/run.invoker", "roles/run.jobsExecutorWithOverrides",
-    "roles/secretmanager.secretAccessor", "roles/secretmanager.secretVersionAdder", "roles/storage.objectCreator",
-    "roles/storage.objectUser", "roles/storage.objectViewer", "roles/workflows.invoker",
-}  # fmt: skip
+    "roles/artifactregistry.writer",
+    "roles/datastore.user",
+    "roles/eventarc.eventReceiver",
+    "roles/logging.logWriter",
+    "roles/pubsub.publisher",
+    "roles/pubsub.subscriber",
+    "roles/run.invoker",
+    "roles/run.jobsExecutorWithOverrides",
+    "roles/secretmanager.secretAccessor",
+    "roles/secretmanager.secretVersionAdder",
+    "roles/storage.objectCreator",
+    "roles/storage.objectUser",
+    "roles/storage.objectViewer",
+    "roles/workflows.invoker",
+}
 
 
 def no_bucket_is_public(plan: Planned) -> Iterator[str]:

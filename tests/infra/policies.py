@@ -151,14 +151,24 @@ def what_is_used_is_enabled(plan: Planned) -> Iterator[str]:
 
 # By the beginning of a resource's type; the first that fits.
 SERVICES = {
-    "artifact_registry": "artifactregistry", "billing_budget": "billingbudgets", "cloud_run": "run",
-    "cloud_scheduler": "cloudscheduler", "cloudfunctions2": "cloudfunctions cloudbuild run",
+    "artifact_registry": "artifactregistry",
+    "billing_budget": "billingbudgets",
+    "cloud_run": "run",
+    "cloud_scheduler": "cloudscheduler",
+    "cloudfunctions2": "cloudfunctions cloudbuild run",
     "api_gateway": "apigateway",
-    "eventarc": "eventarc pubsub", "firestore": "firestore", "logging": "logging", "monitoring": "monitoring",
-    "project_service": "serviceusage", "project_iam": "cloudresourcemanager iam", "pubsub": "pubsub",
-    "secret_manager": "secretmanager", "service_account": "iam iamcredentials", "storage": "storage",
+    "eventarc": "eventarc pubsub",
+    "firestore": "firestore",
+    "logging": "logging",
+    "monitoring": "monitoring",
+    "project_service": "serviceusage",
+    "project_iam": "cloudresourcemanager iam",
+    "pubsub": "pubsub",
+    "secret_manager": "secretmanager",
+    "service_account": "iam iamcredentials",
+    "storage": "storage",
     "workflows": "workflows workflowexecutions",
-}  # fmt: skip
+}
 
 POLICIES: tuple[Policy, ...] = (
     *ACCESS,

@@ -10,9 +10,14 @@ from tests.infra.offline import ROOT
 
 # Settings are read as a whole, and refuse to be without these.
 EVERY = (
-    "GEMTUNE_BACKEND", "PROJECT_ID", "REGION", "GCS_CONFIG_BUCKET_NAME", "GCS_DATA_BUCKET_NAME",
-    "GCS_UPLOADS_BUCKET_NAME", "GCS_EXPORT_BUCKET_NAME",
-)  # fmt: skip
+    "GEMTUNE_BACKEND",
+    "PROJECT_ID",
+    "REGION",
+    "GCS_CONFIG_BUCKET_NAME",
+    "GCS_DATA_BUCKET_NAME",
+    "GCS_UPLOADS_BUCKET_NAME",
+    "GCS_EXPORT_BUCKET_NAME",
+)
 # Accepts requests (api, dispatch, ingest), names the job of a step (control), decides at last (prepare).
 CHOOSES = {"gemtune-api", "gemtune-dispatch", "gemtune-ingest", "gemtune-control", "gemtune-prepare"}
 # Answers the workflow, or takes a silent step for lost.

@@ -75,9 +75,10 @@ def test_secrets_are_used_by_name(applied: Planned) -> None:
 def test_what_removes_results_removes_those_of_jobs_only(applied: Planned) -> None:
     bucket = "example-project-gemtune-export"
     removers = [
-        values for _, values in applied.resources("google_storage_bucket_iam_member")
+        values
+        for _, values in applied.resources("google_storage_bucket_iam_member")
         if values["bucket"] == bucket and values["role"].endswith("_remove_objects")
-    ]  # fmt: skip
+    ]
     below = f'resource.name.startsWith("projects/_/buckets/{bucket}/objects/jobs/")'
     assert [[c["expression"] for c in values["condition"]] for values in removers] == [[below], [below]]
 

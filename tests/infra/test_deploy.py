@@ -45,10 +45,15 @@ def test_deploy_makes_what_a_build_needs_then_images_then_everything(cloud: Stan
     ran = cloud.make("deploy", *HERE, "YES=yes")
     assert ran.returncode == 0, ran.stderr
     assert steps(cloud) == [
-        "terraform init", "terraform output", "terraform apply", "terraform output",
-        "gcloud builds submit", "gcloud builds describe build-1",
-        "terraform apply", "terraform output",
-    ]  # fmt: skip
+        "terraform init",
+        "terraform output",
+        "terraform apply",
+        "terraform output",
+        "gcloud builds submit",
+        "gcloud builds describe build-1",
+        "terraform apply",
+        "terraform output",
+    ]
     assert OUTPUTS["api_url"] in ran.stdout
 
 
@@ -205,9 +210,10 @@ def test_destroy_leaves_data_alone(cloud: StandIns) -> None:
     destroy = cloud.calls[-1]
     assert "delete_data=false" in destroy
     assert [word.removeprefix("-target=") for word in destroy if word.startswith("-target=")] == [
-        'google_storage_bucket.gemtune["source"]', 'google_cloudfunctions2_function.gemtune["api"]',
+        'google_storage_bucket.gemtune["source"]',
+        'google_cloudfunctions2_function.gemtune["api"]',
         "google_workflows_workflow.fine_tune",
-    ]  # fmt: skip
+    ]
     assert 'google_storage_bucket.gemtune["data"]' in ran.stdout
 
 

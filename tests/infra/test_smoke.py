@@ -96,8 +96,13 @@ def test_a_job_that_completes_is_a_success_with_its_place_and_its_cost(
         assert smoke.run({"GEMTUNE_URL": url, "REQUEST": str(request)}, sleep=slept.append) == 0
     said = capsys.readouterr().out
     assert [line.strip() for line in said.splitlines()[1:]] == [
-        "job j", "queued", "training on l4", "completed", "adapter_path: gs://b/x", "cost_usd: 0.31",
-    ]  # fmt: skip
+        "job j",
+        "queued",
+        "training on l4",
+        "completed",
+        "adapter_path: gs://b/x",
+        "cost_usd: 0.31",
+    ]
     assert len(slept) == 3
 
 
@@ -123,10 +128,12 @@ def test_the_token_comes_from_gcloud(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("answers", "said"),
     [
-        (LISTED | {"/health": (200, {"status": "sick"})}, "sick"), (LISTED | {"/health": (500, {})}, "answers 500"),
-        (LISTED | {"/openapi.json": (200, {"paths": {}})}, "no /train"), (HEALTHY, "answers 404"),
+        (LISTED | {"/health": (200, {"status": "sick"})}, "sick"),
+        (LISTED | {"/health": (500, {})}, "answers 500"),
+        (LISTED | {"/openapi.json": (200, {"paths": {}})}, "no /train"),
+        (HEALTHY, "answers 404"),
     ],
-)  # fmt: skip
+)
 def test_a_service_that_is_not_well_is_said_to_be_so(answers: dict[str, object], said: str) -> None:
     with serving(answers) as url, pytest.raises(Refused, match=said):
         smoke.run({"GEMTUNE_URL": url})

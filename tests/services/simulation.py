@@ -63,9 +63,14 @@ class Bus:
         self.heard: list[Message] = []
 
     def publish(
-        self, topic: Topic, message: bytes, *, attributes: Mapping[str, str] | None = None, ordering_key: str = "",
+        self,
+        topic: Topic,
+        message: bytes,
+        *,
+        attributes: Mapping[str, str] | None = None,
+        ordering_key: str = "",
         durable: bool = True,
-    ) -> str:  # fmt: skip
+    ) -> str:
         if self._luck.bad(0.1):
             raise Outage("the message was not stored")
         stored = Message(topic, json.loads(message), ordering_key)
@@ -218,9 +223,17 @@ class Simulation:
     def storm(self, actions: int) -> None:
         """Things happen in any order, some of them twice, some never."""
         happenings: list[tuple[Callable[[], None], int]] = [
-            (self.submit, 2), (self.deliver, 6), (self.proceed, 30), (self.wake, 4), (self.sweep, 2),
-            (self.lose_execution, 1), (self.proceed_zombie, 3), (self.cancel, 1), (self.wait, 3), (self.set_back, 1),
-        ]  # fmt: skip
+            (self.submit, 2),
+            (self.deliver, 6),
+            (self.proceed, 30),
+            (self.wake, 4),
+            (self.sweep, 2),
+            (self.lose_execution, 1),
+            (self.proceed_zombie, 3),
+            (self.cancel, 1),
+            (self.wait, 3),
+            (self.set_back, 1),
+        ]
         calls, weights = zip(*happenings, strict=True)
         self.submit()
         for call in self.chance.choices(calls, weights, k=actions):

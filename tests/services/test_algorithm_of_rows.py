@@ -18,10 +18,14 @@ DPO = {"prompt": "Hi", "chosen": "Hello", "rejected": "No"}
 GRPO = {"prompt": "1 + 1", "answer": "2"}
 BY_DPO = {"algorithm": "dpo", "beta": 0.1, "loss_type": "sigmoid", "label_smoothing": 0.0}
 BY_GRPO = {
-    "algorithm": "grpo", "num_generations": 8, "max_completion_length": 256, "temperature": 1.0, "beta": 0.0,
+    "algorithm": "grpo",
+    "num_generations": 8,
+    "max_completion_length": 256,
+    "temperature": 1.0,
+    "beta": 0.0,
     "loss_type": "dapo",
     "rewards": [{"name": None, "weight": 1.0, "after": None, "type": "exact_answer", "ignore_case": False}],
-}  # fmt: skip
+}
 
 
 def jsonl(*rows: dict[str, Any]) -> bytes:
@@ -57,11 +61,13 @@ def refusal(world: World) -> tuple[str, str]:
 @pytest.mark.parametrize(
     "files",
     [
-        {"train.jsonl": jsonl}, {"train.parquet": parquet}, {"training.jsonl": jsonl},
+        {"train.jsonl": jsonl},
+        {"train.parquet": parquet},
+        {"training.jsonl": jsonl},
         {"metadata.json": "rows.parquet", "rows.parquet": parquet, "train.jsonl": lambda row: jsonl({"messages": []})},
         {"metadata.json": f"{FOLDER}/rows.jsonl", "rows.jsonl": jsonl},
     ],
-)  # fmt: skip
+)
 def test_the_rows_decide_wherever_they_lie(world: World, files: dict[str, Any], row: Any, algorithm: Any) -> None:
     for name, content in files.items():
         world.services.buckets.data.write(

@@ -74,8 +74,10 @@ def test_what_is_exported_again_is_a_job_of_its_own(world: World, parent: Runnin
     assert (child.parent_job_id, child.status, child.job_name) == (parent.job_id, "queued", "Mine")
     assert child.job_id.startswith("export_chats_gemma-3-270m-it_")
     assert {step: (record.state, record.attempt) for step, record in child.steps.items()} == {
-        Step.PREPARE: ("done", 2), Step.TRAIN: ("done", 2), Step.EXPORT: ("pending", 0),
-    }  # fmt: skip
+        Step.PREPARE: ("done", 2),
+        Step.TRAIN: ("done", 2),
+        Step.EXPORT: ("pending", 0),
+    }
     assert child.metrics == parent.job.metrics
     assert (child.claim, child.artifacts, child.adapter_path) == (None, (), None)
     assert world.services.advance.secret(child, "hf_token") == "hf_fakefakefake2"
@@ -94,8 +96,10 @@ def test_it_has_its_own_claim_and_its_own_end_and_runs_nothing_but_the_export(wo
     plan = world.services.control.claim(child.job_id, claim)
     assert plan is not None
     assert {step: job.done for step, job in plan.items()} == {
-        Step.PREPARE: True, Step.TRAIN: True, Step.EXPORT: False,
-    }  # fmt: skip
+        Step.PREPARE: True,
+        Step.TRAIN: True,
+        Step.EXPORT: False,
+    }
     begun = world.services.advance.begin(child.job_id, Step.EXPORT, claim, execution="x")
     assert begun is not None
     world.services.advance.done(child.job_id, begun[1], StepResult(adapter_path="there"))
@@ -185,9 +189,11 @@ def test_a_child_that_comes_while_its_parent_is_being_deleted_is_seen_or_refused
 
 def test_everything_wrong_is_told_at_once(world: World, parent: Running) -> None:
     wrong = {
-        "export_config": {"format": "adapter", "quantization": "q4", "formt": 1}, "hf_token": "secret:gemtune-user-no",
-        "training_config": {}, "notify": {"webhook_url": "ftp://x"},
-    }  # fmt: skip
+        "export_config": {"format": "adapter", "quantization": "q4", "formt": 1},
+        "hf_token": "secret:gemtune-user-no",
+        "training_config": {},
+        "notify": {"webhook_url": "ftp://x"},
+    }
     assert problems(world, parent.job_id, **wrong) == {
         "export_config.formt": "unknown_field",
         "training_config": "unknown_field",
@@ -205,8 +211,9 @@ def test_the_hub_needs_a_token_of_the_request_or_of_the_service(world: World, pa
     to_the_hub = {"export_config": {"destination": "hfhub", "hf_repo_id": "me/mine"}}
     assert problems(world, parent.job_id, **to_the_hub) == {"hf_token": "missing_field"}
     assert problems(world, parent.job_id, export_config={"destination": "hfhub"}) == {
-        "export_config.hf_repo_id": "missing_field", "hf_token": "missing_field",
-    }  # fmt: skip
+        "export_config.hf_repo_id": "missing_field",
+        "hf_token": "missing_field",
+    }
     child = export_again(world, parent.job_id, **to_the_hub, hf_token="hf_fakefakefake")
     assert set(child.secret_names) == {"hf_token"}
     world.services.__dict__.pop("submit"), world.services.__dict__.pop("export_again")

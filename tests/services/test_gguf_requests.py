@@ -42,14 +42,23 @@ def test_without_the_tools_it_says_what_to_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "known"),
     [
-        ("google/gemma-2b-it", True), ("google/gemma-1.1-7b-it", True), ("google/gemma-2-9b", True),
-        ("google/gemma-3-270m-it", True), ("google/gemma-3-4b-it", True), ("me/my-own-model", True),
-        ("google/gemma-3n-E2B-it", False), ("google/gemma-7b-it", True),
-            ("google/codegemma-7b-it", True), ("google/medgemma-4b-it", True), ("google/txgemma-9b-chat", True),
-            ("google/shieldgemma-9b", True), ("me/my-gemma-4b", True), ("google/gemma-4-12B-it", True),
-            ("google/gemma-4-26B-A4B-it", True),
+        ("google/gemma-2b-it", True),
+        ("google/gemma-1.1-7b-it", True),
+        ("google/gemma-2-9b", True),
+        ("google/gemma-3-270m-it", True),
+        ("google/gemma-3-4b-it", True),
+        ("me/my-own-model", True),
+        ("google/gemma-3n-E2B-it", False),
+        ("google/gemma-7b-it", True),
+        ("google/codegemma-7b-it", True),
+        ("google/medgemma-4b-it", True),
+        ("google/txgemma-9b-chat", True),
+        ("google/shieldgemma-9b", True),
+        ("me/my-gemma-4b", True),
+        ("google/gemma-4-12B-it", True),
+        ("google/gemma-4-26B-A4B-it", True),
     ],
-)  # fmt: skip
+)
 def test_a_family_is_known_by_its_name(tmp_path: Path, name: str, known: bool) -> None:
     found = codes(world_with(tmp_path, tools=True), name)
     assert set(found) == (set() if known else {"family_without_gguf"})

@@ -121,10 +121,15 @@ def test_a_content_that_was_replaced_is_left_to_its_own_event(world: World) -> N
 @pytest.mark.parametrize(
     ("bucket", "name"),
     [
-        ("uploads", "x.json"), ("uploads", "x.accepted.json"), ("uploads", "x.rejected.json"), ("uploads", ".job.json"),
-        ("data", "x.job.json"), ("data", "processed_datasets/chats/deep/x.job.json"), ("export", "x.job.json"),
+        ("uploads", "x.json"),
+        ("uploads", "x.accepted.json"),
+        ("uploads", "x.rejected.json"),
+        ("uploads", ".job.json"),
+        ("data", "x.job.json"),
+        ("data", "processed_datasets/chats/deep/x.job.json"),
+        ("export", "x.job.json"),
     ],
-)  # fmt: skip
+)
 def test_other_objects_are_passed_over(world: World, bucket: str, name: str) -> None:
     objects = getattr(world.services.buckets, bucket)
     before = {stat.name for stat in objects.list("")}

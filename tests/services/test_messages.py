@@ -54,8 +54,9 @@ def test_a_job_without_a_key_has_an_empty_one_in_its_messages(world: World) -> N
     assert status.attributes["idempotency_key"] == ""
     assert (webhook.attributes, webhook.ordering_key) == ({"job_id": job_id}, "")
     assert json.loads(webhook.message) == {
-        "url": "https://example.com/hook", "event": json.loads(status.message),
-    }  # fmt: skip
+        "url": "https://example.com/hook",
+        "event": json.loads(status.message),
+    }
 
 
 @pytest.mark.parametrize(

@@ -73,8 +73,16 @@ def test_what_the_workflow_runs_names_its_job_its_time_and_its_arguments(running
         running.services.settings.train_timeout_seconds,
     )
     assert list(plan[Step.EXPORT].args) == [
-        "export", "--job-id", running.job_id, "--launch", "1", "--execution", "first", "--seconds", "3480",
-    ]  # fmt: skip
+        "export",
+        "--job-id",
+        running.job_id,
+        "--launch",
+        "1",
+        "--execution",
+        "first",
+        "--seconds",
+        "3480",
+    ]
 
 
 def test_a_crashed_step_is_tried_again_and_the_third_time_ends_the_job(running: Running) -> None:

@@ -43,9 +43,11 @@ def test_a_job_id_is_a_label(world: World, dataset: str, model: str) -> None:
 
 def test_what_is_not_there_is_told_along_with_everything_else(world: World) -> None:
     found = problems(
-        world, processed_dataset_id="nowhere", hf_token="secret:gemtune-user-nobody",
+        world,
+        processed_dataset_id="nowhere",
+        hf_token="secret:gemtune-user-nobody",
         training={"method": "RL", "base_model_id": "/nowhere", "provider": "unsloth"},
-    )  # fmt: skip
+    )
     assert found == {
         "processed_dataset_id": "dataset_not_found",
         "training_config.base_model_id": "bad_base_model" if world.services.settings.on_gcp else "base_model_not_found",

@@ -12,9 +12,14 @@ from gemtune.errors import BadSetting
 from gemtune.settings import Settings
 
 CLOUD = {
-    "GEMTUNE_BACKEND": "gcp", "PROJECT_ID": "p", "REGION": "r", "GCS_CONFIG_BUCKET_NAME": "a",
-    "GCS_DATA_BUCKET_NAME": "b", "GCS_UPLOADS_BUCKET_NAME": "c", "GCS_EXPORT_BUCKET_NAME": "d",
-}  # fmt: skip
+    "GEMTUNE_BACKEND": "gcp",
+    "PROJECT_ID": "p",
+    "REGION": "r",
+    "GCS_CONFIG_BUCKET_NAME": "a",
+    "GCS_DATA_BUCKET_NAME": "b",
+    "GCS_UPLOADS_BUCKET_NAME": "c",
+    "GCS_EXPORT_BUCKET_NAME": "d",
+}
 
 
 def test_a_workstation_needs_no_setting() -> None:
@@ -36,12 +41,19 @@ def test_llama_cpp_lies_in_the_cache_of_the_machine_or_where_an_image_has_it() -
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("PORT", "x"), ("PORT", "0"), ("PORT", "-1"), ("PORT", "8²"), ("PORT", "9" * 5000),
+        ("PORT", "x"),
+        ("PORT", "0"),
+        ("PORT", "-1"),
+        ("PORT", "8²"),
+        ("PORT", "9" * 5000),
         ("GEMTUNE_BACKEND", "cloud"),
-        ("GCS_DATA_BUCKET_NAME", "../x"), ("GCS_DATA_BUCKET_NAME", "a/b"), ("GEMTUNE_WEBHOOKS_TO_LOOPBACK", "1"),
-        ("GEMTUNE_TRAIN_TIMEOUT_SECONDS", "1h"), ("GEMTUNE_UNSLOTH_PYTHON", "/nowhere/python"),
+        ("GCS_DATA_BUCKET_NAME", "../x"),
+        ("GCS_DATA_BUCKET_NAME", "a/b"),
+        ("GEMTUNE_WEBHOOKS_TO_LOOPBACK", "1"),
+        ("GEMTUNE_TRAIN_TIMEOUT_SECONDS", "1h"),
+        ("GEMTUNE_UNSLOTH_PYTHON", "/nowhere/python"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_setting_is_named(name: str, value: str) -> None:
     with pytest.raises(BadSetting, match=name):
         Settings.from_environment({name: value})

@@ -46,7 +46,7 @@ def value_of(text: str, **variables: Any) -> Any:
         ("1 == 1.0", True),
         ('"a" < "b"', True),
         ("default(null, 3)", 3),
-        ("default(map.get(map, \"none\"), 3)", 3),
+        ('default(map.get(map, "none"), 3)', 3),
         ('sys.get_env("NAME")', "value"),
         ('sys.get_env("NONE", "d")', "d"),
         ("string(4.5) + string(true)", "4.5true"),
@@ -56,7 +56,7 @@ def value_of(text: str, **variables: Any) -> Any:
         ("android", 5),
         ("index", 6),
     ],
-)  # fmt: skip
+)
 def test_an_expression_has_its_value(text: str, value: Any) -> None:
     found = value_of(text, items=[1, 2, 3], map={"k": {"deep": "x"}}, android=5, index=6)
     assert found == value
@@ -66,13 +66,25 @@ def test_an_expression_has_its_value(text: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "tag"),
     [
-        ("1 + 'a'", "TypeError"), ("'a' * 2", "TypeError"), ("true + 1", "TypeError"), ("1 and true", "TypeError"),
-        ("not 1", "TypeError"), ("1 < 'a'", "TypeError"), ("1 / 0", "ZeroDivisionError"), ("items[9]", "IndexError"),
-        ("items[-1]", "IndexError"), ("map.none", "KeyError"), ("items.k", "TypeError"), ("1 in 2", "TypeError"),
-        ("missing", "KeyError"), ("sys.get_env('NONE')", "KeyError"), ("string(null)", "TypeError"),
-        ("null + 'a'", "TypeError"), ("len(3)", "TypeError"),
+        ("1 + 'a'", "TypeError"),
+        ("'a' * 2", "TypeError"),
+        ("true + 1", "TypeError"),
+        ("1 and true", "TypeError"),
+        ("not 1", "TypeError"),
+        ("1 < 'a'", "TypeError"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("items[9]", "IndexError"),
+        ("items[-1]", "IndexError"),
+        ("map.none", "KeyError"),
+        ("items.k", "TypeError"),
+        ("1 in 2", "TypeError"),
+        ("missing", "KeyError"),
+        ("sys.get_env('NONE')", "KeyError"),
+        ("string(null)", "TypeError"),
+        ("null + 'a'", "TypeError"),
+        ("len(3)", "TypeError"),
     ],
-)  # fmt: skip
+)
 def test_nothing_is_converted_and_every_error_has_its_tag(text: str, tag: str) -> None:
     with pytest.raises(WorkflowError) as caught:
         value_of(text, items=[1], map={})

@@ -123,8 +123,10 @@ def test_a_step_runs_again_as_often_as_control_says() -> None:
     assert script.execute() == "done"
     assert script.ran == ["prepare", "train", "train", "train", "export"]
     assert [report for report in script.reports if report[0] == "train"] == [
-        ("train", 1, False), ("train", 2, False), ("train", 3, False),
-    ]  # fmt: skip
+        ("train", 1, False),
+        ("train", 2, False),
+        ("train", 3, False),
+    ]
     assert script.slept == [7, 7]
 
 

@@ -26,8 +26,10 @@ from tf.gen import tfplugin_pb2_grpc as rpc
 from values import UNKNOWN, decoded, encoded, filled, known, placeholder, problems
 
 NESTING = {
-    "single": pb.Schema.NestedBlock.SINGLE, "list": pb.Schema.NestedBlock.LIST, "set": pb.Schema.NestedBlock.SET,
-}  # fmt: skip
+    "single": pb.Schema.NestedBlock.SINGLE,
+    "list": pb.Schema.NestedBlock.LIST,
+    "set": pb.Schema.NestedBlock.SET,
+}
 # What data sources tell that a configuration calculates with.
 DATA: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "archive_file": archive_file,

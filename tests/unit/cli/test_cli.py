@@ -31,11 +31,22 @@ def run(*arguments: str, url: str = "", stdin: str | None = None, **environment:
 def shown(status: str, **more: Any) -> dict[str, Any]:
     step = {"state": "done", "attempt": 1, "seconds": 1.0, "cause": None}
     body = {
-        "job_id": "training_x", "parent_job_id": None, "job_name": "x", "status": status, "base_model_id": "a/b",
-        "processed_dataset_id": "d", "created_at": "2026-11-24T12:00:00Z", "adapter_path": None, "progress": None,
-        "wandb_url": "https://wandb.example/run", "finished_at": None,
-        "metrics": None, "error": None, "error_detail": None, "steps": {"train": step},
-    }  # fmt: skip
+        "job_id": "training_x",
+        "parent_job_id": None,
+        "job_name": "x",
+        "status": status,
+        "base_model_id": "a/b",
+        "processed_dataset_id": "d",
+        "created_at": "2026-11-24T12:00:00Z",
+        "adapter_path": None,
+        "progress": None,
+        "wandb_url": "https://wandb.example/run",
+        "finished_at": None,
+        "metrics": None,
+        "error": None,
+        "error_detail": None,
+        "steps": {"train": step},
+    }
     return body | more
 
 
@@ -77,9 +88,13 @@ def test_wrong_usage_exits_2(tmp_path: Path) -> None:
 
 
 OF_THIS_MACHINE = {
-    "listen": ["--once"], "secret": ["x"], "webhook-key": [], "publish": ["-"], "up": [],
+    "listen": ["--once"],
+    "secret": ["x"],
+    "webhook-key": [],
+    "publish": ["-"],
+    "up": [],
     "demo": ["--examples", str(EXAMPLES)],
-}  # fmt: skip
+}
 
 
 def problem_of_home(command: str, home: Path) -> str:
@@ -147,9 +162,13 @@ def test_follow_ends_with_the_job_and_lives_through_a_restart(played: Played, st
     failed = {"error": "boom", "error_detail": {"code": "x", "hint": None}} if status == "failed" else {}
     ended = failed | {"finished_at": "2026-11-24T12:00:00Z"}
     played.answers["GET", "/jobs/training_x/status"] = [
-        (200, shown("queued")), (200, shown("training", progress=progress)), None, (503, {}),
-        (200, shown("paused")), (200, shown(status, **ended)),
-    ]  # fmt: skip
+        (200, shown("queued")),
+        (200, shown("training", progress=progress)),
+        None,
+        (503, {}),
+        (200, shown("paused")),
+        (200, shown(status, **ended)),
+    ]
     slept: list[float] = []
     connection = Connection(played.url, as_json=False)
     assert follow.follow(connection, "training_x", sleep=slept.append) == code
@@ -185,8 +204,10 @@ def test_events_are_followed_each_once(played: Played, capsys: pytest.CaptureFix
         return {"seq": seq, "at": "2026-11-24T12:00:00Z", "type": f"job_{status}", "status": status, "details": {}}
 
     played.answers["GET", "/jobs/x/events"] = [
-        (200, {"events": [event(1, "queued")]}), None, (200, {"events": [event(2, "training"), event(3, "failed")]}),
-    ]  # fmt: skip
+        (200, {"events": [event(1, "queued")]}),
+        None,
+        (200, {"events": [event(2, "training"), event(3, "failed")]}),
+    ]
     assert follow.follow_events(Connection(played.url, as_json=False), "x", sleep=lambda _: None) == 3
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["1", "2", "3"]
     assert played.asked[-1][1] == "/jobs/x/events?after=1"
@@ -196,8 +217,9 @@ def test_status_tells_what_there_is(played: Played) -> None:
     figures = {"eval_loss": 1.0, "accuracy": 0.5, "perplexity": 2.7, "train_step": 8, "baseline": None}
     detail = {"code": "bad_rows", "hint": "mend them"}
     played.answers["GET", "/jobs/x/status"] = (
-        200, shown("failed", metrics=figures, error="row 3", error_detail=detail),
-    )  # fmt: skip
+        200,
+        shown("failed", metrics=figures, error="row 3", error_detail=detail),
+    )
     text = run("status", "x", url=played.url).stdout
     for said in (
         "failed",
@@ -261,8 +283,11 @@ def test_export_sends_what_was_asked_for_and_nothing_else(played: Played) -> Non
     run("export", "training_x", "--format", "merged", "--quantization", "q4", *to_the_hub, url=played.url)
     assert played.asked[-1][3] == {
         "export_config": {
-            "format": "merged", "quantization": "q4", "destination": "hfhub", "hf_repo_id": "me/mine",
+            "format": "merged",
+            "quantization": "q4",
+            "destination": "hfhub",
+            "hf_repo_id": "me/mine",
         },
         "hf_token": "secret:gemtune-user-hub",
         "job_name": "again",
-    }  # fmt: skip
+    }

@@ -102,8 +102,10 @@ def test_a_base_model_that_cannot_be_written_is_told_in_a_sentence(tmp_path: Pat
     (tmp_path / "file").touch()
     built = subprocess.run(
         [sys.executable, "-m", "examples.build_base_model", str(tmp_path / "file" / "model")],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert built.returncode == 1
     assert built.stderr.startswith("cannot build Gemma 3 270M: ")
     assert "Traceback" not in built.stderr

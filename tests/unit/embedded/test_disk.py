@@ -47,11 +47,17 @@ def test_a_database_that_may_not_be_written_says_so(world: World) -> None:
 @pytest.mark.parametrize(
     ("code", "is_of_the_disk"),
     [
-        (sqlite3.SQLITE_FULL, True), (sqlite3.SQLITE_READONLY, True), (sqlite3.SQLITE_IOERR, True),
-        (sqlite3.SQLITE_CANTOPEN, True), (sqlite3.SQLITE_PERM, True), (sqlite3.SQLITE_IOERR_WRITE, True),
-        (sqlite3.SQLITE_READONLY_DIRECTORY, True), (sqlite3.SQLITE_BUSY, False), (sqlite3.SQLITE_CORRUPT, False),
+        (sqlite3.SQLITE_FULL, True),
+        (sqlite3.SQLITE_READONLY, True),
+        (sqlite3.SQLITE_IOERR, True),
+        (sqlite3.SQLITE_CANTOPEN, True),
+        (sqlite3.SQLITE_PERM, True),
+        (sqlite3.SQLITE_IOERR_WRITE, True),
+        (sqlite3.SQLITE_READONLY_DIRECTORY, True),
+        (sqlite3.SQLITE_BUSY, False),
+        (sqlite3.SQLITE_CORRUPT, False),
     ],
-)  # fmt: skip
+)
 def test_sqlite_says_by_a_code_what_is_of_the_disk(code: int, is_of_the_disk: bool) -> None:
     error = sqlite3.OperationalError("said by SQLite")
     error.sqlite_errorcode = code
@@ -82,11 +88,12 @@ def test_objects_and_secrets_say_so_and_leave_nothing_behind(
 
     monkeypatch.setattr(os, "fsync", full)
     for write in (
-        lambda: objects.write("a", b"x"), lambda: objects.create("b", b"x"),
+        lambda: objects.write("a", b"x"),
+        lambda: objects.create("b", b"x"),
         lambda: objects.upload(tmp_path / "file", "c"),
         lambda: secrets.create("gemtune-user-b", "fake", ttl=None),
         lambda: secrets.renew("gemtune-user-a", ttl=timedelta(days=1)),
-    ):  # fmt: skip
+    ):
         with pytest.raises(CannotStore, match=os.strerror(number)):
             write()
     left = [path for path in sorted(world.services.settings.home.rglob("*")) if path.name != ".unfinished"]

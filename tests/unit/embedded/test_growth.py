@@ -48,9 +48,16 @@ def test_every_row_goes_at_last(world: World) -> None:
     services.cancel(job_id)
     started_before(world, "killed-with-its-server", 1, job_id=job_id)
     assert filled(world) == {
-        "jobs", "events", "idempotency_keys", "messages", "deliveries", "dead_letters", "executions",
-        "step_executions", "uploads_seen",
-    }  # fmt: skip
+        "jobs",
+        "events",
+        "idempotency_keys",
+        "messages",
+        "deliveries",
+        "dead_letters",
+        "executions",
+        "step_executions",
+        "uploads_seen",
+    }
 
     services.delete(job_id)
     services.buckets.uploads.delete("x.job.json")

@@ -36,10 +36,14 @@ def link(objects: FolderObjects, name: str, target: Path | str) -> None:
 def looks(objects: FolderObjects, name: str, tmp_path: Path) -> list[Callable[[], object]]:
     """Every way to look at one object; a listing gives its stat too."""
     return [
-        lambda: objects.stat(name), lambda: objects.read(name), lambda: objects.generation(name),
-        lambda: objects.fetch(name, tmp_path), lambda: objects.uri(name), lambda: objects.link(name),
+        lambda: objects.stat(name),
+        lambda: objects.read(name),
+        lambda: objects.generation(name),
+        lambda: objects.fetch(name, tmp_path),
+        lambda: objects.uri(name),
+        lambda: objects.link(name),
         lambda: list(objects.list(name)),
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize(

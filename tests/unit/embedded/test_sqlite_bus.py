@@ -91,8 +91,9 @@ def test_a_message_that_nobody_reads_is_kept_for_a_week(bus: SqliteBus, world: W
     world.clock.advance(days=7, seconds=-1)
     bus.expire()
     assert [row["body"] for row in world.services.database.read().execute("SELECT body FROM messages")] == [
-        b"old", b"new",
-    ]  # fmt: skip
+        b"old",
+        b"new",
+    ]
     world.clock.advance(seconds=0.5)
     bus.expire()
     assert texts(bus.pull("mine", 10)) == ["new"]

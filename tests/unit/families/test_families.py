@@ -18,22 +18,33 @@ TEMPLATES = Path(__file__).parents[3] / "trainer" / "conversation"
 @pytest.mark.parametrize(
     ("repository", "family", "billions"),
     [
-        ("google/gemma-2b", "Gemma 1", 2.5), ("google/gemma-7b-it", "Gemma 1", 8.5),
-        ("google/gemma-1.1-2b-it", "Gemma 1", 2.5), ("google/codegemma-7b-it", "Gemma 1", 8.5),
+        ("google/gemma-2b", "Gemma 1", 2.5),
+        ("google/gemma-7b-it", "Gemma 1", 8.5),
+        ("google/gemma-1.1-2b-it", "Gemma 1", 2.5),
+        ("google/codegemma-7b-it", "Gemma 1", 8.5),
         ("google/codegemma-1.1-2b", "Gemma 1", 2.5),
-        ("google/gemma-2-2b-it", "Gemma 2", 2.6), ("google/gemma-2-27b", "Gemma 2", 27.2),
-        ("google/shieldgemma-9b", "Gemma 2", 9.2), ("google/txgemma-9b-chat", "Gemma 2", 9.2),
-        ("google/gemma-3-270m-it", "Gemma 3", 0.3), ("google/gemma-3-1b-pt", "Gemma 3", 1.0),
-        ("google/gemma-3-4b-it-qat-int4-unquantized", "Gemma 3", 4.3), ("google/medgemma-4b-it", "Gemma 3", 4.3),
-        ("google/medgemma-1.5-4b-it", "Gemma 3", 4.3), ("google/medgemma-27b-text-it", "Gemma 3", 27.4),
-        ("google/translategemma-12b-it", "Gemma 3", 12.2), ("google/functiongemma-270m-it", "Gemma 3", 0.3),
+        ("google/gemma-2-2b-it", "Gemma 2", 2.6),
+        ("google/gemma-2-27b", "Gemma 2", 27.2),
+        ("google/shieldgemma-9b", "Gemma 2", 9.2),
+        ("google/txgemma-9b-chat", "Gemma 2", 9.2),
+        ("google/gemma-3-270m-it", "Gemma 3", 0.3),
+        ("google/gemma-3-1b-pt", "Gemma 3", 1.0),
+        ("google/gemma-3-4b-it-qat-int4-unquantized", "Gemma 3", 4.3),
+        ("google/medgemma-4b-it", "Gemma 3", 4.3),
+        ("google/medgemma-1.5-4b-it", "Gemma 3", 4.3),
+        ("google/medgemma-27b-text-it", "Gemma 3", 27.4),
+        ("google/translategemma-12b-it", "Gemma 3", 12.2),
+        ("google/functiongemma-270m-it", "Gemma 3", 0.3),
         ("unsloth/gemma-3-270m-it", "Gemma 3", 0.3),
-        ("google/gemma-3n-E2B-it", "Gemma 3n", 5.4), ("google/gemma-3n-E4B", "Gemma 3n", 7.8),
-        ("google/gemma-4-E2B-it", "Gemma 4", 5.1), ("google/gemma-4-E4B", "Gemma 4", 8.0),
-        ("google/gemma-4-12B-it", "Gemma 4", 11.9), ("google/gemma-4-26B-A4B-it", "Gemma 4", 25.8),
+        ("google/gemma-3n-E2B-it", "Gemma 3n", 5.4),
+        ("google/gemma-3n-E4B", "Gemma 3n", 7.8),
+        ("google/gemma-4-E2B-it", "Gemma 4", 5.1),
+        ("google/gemma-4-E4B", "Gemma 4", 8.0),
+        ("google/gemma-4-12B-it", "Gemma 4", 11.9),
+        ("google/gemma-4-26B-A4B-it", "Gemma 4", 25.8),
         ("google/gemma-4-31B-it-qat-q4_0-unquantized", "Gemma 4", 31.3),
     ],
-)  # fmt: skip
+)
 def test_a_published_name_says_family_and_size(repository: str, family: str, billions: float) -> None:
     found, size = families.of_name(repository), families.size_by_name(repository)
     assert found is not None
@@ -45,12 +56,21 @@ def test_a_published_name_says_family_and_size(repository: str, family: str, bil
 @pytest.mark.parametrize(
     "repository",
     [
-        "google/paligemma2-3b-pt-224", "google/recurrentgemma-9b-it", "google/t5gemma-2b-2b-prefixlm",
-        "google/t5gemma-2-270m", "google/embeddinggemma-300m", "google/diffusiongemma-2b", "google/vaultgemma-1b",
-        "google/shieldgemma-2-4b-it", "google/gemma-4-31B-it-assistant", "google/gemma-3-4b-it-qat-q4_0-gguf",
-        "google/gemma-5-9b-it", "google/gemma-3.5-4b-it", "google/gemma-10-2b",
+        "google/paligemma2-3b-pt-224",
+        "google/recurrentgemma-9b-it",
+        "google/t5gemma-2b-2b-prefixlm",
+        "google/t5gemma-2-270m",
+        "google/embeddinggemma-300m",
+        "google/diffusiongemma-2b",
+        "google/vaultgemma-1b",
+        "google/shieldgemma-2-4b-it",
+        "google/gemma-4-31B-it-assistant",
+        "google/gemma-3-4b-it-qat-q4_0-gguf",
+        "google/gemma-5-9b-it",
+        "google/gemma-3.5-4b-it",
+        "google/gemma-10-2b",
     ],
-)  # fmt: skip
+)
 def test_what_is_not_trained_here_is_refused_by_its_name(repository: str) -> None:
     problem = families.problem_of_name(repository)
     assert problem is not None
@@ -68,12 +88,18 @@ def test_a_name_that_says_nothing_is_let_through(repository: str) -> None:
 @pytest.mark.parametrize(
     ("model_type", "code"),
     [
-        ("gemma", None), ("gemma3n", None), ("gemma4", None), ("gemma4_unified", None),
-        ("gemma5", "model_not_supported"), ("gemma99_text", "model_not_supported"),
+        ("gemma", None),
+        ("gemma3n", None),
+        ("gemma4", None),
+        ("gemma4_unified", None),
+        ("gemma5", "model_not_supported"),
+        ("gemma99_text", "model_not_supported"),
         *((kind, "model_not_supported") for kind in unsupported.BY_MODEL_TYPE),
-        ("llama", "not_a_gemma"), (None, "not_a_gemma"), (7, "not_a_gemma"),
+        ("llama", "not_a_gemma"),
+        (None, "not_a_gemma"),
+        (7, "not_a_gemma"),
     ],
-)  # fmt: skip
+)
 def test_a_configuration_is_trained_or_refused_by_its_model_type(model_type: object, code: str | None) -> None:
     problem = families.problem_of_config({"model_type": model_type})
     assert (problem and problem.code) == code

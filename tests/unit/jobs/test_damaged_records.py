@@ -16,10 +16,18 @@ from gemtune.jobs.sources import Source
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 FACTS = {"job_id": "training_x", "created_at": NOW}
 WHOLE: dict[str, Any] = {
-    "job_name": "Mine", "status": "training", "modality": "text", "base_model_id": "a/b", "processed_dataset_id": "d",
-    "spec_uri": "u", "spec_name": "s", "source": "http", "owner": "local", "request_hash": "h",
+    "job_name": "Mine",
+    "status": "training",
+    "modality": "text",
+    "base_model_id": "a/b",
+    "processed_dataset_id": "d",
+    "spec_uri": "u",
+    "spec_name": "s",
+    "source": "http",
+    "owner": "local",
+    "request_hash": "h",
     "updated_at": NOW.isoformat(),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("nothing", ["{}", "not JSON", "[1]", "[" * 100_000])
@@ -32,16 +40,21 @@ def test_of_nothing_there_is_a_job_that_says_nothing(nothing: str) -> None:
 
 def test_what_cannot_be_read_is_set_aside_under_its_place_and_the_rest_stays() -> None:
     broken = WHOLE | {
-        "job_name": 7, "last_seq": "many", "steps": {"train": {"state": "running", "attempt": "first", "seconds": 2.5}},
+        "job_name": 7,
+        "last_seq": "many",
+        "steps": {"train": {"state": "running", "attempt": "first", "seconds": 2.5}},
         "artifacts": [{"name": "a", "uri": "u", "bytes": 1, "sha256": "0"}, 3],
-    }  # fmt: skip
+    }
     job = salvaged(json.dumps(broken), FACTS)
     assert (job.job_name, job.last_seq, job.owner) == ("", 0, "local")
     assert (job.steps["train"].attempt, job.steps["train"].seconds) == (0, 2.5)  # type: ignore[index]
     assert [artifact.name for artifact in job.artifacts] == ["a"]
     assert (job.model_extra or {})["unreadable"] == {
-        "job_name": 7, "last_seq": "many", "steps.train.attempt": "first", "artifacts.1": 3,
-    }  # fmt: skip
+        "job_name": 7,
+        "last_seq": "many",
+        "steps.train.attempt": "first",
+        "artifacts.1": 3,
+    }
 
 
 def test_what_the_store_knows_counts_more_than_the_record() -> None:

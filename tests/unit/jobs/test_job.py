@@ -24,10 +24,20 @@ TRAINED = {Step.PREPARE: StepRecord(state="done"), Step.TRAIN: StepRecord(state=
 
 def new(**fields: Any) -> Job:
     given = {
-        "job_id": "training_x", "job_name": "x", "status": Status.QUEUED, "modality": "text", "base_model_id": "a/b",
-        "processed_dataset_id": "d", "spec_uri": "u", "spec_name": "s", "source": "http", "owner": "local",
-        "request_hash": "h", "created_at": NOW, "updated_at": NOW,
-    }  # fmt: skip
+        "job_id": "training_x",
+        "job_name": "x",
+        "status": Status.QUEUED,
+        "modality": "text",
+        "base_model_id": "a/b",
+        "processed_dataset_id": "d",
+        "spec_uri": "u",
+        "spec_name": "s",
+        "source": "http",
+        "owner": "local",
+        "request_hash": "h",
+        "created_at": NOW,
+        "updated_at": NOW,
+    }
     return Job(**(given | fields))
 
 
@@ -59,8 +69,9 @@ unknown       .      .         .        .         .         .      y         .
 _, _, _, *COLUMNS = TABLE.splitlines()[1].split()
 PAIRS = {
     (row.split()[0], to): move
-    for row in TABLE.splitlines()[2:] for to, move in zip(COLUMNS, row.split()[1:], strict=True)
-}  # fmt: skip
+    for row in TABLE.splitlines()[2:]
+    for to, move in zip(COLUMNS, row.split()[1:], strict=True)
+}
 
 
 def test_the_table_has_every_pair_of_statuses() -> None:
@@ -94,10 +105,17 @@ def test_a_status_of_a_newer_version_is_cancelled_or_stays(to: Status) -> None:
 @pytest.mark.parametrize(
     ("job_status", "is_over"),
     [
-        ("queued", False), ("preparing", False), ("training", False), ("exporting", False), ("unknown", False),
-        ("paused", False), ("completed", True), ("failed", True), ("cancelled", True),
+        ("queued", False),
+        ("preparing", False),
+        ("training", False),
+        ("exporting", False),
+        ("unknown", False),
+        ("paused", False),
+        ("completed", True),
+        ("failed", True),
+        ("cancelled", True),
     ],
-)  # fmt: skip
+)
 def test_what_is_over_is_told_by_its_status_and_what_is_not_known_by_its_end(job_status: str, is_over: bool) -> None:
     assert new(status=job_status).is_over is is_over
     ended = new(status=job_status, finished_at=NOW)
@@ -269,8 +287,11 @@ def test_every_attempt_is_remembered_with_its_seconds_and_why_it_ended() -> None
             job = steps.heartbeat(job, mark, None, NOW + timedelta(seconds=4))
     job, _ = steps.step_done(job, mark, at=NOW + timedelta(seconds=5))
     assert [(a.attempt, a.seconds, a.cause, a.checkpoint) for a in job.steps[Step.TRAIN].attempts] == [
-        (1, 2, "out_of_time", 7), (2, 3, "code 137", 7), (3, 4, "crashed", 7), (4, 5, None, 7),
-    ]  # fmt: skip
+        (1, 2, "out_of_time", 7),
+        (2, 3, "code 137", 7),
+        (3, 4, "crashed", 7),
+        (4, 5, None, 7),
+    ]
 
 
 def test_the_oldest_attempts_are_forgotten_at_last() -> None:

@@ -76,9 +76,19 @@ def test_a_checkpoint_is_never_taken_back() -> None:
 
 def test_a_step_begins_with_nothing_done_and_nothing_counted() -> None:
     nothing = {
-        "state": "pending", "attempt": 0, "execution": None, "started_at": None, "seconds": 0.0, "heartbeat_at": None,
-        "cause": None, "checkpoint": 0, "judged": "", "judged_checkpoint": 0, "fruitless": 0, "attempts": (),
-    }  # fmt: skip
+        "state": "pending",
+        "attempt": 0,
+        "execution": None,
+        "started_at": None,
+        "seconds": 0.0,
+        "heartbeat_at": None,
+        "cause": None,
+        "checkpoint": 0,
+        "judged": "",
+        "judged_checkpoint": 0,
+        "fruitless": 0,
+        "attempts": (),
+    }
     assert StepRecord().model_dump() == nothing
     counted = Progress().model_dump(exclude_none=True)
     assert counted == {"train_step": 0, "total_steps": 0, "epoch": 0.0}

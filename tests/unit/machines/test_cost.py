@@ -23,10 +23,19 @@ NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 def job(machine: str | None, status: Status = Status.COMPLETED, **seconds: float) -> Job:
     steps = {step: StepRecord(seconds=seconds.get(step.value, 0.0)) for step in Step}
     fixed: dict[str, Any] = {
-        "job_id": "j", "job_name": "n", "modality": "text", "base_model_id": "google/gemma-3-1b-it",
-        "processed_dataset_id": "d", "spec_uri": "u", "spec_name": "s", "source": "http", "owner": "o",
-        "request_hash": "h", "created_at": NOON, "updated_at": NOON,
-    }  # fmt: skip
+        "job_id": "j",
+        "job_name": "n",
+        "modality": "text",
+        "base_model_id": "google/gemma-3-1b-it",
+        "processed_dataset_id": "d",
+        "spec_uri": "u",
+        "spec_name": "s",
+        "source": "http",
+        "owner": "o",
+        "request_hash": "h",
+        "created_at": NOON,
+        "updated_at": NOON,
+    }
     return Job(status=status, machine=machine, steps=steps, **fixed)
 
 

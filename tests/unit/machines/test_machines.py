@@ -119,9 +119,15 @@ def test_four_bit_weights_need_less_of_the_gpu_and_the_same_files() -> None:
 
 def test_a_folder_tells_the_size_of_its_model() -> None:
     config = {
-        "dtype": "float32", "num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128, "vocab_size": 512,
-        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32,
-    }  # fmt: skip
+        "dtype": "float32",
+        "num_hidden_layers": 2,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "vocab_size": 512,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 32,
+    }
     found = model_size.of_folder(config, 400_000)
     assert (found.parameters, found.file_bytes, found.layers, found.attention, found.key_value) == (
         100_000,
@@ -157,10 +163,13 @@ def test_the_machines_are_within_what_cloud_run_has() -> None:
 @pytest.mark.parametrize(
     ("name", "format", "machine"),
     [
-        ("gemma-3-4b", "gguf", None), ("gemma-3-12b", "adapter", None), ("gemma-3-27b", "adapter", "rtx-pro-6000"),
-        ("gemma-2-9b", "merged", "rtx-pro-6000"), ("gemma-2-9b", "gguf", "rtx-pro-6000"),
+        ("gemma-3-4b", "gguf", None),
+        ("gemma-3-12b", "adapter", None),
+        ("gemma-3-27b", "adapter", "rtx-pro-6000"),
+        ("gemma-2-9b", "merged", "rtx-pro-6000"),
+        ("gemma-2-9b", "gguf", "rtx-pro-6000"),
     ],
-)  # fmt: skip
+)
 def test_an_export_goes_where_its_files_have_room(name: str, format: Any, machine: str | None) -> None:
     need = needed_for_export(size(name), "LoRA", EXPORTS[format].bytes_per_parameter)
     assert choice.choose_for_export(BOTH, need) == machine

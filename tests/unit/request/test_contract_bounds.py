@@ -12,54 +12,83 @@ from gemtune.request.contract import Contract
 # Ranges of numbers in mathematical notation, lengths of texts and lists in braces, then the default.
 BOUNDS: dict[type[Contract], dict[str, str]] = {
     spec.TrainRequest: {
-        "processed_dataset_id": "{1, 128}", "job_name": "{1, 200} = 'unnamed job'", "hf_token": "{1, 512} = None",
+        "processed_dataset_id": "{1, 128}",
+        "job_name": "{1, 200} = 'unnamed job'",
+        "hf_token": "{1, 512} = None",
     },
     spec.ExportRequest: {"job_name": "{1, 200} = None", "hf_token": "{1, 512} = None"},
     spec.WandbConfig: {"project": "{1, 128} = None", "api_key": "{1, 512} = None"},
     spec.Notify: {"webhook_url": "{0, 2048} = None"},
     spec.TrainingConfig: {
         "base_model_id": "{1, 1024}",
-        "learning_rate": "(0, 1] = 0.0002", "batch_size": "[1, 1024] = 4", "epochs": "[1, 1000] = 3",
-        "gradient_accumulation_steps": "[1, 1024] = 4", "eval_steps": "[1, 1000000] = 50",
-        "lora_rank": "[1, 1024] = 16", "lora_alpha": "(0, 4096] = 16", "lora_dropout": "[0, 1) = 0.05",
-        "max_steps": "[1, 10000000] = None", "max_seq_length": "[16, 131072] = None",
-        "warmup_ratio": "[0, 1] = 0.0", "weight_decay": "[0, 1] = 0.0", "save_steps": "[1, 1000000] = None",
-        "logging_steps": "[1, 1000000] = 1", "early_stopping_patience": "[1, 1000] = None",
-        "early_stopping_threshold": "[0, 100] = 0.0", "seed": "[0, 4294967295] = 42", "machine": "{0, 40} = None",
+        "learning_rate": "(0, 1] = 0.0002",
+        "batch_size": "[1, 1024] = 4",
+        "epochs": "[1, 1000] = 3",
+        "gradient_accumulation_steps": "[1, 1024] = 4",
+        "eval_steps": "[1, 1000000] = 50",
+        "lora_rank": "[1, 1024] = 16",
+        "lora_alpha": "(0, 4096] = 16",
+        "lora_dropout": "[0, 1) = 0.05",
+        "max_steps": "[1, 10000000] = None",
+        "max_seq_length": "[16, 131072] = None",
+        "warmup_ratio": "[0, 1] = 0.0",
+        "weight_decay": "[0, 1] = 0.0",
+        "save_steps": "[1, 1000000] = None",
+        "logging_steps": "[1, 1000000] = 1",
+        "early_stopping_patience": "[1, 1000] = None",
+        "early_stopping_threshold": "[0, 100] = 0.0",
+        "seed": "[0, 4294967295] = 42",
+        "machine": "{0, 40} = None",
     },
     rl_spec.GrpoConfig: {
-        "rewards": "{0, 16} = []", "num_generations": "[2, 256] = 8", "max_completion_length": "[1, 8192] = 256",
-        "temperature": "(0, 10] = 1.0", "beta": "[0, 100] = 0.0",
+        "rewards": "{0, 16} = []",
+        "num_generations": "[2, 256] = 8",
+        "max_completion_length": "[1, 8192] = 256",
+        "temperature": "(0, 10] = 1.0",
+        "beta": "[0, 100] = 0.0",
     },
     rl_spec.DpoConfig: {"beta": "(0, 100] = 0.1", "label_smoothing": "[0, 0.5) = 0.0"},
     rewards.ExactAnswer: {"weight": "[-100, 100] = 1.0", "after": "{1, 100} = None"},
     rewards.NumericAnswer: {
-        "weight": "[-100, 100] = 1.0", "after": "{1, 100} = None", "tolerance": "[0, 1000000000000.0] = 0.0",
+        "weight": "[-100, 100] = 1.0",
+        "after": "{1, 100} = None",
+        "tolerance": "[0, 1000000000000.0] = 0.0",
     },
     rewards.Regex: {"weight": "[-100, 100] = 1.0", "pattern": "{1, 1000}"},
     rewards.JsonSchema: {"weight": "[-100, 100] = 1.0"},
     rewards.Length: {
-        "weight": "[-100, 100] = 1.0", "at_least": "[1, 8192] = None", "at_most": "[1, 8192] = None",
+        "weight": "[-100, 100] = 1.0",
+        "at_least": "[1, 8192] = None",
+        "at_most": "[1, 8192] = None",
     },
-}  # fmt: skip
+}
 # What is optional without bounds, and what is not.
 DEFAULTS: dict[type[Contract], dict[str, Any]] = {
     spec.TrainRequest: {"modality": "text", "wandb_config": None, "notify": None},
     spec.ExportRequest: {"notify": None},
     spec.TrainingConfig: {
-        "method": "LoRA", "provider": "huggingface", "eval_strategy": "no", "lr_scheduler_type": "linear",
-        "batch_eval_metrics": False, "packing": False, "load_best_model_at_end": None, "train_vision_tower": False,
+        "method": "LoRA",
+        "provider": "huggingface",
+        "eval_strategy": "no",
+        "lr_scheduler_type": "linear",
+        "batch_eval_metrics": False,
+        "packing": False,
+        "load_best_model_at_end": None,
+        "train_vision_tower": False,
         "rl_config": None,
     },
     spec.ExportConfig: {"format": "adapter", "quantization": None, "destination": "gcs", "hf_repo_id": None},
     rl_spec.GrpoConfig: {"loss_type": "dapo"},
     rl_spec.DpoConfig: {"loss_type": "sigmoid"},
     rewards.ExactAnswer: {"name": None, "ignore_case": False},
-}  # fmt: skip
+}
 COMPARES = {
-    rewards.ExactAnswer: "answer", rewards.NumericAnswer: "number", rewards.Regex: "nothing",
-    rewards.JsonSchema: "nothing", rewards.Length: "nothing",
-}  # fmt: skip
+    rewards.ExactAnswer: "answer",
+    rewards.NumericAnswer: "number",
+    rewards.Regex: "nothing",
+    rewards.JsonSchema: "nothing",
+    rewards.Length: "nothing",
+}
 
 
 def bounds(model: type[Contract]) -> dict[str, str]:

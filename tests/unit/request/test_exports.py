@@ -46,8 +46,9 @@ def test_formats_are_those_of_the_table() -> None:
 def test_exports_are_those_of_the_table_in_its_order_the_default_first() -> None:
     told: list[Any] = [
         ((name, each.quantization), (weight_type(each), each.limits.kl, each.limits.top1, each.limits.perplexity))
-        for name, format in EXPORTS.items() for each in format.exports
-    ]  # fmt: skip
+        for name, format in EXPORTS.items()
+        for each in format.exports
+    ]
     assert told == list(WAYS.items())
 
 

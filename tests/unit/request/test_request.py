@@ -19,17 +19,30 @@ from gemtune.request.spec import Provider, TrainingConfig, TrainRequest, request
 from tests.fakes import FACTS, checked, request
 
 EXAMPLE = {
-    "processed_dataset_id": "dataset_abc123", "job_name": "My Training Job", "hf_token": "hf_fakefakefake",
+    "processed_dataset_id": "dataset_abc123",
+    "job_name": "My Training Job",
+    "hf_token": "hf_fakefakefake",
     "modality": "text",
     "training_config": {
-        "method": "LoRA", "base_model_id": "google/gemma-2b", "learning_rate": 0.0001, "batch_size": 4, "epochs": 3,
-        "gradient_accumulation_steps": 4, "provider": "huggingface", "eval_strategy": "no", "eval_steps": 50,
-        "evaluation_metrics": ["accuracy", "perplexity"], "batch_eval_metrics": False,
+        "method": "LoRA",
+        "base_model_id": "google/gemma-2b",
+        "learning_rate": 0.0001,
+        "batch_size": 4,
+        "epochs": 3,
+        "gradient_accumulation_steps": 4,
+        "provider": "huggingface",
+        "eval_strategy": "no",
+        "eval_steps": 50,
+        "evaluation_metrics": ["accuracy", "perplexity"],
+        "batch_eval_metrics": False,
     },
     "export_config": {
-        "format": "adapter", "quantization": "none", "destination": "gcs", "hf_repo_id": "user/model-name",
+        "format": "adapter",
+        "quantization": "none",
+        "destination": "gcs",
+        "hf_repo_id": "user/model-name",
     },
-}  # fmt: skip
+}
 
 
 def codes(body: Any, source: Source = Source.HTTP) -> dict[str, str]:
@@ -65,10 +78,11 @@ LISTED: dict[str, list[Any]] = {
     "export_config.destination": ["gcs", "hfhub"],
     "export_config.quantization": [
         {"export_config": {"format": format, "quantization": quantization}}
-        for format, kind in EXPORTS.items() for quantization in (export.quantization for export in kind.exports)
+        for format, kind in EXPORTS.items()
+        for quantization in (export.quantization for export in kind.exports)
     ],
     "wandb_config": [{"wandb_config": {"api_key": "wandb_fakefake", "project": "my-project"}}],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("columns", [{"prompt", "answer"}, {"prompt", "chosen", "rejected"}])
@@ -95,15 +109,36 @@ def test_defaults_stand_where_nothing_is_said(field: str) -> None:
     assert parsed.spec().quantization == "none"
     assert parsed.export_config.format == "adapter"
     assert parsed.training_config.model_dump() | {"base_model_id": ""} == {
-        "method": "LoRA", "base_model_id": "", "learning_rate": 2e-4, "batch_size": 4, "epochs": 3,
-        "gradient_accumulation_steps": 4, "provider": "huggingface", "eval_strategy": "no", "eval_steps": 50,
-        "evaluation_metrics": ["accuracy", "perplexity"], "batch_eval_metrics": False, "lora_rank": 16,
-        "lora_alpha": 16, "lora_dropout": 0.05, "max_steps": None, "max_seq_length": None, "packing": False,
-        "lr_scheduler_type": "linear", "warmup_ratio": 0.0, "weight_decay": 0.0, "save_steps": None,
-        "logging_steps": 1, "rl_config": None, "seed": 42, "machine": None,
-        "early_stopping_patience": None, "early_stopping_threshold": 0.0,
-        "load_best_model_at_end": None, "train_vision_tower": False,
-    }  # fmt: skip
+        "method": "LoRA",
+        "base_model_id": "",
+        "learning_rate": 2e-4,
+        "batch_size": 4,
+        "epochs": 3,
+        "gradient_accumulation_steps": 4,
+        "provider": "huggingface",
+        "eval_strategy": "no",
+        "eval_steps": 50,
+        "evaluation_metrics": ["accuracy", "perplexity"],
+        "batch_eval_metrics": False,
+        "lora_rank": 16,
+        "lora_alpha": 16,
+        "lora_dropout": 0.05,
+        "max_steps": None,
+        "max_seq_length": None,
+        "packing": False,
+        "lr_scheduler_type": "linear",
+        "warmup_ratio": 0.0,
+        "weight_decay": 0.0,
+        "save_steps": None,
+        "logging_steps": 1,
+        "rl_config": None,
+        "seed": 42,
+        "machine": None,
+        "early_stopping_patience": None,
+        "early_stopping_threshold": 0.0,
+        "load_best_model_at_end": None,
+        "train_vision_tower": False,
+    }
 
 
 @pytest.mark.parametrize(
@@ -148,7 +183,7 @@ def test_defaults_stand_where_nothing_is_said(field: str) -> None:
         ("unheard_of", 1),
         ("training_config.learning_rat", 1),
     ],
-)  # fmt: skip
+)
 def test_a_value_out_of_bounds_is_refused_where_it_stands(path: str, value: Any) -> None:
     found = codes(with_field(path, value))
     assert any(where == path or where.startswith(f"{path}.") for where in found), found
@@ -236,9 +271,11 @@ def test_what_does_not_go_with_pictures_is_refused(modality: str, path: str, val
 def test_a_vision_request_is_accepted(method: str, provider: str, train_vision_tower: bool) -> None:
     body = with_field("modality", "vision")
     body["training_config"] |= {
-        "base_model_id": "google/gemma-3-4b-it", "train_vision_tower": train_vision_tower, "provider": provider,
+        "base_model_id": "google/gemma-3-4b-it",
+        "train_vision_tower": train_vision_tower,
+        "provider": provider,
         "method": method,
-    }  # fmt: skip
+    }
     for format in EXPORTS:
         assert codes(body | {"export_config": {"format": format}}) == {}
 
@@ -335,10 +372,24 @@ def test_only_a_users_own_secrets_can_be_referred_to(name: str, source: Source) 
 TOKEN = "hf_" + "fAkE" * 8
 
 
-@given(st.sampled_from([
-    "hf_token", "job_name", "processed_dataset_id", "modality", "training_config.base_model_id", "nothing.known",
-    "training_config.method", "export_config.hf_repo_id", "wandb_config.project", "notify.webhook_url",
-]), st.sampled_from(["{}", "x {}", "https://user:{}@example.com/", " {} "]), st.sampled_from(Source))  # fmt: skip
+@given(
+    st.sampled_from(
+        [
+            "hf_token",
+            "job_name",
+            "processed_dataset_id",
+            "modality",
+            "training_config.base_model_id",
+            "nothing.known",
+            "training_config.method",
+            "export_config.hf_repo_id",
+            "wandb_config.project",
+            "notify.webhook_url",
+        ]
+    ),
+    st.sampled_from(["{}", "x {}", "https://user:{}@example.com/", " {} "]),
+    st.sampled_from(Source),
+)
 def test_no_answer_repeats_a_token_wherever_it_was_put(path: str, form: str, source: Source) -> None:
     body = with_field(path, form.format(TOKEN))
     found = checked(body, source)

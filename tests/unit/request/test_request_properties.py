@@ -56,13 +56,15 @@ TRAINING: Mapping[str, Any] = {
     "load_best_model_at_end": [None, True, False],
     "train_vision_tower": [False, True],
     "rl_config": [
-        None, {"algorithm": "dpo"}, {"algorithm": "dpo", "loss_type": "robust", "label_smoothing": 0.25},
+        None,
+        {"algorithm": "dpo"},
+        {"algorithm": "dpo", "loss_type": "robust", "label_smoothing": 0.25},
         {"algorithm": "grpo", "rewards": [LENGTH, WEIGHTED]},
         {"algorithm": "grpo", "rewards": [{"type": "exact_answer"}], "num_generations": 4},
     ],
     "seed": [42, 0],
     "machine": [None, "local"],
-}  # fmt: skip
+}
 EXPORT: Mapping[str, Any] = {
     "format": ["adapter", "merged", "gguf"],
     "quantization": [None, "none", "fp16", "q4", "f16", "q8_0", "q4_k_m", "q5_k_m", "q2_k"],
@@ -109,13 +111,14 @@ def meaning(spec: Spec) -> Any:
     """A spec with what its absent fields stand for."""
     training, export = spec.training_config, spec.export_config
     resolved = {
-        "training_config": training.model_dump() | {
+        "training_config": training.model_dump()
+        | {
             "max_seq_length": training.max_seq_length or DEFAULT_SEQ_LENGTH,
             "load_best_model_at_end": training.keeps_best,
             "machine": training.machine or "local",
         },
         "export_config": export.model_dump() | {"quantization": spec.quantization},
-    }  # fmt: skip
+    }
     return spec.model_dump() | resolved
 
 

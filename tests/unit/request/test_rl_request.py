@@ -23,8 +23,20 @@ def problems(rl: Any, **training: Any) -> dict[str, str]:
     return {".".join(map(str, p.loc)).removeprefix("training_config.rl_config."): p.code for p in found}
 
 
-PYDANTICS = {"missing_field", "not_one_of", "greater_than_equal", "less_than_equal", "less_than", "greater_than",
-             "bad_form", "too_long", "string_too_short", "int_type", "dict_type", "model_attributes_type"}  # fmt: skip
+PYDANTICS = {
+    "missing_field",
+    "not_one_of",
+    "greater_than_equal",
+    "less_than_equal",
+    "less_than",
+    "greater_than",
+    "bad_form",
+    "too_long",
+    "string_too_short",
+    "int_type",
+    "dict_type",
+    "model_attributes_type",
+}
 
 
 def grpo(*rewards: Any, **fields: Any) -> dict[str, Any]:
@@ -37,12 +49,14 @@ def test_each_algorithm_is_accepted_with_its_defaults() -> None:
     body = request(training={"method": "RL", "rl_config": grpo({"type": "exact_answer"})})
     spec = checked(body).accepted().spec()
     assert spec.model_dump(mode="json")["training_config"]["rl_config"] == {
-        "algorithm": "grpo", "num_generations": 8, "max_completion_length": 256, "temperature": 1.0, "beta": 0.0,
+        "algorithm": "grpo",
+        "num_generations": 8,
+        "max_completion_length": 256,
+        "temperature": 1.0,
+        "beta": 0.0,
         "loss_type": "dapo",
-        "rewards": [
-            {"name": None, "weight": 1.0, "after": None, "type": "exact_answer", "ignore_case": False}
-        ],
-    }  # fmt: skip
+        "rewards": [{"name": None, "weight": 1.0, "after": None, "type": "exact_answer", "ignore_case": False}],
+    }
 
 
 def test_method_and_rl_config_go_together() -> None:
@@ -96,7 +110,7 @@ def test_method_and_rl_config_go_together() -> None:
         ({"algorithm": "dpo", "label_smoothing": 0.1}, "label_smoothing", "field_without_use"),
         ({"algorithm": "dpo", "loss_type": "robust", "label_smoothing": 0.5}, "label_smoothing", "less_than"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_is_refused_where_it_stands(rl: Any, where: str, code: str) -> None:
     assert problems(rl) == {where: code}
 
@@ -121,11 +135,14 @@ def test_what_goes_with_no_rl_is_refused(training: Any, where: str, code: str) -
 @pytest.mark.parametrize(
     ("training", "group", "length"),
     [
-        ({}, 8, 256), ({"batch_size": 4, "gradient_accumulation_steps": 1}, 4, 256), ({"max_seq_length": 16}, 8, 8),
-        ({"batch_size": 9, "gradient_accumulation_steps": 2}, 6, 256), ({"max_seq_length": 512}, 8, 256),
+        ({}, 8, 256),
+        ({"batch_size": 4, "gradient_accumulation_steps": 1}, 4, 256),
+        ({"max_seq_length": 16}, 8, 8),
+        ({"batch_size": 9, "gradient_accumulation_steps": 2}, 6, 256),
+        ({"max_seq_length": 512}, 8, 256),
         ({"batch_size": 24, "gradient_accumulation_steps": 1, "max_seq_length": 100}, 8, 50),
     ],
-)  # fmt: skip
+)
 def test_the_algorithm_of_rows_fits_the_batch_and_the_length(training: Any, group: int, length: int) -> None:
     assert FACTS.dataset is not None
     facts = replace(FACTS, dataset=replace(FACTS.dataset, columns=frozenset({"prompt", "answer"})))
@@ -188,7 +205,7 @@ GROWING = {f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 60} for i in ran
         ({"description": "x" * 70_000}, "longer"),
         ({"properties": {"a": 3}}, "properties/a"),
     ],
-)  # fmt: skip
+)
 def test_a_schema_that_is_none_or_could_stall_is_refused(schema: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=r".") as caught:
         schemas.validator(schema)
@@ -211,11 +228,14 @@ def test_names_of_properties_are_no_keywords() -> None:
 @pytest.mark.parametrize(
     "schema",
     [
-        {"const": {"$id": "x"}}, {"enum": [{"$id": "x"}]}, {"default": {"pattern": "(a)\\1"}},
+        {"const": {"$id": "x"}},
+        {"enum": [{"$id": "x"}]},
+        {"default": {"pattern": "(a)\\1"}},
         {"examples": [{"$id": "x"}]},
-        {"$defs": {"unused": {"$anchor": "x"}}}, {"definitions": {"unused": {"$anchor": "x"}}},
+        {"$defs": {"unused": {"$anchor": "x"}}},
+        {"definitions": {"unused": {"$anchor": "x"}}},
     ],
-)  # fmt: skip
+)
 def test_values_and_what_nothing_refers_to_are_no_schemas(schema: dict[str, Any]) -> None:
     assert schemas.validator(schema) is not None
     used = {"$defs": {"used": {"$anchor": "x"}}, "$ref": "#/$defs/used"}

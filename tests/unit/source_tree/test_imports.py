@@ -75,8 +75,10 @@ def test_settings_are_the_only_reader_of_the_environment() -> None:
     allowed = {
         "settings.py",
         "local_server/cloud_run_jobs.py",  # hands it on to the trainer
-        "cli/__init__.py", "cli/connection.py", "cli/demo.py",  # what a user sets for the command line
-    }  # fmt: skip
+        "cli/__init__.py",
+        "cli/connection.py",
+        "cli/demo.py",  # what a user sets for the command line
+    }
     readers = {
         path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if "os.environ" in path.read_text()
     }
@@ -97,9 +99,10 @@ def test_the_folder_of_caches_is_read_in_one_place() -> None:
 def test_only_bootstrap_and_the_server_know_the_backend() -> None:
     allowed = re.compile(r"^bootstrap\.py|^embedded/|^local_server/|^cli/(local|demo)\.py")
     knowing = {
-        path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
         if re.search(r"(from|import) gemtune\.(embedded|local_server)", path.read_text())
-    }  # fmt: skip
+    }
     assert {name for name in knowing if not allowed.match(name)} == set()
 
 

@@ -40,10 +40,12 @@ def mutants(source: str) -> list[str]:
         ("def f():\n    check(x)", ["def f():\n    pass"]),
         ("def f():\n    x.y = z", ["def f():\n    pass"]),
         ("def f():\n    raise X", ["def f():\n    pass"]),
-        ("for x in y:\n    if x:\n        continue", ["for x in y:\n    if not x:\n        continue",
-                                                      "for x in y:\n    if x:\n        pass"]),
+        (
+            "for x in y:\n    if x:\n        continue",
+            ["for x in y:\n    if not x:\n        continue", "for x in y:\n    if x:\n        pass"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_becomes_of_a_line(source: str, changed: list[str]) -> None:
     assert mutants(source) == changed
 

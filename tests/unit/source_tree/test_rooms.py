@@ -16,11 +16,16 @@ PRODUCT = ("gemtune", "main", "trainer", "bench", "deploy", "examples")
 
 # What each room of the service may import of the service. Files directly in gemtune are rooms of their own.
 SERVICE: Mapping[str, str] = {
-    "clock": "", "methods": "", "process": "", "redaction": "",
+    "clock": "",
+    "methods": "",
+    "process": "",
+    "redaction": "",
     "errors": "redaction",
     "log_lines": "errors redaction",
     "families": "errors",
-    "llama_cpp": "errors families", "object_name": "errors", "secret_name": "errors",
+    "llama_cpp": "errors families",
+    "object_name": "errors",
+    "secret_name": "errors",
     "untrusted": "errors",
     "datasets": "untrusted",
     # The domain: no service, no handler, no port.
@@ -39,13 +44,13 @@ SERVICE: Mapping[str, str] = {
     "gcp": "errors jobs object_name ports redaction secret_name settings untrusted",
     # The wiring alone knows both backends.
     "bootstrap": "clock embedded errors gcp jobs llama_cpp log_lines ports request services services.acceptance "
-                 "settings webhooks",
+    "settings webhooks",
     "handlers": "bootstrap errors jobs machines ports redaction request services services.acceptance untrusted",
     "local_server.workflow_engine": "",
     "local_server": "bootstrap embedded errors handlers local_server.workflow_engine machines ports process redaction "
-                    "services settings",
+    "services settings",
     "cli": "bootstrap errors jobs local_server log_lines object_name ports process request settings webhooks",
-}  # fmt: skip
+}
 # What the trainer may import of the service: the domain, ports, and what has no room.
 SERVICE_FOR_TRAINER = (
     "datasets errors families jobs llama_cpp machines methods object_name ports process redaction request "
@@ -53,8 +58,15 @@ SERVICE_FOR_TRAINER = (
 )
 # The trainer's rooms from the ground up: each may import those on lower floors.
 FLOORS = (
-    ("trainer", "trainer.context", "trainer.conversation", "trainer.process", "trainer.published", "trainer.store",
-     "trainer.unsloth_environment"),
+    (
+        "trainer",
+        "trainer.context",
+        "trainer.conversation",
+        "trainer.process",
+        "trainer.published",
+        "trainer.store",
+        "trainer.unsloth_environment",
+    ),
     ("trainer.base_model", "trainer.pictures"),
     ("trainer.rows", "trainer.export", "trainer.hub"),
     ("trainer.gguf", "trainer.model.on_cpu"),
@@ -64,16 +76,20 @@ FLOORS = (
     ("trainer.training",),
     ("trainer.steps",),
     ("trainer.__main__",),
-)  # fmt: skip
+)
 ALLOWED = (
     {"gemtune": set()}
-    | {f"gemtune.{room}": {"gemtune", *(f"gemtune.{name}" for name in names.split())}
-       for room, names in SERVICE.items()}
-    | {room: lower | {f"gemtune.{name}" for name in SERVICE_FOR_TRAINER.split()}
-       for room, lower in house_rules.floors(FLOORS).items()}
+    | {
+        f"gemtune.{room}": {"gemtune", *(f"gemtune.{name}" for name in names.split())}
+        for room, names in SERVICE.items()
+    }
+    | {
+        room: lower | {f"gemtune.{name}" for name in SERVICE_FOR_TRAINER.split()}
+        for room, lower in house_rules.floors(FLOORS).items()
+    }
     | {"main": {"gemtune.bootstrap", "gemtune.handlers"}}
     | {"deploy": set(), "examples": {"gemtune.settings"}, "examples.capitals": set(), "examples.shapes": set()}
-)  # fmt: skip
+)
 ALLOWED["gemtune.local_server"] |= {"trainer.__main__"}  # as a process
 ALLOWED["gemtune.cli"] |= {"examples"}  # as processes, for the demo
 ALLOWED["trainer.__main__"] |= {"gemtune.bootstrap"}
@@ -87,16 +103,29 @@ MORE_FILES: Mapping[str, int] = {}
 
 # All of the service, and of the trainer what prepare, uploads and the record need.
 WITHOUT_TORCH = {room for room in ALLOWED if room.startswith(("gemtune", "deploy", "main"))} | {
-    "trainer", "trainer.__main__", "trainer.context", "trainer.conversation", "trainer.gguf", "trainer.hub",
-    "trainer.pictures", "trainer.published", "trainer.rows", "trainer.store", "trainer.training.tracking",
+    "trainer",
+    "trainer.__main__",
+    "trainer.context",
+    "trainer.conversation",
+    "trainer.gguf",
+    "trainer.hub",
+    "trainer.pictures",
+    "trainer.published",
+    "trainer.rows",
+    "trainer.store",
+    "trainer.training.tracking",
     "trainer.unsloth_environment",
-}  # fmt: skip
+}
 
 # Python files of other projects that the text of this one names.
 ELSEWHERE = {
-    "convert_hf_to_gguf.py", "vendor/llama.cpp/convert_hf_to_gguf.py", "llama_cpp/llama_cpp.py",
-    "bindings/llama_cpp/llama_cpp.py", "llama_cpp/_ctypes_extensions.py", "bindings/llama_cpp/_ctypes_extensions.py",
-}  # fmt: skip
+    "convert_hf_to_gguf.py",
+    "vendor/llama.cpp/convert_hf_to_gguf.py",
+    "llama_cpp/llama_cpp.py",
+    "bindings/llama_cpp/llama_cpp.py",
+    "llama_cpp/_ctypes_extensions.py",
+    "bindings/llama_cpp/_ctypes_extensions.py",
+}
 
 
 @pytest.fixture(scope="module")
@@ -160,12 +189,16 @@ def test_names_of_modules_in_strings_are_those_of_modules() -> None:
 def test_files_and_programs_that_texts_name_are_there() -> None:
     files = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout.split()  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
     files = [name for name in files if (ROOT / name).is_file()]
     named = (".py", ".md", ".toml", ".yaml", ".tf", "Makefile", "Dockerfile")
     texts = {
-        name: (ROOT / name).read_text() for name in files
+        name: (ROOT / name).read_text()
+        for name in files
         if name.endswith(named) and name != "CHANGELOG.md" and not name.startswith("tests/")
-    }  # fmt: skip
+    }
     assert house_rules.dead_mentions(texts, files, ELSEWHERE) == []

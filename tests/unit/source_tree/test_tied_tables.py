@@ -23,9 +23,12 @@ from trainer.rows.rewards import score_of
 README = (Path(__file__).parent.parent.parent.parent / "README.md").read_text()
 # What each reward cannot do without.
 PARAMETERS: dict[str, dict[str, Any]] = {
-    "exact_answer": {}, "numeric_answer": {}, "regex": {"pattern": "a"}, "json_schema": {"json_schema": {}},
+    "exact_answer": {},
+    "numeric_answer": {},
+    "regex": {"pattern": "a"},
+    "json_schema": {"json_schema": {}},
     "length": {"at_most": 9},
-}  # fmt: skip
+}
 
 
 def gaps_of_exports() -> Iterator[str]:
