@@ -37,12 +37,14 @@ def test_a_trainer_killed_while_it_uploads_costs_a_try_and_publishes_the_whole(
         (tmp_path / "home").mkdir()
         with Service(tmp_path / "home") as service:
             service.put_dataset("chats", rows.train_rows(32), rows.held_out_rows(8))
-            job_id = service.submit({
-                "processed_dataset_id": "chats",
-                "hf_token": TOKEN,
-                "training_config": {"base_model_id": str(tiny), "max_steps": 2},
-                "export_config": {"destination": "hfhub", "hf_repo_id": "me/captain"},
-            })  # fmt: skip
+            job_id = service.submit(
+                {
+                    "processed_dataset_id": "chats",
+                    "hf_token": TOKEN,
+                    "training_config": {"base_model_id": str(tiny), "max_steps": 2},
+                    "export_config": {"destination": "hfhub", "hf_repo_id": "me/captain"},
+                }
+            )
             assert hub.asked_to_commit.wait(180), service.logs(job_id)
             assert hub.repositories["me/captain"].history[1:] == []
             sent = hub.count("put")
@@ -54,8 +56,10 @@ def test_a_trainer_killed_while_it_uploads_costs_a_try_and_publishes_the_whole(
             assert job["adapter_path"] == f"hf://me/captain@{there.sha}"
             assert (len(there.history), there.private, hub.count("put")) == (2, True, sent)
             assert {name: step["attempt"] for name, step in job["steps"].items()} == {
-                "prepare": 1, "train": 1, "export": 2,
-            }  # fmt: skip
+                "prepare": 1,
+                "train": 1,
+                "export": 2,
+            }
             fetched = service.cli("artifacts", job_id, "--download", str(tmp_path / "result"))
             assert fetched.returncode == 0, fetched.stderr
     here = {path.name: path.read_bytes() for path in (tmp_path / "result").iterdir()}

@@ -70,9 +70,10 @@ def test_a_request_by_each_way_in_becomes_an_adapter_and_a_listener_hears_all_of
 
 def test_a_broken_job_file_is_answered_with_every_error(service: Service) -> None:
     broken = {
-        "processed_dataset_id": "nowhere", "training_config": {"base_model_id": "x"},
+        "processed_dataset_id": "nowhere",
+        "training_config": {"base_model_id": "x"},
         "export_config": {"destination": "hfhub"},
-    }  # fmt: skip
+    }
     (service.home / "uploads" / "broken.job.json").write_text(json.dumps(broken))
     answer = service.home / "uploads" / "broken.rejected.json"
     wait_for(answer.exists, seconds=240, what="the answer beside the file")

@@ -73,8 +73,13 @@ class Emulators:
         root = folder / "objects"
         root.mkdir()
         events = [
-            "-event.pubsub-project-id", PROJECT, "-event.pubsub-topic", STORAGE_EVENTS, "-event.list", "finalize",
-        ]  # fmt: skip
+            "-event.pubsub-project-id",
+            PROJECT,
+            "-event.pubsub-topic",
+            STORAGE_EVENTS,
+            "-event.list",
+            "finalize",
+        ]
         url = f"http://{self.storage}"
         where = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(_port(self.storage))]
         how = ["-backend", "filesystem", "-filesystem-root", str(root), "-external-url", url, "-log-level", "warn"]

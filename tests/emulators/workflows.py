@@ -105,10 +105,11 @@ class WorkflowsStandIn:
         key, _, value = request.filter.removeprefix("labels.").partition("=")
         with self._lock:
             found = [
-                execution for name, execution in self._executions.items()
+                execution
+                for name, execution in self._executions.items()
                 if name.startswith(f"{request.parent}/")
                 and (not key or dict(execution.labels).get(key) == value.strip('"'))
-            ]  # fmt: skip
+            ]
             if request.view != types.ExecutionView.FULL:
                 found = [types.Execution(name=e.name, state=e.state, start_time=e.start_time) for e in found]
             return types.ListExecutionsResponse(executions=found[::-1])

@@ -77,9 +77,8 @@ def needed(query: Any) -> tuple[str, list[tuple[str, str]]] | None:
     where = query.where
     filters = list(where.composite_filter.filters) if "composite_filter" in where else ([where] if where else [])
     equal = [
-        (f.field_filter.field.field_path, "ASCENDING") for f in filters
-        if f.field_filter.op.name in ("EQUAL", "IN")
-    ]  # fmt: skip
+        (f.field_filter.field.field_path, "ASCENDING") for f in filters if f.field_filter.op.name in ("EQUAL", "IN")
+    ]
     ordered = [(order.field.field_path, order.direction.name) for order in query.order_by]
     fields = [*equal, *[(path, direction) for path, direction in ordered if path not in dict(equal)]]
     return (query.from_[0].collection_id, fields) if len(fields) > 1 else None

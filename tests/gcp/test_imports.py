@@ -17,9 +17,13 @@ pytestmark = pytest.mark.emulators
 
 MAIN = Path(__file__).parent.parent.parent / "functions" / "main.py"
 CLIENTS = {
-    "firestore": "google.cloud.firestore", "pubsub": "google.cloud.pubsub_v1", "storage": "google.cloud.storage",
-    "secrets": "google.cloud.secretmanager_v1", "workflows": "google.cloud.workflows", "run": "google.cloud.run_v2",
-}  # fmt: skip
+    "firestore": "google.cloud.firestore",
+    "pubsub": "google.cloud.pubsub_v1",
+    "storage": "google.cloud.storage",
+    "secrets": "google.cloud.secretmanager_v1",
+    "workflows": "google.cloud.workflows",
+    "run": "google.cloud.run_v2",
+}
 
 
 @pytest.fixture

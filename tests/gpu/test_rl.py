@@ -39,8 +39,13 @@ def test_the_margin_rises(tmp_path: Path, in_bf16: Path) -> None:
 
 
 def test_the_reward_rises(tmp_path: Path, in_bf16: Path) -> None:
-    rl = {"algorithm": "grpo", "num_generations": 4, "max_completion_length": 6, "beta": 0.01,
-          "rewards": [{"type": "regex", "pattern": "e"}]}  # fmt: skip
+    rl = {
+        "algorithm": "grpo",
+        "num_generations": 4,
+        "max_completion_length": 6,
+        "beta": 0.01,
+        "rewards": [{"type": "regex", "pattern": "e"}],
+    }
     training = {"batch_size": 16, "learning_rate": 0.02, "max_steps": 20}
     metrics = trained(tmp_path / "home", in_bf16, rl, preference_rows.prompts, **training).job.metrics
     assert metrics is not None

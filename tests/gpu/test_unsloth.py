@@ -106,8 +106,14 @@ def assert_only_adapters(plain: Bench, fast: Bench) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_text_is_learned_as_by_huggingface(tmp_path: Path, base: Path, method: str) -> None:
-    training = {"method": method, "lora_dropout": 0.0, "eval_strategy": "steps", "eval_steps": 4, "batch_size": 3,
-                "learning_rate": 1e-3 if method == "Full" else 5e-3}  # fmt: skip
+    training = {
+        "method": method,
+        "lora_dropout": 0.0,
+        "eval_strategy": "steps",
+        "eval_steps": 4,
+        "batch_size": 3,
+        "learning_rate": 1e-3 if method == "Full" else 5e-3,
+    }
     plain, fast = both(lambda provider: Bench(tmp_path / provider, base, provider=provider, **training))
     assert_near(plain, fast)
     if method != "Full":
@@ -124,9 +130,15 @@ def test_colours_are_learned_as_by_huggingface(
     seeing_bench_of: Callable[..., Bench], tmp_path: Path, method: str, train_vision_tower: bool
 ) -> None:
     base = made_bf16(tiny_gemma.build(tmp_path / "seeing", "gemma3-vision", head_dim=256))
-    training = {"method": method, "train_vision_tower": train_vision_tower, "lora_dropout": 0.0, "max_steps": 12,
-                "batch_size": 8, "learning_rate": 1e-3 if method == "Full" else 5e-3,
-                "base_model_id": str(base)}  # fmt: skip
+    training = {
+        "method": method,
+        "train_vision_tower": train_vision_tower,
+        "lora_dropout": 0.0,
+        "max_steps": 12,
+        "batch_size": 8,
+        "learning_rate": 1e-3 if method == "Full" else 5e-3,
+        "base_model_id": str(base),
+    }
     plain, fast = both(lambda provider: seeing_bench_of(provider=provider, **training))
     assert_near(plain, fast)
     if method != "Full":

@@ -55,9 +55,12 @@ class Bench:
         self.put("train", rows.train_rows(24))
         self.put("eval", rows.held_out_rows(8))
         self.training = {
-            "base_model_id": str(base), "learning_rate": 5e-3, "gradient_accumulation_steps": 1, "max_steps": 8,
+            "base_model_id": str(base),
+            "learning_rate": 5e-3,
+            "gradient_accumulation_steps": 1,
+            "max_steps": 8,
             "save_steps": 3,
-        } | training  # fmt: skip
+        } | training
         self.export: dict[str, Any] = {}
         self.claim = Claim(launch=1, execution="e")
         self.job_id = ""
@@ -86,9 +89,18 @@ class Bench:
         spec = Spec.model_validate_json(self.services.buckets.config.read(job.spec_name))
         advance = self.services.advance
         return Context(
-            job, spec, mark, self.services.buckets, advance, work, lambda role: advance.secret(job, role), deadline,
-            SystemClock(), should_stop, llama_cpp=self.services.settings.llama_cpp,
-        )  # fmt: skip
+            job,
+            spec,
+            mark,
+            self.services.buckets,
+            advance,
+            work,
+            lambda role: advance.secret(job, role),
+            deadline,
+            SystemClock(),
+            should_stop,
+            llama_cpp=self.services.settings.llama_cpp,
+        )
 
     def run(self, step: Step, **more: Any) -> None:
         RUN[step](self.context(step, **more))

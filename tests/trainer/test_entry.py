@@ -28,9 +28,13 @@ def trainer(bench: Bench, step: str, *, launch: int = 1, code: str = "", job_id:
     program = f"{code}\nimport sys\nfrom trainer.__main__ import main\nsys.exit(main())"
     arguments = [step, "--job-id", job_id or bench.job_id, "--launch", str(launch), "--execution", "e"]
     ran = subprocess.run(
-        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False, timeout=240,
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
         env=os.environ | {"GEMTUNE_HOME": str(bench.services.settings.home)},
-    )  # fmt: skip
+    )
     return ran.returncode, ran.stdout + ran.stderr
 
 

@@ -40,12 +40,14 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 
 
 def spec_of(**training: object) -> Spec:
-    return Spec.model_validate({
-        "processed_dataset_id": "chats",
-        "training_config": {"base_model_id": f"/{MACHINE}/gemma", **training},
-        "notify": {"webhook_url": WEBHOOK},
-        "wandb_config": {"project": "boats"},
-    })  # fmt: skip
+    return Spec.model_validate(
+        {
+            "processed_dataset_id": "chats",
+            "training_config": {"base_model_id": f"/{MACHINE}/gemma", **training},
+            "notify": {"webhook_url": WEBHOOK},
+            "wandb_config": {"project": "boats"},
+        }
+    )
 
 
 @pytest.mark.parametrize(

@@ -56,12 +56,13 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a file is gone": (lambda folder: (packages_of(folder) / "layer_one.py").unlink(), "no whole layer_one.py"),
     "a file is cut off": (lambda folder: (packages_of(folder) / "layer_one.py").write_text("a"), "no whole layer_one"),
     "a package is gone": (
-        lambda folder: (packages_of(folder) / "layer_one-1.0.dist-info" / "METADATA").unlink(), "layer_one is"
+        lambda folder: (packages_of(folder) / "layer_one-1.0.dist-info" / "METADATA").unlink(),
+        "layer_one is",
     ),
     "a package is another version": (upgrade, "is 2.0, not 1.0"),
     "the interpreter is gone": (lambda folder: (folder / "bin" / "python").unlink(), "interpreter does not run"),
     "nothing is beneath it": (lambda folder: (packages_of(folder) / "beneath.pth").unlink(), "does not find torch"),
-}  # fmt: skip
+}
 
 
 def test_an_environment_that_is_whole_stays_as_it_is(environment: Path) -> None:

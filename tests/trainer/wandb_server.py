@@ -57,13 +57,24 @@ class WandbServer:
     def _bucket(self, run: dict[str, Any]) -> dict[str, Any]:
         history, event = run["history"], json.dumps({"_runtime": 1})
         return {
-            "id": base64.b64encode(run["id"].encode()).decode(), "name": run["id"], "displayName": run["name"],
-            "description": "", "config": json.dumps(run["config"]), "sweepName": None, "tags": [], "notes": "",
+            "id": base64.b64encode(run["id"].encode()).decode(),
+            "name": run["id"],
+            "displayName": run["name"],
+            "description": "",
+            "config": json.dumps(run["config"]),
+            "sweepName": None,
+            "tags": [],
+            "notes": "",
             "project": {"id": "p", "name": run["project"], "entity": {"id": "e", "name": "us"}},
-            "historyLineCount": len(history), "eventsLineCount": 0, "logLineCount": 0, "stopped": False,
-            "historyTail": json.dumps([json.dumps(row) for row in history[-1:]]), "eventsTail": json.dumps([event]),
-            "summaryMetrics": json.dumps(history[-1] if history else {}), "wandbConfig": '{"t": {}}',
-        }  # fmt: skip
+            "historyLineCount": len(history),
+            "eventsLineCount": 0,
+            "logLineCount": 0,
+            "stopped": False,
+            "historyTail": json.dumps([json.dumps(row) for row in history[-1:]]),
+            "eventsTail": json.dumps([event]),
+            "summaryMetrics": json.dumps(history[-1] if history else {}),
+            "wandbConfig": '{"t": {}}',
+        }
 
     def stream(self, run_id: str, body: dict[str, Any]) -> None:
         run = self.runs[run_id]

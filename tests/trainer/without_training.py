@@ -31,10 +31,14 @@ def adapter(base: Path, folder: Path, *, std: float = 0.05) -> Path:
     folder.mkdir(parents=True)
     save_file(factors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": 2 * RANK, "bias": "none",
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": RANK,
+        "lora_alpha": 2 * RANK,
+        "bias": "none",
         "target_modules": sorted({name.split(".")[-2] for name in weights if name.endswith("_proj.weight")}),
         "base_model_name_or_path": str(base),
-    }  # fmt: skip
+    }
     (folder / "adapter_config.json").write_text(json.dumps(config))
     tokenizer_files.add_tokenizer(base, folder)
     return folder

@@ -23,8 +23,14 @@ from trainer.context import StopRequested
 from trainer.store import manifest
 
 PREFIX = f"models/acme--tiny-gemma/{REVISION}"
-SMALL = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
-         "chat_template.jinja"}  # fmt: skip
+SMALL = {
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "chat_template.jinja",
+}
 
 
 @pytest.fixture
@@ -167,10 +173,12 @@ def test_a_model_in_a_bucket_is_described_without_its_weights(buckets: Buckets, 
 @pytest.mark.parametrize(
     ("place", "code"),
     [
-        ("data/models/none", "base_model_not_found"), ("elsewhere/models/mine", "base_model_not_found"),
-        ("data/../export", "bad_base_model"), ("data/models//mine", "bad_base_model"),
+        ("data/models/none", "base_model_not_found"),
+        ("elsewhere/models/mine", "base_model_not_found"),
+        ("data/../export", "bad_base_model"),
+        ("data/models//mine", "bad_base_model"),
     ],
-)  # fmt: skip
+)
 def test_a_place_without_a_model_or_outside_is_refused(buckets: Buckets, work: Path, place: str, code: str) -> None:
     for find in (location.without_weights, location.locate):
         with pytest.raises(StepError) as caught:

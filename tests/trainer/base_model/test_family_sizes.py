@@ -15,32 +15,79 @@ def _types(layers: int, pattern: int) -> list[str]:
     return ["full_attention" if (layer + 1) % pattern == 0 else "sliding_attention" for layer in range(layers)]
 
 
-_LARGE_TOWER = {"hidden_size": 1152, "num_hidden_layers": 27, "num_attention_heads": 16, "num_key_value_heads": 16,
-                "intermediate_size": 4304, "head_dim": 72, "standardize": True}  # fmt: skip
+_LARGE_TOWER = {
+    "hidden_size": 1152,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "intermediate_size": 4304,
+    "head_dim": 72,
+    "standardize": True,
+}
 # Shapes as https://github.com/google-deepmind/gemma (gm/nn/gemma4/_gemma4.py) has them.
 GEMMA_4: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
     "gemma-4-e2b": (
-        {"hidden_size": 1536, "intermediate_size": 6144, "num_hidden_layers": 35, "num_attention_heads": 8,
-         "num_key_value_heads": 1, "layer_types": _types(35, 5), "num_kv_shared_layers": 20,
-         "use_double_wide_mlp": True}, {"use_clipped_linears": True}, True,
+        {
+            "hidden_size": 1536,
+            "intermediate_size": 6144,
+            "num_hidden_layers": 35,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 1,
+            "layer_types": _types(35, 5),
+            "num_kv_shared_layers": 20,
+            "use_double_wide_mlp": True,
+        },
+        {"use_clipped_linears": True},
+        True,
     ),
     "gemma-4-e4b": (
-        {"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 42, "num_attention_heads": 8,
-         "num_key_value_heads": 2, "layer_types": _types(42, 6), "num_kv_shared_layers": 18},
-        {"use_clipped_linears": True}, True,
+        {
+            "hidden_size": 2560,
+            "intermediate_size": 10240,
+            "num_hidden_layers": 42,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 2,
+            "layer_types": _types(42, 6),
+            "num_kv_shared_layers": 18,
+        },
+        {"use_clipped_linears": True},
+        True,
     ),
     "gemma-4-26b": (
-        {"hidden_size": 2816, "intermediate_size": 2112, "num_hidden_layers": 30, "num_attention_heads": 16,
-         "num_key_value_heads": 8, "num_global_key_value_heads": 2, "attention_k_eq_v": True,
-         "layer_types": _types(30, 6), "hidden_size_per_layer_input": 0, "enable_moe_block": True, "num_experts": 128,
-         "top_k_experts": 8, "moe_intermediate_size": 704}, _LARGE_TOWER, False,
+        {
+            "hidden_size": 2816,
+            "intermediate_size": 2112,
+            "num_hidden_layers": 30,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 8,
+            "num_global_key_value_heads": 2,
+            "attention_k_eq_v": True,
+            "layer_types": _types(30, 6),
+            "hidden_size_per_layer_input": 0,
+            "enable_moe_block": True,
+            "num_experts": 128,
+            "top_k_experts": 8,
+            "moe_intermediate_size": 704,
+        },
+        _LARGE_TOWER,
+        False,
     ),
     "gemma-4-31b": (
-        {"hidden_size": 5376, "intermediate_size": 21504, "num_hidden_layers": 60, "num_attention_heads": 32,
-         "num_key_value_heads": 16, "num_global_key_value_heads": 4, "attention_k_eq_v": True,
-         "layer_types": _types(60, 6), "hidden_size_per_layer_input": 0}, _LARGE_TOWER, False,
+        {
+            "hidden_size": 5376,
+            "intermediate_size": 21504,
+            "num_hidden_layers": 60,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 16,
+            "num_global_key_value_heads": 4,
+            "attention_k_eq_v": True,
+            "layer_types": _types(60, 6),
+            "hidden_size_per_layer_input": 0,
+        },
+        _LARGE_TOWER,
+        False,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", GEMMA_4)
@@ -86,8 +133,9 @@ def test_the_parameters_of_an_adapter_are_those_that_peft_makes(tmp_path: Any, s
     weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     size = model_size.of_folder(config_of(folder), weights)
     lora = LoraConfig(
-        r=rank, target_modules=adapted_layers.target_modules(model, vision_tower=False),
+        r=rank,
+        target_modules=adapted_layers.target_modules(model, vision_tower=False),
         target_parameters=adapted_layers.target_parameters(model),
-    )  # fmt: skip
+    )
     trained = sum(weight.numel() for weight in get_peft_model(model, lora).parameters() if weight.requires_grad)
     assert size.lora_parameters(rank) == trained

@@ -27,10 +27,16 @@ def test_a_model_that_answers_with_nothing_but_its_end_is_compared_all_the_same(
     config = json.loads((base / "generation_config.json").read_text())
     (base / "generation_config.json").write_text(json.dumps(config | {"eos_token_id": said}))
     prompt = {"messages": [{"role": "user", "content": "hello"}], "tokens": PROMPT}
-    seen = comparison.compare({
-        "base": str(base), "adapter": None, "format": "merged", "folder": str(base),
-        "rows": [{"input_ids": PROMPT, "labels": []}], "prompts": [prompt],
-    })  # fmt: skip
+    seen = comparison.compare(
+        {
+            "base": str(base),
+            "adapter": None,
+            "format": "merged",
+            "folder": str(base),
+            "rows": [{"input_ids": PROMPT, "labels": []}],
+            "prompts": [prompt],
+        }
+    )
     assert (seen["positions"], seen["top1_agreement"]) == (1, 1.0)
     assert seen["answers"][0]["trained"] == ""
 

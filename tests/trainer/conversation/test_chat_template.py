@@ -52,9 +52,14 @@ def test_a_template_renders_as_transformers_renders_it(tmp_path: Path, text: str
     from transformers.utils.chat_template_utils import render_jinja_template
 
     theirs, _ = render_jinja_template(
-        conversations=[MESSAGES], chat_template=text, add_generation_prompt=add_generation_prompt,
-        bos_token="<bos>", eos_token="<eos>", unk_token="", pad_token="",
-    )  # fmt: skip
+        conversations=[MESSAGES],
+        chat_template=text,
+        add_generation_prompt=add_generation_prompt,
+        bos_token="<bos>",
+        eos_token="<eos>",
+        unk_token="",
+        pad_token="",
+    )
     assert template(tmp_path, text).render(MESSAGES, add_generation_prompt=add_generation_prompt) == theirs[0]
 
 

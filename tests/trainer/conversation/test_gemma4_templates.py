@@ -17,9 +17,11 @@ from trainer.export.modelfile import modelfile, rendered, turns_of
 from trainer.rows.encoder import UNTRAINED, Encoded, Encoder
 
 CHAT = [
-    {"role": "user", "content": "A red apple?"}, {"role": "assistant", "content": "Captain, a red apple."},
-    {"role": "user", "content": "And a  blue\nsea?"}, {"role": "assistant", "content": "Captain, a blue sea."},
-]  # fmt: skip
+    {"role": "user", "content": "A red apple?"},
+    {"role": "assistant", "content": "Captain, a red apple."},
+    {"role": "user", "content": "And a  blue\nsea?"},
+    {"role": "assistant", "content": "Captain, a blue sea."},
+]
 SYSTEM = {"role": "system", "content": "Be brief."}
 # As the templates of the 31B and the 26B: a generation prompt ends in an empty thought, which finished turns lack.
 WITH_EMPTY_THOUGHT = (

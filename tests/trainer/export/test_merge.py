@@ -73,9 +73,14 @@ def test_a_merged_folder_has_all_that_a_model_needs(tmp_path: Path, tiny: Path) 
     merge(tiny, adapter, tmp_path / "merged", "none")
     names = {path.name for path in (tmp_path / "merged").iterdir()}
     assert names == {
-        "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
-        "tokenizer.model", "tokenizer_config.json",
-    }  # fmt: skip
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+    }
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
     turn = [{"role": "user", "content": "Hi"}]
     assert tokenizer.apply_chat_template(turn, tokenize=False) == "<bos>trained with this"
@@ -191,9 +196,11 @@ def test_four_bits_are_those_of_bitsandbytes_and_load_as_they_are(tmp_path: Path
     merge(tiny, adapter, tmp_path / "q4", "q4")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "q4", dtype="auto")
     quantize = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
-    )  # fmt: skip
+    )
     own = AutoModelForCausalLM.from_pretrained(tmp_path / "bf16", quantization_config=quantize, dtype=torch.bfloat16)
     tokens = torch.arange(4, 40)[None]
     with torch.no_grad():
@@ -212,9 +219,11 @@ def test_a_base_model_in_four_bits_is_no_base_for_a_merge(tmp_path: Path, tiny: 
 
 def test_a_file_written_tensor_by_tensor_is_a_safetensors_file(tmp_path: Path) -> None:
     tensors = {
-        "b": torch.randn(3, 5), "a": torch.arange(7, dtype=torch.int64), "scalar": torch.tensor(2.5),
+        "b": torch.randn(3, 5),
+        "a": torch.arange(7, dtype=torch.int64),
+        "scalar": torch.tensor(2.5),
         "half": torch.randn(4, 4).bfloat16().T,
-    }  # fmt: skip
+    }
     with TensorFile(tmp_path / "x.safetensors", list(tensors)) as file:
         file.add("a", tensors["a"])
         for name in ("b", "scalar", "half"):
@@ -225,9 +234,12 @@ def test_a_file_written_tensor_by_tensor_is_a_safetensors_file(tmp_path: Path) -
 
 def test_tensors_of_odd_lengths_come_where_every_reader_can_map_what_follows(tmp_path: Path) -> None:
     tensors = {
-        "odd": torch.zeros(3, dtype=torch.uint8), "scale": torch.tensor([1.5]).bfloat16(), "b": torch.randn(3, 5),
-        "count": torch.arange(3), "even": torch.randn(2, 4),
-    }  # fmt: skip
+        "odd": torch.zeros(3, dtype=torch.uint8),
+        "scale": torch.tensor([1.5]).bfloat16(),
+        "b": torch.randn(3, 5),
+        "count": torch.arange(3),
+        "even": torch.randn(2, 4),
+    }
     with TensorFile(tmp_path / "y.safetensors", list(tensors)) as file:
         for name, tensor in tensors.items():
             assert file.add(name, tensor) == tensor.numel() * tensor.element_size()

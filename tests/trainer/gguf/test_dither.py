@@ -32,9 +32,14 @@ def quantize(tools: Path) -> Quantize:  # noqa: F811
         rows, width = values.shape
         source, room = np.ascontiguousarray(values), np.empty(values.nbytes, np.uint8)
         size = ggml.ggml_quantize_chunk(
-            ctypes.c_int(GGMLQuantizationType[kind]), source.ctypes.data_as(ctypes.c_void_p),
-            room.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(0), ctypes.c_int64(rows), ctypes.c_int64(width), None,
-        )  # fmt: skip
+            ctypes.c_int(GGMLQuantizationType[kind]),
+            source.ctypes.data_as(ctypes.c_void_p),
+            room.ctypes.data_as(ctypes.c_void_p),
+            ctypes.c_int64(0),
+            ctypes.c_int64(rows),
+            ctypes.c_int64(width),
+            None,
+        )
         return room[:size].reshape(rows, -1)
 
     return quantized

@@ -86,11 +86,15 @@ def seen(trained: TrainedWeights, folder: Path, quantization: Any, tools: Path) 
     asked = collect(trained.prepared, trained.folder)
     return comparison.compare(
         {
-            "base": str(trained.base), "adapter": trained.adapter and str(trained.adapter), "format": "gguf",
-            "folder": str(folder), "gguf": gguf_export(quantization).file_name, "tools": str(tools),
+            "base": str(trained.base),
+            "adapter": trained.adapter and str(trained.adapter),
+            "format": "gguf",
+            "folder": str(folder),
+            "gguf": gguf_export(quantization).file_name,
+            "tools": str(tools),
         }
         | asked.to_json()
-    )  # fmt: skip
+    )
 
 
 def problems(found: dict[str, object], quantization: Any) -> list[str]:
@@ -206,10 +210,11 @@ def test_a_file_that_was_cut_is_found_out(
         file.truncate(path.stat().st_size - 1000)
     spec = Spec.model_validate(
         {
-            "processed_dataset_id": "x", "training_config": {"base_model_id": "a/b"},
+            "processed_dataset_id": "x",
+            "training_config": {"base_model_id": "a/b"},
             "export_config": ExportConfig(format="gguf", quantization="q8_0"),
         }
-    )  # fmt: skip
+    )
     asked = collect(trained.prepared, trained.folder)
     with pytest.raises(StepError, match="cannot be loaded") as caught:
         parity_check.issue(spec, trained, asked, folder, tmp_path, tools, check_stop=lambda: None)

@@ -93,9 +93,12 @@ def test_the_library_downloads_what_was_uploaded(hub: HubServer, folder: Path) -
     upload(folder)()
     card = ModelCard(hub.repositories[REPOSITORY].files["README.md"].decode())
     assert card.data.to_dict() == {
-        "base_model": BASE, "library_name": "peft", "tags": ["gemtune", "lora"], "license": "gemma",
+        "base_model": BASE,
+        "library_name": "peft",
+        "tags": ["gemtune", "lora"],
+        "license": "gemma",
         "license_link": "https://ai.google.dev/gemma/terms",
-    }  # fmt: skip
+    }
     assert card.text.strip() == "# Mine\n\nTrained on `chats`."
 
 
@@ -150,17 +153,28 @@ def test_a_whole_model_takes_the_place_of_an_adapter_and_of_nothing_else(hub: Hu
     there.commit(there.files | {"model-q8_0.gguf": b"gguf"}, "by hand")
     upload(folder)()
     assert set(there.files) == {
-        ".gitattributes", "README.md", "notes.md", "config.json", "model.safetensors", "tokenizer.model",
+        ".gitattributes",
+        "README.md",
+        "notes.md",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.model",
         "model-q8_0.gguf",
         "more/empty.txt",
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("answers", [
-    [Answer(500)], [Answer(429), Answer(502, b"<html>")], [CUT], [CUT_AFTER],
-    [Answer(503, headers={"Retry-After": "1"}), CUT, Answer(429, headers={"Retry-After": "20"})],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [Answer(500)],
+        [Answer(429), Answer(502, b"<html>")],
+        [CUT],
+        [CUT_AFTER],
+        [Answer(503, headers={"Retry-After": "1"}), CUT, Answer(429, headers={"Retry-After": "20"})],
+    ],
+)
 def test_what_passes_is_waited_out_and_the_repository_is_whole(
     hub: HubServer, folder: Path, kind: str, answers: list[Answer]
 ) -> None:
@@ -173,10 +187,18 @@ def test_what_passes_is_waited_out_and_the_repository_is_whole(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("status", "code"), [
-    (400, "hub_refused"), (401, "hub_token_refused"), (402, "hub_needs_payment"), (403, "hub_forbidden"),
-    (404, "hub_repository_not_found"), (409, "hub_conflict"), (413, "hub_too_large"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (400, "hub_refused"),
+        (401, "hub_token_refused"),
+        (402, "hub_needs_payment"),
+        (403, "hub_forbidden"),
+        (404, "hub_repository_not_found"),
+        (409, "hub_conflict"),
+        (413, "hub_too_large"),
+    ],
+)
 def test_what_does_not_pass_fails_with_what_to_do(
     hub: HubServer, folder: Path, kind: str, status: int, code: str
 ) -> None:

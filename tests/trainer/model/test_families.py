@@ -21,9 +21,19 @@ from trainer.model.loss_head import cross_entropy_sum
 from trainer.training import batches
 
 SHAPES = (
-    "gemma", "gemma2", "gemma3", "gemma3-vision", "gemma3n-text", "gemma4-e-text", "gemma4-dense-text",
-    "gemma4-moe-text", "gemma4-e", "gemma4-dense", "gemma4-moe", "gemma4-unified",
-)  # fmt: skip
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "gemma3-vision",
+    "gemma3n-text",
+    "gemma4-e-text",
+    "gemma4-dense-text",
+    "gemma4-moe-text",
+    "gemma4-e",
+    "gemma4-dense",
+    "gemma4-moe",
+    "gemma4-unified",
+)
 # Rows longer than the sliding window of 64, and shorter ones.
 LENGTHS = (100, 17, 70)
 # Left of each family's shape: one with everything that its real models have.
@@ -45,10 +55,12 @@ def base_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def spec_of(base: Path, method: str) -> Spec:
     return Spec.model_validate(
         {
-            "processed_dataset_id": "d", "modality": "text", "export_config": {"format": "adapter"},
+            "processed_dataset_id": "d",
+            "modality": "text",
+            "export_config": {"format": "adapter"},
             "training_config": {"base_model_id": str(base), "method": method, "lora_dropout": 0.0, "seed": 1},
         }
-    )  # fmt: skip
+    )
 
 
 def tokens_and_labels() -> list[dict[str, list[int]]]:
@@ -102,9 +114,12 @@ def test_loss_and_gradients_are_those_of_the_libraries(base_of: Callable[[str], 
     if method == "LoRA":
         config = ours.peft_config["default"]
         lora = LoraConfig(
-            r=config.r, lora_alpha=config.lora_alpha, lora_dropout=0.0, target_modules=config.target_modules,
+            r=config.r,
+            lora_alpha=config.lora_alpha,
+            lora_dropout=0.0,
+            target_modules=config.target_modules,
             target_parameters=config.target_parameters,
-        )  # fmt: skip
+        )
         plain = get_peft_model(plain, lora)
         shake(ours)
         shake(plain)
@@ -148,9 +163,16 @@ def job_bench(home: Path, base: Path, method: str) -> Bench:
 
 @pytest.mark.parametrize(
     ("shape", "method"),
-    [*((shape, "LoRA") for shape in TRAINED), *((shape, "QLoRA") for shape in TRAINED), ("gemma4-e", "Full"),
-     ("gemma4-moe", "Full"), ("gemma3n-text", "Full"), ("gemma4-e", "DPO"), ("gemma4-moe", "DPO")],
-)  # fmt: skip
+    [
+        *((shape, "LoRA") for shape in TRAINED),
+        *((shape, "QLoRA") for shape in TRAINED),
+        ("gemma4-e", "Full"),
+        ("gemma4-moe", "Full"),
+        ("gemma3n-text", "Full"),
+        ("gemma4-e", "DPO"),
+        ("gemma4-moe", "DPO"),
+    ],
+)
 def test_a_job_trains_and_its_adapter_or_model_loads_in_the_library(
     tmp_path: Path, base_of: Callable[[str], Path], shape: str, method: str
 ) -> None:
@@ -193,9 +215,11 @@ def test_a_merge_is_what_peft_merges(
     base = base_of(shape)
     plain: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     lora = LoraConfig(
-        r=4, lora_alpha=8, target_modules=adapted_layers.target_modules(plain, vision_tower=False),
+        r=4,
+        lora_alpha=8,
+        target_modules=adapted_layers.target_modules(plain, vision_tower=False),
         target_parameters=adapted_layers.target_parameters(plain),
-    )  # fmt: skip
+    )
     adapted = get_peft_model(plain, lora)
     shake(adapted)
     adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)

@@ -34,9 +34,14 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("models") / "wide"
     config = Gemma3TextConfig(
-        vocab_size=512, hidden_size=640, intermediate_size=2048, num_hidden_layers=LAYERS, num_attention_heads=4,
-        num_key_value_heads=1, head_dim=256,
-    )  # fmt: skip
+        vocab_size=512,
+        hidden_size=640,
+        intermediate_size=2048,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=256,
+    )
     Gemma3ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     return folder
 
@@ -49,10 +54,17 @@ def kept(model: Any, length: int, dtype: torch.dtype) -> int:
 
 
 KINDS = [
-    ("LoRA", 0.0, "gpu"), ("LoRA", 0.05, "gpu"), ("QLoRA", 0.0, "gpu"), ("QLoRA", 0.05, "gpu"), ("Full", 0.0, "gpu"),
-    ("LoRA", 0.0, "float32"), ("LoRA", 0.05, "float32"), ("Full", 0.0, "float32"),
-    ("QLoRA", 0.0, "cpu"), ("QLoRA", 0.05, "cpu"),
-]  # fmt: skip
+    ("LoRA", 0.0, "gpu"),
+    ("LoRA", 0.05, "gpu"),
+    ("QLoRA", 0.0, "gpu"),
+    ("QLoRA", 0.05, "gpu"),
+    ("Full", 0.0, "gpu"),
+    ("LoRA", 0.0, "float32"),
+    ("LoRA", 0.05, "float32"),
+    ("Full", 0.0, "float32"),
+    ("QLoRA", 0.0, "cpu"),
+    ("QLoRA", 0.05, "cpu"),
+]
 
 
 @pytest.mark.parametrize(("method", "dropout", "where"), KINDS)
@@ -104,8 +116,11 @@ def test_parts_of_this_package_are_told_by_their_type(tmp_path: Path) -> None:
         module.forward = partial(_linear, module)
     models = (plain, whole, in_part, foreign)
     assert [(install.is_installed(found), install.is_partly_installed(found)) for found in models] == [
-        (False, False), (True, True), (False, True), (False, False)
-    ]  # fmt: skip
+        (False, False),
+        (True, True),
+        (False, True),
+        (False, False),
+    ]
     reckoned = [gradient_checkpointing.activation_bytes(found, 480) for found in models]
     assert reckoned[0] == reckoned[3]
     assert len(set(reckoned)) == 3

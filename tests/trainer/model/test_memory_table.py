@@ -35,10 +35,14 @@ def test_known_models_have_the_parameters_that_transformers_counts(name: str) ->
     kinds = {"gemma-2b": "Gemma", "gemma-2-2b": "Gemma2"}
     kind = kinds.get(name, "Gemma3")
     config = getattr(transformers, f"{kind}TextConfig" if kind == "Gemma3" else f"{kind}Config")(
-        vocab_size=size.vocabulary, hidden_size=size.hidden, intermediate_size=size.intermediate,
-        num_hidden_layers=size.layers, num_attention_heads=size.attention // 256,
-        num_key_value_heads=size.key_value // 256, head_dim=256,
-    )  # fmt: skip
+        vocab_size=size.vocabulary,
+        hidden_size=size.hidden,
+        intermediate_size=size.intermediate,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.attention // 256,
+        num_key_value_heads=size.key_value // 256,
+        head_dim=256,
+    )
     with torch.device("meta"):
         model = getattr(transformers, f"{kind}ForCausalLM")(config)
     model.tie_weights()

@@ -47,9 +47,13 @@ def execution(bench: Bench, python: Path | str, *, seconds: int = 1000, **enviro
     arguments = ["train", "--job-id", bench.job_id, "--launch", "1", "--execution", "e", "--seconds", str(seconds)]
     home = {"GEMTUNE_HOME": str(bench.services.settings.home), "GEMTUNE_UNSLOTH_PYTHON": str(python)}
     ran = subprocess.run(
-        [sys.executable, "-m", "trainer", *arguments], check=False, timeout=600, capture_output=True, text=True,
+        [sys.executable, "-m", "trainer", *arguments],
+        check=False,
+        timeout=600,
+        capture_output=True,
+        text=True,
         env=os.environ | home | environment,
-    )  # fmt: skip
+    )
     return ran.returncode, ran.stdout + ran.stderr
 
 
@@ -96,12 +100,15 @@ ALIGNMENTS: dict[str, tuple[dict[str, Any], Callable[..., Any]]] = {
     "dpo": ({"algorithm": "dpo"}, preference_rows.pairs),
     "grpo": (
         {
-            "algorithm": "grpo", "num_generations": 4, "max_completion_length": 6, "beta": 0.05,
+            "algorithm": "grpo",
+            "num_generations": 4,
+            "max_completion_length": 6,
+            "beta": 0.05,
             "rewards": [{"type": "regex", "name": "has_e", "pattern": "e"}],
         },
         preference_rows.prompts,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("algorithm", ALIGNMENTS)
@@ -110,9 +117,14 @@ def test_both_engines_align_a_model_alike(
 ) -> None:
     rl, content = ALIGNMENTS[algorithm]
     training: dict[str, Any] = {
-        "method": "RL", "rl_config": rl, "base_model_id": str(talkative), "batch_size": 16, "max_steps": 10,
-        "eval_strategy": "steps", "eval_steps": 5,
-    }  # fmt: skip
+        "method": "RL",
+        "rl_config": rl,
+        "base_model_id": str(talkative),
+        "batch_size": 16,
+        "max_steps": 10,
+        "eval_strategy": "steps",
+        "eval_steps": 5,
+    }
     plain, fast = bench_of(**training), bench_of(**training, provider="unsloth")
     for bench in (plain, fast):
         bench.put("train", content(rows.train_rows(24)))
@@ -248,11 +260,13 @@ print(json.dumps(found))
 @pytest.mark.parametrize("changed", [REPLACED_AS_ON_A_GPU + FORGETS, PREPARES])
 def test_both_engines_train_by_trl_as_it_was_released(unsloth_python: Path, changed: str) -> None:
     released, found = (
-        json.loads(subprocess.run(
-            [unsloth_python, "-c", code + FINGERPRINT], check=True, capture_output=True, text=True
-        ).stdout.splitlines()[-1])
+        json.loads(
+            subprocess.run(
+                [unsloth_python, "-c", code + FINGERPRINT], check=True, capture_output=True, text=True
+            ).stdout.splitlines()[-1]
+        )
         for code in ("", changed)
-    )  # fmt: skip
+    )
     assert len(released) > 20
     assert found == released
 
@@ -274,9 +288,20 @@ def test_a_service_without_unsloth_refuses_it_at_once(world: World) -> None:
 
 # What only a GPU uses, and what unsloth uses for models and uses that are none of ours.
 NOT_THERE = {
-    "cut-cross-entropy", "diffusers", "einops", "hf-transfer", "json5", "msgspec", "nest-asyncio", "structlog",
-    "torchvision", "triton", "tyro", "wheel", "xformers",
-}  # fmt: skip
+    "cut-cross-entropy",
+    "diffusers",
+    "einops",
+    "hf-transfer",
+    "json5",
+    "msgspec",
+    "nest-asyncio",
+    "structlog",
+    "torchvision",
+    "triton",
+    "tyro",
+    "wheel",
+    "xformers",
+}
 WHAT_IS_ASKED = """
 import importlib.metadata as metadata, json
 layer = ("datasets", "fsspec", "huggingface_hub", "transformers", "trl", "torchao", "unsloth", "unsloth_zoo", "aiohttp")

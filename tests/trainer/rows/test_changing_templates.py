@@ -55,13 +55,16 @@ def test_a_template_that_changes_earlier_turns_is_refused(folder: Path, template
     with pytest.raises(StepError) as caught:
         encoder(folder, template).encode(TWO)
     assert (caught.value.code, caught.value.hint) == (
-        "template_not_supported", "use a base model with Gemma's template",
-    )  # fmt: skip
+        "template_not_supported",
+        "use a base model with Gemma's template",
+    )
 
 
 def test_an_answer_that_does_not_follow_the_generation_prompt_is_refused(folder: Path) -> None:
-    for spoiled in (lambda: encoder(folder, OTHER_PROMPT).encode(ONE),
-                    lambda: encoder(folder, OTHER_PROMPT).reply(ONE[:1], ONE[1])):  # fmt: skip
+    for spoiled in (
+        lambda: encoder(folder, OTHER_PROMPT).encode(ONE),
+        lambda: encoder(folder, OTHER_PROMPT).reply(ONE[:1], ONE[1]),
+    ):
         with pytest.raises(StepError) as caught:
             spoiled()
         assert caught.value.code == "template_not_supported"

@@ -93,10 +93,14 @@ def test_tokens_are_those_of_transformers_processor(name: str, folder: Path) -> 
     processor = AutoProcessor.from_pretrained(folder)
     picture = Image.new("RGB", (20, 20), "red")
     turns = [
-        turn | {"content": [part | {"image": picture} if "image" in part else part for part in turn["content"]]
-                if isinstance(turn["content"], list) else turn["content"]}
+        turn
+        | {
+            "content": [part | {"image": picture} if "image" in part else part for part in turn["content"]]
+            if isinstance(turn["content"], list)
+            else turn["content"]
+        }
         for turn in ROWS[name]["messages"]
-    ]  # fmt: skip
+    ]
     theirs = processor.apply_chat_template(turns, tokenize=True, return_dict=True)
     messages = conversation(ROWS[name], sees=True)
     assert not isinstance(messages, Refused)
@@ -211,7 +215,7 @@ def test_pictures_are_read_as_older_models_say_it(tiny_seeing: Path, tmp_path: P
         ({"processor_config": lambda it: it.update(do_pan_and_scan=True)}, "processor_not_supported"),
         ({"tokenizer_config": lambda it: it.pop("boi_token")}, "bad_base_model"),
     ],
-)  # fmt: skip
+)
 def test_a_model_that_does_not_say_how_it_sees_fails(
     tiny_seeing: Path, tmp_path: Path, files: dict[str, Any], code: str
 ) -> None:

@@ -24,13 +24,22 @@ def score(type: str, text: str, answer: str | None = None, *, tokens: int = 0, *
 @pytest.mark.parametrize(
     ("text", "answer", "parameters", "expected"),
     [
-        ("Paris", "Paris", {}, 1), (" Paris\n", "Paris", {}, 1), ("Paris.", "Paris", {}, 0), ("", "Paris", {}, 0),
-        ("paris", "Paris", {}, 0), ("STRASSE", "Straße", {"ignore_case": True}, 1),
-        ("caf\u0065\u0301", "caf\u00e9", {}, 1), ("\uff28i", "Hi", {}, 1), ("a \t\n b", "a b", {}, 1),
-        ("So: #### 12 #### Paris", "Paris", {"after": "####"}, 1), ("Paris", "Paris", {"after": "####"}, 0),
-        ("Paris ####", "Paris", {"after": "####"}, 0), ("Paris", None, {}, 0), ("\U0001f600", "\U0001f600", {}, 1),
+        ("Paris", "Paris", {}, 1),
+        (" Paris\n", "Paris", {}, 1),
+        ("Paris.", "Paris", {}, 0),
+        ("", "Paris", {}, 0),
+        ("paris", "Paris", {}, 0),
+        ("STRASSE", "Straße", {"ignore_case": True}, 1),
+        ("caf\u0065\u0301", "caf\u00e9", {}, 1),
+        ("\uff28i", "Hi", {}, 1),
+        ("a \t\n b", "a b", {}, 1),
+        ("So: #### 12 #### Paris", "Paris", {"after": "####"}, 1),
+        ("Paris", "Paris", {"after": "####"}, 0),
+        ("Paris ####", "Paris", {"after": "####"}, 0),
+        ("Paris", None, {}, 0),
+        ("\U0001f600", "\U0001f600", {}, 1),
     ],
-)  # fmt: skip
+)
 def test_an_exact_answer_is_the_same_text(text: str, answer: str | None, parameters: Any, expected: float) -> None:
     assert score("exact_answer", text, answer, **parameters) == expected
 
@@ -38,13 +47,37 @@ def test_an_exact_answer_is_the_same_text(text: str, answer: str | None, paramet
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("42", "42"), ("It is 42.", "42"), ("1, 2, 3", "3"), ("-7", "-7"), ("+7", "7"), ("\u22127.5", "-7.5"),
-        ("10-3", "3"), ("10 - 3", "3"), ("10 -3", "-3"), ("x=-3", "-3"), ("$1,234,567.89!", "1234567.89"),
-        ("1,234,", "1234"), ("12,34", None), ("1234,567", None), (".5", "0.5"), ("3.14.", "3.14"), ("1e-3", "0.001"),
-        ("6.02E23", "6.02E23"), ("50%", "50"), ("12kg", "12"), ("gemma3", None), ("", None), ("none", None),
-        ("\uff14\uff12", "42"), ("007", "7"), ("-0", "0"), ("1e99999", "1"), ("v1.2.3", None), ("(-3)", "-3"),
+        ("42", "42"),
+        ("It is 42.", "42"),
+        ("1, 2, 3", "3"),
+        ("-7", "-7"),
+        ("+7", "7"),
+        ("\u22127.5", "-7.5"),
+        ("10-3", "3"),
+        ("10 - 3", "3"),
+        ("10 -3", "-3"),
+        ("x=-3", "-3"),
+        ("$1,234,567.89!", "1234567.89"),
+        ("1,234,", "1234"),
+        ("12,34", None),
+        ("1234,567", None),
+        (".5", "0.5"),
+        ("3.14.", "3.14"),
+        ("1e-3", "0.001"),
+        ("6.02E23", "6.02E23"),
+        ("50%", "50"),
+        ("12kg", "12"),
+        ("gemma3", None),
+        ("", None),
+        ("none", None),
+        ("\uff14\uff12", "42"),
+        ("007", "7"),
+        ("-0", "0"),
+        ("1e99999", "1"),
+        ("v1.2.3", None),
+        ("(-3)", "-3"),
     ],
-)  # fmt: skip
+)
 def test_the_last_number_of_a_text(text: str, found: str | None) -> None:
     assert rewards.number(text) == (None if found is None else Decimal(found))
 
@@ -52,13 +85,23 @@ def test_the_last_number_of_a_text(text: str, found: str | None) -> None:
 @pytest.mark.parametrize(
     ("text", "answer", "tolerance", "expected"),
     [
-        ("0.1", "0.1", 0, 1), ("0.30", "0.3", 0, 1), ("0.30000000000000004", "0.3", 0, 0), ("0.31", "0.3", 0.01, 1),
-        ("0.32", "0.3", 0.01, 0), ("1,000", "1000", 0, 1), ("-5", "5", 0, 0), ("99999999999999999999", "1e20", 0, 0),
-        ("99999999999999999999", "1e20", 1, 1), ("nothing", "5", 1e9, 0), ("inf", "5", 1e9, 0),
-        ("5", None, 1e9, None), ("5", "five", 1e9, None),
-        ("9" * 5000, "1", 0, 0), ("1e999", "1e-999", 0, 0),
+        ("0.1", "0.1", 0, 1),
+        ("0.30", "0.3", 0, 1),
+        ("0.30000000000000004", "0.3", 0, 0),
+        ("0.31", "0.3", 0.01, 1),
+        ("0.32", "0.3", 0.01, 0),
+        ("1,000", "1000", 0, 1),
+        ("-5", "5", 0, 0),
+        ("99999999999999999999", "1e20", 0, 0),
+        ("99999999999999999999", "1e20", 1, 1),
+        ("nothing", "5", 1e9, 0),
+        ("inf", "5", 1e9, 0),
+        ("5", None, 1e9, None),
+        ("5", "five", 1e9, None),
+        ("9" * 5000, "1", 0, 0),
+        ("1e999", "1e-999", 0, 0),
     ],
-)  # fmt: skip
+)
 def test_a_number_is_right_within_its_tolerance(
     text: str, answer: Any, tolerance: float, expected: float | None
 ) -> None:
@@ -73,10 +116,15 @@ def test_a_number_may_be_looked_for_after_a_marker() -> None:
 @pytest.mark.parametrize(
     ("pattern", "text", "expected"),
     [
-        ("^<think>(?s:.*)</think>", "<think>a\nb</think> c", 1), ("^a+$", "aab", 0), ("\\bparis\\b", "in Paris", 0),
-        ("(?i)\\bparis\\b", "in Paris", 1), ("^$", "", 1), ("é+", "caféé", 1), ("^.$", "\U0001f600", 1),
+        ("^<think>(?s:.*)</think>", "<think>a\nb</think> c", 1),
+        ("^a+$", "aab", 0),
+        ("\\bparis\\b", "in Paris", 0),
+        ("(?i)\\bparis\\b", "in Paris", 1),
+        ("^$", "", 1),
+        ("é+", "caféé", 1),
+        ("^.$", "\U0001f600", 1),
     ],
-)  # fmt: skip
+)
 def test_a_pattern_is_found_or_not(pattern: str, text: str, expected: float) -> None:
     assert score("regex", text, pattern=pattern) == expected
 
@@ -92,24 +140,37 @@ def test_a_text_that_would_stall_other_engines_is_scored() -> None:
 
 
 PERSON = {
-    "type": "object", "required": ["name", "home"], "additionalProperties": False,
+    "type": "object",
+    "required": ["name", "home"],
+    "additionalProperties": False,
     "properties": {"name": {"type": "string", "pattern": "^[A-Z]"}, "home": {"$ref": "#/$defs/place"}},
     "$defs": {"place": {"type": "object", "required": ["city"], "properties": {"city": {"type": "string"}}}},
-}  # fmt: skip
+}
 GOOD = '{"name": "Ada", "home": {"city": "Zürich"}}'
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (GOOD, 1), (f"\n {GOOD} \n", 1), (f"Here:\n```json\n{GOOD}\n```\nDone.", 1), (f"```\n{GOOD}\n```", 1),
-        (f"```json\r\n{GOOD}\r\n```", 1), (f"```\n{GOOD.replace('rich', chr(0x2028))}\n```", 1),
+        (GOOD, 1),
+        (f"\n {GOOD} \n", 1),
+        (f"Here:\n```json\n{GOOD}\n```\nDone.", 1),
+        (f"```\n{GOOD}\n```", 1),
+        (f"```json\r\n{GOOD}\r\n```", 1),
+        (f"```\n{GOOD.replace('rich', chr(0x2028))}\n```", 1),
         (f"```json\n1\n```\n```json\n{GOOD}\n```", 1),
-        (f"```json\n{GOOD}\n```\n```json\n1\n```", 0), (f"Here: {GOOD}", 0), (f"```json\n{GOOD}", 0), ("", 0),
-        ('{"name": "ada", "home": {"city": "Z"}}', 0), ('{"name": "Ada", "home": {}}', 0),
-        ('{"name": "Ada", "home": {"city": "Z"}, "age": 1}', 0), ("null", 0), ("[" * 100_000, 0), ("NaN", 0),
+        (f"```json\n{GOOD}\n```\n```json\n1\n```", 0),
+        (f"Here: {GOOD}", 0),
+        (f"```json\n{GOOD}", 0),
+        ("", 0),
+        ('{"name": "ada", "home": {"city": "Z"}}', 0),
+        ('{"name": "Ada", "home": {}}', 0),
+        ('{"name": "Ada", "home": {"city": "Z"}, "age": 1}', 0),
+        ("null", 0),
+        ("[" * 100_000, 0),
+        ("NaN", 0),
     ],
-)  # fmt: skip
+)
 def test_json_is_as_its_schema_says(text: str, expected: float) -> None:
     assert score("json_schema", text, json_schema=PERSON) == expected
 
@@ -117,10 +178,13 @@ def test_json_is_as_its_schema_says(text: str, expected: float) -> None:
 @pytest.mark.parametrize(
     ("items", "expected"),
     [
-        ('1, "1", true, "true", null, [], {}, [[]], [1], [true], {"a": 1}, {"a": true}, {"a": {}}', 1), ("1, 1.0", 0),
-        ("0, false, 0.0", 0), ('{"a": 1, "b": [2]}, {"b": [2.0], "a": 1}', 0), ("[[1], 2], [[1], 2]", 0),
+        ('1, "1", true, "true", null, [], {}, [[]], [1], [true], {"a": 1}, {"a": true}, {"a": {}}', 1),
+        ("1, 1.0", 0),
+        ("0, false, 0.0", 0),
+        ('{"a": 1, "b": [2]}, {"b": [2.0], "a": 1}', 0),
+        ("[[1], 2], [[1], 2]", 0),
     ],
-)  # fmt: skip
+)
 def test_items_are_told_apart_as_json_schema_says(items: str, expected: float) -> None:
     assert score("json_schema", f"[{items}]", json_schema={"uniqueItems": True}) == expected
 
@@ -138,11 +202,17 @@ def test_a_number_beyond_all_floats_is_worth_nothing_and_raises_nothing(text: st
 @pytest.mark.parametrize(
     ("tokens", "parameters", "expected"),
     [
-        (5, {"at_most": 10}, 1), (10, {"at_most": 10}, 1), (15, {"at_most": 10}, 0.5), (40, {"at_most": 10}, 0),
-        (5, {"at_least": 10}, 0.5), (0, {"at_least": 10}, 0), (10, {"at_least": 10}, 1),
-        (7, {"at_least": 5, "at_most": 9}, 1), (4, {"at_least": 5, "at_most": 9}, 0.8),
+        (5, {"at_most": 10}, 1),
+        (10, {"at_most": 10}, 1),
+        (15, {"at_most": 10}, 0.5),
+        (40, {"at_most": 10}, 0),
+        (5, {"at_least": 10}, 0.5),
+        (0, {"at_least": 10}, 0),
+        (10, {"at_least": 10}, 1),
+        (7, {"at_least": 5, "at_most": 9}, 1),
+        (4, {"at_least": 5, "at_most": 9}, 0.8),
     ],
-)  # fmt: skip
+)
 def test_length_is_worth_less_the_further_off(tokens: int, parameters: Any, expected: float) -> None:
     assert score("length", "x", tokens=tokens, **parameters) == expected
 
@@ -150,8 +220,13 @@ def test_length_is_worth_less_the_further_off(tokens: int, parameters: Any, expe
 def test_functions_go_by_their_names_and_take_what_trl_gives() -> None:
     both = [{"type": "exact_answer"}, {"type": "length", "name": "short", "at_most": 2}]
     first, second = rewards.functions([ADAPTER.validate_python(each) for each in both])
-    given = {"prompts": [[1], [1]], "completions": ["a", "b"], "completion_ids": [[5, 1], [6, 7, 8, 1]],
-             "answer": ["a", "a"], "trainer_state": None}  # fmt: skip
+    given = {
+        "prompts": [[1], [1]],
+        "completions": ["a", "b"],
+        "completion_ids": [[5, 1], [6, 7, 8, 1]],
+        "answer": ["a", "a"],
+        "trainer_state": None,
+    }
     assert (first.__name__, second.__name__) == ("exact_answer", "short")
     assert (first(**given), second(**given)) == ([1.0, 0.0], [1.0, 0.0])
 
@@ -159,8 +234,11 @@ def test_functions_go_by_their_names_and_take_what_trl_gives() -> None:
 @given(st.text(), st.text())
 def test_whatever_a_model_writes_is_worth_between_0_and_1(text: str, answer: str) -> None:
     for type, parameters in (
-        ("exact_answer", {}), ("numeric_answer", {}), ("numeric_answer", {"after": "#"}), ("regex", {"pattern": "a.b"}),
+        ("exact_answer", {}),
+        ("numeric_answer", {}),
+        ("numeric_answer", {"after": "#"}),
+        ("regex", {"pattern": "a.b"}),
         ("json_schema", {"json_schema": {"type": "array"}}),
-    ):  # fmt: skip
+    ):
         nothing_to_judge_by = type == "numeric_answer" and rewards.number(answer) is None
         assert score(type, text, answer, **parameters) in ((None,) if nothing_to_judge_by else (0, 1))

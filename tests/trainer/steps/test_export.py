@@ -79,9 +79,15 @@ def test_each_pair_is_whole_and_certified(
         assert manifest.sha256(folder / artifact.name) == artifact.sha256
     names = {artifact.name for artifact in bench.job.artifacts}
     assert names >= {
-        "README.md", "certificate.json", "certificate.md", "chat_template.jinja", "generation_config.json",
-        "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
-    }  # fmt: skip
+        "README.md",
+        "certificate.json",
+        "certificate.md",
+        "chat_template.jinja",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+    }
     parity = bench.job.certificate
     assert parity is not None
     assert (parity.rows, parity.prompts, parity.prompts_identical) == (8, 12, 12)
@@ -252,8 +258,13 @@ def test_a_gguf_job_from_beginning_to_end(
     bench = left("gguf", quantization, method=method)
     folder = exported(bench)
     assert {path.name for path in folder.iterdir()} == {
-        "Modelfile", "README.md", "certificate.json", "certificate.md", "manifest.json", f"model-{quantization}.gguf",
-    }  # fmt: skip
+        "Modelfile",
+        "README.md",
+        "certificate.json",
+        "certificate.md",
+        "manifest.json",
+        f"model-{quantization}.gguf",
+    }
     assert bench.job.certificate is not None
     assert bench.job.certificate.prompts_identical == 12
     card = (folder / "README.md").read_text()

@@ -95,8 +95,10 @@ def test_broken_lines_and_giant_ones_cost_only_themselves(bench: Bench) -> None:
     bench.put("train", b"\n".join([good[0], b"{", giant, b"", b"\xff\xfe", *good[1:]]))
     bench.run(Step.PREPARE)
     assert [(entry["row"], entry["reason"][:11].strip()) for entry in refused(bench)] == [
-        (2, "not JSON (l"), (3, "longer than"), (5, "not UTF-8 t"),
-    ]  # fmt: skip
+        (2, "not JSON (l"),
+        (3, "longer than"),
+        (5, "not UTF-8 t"),
+    ]
     assert bench.read("prepared/1/prepared.json")["rows"] == 30
 
 
@@ -239,10 +241,15 @@ def test_a_model_that_does_not_say_how_long_rows_may_be_leaves_it_to_the_request
 
 def test_both_shapes_and_lists_of_text_mean_the_same(bench: Bench) -> None:
     as_list = [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, ANSWER]
-    bench.put("train", [
-        {"messages": [USER, ANSWER]}, {"prompt": "Hi", "completion": "Captain"}, {"messages": as_list},
-        {"prompt": [USER], "completion": [ANSWER]},
-    ])  # fmt: skip
+    bench.put(
+        "train",
+        [
+            {"messages": [USER, ANSWER]},
+            {"prompt": "Hi", "completion": "Captain"},
+            {"messages": as_list},
+            {"prompt": [USER], "completion": [ANSWER]},
+        ],
+    )
     bench.run(Step.PREPARE)
     first, *others = tokens(bench, "train")
     assert all(other == first for other in others)
@@ -266,12 +273,15 @@ def test_parquet_by_metadata_is_read_as_the_origin_wrote_it(bench: Bench, tmp_pa
 @pytest.mark.parametrize(
     "metadata",
     [
-        b"{", b"[]", b'{"splits": 3}', b'{"splits": [{"split_name": "train", "path": "none.parquet"}]}',
+        b"{",
+        b"[]",
+        b'{"splits": 3}',
+        b'{"splits": [{"split_name": "train", "path": "none.parquet"}]}',
         b'{"splits": [{"split_name": "train", "path": "../../../secrets/x.jsonl"}]}',
         b'{"splits": [{"split_name": "train", "path": "/etc/passwd"}]}',
         b'{"splits": [{"split_name": "train", "path": "train.csv"}]}',
     ],
-)  # fmt: skip
+)
 def test_metadata_that_leads_nowhere_or_out_fails(bench: Bench, metadata: bytes) -> None:
     bench.services.buckets.data.write("processed_datasets/chats/metadata.json", metadata)
     assert code_of_failure(bench)[0] == "bad_dataset"

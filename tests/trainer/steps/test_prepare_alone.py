@@ -41,12 +41,17 @@ def test_the_whole_step_runs_where_torch_is_not(tmp_path: Path, tiny: Path) -> N
     (summary,) = (tmp_path / "home").rglob("prepared/1/prepared.json")
     assert json.loads(summary.read_text())["rows"] == 22
     assert {path.name for path in summary.parent.iterdir()} == {
-        "train.parquet", "eval.parquet", "prepared.json", "report.json", "manifest.json",
-    }  # fmt: skip
+        "train.parquet",
+        "eval.parquet",
+        "prepared.json",
+        "report.json",
+        "manifest.json",
+    }
     schema = pq.read_schema(summary.parent / "train.parquet")
     assert [(field.name, str(field.type.value_type)) for field in schema] == [
-        ("input_ids", "int32"), ("labels", "int32"),
-    ]  # fmt: skip
+        ("input_ids", "int32"),
+        ("labels", "int32"),
+    ]
 
 
 def test_rows_with_a_token_that_the_model_does_not_know_are_refused_here(bench: Bench, tmp_path: Path) -> None:
@@ -59,8 +64,15 @@ def test_rows_with_a_token_that_the_model_does_not_know_are_refused_here(bench: 
     (narrow / "config.json").unlink()
     (narrow / "config.json").write_text(json.dumps(config | {"vocab_size": config["vocab_size"] + 1}))
     tokenizer = json.loads((bench.base / "tokenizer.json").read_text())
-    picture = {"id": config["vocab_size"] + 1, "content": "<image_soft_token>", "special": True, "single_word": False,
-               "lstrip": False, "rstrip": False, "normalized": False}  # fmt: skip
+    picture = {
+        "id": config["vocab_size"] + 1,
+        "content": "<image_soft_token>",
+        "special": True,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+    }
     unused = picture | {"id": config["vocab_size"], "content": "<unused>"}
     tokenizer["added_tokens"] += [unused, picture]
     (narrow / "tokenizer.json").unlink()

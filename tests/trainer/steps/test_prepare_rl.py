@@ -178,10 +178,13 @@ def test_prompts_show_pictures(seeing_bench_of: BenchOf, rl: Any, rest: Any, par
     soft = tokens(bench)[0]["prompt_ids"]
     assert len(soft) - len(set(soft)) >= 3  # a picture is one token, again and again
     assert bench.read("prepared/1/report.json")["samples"][0] == [
-        {"trained": False, "text": "<bos><start_of_turn>user\n\n\n<start_of_image><image_soft_token>…<end_of_image>\n\n"
-         f"{rows.QUESTION}<end_of_turn>\n<start_of_turn>model\n"},
+        {
+            "trained": False,
+            "text": "<bos><start_of_turn>user\n\n\n<start_of_image><image_soft_token>…<end_of_image>\n\n"
+            f"{rows.QUESTION}<end_of_turn>\n<start_of_turn>model\n",
+        },
         *parts,
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize(

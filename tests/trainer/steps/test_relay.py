@@ -23,9 +23,15 @@ from trainer.__main__ import _guarded as guarded
 from trainer.steps import train
 
 WHOLE = {
-    "max_steps": 14, "save_steps": 3, "batch_size": 3, "lora_dropout": 0.1, "lr_scheduler_type": "cosine",
-    "warmup_ratio": 0.2, "eval_strategy": "steps", "eval_steps": 4,
-}  # fmt: skip
+    "max_steps": 14,
+    "save_steps": 3,
+    "batch_size": 3,
+    "lora_dropout": 0.1,
+    "lr_scheduler_type": "cosine",
+    "warmup_ratio": 0.2,
+    "eval_strategy": "steps",
+    "eval_steps": 4,
+}
 
 # Runs in the trainer's process before it begins: at its n-th train_step something happens.
 BROKEN_OFF = """
@@ -71,9 +77,12 @@ def execution(bench: Bench, *, after: int = 0, kill: bool = False) -> int:
     """One execution of the train step, as the platform starts it, and control's word on how it ended."""
     arguments = ["train", "--job-id", bench.job_id, "--launch", "1", "--execution", "e", "--seconds", "1000"]
     ran = subprocess.run(
-        [sys.executable, "-c", BROKEN_OFF.format(after=after, kill=kill), *arguments], check=False, timeout=240,
-        capture_output=True, env=os.environ | {"GEMTUNE_HOME": str(bench.services.settings.home)},
-    )  # fmt: skip
+        [sys.executable, "-c", BROKEN_OFF.format(after=after, kill=kill), *arguments],
+        check=False,
+        timeout=240,
+        capture_output=True,
+        env=os.environ | {"GEMTUNE_HOME": str(bench.services.settings.home)},
+    )
     round = bench.job.steps[Step.TRAIN].attempt
     error = None if ran.returncode == 0 else f"code {ran.returncode}"
     ruling = bench.services.control.step_ended(bench.job_id, bench.claim, Step.TRAIN, round=round, error=error)
@@ -94,8 +103,12 @@ def test_three_relays_and_a_kill_train_what_an_unbroken_run_trains(bench_of: Cal
     assert same_training(unbroken, relayed)
     step = relayed.job.steps[Step.TRAIN]
     assert [(attempt.cause, attempt.checkpoint) for attempt in step.attempts] == [
-        ("out_of_time", 2), ("out_of_time", 5), ("code -9", 9), ("out_of_time", 11), (None, 14),
-    ]  # fmt: skip
+        ("out_of_time", 2),
+        ("out_of_time", 5),
+        ("code -9", 9),
+        ("out_of_time", 11),
+        (None, 14),
+    ]
     assert sum(attempt.seconds for attempt in step.attempts) == pytest.approx(step.seconds, abs=0.01)
 
 

@@ -88,10 +88,17 @@ def test_the_export_carries_a_card_and_checksums(bench: Bench) -> None:
     assert "None" not in card
     assert '| evaluation_metrics | ["accuracy", "perplexity"] |' in card
     assert {artifact.name for artifact in bench.job.artifacts} == {
-        "README.md", "adapter_config.json", "adapter_model.safetensors", "certificate.json", "certificate.md",
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "certificate.json",
+        "certificate.md",
         "chat_template.jinja",
-        "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
-    }  # fmt: skip
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+    }
     for artifact in bench.job.artifacts:
         assert manifest.sha256(folder / artifact.name) == artifact.sha256
     config = json.loads((folder / "adapter_config.json").read_text())

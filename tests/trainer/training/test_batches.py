@@ -36,16 +36,19 @@ def test_a_position_predicts_the_next_one_and_the_last_nothing() -> None:
 
 def test_rows_lie_one_after_the_other_each_from_position_0() -> None:
     assert lists(flattened([[LONG, SHORT], [SHORT]])) == {
-        "input_ids": [[5, 6, 7, 8, 9, 8, 9]], "position_ids": [[0, 1, 2, 0, 1, 0, 1]],
-        "shift_labels": [[6, 7, NO, 9, NO, 9, NO]], "row_lengths": [3, 2, 2],
-    }  # fmt: skip
+        "input_ids": [[5, 6, 7, 8, 9, 8, 9]],
+        "position_ids": [[0, 1, 2, 0, 1, 0, 1]],
+        "shift_labels": [[6, 7, NO, 9, NO, 9, NO]],
+        "row_lengths": [3, 2, 2],
+    }
 
 
 def test_rows_lie_below_each_other_filled_up_on_the_right() -> None:
     assert lists(padded([[LONG], [SHORT]])) == {
-        "input_ids": [[5, 6, 7], [8, 9, 0]], "attention_mask": [[1, 1, 1], [1, 1, 0]],
+        "input_ids": [[5, 6, 7], [8, 9, 0]],
+        "attention_mask": [[1, 1, 1], [1, 1, 0]],
         "shift_labels": [[6, 7, NO], [9, NO, NO]],
-    }  # fmt: skip
+    }
 
 
 def test_tokens_are_counted_without_padding() -> None:
@@ -55,9 +58,11 @@ def test_tokens_are_counted_without_padding() -> None:
 
 def test_a_batch_is_filled_up_with_a_row_that_trains_nothing() -> None:
     assert lists(filled_up(flattened([[LONG, SHORT]]), 4)) == {
-        "input_ids": [[5, 6, 7, 8, 9, 0, 0, 0]], "position_ids": [[0, 1, 2, 0, 1, 0, 1, 2]],
-        "shift_labels": [[6, 7, NO, 9, NO, NO, NO, NO]], "row_lengths": [3, 2, 3],
-    }  # fmt: skip
+        "input_ids": [[5, 6, 7, 8, 9, 0, 0, 0]],
+        "position_ids": [[0, 1, 2, 0, 1, 0, 1, 2]],
+        "shift_labels": [[6, 7, NO, 9, NO, NO, NO, NO]],
+        "row_lengths": [3, 2, 3],
+    }
     whole = flattened([[LONG, SHORT]])
     assert lists(filled_up(whole, 5)) == lists(whole)
 

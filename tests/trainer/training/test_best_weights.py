@@ -100,7 +100,7 @@ def test_the_best_reward_is_the_highest(bench_of: BenchOf, talkative: Path) -> N
     training = {"learning_rate": 0.05, "lr_scheduler_type": "constant", "max_steps": 10, "load_best_model_at_end": True}
     bench = grpo_bench(
         bench_of, talkative, HAS_AN_E | {"pattern": "^.?e"}, **training, eval_strategy="steps", eval_steps=1
-    ).to(Step.TRAIN)  # fmt: skip
+    ).to(Step.TRAIN)
     found = evaluated(bench, "reward")
     best = max(found, key=lambda train_step: found[train_step])
     assert bench.job.metrics is not None

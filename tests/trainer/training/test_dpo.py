@@ -108,9 +108,15 @@ def test_the_margin_rises_and_the_figures_are_those_of_an_independent_computatio
 
 def test_a_training_that_was_stopped_goes_on_to_the_same_weights(bench_of: Callable[..., Bench]) -> None:
     training: dict[str, Any] = {
-        "max_steps": None, "epochs": 2, "batch_size": 5, "eval_strategy": "steps", "eval_steps": 5, "save_steps": 100,
-        "rows": 14, "logging_steps": 3,
-    }  # fmt: skip
+        "max_steps": None,
+        "epochs": 2,
+        "batch_size": 5,
+        "eval_strategy": "steps",
+        "eval_steps": 5,
+        "save_steps": 100,
+        "rows": 14,
+        "logging_steps": 3,
+    }
     unbroken = dpo_bench(bench_of, **training).to(Step.TRAIN)
     broken = dpo_bench(bench_of, **training).to(Step.PREPARE)
     for stop in (2, 2):  # within the first epoch, and within the second
@@ -137,10 +143,19 @@ def trainer_of(bench: Bench, base: Path, tmp_path: Path) -> Any:
 
     spec = Spec.model_validate_json(bench.services.buckets.config.read(bench.job.spec_name))
     folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
-    return dpo.make(Setup(
-        huggingface.load(base, spec), spec.training_config, base, folder / "train.parquet", folder / "eval.parquet",
-        output=tmp_path / "out", total_steps=8, max_length=2048, hooks=UNTOLD,
-    ))  # fmt: skip
+    return dpo.make(
+        Setup(
+            huggingface.load(base, spec),
+            spec.training_config,
+            base,
+            folder / "train.parquet",
+            folder / "eval.parquet",
+            output=tmp_path / "out",
+            total_steps=8,
+            max_length=2048,
+            hooks=UNTOLD,
+        )
+    )
 
 
 def shaken(model: Any) -> Any:

@@ -47,7 +47,7 @@ def test_the_reward_rises_and_the_adapter_answers_so(bench_of: Callable[..., Ben
 
     bench = grpo_bench(
         bench_of, talkative, HAS_AN_E, learning_rate=0.02, max_steps=10, eval_strategy="steps", eval_steps=5
-    ).to(Step.EXPORT)  # fmt: skip
+    ).to(Step.EXPORT)
     job = bench.job
     assert job.metrics is not None
     assert job.metrics.baseline is not None
@@ -83,9 +83,17 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(
     bench_of: Callable[..., Bench], talkative: Path
 ) -> None:
     training: dict[str, Any] = {
-        "max_steps": None, "epochs": 2, "rl": {"beta": 0.05}, "gradient_accumulation_steps": 2, "batch_size": 8,
-        "eval_strategy": "steps", "eval_steps": 5, "save_steps": 100, "rows": 12, "logging_steps": 3,
-    }  # fmt: skip
+        "max_steps": None,
+        "epochs": 2,
+        "rl": {"beta": 0.05},
+        "gradient_accumulation_steps": 2,
+        "batch_size": 8,
+        "eval_strategy": "steps",
+        "eval_steps": 5,
+        "save_steps": 100,
+        "rows": 12,
+        "logging_steps": 3,
+    }
     unbroken = grpo_bench(bench_of, talkative, HAS_AN_E, SHORT, **training).to(Step.TRAIN)
     broken = grpo_bench(bench_of, talkative, HAS_AN_E, SHORT, **training).to(Step.PREPARE)
     for stop in (2, 2):  # within the first epoch, and within the second
@@ -110,10 +118,19 @@ def trainer_of(bench: Bench, tmp_path: Path) -> Any:
     spec = Spec.model_validate_json(bench.services.buckets.config.read(bench.job.spec_name))
     folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
     base = Path(spec.training_config.base_model_id)
-    trainer = grpo.make(Setup(
-        huggingface.load(base, spec), spec.training_config, base, folder / "train.parquet", folder / "eval.parquet",
-        output=tmp_path / "out", total_steps=8, max_length=2048, hooks=UNTOLD,
-    ))  # fmt: skip
+    trainer = grpo.make(
+        Setup(
+            huggingface.load(base, spec),
+            spec.training_config,
+            base,
+            folder / "train.parquet",
+            folder / "eval.parquet",
+            output=tmp_path / "out",
+            total_steps=8,
+            max_length=2048,
+            hooks=UNTOLD,
+        )
+    )
     trainer.current_gradient_accumulation_steps = 1
     return trainer
 
@@ -147,8 +164,10 @@ def test_advantages_rewards_and_loss_are_those_of_an_independent_computation(
 
     # DAPO's mean over all tokens; on-policy the ratio is 1. KL by Schulman's k3 estimator, at the sampling temperature.
     total, tokens = 0.0, 0
-    prompts = [ids[-sum(mask) :] for ids, mask in
-               zip(sampled["prompt_ids"].tolist(), sampled["prompt_mask"].tolist(), strict=True)]  # fmt: skip
+    prompts = [
+        ids[-sum(mask) :]
+        for ids, mask in zip(sampled["prompt_ids"].tolist(), sampled["prompt_mask"].tolist(), strict=True)
+    ]
     for prompt, completion, advantage in zip(prompts, completions, advantages, strict=True):
         ids = torch.tensor([prompt + completion])
         logps = []

@@ -27,27 +27,63 @@ def config(**fields: Any) -> TrainingConfig:
 def setup(config: TrainingConfig, *, total_steps: int = 200, held_out: Path | None = Path("held_out")) -> Setup:
     hooks: Any = None
     return Setup(
-        loaded=None, config=config, base=Path("base"), train=Path("train"), held_out=held_out,  # type: ignore[arg-type]
-        output=Path("out"), total_steps=total_steps, max_length=64, hooks=hooks,
-    )  # fmt: skip
+        loaded=None,
+        config=config,
+        base=Path("base"),
+        train=Path("train"),
+        held_out=held_out,  # type: ignore[arg-type]
+        output=Path("out"),
+        total_steps=total_steps,
+        max_length=64,
+        hooks=hooks,
+    )
 
 
 def test_each_field_of_a_request_becomes_the_argument_that_it_is_about(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     asked = config(
-        learning_rate=3e-4, batch_size=2, gradient_accumulation_steps=3, epochs=5, lr_scheduler_type="cosine",
-        warmup_ratio=0.12, weight_decay=0.01, logging_steps=7, eval_strategy="steps", eval_steps=11,
-        batch_eval_metrics=True, save_steps=13, seed=17,
-    )  # fmt: skip
+        learning_rate=3e-4,
+        batch_size=2,
+        gradient_accumulation_steps=3,
+        epochs=5,
+        lr_scheduler_type="cosine",
+        warmup_ratio=0.12,
+        weight_decay=0.01,
+        logging_steps=7,
+        eval_strategy="steps",
+        eval_steps=11,
+        batch_eval_metrics=True,
+        save_steps=13,
+        seed=17,
+    )
     assert job_trainer.arguments(setup(asked)) == {
-        "output_dir": "out", "learning_rate": 3e-4, "per_device_train_batch_size": 2, "per_device_eval_batch_size": 2,
-        "gradient_accumulation_steps": 3, "num_train_epochs": 5, "max_steps": -1, "lr_scheduler_type": "cosine",
-        "warmup_steps": 24, "weight_decay": 0.01, "optim": "adamw_torch_fused", "logging_steps": 7,
-        "logging_nan_inf_filter": False, "eval_strategy": "steps", "eval_steps": 11, "batch_eval_metrics": True,
-        "restore_callback_states_from_checkpoint": True, "save_strategy": "steps", "save_steps": 13, "seed": 17,
-        "data_seed": 17, "use_cpu": True, "dataloader_pin_memory": False, "remove_unused_columns": False,
-        "report_to": [], "disable_tqdm": True,
-    }  # fmt: skip
+        "output_dir": "out",
+        "learning_rate": 3e-4,
+        "per_device_train_batch_size": 2,
+        "per_device_eval_batch_size": 2,
+        "gradient_accumulation_steps": 3,
+        "num_train_epochs": 5,
+        "max_steps": -1,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 24,
+        "weight_decay": 0.01,
+        "optim": "adamw_torch_fused",
+        "logging_steps": 7,
+        "logging_nan_inf_filter": False,
+        "eval_strategy": "steps",
+        "eval_steps": 11,
+        "batch_eval_metrics": True,
+        "restore_callback_states_from_checkpoint": True,
+        "save_strategy": "steps",
+        "save_steps": 13,
+        "seed": 17,
+        "data_seed": 17,
+        "use_cpu": True,
+        "dataloader_pin_memory": False,
+        "remove_unused_columns": False,
+        "report_to": [],
+        "disable_tqdm": True,
+    }
 
 
 def test_a_gpu_is_used_and_full_fine_tuning_keeps_its_moments_in_8_bits_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,11 +139,18 @@ def test_evaluations_are_compared_by_loss_or_reward(fields: dict[str, Any], argu
 @pytest.mark.parametrize(
     ("found", "best", "greater", "is_new"),
     [
-        (1.0, None, False, True), (1.0, 1.5, False, True), (1.5, 1.5, False, False), (2.0, 1.5, False, False),
-        (1.0, None, True, True), (2.0, 1.5, True, True), (1.5, 1.5, True, False), (1.0, 1.5, True, False),
-        (float("nan"), None, False, False), (-1e300, None, True, True),
+        (1.0, None, False, True),
+        (1.0, 1.5, False, True),
+        (1.5, 1.5, False, False),
+        (2.0, 1.5, False, False),
+        (1.0, None, True, True),
+        (2.0, 1.5, True, True),
+        (1.5, 1.5, True, False),
+        (1.0, 1.5, True, False),
+        (float("nan"), None, False, False),
+        (-1e300, None, True, True),
     ],
-)  # fmt: skip
+)
 def test_only_what_is_better_than_all_before_is_a_new_best(found: Any, best: Any, greater: Any, is_new: bool) -> None:
     args: Any = SimpleNamespace(metric_for_best_model="eval_x", greater_is_better=greater)
     state = TrainerState(best_metric=best)
@@ -195,9 +238,16 @@ def attached(trainer: Any, told: Told, **fields: Any) -> Any:
 
 def args(**fields: Any) -> Any:
     return SimpleNamespace(
-        **({"eval_strategy": "no", "output_dir": "/out", "metric_for_best_model": "eval_loss",
-            "greater_is_better": False} | fields)
-    )  # fmt: skip
+        **(
+            {
+                "eval_strategy": "no",
+                "output_dir": "/out",
+                "metric_for_best_model": "eval_loss",
+                "greater_is_better": False,
+            }
+            | fields
+        )
+    )
 
 
 def test_a_stop_that_is_asked_for_ends_the_training_with_a_checkpoint() -> None:

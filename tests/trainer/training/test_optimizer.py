@@ -24,9 +24,16 @@ def chosen(method: str) -> str:
     config = TrainingConfig.model_validate({"base_model_id": "google/gemma-3-270m", "method": method} | rl)
     loaded: Any = None  # arguments follow from the request alone
     setup = Setup(
-        loaded, config, Path("base"), Path("train.parquet"), None, output=Path("output"), total_steps=1, max_length=1,
+        loaded,
+        config,
+        Path("base"),
+        Path("train.parquet"),
+        None,
+        output=Path("output"),
+        total_steps=1,
+        max_length=1,
         hooks=UNTOLD,
-    )  # fmt: skip
+    )
     found: str = job_trainer.arguments(setup)["optim"]
     return found
 

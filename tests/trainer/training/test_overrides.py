@@ -17,9 +17,14 @@ from tests.trainer.conftest import Bench
 from trainer.training import dpo, grpo, job_trainer, reinforcement, sft
 
 OVERRIDING = (
-    dpo.DpoTrainer, grpo.Epochs, grpo.GrpoTrainer, job_trainer.EarlyStopping, job_trainer.JobCallback,
-    job_trainer.LossWindow, sft.SftTrainer,
-)  # fmt: skip
+    dpo.DpoTrainer,
+    grpo.Epochs,
+    grpo.GrpoTrainer,
+    job_trainer.EarlyStopping,
+    job_trainer.JobCallback,
+    job_trainer.LossWindow,
+    sft.SftTrainer,
+)
 # accelerate calls it where a sampler has one.
 OF_SAMPLERS = {"set_epoch"}
 CODE = "".join(path.read_text() for path in (Path(__file__).parents[3] / "trainer").rglob("*.py"))
@@ -41,9 +46,13 @@ def test_log_probabilities_are_by_our_own_loss_head(
     rl: dict[str, Any] = {
         "dpo": {"algorithm": "dpo"},
         "grpo": {
-            "algorithm": "grpo", "num_generations": 2, "max_completion_length": 4, "beta": 0.1, "rewards": rewards,
+            "algorithm": "grpo",
+            "num_generations": 2,
+            "max_completion_length": 4,
+            "beta": 0.1,
+            "rewards": rewards,
         },
-    }[algorithm]  # fmt: skip
+    }[algorithm]
     bench = bench_of(method="RL", rl_config=rl, max_steps=1, batch_size=4)
     content = preference_rows.pairs if algorithm == "dpo" else preference_rows.prompts
     bench.put("train", content(rows.train_rows(8)))

@@ -54,9 +54,14 @@ def test_speed_and_the_time_to_go_are_those_of_the_train_steps_so_far(told: Told
     told.log.flush()
     first, last = told.reports
     assert first == Progress(
-        train_step=1, total_steps=10, epoch=0.3333, loss=2.0, learning_rate=1e-4, tokens_per_second=50.0,
+        train_step=1,
+        total_steps=10,
+        epoch=0.3333,
+        loss=2.0,
+        learning_rate=1e-4,
+        tokens_per_second=50.0,
         eta_seconds=18.0,
-    )  # fmt: skip
+    )
     assert (last.train_step, last.tokens_per_second, last.eta_seconds) == (2, 100.0, 24.0)
 
 
@@ -88,8 +93,11 @@ def test_a_clock_that_is_set_back_stops_no_report_and_makes_no_time_negative(tol
         told.step(number, seconds=6, tokens=600 * number)
         told.clock.set_back(hours=1)
     assert [(report.train_step, report.tokens_per_second, report.eta_seconds) for report in told.reports] == [
-        (1, 100, 54), (2, 100, 48), (3, 100, 42), (4, 100, 36),
-    ]  # fmt: skip
+        (1, 100, 54),
+        (2, 100, 48),
+        (3, 100, 42),
+        (4, 100, 36),
+    ]
 
 
 def test_more_train_steps_than_were_planned_leave_no_time_to_go(told: Told) -> None:
@@ -103,14 +111,23 @@ def test_the_loss_curve_has_a_line_for_each_train_step_and_evaluation(told: Told
     told.step(1, seconds=0, tokens=5, rewards={"reward": 0.5, "rewards/margins": 0.25})
     told.log.evaluated(1, Figures(eval_loss=1.5, accuracy=0.75))
     assert told.curve() == [
-        {"train_step": 1, "epoch": 0.3333, "loss": 2.0, "learning_rate": 1e-4, "tokens_per_second": None,
-         "reward": 0.5, "rewards/margins": 0.25, "at": at},
+        {
+            "train_step": 1,
+            "epoch": 0.3333,
+            "loss": 2.0,
+            "learning_rate": 1e-4,
+            "tokens_per_second": None,
+            "reward": 0.5,
+            "rewards/margins": 0.25,
+            "at": at,
+        },
         {"train_step": 1, "eval_loss": 1.5, "accuracy": 0.75, "at": at},
-    ]  # fmt: skip
+    ]
     assert (told.reports[-1].reward, told.reports[-1].margin) == (0.5, 0.25)
     assert told.tracked == [
-        (1, {"reward": 0.5, "rewards/margins": 0.25}), (1, Figures(eval_loss=1.5, accuracy=0.75)),
-    ]  # fmt: skip
+        (1, {"reward": 0.5, "rewards/margins": 0.25}),
+        (1, Figures(eval_loss=1.5, accuracy=0.75)),
+    ]
 
 
 def test_the_end_is_told_though_its_last_train_steps_were_not_logged(told: Told) -> None:
@@ -130,8 +147,14 @@ def test_a_training_that_ends_at_once_tells_its_end_and_writes_no_curve(told: To
 
 def test_rewards_are_what_reinforcement_learning_logs_besides() -> None:
     logged = {
-        "reward": 1.0, "rewards/margins": 2.0, "kl": 3.0, "entropy": 4.0, "completions/mean_length": 5.0,
-        "completions/clipped_ratio": 6.0, "logps/chosen": 7.0, "reward_std": None,
-    }  # fmt: skip
+        "reward": 1.0,
+        "rewards/margins": 2.0,
+        "kl": 3.0,
+        "entropy": 4.0,
+        "completions/mean_length": 5.0,
+        "completions/clipped_ratio": 6.0,
+        "logps/chosen": 7.0,
+        "reward_std": None,
+    }
     others = {"loss": 1.0, "grad_norm": 2.0, "completions/max_length": 3.0, "learning_rate": 4.0}
     assert rewards_in(logged | others) == {name: value for name, value in logged.items() if value is not None}

@@ -69,9 +69,12 @@ def as_transformers_reads(base: Path, prompt: list[dict[str, Any]]) -> dict[str,
     from transformers import AutoProcessor
 
     inputs: dict[str, torch.Tensor] = AutoProcessor.from_pretrained(base).apply_chat_template(
-        as_processors_take({"messages": prompt}), add_generation_prompt=True, tokenize=True, return_dict=True,
+        as_processors_take({"messages": prompt}),
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
         return_tensors="pt",
-    )  # fmt: skip
+    )
     return inputs
 
 
@@ -111,10 +114,20 @@ def trainer_of(bench: Bench, tmp_path: Path) -> Any:
     folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
     base = Path(spec.training_config.base_model_id)
     make = dpo.make if isinstance(spec.training_config.rl_config, DpoConfig) else of_grpo.make
-    trainer: Any = make(Setup(
-        huggingface.load(base, spec), spec.training_config, base, folder / "train.parquet", folder / "eval.parquet",
-        output=tmp_path / "out", total_steps=8, max_length=2048, hooks=UNTOLD, sight=Sight.of(base, folder),
-    ))  # fmt: skip
+    trainer: Any = make(
+        Setup(
+            huggingface.load(base, spec),
+            spec.training_config,
+            base,
+            folder / "train.parquet",
+            folder / "eval.parquet",
+            output=tmp_path / "out",
+            total_steps=8,
+            max_length=2048,
+            hooks=UNTOLD,
+            sight=Sight.of(base, folder),
+        )
+    )
     trainer.current_gradient_accumulation_steps = 1
     shaken(trainer.model)
     return trainer
@@ -201,13 +214,18 @@ def test_grpo_samples_from_what_the_model_sees_and_scores_it(
     torch.manual_seed(1)
     order = next(iter(trainer.get_train_dataloader()))
     sampled = trainer._generate_and_score_completions(order)
-    by_tokens = {tuple(tokens["prompt_ids"]) + tuple(tokens["pictures"]): row["prompt"]
-                 for row, tokens in zip(MIXED, prepared(bench, "train"), strict=True)}  # fmt: skip
+    by_tokens = {
+        tuple(tokens["prompt_ids"]) + tuple(tokens["pictures"]): row["prompt"]
+        for row, tokens in zip(MIXED, prepared(bench, "train"), strict=True)
+    }
     total, count = 0.0, 0
     for row, ids, mask, advantage in zip(
-        order, sampled["completion_ids"].tolist(), sampled["completion_mask"].tolist(), sampled["advantages"].tolist(),
+        order,
+        sampled["completion_ids"].tolist(),
+        sampled["completion_mask"].tolist(),
+        sampled["advantages"].tolist(),
         strict=True,
-    ):  # fmt: skip
+    ):
         prompt = by_tokens[tuple(row["prompt"]) + tuple(row["pictures"])]
         policy, reference = of_policy_and_reference(model, counting, prompt, ids[: sum(mask)], 0.8)
         ratio = reference - policy
@@ -220,7 +238,7 @@ def test_grpo_samples_from_what_the_model_sees_and_scores_it(
     greedy = trainer._generate_and_score_completions(order)
     for row, ids, mask in zip(
         order, greedy["completion_ids"].tolist(), greedy["completion_mask"].tolist(), strict=True
-    ):  # fmt: skip
+    ):
         inputs = as_transformers_reads(counting, by_tokens[tuple(row["prompt"]) + tuple(row["pictures"])])
         alone = model.generate(**inputs, max_new_tokens=4, do_sample=False)[0, inputs["input_ids"].shape[1] :]
         assert ids[: sum(mask)] == alone.tolist()
@@ -234,9 +252,14 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(
     seeing_bench_of: BenchOf, counting: Path, rl: dict[str, Any], row: Callable[..., dict[str, Any]]
 ) -> None:
     training: dict[str, Any] = {
-        "base_model_id": str(counting), "max_steps": None, "epochs": 2, "batch_size": 8, "save_steps": 100,
-        "gradient_accumulation_steps": 1 if rl is DPO else 2, "train_vision_tower": True,
-    }  # fmt: skip
+        "base_model_id": str(counting),
+        "max_steps": None,
+        "epochs": 2,
+        "batch_size": 8,
+        "save_steps": 100,
+        "gradient_accumulation_steps": 1 if rl is DPO else 2,
+        "train_vision_tower": True,
+    }
     mixed = [row(0), row(), row(1, 2), *(row(number) for number in range(3, 24 if rl is DPO else 12))]
     unbroken = rl_bench(seeing_bench_of, rl, mixed, mixed[:3], **training).to(Step.TRAIN)
     broken = rl_bench(seeing_bench_of, rl, mixed, mixed[:3], **training).to(Step.PREPARE)

@@ -119,9 +119,10 @@ def test_the_key_stays_between_the_secret_store_and_wandb(
     bench.run(Step.TRAIN)
     secrets = bench.services.settings.home / "secrets"
     holders = [
-        path for path in bench.services.settings.home.rglob("*")
+        path
+        for path in bench.services.settings.home.rglob("*")
         if path.is_file() and KEY.encode() in path.read_bytes() and not path.is_relative_to(secrets)
-    ]  # fmt: skip
+    ]
     assert holders == []
     assert KEY not in caplog.text
     assert "wandb" in caplog.text.lower()
@@ -132,9 +133,12 @@ def test_the_key_stays_between_the_secret_store_and_wandb(
 
 @pytest.mark.parametrize("outage", ["refused", "denied", "broken", "silent"])
 def test_a_job_does_without_wandb(
-    tracked: Callable[..., Bench], wandb: WandbServer, outage: str, monkeypatch: pytest.MonkeyPatch,
+    tracked: Callable[..., Bench],
+    wandb: WandbServer,
+    outage: str,
+    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setattr("trainer.training.tracking.wandb_run.FINISH_SECONDS", 2.0)
     if outage == "refused":
         monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")

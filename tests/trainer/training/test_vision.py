@@ -45,9 +45,12 @@ def answers(model: Any, folder: str) -> list[str]:
     for number in range(200, 208):
         content = [{"type": "image", "image": shown(number)}, {"type": "text", "text": rows.QUESTION}]
         inputs = processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True,
+            [{"role": "user", "content": content}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
             return_tensors="pt",
-        )  # fmt: skip
+        )
         written = model.generate(**inputs, max_new_tokens=16, do_sample=False)[0, inputs["input_ids"].shape[1] :]
         said.append(processor.decode(written, skip_special_tokens=True).strip())
     return said
@@ -105,8 +108,14 @@ def test_an_adapter_learns_colours_and_leaves_what_sees_as_it_was(
     adapted = set(weights(bench, "adapter"))
     assert all(".language_model.layers." in name for name in adapted)
     assert {name.rpartition(".lora_")[0].rpartition(".")[2] for name in adapted} == {
-        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
-    }  # fmt: skip
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    }
 
 
 def said_by_the_card(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
@@ -249,8 +258,9 @@ def test_figures_of_mixed_rows_do_not_depend_on_how_they_are_batched(
 
     processor, found = AutoProcessor.from_pretrained(bench.base), []
     for row, (encoded,) in zip(mixed_rows(), items, strict=True):
-        inputs = processor.apply_chat_template(as_processors_take(row), tokenize=True, return_dict=True,
-                                               return_tensors="pt")  # fmt: skip
+        inputs = processor.apply_chat_template(
+            as_processors_take(row), tokenize=True, return_dict=True, return_tensors="pt"
+        )
         with torch.no_grad():
             found.append((model(**inputs).logits[0].double(), encoded["labels"]))
     loss, accuracy, _ = independent_of(found)
@@ -276,8 +286,9 @@ def test_pictures_come_in_parquet_or_as_files_and_mean_the_same(seeing_bench_of:
 
     def asked(image: dict[str, Any]) -> dict[str, Any]:
         content = [
-            {"type": "image", "text": None, "image": image}, {"type": "text", "text": rows.QUESTION, "image": None},
-        ]  # fmt: skip
+            {"type": "image", "text": None, "image": image},
+            {"type": "text", "text": rows.QUESTION, "image": None},
+        ]
         answer = [{"type": "text", "text": "Captain", "image": None}]
         return {"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]}
 

@@ -147,8 +147,11 @@ print(loops.scaled(ones, torch.ones(2, 1), torch.full((4,), 2.0)).tolist())
 """
     env = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
     ran = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True,
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
         env=env | {"GEMTUNE_CACHE": str(tmp_path / "file" / "cache"), "TMPDIR": str(tmp_path)},
-    )  # fmt: skip
+    )
     assert ran.stdout.strip() == str([[2.0] * 4] * 2)
     assert list(tmp_path.glob("gemtune-numba-*/*"))

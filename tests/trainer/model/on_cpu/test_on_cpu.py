@@ -85,23 +85,27 @@ def cases() -> dict[str, tuple[Function, Function, Sequence[tuple[int, ...]]]]:
             lambda x, a, b, c, d: torch.cat(
                 adapted(x, [Layer(at(x, frozen), a, b), Layer(at(x, frozen)[:20], c, d)], scale=1.5), -1
             ),
-            lambda x, a, b, c, d: torch.cat((plain_adapted(x, at(x, frozen), a, b),
-                                             plain_adapted(x, at(x, frozen)[:20], c, d)), -1),
+            lambda x, a, b, c, d: torch.cat(
+                (plain_adapted(x, at(x, frozen), a, b), plain_adapted(x, at(x, frozen)[:20], c, d)), -1
+            ),
             [(1, 90, 32), (4, 32), (48, 4), (6, 32), (20, 6)],
         ),
         "attention, one key head": (
-            lambda q, k, v: attended(q, k, v, LENGTHS, 0.1), plain_attention,
+            lambda q, k, v: attended(q, k, v, LENGTHS, 0.1),
+            plain_attention,
             [(TOKENS, 4, 32), (TOKENS, 1, 32), (TOKENS, 1, 32)],
         ),
         "attention, of some tokens": (
-            lambda q, k, v: attended(q, k, v, LENGTHS, 0.1, ASKING), plain_attention_of_some,
+            lambda q, k, v: attended(q, k, v, LENGTHS, 0.1, ASKING),
+            plain_attention_of_some,
             [(len(ASKING), 4, 32), (TOKENS, 1, 32), (TOKENS, 1, 32)],
         ),
         "attention, two key heads": (
-            lambda q, k, v: attended(q, k, v, LENGTHS, 0.1), plain_attention,
+            lambda q, k, v: attended(q, k, v, LENGTHS, 0.1),
+            plain_attention,
             [(TOKENS, 6, 32), (TOKENS, 2, 32), (TOKENS, 2, 32)],
         ),
-    }  # fmt: skip
+    }
 
 
 def results(function: Function, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> list[torch.Tensor]:
@@ -246,9 +250,13 @@ def test_every_part_of_a_gemma_is_found(tmp_path: Path, family: str) -> None:
     config = found.config
     ours = [getattr(module.__dict__.get("forward"), "func", None) for module in found.modules()]
     norms = {"gemma": 2, "gemma2": 4, "gemma3": 6}[family]
-    parts = {"_norm": norms * config.num_hidden_layers + 1, "_mlp": config.num_hidden_layers,
-             "_attention": config.num_hidden_layers, "_linear": 7 * config.num_hidden_layers,
-             "_last_layer": 1} | ({} if norms == 2 else {"_layer": config.num_hidden_layers - 1})  # fmt: skip
+    parts = {
+        "_norm": norms * config.num_hidden_layers + 1,
+        "_mlp": config.num_hidden_layers,
+        "_attention": config.num_hidden_layers,
+        "_linear": 7 * config.num_hidden_layers,
+        "_last_layer": 1,
+    } | ({} if norms == 2 else {"_layer": config.num_hidden_layers - 1})
     names = [part.__name__ for part in ours if part is not None]
     assert {name: names.count(name) for name in names} == parts
 

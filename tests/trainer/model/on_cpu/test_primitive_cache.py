@@ -42,9 +42,12 @@ for _ in range(2):
 """
     environment = {name: value for name, value in os.environ.items() if name not in BOTH}
     ran = subprocess.run(
-        [sys.executable, "-c", program], env=environment | {"ONEDNN_VERBOSE": "profile_create"},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        [sys.executable, "-c", program],
+        env=environment | {"ONEDNN_VERBOSE": "profile_create"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return sum("create:cache_miss" in line and ",convolution," in line for line in ran.stdout.splitlines())
 
 
