@@ -27,7 +27,7 @@ from tests.handlers.conftest import MAIN
 from tests.handlers.schema_values import ANYTHING, TEXT, values
 
 ROOT = Path(__file__).parent.parent.parent
-README, GATEWAY = ROOT / "README.md", ROOT / "terraform" / "api_gateway.tf"
+PAGE, GATEWAY = ROOT / "docs" / "http-api.md", ROOT / "terraform" / "api_gateway.tf"
 # Written down a second time, as a client knows it: parameters with their bounds, the good status, all others.
 STATUS = ["queued", "preparing", "training", "exporting", "completed", "failed", "cancelled", "unknown"]
 LARGEST = 9007199254740991
@@ -155,8 +155,8 @@ def test_a_route_takes_what_its_endpoint_has(endpoint: Endpoint) -> None:
     assert taken == {*endpoint.path_parts, *(argument(parameter) for parameter in endpoint.parameters), *body}
 
 
-def test_the_readme_names_every_endpoint() -> None:
-    named = re.findall(r"`(GET|POST|DELETE) (/[^`?\s]*)[^`]*`", README.read_text())
+def test_the_page_on_the_http_api_names_every_endpoint() -> None:
+    named = re.findall(r"`(GET|POST|DELETE) (/[^`?\s]*)[^`]*`", PAGE.read_text())
     paths = {(method, path.replace("{id}", "{job_id}")) for method, path in named}
     assert paths == {(endpoint.method, endpoint.path) for endpoint in ENDPOINTS}
 

@@ -73,8 +73,8 @@ def test_the_list_says_when_where_and_whence_and_has_every_accelerator() -> None
     assert set(listed["a_second"]) == wanted
 
 
-def test_the_readme_says_what_the_list_says() -> None:
-    readme = (Path(__file__).parent.parent.parent.parent / "README.md").read_text()
+def test_the_page_on_deployment_says_what_the_list_says() -> None:
+    page = (Path(__file__).parent.parent.parent.parent / "docs" / "deployment.md").read_text()
     an_hour = {name: cost.a_second(machine) for name, machine in {**MACHINES, **CPU_STEPS}.items()}
     for words, price in (
         ("prepare, an hour", an_hour["prepare"]),
@@ -82,13 +82,13 @@ def test_the_readme_says_what_the_list_says() -> None:
         ("export, an hour", an_hour["export"]),
     ):
         assert price is not None
-        assert f"| {words} | ${price * 3600:.2f} |" in readme
+        assert f"| {words} | ${price * 3600:.2f} |" in page
     without_gpu = cost.a_second(replace(MACHINES["rtx-pro-6000"], gpu=None))
     assert without_gpu is not None
-    assert f"its CPUs and memory alone are ${without_gpu * 3600:.2f} |" in readme
+    assert f"its CPUs and memory alone are ${without_gpu * 3600:.2f} |" in page
     example = cost.of_job(job("l4", prepare=120, train=1200, export=180))
-    assert f"3 of export | ${example:.2f} |" in readme
-    assert json.loads(cost.PRICES.read_text())["date"] in readme
+    assert f"3 of export | ${example:.2f} |" in page
+    assert json.loads(cost.PRICES.read_text())["date"] in page
 
 
 def test_the_status_of_a_job_tells_its_cost_when_it_is_over() -> None:

@@ -1,4 +1,4 @@
-"""Tables that have to agree: what a request may say, what the records say of it, what the trainer has, and the README.
+"""Tables that have to agree: what a request may say, what the records say of it, what the trainer has, and docs/.
 
 mypy sees to the rest: the trainer's matches over these types have no default, so a missing case is an error of types.
 """
@@ -20,7 +20,9 @@ from gemtune.request.rewards import RewardBase
 from trainer.export.merge import encoding_of
 from trainer.rows.rewards import score_of
 
-README = (Path(__file__).parent.parent.parent.parent / "README.md").read_text()
+DOCS = Path(__file__).parent.parent.parent.parent / "docs"
+EXPORTS_PAGE = (DOCS / "export-and-certificate.md").read_text()
+REWARDS_PAGE = (DOCS / "methods-and-rewards.md").read_text()
 # What each reward cannot do without.
 PARAMETERS: dict[str, dict[str, Any]] = {
     "exact_answer": {},
@@ -45,10 +47,10 @@ def gaps_of_exports() -> Iterator[str]:
         if differing := set(get_args(known)) ^ {export.quantization for export in listed}:
             yield f"{what}: the type and the table differ by {', '.join(sorted(differing))}"
     for name, format in exports.EXPORTS.items():
-        row = next((line for line in README.splitlines() if line.startswith(f"| `{name}` |")), "")
+        row = next((line for line in EXPORTS_PAGE.splitlines() if line.startswith(f"| `{name}` |")), "")
         for export in format.exports:
             if f"`{export.quantization}`" not in row:
-                yield f"{name} {export.quantization} is not in the README's table of exports"
+                yield f"{name} {export.quantization} is not in the table of exports in docs/"
             if isinstance(export, GgufExport) and not hasattr(gguf.LlamaFileType, f"MOSTLY_{export.llama_type}"):
                 yield f"llama.cpp knows no {export.llama_type}"
 
@@ -60,8 +62,8 @@ def gaps_of_rewards() -> Iterator[str]:
         (name,) = get_args(reward.model_fields["type"].annotation)
         if not hasattr(reward, "compares"):
             yield f"{name} does not say what it compares"
-        if f"| `{name}` |" not in README:
-            yield f"{name} is not in the README's table of rewards"
+        if f"| `{name}` |" not in REWARDS_PAGE:
+            yield f"{name} is not in the table of rewards in docs/"
         try:
             score_of(adapter.validate_python({"type": name} | PARAMETERS[name]))
         except (AssertionError, KeyError):
@@ -102,7 +104,7 @@ def test_a_quantization_that_only_the_table_knows_is_noticed(monkeypatch: pytest
     assert list(gaps_of_exports()) == [
         "quantizations: the type and the table differ by q9_x",
         "gguf quantizations: the type and the table differ by q9_x",
-        "gguf q9_x is not in the README's table of exports",
+        "gguf q9_x is not in the table of exports in docs/",
         "llama.cpp knows no Q9_X",
     ]
 
@@ -126,6 +128,6 @@ def test_a_reward_that_only_requests_know_is_noticed(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(PARAMETERS, "rhymes", {})
     assert list(gaps_of_rewards()) == [
         "rhymes does not say what it compares",
-        "rhymes is not in the README's table of rewards",
+        "rhymes is not in the table of rewards in docs/",
         "the trainer has no function for rhymes",
     ]
