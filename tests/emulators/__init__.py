@@ -1,10 +1,12 @@
-"""Google Cloud on this machine, for tests: Google's emulators where there are some, stand-ins that speak Google's
-protocols where there are none, so that the real clients are used unchanged.
+"""Google Cloud on this machine, for tests.
+
+The real Google clients are used unchanged: they talk to Google's emulators where those exist, and otherwise to
+stand-ins that speak Google's protocols.
 
     Firestore, Pub/Sub   the emulators of the Google Cloud SDK
     Cloud Storage        fake-gcs-server
-    Secret Manager, Workflows executions, Cloud Run jobs   stand-ins of ours
-    Eventarc             the relay, which also mends what the emulators do otherwise than production
+    Secret Manager, Workflows executions, Cloud Run jobs   our own stand-ins
+    Eventarc             the relay, which also corrects where the emulators deviate from production
 
-`python -m tests.emulators` starts all of it with the functions on top, and says how to reach it.
+`python -m tests.emulators` starts all of it, serves the functions on top, and prints how to reach them.
 """

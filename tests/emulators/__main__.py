@@ -1,4 +1,4 @@
-"""`python -m tests.emulators`: the gcp backend whole on this machine, until Ctrl-C."""
+"""`python -m tests.emulators`: runs the whole gcp backend here until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.emulators.sdk import NoEmulators
 
 
 def main() -> int:
-    with stop_signals() as told_to_stop, tempfile.TemporaryDirectory(prefix="gemtune-cloud-") as folder:
+    with stop_signals() as wait_for_stop, tempfile.TemporaryDirectory(prefix="gemtune-cloud-") as folder:
         try:
             cloud = Cloud(Path(folder), {"GEMTUNE_WEBHOOKS_TO_LOOPBACK": "yes"})
         except NoEmulators as error:
@@ -22,7 +22,7 @@ def main() -> int:
             for name, value in (cloud.environment | {"GEMTUNE_URL": cloud.url}).items():
                 print(f"export {name}={value}")
             print(f"# serving {cloud.url}; logs in {folder}; Ctrl-C ends it", flush=True)
-            told_to_stop()
+            wait_for_stop()
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them, however that ends."""
+"""Child processes that end with their parent, however the parent ends."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-# The shell reads a pipe that only its parent holds open: when it closes, the parent is gone or wants an end.
+# The shell reads a pipe that only its parent holds open. Once the pipe closes, the parent has died or called stop().
 BOUND = '"$@" </dev/null & child=$!; cat >/dev/null; kill "$child" 2>/dev/null; wait "$child"'
 
 
 class Child:
-    """A process bound to this one, with its output in a file."""
+    """A child process that ends with this one; its output goes to a file."""
 
     def __init__(self, name: str, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None):
         self.name, self.log = name, log
@@ -24,7 +24,7 @@ class Child:
                 stdout=output,
                 stderr=output,
                 env=environment,
-                start_new_session=True,  # Ctrl-C is for the parent, which then ends this in order
+                start_new_session=True,  # Ctrl-C reaches only the parent, which then stops its children in order
             )
 
     def stop(self) -> None:
@@ -40,7 +40,10 @@ def free_port() -> int:
 
 
 def wait_for_port(port: int, child: Child, *, seconds: float = 240) -> None:
-    """Return when somebody listens. Raises TimeoutError with the child's last words."""
+    """Wait until something listens on the port.
+
+    Raises TimeoutError with the end of the child's log.
+    """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:

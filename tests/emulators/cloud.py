@@ -1,4 +1,4 @@
-"""All of Google Cloud that gemtune needs, with the functions deployed on it, as Terraform would."""
+"""The Google Cloud that gemtune needs, with its functions deployed."""
 
 from __future__ import annotations
 
@@ -30,18 +30,24 @@ BUCKETS = {
     "GCS_EXPORT_BUCKET_NAME": "gemtune-test-export",
 }
 LOCATION = f"projects/{PROJECT}/locations/{REGION}"
-# Seconds between deliveries of a message that was refused, and how often one is tried: Pub/Sub's least for webhooks,
-# so that a test can wait for the last.
+# Shortest and longest pause between deliveries of a refused message, in seconds, and the most deliveries of one.
+# Webhooks get Pub/Sub's minimum of five, so that a test can wait for the last one.
 BACKOFF = (1, 10)
 ATTEMPTS = {Topic.JOB_REQUESTS: 20, Topic.WEBHOOKS: 5}
 RUN_JOBS = ("gemtune-prepare", "gemtune-train-l4", "gemtune-export")
 
 
 class Cloud:
-    """Up when the constructor returns; always used as a context, so that nothing outlives the test."""
+    """The gcp backend on emulators and stand-ins, wired as Terraform wires it.
+
+    It is up when the constructor returns. Always use it as a context manager, so that no process outlives the test.
+    """
 
     def __init__(self, folder: Path, settings: Mapping[str, str] | None = None):
-        """`settings`: more of the functions' environment. Raises NoEmulators."""
+        """Start everything, with more settings for the functions.
+
+        Raises NoEmulators.
+        """
         self.folder = folder
         self.emulators = Emulators(folder / "emulators")
         self.secret_manager = SecretManagerStandIn()
@@ -68,8 +74,8 @@ class Cloud:
         self._own_environment = environment_with(self.emulators.environment)
         self._own_environment.__enter__()
         with ThreadPoolExecutor() as pool:
-            for wired in [pool.submit(wire) for wire in (self._serve, self._topics, self._triggers, self._run_jobs)]:
-                wired.result()
+            for wiring in [pool.submit(wire) for wire in (self._serve, self._topics, self._triggers, self._run_jobs)]:
+                wiring.result()
 
     def __enter__(self) -> Cloud:
         return self
@@ -84,17 +90,17 @@ class Cloud:
         self._own_environment.__exit__(None, None, None)
 
     def sweep(self) -> None:
-        """What Cloud Scheduler does every few minutes."""
+        """Call the sweep function, as Cloud Scheduler does every few minutes."""
         httpx2.post(f"{self.url}/sweep/", timeout=240, trust_env=False).raise_for_status()
 
     def messages(self, topic: Topic) -> list[pubsub_v1.types.PubsubMessage]:
-        """Every message that a topic ever got."""
+        """Return every message ever published to a topic."""
         with pubsub_v1.SubscriberClient() as subscriber, warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # for those who would ask in a loop
+            warnings.simplefilter("ignore", DeprecationWarning)  # it is aimed at pulling in a loop, which would be slow
             while received := subscriber.pull(
-                subscription=_kept(topic), max_messages=1000, return_immediately=True, timeout=20
+                subscription=_archive(topic), max_messages=1000, return_immediately=True, timeout=20
             ).received_messages:
-                subscriber.acknowledge(subscription=_kept(topic), ack_ids=[message.ack_id for message in received])
+                subscriber.acknowledge(subscription=_archive(topic), ack_ids=[message.ack_id for message in received])
                 self._messages.setdefault(topic, []).extend(message.message for message in received)
         return self._messages.get(topic, [])
 
@@ -119,26 +125,26 @@ class Cloud:
         with publisher, subscriber:
             for topic in (*Topic, STORAGE_EVENTS, *(f"{topic}-dead" for topic in (*Topic, STORAGE_EVENTS))):
                 publisher.create_topic(name=_topic(topic))
-            pushed = {
+            endpoints = {
                 Topic.JOB_REQUESTS: f"{self.url}/dispatch/{_topic(Topic.JOB_REQUESTS)}",
                 Topic.WEBHOOKS: f"{self.url}/notify/{_topic(Topic.WEBHOOKS)}",
                 STORAGE_EVENTS: f"{self.relay.url}/storage",
             }
-            for topic, endpoint in pushed.items():
+            for topic, endpoint in endpoints.items():
                 subscriber.create_subscription(request=_push(topic, endpoint))
             for topic in Topic:
-                subscriber.create_subscription(name=_kept(topic), topic=_topic(topic))
+                subscriber.create_subscription(name=_archive(topic), topic=_topic(topic))
 
     def _triggers(self) -> None:
-        """Firestore calls the relay for each created event document."""
+        """Have Firestore call the relay for each new event document."""
         url = f"http://{self.emulators.firestore}/emulator/v1/projects/{PROJECT}/eventarcTrigger"
-        wanted = {
+        trigger = {
             "eventType": "google.cloud.firestore.document.v1.created",
             "database": "(default)",
             "namespace": "(default)",
             "document": {"value": "training_jobs/{job}/events/{event}", "matchType": "PATH_PATTERN"},
         }
-        answer = httpx2.post(url, params={"eventarcTriggerId": "fan_out"}, json=wanted, trust_env=False)
+        answer = httpx2.post(url, params={"eventarcTriggerId": "fan_out"}, json=trigger, trust_env=False)
         answer.raise_for_status()
 
     def _run_jobs(self) -> None:
@@ -154,7 +160,10 @@ class Cloud:
 
 @contextmanager
 def environment_with(variables: Mapping[str, str]) -> Iterator[None]:
-    """Google's clients read where the emulators are from their process's environment."""
+    """Set environment variables for a while.
+
+    Google's clients read the addresses of the emulators from the environment of their process.
+    """
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -179,9 +188,9 @@ def _push(topic: Topic | str, endpoint: str) -> dict[str, object]:
     }
 
 
-def _kept(topic: Topic) -> str:
-    """The subscription that hears all of a topic for whoever looks later."""
-    return f"projects/{PROJECT}/subscriptions/{topic}-kept"
+def _archive(topic: Topic) -> str:
+    """Return the name of the subscription that keeps all messages of a topic."""
+    return f"projects/{PROJECT}/subscriptions/{topic}-archive"
 
 
 def _topic(name: str) -> str:

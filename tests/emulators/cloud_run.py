@@ -1,6 +1,7 @@
-"""A stand-in for Cloud Run jobs (v2, REST): each execution is a child process with the job's command and environment.
+"""Stand-in for Cloud Run jobs (v2, REST).
 
-jobs.create and .run, operations.get, executions.get, .list and .cancel:
+Each execution is a child process with the job's command and environment. It serves jobs.create and .run,
+operations.get, executions.get, .list and .cancel:
 https://cloud.google.com/run/docs/reference/rest/v2/projects.locations.jobs
 """
 
@@ -56,15 +57,15 @@ class CloudRunStandIn:
                 execution.process.wait()
 
     def running(self) -> list[subprocess.Popen[bytes]]:
-        """The children that live."""
-        found = [execution.process for execution in self._executions.values()]
-        return [process for process in found if process is not None and process.poll() is None]
+        """Return the executions' processes that are still running."""
+        processes = [execution.process for execution in self._executions.values()]
+        return [process for process in processes if process is not None and process.poll() is None]
 
     def cancelled(self, execution: str) -> bool:
-        """Whether somebody asked for the end of an execution, by its short name."""
+        """Return whether an execution, by its short name, was asked to cancel."""
         return any(e.ended_by == "cancelled" for name, e in self._executions.items() if name.endswith(f"/{execution}"))
 
-    # The calls; each returns an HTTP status and a body.
+    # The API methods; each returns an HTTP status and a body.
 
     def answer(self, method: str, url: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         parts = urlsplit(url)
@@ -77,8 +78,8 @@ class CloudRunStandIn:
             case "POST", "cancel":
                 return self._cancel(path.removesuffix(":cancel"))
             case "GET", "executions":
-                found = [e.resource for name, e in self._executions.items() if name.startswith(f"{path}/")]
-                return 200, {"executions": found}
+                resources = [e.resource for name, e in self._executions.items() if name.startswith(f"{path}/")]
+                return 200, {"executions": resources}
             case "GET", _:
                 return self._get(path)
         return _error(404, path)
@@ -132,8 +133,10 @@ class CloudRunStandIn:
         container = template["containers"][0]
         override = (overrides.get("containerOverrides") or [{}])[0]
         short = execution.resource["name"].rpartition("/")[2]
-        environment = os.environ | {one["name"]: one.get("value", "") for one in container.get("env", [])}
-        environment |= {one["name"]: one.get("value", "") for one in override.get("env", [])}
+        environment = os.environ | {
+            variable["name"]: variable.get("value", "") for variable in container.get("env", [])
+        }
+        environment |= {variable["name"]: variable.get("value", "") for variable in override.get("env", [])}
         environment |= {"CLOUD_RUN_JOB": job["name"].rpartition("/")[2], "CLOUD_RUN_EXECUTION": short}
         arguments = override.get("args") or container.get("args", [])
         with (self._logs / f"{short}.log").open("wb") as output, execution.lock:
@@ -149,7 +152,7 @@ class CloudRunStandIn:
         if execution.process is not None:
             self._watch(execution, float((overrides.get("timeout") or template["timeout"]).removesuffix("s")))
         code = None if execution.process is None else execution.process.returncode
-        self._ended(execution, code)
+        self._record_end(execution, code)
 
     def _watch(self, execution: _Execution, seconds: float) -> None:
         assert execution.process is not None
@@ -171,18 +174,18 @@ class CloudRunStandIn:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
-    def _ended(self, execution: _Execution, code: int | None) -> None:
-        well = code == 0 and not execution.ended_by
-        message = "" if well else execution.ended_by or f"task exited with {code}"
-        state = "CONDITION_SUCCEEDED" if well else "CONDITION_FAILED"
+    def _record_end(self, execution: _Execution, code: int | None) -> None:
+        succeeded = code == 0 and not execution.ended_by
+        message = "" if succeeded else execution.ended_by or f"task exited with {code}"
+        state = "CONDITION_SUCCEEDED" if succeeded else "CONDITION_FAILED"
         execution.resource |= {
             "completionTime": _now(),
-            "succeededCount": int(well),
-            "failedCount": int(not well),
+            "succeededCount": int(succeeded),
+            "failedCount": int(not succeeded),
             "cancelledCount": int(execution.ended_by == "cancelled"),
             "conditions": [{"type": "Completed", "state": state, "message": message}],
         }
-        if well:
+        if succeeded:
             execution.operation["response"] = {"@type": f"{TYPE}Execution", **execution.resource}
         else:
             kind = CANCELLED if execution.ended_by == "cancelled" else FAILED

@@ -1,4 +1,8 @@
-"""`python -m tests.emulators.functions_server PORT`: every function of main.py below its name; api at the root."""
+"""Local server of the functions in main.py.
+
+`python -m tests.emulators.functions_server PORT` serves the api at the root and every other function below its own
+name.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +19,8 @@ def main(port: int) -> None:
     from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
     source = str(FUNCTIONS / "main.py")
-    behind = {f"/{name}": create_app(target=name, source=source) for name in EVENTS}
-    app = DispatcherMiddleware(create_app(target="api", source=source), behind)
+    mounted = {f"/{name}": create_app(target=name, source=source) for name in EVENTS}
+    app = DispatcherMiddleware(create_app(target="api", source=source), mounted)
     waitress.serve(app, host="127.0.0.1", port=port, threads=16)
 
 

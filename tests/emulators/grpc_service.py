@@ -1,4 +1,4 @@
-"""Serves methods of a gRPC service on 127.0.0.1."""
+"""gRPC server for stand-ins of Google's services."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 import grpc
 
-# method -> (what answers, type of its request, type of its answer; proto-plus or plain protobuf)
+# method -> (handler, request type, response type); the types are proto-plus or plain protobuf
 Methods = Mapping[str, tuple[Callable[[Any, grpc.ServicerContext], Any], Any, Any]]
 
 
 def serve(service: str, methods: Methods) -> tuple[grpc.Server, str]:
-    """The server, started, and its address."""
+    """Start a server for one service on 127.0.0.1; return it with its address."""
     server = grpc.server(futures.ThreadPoolExecutor(16))
     handlers = {
-        name: grpc.unary_unary_rpc_method_handler(call, _reader(request), _writer(answer))
-        for name, (call, request, answer) in methods.items()
+        name: grpc.unary_unary_rpc_method_handler(call, _reader(request), _writer(response))
+        for name, (call, request, response) in methods.items()
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     port = server.add_insecure_port("127.0.0.1:0")

@@ -1,15 +1,15 @@
-"""Eventarc on this machine: turns the emulators' calls into the CloudEvents that production sends, and sends them.
+"""Stand-in for Eventarc: turns the emulators' calls into production's events.
 
-What the Firestore emulator does otherwise than production, and is mended here:
-- its body is base64 of the protobuf, not the protobuf;
-- its `ce-source` begins with `projects/` twice;
-- it calls once, whatever the answer: here a failed call is repeated, as with "retry on failure";
-- it calls one after the other for the whole database, and waits for each: here it is answered at once, and documents
-  wait for nobody but themselves.
+The Firestore emulator deviates from production in these ways, which the relay corrects:
+- The body is the base64 of the protobuf, not the protobuf.
+- `ce-source` begins with `projects/` twice.
+- An event is sent once, whatever the answer. The relay repeats a failed call, as "retry on failure" does.
+- Events of the whole database are sent one by one, each after the answer to the one before. The relay answers at once,
+  so that a slow function delays only its own event.
 
-What fake-gcs-server publishes as a Pub/Sub notification becomes `google.cloud.storage.object.v1.finalized`; there the
-Pub/Sub emulator repeats what fails. Not mended: its subscriptions ignore filters, and each refused push makes it wait
-longer before it pushes anything of that subscription. Nothing here relies on either.
+Pub/Sub notifications of fake-gcs-server become `google.cloud.storage.object.v1.finalized`; the Pub/Sub emulator
+repeats the ones that fail. Two of its deviations remain, and nothing relies on them: subscriptions ignore filters, and
+each refused push delays every later push of that subscription.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from urllib.parse import quote
 import httpx2
 
 FINALIZED = "google.cloud.storage.object.v1.finalized"
-# Seconds before a failed trigger is repeated: doubled each time.
+# Seconds before a failed call is repeated, doubled each time up to the longest.
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
 
 
 class Relay:
-    """Listens on `port` for the emulators and calls the functions below `functions_url`."""
+    """Server that listens on `port` for the emulators and calls the functions."""
 
     def __init__(self, port: int, functions_url: str):
         self._functions_url = functions_url
@@ -51,21 +51,21 @@ class Relay:
         self._workers.shutdown(cancel_futures=True)
 
     def take(self, path: str, headers: Mapping[str, str], body: bytes) -> int:
-        """The status to answer the emulator with."""
+        """Relay one call of an emulator; return the status to answer it with."""
         if path.startswith("/functions/"):
             if "ce-id" in headers:
-                self._workers.submit(self._until_taken, *as_document_created(headers, body))
+                self._workers.submit(self._send_until_accepted, *as_document_created(headers, body))
             return 204
         translated = as_object_finalized(json.loads(body))
         return 204 if translated is None else self.send("ingest", *translated)
 
-    def _until_taken(self, headers: Mapping[str, str], body: bytes) -> None:
+    def _send_until_accepted(self, headers: Mapping[str, str], body: bytes) -> None:
         pause = FIRST_PAUSE
         while self.send("fan_out", headers, body) >= 300 and not self._stopping.wait(pause):
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def send(self, function: str, headers: Mapping[str, str], body: bytes) -> int:
-        """The status that a function answers an event with."""
+        """Send an event to a function; return the status of its answer."""
         self.sent.append((function, headers, body))
         try:
             answer = self._client.post(f"{self._functions_url}/{function}/", headers=dict(headers), content=body)
@@ -75,14 +75,17 @@ class Relay:
 
 
 def as_document_created(headers: Mapping[str, str], body: bytes) -> tuple[dict[str, str], bytes]:
-    """Headers and body of the event as production sends it."""
+    """Convert the Firestore emulator's call into production's form."""
     sent = {name.lower(): value for name, value in headers.items() if name.lower().startswith("ce-")}
     sent["ce-source"] = sent["ce-source"].replace("projects/projects/", "projects/")
     return sent | {"content-type": "application/protobuf"}, base64.b64decode(body)
 
 
 def as_object_finalized(push: Mapping[str, Any]) -> tuple[dict[str, str], bytes] | None:
-    """The event behind a notification; None for one of another kind."""
+    """Convert a Pub/Sub push into a storage event.
+
+    Returns None if the notification is not about a finalized object.
+    """
     message = push["message"]
     attributes = message.get("attributes", {})
     if attributes.get("eventType") != "OBJECT_FINALIZE":

@@ -1,4 +1,4 @@
-"""Finds the emulators of the Google Cloud SDK."""
+"""Location of the Google Cloud SDK's emulators."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ VARIABLE = "GEMTUNE_CLOUD_SDK"
 
 
 class NoEmulators(Exception):
-    """They are not on this machine; the text says what is missing and what to do."""
+    """Raised when the emulators are missing; the text says what to install."""
 
 
 @lru_cache(maxsize=1)
 def jars() -> tuple[Path, Path]:
-    """The Firestore and the Pub/Sub emulator. Raises NoEmulators."""
+    """Return the jars of the Firestore and Pub/Sub emulators.
+
+    Raises NoEmulators.
+    """
     if shutil.which("java") is None:
         raise NoEmulators("the emulators need Java 17 or later: install default-jre-headless")
     platform = _root() / "platform"
@@ -31,9 +34,9 @@ def jars() -> tuple[Path, Path]:
 
 
 def _root() -> Path:
-    """The SDK's folder: what the variable says, or else what gcloud says."""
-    if named := os.environ.get(VARIABLE):
-        return Path(named)
+    """Return the SDK's folder, from the variable or else from gcloud."""
+    if folder := os.environ.get(VARIABLE):
+        return Path(folder)
     gcloud = shutil.which("gcloud")
     if gcloud is None:
         raise NoEmulators(f"there is no Google Cloud SDK: install one, or set {VARIABLE} to its folder")

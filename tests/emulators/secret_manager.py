@@ -1,4 +1,4 @@
-"""A stand-in for Secret Manager: secrets with versions and an expiry, in memory."""
+"""Stand-in for Secret Manager: secrets with versions and an expiry, in memory."""
 
 from __future__ import annotations
 
@@ -28,10 +28,13 @@ class _Secret:
 
 
 class SecretManagerStandIn:
-    """`now` is the time it lives in; tests move it. `late`: by how many versions `latest` lags behind."""
+    """Secret Manager in memory.
+
+    `now` is its clock, which tests move. `lag` is by how many versions `latest` lags behind.
+    """
 
     def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)):
-        self.now, self.late = now, 0
+        self.now, self.lag = now, 0
         self._secrets: dict[str, _Secret] = {}
         self._lock = threading.RLock()
         t = types
@@ -50,7 +53,7 @@ class SecretManagerStandIn:
         self._server.stop(None)
 
     def names(self) -> list[str]:
-        """Of every secret that is there."""
+        """Return the names of all secrets that have not expired."""
         with self._lock:
             return [name.rpartition("/")[2] for name in self._secrets if self._alive(name)]
 
@@ -62,19 +65,19 @@ class SecretManagerStandIn:
             if self._alive(name):
                 context.abort(grpc.StatusCode.ALREADY_EXISTS, f"{name} already exists")
             self._secrets[name] = _Secret(self.now(), self._expiry(request.secret))
-            return self._shown(name)
+            return self._resource(name)
 
     def _update(self, request: Any, context: grpc.ServicerContext) -> Any:
         with self._lock:
-            secret = self._found(request.secret.name, context)
+            secret = self._require(request.secret.name, context)
             if list(request.update_mask.paths) != ["ttl"]:
                 context.abort(grpc.StatusCode.UNIMPLEMENTED, "only ttl")
             secret.expires_at = self._expiry(request.secret)
-            return self._shown(request.secret.name)
+            return self._resource(request.secret.name)
 
     def _delete(self, request: Any, context: grpc.ServicerContext) -> Any:
         with self._lock:
-            self._found(request.name, context)
+            self._require(request.name, context)
             del self._secrets[request.name]
         return empty_pb2.Empty()
 
@@ -82,11 +85,11 @@ class SecretManagerStandIn:
         part = request.filter.removeprefix("name:")
         with self._lock:
             names = sorted(name for name in self._secrets if name.startswith(f"{request.parent}/") and part in name)
-            return types.ListSecretsResponse(secrets=[self._shown(name) for name in names if self._alive(name)])
+            return types.ListSecretsResponse(secrets=[self._resource(name) for name in names if self._alive(name)])
 
     def _add(self, request: Any, context: grpc.ServicerContext) -> Any:
         with self._lock:
-            secret = self._found(request.parent, context)
+            secret = self._require(request.parent, context)
             if google_crc32c.value(request.payload.data) != request.payload.data_crc32c:
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, "checksum mismatch")
             secret.versions.append(request.payload.data)
@@ -95,8 +98,8 @@ class SecretManagerStandIn:
     def _access(self, request: Any, context: grpc.ServicerContext) -> Any:
         name, _, version = request.name.partition("/versions/")
         with self._lock:
-            secret = self._found(name, context)
-            number = len(secret.versions) - self.late if version == "latest" else int(version)
+            secret = self._require(name, context)
+            number = len(secret.versions) - self.lag if version == "latest" else int(version)
             if not 1 <= number <= len(secret.versions):
                 context.abort(grpc.StatusCode.NOT_FOUND, f"{request.name} not found")
             if number in secret.disabled:
@@ -108,7 +111,7 @@ class SecretManagerStandIn:
     def _disable(self, request: Any, context: grpc.ServicerContext) -> Any:
         name, _, number = request.name.partition("/versions/")
         with self._lock:
-            self._found(name, context).disabled.add(int(number))
+            self._require(name, context).disabled.add(int(number))
         return types.SecretVersion(name=request.name, state=types.SecretVersion.State.DISABLED)
 
     def _expiry(self, secret: Any) -> datetime | None:
@@ -118,11 +121,11 @@ class SecretManagerStandIn:
         secret = self._secrets.get(name)
         return secret is not None and (secret.expires_at is None or self.now() < secret.expires_at)
 
-    def _found(self, name: str, context: grpc.ServicerContext) -> _Secret:
+    def _require(self, name: str, context: grpc.ServicerContext) -> _Secret:
         if not self._alive(name):
             context.abort(grpc.StatusCode.NOT_FOUND, f"{name} not found")
         return self._secrets[name]
 
-    def _shown(self, name: str) -> Any:
+    def _resource(self, name: str) -> Any:
         secret = self._secrets[name]
         return types.Secret(name=name, create_time=secret.created_at, expire_time=secret.expires_at)

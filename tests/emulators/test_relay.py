@@ -1,4 +1,4 @@
-"""The relay turns what the emulators send into what production sends; each of their deviations is shown and mended."""
+"""The relay corrects each deviation of the emulators from production."""
 
 from __future__ import annotations
 
@@ -24,19 +24,22 @@ pytestmark = pytest.mark.emulators
 
 
 class Functions:
-    """Hears what the relay sends; answers with `statuses`, then 200."""
+    """Server that records what the relay sends.
+
+    It answers with `statuses` one by one, then with 200.
+    """
 
     def __init__(self) -> None:
-        self.heard: list[tuple[str, dict[str, str], bytes]] = []
+        self.received: list[tuple[str, dict[str, str], bytes]] = []
         self.statuses: list[int] = []
-        self.together = threading.Barrier(1)
+        self.barrier = threading.Barrier(1)
         functions = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                functions.together.wait(60)  # a function that takes its time: until so many are called
-                functions.heard.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
+                functions.barrier.wait(60)  # a slow function: it waits until enough others are called too
+                functions.received.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
                 self.send_response(functions.statuses.pop(0) if functions.statuses else 200)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
@@ -51,21 +54,22 @@ class Functions:
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Functions]:
-    found = Functions()
-    yield found
-    found.server.shutdown()
-    found.server.server_close()
+    functions = Functions()
+    yield functions
+    functions.server.shutdown()
+    functions.server.server_close()
 
 
 @pytest.fixture
 def functions(served: Functions) -> Functions:
-    served.heard, served.statuses, served.together = [], [], threading.Barrier(1)
+    served.received, served.statuses, served.barrier = [], [], threading.Barrier(1)
     return served
 
 
-@pytest.fixture(scope="module")  # the emulator keeps its connection: it loses a call to a relay that came after another
+# One relay for the module: the emulator keeps its connection, and loses the first call after a relay is replaced.
+@pytest.fixture(scope="module")
 def relay(emulators: Emulators, served: Functions) -> Iterator[Relay]:
-    found = Relay(emulators.triggers_port, served.url)
+    relay = Relay(emulators.triggers_port, served.url)
     trigger = {
         "eventType": "google.cloud.firestore.document.v1.created",
         "database": "(default)",
@@ -74,14 +78,14 @@ def relay(emulators: Emulators, served: Functions) -> Iterator[Relay]:
     }
     url = f"http://{emulators.firestore}/emulator/v1/projects/{PROJECT}/eventarcTrigger?eventarcTriggerId=relayed"
     httpx2.post(url, json=trigger, trust_env=False).raise_for_status()
-    yield found
-    found.stop()
+    yield relay
+    relay.stop()
 
 
-def test_a_created_document_comes_as_production_sends_it(relay: Relay, functions: Functions) -> None:
+def test_a_created_document_arrives_as_production_sends_it(relay: Relay, functions: Functions) -> None:
     firestore.Client(project=PROJECT).collection("relayed").document("one").set({"seq": 1})
-    wait_for(lambda: functions.heard, seconds=240, what="the event")
-    path, headers, body = functions.heard[0]
+    wait_for(lambda: functions.received, seconds=240, what="the event")
+    path, headers, body = functions.received[0]
     assert path == "/fan_out/"
     assert headers["ce-type"] == "google.cloud.firestore.document.v1.created"
     assert headers["ce-source"] == f"//firestore.googleapis.com/projects/{PROJECT}/databases/(default)"
@@ -91,23 +95,25 @@ def test_a_created_document_comes_as_production_sends_it(relay: Relay, functions
     assert document.fields["seq"].integer_value == 1
 
 
-def test_a_refused_event_comes_again(relay: Relay, functions: Functions) -> None:
+def test_a_refused_event_is_sent_again(relay: Relay, functions: Functions) -> None:
     functions.statuses = [500, 503]
     firestore.Client(project=PROJECT).collection("relayed").document("two").set({"seq": 1})
-    wait_for(lambda: len(functions.heard) == 3, seconds=240, what="the third attempt")
-    assert len({headers["ce-id"] for _, headers, _ in functions.heard}) == 1
+    wait_for(lambda: len(functions.received) == 3, seconds=240, what="the third attempt")
+    assert len({headers["ce-id"] for _, headers, _ in functions.received}) == 1
 
 
-def test_a_slow_function_holds_nobody_up(relay: Relay, functions: Functions) -> None:
-    """The emulator itself waits for each answer before it sends the next event."""
-    functions.together = threading.Barrier(8)
+def test_a_slow_function_delays_no_other_event(relay: Relay, functions: Functions) -> None:
+    """The emulator, in contrast, waits for each answer before the next event."""
+    functions.barrier = threading.Barrier(8)
     database = firestore.Client(project=PROJECT)
     for number in range(8):
         database.collection("relayed").document(f"slow{number}").set({"seq": number})
-    wait_for(lambda: len(functions.heard) == 8, seconds=240, what="all events")
+    wait_for(lambda: len(functions.received) == 8, seconds=240, what="all events")
 
 
-def test_an_uploaded_object_comes_as_a_storage_event(emulators: Emulators, relay: Relay, functions: Functions) -> None:
+def test_an_uploaded_object_arrives_as_a_storage_event(
+    emulators: Emulators, relay: Relay, functions: Functions
+) -> None:
     with pubsub_v1.PublisherClient() as publisher, pubsub_v1.SubscriberClient() as subscriber:
         topic = f"projects/{PROJECT}/topics/{STORAGE_EVENTS}"
         publisher.create_topic(name=topic)
@@ -117,11 +123,11 @@ def test_an_uploaded_object_comes_as_a_storage_event(emulators: Emulators, relay
             push_config={"push_endpoint": f"{relay.url}/storage"},
         )
     bucket = storage.Client(project=PROJECT, credentials=AnonymousCredentials()).create_bucket("relayed")
-    functions.statuses = [500]  # and comes again
+    functions.statuses = [500]  # so that it has to be sent again
     blob = bucket.blob("in/ü x.job.json")
     blob.upload_from_string(b"{}")
-    wait_for(lambda: len(functions.heard) >= 2, seconds=240, what="the second attempt")
-    path, headers, body = functions.heard[-1]
+    wait_for(lambda: len(functions.received) >= 2, seconds=240, what="the second attempt")
+    path, headers, body = functions.received[-1]
     stored = json.loads(body)
     assert (path, headers["ce-type"]) == ("/ingest/", FINALIZED)
     assert headers["ce-source"] == "//storage.googleapis.com/projects/_/buckets/relayed"
@@ -132,8 +138,8 @@ def test_an_uploaded_object_comes_as_a_storage_event(emulators: Emulators, relay
     )
 
 
-def test_the_emulators_own_call_is_base64_with_a_doubled_source() -> None:
-    """What the relay mends, as it was seen from the emulator."""
+def test_base64_and_a_doubled_source_are_corrected() -> None:
+    """The input is a call recorded from the emulator."""
     from tests.emulators.relay import as_document_created
 
     sent = {
@@ -147,9 +153,9 @@ def test_the_emulators_own_call_is_base64_with_a_doubled_source() -> None:
     assert (body, "host" in headers) == (b"protobuf", False)
 
 
-def test_a_message_of_another_kind_is_acknowledged_and_no_event(
+def test_another_kind_of_notification_is_acknowledged_without_an_event(
     relay: Relay, functions: Functions, tmp_path: Path
 ) -> None:
     push = {"message": {"attributes": {"eventType": "OBJECT_DELETE"}, "data": "", "messageId": "1", "publishTime": ""}}
     assert httpx2.post(f"{relay.url}/storage", json=push, trust_env=False).status_code == 204
-    assert functions.heard == []
+    assert functions.received == []

@@ -1,5 +1,8 @@
-"""A stand-in for Workflows executions: each runs workflows/fine_tune.yaml with the engine of the embedded backend, and
-its connector calls the Cloud Run stand-in with Google's own client."""
+"""Stand-in for Workflows executions.
+
+Each execution runs workflows/fine_tune.yaml with the engine of the embedded backend; its connector calls the Cloud Run
+stand-in through Google's own client.
+"""
 
 from __future__ import annotations
 
@@ -30,17 +33,20 @@ log = logging.getLogger(__name__)
 SERVICE = "google.cloud.workflows.executions.v1.Executions"
 State = types.Execution.State
 WORKFLOW = Path(__file__).parent.parent.parent / "workflows" / "fine_tune.yaml"
-LOOK_SECONDS = 0.1
+POLL_SECONDS = 0.1
 
 
 class _Cancelled(Exception):
-    """Not an error of the workflow, so it cannot catch it."""
+    """Raised to end a cancelled execution.
+
+    It is no WorkflowError, so that the workflow cannot catch it.
+    """
 
 
 class WorkflowsStandIn:
     def __init__(self, run_url: str, environment: Mapping[str, str]):
-        """`environment`: CONTROL_URL and RUN_PARENT, as the deployed workflow has them."""
-        self.filters = True  # whether it understands filters
+        """Serve executions of the workflow, whose variables are in `environment`."""
+        self.filters = True  # whether ListExecutions accepts a filter
         self._workflow = load(WORKFLOW)
         self._environment = environment
         self._executions: dict[str, Any] = {}
@@ -64,17 +70,17 @@ class WorkflowsStandIn:
                     execution.state = State.CANCELLED
 
     def active(self) -> list[str]:
-        """Ids of the executions that run."""
+        """Return the ids of the executions that are still running."""
         with self._lock:
             return [name.rpartition("/")[2] for name, e in self._executions.items() if e.state == State.ACTIVE]
 
     def count(self) -> int:
-        """Of all executions that were ever created."""
+        """Return how many executions were ever created."""
         with self._lock:
             return len(self._executions)
 
     def lose(self, execution: str) -> None:
-        """End an execution as an outage would: without a word to anyone."""
+        """End an execution without telling anyone, as an outage does."""
         with self._lock:
             name = next(name for name in self._executions if name.endswith(f"/{execution}"))
             self._executions[name].state = State.FAILED
@@ -99,20 +105,23 @@ class WorkflowsStandIn:
             return self._executions[request.name]
 
     def _list(self, request: Any, context: grpc.ServicerContext) -> Any:
-        """The one filter that is used: labels.KEY="VALUE". Unless asked for FULL, an execution comes without labels."""
+        """Return the executions, newest first.
+
+        Knows the one filter we use, labels.KEY="VALUE". Labels are returned only in the FULL view.
+        """
         if not self.filters and request.filter:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no such filter")
         key, _, value = request.filter.removeprefix("labels.").partition("=")
         with self._lock:
-            found = [
+            executions = [
                 execution
                 for name, execution in self._executions.items()
                 if name.startswith(f"{request.parent}/")
                 and (not key or dict(execution.labels).get(key) == value.strip('"'))
             ]
             if request.view != types.ExecutionView.FULL:
-                found = [types.Execution(name=e.name, state=e.state, start_time=e.start_time) for e in found]
-            return types.ListExecutionsResponse(executions=found[::-1])
+                executions = [types.Execution(name=e.name, state=e.state, start_time=e.start_time) for e in executions]
+            return types.ListExecutionsResponse(executions=executions[::-1])
 
     def _cancel(self, request: Any, context: grpc.ServicerContext) -> Any:
         with self._lock:
@@ -133,32 +142,32 @@ class WorkflowsStandIn:
         try:
             sleep = self._sleep_of(execution)
             execute(self._workflow, json.loads(execution.argument), calls=calls, environment=environment, sleep=sleep)
-            self._ended(execution, State.SUCCEEDED)
+            self._finish(execution, State.SUCCEEDED)
         except _Cancelled:
             return
         except Exception as error:
             log.warning("%s failed: %s", execution.name, error)
-            self._ended(execution, State.FAILED)
+            self._finish(execution, State.FAILED)
 
-    def _ended(self, execution: Any, state: Any) -> None:
+    def _finish(self, execution: Any, state: Any) -> None:
         with self._lock:
             if execution.state == State.ACTIVE:
                 execution.state = state
 
     def _run_job(self, args: Mapping[str, Any], execution: Any) -> dict[str, Any]:
-        """What the connector does: run, poll the operation, return the execution or raise."""
+        """Run a Cloud Run job as the connector does: start, poll, return."""
         overrides = args["body"]["overrides"]
-        wanted = {
+        request = {
             "name": args["name"],
             "overrides": {
                 "timeout": overrides["timeout"],
-                "container_overrides": [{"args": one["args"]} for one in overrides["containerOverrides"]],
+                "container_overrides": [{"args": container["args"]} for container in overrides["containerOverrides"]],
             },
         }
         try:
-            operation = self._jobs.run_job(request=wanted)
+            operation = self._jobs.run_job(request=request)
             while not operation.done():
-                self._sleep_of(execution)(LOOK_SECONDS)
+                self._sleep_of(execution)(POLL_SECONDS)
             return {"name": operation.result(timeout=60).name, "succeededCount": 1}
         except GoogleAPICallError as error:
             raise WorkflowError({"message": error.message, "tags": ["OperationError"]}) from error
@@ -174,6 +183,6 @@ class WorkflowsStandIn:
                 left = end - datetime.now(UTC).timestamp()
                 if left <= 0:
                     return
-                pause.wait(min(left, LOOK_SECONDS))
+                pause.wait(min(left, POLL_SECONDS))
 
         return sleep

@@ -1,4 +1,4 @@
-"""A world of its own on the emulators that all tests share: a project nobody else has."""
+"""Google Cloud project of one test, on the emulators that all tests share."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class GcpWorld(World):
         return self._document(job_id).get().to_dict() or {}
 
     def write_record(self, job_id: str, fields: Mapping[str, Any]) -> None:
-        ours = {name: value for name, value in self.record(job_id).items() if name in ("lagging", "write_ids")}
-        self._document(job_id).set(ours | dict(fields))
+        internal = {name: value for name, value in self.record(job_id).items() if name in ("lagging", "write_ids")}
+        self._document(job_id).set(internal | dict(fields))
 
     def write_event(self, job_id: str, seq: int, fields: Mapping[str, Any]) -> None:
         self._document(job_id).collection("events").document(str(seq)).set({"seq": seq, **fields})
@@ -59,16 +59,19 @@ class GcpWorld(World):
         return firestore.Client(project=self.project).collection("training_jobs").document(job_id)
 
     def messages(self, subscription: str) -> list[dict[str, Any]]:
-        """Without the wait of a pull for what may still come: a message is there once its publish has returned."""
-        path, found = f"projects/{self.project}/subscriptions/{subscription}", []
+        """Return the waiting messages of a subscription.
+
+        Returns at once, without waiting for later messages: after its publish call returned, a message can be pulled.
+        """
+        path, bodies = f"projects/{self.project}/subscriptions/{subscription}", []
         with pubsub_v1.SubscriberClient() as subscriber, warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # for those who would ask in a loop
+            warnings.simplefilter("ignore", DeprecationWarning)  # it is aimed at pulling in a loop, which would be slow
             while received := subscriber.pull(
                 subscription=path, max_messages=1000, return_immediately=True, timeout=20
             ).received_messages:
                 subscriber.acknowledge(subscription=path, ack_ids=[message.ack_id for message in received])
-                found += [json.loads(message.message.data) for message in received]
-        return found
+                bodies += [json.loads(message.message.data) for message in received]
+        return bodies
 
     def pass_ack_deadline(self, subscription: str, received: Sequence[Received]) -> None:
         path = f"projects/{self.project}/subscriptions/{subscription}"

@@ -30,7 +30,7 @@ def test_a_secret_is_there_at_once_though_latest_lags_behind(
     secrets: SecretManagerSecrets, stand_in: SecretManagerStandIn
 ) -> None:
     secrets.create(NAME, "value", ttl=timedelta(days=1))
-    stand_in.late = 1
+    stand_in.lag = 1
     assert secrets.read(NAME) == "value"
 
 
