@@ -13,10 +13,10 @@ from tests.fakes import World
 if TYPE_CHECKING:
     from tests.emulators.google import Emulators
 
-# Tiny models gain nothing from more threads, and threads that wait for each other burn what other processes need.
+# Tiny models gain nothing from more threads, and threads that wait for each other take CPU time from other processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# How long an example takes says how busy the machine is, and nothing about the code.
+# No deadline: the time of an example depends on the load of the machine, not on the code alone.
 settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any-machine")
 
@@ -30,39 +30,42 @@ def world(tmp_path: Path) -> World:
 
 @pytest.fixture(scope="session")
 def emulators(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulators]:
-    """Firestore, Pub/Sub and Cloud Storage for all tests; skips where the Google Cloud SDK is not."""
+    """Yield the emulators of Google Cloud services for the session.
+
+    They are Firestore, Pub/Sub and Cloud Storage. Skips the tests where the Google Cloud SDK is not installed.
+    """
     from tests.emulators.cloud import environment_with
     from tests.emulators.google import Emulators
     from tests.emulators.sdk import NoEmulators
 
     try:
-        found = Emulators(tmp_path_factory.mktemp("emulators"))
+        emulators = Emulators(tmp_path_factory.mktemp("emulators"))
     except NoEmulators as error:
         pytest.skip(str(error))
-    with environment_with(found.environment):
-        yield found
-    found.stop()
+    with environment_with(emulators.environment):
+        yield emulators
+    emulators.stop()
 
 
 @pytest.fixture(params=["embedded", GCP])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
-    """A world on each backend: what a test asks of it is what the ports promise."""
+    """Yield a world on each backend, for tests of what the ports promise."""
     if request.param == "embedded":
         yield World(tmp_path / "home")
         return
     from tests.emulators.world import GcpWorld
 
-    found = GcpWorld(tmp_path / "home", request.getfixturevalue("emulators"))
-    yield found
-    found.stop()
+    gcp_world = GcpWorld(tmp_path / "home", request.getfixturevalue("emulators"))
+    yield gcp_world
+    gcp_world.stop()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Count a skipped test as failed where skipping is not allowed (GEMTUNE_TESTS_MAY_SKIP=no): it proved nothing.
+    """Count a skipped test as failed under GEMTUNE_TESTS_MAY_SKIP=no.
 
-    What a test logged goes from process to process as UTF-8, and would end them all where it is not: tests of broken
-    Unicode log it.
+    Also replaces broken Unicode in captured output, which tests of broken Unicode log: pytest-xdist sends reports
+    between processes as UTF-8, and one that cannot be encoded would end the whole run.
     """
     report = yield
     if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("GEMTUNE_TESTS_MAY_SKIP") == "no":

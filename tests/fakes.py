@@ -1,4 +1,4 @@
-"""Stand-ins that tests steer: a clock that stands still, and a launcher that does what it is told."""
+"""Test doubles: a clock that stands still and a launcher with scripted states."""
 
 from __future__ import annotations
 
@@ -49,7 +49,10 @@ class FakeClock:
 
 
 class ScriptedLauncher:
-    """Executions are named by job and launch; their states are what the test sets."""
+    """Launcher whose execution states the test sets.
+
+    Executions are named by job and launch.
+    """
 
     def __init__(self) -> None:
         self.started: list[tuple[str, int]] = []
@@ -75,7 +78,7 @@ class ScriptedLauncher:
 
 
 class World:
-    """Services on the ports of a backend, with a clock and a launcher that the test steers."""
+    """Services on the ports of a backend, with a fake clock and launcher."""
 
     def __init__(self, home: Path, settings: Mapping[str, str] | None = None):
         self.clock, self.launcher = FakeClock(), ScriptedLauncher()
@@ -89,12 +92,12 @@ class World:
         return self.services.submit(Submission(reading(**fields), Source.HTTP, "local", key)).job_id
 
     def messages(self, subscription: str) -> list[dict[str, Any]]:
-        """What a pull subscription holds, acknowledged."""
-        found = []
+        """Pull and acknowledge all messages of a subscription."""
+        messages = []
         while received := self.services.bus.pull(subscription, 1000):
             self.services.bus.ack(subscription, [message.ack_id for message in received])
-            found += [json.loads(message.message) for message in received]
-        return found
+            messages += [json.loads(message.message) for message in received]
+        return messages
 
     def kept_secrets(self) -> list[str]:
         return [stat.name for stat in self.services.secrets.list("")]
@@ -103,14 +106,14 @@ class World:
         return [stat.name for stat in self.services.buckets.config.list("")]
 
     def record(self, job_id: str) -> dict[str, Any]:
-        """A record as it is stored."""
+        """Return a record as it is stored."""
         query = "SELECT record FROM jobs WHERE job_id = ?"
         row = self.services.database.read().execute(query, (job_id,)).fetchone()
         fields: dict[str, Any] = json.loads(row["record"])
         return fields
 
     def write_record(self, job_id: str, fields: Mapping[str, Any]) -> None:
-        """Store a record as another version of gemtune would, or one that no version can read."""
+        """Store a record as another version of gemtune would, or a broken one."""
         status = fields["status"] if isinstance(fields.get("status"), str) else "queued"
         with self.services.database.write() as connection:
             update = "UPDATE jobs SET record = ?, status = ? WHERE job_id = ?"
@@ -127,12 +130,12 @@ class World:
         self.write_record(job_id, self.record(job_id) | {"launch": "?"})
 
     def pass_ack_deadline(self, subscription: str, received: Sequence[Received]) -> None:
-        """What happens to messages that nobody acknowledges in time."""
+        """Let the acknowledgement deadline of the messages received pass."""
         self.clock.advance(seconds=ACK_DEADLINE)
 
 
 def request(**fields: Any) -> dict[str, Any]:
-    """A request that is accepted; `training` goes into training_config."""
+    """Return a request that is accepted; `training` goes into training_config."""
     training = {"base_model_id": "google/gemma-3-270m-it"} | fields.pop("training", {})
     return {"processed_dataset_id": "chats", "training_config": training} | fields
 
@@ -141,7 +144,7 @@ def reading(**fields: Any) -> Reading[TrainRequest]:
     return read(json.dumps(request(**fields)), Source.HTTP)
 
 
-# A workstation that lacks nothing, and the dataset of every request.
+# A workstation with everything installed, and the dataset that every request names.
 FACTS = Facts(
     Deployment(
         machines=("local",),
@@ -156,5 +159,5 @@ FACTS = Facts(
 
 
 def checked(body: Any, source: Source = Source.HTTP, facts: Facts = FACTS) -> Reading[TrainRequest]:
-    """A request, given as JSON text or as what becomes it, read and asked all rules."""
+    """Read a request, given as JSON text or as an object, and check all rules."""
     return rules.check(read(body if isinstance(body, str) else json.dumps(body), source), facts)

@@ -29,13 +29,16 @@ _OURS = "gemtune|trainer|bench|deploy|examples"
 _NAME = re.compile(rf"(?:{_OURS})(?:\.\w+)+")
 _PROGRAM_LINE = re.compile(rf"^\s*(?:from (?:{_OURS})[\w.]* import .+|import (?:{_OURS})(?:\.\w+)*)$", re.MULTILINE)
 
-# types: under TYPE_CHECKING. name: a string that is a module's name. process: `python -m` of it, or a program's text.
+# types: under TYPE_CHECKING. name: a string that is a module's name. process: `python -m`, or a program's text.
 How = Literal["import", "types", "name", "process"]
 
 
 @dataclass(frozen=True, slots=True)
 class Arrow:
-    """One module imports another: ours by its full name, others by the name in the statement."""
+    """Import of one module by another.
+
+    Our modules have their full name, others the name in the statement.
+    """
 
     importer: str
     imported: str
@@ -48,7 +51,10 @@ class Arrow:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """All modules of a repository, all arrows between them, and the names in strings that are of no module."""
+    """All modules of a repository and the imports between them.
+
+    dead_names: names in strings that look like one of our modules and are none.
+    """
 
     root: Path
     modules: Mapping[str, Path]
@@ -56,7 +62,10 @@ class Tree:
     dead_names: Sequence[str]
 
     def room_of(self, module: str) -> str:
-        """The folder of a module; files directly in `gemtune` and `trainer` are rooms of their own."""
+        """Return the folder of a module, which is its room.
+
+        Files directly in `gemtune` and `trainer` are rooms of their own.
+        """
         if self.is_package(module):
             return module
         folder = module.rpartition(".")[0]
@@ -66,14 +75,14 @@ class Tree:
         return self.modules[module].name == "__init__.py"
 
     def inner_arrows(self) -> Iterator[Arrow]:
-        """Arrows from one of our modules to another."""
+        """Return the arrows from one of our modules to another."""
         return (arrow for arrow in self.arrows if arrow.imported in self.modules and arrow.imported != arrow.importer)
 
     def rooms(self) -> set[str]:
         return {self.room_of(module) for module in self.modules}
 
     def files_by_folder(self) -> dict[str, list[str]]:
-        """Names of the modules in each package, `__init__` not counted."""
+        """Return the names of the modules in each package, without `__init__`."""
         folders: dict[str, list[str]] = {module: [] for module in self.modules if self.is_package(module)}
         for module in self.modules:
             folder, _, name = module.rpartition(".")
@@ -82,7 +91,10 @@ class Tree:
         return folders
 
     def reached_from(self, module: str) -> list[Arrow]:
-        """Arrows that one process follows, lazy ones too, when it runs this module."""
+        """Return the arrows that a process follows when it runs this module.
+
+        Lazy imports are followed too.
+        """
         followed: list[Arrow] = []
         waiting, visited = [module], {module}
         while waiting:
@@ -117,7 +129,7 @@ def read(root: Path, packages: Collection[str] = tuple(PARENTS)) -> Tree:
 
 
 def circle(arrows: Iterable[tuple[str, str]]) -> list[str]:
-    """The nodes of one circle, in order; empty where there is none."""
+    """Return the nodes of one circle, in order; empty if there is none."""
     graph: dict[str, set[str]] = {}
     for start, end in arrows:
         graph.setdefault(start, set()).add(end)
@@ -142,7 +154,7 @@ def _names_defined(tree: ast.Module) -> Iterator[str]:
 
 @dataclass
 class _Reader(ast.NodeVisitor):
-    """Collects the arrows of one module."""
+    """Visitor that collects the arrows of one module."""
 
     module: str
     is_package: bool
@@ -180,7 +192,7 @@ class _Reader(ast.NodeVisitor):
             self._add(name if name in self.names else base, node.lineno, self._how)
 
     def visit_List(self, node: ast.List | ast.Tuple | ast.Call) -> None:
-        """`-m` and the module behind it."""
+        """Add the module after `-m` in the arguments of a process."""
         elements = node.args if isinstance(node, ast.Call) else node.elts
         for flag, name in pairwise(elements):
             if isinstance(flag, ast.Constant) and flag.value == "-m" and isinstance(name, ast.Constant):
@@ -201,7 +213,10 @@ class _Reader(ast.NodeVisitor):
             self._add_program(line.strip(), node.lineno)
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
-        """`f"trainer.steps.{step}"` may be any module of trainer.steps."""
+        """Add all modules that an f-string may name.
+
+        `f"trainer.steps.{step}"` may be any module of trainer.steps.
+        """
         start = node.values[0] if node.values else None
         text = start.value if isinstance(start, ast.Constant) else ""
         if isinstance(text, str) and _NAME.fullmatch(f"{text}x"):
@@ -240,15 +255,15 @@ class _Reader(ast.NodeVisitor):
         except SyntaxError:  # prose that begins like an import
             return
         for statement in statements:
-            wanted = [alias.name for alias in statement.names] if isinstance(statement, ast.Import) else []
+            imported = [alias.name for alias in statement.names] if isinstance(statement, ast.Import) else []
             if isinstance(statement, ast.ImportFrom):
-                wanted = [f"{statement.module}.{alias.name}" for alias in statement.names]
-            for name in wanted:
+                imported = [f"{statement.module}.{alias.name}" for alias in statement.names]
+            for name in imported:
                 if _NAME.fullmatch(name):
                     self._add_name(name, line, "process")
 
     def _nearest(self, name: str) -> str:
-        """The longest part of a dotted name that is one of our modules."""
+        """Return the longest prefix of a dotted name that is our module."""
         while name and name not in self.names:
             name = name.rpartition(".")[0]
         return name

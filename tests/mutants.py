@@ -1,9 +1,9 @@
-"""`python -m tests.mutants PLACE… [--count N] [--seed S]`: what could be broken without a fast test noticing.
+"""Mutation testing: `python -m tests.mutants PLACE… [--count N] [--seed S]`.
 
 A mutant is one module with one small change: a constant, a comparison, a removed `not`, statement or table entry.
-Each of a random sample is tried in a copy of the repository by the fast tests nearest to it. A mutant that they pass
-is printed: it changes nothing that anybody could see, or a test is missing. PLACE is a module or a folder of modules,
-as in `gemtune.jobs` or `trainer.rows.packing`. Exits with 1 when a mutant survived.
+Each mutant of a random sample is tried in a copy of the repository by the fast tests nearest to it. A mutant that
+survives is printed: either its change has no visible effect, or a test is missing. PLACE is a module or a folder of
+modules, such as `gemtune.jobs` or `trainer.rows.packing`. Exits with 1 when a mutant survived.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.mutations import mutated, mutations_of
 
 ROOT = Path(__file__).parent.parent
 
-# The fast tests nearest to a module, below tests/: those of the longest name that it begins with.
+# Prefix of module names -> the fast tests nearest to them, below tests/. The longest prefix applies.
 NEAREST: Mapping[str, str] = {
     "gemtune.jobs": "unit/jobs contract/test_other_versions services/test_running services/test_dispatch "
     "services/test_clocks",
@@ -69,7 +69,7 @@ class Mutant:
 
 
 def nearest_tests(module: str) -> Sequence[str]:
-    """The tests of the longest name in the table that the module's name begins with. Raises KeyError."""
+    """Return the tests of the longest prefix in the table. Raises KeyError."""
     names = [name for name in NEAREST if f"{module}.".startswith(f"{name}.")]
     if not names:
         raise KeyError(f"no tests are named for {module}: add them to NEAREST")
@@ -78,7 +78,10 @@ def nearest_tests(module: str) -> Sequence[str]:
 
 
 def modules_in(place: str, root: Path = ROOT) -> Iterator[tuple[str, Path]]:
-    """Name and path of a module, or of all modules in a folder. Raises ValueError when there is no such place."""
+    """Yield name and path of a module, or of all modules in a folder.
+
+    Raises ValueError when there is no such module or folder.
+    """
     parent = Path("functions") if place.startswith("gemtune") else Path()
     path = parent / place.replace(".", "/")
     paths = sorted((root / path).rglob("*.py")) or [root / path.with_suffix(".py")]
@@ -90,7 +93,10 @@ def modules_in(place: str, root: Path = ROOT) -> Iterator[tuple[str, Path]]:
 
 
 def sample(places: Sequence[str], count: int, seed: int, root: Path = ROOT) -> list[Mutant]:
-    """Some mutants of these places, the same for the same seed, ordered by module."""
+    """Return a random sample of the mutants of these places, sorted by module.
+
+    The same seed gives the same sample.
+    """
     mutants = [
         Mutant(module, path, number)
         for place in places
@@ -103,7 +109,7 @@ def sample(places: Sequence[str], count: int, seed: int, root: Path = ROOT) -> l
 
 @dataclass(slots=True)
 class Shadow:
-    """A copy of the repository in which mutants are tried."""
+    """Copy of the repository in which mutants are tried."""
 
     root: Path
     limits: dict[tuple[str, ...], float]  # seconds for each set of tests that passes without a mutant
@@ -119,7 +125,7 @@ class Shadow:
         return cls(folder, {})
 
     def is_killed(self, mutant: Mutant) -> bool:
-        """Whether a test fails with this mutant, or takes far longer."""
+        """Return whether a test fails with this mutant, or takes far longer."""
         limit = self._limit(mutant.tests)
         target = self.root / mutant.path
         source = target.read_text()
@@ -132,7 +138,10 @@ class Shadow:
             target.write_text(source)
 
     def _limit(self, tests: Sequence[str]) -> float:
-        """Raises RuntimeError when the tests fail as it is."""
+        """Return the time limit of these tests in seconds.
+
+        Raises RuntimeError when they fail without a mutant.
+        """
         key = tuple(tests)
         if key not in self.limits:
             started = time.monotonic()
@@ -161,7 +170,7 @@ class Shadow:
 
 
 def main() -> int:
-    """Returns the exit code: 1 when a mutant survived."""
+    """Try the mutants. Returns the exit code: 1 when a mutant survived."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants")
     parser.add_argument("places", nargs="+", metavar="PLACE")
     parser.add_argument("--count", type=int, default=30, help="how many mutants to try")

@@ -1,4 +1,4 @@
-"""Small changes of a program, each of which a test should notice."""
+"""Small changes of a program, each of which should make a test fail."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
     ast.BitAnd: ast.BitOr,
     ast.Mod: ast.Add,
 }
-# Calls whose arguments are for people: no test holds every word of them.
+# Calls whose arguments are texts for people, which tests do not compare word for word.
 FOR_PEOPLE = re.compile(r"^(log|logging|warnings|print|click|TypeVar)\b")
 
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """One change; `apply` makes it in the tree that it was found in."""
+    """One change; `apply` makes it in the tree that it belongs to."""
 
     line: int
     what: str
@@ -43,12 +43,12 @@ class Mutation:
 
 
 def mutations_of(source: str) -> list[Mutation]:
-    """All changes of a program, always in the same order."""
+    """Return all changes of a program, always in the same order."""
     return list(_mutations(ast.parse(source)))
 
 
 def mutated(source: str, number: int) -> str:
-    """The program with the change of this number."""
+    """Return the program with the change of this number."""
     tree = ast.parse(source)
     list(_mutations(tree))[number].apply()
     return ast.unparse(ast.fix_missing_locations(tree))
@@ -68,14 +68,17 @@ def _mutations(tree: ast.Module) -> Iterator[Mutation]:
 
 
 def _skipped(tree: ast.Module) -> Iterator[ast.AST]:
-    """What no test should hold: annotations, docstrings, imports, words for people."""
+    """Yield the nodes that no test should depend on, with all their children.
+
+    These are annotations, docstrings, imports and texts for people.
+    """
     for node in ast.walk(tree):
         for part in _not_tested(node):
             yield from ast.walk(part)
 
 
 def _not_tested(node: ast.AST) -> Iterator[ast.AST]:
-    """Parts of a node that nothing depends on, or the node itself."""
+    """Yield the parts of a node that no test depends on, or the node itself."""
     if isinstance(node, ast.FunctionDef):
         arguments = [each.annotation for each in ast.walk(node.args) if isinstance(each, ast.arg)]
         yield from filter(None, [node.returns, *arguments])
@@ -94,7 +97,7 @@ def _not_tested(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _is_type(node: ast.expr) -> bool:
-    """Whether a subscript of it is a type, as `Mapping[str, int]` is."""
+    """Return whether its subscript is a type, as in `Mapping[str, int]`."""
     name = ast.unparse(node).rpartition(".")[2]
     return name in ("list", "dict", "tuple", "set", "frozenset", "type") or (name[:1].isupper() and not name.isupper())
 
@@ -178,7 +181,7 @@ def _is_none(node: ast.expr) -> bool:
 
 
 def _of_table(node: ast.AST) -> Iterator[Mutation]:
-    """Entries of tables of a module or a class."""
+    """Yield the removals of entries from tables of a module or a class."""
     if isinstance(node, ast.Dict):
         for index, (key, value) in enumerate(zip(node.keys, node.values, strict=True)):
             entry = f"{ast.unparse(key) if key else '**'}: {ast.unparse(value)}"

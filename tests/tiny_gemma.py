@@ -1,4 +1,4 @@
-"""Tiny random Gemmas with a tokenizer of their own: everything a real one has, at a millionth of the size."""
+"""Tiny random Gemmas with a tokenizer and every part of the real models."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ TEMPLATES = Path(__file__).parent.parent / "trainer" / "conversation"
 
 
 def build(folder: Path, family: str = "gemma3", *, head_dim: int = 32) -> Path:
-    """A copy of the tiny model of a shape (a key of `tiny_shapes.SHAPES`) at `folder`, made once per machine.
+    """Copy the tiny model of a shape to `folder`.
 
-    head_dim: of the real ones it is 256, which llama.cpp counts on.
+    family: a key of `tiny_shapes.SHAPES`.
+    head_dim: size of an attention head; real models have 256, which llama.cpp relies on.
+
+    The model is built once per machine and kept in the cache folder.
     """
     sources = (Path(__file__), Path(rows.__file__), Path(tiny_shapes.__file__), *sorted(TEMPLATES.glob("*.jinja")))
     recipe = hashlib.sha256(b"".join(path.read_bytes() for path in sources))
@@ -55,7 +58,10 @@ def _make(folder: Path, family: str, head_dim: int) -> None:
 
 
 def _tokenizer(folder: Path, shape: Shape) -> Any:
-    """A sentencepiece BPE vocabulary as Gemma has it, and the fast tokenizer with the same merges."""
+    """Train a sentencepiece model and return the fast tokenizer of its merges.
+
+    Writes tokenizer.model, as Gemma's repositories have it, to the folder.
+    """
     import sentencepiece
     from sentencepiece import sentencepiece_model_pb2
     from tokenizers import AddedToken
@@ -95,7 +101,7 @@ def _tokenizer(folder: Path, shape: Shape) -> Any:
         merges += [
             (-score, vocabulary[a], vocabulary[b], a, b) for a, b in halves if a in vocabulary and b in vocabulary
         ]
-    pairs: Any = [merge[3:] for merge in sorted(merges)]  # what the tokenizer takes, and its annotation does not say
+    pairs: Any = [merge[3:] for merge in sorted(merges)]  # the tokenizer takes tuples, contrary to its annotation
     tokenizer = GemmaTokenizer(
         vocab=vocabulary,
         merges=pairs,

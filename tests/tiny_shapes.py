@@ -1,4 +1,7 @@
-"""Shapes of tiny Gemmas: transformers' own configurations with the ratios of the real models of each generation."""
+"""Shapes of tiny Gemmas: transformers' configurations, small.
+
+Each keeps the ratios of the real models of its generation.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# The tokens of a picture, by the names that transformers' processor asks its tokenizer for.
+# Tokens around and in a picture, by the names under which transformers' processor looks them up.
 OF_PICTURES = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
-TOKENS_A_PICTURE, PICTURE_SIZE = 4, 56
+TOKENS_PER_PICTURE, PICTURE_SIZE = 4, 56
 _GEMMA_4_TURNS = (
     "<|turn>",
     "<turn|>",
@@ -37,8 +40,12 @@ _GEMMA_4_MEDIA = {
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How a tiny model is made. build: the model, of a tokenizer and a head dimension. ends: tokens that end an answer.
-    media_tokens: by the names of transformers' processor."""
+    """Architecture, chat template and special tokens of a tiny model.
+
+    build: makes the model from a tokenizer and a head dimension.
+    ends: tokens that end an answer.
+    media_tokens: tokens by their names in transformers' processor.
+    """
 
     build: Callable[[Any, int], Any]
     template: str = "gemma_chat_template.jinja"
@@ -111,13 +118,13 @@ def _gemma3(tokenizer: Any, head_dim: int) -> Any:
         Gemma3Config(
             text_config=_gemma3_config(tokenizer, head_dim),
             vision_config=tower,
-            mm_tokens_per_image=TOKENS_A_PICTURE,
+            mm_tokens_per_image=TOKENS_PER_PICTURE,
             boi_token_index=ids["boi_token"],
             eoi_token_index=ids["eoi_token"],
             image_token_index=ids["image_token"],
         )
     )
-    # transformers begins with a projector of zeros, through which nothing is seen until it is trained.
+    # transformers initializes the projector with zeros: until it is trained, pictures would have no effect.
     torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.2)
     return model
 
@@ -126,28 +133,31 @@ def _gemma3_processor(tokenizer: Any, folder: Path) -> None:
     from transformers import Gemma3Processor
     from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
-    # Mean, deviation and resampling as google/gemma-3-4b-it has them.
+    # Mean, deviation and resampling as in google/gemma-3-4b-it.
     pictures = Gemma3ImageProcessorPil(
         size={"height": PICTURE_SIZE, "width": PICTURE_SIZE}, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
     Gemma3Processor(
         image_processor=pictures,
         tokenizer=tokenizer,
-        image_seq_length=TOKENS_A_PICTURE,
+        image_seq_length=TOKENS_PER_PICTURE,
         chat_template=tokenizer.chat_template,
     ).save_pretrained(folder)
     _name_as_on_the_hub(folder / "model.safetensors")
 
 
 def _name_as_on_the_hub(weights: Path) -> None:
-    """Checkpoints of Gemma 3 have a name more in their vision tower's paths than the modules that they become."""
+    """Rename the weights of the vision tower as they are named on the Hub.
+
+    There the paths have one component more than transformers' modules.
+    """
     from safetensors.torch import load_file, save_file
 
     named = {n.replace("vision_tower.", "vision_tower.vision_model."): w for n, w in load_file(weights).items()}
     save_file(named, weights, metadata={"format": "pt"})
 
 
-# Layers of Gemma 4: every third global, where the real ones have every fifth or sixth.
+# In Gemma 4 every fifth or sixth layer has global attention, here every third.
 _LAYER_TYPES = ["sliding_attention", "sliding_attention", "full_attention"] * 2
 _E = {"num_kv_shared_layers": 3, "use_double_wide_mlp": True, "hidden_size_per_layer_input": 16}
 _LARGE = {
@@ -240,7 +250,10 @@ def _gemma4_media_ids(tokenizer: Any) -> dict[str, Any]:
 
 
 def _scaled(model: Any) -> Any:
-    """Random norms and scales, so that one left out shows; those of a new model are all one."""
+    """Randomize norms and scales, so that a test notices one left out.
+
+    Those of a new model are all one.
+    """
     import torch
 
     for name, weight in (*model.named_parameters(), *model.named_buffers()):
@@ -278,7 +291,7 @@ def _gemma4_shape(build: Callable[[Any, int], Any], *, media: bool) -> Shape:
 
 
 def _gemma4_processor(tokenizer: Any, folder: Path) -> None:
-    """preprocessor_config.json and processor_config.json as Google's repositories have them."""
+    """Write processor_config.json as in Google's repositories."""
     import json
 
     pictures = {

@@ -1,4 +1,4 @@
-"""Somebody's web server: hears webhooks, and answers as the test says."""
+"""Web server of a user that receives webhooks and answers as the test says."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import Any
 
 
 class WebhookReceiver:
-    """`statuses` are the answers to come; then 204."""
+    """Receiver of webhooks.
+
+    statuses: the HTTP statuses of its first answers; all later ones are 204.
+    """
 
     def __init__(self, *statuses: int):
         self.statuses = list(statuses)
@@ -36,6 +39,6 @@ class WebhookReceiver:
         self._server.server_close()
 
     def types(self) -> list[str]:
-        """Of each event, once, by its number."""
+        """Return the type of each event once, ordered by event number."""
         events = {body["seq"]: body["type"] for body in (json.loads(body) for _, body in self.heard)}
         return [events[seq] for seq in sorted(events)]

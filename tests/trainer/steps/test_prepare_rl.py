@@ -152,7 +152,7 @@ def test_a_row_that_is_no_pair_is_refused_by_number(bench_of: BenchOf, row: Any,
     assert reason in entry["reason"]
 
 
-SHOWN = rows.seen("red", 0)["messages"][0]["content"][0]
+SHOWN = rows.picture_row("red", 0)["messages"][0]["content"][0]
 ASKED = {"role": "user", "content": [SHOWN, {"type": "text", "text": rows.QUESTION}]}
 NO_PICTURE = {"type": "image", "image": {"path": "lost.png"}}
 

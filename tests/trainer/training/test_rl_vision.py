@@ -43,7 +43,7 @@ def asked(*numbers: int) -> list[dict[str, Any]]:
 
 
 def colour(number: int) -> str:
-    return tuple(rows.SEEN)[number % 2]
+    return tuple(rows.PICTURE_COLOURS)[number % 2]
 
 
 def pair(*numbers: int) -> dict[str, Any]:
