@@ -49,7 +49,7 @@ def leave(bench: Bench, *, prepare: bool = True) -> Bench:
     if prepare:
         bench.run(Step.PREPARE)
     context = bench.context(Step.TRAIN)
-    place = tokenizer_files.place_of(context.spec.training_config.method)
+    place = tokenizer_files.trained_folder(context.spec.training_config.method)
     folder = context.work / place
     if place == "adapter":
         adapter(bench.base, folder)

@@ -41,7 +41,7 @@ def test_shapes_are_rows_with_pictures_and_held_out_are_pairs_of_their_own(tmp_p
     source, said = PictureSource(data, "processed_datasets/shapes"), {}
     for split in ("train", "eval"):
         lines = (tmp_path / "processed_datasets" / "shapes" / f"{split}.jsonl").read_text().splitlines()
-        chats = [conversation(json.loads(line), sees=True) for line in lines]
+        chats = [conversation(json.loads(line), with_pictures=True) for line in lines]
         assert all(isinstance(chat, list) for chat in chats)
         seen = [rgb(source.content(image)) for chat in chats if isinstance(chat, list) for image in pictures_in(chat)]
         assert len(seen) == len(chats)

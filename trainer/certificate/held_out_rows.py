@@ -44,7 +44,7 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Questions:
+class ComparisonRows:
     """source says where the rows come from, for the certificate."""
 
     source: str
@@ -55,7 +55,7 @@ class Questions:
         return asdict(self)
 
 
-def collect(prepared: Path, trained: Path) -> Questions:
+def collect(prepared: Path, trained: Path) -> ComparisonRows:
     """Held-out rows; where there are none, rows that were trained on, or gemtune's own questions. trained: a folder
     with the tokenizer and the template of the training."""
     encoder = Encoder(trained, max_length=TOKENS)
@@ -63,8 +63,8 @@ def collect(prepared: Path, trained: Path) -> Questions:
     for name, source in (("eval.parquet", "held-out rows"), ("train.parquet", "rows that were trained on")):
         rows = list(islice(_rows(prepared / name), ROWS))
         if rows:
-            return Questions(source, [_window(row) for row in rows], [*_prompts_in(rows, encoder), *own])
-    return Questions("gemtune's own questions", [Row(prompt.tokens, []) for prompt in own], own)
+            return ComparisonRows(source, [_window(row) for row in rows], [*_prompts_in(rows, encoder), *own])
+    return ComparisonRows("gemtune's own questions", [Row(prompt.tokens, []) for prompt in own], own)
 
 
 def _rows(path: Path) -> Iterator[Mapping[str, list[int]]]:
@@ -98,7 +98,7 @@ def _prompt_of(encoder: Encoder, turns: Turns, row: Mapping[str, list[int]]) -> 
     """The row's first question as a conversation, read back from its tokens; None when they are not those of one plain
     turn (a system message went before it, or it was cut)."""
     tokens = row["input_ids"][: _first_trained(row["labels"])]
-    said = turns.said_in(encoder.text(tokens))
+    said = turns.user_text_in(encoder.text(tokens))
     if said is None:
         return None
     prompt = _prompt(encoder, _conversation((said,)))

@@ -14,7 +14,7 @@ from gemtune.errors import StepError
 from gemtune.jobs.record import Parity
 from gemtune.request.exports import GgufExport, Limits
 from gemtune.request.spec import Spec
-from trainer.certificate.held_out_rows import Questions
+from trainer.certificate.held_out_rows import ComparisonRows
 from trainer.export.trained_weights import TrainedWeights
 from trainer.process import child
 
@@ -26,7 +26,7 @@ NEAR_TIES = 2
 
 
 def issue(
-    spec: Spec, trained: TrainedWeights, questions: Questions, folder: Path, work: Path, tools: Path,
+    spec: Spec, trained: TrainedWeights, questions: ComparisonRows, folder: Path, work: Path, tools: Path,
     *, note: str = "", check_stop: Callable[[], None],
 ) -> Parity:  # fmt: skip
     """Compare the export in `folder`, write the certificate there, and return its figures. note: what the page says of
@@ -54,7 +54,7 @@ def issue(
 
 
 def _seen(
-    spec: Spec, trained: TrainedWeights, questions: Questions, folder: Path, work: Path, tools: Path,
+    spec: Spec, trained: TrainedWeights, questions: ComparisonRows, folder: Path, work: Path, tools: Path,
     check_stop: Callable[[], None],
 ) -> dict[str, Any]:  # fmt: skip
     case, result = work / "case.json", work / "seen.json"

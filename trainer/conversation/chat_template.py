@@ -19,7 +19,7 @@ OWN_TEMPLATES = Path(__file__).parent
 MAX_CHARACTERS = 8 * 1024 * 1024
 
 
-class TemplateRefuses(Exception):
+class TemplateRefusal(Exception):
     """The template itself says that it cannot render this conversation."""
 
 
@@ -44,13 +44,13 @@ class ChatTemplate:
         }  # fmt: skip
 
     def render(self, messages: Messages, *, add_generation_prompt: bool = False) -> str:
-        """Raises TemplateRefuses, and StepError `template_failed` for a template that is broken or takes more than
+        """Raises TemplateRefusal, and StepError `template_failed` for a template that is broken or takes more than
         RenderLimits. For the main thread."""
         values = {"messages": messages, "add_generation_prompt": add_generation_prompt} | self._given
         try:
             with RenderLimits():
                 text = str(self._template.render(values))
-        except TemplateRefuses:
+        except TemplateRefusal:
             raise
         except (Exception, LimitReached) as error:  # anything: the template is a stranger's
             raise _failed(error) from error
@@ -137,7 +137,7 @@ def _environment() -> Any:
 
 
 def _refuse(message: object) -> None:
-    raise TemplateRefuses(str(message)[:200])
+    raise TemplateRefusal(str(message)[:200])
 
 
 def _to_json(

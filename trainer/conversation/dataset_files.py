@@ -20,7 +20,7 @@ READ_BYTES = 1024 * 1024
 # The text of a row. Longer ones are damaged files more often than rows, and are refused unread.
 MAX_ROW_BYTES = 1024 * 1024
 # The same with pictures in it, in base64.
-MAX_SEEN_ROW_BYTES = 64 * 1024 * 1024
+MAX_PICTURE_ROW_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +82,16 @@ def _fetch(data: Objects, folder: str, path: str, work: Path) -> Path:
         raise _bad(f"the file {path[:200]!r} of its metadata cannot be had: {error.message}") from None
 
 
-def rows(path: Path, *, sees: bool = False) -> Iterator[Row]:
-    """Rows with their numbers, from 1; in JSONL the number is the line's. `sees`: rows are longer, having pictures.
+def rows(path: Path, *, with_pictures: bool = False) -> Iterator[Row]:
+    """Rows with their numbers, from 1; in JSONL the number is the line's.
+
+    with_pictures: a row may be longer, as it may hold pictures.
 
     Raises StepError `bad_dataset`.
     """
     if path.suffix == ".parquet":
-        return _parquet_rows(path, at_once=4 if sees else 64)
-    return _jsonl_rows(path, MAX_SEEN_ROW_BYTES if sees else MAX_ROW_BYTES)
+        return _parquet_rows(path, at_once=4 if with_pictures else 64)
+    return _jsonl_rows(path, MAX_PICTURE_ROW_BYTES if with_pictures else MAX_ROW_BYTES)
 
 
 def _jsonl_rows(path: Path, longest: int) -> Iterator[Row]:

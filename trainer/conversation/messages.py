@@ -17,12 +17,12 @@ class BadRow(Exception):
     """Says in a few words what is wrong with a row."""
 
 
-def conversation(row: dict[str, Any], *, sees: bool = False) -> Messages | Refused:
+def conversation(row: dict[str, Any], *, with_pictures: bool = False) -> Messages | Refused:
     """`{"messages"}` or `{"prompt", "completion"}` as messages: an optional system message first, then user and
-    assistant in turn, at least one of them the assistant's. Plain strings become one turn each. `sees`: users may show
-    pictures, which are still unchecked."""
+    assistant in turn, at least one of them the assistant's. Plain strings become one turn each. with_pictures: users
+    may show pictures, which are still unchecked."""
     try:
-        messages = checked(_messages(row), sees=sees)
+        messages = checked_messages(_messages(row), with_pictures=with_pictures)
         if not any(message["role"] == "assistant" for message in messages):
             raise BadRow("no turn of the assistant")
     except BadRow as bad:
@@ -47,7 +47,10 @@ def _messages(row: dict[str, Any]) -> list[tuple[Any, Any]]:
     if "messages" in row:
         return _turns(row["messages"], "messages")
     if "prompt" in row and "completion" in row:
-        return [*part(row["prompt"], "user", "prompt"), *part(row["completion"], "assistant", "completion")]
+        return [
+            *column_turns(row["prompt"], "user", "prompt"),
+            *column_turns(row["completion"], "assistant", "completion"),
+        ]
     if {"chosen", "rejected"} & set(row) or {"prompt", "answer"} <= set(row):
         raise BadRow("a row for RL; this job trains on messages, or on prompt and completion")
     raise BadRow(f"needs messages, or prompt and completion; has {names_in(row)}")
@@ -59,7 +62,7 @@ def names_in(row: dict[str, Any]) -> str:
     return found.encode(errors="backslashreplace").decode()  # a name can be broken Unicode, a report cannot
 
 
-def part(value: Any, role: str, column: str) -> list[tuple[Any, Any]]:
+def column_turns(value: Any, role: str, column: str) -> list[tuple[Any, Any]]:
     """(role, content) of each message of a column: a list of messages, or the text of one."""
     return [(role, value)] if isinstance(value, str) else _turns(value, column)
 
@@ -73,12 +76,12 @@ def _turns(value: Any, column: str) -> list[tuple[Any, Any]]:
     return [(message["role"], message["content"]) for message in value]
 
 
-def checked(turns: list[tuple[Any, Any]], *, sees: bool = False) -> Messages:
+def checked_messages(turns: list[tuple[Any, Any]], *, with_pictures: bool = False) -> Messages:
     """Messages, an optional system message first, then user and assistant in turn. Raises BadRow."""
     messages: Messages = []
     for role, content in turns:
         role = _role(role)
-        messages.append({"role": role, "content": _parts(role, content) if sees else _text(content)})
+        messages.append({"role": role, "content": _parts(role, content) if with_pictures else _text(content)})
     rest = messages[1:] if messages[0]["role"] == "system" else messages
     for index, message in enumerate(rest):
         expected = ("user", "assistant")[index % 2]

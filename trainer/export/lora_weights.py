@@ -75,10 +75,10 @@ class LoraWeights:
         depth = (len(module) - len(plain)) // len(".base_layer")
         inside = [each for each in self._config["target_parameters"] or () if f".{plain}".endswith(_module_of(each))]
         if not inside:
-            return place_of(f"{module}.weight")
+            return canonical_name(f"{module}.weight")
         if depth >= len(inside):
             raise StepError("bad_adapter", f"the adapter's {module} cannot be merged", hint="export it as adapter")
-        return place_of(f"{plain}.{inside[len(inside) - 1 - depth].rpartition('.')[2]}")
+        return canonical_name(f"{plain}.{inside[len(inside) - 1 - depth].rpartition('.')[2]}")
 
     def _lora(self, module: str, parts: Mapping[str, str]) -> Lora:
         if set(parts) != {"lora_A", "lora_B"}:
@@ -103,7 +103,7 @@ def _of_experts(a: torch.Tensor, b: torch.Tensor, experts: int) -> torch.Tensor:
     return torch.einsum("ore,eri->eoi", b, a)
 
 
-def place_of(name: str) -> str:
+def canonical_name(name: str) -> str:
     """What a weight's name says, whoever wrote it: checkpoints of models that see pictures put `language_model` and
     `model` in another order than the modules that they are loaded into, and have a `vision_model` more."""
     *path, last = name.removesuffix(".weight").split(".")

@@ -17,7 +17,7 @@ from gemtune.request.exports import MergedExport, MergedQuantization, merged_exp
 from trainer.base_model import folder_contents
 from trainer.base_model.four_bits import is_quantized, skipped_modules
 from trainer.export import stochastic_rounding, versions
-from trainer.export.lora_weights import LoraWeights, place_of
+from trainer.export.lora_weights import LoraWeights, canonical_name
 from trainer.export.tensor_file import TensorFile
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ Encoding = Callable[[str, "torch.Tensor", bool], Mapping[str, "torch.Tensor"]]
 # The parts of config.json that configure models of their own.
 PARTS = ("text_config", "vision_config", "audio_config")
 # Tokenizers, templates and processors that stand beside weights; config.json is written anew.
-BESIDE = ("*.json", "*.jinja", "tokenizer.model")
-NOT_BESIDE = ("config.json", folder_contents.INDEX, "adapter_config.json", "manifest.json", versions.NAME)
+COMPANION_FILES = ("*.json", "*.jinja", "tokenizer.model")
+EXCLUDED_FILES = ("config.json", folder_contents.INDEX, "adapter_config.json", "manifest.json", versions.NAME)
 
 
 def merge(
@@ -49,7 +49,7 @@ def merge(
     lora = None if adapter is None else LoraWeights(adapter)
     files = sorted(weight_files(base), key=lambda path: path.name)
     if lora is not None:
-        lora.check_all_found(place_of(name) for path in files for name in _names(path))
+        lora.check_all_found(canonical_name(name) for path in files for name in _names(path))
     encode = encoding_of(quantization)()
     weight_map: dict[str, str] = {}
     total = 0
@@ -58,25 +58,25 @@ def merge(
         with TensorFile(folder / path.name, names) as target:
             for name, weight in _tensors(path):
                 check_stop()
-                merged = weight if lora is None else lora.merged(place_of(name), weight)
+                merged = weight if lora is None else lora.merged(canonical_name(name), weight)
                 for stored, tensor in encode(name, merged, lora is None or merged is not weight).items():
                     total += target.add(stored, tensor)
                     weight_map[stored] = path.name
     if len(files) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / folder_contents.INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
-    copy_beside(base, folder)
+    copy_companion_files(base, folder)
     if adapter is not None:  # the template that was trained with is the adapter's
-        copy_beside(adapter, folder)
+        copy_companion_files(adapter, folder)
     write_generation_config(base, folder)
     (folder / "config.json").write_text(json.dumps(_config_for(config, merged_export(quantization)), indent=2) + "\n")
 
 
-def copy_beside(source: Path, folder: Path) -> None:
+def copy_companion_files(source: Path, folder: Path) -> None:
     """Copy what speaks for a model beside its weights."""
-    for pattern in BESIDE:
+    for pattern in COMPANION_FILES:
         for path in source.glob(pattern):
-            if path.name not in NOT_BESIDE:
+            if path.name not in EXCLUDED_FILES:
                 shutil.copyfile(path, folder / path.name)
 
 

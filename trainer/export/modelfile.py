@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gemtune.errors import StepError
-from trainer.conversation.chat_template import ChatTemplate, TemplateRefuses
+from trainer.conversation.chat_template import ChatTemplate, TemplateRefusal
 from trainer.export import go_template
 
 USER, MODEL, SECOND, SYSTEM = "userturn", "modelturn", "secondturn", "systemturn"
@@ -35,7 +35,7 @@ class Turns:
     after_system: str | None
     system_turn: tuple[str, str] | None = None
 
-    def said_in(self, prompt: str) -> str | None:
+    def user_text_in(self, prompt: str) -> str | None:
         """What the user says in a prompt of one turn; None when it is no such prompt."""
         before, after = self.begin + self.before_user, self.after_user + self.before_answer
         if not (prompt.startswith(before) and prompt.endswith(after)):
@@ -107,7 +107,7 @@ def _with_system(turns: Turns, template: ChatTemplate) -> Turns:
     messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": USER}]
     try:
         text = template.render(messages)
-    except (TemplateRefuses, StepError):
+    except (TemplateRefusal, StepError):
         return turns
     match = re.match(f"(.*?){SYSTEM}(.*?){USER}", text, re.DOTALL)
     if match is None:

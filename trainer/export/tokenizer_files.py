@@ -23,7 +23,7 @@ TOKENIZER_FILES = (
 )
 
 
-def place_of(method: Method) -> str:
+def trained_folder(method: Method) -> str:
     """The folder of a job that what it trained lies under: an adapter, or a whole model."""
     return "model" if method == "Full" else "adapter"
 

@@ -29,12 +29,12 @@ class TrainedWeights:
 
 
 def locate(context: Context) -> TrainedWeights:
-    """Local, read-only folders, every file checked. Raises NotWhole, StepError."""
+    """Local, read-only folders, every file checked. Raises IncompleteFolder, StepError."""
     export, steps = context.buckets.export, context.job.steps
     prepared = manifest.fetch(
         export, f"{context.origin}/prepared/{steps[Step.PREPARE].attempt}", context.work / "prepared"
     )
-    place = tokenizer_files.place_of(context.spec.training_config.method)
+    place = tokenizer_files.trained_folder(context.spec.training_config.method)
     prefix = f"{context.origin}/{place}/{steps[Step.TRAIN].attempt}"
     folder = manifest.fetch(export, prefix, context.work / "trained")
     if place == "model":

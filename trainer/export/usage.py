@@ -12,25 +12,25 @@ FP16_WARNING = """> **Gemma 3 overflows in fp16 arithmetic.** Its hidden states 
 
 def how_to_run(spec: Spec) -> str:
     """Markdown for one format, with every command as it is typed in the folder of the export."""
-    return f"## Use\n\n{_commands(spec, sees=spec.modality == 'vision')}"
+    return f"## Use\n\n{_commands(spec, with_pictures=spec.modality == 'vision')}"
 
 
-def _commands(spec: Spec, *, sees: bool) -> str:
+def _commands(spec: Spec, *, with_pictures: bool) -> str:
     match spec.export:
         case AdapterExport() if spec.training_config.method != "Full":
-            return _adapter(spec.training_config.base_model_id, sees=sees)
+            return _adapter(spec.training_config.base_model_id, with_pictures=with_pictures)
         case GgufExport() as export:
-            return _gguf(export.file_name) + (_PICTURES.format(export.file_name) if sees else "")
+            return _gguf(export.file_name) + (_PICTURES.format(export.file_name) if with_pictures else "")
         case export:
-            return _whole_model(export.quantization, sees=sees)
+            return _whole_model(export.quantization, with_pictures=with_pictures)
 
 
 # What turns pictures into what the text model reads.
 PROJECTOR = "mmproj-f16.gguf"
 
 
-def _adapter(base_model_id: str, *, sees: bool) -> str:
-    model, reader, answer = _SEEING if sees else _READING
+def _adapter(base_model_id: str, *, with_pictures: bool) -> str:
+    model, reader, answer = _SEEING if with_pictures else _READING
     return f"""```python
 from peft import PeftModel
 from transformers import {model}, {reader}, GenerationConfig
@@ -65,8 +65,8 @@ print(processor.decode(output[0][inputs["input_ids"].shape[1] :], skip_special_t
 )  # fmt: skip
 
 
-def _whole_model(quantization: str, *, sees: bool) -> str:
-    model, reader, answer = _SEEING if sees else _READING
+def _whole_model(quantization: str, *, with_pictures: bool) -> str:
+    model, reader, answer = _SEEING if with_pictures else _READING
     warning = f"{FP16_WARNING}\n\n" if quantization == "fp16" else ""
     needs = "It needs `pip install bitsandbytes`; nothing else has to be said.\n\n" if quantization == "q4" else ""
     dtype = '"bfloat16"' if quantization == "fp16" else '"auto"'

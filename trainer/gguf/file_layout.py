@@ -20,7 +20,7 @@ STRING, ARRAY = 8, 9
 ALIGNMENT = 32  # where the metadata say nothing else
 
 
-class NoGguf(Exception):
+class InvalidGguf(Exception):
     """The file is not GGUF, or not all of it is there."""
 
 
@@ -47,12 +47,12 @@ class Contents:
 
 
 def contents(path: Path) -> Contents:
-    """Raises NoGguf."""
+    """Raises InvalidGguf."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             return _Cursor(data).contents()
         except (struct.error, UnicodeDecodeError, KeyError) as error:
-            raise NoGguf(f"{path.name} is damaged: {error}") from error
+            raise InvalidGguf(f"{path.name} is damaged: {error}") from error
 
 
 class _Cursor:
@@ -63,7 +63,7 @@ class _Cursor:
 
     def contents(self) -> Contents:
         if self._data[:4] != b"GGUF":
-            raise NoGguf("it does not begin as GGUF does")
+            raise InvalidGguf("it does not begin as GGUF does")
         self._at = 8  # the version too: those that are read here have the same layout
         tensors, keys = self._number("Q"), self._number("Q")
         metadata = {}

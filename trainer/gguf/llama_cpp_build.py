@@ -48,18 +48,18 @@ KEPT = {
 _NINJA_OR_MAKE = re.compile(r"^\[\s*(?:(?P<done>\d+)/(?P<all>\d+)|(?P<percent>\d+)%)\]")
 
 
-class CannotBuild(Exception):
+class BuildError(Exception):
     """Says what is missing, or what went wrong."""
 
 
 def build(folder: Path, *, say: Callable[[str], None] = print) -> Path:
-    """The folder with the tools; built when absent. Whoever comes while another builds waits. Raises CannotBuild."""
+    """The folder with the tools; built when absent. Whoever comes while another builds waits. Raises BuildError."""
     if is_built(folder):
         return folder
     missing = [program for program in NEEDED if shutil.which(program) is None]
     if missing:
         how = "xcode-select --install; brew install cmake" if sys.platform == "darwin" else "apt-get install cmake g++"
-        raise CannotBuild(f"building llama.cpp needs {' and '.join(missing)}: {how}")
+        raise BuildError(f"building llama.cpp needs {' and '.join(missing)}: {how}")
     with _alone(folder):
         if is_built(folder):
             return folder
@@ -80,10 +80,10 @@ def options_of(system: str, processor: str) -> tuple[str, ...]:
 
 
 def collect_libraries(built: Path, into: Path) -> None:
-    """Copy the shared libraries, as Linux or macOS calls them, links as links. Raises CannotBuild without any."""
+    """Copy the shared libraries, as Linux or macOS calls them, links as links. Raises BuildError without any."""
     libraries = sorted(path for path in built.glob("lib*") if {".so", ".dylib"} & set(path.suffixes))
     if not libraries:
-        raise CannotBuild(f"the build left no shared library in {built}")
+        raise BuildError(f"the build left no shared library in {built}")
     into.mkdir()
     for library in libraries:
         shutil.copy2(library, into / library.name, follow_symlinks=False)
@@ -121,7 +121,7 @@ def _downloaded(work: Path) -> Path:
     with archive.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != SHA256:
-        raise CannotBuild(f"{archive.name} has SHA-256 {found}, not {SHA256}")
+        raise BuildError(f"{archive.name} has SHA-256 {found}, not {SHA256}")
     return archive
 
 
@@ -134,7 +134,7 @@ def _unpacked(archive: Path, work: Path) -> Path:
 def _run(command: list[str]) -> None:
     ran = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if ran.returncode != 0:
-        raise CannotBuild(f"{' '.join(command[:4])} … ended with {ran.returncode}:\n{ran.stdout[-3000:]}")
+        raise BuildError(f"{' '.join(command[:4])} … ended with {ran.returncode}:\n{ran.stdout[-3000:]}")
 
 
 def _run_with_progress(command: list[str]) -> Iterator[int]:
@@ -151,7 +151,7 @@ def _run_with_progress(command: list[str]) -> Iterator[int]:
                 said = percent
                 yield percent
     if process.wait() != 0:
-        raise CannotBuild(f"{' '.join(command[:2])} ended with {process.returncode}:\n{tail}")
+        raise BuildError(f"{' '.join(command[:2])} ended with {process.returncode}:\n{tail}")
 
 
 @contextmanager
@@ -166,7 +166,7 @@ def main() -> int:
     folder = Path(sys.argv[1]).absolute() if len(sys.argv) > 1 else Settings.from_environment().llama_cpp
     try:
         print(build(folder, say=lambda line: print(line, flush=True)))
-    except CannotBuild as error:
+    except BuildError as error:
         print(error, file=sys.stderr)
         return 1
     return 0

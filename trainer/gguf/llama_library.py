@@ -23,7 +23,7 @@ POSITIONS = 64
 FULL = 1 << 20
 
 
-class CannotLoad(Exception):
+class LoadError(Exception):
     """llama.cpp does not take the file."""
 
 
@@ -66,7 +66,7 @@ def quantize(tools: Path, source: Path, target: Path, llama_type: str) -> None:
 
 
 class LlamaModel:
-    """A GGUF file as llama.cpp runs it. Raises CannotLoad."""
+    """A GGUF file as llama.cpp runs it. Raises LoadError."""
 
     def __init__(self, tools: Path, path: Path):
         self._here = library(tools)
@@ -76,7 +76,7 @@ class LlamaModel:
         settings.n_gpu_layers = 0
         self._model = self._here.llama_model_load_from_file(os.fsencode(path), settings)
         if not self._model:
-            raise CannotLoad(f"llama.cpp cannot load {path.name}")
+            raise LoadError(f"llama.cpp cannot load {path.name}")
         self._vocab = self._here.llama_model_get_vocab(self._model)
         self.vocab_size = int(self._here.llama_vocab_n_tokens(self._vocab))
 
@@ -156,7 +156,7 @@ class LlamaModel:
         settings.n_threads = settings.n_threads_batch = _threads()
         context = self._here.llama_init_from_model(self._model, settings)
         if not context:
-            raise CannotLoad("llama.cpp can make no context for the model")
+            raise LoadError("llama.cpp can make no context for the model")
         return context
 
     def _decode(self, context: Any, tokens: Sequence[int], chunk: range, asked: Collection[int]) -> None:
@@ -170,7 +170,7 @@ class LlamaModel:
             batch.logits[index] = position in asked
         try:
             if self._here.llama_decode(context, batch) != 0:
-                raise CannotLoad("llama.cpp could not compute with the model")
+                raise LoadError("llama.cpp could not compute with the model")
         finally:
             self._here.llama_batch_free(batch)
 

@@ -12,34 +12,35 @@ import numpy as np
 
 from trainer.base_model import vision_parts
 from trainer.export.merge import weight_files
-from trainer.gguf.file_layout import Entry, NoGguf, contents
+from trainer.gguf.file_layout import Entry, InvalidGguf, contents
 
 # ggml's numbers of the types that the converter writes such a file in.
 TYPES = {0: np.float32, 1: np.float16}
 
 
 def check(path: Path, trained: Path) -> None:
-    """Whether the file has every weight of the trained model that sees, and numbers in all of them. Raises NoGguf."""
+    """Whether the file has every weight of the trained model that sees, and numbers in all of
+    them. Raises InvalidGguf."""
     entries = contents(path).entries
     found, expected = sorted(entry.count for entry in entries), sorted(_sizes(trained))
     if found != expected:
         message = f"{path.name} has {len(found)} tensors of {sum(found)} values, not {len(expected)} of {sum(expected)}"
-        raise NoGguf(message)
+        raise InvalidGguf(message)
     for entry in entries:
         _check_values(path, entry)
 
 
 def _check_values(path: Path, entry: Entry) -> None:
     if entry.kind not in TYPES:
-        raise NoGguf(f"{entry.name} of {path.name} is of type {entry.kind}, which nothing here writes")
+        raise InvalidGguf(f"{entry.name} of {path.name} is of type {entry.kind}, which nothing here writes")
     try:
         values = np.memmap(path, TYPES[entry.kind], "r", entry.offset, entry.shape)
     except ValueError as error:  # the file ends before
-        raise NoGguf(f"{path.name} is cut off in {entry.name}") from error
+        raise InvalidGguf(f"{path.name} is cut off in {entry.name}") from error
     # Where a layer of Gemma 4 clips nothing, its bounds are infinite.
     is_bound = entry.name.endswith(("_max", "_min"))
     if np.isnan(values).any() if is_bound else not np.isfinite(values).all():
-        raise NoGguf(f"{entry.name} of {path.name} holds what is no number")
+        raise InvalidGguf(f"{entry.name} of {path.name} holds what is no number")
 
 
 def _sizes(trained: Path) -> list[int]:

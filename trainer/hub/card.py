@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gemtune import families
 from gemtune.request import base_model
-from trainer.hub.refusals import may_pass
+from trainer.hub.refusals import is_transient
 from trainer.hub.session import TIMEOUT
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def licence(base_model_id: str, api: HfApi) -> dict[str, str]:
     try:
         said: Any = api.model_info(named.place, timeout=TIMEOUT).card_data
     except HfHubHTTPError as error:
-        if may_pass(error.response.status_code):
+        if is_transient(error.response.status_code):
             raise
         log.info("the card of %s is not to be read; its licence is taken for its family's", named.place)
         return usual

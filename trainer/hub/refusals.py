@@ -23,7 +23,7 @@ REFUSALS: dict[int | str, tuple[str, str, str]] = {
 REFUSALS |= {410: REFUSALS[404], 412: REFUSALS[409]}
 
 
-class MayPass(GemtuneError):
+class TransientError(GemtuneError):
     """Something that time may mend: no connection, a server that is busy or broken, a commit that came in between.
 
     seconds: how long the server asks to wait. final: what it is for the user when time does not mend it; None for
@@ -37,8 +37,8 @@ class MayPass(GemtuneError):
         self.seconds, self.final = seconds, final
 
 
-def meaning(error: Exception, repository: str) -> Exception:
-    """What to raise instead: StepError, MayPass, or the error itself when it is none of the Hub's.
+def translated(error: Exception, repository: str) -> Exception:
+    """What to raise instead: StepError, TransientError, or the error itself when it is none of the Hub's.
 
     Nothing of a request is repeated but its method, host and path: a link may be signed, and a header has the token.
     """
@@ -47,21 +47,21 @@ def meaning(error: Exception, repository: str) -> Exception:
 
     error = _cause(error)
     if isinstance(error, Busy):
-        return MayPass(str(error), seconds=error.seconds)
+        return TransientError(str(error), seconds=error.seconds)
     if isinstance(error, HfHubHTTPError):
         return _refusal(error.response, error.server_message, repository)
     if isinstance(error, httpx2.TransportError):
-        return MayPass(f"the connection to the Hub broke ({type(error).__name__})")
+        return TransientError(f"the connection to the Hub broke ({type(error).__name__})")
     if isinstance(error, HFValidationError):
         return _step_error(404, repository, "it is no name for a repository")
     if isinstance(error, json.JSONDecodeError):
-        return MayPass("what answered for the Hub sent no JSON")
+        return TransientError("what answered for the Hub sent no JSON")
     if type(error) is ValueError:  # an object of the large file storage was refused, or the model card was
         return _step_error(400, repository, str(error))
     return error
 
 
-def may_pass(status: int) -> bool:
+def is_transient(status: int) -> bool:
     """Whether a server that answers so may answer otherwise in a while."""
     return status in (408, 425, 429) or status >= 500
 
@@ -72,13 +72,13 @@ def _refusal(response: object, said: str | None, repository: str) -> Exception:
     assert isinstance(response, httpx2.Response)
     status, request = response.status_code, response.request
     where = f"{request.method} {request.url.host}{request.url.path} answers {status}"
-    if may_pass(status):
-        return MayPass(where, seconds=retry_after(response))
+    if is_transient(status):
+        return TransientError(where, seconds=retry_after(response))
     # Files go to a storage by signed links, without the token. It refuses links that have run out, and connections that
     # were too slow, with many a status: a new link may do.
     by_link = "authorization" not in request.headers and status != 413
     refused = _step_error("storage" if by_link else status, repository, said or where)
-    return MayPass(where, final=refused) if by_link or status in (409, 412) else refused
+    return TransientError(where, final=refused) if by_link or status in (409, 412) else refused
 
 
 def _step_error(status: int | str, repository: str, said: str) -> StepError:

@@ -17,7 +17,7 @@ from gemtune.request import base_model
 from trainer.base_model import hub_download
 from trainer.context import Context
 from trainer.hub import card
-from trainer.hub.refusals import AGAIN, MayPass, meaning
+from trainer.hub.refusals import AGAIN, TransientError, translated
 from trainer.hub.session import TIMEOUT, uploading
 from trainer.store import manifest
 
@@ -56,7 +56,7 @@ class Upload:
         the commit.
 
         A repetition goes on where the last try broke: files that have arrived are not sent again, and a commit whose
-        answer was lost is found. Raises StepError for what no repetition mends, MayPass after the last one.
+        answer was lost is found. Raises StepError for what no repetition mends, TransientError after the last one.
         """
         hashed: dict[str, UploadInfo] = {}
         waits = iter(WAITS)
@@ -64,7 +64,7 @@ class Upload:
             self.check_stop()
             try:
                 return self._once(hashed)
-            except MayPass as problem:
+            except TransientError as problem:
                 wait = next(waits, None)
                 if wait is None or problem.seconds > LONGEST_WAIT:
                     raise (problem.final or problem) from None
@@ -89,7 +89,7 @@ class Upload:
                     parent_commit=there.sha,  # what is removed was looked up there
                 )
         except Exception as error:
-            meant = meaning(error, self.repository)
+            meant = translated(error, self.repository)
             if meant is error:
                 raise
             raise meant from None  # the chain names links that are signed
@@ -155,7 +155,7 @@ def push(context: Context, folder: Path, artifacts: Sequence[Artifact]) -> str:
     """Publish an exported folder in the repository that the job names; return `hf://owner/name@commit`.
 
     artifacts: its copy in the objects store, which is recorded before, so that it is found whatever the Hub says.
-    Raises StepError, MayPass, StopRequested, Stale.
+    Raises StepError, TransientError, StopRequested, Stale.
     """
     repository = context.spec.export_config.hf_repo_id
     assert repository is not None, "the request's rules let no hfhub through without one"

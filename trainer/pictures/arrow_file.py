@@ -8,17 +8,17 @@ from pathlib import Path
 
 from trainer.conversation.dataset_files import Refused
 from trainer.conversation.messages import BadRow, Messages, pictures_in
-from trainer.pictures.decoding import kept
+from trainer.pictures.decoding import picture_to_store
 from trainer.pictures.sources import PictureSource
 from trainer.store.file_writer import FileWriter
 
 # A row can hold no more. Long before, max_seq_length runs out: Gemma 3 spends 260 tokens on a picture.
-MAX_A_ROW = 32
+MAX_PICTURES_PER_ROW = 32
 # Bytes that wait for being written.
 BATCH_BYTES = 16 * 1024 * 1024
 
 
-class Album(FileWriter):
+class PictureFile(FileWriter):
     """Checks pictures and writes them. size: width and height of what the model sees, as far as that is fixed."""
 
     def __init__(self, path: Path, source: PictureSource, size: tuple[int, int] | None):
@@ -43,10 +43,10 @@ class Album(FileWriter):
         """The numbers of a row's pictures, in order. A row with a picture that cannot be used is refused, and leaves
         none behind."""
         images = pictures_in(messages)
-        if len(images) > MAX_A_ROW:
-            return Refused(f"{len(images)} pictures, of which a row holds at most {MAX_A_ROW}")
+        if len(images) > MAX_PICTURES_PER_ROW:
+            return Refused(f"{len(images)} pictures, of which a row holds at most {MAX_PICTURES_PER_ROW}")
         try:
-            checked = [kept(self._source.content(image), self._size) for image in images]
+            checked = [picture_to_store(self._source.content(image), self._size) for image in images]
         except BadRow as bad:
             return Refused(str(bad))
         return [self._number(content) for content in checked]
@@ -68,12 +68,12 @@ class Album(FileWriter):
             self._waiting = []
 
 
-def numbers(album: Album | None, messages: Messages) -> Sequence[int] | Refused:
-    """`Album.add`, and none of a text job, which has no album."""
-    return () if album is None else album.add(messages)
+def store_pictures(picture_file: PictureFile | None, messages: Messages) -> Sequence[int] | Refused:
+    """`PictureFile.add`, and none of a text job, which has no picture_file."""
+    return () if picture_file is None else picture_file.add(messages)
 
 
-class AlbumReader:
+class PictureFileReader:
     """Pictures by their numbers, from a mapped file."""
 
     def __init__(self, path: Path):

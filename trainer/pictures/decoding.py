@@ -61,7 +61,7 @@ def _check(opened: Image) -> None:
         raise BadRow("a grey picture of more than 8 bits a pixel: save it with 8, so that you choose what white is")
 
 
-def kept(content: bytes, size: tuple[int, int] | None) -> bytes:
+def picture_to_store(content: bytes, size: tuple[int, int] | None) -> bytes:
     """What train shall read of a picture that the model sees with `size` (width, height): the file as it came, or the
     picture resized already, as PNG, when that is smaller or the file is much to decode. The model sees the same pixels.
     Raises BadRow."""

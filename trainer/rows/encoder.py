@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from gemtune.errors import StepError
-from trainer.conversation.chat_template import ChatTemplate, TemplateRefuses, json_object
+from trainer.conversation.chat_template import ChatTemplate, TemplateRefusal, json_object
 from trainer.conversation.dataset_files import Refused
 from trainer.conversation.messages import Message, Messages, texts_in
 from trainer.pictures.tokens import PictureTokens
 from trainer.rows.prepared import PICTURES
 from trainer.rows.spans import (
     Span,
-    changes_turns,
     control_token_in,
     spans_by_prefix,
     spans_by_tokens,
+    unstable_turns,
     with_empty_thought,
 )
 
@@ -34,7 +34,7 @@ class Encoded:
     """input_ids and labels, of the same length and not shifted; labels are UNTRAINED where nothing is learned.
 
     whole_tokens: of the row before it was cut. end_is_cut: whether it is trained on the end of no answer. pictures: the
-    numbers of those that its tokens stand for, once they are in an album."""
+    numbers of those that its tokens stand for, once they are in an picture_file."""
 
     input_ids: list[int]
     labels: list[int]
@@ -112,7 +112,7 @@ class Encoder:
             ids, offsets = encoding.ids[: self._max_length], encoding.offsets[: self._max_length]
             until = offsets[-1][1] if offsets else 0
             spans = self._spans(messages, text, encoding, until=until)
-        except TemplateRefuses as refusal:
+        except TemplateRefusal as refusal:
             return Refused(f"the chat template refuses it: {refusal}")
         blurred = self._blurred(messages, text, text[:until])
         if blurred is not None:
@@ -137,7 +137,7 @@ class Encoder:
         """Tokens of a conversation, and of what makes the assistant speak next. Raises StepError `template_failed`."""
         try:
             text = self._render(messages, add_generation_prompt=True)
-        except TemplateRefuses as refusal:
+        except TemplateRefusal as refusal:
             return Refused(f"the chat template refuses it: {refusal}")
         blurred = self._blurred(messages, text, text)
         return blurred or self._known(self._tokenizer.encode(text, add_special_tokens=False).ids)
@@ -148,12 +148,12 @@ class Encoder:
         try:
             before = self._render(messages, add_generation_prompt=True)
             after = self._conversation([*messages, answer])
-        except TemplateRefuses as refusal:
+        except TemplateRefusal as refusal:
             return Refused(f"the chat template refuses it: {refusal}")
         if isinstance(after, Refused):
             return after
         if not after.startswith(before):
-            raise changes_turns()
+            raise unstable_turns()
         blurred = self._blurred(messages, after, after)
         said, turns = after[len(before) :], self._template.turns
         if turns is not None and turns.scanned:
@@ -165,7 +165,7 @@ class Encoder:
         text = str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
         return text if self._pictures is None else self._pictures.shortened(text)
 
-    def marked(self, encoded: Encoded) -> list[dict[str, Any]]:
+    def text_pieces(self, encoded: Encoded) -> list[dict[str, Any]]:
         """The same as text, in pieces that are trained on or not."""
         pieces: list[dict[str, Any]] = []
         run: list[int] = []
@@ -180,7 +180,7 @@ class Encoder:
 
     def _conversation(self, messages: Messages) -> str | Refused:
         """The text of a whole conversation, its last answer after the prompt that the model is asked with. Raises
-        TemplateRefuses, StepError `template_failed`, `template_not_supported`."""
+        TemplateRefusal, StepError `template_failed`, `template_not_supported`."""
         turns = self._template.turns
         text = self._render(messages)
         if turns is None or not turns.scanned:
@@ -212,7 +212,7 @@ class Encoder:
         return Refused(f"it holds {unknown!r}, for which the base model has no embedding")
 
     def _spans(self, messages: Messages, text: str, encoding: Any, *, until: int) -> list[Span]:
-        """Characters of what the assistant says. Raises TemplateRefuses, StepError `template_not_supported`."""
+        """Characters of what the assistant says. Raises TemplateRefusal, StepError `template_not_supported`."""
         turns = self._template.turns
         if turns is not None and turns.scanned:
             return spans_by_tokens(turns, encoding.tokens, encoding.offsets, text)

@@ -10,7 +10,7 @@ from gemtune.request.rl_spec import DpoConfig, GrpoConfig
 from gemtune.request.spec import TrainingConfig
 from trainer.conversation.dataset_files import Refused
 from trainer.conversation.messages import conversation
-from trainer.pictures.arrow_file import Album, numbers
+from trainer.pictures.arrow_file import PictureFile, store_pictures
 from trainer.rows.encoder import Encoded, Encoder
 from trainer.rows.preference_pairs import Preferences
 from trainer.rows.prepared import COLUMNS, PICTURES
@@ -48,37 +48,37 @@ class RowKind(Protocol):
     """sees: whether pictures are read."""
 
     columns: Sequence[str]
-    sees: bool
+    with_pictures: bool
 
     def encode(self, row: dict[str, Any]) -> PreparedRow | Refused: ...
 
-    def marked(self, prepared: Any) -> list[dict[str, Any]]:
+    def text_pieces(self, prepared: Any) -> list[dict[str, Any]]:
         """A prepared row as text, in pieces, each said to be trained on or not."""
         ...
 
 
 class Conversations:
-    """Rows of supervised fine-tuning. album: where the pictures of a vision job are collected."""
+    """Rows of supervised fine-tuning. picture_file: where the pictures of a vision job are collected."""
 
-    def __init__(self, encoder: Encoder, album: Album | None):
-        self._encoder, self._album, self.marked = encoder, album, encoder.marked
-        self.sees = album is not None
-        self.columns: Sequence[str] = (*COLUMNS, PICTURES) if self.sees else COLUMNS
+    def __init__(self, encoder: Encoder, picture_file: PictureFile | None):
+        self._encoder, self._picture_file, self.text_pieces = encoder, picture_file, encoder.text_pieces
+        self.with_pictures = picture_file is not None
+        self.columns: Sequence[str] = (*COLUMNS, PICTURES) if self.with_pictures else COLUMNS
 
     def encode(self, row: dict[str, Any]) -> Encoded | Refused:
-        messages = conversation(row, sees=self.sees)
+        messages = conversation(row, with_pictures=self.with_pictures)
         encoded = messages if isinstance(messages, Refused) else self._encoder.encode(messages)
         if isinstance(messages, Refused) or isinstance(encoded, Refused):
             return encoded
-        pictures = numbers(self._album, messages)
+        pictures = store_pictures(self._picture_file, messages)
         return pictures if isinstance(pictures, Refused) else replace(encoded, pictures=pictures)
 
 
-def row_kind(config: TrainingConfig, encoder: Encoder, album: Album | None, *, max_length: int) -> RowKind:
+def row_kind(config: TrainingConfig, encoder: Encoder, picture_file: PictureFile | None, *, max_length: int) -> RowKind:
     """Raises StepError `completion_too_long`."""
     match config.rl_config:
         case GrpoConfig() as rl:
-            return Prompts(encoder, rl, album, max_length=max_length)
+            return Prompts(encoder, rl, picture_file, max_length=max_length)
         case DpoConfig():
-            return Preferences(encoder, album, max_length=max_length)
-    return Conversations(encoder, album)
+            return Preferences(encoder, picture_file, max_length=max_length)
+    return Conversations(encoder, picture_file)

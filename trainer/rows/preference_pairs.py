@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.conversation.dataset_files import Refused
-from trainer.conversation.messages import BadRow, Message, Messages, checked, names_in, part
-from trainer.pictures.arrow_file import Album, numbers
+from trainer.conversation.messages import BadRow, Message, Messages, checked_messages, column_turns, names_in
+from trainer.pictures.arrow_file import PictureFile, store_pictures
 from trainer.rows.encoder import Encoder
 from trainer.rows.prepared import PICTURES
-from trainer.rows.prompts import to_be_answered
+from trainer.rows.prompts import prompt_messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +45,20 @@ class Preference:
 
 
 class Preferences:
-    """`{"prompt", "chosen", "rejected"}`, each a text or a list of messages. album: where the pictures of a vision job
-    are collected; prompts show them."""
+    """`{"prompt", "chosen", "rejected"}`, each a text or a list of messages. picture_file: where the pictures of a
+    vision job are stored; prompts show them."""
 
-    def __init__(self, encoder: Encoder, album: Album | None, *, max_length: int):
-        self._encoder, self._album, self._max_length = encoder, album, max_length
-        self.sees = album is not None
+    def __init__(self, encoder: Encoder, picture_file: PictureFile | None, *, max_length: int):
+        self._encoder, self._picture_file, self._max_length = encoder, picture_file, max_length
+        self.with_pictures = picture_file is not None
         ids = ("prompt_ids", "chosen_ids", "rejected_ids")
-        self.columns: Sequence[str] = (*ids, PICTURES) if self.sees else ids
+        self.columns: Sequence[str] = (*ids, PICTURES) if self.with_pictures else ids
 
     def encode(self, row: dict[str, Any]) -> Preference | Refused:
         """An answer that is too long loses its end. Only that of the chosen one is missed: the model learns to answer
         like it."""
         try:
-            prompt, chosen, rejected = _parts(row, sees=self.sees)
+            prompt, chosen, rejected = _parts(row, with_pictures=self.with_pictures)
         except BadRow as bad:
             return Refused(str(bad))
         ids = [self._encoder.prompt(prompt), *(self._encoder.reply(prompt, answer) for answer in (chosen, rejected))]
@@ -73,13 +73,13 @@ class Preferences:
         if kept[0] == kept[1]:
             beyond = " up to max_seq_length" if kept != answers else ""
             return Refused(f"chosen and rejected are the same{beyond}")
-        pictures = numbers(self._album, prompt)
+        pictures = store_pictures(self._picture_file, prompt)
         if isinstance(pictures, Refused):
             return pictures
         whole_tokens = len(prompt_ids) + max(map(len, answers))
         return Preference(prompt_ids, kept[0], kept[1], whole_tokens, len(answers[0]) > room, pictures)
 
-    def marked(self, preference: Preference) -> list[dict[str, Any]]:
+    def text_pieces(self, preference: Preference) -> list[dict[str, Any]]:
         answers = {"chosen": preference.chosen_ids, "rejected": preference.rejected_ids}
         return [
             {"trained": False, "text": self._encoder.text(preference.prompt_ids)},
@@ -87,20 +87,22 @@ class Preferences:
         ]
 
 
-def _parts(row: dict[str, Any], *, sees: bool) -> tuple[Messages, Message, Message]:
+def _parts(row: dict[str, Any], *, with_pictures: bool) -> tuple[Messages, Message, Message]:
     """The prompt, and the two answers."""
     if not {"prompt", "chosen", "rejected"} <= set(row):
         told = "a row for GRPO; " if "answer" in row else ""
         told = "a row for supervised training; " if {"messages", "completion"} & set(row) else told
         raise BadRow(f"{told}DPO needs prompt, chosen and rejected; has {names_in(row)}")
-    prompt = to_be_answered(row["prompt"], sees=sees)
-    chosen, rejected = (_answer(prompt, row[column], column, sees=sees) for column in ("chosen", "rejected"))
+    prompt = prompt_messages(row["prompt"], with_pictures=with_pictures)
+    chosen, rejected = (
+        _answer(prompt, row[column], column, with_pictures=with_pictures) for column in ("chosen", "rejected")
+    )
     return prompt, chosen, rejected
 
 
-def _answer(prompt: Messages, value: Any, column: str, *, sees: bool) -> Message:
-    turns = part(value, "assistant", column)
+def _answer(prompt: Messages, value: Any, column: str, *, with_pictures: bool) -> Message:
+    turns = column_turns(value, "assistant", column)
     if len(turns) != 1:
         raise BadRow(f"{column} has {len(turns)} messages, not one of the assistant's")
     said = [(message["role"], message["content"]) for message in prompt]
-    return checked([*said, *turns], sees=sees)[-1]
+    return checked_messages([*said, *turns], with_pictures=with_pictures)[-1]

@@ -73,12 +73,12 @@ def total_train_steps(config: TrainingConfig, rows: int) -> int:
     if config.max_steps is not None:
         return config.max_steps
     if isinstance(config.rl_config, GrpoConfig):  # what does not fill a train_step any more is left out of an epoch
-        return rows // prompts_a_step(config, config.rl_config) * config.epochs
+        return rows // prompts_per_step(config, config.rl_config) * config.epochs
     batches = -(-rows // config.batch_size)
     return -(-batches // config.gradient_accumulation_steps) * config.epochs
 
 
-def prompts_a_step(config: TrainingConfig, rl: GrpoConfig) -> int:
+def prompts_per_step(config: TrainingConfig, rl: GrpoConfig) -> int:
     """Prompts of a train_step of GRPO, each of which has its group of completions."""
     return config.batch_size * config.gradient_accumulation_steps // rl.num_generations
 

@@ -11,8 +11,8 @@ from gemtune.errors import StepError
 from gemtune.request import rl_spec
 from gemtune.request.rl_spec import GrpoConfig
 from trainer.conversation.dataset_files import Refused
-from trainer.conversation.messages import BadRow, Messages, checked, names_in, part
-from trainer.pictures.arrow_file import Album, numbers
+from trainer.conversation.messages import BadRow, Messages, checked_messages, column_turns, names_in
+from trainer.pictures.arrow_file import PictureFile, store_pictures
 from trainer.rows import rewards
 from trainer.rows.encoder import Encoder
 from trainer.rows.prepared import ANSWER, PICTURES
@@ -47,12 +47,16 @@ class Prompts:
     An answer without a number gives a reward that compares numbers nothing to judge by. The row is kept for the other
     rewards, and refused where there are none."""
 
-    def __init__(self, encoder: Encoder, rl: GrpoConfig, album: Album | None, *, max_length: int):
-        """album: where the pictures of a vision job are collected. max_length: tokens of prompt and completion
+    def __init__(self, encoder: Encoder, rl: GrpoConfig, picture_file: PictureFile | None, *, max_length: int):
+        """picture_file: where the pictures of a vision job are collected. max_length: tokens of prompt and completion
         together. Raises StepError `completion_too_long`."""
-        self._encoder, self._album, self._max_tokens = encoder, album, max_length - rl.max_completion_length
-        self.sees = album is not None
-        self.columns: Sequence[str] = ("prompt_ids", ANSWER, PICTURES) if self.sees else ("prompt_ids", ANSWER)
+        self._encoder, self._picture_file, self._max_tokens = (
+            encoder,
+            picture_file,
+            max_length - rl.max_completion_length,
+        )
+        self.with_pictures = picture_file is not None
+        self.columns: Sequence[str] = ("prompt_ids", ANSWER, PICTURES) if self.with_pictures else ("prompt_ids", ANSWER)
         if self._max_tokens < 1:
             message = f"the base model reads {max_length} tokens, which leaves none for a prompt"
             raise StepError("completion_too_long", message, hint="lower max_completion_length")
@@ -63,7 +67,7 @@ class Prompts:
 
     def encode(self, row: dict[str, Any]) -> Prompt | Refused:
         try:
-            messages, answer = _messages(row, sees=self.sees), self._answer(row)
+            messages, answer = _messages(row, with_pictures=self.with_pictures), self._answer(row)
         except BadRow as bad:
             return Refused(str(bad))
         ids = self._encoder.prompt(messages)
@@ -71,13 +75,13 @@ class Prompts:
             return ids
         if len(ids) > self._max_tokens:
             return Refused(f"the prompt has {len(ids)} tokens; max_seq_length leaves it {self._max_tokens}")
-        pictures = numbers(self._album, messages)
+        pictures = store_pictures(self._picture_file, messages)
         if isinstance(pictures, Refused):
             return pictures
         judged = answer is None or rewards.number(answer) is not None
         return Prompt(ids, answer, pictures, () if judged else self._need_number)
 
-    def marked(self, prompt: Prompt) -> list[dict[str, Any]]:
+    def text_pieces(self, prompt: Prompt) -> list[dict[str, Any]]:
         pieces: list[dict[str, Any]] = [{"trained": False, "text": self._encoder.text(prompt.prompt_ids)}]
         if prompt.answer is not None:
             pieces.append({"trained": False, "part": ANSWER, "text": prompt.answer})
@@ -104,19 +108,22 @@ class Prompts:
         return value
 
 
-def _messages(row: dict[str, Any], *, sees: bool) -> Messages:
+def _messages(row: dict[str, Any], *, with_pictures: bool) -> Messages:
     if "prompt" not in row:
         shape = {"chosen", "rejected"} & set(row)
         told = "a row for DPO; " if shape else "a row for supervised training; " if "messages" in row else ""
         raise BadRow(f"{told}GRPO needs prompt (and answer); has {names_in(row)}")
     if "completion" in row or {"chosen", "rejected"} <= set(row):
         raise BadRow(f"a row for another method: GRPO samples its completions; has {names_in(row)}")
-    return to_be_answered(row["prompt"], sees=sees)
+    return prompt_messages(row["prompt"], with_pictures=with_pictures)
 
 
-def to_be_answered(prompt: Any, *, sees: bool) -> Messages:
-    """A prompt's messages, the last one the user's, who may show pictures where the model `sees`. Raises BadRow."""
-    messages = checked(part(prompt, "user", "prompt"), sees=sees)
+def prompt_messages(prompt: Any, *, with_pictures: bool) -> Messages:
+    """A prompt's messages, the last one the user's, who may show pictures if `with_pictures`.
+
+    Raises BadRow.
+    """
+    messages = checked_messages(column_turns(prompt, "user", "prompt"), with_pictures=with_pictures)
     if messages[-1]["role"] != "user":
         raise BadRow(f"the prompt ends with a turn of the {messages[-1]['role']}, not of the user")
     return messages

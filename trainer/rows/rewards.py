@@ -27,10 +27,10 @@ _SIGNS = str.maketrans({"\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "\N{FULLWIDTH
 _FENCE = re.compile(r" {0,3}```([^`]*)")
 
 
-def functions(rewards: Sequence[Reward]) -> list[RewardFunction]:
+def reward_functions(rewards: Sequence[Reward]) -> list[RewardFunction]:
     """What TRL's GRPOTrainer takes as `reward_funcs`: one a reward, by the name it has in metrics."""
     named = zip(rl_spec.names(list(rewards)), rewards, strict=True)
-    return [_function(name, score_of(reward)) for name, reward in named]
+    return [_function(name, score_function(reward)) for name, reward in named]
 
 
 def _function(name: str, score: Score) -> RewardFunction:
@@ -44,7 +44,7 @@ def _function(name: str, score: Score) -> RewardFunction:
     return reward
 
 
-def score_of(reward: Reward) -> Score:
+def score_function(reward: Reward) -> Score:
     """The function of one reward, with what can be prepared once."""
     match reward:
         case ExactAnswer():

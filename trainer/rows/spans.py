@@ -30,7 +30,7 @@ def spans_by_prefix(messages: Messages, text: str, render: Render, *, until: int
                 break
             after = render(messages[: index + 1], False)
             if not (text.startswith(after) and after.startswith(before)):
-                raise changes_turns()
+                raise unstable_turns()
             spans.append((len(before), len(after)))
     return spans
 
@@ -69,7 +69,7 @@ def with_empty_thought(turns: Turns, text: str, before: str) -> str:
         return text
     prompt = before.removesuffix(turns.empty_thought)
     if prompt == before or not prompt.endswith(turns.start + _MODEL) or not text.startswith(prompt):
-        raise changes_turns()
+        raise unstable_turns()
     answer = text[len(prompt) :]
     begins_with_thought = answer.startswith(turns.empty_thought.partition("\n")[0])
     return text if begins_with_thought else before + answer
@@ -80,7 +80,7 @@ def control_token_in(turns: Turns, texts: Iterator[str]) -> str | None:
     return next((token for text in texts for token in turns.controls if token in text), None)
 
 
-def changes_turns() -> StepError:
+def unstable_turns() -> StepError:
     """The error for a template whose turns cannot be told apart."""
     problem = "its chat template changes earlier turns when later ones are added"
     return StepError("template_not_supported", problem, hint="use a base model with Gemma's template")

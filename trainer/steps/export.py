@@ -38,7 +38,7 @@ class Exported:
 
 
 def run(context: Context) -> None:
-    """Write `export/<attempt>/` and complete the job with its place. Raises StepError, NotWhole, Stale."""
+    """Write `export/<attempt>/` and complete the job with its place. Raises StepError, IncompleteFolder, Stale."""
     context.check_stop()
     exported = _of_an_earlier_attempt(context) or _exported(context)
     place = context.buckets.export.uri(exported.prefix)
@@ -59,7 +59,7 @@ def _of_an_earlier_attempt(context: Context) -> Exported | None:
             continue
         try:
             folder = manifest.fetch(context.buckets.export, prefix, context.work / f"attempt-{attempt}")
-        except manifest.NotWhole as error:
+        except manifest.IncompleteFolder as error:
             log.warning("%s; it is exported again", error)
             continue
         log.info("attempt %d has exported it; what it did is not done again", attempt)

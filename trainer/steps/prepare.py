@@ -24,13 +24,13 @@ from trainer.context import Context
 from trainer.conversation import dataset_files
 from trainer.conversation.dataset_files import Refused
 from trainer.gguf import conversion
-from trainer.pictures.arrow_file import Album
+from trainer.pictures.arrow_file import PictureFile
 from trainer.pictures.sources import PictureSource
 from trainer.pictures.tokens import picture_tokens
 from trainer.rows.encoder import Encoder
 from trainer.rows.kinds import RowKind, row_kind
 from trainer.rows.packing import packs
-from trainer.rows.prepared import TokenFile, prompts_a_step, read_tokens, row_lengths, total_train_steps
+from trainer.rows.prepared import TokenFile, prompts_per_step, read_tokens, row_lengths, total_train_steps
 from trainer.rows.tally import Tally
 from trainer.store import manifest
 
@@ -68,8 +68,9 @@ def run(context: Context) -> None:
     output.mkdir()
     source = PictureSource(context.buckets.data, dataset.folder)
     held_out: Tally | None = None
-    with nullcontext() if pictures is None else Album(output / "pictures.arrow", source, pictures.size) as album:
-        kind = row_kind(config, encoder, album, max_length=max_length)
+    file = output / "pictures.arrow"
+    with nullcontext() if pictures is None else PictureFile(file, source, pictures.size) as picture_file:
+        kind = row_kind(config, encoder, picture_file, max_length=max_length)
         train = Tally(dataset.train.name, max_length, readable)
         _tokenize(dataset.train, kind, output / "train.parquet", train, context.check_stop)
         if dataset.eval is not None:
@@ -96,7 +97,7 @@ def run(context: Context) -> None:
         "machine": machine,
         "total_train_steps": train_steps,
         "chat_template": encoder.template_source,
-        "pictures": None if album is None else len(album),
+        "pictures": None if picture_file is None else len(picture_file),
     }
     warnings = tuple(train.warnings())
     report = summary | {"warnings": [warning.model_dump() for warning in warnings]}
@@ -133,7 +134,7 @@ def _machines(context: Context, provided: Mapping[str, str], longest_row: int) -
 def _tokenize(source: Path, kind: RowKind, target: Path, tally: Tally, check_stop: Callable[[], None]) -> None:
     """Write the rows of a split that can be trained on. Raises StepError `empty_dataset`, `bad_rows`."""
     with TokenFile(target, kind.columns) as tokens:
-        for number, row in dataset_files.rows(source, sees=kind.sees):
+        for number, row in dataset_files.rows(source, with_pictures=kind.with_pictures):
             check_stop()
             prepared = row if isinstance(row, Refused) else kind.encode(row)
             if isinstance(prepared, Refused):
@@ -142,13 +143,13 @@ def _tokenize(source: Path, kind: RowKind, target: Path, tally: Tally, check_sto
             tokens.add(prepared.columns)
             tally.add(prepared)
             if len(tally.samples) < SAMPLES:
-                tally.samples.append(kind.marked(prepared))
+                tally.samples.append(kind.text_pieces(prepared))
     tally.check()
 
 
 def _check_groups(config: TrainingConfig, rows: int) -> None:
     """Raises StepError `too_few_rows` when GRPO's first train_step would not have its prompts."""
-    if isinstance(config.rl_config, GrpoConfig) and rows < (needed := prompts_a_step(config, config.rl_config)):
+    if isinstance(config.rl_config, GrpoConfig) and rows < (needed := prompts_per_step(config, config.rl_config)):
         hint = "add rows, lower batch_size or gradient_accumulation_steps, or raise num_generations"
         raise StepError("too_few_rows", f"a train_step takes {needed} prompts, and there are {rows}", hint=hint)
 

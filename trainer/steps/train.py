@@ -37,7 +37,7 @@ def run(context: Context) -> None:
     """Train on what prepare left, from the newest whole checkpoint on; leave `adapter/<attempt>/` (or, when all weights
     were trained, `model/<attempt>/`) and the figures.
 
-    Ends early, at a checkpoint, on SIGTERM or when its time is up. Raises StepError, Stale, NotWhole.
+    Ends early, at a checkpoint, on SIGTERM or when its time is up. Raises StepError, Stale, IncompleteFolder.
     """
     with Tracking(context) as tracking:
         _train(context, tracking)
@@ -78,7 +78,7 @@ def _train(context: Context, tracking: Tracking) -> None:
         attempt.progress.flush()
     best = _take_best(context, trainer, figures)
     figures = figures if best is None else trainer.figures()
-    place = tokenizer_files.place_of(config.method)
+    place = tokenizer_files.trained_folder(config.method)
     folder = context.work / place
     engine.save(trainer.model, folder)
     tokenizer_files.add_tokenizer(base, folder)

@@ -16,7 +16,7 @@ from gemtune.untrusted import MAX_MODEL_FILE_BYTES, Unreadable, read_json
 NAME = "manifest.json"
 
 
-class NotWhole(GemtuneError):
+class IncompleteFolder(GemtuneError):
     """A folder without its manifest, or with other files than it says."""
 
     code = "not_whole"
@@ -77,15 +77,15 @@ def read_whole(objects: Objects, prefix: str) -> Manifest | None:
 def fetch(objects: Objects, prefix: str, into: Path) -> Path:
     """A local, read-only copy of a whole folder (or the folder itself), every file checked against its SHA-256.
 
-    Raises NotWhole.
+    Raises IncompleteFolder.
     """
     found = read_whole(objects, prefix)
     if found is None:
-        raise NotWhole(f"{prefix} is not whole")
+        raise IncompleteFolder(f"{prefix} is not whole")
     folder = objects.fetch_folder(prefix, into)
     for artifact in found.artifacts:
         if sha256(folder / artifact.name) != artifact.sha256:
-            raise NotWhole(f"{prefix}/{artifact.name} is not what its manifest says")
+            raise IncompleteFolder(f"{prefix}/{artifact.name} is not what its manifest says")
     return folder
 
 

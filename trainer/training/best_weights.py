@@ -45,7 +45,7 @@ def take(trainer: JobTrainer, last: Mapping[str, float], export: Objects, job_pr
     best, metric = trainer.state.best_global_step, trainer.state.best_metric
     if best is None or metric is None or not _is_better(metric, last[name], greater=greater):
         return None
-    folder = checkpoints.of_train_step(export, job_prefix, best, into)
+    folder = checkpoints.at_train_step(export, job_prefix, best, into)
     if folder is None:
         log.warning("the checkpoint of train_step %d, which evaluated best, is gone: the last weights stay", best)
         return None

@@ -165,7 +165,7 @@ def make(setup: Setup) -> GrpoTrainer:
     end_turns(loaded.model, tokenizer)
     trainer = GrpoTrainer(
         model=loaded.model,
-        reward_funcs=[*rewards.functions(rl.rewards)],
+        reward_funcs=[*rewards.reward_functions(rl.rewards)],
         args=GRPOConfig(
             **trl_arguments(setup) | {"per_device_eval_batch_size": EVAL_PROMPTS},
             num_generations=rl.num_generations,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import torch
 
-from trainer.pictures.arrow_file import AlbumReader
+from trainer.pictures.arrow_file import PictureFileReader
 from trainer.pictures.decoding import rgb
 from trainer.rows.prepared import PICTURES
 from trainer.training.batches import PaddedBatch, Row, padded
@@ -33,7 +33,7 @@ class PictureInputs(TypedDict):
 class Sight:
     """processor: the base model's image processor. soft_token: the id in whose places the model puts what it sees."""
 
-    album: AlbumReader
+    picture_file: PictureFileReader
     processor: Gemma3ImageProcessorPil
     soft_token: int
 
@@ -45,7 +45,7 @@ class Sight:
         from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
         processor, config = Gemma3ImageProcessorPil.from_pretrained(base), AutoConfig.from_pretrained(base)
-        return cls(AlbumReader(prepared / "pictures.arrow"), processor, config.image_token_id)
+        return cls(PictureFileReader(prepared / "pictures.arrow"), processor, config.image_token_id)
 
     def collate(self, items: Sequence[Sequence[Row]]) -> PaddedBatch:
         """`padded`, with what the model is shown."""
@@ -70,5 +70,5 @@ class Sight:
         return [torch.cat([read[number] for number in row]) if row else torch.empty(0) for row in rows]
 
     def _read(self, number: int) -> torch.Tensor:
-        pixels: torch.Tensor = self.processor([rgb(self.album[number])], return_tensors="pt")["pixel_values"]
+        pixels: torch.Tensor = self.processor([rgb(self.picture_file[number])], return_tensors="pt")["pixel_values"]
         return pixels

@@ -16,7 +16,7 @@ import pytest
 
 from gemtune.errors import StepError
 from trainer.conversation import render_limits
-from trainer.conversation.chat_template import OWN_TEMPLATES, ChatTemplate, TemplateRefuses
+from trainer.conversation.chat_template import OWN_TEMPLATES, ChatTemplate, TemplateRefusal
 
 MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "<Captain> & 'crew'"}]
 SPECIAL = {"bos_token": "<bos>", "eos_token": {"content": "<eos>"}}
@@ -112,7 +112,7 @@ def test_a_broken_or_hostile_template_fails_the_step(tmp_path: Path, text: str) 
 
 
 def test_what_a_template_refuses_is_the_rows_fault(tmp_path: Path) -> None:
-    with pytest.raises(TemplateRefuses, match="System role not supported"):
+    with pytest.raises(TemplateRefusal, match="System role not supported"):
         template(tmp_path, "{{ raise_exception('System role not supported') }}").render(MESSAGES)
 
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from gemtune.errors import StepError
 from tests import tiny_gemma
 from trainer.export import stochastic_rounding
-from trainer.export.lora_weights import place_of
+from trainer.export.lora_weights import canonical_name
 from trainer.export.merge import merge
 from trainer.export.tensor_file import TensorFile
 
@@ -263,4 +263,4 @@ def test_tensors_of_odd_lengths_come_where_every_reader_can_map_what_follows(tmp
     ],
 )
 def test_a_place_is_the_same_whoever_names_it(name: str, place: str) -> None:
-    assert place_of(name) == place
+    assert canonical_name(name) == place

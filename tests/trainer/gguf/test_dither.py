@@ -13,7 +13,7 @@ from gguf import GGMLQuantizationType, GGUFWriter, dequantize
 
 from tests.trainer.gguf.test_gguf import tools  # noqa: F401
 from trainer.gguf import dither
-from trainer.gguf.file_layout import NoGguf, contents
+from trainer.gguf.file_layout import InvalidGguf, contents
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Quantize = Callable[[Floats, str], Any]
@@ -151,8 +151,8 @@ def test_a_file_of_another_kind_and_one_that_was_cut_are_no_gguf(tmp_path: Path)
     path = exact_file(tmp_path / "a.gguf", {"a": random(7)})
     whole = path.read_bytes()
     path.write_bytes(whole[:100])
-    with pytest.raises(NoGguf):
+    with pytest.raises(InvalidGguf):
         contents(path)
     path.write_bytes(b"PK\x03\x04" + whole[4:])
-    with pytest.raises(NoGguf):
+    with pytest.raises(InvalidGguf):
         contents(path)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.gguf.llama_cpp_build import X86_OPTIONS, CannotBuild, collect_libraries, options_of
+from trainer.gguf.llama_cpp_build import X86_OPTIONS, BuildError, collect_libraries, options_of
 
 
 @pytest.mark.parametrize("system", ["Linux", "Darwin"])
@@ -48,5 +48,5 @@ def test_libraries_of_linux_and_macos_are_collected_with_their_links(
 
 def test_a_build_without_shared_libraries_has_failed(tmp_path: Path) -> None:
     (tmp_path / "libllama.a").write_bytes(b"archive")
-    with pytest.raises(CannotBuild, match="no shared library"):
+    with pytest.raises(BuildError, match="no shared library"):
         collect_libraries(tmp_path, tmp_path / "lib")

@@ -17,7 +17,7 @@ from tests.trainer import hub_server
 from tests.trainer.hub_server import CUT, CUT_AFTER, READS_ONLY, TOKEN, Answer, HubServer
 from trainer.context import StopRequested
 from trainer.hub import session
-from trainer.hub.refusals import MayPass
+from trainer.hub.refusals import TransientError
 from trainer.hub.upload import Upload
 
 REPOSITORY, BASE = "me/captain", "google/gemma-3-270m-it"
@@ -242,7 +242,7 @@ def test_a_signed_link_that_ran_out_is_asked_for_anew(hub: HubServer, folder: Pa
 
 def test_a_large_upload_goes_on_where_it_broke(hub: HubServer, folder: Path) -> None:
     hub.first["commit"] = [Answer(503)] * 4
-    with pytest.raises(MayPass):
+    with pytest.raises(TransientError):
         upload(folder)()
     assert len(hub.repositories[REPOSITORY].history) == 1
     sent = hub.count("part"), hub.count("put")
@@ -275,7 +275,7 @@ def test_a_server_that_asks_for_a_minute_gets_it_and_one_that_asks_for_an_hour_g
     upload(folder, sleep=waited.append)()
     assert (sum(waited), sum(slept)) == (60, 0)
     hub.first["info"] = [Answer(429, headers={"Retry-After": "3600"})]
-    with pytest.raises(MayPass):
+    with pytest.raises(TransientError):
         upload(folder, sleep=waited.append)()
     assert sum(waited) == 60
 
@@ -319,7 +319,7 @@ def test_neither_token_nor_signed_link_is_in_a_log_or_an_error(
         hub.first[kind] = [Answer(500)] * 40
         try:
             upload(folder)()
-        except MayPass as error:
+        except TransientError as error:
             errors.append("".join(traceback.format_exception(error)))
         hub.first.clear()
         hub.repositories.pop(REPOSITORY, None)

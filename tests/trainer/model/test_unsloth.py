@@ -25,7 +25,7 @@ from tests.fakes import World
 from tests.trainer.conftest import Bench
 from trainer import unsloth_environment
 from trainer.export import versions
-from trainer.export.tokenizer_files import place_of
+from trainer.export.tokenizer_files import trained_folder
 
 # Both engines train the same float32 model on the same batches. What differs is the order of sums: huggingface's rows
 # lie one after the other, unsloth's one below the other with padding.
@@ -167,7 +167,7 @@ def weights(bench: Bench, method: str) -> dict[str, torch.Tensor]:
 
 
 def trained(bench: Bench, method: str) -> Path:
-    place = f"jobs/{bench.job_id}/{place_of(method)}/{bench.job.steps[Step.TRAIN].attempt}"
+    place = f"jobs/{bench.job_id}/{trained_folder(method)}/{bench.job.steps[Step.TRAIN].attempt}"
     return Path(bench.services.buckets.export.uri(place))
 
 

@@ -18,8 +18,8 @@ from gemtune.embedded.folder_objects import FolderObjects
 from gemtune.errors import StepError
 from trainer.conversation.dataset_files import Refused
 from trainer.conversation.messages import BadRow
-from trainer.pictures.arrow_file import MAX_A_ROW, Album, AlbumReader
-from trainer.pictures.decoding import kept, rgb
+from trainer.pictures.arrow_file import MAX_PICTURES_PER_ROW, PictureFile, PictureFileReader
+from trainer.pictures.decoding import picture_to_store, rgb
 from trainer.pictures.sources import PictureSource
 
 SIZE = (56, 56)
@@ -98,22 +98,22 @@ def test_the_model_sees_of_what_is_kept_what_transformers_would_show_it(
     (tmp_path / "picture").write_bytes(GOOD[name])
     turn = [{"role": "user", "content": [{"type": "image", "path": str(tmp_path / "picture")}]}]
     theirs = processor.apply_chat_template(turn, tokenize=True, return_dict=True, return_tensors="np")["pixel_values"]
-    ours = processor.image_processor([rgb(kept(GOOD[name], SIZE))], return_tensors="np")["pixel_values"]
+    ours = processor.image_processor([rgb(picture_to_store(GOOD[name], SIZE))], return_tensors="np")["pixel_values"]
     assert np.array_equal(ours, theirs)
 
 
 def test_of_the_file_and_what_is_seen_of_it_the_smaller_is_kept() -> None:
     photo, large = GOOD["jpeg"], GOOD["large and noisy"]
-    assert kept(photo, None) == photo
-    assert kept(photo, (896, 896)) == photo
-    smaller = kept(large, SIZE)
+    assert picture_to_store(photo, None) == photo
+    assert picture_to_store(photo, (896, 896)) == photo
+    smaller = picture_to_store(large, SIZE)
     assert len(smaller) < len(large)
     assert Image.open(io.BytesIO(smaller)).size == SIZE
 
 
 def test_what_would_be_much_to_decode_in_every_epoch_is_not_kept() -> None:
     plain = file_of(Image.new("RGB", (1200, 900), "red"), "GIF")
-    assert Image.open(io.BytesIO(kept(plain, SIZE))).size == SIZE
+    assert Image.open(io.BytesIO(picture_to_store(plain, SIZE))).size == SIZE
 
 
 def animated(format: str) -> bytes:
@@ -142,7 +142,7 @@ BAD = {
 def test_what_cannot_be_shown_is_refused_with_the_reason(name: str) -> None:
     content, reason = BAD[name]
     with pytest.raises(BadRow, match=reason):
-        kept(content, SIZE)
+        picture_to_store(content, SIZE)
 
 
 def test_a_bomb_costs_no_memory() -> None:
@@ -227,28 +227,32 @@ def shows(*images: Any) -> list[dict[str, Any]]:
 
 
 def test_an_album_keeps_each_picture_once_and_none_of_a_refused_row(source: PictureSource, tmp_path: Path) -> None:
-    with Album(tmp_path / "pictures.arrow", source, SIZE) as album:
-        assert album.add(shows("red.png", "more/blue.jpg")) == [0, 1]
-        assert album.add(shows("more/blue.jpg", {"bytes": GOOD["png"]}, {"bytes": GOOD["grey"]})) == [1, 0, 2]
-        assert isinstance(album.add(shows({"bytes": GOOD["webp"]}, "none.png")), Refused)
-        assert isinstance(album.add(shows(*["red.png"] * (MAX_A_ROW + 1))), Refused)
-        assert album.add([{"role": "user", "content": "Hi"}]) == []
-        assert len(album) == 3
-    reader = AlbumReader(tmp_path / "pictures.arrow")
-    assert [reader[number] for number in range(3)] == [kept(GOOD[name], SIZE) for name in ("png", "jpeg", "grey")]
+    with PictureFile(tmp_path / "pictures.arrow", source, SIZE) as picture_file:
+        assert picture_file.add(shows("red.png", "more/blue.jpg")) == [0, 1]
+        assert picture_file.add(shows("more/blue.jpg", {"bytes": GOOD["png"]}, {"bytes": GOOD["grey"]})) == [1, 0, 2]
+        assert isinstance(picture_file.add(shows({"bytes": GOOD["webp"]}, "none.png")), Refused)
+        assert isinstance(picture_file.add(shows(*["red.png"] * (MAX_PICTURES_PER_ROW + 1))), Refused)
+        assert picture_file.add([{"role": "user", "content": "Hi"}]) == []
+        assert len(picture_file) == 3
+    reader = PictureFileReader(tmp_path / "pictures.arrow")
+    assert [reader[number] for number in range(3)] == [
+        picture_to_store(GOOD[name], SIZE) for name in ("png", "jpeg", "grey")
+    ]
 
 
 def test_an_album_writes_as_it_grows(source: PictureSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainer.pictures.arrow_file.BATCH_BYTES", 4000)
     contents = [file_of(noise(30, number + 1)) for number in range(9)]
-    with Album(tmp_path / "pictures.arrow", source, SIZE) as album:
-        assert [album.add(shows({"bytes": content})) for content in contents] == [[number] for number in range(9)]
+    with PictureFile(tmp_path / "pictures.arrow", source, SIZE) as picture_file:
+        assert [picture_file.add(shows({"bytes": content})) for content in contents] == [
+            [number] for number in range(9)
+        ]
         assert (tmp_path / "pictures.arrow").stat().st_size > 0
-    reader = AlbumReader(tmp_path / "pictures.arrow")
+    reader = PictureFileReader(tmp_path / "pictures.arrow")
     assert [reader[number] for number in range(9)] == contents
 
 
 def test_an_album_without_pictures_can_be_read(source: PictureSource, tmp_path: Path) -> None:
-    with Album(tmp_path / "pictures.arrow", source, SIZE):
+    with PictureFile(tmp_path / "pictures.arrow", source, SIZE):
         pass
-    AlbumReader(tmp_path / "pictures.arrow")
+    PictureFileReader(tmp_path / "pictures.arrow")

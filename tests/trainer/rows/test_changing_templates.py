@@ -46,7 +46,7 @@ def encoder(folder: Path, template: str) -> Encoder:
 def test_a_steady_template_trains_every_answer_and_nothing_else(folder: Path) -> None:
     encoded = encoder(folder, STEADY).encode(TWO)
     assert isinstance(encoded, Encoded)
-    trained = [piece["text"] for piece in encoder(folder, STEADY).marked(encoded) if piece["trained"]]
+    trained = [piece["text"] for piece in encoder(folder, STEADY).text_pieces(encoded) if piece["trained"]]
     assert trained == ["Captain<end_of_turn>\n", "Aye<end_of_turn>\n"]
 
 

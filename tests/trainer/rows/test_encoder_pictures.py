@@ -102,7 +102,7 @@ def test_tokens_are_those_of_transformers_processor(name: str, folder: Path) -> 
         for turn in ROWS[name]["messages"]
     ]
     theirs = processor.apply_chat_template(turns, tokenize=True, return_dict=True)
-    messages = conversation(ROWS[name], sees=True)
+    messages = conversation(ROWS[name], with_pictures=True)
     assert not isinstance(messages, Refused)
     ours = encoder_of(folder).encode(messages)
     assert isinstance(ours, Encoded)
@@ -121,7 +121,7 @@ def test_tokens_are_those_of_transformers_processor(name: str, folder: Path) -> 
 def test_text_that_would_pass_for_a_picture_refuses_the_row(token: str, turn: int, tiny_seeing: Path) -> None:
     texts = ["Hi", "Captain"]
     texts[turn] += token
-    refused = encoder_of(tiny_seeing).encode(conversation(row([SHOWN, said(texts[0])], texts[1]), sees=True))  # type: ignore[arg-type]
+    refused = encoder_of(tiny_seeing).encode(conversation(row([SHOWN, said(texts[0])], texts[1]), with_pictures=True))  # type: ignore[arg-type]
     assert isinstance(refused, Refused)
     assert token in refused.reason
 
@@ -130,7 +130,7 @@ def test_text_that_would_pass_for_a_picture_refuses_the_row(token: str, turn: in
 def test_text_that_becomes_a_picture_when_its_parts_meet_refuses_the_row(
     halves: tuple[str, str], tiny_seeing: Path
 ) -> None:
-    messages = conversation(row([SHOWN, said(halves[0]), said(halves[1])], "Captain"), sees=True)
+    messages = conversation(row([SHOWN, said(halves[0]), said(halves[1])], "Captain"), with_pictures=True)
     assert not isinstance(messages, Refused)
     refused = encoder_of(tiny_seeing).encode(messages)
     assert isinstance(refused, Refused)
@@ -138,7 +138,7 @@ def test_text_that_becomes_a_picture_when_its_parts_meet_refuses_the_row(
 
 
 def test_no_cut_goes_through_a_picture(tiny_seeing: Path) -> None:
-    messages = conversation(ROWS["in two turns"], sees=True)
+    messages = conversation(ROWS["in two turns"], with_pictures=True)
     assert not isinstance(messages, Refused)
     whole = encoder_of(tiny_seeing).encode(messages)
     assert isinstance(whole, Encoded)
@@ -164,7 +164,7 @@ def test_no_cut_goes_through_a_picture(tiny_seeing: Path) -> None:
     ],
 )
 def test_content_that_is_neither_text_nor_picture_is_refused(content: Any, reason: str) -> None:
-    refused = conversation(row(content, "Captain"), sees=True)
+    refused = conversation(row(content, "Captain"), with_pictures=True)
     assert isinstance(refused, Refused)
     assert reason in refused.reason
 
@@ -173,7 +173,7 @@ def test_content_that_is_neither_text_nor_picture_is_refused(content: Any, reaso
 def test_only_users_show_pictures(role: str) -> None:
     shown = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Captain"}]}
     shown["messages"].insert(0 if role == "system" else 1, {"role": role, "content": [SHOWN]})
-    refused = conversation({"messages": shown["messages"][: 3 if role == "system" else 2]}, sees=True)
+    refused = conversation({"messages": shown["messages"][: 3 if role == "system" else 2]}, with_pictures=True)
     assert isinstance(refused, Refused)
     assert "picture where" in refused.reason
 
@@ -181,7 +181,7 @@ def test_only_users_show_pictures(role: str) -> None:
 def test_a_system_message_in_parts_is_read_whole() -> None:
     found = conversation(
         {"messages": [{"role": "system", "content": [said("Be "), said("brief.")]}, *row("Hi", "Captain")["messages"]]},
-        sees=True,
+        with_pictures=True,
     )
     assert not isinstance(found, Refused)
     assert found[0] == {"role": "system", "content": "Be brief."}
@@ -234,7 +234,7 @@ def test_a_tokenizer_of_another_model_fails(tiny_seeing: Path, tmp_path: Path) -
 def test_a_template_that_writes_no_pictures_fails(tiny_seeing: Path, tmp_path: Path) -> None:
     folder = changed(tiny_seeing, tmp_path)
     (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.role ~ m.content }}{% endfor %}")
-    messages = conversation(ROWS["one"], sees=True)
+    messages = conversation(ROWS["one"], with_pictures=True)
     assert not isinstance(messages, Refused)
     with pytest.raises(StepError, match="writes 0 pictures where a row has 1"):
         encoder_of(folder).encode(messages)

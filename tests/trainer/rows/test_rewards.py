@@ -18,7 +18,7 @@ ADAPTER: TypeAdapter[Reward] = TypeAdapter(Reward)
 
 
 def score(type: str, text: str, answer: str | None = None, *, tokens: int = 0, **parameters: Any) -> float:
-    return rewards.score_of(ADAPTER.validate_python({"type": type, **parameters}))(text, tokens, answer)
+    return rewards.score_function(ADAPTER.validate_python({"type": type, **parameters}))(text, tokens, answer)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_length_is_worth_less_the_further_off(tokens: int, parameters: Any, expe
 
 def test_functions_go_by_their_names_and_take_what_trl_gives() -> None:
     both = [{"type": "exact_answer"}, {"type": "length", "name": "short", "at_most": 2}]
-    first, second = rewards.functions([ADAPTER.validate_python(each) for each in both])
+    first, second = rewards.reward_functions([ADAPTER.validate_python(each) for each in both])
     given = {
         "prompts": [[1], [1]],
         "completions": ["a", "b"],

@@ -21,7 +21,7 @@ from tests.trainer.conftest import Bench
 from tests.trainer.hub_server import READS_ONLY, TOKEN, Answer, HubServer
 from trainer.context import Context
 from trainer.hub import upload
-from trainer.hub.refusals import MayPass
+from trainer.hub.refusals import TransientError
 from trainer.steps import export
 from trainer.store import manifest
 
@@ -91,7 +91,7 @@ def test_an_export_goes_to_the_hub_and_fails_there_without_harm(
 
     child = again(trained, refused.job_id, **TO_THE_HUB, hf_token=TOKEN)
     hub.first["commit"] = [Answer(503)]
-    with pytest.raises(MayPass):  # a crash: the step is tried again
+    with pytest.raises(TransientError):  # a crash: the step is tried again
         export.run(with_secrets(child.context(Step.EXPORT)))
     assert len(hub.repositories["me/captain"].history) == 1
     sent = hub.count("put")

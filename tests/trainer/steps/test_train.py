@@ -169,7 +169,7 @@ def test_a_broken_checkpoint_is_passed_over(bench: Bench) -> None:
     bench.run(Step.PREPARE)
     bench.run(Step.TRAIN, should_stop=after_steps(7))
     export, prefix = bench.services.buckets.export, f"jobs/{bench.job_id}"
-    newest, older = checkpoints.found(export, prefix)
+    newest, older = checkpoints.list_all(export, prefix)
     assert (newest.train_step, older.train_step) == (7, 6)
     export.write(f"{newest.prefix}/adapter_model.safetensors", b"x")
     bench.run(Step.TRAIN)
@@ -186,7 +186,7 @@ def test_it_ends_itself_before_its_time_is_up(bench: Bench) -> None:
 
 def test_checkpoints_go_when_the_adapter_is_there(bench: Bench) -> None:
     bench.to(Step.TRAIN)
-    assert checkpoints.found(bench.services.buckets.export, f"jobs/{bench.job_id}") == []
+    assert checkpoints.list_all(bench.services.buckets.export, f"jobs/{bench.job_id}") == []
 
 
 def test_an_older_attempt_stops_and_writes_nothing_more(bench: Bench) -> None:
@@ -206,7 +206,7 @@ def test_a_training_of_a_cancelled_job_stops_without_a_checkpoint(bench: Bench) 
     bench.services.cancel(bench.job_id)
     with pytest.raises(StaleClaim):
         train.run(context)
-    assert checkpoints.found(bench.services.buckets.export, f"jobs/{bench.job_id}") == []
+    assert checkpoints.list_all(bench.services.buckets.export, f"jobs/{bench.job_id}") == []
 
 
 def test_a_loss_that_is_no_number_fails_with_what_to_do(bench: Bench) -> None:

@@ -20,7 +20,7 @@ class Bucket(FolderObjects):
 def saved(bucket: Bucket, tmp_path: Path, train_step: int) -> None:
     folder = tmp_path / f"checkpoint-{train_step}"
     folder.mkdir()
-    for name in (*checkpoints.NEEDED, f"of-{train_step}"):
+    for name in (*checkpoints.REQUIRED_FILES, f"of-{train_step}"):
         (folder / name).write_text(str(train_step))
     checkpoints.save(bucket, folder, job_prefix="jobs/j", attempt=1, train_step=train_step)
 
@@ -33,7 +33,7 @@ def test_the_newest_whole_checkpoint_is_here_once_and_with_its_own_files_only(tm
     found = checkpoints.newest(bucket, "jobs/j", tmp_path / "resumed")
     assert found is not None
     assert found[0].train_step == 5
-    assert {path.name for path in found[1].iterdir()} == {*checkpoints.NEEDED, "of-5", "manifest.json"}
+    assert {path.name for path in found[1].iterdir()} == {*checkpoints.REQUIRED_FILES, "of-5", "manifest.json"}
     assert [path.name for path in (tmp_path / "resumed").iterdir()] == ["checkpoint-5"]
 
 
@@ -42,8 +42,8 @@ def test_the_newest_two_are_kept_and_the_best(tmp_path: Path) -> None:
     for train_step in (2, 4, 6, 8, 10):
         saved(bucket, tmp_path, train_step)
         checkpoints.prune(bucket, "jobs/j", best=4)
-    assert [found.train_step for found in checkpoints.found(bucket, "jobs/j")] == [10, 8, 4]
-    best = checkpoints.of_train_step(bucket, "jobs/j", 4, tmp_path / "best")
+    assert [found.train_step for found in checkpoints.list_all(bucket, "jobs/j")] == [10, 8, 4]
+    best = checkpoints.at_train_step(bucket, "jobs/j", 4, tmp_path / "best")
     assert best is not None
     assert (best / "of-4").read_text() == "4"
-    assert checkpoints.of_train_step(bucket, "jobs/j", 6, tmp_path / "gone") is None
+    assert checkpoints.at_train_step(bucket, "jobs/j", 6, tmp_path / "gone") is None

@@ -10,7 +10,7 @@ import pytest
 
 from gemtune.embedded.folder_objects import FolderObjects
 from trainer.store import manifest
-from trainer.store.manifest import NotWhole
+from trainer.store.manifest import IncompleteFolder
 
 CONTENT = {"a.bin": b"\x00" * 1000, "deep/er/b.txt": b"text", "empty": b""}
 
@@ -63,7 +63,7 @@ def test_a_folder_with_a_file_less_is_not_whole(
     manifest.publish(objects, folder, "models/x")
     objects.delete(f"models/x/{name}")
     assert manifest.read_whole(objects, "models/x") is None
-    with pytest.raises(NotWhole):
+    with pytest.raises(IncompleteFolder):
         manifest.fetch(objects, "models/x", tmp_path / "into")
 
 
@@ -73,7 +73,7 @@ def test_a_file_of_another_size_is_noticed_at_once_and_of_the_same_size_when_fet
     manifest.publish(objects, folder, "models/x")
     objects.write("models/x/a.bin", b"\x01" * 1000)
     assert manifest.read_whole(objects, "models/x") is not None
-    with pytest.raises(NotWhole, match=r"a\.bin"):
+    with pytest.raises(IncompleteFolder, match=r"a\.bin"):
         manifest.fetch(objects, "models/x", tmp_path / "into")
     objects.write("models/x/a.bin", b"\x00" * 999)
     assert manifest.read_whole(objects, "models/x") is None

@@ -118,7 +118,7 @@ def test_a_relay_of_short_ends_keeps_the_best_and_the_curve(overfitting: BenchOf
 def test_a_best_checkpoint_that_is_gone_costs_the_best_weights_and_no_more(
     overfitting: BenchOf, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(checkpoints, "of_train_step", lambda *_: None)
+    monkeypatch.setattr(checkpoints, "at_train_step", lambda *_: None)
     with caplog.at_level(logging.WARNING):
         bench = overfitting(**STEPS, early_stopping_patience=2, max_steps=60).to(Step.TRAIN)
     last = max(evaluated(bench))

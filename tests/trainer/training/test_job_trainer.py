@@ -181,7 +181,7 @@ class StandIn:
 def with_checkpoint(folder: Path, train_step: int) -> FolderObjects:
     export, local = FolderObjects(folder / "export", "export"), folder / f"checkpoint-{train_step}"
     local.mkdir()
-    for name in checkpoints.NEEDED:
+    for name in checkpoints.REQUIRED_FILES:
         (local / name).write_text("{}")
     checkpoints.save(export, local, job_prefix="jobs/x", attempt=1, train_step=train_step)
     return export

@@ -21,7 +21,7 @@ from tests import rows
 from tests.trainer.conftest import Bench
 from tests.trainer.steps.test_train import after_steps
 from tests.trainer.training.test_metrics import independent_of
-from trainer.pictures.arrow_file import AlbumReader
+from trainer.pictures.arrow_file import PictureFileReader
 from trainer.rows.prepared import read_tokens
 
 LEARNING = {"learning_rate": 5e-3, "max_steps": 24, "save_steps": 100, "batch_size": 8}
@@ -311,8 +311,10 @@ def test_pictures_come_in_parquet_or_as_files_and_mean_the_same(seeing_bench_of:
 def prepared(bench: Bench) -> list[dict[str, Any]]:
     """Rows to train on, with the files of their pictures."""
     folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
-    album = AlbumReader(folder / "pictures.arrow")
-    return [row | {"pictures": [album[n] for n in row["pictures"]]} for row in read_tokens(folder / "train.parquet")]
+    picture_file = PictureFileReader(folder / "pictures.arrow")
+    return [
+        row | {"pictures": [picture_file[n] for n in row["pictures"]]} for row in read_tokens(folder / "train.parquet")
+    ]
 
 
 def test_rows_that_are_held_out_take_their_pictures_along(seeing_bench_of: Callable[..., Bench]) -> None:

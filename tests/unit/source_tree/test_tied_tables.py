@@ -18,7 +18,7 @@ from gemtune.request import exports, rewards
 from gemtune.request.exports import ExportFormat, GgufExport, Limits
 from gemtune.request.rewards import RewardBase
 from trainer.export.merge import encoding_of
-from trainer.rows.rewards import score_of
+from trainer.rows.rewards import score_function
 
 DOCS = Path(__file__).parent.parent.parent.parent / "docs"
 EXPORTS_PAGE = (DOCS / "export-and-certificate.md").read_text()
@@ -65,7 +65,7 @@ def gaps_of_rewards() -> Iterator[str]:
         if f"| `{name}` |" not in REWARDS_PAGE:
             yield f"{name} is not in the table of rewards in docs/"
         try:
-            score_of(adapter.validate_python({"type": name} | PARAMETERS[name]))
+            score_function(adapter.validate_python({"type": name} | PARAMETERS[name]))
         except (AssertionError, KeyError):
             yield f"the trainer has no function for {name}"
 
