@@ -80,7 +80,7 @@ class Client:
                 return
 
     def wait_until_published(self) -> None:
-        while any(self.services.store.lagging()) or any(not job.launch.number for job in self.queued()):
+        while any(self.services.store.unpublished()) or any(not job.launch.number for job in self.queued()):
             time.sleep(0.01)
 
     def queued(self) -> list[Job]:

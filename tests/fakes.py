@@ -11,7 +11,7 @@ from typing import Any
 from gemtune.bootstrap import Services
 from gemtune.embedded.sqlite_bus import ACK_DEADLINE
 from gemtune.jobs.sources import Source
-from gemtune.ports import ExecutionState, Objects, Received, Topic
+from gemtune.ports import ExecutionState, Objects, ReceivedMessage, Topic
 from gemtune.request import rules
 from gemtune.request.facts import DatasetFiles, Deployment, Facts
 from gemtune.request.parsing import Reading, read
@@ -129,7 +129,7 @@ class World:
         """Make a record unreadable."""
         self.write_record(job_id, self.record(job_id) | {"launch": "?"})
 
-    def pass_ack_deadline(self, subscription: str, received: Sequence[Received]) -> None:
+    def pass_ack_deadline(self, subscription: str, received: Sequence[ReceivedMessage]) -> None:
         """Let the acknowledgement deadline of the messages received pass."""
         self.clock.advance(seconds=ACK_DEADLINE)
 

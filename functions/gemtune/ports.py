@@ -28,7 +28,7 @@ class Clock(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Created:
+class CreateResult:
     """The record that is there now, and whether this call put it there."""
 
     job: Job
@@ -51,7 +51,7 @@ Change = Callable[[Job], tuple[Job, Sequence[Event]]]
 class JobStore(Protocol):
     """Job records and their events. Every write is one transaction."""
 
-    def create(self, job: Job, event: Event) -> Created:
+    def create(self, job: Job, event: Event) -> CreateResult:
         """Store a new job if its idempotency key and id are free; else return the record that has the key.
 
         A job with a parent raises the parent's version too, so that a delete of the parent that saw no child fails.
@@ -63,7 +63,7 @@ class JobStore(Protocol):
         """Raises JobNotFound, RecordUnreadable."""
         ...
 
-    def holder(self, key_hash: str) -> Job | None:
+    def find_by_key(self, key_hash: str) -> Job | None:
         """The job that has this idempotency key. Raises JobWasDeleted when it was deleted."""
         ...
 
@@ -85,7 +85,7 @@ class JobStore(Protocol):
         """Heartbeat and progress of the running attempt. Does not raise the version. Raises JobNotFound, Stale…"""
         ...
 
-    def raise_published(self, job_id: str, seq: int) -> None:
+    def mark_published(self, job_id: str, seq: int) -> None:
         """Remember that every event up to `seq` is on job-status. Never lowers, does not raise the version."""
         ...
 
@@ -107,7 +107,7 @@ class JobStore(Protocol):
         """Ids of jobs that are not over and have this one as their parent."""
         ...
 
-    def lagging(self) -> Iterator[str]:
+    def unpublished(self) -> Iterator[str]:
         """Ids of jobs with events that are not known to be published."""
         ...
 
@@ -136,7 +136,7 @@ class Topic(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class ReceivedMessage:
     """One message that a subscription gave out; it comes again unless its `ack_id` is acknowledged in time."""
 
     ack_id: str
@@ -164,7 +164,7 @@ class Bus(Protocol):
         """
         ...
 
-    def pull(self, name: str, limit: int, *, wait_seconds: float = 0.0) -> list[Received]:
+    def pull(self, name: str, limit: int, *, wait_seconds: float = 0.0) -> list[ReceivedMessage]:
         """Return up to `limit` messages that are due, those of one ordering key in their order. Where none is, wait for
         one, at least so long."""
         ...

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from gemtune.ports import Bus, Received, Topic
+from gemtune.ports import Bus, ReceivedMessage, Topic
 from tests.fakes import World
 
 
@@ -24,7 +24,7 @@ def publish(bus: Bus, text: str, key: str = "") -> str:
     return bus.publish(Topic.JOB_STATUS, text.encode(), attributes={"type": text}, ordering_key=key)
 
 
-def texts(received: Sequence[Received]) -> list[str]:
+def texts(received: Sequence[ReceivedMessage]) -> list[str]:
     return [message.message.decode() for message in received]
 
 

@@ -73,8 +73,8 @@ def test_the_same_key_of_another_source_is_another_job(store: JobStore) -> None:
     second = create(store, "training_b", idempotency_key="k", source="upload")
     assert (first.job_id, second.job_id) == ("training_a", "training_b")
     assert first.key_hash is not None
-    assert store.holder(first.key_hash) == first
-    assert store.holder("nobody's") is None
+    assert store.find_by_key(first.key_hash) == first
+    assert store.find_by_key("nobody's") is None
 
 
 def test_of_thirty_claimants_one_wins(store: JobStore) -> None:
@@ -189,11 +189,11 @@ def test_progress_of_an_older_attempt_or_claim_is_refused(store: JobStore) -> No
 
 def test_published_is_never_lowered_and_tells_who_lags(store: JobStore) -> None:
     create(store)
-    assert list(store.lagging()) == ["training_x"]
-    store.raise_published("training_x", 1)
-    store.raise_published("training_x", 0)
+    assert list(store.unpublished()) == ["training_x"]
+    store.mark_published("training_x", 1)
+    store.mark_published("training_x", 0)
     assert store.get("training_x").published_seq == 1
-    assert list(store.lagging()) == []
+    assert list(store.unpublished()) == []
 
 
 def test_events_are_read_from_where_one_stopped(store: JobStore) -> None:
@@ -307,7 +307,7 @@ def test_a_deleted_job_leaves_a_tombstone_that_keeps_its_key_until_its_time_is_o
     with pytest.raises(JobWasDeleted):
         create(store, "training_y", idempotency_key="k")
     with pytest.raises(JobWasDeleted):
-        store.holder(job.key_hash or "")
+        store.find_by_key(job.key_hash or "")
     assert store.was_deleted("training_x")
     assert list(store.tombstones(until_after=clock.now())) == ["training_x"]
     store.drop_tombstones(until - timedelta(seconds=1))

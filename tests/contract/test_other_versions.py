@@ -286,7 +286,7 @@ def test_what_cannot_be_read_is_cancelled_into_something_that_can(
     assert [event.seq for event in events] == [*before, before[-1] + 1]
     assert (events[-1].type, job.last_seq) == ("job_cancelled", before[-1] + 1)
     services.fan_out(job_id)
-    assert list(services.store.lagging()) == []
+    assert list(services.store.unpublished()) == []
     with pytest.raises(JobIsOver):
         services.cancel(job_id)
 

@@ -13,7 +13,7 @@ from typing import Any
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import firestore, pubsub_v1, storage
 
-from gemtune.ports import Received, Topic
+from gemtune.ports import ReceivedMessage, Topic
 from tests.emulators.google import REGION, Emulators
 from tests.emulators.secret_manager import SecretManagerStandIn
 from tests.fakes import World
@@ -73,7 +73,7 @@ class GcpWorld(World):
                 bodies += [json.loads(message.message.data) for message in received]
         return bodies
 
-    def pass_ack_deadline(self, subscription: str, received: Sequence[Received]) -> None:
+    def pass_ack_deadline(self, subscription: str, received: Sequence[ReceivedMessage]) -> None:
         path = f"projects/{self.project}/subscriptions/{subscription}"
         with pubsub_v1.SubscriberClient() as subscriber:
             ack_ids = [message.ack_id for message in received]

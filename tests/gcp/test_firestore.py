@@ -65,7 +65,7 @@ def use_every_query(store: FirestoreStore) -> None:
             store.page(status=status, modality=modality, limit=1, page_token=page.next_page_token)
     list(store.unfinished())
     store.unfinished_children("training_0")
-    list(store.lagging())
+    list(store.unpublished())
     store.events("training_0", after=0)
     list(store.tombstones(until_after=NOW))
     store.drop_tombstones(NOW)
@@ -171,7 +171,7 @@ def test_a_write_is_known_as_ours_though_others_wrote_after_it(
 ) -> None:
     job, (event,) = changes.accepted(new())
     store.create(job, event)
-    losing_answers(monkeypatch, between=lambda: store.raise_published(job.job_id, 1))
+    losing_answers(monkeypatch, between=lambda: store.mark_published(job.job_id, 1))
     assert store.update(job.job_id, partial(changes.cancelled, at=NOW)).status == "cancelled"
     assert [event.seq for event in store.events(job.job_id)] == [1, 2]
 

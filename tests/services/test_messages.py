@@ -10,7 +10,7 @@ import pytest
 
 from gemtune.jobs.record import Claim
 from gemtune.jobs.sources import Source
-from gemtune.ports import ExecutionState, Received, Topic
+from gemtune.ports import ExecutionState, ReceivedMessage, Topic
 from gemtune.services.acceptance.create_job import Submission
 from tests.fakes import World, reading
 
@@ -24,9 +24,9 @@ def world(tmp_path: Path) -> World:
     return world
 
 
-def received(world: World, topic: Topic) -> list[Received]:
+def received(world: World, topic: Topic) -> list[ReceivedMessage]:
     """Every message of a topic, acknowledged."""
-    messages: list[Received] = []
+    messages: list[ReceivedMessage] = []
     while more := world.services.bus.pull(f"all-{topic}", 100):
         world.services.bus.ack(f"all-{topic}", [message.ack_id for message in more])
         messages += more

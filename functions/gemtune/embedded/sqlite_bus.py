@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from gemtune.embedded.database import Database
-from gemtune.ports import Clock, Received, Topic
+from gemtune.ports import Clock, ReceivedMessage, Topic
 
 # Seconds that a delivery under way belongs to its receiver, and those that a pulled message does (Pub/Sub's default).
 PUSH_DEADLINE, ACK_DEADLINE = 120.0, 10.0
@@ -36,7 +36,7 @@ RETRIES: Mapping[str, RetryPolicy] = {"notify": RetryPolicy(attempts=50, min_bac
 
 
 @dataclass(frozen=True, slots=True)
-class Taken(Received):
+class Taken(ReceivedMessage):
     """One message as its deliverer sees it. `attempt` counts from 1; `path` is where it is pushed."""
 
     published_at: float
@@ -89,7 +89,7 @@ class SqliteBus:
         if there != topic:
             raise ValueError(f"subscription {name!r} is of topic {there}")
 
-    def pull(self, name: str, limit: int, *, wait_seconds: float = 0.0) -> list[Received]:
+    def pull(self, name: str, limit: int, *, wait_seconds: float = 0.0) -> list[ReceivedMessage]:
         give_up = time.monotonic() + wait_seconds
         while True:
             version = self.version()

@@ -18,7 +18,7 @@ from gemtune.jobs.page_tokens import Place, place_of, token_of
 from gemtune.jobs.record import Job, JobSummary, Mark, Progress
 from gemtune.jobs.salvage import salvaged
 from gemtune.jobs.status import FINAL, UNFINISHED, Status
-from gemtune.ports import Change, Clock, Created, Page
+from gemtune.ports import Change, Clock, CreateResult, Page
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +32,11 @@ class SqliteStore:
         self._database = database
         self._clock = clock
 
-    def create(self, job: Job, event: Event) -> Created:
+    def create(self, job: Job, event: Event) -> CreateResult:
         with self._database.write() as connection:
             taken = self._holder_of(connection, job)
             if taken is not None:
-                return Created(taken, is_new=False)
+                return CreateResult(taken, is_new=False)
             if job.parent_job_id is not None:
                 parent = self._get(connection, job.parent_job_id)
                 self._save(connection, parent.model_copy(update={"version": parent.version + 1}))
@@ -44,9 +44,9 @@ class SqliteStore:
             self._write_events(connection, [event])
             if job.key_hash is not None:
                 connection.execute("INSERT INTO idempotency_keys VALUES (?, ?)", (job.key_hash, job.job_id))
-        return Created(job, is_new=True)
+        return CreateResult(job, is_new=True)
 
-    def holder(self, key_hash: str) -> Job | None:
+    def find_by_key(self, key_hash: str) -> Job | None:
         connection = self._database.read()
         job_id = _job_with_key(connection, key_hash)
         return None if job_id is None else self._there(connection, job_id)
@@ -86,7 +86,7 @@ class SqliteStore:
             job = steps.heartbeat(self._get(connection, job_id), mark, progress, at)
             self._save(connection, job)
 
-    def raise_published(self, job_id: str, seq: int) -> None:
+    def mark_published(self, job_id: str, seq: int) -> None:
         with self._database.write(durable=False) as connection:  # what is lost of it is published once more
             job = self._get(connection, job_id)
             if seq > job.published_seq:
@@ -132,7 +132,7 @@ class SqliteStore:
         rows = self._database.read().execute(query, (*sorted(FINAL), job_id)).fetchall()
         return [row["job_id"] for row in rows if not self.salvage(row["job_id"]).is_over]
 
-    def lagging(self) -> Iterator[str]:
+    def unpublished(self) -> Iterator[str]:
         query = "SELECT job_id FROM jobs WHERE published_seq < last_seq"
         yield from (row["job_id"] for row in self._database.read().execute(query).fetchall())
 

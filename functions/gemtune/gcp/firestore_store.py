@@ -40,7 +40,7 @@ from gemtune.jobs.page_tokens import place_of
 from gemtune.jobs.record import Job, Mark, Progress
 from gemtune.jobs.status import UNFINISHED, Status, is_final
 from gemtune.jobs.stored import SHOWN_IN_LISTS
-from gemtune.ports import Change, Clock, Created, Page
+from gemtune.ports import Change, Clock, CreateResult, Page
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +64,12 @@ class FirestoreStore:
     def _client(self) -> firestore.Client:
         return firestore.Client(project=self._project_id)
 
-    def create(self, job: Job, event: Event) -> Created:
-        def once() -> Created:
+    def create(self, job: Job, event: Event) -> CreateResult:
+        def once() -> CreateResult:
             taken = self._holder_of(job)
             if taken is not None:  # a repeated call finds what the first one wrote: a spec is of one request only
                 ours = (taken.job_id, taken.spec_name) == (job.job_id, job.spec_name)
-                return Created(taken, is_new=ours)
+                return CreateResult(taken, is_new=ours)
             batch = self._client.batch()
             if job.parent_job_id is not None:
                 parent = self._snapshot(job.parent_job_id)
@@ -79,11 +79,11 @@ class FirestoreStore:
             if job.key_hash is not None:
                 batch.create(self._key(job.key_hash), {"job_id": job.job_id})
             batch.commit(timeout=CALL_SECONDS)
-            return Created(job, is_new=True)
+            return CreateResult(job, is_new=True)
 
         return _until_no_race(once)
 
-    def holder(self, key_hash: str) -> Job | None:
+    def find_by_key(self, key_hash: str) -> Job | None:
         key = self._key(key_hash).get(timeout=CALL_SECONDS)
         return self._there(key.get("job_id")) if key.exists else None
 
@@ -107,7 +107,7 @@ class FirestoreStore:
     def record_progress(self, job_id: str, mark: Mark, progress: Progress | None, at: datetime) -> None:
         self._change(job_id, lambda job: (steps.heartbeat(job, mark, progress, at), ()))
 
-    def raise_published(self, job_id: str, seq: int) -> None:
+    def mark_published(self, job_id: str, seq: int) -> None:
         def decide(job: Job) -> changes.Changed:
             return (job.model_copy(update={"published_seq": seq}) if seq > job.published_seq else job), ()
 
@@ -149,7 +149,7 @@ class FirestoreStore:
         fields = {snapshot.id: snapshot.to_dict() or {} for snapshot in found}
         return sorted(id for id, job in fields.items() if not is_final(job.get("status", ""), job.get("finished_at")))
 
-    def lagging(self) -> Iterator[str]:
+    def unpublished(self) -> Iterator[str]:
         query = self._client.collection(JOBS).where(filter=FieldFilter("lagging", "==", True)).select(["lagging"])
         yield from [snapshot.id for snapshot in query.stream(timeout=CALL_SECONDS)]
 

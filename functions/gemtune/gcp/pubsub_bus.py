@@ -18,7 +18,7 @@ from google.api_core.exceptions import (
 )
 from google.api_core.retry import Retry, if_exception_type
 
-from gemtune.ports import Received, Topic
+from gemtune.ports import ReceivedMessage, Topic
 
 if TYPE_CHECKING:
     from google.cloud import pubsub_v1  # type: ignore[attr-defined]
@@ -81,7 +81,7 @@ class PubSubBus:
             if there != wanted["topic"]:
                 raise ValueError(f"subscription {name!r} is of topic {there.rpartition('/')[2]}") from None
 
-    def pull(self, name: str, limit: int, *, wait_seconds: float = 0.0) -> list[Received]:
+    def pull(self, name: str, limit: int, *, wait_seconds: float = 0.0) -> list[ReceivedMessage]:
         seconds = max(wait_seconds, PULL_SECONDS)
         try:
             answer = self._subscriber.pull(
@@ -90,7 +90,7 @@ class PubSubBus:
         except DeadlineExceeded:
             return []
         return [
-            Received(
+            ReceivedMessage(
                 ack_id=received.ack_id,
                 message_id=received.message.message_id,
                 message=received.message.data,

@@ -32,7 +32,7 @@ class FanOut:
                 for event in events:
                     self._publish(job, event)
                     published = event.seq
-                self.store.raise_published(job_id, published)
+                self.store.mark_published(job_id, published)
             if self.store.get(job_id).is_over:
                 for name in own_secrets(job):
                     self.secrets.delete(name)

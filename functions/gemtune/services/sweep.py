@@ -49,7 +49,7 @@ class Sweep:
         now = self.clock.now()
         for job in self.store.unfinished():
             self._guarded(job.job_id, partial(self._mend, job, now))
-        for job_id in self.store.lagging():
+        for job_id in self.store.unpublished():
             self._guarded(job_id, partial(self.fan_out, job_id))
         self._guarded("secrets", partial(self._remove_orphaned_secrets, now))
         self._guarded("specs", partial(self._remove_orphaned_specs, now))

@@ -37,7 +37,7 @@ class ExportAgain:
     def _accept(self, job_id: str, submission: Submission[ExportRequest]) -> tuple[Job, Spec | None]:
         """Return the job, and its spec if it is new."""
         key_hash, reading = submission.key_hash, submission.reading
-        if key_hash is not None and (holder := self.store.holder(key_hash)) is not None:
+        if key_hash is not None and (holder := self.store.find_by_key(key_hash)) is not None:
             # Its parent was there when it was accepted, and need not be there still.
             return same_request(holder, request_hash(reading.accepted(), parent_job_id=job_id)), None
         parent = self._who_trained(job_id)

@@ -65,7 +65,7 @@ class Submit:
     def _accept(self, submission: Submission[TrainRequest]) -> tuple[Job, Spec | None]:
         """Return the job, and its spec if it is new."""
         key_hash, reading = submission.key_hash, submission.reading
-        if key_hash is not None and (holder := self.store.holder(key_hash)) is not None:
+        if key_hash is not None and (holder := self.store.find_by_key(key_hash)) is not None:
             return same_request(holder, request_hash(reading.accepted().spec())), None
         sent = reading.readable()
         facts = self.read_facts(sent)
