@@ -21,7 +21,7 @@ from gemtune.bootstrap import Services, services
 from gemtune.errors import JobNotFound, ObjectNotFound, RecordUnreadable, SpecUnreadable, Stale, StepError
 from gemtune.jobs.record import Claim, Failure, Job, Mark
 from gemtune.jobs.status import Step
-from gemtune.redaction import Redacting, redacted
+from gemtune.redaction import RedactingFormatter, redact
 from gemtune.request.spec import Spec, read_spec
 from trainer.context import Context, StopRequested
 from trainer.process.crashes import cause_of, is_out_of_memory
@@ -114,7 +114,7 @@ def _guarded(here: Services, job: Job, mark: Mark, seconds: int | None, stop: th
 
 
 def _fail(here: Services, job: Job, mark: Mark, code: str, message: str, hint: str | None) -> int:
-    failure = Failure(code=code, message=redacted(message), step=mark.step, hint=hint)
+    failure = Failure(code=code, message=redact(message), step=mark.step, hint=hint)
     here.advance.failed(job.job_id, mark, failure)
     return FAILED
 
@@ -170,7 +170,7 @@ def _arguments() -> argparse.Namespace:
 
 def _log_to_stdout() -> None:
     output = logging.StreamHandler(sys.stdout)
-    output.setFormatter(Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    output.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[output], force=True)
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs each URL, and some of the Hub's are signed
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on a CPU it warns of a package that is not needed

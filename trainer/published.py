@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gemtune.redaction import redacted
+from gemtune.redaction import redact
 from gemtune.request.base_model import public_name
 from gemtune.request.spec import Spec
 
@@ -41,9 +41,9 @@ def _only(fields: dict[str, Any], allowed: frozenset[str]) -> dict[str, Any]:
 
 def _redacted(value: Any) -> Any:
     if isinstance(value, str):
-        return redacted(value)
+        return redact(value)
     if isinstance(value, list):
         return [_redacted(each) for each in value]
     if isinstance(value, dict):
-        return {redacted(name): _redacted(each) for name, each in value.items()}
+        return {redact(name): _redacted(each) for name, each in value.items()}
     return value

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
-from gemtune.redaction import redacted
+from gemtune.redaction import redact
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,9 @@ class GemtuneError(Exception):
     code: ClassVar[str] = "internal"
 
     def __init__(self, message: str, *, hint: str | None = None):
-        super().__init__(redacted(message))
-        self.message = redacted(message)
-        self.hint = None if hint is None else redacted(hint)
+        super().__init__(redact(message))
+        self.message = redact(message)
+        self.hint = None if hint is None else redact(hint)
 
 
 # What a caller did wrong. It can never succeed as it is.

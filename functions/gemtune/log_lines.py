@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable
 
 from gemtune.errors import CannotStore
-from gemtune.redaction import Redacting
+from gemtune.redaction import RedactingFormatter
 
 # How often a disk that takes nothing is named, of which every part of the service complains several times a second.
 SECONDS_BETWEEN = 60.0
 NOISY = ("google", "urllib3", "httpx2", "httpcore2", "waitress.queue", "watchdog")
 
 
-class JsonLines(Redacting):
+class JsonLines(RedactingFormatter):
     """One JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -61,7 +61,7 @@ def log_to_stdout() -> None:
 def log_to_stderr() -> None:
     """Log for a terminal."""
     output = logging.StreamHandler(sys.stderr)
-    output.setFormatter(Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    output.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     output.addFilter(DiskComplaints())
     _log_to(output)
 

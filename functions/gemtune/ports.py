@@ -1,4 +1,7 @@
-"""What gemtune asks of a platform. `embedded/` and `gcp/` answer; nothing else knows which one does."""
+"""Interfaces to the platform: job store, message bus, object storage, secrets, workflows.
+
+`embedded/` implements them for one workstation and `gcp/` for Google Cloud. No other code knows which of the two runs.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +21,26 @@ if TYPE_CHECKING:
 
 
 class Clock(Protocol):
+    """Source of the current time; tests replace it with one they can set."""
+
     def now(self) -> datetime:
-        """The time, in UTC and aware of it. It may be set back."""
+        """Return the current time as an aware UTC datetime. It can go backwards."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds that only go forward, comparable within this process: for durations and delays."""
+        """Return a time in seconds that never goes backwards, to measure durations.
+
+        Values are comparable only within one process.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class CreateResult:
-    """The record that is there now, and whether this call put it there."""
+    """Result of `JobStore.create`: the stored job, and whether this call stored it.
+
+    `is_new` is False when `job` is an older job with the same idempotency key or id.
+    """
 
     job: Job
     is_new: bool
@@ -37,14 +48,14 @@ class CreateResult:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some jobs, newest first; `next_page_token` is None on the last page."""
+    """One page of a job list, newest first; `next_page_token` is None on the last page."""
 
     jobs: Sequence[JobSummary]
     next_page_token: str | None
 
 
-# A pure function: the job as it is -> the job as it shall be and the events that tell of it.
-# Returning the same object writes nothing. It may be run again, and may raise to refuse.
+# A pure function from the current job to the new job and the events to store with it. Returning the same object means
+# that nothing is written. The store may call it several times, and it may raise to reject the change.
 Change = Callable[[Job], tuple[Job, Sequence[Event]]]
 
 
@@ -52,84 +63,106 @@ class JobStore(Protocol):
     """Job records and their events. Every write is one transaction."""
 
     def create(self, job: Job, event: Event) -> CreateResult:
-        """Store a new job if its idempotency key and id are free; else return the record that has the key.
+        """Store a new job, or return the stored job that has its idempotency key or id.
 
-        A job with a parent raises the parent's version too, so that a delete of the parent that saw no child fails.
-        Raises JobWasDeleted when the key belongs to a deleted job, JobNotFound when there is no such parent.
+        If the job has a parent, the parent's version is incremented too, so that a concurrent delete of the parent
+        fails if it has not seen this child. Raises JobWasDeleted if the key or id belongs to a deleted job, and
+        JobNotFound if the parent does not exist.
         """
         ...
 
     def get(self, job_id: str) -> Job:
-        """Raises JobNotFound, RecordUnreadable."""
+        """Return a job. Raises JobNotFound, RecordUnreadable."""
         ...
 
     def find_by_key(self, key_hash: str) -> Job | None:
-        """The job that has this idempotency key. Raises JobWasDeleted when it was deleted."""
+        """Return the job with this idempotency key, or None. Raises JobWasDeleted."""
         ...
 
     def salvage(self, job_id: str) -> Job:
-        """The job; of a record that cannot be read, what can be (see jobs/salvage.py). For those who end or remove a
-        job. Raises JobNotFound."""
+        """Return a job even if its record is partly unreadable (see jobs/salvage.py).
+
+        Only for callers that end or delete the job. Raises JobNotFound.
+        """
         ...
 
     def update(self, job_id: str, change: Change, *, version: int | None = None, salvage: bool = False) -> Job:
-        """Read, change and write record and events in one transaction; return the job as it is then.
+        """Apply `change` to a job in one transaction and return the stored result.
 
-        salvage: `change` gets what can be read of a record that cannot be, and what it makes of it takes its place.
-        Raises JobNotFound, VersionConflict when `version` is given and is not the record's, RecordUnreadable without
-        `salvage`, RecordInvalid when what is to be written could not be read again, and what `change` raises.
+        With `salvage`, an unreadable record is salvaged before the change and replaced by the result.
+
+        Raises JobNotFound; VersionConflict if `version` is not None and differs from the record's version;
+        RecordUnreadable without `salvage`; RecordInvalid if the new record could not be read back; and whatever
+        `change` raises.
         """
         ...
 
     def record_progress(self, job_id: str, mark: Mark, progress: Progress | None, at: datetime) -> None:
-        """Heartbeat and progress of the running attempt. Does not raise the version. Raises JobNotFound, Stale…"""
+        """Store a heartbeat and the progress of the running attempt; the job's version stays.
+
+        Raises JobNotFound, and StaleClaim or StaleAttempt if another execution or attempt has taken over.
+        """
         ...
 
     def mark_published(self, job_id: str, seq: int) -> None:
-        """Remember that every event up to `seq` is on job-status. Never lowers, does not raise the version."""
+        """Record that all events up to `seq` are published to the topic job-status.
+
+        A lower `seq` than the stored one changes nothing. The job's version stays.
+        """
         ...
 
     def page(self, *, status: Status | None, modality: str | None, limit: int, page_token: str | None) -> Page:
-        """A page of jobs, newest first. A record of which not even what a list shows can be read is `unknown`."""
+        """Return one page of jobs, newest first.
+
+        A record whose list fields are unreadable appears with the status `unknown`.
+        """
         ...
 
     def events(self, job_id: str, *, after: int = 0, limit: int = 500) -> Sequence[Event]:
-        """Events with a higher number than `after`, in order; one that cannot be read is `unknown`. Raises
-        JobNotFound."""
+        """Return up to `limit` events whose `seq` is greater than `after`, in order.
+
+        An unreadable event has the type `unknown`. Raises JobNotFound.
+        """
         ...
 
     def unfinished(self) -> Iterator[Job]:
-        """Every job that is not over. Left out are records that cannot be read, and those of a status that only a newer
-        version knows: they are its own to mend."""
+        """Yield every job that is not over, oldest first.
+
+        Skips unreadable records, and records whose status this version does not know: those belong to a newer version.
+        """
         ...
 
     def unfinished_children(self, job_id: str) -> Sequence[str]:
-        """Ids of jobs that are not over and have this one as their parent."""
+        """Return the ids of the jobs whose parent is this job and that are not over."""
         ...
 
     def unpublished(self) -> Iterator[str]:
-        """Ids of jobs with events that are not known to be published."""
+        """Yield the ids of jobs that have events not yet marked as published."""
         ...
 
     def delete(self, job_id: str, *, version: int, tombstone_until: datetime) -> None:
-        """Remove record and events, leave a tombstone; whether they can be read does not matter. Raises JobNotFound,
-        VersionConflict."""
+        """Delete a job's record and events, readable or not, and leave a tombstone.
+
+        Raises JobNotFound, and VersionConflict if the record is not at `version`.
+        """
         ...
 
     def was_deleted(self, job_id: str) -> bool:
-        """Whether a tombstone stands for this id."""
+        """Return whether there is a tombstone with this id."""
         ...
 
     def tombstones(self, *, until_after: datetime) -> Iterator[str]:
-        """Ids of deleted jobs whose tombstones stand until after this time."""
+        """Yield the ids of deleted jobs whose tombstones expire after this time."""
         ...
 
     def drop_tombstones(self, now: datetime) -> None:
-        """Forget tombstones whose time is over, and their idempotency keys."""
+        """Delete expired tombstones and the idempotency keys of their jobs."""
         ...
 
 
 class Topic(StrEnum):
+    """Names of the Pub/Sub topics."""
+
     JOB_REQUESTS = "job-requests"
     JOB_STATUS = "job-status"
     WEBHOOKS = "webhooks"
@@ -137,7 +170,7 @@ class Topic(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ReceivedMessage:
-    """One message that a subscription gave out; it comes again unless its `ack_id` is acknowledged in time."""
+    """One pulled message; it is redelivered unless `ack_id` is acknowledged in time."""
 
     ack_id: str
     message_id: str
@@ -147,33 +180,47 @@ class ReceivedMessage:
 
 
 class Bus(Protocol):
-    """Messages, delivered at least once."""
+    """Message bus with at-least-once delivery."""
 
     def publish(
-        self, topic: Topic, message: bytes, *, attributes: Mapping[str, str] | None = None, ordering_key: str = "",
+        self,
+        topic: Topic,
+        message: bytes,
+        *,
+        attributes: Mapping[str, str] | None = None,
+        ordering_key: str = "",
         durable: bool = True,
-    ) -> str:  # fmt: skip
-        """Return the message id once the message is durable. What is published again if it got lost need not be: a
-        machine that loses its power may then lose it, with all that was recorded after it."""
+    ) -> str:
+        """Publish a message and return its id.
+
+        With `durable`, the message is on disk on return. Without it, a power failure can lose the message, together
+        with everything recorded later; that is for messages which are published again when they are lost.
+        """
         ...
 
     def subscribe(self, name: str, topic: Topic) -> None:
-        """Make a durable subscription that is pulled; from now on it gets every message of the topic.
+        """Create a durable pull subscription, unless it exists; it receives all messages from now on.
 
-        Raises ValueError when the name belongs to another topic.
+        Raises ValueError if the name belongs to a subscription of another topic.
         """
         ...
 
     def pull(self, name: str, limit: int, *, wait_seconds: float = 0.0) -> list[ReceivedMessage]:
-        """Return up to `limit` messages that are due, those of one ordering key in their order. Where none is, wait for
-        one, at least so long."""
+        """Return up to `limit` due messages; messages with the same ordering key keep their order.
+
+        If none is due, wait for one; return an empty list after `wait_seconds` or a little later.
+        """
         ...
 
-    def ack(self, name: str, ack_ids: Sequence[str]) -> None: ...
+    def ack(self, name: str, ack_ids: Sequence[str]) -> None:
+        """Acknowledge pulled messages so that they are not redelivered."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectStat:
+    """Name, size and modification time of an object."""
+
     name: str
     bytes: int
     updated_at: datetime
@@ -181,85 +228,104 @@ class ObjectStat:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Where an object can be read without credentials: a URL, for an hour, or a path on this machine."""
+    """Address that reads one object without credentials: a URL valid for one hour, or a local path."""
 
     url: str | None = None
     path: str | None = None
 
 
-# What is read into memory whole is small: the longest is the loss history of a training, with a line per train_step.
+# Objects that are read whole into memory are small. The largest is a loss history, with one line per train_step.
 MAX_READ_BYTES = 256 * 1024 * 1024
 
 
 class Objects(Protocol):
-    """One bucket. Names are relative, `/`-separated; `.`, `..`, empty parts and control characters raise UnsafeName.
+    """Objects of one bucket, by name.
 
-    Where objects are files, all methods follow symbolic links that stay in the bucket, but for deletions, which remove
-    the link. A link that leads out of the bucket or in a circle raises UnsafeName, also from `list`.
+    Names are relative and separated by `/`; `.`, `..`, empty parts and control characters raise UnsafeName. Methods
+    that write raise CannotStore if the disk is full or read-only.
+
+    If objects are files, every method follows symbolic links that stay inside the bucket, except that deleting removes
+    the link itself. A link that leads out of the bucket or forms a cycle raises UnsafeName, from `list` too.
     """
 
     bucket: str
 
     def read(self, name: str, *, max_bytes: int = MAX_READ_BYTES) -> bytes:
-        """The content of one object. Raises ObjectNotFound, and Unreadable `too_large` above `max_bytes`."""
+        """Return an object's content.
+
+        Raises ObjectNotFound, and Unreadable with the code `too_large` above `max_bytes`.
+        """
         ...
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
-        """`length` bytes of one object from byte `start` on, fewer where it ends before. Raises ObjectNotFound."""
+        """Return up to `length` bytes of an object from offset `start`. Raises ObjectNotFound."""
         ...
 
     def create(self, name: str, content: bytes) -> None:
-        """Write only if nothing is there. Raises ObjectExists; CannotStore, as every write of every port does."""
+        """Write a new object, atomically. Raises ObjectExists."""
         ...
 
     def write(self, name: str, content: bytes) -> None:
-        """Write or replace, whole or not at all."""
+        """Write or replace an object, atomically."""
         ...
 
-    def stat(self, name: str) -> ObjectStat | None: ...
+    def stat(self, name: str) -> ObjectStat | None:
+        """Return an object's size and modification time, or None if it does not exist."""
+        ...
 
     def generation(self, name: str) -> str | None:
-        """Tells one content written under a name from the next one; None when nothing is there."""
+        """Return a string that changes whenever the object is written, or None if there is no object."""
         ...
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
-        """Objects whose names begin with `prefix`, by name."""
+        """Yield the objects whose names begin with `prefix`, sorted by name."""
         ...
 
     def delete(self, name: str) -> None:
-        """Delete; nothing happens when it is not there."""
+        """Delete an object if it exists."""
         ...
 
-    def delete_prefix(self, prefix: str) -> None: ...
+    def delete_prefix(self, prefix: str) -> None:
+        """Delete every object whose name begins with `prefix`."""
+        ...
 
     def upload(self, path: Path, name: str) -> None:
-        """Copy a local file in, without reading it into memory."""
+        """Copy a local file to an object, without reading it whole into memory."""
         ...
 
     def fetch(self, name: str, into: Path) -> Path:
-        """A local, read-only path of one object: the object itself where it is a file, else a copy below `into`."""
+        """Return a local path to read an object from: its own file, or a copy in the folder `into`.
+
+        Raises ObjectNotFound.
+        """
         ...
 
     def fetch_folder(self, prefix: str, into: Path) -> Path:
-        """A local, read-only folder of everything below `prefix/`: the folder itself, or a copy at `into`."""
+        """Return a local folder to read all objects below `prefix/` from: their own, or a copy at `into`.
+
+        Raises ObjectNotFound if there is no such object.
+        """
         ...
 
     def remove_unfinished(self, before: datetime) -> None:
-        """Delete what writers that died left half-written before this time."""
+        """Delete temporary files that crashed writers left before this time."""
         ...
 
     def uri(self, name: str) -> str:
-        """Where a user finds it: a path in embedded, `gs://…` on gcp."""
+        """Return an object's location as shown to users: a path in embedded, `gs://…` on gcp."""
         ...
 
     def link(self, name: str) -> Link:
-        """How to read an object that is there; whether it is, is not looked at. Raises NoSignedLinks."""
+        """Return a link to read an object, without checking that it exists. Raises NoSignedLinks."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
-    """config: specs. data: datasets. uploads: job files. export: everything of a job, below `jobs/<job_id>/`."""
+    """The four buckets of a deployment.
+
+    config: job specs. data: datasets. uploads: job files. export: everything a job writes, below `jobs/<job_id>/`.
+    """
 
     config: Objects
     data: Objects
@@ -267,43 +333,52 @@ class Buckets:
     export: Objects
 
     def named(self, bucket: str) -> Objects | None:
-        """The one of the four that has this name."""
+        """Return the bucket with this name, or None if it is none of the four."""
         return next((b for b in (self.config, self.data, self.uploads, self.export) if b.bucket == bucket), None)
 
 
 @dataclass(frozen=True, slots=True)
 class SecretStat:
+    """Name and creation time of a secret."""
+
     name: str
     created_at: datetime
 
 
 class Secrets(Protocol):
-    """Tokens by name. Values go in and out here and nowhere else."""
+    """Tokens by name. No other code stores or reads their values."""
 
     def create(self, name: str, value: str, *, ttl: timedelta | None) -> None:
-        """Store a value, or replace it; without `ttl` it stays until deleted (the user's own secrets do)."""
+        """Store or replace a value; it expires after `ttl`, or never with None (secrets of users)."""
         ...
 
     def create_once(self, name: str, value: str) -> str:
-        """Store a value for good, unless the name has one; return the one it has. Whoever comes first wins."""
+        """Store a value that never expires, unless the name has one already; return the stored value.
+
+        Of several concurrent callers, the first one's value is stored and all of them get it.
+        """
         ...
 
     def read(self, name: str) -> str:
-        """Raises SecretNotFound, also when its time is over."""
+        """Return a value. Raises SecretNotFound if there is none or it has expired."""
         ...
 
     def renew(self, name: str, *, ttl: timedelta) -> None:
-        """Count the time to live from now. Raises SecretNotFound."""
+        """Make a secret expire `ttl` from now. Raises SecretNotFound."""
         ...
 
     def delete(self, name: str) -> None:
-        """Delete; nothing happens when it is not there."""
+        """Delete a secret if it exists."""
         ...
 
-    def list(self, prefix: str) -> Iterator[SecretStat]: ...
+    def list(self, prefix: str) -> Iterator[SecretStat]:
+        """Yield the secrets whose names begin with `prefix`."""
+        ...
 
 
 class ExecutionState(StrEnum):
+    """States of a workflow execution; GONE means that the platform does not know it any more."""
+
     ACTIVE = "active"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -312,39 +387,49 @@ class ExecutionState(StrEnum):
 
 
 class Launcher(Protocol):
-    """Starts and stops workflow executions and the step executions they run."""
+    """Starts and stops workflow executions, and stops the step executions they run."""
 
     def start(self, job_id: str, launch: int) -> str:
-        """Start the n-th workflow execution of a job; the same launch again gives the same execution."""
+        """Start the workflow for one launch of a job and return the execution's id.
+
+        A second call for the same launch returns the same execution.
+        """
         ...
 
-    def state(self, execution: str) -> ExecutionState: ...
+    def state(self, execution: str) -> ExecutionState:
+        """Return the state of a workflow execution."""
+        ...
 
     def stop(self, execution: str) -> None:
-        """End a workflow execution. Nothing happens when it has ended."""
+        """Cancel a workflow execution if it is still running."""
         ...
 
     def stop_step(self, execution: str) -> None:
-        """End a step's own execution (on Cloud Run, or a child process): SIGTERM, and SIGKILL some seconds later."""
+        """Stop a step's execution (a Cloud Run execution or a child process) if it is still running.
+
+        It gets SIGTERM, and SIGKILL some seconds later.
+        """
         ...
 
 
 class Callers(Protocol):
-    """Who may call the HTTP API, and who it is."""
+    """Identification of the callers of the HTTP API."""
 
     def check(self, request: flask.Request) -> None:
-        """Before anything else of a request is read. Raises NotFromHere."""
+        """Reject a request that must not reach the API, before its body is read. Raises NotFromHere."""
         ...
 
     def owner(self, request: flask.Request) -> str:
-        """Whose a job is that this request makes."""
+        """Return the owner of the jobs that this request creates."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class StepJob:
-    """What the workflow needs to run one step: the Cloud Run job, its timeout in seconds, its arguments; `done` when
-    there is nothing left to run."""
+    """Everything the workflow needs to run one step.
+
+    `job` is the Cloud Run job, `args` its arguments. `done` means that the step has nothing left to run.
+    """
 
     job: str
     timeout_seconds: int

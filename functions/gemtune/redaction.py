@@ -11,18 +11,18 @@ TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{6,}|\bwandb_\w{16,}")
 SUSPECT = re.compile(rf"{TOKEN.pattern}|\b[0-9a-f]{{40}}\b|(?<=Bearer )[\w.~+/-]{{12,}}")
 
 
-def looks_secret(text: str) -> bool:
+def contains_token(text: str) -> bool:
     """Whether any part of the text can only be a token."""
     return TOKEN.search(text) is not None
 
 
-def redacted(text: str) -> str:
+def redact(text: str) -> str:
     """The text with everything that may be a token replaced by `[secret]`."""
     return SUSPECT.sub("[secret]", text)
 
 
-class Redacting(logging.Formatter):
+class RedactingFormatter(logging.Formatter):
     """A formatter of log lines, tracebacks included, that lets no token through."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return redacted(super().format(record))
+        return redact(super().format(record))

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from gemtune.redaction import Redacting, looks_secret, redacted
+from gemtune.redaction import RedactingFormatter, contains_token, redact
 
 TOKENS = ["hf_fakeFAKE1234", "wandb_v1_fakefakefakefake"]
 HARMLESS = ["hf_token", "hf_repo_id", "wandb_config", "wandb_config.api_key", "gemtune-job-x-hf_token-0a1b2c"]
@@ -16,20 +16,20 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 @pytest.mark.parametrize("token", TOKENS)
 @pytest.mark.parametrize("form", ["{}", "x {} y", "token={}", "https://user:{}@example.com"])
 def test_a_token_is_taken_out_wherever_it_stands(token: str, form: str) -> None:
-    assert looks_secret(form.format(token))
-    assert redacted(form.format(token)) == form.format("[secret]")
+    assert contains_token(form.format(token))
+    assert redact(form.format(token)) == form.format("[secret]")
 
 
 @pytest.mark.parametrize("text", HARMLESS)
 def test_the_names_of_fields_stay(text: str) -> None:
-    assert not looks_secret(text)
-    assert redacted(text) == text
+    assert not contains_token(text)
+    assert redact(text) == text
 
 
 def test_what_may_be_a_key_is_not_shown_but_is_no_reason_to_refuse() -> None:
-    assert not looks_secret(COMMIT)
-    assert redacted(f"key {COMMIT}") == "key [secret]"
-    assert redacted("Authorization: Bearer abc.def-ghi_jkl") == "Authorization: Bearer [secret]"
+    assert not contains_token(COMMIT)
+    assert redact(f"key {COMMIT}") == "key [secret]"
+    assert redact("Authorization: Bearer abc.def-ghi_jkl") == "Authorization: Bearer [secret]"
 
 
 def test_a_log_line_and_its_traceback_let_no_token_through() -> None:
@@ -37,4 +37,4 @@ def test_a_log_line_and_its_traceback_let_no_token_through() -> None:
         raise ValueError("hf_fakeFAKE1234")
     except ValueError as error:
         record = logging.LogRecord("x", 20, "x", 1, "with %s", ("hf_fakeFAKE1234",), (ValueError, error, None))
-    assert "fakeFAKE" not in Redacting("%(message)s").format(record)
+    assert "fakeFAKE" not in RedactingFormatter("%(message)s").format(record)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gemtune.errors import StepError
 from gemtune.jobs.record import Artifact
-from gemtune.redaction import redacted
+from gemtune.redaction import redact
 from gemtune.request import base_model
 from trainer.base_model import hub_download
 from trainer.context import Context
@@ -165,7 +165,7 @@ def push(context: Context, folder: Path, artifacts: Sequence[Artifact]) -> str:
         repository,
         _checked(hub_download.token_of(lambda: context.secret("hf_token"))),
         context.spec.training_config.base_model_id,
-        redacted(f"{context.spec.job_name} ({context.job.job_id})"),
+        redact(f"{context.spec.job_name} ({context.job.job_id})"),
         context.check_stop,
     )
     return f"hf://{repository}@{upload()}"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gemtune.errors import GemtuneError, StepError
-from gemtune.redaction import redacted
+from gemtune.redaction import redact
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def cause_of(error: BaseException) -> str:
     tokens."""
     first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     kind = type(error).__name__
-    return redacted(f"{kind}: {first_line[:CAUSE_LENGTH]}" if first_line else kind)
+    return redact(f"{kind}: {first_line[:CAUSE_LENGTH]}" if first_line else kind)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

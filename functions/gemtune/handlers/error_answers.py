@@ -13,7 +13,7 @@ import flask
 from werkzeug.exceptions import HTTPException
 
 from gemtune.errors import BodyTooLarge, Problem
-from gemtune.redaction import redacted
+from gemtune.redaction import redact
 
 JSON = "application/json"
 SEE = "see GET /openapi.json"
@@ -58,4 +58,4 @@ def code_of(reason: str) -> str:
 
 def _whole(text: str | None) -> str | None:
     """The text without tokens, and with a `?` for half a character, which no JSON reader has to accept."""
-    return None if text is None else redacted(text).encode(errors="replace").decode()
+    return None if text is None else redact(text).encode(errors="replace").decode()

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from gemtune.errors import Problem, RequestRefused
 from gemtune.jobs.secret_names import REFERENCE
 from gemtune.jobs.sources import Source
-from gemtune.redaction import looks_secret, redacted
+from gemtune.redaction import contains_token, redact
 from gemtune.request.contract import Loc
 from gemtune.request.places import fields_at, without_tags
 from gemtune.request.rl_spec import DISCRIMINATORS
@@ -106,8 +106,8 @@ def _stand_in(readable: dict[str, Any], needed: Mapping[str, Any]) -> None:
 
 def _problem(model: type[BaseModel], raw: object, detail: Any) -> Problem:
     found: Loc = detail["loc"]
-    loc: Loc = tuple(redacted(part) if isinstance(part, str) else part for part in without_tags(raw, found))
-    kind, message = detail["type"], redacted(detail["msg"])
+    loc: Loc = tuple(redact(part) if isinstance(part, str) else part for part in without_tags(raw, found))
+    kind, message = detail["type"], redact(detail["msg"])
     hint = None
     if kind == "extra_forbidden":
         kind, message = "unknown_field", "no such field"
@@ -152,9 +152,9 @@ def _tokens_out_of_place(tree: Any, *, in_the_open: bool, loc: Loc = ()) -> Iter
     hint = "store the token with `gemtune secret NAME` and send secret:gemtune-user-NAME"
     if isinstance(tree, dict):
         for key, value in tree.items():
-            if looks_secret(key):
-                yield Problem((*loc, redacted(key)), "a field's name holds a token", "secret_in_the_open", hint)
-            yield from _tokens_out_of_place(value, in_the_open=in_the_open, loc=(*loc, redacted(key)))
+            if contains_token(key):
+                yield Problem((*loc, redact(key)), "a field's name holds a token", "secret_in_the_open", hint)
+            yield from _tokens_out_of_place(value, in_the_open=in_the_open, loc=(*loc, redact(key)))
     elif isinstance(tree, list):
         for index, value in enumerate(tree):
             yield from _tokens_out_of_place(value, in_the_open=in_the_open, loc=(*loc, index))
@@ -168,7 +168,7 @@ def _tokens_out_of_place(tree: Any, *, in_the_open: bool, loc: Loc = ()) -> Iter
             elif in_the_open:
                 msg = "messages and files are stored and logged by others, so a token may not stand in them"
                 yield Problem(loc, msg, "secret_in_the_open", hint)
-        elif looks_secret(tree):
+        elif contains_token(tree):
             yield Problem(
                 loc, "this looks like a token, and the field is stored in the clear", "secret_in_the_open", hint
             )

@@ -23,7 +23,7 @@ from gemtune.jobs import changes, launches
 from gemtune.jobs.record import Job
 from gemtune.jobs.sources import Source
 from gemtune.ports import Bus, Clock, JobStore, Launcher, Topic
-from gemtune.redaction import redacted
+from gemtune.redaction import redact
 from gemtune.request import parsing
 from gemtune.services.acceptance.create_job import Submission
 from gemtune.services.acceptance.submit import Submit
@@ -99,7 +99,7 @@ class Dispatch:
         return self.submit.accept(Submission(reading, source=Source.PUBSUB, owner=owner, idempotency_key=key)).job_id
 
     def _reject(self, problems: Sequence[Problem], key: str) -> None:
-        key = redacted(key)
+        key = redact(key)
         body = {
             "type": "job_rejected",
             "at": self.clock.now().isoformat(),

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from gemtune.errors import StepError
-from gemtune.redaction import redacted
+from gemtune.redaction import redact
 from tests.trainer import hub_server
 from tests.trainer.hub_server import CUT, CUT_AFTER, READS_ONLY, TOKEN, Answer, HubServer
 from trainer.context import StopRequested
@@ -330,7 +330,7 @@ def test_neither_token_nor_signed_link_is_in_a_log_or_an_error(
     for text in (*errors, ours, out, err):
         assert TOKEN not in text
         assert "fakesignature" not in text
-    assert TOKEN not in redacted(caplog.text)
+    assert TOKEN not in redact(caplog.text)
 
 
 def test_the_library_is_afterwards_as_it_was(hub: HubServer, folder: Path) -> None:

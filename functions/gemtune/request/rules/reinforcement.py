@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from gemtune.errors import Problem
-from gemtune.redaction import redacted
+from gemtune.redaction import redact
 from gemtune.request import rl_spec
 from gemtune.request.contract import Loc
 from gemtune.request.facts import Facts
@@ -46,7 +46,7 @@ def _no_algorithm(facts: Facts) -> list[Problem]:
         return []
     message = "method RL needs an rl_config, since the first rows of the dataset cannot be read here"
     if facts.dataset.columns is not None:
-        names = ", ".join(redacted(name)[:40] for name in sorted(facts.dataset.columns)[:10])
+        names = ", ".join(redact(name)[:40] for name in sorted(facts.dataset.columns)[:10])
         message = (
             f"method RL takes its algorithm from rows with chosen and rejected, or with answer; these have {names}"
         )

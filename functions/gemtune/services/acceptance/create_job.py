@@ -14,7 +14,7 @@ from gemtune.jobs.secret_names import OWN_PREFIX, REFERENCE, SECRET_TTL, own_nam
 from gemtune.jobs.sources import Source
 from gemtune.jobs.status import Status
 from gemtune.ports import Buckets, Clock, JobStore, Secrets
-from gemtune.redaction import looks_secret
+from gemtune.redaction import contains_token
 from gemtune.request.parsing import Reading, Request
 from gemtune.request.spec import Spec
 
@@ -35,7 +35,7 @@ class Submission(Generic[Request]):
         if key is None:
             return None
         # As an attribute of a message it has at most 1024 bytes.
-        if not 0 < len(key.encode(errors="replace")) <= 1024 or not key.isprintable() or looks_secret(key):
+        if not 0 < len(key.encode(errors="replace")) <= 1024 or not key.isprintable() or contains_token(key):
             raise BadIdempotencyKey()
         return key_hash(self.source, self.owner, key)
 
