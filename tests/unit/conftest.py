@@ -9,20 +9,26 @@ from typing import Any
 import pytest
 
 
-class Played:
-    """Answers by (method, path); a list is answered in turn, the last one for ever. None breaks the connection."""
+class FakeService:
+    """Fake service of gemtune over HTTP.
+
+    answers: (status, body) by method and path. A list holds successive answers; its last one is repeated. None closes
+    the connection without an answer.
+    """
 
     def __init__(self) -> None:
         self.answers: dict[tuple[str, str], Any] = {}
-        self.asked: list[tuple[str, str, dict[str, str], Any]] = []
-        played = self
+        self.requests: list[tuple[str, str, dict[str, str], Any]] = []
+        service = self
 
         class Handler(BaseHTTPRequestHandler):
             def do(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 path = self.path.partition("?")[0]
-                played.asked.append((self.command, self.path, dict(self.headers), json.loads(body) if body else None))
-                answer = played.answers.get(
+                service.requests.append(
+                    (self.command, self.path, dict(self.headers), json.loads(body) if body else None)
+                )
+                answer = service.answers.get(
                     (self.command, path), (404, {"error": {"code": "not_found", "message": "no"}})
                 )
                 if isinstance(answer, list):
@@ -48,8 +54,8 @@ class Played:
 
 
 @pytest.fixture
-def played() -> Iterator[Played]:
-    found = Played()
-    yield found
-    found.server.shutdown()
-    found.server.server_close()
+def service() -> Iterator[FakeService]:
+    service = FakeService()
+    yield service
+    service.server.shutdown()
+    service.server.server_close()

@@ -1,4 +1,4 @@
-"""The demo says what it is doing and how that ended; its server goes when it does, however that ends."""
+"""The demo: its server, its progress and the sentences with which it fails."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from gemtune.cli import demo
 
-RUNS = """
+PROGRAM = """
 import time
 from gemtune.cli.demo import _service
 from gemtune.settings import Settings
@@ -24,34 +24,39 @@ with _service(Settings.from_environment()):
 """
 
 
-def server_of(home: Path) -> psutil.Process:
-    (found,) = [p for p in psutil.Process().children(recursive=True) if "up" in p.cmdline()]
-    assert found.environ()["GEMTUNE_HOME"] == str(home)
-    return found
+def server_process(home: Path) -> psutil.Process:
+    (server,) = [p for p in psutil.Process().children(recursive=True) if "up" in p.cmdline()]
+    assert server.environ()["GEMTUNE_HOME"] == str(home)
+    return server
 
 
 def test_the_server_of_a_demo_that_was_killed_stops(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PORT"}
     demo = subprocess.Popen(
-        [sys.executable, "-c", RUNS], env=environment | {"GEMTUNE_HOME": str(tmp_path)}, stdout=subprocess.PIPE
+        [sys.executable, "-c", PROGRAM], env=environment | {"GEMTUNE_HOME": str(tmp_path)}, stdout=subprocess.PIPE
     )
     try:
         assert demo.stdout is not None
         assert demo.stdout.readline() == b"serves\n"
-        server = server_of(tmp_path)
+        server = server_process(tmp_path)
         demo.kill()
         _, alive = psutil.wait_procs([server], timeout=60)
         if alive:
             server.kill()
-        assert not alive, "it goes on"
-        assert "gemtune stops" in (tmp_path / "server.log").read_text()  # as by SIGTERM: its trainers stop too
+        assert not alive, "the server of a killed demo goes on"
+        assert (
+            "gemtune stops" in (tmp_path / "server.log").read_text()
+        )  # it stopped as on SIGTERM, which stops its trainers too
     finally:
         demo.kill()
         demo.wait()
 
 
 def add_program(folder: Path, name: str, source: str) -> Path:
-    """Make `examples` in a folder, with a program for the demo to run; return that of the examples."""
+    """Add a program for the demo to run to `examples` in a folder.
+
+    Returns the folder `examples`.
+    """
     examples = folder / "examples"
     examples.mkdir(exist_ok=True)
     (examples / "__init__.py").touch()
@@ -63,7 +68,7 @@ def add_program(folder: Path, name: str, source: str) -> Path:
 
 
 def test_progress_of_the_base_model_is_shown_while_it_is_built(tmp_path: Path) -> None:
-    """The program goes on when somebody has read what it said."""
+    """Let the program continue only after its first line has been read."""
     os.mkfifo(tmp_path / "read")
     source = (
         "import sys; print('a minute', file=sys.stderr, flush=True)\n"
@@ -83,22 +88,22 @@ def test_progress_of_the_base_model_is_shown_while_it_is_built(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("end", "said"),
+    ("end", "cause"),
     [("sys.exit(3)", "exit code 3"), ("os.kill(os.getpid(), 9)", "ended by SIGKILL, perhaps for want of memory")],
 )
-def test_a_program_of_the_demo_that_dies_is_a_sentence(
-    end: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_program_of_the_demo_that_dies_is_reported_in_a_sentence(
+    end: str, cause: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("build_base_model", "sample_answers"):
         examples = add_program(tmp_path, name, f"import os, sys; {end}")
-    with pytest.raises(click.ClickException, match=f"the base model could not be built .{said}"):
+    with pytest.raises(click.ClickException, match=f"the base model could not be built .{cause}"):
         demo._base_model(examples)
-    with pytest.raises(click.ClickException, match=f"could not be made .{said}.; the adapter is whole: /the/adapter"):
+    with pytest.raises(click.ClickException, match=f"could not be made .{cause}.; the adapter is whole: /the/adapter"):
         demo._print_samples(examples, "/the/model", "/the/adapter")
     assert "asking 3 held-out questions" in capsys.readouterr().out
 
 
-def test_a_base_model_that_cannot_be_written_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_a_base_model_that_cannot_be_written_is_reported_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     built = subprocess.run(
         [sys.executable, "-m", "examples.build_base_model", str(tmp_path / "file" / "model")],

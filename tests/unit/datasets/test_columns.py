@@ -1,4 +1,4 @@
-"""Columns of a file of rows by a few of its bytes, against what pyarrow reads of the whole file."""
+"""Columns read from a few bytes of a file, compared with what pyarrow reads."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def read(content: bytes) -> frozenset[str] | None:
 
 @settings(deadline=None, max_examples=50)
 @given(st.dictionaries(NAMES, st.sampled_from(VALUES), min_size=1, max_size=40))
-def test_columns_of_parquet_are_those_that_pyarrow_reads(row: dict[str, Any]) -> None:
+def test_columns_of_parquet_match_pyarrow(row: dict[str, Any]) -> None:
     table = pa.Table.from_pylist([row, row])
     assert read(parquet(table)) == set(table.column_names)
 
 
-def test_a_footer_larger_than_what_is_read_says_its_columns_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_footer_larger_than_the_limit_has_no_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     table = pa.Table.from_pylist([{f"column {number}": number for number in range(300)}] * 10)
     content = parquet(table, row_group_size=1)
     assert read(content) == set(table.column_names)
@@ -46,20 +46,20 @@ def test_a_footer_larger_than_what_is_read_says_its_columns_or_nothing(monkeypat
 
 @settings(deadline=None, max_examples=300)
 @given(st.data())
-def test_damaged_bytes_have_columns_or_none_and_never_an_error(data: st.DataObject) -> None:
+def test_damaged_bytes_raise_no_error(data: st.DataObject) -> None:
     content = bytearray(parquet(pa.Table.from_pylist([{"prompt": "a", "chosen": MESSAGES, "rejected": None}])))
     for _ in range(data.draw(st.integers(1, 4))):
         place = data.draw(st.integers(max(0, len(content) - 700), len(content) - 1))
         content[place] = data.draw(st.integers(0, 255))
     cut = data.draw(st.integers(0, len(content)))
     for damaged in (bytes(content), bytes(content[:cut]), bytes(content[cut:])):
-        found = read(damaged)
-        assert found is None or isinstance(found, frozenset)
+        result = read(damaged)
+        assert result is None or isinstance(result, frozenset)
 
 
 @pytest.mark.parametrize("footer", [b"\x19" * 200_000, b"\x15" + b"\xff" * 200_000, b"\x1c" * 200_000, b"\x19\xf9" * 9])
-def test_a_footer_that_was_made_to_stall_is_none(footer: bytes) -> None:
-    """Lists in lists, a number without end, structs in structs."""
+def test_a_hostile_footer_has_no_columns(footer: bytes) -> None:
+    """Read footers of nested lists, an endless number and nested structs."""
     assert read(b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1") is None
 
 

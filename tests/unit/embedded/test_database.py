@@ -1,4 +1,4 @@
-"""The SQLite file, used by many processes at once from its first moment on."""
+"""The SQLite file under the concurrent access of many processes."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ def count(database: Database) -> int:
     return int(database.read().execute("SELECT count(*) FROM idempotency_keys").fetchone()[0])
 
 
-def test_eight_processes_make_and_fill_one_file(tmp_path: Path) -> None:
+def test_eight_processes_create_and_fill_one_file(tmp_path: Path) -> None:
     path = tmp_path / "gemtune.db"
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(n)]) for n in range(8)]
     assert [writer.wait(60) for writer in writers] == [0] * 8
     assert count(Database(path)) == 160
 
 
-def test_it_is_durable_and_readers_do_not_wait_for_writers(tmp_path: Path) -> None:
+def test_writes_are_durable_and_readers_do_not_wait_for_writers(tmp_path: Path) -> None:
     database = Database(tmp_path / "gemtune.db")
     modes = [database.read().execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")]
     assert modes == ["wal", 2]
-    seen: list[int] = []
+    counts: list[int] = []
     with database.write() as connection:
         connection.execute("INSERT INTO idempotency_keys VALUES ('a', 'x')")
-        reader = threading.Thread(target=lambda: seen.append(count(database)))
+        reader = threading.Thread(target=lambda: counts.append(count(database)))
         reader.start()
         reader.join(60)
-    assert seen == [0]
+    assert counts == [0]
     assert count(database) == 1
 
 
-def test_what_raises_is_rolled_back(tmp_path: Path) -> None:
+def test_a_transaction_that_raises_is_rolled_back(tmp_path: Path) -> None:
     database = Database(tmp_path / "gemtune.db")
 
     def fails() -> None:
@@ -100,25 +100,25 @@ def test_after_a_commit_that_fails_the_same_thread_can_write_again(tmp_path: Pat
     assert connection.execute("SELECT count(*) FROM b").fetchone()[0] == 0
 
 
-def test_who_opens_a_new_file_while_another_holds_it_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SQLite itself does not wait here."""
+def test_opening_a_new_file_waits_for_the_writer_that_locks_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry in our code: SQLite's busy timeout does not apply here."""
     path = tmp_path / "gemtune.db"
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     waited = []
 
-    def let_go(seconds: float) -> None:
+    def release(seconds: float) -> None:
         waited.append(seconds)
         if other.in_transaction:
             other.execute("COMMIT")
 
-    monkeypatch.setattr("gemtune.embedded.database.time.sleep", let_go)
+    monkeypatch.setattr("gemtune.embedded.database.time.sleep", release)
     assert count(Database(path)) == 0
     assert waited
     other.close()
 
 
-def test_nobody_else_reads_the_records_and_their_journals(tmp_path: Path) -> None:
+def test_only_the_owner_can_read_the_database_and_its_journals(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
         database = Database(tmp_path / "gemtune.db")
@@ -130,7 +130,7 @@ def test_nobody_else_reads_the_records_and_their_journals(tmp_path: Path) -> Non
     assert set(files.values()) == {0o600}
 
 
-def test_a_file_of_an_older_version_is_brought_up_to_date_and_keeps_what_counts(tmp_path: Path) -> None:
+def test_migrating_a_file_of_an_older_version_keeps_its_data(tmp_path: Path) -> None:
     path = tmp_path / "gemtune.db"
     with sqlite3.connect(path) as connection:
         for migration in (SCHEMA, WEBHOOKS):
@@ -154,17 +154,17 @@ def test_a_file_of_an_older_version_is_brought_up_to_date_and_keeps_what_counts(
     assert rows("PRAGMA user_version") == [(3,)]
 
 
-def test_only_a_write_that_may_get_lost_does_not_wait_for_the_disk(tmp_path: Path) -> None:
+def test_only_a_write_that_is_not_durable_skips_the_sync(tmp_path: Path) -> None:
     database = Database(tmp_path / "gemtune.db")
-    found = []
+    modes = []
     for durable in (True, False, True):
         with database.write(durable=durable) as connection:
-            found.append(connection.execute("PRAGMA synchronous").fetchone()[0])
-    assert found == [2, 1, 2]  # FULL, NORMAL
+            modes.append(connection.execute("PRAGMA synchronous").fetchone()[0])
+    assert modes == [2, 1, 2]  # FULL, NORMAL
 
 
 @pytest.mark.parametrize("elsewhere", ["thread", "process"])
-def test_who_waits_for_a_change_is_woken_by_a_commit(tmp_path: Path, elsewhere: str) -> None:
+def test_a_commit_wakes_those_who_wait_for_a_change(tmp_path: Path, elsewhere: str) -> None:
     path = tmp_path / "gemtune.db"
     database = Database(path)
     version = database.version()

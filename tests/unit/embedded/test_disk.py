@@ -1,4 +1,4 @@
-"""A disk that is full or may not be written to: one error everywhere, one line in the log in a while."""
+"""A full or read-only disk: one kind of error, and log lines at intervals."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.fakes import World
 WORKFLOW = Path(__file__).parent.parent.parent.parent / "workflows" / "fine_tune.yaml"
 
 
-def test_a_database_without_room_says_so_and_goes_on_when_there_is_some(world: World) -> None:
+def test_a_full_database_raises_and_works_again_once_there_is_room(world: World) -> None:
     database = world.services.database
     pages = database.read().execute("PRAGMA page_count").fetchone()[0]
     database.read().execute(f"PRAGMA max_page_count = {pages}")
@@ -38,14 +38,14 @@ def test_a_database_without_room_says_so_and_goes_on_when_there_is_some(world: W
     assert world.services.store.get(world.submit("another")).status == "queued"
 
 
-def test_a_database_that_may_not_be_written_says_so(world: World) -> None:
+def test_a_read_only_database_raises_cannot_store(world: World) -> None:
     world.services.database.read().execute("PRAGMA query_only = ON")
     with pytest.raises(CannotStore, match="attempt to write a readonly database"):
         world.submit()
 
 
 @pytest.mark.parametrize(
-    ("code", "is_of_the_disk"),
+    ("code", "is_disk_error"),
     [
         (sqlite3.SQLITE_FULL, True),
         (sqlite3.SQLITE_READONLY, True),
@@ -58,24 +58,24 @@ def test_a_database_that_may_not_be_written_says_so(world: World) -> None:
         (sqlite3.SQLITE_CORRUPT, False),
     ],
 )
-def test_sqlite_says_by_a_code_what_is_of_the_disk(code: int, is_of_the_disk: bool) -> None:
-    error = sqlite3.OperationalError("said by SQLite")
+def test_disk_errors_are_recognized_by_their_sqlite_code(code: int, is_disk_error: bool) -> None:
+    error = sqlite3.OperationalError("any message")
     error.sqlite_errorcode = code
-    with pytest.raises(CannotStore if is_of_the_disk else sqlite3.OperationalError), writing(Path("/home")):
+    with pytest.raises(CannotStore if is_disk_error else sqlite3.OperationalError), writing(Path("/home")):
         raise error
 
 
 @pytest.mark.parametrize(
     "error", [OSError(errno.EEXIST, "exists"), ValueError(), sqlite3.OperationalError("no such table")]
 )
-def test_what_is_no_fault_of_the_disk_stays_what_it_is(error: Exception) -> None:
+def test_other_errors_pass_unchanged(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, writing(Path("/home")):
         raise error
     assert caught.value is error
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO])
-def test_objects_and_secrets_say_so_and_leave_nothing_behind(
+def test_objects_and_secrets_that_cannot_be_written_leave_no_files(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     objects, secrets = world.services.buckets.export, world.services.secrets
@@ -106,7 +106,7 @@ def record(error: BaseException | None) -> logging.LogRecord:
     return logging.LogRecord("gemtune", logging.ERROR, "x.py", 1, "%s broke", ("it",), exc_info)
 
 
-def test_the_log_names_a_full_disk_once_in_a_while() -> None:
+def test_the_log_reports_a_full_disk_at_intervals() -> None:
     seconds = [0.0]
     complaints = DiskComplaints(now=lambda: seconds[0])
     wrapped = ValueError()
@@ -124,7 +124,7 @@ def test_the_log_names_a_full_disk_once_in_a_while() -> None:
     assert "(500 more times since this was last said)" in later.getMessage()
 
 
-def test_other_records_are_let_through_as_they_are() -> None:
+def test_other_log_records_pass_unchanged() -> None:
     complaints = DiskComplaints(now=lambda: 0.0)
     for error in (None, ValueError("x")):
         for _ in range(3):
@@ -133,7 +133,7 @@ def test_other_records_are_let_through_as_they_are() -> None:
             assert (other.getMessage(), other.exc_info) == ("it broke", record(error).exc_info)
 
 
-def test_an_execution_that_finds_no_room_is_not_over_and_waits(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_execution_waits_while_the_disk_is_full(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     from gemtune.embedded.sqlite_launcher import SqliteLauncher
 
     launcher = SqliteLauncher(world.services.database, clock=world.clock)

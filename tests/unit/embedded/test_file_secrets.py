@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.fakes import World
 
 
-def test_nobody_else_on_the_machine_can_read_one(world: World) -> None:
+def test_only_the_owner_can_read_a_secret(world: World) -> None:
     world.services.secrets.create("gemtune-job-a", "value", ttl=timedelta(days=1))
     folder = Path(world.services.settings.home) / "secrets"
     assert folder.stat().st_mode & 0o777 == 0o700

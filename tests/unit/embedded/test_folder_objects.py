@@ -1,4 +1,4 @@
-"""Who may read what a folder of objects has: something that a bucket decides by itself."""
+"""File permissions in a folder of objects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 @pytest.mark.usefixtures("umask")
-def test_results_can_be_read_by_other_users_and_nothing_else_can(world: World, tmp_path: Path) -> None:
+def test_other_users_can_read_results_and_nothing_else(world: World, tmp_path: Path) -> None:
     services = world.services
     (tmp_path / "weights").write_bytes(b"0" * 10)
     (tmp_path / "weights").chmod(0o600)
@@ -43,6 +43,9 @@ def test_a_folder_that_its_owner_opened_to_others_stays_open(tmp_path: Path) -> 
 
 
 def modes(folder: Path) -> set[int]:
-    """Permissions of a folder, and of all in it but the folder of files that are being written."""
+    """Return the permissions of a folder and all within it.
+
+    The folder of unfinished files is left out.
+    """
     within = [path for path in folder.rglob("*") if not path.name.startswith(".")]
     return {path.stat().st_mode & 0o777 for path in (folder, *within)}

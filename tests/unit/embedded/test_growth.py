@@ -1,4 +1,4 @@
-"""Nothing stays in the workstation's file when a job and its files are gone and their times are over."""
+"""No row stays in the database once its job, files and lifetime are gone."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from gemtune.ports import Topic
 from tests.fakes import World
 from tests.unit.local_server.test_child_processes import started_before
 
-# What a user has once, and SQLite's own counter.
-STAY = {"subscriptions", "sqlite_sequence"}
+# The subscriptions of a user, and SQLite's own counter.
+PERMANENT = {"subscriptions", "sqlite_sequence"}
 
 
-def filled(world: World) -> set[str]:
-    """Tables that hold rows."""
+def filled_tables(world: World) -> set[str]:
+    """Return the tables that hold rows, without those that always do."""
     connection = world.services.database.read()
     tables = {row["name"] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    return {table for table in tables if connection.execute(f"SELECT 1 FROM {table}").fetchone()} - STAY
+    return {table for table in tables if connection.execute(f"SELECT 1 FROM {table}").fetchone()} - PERMANENT
 
 
-def test_every_row_goes_at_last(world: World) -> None:
+def test_every_row_is_deleted_eventually(world: World) -> None:
     services, database = world.services, world.services.database
     services.__dict__["launcher"] = SqliteLauncher(database, clock=world.clock)
     bus = SqliteBus(database, clock=world.clock)
@@ -41,13 +41,13 @@ def test_every_row_goes_at_last(world: World) -> None:
     services.advance.begin(job_id, Step.PREPARE, claim, execution="run")
     started_before(world, "run", 1, job_id=job_id)
     services.fan_out(job_id)
-    for _ in range(60):  # a receiver that is never there
+    for _ in range(60):  # a receiver that never answers
         world.clock.advance(minutes=10)
-        for taken in bus.take(["notify"], 9):
-            bus.refuse(taken, "HTTP 500")
+        for delivery in bus.take(["notify"], 9):
+            bus.refuse(delivery, "HTTP 500")
     services.cancel(job_id)
     started_before(world, "killed-with-its-server", 1, job_id=job_id)
-    assert filled(world) == {
+    assert filled_tables(world) == {
         "jobs",
         "events",
         "idempotency_keys",
@@ -62,18 +62,18 @@ def test_every_row_goes_at_last(world: World) -> None:
     services.delete(job_id)
     services.buckets.uploads.delete("x.job.json")
     uploads.forget_removed()
-    assert filled(world) == {"idempotency_keys", "tombstones", "messages", "deliveries", "dead_letters"}
-    services.launcher.start(job_id, 2)  # by who had read the record before
+    assert filled_tables(world) == {"idempotency_keys", "tombstones", "messages", "deliveries", "dead_letters"}
+    services.launcher.start(job_id, 2)  # a launch by a process that had read the record before
     world.clock.advance(days=8)
     bus.expire()
-    assert filled(world) == {"idempotency_keys", "tombstones", "executions"}
+    assert filled_tables(world) == {"idempotency_keys", "tombstones", "executions"}
     world.clock.advance(days=22)
     services.sweep()
-    assert filled(world) == set()
+    assert filled_tables(world) == set()
 
 
-def test_steps_of_a_job_that_is_never_deleted_leave_nothing_either(world: World) -> None:
+def test_dead_steps_of_a_job_that_is_never_deleted_are_forgotten(world: World) -> None:
     jobs = CloudRunJobs(world.services.database, world.services.settings, parallel={})
     started_before(world, "killed-with-its-server", None)
     jobs.forget_dead()
-    assert filled(world) == set()
+    assert filled_tables(world) == set()

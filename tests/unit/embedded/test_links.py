@@ -1,4 +1,4 @@
-"""Symbolic links and pipes in a folder of objects: all ways to look at one agree on them."""
+"""Symbolic links and pipes in a folder of objects, for every way to read one."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from gemtune.errors import ObjectNotFound, UnsafeName
 
 @pytest.fixture
 def objects(tmp_path: Path) -> FolderObjects:
-    """A bucket that is itself reached through a link, with `a/one`, `a/b/two` and `c/three`."""
+    """Return a bucket that holds `a/one`, `a/b/two` and `c/three`.
+
+    Its own folder is reached through a link.
+    """
     (tmp_path / "real").mkdir()
     (tmp_path / "home").symlink_to(tmp_path / "real")
-    made = FolderObjects(tmp_path / "home" / "data", "data")
+    bucket = FolderObjects(tmp_path / "home" / "data", "data")
     for name in ("a/one", "a/b/two", "c/three"):
-        made.write(name, name.encode())
+        bucket.write(name, name.encode())
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "secret").write_text("secret")
-    return made
+    return bucket
 
 
 def names(objects: FolderObjects, prefix: str) -> list[str]:
@@ -33,8 +36,8 @@ def link(objects: FolderObjects, name: str, target: Path | str) -> None:
     (objects.root / name).symlink_to(target)
 
 
-def looks(objects: FolderObjects, name: str, tmp_path: Path) -> list[Callable[[], object]]:
-    """Every way to look at one object; a listing gives its stat too."""
+def reads(objects: FolderObjects, name: str, tmp_path: Path) -> list[Callable[[], object]]:
+    """Return every way to read one object; a listing includes its stat too."""
     return [
         lambda: objects.stat(name),
         lambda: objects.read(name),
@@ -49,13 +52,13 @@ def looks(objects: FolderObjects, name: str, tmp_path: Path) -> list[Callable[[]
 @pytest.mark.parametrize(
     ("place", "target", "name", "content"),
     [
-        ("a/eval", "one", "a/eval", b"a/one"),  # beside it
+        ("a/eval", "one", "a/eval", b"a/one"),  # in the same folder
         ("c/eval", "../a/b/two", "c/eval", b"a/b/two"),
         ("d", "a/b", "d/two", b"a/b/two"),  # a folder
         ("c/d", "../a", "c/d/b/two", b"a/b/two"),  # a folder in a folder
     ],
 )
-def test_a_link_that_stays_in_its_bucket_is_followed_by_all(
+def test_every_read_follows_a_link_within_its_bucket(
     objects: FolderObjects, tmp_path: Path, place: str, target: str, name: str, content: bytes
 ) -> None:
     link(objects, place, target)
@@ -70,7 +73,7 @@ def test_a_link_that_stays_in_its_bucket_is_followed_by_all(
     assert (objects.fetch_folder(name.rpartition("/")[0], tmp_path) / name.rpartition("/")[2]).read_bytes() == content
 
 
-def test_a_link_by_its_absolute_path_is_followed_too(objects: FolderObjects) -> None:
+def test_a_link_with_an_absolute_target_is_followed(objects: FolderObjects) -> None:
     link(objects, "a/eval", objects.root / "c" / "three")
     assert objects.read("a/eval") == b"c/three"
     assert "a/eval" in names(objects, "a/")
@@ -88,11 +91,11 @@ def test_a_link_by_its_absolute_path_is_followed_too(objects: FolderObjects) -> 
         ("a/b/d", "../../a", "a/b/d/one", "in a circle"),
     ],
 )
-def test_a_link_that_leads_elsewhere_is_refused_by_all_and_by_its_name(
+def test_every_read_refuses_a_link_out_of_its_bucket_and_names_it(
     objects: FolderObjects, tmp_path: Path, place: str, target: str, name: str, where: str
 ) -> None:
     link(objects, place, target.format(outside=tmp_path / "outside"))
-    ways = [*looks(objects, name, tmp_path), lambda: list(objects.list("a/")), lambda: names(objects, "")]
+    ways = [*reads(objects, name, tmp_path), lambda: list(objects.list("a/")), lambda: names(objects, "")]
     for way in [*ways, lambda: objects.fetch_folder("a", tmp_path)]:
         with pytest.raises(UnsafeName, match=f"the link '{place}' in data leads {where}") as refused:
             way()
@@ -100,7 +103,7 @@ def test_a_link_that_leads_elsewhere_is_refused_by_all_and_by_its_name(
     assert names(objects, "c/") == ["c/three"]
 
 
-def test_links_that_lead_to_each_other_end(objects: FolderObjects) -> None:
+def test_a_circle_of_links_is_refused(objects: FolderObjects) -> None:
     link(objects, "a/to_c", "../c")
     link(objects, "c/to_a", "../a")
     assert objects.read("a/to_c/three") == b"c/three"
@@ -120,7 +123,7 @@ def test_a_link_to_nothing_is_no_object(objects: FolderObjects, tmp_path: Path, 
             way()
 
 
-def test_a_pipe_is_no_object_and_keeps_nobody_waiting(objects: FolderObjects, tmp_path: Path) -> None:
+def test_a_pipe_is_no_object_and_blocks_no_read(objects: FolderObjects, tmp_path: Path) -> None:
     os.mkfifo(objects.root / "a" / "pipe")
     assert objects.stat("a/pipe") is None
     assert objects.generation("a/pipe") is None
@@ -131,9 +134,7 @@ def test_a_pipe_is_no_object_and_keeps_nobody_waiting(objects: FolderObjects, tm
 
 
 @pytest.mark.parametrize("prefix", ["d", "d/", "d/x"])
-def test_deleting_removes_a_link_and_nothing_that_it_leads_to(
-    objects: FolderObjects, tmp_path: Path, prefix: str
-) -> None:
+def test_deleting_removes_a_link_and_not_its_target(objects: FolderObjects, tmp_path: Path, prefix: str) -> None:
     (objects.root / "d").mkdir()
     link(objects, "d/x", "../a")
     link(objects, "d/x2", tmp_path / "outside")
@@ -143,7 +144,7 @@ def test_deleting_removes_a_link_and_nothing_that_it_leads_to(
     assert (tmp_path / "outside" / "secret").exists()
 
 
-def test_a_link_in_place_of_the_folder_itself_is_removed_alone(objects: FolderObjects) -> None:
+def test_deleting_a_folder_that_is_a_link_removes_the_link_only(objects: FolderObjects) -> None:
     link(objects, "d", "a")
     objects.delete_prefix("d/")
     assert names(objects, "") == ["a/b/two", "a/one", "c/three"]
@@ -152,7 +153,7 @@ def test_a_link_in_place_of_the_folder_itself_is_removed_alone(objects: FolderOb
     assert names(objects, "a/") == ["a/b/two", "a/one"]
 
 
-def test_writing_replaces_a_link_and_not_what_it_leads_to(objects: FolderObjects) -> None:
+def test_writing_replaces_a_link_and_not_its_target(objects: FolderObjects) -> None:
     link(objects, "a/eval", "one")
     objects.write("a/eval", b"new")
     assert (objects.read("a/eval"), objects.read("a/one")) == (b"new", b"a/one")

@@ -1,4 +1,4 @@
-"""What the workstation's bus does beyond the port: retries with a backoff, dead letters, expiry, push leases."""
+"""The workstation's bus beyond the port: retries, dead letters, expiry, lease."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tests.fakes import World
 
 @pytest.fixture
 def bus(world: World) -> SqliteBus:
-    found = SqliteBus(world.services.database, clock=world.clock)
-    found.subscribe("mine", Topic.JOB_STATUS)
-    return found
+    sqlite_bus = SqliteBus(world.services.database, clock=world.clock)
+    sqlite_bus.subscribe("mine", Topic.JOB_STATUS)
+    return sqlite_bus
 
 
 def publish(bus: SqliteBus, text: str, key: str = "") -> str:
@@ -42,8 +42,8 @@ def test_a_refused_message_waits_longer_each_time_and_becomes_a_dead_letter(bus:
     assert (dead["body"], dead["attempts"], dead["error"]) == (b"bad", 20, "HTTP 500")
 
 
-def test_what_waits_to_be_repeated_is_due_when_the_clock_is_set_back(bus: SqliteBus, world: World) -> None:
-    """It would wait for as long as the clock was set back by, and the wait itself."""
+def test_messages_that_wait_for_a_retry_are_due_when_the_clock_is_set_back(bus: SqliteBus, world: World) -> None:
+    """Make them due, or they would wait for that hour in addition."""
     publish(bus, "refused", "a")
     publish(bus, "under way", "b")
     refused, _ = bus.take(["mine"], 2, deadline=120)
@@ -51,13 +51,13 @@ def test_what_waits_to_be_repeated_is_due_when_the_clock_is_set_back(bus: Sqlite
     publish(bus, "new", "c")
     world.clock.set_back(hours=1)
     assert texts(bus.take(["mine"], 9, deadline=120)) == ["refused", "under way", "new"]
-    assert bus.take(["mine"], 9) == []  # their waits begin anew
+    assert bus.take(["mine"], 9) == []  # their waits start over
     world.clock.advance(seconds=120)
     assert texts(bus.take(["mine"], 9)) == ["refused", "under way", "new"]
 
 
 @pytest.mark.parametrize(("seconds", "due"), [(0.5, []), (1.5, ["x"])])
-def test_a_clock_that_is_trimmed_makes_nothing_due(
+def test_a_small_correction_of_the_clock_makes_nothing_due(
     bus: SqliteBus, world: World, seconds: float, due: list[str]
 ) -> None:
     publish(bus, "x")
@@ -67,14 +67,14 @@ def test_a_clock_that_is_trimmed_makes_nothing_due(
 
 
 @pytest.mark.parametrize("minutes", [4, 9, 90])
-def test_a_webhook_waits_no_longer_than_twice_its_time_however_the_clock_is_set(
+def test_a_webhook_waits_at_most_twice_as_long_when_the_clock_is_set_back(
     bus: SqliteBus, world: World, minutes: int
 ) -> None:
     bus.publish(Topic.WEBHOOKS, b"x")
-    for _ in range(9):  # to the longest wait, of ten minutes
+    for _ in range(9):  # up to the longest wait, ten minutes
         world.clock.advance(minutes=10)
-        (taken,) = bus.take(["notify"], 1)
-        bus.refuse(taken, "HTTP 500")
+        (delivery,) = bus.take(["notify"], 1)
+        bus.refuse(delivery, "HTTP 500")
     world.clock.advance(minutes=5)
     world.clock.set_back(minutes=minutes)
     waited = 0
@@ -84,7 +84,7 @@ def test_a_webhook_waits_no_longer_than_twice_its_time_however_the_clock_is_set(
     assert waited <= 600
 
 
-def test_a_message_that_nobody_reads_is_kept_for_a_week(bus: SqliteBus, world: World) -> None:
+def test_an_unread_message_is_kept_for_a_week(bus: SqliteBus, world: World) -> None:
     publish(bus, "old")
     world.clock.advance(seconds=1)
     publish(bus, "new")
@@ -103,8 +103,8 @@ def test_a_dead_letter_is_kept_for_a_week(bus: SqliteBus, world: World) -> None:
     publish(bus, "bad")
     for _ in range(20):
         world.clock.advance(minutes=1)
-        (taken,) = bus.take(["mine"], 1)
-        bus.refuse(taken, "HTTP 500")
+        (delivery,) = bus.take(["mine"], 1)
+        bus.refuse(delivery, "HTTP 500")
     dead = lambda: len(world.services.database.read().execute("SELECT * FROM dead_letters").fetchall())  # noqa: E731
     world.clock.advance(days=7)
     bus.expire()
@@ -115,7 +115,7 @@ def test_a_dead_letter_is_kept_for_a_week(bus: SqliteBus, world: World) -> None:
 
 
 @pytest.mark.parametrize(("pulled", "seconds"), [(False, 120), (True, 10)])
-def test_what_is_under_way_belongs_to_its_receiver_for_so_long(
+def test_a_message_is_leased_to_its_receiver_until_the_deadline(
     bus: SqliteBus, world: World, pulled: bool, seconds: int
 ) -> None:
     take = (lambda: bus.pull("mine", 1)) if pulled else (lambda: bus.take(["mine"], 1))

@@ -1,4 +1,4 @@
-"""What is known of each generation of Gemma: by names of the Hub, by configurations, and against each other."""
+"""The generations of Gemma: names on the Hub, configurations and consistency."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ TEMPLATES = Path(__file__).parents[3] / "trainer" / "conversation"
         ("google/gemma-4-31B-it-qat-q4_0-unquantized", "Gemma 4", 31.3),
     ],
 )
-def test_a_published_name_says_family_and_size(repository: str, family: str, billions: float) -> None:
-    found, size = families.of_name(repository), families.size_by_name(repository)
-    assert found is not None
+def test_a_published_name_gives_family_and_size(repository: str, family: str, billions: float) -> None:
+    named_family, size = families.of_name(repository), families.size_by_name(repository)
+    assert named_family is not None
     assert size is not None
-    assert (found.name, round(size.parameters / 1e9, 1)) == (family, billions)
+    assert (named_family.name, round(size.parameters / 1e9, 1)) == (family, billions)
     assert families.problem_of_name(repository) is None
 
 
@@ -71,7 +71,7 @@ def test_a_published_name_says_family_and_size(repository: str, family: str, bil
         "google/gemma-10-2b",
     ],
 )
-def test_what_is_not_trained_here_is_refused_by_its_name(repository: str) -> None:
+def test_a_model_that_is_not_supported_is_refused_by_its_name(repository: str) -> None:
     problem = families.problem_of_name(repository)
     assert problem is not None
     assert problem.code == "model_not_supported"
@@ -80,7 +80,7 @@ def test_what_is_not_trained_here_is_refused_by_its_name(repository: str) -> Non
 
 
 @pytest.mark.parametrize("repository", ["me/my-gemma-4b", "me/gemma-9b-chat", "me/assistants-of-mine", "me/llama-3-8b"])
-def test_a_name_that_says_nothing_is_let_through(repository: str) -> None:
+def test_a_name_of_no_known_model_is_not_refused(repository: str) -> None:
     assert families.problem_of_name(repository) is None
     assert families.size_by_name(repository) is None
 
@@ -105,7 +105,7 @@ def test_a_configuration_is_trained_or_refused_by_its_model_type(model_type: obj
     assert (problem and problem.code) == code
 
 
-def test_an_unknown_generation_is_called_one() -> None:
+def test_the_refusal_of_an_unknown_generation_says_that_it_is_one() -> None:
     problem = families.problem_of_config({"model_type": "gemma5_text"})
     assert problem is not None
     assert "gemma5_text is a generation of Gemma that this version does not know" in problem.msg
@@ -119,7 +119,7 @@ def test_families_share_no_name_and_no_model_type() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_a_familys_entries_belong_together(family: Family) -> None:
+def test_the_entries_of_a_family_are_consistent(family: Family) -> None:
     assert (TEMPLATES / family.turns.template).is_file()
     assert family.turns.start in (TEMPLATES / family.turns.template).read_text()
     assert family.turns.end in (TEMPLATES / family.turns.template).read_text()

@@ -1,4 +1,4 @@
-"""What is left of a record that cannot be read, and what is said of it: to the letter."""
+"""Records that cannot be read: the parts that are salvaged, and the error."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ WHOLE: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("nothing", ["{}", "not JSON", "[1]", "[" * 100_000])
-def test_of_nothing_there_is_a_job_that_says_nothing(nothing: str) -> None:
-    job = salvaged(nothing, FACTS)
+@pytest.mark.parametrize("content", ["{}", "not JSON", "[1]", "[" * 100_000])
+def test_a_record_without_readable_fields_becomes_a_job_with_empty_fields(content: str) -> None:
+    job = salvaged(content, FACTS)
     shown = job.model_dump(include=set(WHOLE))
     assert shown == dict.fromkeys(WHOLE, "") | {"status": "unknown", "updated_at": NOW}
     assert (job.job_id, job.created_at) == ("training_x", NOW)
 
 
-def test_what_cannot_be_read_is_set_aside_under_its_place_and_the_rest_stays() -> None:
+def test_unreadable_values_are_kept_by_path_and_the_rest_is_salvaged() -> None:
     broken = WHOLE | {
         "job_name": 7,
         "last_seq": "many",
@@ -57,11 +57,11 @@ def test_what_cannot_be_read_is_set_aside_under_its_place_and_the_rest_stays() -
     }
 
 
-def test_what_the_store_knows_counts_more_than_the_record() -> None:
+def test_the_columns_of_the_store_override_the_record() -> None:
     assert salvaged(json.dumps(WHOLE | {"modality": "text"}), FACTS | {"modality": "vision"}).modality == "vision"
 
 
-def test_an_error_names_three_faults_by_their_places_and_counts_the_others() -> None:
+def test_an_error_names_three_faults_by_path_and_counts_the_others() -> None:
     steps = {"train": {"attempt": "first"}}
     broken = WHOLE | FACTS | {"job_name": 7, "last_seq": "many", "relaunches": [], "version": "x", "steps": steps}
     with pytest.raises(RecordUnreadable) as caught:
@@ -73,5 +73,5 @@ def test_an_error_names_three_faults_by_their_places_and_counts_the_others() -> 
     assert "and 2 more" in text
 
 
-def test_the_ways_in_which_requests_come() -> None:
+def test_requests_from_pubsub_and_uploads_come_in_the_open() -> None:
     assert {source.value: source.in_the_open for source in Source} == {"http": False, "pubsub": True, "upload": True}

@@ -1,4 +1,4 @@
-"""Changes of a job that end a step, an attempt or a launch; its ids and the names of its secrets."""
+"""Changes of a job that end a step, attempt or launch; ids and secret names."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ def test_a_heartbeat_keeps_the_progress_unless_it_brings_a_newer_one() -> None:
     assert steps.heartbeat(job, mark, Progress(train_step=8), LATER).progress == Progress(train_step=8)
 
 
-def test_an_attempt_that_ended_without_a_word_crashed_as_far_as_anybody_knows() -> None:
+def test_an_attempt_that_ended_without_a_report_counts_as_crashed() -> None:
     job, _ = running(Step.TRAIN)
-    judged, _ = steps.judged(job, Step.TRAIN, round=1, cause=None, at=LATER)
-    assert [(each.cause, each.seconds) for each in judged.steps[Step.TRAIN].attempts] == [("crashed", 5)]
-    again, _ = steps.step_begun(job, Step.TRAIN, MINE, execution="x", at=LATER)
-    assert [(each.cause, each.seconds) for each in again.steps[Step.TRAIN].attempts] == [("crashed", 0)]
+    failed_attempt, _ = steps.judged(job, Step.TRAIN, round=1, cause=None, at=LATER)
+    assert [(each.cause, each.seconds) for each in failed_attempt.steps[Step.TRAIN].attempts] == [("crashed", 5)]
+    restarted, _ = steps.step_begun(job, Step.TRAIN, MINE, execution="x", at=LATER)
+    assert [(each.cause, each.seconds) for each in restarted.steps[Step.TRAIN].attempts] == [("crashed", 0)]
 
 
-def test_a_checkpoint_is_never_taken_back() -> None:
+def test_the_newest_checkpoint_never_decreases() -> None:
     job, mark = running(Step.TRAIN)
     for train_step, newest in ((4, 4), (2, 4), (9, 9)):
         job, _ = steps.checkpointed(job, mark, train_step=train_step, at=LATER)
@@ -74,8 +74,8 @@ def test_a_checkpoint_is_never_taken_back() -> None:
     assert job.steps[Step.TRAIN].heartbeat_at == LATER
 
 
-def test_a_step_begins_with_nothing_done_and_nothing_counted() -> None:
-    nothing = {
+def test_a_new_step_is_pending_and_new_progress_is_zero() -> None:
+    fresh = {
         "state": "pending",
         "attempt": 0,
         "execution": None,
@@ -89,7 +89,7 @@ def test_a_step_begins_with_nothing_done_and_nothing_counted() -> None:
         "fruitless": 0,
         "attempts": (),
     }
-    assert StepRecord().model_dump() == nothing
+    assert StepRecord().model_dump() == fresh
     counted = Progress().model_dump(exclude_none=True)
     assert counted == {"train_step": 0, "total_steps": 0, "epoch": 0.0}
 
@@ -98,7 +98,7 @@ def launched() -> Job:
     return launches.launched(new(), at=NOW, lease=LEASE - NOW)[0]
 
 
-def test_a_launch_that_nobody_claimed_is_counted_while_it_is_the_current_one() -> None:
+def test_an_unclaimed_launch_is_counted_while_it_is_the_current_one() -> None:
     job = launched()
     assert launches.launch_unclaimed(job, 1, cause="failed", at=NOW)[0].launch.unclaimed == 1
     claimed, _ = launches.claimed(job, MINE)
@@ -123,7 +123,7 @@ def test_the_execution_of_a_launch_is_remembered_while_it_is_the_current_one() -
         assert launches.launch_started(other, launch, "e1") == (other, ())
 
 
-def test_leases_double_with_each_launch_that_nobody_claimed_and_the_sixth_fails_the_job() -> None:
+def test_leases_double_with_each_unclaimed_launch_and_the_sixth_fails_the_job() -> None:
     job, leases = new(), []
     for number in range(1, 7):
         job, _ = launches.launched(job, at=NOW, lease=timedelta(minutes=3))
@@ -135,7 +135,7 @@ def test_leases_double_with_each_launch_that_nobody_claimed_and_the_sixth_fails_
     assert (job.status, job.error and job.error.code) == (Status.FAILED, "never_taken_up")
 
 
-def test_a_relaunch_takes_the_job_from_who_has_it() -> None:
+def test_a_relaunch_revokes_the_claim() -> None:
     job, _ = running(Step.TRAIN)
     job, (event,) = launches.relaunched(job, at=LATER, lease_until=LEASE, cause="lost")
     assert (job.claim, job.launch.number, job.launch.lease_until, job.relaunches) == (None, 2, LEASE, 1)
@@ -154,14 +154,14 @@ def test_a_relaunch_takes_the_job_from_who_has_it() -> None:
         ("chats", "me/gemma_x", "training_chats_gemma_x_0123456789ab"),
     ],
 )
-def test_an_id_names_the_dataset_and_the_model(dataset: str, model: str, job_id: str) -> None:
+def test_a_job_id_contains_the_dataset_and_the_model(dataset: str, model: str, job_id: str) -> None:
     assert new_job_id(dataset, model, key_hash="0123456789abcdef") == job_id
-    by_chance = new_job_id(dataset, model, key_hash=None, kind="export")
-    assert re.fullmatch(re.escape(job_id[len("training") : -12]) + "[0-9a-f]{12}", by_chance.removeprefix("export"))
+    random_id = new_job_id(dataset, model, key_hash=None, kind="export")
+    assert re.fullmatch(re.escape(job_id[len("training") : -12]) + "[0-9a-f]{12}", random_id.removeprefix("export"))
     assert re.fullmatch(r"[a-z0-9_-]{1,63}", job_id)
 
 
-def test_names_of_secrets_tell_whose_they_are() -> None:
+def test_the_name_of_a_secret_contains_its_job() -> None:
     name = secret_names.own_name("training_chats_gemma-3_0123", "hf_token", "fedcba")
     assert name == "gemtune-job-training_chats_gemma-3_0123-hf_token-fedcba"
     assert secret_names.job_of(name) == "training_chats_gemma-3_0123"
@@ -170,5 +170,5 @@ def test_names_of_secrets_tell_whose_they_are() -> None:
 
 
 def test_secrets_of_a_job_outlive_its_longest_step() -> None:
-    """Cloud Run ends a task after seven days at the latest."""
+    """Compare with the limit of Cloud Run, which ends tasks after seven days."""
     assert timedelta(days=8) == secret_names.SECRET_TTL
