@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gemtune.bootstrap import services
-from gemtune.jobs.record import Claim, Mark
+from gemtune.jobs.record import Claim, FencingToken
 from gemtune.jobs.status import Step
 from gemtune.request.exports import EXPORTS
 from gemtune.request.spec import ExportConfig, Spec
@@ -73,9 +73,9 @@ def _context(job_id: str, format: str, quantization: str, work: Path) -> Context
     job = here.store.get(job_id)
     spec = Spec.model_validate_json(here.buckets.config.read(job.spec_name))
     wanted = ExportConfig.model_validate({"format": format, "quantization": quantization})
-    mark = Mark(claim=Claim(launch=0, execution="bench"), step=Step.EXPORT, attempt=0)
+    fence = FencingToken(claim=Claim(launch=0, execution="bench"), step=Step.EXPORT, attempt=0)
     return Context(
-        job=job, spec=spec.model_copy(update={"export_config": wanted}), mark=mark, buckets=here.buckets,
+        job=job, spec=spec.model_copy(update={"export_config": wanted}), fence=fence, buckets=here.buckets,
         advance=here.advance, work=work, secret=lambda role: None, deadline=None, clock=here.clock,
         should_stop=lambda: False, llama_cpp=here.settings.llama_cpp,
     )  # fmt: skip

@@ -26,7 +26,7 @@ import psutil
 
 from gemtune.bootstrap import Services
 from gemtune.jobs import changes
-from gemtune.jobs.record import Artifact, Attempt, Figures, Job, Metrics, StepRecord
+from gemtune.jobs.record import Artifact, Attempt, EvaluationMetrics, Job, Metrics, StepRecord
 from gemtune.jobs.status import STEPS, Status
 from gemtune.local_server import server
 from gemtune.local_server.http_server import HOST
@@ -161,7 +161,7 @@ def _fill(services: Services) -> None:
 
 def _completed(job: Job) -> changes.Changed:
     at = job.created_at
-    figures = Figures(eval_loss=1.0, accuracy=0.5, perplexity=2.7)
+    figures = EvaluationMetrics(eval_loss=1.0, accuracy=0.5, perplexity=2.7)
     attempts = tuple(Attempt(attempt=number, seconds=60.0, checkpoint=number) for number in range(1, 4))
     step = StepRecord(state="done", attempt=3, execution="e", started_at=at, heartbeat_at=at, attempts=attempts)
     update = {

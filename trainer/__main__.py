@@ -19,7 +19,7 @@ from pathlib import Path
 
 from gemtune.bootstrap import Services, services
 from gemtune.errors import JobNotFound, ObjectNotFound, RecordUnreadable, SpecUnreadable, Stale, StepError
-from gemtune.jobs.record import Claim, Failure, Job, Mark
+from gemtune.jobs.record import Claim, Failure, FencingToken, Job
 from gemtune.jobs.status import Step
 from gemtune.redaction import RedactingFormatter, redact
 from gemtune.request.spec import Spec, read_spec
@@ -53,9 +53,9 @@ def main() -> int:
     if begun is None:
         log.info("%s is done already", step)
         return DONE
-    job, mark = begun
+    job, fence = begun
     try:
-        return _guarded(here, job, mark, arguments.seconds, stop)
+        return _guarded(here, job, fence, arguments.seconds, stop)
     except (Stale, JobNotFound) as error:
         log.info("this attempt is no longer the one: %s", error)
         return DONE
@@ -82,30 +82,30 @@ def _go_to_unsloth(here: Services, arguments: argparse.Namespace) -> None:
         log.error("%s cannot be run: %s", python, error)
 
 
-def _guarded(here: Services, job: Job, mark: Mark, seconds: int | None, stop: threading.Event) -> int:
+def _guarded(here: Services, job: Job, fence: FencingToken, seconds: int | None, stop: threading.Event) -> int:
     """Run the step, and put what ends it into the record. Raises Stale, JobNotFound."""
-    work = _work_folder(here, job, mark)
+    work = _work_folder(here, job, fence)
     try:
-        with Heartbeat(lambda: here.advance.heartbeat(job.job_id, mark)) as heartbeat:
-            context = _context(here, job, mark, seconds, work, stop, heartbeat)
-            log.info("%s of %s begins, attempt %d", mark.step, job.job_id, mark.attempt)
-            importlib.import_module(f"trainer.steps.{mark.step}").run(context)
+        with Heartbeat(lambda: here.advance.heartbeat(job.job_id, fence)) as heartbeat:
+            context = _context(here, job, fence, seconds, work, stop, heartbeat)
+            log.info("%s of %s begins, attempt %d", fence.step, job.job_id, fence.attempt)
+            importlib.import_module(f"trainer.steps.{fence.step}").run(context)
         return DONE
     except (Stale, JobNotFound):
         raise
     except StopRequested:
-        here.advance.stopped(job.job_id, mark, cause="sigterm")
+        here.advance.stop(job.job_id, fence, cause="sigterm")
         return DONE
     except StepError as error:
         log.error("%s: %s", error.code, error)
-        return _fail(here, job, mark, error.code, error.message, error.hint)
+        return _fail(here, job, fence, error.code, error.message, error.hint)
     except BaseException as error:
         if is_out_of_memory(error):
             hint = "lower batch_size or max_seq_length, or use a smaller base model"
             message = f"the machine's memory was not enough: {cause_of(error)}"
-            return _fail(here, job, mark, "out_of_memory", message, hint)
-        log.exception("%s crashed", mark.step)
-        here.advance.stopped(job.job_id, mark, cause=cause_of(error))
+            return _fail(here, job, fence, "out_of_memory", message, hint)
+        log.exception("%s crashed", fence.step)
+        here.advance.stop(job.job_id, fence, cause=cause_of(error))
         return CRASHED
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -113,19 +113,25 @@ def _guarded(here: Services, job: Job, mark: Mark, seconds: int | None, stop: th
             work.parent.rmdir()
 
 
-def _fail(here: Services, job: Job, mark: Mark, code: str, message: str, hint: str | None) -> int:
-    failure = Failure(code=code, message=redact(message), step=mark.step, hint=hint)
-    here.advance.failed(job.job_id, mark, failure)
+def _fail(here: Services, job: Job, fence: FencingToken, code: str, message: str, hint: str | None) -> int:
+    failure = Failure(code=code, message=redact(message), step=fence.step, hint=hint)
+    here.advance.fail(job.job_id, fence, failure)
     return FAILED
 
 
 def _context(
-    here: Services, job: Job, mark: Mark, seconds: int | None, work: Path, stop: threading.Event, heartbeat: Heartbeat
+    here: Services,
+    job: Job,
+    fence: FencingToken,
+    seconds: int | None,
+    work: Path,
+    stop: threading.Event,
+    heartbeat: Heartbeat,
 ) -> Context:
     return Context(
         job=job,
         spec=_spec(here, job),
-        mark=mark,
+        fence=fence,
         buckets=here.buckets,
         advance=here.advance,
         work=work,
@@ -148,12 +154,12 @@ def _spec(here: Services, job: Job) -> Spec:
         raise StepError("spec_missing", f"the job's configuration is gone: {error}", hint="submit it again") from error
 
 
-def _work_folder(here: Services, job: Job, mark: Mark) -> Path:
+def _work_folder(here: Services, job: Job, fence: FencingToken) -> Path:
     """An empty folder of this attempt. What killed attempts of the same step left is removed."""
     parent = here.settings.work / job.job_id
-    for old in parent.glob(f"{mark.step}-*"):
+    for old in parent.glob(f"{fence.step}-*"):
         shutil.rmtree(old, ignore_errors=True)
-    work = parent / f"{mark.step}-{mark.attempt}"
+    work = parent / f"{fence.step}-{fence.attempt}"
     work.mkdir(parents=True)
     return work
 

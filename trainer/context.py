@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemtune.jobs.record import Job, Mark
+from gemtune.jobs.record import FencingToken, Job
 from gemtune.machines.choice import LOCAL
 from gemtune.ports import Buckets, Clock
 from gemtune.request.spec import Spec
@@ -29,7 +29,7 @@ class Context:
 
     job: Job
     spec: Spec
-    mark: Mark
+    fence: FencingToken
     buckets: Buckets
     advance: Advance
     work: Path

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from gemtune.jobs.events import Event
-from gemtune.jobs.record import Job, JobSummary, Mark, Progress
+from gemtune.jobs.record import FencingToken, Job, JobSummary, Progress
 from gemtune.jobs.status import Status
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class JobStore(Protocol):
         """
         ...
 
-    def record_progress(self, job_id: str, mark: Mark, progress: Progress | None, at: datetime) -> None:
+    def record_progress(self, job_id: str, fence: FencingToken, progress: Progress | None, at: datetime) -> None:
         """Store a heartbeat and the progress of the running attempt; the job's version stays.
 
         Raises JobNotFound, and StaleClaim or StaleAttempt if another execution or attempt has taken over.

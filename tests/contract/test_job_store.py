@@ -19,7 +19,7 @@ from gemtune.errors import (
     VersionConflict,
 )
 from gemtune.jobs import changes, launches, steps
-from gemtune.jobs.record import Claim, Job, Mark, Progress
+from gemtune.jobs.record import Claim, FencingToken, Job, Progress
 from gemtune.jobs.status import Status, Step
 from gemtune.ports import JobStore
 from tests.fakes import FakeClock
@@ -27,20 +27,22 @@ from tests.unit.jobs.test_job import NOW, new
 
 
 def create(store: JobStore, job_id: str = "training_x", **fields: Any) -> Job:
-    job, (event,) = changes.accepted(new(job_id=job_id, **fields))
+    job, (event,) = changes.accept_job(new(job_id=job_id, **fields))
     return store.create(job, event).job
 
 
 def claim(store: JobStore, job_id: str = "training_x") -> Claim:
     mine = Claim(launch=1, execution="mine")
-    store.update(job_id, partial(launches.launched, at=NOW, lease=timedelta()))
-    store.update(job_id, partial(launches.claimed, claim=mine))
+    store.update(job_id, partial(launches.take_launch, at=NOW, lease=timedelta()))
+    store.update(job_id, partial(launches.claim_launch, claim=mine))
     return mine
 
 
-def begin(store: JobStore, mine: Claim) -> Mark:
-    change = partial(steps.step_begun, step=Step.PREPARE, claim=mine, execution="run", at=NOW)
-    return Mark(claim=mine, step=Step.PREPARE, attempt=store.update("training_x", change).steps[Step.PREPARE].attempt)
+def begin(store: JobStore, mine: Claim) -> FencingToken:
+    change = partial(steps.begin_attempt, step=Step.PREPARE, claim=mine, execution="run", at=NOW)
+    return FencingToken(
+        claim=mine, step=Step.PREPARE, attempt=store.update("training_x", change).steps[Step.PREPARE].attempt
+    )
 
 
 def test_what_is_created_is_what_is_read(store: JobStore) -> None:
@@ -50,15 +52,15 @@ def test_what_is_created_is_what_is_read(store: JobStore) -> None:
 
 def test_what_became_of_attempts_is_read_as_it_was_written(store: JobStore) -> None:
     create(store)
-    mark = begin(store, claim(store))
-    written = store.update("training_x", partial(steps.step_stopped, mark=mark, cause="sigterm", at=NOW))
+    fence = begin(store, claim(store))
+    written = store.update("training_x", partial(steps.stop_attempt, fence=fence, cause="sigterm", at=NOW))
     assert store.get("training_x").steps[Step.PREPARE] == written.steps[Step.PREPARE]
     assert written.steps[Step.PREPARE].attempts[0].cause == "sigterm"
 
 
 def test_of_thirty_creates_under_one_key_one_wins_and_the_others_learn_who(store: JobStore) -> None:
     def attempt(number: int) -> tuple[str, bool]:
-        job, (event,) = changes.accepted(new(job_id=f"training_{number}", idempotency_key="once"))
+        job, (event,) = changes.accept_job(new(job_id=f"training_{number}", idempotency_key="once"))
         created = store.create(job, event)
         return created.job.job_id, created.is_new
 
@@ -79,11 +81,11 @@ def test_the_same_key_of_another_source_is_another_job(store: JobStore) -> None:
 
 def test_of_thirty_claimants_one_wins(store: JobStore) -> None:
     create(store)
-    store.update("training_x", partial(launches.launched, at=NOW, lease=timedelta()))
+    store.update("training_x", partial(launches.take_launch, at=NOW, lease=timedelta()))
 
     def attempt(number: int) -> bool:
         try:
-            store.update("training_x", partial(launches.claimed, claim=Claim(launch=1, execution=f"e{number}")))
+            store.update("training_x", partial(launches.claim_launch, claim=Claim(launch=1, execution=f"e{number}")))
         except StaleClaim:
             return False
         return True
@@ -96,7 +98,7 @@ def test_concurrent_changes_leave_events_without_gaps(store: JobStore) -> None:
     create(store)
 
     def relaunch(number: int) -> None:
-        change = partial(launches.relaunched, at=NOW, lease_until=NOW, cause=str(number))
+        change = partial(launches.relaunch, at=NOW, lease_until=NOW, cause=str(number))
         store.update("training_x", change)
 
     with ThreadPoolExecutor(20) as pool:
@@ -139,7 +141,7 @@ def test_what_could_not_be_read_again_is_never_written(store: JobStore, wrong: d
         store.update("training_x", lambda job: (job.model_copy(update=wrong), events))
     assert store.get("training_x") == before
     assert [event.seq for event in store.events("training_x")] == [1]
-    job, (event,) = changes.accepted(new(job_id="training_y"))
+    job, (event,) = changes.accept_job(new(job_id="training_y"))
     with pytest.raises(RecordInvalid):
         store.create(job.model_copy(update=wrong), event)
     with pytest.raises(JobNotFound):
@@ -148,18 +150,18 @@ def test_what_could_not_be_read_again_is_never_written(store: JobStore, wrong: d
 
 def test_progress_of_a_wrong_type_is_never_written(store: JobStore) -> None:
     create(store)
-    mark = begin(store, claim(store))
+    fence = begin(store, claim(store))
     before = store.get("training_x")
     fast: Any = "fast"
     for progress in (fast, Progress(loss=1.5).model_copy(update={"loss": fast})):
         with pytest.raises(RecordInvalid):
-            store.record_progress("training_x", mark, progress, NOW)
+            store.record_progress("training_x", fence, progress, NOW)
     assert store.get("training_x") == before
 
 
 def test_a_version_that_is_not_the_records_is_refused(store: JobStore) -> None:
     job = create(store)
-    cancel = partial(changes.cancelled, at=NOW)
+    cancel = partial(changes.cancel_job, at=NOW)
     with pytest.raises(VersionConflict):
         store.update("training_x", cancel, version=job.version + 1)
     assert store.update("training_x", cancel, version=job.version).version == job.version + 1
@@ -167,9 +169,9 @@ def test_a_version_that_is_not_the_records_is_refused(store: JobStore) -> None:
 
 def test_progress_is_written_without_raising_the_version(store: JobStore) -> None:
     create(store)
-    mark = begin(store, claim(store))
+    fence = begin(store, claim(store))
     version = store.get("training_x").version
-    store.record_progress("training_x", mark, Progress(train_step=7, loss=1.5), NOW + timedelta(seconds=9))
+    store.record_progress("training_x", fence, Progress(train_step=7, loss=1.5), NOW + timedelta(seconds=9))
     job = store.get("training_x")
     assert (job.version, job.progress and job.progress.train_step) == (version, 7)
     assert job.steps[Step.PREPARE].heartbeat_at == NOW + timedelta(seconds=9)
@@ -182,7 +184,7 @@ def test_progress_of_an_older_attempt_or_claim_is_refused(store: JobStore) -> No
     begin(store, mine)
     with pytest.raises(StaleAttempt):
         store.record_progress("training_x", first, None, NOW)
-    store.update("training_x", partial(changes.cancelled, at=NOW))
+    store.update("training_x", partial(changes.cancel_job, at=NOW))
     with pytest.raises(StaleClaim):
         store.record_progress("training_x", first, None, NOW)
 
@@ -199,7 +201,7 @@ def test_published_is_never_lowered_and_tells_who_lags(store: JobStore) -> None:
 def test_events_are_read_from_where_one_stopped(store: JobStore) -> None:
     create(store)
     for number in range(4):
-        store.update("training_x", partial(launches.relaunched, at=NOW, lease_until=NOW, cause=str(number)))
+        store.update("training_x", partial(launches.relaunch, at=NOW, lease_until=NOW, cause=str(number)))
     assert [event.seq for event in store.events("training_x", after=2)] == [3, 4, 5]
     assert [event.seq for event in store.events("training_x", after=2, limit=1)] == [3]
     with pytest.raises(JobNotFound):
@@ -224,7 +226,7 @@ def test_pages_show_each_job_once_newest_first_while_jobs_are_added(store: JobSt
 def test_a_page_holds_only_what_was_asked_for(store: JobStore) -> None:
     for number in range(6):
         create(store, f"training_{number}", modality="vision" if number % 2 else "text")
-    store.update("training_0", partial(changes.cancelled, at=NOW))
+    store.update("training_0", partial(changes.cancel_job, at=NOW))
 
     def ids(status: Status | None, modality: str | None) -> list[str]:
         return [job.job_id for job in store.page(status=status, modality=modality, limit=9, page_token=None).jobs]
@@ -244,7 +246,7 @@ def test_a_page_token_of_somebody_elses_is_refused(store: JobStore, token: str) 
 def test_unfinished_leaves_out_what_is_over(store: JobStore) -> None:
     create(store, "training_a")
     create(store, "training_b")
-    store.update("training_a", partial(changes.cancelled, at=NOW))
+    store.update("training_a", partial(changes.cancel_job, at=NOW))
     assert [job.job_id for job in store.unfinished()] == ["training_b"]
 
 
@@ -260,7 +262,7 @@ def test_a_child_keeps_its_parent_from_being_deleted_unseen(store: JobStore) -> 
         store.delete(parent.job_id, version=parent.version, tombstone_until=NOW)
     seen = store.get(parent.job_id)
     assert seen == parent.model_copy(update={"version": parent.version + 1})
-    store.update("export_x", partial(changes.cancelled, at=NOW))
+    store.update("export_x", partial(changes.cancel_job, at=NOW))
     assert store.unfinished_children(parent.job_id) == []
     store.delete(parent.job_id, version=seen.version, tombstone_until=NOW)
     assert store.get("export_x").parent_job_id == parent.job_id

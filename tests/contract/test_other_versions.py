@@ -12,7 +12,7 @@ import pytest
 
 from gemtune.errors import IllegalMove, JobIsOver, JobIsRunning, JobNotFound, RecordUnreadable, StaleClaim
 from gemtune.jobs import changes, launches
-from gemtune.jobs.record import Claim, Job, JobSummary, Mark, Metrics, Progress, StepRecord, StepResult
+from gemtune.jobs.record import Claim, FencingToken, Job, JobSummary, Metrics, Progress, StepRecord, StepResult
 from gemtune.jobs.salvage import STAND_INS
 from gemtune.jobs.status import Status, Step
 from gemtune.ports import JobStore
@@ -33,7 +33,7 @@ def training(world: World) -> str:
         begun = services.advance.begin(job_id, step, claim, execution=f"run-{step}")
         assert begun is not None
         if step is Step.PREPARE:
-            services.advance.done(job_id, begun[1], StepResult(metrics=Metrics(baseline={"accuracy": 0.5})))
+            services.advance.finish(job_id, begun[1], StepResult(metrics=Metrics(baseline={"accuracy": 0.5})))
     services.advance.heartbeat(job_id, begun[1], Progress(train_step=7, loss=1.5))
     services.fan_out(job_id)
     return job_id
@@ -91,9 +91,9 @@ def test_a_newer_record_is_read_and_keeps_what_only_its_version_knows(backend: W
         before.steps[Step.PREPARE].seconds,
         before.spec_name,
     )
-    mark = Mark(claim=Claim(launch=1, execution="workflow"), step=Step.TRAIN, attempt=1)
-    backend.services.advance.checkpointed(job_id, mark, train_step=9)
-    backend.services.advance.heartbeat(job_id, mark)
+    fence = FencingToken(claim=Claim(launch=1, execution="workflow"), step=Step.TRAIN, attempt=1)
+    backend.services.advance.record_checkpoint(job_id, fence, train_step=9)
+    backend.services.advance.heartbeat(job_id, fence)
     backend.services.fan_out(job_id)
     written = backend.record(job_id)
     assert {place: at(written, place) for place in OF_TOMORROW} == OF_TOMORROW
@@ -127,9 +127,9 @@ def test_a_status_of_a_newer_version_is_shown_and_left_to_it_and_ended_by_the_us
     assert services.control.claim(job_id, claim) is None
     assert services.control.step_ended(job_id, claim, Step.TRAIN, round=1, error=None).verdict == "stop"
     with pytest.raises(StaleClaim):
-        services.advance.heartbeat(job_id, Mark(claim=claim, step=Step.TRAIN, attempt=1))
+        services.advance.heartbeat(job_id, FencingToken(claim=claim, step=Step.TRAIN, attempt=1))
     with pytest.raises(IllegalMove):
-        changes.moved(job, Status.TRAINING, at=NOW)
+        changes.change_status(job, Status.TRAINING, at=NOW)
     with pytest.raises(JobIsRunning):
         services.delete(job_id)
     assert services.cancel(job_id).status is Status.CANCELLED
@@ -332,7 +332,7 @@ def test_a_change_that_is_no_end_does_not_touch_what_cannot_be_read(backend: Wor
     before = backend.record(job_id)
     with pytest.raises(RecordUnreadable):
         backend.services.store.update(
-            job_id, lambda job: launches.relaunched(job, at=NOW, lease_until=NOW + timedelta(minutes=3), cause="x")
+            job_id, lambda job: launches.relaunch(job, at=NOW, lease_until=NOW + timedelta(minutes=3), cause="x")
         )
     assert backend.record(job_id) == before
 

@@ -96,7 +96,7 @@ def has_index(need: tuple[str, Sequence[tuple[str, str]]]) -> bool:
 
 def test_every_query_has_its_index_and_every_index_its_query(store: FirestoreStore, queries: list[Any]) -> None:
     for number in range(2):
-        job, (event,) = changes.accepted(new(job_id=f"training_{number}"))
+        job, (event,) = changes.accept_job(new(job_id=f"training_{number}"))
         store.create(job, event)
     queries.clear()
     use_every_query(store)
@@ -109,7 +109,7 @@ def test_every_query_has_its_index_and_every_index_its_query(store: FirestoreSto
 def test_a_page_of_two_thousand_jobs_costs_a_page_of_reads(store: FirestoreStore, queries: list[Any]) -> None:
     batch = store._client.bulk_writer()
     for number in range(2000):
-        job, _ = changes.accepted(
+        job, _ = changes.accept_job(
             new(
                 job_id=f"training_{number:04}",
                 created_at=NOW + timedelta(seconds=number),
@@ -133,10 +133,10 @@ def test_a_page_of_two_thousand_jobs_costs_a_page_of_reads(store: FirestoreStore
 def test_a_write_whose_answer_was_lost_is_not_done_twice(
     store: FirestoreStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job, (event,) = changes.accepted(new())
+    job, (event,) = changes.accept_job(new())
     store.create(job, event)
     losing_answers(monkeypatch)
-    change = partial(launches.relaunched, at=NOW, lease_until=NOW, cause="x")
+    change = partial(launches.relaunch, at=NOW, lease_until=NOW, cause="x")
     assert store.update(job.job_id, change).launch.number == 1
     assert store.get(job.job_id).launch.number == 1
     assert [event.seq for event in store.events(job.job_id)] == [1, 2]
@@ -159,20 +159,22 @@ def losing_answers(monkeypatch: pytest.MonkeyPatch, *, between: Callable[[], Non
 
 def test_a_create_whose_answer_was_lost_is_still_ours(store: FirestoreStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is told that another was first takes back the spec and the secrets."""
-    job, (event,) = changes.accepted(new(idempotency_key="k"))
+    job, (event,) = changes.accept_job(new(idempotency_key="k"))
     losing_answers(monkeypatch)
     assert store.create(job, event).is_new
-    another, (event,) = changes.accepted(new(job_id="training_y", idempotency_key="k", spec_name="specs/another.json"))
+    another, (event,) = changes.accept_job(
+        new(job_id="training_y", idempotency_key="k", spec_name="specs/another.json")
+    )
     assert not store.create(another, event).is_new
 
 
 def test_a_write_is_known_as_ours_though_others_wrote_after_it(
     store: FirestoreStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job, (event,) = changes.accepted(new())
+    job, (event,) = changes.accept_job(new())
     store.create(job, event)
     losing_answers(monkeypatch, between=lambda: store.mark_published(job.job_id, 1))
-    assert store.update(job.job_id, partial(changes.cancelled, at=NOW)).status == "cancelled"
+    assert store.update(job.job_id, partial(changes.cancel_job, at=NOW)).status == "cancelled"
     assert [event.seq for event in store.events(job.job_id)] == [1, 2]
 
 
@@ -184,14 +186,14 @@ def test_an_outage_is_an_error_and_not_a_wait(store: FirestoreStore, monkeypatch
         raise ServiceUnavailable("away")
 
     monkeypatch.setattr(FirestoreClient, "commit", away)
-    job, (event,) = changes.accepted(new())
+    job, (event,) = changes.accept_job(new())
     with pytest.raises(ServiceUnavailable):
         store.create(job, event)
     assert len(commits) == 1  # whoever calls decides whether to try again
 
 
 def test_an_event_says_when_it_may_be_deleted_and_is_read_without_it(store: FirestoreStore) -> None:
-    job, (event,) = changes.accepted(new(job_id="training_0"))
+    job, (event,) = changes.accept_job(new(job_id="training_0"))
     store.create(job, event)
     kept = store._client.collection(JOBS).document(job.job_id).collection(EVENTS).document("1").get().to_dict()
     assert kept is not None

@@ -245,7 +245,7 @@ def train(services: Services, job_id: str) -> None:
     for step in (Step.PREPARE, Step.TRAIN):
         begun = services.advance.begin(job_id, step, claim, execution="x")
         assert begun is not None
-        services.advance.done(job_id, begun[1])
+        services.advance.finish(job_id, begun[1])
 
 
 def test_artifacts_are_listed_with_a_link_that_reads_them(api: Any, services: Services) -> None:

@@ -21,7 +21,7 @@ def job_id(api: Any) -> str:
 
 def test_the_status_of_a_failed_job_says_why(api: Any, backend: World, job_id: str) -> None:
     now = backend.clock.now()
-    backend.services.store.update(job_id, lambda job: changes.failed(job, FAILURE, at=now))
+    backend.services.store.update(job_id, lambda job: changes.fail_job(job, FAILURE, at=now))
     shown = api.get(f"/jobs/{job_id}/status").json
     assert (shown["status"], shown["error"]) == ("failed", "row 3: not JSON")
     assert {name: shown["error_detail"][name] for name in ("code", "message", "step", "hint")} == {

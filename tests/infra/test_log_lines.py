@@ -37,8 +37,8 @@ def running(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Running:
 
 
 def test_a_failed_job_is_counted_once(running: Running, plan: Planned, caplog: pytest.LogCaptureFixture) -> None:
-    mark = running.begin(Step.PREPARE)
-    running.services.advance.failed(running.job_id, mark, Failure(code="bad_data", message="job x: job_failed"))
+    fence = running.begin(Step.PREPARE)
+    running.services.advance.fail(running.job_id, fence, Failure(code="bad_data", message="job x: job_failed"))
     running.services.fan_out(running.job_id)
     assert counted(plan, "failed_jobs", caplog.records) == [f"job {running.job_id}: job_failed"]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gemtune.errors import JobIsOver, JobNotFound, Stale
-from gemtune.jobs.record import Claim, Mark
+from gemtune.jobs.record import Claim, FencingToken
 from gemtune.jobs.status import Step
 from gemtune.ports import ExecutionState, Topic
 from tests.fakes import World
@@ -182,26 +182,26 @@ class Simulation:
             begun = self._written(lambda: advance.begin(job_id, step, claim, execution=f"run-{claim.execution}-{step}"))
             if begun is None:
                 return None
-            job, mark = begun
-            self._took(job_id, mark)
+            job, fence = begun
+            self._took(job_id, fence)
             yield
             first = job.steps[step].checkpoint
             for number in range(first + 1, CHECKPOINTS + 1) if step is Step.TRAIN else ():
-                self._written(lambda: advance.heartbeat(job_id, mark))
-                self._took(job_id, mark)
+                self._written(lambda: advance.heartbeat(job_id, fence))
+                self._took(job_id, fence)
                 yield
-                self._written(lambda number=number: advance.checkpointed(job_id, mark, train_step=number))
-                self._took(job_id, mark)
+                self._written(lambda number=number: advance.record_checkpoint(job_id, fence, train_step=number))
+                self._took(job_id, fence)
                 yield
-            self._written(lambda: self._done(job_id, mark))
+            self._written(lambda: self._done(job_id, fence))
         except (Stale, JobNotFound):
             return None
         return None
 
-    def _done(self, job_id: str, mark: Mark) -> None:
-        self.services.advance.done(job_id, mark)
-        self._took(job_id, mark)
-        if mark.step is Step.TRAIN:
+    def _done(self, job_id: str, fence: FencingToken) -> None:
+        self.services.advance.finish(job_id, fence)
+        self._took(job_id, fence)
+        if fence.step is Step.TRAIN:
             self.trained[job_id] = self.trained.get(job_id, 0) + 1
 
     def _written(self, write: Callable[[], Any]) -> Any:
@@ -212,11 +212,11 @@ class Simulation:
             raise Outage("the answer to the write was lost")
         return result
 
-    def _took(self, job_id: str, mark: Mark) -> None:
+    def _took(self, job_id: str, fence: FencingToken) -> None:
         """The store took a write of this attempt: then no newer one can have written before."""
-        newest = self.attempts.get((job_id, mark.step), 0)
-        assert mark.attempt >= newest, f"attempt {mark.attempt} of {mark.step} wrote after attempt {newest}"
-        self.attempts[(job_id, mark.step)] = mark.attempt
+        newest = self.attempts.get((job_id, fence.step), 0)
+        assert fence.attempt >= newest, f"attempt {fence.attempt} of {fence.step} wrote after attempt {newest}"
+        self.attempts[(job_id, fence.step)] = fence.attempt
 
     # What happens.
 

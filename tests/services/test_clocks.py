@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from gemtune.jobs import launches
-from gemtune.jobs.record import Claim, Job, Launch, Mark, Progress
+from gemtune.jobs.record import Claim, FencingToken, Job, Launch, Progress
 from gemtune.jobs.status import Step
 from gemtune.machines import cost
 from gemtune.ports import ExecutionState
@@ -51,10 +51,10 @@ def test_a_clock_that_is_set_back_anywhere_on_the_way_shortens_nothing(backend: 
     running = Running(backend)
     for step in Step:
         half()
-        mark = running.begin(step)
+        fence = running.begin(step)
         half()
-        running.services.advance.heartbeat(running.job_id, mark, Progress(train_step=1))
-        running.services.advance.done(running.job_id, mark)
+        running.services.advance.heartbeat(running.job_id, fence, Progress(train_step=1))
+        running.services.advance.finish(running.job_id, fence)
         assert running.ended(step) == "done"
     half()
     job = running.job
@@ -69,11 +69,11 @@ def test_a_clock_that_is_set_back_anywhere_on_the_way_shortens_nothing(backend: 
 @pytest.mark.parametrize("end", ["killed", "replaced", "cancelled", "failed"])
 def test_an_attempt_that_others_end_after_the_clock_was_set_back_took_no_time(running: Running, end: str) -> None:
     """Its own process could measure it, and is gone."""
-    mark = running.begin(Step.PREPARE)
+    fence = running.begin(Step.PREPARE)
     world = running.world
     world.clock.advance(seconds=5)
     world.clock.set_back(hours=1)
-    running.services.advance.heartbeat(running.job_id, mark)
+    running.services.advance.heartbeat(running.job_id, fence)
     if end == "killed":
         running.ended(Step.PREPARE, error="code 137")
     elif end == "replaced":
@@ -120,8 +120,8 @@ def test_a_lease_after_launches_that_nobody_claimed_is_as_long_as_it_was_made(mi
 
 
 def test_a_mark_from_before_its_begin_was_measured_is_timed_by_the_time_of_day(running: Running) -> None:
-    mark = running.begin(Step.PREPARE)
+    fence = running.begin(Step.PREPARE)
     running.world.clock.advance(seconds=7)
-    timed = Mark(claim=Claim(launch=1, execution="first"), step=mark.step, attempt=mark.attempt)
-    running.services.advance.stopped(running.job_id, timed, cause="x")
+    timed = FencingToken(claim=Claim(launch=1, execution="first"), step=fence.step, attempt=fence.attempt)
+    running.services.advance.stop(running.job_id, timed, cause="x")
     assert running.job.steps[Step.PREPARE].seconds == 7

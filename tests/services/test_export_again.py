@@ -42,8 +42,8 @@ def trained(world: World, **fields: Any) -> Running:
     running = Running(world, **fields)
     for step in (Step.PREPARE, Step.TRAIN):
         running.begin(step)
-        mark = running.begin(step)  # the second attempt of each
-        running.services.advance.done(running.job_id, mark, StepResult(metrics=Metrics(eval_loss=1.5)))
+        fence = running.begin(step)  # the second attempt of each
+        running.services.advance.finish(running.job_id, fence, StepResult(metrics=Metrics(eval_loss=1.5)))
     running.begin(Step.EXPORT)
     return running
 
@@ -102,7 +102,7 @@ def test_it_has_its_own_claim_and_its_own_end_and_runs_nothing_but_the_export(wo
     }
     begun = world.services.advance.begin(child.job_id, Step.EXPORT, claim, execution="x")
     assert begun is not None
-    world.services.advance.done(child.job_id, begun[1], StepResult(adapter_path="there"))
+    world.services.advance.finish(child.job_id, begun[1], StepResult(adapter_path="there"))
     events = world.services.store.events(child.job_id)
     assert [event.type for event in events] == ["job_queued", "job_exporting", "job_completed"]
     after = parent.job
@@ -124,11 +124,11 @@ def test_however_a_job_ended_what_it_trained_is_exported(world: World, end: str)
     running = trained(world)
     with pytest.raises(JobIsRunning):
         export_again(world, running.job_id)
-    mark = running.begin(Step.EXPORT)
+    fence = running.begin(Step.EXPORT)
     if end == "completed":
-        running.services.advance.done(running.job_id, mark)
+        running.services.advance.finish(running.job_id, fence)
     elif end == "failed":
-        running.services.advance.failed(running.job_id, mark, Failure(code="x", message="x"))
+        running.services.advance.fail(running.job_id, fence, Failure(code="x", message="x"))
     else:
         running.services.cancel(running.job_id)
     assert running.status == end
@@ -137,7 +137,7 @@ def test_however_a_job_ended_what_it_trained_is_exported(world: World, end: str)
 
 def test_a_job_that_did_not_finish_its_training_has_nothing_to_export(world: World) -> None:
     running = Running(world)
-    running.services.advance.done(running.job_id, running.begin(Step.PREPARE))
+    running.services.advance.finish(running.job_id, running.begin(Step.PREPARE))
     running.begin(Step.TRAIN)
     running.services.cancel(running.job_id)
     with pytest.raises(NothingTrained):

@@ -66,7 +66,7 @@ def test_prepare_decides_for_a_model_that_no_name_tells_the_size_of(cloud: World
     assert train_job(cloud, job_id) == "gemtune-train-l4"  # nobody runs it yet
     begun = cloud.services.advance.begin(job_id, Step.PREPARE, ME, execution="run")
     assert begun is not None
-    cloud.services.advance.done(job_id, begun[1], StepResult(machine="rtx-pro-6000"))
+    cloud.services.advance.finish(job_id, begun[1], StepResult(machine="rtx-pro-6000"))
     assert train_job(cloud, job_id) == "gemtune-train-rtx-pro-6000"
 
 

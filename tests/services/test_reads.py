@@ -93,7 +93,7 @@ def test_an_export_again_reads_the_spec_of_what_was_trained_and_no_dataset(world
 def trained(world: World) -> str:
     running = Running(world)
     for step in (Step.PREPARE, Step.TRAIN):
-        running.services.advance.done(running.job_id, running.begin(step))
+        running.services.advance.finish(running.job_id, running.begin(step))
     world.services.cancel(running.job_id)
     return running.job_id
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gemtune.errors import JobIsOver, JobIsRunning, JobNotFound, StaleAttempt, StaleClaim
-from gemtune.jobs.record import Claim, Failure, Mark
+from gemtune.jobs.record import Claim, Failure, FencingToken
 from gemtune.jobs.status import Step
 from gemtune.ports import ExecutionState, Topic
 from gemtune.services.control import Ruling
@@ -26,7 +26,7 @@ class Running:
         self.claim = Claim(launch=1, execution="first")
         assert world.services.control.claim(self.job_id, self.claim) is not None
 
-    def begin(self, step: Step, claim: Claim | None = None) -> Mark:
+    def begin(self, step: Step, claim: Claim | None = None) -> FencingToken:
         begun = self.services.advance.begin(self.job_id, step, claim or self.claim, execution=f"run-{step}")
         assert begun is not None
         return begun[1]
@@ -39,7 +39,7 @@ class Running:
 
     def complete(self) -> None:
         for step in Step:
-            self.services.advance.done(self.job_id, self.begin(step))
+            self.services.advance.finish(self.job_id, self.begin(step))
 
     @property
     def job(self) -> Any:
@@ -57,9 +57,9 @@ def running(world: World) -> Running:
 
 def test_a_job_goes_its_way_and_each_step_ends_with_a_verdict(running: Running) -> None:
     for step, status in zip(Step, ("preparing", "training", "exporting"), strict=True):
-        mark = running.begin(step)
+        fence = running.begin(step)
         assert running.status == status
-        running.services.advance.done(running.job_id, mark)
+        running.services.advance.finish(running.job_id, fence)
         assert running.ended(step) == "done"
     assert running.status == "completed"
     assert running.services.control.claim(running.job_id, running.claim) is None
@@ -105,29 +105,29 @@ def test_a_step_whose_executions_end_before_they_begin_fails_the_job_and_not_the
 def test_after_a_crash_there_is_time_for_what_was_away_and_after_a_checkpoint_there_is_none_to_lose(
     running: Running,
 ) -> None:
-    running.services.advance.done(running.job_id, running.begin(Step.PREPARE))
+    running.services.advance.finish(running.job_id, running.begin(Step.PREPARE))
     waits = []
     for round, train_step in enumerate((0, 0, 5, 5, 9), start=1):
-        mark = running.begin(Step.TRAIN)
-        running.services.advance.checkpointed(running.job_id, mark, train_step=train_step)
+        fence = running.begin(Step.TRAIN)
+        running.services.advance.record_checkpoint(running.job_id, fence, train_step=train_step)
         waits.append(running.ruling(Step.TRAIN, round).wait_seconds)
     assert waits == [10, 60, 0, 10, 0]
 
 
 def test_a_step_that_failed_for_good_stops_the_workflow(running: Running) -> None:
-    mark = running.begin(Step.PREPARE)
-    running.services.advance.failed(running.job_id, mark, Failure(code="bad_rows", message="row 3: not JSON"))
+    fence = running.begin(Step.PREPARE)
+    running.services.advance.fail(running.job_id, fence, Failure(code="bad_rows", message="row 3: not JSON"))
     assert running.ended(Step.PREPARE) == "stop"
     assert (running.status, running.job.error.code) == ("failed", "bad_rows")
 
 
 def test_a_step_of_a_cancelled_job_stops_at_its_next_word(running: Running) -> None:
-    mark = running.begin(Step.PREPARE)
+    fence = running.begin(Step.PREPARE)
     running.services.cancel(running.job_id)
     with pytest.raises(StaleClaim):
-        running.services.advance.heartbeat(running.job_id, mark)
+        running.services.advance.heartbeat(running.job_id, fence)
     with pytest.raises(StaleClaim):
-        running.services.advance.done(running.job_id, mark)
+        running.services.advance.finish(running.job_id, fence)
     assert running.ended(Step.PREPARE) == "stop"
     assert running.status == "cancelled"
 
@@ -223,14 +223,14 @@ def test_secrets_go_with_the_last_event_and_not_before(world: World) -> None:
 def test_an_execution_that_ended_before_its_job_is_replaced_three_times(running: Running, state: Any) -> None:
     claim = running.claim
     for launch in (2, 3, 4):
-        mark = running.begin(Step.PREPARE, claim)
+        fence = running.begin(Step.PREPARE, claim)
         running.world.launcher.states[claim.execution] = state
         running.services.sweep()
         assert running.world.launcher.started[-1] == (running.job_id, launch)
         claim = Claim(launch=launch, execution=f"launch-{launch}")
         assert running.services.control.claim(running.job_id, claim) is not None
         with pytest.raises((StaleClaim, StaleAttempt)):
-            running.services.advance.heartbeat(running.job_id, mark)
+            running.services.advance.heartbeat(running.job_id, fence)
     running.world.launcher.states[claim.execution] = state
     running.services.sweep()
     assert (running.status, running.job.error.code) == ("failed", "execution_lost")
@@ -260,8 +260,8 @@ def test_a_job_that_cannot_be_mended_keeps_the_sweep_from_no_other(world: World)
 def test_a_step_begun_twice_belongs_to_the_later_one(running: Running) -> None:
     first, second = running.begin(Step.PREPARE), running.begin(Step.PREPARE)
     with pytest.raises(StaleAttempt):
-        running.services.advance.done(running.job_id, first)
-    running.services.advance.done(running.job_id, second)
+        running.services.advance.finish(running.job_id, first)
+    running.services.advance.finish(running.job_id, second)
     assert running.services.advance.begin(running.job_id, Step.PREPARE, running.claim, execution="x") is None
 
 
@@ -294,7 +294,7 @@ def test_a_launch_whose_execution_nobody_noted_is_repeated_when_its_lease_is_ove
     """Whoever dispatched it died, or lost the store, after the execution was created."""
     job_id = world.submit()
     with monkeypatch.context() as dying:
-        dying.setattr("gemtune.jobs.launches.launch_started", lambda *args: 1 / 0)
+        dying.setattr("gemtune.jobs.launches.record_execution", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             world.services.dispatch.launch(job_id)
     world.services.dispatch.launch(job_id)

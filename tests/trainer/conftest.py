@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gemtune.clock import SystemClock
-from gemtune.jobs.record import Claim, Job, Mark
+from gemtune.jobs.record import Claim, FencingToken, Job
 from gemtune.jobs.status import Step
 from gemtune.request.spec import Spec
 from tests import rows, tiny_gemma
@@ -71,7 +71,7 @@ class Bench:
             content = "".join(json.dumps(row) + "\n" for row in content).encode()
         self.services.buckets.data.write(f"processed_datasets/chats/{split}.{suffix}", content)
 
-    def begin(self, step: Step) -> tuple[Job, Mark]:
+    def begin(self, step: Step) -> tuple[Job, FencingToken]:
         if not self.job_id:
             self.job_id = self.world.submit(training=self.training, export_config=self.export, **self.fields)
             self.services.dispatch.launch(self.job_id)
@@ -83,15 +83,15 @@ class Bench:
     def context(
         self, step: Step, *, deadline: float | None = None, should_stop: Callable[[], bool] = lambda: False
     ) -> Context:
-        job, mark = self.begin(step)
-        work = self.services.settings.work / self.job_id / f"{step}-{mark.attempt}"
+        job, fence = self.begin(step)
+        work = self.services.settings.work / self.job_id / f"{step}-{fence.attempt}"
         work.mkdir(parents=True)
         spec = Spec.model_validate_json(self.services.buckets.config.read(job.spec_name))
         advance = self.services.advance
         return Context(
             job,
             spec,
-            mark,
+            fence,
             self.services.buckets,
             advance,
             work,
@@ -115,8 +115,8 @@ class Bench:
 
     def another_attempt(self, context: Context) -> Context:
         """The same step, begun once more: the first one is an older attempt now."""
-        job, mark = self.begin(context.mark.step)
-        return replace(context, job=job, mark=mark)
+        job, fence = self.begin(context.fence.step)
+        return replace(context, job=job, fence=fence)
 
     @property
     def job(self) -> Job:

@@ -55,6 +55,6 @@ def leave(bench: Bench, *, prepare: bool = True) -> Bench:
         adapter(bench.base, folder)
     else:
         shutil.copytree(bench.base, folder)
-    manifest.publish(context.buckets.export, folder, f"{context.prefix}/{place}/{context.mark.attempt}")
-    context.advance.done(context.job.job_id, context.mark)
+    manifest.publish(context.buckets.export, folder, f"{context.prefix}/{place}/{context.fence.attempt}")
+    context.advance.finish(context.job.job_id, context.fence)
     return bench

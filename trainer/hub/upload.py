@@ -159,7 +159,7 @@ def push(context: Context, folder: Path, artifacts: Sequence[Artifact]) -> str:
     """
     repository = context.spec.export_config.hf_repo_id
     assert repository is not None, "the request's rules let no hfhub through without one"
-    context.advance.recorded(context.job.job_id, context.mark, artifacts)
+    context.advance.record_artifacts(context.job.job_id, context.fence, artifacts)
     upload = Upload(
         folder,
         repository,

@@ -47,12 +47,12 @@ def run(context: Context) -> None:
 
         place = upload.push(context, exported.folder, exported.artifacts)
     result = StepResult(adapter_path=place, artifacts=tuple(exported.artifacts), certificate=exported.parity)
-    context.advance.done(context.job.job_id, context.mark, result)
+    context.advance.finish(context.job.job_id, context.fence, result)
 
 
 def _of_an_earlier_attempt(context: Context) -> Exported | None:
     """What was whole before the Hub was away, or the record could be told: nothing of it is made again."""
-    for attempt in range(context.mark.attempt - 1, 0, -1):
+    for attempt in range(context.fence.attempt - 1, 0, -1):
         prefix = f"{context.prefix}/export/{attempt}"
         copy = manifest.read_whole(context.buckets.export, prefix)
         if copy is None:
@@ -76,7 +76,7 @@ def _exported(context: Context) -> Exported:
         context.spec, trained, held_out_rows.collect(trained.prepared, trained.folder), folder, context.work,
         context.llama_cpp, note=note, check_stop=context.check_stop,
     )  # fmt: skip
-    export, prefix = context.buckets.export, f"{context.prefix}/export/{context.mark.attempt}"
+    export, prefix = context.buckets.export, f"{context.prefix}/export/{context.fence.attempt}"
     files = manifest.describe(export, folder, prefix)
     trained_with = versions.read(trained.folder)
     card = model_card(context.job, context.spec, files, parity, at=context.clock.now(), trained_with=trained_with)

@@ -105,12 +105,12 @@ def run(context: Context) -> None:
     report["samples"] = train.samples
     (output / "prepared.json").write_text(json.dumps(summary, indent=1))
     (output / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False))
-    manifest.publish(context.buckets.export, output, f"{context.prefix}/prepared/{context.mark.attempt}")
+    manifest.publish(context.buckets.export, output, f"{context.prefix}/prepared/{context.fence.attempt}")
     log.info("%d rows to train on, %d held out, %d refused", rows, eval_rows, train.refused_rows)
     for warning in warnings:
         log.warning("%s; %s", warning.message, warning.hint)
     result = StepResult(machine=machine, export_machine=export_machine, warnings=warnings)
-    context.advance.done(context.job.job_id, context.mark, result)
+    context.advance.finish(context.job.job_id, context.fence, result)
 
 
 def _machines(context: Context, provided: Mapping[str, str], longest_row: int) -> tuple[str | None, str | None]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gemtune.errors import ObjectNotFound
-from gemtune.jobs.record import Figures, Metrics, Progress, StepResult
+from gemtune.jobs.record import EvaluationMetrics, Metrics, Progress, StepResult
 from gemtune.jobs.status import Step
 from gemtune.request.rl_spec import DpoConfig, GrpoConfig
 from gemtune.request.spec import Spec, TrainingConfig
@@ -55,7 +55,7 @@ def _train(context: Context, tracking: Tracking) -> None:
 
     _seed(config.seed)
     attempt = _Attempt(context, ProgressLog(
-        export, f"{context.prefix}/metrics/{context.mark.attempt}.jsonl", _reporter(context), context.clock, tracking
+        export, f"{context.prefix}/metrics/{context.fence.attempt}.jsonl", _reporter(context), context.clock, tracking
     ))  # fmt: skip
     with refuse_unsupported_model(config.base_model_id):
         trainer = _make(Setup(
@@ -83,11 +83,11 @@ def _train(context: Context, tracking: Tracking) -> None:
     engine.save(trainer.model, folder)
     tokenizer_files.add_tokenizer(base, folder)
     versions.write(folder)
-    artifacts = manifest.publish(export, folder, f"{context.prefix}/{place}/{context.mark.attempt}")
+    artifacts = manifest.publish(export, folder, f"{context.prefix}/{place}/{context.fence.attempt}")
     found = dict(figures or {}) | {"train_step": best or state.global_step, "train_loss": _train_loss(trainer)}
     metrics = Metrics.model_validate(found | {"baseline": baseline})
     result = StepResult(metrics=metrics, artifacts=tuple(artifacts))
-    context.advance.done(context.job.job_id, context.mark, result)
+    context.advance.finish(context.job.job_id, context.fence, result)
     export.delete_prefix(f"{context.prefix}/checkpoints/")
 
 
@@ -116,7 +116,7 @@ def _finished(context: Context, trainer: JobTrainer, attempt: _Attempt) -> bool:
         return True
     attempt.progress.flush()
     log.info("stopped at train_step %d: %s", trainer.state.global_step, attempt.stop_cause)
-    context.advance.stopped(context.job.job_id, context.mark, cause=attempt.stop_cause)
+    context.advance.stop(context.job.job_id, context.fence, cause=attempt.stop_cause)
     return False
 
 
@@ -190,15 +190,17 @@ class _Attempt:
         began = self.context.clock.monotonic()
         context, export = self.context, self.context.buckets.export
         self.progress.flush()  # raises when the job is no longer ours, before anything is written
-        checkpoints.save(export, folder, job_prefix=context.prefix, attempt=context.mark.attempt, train_step=train_step)
-        context.advance.checkpointed(context.job.job_id, context.mark, train_step=train_step)
+        checkpoints.save(
+            export, folder, job_prefix=context.prefix, attempt=context.fence.attempt, train_step=train_step
+        )
+        context.advance.record_checkpoint(context.job.job_id, context.fence, train_step=train_step)
         checkpoints.prune(export, context.prefix, best=best)
         self.progress.tracking.keep()
         self.last_step_at = self.context.clock.monotonic()
         self.save_seconds = max(self.save_seconds, self.last_step_at - began)
 
 
-def _take_best(context: Context, trainer: JobTrainer, last: Figures | None) -> int | None:
+def _take_best(context: Context, trainer: JobTrainer, last: EvaluationMetrics | None) -> int | None:
     """Whose weights the trainer has now, where the best ones are wanted and are not the last ones."""
     from trainer.training import best_weights, job_trainer
 
@@ -209,15 +211,15 @@ def _take_best(context: Context, trainer: JobTrainer, last: Figures | None) -> i
 
 
 def _reporter(context: Context) -> Callable[[Progress], None]:
-    return lambda progress: context.advance.heartbeat(context.job.job_id, context.mark, progress)
+    return lambda progress: context.advance.heartbeat(context.job.job_id, context.fence, progress)
 
 
-def _baseline(context: Context, trainer: JobTrainer) -> Figures:
+def _baseline(context: Context, trainer: JobTrainer) -> EvaluationMetrics:
     """The base model's figures: a fresh adapter changes nothing (its B is zero), and a resumed one is not loaded yet.
     Kept beside the loss curve, so that a resumed training need not evaluate again."""
     export, name = context.buckets.export, f"{context.prefix}/metrics/baseline.json"
     try:
-        return Figures.model_validate_json(export.read(name))
+        return EvaluationMetrics.model_validate_json(export.read(name))
     except ObjectNotFound:
         figures = trainer.figures()
         export.write(name, figures.model_dump_json().encode())

@@ -14,7 +14,7 @@ from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import FusedCausalLMOutput
 
-from gemtune.jobs.record import Figures
+from gemtune.jobs.record import EvaluationMetrics
 from gemtune.request import rl_spec
 from trainer.base_model.language_model import unwrapped
 from trainer.rows.encoder import UNTRAINED
@@ -74,7 +74,7 @@ class DpoTrainer(DPOTrainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         return log_figures(self, self.figures())
 
-    def figures(self) -> Figures:
+    def figures(self) -> EvaluationMetrics:
         """Return the figures of the model as it is now on all held-out pairs together, however they are batched."""
         was_training = self.model.training
         self.model.eval()
@@ -84,7 +84,7 @@ class DpoTrainer(DPOTrainer):
             for batch in self.get_eval_dataloader():
                 self.prediction_step(self.model, batch, prediction_loss_only=True)
             loss = self._loss_of_all(self._scores)
-            return Figures(
+            return EvaluationMetrics(
                 eval_loss=loss, margin=found["rewards/margins"][-1], preference_accuracy=found["rewards/accuracies"][-1]
             )
         finally:

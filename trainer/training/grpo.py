@@ -14,7 +14,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from gemtune.errors import StepError
-from gemtune.jobs.record import Figures
+from gemtune.jobs.record import EvaluationMetrics
 from gemtune.request import rl_spec
 from trainer.rows import rewards
 from trainer.rows.prepared import PICTURES
@@ -134,7 +134,7 @@ class GrpoTrainer(GRPOTrainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         return log_figures(self, self.figures())
 
-    def figures(self) -> Figures:
+    def figures(self) -> EvaluationMetrics:
         """Of the model as it is now: the mean reward of one completion a held-out prompt, sampled as in training, but
         from the seed: the same model gets the same, and training goes on as if nothing had been sampled."""
         was_training = self.model.training
@@ -151,7 +151,7 @@ class GrpoTrainer(GRPOTrainer):
         judged = torch.cat(self._evaluated)  # (prompts, rewards), no number where a reward cannot judge
         reward = float((judged * self.reward_weights.double()).nansum(dim=1).mean())
         parts = zip(self.reward_func_names, judged.nanmean(dim=0).tolist(), strict=True)
-        return Figures(reward=reward, rewards={name: part for name, part in parts if not math.isnan(part)})
+        return EvaluationMetrics(reward=reward, rewards={name: part for name, part in parts if not math.isnan(part)})
 
     def unlogged(self) -> dict[str, list[float]]:
         return self._metrics["train"]

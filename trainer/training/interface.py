@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
     from transformers.trainer_callback import CallbackHandler
 
-    from gemtune.jobs.record import Figures
+    from gemtune.jobs.record import EvaluationMetrics
     from gemtune.request.spec import TrainingConfig
     from trainer.base_model.language_model import LanguageModel
     from trainer.model.engines.interface import Loaded
@@ -29,7 +29,7 @@ class Hooks:
     """
 
     stepped: Callable[[JobTrainer, Mapping[str, float]], None]
-    evaluated: Callable[[int, Figures], None]
+    evaluated: Callable[[int, EvaluationMetrics], None]
     saved: Callable[[int, Path, int | None], None]
     must_stop: Callable[[], bool]
 
@@ -77,7 +77,7 @@ class JobTrainer(Protocol):
         """Train to the end, or until a hook stops it. Raises what hooks raise, StepError `loss_not_finite`."""
         ...
 
-    def figures(self) -> Figures:
+    def figures(self) -> EvaluationMetrics:
         """Metrics of the model as it is now, on the held-out rows."""
         ...
 

@@ -12,7 +12,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl,
 from transformers.trainer_callback import ExportableState
 
 from gemtune.errors import StepError
-from gemtune.jobs.record import Figures
+from gemtune.jobs.record import EvaluationMetrics
 from gemtune.request import schedule
 from gemtune.request.spec import TrainingConfig
 from trainer.model.on_cpu.primitive_cache import keep_less_code
@@ -113,7 +113,7 @@ class JobCallback(TrainerCallback):
         self._hooks.saved(state.global_step, folder, state.best_global_step)
 
 
-def logged(figures: Figures) -> dict[str, float]:
+def logged(figures: EvaluationMetrics) -> dict[str, float]:
     """Our figures under the names that the trainer logs, schedules and stops early by."""
     return {f"eval_{name.removeprefix('eval_')}": value for name, value in figures.by_name().items()}
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gemtune.jobs.record import Figures
+from gemtune.jobs.record import EvaluationMetrics
 
 if TYPE_CHECKING:
     import torch
@@ -35,12 +35,12 @@ class Sums:
     correct: int = 0
     tokens: int = 0
 
-    def figures(self, wanted: Iterable[str]) -> Figures:
+    def figures(self, wanted: Iterable[str]) -> EvaluationMetrics:
         """The loss, and of accuracy and perplexity those that are wanted. Raises ValueError without tokens."""
         if self.tokens == 0:
             raise ValueError("no token was evaluated")
         loss = self.loss / self.tokens
-        return Figures(
+        return EvaluationMetrics(
             eval_loss=loss,
             accuracy=self.correct / self.tokens if "accuracy" in wanted else None,
             perplexity=_exp(loss) if "perplexity" in wanted else None,

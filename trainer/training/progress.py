@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gemtune.jobs.record import Figures, Progress
+from gemtune.jobs.record import EvaluationMetrics, Progress
 from gemtune.ports import Clock, Objects
 from trainer.training.tracking import Tracking
 
@@ -80,7 +80,7 @@ class ProgressLog:
         self._latest = (self._latest or Progress()).model_copy(update=there)
         self.flush()
 
-    def evaluated(self, train_step: int, figures: Figures) -> None:
+    def evaluated(self, train_step: int, figures: EvaluationMetrics) -> None:
         self._line({"train_step": train_step, **figures.by_name(), "at": self.clock.now().isoformat()})
         self.tracking.evaluated(train_step, figures)
 

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer, Trainer
 
 from gemtune.families import of_model_type
-from gemtune.jobs.record import Figures
+from gemtune.jobs.record import EvaluationMetrics
 from trainer.model.engines.interface import Loaded
 from trainer.model.hidden_states import predictions
 from trainer.model.loss_head import log_probabilities
@@ -94,7 +94,7 @@ def log_probabilities_in(
     return logs, entropies
 
 
-def log_figures(trainer: JobTrainer, figures: Figures) -> dict[str, float]:
+def log_figures(trainer: JobTrainer, figures: EvaluationMetrics) -> dict[str, float]:
     """TRL's own `log` would add to them what it has of the train_step under way."""
     assert isinstance(trainer, Trainer)
     entry = logged(figures)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from transformers import Trainer, TrainingArguments
 
-from gemtune.jobs.record import Figures
+from gemtune.jobs.record import EvaluationMetrics
 from trainer.base_model.language_model import unwrapped
 from trainer.model import gradient_checkpointing, row_attention
 from trainer.model.hidden_states import predictions
@@ -84,7 +84,7 @@ class SftTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, entry)
         return entry
 
-    def figures(self) -> Figures:
+    def figures(self) -> EvaluationMetrics:
         """Loss, accuracy and perplexity of the model as it is now, on the held-out rows."""
         return metrics.evaluate(self.model, self.get_eval_dataloader(), self.compute_dtype).figures(self.wanted_metrics)
 

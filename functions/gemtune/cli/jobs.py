@@ -90,7 +90,7 @@ def delete(connection: Connection, job_id: str) -> None:
 
 
 def _print_job(job: dict[str, Any]) -> None:
-    from gemtune.jobs.record import Figures
+    from gemtune.jobs.record import EvaluationMetrics
 
     for name in (
         "job_id",
@@ -111,7 +111,9 @@ def _print_job(job: dict[str, Any]) -> None:
     if job["progress"]:
         click.echo(f"{'progress:':22}{following.progress_of(job['progress'])}")
     for title, figures in (("metrics:", job["metrics"]), ("base model:", (job["metrics"] or {}).get("baseline"))):
-        shown = Figures.model_validate({n: (figures or {}).get(n) for n in Figures.model_fields}).by_name()
+        shown = EvaluationMetrics.model_validate(
+            {n: (figures or {}).get(n) for n in EvaluationMetrics.model_fields}
+        ).by_name()
         if shown:
             whose = (figures or {}).get("train_step")
             after = "" if whose is None else f", after train_step {whose}"

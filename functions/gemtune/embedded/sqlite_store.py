@@ -15,8 +15,8 @@ from gemtune.errors import JobNotFound, JobWasDeleted, RecordUnreadable, Version
 from gemtune.jobs import changes, steps, stored
 from gemtune.jobs.events import Event
 from gemtune.jobs.page_tokens import Place, place_of, token_of
-from gemtune.jobs.record import Job, JobSummary, Mark, Progress
-from gemtune.jobs.salvage import salvaged
+from gemtune.jobs.record import FencingToken, Job, JobSummary, Progress
+from gemtune.jobs.salvage import salvage_job
 from gemtune.jobs.status import FINAL, UNFINISHED, Status
 from gemtune.ports import Change, Clock, CreateResult, Page
 
@@ -76,14 +76,14 @@ class SqliteStore:
             after, events = change(before)
             if after is before:
                 return before
-            after = changes.stamped(after, before, at=self._clock.now())
+            after = changes.with_next_version(after, before, at=self._clock.now())
             self._save(connection, after)
             self._write_events(connection, events)
         return after
 
-    def record_progress(self, job_id: str, mark: Mark, progress: Progress | None, at: datetime) -> None:
+    def record_progress(self, job_id: str, fence: FencingToken, progress: Progress | None, at: datetime) -> None:
         with self._database.write(durable=False) as connection:  # the next one says it again
-            job = steps.heartbeat(self._get(connection, job_id), mark, progress, at)
+            job = steps.record_heartbeat(self._get(connection, job_id), fence, progress, at)
             self._save(connection, job)
 
     def mark_published(self, job_id: str, seq: int) -> None:
@@ -170,7 +170,7 @@ class SqliteStore:
         except RecordUnreadable:
             newest = connection.execute("SELECT max(seq) FROM events WHERE job_id = ?", (job_id,)).fetchone()[0]
             facts = {name: row[name] for name in row.keys() if name != "record"}  # noqa: SIM118 - a Row is no mapping
-            return salvaged(row["record"], facts | {"last_seq": max(row["last_seq"], newest or 0)})
+            return salvage_job(row["record"], facts | {"last_seq": max(row["last_seq"], newest or 0)})
 
     def _insert(self, connection: sqlite3.Connection, job: Job) -> None:
         columns = _columns(job)

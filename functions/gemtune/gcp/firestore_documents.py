@@ -12,7 +12,7 @@ from gemtune.jobs import stored
 from gemtune.jobs.events import Event
 from gemtune.jobs.page_tokens import Place, token_of
 from gemtune.jobs.record import Job, JobSummary
-from gemtune.jobs.salvage import salvaged
+from gemtune.jobs.salvage import salvage_job
 
 # How long an event is kept: by a TTL policy on `expire_at`, which Terraform makes.
 EVENTS_KEPT = timedelta(days=400)
@@ -39,7 +39,7 @@ def salvaged_from(snapshot: Snapshot, newest_event: int) -> Job:
     fields = _fields(snapshot)
     numbers = [number for number in (fields.get("last_seq"), newest_event) if isinstance(number, int)]
     facts = {"job_id": snapshot.id, "created_at": _created_at(snapshot), "last_seq": max(numbers)}
-    return salvaged(fields, facts)
+    return salvage_job(fields, facts)
 
 
 def summary_of(snapshot: Snapshot) -> JobSummary:

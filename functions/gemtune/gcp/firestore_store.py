@@ -37,7 +37,7 @@ from gemtune.gcp.firestore_documents import (
 from gemtune.jobs import changes, steps
 from gemtune.jobs.events import Event
 from gemtune.jobs.page_tokens import place_of
-from gemtune.jobs.record import Job, Mark, Progress
+from gemtune.jobs.record import FencingToken, Job, Progress
 from gemtune.jobs.status import UNFINISHED, Status, is_final
 from gemtune.jobs.stored import SHOWN_IN_LISTS
 from gemtune.ports import Change, Clock, CreateResult, Page
@@ -100,12 +100,12 @@ class FirestoreStore:
             after, events = change(before)
             if after is before:
                 return before, ()
-            return changes.stamped(after, before, at=self._clock.now()), events
+            return changes.with_next_version(after, before, at=self._clock.now()), events
 
         return self._change(job_id, decide, salvage=salvage)
 
-    def record_progress(self, job_id: str, mark: Mark, progress: Progress | None, at: datetime) -> None:
-        self._change(job_id, lambda job: (steps.heartbeat(job, mark, progress, at), ()))
+    def record_progress(self, job_id: str, fence: FencingToken, progress: Progress | None, at: datetime) -> None:
+        self._change(job_id, lambda job: (steps.record_heartbeat(job, fence, progress, at), ()))
 
     def mark_published(self, job_id: str, seq: int) -> None:
         def decide(job: Job) -> changes.Changed:

@@ -14,7 +14,7 @@ from gemtune.jobs.status import FINAL, Status, Step, moves_from
 Changed = tuple[Job, Sequence[Event]]
 
 
-def accepted(job: Job) -> Changed:
+def accept_job(job: Job) -> Changed:
     """A new job with its first event."""
     origin = {} if job.parent_job_id is None else {"parent_job_id": job.parent_job_id}
     return with_event(job, "job_queued", job.created_at, **origin)
@@ -33,7 +33,7 @@ def steps_of_export(parent: Job) -> Mapping[Step, StepRecord]:
     return {**brought, Step.EXPORT: StepRecord()}
 
 
-def moved(job: Job, to: Status, *, at: datetime, **details: Any) -> Changed:
+def change_status(job: Job, to: Status, *, at: datetime, **details: Any) -> Changed:
     """The job after one move, and the event that tells of it. Raises IllegalMove."""
     untrained = (job.status, to) == (Status.QUEUED, Status.EXPORTING) and not job.has_trained
     if untrained or to not in moves_from(job.status):
@@ -49,26 +49,28 @@ def moved(job: Job, to: Status, *, at: datetime, **details: Any) -> Changed:
     return with_event(job, f"job_{to}", at, **details)
 
 
-def failed(job: Job, failure: Failure, *, at: datetime, ran: float | None = None) -> Changed:
+def fail_job(job: Job, failure: Failure, *, at: datetime, ran: float | None = None) -> Changed:
     """The job will not be tried again. `ran`: see `ended`. Raises IllegalMove when it is over."""
     for step, record in job.steps.items():
         if record.state == "running":
-            job = with_step(job, step, ended(record, "failed", at, failure.code, ran))
+            job = with_step(job, step, end_attempt(record, "failed", at, failure.code, ran))
     job = job.model_copy(update={"error": failure})
-    return moved(job, Status.FAILED, at=at, code=failure.code, message=failure.message)
+    return change_status(job, Status.FAILED, at=at, code=failure.code, message=failure.message)
 
 
-def cancelled(job: Job, *, at: datetime) -> Changed:
+def cancel_job(job: Job, *, at: datetime) -> Changed:
     """Raises JobIsOver."""
     if job.is_over:
         raise JobIsOver(job.job_id, job.status)
     for step, record in job.steps.items():
         if record.state == "running":
-            job = with_step(job, step, ended(record, "stopped", at, "cancelled"))
-    return moved(job, Status.CANCELLED, at=at)
+            job = with_step(job, step, end_attempt(record, "stopped", at, "cancelled"))
+    return change_status(job, Status.CANCELLED, at=at)
 
 
-def ended(step: StepRecord, state: StepState, at: datetime, cause: str | None, ran: float | None = None) -> StepRecord:
+def end_attempt(
+    step: StepRecord, state: StepState, at: datetime, cause: str | None, ran: float | None = None
+) -> StepRecord:
     """The step after its running attempt.
 
     ran: its seconds, where the attempt's own process measured them. Else they are those between two times of the day,
@@ -98,7 +100,7 @@ def with_event(job: Job, type: str, at: datetime, **details: Any) -> Changed:
     return job.model_copy(update={"last_seq": event.seq}), (event,)
 
 
-def stamped(job: Job, before: Job, *, at: datetime) -> Job:
+def with_next_version(job: Job, before: Job, *, at: datetime) -> Job:
     """The changed job as a store writes it: one version on."""
     return job.model_copy(update={"version": before.version + 1, "updated_at": _not_before(before, at)})
 

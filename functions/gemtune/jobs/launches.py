@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from gemtune.errors import StaleClaim
-from gemtune.jobs.changes import Changed, failed, with_event
+from gemtune.jobs.changes import Changed, fail_job, with_event
 from gemtune.jobs.record import Claim, Failure, Job, Launch
 from gemtune.jobs.status import UNFINISHED
 
@@ -17,7 +17,7 @@ RELAUNCHES = 3
 UNCLAIMED_LAUNCHES = 6
 
 
-def launched(job: Job, *, at: datetime, lease: timedelta) -> Changed:
+def take_launch(job: Job, *, at: datetime, lease: timedelta) -> Changed:
     """Take the next launch number, unless a launch is under way, has the job claimed, or the job is over. The lease is
     twice as long after each launch that nobody claimed: what was broken may be mended by then."""
     here = job.launch
@@ -41,45 +41,45 @@ def has_passed(wait: timedelta, *, since: datetime, at: datetime) -> bool:
     return not since - wait <= at < since + wait
 
 
-def launch_started(job: Job, launch: int, execution: str) -> Changed:
+def record_execution(job: Job, launch: int, execution: str) -> Changed:
     """Remember the execution of a launch."""
     if job.is_over or job.launch.number != launch:
         return job, ()
     return job.model_copy(update={"launch": job.launch.model_copy(update={"execution": execution})}), ()
 
 
-def launch_returned(job: Job, launch: int) -> Changed:
+def return_launch(job: Job, launch: int) -> Changed:
     """Give up a launch whose execution could not be started."""
     if job.launch.number != launch or job.claim is not None:
         return job, ()
-    return job.model_copy(update={"launch": _given_up(job.launch)}), ()
+    return job.model_copy(update={"launch": _without_execution(job.launch)}), ()
 
 
-def launch_unclaimed(job: Job, launch: int, *, cause: str, at: datetime) -> Changed:
+def give_up_launch(job: Job, launch: int, *, cause: str, at: datetime) -> Changed:
     """Give up a launch whose execution ended without a claim; fail the job when too many in a row did."""
     if job.is_over or job.launch.number != launch or job.claim is not None:
         return job, ()
     unclaimed = job.launch.unclaimed + 1
-    job = job.model_copy(update={"launch": _given_up(job.launch).model_copy(update={"unclaimed": unclaimed})})
+    job = job.model_copy(update={"launch": _without_execution(job.launch).model_copy(update={"unclaimed": unclaimed})})
     if unclaimed < UNCLAIMED_LAUNCHES:
         return job, ()
     message = f"{unclaimed} executions of the workflow ended before they took the job up, the last one as {cause}"
     hint = "the request is not at fault: see the logs of the workflow and of control, mend the service, submit again"
-    return failed(job, Failure(code="never_taken_up", message=message, hint=hint), at=at)
+    return fail_job(job, Failure(code="never_taken_up", message=message, hint=hint), at=at)
 
 
-def _given_up(launch: Launch) -> Launch:
+def _without_execution(launch: Launch) -> Launch:
     return launch.model_copy(update={"lease_until": None, "execution": None})
 
 
-def relaunched(job: Job, *, at: datetime, lease_until: datetime, cause: str) -> Changed:
+def relaunch(job: Job, *, at: datetime, lease_until: datetime, cause: str) -> Changed:
     """Take the job from the execution that has it, for a new launch; its steps resume."""
     launch = Launch(number=job.launch.number + 1, lease_until=lease_until)
     job = job.model_copy(update={"claim": None, "launch": launch, "relaunches": job.relaunches + 1})
     return with_event(job, "job_relaunched", at, launch=job.launch.number, cause=cause)
 
 
-def claimed(job: Job, claim: Claim) -> Changed:
+def claim_launch(job: Job, claim: Claim) -> Changed:
     """Let one execution of the current launch in. The same execution may come again. Raises StaleClaim."""
     mine = claim.is_same(job.claim)
     if job.status not in UNFINISHED or claim.launch != job.launch.number or not (mine or job.claim is None):

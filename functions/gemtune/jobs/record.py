@@ -44,7 +44,7 @@ class Claim(Record):
         return other is not None and (self.launch, self.execution) == (other.launch, other.execution)
 
 
-class Mark(Record):
+class FencingToken(Record):
     """What a running step signs its writes with; an older attempt gets StaleAttempt."""
 
     claim: Claim
@@ -92,7 +92,7 @@ class Progress(Record):
     eta_seconds: float | None = None
 
 
-class Figures(Record):
+class EvaluationMetrics(Record):
     """What an evaluation found. `perplexity` is exp(eval_loss), the mean token loss in nats. Of GRPO: the mean reward
     of completions of held-out prompts, and unweighted the parts it is the sum of. Of DPO: by how much more likely than
     under the base model the chosen answers became than the rejected ones (times beta), and for how many of them."""
@@ -107,18 +107,18 @@ class Figures(Record):
 
     def by_name(self) -> dict[str, float]:
         """Those that there are, the parts of a reward as `rewards/<name>`."""
-        single = {name: getattr(self, name) for name in Figures.model_fields if name != "rewards"}
+        single = {name: getattr(self, name) for name in EvaluationMetrics.model_fields if name != "rewards"}
         parts = {f"rewards/{name}": value for name, value in (self.rewards or {}).items()}
         return {name: value for name, value in (single | parts).items() if value is not None}
 
 
-class Metrics(Figures):
+class Metrics(EvaluationMetrics):
     """The figures after training, and beside them those of the untrained base model. train_step: whose weights these
     are, the last one's or the best evaluation's."""
 
     train_step: int | None = None
     train_loss: float | None = None
-    baseline: Figures | None = None
+    baseline: EvaluationMetrics | None = None
 
 
 class Parity(Record):

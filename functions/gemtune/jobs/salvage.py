@@ -34,7 +34,7 @@ PASSES = 20
 Place = tuple[str | int, ...]
 
 
-def salvaged(stored: str | Mapping[str, Any], facts: Mapping[str, Any]) -> Job:
+def salvage_job(stored: str | Mapping[str, Any], facts: Mapping[str, Any]) -> Job:
     """The job, with what cannot be read at its default, and set aside in the field `unreadable`.
 
     facts: what the store knows without the record, `job_id` and `created_at` at least; they count more than the record.

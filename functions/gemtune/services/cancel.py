@@ -27,7 +27,7 @@ class Cancel:
         def change(job: Job) -> changes.Changed:
             steps = [step for step in job.steps.values() if step.state == "running"]
             running[:] = [step.execution for step in steps if step.execution is not None]
-            return changes.cancelled(job, at=now)
+            return changes.cancel_job(job, at=now)
 
         job = self.store.update(job_id, change, salvage=True)
         try:

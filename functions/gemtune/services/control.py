@@ -42,7 +42,7 @@ class Control:
     def claim(self, job_id: str, claim: Claim) -> dict[Step, StepJob] | None:
         """Let an execution in: what it needs to run each step; None when it shall end quietly."""
         try:
-            job = self.store.update(job_id, lambda job: launches.claimed(job, claim))
+            job = self.store.update(job_id, lambda job: launches.claim_launch(job, claim))
         except (StaleClaim, JobNotFound) as error:
             log.info("execution %s of launch %d ends quietly: %s", claim.execution, claim.launch, error)
             return None
@@ -59,7 +59,7 @@ class Control:
             launches.check_claim(job, claim)
             if job.steps[step].state == "done":
                 return job, ()
-            return steps.judged(job, step, round=round, cause=error, at=now)
+            return steps.assess_execution(job, step, round=round, cause=error, at=now)
 
         try:
             job = self.store.update(job_id, judge)

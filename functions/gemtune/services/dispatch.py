@@ -69,7 +69,7 @@ class Dispatch:
         taken: list[int] = []
 
         def take(job: Job) -> changes.Changed:
-            after, events = launches.launched(job, at=now, lease=LEASE)
+            after, events = launches.take_launch(job, at=now, lease=LEASE)
             taken[:] = [] if after is job else [after.launch.number]
             return after, events
 
@@ -83,9 +83,9 @@ class Dispatch:
         try:
             execution = self.launcher.start(job_id, launch)
         except Exception:
-            self.store.update(job_id, lambda job: launches.launch_returned(job, launch))
+            self.store.update(job_id, lambda job: launches.return_launch(job, launch))
             raise
-        self.store.update(job_id, lambda job: launches.launch_started(job, launch, execution))
+        self.store.update(job_id, lambda job: launches.record_execution(job, launch, execution))
 
     def _job_of(self, message: bytes, *, key: str, owner: str) -> str:
         """The job id in a message, or that of the job its TrainRequest becomes."""

@@ -81,7 +81,7 @@ class Sweep:
                 state = self.launcher.state(launch.execution)
                 if state is ExecutionState.ACTIVE:
                     return  # another one would only wait behind it
-                change = partial(launches.launch_unclaimed, launch=launch.number, cause=str(state), at=now)
+                change = partial(launches.give_up_launch, launch=launch.number, cause=str(state), at=now)
                 if self.store.update(job.job_id, change).is_over:
                     return
                 log.warning("job %s is launched again: launch %d ended without a claim", job.job_id, launch.number)
@@ -105,10 +105,10 @@ class Sweep:
         if job.relaunches >= RELAUNCHES:
             message = f"its execution was lost {RELAUNCHES + 1} times, the last time by {cause}"
             failure = Failure(code="execution_lost", message=message, hint="see the workflow's log, then submit again")
-            self.store.update(job.job_id, lambda job: changes.failed(job, failure, at=now), version=job.version)
+            self.store.update(job.job_id, lambda job: changes.fail_job(job, failure, at=now), version=job.version)
             return
         lease = now + LEASE
-        change = partial(launches.relaunched, at=now, lease_until=lease, cause=cause)
+        change = partial(launches.relaunch, at=now, lease_until=lease, cause=cause)
         relaunched = self.store.update(job.job_id, change, version=job.version)
         log.warning("job %s is launched again: %s", job.job_id, cause)  # stuck jobs are counted by this line
         self._stop(job)

@@ -83,7 +83,7 @@ def test_an_export_goes_to_the_hub_and_fails_there_without_harm(
     with pytest.raises(StepError) as caught:
         export.run(context)
     assert caught.value.code == "hub_forbidden"
-    context.advance.failed(refused.job_id, context.mark, Failure(code="hub_forbidden", message="", step=Step.EXPORT))
+    context.advance.fail(refused.job_id, context.fence, Failure(code="hub_forbidden", message="", step=Step.EXPORT))
     kept = manifest.read_whole(objects, f"jobs/{refused.job_id}/export/1")
     assert kept is not None
     assert refused.job.artifacts == tuple(kept.artifacts)

@@ -160,8 +160,8 @@ def test_whatever_breaks_it_off_at_any_train_step_it_ends_the_same(
         with monkeypatch.context() as patched:
             patched.setattr(FolderObjects, "upload", lambda *a, fault=fault: (fault.uploads(), upload(*a))[1])
             patched.setattr(train._Attempt, "_must_stop", lambda a, fault=fault: (fault.steps(), must_stop(a))[1])
-            job, mark = broken.begin(Step.TRAIN)
-            struck.append((kind, guarded(broken.services, job, mark, 1000, fault.stop)))
+            job, fence = broken.begin(Step.TRAIN)
+            struck.append((kind, guarded(broken.services, job, fence, 1000, fault.stop)))
         if broken.job.steps[Step.TRAIN].state == "done":
             break
     assert same_training(unbroken, broken), struck

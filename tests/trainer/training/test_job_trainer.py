@@ -13,7 +13,7 @@ from transformers import TrainerControl, TrainerState
 
 from gemtune.embedded.folder_objects import FolderObjects
 from gemtune.errors import StepError
-from gemtune.jobs.record import Figures
+from gemtune.jobs.record import EvaluationMetrics
 from gemtune.request.spec import TrainingConfig
 from trainer.store import checkpoints
 from trainer.training import best_weights, job_trainer
@@ -115,7 +115,10 @@ def test_a_checkpoint_is_kept_ten_times_or_every_hundred_train_steps(asked: Any,
 
 
 def test_figures_are_logged_under_the_names_that_the_trainer_stops_early_by() -> None:
-    assert job_trainer.logged(Figures(eval_loss=1.5, accuracy=0.5)) == {"eval_loss": 1.5, "eval_accuracy": 0.5}
+    assert job_trainer.logged(EvaluationMetrics(eval_loss=1.5, accuracy=0.5)) == {
+        "eval_loss": 1.5,
+        "eval_accuracy": 0.5,
+    }
 
 
 # Best evaluations.

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gemtune.embedded.folder_objects import FolderObjects
-from gemtune.jobs.record import Figures, Progress
+from gemtune.jobs.record import EvaluationMetrics, Progress
 from tests.fakes import FakeClock
 from trainer.training.progress import ProgressLog, rewards_in
 
@@ -28,7 +28,7 @@ class Told:
     def stepped(self, progress: Progress, rewards: Any) -> None:
         self.tracked.append((progress.train_step, rewards))
 
-    def evaluated(self, train_step: int, figures: Figures) -> None:
+    def evaluated(self, train_step: int, figures: EvaluationMetrics) -> None:
         self.tracked.append((train_step, figures))
 
     def step(self, train_step: int, *, seconds: float, tokens: int, **more: Any) -> None:
@@ -109,7 +109,7 @@ def test_more_train_steps_than_were_planned_leave_no_time_to_go(told: Told) -> N
 def test_the_loss_curve_has_a_line_for_each_train_step_and_evaluation(told: Told) -> None:
     at = told.clock.now().isoformat()
     told.step(1, seconds=0, tokens=5, rewards={"reward": 0.5, "rewards/margins": 0.25})
-    told.log.evaluated(1, Figures(eval_loss=1.5, accuracy=0.75))
+    told.log.evaluated(1, EvaluationMetrics(eval_loss=1.5, accuracy=0.75))
     assert told.curve() == [
         {
             "train_step": 1,
@@ -126,7 +126,7 @@ def test_the_loss_curve_has_a_line_for_each_train_step_and_evaluation(told: Told
     assert (told.reports[-1].reward, told.reports[-1].margin) == (0.5, 0.25)
     assert told.tracked == [
         (1, {"reward": 0.5, "rewards/margins": 0.25}),
-        (1, Figures(eval_loss=1.5, accuracy=0.75)),
+        (1, EvaluationMetrics(eval_loss=1.5, accuracy=0.75)),
     ]
 
 

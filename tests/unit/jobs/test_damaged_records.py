@@ -10,7 +10,7 @@ import pytest
 
 from gemtune.errors import RecordUnreadable
 from gemtune.jobs import stored
-from gemtune.jobs.salvage import salvaged
+from gemtune.jobs.salvage import salvage_job
 from gemtune.jobs.sources import Source
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -32,7 +32,7 @@ WHOLE: dict[str, Any] = {
 
 @pytest.mark.parametrize("content", ["{}", "not JSON", "[1]", "[" * 100_000])
 def test_a_record_without_readable_fields_becomes_a_job_with_empty_fields(content: str) -> None:
-    job = salvaged(content, FACTS)
+    job = salvage_job(content, FACTS)
     shown = job.model_dump(include=set(WHOLE))
     assert shown == dict.fromkeys(WHOLE, "") | {"status": "unknown", "updated_at": NOW}
     assert (job.job_id, job.created_at) == ("training_x", NOW)
@@ -45,7 +45,7 @@ def test_unreadable_values_are_kept_by_path_and_the_rest_is_salvaged() -> None:
         "steps": {"train": {"state": "running", "attempt": "first", "seconds": 2.5}},
         "artifacts": [{"name": "a", "uri": "u", "bytes": 1, "sha256": "0"}, 3],
     }
-    job = salvaged(json.dumps(broken), FACTS)
+    job = salvage_job(json.dumps(broken), FACTS)
     assert (job.job_name, job.last_seq, job.owner) == ("", 0, "local")
     assert (job.steps["train"].attempt, job.steps["train"].seconds) == (0, 2.5)  # type: ignore[index]
     assert [artifact.name for artifact in job.artifacts] == ["a"]
@@ -58,7 +58,7 @@ def test_unreadable_values_are_kept_by_path_and_the_rest_is_salvaged() -> None:
 
 
 def test_the_columns_of_the_store_override_the_record() -> None:
-    assert salvaged(json.dumps(WHOLE | {"modality": "text"}), FACTS | {"modality": "vision"}).modality == "vision"
+    assert salvage_job(json.dumps(WHOLE | {"modality": "text"}), FACTS | {"modality": "vision"}).modality == "vision"
 
 
 def test_an_error_names_three_faults_by_path_and_counts_the_others() -> None:

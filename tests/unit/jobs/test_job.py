@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from gemtune.errors import GemtuneError, IllegalMove, JobIsRunning, NothingTrained, StaleAttempt, StaleClaim
 from gemtune.jobs import changes, launches, record, status, steps
-from gemtune.jobs.record import Artifact, Claim, Failure, Job, JobWarning, Mark, Metrics, StepRecord, StepResult
+from gemtune.jobs.record import Artifact, Claim, Failure, FencingToken, Job, JobWarning, Metrics, StepRecord, StepResult
 from gemtune.jobs.status import Status, Step
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -41,17 +41,17 @@ def new(**fields: Any) -> Job:
     return Job(**(given | fields))
 
 
-def running(step: Step = Step.PREPARE) -> tuple[Job, Mark]:
+def running(step: Step = Step.PREPARE) -> tuple[Job, FencingToken]:
     """A claimed job in the first attempt of a step, those before it done."""
-    job, _ = launches.launched(new(), at=NOW, lease=LEASE - NOW)
-    job, _ = launches.claimed(job, MINE)
+    job, _ = launches.take_launch(new(), at=NOW, lease=LEASE - NOW)
+    job, _ = launches.claim_launch(job, MINE)
     for each in status.STEPS:
-        job, _ = steps.step_begun(job, each, MINE, execution=f"run-{each}", at=NOW)
-        mark = Mark(claim=MINE, step=each, attempt=job.steps[each].attempt)
+        job, _ = steps.begin_attempt(job, each, MINE, execution=f"run-{each}", at=NOW)
+        fence = FencingToken(claim=MINE, step=each, attempt=job.steps[each].attempt)
         if each is step:
             break
-        job, _ = steps.step_done(job, mark, at=NOW)
-    return job, mark
+        job, _ = steps.finish_step(job, fence, at=NOW)
+    return job, fence
 
 
 # The table of moves, written down a second time: y is a move, t one of a job that has trained, and . is none.
@@ -83,23 +83,23 @@ def test_the_table_has_every_pair_of_statuses() -> None:
 def test_only_moves_in_the_table_are_made(here: str, to: str, has_trained: bool) -> None:
     job = new(status=here, **({"steps": TRAINED} if has_trained else {}))
     if PAIRS[here, to] == "y" or (PAIRS[here, to] == "t" and has_trained):
-        moved, (event,) = changes.moved(job, Status(to), at=NOW)
+        moved, (event,) = changes.change_status(job, Status(to), at=NOW)
         assert (moved.status, event.type, event.status, event.seq) == (to, f"job_{to}", to, 1)
         assert moved.finished_at == (NOW if to in ("completed", "failed", "cancelled") else None)
         assert moved.started_at == (NOW if to in ("preparing", "training", "exporting") else None)
     else:
         with pytest.raises(IllegalMove):
-            changes.moved(job, Status(to), at=NOW)
+            changes.change_status(job, Status(to), at=NOW)
 
 
 @pytest.mark.parametrize("to", list(Status))
 def test_a_status_of_a_newer_version_is_cancelled_or_stays(to: Status) -> None:
     job = new(status="paused")
     if to is Status.CANCELLED:
-        assert changes.moved(job, to, at=NOW)[0].status == "cancelled"
+        assert changes.change_status(job, to, at=NOW)[0].status == "cancelled"
     else:
         with pytest.raises(IllegalMove):
-            changes.moved(job, to, at=NOW)
+            changes.change_status(job, to, at=NOW)
 
 
 @pytest.mark.parametrize(
@@ -125,22 +125,22 @@ def test_what_is_over_is_told_by_its_status_and_what_is_not_known_by_its_end(job
 
 
 def test_a_job_begins_with_its_first_event() -> None:
-    job, (event,) = changes.accepted(new())
+    job, (event,) = changes.accept_job(new())
     assert (event.type, event.status, event.seq, event.at, event.details) == ("job_queued", "queued", 1, NOW, {})
     assert (job.last_seq, job.status, job.started_at) == (1, Status.QUEUED, None)
 
 
 def test_an_export_of_its_own_begins_at_export_and_completes() -> None:
-    parent, _ = changes.cancelled(running(Step.EXPORT)[0], at=NOW)
-    job, (event,) = changes.accepted(new(parent_job_id=parent.job_id, steps=changes.steps_of_export(parent)))
+    parent, _ = changes.cancel_job(running(Step.EXPORT)[0], at=NOW)
+    job, (event,) = changes.accept_job(new(parent_job_id=parent.job_id, steps=changes.steps_of_export(parent)))
     assert event.details == {"parent_job_id": "training_x"}
     assert (job.trained_by, parent.trained_by) == ("training_x", "training_x")
-    job, _ = launches.launched(job, at=NOW, lease=LEASE - NOW)
-    job, _ = launches.claimed(job, MINE)
+    job, _ = launches.take_launch(job, at=NOW, lease=LEASE - NOW)
+    job, _ = launches.claim_launch(job, MINE)
     for step in (Step.PREPARE, Step.TRAIN):
-        assert steps.step_begun(job, step, MINE, execution="x", at=NOW)[0] is job
-    job, _ = steps.step_begun(job, Step.EXPORT, MINE, execution="x", at=NOW)
-    job, _ = steps.step_done(job, Mark(claim=MINE, step=Step.EXPORT, attempt=1), at=NOW)
+        assert steps.begin_attempt(job, step, MINE, execution="x", at=NOW)[0] is job
+    job, _ = steps.begin_attempt(job, Step.EXPORT, MINE, execution="x", at=NOW)
+    job, _ = steps.finish_step(job, FencingToken(claim=MINE, step=Step.EXPORT, attempt=1), at=NOW)
     assert job.status == "completed"
 
 
@@ -148,42 +148,42 @@ def test_only_what_is_over_and_trained_is_exported_again() -> None:
     with pytest.raises(JobIsRunning):
         changes.steps_of_export(running(Step.EXPORT)[0])
     with pytest.raises(NothingTrained):
-        changes.steps_of_export(changes.cancelled(running(Step.TRAIN)[0], at=NOW)[0])
+        changes.steps_of_export(changes.cancel_job(running(Step.TRAIN)[0], at=NOW)[0])
 
 
 def test_a_launch_is_taken_once_until_its_lease_ends() -> None:
-    first, _ = launches.launched(new(), at=NOW, lease=LEASE - NOW)
+    first, _ = launches.take_launch(new(), at=NOW, lease=LEASE - NOW)
     assert first.launch.number == 1
-    assert launches.launched(first, at=LEASE - timedelta(seconds=1), lease=LEASE - NOW)[0] is first
-    assert launches.launched(first, at=LEASE, lease=LEASE - NOW)[0].launch.number == 2
+    assert launches.take_launch(first, at=LEASE - timedelta(seconds=1), lease=LEASE - NOW)[0] is first
+    assert launches.take_launch(first, at=LEASE, lease=LEASE - NOW)[0].launch.number == 2
 
 
 def test_only_an_execution_of_the_current_launch_is_let_in_and_may_come_again() -> None:
-    job, _ = launches.launched(new(), at=NOW, lease=LEASE - NOW)
-    job, _ = launches.claimed(job, MINE)
-    assert launches.claimed(job, MINE)[0] is job
+    job, _ = launches.take_launch(new(), at=NOW, lease=LEASE - NOW)
+    job, _ = launches.claim_launch(job, MINE)
+    assert launches.claim_launch(job, MINE)[0] is job
     for other in (
         Claim(launch=1, execution="other"),
         Claim(launch=0, execution="mine"),
         Claim(launch=2, execution="x"),
     ):
         with pytest.raises(StaleClaim):
-            launches.claimed(job, other)
-    relaunched, _ = launches.relaunched(job, at=NOW, lease_until=LEASE, cause="lost")
+            launches.claim_launch(job, other)
+    relaunched, _ = launches.relaunch(job, at=NOW, lease_until=LEASE, cause="lost")
     with pytest.raises(StaleClaim):
-        launches.claimed(relaunched, MINE)
+        launches.claim_launch(relaunched, MINE)
 
 
 def test_an_attempt_that_was_replaced_writes_nothing_more() -> None:
     job, first = running(Step.TRAIN)
-    job, _ = steps.step_begun(job, Step.TRAIN, MINE, execution="again", at=NOW)
+    job, _ = steps.begin_attempt(job, Step.TRAIN, MINE, execution="again", at=NOW)
     second = first.model_copy(update={"attempt": 2})
     for write in (
-        lambda mark: steps.heartbeat(job, mark, None, NOW),
-        lambda mark: steps.checkpointed(job, mark, train_step=1, at=NOW),
-        lambda mark: steps.recorded(job, mark, []),
-        lambda mark: steps.step_stopped(job, mark, cause="x", at=NOW),
-        lambda mark: steps.step_done(job, mark, at=NOW),
+        lambda fence: steps.record_heartbeat(job, fence, None, NOW),
+        lambda fence: steps.record_checkpoint(job, fence, train_step=1, at=NOW),
+        lambda fence: steps.record_artifacts(job, fence, []),
+        lambda fence: steps.stop_attempt(job, fence, cause="x", at=NOW),
+        lambda fence: steps.finish_step(job, fence, at=NOW),
     ):
         with pytest.raises(StaleAttempt):
             write(first)
@@ -199,93 +199,93 @@ def test_a_result_of_the_wrong_type_is_none(wrong: dict[str, Any]) -> None:
 
 
 def test_a_step_leaves_what_it_does_not_deliver_as_it_was() -> None:
-    job, mark = running(Step.TRAIN)
+    job, fence = running(Step.TRAIN)
     delivered = StepResult(
         metrics=Metrics(eval_loss=1.5), artifacts=(Artifact(name="a", uri="u", bytes=1, sha256="h"),)
     )
-    job, _ = steps.step_done(job, mark, delivered, at=NOW)
+    job, _ = steps.finish_step(job, fence, delivered, at=NOW)
     assert (job.metrics, job.artifacts, job.adapter_path) == (delivered.metrics, delivered.artifacts, None)
-    job, _ = steps.step_begun(job, Step.EXPORT, MINE, execution="x", at=NOW)
-    mark = Mark(claim=MINE, step=Step.EXPORT, attempt=1)
-    job, (event,) = steps.step_done(job, mark, StepResult(adapter_path="there"), at=NOW)
+    job, _ = steps.begin_attempt(job, Step.EXPORT, MINE, execution="x", at=NOW)
+    fence = FencingToken(claim=MINE, step=Step.EXPORT, attempt=1)
+    job, (event,) = steps.finish_step(job, fence, StepResult(adapter_path="there"), at=NOW)
     assert (job.metrics, job.artifacts, job.adapter_path) == (delivered.metrics, delivered.artifacts, "there")
     assert event.details == {"adapter_path": "there"}
 
 
 def test_what_a_step_warns_of_is_in_the_record_and_in_its_event() -> None:
-    job, mark = running(Step.PREPARE)
+    job, fence = running(Step.PREPARE)
     warning = JobWarning(code="ends_cut_off", message="2 of 9 rows are cut", hint="raise max_seq_length")
-    job, (event,) = steps.step_done(job, mark, StepResult(warnings=(warning,)), at=NOW)
+    job, (event,) = steps.finish_step(job, fence, StepResult(warnings=(warning,)), at=NOW)
     assert job.warnings == (warning,)
     assert (event.type, event.details) == ("prepare_done", {"warnings": [warning.model_dump()]})
-    silent, (event,) = steps.step_done(*running(Step.PREPARE), at=NOW)
+    silent, (event,) = steps.finish_step(*running(Step.PREPARE), at=NOW)
     assert (silent.warnings, event.details) == ((), {})
 
 
 def test_a_step_that_is_done_is_not_begun_again() -> None:
-    job, mark = running()
-    job, _ = steps.step_done(job, mark, at=NOW)
-    assert steps.step_begun(job, Step.PREPARE, MINE, execution="again", at=NOW)[0] is job
+    job, fence = running()
+    job, _ = steps.finish_step(job, fence, at=NOW)
+    assert steps.begin_attempt(job, Step.PREPARE, MINE, execution="again", at=NOW)[0] is job
 
 
 def test_a_job_fails_at_the_third_fruitless_attempt_in_a_row() -> None:
     job, _ = running(Step.TRAIN)
     for round in (1, 2, 3):
         assert not job.is_over
-        job, events = steps.judged(job, Step.TRAIN, round=round, cause="killed", at=NOW)
+        job, events = steps.assess_execution(job, Step.TRAIN, round=round, cause="killed", at=NOW)
         if round < 3:
-            job, _ = steps.step_begun(job, Step.TRAIN, MINE, execution="x", at=NOW)
+            job, _ = steps.begin_attempt(job, Step.TRAIN, MINE, execution="x", at=NOW)
     assert (job.status, job.error and job.error.code) == (Status.FAILED, "no_progress")
     assert events[-1].type == "job_failed"
 
 
 def test_a_newer_checkpoint_makes_an_attempt_count_for_something() -> None:
-    job, mark = running(Step.TRAIN)
+    job, fence = running(Step.TRAIN)
     for round in range(1, 10):
-        job, _ = steps.checkpointed(job, mark, train_step=round, at=NOW)
-        job, _ = steps.judged(job, Step.TRAIN, round=round, cause=None, at=NOW)
+        job, _ = steps.record_checkpoint(job, fence, train_step=round, at=NOW)
+        job, _ = steps.assess_execution(job, Step.TRAIN, round=round, cause=None, at=NOW)
         assert job.steps[Step.TRAIN].fruitless == 0
-        job, _ = steps.step_begun(job, Step.TRAIN, MINE, execution="x", at=NOW)
-        mark = Mark(claim=MINE, step=Step.TRAIN, attempt=job.steps[Step.TRAIN].attempt)
+        job, _ = steps.begin_attempt(job, Step.TRAIN, MINE, execution="x", at=NOW)
+        fence = FencingToken(claim=MINE, step=Step.TRAIN, attempt=job.steps[Step.TRAIN].attempt)
 
 
 def test_a_report_that_comes_twice_counts_once() -> None:
     job, _ = running(Step.TRAIN)
     for _ in range(5):
-        job, _ = steps.judged(job, Step.TRAIN, round=1, cause="killed", at=NOW)
+        job, _ = steps.assess_execution(job, Step.TRAIN, round=1, cause="killed", at=NOW)
     assert job.steps[Step.TRAIN].fruitless == 1
 
 
 def test_an_execution_that_dies_before_it_begins_is_counted_too() -> None:
-    job, _ = launches.launched(new(), at=NOW, lease=LEASE - NOW)
-    job, _ = launches.claimed(job, MINE)
+    job, _ = launches.take_launch(new(), at=NOW, lease=LEASE - NOW)
+    job, _ = launches.claim_launch(job, MINE)
     for round in (1, 2, 3):
-        job, _ = steps.judged(job, Step.PREPARE, round=round, cause="no such image", at=NOW)
+        job, _ = steps.assess_execution(job, Step.PREPARE, round=round, cause="no such image", at=NOW)
     assert job.error is not None
     assert "no such image" in job.error.message
 
 
 def test_why_an_attempt_ended_is_told_when_the_next_begins() -> None:
-    job, mark = running(Step.TRAIN)
-    job, _ = steps.step_stopped(job, mark, cause="sigterm", at=NOW)
+    job, fence = running(Step.TRAIN)
+    job, _ = steps.stop_attempt(job, fence, cause="sigterm", at=NOW)
     assert job.steps[Step.TRAIN].cause == "sigterm"
-    job, (event,) = steps.step_begun(job, Step.TRAIN, MINE, execution="x", at=NOW)
+    job, (event,) = steps.begin_attempt(job, Step.TRAIN, MINE, execution="x", at=NOW)
     assert (event.type, event.details) == ("train_restarted", {"attempt": 2, "cause": "sigterm"})
     assert job.steps[Step.TRAIN].cause is None
 
 
 def test_every_attempt_is_remembered_with_its_seconds_and_why_it_ended() -> None:
-    job, mark = running(Step.TRAIN)
-    job, _ = steps.checkpointed(job, mark, train_step=7, at=NOW)
-    job, _ = steps.step_stopped(job, mark, cause="out_of_time", at=NOW + timedelta(seconds=2))
+    job, fence = running(Step.TRAIN)
+    job, _ = steps.record_checkpoint(job, fence, train_step=7, at=NOW)
+    job, _ = steps.stop_attempt(job, fence, cause="out_of_time", at=NOW + timedelta(seconds=2))
     for number in (2, 3, 4):
-        job, _ = steps.step_begun(job, Step.TRAIN, MINE, execution="x", at=NOW)
-        mark = mark.model_copy(update={"attempt": number})
+        job, _ = steps.begin_attempt(job, Step.TRAIN, MINE, execution="x", at=NOW)
+        fence = fence.model_copy(update={"attempt": number})
         if number == 2:  # killed, and the platform says so
-            job, _ = steps.judged(job, Step.TRAIN, round=2, cause="code 137", at=NOW + timedelta(seconds=3))
+            job, _ = steps.assess_execution(job, Step.TRAIN, round=2, cause="code 137", at=NOW + timedelta(seconds=3))
         elif number == 3:  # killed with everything around it
-            job = steps.heartbeat(job, mark, None, NOW + timedelta(seconds=4))
-    job, _ = steps.step_done(job, mark, at=NOW + timedelta(seconds=5))
+            job = steps.record_heartbeat(job, fence, None, NOW + timedelta(seconds=4))
+    job, _ = steps.finish_step(job, fence, at=NOW + timedelta(seconds=5))
     assert [(a.attempt, a.seconds, a.cause, a.checkpoint) for a in job.steps[Step.TRAIN].attempts] == [
         (1, 2, "out_of_time", 7),
         (2, 3, "code 137", 7),
@@ -295,20 +295,20 @@ def test_every_attempt_is_remembered_with_its_seconds_and_why_it_ended() -> None
 
 
 def test_the_oldest_attempts_are_forgotten_at_last() -> None:
-    job, mark = running(Step.TRAIN)
+    job, fence = running(Step.TRAIN)
     for number in range(1, record.ATTEMPTS_KEPT + 3):
-        job, _ = steps.step_stopped(job, mark.model_copy(update={"attempt": number}), cause="sigterm", at=NOW)
-        job, _ = steps.step_begun(job, Step.TRAIN, MINE, execution="x", at=NOW)
+        job, _ = steps.stop_attempt(job, fence.model_copy(update={"attempt": number}), cause="sigterm", at=NOW)
+        job, _ = steps.begin_attempt(job, Step.TRAIN, MINE, execution="x", at=NOW)
     kept = [attempt.attempt for attempt in job.steps[Step.TRAIN].attempts]
     assert kept == list(range(3, record.ATTEMPTS_KEPT + 3))
 
 
 def test_seconds_of_a_step_are_those_of_all_its_attempts() -> None:
-    job, mark = running(Step.TRAIN)
-    job = steps.heartbeat(job, mark, None, NOW + timedelta(seconds=7))  # and then it was killed
+    job, fence = running(Step.TRAIN)
+    job = steps.record_heartbeat(job, fence, None, NOW + timedelta(seconds=7))  # and then it was killed
     later = NOW + timedelta(minutes=5)
-    job, _ = steps.step_begun(job, Step.TRAIN, MINE, execution="x", at=later)
-    job, _ = steps.step_done(job, mark.model_copy(update={"attempt": 2}), at=later + timedelta(seconds=3))
+    job, _ = steps.begin_attempt(job, Step.TRAIN, MINE, execution="x", at=later)
+    job, _ = steps.finish_step(job, fence.model_copy(update={"attempt": 2}), at=later + timedelta(seconds=3))
     assert job.steps[Step.TRAIN].seconds == 10
 
 
@@ -319,21 +319,21 @@ CHANGES = st.sampled_from(
 
 def apply(change: str, job: Job, step: Step, number: int, round: int, now: datetime) -> changes.Changed:
     claim = Claim(launch=number, execution=f"e{number}")
-    mark = Mark(claim=claim, step=step, attempt=job.steps[step].attempt)
+    fence = FencingToken(claim=claim, step=step, attempt=job.steps[step].attempt)
     if change in ("judge", "relaunch"):
         launches.check_claim(job, claim)
     todo: dict[str, Any] = {
-        "launch": lambda: launches.launched(job, at=now, lease=timedelta(minutes=3)),
-        "lease": lambda: launches.launch_returned(job, number),
-        "lost": lambda: launches.launch_unclaimed(job, number, cause="failed", at=now),
-        "claim": lambda: launches.claimed(job, claim),
-        "begin": lambda: steps.step_begun(job, step, claim, execution="x", at=now),
-        "done": lambda: steps.step_done(job, mark, at=now),
-        "stop": lambda: steps.step_stopped(job, mark, cause="x", at=now),
-        "judge": lambda: steps.judged(job, step, round=round, cause=None, at=now),
-        "fail": lambda: changes.failed(job, Failure(code="x", message="x"), at=now),
-        "cancel": lambda: changes.cancelled(job, at=now),
-        "relaunch": lambda: launches.relaunched(job, at=now, lease_until=now, cause="x"),
+        "launch": lambda: launches.take_launch(job, at=now, lease=timedelta(minutes=3)),
+        "lease": lambda: launches.return_launch(job, number),
+        "lost": lambda: launches.give_up_launch(job, number, cause="failed", at=now),
+        "claim": lambda: launches.claim_launch(job, claim),
+        "begin": lambda: steps.begin_attempt(job, step, claim, execution="x", at=now),
+        "done": lambda: steps.finish_step(job, fence, at=now),
+        "stop": lambda: steps.stop_attempt(job, fence, cause="x", at=now),
+        "judge": lambda: steps.assess_execution(job, step, round=round, cause=None, at=now),
+        "fail": lambda: changes.fail_job(job, Failure(code="x", message="x"), at=now),
+        "cancel": lambda: changes.cancel_job(job, at=now),
+        "relaunch": lambda: launches.relaunch(job, at=now, lease_until=now, cause="x"),
     }
     result: changes.Changed = todo[change]()
     return result
@@ -343,7 +343,7 @@ def apply(change: str, job: Job, step: Step, number: int, round: int, now: datet
 def test_no_sequence_of_changes_leaves_a_final_status_or_a_gap_in_the_numbers(
     plan: list[tuple[str, Step, int]],
 ) -> None:
-    job, events = changes.accepted(new())
+    job, events = changes.accept_job(new())
     seen, now = list(events), NOW
     for index, (change, step, number) in enumerate(plan):
         now += timedelta(seconds=30)

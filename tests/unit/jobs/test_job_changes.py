@@ -20,7 +20,7 @@ FAILURE = Failure(code="bad_rows", message="row 3 is empty")
 
 def test_a_failed_job_ends_the_attempt_that_runs_and_touches_no_other_step() -> None:
     job, _ = running(Step.TRAIN)
-    failed, (event,) = changes.failed(job, FAILURE, at=LATER)
+    failed, (event,) = changes.fail_job(job, FAILURE, at=LATER)
     train = failed.steps[Step.TRAIN]
     assert (train.state, train.cause, train.seconds) == ("failed", "bad_rows", 5)
     assert [(each.attempt, each.seconds, each.cause) for each in train.attempts] == [(1, 5, "bad_rows")]
@@ -32,44 +32,44 @@ def test_a_failed_job_ends_the_attempt_that_runs_and_touches_no_other_step() -> 
 
 def test_a_cancelled_job_stops_the_attempt_that_runs_and_touches_no_other_step() -> None:
     job, _ = running(Step.TRAIN)
-    cancelled, (event,) = changes.cancelled(job, at=LATER)
+    cancelled, (event,) = changes.cancel_job(job, at=LATER)
     train = cancelled.steps[Step.TRAIN]
     assert (train.state, train.cause, train.seconds) == ("stopped", "cancelled", 5)
     assert cancelled.steps[Step.PREPARE] == job.steps[Step.PREPARE]
     assert cancelled.steps[Step.EXPORT] == StepRecord()
     assert (event.type, cancelled.finished_at) == ("job_cancelled", LATER)
     with pytest.raises(JobIsOver):
-        changes.cancelled(cancelled, at=LATER)
+        changes.cancel_job(cancelled, at=LATER)
 
 
 @pytest.mark.parametrize(("step", "event_type"), [(Step.PREPARE, "prepare_done"), (Step.TRAIN, "train_done")])
 def test_the_end_of_a_step_is_an_event_of_its_own(step: Step, event_type: str) -> None:
-    job, mark = running(step)
-    job, (event,) = steps.step_done(job, mark, at=LATER)
+    job, fence = running(step)
+    job, (event,) = steps.finish_step(job, fence, at=LATER)
     assert (event.type, event.at, job.status) == (event_type, LATER, STATUS_OF[step])
 
 
 def test_a_heartbeat_keeps_the_progress_unless_it_brings_a_newer_one() -> None:
-    job, mark = running(Step.TRAIN)
-    job = steps.heartbeat(job, mark, Progress(train_step=7, loss=1.5), NOW)
-    job = steps.heartbeat(job, mark, None, LATER)
+    job, fence = running(Step.TRAIN)
+    job = steps.record_heartbeat(job, fence, Progress(train_step=7, loss=1.5), NOW)
+    job = steps.record_heartbeat(job, fence, None, LATER)
     assert job.progress == Progress(train_step=7, loss=1.5)
     assert job.steps[Step.TRAIN].heartbeat_at == LATER
-    assert steps.heartbeat(job, mark, Progress(train_step=8), LATER).progress == Progress(train_step=8)
+    assert steps.record_heartbeat(job, fence, Progress(train_step=8), LATER).progress == Progress(train_step=8)
 
 
 def test_an_attempt_that_ended_without_a_report_counts_as_crashed() -> None:
     job, _ = running(Step.TRAIN)
-    failed_attempt, _ = steps.judged(job, Step.TRAIN, round=1, cause=None, at=LATER)
+    failed_attempt, _ = steps.assess_execution(job, Step.TRAIN, round=1, cause=None, at=LATER)
     assert [(each.cause, each.seconds) for each in failed_attempt.steps[Step.TRAIN].attempts] == [("crashed", 5)]
-    restarted, _ = steps.step_begun(job, Step.TRAIN, MINE, execution="x", at=LATER)
+    restarted, _ = steps.begin_attempt(job, Step.TRAIN, MINE, execution="x", at=LATER)
     assert [(each.cause, each.seconds) for each in restarted.steps[Step.TRAIN].attempts] == [("crashed", 0)]
 
 
 def test_the_newest_checkpoint_never_decreases() -> None:
-    job, mark = running(Step.TRAIN)
+    job, fence = running(Step.TRAIN)
     for train_step, newest in ((4, 4), (2, 4), (9, 9)):
-        job, _ = steps.checkpointed(job, mark, train_step=train_step, at=LATER)
+        job, _ = steps.record_checkpoint(job, fence, train_step=train_step, at=LATER)
         assert job.steps[Step.TRAIN].checkpoint == newest
     assert job.steps[Step.TRAIN].heartbeat_at == LATER
 
@@ -95,53 +95,53 @@ def test_a_new_step_is_pending_and_new_progress_is_zero() -> None:
 
 
 def launched() -> Job:
-    return launches.launched(new(), at=NOW, lease=LEASE - NOW)[0]
+    return launches.take_launch(new(), at=NOW, lease=LEASE - NOW)[0]
 
 
 def test_an_unclaimed_launch_is_counted_while_it_is_the_current_one() -> None:
     job = launched()
-    assert launches.launch_unclaimed(job, 1, cause="failed", at=NOW)[0].launch.unclaimed == 1
-    claimed, _ = launches.claimed(job, MINE)
-    over, _ = changes.cancelled(job, at=NOW)
+    assert launches.give_up_launch(job, 1, cause="failed", at=NOW)[0].launch.unclaimed == 1
+    claimed, _ = launches.claim_launch(job, MINE)
+    over, _ = changes.cancel_job(job, at=NOW)
     for other, launch in ((claimed, 1), (over, 1), (job, 0), (job, 2)):
-        assert launches.launch_unclaimed(other, launch, cause="failed", at=NOW) == (other, ())
+        assert launches.give_up_launch(other, launch, cause="failed", at=NOW) == (other, ())
 
 
 def test_a_launch_that_did_not_start_is_given_up_while_it_is_the_current_one() -> None:
     job = launched()
-    assert launches.launch_returned(job, 1)[0].launch.lease_until is None
-    claimed, _ = launches.claimed(job, MINE)
+    assert launches.return_launch(job, 1)[0].launch.lease_until is None
+    claimed, _ = launches.claim_launch(job, MINE)
     for other, launch in ((claimed, 1), (job, 0), (job, 2)):
-        assert launches.launch_returned(other, launch) == (other, ())
+        assert launches.return_launch(other, launch) == (other, ())
 
 
 def test_the_execution_of_a_launch_is_remembered_while_it_is_the_current_one() -> None:
     job = launched()
-    assert launches.launch_started(job, 1, "e1")[0].launch.execution == "e1"
-    over, _ = changes.cancelled(job, at=NOW)
+    assert launches.record_execution(job, 1, "e1")[0].launch.execution == "e1"
+    over, _ = changes.cancel_job(job, at=NOW)
     for other, launch in ((over, 1), (job, 0), (job, 2)):
-        assert launches.launch_started(other, launch, "e1") == (other, ())
+        assert launches.record_execution(other, launch, "e1") == (other, ())
 
 
 def test_leases_double_with_each_unclaimed_launch_and_the_sixth_fails_the_job() -> None:
     job, leases = new(), []
     for number in range(1, 7):
-        job, _ = launches.launched(job, at=NOW, lease=timedelta(minutes=3))
+        job, _ = launches.take_launch(job, at=NOW, lease=timedelta(minutes=3))
         assert job.launch.lease_until is not None
         leases.append((job.launch.lease_until - NOW) / timedelta(minutes=3))
         assert (job.launch.number, job.is_over) == (number, False)
-        job, _ = launches.launch_unclaimed(job, number, cause="failed", at=NOW)
+        job, _ = launches.give_up_launch(job, number, cause="failed", at=NOW)
     assert leases == [1, 2, 4, 8, 16, 32]
     assert (job.status, job.error and job.error.code) == (Status.FAILED, "never_taken_up")
 
 
 def test_a_relaunch_revokes_the_claim() -> None:
     job, _ = running(Step.TRAIN)
-    job, (event,) = launches.relaunched(job, at=LATER, lease_until=LEASE, cause="lost")
+    job, (event,) = launches.relaunch(job, at=LATER, lease_until=LEASE, cause="lost")
     assert (job.claim, job.launch.number, job.launch.lease_until, job.relaunches) == (None, 2, LEASE, 1)
     assert (event.type, event.details) == ("job_relaunched", {"launch": 2, "cause": "lost"})
-    job, _ = launches.claimed(job, Claim(launch=2, execution="other"))
-    assert launches.relaunched(job, at=LATER, lease_until=LEASE, cause="lost")[0].relaunches == 2
+    job, _ = launches.claim_launch(job, Claim(launch=2, execution="other"))
+    assert launches.relaunch(job, at=LATER, lease_until=LEASE, cause="lost")[0].relaunches == 2
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ from types import TracebackType
 from typing import Protocol
 
 from gemtune.errors import JobNotFound, Stale
-from gemtune.jobs.record import Figures, Progress
+from gemtune.jobs.record import EvaluationMetrics, Progress
 from trainer.context import Context
 
 
 class Tracker(Protocol):
     def log(self, train_step: int, figures: Mapping[str, float]) -> None:
-        """Figures by their names; a train_step may come several times, and never before an earlier one."""
+        """Metrics by their names; a train_step may come several times, and never before an earlier one."""
         ...
 
     def keep(self) -> None:
@@ -57,7 +57,7 @@ class Tracking:
         shown = progress.model_dump(include={"loss", "learning_rate", "tokens_per_second", "epoch"}, exclude_none=True)
         self._log(progress.train_step, {f"train/{name}": value for name, value in (shown | dict(rewards)).items()})
 
-    def evaluated(self, train_step: int, figures: Figures, *, group: str = "eval") -> None:
+    def evaluated(self, train_step: int, figures: EvaluationMetrics, *, group: str = "eval") -> None:
         shown = figures.by_name()
         self._log(train_step, {f"{group}/{name.removeprefix('eval_')}": value for name, value in shown.items()})
 

@@ -18,7 +18,7 @@ class EventFiles:
 
         self._folder = context.work / "tensorboard"
         self._objects = context.buckets.export
-        self._prefix = f"{context.prefix}/tensorboard/{context.mark.attempt}"
+        self._prefix = f"{context.prefix}/tensorboard/{context.fence.attempt}"
         self._clock = context.clock
         self._writer = EventFileWriter(str(self._folder))
 

@@ -127,9 +127,9 @@ def _heard(context: Context, word: str, rest: str) -> None:
     """The run is there, or (in W&B's offline mode) a file that `wandb sync` can send later."""
     if word == FILE:
         path = Path(rest)  # `wandb sync` goes by the folder's name too
-        place = f"{context.prefix}/wandb/{context.mark.attempt}/{path.parent.name}"
+        place = f"{context.prefix}/wandb/{context.fence.attempt}/{path.parent.name}"
         context.buckets.export.upload(path, f"{place}/{path.name}")
         return
     log.info("W&B shows this training at %s", rest)
     with suppress(Stale, JobNotFound):
-        context.advance.tracked(context.job.job_id, context.mark, wandb_url=rest)
+        context.advance.record_wandb_url(context.job.job_id, context.fence, wandb_url=rest)

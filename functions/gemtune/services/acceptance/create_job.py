@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Generic
 
 from gemtune.errors import BadIdempotencyKey, JobNotFound, JobWasDeleted, KeyReused
-from gemtune.jobs.changes import accepted
+from gemtune.jobs.changes import accept_job
 from gemtune.jobs.record import Job, key_hash
 from gemtune.jobs.secret_names import OWN_PREFIX, REFERENCE, SECRET_TTL, own_name
 from gemtune.jobs.sources import Source
@@ -86,7 +86,7 @@ class CreateJob:
             updated_at=now,
             **more,
         )
-        job, (event,) = accepted(job)
+        job, (event,) = accept_job(job)
         try:
             created = self.store.create(job, event)
         except (JobWasDeleted, JobNotFound):
