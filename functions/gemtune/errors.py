@@ -1,4 +1,7 @@
-"""Every error gemtune raises on purpose: a code, a sentence, and what to do next."""
+"""Errors that gemtune raises on purpose, each with a code and a next action.
+
+`gemtune/error_codes/` describes every code.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,10 @@ from gemtune.redaction import redact
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with a request. It never repeats a value that could be a secret."""
+    """One thing that is wrong with a request.
+
+    It never repeats a value that could be a secret. loc: the place in the request, as field names and list positions.
+    """
 
     loc: tuple[str | int, ...]
     msg: str
@@ -23,7 +29,10 @@ class Problem:
 
 
 class GemtuneError(Exception):
-    """The base of all: `code` is for programs, the message for people, `hint` says what to do next."""
+    """Base of gemtune's errors.
+
+    `code` is for programs, the message for people; `hint` says what to do next. Tokens are removed from both texts.
+    """
 
     code: ClassVar[str] = "internal"
 
@@ -33,11 +42,11 @@ class GemtuneError(Exception):
         self.hint = None if hint is None else redact(hint)
 
 
-# What a caller did wrong. It can never succeed as it is.
+# Faults of a caller, whose request can never succeed as it is.
 
 
 class RequestRefused(GemtuneError):
-    """A request with problems, all of them at once."""
+    """Raised for a request that has problems; lists all of them at once."""
 
     code = "request_refused"
 
@@ -50,13 +59,13 @@ class RequestRefused(GemtuneError):
 
 
 class NotFound(GemtuneError):
-    """Nothing has that name."""
+    """Raised when nothing has the given name."""
 
     code = "not_found"
 
 
 class JobNotFound(NotFound):
-    """No such job, or it was deleted."""
+    """Raised when there is no such job, or it was deleted."""
 
     code = "job_not_found"
 
@@ -65,13 +74,13 @@ class JobNotFound(NotFound):
 
 
 class Conflict(GemtuneError):
-    """The request contradicts what is there already."""
+    """Raised when a request contradicts what is stored."""
 
     code = "conflict"
 
 
 class KeyReused(Conflict):
-    """An idempotency key came back with another request."""
+    """Raised when an idempotency key is sent again with another request."""
 
     code = "idempotency_key_reused"
 
@@ -82,7 +91,7 @@ class KeyReused(Conflict):
 
 
 class JobWasDeleted(Conflict):
-    """The idempotency key belongs to a job that was deleted."""
+    """Raised when an idempotency key belongs to a deleted job."""
 
     code = "job_was_deleted"
 
@@ -94,36 +103,36 @@ class JobWasDeleted(Conflict):
 
 
 class JobIsOver(Conflict):
-    """A final status stays as it is."""
+    """Raised on an attempt to change a job whose status is final."""
 
     code = "job_is_over"
 
     def __init__(self, job_id: str, status: str):
-        super().__init__(f"job {job_id!r} is {status} already", hint="submit a new job")
+        super().__init__(f"job {job_id!r} is already {status}", hint="submit a new job")
 
 
 class JobIsRunning(Conflict):
-    """A job that runs cannot be deleted, nor exported again."""
+    """Raised on an attempt to delete or export a job that is still running."""
 
     code = "job_is_running"
 
     def __init__(self, job_id: str, status: str):
-        hint = f"wait for its end, or cancel it first: POST /jobs/{job_id}/cancel"
+        hint = f"wait until it is over, or cancel it first: POST /jobs/{job_id}/cancel"
         super().__init__(f"job {job_id!r} is still {status}", hint=hint)
 
 
 class JobHasChildren(Conflict):
-    """A job whose training result others are exporting cannot be deleted."""
+    """Raised on an attempt to delete a job that other jobs are exporting."""
 
     code = "job_has_children"
 
     def __init__(self, job_id: str, children: Sequence[str]):
-        hint = f"wait for its end, or cancel it first: POST /jobs/{children[0]}/cancel"
+        hint = f"wait until it is over, or cancel it first: POST /jobs/{children[0]}/cancel"
         super().__init__(f"job {', '.join(children)} exports what {job_id!r} trained", hint=hint)
 
 
 class NothingTrained(Conflict):
-    """A job that ended before its training did has nothing to export."""
+    """Raised on an attempt to export a job that ended before its training did."""
 
     code = "nothing_trained"
 
@@ -132,47 +141,53 @@ class NothingTrained(Conflict):
         super().__init__(message, hint="export a job whose train step is done, or train again")
 
 
-# A write that came too late. Whoever gets one stops at once and touches nothing more.
+# Writes that come too late. The writer stops at once and changes nothing more.
 
 
 class Stale(GemtuneError):
-    """The writer no longer owns what it writes to."""
+    """Raised when a writer no longer owns the record it writes to."""
 
     code = "stale"
 
 
 class StaleClaim(Stale):
-    """Another execution owns the job, or the job is over."""
+    """Raised when another execution owns the job, or the job is over."""
 
     code = "stale_claim"
 
 
 class StaleAttempt(Stale):
-    """A newer attempt of the same step has begun."""
+    """Raised when a newer attempt of the same step has begun."""
 
     code = "stale_attempt"
 
 
 class VersionConflict(GemtuneError):
-    """The record changed since it was read: read again and decide again."""
+    """Raised when a record changed after it was read.
+
+    The caller reads it again and decides again.
+    """
 
     code = "version_conflict"
 
 
 class IllegalMove(GemtuneError):
-    """The table of moves does not know this move."""
+    """Raised for a change of status that the table of moves does not allow."""
 
     code = "illegal_move"
 
-    def __init__(self, job_id: str, here: str, to: str):
-        super().__init__(f"job {job_id!r} cannot go from {here} to {to}")
+    def __init__(self, job_id: str, status: str, to: str):
+        super().__init__(f"job {job_id!r} cannot go from {status} to {to}")
 
 
-# What a step finds out. It fails the job for good.
+# Errors of a step that fail the job for good.
 
 
 class StepError(GemtuneError):
-    """A step cannot succeed, however often it is tried; the code goes into the record."""
+    """Raised when a step can never succeed, however often it is tried.
+
+    The code becomes that of the job's `error_detail`.
+    """
 
     code = "step_failed"
 
@@ -181,41 +196,41 @@ class StepError(GemtuneError):
         self.code = code  # type: ignore[misc]
 
 
-# What stores say.
+# Errors of stores and of the platform.
 
 
 class ObjectNotFound(NotFound):
-    """No object has that name."""
+    """Raised when no object has the given name."""
 
     code = "object_not_found"
 
 
 class ObjectExists(Conflict):
-    """A create-only write found something there."""
+    """Raised when a create-only write finds an object of that name."""
 
     code = "object_exists"
 
 
 class UnsafeName(GemtuneError):
-    """A name that would leave its folder."""
+    """Raised for a name that would lead out of its bucket."""
 
     code = "unsafe_name"
 
 
 class NoSignedLinks(GemtuneError):
-    """What the service runs as can read an object, but cannot sign a link to it."""
+    """Raised when the service's account cannot sign a link to an object."""
 
     code = "no_signed_links"
 
 
 class SecretNotFound(NotFound):
-    """No secret has that name, or its time is over."""
+    """Raised when no secret has the given name, or it has expired."""
 
     code = "secret_not_found"
 
 
 class RecordUnreadable(GemtuneError):
-    """A job record that this version cannot read."""
+    """Raised for a job record that this version cannot read."""
 
     code = "record_unreadable"
 
@@ -228,7 +243,10 @@ class RecordUnreadable(GemtuneError):
 
 
 class SpecUnreadable(Conflict):
-    """A job's configuration that this version cannot read, or not as it was meant."""
+    """Raised for a job's configuration that this version cannot read safely.
+
+    A field that only a newer version knows may change what is trained.
+    """
 
     code = "spec_unreadable"
 
@@ -240,49 +258,51 @@ class SpecUnreadable(Conflict):
 
 
 class RecordInvalid(GemtuneError):
-    """A job that was about to be stored and could never be read again. Nothing was written."""
+    """Raised instead of storing a job that could never be read again."""
 
     code = "record_invalid"
 
     def __init__(self, job_id: str, faults: str):
         super().__init__(
-            f"what should be stored of job {job_id!r} is no record: {faults}", hint="this is a bug: report it"
+            f"job {job_id!r} cannot be stored, because its record would be invalid: {faults}",
+            hint="this is a bug: report it",
         )
 
 
 class BadPageToken(GemtuneError):
-    """A page token that no page gave out."""
+    """Raised for a page token that this service did not give out."""
 
     code = "bad_page_token"
 
     def __init__(self) -> None:
-        super().__init__("this page_token is not one of ours", hint="start again without page_token")
+        super().__init__("this page_token was not given out by this service", hint="start again without page_token")
 
 
 class BadIdempotencyKey(GemtuneError):
-    """A key that cannot be one."""
+    """Raised for a text that cannot be an idempotency key."""
 
     code = "bad_idempotency_key"
 
     def __init__(self) -> None:
         super().__init__(
-            "this is no idempotency key", hint="use printable characters, at most 1024 bytes, and no token"
+            "this cannot be an idempotency key", hint="use printable characters, at most 1024 bytes, and no token"
         )
 
 
 class NotFromHere(GemtuneError):
-    """A request that reached this machine by another name than its own, or from a web page."""
+    """Raised for a request from a web page, or under a foreign host name."""
 
     code = "not_from_here"
 
     def __init__(self) -> None:
         super().__init__(
-            "this service answers this machine only", hint="call http://127.0.0.1, from no page but its own"
+            "this service answers programs of its own machine only",
+            hint="call http://127.0.0.1, and not from a web page of another origin",
         )
 
 
 class BodyTooLarge(GemtuneError):
-    """A request body over the limit."""
+    """Raised for a request body over the limit."""
 
     code = "body_too_large"
 
@@ -291,7 +311,7 @@ class BodyTooLarge(GemtuneError):
 
 
 class CannotStore(GemtuneError):
-    """A write that the disk does not take: it is full, or may not be written to."""
+    """Raised when a write fails because the disk is full or read-only."""
 
     code = "cannot_store"
 
@@ -301,30 +321,30 @@ class CannotStore(GemtuneError):
 
 
 class NeedsLargerMachine(GemtuneError):
-    """A training that fits on no machine it could have."""
+    """Raised for a training or export that fits on no machine it may use."""
 
     code = "needs_larger_machine"
 
 
 class BadSetting(GemtuneError):
-    """An environment variable that says nothing we know."""
+    """Raised for an environment variable that is missing or has a bad value."""
 
     code = "bad_setting"
 
 
 class AddressNotAllowed(GemtuneError):
-    """A webhook whose host is, or resolves to, an address inside a network."""
+    """Raised for a webhook whose host has an address inside a network."""
 
     code = "address_not_allowed"
 
     def __init__(self, host: str):
-        super().__init__(f"{host} is inside a network", hint="use a host that the internet knows")
+        super().__init__(f"{host} is inside a private network", hint="use a host with a public address")
 
 
 class WebhookRefused(GemtuneError):
-    """A webhook's receiver answered with anything but 2xx."""
+    """Raised when a webhook's receiver does not answer 2xx."""
 
     code = "webhook_refused"
 
     def __init__(self, status: int):
-        super().__init__(f"the webhook's receiver answered {status}", hint="answer 2xx; it is sent again")
+        super().__init__(f"the webhook's receiver answered {status}", hint="answer 2xx; the event is sent again")

@@ -107,25 +107,25 @@ def _stand_in(readable: dict[str, Any], needed: Mapping[str, Any]) -> None:
 def _problem(model: type[BaseModel], raw: object, detail: Any) -> Problem:
     found: Loc = detail["loc"]
     loc: Loc = tuple(redact(part) if isinstance(part, str) else part for part in without_tags(raw, found))
-    kind, message = detail["type"], redact(detail["msg"])
+    code, message = detail["type"], redact(detail["msg"])
     hint = None
-    if kind == "extra_forbidden":
-        kind, message = "unknown_field", "no such field"
+    if code == "extra_forbidden":
+        code, message = "unknown_field", "no such field"
         hint = _closest(model, found)
-    elif kind == "missing":
-        kind, message = "missing_field", "this field is required"
-    elif kind == "union_tag_not_found":
-        loc, kind = (*loc, detail["ctx"]["discriminator"].strip("'")), "missing_field"
+    elif code == "missing":
+        code, message = "missing_field", "this field is required"
+    elif code == "union_tag_not_found":
+        loc, code = (*loc, detail["ctx"]["discriminator"].strip("'")), "missing_field"
         message = "this field is required"
-    elif kind == "union_tag_invalid":
-        loc, kind = (*loc, detail["ctx"]["discriminator"].strip("'")), "not_one_of"
+    elif code == "union_tag_invalid":
+        loc, code = (*loc, detail["ctx"]["discriminator"].strip("'")), "not_one_of"
         message = f"it should be one of {detail['ctx']['expected_tags']}"
-    elif kind == "literal_error":
-        kind = "not_one_of"
-    elif kind == "string_pattern_mismatch":
-        kind, message = "bad_form", "this has characters that it must not have"
+    elif code == "literal_error":
+        code = "not_one_of"
+    elif code == "string_pattern_mismatch":
+        code, message = "bad_form", "this has characters that it must not have"
         hint = "names have letters, digits, '.', '_' and '-'; a Hub repository is owner/name"
-    return Problem(loc, message, kind, hint)
+    return Problem(loc, message, code, hint)
 
 
 def _closest(model: type[BaseModel], loc: Loc) -> str:

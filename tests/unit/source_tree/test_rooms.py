@@ -17,6 +17,7 @@ PRODUCT = ("gemtune", "main", "trainer", "bench", "deploy", "examples")
 # What each room of the service may import of the service. Files directly in gemtune are rooms of their own.
 SERVICE: Mapping[str, str] = {
     "clock": "",
+    "error_codes": "",
     "methods": "",
     "process": "",
     "redaction": "",

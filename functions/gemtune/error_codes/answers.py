@@ -1,0 +1,117 @@
+"""Codes of error answers of the HTTP API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gemtune.error_codes.entry import ErrorCode
+
+ANSWERS: Mapping[str, ErrorCode] = {
+    "request_refused": ErrorCode(
+        "Something in the request or its parameters is wrong; `problems` lists all of it at once.",
+        "Correct every listed problem and send the request again.",
+    ),
+    "bad_idempotency_key": ErrorCode(
+        "The idempotency key is empty, longer than 1024 bytes, not printable, or looks like a token.",
+        "Use printable ASCII characters, such as a UUID.",
+    ),
+    "bad_page_token": ErrorCode(
+        "`page_token` was not given out by this service.",
+        "Start again without `page_token`, and pass on `next_page_token` unchanged.",
+    ),
+    "job_not_found": ErrorCode(
+        "There is no job with this id: it never existed, or it was deleted.",
+        "List the jobs with `GET /jobs`.",
+    ),
+    "not_found": ErrorCode(
+        "The path is not one of the API's, or nothing has that name.",
+        "Compare the path with `GET /openapi.json`.",
+    ),
+    "object_not_found": ErrorCode(
+        "A file of the job is not in the object store.",
+        "Check that nobody removed it by hand; export again with `POST /jobs/{job_id}/exports`.",
+    ),
+    "secret_not_found": ErrorCode(
+        "A token that the request or the job refers to is not stored, or it expired.",
+        "Store it again with `gemtune secret NAME`, then submit again.",
+    ),
+    "unsafe_name": ErrorCode(
+        "A name has parts such as `..`, or a link leads out of its bucket.",
+        "Use plain relative names, and put the files themselves where the link is.",
+    ),
+    "idempotency_key_reused": ErrorCode(
+        "The idempotency key was sent before, with a different request.",
+        "Send a changed request under a new `Idempotency-Key`.",
+    ),
+    "job_was_deleted": ErrorCode(
+        "The idempotency key belongs to a job that was deleted.",
+        "Send the request under a new `Idempotency-Key` to train again.",
+    ),
+    "job_is_over": ErrorCode(
+        "The job is completed, failed or cancelled, which never changes.",
+        "Submit a new job, or export its result with `POST /jobs/{job_id}/exports`.",
+    ),
+    "job_is_running": ErrorCode(
+        "A job that is not over cannot be deleted, nor exported again.",
+        "Wait for its end, or cancel it with `POST /jobs/{job_id}/cancel`.",
+    ),
+    "job_has_children": ErrorCode(
+        "The job cannot be deleted while other jobs export what it trained.",
+        "Wait for their end, or cancel them.",
+    ),
+    "nothing_trained": ErrorCode(
+        "The job ended before its train step did, so there is nothing to export.",
+        "Export a job whose train step is done, or train again.",
+    ),
+    "record_unreadable": ErrorCode(
+        "The job's record was written by another version of the service, or is damaged.",
+        "Run the version that wrote it; or cancel the job and delete it.",
+    ),
+    "spec_unreadable": ErrorCode(
+        "The job's configuration has fields or values that this version does not know.",
+        "Run the version that accepted the job, or submit it again.",
+    ),
+    "not_from_here": ErrorCode(
+        "The workstation's service was called by a web page, or under a host name that is not this machine's.",
+        "Call `http://127.0.0.1` from a program of the same machine.",
+    ),
+    "body_too_large": ErrorCode(
+        "The body has more than 1 MiB.",
+        "Put rows into a dataset, not into the request.",
+    ),
+    "no_signed_links": ErrorCode(
+        "The account that the service runs as cannot sign links to objects.",
+        "Run the service as a service account that has `roles/iam.serviceAccountTokenCreator` on itself.",
+    ),
+    "cannot_store": ErrorCode(
+        "A write failed: the disk is full or read-only.",
+        "Make room in `GEMTUNE_HOME`, or make it writable, and send the request again.",
+    ),
+    "internal": ErrorCode(
+        "The service has a fault; the answer does not say more.",
+        "Try again; then look into the service's log, which has the whole error.",
+    ),
+}
+
+HTTP_NAMES: Mapping[str, ErrorCode] = {
+    "method_not_allowed": ErrorCode(
+        "The path exists, but not with this method.",
+        "Use a method that the header `Allow` names.",
+    ),
+    "bad_request": ErrorCode(
+        "What arrived is not HTTP, or its headers contradict each other.",
+        "Use an HTTP client library.",
+    ),
+    "request_header_fields_too_large": ErrorCode(
+        "The headers are longer than the server reads (256 KiB).",
+        "Send less in headers and in the query.",
+    ),
+    "not_implemented": ErrorCode(
+        "The request has a `Transfer-Encoding` that the server does not know.",
+        "Send the body plain or chunked.",
+    ),
+    "internal_server_error": ErrorCode(
+        "The workstation's server failed before it reached the API.",
+        "Try again; then look into the server's log.",
+    ),
+}

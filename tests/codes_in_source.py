@@ -1,0 +1,105 @@
+"""Reads from the source which error codes the code can put out, by syntax alone."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One place that gives something a code. codes: those that stand there; None when the expression passes one on."""
+
+    file: str
+    expression: str
+    codes: tuple[str, ...] | None
+
+    @property
+    def passes_on(self) -> bool:
+        """Whether it hands on a code that was given elsewhere, as `error.code` and the name `code` do."""
+        return self.expression == "code" or self.expression.endswith(".code")
+
+
+def uses_in(root: Path, folders: Sequence[str]) -> list[Use]:
+    """Return every place of these folders that gives something a `code`."""
+    files = {
+        path.relative_to(root).as_posix(): ast.parse(path.read_text())
+        for folder in folders
+        for path in sorted((root / folder).rglob("*.py"))
+    }
+    positions: dict[str, set[int]] = {}
+    for tree in files.values():
+        for name, position in _positions(tree):
+            positions.setdefault(name, set()).add(position)
+    return [use for file, tree in files.items() for use in _uses(file, tree, positions)]
+
+
+def _positions(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Yield each callable that takes a `code`, and at which position of a call."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            names = [argument.arg for argument in node.args.args]
+            if "code" in names:
+                yield node.name, names.index("code")
+        elif isinstance(node, ast.ClassDef):
+            fields = [
+                item.target.id
+                for item in node.body
+                if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+            ]
+            if "code" in fields:
+                yield node.name, fields.index("code")
+            for item in node.body:
+                if isinstance(item, ast.FunctionDef) and item.name == "__init__":
+                    names = [argument.arg for argument in item.args.args][1:]
+                    if "code" in names:
+                        yield node.name, names.index("code")
+
+
+def _uses(file: str, tree: ast.Module, positions: Mapping[str, set[int]]) -> Iterator[Use]:
+    constants = {
+        target.id: statement.value
+        for statement in tree.body
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        if isinstance(target, ast.Name)
+    }
+    for node in ast.walk(tree):
+        for value in _values(node, positions):
+            yield Use(file, ast.unparse(value), _codes(value, constants))
+
+
+def _values(node: ast.AST, positions: Mapping[str, set[int]]) -> Iterator[ast.expr]:
+    """Yield the expressions that a node takes as a code."""
+    if isinstance(node, ast.Call):
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        yield from (keyword.value for keyword in node.keywords if keyword.arg == "code")
+        yield from (node.args[index] for index in positions.get(called, ()) if index < len(node.args))
+    elif isinstance(node, ast.Dict):
+        yield from (
+            value
+            for key, value in zip(node.keys, node.values, strict=True)
+            if isinstance(key, ast.Constant) and key.value == "code"
+        )
+    elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        for target in targets:
+            yield from _assigned(target, node.value)
+
+
+def _assigned(target: ast.expr, value: ast.expr) -> Iterator[ast.expr]:
+    if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+        for inner, part in zip(target.elts, value.elts, strict=True):
+            yield from _assigned(inner, part)
+    elif isinstance(target, ast.Name) and target.id == "code":
+        yield value
+
+
+def _codes(value: ast.expr, constants: Mapping[str, ast.expr]) -> tuple[str, ...] | None:
+    if isinstance(value, ast.Constant):
+        return (value.value,) if isinstance(value.value, str) else ()
+    if isinstance(value, ast.Name) and value.id in constants:
+        return _codes(constants[value.id], {})
+    return None
