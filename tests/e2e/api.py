@@ -1,4 +1,4 @@
-"""What tests ask of a gemtune over HTTP, wherever it runs."""
+"""Client of a running gemtune, over HTTP and the command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 
-OVER = ("completed", "failed", "cancelled")
+TERMINAL = ("completed", "failed", "cancelled")
 
 
 class Api:
@@ -34,7 +34,7 @@ class Api:
 
     def wait_until(self, job_id: str, when: Callable[[dict[str, Any]], bool], *, seconds: float) -> dict[str, Any]:
         return wait_for(
-            lambda: (job := self.status(job_id)) and (when(job) or job["status"] in OVER) and job,
+            lambda: (job := self.status(job_id)) and (when(job) or job["status"] in TERMINAL) and job,
             seconds=seconds,
             what=f"job {job_id}",
             pause=0.3,
@@ -47,7 +47,7 @@ class Api:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the command line needs to reach it."""
+        """Return the variables that point the command line at this gemtune."""
         raise NotImplementedError
 
     def cli(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -56,7 +56,7 @@ class Api:
         )
 
     def logs(self, job_id: str) -> str:
-        """The last words of every step."""
+        """Return the end of every step's log."""
         raise NotImplementedError
 
 
@@ -65,10 +65,13 @@ def command(*arguments: str) -> list[str]:
 
 
 def wait_for(ask: Callable[[], Any], *, seconds: float, what: str, pause: float = 0.1) -> Any:
-    """What `ask` says once it is true: other processes have their own time, so this one looks."""
+    """Poll `ask` until its result is true, and return that result.
+
+    Other processes run in real time, so their state has to be polled. Raises AssertionError after `seconds`.
+    """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if found := ask():
-            return found
+        if result := ask():
+            return result
         time.sleep(pause)
     raise AssertionError(f"waited {seconds} s for {what}")

@@ -1,4 +1,4 @@
-"""The gcp backend whole: the functions on emulators and stand-ins, and what tests do to it from outside."""
+"""Client of the gcp backend on emulators, with access to what is behind it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class CloudService(Api):
         return os.environ | self.cloud.environment | {"GEMTUNE_URL": self.url}
 
     def push(self, function: str, topic: Topic, message: Any) -> int:
-        """What Pub/Sub does with a message of a push subscription; the status of the answer."""
+        """Deliver a message as a push subscription does; return the status."""
         body = {"data": base64.b64encode(message.data).decode(), "attributes": dict(message.attributes)}
         push = {"message": body | {"messageId": message.message_id}, "subscription": f"{topic}-push"}
         return self.client.post(f"/{function}/projects/{PROJECT}/topics/{topic}", json=push).status_code
@@ -53,21 +53,24 @@ class CloudService(Api):
         return "\n".join([*(f"--- {path.name}\n{path.read_text()[-2000:]}" for path in logs), functions])
 
     def everything_written(self) -> str:
-        """All documents, objects, messages and log lines as one text: what a search for a token goes through."""
+        """Return all documents, objects, messages and log lines as one text.
+
+        Tests search it for tokens.
+        """
         database = firestore.Client(project=PROJECT)
-        found = [str(document) for collection in database.collections() for document in _documents(collection)]
+        texts = [str(document) for collection in database.collections() for document in _documents(collection)]
         for bucket in BUCKETS.values():
             for blob in self.storage.list_blobs(bucket):
-                found.append(f"{blob.name} {blob.metadata} {blob.download_as_bytes().decode(errors='replace')}")
-        found += [f"{message.data!r} {dict(message.attributes)}" for t in Topic for message in self.cloud.messages(t)]
-        found += [path.read_text(errors="replace") for path in self.cloud.folder.rglob("*.log")]
-        return "\n".join(found)
+                texts.append(f"{blob.name} {blob.metadata} {blob.download_as_bytes().decode(errors='replace')}")
+        texts += [f"{message.data!r} {dict(message.attributes)}" for t in Topic for message in self.cloud.messages(t)]
+        texts += [path.read_text(errors="replace") for path in self.cloud.folder.rglob("*.log")]
+        return "\n".join(texts)
 
 
 def _documents(collection: Any) -> list[dict[str, Any]]:
-    found = []
+    documents = []
     for reference in collection.list_documents():
-        found.append({"path": reference.path} | (reference.get().to_dict() or {}))
+        documents.append({"path": reference.path} | (reference.get().to_dict() or {}))
         for below in reference.collections():
-            found += _documents(below)
-    return found
+            documents += _documents(below)
+    return documents

@@ -24,7 +24,10 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 @pytest.fixture(scope="session")
 def request_of(tiny: Path):
-    """A request for the tiny model; keyword arguments go into training_config."""
+    """Return a factory of requests for the tiny model.
+
+    Its keyword arguments go into training_config.
+    """
 
     def make(**training: Any) -> dict[str, Any]:
         config = {"base_model_id": str(tiny), "learning_rate": 5e-3, "batch_size": 4, "gradient_accumulation_steps": 1}

@@ -1,10 +1,11 @@
-"""Strangers to gemtune, each a process of its own: they know Google's clients and what the README says, and import
-nothing of ours.
+"""Clients of the gcp backend that know only Google's libraries and the README.
 
-    python producers.py publish FILE [KEY]       a request, to job-requests
-    python producers.py upload BUCKET NAME FILE  a job file
-    python producers.py subscribe NAME           job-status from now on, in order
-    python producers.py listen NAME              one JSON line a message
+Each command runs as a process of its own and imports nothing of gemtune.
+
+    python producers.py publish FILE [KEY]       publish a request to job-requests
+    python producers.py upload BUCKET NAME FILE  upload a job file
+    python producers.py subscribe NAME           subscribe to job-status from now on, in order
+    python producers.py listen NAME              print one JSON line per message
 """
 
 from __future__ import annotations
@@ -49,13 +50,14 @@ def subscribe(name: str) -> None:
 def listen(name: str) -> None:
     from google.cloud import pubsub_v1
 
-    def heard(message: pubsub_v1.subscriber.message.Message) -> None:
+    def print_message(message: pubsub_v1.subscriber.message.Message) -> None:
         line = {"body": json.loads(message.data), "key": message.ordering_key, "attributes": dict(message.attributes)}
-        os.write(1, f"{json.dumps(line)}\n".encode())  # whole: messages of several jobs come in several threads
+        # One write per line, because callbacks for several jobs run in several threads.
+        os.write(1, f"{json.dumps(line)}\n".encode())
         message.ack()
 
     with pubsub_v1.SubscriberClient() as subscriber:
-        subscriber.subscribe(f"projects/{PROJECT}/subscriptions/{name}", heard).result()
+        subscriber.subscribe(f"projects/{PROJECT}/subscriptions/{name}", print_message).result()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A gemtune of its own for a test: a server process on free ports with a home of its own."""
+"""Workstation server of one test: a process on a free port with its own home."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ def free_port() -> int:
 
 
 class Service(Api):
-    """Start, kill and ask one server. Always used as a context, so that nothing of it outlives the test."""
+    """Server process that tests start, kill and send requests to.
+
+    Always use it as a context manager, so that none of its processes outlives the test.
+    """
 
     def __init__(self, home: Path):
         self.home = home
@@ -58,7 +61,7 @@ class Service(Api):
             self.process = None
 
     def kill(self, *, with_trainers: bool) -> None:
-        """kill -9, as a power cut does."""
+        """Kill the server with SIGKILL, as a power cut does."""
         assert self.process is not None
         self.process.kill()
         self.process.wait(60)
@@ -76,16 +79,19 @@ class Service(Api):
             return False
 
     def trainers(self) -> list[psutil.Process]:
-        """The living trainer processes of this home, by their own environment."""
-        found = []
+        """Return the running trainer processes of this home.
+
+        They are recognized by GEMTUNE_HOME in their environment.
+        """
+        trainers = []
         for process in psutil.process_iter():
             try:
                 ours = process.environ().get("GEMTUNE_HOME") == str(self.home)
                 if ours and "trainer" in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
+                    trainers.append(process)
             except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
                 continue
-        return found
+        return trainers
 
     def put_dataset(
         self, dataset: str, rows: list[dict[str, Any]], held_out: list[dict[str, Any]] | None = None

@@ -1,4 +1,4 @@
-"""Cancel in each status that can be cancelled: final, the child gone, the secret gone."""
+"""Cancelling a job in each status that can be cancelled."""
 
 from __future__ import annotations
 

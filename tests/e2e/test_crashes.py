@@ -1,4 +1,7 @@
-"""kill -9 of the trainer, of the server, of both: nothing is lost, nothing trained twice, events stay whole."""
+"""Recovery after kill -9 of the trainer, of the server, and of both.
+
+Nothing is lost, nothing is trained twice, and the events stay complete.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +31,12 @@ def test_a_killed_trainer_resumes_from_its_checkpoint(service: Service, request_
 def test_a_server_killed_at_random_moments_loses_nothing(
     service: Service, request_of: Any, with_trainers: bool
 ) -> None:
-    chance = random.Random(7)
+    rng = random.Random(7)
     job_id = service.submit(request_of(**LONG))
     for _ in range(5):
-        time.sleep(chance.uniform(0.2, 4.0))  # a power cut comes at no state of ours
+        time.sleep(rng.uniform(0.2, 4.0))  # a power cut does not wait for any particular state
         service.kill(with_trainers=with_trainers)
-        # Of each step one at most. One that is done may still be on its way out when the next server goes on.
+        # At most one process per step; that of a finished step may still be exiting when the next server continues.
         steps = [process.cmdline()[3] for process in service.trainers()]
         assert len(steps) == len(set(steps))
         assert not (with_trainers and steps)
@@ -42,7 +45,7 @@ def test_a_server_killed_at_random_moments_loses_nothing(
     events = service.events(job_id)
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
     assert [event["type"] for event in events].count("job_completed") == 1
-    if not with_trainers:  # each step's own child was adopted, so none was begun a second time
+    if not with_trainers:  # the new server adopted each step's child, so no step began twice
         assert {step["attempt"] for step in job["steps"].values()} == {1}
     curve = [m["train_step"] for m in service.client.get(f"/jobs/{job_id}/metrics").json()["metrics"] if "loss" in m]
     assert curve == list(range(1, 41))

@@ -1,4 +1,7 @@
-"""The gcp backend, end to end: three strangers send a request each, a fourth hears what becomes of them."""
+"""The gcp backend end to end.
+
+Independent client processes send a request each, and another one subscribes to what becomes of them.
+"""
 
 from __future__ import annotations
 
@@ -43,19 +46,19 @@ def service(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Cl
     except NoEmulators as error:
         pytest.skip(str(error))
     with cloud:
-        found = CloudService(cloud)
-        found.put_dataset("chats", rows.train_rows(32), rows.held_out_rows(8))
-        found.put_model(tiny)
-        yield found
+        service = CloudService(cloud)
+        service.put_dataset("chats", rows.train_rows(32), rows.held_out_rows(8))
+        service.put_model(tiny)
+        yield service
 
 
 @pytest.fixture(scope="module")
 def request_of(request_of: Any) -> Any:
-    """A request for the tiny model in its bucket."""
+    """Return a factory of requests for the tiny model in its bucket."""
     return lambda **training: request_of(base_model_id=MODEL, **training)
 
 
-def stranger(service: CloudService, *arguments: str) -> str:
+def run_producer(service: CloudService, *arguments: str) -> str:
     command = [sys.executable, str(PRODUCERS), *arguments]
     ran = subprocess.run(command, env=service.environment | {"PATH": ""}, capture_output=True, text=True, timeout=240)
     assert ran.returncode == 0, ran.stderr
@@ -64,53 +67,56 @@ def stranger(service: CloudService, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def listener(service: CloudService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Everything that a subscriber process of its own has heard so far."""
-    stranger(service, "subscribe", "stranger")
+    """Return a function that lists what a subscriber process received."""
+    run_producer(service, "subscribe", "outsider")
     log = tmp_path_factory.mktemp("listener") / "heard.jsonl"
-    child = Child("listener", [sys.executable, str(PRODUCERS), "listen", "stranger"], log, service.environment)
+    child = Child("listener", [sys.executable, str(PRODUCERS), "listen", "outsider"], log, service.environment)
     yield lambda: [json.loads(line) for line in log.read_text().splitlines(True) if line[0] + line[-1] == "{\n"]
     child.stop()
 
 
 @pytest.fixture(scope="module")
 def receiver() -> Iterator[WebhookReceiver]:
-    found = WebhookReceiver(500, 302, 404)
-    yield found
-    found.stop()
+    receiver = WebhookReceiver(500, 302, 404)
+    yield receiver
+    receiver.stop()
 
 
 @pytest.fixture(scope="module")
-def by(
+def job_ids(
     service: CloudService,
     request_of: Any,
     listener: Any,
     receiver: WebhookReceiver,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, str]:
-    """The completed job of each way in: http (with a token and a webhook), message, file."""
+    """Return the completed job of each way in: http, message and file.
+
+    The one by http has a token and a webhook.
+    """
     folder, request = tmp_path_factory.mktemp("requests"), request_of(eval_strategy="epoch")
-    ids = {"http": service.submit(request | {"hf_token": TOKENS["http"], "notify": {"webhook_url": receiver.url}})}
+    job_ids = {"http": service.submit(request | {"hf_token": TOKENS["http"], "notify": {"webhook_url": receiver.url}})}
     (folder / "published.json").write_text(json.dumps(request | {"job_name": "published"}))
-    stranger(service, "publish", str(folder / "published.json"))
+    run_producer(service, "publish", str(folder / "published.json"))
     (folder / "dropped.job.yaml").write_text(json.dumps(request | {"job_name": "dropped"}))
-    stranger(service, "upload", UPLOADS, "in/dropped.job.yaml", str(folder / "dropped.job.yaml"))
-    ids["file"] = answer_of(service, "in/dropped.accepted.json")["job_id"]
-    ids["message"] = wait_for(lambda: named(service, "published"), seconds=240, what="the published job")
-    for job_id in ids.values():
+    run_producer(service, "upload", UPLOADS, "in/dropped.job.yaml", str(folder / "dropped.job.yaml"))
+    job_ids["file"] = ingest_answer(service, "in/dropped.accepted.json")["job_id"]
+    job_ids["message"] = wait_for(lambda: job_named(service, "published"), seconds=240, what="the published job")
+    for job_id in job_ids.values():
         service.completed(job_id)
     wait_for(
-        lambda: {m["key"] for m in listener() if m["body"]["type"] == "job_completed"} == set(ids.values()),
+        lambda: {m["key"] for m in listener() if m["body"]["type"] == "job_completed"} == set(job_ids.values()),
         seconds=240,
         what="every job on job-status",
     )
-    return ids
+    return job_ids
 
 
 @pytest.mark.parametrize("way", ["http", "message", "file"])
-def test_a_request_by_each_way_in_becomes_an_adapter_and_a_subscriber_hears_all_of_it(
-    service: CloudService, by: dict[str, str], listener: Any, tmp_path: Path, tiny: Path, way: str
+def test_a_request_by_each_way_in_becomes_an_adapter_and_a_subscriber_gets_every_event(
+    service: CloudService, job_ids: dict[str, str], listener: Any, tmp_path: Path, tiny: Path, way: str
 ) -> None:
-    job_id = by[way]
+    job_id = job_ids[way]
     job = service.status(job_id)
     assert job["metrics"]["eval_loss"] < job["metrics"]["baseline"]["eval_loss"]
     assert job["adapter_path"].startswith(f"gs://{BUCKETS['GCS_EXPORT_BUCKET_NAME']}/jobs/{job_id}/")
@@ -119,21 +125,21 @@ def test_a_request_by_each_way_in_becomes_an_adapter_and_a_subscriber_hears_all_
     assert seqs == list(range(1, len(seqs) + 1))
     curve = service.client.get(f"/jobs/{job_id}/metrics").json()["metrics"]
     assert [entry["train_step"] for entry in curve if "loss" in entry] == list(range(1, 13))
-    heard = [message for message in listener() if message["key"] == job_id]
-    firsts = {message["body"]["seq"]: message["body"]["type"] for message in heard}
+    received = [message for message in listener() if message["key"] == job_id]
+    firsts = {message["body"]["seq"]: message["body"]["type"] for message in received}
     assert list(firsts) == seqs
-    assert [type for type in firsts.values() if type in MOVES] == MOVES
-    assert {message["attributes"]["job_id"] for message in heard} == {job_id}
-    assert {message["attributes"]["modality"] for message in heard} == {"text"}
+    assert [event_type for event_type in firsts.values() if event_type in MOVES] == MOVES
+    assert {message["attributes"]["job_id"] for message in received} == {job_id}
+    assert {message["attributes"]["modality"] for message in received} == {"text"}
 
 
-def answer_of(service: CloudService, name: str) -> Any:
-    """What `ingest` wrote beside a job file."""
+def ingest_answer(service: CloudService, name: str) -> Any:
+    """Wait for the file with which `ingest` answers a job file, and return it."""
     blob = wait_for(lambda: service.bucket("uploads").get_blob(name), seconds=240, what=name)
     return json.loads(blob.download_as_bytes())
 
 
-def named(service: CloudService, name: str) -> str | None:
+def job_named(service: CloudService, name: str) -> str | None:
     listed = service.client.get("/jobs").json()["jobs"]
     return next((job["job_id"] for job in listed if job["job_name"] == name), None)
 
@@ -146,25 +152,25 @@ def download(service: CloudService, uri: str, into: Path) -> Path:
     return into
 
 
-def test_a_webhook_hears_every_event_signed_and_again_until_it_takes_it(
-    service: CloudService, by: dict[str, str], receiver: WebhookReceiver
+def test_a_webhook_gets_every_event_signed_and_retried_until_it_is_accepted(
+    service: CloudService, job_ids: dict[str, str], receiver: WebhookReceiver
 ) -> None:
     wait_for(lambda: "job_completed" in receiver.types(), seconds=240, what="the webhook")
-    assert [type for type in receiver.types() if type in MOVES] == MOVES
+    assert [event_type for event_type in receiver.types() if event_type in MOVES] == MOVES
     key = service.cli("webhook-key").stdout.strip()
     for headers, body in receiver.heard:
         assert Webhook(key).verify(body, headers)
 
 
-def test_every_message_again_and_backwards_changes_nothing(
-    service: CloudService, by: dict[str, str], listener: Any
+def test_delivering_every_message_again_and_in_reverse_changes_nothing(
+    service: CloudService, job_ids: dict[str, str], listener: Any
 ) -> None:
     def records() -> Any:
         jobs = service.client.get("/jobs").json()["jobs"]
         return [(service.status(job["job_id"]), service.events(job["job_id"])) for job in jobs]
 
     before, executions = records(), service.cloud.workflows.count()
-    heard = {(message["key"], message["body"]["seq"]) for message in listener()}
+    received = {(message["key"], message["body"]["seq"]) for message in listener()}
     requests = service.cloud.messages(Topic.JOB_REQUESTS)
     assert len(requests) == 3
     for message in [*reversed(requests), *requests]:
@@ -175,11 +181,11 @@ def test_every_message_again_and_backwards_changes_nothing(
         assert service.cloud.relay.send(function, headers, body) in (200, 204)
     service.cloud.sweep()
     assert (records(), service.cloud.workflows.count()) == (before, executions)
-    assert {(message["key"], message["body"]["seq"]) for message in listener()} == heard
+    assert {(message["key"], message["body"]["seq"]) for message in listener()} == received
 
 
-def test_a_webhook_that_is_never_taken_becomes_a_dead_letter(service: CloudService) -> None:
-    """One message only: with each refusal the emulator waits longer before it pushes anything of the subscription."""
+def test_a_webhook_that_is_never_accepted_becomes_a_dead_letter(service: CloudService) -> None:
+    """Send one message only: each refusal delays the emulator's next push."""
     receiver = WebhookReceiver(*[500] * 1000)
     topic = f"projects/{PROJECT}/topics/webhooks"
     event = Event(job_id="training_x", seq=1, type="job_queued", status="queued", at=datetime.now(UTC))
@@ -187,10 +193,10 @@ def test_a_webhook_that_is_never_taken_becomes_a_dead_letter(service: CloudServi
     with pubsub_v1.SubscriberClient() as subscriber, pubsub_v1.PublisherClient() as publisher:
         dead = f"projects/{PROJECT}/subscriptions/dead"
         subscriber.create_subscription(name=dead, topic=f"{topic}-dead")
-        hearing = subscriber.subscribe(dead, lambda message: (letters.append(message), message.ack()))
+        pull = subscriber.subscribe(dead, lambda message: (letters.append(message), message.ack()))
         publisher.publish(topic, message_of(receiver.url, event)).result(timeout=240)
         wait_for(lambda: letters, seconds=240, what="the dead letter")
-        hearing.cancel()
+        pull.cancel()
     receiver.stop()
     assert json.loads(letters[0].data)["event"]["job_id"] == "training_x"
     assert letters[0].attributes["CloudPubSubDeadLetterSourceDeliveryCount"] == "5"
@@ -198,25 +204,25 @@ def test_a_webhook_that_is_never_taken_becomes_a_dead_letter(service: CloudServi
 
 
 def test_a_token_is_in_nothing_that_gemtune_writes(
-    service: CloudService, by: dict[str, str], request_of: Any, listener: Any, tmp_path: Path
+    service: CloudService, job_ids: dict[str, str], request_of: Any, listener: Any, tmp_path: Path
 ) -> None:
     for way, name in (("message", "message.json"), ("file", "file.job.json")):
         (tmp_path / name).write_text(json.dumps(request_of() | {"hf_token": TOKENS[way]}))
-    stranger(service, "publish", str(tmp_path / "message.json"), f"key-{TOKENS['message']}")
-    stranger(service, "upload", UPLOADS, "file.job.json", str(tmp_path / "file.job.json"))
-    assert answer_of(service, "file.rejected.json")["errors"][0]["code"] == "secret_in_the_open"
+    run_producer(service, "publish", str(tmp_path / "message.json"), f"key-{TOKENS['message']}")
+    run_producer(service, "upload", UPLOADS, "file.job.json", str(tmp_path / "file.job.json"))
+    assert ingest_answer(service, "file.rejected.json")["errors"][0]["code"] == "secret_in_the_open"
     types = lambda: {message["attributes"]["type"] for message in listener()}  # noqa: E731
     wait_for(lambda: "job_rejected" in types(), seconds=240, what="the rejection")
     wait_for(lambda: not _job_secrets(service), seconds=240, what="the secret to go")
-    # The user wrote these two.
+    # The user wrote these two, so they may hold a token.
     service.bucket("uploads").blob("file.job.json").delete()
-    own = [
+    requests = [
         message for message in service.cloud.messages(Topic.JOB_REQUESTS) if TOKENS["message"].encode() in message.data
     ]
-    assert [dict(message.attributes) for message in own] == [{"Idempotency-Key": f"key-{TOKENS['message']}"}]
-    service.cloud.messages(Topic.JOB_REQUESTS).remove(own[0])
+    assert [dict(message.attributes) for message in requests] == [{"Idempotency-Key": f"key-{TOKENS['message']}"}]
+    service.cloud.messages(Topic.JOB_REQUESTS).remove(requests[0])
     written = service.everything_written() + json.dumps(listener())
-    assert by["http"] in written
+    assert job_ids["http"] in written
     for token in TOKENS.values():
         assert token not in written
 
@@ -225,7 +231,7 @@ def _job_secrets(service: CloudService) -> list[str]:
     return [name for name in service.cloud.secret_manager.names() if name.startswith("gemtune-job-")]
 
 
-def test_cancel_in_training_ends_the_task_and_the_workflow(service: CloudService, request_of: Any) -> None:
+def test_cancelling_in_training_ends_the_task_and_the_workflow(service: CloudService, request_of: Any) -> None:
     job_id = service.submit(request_of(max_steps=400) | {"hf_token": "hf_fakefakefake"})
     service.wait_until(job_id, lambda job: job["status"] == "training" and job["progress"], seconds=240)
     execution = service.status(job_id)["steps"]["train"]["execution"]
@@ -244,32 +250,32 @@ def test_cancel_in_training_ends_the_task_and_the_workflow(service: CloudService
 def test_five_jobs_survive_killed_trainers_lost_workflows_and_a_dead_functions_server(
     service: CloudService, request_of: Any, listener: Any
 ) -> None:
-    chance = random.Random(11)
+    rng = random.Random(11)
     jobs = [service.submit(request_of(max_steps=24, save_steps=4, seed=number)) for number in range(5)]
     lost: set[str] = set()
     for _ in range(6):
-        time.sleep(chance.uniform(1.0, 6.0))  # an outage comes at no state of ours
-        fault = chance.choice(["trainer", "workflow", "functions"])
+        time.sleep(rng.uniform(1.0, 6.0))  # an outage does not wait for any particular state
+        fault = rng.choice(["trainer", "workflow", "functions"])
         running = service.cloud.cloud_run.running()
         active = [name for name in service.cloud.workflows.active() if name not in lost]
         if fault == "trainer" and running:
-            chance.choice(running).kill()
+            rng.choice(running).kill()
         elif fault == "workflow" and active:
-            name = chance.choice(active)
+            name = rng.choice(active)
             lost.add(name)
             service.cloud.workflows.lose(name)
         elif fault == "functions":
             service.cloud.kill_functions()
-            time.sleep(chance.uniform(0.0, 2.0))
+            time.sleep(rng.uniform(0.0, 2.0))
             service.cloud.serve_functions()
         service.cloud.sweep()
     assert lost
 
-    def over() -> bool:
+    def all_completed() -> bool:
         service.cloud.sweep()
         return all(service.status(job_id)["status"] == "completed" for job_id in jobs)
 
-    wait_for(over, seconds=600, what="every job", pause=2)
+    wait_for(all_completed, seconds=600, what="every job", pause=2)
     for job_id in jobs:
         events = service.events(job_id)
         assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
@@ -278,9 +284,9 @@ def test_five_jobs_survive_killed_trainers_lost_workflows_and_a_dead_functions_s
         curve = service.client.get(f"/jobs/{job_id}/metrics").json()["metrics"]
         assert [entry["train_step"] for entry in curve if "loss" in entry] == list(range(1, 25))
 
-    def firsts(job_id: str) -> list[int]:
+    def sequence_numbers(job_id: str) -> list[int]:
         return list(dict.fromkeys(message["body"]["seq"] for message in listener() if message["key"] == job_id))
 
     for job_id in jobs:
         last = len(service.events(job_id))
-        wait_for(lambda: firsts(job_id) == list(range(1, last + 1)), seconds=240, what="its events, in order")  # noqa: B023
+        wait_for(lambda: sequence_numbers(job_id) == list(range(1, last + 1)), seconds=240, what="its events, in order")  # noqa: B023

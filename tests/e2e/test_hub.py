@@ -1,4 +1,4 @@
-"""A job whose result goes to the Hub, with a trainer that is killed in the middle of the upload."""
+"""Publishing to the Hub when the trainer is killed during the upload."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from tests.trainer.hub_server import TOKEN, Answer, HubServer
 
 
 class SlowHub(HubServer):
-    """Its first commit waits for the test, and then for nobody: who asked for it is dead."""
+    """Hub that holds the first commit until the test has killed the trainer."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked_to_commit, self.go_on = threading.Event(), threading.Event()
+        self.commit_requested, self.go_on = threading.Event(), threading.Event()
 
     def answer(self, method: str, path: str, headers: object, body: bytes) -> Answer:
         if path.endswith("/commit/main") and not self.go_on.is_set():
-            self.asked_to_commit.set()
+            self.commit_requested.set()
             self.go_on.wait(60)
             return Answer(cut=True)
         return super().answer(method, path, headers, body)
 
 
-def test_a_trainer_killed_while_it_uploads_costs_a_try_and_publishes_the_whole(
+def test_a_trainer_killed_while_it_uploads_publishes_everything_at_its_next_attempt(
     tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with hub_server.serving(SlowHub()) as hub:
@@ -45,28 +45,31 @@ def test_a_trainer_killed_while_it_uploads_costs_a_try_and_publishes_the_whole(
                     "export_config": {"destination": "hfhub", "hf_repo_id": "me/captain"},
                 }
             )
-            assert hub.asked_to_commit.wait(180), service.logs(job_id)
+            assert hub.commit_requested.wait(180), service.logs(job_id)
             assert hub.repositories["me/captain"].history[1:] == []
             sent = hub.count("put")
             for trainer in service.trainers():
                 trainer.kill()
             hub.go_on.set()
             job = service.completed(job_id)
-            there = hub.repositories["me/captain"]
-            assert job["adapter_path"] == f"hf://me/captain@{there.sha}"
-            assert (len(there.history), there.private, hub.count("put")) == (2, True, sent)
+            repository = hub.repositories["me/captain"]
+            assert job["adapter_path"] == f"hf://me/captain@{repository.sha}"
+            assert (len(repository.history), repository.private, hub.count("put")) == (2, True, sent)
             assert {name: step["attempt"] for name, step in job["steps"].items()} == {
                 "prepare": 1,
                 "train": 1,
                 "export": 2,
             }
-            fetched = service.cli("artifacts", job_id, "--download", str(tmp_path / "result"))
-            assert fetched.returncode == 0, fetched.stderr
-    here = {path.name: path.read_bytes() for path in (tmp_path / "result").iterdir()}
-    # The Hub is told the base model's name, and not the path that it has on this machine.
-    assert {name for name in here if here[name] != there.files[name]} == {"README.md", "adapter_config.json"}
-    assert str(tiny).encode() in here["adapter_config.json"]
-    assert all(str(tiny).encode() not in content for content in there.files.values())
-    kept = [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
-    assert [path for path in kept if TOKEN.encode() in path.read_bytes()] == []
-    assert [path for path in kept if b"fakesignature" in path.read_bytes()] == []
+            download = service.cli("artifacts", job_id, "--download", str(tmp_path / "result"))
+            assert download.returncode == 0, download.stderr
+    downloaded = {path.name: path.read_bytes() for path in (tmp_path / "result").iterdir()}
+    # The Hub gets the base model's name instead of its path on this machine.
+    assert {name for name in downloaded if downloaded[name] != repository.files[name]} == {
+        "README.md",
+        "adapter_config.json",
+    }
+    assert str(tiny).encode() in downloaded["adapter_config.json"]
+    assert all(str(tiny).encode() not in content for content in repository.files.values())
+    local_files = [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
+    assert [path for path in local_files if TOKEN.encode() in path.read_bytes()] == []
+    assert [path for path in local_files if b"fakesignature" in path.read_bytes()] == []

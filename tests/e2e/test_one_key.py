@@ -1,4 +1,4 @@
-"""Fifty requests at once under one key are one job."""
+"""Concurrent requests with one idempotency key."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from tests.e2e.service import Service
 
 
-def test_fifty_requests_with_one_key_are_one_job_with_one_token(service: Service, request_of: Any) -> None:
+def test_fifty_requests_with_one_key_become_one_job_with_one_token(service: Service, request_of: Any) -> None:
     def send(number: int) -> tuple[int, dict[str, Any]]:
         request = request_of() | {"hf_token": f"hf_fakefakefake{number:02d}"}
         if number % 5 == 0:

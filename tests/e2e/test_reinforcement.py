@@ -1,4 +1,4 @@
-"""RL jobs through a running service: GRPO and DPO from request to adapter, and what mistakes are answered with."""
+"""RL jobs through a running service: GRPO and DPO, and mistaken requests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def grpo(*rewards: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def request_for(service: Service, request_of: Any) -> Any:
-    """A request of method RL for rows of its own."""
+    """Return a factory of RL requests for datasets of prompts or pairs."""
     chats, held_out = rows.train_rows(24), rows.held_out_rows(8)
     service.put_dataset("prompts", preference_rows.prompts(chats), preference_rows.prompts(held_out))
     service.put_dataset("pairs", preference_rows.pairs(chats), preference_rows.pairs(held_out))
@@ -35,8 +35,11 @@ def request_for(service: Service, request_of: Any) -> Any:
     return make
 
 
-def talkative(model: Path) -> None:
-    """Make its logits differ enough that a few train_steps show: its embeddings are its head too."""
+def sharpen_logits(model: Path) -> None:
+    """Scale the embeddings so that a few train_steps change what is sampled.
+
+    The embeddings are the tiny model's output head too.
+    """
     weights = load_file(model / "model.safetensors")
     weights["model.embed_tokens.weight"] *= 8
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
@@ -46,11 +49,9 @@ def curve(service: Service, job_id: str) -> list[dict[str, Any]]:
     return [m for m in service.client.get(f"/jobs/{job_id}/metrics").json()["metrics"] if "loss" in m]
 
 
-def test_grpo_becomes_an_adapter_and_its_record_holds_the_reward_and_its_parts(
-    service: Service, request_for: Any, tmp_path: Path
-) -> None:
-    base = tiny_gemma.build(tmp_path / "talkative")
-    talkative(base)
+def test_a_grpo_job_records_its_reward_and_the_parts_of_it(service: Service, request_for: Any, tmp_path: Path) -> None:
+    base = tiny_gemma.build(tmp_path / "sharp")
+    sharpen_logits(base)
     job_id = service.submit(
         request_for("prompts", grpo(HAS_AN_E, SHORT), base_model_id=str(base), eval_strategy="epoch")
     )
@@ -58,8 +59,8 @@ def test_grpo_becomes_an_adapter_and_its_record_holds_the_reward_and_its_parts(
     assert [event["type"] for event in service.events(job_id) if event["type"] in MOVES] == MOVES
     assert loads_in_peft(job["adapter_path"], str(base))
     metrics = job["metrics"]
-    for figures in (metrics, metrics["baseline"]):
-        assert figures["reward"] == pytest.approx(figures["rewards"]["has_e"] + 0.25 * figures["rewards"]["length"])
+    for measured in (metrics, metrics["baseline"]):
+        assert measured["reward"] == pytest.approx(measured["rewards"]["has_e"] + 0.25 * measured["rewards"]["length"])
     assert metrics["reward"] > metrics["baseline"]["reward"] + 0.3
     entries = curve(service, job_id)
     assert [entry["train_step"] for entry in entries] == list(range(1, 7))
@@ -68,9 +69,7 @@ def test_grpo_becomes_an_adapter_and_its_record_holds_the_reward_and_its_parts(
     assert "rewards/has_e" in service.cli("status", job_id).stdout
 
 
-def test_dpo_becomes_an_adapter_and_its_record_holds_margin_and_accuracy(
-    service: Service, request_for: Any, tiny: Path
-) -> None:
+def test_a_dpo_job_records_its_margin_and_accuracy(service: Service, request_for: Any, tiny: Path) -> None:
     job_id = service.submit(request_for("pairs", DPO, learning_rate=5e-3, eval_strategy="epoch"))
     job = service.completed(job_id)
     assert [event["type"] for event in service.events(job_id) if event["type"] in MOVES] == MOVES
@@ -85,18 +84,18 @@ def test_dpo_becomes_an_adapter_and_its_record_holds_margin_and_accuracy(
     assert "margin" in service.cli("status", job_id).stdout
 
 
-def test_a_mistaken_rl_request_is_answered_at_once_with_what_to_change(service: Service, request_for: Any) -> None:
+def test_a_mistaken_rl_request_is_refused_at_once_with_what_to_change(service: Service, request_for: Any) -> None:
     answer = service.client.post("/train", json=request_for("prompts", grpo({"type": "bleu"}, HAS_AN_E)))
     assert answer.status_code == 422
     (problem,) = answer.json()["problems"]
     assert problem["loc"] == ["training_config", "rl_config", "rewards", 0, "type"]
     assert problem["code"] == "not_one_of"
-    for known in ("exact_answer", "numeric_answer", "regex", "json_schema", "length"):
-        assert known in problem["msg"]
+    for reward_type in ("exact_answer", "numeric_answer", "regex", "json_schema", "length"):
+        assert reward_type in problem["msg"]
     assert service.client.get("/jobs").json()["jobs"] == []
 
 
-def test_rows_without_the_answer_that_a_reward_needs_fail_the_job_by_their_numbers(
+def test_rows_without_the_answer_a_reward_needs_fail_the_job_with_their_numbers(
     service: Service, request_for: Any
 ) -> None:
     answered = preference_rows.prompts(rows.train_rows(24))

@@ -1,4 +1,4 @@
-"""One command line, two backends: the same commands get the same answers."""
+"""The command line gives the same answers on both backends."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ pytestmark = pytest.mark.emulators
 
 
 def transcript(service: Api, model: str, tmp_path: Path) -> list[tuple[str, int, str, str]]:
-    """Every command in a sensible order, with its exit code and output; what differs by nature is blotted out."""
-    said: list[tuple[str, int, str, str]] = []
+    """Run every command in a sensible order.
+
+    Returns each command with its exit code, output and errors, where values that differ by nature are replaced.
+    """
+    results: list[tuple[str, int, str, str]] = []
     request = {
         "processed_dataset_id": "chats",
         "training_config": {"base_model_id": model, "max_steps": 2, "gradient_accumulation_steps": 1},
@@ -33,7 +36,9 @@ def transcript(service: Api, model: str, tmp_path: Path) -> list[tuple[str, int,
 
     def run(*arguments: str, stdin: str | None = None) -> str:
         ran = service.cli(*arguments, stdin=stdin)
-        said.append((" ".join(arguments), ran.returncode, blotted(ran.stdout, model), blotted(ran.stderr, model)))
+        results.append(
+            (" ".join(arguments), ran.returncode, normalized(ran.stdout, model), normalized(ran.stderr, model))
+        )
         return ran.stdout
 
     run("listen", "--subscription", "same", "--once")
@@ -49,22 +54,22 @@ def transcript(service: Api, model: str, tmp_path: Path) -> list[tuple[str, int,
     run("--json", "status", job_id)
     run("--json", "events", job_id)
     run("cancel", job_id)
-    again = json.loads(run("--json", "export", job_id, "--format", "adapter", "--idempotency-key", "e"))["job_id"]
-    run("events", again, "--follow")
-    service.completed(again)
-    run("status", again)
-    run("--json", "artifacts", again)
-    run("artifacts", again, "--download", str(tmp_path / "result"))
+    export_id = json.loads(run("--json", "export", job_id, "--format", "adapter", "--idempotency-key", "e"))["job_id"]
+    run("events", export_id, "--follow")
+    service.completed(export_id)
+    run("status", export_id)
+    run("--json", "artifacts", export_id)
+    run("artifacts", export_id, "--download", str(tmp_path / "result"))
     run("export", job_id, "--format", "adapter", "--quantization", "q4")
     run("delete", job_id)
     run("status", job_id)
-    run("export", again, "--format", "adapter")
+    run("export", export_id, "--format", "adapter")
     run("jobs", "--status", "failed")
     run("jobs", "--status", "nope")
-    return said
+    return results
 
 
-def blotted(text: str, model: str) -> str:
+def normalized(text: str, model: str) -> str:
     text = text.replace(json.dumps(model)[1:-1], "MODEL").replace(model, "MODEL")
     text = re.sub(r"(training|export)_chats_[\w-]+", "JOB", text)
     text = re.sub(r"(gs://|/)[\w./-]*(?=jobs/JOB|specs/)", "BUCKET/", text)
@@ -79,28 +84,28 @@ def blotted(text: str, model: str) -> str:
     text = re.sub(r'"url": (null|"[^"]+"), "path": (null|"[^"]+")', '"link": "LINK"', text)
     text = re.sub(r'"owner": "(local|anonymous)"', '"owner": "ME"', text)
     text = re.sub(r"\d+ (tokens/s|s to go)", r"FLOAT \1", text)
-    text = re.sub(r"(?<=BUCKET/)\S*", lambda found: re.sub(r"\d+", "N", found[0]), text)
+    text = re.sub(r"(?<=BUCKET/)\S*", lambda path: re.sub(r"\d+", "N", path[0]), text)
     return re.sub(r"-?\d+\.\d+(e-?\d+)?|(?<=\"bytes\": )\d+", "FLOAT", text)
 
 
 def test_the_same_commands_get_the_same_answers(tmp_path: Path, tiny: Path) -> None:
-    said: dict[str, Any] = {}
+    transcripts: dict[str, Any] = {}
     try:
         cloud = Cloud(tmp_path / "cloud")
     except NoEmulators as error:
         pytest.skip(str(error))
     with cloud:
-        there = CloudService(cloud)
-        there.put_dataset("chats", rows.train_rows(32), rows.held_out_rows(8))
-        there.put_model(tiny)
-        said["gcp"] = transcript(there, MODEL, tmp_path)
+        cloud_service = CloudService(cloud)
+        cloud_service.put_dataset("chats", rows.train_rows(32), rows.held_out_rows(8))
+        cloud_service.put_model(tiny)
+        transcripts["gcp"] = transcript(cloud_service, MODEL, tmp_path)
     (tmp_path / "home").mkdir()
-    with Service(tmp_path / "home") as here:
-        here.put_dataset("chats", rows.train_rows(32), rows.held_out_rows(8))
-        said["embedded"] = transcript(here, str(tiny), tmp_path)
-    for here_said, there_said in zip(said["embedded"], said["gcp"], strict=True):
-        command, code, output, errors = here_said
-        assert (code, errors) == (there_said[1], there_said[3]), command
-        lines = zip_longest(output.splitlines(), there_said[2].splitlines())
-        differing = [(here_line, there_line) for here_line, there_line in lines if here_line != there_line]
+    with Service(tmp_path / "home") as service:
+        service.put_dataset("chats", rows.train_rows(32), rows.held_out_rows(8))
+        transcripts["embedded"] = transcript(service, str(tiny), tmp_path)
+    for local, remote in zip(transcripts["embedded"], transcripts["gcp"], strict=True):
+        command, code, output, errors = local
+        assert (code, errors) == (remote[1], remote[3]), command
+        lines = zip_longest(output.splitlines(), remote[2].splitlines())
+        differing = [(local_line, remote_line) for local_line, remote_line in lines if local_line != remote_line]
         assert differing == [], command

@@ -22,10 +22,11 @@ def loads_in_peft(adapter: str, base: str) -> bool:
     return any("lora_B" in name and bool(weight.abs().sum() > 0) for name, weight in model.named_parameters())
 
 
-def test_a_request_by_each_way_in_becomes_an_adapter_and_a_listener_hears_all_of_it(
+def test_a_request_by_each_way_in_becomes_an_adapter_and_a_listener_gets_every_event(
     service: Service, request_of: Any, tmp_path: Path
 ) -> None:
-    assert service.cli("listen", "--subscription", "test", "--once").returncode == 0  # from now on nothing is missed
+    # Subscribe first, so that no message is missed.
+    assert service.cli("listen", "--subscription", "test", "--once").returncode == 0
     request = request_of(eval_strategy="epoch")
     base = request["training_config"]["base_model_id"]
 
@@ -37,7 +38,7 @@ def test_a_request_by_each_way_in_becomes_an_adapter_and_a_listener_hears_all_of
     upload = service.home / "uploads" / "dropped.job.yaml"
     upload.write_text(json.dumps(request | {"job_name": "dropped"}))  # JSON is YAML too
     answer = service.home / "uploads" / "dropped.accepted.json"
-    wait_for(answer.exists, seconds=240, what="the answer beside the file")
+    wait_for(answer.exists, seconds=240, what="the answer next to the file")
     by_drop = json.loads(answer.read_text())["job_id"]
 
     def published() -> str | None:
@@ -51,24 +52,25 @@ def test_a_request_by_each_way_in_becomes_an_adapter_and_a_listener_hears_all_of
         assert job["metrics"]["eval_loss"] < job["metrics"]["baseline"]["eval_loss"]
         assert [event["seq"] for event in service.events(job_id)] == list(range(1, len(service.events(job_id)) + 1))
 
-    heard: dict[str, list[dict[str, Any]]] = {}
+    received: dict[str, list[dict[str, Any]]] = {}
 
-    def all_heard() -> bool:
+    def all_received() -> bool:
         for line in service.cli("listen", "--subscription", "test", "--once").stdout.splitlines():
             message = json.loads(line)
-            heard.setdefault(message["job_id"], []).append(message)
+            received.setdefault(message["job_id"], []).append(message)
         return (
-            all(any(m["type"] == "job_completed" for m in messages) for messages in heard.values()) and len(heard) == 3
+            all(any(m["type"] == "job_completed" for m in messages) for messages in received.values())
+            and len(received) == 3
         )
 
-    wait_for(all_heard, seconds=240, what="every job on job-status")
-    for messages in heard.values():
+    wait_for(all_received, seconds=240, what="every job on job-status")
+    for messages in received.values():
         firsts = {message["seq"]: message["type"] for message in messages}  # a message may come twice
         assert list(firsts) == sorted(firsts)
-        assert [type for type in firsts.values() if type in MOVES] == MOVES
+        assert [event_type for event_type in firsts.values() if event_type in MOVES] == MOVES
 
 
-def test_a_broken_job_file_is_answered_with_every_error(service: Service) -> None:
+def test_the_answer_to_a_broken_job_file_lists_every_error(service: Service) -> None:
     broken = {
         "processed_dataset_id": "nowhere",
         "training_config": {"base_model_id": "x"},
@@ -76,13 +78,15 @@ def test_a_broken_job_file_is_answered_with_every_error(service: Service) -> Non
     }
     (service.home / "uploads" / "broken.job.json").write_text(json.dumps(broken))
     answer = service.home / "uploads" / "broken.rejected.json"
-    wait_for(answer.exists, seconds=240, what="the answer beside the file")
+    wait_for(answer.exists, seconds=240, what="the answer next to the file")
     codes = {problem["code"] for problem in json.loads(answer.read_text())["errors"]}
     assert codes == {"dataset_not_found", "bad_base_model", "missing_field"}
 
 
 @pytest.mark.parametrize("place", ["body", "message", "file"])
-def test_a_token_is_kept_in_no_file_but_its_own(service: Service, request_of: Any, tmp_path: Path, place: str) -> None:
+def test_a_token_is_stored_in_no_file_but_its_secret(
+    service: Service, request_of: Any, tmp_path: Path, place: str
+) -> None:
     token = "hf_fakefakefakefake" + place
     request = request_of() | {"hf_token": token}
     if place == "body":

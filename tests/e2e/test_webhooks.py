@@ -1,4 +1,4 @@
-"""Webhooks of the workstation's service."""
+"""Webhooks of the workstation service."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.webhook_receiver import WebhookReceiver
 
 @pytest.fixture
 def receiver() -> Iterator[WebhookReceiver]:
-    found = WebhookReceiver(500)
-    yield found
-    found.stop()
+    receiver = WebhookReceiver(500)
+    yield receiver
+    receiver.stop()
 
 
-def test_a_webhook_on_this_machine_hears_every_event_signed_where_the_switch_allows_it(
+def test_a_loopback_webhook_gets_every_event_signed_once_the_setting_allows_it(
     tmp_path: Path, request_of: Any, receiver: WebhookReceiver
 ) -> None:
     request = request_of() | {"notify": {"webhook_url": receiver.url}}
@@ -38,7 +38,7 @@ def test_a_webhook_on_this_machine_hears_every_event_signed_where_the_switch_all
         job_id = service.submit(request)
         service.completed(job_id)
         wait_for(lambda: "job_completed" in receiver.types(), seconds=240, what="the webhook")
-        assert [type for type in receiver.types() if type in MOVES] == MOVES
+        assert [event_type for event_type in receiver.types() if event_type in MOVES] == MOVES
         key = service.cli("webhook-key").stdout.strip()
         for headers, body in receiver.heard:
             assert Webhook(key).verify(body, headers)

@@ -45,7 +45,7 @@ class _Cancelled(Exception):
 
 class WorkflowsStandIn:
     def __init__(self, run_url: str, environment: Mapping[str, str]):
-        """Serve executions of the workflow, whose variables are in `environment`."""
+        """Serve executions; `environment` holds the workflow's variables."""
         self.filters = True  # whether ListExecutions accepts a filter
         self._workflow = load(WORKFLOW)
         self._environment = environment

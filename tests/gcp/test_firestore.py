@@ -1,4 +1,4 @@
-"""What the emulator does not notice: indexes that are missing, and what a page costs."""
+"""Firestore behaviour that the emulator does not check: indexes and reads."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ INDEXES = json.loads((Path(gemtune.gcp.__file__).parent / "firestore_indexes.jso
 
 @pytest.fixture
 def world(emulators: Emulators, tmp_path: Path) -> Iterator[GcpWorld]:
-    found = GcpWorld(tmp_path, emulators)
-    yield found
-    found.stop()
+    world = GcpWorld(tmp_path, emulators)
+    yield world
+    world.stop()
 
 
 @pytest.fixture
@@ -42,20 +42,20 @@ def store(world: GcpWorld) -> FirestoreStore:
 
 @pytest.fixture
 def queries(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Every structured query that goes out, with the number of documents it read."""
-    seen: list[Any] = []
+    """Record every structured query with the number of documents it reads."""
+    recorded: list[Any] = []
     run = FirestoreClient.run_query
 
     def watched(self: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
         request = kwargs.get("request") or args[0]
-        seen.append([request["structured_query"], 0])
-        place = len(seen) - 1
+        recorded.append([request["structured_query"], 0])
+        index = len(recorded) - 1
         for answer in run(self, *args, **kwargs):
-            seen[place][1] += "document" in answer
+            recorded[index][1] += "document" in answer
             yield answer
 
     monkeypatch.setattr(FirestoreClient, "run_query", watched)
-    return seen
+    return recorded
 
 
 def use_every_query(store: FirestoreStore) -> None:
@@ -71,9 +71,13 @@ def use_every_query(store: FirestoreStore) -> None:
     store.drop_tombstones(NOW)
 
 
-def needed(query: Any) -> tuple[str, list[tuple[str, str]]] | None:
-    """The composite index a query needs: equality fields, then those it is ordered by. None when the automatic
-    single-field indexes do. https://firebase.google.com/docs/firestore/query-data/index-overview"""
+def required_index(query: Any) -> tuple[str, list[tuple[str, str]]] | None:
+    """Return the composite index that a query needs, with its fields in order.
+
+    Equality fields come before those that order the results. None means that the automatic single-field indexes
+    suffice.
+    https://firebase.google.com/docs/firestore/query-data/index-overview
+    """
     where = query.where
     filters = list(where.composite_filter.filters) if "composite_filter" in where else ([where] if where else [])
     equal = [
@@ -84,14 +88,17 @@ def needed(query: Any) -> tuple[str, list[tuple[str, str]]] | None:
     return (query.from_[0].collection_id, fields) if len(fields) > 1 else None
 
 
-def declared() -> list[tuple[str, list[tuple[str, str]]]]:
+def declared_indexes() -> list[tuple[str, list[tuple[str, str]]]]:
     return [(i["collection"], [(f["field_path"], f["order"]) for f in i["fields"]]) for i in INDEXES]
 
 
-def has_index(need: tuple[str, Sequence[tuple[str, str]]]) -> bool:
-    """Equality fields may stand in any order before the others."""
-    collection, fields = need
-    return any(found == collection and list(index) == list(fields) for found, index in declared())
+def has_index(index: tuple[str, Sequence[tuple[str, str]]]) -> bool:
+    """Return whether a required index is declared."""
+    collection, fields = index
+    return any(
+        declared_collection == collection and list(declared_fields) == list(fields)
+        for declared_collection, declared_fields in declared_indexes()
+    )
 
 
 def test_every_query_has_its_index_and_every_index_its_query(store: FirestoreStore, queries: list[Any]) -> None:
@@ -100,10 +107,10 @@ def test_every_query_has_its_index_and_every_index_its_query(store: FirestoreSto
         store.create(job, event)
     queries.clear()
     use_every_query(store)
-    needs = [need for query, _ in queries if (need := needed(query)) is not None]
+    needs = [need for query, _ in queries if (need := required_index(query)) is not None]
     assert len(queries) == 14
     assert [need for need in needs if not has_index(need)] == []
-    assert [index for index in declared() if not any(list(need[1]) == list(index[1]) for need in needs)] == []
+    assert [index for index in declared_indexes() if not any(list(need[1]) == list(index[1]) for need in needs)] == []
 
 
 def test_a_page_of_two_thousand_jobs_costs_a_page_of_reads(store: FirestoreStore, queries: list[Any]) -> None:
@@ -121,32 +128,32 @@ def test_a_page_of_two_thousand_jobs_costs_a_page_of_reads(store: FirestoreStore
     batch.close()
     for status, modality in ((None, None), (Status.FAILED, None), (Status.FAILED, "vision"), (None, "text")):
         queries.clear()
-        token, seen = None, 0
+        token, count = None, 0
         for _ in range(6):
             page = store.page(status=status, modality=modality, limit=50, page_token=token)
-            seen += len(page.jobs)
+            count += len(page.jobs)
             token = page.next_page_token
-        assert seen == 300
-        assert {read for _, read in queries} == {51}  # one more, to know whether there is a next page
+        assert count == 300
+        assert {read for _, read in queries} == {51}  # one more than a page, to know whether there is a next one
 
 
-def test_a_write_whose_answer_was_lost_is_not_done_twice(
+def test_a_write_whose_answer_was_lost_is_not_applied_twice(
     store: FirestoreStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, (event,) = changes.accept_job(new())
     store.create(job, event)
-    losing_answers(monkeypatch)
+    lose_first_answer(monkeypatch)
     change = partial(launches.relaunch, at=NOW, lease_until=NOW, cause="x")
     assert store.update(job.job_id, change).launch.number == 1
     assert store.get(job.job_id).launch.number == 1
     assert [event.seq for event in store.events(job.job_id)] == [1, 2]
 
 
-def losing_answers(monkeypatch: pytest.MonkeyPatch, *, between: Callable[[], None] = lambda: None) -> None:
-    """The first commit is applied and its answer lost, so that the client sends it again."""
+def lose_first_answer(monkeypatch: pytest.MonkeyPatch, *, between: Callable[[], None] = lambda: None) -> None:
+    """Apply the first commit but lose its answer, so the client retries it."""
     commit, lost = FirestoreClient.commit, []
 
-    def losing(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def commit_losing_answer(self: Any, *args: Any, **kwargs: Any) -> Any:
         answer = commit(self, *args, **kwargs)
         if not lost:
             lost.append(True)
@@ -154,13 +161,15 @@ def losing_answers(monkeypatch: pytest.MonkeyPatch, *, between: Callable[[], Non
             return commit(self, *args, **kwargs)
         return answer
 
-    monkeypatch.setattr(FirestoreClient, "commit", losing)
+    monkeypatch.setattr(FirestoreClient, "commit", commit_losing_answer)
 
 
-def test_a_create_whose_answer_was_lost_is_still_ours(store: FirestoreStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who is told that another was first takes back the spec and the secrets."""
+def test_a_create_whose_answer_was_lost_is_recognized_as_ours(
+    store: FirestoreStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the caller would take back the job's spec and secrets."""
     job, (event,) = changes.accept_job(new(idempotency_key="k"))
-    losing_answers(monkeypatch)
+    lose_first_answer(monkeypatch)
     assert store.create(job, event).is_new
     another, (event,) = changes.accept_job(
         new(job_id="training_y", idempotency_key="k", spec_name="specs/another.json")
@@ -168,34 +177,34 @@ def test_a_create_whose_answer_was_lost_is_still_ours(store: FirestoreStore, mon
     assert not store.create(another, event).is_new
 
 
-def test_a_write_is_known_as_ours_though_others_wrote_after_it(
+def test_a_retried_write_is_recognized_as_ours_after_other_writes(
     store: FirestoreStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, (event,) = changes.accept_job(new())
     store.create(job, event)
-    losing_answers(monkeypatch, between=lambda: store.mark_published(job.job_id, 1))
-    assert store.update(job.job_id, partial(changes.cancel_job, at=NOW)).status == "cancelled"
+    lose_first_answer(monkeypatch, between=lambda: store.raise_published(job.job_id, 1))
+    assert store.update(job.job_id, partial(changes.cancelled, at=NOW)).status == "cancelled"
     assert [event.seq for event in store.events(job.job_id)] == [1, 2]
 
 
-def test_an_outage_is_an_error_and_not_a_wait(store: FirestoreStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outage_raises_at_once_without_retries(store: FirestoreStore, monkeypatch: pytest.MonkeyPatch) -> None:
     commits: list[Any] = []
 
-    def away(*args: Any, **kwargs: Any) -> Any:
+    def unavailable(*args: Any, **kwargs: Any) -> Any:
         commits.append(kwargs)
         raise ServiceUnavailable("away")
 
-    monkeypatch.setattr(FirestoreClient, "commit", away)
+    monkeypatch.setattr(FirestoreClient, "commit", unavailable)
     job, (event,) = changes.accept_job(new())
     with pytest.raises(ServiceUnavailable):
         store.create(job, event)
-    assert len(commits) == 1  # whoever calls decides whether to try again
+    assert len(commits) == 1  # the caller decides whether to retry
 
 
-def test_an_event_says_when_it_may_be_deleted_and_is_read_without_it(store: FirestoreStore) -> None:
+def test_a_stored_event_has_an_expiry_which_readers_do_not_see(store: FirestoreStore) -> None:
     job, (event,) = changes.accept_job(new(job_id="training_0"))
     store.create(job, event)
-    kept = store._client.collection(JOBS).document(job.job_id).collection(EVENTS).document("1").get().to_dict()
-    assert kept is not None
-    assert kept["expire_at"] == event.at + timedelta(days=400)
+    document = store._client.collection(JOBS).document(job.job_id).collection(EVENTS).document("1").get().to_dict()
+    assert document is not None
+    assert document["expire_at"] == event.at + timedelta(days=400)
     assert store.events(job.job_id) == [event]

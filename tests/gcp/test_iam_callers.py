@@ -1,4 +1,4 @@
-"""Who owns what a request asks for, by the tokens that Google verified before."""
+"""Owner of a request, from the identity tokens that Google has verified."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ OUTSIDE = {"iss": "https://issuer.example.com", "sub": "42"}
 ME = {"email": "me@example.com", "email_verified": True}
 
 
-def part(claims: Any) -> str:
+def encoded(claims: Any) -> str:
     return base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
 
 
 def owner(claims: Any, userinfo: str | None = None, gateway: str | None = GATEWAY) -> str:
-    headers = {"Authorization": f"Bearer e30.{part(claims)}.x"}
+    headers = {"Authorization": f"Bearer e30.{encoded(claims)}.x"}
     if userinfo is not None:
         headers["X-Apigateway-Api-Userinfo"] = userinfo
     with flask.Flask("t").test_request_context(headers=headers):
@@ -29,7 +29,7 @@ def owner(claims: Any, userinfo: str | None = None, gateway: str | None = GATEWA
 
 
 @pytest.mark.parametrize(
-    ("outside", "who"),
+    ("claims", "expected"),
     [
         (OUTSIDE, "https://issuer.example.com#42"),
         (OUTSIDE | ME, "me@example.com"),
@@ -38,16 +38,16 @@ def owner(claims: Any, userinfo: str | None = None, gateway: str | None = GATEWA
         ([], "anonymous"),
     ],
 )
-def test_behind_the_gateway_it_is_who_the_gateway_says(outside: Any, who: str) -> None:
-    assert owner({"email": GATEWAY, "email_verified": True}, part(outside)) == who
+def test_behind_the_gateway_the_owner_is_the_user_it_names(claims: Any, expected: str) -> None:
+    assert owner({"email": GATEWAY, "email_verified": True}, encoded(claims)) == expected
 
 
-def test_nobody_else_may_say_so() -> None:
-    assert owner(ME, part(OUTSIDE | {"email": "other@example.com", "email_verified": True})) == "me@example.com"
-    assert owner({"email": GATEWAY}, part(OUTSIDE)) == "anonymous"
-    assert owner({"email": GATEWAY, "email_verified": True}, part(OUTSIDE), gateway=None) == GATEWAY
+def test_only_the_gateway_may_name_another_user() -> None:
+    assert owner(ME, encoded(OUTSIDE | {"email": "other@example.com", "email_verified": True})) == "me@example.com"
+    assert owner({"email": GATEWAY}, encoded(OUTSIDE)) == "anonymous"
+    assert owner({"email": GATEWAY, "email_verified": True}, encoded(OUTSIDE), gateway=None) == GATEWAY
 
 
 @pytest.mark.parametrize("userinfo", [None, "", "!", "e30", "bm9uZQ"])
-def test_what_the_gateway_did_not_say_is_anonymous(userinfo: str | None) -> None:
+def test_without_a_readable_user_from_the_gateway_the_owner_is_anonymous(userinfo: str | None) -> None:
     assert owner({"email": GATEWAY, "email_verified": True}, userinfo) == "anonymous"

@@ -1,4 +1,4 @@
-"""What a function of the gcp backend imports: what its route needs, and nothing of the workstation."""
+"""Imports of the gcp functions: only what a route needs, nothing embedded."""
 
 from __future__ import annotations
 
@@ -28,13 +28,16 @@ CLIENTS = {
 
 @pytest.fixture
 def world(emulators: Emulators, tmp_path: Path) -> Iterator[GcpWorld]:
-    found = GcpWorld(tmp_path, emulators)
-    yield found
-    found.stop()
+    world = GcpWorld(tmp_path, emulators)
+    yield world
+    world.stop()
 
 
 def clients_after(world: GcpWorld, calls: str) -> set[str]:
-    """Which of Google's clients are loaded after some calls of the api; gemtune.embedded cannot be imported."""
+    """Return which of Google's clients are loaded after calls of the api.
+
+    Importing gemtune.embedded fails.
+    """
     code = f"""
 import sys
 sys.modules["gemtune.embedded"] = None

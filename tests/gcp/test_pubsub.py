@@ -1,4 +1,4 @@
-"""What the Pub/Sub emulator never does: it answers each publish, and at once."""
+"""Publishing when Pub/Sub refuses or fails, which its emulator never does."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ from tests.emulators.grpc_service import serve
 
 
 class Publisher:
-    """Answers with `codes`, one a call, then takes what comes."""
+    """Stand-in for Pub/Sub that answers with `codes` one by one, then accepts."""
 
     def __init__(self) -> None:
         self.codes: list[grpc.StatusCode] = []
-        self.heard: list[Any] = []
+        self.received: list[Any] = []
         methods = {"Publish": (self._publish, types.PublishRequest, types.PublishResponse)}
         self.server, self.address = serve("google.pubsub.v1.Publisher", methods)
 
     def _publish(self, request: Any, context: grpc.ServicerContext) -> Any:
-        self.heard += request.messages
+        self.received += request.messages
         if self.codes:
             context.abort(self.codes.pop(0), "not now")
-        return types.PublishResponse(message_ids=[str(len(self.heard))])
+        return types.PublishResponse(message_ids=[str(len(self.received))])
 
 
 @pytest.fixture
 def publisher(monkeypatch: pytest.MonkeyPatch) -> Iterator[Publisher]:
-    found = Publisher()
-    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", found.address)
-    yield found
-    found.server.stop(None)
+    publisher = Publisher()
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", publisher.address)
+    yield publisher
+    publisher.server.stop(None)
 
 
 @pytest.mark.parametrize("code", ["UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "INTERNAL", "UNKNOWN"])
-def test_a_publish_that_may_succeed_later_is_tried_again_in_its_place(publisher: Publisher, code: str) -> None:
+def test_a_publish_that_may_succeed_later_is_retried_in_order(publisher: Publisher, code: str) -> None:
     publisher.codes = [grpc.StatusCode[code]]
     bus = PubSubBus("p")
     for body in (b"1", b"2"):
         bus.publish(Topic.JOB_STATUS, body, ordering_key="k")
-    assert [message.data for message in publisher.heard] == [b"1", b"1", b"2"]
+    assert [message.data for message in publisher.received] == [b"1", b"1", b"2"]
 
 
-def test_a_publish_that_is_not_allowed_is_not_tried_again(publisher: Publisher) -> None:
+def test_a_publish_that_is_not_allowed_is_not_retried(publisher: Publisher) -> None:
     publisher.codes = [grpc.StatusCode.PERMISSION_DENIED]
     with pytest.raises(PermissionDenied):
         PubSubBus("p").publish(Topic.JOB_STATUS, b"1")
-    assert len(publisher.heard) == 1
+    assert len(publisher.received) == 1

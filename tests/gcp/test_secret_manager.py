@@ -1,4 +1,4 @@
-"""Versions of a secret: which one counts."""
+"""Versions of a secret: which one is read, and when one is created."""
 
 from __future__ import annotations
 
@@ -16,41 +16,44 @@ NAME = "gemtune-user-mine"
 
 @pytest.fixture
 def stand_in() -> Iterator[SecretManagerStandIn]:
-    found = SecretManagerStandIn()
-    yield found
-    found.stop()
+    stand_in = SecretManagerStandIn()
+    yield stand_in
+    stand_in.stop()
 
 
 @pytest.fixture
-def secrets(stand_in: SecretManagerStandIn) -> SecretManagerSecrets:
+def secret_store(stand_in: SecretManagerStandIn) -> SecretManagerSecrets:
     return SecretManagerSecrets("p", endpoint=stand_in.address)
 
 
-def test_a_secret_is_there_at_once_though_latest_lags_behind(
-    secrets: SecretManagerSecrets, stand_in: SecretManagerStandIn
+def test_a_new_secret_is_readable_at_once_even_if_latest_lags(
+    secret_store: SecretManagerSecrets, stand_in: SecretManagerStandIn
 ) -> None:
-    secrets.create(NAME, "value", ttl=timedelta(days=1))
+    secret_store.create(NAME, "value", ttl=timedelta(days=1))
     stand_in.lag = 1
-    assert secrets.read(NAME) == "value"
+    assert secret_store.read(NAME) == "value"
 
 
-def test_what_its_owner_disabled_is_not_replaced_by_an_older_one(secrets: SecretManagerSecrets) -> None:
-    secrets.create(NAME, "old", ttl=None)
-    secrets.create(NAME, "new", ttl=None)
-    assert secrets.read(NAME) == "new"
-    secrets._client.disable_secret_version(name=f"projects/p/secrets/{NAME}/versions/2")
+def test_a_disabled_version_is_not_replaced_by_an_older_one(secret_store: SecretManagerSecrets) -> None:
+    secret_store.create(NAME, "old", ttl=None)
+    secret_store.create(NAME, "new", ttl=None)
+    assert secret_store.read(NAME) == "new"
+    secret_store._client.disable_secret_version(name=f"projects/p/secrets/{NAME}/versions/2")
     with pytest.raises(SecretNotFound):
-        secrets.read(NAME)
+        secret_store.read(NAME)
 
 
-def test_a_secret_that_waits_for_its_value_is_not_made_again(
-    secrets: SecretManagerSecrets, monkeypatch: pytest.MonkeyPatch
+def test_a_secret_without_a_value_gets_a_version_and_is_not_created_again(
+    secret_store: SecretManagerSecrets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Terraform makes the key of webhooks without a value; who may only add one has no right to make secrets."""
-    assert secrets._create(NAME, None)
+    """Allow only new versions, as for the webhook key.
+
+    Terraform creates that secret without a value, and the functions' account may not create secrets.
+    """
+    assert secret_store._create(NAME, None)
 
     def forbidden(*args: object) -> bool:
         raise AssertionError("not allowed")
 
-    monkeypatch.setattr(secrets, "_create", forbidden)
-    assert [secrets.create_once(NAME, value) for value in ("first", "second")] == ["first", "first"]
+    monkeypatch.setattr(secret_store, "_create", forbidden)
+    assert [secret_store.create_once(NAME, value) for value in ("first", "second")] == ["first", "first"]

@@ -1,6 +1,6 @@
-"""Signed URLs: by a key where there is one, else by the IAM API: what is asked of it, and what its refusals become.
+"""Signed URLs: signed with a key where there is one, otherwise by the IAM API.
 
-The IAM API and the metadata server are stand-ins; the signatures are real ones, of a key made here.
+The IAM API and the metadata server are stand-ins. The signatures are real, made with a key generated here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ QUOTED = "/results/jobs/training_x/export/1/%C3%A4%20b.bin"
 
 
 class OnCloudRun(compute_engine.Credentials):
-    """What google.auth.default gives there, but for the metadata server."""
+    """Default credentials on Cloud Run, without a metadata server."""
 
     refreshed = 0
 
@@ -45,14 +45,14 @@ class OnCloudRun(compute_engine.Credentials):
 
 @dataclass
 class Iam:
-    """Signs blobs with a key of its own; `refusal` is answered instead."""
+    """Stand-in for the IAM API that signs blobs with its own key, or refuses."""
 
     key: rsa.RSAPrivateKey
     refusal: int | None = None
-    asked: list[dict[str, Any]] = field(default_factory=list)
+    requests: list[dict[str, Any]] = field(default_factory=list)
 
     def __call__(self, *, url: str, method: str, body: str, headers: dict[str, str]) -> Any:
-        self.asked.append({"url": url, "method": method, "headers": headers})
+        self.requests.append({"url": url, "method": method, "headers": headers})
         if self.refusal is not None:
             return Answer(self.refusal, {"error": {"message": "Permission 'iam.serviceAccounts.signBlob' denied"}})
         payload = base64.b64decode(json.loads(body)["payload"])
@@ -72,34 +72,39 @@ def key() -> rsa.RSAPrivateKey:
 
 @pytest.fixture
 def iam(key: rsa.RSAPrivateKey, monkeypatch: pytest.MonkeyPatch) -> Iam:
-    found = Iam(key)
-    monkeypatch.setattr(transport, "Request", lambda: found)
-    return found
+    iam = Iam(key)
+    monkeypatch.setattr(transport, "Request", lambda: iam)
+    return iam
 
 
 @pytest.fixture
 def url_by(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], str]]:
-    """The URL that a service with these credentials gives out."""
+    """Return a function that signs a URL with the given credentials."""
 
-    def url(found: Any) -> str:
+    def url(credentials: Any) -> str:
         def default(*, scopes: list[str]) -> tuple[Any, str]:
             assert scopes == ["https://www.googleapis.com/auth/cloud-platform"]
-            return found, "p"
+            return credentials, "p"
 
         monkeypatch.setattr("google.auth.default", default)
-        # Made with other credentials, since making one with those of Cloud Run asks the metadata server.
-        anonymous = isinstance(found, AnonymousCredentials)
-        client = storage.Client(project="p", credentials=found if anonymous else user_credentials.Credentials("fake"))
+        # Create the client with other credentials: creating it with those of Cloud Run calls the metadata server.
+        anonymous = isinstance(credentials, AnonymousCredentials)
+        client = storage.Client(
+            project="p", credentials=credentials if anonymous else user_credentials.Credentials("fake")
+        )
         return module.signed_url(client, client.bucket("results").blob(NAME))
 
-    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)  # other tests' emulator
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)  # set by tests that use the emulator
     module._credentials.cache_clear()
     yield url
     module._credentials.cache_clear()
 
 
-def check(url: str, key: rsa.RSAPrivateKey) -> None:
-    """Verifies a URL as Cloud Storage does: https://cloud.google.com/storage/docs/authentication/canonical-requests"""
+def verify(url: str, key: rsa.RSAPrivateKey) -> None:
+    """Verify a URL as Cloud Storage does.
+
+    https://cloud.google.com/storage/docs/authentication/canonical-requests
+    """
     parts = urlsplit(url)
     query, signature = parts.query.rsplit("&X-Goog-Signature=", 1)
     fields = {name.lower(): values[0] for name, values in parse_qs(query).items()}
@@ -119,25 +124,27 @@ def test_without_a_key_the_iam_api_signs_in_the_name_of_the_service_account(
     url_by: Callable[[Any], str], iam: Iam, key: rsa.RSAPrivateKey
 ) -> None:
     on_cloud_run = OnCloudRun()
-    check(url_by(on_cloud_run), key)
-    check(url_by(on_cloud_run), key)
+    verify(url_by(on_cloud_run), key)
+    verify(url_by(on_cloud_run), key)
     assert on_cloud_run.refreshed == 1
-    assert [(asked["method"], asked["url"]) for asked in iam.asked] == 2 * [
+    assert [(request["method"], request["url"]) for request in iam.requests] == 2 * [
         ("POST", f"https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/{EMAIL}:signBlob?alt=json")
     ]
-    assert iam.asked[0]["headers"]["Authorization"] == "Bearer fake-access-token"
+    assert iam.requests[0]["headers"]["Authorization"] == "Bearer fake-access-token"
 
 
-def test_a_key_signs_by_itself(url_by: Callable[[Any], str], iam: Iam, key: rsa.RSAPrivateKey) -> None:
+def test_a_service_account_key_signs_without_the_iam_api(
+    url_by: Callable[[Any], str], iam: Iam, key: rsa.RSAPrivateKey
+) -> None:
     pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     ).decode()
     account = {"client_email": EMAIL, "private_key": pem, "token_uri": "https://oauth2.invalid/token"}
-    check(url_by(service_account.Credentials.from_service_account_info(account)), key)
-    assert iam.asked == []
+    verify(url_by(service_account.Credentials.from_service_account_info(account)), key)
+    assert iam.requests == []
 
 
-def test_who_may_not_sign_is_told_which_role_is_missing(url_by: Callable[[Any], str], iam: Iam) -> None:
+def test_a_refusal_to_sign_names_the_missing_role(url_by: Callable[[Any], str], iam: Iam) -> None:
     iam.refusal = 403
     with pytest.raises(NoSignedLinks) as caught:
         url_by(OnCloudRun())
@@ -145,23 +152,23 @@ def test_who_may_not_sign_is_told_which_role_is_missing(url_by: Callable[[Any], 
     assert "fake-access-token" not in str(caught.value)
 
 
-def test_a_persons_credentials_sign_nothing(url_by: Callable[[Any], str], iam: Iam) -> None:
+def test_user_credentials_cannot_sign(url_by: Callable[[Any], str], iam: Iam) -> None:
     person = user_credentials.Credentials(token="fake-access-token")
     person.expiry = datetime.datetime(2126, 1, 1)
     with pytest.raises(NoSignedLinks):
         url_by(person)
 
 
-def test_what_everybody_may_read_needs_no_signature(url_by: Callable[[Any], str]) -> None:
+def test_public_objects_need_no_signature(url_by: Callable[[Any], str]) -> None:
     assert url_by(AnonymousCredentials()) == f"https://storage.googleapis.com{QUOTED}"
 
 
-def test_a_network_that_is_away_is_no_missing_role(
+def test_a_network_failure_is_not_reported_as_a_missing_role(
     url_by: Callable[[Any], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(**_: Any) -> Any:
+    def unreachable(**_: Any) -> Any:
         raise TransportError("no route") from OSError()
 
-    monkeypatch.setattr(transport, "Request", lambda: away)
+    monkeypatch.setattr(transport, "Request", lambda: unreachable)
     with pytest.raises(TransportError):
         url_by(OnCloudRun())

@@ -1,4 +1,4 @@
-"""Cloud Storage: large folders travel whole, and a repeated create finds its own write."""
+"""Cloud Storage: large folders, damaged downloads and repeated creates."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ pytestmark = pytest.mark.emulators
 
 @pytest.fixture
 def objects(emulators: Emulators, tmp_path: Path) -> Iterator[Objects]:
-    found = GcpWorld(tmp_path / "home", emulators)
-    yield found.services.buckets.export
-    found.stop()
+    world = GcpWorld(tmp_path / "home", emulators)
+    yield world.services.buckets.export
+    world.stop()
 
 
-def test_a_file_in_parts_is_put_together_as_it_was(
+def test_a_file_fetched_in_parts_is_reassembled(
     objects: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage_objects, "PART_BYTES", 1024 * 1024)
-    content = bytes(range(256)) * 4096 * 9 + b"end"  # nine parts of half a megabyte each, and some
+    content = bytes(range(256)) * 4096 * 9 + b"end"  # nine parts of one megabyte, and three bytes more
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "large").write_bytes(content)
@@ -42,16 +42,16 @@ def test_a_file_in_parts_is_put_together_as_it_was(
     assert sorted(path.name for path in fetched.iterdir()) == sorted(path.name for path in folder.iterdir())
 
 
-def test_what_arrives_damaged_is_not_taken(objects: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_download_is_rejected(objects: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import requests
 
     objects.write("a", b"x" * 1000)
-    sent = requests.Session.request
+    request = requests.Session.request
 
     def damaging(self: Any, method: str, url: str, **kwargs: Any) -> Any:
-        answer = sent(self, method, url, **kwargs)
+        answer = request(self, method, url, **kwargs)
         if method == "GET" and "alt=media" in url:
-            answer.headers["X-Goog-Hash"] = "crc32c=AAAAAA=="  # of something else
+            answer.headers["X-Goog-Hash"] = "crc32c=AAAAAA=="  # the checksum of other content
         return answer
 
     monkeypatch.setattr(requests.Session, "request", damaging)
@@ -59,22 +59,24 @@ def test_what_arrives_damaged_is_not_taken(objects: Objects, tmp_path: Path, mon
         objects.fetch("a", tmp_path)
 
 
-def test_a_create_whose_answer_was_lost_finds_what_it_wrote(objects: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repeated_create_recognizes_its_own_object(objects: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
     upload = storage.Blob.upload_from_string
 
-    def twice(self: Any, content: bytes, **kwargs: Any) -> None:
+    def upload_twice(self: Any, content: bytes, **kwargs: Any) -> None:
         upload(self, content, **kwargs)
         upload(self, content, **kwargs)  # what the client's own retry does
 
     with monkeypatch.context() as patched:
-        patched.setattr(storage.Blob, "upload_from_string", twice)
+        patched.setattr(storage.Blob, "upload_from_string", upload_twice)
         objects.create("once", b"mine")
     assert objects.read("once") == b"mine"
     with pytest.raises(ObjectExists):
         objects.create("once", b"mine")
 
 
-def test_what_the_console_calls_a_folder_is_no_object(objects: Objects, emulators: Emulators, tmp_path: Path) -> None:
+def test_folder_placeholders_of_the_console_are_not_listed(
+    objects: Objects, emulators: Emulators, tmp_path: Path
+) -> None:
     objects._client.bucket(objects.bucket).blob("models/tiny/").upload_from_string(b"")  # type: ignore[attr-defined]
     objects.write("models/tiny/config.json", b"{}")
     assert [stat.name for stat in objects.list("models/")] == ["models/tiny/config.json"]

@@ -1,4 +1,4 @@
-"""Reinforcement learning on a GPU: in bfloat16, with gradient checkpointing, it leads where it leads on a CPU."""
+"""Reinforcement learning on a GPU, in bfloat16 with gradient checkpointing."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import torch
 
 from gemtune.jobs.status import Step
 from tests import preference_rows, rows, tiny_gemma
-from tests.gpu.conftest import made_bf16
+from tests.gpu.conftest import convert_to_bf16
 from tests.trainer.conftest import Bench
 
 pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture
-def in_bf16(tmp_path: Path) -> Path:
-    """A tiny model in bfloat16, with logits that differ enough to learn from."""
-    return made_bf16(tiny_gemma.build(tmp_path / "bf16"))
+def tiny_bf16(tmp_path: Path) -> Path:
+    """Return a tiny model in bfloat16 that can be trained by RL."""
+    return convert_to_bf16(tiny_gemma.build(tmp_path / "bf16"))
 
 
-def trained(home: Path, base: Path, rl: dict[str, Any], content: Any, **training: Any) -> Bench:
+def run_job(home: Path, base: Path, rl: dict[str, Any], content: Any, **training: Any) -> Bench:
     assert torch.cuda.is_available()
     bench = Bench(home, base, method="RL", rl_config=rl, **training)
     bench.put("train", content(rows.train_rows(24)))
@@ -30,15 +30,15 @@ def trained(home: Path, base: Path, rl: dict[str, Any], content: Any, **training
     return bench.to(Step.EXPORT)
 
 
-def test_the_margin_rises(tmp_path: Path, in_bf16: Path) -> None:
-    metrics = trained(tmp_path / "home", in_bf16, {"algorithm": "dpo"}, preference_rows.pairs).job.metrics
+def test_the_margin_rises(tmp_path: Path, tiny_bf16: Path) -> None:
+    metrics = run_job(tmp_path / "home", tiny_bf16, {"algorithm": "dpo"}, preference_rows.pairs).job.metrics
     assert metrics is not None
     assert metrics.margin is not None
     assert metrics.margin > 0.5
     assert metrics.preference_accuracy == 1
 
 
-def test_the_reward_rises(tmp_path: Path, in_bf16: Path) -> None:
+def test_the_reward_rises(tmp_path: Path, tiny_bf16: Path) -> None:
     rl = {
         "algorithm": "grpo",
         "num_generations": 4,
@@ -47,7 +47,7 @@ def test_the_reward_rises(tmp_path: Path, in_bf16: Path) -> None:
         "rewards": [{"type": "regex", "pattern": "e"}],
     }
     training = {"batch_size": 16, "learning_rate": 0.02, "max_steps": 20}
-    metrics = trained(tmp_path / "home", in_bf16, rl, preference_rows.prompts, **training).job.metrics
+    metrics = run_job(tmp_path / "home", tiny_bf16, rl, preference_rows.prompts, **training).job.metrics
     assert metrics is not None
     assert metrics.reward is not None
     assert metrics.baseline is not None

@@ -1,4 +1,4 @@
-"""What is there for speed and memory on a GPU: Liger's kernels, and AdamW of 8 bits."""
+"""Speed and memory on a GPU: Liger's kernels and 8-bit AdamW."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gemtune.jobs.status import Step
-from tests.gpu.conftest import made_bf16
+from tests.gpu.conftest import convert_to_bf16
 from tests.trainer.conftest import Bench
 from tests.trainer.steps.test_relay import history
 from tests.trainer.steps.test_train import after_steps
@@ -25,11 +25,11 @@ def test_losses_with_and_without_liger_agree(
     bench_of: Callable[..., Bench], tiny: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     pytest.importorskip("liger_kernel.ops")
-    made_bf16(tiny)
+    convert_to_bf16(tiny)
     installed: list[Any] = []
     install = liger.install
 
-    def seen(model: Any) -> None:
+    def install_and_record(model: Any) -> None:
         install(model)
         installed.extend(module for module in model.modules() if "forward" in vars(module))
 
@@ -37,15 +37,15 @@ def test_losses_with_and_without_liger_agree(
         bench = bench_of(method=method, learning_rate=1e-3, lora_dropout=0.0).to(Step.TRAIN)
         return [entry["loss"] for entry in history(bench) if "loss" in entry]
 
-    monkeypatch.setattr(liger, "install", seen)
+    monkeypatch.setattr(liger, "install", install_and_record)
     by_liger = losses()
     assert installed
     monkeypatch.setattr(liger, "install", lambda model: None)
     assert losses() == pytest.approx(by_liger, rel=1e-2)
 
 
-def test_moments_of_8_bits_learn_and_go_on_from_a_checkpoint(bench_of: Callable[..., Bench], tiny: Path) -> None:
-    made_bf16(tiny)
+def test_8_bit_adamw_learns_and_resumes_from_a_checkpoint(bench_of: Callable[..., Bench], tiny: Path) -> None:
+    convert_to_bf16(tiny)
     bench = bench_of(method="Full", learning_rate=1e-3, max_steps=30).to(Step.PREPARE)
     bench.run(Step.TRAIN, should_stop=after_steps(10))
     assert torch.uint8 in kept_as(bench)

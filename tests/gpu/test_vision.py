@@ -1,4 +1,4 @@
-"""Vision on a GPU: the same jobs as on a CPU, and the same figures within what bf16 and other kernels may change."""
+"""Vision on a GPU: the CPU tests' jobs, with tolerances for bf16 and kernels."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def test_colours_are_learned_on_a_gpu(seeing_bench_of: Callable[..., Bench], met
         assert bench.job.metrics.eval_loss == pytest.approx(held_out_from_logits(bench, model)[0], rel=1e-2)
 
 
-def test_what_sees_is_trained_on_a_gpu(seeing_bench_of: Callable[..., Bench]) -> None:
+def test_the_vision_tower_is_trained_on_a_gpu(seeing_bench_of: Callable[..., Bench]) -> None:
     bench = seeing_bench_of(train_vision_tower=True, max_steps=3).to(Step.TRAIN)
     trained = {name for name, weight in weights(bench, "adapter").items() if ".lora_B." in name and weight.any()}
     assert any(".vision_tower." in name for name in trained)
     assert any(".language_model." in name for name in trained)
 
 
-def test_preferences_of_what_pictures_show_are_learned_on_a_gpu(seeing_bench_of: Callable[..., Bench]) -> None:
+def test_dpo_with_pictures_learns_on_a_gpu(seeing_bench_of: Callable[..., Bench]) -> None:
     train, held_out = ([pair(number) for number in numbers] for numbers in (range(24), range(100, 106)))
     bench = rl_bench(seeing_bench_of, DPO, train, held_out, **LEARNING).to(Step.TRAIN)
     assert bench.job.metrics is not None

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from gemtune.jobs.status import Step
 from tests import preference_rows, rows, tiny_gemma
-from tests.gpu.conftest import made_bf16
+from tests.gpu.conftest import convert_to_bf16
 from tests.trainer.conftest import Bench
 from tests.trainer.training.test_metrics import independent
 from trainer.rows.encoder import Encoded
@@ -98,7 +98,7 @@ def test_a_gemma_2_of_sixteen_bits_learns_by_an_adapter(
     bench_of: Callable[..., Bench], tmp_path: Path, rl: dict[str, Any] | None
 ) -> None:
     """Its logits are capped. What it is computed in is what this processor is fast at."""
-    base = made_bf16(tiny_gemma.build(tmp_path / "gemma2", "gemma2"))
+    base = convert_to_bf16(tiny_gemma.build(tmp_path / "gemma2", "gemma2"))
     method = {"method": "LoRA"} if rl is None else {"method": "RL", "rl_config": rl}
     bench = bench_of(base_model_id=str(base), max_steps=8, **method)
     if rl is not None:
