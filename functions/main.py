@@ -1,4 +1,7 @@
-"""The entry points of the Cloud Functions; in the embedded backend one local process serves the same ones."""
+"""Entry points of the Cloud Functions.
+
+The embedded backend serves the same functions from one local process.
+"""
 
 from __future__ import annotations
 
@@ -11,27 +14,33 @@ from werkzeug.routing import RequestRedirect
 from gemtune.bootstrap import services
 
 
-def not_routed(error: HTTPException) -> flask.Response:
-    """Answer in JSON what reaches no function, where the framework would answer in HTML."""
+def answer_in_json(error: HTTPException) -> flask.Response:
+    """Answer an HTTP error with JSON instead of the framework's HTML.
+
+    For requests that reach no function: an unknown path, or a method that is not allowed.
+    """
     from gemtune.handlers import error_answers
 
     return error_answers.of_routing(flask.request, error)
 
 
-def refuse_what_flask_answers() -> None:
-    """Answer 404 where Flask would look for a static file, or redirect `/jobs//x` to a path with fewer slashes."""
+def reject_static_files_and_redirects() -> None:
+    """Answer 404 where Flask itself would answer.
+
+    Flask would serve static files, and redirect `/jobs//x` to `/jobs/x`.
+    """
     if flask.request.endpoint == "static" or isinstance(flask.request.routing_exception, RequestRedirect):
         flask.abort(404)
 
 
-if flask.has_app_context():  # the framework imports this file within its application
-    flask.current_app.register_error_handler(HTTPException, not_routed)
-    flask.current_app.before_request(refuse_what_flask_answers)
+if flask.has_app_context():  # functions-framework imports this file inside its application context
+    flask.current_app.register_error_handler(HTTPException, answer_in_json)
+    flask.current_app.before_request(reject_static_files_and_redirects)
 
 
 @functions_framework.http
 def api(request: flask.Request) -> flask.typing.ResponseReturnValue:
-    """The HTTP API."""
+    """Serve the public HTTP API."""
     from gemtune.handlers import http_api
 
     return http_api.respond(request, services())
@@ -39,7 +48,7 @@ def api(request: flask.Request) -> flask.typing.ResponseReturnValue:
 
 @functions_framework.http
 def control(request: flask.Request) -> flask.typing.ResponseReturnValue:
-    """For the workflow only."""
+    """Serve the control API, which only the workflow calls."""
     from gemtune.handlers import control_api
 
     return control_api.respond(request, services())
@@ -47,14 +56,14 @@ def control(request: flask.Request) -> flask.typing.ResponseReturnValue:
 
 @functions_framework.http
 def sweep(request: flask.Request) -> flask.typing.ResponseReturnValue:
-    """For the scheduler only."""
+    """Run one sweep; only Cloud Scheduler calls it."""
     services().sweep()
     return {"swept": True}
 
 
 @functions_framework.cloud_event
 def dispatch(event: CloudEvent) -> None:
-    """Pub/Sub, topic job-requests."""
+    """Handle a Pub/Sub message of the topic job-requests: launch a job."""
     from gemtune.handlers import cloud_events
 
     cloud_events.dispatch(event, services())
@@ -62,7 +71,7 @@ def dispatch(event: CloudEvent) -> None:
 
 @functions_framework.cloud_event
 def notify(event: CloudEvent) -> None:
-    """Pub/Sub, topic webhooks."""
+    """Handle a Pub/Sub message of the topic webhooks: send one webhook."""
     from gemtune.handlers import cloud_events
 
     cloud_events.notify(event, services())
@@ -70,7 +79,7 @@ def notify(event: CloudEvent) -> None:
 
 @functions_framework.cloud_event
 def ingest(event: CloudEvent) -> None:
-    """Cloud Storage, object finalized."""
+    """Handle a finalized Cloud Storage object: submit it if it is a job file."""
     from gemtune.handlers import cloud_events
 
     cloud_events.ingest(event, services())
@@ -78,7 +87,7 @@ def ingest(event: CloudEvent) -> None:
 
 @functions_framework.cloud_event
 def fan_out(event: CloudEvent) -> None:
-    """Firestore, document created."""
+    """Handle a created Firestore document: publish the new events of a job."""
     from gemtune.handlers import cloud_events
 
     cloud_events.fan_out(event, services())

@@ -1,4 +1,7 @@
-"""The service: functions, command line, what the trainer shares. No torch."""
+"""The service: functions, command line, and code shared with the trainer.
 
-# That of pyproject.toml: an uploaded function is no installed package, and could not ask for it.
+It never imports torch.
+"""
+
+# Equal to the version in pyproject.toml: Cloud Functions gets source files, not a package with metadata to ask.
 VERSION = "0.1.0"

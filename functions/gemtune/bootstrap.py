@@ -1,4 +1,7 @@
-"""The only wiring: settings -> ports -> services. Everything is made when it is first asked for, and imported then."""
+"""Wiring of the application: settings → ports → use cases.
+
+Each object is created, and its module imported, when it is first used, to keep cold starts short.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ class Services:
 
     @cached_property
     def database(self) -> Database:
-        """Embedded only."""
+        """Return the SQLite database; only the embedded backend has one."""
         from gemtune.embedded.database import Database
 
         return Database(self.settings.home / "gemtune.db")
@@ -126,7 +129,7 @@ class Services:
             has_unsloth=self.settings.unsloth_python is not None,
             wandb_needs_key=self.settings.service_wandb_key is None and not self.settings.wandb_offline,
         )
-        read_facts = ReadFacts(deployment, self.buckets, self.secrets, self._no_gguf)
+        read_facts = ReadFacts(deployment, self.buckets, self.secrets, self._gguf_problem)
         return Submit(self.store, self.bus, self.buckets, self._create_job, read_facts)
 
     @cached_property
@@ -151,8 +154,8 @@ class Services:
     def advance(self) -> Advance:
         from gemtune.services.advance import Advance
 
-        of_service = {"hf_token": self.settings.service_hf_token, "wandb_api_key": self.settings.service_wandb_key}
-        service_secrets = {role: name for role, name in of_service.items() if name is not None}
+        names = {"hf_token": self.settings.service_hf_token, "wandb_api_key": self.settings.service_wandb_key}
+        service_secrets = {role: name for role, name in names.items() if name is not None}
         return Advance(self.store, self.secrets, self.clock, service_secrets)
 
     @cached_property
@@ -211,13 +214,16 @@ class Services:
 
         return CreateJob(self.store, self.buckets, self.secrets, self.clock)
 
-    def _no_gguf(self) -> Problem | None:
-        """On this machine steps write GGUF with the tools that are here; in the cloud, with those of their image."""
+    def _gguf_problem(self) -> Problem | None:
+        """Return why the export step cannot write GGUF, or None if it can.
+
+        On a workstation it uses the local build of llama.cpp; on Google Cloud, the one in the trainer image.
+        """
         from gemtune import llama_cpp
 
         on_gcp = self.settings.on_gcp
-        here = not self.settings.without_gguf if on_gcp else llama_cpp.is_built(self.settings.llama_cpp)
-        return None if here else llama_cpp.tools_missing(on_gcp=on_gcp)
+        has_tools = not self.settings.without_gguf if on_gcp else llama_cpp.is_built(self.settings.llama_cpp)
+        return None if has_tools else llama_cpp.tools_missing(on_gcp=on_gcp)
 
     @property
     def _timeouts(self) -> Mapping[Step, int]:
@@ -232,7 +238,7 @@ class Services:
 
 @lru_cache(maxsize=1)
 def services() -> Services:
-    """The services of this process, by its environment."""
+    """Return this process's services, configured from environment variables."""
     settings = Settings.from_environment()
     if settings.on_gcp:
         from gemtune.log_lines import log_to_stdout

@@ -1,4 +1,4 @@
-"""The time, as a thing that tests can set."""
+"""The system clock, behind an interface that tests can replace."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 
 
 class SystemClock:
+    """`ports.Clock` on the clock of the operating system."""
+
     def now(self) -> datetime:
         return datetime.now(UTC)
 

@@ -1,4 +1,4 @@
-"""llama.cpp's converter, quantizer and runtime: which version, where it lies, and what it can turn into GGUF."""
+"""The llama.cpp build that writes GGUF: version, folder, and usable models."""
 
 from __future__ import annotations
 
@@ -8,45 +8,55 @@ from gemtune import families
 from gemtune.errors import Problem
 from gemtune.families.generation import Family, ModelType
 
-# The one version: its source distribution carries llama.cpp whole. The image and `make llama` build from these bytes.
+# Version of llama-cpp-python, whose source distribution contains all of llama.cpp. The trainer image and `make llama`
+# both build from the archive with this SHA-256.
 VERSION = "0.3.36"
 SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 FOLDER = f"llama.cpp-{VERSION}"
-# Written last: what a build leaves without it is no build.
+# The build writes this file last; a folder without it holds an incomplete build.
 BUILT = "built.json"
 
 
 def is_built(folder: Path) -> bool:
-    """Whether the tools are there, whole."""
+    """Return whether a folder holds a complete build."""
     return (folder / BUILT).is_file()
 
 
-def problem_of_kind(model_type: str) -> Problem | None:
-    """Why a model with this model_type cannot become GGUF; None if it can, or if it is refused for another reason."""
+def problem_of_model_type(model_type: str) -> Problem | None:
+    """Return why models of this type cannot be converted to GGUF, or None.
+
+    An unknown model_type gives None too: it is rejected elsewhere.
+    """
     family = families.of_model_type(model_type)
     return None if family is None else _problem(family, (family.model_types[model_type],))
 
 
-def problem_of_name(repository: str) -> Problem | None:
-    """The same by the name of a repository on the Hub; a name that says nothing is let through, and prepare looks."""
+def problem_of_repository(repository: str) -> Problem | None:
+    """Return why a Hub repository's model cannot be converted, or None.
+
+    The repository's name decides. A name of no known family gives None; the prepare step checks the model itself.
+    """
     family = families.of_name(repository)
     return None if family is None else _problem(family, tuple(family.model_types.values()))
 
 
 def tools_missing(*, on_gcp: bool) -> Problem:
-    """What to do where the tools are not."""
-    hint = "run `make llama` once (minutes), or use format merged"
+    """Return the problem of a GGUF export on a service without llama.cpp."""
+    hint = "run `make llama` once (it takes minutes), or use format merged"
     if on_gcp:
         hint = "build the image with llama.cpp and set GEMTUNE_WITHOUT_GGUF to no, or use format merged"
-    message = "this service has no llama.cpp, which writes GGUF"
+    message = "writing GGUF needs llama.cpp, which this service does not have"
     return Problem(("export_config", "format"), message, "gguf_tools_missing", hint)
 
 
-def _problem(family: Family, kinds: tuple[ModelType, ...]) -> Problem | None:
-    reasons = {kind.no_gguf for kind in kinds}
+def _problem(family: Family, model_types: tuple[ModelType, ...]) -> Problem | None:
+    """Return a problem if llama.cpp can run none of these model types."""
+    reasons = {model_type.no_gguf for model_type in model_types}
     if None in reasons:
         return None
-    able = [each.name for each in families.FAMILIES if any(kind.no_gguf is None for kind in each.model_types.values())]
+    convertible = [
+        each.name for each in families.FAMILIES if any(kind.no_gguf is None for kind in each.model_types.values())
+    ]
     message = f"{family.name} cannot be exported as gguf: {'; '.join(sorted(filter(None, reasons)))}"
-    hint = f"gguf is for {', '.join(able)}; use format merged or adapter"
+    hint = f"gguf is available for {', '.join(convertible)}; use format merged or adapter"
     return Problem(("export_config", "format"), message, "family_without_gguf", hint)

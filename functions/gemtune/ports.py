@@ -1,4 +1,4 @@
-"""Interfaces to the platform: job store, message bus, object storage, secrets, workflows.
+"""Interfaces to the platform: jobs, messages, objects, secrets, workflows.
 
 `embedded/` implements them for one workstation and `gcp/` for Google Cloud. No other code knows which of the two runs.
 """
@@ -24,11 +24,11 @@ class Clock(Protocol):
     """Source of the current time; tests replace it with one they can set."""
 
     def now(self) -> datetime:
-        """Return the current time as an aware UTC datetime. It can go backwards."""
+        """Return the current time, aware and in UTC. It can go backwards."""
         ...
 
     def monotonic(self) -> float:
-        """Return a time in seconds that never goes backwards, to measure durations.
+        """Return seconds that never go backwards, to measure durations.
 
         Values are comparable only within one process.
         """
@@ -37,7 +37,7 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CreateResult:
-    """Result of `JobStore.create`: the stored job, and whether this call stored it.
+    """Result of `JobStore.create`: a stored job, and whether it is new.
 
     `is_new` is False when `job` is an older job with the same idempotency key or id.
     """
@@ -48,7 +48,10 @@ class CreateResult:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of a job list, newest first; `next_page_token` is None on the last page."""
+    """One page of a job list, newest first.
+
+    `next_page_token` is None on the last page.
+    """
 
     jobs: Sequence[JobSummary]
     next_page_token: str | None
@@ -63,7 +66,7 @@ class JobStore(Protocol):
     """Job records and their events. Every write is one transaction."""
 
     def create(self, job: Job, event: Event) -> CreateResult:
-        """Store a new job, or return the stored job that has its idempotency key or id.
+        """Store a new job, or return the one with its idempotency key or id.
 
         If the job has a parent, the parent's version is incremented too, so that a concurrent delete of the parent
         fails if it has not seen this child. Raises JobWasDeleted if the key or id belongs to a deleted job, and
@@ -76,18 +79,21 @@ class JobStore(Protocol):
         ...
 
     def find_by_key(self, key_hash: str) -> Job | None:
-        """Return the job with this idempotency key, or None. Raises JobWasDeleted."""
+        """Return the job with this idempotency key, or None.
+
+        Raises JobWasDeleted.
+        """
         ...
 
     def salvage(self, job_id: str) -> Job:
-        """Return a job even if its record is partly unreadable (see jobs/salvage.py).
+        """Return a job even if its record is partly unreadable.
 
         Only for callers that end or delete the job. Raises JobNotFound.
         """
         ...
 
     def update(self, job_id: str, change: Change, *, version: int | None = None, salvage: bool = False) -> Job:
-        """Apply `change` to a job in one transaction and return the stored result.
+        """Change a job in one transaction and return the stored result.
 
         With `salvage`, an unreadable record is salvaged before the change and replaced by the result.
 
@@ -98,14 +104,15 @@ class JobStore(Protocol):
         ...
 
     def record_progress(self, job_id: str, fence: FencingToken, progress: Progress | None, at: datetime) -> None:
-        """Store a heartbeat and the progress of the running attempt; the job's version stays.
+        """Store a heartbeat and the progress of the running attempt.
 
-        Raises JobNotFound, and StaleClaim or StaleAttempt if another execution or attempt has taken over.
+        The job's version stays the same. Raises JobNotFound, and StaleClaim or StaleAttempt if another execution or
+        attempt has taken over.
         """
         ...
 
     def mark_published(self, job_id: str, seq: int) -> None:
-        """Record that all events up to `seq` are published to the topic job-status.
+        """Record that all events up to `seq` are published to job-status.
 
         A lower `seq` than the stored one changes nothing. The job's version stays.
         """
@@ -119,7 +126,7 @@ class JobStore(Protocol):
         ...
 
     def events(self, job_id: str, *, after: int = 0, limit: int = 500) -> Sequence[Event]:
-        """Return up to `limit` events whose `seq` is greater than `after`, in order.
+        """Return up to `limit` events with a `seq` above `after`, in order.
 
         An unreadable event has the type `unknown`. Raises JobNotFound.
         """
@@ -133,7 +140,7 @@ class JobStore(Protocol):
         ...
 
     def unfinished_children(self, job_id: str) -> Sequence[str]:
-        """Return the ids of the jobs whose parent is this job and that are not over."""
+        """Return the ids of this job's children that are not over."""
         ...
 
     def unpublished(self) -> Iterator[str]:
@@ -141,9 +148,9 @@ class JobStore(Protocol):
         ...
 
     def delete(self, job_id: str, *, version: int, tombstone_until: datetime) -> None:
-        """Delete a job's record and events, readable or not, and leave a tombstone.
+        """Delete a job's record and events, and leave a tombstone.
 
-        Raises JobNotFound, and VersionConflict if the record is not at `version`.
+        The record may be unreadable. Raises JobNotFound, and VersionConflict if the record is not at `version`.
         """
         ...
 
@@ -152,7 +159,7 @@ class JobStore(Protocol):
         ...
 
     def tombstones(self, *, until_after: datetime) -> Iterator[str]:
-        """Yield the ids of deleted jobs whose tombstones expire after this time."""
+        """Yield the ids of tombstones that expire after this time."""
         ...
 
     def drop_tombstones(self, now: datetime) -> None:
@@ -170,7 +177,10 @@ class Topic(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ReceivedMessage:
-    """One pulled message; it is redelivered unless `ack_id` is acknowledged in time."""
+    """One pulled message.
+
+    It is redelivered unless `ack_id` is acknowledged in time.
+    """
 
     ack_id: str
     message_id: str
@@ -199,14 +209,15 @@ class Bus(Protocol):
         ...
 
     def subscribe(self, name: str, topic: Topic) -> None:
-        """Create a durable pull subscription, unless it exists; it receives all messages from now on.
+        """Create a durable pull subscription unless it exists.
 
-        Raises ValueError if the name belongs to a subscription of another topic.
+        It receives all messages published from now on. Raises ValueError if the name belongs to a subscription of
+        another topic.
         """
         ...
 
     def pull(self, name: str, limit: int, *, wait_seconds: float = 0.0) -> list[ReceivedMessage]:
-        """Return up to `limit` due messages; messages with the same ordering key keep their order.
+        """Return up to `limit` due messages, in order per ordering key.
 
         If none is due, wait for one; return an empty list after `wait_seconds` or a little later.
         """
@@ -228,7 +239,10 @@ class ObjectStat:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Address that reads one object without credentials: a URL valid for one hour, or a local path."""
+    """Address that reads one object without credentials.
+
+    Either a URL, which is valid for one hour, or a path on this machine.
+    """
 
     url: str | None = None
     path: str | None = None
@@ -258,7 +272,10 @@ class Objects(Protocol):
         ...
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
-        """Return up to `length` bytes of an object from offset `start`. Raises ObjectNotFound."""
+        """Return up to `length` bytes of an object from offset `start`.
+
+        Raises ObjectNotFound.
+        """
         ...
 
     def create(self, name: str, content: bytes) -> None:
@@ -270,11 +287,14 @@ class Objects(Protocol):
         ...
 
     def stat(self, name: str) -> ObjectStat | None:
-        """Return an object's size and modification time, or None if it does not exist."""
+        """Return an object's size and modification time, or None."""
         ...
 
     def generation(self, name: str) -> str | None:
-        """Return a string that changes whenever the object is written, or None if there is no object."""
+        """Return a string that differs after each write of the object.
+
+        Returns None if the object does not exist.
+        """
         ...
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
@@ -290,20 +310,21 @@ class Objects(Protocol):
         ...
 
     def upload(self, path: Path, name: str) -> None:
-        """Copy a local file to an object, without reading it whole into memory."""
+        """Copy a local file to an object, without loading it into memory."""
         ...
 
     def fetch(self, name: str, into: Path) -> Path:
-        """Return a local path to read an object from: its own file, or a copy in the folder `into`.
+        """Return a local path to read an object from.
 
-        Raises ObjectNotFound.
+        It is the object's own file, or a copy in the folder `into`; treat it as read-only. Raises ObjectNotFound.
         """
         ...
 
     def fetch_folder(self, prefix: str, into: Path) -> Path:
-        """Return a local folder to read all objects below `prefix/` from: their own, or a copy at `into`.
+        """Return a local folder with all objects below `prefix/`.
 
-        Raises ObjectNotFound if there is no such object.
+        It is the objects' own folder, or a copy at `into`; treat it as read-only. Raises ObjectNotFound if there is no
+        such object.
         """
         ...
 
@@ -312,11 +333,14 @@ class Objects(Protocol):
         ...
 
     def uri(self, name: str) -> str:
-        """Return an object's location as shown to users: a path in embedded, `gs://…` on gcp."""
+        """Return an object's location for users: a path or `gs://…`."""
         ...
 
     def link(self, name: str) -> Link:
-        """Return a link to read an object, without checking that it exists. Raises NoSignedLinks."""
+        """Return a link to read an object, which may not exist.
+
+        Raises NoSignedLinks.
+        """
         ...
 
 
@@ -349,18 +373,21 @@ class Secrets(Protocol):
     """Tokens by name. No other code stores or reads their values."""
 
     def create(self, name: str, value: str, *, ttl: timedelta | None) -> None:
-        """Store or replace a value; it expires after `ttl`, or never with None (secrets of users)."""
+        """Store or replace a value that expires after `ttl`, or never."""
         ...
 
     def create_once(self, name: str, value: str) -> str:
-        """Store a value that never expires, unless the name has one already; return the stored value.
+        """Store a value unless the name has one; return the stored value.
 
-        Of several concurrent callers, the first one's value is stored and all of them get it.
+        The value never expires. Of several concurrent callers, the first one's value is stored and all of them get it.
         """
         ...
 
     def read(self, name: str) -> str:
-        """Return a value. Raises SecretNotFound if there is none or it has expired."""
+        """Return a value.
+
+        Raises SecretNotFound if there is none or it has expired.
+        """
         ...
 
     def renew(self, name: str, *, ttl: timedelta) -> None:
@@ -377,7 +404,10 @@ class Secrets(Protocol):
 
 
 class ExecutionState(StrEnum):
-    """States of a workflow execution; GONE means that the platform does not know it any more."""
+    """States of a workflow execution.
+
+    GONE: the platform does not know the execution any more.
+    """
 
     ACTIVE = "active"
     SUCCEEDED = "succeeded"
@@ -387,10 +417,10 @@ class ExecutionState(StrEnum):
 
 
 class Launcher(Protocol):
-    """Starts and stops workflow executions, and stops the step executions they run."""
+    """Starts and stops workflow executions and stops executions of steps."""
 
     def start(self, job_id: str, launch: int) -> str:
-        """Start the workflow for one launch of a job and return the execution's id.
+        """Start the workflow for a job's launch and return the execution.
 
         A second call for the same launch returns the same execution.
         """
@@ -405,9 +435,9 @@ class Launcher(Protocol):
         ...
 
     def stop_step(self, execution: str) -> None:
-        """Stop a step's execution (a Cloud Run execution or a child process) if it is still running.
+        """Stop the execution of a step if it is still running.
 
-        It gets SIGTERM, and SIGKILL some seconds later.
+        The Cloud Run execution or child process gets SIGTERM, and SIGKILL some seconds later.
         """
         ...
 
@@ -416,7 +446,10 @@ class Callers(Protocol):
     """Identification of the callers of the HTTP API."""
 
     def check(self, request: flask.Request) -> None:
-        """Reject a request that must not reach the API, before its body is read. Raises NotFromHere."""
+        """Reject a request that must not reach the API.
+
+        Called before anything else of the request is read. Raises NotFromHere.
+        """
         ...
 
     def owner(self, request: flask.Request) -> str:

@@ -1,4 +1,4 @@
-"""What a name of a secret may be, in a folder as in Secret Manager, whose rule it is."""
+"""Rules for secret names: those of Secret Manager, for secrets in files too."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from gemtune.errors import UnsafeName
 NAME = re.compile(r"^[A-Za-z0-9_-]{1,255}\Z")
 
 
-def checked(name: str) -> str:
-    """The name. Raises UnsafeName."""
+def validate_name(name: str) -> str:
+    """Return a secret's name unchanged. Raises UnsafeName if it is invalid."""
     if not NAME.fullmatch(name):
-        raise UnsafeName("a secret's name has letters, digits, '_' and '-' only")
+        raise UnsafeName("the name of a secret may contain only letters, digits, '_' and '-'")
     return name
 
 
 def missing_hint(name: str) -> str:
-    """What to do when a secret is not there."""
+    """Return the hint of an error about a secret that does not exist."""
     return f"store it with `gemtune secret`: {name}"

@@ -1,4 +1,7 @@
-"""The only reader of environment variables."""
+"""Settings, read from environment variables.
+
+No other module of gemtune reads its configuration from the environment.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,11 @@ Backend = Literal["embedded", "gcp"]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
+    """Validated settings of one process.
+
+    Fields marked "gcp" or "embedded" matter to that backend only.
+    """
+
     backend: Backend
     home: Path
     project_id: str
@@ -28,39 +36,42 @@ class Settings:
     data_bucket: str
     uploads_bucket: str
     export_bucket: str
-    service_hf_token: str | None  # name of the secret that jobs without a token of their own use
-    service_wandb_key: str | None  # the same for W&B
-    wandb_offline: bool  # trainings keep what W&B would be told in files, and need no key
-    unsloth_python: Path | None  # the interpreter that has unsloth; without it its jobs are refused
+    service_hf_token: str | None  # name of the secret with the Hub token for jobs that bring none
+    service_wandb_key: str | None  # name of the secret with the W&B key for jobs that bring none
+    wandb_offline: bool  # training writes W&B runs to local files, which needs no key
+    unsloth_python: Path | None  # interpreter with unsloth installed; without it, unsloth jobs are rejected
     prepare_timeout_seconds: int
     train_timeout_seconds: int
     export_timeout_seconds: int
-    parallel_trainings: int  # embedded: how many train steps share this machine at once
-    webhooks_to_loopback: bool  # whether a webhook may be on this machine, over plain HTTP too
-    llama_cpp: Path  # where llama.cpp's tools are, if they are
-    without_gguf: bool  # gcp: the image was built without llama.cpp
-    workflow: str  # gcp: the name of the deployed workflows/fine_tune.yaml
-    machines: tuple[str, ...]  # what can train here; of those that a job fits on it gets the first
-    gateway: str | None  # gcp: the email of the API Gateway that outside callers come through
-    # gcp: stand-ins of services whose clients know no emulator variable of their own.
+    parallel_trainings: int  # embedded: maximum number of train steps that run at the same time
+    webhooks_to_loopback: bool  # allow webhooks to this machine, and over plain HTTP
+    llama_cpp: Path  # folder of the llama.cpp build; it may not exist
+    without_gguf: bool  # gcp: the trainer image was built without llama.cpp
+    workflow: str  # gcp: name of the deployed workflows/fine_tune.yaml
+    machines: tuple[str, ...]  # machines to train on; a job gets the first that it fits on
+    gateway: str | None  # gcp: service account email of the API Gateway in front of the API, if there is one
+    # gcp: endpoints of emulators for services whose clients have no emulator variable of their own.
     workflows_endpoint: str | None
     run_endpoint: str | None
     secret_manager_endpoint: str | None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
-        """Raises BadSetting, naming the variable, when one is wrong."""
+        """Read and validate the settings, from `os.environ` by default.
+
+        Raises BadSetting, which names the variable, if a value is invalid or a required one is missing.
+        """
         env = os.environ if environment is None else environment
-        named = env.get("GEMTUNE_BACKEND", "embedded")
-        backend = next((known for known in get_args(Backend) if known == named), None)
+        name = env.get("GEMTUNE_BACKEND", "embedded")
+        backend = next((candidate for candidate in get_args(Backend) if candidate == name), None)
         if backend is None:
-            raise BadSetting(f"GEMTUNE_BACKEND is {named!r}; use embedded or gcp")
+            raise BadSetting(f"GEMTUNE_BACKEND is {name!r}; use embedded or gcp")
         on_gcp = backend == "gcp"
         return cls(
             backend=backend,
             home=Path(env.get("GEMTUNE_HOME") or ".gemtune").absolute(),
-            project_id=_needed(env, "PROJECT_ID") if on_gcp else env.get("PROJECT_ID", "local"),
-            region=_needed(env, "REGION") if on_gcp else env.get("REGION", "local"),
+            project_id=_required(env, "PROJECT_ID") if on_gcp else env.get("PROJECT_ID", "local"),
+            region=_required(env, "REGION") if on_gcp else env.get("REGION", "local"),
             port=_whole_number(env, "PORT", 8080),
             config_bucket=_bucket(env, "GCS_CONFIG_BUCKET_NAME", "config", on_gcp),
             data_bucket=_bucket(env, "GCS_DATA_BUCKET_NAME", "data", on_gcp),
@@ -71,7 +82,7 @@ class Settings:
             wandb_offline=env.get("WANDB_MODE") == "offline",  # W&B's own variable, which its client reads too
             unsloth_python=_interpreter(env, "GEMTUNE_UNSLOTH_PYTHON", on_gcp),
             prepare_timeout_seconds=_whole_number(env, "GEMTUNE_PREPARE_TIMEOUT_SECONDS", 3600),
-            # A GPU task on Cloud Run may run for an hour; a workstation has no such limit.
+            # Cloud Run limits a GPU task to one hour; a workstation has no such limit.
             train_timeout_seconds=_whole_number(env, "GEMTUNE_TRAIN_TIMEOUT_SECONDS", 3600 if on_gcp else 7 * 86400),
             export_timeout_seconds=_whole_number(env, "GEMTUNE_EXPORT_TIMEOUT_SECONDS", 3600),
             parallel_trainings=_whole_number(env, "GEMTUNE_PARALLEL_TRAININGS", 1),
@@ -88,26 +99,30 @@ class Settings:
 
     @property
     def on_gcp(self) -> bool:
+        """Return whether the backend is Google Cloud."""
         return self.backend == "gcp"
 
     @property
     def work(self) -> Path:
-        """Where steps keep what they work on: below GEMTUNE_HOME on a workstation, in memory on Cloud Run."""
+        """Return the folder of working files; on Cloud Run it is in memory."""
         return Path(tempfile.gettempdir()) / "gemtune-work" if self.on_gcp else self.home / "work"
 
     @property
     def service_owner(self) -> str:
-        """Who owns what comes without a sender's name: a message, a file, and on a workstation everything."""
+        """Return the owner of jobs from messages and files.
+
+        Those name no caller. On a workstation it owns every job.
+        """
         return f"project:{self.project_id}" if self.on_gcp else "local"
 
 
 def cache_folder(environment: Mapping[str, str] | None = None) -> Path:
-    """The folder for what is made once per machine and shared by its checkouts."""
+    """Return the folder of caches that this machine's checkouts share."""
     env = os.environ if environment is None else environment
     return Path(env.get("GEMTUNE_CACHE") or Path.home() / ".cache" / "gemtune")
 
 
-def _needed(env: Mapping[str, str], name: str) -> str:
+def _required(env: Mapping[str, str], name: str) -> str:
     value = env.get(name)
     if not value:
         raise BadSetting(f"{name} is not set; the gcp backend needs it")
@@ -115,19 +130,22 @@ def _needed(env: Mapping[str, str], name: str) -> str:
 
 
 def _bucket(env: Mapping[str, str], name: str, default: str, on_gcp: bool) -> str:
-    value = _needed(env, name) if on_gcp else env.get(name) or default
+    value = _required(env, name) if on_gcp else env.get(name) or default
     if "/" in value or value.startswith("."):
-        raise BadSetting(f"{name} is {value!r}, which is no bucket name")
+        raise BadSetting(f"{name} is {value!r}, which is not a bucket name")
     return value
 
 
 def _interpreter(env: Mapping[str, str], name: str, on_gcp: bool) -> Path | None:
-    """A Python of this machine; on gcp one of the trainer's image, where functions cannot look."""
+    """Return a Python interpreter's path, or None if the variable is empty.
+
+    On gcp the path is inside the trainer image, so that its existence cannot be checked.
+    """
     value = env.get(name)
     if not value:
         return None
     if not on_gcp and not Path(value).is_file():
-        raise BadSetting(f"{name} is {value!r}, and no such file is there; `make unsloth` says what to set")
+        raise BadSetting(f"{name} is {value!r}, but that file does not exist; `make unsloth` prints the right value")
     return Path(value).absolute()
 
 
@@ -139,11 +157,11 @@ def _yes_or_no(env: Mapping[str, str], name: str) -> bool:
 
 
 def _machines(env: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the machines that GEMTUNE_MACHINES lists, in its order."""
     names = tuple(name.strip() for name in (env.get("GEMTUNE_MACHINES") or "l4").split(","))
     unknown = [name for name in names if name not in MACHINES]
     if unknown or len(set(names)) < len(names):
-        known = ", ".join(MACHINES)
-        raise BadSetting(f"GEMTUNE_MACHINES is {','.join(names)!r}; name each once, out of {known}")
+        raise BadSetting(f"GEMTUNE_MACHINES is {','.join(names)!r}; list each machine once, from {', '.join(MACHINES)}")
     return names
 
 
@@ -154,4 +172,4 @@ def _whole_number(env: Mapping[str, str], name: str, default: int) -> int:
     try:
         return read_number(value, least=1, most=MAX_NUMBER)
     except Unreadable:
-        raise BadSetting(f"{name} is {value[:80]!r}; use a whole number above 0") from None
+        raise BadSetting(f"{name} is {value[:80]!r}; use a positive whole number") from None

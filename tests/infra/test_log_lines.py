@@ -11,7 +11,7 @@ import pytest
 
 from gemtune.jobs.record import Failure
 from gemtune.jobs.status import Step
-from gemtune.log_lines import JsonLines
+from gemtune.log_lines import JsonFormatter
 from gemtune.ports import ExecutionState
 from tests.fakes import World
 from tests.infra.planned import Planned
@@ -26,7 +26,7 @@ def counted(plan: Planned, metric: str, records: list[logging.LogRecord]) -> lis
     assert all(f"gemtune-{name}" in plan.named("google_cloudfunctions2_function") for name in service[1].split("|"))
     line = re.search(r'jsonPayload\.message=~"(.*)"', filters)
     assert line is not None
-    messages = [json.loads(JsonLines("%(message)s").format(record))["message"] for record in records]
+    messages = [json.loads(JsonFormatter("%(message)s").format(record))["message"] for record in records]
     return [message for message in messages if re.search(line[1], message)]
 
 

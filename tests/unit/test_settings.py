@@ -99,4 +99,4 @@ def test_the_command_line_says_so_without_a_traceback() -> None:
 
     services.cache_clear()
     result = CliRunner().invoke(main, ["listen", "--once"], env={"PORT": "many"})
-    assert (result.exit_code, result.stderr) == (1, "bad_setting: PORT is 'many'; use a whole number above 0\n")
+    assert (result.exit_code, result.stderr) == (1, "bad_setting: PORT is 'many'; use a positive whole number\n")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gemtune.errors import StepError
-from gemtune.llama_cpp import is_built, problem_of_kind
+from gemtune.llama_cpp import is_built, problem_of_model_type
 from gemtune.request.exports import GgufExport
 from trainer.base_model import folder_contents
 from trainer.conversation.chat_template import json_object
@@ -87,7 +87,7 @@ def _tell_of_no_experts(model: Path) -> None:
 
 def check_family(config: Mapping[str, Any]) -> None:
     """Raises StepError `family_without_gguf`."""
-    problem = problem_of_kind(str(config.get("model_type")))
+    problem = problem_of_model_type(str(config.get("model_type")))
     if problem is not None:
         raise StepError(problem.code, problem.msg, hint=problem.hint)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from gemtune.embedded.disk import make_folder, writing
 from gemtune.errors import SecretNotFound
 from gemtune.ports import Clock, SecretStat
-from gemtune.secret_name import NAME, checked, missing_hint
+from gemtune.secret_name import NAME, missing_hint, validate_name
 
 
 class FileSecrets:
@@ -80,4 +80,4 @@ class FileSecrets:
                 unfinished.unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
-        return self._folder / checked(name)
+        return self._folder / validate_name(name)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from gemtune.embedded.disk import make_folder, writing
 from gemtune.errors import ObjectExists, ObjectNotFound, UnsafeName
-from gemtune.object_name import UNFINISHED, parts
+from gemtune.object_name import UNFINISHED, split_name
 from gemtune.ports import MAX_READ_BYTES, Buckets, Link, ObjectStat
 from gemtune.settings import Settings
 from gemtune.untrusted import read_file
@@ -99,13 +99,13 @@ class FolderObjects:
         return f"{there.st_mtime_ns}-{there.st_size}-{digest[:16]}"
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
-        folder, visited = self._followed(parts(prefix.rpartition("/")[0]) if "/" in prefix else [])
+        folder, visited = self._followed(split_name(prefix.rpartition("/")[0]) if "/" in prefix else [])
         for path in sorted(self._files(folder, visited, prefix), key=Path.as_posix):
             with suppress(FileNotFoundError):  # deleted while we looked
                 yield self._stat(path)
 
     def delete(self, name: str) -> None:
-        *folders, last = parts(name)
+        *folders, last = split_name(name)
         path = self._followed(folders)[0] / last
         with writing(self.root), suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
             path.unlink()
@@ -118,7 +118,7 @@ class FolderObjects:
                 return
 
     def delete_prefix(self, prefix: str) -> None:
-        *folders, last = parts(prefix.rstrip("/"))
+        *folders, last = split_name(prefix.rstrip("/"))
         folder = self._followed(folders)[0]
         for path in [folder / last] if prefix.endswith("/") else list(folder.glob(f"{glob.escape(last)}*")):
             if path.is_dir() and not path.is_symlink():
@@ -139,7 +139,7 @@ class FolderObjects:
 
     def fetch_folder(self, prefix: str, into: Path) -> Path:
         prefix = prefix.rstrip("/") + "/"
-        folder, visited = self._followed(parts(prefix.rstrip("/")))
+        folder, visited = self._followed(split_name(prefix.rstrip("/")))
         if not list(self._files(folder, visited, prefix)):  # all of it is looked at: a link may lead out
             raise ObjectNotFound(f"there is no {prefix!r} in {self.bucket}")
         return folder
@@ -183,7 +183,7 @@ class FolderObjects:
                 path.chmod(self._modes.folder)
 
     def _file(self, name: str) -> Path:
-        return self._followed(parts(name))[0]
+        return self._followed(split_name(name))[0]
 
     def _followed(self, names: Sequence[str]) -> tuple[Path, Visited]:
         """The path that these names lead to, one below the other, and the folders on the way. Raises UnsafeName."""

@@ -13,7 +13,7 @@ from google.api_core.exceptions import AlreadyExists, FailedPrecondition, NotFou
 
 from gemtune.errors import SecretNotFound
 from gemtune.ports import SecretStat
-from gemtune.secret_name import checked, missing_hint
+from gemtune.secret_name import missing_hint, validate_name
 
 if TYPE_CHECKING:
     from google.cloud import secretmanager_v1
@@ -91,7 +91,7 @@ class SecretManagerSecrets:
         """Whether it is new."""
         wanted: dict[str, Any] = {"replication": {"automatic": {}}} | ({} if ttl is None else {"ttl": ttl})
         try:
-            request = {"parent": self._project, "secret_id": checked(name), "secret": wanted}
+            request = {"parent": self._project, "secret_id": validate_name(name), "secret": wanted}
             self._client.create_secret(request=request, timeout=TIMEOUT)
         except AlreadyExists:
             return False
@@ -111,7 +111,7 @@ class SecretManagerSecrets:
         return content.decode()
 
     def _path(self, name: str) -> str:
-        return f"{self._project}/secrets/{checked(name)}"
+        return f"{self._project}/secrets/{validate_name(name)}"
 
 
 def _not_found(name: str) -> SecretNotFound:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from google.api_core.exceptions import NotFound, PreconditionFailed, RequestRangeNotSatisfiable
 
 from gemtune.errors import ObjectExists, ObjectNotFound
-from gemtune.object_name import is_safe, parts
+from gemtune.object_name import is_safe, split_name
 from gemtune.ports import MAX_READ_BYTES, Buckets, Link, ObjectStat
 from gemtune.settings import Settings
 from gemtune.untrusted import too_large
@@ -83,7 +83,7 @@ class StorageObjects:
     def list(self, prefix: str) -> Iterator[ObjectStat]:
         """What has no safe name is left out: it is not ours, as the `folder/` objects are that the console makes."""
         if prefix:
-            parts(prefix.rstrip("/"))
+            split_name(prefix.rstrip("/"))
         for blob in self._client.list_blobs(self.bucket, prefix=prefix, timeout=TIMEOUT):
             if is_safe(blob.name):
                 yield _stat(blob)
@@ -95,7 +95,7 @@ class StorageObjects:
             return
 
     def delete_prefix(self, prefix: str) -> None:
-        parts(prefix.rstrip("/"))
+        split_name(prefix.rstrip("/"))
         with ThreadPoolExecutor(WORKERS) as pool:
             list(pool.map(self.delete, [stat.name for stat in self.list(prefix)]))
 
@@ -112,7 +112,7 @@ class StorageObjects:
 
     def fetch_folder(self, prefix: str, into: Path) -> Path:
         prefix = prefix.rstrip("/") + "/"
-        parts(prefix.rstrip("/"))
+        split_name(prefix.rstrip("/"))
         listed = self._client.list_blobs(self.bucket, prefix=prefix, timeout=TIMEOUT)
         blobs = [blob for blob in listed if is_safe(blob.name)]
         if not blobs:
@@ -124,7 +124,7 @@ class StorageObjects:
         """Nothing to do: an upload that did not end shows nowhere, and Cloud Storage forgets it after a week."""
 
     def uri(self, name: str) -> str:
-        return f"gs://{self.bucket}/{'/'.join(parts(name.rstrip('/')))}"
+        return f"gs://{self.bucket}/{'/'.join(split_name(name.rstrip('/')))}"
 
     def link(self, name: str) -> Link:
         from gemtune.gcp.signed_url import signed_url
@@ -150,11 +150,11 @@ class StorageObjects:
                 )
 
     def _there(self, name: str) -> storage.Blob | None:
-        parts(name)
+        split_name(name)
         return self._client.bucket(self.bucket).get_blob(name, timeout=TIMEOUT)
 
     def _blob(self, name: str) -> storage.Blob:
-        parts(name)
+        split_name(name)
         return self._client.bucket(self.bucket).blob(name)
 
     def _not_found(self, name: str) -> ObjectNotFound:

@@ -16,7 +16,7 @@ import pytest
 from gemtune.embedded.disk import writing
 from gemtune.errors import CannotStore
 from gemtune.local_server.workflow_runner import WorkflowRunner
-from gemtune.log_lines import SECONDS_BETWEEN, DiskComplaints
+from gemtune.log_lines import SECONDS_BETWEEN_DISK_ERRORS, DiskErrorThrottle
 from gemtune.ports import ExecutionState
 from tests.fakes import World
 
@@ -108,28 +108,28 @@ def record(error: BaseException | None) -> logging.LogRecord:
 
 def test_the_log_reports_a_full_disk_at_intervals() -> None:
     seconds = [0.0]
-    complaints = DiskComplaints(now=lambda: seconds[0])
+    throttle = DiskErrorThrottle(now=lambda: seconds[0])
     wrapped = ValueError()
     wrapped.__cause__ = CannotStore("/home", "full")
     first = record(CannotStore("/home", "full"))
-    assert complaints.filter(first)
+    assert throttle.filter(first)
     assert first.getMessage() == "/home cannot be written: full; make room there, or let the service write there"
     assert first.exc_info is None
     for _ in range(500):
         seconds[0] += 0.1
-        assert not complaints.filter(record(wrapped))
-    seconds[0] = SECONDS_BETWEEN
+        assert not throttle.filter(record(wrapped))
+    seconds[0] = SECONDS_BETWEEN_DISK_ERRORS
     later = record(CannotStore("/home", "full"))
-    assert complaints.filter(later)
-    assert "(500 more times since this was last said)" in later.getMessage()
+    assert throttle.filter(later)
+    assert "(500 more errors like this were not logged)" in later.getMessage()
 
 
 def test_other_log_records_pass_unchanged() -> None:
-    complaints = DiskComplaints(now=lambda: 0.0)
+    throttle = DiskErrorThrottle(now=lambda: 0.0)
     for error in (None, ValueError("x")):
         for _ in range(3):
             other = record(error)
-            assert complaints.filter(other)
+            assert throttle.filter(other)
             assert (other.getMessage(), other.exc_info) == ("it broke", record(error).exc_info)
 
 

@@ -10,7 +10,7 @@ import pytest
 from gemtune import families
 from gemtune.families import FAMILIES, unsupported
 from gemtune.families.generation import Family
-from gemtune.llama_cpp import problem_of_kind, problem_of_name
+from gemtune.llama_cpp import problem_of_model_type, problem_of_repository
 
 TEMPLATES = Path(__file__).parents[3] / "trainer" / "conversation"
 
@@ -138,10 +138,10 @@ def test_a_family_takes_one_file_of_at_most_60_lines(family: Family) -> None:
 
 
 def test_gguf_is_refused_with_the_reason_where_llama_cpp_differs() -> None:
-    problem = problem_of_kind("gemma3n")
+    problem = problem_of_model_type("gemma3n")
     assert problem is not None
     assert "llama.cpp and transformers compute different logits" in problem.msg
-    by_name = problem_of_name("google/gemma-3n-E4B-it")
+    by_name = problem_of_repository("google/gemma-3n-E4B-it")
     assert by_name is not None
     assert by_name.msg == problem.msg
-    assert problem_of_kind("gemma4") is problem_of_name("google/gemma-4-E4B-it") is None
+    assert problem_of_model_type("gemma4") is problem_of_repository("google/gemma-4-E4B-it") is None

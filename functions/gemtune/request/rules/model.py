@@ -59,7 +59,7 @@ def becomes_gguf(request: TrainRequest, facts: Facts) -> list[Problem]:
     model, files = base_model.read(request.training_config.base_model_id), facts.base_model
     family = None
     if files is not None and "model_type" in files.fields:
-        family = llama_cpp.problem_of_kind(str(files.fields["model_type"]))
+        family = llama_cpp.problem_of_model_type(str(files.fields["model_type"]))
     elif model is not None and model.kind == "hub":
-        family = llama_cpp.problem_of_name(model.place)
+        family = llama_cpp.problem_of_repository(model.place)
     return [problem for problem in (facts.no_gguf, family) if problem is not None]
