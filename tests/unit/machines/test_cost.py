@@ -77,9 +77,9 @@ def test_the_page_on_deployment_says_what_the_list_says() -> None:
     page = (Path(__file__).parent.parent.parent.parent / "docs" / "deployment.md").read_text()
     an_hour = {name: cost.a_second(machine) for name, machine in {**MACHINES, **CPU_STEPS}.items()}
     for words, price in (
-        ("prepare, an hour", an_hour["prepare"]),
-        ("train on `l4`, an hour", an_hour["l4"]),
-        ("export, an hour", an_hour["export"]),
+        ("prepare, per hour", an_hour["prepare"]),
+        ("train on `l4`, per hour", an_hour["l4"]),
+        ("export, per hour", an_hour["export"]),
     ):
         assert price is not None
         assert f"| {words} | ${price * 3600:.2f} |" in page
