@@ -1,4 +1,7 @@
-"""Rules of the source tree. Each returns what breaks it, in sentences; empty where the tree is as it should be."""
+"""Rules of the source tree.
+
+Each rule returns sentences that name what breaks it; none if nothing does.
+"""
 
 from __future__ import annotations
 
@@ -10,33 +13,33 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from tests.import_graph import Tree, circle
 
 MOST_FILES = 12
-# Whatever imports one of these imports torch.
+# Importing one of these imports torch.
 TORCH = frozenset({"torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "unsloth", "liger_kernel"})
 
 Exemptions = Mapping[tuple[str, str], str]  # (importer, imported) -> reason
 
 
 def forbidden_arrows(tree: Tree, allowed: Mapping[str, Collection[str]], exempt: Exemptions) -> list[str]:
-    """Arrows between rooms that the table does not allow."""
-    found = []
+    """Find imports between rooms that the table does not allow."""
+    problems = []
     for arrow in tree.inner_arrows():
         room, target = tree.room_of(arrow.importer), tree.room_of(arrow.imported)
         if room == target or room not in allowed or target in allowed[room]:
             continue
         if (arrow.importer, arrow.imported) not in exempt:
-            found.append(f"{arrow}; {room} may not import {target}")
-    return found
+            problems.append(f"{arrow}; {room} may not import {target}")
+    return problems
 
 
 def rooms_without_a_place(tree: Tree, allowed: Collection[str]) -> list[str]:
-    """Rooms that the table does not know, and rooms of the table that are not there."""
+    """Find rooms that are missing in the table, and entries without a room."""
     rooms = tree.rooms()
     missing = [f"{room}: say in the table of rooms what it may import" for room in sorted(rooms - set(allowed))]
     return missing + [f"{room}: there is no such room" for room in sorted(set(allowed) - rooms)]
 
 
 def needless_exemptions(tree: Tree, exempt: Exemptions) -> list[str]:
-    """Exemptions that nothing needs any more."""
+    """Find exemptions that are no longer needed."""
     arrows = {(arrow.importer, arrow.imported) for arrow in tree.arrows}
     return [
         f"{importer} does not import {imported}: delete the exemption"
@@ -46,7 +49,10 @@ def needless_exemptions(tree: Tree, exempt: Exemptions) -> list[str]:
 
 
 def file_circle(tree: Tree, exempt: Exemptions) -> list[str]:
-    """A circle of modules. A process that runs a module (`python -m`) does not import it."""
+    """Find a circle of modules.
+
+    A process that runs a module (`python -m`) does not import it.
+    """
     return circle(
         (arrow.importer, arrow.imported)
         for arrow in tree.inner_arrows()
@@ -55,7 +61,7 @@ def file_circle(tree: Tree, exempt: Exemptions) -> list[str]:
 
 
 def room_circle(tree: Tree, exempt: Exemptions) -> list[str]:
-    """A circle of rooms."""
+    """Find a circle of rooms."""
     pairs = (
         (tree.room_of(arrow.importer), tree.room_of(arrow.imported))
         for arrow in tree.inner_arrows()
@@ -65,7 +71,7 @@ def room_circle(tree: Tree, exempt: Exemptions) -> list[str]:
 
 
 def crowded_folders(tree: Tree, exempt: Mapping[str, int]) -> list[str]:
-    """Folders with more modules than 12, or than their exemption says."""
+    """Find folders with more than 12 modules, or than their exemption allows."""
     return [
         f"{folder} holds {len(files)} modules: {', '.join(sorted(files))}"
         for folder, files in tree.files_by_folder().items()
@@ -74,19 +80,22 @@ def crowded_folders(tree: Tree, exempt: Mapping[str, int]) -> list[str]:
 
 
 def rooms_without_a_line(tree: Tree) -> list[str]:
-    """Packages whose `__init__` does not say in one line of at most 79 columns what they are for."""
-    found = []
+    """Find packages whose docstring does not begin with a short sentence.
+
+    It stands alone on a line of at most 79 columns.
+    """
+    problems = []
     for module, path in tree.modules.items():
         if tree.is_package(module):
             line, _, rest = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")
             quotes = '"""' if rest else '""""""'
             if not line.endswith(".") or len(line + quotes) > 79 or (rest and not rest.startswith("\n")):
-                found.append(f"{module}/__init__.py: begin with one line of at most 79 columns, ending in a period")
-    return found
+                problems.append(f"{module}/__init__.py: begin with one line of at most 79 columns, ending in a period")
+    return problems
 
 
 def repeated_names(tree: Tree) -> list[str]:
-    """Files whose name repeats the name of their folder."""
+    """Find files whose name repeats the name of their folder."""
     return [
         f"{folder}.{name} repeats the name of its folder"
         for folder, files in tree.files_by_folder().items()
@@ -96,12 +105,12 @@ def repeated_names(tree: Tree) -> list[str]:
 
 
 def _words(name: str) -> set[str]:
-    """The words of a name, in the singular."""
+    """Return the words of a name, in the singular."""
     return {re.sub("ies$", "y", word) if word.endswith("ies") else word.removesuffix("s") for word in name.split("_")}
 
 
 def torch_in(tree: Tree, rooms: Collection[str]) -> list[str]:
-    """Imports of torch, lazy or for types, in rooms that do without."""
+    """Find imports of torch in rooms that do without, lazy or for types too."""
     return [
         f"{arrow}; {tree.room_of(arrow.importer)} does without torch"
         for arrow in tree.arrows
@@ -110,12 +119,12 @@ def torch_in(tree: Tree, rooms: Collection[str]) -> list[str]:
 
 
 def torch_reached_from(tree: Tree, module: str) -> list[str]:
-    """Imports of torch that running a module may come to, through whatever it imports."""
+    """Find imports of torch that running a module may reach."""
     return [str(arrow) for arrow in tree.reached_from(module) if arrow.imported.partition(".")[0] in TORCH]
 
 
 def foreign_packages(tree: Tree, room: str) -> list[str]:
-    """Imports of what Python does not bring along."""
+    """Find imports of packages outside the standard library."""
     own = {name.partition(".")[0] for name in tree.modules} | {"__future__"} | sys.stdlib_module_names
     return [
         str(arrow)
@@ -125,7 +134,7 @@ def foreign_packages(tree: Tree, room: str) -> list[str]:
 
 
 def protocols(tree: Tree, module: str) -> dict[str, set[str]]:
-    """The methods of each Protocol that a module defines."""
+    """Return the methods of each Protocol that a module defines."""
     classes = _classes(tree, module)
     return {
         node.name: _methods(node)
@@ -135,7 +144,7 @@ def protocols(tree: Tree, module: str) -> dict[str, set[str]]:
 
 
 def ports_implemented(tree: Tree, room: str, ports: Mapping[str, Collection[str]]) -> dict[str, list[str]]:
-    """The modules of a room, with the ports that each implements."""
+    """Return the modules of a room with the ports that each implements."""
     modules = [module for module in tree.modules if tree.room_of(module) == room and not tree.is_package(module)]
     return {
         module: [
@@ -150,14 +159,17 @@ def ports_implemented(tree: Tree, room: str, ports: Mapping[str, Collection[str]
 def strangers_among_ports(
     tree: Tree, room: str, ports: Mapping[str, Collection[str]], exempt: Collection[str]
 ) -> list[str]:
-    """Modules of a room of ports that neither implement a port nor are a part of one, used by nobody else."""
-    found = []
+    """Find modules of a room of ports that do not belong there.
+
+    A module belongs if it implements a port, or if only modules of the room use it.
+    """
+    problems = []
     for module, implemented in ports_implemented(tree, room, ports).items():
         users = {arrow.importer for arrow in tree.inner_arrows() if arrow.imported == module}
         outside = sorted(user for user in users if tree.room_of(user) != room)
         if not implemented and module not in exempt and (outside or not users):
-            found.append(f"{module} is no port, nor a part of one: {', '.join(outside) or 'nobody'} imports it")
-    return found
+            problems.append(f"{module} is no port, nor a part of one: {', '.join(outside) or 'nothing'} imports it")
+    return problems
 
 
 def _classes(tree: Tree, module: str) -> Iterator[ast.ClassDef]:
@@ -170,22 +182,25 @@ def _methods(node: ast.ClassDef) -> set[str]:
 
 
 def dead_mentions(texts: Mapping[str, str], files: Collection[str], elsewhere: Collection[str]) -> list[str]:
-    """Python files and modules that a text names and that are not there. elsewhere: files of other projects."""
-    found = []
+    """Find Python files and modules that a text names and that do not exist.
+
+    elsewhere: files of other projects, which may be named.
+    """
+    problems = []
     for name, text in texts.items():
         for mention in re.findall(r"(?<![\w*{])[\w./-]*\w\.py\b", text):
             path = mention.lstrip("./")
             if path not in elsewhere and not any(f"/{file}".endswith(f"/{path}") for file in files):
-                found.append(f"{name} names {mention}, which is not there")
+                problems.append(f"{name} names {mention}, which is not there")
         for mention in re.findall(r"python\d? -m ((?:trainer|deploy|bench|examples|tests)[\w.]*)", text):
             path = mention.rstrip(".").replace(".", "/")
             if not any(f"{path}{end}" in files for end in (".py", "/__main__.py")):
-                found.append(f"{name} runs {mention}, which is not there")
-    return found
+                problems.append(f"{name} runs {mention}, which is not there")
+    return problems
 
 
 def floors(table: Sequence[Sequence[str]]) -> dict[str, set[str]]:
-    """What each room may import, where a room may import all rooms on lower floors."""
+    """Return the rooms that each room may import: all on lower floors."""
     allowed: dict[str, set[str]] = {}
     below: set[str] = set()
     for floor in table:

@@ -1,4 +1,4 @@
-"""The state machine: its table, its fences, its counting."""
+"""The state machine of a job: moves, claims, attempts and fruitless attempts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TRAINED = {Step.PREPARE: StepRecord(state="done"), Step.TRAIN: StepRecord(state=
 
 
 def new(**fields: Any) -> Job:
-    given = {
+    defaults = {
         "job_id": "training_x",
         "job_name": "x",
         "status": Status.QUEUED,
@@ -38,11 +38,14 @@ def new(**fields: Any) -> Job:
         "created_at": NOW,
         "updated_at": NOW,
     }
-    return Job(**(given | fields))
+    return Job(**(defaults | fields))
 
 
 def running(step: Step = Step.PREPARE) -> tuple[Job, FencingToken]:
-    """A claimed job in the first attempt of a step, those before it done."""
+    """Return a claimed job in the first attempt of a step, and its mark.
+
+    The steps before it are done.
+    """
     job, _ = launches.take_launch(new(), at=NOW, lease=LEASE - NOW)
     job, _ = launches.claim_launch(job, MINE)
     for each in status.STEPS:
@@ -54,7 +57,7 @@ def running(step: Step = Step.PREPARE) -> tuple[Job, FencingToken]:
     return job, fence
 
 
-# The table of moves, written down a second time: y is a move, t one of a job that has trained, and . is none.
+# A second copy of the table of moves. y: allowed; t: allowed if the job has trained; .: not allowed.
 TABLE = """
 from \\ to     queued preparing training exporting completed failed cancelled unknown
 queued        .      y         .        t         .         y      y         .
@@ -75,14 +78,14 @@ PAIRS = {
 
 
 def test_the_table_has_every_pair_of_statuses() -> None:
-    assert set(PAIRS) == {(here.value, to.value) for here in Status for to in Status}
+    assert set(PAIRS) == {(origin.value, to.value) for origin in Status for to in Status}
 
 
-@pytest.mark.parametrize(("here", "to"), PAIRS)
+@pytest.mark.parametrize(("origin", "to"), PAIRS)
 @pytest.mark.parametrize("has_trained", [True, False])
-def test_only_moves_in_the_table_are_made(here: str, to: str, has_trained: bool) -> None:
-    job = new(status=here, **({"steps": TRAINED} if has_trained else {}))
-    if PAIRS[here, to] == "y" or (PAIRS[here, to] == "t" and has_trained):
+def test_exactly_the_moves_of_the_table_are_possible(origin: str, to: str, has_trained: bool) -> None:
+    job = new(status=origin, **({"steps": TRAINED} if has_trained else {}))
+    if PAIRS[origin, to] == "y" or (PAIRS[origin, to] == "t" and has_trained):
         moved, (event,) = changes.change_status(job, Status(to), at=NOW)
         assert (moved.status, event.type, event.status, event.seq) == (to, f"job_{to}", to, 1)
         assert moved.finished_at == (NOW if to in ("completed", "failed", "cancelled") else None)
@@ -93,7 +96,7 @@ def test_only_moves_in_the_table_are_made(here: str, to: str, has_trained: bool)
 
 
 @pytest.mark.parametrize("to", list(Status))
-def test_a_status_of_a_newer_version_is_cancelled_or_stays(to: Status) -> None:
+def test_a_status_of_a_newer_version_can_only_be_cancelled(to: Status) -> None:
     job = new(status="paused")
     if to is Status.CANCELLED:
         assert changes.change_status(job, to, at=NOW)[0].status == "cancelled"
@@ -116,7 +119,7 @@ def test_a_status_of_a_newer_version_is_cancelled_or_stays(to: Status) -> None:
         ("cancelled", True),
     ],
 )
-def test_what_is_over_is_told_by_its_status_and_what_is_not_known_by_its_end(job_status: str, is_over: bool) -> None:
+def test_a_job_is_over_by_its_status_or_if_that_is_unknown_by_its_end(job_status: str, is_over: bool) -> None:
     assert new(status=job_status).is_over is is_over
     ended = new(status=job_status, finished_at=NOW)
     assert ended.is_over is (is_over or job_status in ("unknown", "paused"))
@@ -130,7 +133,7 @@ def test_a_job_begins_with_its_first_event() -> None:
     assert (job.last_seq, job.status, job.started_at) == (1, Status.QUEUED, None)
 
 
-def test_an_export_of_its_own_begins_at_export_and_completes() -> None:
+def test_an_export_job_begins_at_export_and_completes() -> None:
     parent, _ = changes.cancel_job(running(Step.EXPORT)[0], at=NOW)
     job, (event,) = changes.accept_job(new(parent_job_id=parent.job_id, steps=changes.steps_of_export(parent)))
     assert event.details == {"parent_job_id": "training_x"}
@@ -144,7 +147,7 @@ def test_an_export_of_its_own_begins_at_export_and_completes() -> None:
     assert job.status == "completed"
 
 
-def test_only_what_is_over_and_trained_is_exported_again() -> None:
+def test_only_a_trained_job_that_is_over_can_be_exported_again() -> None:
     with pytest.raises(JobIsRunning):
         changes.steps_of_export(running(Step.EXPORT)[0])
     with pytest.raises(NothingTrained):
@@ -158,7 +161,7 @@ def test_a_launch_is_taken_once_until_its_lease_ends() -> None:
     assert launches.take_launch(first, at=LEASE, lease=LEASE - NOW)[0].launch.number == 2
 
 
-def test_only_an_execution_of_the_current_launch_is_let_in_and_may_come_again() -> None:
+def test_only_one_execution_of_the_current_launch_claims_the_job_any_number_of_times() -> None:
     job, _ = launches.take_launch(new(), at=NOW, lease=LEASE - NOW)
     job, _ = launches.claim_launch(job, MINE)
     assert launches.claim_launch(job, MINE)[0] is job
@@ -174,7 +177,7 @@ def test_only_an_execution_of_the_current_launch_is_let_in_and_may_come_again() 
         launches.claim_launch(relaunched, MINE)
 
 
-def test_an_attempt_that_was_replaced_writes_nothing_more() -> None:
+def test_a_replaced_attempt_can_write_nothing() -> None:
     job, first = running(Step.TRAIN)
     job, _ = steps.begin_attempt(job, Step.TRAIN, MINE, execution="again", at=NOW)
     second = first.model_copy(update={"attempt": 2})
@@ -193,12 +196,12 @@ def test_an_attempt_that_was_replaced_writes_nothing_more() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"metrics": "not metrics"}, {"adapter_path": 7}, {"artifacts": "a.bin"}, {"adapter": "a typo"}]
 )
-def test_a_result_of_the_wrong_type_is_none(wrong: dict[str, Any]) -> None:
+def test_a_result_of_the_wrong_type_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         StepResult(**wrong)
 
 
-def test_a_step_leaves_what_it_does_not_deliver_as_it_was() -> None:
+def test_a_step_keeps_results_that_it_does_not_deliver_itself() -> None:
     job, fence = running(Step.TRAIN)
     delivered = StepResult(
         metrics=Metrics(eval_loss=1.5), artifacts=(Artifact(name="a", uri="u", bytes=1, sha256="h"),)
@@ -207,12 +210,12 @@ def test_a_step_leaves_what_it_does_not_deliver_as_it_was() -> None:
     assert (job.metrics, job.artifacts, job.adapter_path) == (delivered.metrics, delivered.artifacts, None)
     job, _ = steps.begin_attempt(job, Step.EXPORT, MINE, execution="x", at=NOW)
     fence = FencingToken(claim=MINE, step=Step.EXPORT, attempt=1)
-    job, (event,) = steps.finish_step(job, fence, StepResult(adapter_path="there"), at=NOW)
-    assert (job.metrics, job.artifacts, job.adapter_path) == (delivered.metrics, delivered.artifacts, "there")
-    assert event.details == {"adapter_path": "there"}
+    job, (event,) = steps.finish_step(job, fence, StepResult(adapter_path="adapter"), at=NOW)
+    assert (job.metrics, job.artifacts, job.adapter_path) == (delivered.metrics, delivered.artifacts, "adapter")
+    assert event.details == {"adapter_path": "adapter"}
 
 
-def test_what_a_step_warns_of_is_in_the_record_and_in_its_event() -> None:
+def test_warnings_of_a_step_are_in_the_record_and_in_its_event() -> None:
     job, fence = running(Step.PREPARE)
     warning = JobWarning(code="ends_cut_off", message="2 of 9 rows are cut", hint="raise max_seq_length")
     job, (event,) = steps.finish_step(job, fence, StepResult(warnings=(warning,)), at=NOW)
@@ -230,42 +233,42 @@ def test_a_step_that_is_done_is_not_begun_again() -> None:
 
 def test_a_job_fails_at_the_third_fruitless_attempt_in_a_row() -> None:
     job, _ = running(Step.TRAIN)
-    for round in (1, 2, 3):
+    for number in (1, 2, 3):
         assert not job.is_over
-        job, events = steps.assess_execution(job, Step.TRAIN, round=round, cause="killed", at=NOW)
-        if round < 3:
+        job, events = steps.assess_execution(job, Step.TRAIN, round=number, cause="killed", at=NOW)
+        if number < 3:
             job, _ = steps.begin_attempt(job, Step.TRAIN, MINE, execution="x", at=NOW)
     assert (job.status, job.error and job.error.code) == (Status.FAILED, "no_progress")
     assert events[-1].type == "job_failed"
 
 
-def test_a_newer_checkpoint_makes_an_attempt_count_for_something() -> None:
+def test_an_attempt_with_a_newer_checkpoint_is_not_fruitless() -> None:
     job, fence = running(Step.TRAIN)
-    for round in range(1, 10):
-        job, _ = steps.record_checkpoint(job, fence, train_step=round, at=NOW)
-        job, _ = steps.assess_execution(job, Step.TRAIN, round=round, cause=None, at=NOW)
+    for number in range(1, 10):
+        job, _ = steps.record_checkpoint(job, fence, train_step=number, at=NOW)
+        job, _ = steps.assess_execution(job, Step.TRAIN, round=number, cause=None, at=NOW)
         assert job.steps[Step.TRAIN].fruitless == 0
         job, _ = steps.begin_attempt(job, Step.TRAIN, MINE, execution="x", at=NOW)
         fence = FencingToken(claim=MINE, step=Step.TRAIN, attempt=job.steps[Step.TRAIN].attempt)
 
 
-def test_a_report_that_comes_twice_counts_once() -> None:
+def test_a_repeated_report_counts_once() -> None:
     job, _ = running(Step.TRAIN)
     for _ in range(5):
         job, _ = steps.assess_execution(job, Step.TRAIN, round=1, cause="killed", at=NOW)
     assert job.steps[Step.TRAIN].fruitless == 1
 
 
-def test_an_execution_that_dies_before_it_begins_is_counted_too() -> None:
+def test_an_execution_that_dies_before_its_step_begins_counts_as_fruitless() -> None:
     job, _ = launches.take_launch(new(), at=NOW, lease=LEASE - NOW)
     job, _ = launches.claim_launch(job, MINE)
-    for round in (1, 2, 3):
-        job, _ = steps.assess_execution(job, Step.PREPARE, round=round, cause="no such image", at=NOW)
+    for number in (1, 2, 3):
+        job, _ = steps.assess_execution(job, Step.PREPARE, round=number, cause="no such image", at=NOW)
     assert job.error is not None
     assert "no such image" in job.error.message
 
 
-def test_why_an_attempt_ended_is_told_when_the_next_begins() -> None:
+def test_the_event_of_a_restart_contains_the_cause_of_the_last_end() -> None:
     job, fence = running(Step.TRAIN)
     job, _ = steps.stop_attempt(job, fence, cause="sigterm", at=NOW)
     assert job.steps[Step.TRAIN].cause == "sigterm"
@@ -274,16 +277,16 @@ def test_why_an_attempt_ended_is_told_when_the_next_begins() -> None:
     assert job.steps[Step.TRAIN].cause is None
 
 
-def test_every_attempt_is_remembered_with_its_seconds_and_why_it_ended() -> None:
+def test_the_record_lists_every_attempt_with_seconds_cause_and_checkpoint() -> None:
     job, fence = running(Step.TRAIN)
     job, _ = steps.record_checkpoint(job, fence, train_step=7, at=NOW)
     job, _ = steps.stop_attempt(job, fence, cause="out_of_time", at=NOW + timedelta(seconds=2))
     for number in (2, 3, 4):
         job, _ = steps.begin_attempt(job, Step.TRAIN, MINE, execution="x", at=NOW)
         fence = fence.model_copy(update={"attempt": number})
-        if number == 2:  # killed, and the platform says so
+        if number == 2:  # killed, as reported by the platform
             job, _ = steps.assess_execution(job, Step.TRAIN, round=2, cause="code 137", at=NOW + timedelta(seconds=3))
-        elif number == 3:  # killed with everything around it
+        elif number == 3:  # killed without any report
             job = steps.record_heartbeat(job, fence, None, NOW + timedelta(seconds=4))
     job, _ = steps.finish_step(job, fence, at=NOW + timedelta(seconds=5))
     assert [(a.attempt, a.seconds, a.cause, a.checkpoint) for a in job.steps[Step.TRAIN].attempts] == [
@@ -294,13 +297,13 @@ def test_every_attempt_is_remembered_with_its_seconds_and_why_it_ended() -> None
     ]
 
 
-def test_the_oldest_attempts_are_forgotten_at_last() -> None:
+def test_the_oldest_attempts_are_dropped() -> None:
     job, fence = running(Step.TRAIN)
     for number in range(1, record.ATTEMPTS_KEPT + 3):
         job, _ = steps.stop_attempt(job, fence.model_copy(update={"attempt": number}), cause="sigterm", at=NOW)
         job, _ = steps.begin_attempt(job, Step.TRAIN, MINE, execution="x", at=NOW)
-    kept = [attempt.attempt for attempt in job.steps[Step.TRAIN].attempts]
-    assert kept == list(range(3, record.ATTEMPTS_KEPT + 3))
+    attempts = [attempt.attempt for attempt in job.steps[Step.TRAIN].attempts]
+    assert attempts == list(range(3, record.ATTEMPTS_KEPT + 3))
 
 
 def test_seconds_of_a_step_are_those_of_all_its_attempts() -> None:
@@ -317,12 +320,12 @@ CHANGES = st.sampled_from(
 )
 
 
-def apply(change: str, job: Job, step: Step, number: int, round: int, now: datetime) -> changes.Changed:
+def apply(change: str, job: Job, step: Step, number: int, round_number: int, now: datetime) -> changes.Changed:
     claim = Claim(launch=number, execution=f"e{number}")
     fence = FencingToken(claim=claim, step=step, attempt=job.steps[step].attempt)
     if change in ("judge", "relaunch"):
         launches.check_claim(job, claim)
-    todo: dict[str, Any] = {
+    actions: dict[str, Any] = {
         "launch": lambda: launches.take_launch(job, at=now, lease=timedelta(minutes=3)),
         "lease": lambda: launches.return_launch(job, number),
         "lost": lambda: launches.give_up_launch(job, number, cause="failed", at=now),
@@ -330,12 +333,12 @@ def apply(change: str, job: Job, step: Step, number: int, round: int, now: datet
         "begin": lambda: steps.begin_attempt(job, step, claim, execution="x", at=now),
         "done": lambda: steps.finish_step(job, fence, at=now),
         "stop": lambda: steps.stop_attempt(job, fence, cause="x", at=now),
-        "judge": lambda: steps.assess_execution(job, step, round=round, cause=None, at=now),
+        "judge": lambda: steps.assess_execution(job, step, round=round_number, cause=None, at=now),
         "fail": lambda: changes.fail_job(job, Failure(code="x", message="x"), at=now),
         "cancel": lambda: changes.cancel_job(job, at=now),
         "relaunch": lambda: launches.relaunch(job, at=now, lease_until=now, cause="x"),
     }
-    result: changes.Changed = todo[change]()
+    result: changes.Changed = actions[change]()
     return result
 
 
@@ -344,7 +347,7 @@ def test_no_sequence_of_changes_leaves_a_final_status_or_a_gap_in_the_numbers(
     plan: list[tuple[str, Step, int]],
 ) -> None:
     job, events = changes.accept_job(new())
-    seen, now = list(events), NOW
+    all_events, now = list(events), NOW
     for index, (change, step, number) in enumerate(plan):
         now += timedelta(seconds=30)
         try:
@@ -354,6 +357,6 @@ def test_no_sequence_of_changes_leaves_a_final_status_or_a_gap_in_the_numbers(
         if job.is_over:
             assert after.status == job.status
         job = after
-        seen += more
-    assert [event.seq for event in seen] == list(range(1, job.last_seq + 1))
-    assert sum(event.type in {f"job_{status}" for status in FINAL} for event in seen) <= 1
+        all_events += more
+    assert [event.seq for event in all_events] == list(range(1, job.last_seq + 1))
+    assert sum(event.type in {f"job_{status}" for status in FINAL} for event in all_events) <= 1

@@ -1,4 +1,4 @@
-"""Steps as child processes: adopted after a restart, told from strangers, ended when they must."""
+"""Steps as child processes: start, adoption after a restart, and their end."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def child() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
 
 @pytest.fixture
 def jobs(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CloudRunJobs:
-    """The connector, with a trainer that does what its first argument says."""
+    """Return the connector, with a trainer that executes its first argument."""
     (tmp_path / "trainer.py").write_text("import sys; exec(sys.argv[1])")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -58,18 +58,18 @@ def go_on() -> None:
 
 
 def started_before(world: World, name: str, pid: int | None, *, code: str = SLEEP, job_id: str = "training_x") -> None:
-    """Write down a step that an earlier server started."""
+    """Record a step as an earlier server that started it would have."""
     arguments = json.dumps(call(code)["body"]["overrides"]["containerOverrides"][0]["args"])
     with world.services.database.write() as connection:
         insert = "INSERT INTO step_executions (name, arguments, pid, job_id) VALUES (?, ?, ?, ?)"
         connection.execute(insert, (name, arguments, pid, job_id))
 
 
-def begun(process: subprocess.Popen[bytes], name: str) -> psutil.Process:
-    """The process once it is itself: for a moment after its start it has no environment."""
-    while (found := children.find(process.pid, name)) is None:
+def wait_until_named(process: subprocess.Popen[bytes], name: str) -> psutil.Process:
+    """Wait until the process has its environment, which names it; return it."""
+    while (child_process := children.find(process.pid, name)) is None:
         time.sleep(0.01)
-    return found
+    return child_process
 
 
 def rows(world: World) -> list[Any]:
@@ -86,33 +86,35 @@ def test_a_step_that_ends_well_returns_and_its_output_is_kept(jobs: CloudRunJobs
 
 
 @pytest.mark.parametrize(
-    ("code", "said"), [("sys.exit(70)", "code 70"), ("import os; os.kill(os.getpid(), 9)", "code -9")]
+    ("code", "message"), [("sys.exit(70)", "code 70"), ("import os; os.kill(os.getpid(), 9)", "code -9")]
 )
-def test_a_step_that_ends_badly_raises_what_the_workflow_can_catch(jobs: CloudRunJobs, code: str, said: str) -> None:
-    with pytest.raises(WorkflowError, match=said):
+def test_a_failing_step_raises_an_error_that_the_workflow_can_catch(
+    jobs: CloudRunJobs, code: str, message: str
+) -> None:
+    with pytest.raises(WorkflowError, match=message):
         jobs.run(call(code), check=go_on)
 
 
-def test_a_step_that_takes_too_long_is_ended(jobs: CloudRunJobs, world: World) -> None:
-    known: list[Any] = []
+def test_a_step_that_exceeds_its_timeout_is_killed(jobs: CloudRunJobs, world: World) -> None:
+    running: list[Any] = []
     with pytest.raises(WorkflowError, match="out of time"):
-        jobs.run(call(SLEEP, timeout=1), check=lambda: known.extend(rows(world)))
-    assert children.find(known[0]["pid"], known[0]["name"]) is None
+        jobs.run(call(SLEEP, timeout=1), check=lambda: running.extend(rows(world)))
+    assert children.find(running[0]["pid"], running[0]["name"]) is None
     assert rows(world) == []
 
 
-def test_a_job_that_is_not_there_is_an_error_of_the_workflow(jobs: CloudRunJobs) -> None:
+def test_an_unknown_job_raises_an_error_that_the_workflow_can_catch(jobs: CloudRunJobs) -> None:
     with pytest.raises(WorkflowError, match="no job 'gemtune-none'"):
         jobs.run(call("") | {"name": "projects/p/locations/l/jobs/gemtune-none"}, check=go_on)
 
 
-@pytest.mark.parametrize("written_down", [True, False])
+@pytest.mark.parametrize("pid_recorded", [True, False])
 def test_a_living_child_of_a_server_that_died_is_adopted(
-    jobs: CloudRunJobs, world: World, child: Any, written_down: bool
+    jobs: CloudRunJobs, world: World, child: Any, pid_recorded: bool
 ) -> None:
     process = child(SLEEP, **(dict(os.environ) | {"CLOUD_RUN_EXECUTION": "gemtune-train-local-x"}))
-    begun(process, "gemtune-train-local-x")
-    started_before(world, "gemtune-train-local-x", process.pid if written_down else None)
+    wait_until_named(process, "gemtune-train-local-x")
+    started_before(world, "gemtune-train-local-x", process.pid if pid_recorded else None)
     jobs.forget_dead()
     looked = threading.Event()
     result: list[Any] = []
@@ -124,7 +126,7 @@ def test_a_living_child_of_a_server_that_died_is_adopted(
     other.start()
     assert looks.acquire(timeout=60)
     assert looks.acquire(timeout=60)
-    assert len(rows(world)) == 1  # the adopted one has the only turn
+    assert len(rows(world)) == 1  # the adopted one has the only slot
     process.kill()
     process.wait()
     waiting.join(60)
@@ -133,14 +135,14 @@ def test_a_living_child_of_a_server_that_died_is_adopted(
     assert (len(result), rows(world)) == (2, [])
 
 
-def test_a_dead_childs_pid_in_new_hands_is_not_adopted(jobs: CloudRunJobs, world: World, child: Any) -> None:
+def test_a_stranger_with_the_pid_of_a_dead_child_is_not_adopted(jobs: CloudRunJobs, world: World, child: Any) -> None:
     stranger = child(SLEEP)
     started_before(world, "old", stranger.pid, code="pass")
     assert jobs.run(call("pass"), check=go_on)["name"] != "executions/old"
     assert stranger.poll() is None
 
 
-def test_what_gives_up_waiting_leaves_the_child_alone(jobs: CloudRunJobs, world: World) -> None:
+def test_giving_up_waiting_leaves_the_child_running(jobs: CloudRunJobs, world: World) -> None:
     class GivenUp(Exception):
         pass
 
@@ -157,25 +159,28 @@ def test_what_gives_up_waiting_leaves_the_child_alone(jobs: CloudRunJobs, world:
     assert children.find(row["pid"], row["name"]) is None
 
 
-def test_a_child_that_ignores_the_word_is_killed(child: Any) -> None:
+def test_a_child_that_ignores_sigterm_is_killed(child: Any) -> None:
     code = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"
     process = child(code, CLOUD_RUN_EXECUTION="mine")
-    found = begun(process, "mine")
-    children.end(found, grace=0.5)
+    step_process = wait_until_named(process, "mine")
+    children.end(step_process, grace=0.5)
     assert children.find(process.pid, "mine") is None
 
 
-def test_a_process_is_known_by_its_name_and_a_dead_one_is_none(child: Any) -> None:
-    """No clock tells it from a stranger: its start time moves with the clock that is set."""
+def test_a_process_is_found_by_its_name_while_it_lives(child: Any) -> None:
+    """Identify a process by its name and not by its start time.
+
+    The start time changes when the clock is set.
+    """
     process = child(SLEEP, CLOUD_RUN_EXECUTION="mine")
-    begun(process, "mine")
+    wait_until_named(process, "mine")
     assert children.named("mine") == process.pid
     assert children.find(process.pid, "another's") is None
     assert children.find(None, "mine") is None
-    assert children.find(1, "mine") is None  # of the system, which may not be looked into
+    assert children.find(1, "mine") is None  # a process of the system, whose environment is not readable
     process.kill()
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    assert children.find(process.pid, "mine") is None  # though nobody has waited for it yet
+    assert children.find(process.pid, "mine") is None  # a zombie, not yet waited for
     process.wait()
     assert children.find(process.pid, "mine") is None
     assert children.named("mine") is None
@@ -183,20 +188,20 @@ def test_a_process_is_known_by_its_name_and_a_dead_one_is_none(child: Any) -> No
 
 def test_a_running_step_is_stopped_by_its_name(world: World, child: Any) -> None:
     process = child(SLEEP, CLOUD_RUN_EXECUTION="gemtune-train-local-x")
-    begun(process, "gemtune-train-local-x")
+    wait_until_named(process, "gemtune-train-local-x")
     started_before(world, "gemtune-train-local-x", process.pid)
     launcher = SqliteLauncher(world.services.database, clock=world.clock)
     launcher.stop_step("gemtune-train-local-y")
     assert process.poll() is None
     launcher.stop_step("gemtune-train-local-x")
-    process.wait(50)  # it would sleep for a minute; who ended it may have asked first how it did
+    process.wait(50)  # by itself it would sleep for a minute
 
 
 def test_children_that_ended_while_no_server_ran_are_forgotten_at_its_start(
     jobs: CloudRunJobs, world: World, child: Any
 ) -> None:
     alive, stranger = child(SLEEP, CLOUD_RUN_EXECUTION="alive"), child(SLEEP)
-    begun(alive, "alive")
+    wait_until_named(alive, "alive")
     for name, pid in (("alive", alive.pid), ("dead", stranger.pid), ("never-written-down", None)):
         started_before(world, name, pid)
     jobs.forget_dead()

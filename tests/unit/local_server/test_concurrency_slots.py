@@ -1,4 +1,4 @@
-"""Who waits longest goes first, and who gives up is in nobody's way."""
+"""Concurrency slots: first come, first served, and safe to give up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gemtune.local_server.concurrency_slots import Turns
 
 
 class Waiting(threading.Thread):
-    """Waits for a turn, notes its name when it has it, and keeps it until it is told."""
+    """Thread that waits for a slot, notes its name and holds the slot."""
 
     def __init__(self, turns: Turns, name: str, order: list[str]):
         super().__init__(daemon=True, name=name)
@@ -37,28 +37,28 @@ class Waiting(threading.Thread):
 @pytest.fixture
 def waiting() -> Callable[..., Waiting]:
     def start(turns: Turns, name: str, order: list[str]) -> Waiting:
-        made = Waiting(turns, name, order)
-        made.start()
-        assert made.asks.wait(60) or made.has_it.is_set()
-        return made
+        thread = Waiting(turns, name, order)
+        thread.start()
+        assert thread.asks.wait(60) or thread.has_it.is_set()
+        return thread
 
     return start
 
 
-def test_whoever_came_first_goes_first(waiting: Callable[..., Waiting]) -> None:
+def test_slots_are_given_in_the_order_of_arrival(waiting: Callable[..., Waiting]) -> None:
     turns, order = Turns(1), list[str]()
     with turns.next(lambda: None):
-        all_of_them = [waiting(turns, f"{number:02}", order) for number in range(12)]
-    for each in all_of_them:
-        assert each.has_it.wait(60)
-        assert order[-1] == each.name
-        each.may_end.set()
-    for each in all_of_them:
-        each.join(60)
-    assert order == [each.name for each in all_of_them]
+        threads = [waiting(turns, f"{number:02}", order) for number in range(12)]
+    for thread in threads:
+        assert thread.has_it.wait(60)
+        assert order[-1] == thread.name
+        thread.may_end.set()
+    for thread in threads:
+        thread.join(60)
+    assert order == [thread.name for thread in threads]
 
 
-def test_who_gives_up_is_in_nobodys_way(waiting: Callable[..., Waiting]) -> None:
+def test_a_thread_that_gives_up_does_not_block_the_next(waiting: Callable[..., Waiting]) -> None:
     turns, order = Turns(1), list[str]()
     with turns.next(lambda: None):
         first, second = (waiting(turns, name, order) for name in ("first", "second"))
@@ -71,7 +71,7 @@ def test_who_gives_up_is_in_nobodys_way(waiting: Callable[..., Waiting]) -> None
     assert order == ["second"]
 
 
-def test_what_goes_on_already_counts(waiting: Callable[..., Waiting]) -> None:
+def test_slots_taken_without_waiting_count(waiting: Callable[..., Waiting]) -> None:
     turns, order = Turns(1), list[str]()
     with turns.taken(), turns.taken():
         other = waiting(turns, "other", order)
@@ -81,14 +81,14 @@ def test_what_goes_on_already_counts(waiting: Callable[..., Waiting]) -> None:
         other.may_end.set()
         other.join(60)
         third.asks.clear()
-        assert third.asks.wait(60)  # it looked once more, and may still not
+        assert third.asks.wait(60)  # it has checked again, and still has no slot
         assert not third.has_it.is_set()
     assert third.has_it.wait(60)
     third.may_end.set()
     third.join(60)
 
 
-def test_two_at_once(waiting: Callable[..., Waiting]) -> None:
+def test_two_slots_are_held_at_once(waiting: Callable[..., Waiting]) -> None:
     turns, order = Turns(2), list[str]()
     with turns.next(lambda: None), turns.next(lambda: None):
         third = waiting(turns, "third", order)

@@ -1,4 +1,4 @@
-"""Delivery over HTTP: acknowledged by 2xx only, and only by those who may hear it."""
+"""Delivery of messages over HTTP: only a 2xx status acknowledges one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.fakes import World
 
 
 class Receiver:
-    """Answers each delivery with the next of its statuses."""
+    """HTTP server that answers each delivery with the next of its statuses."""
 
     def __init__(self) -> None:
         self.statuses: list[int] = []
@@ -43,10 +43,10 @@ class Receiver:
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    found = Receiver()
-    yield found
-    found.server.shutdown()
-    found.server.server_close()
+    http_receiver = Receiver()
+    yield http_receiver
+    http_receiver.server.shutdown()
+    http_receiver.server.server_close()
 
 
 def test_a_message_is_delivered_until_it_is_acknowledged(world: World, receiver: Receiver) -> None:
@@ -64,17 +64,17 @@ def test_a_message_is_delivered_until_it_is_acknowledged(world: World, receiver:
     assert bus.take(["dispatch"], 9) == []
 
 
-def test_a_slow_receiver_keeps_only_its_own_subscription_waiting(world: World) -> None:
-    """More webhooks are under way than there are workers, and none of them is ever answered."""
+def test_a_slow_receiver_delays_only_its_own_subscription(world: World) -> None:
+    """Deliver webhooks that are never answered, more than there are workers."""
     bus, busy, done = world.services.bus, threading.Semaphore(0), threading.Event()
 
     class Slow(Delivery):
-        def deliver(self, taken: Taken) -> None:
-            if taken.subscription == "notify":
+        def deliver(self, delivery: Taken) -> None:
+            if delivery.subscription == "notify":
                 busy.release()
                 done.wait()
             else:
-                bus.ack(taken.subscription, [taken.ack_id])
+                bus.ack(delivery.subscription, [delivery.ack_id])
                 done.set()
 
     delivery = Slow(bus, base_url="http://127.0.0.1:9", token="fake-token")
@@ -90,17 +90,17 @@ def test_a_slow_receiver_keeps_only_its_own_subscription_waiting(world: World) -
     running.join()
 
 
-def test_a_receiver_that_is_away_costs_one_attempt(world: World) -> None:
+def test_a_receiver_that_is_down_costs_one_attempt(world: World) -> None:
     bus = world.services.bus
     delivery = Delivery(bus, base_url="http://127.0.0.1:9", token="fake-token")
     bus.publish(Topic.JOB_REQUESTS, b"{}")
     (received,) = bus.take(["dispatch"], 9)
     delivery.deliver(received)
     world.clock.advance(seconds=0.5)
-    assert [again.attempt for again in bus.take(["dispatch"], 9)] == [2]
+    assert [message.attempt for message in bus.take(["dispatch"], 9)] == [2]
 
 
-def test_a_name_outside_ascii_is_escaped_in_a_header_and_whole_in_the_body(world: World) -> None:
+def test_a_name_outside_ascii_is_escaped_in_the_header_and_unchanged_in_the_body(world: World) -> None:
     from gemtune.local_server.uploads import Uploads
 
     world.services.buckets.uploads.write('ünï "x" 100%.job.json', b"{}")
@@ -116,7 +116,7 @@ def test_a_name_outside_ascii_is_escaped_in_a_header_and_whole_in_the_body(world
 @pytest.mark.parametrize(
     ("sent", "status"), [("Bearer fake", "200 OK"), ("Bearer other", "403 Forbidden"), (None, "403 Forbidden")]
 )
-def test_events_come_in_with_the_token_only(sent: str | None, status: str) -> None:
+def test_events_without_the_token_are_forbidden(sent: str | None, status: str) -> None:
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         start_response("200 OK", [])
         return [b""]

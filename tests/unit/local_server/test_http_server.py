@@ -1,4 +1,4 @@
-"""The local server's own refusals: JSON, as those of the API."""
+"""Requests that the local HTTP server refuses itself, in JSON like the API."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def port() -> Iterator[int]:
 
 
 def ask(port: int, sent: bytes) -> tuple[int, str, bytes]:
-    """Status, content type and body of the answer to these bytes."""
+    """Send these bytes; return status, content type and body of the answer."""
     with socket.create_connection(("127.0.0.1", port), 120) as connection:
         connection.sendall(sent)
         connection.shutdown(socket.SHUT_WR)
@@ -57,7 +57,7 @@ def test_a_request_reaches_the_app(port: int) -> None:
         (b"GET /broken HTTP/1.1\r\n\r\n", 500, "internal_server_error"),
     ],
 )
-def test_what_the_server_refuses_itself_is_answered_in_json(port: int, sent: bytes, status: int, code: str) -> None:
+def test_the_server_refuses_malformed_requests_in_json(port: int, sent: bytes, status: int, code: str) -> None:
     answered, content_type, body = ask(port, sent)
     assert (answered, content_type, json.loads(body)["error"]["code"]) == (status, "application/json", code)
     ErrorAnswer.model_validate_json(body)

@@ -1,4 +1,4 @@
-"""A server that died at the worst moment goes on at once when it starts again."""
+"""Recovery of a server that died at the worst moment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def requested(world: World) -> list[str]:
     return [json.loads(received.message)["job_id"] for received in world.services.bus.take(["dispatch"], 10)]
 
 
-def test_what_was_accepted_but_not_published_is_published(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_was_accepted_but_not_published_is_published(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as broken:
         broken.setattr(type(world.services.bus), "publish", lambda *args, **kwargs: 1 / 0)
         job_id = world.submit()
@@ -24,9 +24,7 @@ def test_what_was_accepted_but_not_published_is_published(world: World, monkeypa
     assert requested(world) == [job_id]
 
 
-def test_a_launch_without_its_execution_gets_it_and_one_with_it_gets_no_other(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_a_launch_without_an_execution_gets_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     launcher = SqliteLauncher(world.services.database, clock=world.clock)
     world.services.__dict__["launcher"] = launcher
     cut_off, started = world.submit(), world.submit()
@@ -50,7 +48,7 @@ def test_a_claimed_job_is_left_to_its_execution(world: World) -> None:
     assert world.launcher.started == [(job_id, 1)]
 
 
-def test_what_a_dead_server_had_taken_is_due_again(world: World) -> None:
+def test_messages_that_a_dead_server_had_taken_are_due_again(world: World) -> None:
     job_id = world.submit()
     assert requested(world) == [job_id]
     assert requested(world) == []

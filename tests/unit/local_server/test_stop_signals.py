@@ -1,4 +1,4 @@
-"""A signal to stop is heard, whichever thread the system gives it to."""
+"""Signals to stop end the wait, whichever thread the system delivers them to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-WAITS = """
+PROGRAM = """
 import signal, sys, threading, time
 from gemtune.local_server.stop_signals import stop_signals
 
@@ -36,12 +36,12 @@ with stop_signals() as wait:
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 @pytest.mark.parametrize("when", ["before", "sleeping"])
 def test_a_signal_that_another_thread_gets_ends_the_wait(when: str, name: str) -> None:
-    ran = subprocess.run([sys.executable, "-c", WAITS, when, name], capture_output=True, timeout=240)
+    ran = subprocess.run([sys.executable, "-c", PROGRAM, when, name], capture_output=True, timeout=240)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, b"waits\nstops\n", b"")
 
 
-def test_other_signals_do_not_end_it() -> None:
-    process = subprocess.Popen([sys.executable, "-c", WAITS, "sleeping", "SIGUSR1"], stdout=subprocess.PIPE)
+def test_other_signals_do_not_end_the_wait() -> None:
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, "sleeping", "SIGUSR1"], stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == b"waits\n"

@@ -1,4 +1,4 @@
-"""The watched folder: a file counts once, when nobody writes to it any more."""
+"""The watched folder: a file counts once, when it no longer changes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gemtune.local_server.uploads import Uploads
 from tests.fakes import World
 
 
-def test_a_dropped_file_counts_when_two_looks_find_it_unchanged(world: World) -> None:
+def test_a_dropped_file_counts_once_two_scans_find_it_unchanged(world: World) -> None:
     services = world.services
     uploads = Uploads(services.database, services.buckets, clock=world.clock)
     services.buckets.uploads.write("x.job.json", b"{")
@@ -29,7 +29,7 @@ def test_a_dropped_file_counts_when_two_looks_find_it_unchanged(world: World) ->
     assert events() == []
 
 
-def test_a_link_that_stays_in_the_folder_counts_and_one_that_leads_out_is_named_once(
+def test_a_link_within_the_folder_counts_and_one_out_of_it_is_logged_once(
     world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     services = world.services
@@ -48,17 +48,17 @@ def test_a_link_that_stays_in_the_folder_counts_and_one_that_leads_out_is_named_
     assert "the link 'out.job.json' in uploads leads out of its bucket" in record.message
 
 
-def test_a_file_that_is_gone_is_forgotten_and_counts_anew_when_another_takes_its_name(world: World) -> None:
+def test_a_deleted_file_is_forgotten_and_counts_again_when_it_returns(world: World) -> None:
     services = world.services
     uploads = Uploads(services.database, services.buckets, clock=world.clock)
-    known = lambda: [row["name"] for row in services.database.read().execute("SELECT name FROM uploads_seen")]  # noqa: E731
+    recorded_names = lambda: [row["name"] for row in services.database.read().execute("SELECT name FROM uploads_seen")]  # noqa: E731
     for name in ("gone.job.json", "stays.job.json"):
         services.buckets.uploads.write(name, b"{}")
     for _ in range(2):
         uploads.look()
     services.buckets.uploads.delete("gone.job.json")
     uploads.forget_removed()
-    assert known() == ["stays.job.json"]
+    assert recorded_names() == ["stays.job.json"]
     assert len(services.bus.take(["ingest"], 10)) == 2
     uploads.look()
     assert services.bus.take(["ingest"], 10) == []
@@ -66,4 +66,4 @@ def test_a_file_that_is_gone_is_forgotten_and_counts_anew_when_another_takes_its
     for _ in range(2):
         uploads.look()
     assert len(services.bus.take(["ingest"], 10)) == 1
-    assert known() == ["gone.job.json", "stays.job.json"]
+    assert recorded_names() == ["gone.job.json", "stays.job.json"]

@@ -1,4 +1,4 @@
-"""Folders that trainers work in go with their jobs, and with nothing less."""
+"""Working folders of trainers, which are removed when their jobs are over."""
 
 from __future__ import annotations
 

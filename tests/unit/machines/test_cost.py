@@ -1,4 +1,4 @@
-"""What a job cost, by hand and by the list of prices."""
+"""The cost of a job: calculated by hand and by the list of prices."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ def job(machine: str | None, status: Status = Status.COMPLETED, **seconds: float
     return Job(status=status, machine=machine, steps=steps, **fixed)
 
 
-def test_a_jobs_steps_are_counted_by_the_second_on_their_machines() -> None:
+def test_the_steps_of_a_job_cost_by_the_second_of_their_machines() -> None:
     # prepare: 4 vCPU, 16 GiB. train: 8 vCPU, 32 GiB, an L4. export: 8 vCPU, 32 GiB.
     prepare, train, export = 60 * (4 * 18 + 16 * 2), 3600 * (8 * 18 + 32 * 2 + 186.7), 90 * (8 * 18 + 32 * 2)
-    found = cost.of_job(job("l4", prepare=60, train=3600, export=90))
-    assert found == pytest.approx((prepare + train + export) / 1e6, abs=1e-4)
-    assert found == pytest.approx(1.446, abs=0.001)
+    usd = cost.of_job(job("l4", prepare=60, train=3600, export=90))
+    assert usd == pytest.approx((prepare + train + export) / 1e6, abs=1e-4)
+    assert usd == pytest.approx(1.446, abs=0.001)
 
 
-def test_what_did_not_run_costs_nothing() -> None:
+def test_steps_that_did_not_run_cost_nothing() -> None:
     assert cost.of_job(job(None, Status.FAILED, prepare=10)) == pytest.approx(0.001, abs=1e-4)
     assert cost.of_job(job("l4", Status.CANCELLED)) == 0
-    assert cost.of_job(job("l4", Status.CANCELLED, train=-3493)) == 0  # as older versions wrote it
+    assert cost.of_job(job("l4", Status.CANCELLED, train=-3493)) == 0  # a negative time, as older versions recorded it
 
 
 def test_an_unknown_price_or_machine_makes_an_unknown_cost(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,16 +64,16 @@ def test_an_unknown_price_or_machine_makes_an_unknown_cost(monkeypatch: pytest.M
     assert cost.a_second(MACHINES["rtx-pro-6000"]) is None
 
 
-def test_the_list_says_when_where_and_whence_and_has_every_accelerator() -> None:
-    listed = json.loads(cost.PRICES.read_text())
-    assert re.fullmatch(r"20\d\d-[01]\d", listed["date"])
-    assert listed["region"] == "us-central1"
-    assert len(listed["source"]) > 40
-    wanted = {"vcpu", "gib"} | {machine.gpu for machine in MACHINES.values() if machine.gpu}
-    assert set(listed["a_second"]) == wanted
+def test_the_price_list_has_date_region_source_and_every_accelerator() -> None:
+    prices = json.loads(cost.PRICES.read_text())
+    assert re.fullmatch(r"20\d\d-[01]\d", prices["date"])
+    assert prices["region"] == "us-central1"
+    assert len(prices["source"]) > 40
+    items = {"vcpu", "gib"} | {machine.gpu for machine in MACHINES.values() if machine.gpu}
+    assert set(prices["a_second"]) == items
 
 
-def test_the_page_on_deployment_says_what_the_list_says() -> None:
+def test_the_page_on_deployment_agrees_with_the_price_list() -> None:
     page = (Path(__file__).parent.parent.parent.parent / "docs" / "deployment.md").read_text()
     an_hour = {name: cost.a_second(machine) for name, machine in {**MACHINES, **CPU_STEPS}.items()}
     for words, price in (
@@ -91,7 +91,7 @@ def test_the_page_on_deployment_says_what_the_list_says() -> None:
     assert json.loads(cost.PRICES.read_text())["date"] in page
 
 
-def test_the_status_of_a_job_tells_its_cost_when_it_is_over() -> None:
+def test_the_status_of_a_job_has_its_cost_once_it_is_over() -> None:
     assert JobStatus.of(job("l4", train=3600)).cost_usd == pytest.approx(1.4209, abs=0.01)
     assert JobStatus.of(job("l4", Status.TRAINING, train=3600)).cost_usd is None
     assert JobStatus.of(job("local", train=3600)).cost_usd is None

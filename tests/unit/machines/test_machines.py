@@ -1,4 +1,4 @@
-"""Which machine a training gets, and what it is told when it fits on none."""
+"""The choice of a machine for a training, and the advice when none is enough."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def load(**training: Any) -> Load:
 
 
 def size(name: str) -> model_size.ModelSize:
-    found = model_size.by_name(name)
-    assert found is not None
-    return found
+    named_size = model_size.by_name(name)
+    assert named_size is not None
+    return named_size
 
 
-def chosen(model: str, here: tuple[str, ...] = BOTH, asked: str | None = None, **training: Any) -> str | None:
-    return choice.choose(here, asked, size(model), load(**training))
+def chosen(model: str, deployed: tuple[str, ...] = BOTH, machine: str | None = None, **training: Any) -> str | None:
+    return choice.choose(deployed, machine, size(model), load(**training))
 
 
 @pytest.mark.parametrize(
@@ -52,25 +52,25 @@ def test_a_size_is_read_from_a_name(name: str, parameters: int) -> None:
 @pytest.mark.parametrize(
     "name", ["me/my-model", "google/gemma-5-9b", "google/gemma-3-270b", "google/paligemma-3b", "x/gemma-2-2b.5"]
 )
-def test_a_name_that_says_nothing_we_know_has_no_size(name: str) -> None:
+def test_an_unknown_name_has_no_size(name: str) -> None:
     assert model_size.by_name(name) is None
 
 
-def test_the_first_machine_that_a_job_fits_on_is_its() -> None:
+def test_a_job_gets_the_first_machine_that_it_fits_on() -> None:
     assert chosen("google/gemma-3-1b-it") == "l4"
     assert chosen("google/gemma-3-27b-it", method="QLoRA") == "rtx-pro-6000"
     assert chosen("google/gemma-3-1b-it", ("rtx-pro-6000", "l4")) == "rtx-pro-6000"
     assert chosen("google/gemma-3-270m-it", ("cpu",), max_seq_length=512) == "cpu"
 
 
-def test_a_machine_that_is_asked_for_is_taken_if_the_job_fits() -> None:
-    assert chosen("google/gemma-3-1b-it", asked="rtx-pro-6000") == "rtx-pro-6000"
+def test_a_requested_machine_is_chosen_if_the_job_fits() -> None:
+    assert chosen("google/gemma-3-1b-it", machine="rtx-pro-6000") == "rtx-pro-6000"
     with pytest.raises(NeedsLargerMachine, match="machine l4 has 22 and 32") as caught:
-        chosen("google/gemma-2-9b-it", asked="l4")
+        chosen("google/gemma-2-9b-it", machine="l4")
     assert "machine rtx-pro-6000" in str(caught.value.hint)
 
 
-def test_a_job_that_fits_nowhere_is_told_what_would_fit() -> None:
+def test_the_refusal_of_a_job_that_fits_nowhere_advises_changes() -> None:
     with pytest.raises(NeedsLargerMachine) as caught:
         chosen("google/gemma-2-9b-it", ("l4",))
     assert "method QLoRA" in str(caught.value.hint)
@@ -82,30 +82,30 @@ def test_a_job_that_fits_nowhere_is_told_what_would_fit() -> None:
 
 
 @pytest.mark.parametrize("name", ["google/gemma-3-1b-it", "google/gemma-3-4b-it", "google/gemma-2-9b-it"])
-def test_what_the_advice_names_does_fit(name: str) -> None:
-    """Each change that is advised, made, is accepted on the machine that refused."""
+def test_a_job_that_follows_the_advice_fits(name: str) -> None:
+    """Try each advised change alone on the machine that refused."""
     heavy = {"batch_size": 64, "max_seq_length": 4096, "method": "Full"}
     with pytest.raises(NeedsLargerMachine) as caught:
         chosen(name, ("l4",), **heavy)
     advice = str(caught.value.hint).partition("fit: ")[2].partition(";")[0]
     for change in filter(None, advice.split(", or ")):
         words = change.replace(" and ", " ").split()
-        made = dict(zip(words[::2], words[1::2], strict=True))
-        changed = heavy | {name: int(value) if value.isdigit() else value for name, value in made.items()}
+        change_values = dict(zip(words[::2], words[1::2], strict=True))
+        changed = heavy | {name: int(value) if value.isdigit() else value for name, value in change_values.items()}
         assert chosen(name, ("l4",), **changed) == "l4"
 
 
-def test_what_is_not_known_is_decided_later() -> None:
+def test_the_machine_for_a_model_of_unknown_size_is_chosen_later() -> None:
     assert choice.choose(BOTH, None, None, load()) is None
     assert choice.choose(BOTH, "l4", None, load()) == "l4"
 
 
-def test_a_workstation_is_its_users_affair() -> None:
+def test_a_workstation_is_never_refused() -> None:
     assert choice.choose(("local",), None, size("gemma-3-27b"), load(method="Full")) == "local"
 
 
 @pytest.mark.parametrize("change", [{"batch_size": 8}, {"max_seq_length": 4096}, {"method": "Full"}, {"lora_rank": 64}])
-def test_more_of_anything_needs_more(change: dict[str, Any]) -> None:
+def test_larger_settings_need_more_memory(change: dict[str, Any]) -> None:
     plain, more = (needed(size("gemma-3-1b"), load(**training)) for training in ({}, change))
     assert more.gpu > plain.gpu
     assert more.without_gpu > plain.without_gpu
@@ -117,7 +117,7 @@ def test_four_bit_weights_need_less_of_the_gpu_and_the_same_files() -> None:
     assert qlora.beside_gpu == lora.beside_gpu > size("gemma-2-9b").file_bytes / GIB
 
 
-def test_a_folder_tells_the_size_of_its_model() -> None:
+def test_the_size_of_a_model_is_read_from_its_config() -> None:
     config = {
         "dtype": "float32",
         "num_hidden_layers": 2,
@@ -128,8 +128,8 @@ def test_a_folder_tells_the_size_of_its_model() -> None:
         "num_key_value_heads": 1,
         "head_dim": 32,
     }
-    found = model_size.of_folder(config, 400_000)
-    assert (found.parameters, found.file_bytes, found.layers, found.attention, found.key_value) == (
+    model = model_size.of_folder(config, 400_000)
+    assert (model.parameters, model.file_bytes, model.layers, model.attention, model.key_value) == (
         100_000,
         400_000,
         2,
@@ -145,12 +145,12 @@ def test_a_folder_tells_the_size_of_its_model() -> None:
 @pytest.mark.parametrize(
     "config", [{}, {"text_config": 3}, {"hidden_size": "x", "num_hidden_layers": -1}, {"head_dim": None}]
 )
-def test_a_folder_that_says_little_is_taken_for_the_next_larger_of_the_family(config: dict[str, Any]) -> None:
-    found = model_size.of_folder(json.loads(json.dumps(config)), 4 * 900_000_000)
-    assert (found.parameters, found.layers) == (900_000_000, size("gemma-3-1b").layers)
+def test_a_config_without_sizes_counts_as_the_next_larger_known_model(config: dict[str, Any]) -> None:
+    model = model_size.of_folder(json.loads(json.dumps(config)), 4 * 900_000_000)
+    assert (model.parameters, model.layers) == (900_000_000, size("gemma-3-1b").layers)
 
 
-def test_the_machines_are_within_what_cloud_run_has() -> None:
+def test_the_machines_are_within_the_limits_of_cloud_run() -> None:
     for machine in MACHINES.values():
         if machine.gpu == "nvidia-rtx-pro-6000":
             assert machine.cpus >= 20
@@ -161,7 +161,7 @@ def test_the_machines_are_within_what_cloud_run_has() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "format", "machine"),
+    ("name", "export_format", "machine"),
     [
         ("gemma-3-4b", "gguf", None),
         ("gemma-3-12b", "adapter", None),
@@ -170,13 +170,13 @@ def test_the_machines_are_within_what_cloud_run_has() -> None:
         ("gemma-2-9b", "gguf", "rtx-pro-6000"),
     ],
 )
-def test_an_export_goes_where_its_files_have_room(name: str, format: Any, machine: str | None) -> None:
-    need = needed_for_export(size(name), "LoRA", EXPORTS[format].bytes_per_parameter)
+def test_an_export_gets_a_machine_with_room_for_its_files(name: str, export_format: Any, machine: str | None) -> None:
+    need = needed_for_export(size(name), "LoRA", EXPORTS[export_format].bytes_per_parameter)
     assert choice.choose_for_export(BOTH, need) == machine
     assert choice.choose_for_export(("local",), need) is None
 
 
-def test_an_export_that_has_room_nowhere_is_told_what_has() -> None:
+def test_the_refusal_of_an_export_without_room_advises_changes() -> None:
     nine = needed_for_export(size("gemma-2-9b"), "LoRA", EXPORTS["merged"].bytes_per_parameter)
     with pytest.raises(NeedsLargerMachine, match="the machine of exports has 32") as caught:
         choice.choose_for_export(("l4",), nine)
@@ -187,24 +187,24 @@ def test_an_export_that_has_room_nowhere_is_told_what_has() -> None:
     assert str(caught.value.hint) == "use format adapter, or a smaller base model"
 
 
-def test_an_export_needs_what_it_reads_and_writes() -> None:
-    found = size("gemma-3-4b")
+def test_an_export_needs_room_for_the_files_that_it_reads_and_writes() -> None:
+    model = size("gemma-3-4b")
     written = (EXPORTS["adapter"].bytes_per_parameter, EXPORTS["merged"].bytes_per_parameter)
-    adapter, merged = (needed_for_export(found, "LoRA", each) for each in written)
-    assert merged - adapter == pytest.approx(2 * found.parameters / GIB)
-    assert adapter == pytest.approx(found.file_bytes / GIB + 3)
+    adapter, merged = (needed_for_export(model, "LoRA", each) for each in written)
+    assert merged - adapter == pytest.approx(2 * model.parameters / GIB)
+    assert adapter == pytest.approx(model.file_bytes / GIB + 3)
 
 
-def test_pictures_that_are_seen_at_once_take_memory() -> None:
-    """Those of a batch; of all completions that GRPO samples, and of both answers of a pair."""
+def test_all_pictures_of_a_training_step_take_memory() -> None:
+    """Count the pictures of all GRPO completions and of both DPO answers."""
     grpo = {"algorithm": "grpo", "num_generations": 8, "rewards": [{"type": "exact_answer"}]}
-    asked: dict[str, dict[str, Any]] = {
+    configs: dict[str, dict[str, Any]] = {
         "LoRA": {"batch_size": 8},
         "DPO": {"batch_size": 32, "method": "RL", "rl_config": {"algorithm": "dpo"}},
         "GRPO": {"batch_size": 8, "gradient_accumulation_steps": 8, "method": "RL", "rl_config": grpo},
     }
     more = {}
-    for name, training in asked.items():
+    for name, training in configs.items():
         config = TrainingConfig(base_model_id="google/gemma-3-4b-it", **training)
         seeing, blind = (
             needed(size("google/gemma-3-4b-it"), load_of(config, modality)).gpu for modality in ("vision", "text")
@@ -213,8 +213,8 @@ def test_pictures_that_are_seen_at_once_take_memory() -> None:
     assert more == {"LoRA": pytest.approx(2), "DPO": pytest.approx(6.4), "GRPO": pytest.approx(6.4)}
 
 
-def test_a_config_that_says_more_than_any_model_has_keeps_nobody_busy() -> None:
-    """Its layers are looked at one by one: of all of these it would take years."""
+def test_a_config_with_too_many_layers_is_read_in_no_time() -> None:
+    """Read layer counts whose layers could not be visited one by one in years."""
     config = {"model_type": "gemma3_text", "hidden_size": 640, "num_attention_heads": 4, "intermediate_size": 2048}
     for layers in (10**12, 10**299):
         assert model_size.of_folder(config | {"num_hidden_layers": layers}, 10**9) == model_size.of_folder({}, 10**9)

@@ -1,4 +1,7 @@
-"""Bounds and defaults of every field of a request, written down a second time: what is not in both was not meant."""
+"""Bounds and defaults of all request fields, as a second copy to compare with.
+
+A change that is made in one place only was not intended.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import pytest
 from gemtune.request import rewards, rl_spec, spec
 from gemtune.request.contract import Contract
 
-# Ranges of numbers in mathematical notation, lengths of texts and lists in braces, then the default.
+# Ranges of numbers in mathematical notation or lengths of texts and lists in braces, then the default.
 BOUNDS: dict[type[Contract], dict[str, str]] = {
     spec.TrainRequest: {
         "processed_dataset_id": "{1, 128}",
@@ -62,7 +65,7 @@ BOUNDS: dict[type[Contract], dict[str, str]] = {
         "at_most": "[1, 8192] = None",
     },
 }
-# What is optional without bounds, and what is not.
+# Defaults of optional fields without bounds.
 DEFAULTS: dict[type[Contract], dict[str, Any]] = {
     spec.TrainRequest: {"modality": "text", "wandb_config": None, "notify": None},
     spec.ExportRequest: {"notify": None},
@@ -92,8 +95,11 @@ COMPARES = {
 
 
 def bounds(model: type[Contract]) -> dict[str, str]:
-    """The bounds and the default of each field that has bounds, in the notation of the table."""
-    told = {}
+    """Return bounds and default of each field that has bounds.
+
+    They are in the notation of the table BOUNDS.
+    """
+    notation = {}
     for name, field in model.model_json_schema()["properties"].items():
         facts = field
         for alternative in field.get("anyOf", ()):
@@ -107,27 +113,27 @@ def bounds(model: type[Contract]) -> dict[str, str]:
             high = f"{facts['maximum']:,}]" if "maximum" in facts else f"{facts['exclusiveMaximum']:,})"
             text = f"{low.replace(',', '')}, {high.replace(',', '')}"
         if text:
-            told[name] = text + (f" = {field['default']!r}" if "default" in field else "")
-    return told
+            notation[name] = text + (f" = {field['default']!r}" if "default" in field else "")
+    return notation
 
 
 @pytest.mark.parametrize("model", BOUNDS, ids=lambda model: model.__name__)
-def test_bounds_are_those_of_the_table(model: type[Contract]) -> None:
+def test_bounds_match_the_table(model: type[Contract]) -> None:
     assert bounds(model) == BOUNDS[model]
 
 
 @pytest.mark.parametrize("model", DEFAULTS, ids=lambda model: model.__name__)
-def test_defaults_are_those_of_the_table(model: type[Contract]) -> None:
+def test_defaults_match_the_table(model: type[Contract]) -> None:
     fields = {name: field for name, field in model.model_fields.items() if name in DEFAULTS[model]}
     assert {name: field.get_default(call_default_factory=True) for name, field in fields.items()} == DEFAULTS[model]
 
 
-def test_what_each_reward_compares_with() -> None:
+def test_each_reward_compares_with_its_column() -> None:
     assert {model: model.compares for model in COMPARES} == COMPARES  # type: ignore[attr-defined]
 
 
 def test_rules_name_fields_that_requests_have() -> None:
-    """A rule about a field that no request has would be asked about faulty ones."""
+    """Check the names: a rule for a misspelled field would run regardless."""
     from gemtune.request.rules import RULES
 
     for rule in RULES:

@@ -1,4 +1,7 @@
-"""The ways to export, written down a second time: what is not in both tables was not meant."""
+"""Formats and quantizations of exports, as a second copy to compare with.
+
+A change that is made in one place only was not intended.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,14 @@ import pytest
 from gemtune.request import exports
 from gemtune.request.exports import EXPORTS, AdapterExport, Export, GgufExport, MergedExport, export_of, quantizations
 
-# format: the Hub's words for the library and the relation to the base model, bytes per parameter
+# format: library and relation to the base model as the Hub names them, bytes per parameter
 FORMATS = {
     "adapter": ("peft", "adapter", 0.0),
     "merged": ("transformers", "finetune", 2.0),
     "gguf": ("gguf", "quantized", 2.0 + 2.0 + 1.1),
 }
 # format, quantization: type of its weights, largest KL, least share of equal choices, largest ratio of perplexities
-WAYS: dict[tuple[str, str], tuple[str | None, float, float, float]] = {
+QUANTIZATIONS: dict[tuple[str, str], tuple[str | None, float, float, float]] = {
     ("adapter", "none"): (None, 0.001, 0.99, 1.01),
     ("merged", "none"): ("bfloat16", 0.02, 0.95, 1.05),
     ("merged", "fp16"): ("float16", 0.02, 0.95, 1.05),
@@ -38,27 +41,27 @@ def weight_type(export: Export) -> str | None:
     return None
 
 
-def test_formats_are_those_of_the_table() -> None:
+def test_formats_match_the_table() -> None:
     assert set(EXPORTS) == set(get_args(exports.Format))
     assert {name: (each.library, each.relation, each.bytes_per_parameter) for name, each in EXPORTS.items()} == FORMATS
 
 
-def test_exports_are_those_of_the_table_in_its_order_the_default_first() -> None:
-    told: list[Any] = [
+def test_exports_match_the_table_in_its_order() -> None:
+    exports_in_order: list[Any] = [
         ((name, each.quantization), (weight_type(each), each.limits.kl, each.limits.top1, each.limits.perplexity))
-        for name, format in EXPORTS.items()
-        for each in format.exports
+        for name, kind in EXPORTS.items()
+        for each in kind.exports
     ]
-    assert told == list(WAYS.items())
+    assert exports_in_order == list(QUANTIZATIONS.items())
 
 
-@pytest.mark.parametrize(("format", "quantization"), WAYS)
-def test_an_export_is_found_by_format_and_quantization(format: Any, quantization: Any) -> None:
-    export = export_of(format, quantization)
+@pytest.mark.parametrize(("export_format", "quantization"), QUANTIZATIONS)
+def test_an_export_is_found_by_format_and_quantization(export_format: Any, quantization: Any) -> None:
+    export = export_of(export_format, quantization)
     assert export.quantization == quantization
-    assert isinstance(export, {"adapter": AdapterExport, "merged": MergedExport, "gguf": GgufExport}[format])
+    assert isinstance(export, {"adapter": AdapterExport, "merged": MergedExport, "gguf": GgufExport}[export_format])
     assert not isinstance(export, GgufExport) or export.file_name == f"model-{quantization}.gguf"
-    assert quantization in quantizations(format)
+    assert quantization in quantizations(export_format)
 
 
 def test_only_f16_is_written_by_the_converter_itself() -> None:
@@ -66,11 +69,11 @@ def test_only_f16_is_written_by_the_converter_itself() -> None:
     assert [export.quantization for export in gguf if export.converted] == ["f16"]
 
 
-@pytest.mark.parametrize("format", FORMATS)
-def test_the_default_of_a_format_is_its_first(format: Any) -> None:
-    assert export_of(format, None) is EXPORTS[format].exports[0]
+@pytest.mark.parametrize("export_format", FORMATS)
+def test_the_default_of_a_format_is_its_first(export_format: Any) -> None:
+    assert export_of(export_format, None) is EXPORTS[export_format].exports[0]
     with pytest.raises(KeyError):
-        export_of(format, "q3")  # type: ignore[arg-type]
+        export_of(export_format, "q3")  # type: ignore[arg-type]
 
 
 def test_fewer_bits_may_lose_more() -> None:

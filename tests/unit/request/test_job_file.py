@@ -1,4 +1,4 @@
-"""Job files: YAML 1.2 and JSON as they are meant, and everything else refused in one sentence and no time."""
+"""Job files in YAML 1.2 and JSON, and the refusal of everything else."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def refusal(content: bytes, *, yaml: bool = True) -> str:
         ("ünï ☃ 😀", "ünï ☃ 😀"),
     ],
 )
-def test_yaml_is_1_2(text: str, value: Any) -> None:
-    found = as_json(f"a: {text}".encode(), yaml=True)
-    assert found == {"a": value}
-    assert type(found["a"]) is type(value)
+def test_yaml_is_read_as_version_1_2(text: str, value: Any) -> None:
+    document = as_json(f"a: {text}".encode(), yaml=True)
+    assert document == {"a": value}
+    assert type(document["a"]) is type(value)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_yaml_is_1_2(text: str, value: Any) -> None:
         ("a: ä".encode("utf-16"), "not_text"),
     ],
 )
-def test_what_is_no_plain_yaml_is_refused(content: bytes, code: str) -> None:
+def test_anything_but_plain_yaml_is_refused(content: bytes, code: str) -> None:
     assert refusal(content) == code
 
 
@@ -86,17 +86,17 @@ def test_what_is_no_plain_yaml_is_refused(content: bytes, code: str) -> None:
         (b"\xc3", "not_text"),
     ],
 )
-def test_what_is_no_json_is_refused(content: bytes, code: str) -> None:
+def test_invalid_json_is_refused(content: bytes, code: str) -> None:
     assert refusal(content, yaml=False) == code
 
 
 @pytest.mark.parametrize("kind", [b"[", b"{a: ", b"- ", b"? "])
-def test_a_file_that_is_only_deep_is_refused_before_it_is_read_to_its_end(kind: bytes) -> None:
-    """The parser's time grows by the square of the depth: all of this would take it minutes."""
+def test_a_deeply_nested_file_is_refused_before_it_is_parsed(kind: bytes) -> None:
+    """Refuse deep files early: parsing takes time quadratic in the depth."""
     assert refusal(kind * (60_000 // len(kind))) in ("too_deep", "not_yaml")
 
 
-def test_where_it_is_wrong_is_said() -> None:
+def test_an_error_names_line_and_column() -> None:
     with pytest.raises(RequestRefused, match=r"line 2, column \d"):
         as_json(b"a: 1\nb: [", yaml=True)
     with pytest.raises(RequestRefused, match="line 2, column 1"):
@@ -104,10 +104,10 @@ def test_where_it_is_wrong_is_said() -> None:
 
 
 @pytest.mark.parametrize("yaml", [True, False])
-def test_a_byte_order_mark_is_no_content(yaml: bool) -> None:
+def test_a_byte_order_mark_is_skipped(yaml: bool) -> None:
     assert as_json(b'\xef\xbb\xbf{"a": 1}', yaml=yaml) == {"a": 1}
 
 
 @pytest.mark.parametrize("content", [b"", b"# only a comment", b"---"])
-def test_an_empty_yaml_says_nothing(content: bytes) -> None:
+def test_an_empty_yaml_file_is_null(content: bytes) -> None:
     assert as_json(content, yaml=True) is None

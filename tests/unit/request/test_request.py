@@ -1,4 +1,4 @@
-"""What a request may say, and how it is told that it may not."""
+"""Requests that are accepted, and the problems of those that are not."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ EXAMPLE = {
 
 
 def codes(body: Any, source: Source = Source.HTTP) -> dict[str, str]:
-    """where -> code, of everything wrong with a body."""
+    """Return location -> code of all problems with a body."""
     return {".".join(map(str, p.loc)): p.code for p in checked(body, source).problems}
 
 
@@ -60,14 +60,14 @@ def with_field(path: str, value: Any) -> dict[str, Any]:
     return body
 
 
-def test_the_interfaces_own_example_is_accepted() -> None:
+def test_the_documented_example_is_accepted() -> None:
     parsed = checked(EXAMPLE).accepted()
     assert parsed.training_config.learning_rate == 0.0001
     assert parsed.secrets() == {"hf_token": "hf_fakefakefake"}
     assert "hf_fake" not in parsed.spec().model_dump_json()
 
 
-# Every value that the interface lists for a field of its example, and what else it says along with it.
+# Every value that the interface lists for a field of its example, with the other fields that it needs.
 LISTED: dict[str, list[Any]] = {
     "modality": ["text", {"modality": "vision", "training_config": {"base_model_id": "google/gemma-3-4b-it"}}],
     "training_config.method": ["LoRA", "QLoRA", "Full", "RL"],
@@ -77,8 +77,8 @@ LISTED: dict[str, list[Any]] = {
     "training_config.batch_eval_metrics": [True, False],
     "export_config.destination": ["gcs", "hfhub"],
     "export_config.quantization": [
-        {"export_config": {"format": format, "quantization": quantization}}
-        for format, kind in EXPORTS.items()
+        {"export_config": {"format": name, "quantization": quantization}}
+        for name, kind in EXPORTS.items()
         for quantization in (export.quantization for export in kind.exports)
     ],
     "wandb_config": [{"wandb_config": {"api_key": "wandb_fakefake", "project": "my-project"}}],
@@ -87,9 +87,7 @@ LISTED: dict[str, list[Any]] = {
 
 @pytest.mark.parametrize("columns", [{"prompt", "answer"}, {"prompt", "chosen", "rejected"}])
 @pytest.mark.parametrize(("path", "value"), [(path, value) for path, values in LISTED.items() for value in values])
-def test_every_value_that_the_interface_lists_is_accepted_in_its_example(
-    path: str, value: Any, columns: set[str]
-) -> None:
+def test_every_listed_value_is_accepted_in_the_example(path: str, value: Any, columns: set[str]) -> None:
     body = json.loads(json.dumps(EXAMPLE))
     changes = value if isinstance(value, dict) else nested(path, value)
     for part, change in changes.items():
@@ -104,7 +102,7 @@ def nested(path: str, value: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("field", ["format", "quantization"])
-def test_defaults_stand_where_nothing_is_said(field: str) -> None:
+def test_absent_fields_have_their_defaults(field: str) -> None:
     parsed = checked(request()).accepted()
     assert parsed.spec().quantization == "none"
     assert parsed.export_config.format == "adapter"
@@ -184,14 +182,14 @@ def test_defaults_stand_where_nothing_is_said(field: str) -> None:
         ("training_config.learning_rat", 1),
     ],
 )
-def test_a_value_out_of_bounds_is_refused_where_it_stands(path: str, value: Any) -> None:
-    found = codes(with_field(path, value))
-    assert any(where == path or where.startswith(f"{path}.") for where in found), found
-    assert len(found) == 1
+def test_an_invalid_value_is_refused_at_its_field(path: str, value: Any) -> None:
+    problem_codes = codes(with_field(path, value))
+    assert any(where == path or where.startswith(f"{path}.") for where in problem_codes), problem_codes
+    assert len(problem_codes) == 1
 
 
 @pytest.mark.parametrize(
-    ("said", "code"),
+    ("training", "code"),
     [
         ({"warmup_ratio": 0.03, "max_steps": 1}, "warmup_without_end"),  # one train_step, whose learning rate is 0
         ({"warmup_ratio": 0.0, "max_steps": 1}, None),
@@ -200,18 +198,18 @@ def test_a_value_out_of_bounds_is_refused_where_it_stands(path: str, value: Any)
         ({"warmup_ratio": 0.99, "max_steps": 99}, "warmup_without_end"),
         ({"warmup_ratio": 0.99, "max_steps": 100}, None),
         ({"warmup_ratio": 1.0}, "warmup_without_end"),
-        ({"warmup_ratio": 0.99}, None),  # how many train_steps there are, prepare knows
+        ({"warmup_ratio": 0.99}, None),  # the number of train_steps is known to prepare only
     ],
 )
-def test_a_warmup_ends_before_the_training_does(said: dict[str, Any], code: str | None) -> None:
-    found = codes(request(training=said))
-    assert found == ({} if code is None else {"training_config.warmup_ratio": code})
+def test_a_warmup_ends_before_the_training_does(training: dict[str, Any], code: str | None) -> None:
+    problem_codes = codes(request(training=training))
+    assert problem_codes == ({} if code is None else {"training_config.warmup_ratio": code})
 
 
 @pytest.mark.parametrize(("rate", "code"), [(1e-7, "learning_rate_too_low"), (2e-7, None)])
-def test_a_polynomial_schedule_falls(rate: float, code: str | None) -> None:
-    found = codes(request(training={"lr_scheduler_type": "polynomial", "learning_rate": rate}))
-    assert found.get("training_config.learning_rate") == code
+def test_a_polynomial_schedule_needs_a_rate_above_its_end(rate: float, code: str | None) -> None:
+    problem_codes = codes(request(training={"lr_scheduler_type": "polynomial", "learning_rate": rate}))
+    assert problem_codes.get("training_config.learning_rate") == code
     assert codes(request(training={"lr_scheduler_type": "linear", "learning_rate": rate})) == {}
 
 
@@ -219,12 +217,12 @@ def test_a_polynomial_schedule_falls(rate: float, code: str | None) -> None:
     ("project", "code"),
     [("boats", None), ("team/boats", None), ("a/b/c", "bad_form"), ("what?", "bad_form"), ("/", "bad_form")],
 )
-def test_a_project_is_named_as_wandb_allows(project: str, code: str | None) -> None:
+def test_a_project_name_that_wandb_does_not_allow_is_refused(project: str, code: str | None) -> None:
     assert codes(with_field("wandb_config.project", project)).get("wandb_config.project") == code
 
 
 @pytest.mark.parametrize(
-    ("said", "code", "keeps"),
+    ("training", "code", "keeps"),
     [
         ({}, None, False),
         ({"early_stopping_patience": 2, "eval_strategy": "epoch"}, None, True),
@@ -234,13 +232,13 @@ def test_a_project_is_named_as_wandb_allows(project: str, code: str | None) -> N
         ({"load_best_model_at_end": False}, None, False),
     ],
 )
-def test_the_best_weights_are_kept_when_asked_for_and_with_early_stopping(
-    said: dict[str, Any], code: str | None, keeps: bool
+def test_the_best_weights_are_kept_on_request_and_with_early_stopping(
+    training: dict[str, Any], code: str | None, keeps: bool
 ) -> None:
     body = request()
-    body["training_config"] |= {"eval_strategy": "no"} | said
-    found = checked(body)
-    assert {problem.loc[-1]: problem.code for problem in found.problems} == (
+    body["training_config"] |= {"eval_strategy": "no"} | training
+    reading = checked(body)
+    assert {problem.loc[-1]: problem.code for problem in reading.problems} == (
         {} if code is None else {"load_best_model_at_end": code}
     )
     assert TrainingConfig(**body["training_config"]).keeps_best == keeps
@@ -256,7 +254,9 @@ def test_the_best_weights_are_kept_when_asked_for_and_with_early_stopping(
         ("text", "training_config.train_vision_tower", True, "training_config.train_vision_tower", "field_without_use"),
     ],
 )
-def test_what_does_not_go_with_pictures_is_refused(modality: str, path: str, value: Any, where: str, code: str) -> None:
+def test_settings_that_do_not_go_with_pictures_are_refused(
+    modality: str, path: str, value: Any, where: str, code: str
+) -> None:
     body = with_field("modality", modality)
     body["training_config"]["base_model_id"] = "google/gemma-3-4b-it"
     part, _, name = path.partition(".")
@@ -276,11 +276,11 @@ def test_a_vision_request_is_accepted(method: str, provider: str, train_vision_t
         "provider": provider,
         "method": method,
     }
-    for format in EXPORTS:
-        assert codes(body | {"export_config": {"format": format}}) == {}
+    for name in EXPORTS:
+        assert codes(body | {"export_config": {"format": name}}) == {}
 
 
-def test_every_error_of_a_request_comes_back_at_once() -> None:
+def test_all_problems_of_a_request_are_reported_at_once() -> None:
     body = {
         "hf_token": 5,
         "colour": "red",
@@ -304,7 +304,7 @@ def test_a_wrong_pair_of_format_and_quantization_lists_the_right_ones() -> None:
     assert problems[0].hint == "use one of none"
 
 
-def test_a_misspelled_field_is_told_which_one_was_meant() -> None:
+def test_the_hint_for_a_misspelled_field_names_the_right_one() -> None:
     (problem,) = checked(with_field("training_config.epoch", 1)).problems
     assert problem.hint == "did you mean 'epochs'?"
 
@@ -325,7 +325,7 @@ def test_a_misspelled_field_is_told_which_one_was_meant() -> None:
         '{"a":' * 800 + "1" + "}" * 800,
     ],
 )
-def test_what_is_no_request_is_refused_with_one_sentence(body: str) -> None:
+def test_anything_but_a_json_object_is_refused(body: str) -> None:
     with pytest.raises(RequestRefused):
         checked(body).accepted()
 
@@ -338,24 +338,24 @@ def test_an_unknown_field_is_named_whatever_it_is_called(name: str) -> None:
 
 @pytest.mark.parametrize("form", ['{{"{}": 1}}', '{{"job_name": "{}"}}', '{{"training_config": {{"x": ["{}"]}}}}'])
 @pytest.mark.parametrize("text", ["\\ud800", "\\ud800hf_fakefakefake", "\\udc00\\ud800"])
-def test_half_a_character_is_no_text_and_can_be_answered(form: str, text: str) -> None:
+def test_half_a_surrogate_pair_is_refused_with_a_printable_problem(form: str, text: str) -> None:
     (problem,) = checked(form.format(text)).problems
     assert problem.code == "not_text"
     repr(problem).encode()
 
 
-def test_a_character_beyond_the_basic_plane_is_welcome() -> None:
+def test_a_character_beyond_the_basic_plane_is_accepted() -> None:
     assert codes(json.dumps(request(job_name="\U0001f600"))) == {}
 
 
-def test_what_pydantic_says_of_a_request_repeats_no_value() -> None:
+def test_a_validation_error_repeats_no_value_of_the_request() -> None:
     with pytest.raises(ValidationError) as caught:
         TrainRequest.model_validate_json(json.dumps(request(hf_token=["a token of any form"])))
     assert "any form" not in str(caught.value)
 
 
 @pytest.mark.parametrize("path", ["hf_token", "wandb_config.api_key"])
-def test_a_literal_token_is_refused_in_the_open_and_a_reference_is_not(path: str) -> None:
+def test_over_pubsub_a_literal_token_is_refused_and_a_reference_accepted(path: str) -> None:
     assert codes(with_field(path, "hf_fakefakefake"), Source.PUBSUB)[path] == "secret_in_the_open"
     assert path not in codes(with_field(path, "secret:gemtune-user-mine"), Source.PUBSUB)
 
@@ -365,8 +365,8 @@ def test_a_literal_token_is_refused_in_the_open_and_a_reference_is_not(path: str
     "name", ["gemtune-job-training_x-hf_token-0", "../gemtune-user-x", "gemtune-user-a/b", "gemtune-user-a\n", ""]
 )
 def test_only_a_users_own_secrets_can_be_referred_to(name: str, source: Source) -> None:
-    found = codes(with_field("hf_token", f"secret:{name}"), source)
-    assert found == {"hf_token": "bad_secret_reference"}
+    problem_codes = codes(with_field("hf_token", f"secret:{name}"), source)
+    assert problem_codes == {"hf_token": "bad_secret_reference"}
 
 
 TOKEN = "hf_" + "fAkE" * 8
@@ -390,17 +390,17 @@ TOKEN = "hf_" + "fAkE" * 8
     st.sampled_from(["{}", "x {}", "https://user:{}@example.com/", " {} "]),
     st.sampled_from(Source),
 )
-def test_no_answer_repeats_a_token_wherever_it_was_put(path: str, form: str, source: Source) -> None:
+def test_no_problem_repeats_a_token_from_any_field(path: str, form: str, source: Source) -> None:
     body = with_field(path, form.format(TOKEN))
-    found = checked(body, source)
-    assert TOKEN not in repr(found.problems)
+    reading = checked(body, source)
+    assert TOKEN not in repr(reading.problems)
     if path != "hf_token":
-        assert found.problems
+        assert reading.problems
     as_key = checked(with_field(TOKEN, 1), source)
     assert TOKEN not in repr(as_key.problems)
 
 
-def test_the_hash_of_a_request_knows_no_secret_and_no_order() -> None:
+def test_the_hash_of_a_request_ignores_secrets_and_order() -> None:
     def hashed(body: dict[str, Any]) -> str:
         return request_hash(checked(body).accepted().spec())
 
@@ -413,7 +413,7 @@ def test_the_hash_of_a_request_knows_no_secret_and_no_order() -> None:
 @pytest.mark.parametrize(
     "name", ["me/a--b", "me/a..b", "me/a.git", "me/a-", "me/a.", "me-/a", "a", "a/b/c", "/a", "ä/b"]
 )
-def test_a_repository_that_the_hub_takes_by_no_such_name_is_refused(name: str) -> None:
+def test_a_repository_name_that_the_hub_does_not_allow_is_refused(name: str) -> None:
     body = request(export_config={"destination": "hfhub", "hf_repo_id": name})
     assert codes(body) == {"export_config.hf_repo_id": "bad_form"}
     assert codes(request(export_config={"destination": "hfhub", "hf_repo_id": "me/a-b_c.d"})) == {}

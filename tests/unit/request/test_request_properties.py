@@ -1,4 +1,7 @@
-"""What holds for every request that is accepted: written out, or as its own spec, it means the same."""
+"""Properties of every accepted request.
+
+With its defaults written out, or sent as its own spec, a request means the same.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ PAIRS = replace(FACTS, dataset=replace(FACTS.dataset, columns=frozenset({"prompt
 
 LENGTH = {"type": "length", "at_most": 20}
 WEIGHTED = {"type": "numeric_answer", "after": "####", "weight": -2.0, "name": "sum"}
-# Of every field more values than its default. Which of them go together is for the rules to say.
+# For every field its default and other values. Combinations that the rules refuse are sorted out later.
 TRAINING: Mapping[str, Any] = {
     "method": ["LoRA", "QLoRA", "Full", "RL"],
     "base_model_id": ["google/gemma-3-4b-it", "google/gemma-3-270m-it", "me/my-own"],
@@ -81,13 +84,13 @@ REQUEST: Mapping[str, Any] = {
 
 
 def some(values: Mapping[str, Any], **parts: Any) -> st.SearchStrategy[dict[str, Any]]:
-    """An object with some of these fields."""
+    """Return a strategy for objects with some of these fields."""
     return st.fixed_dictionaries({}, optional={name: st.sampled_from(each) for name, each in values.items()} | parts)
 
 
 @st.composite
 def accepted(draw: st.DrawFn) -> dict[str, Any]:
-    """A request that is accepted: what the rules refuse of one is left out of it."""
+    """Draw a request and drop the fields that the rules refuse."""
     body = draw(some(REQUEST, export_config=some(EXPORT))) | {"processed_dataset_id": "chats"}
     body["training_config"] = {"base_model_id": "google/gemma-3-4b-it"} | draw(some(TRAINING))
     while problems := checked(body, facts=PAIRS).problems:
@@ -108,7 +111,7 @@ def spec_of(body: Any, facts: Facts = PAIRS) -> Spec:
 
 
 def meaning(spec: Spec) -> Any:
-    """A spec with what its absent fields stand for."""
+    """Return the spec with the values that its absent fields stand for."""
     training, export = spec.training_config, spec.export_config
     resolved = {
         "training_config": training.model_dump()
@@ -122,7 +125,7 @@ def meaning(spec: Spec) -> Any:
     return spec.model_dump() | resolved
 
 
-def test_every_field_is_tried_with_its_default_and_with_more() -> None:
+def test_every_field_is_tried_with_its_default_and_another_value() -> None:
     assert TRAINING.keys() == TrainingConfig.model_fields.keys()
     assert EXPORT.keys() == ExportConfig.model_fields.keys()
     parts = {"processed_dataset_id", "training_config", "export_config"}
@@ -138,21 +141,21 @@ def test_every_field_is_tried_with_its_default_and_with_more() -> None:
 @given(accepted())
 def test_the_spec_of_an_accepted_request_is_accepted_and_is_its_own_spec(body: Any) -> None:
     spec = spec_of(body)
-    again = spec.model_dump(mode="json")
+    resubmitted = spec.model_dump(mode="json")
     if body.get("hf_token") is not None:
-        again["hf_token"] = body["hf_token"]
-    assert spec_of(again) == spec
+        resubmitted["hf_token"] = body["hf_token"]
+    assert spec_of(resubmitted) == spec
 
 
 @settings(deadline=None)
 @given(accepted())
-def test_documented_defaults_that_are_written_out_change_nothing(body: Any) -> None:
+def test_writing_out_documented_defaults_changes_nothing(body: Any) -> None:
     assert spec_of(written_out(body, TrainRequest.model_json_schema())) == spec_of(body)
 
 
 @settings(deadline=None)
 @given(accepted())
-def test_what_an_absent_field_stands_for_may_be_written_out(body: Any) -> None:
+def test_the_meaning_of_absent_fields_may_be_written_out(body: Any) -> None:
     spec = spec_of(body)
     stated = json.loads(json.dumps(meaning(spec))) | {"hf_token": body.get("hf_token")}
     assert meaning(spec_of(stated)) == meaning(spec)
@@ -168,27 +171,30 @@ def test_each_default_is_accepted_by_itself(field: str) -> None:
 
 
 def written_out(value: Any, schema: Mapping[str, Any]) -> Any:
-    """A document with every default that its schema documents."""
+    """Return a document with all defaults that its schema documents."""
     definitions = schema["$defs"]
 
     def filled(value: Any, schema: Mapping[str, Any]) -> Any:
         if "$ref" in schema:
             return filled(value, definitions[schema["$ref"].rpartition("/")[2]])
         for branch in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
-            if is_of(value, branch):
+            if matches(value, branch):
                 return filled(value, branch)
         if isinstance(value, list):
             return [filled(each, schema.get("items", {})) for each in value]
         if not isinstance(value, dict) or "properties" not in schema:
             return value
-        known = schema["properties"]
-        defaults = {name: each["default"] for name, each in known.items() if "default" in each}
-        return {name: filled(each, known[name]) for name, each in (defaults | value).items()}
+        properties = schema["properties"]
+        defaults = {name: each["default"] for name, each in properties.items() if "default" in each}
+        return {name: filled(each, properties[name]) for name, each in (defaults | value).items()}
 
-    def is_of(value: Any, branch: Mapping[str, Any]) -> bool:
-        """Whether a branch is the one of an object, by the constants in it, or leads to it."""
+    def matches(value: Any, branch: Mapping[str, Any]) -> bool:
+        """Return whether a branch of the schema fits a value.
+
+        Branches of objects differ in their constants.
+        """
         if "$ref" in branch:
-            return is_of(value, definitions[branch["$ref"].rpartition("/")[2]])
+            return matches(value, definitions[branch["$ref"].rpartition("/")[2]])
         if "oneOf" in branch:
             return isinstance(value, dict)
         if not isinstance(value, dict) or branch.get("type") != "object":

@@ -1,4 +1,4 @@
-"""What a request may say of reinforcement learning."""
+"""Requests for reinforcement learning: defaults, bounds and rewards."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ LENGTH = {"type": "length", "at_most": 20}
 
 
 def problems(rl: Any, **training: Any) -> dict[str, str]:
-    """where below rl_config -> code; elsewhere the whole place."""
+    """Return location below rl_config -> code of all problems.
+
+    Locations outside rl_config are given in full.
+    """
     body = request(training={"method": "RL", "rl_config": rl} | training)
-    found = checked(body).problems
-    assert all(problem.hint for problem in found if problem.code not in PYDANTICS)
-    return {".".join(map(str, p.loc)).removeprefix("training_config.rl_config."): p.code for p in found}
+    all_problems = checked(body).problems
+    assert all(problem.hint for problem in all_problems if problem.code not in PYDANTIC_CODES)
+    return {".".join(map(str, p.loc)).removeprefix("training_config.rl_config."): p.code for p in all_problems}
 
 
-PYDANTICS = {
+PYDANTIC_CODES = {
     "missing_field",
     "not_one_of",
     "greater_than_equal",
@@ -61,8 +64,8 @@ def test_each_algorithm_is_accepted_with_its_defaults() -> None:
 
 def test_method_and_rl_config_go_together() -> None:
     assert problems(None) == {"training_config.rl_config": "missing_field"}
-    found = checked(request(training={"rl_config": grpo()})).problems
-    assert [(p.loc, p.code) for p in found] == [(("training_config", "rl_config"), "field_without_use")]
+    other_problems = checked(request(training={"rl_config": grpo()})).problems
+    assert [(p.loc, p.code) for p in other_problems] == [(("training_config", "rl_config"), "field_without_use")]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +114,7 @@ def test_method_and_rl_config_go_together() -> None:
         ({"algorithm": "dpo", "loss_type": "robust", "label_smoothing": 0.5}, "label_smoothing", "less_than"),
     ],
 )
-def test_what_cannot_be_is_refused_where_it_stands(rl: Any, where: str, code: str) -> None:
+def test_an_invalid_rl_config_is_refused_at_its_field(rl: Any, where: str, code: str) -> None:
     assert problems(rl) == {where: code}
 
 
@@ -126,7 +129,7 @@ def test_what_cannot_be_is_refused_where_it_stands(rl: Any, where: str, code: st
         ({"max_seq_length": 256}, "max_completion_length", "completion_too_long"),
     ],
 )
-def test_what_goes_with_no_rl_is_refused(training: Any, where: str, code: str) -> None:
+def test_training_fields_that_do_not_go_with_rl_are_refused(training: Any, where: str, code: str) -> None:
     assert problems(grpo(), **training) == {where: code}
     assert problems(grpo(), lora_dropout=0.05, evaluation_metrics=["accuracy", "perplexity"]) == {}
     assert problems({"algorithm": "dpo"}, evaluation_metrics=["loss"]) == {}
@@ -143,7 +146,7 @@ def test_what_goes_with_no_rl_is_refused(training: Any, where: str, code: str) -
         ({"batch_size": 24, "gradient_accumulation_steps": 1, "max_seq_length": 100}, 8, 50),
     ],
 )
-def test_the_algorithm_of_rows_fits_the_batch_and_the_length(training: Any, group: int, length: int) -> None:
+def test_a_default_grpo_config_fits_the_batch_and_the_length(training: Any, group: int, length: int) -> None:
     assert FACTS.dataset is not None
     facts = replace(FACTS, dataset=replace(FACTS.dataset, columns=frozenset({"prompt", "answer"})))
     rl = checked(request(training={"method": "RL"} | training), facts=facts).accepted().training_config.rl_config
@@ -151,7 +154,7 @@ def test_the_algorithm_of_rows_fits_the_batch_and_the_length(training: Any, grou
     assert (rl.num_generations, rl.max_completion_length) == (group, length)
 
 
-def test_a_batch_that_no_group_divides_is_told() -> None:
+def test_a_batch_that_no_group_divides_is_refused() -> None:
     assert FACTS.dataset is not None
     facts = replace(FACTS, dataset=replace(FACTS.dataset, columns=frozenset({"prompt", "answer"})))
     body = request(training={"method": "RL", "batch_size": 11, "gradient_accumulation_steps": 1})
@@ -160,13 +163,13 @@ def test_a_batch_that_no_group_divides_is_told() -> None:
 
 @pytest.mark.parametrize("provider", get_args(Provider))
 @pytest.mark.parametrize("rl", [grpo(), {"algorithm": "dpo"}])
-def test_rl_sees_pictures_and_knows_every_provider(rl: dict[str, Any], provider: str) -> None:
+def test_rl_is_accepted_with_pictures_and_with_every_provider(rl: dict[str, Any], provider: str) -> None:
     assert problems(rl, provider=provider) == {}
     training = {"method": "RL", "rl_config": rl, "provider": provider, "base_model_id": "google/gemma-3-4b-it"}
     assert checked(request(modality="vision", training=training)).problems == ()
 
 
-def test_every_problem_comes_at_once() -> None:
+def test_all_problems_of_an_rl_config_are_reported_at_once() -> None:
     first = {"type": "regex", "pattern": "("}
     second = {"type": "length", "at_least": 9, "at_most": 3}
     assert problems(grpo(first, second, num_generations=3, max_completion_length=4000)) == {
@@ -177,13 +180,13 @@ def test_every_problem_comes_at_once() -> None:
     }
 
 
-def test_a_misspelled_field_of_a_reward_is_told_which_one_was_meant() -> None:
+def test_the_hint_for_a_misspelled_field_of_a_reward_names_the_right_one() -> None:
     body = request(training={"method": "RL", "rl_config": grpo({"type": "regex", "patern": "a", "pattern": "a"})})
     (problem,) = checked(body).problems
     assert problem.hint == "did you mean 'pattern'?"
 
 
-# Looking at all of its 60 ** 6 parts would never end.
+# A schema with 60 ** 6 parts, too many to visit.
 GROWING = {f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 60} for i in range(6)} | {"d6": {"type": "null"}}
 
 
@@ -206,20 +209,20 @@ GROWING = {f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 60} for i in ran
         ({"properties": {"a": 3}}, "properties/a"),
     ],
 )
-def test_a_schema_that_is_none_or_could_stall_is_refused(schema: dict[str, Any], reason: str) -> None:
+def test_an_invalid_or_hostile_schema_is_refused(schema: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=r".") as caught:
         schemas.validator(schema)
     assert reason in str(caught.value)
 
 
-def test_a_schema_nested_beyond_all_measure_is_refused() -> None:
+def test_a_deeply_nested_schema_is_refused() -> None:
     deep: dict[str, Any] = {}
     for _ in range(60):
         deep = {"items": deep}
     assert problems(grpo({"type": "json_schema", "json_schema": deep})) == {"rewards.0.json_schema": "bad_schema"}
 
 
-def test_names_of_properties_are_no_keywords() -> None:
+def test_names_of_properties_are_not_read_as_keywords() -> None:
     validator = schemas.validator({"properties": {"$id": {"type": "string"}, "pattern": {"type": "integer"}}})
     assert validator.is_valid({"$id": "x", "pattern": 3})
     assert not validator.is_valid({"pattern": "x"})
@@ -236,7 +239,7 @@ def test_names_of_properties_are_no_keywords() -> None:
         {"definitions": {"unused": {"$anchor": "x"}}},
     ],
 )
-def test_values_and_what_nothing_refers_to_are_no_schemas(schema: dict[str, Any]) -> None:
+def test_values_and_unused_definitions_are_not_checked_as_schemas(schema: dict[str, Any]) -> None:
     assert schemas.validator(schema) is not None
     used = {"$defs": {"used": {"$anchor": "x"}}, "$ref": "#/$defs/used"}
     with pytest.raises(ValueError, match=r"\$anchor is not supported"):

@@ -1,4 +1,4 @@
-"""Where a request may say a secret, and that none gets into what is stored."""
+"""Secrets in requests: allowed places, references, and none in a stored spec."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_spec_holds_no_secret_of_its_request() -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_token_may_stand_in_a_request_but_not_where_others_read_it(place: tuple[str, ...]) -> None:
+def test_a_token_is_accepted_over_http_and_refused_where_others_read_it(place: tuple[str, ...]) -> None:
     body = with_secret(place, "a fake key")
     assert checked(body, Source.HTTP).problems == ()
     for source in (Source.PUBSUB, Source.UPLOAD):
@@ -37,7 +37,7 @@ def test_a_token_may_stand_in_a_request_but_not_where_others_read_it(place: tupl
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_reference_may_stand_anywhere_if_it_is_one_to_a_users_secret(place: tuple[str, ...]) -> None:
+def test_a_reference_to_a_users_own_secret_is_accepted_from_every_source(place: tuple[str, ...]) -> None:
     for source in Source:
         assert checked(with_secret(place, "secret:gemtune-user-mine"), source).problems == ()
         problems = checked(with_secret(place, "secret:gemtune-job-other"), source).problems
@@ -45,7 +45,7 @@ def test_a_reference_may_stand_anywhere_if_it_is_one_to_a_users_secret(place: tu
 
 
 @pytest.mark.parametrize(("role", "place"), list(zip(TOKENS, PLACES, strict=True)))
-def test_a_secret_that_is_not_there_is_a_problem_where_it_is_referred_to(role: str, place: tuple[str, ...]) -> None:
+def test_a_reference_to_a_missing_secret_is_refused_at_its_field(role: str, place: tuple[str, ...]) -> None:
     facts = dataclasses.replace(FACTS, missing_secrets=frozenset({role}))
     problems = checked(with_secret(place, "secret:gemtune-user-mine"), facts=facts).problems
     assert [(each.loc, each.code) for each in problems] == [(place, "secret_not_found")]

@@ -1,4 +1,4 @@
-"""Each rule of the source tree finds what breaks it, in trees that are planted for that."""
+"""Each rule of the source tree finds what breaks it in planted trees."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from tests.unit.source_tree.test_rooms import ALLOWED, WITHOUT_TORCH
 
 
 def planted(root: Path, files: Mapping[str, str]) -> Tree:
-    """A tree of these files, each package with an `__init__` as it should be."""
+    """Plant a tree of these files; return its imports.
+
+    Each package gets an `__init__` that keeps the rules.
+    """
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,14 +41,14 @@ IN_ELSE = "import sys\nif sys.argv:\n    pass\nelse:\n    import trainer.trainin
 @pytest.mark.parametrize(
     "importing", [LAZY, FOR_TYPES, BY_NAME, BY_PART_OF_A_NAME, AS_PROCESS, AS_PROGRAM, RELATIVE, IN_ELSE]
 )
-def test_every_way_to_import_a_higher_floor_is_seen(tmp_path: Path, importing: str) -> None:
+def test_every_way_to_import_a_higher_floor_is_found(tmp_path: Path, importing: str) -> None:
     tree = planted(tmp_path, {"trainer/rows/packing.py": importing, "trainer/training/sft.py": ""})
-    (found,) = house_rules.forbidden_arrows(tree, ALLOWED, {})
-    assert found.startswith("trainer.rows.packing, line ")
-    assert found.endswith("trainer.rows may not import trainer.training")
-    known = {("trainer.rows.packing", "trainer.training.sft"): "for this test"}
-    assert house_rules.forbidden_arrows(tree, ALLOWED, known) == []
-    assert house_rules.needless_exemptions(tree, known) == []
+    (problem,) = house_rules.forbidden_arrows(tree, ALLOWED, {})
+    assert problem.startswith("trainer.rows.packing, line ")
+    assert problem.endswith("trainer.rows may not import trainer.training")
+    exemptions = {("trainer.rows.packing", "trainer.training.sft"): "for this test"}
+    assert house_rules.forbidden_arrows(tree, ALLOWED, exemptions) == []
+    assert house_rules.needless_exemptions(tree, exemptions) == []
 
 
 @pytest.mark.parametrize(
@@ -63,13 +66,13 @@ def test_every_way_to_import_a_higher_floor_is_seen(tmp_path: Path, importing: s
         ("trainer/conversation/messages.py", "trainer.store.manifest"),
     ],
 )
-def test_what_the_table_forbids(tmp_path: Path, importer: str, imported: str) -> None:
+def test_imports_that_the_table_forbids_are_found(tmp_path: Path, importer: str, imported: str) -> None:
     target = ("functions/" if imported.startswith("gemtune") else "") + imported.replace(".", "/") + ".py"
     tree = planted(tmp_path, {importer: f"import {imported}\n", target: ""})
     assert len(house_rules.forbidden_arrows(tree, ALLOWED, {})) == 1
 
 
-def test_rooms_and_exemptions_that_the_table_has_wrong(tmp_path: Path) -> None:
+def test_rooms_missing_in_the_table_and_needless_exemptions_are_found(tmp_path: Path) -> None:
     tree = planted(tmp_path, {"trainer/attic/box.py": ""})
     unknown, missing = house_rules.rooms_without_a_place(tree, {"trainer", "trainer.cellar"})
     assert unknown.startswith("trainer.attic: say")
@@ -77,7 +80,7 @@ def test_rooms_and_exemptions_that_the_table_has_wrong(tmp_path: Path) -> None:
     assert len(house_rules.needless_exemptions(tree, {("trainer.attic.box", "trainer"): "none"})) == 1
 
 
-def test_circles(tmp_path: Path) -> None:
+def test_circles_of_modules_and_rooms_are_found(tmp_path: Path) -> None:
     files = {
         "trainer/rows/a.py": "def f():\n    from trainer.rows import b\n",
         "trainer/rows/b.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from trainer.store.c import C\n",
@@ -92,7 +95,7 @@ def test_circles(tmp_path: Path) -> None:
     assert house_rules.file_circle(tree, {("trainer.rows.d", "trainer.rows.a"): "for this test"}) == []
 
 
-def test_how_rooms_are_kept(tmp_path: Path) -> None:
+def test_crowded_rooms_repeated_names_and_missing_docstrings_are_found(tmp_path: Path) -> None:
     files = {f"trainer/rows/file_{number}.py": "" for number in range(13)}
     tree = planted(tmp_path, files | {"trainer/rows/row_kinds.py": "", "trainer/store/__init__.py": '"""No period"""'})
     (crowded,) = house_rules.crowded_folders(tree, {})
@@ -107,7 +110,7 @@ def test_how_rooms_are_kept(tmp_path: Path) -> None:
         assert len(house_rules.rooms_without_a_line(tree)) == 1
 
 
-def test_torch_where_it_does_not_belong(tmp_path: Path) -> None:
+def test_imports_of_torch_and_of_foreign_packages_are_found(tmp_path: Path) -> None:
     files = {
         "functions/gemtune/jobs/record.py": "def f():\n    import torch.nn\n",
         "trainer/rows/packing.py": "if TYPE_CHECKING:\n    from transformers import x\n",
@@ -120,7 +123,7 @@ def test_torch_where_it_does_not_belong(tmp_path: Path) -> None:
     assert house_rules.foreign_packages(tree, "gemtune.jobs") == ["gemtune.jobs.record, line 2: import of torch.nn"]
 
 
-def test_what_is_no_port(tmp_path: Path) -> None:
+def test_modules_that_implement_no_port_are_found(tmp_path: Path) -> None:
     files = {
         "functions/gemtune/ports.py": "class Bus(Protocol):\n    def publish(self): ...\n    def pull(self): ...\n",
         "functions/gemtune/gcp/bus.py": "from . import part\nclass A:\n    def publish(s): 1\n    def pull(s): 1\n",
@@ -131,12 +134,12 @@ def test_what_is_no_port(tmp_path: Path) -> None:
     tree = planted(tmp_path, files)
     ports = house_rules.protocols(tree, "gemtune.ports")
     assert ports == {"Bus": {"publish", "pull"}}
-    (found,) = house_rules.strangers_among_ports(tree, "gemtune.gcp", ports, ())
-    assert found == "gemtune.gcp.lines is no port, nor a part of one: gemtune.bootstrap imports it"
+    (problem,) = house_rules.strangers_among_ports(tree, "gemtune.gcp", ports, ())
+    assert problem == "gemtune.gcp.lines is no port, nor a part of one: gemtune.bootstrap imports it"
     assert house_rules.ports_implemented(tree, "gemtune.gcp", ports)["gemtune.gcp.bus"] == ["Bus"]
 
 
-def test_names_of_what_is_not_there(tmp_path: Path) -> None:
+def test_names_of_missing_modules_and_files_are_found(tmp_path: Path) -> None:
     files = {
         "trainer/rows/packing.py": 'KIND = "trainer.rows.kinds"\nPLAN = "trainer.rows.packing.plan"\ndef plan(): ...\n',
         "trainer/steps/prepare.py": 'RUN = ["-m", "trainer.packing"]\nCODE = "from trainer import packing"\n',

@@ -1,4 +1,7 @@
-"""What may be imported where: functions need no torch, and the API needs no client and nothing of the workstation."""
+"""Imports that must stay absent, and other rules about single lines of source.
+
+Functions work without torch; the API loads no Google client and nothing of the workstation.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,7 @@ print(" ".join(sys.modules))
     assert not {name for name in loaded if re.match(r"google\.cloud\.(?!functions)", name)}
 
 
-def test_the_local_server_listens_before_it_imports_what_only_a_job_needs(tmp_path: Path) -> None:
+def test_the_local_server_listens_before_it_imports_packages_for_jobs(tmp_path: Path) -> None:
     code = """
 import sys
 from gemtune.local_server import server
@@ -74,10 +77,10 @@ server.serve(port=0, kind=Listening)
 def test_settings_are_the_only_reader_of_the_environment() -> None:
     allowed = {
         "settings.py",
-        "local_server/cloud_run_jobs.py",  # hands it on to the trainer
+        "local_server/cloud_run_jobs.py",  # passes it on to the trainer
         "cli/__init__.py",
         "cli/connection.py",
-        "cli/demo.py",  # what a user sets for the command line
+        "cli/demo.py",  # settings of the command line
     }
     readers = {
         path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if "os.environ" in path.read_text()
@@ -85,8 +88,8 @@ def test_settings_are_the_only_reader_of_the_environment() -> None:
     assert readers == allowed
 
 
-def test_the_folder_of_caches_is_read_in_one_place() -> None:
-    """Programs of the trainer and of the examples ask settings for it, as services do."""
+def test_only_settings_read_the_folder_of_caches() -> None:
+    """Check all programs, also those outside the service."""
     readers = {
         path.relative_to(ROOT).as_posix()
         for part in ("functions", "trainer", "bench", "examples", "deploy")
@@ -115,7 +118,7 @@ def test_the_requirements_of_functions_and_trainer_are_those_of_the_project() ->
     assert not any(line.startswith(("torch==", "transformers==")) for line in in_functions)
     assert not any(line.startswith("unsloth") for line in (*in_functions, *in_trainer))  # AGPL-3.0, LGPL-3.0
     assert any(line.startswith("liger-kernel==") for line in on_gpu)
-    assert not any(line.startswith("liger-kernel") for line in in_trainer)  # it needs triton, and with it a GPU
+    assert not any(line.startswith("liger-kernel") for line in in_trainer)  # it needs triton, which needs a GPU
     assert any(line.startswith("unsloth==") for line in in_unsloth)
 
 
@@ -125,10 +128,10 @@ def test_every_pin_of_the_project_is_in_the_constraints() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     constraints = {line.lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines()}
     extras = project["optional-dependencies"]
-    del extras["gpu"]  # beside builds of torch for CUDA only; its one package is installed without what it asks for
-    del extras["unsloth"]  # in an environment of its own, with what the build of torch there asks for
+    del extras["gpu"]  # only with builds of torch for CUDA; its one package is installed without its dependencies
+    del extras["unsloth"]  # in its own environment, with the dependencies of the build of torch there
     pins = project["dependencies"] + [pin for extra in extras.values() for pin in extra if "==" in pin]
-    # What stands after a semicolon says on which machines it is needed.
+    # The part after a semicolon limits a requirement to some machines.
     assert {pin.partition(";")[0].strip().lower().replace("_", "-") for pin in pins} <= constraints
 
 

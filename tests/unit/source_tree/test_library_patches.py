@@ -1,4 +1,4 @@
-"""No code of ours replaces what a library defines, or stands in for a library's modules."""
+"""None of our code patches a library or replaces its modules."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import pytest
 ROOT = Path(__file__).parents[3]
 FOLDERS = ("functions", "trainer", "examples", "deploy", "bench")
 OWN_PACKAGES = {"gemtune", *FOLDERS, "tests"}
-# Where a replacement is right, and why.
+# (file, replacement) -> the reason why it is allowed.
 ALLOWED = {
     (
         "trainer/training/tracking/wandb_process.py",
         "sys.excepthook = …",
-    ): "documented hook: one line instead of a trace",
+    ): "documented hook: one line instead of a traceback",
     ("trainer/hub/session.py", "constants.HF_HUB_DISABLE_XET = …"): "a documented setting; restored after an upload",
     ("trainer/model/engines/unsloth.py", "del sys.modules[…]"): "undoes unsloth's own replacements in TRL",
-    ("bench/overhead/probe.py", "_frozen_importlib._find_and_load = …"): "a clock around imports, which ships nowhere",
-    ("bench/overhead/probe.py", "setattr(…)"): "a clock around functions of gemtune, which ships nowhere",
+    ("bench/overhead/probe.py", "_frozen_importlib._find_and_load = …"): "measures imports; not part of a release",
+    ("bench/overhead/probe.py", "setattr(…)"): "measures functions of gemtune; not part of a release",
     ("examples/sentencepiece_tokenizer.py", "setattr(…)"): "fields of a protobuf message of ours",
     ("trainer/model/on_cpu/recompute.py", "setattr(…)"): "a mark on a tensor of ours",
 }
@@ -30,8 +30,11 @@ CHANGES_A_LIST = {"insert", "append", "extend", "remove", "pop", "clear"}
 
 
 def replacements(code: str) -> Iterator[str]:
-    """Every place that sets or deletes an attribute of something imported from elsewhere, changes sys.modules or the
-    import system, takes a module by its name to change it, or uses mock, which does all of these."""
+    """Yield every place in the code that may patch a library.
+
+    That is setting or deleting an attribute of something imported from elsewhere, changing sys.modules or the import
+    system, taking a module by its name to change it, and using mock, which can do all of these.
+    """
     tree = ast.parse(code)
     imported = set(_imported_names(tree))
     imported |= set(_other_names(tree, imported))
@@ -48,7 +51,7 @@ def replacements(code: str) -> Iterator[str]:
 
 
 def _imported_names(tree: ast.AST) -> Iterator[str]:
-    """Names that stand for another project's module, class or function."""
+    """Yield names that stand for another project's module, class or function."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.asname or alias.name.split(".")[0] for alias in node.names)
@@ -57,7 +60,7 @@ def _imported_names(tree: ast.AST) -> Iterator[str]:
 
 
 def _other_names(tree: ast.AST, imported: set[str]) -> Iterator[str]:
-    """Names that are given to what was imported, or to a part of it."""
+    """Yield names that are assigned an import or a part of one."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Name | ast.Attribute):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
@@ -122,19 +125,19 @@ def test_a_replacement_is_recognized(code: str) -> None:
 @pytest.mark.parametrize(
     "code",
     [
-        "import sys\nfound = 'torch' in sys.modules and sys.modules.get('torch')",
+        "import sys\nhas_torch = 'torch' in sys.modules and sys.modules.get('torch')",
         "import sys\ncount = len(sys.modules)",
         "import os\nos.environ['HF_HUB_OFFLINE'] = '1'",
         "def install(module):\n    module.forward = print",
         "class A:\n    def __init__(self):\n        self.x = 1",
     ],
 )
-def test_other_code_is_not_taken_for_one(code: str) -> None:
+def test_other_code_is_not_mistaken_for_a_replacement(code: str) -> None:
     assert not list(replacements(code))
 
 
-def test_nothing_of_a_library_is_replaced() -> None:
+def test_only_allowed_places_patch_a_library() -> None:
     paths = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
     assert len(paths) > 100
-    found = {(str(path.relative_to(ROOT)), place) for path in paths for place in replacements(path.read_text())}
-    assert found == ALLOWED.keys()
+    places = {(str(path.relative_to(ROOT)), place) for path in paths for place in replacements(path.read_text())}
+    assert places == ALLOWED.keys()

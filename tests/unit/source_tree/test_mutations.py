@@ -1,4 +1,4 @@
-"""Mutations change what the program does, one thing at a time, and mutants are tried by tests that are there."""
+"""Mutations change one thing at a time; mutants are tried by existing tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.mutations import mutated, mutations_of
 
 
 def mutants(source: str) -> list[str]:
-    """Every mutant of a program, as its text."""
+    """Return the text of every mutant of a program."""
     return [mutated(source, number) for number in range(len(mutations_of(source)))]
 
 
@@ -46,11 +46,11 @@ def mutants(source: str) -> list[str]:
         ),
     ],
 )
-def test_what_becomes_of_a_line(source: str, changed: list[str]) -> None:
+def test_mutants_of_a_line(source: str, changed: list[str]) -> None:
     assert mutants(source) == changed
 
 
-def test_what_is_for_readers_stays() -> None:
+def test_types_docstrings_and_log_messages_are_not_mutated() -> None:
     source = '''
 """docstring"""
 from x import y
@@ -68,7 +68,7 @@ def f(a: Literal["b"]) -> Mapping[str, 'c']:
     assert mutants(source) == []
 
 
-def test_every_mutant_is_a_program_of_its_own() -> None:
+def test_every_mutant_differs_from_the_program() -> None:
     (path,) = [path for _, path in modules_in("gemtune.jobs.status")]
     source = (ROOT / path).read_text()
     texts = mutants(source)
@@ -83,7 +83,7 @@ def test_a_sample_is_the_same_for_the_same_seed() -> None:
         sample(["nothing"], 1, 1)
 
 
-def test_the_nearest_tests_are_there() -> None:
+def test_the_nearest_tests_exist() -> None:
     assert all((ROOT / path).exists() for module in NEAREST for path in nearest_tests(module))
     assert nearest_tests("gemtune.handlers.routes") == ["tests/handlers"]
     assert nearest_tests("trainer.training.dpo") == ["tests/trainer/training/test_dpo.py"]

@@ -1,4 +1,4 @@
-"""Nothing in the product is there for its tests alone."""
+"""The product defines nothing that only tests use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent.parent
 PRODUCT = ("functions", "trainer", "bench", "deploy", "examples")
 EXEMPT: Mapping[str, str] = {
-    "WITHHELD": "every field is in one of two sets, so that somebody decides about a new one",
+    "WITHHELD": "every field is in one of two sets, which makes the author of a new one decide",
     "compute_loss": "TRL calls it",
     **dict.fromkeys(
         ("on_epoch_end", "on_log", "on_save", "on_step_end", "on_train_begin", "set_epoch"), "transformers calls it"
@@ -18,7 +18,7 @@ EXEMPT: Mapping[str, str] = {
 
 
 def defined(tree: ast.Module) -> Iterator[str]:
-    """Names of functions, methods and classes, and of a module's own values."""
+    """Yield names of functions, methods, classes and module-level values."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.name
@@ -28,7 +28,10 @@ def defined(tree: ast.Module) -> Iterator[str]:
 
 
 def used(tree: ast.Module) -> Iterator[str]:
-    """Names that are read, asked of an object, or said in a text, as a command or a lookup would."""
+    """Yield names that are read, used as attributes, or part of a string.
+
+    Strings count because of commands and look-ups by name.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
             yield node.id
@@ -41,20 +44,20 @@ def used(tree: ast.Module) -> Iterator[str]:
 
 
 def for_tests_only(product: Iterable[str], tests: Iterable[str]) -> set[str]:
-    """Names that sources of the product define and only sources of tests use."""
+    """Return names that the product defines and only tests use."""
     trees = [ast.parse(source) for source in product]
     names = {name for tree in trees for name in defined(tree)} - {name for tree in trees for name in used(tree)}
-    special = {name for name in names if name.startswith("__")}  # Python's own words
+    special = {name for name in names if name.startswith("__")}  # Python's own names
     return names & {name for source in tests for name in used(ast.parse(source))} - special
 
 
-def test_what_the_product_defines_it_uses_itself() -> None:
+def test_the_product_uses_what_it_defines() -> None:
     product = [path.read_text() for folder in PRODUCT for path in (ROOT / folder).rglob("*.py")]
     tests = [path.read_text() for path in (ROOT / "tests").rglob("*.py")]
     assert for_tests_only(product, tests) == set(EXEMPT)
 
 
-def test_whatever_only_tests_use_is_seen() -> None:
+def test_names_that_only_tests_use_are_found() -> None:
     product = (
         "LIMIT = 3\nclass Store:\n    def put(self): ...\n    def wipe(self): ...\ndef open(): return Store().put()"
     )

@@ -1,4 +1,7 @@
-"""The files that decode JSON, YAML or whole numbers without the reader of what comes from outside, and why they may."""
+"""Decoders of JSON, YAML and numbers outside the reader of untrusted text.
+
+The table says why each of them is allowed.
+"""
 
 from __future__ import annotations
 
@@ -8,30 +11,30 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent.parent
 READER = "functions/gemtune/untrusted.py"
-# `int` is looked at in the service, which decodes what others send; the trainer counts with it.
+# `int` is checked in the service only, which decodes foreign text; the trainer calculates with it.
 DECODERS = {"json.loads", "json.load", "YAML", "yaml.load", "yaml.safe_load", "tomllib.loads"}
 
-OURS = "this program wrote it, and nobody else writes there"
-PROCESS = "a process of ours says it"
+OURS = "this program wrote it, and it is the only writer"
+PROCESS = "the output of our own process"
 PACKAGED = "a file of this package"
 CHECKED = "a pattern has checked it"
 ALLOWED: Mapping[tuple[str, str], str] = {
-    ("functions/gemtune/cli/connection.py", "json.loads"): "an answer that is no JSON is shown as it is",
+    ("functions/gemtune/cli/connection.py", "json.loads"): "an answer that is not JSON is printed unchanged",
     ("functions/gemtune/cli/demo.py", "json.loads"): PROCESS,
     ("functions/gemtune/embedded/file_secrets.py", "json.loads"): OURS,
     ("functions/gemtune/embedded/sqlite_bus.py", "json.loads"): OURS,
     ("functions/gemtune/embedded/sqlite_bus.py", "int"): OURS,
     ("functions/gemtune/embedded/sqlite_store.py", "json.loads"): OURS,
-    ("functions/gemtune/handlers/control_api.py", "model_validate_json"): "the workflow alone may call",
+    ("functions/gemtune/handlers/control_api.py", "model_validate_json"): "only the workflow may call",
     ("functions/gemtune/handlers/loss_history.py", "json.loads"): OURS,
     ("functions/gemtune/handlers/loss_history.py", "int"): CHECKED,
-    ("functions/gemtune/jobs/salvage.py", "json.loads"): "a record of ours, however damaged",
+    ("functions/gemtune/jobs/salvage.py", "json.loads"): "our own record, possibly damaged",
     ("functions/gemtune/jobs/stored.py", "model_validate_json"): OURS,
     ("functions/gemtune/local_server/delivery.py", "json.loads"): OURS,
     ("functions/gemtune/local_server/workflow_engine/syntax.py", "YAML"): PACKAGED,
     ("functions/gemtune/machines/cost.py", "json.loads"): PACKAGED,
     ("functions/gemtune/process/parent_death.py", "int"): PROCESS,
-    ("functions/gemtune/request/parsing.py", "model_validate_json"): "the reader has read it",
+    ("functions/gemtune/request/parsing.py", "model_validate_json"): "the reader has checked it",
     ("functions/gemtune/request/spec.py", "model_validate_json"): OURS,
     ("functions/gemtune/services/notify.py", "json.loads"): OURS,
     ("functions/gemtune/webhooks/destinations.py", "int"): "a number already",
@@ -49,13 +52,13 @@ ALLOWED: Mapping[tuple[str, str], str] = {
 }
 
 
-def test_who_decodes_without_the_reader_is_on_the_list() -> None:
+def test_the_list_names_every_file_that_decodes_without_the_reader() -> None:
     calls = {call for path in _sources() for call in decoders(path)}
-    assert calls - ALLOWED.keys() == set()  # read it with gemtune.untrusted, or say here why not
+    assert calls - ALLOWED.keys() == set()  # read it with gemtune.untrusted, or add the reason to ALLOWED
     assert ALLOWED.keys() - calls == set()
 
 
-def test_a_decoder_is_seen_wherever_it_stands(tmp_path: Path) -> None:
+def test_a_decoder_is_found_at_every_depth(tmp_path: Path) -> None:
     path = tmp_path / "new.py"
     path.write_text(
         "import json\nclass A:\n    read = lambda self, text: [json.loads(text), A.model_validate_json(text)]\n"
@@ -64,7 +67,7 @@ def test_a_decoder_is_seen_wherever_it_stands(tmp_path: Path) -> None:
 
 
 def decoders(path: Path) -> Iterator[tuple[str, str]]:
-    """Every decoder that a file calls or hands on, with the file's name."""
+    """Yield every decoder in a file, called or passed on, with its file name."""
     name = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Attribute) and node.attr == "model_validate_json":

@@ -1,4 +1,4 @@
-"""The map of the source: which room may import which, what stays free of torch, and how rooms are kept."""
+"""The map of the source: which room may import which, and their state."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.import_graph import Tree, read
 ROOT = Path(__file__).parent.parent.parent.parent
 PRODUCT = ("gemtune", "main", "trainer", "bench", "deploy", "examples")
 
-# What each room of the service may import of the service. Files directly in gemtune are rooms of their own.
+# Rooms of the service and the rooms that they may import. Files directly in gemtune are rooms of their own.
 SERVICE: Mapping[str, str] = {
     "clock": "",
     "error_codes": "",
@@ -38,12 +38,12 @@ SERVICE: Mapping[str, str] = {
     "settings": "errors llama_cpp machines untrusted",
     "webhooks": "errors ports",
     "request.rules": "errors families jobs llama_cpp machines redaction request secret_name webhooks",
-    # Use cases know ports, and not what is behind them.
+    # Use cases use the ports and not their implementations.
     "services": "errors jobs object_name ports redaction request services.acceptance untrusted webhooks",
     "services.acceptance": "datasets errors families jobs machines ports redaction request request.rules untrusted",
     "embedded": "errors jobs object_name ports process secret_name settings untrusted",
     "gcp": "errors jobs object_name ports redaction secret_name settings untrusted",
-    # The wiring alone knows both backends.
+    # Only the wiring imports both backends.
     "bootstrap": "clock embedded errors gcp jobs llama_cpp log_lines ports request services services.acceptance "
     "settings webhooks",
     "handlers": "bootstrap errors jobs machines ports redaction request services services.acceptance untrusted",
@@ -52,7 +52,7 @@ SERVICE: Mapping[str, str] = {
     "services settings",
     "cli": "bootstrap errors jobs local_server log_lines object_name ports process request settings webhooks",
 }
-# What the trainer may import of the service: the domain, ports, and what has no room.
+# Parts of the service that the trainer may import: the domain, ports, and modules without a room.
 SERVICE_FOR_TRAINER = (
     "datasets errors families jobs llama_cpp machines methods object_name ports process redaction request "
     "request.matching settings untrusted"
@@ -94,7 +94,7 @@ ALLOWED = (
 ALLOWED["gemtune.local_server"] |= {"trainer.__main__"}  # as a process
 ALLOWED["gemtune.cli"] |= {"examples"}  # as processes, for the demo
 ALLOWED["trainer.__main__"] |= {"gemtune.bootstrap"}
-# They measure all of it.
+# Benchmarks measure all of it.
 ALLOWED["bench"] = ALLOWED["bench.overhead"] = {room for room in ALLOWED if not room.startswith("deploy")}
 
 EXEMPT: house_rules.Exemptions = {
@@ -102,7 +102,7 @@ EXEMPT: house_rules.Exemptions = {
 }
 MORE_FILES: Mapping[str, int] = {}
 
-# All of the service, and of the trainer what prepare, uploads and the record need.
+# All of the service, and the parts of the trainer that prepare, uploads and the record need.
 WITHOUT_TORCH = {room for room in ALLOWED if room.startswith(("gemtune", "deploy", "main"))} | {
     "trainer",
     "trainer.__main__",
@@ -136,10 +136,10 @@ def tree() -> Tree:
 
 @pytest.fixture(scope="module")
 def ports(tree: Tree) -> dict[str, set[str]]:
-    """The ports of which each backend has its own."""
-    found = house_rules.protocols(tree, "gemtune.ports")
-    del found["Clock"]
-    return found
+    """Return the ports of which each backend has its own implementation."""
+    backend_ports = house_rules.protocols(tree, "gemtune.ports")
+    del backend_ports["Clock"]
+    return backend_ports
 
 
 def test_rooms_import_only_what_the_table_allows(tree: Tree) -> None:
@@ -153,13 +153,13 @@ def test_no_file_and_no_room_imports_itself_through_others(tree: Tree) -> None:
     assert house_rules.room_circle(tree, EXEMPT) == []
 
 
-def test_rooms_are_small_and_say_what_they_are_for(tree: Tree) -> None:
+def test_rooms_are_small_and_have_a_docstring(tree: Tree) -> None:
     assert house_rules.crowded_folders(tree, MORE_FILES) == []
     assert house_rules.rooms_without_a_line(tree) == []
     assert house_rules.repeated_names(tree) == []
 
 
-def test_the_service_and_what_prepares_do_without_torch(tree: Tree) -> None:
+def test_the_service_and_the_prepare_step_do_without_torch(tree: Tree) -> None:
     assert house_rules.torch_in(tree, WITHOUT_TORCH) == []
     assert house_rules.torch_reached_from(tree, "trainer.steps.prepare") == []
 
@@ -172,22 +172,22 @@ def test_deploying_needs_nothing_but_python(tree: Tree) -> None:
 def test_a_backend_is_one_implementation_of_each_port_and_nothing_else(
     tree: Tree, ports: dict[str, set[str]], backend: str
 ) -> None:
-    # The file behind three ports, whose queues the local server works off, and what writing to this machine raises.
+    # The database behind three ports, whose queues the local server processes, and the errors of writing files.
     shared = {"gemtune.embedded.database", "gemtune.embedded.disk"}
     assert house_rules.strangers_among_ports(tree, f"gemtune.{backend}", ports, shared) == []
     implemented = house_rules.ports_implemented(tree, f"gemtune.{backend}", ports)
     assert sorted(port for names in implemented.values() for port in names) == sorted(ports)
 
 
-def test_names_of_modules_in_strings_are_those_of_modules() -> None:
-    """Of tests too: a patch or a program in a string that names what was moved tests nothing."""
+def test_names_of_modules_in_strings_exist() -> None:
+    """Check tests too: a patch of a module that was moved would test nothing."""
     no_modules = ("gemtune.db", "gemtune.example", "trainer.py")
     planted = "tests.unit.source_tree.test_house_rules"
     names = [name for name in read(ROOT).dead_names if not name.startswith(planted) and not name.endswith(no_modules)]
     assert names == []
 
 
-def test_files_and_programs_that_texts_name_are_there() -> None:
+def test_files_and_programs_that_texts_name_exist() -> None:
     files = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,

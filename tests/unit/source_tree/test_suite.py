@@ -1,4 +1,4 @@
-"""The tests themselves: they pass on a machine that is busy with something else."""
+"""Rules for the tests: they pass on a machine that is busy with other work."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, settings
 
 TESTS = Path(__file__).parent.parent.parent
 CLOCKS = {"time", "monotonic", "perf_counter", "process_time", "thread_time", "timeit"}
-# On a GPU speed is what is promised.
+# Tests on a GPU check the promised speed.
 MAY_MEASURE = {"gpu"}
 
 
 def asserted_clocks(source: str) -> Iterator[int]:
-    """The lines where an assert calls a clock."""
+    """Yield the lines where an assert calls a clock."""
     for statement in ast.walk(ast.parse(source)):
         if isinstance(statement, ast.Assert):
             for call in ast.walk(statement.test):
@@ -35,7 +35,7 @@ def test_no_test_asserts_how_long_something_takes() -> None:
 
 
 @pytest.mark.parametrize("clock", sorted(CLOCKS))
-def test_an_assert_of_a_clock_is_noticed(clock: str) -> None:
+def test_an_assert_of_a_clock_is_found(clock: str) -> None:
     assert list(asserted_clocks(f"began = time.{clock}()\nassert time.{clock}() - began < 5")) == [2]
 
 

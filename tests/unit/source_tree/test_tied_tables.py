@@ -1,6 +1,6 @@
-"""Tables that have to agree: what a request may say, what the records say of it, what the trainer has, and docs/.
+"""Tables that must agree: requests, records, the trainer and docs/.
 
-mypy sees to the rest: the trainer's matches over these types have no default, so a missing case is an error of types.
+mypy checks the rest: the trainer's matches over these types have no default, so a missing case is a type error.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from trainer.rows.rewards import score_function
 DOCS = Path(__file__).parent.parent.parent.parent / "docs"
 EXPORTS_PAGE = (DOCS / "export-and-certificate.md").read_text()
 REWARDS_PAGE = (DOCS / "methods-and-rewards.md").read_text()
-# What each reward cannot do without.
+# The required fields of each reward.
 PARAMETERS: dict[str, dict[str, Any]] = {
     "exact_answer": {},
     "numeric_answer": {},
@@ -34,21 +34,21 @@ PARAMETERS: dict[str, dict[str, Any]] = {
 
 
 def gaps_of_exports() -> Iterator[str]:
-    """What an export lacks."""
+    """Yield entries that the tables lack for an export."""
     if set(get_args(exports.Format)) != set(exports.EXPORTS):
         yield "formats: the type and the table differ"
-    records = [export for format in exports.EXPORTS.values() for export in format.exports]
+    records = [export for kind in exports.EXPORTS.values() for export in kind.exports]
     names = {
         "quantizations": (exports.Quantization, records),
         "merged quantizations": (exports.MergedQuantization, exports.EXPORTS["merged"].exports),
         "gguf quantizations": (exports.GgufQuantization, exports.EXPORTS["gguf"].exports),
     }
-    for what, (known, listed) in names.items():
-        if differing := set(get_args(known)) ^ {export.quantization for export in listed}:
+    for what, (literal, listed) in names.items():
+        if differing := set(get_args(literal)) ^ {export.quantization for export in listed}:
             yield f"{what}: the type and the table differ by {', '.join(sorted(differing))}"
-    for name, format in exports.EXPORTS.items():
+    for name, kind in exports.EXPORTS.items():
         row = next((line for line in EXPORTS_PAGE.splitlines() if line.startswith(f"| `{name}` |")), "")
-        for export in format.exports:
+        for export in kind.exports:
             if f"`{export.quantization}`" not in row:
                 yield f"{name} {export.quantization} is not in the table of exports in docs/"
             if isinstance(export, GgufExport) and not hasattr(gguf.LlamaFileType, f"MOSTLY_{export.llama_type}"):
@@ -56,7 +56,7 @@ def gaps_of_exports() -> Iterator[str]:
 
 
 def gaps_of_rewards() -> Iterator[str]:
-    """What a reward lacks."""
+    """Yield entries that the tables lack for a reward."""
     adapter: TypeAdapter[Any] = TypeAdapter(rewards.Reward)
     for reward in get_args(get_args(rewards.Reward)[0]):
         (name,) = get_args(reward.model_fields["type"].annotation)
@@ -80,8 +80,8 @@ def test_no_reward_lacks_an_entry() -> None:
     assert list(gaps_of_rewards()) == []
 
 
-@pytest.mark.parametrize("export", [export for format in exports.EXPORTS.values() for export in format.exports])
-def test_the_limits_of_an_export_are_limits(export: exports.Export) -> None:
+@pytest.mark.parametrize("export", [export for kind in exports.EXPORTS.values() for export in kind.exports])
+def test_the_limits_of_an_export_are_in_range(export: exports.Export) -> None:
     limits = export.limits
     assert limits.kl > 0
     assert 0 < limits.top1 < 1
@@ -89,14 +89,14 @@ def test_the_limits_of_an_export_are_limits(export: exports.Export) -> None:
     assert limits.reason
 
 
-def test_a_token_is_welcome_only_where_nobody_else_reads_it() -> None:
+def test_only_requests_over_http_may_contain_a_token() -> None:
     assert {source.value: source.in_the_open for source in Source} == {"http": False, "pubsub": True, "upload": True}
 
 
 LIMITS = Limits(1.0, 0.5, 2.0, "planted")
 
 
-def test_a_quantization_that_only_the_table_knows_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quantization_that_only_the_table_has_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     planted = GgufExport(quantization="q9_x", stored="9 bits", limits=LIMITS, llama_type="Q9_X")  # type: ignore[arg-type]
     whole = exports.EXPORTS["gguf"]
     more = ExportFormat(whole.library, whole.relation, whole.bytes_per_parameter, (*whole.exports, planted))
@@ -109,14 +109,14 @@ def test_a_quantization_that_only_the_table_knows_is_noticed(monkeypatch: pytest
     ]
 
 
-def test_a_quantization_that_only_requests_know_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quantization_that_only_requests_have_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exports, "Quantization", Literal[(*get_args(exports.Quantization), "q3_k_m")])
     assert list(gaps_of_exports()) == ["quantizations: the type and the table differ by q3_k_m"]
     with pytest.raises(AssertionError):
         encoding_of("q3_k_m")  # type: ignore[arg-type]
 
 
-def test_a_reward_that_only_requests_know_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reward_that_only_requests_have_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     class Rhymes(RewardBase):
         type: Literal["rhymes"]
 

@@ -1,4 +1,4 @@
-"""mypy checks the whole product, and is told to look away from nothing but what carries no types."""
+"""mypy checks the whole product strictly, except for libraries without types."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from tests.unit.source_tree.test_rooms import PRODUCT
 
 ROOT = Path(__file__).parent.parent.parent.parent
-# functions/main.py is nothing but functions_framework's decorators, which carry no types.
+# functions/main.py consists of functions_framework's decorators, which have no types.
 CHECKED = sorted(set(PRODUCT) - {"main"})
-# What an override may say of a library; of our own packages there is none.
+# Sets of keys that an override for a library may have. Our own packages have no overrides.
 ALLOWED = {
     frozenset({"module", "ignore_missing_imports", "follow_imports"}),
     frozenset({"module", "implicit_reexport"}),
@@ -22,8 +22,8 @@ ALLOWED = {
 
 @pytest.fixture(scope="module")
 def settings() -> dict[str, object]:
-    found: dict[str, object] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
-    return found
+    mypy_settings: dict[str, object] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
+    return mypy_settings
 
 
 def test_every_package_is_checked_strictly(settings: dict[str, object]) -> None:
@@ -39,7 +39,7 @@ def test_overrides_are_for_libraries_and_silence_no_errors(settings: dict[str, o
         assert not {name.partition(".")[0] for name in override["module"]} & set(PRODUCT)
 
 
-def test_an_ignored_error_is_named() -> None:
+def test_every_ignored_error_is_named() -> None:
     blanket = [
         f"{path.relative_to(ROOT)}:{number}"
         for package in CHECKED
