@@ -4,13 +4,10 @@ GEMTUNE_HOME ?= $(CURDIR)/.gemtune
 export PORT GEMTUNE_HOME
 
 BIN := .venv/bin
-# What .venv has to have, each with all before it: to serve and train, for the demo, for tests.
-SERVICE := embedded,trainer,cpu
-DEMO := $(SERVICE),demo
-TESTS := $(DEMO),gcp,dev
 INSTALL := setup/environment.sh
-PINS := pyproject.toml constraints.txt
-TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)",.*/\1/p' pyproject.toml)
+# Resolves for all systems and Pythons at once, and writes hashes: pip's own freeze does neither.
+UV := uv==0.13.9
+PINS := pyproject.toml constraints.txt $(wildcard setup/locked/*.txt)
 # An environment whose Python is gone, after an upgrade of the system say, is made anew.
 $(shell test -x .venv/bin/python || rm -f .venv/.service .venv/.demo .venv/.tests)
 # The Python of this machine, for what needs no packages: PYTHON, or one that fits.
@@ -18,7 +15,7 @@ PYTHON_HERE = python=$$(setup/interpreter.sh) && exec "$$python"
 CODE := functions trainer tests examples bench deploy
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo llama test check types fast mutants e2e infra up cloud unsloth images plan deploy destroy smoke format lock requirements clean terraform-program
+.PHONY: help setup demo llama test check types fast mutants e2e infra up cloud unsloth images plan deploy destroy smoke format lock clean terraform-program
 
 help: ## show this
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -26,15 +23,15 @@ help: ## show this
 setup: .venv/.tests ## make .venv with everything pinned; other targets make as much of it as they need
 
 .venv/.service: $(PINS)
-	@$(INSTALL) $(SERVICE)
+	@$(INSTALL) service
 	@touch $@
 
 .venv/.demo: $(PINS)
-	@$(INSTALL) $(DEMO)
+	@$(INSTALL) demo
 	@touch .venv/.service $@
 
 .venv/.tests: $(PINS)
-	@$(INSTALL) $(TESTS)
+	@$(INSTALL) tests
 	@touch .venv/.service .venv/.demo $@
 
 demo: .venv/.demo ## fine-tune the real Gemma 3 270M on this machine, start to end
@@ -107,15 +104,11 @@ format: .venv/.tests ## put the code into its form
 	@$(BIN)/ruff format $(CODE)
 	@$(BIN)/ruff check --fix $(CODE)
 
-lock: ## resolve pyproject.toml anew into constraints.txt
+lock: ## resolve pyproject.toml into constraints.txt and all lists of packages with hashes [UPGRADE=yes]
 	rm -rf .lock && python=$$(setup/interpreter.sh) && "$$python" -m venv .lock
-	.lock/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	.lock/bin/python -m pip install --quiet --disable-pip-version-check '.[$(TESTS)]'
-	.lock/bin/python -m pip freeze --exclude gemtune | sed 's/+cpu$$//' > constraints.txt
+	.lock/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: $(UV)
+	.lock/bin/python -m deploy.lock .lock/bin/uv $(if $(filter yes,$(UPGRADE)),--upgrade)
 	rm -rf .lock
-
-requirements: ## write functions/requirements.txt, trainer/requirements.txt, trainer/gpu.txt and trainer/unsloth.txt from pyproject.toml
-	@$(PYTHON_HERE) -m deploy.requirements
 
 clean: ## remove what was made here; caches outside the checkout and .gemtune stay
 	rm -rf .venv .lock build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,7 +1,8 @@
 #!/bin/sh
-# setup/environment.sh EXTRAS: makes .venv where it is missing or unusable, and installs gemtune with these extras.
+# setup/environment.sh NAME: makes .venv where it is missing or unusable, and installs gemtune with the packages of
+# setup/locked/NAME.txt. pip checks the hash of every file but torch's, which differ from index to index.
 set -eu
-extras=$1
+name=$1
 cd "${0%/*}/.."
 python=.venv/bin/python
 
@@ -27,17 +28,12 @@ make_environment() {
 }
 
 install() {
-    "$python" -m pip install --disable-pip-version-check --constraint constraints.txt "$@"
+    "$python" -m pip install --disable-pip-version-check "$@"
 }
 
 install_torch() { # alone and before all else: no other package may choose its build
-    torch=$(sed -n 's/^ *"\(torch==[^"]*\)",.*/\1/p' pyproject.toml)
     index=$(setup/torch_index.sh "$python" "$torch")
-    if [ -n "$index" ]; then
-        install --no-deps --index-url "$index" "$torch"
-    else
-        install "$torch"
-    fi
+    install --no-deps ${index:+--index-url "$index"} "$torch"
 }
 
 base=$(setup/interpreter.sh)
@@ -45,6 +41,9 @@ if ! can_be_used; then
     echo "making .venv with $base, Python $("$base" -c "$version")"
     make_environment
 fi
-echo "installing into .venv: gemtune[$extras]"
-case ",$extras," in *,trainer,*) install_torch ;; esac
-install --editable ".[$extras]"
+echo "installing the packages of setup/locked/$name.txt into .venv"
+torch=$(sed -n 's/^ *"\(torch==[^"]*\)",.*/\1/p' pyproject.toml)
+install_torch
+install --no-deps --require-hashes --requirement "setup/locked/$name.txt"
+install --constraint constraints.txt "$torch" # a build for CUDA asks for CUDA's libraries, at its own versions
+install --quiet --no-deps --no-build-isolation --editable .

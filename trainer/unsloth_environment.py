@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -51,9 +52,8 @@ def fault_of(folder: Path) -> str | None:
     if not folder.exists():
         return "it is not there yet"
     own = {_plain(found.name or ""): found for found in distributions(path=[*map(str, _packages(folder))])}
-    for pin in PINS.read_text().splitlines():
-        name, _, version = pin.partition("==")
-        fault = _fault_of_package(own.get(_plain(name)), version) if version else None
+    for name, version in re.findall(r"^([\w.-]+)==(\S+)", PINS.read_text(), re.MULTILINE):
+        fault = _fault_of_package(own.get(_plain(name)), version)
         if fault is not None:
             return f"{name} {fault}"
     finds_torch = "import importlib.util as util, sys; sys.exit(util.find_spec('torch') is None)"

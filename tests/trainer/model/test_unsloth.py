@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -178,8 +179,9 @@ def versions_of(bench: Bench, method: str) -> dict[str, str]:
 
 def own_versions() -> dict[str, str]:
     """What the pins of unsloth's environment say of the packages that a model card names."""
-    pins = (line.partition("==") for line in unsloth_environment.PINS.read_text().splitlines())
-    return {name: version for name, _, version in pins if name in versions.PACKAGES}
+    pins = dict(re.findall(r"^([\w.-]+)==(\S+)", unsloth_environment.PINS.read_text(), re.MULTILINE))
+    names = {canonicalize_name(name): name for name in versions.PACKAGES}
+    return {names[name]: version for name, version in pins.items() if name in names}
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from deploy.requirements import requirements
-
 ROOT = Path(__file__).parent.parent.parent.parent
 PACKAGE = ROOT / "functions" / "gemtune"
 
@@ -107,32 +105,6 @@ def test_only_bootstrap_and_the_server_know_the_backend() -> None:
         if re.search(r"(from|import) gemtune\.(embedded|local_server)", path.read_text())
     }
     assert {name for name in knowing if not allowed.match(name)} == set()
-
-
-def test_the_requirements_of_functions_and_trainer_are_those_of_the_project() -> None:
-    for path, content in requirements().items():
-        assert path.read_text() == content, "run: make requirements"
-    in_functions, in_trainer, on_gpu, in_unsloth = (content.splitlines() for content in requirements().values())
-    assert any(line.startswith("functions-framework==") for line in in_functions)
-    assert any(line.startswith("torch==") for line in in_trainer)
-    assert not any(line.startswith(("torch==", "transformers==")) for line in in_functions)
-    assert not any(line.startswith("unsloth") for line in (*in_functions, *in_trainer))  # AGPL-3.0, LGPL-3.0
-    assert any(line.startswith("liger-kernel==") for line in on_gpu)
-    assert not any(line.startswith("liger-kernel") for line in in_trainer)  # it needs triton, which needs a GPU
-    assert any(line.startswith("unsloth==") for line in in_unsloth)
-
-
-def test_every_pin_of_the_project_is_in_the_constraints() -> None:
-    import tomllib
-
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    constraints = {line.lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines()}
-    extras = project["optional-dependencies"]
-    del extras["gpu"]  # only with builds of torch for CUDA; its one package is installed without its dependencies
-    del extras["unsloth"]  # in its own environment, with the dependencies of the build of torch there
-    pins = project["dependencies"] + [pin for extra in extras.values() for pin in extra if "==" in pin]
-    # The part after a semicolon limits a requirement to some machines.
-    assert {pin.partition(";")[0].strip().lower().replace("_", "-") for pin in pins} <= constraints
 
 
 def test_the_version_is_that_of_the_project() -> None:

@@ -1,0 +1,102 @@
+"""Lock files: every package that is installed anywhere, with its version and the hashes of its files.
+
+`python -m deploy.lock UV [--upgrade]` resolves pyproject.toml with the program uv and writes them all, for `make lock`.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+ROOT = Path(__file__).parent.parent
+CONSTRAINTS = ROOT / "constraints.txt"
+HEAD = "# Written by `make lock` from pyproject.toml."
+# Each build of torch is served by an index of its own, with other hashes: whoever installs it chooses the index.
+WITHOUT_HASHES = "torch"
+
+Project = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """One lock file and the requirements it is resolved from.
+
+    `packages` names the project's own requirements that are wanted, None all of them; `extras` are extras of
+    pyproject.toml. Without `dependencies` the file has exactly the pins that pyproject.toml lists.
+    """
+
+    path: Path
+    extras: tuple[str, ...]
+    packages: tuple[str, ...] | None = None
+    dependencies: bool = True
+
+    def requirements(self) -> list[str]:
+        """Return the pins of pyproject.toml that this file starts from."""
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        own = [pin for pin in project["dependencies"] if self.packages is None or _name(pin) in self.packages]
+        return sorted({*own, *(pin for extra in self.extras for pin in _extra(project, extra))})
+
+
+SERVICE = ("embedded", "trainer", "cpu")
+DEMO = (*SERVICE, "demo")
+TESTS = (*DEMO, "gcp", "dev")
+LOCKS = (
+    Lock(ROOT / "setup" / "locked" / "service.txt", SERVICE),
+    Lock(ROOT / "setup" / "locked" / "demo.txt", DEMO),
+    Lock(ROOT / "setup" / "locked" / "tests.txt", TESTS),
+    Lock(ROOT / "functions" / "requirements.txt", ("gcp",)),
+    # Of the functions' own requirements the steps need the request contract: they serve nothing and read no events.
+    Lock(ROOT / "trainer" / "requirements.txt", ("trainer", "gcp"), packages=("pydantic",)),
+    Lock(ROOT / "trainer" / "llama_build.txt", (), packages=("pydantic",)),
+    Lock(ROOT / "trainer" / "gpu.txt", ("gpu",), packages=(), dependencies=False),
+    Lock(ROOT / "trainer" / "unsloth.txt", ("unsloth",), packages=(), dependencies=False),
+)
+
+
+def _extra(project: dict[str, dict[str, list[str]]], name: str) -> list[str]:
+    """Return the pins of an extra and of the extras of gemtune that it includes.
+
+    unsloth has an environment over the trainer's, which already has what every training needs.
+    """
+    lines = project["optional-dependencies"][name]
+    included = [line.removeprefix("gemtune[").removesuffix("]") for line in lines if line.startswith("gemtune[")]
+    if name == "unsloth":
+        included = []
+    pins = [line for line in lines if not line.startswith("gemtune[")]
+    return [*pins, *(pin for extra in included for pin in _extra(project, extra))]
+
+
+def _name(pin: str) -> str:
+    return pin.partition("==")[0]
+
+
+def write_locks(uv: str, *, upgrade: bool) -> None:
+    """Resolve the versions of constraints.txt, then write each lock file at these versions.
+
+    Versions that constraints.txt has and that still fit are kept, unless `upgrade` asks for the newest. Raises
+    CalledProcessError where uv finds no versions that fit together.
+    """
+    _resolve(uv, Lock(CONSTRAINTS, TESTS), "--upgrade" if upgrade else "--no-upgrade")
+    for lock in LOCKS:
+        options = ["--generate-hashes", "--no-emit-package", WITHOUT_HASHES, "--upgrade"]
+        options += ["--constraints", str(CONSTRAINTS)] if lock.dependencies else ["--no-deps"]
+        _resolve(uv, lock, *options)
+
+
+def _resolve(uv: str, lock: Lock, *options: str) -> None:
+    """Write a lock file that holds for every system and every Python from 3.11 on, in pip's format."""
+    fixed = ("--quiet", "--universal", "--python-version", "3.11", "--no-header", "--no-annotate")
+    with TemporaryDirectory() as folder:
+        source = Path(folder) / "requirements.in"
+        source.write_text("\n".join(lock.requirements()) + "\n")
+        command = (uv, "pip", "compile", *fixed, *options, "--output-file", str(lock.path), str(source))
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    lock.path.write_text(f"{HEAD}\n{lock.path.read_text()}")
+
+
+if __name__ == "__main__":
+    write_locks(sys.argv[1], upgrade="--upgrade" in sys.argv[2:])
