@@ -1,4 +1,4 @@
-"""What we give users to try is right."""
+"""The example datasets and requests that users are given to try."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 def messages(split: str) -> list[list[dict[str, str]]]:
     lines = (EXAMPLES / "capitals" / f"{split}.jsonl").read_text().splitlines()
-    found = [conversation(json.loads(line)) for line in lines]
-    assert all(isinstance(each, list) for each in found)
-    return [each for each in found if isinstance(each, list)]
+    conversations = [conversation(json.loads(line)) for line in lines]
+    assert all(isinstance(each, list) for each in conversations)
+    return [each for each in conversations if isinstance(each, list)]
 
 
 def test_training_and_held_out_rows_share_no_question_and_no_answer() -> None:
@@ -35,23 +35,25 @@ def test_training_and_held_out_rows_share_no_question_and_no_answer() -> None:
     assert (len(train), len(held_out)) == (154, 24)
 
 
-def test_shapes_are_rows_with_pictures_and_held_out_are_pairs_of_their_own(tmp_path: Path) -> None:
+def test_rows_of_shapes_have_pictures_and_held_out_rows_have_their_own_pairs(tmp_path: Path) -> None:
     data = FolderObjects(tmp_path, "data")
     shapes.write(tmp_path / "processed_datasets" / "shapes")
-    source, said = PictureSource(data, "processed_datasets/shapes"), {}
+    source, answers = PictureSource(data, "processed_datasets/shapes"), {}
     for split in ("train", "eval"):
         lines = (tmp_path / "processed_datasets" / "shapes" / f"{split}.jsonl").read_text().splitlines()
         chats = [conversation(json.loads(line), with_pictures=True) for line in lines]
         assert all(isinstance(chat, list) for chat in chats)
-        seen = [rgb(source.content(image)) for chat in chats if isinstance(chat, list) for image in pictures_in(chat)]
-        assert len(seen) == len(chats)
-        said[split] = {chat[1]["content"] for chat in chats if isinstance(chat, list)}
-    assert (len(said["train"]), len(said["eval"])) == (12, 4)
-    assert not said["train"] & said["eval"]
+        pictures = [
+            rgb(source.content(image)) for chat in chats if isinstance(chat, list) for image in pictures_in(chat)
+        ]
+        assert len(pictures) == len(chats)
+        answers[split] = {chat[1]["content"] for chat in chats if isinstance(chat, list)}
+    assert (len(answers["train"]), len(answers["eval"])) == (12, 4)
+    assert not answers["train"] & answers["eval"]
 
 
 @pytest.mark.parametrize("path", sorted((EXAMPLES / "requests").iterdir()), ids=lambda path: path.name)
-def test_each_example_request_is_one(path: Path) -> None:
+def test_each_example_request_is_accepted(path: Path) -> None:
     body = as_json(path.read_bytes(), yaml=path.suffix == ".yaml")
     if path.name.endswith(".job.yaml"):
         body["processed_dataset_id"] = "capitals"

@@ -1,4 +1,4 @@
-"""Calls of our own functions: connections are kept, and replaced when the server has closed them."""
+"""The HTTP client for our own functions: connections are kept and replaced."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ import pytest
 from gemtune.local_server.delivery import FunctionClient
 
 
-class Listening:
-    """A server that keeps connections, counts them, and closes each after as many answers as it is told."""
+class CountingServer:
+    """HTTP server that keeps connections open and counts them.
+
+    It closes each connection after `answers_each` answers.
+    """
 
     def __init__(self) -> None:
         self.heard: list[tuple[str, str, bytes]] = []
         self.connections, self.answers_each = 0, 1000
-        listening = self
+        counting_server = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def setup(self) -> None:
                 super().setup()
-                listening.connections += 1
-                self.left = listening.answers_each
+                counting_server.connections += 1
+                self.left = counting_server.answers_each
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                listening.heard.append((self.path, self.headers["Authorization"], body))
+                counting_server.heard.append((self.path, self.headers["Authorization"], body))
                 self.send_response(204)
                 self.end_headers()
                 self.left -= 1
@@ -46,27 +49,27 @@ class Listening:
 
 
 @pytest.fixture
-def listening() -> Iterator[Listening]:
-    found = Listening()
-    yield found
-    found.server.shutdown()
-    found.server.server_close()
+def counting_server() -> Iterator[CountingServer]:
+    server = CountingServer()
+    yield server
+    server.server.shutdown()
+    server.server.server_close()
 
 
-def test_one_connection_serves_many_calls(listening: Listening) -> None:
-    assert [listening.client.post(f"/{n}", b"body") for n in range(3)] == [204] * 3
-    assert listening.heard == [(f"/{n}", "Bearer fake", b"body") for n in range(3)]
-    assert listening.connections == 1
+def test_one_connection_serves_many_calls(counting_server: CountingServer) -> None:
+    assert [counting_server.client.post(f"/{n}", b"body") for n in range(3)] == [204] * 3
+    assert counting_server.heard == [(f"/{n}", "Bearer fake", b"body") for n in range(3)]
+    assert counting_server.connections == 1
 
 
-def test_a_connection_that_the_server_closed_is_replaced(listening: Listening) -> None:
-    listening.answers_each = 1
-    assert [listening.client.post(f"/{n}") for n in range(3)] == [204] * 3
-    assert [path for path, _, _ in listening.heard] == ["/0", "/1", "/2"]
-    assert listening.connections == 3
+def test_a_connection_that_the_server_closed_is_replaced(counting_server: CountingServer) -> None:
+    counting_server.answers_each = 1
+    assert [counting_server.client.post(f"/{n}") for n in range(3)] == [204] * 3
+    assert [path for path, _, _ in counting_server.heard] == ["/0", "/1", "/2"]
+    assert counting_server.connections == 3
 
 
-def test_a_server_that_is_away_is_an_error_each_time() -> None:
+def test_a_server_that_is_down_raises_an_error_each_time() -> None:
     client = FunctionClient("http://127.0.0.1:9", token="fake", timeout_seconds=60)
     for _ in range(2):
         with pytest.raises(ConnectionError):

@@ -1,4 +1,4 @@
-"""What counts as a token, and what does not."""
+"""Texts that are redacted as tokens, and texts that are not."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.mark.parametrize("token", TOKENS)
 @pytest.mark.parametrize("form", ["{}", "x {} y", "token={}", "https://user:{}@example.com"])
-def test_a_token_is_taken_out_wherever_it_stands(token: str, form: str) -> None:
+def test_a_token_is_redacted_anywhere_in_a_text(token: str, form: str) -> None:
     assert contains_token(form.format(token))
     assert redact(form.format(token)) == form.format("[secret]")
 
 
 @pytest.mark.parametrize("text", HARMLESS)
-def test_the_names_of_fields_stay(text: str) -> None:
+def test_names_of_fields_are_not_redacted(text: str) -> None:
     assert not contains_token(text)
     assert redact(text) == text
 
 
-def test_what_may_be_a_key_is_not_shown_but_is_no_reason_to_refuse() -> None:
+def test_a_possible_key_is_redacted_but_does_not_count_as_a_token() -> None:
     assert not contains_token(COMMIT)
     assert redact(f"key {COMMIT}") == "key [secret]"
     assert redact("Authorization: Bearer abc.def-ghi_jkl") == "Authorization: Bearer [secret]"
 
 
-def test_a_log_line_and_its_traceback_let_no_token_through() -> None:
+def test_a_log_line_and_its_traceback_contain_no_token() -> None:
     try:
         raise ValueError("hf_fakeFAKE1234")
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Settings: their defaults, and one clear sentence when one is wrong."""
+"""Settings: their defaults, and one clear sentence for a wrong one."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def test_a_workstation_needs_no_setting() -> None:
     assert (settings.data_bucket, settings.uploads_bucket) == ("data", "uploads")
 
 
-def test_what_is_set_counts() -> None:
+def test_settings_come_from_the_environment() -> None:
     settings = Settings.from_environment({"PORT": "9", "GEMTUNE_HOME": "/x y", "GCS_DATA_BUCKET_NAME": "mine"})
     assert (settings.port, settings.home, settings.data_bucket) == (9, Path("/x y"), "mine")
 
 
-def test_llama_cpp_lies_in_the_cache_of_the_machine_or_where_an_image_has_it() -> None:
+def test_llama_cpp_is_in_the_cache_or_where_the_environment_says() -> None:
     assert Settings.from_environment({"GEMTUNE_CACHE": "/cache"}).llama_cpp == Path("/cache/llama.cpp-0.3.36")
     assert Settings.from_environment({"GEMTUNE_LLAMA_CPP": "/opt/llama"}).llama_cpp == Path("/opt/llama")
 
@@ -54,19 +54,19 @@ def test_llama_cpp_lies_in_the_cache_of_the_machine_or_where_an_image_has_it() -
         ("GEMTUNE_UNSLOTH_PYTHON", "/nowhere/python"),
     ],
 )
-def test_a_wrong_setting_is_named(name: str, value: str) -> None:
+def test_the_error_names_a_wrong_setting(name: str, value: str) -> None:
     with pytest.raises(BadSetting, match=name):
         Settings.from_environment({name: value})
 
 
-def test_the_python_of_unsloth_is_one_of_this_machine_or_of_the_trainers_image() -> None:
+def test_the_python_of_unsloth_must_exist_on_a_workstation_only() -> None:
     assert Settings.from_environment({}).unsloth_python is None
     assert Settings.from_environment({"GEMTUNE_UNSLOTH_PYTHON": sys.executable}).unsloth_python == Path(sys.executable)
     in_image = CLOUD | {"GEMTUNE_UNSLOTH_PYTHON": "/opt/unsloth/bin/python"}
     assert Settings.from_environment(in_image).unsloth_python == Path("/opt/unsloth/bin/python")
 
 
-def test_a_deployment_says_which_machines_it_has() -> None:
+def test_the_machines_of_a_deployment_are_read_from_the_environment() -> None:
     assert Settings.from_environment({}).machines == ("local",)
     assert Settings.from_environment(CLOUD).machines == ("l4",)
     both = CLOUD | {"GEMTUNE_MACHINES": "rtx-pro-6000, l4"}
@@ -77,13 +77,13 @@ def test_a_deployment_says_which_machines_it_has() -> None:
 
 
 @pytest.mark.parametrize("missing", sorted(set(CLOUD) - {"GEMTUNE_BACKEND"}))
-def test_the_cloud_needs_to_be_told_where(missing: str) -> None:
+def test_the_cloud_needs_project_region_and_buckets(missing: str) -> None:
     assert Settings.from_environment(CLOUD).region == "r"
     with pytest.raises(BadSetting, match=missing):
         Settings.from_environment({name: value for name, value in CLOUD.items() if name != missing})
 
 
-def test_the_server_of_this_machine_is_not_for_the_cloud() -> None:
+def test_the_local_server_refuses_settings_of_the_cloud() -> None:
     from gemtune.bootstrap import services
     from gemtune.cli import main
 
@@ -93,7 +93,7 @@ def test_the_server_of_this_machine_is_not_for_the_cloud() -> None:
     assert (result.exit_code, result.stderr.partition(":")[0]) == (1, "bad_setting")
 
 
-def test_the_command_line_says_so_without_a_traceback() -> None:
+def test_the_command_line_reports_a_wrong_setting_without_a_traceback() -> None:
     from gemtune.bootstrap import services
     from gemtune.cli import main
 

@@ -1,4 +1,4 @@
-"""The scripts of setup/: which Python they take, which build of torch, and what they install for whom."""
+"""The scripts of setup/: choice of Python and of torch, and what they install."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parent.parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-# All that the scripts call beside Python; a PATH without /usr/bin has no other Python than those of the test.
+# All programs that the scripts call besides Python. Without /usr/bin on the PATH only the Pythons of a test exist.
 PROGRAMS = ("cat", "grep", "make", "mkdir", "rm", "sed", "sh", "test", "touch", "uname")
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
-    """A folder to be the whole PATH."""
+    """Return a folder that serves as the whole PATH."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in PROGRAMS:
@@ -39,7 +39,7 @@ def programs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(programs: Path, tmp_path: Path) -> Run:
-    """Run a command with that PATH, and with these variables."""
+    """Return a function that runs a command with that PATH and variables."""
 
     def call(*command: object, cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
         environment = {"PATH": str(programs), "HOME": str(tmp_path)} | variables
@@ -57,7 +57,7 @@ def add_program(folder: Path, name: str, script: str) -> Path:
 
 
 def add_python(folder: Path, name: str, version: str) -> Path:
-    """Make a program that says it is this version of Python, whatever it is asked."""
+    """Add a program that answers every call with this version of Python."""
     return add_program(folder, name, f"echo '{version}'")
 
 
@@ -72,20 +72,20 @@ def add_python(folder: Path, name: str, version: str) -> Path:
         ({"python3.13": "3.13.0"}, "python3.13"),
     ],
 )
-def test_the_first_python_that_fits_is_taken(pythons: dict[str, str], expected: str, programs: Path, run: Run) -> None:
+def test_the_first_suitable_python_is_chosen(pythons: dict[str, str], expected: str, programs: Path, run: Run) -> None:
     for name, version in pythons.items():
         add_python(programs, name, version)
     assert run("setup/interpreter.sh").stdout == f"{expected}\n"
 
 
-def test_a_python_that_does_not_run_is_passed_over(programs: Path, run: Run) -> None:
-    """As those of pyenv, which stand on the PATH for each version and run for one."""
+def test_a_python_that_does_not_run_is_skipped(programs: Path, run: Run) -> None:
+    """Skip shims like those of pyenv, which are on the PATH for every version."""
     add_program(programs, "python3", "echo 'command not found' >&2; exit 127")
     add_python(programs, "python3.12", "3.12.1")
     assert run("setup/interpreter.sh").stdout == "python3.12\n"
 
 
-def test_the_python_that_the_user_names_is_taken_or_refused(programs: Path, run: Run) -> None:
+def test_the_python_that_the_user_names_is_used_or_refused(programs: Path, run: Run) -> None:
     add_python(programs, "python3", "3.13.5")
     newer = add_python(programs, "mine", "3.14.0")
     old = add_python(programs, "old", "3.10.4")
@@ -97,7 +97,7 @@ def test_the_python_that_the_user_names_is_taken_or_refused(programs: Path, run:
     assert "python3:" not in refused.stderr
 
 
-def test_without_a_fitting_python_it_says_what_there_is_and_what_is_accepted(programs: Path, run: Run) -> None:
+def test_without_a_suitable_python_the_error_lists_installed_and_accepted_versions(programs: Path, run: Run) -> None:
     add_python(programs, "python3", "3.9.2")
     refused = run("setup/interpreter.sh")
     assert refused.returncode == 1
@@ -107,7 +107,7 @@ def test_without_a_fitting_python_it_says_what_there_is_and_what_is_accepted(pro
         assert f"python3.{minor}: does not run here" in refused.stderr
 
 
-def test_what_is_accepted_is_what_the_project_requires(programs: Path, run: Run) -> None:
+def test_the_accepted_versions_are_those_that_the_project_requires(programs: Path, run: Run) -> None:
     required = SpecifierSet(PROJECT["requires-python"])
     accepted = set()
     for minor in range(8, 25):
@@ -121,7 +121,7 @@ def test_what_is_accepted_is_what_the_project_requires(programs: Path, run: Run)
 
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """An index of packages, empty: its URL, and the folder of torch in it."""
+    """Yield the URL of an empty package index, and its folder for torch."""
     packages = tmp_path / "index" / "torch"
     packages.mkdir(parents=True)
     handler = partial(QuietHandler, directory=str(packages.parent))
@@ -135,7 +135,7 @@ def index(tmp_path: Path) -> Iterator[tuple[str, Path]]:
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *arguments: object) -> None:
+    def log_message(self, *arguments: object) -> None:
         pass
 
 
@@ -149,15 +149,18 @@ def add_torch(packages: Path, version: str) -> None:
 
 @pytest.fixture
 def machine(programs: Path, run: Run) -> Callable[..., tuple[str, str]]:
-    """Ask for the index of torch 2.13.0 on a Linux machine: the index, and the reason."""
+    """Return a function that asks for the index of torch 2.13.0 on Linux.
+
+    It returns the index and the reason for it.
+    """
     if Path("/proc/driver/nvidia/version").exists():
         pytest.skip("this machine has an NVIDIA GPU, and the script sees it")
     add_program(programs, "uname", "echo Linux")
 
     def ask(cpu_index: str, **variables: str) -> tuple[str, str]:
-        asked = run("setup/torch_index.sh", sys.executable, "torch==2.13.0", cpu_index, **variables)
-        assert asked.returncode == 0
-        return asked.stdout.strip(), asked.stderr
+        completed = run("setup/torch_index.sh", sys.executable, "torch==2.13.0", cpu_index, **variables)
+        assert completed.returncode == 0
+        return completed.stdout.strip(), completed.stderr
 
     return ask
 
@@ -171,10 +174,10 @@ def test_without_a_gpu_torch_comes_from_the_index_of_cpu_builds(
     assert machine(url)[0] == url
 
 
-def test_settings_of_pip_do_not_answer_for_that_index(
+def test_settings_of_pip_do_not_count_for_that_index(
     machine: Callable[..., tuple[str, str]], index: tuple[str, Path], tmp_path: Path
 ) -> None:
-    """Where another index or a folder has this torch, too, pip would ask the other one in vain, and for long."""
+    """Ignore torch in other places, or pip would wait for the index in vain."""
     url, _ = index
     elsewhere = tmp_path / "wheels"
     elsewhere.mkdir()
@@ -184,15 +187,15 @@ def test_settings_of_pip_do_not_answer_for_that_index(
     assert "has no torch==2.13.0 for this Python or cannot be reached" in reason
 
 
-def test_an_index_that_has_another_version_or_cannot_be_reached_is_left_aside(
+def test_an_index_with_another_version_or_out_of_reach_is_not_used(
     machine: Callable[..., tuple[str, str]], index: tuple[str, Path]
 ) -> None:
     url, packages = index
     add_torch(packages, "2.14.0+cpu")
-    for asked in (url, "http://127.0.0.1:9"):
-        chosen, reason = machine(asked)
+    for cpu_index in (url, "http://127.0.0.1:9"):
+        chosen, reason = machine(cpu_index)
         assert chosen == ""
-        assert asked in reason
+        assert cpu_index in reason
 
 
 def test_with_an_nvidia_gpu_torch_comes_from_the_usual_index(
@@ -217,12 +220,12 @@ def test_elsewhere_than_on_linux_torch_comes_from_the_usual_index(
     assert machine(url)[0] == ""
 
 
-def test_the_index_that_the_user_names_is_the_one(machine: Callable[..., tuple[str, str]], programs: Path) -> None:
+def test_the_index_that_the_user_names_is_used(machine: Callable[..., tuple[str, str]], programs: Path) -> None:
     add_program(programs, "nvidia-smi", "echo 'GPU 0: NVIDIA H200 (UUID: GPU-0)'")
     assert machine("http://127.0.0.1:9", TORCH_INDEX="https://example.com/cu126")[0] == "https://example.com/cu126"
 
 
-# A Python that makes environments, and writes down what it is called with. Its environments are like it.
+# A fake Python that creates environments with itself as their Python, and records its arguments.
 RECORDER = """
 echo "${0##*/} $*" >> "$RECORD"
 case "$*" in
@@ -237,7 +240,7 @@ esac
 
 @pytest.fixture
 def checkout(tmp_path: Path, programs: Path) -> Path:
-    """A copy of what the set-up reads, and a python3 that writes down its calls."""
+    """Return a copy of the files that setup/ reads, with a recording python3."""
     folder = tmp_path / "checkout"
     folder.mkdir()
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
@@ -250,29 +253,32 @@ def checkout(tmp_path: Path, programs: Path) -> Path:
 
 @pytest.fixture
 def make(checkout: Path, run: Run, tmp_path: Path) -> Callable[..., tuple[str, list[str]]]:
-    """Make a target there: what was said, and what pip was called with."""
+    """Return a function that runs make on the copy.
+
+    It returns the output and the calls of pip.
+    """
     record = tmp_path / "record"
 
     def call(*targets: str, **variables: str) -> tuple[str, list[str]]:
         record.write_text("")
         variables = {"TORCH_INDEX": "https://example.com/cpu", "RECORD": str(record)} | variables
-        made = run("make", *targets, cwd=checkout, **variables)
+        completed = run("make", *targets, cwd=checkout, **variables)
         calls = [line for line in record.read_text().splitlines() if "pip install" in line]
-        return made.stdout + made.stderr, calls
+        return completed.stdout + completed.stderr, calls
 
     return call
 
 
 def lists_of(calls: list[str]) -> list[str]:
-    """The lists of packages that pip was called with."""
+    """Return the names of the locked lists of packages that pip was called with."""
     return re.findall(r"setup/locked/(\w+)\.txt", "\n".join(calls))
 
 
-def test_torch_is_installed_first_from_its_index_and_the_rest_by_hash(
+def test_torch_is_installed_first_and_the_rest_by_hash(
     make: Callable[..., tuple[str, list[str]]],
 ) -> None:
-    said, (torch, packages, cuda, gemtune) = make("setup")
-    assert "making .venv with python3, Python 3.13.5" in said
+    output, (torch, packages, cuda, gemtune) = make("setup")
+    assert "making .venv with python3, Python 3.13.5" in output
     assert torch.endswith(" --no-deps --index-url https://example.com/cpu torch==2.13.0")
     assert packages.endswith(" --no-deps --require-hashes --requirement setup/locked/tests.txt")
     assert cuda.endswith(" --constraint constraints.txt torch==2.13.0")
@@ -286,7 +292,9 @@ def test_the_demo_needs_no_packages_of_developers(make: Callable[..., tuple[str,
     assert lists_of(make(".venv/.tests")[1]) == ["tests"]
 
 
-def test_what_is_installed_is_not_installed_again(make: Callable[..., tuple[str, list[str]]], checkout: Path) -> None:
+def test_packages_are_installed_once_until_the_constraints_change(
+    make: Callable[..., tuple[str, list[str]]], checkout: Path
+) -> None:
     make("setup")
     for target in (".venv/.service", ".venv/.demo", ".venv/.tests"):
         assert make(target)[1] == []
@@ -295,32 +303,32 @@ def test_what_is_installed_is_not_installed_again(make: Callable[..., tuple[str,
     assert make(".venv/.demo")[1] != []
 
 
-def test_an_environment_whose_python_is_gone_is_made_anew(
+def test_an_environment_whose_python_is_gone_is_recreated(
     make: Callable[..., tuple[str, list[str]]], checkout: Path
 ) -> None:
     make("setup")
     python = checkout / ".venv" / "bin" / "python"
     python.unlink()
     python.symlink_to("/usr/bin/python3.0")
-    said, calls = make(".venv/.service")
-    assert "making .venv" in said
+    output, calls = make(".venv/.service")
+    assert "making .venv" in output
     assert lists_of(calls) == ["service"]
 
 
-def test_a_python_that_cannot_make_environments_is_told_in_a_sentence(
+def test_a_python_that_cannot_create_environments_is_reported_in_a_sentence(
     make: Callable[..., tuple[str, list[str]]], checkout: Path
 ) -> None:
-    said, calls = make("setup", WITHOUT_VENV="yes")
-    assert "apt-get install python3-venv" in said
+    output, calls = make("setup", WITHOUT_VENV="yes")
+    assert "apt-get install python3-venv" in output
     assert calls == []
     assert not (checkout / ".venv").exists()
 
 
 @pytest.mark.parametrize("target", ["plan", "infra"])
-def test_terraform_is_asked_for_before_anything_is_installed(
+def test_a_missing_terraform_is_reported_before_anything_is_installed(
     target: str, make: Callable[..., tuple[str, list[str]]], checkout: Path
 ) -> None:
-    said, calls = make(target)
-    assert "this needs Terraform 1.9 or later" in said
+    output, calls = make(target)
+    assert "this needs Terraform 1.9 or later" in output
     assert calls == []
     assert not (checkout / ".venv").exists()

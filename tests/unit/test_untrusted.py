@@ -1,4 +1,4 @@
-"""The reader of what comes from outside: every limit, just inside and just outside of it."""
+"""The reader of untrusted text: each limit, just within and just beyond it."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ JSON = st.recursive(
 
 
 @given(JSON, st.booleans())
-def test_what_json_can_say_is_read_as_it_was_written(value: Any, ascii_only: bool) -> None:
+def test_any_json_is_read_as_it_was_written(value: Any, ascii_only: bool) -> None:
     written = json.dumps(value, ensure_ascii=ascii_only)
     assert read_json(written) == read_json(written.encode()) == value
 
 
 @given(st.binary() | st.text().map(lambda text: json.dumps({"a": text, text: [1, text]}).encode()))
-def test_whatever_comes_is_read_or_refused(content: bytes) -> None:
+def test_any_bytes_are_read_or_refused(content: bytes) -> None:
     for read in (read_json, read_yaml):
         try:
             value = read(content)
@@ -55,13 +55,13 @@ def test_whatever_comes_is_read_or_refused(content: bytes) -> None:
             json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
 
 
-def test_the_limits_are_those_that_the_documents_name() -> None:
+def test_the_limits_match_the_documentation() -> None:
     assert (untrusted.MAX_BYTES, untrusted.MAX_YAML_BYTES) == (1_048_576, 65_536)
     assert (untrusted.MAX_MODEL_FILE_BYTES, untrusted.MAX_DEPTH) == (134_217_728, 80)
     assert (untrusted.MAX_DIGITS, untrusted.MAX_NUMBER) == (300, 9_007_199_254_740_991)
 
 
-def test_depth_ends_at_its_limit() -> None:
+def test_nesting_beyond_the_limit_is_refused() -> None:
     assert read_json(nested(untrusted.MAX_DEPTH))
     assert fault(read_json, nested(untrusted.MAX_DEPTH + 1)) == "too_deep"
     assert fault(read_json, b'{"a":' * 500_000, max_bytes=2**30) == "too_deep"
@@ -69,11 +69,11 @@ def test_depth_ends_at_its_limit() -> None:
     assert fault(read_yaml, nested(untrusted.MAX_DEPTH + 1)) == "too_deep"
 
 
-def test_brackets_inside_a_text_are_no_depth() -> None:
+def test_brackets_inside_a_string_do_not_count_as_nesting() -> None:
     assert read_json(json.dumps(["[" * 5000, "{" * 5000]))
 
 
-def test_size_ends_at_its_limit() -> None:
+def test_a_text_beyond_the_size_limit_is_refused() -> None:
     assert read_json(b"1".rjust(100), max_bytes=100) == 1
     assert fault(read_json, b"1".rjust(101), max_bytes=100) == "too_large"
     assert fault(read_json, b" " * (untrusted.MAX_BYTES + 1)) == "too_large"
@@ -101,7 +101,7 @@ def test_size_ends_at_its_limit() -> None:
         (b"{} {}", "not_json", ()),
     ],
 )
-def test_what_no_json_may_hold_is_refused_where_it_stands(content: bytes, code: str | None, loc: Any) -> None:
+def test_invalid_json_is_refused_at_its_location(content: bytes, code: str | None, loc: Any) -> None:
     with pytest.raises(Unreadable) as caught:
         read_json(content)
     repr((caught.value.loc, caught.value.message)).encode()
@@ -112,20 +112,20 @@ def test_what_no_json_may_hold_is_refused_where_it_stands(content: bytes, code: 
 @pytest.mark.parametrize(
     "content", [b"1" * 300, b"-" + b"1" * 299, b'"\\ud83d\\ude00"', b'"\\\\ud800"', b"1e308", b"null"]
 )
-def test_what_only_looks_like_that_is_read(content: bytes) -> None:
+def test_json_at_the_limits_is_read(content: bytes) -> None:
     assert read_json(content) == json.loads(content)
 
 
-def test_text_that_is_decoded_already_is_looked_at_too() -> None:
+def test_decoded_text_is_checked_too() -> None:
     assert fault(read_json, '"\ud800"') == "not_text"
     assert read_json("\ufeff1") == 1
 
 
-def test_of_a_file_that_others_read_too_the_last_value_counts() -> None:
+def test_with_repeated_keys_allowed_the_last_value_counts() -> None:
     assert read_json(b'{"a": 1, "a": 2}', repeated_keys=True) == {"a": 2}
 
 
-def test_an_object_is_asked_for_by_name() -> None:
+def test_the_error_for_anything_but_an_object_names_the_file() -> None:
     assert read_json_object(b'{"a": 1}') == {"a": 1}
     with pytest.raises(Unreadable, match=r"config\.json is not a JSON object") as caught:
         read_json_object(b"[1]", named="config.json")
@@ -133,12 +133,12 @@ def test_an_object_is_asked_for_by_name() -> None:
 
 
 @pytest.mark.parametrize("content", [b"a: .nan", b"a: .inf", b"a: -.inf"])
-def test_yaml_has_finite_numbers_too(content: bytes) -> None:
+def test_yaml_with_infinite_numbers_is_refused(content: bytes) -> None:
     assert fault(read_yaml, content) == "not_finite"
 
 
 @pytest.mark.parametrize("content", [b'a: "\\uD800"', b'"\\uD800": 1'])
-def test_yaml_has_whole_characters_too(content: bytes) -> None:
+def test_yaml_with_half_a_surrogate_pair_is_refused(content: bytes) -> None:
     assert fault(read_yaml, content) == "not_text"
 
 
@@ -151,7 +151,7 @@ def test_a_whole_number_is_read(text: str) -> None:
     "text",
     ["", "201", "-1", "+1", "1.0", "1e2", " 1", "1 ", "1_0", "0x1", "00", "01", "٣", "²", "0" * 5000, "9" * 5000],
 )
-def test_what_is_no_whole_number_or_out_of_bounds_is_refused(text: str) -> None:
+def test_anything_but_a_whole_number_within_bounds_is_refused(text: str) -> None:
     assert fault(read_number, text, least=0, most=200) == "not_a_number"
     assert fault(read_number, "0", least=1, most=200) == "not_a_number"
 
@@ -166,7 +166,7 @@ def test_a_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
         read_file(tmp_path / "none")
 
 
-def test_a_pipe_and_a_device_keep_nobody_waiting(tmp_path: Path) -> None:
+def test_a_pipe_and_a_device_are_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config.json")
     assert fault(read_file, tmp_path / "config.json") == "not_a_file"
     assert fault(read_file, Path("/dev/zero")) == "not_a_file"

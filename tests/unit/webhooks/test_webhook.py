@@ -1,4 +1,4 @@
-"""Webhooks: signed as the standard says, to public addresses only, and only to the one that was looked at."""
+"""Webhooks: signatures, allowed addresses, and connections pinned to them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PUBLIC = "93.184.215.14"
 
 
 class Receiver:
-    """Answers with `status` and remembers what it heard."""
+    """HTTP server that answers with `status` and records the requests."""
 
     def __init__(self) -> None:
         self.heard: list[tuple[str, dict[str, str], bytes]] = []
@@ -58,13 +58,13 @@ class Receiver:
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    found = Receiver()
-    yield found
-    found.server.shutdown()
-    found.server.server_close()
+    http_receiver = Receiver()
+    yield http_receiver
+    http_receiver.server.shutdown()
+    http_receiver.server.server_close()
 
 
-def test_the_standards_own_verifier_takes_a_signature_and_refuses_a_changed_body() -> None:
+def test_the_reference_verifier_accepts_a_signature_and_refuses_a_changed_body() -> None:
     key = signing.KEY_PREFIX + base64.b64encode(bytes(32)).decode()
     body = json.dumps({"type": "job_completed", "text": "ü"}).encode()
     headers = dict(signing.signed_headers(key, event_id="training_x_5", at=datetime.now(UTC), body=body))
@@ -76,7 +76,7 @@ def test_the_standards_own_verifier_takes_a_signature_and_refuses_a_changed_body
         Webhook(key).verify(body + b" ", headers)
 
 
-def test_the_key_is_made_once_and_stays(world: World) -> None:
+def test_the_key_is_generated_once(world: World) -> None:
     key = signing.key(world.services.secrets)
     assert key.startswith("whsec_")
     assert len(base64.b64decode(key.removeprefix("whsec_"))) == 32
@@ -92,7 +92,7 @@ def test_the_key_is_made_once_and_stays(world: World) -> None:
         "https://[2606:2800:21f:cb07:6820:80da:af6b:8b2c]/x",
     ],
 )
-def test_what_the_internet_knows_is_welcome(url: str) -> None:
+def test_public_https_addresses_are_accepted(url: str) -> None:
     assert destinations.problem_of(url, to_loopback=False) is None
 
 
@@ -143,7 +143,7 @@ def test_what_the_internet_knows_is_welcome(url: str) -> None:
         ("https://-a.example/", "bad_webhook_url"),
     ],
 )
-def test_what_is_inside_a_network_or_no_https_is_refused(url: str, code: str) -> None:
+def test_private_addresses_and_anything_but_https_are_refused(url: str, code: str) -> None:
     problem = destinations.problem_of(url, to_loopback=False)
     assert problem is not None
     assert problem.code == code
@@ -151,43 +151,43 @@ def test_what_is_inside_a_network_or_no_https_is_refused(url: str, code: str) ->
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:8000/x", "http://localhost/", "https://[::1]:1/"])
-def test_a_switch_allows_the_users_own_machine_and_nothing_else(url: str) -> None:
+def test_a_switch_allows_loopback_addresses_and_no_others(url: str) -> None:
     assert destinations.problem_of(url, to_loopback=True) is None
     assert destinations.problem_of("http://10.0.0.1/", to_loopback=True) is not None
     assert destinations.problem_of("http://example.com/", to_loopback=True) is not None
 
 
-def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> list[str]:
-    """getaddrinfo gives these addresses; returns the names that were asked for."""
-    asked: list[str] = []
+def fake_dns(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> list[str]:
+    """Make getaddrinfo return these addresses; return the names looked up."""
+    looked_up: list[str] = []
 
     def getaddrinfo(host: str, port: int, *args: Any, **kwargs: Any) -> list[Any]:
-        asked.append(host)
+        looked_up.append(host)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
 
     monkeypatch.setattr("gemtune.webhooks.pinned_http.socket.getaddrinfo", getaddrinfo)
-    return asked
+    return looked_up
 
 
 @pytest.mark.parametrize(
     "addresses", [["127.0.0.1"], ["10.1.2.3"], ["169.254.169.254"], [PUBLIC, "192.168.0.1"], ["::ffff:127.0.0.1"]]
 )
-def test_a_name_that_leads_inside_is_not_called(
+def test_a_name_that_resolves_to_a_private_address_is_not_called(
     monkeypatch: pytest.MonkeyPatch, receiver: Receiver, addresses: list[str]
 ) -> None:
-    resolving(monkeypatch, *addresses)
+    fake_dns(monkeypatch, *addresses)
     with pytest.raises(AddressNotAllowed):
         post(f"https://rebinding.example:{receiver.port}/", b"{}", {}, to_loopback=True)
     assert receiver.heard == []
 
 
-def test_a_number_that_means_this_machine_is_seen_through(receiver: Receiver) -> None:
+def test_a_loopback_address_written_as_a_number_is_refused(receiver: Receiver) -> None:
     for host in ("2130706433", "0x7f000001", "127.1"):
         with pytest.raises(AddressNotAllowed):
             post(f"https://{host}:{receiver.port}/", b"{}", {}, to_loopback=False)
 
 
-def test_the_connection_goes_to_the_address_that_was_looked_at_under_the_names_certificate(
+def test_the_connection_goes_to_the_checked_address_with_the_certificate_of_the_name(
     monkeypatch: pytest.MonkeyPatch, receiver: Receiver, tmp_path: Any
 ) -> None:
     authority = trustme.CA()
@@ -195,10 +195,10 @@ def test_the_connection_goes_to_the_address_that_was_looked_at_under_the_names_c
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     monkeypatch.setattr("gemtune.webhooks.pinned_http.is_public", lambda address: True)
-    asked = resolving(monkeypatch, "127.0.0.1")
+    looked_up = fake_dns(monkeypatch, "127.0.0.1")
     status = post(f"https://hooks.example.com:{receiver.port}/a/b?c=d", b"{}", {"webhook-id": "1"}, to_loopback=False)
     assert status == 204
-    assert asked.count("hooks.example.com") == 1  # a second look-up could lead elsewhere
+    assert looked_up.count("hooks.example.com") == 1  # a second look-up could return another address
     ((path, headers, body),) = receiver.heard
     assert (path, headers["host"], body) == ("/a/b?c=d", f"hooks.example.com:{receiver.port}", b"{}")
     with pytest.raises(ssl.SSLError):
@@ -206,7 +206,7 @@ def test_the_connection_goes_to_the_address_that_was_looked_at_under_the_names_c
     assert len(receiver.heard) == 1
 
 
-def test_a_redirect_is_an_answer_and_not_followed(receiver: Receiver) -> None:
+def test_a_redirect_is_not_followed(receiver: Receiver) -> None:
     receiver.status, receiver.headers = 302, {"Location": "http://169.254.169.254/"}
     assert post(f"http://127.0.0.1:{receiver.port}/", b"{}", {}, to_loopback=True) == 302
     assert len(receiver.heard) == 1
@@ -215,7 +215,7 @@ def test_a_redirect_is_an_answer_and_not_followed(receiver: Receiver) -> None:
 @pytest.mark.parametrize(
     ("scheme", "drop"), [("http", b"HTTP/1.1 100 Continue\r\n\r\n"), ("https", b"\x16\x03\x03\x00\x01\x02")]
 )
-def test_a_receiver_that_drips_its_answer_is_given_up(
+def test_a_receiver_that_answers_byte_by_byte_times_out(
     monkeypatch: pytest.MonkeyPatch, scheme: str, drop: bytes
 ) -> None:
     monkeypatch.setattr("gemtune.webhooks.pinned_http.TOTAL", 0.5)
@@ -239,13 +239,15 @@ def test_a_receiver_that_drips_its_answer_is_given_up(
         ended.set()
 
 
-def test_of_several_addresses_one_that_answers_will_do(monkeypatch: pytest.MonkeyPatch, receiver: Receiver) -> None:
-    resolving(monkeypatch, "127.0.0.2", "127.0.0.1")
+def test_the_next_address_is_tried_when_one_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, receiver: Receiver
+) -> None:
+    fake_dns(monkeypatch, "127.0.0.2", "127.0.0.1")
     assert post(f"http://localhost:{receiver.port}/", b"{}", {}, to_loopback=True) == 204
 
 
-def test_a_host_of_many_addresses_that_do_not_answer_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    resolving(monkeypatch, *["127.0.0.1"] * 100)
+def test_a_host_with_many_silent_addresses_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_dns(monkeypatch, *["127.0.0.1"] * 100)
     waited: list[float] = []
     monkeypatch.setattr("gemtune.webhooks.pinned_http.time.monotonic", lambda: sum(waited))
 
