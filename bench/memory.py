@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from gemtune.families.size import ModelSize
 from gemtune.machines import memory, model_size
-from gemtune.machines.memory import Load
+from gemtune.machines.memory import TrainingLoad
 from gemtune.methods import Method
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def measure(
     """The work memory of a step of a small model with this one's widths."""
     known = model_size.by_name(name)
     assert known is not None
-    size = replace(known.cut_to(LAYERS), vocabulary=VOCABULARY)
+    size = replace(known.with_first_layers(LAYERS), vocabulary=VOCABULARY)
     model = _model(name, size, method, rank)
     if checkpointing:
         model.gradient_checkpointing_enable()
@@ -92,7 +92,7 @@ def measure(
     model.train()
     with _small_gradients(model):
         counted = _step(model, rows, length)
-    load = Load(method, rows, length, rank, "text")
+    load = TrainingLoad(method, rows, length, rank, "text")
     reckoned = memory.work_bytes(size, load, checkpointing=checkpointing)
     return Measured(name, checkpointing, rows, length, counted / MIB, reckoned / MIB)
 

@@ -21,7 +21,7 @@ def answer_in_json(error: HTTPException) -> flask.Response:
     """
     from gemtune.handlers import error_answers
 
-    return error_answers.of_routing(flask.request, error)
+    return error_answers.routing_error(flask.request, error)
 
 
 def reject_static_files_and_redirects() -> None:

@@ -51,11 +51,11 @@ def tools_missing(*, on_gcp: bool) -> Problem:
 
 def _problem(family: Family, model_types: tuple[ModelType, ...]) -> Problem | None:
     """Return a problem if llama.cpp can run none of these model types."""
-    reasons = {model_type.no_gguf for model_type in model_types}
+    reasons = {model_type.why_no_gguf for model_type in model_types}
     if None in reasons:
         return None
     convertible = [
-        each.name for each in families.FAMILIES if any(kind.no_gguf is None for kind in each.model_types.values())
+        each.name for each in families.FAMILIES if any(kind.why_no_gguf is None for kind in each.model_types.values())
     ]
     message = f"{family.name} cannot be exported as gguf: {'; '.join(sorted(filter(None, reasons)))}"
     hint = f"gguf is available for {', '.join(convertible)}; use format merged or adapter"

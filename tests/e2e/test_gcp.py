@@ -21,7 +21,7 @@ from standardwebhooks.webhooks import Webhook
 
 from gemtune.jobs.events import Event
 from gemtune.ports import Topic
-from gemtune.services.notify import message_of
+from gemtune.services.notify import webhook_message
 from tests import rows
 from tests.e2e.api import wait_for
 from tests.e2e.cloud_service import MODEL, CloudService
@@ -194,7 +194,7 @@ def test_a_webhook_that_is_never_accepted_becomes_a_dead_letter(service: CloudSe
         dead = f"projects/{PROJECT}/subscriptions/dead"
         subscriber.create_subscription(name=dead, topic=f"{topic}-dead")
         pull = subscriber.subscribe(dead, lambda message: (letters.append(message), message.ack()))
-        publisher.publish(topic, message_of(receiver.url, event)).result(timeout=240)
+        publisher.publish(topic, webhook_message(receiver.url, event)).result(timeout=240)
         wait_for(lambda: letters, seconds=240, what="the dead letter")
         pull.cancel()
     receiver.stop()

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from gemtune import errors
 from gemtune.handlers.endpoint import EVERYWHERE, STATUSES, Endpoint
 from gemtune.handlers.endpoints import ENDPOINTS
-from gemtune.handlers.parameters import argument
+from gemtune.handlers.parameters import argument_name
 from tests.fakes import World, request
 from tests.handlers.conftest import MAIN
 from tests.handlers.schema_values import ANYTHING, TEXT, values
@@ -152,7 +152,7 @@ def test_a_route_takes_what_its_endpoint_has(endpoint: Endpoint) -> None:
         name for name, each in inspect.signature(endpoint.route).parameters.items() if each.kind is each.KEYWORD_ONLY
     }
     body = {"body", "owner"} if endpoint.body is not None else set()
-    assert taken == {*endpoint.path_parts, *(argument(parameter) for parameter in endpoint.parameters), *body}
+    assert taken == {*endpoint.path_parts, *(argument_name(parameter) for parameter in endpoint.parameters), *body}
 
 
 def test_the_page_on_the_http_api_names_every_endpoint() -> None:

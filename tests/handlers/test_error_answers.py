@@ -33,7 +33,7 @@ def test_an_error_answer_can_always_be_made(code: str, message: str, hint: str |
     [("Not Found", "not_found"), ("Bad Request", "bad_request"), ("Request Entity Too Large", "body_too_large")],
 )
 def test_an_error_of_http_has_the_code_of_its_name_or_ours(reason: str, code: str) -> None:
-    assert error_answers.code_of(reason) == code
+    assert error_answers.code_for_reason(reason) == code
 
 
 @pytest.mark.parametrize("text", ["\ud800", "a\x00b", "\U0010ffff", "<script>", "hf_fakefakefakefake", "\x1b[31m"])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gemtune.errors import SecretNotFound, StepError
 from gemtune.ports import Objects
-from gemtune.request.base_model import copies_of
+from gemtune.request.base_model import copies_folder
 from trainer.base_model import folder_contents
 from trainer.store import manifest
 
@@ -36,7 +36,7 @@ def copy_once(
     hub = HfApi(token=token_of(token) or False)  # False: never the token of whoever is logged in on this machine
     with _hub_errors(repository):
         found = hub.model_info(repository)
-        prefix = f"{copies_of(repository)}/{found.sha}"
+        prefix = f"{copies_folder(repository)}/{found.sha}"
         if manifest.read_whole(export, prefix) is None:
             names = [file.rfilename for file in found.siblings or () if is_wanted(file.rfilename)]
             _copy(hub, repository, str(found.sha), names, export, prefix, work / "hub", check_stop)

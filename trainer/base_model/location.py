@@ -28,7 +28,7 @@ def provide(
     kind `folder`: place is a local path. kind `bucket`: place is `bucket/folder` of the objects store.
     Raises StepError for what cannot be had; errors of the network go through, and the step is tried again.
     """
-    named = base_model.read(base_model_id)
+    named = base_model.parse(base_model_id)
     if named is None:
         raise StepError("bad_base_model", "the base model's id has no form that is known")
     kind, place = ("folder" if named.kind == "folder" else "bucket"), named.place
@@ -64,7 +64,7 @@ def size(buckets: Buckets, provided: Mapping[str, str]) -> ModelSize | None:
         return None
     objects, prefix = _bucket_of(buckets, provided["place"])
     names = {stat.name: stat.bytes for stat in objects.list(f"{prefix}/")}
-    return base_model.files(lambda: objects.read(f"{prefix}/config.json", max_bytes=MAX_BYTES), names).size
+    return base_model.describe_folder(lambda: objects.read(f"{prefix}/config.json", max_bytes=MAX_BYTES), names).size
 
 
 def without_weights(buckets: Buckets, provided: Mapping[str, str], work: Path) -> Path:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-NAMES = tuple(sorted({name for family in FAMILIES for name in family.senses}))
+NAMES = tuple(sorted({name for family in FAMILIES for name in family.multimodal_modules}))
 
 
 def of(model: PreTrainedModel) -> list[torch.nn.Module]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gemtune.errors import StepError
-from gemtune.families import of_model_type, turns_in
+from gemtune.families import of_model_type, turn_format_of
 from gemtune.untrusted import MAX_MODEL_FILE_BYTES, Unreadable, read_file, read_json_object
 from trainer.conversation.messages import Messages
 from trainer.conversation.render_limits import LimitReached, RenderLimits
@@ -31,7 +31,7 @@ class ChatTemplate:
         """Raises StepError `template_failed` when the template is no Jinja, `template_missing` when there is none and
         the vocabulary has not the tokens of gemtune's own."""
         self.source, self.text = _own_or_stand_in(folder, tokenizer_config)
-        self.turns = turns_in(self.text)
+        self.turns = turn_format_of(self.text)
         try:
             with RenderLimits():  # Jinja computes constants when it compiles
                 self._template = _environment().from_string(self.text)

@@ -36,7 +36,7 @@ def card(folder: Path, base_model_id: str, api: HfApi) -> CommitOperationAdd:
     fields = found.data.to_dict() | licence(base_model_id, api)
     fields["tags"] = sorted({*(fields.get("tags") or ()), "gemtune"})
     text = found.text.strip()
-    named = base_model.read(base_model_id)
+    named = base_model.parse(base_model_id)
     if named is None or named.kind != "hub":  # a path of ours, or a bucket's: nobody else's business, and no Hub name
         fields.pop("base_model", None)
         fields.pop("base_model_relation", None)
@@ -50,7 +50,7 @@ def licence(base_model_id: str, api: HfApi) -> dict[str, str]:
 
     family = families.of_name(base_model_id)
     usual = {"license": "gemma" if family is None else family.licence}
-    named = base_model.read(base_model_id)
+    named = base_model.parse(base_model_id)
     if named is None or named.kind != "hub":
         return usual
     try:

@@ -83,7 +83,7 @@ def picture_tokens(folder: Path, config: Mapping[str, Any]) -> PictureTokens:
 
 
 def _check_sees(config: Mapping[str, Any]) -> None:
-    reason = base_model.no_pictures(config)
+    reason = base_model.why_no_pictures(config)
     if reason is not None:
         message = f"the base model cannot be trained on pictures: {reason}"
         raise StepError("model_without_vision", message, hint="use gemma-3-4b-it or larger, or modality text")

@@ -61,7 +61,7 @@ class Prompts:
             message = f"the base model reads {max_length} tokens, which leaves none for a prompt"
             raise StepError("completion_too_long", message, hint="lower max_completion_length")
         self._needs_answer = rl_spec.needs_answer(rl)
-        named = zip(rl_spec.names(rl.rewards), rl.rewards, strict=True)
+        named = zip(rl_spec.reward_names(rl.rewards), rl.rewards, strict=True)
         self._need_number = tuple(name for name, reward in named if reward.compares == "number")
         self._only_numbers = len(self._need_number) == len(rl.rewards)
 

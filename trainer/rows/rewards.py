@@ -29,7 +29,7 @@ _FENCE = re.compile(r" {0,3}```([^`]*)")
 
 def reward_functions(rewards: Sequence[Reward]) -> list[RewardFunction]:
     """What TRL's GRPOTrainer takes as `reward_funcs`: one a reward, by the name it has in metrics."""
-    named = zip(rl_spec.names(list(rewards)), rewards, strict=True)
+    named = zip(rl_spec.reward_names(list(rewards)), rewards, strict=True)
     return [_function(name, score_function(reward)) for name, reward in named]
 
 
@@ -52,10 +52,10 @@ def score_function(reward: Reward) -> Score:
         case NumericAnswer():
             return lambda text, tokens, answer: numeric_answer(text, answer, reward)
         case Regex():
-            pattern = patterns.compiled(reward.pattern)
+            pattern = patterns.compile_pattern(reward.pattern)
             return lambda text, tokens, answer: float(pattern.search(text) is not None)
         case JsonSchema():
-            validator = schemas.validator(reward.json_schema)
+            validator = schemas.build_validator(reward.json_schema)
             return lambda text, tokens, answer: json_schema(text, validator)
         case Length():
             return lambda text, tokens, answer: length(tokens, reward)

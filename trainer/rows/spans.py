@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from gemtune.errors import StepError
-from gemtune.families.generation import Turns
+from gemtune.families.generation import TurnFormat
 from trainer.conversation.messages import Messages
 
 Span = tuple[int, int]
@@ -35,7 +35,7 @@ def spans_by_prefix(messages: Messages, text: str, render: Render, *, until: int
     return spans
 
 
-def spans_by_tokens(turns: Turns, tokens: Sequence[str], offsets: Sequence[Span], text: str) -> list[Span]:
+def spans_by_tokens(turns: TurnFormat, tokens: Sequence[str], offsets: Sequence[Span], text: str) -> list[Span]:
     """Characters of the model's turns, by the tokens around them: from behind `model` and its line break up to and
     including the token that ends the turn.
 
@@ -59,7 +59,7 @@ def spans_by_tokens(turns: Turns, tokens: Sequence[str], offsets: Sequence[Span]
     return spans if begin is None else [*spans, (begin, len(text))]
 
 
-def with_empty_thought(turns: Turns, text: str, before: str) -> str:
+def with_empty_thought(turns: TurnFormat, text: str, before: str) -> str:
     """A rendered conversation whose last turn, the model's, begins as the generation prompt `before` makes it begin.
 
     Some templates of Gemma 4 end the generation prompt in an empty thought and leave it out of finished turns: the
@@ -75,9 +75,9 @@ def with_empty_thought(turns: Turns, text: str, before: str) -> str:
     return text if begins_with_thought else before + answer
 
 
-def control_token_in(turns: Turns, texts: Iterator[str]) -> str | None:
+def control_token_in(turns: TurnFormat, texts: Iterator[str]) -> str | None:
     """The first token of the turn format that one of the texts holds, which would become a turn of its own."""
-    return next((token for text in texts for token in turns.controls if token in text), None)
+    return next((token for text in texts for token in turns.control_tokens if token in text), None)
 
 
 def unstable_turns() -> StepError:

@@ -13,7 +13,7 @@ from pathlib import Path
 from gemtune.errors import NeedsLargerMachine, StepError
 from gemtune.jobs.record import StepResult
 from gemtune.machines import choice
-from gemtune.machines.memory import needed_for_export
+from gemtune.machines.memory import memory_for_export
 from gemtune.request.exports import EXPORTS
 from gemtune.request.placement import load_of
 from gemtune.request.rl_spec import GrpoConfig
@@ -123,10 +123,10 @@ def _machines(context: Context, provided: Mapping[str, str], longest_row: int) -
     sampled = config.rl_config.max_completion_length if isinstance(config.rl_config, GrpoConfig) else 0
     load = replace(load_of(config, context.spec.modality), length=longest_row + sampled)
     try:
-        trains = choice.choose(context.machines, config.machine, size, load)
+        trains = choice.choose_machine(context.machines, config.machine, size, load)
         written = EXPORTS[context.spec.export_config.format].bytes_per_parameter
-        need = 0.0 if size is None else needed_for_export(size, config.method, written)
-        return trains, choice.choose_for_export(context.machines, need)
+        need = 0.0 if size is None else memory_for_export(size, config.method, written)
+        return trains, choice.choose_export_machine(context.machines, need)
     except NeedsLargerMachine as error:
         raise StepError(error.code, error.message, hint=error.hint) from error
 

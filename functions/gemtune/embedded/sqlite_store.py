@@ -14,7 +14,7 @@ from gemtune.embedded.sqlite_bus import enqueue
 from gemtune.errors import JobNotFound, JobWasDeleted, RecordUnreadable, VersionConflict
 from gemtune.jobs import changes, steps, stored
 from gemtune.jobs.events import Event
-from gemtune.jobs.page_tokens import Place, place_of, token_of
+from gemtune.jobs.page_tokens import PagePosition, decode_page_token, encode_page_token
 from gemtune.jobs.record import FencingToken, Job, JobSummary, Progress
 from gemtune.jobs.salvage import salvage_job
 from gemtune.jobs.status import FINAL, UNFINISHED, Status
@@ -96,7 +96,7 @@ class SqliteStore:
         wanted: dict[str, Any] = {"status": status and status.value, "modality": modality}
         conditions = [f"{column} = :{column}" for column, value in wanted.items() if value is not None]
         if page_token is not None:
-            place = place_of(page_token)
+            place = decode_page_token(page_token)
             wanted |= {"created_at": _iso(place.created_at.astimezone(UTC)), "job_id": place.job_id}
             conditions.append("(created_at, job_id) < (:created_at, :job_id)")
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
@@ -225,4 +225,4 @@ def _iso(at: datetime) -> str:
 
 
 def _token(row: sqlite3.Row) -> str:
-    return token_of(Place(datetime.fromisoformat(row["created_at"]), row["job_id"]))
+    return encode_page_token(PagePosition(datetime.fromisoformat(row["created_at"]), row["job_id"]))

@@ -12,8 +12,8 @@ from gemtune.families.gemma2 import GEMMA_2
 from gemtune.families.gemma3 import GEMMA_3
 from gemtune.families.gemma3n import GEMMA_3N
 from gemtune.families.gemma4 import GEMMA_4
-from gemtune.families.generation import Family, ModelType, Turns, part_in
-from gemtune.families.size import ModelSize, too_much_in
+from gemtune.families.generation import Family, ModelType, TurnFormat, longest_part_in
+from gemtune.families.size import ModelSize, field_over_limit
 from gemtune.families.unsupported import BY_MODEL_TYPE, BY_NAME
 
 FAMILIES: tuple[Family, ...] = (GEMMA_1, GEMMA_2, GEMMA_3, GEMMA_3N, GEMMA_4)
@@ -39,7 +39,7 @@ def of_name(repository: str) -> Family | None:
     return next((family for family in FAMILIES if family.is_named(repository)), None)
 
 
-def turns_in(template: str) -> Turns | None:
+def turn_format_of(template: str) -> TurnFormat | None:
     """The turn format of Gemma that a chat template writes; None when it writes another one."""
     return next((family.turns for family in reversed(FAMILIES) if family.turns.start in template), None)
 
@@ -47,7 +47,7 @@ def turns_in(template: str) -> Turns | None:
 def size_by_name(repository: str) -> ModelSize | None:
     """The published size of a model of the Hub, if its name says which one it is."""
     sizes = {part: size for family in FAMILIES for part, size in family.sizes.items()}
-    part = part_in(tuple(sizes), repository)
+    part = longest_part_in(tuple(sizes), repository)
     return None if part is None else sizes[part]
 
 
@@ -55,7 +55,7 @@ def problem_of_config(config: Mapping[str, Any]) -> Problem | None:
     """Why a model with this config.json cannot be trained here; None if it can."""
     kind = str(config.get("model_type"))[:40]
     if of_model_type(kind) is not None:
-        field = too_much_in(config)
+        field = field_over_limit(config)
         message = f"its config.json says of {field} more than any model has"
         return None if field is None else Problem(LOC, message, "bad_base_model", "save the model again")
     if kind in BY_MODEL_TYPE:
@@ -67,7 +67,7 @@ def problem_of_config(config: Mapping[str, Any]) -> Problem | None:
 
 def problem_of_name(repository: str) -> Problem | None:
     """The same by a repository's name; None where the name says nothing, which prepare then learns from the config."""
-    other = part_in(tuple(BY_NAME), repository)
+    other = longest_part_in(tuple(BY_NAME), repository)
     if other is not None:
         return _not_supported(BY_NAME[other])
     match = _GENERATION.search(repository.rpartition("/")[2].lower())

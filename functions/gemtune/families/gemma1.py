@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from gemtune.families.generation import Family, FusedLayers, ModelType, Turns
-from gemtune.families.size import uniform
+from gemtune.families.generation import Family, FusedLayers, ModelType, TurnFormat
+from gemtune.families.size import uniform_size
 
-_2B = uniform(2_506_172_416, 18, 2048, 16384, 2048, 256, 256_000)
-_7B = uniform(8_537_680_896, 28, 3072, 24576, 4096, 4096, 256_000)
+_2B = uniform_size(2_506_172_416, 18, 2048, 16384, 2048, 256, 256_000)
+_7B = uniform_size(8_537_680_896, 28, 3072, 24576, 4096, 4096, 256_000)
 
 GEMMA_1 = Family(
     name="Gemma 1",
@@ -17,7 +17,7 @@ GEMMA_1 = Family(
         "gemma-2b": _2B, "gemma-1.1-2b": _2B, "codegemma-2b": _2B, "codegemma-1.1-2b": _2B,
         "gemma-7b": _7B, "gemma-1.1-7b": _7B, "codegemma-7b": _7B, "codegemma-1.1-7b": _7B,
     },
-    turns=Turns("<start_of_turn>", "<end_of_turn>", "gemma_chat_template.jinja"),
+    turns=TurnFormat("<start_of_turn>", "<end_of_turn>", "gemma_chat_template.jinja"),
     licence="gemma",
     fused=FusedLayers("GemmaRMSNorm", "GemmaMLP", "GemmaAttention", "GemmaDecoderLayer"),
 )  # fmt: skip

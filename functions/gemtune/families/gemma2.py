@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from gemtune.families.generation import Family, FusedLayers, ModelType, Turns
-from gemtune.families.size import uniform
+from gemtune.families.generation import Family, FusedLayers, ModelType, TurnFormat
+from gemtune.families.size import uniform_size
 
-_2B = uniform(2_614_341_888, 26, 2304, 9216, 2048, 1024, 256_000, capped_heads=8)
-_9B = uniform(9_241_705_984, 42, 3584, 14336, 4096, 2048, 256_000, capped_heads=16)
-_27B = uniform(27_227_128_320, 46, 4608, 36864, 4096, 2048, 256_000, capped_heads=32)
+_2B = uniform_size(2_614_341_888, 26, 2304, 9216, 2048, 1024, 256_000, capped_heads=8)
+_9B = uniform_size(9_241_705_984, 42, 3584, 14336, 4096, 2048, 256_000, capped_heads=16)
+_27B = uniform_size(27_227_128_320, 46, 4608, 36864, 4096, 2048, 256_000, capped_heads=32)
 
 GEMMA_2 = Family(
     name="Gemma 2",
@@ -19,7 +19,7 @@ GEMMA_2 = Family(
         "gemma-2-9b": _9B, "shieldgemma-9b": _9B, "txgemma-9b": _9B,
         "gemma-2-27b": _27B, "shieldgemma-27b": _27B, "txgemma-27b": _27B,
     },
-    turns=Turns("<start_of_turn>", "<end_of_turn>", "gemma_chat_template.jinja"),
+    turns=TurnFormat("<start_of_turn>", "<end_of_turn>", "gemma_chat_template.jinja"),
     licence="gemma",
     fused=FusedLayers("Gemma2RMSNorm", "Gemma2MLP", "Gemma2Attention", "Gemma2DecoderLayer"),
 )  # fmt: skip

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from gemtune.families.generation import Family, FusedLayers, ModelType, Turns
-from gemtune.families.size import uniform
+from gemtune.families.generation import Family, FusedLayers, ModelType, TurnFormat
+from gemtune.families.size import uniform_size
 
-_270M = uniform(268_098_176, 18, 640, 2048, 1024, 256, 262_144)
-_1B = uniform(999_885_952, 26, 1152, 6912, 1024, 256, 262_144)
-_4B = uniform(4_300_079_472, 34, 2560, 10240, 2048, 1024, 262_208)
-_12B = uniform(12_187_325_040, 48, 3840, 15360, 4096, 2048, 262_208)
-_27B = uniform(27_432_406_640, 62, 5376, 21504, 4096, 2048, 262_208)
+_270M = uniform_size(268_098_176, 18, 640, 2048, 1024, 256, 262_144)
+_1B = uniform_size(999_885_952, 26, 1152, 6912, 1024, 256, 262_144)
+_4B = uniform_size(4_300_079_472, 34, 2560, 10240, 2048, 1024, 262_208)
+_12B = uniform_size(12_187_325_040, 48, 3840, 15360, 4096, 2048, 262_208)
+_27B = uniform_size(27_432_406_640, 62, 5376, 21504, 4096, 2048, 262_208)
 
 GEMMA_3 = Family(
     name="Gemma 3",
-    model_types={"gemma3": ModelType(no_pictures=None), "gemma3_text": ModelType()},
+    model_types={"gemma3": ModelType(why_no_pictures=None), "gemma3_text": ModelType()},
     names=("gemma-3", "medgemma", "translategemma", "functiongemma"),
     text_only=("gemma-3-270m", "gemma-3-1b", "functiongemma-270m", "medgemma-27b-text"),
     sizes={
@@ -22,8 +22,8 @@ GEMMA_3 = Family(
         "gemma-3-12b": _12B, "translategemma-12b": _12B,
         "gemma-3-27b": _27B, "medgemma-27b": _27B, "translategemma-27b": _27B,
     },
-    turns=Turns("<start_of_turn>", "<end_of_turn>", "gemma_chat_template.jinja"),
+    turns=TurnFormat("<start_of_turn>", "<end_of_turn>", "gemma_chat_template.jinja"),
     licence="gemma",
-    senses=("vision_tower", "multi_modal_projector"),
+    multimodal_modules=("vision_tower", "multi_modal_projector"),
     fused=FusedLayers("Gemma3RMSNorm", "Gemma3MLP", "Gemma3Attention", "Gemma3DecoderLayer"),
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gemtune.families.generation import Family, ModelType, Turns
+from gemtune.families.generation import Family, ModelType, TurnFormat
 from gemtune.families.size import Layers, ModelSize
 
 _NO_PICTURES = "pictures of Gemma 3n need timm, which this trainer does without"
@@ -20,15 +20,15 @@ _E4B = ModelSize(
 GEMMA_3N = Family(
     name="Gemma 3n",
     model_types={
-        "gemma3n": ModelType(no_pictures=_NO_PICTURES, no_gguf=_NO_GGUF, no_vllm_adapter=_NO_ADAPTER),
-        "gemma3n_text": ModelType(no_gguf=_NO_GGUF, no_vllm_adapter=_NO_ADAPTER),
+        "gemma3n": ModelType(why_no_pictures=_NO_PICTURES, why_no_gguf=_NO_GGUF, why_no_vllm_adapter=_NO_ADAPTER),
+        "gemma3n_text": ModelType(why_no_gguf=_NO_GGUF, why_no_vllm_adapter=_NO_ADAPTER),
     },
     names=("gemma-3n",),
     text_only=(),
     sizes={"gemma-3n-e2b": _E2B, "gemma-3n-e4b": _E4B},
-    turns=Turns("<start_of_turn>", "<end_of_turn>", "gemma_chat_template.jinja"),
+    turns=TurnFormat("<start_of_turn>", "<end_of_turn>", "gemma_chat_template.jinja"),
     licence="gemma",
-    senses=("vision_tower", "audio_tower", "embed_vision", "embed_audio"),
+    multimodal_modules=("vision_tower", "audio_tower", "embed_vision", "embed_audio"),
     unquantized=(
         "per_layer_input_gate", "per_layer_projection", "per_layer_model_projection", "altup_projections",
         "altup_unembed_projections", "laurel.linear_left", "laurel.linear_right", "altup.modality_router",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gemtune.families.generation import Family, ModelType, Turns
+from gemtune.families.generation import Family, ModelType, TurnFormat
 from gemtune.families.size import Experts, Layers, ModelSize
 
 _NO_PICTURES = "pictures of Gemma 4 are not trained on yet"
@@ -33,15 +33,15 @@ _31B = ModelSize(
 GEMMA_4 = Family(
     name="Gemma 4",
     model_types={
-        "gemma4": ModelType(no_pictures=_NO_PICTURES),
+        "gemma4": ModelType(why_no_pictures=_NO_PICTURES),
         "gemma4_text": ModelType(),
-        "gemma4_unified": ModelType(no_pictures=_NO_PICTURES),
+        "gemma4_unified": ModelType(why_no_pictures=_NO_PICTURES),
         "gemma4_unified_text": ModelType(),
     },
     names=("gemma-4",),
     text_only=(),
     sizes={"gemma-4-e2b": _E2B, "gemma-4-e4b": _E4B, "gemma-4-12b": _12B, "gemma-4-26b": _26B, "gemma-4-31b": _31B},
-    turns=Turns(
+    turns=TurnFormat(
         "<|turn>", "<turn|>", "gemma4_chat_template.jinja",
         scanned=True,
         empty_thought="<|channel>thought\n<channel|>",
@@ -51,7 +51,7 @@ GEMMA_4 = Family(
         ),
     ),
     licence="apache-2.0",
-    senses=("vision_tower", "audio_tower", "embed_vision", "embed_audio", "vision_embedder"),
+    multimodal_modules=("vision_tower", "audio_tower", "embed_vision", "embed_audio", "vision_embedder"),
     experts=("experts.gate_up_proj", "experts.down_proj"),
     unquantized=("router.proj", "per_layer_input_gate", "per_layer_projection", "per_layer_model_projection"),
 )  # fmt: skip

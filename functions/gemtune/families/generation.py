@@ -1,4 +1,7 @@
-"""A generation of Gemma as data: model types, names, sizes, turns, adapted layers, and which runtimes load it."""
+"""Gemma generations as data.
+
+Each has its model types, names, sizes, turn format, adapted layers, and the runtimes that can load it.
+"""
 
 from __future__ import annotations
 
@@ -17,24 +20,28 @@ LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj",
 class ModelType:
     """A `model_type` of config.json that belongs to a generation.
 
-    no_pictures: why such a model is not trained on pictures here, None if it is where it has a vision tower. no_gguf:
-    why llama.cpp cannot run it as trained, None if it can. no_vllm_adapter: the same for a LoRA adapter in vLLM.
+    Each attribute is None where the feature works, else the reason why it does not:
+    why_no_pictures: why training on pictures is not possible. None still requires a vision tower in the model itself.
+    why_no_gguf: why llama.cpp does not compute what was trained.
+    why_no_vllm_adapter: why vLLM cannot serve a LoRA adapter of such a model.
     """
 
-    no_pictures: str | None = "it has no vision tower"
-    no_gguf: str | None = None
-    no_vllm_adapter: str | None = None
+    why_no_pictures: str | None = "it has no vision tower"
+    why_no_gguf: str | None = None
+    why_no_vllm_adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Turns:
-    """The turn format of a generation.
+class TurnFormat:
+    """Turn format of a generation: the control tokens of its chat template.
 
-    start, end: tokens around a turn. template: the file in `trainer/conversation/` that stands in for the chat template
-    of a base model that has none. scanned: whether the model's turns are found by these tokens, because templates of
-    the generation do not render a conversation as the beginning of a longer one. empty_thought: what a generation
-    prompt may end in when the model is not to think. tool_result: tokens around a tool's result inside a model's turn.
-    reserved: further tokens that a user's text must not hold.
+    start, end: tokens around a turn.
+    template: file in `trainer/conversation/` that replaces the chat template of a base model that has none.
+    scanned: find the model's turns by searching for these tokens. Needed where the generation's templates do not
+    render a conversation as a prefix of the same conversation with more turns.
+    empty_thought: text at the end of a generation prompt that keeps the model from thinking.
+    tool_result: tokens around a tool's result inside a model's turn.
+    reserved: further tokens that must not occur in a user's text.
     """
 
     start: str
@@ -46,15 +53,18 @@ class Turns:
     reserved: tuple[str, ...] = ()
 
     @property
-    def controls(self) -> tuple[str, ...]:
-        """Tokens that mean something to the chat template, and so cannot be part of what somebody says."""
+    def control_tokens(self) -> tuple[str, ...]:
+        """Return the tokens that must not occur in the text of a message."""
         return (self.start, self.end, *filter(None, self.tool_result), *self.reserved)
 
 
 @dataclass(frozen=True, slots=True)
 class FusedLayers:
-    """Class names, in transformers, of the layers that gemtune's own or Liger's functions may stand in for. Only
-    layers that tests compare with transformers' are named."""
+    """Class names, in transformers, of layers that fused implementations may replace.
+
+    The replacements are gemtune's own or Liger's. Only layers whose replacement is tested against transformers are
+    listed.
+    """
 
     norm: str
     mlp: str
@@ -64,13 +74,17 @@ class FusedLayers:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A generation of Gemma.
+    """A generation of Gemma: what service and trainer have to know about its models.
 
-    names: parts of a repository's name that say the generation. text_only: those of models without a vision tower.
-    sizes: by parts of a repository's name, the longest match counts. senses: children of the model that are not its
-    language model. experts: 3-D parameters of a mixture of experts that an adapter reaches by PEFT's
-    `target_parameters`. unquantized: ends of names of linear layers that stay in 16 bits where attention and MLP are of
-    4. licence: the Hub's name of the licence.
+    model_types: the values of `model_type` in config.json.
+    names: parts of a repository's name that identify the generation.
+    text_only: parts of the names of models without a vision tower.
+    sizes: model sizes by part of the repository's name; the longest matching part counts.
+    licence: the Hub's name of the licence.
+    multimodal_modules: child modules of the model that are not its language model (vision, audio, projectors).
+    experts: 3-D parameters of a mixture of experts, which an adapter reaches through PEFT's `target_parameters`.
+    unquantized: suffixes of the names of linear layers that QLoRA leaves in 16 bits.
+    fused: layers that have fused implementations; None where there are none.
     """
 
     name: str
@@ -78,28 +92,34 @@ class Family:
     names: tuple[str, ...]
     text_only: tuple[str, ...]
     sizes: Mapping[str, ModelSize]
-    turns: Turns
+    turns: TurnFormat
     licence: str
-    senses: tuple[str, ...] = ()
+    multimodal_modules: tuple[str, ...] = ()
     experts: tuple[str, ...] = ()
     unquantized: tuple[str, ...] = ()
     fused: FusedLayers | None = None
 
     def is_named(self, repository: str) -> bool:
-        """Whether a repository's name says that its model is of this generation."""
-        return part_in(self.names, repository) is not None
+        """Return whether a repository's name identifies a model of this generation."""
+        return longest_part_in(self.names, repository) is not None
 
-    def no_pictures_by_name(self, repository: str) -> str | None:
-        """Why the model of a repository is not trained on pictures; None if it is, or if its name does not say."""
-        if part_in(self.text_only, repository) is not None:
+    def why_no_pictures_by_name(self, repository: str) -> str | None:
+        """Return why the named model cannot be trained on pictures.
+
+        None if it can, or if its name does not tell.
+        """
+        if longest_part_in(self.text_only, repository) is not None:
             return "it has no vision tower"
-        reasons = {kind.no_pictures for kind in self.model_types.values()}
+        reasons = {kind.why_no_pictures for kind in self.model_types.values()}
         return None if None in reasons else next(iter(sorted(filter(None, reasons), key=len, reverse=True)))
 
 
-@lru_cache(maxsize=1024)  # every rule about a base model asks, and of the same few names
-def part_in(parts: tuple[str, ...], repository: str) -> str | None:
-    """The longest of `parts` that stands as a word of its own in the last part of a repository's name."""
+@lru_cache(maxsize=1024)  # every rule about a base model calls this with the same few names
+def longest_part_in(parts: tuple[str, ...], repository: str) -> str | None:
+    """Return the longest of `parts` that is a whole word in the repository's name.
+
+    The owner in front of the slash does not count. None if none of the parts occurs.
+    """
     name = repository.rpartition("/")[2].lower()
     longest_first = sorted(parts, key=len, reverse=True)
     return next(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 # More than any model has: a config.json that says more is damaged, or made to keep its readers busy.
-MOST: Mapping[str, int] = {
+LARGEST_VALUES: Mapping[str, int] = {
     "num_hidden_layers": 1024, "num_attention_heads": 4096, "num_key_value_heads": 4096, "head_dim": 2**16,
     "hidden_size": 2**20, "intermediate_size": 2**24, "vocab_size": 2**24, "num_experts": 2**16,
     "moe_intermediate_size": 2**24, "top_k_experts": 2**16, "hidden_size_per_layer_input": 2**20,
@@ -16,11 +16,11 @@ MOST: Mapping[str, int] = {
 }  # fmt: skip
 
 
-def too_much_in(config: Mapping[str, Any]) -> str | None:
+def field_over_limit(config: Mapping[str, Any]) -> str | None:
     """The first field of a config.json, or of its text part, that says more than any model has."""
     text = config.get("text_config")
     for part in (config, text if isinstance(text, Mapping) else {}):
-        for name, most in MOST.items():
+        for name, most in LARGEST_VALUES.items():
             values = part[name] if isinstance(part.get(name), list) else [part.get(name)]
             if any(isinstance(value, int | float) and value > most for value in values):
                 return name
@@ -79,7 +79,7 @@ class ModelSize:
     def layers(self) -> int:
         return sum(shape.count for shape in self.shapes)
 
-    def cut_to(self, layers: int) -> ModelSize:
+    def with_first_layers(self, layers: int) -> ModelSize:
         """The same model with its first layers only, which a measurement makes do with."""
         shapes, left = [], layers
         for shape in self.shapes:
@@ -129,7 +129,7 @@ class ModelSize:
         return rank * (linear + self.layers * self.experts.count * gate_up_and_down)
 
 
-def uniform(
+def uniform_size(
     parameters: int, layers: int, hidden: int, intermediate: int, attention: int, key_value: int, vocabulary: int,
     *, capped_heads: int = 0,
 ) -> ModelSize:  # fmt: skip

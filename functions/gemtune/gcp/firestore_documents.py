@@ -10,7 +10,7 @@ from google.cloud import firestore
 
 from gemtune.jobs import stored
 from gemtune.jobs.events import Event
-from gemtune.jobs.page_tokens import Place, token_of
+from gemtune.jobs.page_tokens import PagePosition, encode_page_token
 from gemtune.jobs.record import Job, JobSummary
 from gemtune.jobs.salvage import salvage_job
 
@@ -53,7 +53,7 @@ def token_after(snapshot: Snapshot) -> str:
     """The token of the page that begins after this job."""
     created_at = snapshot.get("created_at")
     # What is no time comes before all times where the newest ones do, and the page after it begins with the first time.
-    return token_of(Place(created_at if isinstance(created_at, datetime) else LAST_TIME, snapshot.id))
+    return encode_page_token(PagePosition(created_at if isinstance(created_at, datetime) else LAST_TIME, snapshot.id))
 
 
 def event_document_of(event: Event) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from gemtune.gcp.firestore_documents import (
 )
 from gemtune.jobs import changes, steps
 from gemtune.jobs.events import Event
-from gemtune.jobs.page_tokens import place_of
+from gemtune.jobs.page_tokens import decode_page_token
 from gemtune.jobs.record import FencingToken, Job, Progress
 from gemtune.jobs.status import UNFINISHED, Status, is_final
 from gemtune.jobs.stored import SHOWN_IN_LISTS
@@ -121,7 +121,7 @@ class FirestoreStore:
         newest_first = firestore.Query.DESCENDING
         query = query.order_by("created_at", direction=newest_first).order_by("job_id", direction=newest_first)
         if page_token is not None:
-            query = query.start_after(asdict(place_of(page_token)))
+            query = query.start_after(asdict(decode_page_token(page_token)))
         found = list(query.select(SHOWN_IN_LISTS).limit(limit + 1).stream(timeout=CALL_SECONDS))
         more = len(found) > limit
         next_page_token = token_after(found[limit - 1]) if more else None

@@ -43,15 +43,15 @@ def response(
     return flask.Response(body(code, message, hint, problems), status, mimetype=JSON)
 
 
-def of_routing(request: flask.Request, error: HTTPException) -> flask.Response:
+def routing_error(request: flask.Request, error: HTTPException) -> flask.Response:
     """The answer to a request that reaches no function or no operation."""
     message = f"{request.method} {request.path[:200]}: {error.name}"
-    answer = response(error.code or 500, code_of(error.name), message, SEE)
+    answer = response(error.code or 500, code_for_reason(error.name), message, SEE)
     answer.headers.extend((name, value) for name, value in error.get_headers() if name == "Allow")
     return answer
 
 
-def code_of(reason: str) -> str:
+def code_for_reason(reason: str) -> str:
     """The code of an error that HTTP has a name for: `not_found` for Not Found. An error of ours keeps its own code."""
     return OURS.get(reason) or reason.lower().replace(" ", "_")
 

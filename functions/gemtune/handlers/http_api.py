@@ -15,7 +15,7 @@ from gemtune.bootstrap import Services
 from gemtune.handlers import error_answers
 from gemtune.handlers.endpoint import FAULT, Endpoint, status_of
 from gemtune.handlers.endpoints import ENDPOINTS
-from gemtune.handlers.parameters import argument, value_of
+from gemtune.handlers.parameters import argument_name, decode_parameter
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def respond(request: flask.Request, services: Services) -> flask.Response:
     except errors.GemtuneError as error:
         return _refusal(error)
     except HTTPException as error:
-        return error_answers.of_routing(request, error)
+        return error_answers.routing_error(request, error)
     except Exception:
         # What the framework would answer with names the exception, which is for the log only.
         log.exception("%s %r broke", request.method, request.path[:200])
@@ -55,7 +55,7 @@ def _arguments(endpoint: Endpoint, request: flask.Request, services: Services) -
     arguments: dict[str, Any] = {}
     for parameter in endpoint.parameters:
         sent = request.args if parameter.place == "query" else request.headers
-        arguments[argument(parameter)] = value_of(parameter, sent.getlist(parameter.name))
+        arguments[argument_name(parameter)] = decode_parameter(parameter, sent.getlist(parameter.name))
     if endpoint.body is not None:
         arguments |= {"body": request.get_data(), "owner": services.callers.owner(request)}
     return arguments

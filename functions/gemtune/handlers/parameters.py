@@ -88,12 +88,12 @@ class Text:
 Parameter = WholeNumber | OneOf | Text
 
 
-def argument(parameter: Parameter) -> str:
+def argument_name(parameter: Parameter) -> str:
     """The keyword that a route takes a parameter by."""
     return parameter.name.lower().replace("-", "_")
 
 
-def value_of(parameter: Parameter, texts: Sequence[str]) -> object:
+def decode_parameter(parameter: Parameter, texts: Sequence[str]) -> object:
     """Decode a parameter from all the texts that a request has under its name. Raises RequestRefused."""
     if len(texts) > 1:
         raise _refused(parameter, f"{parameter.name} stands twice", "repeated_parameter", "send it once")

@@ -17,25 +17,25 @@ PATTERN = r"^[A-Za-z0-9_-]+={0,2}$"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PagePosition:
     """A job's place in the list, which is ordered by these two."""
 
     created_at: datetime
     job_id: str
 
 
-def token_of(place: Place) -> str:
+def encode_page_token(place: PagePosition) -> str:
     """Encode a place."""
     return base64.urlsafe_b64encode(json.dumps([place.created_at.isoformat(), place.job_id]).encode()).decode()
 
 
-def place_of(token: str) -> Place:
+def decode_page_token(token: str) -> PagePosition:
     """Decode a token that a client sent. Raises BadPageToken."""
     try:
         if len(token) > MAX_LENGTH:
             raise ValueError
         created_at, job_id = read_json(base64.urlsafe_b64decode(token.encode("ascii")))
-        place = Place(datetime.fromisoformat(created_at), job_id)
+        place = PagePosition(datetime.fromisoformat(created_at), job_id)
         aware = place.created_at.utcoffset() is not None
     except (ValueError, TypeError, binascii.Error, Unreadable, OverflowError):
         raise BadPageToken() from None

@@ -15,15 +15,15 @@ REFERENCE = "secret:"
 SECRET_TTL = timedelta(days=8)
 
 
-def own_name(job_id: str, role: str, nonce: str) -> str:
+def job_secret_name(job_id: str, role: str, nonce: str) -> str:
     return f"{OWN_PREFIX}{job_id}-{role}-{nonce}"
 
 
-def job_of(own_name: str) -> str:
+def job_of_secret(own_name: str) -> str:
     """The job that a secret was made for, by its name."""
     return own_name.removeprefix(OWN_PREFIX).rsplit("-", 2)[0]
 
 
-def own_secrets(job: Job) -> list[str]:
+def job_secrets(job: Job) -> list[str]:
     """Names of the secrets that were made for this job and go with it; a user's secret that it refers to stays."""
     return [name for name in job.secret_names.values() if name.startswith(OWN_PREFIX)]

@@ -14,7 +14,7 @@ class Source(StrEnum):
     UPLOAD = "upload"
 
     @property
-    def in_the_open(self) -> bool:
+    def exposes_tokens(self) -> bool:
         """Whether others store and log what comes this way, so that no token may stand in it."""
         match self:
             case Source.HTTP:

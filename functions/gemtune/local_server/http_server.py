@@ -30,7 +30,7 @@ class _Refusal(ErrorTask):  # type: ignore[misc]
     def execute(self) -> None:
         error = self.request.error
         message = f"{error.reason}: {error.body}"[:300]
-        body = error_answers.body(error_answers.code_of(error.reason), message, error_answers.SEE)
+        body = error_answers.body(error_answers.code_for_reason(error.reason), message, error_answers.SEE)
         self.status = f"{error.code} {error.reason}"
         self.response_headers.append(("Content-Type", error_answers.JSON))
         self.set_close_on_finish()

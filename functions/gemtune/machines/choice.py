@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from gemtune.errors import NeedsLargerMachine
 from gemtune.families.size import ModelSize
-from gemtune.machines.memory import Load, Need, needed
+from gemtune.machines.memory import MemoryNeed, TrainingLoad, memory_for_training
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +26,10 @@ class Machine:
     gpu_gib: float = 0.0
     image: str = "cpu"
 
-    def has(self, need: Need) -> bool:
+    def has(self, need: MemoryNeed) -> bool:
         if self.gpu is None:
-            return need.without_gpu <= self.memory_gib
-        return need.gpu <= self.gpu_gib and need.beside_gpu <= self.memory_gib
+            return need.host_without_gpu <= self.memory_gib
+        return need.gpu <= self.gpu_gib and need.host_with_gpu <= self.memory_gib
 
 
 # The workstation that the embedded backend runs on; nobody has to choose there, and its memory is the user's affair.
@@ -55,7 +55,7 @@ WITH_MORE_MEMORY = tuple(
 )
 
 
-def choose(here: Sequence[str], asked: str | None, size: ModelSize | None, load: Load) -> str | None:
+def choose_machine(here: Sequence[str], asked: str | None, size: ModelSize | None, load: TrainingLoad) -> str | None:
     """The machine of a job: the one asked for, or the first of those here that it fits on. None while the model's size
     is not known and nothing is asked for: `prepare`, which has the weights, decides then.
 
@@ -66,14 +66,14 @@ def choose(here: Sequence[str], asked: str | None, size: ModelSize | None, load:
         return LOCAL
     if size is None:
         return asked
-    need = needed(size, load)
+    need = memory_for_training(size, load)
     fitting = next((name for name in candidates if MACHINES[name].has(need)), None)
     if fitting is None:
         raise NeedsLargerMachine(_lacking(candidates, need), hint=_advice(here, asked, size, load))
     return fitting
 
 
-def choose_for_export(here: Sequence[str], needed_gib: float) -> str | None:
+def choose_export_machine(here: Sequence[str], needed_gib: float) -> str | None:
     """Whose main memory an export needs: None for the CPU machine that exports have; else a training machine of this
     deployment, which has more of it. Raises NeedsLargerMachine."""
     usual = CPU_STEPS["export"].memory_gib
@@ -88,31 +88,31 @@ def choose_for_export(here: Sequence[str], needed_gib: float) -> str | None:
     return found
 
 
-def _lacking(candidates: Sequence[str], need: Need) -> str:
+def _lacking(candidates: Sequence[str], need: MemoryNeed) -> str:
     largest = candidates[-1]
     machine = MACHINES[largest]
     if machine.gpu is None:
-        return f"it needs {need.without_gpu:.0f} GiB of memory; machine {largest} has {machine.memory_gib}"
+        return f"it needs {need.host_without_gpu:.0f} GiB of memory; machine {largest} has {machine.memory_gib}"
     return (
-        f"it needs {need.gpu:.0f} GiB of GPU memory and {need.beside_gpu:.0f} GiB of main memory; "
+        f"it needs {need.gpu:.0f} GiB of GPU memory and {need.host_with_gpu:.0f} GiB of main memory; "
         f"machine {largest} has {machine.gpu_gib:.0f} and {machine.memory_gib}"
     )
 
 
-def _advice(here: Sequence[str], asked: str | None, size: ModelSize, load: Load) -> str:
+def _advice(here: Sequence[str], asked: str | None, size: ModelSize, load: TrainingLoad) -> str:
     """What would fit, the least change first."""
-    fits = [name for name in here if name != asked and MACHINES[name].has(needed(size, load))]
+    fits = [name for name in here if name != asked and MACHINES[name].has(memory_for_training(size, load))]
     changes = [f"machine {name}" for name in fits[:1]]
     candidates = here if asked is None else (asked,)
     for words, smaller in _smaller(load):
-        if any(MACHINES[name].has(needed(size, smaller)) for name in candidates):
+        if any(MACHINES[name].has(memory_for_training(size, smaller)) for name in candidates):
             changes.append(words)
-    elsewhere = [name for name in MACHINES if name not in here and MACHINES[name].has(needed(size, load))]
+    elsewhere = [name for name in MACHINES if name not in here and MACHINES[name].has(memory_for_training(size, load))]
     advice = f"this would fit: {', or '.join(changes)}" if changes else "use a smaller base model"
     return f"{advice}; or deploy machine {elsewhere[0]}" if elsewhere else advice
 
 
-def _smaller(load: Load) -> Iterator[tuple[str, Load]]:
+def _smaller(load: TrainingLoad) -> Iterator[tuple[str, TrainingLoad]]:
     """Changes of a request that need less memory, one of each kind for the largest value that is tried first."""
     if load.batch_size > 1:
         yield "batch_size 1", replace(load, batch_size=1)

@@ -17,11 +17,11 @@ PRICES = Path(__file__).parent / "prices.json"
 @lru_cache(maxsize=1)
 def prices() -> Mapping[str, float | None]:
     """USD a second: of a vCPU, of a GiB, and of each accelerator; None where it is not known."""
-    found: dict[str, float | None] = json.loads(PRICES.read_text())["a_second"]
+    found: dict[str, float | None] = json.loads(PRICES.read_text())["usd_per_second"]
     return found
 
 
-def a_second(machine: Machine) -> float | None:
+def usd_per_second(machine: Machine) -> float | None:
     """USD that a machine costs a second, None when a price is not known."""
     parts = {"vcpu": machine.cpus, "gib": machine.memory_gib} | ({} if machine.gpu is None else {machine.gpu: 1})
     costs = [None if (price := prices().get(name)) is None else price * count for name, count in parts.items()]
@@ -46,7 +46,7 @@ def of_job(job: Job) -> float | None:
         if record.seconds <= 0:  # older versions wrote negative ones where the clock was set back
             continue
         machine = _machine_of(job, step)
-        price = None if machine is None else a_second(machine)
+        price = None if machine is None else usd_per_second(machine)
         if price is None:
             return None
         total += record.seconds * price

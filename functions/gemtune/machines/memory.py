@@ -42,7 +42,7 @@ CACHE_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class TrainingLoad:
     """What of a request decides about memory. length: tokens of the longest row. sequences: what a row becomes in a
     forward pass; DPO compares two. sampled: completions that GRPO samples at once."""
 
@@ -51,30 +51,30 @@ class Load:
     length: int
     lora_rank: int
     modality: Modality
-    sequences: int = 1
-    sampled: int = 0
+    sequences_per_row: int = 1
+    sampled_completions: int = 0
 
     @property
     def tokens(self) -> int:
         """Of one forward pass."""
-        return self.batch_size * self.length * self.sequences
+        return self.batch_size * self.length * self.sequences_per_row
 
     @property
     def prompts(self) -> int:
         """Those whose pictures are seen at once."""
-        return max(self.batch_size * self.sequences, self.sampled)
+        return max(self.batch_size * self.sequences_per_row, self.sampled_completions)
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class MemoryNeed:
     """GiB: on a GPU, in the main memory beside it, and in the main memory of a machine without one."""
 
     gpu: float
-    beside_gpu: float
-    without_gpu: float
+    host_with_gpu: float
+    host_without_gpu: float
 
 
-def needed(size: ModelSize, load: Load) -> Need:
+def memory_for_training(size: ModelSize, load: TrainingLoad) -> MemoryNeed:
     """What training this model needs. Local files count: on Cloud Run they lie in memory."""
     trained = size.parameters if load.method == "Full" else size.lora_parameters(load.lora_rank)
     files = size.file_bytes + trained * CHECKPOINT_BYTES * LOCAL_CHECKPOINTS
@@ -84,14 +84,14 @@ def needed(size: ModelSize, load: Load) -> Need:
     on_gpu, on_cpu = (_weights_bytes(size, load.method, on_gpu=gpu) for gpu in (True, False))
     gpu = on_gpu + trained_bytes + work_bytes(size, load, checkpointing=True)
     cpu = on_cpu + trained_bytes + _work_without_gpu(size, load)
-    return Need(
+    return MemoryNeed(
         gpu=gpu / GIB + GPU_FIXED_GIB + fixed,
-        beside_gpu=files / GIB + CUDA_PROCESS_GIB,
-        without_gpu=(files + cpu) / GIB + PROCESS_GIB + fixed,
+        host_with_gpu=files / GIB + CUDA_PROCESS_GIB,
+        host_without_gpu=(files + cpu) / GIB + PROCESS_GIB + fixed,
     )
 
 
-def needed_for_export(size: ModelSize, method: Method, written_bytes: float) -> float:
+def memory_for_export(size: ModelSize, method: Method, written_bytes: float) -> float:
     """GiB of main memory that an export needs, which never uses a GPU: the files it reads and writes, and the models
     that are compared afterwards. Those above 4 GiB lie where their files do; smaller ones are read into float32.
 
@@ -114,7 +114,7 @@ def _weights_bytes(size: ModelSize, method: Method, *, on_gpu: bool) -> float:
     return size.parameters * max(2 if on_gpu else 4, size.bytes_per_parameter)
 
 
-def work_bytes(size: ModelSize, load: Load, *, checkpointing: bool) -> float:
+def work_bytes(size: ModelSize, load: TrainingLoad, *, checkpointing: bool) -> float:
     """What a forward and backward pass makes and drops again, in bfloat16. The factors are those of
     `python -m bench.memory`: a layer keeps some bytes for each of its widths until its gradients are there, and
     backward's own values are those of the widest, the MLP's. With gradient checkpointing each layer keeps its input,
@@ -128,10 +128,10 @@ def work_bytes(size: ModelSize, load: Load, *, checkpointing: bool) -> float:
         a_token = kept + max(head, backward)
     margin = WORK_MARGIN * (RL_SHARE if load.method == "RL" else 1)
     cached = sum(shape.count * shape.key_value for shape in size.shapes)
-    return max(margin * load.tokens * a_token, load.sampled * load.length * 2 * cached * CACHE_BYTES)
+    return max(margin * load.tokens * a_token, load.sampled_completions * load.length * 2 * cached * CACHE_BYTES)
 
 
-def _layer_bytes(size: ModelSize, shape: Layers, load: Load) -> int:
+def _layer_bytes(size: ModelSize, shape: Layers, load: TrainingLoad) -> int:
     """Per token, what a layer of this shape keeps for backward. An adapter on experts adds each expert's change to its
     weights, which is not counted per token."""
     experts = 0 if size.experts is None else size.experts.per_token * size.experts.intermediate
@@ -140,7 +140,7 @@ def _layer_bytes(size: ModelSize, shape: Layers, load: Load) -> int:
     return widths + 20 * size.capped_heads * load.length
 
 
-def _work_without_gpu(size: ModelSize, load: Load) -> float:
+def _work_without_gpu(size: ModelSize, load: TrainingLoad) -> float:
     """The least that trainer/model/gradient_checkpointing.py can do with: what is small is kept, and the rest
     computed again. Where a quarter of the free memory holds it, it keeps more. In float32, which is twice."""
     kept = 2 * work_bytes(size, load, checkpointing=False)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from gemtune import families
-from gemtune.families.size import MOST, Experts, Layers, ModelSize
+from gemtune.families.size import LARGEST_VALUES, Experts, Layers, ModelSize
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # What Gemma 4's configurations leave out: head dimension of global layers.
@@ -20,7 +20,7 @@ def by_name(repository: str) -> ModelSize | None:
     return families.size_by_name(repository)
 
 
-def like(parameters: int, *, bytes_per_parameter: int = 2) -> ModelSize:
+def estimate_size(parameters: int, *, bytes_per_parameter: int = 2) -> ModelSize:
     """A model of which only the parameters are known: the rest as the next larger published one has it."""
     known = sorted((size for family in families.FAMILIES for size in family.sizes.values()), key=_parameters)
     nearest = next((size for size in known if size.parameters >= parameters), known[-1])
@@ -34,7 +34,7 @@ def of_folder(config: Mapping[str, Any], weights_bytes: int) -> ModelSize:
     # transformers 5 writes `dtype`, earlier ones `torch_dtype`; what a file does not say is float32.
     named = config.get("dtype") or config.get("torch_dtype") or text.get("dtype") or text.get("torch_dtype")
     width = _BYTES.get(str(named), 4)
-    guess = like(weights_bytes // width, bytes_per_parameter=width)
+    guess = estimate_size(weights_bytes // width, bytes_per_parameter=width)
     hidden, shapes = _count(text, "hidden_size"), _shapes(text)
     if hidden is None or shapes is None:
         return guess
@@ -112,4 +112,6 @@ def _parameters(size: ModelSize) -> int:
 
 def _count(config: Mapping[str, Any], name: str) -> int | None:
     value = config.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST[name] else None
+    return (
+        value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST_VALUES[name] else None
+    )

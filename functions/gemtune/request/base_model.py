@@ -49,7 +49,7 @@ class ModelFiles:
         return model_size.of_folder(self.fields, self.weights_bytes) if self.fields and self.weights_bytes else None
 
 
-def read(base_model_id: str) -> BaseModel | None:
+def parse(base_model_id: str) -> BaseModel | None:
     """What an id names, by its form alone; None when it has none of the three forms."""
     if base_model_id.startswith("gs://"):
         rest = base_model_id.removeprefix("gs://").rstrip("/")
@@ -62,23 +62,23 @@ def read(base_model_id: str) -> BaseModel | None:
 def public_name(base_model_id: str) -> str:
     """Return what others may call a base model: its Hub id, or the last part of its path, which says nothing of the
     machine or the bucket that it lies on."""
-    named = read(base_model_id)
+    named = parse(base_model_id)
     return base_model_id if named is not None and named.kind == "hub" else base_model_id.rstrip("/").rpartition("/")[2]
 
 
-def problem_of(base_model_id: str) -> Problem | None:
-    if read(base_model_id) is not None:
+def problem_of_id(base_model_id: str) -> Problem | None:
+    if parse(base_model_id) is not None:
         return None
     hint = "use a Hub id such as google/gemma-3-270m-it, gs://bucket/folder, or an absolute local folder"
     return Problem(("training_config", "base_model_id"), "this names no base model", "bad_base_model", hint)
 
 
-def copies_of(repository: str) -> str:
+def copies_folder(repository: str) -> str:
     """The folder of the export bucket that has a folder for each copied revision of a repository of the Hub."""
     return f"{COPIES}/{repository.replace('/', '--')}"
 
 
-def files(read_config: Callable[[], bytes | None], objects: Mapping[str, int]) -> ModelFiles:
+def describe_folder(read_config: Callable[[], bytes | None], objects: Mapping[str, int]) -> ModelFiles:
     """Describe a folder.
 
     read_config: reads its config.json, None when there is none; may raise Unreadable. objects: name -> bytes of its
@@ -94,10 +94,10 @@ def files(read_config: Callable[[], bytes | None], objects: Mapping[str, int]) -
     return ModelFiles(config, None, weights)
 
 
-def no_pictures(config: Mapping[str, Any]) -> str | None:
+def why_no_pictures(config: Mapping[str, Any]) -> str | None:
     """Why a model with this config.json cannot be trained on pictures here; None if it can."""
     found = families.of_config(config)
     if found is None:
         return "it is no model that is trained here"
-    reason = found[1].no_pictures
+    reason = found[1].why_no_pictures
     return reason if reason is not None or isinstance(config.get("vision_config"), dict) else "it has no vision tower"

@@ -53,4 +53,4 @@ class Facts:
     base_model: ModelFiles | None = None
     size: ModelSize | None = None
     missing_secrets: frozenset[str] = frozenset()
-    no_gguf: Problem | None = None
+    gguf_problem: Problem | None = None

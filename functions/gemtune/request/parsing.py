@@ -40,13 +40,13 @@ class Reading(Generic[Request]):
     request: Request | None
     problems: tuple[Problem, ...]
 
-    def readable(self) -> Request:
+    def require_readable(self) -> Request:
         """The request as far as it can be read. Raises RequestRefused with every problem when that is too little."""
         if self.request is None:
             raise RequestRefused(self.problems)
         return self.request
 
-    def accepted(self) -> Request:
+    def require_valid(self) -> Request:
         """The request, if nothing is wrong with it. Raises RequestRefused with every problem."""
         if self.problems or self.request is None:
             raise RequestRefused(self.problems)
@@ -56,26 +56,26 @@ class Reading(Generic[Request]):
 def read(document: str | bytes, source: Source) -> Reading[TrainRequest]:
     """Read a JSON document, in which a literal token may be a problem where it came from.
     `gemtune.request.rules.check` asks the rules."""
-    return _read(TrainRequest, document, in_the_open=source.in_the_open)
+    return _read(TrainRequest, document, tokens_exposed=source.exposes_tokens)
 
 
 def read_export(document: str | bytes) -> Reading[ExportRequest]:
     """Read a request to export again, which comes by HTTP only."""
-    return _read(ExportRequest, document, in_the_open=False)
+    return _read(ExportRequest, document, tokens_exposed=False)
 
 
-def completed(reading: Reading[ExportRequest], trained: Spec) -> Reading[TrainRequest]:
+def complete_export_request(reading: Reading[ExportRequest], trained: Spec) -> Reading[TrainRequest]:
     """Return a request to export again as the whole request that would have trained the same and exported this."""
-    return Reading(None if reading.request is None else reading.request.of(trained), reading.problems)
+    return Reading(None if reading.request is None else reading.request.as_train_request(trained), reading.problems)
 
 
-def _read(model: type[Request], document: str | bytes, *, in_the_open: bool) -> Reading[Request]:
+def _read(model: type[Request], document: str | bytes, *, tokens_exposed: bool) -> Reading[Request]:
     try:
         raw = read_json_object(document)
     except Unreadable as error:
         return Reading(None, (Problem(error.loc, error.message, error.code, error.hint),))
     request, problems = _validated(model, raw)
-    return Reading(request, (*problems, *_tokens_out_of_place(raw, in_the_open=in_the_open)))
+    return Reading(request, (*problems, *_tokens_out_of_place(raw, tokens_exposed=tokens_exposed)))
 
 
 def _validated(model: type[Request], raw: dict[str, Any]) -> tuple[Request | None, list[Problem]]:
@@ -148,16 +148,16 @@ def _take_out(tree: Any, loc: Loc) -> None:
         tree.pop(loc[-1], None)
 
 
-def _tokens_out_of_place(tree: Any, *, in_the_open: bool, loc: Loc = ()) -> Iterator[Problem]:
+def _tokens_out_of_place(tree: Any, *, tokens_exposed: bool, loc: Loc = ()) -> Iterator[Problem]:
     hint = "store the token with `gemtune secret NAME` and send secret:gemtune-user-NAME"
     if isinstance(tree, dict):
         for key, value in tree.items():
             if contains_token(key):
                 yield Problem((*loc, redact(key)), "a field's name holds a token", "secret_in_the_open", hint)
-            yield from _tokens_out_of_place(value, in_the_open=in_the_open, loc=(*loc, redact(key)))
+            yield from _tokens_out_of_place(value, tokens_exposed=tokens_exposed, loc=(*loc, redact(key)))
     elif isinstance(tree, list):
         for index, value in enumerate(tree):
-            yield from _tokens_out_of_place(value, in_the_open=in_the_open, loc=(*loc, index))
+            yield from _tokens_out_of_place(value, tokens_exposed=tokens_exposed, loc=(*loc, index))
     elif isinstance(tree, str):
         if loc in SECRET_FIELDS.values():  # anywhere else it would be stored in the clear
             if re.fullmatch(SECRET_REFERENCE, tree):
@@ -165,7 +165,7 @@ def _tokens_out_of_place(tree: Any, *, in_the_open: bool, loc: Loc = ()) -> Iter
             if tree.startswith(REFERENCE):
                 msg = "this refers to no secret that a user can keep"
                 yield Problem(loc, msg, "bad_secret_reference", hint)
-            elif in_the_open:
+            elif tokens_exposed:
                 msg = "messages and files are stored and logged by others, so a token may not stand in them"
                 yield Problem(loc, msg, "secret_in_the_open", hint)
         elif contains_token(tree):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gemtune.machines import choice
-from gemtune.machines.memory import Load, needed_for_export
+from gemtune.machines.memory import TrainingLoad, memory_for_export
 from gemtune.methods import Modality
 from gemtune.request.exports import EXPORTS
 from gemtune.request.facts import Facts
@@ -11,17 +11,17 @@ from gemtune.request.rl_spec import DpoConfig, GrpoConfig
 from gemtune.request.spec import DEFAULT_SEQ_LENGTH, Spec, TrainingConfig
 
 
-def load_of(config: TrainingConfig, modality: Modality) -> Load:
+def load_of(config: TrainingConfig, modality: Modality) -> TrainingLoad:
     """What of a request decides about memory."""
     completions = config.batch_size * config.gradient_accumulation_steps
-    return Load(
+    return TrainingLoad(
         config.method,
         config.batch_size,
         config.max_seq_length or DEFAULT_SEQ_LENGTH,
         config.lora_rank,
         modality,
-        sequences=2 if isinstance(config.rl_config, DpoConfig) else 1,
-        sampled=completions if isinstance(config.rl_config, GrpoConfig) else 0,
+        sequences_per_row=2 if isinstance(config.rl_config, DpoConfig) else 1,
+        sampled_completions=completions if isinstance(config.rl_config, GrpoConfig) else 0,
     )
 
 
@@ -31,7 +31,7 @@ def machine(spec: Spec, facts: Facts) -> str | None:
     A machine that it asks for has to be one of the deployment's.
     """
     config = spec.training_config
-    return choice.choose(facts.deployment.machines, config.machine, facts.size, load_of(config, spec.modality))
+    return choice.choose_machine(facts.deployment.machines, config.machine, facts.size, load_of(config, spec.modality))
 
 
 def export_machine(spec: Spec, facts: Facts) -> str | None:
@@ -39,5 +39,5 @@ def export_machine(spec: Spec, facts: Facts) -> str | None:
     if facts.size is None:
         return None
     written = EXPORTS[spec.export_config.format].bytes_per_parameter
-    need = needed_for_export(facts.size, spec.training_config.method, written)
-    return choice.choose_for_export(facts.deployment.machines, need)
+    need = memory_for_export(facts.size, spec.training_config.method, written)
+    return choice.choose_export_machine(facts.deployment.machines, need)

@@ -70,7 +70,7 @@ class Regex(RewardBase):
 
     def problems(self, loc: Loc, *, max_completion_length: int) -> Iterator[Problem]:
         try:
-            patterns.compiled(self.pattern)
+            patterns.compile_pattern(self.pattern)
         except ValueError as error:
             yield Problem((*loc, "pattern"), f"this is no RE2 pattern: {error}", "bad_pattern", "see RE2's syntax")
 
@@ -85,7 +85,7 @@ class JsonSchema(RewardBase):
 
     def problems(self, loc: Loc, *, max_completion_length: int) -> Iterator[Problem]:
         try:
-            schemas.validator(self.json_schema)
+            schemas.build_validator(self.json_schema)
         except ValueError as error:
             hint = "use JSON Schema 2020-12 with its definitions inside"
             yield Problem((*loc, "json_schema"), f"this schema cannot be used: {error}", "bad_schema", hint)

@@ -45,7 +45,7 @@ RlConfig = Annotated[GrpoConfig | DpoConfig, Field(discriminator="algorithm")]
 DISCRIMINATORS: tuple[str, ...] = ("algorithm", "type")
 
 
-def for_rows_with(columns: Collection[str], *, completions: int, max_seq_length: int) -> RlConfig | None:
+def infer_rl_config(columns: Collection[str], *, completions: int, max_seq_length: int) -> RlConfig | None:
     """Return what rows with these columns are for, None when they say nothing, or two things.
 
     Parameters are at their defaults; where a train_step has fewer completions than a group of them, or a row too few
@@ -65,7 +65,7 @@ def for_rows_with(columns: Collection[str], *, completions: int, max_seq_length:
     return config.model_copy(update=fitting)
 
 
-def names(rewards: list[Reward]) -> list[str]:
+def reward_names(rewards: list[Reward]) -> list[str]:
     """What each reward is called."""
     return [reward.type if reward.name is None else reward.name for reward in rewards]
 

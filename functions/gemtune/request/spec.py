@@ -154,7 +154,7 @@ class TrainRequest(Spec):
     wandb_config: WandbConfig | None = None
 
     @property
-    def takes_algorithm_of_rows(self) -> bool:
+    def infers_rl_algorithm(self) -> bool:
         """Whether the rows of its dataset decide about the RL algorithm."""
         return self.training_config.method == "RL" and self.training_config.rl_config is None
 
@@ -179,7 +179,7 @@ class ExportRequest(Contract):
     hf_token: str | None = Field(None, min_length=1, max_length=512, repr=False)
     notify: Notify | None = None
 
-    def of(self, trained: Spec) -> TrainRequest:
+    def as_train_request(self, trained: Spec) -> TrainRequest:
         """The request that would have trained the same and exported this."""
         given = self.model_dump(mode="json", exclude_none=True)
         kept = trained.model_dump(mode="json") | {"notify": None, "wandb_config": None}

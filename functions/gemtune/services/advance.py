@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from gemtune.errors import SecretNotFound
 from gemtune.jobs import changes, steps
 from gemtune.jobs.record import NO_RESULT, Artifact, Claim, Failure, FencingToken, Job, Progress, StepResult
-from gemtune.jobs.secret_names import SECRET_TTL, own_secrets
+from gemtune.jobs.secret_names import SECRET_TTL, job_secrets
 from gemtune.jobs.status import Step
 from gemtune.ports import Clock, JobStore, Secrets
 
@@ -30,7 +30,7 @@ class Advance:
         job = self.store.update(job_id, lambda job: steps.begin_attempt(job, step, claim, execution=execution, at=now))
         if job.steps[step].state == "done":
             return None
-        for name in own_secrets(job):
+        for name in job_secrets(job):
             with suppress(SecretNotFound):  # the step that needs it says so better
                 self.secrets.renew(name, ttl=SECRET_TTL)
         return job, FencingToken(claim=claim, step=step, attempt=job.steps[step].attempt, began=began)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from gemtune.errors import JobHasChildren, JobIsRunning, VersionConflict
-from gemtune.jobs.secret_names import own_secrets
+from gemtune.jobs.secret_names import job_secrets
 from gemtune.ports import Buckets, Clock, JobStore, Secrets
 
 TOMBSTONE = timedelta(days=30)
@@ -35,7 +35,7 @@ class Delete:
                 break
             except VersionConflict:
                 continue  # it changed, or got a child, between the look and the delete: look again
-        for name in own_secrets(job):
+        for name in job_secrets(job):
             self.secrets.delete(name)
         if job.spec_name:  # else its record could not be read, and `sweep` removes the spec of a deleted job
             self.buckets.config.delete(job.spec_name)

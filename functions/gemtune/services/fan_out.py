@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from gemtune.errors import JobNotFound, RecordUnreadable
 from gemtune.jobs.events import Event
 from gemtune.jobs.record import Job
-from gemtune.jobs.secret_names import own_secrets
+from gemtune.jobs.secret_names import job_secrets
 from gemtune.ports import Bus, JobStore, Secrets, Topic
-from gemtune.services.notify import message_of
+from gemtune.services.notify import webhook_message
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class FanOut:
                     published = event.seq
                 self.store.mark_published(job_id, published)
             if self.store.get(job_id).is_over:
-                for name in own_secrets(job):
+                for name in job_secrets(job):
                     self.secrets.delete(name)
         except JobNotFound:
             return  # deleted meanwhile: nobody waits for its events any more
@@ -54,5 +54,5 @@ class FanOut:
         self.bus.publish(Topic.JOB_STATUS, body, attributes=attributes, ordering_key=job.job_id, durable=False)
         log.info("job %s: %s", job.job_id, event.type)  # failed jobs are counted by this line
         if job.webhook_url is not None:  # a receiver may be slow or away, so it has a topic of its own
-            message = message_of(job.webhook_url, event)
+            message = webhook_message(job.webhook_url, event)
             self.bus.publish(Topic.WEBHOOKS, message, attributes={"job_id": job.job_id}, durable=False)

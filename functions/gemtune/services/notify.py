@@ -14,7 +14,7 @@ from gemtune.webhooks import destinations, signing
 Post = Callable[[str, bytes, Mapping[str, str]], int]
 
 
-def message_of(url: str, event: Event) -> bytes:
+def webhook_message(url: str, event: Event) -> bytes:
     """A message of topic webhooks: all that the delivery needs, so that it does not depend on the record."""
     return json.dumps({"url": url, "event": event.model_dump(mode="json")}).encode()
 

@@ -12,7 +12,7 @@ from gemtune.errors import JobNotFound, JobWasDeleted, RecordUnreadable, Stale, 
 from gemtune.jobs import changes, launches
 from gemtune.jobs.launches import RELAUNCHES
 from gemtune.jobs.record import Failure, Job
-from gemtune.jobs.secret_names import OWN_PREFIX, job_of
+from gemtune.jobs.secret_names import OWN_PREFIX, job_of_secret
 from gemtune.jobs.status import Step
 from gemtune.ports import Buckets, Clock, ExecutionState, JobStore, Launcher, Secrets
 from gemtune.services.acceptance.submit import Submit
@@ -131,7 +131,7 @@ class Sweep:
 
     def _is_needed(self, secret_name: str) -> bool:
         try:
-            job = self.store.get(job_of(secret_name))
+            job = self.store.get(job_of_secret(secret_name))
         except JobNotFound:
             return False
         except RecordUnreadable:  # a newer version's job, perhaps

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gemtune.machines import memory, model_size
-from gemtune.machines.memory import Load
+from gemtune.machines.memory import TrainingLoad
 from gemtune.methods import Method
 from gemtune.request.spec import Spec
 from tests import tiny_gemma
@@ -94,8 +94,8 @@ def a_layer(method: Method) -> float:
     """What memory.py reckons for one more layer, in bfloat16."""
     size = model_size.by_name("gemma-3-270m")
     assert size is not None
-    load = Load(method, ROWS, 64, 16, "text")
-    more, less = (memory.work_bytes(size.cut_to(n), load, checkpointing=False) for n in (2, 1))
+    load = TrainingLoad(method, ROWS, 64, 16, "text")
+    more, less = (memory.work_bytes(size.with_first_layers(n), load, checkpointing=False) for n in (2, 1))
     return more - less
 
 

@@ -74,4 +74,4 @@ def test_an_error_names_three_faults_by_path_and_counts_the_others() -> None:
 
 
 def test_requests_from_pubsub_and_uploads_come_in_the_open() -> None:
-    assert {source.value: source.in_the_open for source in Source} == {"http": False, "pubsub": True, "upload": True}
+    assert {source.value: source.exposes_tokens for source in Source} == {"http": False, "pubsub": True, "upload": True}

@@ -162,11 +162,11 @@ def test_a_job_id_contains_the_dataset_and_the_model(dataset: str, model: str, j
 
 
 def test_the_name_of_a_secret_contains_its_job() -> None:
-    name = secret_names.own_name("training_chats_gemma-3_0123", "hf_token", "fedcba")
+    name = secret_names.job_secret_name("training_chats_gemma-3_0123", "hf_token", "fedcba")
     assert name == "gemtune-job-training_chats_gemma-3_0123-hf_token-fedcba"
-    assert secret_names.job_of(name) == "training_chats_gemma-3_0123"
+    assert secret_names.job_of_secret(name) == "training_chats_gemma-3_0123"
     job = new(secret_names={"hf_token": name, "wandb_api_key": "gemtune-user-mine"})
-    assert secret_names.own_secrets(job) == [name]
+    assert secret_names.job_secrets(job) == [name]
 
 
 def test_secrets_of_a_job_outlive_its_longest_step() -> None:

@@ -60,8 +60,8 @@ def test_an_unknown_price_or_machine_makes_an_unknown_cost(monkeypatch: pytest.M
     assert cost.of_job(newer.model_copy(update={"steps": {**newer.steps, "judge": StepRecord(seconds=1)}})) is None
     monkeypatch.setattr(cost, "prices", lambda: {"vcpu": 1.0, "gib": 1.0, "nvidia-l4": None})
     assert cost.of_job(job("l4", train=1)) is None
-    assert cost.a_second(MACHINES["cpu"]) == 40
-    assert cost.a_second(MACHINES["rtx-pro-6000"]) is None
+    assert cost.usd_per_second(MACHINES["cpu"]) == 40
+    assert cost.usd_per_second(MACHINES["rtx-pro-6000"]) is None
 
 
 def test_the_price_list_has_date_region_source_and_every_accelerator() -> None:
@@ -70,12 +70,12 @@ def test_the_price_list_has_date_region_source_and_every_accelerator() -> None:
     assert prices["region"] == "us-central1"
     assert len(prices["source"]) > 40
     items = {"vcpu", "gib"} | {machine.gpu for machine in MACHINES.values() if machine.gpu}
-    assert set(prices["a_second"]) == items
+    assert set(prices["usd_per_second"]) == items
 
 
 def test_the_page_on_deployment_agrees_with_the_price_list() -> None:
     page = (Path(__file__).parent.parent.parent.parent / "docs" / "deployment.md").read_text()
-    an_hour = {name: cost.a_second(machine) for name, machine in {**MACHINES, **CPU_STEPS}.items()}
+    an_hour = {name: cost.usd_per_second(machine) for name, machine in {**MACHINES, **CPU_STEPS}.items()}
     for words, price in (
         ("prepare, per hour", an_hour["prepare"]),
         ("train on `l4`, per hour", an_hour["l4"]),
@@ -83,7 +83,7 @@ def test_the_page_on_deployment_agrees_with_the_price_list() -> None:
     ):
         assert price is not None
         assert f"| {words} | ${price * 3600:.2f} |" in page
-    without_gpu = cost.a_second(replace(MACHINES["rtx-pro-6000"], gpu=None))
+    without_gpu = cost.usd_per_second(replace(MACHINES["rtx-pro-6000"], gpu=None))
     assert without_gpu is not None
     assert f"its CPUs and memory alone are ${without_gpu * 3600:.2f} |" in page
     example = cost.of_job(job("l4", prepare=120, train=1200, export=180))

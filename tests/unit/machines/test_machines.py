@@ -10,7 +10,7 @@ import pytest
 from gemtune.errors import NeedsLargerMachine
 from gemtune.machines import choice, model_size
 from gemtune.machines.choice import MACHINES
-from gemtune.machines.memory import GIB, Load, needed, needed_for_export
+from gemtune.machines.memory import GIB, TrainingLoad, memory_for_export, memory_for_training
 from gemtune.request.exports import EXPORTS
 from gemtune.request.placement import load_of
 from gemtune.request.spec import TrainingConfig
@@ -18,7 +18,7 @@ from gemtune.request.spec import TrainingConfig
 BOTH = ("l4", "rtx-pro-6000")
 
 
-def load(**training: Any) -> Load:
+def load(**training: Any) -> TrainingLoad:
     return load_of(TrainingConfig(base_model_id="google/gemma-3-1b-it", **training), "text")
 
 
@@ -29,7 +29,7 @@ def size(name: str) -> model_size.ModelSize:
 
 
 def chosen(model: str, deployed: tuple[str, ...] = BOTH, machine: str | None = None, **training: Any) -> str | None:
-    return choice.choose(deployed, machine, size(model), load(**training))
+    return choice.choose_machine(deployed, machine, size(model), load(**training))
 
 
 @pytest.mark.parametrize(
@@ -96,25 +96,25 @@ def test_a_job_that_follows_the_advice_fits(name: str) -> None:
 
 
 def test_the_machine_for_a_model_of_unknown_size_is_chosen_later() -> None:
-    assert choice.choose(BOTH, None, None, load()) is None
-    assert choice.choose(BOTH, "l4", None, load()) == "l4"
+    assert choice.choose_machine(BOTH, None, None, load()) is None
+    assert choice.choose_machine(BOTH, "l4", None, load()) == "l4"
 
 
 def test_a_workstation_is_never_refused() -> None:
-    assert choice.choose(("local",), None, size("gemma-3-27b"), load(method="Full")) == "local"
+    assert choice.choose_machine(("local",), None, size("gemma-3-27b"), load(method="Full")) == "local"
 
 
 @pytest.mark.parametrize("change", [{"batch_size": 8}, {"max_seq_length": 4096}, {"method": "Full"}, {"lora_rank": 64}])
 def test_larger_settings_need_more_memory(change: dict[str, Any]) -> None:
-    plain, more = (needed(size("gemma-3-1b"), load(**training)) for training in ({}, change))
+    plain, more = (memory_for_training(size("gemma-3-1b"), load(**training)) for training in ({}, change))
     assert more.gpu > plain.gpu
-    assert more.without_gpu > plain.without_gpu
+    assert more.host_without_gpu > plain.host_without_gpu
 
 
 def test_four_bit_weights_need_less_of_the_gpu_and_the_same_files() -> None:
-    lora, qlora = (needed(size("gemma-2-9b"), load(method=method)) for method in ("LoRA", "QLoRA"))
+    lora, qlora = (memory_for_training(size("gemma-2-9b"), load(method=method)) for method in ("LoRA", "QLoRA"))
     assert qlora.gpu < lora.gpu - 9
-    assert qlora.beside_gpu == lora.beside_gpu > size("gemma-2-9b").file_bytes / GIB
+    assert qlora.host_with_gpu == lora.host_with_gpu > size("gemma-2-9b").file_bytes / GIB
 
 
 def test_the_size_of_a_model_is_read_from_its_config() -> None:
@@ -171,26 +171,26 @@ def test_the_machines_are_within_the_limits_of_cloud_run() -> None:
     ],
 )
 def test_an_export_gets_a_machine_with_room_for_its_files(name: str, export_format: Any, machine: str | None) -> None:
-    need = needed_for_export(size(name), "LoRA", EXPORTS[export_format].bytes_per_parameter)
-    assert choice.choose_for_export(BOTH, need) == machine
-    assert choice.choose_for_export(("local",), need) is None
+    need = memory_for_export(size(name), "LoRA", EXPORTS[export_format].bytes_per_parameter)
+    assert choice.choose_export_machine(BOTH, need) == machine
+    assert choice.choose_export_machine(("local",), need) is None
 
 
 def test_the_refusal_of_an_export_without_room_advises_changes() -> None:
-    nine = needed_for_export(size("gemma-2-9b"), "LoRA", EXPORTS["merged"].bytes_per_parameter)
+    nine = memory_for_export(size("gemma-2-9b"), "LoRA", EXPORTS["merged"].bytes_per_parameter)
     with pytest.raises(NeedsLargerMachine, match="the machine of exports has 32") as caught:
-        choice.choose_for_export(("l4",), nine)
+        choice.choose_export_machine(("l4",), nine)
     assert str(caught.value.hint).endswith("or deploy machine rtx-pro-6000")
-    largest = needed_for_export(size("gemma-3-27b"), "LoRA", EXPORTS["gguf"].bytes_per_parameter)
+    largest = memory_for_export(size("gemma-3-27b"), "LoRA", EXPORTS["gguf"].bytes_per_parameter)
     with pytest.raises(NeedsLargerMachine) as caught:
-        choice.choose_for_export(BOTH, largest)
+        choice.choose_export_machine(BOTH, largest)
     assert str(caught.value.hint) == "use format adapter, or a smaller base model"
 
 
 def test_an_export_needs_room_for_the_files_that_it_reads_and_writes() -> None:
     model = size("gemma-3-4b")
     written = (EXPORTS["adapter"].bytes_per_parameter, EXPORTS["merged"].bytes_per_parameter)
-    adapter, merged = (needed_for_export(model, "LoRA", each) for each in written)
+    adapter, merged = (memory_for_export(model, "LoRA", each) for each in written)
     assert merged - adapter == pytest.approx(2 * model.parameters / GIB)
     assert adapter == pytest.approx(model.file_bytes / GIB + 3)
 
@@ -207,7 +207,8 @@ def test_all_pictures_of_a_training_step_take_memory() -> None:
     for name, training in configs.items():
         config = TrainingConfig(base_model_id="google/gemma-3-4b-it", **training)
         seeing, blind = (
-            needed(size("google/gemma-3-4b-it"), load_of(config, modality)).gpu for modality in ("vision", "text")
+            memory_for_training(size("google/gemma-3-4b-it"), load_of(config, modality)).gpu
+            for modality in ("vision", "text")
         )
         more[name] = seeing - blind
     assert more == {"LoRA": pytest.approx(2), "DPO": pytest.approx(6.4), "GRPO": pytest.approx(6.4)}

@@ -61,7 +61,7 @@ def with_field(path: str, value: Any) -> dict[str, Any]:
 
 
 def test_the_documented_example_is_accepted() -> None:
-    parsed = checked(EXAMPLE).accepted()
+    parsed = checked(EXAMPLE).require_valid()
     assert parsed.training_config.learning_rate == 0.0001
     assert parsed.secrets() == {"hf_token": "hf_fakefakefake"}
     assert "hf_fake" not in parsed.spec().model_dump_json()
@@ -103,7 +103,7 @@ def nested(path: str, value: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("field", ["format", "quantization"])
 def test_absent_fields_have_their_defaults(field: str) -> None:
-    parsed = checked(request()).accepted()
+    parsed = checked(request()).require_valid()
     assert parsed.spec().quantization == "none"
     assert parsed.export_config.format == "adapter"
     assert parsed.training_config.model_dump() | {"base_model_id": ""} == {
@@ -327,7 +327,7 @@ def test_the_hint_for_a_misspelled_field_names_the_right_one() -> None:
 )
 def test_anything_but_a_json_object_is_refused(body: str) -> None:
     with pytest.raises(RequestRefused):
-        checked(body).accepted()
+        checked(body).require_valid()
 
 
 @pytest.mark.parametrize("name", ["function-x", "", "a.b", "0", "é", "job_name\n", "__class__"])
@@ -402,7 +402,7 @@ def test_no_problem_repeats_a_token_from_any_field(path: str, form: str, source:
 
 def test_the_hash_of_a_request_ignores_secrets_and_order() -> None:
     def hashed(body: dict[str, Any]) -> str:
-        return request_hash(checked(body).accepted().spec())
+        return request_hash(checked(body).require_valid().spec())
 
     same = dict(reversed(list(request(hf_token="hf_fakefakefakeA").items())))
     assert hashed(request(hf_token="hf_fakefakefakeB")) == hashed(same)

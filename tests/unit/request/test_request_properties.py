@@ -107,7 +107,7 @@ def accepted(draw: st.DrawFn) -> dict[str, Any]:
 def spec_of(body: Any, facts: Facts = PAIRS) -> Spec:
     reading: Reading[TrainRequest] = checked(body, facts=facts)
     assert reading.problems == (), reading.problems
-    return reading.accepted().spec()
+    return reading.require_valid().spec()
 
 
 def meaning(spec: Spec) -> Any:

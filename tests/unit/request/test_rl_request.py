@@ -50,7 +50,7 @@ def test_each_algorithm_is_accepted_with_its_defaults() -> None:
     assert problems(grpo()) == {}
     assert problems({"algorithm": "dpo"}) == {}
     body = request(training={"method": "RL", "rl_config": grpo({"type": "exact_answer"})})
-    spec = checked(body).accepted().spec()
+    spec = checked(body).require_valid().spec()
     assert spec.model_dump(mode="json")["training_config"]["rl_config"] == {
         "algorithm": "grpo",
         "num_generations": 8,
@@ -149,7 +149,7 @@ def test_training_fields_that_do_not_go_with_rl_are_refused(training: Any, where
 def test_a_default_grpo_config_fits_the_batch_and_the_length(training: Any, group: int, length: int) -> None:
     assert FACTS.dataset is not None
     facts = replace(FACTS, dataset=replace(FACTS.dataset, columns=frozenset({"prompt", "answer"})))
-    rl = checked(request(training={"method": "RL"} | training), facts=facts).accepted().training_config.rl_config
+    rl = checked(request(training={"method": "RL"} | training), facts=facts).require_valid().training_config.rl_config
     assert isinstance(rl, GrpoConfig)
     assert (rl.num_generations, rl.max_completion_length) == (group, length)
 
@@ -211,7 +211,7 @@ GROWING = {f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 60} for i in ran
 )
 def test_an_invalid_or_hostile_schema_is_refused(schema: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=r".") as caught:
-        schemas.validator(schema)
+        schemas.build_validator(schema)
     assert reason in str(caught.value)
 
 
@@ -223,7 +223,7 @@ def test_a_deeply_nested_schema_is_refused() -> None:
 
 
 def test_names_of_properties_are_not_read_as_keywords() -> None:
-    validator = schemas.validator({"properties": {"$id": {"type": "string"}, "pattern": {"type": "integer"}}})
+    validator = schemas.build_validator({"properties": {"$id": {"type": "string"}, "pattern": {"type": "integer"}}})
     assert validator.is_valid({"$id": "x", "pattern": 3})
     assert not validator.is_valid({"pattern": "x"})
 
@@ -240,7 +240,7 @@ def test_names_of_properties_are_not_read_as_keywords() -> None:
     ],
 )
 def test_values_and_unused_definitions_are_not_checked_as_schemas(schema: dict[str, Any]) -> None:
-    assert schemas.validator(schema) is not None
+    assert schemas.build_validator(schema) is not None
     used = {"$defs": {"used": {"$anchor": "x"}}, "$ref": "#/$defs/used"}
     with pytest.raises(ValueError, match=r"\$anchor is not supported"):
-        schemas.validator(used)
+        schemas.build_validator(used)

@@ -20,7 +20,7 @@ def with_secret(place: tuple[str, ...], value: str) -> dict[str, Any]:
 
 
 def test_a_spec_holds_no_secret_of_its_request() -> None:
-    accepted = checked(request(**BODY)).accepted()
+    accepted = checked(request(**BODY)).require_valid()
     assert accepted.secrets() == TOKENS
     spec = accepted.spec().model_dump_json()
     assert not any(token in spec for token in TOKENS.values())

@@ -15,7 +15,7 @@ from werkzeug.exceptions import MethodNotAllowed
 
 from gemtune import error_codes
 from gemtune.error_codes import answers, problems
-from gemtune.handlers.error_answers import code_of
+from gemtune.handlers.error_answers import code_for_reason
 from gemtune.jobs.sources import Source
 from gemtune.request import parsing, rewards, rl_spec, spec
 from tests import codes_in_source
@@ -28,9 +28,9 @@ ELSEWHERE: Mapping[tuple[str, str], str] = {
     ("functions/gemtune/cli/demo.py", "follow(connection, job_id)"): "an exit code",
     ("functions/gemtune/handlers/error_answers.py", "_whole(code)"): "passes one on",
     ("functions/gemtune/handlers/error_answers.py", "_whole(problem.code)"): "passes one on",
-    ("functions/gemtune/handlers/error_answers.py", "code_of(error.name)"): "HTTP's names",
+    ("functions/gemtune/handlers/error_answers.py", "code_for_reason(error.name)"): "HTTP's names",
     ("functions/gemtune/local_server/cloud_run_jobs.py", "child.exit_code()"): "an exit code",
-    ("functions/gemtune/local_server/http_server.py", "error_answers.code_of(error.reason)"): "HTTP's names",
+    ("functions/gemtune/local_server/http_server.py", "error_answers.code_for_reason(error.reason)"): "HTTP's names",
     ("functions/gemtune/local_server/workflow_engine/http_calls.py", "answer.status_code"): "a status",
     ("functions/gemtune/request/parsing.py", "detail['type']"): "pydantic's names",
     ("trainer/process/child.py", "process.returncode"): "an exit code",
@@ -73,7 +73,7 @@ def test_entries_are_sentences() -> None:
 def test_codes_of_http_are_those_of_the_server() -> None:
     kinds = [kind for kind in vars(utilities).values() if isinstance(kind, type) and issubclass(kind, utilities.Error)]
     names = [kind.reason for kind in kinds] + [MethodNotAllowed().name]
-    codes = {code_of(name) for name in names}
+    codes = {code_for_reason(name) for name in names}
     assert codes - set(answers.ANSWERS) == set(answers.HTTP_NAMES)
 
 

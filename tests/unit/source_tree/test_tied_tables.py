@@ -90,7 +90,7 @@ def test_the_limits_of_an_export_are_in_range(export: exports.Export) -> None:
 
 
 def test_only_requests_over_http_may_contain_a_token() -> None:
-    assert {source.value: source.in_the_open for source in Source} == {"http": False, "pubsub": True, "upload": True}
+    assert {source.value: source.exposes_tokens for source in Source} == {"http": False, "pubsub": True, "upload": True}
 
 
 LIMITS = Limits(1.0, 0.5, 2.0, "planted")

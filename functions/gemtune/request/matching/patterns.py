@@ -8,7 +8,7 @@ from typing import Any
 MEMORY = 8 * 1024 * 1024
 
 
-def compiled(pattern: str) -> Any:
+def compile_pattern(pattern: str) -> Any:
     """A pattern with `search`. Raises ValueError, with RE2's reason, for one that RE2 cannot run."""
     import re2
 

@@ -25,7 +25,7 @@ REFUSED = frozenset({
 UNSEEN = frozenset({"const", "enum", "default", "examples", "$defs", "definitions"})
 
 
-def validator(schema: dict[str, Any]) -> Any:
+def build_validator(schema: dict[str, Any]) -> Any:
     """What tells by `is_valid` whether a value is as the schema says. Raises ValueError, with a reason, for a schema
     that is none, or that is not supported here."""
     import jsonschema
@@ -81,7 +81,7 @@ def _parts_of_keyword(schema: dict[str, Any], keyword: str, value: Any, inside: 
     if keyword == "$ref":
         return _parts(schema, _target(schema, value, inside), (*inside, value), depth)
     if keyword == "pattern":
-        patterns.compiled(value)
+        patterns.compile_pattern(value)
     if keyword in ("properties", "dependentSchemas"):  # its names are the user's, not keywords
         return sum(_parts(schema, each, inside, depth) for each in value.values())
     return _parts(schema, value, inside, depth)
@@ -105,7 +105,7 @@ def _target(schema: dict[str, Any], ref: Any, inside: tuple[str, ...]) -> Any:
 def _pattern(validator: Any, pattern: str, value: Any, schema: Any) -> Iterator[Any]:
     import jsonschema
 
-    if isinstance(value, str) and not patterns.compiled(pattern).search(value):
+    if isinstance(value, str) and not patterns.compile_pattern(pattern).search(value):
         yield jsonschema.ValidationError("a text does not match its pattern")
 
 

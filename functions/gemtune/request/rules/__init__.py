@@ -34,9 +34,9 @@ _DATASET, _MODALITY, _FORMAT = ("processed_dataset_id",), ("modality",), ("expor
 (_BASE_MODEL,), (_RL_CONFIG,) = _training("base_model_id"), _training("rl_config")
 RULES: tuple[Rule, ...] = (
     Rule((_DATASET,), training.dataset_exists),
-    Rule((_BASE_MODEL,), model.is_named),
-    Rule((_BASE_MODEL,), model.is_supported),
-    Rule((_MODALITY, _BASE_MODEL), model.sees),
+    Rule((_BASE_MODEL,), model.base_model_id),
+    Rule((_BASE_MODEL,), model.supported),
+    Rule((_MODALITY, _BASE_MODEL), model.pictures),
     Rule((_MODALITY, *_training("train_vision_tower")), training.vision_tower),
     Rule((_MODALITY, *_training("packing", "provider")), training.packing),
     Rule(_training("early_stopping_patience", "early_stopping_threshold", "eval_strategy"), training.early_stopping),
@@ -55,7 +55,7 @@ RULES: tuple[Rule, ...] = (
     Rule(_training("batch_size", "gradient_accumulation_steps", "rl_config"), reinforcement.groups),
     Rule(_training("max_seq_length", "rl_config"), reinforcement.completion_length),
     Rule((_FORMAT, ("export_config", "quantization")), export.quantization),
-    Rule((_BASE_MODEL, _FORMAT), model.becomes_gguf),
+    Rule((_BASE_MODEL, _FORMAT), model.gguf_export),
     Rule((("training_config",), ("export_config",)), export.machine),
     Rule((("export_config", "destination"), ("export_config", "hf_repo_id")), export.destination),
     Rule((("hf_token",), ("export_config", "destination")), export.hub_token),
@@ -73,7 +73,7 @@ def check(
     what the request leaves to the facts. A rule about a faulty field is not asked."""
     if reading.request is None:
         return reading
-    request = reinforcement.with_algorithm_of_rows(reading.request, facts)
+    request = reinforcement.infer_rl_algorithm(reading.request, facts)
     faulty = [problem.loc for problem in reading.problems]
     problems = [
         problem

@@ -16,13 +16,13 @@ _TRAINING: Loc = ("training_config",)
 _RL: Loc = (*_TRAINING, "rl_config")
 
 
-def with_algorithm_of_rows(request: TrainRequest, facts: Facts) -> TrainRequest:
+def infer_rl_algorithm(request: TrainRequest, facts: Facts) -> TrainRequest:
     """Write the algorithm into a request that leaves it to the rows of its dataset, as far as they say it."""
     columns = None if facts.dataset is None else facts.dataset.columns
-    if columns is None or not request.takes_algorithm_of_rows:
+    if columns is None or not request.infers_rl_algorithm:
         return request
     config = request.training_config
-    rl_config = rl_spec.for_rows_with(
+    rl_config = rl_spec.infer_rl_config(
         columns,
         completions=config.batch_size * config.gradient_accumulation_steps,
         max_seq_length=config.max_seq_length or DEFAULT_SEQ_LENGTH,
@@ -32,7 +32,7 @@ def with_algorithm_of_rows(request: TrainRequest, facts: Facts) -> TrainRequest:
 
 def rl_config(request: TrainRequest, facts: Facts) -> list[Problem]:
     config = request.training_config
-    if request.takes_algorithm_of_rows:
+    if request.infers_rl_algorithm:
         return _no_algorithm(facts)
     if config.method != "RL" and config.rl_config is not None:
         message = f"rl_config has no use with method {config.method}"
@@ -73,7 +73,7 @@ def fields_without_use(request: TrainRequest, facts: Facts) -> list[Problem]:
     return [
         Problem((*_TRAINING, name), f"it has no use: {reason}", "field_without_use", "leave it out")
         for name, reason in reasons.items()
-        if config.changes(name)
+        if config.differs_from_default(name)
     ]
 
 
@@ -125,7 +125,7 @@ def rewards(request: TrainRequest, facts: Facts) -> list[Problem]:
     problems = []
     if all(reward.weight == 0 for reward in rl.rewards):
         problems.append(Problem(loc, "every weight is 0", "nothing_to_learn", "give one reward another weight"))
-    for name, count in Counter(rl_spec.names(rl.rewards)).items():
+    for name, count in Counter(rl_spec.reward_names(rl.rewards)).items():
         if count > 1:
             message = f"{count} rewards are called {name}"
             problems.append(Problem(loc, message, "repeated_value", "give each a name of its own"))

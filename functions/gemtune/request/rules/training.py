@@ -37,7 +37,7 @@ def packing(request: TrainRequest, facts: Facts) -> list[Problem]:
 def early_stopping(request: TrainRequest, facts: Facts) -> list[Problem]:
     config, loc = request.training_config, ("training_config", "early_stopping_patience")
     if config.early_stopping_patience is None:
-        if not config.changes("early_stopping_threshold"):
+        if not config.differs_from_default("early_stopping_threshold"):
             return []
         message = "early_stopping_threshold has no use without early_stopping_patience"
         return [Problem(("training_config", "early_stopping_threshold"), message, "field_without_use", "set both")]
@@ -58,7 +58,7 @@ def best_weights(request: TrainRequest, facts: Facts) -> list[Problem]:
 
 def eval_steps(request: TrainRequest, facts: Facts) -> list[Problem]:
     config = request.training_config
-    if config.eval_strategy == "steps" or not config.changes("eval_steps"):
+    if config.eval_strategy == "steps" or not config.differs_from_default("eval_steps"):
         return []
     message = f"eval_steps has no use with eval_strategy {config.eval_strategy!r}"
     return [Problem(("training_config", "eval_steps"), message, "field_without_use", "set eval_strategy to steps")]

@@ -10,7 +10,7 @@ from typing import Any, Generic
 from gemtune.errors import BadIdempotencyKey, JobNotFound, JobWasDeleted, KeyReused
 from gemtune.jobs.changes import accept_job
 from gemtune.jobs.record import Job, key_hash
-from gemtune.jobs.secret_names import OWN_PREFIX, REFERENCE, SECRET_TTL, own_name
+from gemtune.jobs.secret_names import OWN_PREFIX, REFERENCE, SECRET_TTL, job_secret_name
 from gemtune.jobs.sources import Source
 from gemtune.jobs.status import Status
 from gemtune.ports import Buckets, Clock, JobStore, Secrets
@@ -95,7 +95,7 @@ class CreateJob:
         # Any other error leaves open whether the record is there, so nothing is removed: `sweep` knows later.
         if not created.is_new:
             self._remove_own(names, spec_name)
-            return same_request(created.job, request_hash)
+            return check_same_request(created.job, request_hash)
         return job
 
     def _keep_secrets(self, tokens: Mapping[str, str], new_id: str, nonce: str) -> dict[str, str]:
@@ -104,7 +104,7 @@ class CreateJob:
             if value.startswith(REFERENCE):
                 names[role] = value.removeprefix(REFERENCE)
                 continue
-            names[role] = own_name(new_id, role, nonce)
+            names[role] = job_secret_name(new_id, role, nonce)
             self.secrets.create(names[role], value, ttl=SECRET_TTL)
         return names
 
@@ -115,7 +115,7 @@ class CreateJob:
         self.buckets.config.delete(spec_name)
 
 
-def same_request(job: Job, request_hash: str) -> Job:
+def check_same_request(job: Job, request_hash: str) -> Job:
     """The job, if it was made from this request. Raises KeyReused."""
     if job.request_hash != request_hash:
         raise KeyReused()

@@ -10,9 +10,9 @@ from gemtune.jobs.changes import steps_of_export
 from gemtune.jobs.record import Job
 from gemtune.ports import Buckets, JobStore
 from gemtune.request import placement, rules
-from gemtune.request.parsing import completed
+from gemtune.request.parsing import complete_export_request
 from gemtune.request.spec import ExportRequest, Spec, read_spec, request_hash
-from gemtune.services.acceptance.create_job import CreateJob, Submission, same_request
+from gemtune.services.acceptance.create_job import CreateJob, Submission, check_same_request
 from gemtune.services.acceptance.submit import Submit
 
 
@@ -39,13 +39,13 @@ class ExportAgain:
         key_hash, reading = submission.key_hash, submission.reading
         if key_hash is not None and (holder := self.store.find_by_key(key_hash)) is not None:
             # Its parent was there when it was accepted, and need not be there still.
-            return same_request(holder, request_hash(reading.accepted(), parent_job_id=job_id)), None
+            return check_same_request(holder, request_hash(reading.require_valid(), parent_job_id=job_id)), None
         parent = self._who_trained(job_id)
         steps = steps_of_export(parent)
         trained = read_spec(self.buckets.config.read(parent.spec_name))
-        whole = completed(reading, trained)
-        facts = self.submit.read_facts(whole.readable(), trains=False)
-        request = rules.check(whole, facts, about=ExportRequest).accepted()
+        whole = complete_export_request(reading, trained)
+        facts = self.submit.read_facts(whole.require_readable(), trains=False)
+        request = rules.check(whole, facts, about=ExportRequest).require_valid()
         spec = request.spec()
         new_id = job_ids.new_job_id(parent.processed_dataset_id, parent.base_model_id, key_hash=key_hash, kind="export")
         job = self.create(
@@ -53,7 +53,7 @@ class ExportAgain:
             spec,
             request.secrets(),
             submission,
-            request_hash=request_hash(reading.accepted(), parent_job_id=job_id),
+            request_hash=request_hash(reading.require_valid(), parent_job_id=job_id),
             parent_job_id=parent.job_id,
             steps=steps,
             metrics=parent.metrics,

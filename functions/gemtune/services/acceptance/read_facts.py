@@ -27,14 +27,14 @@ class ReadFacts:
     deployment: Deployment
     buckets: Buckets
     secrets: Secrets
-    no_gguf: Callable[[], Problem | None]
+    find_gguf_problem: Callable[[], Problem | None]
 
     def __call__(self, request: TrainRequest, *, trains: bool = True) -> Facts:
         """Return what the rules have to know. trains: whether it is to be trained, and not only exported again."""
         files, dataset = self._base_model(request), None
         if trains:
             dataset = dataset_files(
-                self.buckets.data, request.processed_dataset_id, with_columns=request.takes_algorithm_of_rows
+                self.buckets.data, request.processed_dataset_id, with_columns=request.infers_rl_algorithm
             )
         return Facts(
             self.deployment,
@@ -42,11 +42,11 @@ class ReadFacts:
             base_model=files,
             size=self._size(request, files),
             missing_secrets=self._missing_secrets(request),
-            no_gguf=self.no_gguf() if request.export_config.format == "gguf" else None,
+            gguf_problem=self.find_gguf_problem() if request.export_config.format == "gguf" else None,
         )
 
     def _base_model(self, request: Spec) -> ModelFiles | None:
-        model = base_model.read(request.training_config.base_model_id)
+        model = base_model.parse(request.training_config.base_model_id)
         if model is None:
             return None
         match model.kind:
@@ -67,27 +67,27 @@ class ReadFacts:
         try:
             listed = objects.list(f"{folder}/") if self._chooses_machine else ()
             names = {stat.name: stat.bytes for stat in listed}
-            return base_model.files(lambda: _read_config(objects, f"{folder}/config.json"), names)
+            return base_model.describe_folder(lambda: _read_config(objects, f"{folder}/config.json"), names)
         except UnsafeName as error:
             return ModelFiles(None, error.message)
 
     def _files_of_copy(self, repository: str) -> ModelFiles | None:
         """What prepare has copied of a repository before, of any of its revisions; None while that is nothing."""
         export = self.buckets.export
-        names = {stat.name: stat.bytes for stat in export.list(f"{base_model.copies_of(repository)}/")}
+        names = {stat.name: stat.bytes for stat in export.list(f"{base_model.copies_folder(repository)}/")}
         config = next((name for name in names if name.endswith("/config.json")), None)
         if config is None:
             return None
         folder = config.removesuffix("config.json")
         revision = {name: size for name, size in names.items() if name.startswith(folder)}
-        return base_model.files(lambda: _read_config(export, config), revision)
+        return base_model.describe_folder(lambda: _read_config(export, config), revision)
 
     def _size(self, request: Spec, files: ModelFiles | None) -> ModelSize | None:
         if not self._chooses_machine:
             return None
         if files is not None:
             return files.size
-        model = base_model.read(request.training_config.base_model_id)
+        model = base_model.parse(request.training_config.base_model_id)
         return None if model is None or model.kind != "hub" else model_size.by_name(model.place)
 
     @property
@@ -117,6 +117,6 @@ def _read_config(objects: Objects, name: str) -> bytes | None:
 def _files_of_folder(path: Path) -> ModelFiles:
     """What a folder of this machine holds. Its weights are not counted, since nobody chooses a machine for them."""
     try:
-        return base_model.files(lambda: read_file(path / "config.json", named="its config.json"), {})
+        return base_model.describe_folder(lambda: read_file(path / "config.json", named="its config.json"), {})
     except OSError:
         return ModelFiles(None)

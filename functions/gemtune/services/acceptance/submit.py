@@ -13,7 +13,7 @@ from gemtune.jobs.record import Job
 from gemtune.ports import Buckets, Bus, JobStore, Topic
 from gemtune.request import placement, rules
 from gemtune.request.spec import Spec, TrainRequest, request_hash
-from gemtune.services.acceptance.create_job import CreateJob, Submission, same_request
+from gemtune.services.acceptance.create_job import CreateJob, Submission, check_same_request
 from gemtune.services.acceptance.read_facts import ReadFacts
 from gemtune.untrusted import Unreadable, read_json_object
 
@@ -66,10 +66,10 @@ class Submit:
         """Return the job, and its spec if it is new."""
         key_hash, reading = submission.key_hash, submission.reading
         if key_hash is not None and (holder := self.store.find_by_key(key_hash)) is not None:
-            return same_request(holder, request_hash(reading.accepted().spec())), None
-        sent = reading.readable()
+            return check_same_request(holder, request_hash(reading.require_valid().spec())), None
+        sent = reading.require_readable()
         facts = self.read_facts(sent)
-        request = rules.check(reading, facts).accepted()
+        request = rules.check(reading, facts).require_valid()
         spec = request.spec()
         new_id = ids.new_job_id(spec.processed_dataset_id, spec.training_config.base_model_id, key_hash=key_hash)
         job = self.create(
