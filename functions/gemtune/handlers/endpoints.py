@@ -26,20 +26,26 @@ from gemtune.jobs.status import Status
 from gemtune.request.spec import ExportRequest, TrainRequest
 from gemtune.untrusted import MAX_NUMBER
 
-LIMIT = WholeNumber(name="limit", least=1, most=200, default=50)
-STATUS = OneOf(name="status", values=tuple(Status))
-MODALITY = OneOf(name="modality", values=("text", "vision"))
+LIMIT = WholeNumber(name="limit", description="jobs per page", least=1, most=200, default=50)
+STATUS = OneOf(name="status", description="only jobs in this status", values=tuple(Status))
+MODALITY = OneOf(name="modality", description="only jobs of this modality", values=("text", "vision"))
 PAGE_TOKEN = Text(
     name="page_token",
+    description="`next_page_token` of the page before",
     max_length=page_tokens.MAX_LENGTH,
     pattern=page_tokens.PATTERN,
     code="bad_page_token",
     hint="start again without page_token",
 )
-AFTER_EVENT = WholeNumber(name="after", least=0, most=MAX_NUMBER, default=0)
-AFTER_STEP = WholeNumber(name="after", least=0, most=MAX_NUMBER, default=None)
+AFTER_EVENT = WholeNumber(
+    name="after", description="only events with a higher `seq`", least=0, most=MAX_NUMBER, default=0
+)
+AFTER_STEP = WholeNumber(
+    name="after", description="only entries with a higher train_step", least=0, most=MAX_NUMBER, default=None
+)
 IDEMPOTENCY_KEY = Text(
     name="Idempotency-Key",
+    description="the same key with the same request is the same job",
     place="header",
     max_length=1024,
     pattern="^[!-~]([ -~]*[!-~])?$",

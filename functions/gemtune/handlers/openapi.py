@@ -37,7 +37,13 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in endpoint.path_parts
     ]
     parameters += [
-        {"name": parameter.name, "in": parameter.place, "required": False, "schema": parameter.schema}
+        {
+            "name": parameter.name,
+            "in": parameter.place,
+            "description": parameter.description,
+            "required": False,
+            "schema": parameter.schema,
+        }
         for parameter in endpoint.parameters
     ]
     responses = {str(endpoint.success): _content(endpoint.answer, "done")}

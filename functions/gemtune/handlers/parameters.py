@@ -22,6 +22,7 @@ class WholeNumber:
     """A whole number between two bounds, both included. `default` is said in the document, None is not."""
 
     name: str
+    description: str
     least: int
     most: int
     default: int | None
@@ -48,6 +49,7 @@ class OneOf:
     """One of a list of words."""
 
     name: str
+    description: str
     values: Sequence[str]
     place: Place = "query"
     absent: None = None
@@ -67,6 +69,7 @@ class Text:
     """A text of one to `max_length` characters, all of which `pattern` covers. Another one gets `code` and `hint`."""
 
     name: str
+    description: str
     max_length: int
     pattern: str
     code: str

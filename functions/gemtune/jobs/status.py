@@ -21,6 +21,19 @@ class Status(StrEnum):
     UNKNOWN = "unknown"  # in a list, of what cannot be read of a record; in MOVES, any status of a newer version
 
 
+# The meaning of each status for a job's user.
+MEANINGS: Mapping[Status, str] = {
+    Status.QUEUED: "Accepted and stored; it waits for an execution, a machine or a concurrency slot.",
+    Status.PREPARING: "Rows are checked and tokenized, the base model is copied, the machine is chosen. No GPU yet.",
+    Status.TRAINING: "The model is evaluated, trained with checkpoints, and evaluated again.",
+    Status.EXPORTING: "The result is converted, loaded again and compared with the trained model, and uploaded.",
+    Status.COMPLETED: "The files are listed in `artifacts`, and the certificate shows that they behave as trained.",
+    Status.FAILED: "It will not be tried again; `error` says why, and `error_detail` has the code and what to do.",
+    Status.CANCELLED: "A user ended it. What was recorded until then stays until the job is deleted.",
+    Status.UNKNOWN: "Another version of the service wrote the record, or it is damaged. A user can cancel it.",
+}
+
+
 # A status that this version does not know was written by a newer one, and stays the text that it is.
 OpenStatus = Annotated[Status | str, Field(union_mode="left_to_right")]
 

@@ -23,9 +23,7 @@ class RewardBase(Contract, ABC):
 
     compares: ClassVar[Literal["nothing", "answer", "number"]]
 
-    name: str | None = Field(
-        None, pattern=r"^[a-z0-9_]{1,40}$", description="what it is called in metrics; absent: its type"
-    )
+    name: str | None = Field(None, pattern=r"^[a-z0-9_]{1,40}$", description="its name in metrics; absent: its type")
     weight: float = Field(1.0, ge=-100, le=100, description="its factor in the sum; negative: a penalty")
 
     @abstractmethod
@@ -47,8 +45,8 @@ class ExactAnswer(AnswerReward):
 
     compares = "answer"
 
-    type: Literal["exact_answer"]
-    ignore_case: bool = False
+    type: Literal["exact_answer"] = Field(description="which reward this is")
+    ignore_case: bool = Field(False, description="whether upper and lower case are the same")
 
 
 class NumericAnswer(AnswerReward):
@@ -56,8 +54,8 @@ class NumericAnswer(AnswerReward):
 
     compares = "number"
 
-    type: Literal["numeric_answer"]
-    tolerance: float = Field(0.0, ge=0, le=1e12, description="absolute")
+    type: Literal["numeric_answer"] = Field(description="which reward this is")
+    tolerance: float = Field(0.0, ge=0, le=1e12, description="absolute difference that still counts as the same")
 
 
 class Regex(RewardBase):
@@ -65,7 +63,7 @@ class Regex(RewardBase):
 
     compares = "nothing"
 
-    type: Literal["regex"]
+    type: Literal["regex"] = Field(description="which reward this is")
     pattern: str = Field(min_length=1, max_length=1000, description="RE2 syntax; anchor it with ^ and $")
 
     def problems(self, loc: Loc, *, max_completion_length: int) -> Iterator[Problem]:
@@ -80,7 +78,7 @@ class JsonSchema(RewardBase):
 
     compares = "nothing"
 
-    type: Literal["json_schema"]
+    type: Literal["json_schema"] = Field(description="which reward this is")
     json_schema: dict[str, Any] = Field(description="JSON Schema, draft 2020-12")
 
     def problems(self, loc: Loc, *, max_completion_length: int) -> Iterator[Problem]:
@@ -96,9 +94,9 @@ class Length(RewardBase):
 
     compares = "nothing"
 
-    type: Literal["length"]
-    at_least: Tokens | None = None
-    at_most: Tokens | None = None
+    type: Literal["length"] = Field(description="which reward this is")
+    at_least: Tokens | None = Field(None, description="tokens")
+    at_most: Tokens | None = Field(None, description="tokens")
 
     def problems(self, loc: Loc, *, max_completion_length: int) -> Iterator[Problem]:
         if self.at_least is None:

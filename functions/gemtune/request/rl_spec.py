@@ -23,20 +23,22 @@ SMOOTHED: frozenset[DpoLoss] = frozenset({"exo_pair", "robust", "aot", "aot_unpa
 
 
 class GrpoConfig(Contract):
-    algorithm: Literal["grpo"]
+    algorithm: Literal["grpo"] = Field(description="GRPO: completions are sampled, and rewarded")
     rewards: list[Reward] = Field([], max_length=16, description="at least one; their weighted sum is maximized")
     num_generations: int = Field(8, ge=2, le=256, description="completions per prompt that are compared")
-    max_completion_length: int = Field(256, ge=1, le=8192, description="tokens")
-    temperature: float = Field(1.0, gt=0, le=10)
+    max_completion_length: int = Field(256, ge=1, le=8192, description="tokens a completion is sampled to at most")
+    temperature: float = Field(1.0, gt=0, le=10, description="of sampling completions")
     beta: float = Field(0.0, ge=0, le=100, description="weight of the KL divergence from the base model")
-    loss_type: GrpoLoss = "dapo"
+    loss_type: GrpoLoss = Field("dapo", description="TRL's name of the loss")
 
 
 class DpoConfig(Contract):
-    algorithm: Literal["dpo"]
-    beta: float = Field(0.1, gt=0, le=100, description="how dear it is to leave the base model")
-    loss_type: DpoLoss = "sigmoid"
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of pairs thought to be the wrong way round")
+    algorithm: Literal["dpo"] = Field(description="DPO: chosen answers are preferred to rejected ones")
+    beta: float = Field(0.1, gt=0, le=100, description="weight of staying close to the base model")
+    loss_type: DpoLoss = Field("sigmoid", description="TRL's name of the loss")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=0.5, description="share of pairs assumed to be labelled the wrong way round"
+    )
 
 
 RlConfig = Annotated[GrpoConfig | DpoConfig, Field(discriminator="algorithm")]

@@ -34,34 +34,53 @@ DEFAULT_SEQ_LENGTH = 2048
 
 
 class TrainingConfig(Contract):
-    method: Method = "LoRA"
+    method: Method = Field(
+        "LoRA",
+        description="what is trained: an adapter (LoRA; QLoRA on 4-bit weights), all weights (Full), "
+        "or an adapter by rewards or preferences (RL)",
+    )
     base_model_id: Annotated[str, Field(min_length=1, max_length=1024)] = Field(
-        description="a Hub id, `gs://bucket/folder`, or (embedded) a local folder"
+        description="the Gemma to start from: a Hub id, `gs://bucket/folder`, or on a workstation a local folder"
     )
-    learning_rate: float = Field(2e-4, gt=0, le=1)
+    learning_rate: float = Field(2e-4, gt=0, le=1, description="its highest value, after warmup")
     batch_size: int = Field(4, ge=1, le=1024, description="rows per device and forward pass")
-    epochs: int = Field(3, ge=1, le=1000)
-    gradient_accumulation_steps: int = Field(4, ge=1, le=1024)
-    provider: Provider = "huggingface"
-    eval_strategy: Literal["no", "steps", "epoch"] = "no"
-    eval_steps: int = Field(50, ge=1, le=1_000_000, description="train_steps between evaluations")
-    evaluation_metrics: list[EvaluationMetric] = Field(
-        ["accuracy", "perplexity"], description="reported beside the loss, which is always there"
+    epochs: int = Field(3, ge=1, le=1000, description="how often each row is trained on")
+    gradient_accumulation_steps: int = Field(4, ge=1, le=1024, description="forward passes per train_step")
+    provider: Provider = Field("huggingface", description="the library that loads and wraps the model")
+    eval_strategy: Literal["no", "steps", "epoch"] = Field("no", description="when held-out rows are evaluated")
+    eval_steps: int = Field(
+        50, ge=1, le=1_000_000, description="train_steps between evaluations, with eval_strategy steps"
     )
-    batch_eval_metrics: bool = False
-    lora_rank: int = Field(16, ge=1, le=1024)
-    lora_alpha: float = Field(16, gt=0, le=4096)
-    lora_dropout: float = Field(0.05, ge=0, lt=1)
+    evaluation_metrics: list[EvaluationMetric] = Field(
+        ["accuracy", "perplexity"], description="reported in addition to the loss, which always is"
+    )
+    batch_eval_metrics: bool = Field(
+        False, description="transformers' option of this name: metrics are computed per batch; the result is the same"
+    )
+    lora_rank: int = Field(16, ge=1, le=1024, description="rank of the adapter")
+    lora_alpha: float = Field(16, gt=0, le=4096, description="the adapter is scaled by lora_alpha / lora_rank")
+    lora_dropout: float = Field(
+        0.05, ge=0, lt=1, description="share of the adapter's inputs that are dropped in training"
+    )
     max_steps: int | None = Field(None, ge=1, le=10_000_000, description="ends training early; overrides epochs")
     max_seq_length: int | None = Field(
         None, ge=16, le=131_072, description=f"tokens; longer rows are cut; absent: {DEFAULT_SEQ_LENGTH}"
     )
     packing: bool = Field(False, description="fill sequences of max_seq_length with several rows; none sees another")
-    lr_scheduler_type: SchedulerType = "linear"
-    warmup_ratio: float = Field(0.0, ge=0, le=1)
-    weight_decay: float = Field(0.0, ge=0, le=1)
-    save_steps: int | None = Field(None, ge=1, le=1_000_000, description="train_steps between checkpoints")
-    logging_steps: int = Field(1, ge=1, le=1_000_000)
+    lr_scheduler_type: SchedulerType = Field(
+        "linear", description="how the learning rate falls; transformers has these names"
+    )
+    warmup_ratio: float = Field(
+        0.0, ge=0, le=1, description="share of the train_steps in which the learning rate rises"
+    )
+    weight_decay: float = Field(0.0, ge=0, le=1, description="of AdamW")
+    save_steps: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="train_steps between checkpoints; absent: a tenth of the training, at most 100",
+    )
+    logging_steps: int = Field(1, ge=1, le=1_000_000, description="train_steps between entries of the loss history")
     early_stopping_patience: int | None = Field(
         None,
         ge=1,
@@ -81,7 +100,7 @@ class TrainingConfig(Contract):
         description="for method RL, and only for it; absent: by the rows, DPO for those with chosen and rejected, GRPO "
         "with the reward exact_answer for those with answer",
     )
-    seed: int = Field(42, ge=0, le=2**32 - 1)
+    seed: int = Field(42, ge=0, le=2**32 - 1, description="of everything random: row order, adapter, dropout, sampling")
     machine: Annotated[str, Field(max_length=40, pattern=SAFE_NAME)] | None = Field(
         None, description="what trains it: a machine type of this deployment; absent: the first that it fits on"
     )
@@ -95,34 +114,54 @@ class TrainingConfig(Contract):
 
 
 class ExportConfig(Contract):
-    format: Format = "adapter"
+    format: Format = Field("adapter", description="what the result is stored as")
     quantization: Quantization | None = Field(None, description="absent: the format's default")
-    destination: Literal["gcs", "hfhub"] = "gcs"
-    hf_repo_id: Annotated[str, Field(pattern=HUB_ID)] | None = None
+    destination: Literal["gcs", "hfhub"] = Field(
+        "gcs", description="where the result goes: the export bucket, or the Hub as well"
+    )
+    hf_repo_id: Annotated[str, Field(pattern=HUB_ID)] | None = Field(
+        None,
+        description="with destination hfhub: the repository, as owner/name; it is created if need be, and is private",
+    )
 
 
 class WandbProject(Contract):
-    project: str | None = Field(None, min_length=1, max_length=128)
+    project: str | None = Field(
+        None, min_length=1, max_length=128, description="project at W&B, as project or team/project"
+    )
 
 
 class WandbConfig(WandbProject):
-    api_key: str | None = Field(None, min_length=1, max_length=512, repr=False)
+    api_key: str | None = Field(
+        None,
+        min_length=1,
+        max_length=512,
+        repr=False,
+        description="key of W&B, or secret:gemtune-user-NAME; absent: the service's",
+    )
 
 
 class Notify(Contract):
-    webhook_url: str | None = Field(None, max_length=2048)
+    webhook_url: str | None = Field(None, max_length=2048, description="https URL that every event is sent to")
 
 
 class Spec(Contract):
     """A job's configuration, without secrets."""
 
-    processed_dataset_id: str = Field(min_length=1, max_length=128, pattern=SAFE_NAME)
-    job_name: str = Field("unnamed job", min_length=1, max_length=200, pattern=PRINTABLE)
-    modality: Modality = "text"
-    training_config: TrainingConfig
-    export_config: ExportConfig = ExportConfig()
-    wandb_config: WandbProject | None = None
-    notify: Notify | None = None
+    processed_dataset_id: str = Field(
+        min_length=1,
+        max_length=128,
+        pattern=SAFE_NAME,
+        description="folder of the dataset, below processed_datasets in the data bucket",
+    )
+    job_name: str = Field(
+        "unnamed job", min_length=1, max_length=200, pattern=PRINTABLE, description="a name for people"
+    )
+    modality: Modality = Field("text", description="what rows hold: text, or text and pictures (vision)")
+    training_config: TrainingConfig = Field(description="how to train")
+    export_config: ExportConfig = Field(ExportConfig(), description="how to store what was trained")
+    wandb_config: WandbProject | None = Field(None, description="follow the training at W&B; absent: do not")
+    notify: Notify | None = Field(None, description="where to send events")
 
     @property
     def export(self) -> Export:
@@ -150,8 +189,14 @@ def read_spec(stored: bytes) -> Spec:
 class TrainRequest(Spec):
     """What a user sends. `gemtune.request.parsing.read` reads one."""
 
-    hf_token: str | None = Field(None, min_length=1, max_length=512, repr=False)
-    wandb_config: WandbConfig | None = None
+    hf_token: str | None = Field(
+        None,
+        min_length=1,
+        max_length=512,
+        repr=False,
+        description="token of the Hub, or secret:gemtune-user-NAME, to read a gated model or to upload",
+    )
+    wandb_config: WandbConfig | None = Field(None, description="follow the training at W&B; absent: do not")
 
     @property
     def infers_rl_algorithm(self) -> bool:
@@ -174,10 +219,18 @@ class ExportRequest(Contract):
     """What a user sends to export once more what a job has trained. What is left out of `job_name` is the job's own;
     a token and a webhook are never taken over."""
 
-    export_config: ExportConfig
-    job_name: str | None = Field(None, min_length=1, max_length=200, pattern=PRINTABLE)
-    hf_token: str | None = Field(None, min_length=1, max_length=512, repr=False)
-    notify: Notify | None = None
+    export_config: ExportConfig = Field(description="how to store what was trained")
+    job_name: str | None = Field(
+        None, min_length=1, max_length=200, pattern=PRINTABLE, description="a name for people; absent: that of the job"
+    )
+    hf_token: str | None = Field(
+        None,
+        min_length=1,
+        max_length=512,
+        repr=False,
+        description="token of the Hub, or secret:gemtune-user-NAME, to read a gated model or to upload",
+    )
+    notify: Notify | None = Field(None, description="where to send events")
 
     def as_train_request(self, trained: Spec) -> TrainRequest:
         """The request that would have trained the same and exported this."""

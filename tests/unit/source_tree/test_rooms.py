@@ -17,6 +17,7 @@ PRODUCT = ("gemtune", "main", "trainer", "bench", "deploy", "examples")
 # Rooms of the service and the rooms that they may import. Files directly in gemtune are rooms of their own.
 SERVICE: Mapping[str, str] = {
     "clock": "",
+    "environment": "",
     "error_codes": "",
     "methods": "",
     "process": "",

@@ -1,0 +1,1 @@
+"""Environment variables: a table of all that gemtune reads."""

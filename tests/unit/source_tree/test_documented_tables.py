@@ -1,0 +1,98 @@
+"""Tables that docs/reference/ is made from have an entry for everything that the code knows."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from gemtune.environment.variables import VARIABLES
+from gemtune.jobs import events, status
+from gemtune.jobs.status import Status, Step
+from gemtune.request import rewards, rl_spec, spec
+from gemtune.settings import Settings
+
+ROOT = Path(__file__).parents[3]
+# Variables that a program of ours sets for another one, or that are no setting.
+INNER = {
+    "GEMTUNE_OVERHEAD_FOLDER": "bench.overhead tells its own process",
+    "GEMTUNE_OWN_MOUNTS": "tests/fresh_machine.sh tells itself",
+    "GEMTUNE_EXPORT": "the beginning of another name",
+}
+
+
+def test_every_status_has_a_meaning() -> None:
+    assert list(status.MEANINGS) == list(Status)
+
+
+def event_types_written() -> Iterator[str]:
+    """Texts that code of jobs gives an event as its type."""
+    for path in (ROOT / "functions/gemtune/jobs").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                arguments = [*node.args, *(keyword.value for keyword in node.keywords if keyword.arg == "type")]
+                texts = [argument.value for argument in arguments if isinstance(argument, ast.Constant)]
+                yield from (text for text in texts if isinstance(text, str) and re.fullmatch("(job|step)_[a-z]+", text))
+
+
+def test_every_event_type_has_a_meaning() -> None:
+    moves = {f"job_{status}" for status in Status if status is not Status.UNKNOWN}
+    steps = {f"{step}_restarted" for step in Step} | {f"{step}_done" for step in (Step.PREPARE, Step.TRAIN)}
+    assert set(events.EVENT_TYPES) == moves | steps | {"job_relaunched", "unknown"}
+    assert {"job_queued", "job_relaunched"} <= set(event_types_written()) <= set(events.EVENT_TYPES)
+
+
+class Recording(Mapping[str, str]):
+    """An environment that remembers what it was asked for."""
+
+    def __init__(self, **values: str):
+        self.values_of, self.asked = values, set[str]()
+
+    def __getitem__(self, name: str) -> str:
+        self.asked.add(name)
+        return self.values_of[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values_of)
+
+    def __len__(self) -> int:
+        return len(self.values_of)
+
+
+def test_every_setting_is_described_under_the_variable_that_it_comes_from() -> None:
+    names = {name: "a" for name in VARIABLES if name.endswith("BUCKET_NAME")}
+    environment = Recording(GEMTUNE_BACKEND="gcp", PROJECT_ID="a", REGION="a", **names)
+    settings = Settings.from_environment(environment)
+    described = {name for name, variable in VARIABLES.items() if variable.setting is not None}
+    assert described == environment.asked - {"GEMTUNE_CACHE"}
+    fields = [variable.setting for variable in VARIABLES.values() if variable.setting is not None]
+    assert sorted(fields) == sorted(type(settings).__dataclass_fields__)
+
+
+def test_every_variable_of_ours_is_described() -> None:
+    sources = [
+        path.read_text()
+        for pattern in ("functions/**/*.py", "trainer/**/*.py", "deploy/*.py", "bench/**/*.py", "tests/**/*.py",
+                        "setup/*.sh", "tests/*.sh", "Makefile", "terraform/*.tf")
+        for path in ROOT.glob(pattern)
+    ]  # fmt: skip
+    names = {name for source in sources for name in re.findall(r"\bGEMTUNE_[A-Z_]*[A-Z]\b", source)}
+    assert names - set(VARIABLES) == set(INNER), "describe it in gemtune.environment.variables.py"
+
+
+def contracts() -> Iterator[type[BaseModel]]:
+    """Every model of a request."""
+    yield from (spec.TrainRequest, spec.ExportRequest, spec.TrainingConfig, spec.ExportConfig, spec.WandbConfig)
+    yield from (spec.Notify, rl_spec.GrpoConfig, rl_spec.DpoConfig, *get_args(get_args(rewards.Reward)[0]))
+
+
+def test_every_field_of_a_request_has_a_description() -> None:
+    def is_described(field: Any) -> bool:
+        return bool(field.description) and not field.description.endswith(".")
+
+    fields = [(model, name, field) for model in contracts() for name, field in model.model_fields.items()]
+    assert [f"{model.__name__}.{name}" for model, name, field in fields if not is_described(field)] == []
