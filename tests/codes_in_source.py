@@ -1,4 +1,4 @@
-"""Reads from the source which error codes the code can put out, by syntax alone."""
+"""Reading of error codes from the source, by syntax alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One place that gives something a code. codes: those that stand there; None when the expression passes one on."""
+    """One place in the source that gives something a code.
+
+    codes: the codes written at this place; None if it passes on a code from elsewhere.
+    """
 
     file: str
     expression: str
@@ -18,7 +21,10 @@ class Use:
 
     @property
     def passes_on(self) -> bool:
-        """Whether it hands on a code that was given elsewhere, as `error.code` and the name `code` do."""
+        """Return whether the expression passes on a code that was set elsewhere.
+
+        Such expressions are `code` and attributes like `error.code`.
+        """
         return self.expression == "code" or self.expression.endswith(".code")
 
 
@@ -37,7 +43,7 @@ def uses_in(root: Path, folders: Sequence[str]) -> list[Use]:
 
 
 def _positions(tree: ast.Module) -> Iterator[tuple[str, int]]:
-    """Yield each callable that takes a `code`, and at which position of a call."""
+    """Yield each callable that takes a `code`, and its position in a call."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             names = [argument.arg for argument in node.args.args]

@@ -99,10 +99,10 @@ class World:
             messages += [json.loads(message.message) for message in received]
         return messages
 
-    def kept_secrets(self) -> list[str]:
+    def stored_secrets(self) -> list[str]:
         return [stat.name for stat in self.services.secrets.list("")]
 
-    def kept_specs(self) -> list[str]:
+    def stored_specs(self) -> list[str]:
         return [stat.name for stat in self.services.buckets.config.list("")]
 
     def record(self, job_id: str) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class World:
             update = "UPDATE events SET body = ? WHERE job_id = ? AND seq = ?"
             connection.execute(update, (json.dumps(fields), job_id, seq))
 
-    def spoil(self, job_id: str) -> None:
+    def make_unreadable(self, job_id: str) -> None:
         """Make a record unreadable."""
         self.write_record(job_id, self.record(job_id) | {"launch": "?"})
 

@@ -1,4 +1,7 @@
-"""Each suite runs on every backend: what it asks is what the port promises, and nothing about how."""
+"""Fixtures for the contract tests, which run on every backend.
+
+They check what a port promises, and nothing about how a backend does it.
+"""
 
 from __future__ import annotations
 
@@ -29,5 +32,5 @@ def objects(backend: World) -> Objects:
 
 
 @pytest.fixture
-def secrets(backend: World) -> Secrets:
+def secret_store(backend: World) -> Secrets:
     return backend.services.secrets

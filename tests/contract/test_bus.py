@@ -1,7 +1,7 @@
-"""Bus: durable subscriptions, at least once, in order by key.
+"""Bus: durable subscriptions, delivery at least once, and order by key.
 
-Dead letters are the platform's part: tests/unit/embedded/test_sqlite_bus.py asks for those of embedded, and
-tests/e2e/test_gcp.py for those of Pub/Sub.
+Dead letters are up to the platform: tests/unit/embedded/test_sqlite_bus.py tests those of the workstation, and
+tests/e2e/test_gcp.py those of Pub/Sub.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def texts(received: Sequence[ReceivedMessage]) -> list[str]:
     return [message.message.decode() for message in received]
 
 
-def test_a_message_comes_with_its_attributes_and_not_again_once_acknowledged(bus: Bus, backend: World) -> None:
+def test_an_acknowledged_message_is_delivered_once_with_its_attributes(bus: Bus, backend: World) -> None:
     message_id = publish(bus, "a", "key")
     (received,) = bus.pull("mine", 10)
     assert (received.message_id, received.message, received.ordering_key) == (message_id, b"a", "key")
@@ -39,23 +39,23 @@ def test_a_message_comes_with_its_attributes_and_not_again_once_acknowledged(bus
     assert bus.pull("mine", 10) == []
 
 
-def test_who_waits_for_a_message_gets_it_when_it_comes(bus: Bus) -> None:
+def test_a_waiting_pull_returns_when_a_message_is_published(bus: Bus) -> None:
     other = threading.Thread(target=publish, args=(bus, "a"))
     other.start()
     assert texts(bus.pull("mine", 10, wait_seconds=100)) == ["a"]
     other.join()
 
 
-def test_a_message_that_is_not_acknowledged_comes_again(bus: Bus, backend: World) -> None:
+def test_a_message_without_acknowledgement_is_redelivered(bus: Bus, backend: World) -> None:
     publish(bus, "a")
     received = bus.pull("mine", 10)
     assert bus.pull("mine", 10) == []
     backend.pass_ack_deadline("mine", received)
-    (again,) = bus.pull("mine", 10)
-    assert again.message_id == received[0].message_id
+    (redelivered,) = bus.pull("mine", 10)
+    assert redelivered.message_id == received[0].message_id
 
 
-def test_each_subscription_gets_each_message_of_its_topic_from_its_beginning_on(bus: Bus) -> None:
+def test_each_subscription_gets_the_messages_published_after_it_was_created(bus: Bus) -> None:
     publish(bus, "early")
     bus.subscribe("yours", Topic.JOB_STATUS)
     bus.subscribe("yours", Topic.JOB_STATUS)
@@ -67,10 +67,10 @@ def test_each_subscription_gets_each_message_of_its_topic_from_its_beginning_on(
         bus.subscribe("yours", Topic.JOB_REQUESTS)
 
 
-def test_messages_of_one_key_come_in_their_order_even_when_the_first_one_comes_again(bus: Bus, backend: World) -> None:
+def test_messages_of_one_key_stay_in_order_when_the_first_is_redelivered(bus: Bus, backend: World) -> None:
     for text in ("a1", "b1", "a2", "b2", "a3"):
         publish(bus, text, text[0])
-    heard: list[str] = []
+    delivered: list[str] = []
     refused = False
     for _ in range(20):
         received = bus.pull("mine", 10)
@@ -78,25 +78,25 @@ def test_messages_of_one_key_come_in_their_order_even_when_the_first_one_comes_a
             refused = True
             backend.pass_ack_deadline("mine", received)
             continue
-        heard += texts(received)
+        delivered += texts(received)
         bus.ack("mine", [message.ack_id for message in received])
-        if len(set(heard)) == 5:
+        if len(set(delivered)) == 5:
             break
     assert refused
-    assert [text for text in dict.fromkeys(heard) if text[0] == "a"] == ["a1", "a2", "a3"]
-    assert [text for text in dict.fromkeys(heard) if text[0] == "b"] == ["b1", "b2"]
+    assert [text for text in dict.fromkeys(delivered) if text[0] == "a"] == ["a1", "a2", "a3"]
+    assert [text for text in dict.fromkeys(delivered) if text[0] == "b"] == ["b1", "b2"]
 
 
-def test_what_thirty_publish_at_once_is_all_there(bus: Bus) -> None:
+def test_no_message_of_thirty_concurrent_publishers_is_lost(bus: Bus) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(30) as pool:
         list(pool.map(lambda number: publish(bus, str(number), f"key{number % 3}"), range(90)))
-    heard: set[str] = set()
+    delivered: set[str] = set()
     for _ in range(200):
         received = bus.pull("mine", 100)
-        heard |= set(texts(received))
+        delivered |= set(texts(received))
         bus.ack("mine", [message.ack_id for message in received])
-        if len(heard) == 90:
+        if len(delivered) == 90:
             break
-    assert heard == {str(number) for number in range(90)}
+    assert delivered == {str(number) for number in range(90)}

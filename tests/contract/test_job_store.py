@@ -1,4 +1,4 @@
-"""JobStore: creates once, changes in one transaction, fences late writers, pages at a constant cost."""
+"""JobStore: single creation, transactional changes, fencing and paging."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def begin(store: JobStore, mine: Claim) -> FencingToken:
     )
 
 
-def test_what_is_created_is_what_is_read(store: JobStore) -> None:
+def test_a_created_job_is_read_unchanged(store: JobStore) -> None:
     job = create(store, secret_names={"hf_token": "x"})
     assert store.get(job.job_id) == job
 
 
-def test_what_became_of_attempts_is_read_as_it_was_written(store: JobStore) -> None:
+def test_the_attempts_of_a_step_are_read_as_they_were_written(store: JobStore) -> None:
     create(store)
     fence = begin(store, claim(store))
     written = store.update("training_x", partial(steps.stop_attempt, fence=fence, cause="sigterm", at=NOW))
@@ -58,7 +58,7 @@ def test_what_became_of_attempts_is_read_as_it_was_written(store: JobStore) -> N
     assert written.steps[Step.PREPARE].attempts[0].cause == "sigterm"
 
 
-def test_of_thirty_creates_under_one_key_one_wins_and_the_others_learn_who(store: JobStore) -> None:
+def test_of_thirty_creates_with_one_key_one_wins_and_all_return_its_job(store: JobStore) -> None:
     def attempt(number: int) -> tuple[str, bool]:
         job, (event,) = changes.accept_job(new(job_id=f"training_{number}", idempotency_key="once"))
         created = store.create(job, event)
@@ -76,7 +76,7 @@ def test_the_same_key_of_another_source_is_another_job(store: JobStore) -> None:
     assert (first.job_id, second.job_id) == ("training_a", "training_b")
     assert first.key_hash is not None
     assert store.find_by_key(first.key_hash) == first
-    assert store.find_by_key("nobody's") is None
+    assert store.find_by_key("unused") is None
 
 
 def test_of_thirty_claimants_one_wins(store: JobStore) -> None:
@@ -133,8 +133,8 @@ def test_a_change_that_raises_writes_nothing(store: JobStore) -> None:
     ],
     ids=lambda wrong: next(iter(wrong)),
 )
-def test_what_could_not_be_read_again_is_never_written(store: JobStore, wrong: dict[str, Any]) -> None:
-    """`model_copy` checks nothing, and a record of wrong types could be neither shown nor ended."""
+def test_a_record_of_wrong_types_is_never_written(store: JobStore, wrong: dict[str, Any]) -> None:
+    """Check records on writing, which `model_copy` does not do."""
     before = create(store)
     _, events = changes.with_event(before, "x", NOW)
     with pytest.raises(RecordInvalid):
@@ -159,7 +159,7 @@ def test_progress_of_a_wrong_type_is_never_written(store: JobStore) -> None:
     assert store.get("training_x") == before
 
 
-def test_a_version_that_is_not_the_records_is_refused(store: JobStore) -> None:
+def test_an_update_with_another_version_is_refused(store: JobStore) -> None:
     job = create(store)
     cancel = partial(changes.cancel_job, at=NOW)
     with pytest.raises(VersionConflict):
@@ -189,7 +189,7 @@ def test_progress_of_an_older_attempt_or_claim_is_refused(store: JobStore) -> No
         store.record_progress("training_x", first, None, NOW)
 
 
-def test_published_is_never_lowered_and_tells_who_lags(store: JobStore) -> None:
+def test_published_seq_never_decreases_and_unpublished_jobs_are_listed(store: JobStore) -> None:
     create(store)
     assert list(store.unpublished()) == ["training_x"]
     store.mark_published("training_x", 1)
@@ -198,7 +198,7 @@ def test_published_is_never_lowered_and_tells_who_lags(store: JobStore) -> None:
     assert list(store.unpublished()) == []
 
 
-def test_events_are_read_from_where_one_stopped(store: JobStore) -> None:
+def test_events_can_be_read_from_any_number_on(store: JobStore) -> None:
     create(store)
     for number in range(4):
         store.update("training_x", partial(launches.relaunch, at=NOW, lease_until=NOW, cause=str(number)))
@@ -208,22 +208,22 @@ def test_events_are_read_from_where_one_stopped(store: JobStore) -> None:
         store.events("training_y")
 
 
-def test_pages_show_each_job_once_newest_first_while_jobs_are_added(store: JobStore) -> None:
+def test_pages_list_each_job_once_newest_first_while_jobs_are_added(store: JobStore) -> None:
     for number in range(25):
         create(store, f"training_{number:02}", created_at=NOW + timedelta(seconds=number // 2))
-    seen: list[str] = []
+    listed_ids: list[str] = []
     token: str | None = None
     for turn in range(10):
         page = store.page(status=None, modality=None, limit=10, page_token=token)
-        seen += [job.job_id for job in page.jobs]
+        listed_ids += [job.job_id for job in page.jobs]
         create(store, f"training_late{turn}", created_at=NOW + timedelta(hours=1 + turn))
         token = page.next_page_token
         if token is None:
             break
-    assert seen == sorted((f"training_{number:02}" for number in range(25)), reverse=True)
+    assert listed_ids == sorted((f"training_{number:02}" for number in range(25)), reverse=True)
 
 
-def test_a_page_holds_only_what_was_asked_for(store: JobStore) -> None:
+def test_a_page_can_be_filtered_by_status_and_modality(store: JobStore) -> None:
     for number in range(6):
         create(store, f"training_{number}", modality="vision" if number % 2 else "text")
     store.update("training_0", partial(changes.cancel_job, at=NOW))
@@ -238,20 +238,20 @@ def test_a_page_holds_only_what_was_asked_for(store: JobStore) -> None:
 
 
 @pytest.mark.parametrize("token", ["", "x", "e30=", "W10=", "\u2603", "WzEsMl0=" * 3])
-def test_a_page_token_of_somebody_elses_is_refused(store: JobStore, token: str) -> None:
+def test_an_invalid_page_token_is_refused(store: JobStore, token: str) -> None:
     with pytest.raises(BadPageToken):
         store.page(status=None, modality=None, limit=1, page_token=token)
 
 
-def test_unfinished_leaves_out_what_is_over(store: JobStore) -> None:
+def test_unfinished_lists_no_job_that_is_over(store: JobStore) -> None:
     create(store, "training_a")
     create(store, "training_b")
     store.update("training_a", partial(changes.cancel_job, at=NOW))
     assert [job.job_id for job in store.unfinished()] == ["training_b"]
 
 
-def test_a_child_keeps_its_parent_from_being_deleted_unseen(store: JobStore) -> None:
-    """Who looked for children before this one came has the version from before."""
+def test_creating_a_child_changes_the_version_of_its_parent(store: JobStore) -> None:
+    """Refuse a delete by a caller that looked for children too early."""
     parent = create(store)
     assert store.unfinished_children(parent.job_id) == []
     child = create(store, "export_x", parent_job_id=parent.job_id, idempotency_key="k")
@@ -260,11 +260,11 @@ def test_a_child_keeps_its_parent_from_being_deleted_unseen(store: JobStore) -> 
     assert create(store, "export_z", parent_job_id=parent.job_id, idempotency_key="k") == child
     with pytest.raises(VersionConflict):
         store.delete(parent.job_id, version=parent.version, tombstone_until=NOW)
-    seen = store.get(parent.job_id)
-    assert seen == parent.model_copy(update={"version": parent.version + 1})
+    changed_parent = store.get(parent.job_id)
+    assert changed_parent == parent.model_copy(update={"version": parent.version + 1})
     store.update("export_x", partial(changes.cancel_job, at=NOW))
     assert store.unfinished_children(parent.job_id) == []
-    store.delete(parent.job_id, version=seen.version, tombstone_until=NOW)
+    store.delete(parent.job_id, version=changed_parent.version, tombstone_until=NOW)
     assert store.get("export_x").parent_job_id == parent.job_id
 
 
@@ -275,7 +275,7 @@ def test_a_child_without_a_parent_is_not_created(store: JobStore) -> None:
         store.get("export_x")
 
 
-def test_of_a_delete_and_a_child_that_come_at_once_one_fails(store: JobStore) -> None:
+def test_of_a_concurrent_delete_and_create_of_a_child_one_fails(store: JobStore) -> None:
     def delete(version: int) -> bool:
         try:
             store.delete("training_x", version=version, tombstone_until=NOW)
@@ -292,13 +292,11 @@ def test_of_a_delete_and_a_child_that_come_at_once_one_fails(store: JobStore) ->
 
     version = create(store).version
     with ThreadPoolExecutor(2) as pool:
-        deleted, born = pool.submit(delete, version), pool.submit(child, version)
-    assert deleted.result() is not born.result()
+        deleted, created = pool.submit(delete, version), pool.submit(child, version)
+    assert deleted.result() is not created.result()
 
 
-def test_a_deleted_job_leaves_a_tombstone_that_keeps_its_key_until_its_time_is_over(
-    store: JobStore, clock: FakeClock
-) -> None:
+def test_a_tombstone_keeps_the_key_of_a_deleted_job_until_it_expires(store: JobStore, clock: FakeClock) -> None:
     job = create(store, idempotency_key="k")
     with pytest.raises(VersionConflict):
         store.delete("training_x", version=job.version + 1, tombstone_until=NOW)

@@ -1,4 +1,4 @@
-"""Launcher: one execution per launch, and an end for those that have to end."""
+"""Launcher: one execution per launch, and stopping of executions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def launcher(request: pytest.FixtureRequest, world: World, tmp_path: Path) -> It
     from tests.emulators.workflows import WorkflowsStandIn
 
     cloud_run = CloudRunStandIn(tmp_path / "logs")
-    # Nobody answers at this port, so an execution asks on and stays active.
+    # No server listens on this port, so an execution keeps retrying and stays active.
     workflows = WorkflowsStandIn(cloud_run.url, {"CONTROL_URL": "http://127.0.0.1:9", "RUN_PARENT": "x"})
     settings: dict[str, Any] = {
         "GEMTUNE_BACKEND": "gcp",
@@ -35,9 +35,9 @@ def launcher(request: pytest.FixtureRequest, world: World, tmp_path: Path) -> It
         "CLOUD_RUN_EMULATOR_HOST": cloud_run.url,
         **{f"GCS_{name}_BUCKET_NAME": name.lower() for name in ("CONFIG", "DATA", "UPLOADS", "EXPORT")},
     }
-    found = WorkflowsLauncher(Settings.from_environment(settings))
-    found.stand_in = workflows  # type: ignore[attr-defined]
-    yield found
+    workflows_launcher = WorkflowsLauncher(Settings.from_environment(settings))
+    workflows_launcher.stand_in = workflows  # type: ignore[attr-defined]
+    yield workflows_launcher
     workflows.stop()
     cloud_run.stop()
 
@@ -47,7 +47,7 @@ def test_the_same_launch_is_the_same_execution(launcher: Launcher) -> None:
     assert launcher.start("training_a", 1) == first
     others = {launcher.start("training_a", 2), launcher.start("training_b", 1), launcher.start("training_a", 12)}
     assert len(others | {first}) == 4
-    assert "/" not in first  # the workflow knows itself by its id alone
+    assert "/" not in first  # the workflow sees its own id only, without a path
 
 
 def test_a_stopped_execution_has_ended_and_can_be_stopped_again(launcher: Launcher) -> None:
@@ -58,10 +58,10 @@ def test_a_stopped_execution_has_ended_and_can_be_stopped_again(launcher: Launch
     assert launcher.state(execution) is ExecutionState.CANCELLED
 
 
-def test_an_execution_that_nobody_knows_is_gone(launcher: Launcher) -> None:
-    assert launcher.state("nobodys") is ExecutionState.GONE
-    launcher.stop("nobodys")
-    launcher.stop_step("gemtune-train-nobodys")
+def test_an_unknown_execution_is_gone(launcher: Launcher) -> None:
+    assert launcher.state("unknown") is ExecutionState.GONE
+    launcher.stop("unknown")
+    launcher.stop_step("gemtune-train-unknown")
 
 
 @pytest.mark.emulators

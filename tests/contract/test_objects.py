@@ -1,4 +1,4 @@
-"""Objects: whole or not at all, created once, and never outside their bucket."""
+"""Objects: atomic writes, single creation, and no name outside the bucket."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gemtune.untrusted import Unreadable
 from tests.fakes import FakeClock, upload_folder
 
 
-def test_what_is_written_is_what_is_read(objects: Objects) -> None:
+def test_an_object_is_read_as_it_was_written(objects: Objects) -> None:
     objects.write("a/b.json", b"one")
     objects.write("a/b.json", b"two")
     assert objects.read("a/b.json") == b"two"
@@ -28,7 +28,7 @@ def test_what_is_written_is_what_is_read(objects: Objects) -> None:
             objects.read(name)
 
 
-def test_no_more_is_read_than_is_asked_for(objects: Objects) -> None:
+def test_an_object_beyond_the_size_limit_is_not_read(objects: Objects) -> None:
     objects.write("a/b.json", b"x" * 100_000)
     assert len(objects.read("a/b.json", max_bytes=100_000)) == 100_000
     with pytest.raises(Unreadable, match=r"a/b\.json has more than 99999 bytes") as caught:
@@ -36,7 +36,7 @@ def test_no_more_is_read_than_is_asked_for(objects: Objects) -> None:
     assert caught.value.code == "too_large"
 
 
-def test_a_range_ends_where_the_object_does(objects: Objects) -> None:
+def test_a_range_ends_at_the_end_of_the_object(objects: Objects) -> None:
     objects.write("a/b", b"0123456789")
     assert objects.read_range("a/b", 0, 4) == b"0123"
     assert objects.read_range("a/b", 6, 100) == b"6789"
@@ -49,7 +49,7 @@ def test_a_range_ends_where_the_object_does(objects: Objects) -> None:
         objects.read_range("../a", 0, 4)
 
 
-def test_of_thirty_creates_one_wins_and_nobody_reads_half_of_it(objects: Objects) -> None:
+def test_of_thirty_creates_one_wins_and_its_object_is_whole(objects: Objects) -> None:
     def attempt(number: int) -> int | None:
         try:
             objects.create("once", bytes([number]) * 100_000)
@@ -63,7 +63,7 @@ def test_of_thirty_creates_one_wins_and_nobody_reads_half_of_it(objects: Objects
     assert objects.read("once") == bytes(winners) * 100_000
 
 
-def test_a_prefix_lists_what_begins_with_it_in_order(objects: Objects) -> None:
+def test_objects_are_listed_by_prefix_in_order(objects: Objects) -> None:
     for name in ("jobs/a/2", "jobs/a/1", "jobs/ab/1", "jobs/b/ä ö", "other"):
         objects.write(name, b"")
     assert [stat.name for stat in objects.list("jobs/a/")] == ["jobs/a/1", "jobs/a/2"]
@@ -73,7 +73,7 @@ def test_a_prefix_lists_what_begins_with_it_in_order(objects: Objects) -> None:
     assert list(objects.list("nothing/")) == []
 
 
-def test_deleting_what_is_not_there_is_no_error(objects: Objects) -> None:
+def test_deleting_a_missing_object_is_no_error(objects: Objects) -> None:
     objects.write("a/b/c", b"")
     objects.write("a/d", b"")
     objects.delete("a/b/c")
@@ -107,7 +107,7 @@ def test_a_name_that_leaves_its_bucket_is_refused(objects: Objects, name: str) -
             use(name)
 
 
-def test_folders_go_in_and_out_whole(objects: Objects, tmp_path: Path) -> None:
+def test_folders_are_uploaded_and_fetched_completely(objects: Objects, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     (folder / "deep").mkdir(parents=True)
     (folder / "a").write_bytes(b"a" * 5_000_000)
@@ -123,7 +123,7 @@ def test_folders_go_in_and_out_whole(objects: Objects, tmp_path: Path) -> None:
         objects.fetch("jobs/x/c", tmp_path / "into")
 
 
-def test_each_content_has_its_generation(objects: Objects) -> None:
+def test_every_write_changes_the_generation(objects: Objects) -> None:
     assert objects.generation("a") is None
     objects.write("a", b"1")
     first = objects.generation("a")
@@ -145,7 +145,7 @@ def test_a_link_reads_the_object_without_credentials(objects: Objects) -> None:
         objects.link("../x")
 
 
-def test_what_dead_writers_left_is_removed_and_nothing_else(objects: Objects, clock: FakeClock) -> None:
+def test_only_unfinished_files_of_dead_writers_are_removed(objects: Objects, clock: FakeClock) -> None:
     objects.write("kept", b"")
     objects.remove_unfinished(clock.now() + timedelta(days=365))
     assert [stat.name for stat in objects.list("")] == ["kept"]

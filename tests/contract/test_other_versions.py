@@ -1,4 +1,7 @@
-"""Records that another version of gemtune wrote, or nobody could: read, ended and removed all the same."""
+"""Records of other versions, and records that no version can read.
+
+Either kind of job is listed, cancelled and deleted all the same.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ Fields = dict[str, Any]
 
 
 def training(world: World) -> str:
-    """A job that trains, with something in every part of its record."""
+    """Create a job that trains, with a value in every part of its record."""
     services, job_id = world.services, world.submit(key="k", hf_token="hf_fakefakefake")
     claim = Claim(launch=1, execution="workflow")
     services.dispatch.launch(job_id)
@@ -39,8 +42,8 @@ def training(world: World) -> str:
     return job_id
 
 
-def of_tomorrow(fields: Fields) -> Fields:
-    """The record, with something that only a newer version knows in every place where there can be any."""
+def as_newer_version(fields: Fields) -> Fields:
+    """Return the record with additions of a newer version in every place."""
     fields = json.loads(json.dumps(fields, default=str))
     fields["priority"] = {"level": 3, "why": ["paid", None]}
     fields["source"] = "openai"
@@ -64,7 +67,7 @@ def at(fields: Mapping[str, Any], place: str) -> Any:
     return value
 
 
-OF_TOMORROW = {
+NEWER_VALUES = {
     "priority": {"level": 3, "why": ["paid", None]},
     "source": "openai",
     "launch.region": "europe-west4",
@@ -81,10 +84,10 @@ OF_TOMORROW = {
 }
 
 
-def test_a_newer_record_is_read_and_keeps_what_only_its_version_knows(backend: World) -> None:
+def test_a_newer_record_is_read_and_keeps_its_unknown_fields(backend: World) -> None:
     job_id, store = training(backend), backend.services.store
     before = store.get(job_id)
-    backend.write_record(job_id, of_tomorrow(backend.record(job_id)))
+    backend.write_record(job_id, as_newer_version(backend.record(job_id)))
     job = store.get(job_id)
     assert (job.status, job.steps[Step.PREPARE].seconds, job.spec_name) == (
         "training",
@@ -96,25 +99,25 @@ def test_a_newer_record_is_read_and_keeps_what_only_its_version_knows(backend: W
     backend.services.advance.heartbeat(job_id, fence)
     backend.services.fan_out(job_id)
     written = backend.record(job_id)
-    assert {place: at(written, place) for place in OF_TOMORROW} == OF_TOMORROW
+    assert {place: at(written, place) for place in NEWER_VALUES} == NEWER_VALUES
     assert written["steps"]["train"]["checkpoint"] == 9
 
 
-def test_a_newer_record_is_cancelled_with_all_that_runs_for_it_and_deleted(backend: World) -> None:
+def test_cancelling_a_newer_record_stops_its_unknown_steps_too(backend: World) -> None:
     job_id, services = training(backend), backend.services
-    backend.write_record(job_id, of_tomorrow(backend.record(job_id)))
+    backend.write_record(job_id, as_newer_version(backend.record(job_id)))
     assert services.cancel(job_id).status is Status.CANCELLED
     assert sorted(backend.launcher.stopped_steps) == ["run-judge", "run-train"]
     written = backend.record(job_id)
-    assert {place: at(written, place) for place in OF_TOMORROW} == OF_TOMORROW
+    assert {place: at(written, place) for place in NEWER_VALUES} == NEWER_VALUES
     assert written["steps"]["judge"]["state"] == "stopped"
     services.delete(job_id)
-    assert backend.kept_specs() == []
+    assert backend.stored_specs() == []
     with pytest.raises(JobNotFound):
         services.store.get(job_id)
 
 
-def test_a_status_of_a_newer_version_is_shown_and_left_to_it_and_ended_by_the_user_only(backend: World) -> None:
+def test_a_job_in_a_newer_status_is_only_listed_and_cancelled(backend: World) -> None:
     job_id, services, store = training(backend), backend.services, backend.services.store
     claim = Claim(launch=1, execution="workflow")
     backend.write_record(job_id, backend.record(job_id) | {"status": "paused"})
@@ -137,9 +140,9 @@ def test_a_status_of_a_newer_version_is_shown_and_left_to_it_and_ended_by_the_us
     assert store.was_deleted(job_id)
 
 
-def test_a_final_status_of_a_newer_version_is_told_by_its_end(backend: World) -> None:
+def test_a_newer_status_with_an_end_time_is_final(backend: World) -> None:
     job_id, services = training(backend), backend.services
-    fields = of_tomorrow(backend.record(job_id)) | {"status": "expired", "finished_at": "2026-11-24T13:00:00Z"}
+    fields = as_newer_version(backend.record(job_id)) | {"status": "expired", "finished_at": "2026-11-24T13:00:00Z"}
     backend.write_record(job_id, fields)
     assert services.store.get(job_id).is_over
     with pytest.raises(JobIsOver):
@@ -148,7 +151,7 @@ def test_a_final_status_of_a_newer_version_is_told_by_its_end(backend: World) ->
     assert services.store.was_deleted(job_id)
 
 
-def test_a_paused_child_keeps_its_parent_and_one_that_ended_does_not(backend: World) -> None:
+def test_a_paused_child_counts_as_unfinished_and_an_expired_one_does_not(backend: World) -> None:
     store = backend.services.store
     parent = create(store).job_id
     for number, more in enumerate(({"status": "paused"}, {"status": "expired", "finished_at": NOW})):
@@ -157,12 +160,12 @@ def test_a_paused_child_keeps_its_parent_and_one_that_ended_does_not(backend: Wo
     assert store.unfinished_children(parent) == ["export_0"]
 
 
-def test_an_older_record_has_the_defaults_of_what_it_lacks(backend: World) -> None:
+def test_fields_that_an_older_record_lacks_have_defaults(backend: World) -> None:
     job_id, services = training(backend), backend.services
     fields = backend.record(job_id)
     required = {name for name, field in Job.model_fields.items() if field.is_required()}
-    of_its_time = {name: value for name, value in fields.items() if name in required}
-    backend.write_record(job_id, of_its_time | {"steps": {"train": {"state": "running", "execution": "run-train"}}})
+    minimal = {name: value for name, value in fields.items() if name in required}
+    backend.write_record(job_id, minimal | {"steps": {"train": {"state": "running", "execution": "run-train"}}})
     job = services.store.get(job_id)
     assert (job.artifacts, job.metrics, job.relaunches) == ((), None, 0)
     assert job.steps == {
@@ -190,7 +193,7 @@ def with_(place: str, value: Any) -> Callable[[Fields], Fields]:
     return change
 
 
-# name: what is done to a record, the place that is named as faulty, the places whose values were set aside
+# name: change of a record, path that the error names, paths whose values are set aside
 UNREADABLE: Mapping[str, tuple[Callable[[Fields], Fields], str, set[str]]] = {
     "metrics": (with_("metrics", "not metrics"), "metrics", {"metrics"}),
     "deep": (with_("metrics.baseline.accuracy", [1]), "metrics.baseline.accuracy", {"metrics.baseline.accuracy"}),
@@ -210,18 +213,21 @@ UNREADABLE: Mapping[str, tuple[Callable[[Fields], Fields], str, set[str]]] = {
     ),
     "times": (lambda fields: fields | {"created_at": "soon", "started_at": "then"}, "started_at", {"started_at"}),
     "required": (without("job_name", "owner", "spec_name", "request_hash"), "job_name", set()),
-    # Firestore lists what has the two fields that lists are ordered by.
+    # Firestore lists documents that have the two fields of the order.
     "nothing": (lambda fields: {name: fields[name] for name in ("created_at", "job_id")}, "job_name", set()),
 }
 
 
-# Of these, not even what a list shows can be read.
+# In these records, even the fields that a list shows are unreadable.
 UNKNOWN_IN_LISTS = {"times", "required", "nothing"}
 
 
 @pytest.fixture(params=UNREADABLE)
 def unreadable(request: pytest.FixtureRequest, backend: World) -> tuple[str, str, set[str]]:
-    """A training job whose record cannot be read: its id, a faulty place, what must be set aside."""
+    """Create a training job with an unreadable record.
+
+    Returns its id, the path that the error names, and the paths that must be set aside.
+    """
     job_id = training(backend)
     change, faulty, set_aside = UNREADABLE[request.param]
     backend.write_record(job_id, change(backend.record(job_id)))
@@ -229,7 +235,7 @@ def unreadable(request: pytest.FixtureRequest, backend: World) -> tuple[str, str
 
 
 def listed(store: JobStore) -> list[JobSummary]:
-    """All jobs, a page for each."""
+    """Return all jobs, read with one page per job."""
     rows: list[JobSummary] = []
     token: str | None = None
     while True:
@@ -240,7 +246,7 @@ def listed(store: JobStore) -> list[JobSummary]:
             return rows
 
 
-def test_what_cannot_be_read_says_why_and_is_listed(
+def test_an_unreadable_record_raises_the_reason_and_is_listed(
     backend: World, unreadable: tuple[str, str, set[str]], request: pytest.FixtureRequest
 ) -> None:
     job_id, faulty, _ = unreadable
@@ -254,10 +260,10 @@ def test_what_cannot_be_read_says_why_and_is_listed(
     assert [(row.job_id, row.status) for row in rows] == [(job_id, shown), (other, Status.QUEUED)]
 
 
-def test_what_cannot_be_read_is_in_nobodys_way(
+def test_an_unreadable_record_does_not_disturb_the_sweep(
     backend: World, unreadable: tuple[str, str, set[str]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The sweep mends the others, and has nothing to complain about that an operator should be called for."""
+    """Let the sweep recover the other jobs without an error in the log."""
     job_id, services = unreadable[0], backend.services
     other = backend.submit()
     backend.clock.advance(hours=2)
@@ -267,18 +273,16 @@ def test_what_cannot_be_read_is_in_nobodys_way(
     services.fan_out(job_id)
     services.dispatch(json.dumps({"job_id": job_id}).encode(), key="", owner="local")
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
-    assert backend.kept_secrets() != []
-    assert len(backend.kept_specs()) == 2
+    assert backend.stored_secrets() != []
+    assert len(backend.stored_specs()) == 2
 
 
-def test_what_cannot_be_read_is_cancelled_into_something_that_can(
-    backend: World, unreadable: tuple[str, str, set[str]]
-) -> None:
+def test_cancelling_makes_an_unreadable_record_readable(backend: World, unreadable: tuple[str, str, set[str]]) -> None:
     (job_id, _, set_aside), services = unreadable, backend.services
     before = [event.seq for event in services.store.events(job_id)]
     services.cancel(job_id)
     job = services.store.get(job_id)
-    # Where its creation cannot be read, it is that of the document, in the platform's own time.
+    # An unreadable creation time is replaced by that of the document, by the platform's clock.
     assert (job.status, job.finished_at) == (Status.CANCELLED, max(backend.clock.now(), job.created_at))
     assert set(backend.record(job_id).get("unreadable", {})) >= set_aside
     assert [row.status for row in listed(services.store)] == [Status.CANCELLED]
@@ -291,7 +295,7 @@ def test_what_cannot_be_read_is_cancelled_into_something_that_can(
         services.cancel(job_id)
 
 
-def test_what_cannot_be_read_is_deleted_once_it_is_cancelled(
+def test_an_unreadable_record_can_be_deleted_once_it_is_cancelled(
     backend: World, unreadable: tuple[str, str, set[str]]
 ) -> None:
     job_id, services = unreadable[0], backend.services
@@ -304,17 +308,17 @@ def test_what_cannot_be_read_is_deleted_once_it_is_cancelled(
     assert listed(services.store) == []
     backend.clock.advance(hours=2)
     services.sweep()
-    assert (backend.kept_secrets(), backend.kept_specs()) == ([], [])
+    assert (backend.stored_secrets(), backend.stored_specs()) == ([], [])
 
 
-def test_what_runs_is_stopped_as_far_as_the_record_can_be_read(backend: World) -> None:
+def test_cancelling_stops_the_executions_that_an_unreadable_record_names(backend: World) -> None:
     job_id = training(backend)
     backend.write_record(job_id, with_("metrics", "not metrics")(backend.record(job_id)))
     backend.services.cancel(job_id)
     assert (backend.launcher.stopped_steps, backend.launcher.stopped) == (["run-train"], ["workflow"])
 
 
-def test_what_is_over_and_cannot_be_read_is_deleted_at_once(backend: World) -> None:
+def test_an_unreadable_record_of_a_final_job_can_be_deleted_at_once(backend: World) -> None:
     job_id, services = training(backend), backend.services
     services.cancel(job_id)
     backend.write_record(job_id, with_("metrics", "not metrics")(backend.record(job_id)))
@@ -326,7 +330,7 @@ def test_what_is_over_and_cannot_be_read_is_deleted_at_once(backend: World) -> N
     assert services.store.was_deleted(job_id)
 
 
-def test_a_change_that_is_no_end_does_not_touch_what_cannot_be_read(backend: World) -> None:
+def test_other_changes_leave_an_unreadable_record_unchanged(backend: World) -> None:
     job_id = training(backend)
     backend.write_record(job_id, with_("metrics", "not metrics")(backend.record(job_id)))
     before = backend.record(job_id)
@@ -337,7 +341,7 @@ def test_a_change_that_is_no_end_does_not_touch_what_cannot_be_read(backend: Wor
     assert backend.record(job_id) == before
 
 
-def test_text_that_is_no_json_is_a_record_that_cannot_be_read(world: World) -> None:
+def test_a_record_that_is_not_json_is_unreadable(world: World) -> None:
     job_id, services = training(world), world.services
     other = create(services.store, "training_other").job_id
     services.cancel(other)
@@ -345,14 +349,14 @@ def test_text_that_is_no_json_is_a_record_that_cannot_be_read(world: World) -> N
         connection.execute("UPDATE jobs SET record = '{\"job_id\": ' WHERE job_id = ?", (job_id,))
     with pytest.raises(RecordUnreadable, match="JSON"):
         services.store.get(job_id)
-    services.delete(other)  # which asks every record whether it is a child of this one
+    services.delete(other)  # which reads every record to look for children
     services.cancel(job_id)
     assert world.record(job_id)["unreadable"] == {"record": '{"job_id": '}
     services.delete(job_id)
     assert services.store.was_deleted(job_id)
 
 
-def test_an_event_of_a_newer_version_is_read_with_what_it_adds_and_published(backend: World) -> None:
+def test_an_event_of_a_newer_version_keeps_its_unknown_fields(backend: World) -> None:
     job_id, services = backend.submit(), backend.services
     (event,) = services.store.events(job_id)
     backend.write_event(job_id, 1, event.model_dump(mode="json") | {"type": "job_paused", "severity": 3})
@@ -360,7 +364,7 @@ def test_an_event_of_a_newer_version_is_read_with_what_it_adds_and_published(bac
     assert (event.type, event.model_dump()["severity"]) == ("job_paused", 3)
 
 
-def test_an_event_that_cannot_be_read_keeps_its_place_and_those_after_it_are_published(backend: World) -> None:
+def test_events_after_an_unreadable_one_are_published(backend: World) -> None:
     job_id, services = backend.submit(), backend.services
     backend.write_event(job_id, 1, {"type": ["?"]})
     services.cancel(job_id)
@@ -372,6 +376,6 @@ def test_an_event_that_cannot_be_read_keeps_its_place_and_those_after_it_are_pub
     assert services.store.get(job_id).published_seq == 2
 
 
-def test_every_field_that_a_record_must_have_has_a_stand_in_or_comes_from_the_store() -> None:
+def test_every_required_field_has_a_stand_in_or_comes_from_the_store() -> None:
     required = {name for name, field in Job.model_fields.items() if field.is_required()}
     assert required == set(STAND_INS) | {"job_id", "created_at", "updated_at"}

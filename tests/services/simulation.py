@@ -342,7 +342,7 @@ class Simulation:
     # What has to be true then.
 
     def check(self) -> None:
-        assert not [name for name in self.world.kept_secrets() if name.startswith("gemtune-job-")]
+        assert not [name for name in self.world.stored_secrets() if name.startswith("gemtune-job-")]
         for job_id in self.jobs:
             job = self.services.store.get(job_id)
             assert job.is_over, f"{job_id} is {job.status}"

@@ -137,7 +137,7 @@ def test_launches_that_nobody_claims_are_repeated_ever_later_and_at_last_fail_th
     assert job.error.hint
     assert [event["type"] for event in listening.messages("test")][-1] == "job_failed"
     listening.services.fan_out(job_id)
-    assert listening.kept_secrets() == []
+    assert listening.stored_secrets() == []
     listening.clock.advance(days=1)
     listening.services.sweep()
     assert len(listening.launcher.started) == 6

@@ -66,7 +66,7 @@ def test_what_a_newer_version_trained_by_its_own_rules_is_not_exported_here_but_
     with pytest.raises(SpecUnreadable, match="curriculum"):
         export_again(world, parent.job_id)
     world.services.delete(parent.job_id)
-    assert world.kept_specs() == []
+    assert world.stored_specs() == []
 
 
 def test_what_is_exported_again_is_a_job_of_its_own(world: World, parent: Running) -> None:
@@ -204,7 +204,7 @@ def test_everything_wrong_is_told_at_once(world: World, parent: Running) -> None
     assert problems(world, parent.job_id, export_config=1) == {"export_config": "model_type"}
     with pytest.raises(RequestRefused):
         world.services.export_again(parent.job_id, Submission(read_export("{}"), Source.HTTP, "local"))
-    assert world.kept_secrets() == []
+    assert world.stored_secrets() == []
 
 
 def test_the_hub_needs_a_token_of_the_request_or_of_the_service(world: World, parent: Running) -> None:
@@ -229,7 +229,7 @@ def test_a_dataset_that_is_gone_is_no_reason_not_to_export(world: World, parent:
 def test_a_repeated_key_is_the_same_export_of_the_same_job_only(world: World, parent: Running) -> None:
     child = export_again(world, parent.job_id, "k", hf_token="hf_fakefakefake")
     assert export_again(world, parent.job_id, "k", hf_token="hf_fakefakefake").job_id == child.job_id
-    assert len(world.kept_secrets()) == len([name for name in world.kept_specs() if child.job_id in name]) == 1
+    assert len(world.stored_secrets()) == len([name for name in world.stored_specs() if child.job_id in name]) == 1
     with pytest.raises(KeyReused):
         export_again(world, parent.job_id, "k", job_name="another")
     with pytest.raises(KeyReused):

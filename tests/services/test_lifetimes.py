@@ -128,10 +128,10 @@ def test_a_secret_without_a_job_is_removed_after_an_hour(world: World) -> None:
     secrets.create("gemtune-user-mine", "hf_fakefakefake", ttl=None)
     pass_time(world, timedelta(hours=1) - SECOND)
     world.services.sweep()
-    assert len(world.kept_secrets()) == 2
+    assert len(world.stored_secrets()) == 2
     pass_time(world, SECOND)
     world.services.sweep()
-    assert world.kept_secrets() == ["gemtune-user-mine"]
+    assert world.stored_secrets() == ["gemtune-user-mine"]
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_a_delete_removes_the_jobs_own_tokens_at_once_and_no_others(world: World
     world.services.secrets.create("gemtune-user-mine", "hf_fakefakefake", ttl=None)
     read = reading(hf_token="hf_fakefakefake", wandb_config={"api_key": "secret:gemtune-user-mine"})
     job_id = world.services.submit(Submission(read, Source.HTTP, "local", None)).job_id
-    assert len(world.kept_secrets()) == 2
+    assert len(world.stored_secrets()) == 2
     world.services.cancel(job_id)
     world.services.delete(job_id)
-    assert world.kept_secrets() == ["gemtune-user-mine"]
+    assert world.stored_secrets() == ["gemtune-user-mine"]

@@ -95,7 +95,7 @@ def test_a_url_inside_a_network_is_refused_at_once(world: World) -> None:
 
 def test_the_key_is_kept_as_a_secret(world: World) -> None:
     key = signing.key(world.services.secrets)
-    assert world.kept_secrets() == [signing.KEY_NAME]
+    assert world.stored_secrets() == [signing.KEY_NAME]
     assert len(base64.b64decode(key.removeprefix(signing.KEY_PREFIX))) == 32
 
 

@@ -211,12 +211,12 @@ def test_a_fan_out_that_died_is_made_good_by_the_sweep(running: Running, monkeyp
 def test_secrets_go_with_the_last_event_and_not_before(world: World) -> None:
     running = Running(world, hf_token="hf_fakefakefake")
     running.services.fan_out(running.job_id)
-    assert len(world.kept_secrets()) == 1
+    assert len(world.stored_secrets()) == 1
     assert running.services.advance.secret(running.job, "hf_token") == "hf_fakefakefake"
     assert running.services.advance.secret(running.job, "wandb_api_key") is None
     running.services.cancel(running.job_id)
     running.services.fan_out(running.job_id)
-    assert world.kept_secrets() == []
+    assert world.stored_secrets() == []
 
 
 @pytest.mark.parametrize("state", [ExecutionState.FAILED, ExecutionState.SUCCEEDED, ExecutionState.GONE])
@@ -249,7 +249,7 @@ def test_a_step_that_was_silent_longer_than_it_may_run_is_replaced(running: Runn
 
 def test_a_job_that_cannot_be_mended_keeps_the_sweep_from_no_other(world: World) -> None:
     broken, fine = Running(world), Running(world)
-    world.spoil(broken.job_id)
+    world.make_unreadable(broken.job_id)
     world.launcher.states["first"] = ExecutionState.FAILED
     world.services.sweep()
     assert (fine.job_id, 2) in world.launcher.started
@@ -268,10 +268,10 @@ def test_a_step_begun_twice_belongs_to_the_later_one(running: Running) -> None:
 def test_a_job_that_cannot_be_read_keeps_its_token(world: World) -> None:
     """It may be one of a newer version."""
     running = Running(world, hf_token="hf_fakefakefake")
-    world.spoil(running.job_id)
+    world.make_unreadable(running.job_id)
     world.clock.advance(hours=2)
     world.services.sweep()
-    assert len(world.kept_secrets()) == 1
+    assert len(world.stored_secrets()) == 1
 
 
 def test_a_launch_that_waits_to_begin_is_not_overtaken_by_another(world: World) -> None:
@@ -335,13 +335,13 @@ def test_a_delete_that_died_half_way_is_finished_by_the_sweep(
         broken.setattr(type(services.buckets.config), "delete", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             services.delete(running.job_id)
-    assert world.kept_specs() != []
+    assert world.stored_specs() != []
     listed: list[str] = []
     with monkeypatch.context() as counting:
         config, names = type(services.buckets.config), services.buckets.config.list
         counting.setattr(config, "list", lambda self, prefix: listed.append(prefix) or names(prefix))
         services.sweep()
-    assert world.kept_specs() == []
+    assert world.stored_specs() == []
     assert listed.count("specs/") == 1
     assert not [prefix for prefix in listed if prefix.startswith(f"specs/{running.job_id}")], (
         "a look for each deleted job"

@@ -145,8 +145,8 @@ def test_of_fifty_requests_with_one_key_one_becomes_a_job_with_its_own_token(wor
     (job_id,) = set(answers) - {"reused"}
     job = world.services.store.get(job_id)
     assert answers.count("reused") == (40 if job.job_name == "another" else 10)
-    assert world.kept_secrets() == list(job.secret_names.values())
-    assert world.kept_specs() == [job.spec_name]
+    assert world.stored_secrets() == list(job.secret_names.values())
+    assert world.stored_specs() == [job.spec_name]
 
 
 def test_a_repeated_key_is_answered_though_its_dataset_is_gone(world: World) -> None:
@@ -169,7 +169,7 @@ def test_a_key_of_a_deleted_job_revives_nothing(world: World) -> None:
     world.services.delete(job_id)
     with pytest.raises(JobWasDeleted):
         world.submit("k")
-    assert world.kept_specs() == []
+    assert world.stored_specs() == []
 
 
 def test_a_publish_that_fails_leaves_the_job_accepted_and_the_sweep_asks_again(
@@ -210,12 +210,12 @@ def test_a_crash_before_the_record_leaves_orphans_that_the_sweep_removes(
         with pytest.raises(ZeroDivisionError):
             world.submit(hf_token="hf_fakefakefake")
     kept = world.submit(hf_token="hf_fakefakefake")
-    assert len(world.kept_secrets()) == len(world.kept_specs()) == 2
+    assert len(world.stored_secrets()) == len(world.stored_specs()) == 2
     world.clock.advance(hours=2)
     world.services.sweep()
     job = world.services.store.get(kept)
-    assert world.kept_secrets() == list(job.secret_names.values())
-    assert world.kept_specs() == [job.spec_name]
+    assert world.stored_secrets() == list(job.secret_names.values())
+    assert world.stored_specs() == [job.spec_name]
 
 
 def test_a_reference_is_kept_as_a_name_and_its_secret_is_not_the_jobs(world: World) -> None:
@@ -225,7 +225,7 @@ def test_a_reference_is_kept_as_a_name_and_its_secret_is_not_the_jobs(world: Wor
     world.services.cancel(job_id)
     world.services.fan_out(job_id)
     world.services.delete(job_id)
-    assert world.kept_secrets() == ["gemtune-user-mine"]
+    assert world.stored_secrets() == ["gemtune-user-mine"]
 
 
 def test_sources_do_not_share_keys(world: World) -> None:

@@ -270,7 +270,7 @@ def make(checkout: Path, run: Run, tmp_path: Path) -> Callable[..., tuple[str, l
 
 
 def lists_of(calls: list[str]) -> list[str]:
-    """Return the names of the locked lists of packages that pip was called with."""
+    """Return the names of the lists of packages that pip was called with."""
     return re.findall(r"setup/locked/(\w+)\.txt", "\n".join(calls))
 
 

@@ -13,8 +13,8 @@ def test_folders_of_jobs_that_are_over_or_gone_are_removed_and_no_others(world: 
     world.services.cancel(cancelled)
     world.services.cancel(ended)
     world.write_record(paused, world.record(paused) | {"status": "paused"})
-    world.spoil(unreadable)
-    world.spoil(ended)
+    world.make_unreadable(unreadable)
+    world.make_unreadable(ended)
     for job_id in (cancelled, running, paused, unreadable, ended, "training_gone"):
         (tmp_path / "work" / job_id).mkdir(parents=True)
     remove_idle(tmp_path / "work", world.services.store)

@@ -1,4 +1,4 @@
-"""The catalogue of error codes has what the code can put out, and nothing else."""
+"""The catalogue of error codes lists exactly the codes that the source uses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trainer.hub.refusals import REFUSALS
 
 ROOT = Path(__file__).parents[3]
 FOLDERS = ("functions", "trainer")
-# Expressions that are no code, or whose codes are looked at below.
+# Expressions that are not codes, or whose codes other tests check.
 ELSEWHERE: Mapping[tuple[str, str], str] = {
     ("functions/gemtune/cli/demo.py", "follow(connection, job_id)"): "an exit code",
     ("functions/gemtune/handlers/error_answers.py", "_whole(code)"): "passes one on",
@@ -43,7 +43,7 @@ def uses() -> list[codes_in_source.Use]:
 
 
 def written(uses: list[codes_in_source.Use]) -> set[str]:
-    """Codes that stand in the source, in calls, classes and tables."""
+    """Return the codes that the source has in calls, classes and tables."""
     return {code for use in uses for code in use.codes or ()} | {code for code, _, _ in REFUSALS.values()}
 
 
@@ -51,7 +51,7 @@ def catalogued() -> set[str]:
     return {code for chapter in error_codes.CATALOGUE for code in chapter.codes}
 
 
-def test_every_code_is_in_the_catalogue_and_the_catalogue_has_no_other(uses: list[codes_in_source.Use]) -> None:
+def test_the_catalogue_has_every_code_and_no_other(uses: list[codes_in_source.Use]) -> None:
     from_libraries = set(problems.VALUES) | set(answers.HTTP_NAMES)
     missing = written(uses) - catalogued()
     assert not missing, f"describe them in gemtune/error_codes: {sorted(missing)}"
@@ -86,17 +86,22 @@ WHOLE: dict[str, Any] = {
         "rl_config": {
             "algorithm": "grpo",
             "rewards": [
-                {"type": "exact_answer"}, {"type": "numeric_answer"}, {"type": "regex", "pattern": "x"},
-                {"type": "json_schema", "json_schema": {}}, {"type": "length", "at_least": 1},
+                {"type": "exact_answer"},
+                {"type": "numeric_answer"},
+                {"type": "regex", "pattern": "x"},
+                {"type": "json_schema", "json_schema": {}},
+                {"type": "length", "at_least": 1},
             ],
         },
     },
-    "export_config": {}, "wandb_config": {}, "notify": {},
-}  # fmt: skip
+    "export_config": {},
+    "wandb_config": {},
+    "notify": {},
+}
 
 
 def places() -> Iterator[tuple[str | int, ...]]:
-    """Where each field of a request stands."""
+    """Return the location of each field of a request."""
     models: dict[tuple[str | int, ...], type[BaseModel]] = {
         (): spec.TrainRequest,
         ("training_config",): spec.TrainingConfig,
@@ -121,7 +126,7 @@ def test_codes_of_wrong_values_are_those_that_fields_can_have() -> None:
     assert codes == set(problems.VALUES)
 
 
-def test_a_planted_code_is_seen(tmp_path: Path) -> None:
+def test_planted_codes_are_found(tmp_path: Path) -> None:
     (tmp_path / "trainer").mkdir()
     (tmp_path / "trainer" / "step.py").write_text(
         "LATE = 'too_late'\n"

@@ -1,4 +1,4 @@
-"""Lock files: complete, consistent with pyproject.toml and each other, and with a hash for every file."""
+"""Lock files: complete, consistent with pyproject.toml, and with all hashes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ BY_NAME = dict(zip(NAMES, LOCKS, strict=True))
 
 
 def pins_of(path: Path) -> dict[str, tuple[Requirement, list[str]]]:
-    """The requirement of each package in a lock file, with the SHA-256 hashes that its files may have."""
+    """Return the requirement of each package in a lock file.
+
+    With each come the SHA-256 hashes that its files may have.
+    """
     text = path.read_text().replace("\\\n", " ")
     pins = {}
     for line in text.splitlines():
@@ -63,7 +66,7 @@ def test_locks_agree_with_the_constraints(lock: Lock) -> None:
 
 @pytest.mark.parametrize("lock", [lock for lock in LOCKS if lock.dependencies], ids=lambda lock: lock.path.name)
 def test_a_lock_has_all_that_its_packages_need(lock: Lock) -> None:
-    """Followed through the dependencies that the packages of this environment declare; pip is told to follow none."""
+    """Follow the dependencies of all packages, as pip runs with --no-deps."""
     pins = pins_of(lock.path)
     pending = list(own_pins(lock).values())
     visited: set[tuple[str, frozenset[str]]] = set()
