@@ -1,4 +1,4 @@
-"""Finds a dataset in the data bucket and reads its rows, one at a time."""
+"""Dataset files: fetched from the data bucket, then read row by row."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from gemtune.errors import ObjectNotFound, StepError, UnsafeName
 from gemtune.ports import Objects
 from gemtune.untrusted import MAX_BYTES, Unreadable, read_json, read_json_object
 
-# What a row can be made of. Other columns of a Parquet file are named in refusals and never read: they can be large.
+# Columns that a row can have. Refusals name a Parquet file's other columns, which are not read: they can be large.
 COLUMNS = ("messages", "prompt", "completion", "answer", "chosen", "rejected")
-# How much of a Parquet column is read at once; without it all of a row group would be, with all its pictures.
+# Bytes of a Parquet column per read. By default pyarrow reads a whole row group, with all its pictures.
 READ_BYTES = 1024 * 1024
-# The text of a row. Longer ones are damaged files more often than rows, and are refused unread.
+# Limit of a row's text. A longer line is more often a damaged file than a row, and is refused without parsing it.
 MAX_ROW_BYTES = 1024 * 1024
-# The same with pictures in it, in base64.
+# Limit of a JSONL row that may hold pictures as base64.
 MAX_PICTURE_ROW_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Local files, `.jsonl` or `.parquet`, and the folder of the data bucket that they are from."""
+    """Local copies of a dataset's splits, `.jsonl` or `.parquet`.
+
+    folder: the dataset's folder in the data bucket.
+    """
 
     train: Path
     eval: Path | None
@@ -34,7 +37,7 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Why a row is left out."""
+    """A row that cannot be used, and the reason, in words for its owner."""
 
     reason: str
 
@@ -43,7 +46,10 @@ Row = tuple[int, dict[str, Any] | Refused]
 
 
 def find(data: Objects, dataset_id: str, work: Path) -> Dataset:
-    """The files of a dataset. Raises StepError `dataset_not_found` or `bad_dataset`."""
+    """Fetch the files of a dataset into the folder `work`.
+
+    Raises StepError `dataset_not_found`, `bad_dataset`.
+    """
     folder = splits.folder_of(dataset_id)
     try:
         metadata = read_json(data.read(f"{folder}/{splits.METADATA}", max_bytes=MAX_BYTES), named=splits.METADATA)
@@ -63,7 +69,10 @@ def find(data: Objects, dataset_id: str, work: Path) -> Dataset:
 
 
 def _names_in(data: Objects, folder: str) -> set[str]:
-    """The files of a folder. Raises StepError `bad_dataset` when one of them is a link that leads out."""
+    """Return the names of the files in a folder.
+
+    Raises StepError `bad_dataset` if a link in it leads out of the bucket.
+    """
     try:
         return {stat.name.removeprefix(f"{folder}/") for stat in data.list(f"{folder}/")}
     except UnsafeName as error:
@@ -71,26 +80,25 @@ def _names_in(data: Objects, folder: str) -> set[str]:
 
 
 def _fetch(data: Objects, folder: str, path: str, work: Path) -> Path:
-    """A split's file, which is never outside its bucket."""
+    """Fetch the file of a split. Raises StepError `bad_dataset`."""
     try:
         return data.fetch(splits.object_of(folder, path), work)
     except BadSplits as error:
         raise _bad(str(error)) from None
     except ObjectNotFound:
-        raise _bad(f"the file {path[:200]!r} of its metadata is not there") from None
+        raise _bad(f"the dataset's metadata names the file {path[:200]!r}, which does not exist") from None
     except UnsafeName as error:
-        raise _bad(f"the file {path[:200]!r} of its metadata cannot be had: {error.message}") from None
+        raise _bad(f"the dataset's metadata names the file {path[:200]!r}: {error.message}") from None
 
 
 def rows(path: Path, *, with_pictures: bool = False) -> Iterator[Row]:
-    """Rows with their numbers, from 1; in JSONL the number is the line's.
+    """Yield (number, row) from a `.jsonl` or `.parquet` file.
 
-    with_pictures: a row may be longer, as it may hold pictures.
-
-    Raises StepError `bad_dataset`.
+    Numbers count from 1; a JSONL row has the number of its line. with_pictures: rows may be up to
+    MAX_PICTURE_ROW_BYTES long. Raises StepError `bad_dataset`.
     """
     if path.suffix == ".parquet":
-        return _parquet_rows(path, at_once=4 if with_pictures else 64)
+        return _parquet_rows(path, batch_size=4 if with_pictures else 64)
     return _jsonl_rows(path, MAX_PICTURE_ROW_BYTES if with_pictures else MAX_ROW_BYTES)
 
 
@@ -114,7 +122,7 @@ def _parsed(line: bytes) -> dict[str, Any] | Refused:
         return Refused(error.message.removeprefix("this ").removeprefix("is "))
 
 
-def _parquet_rows(path: Path, *, at_once: int) -> Iterator[Row]:
+def _parquet_rows(path: Path, *, batch_size: int) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -123,22 +131,25 @@ def _parquet_rows(path: Path, *, at_once: int) -> Iterator[Row]:
             names = file.schema_arrow.names
             unread = dict.fromkeys(name for name in names if name not in COLUMNS)
             number = 0
-            for batch in file.iter_batches(batch_size=at_once, columns=[name for name in names if name in COLUMNS]):
+            for batch in file.iter_batches(batch_size=batch_size, columns=[name for name in names if name in COLUMNS]):
                 for index in range(batch.num_rows):
                     number += 1
                     yield number, _parquet_row(batch.slice(index, 1), unread)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise _bad(f"{path.name} is no readable Parquet file: {str(error)[:200]}") from error
+        raise _bad(f"{path.name} is not a readable Parquet file: {str(error)[:200]}") from error
 
 
 def _parquet_row(batch: Any, unread: dict[str, Any]) -> dict[str, Any] | Refused:
-    """One row as JSON would have it; a column without a value is not there."""
+    """Return a row as a JSONL file would have it, without null columns.
+
+    unread: the names of the columns that were not read, with None as their values.
+    """
     try:
-        (row,) = batch.to_pylist() or [{}]  # [] when none of the columns is one of ours
-    except UnicodeDecodeError:  # Parquet's writers do not check their text, nor do its readers
+        (row,) = batch.to_pylist() or [{}]  # [] if the file has none of COLUMNS
+    except UnicodeDecodeError:  # neither Parquet writers nor pyarrow's reader check strings before
         return Refused("not UTF-8")
     except (ValueError, OverflowError) as error:
-        return Refused(f"a value that cannot be read: {str(error)[:100]}")
+        return Refused(f"a value cannot be read: {str(error)[:100]}")
     return {name: value for name, value in row.items() if value is not None} | unread
 
 

@@ -1,4 +1,7 @@
-"""`{% generation %}`: some chat templates mark the assistant's text so. Here it is rendered as what is inside."""
+"""Jinja tag `{% generation %}`, which renders as its content.
+
+Some chat templates put it around the assistant's text, for transformers' assistant masks.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""Checks a row and brings its two shapes into one: a list of messages with plain text or, where the model sees, with
-lists of texts and pictures."""
+"""Messages of a row, checked and brought into one shape.
+
+A row of supervised fine-tuning has `messages`, or `prompt` and `completion`. Both become a list of messages.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +10,26 @@ from typing import Any
 
 from trainer.conversation.dataset_files import MAX_ROW_BYTES, Refused
 
-# role and content; content is a text, or (of a vision job) a list of {type: text, text} and {type: image, image}.
+# {role, content}. content is a text or, in a vision job, a list of {type: text, text} and {type: image, image}.
 Message = dict[str, Any]
 Messages = list[Message]
 
 
 class BadRow(Exception):
-    """Says in a few words what is wrong with a row."""
+    """Raised for a row that cannot be used; its text is the reason."""
 
 
 def conversation(row: dict[str, Any], *, with_pictures: bool = False) -> Messages | Refused:
-    """`{"messages"}` or `{"prompt", "completion"}` as messages: an optional system message first, then user and
-    assistant in turn, at least one of them the assistant's. Plain strings become one turn each. with_pictures: users
-    may show pictures, which are still unchecked."""
+    """Return the messages of a row of supervised fine-tuning.
+
+    row: `{"messages"}` or `{"prompt", "completion"}`, where a plain string is one message. The messages are an optional
+    system message, then user and assistant in turn, with at least one of the assistant. with_pictures: users may show
+    pictures; the pictures themselves are not checked here.
+    """
     try:
         messages = checked_messages(_messages(row), with_pictures=with_pictures)
         if not any(message["role"] == "assistant" for message in messages):
-            raise BadRow("no turn of the assistant")
+            raise BadRow("no message of the assistant")
     except BadRow as bad:
         return Refused(str(bad))
     return messages
@@ -37,13 +42,13 @@ def texts_in(messages: Messages) -> Iterator[str]:
 
 
 def pictures_in(messages: Messages) -> list[Any]:
-    """What the rows say of each picture, in order."""
+    """Return the `image` value of each picture, in order."""
     lists = [message["content"] for message in messages if not isinstance(message["content"], str)]
     return [part["image"] for content in lists for part in content if part["type"] == "image"]
 
 
 def _messages(row: dict[str, Any]) -> list[tuple[Any, Any]]:
-    """(role, content) of each message, still unchecked."""
+    """Return (role, content) of each message, unchecked."""
     if "messages" in row:
         return _turns(row["messages"], "messages")
     if "prompt" in row and "completion" in row:
@@ -52,24 +57,27 @@ def _messages(row: dict[str, Any]) -> list[tuple[Any, Any]]:
             *column_turns(row["completion"], "assistant", "completion"),
         ]
     if {"chosen", "rejected"} & set(row) or {"prompt", "answer"} <= set(row):
-        raise BadRow("a row for RL; this job trains on messages, or on prompt and completion")
-    raise BadRow(f"needs messages, or prompt and completion; has {names_in(row)}")
+        raise BadRow("this is a row for RL; supervised training needs messages, or prompt and completion")
+    raise BadRow(f"supervised training needs messages, or prompt and completion; the row has {names_in(row)}")
 
 
 def names_in(row: dict[str, Any]) -> str:
-    """The names of a row's fields, for its refusal."""
-    found = ", ".join(sorted(map(str, row)))[:100] or "nothing"
-    return found.encode(errors="backslashreplace").decode()  # a name can be broken Unicode, a report cannot
+    """Return the names of a row's fields, for messages."""
+    names = ", ".join(sorted(map(str, row)))[:100] or "nothing"
+    return names.encode(errors="backslashreplace").decode()  # a name can be broken Unicode, a report cannot
 
 
 def column_turns(value: Any, role: str, column: str) -> list[tuple[Any, Any]]:
-    """(role, content) of each message of a column: a list of messages, or the text of one."""
+    """Return (role, content) of each message of a column, unchecked.
+
+    value: a list of messages, or a text, which is one message of the role.
+    """
     return [(role, value)] if isinstance(value, str) else _turns(value, column)
 
 
 def _turns(value: Any, column: str) -> list[tuple[Any, Any]]:
     if not isinstance(value, list) or not value:
-        raise BadRow(f"{column} is no list of messages")
+        raise BadRow(f"{column} is not a list of messages")
     for message in value:
         if not isinstance(message, dict) or not {"role", "content"} <= set(message):
             raise BadRow("a message needs role and content")
@@ -77,7 +85,10 @@ def _turns(value: Any, column: str) -> list[tuple[Any, Any]]:
 
 
 def checked_messages(turns: list[tuple[Any, Any]], *, with_pictures: bool = False) -> Messages:
-    """Messages, an optional system message first, then user and assistant in turn. Raises BadRow."""
+    """Check turns of (role, content) and return them as messages.
+
+    An optional system message comes first, then user and assistant in turn. Raises BadRow.
+    """
     messages: Messages = []
     for role, content in turns:
         role = _role(role)
@@ -86,17 +97,17 @@ def checked_messages(turns: list[tuple[Any, Any]], *, with_pictures: bool = Fals
     for index, message in enumerate(rest):
         expected = ("user", "assistant")[index % 2]
         if message["role"] != expected:
-            raise BadRow(f"the roles do not alternate: {message['role']} stands where {expected} should")
+            raise BadRow(f"the roles do not alternate: {message['role']} instead of {expected}")
     if sum(len(text.encode()) for text in texts_in(messages)) > MAX_ROW_BYTES:
         raise BadRow(f"longer than {MAX_ROW_BYTES} bytes")
     return messages
 
 
 def _role(role: Any) -> str:
-    if role == "model":  # Gemma's own word for it
+    if role == "model":  # the assistant's name in Gemma's turn format
         return "assistant"
     if not isinstance(role, str):
-        raise BadRow("a role is no text")
+        raise BadRow("a role is not a text")
     if role not in ("system", "user", "assistant"):
         raise BadRow(f"unknown role {role[:40]!r}")
     return role
@@ -106,7 +117,7 @@ def _text(content: Any) -> str:
     if isinstance(content, list):
         content = "".join(_text_part(part) for part in content)
     if not isinstance(content, str):
-        raise BadRow("content is no text")
+        raise BadRow("the content of a message is not a text")
     if not content.strip():
         raise BadRow("an empty message")
     return _unicode(content)
@@ -121,32 +132,35 @@ def _unicode(text: str) -> str:
 
 
 def _parts(role: str, content: Any) -> str | list[dict[str, Any]]:
-    """Content of a model that sees. A list stays one: templates write each of its texts by itself. That of a system
-    message becomes a text, since Gemma's template would write the first of its parts only."""
+    """Return the content of a message in a vision job.
+
+    A list stays a list, because templates render each of its texts separately. A system message becomes one text,
+    because Gemma's template renders only its first part.
+    """
     if role == "system" or not isinstance(content, list):
         return _text(content)
-    parts = [_part_of_user(part) if role == "user" else _said(part) for part in content]
+    parts = [_user_part(part) if role == "user" else _checked_text_part(part) for part in content]
     if not any("image" in part or part["text"].strip() for part in parts):
         raise BadRow("an empty message")
     return parts
 
 
-def _part_of_user(part: Any) -> dict[str, Any]:
+def _user_part(part: Any) -> dict[str, Any]:
     if isinstance(part, dict) and part.get("type") == "image":
         return {"type": "image", "image": part.get("image")}
-    return _said(part)
+    return _checked_text_part(part)
 
 
-def _said(part: Any) -> dict[str, Any]:
+def _checked_text_part(part: Any) -> dict[str, Any]:
     if isinstance(part, dict) and part.get("type") == "image":
-        raise BadRow("a picture where only users can show one")
+        raise BadRow("a picture in a message of the assistant; only users can show one")
     return {"type": "text", "text": _unicode(_text_part(part))}
 
 
 def _text_part(part: Any) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "image":
-        raise BadRow("a picture where there can be none: a text job, or a system message")
+        raise BadRow("a picture, which neither text jobs nor system messages can have")
     if kind != "text" or not isinstance(part.get("text"), str):
-        raise BadRow("a content list holds {type: text, text} only, and of users {type: image, image} in a vision job")
+        raise BadRow("a part of a content list is neither {type: text, text} nor, in vision jobs, {type: image, image}")
     return str(part["text"])

@@ -1,8 +1,8 @@
-"""Limits of CPU time and memory for a stranger's template: some loops, or a text that doubles, would take an hour.
+"""Limits of CPU time and memory for rendering an untrusted template.
 
-They hold while the block runs, in the main thread, and cost some 30 µs. Limits of the whole process are lowered for
-that long: its other threads only wait meanwhile. CPU time counts and not the clock, so that a busy machine ends nothing
-early.
+Without them a few nested loops, or a text that keeps doubling, could take an hour. A block costs about 30 µs. It lowers
+limits of the whole process, which is safe because the other threads only wait meanwhile. CPU time is limited rather
+than wall-clock time, so that a busy machine does not interrupt a template early.
 """
 
 from __future__ import annotations
@@ -14,22 +14,29 @@ import signal
 import time
 from types import FrameType, TracebackType
 
-# A template takes milliseconds for a conversation of a megabyte.
+# A real template takes milliseconds for a conversation of a megabyte.
 CPU_SECONDS = 5.0
-# A single operation in C (a comparison of lists that contain each other a million times over) hears no signal of
-# Python's. This many seconds later the kernel ends the process, and the step counts as crashed.
+# Python handles signals between operations only, and a single one (such as comparing deeply nested lists) can take
+# hours. This many seconds after CPU_SECONDS the kernel kills the process, and the step counts as crashed.
 LAST_SECONDS = 15
 MEMORY_BYTES = 1024 * 1024 * 1024
-# How much address space the process has, in pages. Without it (macOS) memory has no limit.
+# Size of the process's address space, in pages. macOS has no such file, so memory is not limited there.
 STATUS = "/proc/self/statm"
 
 
 class LimitReached(BaseException):
-    """More CPU time or memory than a template may take. No Exception: nothing on the way may catch it."""
+    """Raised when rendering takes too much CPU time or memory.
+
+    It is a BaseException so that no `except Exception` on the way catches it.
+    """
 
 
 class RenderLimits:
-    """A block that may take CPU_SECONDS and MEMORY_BYTES more than the process has. Raises LimitReached."""
+    """Context manager that limits what its block takes, in the main thread.
+
+    The block may take CPU_SECONDS of CPU time, and MEMORY_BYTES of address space beyond what the process has already.
+    Raises LimitReached.
+    """
 
     def __enter__(self) -> None:
         self._limits = {kind: resource.getrlimit(kind) for kind in (resource.RLIMIT_CPU, resource.RLIMIT_AS)}
@@ -51,14 +58,14 @@ class RenderLimits:
             raise LimitReached(f"it takes more than {MEMORY_BYTES // 2**20} MiB of memory") from error
 
     def _lower(self, limit: int, value: int) -> None:
-        """Lower a limit for now; what it may be raised to again stays."""
+        """Lower a soft limit; the unchanged hard limit lets it be raised again."""
         soft, hard = self._limits[limit]
         bounds = [bound for bound in (soft, hard, value) if bound != resource.RLIM_INFINITY]
         resource.setrlimit(limit, (min(bounds), hard))
 
 
 def _address_space() -> int | None:
-    """Bytes of address space that this process has; None where the kernel does not say."""
+    """Return the bytes of this process's address space, or None without /proc."""
     try:
         descriptor = os.open(STATUS, os.O_RDONLY)
     except FileNotFoundError:

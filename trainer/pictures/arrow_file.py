@@ -1,4 +1,7 @@
-"""The pictures of prepared rows: each kept once, in an Arrow file that train reads from without loading it."""
+"""Picture file: the pictures of all prepared rows, each stored once.
+
+It is an Arrow file, which train maps into memory rather than reading it whole.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,17 @@ from trainer.pictures.decoding import picture_to_store
 from trainer.pictures.sources import PictureSource
 from trainer.store.file_writer import FileWriter
 
-# A row can hold no more. Long before, max_seq_length runs out: Gemma 3 spends 260 tokens on a picture.
+# max_seq_length is reached long before: a picture takes 260 tokens of Gemma 3.
 MAX_PICTURES_PER_ROW = 32
-# Bytes that wait for being written.
+# Pictures are written in batches of about this many bytes.
 BATCH_BYTES = 16 * 1024 * 1024
 
 
 class PictureFile(FileWriter):
-    """Checks pictures and writes them. size: width and height of what the model sees, as far as that is fixed."""
+    """Writer of a picture file, which also checks the pictures.
+
+    size: width and height to which the model's processor resizes every picture; None if that depends on the picture.
+    """
 
     def __init__(self, path: Path, source: PictureSource, size: tuple[int, int] | None):
         import pyarrow as pa
@@ -40,11 +46,13 @@ class PictureFile(FileWriter):
         return len(self._numbers)
 
     def add(self, messages: Messages) -> list[int] | Refused:
-        """The numbers of a row's pictures, in order. A row with a picture that cannot be used is refused, and leaves
-        none behind."""
+        """Store the pictures of a row and return their numbers, in order.
+
+        If one of them cannot be used, the row is refused and none is stored.
+        """
         images = pictures_in(messages)
         if len(images) > MAX_PICTURES_PER_ROW:
-            return Refused(f"{len(images)} pictures, of which a row holds at most {MAX_PICTURES_PER_ROW}")
+            return Refused(f"{len(images)} pictures; a row can have at most {MAX_PICTURES_PER_ROW}")
         try:
             checked = [picture_to_store(self._source.content(image), self._size) for image in images]
         except BadRow as bad:
@@ -69,12 +77,12 @@ class PictureFile(FileWriter):
 
 
 def store_pictures(picture_file: PictureFile | None, messages: Messages) -> Sequence[int] | Refused:
-    """`PictureFile.add`, and none of a text job, which has no picture_file."""
+    """Store a row's pictures and return their numbers; () in a text job."""
     return () if picture_file is None else picture_file.add(messages)
 
 
 class PictureFileReader:
-    """Pictures by their numbers, from a mapped file."""
+    """Reader of a memory-mapped picture file: encoded pictures by number."""
 
     def __init__(self, path: Path):
         import pyarrow as pa

@@ -1,9 +1,9 @@
-"""Opens pictures that strangers sent: checked before they are decoded, decoded whole, and turned into RGB exactly as
-transformers' processors do it. No torch: prepare checks every picture with this, and train reads what it kept.
+"""Untrusted pictures: checked, decoded, and converted to RGB.
 
-What a file may hide is handled on purpose: turned by its EXIF entry; CMYK, grey and palettes converted; of transparent
-pixels the colour that is stored, as the processors show it. Animations are refused, since nobody says which frame is
-meant, and greys of 16 bits, which a conversion would clip.
+The conversion is that of transformers' image processors: rotated by the EXIF orientation; CMYK, grey and palette images
+converted; the stored colour of transparent pixels. Animations are refused, because it is not clear which frame is
+meant, and so are 16-bit greys, which a conversion would clip. This module imports no torch: prepare checks every
+picture with it.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ if TYPE_CHECKING:
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_BYTES = 20 * 1024 * 1024
-# A file of a few bytes can say that it holds gigabytes. Cameras make 50 million; in RGB that is 150 MB.
+# A few bytes can decompress to gigabytes. Cameras take pictures of up to 50 million pixels: 150 MB in RGB.
 MAX_PIXELS = 50_000_000
 TOO_MANY_PIXELS = f"a picture of more than {MAX_PIXELS} pixels"
-# Of formats that hold films. A JPEG with several pictures (MPO) is one picture and its previews.
-_FILMS = ("PNG", "WEBP", "GIF")
-# A file is kept as it came while it has at most this many bytes a pixel that the model sees: PNG seldom has less.
-BYTES_A_PIXEL = 0.5
-# Beyond this many pixels for each that the model sees, it is not kept in any case: train would decode them every time.
-MAX_TIMES_SEEN = 8
+# Formats that can be animated. A JPEG with several pictures (MPO) is not: it has one picture and its previews.
+_ANIMATED = ("PNG", "WEBP", "GIF")
+# A file with at most this many bytes per pixel of the model's input is stored unchanged: PNG is seldom smaller.
+BYTES_PER_PIXEL = 0.5
+# A picture with more than this many pixels per pixel of the model's input is always stored resized, because train would
+# have to decode all of them in every epoch.
+MAX_PIXEL_RATIO = 8
 
 
 def rgb(content: bytes) -> Image:
-    """The picture of a file, upright, in RGB. Raises BadRow."""
+    """Decode a picture, upright and in RGB. Raises BadRow."""
     from PIL import Image, ImageOps
 
     if len(content) > MAX_BYTES:
@@ -45,34 +46,38 @@ def rgb(content: bytes) -> Image:
         raise
     except Image.DecompressionBombError:
         raise BadRow(TOO_MANY_PIXELS) from None
-    except Exception as error:  # anything: the file is a stranger's, and decoders raise whatever comes
+    except Exception as error:  # the file is untrusted, and decoders may raise anything
         reason = str(error).partition(" <")[0] or type(error).__name__
-        raise BadRow(f"a picture that cannot be read ({', '.join(FORMATS)} can): {reason[:100]}") from None
+        raise BadRow(f"a picture cannot be read as {', '.join(FORMATS)}: {reason[:100]}") from None
 
 
 def _check(opened: Image) -> None:
-    """What can be told before anything is decoded."""
+    """Check what the header says, before pixels are decoded. Raises BadRow."""
     width, height = opened.size
     if width * height > MAX_PIXELS:
         raise BadRow(TOO_MANY_PIXELS)
-    if opened.format in _FILMS and getattr(opened, "is_animated", False):
-        raise BadRow("an animated picture: save the frame that is meant")
+    if opened.format in _ANIMATED and getattr(opened, "is_animated", False):
+        raise BadRow("an animated picture: save one frame of it as a picture")
     if opened.mode.startswith(("I", "F")):
-        raise BadRow("a grey picture of more than 8 bits a pixel: save it with 8, so that you choose what white is")
+        raise BadRow("a grey picture of more than 8 bits per pixel: save it with 8 bits, scaled as you need it")
 
 
 def picture_to_store(content: bytes, size: tuple[int, int] | None) -> bytes:
-    """What train shall read of a picture that the model sees with `size` (width, height): the file as it came, or the
-    picture resized already, as PNG, when that is smaller or the file is much to decode. The model sees the same pixels.
-    Raises BadRow."""
+    """Return the encoded picture to store: the file, or a resized PNG.
+
+    size: (width, height) to which the model's processor resizes pictures; None if that depends on the picture. The PNG
+    is stored if it is smaller, or if the file has far more pixels than the model reads. Both give the model the same
+    pixels. Raises BadRow.
+    """
     from PIL import Image
 
     picture = rgb(content)
     if size is None:
         return content
-    seen, much = size[0] * size[1], picture.width * picture.height > MAX_TIMES_SEEN * size[0] * size[1]
-    if not much and len(content) <= BYTES_A_PIXEL * seen:
+    model_pixels = size[0] * size[1]
+    large = picture.width * picture.height > MAX_PIXEL_RATIO * model_pixels
+    if not large and len(content) <= BYTES_PER_PIXEL * model_pixels:
         return content
-    written = io.BytesIO()
-    picture.resize(size, Image.Resampling.BILINEAR).save(written, "PNG", compress_level=1)
-    return written.getvalue() if much else min(content, written.getvalue(), key=len)
+    resized = io.BytesIO()
+    picture.resize(size, Image.Resampling.BILINEAR).save(resized, "PNG", compress_level=1)
+    return resized.getvalue() if large else min(content, resized.getvalue(), key=len)

@@ -1,4 +1,4 @@
-"""Where the pictures of a row are: in it, or in files beside the dataset."""
+"""Sources of a row's pictures: the row itself, or files of the dataset."""
 
 from __future__ import annotations
 
@@ -14,47 +14,56 @@ from trainer.pictures.decoding import MAX_BYTES
 
 
 class PictureSource:
-    """Reads what a row's `image` says; `folder` of the data bucket is the dataset's, and nothing outside it is read."""
+    """Reader of the pictures that rows contain or name.
+
+    folder: the dataset's folder in the data bucket. Files outside it are not read.
+    """
 
     def __init__(self, data: Objects, folder: str):
         self._data, self._folder = data, folder
 
     def content(self, image: Any) -> bytes:
-        """The file of a picture. image: {bytes, path}, of which one is enough and bytes go first; bytes are base64 in
-        JSONL. A text alone is a path, or a data: URL. Raises BadRow, and StepError `bad_dataset`."""
+        """Return the encoded picture that a row's `image` stands for.
+
+        image: {bytes, path}, of which one is enough and bytes take precedence; in JSONL, bytes are base64. A text is a
+        path or a data: URL. Raises BadRow, and StepError `bad_dataset`.
+        """
         if isinstance(image, str):
             image = {"bytes": image} if image.startswith("data:") else {"path": image}
         if not isinstance(image, dict):
-            raise BadRow("a picture is {bytes, path}")
+            raise BadRow("a picture is neither a text nor {bytes, path}")
         content, path = image.get("bytes"), image.get("path")
         if isinstance(content, bytes):
             return content
         if isinstance(content, str):
             return _decoded(content)
         if content is not None or not isinstance(path, str) or not path:
-            raise BadRow("a picture with neither bytes nor a path")
-        return self._beside(path)
+            raise BadRow("a picture has neither bytes nor a path")
+        return self._dataset_file(path)
 
-    def _beside(self, path: str) -> bytes:
+    def _dataset_file(self, path: str) -> bytes:
         shown = path[:100].encode(errors="backslashreplace").decode()
         if "://" in path:
-            raise BadRow(f"the picture {shown!r} is an address; put the file beside the dataset")
+            raise BadRow(f"the picture {shown!r} is a URL; put the file into the dataset's folder")
         name = path if path.startswith(f"{self._folder}/") else f"{self._folder}/{path}"
         if path.startswith("/") or "\\" in path or ".." in name.split("/"):
-            raise BadRow(f"the picture {shown!r} is outside the dataset")
+            raise BadRow(f"the picture {shown!r} is outside the dataset's folder")
         size = self._sizes.get(name)
         if size is None:
-            raise BadRow(f"there is no picture {shown!r} in the dataset")
+            raise BadRow(f"the dataset's folder has no picture {shown!r}")
         if size > MAX_BYTES:
             raise BadRow(f"a picture of more than {MAX_BYTES} bytes")
         try:
             return self._data.read(name)
         except (ObjectNotFound, UnsafeName):
-            raise BadRow(f"there is no picture {shown!r} in the dataset") from None
+            raise BadRow(f"the dataset's folder has no picture {shown!r}") from None
 
     @cached_property
     def _sizes(self) -> dict[str, int]:
-        """Bytes of every file of the dataset: asked for at once, since each question to a bucket takes a while."""
+        """Bytes of every file in the dataset's folder, by name.
+
+        One listing replaces a request per picture.
+        """
         try:
             return {stat.name: stat.bytes for stat in self._data.list(f"{self._folder}/")}
         except UnsafeName as error:  # a link that leads out
@@ -62,9 +71,9 @@ class PictureSource:
 
 
 def _decoded(text: str) -> bytes:
-    """Of base64, or of a data: URL of it."""
+    """Decode base64, or a data: URL with base64. Raises BadRow."""
     encoded = text.partition(",")[2] if text.startswith("data:") else text
     try:
         return base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
-        raise BadRow("a picture whose bytes are no base64") from None
+        raise BadRow("a picture's bytes are not base64") from None

@@ -1,6 +1,7 @@
-"""Renders a conversation with the model's chat template, tokenizes it, and marks the tokens that are trained.
+"""Encoder: renders a conversation, tokenizes it and labels the trained tokens.
 
-Without transformers: importing its tokenizers brings torch along, which takes longer than this whole step.
+It uses `tokenizers` and Jinja directly. Importing transformers' tokenizers would import torch, which takes longer than
+the whole prepare step.
 """
 
 from __future__ import annotations
@@ -26,15 +27,18 @@ from trainer.rows.spans import (
     with_empty_thought,
 )
 
+# The label of a token without a loss: the default ignore_index of torch.nn.functional.cross_entropy.
 UNTRAINED = -100
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """input_ids and labels, of the same length and not shifted; labels are UNTRAINED where nothing is learned.
+    """One row of supervised fine-tuning, tokenized.
 
-    whole_tokens: of the row before it was cut. end_is_cut: whether it is trained on the end of no answer. pictures: the
-    numbers of those that its tokens stand for, once they are in an picture_file."""
+    input_ids and labels have the same length, at most max_length, and labels are not shifted: a label is the token's
+    own id, or UNTRAINED. whole_tokens: the row's tokens before truncation. end_is_cut: truncation removed the end of
+    every answer. pictures: numbers of the row's pictures in the picture file, in order.
+    """
 
     input_ids: list[int]
     labels: list[int]
@@ -64,9 +68,9 @@ class Encoded:
 class Encoder:
     """A base model's tokenizer and chat template.
 
-    max_length: tokens of a row at most. vocab_size: how many tokens the model knows, when that is known. pictures: how
-    they are written, in a vision job. Raises StepError `bad_base_model` when the tokenizer cannot be read,
-    `template_failed` for the template.
+    max_length: longer rows are truncated to this many tokens. vocab_size: rows of the model's embedding, or None if
+    its configuration does not say. pictures: the model's picture tokens, in a vision job. Raises StepError
+    `bad_base_model` when the tokenizer cannot be read, `template_failed` or `template_missing` for the chat template.
     """
 
     def __init__(
@@ -84,23 +88,24 @@ class Encoder:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         tokenizer_config = json_object(folder / "tokenizer_config.json")
-        if not tokenizer_config:  # without it the template would render without <bos>, and nobody would notice
-            raise StepError("bad_base_model", "the base model's tokenizer_config.json is not there or cannot be read")
+        if not tokenizer_config:  # without it the template would silently render without <bos>
+            raise StepError("bad_base_model", "the base model's tokenizer_config.json is missing or empty")
         if pictures is not None and self._tokenizer.token_to_id(pictures.soft) != pictures.soft_id:
-            message = f"the base model's tokenizer has another {pictures.soft} than its config.json"
+            message = f"the base model's tokenizer and config.json disagree about the id of {pictures.soft}"
             raise StepError("bad_base_model", message, hint="use the tokenizer that came with the model")
         self._template = ChatTemplate(folder, tokenizer_config)
 
     @property
     def template_source(self) -> str:
+        """The chat template's file, or the name of gemtune's own template."""
         return self._template.source
 
     def encode(self, messages: Messages) -> Encoded | Refused:
-        """Tokens and labels of one conversation.
+        """Return a conversation's tokens and labels, or why it is refused.
 
-        Trained is what the assistant says and what ends its turn: the text, `<end_of_turn>`, and the line break, as in
-        TRL's training template for Gemma 3; of Gemma 4 the text, its calls of tools, and `<turn|>`. The template writes
-        `<bos>`. A row with pictures is cut behind the last one only: half a picture is none.
+        Trained tokens are the assistant's text and the end of its turn. Gemma 3: the text, `<end_of_turn>` and the line
+        break, as in TRL's training template for Gemma 3. Gemma 4: the text, tool calls, and `<turn|>`. The template
+        writes `<bos>`. A row is refused if truncation removes a picture or a part of one.
 
         Raises StepError `template_failed`, `template_not_supported`.
         """
@@ -113,60 +118,70 @@ class Encoder:
             until = offsets[-1][1] if offsets else 0
             spans = self._spans(messages, text, encoding, until=until)
         except TemplateRefusal as refusal:
-            return Refused(f"the chat template refuses it: {refusal}")
-        blurred = self._blurred(messages, text, text[:until])
-        if blurred is not None:
-            return blurred
-        known = self._known(ids)
-        if isinstance(known, Refused):
-            return known
+            return Refused(f"the chat template rejects it: {refusal}")
+        problem = self._picture_problem(messages, text, text[:until]) or self._vocabulary_problem(ids)
+        if problem is not None:
+            return problem
         whole_tokens = len(encoding.ids)
         end_is_cut = whole_tokens > len(ids) and not any(len(text[:end].rstrip()) <= until for _, end in spans)
         encoded = Encoded(ids, _labels(ids, offsets, spans), whole_tokens, end_is_cut)
         if encoded.trained_tokens > 0:
             return encoded
         if encoded.truncated:
-            return Refused(f"all trained tokens lie beyond max_seq_length: {self._max_length} of {len(encoding.ids)}")
-        return Refused("the chat template leaves nothing of what the assistant says")
+            limit = f"{self._max_length} of the row's {whole_tokens} tokens"
+            return Refused(f"its answers are beyond max_seq_length ({limit})")
+        return Refused("the chat template leaves out the assistant's messages")
 
     @property
     def template(self) -> ChatTemplate:
         return self._template
 
     def prompt(self, messages: Messages) -> list[int] | Refused:
-        """Tokens of a conversation, and of what makes the assistant speak next. Raises StepError `template_failed`."""
+        """Return the tokens of a conversation and the generation prompt.
+
+        Raises StepError `template_failed`.
+        """
         try:
             text = self._render(messages, add_generation_prompt=True)
         except TemplateRefusal as refusal:
-            return Refused(f"the chat template refuses it: {refusal}")
-        blurred = self._blurred(messages, text, text)
-        return blurred or self._known(self._tokenizer.encode(text, add_special_tokens=False).ids)
+            return Refused(f"the chat template rejects it: {refusal}")
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return self._picture_problem(messages, text, text) or self._vocabulary_problem(ids) or ids
 
     def reply(self, messages: Messages, answer: Message) -> list[int] | Refused:
-        """Tokens of what the assistant answers to a conversation, as it would generate them: apart from the prompt's,
-        and with what ends its turn. Raises StepError `template_failed`, `template_not_supported`."""
+        """Return the tokens of an answer, which follow `prompt(messages)`.
+
+        They are tokenized apart from the prompt, as the model would generate them, and include the end of the turn.
+        Raises StepError `template_failed`, `template_not_supported`.
+        """
         try:
             before = self._render(messages, add_generation_prompt=True)
             after = self._conversation([*messages, answer])
         except TemplateRefusal as refusal:
-            return Refused(f"the chat template refuses it: {refusal}")
+            return Refused(f"the chat template rejects it: {refusal}")
         if isinstance(after, Refused):
             return after
         if not after.startswith(before):
             raise unstable_turns()
-        blurred = self._blurred(messages, after, after)
-        said, turns = after[len(before) :], self._template.turns
+        text, turns = after[len(before) :], self._template.turns
         if turns is not None and turns.scanned:
-            said = said[: said.rindex(turns.end) + len(turns.end)]
-        return blurred or self._known(self._tokenizer.encode(said, add_special_tokens=False).ids)
+            text = text[: text.rindex(turns.end) + len(turns.end)]
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return self._picture_problem(messages, after, after) or self._vocabulary_problem(ids) or ids
 
     def text(self, ids: Sequence[int]) -> str:
-        """The same for people: special tokens written out, a picture's shortened."""
+        """Decode tokens for people to read.
+
+        Special tokens are shown; a picture's soft tokens are shortened to one.
+        """
         text = str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
         return text if self._pictures is None else self._pictures.shortened(text)
 
     def text_pieces(self, encoded: Encoded) -> list[dict[str, Any]]:
-        """The same as text, in pieces that are trained on or not."""
+        """Decode a row into runs of trained and untrained tokens.
+
+        Returns `{"trained": bool, "text": str}` for each run.
+        """
         pieces: list[dict[str, Any]] = []
         run: list[int] = []
         for index, token in enumerate(encoded.input_ids):
@@ -179,40 +194,52 @@ class Encoder:
         return pieces
 
     def _conversation(self, messages: Messages) -> str | Refused:
-        """The text of a whole conversation, its last answer after the prompt that the model is asked with. Raises
-        TemplateRefusal, StepError `template_failed`, `template_not_supported`."""
+        """Render a whole conversation, its last answer as training needs it.
+
+        That answer begins as the generation prompt does, so that the model is trained on the prompts that it gets
+        later. Raises TemplateRefusal, StepError `template_failed`, `template_not_supported`.
+        """
         turns = self._template.turns
         text = self._render(messages)
         if turns is None or not turns.scanned:
             return text
         control = control_token_in(turns, texts_in(messages))
         if control is not None:
-            return Refused(f"it holds {control!r}, which the chat template would take for its own")
+            return Refused(f"its text contains {control!r}, which the chat template uses as a control token")
         if messages[-1]["role"] != "assistant":
             return text
         return with_empty_thought(turns, text, self._render(messages[:-1], add_generation_prompt=True))
 
     def _render(self, messages: Messages, *, add_generation_prompt: bool = False) -> str:
-        """With pictures as what they are tokenized from."""
+        """Render messages, with each picture expanded to its soft tokens."""
         text = self._template.render(messages, add_generation_prompt=add_generation_prompt)
         return text if self._pictures is None else self._pictures.expanded(text)
 
-    def _blurred(self, messages: Messages, text: str, read: str) -> Refused | None:
-        """If pictures of a rendered row cannot be told from its text, or are not all in what is left of it."""
-        problem = None if self._pictures is None else self._pictures.problem_of(messages, text, read)
+    def _picture_problem(self, messages: Messages, text: str, remaining: str) -> Refused | None:
+        """Return why a row's pictures cannot be used, or None.
+
+        text: the whole rendered row. remaining: the part of it that is left after truncation.
+        """
+        problem = None if self._pictures is None else self._pictures.problem_of(messages, text, remaining)
         return None if problem is None else Refused(problem)
 
-    def _known(self, ids: list[int]) -> list[int] | Refused:
-        """Gemma 3's tokenizer has tokens for pictures that its text models have no row for; a GPU would only say that
-        an index is out of range."""
+    def _vocabulary_problem(self, ids: Sequence[int]) -> Refused | None:
+        """Return which token the model has no embedding for, or None.
+
+        Gemma 3's tokenizer has picture tokens that the embedding of its text-only models lacks. On a GPU they would
+        fail with nothing but an index out of range.
+        """
         largest = max(ids, default=0)
         if self._vocab_size is None or largest < self._vocab_size:
-            return ids
-        unknown = str(self._tokenizer.id_to_token(largest))
-        return Refused(f"it holds {unknown!r}, for which the base model has no embedding")
+            return None
+        token = str(self._tokenizer.id_to_token(largest))
+        return Refused(f"its text contains {token!r}, for which the base model has no embedding")
 
     def _spans(self, messages: Messages, text: str, encoding: Any, *, until: int) -> list[Span]:
-        """Characters of what the assistant says. Raises TemplateRefusal, StepError `template_not_supported`."""
+        """Return the character spans of the assistant's turns.
+
+        Raises TemplateRefusal, StepError `template_not_supported`.
+        """
         turns = self._template.turns
         if turns is not None and turns.scanned:
             return spans_by_tokens(turns, encoding.tokens, encoding.offsets, text)
@@ -223,7 +250,10 @@ class Encoder:
 
 
 def _labels(ids: Sequence[int], offsets: Sequence[Span], spans: Iterable[Span]) -> list[int]:
-    """The ids of tokens that lie wholly in one of the spans; spans and offsets are in characters and in order."""
+    """Return ids where a token is wholly inside a span, else UNTRAINED.
+
+    offsets: the characters (begin, end) of each token. Spans and offsets are sorted.
+    """
     ahead = deque(spans)
     labels = [UNTRAINED] * len(ids)
     for index, (left, right) in enumerate(offsets):

@@ -1,4 +1,4 @@
-"""What rows a training is made of: how a row of the dataset becomes what train reads."""
+"""Row kinds: how each training method turns a dataset row into train's input."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ from trainer.rows.prompts import Prompts
 
 
 class PreparedRow(Protocol):
-    """columns: by the names of the token file. tokens: of all it takes in memory at once, as far as prepare knows;
-    whole_tokens: before it was cut. end_is_cut: whether nothing is left of it that ends an answer. unjudged_by: the
-    rewards, by their names, that have nothing to compare its completions with."""
+    """A dataset row as train reads it.
+
+    columns: values by the column names of the token file. tokens: the longest sequence that train makes of it, as far
+    as prepare knows. whole_tokens: the same before truncation. trained_tokens: tokens with a loss. end_is_cut:
+    truncation removed the end of every answer. unjudged_by: names of the rewards that cannot score its completions,
+    because the row's answer gives them nothing to compare with.
+    """
 
     @property
     def columns(self) -> Mapping[str, Any]: ...
@@ -45,20 +49,31 @@ class PreparedRow(Protocol):
 
 
 class RowKind(Protocol):
-    """sees: whether pictures are read."""
+    """Reader of a training method's rows.
+
+    columns: names of the token file's columns. with_pictures: rows may hold pictures, as in a vision job.
+    """
 
     columns: Sequence[str]
     with_pictures: bool
 
-    def encode(self, row: dict[str, Any]) -> PreparedRow | Refused: ...
+    def encode(self, row: dict[str, Any]) -> PreparedRow | Refused:
+        """Return the prepared row, or why it is refused."""
+        ...
 
     def text_pieces(self, prepared: Any) -> list[dict[str, Any]]:
-        """A prepared row as text, in pieces, each said to be trained on or not."""
+        """Return a prepared row as text, for the samples of the report.
+
+        Pieces are `{"trained": bool, "text": str}`, and of some kinds also `"part"`, the column they come from.
+        """
         ...
 
 
 class Conversations:
-    """Rows of supervised fine-tuning. picture_file: where the pictures of a vision job are collected."""
+    """Rows of supervised fine-tuning.
+
+    picture_file: stores the pictures of a vision job; None in a text job.
+    """
 
     def __init__(self, encoder: Encoder, picture_file: PictureFile | None):
         self._encoder, self._picture_file, self.text_pieces = encoder, picture_file, encoder.text_pieces
@@ -75,7 +90,10 @@ class Conversations:
 
 
 def row_kind(config: TrainingConfig, encoder: Encoder, picture_file: PictureFile | None, *, max_length: int) -> RowKind:
-    """Raises StepError `completion_too_long`."""
+    """Return the row kind of a training method.
+
+    Raises StepError `completion_too_long`.
+    """
     match config.rl_config:
         case GrpoConfig() as rl:
             return Prompts(encoder, rl, picture_file, max_length=max_length)

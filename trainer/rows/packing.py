@@ -1,4 +1,7 @@
-"""Which rows share a pack: fewer, fuller sequences for a GPU. No torch: prepare counts train_steps with it."""
+"""Packing: rows share a sequence, so that a GPU runs fewer, fuller ones.
+
+This module imports no torch, because prepare counts train_steps with it.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,21 @@ from collections.abc import Sequence
 
 
 def packs(lengths: Sequence[int], limit: int) -> list[list[int]]:
-    """Rows by number, in packs of at most `limit` tokens: best fit, longest first (Johnson, Near-optimal bin packing
-    algorithms, 1973), so at most 11/9 of the fewest packs there could be. The same lengths give the same packs.
+    """Return packs of row numbers, each of at most `limit` tokens.
 
-    Every row is at most `limit` long. Packs stand in the order of their first rows.
+    Packs are sorted by their first row. Best fit decreasing: at most 11/9 times the minimum number of packs, plus a
+    constant (Johnson, "Near-Optimal Bin Packing Algorithms", 1973). Deterministic. lengths: tokens per row, none above
+    `limit`.
     """
-    found: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (tokens still free, pack), in order
+    filled: list[list[int]] = []
+    room: list[tuple[int, int]] = []  # (free tokens, index in filled), sorted
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        place = bisect_left(room, (lengths[row], -1))
-        if place == len(room):
-            found.append([])
-            free, pack = limit, len(found) - 1
+        best_fit = bisect_left(room, (lengths[row], -1))
+        if best_fit == len(room):
+            filled.append([])
+            free, pack = limit, len(filled) - 1
         else:
-            free, pack = room.pop(place)
-        found[pack].append(row)
+            free, pack = room.pop(best_fit)
+        filled[pack].append(row)
         insort(room, (free - lengths[row], pack))
-    return sorted((sorted(pack) for pack in found), key=lambda pack: pack[0])
+    return sorted((sorted(pack) for pack in filled), key=lambda pack: pack[0])

@@ -1,4 +1,4 @@
-"""Rows of DPO: a prompt, the answer that is preferred, and the one that is not."""
+"""Rows of DPO: a prompt, the chosen answer and the rejected one."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ from trainer.rows.prompts import prompt_messages
 
 @dataclass(frozen=True, slots=True)
 class Preference:
+    """One row of DPO, tokenized.
+
+    Each answer is truncated so that it fits behind the prompt. whole_tokens: tokens of the longer sequence before
+    truncation. end_is_cut: the chosen answer lost its end. pictures: numbers of the prompt's pictures in the picture
+    file.
+    """
+
     prompt_ids: list[int]
     chosen_ids: list[int]
     rejected_ids: list[int]
@@ -32,7 +39,7 @@ class Preference:
 
     @property
     def tokens(self) -> int:
-        """Of the longer one of the two sequences."""
+        """Tokens of the longer of the two sequences."""
         return len(self.prompt_ids) + max(len(self.chosen_ids), len(self.rejected_ids))
 
     @property
@@ -45,8 +52,11 @@ class Preference:
 
 
 class Preferences:
-    """`{"prompt", "chosen", "rejected"}`, each a text or a list of messages. picture_file: where the pictures of a
-    vision job are stored; prompts show them."""
+    """Rows `{"prompt", "chosen", "rejected"}` of DPO.
+
+    Each value is a text or a list of messages. picture_file: stores the pictures of a vision job, which only prompts
+    may hold. max_length: tokens of a prompt and one answer together.
+    """
 
     def __init__(self, encoder: Encoder, picture_file: PictureFile | None, *, max_length: int):
         self._encoder, self._picture_file, self._max_length = encoder, picture_file, max_length
@@ -55,8 +65,11 @@ class Preferences:
         self.columns: Sequence[str] = (*ids, PICTURES) if self.with_pictures else ids
 
     def encode(self, row: dict[str, Any]) -> Preference | Refused:
-        """An answer that is too long loses its end. Only that of the chosen one is missed: the model learns to answer
-        like it."""
+        """Return the tokenized row, or why it is refused.
+
+        Answers that are too long are truncated. Only the chosen answer counts for `end_is_cut`: it is the one that the
+        model learns to end.
+        """
         try:
             prompt, chosen, rejected = _parts(row, with_pictures=self.with_pictures)
         except BadRow as bad:
@@ -69,15 +82,16 @@ class Preferences:
         room = self._max_length - len(prompt_ids)
         if room < 1:
             return Refused(f"the prompt alone has {len(prompt_ids)} tokens; max_seq_length is {self._max_length}")
-        kept = [answer[:room] for answer in answers]
-        if kept[0] == kept[1]:
-            beyond = " up to max_seq_length" if kept != answers else ""
-            return Refused(f"chosen and rejected are the same{beyond}")
+        truncated = [answer[:room] for answer in answers]
+        chosen_ids, rejected_ids = truncated
+        if chosen_ids == rejected_ids:
+            scope = " up to max_seq_length" if truncated != answers else ""
+            return Refused(f"chosen and rejected are the same{scope}")
         pictures = store_pictures(self._picture_file, prompt)
         if isinstance(pictures, Refused):
             return pictures
         whole_tokens = len(prompt_ids) + max(map(len, answers))
-        return Preference(prompt_ids, kept[0], kept[1], whole_tokens, len(answers[0]) > room, pictures)
+        return Preference(prompt_ids, chosen_ids, rejected_ids, whole_tokens, len(answers[0]) > room, pictures)
 
     def text_pieces(self, preference: Preference) -> list[dict[str, Any]]:
         answers = {"chosen": preference.chosen_ids, "rejected": preference.rejected_ids}
@@ -88,11 +102,11 @@ class Preferences:
 
 
 def _parts(row: dict[str, Any], *, with_pictures: bool) -> tuple[Messages, Message, Message]:
-    """The prompt, and the two answers."""
+    """Return the prompt, the chosen and the rejected answer. Raises BadRow."""
     if not {"prompt", "chosen", "rejected"} <= set(row):
-        told = "a row for GRPO; " if "answer" in row else ""
-        told = "a row for supervised training; " if {"messages", "completion"} & set(row) else told
-        raise BadRow(f"{told}DPO needs prompt, chosen and rejected; has {names_in(row)}")
+        guess = "this is a row for GRPO; " if "answer" in row else ""
+        guess = "this is a row for supervised training; " if {"messages", "completion"} & set(row) else guess
+        raise BadRow(f"{guess}DPO needs prompt, chosen and rejected; the row has {names_in(row)}")
     prompt = prompt_messages(row["prompt"], with_pictures=with_pictures)
     chosen, rejected = (
         _answer(prompt, row[column], column, with_pictures=with_pictures) for column in ("chosen", "rejected")
@@ -103,6 +117,6 @@ def _parts(row: dict[str, Any], *, with_pictures: bool) -> tuple[Messages, Messa
 def _answer(prompt: Messages, value: Any, column: str, *, with_pictures: bool) -> Message:
     turns = column_turns(value, "assistant", column)
     if len(turns) != 1:
-        raise BadRow(f"{column} has {len(turns)} messages, not one of the assistant's")
-    said = [(message["role"], message["content"]) for message in prompt]
-    return checked_messages([*said, *turns], with_pictures=with_pictures)[-1]
+        raise BadRow(f"{column} has {len(turns)} messages; it must be one message of the assistant")
+    prompt_turns = [(message["role"], message["content"]) for message in prompt]
+    return checked_messages([*prompt_turns, *turns], with_pictures=with_pictures)[-1]

@@ -1,4 +1,4 @@
-"""What prepare hands to train: tokens in Parquet, and beside them where the base model lies and what there is."""
+"""Token files, which prepare hands to train, and counts of their rows."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from gemtune.request.rl_spec import GrpoConfig
 from gemtune.request.spec import TrainingConfig
 from trainer.store.file_writer import FileWriter
 
-# Rows of one Parquet row group: what is in memory at once.
+# Rows per Parquet row group, which is also the number of rows in memory at once.
 ROW_GROUP = 512
 COLUMNS = ("input_ids", "labels")
 ANSWER = "answer"
-# The numbers of a row's pictures in the album, in order; of vision jobs.
+# Vision jobs only: the numbers of a row's pictures in the picture file, in order.
 PICTURES: Final = "pictures"
 
 
 class TokenFile(FileWriter):
-    """Writes encoded rows to a Parquet file: lists of int32 by name, and as a text what GRPO's answers are."""
+    """Parquet file of tokenized rows, written row group by row group.
+
+    Columns are lists of int32, except ANSWER (GRPO's answers), which is a string.
+    """
 
     def __init__(self, path: Path, columns: Sequence[str] = COLUMNS):
         import pyarrow as pa
@@ -37,6 +40,7 @@ class TokenFile(FileWriter):
         self._writer.close()
 
     def add(self, row: Mapping[str, Any]) -> None:
+        """Append a row. row: values by column name."""
         self._waiting.append(row)
         if len(self._waiting) >= ROW_GROUP:
             self._flush()
@@ -50,7 +54,7 @@ class TokenFile(FileWriter):
 
 
 def read_tokens(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a token file, a row group at a time."""
+    """Yield the rows of a token file. Reads one row group at a time."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
@@ -59,7 +63,7 @@ def read_tokens(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def row_lengths(path: Path) -> list[int]:
-    """Tokens of each row of a token file."""
+    """Return the number of tokens of each row of a supervised token file."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
@@ -68,24 +72,33 @@ def row_lengths(path: Path) -> list[int]:
 
 
 def total_train_steps(config: TrainingConfig, rows: int) -> int:
-    """Optimizer steps of a training on one device: batches of an epoch, by accumulation, by epochs. rows: those of an
-    epoch, or the packs they fill."""
+    """Return the number of optimizer steps of a training on one device.
+
+    It is ceil(ceil(rows / batch_size) / gradient_accumulation_steps) · epochs, as transformers' Trainer counts; GRPO
+    drops the last, incomplete step of an epoch. rows: rows per epoch, or packs per epoch if rows are packed.
+    """
     if config.max_steps is not None:
         return config.max_steps
-    if isinstance(config.rl_config, GrpoConfig):  # what does not fill a train_step any more is left out of an epoch
+    if isinstance(config.rl_config, GrpoConfig):
         return rows // prompts_per_step(config, config.rl_config) * config.epochs
     batches = -(-rows // config.batch_size)
     return -(-batches // config.gradient_accumulation_steps) * config.epochs
 
 
 def prompts_per_step(config: TrainingConfig, rl: GrpoConfig) -> int:
-    """Prompts of a train_step of GRPO, each of which has its group of completions."""
+    """Return the number of prompts per train_step of GRPO.
+
+    Each prompt has `num_generations` completions, and a batch counts completions.
+    """
     return config.batch_size * config.gradient_accumulation_steps // rl.num_generations
 
 
 def histogram(lengths: Counter[int]) -> dict[str, Any]:
-    """Tokens a row, from how many rows have how many: least, median (the lower one), most, and how many rows lie up to
-    each power of two. There is at least one row."""
+    """Summarize the tokens per row.
+
+    lengths: number of rows by their tokens; at least one row. Returns the minimum `least`, the lower `median`, the
+    maximum `most`, and `rows_up_to`: for each power of two, the number of rows above the previous power and up to it.
+    """
     bounds: Counter[int] = Counter()
     middle, passed, median = (lengths.total() + 1) // 2, 0, 0
     for length, rows in sorted(lengths.items()):

@@ -1,4 +1,4 @@
-"""Rows of GRPO: a prompt to complete, and the answer that completions are compared with."""
+"""Rows of GRPO: a prompt, and the answer to compare completions with."""
 
 from __future__ import annotations
 
@@ -20,13 +20,19 @@ from trainer.rows.prepared import ANSWER, PICTURES
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
+    """One row of GRPO: the tokenized prompt, and the answer as text.
+
+    pictures: numbers of the prompt's pictures in the picture file. unjudged_by: names of the rewards that the answer
+    gives nothing to compare with.
+    """
+
     prompt_ids: list[int]
     answer: str | None
     pictures: Sequence[int]
     unjudged_by: Sequence[str] = ()
 
-    truncated = end_is_cut = False  # a prompt cut short would ask something else
-    trained_tokens = 0  # what is trained on is yet to be sampled
+    truncated = end_is_cut = False  # prompts are never truncated: a shortened one would ask something else
+    trained_tokens = 0  # training samples the completions
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -42,23 +48,26 @@ class Prompt:
 
 
 class Prompts:
-    """`{"prompt", "answer"}`; the answer may be absent when no reward compares with it.
+    """Rows `{"prompt", "answer"}` of GRPO.
 
-    An answer without a number gives a reward that compares numbers nothing to judge by. The row is kept for the other
-    rewards, and refused where there are none."""
+    The answer may be absent if no reward compares with it. Rewards that compare numbers cannot judge a row whose answer
+    has no number. Such a row is kept for the other rewards, and refused if there are none.
+    """
 
     def __init__(self, encoder: Encoder, rl: GrpoConfig, picture_file: PictureFile | None, *, max_length: int):
-        """picture_file: where the pictures of a vision job are collected. max_length: tokens of prompt and completion
-        together. Raises StepError `completion_too_long`."""
-        self._encoder, self._picture_file, self._max_tokens = (
-            encoder,
-            picture_file,
-            max_length - rl.max_completion_length,
-        )
+        """Raise StepError `completion_too_long` if no prompt would fit.
+
+        picture_file: stores the pictures of a vision job. max_length: tokens of prompt and completion together.
+        """
+        self._encoder, self._picture_file = encoder, picture_file
+        self._max_tokens = max_length - rl.max_completion_length
         self.with_pictures = picture_file is not None
         self.columns: Sequence[str] = ("prompt_ids", ANSWER, PICTURES) if self.with_pictures else ("prompt_ids", ANSWER)
         if self._max_tokens < 1:
-            message = f"the base model reads {max_length} tokens, which leaves none for a prompt"
+            message = (
+                f"the base model reads {max_length} tokens: {rl.max_completion_length} tokens of a completion leave "
+                "no room for a prompt"
+            )
             raise StepError("completion_too_long", message, hint="lower max_completion_length")
         self._needs_answer = rl_spec.needs_answer(rl)
         named = zip(rl_spec.reward_names(rl.rewards), rl.rewards, strict=True)
@@ -74,12 +83,13 @@ class Prompts:
         if isinstance(ids, Refused):
             return ids
         if len(ids) > self._max_tokens:
-            return Refused(f"the prompt has {len(ids)} tokens; max_seq_length leaves it {self._max_tokens}")
+            limit = f"max_seq_length less max_completion_length is {self._max_tokens}"
+            return Refused(f"the prompt has {len(ids)} tokens; {limit}")
         pictures = store_pictures(self._picture_file, messages)
         if isinstance(pictures, Refused):
             return pictures
-        judged = answer is None or rewards.number(answer) is not None
-        return Prompt(ids, answer, pictures, () if judged else self._need_number)
+        without_number = answer is not None and rewards.number(answer) is None
+        return Prompt(ids, answer, pictures, self._need_number if without_number else ())
 
     def text_pieces(self, prompt: Prompt) -> list[dict[str, Any]]:
         pieces: list[dict[str, Any]] = [{"trained": False, "text": self._encoder.text(prompt.prompt_ids)}]
@@ -92,38 +102,40 @@ class Prompts:
             return None
         value = row.get(ANSWER)
         if value is None:
-            raise BadRow(f"no answer, which a reward compares with; has {names_in(row)}")
+            raise BadRow(f"no answer, which a reward needs to compare with; the row has {names_in(row)}")
         if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
             value = str(value)
         if not isinstance(value, str):
-            raise BadRow("answer is no text and no number")
+            raise BadRow("the answer is neither a text nor a number")
         if not value.strip():
-            raise BadRow("an empty answer")
+            raise BadRow("the answer is empty")
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise BadRow("broken Unicode (half of a surrogate pair)") from None
+            raise BadRow("the answer is broken Unicode (half of a surrogate pair)") from None
         if self._only_numbers and rewards.number(value) is None:
-            raise BadRow("the answer holds no number, which all rewards compare with")
+            raise BadRow("the answer has no number, and all rewards compare numbers")
         return value
 
 
 def _messages(row: dict[str, Any], *, with_pictures: bool) -> Messages:
     if "prompt" not in row:
         shape = {"chosen", "rejected"} & set(row)
-        told = "a row for DPO; " if shape else "a row for supervised training; " if "messages" in row else ""
-        raise BadRow(f"{told}GRPO needs prompt (and answer); has {names_in(row)}")
+        guess = "supervised training" if "messages" in row else ""
+        guess = "DPO" if shape else guess
+        guess = f"this is a row for {guess}; " if guess else ""
+        raise BadRow(f"{guess}GRPO needs prompt (and answer); the row has {names_in(row)}")
     if "completion" in row or {"chosen", "rejected"} <= set(row):
-        raise BadRow(f"a row for another method: GRPO samples its completions; has {names_in(row)}")
+        raise BadRow(f"this is a row for another method: GRPO samples completions itself; the row has {names_in(row)}")
     return prompt_messages(row["prompt"], with_pictures=with_pictures)
 
 
 def prompt_messages(prompt: Any, *, with_pictures: bool) -> Messages:
-    """A prompt's messages, the last one the user's, who may show pictures if `with_pictures`.
+    """Return the messages of a prompt; the last is the user's. Raises BadRow.
 
-    Raises BadRow.
+    prompt: the row's value, a text or a list of messages. with_pictures: users may show pictures.
     """
     messages = checked_messages(column_turns(prompt, "user", "prompt"), with_pictures=with_pictures)
     if messages[-1]["role"] != "user":
-        raise BadRow(f"the prompt ends with a turn of the {messages[-1]['role']}, not of the user")
+        raise BadRow(f"the prompt ends with a message of the {messages[-1]['role']}; the last one must be the user's")
     return messages

@@ -1,6 +1,7 @@
-"""What a completion is worth to GRPO: pure functions of its text, its tokens and the row's answer.
+"""Reward functions of GRPO.
 
-Completions are a model's, answers a user's: neither is ever run, and each function takes time that their length bounds.
+They are pure functions of a completion's text, its number of tokens and the row's answer. Neither completions, which a
+model wrote, nor answers, which a user wrote, are ever executed. The length of both bounds the time of each function.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from gemtune.request.matching import patterns, schemas
 from gemtune.request.rewards import ExactAnswer, JsonSchema, Length, NumericAnswer, Regex, Reward
 from gemtune.untrusted import Unreadable, read_json
 
-# completion's text, its tokens, the row's answer -> reward, or None where the row gives nothing to judge by
+# (text of the completion, its number of tokens, the row's answer) -> reward, or None if the row cannot be judged
 Score = Callable[[str, int, str | None], float | None]
 RewardFunction = Callable[..., list[float | None]]
 
-# A number with a decimal point, thousands set off by commas or not at all. Its sign counts where nothing is subtracted.
+# A number with a decimal point, and optional commas between thousands. A sign belongs to it unless it subtracts.
 _NUMBER = re.compile(r"(?<![\w.])(?:(?<![\w.)])[+-])?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d{1,3}(?!\d))?")
 _BY_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?![\d,])")
 _SIGNS = str.maketrans({"\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "\N{FULLWIDTH HYPHEN-MINUS}": "-"})
@@ -28,7 +29,10 @@ _FENCE = re.compile(r" {0,3}```([^`]*)")
 
 
 def reward_functions(rewards: Sequence[Reward]) -> list[RewardFunction]:
-    """What TRL's GRPOTrainer takes as `reward_funcs`: one a reward, by the name it has in metrics."""
+    """Return the `reward_funcs` of TRL's GRPOTrainer: one function per reward.
+
+    A function's `__name__` is the reward's name in metrics.
+    """
     named = zip(rl_spec.reward_names(list(rewards)), rewards, strict=True)
     return [_function(name, score_function(reward)) for name, reward in named]
 
@@ -38,14 +42,17 @@ def _function(name: str, score: Score) -> RewardFunction:
         completions: Sequence[str], completion_ids: Sequence[Sequence[int]], answer: Sequence[str | None], **_: Any
     ) -> list[float | None]:
         rows = zip(completions, completion_ids, answer, strict=True)
-        return [score(text, len(tokens), right) for text, tokens, right in rows]
+        return [score(text, len(tokens), expected) for text, tokens, expected in rows]
 
     reward.__name__ = name
     return reward
 
 
 def score_function(reward: Reward) -> Score:
-    """The function of one reward, with what can be prepared once."""
+    """Return the scoring function of one reward.
+
+    Patterns and schemas are compiled here, once.
+    """
     match reward:
         case ExactAnswer():
             return lambda text, tokens, answer: exact_answer(text, answer, reward)
@@ -63,39 +70,51 @@ def score_function(reward: Reward) -> Score:
 
 
 def exact_answer(text: str, answer: str | None, reward: ExactAnswer) -> float:
-    """1.0 when both are the same text: in Unicode's compatible form, runs of spaces as one, none around."""
-    found = _after(text, reward.after)
-    if found is None or answer is None:
+    """Return 1.0 if the text, after its marker, is the answer; otherwise 0.0.
+
+    Both are compared in Unicode's NFKC form, with runs of white space as one space and none around.
+    """
+    conclusion = _after(text, reward.after)
+    if conclusion is None or answer is None:
         return 0.0
-    return float(_plain(found, reward.ignore_case) == _plain(answer, reward.ignore_case))
+    return float(_plain(conclusion, reward.ignore_case) == _plain(answer, reward.ignore_case))
 
 
 def numeric_answer(text: str, answer: str | None, reward: NumericAnswer) -> float | None:
-    """1.0 when the last number of the text is at most `tolerance` off; compared as decimals, so 0.1 is 0.1. None when
-    the answer holds no number: TRL leaves such a reward out of the row's sum."""
-    right = number(answer or "")
-    if right is None:
+    """Return 1.0 if the text's last number is close to the answer's, else 0.0.
+
+    Close means: at most `tolerance` apart. Numbers are compared as decimals, so 0.1 is exactly 0.1. Returns None if the
+    answer has no number: TRL then leaves the reward out of the row's sum.
+    """
+    expected = number(answer or "")
+    if expected is None:
         return None
-    given = number(_after(text, reward.after) or "")
-    if given is None:
+    completed = number(_after(text, reward.after) or "")
+    if completed is None:
         return 0.0
-    return float(abs(given - right) <= Decimal(repr(reward.tolerance)))
+    return float(abs(completed - expected) <= Decimal(repr(reward.tolerance)))
 
 
 def number(text: str) -> Decimal | None:
-    """The last number in a text; None when there is none, or its commas are not between thousands."""
+    """Return the last number of a text, or None if there is none.
+
+    A number whose commas do not separate thousands is none.
+    """
     plain = unicodedata.normalize("NFKC", text).translate(_SIGNS)
-    found = [match.group() for match in _NUMBER.finditer(plain)]
-    if not found:
+    matches = [match.group() for match in _NUMBER.finditer(plain)]
+    if not matches:
         return None
-    last = found[-1].rstrip(",")
+    last = matches[-1].rstrip(",")
     if "," in last and not _BY_THOUSANDS.match(last):
         return None
     return Decimal(last.replace(",", ""))
 
 
 def json_schema(text: str, validator: Any) -> float:
-    """1.0 when the text, or its last fenced code block, is JSON that the schema allows."""
+    """Return 1.0 if a text is JSON that the schema allows, otherwise 0.0.
+
+    If the text has fenced code blocks, only the last of them is read.
+    """
     block = _last_block(text)
     try:
         value = read_json(text if block is None else block, max_bytes=len(text), repeated_keys=True)
@@ -105,10 +124,13 @@ def json_schema(text: str, validator: Any) -> float:
 
 
 def _last_block(text: str) -> str | None:
-    """The last block between fences of three backticks; one that is not closed is none."""
+    """Return the last block between fences of three backticks, or None.
+
+    A block without a closing fence does not count.
+    """
     block: list[str] | None = None
     last = None
-    for line in text.replace("\r\n", "\n").split("\n"):  # other separators may stand in a JSON text
+    for line in text.replace("\r\n", "\n").split("\n"):  # splitlines would also split at characters that JSON allows
         fence = _FENCE.fullmatch(line)
         if block is None:
             block = None if fence is None else []
@@ -120,8 +142,10 @@ def _last_block(text: str) -> str | None:
 
 
 def length(tokens: int, reward: Length) -> float:
-    """1.0 within the bounds; below, the share of `at_least` that is there; above, 1.0 less the share of `at_most` that
-    is too much, and never less than 0."""
+    """Return 1.0 within the bounds, and less the further tokens are outside.
+
+    Below: tokens / at_least. Above: max(0, 1 - (tokens - at_most) / at_most).
+    """
     if reward.at_least is not None and tokens < reward.at_least:
         return tokens / reward.at_least
     if reward.at_most is not None and tokens > reward.at_most:
@@ -130,11 +154,14 @@ def length(tokens: int, reward: Length) -> float:
 
 
 def _after(text: str, marker: str | None) -> str | None:
-    """What stands after the last marker; None when it is not there."""
+    """Return the text after the last marker, or None if it has no marker.
+
+    If the reward has no marker, that is the whole text.
+    """
     if marker is None:
         return text
-    _, there, rest = text.rpartition(marker)
-    return rest if there else None
+    _, separator, rest = text.rpartition(marker)
+    return rest if separator else None
 
 
 def _plain(text: str, ignore_case: bool) -> str:

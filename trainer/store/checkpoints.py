@@ -1,4 +1,7 @@
-"""Checkpoints in the objects store: whole or not there, newest first; two are kept, and that of the best evaluation."""
+"""Checkpoints in the objects store.
+
+A checkpoint counts only with its manifest. The two newest are kept, and the one with the best evaluation.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +18,27 @@ from trainer.store import manifest
 log = logging.getLogger(__name__)
 
 KEEP_NEWEST = 2
-# Without these a resumed training would not be the same training.
+# Without one of these a resumed training would differ from an uninterrupted one.
 REQUIRED_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth")
-# What the trainer saves along, and a resumed training takes from the base model.
+# transformers' Trainer saves these too; a resumed training takes them from the base model.
 EXCLUDED_FILES = ("tokenizer*", "chat_template.jinja", "special_tokens_map.json", "README.md", "training_args.bin")
 _PREFIX = re.compile(r"(?P<prefix>.*/checkpoints/(?P<attempt>\d+)/checkpoint-(?P<train_step>\d+))/")
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Checkpoint:
+    """Place of a checkpoint; orders by train_step, then by attempt."""
+
     train_step: int
     attempt: int
     prefix: str
 
 
 def save(export: Objects, folder: Path, *, job_prefix: str, attempt: int, train_step: int) -> None:
-    """Publish a checkpoint folder of the trainer; the local copy goes. Raises OSError when it is not whole."""
+    """Publish a checkpoint folder of transformers' Trainer, then delete it.
+
+    Raises OSError if a required file is missing.
+    """
     missing = [name for name in REQUIRED_FILES if not (folder / name).is_file()]
     if missing:
         raise OSError(f"the checkpoint of train_step {train_step} lacks {', '.join(missing)}")
@@ -42,35 +50,44 @@ def save(export: Objects, folder: Path, *, job_prefix: str, attempt: int, train_
 
 
 def prune(export: Objects, job_prefix: str, *, best: int | None = None) -> None:
-    """Remove all but the newest whole checkpoints, and but that of train_step `best`."""
-    whole = [c for c in list_all(export, job_prefix) if manifest.read_whole(export, c.prefix) is not None]
-    for old in whole[KEEP_NEWEST:]:
+    """Delete all complete checkpoints but the newest and the best.
+
+    best: train_step of the checkpoint with the best evaluation.
+    """
+    complete = [c for c in list_all(export, job_prefix) if manifest.read_whole(export, c.prefix) is not None]
+    for old in complete[KEEP_NEWEST:]:
         if old.train_step != best:
             export.delete_prefix(f"{old.prefix}/")
 
 
 def newest(export: Objects, job_prefix: str, into: Path) -> tuple[Checkpoint, Path] | None:
-    """The newest whole checkpoint of any attempt, as a local folder that may be written to; broken ones are passed."""
-    return _first_whole(export, list_all(export, job_prefix), into)
+    """Fetch the newest complete checkpoint of any attempt, or return None.
+
+    The folder may be written to. Damaged checkpoints are skipped.
+    """
+    return _first_complete(export, list_all(export, job_prefix), into)
 
 
 def at_train_step(export: Objects, job_prefix: str, train_step: int, into: Path) -> Path | None:
-    """A whole checkpoint of this train_step, as a local folder that may be written to."""
-    there = [checkpoint for checkpoint in list_all(export, job_prefix) if checkpoint.train_step == train_step]
-    first = _first_whole(export, there, into)
+    """Fetch a complete checkpoint of a train_step, or return None.
+
+    The folder may be written to.
+    """
+    candidates = [checkpoint for checkpoint in list_all(export, job_prefix) if checkpoint.train_step == train_step]
+    first = _first_complete(export, candidates, into)
     return None if first is None else first[1]
 
 
-def _first_whole(export: Objects, candidates: Sequence[Checkpoint], into: Path) -> tuple[Checkpoint, Path] | None:
+def _first_complete(export: Objects, candidates: Sequence[Checkpoint], into: Path) -> tuple[Checkpoint, Path] | None:
     for checkpoint in candidates:
         try:
             folder = manifest.fetch(export, checkpoint.prefix, into / "fetched")
         except manifest.IncompleteFolder as error:
-            log.warning("passing over a checkpoint: %s", error)
+            log.warning("skipping a checkpoint: %s", error)
             shutil.rmtree(into / "fetched", ignore_errors=True)
             continue
         target = into / f"checkpoint-{checkpoint.train_step}"
-        if folder == into / "fetched":  # a copy of ours: where files lie in memory, a second one is too many
+        if folder == into / "fetched":  # our own copy; on Cloud Run a second one would take memory
             folder.rename(target)
         else:
             shutil.copytree(folder, target)
@@ -79,7 +96,7 @@ def _first_whole(export: Objects, candidates: Sequence[Checkpoint], into: Path) 
 
 
 def list_all(export: Objects, job_prefix: str) -> Sequence[Checkpoint]:
-    """Every checkpoint there is a file of, whole or not, newest first."""
+    """Return every checkpoint with at least one file, newest first."""
     matches = {
         match.groups() for stat in export.list(f"{job_prefix}/checkpoints/") if (match := _PREFIX.match(stat.name))
     }

@@ -1,4 +1,4 @@
-"""Files that are written piece by piece."""
+"""Base class of files that are written piece by piece."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Self
 
 
 class FileWriter(ABC):
-    """A file in the making. A `with` block that ends without an error completes it; either way it is closed."""
+    """Unfinished file. Leaving its `with` block completes and closes it.
+
+    If the block raises, the file is only closed.
+    """
 
     def __enter__(self) -> Self:
         return self
@@ -24,7 +27,7 @@ class FileWriter(ABC):
 
     @abstractmethod
     def _finish(self) -> None:
-        """Write what is still missing. Not called after an error: the file is then incomplete, and nobody reads it."""
+        """Write what is still missing; not called if the block raised."""
 
     @abstractmethod
     def _close(self) -> None:

@@ -1,4 +1,7 @@
-"""Folders in the objects store that are whole or not there: a manifest, written last, says what belongs to one."""
+"""Manifests: they make a folder of the objects store complete.
+
+The manifest lists a folder's files and is written last, so a folder without it counts as missing.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +20,20 @@ NAME = "manifest.json"
 
 
 class IncompleteFolder(GemtuneError):
-    """A folder without its manifest, or with other files than it says."""
+    """Raised when a folder has no manifest, or its files do not match it."""
 
     code = "not_whole"
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The files of a whole folder, by their names in it."""
+    """Files of a complete folder, named relative to it."""
 
     artifacts: Sequence[Artifact]
 
 
 def publish(objects: Objects, folder: Path, prefix: str) -> list[Artifact]:
-    """Upload every file of a folder to `prefix/…`, and then the manifest that makes it whole."""
+    """Upload every file of a folder to `prefix/…`, and then its manifest."""
     artifacts = describe(objects, folder, prefix)
     for artifact in artifacts:
         objects.upload(folder / artifact.name, f"{prefix}/{artifact.name}")
@@ -39,29 +42,32 @@ def publish(objects: Objects, folder: Path, prefix: str) -> list[Artifact]:
 
 
 def describe(objects: Objects, folder: Path, prefix: str) -> list[Artifact]:
-    """What `publish` will say of the files of a folder."""
+    """Return the artifacts that `publish` will list for a folder."""
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return [_artifact(objects, path, f"{prefix}/{name}", name) for name, path in files.items() if name != NAME]
 
 
 def add(objects: Objects, path: Path, prefix: str, name: str) -> Artifact:
-    """Upload one file of a folder that is not whole yet, and may be too large to be on this machine at once."""
+    """Upload one file of a folder, which stays incomplete until `seal`.
+
+    The caller never needs the whole folder on this machine's disk.
+    """
     objects.upload(path, f"{prefix}/{name}")
     return _artifact(objects, path, f"{prefix}/{name}", name)
 
 
-def _artifact(objects: Objects, path: Path, place: str, name: str) -> Artifact:
-    return Artifact(name=name, uri=objects.uri(place), bytes=path.stat().st_size, sha256=sha256(path))
+def _artifact(objects: Objects, path: Path, target: str, name: str) -> Artifact:
+    return Artifact(name=name, uri=objects.uri(target), bytes=path.stat().st_size, sha256=sha256(path))
 
 
 def seal(objects: Objects, prefix: str, artifacts: Sequence[Artifact]) -> None:
-    """Write the manifest: from now on the folder is whole."""
+    """Write the manifest, which makes the folder complete."""
     listed = [artifact.model_dump() for artifact in artifacts]
     objects.write(f"{prefix}/{NAME}", json.dumps({"files": listed}, indent=1).encode())
 
 
 def read_whole(objects: Objects, prefix: str) -> Manifest | None:
-    """The manifest of a folder, if it is there and every file has the size it says."""
+    """Return a folder's manifest if every file exists and has its size."""
     try:
         listed = read_json(
             objects.read(f"{prefix}/{NAME}", max_bytes=MAX_MODEL_FILE_BYTES), max_bytes=MAX_MODEL_FILE_BYTES
@@ -75,21 +81,22 @@ def read_whole(objects: Objects, prefix: str) -> Manifest | None:
 
 
 def fetch(objects: Objects, prefix: str, into: Path) -> Path:
-    """A local, read-only copy of a whole folder (or the folder itself), every file checked against its SHA-256.
+    """Fetch a complete folder and check the SHA-256 of every file.
 
-    Raises IncompleteFolder.
+    Returns a local folder to read from: the copy in `into`, or the original where objects are local files. Raises
+    IncompleteFolder.
     """
-    found = read_whole(objects, prefix)
-    if found is None:
-        raise IncompleteFolder(f"{prefix} is not whole")
+    complete = read_whole(objects, prefix)
+    if complete is None:
+        raise IncompleteFolder(f"{prefix} is missing or incomplete")
     folder = objects.fetch_folder(prefix, into)
-    for artifact in found.artifacts:
+    for artifact in complete.artifacts:
         if sha256(folder / artifact.name) != artifact.sha256:
-            raise IncompleteFolder(f"{prefix}/{artifact.name} is not what its manifest says")
+            raise IncompleteFolder(f"the SHA-256 of {prefix}/{artifact.name} is not that of its manifest")
     return folder
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file, read in blocks."""
+    """Return the hexadecimal SHA-256 of a file, reading it in blocks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

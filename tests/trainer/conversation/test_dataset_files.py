@@ -60,16 +60,16 @@ def test_any_message_is_taken_or_refused(messages: list[dict[str, Any]]) -> None
 
 
 def test_a_name_that_is_half_a_character_can_be_reported() -> None:
-    assert reason({"\ud800": 1}) == r"needs messages, or prompt and completion; has \ud800"
+    assert reason({"\ud800": 1}) == r"supervised training needs messages, or prompt and completion; the row has \ud800"
 
 
 @pytest.mark.parametrize("part", [{"type": ["text"], "text": "x"}, {"type": {}}, ["x"], None, {"type": "text"}])
 def test_a_content_list_of_anything_else_is_refused(part: Any) -> None:
-    assert "{type: text, text} only" in reason({"messages": [USER, {"role": "assistant", "content": [part]}]})
+    assert "neither {type: text, text} nor" in reason({"messages": [USER, {"role": "assistant", "content": [part]}]})
 
 
 def test_a_role_that_is_no_text_is_refused() -> None:
-    assert reason({"messages": [{"role": {"a": []}, "content": "x"}]}) == "a role is no text"
+    assert reason({"messages": [{"role": {"a": []}, "content": "x"}]}) == "a role is not a text"
 
 
 def test_lists_of_structs_are_read_as_messages(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_the_last_answer_follows_the_very_prompt_that_the_model_is_asked_with(fo
 def test_a_text_that_would_become_a_turn_is_refused(folder: Path, text: str) -> None:
     refused = Encoder(folder, max_length=512).encode([{"role": "user", "content": text}, CHAT[1]])
     assert isinstance(refused, Refused)
-    assert "chat template would take for its own" in refused.reason
+    assert "chat template uses as a control token" in refused.reason
 
 
 @pytest.mark.parametrize("messages", [CHAT[:1], CHAT[:3], [SYSTEM, *CHAT[:3]]], ids=["one", "two", "system"])

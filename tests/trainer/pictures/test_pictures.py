@@ -205,8 +205,8 @@ def test_a_picture_is_in_its_row_or_beside_the_dataset(source: PictureSource, im
         ("processed_datasets/others/secret.png", "no picture"),
         ("/etc/passwd", "outside"),
         ("..\\others\\secret.png", "outside"),
-        ("https://example.com/x.png", "address"),
-        ("gs://bucket/x.png", "address"),
+        ("https://example.com/x.png", "is a URL"),
+        ("gs://bucket/x.png", "is a URL"),
     ],
 )
 def test_a_picture_that_is_nowhere_or_elsewhere_is_refused(source: PictureSource, image: Any, reason: str) -> None:

@@ -62,14 +62,14 @@ def test_the_report_counts_rows_tokens_and_steps_and_shows_what_is_trained(bench
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"messages": [USER]}, "no turn of the assistant"),
+        ({"messages": [USER]}, "no message of the assistant"),
         ({"messages": [ANSWER, USER]}, "do not alternate"),
         ({"messages": [USER, USER, ANSWER]}, "do not alternate"),
         ({"messages": [USER, {"role": "wizard", "content": "x"}]}, "unknown role 'wizard'"),
-        ({"messages": []}, "no list of messages"),
-        ({"messages": "Hi"}, "no list of messages"),
+        ({"messages": []}, "not a list of messages"),
+        ({"messages": "Hi"}, "not a list of messages"),
         ({"messages": [USER, {"role": "assistant", "content": "  "}]}, "empty message"),
-        ({"messages": [USER, {"role": "assistant", "content": 5}]}, "no text"),
+        ({"messages": [USER, {"role": "assistant", "content": 5}]}, "not a text"),
         ({"messages": [USER, {"role": "assistant"}]}, "role and content"),
         ({"messages": [USER, {"role": "assistant", "content": [{"type": "image"}]}]}, "picture"),
         ({"messages": [{"role": "system", "content": "Be"}, ANSWER]}, "do not alternate"),
@@ -122,7 +122,7 @@ def test_too_many_bad_rows_fail_and_name_the_first(bench: Bench) -> None:
     code, message = code_of_failure(bench)
     assert code == "bad_rows"
     assert "1 of 9 rows of train.jsonl" in message
-    assert "row 9: no turn of the assistant" in message
+    assert "row 9: no message of the assistant" in message
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n"])
@@ -222,7 +222,7 @@ def test_refused_rows_are_told(bench: Bench) -> None:
     bench.put("train", [*rows.train_rows(20), {"messages": [USER]}])
     bench.run(Step.PREPARE)
     assert warnings(bench) == {
-        "rows_refused": "1 of 21 rows of train.jsonl cannot be used: row 21: no turn of the assistant"
+        "rows_refused": "1 of 21 rows of train.jsonl cannot be used: row 21: no message of the assistant"
     }
 
 

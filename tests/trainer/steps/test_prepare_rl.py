@@ -83,16 +83,16 @@ def test_pairs_share_their_prompt_and_end_their_turns(bench_of: BenchOf) -> None
         ({"chosen": "x", "rejected": "y"}, "a row for DPO"),
         ({"answer": "1"}, "GRPO needs prompt"),
         ({"prompt": "Hi"}, "no answer"),
-        ({"prompt": "Hi", "answer": " "}, "empty answer"),
-        ({"prompt": "Hi", "answer": True}, "no text and no number"),
-        ({"prompt": "Hi", "answer": ["1"]}, "no text and no number"),
-        ({"prompt": "Hi", "answer": "one"}, "holds no number"),
+        ({"prompt": "Hi", "answer": " "}, "the answer is empty"),
+        ({"prompt": "Hi", "answer": True}, "neither a text nor a number"),
+        ({"prompt": "Hi", "answer": ["1"]}, "neither a text nor a number"),
+        ({"prompt": "Hi", "answer": "one"}, "has no number"),
         ({"prompt": "Hi", "answer": "1\ud800"}, "surrogate"),
-        ({"prompt": [USER, ANSWER], "answer": "1"}, "ends with a turn of the assistant"),
-        ({"prompt": [{"role": "system", "content": "Be"}], "answer": "1"}, "ends with a turn of the system"),
+        ({"prompt": [USER, ANSWER], "answer": "1"}, "ends with a message of the assistant"),
+        ({"prompt": [{"role": "system", "content": "Be"}], "answer": "1"}, "ends with a message of the system"),
         ({"prompt": "", "answer": "1"}, "empty message"),
-        ({"prompt": 5, "answer": "1"}, "no list of messages"),
-        ({"prompt": "boat " * 600, "answer": "1"}, "max_seq_length leaves it 500"),
+        ({"prompt": 5, "answer": "1"}, "not a list of messages"),
+        ({"prompt": "boat " * 600, "answer": "1"}, "max_completion_length is 500"),
     ],
 )
 def test_a_row_that_is_no_prompt_is_refused_by_number(bench_of: BenchOf, row: Any, reason: str) -> None:
@@ -138,7 +138,7 @@ def test_a_pair_whose_chosen_answer_is_cut_is_told(bench_of: BenchOf) -> None:
         ({"prompt": "Hi", "chosen": "x", "rejected": "x"}, "are the same"),
         ({"prompt": "Hi", "chosen": "x", "rejected": " x "}, "are the same"),
         ({"prompt": "Hi", "chosen": "x", "rejected": ""}, "empty message"),
-        ({"prompt": "Hi", "chosen": "x", "rejected": None}, "no list of messages"),
+        ({"prompt": "Hi", "chosen": "x", "rejected": None}, "not a list of messages"),
         ({"prompt": "Hi", "chosen": [USER, ANSWER], "rejected": "y"}, "chosen has 2 messages"),
         ({"prompt": "Hi", "chosen": [USER], "rejected": "y"}, "do not alternate"),
         ({"prompt": "boat " * 600, "chosen": "x", "rejected": "y"}, "the prompt alone has"),
@@ -233,7 +233,7 @@ def test_a_dataset_of_another_method_fails_with_the_first_rows(bench_of: BenchOf
     with pytest.raises(StepError) as caught:
         prepared(bench_of, rl, rows.train_rows(5))
     assert caught.value.code == "bad_rows"
-    assert "row 1: a row for supervised training" in str(caught.value)
+    assert "row 1: this is a row for supervised training" in str(caught.value)
 
 
 def test_rows_are_held_out_for_the_evaluation_that_was_asked_for(bench_of: BenchOf) -> None:
