@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from gemtune.errors import GemtuneError, StepError
@@ -12,7 +12,7 @@ from gemtune.redaction import redact
 log = logging.getLogger(__name__)
 
 CAUSE_LENGTH = 300
-# Building a model from the same files ends in one of these each time.
+# Building a model from the same files, and its first forward pass, end in one of these each time.
 PERMANENT = (
     ArithmeticError,
     AssertionError,
@@ -43,22 +43,23 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def refuse_unsupported_model(base_model_id: str) -> Iterator[None]:
-    """Fail the step at once where a library cannot build the model: the same files give the same error each time.
+def refuse_unsupported_model(base_model_id: str, *, trained: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Fail the step at once where a library cannot build the model or compute with it.
 
-    Errors of memory, files and devices, and gemtune's own, pass: another attempt may do better. Raises StepError
-    `model_not_supported`.
+    The same files give the same error each time, until `trained` says that the model finished a train_step: then the
+    libraries can train it, and an error has another cause. Errors of memory, files and devices, and gemtune's own, pass,
+    because another attempt may do better. Raises StepError `model_not_supported`.
     """
     try:
         yield
     except GemtuneError:
         raise
     except PERMANENT as error:
-        if is_out_of_memory(error) or _is_of_the_device(error):
+        if trained() or is_out_of_memory(error) or _is_of_the_device(error):
             raise
-        log.exception("the model cannot be built")
+        log.exception("the libraries cannot train %s", base_model_id)
         message = f"the libraries cannot train {base_model_id}: {cause_of(error)}"
-        hint = "use a base model of a Gemma 1 to 4; the step's log has the whole error"
+        hint = "use a base model of a family that the README names; the step's log has the whole error"
         raise StepError(MODEL_NOT_SUPPORTED, message, hint=hint) from error
 
 

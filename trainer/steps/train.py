@@ -64,11 +64,12 @@ def _train(context: Context, tracking: Tracking) -> None:
             max_length=summary["max_seq_length"], hooks=attempt.hooks(),
             sight=_sight(base, prepared) if context.spec.modality == "vision" else None,
         ))  # fmt: skip
-    baseline = None if held_out is None else _baseline(context, trainer)
-    if baseline is not None:
-        tracking.evaluated(0, baseline, group="baseline")
-    if not _finished(context, trainer, attempt):
-        return
+    with refuse_unsupported_model(config.base_model_id, trained=lambda: trainer.state.global_step > 0):
+        baseline = None if held_out is None else _baseline(context, trainer)
+        if baseline is not None:
+            tracking.evaluated(0, baseline, group="baseline")
+        if not _finished(context, trainer, attempt):
+            return
 
     state = trainer.state
     attempt.progress.ended(train_step=state.global_step, total_steps=state.max_steps, epoch=state.epoch or 0.0)

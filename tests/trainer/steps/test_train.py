@@ -223,6 +223,41 @@ def test_a_loss_that_is_no_number_fails_with_what_to_do(bench: Bench) -> None:
     assert (caught.value.code, caught.value.hint is not None) == ("loss_not_finite", True)
 
 
+class Breaks:
+    """Makes the forward passes of a training raise from the n-th on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+        from trainer.training import sft
+
+        self.calls = 0
+        compute_loss = sft.SftTrainer.compute_loss
+
+        def broken(trainer: sft.SftTrainer, *arguments: Any, **options: Any) -> Any:
+            self.calls += 1
+            if self.calls >= call:
+                raise RuntimeError("the size of tensor a (256) must match the size of tensor b (512)")
+            return compute_loss(trainer, *arguments, **options)
+
+        monkeypatch.setattr(sft.SftTrainer, "compute_loss", broken)
+
+
+def test_a_model_that_fails_in_its_first_forward_pass_is_refused_at_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.to(Step.PREPARE)
+    Breaks(monkeypatch, call=1)
+    with pytest.raises(StepError, match=r"must match the size of tensor b") as refused:
+        train.run(bench.context(Step.TRAIN))
+    assert refused.value.code == "model_not_supported"
+
+
+def test_an_error_behind_the_first_train_step_may_be_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.to(Step.PREPARE)
+    Breaks(monkeypatch, call=3)
+    with pytest.raises(RuntimeError, match=r"must match the size of tensor b"):
+        train.run(bench.context(Step.TRAIN))
+
+
 def test_evaluation_comes_when_it_was_asked_for(bench_of: Callable[..., Bench]) -> None:
     def evaluated(**training: Any) -> list[int]:
         from gemtune.handlers.loss_history import loss_history
