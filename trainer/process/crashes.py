@@ -47,8 +47,8 @@ def refuse_unsupported_model(base_model_id: str, *, trained: Callable[[], bool] 
     """Fail the step at once where a library cannot build the model or compute with it.
 
     The same files give the same error each time, until `trained` says that the model finished a train_step: then the
-    libraries can train it, and an error has another cause. Errors of memory, files and devices, and gemtune's own, pass,
-    because another attempt may do better. Raises StepError `model_not_supported`.
+    libraries can train it, and an error has another cause. Errors of memory, files and devices, and gemtune's own,
+    pass, because another attempt may do better. Raises StepError `model_not_supported`.
     """
     try:
         yield
