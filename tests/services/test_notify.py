@@ -56,7 +56,7 @@ def test_each_event_of_a_job_is_sent_signed(
     assert sorted(json.loads(body)["seq"] for _, body, _ in receiver.heard) == [1, 2]
     monkeypatch.setattr("standardwebhooks.webhooks.datetime", _Frozen(world))
     for url, body, headers in receiver.heard:
-        sent: Any = Webhook(signing.key(world.services.secrets)).verify(body, dict(headers))
+        sent: Any = Webhook(signing.service_key(world.services.secrets)).verify(body, dict(headers))
         assert (url, sent["job_id"]) == (URL, job_id)
         assert headers["webhook-id"] == f"{job_id}_{sent['seq']}"
 
@@ -94,7 +94,7 @@ def test_a_url_inside_a_network_is_refused_at_once(world: World) -> None:
 
 
 def test_the_key_is_kept_as_a_secret(world: World) -> None:
-    key = signing.key(world.services.secrets)
+    key = signing.service_key(world.services.secrets)
     assert world.stored_secrets() == [signing.KEY_NAME]
     assert len(base64.b64decode(key.removeprefix(signing.KEY_PREFIX))) == 32
 

@@ -95,7 +95,7 @@ def webhook_key() -> None:
     """Show the key that webhooks are signed with; whoever verifies them needs it."""
     from gemtune.webhooks import signing
 
-    click.echo(signing.key(services().secrets))
+    click.echo(signing.service_key(services().secrets))
 
 
 @click.command()

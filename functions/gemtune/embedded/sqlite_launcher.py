@@ -40,7 +40,7 @@ class SqliteLauncher:
         process = None if row is None else children.find(row["pid"], execution)
         if process is not None:
             # In a thread: the caller answers a request, and the child may use its grace to the full.
-            threading.Thread(target=children.end, args=(process,), daemon=True).start()
+            threading.Thread(target=children.terminate, args=(process,), daemon=True).start()
 
     def version(self) -> tuple[int, int]:
         """Return what changes when an execution may have been started."""

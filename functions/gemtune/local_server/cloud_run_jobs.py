@@ -60,7 +60,7 @@ class CloudRunJobs:
     def forget_dead(self) -> None:
         """Remove what is known of children that ended while no server ran; of others it is removed when they end."""
         for row in self._database.read().execute("SELECT name, pid FROM step_executions").fetchall():
-            if children.find(row["pid"] or children.named(row["name"]), row["name"]) is None:
+            if children.find(row["pid"] or children.pid_of(row["name"]), row["name"]) is None:
                 self._ended(row["name"])
 
     def stop(self) -> None:
@@ -68,7 +68,7 @@ class CloudRunJobs:
         self._stopping.set()
         rows = self._database.read().execute("SELECT name, pid FROM step_executions").fetchall()
         found = [children.find(row["pid"], row["name"]) for row in rows]
-        threads = [threading.Thread(target=children.end, args=(process,)) for process in found if process]
+        threads = [threading.Thread(target=children.terminate, args=(process,)) for process in found if process]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -80,7 +80,7 @@ class CloudRunJobs:
             "GEMTUNE_HOME": str(self._settings.home),
             "GEMTUNE_BACKEND": "embedded",
             "CLOUD_RUN_JOB": job,
-            children.NAMED_BY: name,
+            children.NAME_VARIABLE: name,
             "PYTHONUNBUFFERED": "1",
         }
         job_id = arguments[arguments.index("--job-id") + 1]
@@ -109,7 +109,7 @@ class CloudRunJobs:
         query = "SELECT name, pid FROM step_executions WHERE arguments = ?"
         for row in self._database.read().execute(query, (json.dumps(list(arguments)),)).fetchall():
             # Without a pid, the server died between starting the child and writing down which one it is.
-            pid = row["pid"] or children.named(row["name"])
+            pid = row["pid"] or children.pid_of(row["name"])
             if pid is not None and children.find(pid, row["name"]) is not None:
                 return _Child(row["name"], pid, None)
             self._ended(row["name"])
@@ -122,7 +122,7 @@ class CloudRunJobs:
             if time.monotonic() >= deadline:
                 process = children.find(child.pid, child.name)
                 if process is not None:
-                    children.end(process)
+                    children.terminate(process)
                 self._ended(child.name)
                 raise WorkflowError({"message": f"{child.name} ran out of time", "tags": ["OperationError"]})
             time.sleep(LOOK_SECONDS)

@@ -1,1 +1,1 @@
-"""Processes: children that outlive their parent, or that end with it."""
+"""Child processes that outlive their parent, or that end with it."""

@@ -1,4 +1,7 @@
-"""A process that may outlive the one that started it: known by its pid and by its name in its own environment."""
+"""Child processes that may outlive the server that started them.
+
+A child is identified by its pid together with a name in its environment, because pids are reused.
+"""
 
 from __future__ import annotations
 
@@ -6,44 +9,52 @@ from contextlib import suppress
 
 import psutil
 
-# The variable that holds the name of a step's execution, as on Cloud Run.
-NAMED_BY = "CLOUD_RUN_EXECUTION"
-# Seconds between SIGTERM and SIGKILL: a trainer's time to write a checkpoint. Cloud Run gives 10.
+# Environment variable with the name of a step's execution, the same as on Cloud Run.
+NAME_VARIABLE = "CLOUD_RUN_EXECUTION"
+# Seconds between SIGTERM and SIGKILL, in which a trainer can write a checkpoint. Cloud Run allows 10.
 GRACE_SECONDS = 10.0
 
 
 def find(pid: int | None, name: str) -> psutil.Process | None:
-    """The living process of this pid, if it is the one of this name: pids are used again."""
+    """Return the running process with this pid if it has this name, else None.
+
+    A zombie does not count as running.
+    """
     if pid is None:
         return None
     try:
         process = psutil.Process(pid)
-        same = process.environ().get(NAMED_BY) == name
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        has_name = process.environ().get(NAME_VARIABLE) == name
+        return process if has_name and process.status() != psutil.STATUS_ZOMBIE else None
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return None
 
 
-def named(name: str) -> int | None:
-    """The pid of the living process of ours that has this name; of a family, the oldest."""
-    found = []
+def pid_of(name: str) -> int | None:
+    """Return the pid of the running process with this name, or None.
+
+    Descendants inherit the name, so the oldest process is the one that was started with it.
+    """
+    candidates = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get(NAMED_BY) == name and process.status() != psutil.STATUS_ZOMBIE:
-                found.append((process.create_time(), process.pid))
+            if process.environ().get(NAME_VARIABLE) == name and process.status() != psutil.STATUS_ZOMBIE:
+                candidates.append((process.create_time(), process.pid))
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-    return min(found)[1] if found else None
+    return min(candidates)[1] if candidates else None
 
 
-def end(process: psutil.Process, *, grace: float = GRACE_SECONDS) -> None:
-    """SIGTERM, and SIGKILL after the grace; for the process and whatever it started."""
+def terminate(process: psutil.Process, *, grace: float = GRACE_SECONDS) -> None:
+    """Send SIGTERM to a process, and SIGKILL after `grace` seconds.
+
+    SIGKILL goes to every descendant that is still running, too.
+    """
     family = [process]
     with suppress(psutil.NoSuchProcess):
         family += process.children(recursive=True)
-    for member in family[:1]:
-        with suppress(psutil.NoSuchProcess):
-            member.terminate()
+    with suppress(psutil.NoSuchProcess):
+        process.terminate()
     _, alive = psutil.wait_procs(family, timeout=grace)
     for member in alive:
         with suppress(psutil.NoSuchProcess):

@@ -36,7 +36,9 @@ class Notify:
         body = event.model_dump_json().encode()
         # The same in every repetition, so that a receiver can tell one.
         event_id = f"{event.job_id}_{event.seq}"
-        headers = signing.signed_headers(signing.key(self.secrets), event_id=event_id, at=self.clock.now(), body=body)
+        headers = signing.signed_headers(
+            signing.service_key(self.secrets), event_id=event_id, at=self.clock.now(), body=body
+        )
         status = self.post(url, body, headers)
         if not 200 <= status < 300:
             raise WebhookRefused(status)

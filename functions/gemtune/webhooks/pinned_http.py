@@ -1,7 +1,7 @@
-"""One POST to a host that a stranger named: only to a public address, and to the very one that was looked at.
+"""POST to a user's URL, pinned to an address that was checked to be public.
 
-The connection is made here and given to http.client, because no client of a higher level connects to a given address
-under the name's certificate and ends after a given time whatever the other side does.
+This module opens the socket itself and passes it to `http.client`. No higher-level client can connect to a given
+address, verify the certificate of the host name, and stop at a total time limit whatever the other side does.
 """
 
 from __future__ import annotations
@@ -18,41 +18,46 @@ from urllib.parse import urlsplit
 from gemtune.errors import AddressNotAllowed
 from gemtune.webhooks.destinations import is_loopback, is_public
 
-# Seconds for the connection to one address, and for all of it, however slowly the answer's bytes come.
+# Time limits in seconds: for connecting to one address, and for the whole request.
 CONNECT, TOTAL = 5.0, 20.0
 
 
 def post(url: str, body: bytes, headers: Mapping[str, str], *, to_loopback: bool) -> int:
-    """The status of the answer; its body is not read, and a redirect is an answer like any other.
+    """POST a body and return the response's status code.
 
-    The name is resolved here and the connection made to that address, so that a second look-up cannot lead elsewhere.
-    Raises AddressNotAllowed, and OSError or http.client.HTTPException when there is no answer.
+    The response's body is not read, and redirects are not followed. The host name is resolved once and the connection
+    goes to a checked address, so that a second lookup cannot lead to another one (DNS rebinding).
+
+    Raises AddressNotAllowed, and OSError or http.client.HTTPException if there is no response.
     """
     parts = urlsplit(url)
     host, secure = parts.hostname or "", parts.scheme == "https"
     port = parts.port or (443 if secure else 80)
-    addresses = _resolved(host, port, loopback=to_loopback and is_loopback(host))
+    addresses = _resolve(host, port, loopback=to_loopback and is_loopback(host))
     deadline = time.monotonic() + TOTAL
-    connected = _connected(addresses, port, deadline)
+    sock = _connect(addresses, port, deadline)
     try:
-        if secure:  # the certificate is the name's, not the address's; a handshake ends by itself at the timeout
-            connected = ssl.create_default_context().wrap_socket(connected, server_hostname=host)
-        with _cut_at(deadline, connected):
+        if secure:  # the certificate belongs to the name, not to the address; the socket's timeout limits the handshake
+            sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
+        with _close_at(deadline, sock):
             connection = http.client.HTTPConnection(host, port)
-            connection.sock = connected
+            connection.sock = sock
             target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-            sent = {**headers, "Host": parts.netloc, "Connection": "close"}
-            connection.request("POST", target, body=body, headers=sent)
+            all_headers = {**headers, "Host": parts.netloc, "Connection": "close"}
+            connection.request("POST", target, body=body, headers=all_headers)
             return connection.getresponse().status
     finally:
-        connected.close()
+        sock.close()
 
 
-def _resolved(host: str, port: int, *, loopback: bool) -> Sequence[str]:
-    """The addresses of a host. One that has an address inside a network, beside whatever others, is refused."""
+def _resolve(host: str, port: int, *, loopback: bool) -> Sequence[str]:
+    """Return a host's addresses.
+
+    Raises AddressNotAllowed if any of them is not public, unless `loopback` allows it.
+    """
     try:
-        addresses = [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-    except UnicodeError:  # a label that is empty or too long
+        addresses = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    except UnicodeError:  # a label of the name is empty or too long
         raise AddressNotAllowed(host) from None
     for address in addresses:
         if not (is_public(address) or (loopback and is_loopback(address))):
@@ -60,32 +65,38 @@ def _resolved(host: str, port: int, *, loopback: bool) -> Sequence[str]:
     return addresses
 
 
-def _connected(addresses: Sequence[str], port: int, deadline: float) -> socket.socket:
-    """A connection to the first address that takes one: a host may have some that cannot be reached from here."""
+def _connect(addresses: Sequence[str], port: int, deadline: float) -> socket.socket:
+    """Connect to the first address that accepts a connection.
+
+    Some of a host's addresses may be unreachable. Raises OSError if all of them are.
+    """
     failure: OSError | None = None
     for address in addresses:
-        left = deadline - time.monotonic()
-        if left <= 0:
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
             break
         try:
-            connected = socket.create_connection((address, port), min(CONNECT, left))
+            sock = socket.create_connection((address, port), min(CONNECT, remaining))
         except OSError as error:
             failure = error
             continue
-        connected.settimeout(max(0.1, deadline - time.monotonic()))
-        return connected
+        sock.settimeout(max(0.1, deadline - time.monotonic()))
+        return sock
     raise failure or OSError("the host has no address")
 
 
 @contextmanager
-def _cut_at(deadline: float, connected: socket.socket) -> Iterator[None]:
-    """A socket's own timeout begins anew with each byte, so that whoever drips them is never out of time."""
+def _close_at(deadline: float, sock: socket.socket) -> Iterator[None]:
+    """Shut a socket down at `deadline` unless the block ends first.
 
-    def cut() -> None:
+    A socket's own timeout restarts with each byte, so a receiver that sends single bytes slowly would never exceed it.
+    """
+
+    def shut_down() -> None:
         with suppress(OSError):
-            connected.shutdown(socket.SHUT_RDWR)
+            sock.shutdown(socket.SHUT_RDWR)
 
-    alarm = threading.Timer(max(0.0, deadline - time.monotonic()), cut)
+    alarm = threading.Timer(max(0.0, deadline - time.monotonic()), shut_down)
     alarm.daemon = True
     alarm.start()
     try:

@@ -163,7 +163,7 @@ def test_a_child_that_ignores_sigterm_is_killed(child: Any) -> None:
     code = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"
     process = child(code, CLOUD_RUN_EXECUTION="mine")
     step_process = wait_until_named(process, "mine")
-    children.end(step_process, grace=0.5)
+    children.terminate(step_process, grace=0.5)
     assert children.find(process.pid, "mine") is None
 
 
@@ -174,7 +174,7 @@ def test_a_process_is_found_by_its_name_while_it_lives(child: Any) -> None:
     """
     process = child(SLEEP, CLOUD_RUN_EXECUTION="mine")
     wait_until_named(process, "mine")
-    assert children.named("mine") == process.pid
+    assert children.pid_of("mine") == process.pid
     assert children.find(process.pid, "another's") is None
     assert children.find(None, "mine") is None
     assert children.find(1, "mine") is None  # a process of the system, whose environment is not readable
@@ -183,7 +183,7 @@ def test_a_process_is_found_by_its_name_while_it_lives(child: Any) -> None:
     assert children.find(process.pid, "mine") is None  # a zombie, not yet waited for
     process.wait()
     assert children.find(process.pid, "mine") is None
-    assert children.named("mine") is None
+    assert children.pid_of("mine") is None
 
 
 def test_a_running_step_is_stopped_by_its_name(world: World, child: Any) -> None:

@@ -77,10 +77,10 @@ def test_the_reference_verifier_accepts_a_signature_and_refuses_a_changed_body()
 
 
 def test_the_key_is_generated_once(world: World) -> None:
-    key = signing.key(world.services.secrets)
+    key = signing.service_key(world.services.secrets)
     assert key.startswith("whsec_")
     assert len(base64.b64decode(key.removeprefix("whsec_"))) == 32
-    assert signing.key(world.services.secrets) == key
+    assert signing.service_key(world.services.secrets) == key
 
 
 @pytest.mark.parametrize(

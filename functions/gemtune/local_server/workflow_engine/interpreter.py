@@ -114,7 +114,8 @@ class _Run:
         except WorkflowError as error:
             if attempt.handler is None or attempt.caught_as is None:
                 raise
-            # The caught error is the handler's own: https://cloud.google.com/workflows/docs/reference/syntax/catching-errors
+            # The caught error is the handler's own:
+            # https://cloud.google.com/workflows/docs/reference/syntax/catching-errors
             inner = _Handler(variables, attempt.caught_as, error.error)
             return self._steps(attempt.handler, inner)
         return None
