@@ -228,7 +228,7 @@ def test_what_an_earlier_attempt_published_is_taken_if_it_is_what_its_manifest_s
 ) -> None:
     bench = left("merged", "none")
     with monkeypatch.context() as patch:
-        patch.setattr(type(bench.services.advance), "done", None)  # killed before the record could be told
+        patch.setattr(type(bench.services.advance), "finish", None)  # killed before the record could be told
         with pytest.raises(TypeError):
             bench.run(Step.EXPORT)
     if damaged:
