@@ -182,7 +182,7 @@ def test_a_retried_write_is_recognized_as_ours_after_other_writes(
 ) -> None:
     job, (event,) = changes.accept_job(new())
     store.create(job, event)
-    lose_first_answer(monkeypatch, between=lambda: store.raise_published(job.job_id, 1))
+    lose_first_answer(monkeypatch, between=lambda: store.mark_published(job.job_id, 1))
     assert store.update(job.job_id, partial(changes.cancel_job, at=NOW)).status == "cancelled"
     assert [event.seq for event in store.events(job.job_id)] == [1, 2]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.trainer.conftest import bench, bench_of, seeing_bench_of, tiny, tiny_seeing
+from tests.trainer.conftest import bench, bench_of, tiny, tiny_vision, vision_bench_of
 
-__all__ = ["bench", "bench_of", "convert_to_bf16", "seeing_bench_of", "tiny", "tiny_seeing"]
+__all__ = ["bench", "bench_of", "convert_to_bf16", "tiny", "tiny_vision", "vision_bench_of"]
 
 
 def convert_to_bf16(folder: Path) -> Path:

@@ -137,7 +137,7 @@ def test_text_training_matches_huggingface(tmp_path: Path, base: Path, method: s
 @pytest.mark.parametrize("train_vision_tower", [False, True])
 @pytest.mark.parametrize("method", METHODS)
 def test_vision_training_matches_huggingface(
-    seeing_bench_of: Callable[..., Bench], tmp_path: Path, method: str, train_vision_tower: bool
+    vision_bench_of: Callable[..., Bench], tmp_path: Path, method: str, train_vision_tower: bool
 ) -> None:
     base = convert_to_bf16(tiny_gemma.build(tmp_path / "seeing", "gemma3-vision", head_dim=256))
     training = {
@@ -149,7 +149,7 @@ def test_vision_training_matches_huggingface(
         "learning_rate": 1e-3 if method == "Full" else 5e-3,
         "base_model_id": str(base),
     }
-    plain, fast = train_both(lambda provider: seeing_bench_of(provider=provider, **training))
+    plain, fast = train_both(lambda provider: vision_bench_of(provider=provider, **training))
     assert_near(plain, fast)
     if method != "Full":
         assert_only_adapters(plain, fast)

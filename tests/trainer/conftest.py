@@ -27,17 +27,20 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_seeing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_vision(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_gemma.build(tmp_path_factory.mktemp("models") / "tiny-gemma3-vision", "gemma3-vision")
 
 
 @pytest.fixture(scope="session")
-def talkative(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model whose logits differ enough to learn from, and that often ends its turn: with the small embeddings of
-    the other one, which are its head too, every token stays about as likely as any."""
+def confident_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a tiny model that RL can train, and that often ends its turn.
+
+    Its larger embeddings, which are its output head too, make its logits differ. Those of `tiny` are so small that
+    every token is about as likely as any other.
+    """
     from safetensors.torch import load_file, save_file
 
-    folder = tiny_gemma.build(tmp_path_factory.mktemp("models") / "talkative")
+    folder = tiny_gemma.build(tmp_path_factory.mktemp("models") / "confident-tiny")
     weights = load_file(folder / "model.safetensors")
     weights["model.embed_tokens.weight"] *= 8
     weights["model.embed_tokens.weight"][END_OF_TURN] *= 4
@@ -46,7 +49,10 @@ def talkative(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Bench:
-    """A claimed job whose steps a test runs in its own process, on the embedded ports."""
+    """Claimed job whose steps a test runs in its own process.
+
+    It uses the embedded ports.
+    """
 
     def __init__(self, home: Path, base: Path, **training: Any):
         self.world = World(home)
@@ -64,7 +70,7 @@ class Bench:
         self.export: dict[str, Any] = {}
         self.claim = Claim(launch=1, execution="e")
         self.job_id = ""
-        self.fields: dict[str, Any] = {}  # of the request, beside training_config
+        self.fields: dict[str, Any] = {}  # other fields of the request, besides training_config and export_config
 
     def put(self, split: str, content: list[Any] | bytes, *, suffix: str = "jsonl") -> None:
         if isinstance(content, list):
@@ -106,15 +112,15 @@ class Bench:
         RUN[step](self.context(step, **more))
 
     def to(self, step: Step) -> Bench:
-        """Run the steps up to this one, and this one too."""
-        for each in Step:
-            self.run(each)
-            if each is step:
+        """Run all steps up to and including this one."""
+        for current in Step:
+            self.run(current)
+            if current is step:
                 break
         return self
 
     def another_attempt(self, context: Context) -> Context:
-        """The same step, begun once more: the first one is an older attempt now."""
+        """Begin the same step again, which makes the first attempt outdated."""
         job, fence = self.begin(context.fence.step)
         return replace(context, job=job, fence=fence)
 
@@ -140,18 +146,21 @@ def bench(tmp_path: Path, tiny: Path) -> Bench:
 
 @pytest.fixture
 def bench_of(tmp_path: Path, tiny: Path) -> Callable[..., Bench]:
-    made: list[Bench] = []
+    benches: list[Bench] = []
 
     def make(**training: Any) -> Bench:
-        made.append(Bench(tmp_path / f"home-{len(made)}", tiny, **training))
-        return made[-1]
+        benches.append(Bench(tmp_path / f"home-{len(benches)}", tiny, **training))
+        return benches[-1]
 
     return make
 
 
 @pytest.fixture
 def overfitting(bench_of: Callable[..., Bench]) -> Callable[..., Bench]:
-    """Trainings whose eval_loss falls at first, and rises as they learn by heart what held-out rows contradict."""
+    """Return a factory of jobs whose eval_loss falls at first and then rises.
+
+    They memorize answers that the held-out rows contradict.
+    """
     contradicting = [rows.chat(colour, thing) for colour in rows.COLOURS[:2] for thing in rows.THINGS[:4]]
     for row in contradicting:
         answer = row["messages"][1]
@@ -166,16 +175,16 @@ def overfitting(bench_of: Callable[..., Bench]) -> Callable[..., Bench]:
 
 
 @pytest.fixture
-def seeing_bench_of(tmp_path: Path, tiny_seeing: Path) -> Callable[..., Bench]:
-    """Vision jobs on red and blue pictures."""
-    made: list[Bench] = []
+def vision_bench_of(tmp_path: Path, tiny_vision: Path) -> Callable[..., Bench]:
+    """Return a factory of vision jobs on red and blue pictures."""
+    benches: list[Bench] = []
 
     def make(**training: Any) -> Bench:
-        bench = Bench(tmp_path / f"home-{len(made)}", tiny_seeing, **training)
+        bench = Bench(tmp_path / f"home-{len(benches)}", tiny_vision, **training)
         bench.fields["modality"] = "vision"
         bench.put("train", rows.picture_rows(24))
         bench.put("eval", rows.picture_rows(8, first=100))
-        made.append(bench)
+        benches.append(bench)
         return bench
 
     return make

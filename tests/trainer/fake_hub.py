@@ -1,4 +1,4 @@
-"""A Hub of one repository on this machine, as far as huggingface_hub asks one for files."""
+"""Hub with one repository, as far as huggingface_hub downloads files from it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,21 @@ REPOSITORY = "acme/tiny-gemma"
 
 @dataclass
 class FakeHub:
-    """refusal: (status, X-Error-Code) for every request of a file. needs: the only token that is let in."""
+    """State of the fake Hub.
+
+    refusal: status and X-Error-Code of the answer to every file request.
+    required_token: the only token that is let in.
+    fetched: the names of the files that were downloaded.
+    """
 
     files: dict[str, bytes]
     refusal: tuple[int, str] | None = None
-    needs: str | None = None
+    required_token: str | None = None
     url: str = ""
     fetched: list[str] = field(default_factory=list)
 
     def answer(self, method: str, path: str, authorization: str | None) -> tuple[int, dict[str, str], bytes]:
-        if self.needs is not None and authorization != f"Bearer {self.needs}":
+        if self.required_token is not None and authorization != f"Bearer {self.required_token}":
             return 401, {"X-Error-Code": "GatedRepo"}, b""
         if path.split("?")[0] == f"/api/models/{REPOSITORY}":
             siblings = [{"rfilename": name} for name in self.files]
@@ -43,7 +48,7 @@ class FakeHub:
         return 200, {"ETag": f'"{etag}"', "X-Repo-Commit": REVISION}, content
 
 
-def of(folder: Path) -> FakeHub:
+def hub_of(folder: Path) -> FakeHub:
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     return FakeHub(files | {"README.md": b"no", "model.gguf": b"no", "original/model.safetensors": b"no"})
 

@@ -1,5 +1,7 @@
-"""A Hub on this machine that takes uploads, by the requests that the pinned huggingface_hub makes, and refuses them as
-it is told: each kind of request has a list of answers to give first."""
+"""Hub that takes uploads through the requests of the pinned huggingface_hub.
+
+Tests can queue answers per kind of request, which it gives before the real ones.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 TOKEN = "hf_fakefakefakefake"
-READS_ONLY = "hf_fakefakereadonly"
-# What goes by the large file storage, and above how many bytes in parts.
+READ_ONLY_TOKEN = "hf_fakefakereadonly"
+# Files that go to the large file storage (LFS), and the size above which they are uploaded in parts.
 LARGE = re.compile(r"\.(safetensors|gguf|model)$")
 PART_BYTES = 200_000
 KINDS = {
@@ -31,12 +33,15 @@ KINDS = {
     "verify": r"POST /storage/(?P<oid>\w+)/verify$",
     "commit": r"POST /api/models/(?P<repo>[^/]+/[^/]+)/commit/main$",
 }
-OF_STORAGE = ("put", "part", "complete")  # by signed links, without a token
+STORAGE_KINDS = ("put", "part", "complete")  # through signed links, without a token
 
 
 @dataclass(frozen=True)
 class Answer:
-    """`cut`: the connection breaks instead; `after`: but what was asked for is done first."""
+    """Answer to one request.
+
+    cut: close the connection instead of answering. after: do what was requested first.
+    """
 
     status: int = 200
     body: Any = None
@@ -69,13 +74,16 @@ class Repository:
 
 @dataclass
 class HubServer:
-    """first: kind -> answers that are given before the true ones. asked: (kind, path) of every request."""
+    """State of the Hub.
+
+    queued: kind -> answers that are given before the real ones. requests: (kind, path) of every request.
+    """
 
     repositories: dict[str, Repository] = field(default_factory=dict)
     stored: dict[str, bytes] = field(default_factory=dict)
     parts: dict[tuple[str, int], bytes] = field(default_factory=dict)
-    first: dict[str, list[Answer]] = field(default_factory=dict)
-    asked: list[tuple[str, str]] = field(default_factory=list)
+    queued: dict[str, list[Answer]] = field(default_factory=dict)
+    requests: list[tuple[str, str]] = field(default_factory=list)
     owner: str = "me"
     url: str = ""
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -86,52 +94,54 @@ class HubServer:
         return self.repositories[name]
 
     def count(self, kind: str) -> int:
-        return sum(asked == kind for asked, _ in self.asked)
+        return sum(requested == kind for requested, _ in self.requests)
 
     def answer(self, method: str, path: str, headers: Any, body: bytes) -> Answer:
         with self.lock:
             for kind, pattern in KINDS.items():
-                if (found := re.match(pattern, f"{method} {path}")) is not None:
-                    self.asked.append((kind, path))
-                    told = self.first.get(kind)
-                    given = told.pop(0) if told else None
-                    if given is not None and not given.after:
-                        return given
-                    return self._true(kind, found.groupdict(), headers, body, given)
-            self.asked.append(("unknown", path))
+                if (match := re.match(pattern, f"{method} {path}")) is not None:
+                    self.requests.append((kind, path))
+                    queue = self.queued.get(kind)
+                    planned = queue.pop(0) if queue else None
+                    if planned is not None and not planned.after:
+                        return planned
+                    return self._answer(kind, match.groupdict(), headers, body, planned)
+            self.requests.append(("unknown", path))
             return Answer(404)
 
-    def _true(self, kind: str, named: dict[str, str], headers: Any, body: bytes, given: Answer | None) -> Answer:
-        refusal = None if kind in OF_STORAGE else self._refusal(kind, named.get("repo"), headers["Authorization"])
-        if kind in OF_STORAGE:
-            assert headers["Authorization"] is None, "a storage's signed link got the token"
-        true: Answer = refusal or getattr(self, f"_{kind}")(body, **named)
-        return given or true
+    def _answer(self, kind: str, groups: dict[str, str], headers: Any, body: bytes, planned: Answer | None) -> Answer:
+        refusal = None if kind in STORAGE_KINDS else self._refusal(kind, groups.get("repo"), headers["Authorization"])
+        if kind in STORAGE_KINDS:
+            assert headers["Authorization"] is None, "the token was sent to a signed storage link"
+        answer: Answer = refusal or getattr(self, f"_{kind}")(body, **groups)
+        return planned or answer
 
     def _refusal(self, kind: str, repo: str | None, authorization: str | None) -> Answer | None:
         token = (authorization or "").removeprefix("Bearer ")
-        if token not in (TOKEN, READS_ONLY):
+        if token not in (TOKEN, READ_ONLY_TOKEN):
             return Answer(401, headers={"X-Error-Message": "Invalid credentials in Authorization header"})
         if repo is not None and repo not in self.repositories:
             return Answer(404, headers={"X-Error-Code": "RepoNotFound"})
-        if kind not in ("info", "validate") and token == READS_ONLY:
+        if kind not in ("info", "validate") and token == READ_ONLY_TOKEN:
             return Answer(403, {"error": "You don't have the rights to create a model under this namespace"})
         return None
 
     def _info(self, body: bytes, repo: str) -> Answer:
-        there = self.repositories[repo]
-        siblings = [{"rfilename": name} for name in sorted(there.files)]
-        card = {} if there.card is None else {"cardData": there.card}
-        return Answer(200, {"id": repo, "sha": there.sha, "private": there.private, "siblings": siblings} | card)
+        repository = self.repositories[repo]
+        siblings = [{"rfilename": name} for name in sorted(repository.files)]
+        card = {} if repository.card is None else {"cardData": repository.card}
+        return Answer(
+            200, {"id": repo, "sha": repository.sha, "private": repository.private, "siblings": siblings} | card
+        )
 
     def _create(self, body: bytes) -> Answer:
-        asked = json.loads(body)
-        name = f"{asked['organization']}/{asked['name']}"
-        if asked["organization"] != self.owner:
+        request = json.loads(body)
+        name = f"{request['organization']}/{request['name']}"
+        if request["organization"] != self.owner:
             return Answer(403, {"error": "You don't have the rights to create a model under this namespace"})
         if name in self.repositories:
             return Answer(409, {"error": "You already created this model repo"})
-        self.add(name).private = asked.get("visibility") == "private"
+        self.add(name).private = request.get("visibility") == "private"
         return Answer(200, {"url": f"{self.url}/{name}"})
 
     def _validate(self, body: bytes) -> Answer:
@@ -145,19 +155,19 @@ class HubServer:
         return Answer(400 if bad else 200, {"errors": bad, "warnings": []})
 
     def _preupload(self, body: bytes, repo: str) -> Answer:
-        there, files, wanted = self.repositories[repo], [], json.loads(body)
-        ignored = wanted.get("gitIgnore", there.files.get(".gitignore", b"").decode()).split()
-        for asked in wanted["files"]:
-            name, large = asked["path"], LARGE.search(asked["path"]) is not None
-            oid = oid_of(there.files[name], large) if name in there.files else None
+        repository, files, request = self.repositories[repo], [], json.loads(body)
+        ignored = request.get("gitIgnore", repository.files.get(".gitignore", b"").decode()).split()
+        for file in request["files"]:
+            name, large = file["path"], LARGE.search(file["path"]) is not None
+            oid = oid_of(repository.files[name], large) if name in repository.files else None
             mode = "lfs" if large else "regular"
             files.append({"path": name, "uploadMode": mode, "shouldIgnore": name in ignored, "oid": oid})
         return Answer(200, {"files": files})
 
     def _batch(self, body: bytes, repo: str) -> Answer:
         objects = []
-        for asked in json.loads(body)["objects"]:
-            oid, size = asked["oid"], asked["size"]
+        for file in json.loads(body)["objects"]:
+            oid, size = file["oid"], file["size"]
             entry: dict[str, Any] = {"oid": oid, "size": size}
             if oid not in self.stored:
                 link = f"{self.url}/storage/{oid}"
@@ -190,11 +200,11 @@ class HubServer:
         return Answer(200 if len(self.stored.get(oid, b"")) == json.loads(body)["size"] else 404)
 
     def _commit(self, body: bytes, repo: str) -> Answer:
-        there = self.repositories[repo]
+        repository = self.repositories[repo]
         header, *operations = [json.loads(line) for line in body.splitlines()]
-        if header["value"].get("parentCommit", there.sha) != there.sha:
+        if header["value"].get("parentCommit", repository.sha) != repository.sha:
             return Answer(412, {"error": "A commit has happened since. Please refresh and try again."})
-        files = dict(there.files)
+        files = dict(repository.files)
         for operation in operations:
             value = operation["value"]
             if operation["key"] == "file":
@@ -205,12 +215,12 @@ class HubServer:
                 files[value["path"]] = self.stored[value["oid"]]
             else:
                 del files[value["path"]]
-        there.commit(files, header["value"]["summary"])
-        return Answer(200, {"commitUrl": f"{self.url}/{repo}/commit/{there.sha}", "commitOid": there.sha})
+        repository.commit(files, header["value"]["summary"])
+        return Answer(200, {"commitUrl": f"{self.url}/{repo}/commit/{repository.sha}", "commitOid": repository.sha})
 
 
 def oid_of(content: bytes, large: bool) -> str:
-    """As git and its large file storage name a content."""
+    """Return the object id of a file's content, in git or in its LFS."""
     if large:
         return hashlib.sha256(content).hexdigest()
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

@@ -1,4 +1,4 @@
-"""What forward passes leave for backward, counted tensor by tensor."""
+"""Memory of the tensors that a forward pass saves for backward."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from typing import Any
 import torch
 
 
-def kept_bytes(model: Any, forward: Callable[[], Any]) -> int:
-    """Bytes of what `forward` leaves, the model's weights excepted; what several share counts once."""
+def saved_bytes(model: Any, forward: Callable[[], Any]) -> int:
+    """Return the bytes of the tensors that `forward` saves for backward.
+
+    The model's weights do not count, and storage shared by several tensors counts once.
+    """
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, torch.UntypedStorage] = {}
+    storages: dict[int, torch.UntypedStorage] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage
+            storages[storage.data_ptr()] = storage
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = forward()
-    assert result is not None  # alive until here, and with it all that it keeps
-    return sum(storage.nbytes() for storage in kept.values())
+    assert result is not None  # keeps the graph alive until here, and with it the saved tensors
+    return sum(storage.nbytes() for storage in storages.values())

@@ -1,4 +1,4 @@
-"""`python -m trainer` as a process: its exit code and the record tell the same truth."""
+"""`python -m trainer` as a process: its exit code agrees with the record."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gemtune.jobs.status import Step
 from tests import rows
 from tests.trainer.conftest import Bench
 
-# Runs before the trainer does: finding the dataset raises.
+# Code that runs before the trainer and makes the search for the dataset raise.
 FIND_RAISES = """
 import trainer.conversation.dataset_files
 def find(*args): raise {}
@@ -23,8 +23,11 @@ trainer.conversation.dataset_files.find = find
 """
 
 
-def trainer(bench: Bench, step: str, *, launch: int = 1, code: str = "", job_id: str = "") -> tuple[int, str]:
-    """Exit code and output; `code` runs in the process before the trainer does."""
+def run_trainer(bench: Bench, step: str, *, launch: int = 1, code: str = "", job_id: str = "") -> tuple[int, str]:
+    """Run one step in a process; return its exit code and output.
+
+    `code` runs in the process before the trainer.
+    """
     program = f"{code}\nimport sys\nfrom trainer.__main__ import main\nsys.exit(main())"
     arguments = [step, "--job-id", job_id or bench.job_id, "--launch", str(launch), "--execution", "e"]
     ran = subprocess.run(
@@ -40,21 +43,21 @@ def trainer(bench: Bench, step: str, *, launch: int = 1, code: str = "", job_id:
 
 @pytest.fixture
 def ready(bench: Bench) -> Bench:
-    """Submitted, launched and claimed; no step begun."""
-    return claimed(bench)
+    """Return a job that was submitted and claimed, with no step begun."""
+    return submit_and_claim(bench)
 
 
-def claimed(bench: Bench) -> Bench:
+def submit_and_claim(bench: Bench) -> Bench:
     bench.job_id = bench.world.submit(training=bench.training)
     bench.services.dispatch.launch(bench.job_id)
     bench.services.control.claim(bench.job_id, bench.claim)
     return bench
 
 
-def test_a_step_that_is_done_is_left_alone(ready: Bench) -> None:
-    assert trainer(ready, "prepare")[0] == 0
+def test_a_finished_step_does_not_run_again(ready: Bench) -> None:
+    assert run_trainer(ready, "prepare")[0] == 0
     assert ready.job.steps[Step.PREPARE].state == "done"
-    code, output = trainer(ready, "prepare")
+    code, output = run_trainer(ready, "prepare")
     assert code == 0
     assert "done already" in output
     assert ready.job.steps[Step.PREPARE].attempt == 1
@@ -63,17 +66,17 @@ def test_a_step_that_is_done_is_left_alone(ready: Bench) -> None:
 
 def test_bad_data_fails_the_job_and_exits_1(ready: Bench) -> None:
     ready.put("train", [{"messages": []}])
-    assert trainer(ready, "prepare")[0] == 1
+    assert run_trainer(ready, "prepare")[0] == 1
     error = ready.job.error
     assert error is not None
     assert (ready.job.status, error.code, error.step) == ("failed", "bad_rows", Step.PREPARE)
 
 
-def test_a_job_that_is_not_its_own_is_left_alone(ready: Bench) -> None:
+def test_a_step_of_another_launch_or_a_cancelled_job_does_not_run(ready: Bench) -> None:
     for more in ({"launch": 2}, {"job_id": "training_none"}):
-        assert trainer(ready, "prepare", **more)[0] == 0  # type: ignore[arg-type]
+        assert run_trainer(ready, "prepare", **more)[0] == 0  # type: ignore[arg-type]
     ready.services.cancel(ready.job_id)
-    assert trainer(ready, "prepare")[0] == 0
+    assert run_trainer(ready, "prepare")[0] == 0
     assert ready.job.steps[Step.PREPARE].attempt == 0
 
 
@@ -90,25 +93,25 @@ def test_a_job_that_is_not_its_own_is_left_alone(ready: Bench) -> None:
         ),
     ],
 )
-def test_a_crash_is_told_in_the_record_and_may_be_tried_again(
+def test_a_crash_is_recorded_with_its_cause_and_can_be_retried(
     ready: Bench, raised: str, exit_code: int, cause: str
 ) -> None:
     code = FIND_RAISES.format(raised)
-    assert trainer(ready, "prepare", code=code)[0] == exit_code
+    assert run_trainer(ready, "prepare", code=code)[0] == exit_code
     step = ready.job.steps[Step.PREPARE]
     assert (step.state, step.cause) == ("stopped", cause)
     ruling = ready.services.control.step_ended(ready.job_id, ready.claim, Step.PREPARE, round=1, error="code 70")
     assert ruling.verdict == "again"
-    assert trainer(ready, "prepare")[0] == 0
+    assert run_trainer(ready, "prepare")[0] == 0
 
 
 def test_a_spec_of_a_newer_version_fails_the_job_at_once(ready: Bench) -> None:
-    """Trained without what it asks for, it would be another model."""
+    """Training without the unknown field would give another model."""
     config, name = ready.services.buckets.config, ready.job.spec_name
     spec = json.loads(config.read(name))
     spec["training_config"]["dora"] = True
     config.write(name, json.dumps(spec).encode())
-    code, output = trainer(ready, "prepare")
+    code, output = run_trainer(ready, "prepare")
     assert (code, "Traceback" in output) == (1, False)
     assert (ready.job.error.code, ready.job.error.step) == ("spec_unreadable", Step.PREPARE)
     assert "training_config.dora" in ready.job.error.message
@@ -116,12 +119,12 @@ def test_a_spec_of_a_newer_version_fails_the_job_at_once(ready: Bench) -> None:
 
 def test_a_spec_that_is_gone_fails_the_job_at_once(ready: Bench) -> None:
     ready.services.buckets.config.delete(ready.job.spec_name)
-    assert trainer(ready, "prepare")[0] == 1
+    assert run_trainer(ready, "prepare")[0] == 1
     assert ready.job.error.code == "spec_missing"
 
 
-def test_memory_that_was_not_enough_fails_with_what_to_do(ready: Bench) -> None:
-    assert trainer(ready, "prepare", code=FIND_RAISES.format("MemoryError"))[0] == 1
+def test_running_out_of_memory_fails_the_job_at_once(ready: Bench) -> None:
+    assert run_trainer(ready, "prepare", code=FIND_RAISES.format("MemoryError"))[0] == 1
     assert ready.job.error is not None
     assert ready.job.error.code == "out_of_memory"
     assert ready.job.error.message == "the machine's memory was not enough: MemoryError"
@@ -132,9 +135,9 @@ def test_a_model_that_the_libraries_cannot_build_fails_at_the_first_attempt(benc
     config = json.loads((base / "config.json").read_text()) | {"hidden_activation": "no_such_function"}
     (base / "config.json").write_text(json.dumps(config))
     bench.training["base_model_id"] = str(base)
-    ready = claimed(bench)
-    assert trainer(ready, "prepare")[0] == 0
-    code, output = trainer(ready, "train")
+    ready = submit_and_claim(bench)
+    assert run_trainer(ready, "prepare")[0] == 0
+    code, output = run_trainer(ready, "train")
     assert code == 1
     assert "Traceback" in output
     error = ready.job.error
@@ -145,8 +148,8 @@ def test_a_model_that_the_libraries_cannot_build_fails_at_the_first_attempt(benc
     assert "batch_size" not in str(error.hint)
 
 
-def test_a_process_whose_job_was_taken_away_ends_by_itself(ready: Bench, tmp_path: Path) -> None:
-    """It hangs in a long computation; only its heartbeat can notice."""
+def test_a_process_whose_job_was_cancelled_exits(ready: Bench, tmp_path: Path) -> None:
+    """The step hangs in a long computation, so only its heartbeat can notice."""
     ready.put("train", rows.train_rows(4))
     code = """
 import time, trainer.conversation.dataset_files, trainer.process.heartbeat
@@ -158,24 +161,24 @@ def find(*args):
 trainer.conversation.dataset_files.find = find
 import sys
 """
-    assert trainer(ready, "prepare", code=code)[0] == 0
+    assert run_trainer(ready, "prepare", code=code)[0] == 0
     assert ready.job.status == "cancelled"
 
 
 @pytest.mark.parametrize(
-    ("set_before", "spins"),
+    ("configured", "spins"),
     [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
     ids=str,
 )
-def test_threads_of_a_training_spin_briefly_unless_told_otherwise(
-    ready: Bench, monkeypatch: pytest.MonkeyPatch, set_before: dict[str, str], spins: str
+def test_openmp_threads_spin_briefly_unless_configured(
+    ready: Bench, monkeypatch: pytest.MonkeyPatch, configured: dict[str, str], spins: str
 ) -> None:
-    """As OpenMP says itself when it is loaded."""
+    """OpenMP prints its settings when it is loaded."""
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
         monkeypatch.delenv(name, raising=False)
-    for name, value in (set_before | {"OMP_DISPLAY_ENV": "VERBOSE"}).items():
+    for name, value in (configured | {"OMP_DISPLAY_ENV": "VERBOSE"}).items():
         monkeypatch.setenv(name, value)
-    assert trainer(ready, "prepare")[0] == 0
-    code, output = trainer(ready, "train")
+    assert run_trainer(ready, "prepare")[0] == 0
+    code, output = run_trainer(ready, "train")
     assert code == 0
     assert f"GOMP_SPINCOUNT = '{spins}'" in output

@@ -1,4 +1,4 @@
-"""What leaves for others to see: nothing that the allow-list does not name, in any place that others see."""
+"""Nothing outside the allow-list is published anywhere."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from tests.trainer.wandb_server import WandbServer, wandb_server
 from trainer import published
 from trainer.steps import export
 
-WANDB_KEY = "f" * 24 + "a" * 16  # a fake one, in the form of W&B's
-OF_WEBHOOK = "fake-webhook-token"
-WEBHOOK = f"https://hooks.example.com/services/T0/{OF_WEBHOOK}"
+WANDB_KEY = "f" * 24 + "a" * 16  # fake, in the form of W&B's keys
+WEBHOOK_TOKEN = "fake-webhook-token"
+WEBHOOK = f"https://hooks.example.com/services/T0/{WEBHOOK_TOKEN}"
 MACHINE = "home-of-a-fake-user"
 REPOSITORY = "me/captain"
 
 
 @pytest.fixture
-def wandb(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+def wandb_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
     with wandb_server() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         yield server
@@ -58,13 +58,13 @@ def spec_of(**training: object) -> Spec:
         (ExportConfig, published.OF_EXPORT),
     ],
 )
-def test_whether_others_see_it_is_decided_for_every_field(
+def test_every_field_is_either_published_or_withheld(
     model: type[Spec | TrainingConfig | ExportConfig], decided: frozenset[str]
 ) -> None:
     assert decided == set(model.model_fields)
 
 
-def test_what_is_withheld_or_looks_like_a_token_is_not_published() -> None:
+def test_withheld_fields_and_tokens_are_not_published() -> None:
     rl = {"algorithm": "grpo", "rewards": [{"type": "exact_answer", "after": "hf_fakefakefake"}]}
     shown = published.published(spec_of(method="RL", rl_config=rl))
     assert set(shown) == published.OF_SPEC
@@ -76,8 +76,12 @@ def test_what_is_withheld_or_looks_like_a_token_is_not_published() -> None:
     )
 
 
-def test_no_place_that_others_see_gets_a_webhook_a_token_or_a_path(
-    bench_of: Callable[..., Bench], wandb: WandbServer, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_no_published_place_contains_a_webhook_a_token_or_a_path(
+    bench_of: Callable[..., Bench],
+    wandb_state: WandbServer,
+    hub: HubServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bench = bench_of(max_steps=2)
     bench.base = Path(shutil.copytree(bench.base, tmp_path / MACHINE / "gemma"))
@@ -93,15 +97,15 @@ def test_no_place_that_others_see_gets_a_webhook_a_token_or_a_path(
     bench.run(Step.TRAIN)
     context = bench.context(Step.EXPORT)
     export.run(replace(context, secret=lambda role: {"hf_token": TOKEN}.get(role)))
-    there = hub.repositories[REPOSITORY]
+    repository = hub.repositories[REPOSITORY]
     events = bench.services.buckets.export.uri(f"jobs/{bench.job_id}/tensorboard/1")
-    seen = {
-        "W&B": b"\n".join(wandb.received),
+    published_content = {
+        "W&B": b"\n".join(wandb_state.received),
         "TensorBoard": b"\n".join(path.read_bytes() for path in Path(events).iterdir()),
-        "Hub": b"\n".join([*there.files.values(), *(sha.encode() for sha, _ in there.history)]),
+        "Hub": b"\n".join([*repository.files.values(), *(sha.encode() for sha, _ in repository.history)]),
     }
-    assert {place: len(content) > 100 for place, content in seen.items()} == dict.fromkeys(seen, True)
-    for private in (OF_WEBHOOK, TOKEN, WANDB_KEY, MACHINE):
-        assert {place for place, content in seen.items() if private.encode() in content} == set(), private
-    (run,) = wandb.runs.values()
+    assert all(len(content) > 100 for content in published_content.values())
+    for private in (WEBHOOK_TOKEN, TOKEN, WANDB_KEY, MACHINE):
+        assert {place for place, content in published_content.items() if private.encode() in content} == set(), private
+    (run,) = wandb_state.runs.values()
     assert run["config"]["training_config"]["value"]["base_model_id"] == "gemma"

@@ -1,4 +1,4 @@
-"""The environment of unsloth: what is broken in it is seen, made anew, and told with the way to repair it."""
+"""Environment of unsloth: its faults are found, repaired and reported."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ CODE = "answer = 42\n"
 
 @pytest.fixture
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An environment with one package, made of nothing from an index."""
+    """Create an environment with one package, without a package index."""
     pins = tmp_path / "unsloth.txt"
     pins.write_text("# A comment.\nlayer_one==1.0\n")
     monkeypatch.setattr(unsloth_environment, "PINS", pins)
-    monkeypatch.setattr(unsloth_environment, "_make", make)
+    monkeypatch.setattr(unsloth_environment, "_make", make_environment)
     monkeypatch.setenv("GEMTUNE_CACHE", str(tmp_path / "cache"))
     return unsloth_environment.interpreter().parents[1]
 
 
-def make(folder: Path, beneath: str, version: str = "1.0") -> None:
+def make_environment(folder: Path, beneath: str, version: str = "1.0") -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     (packages,) = (folder / "lib").glob("python*/site-packages")
     (packages / "beneath.pth").write_text(f"import site; site.addsitedir({beneath!r})\n")
@@ -65,7 +65,7 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-def test_an_environment_that_is_whole_stays_as_it_is(environment: Path) -> None:
+def test_an_intact_environment_is_kept(environment: Path) -> None:
     assert fault_of(environment) is None
     (environment / "mark").touch()
     assert unsloth_environment.interpreter() == environment / "bin" / "python"
@@ -73,7 +73,7 @@ def test_an_environment_that_is_whole_stays_as_it_is(environment: Path) -> None:
 
 
 @pytest.mark.parametrize("name", BREAKS)
-def test_what_is_broken_is_named_and_made_anew(
+def test_a_broken_environment_is_reported_and_rebuilt(
     environment: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     break_it, fault = BREAKS[name]
@@ -84,8 +84,8 @@ def test_what_is_broken_is_named_and_made_anew(
     assert fault_of(environment) is None
 
 
-def prepare_with(folder: Path, monkeypatch: pytest.MonkeyPatch, **packages: str) -> StepError:
-    """How the engine refuses an environment whose packages have this code."""
+def refusal_with(folder: Path, monkeypatch: pytest.MonkeyPatch, **packages: str) -> StepError:
+    """Return the engine's refusal when the packages contain this code."""
     for name, code in packages.items():
         (folder / name).mkdir()
         (folder / name / "__init__.py").write_text(code)
@@ -97,35 +97,37 @@ def prepare_with(folder: Path, monkeypatch: pytest.MonkeyPatch, **packages: str)
 
 
 @pytest.mark.parametrize("packages", [{}, {"unsloth": ""}])
-def test_a_package_that_is_missing_is_named_with_the_way_to_get_it(
+def test_a_missing_package_is_named_with_how_to_install_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packages: dict[str, str]
 ) -> None:
-    refusal = prepare_with(tmp_path, monkeypatch, **packages)
+    refusal = refusal_with(tmp_path, monkeypatch, **packages)
     assert refusal.code == "unsloth_missing"
     assert refusal.message.endswith("no unsloth_zoo" if packages else "no unsloth")
     assert "make unsloth" in (refusal.hint or "")
 
 
 @pytest.mark.parametrize("raised", ["AttributeError('no such part')", "ImportError('no zoo')", "OSError('no library')"])
-def test_an_unsloth_that_does_not_import_is_repaired_and_not_tried_again(
+def test_an_unsloth_that_does_not_import_is_unusable_until_reinstalled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: str
 ) -> None:
-    refusal = prepare_with(tmp_path, monkeypatch, unsloth=f"raise {raised}", unsloth_zoo="")
+    refusal = refusal_with(tmp_path, monkeypatch, unsloth=f"raise {raised}", unsloth_zoo="")
     assert refusal.code == "unsloth_unusable"
     assert raised.partition("(")[0] in refusal.message
     assert "make unsloth" in (refusal.hint or "")
     assert "GPU" not in (refusal.hint or "")
 
 
-def test_an_unsloth_that_finds_no_gpu_needs_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    refusal = prepare_with(
+def test_an_unsloth_that_finds_no_gpu_says_that_it_needs_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refusal = refusal_with(
         tmp_path, monkeypatch, unsloth="raise NotImplementedError('You need a GPU.')", unsloth_zoo=""
     )
     assert refusal.code == "unsloth_unusable"
     assert "GPU" in (refusal.hint or "")
 
 
-def test_memory_that_is_not_enough_for_it_is_not_its_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_is_not_reported_as_a_fault_of_unsloth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, code in (("unsloth", "raise MemoryError"), ("unsloth_zoo", "")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(code)
@@ -135,10 +137,10 @@ def test_memory_that_is_not_enough_for_it_is_not_its_fault(tmp_path: Path, monke
         unsloth.prepare(Spec(processed_dataset_id="chats", training_config=config))
 
 
-def test_packages_that_pip_cannot_get_are_told_without_a_traceback(tmp_path: Path) -> None:
+def test_a_failure_of_pip_is_reported_without_a_traceback(tmp_path: Path) -> None:
     environment = os.environ | {"GEMTUNE_CACHE": str(tmp_path), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path)}
     command = [sys.executable, "-m", "trainer.unsloth_environment"]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert (ran.returncode, ran.stdout) == (1, "")
-    assert ran.stderr.endswith("the environment of unsloth was not made: see above why pip failed\n")
-    assert "Traceback" not in ran.stderr
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.endswith("the environment of unsloth was not made: see above why pip failed\n")
+    assert "Traceback" not in result.stderr

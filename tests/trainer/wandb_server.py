@@ -1,4 +1,4 @@
-"""Weights & Biases on 127.0.0.1: as much of its API as the pinned client asks for to keep a run and its history."""
+"""Weights & Biases server, as far as the pinned client needs one for a run."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from typing import Any
 
 
 class WandbServer:
-    """Keeps what it is told: runs by id, with name, config and history (the file wandb-history.jsonl, line by line).
+    """State of the server.
 
-    url: where it listens. received: the body of every call. status: the answer to every call, when it is not 200.
-    silent: there is no answer at all.
+    runs: run id -> name, project, config and history (the lines of wandb-history.jsonl).
+    url: where it listens. received: the body of every call. operations: the name of every GraphQL operation.
+    status: the status of every answer. silent: whether calls get no answer at all.
     """
 
     def __init__(self) -> None:
         self.url = ""
         self.runs: dict[str, dict[str, Any]] = {}
         self.keys: set[str] = set()
-        self.asked: list[str] = []
+        self.operations: list[str] = []
         self.received: list[bytes] = []
         self.status, self.silent = 200, False
 
     def graphql(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         name = re.search(r"(?:query|mutation)\s+(\w+)", query)
-        self.asked.append(name.group(1) if name else query[:60])
+        self.operations.append(name.group(1) if name else query[:60])
         if "upsertBucket" in query:
-            return {"upsertBucket": {"bucket": self._upserted(variables), "inserted": True}}
+            return {"upsertBucket": {"bucket": self._upsert(variables), "inserted": True}}
         if "bucket(name" in query:
             run = self.runs.get(variables.get("name") or variables.get("run", ""))
             project = {"id": "p", "name": variables["project"], "entity": {"id": "e", "name": "us"}}
@@ -44,7 +45,7 @@ class WandbServer:
             return {"viewer": {"id": "u", "entity": "us", "username": "us", "flags": "{}", "teams": {"edges": []}}}
         return {}
 
-    def _upserted(self, variables: dict[str, Any]) -> dict[str, Any]:
+    def _upsert(self, variables: dict[str, Any]) -> dict[str, Any]:
         run = self.runs.setdefault(
             variables["name"], {"id": variables["name"], "history": [], "config": {}, "finished": []}
         )
@@ -88,8 +89,8 @@ class WandbServer:
 
 @contextmanager
 def wandb_server() -> Iterator[WandbServer]:
-    """A running server."""
-    state, gone = WandbServer(), threading.Event()
+    """Run a server while the context is open; yield its state."""
+    state, stopping = WandbServer(), threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -100,7 +101,7 @@ def wandb_server() -> Iterator[WandbServer]:
             if authorization.startswith("Basic "):
                 state.keys.add(base64.b64decode(authorization[6:]).decode().partition(":")[2])
             if state.silent:
-                gone.wait(60)
+                stopping.wait(60)
             elif state.status != 200:
                 self._answer({"errors": [{"message": "refused"}]}, state.status)
             elif self.path == "/graphql":
@@ -140,7 +141,7 @@ def wandb_server() -> Iterator[WandbServer]:
         daemon_threads = True
 
         def handle_error(self, *_: object) -> None:
-            """The client leaves its connections without a word."""
+            """Ignore that the client closes its connections without a word."""
 
     server = Server(("127.0.0.1", 0), Handler)
     state.url = f"http://127.0.0.1:{server.server_port}"
@@ -148,6 +149,6 @@ def wandb_server() -> Iterator[WandbServer]:
     try:
         yield state
     finally:
-        gone.set()
+        stopping.set()
         server.shutdown()
         server.server_close()

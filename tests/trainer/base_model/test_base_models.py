@@ -53,7 +53,7 @@ def copied(tiny: Path, tmp_path: Path) -> Path:
 def hub(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    with fake_hub.serving(fake_hub.of(tiny)) as hub:
+    with fake_hub.serving(fake_hub.hub_of(tiny)) as hub:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
         template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -105,14 +105,14 @@ def test_what_is_no_gemma_is_refused_before_its_weights_are_fetched(hub: FakeHub
 
 
 def test_the_token_goes_to_the_hub_and_nowhere_else(hub: FakeHub, buckets: Buckets, work: Path) -> None:
-    hub.needs = "hf_" + "a" * 30
+    hub.required_token = "hf_" + "a" * 30
     with pytest.raises(StepError) as caught:
         provide(buckets, work, token=lambda: "hf_" + "b" * 30)
     assert code_of(caught) == "base_model_gated"
     assert "b" * 30 not in f"{caught.value}{caught.value.hint}"
-    assert provide(buckets, work, token=lambda: hub.needs)
+    assert provide(buckets, work, token=lambda: hub.required_token)
     everything = b"".join(buckets.export.read(stat.name) for stat in buckets.export.list(""))
-    assert hub.needs.encode() not in everything
+    assert hub.required_token.encode() not in everything
 
 
 @pytest.mark.parametrize(

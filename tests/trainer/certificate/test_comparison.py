@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gemtune.request.exports import MergedQuantization
-from tests.trainer import without_training
+from tests.trainer import untrained_results
 from tests.trainer.gguf.test_gguf import sharp
 from trainer.certificate import comparison
 from trainer.certificate.runtimes import Transformers
@@ -47,7 +47,7 @@ def test_a_lost_adapter_shows_as_a_change_that_is_not_there(
 ) -> None:
     """Beside an honest merge, which shows all of it, rounded as it is. The share is that of an own computation."""
     base = sharp(Path(shutil.copytree(tiny, tmp_path / "base")))
-    adapter = without_training.adapter(base, tmp_path / "adapter", std=0.05)
+    adapter = untrained_results.write_adapter(base, tmp_path / "adapter", std=0.05)
     merge(base, adapter, tmp_path / "honest", quantization)
     merge(base, None, tmp_path / "lost", quantization)
     rows = [{"input_ids": PROMPT + list(range(50, 80)), "labels": [-100] * 4 + list(range(50, 80))}]

@@ -19,7 +19,7 @@ from gemtune.request.exports import GGUF, GgufExport
 from gemtune.request.spec import ExportConfig, Spec
 from gemtune.settings import Settings
 from tests import tiny_gemma
-from tests.trainer import without_training
+from tests.trainer import untrained_results
 from trainer.certificate import comparison, parity_check
 from trainer.certificate.held_out_rows import collect
 from trainer.conversation.chat_template import ChatTemplate, json_object
@@ -63,7 +63,7 @@ def trained_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Trai
         if family not in made:
             folder = tmp_path_factory.mktemp(family)
             base = sharp(tiny_gemma.build(folder / "base", family, head_dim=256))
-            adapter = without_training.adapter(base, folder / "adapter", std=0.05)
+            adapter = untrained_results.write_adapter(base, folder / "adapter", std=0.05)
             made[family] = TrainedWeights(base, adapter, folder)
         return made[family]
 
@@ -149,7 +149,7 @@ def on_the_grid(base: Path) -> Path:
 
 def test_what_was_trained_on_a_base_model_of_few_bits_is_not_rounded_away(tmp_path: Path, tools: Path) -> None:
     base = on_the_grid(sharp(tiny_gemma.build(tmp_path / "base", head_dim=256)))
-    trained = TrainedWeights(base, without_training.adapter(base, tmp_path / "adapter", std=0.01), tmp_path)
+    trained = TrainedWeights(base, untrained_results.write_adapter(base, tmp_path / "adapter", std=0.01), tmp_path)
     folder = tmp_path / "exported"
     whole = tmp_path / "whole"
     merge(base, trained.adapter, whole, "none")
@@ -274,7 +274,7 @@ def test_gemma_4_is_run_by_llama_cpp_as_by_transformers(tmp_path: Path, tools: P
     """The same weights in both, merged and rounded to bf16 already: what is left are the runtimes. First choices of a
     random model lie so near each other that some fall the other way."""
     base = tiny_gemma.build(tmp_path / "base", shape)
-    adapter = without_training.adapter(base, tmp_path / "adapter", std=0.05)
+    adapter = untrained_results.write_adapter(base, tmp_path / "adapter", std=0.05)
     merge(base, adapter, tmp_path / "merged", "none")
     trained = TrainedWeights(tmp_path / "merged", None, tmp_path)
     folder = export(trained, tmp_path / "f16", "f16", tools)

@@ -14,7 +14,7 @@ import yaml
 from gemtune.errors import StepError
 from gemtune.redaction import redact
 from tests.trainer import hub_server
-from tests.trainer.hub_server import CUT, CUT_AFTER, READS_ONLY, TOKEN, Answer, HubServer
+from tests.trainer.hub_server import CUT, CUT_AFTER, READ_ONLY_TOKEN, TOKEN, Answer, HubServer
 from trainer.context import StopRequested
 from trainer.hub import session
 from trainer.hub.refusals import TransientError
@@ -127,7 +127,7 @@ def fields(hub: HubServer) -> dict[str, Any]:
 
 def test_what_is_there_is_not_sent_again_and_makes_no_empty_commit(hub: HubServer, folder: Path) -> None:
     first = upload(folder)()
-    hub.asked.clear()
+    hub.requests.clear()
     assert upload(folder)() == first
     assert (hub.count("put"), hub.count("part"), hub.count("commit")) == (0, 0, 0)
     (folder / "tokenizer.model").write_bytes(b"other pieces")
@@ -178,12 +178,12 @@ def test_a_whole_model_takes_the_place_of_an_adapter_and_of_nothing_else(hub: Hu
 def test_what_passes_is_waited_out_and_the_repository_is_whole(
     hub: HubServer, folder: Path, kind: str, answers: list[Answer]
 ) -> None:
-    hub.first[kind] = list(answers)
+    hub.queued[kind] = list(answers)
     commit = upload(folder)()
     assert is_whole(hub, folder)
     there = hub.repositories[REPOSITORY]
     assert (there.sha, there.private, len(there.history)) == (commit, True, 2)
-    assert hub.first[kind] == []
+    assert hub.queued[kind] == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -202,14 +202,14 @@ def test_what_passes_is_waited_out_and_the_repository_is_whole(
 def test_what_does_not_pass_fails_with_what_to_do(
     hub: HubServer, folder: Path, kind: str, status: int, code: str
 ) -> None:
-    hub.first[kind] = [Answer(status, {"error": "because"})] * 40
+    hub.queued[kind] = [Answer(status, {"error": "because"})] * 40
     if (kind, status) in FINE:
         upload(folder)()
         assert is_whole(hub, folder)
         return
     if (kind, status) == ("create", 409):  # it should be there, and is not
         code = "hub_repository_not_found"
-    if kind in hub_server.OF_STORAGE and status != 413:
+    if kind in hub_server.STORAGE_KINDS and status != 413:
         code = "hub_storage_refused"
     error = refusal(hub, folder)
     assert error.code == code
@@ -226,22 +226,22 @@ FINE = {("verify", 409)}
 
 def test_a_token_that_is_unknown_or_may_not_write_is_told_from_another(hub: HubServer, folder: Path) -> None:
     assert refusal(hub, folder, token="hf_fakefakeunknown").code == "hub_token_refused"
-    assert refusal(hub, folder, token=READS_ONLY).code == "hub_forbidden"
+    assert refusal(hub, folder, token=READ_ONLY_TOKEN).code == "hub_forbidden"
     hub.add(REPOSITORY)
-    assert refusal(hub, folder, token=READS_ONLY).code == "hub_forbidden"
+    assert refusal(hub, folder, token=READ_ONLY_TOKEN).code == "hub_forbidden"
     assert refusal(hub, folder, repository="others/captain").code == "hub_forbidden"
     assert refusal(hub, folder, repository="me/a..b").code == "hub_repository_not_found"
 
 
 @pytest.mark.parametrize("status", [400, 403, 404])
 def test_a_signed_link_that_ran_out_is_asked_for_anew(hub: HubServer, folder: Path, status: int) -> None:
-    hub.first["put"], hub.first["part"] = [Answer(status)], [Answer(status)]
+    hub.queued["put"], hub.queued["part"] = [Answer(status)], [Answer(status)]
     upload(folder)()
     assert is_whole(hub, folder)
 
 
 def test_a_large_upload_goes_on_where_it_broke(hub: HubServer, folder: Path) -> None:
-    hub.first["commit"] = [Answer(503)] * 4
+    hub.queued["commit"] = [Answer(503)] * 4
     with pytest.raises(TransientError):
         upload(folder)()
     assert len(hub.repositories[REPOSITORY].history) == 1
@@ -271,24 +271,24 @@ def test_a_server_that_asks_for_a_minute_gets_it_and_one_that_asks_for_an_hour_g
     hub: HubServer, folder: Path, slept: list[float]
 ) -> None:
     waited: list[float] = []
-    hub.first["preupload"] = [Answer(429, headers={"Retry-After": "60"})]
+    hub.queued["preupload"] = [Answer(429, headers={"Retry-After": "60"})]
     upload(folder, sleep=waited.append)()
     assert (sum(waited), sum(slept)) == (60, 0)
-    hub.first["info"] = [Answer(429, headers={"Retry-After": "3600"})]
+    hub.queued["info"] = [Answer(429, headers={"Retry-After": "3600"})]
     with pytest.raises(TransientError):
         upload(folder, sleep=waited.append)()
     assert sum(waited) == 60
 
 
 def test_a_repository_that_somebody_else_made_meanwhile_is_used(hub: HubServer, folder: Path) -> None:
-    hub.first["create"] = [Answer(409, {"error": "You already created this model repo"}, after=True)]
+    hub.queued["create"] = [Answer(409, {"error": "You already created this model repo"}, after=True)]
     upload(folder)()
     assert is_whole(hub, folder)
 
 
 def test_a_create_that_conflicts_with_another_is_not_asked_again_without_a_pause(hub: HubServer, folder: Path) -> None:
     message = "Cannot create repo: another conflicting operation is in progress"
-    hub.first["create"] = [Answer(409, {"error": message})] * 2
+    hub.queued["create"] = [Answer(409, {"error": message})] * 2
     waited: list[float] = []
     upload(folder, sleep=waited.append)()
     assert sum(waited) == 12
@@ -316,12 +316,12 @@ def test_neither_token_nor_signed_link_is_in_a_log_or_an_error(
     caplog.set_level(logging.DEBUG)
     errors = []
     for kind in KINDS:
-        hub.first[kind] = [Answer(500)] * 40
+        hub.queued[kind] = [Answer(500)] * 40
         try:
             upload(folder)()
         except TransientError as error:
             errors.append("".join(traceback.format_exception(error)))
-        hub.first.clear()
+        hub.queued.clear()
         hub.repositories.pop(REPOSITORY, None)
         hub.stored.clear()
     assert len(errors) >= len(KINDS) - 1

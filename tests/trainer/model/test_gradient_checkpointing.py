@@ -15,7 +15,7 @@ from gemtune.methods import Method
 from gemtune.request.spec import Spec
 from tests import tiny_gemma
 from tests.trainer.model.on_cpu.test_on_cpu import model as tiny_model
-from tests.trainer.saved_tensors import kept_bytes
+from tests.trainer.saved_tensors import saved_bytes
 from trainer.model import gradient_checkpointing
 from trainer.model.engines import huggingface
 from trainer.model.engines.huggingface import load
@@ -50,7 +50,7 @@ def kept(model: Any, length: int, dtype: torch.dtype) -> int:
     """Bytes that a forward pass leaves for backward, as the trainer makes it."""
     tokens = [[(7 * position + row) % 500 + 4 for position in range(length)] for row in range(ROWS)]
     batch = batches.flattened([[{"input_ids": row, "labels": row} for row in tokens]])
-    return kept_bytes(model, lambda: predictions(model, batch, dtype))
+    return saved_bytes(model, lambda: predictions(model, batch, dtype))
 
 
 KINDS = [

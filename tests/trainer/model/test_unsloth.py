@@ -114,13 +114,13 @@ ALIGNMENTS: dict[str, tuple[dict[str, Any], Callable[..., Any]]] = {
 
 @pytest.mark.parametrize("algorithm", ALIGNMENTS)
 def test_both_engines_align_a_model_alike(
-    bench_of: Callable[..., Bench], unsloth_python: Path, talkative: Path, algorithm: str
+    bench_of: Callable[..., Bench], unsloth_python: Path, confident_tiny: Path, algorithm: str
 ) -> None:
     rl, content = ALIGNMENTS[algorithm]
     training: dict[str, Any] = {
         "method": "RL",
         "rl_config": rl,
-        "base_model_id": str(talkative),
+        "base_model_id": str(confident_tiny),
         "batch_size": 16,
         "max_steps": 10,
         "eval_strategy": "steps",
@@ -203,9 +203,9 @@ def test_a_machine_without_a_gpu_is_told_before_any_work(
 
 
 def test_pictures_without_a_gpu_are_told_before_any_work(
-    seeing_bench_of: Callable[..., Bench], unsloth_python: Path
+    vision_bench_of: Callable[..., Bench], unsloth_python: Path
 ) -> None:
-    assert refusal(prepared(seeing_bench_of(provider="unsloth")), unsloth_python) == "unsloth_needs_gpu"
+    assert refusal(prepared(vision_bench_of(provider="unsloth")), unsloth_python) == "unsloth_needs_gpu"
 
 
 def refusal(bench: Bench, python: Path, **environment: str) -> str:

@@ -90,11 +90,11 @@ GOOD = {
 
 @pytest.mark.parametrize("name", GOOD)
 def test_the_model_sees_of_what_is_kept_what_transformers_would_show_it(
-    name: str, tiny_seeing: Path, tmp_path: Path
+    name: str, tiny_vision: Path, tmp_path: Path
 ) -> None:
     from transformers import AutoProcessor
 
-    processor = AutoProcessor.from_pretrained(tiny_seeing)
+    processor = AutoProcessor.from_pretrained(tiny_vision)
     (tmp_path / "picture").write_bytes(GOOD[name])
     turn = [{"role": "user", "content": [{"type": "image", "path": str(tmp_path / "picture")}]}]
     theirs = processor.apply_chat_template(turn, tokenize=True, return_dict=True, return_tensors="np")["pixel_values"]

@@ -79,8 +79,8 @@ ROWS = {
 
 
 @pytest.fixture(scope="module", params=["gemtune's template", "one that is written as Gemma's"])
-def folder(request: pytest.FixtureRequest, tiny_seeing: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    copy = Path(shutil.copytree(tiny_seeing, tmp_path_factory.mktemp("seeing") / "model"))
+def folder(request: pytest.FixtureRequest, tiny_vision: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copy = Path(shutil.copytree(tiny_vision, tmp_path_factory.mktemp("seeing") / "model"))
     if request.param != "gemtune's template":
         (copy / "chat_template.jinja").write_text(AS_GEMMA_WRITES)
     return copy
@@ -118,34 +118,34 @@ def test_tokens_are_those_of_transformers_processor(name: str, folder: Path) -> 
 
 @pytest.mark.parametrize("token", ["<start_of_image>", "<image_soft_token>", "<end_of_image>"])
 @pytest.mark.parametrize("turn", [0, 1])
-def test_text_that_would_pass_for_a_picture_refuses_the_row(token: str, turn: int, tiny_seeing: Path) -> None:
+def test_text_that_would_pass_for_a_picture_refuses_the_row(token: str, turn: int, tiny_vision: Path) -> None:
     texts = ["Hi", "Captain"]
     texts[turn] += token
-    refused = encoder_of(tiny_seeing).encode(conversation(row([SHOWN, said(texts[0])], texts[1]), with_pictures=True))  # type: ignore[arg-type]
+    refused = encoder_of(tiny_vision).encode(conversation(row([SHOWN, said(texts[0])], texts[1]), with_pictures=True))  # type: ignore[arg-type]
     assert isinstance(refused, Refused)
     assert token in refused.reason
 
 
 @pytest.mark.parametrize("halves", [("<start_of", "_image>"), ("<image_soft", "_token>")])
 def test_text_that_becomes_a_picture_when_its_parts_meet_refuses_the_row(
-    halves: tuple[str, str], tiny_seeing: Path
+    halves: tuple[str, str], tiny_vision: Path
 ) -> None:
     messages = conversation(row([SHOWN, said(halves[0]), said(halves[1])], "Captain"), with_pictures=True)
     assert not isinstance(messages, Refused)
-    refused = encoder_of(tiny_seeing).encode(messages)
+    refused = encoder_of(tiny_vision).encode(messages)
     assert isinstance(refused, Refused)
     assert "stand for a picture" in refused.reason
 
 
-def test_no_cut_goes_through_a_picture(tiny_seeing: Path) -> None:
+def test_no_cut_goes_through_a_picture(tiny_vision: Path) -> None:
     messages = conversation(ROWS["in two turns"], with_pictures=True)
     assert not isinstance(messages, Refused)
-    whole = encoder_of(tiny_seeing).encode(messages)
+    whole = encoder_of(tiny_vision).encode(messages)
     assert isinstance(whole, Encoded)
-    end = encoder_of(tiny_seeing)._tokenizer.token_to_id("<end_of_image>")
+    end = encoder_of(tiny_vision)._tokenizer.token_to_id("<end_of_image>")
     last = max(index for index, token in enumerate(whole.input_ids) if token == end)
     for length in range(1, len(whole.input_ids)):
-        cut = encoder_of(tiny_seeing, length).encode(messages)
+        cut = encoder_of(tiny_vision, length).encode(messages)
         if length <= last:
             assert isinstance(cut, Refused)
             assert "max_seq_length" in cut.reason
@@ -197,12 +197,12 @@ def changed(base: Path, tmp_path: Path, **files: Any) -> Path:
     return folder
 
 
-def test_pictures_are_read_as_older_models_say_it(tiny_seeing: Path, tmp_path: Path) -> None:
-    older = changed(tiny_seeing, tmp_path)
+def test_pictures_are_read_as_older_models_say_it(tiny_vision: Path, tmp_path: Path) -> None:
+    older = changed(tiny_vision, tmp_path)
     processor = json.loads((older / "processor_config.json").read_text())
     (older / "preprocessor_config.json").write_text(json.dumps(processor.pop("image_processor")))
     (older / "processor_config.json").write_text(json.dumps(processor))
-    assert picture_tokens(older, config_of(older)) == picture_tokens(tiny_seeing, config_of(tiny_seeing))
+    assert picture_tokens(older, config_of(older)) == picture_tokens(tiny_vision, config_of(tiny_vision))
 
 
 @pytest.mark.parametrize(
@@ -217,22 +217,22 @@ def test_pictures_are_read_as_older_models_say_it(tiny_seeing: Path, tmp_path: P
     ],
 )
 def test_a_model_that_does_not_say_how_it_sees_fails(
-    tiny_seeing: Path, tmp_path: Path, files: dict[str, Any], code: str
+    tiny_vision: Path, tmp_path: Path, files: dict[str, Any], code: str
 ) -> None:
-    folder = changed(tiny_seeing, tmp_path, **files)
+    folder = changed(tiny_vision, tmp_path, **files)
     with pytest.raises(StepError) as caught:
         picture_tokens(folder, config_of(folder))
     assert caught.value.code == code
 
 
-def test_a_tokenizer_of_another_model_fails(tiny_seeing: Path, tmp_path: Path) -> None:
-    folder = changed(tiny_seeing, tmp_path, config=lambda it: it.update(image_token_index=5))
+def test_a_tokenizer_of_another_model_fails(tiny_vision: Path, tmp_path: Path) -> None:
+    folder = changed(tiny_vision, tmp_path, config=lambda it: it.update(image_token_index=5))
     with pytest.raises(StepError, match="disagree about the id of <image_soft_token>"):
         encoder_of(folder)
 
 
-def test_a_template_that_writes_no_pictures_fails(tiny_seeing: Path, tmp_path: Path) -> None:
-    folder = changed(tiny_seeing, tmp_path)
+def test_a_template_that_writes_no_pictures_fails(tiny_vision: Path, tmp_path: Path) -> None:
+    folder = changed(tiny_vision, tmp_path)
     (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.role ~ m.content }}{% endfor %}")
     messages = conversation(ROWS["one"], with_pictures=True)
     assert not isinstance(messages, Refused)
@@ -240,6 +240,6 @@ def test_a_template_that_writes_no_pictures_fails(tiny_seeing: Path, tmp_path: P
         encoder_of(folder).encode(messages)
 
 
-def test_other_resizing_than_bilinear_is_left_to_the_processor(tiny_seeing: Path, tmp_path: Path) -> None:
-    folder = changed(tiny_seeing, tmp_path, processor_config=lambda it: it["image_processor"].update(resample=3))
+def test_other_resizing_than_bilinear_is_left_to_the_processor(tiny_vision: Path, tmp_path: Path) -> None:
+    folder = changed(tiny_vision, tmp_path, processor_config=lambda it: it["image_processor"].update(resample=3))
     assert picture_tokens(folder, config_of(folder)).size is None

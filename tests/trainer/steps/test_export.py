@@ -20,10 +20,10 @@ from gemtune.handlers.answers import JobStatus
 from gemtune.jobs.status import Step
 from gemtune.process import parent_death
 from tests import tiny_gemma
-from tests.trainer import without_training
+from tests.trainer import untrained_results
 from tests.trainer.conftest import Bench
 from tests.trainer.gguf.test_gguf import sharp, tools  # noqa: F401
-from tests.trainer.test_entry import trainer
+from tests.trainer.test_entry import run_trainer
 from trainer.certificate import comparison
 from trainer.context import StopRequested
 from trainer.process import child
@@ -55,7 +55,7 @@ def left(tmp_path: Path) -> Callable[..., Bench]:
         base = sharp(tiny_gemma.build(tmp_path / "base", head_dim=256))
         bench = Bench(tmp_path / "home", base, **training)
         bench.export = {"format": format, "quantization": quantization}
-        return without_training.leave(bench)
+        return untrained_results.publish_results(bench)
 
     return make
 
@@ -241,7 +241,7 @@ def test_what_an_earlier_attempt_published_is_taken_if_it_is_what_its_manifest_s
 
 def test_an_adapter_is_exported_where_torch_is_not_and_compared_in_another_process(left: Callable[..., Bench]) -> None:
     bench = left()
-    code, output = trainer(bench, "export", code="import sys\nsys.modules['torch'] = None")
+    code, output = run_trainer(bench, "export", code="import sys\nsys.modules['torch'] = None")
     assert code == 0, output
     assert bench.job.status == "completed", output
     assert bench.job.certificate is not None

@@ -18,7 +18,7 @@ from gemtune.request.parsing import read_export
 from gemtune.services.acceptance.create_job import Submission
 from tests.trainer import hub_server
 from tests.trainer.conftest import Bench
-from tests.trainer.hub_server import READS_ONLY, TOKEN, Answer, HubServer
+from tests.trainer.hub_server import READ_ONLY_TOKEN, TOKEN, Answer, HubServer
 from trainer.context import Context
 from trainer.hub import upload
 from trainer.hub.refusals import TransientError
@@ -56,7 +56,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         yield found
 
 
-def test_what_was_trained_is_exported_again_without_training(trained: Bench) -> None:
+def test_what_was_trained_is_exported_again_untrained_results(trained: Bench) -> None:
     parent = trained.job
     child = again(trained, parent.job_id)
     child.run(Step.EXPORT)
@@ -78,7 +78,7 @@ def test_an_export_goes_to_the_hub_and_fails_there_without_harm(
     trained: Bench, hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parent, objects = trained.job, trained.services.buckets.export
-    refused = again(trained, parent.job_id, **TO_THE_HUB, hf_token=READS_ONLY)
+    refused = again(trained, parent.job_id, **TO_THE_HUB, hf_token=READ_ONLY_TOKEN)
     context = with_secrets(refused.context(Step.EXPORT))
     with pytest.raises(StepError) as caught:
         export.run(context)
@@ -90,7 +90,7 @@ def test_an_export_goes_to_the_hub_and_fails_there_without_harm(
     assert refused.job.adapter_path is None
 
     child = again(trained, refused.job_id, **TO_THE_HUB, hf_token=TOKEN)
-    hub.first["commit"] = [Answer(503)]
+    hub.queued["commit"] = [Answer(503)]
     with pytest.raises(TransientError):  # a crash: the step is tried again
         export.run(with_secrets(child.context(Step.EXPORT)))
     assert len(hub.repositories["me/captain"].history) == 1

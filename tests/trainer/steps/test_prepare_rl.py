@@ -171,9 +171,9 @@ NO_PICTURE = {"type": "image", "image": {"path": "lost.png"}}
         ),
     ],
 )
-def test_prompts_show_pictures(seeing_bench_of: BenchOf, rl: Any, rest: Any, parts: Any) -> None:
+def test_prompts_show_pictures(vision_bench_of: BenchOf, rl: Any, rest: Any, parts: Any) -> None:
     asked = ([ASKED], "Hi", [ASKED, ANSWER, ASKED])
-    bench = prepared(seeing_bench_of, rl, [{"prompt": prompt} | rest for prompt in asked])
+    bench = prepared(vision_bench_of, rl, [{"prompt": prompt} | rest for prompt in asked])
     assert [row["pictures"] for row in tokens(bench)] == [[0], [], [0, 0]]
     soft = tokens(bench)[0]["prompt_ids"]
     assert len(soft) - len(set(soft)) >= 3  # a picture is one token, again and again
@@ -198,20 +198,20 @@ def test_prompts_show_pictures(seeing_bench_of: BenchOf, rl: Any, rest: Any, par
 )
 @pytest.mark.parametrize("rl", [DPO, grpo(NUMERIC)])
 def test_a_row_whose_picture_cannot_be_shown_is_refused_by_number(
-    seeing_bench_of: BenchOf, rl: Any, row: dict[str, Any], reason: str
+    vision_bench_of: BenchOf, rl: Any, row: dict[str, Any], reason: str
 ) -> None:
     """An answer that GRPO compares with may hold what it will: nobody reads it but rewards."""
     rest: dict[str, Any] = {"answer": "1"} if rl is not DPO else {"chosen": "x", "rejected": "y"}
     kept, good = rl is not DPO and "chosen" in row, {"prompt": [ASKED]} | rest
-    bench = prepared(seeing_bench_of, rl, [good] * 12 + [good | {n: row[n] for n in set(good) & set(row)}])
+    bench = prepared(vision_bench_of, rl, [good] * 12 + [good | {n: row[n] for n in set(good) & set(row)}])
     refused = bench.read("prepared/1/report.json")["train"]["refused_rows"]
     assert [entry["row"] for entry in refused] == ([] if kept else [13])
     assert all(reason in entry["reason"] for entry in refused)
 
 
-def test_rows_that_are_held_out_take_their_pictures_along(seeing_bench_of: BenchOf) -> None:
+def test_rows_that_are_held_out_take_their_pictures_along(vision_bench_of: BenchOf) -> None:
     pairs = [{"prompt": [ASKED], "chosen": "x", "rejected": "y"}] * 4
-    bench = prepared(seeing_bench_of, DPO, pairs, eval_strategy="epoch")
+    bench = prepared(vision_bench_of, DPO, pairs, eval_strategy="epoch")
     assert set(tokens(bench, "eval")[0]) == {"prompt_ids", "chosen_ids", "rejected_ids", "pictures"}
     assert tokens(bench, "eval")[0]["pictures"] == [0]
 

@@ -21,9 +21,9 @@ SENSES = ("vision_tower.", "multi_modal_projector.")
 
 
 @pytest.fixture
-def text_bench_of(seeing_bench_of: Callable[..., Bench]) -> Callable[..., Bench]:
+def text_bench_of(vision_bench_of: Callable[..., Bench]) -> Callable[..., Bench]:
     def make(**training: Any) -> Bench:
-        bench = seeing_bench_of(**{"max_steps": 8, "save_steps": 100} | training)
+        bench = vision_bench_of(**{"max_steps": 8, "save_steps": 100} | training)
         bench.fields["modality"] = "text"
         bench.put("train", rows.train_rows(24))
         bench.put("eval", rows.held_out_rows(8))

@@ -95,11 +95,11 @@ def test_all_weights_trained_end_as_the_best(overfitting: BenchOf) -> None:
     assert bench.job.metrics.eval_loss == evaluated(bench)[best]
 
 
-def test_the_best_reward_is_the_highest(bench_of: BenchOf, talkative: Path) -> None:
+def test_the_best_reward_is_the_highest(bench_of: BenchOf, confident_tiny: Path) -> None:
     """A penalty, so that what it is trained for and what it is judged by fall apart as it learns too fast."""
     training = {"learning_rate": 0.05, "lr_scheduler_type": "constant", "max_steps": 10, "load_best_model_at_end": True}
     bench = grpo_bench(
-        bench_of, talkative, HAS_AN_E | {"pattern": "^.?e"}, **training, eval_strategy="steps", eval_steps=1
+        bench_of, confident_tiny, HAS_AN_E | {"pattern": "^.?e"}, **training, eval_strategy="steps", eval_steps=1
     ).to(Step.TRAIN)
     found = evaluated(bench, "reward")
     best = max(found, key=lambda train_step: found[train_step])

@@ -41,12 +41,12 @@ def entries(bench: Bench) -> list[dict[str, Any]]:
     return loss_history(bench.services.buckets.export, bench.job_id, after=0)
 
 
-def test_the_reward_rises_and_the_adapter_answers_so(bench_of: Callable[..., Bench], talkative: Path) -> None:
+def test_the_reward_rises_and_the_adapter_answers_so(bench_of: Callable[..., Bench], confident_tiny: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     bench = grpo_bench(
-        bench_of, talkative, HAS_AN_E, learning_rate=0.02, max_steps=10, eval_strategy="steps", eval_steps=5
+        bench_of, confident_tiny, HAS_AN_E, learning_rate=0.02, max_steps=10, eval_strategy="steps", eval_steps=5
     ).to(Step.EXPORT)
     job = bench.job
     assert job.metrics is not None
@@ -65,7 +65,7 @@ def test_the_reward_rises_and_the_adapter_answers_so(bench_of: Callable[..., Ben
     assert evaluated[-1]["reward"] == job.metrics.reward  # once while it trained and once after: the same
     assert "| rewards/has_e |" in (Path(job.adapter_path or "") / "README.md").read_text()
 
-    base = AutoModelForCausalLM.from_pretrained(talkative)
+    base = AutoModelForCausalLM.from_pretrained(confident_tiny)
     plain = {name: weight.clone() for name, weight in base.named_parameters()}
     model = PeftModel.from_pretrained(base, job.adapter_path).eval()
     tokenizer = AutoTokenizer.from_pretrained(job.adapter_path)
@@ -80,7 +80,7 @@ def test_the_reward_rises_and_the_adapter_answers_so(bench_of: Callable[..., Ben
 
 
 def test_a_training_that_was_stopped_goes_on_to_the_same_weights(
-    bench_of: Callable[..., Bench], talkative: Path
+    bench_of: Callable[..., Bench], confident_tiny: Path
 ) -> None:
     training: dict[str, Any] = {
         "max_steps": None,
@@ -94,8 +94,8 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(
         "rows": 12,
         "logging_steps": 3,
     }
-    unbroken = grpo_bench(bench_of, talkative, HAS_AN_E, SHORT, **training).to(Step.TRAIN)
-    broken = grpo_bench(bench_of, talkative, HAS_AN_E, SHORT, **training).to(Step.PREPARE)
+    unbroken = grpo_bench(bench_of, confident_tiny, HAS_AN_E, SHORT, **training).to(Step.TRAIN)
+    broken = grpo_bench(bench_of, confident_tiny, HAS_AN_E, SHORT, **training).to(Step.PREPARE)
     for stop in (2, 2):  # within the first epoch, and within the second
         broken.run(Step.TRAIN, should_stop=after_steps(stop))
     assert broken.job.steps[Step.TRAIN].checkpoint == 4
@@ -136,9 +136,9 @@ def trainer_of(bench: Bench, tmp_path: Path) -> Any:
 
 
 def test_advantages_rewards_and_loss_are_those_of_an_independent_computation(
-    bench_of: Callable[..., Bench], talkative: Path, tmp_path: Path
+    bench_of: Callable[..., Bench], confident_tiny: Path, tmp_path: Path
 ) -> None:
-    bench = grpo_bench(bench_of, talkative, HAS_AN_E, SHORT, rl={"beta": 0.3, "temperature": 0.8}).to(Step.PREPARE)
+    bench = grpo_bench(bench_of, confident_tiny, HAS_AN_E, SHORT, rl={"beta": 0.3, "temperature": 0.8}).to(Step.PREPARE)
     trainer = trainer_of(bench, tmp_path)
     model = shaken(trainer.model)
     model.train()
@@ -183,9 +183,9 @@ def test_advantages_rewards_and_loss_are_those_of_an_independent_computation(
 
 
 def test_every_loss_of_the_contract_is_one_of_trls(
-    bench_of: Callable[..., Bench], talkative: Path, tmp_path: Path
+    bench_of: Callable[..., Bench], confident_tiny: Path, tmp_path: Path
 ) -> None:
-    bench = grpo_bench(bench_of, talkative, HAS_AN_E, rl={"beta": 0.1}).to(Step.PREPARE)
+    bench = grpo_bench(bench_of, confident_tiny, HAS_AN_E, rl={"beta": 0.1}).to(Step.PREPARE)
     trainer = trainer_of(bench, tmp_path)
     assert "ref" not in trainer.model.peft_config
     shaken(trainer.model).train()
@@ -200,10 +200,12 @@ def test_every_loss_of_the_contract_is_one_of_trls(
     assert any(weight.grad is not None and bool(weight.grad.abs().sum() > 0) for weight in trainer.model.parameters())
 
 
-def test_no_batch_size_changes_an_evaluation(bench_of: Callable[..., Bench], talkative: Path, tmp_path: Path) -> None:
+def test_no_batch_size_changes_an_evaluation(
+    bench_of: Callable[..., Bench], confident_tiny: Path, tmp_path: Path
+) -> None:
     found = []
     for batch_size in (4, 16):
-        bench = grpo_bench(bench_of, talkative, HAS_AN_E, SHORT, batch_size=batch_size)
+        bench = grpo_bench(bench_of, confident_tiny, HAS_AN_E, SHORT, batch_size=batch_size)
         bench.put("eval", preference_rows.prompts(rows.held_out_rows(20)))  # more than are completed together
         found.append(trainer_of(bench.to(Step.PREPARE), tmp_path).figures())
     assert found[0].reward not in (0.0, 1.0)
@@ -211,9 +213,9 @@ def test_no_batch_size_changes_an_evaluation(bench_of: Callable[..., Bench], tal
 
 
 def test_an_evaluation_changes_nothing_of_the_training(
-    bench_of: Callable[..., Bench], talkative: Path, tmp_path: Path
+    bench_of: Callable[..., Bench], confident_tiny: Path, tmp_path: Path
 ) -> None:
-    bench = grpo_bench(bench_of, talkative, HAS_AN_E, SHORT).to(Step.PREPARE)
+    bench = grpo_bench(bench_of, confident_tiny, HAS_AN_E, SHORT).to(Step.PREPARE)
     trainer = trainer_of(bench, tmp_path)
     trainer.model.train()
     before = torch.get_rng_state()
@@ -225,10 +227,10 @@ def test_an_evaluation_changes_nothing_of_the_training(
 
 
 def test_rows_that_one_reward_cannot_judge_are_trained_on_by_the_others(
-    bench_of: Callable[..., Bench], talkative: Path, tmp_path: Path
+    bench_of: Callable[..., Bench], confident_tiny: Path, tmp_path: Path
 ) -> None:
     """Half of the train rows have an answer without a number, and all but one of the held-out rows."""
-    bench = grpo_bench(bench_of, talkative, HAS_AN_E, {"type": "numeric_answer", "weight": 4.0}, max_steps=3)
+    bench = grpo_bench(bench_of, confident_tiny, HAS_AN_E, {"type": "numeric_answer", "weight": 4.0}, max_steps=3)
     bench.put("train", [{"prompt": f"Number {n}?", "answer": str(n) if n % 2 else "many"} for n in range(24)])
     bench.put("eval", [{"prompt": f"Number {n}?", "answer": "1" if n == 0 else "many"} for n in range(8)])
     bench.to(Step.TRAIN)
@@ -246,9 +248,9 @@ def test_rows_that_one_reward_cannot_judge_are_trained_on_by_the_others(
 
 
 def test_a_model_that_computes_no_numbers_fails_with_what_to_do(
-    bench_of: Callable[..., Bench], talkative: Path, tmp_path: Path
+    bench_of: Callable[..., Bench], confident_tiny: Path, tmp_path: Path
 ) -> None:
-    trainer = trainer_of(grpo_bench(bench_of, talkative, HAS_AN_E).to(Step.PREPARE), tmp_path)
+    trainer = trainer_of(grpo_bench(bench_of, confident_tiny, HAS_AN_E).to(Step.PREPARE), tmp_path)
     trainer.model.get_base_model().model.norm.weight.data.fill_(float("nan"))
     with pytest.raises(StepError) as caught:
         trainer.figures()
@@ -256,14 +258,14 @@ def test_a_model_that_computes_no_numbers_fails_with_what_to_do(
 
 
 def test_a_base_model_that_does_not_say_how_it_ends_its_turns_still_ends_them(
-    bench_of: Callable[..., Bench], talkative: Path, tmp_path: Path
+    bench_of: Callable[..., Bench], confident_tiny: Path, tmp_path: Path
 ) -> None:
     silent = tmp_path / "silent"
     silent.mkdir()
-    for path in talkative.iterdir():
+    for path in confident_tiny.iterdir():
         (silent / path.name).symlink_to(path)
     (silent / "generation_config.json").unlink()
-    config = json.loads((talkative / "config.json").read_text())
+    config = json.loads((confident_tiny / "config.json").read_text())
     (silent / "config.json").unlink()
     (silent / "config.json").write_text(json.dumps(config | {"eos_token_id": 1}))
     trainer = trainer_of(grpo_bench(bench_of, silent, HAS_AN_E).to(Step.PREPARE), tmp_path)

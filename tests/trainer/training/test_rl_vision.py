@@ -57,8 +57,8 @@ def question(*numbers: int) -> dict[str, Any]:
     return {"prompt": asked(*numbers), "answer": NUMBERS[colour(numbers[-1]) if numbers else "red"]}
 
 
-def rl_bench(seeing_bench_of: BenchOf, rl: dict[str, Any], train: list[Any], held_out: list[Any], **more: Any) -> Bench:
-    bench = seeing_bench_of(method="RL", rl_config=rl, **more)
+def rl_bench(vision_bench_of: BenchOf, rl: dict[str, Any], train: list[Any], held_out: list[Any], **more: Any) -> Bench:
+    bench = vision_bench_of(method="RL", rl_config=rl, **more)
     bench.put("train", train)
     bench.put("eval", held_out)
     return bench
@@ -141,13 +141,13 @@ def only_the_language_model_was_trained(bench: Bench, model: Any, plain: dict[st
     )
 
 
-def test_dpo_prefers_what_the_picture_shows(seeing_bench_of: BenchOf) -> None:
+def test_dpo_prefers_what_the_picture_shows(vision_bench_of: BenchOf) -> None:
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText
 
     train, held_out = [pair(n) for n in range(24)], [*(pair(n) for n in range(100, 106)), pair(106, 107), pair()]
     training = {"max_steps": 24, "batch_size": 6, "save_steps": 100}
-    bench = rl_bench(seeing_bench_of, DPO, train, held_out, **training).to(Step.EXPORT)
+    bench = rl_bench(vision_bench_of, DPO, train, held_out, **training).to(Step.EXPORT)
     metrics, base = bench.job.metrics, AutoModelForImageTextToText.from_pretrained(bench.base)
     plain = {name: weight.clone() for name, weight in base.named_parameters()}
     model = PeftModel.from_pretrained(base, bench.job.adapter_path).eval()
@@ -167,11 +167,11 @@ def test_dpo_prefers_what_the_picture_shows(seeing_bench_of: BenchOf) -> None:
 
 
 @pytest.fixture
-def counting(tmp_path: Path, tiny_seeing: Path) -> Path:
+def counting(tmp_path: Path, tiny_vision: Path) -> Path:
     """The tiny model that sees, with logits that differ enough to learn from, and a taste for the digits 1 and 7."""
     from transformers import AutoTokenizer
 
-    folder = Path(shutil.copytree(tiny_seeing, tmp_path / "counting"))
+    folder = Path(shutil.copytree(tiny_vision, tmp_path / "counting"))
     tokenizer, name = AutoTokenizer.from_pretrained(folder), "language_model.model.embed_tokens.weight"
     weights = load_file(folder / "model.safetensors")
     weights[name] *= 8
@@ -181,14 +181,14 @@ def counting(tmp_path: Path, tiny_seeing: Path) -> Path:
     return folder
 
 
-def test_grpo_is_rewarded_for_what_the_picture_shows(seeing_bench_of: BenchOf, counting: Path) -> None:
+def test_grpo_is_rewarded_for_what_the_picture_shows(vision_bench_of: BenchOf, counting: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText
 
     rl = grpo({"type": "numeric_answer"}, num_generations=8, max_completion_length=1)
     train, held_out = ([question(number) for number in numbers] for numbers in (range(24), range(100, 116)))
     training = {"base_model_id": str(counting), "batch_size": 64, "lr_scheduler_type": "constant", "save_steps": 100}
-    bench = rl_bench(seeing_bench_of, rl, train, held_out, **training, max_steps=30, learning_rate=3e-4)
+    bench = rl_bench(vision_bench_of, rl, train, held_out, **training, max_steps=30, learning_rate=3e-4)
     bench.to(Step.EXPORT)
     metrics, base = bench.job.metrics, AutoModelForImageTextToText.from_pretrained(counting)
     plain = {name: weight.clone() for name, weight in base.named_parameters()}
@@ -204,10 +204,10 @@ MIXED = [question(0), question(), question(1, 2), question(3)]
 
 
 def test_grpo_samples_from_what_the_model_sees_and_scores_it(
-    seeing_bench_of: BenchOf, counting: Path, tmp_path: Path
+    vision_bench_of: BenchOf, counting: Path, tmp_path: Path
 ) -> None:
     rl = grpo({"type": "numeric_answer"}, {"type": "length", "at_most": 2, "weight": 0.25}, beta=0.3, temperature=0.8)
-    bench = rl_bench(seeing_bench_of, rl, MIXED, MIXED, base_model_id=str(counting), batch_size=16).to(Step.PREPARE)
+    bench = rl_bench(vision_bench_of, rl, MIXED, MIXED, base_model_id=str(counting), batch_size=16).to(Step.PREPARE)
     trainer = trainer_of(bench, tmp_path)
     model = trainer.model
     model.train()
@@ -249,7 +249,7 @@ LETTERS: dict[str, Any] = {"type": "regex", "name": "letters", "pattern": "[a-m]
 
 @pytest.mark.parametrize(("rl", "row"), [(DPO, pair), (grpo(LETTERS, beta=0.05), question)])
 def test_a_training_that_was_stopped_goes_on_to_the_same_weights(
-    seeing_bench_of: BenchOf, counting: Path, rl: dict[str, Any], row: Callable[..., dict[str, Any]]
+    vision_bench_of: BenchOf, counting: Path, rl: dict[str, Any], row: Callable[..., dict[str, Any]]
 ) -> None:
     training: dict[str, Any] = {
         "base_model_id": str(counting),
@@ -261,8 +261,8 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(
         "train_vision_tower": True,
     }
     mixed = [row(0), row(), row(1, 2), *(row(number) for number in range(3, 24 if rl is DPO else 12))]
-    unbroken = rl_bench(seeing_bench_of, rl, mixed, mixed[:3], **training).to(Step.TRAIN)
-    broken = rl_bench(seeing_bench_of, rl, mixed, mixed[:3], **training).to(Step.PREPARE)
+    unbroken = rl_bench(vision_bench_of, rl, mixed, mixed[:3], **training).to(Step.TRAIN)
+    broken = rl_bench(vision_bench_of, rl, mixed, mixed[:3], **training).to(Step.PREPARE)
     for _ in range(2):  # within the first epoch, and within the second
         broken.run(Step.TRAIN, should_stop=after_steps(2))
     broken.run(Step.TRAIN)

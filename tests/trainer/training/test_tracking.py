@@ -30,7 +30,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def wandb(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+def wandb_state(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
     with wandb_server() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         yield server
@@ -90,13 +90,13 @@ def test_what_was_shown_up_to_a_checkpoint_outlives_the_attempt(bench: Bench) ->
     assert kept[0] == {1, 2, 3}
 
 
-def test_wandb_keeps_one_run_of_all_attempts(tracked: Callable[..., Bench], wandb: WandbServer) -> None:
+def test_wandb_keeps_one_run_of_all_attempts(tracked: Callable[..., Bench], wandb_state: WandbServer) -> None:
     bench = tracked()
     bench.run(Step.TRAIN, should_stop=after_steps(5))
     url = bench.job.wandb_url
     bench.run(Step.TRAIN)
-    assert url == bench.job.wandb_url == f"{wandb.url}/us/boats/runs/{bench.job_id}"
-    (run,) = wandb.runs.values()
+    assert url == bench.job.wandb_url == f"{wandb_state.url}/us/boats/runs/{bench.job_id}"
+    (run,) = wandb_state.runs.values()
     losses = [(row["_step"], row["train/loss"]) for row in run["history"] if "train/loss" in row]
     assert losses == bench.curve()
     assert (run["name"], run["project"], run["finished"]) == ("red boats", "boats", [0, 0])
@@ -108,11 +108,11 @@ def test_wandb_keeps_one_run_of_all_attempts(tracked: Callable[..., Bench], wand
     config = run["config"]["training_config"]["value"]
     assert (config["method"], config["learning_rate"]) == ("LoRA", 0.005)
     assert {"train/learning_rate", "train/tokens_per_second"} <= set(final) | set(run["history"][-2])
-    assert wandb.keys == {KEY}
+    assert wandb_state.keys == {KEY}
 
 
 def test_the_key_stays_between_the_secret_store_and_wandb(
-    tracked: Callable[..., Bench], wandb: WandbServer, home: Path, caplog: pytest.LogCaptureFixture
+    tracked: Callable[..., Bench], wandb_state: WandbServer, home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     bench = tracked()
@@ -127,14 +127,14 @@ def test_the_key_stays_between_the_secret_store_and_wandb(
     assert KEY not in caplog.text
     assert "wandb" in caplog.text.lower()
     assert list(home.iterdir()) == []
-    (run,) = wandb.runs.values()
+    (run,) = wandb_state.runs.values()
     assert KEY not in str(run)
 
 
 @pytest.mark.parametrize("outage", ["refused", "denied", "broken", "silent"])
 def test_a_job_does_without_wandb(
     tracked: Callable[..., Bench],
-    wandb: WandbServer,
+    wandb_state: WandbServer,
     outage: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -142,8 +142,8 @@ def test_a_job_does_without_wandb(
     monkeypatch.setattr("trainer.training.tracking.wandb_run.FINISH_SECONDS", 2.0)
     if outage == "refused":
         monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    wandb.status = {"denied": 403, "broken": 500}.get(outage, 200)
-    wandb.silent = outage == "silent"
+    wandb_state.status = {"denied": 403, "broken": 500}.get(outage, 200)
+    wandb_state.silent = outage == "silent"
     bench = tracked()
     bench.run(Step.TRAIN)
     assert bench.job.steps[Step.TRAIN].state == "done"
@@ -155,7 +155,10 @@ def test_a_job_does_without_wandb(
 
 
 def test_a_job_does_without_wandb_when_it_dies_on_the_way(
-    tracked: Callable[..., Bench], wandb: WandbServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tracked: Callable[..., Bench],
+    wandb_state: WandbServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     from trainer.training.tracking.wandb_run import WandbRun
 
@@ -169,17 +172,17 @@ def test_a_job_does_without_wandb_when_it_dies_on_the_way(
 
 
 def test_offline_wandbs_file_is_kept_for_its_sync(
-    tracked: Callable[..., Bench], wandb: WandbServer, home: Path, monkeypatch: pytest.MonkeyPatch
+    tracked: Callable[..., Bench], wandb_state: WandbServer, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     bench = tracked()
     bench.run(Step.TRAIN)
-    assert (bench.job.wandb_url, wandb.asked) == (None, [])
+    assert (bench.job.wandb_url, wandb_state.operations) == (None, [])
     (kept,) = bench.services.buckets.export.list(f"jobs/{bench.job_id}/wandb/1/")
     file = bench.services.buckets.export.uri(kept.name)
     assert KEY.encode() not in Path(file).read_bytes()
     environment = os.environ | {"WANDB_API_KEY": KEY, "WANDB_MODE": "online", "WANDB_DIR": str(home)}
     sync = [sys.executable, "-m", "wandb", "sync", file]
     subprocess.run(sync, env=environment, check=True, capture_output=True)
-    history = wandb.runs[bench.job_id]["history"]
+    history = wandb_state.runs[bench.job_id]["history"]
     assert [(row["_step"], row["train/loss"]) for row in history if "train/loss" in row] == bench.curve()

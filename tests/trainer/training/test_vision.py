@@ -77,12 +77,12 @@ def held_out_from_logits(bench: Bench, model: Any) -> tuple[float, float, float]
 
 
 def test_an_adapter_learns_colours_and_leaves_what_sees_as_it_was(
-    seeing_bench_of: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    vision_bench_of: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText
 
-    bench = seeing_bench_of(**LEARNING).to(Step.EXPORT)
+    bench = vision_bench_of(**LEARNING).to(Step.EXPORT)
     job = bench.job
     assert job.status == "completed"
     assert job.metrics is not None
@@ -130,14 +130,14 @@ def said_by_the_card(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
 
 @pytest.mark.parametrize("quantization", ["none", "q4"])
 def test_an_export_answers_by_the_lines_of_its_card(
-    seeing_bench_of: Callable[..., Bench],
+    vision_bench_of: Callable[..., Bench],
     quantization: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     from transformers import AutoModelForImageTextToText
 
-    bench = seeing_bench_of(**LEARNING, train_vision_tower=True)
+    bench = vision_bench_of(**LEARNING, train_vision_tower=True)
     bench.export = {"format": "merged", "quantization": quantization}
     bench.to(Step.EXPORT)
     folder = Path(bench.job.adapter_path or "")
@@ -150,11 +150,11 @@ def test_an_export_answers_by_the_lines_of_its_card(
 
 
 def test_a_full_fine_tuning_learns_colours_and_leaves_what_sees_as_it_was(
-    seeing_bench_of: Callable[..., Bench],
+    vision_bench_of: Callable[..., Bench],
 ) -> None:
     from transformers import AutoModelForImageTextToText
 
-    bench = seeing_bench_of(**LEARNING | {"method": "Full", "learning_rate": 1e-3}).to(Step.TRAIN)
+    bench = vision_bench_of(**LEARNING | {"method": "Full", "learning_rate": 1e-3}).to(Step.TRAIN)
     before, after = load_file(bench.base / "model.safetensors"), weights(bench, "model")
     assert set(after) == set(before)
     changed = {name for name in before if not torch.equal(before[name], after[name].to(before[name].dtype))}
@@ -166,11 +166,11 @@ def test_a_full_fine_tuning_learns_colours_and_leaves_what_sees_as_it_was(
 
 
 @pytest.mark.parametrize("method", ["LoRA", "Full"])
-def test_what_sees_is_trained_when_that_is_asked_for(seeing_bench_of: Callable[..., Bench], method: str) -> None:
+def test_what_sees_is_trained_when_that_is_asked_for(vision_bench_of: Callable[..., Bench], method: str) -> None:
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText
 
-    bench = seeing_bench_of(method=method, train_vision_tower=True, max_steps=3, learning_rate=1e-3).to(Step.TRAIN)
+    bench = vision_bench_of(method=method, train_vision_tower=True, max_steps=3, learning_rate=1e-3).to(Step.TRAIN)
     assert bench.job.metrics is not None
     if method == "Full":
         before, after = load_file(bench.base / "model.safetensors"), weights(bench, "model")
@@ -187,23 +187,23 @@ def test_what_sees_is_trained_when_that_is_asked_for(seeing_bench_of: Callable[.
 
 @pytest.mark.parametrize("method", ["LoRA", "QLoRA", "Full"])
 def test_activations_that_are_computed_again_change_nothing(
-    seeing_bench_of: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, method: str
+    vision_bench_of: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     curves = []
     for again in (False, True):
         how = {"use_reentrant": False} if again else None
         monkeypatch.setattr("trainer.model.gradient_checkpointing.checkpointing", lambda *_, how=how, **__: how)
-        bench = seeing_bench_of(method=method, lora_dropout=0.0, max_steps=3, batch_size=8).to(Step.TRAIN)
+        bench = vision_bench_of(method=method, lora_dropout=0.0, max_steps=3, batch_size=8).to(Step.TRAIN)
         curves.append([loss for _, loss in bench.curve()])
     assert curves[0] == pytest.approx(curves[1], rel=1e-6)
 
 
 @pytest.mark.parametrize("method", ["LoRA", "QLoRA", "Full"])
-def test_a_model_in_bf16_learns_as_well(seeing_bench_of: Callable[..., Bench], tmp_path: Path, method: str) -> None:
+def test_a_model_in_bf16_learns_as_well(vision_bench_of: Callable[..., Bench], tmp_path: Path, method: str) -> None:
     from transformers import AutoModelForImageTextToText
 
     rate = 1e-3 if method == "Full" else 5e-3
-    bench = seeing_bench_of(**LEARNING | {"method": method, "learning_rate": rate})
+    bench = vision_bench_of(**LEARNING | {"method": method, "learning_rate": rate})
     base = Path(shutil.copytree(bench.base, tmp_path / "bf16"))
     AutoModelForImageTextToText.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(base)
     bench.training["base_model_id"] = str(base)
@@ -220,10 +220,10 @@ def mixed_rows() -> list[dict[str, Any]]:
 
 
 def test_a_training_on_pictures_that_was_stopped_goes_on_to_the_same_weights(
-    seeing_bench_of: Callable[..., Bench],
+    vision_bench_of: Callable[..., Bench],
 ) -> None:
     training = {"lora_dropout": 0.1, "batch_size": 3, "max_steps": 8}
-    unbroken, broken = seeing_bench_of(**training), seeing_bench_of(**training)
+    unbroken, broken = vision_bench_of(**training), vision_bench_of(**training)
     for bench in (unbroken, broken):
         bench.put("train", mixed_rows())
         bench.run(Step.PREPARE)
@@ -239,7 +239,7 @@ def test_a_training_on_pictures_that_was_stopped_goes_on_to_the_same_weights(
 
 @pytest.mark.parametrize("size", [1, 4, 16])
 def test_figures_of_mixed_rows_do_not_depend_on_how_they_are_batched(
-    seeing_bench_of: Callable[..., Bench], size: int
+    vision_bench_of: Callable[..., Bench], size: int
 ) -> None:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -247,7 +247,7 @@ def test_figures_of_mixed_rows_do_not_depend_on_how_they_are_batched(
     from trainer.training.batches import TokenRows
     from trainer.training.picture_batches import Sight
 
-    bench = seeing_bench_of()
+    bench = vision_bench_of()
     bench.put("eval", mixed_rows())
     bench.run(Step.PREPARE)
     folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
@@ -280,7 +280,7 @@ def as_processors_take(row: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def test_pictures_come_in_parquet_or_as_files_and_mean_the_same(seeing_bench_of: Callable[..., Bench]) -> None:
+def test_pictures_come_in_parquet_or_as_files_and_mean_the_same(vision_bench_of: Callable[..., Bench]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -292,7 +292,7 @@ def test_pictures_come_in_parquet_or_as_files_and_mean_the_same(seeing_bench_of:
         answer = [{"type": "text", "text": "Captain", "image": None}]
         return {"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]}
 
-    inside, beside = seeing_bench_of(), seeing_bench_of()
+    inside, beside = vision_bench_of(), vision_bench_of()
     pictures = [rows.picture("red", number) for number in range(12)]
     written = io.BytesIO()
     columns = [asked({"bytes": picture, "path": f"{n}.png"}) for n, picture in enumerate(pictures)]
@@ -317,8 +317,8 @@ def prepared(bench: Bench) -> list[dict[str, Any]]:
     ]
 
 
-def test_rows_that_are_held_out_take_their_pictures_along(seeing_bench_of: Callable[..., Bench]) -> None:
-    bench = seeing_bench_of(eval_strategy="epoch")
+def test_rows_that_are_held_out_take_their_pictures_along(vision_bench_of: Callable[..., Bench]) -> None:
+    bench = vision_bench_of(eval_strategy="epoch")
     bench.services.buckets.data.delete("processed_datasets/chats/eval.jsonl")
     bench.run(Step.PREPARE)
     folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
@@ -326,8 +326,8 @@ def test_rows_that_are_held_out_take_their_pictures_along(seeing_bench_of: Calla
     assert sorted(numbers) == [[number] for number in range(24)]
 
 
-def test_a_row_whose_picture_is_none_is_refused_by_number(seeing_bench_of: Callable[..., Bench]) -> None:
-    bench = seeing_bench_of()
+def test_a_row_whose_picture_is_none_is_refused_by_number(vision_bench_of: Callable[..., Bench]) -> None:
+    bench = vision_bench_of()
     bad = rows.picture_rows(1, first=50)[0]
     bad["messages"][0]["content"][0]["image"] = {"bytes": None, "path": "../../secrets/x.png"}
     bench.put("train", [*rows.picture_rows(20), bad])
@@ -337,8 +337,8 @@ def test_a_row_whose_picture_is_none_is_refused_by_number(seeing_bench_of: Calla
     assert "<image_soft_token>…" in bench.read("prepared/1/report.json")["samples"][0][0]["text"]
 
 
-def test_long_rows_of_base64_are_read(seeing_bench_of: Callable[..., Bench]) -> None:
-    bench = seeing_bench_of()
+def test_long_rows_of_base64_are_read(vision_bench_of: Callable[..., Bench]) -> None:
+    bench = vision_bench_of()
     pixels = np.random.default_rng(0).integers(0, 256, (900, 900, 3), np.uint8)
     written = io.BytesIO()
     Image.fromarray(pixels).save(written, "PNG")
@@ -351,16 +351,16 @@ def test_long_rows_of_base64_are_read(seeing_bench_of: Callable[..., Bench]) -> 
 
 
 def test_a_blind_model_is_refused_before_anything_is_prepared(
-    seeing_bench_of: Callable[..., Bench], tiny: Path
+    vision_bench_of: Callable[..., Bench], tiny: Path
 ) -> None:
-    bench = seeing_bench_of(base_model_id=str(tiny))
+    bench = vision_bench_of(base_model_id=str(tiny))
     with pytest.raises(RequestRefused) as caught:
         bench.begin(Step.PREPARE)
     assert [problem.code for problem in caught.value.problems] == ["model_without_vision"]
 
 
 def test_a_quantized_training_learns_colours_with_what_sees_unquantized(
-    seeing_bench_of: Callable[..., Bench],
+    vision_bench_of: Callable[..., Bench],
 ) -> None:
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText
@@ -368,7 +368,7 @@ def test_a_quantized_training_learns_colours_with_what_sees_unquantized(
     from gemtune.request.spec import Spec
     from trainer.model.engines import huggingface
 
-    bench = seeing_bench_of(**LEARNING | {"method": "QLoRA"}).to(Step.TRAIN)
+    bench = vision_bench_of(**LEARNING | {"method": "QLoRA"}).to(Step.TRAIN)
     assert bench.job.metrics is not None
     assert bench.job.metrics.accuracy == 1.0
     spec = Spec.model_validate_json(bench.services.buckets.config.read(bench.job.spec_name))

@@ -12,7 +12,7 @@ from torch.nn.functional import gelu, linear, scaled_dot_product_attention
 
 from tests import tiny_gemma
 from tests.trainer.model.test_row_attention import loss_and_gradients, rows
-from tests.trainer.saved_tensors import kept_bytes
+from tests.trainer.saved_tensors import saved_bytes
 from trainer.model import gradient_checkpointing, row_attention
 from trainer.model.on_cpu import adapted_linear, attention, compiled, recompute
 from trainer.model.on_cpu.adapted_linear import Layer, adapted
@@ -296,7 +296,7 @@ def test_far_less_is_kept_than_plain_layers_keep_and_no_more_than_is_reckoned(tm
     batch = flattened([[{"input_ids": [5] * 60, "labels": [5] * 60}] * 8])
     ours, plain = (model(folder, ours=ours, dropout=dropout, dtype=torch.bfloat16) for ours in (True, False))
     found, of_plain = (
-        kept_bytes(model, lambda model=model: model(**batch, use_cache=False, logits_to_keep=1))
+        saved_bytes(model, lambda model=model: model(**batch, use_cache=False, logits_to_keep=1))
         for model in (ours, plain)
     )
     assert found < 0.5 * of_plain

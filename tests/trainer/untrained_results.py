@@ -1,4 +1,7 @@
-"""What train leaves, without training: an adapter with random factors, or a whole model, published as train would."""
+"""Results of a train step without training.
+
+They are an adapter with random factors or a copy of the base model, published as the train step would.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,11 @@ from trainer.store import manifest
 RANK = 4
 
 
-def adapter(base: Path, folder: Path, *, std: float = 0.05) -> Path:
-    """A PEFT folder on every linear layer; PEFT's own begin with zeros, which any export would get right."""
+def write_adapter(base: Path, folder: Path, *, std: float = 0.05) -> Path:
+    """Write a LoRA adapter with random factors for every linear layer.
+
+    PEFT's own adapters begin with zeros, with which any export would be right.
+    """
     generator = torch.Generator().manual_seed(1)
     weights = load_file(base / "model.safetensors")
     factors = {}
@@ -44,15 +50,15 @@ def adapter(base: Path, folder: Path, *, std: float = 0.05) -> Path:
     return folder
 
 
-def leave(bench: Bench, *, prepare: bool = True) -> Bench:
-    """Prepare for real, and leave what a training of the job's method would."""
+def publish_results(bench: Bench, *, prepare: bool = True) -> Bench:
+    """Prepare the job, and publish results of its method without training."""
     if prepare:
         bench.run(Step.PREPARE)
     context = bench.context(Step.TRAIN)
     place = tokenizer_files.trained_folder(context.spec.training_config.method)
     folder = context.work / place
     if place == "adapter":
-        adapter(bench.base, folder)
+        write_adapter(bench.base, folder)
     else:
         shutil.copytree(bench.base, folder)
     manifest.publish(context.buckets.export, folder, f"{context.prefix}/{place}/{context.fence.attempt}")
