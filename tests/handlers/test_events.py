@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gemtune.bootstrap import Services
-from gemtune.local_server.delivery import as_push
+from gemtune.local_server.delivery import push_request
 from gemtune.ports import Topic
 from tests.fakes import request
 from tests.handlers.conftest import embedded_only
@@ -68,8 +68,8 @@ def test_our_own_deliveries_are_understood(client_of: Any, services: Services) -
     services.bus.subscribe("test", Topic.JOB_STATUS)
     services.bus.publish(Topic.JOB_REQUESTS, json.dumps(request()).encode())
     for target in ("dispatch", "fan_out"):
-        (received,) = services.bus.take([target], 9)
-        headers, body = as_push(received)
+        (received,) = services.bus.lease([target], 9)
+        headers, body = push_request(received)
         path = (received.path or "").removeprefix(f"/{target}")
         assert client_of(target).post(path, data=body, headers=headers).status_code == 200
     assert [json.loads(m.message)["type"] for m in services.bus.pull("test", 9)] == ["job_queued"]

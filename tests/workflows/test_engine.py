@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemtune.local_server.workflow_engine.errors import WorkflowError, WorkflowFailed, WorkflowSyntaxError
-from gemtune.local_server.workflow_engine.expressions import compiled, parse
+from gemtune.local_server.workflow_engine.expressions import compile_expression, parse
 from gemtune.local_server.workflow_engine.interpreter import execute
 from gemtune.local_server.workflow_engine.syntax import load
 
 
 def value_of(text: str, **variables: Any) -> Any:
-    return compiled(parse(text))((variables, {"NAME": "value"}))
+    return compile_expression(parse(text))((variables, {"NAME": "value"}))
 
 
 @pytest.mark.parametrize(

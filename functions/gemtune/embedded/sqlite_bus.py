@@ -36,7 +36,7 @@ RETRIES: Mapping[str, RetryPolicy] = {"notify": RetryPolicy(attempts=50, min_bac
 
 
 @dataclass(frozen=True, slots=True)
-class Taken(ReceivedMessage):
+class LeasedMessage(ReceivedMessage):
     """One message as its deliverer sees it. `attempt` counts from 1; `path` is where it is pushed."""
 
     published_at: float
@@ -93,7 +93,7 @@ class SqliteBus:
         give_up = time.monotonic() + wait_seconds
         while True:
             version = self.version()
-            taken = self.take([name], limit, deadline=ACK_DEADLINE)
+            taken = self.lease([name], limit, deadline=ACK_DEADLINE)
             remaining = give_up - time.monotonic()
             if taken or remaining <= 0:
                 return list(taken)
@@ -113,7 +113,7 @@ class SqliteBus:
                 connection.execute("DELETE FROM deliveries WHERE subscription = ? AND message = ?", (name, int(ack_id)))
                 _forget_delivered(connection, int(ack_id))
 
-    def take(self, names: Sequence[str], limit: int, *, deadline: float = PUSH_DEADLINE) -> list[Taken]:
+    def lease(self, names: Sequence[str], limit: int, *, deadline: float = PUSH_DEADLINE) -> list[LeasedMessage]:
         """Take due deliveries of these subscriptions, for some seconds. A message with an ordering key is due only
         when no older one of its key and subscription is left. What waits is due, too, when the clock was set back."""
         now = self._clock.now().timestamp()
@@ -137,7 +137,7 @@ class SqliteBus:
                 connection.execute(f"{taken} WHERE subscription = ? AND message = ?", of_row)
         return [_taken(row) for row in rows]
 
-    def refuse(self, taken: Taken, error: str) -> None:
+    def reject(self, taken: LeasedMessage, error: str) -> None:
         """A delivery failed: try again later, or keep it as a dead letter after the last attempt."""
         now, policy = self._clock.now().timestamp(), RETRIES.get(taken.subscription, RETRY)
         key = (taken.subscription, int(taken.message_id))
@@ -159,7 +159,7 @@ class SqliteBus:
         query = "SELECT name FROM subscriptions WHERE path IS NOT NULL"
         return [row["name"] for row in self._database.read().execute(query)]
 
-    def release(self) -> None:
+    def release_leases(self) -> None:
         """Make every push delivery due at once: at its start the server is the only one who delivers."""
         with self._database.write() as connection:
             pushed = "SELECT name FROM subscriptions WHERE path IS NOT NULL"
@@ -167,7 +167,7 @@ class SqliteBus:
             release = f"UPDATE deliveries SET due_at = ?, set_at = ? WHERE subscription IN ({pushed})"
             connection.execute(release, (now, now))
 
-    def expire(self) -> None:
+    def delete_expired(self) -> None:
         """Forget messages older than RETENTION, and dead letters of that age."""
         oldest = self._clock.now().timestamp() - RETENTION
         with self._database.write() as connection:
@@ -182,8 +182,8 @@ def _forget_delivered(connection: sqlite3.Connection, message: int | None) -> No
     connection.execute(gone, (message,))
 
 
-def _taken(row: sqlite3.Row) -> Taken:
-    return Taken(
+def _taken(row: sqlite3.Row) -> LeasedMessage:
+    return LeasedMessage(
         ack_id=str(row["id"]),
         message_id=str(row["id"]),
         message=row["body"],

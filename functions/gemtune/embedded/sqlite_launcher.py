@@ -33,7 +33,7 @@ class SqliteLauncher:
         return ExecutionState.GONE if row is None else ExecutionState(row["state"])
 
     def stop(self, execution: str) -> None:
-        self.ended(execution, ExecutionState.CANCELLED)
+        self.record_end(execution, ExecutionState.CANCELLED)
 
     def stop_step(self, execution: str) -> None:
         row = self._database.read().execute("SELECT pid FROM step_executions WHERE name = ?", (execution,)).fetchone()
@@ -56,7 +56,7 @@ class SqliteLauncher:
         rows = self._database.read().execute(query, (ExecutionState.ACTIVE,)).fetchall()
         return [(row["execution"], row["job_id"], row["launch"]) for row in rows]
 
-    def ended(self, execution: str, state: ExecutionState, error: str | None = None) -> None:
+    def record_end(self, execution: str, state: ExecutionState, error: str | None = None) -> None:
         """Remember how an execution ended; the first word counts."""
         with self._database.write() as connection:
             connection.execute(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gemtune.embedded.database import Database
-from gemtune.local_server.concurrency_slots import Turns
+from gemtune.local_server.concurrency_slots import ConcurrencySlots
 from gemtune.local_server.workflow_engine.errors import WorkflowError
 from gemtune.process import children
 from gemtune.settings import Settings
@@ -34,7 +34,7 @@ class CloudRunJobs:
     def __init__(self, database: Database, settings: Settings, *, parallel: Mapping[str, int]):
         self._database = database
         self._settings = settings
-        self._turns = {job: Turns(count) for job, count in parallel.items()}
+        self._slots = {job: ConcurrencySlots(count) for job, count in parallel.items()}
         self._stopping = threading.Event()
 
     def run(self, args: Mapping[str, Any], *, check: Callable[[], None]) -> dict[str, Any]:
@@ -46,18 +46,18 @@ class CloudRunJobs:
         overrides = args["body"]["overrides"]
         arguments = list(overrides["containerOverrides"][0]["args"])
         seconds = float(overrides["timeout"].removesuffix("s"))
-        if job not in self._turns:
+        if job not in self._slots:
             raise WorkflowError({"message": f"there is no job {job!r}", "code": 404, "tags": ["HttpError"]})
         alive = self._alive(arguments)
         if alive is not None:  # the server was started again, and this child never stopped
             log.info("adopting %s", alive.name)
-            with self._turns[job].taken():
+            with self._slots[job].occupy():
                 return self._wait(alive, seconds, check)
-        with self._turns[job].next(check):
+        with self._slots[job].acquire(check):
             check()
             return self._wait(self._start(job, arguments), seconds, check)
 
-    def forget_dead(self) -> None:
+    def forget_ended(self) -> None:
         """Remove what is known of children that ended while no server ran; of others it is removed when they end."""
         for row in self._database.read().execute("SELECT name, pid FROM step_executions").fetchall():
             if children.find(row["pid"] or children.pid_of(row["name"]), row["name"]) is None:

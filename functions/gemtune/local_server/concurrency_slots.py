@@ -10,7 +10,7 @@ from contextlib import contextmanager
 LOOK_SECONDS = 0.1
 
 
-class Turns:
+class ConcurrencySlots:
     """For so many at once."""
 
     def __init__(self, count: int):
@@ -19,7 +19,7 @@ class Turns:
         self._changed = threading.Condition()
 
     @contextmanager
-    def next(self, check: Callable[[], None]) -> Iterator[None]:
+    def acquire(self, check: Callable[[], None]) -> Iterator[None]:
         """Wait for a turn, and have it. `check` is asked again and again and raises to give up waiting."""
         me = object()
         with self._changed:
@@ -38,7 +38,7 @@ class Turns:
             self._give_back()
 
     @contextmanager
-    def taken(self) -> Iterator[None]:
+    def occupy(self) -> Iterator[None]:
         """What goes on already has a turn, even if it is one too many."""
         with self._changed:
             self._free -= 1

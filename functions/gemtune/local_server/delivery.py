@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
-from gemtune.embedded.sqlite_bus import SqliteBus, Taken
+from gemtune.embedded.sqlite_bus import LeasedMessage, SqliteBus
 
 log = logging.getLogger(__name__)
 
@@ -97,17 +97,17 @@ class Delivery:
         """Give what is due to workers that are free; return how much that was."""
         queue.under_way = {future for future in queue.under_way if not future.done()}
         free = WORKERS - len(queue.under_way)
-        taken = self._bus.take([queue.subscription], free) if free else []
+        taken = self._bus.lease([queue.subscription], free) if free else []
         queue.under_way |= {queue.workers.submit(self.deliver, message) for message in taken}
         return len(taken)
 
     def stop(self) -> None:
         self._stopping.set()
 
-    def deliver(self, taken: Taken) -> None:
+    def deliver(self, taken: LeasedMessage) -> None:
         """One attempt. Raises nothing: a failure is the message's, and it comes again."""
         try:
-            headers, body = as_push(taken)
+            headers, body = push_request(taken)
             assert taken.path is not None, "subscriptions that are pushed have one"
             status = self._functions.post(taken.path, body, headers)
             if 200 <= status < 300:
@@ -118,12 +118,12 @@ class Delivery:
             error = f"{type(failure).__name__}: {failure}"
         log.warning("%s refused message %s (%s)", taken.subscription, taken.message_id, error)
         try:
-            self._bus.refuse(taken, error)
+            self._bus.reject(taken, error)
         except Exception:
             log.exception("message %s comes again when its lease ends", taken.message_id)
 
 
-def as_push(taken: Taken) -> tuple[dict[str, str], bytes]:
+def push_request(taken: LeasedMessage) -> tuple[dict[str, str], bytes]:
     """Headers and body of one delivery."""
     if taken.topic == "trigger:documents":
         return _document_created(taken)
@@ -132,7 +132,7 @@ def as_push(taken: Taken) -> tuple[dict[str, str], bytes]:
     return _push_envelope(taken)
 
 
-def _push_envelope(taken: Taken) -> tuple[dict[str, str], bytes]:
+def _push_envelope(taken: LeasedMessage) -> tuple[dict[str, str], bytes]:
     """The body of an owned Pub/Sub push subscription, wrapped: https://cloud.google.com/pubsub/docs/push"""
     published = _time(taken)
     message = {
@@ -150,7 +150,7 @@ def _push_envelope(taken: Taken) -> tuple[dict[str, str], bytes]:
     return {"Content-Type": "application/json"}, json.dumps(body).encode()
 
 
-def _document_created(taken: Taken) -> tuple[dict[str, str], bytes]:
+def _document_created(taken: LeasedMessage) -> tuple[dict[str, str], bytes]:
     """google.cloud.firestore.document.v1.created, a binary CloudEvent with protobuf inside."""
     from gemtune.local_server.firestore_document import document_event
 
@@ -173,7 +173,7 @@ def _document_created(taken: Taken) -> tuple[dict[str, str], bytes]:
     return headers, document_event(document, json.loads(taken.message), at=taken.published_at)
 
 
-def _object_finalized(taken: Taken) -> tuple[dict[str, str], bytes]:
+def _object_finalized(taken: LeasedMessage) -> tuple[dict[str, str], bytes]:
     """google.cloud.storage.object.v1.finalized, a binary CloudEvent with JSON inside."""
     stored = json.loads(taken.message)
     headers = {
@@ -194,5 +194,5 @@ def _printable(text: str) -> str:
     return "".join(c if " " < c < "\x7f" and c not in '"%' else "".join(f"%{b:02X}" for b in c.encode()) for c in text)
 
 
-def _time(taken: Taken) -> str:
+def _time(taken: LeasedMessage) -> str:
     return datetime.fromtimestamp(taken.published_at, UTC).isoformat().replace("+00:00", "Z")

@@ -11,7 +11,7 @@ def recover(services: Services, bus: SqliteBus) -> None:
 
     `sweep` would do the same, but only after the time that it has to give to those who may still be at work.
     """
-    bus.release()
+    bus.release_leases()
     for job in services.store.unfinished():
         if job.launch.number == 0:  # it died between the record and the message
             services.submit.publish(job)

@@ -92,7 +92,7 @@ class Server:
 
     def _start(self) -> None:
         recover(self._here, self._bus)
-        self._jobs.forget_dead()
+        self._jobs.forget_ended()
         for part in self.parts():
             threading.Thread(target=part, daemon=True).start()
         home = self._here.settings.home
@@ -119,7 +119,7 @@ class Server:
                 status = self._functions.post("/sweep/")
                 if status != 200:
                     raise RuntimeError(f"the sweep answered {status}")
-                self._bus.expire()
+                self._bus.delete_expired()
                 work_folders.remove_idle(self._here.settings.work, self._here.store)
                 self._uploads.forget_removed()
             except Exception:

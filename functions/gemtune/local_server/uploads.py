@@ -43,7 +43,7 @@ class Uploads:
         watching.start()
         try:
             while not self._stopping.is_set():
-                self.look()
+                self.scan()
                 self._stopping.wait(LOOK_SECONDS)
         finally:
             watching.stop()
@@ -58,7 +58,7 @@ class Uploads:
         except Exception as error:
             log.info("%s is taken in at the next look: %s", path, error)
 
-    def look(self) -> None:
+    def scan(self) -> None:
         """Queue every job file that is as it was at the last look."""
         for objects in self._folders:
             for path in objects.root.rglob("*.job.*"):

@@ -86,17 +86,17 @@ class WorkflowRunner:
         argument = {"job_id": job_id, "launch": launch}
         try:
             self._interpret(execution, argument, environment)
-            self._launcher.ended(execution, ExecutionState.SUCCEEDED)
+            self._launcher.record_end(execution, ExecutionState.SUCCEEDED)
         except _GivenUp:
             log.info("execution %s stops here", execution)
         except CannotStore:
             raise
         except WorkflowFailed as error:
             log.error("execution %s of job %s failed: %s", execution, job_id, error)
-            self._launcher.ended(execution, ExecutionState.FAILED, json.dumps(error.error, default=str))
+            self._launcher.record_end(execution, ExecutionState.FAILED, json.dumps(error.error, default=str))
         except Exception as error:
             log.exception("execution %s of job %s broke", execution, job_id)
-            self._launcher.ended(execution, ExecutionState.FAILED, repr(error))
+            self._launcher.record_end(execution, ExecutionState.FAILED, repr(error))
 
     def _interpret(self, execution: str, argument: object, environment: Mapping[str, str]) -> None:
         from gemtune.local_server.workflow_engine.http_calls import http_post

@@ -252,7 +252,7 @@ def test_a_token_is_not_published(home: Path) -> None:
 
 def test_a_published_request_waits_on_the_bus_for_the_service(home: Path) -> None:
     assert run("publish", "-", "--idempotency-key", "k", stdin=json.dumps(request())).exit_code == 0
-    (received,) = services().bus.take(["dispatch"], 9)
+    (received,) = services().bus.lease(["dispatch"], 9)
     assert json.loads(received.message) == request()
     assert received.attributes == {"Idempotency-Key": "k"}
 

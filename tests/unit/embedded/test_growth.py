@@ -31,7 +31,7 @@ def test_every_row_is_deleted_eventually(world: World) -> None:
     uploads = Uploads(database, services.buckets, clock=world.clock)
     services.buckets.uploads.write("x.job.json", b"{}")
     for _ in range(2):
-        uploads.look()
+        uploads.scan()
 
     job_id = world.submit(key="k", notify={"webhook_url": "https://example.com/hook"})
     services.dispatch.launch(job_id)
@@ -43,8 +43,8 @@ def test_every_row_is_deleted_eventually(world: World) -> None:
     services.fan_out(job_id)
     for _ in range(60):  # a receiver that never answers
         world.clock.advance(minutes=10)
-        for delivery in bus.take(["notify"], 9):
-            bus.refuse(delivery, "HTTP 500")
+        for delivery in bus.lease(["notify"], 9):
+            bus.reject(delivery, "HTTP 500")
     services.cancel(job_id)
     started_before(world, "killed-with-its-server", 1, job_id=job_id)
     assert filled_tables(world) == {
@@ -65,7 +65,7 @@ def test_every_row_is_deleted_eventually(world: World) -> None:
     assert filled_tables(world) == {"idempotency_keys", "tombstones", "messages", "deliveries", "dead_letters"}
     services.launcher.start(job_id, 2)  # a launch by a process that had read the record before
     world.clock.advance(days=8)
-    bus.expire()
+    bus.delete_expired()
     assert filled_tables(world) == {"idempotency_keys", "tombstones", "executions"}
     world.clock.advance(days=22)
     services.sweep()
@@ -75,5 +75,5 @@ def test_every_row_is_deleted_eventually(world: World) -> None:
 def test_dead_steps_of_a_job_that_is_never_deleted_are_forgotten(world: World) -> None:
     jobs = CloudRunJobs(world.services.database, world.services.settings, parallel={})
     started_before(world, "killed-with-its-server", None)
-    jobs.forget_dead()
+    jobs.forget_ended()
     assert filled_tables(world) == set()

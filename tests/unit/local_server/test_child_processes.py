@@ -115,7 +115,7 @@ def test_a_living_child_of_a_server_that_died_is_adopted(
     process = child(SLEEP, **(dict(os.environ) | {"CLOUD_RUN_EXECUTION": "gemtune-train-local-x"}))
     wait_until_named(process, "gemtune-train-local-x")
     started_before(world, "gemtune-train-local-x", process.pid if pid_recorded else None)
-    jobs.forget_dead()
+    jobs.forget_ended()
     looked = threading.Event()
     result: list[Any] = []
     waiting = threading.Thread(target=lambda: result.append(jobs.run(call(SLEEP), check=looked.set)))
@@ -204,5 +204,5 @@ def test_children_that_ended_while_no_server_ran_are_forgotten_at_its_start(
     wait_until_named(alive, "alive")
     for name, pid in (("alive", alive.pid), ("dead", stranger.pid), ("never-written-down", None)):
         started_before(world, name, pid)
-    jobs.forget_dead()
+    jobs.forget_ended()
     assert [row["name"] for row in rows(world)] == ["alive"]

@@ -7,21 +7,21 @@ from collections.abc import Callable
 
 import pytest
 
-from gemtune.local_server.concurrency_slots import Turns
+from gemtune.local_server.concurrency_slots import ConcurrencySlots
 
 
 class Waiting(threading.Thread):
     """Thread that waits for a slot, notes its name and holds the slot."""
 
-    def __init__(self, turns: Turns, name: str, order: list[str]):
+    def __init__(self, slots: ConcurrencySlots, name: str, order: list[str]):
         super().__init__(daemon=True, name=name)
-        self._turns, self._order = turns, order
+        self._slots, self._order = slots, order
         self.asks, self.has_it, self.may_end = threading.Event(), threading.Event(), threading.Event()
         self.given_up = False
 
     def run(self) -> None:
         try:
-            with self._turns.next(self._check):
+            with self._slots.acquire(self._check):
                 self._order.append(self.name)
                 self.has_it.set()
                 assert self.may_end.wait(60)
@@ -36,8 +36,8 @@ class Waiting(threading.Thread):
 
 @pytest.fixture
 def waiting() -> Callable[..., Waiting]:
-    def start(turns: Turns, name: str, order: list[str]) -> Waiting:
-        thread = Waiting(turns, name, order)
+    def start(slots: ConcurrencySlots, name: str, order: list[str]) -> Waiting:
+        thread = Waiting(slots, name, order)
         thread.start()
         assert thread.asks.wait(60) or thread.has_it.is_set()
         return thread
@@ -46,9 +46,9 @@ def waiting() -> Callable[..., Waiting]:
 
 
 def test_slots_are_given_in_the_order_of_arrival(waiting: Callable[..., Waiting]) -> None:
-    turns, order = Turns(1), list[str]()
-    with turns.next(lambda: None):
-        threads = [waiting(turns, f"{number:02}", order) for number in range(12)]
+    slots, order = ConcurrencySlots(1), list[str]()
+    with slots.acquire(lambda: None):
+        threads = [waiting(slots, f"{number:02}", order) for number in range(12)]
     for thread in threads:
         assert thread.has_it.wait(60)
         assert order[-1] == thread.name
@@ -59,9 +59,9 @@ def test_slots_are_given_in_the_order_of_arrival(waiting: Callable[..., Waiting]
 
 
 def test_a_thread_that_gives_up_does_not_block_the_next(waiting: Callable[..., Waiting]) -> None:
-    turns, order = Turns(1), list[str]()
-    with turns.next(lambda: None):
-        first, second = (waiting(turns, name, order) for name in ("first", "second"))
+    slots, order = ConcurrencySlots(1), list[str]()
+    with slots.acquire(lambda: None):
+        first, second = (waiting(slots, name, order) for name in ("first", "second"))
         first.given_up = True
         first.join(60)
         assert not first.is_alive()
@@ -72,12 +72,12 @@ def test_a_thread_that_gives_up_does_not_block_the_next(waiting: Callable[..., W
 
 
 def test_slots_taken_without_waiting_count(waiting: Callable[..., Waiting]) -> None:
-    turns, order = Turns(1), list[str]()
-    with turns.taken(), turns.taken():
-        other = waiting(turns, "other", order)
+    slots, order = ConcurrencySlots(1), list[str]()
+    with slots.occupy(), slots.occupy():
+        other = waiting(slots, "other", order)
     assert other.has_it.wait(60)
-    with turns.taken():
-        third = waiting(turns, "third", order)
+    with slots.occupy():
+        third = waiting(slots, "third", order)
         other.may_end.set()
         other.join(60)
         third.asks.clear()
@@ -89,9 +89,9 @@ def test_slots_taken_without_waiting_count(waiting: Callable[..., Waiting]) -> N
 
 
 def test_two_slots_are_held_at_once(waiting: Callable[..., Waiting]) -> None:
-    turns, order = Turns(2), list[str]()
-    with turns.next(lambda: None), turns.next(lambda: None):
-        third = waiting(turns, "third", order)
+    slots, order = ConcurrencySlots(2), list[str]()
+    with slots.acquire(lambda: None), slots.acquire(lambda: None):
+        third = waiting(slots, "third", order)
         assert order == []
     assert third.has_it.wait(60)
     third.may_end.set()

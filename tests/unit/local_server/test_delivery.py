@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from gemtune.embedded.sqlite_bus import Taken
-from gemtune.local_server.delivery import WORKERS, Delivery, as_push
+from gemtune.embedded.sqlite_bus import LeasedMessage
+from gemtune.local_server.delivery import WORKERS, Delivery, push_request
 from gemtune.local_server.server import _guarded
 from gemtune.ports import Topic
 from tests.fakes import World
@@ -56,12 +56,12 @@ def test_a_message_is_delivered_until_it_is_acknowledged(world: World, receiver:
     receiver.statuses = [500, 404, 204]
     for wait in (0, 0.5, 1):
         world.clock.advance(seconds=wait)
-        for received in bus.take(["dispatch"], 9):
+        for received in bus.lease(["dispatch"], 9):
             delivery.deliver(received)
     assert [path for path, _ in receiver.heard] == ["/dispatch/projects/local/topics/job-requests"] * 3
     assert all(headers["Authorization"] == "Bearer fake-token" for _, headers in receiver.heard)
     world.clock.advance(days=1)
-    assert bus.take(["dispatch"], 9) == []
+    assert bus.lease(["dispatch"], 9) == []
 
 
 def test_a_slow_receiver_delays_only_its_own_subscription(world: World) -> None:
@@ -69,7 +69,7 @@ def test_a_slow_receiver_delays_only_its_own_subscription(world: World) -> None:
     bus, busy, done = world.services.bus, threading.Semaphore(0), threading.Event()
 
     class Slow(Delivery):
-        def deliver(self, delivery: Taken) -> None:
+        def deliver(self, delivery: LeasedMessage) -> None:
             if delivery.subscription == "notify":
                 busy.release()
                 done.wait()
@@ -94,10 +94,10 @@ def test_a_receiver_that_is_down_costs_one_attempt(world: World) -> None:
     bus = world.services.bus
     delivery = Delivery(bus, base_url="http://127.0.0.1:9", token="fake-token")
     bus.publish(Topic.JOB_REQUESTS, b"{}")
-    (received,) = bus.take(["dispatch"], 9)
+    (received,) = bus.lease(["dispatch"], 9)
     delivery.deliver(received)
     world.clock.advance(seconds=0.5)
-    assert [message.attempt for message in bus.take(["dispatch"], 9)] == [2]
+    assert [message.attempt for message in bus.lease(["dispatch"], 9)] == [2]
 
 
 def test_a_name_outside_ascii_is_escaped_in_the_header_and_unchanged_in_the_body(world: World) -> None:
@@ -105,10 +105,10 @@ def test_a_name_outside_ascii_is_escaped_in_the_header_and_unchanged_in_the_body
 
     world.services.buckets.uploads.write('ünï "x" 100%.job.json', b"{}")
     uploads = Uploads(world.services.database, world.services.buckets, clock=world.clock)
-    uploads.look()
-    uploads.look()
-    (received,) = world.services.bus.take(["ingest"], 9)
-    headers, body = as_push(received)
+    uploads.scan()
+    uploads.scan()
+    (received,) = world.services.bus.lease(["ingest"], 9)
+    headers, body = push_request(received)
     assert headers["ce-subject"] == "objects/%C3%BCn%C3%AF%20%22x%22%20100%25.job.json"
     assert json.loads(body)["name"] == 'ünï "x" 100%.job.json'
 

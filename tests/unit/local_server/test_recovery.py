@@ -13,7 +13,7 @@ from tests.fakes import World
 
 
 def requested(world: World) -> list[str]:
-    return [json.loads(received.message)["job_id"] for received in world.services.bus.take(["dispatch"], 10)]
+    return [json.loads(received.message)["job_id"] for received in world.services.bus.lease(["dispatch"], 10)]
 
 
 def test_a_job_that_was_accepted_but_not_published_is_published(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,17 +15,17 @@ def test_a_dropped_file_counts_once_two_scans_find_it_unchanged(world: World) ->
     services = world.services
     uploads = Uploads(services.database, services.buckets, clock=world.clock)
     services.buckets.uploads.write("x.job.json", b"{")
-    events = lambda: services.bus.take(["ingest"], 10)  # noqa: E731
-    uploads.look()
+    events = lambda: services.bus.lease(["ingest"], 10)  # noqa: E731
+    uploads.scan()
     assert events() == []
     services.buckets.uploads.write("x.job.json", b"{}")  # still being written
-    uploads.look()
+    uploads.scan()
     assert events() == []
-    uploads.look()
+    uploads.scan()
     assert len(events()) == 1
     for _ in range(3):
-        uploads.look()
-    Uploads(services.database, services.buckets, clock=world.clock).look()  # and after a restart
+        uploads.scan()
+    Uploads(services.database, services.buckets, clock=world.clock).scan()  # and after a restart
     assert events() == []
 
 
@@ -41,8 +41,8 @@ def test_a_link_within_the_folder_counts_and_one_out_of_it_is_logged_once(
     (folder / "out.job.json").symlink_to(tmp_path / "outside.json")
     with caplog.at_level(logging.WARNING):
         for _ in range(4):
-            uploads.look()
-    (event,) = services.bus.take(["ingest"], 10)
+            uploads.scan()
+    (event,) = services.bus.lease(["ingest"], 10)
     assert b"in.job.json" in event.message
     (record,) = caplog.records
     assert "the link 'out.job.json' in uploads leads out of its bucket" in record.message
@@ -55,15 +55,15 @@ def test_a_deleted_file_is_forgotten_and_counts_again_when_it_returns(world: Wor
     for name in ("gone.job.json", "stays.job.json"):
         services.buckets.uploads.write(name, b"{}")
     for _ in range(2):
-        uploads.look()
+        uploads.scan()
     services.buckets.uploads.delete("gone.job.json")
     uploads.forget_removed()
     assert recorded_names() == ["stays.job.json"]
-    assert len(services.bus.take(["ingest"], 10)) == 2
-    uploads.look()
-    assert services.bus.take(["ingest"], 10) == []
+    assert len(services.bus.lease(["ingest"], 10)) == 2
+    uploads.scan()
+    assert services.bus.lease(["ingest"], 10) == []
     services.buckets.uploads.write("gone.job.json", b"{}")
     for _ in range(2):
-        uploads.look()
-    assert len(services.bus.take(["ingest"], 10)) == 1
+        uploads.scan()
+    assert len(services.bus.lease(["ingest"], 10)) == 1
     assert recorded_names() == ["gone.job.json", "stays.job.json"]

@@ -31,6 +31,6 @@ class WorkflowFailed(Exception):
         self.error = dict(error)
 
 
-def raised(tag: str, message: str, **more: Any) -> WorkflowError:
+def language_error(tag: str, message: str, **more: Any) -> WorkflowError:
     """An error of the language itself, by its tag: KeyError, TypeError, …"""
     return WorkflowError({"message": message, "tags": [tag], **more})

@@ -10,7 +10,7 @@ from typing import Any
 from lark import Lark, Token, Tree
 from lark.exceptions import LarkError, UnexpectedInput
 
-from gemtune.local_server.workflow_engine.errors import raised
+from gemtune.local_server.workflow_engine.errors import language_error
 from gemtune.local_server.workflow_engine.functions import FUNCTIONS
 
 Variables = dict[str, Any]
@@ -56,10 +56,10 @@ def variables_of(tree: Tree[Token] | Token) -> Iterator[str]:
         yield str(variable.children[0])
 
 
-def compiled(tree: Tree[Token] | Token) -> Evaluate:
+def compile_expression(tree: Tree[Token] | Token) -> Evaluate:
     """The expression as a function of its scope. Evaluating raises WorkflowError."""
     assert isinstance(tree, Tree)
-    children = [child if isinstance(child, Token) else compiled(child) for child in tree.children]
+    children = [child if isinstance(child, Token) else compile_expression(child) for child in tree.children]
     return _NODES[tree.data](children)
 
 
@@ -95,7 +95,7 @@ def _variable(children: list[Any]) -> Evaluate:
 
     def evaluate(scope: Scope) -> Any:
         if name not in scope[0]:
-            raise raised("KeyError", f"variable {name!r} is not set")
+            raise language_error("KeyError", f"variable {name!r} is not set")
         return scope[0][name]
 
     return evaluate
@@ -114,13 +114,13 @@ def _index(children: list[Any]) -> Evaluate:
 def _item(value: Any, key: Any) -> Any:
     if isinstance(value, dict) and isinstance(key, str):
         if key not in value:
-            raise raised("KeyError", f"there is no key {key!r}")
+            raise language_error("KeyError", f"there is no key {key!r}")
         return value[key]
     if isinstance(value, list) and isinstance(key, int) and not isinstance(key, bool):
         if not 0 <= key < len(value):
-            raise raised("IndexError", f"there is no index {key}")
+            raise language_error("IndexError", f"there is no index {key}")
         return value[key]
-    raise raised("TypeError", f"a {_kind(value)} has no item {key!r}")
+    raise language_error("TypeError", f"a {_kind(value)} has no item {key!r}")
 
 
 def _call(children: list[Any]) -> Evaluate:
@@ -147,11 +147,11 @@ def _chain(children: list[Any]) -> Evaluate:
 def _arithmetic(sign: str, left: Any, right: Any) -> Any:
     texts = sign == "+" and isinstance(left, str) and isinstance(right, str)
     if not texts and not (_is_number(left) and _is_number(right)):
-        raise raised("TypeError", f"{_kind(left)} {sign} {_kind(right)} has no meaning")
+        raise language_error("TypeError", f"{_kind(left)} {sign} {_kind(right)} has no meaning")
     try:
         return _ARITHMETIC[sign](left, right)
     except ZeroDivisionError:
-        raise raised("ZeroDivisionError", f"{left} {sign} {right}") from None
+        raise language_error("ZeroDivisionError", f"{left} {sign} {right}") from None
 
 
 def _comparison(children: list[Any]) -> Evaluate:
@@ -165,7 +165,7 @@ def _comparison(children: list[Any]) -> Evaluate:
             return _contains(right, left)
         same = (_is_number(left) and _is_number(right)) or (isinstance(left, str) and isinstance(right, str))
         if not same:
-            raise raised("TypeError", f"{_kind(left)} {sign} {_kind(right)} has no meaning")
+            raise language_error("TypeError", f"{_kind(left)} {sign} {_kind(right)} has no meaning")
         return _ORDER[str(sign)](left, right)
 
     return evaluate
@@ -183,7 +183,7 @@ def _contains(container: Any, item: Any) -> bool:
         return any(_equal(item, other) for other in container)
     if isinstance(container, dict):
         return item in container
-    raise raised("TypeError", f"nothing is in a {_kind(container)}")
+    raise language_error("TypeError", f"nothing is in a {_kind(container)}")
 
 
 def _logic(word: str, ends_at: bool) -> Callable[[list[Any]], Evaluate]:
@@ -208,7 +208,7 @@ def _minus(children: list[Any]) -> Evaluate:
 
 def _truth(word: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise raised("TypeError", f"{word} takes booleans, not a {_kind(value)}")
+        raise language_error("TypeError", f"{word} takes booleans, not a {_kind(value)}")
     return value
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gemtune.local_server.workflow_engine.errors import raised
+from gemtune.local_server.workflow_engine.errors import language_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ def _get_env(environment: Mapping[str, str], name: str, default: str | None = No
     if name in environment:
         return environment[name]
     if default is None:
-        raise raised("KeyError", f"environment variable {name!r} is not set")
+        raise language_error("KeyError", f"environment variable {name!r} is not set")
     return default
 
 
@@ -33,7 +33,7 @@ def _encode(environment: Mapping[str, str], value: Any) -> str:
     try:
         return json.dumps(value)
     except (TypeError, ValueError):
-        raise raised("TypeError", "this value has no JSON") from None
+        raise language_error("TypeError", "this value has no JSON") from None
 
 
 def _string(environment: Mapping[str, str], value: Any) -> str:
@@ -41,13 +41,13 @@ def _string(environment: Mapping[str, str], value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float | str):
         return str(value)
-    raise raised("TypeError", "string() takes a number, a boolean or a string")
+    raise language_error("TypeError", "string() takes a number, a boolean or a string")
 
 
 def _length(environment: Mapping[str, str], value: Any) -> int:
     if isinstance(value, str | list | dict):
         return len(value)
-    raise raised("TypeError", "len() takes a string, a list or a map")
+    raise language_error("TypeError", "len() takes a string, a list or a map")
 
 
 def _default(environment: Mapping[str, str], value: Any, otherwise: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx2
 
-from gemtune.local_server.workflow_engine.errors import WorkflowError, raised
+from gemtune.local_server.workflow_engine.errors import WorkflowError, language_error
 
 
 def http_post(args: Mapping[str, Any], *, client: httpx2.Client, id_token: Callable[[str], str]) -> dict[str, Any]:
@@ -22,9 +22,9 @@ def http_post(args: Mapping[str, Any], *, client: httpx2.Client, id_token: Calla
     try:
         answer = client.post(url, json=args.get("body"), headers=headers, timeout=args.get("timeout", 300))
     except httpx2.TimeoutException as error:
-        raise raised("TimeoutError", f"{url} did not answer in time: {error}") from error
+        raise language_error("TimeoutError", f"{url} did not answer in time: {error}") from error
     except httpx2.TransportError as error:
-        raise raised("ConnectionError", f"{url} cannot be reached: {error}") from error
+        raise language_error("ConnectionError", f"{url} cannot be reached: {error}") from error
     decoded = _decoded(answer)
     if answer.status_code >= 400:
         message = f"HTTP server responded with error code {answer.status_code}"

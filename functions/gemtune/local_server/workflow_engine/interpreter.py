@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gemtune.local_server.workflow_engine.errors import WorkflowError, WorkflowFailed, raised
+from gemtune.local_server.workflow_engine.errors import WorkflowError, WorkflowFailed, language_error
 from gemtune.local_server.workflow_engine.expressions import Variables
 from gemtune.local_server.workflow_engine.functions import PREDICATES
 from gemtune.local_server.workflow_engine.syntax import Assign, Call, Next, Retry, Return, Step, Switch, Try, Workflow
@@ -61,7 +61,7 @@ class _Run:
         while at < len(steps):
             self.steps_done += 1
             if self.steps_done > MAX_STEPS:
-                raise raised("ResourceLimitError", f"more than {MAX_STEPS} steps")
+                raise language_error("ResourceLimitError", f"more than {MAX_STEPS} steps")
             step = steps[at]
             outcome = self._action(step, variables)
             if isinstance(outcome, _Returned):
@@ -92,7 +92,7 @@ class _Run:
 
     def _holds(self, condition: Any) -> bool:
         if not isinstance(condition, bool):
-            raise raised("TypeError", "a condition is a boolean")
+            raise language_error("TypeError", "a condition is a boolean")
         return condition
 
     def _call(self, call: Call, variables: Variables) -> None:

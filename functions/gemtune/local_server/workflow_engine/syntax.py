@@ -252,7 +252,7 @@ class _Reader:
         for name in expressions.variables_of(tree):
             if name not in self._known:
                 raise self._error(parent, key, f"nothing sets the variable {name!r}")
-        evaluate = expressions.compiled(tree)
+        evaluate = expressions.compile_expression(tree)
 
         def scoped(scope: Scope) -> Any:
             return evaluate(scope)
