@@ -16,6 +16,9 @@ from trainer.conversation.messages import Messages, pictures_in
 DEFAULT_COUNT = 256
 # Id of the soft token: the default of Gemma3Config's image_token_id.
 DEFAULT_SOFT_ID = 262_144
+# A configuration that says more would make rows of any length: released models have 256 tokens per picture, fewer than
+# 300,000 tokens, and 896 pixels per side.
+MOST_TOKENS, MOST_IDS, MOST_PIXELS = 8_192, 2**31 - 1, 8_192
 # PIL.Image.Resampling.BILINEAR, as preprocessor_config.json writes it.
 BILINEAR = 2
 
@@ -84,6 +87,13 @@ def picture_tokens(folder: Path, config: Mapping[str, Any]) -> PictureTokens:
     if count != count_of_model:
         message = f"config.json has {count_of_model} tokens per picture, processor_config.json has {count}"
         raise StepError("bad_base_model", message, hint="use the processor that came with the model")
+    for name, value, most in (
+        ("tokens per picture", count, MOST_TOKENS),
+        ("the id of a picture token", soft_id, MOST_IDS),
+    ):
+        if type(value) is not int or not 1 <= value <= most:
+            message = f"{name} is {value!r}: expected a whole number from 1 to {most}"
+            raise StepError("bad_base_model", message, hint="use the configuration that came with the model")
     return PictureTokens(begin, soft, soft_id, end, count, _size(pictures))
 
 
@@ -109,4 +119,8 @@ def _size(pictures: Mapping[str, Any]) -> tuple[int, int] | None:
     if not plain or pictures.get("do_center_crop") or not isinstance(size, dict):
         return None
     width, height = size.get("width"), size.get("height")
-    return (width, height) if isinstance(width, int) and isinstance(height, int) else None
+    for side in (width, height):
+        if side is not None and (type(side) is not int or not 1 <= side <= MOST_PIXELS):
+            message = f"the processor resizes pictures to {width!r} by {height!r}: a side has 1 to {MOST_PIXELS}"
+            raise StepError("bad_base_model", message, hint="use the processor that came with the model")
+    return None if width is None or height is None else (width, height)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,10 @@ def changed(base: Path, tmp_path: Path, **files: Any) -> Path:
     return folder
 
 
+def set_to(**values: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda configuration: configuration.update(values)
+
+
 def test_pictures_are_read_as_older_models_say_it(tiny_vision: Path, tmp_path: Path) -> None:
     older = changed(tiny_vision, tmp_path)
     processor = json.loads((older / "processor_config.json").read_text())
@@ -214,6 +219,18 @@ def test_pictures_are_read_as_older_models_say_it(tiny_vision: Path, tmp_path: P
         ({"processor_config": lambda it: it.pop("image_processor")}, "bad_base_model"),
         ({"processor_config": lambda it: it.update(do_pan_and_scan=True)}, "processor_not_supported"),
         ({"tokenizer_config": lambda it: it.pop("boi_token")}, "bad_base_model"),
+        *[
+            (
+                {"config": set_to(mm_tokens_per_image=n), "processor_config": set_to(image_seq_length=n)},
+                "bad_base_model",
+            )
+            for n in (0, -1, True, "256", 256.0, None, 10**9)
+        ],
+        *[({"config": set_to(image_token_index=n)}, "bad_base_model") for n in (-1, "5", 10**40)],
+        *[
+            ({"processor_config": lambda it, n=n: it["image_processor"]["size"].update(width=n)}, "bad_base_model")
+            for n in (0, -896, True, "896", 10**9)
+        ],
     ],
 )
 def test_a_model_that_does_not_say_how_it_sees_fails(
