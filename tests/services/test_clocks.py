@@ -104,6 +104,17 @@ def test_a_launch_that_was_lost_before_the_clock_was_set_back_is_repeated_at_onc
     assert world.launcher.started == [(job_id, 1), (job_id, 2)]
 
 
+def test_a_step_that_fell_silent_before_the_clock_was_set_back_is_replaced(running: Running) -> None:
+    running.begin(Step.PREPARE)
+    running.world.clock.set_back(minutes=59)
+    running.services.sweep()
+    assert running.world.launcher.started == [(running.job_id, 1)]
+    running.world.clock.set_back(days=365)
+    running.services.sweep()
+    assert running.world.launcher.started[-1] == (running.job_id, 2)
+    assert running.world.launcher.stopped_steps == ["run-prepare"]
+
+
 @pytest.mark.parametrize(
     ("seconds", "holds"), [(-181, False), (-180, True), (0, True), (179, True), (180, False), (3600, False)]
 )

@@ -97,7 +97,8 @@ class Sweep:
         if step is None:
             return None
         heard = job.steps[step].heartbeat_at
-        stale = heard is not None and now - heard > timedelta(seconds=self.timeouts[step])
+        # A heartbeat far in the future came from a clock that was set back since: it says no more than an old one.
+        stale = heard is not None and abs(now - heard) > timedelta(seconds=self.timeouts[step])
         return "heartbeat_stale" if stale else None
 
     def _relaunch(self, job: Job, cause: str, now: datetime) -> None:
