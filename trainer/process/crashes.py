@@ -59,7 +59,7 @@ def refuse_unsupported_model(base_model_id: str, *, trained: Callable[[], bool] 
             raise
         log.exception("the libraries cannot train %s", base_model_id)
         message = f"the libraries cannot train {base_model_id}: {cause_of(error)}"
-        hint = "use a base model of a family that the README names; the step's log has the whole error"
+        hint = "use a base model of Gemma 1 to 4; the step's log has the whole error"
         raise StepError(MODEL_NOT_SUPPORTED, message, hint=hint) from error
 
 
