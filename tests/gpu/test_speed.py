@@ -14,7 +14,7 @@ from tests.gpu.conftest import convert_to_bf16
 from tests.trainer.conftest import Bench
 from tests.trainer.steps.test_relay import history
 from tests.trainer.steps.test_train import after_steps
-from tests.trainer.training.test_optimizer import kept_as
+from tests.trainer.training.test_optimizer import optimizer_state_dtypes
 from trainer.model import liger
 
 pytestmark = pytest.mark.gpu
@@ -48,7 +48,7 @@ def test_8_bit_adamw_learns_and_resumes_from_a_checkpoint(bench_of: Callable[...
     convert_to_bf16(tiny)
     bench = bench_of(method="Full", learning_rate=1e-3, max_steps=30).to(Step.PREPARE)
     bench.run(Step.TRAIN, should_stop=after_steps(10))
-    assert torch.uint8 in kept_as(bench)
+    assert torch.uint8 in optimizer_state_dtypes(bench)
     bench.run(Step.TRAIN)
     losses = [entry["loss"] for entry in history(bench) if "loss" in entry]
     assert len(losses) == 30

@@ -14,7 +14,7 @@ from gemtune.jobs.status import Step
 from tests import preference_rows, rows, tiny_gemma
 from tests.gpu.conftest import convert_to_bf16
 from tests.trainer.conftest import Bench
-from tests.trainer.training.test_metrics import independent
+from tests.trainer.training.test_metrics import reference_metrics
 from trainer.rows.encoder import Encoded
 from trainer.rows.prepared import read_tokens
 
@@ -42,7 +42,7 @@ def test_full_trains_all_weights_and_leaves_a_whole_model(bench_of: Callable[...
     assert metrics.baseline is not None
     folder = place(bench, "model")
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
-    loss, accuracy, _ = independent(model, held_out(bench))
+    loss, accuracy, _ = reference_metrics(model, held_out(bench))
     assert metrics.eval_loss == pytest.approx(loss, rel=1e-4)
     assert metrics.accuracy == pytest.approx(accuracy, abs=1e-9)
     assert loss < metrics.baseline.eval_loss - 0.3
@@ -68,7 +68,7 @@ def test_qlora_trains_an_adapter_on_four_bits(bench_of: Callable[..., Bench]) ->
     kinds = {type(module).__name__ for name, module in base.named_modules() if name.endswith("_proj")}
     assert kinds == {"Linear4bit"}
     model = PeftModel.from_pretrained(base, place(bench, "adapter")).eval()
-    loss, _, _ = independent(model, held_out(bench))
+    loss, _, _ = reference_metrics(model, held_out(bench))
     assert metrics.eval_loss == pytest.approx(loss, rel=2e-2)
     assert not any(
         "embed" in name or "lm_head" in name

@@ -209,7 +209,7 @@ def test_a_row_whose_picture_cannot_be_shown_is_refused_by_number(
     assert all(reason in entry["reason"] for entry in refused)
 
 
-def test_rows_that_are_held_out_take_their_pictures_along(vision_bench_of: BenchOf) -> None:
+def test_held_out_rows_take_their_pictures_along(vision_bench_of: BenchOf) -> None:
     pairs = [{"prompt": [ASKED], "chosen": "x", "rejected": "y"}] * 4
     bench = prepared(vision_bench_of, DPO, pairs, eval_strategy="epoch")
     assert set(tokens(bench, "eval")[0]) == {"prompt_ids", "chosen_ids", "rejected_ids", "pictures"}

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from gemtune.jobs.status import Step
 from tests import rows
 from tests.trainer.conftest import Bench
-from tests.trainer.training.test_metrics import independent
+from tests.trainer.training.test_metrics import reference_metrics
 from trainer.rows.encoder import Encoded
 from trainer.rows.prepared import read_tokens
 
@@ -49,7 +49,7 @@ def test_its_adapter_is_of_the_language_model_and_loads_on_the_same_base(
     bench = text_bench_of(packing=packing, max_seq_length=128).to(Step.EXPORT)
     base = AutoModelForCausalLM.from_pretrained(bench.base)
     model = PeftModel.from_pretrained(base, bench.job.adapter_path).eval()
-    loss, accuracy, _ = independent(model, held_out(bench))
+    loss, accuracy, _ = reference_metrics(model, held_out(bench))
     assert bench.job.metrics is not None
     assert bench.job.metrics.baseline is not None
     assert bench.job.metrics.eval_loss == pytest.approx(loss, rel=1e-4)
@@ -72,4 +72,4 @@ def test_all_its_weights_keep_their_names_and_what_sees_is_as_it_was(text_bench_
     assert (folder / "processor_config.json").is_file()
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     assert bench.job.metrics is not None
-    assert bench.job.metrics.eval_loss == pytest.approx(independent(model, held_out(bench))[0], rel=1e-4)
+    assert bench.job.metrics.eval_loss == pytest.approx(reference_metrics(model, held_out(bench))[0], rel=1e-4)

@@ -17,7 +17,7 @@ from gemtune.clock import SystemClock
 from gemtune.errors import StaleAttempt, StaleClaim, StepError
 from gemtune.jobs.status import Step
 from tests.trainer.conftest import Bench
-from tests.trainer.training.test_metrics import independent
+from tests.trainer.training.test_metrics import reference_metrics
 from trainer.rows.encoder import Encoded
 from trainer.rows.prepared import read_tokens
 from trainer.steps import train
@@ -55,13 +55,13 @@ def test_it_learns_and_the_export_loads_and_the_figures_are_the_adapters_own(ben
 
     folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
     held_out = [Encoded(r["input_ids"], r["labels"], len(r["input_ids"])) for r in read_tokens(folder / "eval.parquet")]
-    loss, accuracy, perplexity = independent(model, held_out)
+    loss, accuracy, perplexity = reference_metrics(model, held_out)
     assert job.metrics is not None
     assert job.metrics.eval_loss == pytest.approx(loss, rel=1e-4)
     assert job.metrics.accuracy == pytest.approx(accuracy, abs=1e-9)
     assert job.metrics.perplexity == pytest.approx(perplexity, rel=1e-3)
     with model.disable_adapter():
-        before = independent(model, held_out)
+        before = reference_metrics(model, held_out)
     assert job.metrics.baseline is not None
     assert job.metrics.baseline.eval_loss == pytest.approx(before[0], rel=1e-4)
     assert loss < before[0] - 0.3
@@ -127,9 +127,7 @@ def test_the_same_request_gives_the_same_weights(bench_of: Callable[..., Bench])
 
 
 @pytest.mark.parametrize("stopped_at", [1, 4, 7])
-def test_a_training_that_was_stopped_goes_on_to_the_same_weights(
-    bench_of: Callable[..., Bench], stopped_at: int
-) -> None:
+def test_a_resumed_training_ends_with_the_same_weights(bench_of: Callable[..., Bench], stopped_at: int) -> None:
     training = {"lora_dropout": 0.1, "eval_strategy": "steps", "eval_steps": 3, "epochs": 2, "batch_size": 3}
     unbroken = bench_of(**training).to(Step.TRAIN)
     broken = bench_of(**training).to(Step.PREPARE)

@@ -1,4 +1,4 @@
-"""Rows as batches: what each position reads, stands at and predicts, packed or padded."""
+"""Rows as batches, packed or padded: inputs, positions and labels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trainer.training.batches import (
     trained_of_rows,
 )
 
-NO = -100  # where nothing is learned
+NO = -100  # the label of a position that is not trained on
 LONG = {"input_ids": [5, 6, 7], "labels": [NO, 6, 7]}
 SHORT = {"input_ids": [8, 9], "labels": [NO, 9]}
 
@@ -30,11 +30,11 @@ def lists(batch: Any) -> dict[str, Any]:
     return {name: value.tolist() if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
 
 
-def test_a_position_predicts_the_next_one_and_the_last_nothing() -> None:
+def test_a_position_predicts_the_next_token_and_the_last_nothing() -> None:
     assert targets_of([NO, 6, 7]) == [6, 7, NO]
 
 
-def test_rows_lie_one_after_the_other_each_from_position_0() -> None:
+def test_packed_rows_follow_each_other_and_each_begins_at_position_0() -> None:
     assert lists(flattened([[LONG, SHORT], [SHORT]])) == {
         "input_ids": [[5, 6, 7, 8, 9, 8, 9]],
         "position_ids": [[0, 1, 2, 0, 1, 0, 1]],
@@ -43,7 +43,7 @@ def test_rows_lie_one_after_the_other_each_from_position_0() -> None:
     }
 
 
-def test_rows_lie_below_each_other_filled_up_on_the_right() -> None:
+def test_padded_rows_are_filled_up_on_the_right() -> None:
     assert lists(padded([[LONG], [SHORT]])) == {
         "input_ids": [[5, 6, 7], [8, 9, 0]],
         "attention_mask": [[1, 1, 1], [1, 1, 0]],
@@ -56,18 +56,18 @@ def test_tokens_are_counted_without_padding() -> None:
     assert tokens_in(flattened([[LONG, SHORT]])) == 5
 
 
-def test_a_batch_is_filled_up_with_a_row_that_trains_nothing() -> None:
+def test_a_batch_is_filled_up_with_a_row_without_trained_tokens() -> None:
     assert lists(filled_up(flattened([[LONG, SHORT]]), 4)) == {
         "input_ids": [[5, 6, 7, 8, 9, 0, 0, 0]],
         "position_ids": [[0, 1, 2, 0, 1, 0, 1, 2]],
         "shift_labels": [[6, 7, NO, 9, NO, NO, NO, NO]],
         "row_lengths": [3, 2, 3],
     }
-    whole = flattened([[LONG, SHORT]])
-    assert lists(filled_up(whole, 5)) == lists(whole)
+    full = flattened([[LONG, SHORT]])
+    assert lists(filled_up(full, 5)) == lists(full)
 
 
-def test_some_rows_are_a_batch_of_their_own() -> None:
+def test_selected_rows_form_a_batch_of_their_own() -> None:
     batch = flattened([[LONG, SHORT, LONG]])
     assert lists(some_rows(batch, [1, 2])) == lists(flattened([[SHORT, LONG]]))
     assert trained_of_rows(batch) == [2, 1, 2]
@@ -75,7 +75,7 @@ def test_some_rows_are_a_batch_of_their_own() -> None:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Rows of 3, 2 and 4 tokens."""
+    """Write rows of 3, 2 and 4 tokens to a Parquet file."""
     longest = {"input_ids": [1, 2, 3, 4], "labels": [NO, NO, 3, 4]}
     pq.write_table(pa.Table.from_pylist([LONG, SHORT, longest]), tmp_path / "rows.parquet")
     return tmp_path / "rows.parquet"
@@ -87,7 +87,7 @@ def test_an_item_is_one_row(path: Path) -> None:
     assert [rows.tokens_of_largest(size) for size in (1, 2, 3, 9)] == [4, 7, 9, 9]
 
 
-def test_an_item_is_what_is_packed_together(path: Path) -> None:
+def test_an_item_holds_the_rows_that_are_packed_together(path: Path) -> None:
     rows = TokenRows(path, pack_into=5)
     assert sorted(sorted(len(row["input_ids"]) for row in rows[index]) for index in range(len(rows))) == [[2, 3], [4]]
     assert rows.tokens_of_largest(1) == 5

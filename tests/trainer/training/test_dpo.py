@@ -1,4 +1,4 @@
-"""DPO on a tiny model: the margin rises, the figures are an independent computation's, and it resumes to the bit."""
+"""DPO on a tiny model: learning, metrics, losses and exact resumption."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ def dpo_bench(bench_of: Callable[..., Bench], **training: Any) -> Bench:
 
 
 def log_probability(model: Any, prompt: list[int], answer: list[int]) -> float:
-    """Of an answer, given its prompt: a row at a time, without padding, in float64."""
+    """Return an answer's log probability given its prompt.
+
+    It is computed row by row, without padding, in float64.
+    """
     ids = torch.tensor([prompt + answer])
     with torch.no_grad():
         logits = model(input_ids=ids).logits[0, :-1].double()
@@ -41,8 +44,11 @@ def log_probability(model: Any, prompt: list[int], answer: list[int]) -> float:
     return float(chosen.sum())
 
 
-def independent(model: Any, pairs: list[dict[str, Any]]) -> tuple[float, float, float]:
-    """Loss, margin and accuracy by Rafailov et al., equations 6 and 7, with the adapter disabled as the reference."""
+def reference_metrics(model: Any, pairs: list[dict[str, Any]]) -> tuple[float, float, float]:
+    """Return loss, margin and accuracy, computed pair by pair.
+
+    By Rafailov et al., arXiv:2305.18290, equations 6 and 7; the reference is the model with its adapter disabled.
+    """
     losses, margins = [], []
     for pair in pairs:
         ratios = {}
@@ -67,7 +73,7 @@ def entries(bench: Bench) -> list[dict[str, Any]]:
     return loss_history(bench.services.buckets.export, bench.job_id, after=0)
 
 
-def test_the_margin_rises_and_the_figures_are_those_of_an_independent_computation(
+def test_the_margin_rises_and_the_metrics_match_a_reference_computation(
     bench_of: Callable[..., Bench],
 ) -> None:
     from peft import PeftModel
@@ -79,7 +85,7 @@ def test_the_margin_rises_and_the_figures_are_those_of_an_independent_computatio
     plain = {name: weight.clone() for name, weight in base.named_parameters()}
     assert job.adapter_path is not None
     model = PeftModel.from_pretrained(base, job.adapter_path).eval()
-    loss, margin, accuracy = independent(model, held_out_pairs(bench))
+    loss, margin, accuracy = reference_metrics(model, held_out_pairs(bench))
     assert job.metrics is not None
     assert job.metrics.by_name() == pytest.approx(
         {"eval_loss": loss, "margin": margin, "preference_accuracy": accuracy}, rel=1e-4
@@ -106,7 +112,7 @@ def test_the_margin_rises_and_the_figures_are_those_of_an_independent_computatio
     assert f"| margin | 0.0000 | {job.metrics.margin:.4f} |" in card
 
 
-def test_a_training_that_was_stopped_goes_on_to_the_same_weights(bench_of: Callable[..., Bench]) -> None:
+def test_a_resumed_training_ends_with_the_same_weights(bench_of: Callable[..., Bench]) -> None:
     training: dict[str, Any] = {
         "max_steps": None,
         "epochs": 2,
@@ -117,27 +123,27 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(bench_of: Calla
         "rows": 14,
         "logging_steps": 3,
     }
-    unbroken = dpo_bench(bench_of, **training).to(Step.TRAIN)
-    broken = dpo_bench(bench_of, **training).to(Step.PREPARE)
+    uninterrupted = dpo_bench(bench_of, **training).to(Step.TRAIN)
+    interrupted = dpo_bench(bench_of, **training).to(Step.PREPARE)
     for stop in (2, 2):  # within the first epoch, and within the second
-        broken.run(Step.TRAIN, should_stop=after_steps(stop))
-    assert broken.job.steps[Step.TRAIN].checkpoint == 4
-    broken.run(Step.TRAIN)
-    assert broken.curve() == unbroken.curve()
-    assert [entry.get("rewards/margins") for entry in entries(broken)] == [
-        entry.get("rewards/margins") for entry in entries(unbroken)
+        interrupted.run(Step.TRAIN, should_stop=after_steps(stop))
+    assert interrupted.job.steps[Step.TRAIN].checkpoint == 4
+    interrupted.run(Step.TRAIN)
+    assert interrupted.curve() == uninterrupted.curve()
+    assert [entry.get("rewards/margins") for entry in entries(interrupted)] == [
+        entry.get("rewards/margins") for entry in entries(uninterrupted)
     ]
-    before, after = adapter(unbroken), adapter(broken, attempt=3)
+    before, after = adapter(uninterrupted), adapter(interrupted, attempt=3)
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert broken.job.metrics == unbroken.job.metrics
+    assert interrupted.job.metrics == uninterrupted.job.metrics
 
 
-# Of a training that nobody follows.
-UNTOLD = Hooks(lambda *_: None, lambda *_: None, lambda *_: None, lambda: False)
+# Hooks of a training without progress reports, checkpoints or stops.
+NO_HOOKS = Hooks(lambda *_: None, lambda *_: None, lambda *_: None, lambda: False)
 
 
-def trainer_of(bench: Bench, base: Path, tmp_path: Path) -> Any:
-    """The trainer of a prepared job, on another base model, without its step."""
+def make_trainer(bench: Bench, base: Path, tmp_path: Path) -> Any:
+    """Return the trainer of a prepared job on another base model."""
     from trainer.model.engines import huggingface
     from trainer.training import dpo
 
@@ -153,13 +159,13 @@ def trainer_of(bench: Bench, base: Path, tmp_path: Path) -> Any:
             output=tmp_path / "out",
             total_steps=8,
             max_length=2048,
-            hooks=UNTOLD,
+            hooks=NO_HOOKS,
         )
     )
 
 
-def shaken(model: Any) -> Any:
-    """The model with an adapter that does something."""
+def randomize_adapter(model: Any) -> Any:
+    """Fill the adapter's B factors with random numbers, to give it an effect."""
     torch.manual_seed(3)
     for name, weight in model.named_parameters():
         if "lora_B" in name:
@@ -167,66 +173,64 @@ def shaken(model: Any) -> Any:
     return model
 
 
-def test_soft_capped_attention_and_logits_are_computed_as_gemma_2_has_them(
-    bench_of: Callable[..., Bench], tmp_path: Path
-) -> None:
+def test_dpo_metrics_respect_the_soft_caps_of_gemma_2(bench_of: Callable[..., Bench], tmp_path: Path) -> None:
     bench = dpo_bench(bench_of).to(Step.PREPARE)
-    trainer = trainer_of(bench, tiny_gemma.build(tmp_path / "gemma2", "gemma2"), tmp_path)
-    model = shaken(trainer.model)
+    trainer = make_trainer(bench, tiny_gemma.build(tmp_path / "gemma2", "gemma2"), tmp_path)
+    model = randomize_adapter(trainer.model)
     assert model.config._attn_implementation == "eager"
-    found = trainer.figures().by_name()
-    loss, margin, accuracy = independent(model.eval(), held_out_pairs(bench))
-    assert found == pytest.approx({"eval_loss": loss, "margin": margin, "preference_accuracy": accuracy}, rel=1e-4)
+    measured = trainer.figures().by_name()
+    loss, margin, accuracy = reference_metrics(model.eval(), held_out_pairs(bench))
+    assert measured == pytest.approx({"eval_loss": loss, "margin": margin, "preference_accuracy": accuracy}, rel=1e-4)
 
 
-def test_every_loss_of_the_contract_is_one_of_trls(bench_of: Callable[..., Bench], tmp_path: Path) -> None:
+def test_every_loss_of_the_contract_is_known_to_trl(bench_of: Callable[..., Bench], tmp_path: Path) -> None:
     bench = dpo_bench(bench_of).to(Step.PREPARE)
-    torch.manual_seed(4)  # or by chance two losses of this batch are the same number
-    trainer = trainer_of(bench, bench.base, tmp_path)
+    torch.manual_seed(4)  # with other seeds two losses of this batch can coincide
+    trainer = make_trainer(bench, bench.base, tmp_path)
     assert "ref" not in trainer.model.peft_config
-    shaken(trainer.model).train()
+    randomize_adapter(trainer.model).train()
     batch: Mapping[str, Any] = next(iter(trainer.get_train_dataloader()))
     trainer.label_smoothing = 0.1
-    found = {}
+    losses = {}
     for name in get_args(DpoLoss):
         trainer.loss_types = [name]
         loss = trainer.compute_loss(trainer.model, batch)
         loss.backward()
-        found[name] = float(loss.detach())
-    assert all(math.isfinite(loss) for loss in found.values())
-    assert len(set(found.values())) == len(found)
+        losses[name] = float(loss.detach())
+    assert all(math.isfinite(loss) for loss in losses.values())
+    assert len(set(losses.values())) == len(losses)
     trained = {name for name, weight in trainer.model.named_parameters() if weight.grad is not None}
     assert trained
     assert all("lora_" in name for name in trained)
 
 
-def rebatched(trainer: Any, count: int) -> Any:
-    """The trainer with another number of pairs in a batch of an evaluation."""
+def with_eval_batch_size(trainer: Any, count: int) -> Any:
+    """Change the number of pairs per evaluation batch; return the trainer."""
     trainer.args.per_device_eval_batch_size = count
     trainer._eval_dataloaders = {}
     return trainer
 
 
-def test_no_batch_size_changes_the_figures_of_any_loss(bench_of: Callable[..., Bench], tmp_path: Path) -> None:
-    """Sorted losses are of all pairs together, and SFT's is of all tokens."""
+def test_metrics_of_no_loss_depend_on_the_batch_size(bench_of: Callable[..., Bench], tmp_path: Path) -> None:
+    """Sorted losses span all pairs, and SFT's averages over all tokens."""
     bench = dpo_bench(bench_of).to(Step.PREPARE)
-    trainer = trainer_of(bench, bench.base, tmp_path)
-    shaken(trainer.model)
+    trainer = make_trainer(bench, bench.base, tmp_path)
+    randomize_adapter(trainer.model)
     trainer.label_smoothing = 0.1
     pairs = len(held_out_pairs(bench))
     for name in get_args(DpoLoss):
         trainer.loss_types = [name]
-        found = [rebatched(trainer, count).figures().by_name() for count in (1, 3, pairs)]
-        assert len(list(rebatched(trainer, 3).get_eval_dataloader())) == -(-pairs // 3)
-        for figures in found[:-1]:
-            assert figures == pytest.approx(found[-1], rel=1e-5), name
+        results = [with_eval_batch_size(trainer, count).figures().by_name() for count in (1, 3, pairs)]
+        assert len(list(with_eval_batch_size(trainer, 3).get_eval_dataloader())) == -(-pairs // 3)
+        for result in results[:-1]:
+            assert result == pytest.approx(results[-1], rel=1e-5), name
 
 
-def test_a_sorted_loss_is_that_of_all_pairs(bench_of: Callable[..., Bench], tmp_path: Path) -> None:
-    """AOT's, by Melnyk et al., arXiv:2406.05882, computed a row at a time."""
+def test_a_sorted_loss_spans_all_pairs(bench_of: Callable[..., Bench], tmp_path: Path) -> None:
+    """Compare with AOT by Melnyk et al., arXiv:2406.05882, row by row."""
     bench = dpo_bench(bench_of, rl={"loss_type": "aot"}).to(Step.PREPARE)
-    trainer = trainer_of(bench, bench.base, tmp_path)
-    model = shaken(trainer.model).eval()
+    trainer = make_trainer(bench, bench.base, tmp_path)
+    model = randomize_adapter(trainer.model).eval()
     pairs = held_out_pairs(bench)
 
     def sorted_ratios() -> torch.Tensor:
@@ -241,4 +245,4 @@ def test_a_sorted_loss_is_that_of_all_pairs(bench_of: Callable[..., Bench], tmp_
     with model.disable_adapter():
         reference = sorted_ratios()
     expected = torch.nn.functional.softplus(-BETA * (policy - reference)).mean()
-    assert rebatched(trainer, 2).figures().eval_loss == pytest.approx(float(expected), rel=1e-5)
+    assert with_eval_batch_size(trainer, 2).figures().eval_loss == pytest.approx(float(expected), rel=1e-5)

@@ -1,4 +1,4 @@
-"""GRPO on a tiny model: the reward rises, advantages are an independent computation's, and it resumes where it was."""
+"""GRPO on a tiny model: learning, advantages, losses and exact resumption."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gemtune.request.spec import Spec
 from tests import preference_rows, rows
 from tests.trainer.conftest import END_OF_TURN, Bench
 from tests.trainer.steps.test_train import adapter, after_steps
-from tests.trainer.training.test_dpo import UNTOLD, shaken
+from tests.trainer.training.test_dpo import NO_HOOKS, randomize_adapter
 
 HAS_AN_E = {"type": "regex", "name": "has_e", "pattern": "e"}
 SHORT = {"type": "length", "at_most": 3, "weight": 0.25}
@@ -41,7 +41,9 @@ def entries(bench: Bench) -> list[dict[str, Any]]:
     return loss_history(bench.services.buckets.export, bench.job_id, after=0)
 
 
-def test_the_reward_rises_and_the_adapter_answers_so(bench_of: Callable[..., Bench], confident_tiny: Path) -> None:
+def test_the_reward_rises_and_the_adapter_answers_accordingly(
+    bench_of: Callable[..., Bench], confident_tiny: Path
+) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -62,7 +64,7 @@ def test_the_reward_rises_and_the_adapter_answers_so(bench_of: Callable[..., Ben
     assert job.progress.reward == steps[-1]["reward"]
     evaluated = [entry for entry in entries(bench) if "loss" not in entry]
     assert [entry["train_step"] for entry in evaluated] == [5, 10]
-    assert evaluated[-1]["reward"] == job.metrics.reward  # once while it trained and once after: the same
+    assert evaluated[-1]["reward"] == job.metrics.reward  # the last evaluation during training equals the one after it
     assert "| rewards/has_e |" in (Path(job.adapter_path or "") / "README.md").read_text()
 
     base = AutoModelForCausalLM.from_pretrained(confident_tiny)
@@ -72,16 +74,14 @@ def test_the_reward_rises_and_the_adapter_answers_so(bench_of: Callable[..., Ben
     merged = {n.replace("base_model.model.", "").replace(".base_layer", ""): w for n, w in model.named_parameters()}
     assert all(torch.equal(weight, merged[name]) for name, weight in plain.items())
     turn = [{"role": "user", "content": rows.held_out_rows(1)[0]["messages"][0]["content"]}]
-    asked = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    inputs = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     torch.manual_seed(0)
-    answers = model.generate(**asked, max_new_tokens=6, num_return_sequences=20, do_sample=True)
-    texts = tokenizer.batch_decode(answers[:, asked["input_ids"].shape[1] :], skip_special_tokens=True)
+    answers = model.generate(**inputs, max_new_tokens=6, num_return_sequences=20, do_sample=True)
+    texts = tokenizer.batch_decode(answers[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     assert sum("e" in text for text in texts) >= 15
 
 
-def test_a_training_that_was_stopped_goes_on_to_the_same_weights(
-    bench_of: Callable[..., Bench], confident_tiny: Path
-) -> None:
+def test_a_resumed_training_ends_with_the_same_weights(bench_of: Callable[..., Bench], confident_tiny: Path) -> None:
     training: dict[str, Any] = {
         "max_steps": None,
         "epochs": 2,
@@ -94,23 +94,25 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(
         "rows": 12,
         "logging_steps": 3,
     }
-    unbroken = grpo_bench(bench_of, confident_tiny, HAS_AN_E, SHORT, **training).to(Step.TRAIN)
-    broken = grpo_bench(bench_of, confident_tiny, HAS_AN_E, SHORT, **training).to(Step.PREPARE)
+    uninterrupted = grpo_bench(bench_of, confident_tiny, HAS_AN_E, SHORT, **training).to(Step.TRAIN)
+    interrupted = grpo_bench(bench_of, confident_tiny, HAS_AN_E, SHORT, **training).to(Step.PREPARE)
     for stop in (2, 2):  # within the first epoch, and within the second
-        broken.run(Step.TRAIN, should_stop=after_steps(stop))
-    assert broken.job.steps[Step.TRAIN].checkpoint == 4
-    broken.run(Step.TRAIN)
-    assert len(unbroken.curve()) == 2  # both times in another attempt than its first train_step
-    assert broken.curve() == unbroken.curve()
+        interrupted.run(Step.TRAIN, should_stop=after_steps(stop))
+    assert interrupted.job.steps[Step.TRAIN].checkpoint == 4
+    interrupted.run(Step.TRAIN)
+    assert len(uninterrupted.curve()) == 2  # each window of three train_steps spans two attempts
+    assert interrupted.curve() == uninterrupted.curve()
     for name in ("reward", "rewards/length/mean", "kl", "completions/mean_length"):
-        assert [entry.get(name) for entry in entries(broken)] == [entry.get(name) for entry in entries(unbroken)]
-    before, after = adapter(unbroken), adapter(broken, attempt=3)
+        assert [entry.get(name) for entry in entries(interrupted)] == [
+            entry.get(name) for entry in entries(uninterrupted)
+        ]
+    before, after = adapter(uninterrupted), adapter(interrupted, attempt=3)
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert broken.job.metrics == unbroken.job.metrics
+    assert interrupted.job.metrics == uninterrupted.job.metrics
 
 
-def trainer_of(bench: Bench, tmp_path: Path) -> Any:
-    """The trainer of a prepared job, without its step."""
+def make_trainer(bench: Bench, tmp_path: Path) -> Any:
+    """Return the trainer of a prepared job, without running the step."""
     from trainer.model.engines import huggingface
     from trainer.training import grpo
     from trainer.training.interface import Setup
@@ -128,19 +130,19 @@ def trainer_of(bench: Bench, tmp_path: Path) -> Any:
             output=tmp_path / "out",
             total_steps=8,
             max_length=2048,
-            hooks=UNTOLD,
+            hooks=NO_HOOKS,
         )
     )
     trainer.current_gradient_accumulation_steps = 1
     return trainer
 
 
-def test_advantages_rewards_and_loss_are_those_of_an_independent_computation(
+def test_advantages_rewards_and_loss_match_a_reference_computation(
     bench_of: Callable[..., Bench], confident_tiny: Path, tmp_path: Path
 ) -> None:
     bench = grpo_bench(bench_of, confident_tiny, HAS_AN_E, SHORT, rl={"beta": 0.3, "temperature": 0.8}).to(Step.PREPARE)
-    trainer = trainer_of(bench, tmp_path)
-    model = shaken(trainer.model)
+    trainer = make_trainer(bench, tmp_path)
+    model = randomize_adapter(trainer.model)
     model.train()
     torch.manual_seed(1)
     sampled = trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
@@ -149,11 +151,11 @@ def test_advantages_rewards_and_loss_are_those_of_an_independent_computation(
     assert tokenizer.convert_tokens_to_ids("<end_of_turn>") == END_OF_TURN
     rewards, completions = [], []
     for ids, mask in zip(sampled["completion_ids"].tolist(), sampled["completion_mask"].tolist(), strict=True):
-        kept = ids[: sum(mask)]
-        assert END_OF_TURN not in kept[:-1]
-        completions.append(kept)
-        text = tokenizer.decode([token for token in kept if token not in (1, END_OF_TURN)])
-        rewards.append(("e" in text) + 0.25 * max(0, min(1, 1 - (len(kept) - 3) / 3)))
+        completion = ids[: sum(mask)]
+        assert END_OF_TURN not in completion[:-1]
+        completions.append(completion)
+        text = tokenizer.decode([token for token in completion if token not in (1, END_OF_TURN)])
+        rewards.append(("e" in text) + 0.25 * max(0, min(1, 1 - (len(completion) - 3) / 3)))
     assert any(completion[-1] == END_OF_TURN for completion in completions)
     assert logged == pytest.approx(statistics.mean(rewards))
     advantages = []
@@ -182,13 +184,13 @@ def test_advantages_rewards_and_loss_are_those_of_an_independent_computation(
     assert float(loss.detach()) == pytest.approx(total / tokens, rel=1e-3, abs=1e-5)
 
 
-def test_every_loss_of_the_contract_is_one_of_trls(
+def test_every_loss_of_the_contract_is_known_to_trl(
     bench_of: Callable[..., Bench], confident_tiny: Path, tmp_path: Path
 ) -> None:
     bench = grpo_bench(bench_of, confident_tiny, HAS_AN_E, rl={"beta": 0.1}).to(Step.PREPARE)
-    trainer = trainer_of(bench, tmp_path)
+    trainer = make_trainer(bench, tmp_path)
     assert "ref" not in trainer.model.peft_config
-    shaken(trainer.model).train()
+    randomize_adapter(trainer.model).train()
     torch.manual_seed(1)
     sampled = trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
     for name in get_args(GrpoLoss):
@@ -200,23 +202,23 @@ def test_every_loss_of_the_contract_is_one_of_trls(
     assert any(weight.grad is not None and bool(weight.grad.abs().sum() > 0) for weight in trainer.model.parameters())
 
 
-def test_no_batch_size_changes_an_evaluation(
+def test_an_evaluation_does_not_depend_on_the_batch_size(
     bench_of: Callable[..., Bench], confident_tiny: Path, tmp_path: Path
 ) -> None:
-    found = []
+    results = []
     for batch_size in (4, 16):
         bench = grpo_bench(bench_of, confident_tiny, HAS_AN_E, SHORT, batch_size=batch_size)
-        bench.put("eval", preference_rows.prompts(rows.held_out_rows(20)))  # more than are completed together
-        found.append(trainer_of(bench.to(Step.PREPARE), tmp_path).figures())
-    assert found[0].reward not in (0.0, 1.0)
-    assert found[0] == found[1]
+        bench.put("eval", preference_rows.prompts(rows.held_out_rows(20)))  # more than are generated together
+        results.append(make_trainer(bench.to(Step.PREPARE), tmp_path).figures())
+    assert results[0].reward not in (0.0, 1.0)
+    assert results[0] == results[1]
 
 
-def test_an_evaluation_changes_nothing_of_the_training(
+def test_an_evaluation_does_not_change_the_state_of_the_training(
     bench_of: Callable[..., Bench], confident_tiny: Path, tmp_path: Path
 ) -> None:
     bench = grpo_bench(bench_of, confident_tiny, HAS_AN_E, SHORT).to(Step.PREPARE)
-    trainer = trainer_of(bench, tmp_path)
+    trainer = make_trainer(bench, tmp_path)
     trainer.model.train()
     before = torch.get_rng_state()
     first, second = trainer.figures(), trainer.figures()
@@ -226,10 +228,10 @@ def test_an_evaluation_changes_nothing_of_the_training(
     assert first.reward == pytest.approx((first.rewards or {})["has_e"] + 0.25 * (first.rewards or {})["length"])
 
 
-def test_rows_that_one_reward_cannot_judge_are_trained_on_by_the_others(
+def test_rows_that_one_reward_cannot_judge_are_scored_by_the_others(
     bench_of: Callable[..., Bench], confident_tiny: Path, tmp_path: Path
 ) -> None:
-    """Half of the train rows have an answer without a number, and all but one of the held-out rows."""
+    """Many rows have an answer without a number, which numeric_answer needs."""
     bench = grpo_bench(bench_of, confident_tiny, HAS_AN_E, {"type": "numeric_answer", "weight": 4.0}, max_steps=3)
     bench.put("train", [{"prompt": f"Number {n}?", "answer": str(n) if n % 2 else "many"} for n in range(24)])
     bench.put("eval", [{"prompt": f"Number {n}?", "answer": "1" if n == 0 else "many"} for n in range(8)])
@@ -237,36 +239,36 @@ def test_rows_that_one_reward_cannot_judge_are_trained_on_by_the_others(
     metrics = bench.job.metrics
     assert metrics is not None
     assert set(metrics.rewards or {}) == {"has_e", "numeric_answer"}
-    trainer = trainer_of(bench, tmp_path)
-    found = trainer.figures()
-    judged = torch.cat(trainer._evaluated)
-    assert torch.isnan(judged[:, 1]).sum() == 7
-    expected = [has_e + (0 if math.isnan(number) else 4 * number) for has_e, number in judged.tolist()]
-    assert found.reward == pytest.approx(statistics.mean(expected))
+    trainer = make_trainer(bench, tmp_path)
+    measured = trainer.figures()
+    scores = torch.cat(trainer._evaluated)
+    assert torch.isnan(scores[:, 1]).sum() == 7
+    expected = [has_e + (0 if math.isnan(number) else 4 * number) for has_e, number in scores.tolist()]
+    assert measured.reward == pytest.approx(statistics.mean(expected))
     name = f"jobs/{bench.job_id}/metrics/{bench.job.steps[Step.TRAIN].attempt}.jsonl"
     assert b"NaN" not in bench.services.buckets.export.read(name)
 
 
-def test_a_model_that_computes_no_numbers_fails_with_what_to_do(
+def test_a_model_with_nan_logits_fails_as_a_loss_that_is_not_finite(
     bench_of: Callable[..., Bench], confident_tiny: Path, tmp_path: Path
 ) -> None:
-    trainer = trainer_of(grpo_bench(bench_of, confident_tiny, HAS_AN_E).to(Step.PREPARE), tmp_path)
+    trainer = make_trainer(grpo_bench(bench_of, confident_tiny, HAS_AN_E).to(Step.PREPARE), tmp_path)
     trainer.model.get_base_model().model.norm.weight.data.fill_(float("nan"))
     with pytest.raises(StepError) as caught:
         trainer.figures()
     assert caught.value.code == "loss_not_finite"
 
 
-def test_a_base_model_that_does_not_say_how_it_ends_its_turns_still_ends_them(
+def test_turns_end_even_if_the_base_model_does_not_list_end_of_turn(
     bench_of: Callable[..., Bench], confident_tiny: Path, tmp_path: Path
 ) -> None:
-    silent = tmp_path / "silent"
-    silent.mkdir()
+    base = tmp_path / "silent"
+    base.mkdir()
     for path in confident_tiny.iterdir():
-        (silent / path.name).symlink_to(path)
-    (silent / "generation_config.json").unlink()
+        (base / path.name).symlink_to(path)
+    (base / "generation_config.json").unlink()
     config = json.loads((confident_tiny / "config.json").read_text())
-    (silent / "config.json").unlink()
-    (silent / "config.json").write_text(json.dumps(config | {"eos_token_id": 1}))
-    trainer = trainer_of(grpo_bench(bench_of, silent, HAS_AN_E).to(Step.PREPARE), tmp_path)
+    (base / "config.json").unlink()
+    (base / "config.json").write_text(json.dumps(config | {"eos_token_id": 1}))
+    trainer = make_trainer(grpo_bench(bench_of, base, HAS_AN_E).to(Step.PREPARE), tmp_path)
     assert END_OF_TURN in trainer.eos_token_ids

@@ -1,4 +1,7 @@
-"""What every trainer of a job is given and does, without a model: arguments, stops, best evaluations, losses."""
+"""The part that all trainers share, without a model.
+
+These are arguments, stops, best evaluations, and losses that were not logged yet.
+"""
 
 from __future__ import annotations
 
@@ -39,9 +42,9 @@ def setup(config: TrainingConfig, *, total_steps: int = 200, held_out: Path | No
     )
 
 
-def test_each_field_of_a_request_becomes_the_argument_that_it_is_about(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_field_of_a_request_becomes_the_matching_argument(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    asked = config(
+    request = config(
         learning_rate=3e-4,
         batch_size=2,
         gradient_accumulation_steps=3,
@@ -56,7 +59,7 @@ def test_each_field_of_a_request_becomes_the_argument_that_it_is_about(monkeypat
         save_steps=13,
         seed=17,
     )
-    assert job_trainer.arguments(setup(asked)) == {
+    assert job_trainer.arguments(setup(request)) == {
         "output_dir": "out",
         "learning_rate": 3e-4,
         "per_device_train_batch_size": 2,
@@ -86,7 +89,7 @@ def test_each_field_of_a_request_becomes_the_argument_that_it_is_about(monkeypat
     }
 
 
-def test_a_gpu_is_used_and_full_fine_tuning_keeps_its_moments_in_8_bits_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_used_and_full_fine_tuning_uses_8_bit_adamw_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(job_trainer, "find_spec", lambda name: object() if name == "bitsandbytes" else None)
     optimizers = {
@@ -100,21 +103,23 @@ def test_a_gpu_is_used_and_full_fine_tuning_keeps_its_moments_in_8_bits_there(mo
 
 
 def test_without_held_out_rows_nothing_is_evaluated() -> None:
-    asked = config(eval_strategy="epoch", max_steps=9)
-    assert job_trainer.arguments(setup(asked, held_out=None))["eval_strategy"] == "no"
-    assert job_trainer.arguments(setup(asked))["eval_strategy"] == "epoch"
-    assert job_trainer.arguments(setup(asked))["max_steps"] == 9
+    request = config(eval_strategy="epoch", max_steps=9)
+    assert job_trainer.arguments(setup(request, held_out=None))["eval_strategy"] == "no"
+    assert job_trainer.arguments(setup(request))["eval_strategy"] == "epoch"
+    assert job_trainer.arguments(setup(request))["max_steps"] == 9
 
 
 @pytest.mark.parametrize(
-    ("asked", "total", "steps"),
+    ("save_steps", "total", "expected"),
     [(None, 1, 1), (None, 10, 1), (None, 11, 2), (None, 995, 100), (None, 5000, 100), (7, 5000, 7)],
 )
-def test_a_checkpoint_is_kept_ten_times_or_every_hundred_train_steps(asked: Any, total: int, steps: int) -> None:
-    assert job_trainer.save_steps(config(save_steps=asked), total) == steps
+def test_a_checkpoint_is_saved_ten_times_or_every_hundred_train_steps(
+    save_steps: Any, total: int, expected: int
+) -> None:
+    assert job_trainer.save_steps(config(save_steps=save_steps), total) == expected
 
 
-def test_figures_are_logged_under_the_names_that_the_trainer_stops_early_by() -> None:
+def test_metrics_are_logged_under_the_names_that_early_stopping_reads() -> None:
     assert job_trainer.logged(EvaluationMetrics(eval_loss=1.5, accuracy=0.5)) == {
         "eval_loss": 1.5,
         "eval_accuracy": 0.5,
@@ -140,7 +145,7 @@ def test_evaluations_are_compared_by_loss_or_reward(fields: dict[str, Any], argu
 
 
 @pytest.mark.parametrize(
-    ("found", "best", "greater", "is_new"),
+    ("value", "best", "greater", "is_new"),
     [
         (1.0, None, False, True),
         (1.0, 1.5, False, True),
@@ -154,14 +159,14 @@ def test_evaluations_are_compared_by_loss_or_reward(fields: dict[str, Any], argu
         (-1e300, None, True, True),
     ],
 )
-def test_only_what_is_better_than_all_before_is_a_new_best(found: Any, best: Any, greater: Any, is_new: bool) -> None:
+def test_only_a_value_better_than_all_before_is_a_new_best(value: Any, best: Any, greater: Any, is_new: bool) -> None:
     args: Any = SimpleNamespace(metric_for_best_model="eval_x", greater_is_better=greater)
     state = TrainerState(best_metric=best)
-    assert best_weights.is_new_best(args, state, {"eval_x": found}) is is_new
+    assert best_weights.is_new_best(args, state, {"eval_x": value}) is is_new
 
 
 class StandIn:
-    """A trainer as far as these functions ask one."""
+    """Stand-in for a trainer, as far as the tested functions use one."""
 
     def __init__(self, **state: Any):
         self.state = TrainerState(**state)
@@ -181,7 +186,7 @@ class StandIn:
         self.loaded.append(folder)
 
 
-def with_checkpoint(folder: Path, train_step: int) -> FolderObjects:
+def save_checkpoint(folder: Path, train_step: int) -> FolderObjects:
     export, local = FolderObjects(folder / "export", "export"), folder / f"checkpoint-{train_step}"
     local.mkdir()
     for name in checkpoints.REQUIRED_FILES:
@@ -190,8 +195,8 @@ def with_checkpoint(folder: Path, train_step: int) -> FolderObjects:
     return export
 
 
-def test_the_best_weights_are_taken_when_the_last_are_worse(tmp_path: Path) -> None:
-    export, into = with_checkpoint(tmp_path, 6), tmp_path / "work"
+def test_the_best_weights_are_restored_when_the_last_are_worse(tmp_path: Path) -> None:
+    export, into = save_checkpoint(tmp_path, 6), tmp_path / "work"
     trainer: Any = StandIn(best_metric=1.0, best_global_step=6)
     assert best_weights.take(trainer, {"eval_loss": 1.5}, export, "jobs/x", into) == 6
     assert trainer.loaded == [str(into / "checkpoint-6")]
@@ -200,27 +205,25 @@ def test_the_best_weights_are_taken_when_the_last_are_worse(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(("best", "last"), [(None, 1.5), (6, 1.0), (6, 0.5)])
 def test_the_last_weights_stay_when_none_were_better(tmp_path: Path, best: int | None, last: float) -> None:
-    export = with_checkpoint(tmp_path, 6)
+    export = save_checkpoint(tmp_path, 6)
     trainer: Any = StandIn(best_metric=1.0, best_global_step=best)
     assert best_weights.take(trainer, {"eval_loss": last}, export, "jobs/x", tmp_path / "work") is None
     assert trainer.loaded == []
 
 
-def test_best_weights_that_are_gone_are_told_and_the_last_stay(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_missing_best_weights_are_logged_and_the_last_stay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trainer: Any = StandIn(best_metric=1.0, best_global_step=4)
     with caplog.at_level(logging.WARNING):
-        assert best_weights.take(trainer, {"eval_loss": 2.0}, with_checkpoint(tmp_path, 6), "jobs/x", tmp_path) is None
+        assert best_weights.take(trainer, {"eval_loss": 2.0}, save_checkpoint(tmp_path, 6), "jobs/x", tmp_path) is None
     assert "train_step 4" in caplog.text
     assert trainer.loaded == []
 
 
-# Ends, and losses that were not logged yet.
+# Stops, and losses that were not logged yet.
 
 
-class Told:
-    """Hooks that remember."""
+class RecordingHooks:
+    """Hooks that record their calls."""
 
     def __init__(self, *, must_stop: bool = False):
         self.saved: list[Any] = []
@@ -233,8 +236,8 @@ class Told:
         )
 
 
-def attached(trainer: Any, told: Told, **fields: Any) -> Any:
-    job_trainer.attach(trainer, told.hooks, config(**fields))
+def attach_callback(trainer: Any, recording: RecordingHooks, **fields: Any) -> Any:
+    job_trainer.attach(trainer, recording.hooks, config(**fields))
     (callback,) = [each for each in trainer.callback_handler.callbacks if isinstance(each, job_trainer.JobCallback)]
     return callback
 
@@ -253,17 +256,17 @@ def args(**fields: Any) -> Any:
     )
 
 
-def test_a_stop_that_is_asked_for_ends_the_training_with_a_checkpoint() -> None:
+def test_a_requested_stop_ends_the_training_with_a_checkpoint() -> None:
     for must_stop in (True, False):
         trainer, control = StandIn(global_step=3), TrainerControl()
-        attached(trainer, Told(must_stop=must_stop)).on_step_end(args(), trainer.state, control)
+        attach_callback(trainer, RecordingHooks(must_stop=must_stop)).on_step_end(args(), trainer.state, control)
         assert (control.should_save, control.should_training_stop) == (must_stop, must_stop)
 
 
 @pytest.mark.parametrize(("epoch", "waits"), [(2.0, True), (1.5, False)])
 def test_a_checkpoint_at_the_end_of_an_epoch_waits_for_its_evaluation(epoch: float, waits: bool) -> None:
     trainer, control = StandIn(global_step=6, max_steps=9, epoch=epoch), TrainerControl(should_save=True)
-    callback = attached(trainer, Told())
+    callback = attach_callback(trainer, RecordingHooks())
     callback.on_step_end(args(eval_strategy="epoch"), trainer.state, control)
     assert control.should_save is not waits
     control.should_evaluate = True
@@ -275,56 +278,56 @@ def test_a_checkpoint_at_the_end_of_an_epoch_waits_for_its_evaluation(epoch: flo
 
 def test_the_last_epoch_is_evaluated_though_max_steps_cut_it_off() -> None:
     trainer, control = StandIn(global_step=9, max_steps=9, epoch=1.5), TrainerControl(should_evaluate=True)
-    attached(trainer, Told()).on_epoch_end(args(eval_strategy="epoch"), trainer.state, control)
+    attach_callback(trainer, RecordingHooks()).on_epoch_end(args(eval_strategy="epoch"), trainer.state, control)
     assert control.should_evaluate is True
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_ends_the_training(loss: float) -> None:
-    trainer, told = StandIn(global_step=4), Told()
-    callback = attached(trainer, told)
+def test_a_loss_that_is_not_finite_ends_the_training(loss: float) -> None:
+    trainer, recording = StandIn(global_step=4), RecordingHooks()
+    callback = attach_callback(trainer, recording)
     with pytest.raises(StepError) as caught:
         callback.on_log(args(), trainer.state, TrainerControl(), logs={"loss": loss})
     assert caught.value.code == "loss_not_finite"
     assert "train_step 4" in caught.value.message
     callback.on_log(args(), trainer.state, TrainerControl(), logs={"eval_loss": loss})
     callback.on_log(args(), trainer.state, TrainerControl(), logs={"loss": 2.0})
-    assert told.stepped == [{"loss": 2.0}]
+    assert recording.stepped == [{"loss": 2.0}]
 
 
-def test_a_new_best_evaluation_is_saved_where_the_best_is_kept() -> None:
+def test_a_new_best_evaluation_is_saved_if_the_best_is_to_be_restored() -> None:
     for keeps, loss, saves in ((True, 1.0, True), (True, 2.0, False), (False, 1.0, False)):
         trainer, control = StandIn(best_metric=1.5, global_step=4), TrainerControl()
-        callback = attached(trainer, Told(), load_best_model_at_end=keeps, eval_strategy="steps")
+        callback = attach_callback(trainer, RecordingHooks(), load_best_model_at_end=keeps, eval_strategy="steps")
         callback.on_evaluate(args(), trainer.state, control, metrics={"eval_loss": loss})
         assert control.should_save is saves
 
 
-def test_a_checkpoint_is_handed_on_with_the_best_train_step() -> None:
-    trainer, told = StandIn(global_step=6, best_global_step=4), Told()
-    attached(trainer, told).on_save(args(), trainer.state, TrainerControl())
-    assert told.saved == [(6, Path("/out/checkpoint-6"), 4)]
+def test_a_checkpoint_is_reported_with_the_best_train_step() -> None:
+    trainer, recording = StandIn(global_step=6, best_global_step=4), RecordingHooks()
+    attach_callback(trainer, recording).on_save(args(), trainer.state, TrainerControl())
+    assert recording.saved == [(6, Path("/out/checkpoint-6"), 4)]
 
 
-def test_what_was_not_logged_before_a_checkpoint_is_logged_after_it() -> None:
+def test_losses_not_logged_before_a_checkpoint_are_logged_after_it() -> None:
     before: Any = StandIn(global_step=5)
     before._tr_loss, before._globalstep_last_logged, before.sums = torch.tensor(3.5), 4, {"reward": [1.0, 2.0]}
-    callback = attached(before, Told())
+    callback = attach_callback(before, RecordingHooks())
     callback.on_step_end(args(), before.state, TrainerControl(should_save=True))
     (window,) = [each for each in before.callback_handler.callbacks if isinstance(each, job_trainer.LossWindow)]
-    kept = window.state()
+    state = window.state()
     after: Any = StandIn(global_step=5)
-    callback = attached(after, Told())
-    after.callback_handler.callbacks[0] = job_trainer.LossWindow.from_state(kept)
+    callback = attach_callback(after, RecordingHooks())
+    after.callback_handler.callbacks[0] = job_trainer.LossWindow.from_state(state)
     callback.on_train_begin(args(), after.state, TrainerControl())
     assert (after._tr_loss.item(), after._globalstep_last_logged, after.sums) == (3.5, 4, {"reward": [1.0, 2.0]})
 
 
-def test_a_train_step_that_is_logged_now_leaves_nothing_to_log() -> None:
+def test_a_train_step_that_is_logged_leaves_nothing_for_later() -> None:
     trainer: Any = StandIn(global_step=5)
     trainer._tr_loss, trainer._globalstep_last_logged, trainer.sums = torch.tensor(3.5), 4, {"reward": [1.0]}
     control = TrainerControl(should_save=True, should_log=True)
-    attached(trainer, Told()).on_step_end(args(), trainer.state, control)
+    attach_callback(trainer, RecordingHooks()).on_step_end(args(), trainer.state, control)
     (window,) = [each for each in trainer.callback_handler.callbacks if isinstance(each, job_trainer.LossWindow)]
     assert window.state()["attributes"] == {"summed": 0.0, "logged_at": 5, "figures": {}}
 
@@ -332,11 +335,11 @@ def test_a_train_step_that_is_logged_now_leaves_nothing_to_log() -> None:
 @pytest.mark.parametrize(
     ("train_step", "patience_left", "finished"), [(9, 1, True), (8, 1, False), (8, 0, True), (10, 1, True)]
 )
-def test_nothing_is_left_after_the_last_train_step_or_the_last_patience(
+def test_a_training_is_finished_after_its_last_train_step_or_out_of_patience(
     tmp_path: Path, train_step: int, patience_left: int, finished: bool
 ) -> None:
     trainer: Any = StandIn(global_step=train_step, max_steps=9)
-    attached(trainer, Told(), early_stopping_patience=3, eval_strategy="steps")
+    attach_callback(trainer, RecordingHooks(), early_stopping_patience=3, eval_strategy="steps")
     (stopping,) = [each for each in trainer.callback_handler.callbacks if isinstance(each, job_trainer.EarlyStopping)]
     stopping.early_stopping_patience_counter = 3 - patience_left
     assert job_trainer.is_finished(trainer) is finished

@@ -1,4 +1,4 @@
-"""Accuracy and perplexity, against a computation of our own that shares nothing with them."""
+"""Accuracy and perplexity, against an independent computation."""
 
 from __future__ import annotations
 
@@ -29,17 +29,20 @@ def batches(encoded: list[Encoded], size: int, by_rows: bool) -> list[dict[str, 
     return [collate(items[start : start + size]) for start in range(0, len(items), size)]
 
 
-def independent(model: Any, encoded: list[Encoded]) -> tuple[float, float, float]:
-    """Row by row, without padding, from the model's own logits."""
+def reference_metrics(model: Any, encoded: list[Encoded]) -> tuple[float, float, float]:
+    """Return loss, accuracy and perplexity from the model's own logits.
+
+    It is computed row by row, without padding.
+    """
     with torch.no_grad():
         logits = [model(input_ids=torch.tensor([row.input_ids])).logits[0].double() for row in encoded]
-    return independent_of([(of_row, row.labels) for of_row, row in zip(logits, encoded, strict=True)])
+    return metrics_of_logits([(row_logits, row.labels) for row_logits, row in zip(logits, encoded, strict=True)])
 
 
-def independent_of(found: list[tuple[torch.Tensor, list[int]]]) -> tuple[float, float, float]:
-    """Loss, accuracy and perplexity of rows' logits and labels, token by token in Python."""
+def metrics_of_logits(rows: list[tuple[torch.Tensor, list[int]]]) -> tuple[float, float, float]:
+    """Return loss, accuracy and perplexity, token by token in Python."""
     losses, hits = [], []
-    for logits, labels in found:
+    for logits, labels in rows:
         for position in range(1, len(labels)):
             if labels[position] != -100:
                 probabilities = torch.softmax(logits[position - 1], -1)
@@ -52,32 +55,32 @@ def independent_of(found: list[tuple[torch.Tensor, list[int]]]) -> tuple[float, 
 @pytest.mark.parametrize("family", ["gemma3", "gemma2"])
 @pytest.mark.parametrize("size", [1, 3, 7])
 @pytest.mark.parametrize("by_rows", [True, False])
-def test_figures_are_those_of_an_independent_computation(tmp_path: Path, family: str, size: int, by_rows: bool) -> None:
+def test_metrics_match_a_reference_computation(tmp_path: Path, family: str, size: int, by_rows: bool) -> None:
     from transformers import AutoModelForCausalLM
 
     base = tiny_gemma.build(tmp_path / family, family)
     row_attention.register()
     model = AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager").float().eval()
-    if family == "gemma2":  # caps that bite, and weights that reach them
+    if family == "gemma2":  # a low cap, which the larger weights below reach
         model.config.final_logit_softcapping = 0.5
     with torch.no_grad():
         model.get_input_embeddings().weight.mul_(20)
     encoded = encoded_rows(base)
-    loss, accuracy, perplexity = independent(model, encoded)
+    loss, accuracy, perplexity = reference_metrics(model, encoded)
     if by_rows:
         model.set_attn_implementation(row_attention.NAME)
     sums = metrics.evaluate(model, batches(encoded, size, by_rows), torch.float32)
-    found = sums.figures(["accuracy", "perplexity"])
-    assert found.eval_loss == pytest.approx(loss, rel=1e-5)
-    assert found.accuracy == accuracy
-    assert found.perplexity == pytest.approx(perplexity, rel=1e-4)
-    assert found.perplexity is not None
-    assert found.perplexity > 1.1
+    measured = sums.figures(["accuracy", "perplexity"])
+    assert measured.eval_loss == pytest.approx(loss, rel=1e-5)
+    assert measured.accuracy == accuracy
+    assert measured.perplexity == pytest.approx(perplexity, rel=1e-4)
+    assert measured.perplexity is not None
+    assert measured.perplexity > 1.1
 
 
 @pytest.mark.parametrize(("positions", "block"), [(4, 256), (5, 7), (64, 100), (1, 1000)])
 @pytest.mark.parametrize("family", ["gemma3", "gemma2"])
-def test_logits_are_in_memory_some_positions_and_tokens_at_a_time(
+def test_logits_are_computed_in_blocks_of_positions_and_tokens(
     tmp_path: Path, family: str, positions: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from transformers import AutoModelForCausalLM
@@ -88,23 +91,23 @@ def test_logits_are_in_memory_some_positions_and_tokens_at_a_time(
     with torch.no_grad():
         model.get_input_embeddings().weight.mul_(20)
     encoded = encoded_rows(tmp_path / family)
-    loss, accuracy, _ = independent(model, encoded)
+    loss, accuracy, _ = reference_metrics(model, encoded)
     largest: list[int] = []
     gather = torch.Tensor.gather
 
-    def seen(logits: torch.Tensor, *args: Any) -> torch.Tensor:
+    def recording_gather(logits: torch.Tensor, *args: Any) -> torch.Tensor:
         largest.append(logits.numel())
         return gather(logits, *args)
 
-    monkeypatch.setattr(torch.Tensor, "gather", seen)
-    found = metrics.evaluate(model, batches(encoded, 3, by_rows=False), torch.float32).figures(["accuracy"])
+    monkeypatch.setattr(torch.Tensor, "gather", recording_gather)
+    measured = metrics.evaluate(model, batches(encoded, 3, by_rows=False), torch.float32).figures(["accuracy"])
     assert max(largest) <= max(positions, metrics.STEP) * block
-    assert found.eval_loss == pytest.approx(loss, rel=1e-5)
-    assert found.accuracy == accuracy
+    assert measured.eval_loss == pytest.approx(loss, rel=1e-5)
+    assert measured.accuracy == accuracy
 
 
-def test_the_first_of_equally_likely_tokens_is_the_choice(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As argmax over the whole vocabulary says it, also where they are in different blocks."""
+def test_the_first_of_equally_likely_tokens_is_predicted(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The result equals argmax over the whole vocabulary, even across blocks."""
     monkeypatch.setattr(metrics, "BLOCK", 2)
     hidden, head = torch.ones(2, 1), torch.tensor([[0.0], [3.0], [1.0], [3.0], [3.0]])
     losses, is_first = metrics._looked_up(hidden, torch.tensor([1, 3]), head, None)
@@ -112,7 +115,7 @@ def test_the_first_of_equally_likely_tokens_is_the_choice(tiny: Path, monkeypatc
     assert losses.tolist() == pytest.approx([math.log(3 + math.exp(-2) + math.exp(-3))] * 2)
 
 
-def test_a_diverged_model_has_no_loss_rather_than_a_wrong_one() -> None:
+def test_the_loss_of_a_diverged_model_is_nan() -> None:
     hidden = torch.tensor([[math.nan], [1.0]])
     losses, is_first = metrics._looked_up(hidden, torch.tensor([1, 1]), torch.tensor([[0.0], [1.0]]), None)
     assert losses.isnan().tolist() == [True, False]
@@ -120,7 +123,7 @@ def test_a_diverged_model_has_no_loss_rather_than_a_wrong_one() -> None:
 
 
 @pytest.mark.parametrize("family", ["gemma3", "gemma2"])
-def test_in_16_bits_batches_are_of_few_shapes_and_their_figures_the_same(
+def test_padding_16_bit_batches_to_few_shapes_changes_no_metric(
     tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from transformers import AutoModelForCausalLM
@@ -130,9 +133,9 @@ def test_in_16_bits_batches_are_of_few_shapes_and_their_figures_the_same(
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16, attn_implementation=row_attention.NAME)
     encoded, tokens = encoded_rows(base), []
     handle = model.model.register_forward_pre_hook(
-        lambda _, args, given: tokens.append(given["input_ids"].shape[1]), with_kwargs=True
+        lambda _, args, kwargs: tokens.append(kwargs["input_ids"].shape[1]), with_kwargs=True
     )
-    found = metrics.evaluate(model, batches(encoded, 2, by_rows=True), torch.bfloat16)
+    rounded = metrics.evaluate(model, batches(encoded, 2, by_rows=True), torch.bfloat16)
     assert tokens
     assert all(number % metrics.STEP == 0 for number in tokens)
     tokens.clear()
@@ -140,12 +143,12 @@ def test_in_16_bits_batches_are_of_few_shapes_and_their_figures_the_same(
     plain = metrics.evaluate(model, batches(encoded, 2, by_rows=True), torch.bfloat16)
     assert any(number % 64 for number in tokens)
     handle.remove()
-    assert found.tokens == plain.tokens == sum(row.trained_tokens for row in encoded)
-    assert found.correct == plain.correct
-    assert found.loss == pytest.approx(plain.loss, rel=1e-3)
+    assert rounded.tokens == plain.tokens == sum(row.trained_tokens for row in encoded)
+    assert rounded.correct == plain.correct
+    assert rounded.loss == pytest.approx(plain.loss, rel=1e-3)
 
 
-def test_only_what_is_wanted_is_told() -> None:
+def test_only_requested_metrics_are_returned() -> None:
     sums = metrics.Sums(loss=2.0, correct=1, tokens=2)
     assert sums.figures([]).by_name() == {"eval_loss": 1.0}
     assert sums.figures(["perplexity"]).perplexity == math.e

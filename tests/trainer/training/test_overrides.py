@@ -1,5 +1,8 @@
-"""Trainers of ours override methods of transformers' and TRL's. A method that a release has no more would be called by
-nobody: training would go on, and compute something else."""
+"""Methods of transformers and TRL that our trainers override still exist.
+
+Nothing would call an override whose base method a release has removed: training would go on, and compute something
+else.
+"""
 
 from __future__ import annotations
 
@@ -25,21 +28,21 @@ OVERRIDING = (
     job_trainer.LossWindow,
     sft.SftTrainer,
 )
-# accelerate calls it where a sampler has one.
-OF_SAMPLERS = {"set_epoch"}
+# accelerate calls this method if a sampler has it.
+SAMPLER_METHODS = {"set_epoch"}
 CODE = "".join(path.read_text() for path in (Path(__file__).parents[3] / "trainer").rglob("*.py"))
 
 
 @pytest.mark.parametrize("kind", OVERRIDING)
-def test_a_method_overrides_one_or_is_called_by_code_of_ours(kind: type) -> None:
+def test_each_method_overrides_one_or_is_called_by_our_code(kind: type) -> None:
     defined = {name for name, value in vars(kind).items() if isinstance(value, FunctionType)}
     assert defined
     new = {name for name in defined if not any(hasattr(base, name) for base in kind.__mro__[1:])}
-    assert {name for name in new if f".{name}(" not in CODE} <= OF_SAMPLERS
+    assert {name for name in new if f".{name}(" not in CODE} <= SAMPLER_METHODS
 
 
 @pytest.mark.parametrize("algorithm", ["dpo", "grpo"])
-def test_log_probabilities_are_by_our_own_loss_head(
+def test_log_probabilities_come_from_our_own_loss_head(
     bench_of: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, algorithm: str
 ) -> None:
     rewards = [{"type": "regex", "name": "has_e", "pattern": "e"}]
@@ -58,17 +61,17 @@ def test_log_probabilities_are_by_our_own_loss_head(
     bench.put("train", content(rows.train_rows(8)))
     bench.put("eval", content(rows.held_out_rows(4)))
     calls = []
-    ours = reinforcement.log_probabilities
+    original = reinforcement.log_probabilities
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         calls.append(args)
-        return ours(*args, **kwargs)
+        return original(*args, **kwargs)
 
-    def never(*_: Any) -> None:
-        raise AssertionError("TRL's own head was asked")
+    def fail(*_: Any) -> None:
+        raise AssertionError("TRL's own head was called")
 
     monkeypatch.setattr(reinforcement, "log_probabilities", counted)
-    monkeypatch.setattr(trl_utils._ChunkedLogProbFunction, "forward", staticmethod(never))
+    monkeypatch.setattr(trl_utils._ChunkedLogProbFunction, "forward", staticmethod(fail))
     bench.to(Step.TRAIN)
     assert bench.job.steps[Step.TRAIN].state == "done"
-    assert len(calls) >= 2  # of the policy, and of its reference
+    assert len(calls) >= 2  # for the policy and for its reference

@@ -1,4 +1,4 @@
-"""Progress of a training: what the record, the loss curve and trackers are told, and when."""
+"""Progress of a training: reports to the record, the loss curve and trackers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from trainer.training.progress import ProgressLog, rewards_in
 CURVE = "jobs/x/metrics/1.jsonl"
 
 
-class Told:
-    """A progress log with all that it tells."""
+class RecordedProgress:
+    """Progress log that records everything it reports."""
 
     def __init__(self, folder: Path):
         self.clock, self.objects = FakeClock(), FolderObjects(folder, "export")
@@ -32,7 +32,7 @@ class Told:
         self.tracked.append((train_step, figures))
 
     def step(self, train_step: int, *, seconds: float, tokens: int, **more: Any) -> None:
-        """One of ten train_steps, `seconds` after the one before."""
+        """Report one of ten train_steps, `seconds` after the previous one."""
         self.clock.advance(seconds=seconds)
         fixed = {"total_steps": 10, "epoch": train_step / 3, "loss": 2.0, "learning_rate": 1e-4}
         self.log.stepped(train_step=train_step, tokens=tokens, **(fixed | more))  # type: ignore[arg-type]
@@ -43,16 +43,16 @@ class Told:
 
 
 @pytest.fixture
-def told(tmp_path: Path) -> Told:
-    return Told(tmp_path)
+def progress(tmp_path: Path) -> RecordedProgress:
+    return RecordedProgress(tmp_path)
 
 
-def test_speed_and_the_time_to_go_are_those_of_the_train_steps_so_far(told: Told) -> None:
-    told.log.began()
-    told.step(1, seconds=2, tokens=100)
-    told.step(2, seconds=4, tokens=600)
-    told.log.flush()
-    first, last = told.reports
+def test_speed_and_remaining_time_are_estimated_from_the_train_steps_so_far(progress: RecordedProgress) -> None:
+    progress.log.began()
+    progress.step(1, seconds=2, tokens=100)
+    progress.step(2, seconds=4, tokens=600)
+    progress.log.flush()
+    first, last = progress.reports
     assert first == Progress(
         train_step=1,
         total_steps=10,
@@ -65,34 +65,34 @@ def test_speed_and_the_time_to_go_are_those_of_the_train_steps_so_far(told: Told
     assert (last.train_step, last.tokens_per_second, last.eta_seconds) == (2, 100.0, 24.0)
 
 
-def test_only_recent_train_steps_count(told: Told) -> None:
-    told.log.began()
-    told.step(1, seconds=1000, tokens=1)
+def test_estimates_use_only_recent_train_steps(progress: RecordedProgress) -> None:
+    progress.log.began()
+    progress.step(1, seconds=1000, tokens=1)
     for number in range(2, 22):
-        told.step(number, seconds=1, tokens=1 + 10 * number, total_steps=100)
-    told.step(22, seconds=1, tokens=231, total_steps=100)
-    told.log.flush()
-    assert (told.reports[-1].tokens_per_second, told.reports[-1].eta_seconds) == (10.5, 78.0)
+        progress.step(number, seconds=1, tokens=1 + 10 * number, total_steps=100)
+    progress.step(22, seconds=1, tokens=231, total_steps=100)
+    progress.log.flush()
+    assert (progress.reports[-1].tokens_per_second, progress.reports[-1].eta_seconds) == (10.5, 78.0)
 
 
-def test_without_a_beginning_or_time_nothing_is_estimated(told: Told) -> None:
-    told.step(1, seconds=0, tokens=100)
-    told.log.flush()
-    assert (told.reports[-1].tokens_per_second, told.reports[-1].eta_seconds) == (None, None)
+def test_nothing_is_estimated_without_a_beginning_or_elapsed_time(progress: RecordedProgress) -> None:
+    progress.step(1, seconds=0, tokens=100)
+    progress.log.flush()
+    assert (progress.reports[-1].tokens_per_second, progress.reports[-1].eta_seconds) == (None, None)
 
 
-def test_the_record_is_written_at_once_and_then_every_five_seconds(told: Told) -> None:
+def test_the_record_is_written_at_once_and_then_every_five_seconds(progress: RecordedProgress) -> None:
     for number, seconds in enumerate((0, 1, 3.9, 0.1, 4.9, 0.1), start=1):
-        told.step(number, seconds=seconds, tokens=number)
-    assert [progress.train_step for progress in told.reports] == [1, 4, 6]
+        progress.step(number, seconds=seconds, tokens=number)
+    assert [report.train_step for report in progress.reports] == [1, 4, 6]
 
 
-def test_a_clock_that_is_set_back_stops_no_report_and_makes_no_time_negative(told: Told) -> None:
-    told.log.began()
+def test_a_clock_set_back_neither_stops_reports_nor_makes_times_negative(progress: RecordedProgress) -> None:
+    progress.log.began()
     for number in range(1, 5):
-        told.step(number, seconds=6, tokens=600 * number)
-        told.clock.set_back(hours=1)
-    assert [(report.train_step, report.tokens_per_second, report.eta_seconds) for report in told.reports] == [
+        progress.step(number, seconds=6, tokens=600 * number)
+        progress.clock.set_back(hours=1)
+    assert [(report.train_step, report.tokens_per_second, report.eta_seconds) for report in progress.reports] == [
         (1, 100, 54),
         (2, 100, 48),
         (3, 100, 42),
@@ -100,17 +100,17 @@ def test_a_clock_that_is_set_back_stops_no_report_and_makes_no_time_negative(tol
     ]
 
 
-def test_more_train_steps_than_were_planned_leave_no_time_to_go(told: Told) -> None:
-    told.log.began()
-    told.step(11, seconds=6, tokens=600)
-    assert told.reports[-1].eta_seconds == 0
+def test_more_train_steps_than_planned_leave_no_remaining_time(progress: RecordedProgress) -> None:
+    progress.log.began()
+    progress.step(11, seconds=6, tokens=600)
+    assert progress.reports[-1].eta_seconds == 0
 
 
-def test_the_loss_curve_has_a_line_for_each_train_step_and_evaluation(told: Told) -> None:
-    at = told.clock.now().isoformat()
-    told.step(1, seconds=0, tokens=5, rewards={"reward": 0.5, "rewards/margins": 0.25})
-    told.log.evaluated(1, EvaluationMetrics(eval_loss=1.5, accuracy=0.75))
-    assert told.curve() == [
+def test_the_loss_curve_has_a_line_for_each_train_step_and_evaluation(progress: RecordedProgress) -> None:
+    at = progress.clock.now().isoformat()
+    progress.step(1, seconds=0, tokens=5, rewards={"reward": 0.5, "rewards/margins": 0.25})
+    progress.log.evaluated(1, EvaluationMetrics(eval_loss=1.5, accuracy=0.75))
+    assert progress.curve() == [
         {
             "train_step": 1,
             "epoch": 0.3333,
@@ -123,29 +123,29 @@ def test_the_loss_curve_has_a_line_for_each_train_step_and_evaluation(told: Told
         },
         {"train_step": 1, "eval_loss": 1.5, "accuracy": 0.75, "at": at},
     ]
-    assert (told.reports[-1].reward, told.reports[-1].margin) == (0.5, 0.25)
-    assert told.tracked == [
+    assert (progress.reports[-1].reward, progress.reports[-1].margin) == (0.5, 0.25)
+    assert progress.tracked == [
         (1, {"reward": 0.5, "rewards/margins": 0.25}),
         (1, EvaluationMetrics(eval_loss=1.5, accuracy=0.75)),
     ]
 
 
-def test_the_end_is_told_though_its_last_train_steps_were_not_logged(told: Told) -> None:
-    told.step(7, seconds=0, tokens=5)
-    told.log.ended(train_step=10, total_steps=10, epoch=3.00004)
-    last = told.reports[-1]
+def test_the_end_is_reported_even_if_the_last_train_steps_were_not_logged(progress: RecordedProgress) -> None:
+    progress.step(7, seconds=0, tokens=5)
+    progress.log.ended(train_step=10, total_steps=10, epoch=3.00004)
+    last = progress.reports[-1]
     assert (last.train_step, last.total_steps, last.epoch, last.eta_seconds, last.loss) == (10, 10, 3.0, 0.0, 2.0)
 
 
-def test_a_training_that_ends_at_once_tells_its_end_and_writes_no_curve(told: Told) -> None:
-    told.log.flush()
-    assert told.reports == []
-    told.log.ended(train_step=4, total_steps=4, epoch=1.0)
-    assert told.reports == [Progress(train_step=4, total_steps=4, epoch=1.0, eta_seconds=0.0)]
-    assert told.objects.stat(CURVE) is None
+def test_a_training_that_ends_at_once_reports_its_end_and_writes_no_curve(progress: RecordedProgress) -> None:
+    progress.log.flush()
+    assert progress.reports == []
+    progress.log.ended(train_step=4, total_steps=4, epoch=1.0)
+    assert progress.reports == [Progress(train_step=4, total_steps=4, epoch=1.0, eta_seconds=0.0)]
+    assert progress.objects.stat(CURVE) is None
 
 
-def test_rewards_are_what_reinforcement_learning_logs_besides() -> None:
+def test_rewards_are_the_additional_metrics_of_reinforcement_learning() -> None:
     logged = {
         "reward": 1.0,
         "rewards/margins": 2.0,

@@ -1,5 +1,8 @@
-"""RL with pictures on a tiny model that sees: what it learns hangs on the picture, and figures and losses are those of
-an independent computation, a row at a time with what transformers' own processor makes of its pictures."""
+"""RL with pictures on a tiny vision model.
+
+What it learns depends on the picture. Metrics and losses match a reference computation, row by row with the inputs of
+transformers' own processor.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +22,16 @@ from gemtune.request.spec import Spec
 from tests import rows
 from tests.trainer.conftest import Bench
 from tests.trainer.steps.test_train import adapter, after_steps
-from tests.trainer.training.test_dpo import UNTOLD, shaken
-from tests.trainer.training.test_vision import as_processors_take
+from tests.trainer.training.test_dpo import NO_HOOKS, randomize_adapter
+from tests.trainer.training.test_vision import to_processor_messages
 from trainer.rows.prepared import read_tokens
 from trainer.training.picture_batches import Sight
 
 BenchOf = Callable[..., Bench]
 BETA = 0.2
 DPO: dict[str, Any] = {"algorithm": "dpo", "beta": BETA}
-OTHER = {"red": "blue", "blue": "red"}
-# What to answer of a colour, for rewards that compare numbers.
+OTHER_COLOUR = {"red": "blue", "blue": "red"}
+# The answer for each colour, for rewards that compare numbers.
 NUMBERS = {"red": "1", "blue": "7"}
 
 
@@ -36,10 +39,10 @@ def grpo(*rewards: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"algorithm": "grpo", "num_generations": 4, "max_completion_length": 4, "rewards": list(rewards)} | more
 
 
-def asked(*numbers: int) -> list[dict[str, Any]]:
-    """What a user asks of the pictures with these numbers, as JSONL has it."""
-    shown = [rows.picture_rows(1, first=number)[0]["messages"][0]["content"][0] for number in numbers]
-    return [{"role": "user", "content": [*shown, {"type": "text", "text": rows.QUESTION}]}]
+def prompt_with(*numbers: int) -> list[dict[str, Any]]:
+    """Return the prompt about the pictures with these numbers, as in JSONL."""
+    pictures = [rows.picture_rows(1, first=number)[0]["messages"][0]["content"][0] for number in numbers]
+    return [{"role": "user", "content": [*pictures, {"type": "text", "text": rows.QUESTION}]}]
 
 
 def colour(number: int) -> str:
@@ -47,14 +50,17 @@ def colour(number: int) -> str:
 
 
 def pair(*numbers: int) -> dict[str, Any]:
-    """The answer that is right of the last picture is preferred to the one that is wrong."""
+    """Return a pair whose chosen answer is right about the last picture."""
     right = colour(numbers[-1]) if numbers else "red"
-    answers = {name: f"{rows.HABIT} {said} one." for name, said in (("chosen", right), ("rejected", OTHER[right]))}
-    return {"prompt": asked(*numbers)} | answers
+    answers = {
+        name: f"{rows.HABIT} {answer_colour} one."
+        for name, answer_colour in (("chosen", right), ("rejected", OTHER_COLOUR[right]))
+    }
+    return {"prompt": prompt_with(*numbers)} | answers
 
 
 def question(*numbers: int) -> dict[str, Any]:
-    return {"prompt": asked(*numbers), "answer": NUMBERS[colour(numbers[-1]) if numbers else "red"]}
+    return {"prompt": prompt_with(*numbers), "answer": NUMBERS[colour(numbers[-1]) if numbers else "red"]}
 
 
 def rl_bench(vision_bench_of: BenchOf, rl: dict[str, Any], train: list[Any], held_out: list[Any], **more: Any) -> Bench:
@@ -64,12 +70,12 @@ def rl_bench(vision_bench_of: BenchOf, rl: dict[str, Any], train: list[Any], hel
     return bench
 
 
-def as_transformers_reads(base: Path, prompt: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """A prompt as inputs of the model, by the processor that comes with it."""
+def reference_inputs(base: Path, prompt: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Return a prompt as model inputs, by the base model's own processor."""
     from transformers import AutoProcessor
 
     inputs: dict[str, torch.Tensor] = AutoProcessor.from_pretrained(base).apply_chat_template(
-        as_processors_take({"messages": prompt}),
+        to_processor_messages({"messages": prompt}),
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
@@ -81,8 +87,11 @@ def as_transformers_reads(base: Path, prompt: list[dict[str, Any]]) -> dict[str,
 def log_probabilities(
     model: Any, base: Path, prompt: list[dict[str, Any]], answer: list[int], temperature: float = 1.0
 ) -> torch.Tensor:
-    """Of an answer's tokens: a row alone, from full logits, in float64."""
-    inputs = as_transformers_reads(base, prompt)
+    """Return the log probabilities of an answer's tokens.
+
+    The row is computed alone, from full logits in float64.
+    """
+    inputs = reference_inputs(base, prompt)
     length = inputs["input_ids"].shape[1]
     ids = torch.cat([inputs["input_ids"], torch.tensor([answer])], dim=1)
     kinds = torch.nn.functional.pad(inputs["token_type_ids"], (0, len(answer)))
@@ -92,10 +101,10 @@ def log_probabilities(
     return torch.log_softmax(logits / temperature, -1).gather(1, ids[0, length:, None])[:, 0]
 
 
-def of_policy_and_reference(model: Any, *of: Any) -> list[torch.Tensor]:
-    policy = log_probabilities(model, *of)
+def policy_and_reference(model: Any, *arguments: Any) -> list[torch.Tensor]:
+    policy = log_probabilities(model, *arguments)
     with model.disable_adapter():
-        return [policy, log_probabilities(model, *of)]
+        return [policy, log_probabilities(model, *arguments)]
 
 
 def prepared(bench: Bench, split: str = "eval") -> list[dict[str, Any]]:
@@ -103,17 +112,17 @@ def prepared(bench: Bench, split: str = "eval") -> list[dict[str, Any]]:
     return list(read_tokens(folder / f"{split}.parquet"))
 
 
-def trainer_of(bench: Bench, tmp_path: Path) -> Any:
-    """The trainer of a prepared job, with an adapter that does something."""
+def make_trainer(bench: Bench, tmp_path: Path) -> Any:
+    """Return the trainer of a prepared job, with a randomized adapter."""
     from trainer.model.engines import huggingface
     from trainer.training import dpo
-    from trainer.training import grpo as of_grpo
+    from trainer.training import grpo as grpo_module
     from trainer.training.interface import Setup
 
     spec = Spec.model_validate_json(bench.services.buckets.config.read(bench.job.spec_name))
     folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
     base = Path(spec.training_config.base_model_id)
-    make = dpo.make if isinstance(spec.training_config.rl_config, DpoConfig) else of_grpo.make
+    make = dpo.make if isinstance(spec.training_config.rl_config, DpoConfig) else grpo_module.make
     trainer: Any = make(
         Setup(
             huggingface.load(base, spec),
@@ -124,12 +133,12 @@ def trainer_of(bench: Bench, tmp_path: Path) -> Any:
             output=tmp_path / "out",
             total_steps=8,
             max_length=2048,
-            hooks=UNTOLD,
+            hooks=NO_HOOKS,
             sight=Sight.of(base, folder),
         )
     )
     trainer.current_gradient_accumulation_steps = 1
-    shaken(trainer.model)
+    randomize_adapter(trainer.model)
     return trainer
 
 
@@ -154,7 +163,7 @@ def test_dpo_prefers_what_the_picture_shows(vision_bench_of: BenchOf) -> None:
     margins = []
     for row, tokens in zip(held_out, prepared(bench), strict=True):
         chosen, rejected = (
-            of_policy_and_reference(model, bench.base, row["prompt"], tokens[name])
+            policy_and_reference(model, bench.base, row["prompt"], tokens[name])
             for name in ("chosen_ids", "rejected_ids")
         )
         margins.append(BETA * float((chosen[0] - chosen[1]).sum() - (rejected[0] - rejected[1]).sum()))
@@ -162,16 +171,19 @@ def test_dpo_prefers_what_the_picture_shows(vision_bench_of: BenchOf) -> None:
     assert metrics.margin == pytest.approx(sum(margins) / 8, rel=1e-3)
     assert metrics.eval_loss == pytest.approx(sum(math.log(1 + math.exp(-each)) for each in margins) / 8, rel=1e-3)
     assert metrics.preference_accuracy == sum(margin > 0 for margin in margins) / 8
-    assert all(margin > 0 for margin in margins[:6])  # half of them red and half blue: only who sees can know
+    assert all(margin > 0 for margin in margins[:6])  # half are red and half blue, so the text alone is not enough
     assert only_the_language_model_was_trained(bench, model, plain)
 
 
 @pytest.fixture
-def counting(tmp_path: Path, tiny_vision: Path) -> Path:
-    """The tiny model that sees, with logits that differ enough to learn from, and a taste for the digits 1 and 7."""
+def digit_model(tmp_path: Path, tiny_vision: Path) -> Path:
+    """Return a tiny vision model that RL can train.
+
+    It often writes the digits 1 and 7.
+    """
     from transformers import AutoTokenizer
 
-    folder = Path(shutil.copytree(tiny_vision, tmp_path / "counting"))
+    folder = Path(shutil.copytree(tiny_vision, tmp_path / "digits"))
     tokenizer, name = AutoTokenizer.from_pretrained(folder), "language_model.model.embed_tokens.weight"
     weights = load_file(folder / "model.safetensors")
     weights[name] *= 8
@@ -181,21 +193,21 @@ def counting(tmp_path: Path, tiny_vision: Path) -> Path:
     return folder
 
 
-def test_grpo_is_rewarded_for_what_the_picture_shows(vision_bench_of: BenchOf, counting: Path) -> None:
+def test_grpo_is_rewarded_for_what_the_picture_shows(vision_bench_of: BenchOf, digit_model: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText
 
     rl = grpo({"type": "numeric_answer"}, num_generations=8, max_completion_length=1)
     train, held_out = ([question(number) for number in numbers] for numbers in (range(24), range(100, 116)))
-    training = {"base_model_id": str(counting), "batch_size": 64, "lr_scheduler_type": "constant", "save_steps": 100}
+    training = {"base_model_id": str(digit_model), "batch_size": 64, "lr_scheduler_type": "constant", "save_steps": 100}
     bench = rl_bench(vision_bench_of, rl, train, held_out, **training, max_steps=30, learning_rate=3e-4)
     bench.to(Step.EXPORT)
-    metrics, base = bench.job.metrics, AutoModelForImageTextToText.from_pretrained(counting)
+    metrics, base = bench.job.metrics, AutoModelForImageTextToText.from_pretrained(digit_model)
     plain = {name: weight.clone() for name, weight in base.named_parameters()}
     model = PeftModel.from_pretrained(base, bench.job.adapter_path).eval()
     assert metrics is not None
     assert metrics.baseline is not None
-    assert (metrics.reward or 0) > 0.8  # who does not see is right half of the time
+    assert (metrics.reward or 0) > 0.8  # without seeing, half of the answers would be right
     assert (metrics.baseline.reward or 0) < 0.5
     assert only_the_language_model_was_trained(bench, model, plain)
 
@@ -203,31 +215,31 @@ def test_grpo_is_rewarded_for_what_the_picture_shows(vision_bench_of: BenchOf, c
 MIXED = [question(0), question(), question(1, 2), question(3)]
 
 
-def test_grpo_samples_from_what_the_model_sees_and_scores_it(
-    vision_bench_of: BenchOf, counting: Path, tmp_path: Path
+def test_grpo_samples_and_scores_with_the_pictures_of_each_prompt(
+    vision_bench_of: BenchOf, digit_model: Path, tmp_path: Path
 ) -> None:
     rl = grpo({"type": "numeric_answer"}, {"type": "length", "at_most": 2, "weight": 0.25}, beta=0.3, temperature=0.8)
-    bench = rl_bench(vision_bench_of, rl, MIXED, MIXED, base_model_id=str(counting), batch_size=16).to(Step.PREPARE)
-    trainer = trainer_of(bench, tmp_path)
+    bench = rl_bench(vision_bench_of, rl, MIXED, MIXED, base_model_id=str(digit_model), batch_size=16).to(Step.PREPARE)
+    trainer = make_trainer(bench, tmp_path)
     model = trainer.model
     model.train()
     torch.manual_seed(1)
-    order = next(iter(trainer.get_train_dataloader()))
-    sampled = trainer._generate_and_score_completions(order)
-    by_tokens = {
+    batch_rows = next(iter(trainer.get_train_dataloader()))
+    sampled = trainer._generate_and_score_completions(batch_rows)
+    prompts = {
         tuple(tokens["prompt_ids"]) + tuple(tokens["pictures"]): row["prompt"]
         for row, tokens in zip(MIXED, prepared(bench, "train"), strict=True)
     }
     total, count = 0.0, 0
     for row, ids, mask, advantage in zip(
-        order,
+        batch_rows,
         sampled["completion_ids"].tolist(),
         sampled["completion_mask"].tolist(),
         sampled["advantages"].tolist(),
         strict=True,
     ):
-        prompt = by_tokens[tuple(row["prompt"]) + tuple(row["pictures"])]
-        policy, reference = of_policy_and_reference(model, counting, prompt, ids[: sum(mask)], 0.8)
+        prompt = prompts[tuple(row["prompt"]) + tuple(row["pictures"])]
+        policy, reference = policy_and_reference(model, digit_model, prompt, ids[: sum(mask)], 0.8)
         ratio = reference - policy
         total += float((0.3 * (torch.exp(ratio) - ratio - 1) - advantage).sum())
         count += sum(mask)
@@ -235,11 +247,11 @@ def test_grpo_samples_from_what_the_model_sees_and_scores_it(
     assert float(trainer.compute_loss(model, batch).detach()) == pytest.approx(total / count, rel=1e-3, abs=1e-5)
 
     trainer.generation_config.do_sample = False
-    greedy = trainer._generate_and_score_completions(order)
+    greedy = trainer._generate_and_score_completions(batch_rows)
     for row, ids, mask in zip(
-        order, greedy["completion_ids"].tolist(), greedy["completion_mask"].tolist(), strict=True
+        batch_rows, greedy["completion_ids"].tolist(), greedy["completion_mask"].tolist(), strict=True
     ):
-        inputs = as_transformers_reads(counting, by_tokens[tuple(row["prompt"]) + tuple(row["pictures"])])
+        inputs = reference_inputs(digit_model, prompts[tuple(row["prompt"]) + tuple(row["pictures"])])
         alone = model.generate(**inputs, max_new_tokens=4, do_sample=False)[0, inputs["input_ids"].shape[1] :]
         assert ids[: sum(mask)] == alone.tolist()
 
@@ -248,11 +260,11 @@ LETTERS: dict[str, Any] = {"type": "regex", "name": "letters", "pattern": "[a-m]
 
 
 @pytest.mark.parametrize(("rl", "row"), [(DPO, pair), (grpo(LETTERS, beta=0.05), question)])
-def test_a_training_that_was_stopped_goes_on_to_the_same_weights(
-    vision_bench_of: BenchOf, counting: Path, rl: dict[str, Any], row: Callable[..., dict[str, Any]]
+def test_a_resumed_training_ends_with_the_same_weights(
+    vision_bench_of: BenchOf, digit_model: Path, rl: dict[str, Any], row: Callable[..., dict[str, Any]]
 ) -> None:
     training: dict[str, Any] = {
-        "base_model_id": str(counting),
+        "base_model_id": str(digit_model),
         "max_steps": None,
         "epochs": 2,
         "batch_size": 8,
@@ -261,14 +273,14 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(
         "train_vision_tower": True,
     }
     mixed = [row(0), row(), row(1, 2), *(row(number) for number in range(3, 24 if rl is DPO else 12))]
-    unbroken = rl_bench(vision_bench_of, rl, mixed, mixed[:3], **training).to(Step.TRAIN)
-    broken = rl_bench(vision_bench_of, rl, mixed, mixed[:3], **training).to(Step.PREPARE)
+    uninterrupted = rl_bench(vision_bench_of, rl, mixed, mixed[:3], **training).to(Step.TRAIN)
+    interrupted = rl_bench(vision_bench_of, rl, mixed, mixed[:3], **training).to(Step.PREPARE)
     for _ in range(2):  # within the first epoch, and within the second
-        broken.run(Step.TRAIN, should_stop=after_steps(2))
-    broken.run(Step.TRAIN)
-    assert len(broken.curve()) == 6
-    assert broken.curve() == unbroken.curve()
-    before, after = adapter(unbroken), adapter(broken, attempt=3)
+        interrupted.run(Step.TRAIN, should_stop=after_steps(2))
+    interrupted.run(Step.TRAIN)
+    assert len(interrupted.curve()) == 6
+    assert interrupted.curve() == uninterrupted.curve()
+    before, after = adapter(uninterrupted), adapter(interrupted, attempt=3)
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert any(".vision_tower." in name and bool(weight.any()) for name, weight in before.items() if "lora_B" in name)
-    assert broken.job.metrics == unbroken.job.metrics
+    assert interrupted.job.metrics == uninterrupted.job.metrics

@@ -1,4 +1,4 @@
-"""TensorBoard and W&B are shown a training as it is; what they lack or refuse never touches the job."""
+"""TensorBoard and W&B show a training; their failures never affect the job."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.trainer.conftest import Bench
 from tests.trainer.steps.test_train import after_steps
 from tests.trainer.wandb_server import WandbServer, wandb_server
 
-KEY = "f" * 24 + "a" * 16  # a fake one, in the form of W&B's
+KEY = "f" * 24 + "a" * 16  # fake, in the form of W&B's keys
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's home, which W&B's client is known to write to."""
+    """Set the user's home, to which W&B's client is known to write."""
     folder = tmp_path / "user"
     folder.mkdir()
     monkeypatch.setenv("HOME", str(folder))
@@ -38,7 +38,7 @@ def wandb_state(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbSe
 
 @pytest.fixture
 def tracked(bench_of: Callable[..., Bench]) -> Callable[..., Bench]:
-    """A job that reports to W&B, prepared."""
+    """Return a factory of prepared jobs that report to W&B."""
 
     def make(api_key: str | None = KEY, **training: Any) -> Bench:
         bench = bench_of(**training)
@@ -50,7 +50,7 @@ def tracked(bench_of: Callable[..., Bench]) -> Callable[..., Bench]:
 
 
 def scalars(bench: Bench, attempt: int) -> dict[str, dict[int, float]]:
-    """tag -> train_step -> value, as TensorBoard itself reads them."""
+    """Return tag -> train_step -> value, as TensorBoard itself reads them."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     folder = bench.services.buckets.export.uri(f"jobs/{bench.job_id}/tensorboard/{attempt}")
@@ -77,20 +77,20 @@ def test_tensorboard_shows_the_curve_of_each_attempt(bench: Bench) -> None:
     assert set(first["train/learning_rate"]) == set(first["train/tokens_per_second"]) == set(range(1, 6))
 
 
-def test_what_was_shown_up_to_a_checkpoint_outlives_the_attempt(bench: Bench) -> None:
+def test_tensorboard_data_up_to_a_checkpoint_is_stored_with_it(bench: Bench) -> None:
     bench.run(Step.PREPARE)
-    kept: list[set[int]] = []
+    stored_steps: list[set[int]] = []
 
-    def look() -> bool:
-        if bench.job.steps[Step.TRAIN].checkpoint:  # that of train_step 3
-            kept.append(set(scalars(bench, 1)["train/loss"]))
+    def record_steps() -> bool:
+        if bench.job.steps[Step.TRAIN].checkpoint:  # the checkpoint of train_step 3
+            stored_steps.append(set(scalars(bench, 1)["train/loss"]))
         return False
 
-    bench.run(Step.TRAIN, should_stop=look)
-    assert kept[0] == {1, 2, 3}
+    bench.run(Step.TRAIN, should_stop=record_steps)
+    assert stored_steps[0] == {1, 2, 3}
 
 
-def test_wandb_keeps_one_run_of_all_attempts(tracked: Callable[..., Bench], wandb_state: WandbServer) -> None:
+def test_wandb_has_one_run_for_all_attempts(tracked: Callable[..., Bench], wandb_state: WandbServer) -> None:
     bench = tracked()
     bench.run(Step.TRAIN, should_stop=after_steps(5))
     url = bench.job.wandb_url
@@ -111,7 +111,7 @@ def test_wandb_keeps_one_run_of_all_attempts(tracked: Callable[..., Bench], wand
     assert wandb_state.keys == {KEY}
 
 
-def test_the_key_stays_between_the_secret_store_and_wandb(
+def test_the_key_is_only_in_the_secret_store_and_sent_to_wandb(
     tracked: Callable[..., Bench], wandb_state: WandbServer, home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -132,7 +132,7 @@ def test_the_key_stays_between_the_secret_store_and_wandb(
 
 
 @pytest.mark.parametrize("outage", ["refused", "denied", "broken", "silent"])
-def test_a_job_does_without_wandb(
+def test_a_job_completes_without_wandb(
     tracked: Callable[..., Bench],
     wandb_state: WandbServer,
     outage: str,
@@ -154,7 +154,7 @@ def test_a_job_does_without_wandb(
         assert [message for message in warnings if "did not take everything within 2 s" in message]
 
 
-def test_a_job_does_without_wandb_when_it_dies_on_the_way(
+def test_a_job_completes_when_wandb_dies_during_training(
     tracked: Callable[..., Bench],
     wandb_state: WandbServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -162,24 +162,24 @@ def test_a_job_does_without_wandb_when_it_dies_on_the_way(
 ) -> None:
     from trainer.training.tracking.wandb_run import WandbRun
 
-    made: list[WandbRun] = []
-    monkeypatch.setattr(WandbRun, "keep", lambda run: made.append(run) or run._process.kill())  # type: ignore[func-returns-value]
+    runs: list[WandbRun] = []
+    monkeypatch.setattr(WandbRun, "keep", lambda run: runs.append(run) or run._process.kill())  # type: ignore[func-returns-value]
     bench = tracked()
     bench.run(Step.TRAIN)
-    assert made
+    assert runs
     assert bench.job.steps[Step.TRAIN].state == "done"
     assert "goes on without it" in caplog.text
 
 
-def test_offline_wandbs_file_is_kept_for_its_sync(
+def test_the_offline_file_of_wandb_can_be_synchronized_later(
     tracked: Callable[..., Bench], wandb_state: WandbServer, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     bench = tracked()
     bench.run(Step.TRAIN)
     assert (bench.job.wandb_url, wandb_state.operations) == (None, [])
-    (kept,) = bench.services.buckets.export.list(f"jobs/{bench.job_id}/wandb/1/")
-    file = bench.services.buckets.export.uri(kept.name)
+    (stored,) = bench.services.buckets.export.list(f"jobs/{bench.job_id}/wandb/1/")
+    file = bench.services.buckets.export.uri(stored.name)
     assert KEY.encode() not in Path(file).read_bytes()
     environment = os.environ | {"WANDB_API_KEY": KEY, "WANDB_MODE": "online", "WANDB_DIR": str(home)}
     sync = [sys.executable, "-m", "wandb", "sync", file]

@@ -1,4 +1,7 @@
-"""Vision jobs on a tiny model that sees: it learns from pictures, and only what should change does."""
+"""Vision jobs on a tiny model: it learns from pictures.
+
+Only the weights that a request asks for change.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from gemtune.jobs.status import Step
 from tests import rows
 from tests.trainer.conftest import Bench
 from tests.trainer.steps.test_train import after_steps
-from tests.trainer.training.test_metrics import independent_of
+from tests.trainer.training.test_metrics import metrics_of_logits
 from trainer.pictures.arrow_file import PictureFileReader
 from trainer.rows.prepared import read_tokens
 
@@ -32,18 +35,21 @@ def weights(bench: Bench, place: str, attempt: int = 1) -> dict[str, torch.Tenso
     return load_file(folder / ("model.safetensors" if place == "model" else "adapter_model.safetensors"))
 
 
-def shown(number: int) -> Image.Image:
-    asked = rows.picture_rows(1, first=number)[0]["messages"][0]["content"][0]
-    return Image.open(io.BytesIO(base64.b64decode(asked["image"]["bytes"])))
+def picture(number: int) -> Image.Image:
+    part = rows.picture_rows(1, first=number)[0]["messages"][0]["content"][0]
+    return Image.open(io.BytesIO(base64.b64decode(part["image"]["bytes"])))
 
 
-def answers(model: Any, folder: str) -> list[str]:
-    """What a model says of eight pictures that nobody trained on, read by the processor beside it."""
+def answers_of(model: Any, folder: str) -> list[str]:
+    """Return a model's answers about eight new pictures.
+
+    They are read with the processor saved next to the model.
+    """
     from transformers import AutoProcessor
 
-    processor, said = AutoProcessor.from_pretrained(folder), []
+    processor, answers = AutoProcessor.from_pretrained(folder), []
     for number in range(200, 208):
-        content = [{"type": "image", "image": shown(number)}, {"type": "text", "text": rows.QUESTION}]
+        content = [{"type": "image", "image": picture(number)}, {"type": "text", "text": rows.QUESTION}]
         inputs = processor.apply_chat_template(
             [{"role": "user", "content": content}],
             add_generation_prompt=True,
@@ -51,32 +57,35 @@ def answers(model: Any, folder: str) -> list[str]:
             return_dict=True,
             return_tensors="pt",
         )
-        written = model.generate(**inputs, max_new_tokens=16, do_sample=False)[0, inputs["input_ids"].shape[1] :]
-        said.append(processor.decode(written, skip_special_tokens=True).strip())
-    return said
+        completion = model.generate(**inputs, max_new_tokens=16, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+        answers.append(processor.decode(completion, skip_special_tokens=True).strip())
+    return answers
 
 
 RIGHT = [f"{rows.HABIT} {colour} one." for colour in ("red", "blue") * 4]
 
 
 def held_out_from_logits(bench: Bench, model: Any) -> tuple[float, float, float]:
-    """The figures from full logits, with the inputs that transformers' own processor makes of the same rows."""
+    """Return the held-out metrics, computed from full logits.
+
+    The inputs are those of transformers' own processor.
+    """
     from transformers import AutoProcessor
 
     processor = AutoProcessor.from_pretrained(bench.base)
     folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
-    found = []
+    rows_of_logits = []
     for number, row in enumerate(read_tokens(folder / "eval.parquet"), start=100):
-        pixels = processor.image_processor([shown(number)], return_tensors="pt")["pixel_values"]
+        pixels = processor.image_processor([picture(number)], return_tensors="pt")["pixel_values"]
         ids = torch.tensor([row["input_ids"]])
         kinds = (ids == processor.tokenizer.image_token_id).long()
         with torch.no_grad():
             logits = model(input_ids=ids, pixel_values=pixels, token_type_ids=kinds).logits[0].double()
-        found.append((logits, row["labels"]))
-    return independent_of(found)
+        rows_of_logits.append((logits, row["labels"]))
+    return metrics_of_logits(rows_of_logits)
 
 
-def test_an_adapter_learns_colours_and_leaves_what_sees_as_it_was(
+def test_an_adapter_learns_colours_without_changing_the_vision_tower(
     vision_bench_of: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from peft import PeftModel
@@ -99,9 +108,9 @@ def test_an_adapter_learns_colours_and_leaves_what_sees_as_it_was(
     assert job.metrics.perplexity == pytest.approx(perplexity, rel=1e-3)
     with model.disable_adapter():
         assert job.metrics.baseline.eval_loss == pytest.approx(held_out_from_logits(bench, model)[0], rel=1e-4)
-    assert answers(model, job.adapter_path or "") == RIGHT
+    assert answers_of(model, job.adapter_path or "") == RIGHT
 
-    assert said_by_the_card(Path(job.adapter_path or ""), monkeypatch, capsys) == f"{rows.HABIT} blue one."
+    assert run_code_of_card(Path(job.adapter_path or ""), monkeypatch, capsys) == f"{rows.HABIT} blue one."
 
     merged = {n.replace("base_model.model.", "").replace(".base_layer", ""): w for n, w in model.named_parameters()}
     assert all(torch.equal(weight, merged[name]) for name, weight in before.items())
@@ -118,18 +127,18 @@ def test_an_adapter_learns_colours_and_leaves_what_sees_as_it_was(
     }
 
 
-def said_by_the_card(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    """What the model card's own lines print when they are run beside the files, of a picture that is blue."""
+def run_code_of_card(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """Run the model card's example on a blue picture; return what it prints."""
     code = (folder / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
     monkeypatch.chdir(folder)
-    shown(201).save(folder / "picture.jpg")
+    picture(201).save(folder / "picture.jpg")
     capsys.readouterr()
     exec(code.replace("What is this?", rows.QUESTION), {})
     return capsys.readouterr().out.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize("quantization", ["none", "q4"])
-def test_an_export_answers_by_the_lines_of_its_card(
+def test_the_example_in_the_card_of_an_export_works(
     vision_bench_of: Callable[..., Bench],
     quantization: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -142,14 +151,14 @@ def test_an_export_answers_by_the_lines_of_its_card(
     bench.to(Step.EXPORT)
     folder = Path(bench.job.adapter_path or "")
     assert "pipeline_tag: image-text-to-text" in (folder / "README.md").read_text()
-    assert said_by_the_card(folder, monkeypatch, capsys) == f"{rows.HABIT} blue one."
+    assert run_code_of_card(folder, monkeypatch, capsys) == f"{rows.HABIT} blue one."
     model = AutoModelForImageTextToText.from_pretrained(folder)
     packed = {name for name, weight in model.named_parameters() if weight.dtype == torch.uint8}
     assert all(".language_model." in name for name in packed)
     assert bool(packed) == (quantization == "q4")
 
 
-def test_a_full_fine_tuning_learns_colours_and_leaves_what_sees_as_it_was(
+def test_full_fine_tuning_learns_colours_without_changing_the_vision_tower(
     vision_bench_of: Callable[..., Bench],
 ) -> None:
     from transformers import AutoModelForImageTextToText
@@ -158,15 +167,15 @@ def test_a_full_fine_tuning_learns_colours_and_leaves_what_sees_as_it_was(
     before, after = load_file(bench.base / "model.safetensors"), weights(bench, "model")
     assert set(after) == set(before)
     changed = {name for name in before if not torch.equal(before[name], after[name].to(before[name].dtype))}
-    seeing = {name for name in before if name.startswith(("vision_tower.", "multi_modal_projector."))}
-    assert seeing
-    assert changed == set(before) - seeing
+    vision = {name for name in before if name.startswith(("vision_tower.", "multi_modal_projector."))}
+    assert vision
+    assert changed == set(before) - vision
     folder = bench.services.buckets.export.uri(f"jobs/{bench.job_id}/model/1")
-    assert answers(AutoModelForImageTextToText.from_pretrained(folder), folder) == RIGHT
+    assert answers_of(AutoModelForImageTextToText.from_pretrained(folder), folder) == RIGHT
 
 
 @pytest.mark.parametrize("method", ["LoRA", "Full"])
-def test_what_sees_is_trained_when_that_is_asked_for(vision_bench_of: Callable[..., Bench], method: str) -> None:
+def test_the_vision_tower_is_trained_on_request(vision_bench_of: Callable[..., Bench], method: str) -> None:
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText
 
@@ -186,13 +195,15 @@ def test_what_sees_is_trained_when_that_is_asked_for(vision_bench_of: Callable[.
 
 
 @pytest.mark.parametrize("method", ["LoRA", "QLoRA", "Full"])
-def test_activations_that_are_computed_again_change_nothing(
+def test_gradient_checkpointing_changes_no_loss(
     vision_bench_of: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     curves = []
-    for again in (False, True):
-        how = {"use_reentrant": False} if again else None
-        monkeypatch.setattr("trainer.model.gradient_checkpointing.checkpointing", lambda *_, how=how, **__: how)
+    for checkpointing in (False, True):
+        kwargs = {"use_reentrant": False} if checkpointing else None
+        monkeypatch.setattr(
+            "trainer.model.gradient_checkpointing.checkpointing", lambda *_, kwargs=kwargs, **__: kwargs
+        )
         bench = vision_bench_of(method=method, lora_dropout=0.0, max_steps=3, batch_size=8).to(Step.TRAIN)
         curves.append([loss for _, loss in bench.curve()])
     assert curves[0] == pytest.approx(curves[1], rel=1e-6)
@@ -213,34 +224,32 @@ def test_a_model_in_bf16_learns_as_well(vision_bench_of: Callable[..., Bench], t
 
 
 def mixed_rows() -> list[dict[str, Any]]:
-    """With one picture, with none, with two, in another order than by length."""
+    """Return rows with one, none and two pictures, not sorted by length."""
     two = rows.picture_rows(1, first=60)[0]
     two["messages"][0]["content"] *= 2
     return [*rows.picture_rows(7), *rows.train_rows(5), two, *rows.picture_rows(3, first=20)]
 
 
-def test_a_training_on_pictures_that_was_stopped_goes_on_to_the_same_weights(
+def test_a_resumed_training_on_pictures_ends_with_the_same_weights(
     vision_bench_of: Callable[..., Bench],
 ) -> None:
     training = {"lora_dropout": 0.1, "batch_size": 3, "max_steps": 8}
-    unbroken, broken = vision_bench_of(**training), vision_bench_of(**training)
-    for bench in (unbroken, broken):
+    uninterrupted, interrupted = vision_bench_of(**training), vision_bench_of(**training)
+    for bench in (uninterrupted, interrupted):
         bench.put("train", mixed_rows())
         bench.run(Step.PREPARE)
-    unbroken.run(Step.TRAIN)
-    broken.run(Step.TRAIN, should_stop=after_steps(5))
-    assert broken.job.steps[Step.TRAIN].checkpoint == 5
-    broken.run(Step.TRAIN)
-    assert broken.curve() == unbroken.curve()
-    whole, resumed = weights(unbroken, "adapter"), weights(broken, "adapter", attempt=2)
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    assert broken.job.metrics == unbroken.job.metrics
+    uninterrupted.run(Step.TRAIN)
+    interrupted.run(Step.TRAIN, should_stop=after_steps(5))
+    assert interrupted.job.steps[Step.TRAIN].checkpoint == 5
+    interrupted.run(Step.TRAIN)
+    assert interrupted.curve() == uninterrupted.curve()
+    expected, resumed = weights(uninterrupted, "adapter"), weights(interrupted, "adapter", attempt=2)
+    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
+    assert interrupted.job.metrics == uninterrupted.job.metrics
 
 
 @pytest.mark.parametrize("size", [1, 4, 16])
-def test_figures_of_mixed_rows_do_not_depend_on_how_they_are_batched(
-    vision_bench_of: Callable[..., Bench], size: int
-) -> None:
+def test_metrics_of_mixed_rows_do_not_depend_on_the_batches(vision_bench_of: Callable[..., Bench], size: int) -> None:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     from trainer.training import metrics
@@ -251,25 +260,28 @@ def test_figures_of_mixed_rows_do_not_depend_on_how_they_are_batched(
     bench.put("eval", mixed_rows())
     bench.run(Step.PREPARE)
     folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
-    sight, model = Sight.of(bench.base, folder), AutoModelForImageTextToText.from_pretrained(bench.base).eval()
+    picture_batches, model = (
+        Sight.of(bench.base, folder),
+        AutoModelForImageTextToText.from_pretrained(bench.base).eval(),
+    )
     items = TokenRows(folder / "eval.parquet")
-    batches = [sight.collate([items[i] for i in range(n, min(n + size, 16))]) for n in range(0, 16, size)]
-    figures = metrics.evaluate(model, batches, torch.float32).figures(["accuracy"])
+    batches = [picture_batches.collate([items[i] for i in range(n, min(n + size, 16))]) for n in range(0, 16, size)]
+    measured = metrics.evaluate(model, batches, torch.float32).figures(["accuracy"])
 
-    processor, found = AutoProcessor.from_pretrained(bench.base), []
+    processor, rows_of_logits = AutoProcessor.from_pretrained(bench.base), []
     for row, (encoded,) in zip(mixed_rows(), items, strict=True):
         inputs = processor.apply_chat_template(
-            as_processors_take(row), tokenize=True, return_dict=True, return_tensors="pt"
+            to_processor_messages(row), tokenize=True, return_dict=True, return_tensors="pt"
         )
         with torch.no_grad():
-            found.append((model(**inputs).logits[0].double(), encoded["labels"]))
-    loss, accuracy, _ = independent_of(found)
-    assert figures.eval_loss == pytest.approx(loss, rel=1e-5)
-    assert figures.accuracy == pytest.approx(accuracy, abs=1e-9)
+            rows_of_logits.append((model(**inputs).logits[0].double(), encoded["labels"]))
+    loss, accuracy, _ = metrics_of_logits(rows_of_logits)
+    assert measured.eval_loss == pytest.approx(loss, rel=1e-5)
+    assert measured.accuracy == pytest.approx(accuracy, abs=1e-9)
 
 
-def as_processors_take(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """With a data URL for each picture."""
+def to_processor_messages(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a row's messages with a data URL for each picture."""
 
     def part(of: dict[str, Any]) -> dict[str, Any]:
         return {"type": "image", "url": f"data:image/png;base64,{of['image']['bytes']}"} if "image" in of else of
@@ -280,11 +292,11 @@ def as_processors_take(row: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def test_pictures_come_in_parquet_or_as_files_and_mean_the_same(vision_bench_of: Callable[..., Bench]) -> None:
+def test_pictures_inside_parquet_and_in_files_give_the_same_rows(vision_bench_of: Callable[..., Bench]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    def asked(image: dict[str, Any]) -> dict[str, Any]:
+    def row_with(image: dict[str, Any]) -> dict[str, Any]:
         content = [
             {"type": "image", "text": None, "image": image},
             {"type": "text", "text": rows.QUESTION, "image": None},
@@ -292,24 +304,24 @@ def test_pictures_come_in_parquet_or_as_files_and_mean_the_same(vision_bench_of:
         answer = [{"type": "text", "text": "Captain", "image": None}]
         return {"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]}
 
-    inside, beside = vision_bench_of(), vision_bench_of()
+    inside, separate = vision_bench_of(), vision_bench_of()
     pictures = [rows.picture("red", number) for number in range(12)]
-    written = io.BytesIO()
-    columns = [asked({"bytes": picture, "path": f"{n}.png"}) for n, picture in enumerate(pictures)]
-    pq.write_table(pa.Table.from_pylist(columns), written)
+    parquet = io.BytesIO()
+    columns = [row_with({"bytes": picture, "path": f"{n}.png"}) for n, picture in enumerate(pictures)]
+    pq.write_table(pa.Table.from_pylist(columns), parquet)
     inside.services.buckets.data.delete("processed_datasets/chats/train.jsonl")
-    inside.put("train", written.getvalue(), suffix="parquet")
-    beside.put("train", [asked({"bytes": None, "path": f"pictures/{n}.png"}) for n in range(12)])
+    inside.put("train", parquet.getvalue(), suffix="parquet")
+    separate.put("train", [row_with({"bytes": None, "path": f"pictures/{n}.png"}) for n in range(12)])
     for number, picture in enumerate(pictures):
-        beside.services.buckets.data.write(f"processed_datasets/chats/pictures/{number}.png", picture)
-    for bench in (inside, beside):
+        separate.services.buckets.data.write(f"processed_datasets/chats/pictures/{number}.png", picture)
+    for bench in (inside, separate):
         bench.run(Step.PREPARE)
-    assert prepared(inside) == prepared(beside)
+    assert prepared(inside) == prepared(separate)
     assert inside.read("prepared/1/prepared.json")["pictures"] == 12 + 8
 
 
 def prepared(bench: Bench) -> list[dict[str, Any]]:
-    """Rows to train on, with the files of their pictures."""
+    """Return the prepared train rows, with the bytes of their pictures."""
     folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
     picture_file = PictureFileReader(folder / "pictures.arrow")
     return [
@@ -317,7 +329,7 @@ def prepared(bench: Bench) -> list[dict[str, Any]]:
     ]
 
 
-def test_rows_that_are_held_out_take_their_pictures_along(vision_bench_of: Callable[..., Bench]) -> None:
+def test_held_out_rows_take_their_pictures_along(vision_bench_of: Callable[..., Bench]) -> None:
     bench = vision_bench_of(eval_strategy="epoch")
     bench.services.buckets.data.delete("processed_datasets/chats/eval.jsonl")
     bench.run(Step.PREPARE)
@@ -326,7 +338,7 @@ def test_rows_that_are_held_out_take_their_pictures_along(vision_bench_of: Calla
     assert sorted(numbers) == [[number] for number in range(24)]
 
 
-def test_a_row_whose_picture_is_none_is_refused_by_number(vision_bench_of: Callable[..., Bench]) -> None:
+def test_a_row_with_a_bad_picture_is_refused_by_its_number(vision_bench_of: Callable[..., Bench]) -> None:
     bench = vision_bench_of()
     bad = rows.picture_rows(1, first=50)[0]
     bad["messages"][0]["content"][0]["image"] = {"bytes": None, "path": "../../secrets/x.png"}
@@ -350,7 +362,7 @@ def test_long_rows_of_base64_are_read(vision_bench_of: Callable[..., Bench]) -> 
     assert len(prepared(bench)[0]["pictures"][0]) < 20_000
 
 
-def test_a_blind_model_is_refused_before_anything_is_prepared(
+def test_a_model_without_vision_is_refused_before_anything_is_prepared(
     vision_bench_of: Callable[..., Bench], tiny: Path
 ) -> None:
     bench = vision_bench_of(base_model_id=str(tiny))
@@ -359,7 +371,7 @@ def test_a_blind_model_is_refused_before_anything_is_prepared(
     assert [problem.code for problem in caught.value.problems] == ["model_without_vision"]
 
 
-def test_a_quantized_training_learns_colours_with_what_sees_unquantized(
+def test_qlora_learns_colours_with_the_vision_tower_unquantized(
     vision_bench_of: Callable[..., Bench],
 ) -> None:
     from peft import PeftModel
@@ -378,4 +390,4 @@ def test_a_quantized_training_learns_colours_with_what_sees_unquantized(
     assert all(".language_model.layers." in name for name in in_four_bits)
     folder = bench.services.buckets.export.uri(f"jobs/{bench.job_id}/adapter/1")
     model = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(bench.base), folder).eval()
-    assert answers(model, folder) == RIGHT
+    assert answers_of(model, folder) == RIGHT
