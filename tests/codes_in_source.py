@@ -21,7 +21,7 @@ class Use:
 
     @property
     def passes_on(self) -> bool:
-        """Return whether the expression passes on a code that was set elsewhere.
+        """Return whether the expression passes on a code set elsewhere.
 
         Such expressions are `code` and attributes like `error.code`.
         """

@@ -16,14 +16,17 @@ MAIN = Path(__file__).parent.parent.parent / "functions" / "main.py"
 
 @pytest.fixture
 def services(backend: World, monkeypatch: pytest.MonkeyPatch) -> bootstrap.Services:
-    """The services that the functions find, on each backend."""
+    """Make the functions use the services of each backend."""
     monkeypatch.setattr("gemtune.bootstrap.services", lambda: backend.services)
     return backend.services
 
 
 @pytest.fixture
 def client_of(services: bootstrap.Services) -> Any:
-    """A client of one function, served by functions-framework as on Cloud Functions."""
+    """Return a function that makes a client of one Cloud Function.
+
+    functions-framework serves it, as on Cloud Functions.
+    """
 
     def client(target: str) -> flask.testing.FlaskClient:
         app = functions_framework.create_app(target=target, source=str(MAIN))

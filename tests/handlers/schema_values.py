@@ -1,4 +1,7 @@
-"""Values that a JSON schema allows, as Hypothesis makes them: for requests that are made from the OpenAPI document."""
+"""Hypothesis strategies for the values that a JSON schema allows.
+
+They make requests from the OpenAPI document.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ ANYTHING = st.recursive(
 
 
 def values(schema: Schema, schemas: Mapping[str, Schema]) -> st.SearchStrategy[Any]:
-    """Values of a schema; `schemas` are those that it refers to by name."""
+    """Return a strategy for the values of a schema.
+
+    schemas: those that the schema refers to by name.
+    """
     if "$ref" in schema:
         return st.deferred(lambda: values(schemas[schema["$ref"].rpartition("/")[2]], schemas))
     for keyword in ("anyOf", "oneOf"):

@@ -1,4 +1,4 @@
-"""Who calls: on gcp what IAM has verified, on a workstation its one user."""
+"""Owners of jobs: on gcp the identity that IAM verified, else the one user."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.unit.test_settings import CLOUD
 
 
 def token(claims: Any) -> str:
-    """As it arrives on Cloud Run: verified, and its signature taken off."""
+    """Return an ID token as it arrives on Cloud Run, without its signature."""
     parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in ({}, claims)]
     return ".".join([*parts, "SIGNATURE_REMOVED_BY_GOOGLE"])
 
@@ -49,5 +49,5 @@ def test_the_verified_email_owns_the_job() -> None:
         f"Bearer {token({'email': 7})}",
     ],
 )
-def test_what_verifies_nobody_is_anonymous(header: str | None) -> None:
+def test_without_a_verified_email_the_owner_is_anonymous(header: str | None) -> None:
     assert owner(header, CLOUD) == "anonymous"

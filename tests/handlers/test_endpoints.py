@@ -1,4 +1,4 @@
-"""The table of endpoints: the router, the document and the answers all say what it says."""
+"""The table of endpoints, compared with the router, OpenAPI and the answers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.handlers.schema_values import ANYTHING, TEXT, values
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE, GATEWAY = ROOT / "docs" / "http-api.md", ROOT / "terraform" / "api_gateway.tf"
-# Written down a second time, as a client knows it: parameters with their bounds, the good status, all others.
+# A second copy, as clients know the interface: parameters with bounds, status of success, statuses of errors.
 STATUS = ["queued", "preparing", "training", "exporting", "completed", "failed", "cancelled", "unknown"]
 LARGEST = 9007199254740991
 ALWAYS = [403, 413, 500, 507]
@@ -67,7 +67,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture(scope="module")
 def client(world: World) -> Iterator[flask.testing.FlaskClient]:
-    """A client of the API for all tests of this file."""
+    """Yield a client of the API for all tests of this file."""
     with pytest.MonkeyPatch.context() as patches:
         patches.setattr("gemtune.bootstrap.services", lambda: world.services)
         client = functions_framework.create_app(target="api", source=str(MAIN)).test_client()
@@ -82,7 +82,7 @@ def document(client: flask.testing.FlaskClient) -> dict[str, Any]:
     return answer.json
 
 
-def test_the_document_says_what_clients_know(document: dict[str, Any]) -> None:
+def test_the_document_matches_the_interface(document: dict[str, Any]) -> None:
     operations = {
         (method.upper(), path): operation
         for path, methods in document["paths"].items()
@@ -109,8 +109,8 @@ def test_the_document_says_what_clients_know(document: dict[str, Any]) -> None:
             assert operation["requestBody"]["required"] is True
 
 
-def test_a_409_says_which_conflicts_there_are(document: dict[str, Any]) -> None:
-    def says(words: str) -> set[tuple[str, str]]:
+def test_the_description_of_a_409_names_the_possible_conflicts(document: dict[str, Any]) -> None:
+    def mentioning(words: str) -> set[tuple[str, str]]:
         return {
             (method.upper(), path)
             for path, methods in document["paths"].items()
@@ -120,11 +120,11 @@ def test_a_409_says_which_conflicts_there_are(document: dict[str, Any]) -> None:
 
     changing = {("POST", "/jobs/{job_id}/exports"), ("POST", "/jobs/{job_id}/cancel"), ("DELETE", "/jobs/{job_id}")}
     reading = {("GET", f"/jobs/{{job_id}}/{what}") for what in ("status", "metrics", "artifacts")}
-    assert says("contradicts what is there") == changing | {("POST", "/train")}
-    assert says("`record_unreadable`") == changing | reading
+    assert mentioning("contradicts what is there") == changing | {("POST", "/train")}
+    assert mentioning("`record_unreadable`") == changing | reading
 
 
-def test_the_document_is_one_of_openapi(document: dict[str, Any]) -> None:
+def test_the_document_is_valid_openapi(document: dict[str, Any]) -> None:
     assert document["openapi"] == "3.1.0"
     names = [operation["operationId"] for path in document["paths"].values() for operation in path.values()]
     assert len(names) == len(set(names))
@@ -134,7 +134,7 @@ def test_the_document_is_one_of_openapi(document: dict[str, Any]) -> None:
         jsonschema.Draft202012Validator.check_schema(schema)
 
 
-def test_an_endpoint_is_said_in_full() -> None:
+def test_endpoints_have_no_defaults_and_all_have_a_summary() -> None:
     assert [field.name for field in dataclasses.fields(Endpoint) if field.default is not dataclasses.MISSING] == []
     assert [endpoint.path for endpoint in ENDPOINTS if not endpoint.summary] == []
     assert {
@@ -147,12 +147,12 @@ def _has_status(kind: type[errors.GemtuneError]) -> bool:
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: f"{endpoint.method} {endpoint.path}")
-def test_a_route_takes_what_its_endpoint_has(endpoint: Endpoint) -> None:
-    taken = {
+def test_a_route_takes_the_parameters_of_its_endpoint(endpoint: Endpoint) -> None:
+    arguments = {
         name for name, each in inspect.signature(endpoint.route).parameters.items() if each.kind is each.KEYWORD_ONLY
     }
     body = {"body", "owner"} if endpoint.body is not None else set()
-    assert taken == {*endpoint.path_parts, *(argument_name(parameter) for parameter in endpoint.parameters), *body}
+    assert arguments == {*endpoint.path_parts, *(argument_name(parameter) for parameter in endpoint.parameters), *body}
 
 
 def test_the_page_on_the_http_api_names_every_endpoint() -> None:
@@ -161,7 +161,7 @@ def test_the_page_on_the_http_api_names_every_endpoint() -> None:
     assert paths == {(endpoint.method, endpoint.path) for endpoint in ENDPOINTS}
 
 
-def test_the_gateway_lets_every_endpoint_through() -> None:
+def test_the_gateway_routes_every_endpoint() -> None:
     routes = re.findall(r'\["(/[^"]*)", "(\w+)", "\w+"\]', GATEWAY.read_text())
     assert {(method.upper(), path) for path, method in routes} == {(each.method, each.path) for each in ENDPOINTS}
 
@@ -171,7 +171,10 @@ Bound = tuple[str, dict[str, Any], str, bool]
 
 
 def _bounds() -> Iterator[Bound]:
-    """(path, parameter, a value just inside or outside of a bound, whether it is inside), as INTERFACE has them."""
+    """Yield values just within and just beyond the bounds in INTERFACE.
+
+    Each comes as (path, parameter, value, whether it is within the bound).
+    """
     for (_, path), (parameters, _, _) in INTERFACE.items():
         for name, schema in parameters.items():
             parameter = {"name": name, "schema": schema}
@@ -194,7 +197,7 @@ def _bounds() -> Iterator[Bound]:
 
 
 @pytest.mark.parametrize("bound", list(_bounds()), ids=lambda bound: f"{bound[0]} {bound[1]['name']} {bound[2][:25]!r}")
-def test_the_server_takes_what_lies_within_a_bound_of_the_document_and_nothing_else(
+def test_the_server_accepts_only_values_within_the_bounds_of_the_document(
     world: World, client: flask.testing.FlaskClient, bound: Bound
 ) -> None:
     path, parameter, text, is_inside = bound
@@ -212,7 +215,7 @@ def test_the_server_takes_what_lies_within_a_bound_of_the_document_and_nothing_e
     assert answer.status_code == 422 or is_inside
 
 
-def test_a_parameter_that_stands_twice_is_refused(client: flask.testing.FlaskClient) -> None:
+def test_a_repeated_parameter_is_refused(client: flask.testing.FlaskClient) -> None:
     answer = client.get("/jobs?limit=5&limit=6")
     assert answer.json is not None
     assert (answer.status_code, answer.json["problems"][0]["code"]) == (422, "repeated_parameter")
@@ -223,7 +226,7 @@ OPERATIONS = sorted(INTERFACE)
 
 @settings(suppress_health_check=list(HealthCheck))
 @given(st.data())
-def test_whatever_is_asked_the_answer_is_one_that_the_document_has(
+def test_every_answer_is_described_in_the_document(
     world: World, client: flask.testing.FlaskClient, document: dict[str, Any], data: st.DataObject
 ) -> None:
     job_id = world.submit()

@@ -1,4 +1,4 @@
-"""Errors are answered in JSON, whatever is asked and whatever the answer has to hold."""
+"""Error answers: always valid JSON, whatever they contain."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from gemtune.handlers.answers import ErrorAnswer
 from tests.fakes import request
 from tests.handlers.conftest import embedded_only
 
-ANY_TEXT = st.text(st.characters(), max_size=50)  # half characters too
+ANY_TEXT = st.text(st.characters(), max_size=50)  # including half surrogate pairs
 
 
 @given(ANY_TEXT, ANY_TEXT, st.none() | ANY_TEXT, st.none() | st.lists(st.tuples(ANY_TEXT, st.integers())))
-def test_an_error_answer_can_always_be_made(code: str, message: str, hint: str | None, locs: Any) -> None:
+def test_an_error_answer_with_any_text_is_valid(code: str, message: str, hint: str | None, locs: Any) -> None:
     problems = None if locs is None else [Problem(loc, message, code, hint) for loc in locs]
     body = error_answers.body(code, message, hint, problems)
     answer = ErrorAnswer.model_validate_json(body)
@@ -32,7 +32,7 @@ def test_an_error_answer_can_always_be_made(code: str, message: str, hint: str |
     ("reason", "code"),
     [("Not Found", "not_found"), ("Bad Request", "bad_request"), ("Request Entity Too Large", "body_too_large")],
 )
-def test_an_error_of_http_has_the_code_of_its_name_or_ours(reason: str, code: str) -> None:
+def test_the_code_of_an_http_error_comes_from_its_name_or_the_table(reason: str, code: str) -> None:
     assert error_answers.code_for_reason(reason) == code
 
 
@@ -49,7 +49,7 @@ def test_an_error_of_http_has_the_code_of_its_name_or_ours(reason: str, code: st
     ],
 )
 @embedded_only
-def test_whatever_is_raised_is_answered(
+def test_every_exception_is_answered_in_json(
     api: Any, services: Services, monkeypatch: pytest.MonkeyPatch, error: Any, status: int, text: str
 ) -> None:
     def broken(*arguments: Any, **more: Any) -> None:
@@ -88,7 +88,7 @@ PATHS = (
 
 @embedded_only
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path[:30])
-def test_a_path_that_leads_nowhere_is_answered_in_json(api: Any, path: str) -> None:
+def test_an_unknown_path_is_answered_in_json(api: Any, path: str) -> None:
     for method in METHODS:
         answer = api.open(path, method=method)
         assert (answer.status_code, answer.mimetype) in ((404, "application/json"), (405, "application/json")), method
@@ -96,7 +96,7 @@ def test_a_path_that_leads_nowhere_is_answered_in_json(api: Any, path: str) -> N
 
 
 @embedded_only
-def test_a_method_that_a_path_has_not_is_answered_in_json(api: Any) -> None:
+def test_an_unsupported_method_is_answered_in_json(api: Any) -> None:
     for method in METHODS[2:]:
         answer = api.open("/train", method=method)
         assert (answer.status_code, answer.headers["Allow"]) == (405, "POST"), method
@@ -109,14 +109,14 @@ def test_a_method_that_a_path_has_not_is_answered_in_json(api: Any) -> None:
 
 @embedded_only
 @pytest.mark.parametrize("target", ["dispatch", "notify", "ingest", "fan_out"])
-def test_an_event_that_is_none_is_answered_without_what_came_with_it(client_of: Any, target: str) -> None:
+def test_the_answer_to_an_invalid_event_repeats_nothing_of_it(client_of: Any, target: str) -> None:
     answer = client_of(target).post("/", data=b"hf_fakefakefakefake", headers={"Authorization": "Bearer fake-token"})
     assert (answer.status_code, answer.json["error"]["code"]) == (415, "unsupported_media_type")
     assert "fake" not in answer.text
 
 
 @embedded_only
-def test_a_disk_that_takes_nothing_is_said(api: Any, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_answered_with_507(api: Any, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*arguments: Any, **more: Any) -> None:
         raise CannotStore("/home/gemtune", "No space left on device")
 

@@ -1,4 +1,4 @@
-"""Events in the shapes of production, recorded and made here, and what the functions make of them."""
+"""Events in the formats of production, and the reactions of the functions."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_key_of_a_message_is_its_attribute(client_of: Any, services: Service
     assert len(jobs(services)) == 1
 
 
-def test_a_failure_that_may_pass_asks_for_the_message_again(client_of: Any, services: Services) -> None:
+def test_a_temporary_failure_requests_a_redelivery(client_of: Any, services: Services) -> None:
     services.launcher.broken = ConnectionError()  # type: ignore[attr-defined]
     assert client_of("dispatch").post(PUSH_PATH, json=envelope(json.dumps(request()).encode())).status_code == 500
 
@@ -57,14 +57,14 @@ def test_a_message_that_can_never_succeed_is_acknowledged(client_of: Any, servic
     assert message.attributes["type"] == "job_rejected"
 
 
-def test_a_message_without_content_is_no_message(client_of: Any) -> None:
+def test_a_message_without_content_is_refused(client_of: Any) -> None:
     body = envelope(b"")
     del body["message"]["data"]
     assert client_of("dispatch").post(PUSH_PATH, json=body).status_code == 400
 
 
 @embedded_only
-def test_our_own_deliveries_are_understood(client_of: Any, services: Services) -> None:
+def test_deliveries_of_the_local_server_are_understood(client_of: Any, services: Services) -> None:
     services.bus.subscribe("test", Topic.JOB_STATUS)
     services.bus.publish(Topic.JOB_REQUESTS, json.dumps(request()).encode())
     for target in ("dispatch", "fan_out"):
@@ -78,7 +78,10 @@ def test_our_own_deliveries_are_understood(client_of: Any, services: Services) -
 @embedded_only  # a recording names buckets
 @pytest.mark.parametrize("recording", sorted(RECORDED.glob("*.json")), ids=lambda path: path.stem)
 def test_a_recorded_event_is_understood(recording: Path, client_of: Any, services: Services) -> None:
-    """Each holds the headers and the body (base64) of one delivery, and what has to come of it."""
+    """Replay one recorded delivery.
+
+    A recording holds its headers, its body in base64, and the expected outcome.
+    """
     recorded = json.loads(recording.read_text())
     services.buckets.uploads.write("x.job.json", json.dumps(request()).encode())
     services.buckets.uploads.generation = lambda name: recorded.get("generation")  # type: ignore[method-assign]
@@ -92,7 +95,7 @@ def test_a_recorded_event_is_understood(recording: Path, client_of: Any, service
     assert posted == (["https://example.com/hook"] if recorded["function"] == "notify" else [])
 
 
-def test_control_speaks_to_the_workflow(client_of: Any, services: Services, api: Any) -> None:
+def test_control_answers_the_workflow(client_of: Any, services: Services, api: Any) -> None:
     control = client_of("control")
     job_id = api.post("/train", json=request()).json["job_id"]
     services.dispatch.launch(job_id)
@@ -112,7 +115,7 @@ def test_control_speaks_to_the_workflow(client_of: Any, services: Services, api:
     assert control.get("/claim").status_code == 404
 
 
-def test_control_that_cannot_answer_asks_to_be_asked_again(
+def test_a_failure_of_control_is_answered_with_503_for_a_retry(
     client_of: Any, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(type(services.store), "update", lambda *args, **kwargs: 1 / 0)
@@ -120,5 +123,5 @@ def test_control_that_cannot_answer_asks_to_be_asked_again(
     assert answer.status_code == 503
 
 
-def test_the_sweep_is_a_function_too(client_of: Any) -> None:
+def test_the_sweep_is_a_function(client_of: Any) -> None:
     assert client_of("sweep").post("/").json == {"swept": True}

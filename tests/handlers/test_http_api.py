@@ -1,4 +1,4 @@
-"""The HTTP API as a caller sees it."""
+"""The HTTP API from the point of view of a client."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_an_idempotency_key_makes_repeats_safe(api: Any) -> None:
     assert api.post("/train", json=request(), headers={"Idempotency-Key": "x" * 2000}).status_code == 422
 
 
-def test_cancel_and_delete_answer_by_what_is_there(api: Any) -> None:
+def test_cancel_and_delete_depend_on_the_state_of_the_job(api: Any) -> None:
     job_id = submitted(api)
     assert api.delete(f"/jobs/{job_id}").status_code == 409
     assert api.post(f"/jobs/{job_id}/cancel").status_code == 202
@@ -92,7 +92,7 @@ def test_cancel_and_delete_answer_by_what_is_there(api: Any) -> None:
         assert (answer.status_code, answer.json["error"]["code"]) == (404, "job_not_found")
 
 
-def test_a_job_of_a_newer_version_is_shown_and_ended(api: Any, backend: World) -> None:
+def test_a_job_of_a_newer_version_can_be_shown_cancelled_and_deleted(api: Any, backend: World) -> None:
     job_id = submitted(api)
     newer = {"status": "paused", "source": "openai", "priority": 3}
     fields = backend.record(job_id) | newer
@@ -105,7 +105,7 @@ def test_a_job_of_a_newer_version_is_shown_and_ended(api: Any, backend: World) -
     assert api.delete(f"/jobs/{job_id}").status_code == 200
 
 
-def test_a_job_that_cannot_be_read_says_so_and_can_be_ended(api: Any, backend: World) -> None:
+def test_an_unreadable_job_can_be_cancelled_and_deleted(api: Any, backend: World) -> None:
     job_id = submitted(api)
     backend.write_record(job_id, backend.record(job_id) | {"metrics": "not metrics"})
     for path in ("status", "metrics", "artifacts"):
@@ -120,7 +120,7 @@ def test_a_job_that_cannot_be_read_says_so_and_can_be_ended(api: Any, backend: W
     assert api.get(f"/jobs/{job_id}/status").status_code == 404
 
 
-def test_jobs_come_in_pages(api: Any, backend: World) -> None:
+def test_jobs_are_listed_in_pages(api: Any, backend: World) -> None:
     ids = []
     for _ in range(5):
         ids.append(submitted(api))
@@ -152,13 +152,13 @@ def test_jobs_come_in_pages(api: Any, backend: World) -> None:
         "modality=smell",
     ],
 )
-def test_a_query_that_makes_no_sense_is_refused(api: Any, query: str) -> None:
+def test_an_invalid_query_is_refused(api: Any, query: str) -> None:
     assert api.get(f"/jobs?{query}").status_code == 422
 
 
 @pytest.mark.parametrize("route", ["events", "metrics"])
 @pytest.mark.parametrize("after", ["-1", "0" * 20 + "9" * 30, "0" * 5000, "9" * 5000, str(2**53), "1e3", "٣"])
-def test_a_place_that_no_list_has_is_refused(api: Any, route: str, after: str) -> None:
+def test_an_invalid_position_in_a_list_is_refused(api: Any, route: str, after: str) -> None:
     job_id = submitted(api)
     answer = api.get(f"/jobs/{job_id}/{route}", query_string={"after": after})
     assert (answer.status_code, answer.json["problems"][0]["loc"]) == (422, ["query", "after"])
@@ -182,7 +182,7 @@ def test_a_place_that_no_list_has_is_refused(api: Any, route: str, after: str) -
         "1" * 180,
     ],
 )
-def test_a_page_token_of_ones_own_making_is_refused(api: Any, content: str) -> None:
+def test_a_forged_page_token_is_refused(api: Any, content: str) -> None:
     token = base64.urlsafe_b64encode(content.encode()).decode()
     for sent in (content, token):
         answer = api.get("/jobs", query_string={"page_token": sent})
@@ -214,7 +214,7 @@ def test_the_loss_curve_is_merged_from_all_attempts(api: Any, services: Services
     assert api.get(f"/jobs/{job_id}/metrics?after=2").json["metrics"] == [{"train_step": 3, "loss": 0.3}]
 
 
-def test_what_is_trained_is_exported_again(api: Any, services: Services) -> None:
+def test_a_trained_job_can_be_exported_again(api: Any, services: Services) -> None:
     job_id = submitted(api)
     body = {"export_config": {"format": "adapter"}, "job_name": "again"}
     answer = api.post(f"/jobs/{job_id}/exports", json=body)
@@ -238,7 +238,7 @@ def test_what_is_trained_is_exported_again(api: Any, services: Services) -> None
 
 
 def train(services: Services, job_id: str) -> None:
-    """Claim a job and do its first two steps."""
+    """Claim a job and complete its first two steps."""
     claim = Claim(launch=1, execution="e")
     services.dispatch.launch(job_id)
     services.control.claim(job_id, claim)
@@ -271,7 +271,7 @@ def test_artifacts_are_listed_with_a_link_that_reads_them(api: Any, services: Se
 
 
 @embedded_only
-def test_artifacts_are_found_where_a_home_was_moved_to(api: Any, services: Services) -> None:
+def test_artifacts_are_found_after_the_home_was_moved(api: Any, services: Services) -> None:
     job_id = submitted(api)
     services.buckets.export.write(f"jobs/{job_id}/export/1/a", b"a")
     old = Artifact(name="a", uri=f"/elsewhere/export/jobs/{job_id}/export/1/a", bytes=1, sha256="0" * 64)
@@ -292,7 +292,7 @@ def test_artifacts_are_found_where_a_home_was_moved_to(api: Any, services: Servi
         {"Origin": "http://127.0.0.1.evil.example"},
         {"Origin": "http://127.0.0.1:3000"},
         {"Origin": "http://localhost:3000"},
-        {"Origin": "http://localhost:8080"},  # another page than 127.0.0.1:8080, which is asked
+        {"Origin": "http://localhost:8080"},  # another origin than 127.0.0.1:8080, which the request goes to
         {"Origin": "http://127.0.0.1"},
         {"Origin": "https://127.0.0.1:8080"},
         {"Origin": ""},
@@ -307,11 +307,11 @@ def test_a_web_page_cannot_use_the_service(api: Any, headers: dict[str, str]) ->
 
 @embedded_only
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost:8080", "[::1]:8080"])
-def test_the_machines_own_names_are_welcome(api: Any, host: str) -> None:
+def test_the_names_of_the_machine_itself_are_accepted(api: Any, host: str) -> None:
     assert api.get("/jobs", headers={"Host": host, "Origin": f"http://{host}"}).status_code == 200
 
 
-def test_what_is_not_there_is_said_in_json(api: Any) -> None:
+def test_unknown_paths_and_too_large_bodies_are_answered_with_their_status(api: Any) -> None:
     assert (api.get("/nope").status_code, api.get("/nope").json["error"]["code"]) == (404, "not_found")
     answer = api.put("/train")
     assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")
@@ -319,7 +319,9 @@ def test_what_is_not_there_is_said_in_json(api: Any) -> None:
     assert api.get("/jobs/..%2F..%2Fx/status").status_code == 404
 
 
-def test_an_error_of_ours_says_nothing_of_itself(api: Any, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_answer_to_an_internal_error_contains_no_details(
+    api: Any, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(type(services.store), "page", lambda *args, **kwargs: 1 / 0)
     answer = api.get("/jobs")
     assert (answer.status_code, answer.json["error"]["code"]) == (500, "internal")
@@ -327,7 +329,7 @@ def test_an_error_of_ours_says_nothing_of_itself(api: Any, services: Services, m
 
 
 @embedded_only
-def test_a_token_is_in_no_answer_and_no_file_but_its_own(api: Any, services: Services) -> None:
+def test_a_token_is_in_no_answer_and_only_in_its_own_file(api: Any, services: Services) -> None:
     token = "hf_fakefakefakefake"
     job_id = submitted(api, hf_token=token)
     answers = [api.get(path).text for path in (f"/jobs/{job_id}/status", f"/jobs/{job_id}/events", "/jobs")]

@@ -1,4 +1,4 @@
-"""The status of a job as its user sees it, at its end above all."""
+"""The status of a job as its user sees it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gemtune.jobs.record import Claim, Failure
 from gemtune.jobs.status import Step
 from tests.fakes import World, request
 
-FAILURE = Failure(code="bad_rows", message="row 3: not JSON", step=Step.PREPARE, hint="mend it")
+FAILURE = Failure(code="bad_rows", message="row 3: not JSON", step=Step.PREPARE, hint="fix it")
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def job_id(api: Any) -> str:
     return str(api.post("/train", json=request()).json["job_id"])
 
 
-def test_the_status_of_a_failed_job_says_why(api: Any, backend: World, job_id: str) -> None:
+def test_the_status_of_a_failed_job_contains_the_error(api: Any, backend: World, job_id: str) -> None:
     now = backend.clock.now()
     backend.services.store.update(job_id, lambda job: changes.fail_job(job, FAILURE, at=now))
     shown = api.get(f"/jobs/{job_id}/status").json
@@ -28,25 +28,25 @@ def test_the_status_of_a_failed_job_says_why(api: Any, backend: World, job_id: s
         "code": "bad_rows",
         "message": "row 3: not JSON",
         "step": "prepare",
-        "hint": "mend it",
+        "hint": "fix it",
     }
     assert shown["finished_at"] is not None
 
 
-def test_the_status_says_how_far_each_step_is(api: Any, backend: World, job_id: str) -> None:
+def test_the_status_contains_the_state_of_each_step(api: Any, backend: World, job_id: str) -> None:
     services = backend.services
     services.dispatch.launch(job_id)
     services.control.claim(job_id, Claim(launch=1, execution="e"))
     services.advance.begin(job_id, Step.PREPARE, Claim(launch=1, execution="e"), execution="run")
     steps = api.get(f"/jobs/{job_id}/status").json["steps"]
-    assert {step: (told["state"], told["attempt"], told["execution"]) for step, told in steps.items()} == {
+    assert {step: (record["state"], record["attempt"], record["execution"]) for step, record in steps.items()} == {
         "prepare": ("running", 1, "run"),
         "train": ("pending", 0, None),
         "export": ("pending", 0, None),
     }
 
 
-def test_a_body_of_a_mebibyte_is_read_and_one_more_byte_is_not(api: Any) -> None:
+def test_a_body_of_more_than_a_mebibyte_is_refused(api: Any) -> None:
     mebibyte = b" " * 1024 * 1024
     assert api.post("/train", data=mebibyte).status_code == 422
     assert api.post("/train", data=mebibyte + b" ").status_code == 413

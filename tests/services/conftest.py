@@ -1,4 +1,4 @@
-"""The use cases, each test on both backends."""
+"""Fixtures that run each test of the use cases on both backends."""
 
 from __future__ import annotations
 

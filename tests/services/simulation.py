@@ -1,8 +1,8 @@
-"""A day of bad luck in a second: jobs on a backend, with messages, executions and a trainer that fail by a plan.
+"""Simulation of jobs on a backend under faults, a day of them in a second.
 
-The store, the objects and the secrets are the backend's own. What is scripted is what fails in the world: the bus
-(lost, repeated, swapped messages), the launcher (dies before or after it created the execution), the workflow and the
-trainer (crash at any write, lose its last one, fall silent, come back as a zombie), and the clock.
+Store, objects and secrets are the real ones of the backend. Scripted by a random plan are the bus (lost, repeated and
+swapped messages), the launcher (dies before or after it creates an execution), the workflow and the trainer (crash at
+any write, lose their last one, hang, return as a zombie), and the clock.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from gemtune.ports import ExecutionState, Topic
 from tests.fakes import World
 
 CHECKPOINTS = 3
-# Verdicts and exit codes travel between an execution and its step as these.
+# A running step or supervision of one; returns the error that ended it, or None.
 Run = Generator[None, None, str | None]
 
 
 class Outage(Exception):
-    """The platform fails here."""
+    """Failure of the platform."""
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Execution:
 
 @dataclass
 class Luck:
-    """Whether something fails now; never, once the weather is calm."""
+    """Random decisions whether something fails; in calm weather nothing does."""
 
     chance: random.Random
     calm: bool = False
@@ -55,12 +55,15 @@ class Luck:
 
 
 class Bus:
-    """Publishes into a list. It may fail before or after: the caller cannot tell."""
+    """Bus that publishes into a list and sometimes raises.
+
+    It raises before or after it stores the message; the caller cannot tell which.
+    """
 
     def __init__(self, luck: Luck):
         self._luck = luck
         self.requests: list[Message] = []
-        self.heard: list[Message] = []
+        self.events: list[Message] = []
 
     def publish(
         self,
@@ -74,7 +77,7 @@ class Bus:
         if self._luck.bad(0.1):
             raise Outage("the message was not stored")
         stored = Message(topic, json.loads(message), ordering_key)
-        (self.requests if topic is Topic.JOB_REQUESTS else self.heard).append(stored)
+        (self.requests if topic is Topic.JOB_REQUESTS else self.events).append(stored)
         if self._luck.bad(0.1):
             raise Outage("the answer was lost")
         return "1"
@@ -84,7 +87,7 @@ class Bus:
 class Simulation:
     world: World
     seed: int
-    trained: dict[str, int] = field(default_factory=dict)  # job -> how often its training was taken as done
+    trained: dict[str, int] = field(default_factory=dict)  # job -> how often its training was accepted as done
     attempts: dict[tuple[str, Step], int] = field(default_factory=dict)  # the newest one that wrote
     cancelled: set[str] = field(default_factory=set)
 
@@ -129,36 +132,39 @@ class Simulation:
 
     def stop_step(self, execution: str) -> None:
         if self.luck.bad(0.5):
-            raise Outage("nobody could be stopped")
+            raise Outage("the step could not be stopped")
 
-    # The workflow: claim, then each step as often as control says.
+    # The workflow: a claim, then each step until control says that it is done.
 
     def _workflow(self, job_id: str, claim: Claim) -> Generator[None, None, None]:
         control = self.services.control
-        plan = yield from self._asking(lambda: control.claim(job_id, claim))
+        plan = yield from self._with_retries(lambda: control.claim(job_id, claim))
         if plan is None:
             return
         for step in Step:
-            round = 0
+            round_number = 0
             while not plan[step].done:
-                round += 1
+                round_number += 1
                 error = yield from self._supervised(job_id, claim, step)
-                ended = lambda: control.step_ended(job_id, claim, step, round=round, error=error)  # noqa: B023, E731
-                ruling = yield from self._asking(ended)
-                if self.luck.bad(0.1):  # the report came twice
+                ended = lambda: control.step_ended(job_id, claim, step, round=round_number, error=error)  # noqa: B023, E731
+                ruling = yield from self._with_retries(ended)
+                if self.luck.bad(0.1):  # the report is repeated
                     ended()
                 if ruling.verdict == "stop":
                     return
                 if ruling.verdict == "done":
                     break
 
-    def _asking(self, ask: Callable[[], Any]) -> Generator[None, None, Any]:
+    def _with_retries(self, call: Callable[[], Any]) -> Generator[None, None, Any]:
         while self.luck.bad(0.1):
-            yield  # control does not answer: asked again
-        return ask()
+            yield  # control does not answer; retry
+        return call()
 
     def _supervised(self, job_id: str, claim: Claim, step: Step) -> Run:
-        """One execution of a step, to its end or its crash. A trainer that the platform gave up may go on."""
+        """Run a step until it ends or crashes.
+
+        The trainer of a crashed step may go on as a zombie.
+        """
         trainer = self._trainer(job_id, claim, step)
         while True:
             if self.luck.bad(0.05):
@@ -183,15 +189,15 @@ class Simulation:
             if begun is None:
                 return None
             job, fence = begun
-            self._took(job_id, fence)
+            self._note_write(job_id, fence)
             yield
             first = job.steps[step].checkpoint
             for number in range(first + 1, CHECKPOINTS + 1) if step is Step.TRAIN else ():
                 self._written(lambda: advance.heartbeat(job_id, fence))
-                self._took(job_id, fence)
+                self._note_write(job_id, fence)
                 yield
                 self._written(lambda number=number: advance.record_checkpoint(job_id, fence, train_step=number))
-                self._took(job_id, fence)
+                self._note_write(job_id, fence)
                 yield
             self._written(lambda: self._done(job_id, fence))
         except (Stale, JobNotFound):
@@ -200,7 +206,7 @@ class Simulation:
 
     def _done(self, job_id: str, fence: FencingToken) -> None:
         self.services.advance.finish(job_id, fence)
-        self._took(job_id, fence)
+        self._note_write(job_id, fence)
         if fence.step is Step.TRAIN:
             self.trained[job_id] = self.trained.get(job_id, 0) + 1
 
@@ -212,17 +218,17 @@ class Simulation:
             raise Outage("the answer to the write was lost")
         return result
 
-    def _took(self, job_id: str, fence: FencingToken) -> None:
-        """The store took a write of this attempt: then no newer one can have written before."""
+    def _note_write(self, job_id: str, fence: FencingToken) -> None:
+        """Check that no newer attempt has written before this one."""
         newest = self.attempts.get((job_id, fence.step), 0)
         assert fence.attempt >= newest, f"attempt {fence.attempt} of {fence.step} wrote after attempt {newest}"
         self.attempts[(job_id, fence.step)] = fence.attempt
 
-    # What happens.
+    # Actions, in random order.
 
     def storm(self, actions: int) -> None:
-        """Things happen in any order, some of them twice, some never."""
-        happenings: list[tuple[Callable[[], None], int]] = [
+        """Run random actions, while faults happen."""
+        weighted_actions: list[tuple[Callable[[], None], int]] = [
             (self.submit, 2),
             (self.deliver, 6),
             (self.proceed, 30),
@@ -234,13 +240,16 @@ class Simulation:
             (self.wait, 3),
             (self.set_back, 1),
         ]
-        calls, weights = zip(*happenings, strict=True)
+        calls, weights = zip(*weighted_actions, strict=True)
         self.submit()
         for call in self.chance.choices(calls, weights, k=actions):
             call()
 
     def calm(self) -> None:
-        """Nothing fails any more: what was accepted comes to its end, by the sweep alone where messages were lost."""
+        """Run everything to its end without faults.
+
+        Jobs whose messages were lost are recovered by the sweep alone.
+        """
         self.luck.calm = True
         for _ in range(40):
             while self.bus.requests:
@@ -259,12 +268,12 @@ class Simulation:
     def submit(self) -> None:
         try:
             job_id = self.world.submit(hf_token="hf_fakefakefake")
-        except Outage:  # the user was told that it failed
+        except Outage:  # the user got an error
             return
         self.jobs.append(job_id)
 
     def deliver(self) -> None:
-        """A message that waits: any of them, perhaps not for the last time."""
+        """Deliver any waiting message, perhaps not for the last time."""
         if not self.bus.requests:
             return
         place = self.chance.randrange(len(self.bus.requests))
@@ -297,8 +306,10 @@ class Simulation:
                 self.zombies.remove(zombie)
 
     def lose_execution(self) -> None:
-        """The workflow's execution ends without a word; or its step hangs, and the platform ends it when its time is
-        up, if the sweep does not before."""
+        """End an execution of the workflow silently, or let its step hang.
+
+        A hanging execution goes on when the platform's time limit ends its step, unless the sweep replaces it before.
+        """
         if self.executions:
             execution = self.executions.pop(self.chance.choice(list(self.executions)))
             hangs = self.services.store.get(execution.job_id).running_step is not None and self.chance.random() < 0.3
@@ -309,7 +320,7 @@ class Simulation:
                 self.states[execution.name] = self.chance.choice(ends)
 
     def wake(self) -> None:
-        """The trigger of some event, late or repeated; many are lost."""
+        """Deliver the trigger of some event, late or repeated; many are lost."""
         if self.jobs:
             try:
                 self.services.fan_out(self.chance.choice(self.jobs))
@@ -327,7 +338,7 @@ class Simulation:
                 self.executions[execution.name] = execution
 
     def set_back(self) -> None:
-        """Somebody corrects the clock."""
+        """Set the clock back, as an administrator might."""
         self.world.clock.set_back(seconds=self.chance.choice([2, 90, 3600]))
 
     def cancel(self) -> None:
@@ -339,7 +350,7 @@ class Simulation:
             except JobIsOver:
                 return
 
-    # What has to be true then.
+    # Invariants after the storm.
 
     def check(self) -> None:
         assert not [name for name in self.world.stored_secrets() if name.startswith("gemtune-job-")]
@@ -352,11 +363,11 @@ class Simulation:
             events = self.services.store.events(job_id)
             assert [event.seq for event in events] == list(range(1, len(events) + 1))
             finals = [event.seq for event in events if event.status in ("completed", "failed", "cancelled")]
-            assert finals == [len(events)], "something came after the end"
+            assert finals == [len(events)], "there are events after the final one"
             times = [event.at for event in events]
             assert times == sorted(times), "an event happened before an earlier one"
             assert all(step.seconds >= 0 for step in job.steps.values())
             assert job.started_at is None or job.started_at <= (job.finished_at or job.started_at)
-            heard = [message.body for message in self.bus.heard if message.key == job_id]
-            firsts = list(dict.fromkeys(body["seq"] for body in heard))
-            assert firsts == list(range(1, len(events) + 1)), "missed, or swapped"
+            published = [message.body for message in self.bus.events if message.key == job_id]
+            firsts = list(dict.fromkeys(body["seq"] for body in published))
+            assert firsts == list(range(1, len(events) + 1)), "events are missing or out of order"

@@ -1,4 +1,4 @@
-"""A request of method RL that names no algorithm: the rows of its dataset decide, and the spec says which it was."""
+"""RL requests without an algorithm: the columns of the dataset decide."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def refusal(world: World) -> tuple[str, str]:
         {"metadata.json": f"{FOLDER}/rows.jsonl", "rows.jsonl": jsonl},
     ],
 )
-def test_the_rows_decide_wherever_they_lie(world: World, files: dict[str, Any], row: Any, algorithm: Any) -> None:
+def test_the_rows_decide_whatever_their_file_is(world: World, files: dict[str, Any], row: Any, algorithm: Any) -> None:
     for name, content in files.items():
         world.services.buckets.data.write(
             f"{FOLDER}/{name}", metadata(content) if name == "metadata.json" else content(row)
@@ -79,7 +79,7 @@ def test_the_rows_decide_wherever_they_lie(world: World, files: dict[str, Any], 
     assert message["training_config"]["rl_config"] == algorithm
 
 
-def test_what_a_request_says_counts_whatever_the_rows_say(world: World) -> None:
+def test_the_algorithm_of_a_request_overrides_the_rows(world: World) -> None:
     world.services.buckets.data.write(f"{FOLDER}/train.jsonl", jsonl(GRPO))
     spec = spec_of(world, submitted(world, rl_config={"algorithm": "dpo", "beta": 0.5}))
     assert spec["training_config"]["rl_config"] == BY_DPO | {"beta": 0.5}
@@ -87,7 +87,7 @@ def test_what_a_request_says_counts_whatever_the_rows_say(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message_part"),
     [
         (jsonl({"messages": []}), "these have messages"),
         (jsonl({"prompt": "a", "chosen": "b"}), "these have chosen, prompt"),
@@ -99,15 +99,15 @@ def test_what_a_request_says_counts_whatever_the_rows_say(world: World) -> None:
         (b"no JSON\n", "cannot be read"),
     ],
 )
-def test_rows_that_say_neither_or_both_are_told(world: World, content: bytes, said: str) -> None:
+def test_rows_that_fit_no_algorithm_or_both_are_refused(world: World, content: bytes, message_part: str) -> None:
     world.services.buckets.data.write(f"{FOLDER}/train.jsonl", content)
     where, message = refusal(world)
     assert where == "training_config.rl_config"
-    assert said in message
+    assert message_part in message
 
 
 @pytest.mark.parametrize("content", [b"PAR1", b"", b"x" * 100 + b"PAR1", parquet(DPO)[:-9] + b"PAR1"])
-def test_a_damaged_parquet_file_is_told(world: World, content: bytes) -> None:
+def test_a_damaged_parquet_file_is_refused(world: World, content: bytes) -> None:
     world.services.buckets.data.write(f"{FOLDER}/train.parquet", content)
     assert "cannot be read" in refusal(world)[1]
 
@@ -115,16 +115,16 @@ def test_a_damaged_parquet_file_is_told(world: World, content: bytes) -> None:
 @pytest.mark.parametrize(
     "content", [b"{", b"[]", metadata("../../secrets/x.jsonl"), metadata("nowhere.jsonl"), metadata("a.csv")]
 )
-def test_metadata_that_leads_nowhere_is_told(world: World, content: bytes) -> None:
+def test_metadata_without_a_readable_file_is_refused(world: World, content: bytes) -> None:
     world.services.buckets.data.write(f"{FOLDER}/metadata.json", content)
     assert "cannot be read" in refusal(world)[1]
 
 
-def test_without_a_dataset_that_alone_is_told(world: World) -> None:
+def test_a_missing_dataset_is_the_only_problem(world: World) -> None:
     assert refusal(world) == ("processed_dataset_id", "there is no dataset 'pairs'")
 
 
-def test_a_repeated_request_is_the_same_though_its_dataset_is_gone(world: World) -> None:
+def test_a_repeated_key_returns_the_job_even_when_its_dataset_is_gone(world: World) -> None:
     data = world.services.buckets.data
     data.write(f"{FOLDER}/train.jsonl", jsonl(DPO))
     first = submitted(world, "k")

@@ -1,4 +1,7 @@
-"""Clocks are corrected, also backwards: nothing lasts less than no time, ends before it begins, or waits for it."""
+"""Corrections of the clock, also backwards.
+
+Nothing takes negative time, ends before it begins, or waits for the time to pass again.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from tests.fakes import World
 from tests.services.test_running import Running
 from tests.unit.jobs.test_job import LEASE, NOW
 
-# Seconds that pass in each step of `run`, in two halves.
+# Seconds that pass in each half of a step.
 HALF = 60
 
 
@@ -36,7 +39,7 @@ def check_times(world: World, job: Job) -> None:
 
 
 @pytest.mark.parametrize("when", range(8))
-def test_a_clock_that_is_set_back_anywhere_on_the_way_shortens_nothing(backend: World, when: int) -> None:
+def test_a_clock_set_back_at_any_point_shortens_no_step(backend: World, when: int) -> None:
     passed = 0
 
     def half() -> None:
@@ -67,8 +70,8 @@ def test_a_clock_that_is_set_back_anywhere_on_the_way_shortens_nothing(backend: 
 
 
 @pytest.mark.parametrize("end", ["killed", "replaced", "cancelled", "failed"])
-def test_an_attempt_that_others_end_after_the_clock_was_set_back_took_no_time(running: Running, end: str) -> None:
-    """Its own process could measure it, and is gone."""
+def test_an_attempt_ended_by_others_after_the_clock_was_set_back_takes_no_time(running: Running, end: str) -> None:
+    """Count no time, as the process that could have measured it is gone."""
     fence = running.begin(Step.PREPARE)
     world = running.world
     world.clock.advance(seconds=5)
@@ -81,13 +84,13 @@ def test_an_attempt_that_others_end_after_the_clock_was_set_back_took_no_time(ru
     elif end == "cancelled":
         running.services.cancel(running.job_id)
     else:
-        for round in range(1, 4):
-            running.ended(Step.PREPARE, round, error="code 137")
+        for number in range(1, 4):
+            running.ended(Step.PREPARE, number, error="code 137")
     assert running.job.steps[Step.PREPARE].seconds == 0
     check_times(world, running.job)
 
 
-def test_a_message_that_was_lost_before_the_clock_was_set_back_is_asked_for_again_at_once(world: World) -> None:
+def test_a_message_lost_before_the_clock_was_set_back_is_published_again_at_once(world: World) -> None:
     job_id = world.submit()
     world.messages("requests")
     world.clock.set_back(hours=1)
@@ -95,7 +98,7 @@ def test_a_message_that_was_lost_before_the_clock_was_set_back_is_asked_for_agai
     assert [message["job_id"] for message in world.messages("requests")] == [job_id]
 
 
-def test_a_launch_that_was_lost_before_the_clock_was_set_back_is_repeated_at_once(world: World) -> None:
+def test_a_launch_lost_before_the_clock_was_set_back_is_repeated_at_once(world: World) -> None:
     job_id = world.submit()
     world.services.dispatch.launch(job_id)
     world.launcher.states[f"{job_id}#1"] = ExecutionState.FAILED
@@ -118,19 +121,19 @@ def test_a_step_that_fell_silent_before_the_clock_was_set_back_is_replaced(runni
 @pytest.mark.parametrize(
     ("seconds", "holds"), [(-181, False), (-180, True), (0, True), (179, True), (180, False), (3600, False)]
 )
-def test_a_lease_holds_from_its_length_before_its_begin_until_its_end(seconds: int, holds: bool) -> None:
-    """Before its begin, since the clocks of two machines are never the same."""
+def test_a_lease_also_holds_for_its_own_length_before_its_start(seconds: int, holds: bool) -> None:
+    """Allow for differences between the clocks of two machines."""
     launch, lease = Launch(number=1, lease_until=LEASE), LEASE - NOW
     assert launches.is_leased(launch, at=NOW + timedelta(seconds=seconds), lease=lease) is holds
 
 
 @pytest.mark.parametrize(("minutes", "holds"), [(-13, False), (-12, True), (11, True), (12, False)])
-def test_a_lease_after_launches_that_nobody_claimed_is_as_long_as_it_was_made(minutes: int, holds: bool) -> None:
+def test_a_lease_after_unclaimed_launches_holds_for_its_doubled_length(minutes: int, holds: bool) -> None:
     launch = Launch(number=3, lease_until=NOW + timedelta(minutes=12), unclaimed=2)
     assert launches.is_leased(launch, at=NOW + timedelta(minutes=minutes), lease=timedelta(minutes=3)) is holds
 
 
-def test_a_mark_from_before_its_begin_was_measured_is_timed_by_the_time_of_day(running: Running) -> None:
+def test_a_token_without_a_measured_start_is_timed_by_the_time_of_day(running: Running) -> None:
     fence = running.begin(Step.PREPARE)
     running.world.clock.advance(seconds=7)
     timed = FencingToken(claim=Claim(launch=1, execution="first"), step=fence.step, attempt=fence.attempt)

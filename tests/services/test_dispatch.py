@@ -1,4 +1,4 @@
-"""job-requests: one execution a launch, whatever is delivered how often."""
+"""The topic job-requests: one execution per launch, whatever is redelivered."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def listening(world: World) -> World:
     return world
 
 
-def test_a_message_with_a_job_id_is_launched_once_however_often_it_comes(world: World) -> None:
+def test_a_redelivered_job_id_is_launched_once(world: World) -> None:
     job_id = world.submit()
     for _ in range(5):
         deliver(world, {"job_id": job_id})
     assert world.launcher.started == [(job_id, 1)]
 
 
-def test_a_request_published_by_anyone_becomes_one_job_however_often_it_comes(world: World) -> None:
+def test_a_redelivered_request_becomes_one_job(world: World) -> None:
     for _ in range(5):
         deliver(world, request())
     ((job_id, launch),) = world.launcher.started
@@ -52,7 +52,7 @@ def test_a_deleted_job_is_not_revived_by_late_messages(listening: World) -> None
     assert rejections(listening) == []
 
 
-def test_a_message_with_an_unknown_job_id_creates_nothing_and_is_announced(listening: World) -> None:
+def test_a_message_with_an_unknown_job_id_is_only_announced_as_rejected(listening: World) -> None:
     deliver(listening, {"job_id": "training_never", **request()})
     assert rejections(listening) == ["job_not_found"]
     assert listening.launcher.started == []
@@ -73,14 +73,14 @@ def test_a_message_with_an_unknown_job_id_creates_nothing_and_is_announced(liste
         (request(processed_dataset_id="nowhere"), "dataset_not_found"),
     ],
 )
-def test_a_message_that_can_never_succeed_is_announced_and_done_with(
+def test_a_message_that_can_never_succeed_is_announced_and_acknowledged(
     listening: World, message: object, code: str
 ) -> None:
     deliver(listening, message)
     assert code in rejections(listening)
 
 
-def test_the_same_key_with_another_request_is_announced(listening: World) -> None:
+def test_a_reused_key_is_announced_as_rejected(listening: World) -> None:
     deliver(listening, request(), key="k")
     deliver(listening, request(job_name="another"), key="k")
     assert rejections(listening) == ["idempotency_key_reused"]
@@ -93,7 +93,7 @@ def test_a_rejection_does_not_repeat_a_token_that_was_sent_as_the_key(listening:
     assert "hf_fake" not in json.dumps(message)
 
 
-def test_when_the_execution_cannot_be_started_the_message_comes_again_and_need_not_wait(world: World) -> None:
+def test_a_redelivery_after_a_failed_start_launches_at_once(world: World) -> None:
     job_id = world.submit()
     world.launcher.broken = ConnectionError("no route")
     with pytest.raises(ConnectionError):
@@ -103,7 +103,7 @@ def test_when_the_execution_cannot_be_started_the_message_comes_again_and_need_n
     assert world.launcher.started == [(job_id, 2)]
 
 
-def test_a_launch_that_nobody_claims_is_repeated_when_its_lease_is_over(world: World) -> None:
+def test_an_unclaimed_launch_is_repeated_when_its_lease_is_over(world: World) -> None:
     job_id = world.submit()
     deliver(world, {"job_id": job_id})
     world.clock.advance(minutes=2)
@@ -117,8 +117,8 @@ def test_a_launch_that_nobody_claims_is_repeated_when_its_lease_is_over(world: W
     assert world.services.control.claim(job_id, Claim(launch=2, execution="now")) is not None
 
 
-def test_launches_that_nobody_claims_are_repeated_ever_later_and_at_last_fail_the_job(listening: World) -> None:
-    """As when the workflow ends at once, or control never answers it."""
+def test_unclaimed_launches_are_repeated_with_a_backoff_and_finally_fail_the_job(listening: World) -> None:
+    """Simulate a workflow that ends at once, or that control never answers."""
     job_id = listening.submit(hf_token="hf_fakefakefake")
     deliver(listening, {"job_id": job_id})
     minutes, launched_at = 0, [0]
@@ -143,7 +143,7 @@ def test_launches_that_nobody_claims_are_repeated_ever_later_and_at_last_fail_th
     assert len(listening.launcher.started) == 6
 
 
-def test_a_launch_that_is_claimed_begins_the_count_anew(world: World) -> None:
+def test_a_claim_resets_the_count_of_unclaimed_launches(world: World) -> None:
     job_id = world.submit()
     deliver(world, {"job_id": job_id})
     for launch in (1, 2, 3):

@@ -1,4 +1,4 @@
-"""Exporting again: a job of its own, from any job that is over and has trained."""
+"""Export jobs: created from any job that is over and has trained."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def problems(world: World, job_id: str, **fields: Any) -> dict[str, str]:
 
 
 def trained(world: World, **fields: Any) -> Running:
-    """A job that trained, and whose export has begun."""
+    """Return a job that has trained, and whose export has begun."""
     running = Running(world, **fields)
     for step in (Step.PREPARE, Step.TRAIN):
         running.begin(step)
-        fence = running.begin(step)  # the second attempt of each
+        fence = running.begin(step)  # as the second attempt of each step
         running.services.advance.finish(running.job_id, fence, StepResult(metrics=Metrics(eval_loss=1.5)))
     running.begin(Step.EXPORT)
     return running
@@ -52,14 +52,12 @@ def trained(world: World, **fields: Any) -> Running:
 def parent(world: World) -> Running:
     running = trained(world, job_name="Mine", hf_token="hf_fakefakefake")
     world.services.cancel(running.job_id)
-    world.services.fan_out(running.job_id)  # with which its secrets go
+    world.services.fan_out(running.job_id)  # this deletes its secrets
     world.messages("requests")
     return running
 
 
-def test_what_a_newer_version_trained_by_its_own_rules_is_not_exported_here_but_deleted(
-    world: World, parent: Running
-) -> None:
+def test_a_job_with_a_spec_of_a_newer_version_can_be_deleted_but_not_exported(world: World, parent: Running) -> None:
     config, name = world.services.buckets.config, parent.job.spec_name
     spec = json.loads(config.read(name)) | {"curriculum": ["easy", "hard"]}
     config.write(name, json.dumps(spec).encode())
@@ -69,7 +67,7 @@ def test_what_a_newer_version_trained_by_its_own_rules_is_not_exported_here_but_
     assert world.stored_specs() == []
 
 
-def test_what_is_exported_again_is_a_job_of_its_own(world: World, parent: Running) -> None:
+def test_an_export_again_is_a_new_job(world: World, parent: Running) -> None:
     child = export_again(world, parent.job_id, hf_token="hf_fakefakefake2")
     assert (child.parent_job_id, child.status, child.job_name) == (parent.job_id, "queued", "Mine")
     assert child.job_id.startswith("export_chats_gemma-3-270m-it_")
@@ -88,7 +86,7 @@ def test_what_is_exported_again_is_a_job_of_its_own(world: World, parent: Runnin
     assert world.messages("requests") == [spec | {"job_id": child.job_id}]
 
 
-def test_it_has_its_own_claim_and_its_own_end_and_runs_nothing_but_the_export(world: World, parent: Running) -> None:
+def test_an_export_job_runs_only_the_export_under_its_own_claim(world: World, parent: Running) -> None:
     before = parent.job
     child = export_again(world, parent.job_id)
     world.services.dispatch.launch(child.job_id)
@@ -102,14 +100,14 @@ def test_it_has_its_own_claim_and_its_own_end_and_runs_nothing_but_the_export(wo
     }
     begun = world.services.advance.begin(child.job_id, Step.EXPORT, claim, execution="x")
     assert begun is not None
-    world.services.advance.finish(child.job_id, begun[1], StepResult(adapter_path="there"))
+    world.services.advance.finish(child.job_id, begun[1], StepResult(adapter_path="adapter"))
     events = world.services.store.events(child.job_id)
     assert [event.type for event in events] == ["job_queued", "job_exporting", "job_completed"]
     after = parent.job
     assert (after.status, after.adapter_path, after.last_seq) == (before.status, before.adapter_path, before.last_seq)
 
 
-def test_the_webhook_and_the_tokens_of_the_parent_are_not_taken_over(world: World) -> None:
+def test_an_export_job_does_not_inherit_webhook_and_tokens(world: World) -> None:
     world.services.secrets.create("gemtune-user-mine", "hf_fakefakefake", ttl=None)
     running = trained(world, hf_token="secret:gemtune-user-mine", notify={"webhook_url": "https://example.com/x"})
     running.services.cancel(running.job_id)
@@ -120,7 +118,7 @@ def test_the_webhook_and_the_tokens_of_the_parent_are_not_taken_over(world: Worl
 
 
 @pytest.mark.parametrize("end", ["completed", "failed", "cancelled"])
-def test_however_a_job_ended_what_it_trained_is_exported(world: World, end: str) -> None:
+def test_a_trained_job_can_be_exported_however_it_ended(world: World, end: str) -> None:
     running = trained(world)
     with pytest.raises(JobIsRunning):
         export_again(world, running.job_id)
@@ -135,7 +133,7 @@ def test_however_a_job_ended_what_it_trained_is_exported(world: World, end: str)
     assert export_again(world, running.job_id).status == "queued"
 
 
-def test_a_job_that_did_not_finish_its_training_has_nothing_to_export(world: World) -> None:
+def test_a_job_with_unfinished_training_cannot_be_exported(world: World) -> None:
     running = Running(world)
     running.services.advance.finish(running.job_id, running.begin(Step.PREPARE))
     running.begin(Step.TRAIN)
@@ -146,7 +144,7 @@ def test_a_job_that_did_not_finish_its_training_has_nothing_to_export(world: Wor
         export_again(world, "training_nope")
 
 
-def test_an_export_of_an_export_is_one_of_what_was_trained(world: World, parent: Running) -> None:
+def test_an_export_of_an_export_belongs_to_the_job_that_trained(world: World, parent: Running) -> None:
     first = export_again(world, parent.job_id)
     second = export_again(world, first.job_id)
     assert second.parent_job_id == parent.job_id
@@ -158,7 +156,7 @@ def test_an_export_of_an_export_is_one_of_what_was_trained(world: World, parent:
         export_again(world, second.job_id)
 
 
-def test_a_parent_stays_while_a_child_exports_and_a_child_keeps_its_own(world: World, parent: Running) -> None:
+def test_a_parent_cannot_be_deleted_while_a_child_exports_and_its_files_stay(world: World, parent: Running) -> None:
     child = export_again(world, parent.job_id)
     with pytest.raises(JobHasChildren) as caught:
         world.services.delete(parent.job_id)
@@ -170,24 +168,24 @@ def test_a_parent_stays_while_a_child_exports_and_a_child_keeps_its_own(world: W
     assert world.services.buckets.export.read(f"jobs/{child.job_id}/export/1/x") == b"x"
 
 
-def test_a_child_that_comes_while_its_parent_is_being_deleted_is_seen_or_refused(
+def test_a_child_created_during_the_delete_of_its_parent_prevents_it(
     world: World, parent: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, born = world.services.store, []
-    look = type(store).unfinished_children
+    store, children = world.services.store, []
+    unfinished_children = type(store).unfinished_children
 
-    def slow_look(self: Any, job_id: str) -> Any:
-        found = look(self, job_id)
-        if not born:  # between the look for children and the delete
-            born.append(export_again(world, parent.job_id))
-        return found
+    def create_child_after(self: Any, job_id: str) -> Any:
+        unfinished = unfinished_children(self, job_id)
+        if not children:  # between reading the children and the delete
+            children.append(export_again(world, parent.job_id))
+        return unfinished
 
-    monkeypatch.setattr(type(store), "unfinished_children", slow_look)
+    monkeypatch.setattr(type(store), "unfinished_children", create_child_after)
     with pytest.raises(JobHasChildren):
         world.services.delete(parent.job_id)
 
 
-def test_everything_wrong_is_told_at_once(world: World, parent: Running) -> None:
+def test_all_problems_of_an_export_request_are_reported_at_once(world: World, parent: Running) -> None:
     wrong = {
         "export_config": {"format": "adapter", "quantization": "q4", "formt": 1},
         "hf_token": "secret:gemtune-user-no",
@@ -221,12 +219,12 @@ def test_the_hub_needs_a_token_of_the_request_or_of_the_service(world: World, pa
     assert export_again(world, parent.job_id, **to_the_hub).secret_names == {}
 
 
-def test_a_dataset_that_is_gone_is_no_reason_not_to_export(world: World, parent: Running) -> None:
+def test_a_job_can_be_exported_after_its_dataset_is_gone(world: World, parent: Running) -> None:
     world.services.buckets.data.delete("processed_datasets/chats/train.jsonl")
     assert export_again(world, parent.job_id).status == "queued"
 
 
-def test_a_repeated_key_is_the_same_export_of_the_same_job_only(world: World, parent: Running) -> None:
+def test_a_repeated_key_returns_the_export_of_the_same_job_only(world: World, parent: Running) -> None:
     child = export_again(world, parent.job_id, "k", hf_token="hf_fakefakefake")
     assert export_again(world, parent.job_id, "k", hf_token="hf_fakefakefake").job_id == child.job_id
     assert len(world.stored_secrets()) == len([name for name in world.stored_specs() if child.job_id in name]) == 1

@@ -1,4 +1,4 @@
-"""Whether a request for GGUF can succeed is told at once: by the tools that are there, and by the model's family."""
+"""Requests for GGUF: refused at once without the tools or for some families."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def world_with(home: Path, *, tools: bool, **settings: str) -> World:
 
 
 def codes(world: World, base_model_id: str) -> dict[str, Any]:
-    """code -> hint."""
+    """Return code -> hint of all problems with the request."""
     try:
         world.submit(training={"base_model_id": base_model_id}, export_config=GGUF)
     except RequestRefused as refused:
@@ -32,15 +32,15 @@ def codes(world: World, base_model_id: str) -> dict[str, Any]:
     return {}
 
 
-def test_without_the_tools_it_says_what_to_run(tmp_path: Path) -> None:
-    found = codes(world_with(tmp_path, tools=False), "google/gemma-3-270m-it")
-    assert set(found) == {"gguf_tools_missing"}
-    assert "make llama" in found["gguf_tools_missing"]
+def test_the_hint_without_the_tools_names_the_command_to_run(tmp_path: Path) -> None:
+    hints = codes(world_with(tmp_path, tools=False), "google/gemma-3-270m-it")
+    assert set(hints) == {"gguf_tools_missing"}
+    assert "make llama" in hints["gguf_tools_missing"]
     world_with(tmp_path / "other", tools=False).submit(export_config={"format": "merged"})
 
 
 @pytest.mark.parametrize(
-    ("name", "known"),
+    ("name", "supported"),
     [
         ("google/gemma-2b-it", True),
         ("google/gemma-1.1-7b-it", True),
@@ -59,21 +59,23 @@ def test_without_the_tools_it_says_what_to_run(tmp_path: Path) -> None:
         ("google/gemma-4-26B-A4B-it", True),
     ],
 )
-def test_a_family_is_known_by_its_name(tmp_path: Path, name: str, known: bool) -> None:
-    found = codes(world_with(tmp_path, tools=True), name)
-    assert set(found) == (set() if known else {"family_without_gguf"})
-    assert known or "Gemma 1, Gemma 2, Gemma 3" in found["family_without_gguf"]
+def test_support_for_a_family_is_decided_by_its_name(tmp_path: Path, name: str, supported: bool) -> None:
+    hints = codes(world_with(tmp_path, tools=True), name)
+    assert set(hints) == (set() if supported else {"family_without_gguf"})
+    assert supported or "Gemma 1, Gemma 2, Gemma 3" in hints["family_without_gguf"]
 
 
-@pytest.mark.parametrize(("kind", "known"), [("gemma3_text", True), ("gemma2", True), ("gemma3n_text", False)])
-def test_a_family_is_known_by_its_configuration_where_that_is_at_hand(tmp_path: Path, kind: str, known: bool) -> None:
+@pytest.mark.parametrize(("kind", "supported"), [("gemma3_text", True), ("gemma2", True), ("gemma3n_text", False)])
+def test_support_for_a_family_is_decided_by_its_configuration_if_available(
+    tmp_path: Path, kind: str, supported: bool
+) -> None:
     world = world_with(tmp_path, tools=True)
     config = {"model_type": kind, "max_position_embeddings": 512, "vocab_size": 8}
     world.services.buckets.data.write("models/mine/config.json", json.dumps(config).encode())
-    found = codes(world, f"gs://{world.services.buckets.data.bucket}/models/mine")
-    assert ("family_without_gguf" in found) is not known
+    hints = codes(world, f"gs://{world.services.buckets.data.bucket}/models/mine")
+    assert ("family_without_gguf" in hints) is not supported
 
 
-def test_the_image_of_the_cloud_may_be_without() -> None:
+def test_the_hint_in_the_cloud_names_the_build_option() -> None:
     problem = llama_cpp.tools_missing(on_gcp=True)
     assert "GEMTUNE_WITHOUT_GGUF" in str(problem.hint)

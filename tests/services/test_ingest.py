@@ -1,4 +1,4 @@
-"""Job files: answered beside the file, once per content."""
+"""Job files: one job per content, and an answer next to the file."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def drop(world: World, name: str, content: Any, bucket: str = "uploads") -> None
 
 def answer(world: World, name: str, bucket: str = "uploads") -> dict[str, Any]:
     objects = getattr(world.services.buckets, bucket)
-    found: dict[str, Any] = json.loads(objects.read(name))
-    return found
+    content: dict[str, Any] = json.loads(objects.read(name))
+    return content
 
 
 def names(world: World) -> list[str]:
@@ -30,11 +30,11 @@ def names(world: World) -> list[str]:
 @pytest.mark.parametrize("name", ["x.job.json", "x.job.yaml", "deep/er/x.job.yaml", "ünï code.job.yaml"])
 def test_a_job_file_becomes_a_job(world: World, name: str) -> None:
     drop(world, name, request(job_name="Dropped"))
-    found = answer(world, name.rpartition(".job.")[0] + ".accepted.json")
-    assert world.services.store.get(found["job_id"]).source == "upload"
+    accepted = answer(world, name.rpartition(".job.")[0] + ".accepted.json")
+    assert world.services.store.get(accepted["job_id"]).source == "upload"
 
 
-def test_yaml_means_what_it_says(world: World) -> None:
+def test_a_yaml_file_is_read_as_version_1_2(world: World) -> None:
     text = b"""
 processed_dataset_id: chats
 training_config:
@@ -49,7 +49,7 @@ training_config:
     assert spec["training_config"]["learning_rate"] == 5e-4
 
 
-def test_beside_a_dataset_the_file_need_not_name_it(world: World) -> None:
+def test_a_job_file_in_the_folder_of_a_dataset_need_not_name_it(world: World) -> None:
     body = request()
     del body["processed_dataset_id"]
     drop(world, "processed_datasets/chats/x.job.yaml", body, "data")
@@ -72,7 +72,7 @@ def test_beside_a_dataset_the_file_need_not_name_it(world: World) -> None:
         (json.dumps(request(processed_dataset_id="nowhere")).encode(), "dataset_not_found"),
     ],
 )
-def test_a_broken_file_is_told_why(world: World, content: bytes, code: str) -> None:
+def test_the_answer_to_a_broken_file_names_the_problem(world: World, content: bytes, code: str) -> None:
     drop(world, "x.job.json", content)
     assert [error["code"] for error in answer(world, "x.rejected.json")["errors"]] == [code]
     assert b"hf_fake" not in world.services.buckets.uploads.read("x.rejected.json")
@@ -90,18 +90,18 @@ def test_a_broken_file_is_told_why(world: World, content: bytes, code: str) -> N
         (b"a: !!python/object:os.system x", "yaml_tag"),
     ],
 )
-def test_broken_yaml_is_told_why(world: World, content: bytes, code: str) -> None:
+def test_the_answer_to_broken_yaml_names_the_problem(world: World, content: bytes, code: str) -> None:
     drop(world, "x.job.yaml", content)
     assert [error["code"] for error in answer(world, "x.rejected.json")["errors"]] == [code]
 
 
-def test_a_corrected_file_takes_the_rejection_back(world: World) -> None:
+def test_a_corrected_file_removes_the_rejection(world: World) -> None:
     drop(world, "x.job.json", b"{")
     drop(world, "x.job.json", request())
     assert names(world) == ["x.accepted.json", "x.job.json"]
 
 
-def test_the_same_event_again_is_the_same_job(world: World) -> None:
+def test_a_repeated_event_creates_no_second_job(world: World) -> None:
     drop(world, "x.job.json", request())
     generation = world.services.buckets.uploads.generation("x.job.json") or ""
     for _ in range(3):
@@ -109,7 +109,7 @@ def test_the_same_event_again_is_the_same_job(world: World) -> None:
     assert len(list(world.services.store.unfinished())) == 1
 
 
-def test_a_content_that_was_replaced_is_left_to_its_own_event(world: World) -> None:
+def test_an_event_for_replaced_content_is_ignored(world: World) -> None:
     uploads = world.services.buckets.uploads
     uploads.write("x.job.json", json.dumps(request()).encode())
     old = uploads.generation("x.job.json") or ""
@@ -130,14 +130,14 @@ def test_a_content_that_was_replaced_is_left_to_its_own_event(world: World) -> N
         ("export", "x.job.json"),
     ],
 )
-def test_other_objects_are_passed_over(world: World, bucket: str, name: str) -> None:
+def test_other_objects_are_ignored(world: World, bucket: str, name: str) -> None:
     objects = getattr(world.services.buckets, bucket)
     before = {stat.name for stat in objects.list("")}
     drop(world, name, b"{", bucket)
     assert {stat.name for stat in objects.list("")} == before | {name}
 
 
-def test_a_file_that_is_replaced_while_it_is_read_is_left_to_the_next_event(
+def test_a_file_replaced_while_it_is_read_is_handled_by_the_next_event(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uploads = world.services.buckets.uploads
@@ -160,6 +160,6 @@ def test_a_file_that_is_replaced_while_it_is_read_is_left_to_the_next_event(
 
 
 @pytest.mark.parametrize("name", ["a//b.job.json", "a/../b.job.json", "x" * 246 + ".job.json", "a\nb.job.json"])
-def test_a_name_that_cannot_be_answered_asks_for_nothing_again(world: World, name: str) -> None:
+def test_a_name_that_cannot_have_an_answer_is_ignored(world: World, name: str) -> None:
     world.services.ingest(world.services.buckets.uploads.bucket, name, "1", owner="local")
     assert list(world.services.store.unfinished()) == []

@@ -1,4 +1,4 @@
-"""How long things are kept, waited for and leased: each to the second, as users and operators are told."""
+"""Periods of retention, waiting and leases, each to the second as documented."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECOND = timedelta(seconds=1)
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    """On one backend: what is counted here is the services' time, the same on both."""
+    """Return a world on one backend only: the services count these times."""
     return World(tmp_path / "home")
 
 
@@ -61,10 +61,10 @@ def test_the_key_of_a_deleted_job_is_taken_for_thirty_days(world: World) -> None
     pass_time(world, SECOND)
     world.services.sweep()
     assert not world.services.store.was_deleted(job_id)
-    assert world.submit(key="once") == job_id  # the same key makes the same id
+    assert world.submit(key="once") == job_id  # the same key gives the same id
 
 
-def test_what_a_deleted_job_still_writes_is_removed_for_two_days(world: World) -> None:
+def test_late_files_of_a_deleted_job_are_removed_for_two_days(world: World) -> None:
     job_id = world.submit()
     world.services.cancel(job_id)
     world.services.delete(job_id)
@@ -80,7 +80,7 @@ def test_what_a_deleted_job_still_writes_is_removed_for_two_days(world: World) -
     assert export.stat(late) is not None
 
 
-def test_a_job_that_nobody_launched_is_asked_for_again_after_a_minute(world: World) -> None:
+def test_the_message_of_a_job_without_a_launch_is_repeated_after_a_minute(world: World) -> None:
     job_id = world.submit()
     assert len(world.messages("requests")) == 1
     pass_time(world, timedelta(minutes=1) - SECOND)
@@ -111,7 +111,7 @@ def test_a_relaunch_has_three_minutes_to_be_claimed_too(world: World) -> None:
     assert world.services.store.get(job_id).launch.lease_until == world.clock.now() + timedelta(minutes=3)
 
 
-def test_a_step_may_be_silent_for_as_long_as_it_may_run(world: World) -> None:
+def test_a_step_without_a_heartbeat_is_replaced_after_its_timeout(world: World) -> None:
     job_id = world.submit()
     world.services.advance.begin(job_id, Step.PREPARE, claimed(world, job_id), execution="run")
     pass_time(world, timedelta(seconds=world.services.settings.prepare_timeout_seconds))
@@ -164,8 +164,10 @@ def test_a_half_written_object_is_removed_after_an_hour(world: World, hours: flo
 
 
 @pytest.mark.parametrize(("timeout", "seconds"), [(3600, 3480), (240, 120), (200, 100), (60, 30)])
-def test_a_step_ends_itself_two_minutes_before_the_platform_does(world: World, timeout: int, seconds: int) -> None:
-    """Or at half its time, when that is more."""
+def test_a_step_gets_two_minutes_less_than_the_timeout_of_the_platform(
+    world: World, timeout: int, seconds: int
+) -> None:
+    """Give it half of a timeout shorter than four minutes."""
     job_id = world.submit()
     control = Control(world.services.store, world.clock, dict.fromkeys(Step, timeout), ["local"])
     world.services.dispatch.launch(job_id)

@@ -1,4 +1,4 @@
-"""What subscribers filter by and read: attributes, keys and bodies of messages, as they are documented."""
+"""Attributes, keys and bodies of published messages, as documented."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.fakes import World, reading
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    """On one backend: what is published is the services' choice, the same on both."""
+    """Return a world on one backend: only the services choose messages."""
     world = World(tmp_path / "home")
     for topic in (Topic.JOB_STATUS, Topic.WEBHOOKS):
         world.services.bus.subscribe(f"all-{topic}", topic)
@@ -25,7 +25,7 @@ def world(tmp_path: Path) -> World:
 
 
 def received(world: World, topic: Topic) -> list[ReceivedMessage]:
-    """Every message of a topic, acknowledged."""
+    """Pull and acknowledge all messages of a topic."""
     messages: list[ReceivedMessage] = []
     while more := world.services.bus.pull(f"all-{topic}", 100):
         world.services.bus.ack(f"all-{topic}", [message.ack_id for message in more])
@@ -33,13 +33,13 @@ def received(world: World, topic: Topic) -> list[ReceivedMessage]:
     return messages
 
 
-def test_an_event_is_published_with_what_subscribers_filter_by(world: World) -> None:
+def test_an_event_is_published_with_attributes_to_filter_by(world: World) -> None:
     job_id = world.submit(key="my key")
     world.services.cancel(job_id)
     world.services.fan_out(job_id)
-    told = [(message.attributes, message.ordering_key) for message in received(world, Topic.JOB_STATUS)]
+    messages = [(message.attributes, message.ordering_key) for message in received(world, Topic.JOB_STATUS)]
     common = {"job_id": job_id, "modality": "text", "idempotency_key": "my key"}
-    assert told == [
+    assert messages == [
         (common | {"type": "job_queued", "status": "queued"}, job_id),
         (common | {"type": "job_cancelled", "status": "cancelled"}, job_id),
     ]
@@ -71,9 +71,9 @@ def test_a_message_that_can_never_succeed_is_announced(world: World, key: str, s
     (rejected,) = received(world, Topic.JOB_STATUS)
     assert rejected.attributes == {"type": "job_rejected", "idempotency_key": shown}
     body = json.loads(rejected.message)
-    (told,) = body.pop("problems")
+    (reported,) = body.pop("problems")
     assert body == {"type": "job_rejected", "at": world.clock.now().isoformat(), "idempotency_key": shown}
-    assert {name: told[name] for name in problem} == problem
+    assert {name: reported[name] for name in problem} == problem
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_message_that_can_never_succeed_is_announced(world: World, key: str, s
         (ExecutionState.GONE, "execution_gone"),
     ],
 )
-def test_why_a_job_was_launched_again_is_in_its_event(world: World, state: ExecutionState, cause: str) -> None:
+def test_the_event_of_a_relaunch_contains_its_cause(world: World, state: ExecutionState, cause: str) -> None:
     job_id = world.submit()
     world.services.dispatch.launch(job_id)
     world.services.control.claim(job_id, Claim(launch=1, execution="first"))
@@ -94,7 +94,7 @@ def test_why_a_job_was_launched_again_is_in_its_event(world: World, state: Execu
     assert event.details == {"launch": 2, "cause": cause}
 
 
-def test_an_upload_has_the_file_and_its_generation_for_a_key(world: World) -> None:
+def test_the_key_of_an_upload_is_its_file_and_generation(world: World) -> None:
     uploads = world.services.buckets.uploads
     uploads.write("deep/x.job.json", json.dumps(request_body()).encode())
     generation = uploads.generation("deep/x.job.json")
@@ -108,8 +108,8 @@ def request_body() -> dict[str, object]:
     return {"processed_dataset_id": "chats", "training_config": {"base_model_id": "google/gemma-3-270m-it"}}
 
 
-def test_a_delete_removes_the_jobs_own_tokens_at_once_and_no_others(world: World) -> None:
-    """Though nobody has published its last event, which removes them too."""
+def test_a_delete_removes_only_the_tokens_of_the_job_itself(world: World) -> None:
+    """Delete them even if the last event, which does so too, is not published."""
     world.services.secrets.create("gemtune-user-mine", "hf_fakefakefake", ttl=None)
     read = reading(hf_token="hf_fakefakefake", wandb_config={"api_key": "secret:gemtune-user-mine"})
     job_id = world.services.submit(Submission(read, Source.HTTP, "local", None)).job_id

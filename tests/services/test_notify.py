@@ -1,4 +1,4 @@
-"""Webhooks from the job's event to the receiver: each event, in its own message, again until it is taken."""
+"""Webhooks: one signed message per event, repeated until it is accepted."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ URL = "https://example.com/hook"
 
 class Receiver:
     def __init__(self) -> None:
-        self.heard: list[tuple[str, bytes, Mapping[str, str]]] = []
+        self.requests: list[tuple[str, bytes, Mapping[str, str]]] = []
         self.status = 200
 
     def __call__(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:
-        self.heard.append((url, body, headers))
+        self.requests.append((url, body, headers))
         return self.status
 
 
@@ -53,24 +53,22 @@ def test_each_event_of_a_job_is_sent_signed(
     world.services.cancel(job_id)
     world.services.fan_out(job_id)
     deliver_all(world, notify)
-    assert sorted(json.loads(body)["seq"] for _, body, _ in receiver.heard) == [1, 2]
+    assert sorted(json.loads(body)["seq"] for _, body, _ in receiver.requests) == [1, 2]
     monkeypatch.setattr("standardwebhooks.webhooks.datetime", _Frozen(world))
-    for url, body, headers in receiver.heard:
+    for url, body, headers in receiver.requests:
         sent: Any = Webhook(signing.service_key(world.services.secrets)).verify(body, dict(headers))
         assert (url, sent["job_id"]) == (URL, job_id)
         assert headers["webhook-id"] == f"{job_id}_{sent['seq']}"
 
 
-def test_a_receiver_that_refuses_hears_of_it_again_under_the_same_id(
-    world: World, notify: Notify, receiver: Receiver
-) -> None:
+def test_a_refused_webhook_is_repeated_with_the_same_id(world: World, notify: Notify, receiver: Receiver) -> None:
     world.services.fan_out(world.submit(notify={"webhook_url": URL}))
     (message,) = world.messages("webhooks")
     for status in (500, 404, 302, 301, 410):
         receiver.status = status
         with pytest.raises(WebhookRefused, match=str(status)):
             notify(json.dumps(message).encode())
-    assert len({headers["webhook-id"] for _, _, headers in receiver.heard}) == 1
+    assert len({headers["webhook-id"] for _, _, headers in receiver.requests}) == 1
 
 
 def test_a_job_without_a_webhook_enqueues_none(world: World, notify: Notify) -> None:
@@ -78,14 +76,14 @@ def test_a_job_without_a_webhook_enqueues_none(world: World, notify: Notify) -> 
     assert world.messages("webhooks") == []
 
 
-def test_a_message_from_elsewhere_leads_nowhere_inside(notify: Notify, receiver: Receiver) -> None:
+def test_a_forged_message_cannot_reach_a_private_address(notify: Notify, receiver: Receiver) -> None:
     event = {"job_id": "x", "seq": 1, "type": "job_queued", "status": "queued", "at": "2026-11-24T12:00:00Z"}
     with pytest.raises(AddressNotAllowed):
         notify(json.dumps({"url": "http://169.254.169.254/", "event": event}).encode())
-    assert receiver.heard == []
+    assert receiver.requests == []
 
 
-def test_a_url_inside_a_network_is_refused_at_once(world: World) -> None:
+def test_a_url_with_a_password_is_refused_at_once(world: World) -> None:
     with pytest.raises(RequestRefused) as caught:
         world.submit(notify={"webhook_url": "https://user:fakepassword@10.0.0.1/"})
     (problem,) = caught.value.problems
@@ -93,14 +91,17 @@ def test_a_url_inside_a_network_is_refused_at_once(world: World) -> None:
     assert "fakepassword" not in str(caught.value.problems)
 
 
-def test_the_key_is_kept_as_a_secret(world: World) -> None:
+def test_the_signing_key_is_stored_as_a_secret(world: World) -> None:
     key = signing.service_key(world.services.secrets)
     assert world.stored_secrets() == [signing.KEY_NAME]
     assert len(base64.b64decode(key.removeprefix(signing.KEY_PREFIX))) == 32
 
 
 class _Frozen:
-    """The verifier refuses old timestamps, and the world's clock stands still."""
+    """Stand-in for datetime in the verifier, which refuses old timestamps.
+
+    Its time is that of the world's clock, which stands still.
+    """
 
     def __init__(self, world: World):
         from datetime import datetime

@@ -1,4 +1,4 @@
-"""From a request to the Cloud Run job that trains it."""
+"""Placement: from a request to the Cloud Run job that trains it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ME = Claim(launch=1, execution="first")
 
 @pytest.fixture
 def cloud(world: World) -> World:
-    """A deployment with both GPU machines, whatever the backend."""
+    """Return a deployment with both GPU machines, on either backend."""
     world.services.settings = replace(world.services.settings, machines=("l4", "rtx-pro-6000"))
     return world
 
@@ -41,7 +41,7 @@ def test_a_small_model_trains_on_the_first_machine_and_a_large_one_on_the_next(c
         assert train_job(cloud, job_id) == f"gemtune-train-{machine}"
 
 
-def test_what_fits_nowhere_and_a_machine_that_is_not_here_are_refused(cloud: World) -> None:
+def test_a_training_that_fits_nowhere_and_an_unknown_machine_are_refused(cloud: World) -> None:
     at = "training_config.machine"
     assert refusals(cloud, base_model_id="google/gemma-3-27b-it", batch_size=64) == {at: "needs_larger_machine"}
     assert refusals(cloud, base_model_id="google/gemma-3-4b-it", batch_size=64, machine="l4") == {
@@ -51,7 +51,7 @@ def test_what_fits_nowhere_and_a_machine_that_is_not_here_are_refused(cloud: Wor
     assert refusals(cloud, machine="l4\n") == {at: "bad_form"}
 
 
-def test_a_model_in_a_bucket_is_as_large_as_its_files(cloud: World) -> None:
+def test_the_size_of_a_model_in_a_bucket_is_that_of_its_files(cloud: World) -> None:
     data = cloud.services.buckets.data
     data.write("models/mine/config.json", b'{"model_type": "gemma3_text", "dtype": "bfloat16"}')
     data.write("models/mine/model.safetensors", b"x" * 1000)
@@ -59,18 +59,18 @@ def test_a_model_in_a_bucket_is_as_large_as_its_files(cloud: World) -> None:
     assert cloud.services.store.get(job_id).machine == "l4"
 
 
-def test_prepare_decides_for_a_model_that_no_name_tells_the_size_of(cloud: World) -> None:
+def test_prepare_chooses_the_machine_for_a_model_of_unknown_size(cloud: World) -> None:
     job_id = cloud.submit(training={"base_model_id": "someone/secret-sauce"})
     assert cloud.services.store.get(job_id).machine is None
     cloud.services.dispatch.launch(job_id)
-    assert train_job(cloud, job_id) == "gemtune-train-l4"  # nobody runs it yet
+    assert train_job(cloud, job_id) == "gemtune-train-l4"  # a default, replaced before train runs
     begun = cloud.services.advance.begin(job_id, Step.PREPARE, ME, execution="run")
     assert begun is not None
     cloud.services.advance.finish(job_id, begun[1], StepResult(machine="rtx-pro-6000"))
     assert train_job(cloud, job_id) == "gemtune-train-rtx-pro-6000"
 
 
-def test_a_large_export_gets_the_machine_that_has_the_memory_and_is_refused_without(cloud: World) -> None:
+def test_a_large_export_gets_a_machine_with_enough_memory_or_is_refused(cloud: World) -> None:
     large = {"training": {"base_model_id": "google/gemma-2-9b-it", "method": "QLoRA"}}
     job_id = cloud.submit(**large, export_config={"format": "merged"})
     job = cloud.services.store.get(job_id)
@@ -87,7 +87,7 @@ def test_a_large_export_gets_the_machine_that_has_the_memory_and_is_refused_with
     assert [(p.loc, p.code) for p in caught.value.problems] == [(("export_config", "format"), "needs_larger_machine")]
 
 
-def test_a_model_that_was_copied_from_the_hub_before_is_as_large_as_its_copy(cloud: World) -> None:
+def test_the_size_of_a_model_from_the_hub_is_that_of_its_earlier_copy(cloud: World) -> None:
     export, folder = cloud.services.buckets.export, "models/someone--secret-sauce/abc"
     export.write(f"{folder}/config.json", b'{"model_type": "gemma3_text", "dtype": "bfloat16"}')
     export.write(f"{folder}/model.safetensors", b"x" * 1000)
@@ -96,7 +96,7 @@ def test_a_model_that_was_copied_from_the_hub_before_is_as_large_as_its_copy(clo
 
 
 @pytest.mark.parametrize("backend", ["embedded"], indirect=True)
-def test_a_workstation_is_machine_local_and_has_no_other(world: World) -> None:
+def test_a_workstation_has_the_machine_local_only(world: World) -> None:
     for machine in ("local", None):
         job_id = world.submit(training={"base_model_id": "google/gemma-3-27b-it", "machine": machine})
         assert world.services.store.get(job_id).machine == "local"

@@ -1,4 +1,4 @@
-"""How often a request reads what lies in buckets: each name once at most, and each listing once."""
+"""Reads of buckets by a request: each name and each listing at most once."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ READS = ("read", "read_range", "stat", "generation", "list", "fetch", "fetch_fol
 
 
 class CountingObjects:
-    """A bucket that counts what is read of it, by name."""
+    """Bucket that counts its reads by name."""
 
     def __init__(self, objects: Objects, reads: Counter[str]):
         self._objects, self._reads = objects, reads
 
     def __getattr__(self, method: str) -> Any:
-        found = getattr(self._objects, method)
-        return self._counted(method, found) if method in READS else found
+        attribute = getattr(self._objects, method)
+        return self._counted(method, attribute) if method in READS else attribute
 
-    def _counted(self, method: str, found: Callable[..., Any]) -> Callable[..., Any]:
+    def _counted(self, method: str, method_of_bucket: Callable[..., Any]) -> Callable[..., Any]:
         def call(name: str, *more: Any, **limits: Any) -> Any:
             what = "content of" if method.startswith(("read", "fetch")) else method
             self._reads[f"{what} {self._objects.bucket}/{name}"] += 1
-            return found(name, *more, **limits)
+            return method_of_bucket(name, *more, **limits)
 
         return call
 
 
 @pytest.fixture
 def reads(world: World) -> Counter[str]:
-    """What is read of all buckets from now on."""
+    """Count all reads of buckets from now on."""
     counted: Counter[str] = Counter()
     four = world.services.buckets
     buckets = Buckets(*(CountingObjects(each, counted) for each in (four.config, four.data, four.uploads, four.export)))
@@ -53,7 +53,10 @@ def reads(world: World) -> Counter[str]:
 
 @pytest.fixture(params=[("local",), ("l4", "rtx-pro-6000")], ids=["workstation", "cloud"])
 def _machines(request: pytest.FixtureRequest, world: World, tmp_path: Path) -> None:
-    """On a workstation nobody asks how large a model is; elsewhere its machine depends on it. Both write GGUF."""
+    """Set the machines; only in the cloud the size of the model is needed.
+
+    Both deployments write GGUF.
+    """
     (tmp_path / llama_cpp.BUILT).touch()
     world.services.settings = replace(world.services.settings, machines=request.param, llama_cpp=tmp_path)
 
@@ -62,7 +65,7 @@ def _machines(request: pytest.FixtureRequest, world: World, tmp_path: Path) -> N
 @pytest.mark.parametrize("export", [{"format": "gguf"}, {"format": "merged"}])
 @pytest.mark.parametrize("copied", [True, False])
 def test_a_request_reads_each_object_once(world: World, reads: Counter[str], export: Any, copied: bool) -> None:
-    """Of a model in a bucket, and of one that prepare has copied from the Hub."""
+    """Try a model in a bucket, and one that prepare has copied from the Hub."""
     buckets = world.services.buckets
     objects, folder = (buckets.export, "models/me--own/abc") if copied else (buckets.data, "models/mine")
     objects.write(f"{folder}/config.json", b'{"model_type": "gemma3", "vision_config": {}, "dtype": "bfloat16"}')
@@ -75,13 +78,13 @@ def test_a_request_reads_each_object_once(world: World, reads: Counter[str], exp
     assert not any("specs/" in name for name in reads)
 
 
-def test_a_request_reads_nothing_that_it_has_no_use_for(world: World, reads: Counter[str]) -> None:
+def test_a_request_reads_nothing_that_it_does_not_need(world: World, reads: Counter[str]) -> None:
     world.submit()
     assert {name.partition(" ")[0] for name in reads} == {"stat"}
     assert {name.partition("/")[2].rpartition("/")[0] for name in reads} == {"processed_datasets/chats"}
 
 
-def test_an_export_again_reads_the_spec_of_what_was_trained_and_no_dataset(world: World, reads: Counter[str]) -> None:
+def test_an_export_again_reads_only_the_spec_of_its_parent(world: World, reads: Counter[str]) -> None:
     job_id = trained(world)
     reads.clear()
     submission = Submission(read_export('{"export_config": {"format": "merged"}}'), Source.HTTP, "local")

@@ -1,4 +1,4 @@
-"""A launched job under control, cancel, delete, fan-out and sweep."""
+"""Launched jobs: control, cancel, delete, fan-out and sweep."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.fakes import World
 
 
 class Running:
-    """One job that was launched and claimed, step by step as the test says."""
+    """One launched and claimed job, driven step by step by the test."""
 
     def __init__(self, world: World, **fields: Any):
         self.world, self.services = world, world.services
@@ -31,11 +31,11 @@ class Running:
         assert begun is not None
         return begun[1]
 
-    def ended(self, step: Step, round: int = 1, error: str | None = None) -> str:
-        return self.ruling(step, round, error).verdict
+    def ended(self, step: Step, round_number: int = 1, error: str | None = None) -> str:
+        return self.ruling(step, round_number, error).verdict
 
-    def ruling(self, step: Step, round: int, error: str | None = None) -> Ruling:
-        return self.services.control.step_ended(self.job_id, self.claim, step, round=round, error=error)
+    def ruling(self, step: Step, round_number: int, error: str | None = None) -> Ruling:
+        return self.services.control.step_ended(self.job_id, self.claim, step, round=round_number, error=error)
 
     def complete(self) -> None:
         for step in Step:
@@ -55,7 +55,7 @@ def running(world: World) -> Running:
     return Running(world)
 
 
-def test_a_job_goes_its_way_and_each_step_ends_with_a_verdict(running: Running) -> None:
+def test_a_job_runs_its_steps_and_each_ends_with_a_verdict(running: Running) -> None:
     for step, status in zip(Step, ("preparing", "training", "exporting"), strict=True):
         fence = running.begin(step)
         assert running.status == status
@@ -65,7 +65,7 @@ def test_a_job_goes_its_way_and_each_step_ends_with_a_verdict(running: Running) 
     assert running.services.control.claim(running.job_id, running.claim) is None
 
 
-def test_what_the_workflow_runs_names_its_job_its_time_and_its_arguments(running: Running) -> None:
+def test_the_plan_has_job_timeout_and_arguments_of_each_step(running: Running) -> None:
     plan = running.services.control.claim(running.job_id, running.claim)
     assert plan is not None
     assert (plan[Step.TRAIN].job, plan[Step.TRAIN].timeout_seconds) == (
@@ -85,43 +85,43 @@ def test_what_the_workflow_runs_names_its_job_its_time_and_its_arguments(running
     ]
 
 
-def test_a_crashed_step_is_tried_again_and_the_third_time_ends_the_job(running: Running) -> None:
-    for round, verdict in ((1, "again"), (2, "again"), (3, "stop")):
+def test_the_third_crash_of_a_step_ends_the_job(running: Running) -> None:
+    for number, verdict in ((1, "again"), (2, "again"), (3, "stop")):
         running.begin(Step.PREPARE)
-        assert running.ended(Step.PREPARE, round, error="code 70") == verdict
+        assert running.ended(Step.PREPARE, number, error="code 70") == verdict
     assert running.job.error.code == "no_progress"
 
 
-def test_a_step_whose_executions_end_before_they_begin_fails_the_job_and_not_the_request(running: Running) -> None:
-    """As when its image cannot start, or its process dies of an import."""
-    for round, verdict in ((1, "again"), (2, "again"), (3, "stop")):
-        assert running.ended(Step.PREPARE, round, error="code 1") == verdict
+def test_a_step_whose_executions_never_begin_fails_the_job(running: Running) -> None:
+    """Simulate an image that cannot start, or a process that dies on import."""
+    for number, verdict in ((1, "again"), (2, "again"), (3, "stop")):
+        assert running.ended(Step.PREPARE, number, error="code 1") == verdict
     assert running.job.error.code == "step_not_begun"
     assert "code 1" in running.job.error.message
     assert "image" in running.job.error.hint
     assert running.job.steps[Step.PREPARE].attempt == 0
 
 
-def test_after_a_crash_there_is_time_for_what_was_away_and_after_a_checkpoint_there_is_none_to_lose(
+def test_retries_wait_longer_after_each_crash_and_not_at_all_after_a_checkpoint(
     running: Running,
 ) -> None:
     running.services.advance.finish(running.job_id, running.begin(Step.PREPARE))
     waits = []
-    for round, train_step in enumerate((0, 0, 5, 5, 9), start=1):
+    for number, train_step in enumerate((0, 0, 5, 5, 9), start=1):
         fence = running.begin(Step.TRAIN)
         running.services.advance.record_checkpoint(running.job_id, fence, train_step=train_step)
-        waits.append(running.ruling(Step.TRAIN, round).wait_seconds)
+        waits.append(running.ruling(Step.TRAIN, number).wait_seconds)
     assert waits == [10, 60, 0, 10, 0]
 
 
-def test_a_step_that_failed_for_good_stops_the_workflow(running: Running) -> None:
+def test_a_step_that_failed_permanently_stops_the_workflow(running: Running) -> None:
     fence = running.begin(Step.PREPARE)
     running.services.advance.fail(running.job_id, fence, Failure(code="bad_rows", message="row 3: not JSON"))
     assert running.ended(Step.PREPARE) == "stop"
     assert (running.status, running.job.error.code) == ("failed", "bad_rows")
 
 
-def test_a_step_of_a_cancelled_job_stops_at_its_next_word(running: Running) -> None:
+def test_a_step_of_a_cancelled_job_stops_at_its_next_write(running: Running) -> None:
     fence = running.begin(Step.PREPARE)
     running.services.cancel(running.job_id)
     with pytest.raises(StaleClaim):
@@ -132,7 +132,7 @@ def test_a_step_of_a_cancelled_job_stops_at_its_next_word(running: Running) -> N
     assert running.status == "cancelled"
 
 
-def test_cancel_ends_what_runs_and_is_final(running: Running) -> None:
+def test_cancel_stops_the_running_executions_and_is_final(running: Running) -> None:
     running.begin(Step.PREPARE)
     running.services.cancel(running.job_id)
     assert running.world.launcher.stopped_steps == ["run-prepare"]
@@ -141,13 +141,15 @@ def test_cancel_ends_what_runs_and_is_final(running: Running) -> None:
         running.services.cancel(running.job_id)
 
 
-def test_cancel_holds_though_the_machines_cannot_be_stopped(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancel_succeeds_even_when_the_step_cannot_be_stopped(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     running.begin(Step.PREPARE)
     monkeypatch.setattr(running.world.launcher, "stop_step", lambda execution: 1 / 0)
     assert running.services.cancel(running.job_id).status == "cancelled"
 
 
-def test_delete_waits_for_the_end_and_leaves_a_tombstone_only(running: Running) -> None:
+def test_delete_is_refused_while_the_job_runs_and_leaves_only_a_tombstone(running: Running) -> None:
     with pytest.raises(JobIsRunning):
         running.services.delete(running.job_id)
     export = running.services.buckets.export
@@ -159,36 +161,36 @@ def test_delete_waits_for_the_end_and_leaves_a_tombstone_only(running: Running) 
     assert list(export.list("jobs/")) == []
     with pytest.raises(JobNotFound):
         running.services.delete(running.job_id)
-    export.write(f"jobs/{running.job_id}/late", b"")  # by a trainer that did not know yet
+    export.write(f"jobs/{running.job_id}/late", b"")  # by a trainer that has not noticed yet
     running.services.sweep()
     assert list(export.list("jobs/")) == []
 
 
-def test_each_event_is_published_in_order_and_a_wake_up_too_many_publishes_nothing(running: Running) -> None:
+def test_each_event_is_published_once_and_in_order(running: Running) -> None:
     running.complete()
     for _ in range(3):
         running.services.fan_out(running.job_id)
-    messages = heard(running)
+    messages = status_messages(running)
     assert [message["seq"] for message in messages] == list(range(1, running.job.last_seq + 1))
     assert messages[-1]["type"] == "job_completed"
 
 
-def heard(running: Running) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+def status_messages(running: Running) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = []
     while more := running.world.messages("test"):
-        found += more
-    return found
+        messages += more
+    return messages
 
 
-def test_wake_ups_at_once_may_repeat_but_never_swap_or_miss(running: Running) -> None:
+def test_concurrent_wake_ups_may_repeat_events_but_keep_their_order(running: Running) -> None:
     running.complete()
     with ThreadPoolExecutor(12) as pool:
         list(pool.map(lambda _: running.services.fan_out(running.job_id), range(24)))
-    firsts = list(dict.fromkeys(message["seq"] for message in heard(running)))
+    firsts = list(dict.fromkeys(message["seq"] for message in status_messages(running)))
     assert firsts == list(range(1, running.job.last_seq + 1))
 
 
-def test_a_fan_out_that_died_is_made_good_by_the_sweep(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sweep_completes_a_fan_out_that_died(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     bus, sent = running.services.bus, []
     publish = type(bus).publish
 
@@ -204,11 +206,11 @@ def test_a_fan_out_that_died_is_made_good_by_the_sweep(running: Running, monkeyp
         with pytest.raises(ConnectionError):
             running.services.fan_out(running.job_id)
     running.services.sweep()
-    firsts = list(dict.fromkeys(message["seq"] for message in heard(running)))
+    firsts = list(dict.fromkeys(message["seq"] for message in status_messages(running)))
     assert firsts == list(range(1, running.job.last_seq + 1))
 
 
-def test_secrets_go_with_the_last_event_and_not_before(world: World) -> None:
+def test_secrets_are_deleted_with_the_last_event(world: World) -> None:
     running = Running(world, hf_token="hf_fakefakefake")
     running.services.fan_out(running.job_id)
     assert len(world.stored_secrets()) == 1
@@ -236,7 +238,7 @@ def test_an_execution_that_ended_before_its_job_is_replaced_three_times(running:
     assert (running.status, running.job.error.code) == ("failed", "execution_lost")
 
 
-def test_a_step_that_was_silent_longer_than_it_may_run_is_replaced(running: Running) -> None:
+def test_a_step_without_a_heartbeat_for_its_timeout_is_replaced(running: Running) -> None:
     running.begin(Step.PREPARE)
     running.world.clock.advance(minutes=59)
     running.services.sweep()
@@ -247,7 +249,7 @@ def test_a_step_that_was_silent_longer_than_it_may_run_is_replaced(running: Runn
     assert running.world.launcher.stopped_steps == ["run-prepare"]
 
 
-def test_a_job_that_cannot_be_mended_keeps_the_sweep_from_no_other(world: World) -> None:
+def test_the_sweep_recovers_other_jobs_next_to_an_unreadable_one(world: World) -> None:
     broken, fine = Running(world), Running(world)
     world.make_unreadable(broken.job_id)
     world.launcher.states["first"] = ExecutionState.FAILED
@@ -265,8 +267,8 @@ def test_a_step_begun_twice_belongs_to_the_later_one(running: Running) -> None:
     assert running.services.advance.begin(running.job_id, Step.PREPARE, running.claim, execution="x") is None
 
 
-def test_a_job_that_cannot_be_read_keeps_its_token(world: World) -> None:
-    """It may be one of a newer version."""
+def test_an_unreadable_job_keeps_its_token(world: World) -> None:
+    """Keep it, as the job may be one of a newer version."""
     running = Running(world, hf_token="hf_fakefakefake")
     world.make_unreadable(running.job_id)
     world.clock.advance(hours=2)
@@ -274,24 +276,24 @@ def test_a_job_that_cannot_be_read_keeps_its_token(world: World) -> None:
     assert len(world.stored_secrets()) == 1
 
 
-def test_a_launch_that_waits_to_begin_is_not_overtaken_by_another(world: World) -> None:
+def test_no_second_launch_starts_while_an_execution_waits_to_begin(world: World) -> None:
     job_id = world.submit()
     world.services.dispatch.launch(job_id)
     for _ in range(5):
         world.clock.advance(minutes=10)
         world.services.sweep()
     assert world.launcher.started == [(job_id, 1)]
-    world.services.dispatch.launch(job_id)  # its message came once more
+    world.services.dispatch.launch(job_id)  # its message is redelivered
     assert world.launcher.started == [(job_id, 1)]
     world.launcher.states[f"{job_id}#1"] = ExecutionState.FAILED
     world.services.sweep()
     assert world.launcher.started == [(job_id, 1), (job_id, 2)]
 
 
-def test_a_launch_whose_execution_nobody_noted_is_repeated_when_its_lease_is_over(
+def test_a_launch_without_a_recorded_execution_is_repeated_when_its_lease_is_over(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever dispatched it died, or lost the store, after the execution was created."""
+    """Let the dispatcher die after it created the execution."""
     job_id = world.submit()
     with monkeypatch.context() as dying:
         dying.setattr("gemtune.jobs.launches.record_execution", lambda *args: 1 / 0)
@@ -311,7 +313,7 @@ def test_an_execution_that_waits_to_begin_is_stopped_by_cancel(world: World) -> 
     assert world.launcher.stopped == [f"{job_id}#1"]
 
 
-def test_a_job_that_is_cancelled_while_its_execution_is_created_stays_as_it_was_left(world: World) -> None:
+def test_a_job_cancelled_while_its_execution_is_created_stays_cancelled(world: World) -> None:
     job_id = world.submit()
     start = world.launcher.start
 
@@ -325,9 +327,7 @@ def test_a_job_that_is_cancelled_while_its_execution_is_created_stays_as_it_was_
     assert (job.status, job.launch.execution) == ("cancelled", None)
 
 
-def test_a_delete_that_died_half_way_is_finished_by_the_sweep(
-    running: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_sweep_completes_a_delete_that_died(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     world, services = running.world, running.services
     services.cancel(running.job_id)
     with monkeypatch.context() as broken:
@@ -344,5 +344,5 @@ def test_a_delete_that_died_half_way_is_finished_by_the_sweep(
     assert world.stored_specs() == []
     assert listed.count("specs/") == 1
     assert not [prefix for prefix in listed if prefix.startswith(f"specs/{running.job_id}")], (
-        "a look for each deleted job"
+        "a listing per deleted job"
     )

@@ -1,4 +1,4 @@
-"""Accepting a request: once per key, whole or not at all, and nothing of it in the open."""
+"""Acceptance of requests: once per key, atomic, and without leaking secrets."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ def test_an_accepted_request_has_a_record_a_spec_and_a_message(world: World) -> 
 @pytest.mark.parametrize(
     ("dataset", "model"), [("chats", "google/gemma-3-270m-it"), ("X" * 128, "A" * 90 + "/" + "B." * 40)]
 )
-def test_a_job_id_is_a_label(world: World, dataset: str, model: str) -> None:
+def test_a_job_id_is_a_valid_label(world: World, dataset: str, model: str) -> None:
     world.services.buckets.data.write(f"processed_datasets/{dataset}/train.jsonl", b"")
     job_id = world.submit(processed_dataset_id=dataset, training={"base_model_id": model})
     assert len(job_id) <= 63
     assert set(job_id) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-")
 
 
-def test_what_is_not_there_is_told_along_with_everything_else(world: World) -> None:
-    found = problems(
+def test_everything_missing_is_reported_at_once(world: World) -> None:
+    reported = problems(
         world,
         processed_dataset_id="nowhere",
-        hf_token="secret:gemtune-user-nobody",
+        hf_token="secret:gemtune-user-missing",
         training={"method": "RL", "base_model_id": "/nowhere", "provider": "unsloth"},
     )
-    assert found == {
+    assert reported == {
         "processed_dataset_id": "dataset_not_found",
         "training_config.base_model_id": "bad_base_model" if world.services.settings.on_gcp else "base_model_not_found",
         "training_config.provider": "unsloth_missing",
@@ -57,17 +57,17 @@ def test_what_is_not_there_is_told_along_with_everything_else(world: World) -> N
 
 
 def test_wandb_needs_a_key_of_the_request_or_of_the_service(tmp_path: Path) -> None:
-    wanted = {"project": "boats"}
-    assert problems(World(tmp_path / "none"), wandb_config=wanted) == {"wandb_config.api_key": "missing_field"}
-    World(tmp_path / "own").submit(wandb_config=wanted | {"api_key": "a fake key"})
-    World(tmp_path / "offline", {"WANDB_MODE": "offline"}).submit(wandb_config=wanted)
+    wandb_config = {"project": "boats"}
+    assert problems(World(tmp_path / "none"), wandb_config=wandb_config) == {"wandb_config.api_key": "missing_field"}
+    World(tmp_path / "own").submit(wandb_config=wandb_config | {"api_key": "a fake key"})
+    World(tmp_path / "offline", {"WANDB_MODE": "offline"}).submit(wandb_config=wandb_config)
     service = World(tmp_path / "service", {"GEMTUNE_WANDB_API_KEY_SECRET": "gemtune-user-wandb"})
     service.services.secrets.create("gemtune-user-wandb", "a fake key", ttl=None)
-    job = service.services.store.get(service.submit(wandb_config=wanted))
+    job = service.services.store.get(service.submit(wandb_config=wandb_config))
     assert service.services.advance.secret(job, "wandb_api_key") == "a fake key"
 
 
-def test_a_model_in_a_bucket_is_found_there_only(world: World) -> None:
+def test_a_model_in_a_bucket_is_found_at_its_own_path_only(world: World) -> None:
     world.services.buckets.data.write("models/tiny/config.json", b'{"model_type": "gemma3_text"}')
     bucket = world.services.buckets.data.bucket
     world.submit(training={"base_model_id": f"gs://{bucket}/models/tiny"})
@@ -91,8 +91,8 @@ def test_a_model_in_a_bucket_is_found_there_only(world: World) -> None:
         (b"{}", "not_a_gemma"),
     ],
 )
-def test_a_config_of_any_content_is_answered(tmp_path: Path, config: bytes, code: str) -> None:
-    world = World(tmp_path / "home")  # where a base model may be a folder too
+def test_a_broken_config_of_a_model_is_a_problem_of_the_request(tmp_path: Path, config: bytes, code: str) -> None:
+    world = World(tmp_path / "home")  # where a base model may also be a folder
     buckets, folder = world.services.buckets, tmp_path / "model"
     buckets.data.write("models/odd/config.json", config)
     folder.mkdir()
@@ -101,7 +101,7 @@ def test_a_config_of_any_content_is_answered(tmp_path: Path, config: bytes, code
         assert problems(world, training={"base_model_id": place}) == {"training_config.base_model_id": code}
 
 
-def test_a_pipe_for_a_config_keeps_nobody_waiting(tmp_path: Path) -> None:
+def test_a_pipe_in_place_of_a_config_is_refused_without_waiting(tmp_path: Path) -> None:
     world = World(tmp_path / "home")  # objects of a bucket are no files
     os.mkfifo(tmp_path / "config.json")
     models = Path(world.services.buckets.data.uri("models"))
@@ -116,7 +116,7 @@ def test_a_pipe_for_a_config_keeps_nobody_waiting(tmp_path: Path) -> None:
     }
 
 
-def test_a_link_that_leads_out_is_a_problem_of_what_names_it(tmp_path: Path) -> None:
+def test_a_link_out_of_the_bucket_is_a_problem_of_the_field_that_names_it(tmp_path: Path) -> None:
     world = World(tmp_path / "home")  # objects of a bucket are no links
     data = Path(world.services.buckets.data.uri("processed_datasets")).parent
     (tmp_path / "train.jsonl").write_text("{}\n")
@@ -149,7 +149,7 @@ def test_of_fifty_requests_with_one_key_one_becomes_a_job_with_its_own_token(wor
     assert world.stored_specs() == [job.spec_name]
 
 
-def test_a_repeated_key_is_answered_though_its_dataset_is_gone(world: World) -> None:
+def test_a_repeated_key_returns_the_job_even_when_its_dataset_is_gone(world: World) -> None:
     first = world.submit("k")
     world.services.buckets.data.delete("processed_datasets/chats/train.jsonl")
     assert world.submit("k") == first
@@ -158,12 +158,12 @@ def test_a_repeated_key_is_answered_though_its_dataset_is_gone(world: World) -> 
 
 
 @pytest.mark.parametrize("key", ["", "x" * 1025, "a\nb", "hf_fakefakefake"])
-def test_a_key_that_is_none_is_refused(world: World, key: str) -> None:
+def test_an_invalid_key_is_refused(world: World, key: str) -> None:
     with pytest.raises(BadIdempotencyKey):
         world.submit(key)
 
 
-def test_a_key_of_a_deleted_job_revives_nothing(world: World) -> None:
+def test_the_key_of_a_deleted_job_creates_no_job(world: World) -> None:
     job_id = world.submit("k")
     world.services.cancel(job_id)
     world.services.delete(job_id)
@@ -172,9 +172,7 @@ def test_a_key_of_a_deleted_job_revives_nothing(world: World) -> None:
     assert world.stored_specs() == []
 
 
-def test_a_publish_that_fails_leaves_the_job_accepted_and_the_sweep_asks_again(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_after_a_failed_publish_the_sweep_publishes_the_job(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     bus = world.services.bus
     with monkeypatch.context() as broken:
         broken.setattr(type(bus), "publish", lambda *args, **kwargs: 1 / 0)
@@ -189,9 +187,7 @@ def test_a_publish_that_fails_leaves_the_job_accepted_and_the_sweep_asks_again(
 
 
 @pytest.mark.parametrize("spec", [None, b"{", b"[]", b'{"curriculum": ["easy"]}'])
-def test_whatever_became_of_its_spec_a_job_is_launched_and_its_first_step_says_so(
-    world: World, spec: bytes | None
-) -> None:
+def test_a_job_with_an_unreadable_spec_is_still_launched(world: World, spec: bytes | None) -> None:
     job_id = world.submit()
     config, name = world.services.buckets.config, world.services.store.get(job_id).spec_name
     config.delete(name) if spec is None else config.write(name, spec)
@@ -204,21 +200,21 @@ def test_whatever_became_of_its_spec_a_job_is_launched_and_its_first_step_says_s
 def test_a_crash_before_the_record_leaves_orphans_that_the_sweep_removes(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.clock.time = datetime.now(UTC)  # objects carry the platform's own time
+    world.clock.time = datetime.now(UTC)  # objects have the time of the platform's clock
     with monkeypatch.context() as broken:
         broken.setattr(type(world.services.store), "create", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             world.submit(hf_token="hf_fakefakefake")
-    kept = world.submit(hf_token="hf_fakefakefake")
+    job_id = world.submit(hf_token="hf_fakefakefake")
     assert len(world.stored_secrets()) == len(world.stored_specs()) == 2
     world.clock.advance(hours=2)
     world.services.sweep()
-    job = world.services.store.get(kept)
+    job = world.services.store.get(job_id)
     assert world.stored_secrets() == list(job.secret_names.values())
     assert world.stored_specs() == [job.spec_name]
 
 
-def test_a_reference_is_kept_as_a_name_and_its_secret_is_not_the_jobs(world: World) -> None:
+def test_a_referenced_secret_is_stored_by_name_and_not_deleted_with_the_job(world: World) -> None:
     world.services.secrets.create("gemtune-user-mine", "hf_fakefakefake", ttl=None)
     job_id = world.submit(hf_token="secret:gemtune-user-mine")
     assert world.services.store.get(job_id).secret_names == {"hf_token": "gemtune-user-mine"}
@@ -234,7 +230,7 @@ def test_sources_do_not_share_keys(world: World) -> None:
     assert over_http != by_file
 
 
-def test_a_key_fits_into_an_attribute_of_a_message(world: World) -> None:
+def test_a_key_too_long_for_an_attribute_of_a_message_is_refused(world: World) -> None:
     with pytest.raises(BadIdempotencyKey):
         world.submit("ü" * 513)  # 1026 bytes
     assert world.submit("ü" * 512)

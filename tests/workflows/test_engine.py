@@ -1,4 +1,7 @@
-"""The language, after https://cloud.google.com/workflows/docs/reference/syntax, and what is refused at load time."""
+"""The workflow language, and the errors that it raises at load time.
+
+Reference: https://cloud.google.com/workflows/docs/reference/syntax.
+"""
 
 from __future__ import annotations
 
@@ -57,10 +60,10 @@ def value_of(text: str, **variables: Any) -> Any:
         ("index", 6),
     ],
 )
-def test_an_expression_has_its_value(text: str, value: Any) -> None:
-    found = value_of(text, items=[1, 2, 3], map={"k": {"deep": "x"}}, android=5, index=6)
-    assert found == value
-    assert type(found) is type(value)
+def test_an_expression_evaluates_to_its_value(text: str, value: Any) -> None:
+    result = value_of(text, items=[1, 2, 3], map={"k": {"deep": "x"}}, android=5, index=6)
+    assert result == value
+    assert type(result) is type(value)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +88,7 @@ def test_an_expression_has_its_value(text: str, value: Any) -> None:
         ("len(3)", "TypeError"),
     ],
 )
-def test_nothing_is_converted_and_every_error_has_its_tag(text: str, tag: str) -> None:
+def test_values_are_not_converted_and_every_error_has_its_tag(text: str, tag: str) -> None:
     with pytest.raises(WorkflowError) as caught:
         value_of(text, items=[1], map={})
     assert caught.value.error["tags"] == [tag]
@@ -104,7 +107,7 @@ ARITHMETIC = st.recursive(
 
 
 @given(ARITHMETIC, st.sampled_from(["<", "<=", "==", "!=", ">", ">="]), ARITHMETIC)
-def test_arithmetic_is_what_python_says_where_the_two_agree(left: str, sign: str, right: str) -> None:
+def test_arithmetic_agrees_with_python(left: str, sign: str, right: str) -> None:
     assert value_of(left) == eval(left)
     assert value_of(f"{left} {sign} {right} or not {right} {sign} {left}") is eval(
         f"{left} {sign} {right} or not {right} {sign} {left}"
@@ -138,7 +141,7 @@ def test_steps_assign_switch_and_jump(tmp_path: Path) -> None:
     assert run(tmp_path, steps) == {"n": 5, "seen": [14], "text": "plain"}
 
 
-def test_a_switch_without_a_match_goes_on_and_end_ends(tmp_path: Path) -> None:
+def test_a_switch_without_a_match_continues_and_end_ends_the_workflow(tmp_path: Path) -> None:
     steps = """
     - check: {switch: [{condition: "${input.n > 1}", next: end}]}
     - set: {assign: [{x: 1}], next: last}
@@ -149,24 +152,24 @@ def test_a_switch_without_a_match_goes_on_and_end_ends(tmp_path: Path) -> None:
     assert run(tmp_path, steps) is None
 
 
-def test_except_sees_the_error_and_leaves_what_it_sets_behind(tmp_path: Path) -> None:
+def test_variables_set_in_an_except_block_stay(tmp_path: Path) -> None:
     def fails(args: Mapping[str, Any]) -> Any:
         raise WorkflowError({"message": "boom", "code": 418, "tags": ["HttpError"]})
 
     steps = """
-    - begin: {assign: [{kept: null}]}
+    - begin: {assign: [{code: null}]}
     - try:
         try: {call: http.post, args: {url: u}, result: r}
         except:
           as: e
           steps:
-            - keep: {assign: [{kept: "${e.code}"}]}
-    - leave: {return: "${kept}"}
+            - keep: {assign: [{code: "${e.code}"}]}
+    - leave: {return: "${code}"}
 """
     assert run(tmp_path, steps, fails) == 418
 
 
-def test_an_error_that_nobody_catches_fails_the_execution_with_its_map(tmp_path: Path) -> None:
+def test_an_uncaught_error_fails_the_execution_with_its_map(tmp_path: Path) -> None:
     with pytest.raises(WorkflowFailed) as caught:
         run(tmp_path, '    - a: {assign: [{x: "${input.none}"}]}\n')
     assert caught.value.error["tags"] == ["KeyError"]
@@ -191,7 +194,7 @@ def test_an_execution_has_a_limited_number_of_steps(tmp_path: Path) -> None:
         (4, "    - a: {call: http.post, args: {ulr: u}}\n"),
         (4, "    - a: {call: http.post}\n"),
         (5, "    - a:\n        return: ${1 +}\n"),
-        (5, "    - a:\n        return: ${nobody}\n"),
+        (5, "    - a:\n        return: ${unknown}\n"),
         (5, "    - a:\n        return: ${sys.now()}\n"),
         (5, "    - a:\n        return: ${len(1, 2)}\n"),
         (5, "    - a:\n        return: so ${input}\n"),
@@ -203,7 +206,7 @@ def test_an_execution_has_a_limited_number_of_steps(tmp_path: Path) -> None:
         (4, "    - 'a b': {return: 1}\n"),
     ],
 )
-def test_what_is_not_known_is_an_error_with_its_line(tmp_path: Path, line: int, steps: str) -> None:
+def test_an_unknown_element_is_an_error_with_its_line(tmp_path: Path, line: int, steps: str) -> None:
     with pytest.raises(WorkflowSyntaxError) as caught:
         load(workflow(tmp_path, "main:\n  params: [input]\n  steps:\n" + steps))
     assert abs(caught.value.line - line) <= 1, str(caught.value)
@@ -211,12 +214,12 @@ def test_what_is_not_known_is_an_error_with_its_line(tmp_path: Path, line: int, 
 
 
 @pytest.mark.parametrize("text", ["", "[]", "a: [", "main: {}", "other: {steps: []}", "main: {steps: []}"])
-def test_what_is_no_workflow_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_file_without_a_workflow_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(WorkflowSyntaxError):
         load(workflow(tmp_path, text))
 
 
-def test_a_subworkflow_has_variables_of_its_own(tmp_path: Path) -> None:
+def test_a_subworkflow_has_its_own_variables(tmp_path: Path) -> None:
     text = """
 main:
   steps:

@@ -1,4 +1,4 @@
-"""The workflow file itself, driven by a scripted control function and scripted Cloud Run jobs."""
+"""The workflow file, run with scripted control and Cloud Run jobs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ Verdicts = Mapping[str, list[str]]
 
 
 class Script:
-    """Answers of control by step, and what each Cloud Run job does; remembers who asked for what."""
+    """Scripted answers of control and behaviour of the Cloud Run jobs.
+
+    Records all calls. verdicts: answers of control by step.
+    """
 
     def __init__(self, verdicts: Verdicts, *, claim: str = "go", run: Callable[[str], None] = lambda job: None):
         self.verdicts = {step: list(answers) for step, answers in verdicts.items()}
@@ -36,12 +39,12 @@ class Script:
         self.jobs: list[str] = []
         self.reports: list[tuple[str, int, bool]] = []
         self.errors: list[str | None] = []
-        self.asked: list[Mapping[str, Any]] = []
+        self.calls: list[Mapping[str, Any]] = []
         self.slept: list[float] = []
         self.failures: list[WorkflowError] = []
 
     def post(self, args: Mapping[str, Any]) -> dict[str, Any]:
-        self.asked.append(args)
+        self.calls.append(args)
         if self.failures:
             raise self.failures.pop(0)
         body = args["body"]
@@ -79,46 +82,46 @@ def test_the_steps_run_in_order_and_each_end_is_reported() -> None:
     assert script.ran == ["prepare", "train", "export"]
     assert script.reports == [("prepare", 1, False), ("train", 1, False), ("export", 1, False)]
     for_control = {"type": "OIDC", "audience": ENVIRONMENT["CONTROL_URL"]}
-    assert all(args["auth"] == for_control for args in script.asked)
+    assert all(args["auth"] == for_control for args in script.calls)
 
 
-def test_an_execution_that_is_not_let_in_runs_nothing() -> None:
+def test_an_execution_without_a_claim_runs_nothing() -> None:
     script = Script(DONE, claim="quit")
     script.execute()
     assert (script.ran, script.reports) == ([], [])
 
 
-def test_the_machine_that_prepare_chose_is_the_one_that_trains() -> None:
+def test_train_runs_on_the_machine_that_prepare_chose() -> None:
     script = Script(DONE)
 
-    def chosen(step: str) -> None:
+    def choose_machine(step: str) -> None:
         if step == "prepare":
             script.plan = PLAN | {"train": PLAN["train"] | {"job": "gemtune-train-large"}}
 
-    script.on_run = chosen
+    script.on_run = choose_machine
     assert script.execute() == "done"
     assert script.jobs == ["gemtune-prepare", "gemtune-train-large", "gemtune-export"]
 
 
-def test_a_job_that_is_taken_over_while_it_prepares_trains_nothing() -> None:
+def test_an_execution_that_loses_its_claim_during_prepare_stops() -> None:
     script = Script(DONE)
 
-    def taken(step: str) -> None:
+    def lose_claim(step: str) -> None:
         script.claim = "quit"
 
-    script.on_run = taken
+    script.on_run = lose_claim
     script.execute()
     assert script.ran == ["prepare"]
 
 
-def test_what_is_done_already_is_not_started() -> None:
+def test_a_step_that_is_done_is_not_started() -> None:
     script = Script(DONE)
     script.plan = PLAN | {step: PLAN[step] | {"done": True} for step in ("prepare", "train")}
     assert script.execute() == "done"
     assert script.ran == ["export"]
 
 
-def test_a_step_runs_again_as_often_as_control_says() -> None:
+def test_a_step_is_repeated_as_often_as_control_says() -> None:
     script = Script(DONE | {"train": ["again", "again", "done"]})
     assert script.execute() == "done"
     assert script.ran == ["prepare", "train", "train", "train", "export"]
@@ -138,7 +141,7 @@ def test_nothing_runs_after_a_stop(step: str) -> None:
 
 
 @pytest.mark.parametrize("error", [{"message": "boom", "tags": ["OperationError"]}, {}, {"code": 500}])
-def test_how_a_step_ended_is_for_control_to_say_not_for_the_platform(error: dict[str, Any]) -> None:
+def test_an_error_of_the_platform_is_reported_to_control_which_decides(error: dict[str, Any]) -> None:
     def fails(job: str) -> None:
         raise WorkflowError(error)
 
@@ -151,14 +154,14 @@ def test_how_a_step_ended_is_for_control_to_say_not_for_the_platform(error: dict
 @pytest.mark.parametrize(
     "error", [{"code": 503}, {"code": 429}, {"tags": ["ConnectionError"]}, {"tags": ["TimeoutError"]}]
 )
-def test_control_is_asked_again_while_it_does_not_answer(error: dict[str, Any]) -> None:
+def test_calls_of_control_are_retried_with_a_backoff(error: dict[str, Any]) -> None:
     script = Script(DONE)
     script.failures = [WorkflowError(error)] * 8
     assert script.execute() == "done"
     assert script.slept == [1, 2, 4, 8, 16, 32, 60, 60]
 
 
-def test_an_execution_fails_when_control_stays_away() -> None:
+def test_an_execution_fails_when_control_stays_down() -> None:
     script = Script(DONE)
     script.failures = [WorkflowError({"code": 503, "message": "away"})] * 100
     with pytest.raises(WorkflowFailed, match="away"):
@@ -174,7 +177,7 @@ def test_a_refusal_of_control_is_not_repeated() -> None:
     assert script.slept == []
 
 
-def test_a_host_that_gives_up_is_not_caught_by_the_workflow() -> None:
+def test_an_exception_of_the_host_is_not_caught_by_the_workflow() -> None:
     class GivenUp(Exception):
         pass
 
