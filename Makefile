@@ -12,10 +12,10 @@ PINS := pyproject.toml constraints.txt $(wildcard setup/locked/*.txt)
 $(shell test -x .venv/bin/python || rm -f .venv/.service .venv/.demo .venv/.tests)
 # The Python of this machine, for what needs no packages: PYTHON, or one that fits.
 PYTHON_HERE = python=$$(setup/interpreter.sh) && exec "$$python"
-CODE := functions trainer tests examples bench deploy
+CODE := functions trainer tests examples bench deploy docs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo llama test check types fast mutants e2e infra up cloud unsloth images plan deploy destroy smoke format lock clean terraform-program
+.PHONY: help setup demo llama test check types fast docs mutants e2e infra up cloud unsloth images plan deploy destroy smoke format lock clean terraform-program
 
 help: ## show this
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -55,6 +55,9 @@ types: .venv/.tests
 
 fast: .venv/.tests
 	@$(BIN)/python -m pytest -q -m "not gpu and not emulators" tests/unit tests/contract tests/services tests/handlers tests/workflows
+
+docs: .venv/.tests ## write docs/reference/ from the code
+	@$(BIN)/python -m docs.generate
 
 mutants: .venv/.tests ## what could be broken without a fast test noticing: PLACE=gemtune.jobs [COUNT=30] [SEED=1]
 	@$(BIN)/python -m tests.mutants $(PLACE) --count $(or $(COUNT),30) --seed $(or $(SEED),1)

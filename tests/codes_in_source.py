@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+# The form of a code. Other texts under the name `code` describe one.
+FORM = re.compile(r"[a-z0-9_]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,7 @@ def _assigned(target: ast.expr, value: ast.expr) -> Iterator[ast.expr]:
 
 def _codes(value: ast.expr, constants: Mapping[str, ast.expr]) -> tuple[str, ...] | None:
     if isinstance(value, ast.Constant):
-        return (value.value,) if isinstance(value.value, str) else ()
+        return (value.value,) if isinstance(value.value, str) and FORM.fullmatch(value.value) else ()
     if isinstance(value, ast.Name) and value.id in constants:
         return _codes(constants[value.id], {})
     return None

@@ -22,6 +22,7 @@ PARENTS: Mapping[str, str] = {
     "trainer": ".",
     "bench": ".",
     "deploy": ".",
+    "docs": ".",
     "examples": ".",
     "tests": ".",
 }

@@ -99,7 +99,9 @@ VARIABLES: Mapping[str, Variable] = {
     "REQUEST": Variable("make", "file with a request that `make smoke` submits and follows"),
     "WANDB_BASE_URL": Variable("trainer", "a W&B server of your own; W&B's own variable", default="W&B's"),
     "GEMTUNE_TESTS_MAY_SKIP": Variable("tests", "`no` counts a skipped test as failed", default="`yes`"),
-    "GEMTUNE_SCHEDULES": Variable("tests", "how many random schedules of faults the tests of schedules run"),
+    "GEMTUNE_SCHEDULES": Variable(
+        "tests", "how many random schedules of faults the tests of schedules run", default="`10`"
+    ),
     "GEMTUNE_CLOUD_SDK": Variable(
         "tests", "folder of the Google Cloud SDK with its emulators", default="what `gcloud info` says"
     ),

@@ -44,7 +44,7 @@ INTERNAL: Mapping[str, ErrorCode] = {
         "None needed: it is read again and decided again.",
     ),
     "illegal_move": ErrorCode(
-        "A status was to change in a way that [the table of moves](pictures.md#statuses) does not have.",
+        "A status was to change in a way that [the table of moves](state-machine.md#moves) does not have.",
         "Report it: this is a fault of the service.",
     ),
     "record_invalid": ErrorCode(

@@ -37,7 +37,9 @@ EVENT_TYPES: Mapping[str, EventType] = {
     "job_exporting": EventType("The first attempt of export began."),
     "export_restarted": EventType("Another attempt of export began.", _ATTEMPT),
     "job_completed": EventType("The job is over, and its files are there.", {"adapter_path": "where the result is"}),
-    "job_failed": EventType("The job is over without a result.", {"code": "error code", "message": "its sentence"}),
+    "job_failed": EventType(
+        "The job is over without a result.", {"code": "that of `error_detail`", "message": "its sentence"}
+    ),
     "job_cancelled": EventType("A user ended the job."),
     "job_relaunched": EventType(
         "The job's execution was lost; a new one resumes it.",

@@ -142,7 +142,7 @@ class WandbConfig(WandbProject):
 
 
 class Notify(Contract):
-    webhook_url: str | None = Field(None, max_length=2048, description="https URL that every event is sent to")
+    webhook_url: str | None = Field(None, max_length=2048, description="where every event is sent to, by https")
 
 
 class Spec(Contract):

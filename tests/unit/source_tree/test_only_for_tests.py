@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent.parent
-PRODUCT = ("functions", "trainer", "bench", "deploy", "examples")
+PRODUCT = ("functions", "trainer", "bench", "deploy", "docs", "examples")
 EXEMPT: Mapping[str, str] = {
     "WITHHELD": "every field is in one of two sets, which makes the author of a new one decide",
     "compute_loss": "TRL calls it",

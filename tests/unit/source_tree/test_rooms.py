@@ -12,7 +12,7 @@ from tests import house_rules
 from tests.import_graph import Tree, read
 
 ROOT = Path(__file__).parent.parent.parent.parent
-PRODUCT = ("gemtune", "main", "trainer", "bench", "deploy", "examples")
+PRODUCT = ("gemtune", "main", "trainer", "bench", "deploy", "docs", "examples")
 
 # Rooms of the service and the rooms that they may import. Files directly in gemtune are rooms of their own.
 SERVICE: Mapping[str, str] = {
@@ -95,6 +95,11 @@ ALLOWED = (
 ALLOWED["gemtune.local_server"] |= {"trainer.__main__"}  # as a process
 ALLOWED["gemtune.cli"] |= {"examples"}  # as processes, for the demo
 ALLOWED["trainer.__main__"] |= {"gemtune.bootstrap"}
+# Pages of reference describe the service.
+ALLOWED["docs"] = set()
+ALLOWED["docs.generate.text"] = set()
+ALLOWED["docs.generate.pages"] = {"docs.generate.text", *(room for room in ALLOWED if room.startswith("gemtune"))}
+ALLOWED["docs.generate"] = {"docs.generate.pages", "docs.generate.text"}
 # Benchmarks measure all of it.
 ALLOWED["bench"] = ALLOWED["bench.overhead"] = {room for room in ALLOWED if not room.startswith("deploy")}
 

@@ -1,0 +1,1 @@
+"""Documentation: prose pages, and the program that writes reference/."""

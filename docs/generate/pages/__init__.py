@@ -1,0 +1,1 @@
+"""Pages of the reference, one module for each subject."""

@@ -1,0 +1,41 @@
+"""Page of the command line, from its own parser."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+from docs.generate.text.markdown import Page, code
+from gemtune.cli import main
+
+MAKEFILE = Path(__file__).parents[3] / "Makefile"
+
+
+def page() -> Page:
+    page = Page("Command line", "Every command of `gemtune` and every target of make, with its options.")
+    page.heading("gemtune")
+    context = click.Context(main, info_name="gemtune")
+    page.fence(_help(main, context))
+    for name in main.list_commands(context):
+        command = main.get_command(context, name)
+        assert command is not None
+        page.heading(f"gemtune {name}", 3)
+        page.fence(_help(command, click.Context(command, info_name=name, parent=context)))
+    page.heading("make")
+    page.table(("target", "purpose"), targets())
+    return page
+
+
+def targets() -> list[tuple[str, str]]:
+    """Return each target that `make help` shows, and what it says of it."""
+    found = re.findall(r"^([a-z0-9]+):.*?## (.+)$", MAKEFILE.read_text(), re.MULTILINE)
+    return [(code(f"make {name}"), text) for name, text in found]
+
+
+def _help(command: click.Command, context: click.Context) -> str:
+    with context:
+        formatter = click.HelpFormatter(width=100, max_width=100)
+        command.format_help(context, formatter)
+        return formatter.getvalue()

@@ -1,0 +1,105 @@
+"""Page of the HTTP API, from the table of endpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import BaseModel
+
+from docs.generate.text.markdown import Page, code, sentence
+from docs.generate.text.schemas import type_of
+from gemtune.handlers import answers
+from gemtune.handlers.endpoint import Endpoint, status_of
+from gemtune.handlers.endpoints import ENDPOINTS, Document
+from gemtune.jobs import record
+from gemtune.jobs.events import Event
+
+# Models that answers are made of, in the order of the page.
+PARTS: tuple[type[BaseModel], ...] = (
+    answers.JobStatus, answers.StepStatus, record.Attempt, record.Progress, record.Metrics, record.EvaluationMetrics,
+    record.Artifact, record.Parity, record.Failure, record.JobWarning, record.JobSummary, Event, answers.ArtifactLink,
+    answers.ErrorAnswer, answers.ErrorSentence, answers.ProblemAnswer,
+)  # fmt: skip
+BODIES = {"TrainRequest": "requests.md#trainrequest", "ExportRequest": "requests.md#exportrequest"}
+LINKS = BODIES | {part.__name__: f"#{part.__name__.lower()}" for part in PARTS}
+
+
+def page() -> Page:
+    page = Page("HTTP API", "Every endpoint with its parameters, answers and errors.")
+    page.paragraph(
+        "JSON both ways. `GET /openapi.json` has the same as an OpenAPI 3.1 document. Every answer with a status of "
+        "400 or above is an [ErrorAnswer](#erroranswer). Any endpoint may also answer 403, 404 or 405 with "
+        "[an error of HTTP itself](error-codes.md#errors-of-http-itself)."
+    )
+    page.table(
+        ("endpoint", "purpose"),
+        [(f"[`{each.method} {each.path}`](#{anchor_of(each)})", f"{each.summary}.") for each in ENDPOINTS],
+    )
+    for endpoint in ENDPOINTS:
+        _add(page, endpoint)
+    page.heading("Parts of answers")
+    page.paragraph("A field that may be `null` is marked *or null*.")
+    for part in PARTS:
+        page.heading(part.__name__, 3)
+        if part.__doc__:
+            page.paragraph(" ".join(part.__doc__.split()))
+        page.table(("field", "type", "meaning"), _answer_rows(part))
+    return page
+
+
+def anchor_of(endpoint: Endpoint) -> str:
+    """Return the anchor that a Markdown renderer makes of an endpoint's heading."""
+    kept = [letter for letter in f"{endpoint.method} {endpoint.path}".lower() if letter.isalnum() or letter in " -_"]
+    return "".join(kept).replace(" ", "-")
+
+
+def _add(page: Page, endpoint: Endpoint) -> None:
+    page.heading(f"{endpoint.method} {endpoint.path}", 3)
+    page.paragraph(f"{endpoint.summary}.")
+    if endpoint.body is not None:
+        page.paragraph(f"Body: [{endpoint.body.__name__}]({BODIES[endpoint.body.__name__]}).")
+    page.table(
+        ("parameter", "in", "value", "default", "meaning"),
+        [
+            (
+                code(parameter.name),
+                parameter.place,
+                _value(parameter.schema),
+                code(parameter.schema.get("default", "")),
+                sentence(parameter.description),
+            )
+            for parameter in endpoint.parameters
+        ],
+    )
+    page.table(("status", "answer"), [(str(endpoint.success), _answer(endpoint)), *_refusals(endpoint)])
+
+
+def _value(schema: dict[str, object]) -> str:
+    return type_of({name: value for name, value in schema.items() if name != "pattern"}, {})
+
+
+def _answer(endpoint: Endpoint) -> str:
+    if endpoint.answer is Document:
+        return "the OpenAPI document"
+    if endpoint.answer.__name__ in LINKS:
+        return f"[{endpoint.answer.__name__}]({LINKS[endpoint.answer.__name__]})"
+    fields = endpoint.answer.model_json_schema()["properties"]
+    return "; ".join(f"{code(name)}: {_with_null(field)}" for name, field in fields.items())
+
+
+def _refusals(endpoint: Endpoint) -> Iterator[tuple[str, str]]:
+    for status, meaning in endpoint.refusals.items():
+        raised = sorted({error.code for error in endpoint.errors if status_of(error)[0] == status})
+        named = f" ({', '.join(code(name) for name in raised)})" if raised and code(raised[0]) not in meaning else ""
+        yield str(status), f"{sentence(meaning).rstrip('.')}{named}."
+
+
+def _answer_rows(part: type[BaseModel]) -> Iterator[tuple[str, str, str]]:
+    for name, field in part.model_json_schema(mode="serialization")["properties"].items():
+        yield code(name), _with_null(field), sentence(str(field.get("description", "")))
+
+
+def _with_null(field: dict[str, object]) -> str:
+    alternatives = field.get("anyOf")
+    nullable = isinstance(alternatives, list) and {"type": "null"} in alternatives
+    return type_of(field, LINKS) + (", or null" if nullable else "")

@@ -1,0 +1,107 @@
+"""Page of memory and machines, by the functions that decide about jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from docs.generate.text.markdown import Page, code
+from gemtune.families import FAMILIES
+from gemtune.families.size import ModelSize
+from gemtune.machines.choice import CPU_STEPS, MACHINES
+from gemtune.machines.cost import usd_per_second
+from gemtune.machines.memory import MemoryNeed, TrainingLoad, memory_for_export, memory_for_training
+from gemtune.methods import Method
+from gemtune.request.exports import EXPORTS
+from gemtune.request.placement import load_of
+from gemtune.request.spec import TrainingConfig
+
+# Rows of the table: a method, and what else of the request is not at its default.
+METHODS: Mapping[str, dict[str, object]] = {
+    "LoRA": {"method": "LoRA"},
+    "QLoRA": {"method": "QLoRA"},
+    "QLoRA, `batch_size` 1": {"method": "QLoRA", "batch_size": 1},
+    "Full": {"method": "Full"},
+    "DPO": {"method": "RL", "rl_config": {"algorithm": "dpo"}},
+    "GRPO": {"method": "RL", "rl_config": {"algorithm": "grpo"}},
+}
+ORDER = ("cpu", "l4", "rtx-pro-6000")
+GEMMA = "google/gemma-3-270m-it"
+
+
+def page() -> Page:
+    page = Page("Sizing", "How much memory each model needs with each method, and the machine that it gets.")
+    page.heading("Machines")
+    page.table(
+        ("machine", "CPUs", "memory, GiB", "GPU", "GPU memory, GiB", "USD per hour"),
+        [
+            (code(name), str(each.cpus), str(each.memory_gib), each.gpu or "", f"{each.gpu_gib:g}" if each.gpu else "",
+             _price(usd_per_second(each)))
+            for name, each in {**MACHINES, **{f"step {step}": machine for step, machine in CPU_STEPS.items()}}.items()
+        ],
+    )  # fmt: skip
+    page.paragraph(
+        "A deployment has those that `GEMTUNE_MACHINES` lists, and a job gets the first that it fits on. Prices are "
+        "list prices of `functions/gemtune/machines/prices.json`. On a workstation (`local`) nothing is refused for "
+        "its size."
+    )
+    page.heading("Training")
+    page.paragraph(
+        "In GiB, estimated as the service does it, for rows of `max_seq_length` 2048 and, if not said otherwise, the "
+        "defaults of a request (`batch_size` 4, `lora_rank` 16), on text. *GPU* is memory of the GPU, *main* the "
+        "memory next to it, *CPU* the memory of a machine without a GPU. Shorter rows need less: `prepare` decides by "
+        "the longest row that there is. Models of the same size have one row."
+    )
+    for method, fields in METHODS.items():
+        page.heading(method, 3)
+        rows = [(name, memory_for_training(size, _load(fields))) for name, size in sizes()]
+        page.table(
+            ("model", "GPU", "main", "CPU", "smallest machine"),
+            [(code(name), *_memory(need), _smallest(need)) for name, need in rows],
+        )
+    page.heading("Export")
+    page.paragraph(
+        "In GiB of main memory, after LoRA and after Full. The machine of exports has "
+        f"{CPU_STEPS['export'].memory_gib}; what needs more runs on a training machine of the deployment that has it."
+    )
+    page.table(
+        ("model", *(f"{format}, {method}" for format in EXPORTS for method in ("LoRA", "Full"))),
+        [(code(name), *_exports(size)) for name, size in sizes()],
+    )
+    return page
+
+
+def sizes() -> Iterator[tuple[str, ModelSize]]:
+    """Yield each published size once, under the first name that it has."""
+    seen: list[ModelSize] = []
+    for family in FAMILIES:
+        for name, size in family.sizes.items():
+            if size not in seen:
+                seen.append(size)
+                yield name, size
+
+
+def _load(fields: dict[str, object]) -> TrainingLoad:
+    return load_of(TrainingConfig.model_validate({"base_model_id": GEMMA} | fields), "text")
+
+
+def _memory(need: MemoryNeed) -> tuple[str, str, str]:
+    return f"{need.gpu:.1f}", f"{need.host_with_gpu:.1f}", f"{need.host_without_gpu:.1f}"
+
+
+def _smallest(need: MemoryNeed) -> str:
+    fitting = [name for name in ORDER if MACHINES[name].has(need)]
+    with_gpu = [name for name in fitting if MACHINES[name].gpu is not None]
+    if not fitting:
+        return "none"
+    return code(with_gpu[0]) + (" (or `cpu`, slowly)" if "cpu" in fitting else "") if with_gpu else code(fitting[0])
+
+
+def _exports(size: ModelSize) -> Iterator[str]:
+    methods: tuple[Method, ...] = ("LoRA", "Full")
+    for format in EXPORTS.values():
+        for method in methods:
+            yield f"{memory_for_export(size, method, format.bytes_per_parameter):.0f}"
+
+
+def _price(usd_per_second: float | None) -> str:
+    return "not known" if usd_per_second is None else f"{usd_per_second * 3600:.2f}"

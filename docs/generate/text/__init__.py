@@ -1,0 +1,1 @@
+"""Text of pages: Markdown, and JSON schemas in words."""
