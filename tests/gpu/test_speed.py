@@ -12,7 +12,7 @@ import torch
 from gemtune.jobs.status import Step
 from tests.gpu.conftest import convert_to_bf16
 from tests.trainer.conftest import Bench
-from tests.trainer.steps.test_relay import history
+from tests.trainer.steps.test_interruptions import history
 from tests.trainer.steps.test_train import after_steps
 from tests.trainer.training.test_optimizer import optimizer_state_dtypes
 from trainer.model import liger

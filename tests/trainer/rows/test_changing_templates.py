@@ -1,5 +1,8 @@
-"""Chat templates whose earlier turns change when later ones are added are refused: what is trained would be the wrong
-text, since the assistant's words are found by rendering the conversation up to and after each of them."""
+"""Chat templates that change earlier turns are refused.
+
+The assistant's tokens are found by rendering the conversation up to and after each answer. A template that renders
+earlier turns differently once later ones are added would make the wrong text be trained on.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +15,23 @@ from gemtune.errors import StepError
 from trainer.rows.encoder import Encoded, Encoder
 
 TURN = "<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content }}<end_of_turn>\n"
-STEADY = (
+STABLE = (
     "{{ bos_token }}{% for m in messages %}" + TURN + "{% endfor %}"
     "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
 )
-# Each with a conversation that it spoils, and one that it leaves alone.
+# Conversations with one answer and with two.
 ONE = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Captain"}]
 TWO = [*ONE, {"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "Aye"}]
 CHANGING = {
-    "marks the last turn": STEADY.replace(TURN, "{% if loop.last %}(last) {% endif %}" + TURN),
-    "leaves out answers but the last": STEADY.replace(
+    "marks the last turn": STABLE.replace(TURN, "{% if loop.last %}(last) {% endif %}" + TURN),
+    "leaves out answers but the last": STABLE.replace(
         TURN, TURN.replace("{{ m.content }}", "{{ m.content if m.role == 'user' or loop.last else '…' }}")
     ),
-    "counts the turns": STEADY.replace("{{ bos_token }}", "{{ bos_token }}{{ messages | length }} turns\n"),
-    "repeats the first turn at the end": STEADY.replace("{% endfor %}", "{% endfor %}{{ messages[0].content }}"),
+    "counts the turns": STABLE.replace("{{ bos_token }}", "{{ bos_token }}{{ messages | length }} turns\n"),
+    "repeats the first turn at the end": STABLE.replace("{% endfor %}", "{% endfor %}{{ messages[0].content }}"),
 }
-# The answer does not begin where the generation prompt ends.
-OTHER_PROMPT = STEADY.replace("<start_of_turn>model\n{% endif %}", "<start_of_turn>assistant\n{% endif %}")
+# With this template an answer does not begin where the generation prompt ends.
+OTHER_PROMPT = STABLE.replace("<start_of_turn>model\n{% endif %}", "<start_of_turn>assistant\n{% endif %}")
 
 
 @pytest.fixture
@@ -43,10 +46,10 @@ def encoder(folder: Path, template: str) -> Encoder:
     return Encoder(folder, max_length=512)
 
 
-def test_a_steady_template_trains_every_answer_and_nothing_else(folder: Path) -> None:
-    encoded = encoder(folder, STEADY).encode(TWO)
+def test_a_stable_template_trains_every_answer_and_nothing_else(folder: Path) -> None:
+    encoded = encoder(folder, STABLE).encode(TWO)
     assert isinstance(encoded, Encoded)
-    trained = [piece["text"] for piece in encoder(folder, STEADY).text_pieces(encoded) if piece["trained"]]
+    trained = [piece["text"] for piece in encoder(folder, STABLE).text_pieces(encoded) if piece["trained"]]
     assert trained == ["Captain<end_of_turn>\n", "Aye<end_of_turn>\n"]
 
 
@@ -61,19 +64,19 @@ def test_a_template_that_changes_earlier_turns_is_refused(folder: Path, template
 
 
 def test_an_answer_that_does_not_follow_the_generation_prompt_is_refused(folder: Path) -> None:
-    for spoiled in (
+    for encode in (
         lambda: encoder(folder, OTHER_PROMPT).encode(ONE),
         lambda: encoder(folder, OTHER_PROMPT).reply(ONE[:1], ONE[1]),
     ):
         with pytest.raises(StepError) as caught:
-            spoiled()
+            encode()
         assert caught.value.code == "template_not_supported"
 
 
-def test_a_reply_is_what_follows_its_prompt(folder: Path) -> None:
-    steady = encoder(folder, STEADY)
-    reply = steady.reply(TWO[:3], TWO[3])
+def test_a_reply_is_the_text_after_its_prompt(folder: Path) -> None:
+    stable = encoder(folder, STABLE)
+    reply = stable.reply(TWO[:3], TWO[3])
     assert isinstance(reply, list)
-    assert steady.text(reply) == "Aye<end_of_turn>\n"
+    assert stable.text(reply) == "Aye<end_of_turn>\n"
     with pytest.raises(StepError):
         encoder(folder, CHANGING["counts the turns"]).reply(TWO[:3], TWO[3])

@@ -1,4 +1,4 @@
-"""Rows with pictures become the very tokens that transformers' processor makes of them."""
+"""Rows with pictures get the same tokens as from transformers' own processor."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from trainer.conversation.messages import conversation
 from trainer.pictures.tokens import picture_tokens
 from trainer.rows.encoder import UNTRAINED, Encoded, Encoder
 
-SHOWN = {"type": "image", "image": "red.png"}
-# google/gemma-3-4b-it's template does with lists what this one does: pictures as one token, each text trimmed.
-AS_GEMMA_WRITES = """{{ bos_token }}
+PICTURE_PART = {"type": "image", "image": "red.png"}
+# Handles lists as google/gemma-3-4b-it's template does: one token per picture, each text trimmed.
+GEMMA_STYLE_TEMPLATE = """{{ bos_token }}
 {%- if messages[0]['role'] == 'system' -%}
     {%- if messages[0]['content'] is string -%}
         {%- set before = messages[0]['content'] + '\n\n' -%}
@@ -61,29 +61,31 @@ def row(*turns: Any, system: str | None = None) -> dict[str, Any]:
     return {"messages": ([{"role": "system", "content": system}] if system else []) + messages}
 
 
-def said(text: str) -> dict[str, str]:
+def text_part(text: str) -> dict[str, str]:
     return {"type": "text", "text": text}
 
 
 ROWS = {
-    "one": row([SHOWN, said("What is it?")], "Captain, red."),
-    "picture last": row([said(" What is it? "), SHOWN], "Captain, red."),
-    "between texts": row([said("This "), SHOWN, said(" or\n\n"), said("that?")], "Captain, red."),
-    "two at once": row([SHOWN, SHOWN, said("Both?")], "Captain, yes."),
-    "in two turns": row([SHOWN, said("A?")], "Captain, yes.", [said("And"), SHOWN], " Captain,\n no. "),
-    "later only": row("Hi", "Captain.", [SHOWN], "Captain, red."),
+    "one": row([PICTURE_PART, text_part("What is it?")], "Captain, red."),
+    "picture last": row([text_part(" What is it? "), PICTURE_PART], "Captain, red."),
+    "between texts": row([text_part("This "), PICTURE_PART, text_part(" or\n\n"), text_part("that?")], "Captain, red."),
+    "two at once": row([PICTURE_PART, PICTURE_PART, text_part("Both?")], "Captain, yes."),
+    "in two turns": row(
+        [PICTURE_PART, text_part("A?")], "Captain, yes.", [text_part("And"), PICTURE_PART], " Captain,\n no. "
+    ),
+    "later only": row("Hi", "Captain.", [PICTURE_PART], "Captain, red."),
     "none": row("Hi", "Captain."),
-    "none, as a list": row([said("Hi"), said("there")], [said("Captain.")]),
-    "with a system message": row([SHOWN, said("What?")], "Captain, red.", system="Be brief."),
-    "a picture alone": row([SHOWN], "Captain, red."),
+    "none, as a list": row([text_part("Hi"), text_part("there")], [text_part("Captain.")]),
+    "with a system message": row([PICTURE_PART, text_part("What?")], "Captain, red.", system="Be brief."),
+    "a picture alone": row([PICTURE_PART], "Captain, red."),
 }
 
 
-@pytest.fixture(scope="module", params=["gemtune's template", "one that is written as Gemma's"])
+@pytest.fixture(scope="module", params=["gemtune's template", "a template in Gemma's style"])
 def folder(request: pytest.FixtureRequest, tiny_vision: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    copy = Path(shutil.copytree(tiny_vision, tmp_path_factory.mktemp("seeing") / "model"))
+    copy = Path(shutil.copytree(tiny_vision, tmp_path_factory.mktemp("vision") / "model"))
     if request.param != "gemtune's template":
-        (copy / "chat_template.jinja").write_text(AS_GEMMA_WRITES)
+        (copy / "chat_template.jinja").write_text(GEMMA_STYLE_TEMPLATE)
     return copy
 
 
@@ -119,26 +121,28 @@ def test_tokens_are_those_of_transformers_processor(name: str, folder: Path) -> 
 
 @pytest.mark.parametrize("token", ["<start_of_image>", "<image_soft_token>", "<end_of_image>"])
 @pytest.mark.parametrize("turn", [0, 1])
-def test_text_that_would_pass_for_a_picture_refuses_the_row(token: str, turn: int, tiny_vision: Path) -> None:
+def test_a_row_with_a_picture_token_in_its_text_is_refused(token: str, turn: int, tiny_vision: Path) -> None:
     texts = ["Hi", "Captain"]
     texts[turn] += token
-    refused = encoder_of(tiny_vision).encode(conversation(row([SHOWN, said(texts[0])], texts[1]), with_pictures=True))  # type: ignore[arg-type]
+    refused = encoder_of(tiny_vision).encode(
+        conversation(row([PICTURE_PART, text_part(texts[0])], texts[1]), with_pictures=True)
+    )  # type: ignore[arg-type]
     assert isinstance(refused, Refused)
     assert token in refused.reason
 
 
 @pytest.mark.parametrize("halves", [("<start_of", "_image>"), ("<image_soft", "_token>")])
-def test_text_that_becomes_a_picture_when_its_parts_meet_refuses_the_row(
-    halves: tuple[str, str], tiny_vision: Path
-) -> None:
-    messages = conversation(row([SHOWN, said(halves[0]), said(halves[1])], "Captain"), with_pictures=True)
+def test_a_row_whose_text_parts_join_to_a_picture_token_is_refused(halves: tuple[str, str], tiny_vision: Path) -> None:
+    messages = conversation(
+        row([PICTURE_PART, text_part(halves[0]), text_part(halves[1])], "Captain"), with_pictures=True
+    )
     assert not isinstance(messages, Refused)
     refused = encoder_of(tiny_vision).encode(messages)
     assert isinstance(refused, Refused)
     assert "stand for a picture" in refused.reason
 
 
-def test_no_cut_goes_through_a_picture(tiny_vision: Path) -> None:
+def test_a_row_is_never_cut_within_a_picture(tiny_vision: Path) -> None:
     messages = conversation(ROWS["in two turns"], with_pictures=True)
     assert not isinstance(messages, Refused)
     whole = encoder_of(tiny_vision).encode(messages)
@@ -157,10 +161,10 @@ def test_no_cut_goes_through_a_picture(tiny_vision: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ([said("x"), {"type": "video", "video": "x"}], "type: text"),
-        ([said(" ")], "empty"),
+        ([text_part("x"), {"type": "video", "video": "x"}], "type: text"),
+        ([text_part(" ")], "empty"),
         ([], "empty"),
-        ([said("\ud800")], "Unicode"),
+        ([text_part("\ud800")], "Unicode"),
         (["x"], "type: text"),
     ],
 )
@@ -171,30 +175,35 @@ def test_content_that_is_neither_text_nor_picture_is_refused(content: Any, reaso
 
 
 @pytest.mark.parametrize("role", ["assistant", "system"])
-def test_only_users_show_pictures(role: str) -> None:
-    shown = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Captain"}]}
-    shown["messages"].insert(0 if role == "system" else 1, {"role": role, "content": [SHOWN]})
-    refused = conversation({"messages": shown["messages"][: 3 if role == "system" else 2]}, with_pictures=True)
+def test_only_users_can_show_pictures(role: str) -> None:
+    row = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Captain"}]}
+    row["messages"].insert(0 if role == "system" else 1, {"role": role, "content": [PICTURE_PART]})
+    refused = conversation({"messages": row["messages"][: 3 if role == "system" else 2]}, with_pictures=True)
     assert isinstance(refused, Refused)
     assert "a picture" in refused.reason
 
 
-def test_a_system_message_in_parts_is_read_whole() -> None:
-    found = conversation(
-        {"messages": [{"role": "system", "content": [said("Be "), said("brief.")]}, *row("Hi", "Captain")["messages"]]},
+def test_the_parts_of_a_system_message_are_joined() -> None:
+    messages = conversation(
+        {
+            "messages": [
+                {"role": "system", "content": [text_part("Be "), text_part("brief.")]},
+                *row("Hi", "Captain")["messages"],
+            ]
+        },
         with_pictures=True,
     )
-    assert not isinstance(found, Refused)
-    assert found[0] == {"role": "system", "content": "Be brief."}
+    assert not isinstance(messages, Refused)
+    assert messages[0] == {"role": "system", "content": "Be brief."}
 
 
-def changed(base: Path, tmp_path: Path, **files: Any) -> Path:
+def changed_copy(base: Path, tmp_path: Path, **files: Any) -> Path:
     folder = Path(shutil.copytree(base, tmp_path / "changed"))
     for stem, change in files.items():
         path = folder / f"{stem}.json"
-        found = json.loads(path.read_text())
-        change(found)
-        path.write_text(json.dumps(found))
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
     return folder
 
 
@@ -202,8 +211,8 @@ def set_to(**values: Any) -> Callable[[dict[str, Any]], None]:
     return lambda configuration: configuration.update(values)
 
 
-def test_pictures_are_read_as_older_models_say_it(tiny_vision: Path, tmp_path: Path) -> None:
-    older = changed(tiny_vision, tmp_path)
+def test_the_preprocessor_config_of_older_models_is_read(tiny_vision: Path, tmp_path: Path) -> None:
+    older = changed_copy(tiny_vision, tmp_path)
     processor = json.loads((older / "processor_config.json").read_text())
     (older / "preprocessor_config.json").write_text(json.dumps(processor.pop("image_processor")))
     (older / "processor_config.json").write_text(json.dumps(processor))
@@ -233,23 +242,23 @@ def test_pictures_are_read_as_older_models_say_it(tiny_vision: Path, tmp_path: P
         ],
     ],
 )
-def test_a_model_that_does_not_say_how_it_sees_fails(
+def test_a_model_without_a_usable_picture_configuration_fails(
     tiny_vision: Path, tmp_path: Path, files: dict[str, Any], code: str
 ) -> None:
-    folder = changed(tiny_vision, tmp_path, **files)
+    folder = changed_copy(tiny_vision, tmp_path, **files)
     with pytest.raises(StepError) as caught:
         picture_tokens(folder, config_of(folder))
     assert caught.value.code == code
 
 
 def test_a_tokenizer_of_another_model_fails(tiny_vision: Path, tmp_path: Path) -> None:
-    folder = changed(tiny_vision, tmp_path, config=lambda it: it.update(image_token_index=5))
+    folder = changed_copy(tiny_vision, tmp_path, config=lambda it: it.update(image_token_index=5))
     with pytest.raises(StepError, match="disagree about the id of <image_soft_token>"):
         encoder_of(folder)
 
 
 def test_a_template_that_writes_no_pictures_fails(tiny_vision: Path, tmp_path: Path) -> None:
-    folder = changed(tiny_vision, tmp_path)
+    folder = changed_copy(tiny_vision, tmp_path)
     (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.role ~ m.content }}{% endfor %}")
     messages = conversation(ROWS["one"], with_pictures=True)
     assert not isinstance(messages, Refused)
@@ -258,5 +267,5 @@ def test_a_template_that_writes_no_pictures_fails(tiny_vision: Path, tmp_path: P
 
 
 def test_other_resizing_than_bilinear_is_left_to_the_processor(tiny_vision: Path, tmp_path: Path) -> None:
-    folder = changed(tiny_vision, tmp_path, processor_config=lambda it: it["image_processor"].update(resample=3))
+    folder = changed_copy(tiny_vision, tmp_path, processor_config=lambda it: it["image_processor"].update(resample=3))
     assert picture_tokens(folder, config_of(folder)).size is None

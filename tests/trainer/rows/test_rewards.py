@@ -1,4 +1,4 @@
-"""What each reward gives, and that nothing a model writes can break or stall one."""
+"""Scores of each reward; nothing a model writes can break or stall one."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from trainer.rows import rewards
 ADAPTER: TypeAdapter[Reward] = TypeAdapter(Reward)
 
 
-def score(type: str, text: str, answer: str | None = None, *, tokens: int = 0, **parameters: Any) -> float:
-    return rewards.score_function(ADAPTER.validate_python({"type": type, **parameters}))(text, tokens, answer)
+def score(reward_type: str, text: str, answer: str | None = None, *, tokens: int = 0, **parameters: Any) -> float:
+    return rewards.score_function(ADAPTER.validate_python({"type": reward_type, **parameters}))(text, tokens, answer)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_an_exact_answer_is_the_same_text(text: str, answer: str | None, paramet
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         ("42", "42"),
         ("It is 42.", "42"),
@@ -78,8 +78,8 @@ def test_an_exact_answer_is_the_same_text(text: str, answer: str | None, paramet
         ("(-3)", "-3"),
     ],
 )
-def test_the_last_number_of_a_text(text: str, found: str | None) -> None:
-    assert rewards.number(text) == (None if found is None else Decimal(found))
+def test_the_last_number_of_a_text(text: str, expected: str | None) -> None:
+    assert rewards.number(text) == (None if expected is None else Decimal(expected))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_number_is_right_within_its_tolerance(
     assert score("numeric_answer", text, answer, tolerance=float(tolerance)) == expected
 
 
-def test_a_number_may_be_looked_for_after_a_marker() -> None:
+def test_a_number_can_be_searched_after_a_marker() -> None:
     assert score("numeric_answer", "3 + 4 = 7 \\boxed{7} of 9", "7", after="\\boxed{") == 0
     assert score("numeric_answer", "of 9: \\boxed{7}", "7", after="\\boxed{") == 1
 
@@ -125,12 +125,12 @@ def test_a_number_may_be_looked_for_after_a_marker() -> None:
         ("^.$", "\U0001f600", 1),
     ],
 )
-def test_a_pattern_is_found_or_not(pattern: str, text: str, expected: float) -> None:
+def test_a_regex_scores_whether_it_matches(pattern: str, text: str, expected: float) -> None:
     assert score("regex", text, pattern=pattern) == expected
 
 
-def test_a_text_that_would_stall_other_engines_is_scored() -> None:
-    """Each is so long that work that grows by its square, or faster, would not end before the time limit of tests."""
+def test_texts_that_would_stall_slower_algorithms_are_scored() -> None:
+    """With quadratic or slower work these texts would exceed the time limit."""
     assert score("regex", "a" * 500_000 + "!", pattern="^(a|a)*$|^(a+)+$") == 0
     assert score("json_schema", f'"{"a" * 500_000}!"', json_schema={"pattern": "^(a+)+$"}) == 0
     assert score("json_schema", "```json\n" * 500_000, json_schema={}) == 0
@@ -171,7 +171,7 @@ GOOD = '{"name": "Ada", "home": {"city": "Zürich"}}'
         ("NaN", 0),
     ],
 )
-def test_json_is_as_its_schema_says(text: str, expected: float) -> None:
+def test_json_is_scored_by_its_schema(text: str, expected: float) -> None:
     assert score("json_schema", text, json_schema=PERSON) == expected
 
 
@@ -185,7 +185,7 @@ def test_json_is_as_its_schema_says(text: str, expected: float) -> None:
         ("[[1], 2], [[1], 2]", 0),
     ],
 )
-def test_items_are_told_apart_as_json_schema_says(items: str, expected: float) -> None:
+def test_unique_items_are_compared_as_json_schema_defines(items: str, expected: float) -> None:
     assert score("json_schema", f"[{items}]", json_schema={"uniqueItems": True}) == expected
 
 
@@ -193,8 +193,8 @@ def test_items_are_told_apart_as_json_schema_says(items: str, expected: float) -
     ("text", "as_number"),
     [("1e999", 0), ("-1e999", 0), ("Infinity", 0), ("9" * 5000, 0), ("1" + "0" * 4000, 0), ("0.5", 1)],
 )
-def test_a_number_beyond_all_floats_is_worth_nothing_and_raises_nothing(text: str, as_number: float) -> None:
-    """Nor is one of more digits than the reader takes."""
+def test_a_number_beyond_all_floats_scores_zero_without_an_error(text: str, as_number: float) -> None:
+    """The same holds for a number with more digits than the parser accepts."""
     assert score("json_schema", text, json_schema={"type": "number"}) == as_number
     assert score("json_schema", text, json_schema={"type": "number", "multipleOf": 0.5}) == float(text == "0.5")
 
@@ -213,14 +213,14 @@ def test_a_number_beyond_all_floats_is_worth_nothing_and_raises_nothing(text: st
         (4, {"at_least": 5, "at_most": 9}, 0.8),
     ],
 )
-def test_length_is_worth_less_the_further_off(tokens: int, parameters: Any, expected: float) -> None:
+def test_a_length_scores_less_the_further_it_is_off(tokens: int, parameters: Any, expected: float) -> None:
     assert score("length", "x", tokens=tokens, **parameters) == expected
 
 
-def test_functions_go_by_their_names_and_take_what_trl_gives() -> None:
+def test_reward_functions_have_names_and_accept_trls_arguments() -> None:
     both = [{"type": "exact_answer"}, {"type": "length", "name": "short", "at_most": 2}]
-    first, second = rewards.reward_functions([ADAPTER.validate_python(each) for each in both])
-    given = {
+    first, second = rewards.reward_functions([ADAPTER.validate_python(reward) for reward in both])
+    arguments = {
         "prompts": [[1], [1]],
         "completions": ["a", "b"],
         "completion_ids": [[5, 1], [6, 7, 8, 1]],
@@ -228,17 +228,17 @@ def test_functions_go_by_their_names_and_take_what_trl_gives() -> None:
         "trainer_state": None,
     }
     assert (first.__name__, second.__name__) == ("exact_answer", "short")
-    assert (first(**given), second(**given)) == ([1.0, 0.0], [1.0, 0.0])
+    assert (first(**arguments), second(**arguments)) == ([1.0, 0.0], [1.0, 0.0])
 
 
 @given(st.text(), st.text())
-def test_whatever_a_model_writes_is_worth_between_0_and_1(text: str, answer: str) -> None:
-    for type, parameters in (
+def test_every_text_scores_between_0_and_1(text: str, answer: str) -> None:
+    for reward_type, parameters in (
         ("exact_answer", {}),
         ("numeric_answer", {}),
         ("numeric_answer", {"after": "#"}),
         ("regex", {"pattern": "a.b"}),
         ("json_schema", {"json_schema": {"type": "array"}}),
     ):
-        nothing_to_judge_by = type == "numeric_answer" and rewards.number(answer) is None
-        assert score(type, text, answer, **parameters) in ((None,) if nothing_to_judge_by else (0, 1))
+        has_no_reference = reward_type == "numeric_answer" and rewards.number(answer) is None
+        assert score(reward_type, text, answer, **parameters) in ((None,) if has_no_reference else (0, 1))

@@ -1,4 +1,4 @@
-"""Where a training ends, by early stopping or by its last train_step, is the same however often it is broken off."""
+"""A training ends at the same train_step however often it is interrupted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from gemtune.jobs.status import Step
 from tests.trainer.conftest import Bench
-from tests.trainer.steps.test_relay import history, same_training
+from tests.trainer.steps.test_interruptions import history, same_training
 from tests.trainer.steps.test_train import after_steps
 from tests.trainer.training.test_dpo import dpo_bench
 from trainer.export import tokenizer_files
@@ -20,8 +20,10 @@ BenchOf = Callable[..., Bench]
 
 
 @pytest.mark.parametrize("stopped_at", [[4, 1], [6]], ids=str)
-def test_it_stops_when_evaluations_no_longer_get_better(bench_of: Callable[..., Bench], stopped_at: list[int]) -> None:
-    """A loss that would have to fall by 100 never does: the second and third evaluation use up the patience."""
+def test_a_training_stops_early_once_evaluations_no_longer_improve(
+    bench_of: Callable[..., Bench], stopped_at: list[int]
+) -> None:
+    """No loss falls by 100, so two evaluations after the first are too many."""
     patience = {"early_stopping_patience": 2, "early_stopping_threshold": 100.0}
     bench = bench_of(**patience, eval_strategy="steps", eval_steps=2, max_steps=20).to(Step.PREPARE)
     for count in stopped_at:
@@ -33,8 +35,8 @@ def test_it_stops_when_evaluations_no_longer_get_better(bench_of: Callable[..., 
     assert bench.job.steps[Step.TRAIN].state == "done"
 
 
-def lost_before_it_was_done(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kill when all is trained and its last checkpoint kept, and the result is not."""
+def crash_before_publishing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Crash between the last checkpoint and the publication of the result."""
     with monkeypatch.context() as patched:
         patched.setattr(tokenizer_files, "add_tokenizer", crash)
         with pytest.raises(ConnectionError):
@@ -45,7 +47,7 @@ def crash(*_: Any) -> None:
     raise ConnectionError("the network is away")
 
 
-def test_a_training_that_stopped_early_and_was_lost_stops_at_the_same_train_step(
+def test_a_crash_after_early_stopping_stops_at_the_same_train_step(
     overfitting: BenchOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = {
@@ -55,67 +57,68 @@ def test_a_training_that_stopped_early_and_was_lost_stops_at_the_same_train_step
         "save_steps": 2,
         "max_steps": 40,
     }
-    unbroken, lost = overfitting(**training).to(Step.TRAIN), overfitting(**training).to(Step.PREPARE)
-    losses = [entry["eval_loss"] for entry in history(unbroken) if "eval_loss" in entry]
+    uninterrupted, crashed = overfitting(**training).to(Step.TRAIN), overfitting(**training).to(Step.PREPARE)
+    losses = [entry["eval_loss"] for entry in history(uninterrupted) if "eval_loss" in entry]
     assert 3 < len(losses) < 20
-    assert losses[-3] == min(losses)  # the best one, and then patience
-    lost_before_it_was_done(lost, monkeypatch)
-    lost.run(Step.TRAIN)
-    assert same_training(unbroken, lost)
+    assert losses[-3] == min(losses)  # the best evaluation, and then two without improvement
+    crash_before_publishing(crashed, monkeypatch)
+    crashed.run(Step.TRAIN)
+    assert same_training(uninterrupted, crashed)
 
 
-def test_a_training_that_was_lost_after_its_last_checkpoint_makes_no_train_step_more(
+def test_a_crash_after_the_last_checkpoint_repeats_no_train_step(
     bench_of: BenchOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = {"max_steps": 4, "lr_scheduler_type": "constant", "logging_steps": 3}
-    unbroken, lost = bench_of(**training).to(Step.TRAIN), bench_of(**training).to(Step.PREPARE)
-    lost_before_it_was_done(lost, monkeypatch)
-    lost.run(Step.TRAIN)
-    assert same_training(unbroken, lost)
-    assert lost.job.steps[Step.TRAIN].checkpoint == 4
+    uninterrupted, crashed = bench_of(**training).to(Step.TRAIN), bench_of(**training).to(Step.PREPARE)
+    crash_before_publishing(crashed, monkeypatch)
+    crashed.run(Step.TRAIN)
+    assert same_training(uninterrupted, crashed)
+    assert crashed.job.steps[Step.TRAIN].checkpoint == 4
 
 
-def test_reinforcement_learning_that_was_lost_after_its_last_checkpoint_makes_no_train_step_more(
+def test_a_crash_of_rl_after_the_last_checkpoint_repeats_no_train_step(
     bench_of: BenchOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = {"max_steps": 3, "lr_scheduler_type": "constant"}
-    unbroken, lost = dpo_bench(bench_of, **training).to(Step.TRAIN), dpo_bench(bench_of, **training).to(Step.PREPARE)
-    lost_before_it_was_done(lost, monkeypatch)
-    lost.run(Step.TRAIN)
-    assert same_training(unbroken, lost)
-    assert lost.job.metrics is not None
-    assert (lost.job.metrics.margin or 0) > 0  # not those of the base model
+    uninterrupted, crashed = (
+        dpo_bench(bench_of, **training).to(Step.TRAIN),
+        dpo_bench(bench_of, **training).to(Step.PREPARE),
+    )
+    crash_before_publishing(crashed, monkeypatch)
+    crashed.run(Step.TRAIN)
+    assert same_training(uninterrupted, crashed)
+    assert crashed.job.metrics is not None
+    assert (crashed.job.metrics.margin or 0) > 0  # the trained model's metrics, not the base model's
 
 
 @pytest.mark.parametrize("stops", [[2], [3], [2, 1, 3, 1]], ids=str)
-def test_a_relay_within_or_at_the_end_of_an_epoch_counts_the_evaluations_of_whole_epochs(
-    overfitting: BenchOf, stops: list[int]
-) -> None:
+def test_interruptions_within_an_epoch_keep_its_evaluation(overfitting: BenchOf, stops: list[int]) -> None:
     training = BY_EPOCH | {"early_stopping_patience": 2, "max_steps": 60}
-    unbroken, relayed = overfitting(**training).to(Step.TRAIN), overfitting(**training).to(Step.PREPARE)
+    uninterrupted, interrupted = overfitting(**training).to(Step.TRAIN), overfitting(**training).to(Step.PREPARE)
     for count in stops:
-        relayed.run(Step.TRAIN, should_stop=after_steps(count))
-    relayed.run(Step.TRAIN)
-    assert same_training(unbroken, relayed)
-    assert unbroken.curve()[-1][0] < 60
+        interrupted.run(Step.TRAIN, should_stop=after_steps(count))
+    interrupted.run(Step.TRAIN)
+    assert same_training(uninterrupted, interrupted)
+    assert uninterrupted.curve()[-1][0] < 60
 
 
-def test_a_kill_during_the_evaluation_of_an_epoch_does_not_lose_it(
+def test_a_crash_during_the_evaluation_of_an_epoch_does_not_lose_it(
     bench_of: BenchOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = BY_EPOCH | {"max_steps": 9}
-    unbroken, killed = bench_of(**training).to(Step.TRAIN), bench_of(**training).to(Step.PREPARE)
-    asked: list[int] = []
+    uninterrupted, crashed = bench_of(**training).to(Step.TRAIN), bench_of(**training).to(Step.PREPARE)
+    evaluated_at: list[int] = []
     figures = SftTrainer.figures
 
-    def third(trainer: SftTrainer) -> Any:  # the first is the base model's
-        asked.append(trainer.state.global_step)
-        return crash() if len(asked) == 3 else figures(trainer)
+    def crash_at_third(trainer: SftTrainer) -> Any:  # the first is the base model's
+        evaluated_at.append(trainer.state.global_step)
+        return crash() if len(evaluated_at) == 3 else figures(trainer)
 
     with monkeypatch.context() as patched:
-        patched.setattr(SftTrainer, "figures", third)
+        patched.setattr(SftTrainer, "figures", crash_at_third)
         with pytest.raises(ConnectionError):
-            killed.run(Step.TRAIN)
-    assert asked == [0, 3, 6]
-    killed.run(Step.TRAIN)
-    assert same_training(unbroken, killed)
+            crashed.run(Step.TRAIN)
+    assert evaluated_at == [0, 3, 6]
+    crashed.run(Step.TRAIN)
+    assert same_training(uninterrupted, crashed)

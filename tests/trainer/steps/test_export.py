@@ -1,4 +1,4 @@
-"""export: every format of what was trained, proven to behave as trained, whole or not there."""
+"""Export: every format behaves as trained, and is published whole or not."""
 
 from __future__ import annotations
 
@@ -35,46 +35,49 @@ PAIRS = (("adapter", "none"), ("merged", "none"), ("merged", "fp16"), ("merged",
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The comparison in this process, which has torch already; one in a process of its own is tested by itself."""
+def compare_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the comparison in this process, which has imported torch already.
+
+    Other tests run it in a process of its own.
+    """
 
     def run(arguments: Sequence[str], check_stop: Callable[[], None]) -> Ended:
         assert arguments[:2] == ["-m", "trainer.certificate.comparison_process"]
-        seen = comparison.compare(json.loads(Path(arguments[2]).read_text()))
-        Path(arguments[3]).write_text(json.dumps(seen))
+        comparison_result = comparison.compare(json.loads(Path(arguments[2]).read_text()))
+        Path(arguments[3]).write_text(json.dumps(comparison_result))
         return Ended(0, "")
 
     monkeypatch.setattr(child, "run", run)
 
 
 @pytest.fixture
-def left(tmp_path: Path) -> Callable[..., Bench]:
-    """A job whose training is done."""
+def trained_bench(tmp_path: Path) -> Callable[..., Bench]:
+    """Return a factory of jobs whose train step is done."""
 
-    def make(format: str = "adapter", quantization: str = "none", **training: Any) -> Bench:
+    def make(export_format: str = "adapter", quantization: str = "none", **training: Any) -> Bench:
         base = sharp(tiny_gemma.build(tmp_path / "base", head_dim=256))
         bench = Bench(tmp_path / "home", base, **training)
-        bench.export = {"format": format, "quantization": quantization}
+        bench.export = {"format": export_format, "quantization": quantization}
         return untrained_results.publish_results(bench)
 
     return make
 
 
-def exported(bench: Bench) -> Path:
+def export_folder(bench: Bench) -> Path:
     bench.run(Step.EXPORT)
     assert bench.job.status == "completed"
     assert bench.job.adapter_path is not None
     return Path(bench.job.adapter_path)
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("compare_in_process")
 @pytest.mark.parametrize("method", ["LoRA", "Full"])
-@pytest.mark.parametrize(("format", "quantization"), PAIRS)
-def test_each_pair_is_whole_and_certified(
-    left: Callable[..., Bench], method: str, format: str, quantization: str
+@pytest.mark.parametrize(("export_format", "quantization"), PAIRS)
+def test_each_format_and_quantization_is_complete_and_certified(
+    trained_bench: Callable[..., Bench], method: str, export_format: str, quantization: str
 ) -> None:
-    bench = left(format, quantization, method=method)
-    folder = exported(bench)
+    bench = trained_bench(export_format, quantization, method=method)
+    folder = export_folder(bench)
     for artifact in bench.job.artifacts:
         assert manifest.sha256(folder / artifact.name) == artifact.sha256
     names = {artifact.name for artifact in bench.job.artifacts}
@@ -91,40 +94,40 @@ def test_each_pair_is_whole_and_certified(
     parity = bench.job.certificate
     assert parity is not None
     assert (parity.rows, parity.prompts, parity.prompts_identical) == (8, 12, 12)
-    assert (parity.mean_kl == 0) is (format == "adapter")
+    assert (parity.mean_kl == 0) is (export_format == "adapter")
     assert JobStatus.of(bench.job).certificate == parity
     page = json.loads((folder / "certificate.json").read_text())
     assert page["figures"] == parity.model_dump()
     card = (folder / "README.md").read_text()
     assert f"| perplexity, as exported | {parity.perplexity:.4f} |" in card
     assert ("overflows in fp16 arithmetic" in card) is (quantization == "fp16")
-    assert ("vllm serve ." in card) is (format == "merged" or method == "Full")
+    assert ("vllm serve ." in card) is (export_format == "merged" or method == "Full")
 
 
-@pytest.mark.usefixtures("here")
-def test_the_figures_are_those_of_a_plain_computation(left: Callable[..., Bench]) -> None:
-    """Whole logits of whole rows, in plain transformers and PEFT."""
+@pytest.mark.usefixtures("compare_in_process")
+def test_the_certificate_matches_a_plain_computation(trained_bench: Callable[..., Bench]) -> None:
+    """Compute full logits of whole rows with plain transformers and PEFT."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     from trainer.rows.prepared import read_tokens
 
-    bench = left("merged", "q4")
-    folder = exported(bench)
+    bench = trained_bench("merged", "q4")
+    folder = export_folder(bench)
     objects = bench.services.buckets.export
     adapter = objects.uri(f"jobs/{bench.job_id}/adapter/1")
     trained = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(bench.base), adapter)
-    found = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    exported = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     kl, same, loss, count = 0.0, 0, 0.0, 0
     for row in read_tokens(Path(objects.uri(f"jobs/{bench.job_id}/prepared/1")) / "eval.parquet"):
         tokens, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])[1:]
         with torch.no_grad():
-            p, q = (m(tokens).logits[0, :-1].float().log_softmax(-1)[labels != -100] for m in (trained, found))
-        wanted = labels[labels != -100]
+            p, q = (m(tokens).logits[0, :-1].float().log_softmax(-1)[labels != -100] for m in (trained, exported))
+        targets = labels[labels != -100]
         kl += float((p.exp() * (p - q)).sum())
         same += int((p.argmax(-1) == q.argmax(-1)).sum())
-        loss -= float(q[torch.arange(len(q)), wanted].sum())
-        count += len(wanted)
+        loss -= float(q[torch.arange(len(q)), targets].sum())
+        count += len(targets)
     parity = bench.job.certificate
     assert parity is not None
     assert parity.positions == count
@@ -133,114 +136,116 @@ def test_the_figures_are_those_of_a_plain_computation(left: Callable[..., Bench]
     assert parity.perplexity == pytest.approx(float(torch.tensor(loss / count).exp()), rel=0.05)
 
 
-def another_template(folder: Path) -> None:
+def change_template(folder: Path) -> None:
     path = folder / "chat_template.jinja"
     path.write_text(path.read_text().replace("<end_of_turn>\\n", "<end_of_turn>"))
 
 
-def another_norm(folder: Path) -> None:
-    """What a converter that forgets Gemma's `1 + weight` does."""
+def add_one_to_norm(folder: Path) -> None:
+    """Mimic a converter that forgets Gemma's `1 + weight` norms."""
     weights = load_file(folder / "model.safetensors")
     weights["model.layers.2.post_attention_layernorm.weight"] += 1
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def cut(folder: Path) -> None:
+def truncate_weights(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
 
 
-def no_tokenizer(folder: Path) -> None:
+def empty_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").write_text("{}")
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("compare_in_process")
 @pytest.mark.parametrize(
-    ("sabotage", "seen"),
+    ("sabotage", "reason"),
     [
-        (another_template, "prompts do not become the tokens"),
-        (another_norm, "mean KL"),
-        (cut, "cannot be loaded"),
-        (no_tokenizer, "cannot be loaded"),
+        (change_template, "prompts do not become the tokens"),
+        (add_one_to_norm, "mean KL"),
+        (truncate_weights, "cannot be loaded"),
+        (empty_tokenizer, "cannot be loaded"),
     ],
 )
-def test_what_was_spoilt_is_not_exported_and_a_second_try_works(
-    left: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, sabotage: Callable[[Path], None], seen: str
+def test_a_spoilt_export_is_not_published_and_a_second_attempt_works(
+    trained_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, sabotage: Callable[[Path], None], reason: str
 ) -> None:
-    bench = left("merged", "none")
+    bench = trained_bench("merged", "none")
     write = export.write
 
-    def spoilt(context: Any, trained: Any, folder: Path) -> None:
+    def write_and_spoil(context: Any, trained: Any, folder: Path) -> None:
         write(context, trained, folder)
         sabotage(folder)
 
-    monkeypatch.setattr(export, "write", spoilt)
-    with pytest.raises(StepError, match=seen) as caught:
+    monkeypatch.setattr(export, "write", write_and_spoil)
+    with pytest.raises(StepError, match=reason) as caught:
         bench.run(Step.EXPORT)
     assert caught.value.code == "export_differs"
     objects = bench.services.buckets.export
     assert list(objects.list(f"jobs/{bench.job_id}/export/")) == []
     assert manifest.read_whole(objects, f"jobs/{bench.job_id}/adapter/1") is not None
     monkeypatch.setattr(export, "write", write)
-    assert exported(bench).name == "2"
+    assert export_folder(bench).name == "2"
 
 
-@pytest.mark.usefixtures("here")
-def test_an_adapter_that_was_lost_on_the_way_is_missed(
-    left: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("compare_in_process")
+def test_a_merge_that_lost_the_adapter_is_noticed(
+    trained_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from trainer.export import merge
 
-    bench = left("merged", "none")
-    whole = merge.merge
-    monkeypatch.setattr(merge, "merge", lambda base, adapter, *rest, **more: whole(base, None, *rest, **more))
+    bench = trained_bench("merged", "none")
+    original = merge.merge
+    monkeypatch.setattr(merge, "merge", lambda base, adapter, *rest, **more: original(base, None, *rest, **more))
     with pytest.raises(StepError, match="mean KL") as caught:
         bench.run(Step.EXPORT)
     assert caught.value.code == "export_differs"
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("compare_in_process")
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_an_export_that_broke_off_while_it_was_published_is_not_there(
-    left: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, error: BaseException
+def test_an_export_interrupted_while_publishing_does_not_count(
+    trained_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    bench = left("merged", "none")
+    bench = trained_bench("merged", "none")
     objects = bench.services.buckets.export
     upload = type(objects).upload
 
-    def broken(self: Any, path: Path, name: str) -> None:
+    def failing_upload(self: Any, path: Path, name: str) -> None:
         if name.endswith("model.safetensors"):
             raise error
         upload(self, path, name)
 
-    monkeypatch.setattr(type(objects), "upload", broken)
+    monkeypatch.setattr(type(objects), "upload", failing_upload)
     with pytest.raises(type(error)):
         bench.run(Step.EXPORT)
     assert manifest.read_whole(objects, f"jobs/{bench.job_id}/export/1") is None
     monkeypatch.setattr(type(objects), "upload", upload)
-    assert exported(bench).name == "2"
+    assert export_folder(bench).name == "2"
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("compare_in_process")
 @pytest.mark.parametrize(("damaged", "place"), [(False, "1"), (True, "2")])
-def test_what_an_earlier_attempt_published_is_taken_if_it_is_what_its_manifest_says(
-    left: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, damaged: bool, place: str
+def test_an_earlier_attempts_export_is_reused_if_it_matches_its_manifest(
+    trained_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, damaged: bool, place: str
 ) -> None:
-    bench = left("merged", "none")
+    bench = trained_bench("merged", "none")
     with monkeypatch.context() as patch:
-        patch.setattr(type(bench.services.advance), "finish", None)  # killed before the record could be told
+        patch.setattr(type(bench.services.advance), "finish", None)  # killed before the record is updated
         with pytest.raises(TypeError):
             bench.run(Step.EXPORT)
     if damaged:
         objects, name = bench.services.buckets.export, f"jobs/{bench.job_id}/export/1/config.json"
         objects.write(name, objects.read(name).replace(b"gemma3", b"gemma2"))
-    assert exported(bench).name == place
+    assert export_folder(bench).name == place
     assert {Path(artifact.uri).parent.name for artifact in bench.job.artifacts} == {place}
     assert bench.job.certificate is not None
 
 
-def test_an_adapter_is_exported_where_torch_is_not_and_compared_in_another_process(left: Callable[..., Bench]) -> None:
-    bench = left()
+def test_an_adapter_is_exported_without_torch_and_compared_in_another_process(
+    trained_bench: Callable[..., Bench],
+) -> None:
+    bench = trained_bench()
     code, output = run_trainer(bench, "export", code="import sys\nsys.modules['torch'] = None")
     assert code == 0, output
     assert bench.job.status == "completed", output
@@ -249,14 +254,14 @@ def test_an_adapter_is_exported_where_torch_is_not_and_compared_in_another_proce
 
 
 @pytest.mark.parametrize(("method", "quantization"), [("LoRA", "q8_0"), ("Full", "f16"), ("Full", "q8_0")])
-def test_a_gguf_job_from_beginning_to_end(
-    left: Callable[..., Bench],
+def test_a_gguf_job_from_training_to_its_files(
+    trained_bench: Callable[..., Bench],
     tools: Path,  # noqa: F811
     method: str,
     quantization: str,
 ) -> None:
-    bench = left("gguf", quantization, method=method)
-    folder = exported(bench)
+    bench = trained_bench("gguf", quantization, method=method)
+    folder = export_folder(bench)
     assert {path.name for path in folder.iterdir()} == {
         "Modelfile",
         "README.md",
@@ -272,25 +277,25 @@ def test_a_gguf_job_from_beginning_to_end(
     assert f"llama-cli --model model-{quantization}.gguf" in card
 
 
-def test_a_stop_ends_what_the_step_started(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_ends_the_child_process(monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
     popen = subprocess.Popen
 
-    def remembered(*arguments: Any, **more: Any) -> Any:
+    def recording_popen(*arguments: Any, **more: Any) -> Any:
         started.append(popen(*arguments, **more))
         return started[-1]
 
     def stop() -> None:
         raise StopRequested
 
-    monkeypatch.setattr(subprocess, "Popen", remembered)
+    monkeypatch.setattr(subprocess, "Popen", recording_popen)
     with pytest.raises(StopRequested):
         child.run(["-c", "import time; time.sleep(60)"], stop)
     assert started[0].returncode == -9
 
 
-def test_a_child_ends_when_the_step_is_killed(tmp_path: Path) -> None:
-    pipe = tmp_path / "pipe"  # at its end when nobody is left who has it open
+def test_a_child_process_ends_when_the_step_is_killed(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"  # reaches its end once no process has it open for writing
     os.mkfifo(pipe)
     waits = (
         f"import os, time; file = open({str(pipe)!r}, 'w'); print(os.getpid(), file=file, flush=True); time.sleep(60)"
@@ -303,21 +308,21 @@ def test_a_child_ends_when_the_step_is_killed(tmp_path: Path) -> None:
             assert started != parent.pid
             os.kill(started, 0)
             parent.kill()
-            assert select.select([file], [], [], 5)[0], "the child goes on"
+            assert select.select([file], [], [], 5)[0], "the child process is still running"
             assert file.read() == ""
     finally:
         parent.kill()
         parent.wait()
 
 
-def test_a_child_whose_parent_is_gone_already_does_nothing() -> None:
+def test_a_child_process_whose_parent_is_gone_does_nothing() -> None:
     other = os.getppid()
     arguments = [parent_death.__file__, str(other), "9", "-c", "print('it ran')"]
     ran = subprocess.run([sys.executable, *arguments], stdout=subprocess.PIPE, check=False)
     assert (ran.returncode, ran.stdout) == (1, b"")
 
 
-def test_a_child_that_the_machine_ended_is_no_fault_of_the_export() -> None:
+def test_a_child_process_ended_by_the_machine_is_not_blamed_on_the_export() -> None:
     ended = child.run(["-c", "import os; os.kill(os.getpid(), 9)"], lambda: None)
     with pytest.raises(MemoryError):
         ended.check_machine()

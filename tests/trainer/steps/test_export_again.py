@@ -1,4 +1,4 @@
-"""An export of its own, by the trainer: it reads what its parent trained; what it writes is its own, on the Hub too."""
+"""Separate exports: they read the parent's weights and write only their own."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from trainer.store import manifest
 TO_THE_HUB = {"export_config": {"destination": "hfhub", "hf_repo_id": "me/captain"}}
 
 
-def again(bench: Bench, parent: str, **request: Any) -> Bench:
-    """The bench, turned to a new job that exports again what a job trained."""
+def export_again(bench: Bench, parent: str, **request: Any) -> Bench:
+    """Turn the bench to a new job that exports what a job trained."""
     document = json.dumps({"export_config": {"format": "adapter"}} | request)
     child = bench.services.export_again(parent, Submission(read_export(document), Source.HTTP, "local"))
     bench.job_id, bench.claim = child.job_id, Claim(launch=1, execution="child")
@@ -51,14 +51,14 @@ def trained(bench_of: Callable[..., Bench]) -> Bench:
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
     monkeypatch.setattr(upload, "WAITS", ())
-    with hub_server.serving(HubServer()) as found:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", found.url)
-        yield found
+    with hub_server.serving(HubServer()) as server:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
+        yield server
 
 
-def test_what_was_trained_is_exported_again_untrained_results(trained: Bench) -> None:
+def test_a_separate_export_reads_the_parents_weights_without_training(trained: Bench) -> None:
     parent = trained.job
-    child = again(trained, parent.job_id)
+    child = export_again(trained, parent.job_id)
     child.run(Step.EXPORT)
     assert child.job.status == "completed"
     card = (Path(child.job.adapter_path or "") / "README.md").read_text()
@@ -74,40 +74,40 @@ def test_what_was_trained_is_exported_again_untrained_results(trained: Bench) ->
     assert manifest.read_whole(objects, f"jobs/{child.job_id}/export/1") is not None
 
 
-def test_an_export_goes_to_the_hub_and_fails_there_without_harm(
+def test_an_export_survives_failures_of_the_hub(
     trained: Bench, hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parent, objects = trained.job, trained.services.buckets.export
-    refused = again(trained, parent.job_id, **TO_THE_HUB, hf_token=READ_ONLY_TOKEN)
+    refused = export_again(trained, parent.job_id, **TO_THE_HUB, hf_token=READ_ONLY_TOKEN)
     context = with_secrets(refused.context(Step.EXPORT))
     with pytest.raises(StepError) as caught:
         export.run(context)
     assert caught.value.code == "hub_forbidden"
     context.advance.fail(refused.job_id, context.fence, Failure(code="hub_forbidden", message="", step=Step.EXPORT))
-    kept = manifest.read_whole(objects, f"jobs/{refused.job_id}/export/1")
-    assert kept is not None
-    assert refused.job.artifacts == tuple(kept.artifacts)
+    published = manifest.read_whole(objects, f"jobs/{refused.job_id}/export/1")
+    assert published is not None
+    assert refused.job.artifacts == tuple(published.artifacts)
     assert refused.job.adapter_path is None
 
-    child = again(trained, refused.job_id, **TO_THE_HUB, hf_token=TOKEN)
+    child = export_again(trained, refused.job_id, **TO_THE_HUB, hf_token=TOKEN)
     hub.queued["commit"] = [Answer(503)]
-    with pytest.raises(TransientError):  # a crash: the step is tried again
+    with pytest.raises(TransientError):  # counts as a crash, so the step is retried
         export.run(with_secrets(child.context(Step.EXPORT)))
     assert len(hub.repositories["me/captain"].history) == 1
     sent = hub.count("put")
-    monkeypatch.setattr(export, "write", None)  # what was whole already is not made again
+    monkeypatch.setattr(export, "write", None)  # a complete export is not written again
     export.run(with_secrets(child.context(Step.EXPORT)))
-    there = hub.repositories["me/captain"]
-    assert (child.job.status, child.job.adapter_path) == ("completed", f"hf://me/captain@{there.sha}")
+    repository = hub.repositories["me/captain"]
+    assert (child.job.status, child.job.adapter_path) == ("completed", f"hf://me/captain@{repository.sha}")
     assert child.job.parent_job_id == parent.job_id
     assert hub.count("put") == sent
     for artifact in child.job.artifacts:
         path = Path(artifact.uri)
-        shown_otherwise = artifact.name in ("README.md", "adapter_config.json")  # without the base model's path
-        assert shown_otherwise or there.files[artifact.name] == path.read_bytes()
-    assert "certificate.json" in there.files
-    assert "manifest.json" not in there.files
+        differs = artifact.name in ("README.md", "adapter_config.json")  # on the Hub without the base model's path
+        assert differs or repository.files[artifact.name] == path.read_bytes()
+    assert "certificate.json" in repository.files
+    assert "manifest.json" not in repository.files
     assert {artifact.uri.split("/")[-2] for artifact in child.job.artifacts} == {"1"}
     assert child.job.certificate is not None
-    assert b"## Parity certificate" in there.files["README.md"]
-    assert TOKEN.encode() not in b"".join(there.files.values())
+    assert b"## Parity certificate" in repository.files["README.md"]
+    assert TOKEN.encode() not in b"".join(repository.files.values())

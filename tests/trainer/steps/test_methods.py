@@ -1,4 +1,7 @@
-"""Each method on a text model: it learns, changes what it should and nothing else, and what it leaves loads."""
+"""Each method on a text model: it learns, and its result loads.
+
+Only the weights that the method trains change.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +29,14 @@ def held_out(bench: Bench) -> list[Encoded]:
     ]
 
 
-def place(bench: Bench, name: str) -> Path:
+def result_folder(bench: Bench, name: str) -> Path:
     return Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/{name}/1"))
 
 
 @pytest.mark.parametrize("packing", [False, True])
-def test_full_trains_all_weights_and_leaves_a_whole_model(bench_of: Callable[..., Bench], packing: bool) -> None:
+def test_full_fine_tuning_trains_all_weights_and_saves_a_whole_model(
+    bench_of: Callable[..., Bench], packing: bool
+) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     bench = bench_of(method="Full", learning_rate=2e-3, max_steps=25, packing=packing, max_seq_length=256).to(
@@ -40,7 +45,7 @@ def test_full_trains_all_weights_and_leaves_a_whole_model(bench_of: Callable[...
     metrics = bench.job.metrics
     assert metrics is not None
     assert metrics.baseline is not None
-    folder = place(bench, "model")
+    folder = result_folder(bench, "model")
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     loss, accuracy, _ = reference_metrics(model, held_out(bench))
     assert metrics.eval_loss == pytest.approx(loss, rel=1e-4)
@@ -53,7 +58,7 @@ def test_full_trains_all_weights_and_leaves_a_whole_model(bench_of: Callable[...
     assert bench.job.error is None
 
 
-def test_qlora_trains_an_adapter_on_four_bits(bench_of: Callable[..., Bench]) -> None:
+def test_qlora_trains_an_adapter_on_4_bit_weights(bench_of: Callable[..., Bench]) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -67,37 +72,41 @@ def test_qlora_trains_an_adapter_on_four_bits(bench_of: Callable[..., Bench]) ->
     base = AutoModelForCausalLM.from_pretrained(bench.base, quantization_config=four_bits)
     kinds = {type(module).__name__ for name, module in base.named_modules() if name.endswith("_proj")}
     assert kinds == {"Linear4bit"}
-    model = PeftModel.from_pretrained(base, place(bench, "adapter")).eval()
+    model = PeftModel.from_pretrained(base, result_folder(bench, "adapter")).eval()
     loss, _, _ = reference_metrics(model, held_out(bench))
     assert metrics.eval_loss == pytest.approx(loss, rel=2e-2)
     assert not any(
         "embed" in name or "lm_head" in name
-        for name in load_file(place(bench, "adapter") / "adapter_model.safetensors")
+        for name in load_file(result_folder(bench, "adapter") / "adapter_model.safetensors")
     )
 
 
-def test_a_full_training_resumes_to_the_bit(bench_of: Callable[..., Bench]) -> None:
+def test_full_fine_tuning_resumes_exactly(bench_of: Callable[..., Bench]) -> None:
     from gemtune.clock import SystemClock
 
     options: dict[str, Any] = {"method": "Full", "learning_rate": 2e-3, "max_steps": 8, "save_steps": 3}
-    whole, broken = bench_of(**options).to(Step.TRAIN), bench_of(**options)
-    broken.run(Step.PREPARE)
-    asked: list[int] = []
-    broken.run(Step.TRAIN, should_stop=lambda: len(asked) >= 4 or bool(asked.append(1)))
-    assert broken.job.steps[Step.TRAIN].state == "stopped"
-    broken.run(Step.TRAIN, deadline=SystemClock().monotonic() + 3600)
+    uninterrupted, interrupted = bench_of(**options).to(Step.TRAIN), bench_of(**options)
+    interrupted.run(Step.PREPARE)
+    calls: list[int] = []
+    interrupted.run(Step.TRAIN, should_stop=lambda: len(calls) >= 4 or bool(calls.append(1)))
+    assert interrupted.job.steps[Step.TRAIN].state == "stopped"
+    interrupted.run(Step.TRAIN, deadline=SystemClock().monotonic() + 3600)
     first, second = (
-        load_file(next(p.parent.glob("*/model.safetensors"))) for p in (place(whole, "model"), place(broken, "model"))
+        load_file(next(p.parent.glob("*/model.safetensors")))
+        for p in (result_folder(uninterrupted, "model"), result_folder(interrupted, "model"))
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert whole.curve() == broken.curve()
+    assert uninterrupted.curve() == interrupted.curve()
 
 
 @pytest.mark.parametrize("rl", [None, {"algorithm": "dpo"}])
-def test_a_gemma_2_of_sixteen_bits_learns_by_an_adapter(
+def test_an_adapter_on_a_16_bit_gemma_2_learns(
     bench_of: Callable[..., Bench], tmp_path: Path, rl: dict[str, Any] | None
 ) -> None:
-    """Its logits are capped. What it is computed in is what this processor is fast at."""
+    """The logits are soft-capped.
+
+    Computation is in the dtype that is fastest on this processor.
+    """
     base = convert_to_bf16(tiny_gemma.build(tmp_path / "gemma2", "gemma2"))
     method = {"method": "LoRA"} if rl is None else {"method": "RL", "rl_config": rl}
     bench = bench_of(base_model_id=str(base), max_steps=8, **method)
@@ -109,12 +118,12 @@ def test_a_gemma_2_of_sixteen_bits_learns_by_an_adapter(
     assert losses[-1] < losses[0] - 0.3
 
 
-def test_packing_takes_fewer_steps_for_the_same_rows(bench_of: Callable[..., Bench]) -> None:
+def test_packing_needs_fewer_train_steps_for_the_same_rows(bench_of: Callable[..., Bench]) -> None:
     plain, packed = (
         bench_of(max_steps=None, epochs=1, packing=packing, max_seq_length=256).to(Step.TRAIN)
         for packing in (False, True)
     )
-    steps = [len(each.curve()) for each in (plain, packed)]
+    steps = [len(bench.curve()) for bench in (plain, packed)]
     assert steps[1] < steps[0]
     prepared = packed.read("prepared/1/prepared.json")
     assert prepared["packs"] < prepared["rows"]

@@ -1,4 +1,4 @@
-"""prepare: bad data fails here, with row numbers, before any GPU."""
+"""Prepare: bad data fails here, with row numbers, before any GPU is used."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from trainer.steps import prepare
 USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Captain"}
 
 
-def refused(bench: Bench) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = bench.read("prepared/1/report.json")["train"]["refused_rows"]
-    return found
+def refused_rows(bench: Bench) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = bench.read("prepared/1/report.json")["train"]["refused_rows"]
+    return entries
 
 
 def tokens(bench: Bench, split: str) -> list[dict[str, list[int]]]:
@@ -84,17 +84,17 @@ def test_the_report_counts_rows_tokens_and_steps_and_shows_what_is_trained(bench
 def test_a_bad_row_is_refused_by_number_and_reason(bench: Bench, row: Any, reason: str) -> None:
     bench.put("train", [*rows.train_rows(20), row])
     bench.run(Step.PREPARE)
-    (entry,) = refused(bench)
+    (entry,) = refused_rows(bench)
     assert entry["row"] == 21
     assert reason in entry["reason"]
 
 
-def test_broken_lines_and_giant_ones_cost_only_themselves(bench: Bench) -> None:
+def test_a_broken_or_huge_line_affects_only_itself(bench: Bench) -> None:
     good = [json.dumps(row).encode() for row in rows.train_rows(30)]
     giant = b'{"prompt": "' + b"x" * 50_000_000 + b'"}'
     bench.put("train", b"\n".join([good[0], b"{", giant, b"", b"\xff\xfe", *good[1:]]))
     bench.run(Step.PREPARE)
-    assert [(entry["row"], entry["reason"][:11].strip()) for entry in refused(bench)] == [
+    assert [(entry["row"], entry["reason"][:11].strip()) for entry in refused_rows(bench)] == [
         (2, "not JSON (l"),
         (3, "longer than"),
         (5, "not UTF-8 t"),
@@ -102,7 +102,7 @@ def test_broken_lines_and_giant_ones_cost_only_themselves(bench: Bench) -> None:
     assert bench.read("prepared/1/prepared.json")["rows"] == 30
 
 
-def test_a_split_that_is_a_link_is_used_and_one_that_leads_out_is_named(bench: Bench, tmp_path: Path) -> None:
+def test_a_split_may_be_a_link_unless_it_leads_out_of_the_bucket(bench: Bench, tmp_path: Path) -> None:
     folder = Path(bench.services.buckets.data.uri("processed_datasets/chats"))
     (folder / "eval.jsonl").rename(folder / "held_out")
     (folder / "eval.jsonl").symlink_to("held_out")
@@ -117,7 +117,7 @@ def test_a_split_that_is_a_link_is_used_and_one_that_leads_out_is_named(bench: B
     assert caught.value.code == "bad_dataset"
 
 
-def test_too_many_bad_rows_fail_and_name_the_first(bench: Bench) -> None:
+def test_too_many_bad_rows_fail_the_job_and_the_first_are_named(bench: Bench) -> None:
     bench.put("train", [*rows.train_rows(8), {"messages": [USER]}])
     code, message = code_of_failure(bench)
     assert code == "bad_rows"
@@ -132,10 +132,10 @@ def test_an_empty_dataset_fails(bench: Bench, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(("epochs", "fails"), [(1, True), (2, False)])
-def test_a_training_that_ends_with_its_warmup_never_begins(
+def test_a_training_that_would_end_during_warmup_is_refused(
     bench_of: Callable[..., Bench], epochs: int, fails: bool
 ) -> None:
-    """24 rows in batches of 24: a train_step per epoch."""
+    """24 rows in batches of 24 are one train_step per epoch."""
     bench = bench_of(max_steps=None, epochs=epochs, batch_size=24, warmup_ratio=0.03)
     if not fails:
         bench.run(Step.PREPARE)
@@ -145,7 +145,7 @@ def test_a_training_that_ends_with_its_warmup_never_begins(
     assert "all train_steps (1)" in message
 
 
-def test_long_rows_are_cut_and_a_row_cut_to_nothing_is_refused(bench_of: Callable[..., Bench]) -> None:
+def test_long_rows_are_cut_and_a_row_without_trained_tokens_is_refused(bench_of: Callable[..., Bench]) -> None:
     bench = bench_of(max_seq_length=40)
     long_answer = {"prompt": "Hi", "completion": "boat " * 10_000}
     long_prompt = {"prompt": "boat " * 10_000, "completion": "Captain"}
@@ -154,28 +154,28 @@ def test_long_rows_are_cut_and_a_row_cut_to_nothing_is_refused(bench_of: Callabl
     report = bench.read("prepared/1/report.json")
     assert report["train"]["truncated"] == 1
     assert max(len(row["input_ids"]) for row in tokens(bench, "train")) == 40
-    (entry,) = refused(bench)
+    (entry,) = refused_rows(bench)
     assert entry["row"] == 22
     assert "max_seq_length" in entry["reason"]
 
 
 def warnings(bench: Bench) -> dict[str, str]:
-    """code -> sentence, which the record, the event and the report have alike."""
+    """Return code -> message, and check that record, event and report agree."""
     done = next(e for e in bench.services.store.events(bench.job_id, after=0) if e.type == "prepare_done")
-    told = {warning.code: warning.message for warning in bench.job.warnings}
+    recorded = {warning.code: warning.message for warning in bench.job.warnings}
     for place in (done.details.get("warnings", []), bench.read("prepared/1/report.json")["warnings"]):
-        assert {warning["code"]: warning["message"] for warning in place} == told
-    return told
+        assert {warning["code"]: warning["message"] for warning in place} == recorded
+    return recorded
 
 
 LONG = {"prompt": "Hi", "completion": "boat " * 100}
 TWO_TURNS = {"messages": [USER, ANSWER, USER, {"role": "assistant", "content": "boat " * 100}]}
 
 
-def test_rows_that_lose_their_end_are_counted_and_told(
+def test_rows_whose_end_is_cut_are_counted_and_reported(
     bench_of: Callable[..., Bench], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A row of two turns still has the end of the first."""
+    """A row of two turns keeps the end of the first, so it does not count."""
     bench = bench_of(max_seq_length=40)
     bench.put("train", [*rows.train_rows(20), LONG, TWO_TURNS, LONG])
     bench.run(Step.PREPARE)
@@ -186,13 +186,13 @@ def test_rows_that_lose_their_end_are_counted_and_told(
     assert message in caplog.text
     (warning,) = bench.job.warnings
     whole = int(str(warning.hint).split()[3].rstrip(","))
-    again = bench_of(max_seq_length=whole)
-    again.put("train", [*rows.train_rows(20), LONG, LONG])
-    again.run(Step.PREPARE)
-    assert warnings(again) == {}
+    longer = bench_of(max_seq_length=whole)
+    longer.put("train", [*rows.train_rows(20), LONG, LONG])
+    longer.run(Step.PREPARE)
+    assert warnings(longer) == {}
 
 
-def test_rows_that_all_lose_their_end_are_not_trained_on(bench_of: Callable[..., Bench]) -> None:
+def test_a_dataset_whose_rows_all_lose_their_end_is_refused(bench_of: Callable[..., Bench]) -> None:
     bench = bench_of(max_seq_length=40)
     bench.put("train", [LONG, LONG])
     code, message = code_of_failure(bench)
@@ -200,15 +200,15 @@ def test_rows_that_all_lose_their_end_are_not_trained_on(bench_of: Callable[...,
     assert "2 of 2 rows" in message
 
 
-def test_a_row_cut_right_behind_its_end_has_it(bench_of: Callable[..., Bench]) -> None:
-    """What is cut off is the line break behind the token that ends a turn."""
+def test_a_row_cut_after_its_end_of_turn_counts_as_complete(bench_of: Callable[..., Bench]) -> None:
+    """Only the line break after the end-of-turn token is cut off."""
     whole = bench_of()
     whole.put("train", [LONG])
     whole.run(Step.PREPARE)
     (row,) = tokens(whole, "train")
     assert row["input_ids"][-2] == END_OF_TURN
-    for short, fails in ((1, False), (2, True)):
-        bench = bench_of(max_seq_length=len(row["input_ids"]) - short)
+    for missing_tokens, fails in ((1, False), (2, True)):
+        bench = bench_of(max_seq_length=len(row["input_ids"]) - missing_tokens)
         bench.put("train", [LONG])
         if fails:
             assert code_of_failure(bench)[0] == "ends_cut_off"
@@ -218,7 +218,7 @@ def test_a_row_cut_right_behind_its_end_has_it(bench_of: Callable[..., Bench]) -
             assert warnings(bench) == {}
 
 
-def test_refused_rows_are_told(bench: Bench) -> None:
+def test_refused_rows_are_reported(bench: Bench) -> None:
     bench.put("train", [*rows.train_rows(20), {"messages": [USER]}])
     bench.run(Step.PREPARE)
     assert warnings(bench) == {
@@ -226,7 +226,7 @@ def test_refused_rows_are_told(bench: Bench) -> None:
     }
 
 
-def test_a_model_that_does_not_say_how_long_rows_may_be_leaves_it_to_the_request(
+def test_without_a_limit_of_the_model_the_request_decides_the_length_of_rows(
     bench_of: Callable[..., Bench], tmp_path: Path
 ) -> None:
     bench = bench_of(max_seq_length=3000)
@@ -239,7 +239,7 @@ def test_a_model_that_does_not_say_how_long_rows_may_be_leaves_it_to_the_request
     assert bench.read("prepared/1/prepared.json")["max_seq_length"] == 3000
 
 
-def test_both_shapes_and_lists_of_text_mean_the_same(bench: Bench) -> None:
+def test_every_shape_of_a_row_gives_the_same_tokens(bench: Bench) -> None:
     as_list = [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, ANSWER]
     bench.put(
         "train",
@@ -255,7 +255,7 @@ def test_both_shapes_and_lists_of_text_mean_the_same(bench: Bench) -> None:
     assert all(other == first for other in others)
 
 
-def test_parquet_by_metadata_is_read_as_the_origin_wrote_it(bench: Bench, tmp_path: Path) -> None:
+def test_parquet_splits_named_in_metadata_are_read(bench: Bench, tmp_path: Path) -> None:
     data = bench.services.buckets.data
     for name, content in (("a", rows.train_rows(12)), ("b", rows.held_out_rows(3))):
         pq.write_table(pa.Table.from_pylist(content), tmp_path / f"{name}.parquet")
@@ -282,7 +282,7 @@ def test_parquet_by_metadata_is_read_as_the_origin_wrote_it(bench: Bench, tmp_pa
         b'{"splits": [{"split_name": "train", "path": "train.csv"}]}',
     ],
 )
-def test_metadata_that_leads_nowhere_or_out_fails(bench: Bench, metadata: bytes) -> None:
+def test_metadata_with_a_missing_or_outside_path_fails(bench: Bench, metadata: bytes) -> None:
     bench.services.buckets.data.write("processed_datasets/chats/metadata.json", metadata)
     assert code_of_failure(bench)[0] == "bad_dataset"
 
@@ -293,7 +293,7 @@ def test_a_file_that_is_no_parquet_fails(bench: Bench) -> None:
     assert code_of_failure(bench)[0] == "bad_dataset"
 
 
-def test_rows_are_held_out_only_when_asked_and_the_same_for_the_same_seed(bench_of: Callable[..., Bench]) -> None:
+def test_rows_are_held_out_only_on_request_and_depend_on_the_seed(bench_of: Callable[..., Bench]) -> None:
     held_out = []
     for training in ({}, {"eval_strategy": "epoch"}, {"eval_strategy": "epoch"}, {"eval_strategy": "epoch", "seed": 1}):
         bench = bench_of(**training)
@@ -305,7 +305,7 @@ def test_rows_are_held_out_only_when_asked_and_the_same_for_the_same_seed(bench_
     assert held_out[1] == held_out[2] != held_out[3]
 
 
-def test_one_row_cannot_be_trained_on_and_held_out(bench_of: Callable[..., Bench]) -> None:
+def test_a_single_row_cannot_be_split(bench_of: Callable[..., Bench]) -> None:
     bench = bench_of(eval_strategy="epoch")
     bench.services.buckets.data.delete("processed_datasets/chats/eval.jsonl")
     bench.put("train", rows.train_rows(1))
@@ -313,7 +313,7 @@ def test_one_row_cannot_be_trained_on_and_held_out(bench_of: Callable[..., Bench
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "code"),
+    ("name", "content", "code"),
     [
         ("config.json", '{"model_type": "llama"}', "not_a_gemma"),
         ("config.json", "{", "bad_base_model"),
@@ -322,19 +322,19 @@ def test_one_row_cannot_be_trained_on_and_held_out(bench_of: Callable[..., Bench
         ("model.safetensors", None, "bad_base_model"),
     ],
 )
-def test_a_broken_base_model_fails(bench: Bench, tmp_path: Path, file: str, content: str | None, code: str) -> None:
+def test_a_broken_base_model_fails(bench: Bench, tmp_path: Path, name: str, content: str | None, code: str) -> None:
     broken = Path(shutil.copytree(bench.base, tmp_path / "broken"))
     bench.training["base_model_id"] = str(broken)
-    context = bench.context(Step.PREPARE)  # it was whole when the request came
-    (broken / file).unlink()
+    context = bench.context(Step.PREPARE)  # the model was complete when the request was accepted
+    (broken / name).unlink()
     if content is not None:
-        (broken / file).write_text(content)
+        (broken / name).write_text(content)
     with pytest.raises(StepError) as caught:
         prepare.run(context)
     assert caught.value.code == code
 
 
-def test_a_base_model_without_a_template_gets_gemmas(bench: Bench, tmp_path: Path) -> None:
+def test_a_base_model_without_a_template_gets_gemtunes_own(bench: Bench, tmp_path: Path) -> None:
     bare = Path(shutil.copytree(bench.base, tmp_path / "bare"))
     (bare / "chat_template.jinja").unlink()
     bench.training["base_model_id"] = str(bare)
@@ -342,7 +342,7 @@ def test_a_base_model_without_a_template_gets_gemmas(bench: Bench, tmp_path: Pat
     assert "gemtune's own" in bench.read("prepared/1/prepared.json")["chat_template"]
 
 
-def test_a_stop_ends_it_without_a_result(bench: Bench) -> None:
+def test_a_stop_ends_prepare_without_a_result(bench: Bench) -> None:
     with pytest.raises(StopRequested):
         bench.run(Step.PREPARE, should_stop=lambda: True)
     assert bench.job.steps[Step.PREPARE].state == "running"

@@ -1,4 +1,4 @@
-"""prepare for reinforcement learning: prompts and pairs in tokens, and what is refused by number."""
+"""Prepare for RL: prompts and pairs become tokens, bad rows are refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def grpo(*rewards: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"algorithm": "grpo", "num_generations": 4, "max_completion_length": 12, "rewards": list(rewards)} | more
 
 
-def prepared(bench_of: BenchOf, rl: dict[str, Any] | None, content: list[Any], **training: Any) -> Bench:
+def run_prepare(bench_of: BenchOf, rl: dict[str, Any] | None, content: list[Any], **training: Any) -> Bench:
     bench = bench_of(method="RL", rl_config=rl, **training)
     bench.put("train", content)
     bench.services.buckets.data.delete("processed_datasets/chats/eval.jsonl")
@@ -41,8 +41,8 @@ GOOD_PROMPTS = [{"prompt": f"Number {n}?", "answer": str(n)} for n in range(20)]
 GOOD_PAIRS = preference_rows.pairs(rows.train_rows(20))
 
 
-def test_prompts_and_answers_are_what_the_model_will_read(bench_of: BenchOf) -> None:
-    bench = prepared(bench_of, grpo(NUMERIC), [*GOOD_PROMPTS, {"prompt": [USER, ANSWER, USER], "answer": 1.5}])
+def test_prompts_end_with_the_generation_prompt_and_answers_are_text(bench_of: BenchOf) -> None:
+    bench = run_prepare(bench_of, grpo(NUMERIC), [*GOOD_PROMPTS, {"prompt": [USER, ANSWER, USER], "answer": 1.5}])
     report = bench.read("prepared/1/report.json")
     assert (report["rows"], report["train"]["kept"], report["train"]["trained_tokens"]) == (21, 21, 0)
     assert report["samples"][0] == [
@@ -54,19 +54,21 @@ def test_prompts_and_answers_are_what_the_model_will_read(bench_of: BenchOf) -> 
 
 
 @pytest.mark.parametrize(("content", "column"), [(GOOD_PROMPTS, "answer"), (GOOD_PAIRS, "chosen_ids")])
-def test_rows_are_prepared_for_the_algorithm_that_they_name(bench_of: BenchOf, content: list[Any], column: str) -> None:
-    bench = prepared(bench_of, None, content)
+def test_the_rows_decide_the_algorithm_if_the_request_names_none(
+    bench_of: BenchOf, content: list[Any], column: str
+) -> None:
+    bench = run_prepare(bench_of, None, content)
     assert all(row[column] for row in tokens(bench))
     assert len(tokens(bench)) == len(content)
 
 
 def test_pairs_share_their_prompt_and_end_their_turns(bench_of: BenchOf) -> None:
     as_messages = {"prompt": [USER], "chosen": [ANSWER], "rejected": [{"role": "model", "content": "No"}]}
-    bench = prepared(bench_of, DPO, [*GOOD_PAIRS, as_messages])
+    bench = run_prepare(bench_of, DPO, [*GOOD_PAIRS, as_messages])
     report = bench.read("prepared/1/report.json")
-    asked = GOOD_PAIRS[0]["prompt"]
+    prompt = GOOD_PAIRS[0]["prompt"]
     assert report["samples"][0] == [
-        {"trained": False, "text": f"<bos><start_of_turn>user\n{asked}<end_of_turn>\n<start_of_turn>model\n"},
+        {"trained": False, "text": f"<bos><start_of_turn>user\n{prompt}<end_of_turn>\n<start_of_turn>model\n"},
         {"trained": True, "part": "chosen", "text": f"{GOOD_PAIRS[0]['chosen']}<end_of_turn>\n"},
         {"trained": True, "part": "rejected", "text": f"{GOOD_PAIRS[0]['rejected'].strip()}<end_of_turn>\n"},
     ]
@@ -95,32 +97,33 @@ def test_pairs_share_their_prompt_and_end_their_turns(bench_of: BenchOf) -> None
         ({"prompt": "boat " * 600, "answer": "1"}, "max_completion_length is 500"),
     ],
 )
-def test_a_row_that_is_no_prompt_is_refused_by_number(bench_of: BenchOf, row: Any, reason: str) -> None:
-    bench = prepared(bench_of, grpo(NUMERIC), [*GOOD_PROMPTS, row])
+def test_a_row_without_a_usable_prompt_is_refused_by_its_number(bench_of: BenchOf, row: Any, reason: str) -> None:
+    bench = run_prepare(bench_of, grpo(NUMERIC), [*GOOD_PROMPTS, row])
     (entry,) = bench.read("prepared/1/report.json")["train"]["refused_rows"]
     assert entry["row"] == 21
     assert reason in entry["reason"]
 
 
-def test_a_row_that_one_reward_cannot_judge_is_left_to_the_others_and_told(bench_of: BenchOf) -> None:
+def test_a_row_that_one_reward_cannot_judge_is_kept_and_reported(bench_of: BenchOf) -> None:
     both = grpo(NUMERIC, {"type": "exact_answer"}, NUMERIC | {"name": "again"})
-    bench = prepared(bench_of, both, [*GOOD_PROMPTS, {"prompt": "Hi", "answer": "one"}])
+    bench = run_prepare(bench_of, both, [*GOOD_PROMPTS, {"prompt": "Hi", "answer": "one"}])
     report = bench.read("prepared/1/report.json")["train"]
     assert (report["kept"], report["refused"]) == (21, 0)
     assert report["not_judged"] == {"numeric_answer": 1, "again": 1}
-    told = {warning.code: warning.message for warning in bench.job.warnings}
-    assert set(told) == {"rows_not_judged"}
+    messages = {warning.code: warning.message for warning in bench.job.warnings}
+    assert set(messages) == {"rows_not_judged"}
     assert (
-        "1 of 21 rows of train.jsonl have an answer without a number: the reward again does" in told["rows_not_judged"]
+        "1 of 21 rows of train.jsonl have an answer without a number: the reward again does"
+        in messages["rows_not_judged"]
     )
 
 
-def test_a_pair_whose_chosen_answer_is_cut_is_told(bench_of: BenchOf) -> None:
+def test_a_pair_whose_chosen_answer_is_cut_is_reported(bench_of: BenchOf) -> None:
     chosen, rejected = (
         {"prompt": "Hi", "chosen": "boat " * 600, "rejected": "y"},
         {"prompt": "Hi", "chosen": "x", "rejected": "boat " * 600},
     )
-    bench = prepared(bench_of, DPO, [*GOOD_PAIRS, chosen, rejected])
+    bench = run_prepare(bench_of, DPO, [*GOOD_PAIRS, chosen, rejected])
     report = bench.read("prepared/1/report.json")["train"]
     assert (report["truncated"], report["cut_ends"]) == (2, 1)
     (warning,) = bench.job.warnings
@@ -145,16 +148,16 @@ def test_a_pair_whose_chosen_answer_is_cut_is_told(bench_of: BenchOf) -> None:
         ({"prompt": "Hi", "chosen": "boat " * 600 + "x", "rejected": "boat " * 600 + "y"}, "the same up to max_seq"),
     ],
 )
-def test_a_row_that_is_no_pair_is_refused_by_number(bench_of: BenchOf, row: Any, reason: str) -> None:
-    bench = prepared(bench_of, DPO, [*GOOD_PAIRS, row])
+def test_a_row_without_a_usable_pair_is_refused_by_its_number(bench_of: BenchOf, row: Any, reason: str) -> None:
+    bench = run_prepare(bench_of, DPO, [*GOOD_PAIRS, row])
     (entry,) = bench.read("prepared/1/report.json")["train"]["refused_rows"]
     assert entry["row"] == 21
     assert reason in entry["reason"]
 
 
-SHOWN = rows.picture_row("red", 0)["messages"][0]["content"][0]
-ASKED = {"role": "user", "content": [SHOWN, {"type": "text", "text": rows.QUESTION}]}
-NO_PICTURE = {"type": "image", "image": {"path": "lost.png"}}
+PICTURE_PART = rows.picture_row("red", 0)["messages"][0]["content"][0]
+QUESTION_TURN = {"role": "user", "content": [PICTURE_PART, {"type": "text", "text": rows.QUESTION}]}
+MISSING_PICTURE_PART = {"type": "image", "image": {"path": "lost.png"}}
 
 
 @pytest.mark.parametrize(
@@ -171,12 +174,12 @@ NO_PICTURE = {"type": "image", "image": {"path": "lost.png"}}
         ),
     ],
 )
-def test_prompts_show_pictures(vision_bench_of: BenchOf, rl: Any, rest: Any, parts: Any) -> None:
-    asked = ([ASKED], "Hi", [ASKED, ANSWER, ASKED])
-    bench = prepared(vision_bench_of, rl, [{"prompt": prompt} | rest for prompt in asked])
+def test_prompts_can_contain_pictures(vision_bench_of: BenchOf, rl: Any, rest: Any, parts: Any) -> None:
+    prompts = ([QUESTION_TURN], "Hi", [QUESTION_TURN, ANSWER, QUESTION_TURN])
+    bench = run_prepare(vision_bench_of, rl, [{"prompt": prompt} | rest for prompt in prompts])
     assert [row["pictures"] for row in tokens(bench)] == [[0], [], [0, 0]]
-    soft = tokens(bench)[0]["prompt_ids"]
-    assert len(soft) - len(set(soft)) >= 3  # a picture is one token, again and again
+    prompt_ids = tokens(bench)[0]["prompt_ids"]
+    assert len(prompt_ids) - len(set(prompt_ids)) >= 3  # a picture repeats one token
     assert bench.read("prepared/1/report.json")["samples"][0] == [
         {
             "trained": False,
@@ -190,40 +193,46 @@ def test_prompts_show_pictures(vision_bench_of: BenchOf, rl: Any, rest: Any, par
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"prompt": [{"role": "user", "content": [NO_PICTURE]}]}, "no picture 'lost.png'"),
+        ({"prompt": [{"role": "user", "content": [MISSING_PICTURE_PART]}]}, "no picture 'lost.png'"),
         ({"prompt": "Hi <start_of_image>"}, "which stand for a picture"),
-        ({"prompt": [ASKED], "chosen": "<image_soft_token>", "answer": "1 <image_soft_token>"}, "which stand for"),
-        ({"prompt": [ASKED], "chosen": [{"role": "assistant", "content": [SHOWN]}]}, "only users can show one"),
+        (
+            {"prompt": [QUESTION_TURN], "chosen": "<image_soft_token>", "answer": "1 <image_soft_token>"},
+            "which stand for",
+        ),
+        (
+            {"prompt": [QUESTION_TURN], "chosen": [{"role": "assistant", "content": [PICTURE_PART]}]},
+            "only users can show one",
+        ),
     ],
 )
 @pytest.mark.parametrize("rl", [DPO, grpo(NUMERIC)])
-def test_a_row_whose_picture_cannot_be_shown_is_refused_by_number(
+def test_a_row_with_an_unusable_picture_is_refused_by_its_number(
     vision_bench_of: BenchOf, rl: Any, row: dict[str, Any], reason: str
 ) -> None:
-    """An answer that GRPO compares with may hold what it will: nobody reads it but rewards."""
+    """GRPO's answers may contain anything, because only rewards read them."""
     rest: dict[str, Any] = {"answer": "1"} if rl is not DPO else {"chosen": "x", "rejected": "y"}
-    kept, good = rl is not DPO and "chosen" in row, {"prompt": [ASKED]} | rest
-    bench = prepared(vision_bench_of, rl, [good] * 12 + [good | {n: row[n] for n in set(good) & set(row)}])
+    is_kept, good = rl is not DPO and "chosen" in row, {"prompt": [QUESTION_TURN]} | rest
+    bench = run_prepare(vision_bench_of, rl, [good] * 12 + [good | {n: row[n] for n in set(good) & set(row)}])
     refused = bench.read("prepared/1/report.json")["train"]["refused_rows"]
-    assert [entry["row"] for entry in refused] == ([] if kept else [13])
+    assert [entry["row"] for entry in refused] == ([] if is_kept else [13])
     assert all(reason in entry["reason"] for entry in refused)
 
 
 def test_held_out_rows_take_their_pictures_along(vision_bench_of: BenchOf) -> None:
-    pairs = [{"prompt": [ASKED], "chosen": "x", "rejected": "y"}] * 4
-    bench = prepared(vision_bench_of, DPO, pairs, eval_strategy="epoch")
+    pairs = [{"prompt": [QUESTION_TURN], "chosen": "x", "rejected": "y"}] * 4
+    bench = run_prepare(vision_bench_of, DPO, pairs, eval_strategy="epoch")
     assert set(tokens(bench, "eval")[0]) == {"prompt_ids", "chosen_ids", "rejected_ids", "pictures"}
     assert tokens(bench, "eval")[0]["pictures"] == [0]
 
 
-def test_an_answer_may_be_absent_when_nothing_compares_with_it(bench_of: BenchOf) -> None:
-    bench = prepared(bench_of, grpo({"type": "length", "at_most": 5}), [{"prompt": f"{n}?"} for n in range(20)])
+def test_an_answer_is_optional_if_no_reward_needs_it(bench_of: BenchOf) -> None:
+    bench = run_prepare(bench_of, grpo({"type": "length", "at_most": 5}), [{"prompt": f"{n}?"} for n in range(20)])
     assert {row["answer"] for row in tokens(bench)} == {None}
 
 
-def test_a_long_answer_loses_its_end(bench_of: BenchOf) -> None:
+def test_a_long_answer_is_cut(bench_of: BenchOf) -> None:
     longer = {"prompt": "Hi", "chosen": "boat " * 600, "rejected": "No"}
-    bench = prepared(bench_of, DPO, [*GOOD_PAIRS, longer], max_seq_length=64)
+    bench = run_prepare(bench_of, DPO, [*GOOD_PAIRS, longer], max_seq_length=64)
     assert bench.read("prepared/1/report.json")["train"]["truncated"] == 1
     assert max(len(row["prompt_ids"]) + len(row["chosen_ids"]) for row in tokens(bench)) == 64
 
@@ -231,27 +240,32 @@ def test_a_long_answer_loses_its_end(bench_of: BenchOf) -> None:
 @pytest.mark.parametrize("rl", [DPO, grpo(NUMERIC)])
 def test_a_dataset_of_another_method_fails_with_the_first_rows(bench_of: BenchOf, rl: dict[str, Any]) -> None:
     with pytest.raises(StepError) as caught:
-        prepared(bench_of, rl, rows.train_rows(5))
+        run_prepare(bench_of, rl, rows.train_rows(5))
     assert caught.value.code == "bad_rows"
     assert "row 1: this is a row for supervised training" in str(caught.value)
 
 
-def test_rows_are_held_out_for_the_evaluation_that_was_asked_for(bench_of: BenchOf) -> None:
-    bench = prepared(bench_of, DPO, GOOD_PAIRS, eval_strategy="epoch")
+def test_rows_are_held_out_for_a_requested_evaluation(bench_of: BenchOf) -> None:
+    bench = run_prepare(bench_of, DPO, GOOD_PAIRS, eval_strategy="epoch")
     assert (len(tokens(bench)), len(tokens(bench, "eval"))) == (18, 2)
     assert set(tokens(bench, "eval")[0]) == {"prompt_ids", "chosen_ids", "rejected_ids"}
 
 
-def test_train_steps_are_whole_groups_of_prompts(bench_of: BenchOf) -> None:
-    steps = {"max_steps": None, "epochs": 2, "batch_size": 8, "gradient_accumulation_steps": 3}  # 6 prompts a step
-    bench = prepared(bench_of, grpo(NUMERIC), GOOD_PROMPTS, **steps)
+def test_train_steps_count_whole_groups_of_prompts(bench_of: BenchOf) -> None:
+    steps = {
+        "max_steps": None,
+        "epochs": 2,
+        "batch_size": 8,
+        "gradient_accumulation_steps": 3,
+    }  # 6 prompts per train_step
+    bench = run_prepare(bench_of, grpo(NUMERIC), GOOD_PROMPTS, **steps)
     assert bench.read("prepared/1/prepared.json")["total_train_steps"] == 6
     with pytest.raises(StepError) as caught:
-        prepared(bench_of, grpo(NUMERIC), GOOD_PROMPTS[:5], **steps)
+        run_prepare(bench_of, grpo(NUMERIC), GOOD_PROMPTS[:5], **steps)
     assert caught.value.code == "too_few_rows"
 
 
-def test_completions_that_leave_no_room_for_a_prompt_fail(bench_of: BenchOf) -> None:
+def test_completions_that_leave_no_room_for_a_prompt_are_refused(bench_of: BenchOf) -> None:
     with pytest.raises(StepError) as caught:
-        prepared(bench_of, grpo(NUMERIC, max_completion_length=512), GOOD_PROMPTS)
+        run_prepare(bench_of, grpo(NUMERIC, max_completion_length=512), GOOD_PROMPTS)
     assert caught.value.code == "completion_too_long"

@@ -1,4 +1,4 @@
-"""train and export on a tiny model: it learns, resumes to the bit, stops cleanly, and says what is true."""
+"""Train and export on a tiny model: learning, resuming, stopping and metrics."""
 
 from __future__ import annotations
 
@@ -30,17 +30,20 @@ def adapter(bench: Bench, attempt: int = 1) -> dict[str, torch.Tensor]:
 
 
 def after_steps(count: int) -> Callable[[], bool]:
-    """A SIGTERM that comes in the n-th train_step."""
-    asked: list[int] = []
+    """Return a should_stop that is true from its n-th call on.
+
+    It is called once per train_step, so this acts as a SIGTERM in the n-th one.
+    """
+    calls: list[int] = []
 
     def should_stop() -> bool:
-        asked.append(1)
-        return len(asked) >= count
+        calls.append(1)
+        return len(calls) >= count
 
     return should_stop
 
 
-def test_it_learns_and_the_export_loads_and_the_figures_are_the_adapters_own(bench: Bench) -> None:
+def test_a_training_learns_and_its_metrics_match_the_exported_adapter(bench: Bench) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -80,8 +83,8 @@ def test_the_export_carries_a_card_and_checksums(bench: Bench) -> None:
     bench.to(Step.EXPORT)
     folder = Path(bench.job.adapter_path or "")
     card = (folder / "README.md").read_text()
-    for said in (str(bench.base), "`chats`", bench.job_id, "| learning_rate | 0.005 |", "perplexity"):
-        assert said in card
+    for text in (str(bench.base), "`chats`", bench.job_id, "| learning_rate | 0.005 |", "perplexity"):
+        assert text in card
     for package in ("transformers", "bitsandbytes"):
         assert f"| {package} | {version(package)} | {version(package)} |" in card
     assert f"trained by gemtune as job `{bench.job_id}` and exported on" in card
@@ -105,7 +108,7 @@ def test_the_export_carries_a_card_and_checksums(bench: Bench) -> None:
     assert (config["base_model_name_or_path"], config["r"]) == (str(bench.base), 16)
 
 
-def test_an_adapter_speaks_by_the_template_it_was_trained_with(bench: Bench, tmp_path: Path) -> None:
+def test_an_adapter_has_the_chat_template_it_was_trained_with(bench: Bench, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     base = Path(shutil.copytree(bench.base, tmp_path / "older"))
@@ -129,16 +132,16 @@ def test_the_same_request_gives_the_same_weights(bench_of: Callable[..., Bench])
 @pytest.mark.parametrize("stopped_at", [1, 4, 7])
 def test_a_resumed_training_ends_with_the_same_weights(bench_of: Callable[..., Bench], stopped_at: int) -> None:
     training = {"lora_dropout": 0.1, "eval_strategy": "steps", "eval_steps": 3, "epochs": 2, "batch_size": 3}
-    unbroken = bench_of(**training).to(Step.TRAIN)
-    broken = bench_of(**training).to(Step.PREPARE)
-    broken.run(Step.TRAIN, should_stop=after_steps(stopped_at))
-    step = broken.job.steps[Step.TRAIN]
+    uninterrupted = bench_of(**training).to(Step.TRAIN)
+    interrupted = bench_of(**training).to(Step.PREPARE)
+    interrupted.run(Step.TRAIN, should_stop=after_steps(stopped_at))
+    step = interrupted.job.steps[Step.TRAIN]
     assert (step.state, step.cause, step.checkpoint) == ("stopped", "sigterm", stopped_at)
-    broken.run(Step.TRAIN)
-    assert broken.curve() == unbroken.curve()
-    before, after = adapter(unbroken), adapter(broken, attempt=2)
+    interrupted.run(Step.TRAIN)
+    assert interrupted.curve() == uninterrupted.curve()
+    before, after = adapter(uninterrupted), adapter(interrupted, attempt=2)
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert broken.job.metrics == unbroken.job.metrics
+    assert interrupted.job.metrics == uninterrupted.job.metrics
 
 
 def test_a_killed_training_loses_at_most_one_save_interval(bench: Bench) -> None:
@@ -148,12 +151,12 @@ def test_a_killed_training_loses_at_most_one_save_interval(bench: Bench) -> None
         pass
 
     def kill() -> bool:
-        asked.append(1)
-        if len(asked) == 5:
+        calls.append(1)
+        if len(calls) == 5:
             raise Killed
         return False
 
-    asked: list[int] = []
+    calls: list[int] = []
     with pytest.raises(Killed):
         bench.run(Step.TRAIN, should_stop=kill)
     assert bench.job.steps[Step.TRAIN].checkpoint == 3
@@ -163,7 +166,7 @@ def test_a_killed_training_loses_at_most_one_save_interval(bench: Bench) -> None
     assert bench.job.steps[Step.TRAIN].state == "done"
 
 
-def test_a_broken_checkpoint_is_passed_over(bench: Bench) -> None:
+def test_a_broken_checkpoint_is_skipped(bench: Bench) -> None:
     bench.run(Step.PREPARE)
     bench.run(Step.TRAIN, should_stop=after_steps(7))
     export, prefix = bench.services.buckets.export, f"jobs/{bench.job_id}"
@@ -175,19 +178,19 @@ def test_a_broken_checkpoint_is_passed_over(bench: Bench) -> None:
     assert json.loads(resumed[0])["train_step"] == 7
 
 
-def test_it_ends_itself_before_its_time_is_up(bench: Bench) -> None:
+def test_a_training_stops_itself_before_its_deadline(bench: Bench) -> None:
     bench.run(Step.PREPARE)
     bench.run(Step.TRAIN, deadline=SystemClock().monotonic())
     step = bench.job.steps[Step.TRAIN]
     assert (step.state, step.cause, step.checkpoint) == ("stopped", "out_of_time", 1)
 
 
-def test_checkpoints_go_when_the_adapter_is_there(bench: Bench) -> None:
+def test_checkpoints_are_deleted_once_the_adapter_is_published(bench: Bench) -> None:
     bench.to(Step.TRAIN)
     assert checkpoints.list_all(bench.services.buckets.export, f"jobs/{bench.job_id}") == []
 
 
-def test_an_older_attempt_stops_and_writes_nothing_more(bench: Bench) -> None:
+def test_an_outdated_attempt_stops_and_writes_nothing(bench: Bench) -> None:
     bench.run(Step.PREPARE)
     context = bench.context(Step.TRAIN)
     bench.another_attempt(context)
@@ -207,7 +210,7 @@ def test_a_training_of_a_cancelled_job_stops_without_a_checkpoint(bench: Bench) 
     assert checkpoints.list_all(bench.services.buckets.export, f"jobs/{bench.job_id}") == []
 
 
-def test_a_loss_that_is_no_number_fails_with_what_to_do(bench: Bench) -> None:
+def test_a_nan_loss_fails_with_a_hint(bench: Bench) -> None:
     weights = load_file(bench.base / "model.safetensors")
     weights["model.norm.weight"].fill_(float("nan"))
     broken = bench.services.settings.home / "broken"
@@ -256,7 +259,7 @@ def test_an_error_behind_the_first_train_step_may_be_tried_again(bench: Bench, m
         train.run(bench.context(Step.TRAIN))
 
 
-def test_evaluation_comes_when_it_was_asked_for(bench_of: Callable[..., Bench]) -> None:
+def test_evaluations_run_at_the_requested_train_steps(bench_of: Callable[..., Bench]) -> None:
     def evaluated(**training: Any) -> list[int]:
         from gemtune.handlers.loss_history import loss_history
 
@@ -269,7 +272,7 @@ def test_evaluation_comes_when_it_was_asked_for(bench_of: Callable[..., Bench]) 
     assert evaluated(eval_strategy="epoch", batch_size=8) == [3, 6, 8]
 
 
-def test_both_ways_to_collect_metrics_give_the_same_and_only_what_is_wanted(bench_of: Callable[..., Bench]) -> None:
+def test_both_ways_to_collect_metrics_agree_and_give_only_the_requested_ones(bench_of: Callable[..., Bench]) -> None:
     first = bench_of(batch_eval_metrics=True).to(Step.TRAIN).job.metrics
     second = bench_of(batch_eval_metrics=False).to(Step.TRAIN).job.metrics
     assert first == second
@@ -279,7 +282,7 @@ def test_both_ways_to_collect_metrics_give_the_same_and_only_what_is_wanted(benc
     assert (only.accuracy, only.perplexity) == (first.accuracy, None)
 
 
-def test_the_record_knows_how_far_it_is(bench: Bench) -> None:
+def test_the_record_has_the_progress(bench: Bench) -> None:
     bench.to(Step.TRAIN)
     progress = bench.job.progress
     assert progress is not None
@@ -289,7 +292,7 @@ def test_the_record_knows_how_far_it_is(bench: Bench) -> None:
     assert progress.learning_rate is not None
 
 
-def test_progress_arrives_at_the_end_also_when_the_last_train_steps_are_not_logged(
+def test_progress_reaches_the_end_even_if_the_last_train_steps_are_not_logged(
     bench_of: Callable[..., Bench],
 ) -> None:
     progress = bench_of(max_steps=3, logging_steps=2).to(Step.TRAIN).job.progress

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from gemtune.jobs.status import Step
 from tests.trainer.conftest import Bench
-from tests.trainer.steps.test_relay import history, same_training
+from tests.trainer.steps.test_interruptions import history, same_training
 from tests.trainer.steps.test_train import adapter, after_steps
 from tests.trainer.training.test_grpo import HAS_AN_E, grpo_bench
 from trainer.store import checkpoints

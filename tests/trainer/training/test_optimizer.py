@@ -12,7 +12,7 @@ import torch
 from gemtune.jobs.status import Step
 from gemtune.request.spec import TrainingConfig
 from tests.trainer.conftest import Bench
-from tests.trainer.steps.test_relay import history
+from tests.trainer.steps.test_interruptions import history
 from tests.trainer.steps.test_train import after_steps
 from tests.trainer.training.test_dpo import NO_HOOKS
 from trainer.training import job_trainer

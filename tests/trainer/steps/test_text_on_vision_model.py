@@ -1,4 +1,4 @@
-"""A text job on a base model that could see: transformers loads it whole, and only its language model is trained."""
+"""Text jobs on a vision base model: only its language model is trained."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.trainer.training.test_metrics import reference_metrics
 from trainer.rows.encoder import Encoded
 from trainer.rows.prepared import read_tokens
 
-SENSES = ("vision_tower.", "multi_modal_projector.")
+VISION_PARTS = ("vision_tower.", "multi_modal_projector.")
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def held_out(bench: Bench) -> list[Encoded]:
 
 
 @pytest.mark.parametrize("packing", [False, True])
-def test_its_adapter_is_of_the_language_model_and_loads_on_the_same_base(
+def test_the_adapter_is_for_the_language_model_and_loads_on_the_same_base(
     text_bench_of: Callable[..., Bench], packing: bool
 ) -> None:
     from peft import PeftModel
@@ -59,7 +59,7 @@ def test_its_adapter_is_of_the_language_model_and_loads_on_the_same_base(
     assert all(name.startswith("base_model.model.model.language_model.layers.") for name in adapted)
 
 
-def test_all_its_weights_keep_their_names_and_what_sees_is_as_it_was(text_bench_of: Callable[..., Bench]) -> None:
+def test_full_fine_tuning_keeps_weight_names_and_the_vision_parts(text_bench_of: Callable[..., Bench]) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     bench = text_bench_of(method="Full", learning_rate=1e-3, weight_decay=0.1).to(Step.TRAIN)
@@ -67,7 +67,7 @@ def test_all_its_weights_keep_their_names_and_what_sees_is_as_it_was(text_bench_
     before, after = load_file(bench.base / "model.safetensors"), load_file(folder / "model.safetensors")
     assert set(after) == set(before)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {name for name in before if not name.startswith(SENSES)}
+    assert changed == {name for name in before if not name.startswith(VISION_PARTS)}
     assert AutoConfig.from_pretrained(folder).architectures == ["Gemma3ForConditionalGeneration"]
     assert (folder / "processor_config.json").is_file()
     model = AutoModelForCausalLM.from_pretrained(folder).eval()

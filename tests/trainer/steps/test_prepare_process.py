@@ -1,4 +1,4 @@
-"""prepare as a process of its own, and what it leaves to the steps after it."""
+"""Prepare in a process of its own, and its results for the steps after it."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ print(bench.job_id)
 """
 
 
-def test_the_whole_step_runs_where_torch_is_not(tmp_path: Path, tiny: Path) -> None:
+def test_the_whole_step_runs_without_torch(tmp_path: Path, tiny: Path) -> None:
     arguments = [sys.executable, "-c", ALONE, str(tmp_path / "home"), str(tiny)]
-    done = subprocess.run(arguments, capture_output=True, text=True, cwd=Path(__file__).parents[3])
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run(arguments, capture_output=True, text=True, cwd=Path(__file__).parents[3])
+    assert process.returncode == 0, process.stderr
     (summary,) = (tmp_path / "home").rglob("prepared/1/prepared.json")
     assert json.loads(summary.read_text())["rows"] == 22
     assert {path.name for path in summary.parent.iterdir()} == {
@@ -54,8 +54,8 @@ def test_the_whole_step_runs_where_torch_is_not(tmp_path: Path, tiny: Path) -> N
     ]
 
 
-def test_rows_with_a_token_that_the_model_does_not_know_are_refused_here(bench: Bench, tmp_path: Path) -> None:
-    """A Gemma 3 of text has no embedding for the picture tokens that its tokenizer knows."""
+def test_rows_with_a_token_without_embedding_are_refused(bench: Bench, tmp_path: Path) -> None:
+    """Gemma 3 text models have no embedding for their picture tokens."""
     config = json.loads((bench.base / "config.json").read_text())
     narrow = tmp_path / "narrow"
     narrow.mkdir()
@@ -88,21 +88,21 @@ def test_rows_with_a_token_that_the_model_does_not_know_are_refused_here(bench: 
 
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=60))
 def test_the_histogram_counts_every_row_once(lengths: list[int]) -> None:
-    found = histogram(Counter(lengths))
+    result = histogram(Counter(lengths))
     ordered = sorted(lengths)
-    assert (found["least"], found["most"]) == (ordered[0], ordered[-1])
-    assert found["median"] == ordered[(len(ordered) - 1) // 2]
-    assert sum(found["rows_up_to"].values()) == len(lengths)
-    for bound, rows in found["rows_up_to"].items():
+    assert (result["least"], result["most"]) == (ordered[0], ordered[-1])
+    assert result["median"] == ordered[(len(ordered) - 1) // 2]
+    assert sum(result["rows_up_to"].values()) == len(lengths)
+    for bound, rows in result["rows_up_to"].items():
         assert rows == sum(int(bound) // 2 < length <= int(bound) for length in lengths)
 
 
-@pytest.mark.parametrize("rows", [2, 3, 11])
-def test_something_is_left_to_train_on_and_something_to_evaluate(tmp_path: Path, tiny: Path, rows: int) -> None:
+@pytest.mark.parametrize("count", [2, 3, 11])
+def test_holding_out_leaves_rows_to_train_on_and_to_evaluate(tmp_path: Path, tiny: Path, count: int) -> None:
     bench = Bench(tmp_path / "home", tiny, eval_strategy="epoch")
     bench.services.buckets.data.delete("processed_datasets/chats/eval.jsonl")
-    bench.put("train", [{"prompt": f"Number {number}", "completion": "Captain"} for number in range(rows)])
+    bench.put("train", [{"prompt": f"Number {number}", "completion": "Captain"} for number in range(count)])
     bench.run(Step.PREPARE)
     summary = bench.read("prepared/1/prepared.json")
     assert summary["eval_rows"] == 1
-    assert summary["rows"] == rows - 1
+    assert summary["rows"] == count - 1

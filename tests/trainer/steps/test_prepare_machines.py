@@ -1,4 +1,4 @@
-"""Prepare has the weights and the rows: what it finds decides which machine trains, before any GPU is paid for."""
+"""Prepare chooses the machine from the weights and rows, before any GPU runs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ from tests import rows
 from tests.trainer.conftest import Bench
 from trainer.steps import prepare
 
-# Room for 4 rows of a hundred tokens, and for 4 of a thousand.
+# Machines with room for 4 rows of 100 tokens, and of 1000 tokens.
 SMALL = Machine(cpus=8, memory_gib=32, gpu="small", gpu_gib=GPU_FIXED_GIB + 0.05)
 LARGE = Machine(cpus=8, memory_gib=32, gpu="large", gpu_gib=GPU_FIXED_GIB + 0.5)
 
 
 @pytest.fixture
 def bucketed(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """A job whose base model lies in a bucket, where machines are small and large."""
+    """Return a job whose base model is in a bucket.
+
+    There are a small and a large machine to choose from.
+    """
     monkeypatch.setattr(choice, "MACHINES", {"small": SMALL, "large": LARGE})
     bench = Bench(tmp_path / "home", tiny, base_model_id="gs://data/models/tiny")
     shutil.copytree(tiny, tmp_path / "home" / "data" / "models" / "tiny")
@@ -51,7 +54,7 @@ def test_one_long_row_gets_the_large_machine(bucketed: Bench) -> None:
     assert bucketed.job.machine == "large"
 
 
-def test_a_model_that_fits_on_none_fails_before_any_gpu(bucketed: Bench) -> None:
+def test_a_model_that_fits_on_no_machine_fails_in_prepare(bucketed: Bench) -> None:
     bucketed.training["machine"] = None
     config = bucketed.services.settings.home / "data" / "models" / "tiny" / "config.json"
     huge = {"num_hidden_layers": 1000, "hidden_size": 2**16, "intermediate_size": 2**22}

@@ -1,4 +1,7 @@
-"""A training that is broken off at any train_step, in any way, ends as the same training; its record says how."""
+"""Interrupting a training at any train_step, in any way, does not change it.
+
+The job's record says what interrupted it.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from tests.trainer.steps.test_train import adapter, after_steps
 from trainer.__main__ import _guarded as guarded
 from trainer.steps import train
 
-WHOLE = {
+TRAINING = {
     "max_steps": 14,
     "save_steps": 3,
     "batch_size": 3,
@@ -33,8 +36,8 @@ WHOLE = {
     "eval_steps": 4,
 }
 
-# Runs in the trainer's process before it begins: at its n-th train_step something happens.
-BROKEN_OFF = """
+# Runs in the trainer's process before the trainer; kills it, or lets its time run out, at the n-th train_step.
+INTERRUPTING = """
 import os, signal, sys
 from gemtune.bootstrap import services
 from gemtune.clock import SystemClock
@@ -44,11 +47,11 @@ class Clock(SystemClock):
     def monotonic(self):
         return super().monotonic() + late
 services().__dict__["clock"] = Clock()
-must_stop, asked = train._Attempt._must_stop, []
+must_stop, calls = train._Attempt._must_stop, []
 def hooked(attempt):
     global late
-    asked.append(1)
-    if len(asked) == {after}:
+    calls.append(1)
+    if len(calls) == {after}:
         if {kill}: os.kill(os.getpid(), signal.SIGKILL)
         late = 3600.0
     return must_stop(attempt)
@@ -59,7 +62,7 @@ sys.exit(main())
 
 
 def history(bench: Bench) -> list[dict[str, Any]]:
-    """The curve: everything of it but clock times and speed."""
+    """Return the loss curve without clock times and speed."""
     entries = loss_history(bench.services.buckets.export, bench.job_id, after=0)
     return [{name: e[name] for name in e if name not in ("at", "tokens_per_second")} for e in entries]
 
@@ -73,35 +76,38 @@ def same_training(first: Bench, second: Bench) -> bool:
     )
 
 
-def execution(bench: Bench, *, after: int = 0, kill: bool = False) -> int:
-    """One execution of the train step, as the platform starts it, and control's word on how it ended."""
+def run_train_step(bench: Bench, *, after: int = 0, kill: bool = False) -> int:
+    """Run the train step as the platform does, and report its end to control.
+
+    Returns the exit code.
+    """
     arguments = ["train", "--job-id", bench.job_id, "--launch", "1", "--execution", "e", "--seconds", "1000"]
     ran = subprocess.run(
-        [sys.executable, "-c", BROKEN_OFF.format(after=after, kill=kill), *arguments],
+        [sys.executable, "-c", INTERRUPTING.format(after=after, kill=kill), *arguments],
         check=False,
         timeout=240,
         capture_output=True,
         env=os.environ | {"GEMTUNE_HOME": str(bench.services.settings.home)},
     )
-    round = bench.job.steps[Step.TRAIN].attempt
+    number = bench.job.steps[Step.TRAIN].attempt
     error = None if ran.returncode == 0 else f"code {ran.returncode}"
-    ruling = bench.services.control.step_ended(bench.job_id, bench.claim, Step.TRAIN, round=round, error=error)
+    ruling = bench.services.control.step_ended(bench.job_id, bench.claim, Step.TRAIN, number=number, error=error)
     assert ruling.verdict == ("done" if bench.job.steps[Step.TRAIN].state == "done" else "again"), ran.stderr
     return ran.returncode
 
 
-def test_three_relays_and_a_kill_train_what_an_unbroken_run_trains(bench_of: Callable[..., Bench]) -> None:
-    unbroken, relayed = bench_of(**WHOLE).to(Step.TRAIN), bench_of(**WHOLE).to(Step.PREPARE)
+def test_three_timeouts_and_a_kill_train_the_same_as_an_uninterrupted_run(bench_of: Callable[..., Bench]) -> None:
+    uninterrupted, interrupted = bench_of(**TRAINING).to(Step.TRAIN), bench_of(**TRAINING).to(Step.PREPARE)
     codes = [
-        execution(relayed, after=2),
-        execution(relayed, after=3),
-        execution(relayed, after=5, kill=True),  # at train_step 10, with a checkpoint of 9
-        execution(relayed, after=2),
-        execution(relayed),
+        run_train_step(interrupted, after=2),
+        run_train_step(interrupted, after=3),
+        run_train_step(interrupted, after=5, kill=True),  # at train_step 10, with a checkpoint of 9
+        run_train_step(interrupted, after=2),
+        run_train_step(interrupted),
     ]
     assert codes == [0, 0, -9, 0, 0]
-    assert same_training(unbroken, relayed)
-    step = relayed.job.steps[Step.TRAIN]
+    assert same_training(uninterrupted, interrupted)
+    step = interrupted.job.steps[Step.TRAIN]
     assert [(attempt.cause, attempt.checkpoint) for attempt in step.attempts] == [
         ("out_of_time", 2),
         ("out_of_time", 5),
@@ -119,11 +125,14 @@ class LateClock(SystemClock):
         return super().monotonic() + self.late
 
 
-TOLD = {"disk": "OSError: [Errno 28] No space left on device", "crash": "ConnectionError: the network is away"}
+CAUSES = {"disk": "OSError: [Errno 28] No space left on device", "crash": "ConnectionError: the network is away"}
 
 
 class Fault:
-    """Strikes when the n-th file is uploaded (a full disk) or at the n-th train_step (everything else)."""
+    """One fault to inject.
+
+    A full disk strikes at the n-th upload, any other kind at the n-th train_step.
+    """
 
     def __init__(self, kind: str, after: int, clock: LateClock):
         self.kind, self.left, self.clock, self.stop = kind, after, clock, threading.Event()
@@ -148,37 +157,37 @@ class Fault:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_whatever_breaks_it_off_at_any_train_step_it_ends_the_same(
+def test_any_interruption_at_any_train_step_ends_with_the_same_weights(
     bench_of: Callable[..., Bench], seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chance, upload, must_stop = random.Random(seed), FolderObjects.upload, train._Attempt._must_stop
-    unbroken, broken = bench_of(**WHOLE).to(Step.TRAIN), bench_of(**WHOLE).to(Step.PREPARE)
-    struck: list[tuple[str, int]] = []
-    for kind in (*chance.sample(["sigterm", "out_of_time", "disk", "crash"], 4), "none"):
-        fault = Fault(kind, chance.randint(1, 5), LateClock())
-        broken.services.__dict__["clock"] = fault.clock
+    rng, upload, must_stop = random.Random(seed), FolderObjects.upload, train._Attempt._must_stop
+    uninterrupted, interrupted = bench_of(**TRAINING).to(Step.TRAIN), bench_of(**TRAINING).to(Step.PREPARE)
+    outcomes: list[tuple[str, int]] = []
+    for kind in (*rng.sample(["sigterm", "out_of_time", "disk", "crash"], 4), "none"):
+        fault = Fault(kind, rng.randint(1, 5), LateClock())
+        interrupted.services.__dict__["clock"] = fault.clock
         with monkeypatch.context() as patched:
             patched.setattr(FolderObjects, "upload", lambda *a, fault=fault: (fault.uploads(), upload(*a))[1])
             patched.setattr(train._Attempt, "_must_stop", lambda a, fault=fault: (fault.steps(), must_stop(a))[1])
-            job, fence = broken.begin(Step.TRAIN)
-            struck.append((kind, guarded(broken.services, job, fence, 1000, fault.stop)))
-        if broken.job.steps[Step.TRAIN].state == "done":
+            job, fence = interrupted.begin(Step.TRAIN)
+            outcomes.append((kind, guarded(interrupted.services, job, fence, 1000, fault.stop)))
+        if interrupted.job.steps[Step.TRAIN].state == "done":
             break
-    assert same_training(unbroken, broken), struck
-    assert struck[:-1] == [(kind, 70 if kind in TOLD else 0) for kind, _ in struck[:-1]]
-    told = [attempt.cause for attempt in broken.job.steps[Step.TRAIN].attempts]
-    assert told == [TOLD.get(kind, kind) for kind, _ in struck[:-1]] + [None]
-    assert len(struck) > 2
+    assert same_training(uninterrupted, interrupted), outcomes
+    assert outcomes[:-1] == [(kind, 70 if kind in CAUSES else 0) for kind, _ in outcomes[:-1]]
+    causes = [attempt.cause for attempt in interrupted.job.steps[Step.TRAIN].attempts]
+    assert causes == [CAUSES.get(kind, kind) for kind, _ in outcomes[:-1]] + [None]
+    assert len(outcomes) > 2
 
 
-def test_losses_between_two_logged_train_steps_are_not_lost(bench_of: Callable[..., Bench]) -> None:
+def test_losses_between_logged_train_steps_survive_interruptions(bench_of: Callable[..., Bench]) -> None:
     training = {"logging_steps": 4, "max_steps": 9, "save_steps": 2}
-    unbroken, broken = bench_of(**training).to(Step.TRAIN), bench_of(**training).to(Step.PREPARE)
-    broken.run(Step.TRAIN, should_stop=after_steps(4))
-    broken.run(Step.TRAIN, should_stop=after_steps(1))
-    broken.run(Step.TRAIN)
-    assert [entry["train_step"] for entry in history(unbroken) if "loss" in entry] == [4, 8]
-    assert same_training(unbroken, broken)
+    uninterrupted, interrupted = bench_of(**training).to(Step.TRAIN), bench_of(**training).to(Step.PREPARE)
+    interrupted.run(Step.TRAIN, should_stop=after_steps(4))
+    interrupted.run(Step.TRAIN, should_stop=after_steps(1))
+    interrupted.run(Step.TRAIN)
+    assert [entry["train_step"] for entry in history(uninterrupted) if "loss" in entry] == [4, 8]
+    assert same_training(uninterrupted, interrupted)
 
 
 @pytest.mark.parametrize(("scheduler", "warmup"), [("linear", 0.25), ("cosine", 0.1), ("polynomial", 0.5)])
