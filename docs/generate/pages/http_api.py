@@ -21,7 +21,11 @@ PARTS: tuple[type[BaseModel], ...] = (
     answers.ErrorAnswer, answers.ErrorSentence, answers.ProblemAnswer,
 )  # fmt: skip
 BODIES = {"TrainRequest": "requests.md#trainrequest", "ExportRequest": "requests.md#exportrequest"}
-LINKS = BODIES | {part.__name__: f"#{part.__name__.lower()}" for part in PARTS}
+LINKS = (
+    {"Status": "statuses-and-events.md#statuses"}
+    | BODIES
+    | {part.__name__: f"#{part.__name__.lower()}" for part in PARTS}
+)
 
 
 def page() -> Page:
