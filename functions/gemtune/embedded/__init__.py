@@ -1,1 +1,1 @@
-"""The ports of one workstation: SQLite, folders, files, child processes."""
+"""The ports on one workstation: SQLite, folders, files and child processes."""

@@ -1,4 +1,7 @@
-"""The one SQLite file below GEMTUNE_HOME: records, events, messages, executions. Server and trainers share it."""
+"""The SQLite database of the embedded backend.
+
+One file below GEMTUNE_HOME holds records, events, messages and executions. The server and the trainers share it.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,10 @@ from pathlib import Path
 from gemtune.embedded.disk import make_folder, writing
 from gemtune.errors import GemtuneError
 
-# Seconds between two looks for what other processes have committed. One look takes microseconds.
-LOOK_SECONDS = 0.02
-# Seconds a writer waits for another one. A transaction takes milliseconds; minutes would mean a dead disk.
+# Seconds between two polls for commits of other processes. A poll takes microseconds.
+POLL_SECONDS = 0.02
+# Seconds that a writer waits for another writer. A transaction takes milliseconds, so this is only exceeded if the disk
+# fails.
 BUSY_TIMEOUT = 30.0
 
 SCHEMA = """
@@ -31,7 +35,7 @@ CREATE TABLE events (
 CREATE TABLE idempotency_keys (key TEXT PRIMARY KEY, job_id TEXT NOT NULL);
 CREATE TABLE tombstones (job_id TEXT PRIMARY KEY, until TEXT NOT NULL);
 
--- path: where a push subscription is delivered; NULL for one that is pulled.
+-- path: URL path to which a push subscription delivers; NULL for a pull subscription.
 CREATE TABLE subscriptions (name TEXT PRIMARY KEY, topic TEXT NOT NULL, path TEXT);
 CREATE TABLE messages (
   id INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, ordering_key TEXT NOT NULL, attributes TEXT NOT NULL,
@@ -59,8 +63,9 @@ CREATE TABLE uploads_seen (bucket TEXT NOT NULL, name TEXT NOT NULL, generation 
   PRIMARY KEY (bucket, name)) WITHOUT ROWID;
 """
 WEBHOOKS = "INSERT INTO subscriptions VALUES ('notify', 'webhooks', '/notify/projects/local/topics/webhooks');"
-# set_at: when `due_at` was set. A delivery is due, too, where that is later than now: the clock was set back since.
-# A step's row is there for as long as its process, which has the row's name in its environment.
+# deliveries.set_at: the time at which `due_at` was set. If it is in the future, the clock was set back since, and the
+# delivery is due at once. A row of step_executions exists as long as the step's process, which has the row's name in
+# its environment.
 LIFETIMES = """
 ALTER TABLE deliveries ADD COLUMN set_at REAL NOT NULL DEFAULT 0;
 DELETE FROM executions WHERE job_id NOT IN (SELECT job_id FROM jobs);
@@ -71,49 +76,61 @@ ALTER TABLE step_executions DROP COLUMN started;
 ALTER TABLE step_executions ADD COLUMN job_id TEXT NOT NULL DEFAULT '';
 CREATE INDEX step_executions_by_arguments ON step_executions (arguments);
 """
-# Each brings a file from the version before it, its place in this list, to its own.
+# SQL scripts by schema version: MIGRATIONS[n] brings a file from version n (`PRAGMA user_version`) to n + 1.
 MIGRATIONS = (SCHEMA, WEBHOOKS, LIFETIMES)
 
 
 class CannotOpen(GemtuneError):
-    """The file is not one that this version may write."""
+    """Raised if a newer version of gemtune has written the database."""
 
     code = "cannot_open"
 
 
-class _OfThread(threading.local):
-    """connection: this thread's, once it has asked for one."""
+class _ThreadState(threading.local):
+    """State of one thread: its connection, once it has one."""
 
     connection: sqlite3.Connection | None = None
 
 
 class Database:
-    """Connections to the file, one per thread. Every write is one transaction, durable when it returns unless that is
-    not asked for. Whoever waits for a change is woken by one of this process, and soon sees one of another."""
+    """Connections to the database file, one per thread.
+
+    Every write is one transaction, durable by default. `wait_for_newer` notices commits of this process at once and
+    those of other processes by polling.
+    """
 
     def __init__(self, path: Path):
+        """Open or create the file and migrate it to the current schema.
+
+        Raises CannotOpen, CannotStore.
+        """
         make_folder(path.parent)
         with writing(path):
             if not path.exists():
-                path.touch(mode=0o600)  # records name webhooks, whose paths may be tokens; so may its journals
+                # Private, as SQLite then makes its journals: records hold webhook URLs, which may contain tokens.
+                path.touch(mode=0o600)
         self.path = path
-        self._local = _OfThread()
+        self._local = _ThreadState()
         self._commits, self._committed = 0, threading.Condition()
         with self.write() as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version > len(MIGRATIONS):
-                raise CannotOpen(f"{path} was written by a newer gemtune", hint="use that one, or another GEMTUNE_HOME")
+                message = f"{path} was written by a newer version of gemtune"
+                raise CannotOpen(message, hint="use that version, or set GEMTUNE_HOME to another folder")
             for migration in MIGRATIONS[version:]:
                 for statement in migration.split(";\n"):
                     connection.execute(statement)
-            if version != len(MIGRATIONS):  # a write of its own: a file that is as it should be stays untouched
+            if version != len(MIGRATIONS):  # setting it writes to the file, even if the value is the same
                 connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
     def read(self) -> sqlite3.Connection:
-        """This thread's connection, for queries: each statement sees one state of the whole file."""
+        """Return this thread's connection for queries.
+
+        Each statement sees a consistent snapshot.
+        """
         connection = self._local.connection
         if connection is None:
-            with writing(self.path):  # a reader writes too: it tells the log what it reads
+            with writing(self.path):  # readers write too, to the shared memory of the write-ahead log
                 connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None)
                 connection.row_factory = sqlite3.Row
                 _write_ahead(connection)
@@ -122,11 +139,11 @@ class Database:
 
     @contextmanager
     def write(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
-        """One transaction. BEGIN IMMEDIATE takes the write lock first, so that what is read in it stays true.
+        """Run the block as one transaction, committed at its end.
 
-        durable: whether the disk has it when this returns. What is not may be lost with the machine's power, though
-        never with a process, and never alone: what was committed after it is lost too. Raises CannotStore when the disk
-        is full or may not be written to.
+        BEGIN IMMEDIATE takes the write lock first, so no other writer can change what the block reads. With `durable`,
+        the commit is on disk when the block ends. Without it, a power failure may lose the commit, together with all
+        later ones; the crash of a process does not. Raises CannotStore if the disk is full or read-only.
         """
         connection = self.read()
         with writing(self.path):
@@ -136,7 +153,7 @@ class Database:
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
-                if connection.in_transaction:  # a full disk ends it by itself
+                if connection.in_transaction:  # SQLite has rolled back by itself if the disk is full
                     connection.execute("ROLLBACK")
                 raise
         with self._committed:
@@ -144,16 +161,19 @@ class Database:
             self._committed.notify_all()
 
     def version(self) -> tuple[int, int]:
-        """Return what changes with every commit to the file, whoever made it. Good for this thread."""
+        """Return a value that changes with each commit of any process.
+
+        Compare it only with values of the same thread.
+        """
         return self._commits, self.read().execute("PRAGMA data_version").fetchone()[0]
 
     def wait_for_newer(self, version: tuple[int, int], seconds: float) -> None:
-        """Return when there is another version than this one, or after so many seconds."""
-        give_up = time.monotonic() + seconds
-        while (remaining := give_up - time.monotonic()) > 0 and self.version() == version:
+        """Wait at most `seconds` until `version()` differs from `version`."""
+        deadline = time.monotonic() + seconds
+        while (remaining := deadline - time.monotonic()) > 0 and self.version() == version:
             with self._committed:
                 if self._commits == version[0]:
-                    self._committed.wait(min(LOOK_SECONDS, remaining))
+                    self._committed.wait(min(POLL_SECONDS, remaining))
 
     def close(self) -> None:
         """Close this thread's connection."""
@@ -163,14 +183,17 @@ class Database:
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:
-    """Use a write-ahead log. When several processes open a new file at once, one of them brings it that log, and SQLite
-    lets the others fail instead of wait."""
-    give_up = time.monotonic() + BUSY_TIMEOUT
+    """Switch the database to a write-ahead log (WAL).
+
+    When several processes open a new file at the same time, one of them switches it. SQLite fails at once in the others
+    instead of waiting, so they try again here.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             return
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= give_up:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
                 raise
             time.sleep(0.01)

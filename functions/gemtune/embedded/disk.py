@@ -1,4 +1,4 @@
-"""What a disk that takes nothing more is called: one error, whoever writes."""
+"""Disk errors: a full, read-only or failing disk is one error, CannotStore."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ SQLITE_REFUSALS = frozenset(
 
 @contextmanager
 def writing(place: Path) -> Iterator[None]:
-    """Raise CannotStore for what says that the disk, and not the caller, is at fault."""
+    """Raise CannotStore if the block fails because of the disk.
+
+    Other errors pass. `place` is the file or folder that the error names.
+    """
     try:
         yield
     except OSError as error:
@@ -27,15 +30,15 @@ def writing(place: Path) -> Iterator[None]:
             raise
         raise CannotStore(str(place), os.strerror(error.errno)) from error
     except sqlite3.OperationalError as error:
-        # The low byte is the kind of the error, the rest a detail of it. https://www.sqlite.org/rescode.html
+        # The low byte is the primary result code: https://www.sqlite.org/rescode.html
         if getattr(error, "sqlite_errorcode", 0) & 0xFF not in SQLITE_REFUSALS:
             raise
         raise CannotStore(str(place), str(error)) from error
 
 
 def make_folder(path: Path) -> None:
-    """Make a private folder, and those above it that are missing. Raises CannotStore."""
+    """Create a private folder and its missing parents. Raises CannotStore."""
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:  # a file in its way, too
+    except OSError as error:  # FileExistsError too: a file has this name
         raise CannotStore(str(path), error.strerror or str(error)) from error

@@ -1,4 +1,4 @@
-"""Secrets as files of mode 0600 in a folder of mode 0700, each with the time it ends."""
+"""Secrets as private files, each with its expiry time."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ from gemtune.secret_name import NAME, missing_hint, validate_name
 
 
 class FileSecrets:
+    """`ports.Secrets` in a private folder, one JSON file per secret.
+
+    The folder has the mode 0700, each file 0600.
+    """
+
     def __init__(self, folder: Path, *, clock: Clock):
         make_folder(folder)
         with writing(folder):
@@ -45,35 +50,39 @@ class FileSecrets:
         for path in sorted(self._folder.glob("*")):
             if path.name.startswith(prefix) and NAME.fullmatch(path.name):
                 with suppress(FileNotFoundError):
-                    kept = json.loads(path.read_text())
-                    yield SecretStat(path.name, datetime.fromisoformat(kept["created_at"]))
+                    entry = json.loads(path.read_text())
+                    yield SecretStat(path.name, datetime.fromisoformat(entry["created_at"]))
 
     def _end(self, ttl: timedelta | None) -> str | None:
         return None if ttl is None else (self._clock.now() + ttl).isoformat()
 
     def _read(self, name: str) -> dict[str, str | None]:
+        """Return a secret's file content. Raises SecretNotFound."""
         try:
-            kept: dict[str, str | None] = json.loads(self._path(name).read_text())
+            entry: dict[str, str | None] = json.loads(self._path(name).read_text())
         except FileNotFoundError:
             raise SecretNotFound(f"there is no secret {name!r}", hint=missing_hint(name)) from None
-        ends_at = kept["ends_at"]
+        ends_at = entry["ends_at"]
         if ends_at is not None and self._clock.now() >= datetime.fromisoformat(ends_at).astimezone(UTC):
-            raise SecretNotFound(f"the time of secret {name!r} is over", hint="submit the job again with its token")
-        return kept
+            raise SecretNotFound(f"secret {name!r} has expired", hint="submit the job again with its token")
+        return entry
 
-    def _write(self, name: str, kept: dict[str, str | None], *, new: bool = False) -> None:
-        """Raises FileExistsError when it shall be new and is not, CannotStore."""
+    def _write(self, name: str, entry: dict[str, str | None], *, new: bool = False) -> None:
+        """Write a secret's file atomically.
+
+        Raises CannotStore, and FileExistsError if `new` is set and the file exists.
+        """
         path = self._path(name)
         unfinished = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
         with writing(self._folder):
             try:
                 handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
                 with os.fdopen(handle, "w") as file:
-                    json.dump(kept, file)
+                    json.dump(entry, file)
                     file.flush()
                     os.fsync(file.fileno())
                 if new:
-                    os.link(unfinished, path)  # one step, unlike a look and a rename
+                    os.link(unfinished, path)  # atomic: fails if the file exists
                 else:
                     unfinished.replace(path)
             finally:

@@ -1,7 +1,7 @@
-"""Objects in a folder: one file each, written whole or not at all.
+"""Objects as files in a folder, written atomically.
 
-Symbolic links to files and folders are followed as long as they stay in the bucket's folder; any other is refused by
-its name. Deleting removes a link, and nothing that it leads to.
+Symbolic links to files and folders are followed if they stay inside the bucket's folder; other links raise UnsafeName.
+Deleting a link removes the link, not its target.
 """
 
 from __future__ import annotations
@@ -27,21 +27,23 @@ from gemtune.untrusted import read_file
 
 @dataclass(frozen=True, slots=True)
 class Modes:
-    """Permissions of what is written, whatever the umask: those of files, and of folders."""
+    """Permissions of new files and folders, independent of the umask."""
 
     file: int
     folder: int
 
 
 PRIVATE = Modes(0o600, 0o700)
-# Results are given to others, containers and model servers among them, that run as somebody else.
+# Containers and model servers that read the results often run as another user.
 READABLE = Modes(0o644, 0o755)
 
-# The folders that a name leads through, without links, from the bucket's own on.
+# Real paths of the folders on the way to a file, the bucket's folder first.
 Visited = tuple[Path, ...]
 
 
 class FolderObjects:
+    """`ports.Objects` in one folder, one file per object."""
+
     def __init__(self, root: Path, bucket: str, modes: Modes = PRIVATE):
         self.bucket = bucket
         self.root = root.absolute()
@@ -49,16 +51,16 @@ class FolderObjects:
         make_folder(self.root)
         with writing(self.root):
             mode = self.root.stat().st_mode & 0o777
-            if mode & modes.folder != modes.folder:  # what is open to more users already, somebody meant to be so
+            if mode & modes.folder != modes.folder:  # only add permissions: wider ones were set on purpose
                 self.root.chmod(mode | modes.folder)
 
     def read(self, name: str, *, max_bytes: int = MAX_READ_BYTES) -> bytes:
         path = self._file(name)
         try:
-            if path.is_file():  # anything else, a pipe too, is no object
+            if path.is_file():  # anything else, such as a pipe, is not an object
                 return read_file(path, named=name, max_bytes=max_bytes)
         except FileNotFoundError:
-            pass  # deleted meanwhile
+            pass  # deleted since the check
         raise ObjectNotFound(f"there is no {name!r} in {self.bucket}")
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
@@ -69,14 +71,14 @@ class FolderObjects:
                     file.seek(start)
                     return file.read(length)
         except FileNotFoundError:
-            pass  # deleted meanwhile
+            pass  # deleted since the check
         raise ObjectNotFound(f"there is no {name!r} in {self.bucket}")
 
     def create(self, name: str, content: bytes) -> None:
         with self._unfinished(name) as (unfinished, path):
             _write_through(unfinished, content)
             try:
-                os.link(unfinished, path)  # fails when something is there, and is one step, unlike a look and a rename
+                os.link(unfinished, path)  # atomic: fails if the name exists
             except FileExistsError:
                 raise ObjectExists(f"there is a {name!r} in {self.bucket} already") from None
 
@@ -90,26 +92,29 @@ class FolderObjects:
         return self._stat(path) if path.is_file() else None
 
     def generation(self, name: str) -> str | None:
-        """mtime, size and content hash: tells a rewritten file from one that was only touched or looked at."""
+        """Return modification time, size and content hash as one string.
+
+        The hash notices a rewrite that changes neither time nor size.
+        """
         path = self._file(name)
         if not path.is_file():
             return None
         with path.open("rb") as file:
-            there, digest = os.fstat(file.fileno()), hashlib.file_digest(file, "sha256").hexdigest()
-        return f"{there.st_mtime_ns}-{there.st_size}-{digest[:16]}"
+            stat, digest = os.fstat(file.fileno()), hashlib.file_digest(file, "sha256").hexdigest()
+        return f"{stat.st_mtime_ns}-{stat.st_size}-{digest[:16]}"
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
-        folder, visited = self._followed(split_name(prefix.rpartition("/")[0]) if "/" in prefix else [])
+        folder, visited = self._walk(split_name(prefix.rpartition("/")[0]) if "/" in prefix else [])
         for path in sorted(self._files(folder, visited, prefix), key=Path.as_posix):
-            with suppress(FileNotFoundError):  # deleted while we looked
+            with suppress(FileNotFoundError):  # deleted since it was listed
                 yield self._stat(path)
 
     def delete(self, name: str) -> None:
         *folders, last = split_name(name)
-        path = self._followed(folders)[0] / last
+        path = self._walk(folders)[0] / last
         with writing(self.root), suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
             path.unlink()
-        for folder in path.parents:  # folders are no objects: an empty one is only left over
+        for folder in path.parents:  # remove folders that are empty now: a bucket has no folders of its own
             if folder == self.root or folder.parent == self.root:
                 return
             try:
@@ -119,7 +124,7 @@ class FolderObjects:
 
     def delete_prefix(self, prefix: str) -> None:
         *folders, last = split_name(prefix.rstrip("/"))
-        folder = self._followed(folders)[0]
+        folder = self._walk(folders)[0]
         for path in [folder / last] if prefix.endswith("/") else list(folder.glob(f"{glob.escape(last)}*")):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
@@ -139,8 +144,8 @@ class FolderObjects:
 
     def fetch_folder(self, prefix: str, into: Path) -> Path:
         prefix = prefix.rstrip("/") + "/"
-        folder, visited = self._followed(split_name(prefix.rstrip("/")))
-        if not list(self._files(folder, visited, prefix)):  # all of it is looked at: a link may lead out
+        folder, visited = self._walk(split_name(prefix.rstrip("/")))
+        if not list(self._files(folder, visited, prefix)):  # visits every file, so that it finds unsafe links
             raise ObjectNotFound(f"there is no {prefix!r} in {self.bucket}")
         return folder
 
@@ -151,7 +156,7 @@ class FolderObjects:
         return Link(path=self.uri(name))
 
     def remove_unfinished(self, before: datetime) -> None:
-        """Delete what writers that died left behind before this time."""
+        """Delete temporary files that crashed writers left before this time."""
         for path in (self.root / UNFINISHED).glob("*"):
             with suppress(FileNotFoundError):
                 if path.stat().st_mtime < before.timestamp():
@@ -159,13 +164,16 @@ class FolderObjects:
 
     @contextmanager
     def _unfinished(self, name: str) -> Iterator[tuple[Path, Path]]:
-        """A temporary file beside the final path, both in folders that exist; gone at the end if still there."""
+        """Yield a new temporary file and the object's final path.
+
+        The folders of both exist. At the end, the temporary file is deleted if it was not moved.
+        """
         path = self._file(name)
         with writing(self.root):
             self._make_folder(path.parent)
-            waiting = self.root / UNFINISHED
-            waiting.mkdir(exist_ok=True)
-            handle, unfinished = tempfile.mkstemp(dir=waiting)
+            folder = self.root / UNFINISHED
+            folder.mkdir(exist_ok=True)
+            handle, unfinished = tempfile.mkstemp(dir=folder)
             os.fchmod(handle, self._modes.file)
             os.close(handle)
             try:
@@ -174,7 +182,7 @@ class FolderObjects:
                 Path(unfinished).unlink(missing_ok=True)
 
     def _make_folder(self, folder: Path) -> None:
-        """Make a folder and those above it that are missing."""
+        """Create a folder and its parents with the bucket's permissions."""
         missing = [folder, *folder.parents]
         missing = missing[: next(index for index, path in enumerate(missing) if path.is_dir())]
         folder.mkdir(parents=True, exist_ok=True)
@@ -183,19 +191,30 @@ class FolderObjects:
                 path.chmod(self._modes.folder)
 
     def _file(self, name: str) -> Path:
-        return self._followed(split_name(name))[0]
+        """Return the path of an object's file, which may not exist.
 
-    def _followed(self, names: Sequence[str]) -> tuple[Path, Visited]:
-        """The path that these names lead to, one below the other, and the folders on the way. Raises UnsafeName."""
+        Raises UnsafeName.
+        """
+        return self._walk(split_name(name))[0]
+
+    def _walk(self, parts: Sequence[str]) -> tuple[Path, Visited]:
+        """Return the path of a name's parts, and the real folders above it.
+
+        Raises UnsafeName if one of the parts is a link that leads out of the bucket or back.
+        """
         path = self.root
         visited: Visited = (self.root.resolve(),)
-        for name in names:
-            path = path / name
-            visited = (*visited, self._real(path, visited))
+        for part in parts:
+            path = path / part
+            visited = (*visited, self._real_path(path, visited))
         return path, visited
 
     def _files(self, folder: Path, visited: Visited, prefix: str) -> Iterator[Path]:
-        """Every file below a folder whose name begins with `prefix`. Raises UnsafeName."""
+        """Yield the files below a folder whose names begin with `prefix`.
+
+        Names are those of objects, relative to the bucket. `visited` holds the real folders on the way to `folder`.
+        Raises UnsafeName for a link that `_walk` would refuse.
+        """
         try:
             entries = list(folder.iterdir())
         except (FileNotFoundError, NotADirectoryError):
@@ -204,34 +223,36 @@ class FolderObjects:
             name = path.relative_to(self.root).as_posix()
             if name == UNFINISHED or not (name.startswith(prefix) or prefix.startswith(f"{name}/")):
                 continue
-            real = self._real(path, visited)
+            real = self._real_path(path, visited)
             if path.is_dir():
                 yield from self._files(path, (*visited, real), prefix)
             elif path.is_file():
                 yield path
 
-    def _real(self, path: Path, visited: Visited) -> Path:
-        """Where a path that was reached through these folders really is. Raises UnsafeName for a link that leads out of
-        the bucket, or back to a folder on the way."""
+    def _real_path(self, path: Path, visited: Visited) -> Path:
+        """Return the real path of an entry of the folder `visited[-1]`.
+
+        Raises UnsafeName for a link that leads out of the bucket, or back to one of the folders in `visited`.
+        """
         if not path.is_symlink():
             return visited[-1] / path.name
-        real = Path(os.path.realpath(path))  # which, unlike `resolve`, lets links go in a circle
+        real = Path(os.path.realpath(path))  # unlike `Path.resolve`, it does not fail on a cycle of links
         if real.is_relative_to(visited[0]) and real not in visited:
             return real
-        name, where = path.relative_to(self.root).as_posix(), "in a circle" if real in visited else "out of its bucket"
-        raise UnsafeName(f"the link {name!r} in {self.bucket} leads {where}", hint="put the files themselves there")
+        name, target = path.relative_to(self.root).as_posix(), "in a circle" if real in visited else "out of its bucket"
+        raise UnsafeName(f"the link {name!r} in {self.bucket} leads {target}", hint="put the files themselves there")
 
     def _stat(self, path: Path) -> ObjectStat:
-        there = path.stat()
+        stat = path.stat()
         return ObjectStat(
             name=path.relative_to(self.root).as_posix(),
-            bytes=there.st_size,
-            updated_at=datetime.fromtimestamp(there.st_mtime, UTC),
+            bytes=stat.st_size,
+            updated_at=datetime.fromtimestamp(stat.st_mtime, UTC),
         )
 
 
 def folder_buckets(settings: Settings) -> Buckets:
-    """The four buckets, as folders of GEMTUNE_HOME."""
+    """Return the four buckets, as folders in GEMTUNE_HOME."""
     return Buckets(
         config=FolderObjects(settings.home / settings.config_bucket, settings.config_bucket),
         data=FolderObjects(settings.home / settings.data_bucket, settings.data_bucket),

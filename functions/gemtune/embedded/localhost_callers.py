@@ -1,4 +1,7 @@
-"""Callers of a workstation: its one user. Keeps web pages out of a server that listens on this machine only."""
+"""Callers of a workstation's server: its one user, but no web pages.
+
+The server listens on this machine only, but a browser on this machine runs pages of others.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,18 @@ LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class LocalhostCallers:
+    """`ports.Callers` for a server on this machine, with one owner."""
+
     def __init__(self, user: str):
         self._user = user
 
     def check(self, request: flask.Request) -> None:
-        """Refuse other pages that the user has open. One can send requests to 127.0.0.1, and its address then stands in
-        Origin: another port of this machine is another page too. One can have its own name resolve to 127.0.0.1, and
-        its name then stands in Host."""
+        """Reject requests of web pages. Raises NotFromHere.
+
+        A page can send requests to 127.0.0.1, and the browser then puts the page's origin into the header Origin; a
+        server on another port of this machine is another origin, too. A page can also make its own name resolve to
+        127.0.0.1 (DNS rebinding), and its name is then in the header Host.
+        """
         host, origin = request.headers.get("Host", ""), request.headers.get("Origin")
         if not _is_local(f"//{host}"):
             raise NotFromHere()

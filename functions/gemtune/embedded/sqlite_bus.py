@@ -1,4 +1,7 @@
-"""Bus on SQLite: durable messages, delivered at least once, by push (see delivery.py) or pull, with dead letters."""
+"""Message bus on SQLite: at-least-once delivery by push or pull.
+
+Messages that fail too often become dead letters. Push deliveries are made by local_server/delivery.py.
+"""
 
 from __future__ import annotations
 
@@ -12,32 +15,38 @@ from datetime import datetime
 from gemtune.embedded.database import Database
 from gemtune.ports import Clock, ReceivedMessage, Topic
 
-# Seconds that a delivery under way belongs to its receiver, and those that a pulled message does (Pub/Sub's default).
+# Seconds until a leased message is redelivered: one that is pushed, and one that was pulled (Pub/Sub's default).
 PUSH_DEADLINE, ACK_DEADLINE = 120.0, 10.0
-# Seconds by which the clock may be corrected without anything being due earlier.
+# Seconds by which the clock may go back, as clock synchronization makes it, without making messages due early.
 CLOCK_SECONDS = 1.0
-# Seconds that an undelivered message is kept: Pub/Sub's default.
+# Seconds after which an undelivered message is deleted: Pub/Sub's default.
 RETENTION = 7 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Deliveries of one message before it becomes a dead letter, and the seconds between them: doubled each time, as
-    Pub/Sub's retry policy does."""
+    """Retry policy of a subscription: attempts, and delays in seconds.
+
+    The delay doubles after each attempt, from `min_backoff` to `max_backoff`, as in Pub/Sub. After the last attempt the
+    message becomes a dead letter.
+    """
 
     attempts: int
     min_backoff: float
     max_backoff: float
 
 
-# Ours are tried for a quarter of an hour. A webhook's receiver may be away for hours: some seven.
+# Our own functions are retried for 15 minutes. A webhook's receiver may be down for hours, so it gets about seven.
 RETRY = RetryPolicy(attempts=20, min_backoff=0.5, max_backoff=60.0)
 RETRIES: Mapping[str, RetryPolicy] = {"notify": RetryPolicy(attempts=50, min_backoff=5.0, max_backoff=600.0)}
 
 
 @dataclass(frozen=True, slots=True)
 class LeasedMessage(ReceivedMessage):
-    """One message as its deliverer sees it. `attempt` counts from 1; `path` is where it is pushed."""
+    """A message that is leased for delivery.
+
+    `attempt` counts from 1. `path` is the URL path that a push subscription delivers to, None for pull.
+    """
 
     published_at: float
     attempt: int
@@ -55,7 +64,10 @@ def enqueue(
     now: datetime,
     ordering_key: str = "",
 ) -> str:
-    """Queue a message for every subscription of a topic, inside the caller's transaction; return its id."""
+    """Queue a message for every subscription of a topic and return its id.
+
+    Runs inside the caller's transaction on `connection`.
+    """
     at = now.timestamp()
     row = (topic, ordering_key, json.dumps(dict(attributes)), message, at)
     insert = "INSERT INTO messages (topic, ordering_key, attributes, body, published_at) VALUES (?, ?, ?, ?, ?)"
@@ -65,19 +77,26 @@ def enqueue(
         "SELECT name, ?, ?, ?, ? FROM subscriptions WHERE topic = ?",
         (message_id, ordering_key, at, at, topic),
     )
-    _forget_delivered(connection, message_id)
+    _delete_if_delivered(connection, message_id)  # if the topic has no subscription
     return str(message_id)
 
 
 class SqliteBus:
+    """`ports.Bus` on SQLite, with leases for the process that pushes messages."""
+
     def __init__(self, database: Database, *, clock: Clock):
         self._database = database
         self._clock = clock
 
     def publish(
-        self, topic: Topic, message: bytes, *, attributes: Mapping[str, str] | None = None, ordering_key: str = "",
+        self,
+        topic: Topic,
+        message: bytes,
+        *,
+        attributes: Mapping[str, str] | None = None,
+        ordering_key: str = "",
         durable: bool = True,
-    ) -> str:  # fmt: skip
+    ) -> str:
         with self._database.write(durable=durable) as connection:
             now = self._clock.now()
             return enqueue(connection, topic, message, attributes or {}, now=now, ordering_key=ordering_key)
@@ -85,37 +104,41 @@ class SqliteBus:
     def subscribe(self, name: str, topic: Topic) -> None:
         with self._database.write() as connection:
             connection.execute("INSERT OR IGNORE INTO subscriptions VALUES (?, ?, NULL)", (name, topic))
-            there = connection.execute("SELECT topic FROM subscriptions WHERE name = ?", (name,)).fetchone()["topic"]
-        if there != topic:
-            raise ValueError(f"subscription {name!r} is of topic {there}")
+            query = "SELECT topic FROM subscriptions WHERE name = ?"
+            stored_topic = connection.execute(query, (name,)).fetchone()["topic"]
+        if stored_topic != topic:
+            raise ValueError(f"subscription {name!r} belongs to topic {stored_topic}")
 
     def pull(self, name: str, limit: int, *, wait_seconds: float = 0.0) -> list[ReceivedMessage]:
-        give_up = time.monotonic() + wait_seconds
+        end = time.monotonic() + wait_seconds
         while True:
             version = self.version()
-            taken = self.lease([name], limit, deadline=ACK_DEADLINE)
-            remaining = give_up - time.monotonic()
-            if taken or remaining <= 0:
-                return list(taken)
+            messages = self.lease([name], limit, deadline=ACK_DEADLINE)
+            remaining = end - time.monotonic()
+            if messages or remaining <= 0:
+                return list(messages)
             self.wait_for_newer(version, remaining)
 
     def version(self) -> tuple[int, int]:
-        """Return what changes when there may be something new to take."""
+        """Return a value that changes when there may be new messages to lease."""
         return self._database.version()
 
     def wait_for_newer(self, version: tuple[int, int], seconds: float) -> None:
-        """Return when there is another version than this one, or after so many seconds."""
+        """Wait at most `seconds` until `version()` differs from `version`."""
         self._database.wait_for_newer(version, seconds)
 
     def ack(self, name: str, ack_ids: Sequence[str]) -> None:
-        with self._database.write(durable=False) as connection:  # what is lost of it comes once more
+        with self._database.write(durable=False) as connection:  # a lost acknowledgment only means a redelivery
             for ack_id in ack_ids:
                 connection.execute("DELETE FROM deliveries WHERE subscription = ? AND message = ?", (name, int(ack_id)))
-                _forget_delivered(connection, int(ack_id))
+                _delete_if_delivered(connection, int(ack_id))
 
     def lease(self, names: Sequence[str], limit: int, *, deadline: float = PUSH_DEADLINE) -> list[LeasedMessage]:
-        """Take due deliveries of these subscriptions, for some seconds. A message with an ordering key is due only
-        when no older one of its key and subscription is left. What waits is due, too, when the clock was set back."""
+        """Lease up to `limit` due messages for `deadline` seconds.
+
+        `names` are subscriptions. A message with an ordering key is due only if its subscription has no older message
+        with that key. All waiting messages are due if the clock was set back since they were scheduled.
+        """
         now = self._clock.now().timestamp()
         marks = ", ".join("?" * len(names))
         due = f"""
@@ -128,39 +151,46 @@ class SqliteBus:
             ORDER BY d.message LIMIT ?"""
         times = (now, now + CLOCK_SECONDS)
         if self._database.read().execute(due, (*names, *times, 1)).fetchone() is None:
-            return []  # nothing to do is the common case, and a look needs no write lock
-        with self._database.write(durable=False) as connection:  # what is lost of it is due again at once
+            return []  # the common case; a query needs no write lock
+        with self._database.write(durable=False) as connection:  # a lost lease only means an early redelivery
             rows = connection.execute(due, (*names, *times, limit)).fetchall()
-            taken = "UPDATE deliveries SET attempts = attempts + 1, due_at = ?, set_at = ?"
+            update = "UPDATE deliveries SET attempts = attempts + 1, due_at = ?, set_at = ?"
             for row in rows:
-                of_row = (now + deadline, now, row["subscription"], row["id"])
-                connection.execute(f"{taken} WHERE subscription = ? AND message = ?", of_row)
-        return [_taken(row) for row in rows]
+                values = (now + deadline, now, row["subscription"], row["id"])
+                connection.execute(f"{update} WHERE subscription = ? AND message = ?", values)
+        return [_leased_message(row) for row in rows]
 
-    def reject(self, taken: LeasedMessage, error: str) -> None:
-        """A delivery failed: try again later, or keep it as a dead letter after the last attempt."""
-        now, policy = self._clock.now().timestamp(), RETRIES.get(taken.subscription, RETRY)
-        key = (taken.subscription, int(taken.message_id))
+    def reject(self, message: LeasedMessage, error: str) -> None:
+        """Schedule the next attempt of a failed delivery.
+
+        After the last attempt of the subscription's retry policy, the message becomes a dead letter with this error.
+        """
+        now, policy = self._clock.now().timestamp(), RETRIES.get(message.subscription, RETRY)
+        key = (message.subscription, int(message.message_id))
         with self._database.write() as connection:
-            if taken.attempt < policy.attempts:
-                wait = min(policy.max_backoff, policy.min_backoff * 2 ** (taken.attempt - 1))
-                later = "UPDATE deliveries SET due_at = ?, set_at = ? WHERE subscription = ? AND message = ?"
-                connection.execute(later, (now + wait, now, *key))
+            if message.attempt < policy.attempts:
+                delay = min(policy.max_backoff, policy.min_backoff * 2 ** (message.attempt - 1))
+                reschedule = "UPDATE deliveries SET due_at = ?, set_at = ? WHERE subscription = ? AND message = ?"
+                connection.execute(reschedule, (now + delay, now, *key))
                 return
             connection.execute(
                 "INSERT INTO dead_letters SELECT ?, id, topic, ordering_key, attributes, body, ?, ?, ? "
                 "FROM messages WHERE id = ?",
-                (taken.subscription, taken.attempt, error, now, key[1]),
+                (message.subscription, message.attempt, error, now, key[1]),
             )
             connection.execute("DELETE FROM deliveries WHERE subscription = ? AND message = ?", key)
-            _forget_delivered(connection, key[1])
+            _delete_if_delivered(connection, key[1])
 
     def push_subscriptions(self) -> list[str]:
+        """Return the names of all push subscriptions."""
         query = "SELECT name FROM subscriptions WHERE path IS NOT NULL"
         return [row["name"] for row in self._database.read().execute(query)]
 
     def release_leases(self) -> None:
-        """Make every push delivery due at once: at its start the server is the only one who delivers."""
+        """Make every push delivery due now, leased or not.
+
+        Called when a server starts: it is the only process that pushes, so older leases belong to a dead one.
+        """
         with self._database.write() as connection:
             pushed = "SELECT name FROM subscriptions WHERE path IS NOT NULL"
             now = self._clock.now().timestamp()
@@ -168,7 +198,7 @@ class SqliteBus:
             connection.execute(release, (now, now))
 
     def delete_expired(self) -> None:
-        """Forget messages older than RETENTION, and dead letters of that age."""
+        """Delete messages and dead letters that are older than RETENTION."""
         oldest = self._clock.now().timestamp() - RETENTION
         with self._database.write() as connection:
             old = "SELECT id FROM messages WHERE published_at < ?"
@@ -177,12 +207,13 @@ class SqliteBus:
             connection.execute("DELETE FROM dead_letters WHERE at < ?", (oldest,))
 
 
-def _forget_delivered(connection: sqlite3.Connection, message: int | None) -> None:
-    gone = "DELETE FROM messages WHERE id = ? AND NOT EXISTS (SELECT 1 FROM deliveries WHERE message = messages.id)"
-    connection.execute(gone, (message,))
+def _delete_if_delivered(connection: sqlite3.Connection, message_id: int | None) -> None:
+    """Delete a message that no subscription waits for any more."""
+    delete = "DELETE FROM messages WHERE id = ? AND NOT EXISTS (SELECT 1 FROM deliveries WHERE message = messages.id)"
+    connection.execute(delete, (message_id,))
 
 
-def _taken(row: sqlite3.Row) -> LeasedMessage:
+def _leased_message(row: sqlite3.Row) -> LeasedMessage:
     return LeasedMessage(
         ack_id=str(row["id"]),
         message_id=str(row["id"]),

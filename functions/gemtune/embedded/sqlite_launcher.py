@@ -1,4 +1,7 @@
-"""Launcher on SQLite: executions are rows that the server's workflow runner picks up, steps are child processes."""
+"""Launcher on SQLite: executions are rows, steps are child processes.
+
+The server's workflow runner picks up the rows.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,15 @@ log = logging.getLogger(__name__)
 
 
 class SqliteLauncher:
+    """`ports.Launcher` on SQLite, with the workflow runner's interface to it."""
+
     def __init__(self, database: Database, *, clock: Clock):
         self._database = database
         self._clock = clock
 
     def start(self, job_id: str, launch: int) -> str:
-        with self._database.write(durable=False) as connection:  # a server's start begins a launch that has none
+        # Not durable: when the server starts, it starts every launch again that has no execution.
+        with self._database.write(durable=False) as connection:
             connection.execute(
                 "INSERT OR IGNORE INTO executions VALUES (?, ?, ?, ?, NULL, ?)",
                 (str(uuid.uuid4()), job_id, launch, ExecutionState.ACTIVE, self._clock.now().isoformat()),
@@ -39,25 +45,25 @@ class SqliteLauncher:
         row = self._database.read().execute("SELECT pid FROM step_executions WHERE name = ?", (execution,)).fetchone()
         process = None if row is None else children.find(row["pid"], execution)
         if process is not None:
-            # In a thread: the caller answers a request, and the child may use its grace to the full.
+            # In a thread, because the caller answers a request and the child may use its whole grace period.
             threading.Thread(target=children.terminate, args=(process,), daemon=True).start()
 
     def version(self) -> tuple[int, int]:
-        """Return what changes when an execution may have been started."""
+        """Return a value that changes when there may be new executions."""
         return self._database.version()
 
     def wait_for_newer(self, version: tuple[int, int], seconds: float) -> None:
-        """Return when there is another version than this one, or after so many seconds."""
+        """Wait at most `seconds` until `version()` differs from `version`."""
         self._database.wait_for_newer(version, seconds)
 
     def active(self) -> list[tuple[str, str, int]]:
-        """(execution, job id, launch) of every execution that has not ended."""
+        """Return (execution, job id, launch) of every active execution."""
         query = "SELECT execution, job_id, launch FROM executions WHERE state = ?"
         rows = self._database.read().execute(query, (ExecutionState.ACTIVE,)).fetchall()
         return [(row["execution"], row["job_id"], row["launch"]) for row in rows]
 
     def record_end(self, execution: str, state: ExecutionState, error: str | None = None) -> None:
-        """Remember how an execution ended; the first word counts."""
+        """Record how an execution ended, unless it has ended before."""
         with self._database.write() as connection:
             connection.execute(
                 "UPDATE executions SET state = ?, error = ? WHERE execution = ? AND state = ?",

@@ -1,4 +1,7 @@
-"""JobStore on SQLite. A created event is also queued for `fan_out`, as a Firestore trigger would be."""
+"""Job store on SQLite.
+
+Each new event is also queued for `fan_out`, in place of the Firestore trigger that runs it on Google Cloud.
+"""
 
 from __future__ import annotations
 
@@ -22,21 +25,23 @@ from gemtune.ports import Change, Clock, CreateResult, Page
 
 log = logging.getLogger(__name__)
 
-# What a list shows of a record, as a JSON array; NULL where the record is no JSON.
-_PLACES = ", ".join(f"'$.{name}'" for name in stored.SHOWN_IN_LISTS)
-SHOWN = f"CASE WHEN json_valid(record) THEN json_extract(record, {_PLACES}) END"
+# SQL for the fields of a record that lists show, as a JSON array; NULL if the record is not valid JSON.
+_PATHS = ", ".join(f"'$.{name}'" for name in stored.SHOWN_IN_LISTS)
+SHOWN = f"CASE WHEN json_valid(record) THEN json_extract(record, {_PATHS}) END"
 
 
 class SqliteStore:
+    """`ports.JobStore` on SQLite."""
+
     def __init__(self, database: Database, *, clock: Clock):
         self._database = database
         self._clock = clock
 
     def create(self, job: Job, event: Event) -> CreateResult:
         with self._database.write() as connection:
-            taken = self._holder_of(connection, job)
-            if taken is not None:
-                return CreateResult(taken, is_new=False)
+            existing = self._find_same(connection, job)
+            if existing is not None:
+                return CreateResult(existing, is_new=False)
             if job.parent_job_id is not None:
                 parent = self._get(connection, job.parent_job_id)
                 self._save(connection, parent.model_copy(update={"version": parent.version + 1}))
@@ -49,14 +54,18 @@ class SqliteStore:
     def find_by_key(self, key_hash: str) -> Job | None:
         connection = self._database.read()
         job_id = _job_with_key(connection, key_hash)
-        return None if job_id is None else self._there(connection, job_id)
+        return None if job_id is None else self._find(connection, job_id)
 
-    def _holder_of(self, connection: sqlite3.Connection, job: Job) -> Job | None:
-        """The job that has the key or the id of this one. Raises JobWasDeleted."""
+    def _find_same(self, connection: sqlite3.Connection, job: Job) -> Job | None:
+        """Return the stored job with this job's key or id, or None.
+
+        Raises JobWasDeleted.
+        """
         by_key = None if job.key_hash is None else _job_with_key(connection, job.key_hash)
-        return self._there(connection, by_key or job.job_id)
+        return self._find(connection, by_key or job.job_id)
 
-    def _there(self, connection: sqlite3.Connection, job_id: str) -> Job | None:
+    def _find(self, connection: sqlite3.Connection, job_id: str) -> Job | None:
+        """Return a job, or None if it never existed. Raises JobWasDeleted."""
         if connection.execute("SELECT 1 FROM tombstones WHERE job_id = ?", (job_id,)).fetchone():
             raise JobWasDeleted(job_id)
         row = connection.execute("SELECT job_id, record FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
@@ -82,27 +91,27 @@ class SqliteStore:
         return after
 
     def record_progress(self, job_id: str, fence: FencingToken, progress: Progress | None, at: datetime) -> None:
-        with self._database.write(durable=False) as connection:  # the next one says it again
+        with self._database.write(durable=False) as connection:  # the next heartbeat makes up for a lost one
             job = steps.record_heartbeat(self._get(connection, job_id), fence, progress, at)
             self._save(connection, job)
 
     def mark_published(self, job_id: str, seq: int) -> None:
-        with self._database.write(durable=False) as connection:  # what is lost of it is published once more
+        with self._database.write(durable=False) as connection:  # if it is lost, the events are published again
             job = self._get(connection, job_id)
             if seq > job.published_seq:
                 self._save(connection, job.model_copy(update={"published_seq": seq}))
 
     def page(self, *, status: Status | None, modality: str | None, limit: int, page_token: str | None) -> Page:
-        wanted: dict[str, Any] = {"status": status and status.value, "modality": modality}
-        conditions = [f"{column} = :{column}" for column, value in wanted.items() if value is not None]
+        values: dict[str, Any] = {"status": status and status.value, "modality": modality}
+        conditions = [f"{column} = :{column}" for column, value in values.items() if value is not None]
         if page_token is not None:
             place = decode_page_token(page_token)
-            wanted |= {"created_at": _iso(place.created_at.astimezone(UTC)), "job_id": place.job_id}
+            values |= {"created_at": _iso(place.created_at.astimezone(UTC)), "job_id": place.job_id}
             conditions.append("(created_at, job_id) < (:created_at, :job_id)")
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
         order = "ORDER BY created_at DESC, job_id DESC LIMIT :limit"
         query = f"SELECT job_id, created_at, modality, {SHOWN} AS shown FROM jobs {where} {order}"
-        rows = self._database.read().execute(query, wanted | {"limit": limit + 1}).fetchall()
+        rows = self._database.read().execute(query, values | {"limit": limit + 1}).fetchall()
         more = len(rows) > limit
         return Page([_summary(row) for row in rows[:limit]], _token(rows[limit - 1]) if more else None)
 
@@ -126,7 +135,7 @@ class SqliteStore:
                 log.warning("%s", error)
 
     def unfinished_children(self, job_id: str) -> Sequence[str]:
-        marks = ", ".join("?" * len(FINAL))  # the others are few, so no index on the parent pays
+        marks = ", ".join("?" * len(FINAL))  # few jobs are not over, so an index on the parent is not worth it
         parent = "CASE WHEN json_valid(record) THEN json_extract(record, '$.parent_job_id') END"
         query = f"SELECT job_id FROM jobs WHERE status NOT IN ({marks}) AND {parent} = ? ORDER BY job_id"
         rows = self._database.read().execute(query, (*sorted(FINAL), job_id)).fetchall()
@@ -141,7 +150,7 @@ class SqliteStore:
             job = self._salvage(connection, job_id)
             if job.version != version:
                 raise VersionConflict(f"job {job_id!r} is at version {job.version}, not {version}")
-            for table in ("events", "jobs", "executions", "step_executions"):  # what launches left goes with the job
+            for table in ("events", "jobs", "executions", "step_executions"):
                 connection.execute(f"DELETE FROM {table} WHERE job_id = ?", (job_id,))
             connection.execute("INSERT INTO tombstones VALUES (?, ?)", (job_id, _iso(tombstone_until)))
 
@@ -155,15 +164,19 @@ class SqliteStore:
 
     def drop_tombstones(self, now: datetime) -> None:
         with self._database.write() as connection:
-            gone = "SELECT job_id FROM tombstones WHERE until <= ?"
-            for table in ("idempotency_keys", "executions"):  # a launch may have come while the job was deleted
-                connection.execute(f"DELETE FROM {table} WHERE job_id IN ({gone})", (_iso(now),))
+            expired = "SELECT job_id FROM tombstones WHERE until <= ?"
+            for table in ("idempotency_keys", "executions"):  # a launch may have started while the job was deleted
+                connection.execute(f"DELETE FROM {table} WHERE job_id IN ({expired})", (_iso(now),))
             connection.execute("DELETE FROM tombstones WHERE until <= ?", (_iso(now),))
 
     def _get(self, connection: sqlite3.Connection, job_id: str) -> Job:
         return _read(_row(connection, job_id))
 
     def _salvage(self, connection: sqlite3.Connection, job_id: str) -> Job:
+        """Return a job even if its record is unreadable.
+
+        The row's other columns and the readable fields then make up the job.
+        """
         row = _row(connection, job_id)
         try:
             return _read(row)
@@ -183,6 +196,7 @@ class SqliteStore:
         connection.execute(f"UPDATE jobs SET {values} WHERE job_id = :job_id", columns)
 
     def _write_events(self, connection: sqlite3.Connection, events: Sequence[Event]) -> None:
+        """Store events and queue the trigger of each for `fan_out`."""
         for event in events:
             body = event.model_dump_json()
             connection.execute("INSERT INTO events VALUES (?, ?, ?)", (event.job_id, event.seq, body))
@@ -198,14 +212,16 @@ def _row(connection: sqlite3.Connection, job_id: str) -> sqlite3.Row:
 
 
 def _job_with_key(connection: sqlite3.Connection, key_hash: str) -> str | None:
+    """Return the id of the job with an idempotency key, or None."""
     row = connection.execute("SELECT job_id FROM idempotency_keys WHERE key = ?", (key_hash,)).fetchone()
     return None if row is None else str(row["job_id"])
 
 
 def _columns(job: Job) -> dict[str, Any]:
+    """Return a job's row in the table `jobs`, by column. Raises RecordInvalid."""
     record = stored.to_json(job)
-    shown = {name: getattr(job, name) for name in ("job_id", "modality", "version", "last_seq", "published_seq")}
-    return shown | {"created_at": _iso(job.created_at), "status": str(job.status), "record": record}
+    fields = {name: getattr(job, name) for name in ("job_id", "modality", "version", "last_seq", "published_seq")}
+    return fields | {"created_at": _iso(job.created_at), "status": str(job.status), "record": record}
 
 
 def _read(row: sqlite3.Row) -> Job:
@@ -220,7 +236,7 @@ def _summary(row: sqlite3.Row) -> JobSummary:
 
 
 def _iso(at: datetime) -> str:
-    """Always with microseconds, so that the text sorts as the time does."""
+    """Format a time with microseconds, so that texts sort by time."""
     return at.isoformat(timespec="microseconds")
 
 

@@ -1,5 +1,5 @@
 """The ports on Google Cloud.
 
-A client is imported when it is first used, since each costs a third of a second of every cold start: a function loads
-what its route needs.
+Client libraries are imported when they are first used: each adds a third of a second to a cold start, and a function
+needs only those of its route.
 """

@@ -1,4 +1,4 @@
-"""Ends an execution of a Cloud Run job. Starting them is the workflow's part."""
+"""Cancellation of Cloud Run job executions; the workflow starts them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ TIMEOUT = 20.0
 
 
 def cancel_execution(location: str, execution: str, *, endpoint: str | None = None) -> None:
-    """Cancel `execution`, named as CLOUD_RUN_EXECUTION tells it to a task: the job's name, a dash, and five letters.
-    Nothing happens when it has ended. Its tasks get SIGTERM, and SIGKILL ten seconds later."""
+    """Cancel an execution unless it has ended.
+
+    Its tasks get SIGTERM, and SIGKILL ten seconds later. `location` is `projects/…/locations/…`; `execution` is the
+    name in the variable CLOUD_RUN_EXECUTION of a task: the job's name, a dash and five letters.
+    """
     job = execution.rpartition("-")[0]
     with suppress(NotFound, FailedPrecondition):
         name = f"{location}/jobs/{job}/executions/{execution}"
@@ -22,11 +25,11 @@ def cancel_execution(location: str, execution: str, *, endpoint: str | None = No
 
 @lru_cache(maxsize=1)
 def _client(endpoint: str | None) -> run_v2.ExecutionsClient:
-    """`endpoint` (a URL) is for a stand-in; None is Google's."""
+    """Return a client for Google's API, or for an emulator's URL."""
     if endpoint is None:
         return run_v2.ExecutionsClient()
     from google.auth.credentials import AnonymousCredentials
 
-    nobody = AnonymousCredentials()  # type: ignore[no-untyped-call]
+    credentials = AnonymousCredentials()  # type: ignore[no-untyped-call]
     options = {"api_endpoint": endpoint}
-    return run_v2.ExecutionsClient(credentials=nobody, transport="rest", client_options=options)
+    return run_v2.ExecutionsClient(credentials=credentials, transport="rest", client_options=options)

@@ -1,11 +1,12 @@
-"""JobStore on Firestore. A Firestore trigger on created event documents wakes `fan_out`.
+"""Job store on Firestore.
 
     training_jobs/{job_id}                the record; `lagging`: whether events wait to be published; `write_ids`
-    training_jobs/{job_id}/events/{seq}   its events; `expire_at`: when Firestore may delete it
+    training_jobs/{job_id}/events/{seq}   its events; `expire_at`: when Firestore may delete the event
     idempotency_keys/{key_hash}           {job_id}
     tombstones/{job_id}                   {until, key_hash}
 
-Every query that needs a composite index has it in firestore_indexes.json, which Terraform reads too.
+A Firestore trigger on new event documents runs `fan_out`. The composite indexes that the queries need are in
+firestore_indexes.json, from which Terraform creates them.
 """
 
 from __future__ import annotations
@@ -46,16 +47,23 @@ log = logging.getLogger(__name__)
 
 JOBS, EVENTS, KEYS, TOMBSTONES = "training_jobs", "events", "idempotency_keys", "tombstones"
 
-# Seconds that one call may take, and for how long a write that loses a race is begun again.
-CALL_SECONDS, RACE_SECONDS = 20.0, 60.0
+# Time limits in seconds: for one call, and for repeating a write that conflicts with other writers.
+CALL_SECONDS, CONFLICT_SECONDS = 20.0, 60.0
 
-# How many of the last writes a document knows: others may write between a lost answer and the repeated call.
+# Number of write ids that a document keeps. Others may write between a call whose response was lost and its repetition.
 WRITE_IDS = 20
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 class FirestoreStore:
+    """`ports.JobStore` on Firestore.
+
+    Each write is one batch with preconditions: it is atomic, and fails if a document changed since it was read; then
+    the change is applied again to the new state. Unlike a transaction, this locks nothing, so concurrent writers
+    never wait for each other.
+    """
+
     def __init__(self, project_id: str, *, clock: Clock):
         self._project_id = project_id
         self._clock = clock
@@ -65,11 +73,13 @@ class FirestoreStore:
         return firestore.Client(project=self._project_id)
 
     def create(self, job: Job, event: Event) -> CreateResult:
-        def once() -> CreateResult:
-            taken = self._holder_of(job)
-            if taken is not None:  # a repeated call finds what the first one wrote: a spec is of one request only
-                ours = (taken.job_id, taken.spec_name) == (job.job_id, job.spec_name)
-                return CreateResult(taken, is_new=ours)
+        def attempt() -> CreateResult:
+            existing = self._find_same(job)
+            if existing is not None:
+                # The job is new if an earlier attempt stored it and its response was lost. The spec's name tells, as
+                # each request has its own.
+                is_ours = (existing.job_id, existing.spec_name) == (job.job_id, job.spec_name)
+                return CreateResult(existing, is_new=is_ours)
             batch = self._client.batch()
             if job.parent_job_id is not None:
                 parent = self._snapshot(job.parent_job_id)
@@ -81,11 +91,11 @@ class FirestoreStore:
             batch.commit(timeout=CALL_SECONDS)
             return CreateResult(job, is_new=True)
 
-        return _until_no_race(once)
+        return _retry_conflicts(attempt)
 
     def find_by_key(self, key_hash: str) -> Job | None:
         key = self._key(key_hash).get(timeout=CALL_SECONDS)
-        return self._there(key.get("job_id")) if key.exists else None
+        return self._find(key.get("job_id")) if key.exists else None
 
     def get(self, job_id: str) -> Job:
         return job_of(self._snapshot(job_id))
@@ -122,17 +132,17 @@ class FirestoreStore:
         query = query.order_by("created_at", direction=newest_first).order_by("job_id", direction=newest_first)
         if page_token is not None:
             query = query.start_after(asdict(decode_page_token(page_token)))
-        found = list(query.select(SHOWN_IN_LISTS).limit(limit + 1).stream(timeout=CALL_SECONDS))
-        more = len(found) > limit
-        next_page_token = token_after(found[limit - 1]) if more else None
-        return Page([summary_of(snapshot) for snapshot in found[:limit]], next_page_token)
+        snapshots = list(query.select(SHOWN_IN_LISTS).limit(limit + 1).stream(timeout=CALL_SECONDS))
+        more = len(snapshots) > limit
+        next_page_token = token_after(snapshots[limit - 1]) if more else None
+        return Page([summary_of(snapshot) for snapshot in snapshots[:limit]], next_page_token)
 
     def events(self, job_id: str, *, after: int = 0, limit: int = 500) -> Sequence[Event]:
         if not self._job(job_id).get(["version"], timeout=CALL_SECONDS).exists:
             raise JobNotFound(job_id)
         query = self._job(job_id).collection(EVENTS).where(filter=FieldFilter("seq", ">", after))
-        found = query.order_by("seq").limit(limit).stream(timeout=CALL_SECONDS)
-        return [event_of(job_id, snapshot) for snapshot in found]
+        snapshots = query.order_by("seq").limit(limit).stream(timeout=CALL_SECONDS)
+        return [event_of(job_id, snapshot) for snapshot in snapshots]
 
     def unfinished(self) -> Iterator[Job]:
         query = self._client.collection(JOBS).where(filter=FieldFilter("status", "in", sorted(UNFINISHED)))
@@ -143,30 +153,32 @@ class FirestoreStore:
                 log.warning("%s", error)
 
     def unfinished_children(self, job_id: str) -> Sequence[str]:
-        # One equality, which needs no index of its own; how many exports a job has is no number to page through.
+        # A filter on one field needs no composite index, and a job has few exports, so all of them are read.
         query = self._client.collection(JOBS).where(filter=FieldFilter("parent_job_id", "==", job_id))
-        found = query.select(["status", "finished_at"]).stream(timeout=CALL_SECONDS)
-        fields = {snapshot.id: snapshot.to_dict() or {} for snapshot in found}
-        return sorted(id for id, job in fields.items() if not is_final(job.get("status", ""), job.get("finished_at")))
+        snapshots = query.select(["status", "finished_at"]).stream(timeout=CALL_SECONDS)
+        fields = {snapshot.id: snapshot.to_dict() or {} for snapshot in snapshots}
+        return sorted(
+            job_id for job_id, job in fields.items() if not is_final(job.get("status", ""), job.get("finished_at"))
+        )
 
     def unpublished(self) -> Iterator[str]:
         query = self._client.collection(JOBS).where(filter=FieldFilter("lagging", "==", True)).select(["lagging"])
         yield from [snapshot.id for snapshot in query.stream(timeout=CALL_SECONDS)]
 
     def delete(self, job_id: str, *, version: int, tombstone_until: datetime) -> None:
-        def once() -> None:
+        def attempt() -> None:
             snapshot = self._snapshot(job_id)
             job = self._salvaged(snapshot)
             if job.version != version:
                 raise VersionConflict(f"job {job_id!r} is at version {job.version}, not {version}")
             batch = self._client.batch()
             for event in self._job(job_id).collection(EVENTS).select(["seq"]).stream(timeout=CALL_SECONDS):
-                batch.delete(event.reference)  # deleting a document leaves what is below it
+                batch.delete(event.reference)  # deleting a document does not delete its subcollections
             batch.delete(snapshot.reference, option=self._unchanged(snapshot))
             batch.set(self._tombstone(job_id), {"until": tombstone_until, "key_hash": job.key_hash})
             batch.commit(timeout=CALL_SECONDS)
 
-        _until_no_race(once)
+        _retry_conflicts(attempt)
 
     def was_deleted(self, job_id: str) -> bool:
         return bool(self._tombstone(job_id).get(timeout=CALL_SECONDS).exists)
@@ -184,36 +196,37 @@ class FirestoreStore:
             batch.delete(snapshot.reference)
             batch.commit(timeout=CALL_SECONDS)
 
-    # One write. A batch is atomic, and its preconditions say that nobody wrote since we read; unlike a transaction it
-    # holds no lock on what it reads, so that of many who come at once none waits for another that waits for it.
-
     def _change(self, job_id: str, decide: Change, *, salvage: bool = False) -> Job:
-        """Write what `decide` makes of the record, with its events; return it."""
-        sent: list[tuple[str, Job]] = []
+        """Apply `decide` to a job, store the result, and return it.
 
-        def once() -> Job:
+        The events are stored in the same batch. Repeats all of it if another writer comes in between.
+        """
+        attempted: list[tuple[str, Job]] = []
+
+        def attempt() -> Job:
             snapshot = self._snapshot(job_id)
-            written = (snapshot.to_dict() or {}).get("write_ids", [])
-            for write_id, after in sent:
-                if write_id in written:
-                    return after  # the race was lost to ourselves: a repeated call finds what the first one wrote
+            stored_ids = (snapshot.to_dict() or {}).get("write_ids", [])
+            for write_id, after in attempted:
+                if write_id in stored_ids:
+                    return after  # an earlier attempt was stored, but its response was lost
             before = self._salvaged(snapshot) if salvage else job_of(snapshot)
             after, events = decide(before)
             if after is before:
                 return before
             write_id = uuid.uuid4().hex
-            sent.append((write_id, after))
+            attempted.append((write_id, after))
             batch = self._client.batch()
-            changed = document_of(after) | {"write_ids": [*written, write_id][-WRITE_IDS:]}
-            batch.update(snapshot.reference, changed, option=self._unchanged(snapshot))
+            document = document_of(after) | {"write_ids": [*stored_ids, write_id][-WRITE_IDS:]}
+            batch.update(snapshot.reference, document, option=self._unchanged(snapshot))
             for event in events:
                 batch.create(self._event(event), event_document_of(event))
             batch.commit(timeout=CALL_SECONDS)
             return after
 
-        return _until_no_race(once)
+        return _retry_conflicts(attempt)
 
     def _salvaged(self, snapshot: Snapshot) -> Job:
+        """Return the job in a document, or what can be read of it."""
         try:
             return job_of(snapshot)
         except RecordUnreadable:
@@ -222,20 +235,26 @@ class FirestoreStore:
             return salvaged_from(snapshot, newest[0] if newest else 0)
 
     def _unchanged(self, snapshot: Snapshot) -> Any:
+        """Return the precondition that a document is as in this snapshot."""
         return self._client.write_option(last_update_time=snapshot.update_time)
 
     def _snapshot(self, job_id: str) -> Snapshot:
+        """Read a job's document. Raises JobNotFound."""
         snapshot = self._job(job_id).get(timeout=CALL_SECONDS)
         if not snapshot.exists:
             raise JobNotFound(job_id)
         return snapshot
 
-    def _holder_of(self, job: Job) -> Job | None:
-        """The job that has the key or the id of this one. Raises JobWasDeleted."""
-        by_key = None if job.key_hash is None else self._key(job.key_hash).get(timeout=CALL_SECONDS)
-        return self._there(by_key.get("job_id") if by_key is not None and by_key.exists else job.job_id)
+    def _find_same(self, job: Job) -> Job | None:
+        """Return the stored job with this job's key or id, or None.
 
-    def _there(self, job_id: str) -> Job | None:
+        Raises JobWasDeleted.
+        """
+        by_key = None if job.key_hash is None else self._key(job.key_hash).get(timeout=CALL_SECONDS)
+        return self._find(by_key.get("job_id") if by_key is not None and by_key.exists else job.job_id)
+
+    def _find(self, job_id: str) -> Job | None:
+        """Return a job, or None if it never existed. Raises JobWasDeleted."""
         if self.was_deleted(job_id):
             raise JobWasDeleted(job_id)
         try:
@@ -243,14 +262,14 @@ class FirestoreStore:
         except JobNotFound:
             return None
 
-    # Documents.
+    # References to documents.
 
     def _job(self, job_id: str) -> firestore.DocumentReference:
         return self._client.collection(JOBS).document(_segment(job_id))
 
     def _event(self, event: Event) -> firestore.DocumentReference:
-        found: firestore.DocumentReference = self._job(event.job_id).collection(EVENTS).document(str(event.seq))
-        return found
+        reference: firestore.DocumentReference = self._job(event.job_id).collection(EVENTS).document(str(event.seq))
+        return reference
 
     def _key(self, key_hash: str) -> firestore.DocumentReference:
         return self._client.collection(KEYS).document(_segment(key_hash))
@@ -259,15 +278,19 @@ class FirestoreStore:
         return self._client.collection(TOMBSTONES).document(_segment(job_id))
 
 
-def _until_no_race(once: Callable[[], Found]) -> Found:
-    """What `once` returns; again when somebody else wrote in between: then it wrote nothing."""
-    races = if_exception_type(Aborted, AlreadyExists, FailedPrecondition, NotFound)
-    return Retry(races, initial=0.02, multiplier=1.5, maximum=1.0, timeout=RACE_SECONDS)(once)()
+def _retry_conflicts(attempt: Callable[[], Result]) -> Result:
+    """Call `attempt` until no other writer interferes; return its result.
+
+    An attempt that raises one of these errors has written nothing, because a precondition did not hold.
+    """
+    conflicts = if_exception_type(Aborted, AlreadyExists, FailedPrecondition, NotFound)
+    return Retry(conflicts, initial=0.02, multiplier=1.5, maximum=1.0, timeout=CONFLICT_SECONDS)(attempt)()
 
 
 def _segment(name: str) -> str:
-    """Raises JobNotFound for what cannot be the name of a document: no job has it.
+    """Return a name unchanged if Firestore allows it as a document's id.
 
+    Raises JobNotFound otherwise, since no job can have it. The rules:
     https://firebase.google.com/docs/firestore/quotas#collections_documents_and_fields
     """
     reserved = name in ("", ".", "..") or (name.startswith("__") and name.endswith("__"))

@@ -1,4 +1,4 @@
-"""Bus on Pub/Sub."""
+"""Message bus on Pub/Sub."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ from gemtune.ports import ReceivedMessage, Topic
 if TYPE_CHECKING:
     from google.cloud import pubsub_v1  # type: ignore[attr-defined]
 
-# Seconds until a publish has to be durable, and of one attempt at it; and that a pull waits when nothing is there.
+# Time limits in seconds: for publishing with all retries, for one attempt at it, and for a pull without messages.
 PUBLISH_SECONDS, ATTEMPT_SECONDS, PULL_SECONDS = 30.0, 10.0, 3.0
-# Seconds until a pulled message that nobody acknowledged comes again, and that an unread one is kept.
+# Seconds until an unacknowledged message is redelivered, and until an unread one is deleted.
 ACK_DEADLINE, RETENTION = 10, 7 * 86400
-# What a publish is tried again after, as the client does by itself: https://cloud.google.com/pubsub/docs/retry-requests
-PASSING = (Aborted, Cancelled, DeadlineExceeded, InternalServerError, ResourceExhausted, ServiceUnavailable, Unknown)
+# Errors after which publishing is retried, the client's own list: https://cloud.google.com/pubsub/docs/retry-requests
+TRANSIENT = (Aborted, Cancelled, DeadlineExceeded, InternalServerError, ResourceExhausted, ServiceUnavailable, Unknown)
 
 
 class PubSubBus:
+    """`ports.Bus` on Pub/Sub."""
+
     def __init__(self, project_id: str):
         self._project_id = project_id
 
@@ -48,43 +50,48 @@ class PubSubBus:
         return pubsub_v1.SubscriberClient()
 
     def publish(
-        self, topic: Topic, message: bytes, *, attributes: Mapping[str, str] | None = None, ordering_key: str = "",
+        self,
+        topic: Topic,
+        message: bytes,
+        *,
+        attributes: Mapping[str, str] | None = None,
+        ordering_key: str = "",
         durable: bool = True,
-    ) -> str:  # fmt: skip
-        # The API's own call, not the client's queue in front of it: that goes on trying an ordered message in the
-        # background after we gave it up, and so could publish it after later ones.
+    ) -> str:
+        # This calls the API directly instead of the client's publish queue. The queue keeps retrying an ordered message
+        # in the background after we have given up, and could then publish it after later ones.
         from google.pubsub_v1 import PublisherClient
 
-        wanted = {"data": message, "attributes": dict(attributes or {}), "ordering_key": ordering_key}
-        answer = PublisherClient.publish(
+        pubsub_message = {"data": message, "attributes": dict(attributes or {}), "ordering_key": ordering_key}
+        response = PublisherClient.publish(
             self._publisher,
-            request={"topic": self._topic(topic), "messages": [wanted]},
-            retry=Retry(if_exception_type(*PASSING), initial=0.1, timeout=PUBLISH_SECONDS),
+            request={"topic": self._topic(topic), "messages": [pubsub_message]},
+            retry=Retry(if_exception_type(*TRANSIENT), initial=0.1, timeout=PUBLISH_SECONDS),
             timeout=ATTEMPT_SECONDS,
         )
-        return str(answer.message_ids[0])
+        return str(response.message_ids[0])
 
     def subscribe(self, name: str, topic: Topic) -> None:
         path = self._subscription(name)
-        wanted = {
+        request = {
             "name": path,
             "topic": self._topic(topic),
             "enable_message_ordering": True,
             "ack_deadline_seconds": ACK_DEADLINE,
             "message_retention_duration": {"seconds": RETENTION},
-            "expiration_policy": {},  # never: it keeps what comes while nobody reads
+            "expiration_policy": {},  # never expires, so that it collects messages while no client pulls
         }
         try:
-            self._subscriber.create_subscription(request=wanted)
+            self._subscriber.create_subscription(request=request)
         except AlreadyExists:
-            there = self._subscriber.get_subscription(subscription=path).topic
-            if there != wanted["topic"]:
-                raise ValueError(f"subscription {name!r} is of topic {there.rpartition('/')[2]}") from None
+            topic_path = self._subscriber.get_subscription(subscription=path).topic
+            if topic_path != request["topic"]:
+                raise ValueError(f"subscription {name!r} belongs to topic {topic_path.rpartition('/')[2]}") from None
 
     def pull(self, name: str, limit: int, *, wait_seconds: float = 0.0) -> list[ReceivedMessage]:
         seconds = max(wait_seconds, PULL_SECONDS)
         try:
-            answer = self._subscriber.pull(
+            response = self._subscriber.pull(
                 subscription=self._subscription(name), max_messages=limit, timeout=seconds, retry=None
             )
         except DeadlineExceeded:
@@ -97,7 +104,7 @@ class PubSubBus:
                 attributes=dict(received.message.attributes),
                 ordering_key=received.message.ordering_key,
             )
-            for received in answer.received_messages
+            for received in response.received_messages
         ]
 
     def ack(self, name: str, ack_ids: Sequence[str]) -> None:

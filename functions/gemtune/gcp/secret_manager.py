@@ -1,4 +1,4 @@
-"""Secrets in Secret Manager: one secret each, with an expiry where it has a time to live."""
+"""Secrets in Secret Manager, with an expiry time if they have a time to live."""
 
 from __future__ import annotations
 
@@ -22,9 +22,16 @@ TIMEOUT = 20.0
 
 
 class SecretManagerSecrets:
-    """`endpoint` (host:port, without TLS) is for a stand-in; None is Google's."""
+    """`ports.Secrets` on Secret Manager.
+
+    The latest version of a secret is its value.
+    """
 
     def __init__(self, project_id: str, *, endpoint: str | None = None):
+        """Create the port.
+
+        `endpoint` is an emulator's host:port, without TLS; None is Google's API.
+        """
         self._project = f"projects/{project_id}"
         self._endpoint = endpoint
 
@@ -48,13 +55,14 @@ class SecretManagerSecrets:
         self._add_version(path, value)
 
     def create_once(self, name: str, value: str) -> str:
-        # Of versions, unlike of secrets, there is one first whoever comes first; so the first is what counts.
+        # Version 1 is the value: concurrent callers may each add a version, but only one of them is number 1.
         path = self._path(name)
         try:
             return self._access(f"{path}/versions/1")
         except NotFound:
             try:
-                self._add_version(path, value)  # Terraform made the secret, empty, so that we need not be allowed to
+                # Terraform has created the secret without a version, so the service needs no right to create secrets.
+                self._add_version(path, value)
             except NotFound:
                 self._create(name, None)
                 self._add_version(path, value)
@@ -65,9 +73,9 @@ class SecretManagerSecrets:
         try:
             try:
                 return self._access(f"{path}/versions/latest")
-            except NotFound:  # `latest` may lag behind a version that was just added; the first, by its number, not
+            except NotFound:  # `latest` is eventually consistent: it may not exist yet when version 1 already does
                 return self._access(f"{path}/versions/1")
-        except (NotFound, FailedPrecondition):  # the latter: it was disabled or destroyed
+        except (NotFound, FailedPrecondition):  # FailedPrecondition: the version is disabled or destroyed
             raise _not_found(name) from None
 
     def renew(self, name: str, *, ttl: timedelta) -> None:
@@ -84,14 +92,14 @@ class SecretManagerSecrets:
         request = {"parent": self._project, "filter": f"name:{prefix}"}
         for secret in self._client.list_secrets(request=request, timeout=TIMEOUT):
             name = secret.name.rpartition("/")[2]
-            if name.startswith(prefix):  # the filter finds it anywhere in the name
+            if name.startswith(prefix):  # the filter matches it anywhere in the name
                 yield SecretStat(name, secret.create_time)
 
     def _create(self, name: str, ttl: timedelta | None) -> bool:
-        """Whether it is new."""
-        wanted: dict[str, Any] = {"replication": {"automatic": {}}} | ({} if ttl is None else {"ttl": ttl})
+        """Create an empty secret unless it exists; return whether it is new."""
+        secret: dict[str, Any] = {"replication": {"automatic": {}}} | ({} if ttl is None else {"ttl": ttl})
         try:
-            request = {"parent": self._project, "secret_id": validate_name(name), "secret": wanted}
+            request = {"parent": self._project, "secret_id": validate_name(name), "secret": secret}
             self._client.create_secret(request=request, timeout=TIMEOUT)
         except AlreadyExists:
             return False
@@ -107,6 +115,7 @@ class SecretManagerSecrets:
         self._client.update_secret(request=request, timeout=TIMEOUT)
 
     def _access(self, version: str) -> str:
+        """Return the value of a version, by its full name. Raises NotFound."""
         content: bytes = self._client.access_secret_version(name=version, timeout=TIMEOUT).payload.data
         return content.decode()
 
@@ -115,4 +124,4 @@ class SecretManagerSecrets:
 
 
 def _not_found(name: str) -> SecretNotFound:
-    return SecretNotFound(f"there is no secret {name!r}, or its time is over", hint=missing_hint(name))
+    return SecretNotFound(f"there is no secret {name!r}, or it has expired", hint=missing_hint(name))

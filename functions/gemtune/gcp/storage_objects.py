@@ -1,4 +1,7 @@
-"""Objects in a bucket of Cloud Storage. What goes in or out whole is checked against its CRC32C by the client."""
+"""Objects in a Cloud Storage bucket.
+
+The client checks every whole object that it uploads or downloads against its CRC32C.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +27,16 @@ if TYPE_CHECKING:
     from google.api_core.retry import Retry
     from google.cloud import storage
 
-# Seconds without an answer or a byte. Files that travel at once; threads, since they wait for the network.
+# Seconds without a response or a byte, and the number of files or parts that are transferred in parallel. Threads are
+# enough, since they wait for the network.
 TIMEOUT, WORKERS = 60.0, 8
-# A file above this many bytes comes in parts that travel at once, each checked.
+# A larger file is downloaded in parts, in parallel, each with its own checksum.
 PART_BYTES = 64 * 1024 * 1024
 
 
 class StorageObjects:
+    """`ports.Objects` in one Cloud Storage bucket."""
+
     def __init__(self, project_id: str, bucket: str):
         self.bucket = bucket
         self._project_id = project_id
@@ -49,7 +55,7 @@ class StorageObjects:
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
         try:
-            # Of a part there is no checksum to compare with.
+            # Cloud Storage has no checksum of a range.
             return bytes(
                 self._blob(name).download_as_bytes(start=start, end=start + length - 1, checksum=None, timeout=TIMEOUT)
             )
@@ -64,24 +70,27 @@ class StorageObjects:
         try:
             blob.upload_from_string(content, if_generation_match=0, timeout=TIMEOUT, retry=_retry())
         except PreconditionFailed:
-            # A retry after a lost answer finds what it wrote itself.
-            there = self._there(name)
-            if there is None or (there.metadata or {}).get("writer") != writer:
+            # If a response was lost, the retry finds the object that this call has written.
+            existing = self._get_blob(name)
+            if existing is None or (existing.metadata or {}).get("writer") != writer:
                 raise ObjectExists(f"there is a {name!r} in {self.bucket} already") from None
 
     def write(self, name: str, content: bytes) -> None:
         self._blob(name).upload_from_string(content, timeout=TIMEOUT, retry=_retry())
 
     def stat(self, name: str) -> ObjectStat | None:
-        blob = self._there(name)
+        blob = self._get_blob(name)
         return None if blob is None else _stat(blob)
 
     def generation(self, name: str) -> str | None:
-        blob = self._there(name)
+        blob = self._get_blob(name)
         return None if blob is None else str(blob.generation)
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
-        """What has no safe name is left out: it is not ours, as the `folder/` objects are that the console makes."""
+        """Yield the objects whose names begin with `prefix`, sorted by name.
+
+        Skips names that gemtune cannot have written, such as the `folder/` objects of the Cloud Console.
+        """
         if prefix:
             split_name(prefix.rstrip("/"))
         for blob in self._client.list_blobs(self.bucket, prefix=prefix, timeout=TIMEOUT):
@@ -103,7 +112,7 @@ class StorageObjects:
         self._blob(name).upload_from_filename(str(path), timeout=TIMEOUT, retry=_retry())
 
     def fetch(self, name: str, into: Path) -> Path:
-        blob = self._there(name)
+        blob = self._get_blob(name)
         if blob is None:
             raise self._not_found(name)
         path = into / name.rpartition("/")[2]
@@ -121,7 +130,7 @@ class StorageObjects:
         return into
 
     def remove_unfinished(self, before: datetime) -> None:
-        """Nothing to do: an upload that did not end shows nowhere, and Cloud Storage forgets it after a week."""
+        """Do nothing: unfinished uploads are no objects and expire."""
 
     def uri(self, name: str) -> str:
         return f"gs://{self.bucket}/{'/'.join(split_name(name.rstrip('/')))}"
@@ -132,28 +141,34 @@ class StorageObjects:
         return Link(url=signed_url(self._client, self._blob(name)))
 
     def _download(self, pairs: Sequence[tuple[storage.Blob, Path]]) -> None:
+        """Download objects to paths, in parallel; large ones in parts."""
         from google.cloud.storage import transfer_manager
 
         for _, path in pairs:
             path.parent.mkdir(parents=True, exist_ok=True)
-        how: dict[str, Any] = {"worker_type": transfer_manager.THREAD, "max_workers": WORKERS}
+        options: dict[str, Any] = {"worker_type": transfer_manager.THREAD, "max_workers": WORKERS}
         transfer_manager.download_many(
             [(blob, str(path)) for blob, path in pairs if (blob.size or 0) <= PART_BYTES],
             download_kwargs={"timeout": TIMEOUT},
             raise_exception=True,
-            **how,
+            **options,
         )
         for blob, path in pairs:
             if (blob.size or 0) > PART_BYTES:
                 transfer_manager.download_chunks_concurrently(
-                    blob, str(path), chunk_size=PART_BYTES // 2, download_kwargs={"timeout": TIMEOUT}, **how
+                    blob, str(path), chunk_size=PART_BYTES // 2, download_kwargs={"timeout": TIMEOUT}, **options
                 )
 
-    def _there(self, name: str) -> storage.Blob | None:
+    def _get_blob(self, name: str) -> storage.Blob | None:
+        """Return an object with its metadata, or None. Raises UnsafeName."""
         split_name(name)
         return self._client.bucket(self.bucket).get_blob(name, timeout=TIMEOUT)
 
     def _blob(self, name: str) -> storage.Blob:
+        """Return a reference to an object, without a request.
+
+        Raises UnsafeName.
+        """
         split_name(name)
         return self._client.bucket(self.bucket).blob(name)
 
@@ -162,7 +177,7 @@ class StorageObjects:
 
 
 class _Bounded(io.BytesIO):
-    """Memory for one object. A download that goes past the bound ends there, whatever the object's size."""
+    """In-memory file that raises Unreadable above `max_bytes`."""
 
     def __init__(self, name: str, max_bytes: int):
         super().__init__()
@@ -175,25 +190,28 @@ class _Bounded(io.BytesIO):
 
 
 def storage_buckets(settings: Settings) -> Buckets:
-    """The four buckets of a deployment."""
+    """Return the four buckets of a deployment."""
     names = (settings.config_bucket, settings.data_bucket, settings.uploads_bucket, settings.export_bucket)
     return Buckets(*(StorageObjects(settings.project_id, name) for name in names))
 
 
 @lru_cache(maxsize=8)
 def _client(project_id: str) -> storage.Client:
-    """One client, and so one pool of connections, for all buckets."""
+    """Return the client, and so the connection pool, that all buckets share."""
     from google.cloud import storage
 
     return storage.Client(project=project_id)
 
 
 def _retry() -> Retry:
-    """Of the client, which uses it by itself only where a call is sure to be harmless when repeated; ours are."""
+    """Return the client's retry policy for idempotent calls.
+
+    The client does not apply it to uploads without a precondition; ours can be repeated safely.
+    """
     from google.cloud.storage.retry import DEFAULT_RETRY
 
-    found: Retry = DEFAULT_RETRY
-    return found
+    policy: Retry = DEFAULT_RETRY
+    return policy
 
 
 def _stat(blob: storage.Blob) -> ObjectStat:

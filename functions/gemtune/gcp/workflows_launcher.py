@@ -1,4 +1,7 @@
-"""Launcher on Cloud Workflows, whose executions run steps as executions of Cloud Run jobs."""
+"""Launcher on Cloud Workflows.
+
+A workflow execution runs the steps of a job as executions of Cloud Run jobs.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
 TIMEOUT = 20.0
 
-# google.cloud.workflows.executions.v1.Execution.State. A queued one waits for others of the project to end.
+# From google.cloud.workflows.executions.v1.Execution.State. A queued execution waits for others of the project to end.
 STATES: Mapping[str, ExecutionState] = {
     "ACTIVE": ExecutionState.ACTIVE,
     "QUEUED": ExecutionState.ACTIVE,
@@ -30,7 +33,10 @@ STATES: Mapping[str, ExecutionState] = {
 
 
 class WorkflowsLauncher:
-    """Executions are known by their id alone, as sys.get_env tells it to the workflow."""
+    """`ports.Launcher` on Cloud Workflows.
+
+    It identifies an execution by the short id that the workflow reads with `sys.get_env`, not by its full name.
+    """
 
     def __init__(self, settings: Settings):
         self._settings = settings
@@ -51,24 +57,24 @@ class WorkflowsLauncher:
         return executions_v1.ExecutionsClient(transport=transport)
 
     def start(self, job_id: str, launch: int) -> str:
-        # Creating knows no idempotency key, and a lost answer would start the same launch twice.
+        # The API has no idempotency key. This search keeps a retry after a lost response from starting a launch twice.
         labels = {"job_id": job_id, "launch": str(launch)}
         for execution in self._list(job_id):
             if dict(execution.labels) | labels == dict(execution.labels):
                 return _id(execution.name)
         argument = json.dumps({"job_id": job_id, "launch": launch})
-        wanted = {"parent": self._workflow, "execution": {"argument": argument, "labels": labels}}
-        return _id(self._client.create_execution(request=wanted, timeout=TIMEOUT).name)
+        request = {"parent": self._workflow, "execution": {"argument": argument, "labels": labels}}
+        return _id(self._client.create_execution(request=request, timeout=TIMEOUT).name)
 
     def state(self, execution: str) -> ExecutionState:
         try:
-            found = self._client.get_execution(name=self._name(execution), timeout=TIMEOUT)
+            resource = self._client.get_execution(name=self._name(execution), timeout=TIMEOUT)
         except NotFound:
             return ExecutionState.GONE
-        return STATES.get(found.state.name, ExecutionState.ACTIVE)
+        return STATES.get(resource.state.name, ExecutionState.ACTIVE)
 
     def stop(self, execution: str) -> None:
-        with suppress(NotFound, FailedPrecondition):  # the latter: it has ended
+        with suppress(NotFound, FailedPrecondition):  # FailedPrecondition: it has ended
             self._client.cancel_execution(name=self._name(execution), timeout=TIMEOUT)
 
     def stop_step(self, execution: str) -> None:
@@ -77,13 +83,16 @@ class WorkflowsLauncher:
         cancel_execution(self._location, execution, endpoint=self._settings.run_endpoint)
 
     def _list(self, job_id: str) -> Iterable[executions_v1.Execution]:
-        """Executions of a job, newest first, with their labels, which only the full view has."""
+        """List a job's executions, newest first.
+
+        Uses the full view, which has the labels.
+        """
         request = {"parent": self._workflow, "view": "FULL", "filter": f'labels.job_id="{job_id}"'}
         try:
             return self._client.list_executions(request=request, timeout=TIMEOUT)
         except InvalidArgument:
-            # The documents name labels among what can be filtered by, but not how; of all, the newest page will do:
-            # a lost answer is minutes old.
+            # The documentation says that labels can be filtered by, but not with which syntax. If the filter is
+            # rejected, the newest page of all executions is enough: a lost response is at most minutes old.
             page = self._client.list_executions(request=request | {"filter": ""}, timeout=TIMEOUT)
             return next(iter(page.pages)).executions
 
@@ -92,4 +101,5 @@ class WorkflowsLauncher:
 
 
 def _id(name: str) -> str:
+    """Return the short id at the end of an execution's full name."""
     return name.rpartition("/")[2]
