@@ -1,4 +1,7 @@
-"""What must be true of every plan about who may do what. Each policy tells what breaks it."""
+"""Policies about access that every plan must keep.
+
+Each policy yields a message for everything that breaks it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from tests.infra.planned import Planned
 
 FUNCTION, JOB = "google_cloudfunctions2_function", "google_cloud_run_v2_job"
 
-# Predefined roles that were looked at: what each holds is what its part does, or little more.
+# Reviewed predefined roles: each has the permissions that its component needs, or few more.
 ROLES = {
     "roles/artifactregistry.writer",
     "roles/datastore.user",
@@ -36,30 +39,30 @@ def no_bucket_is_public(plan: Planned) -> Iterator[str]:
             yield f"{address} could be made public"
 
 
-def nobody_is_everybody(plan: Planned) -> Iterator[str]:
+def no_role_is_granted_to_everybody(plan: Planned) -> Iterator[str]:
     for address, _, member in plan.grants():
         if member in ("allUsers", "allAuthenticatedUsers"):
             yield f"{address} is for {member}"
 
 
-def roles_are_those_that_were_looked_at(plan: Planned) -> Iterator[str]:
+def only_reviewed_roles_are_granted(plan: Planned) -> Iterator[str]:
     for address, role, _ in plan.grants():
         if role not in ROLES and not role.startswith("projects/"):
             yield f"{address} gives {role}"
     for address, _ in plan.resources():
         if re.search(r"_iam_(policy|binding)\b", address):
-            yield f"{address} takes roles from others: give them one by one"
+            yield f"{address} revokes roles of others: use single members"
 
 
 def custom_roles_hold_single_permissions(plan: Planned) -> Iterator[str]:
-    made = set()
+    custom_roles = set()
     for address, role in plan.resources("google_project_iam_custom_role"):
-        made.add(f"projects/example-project/roles/{role['role_id']}")
+        custom_roles.add(f"projects/example-project/roles/{role['role_id']}")
         if len(role["permissions"]) > 3 or any("*" in p or "setIamPolicy" in p for p in role["permissions"]):
             yield f"{address} is wide"
     for address, role_name, _ in plan.grants():
-        if role_name.startswith("projects/") and role_name not in made:
-            yield f"{address} gives {role_name}, which nobody makes"
+        if role_name.startswith("projects/") and role_name not in custom_roles:
+            yield f"{address} gives {role_name}, which is not defined"
 
 
 def no_secret_has_a_value(plan: Planned) -> Iterator[str]:
@@ -70,8 +73,8 @@ def no_secret_has_a_value(plan: Planned) -> Iterator[str]:
             yield f"{address} holds a token"
 
 
-def every_part_is_itself(plan: Planned) -> Iterator[str]:
-    """An identity for each function, one for all steps, none of the project's defaults."""
+def every_component_has_its_own_identity(plan: Planned) -> Iterator[str]:
+    """Check for one identity per function, one for all steps, and no defaults."""
     for name, function in plan.named(FUNCTION).items():
         email = function["service_config"][0].get("service_account_email") or ""
         if not email.startswith(f"{name}@"):
@@ -84,17 +87,17 @@ def every_part_is_itself(plan: Planned) -> Iterator[str]:
 
 def only_the_api_is_reached_from_outside(plan: Planned) -> Iterator[str]:
     for name, function in plan.named(FUNCTION).items():
-        wanted = "ALLOW_ALL" if name == "gemtune-api" else "ALLOW_INTERNAL_ONLY"
-        if function["service_config"][0]["ingress_settings"] != wanted:
-            yield f"{name} is reached {function['service_config'][0]['ingress_settings']}"
+        expected = "ALLOW_ALL" if name == "gemtune-api" else "ALLOW_INTERNAL_ONLY"
+        if function["service_config"][0]["ingress_settings"] != expected:
+            yield f"{name} has the ingress {function['service_config'][0]['ingress_settings']}"
 
 
-def functions_are_called_by_those_who_should(plan: Planned) -> Iterator[str]:
+def functions_have_the_right_callers(plan: Planned) -> Iterator[str]:
     called: dict[str, set[str]] = {}
     for _, values in plan.resources("google_cloud_run_v2_service_iam_member"):
         called.setdefault(values["name"], set()).add(values["member"].partition("@")[0])
-    wanted = {"control": "workflow", "sweep": "scheduler", "dispatch": "push", "notify": "push", "ingest": "events"}
-    for name, caller in (wanted | {"fan-out": "events"}).items():
+    callers = {"control": "workflow", "sweep": "scheduler", "dispatch": "push", "notify": "push", "ingest": "events"}
+    for name, caller in (callers | {"fan-out": "events"}).items():
         if called.get(f"gemtune-{name}") != {f"serviceAccount:gemtune-{caller}"}:
             yield f"gemtune-{name} is called by {sorted(called.get(f'gemtune-{name}', ()))}"
 
@@ -102,7 +105,7 @@ def functions_are_called_by_those_who_should(plan: Planned) -> Iterator[str]:
 def destroy_keeps_data(plan: Planned) -> Iterator[str]:
     for address, bucket in plan.resources("google_storage_bucket"):
         if bucket["force_destroy"] and not bucket["name"].endswith("-source"):
-            yield f"{address} is deleted with what is in it"
+            yield f"{address} is deleted with its content"
     for address, database in plan.resources("google_firestore_database"):
         if database["deletion_policy"] != "ABANDON" or database["delete_protection_state"].endswith("DISABLED"):
             yield f"{address} is deleted with the records"
@@ -110,12 +113,12 @@ def destroy_keeps_data(plan: Planned) -> Iterator[str]:
 
 ACCESS = (
     no_bucket_is_public,
-    nobody_is_everybody,
-    roles_are_those_that_were_looked_at,
+    no_role_is_granted_to_everybody,
+    only_reviewed_roles_are_granted,
     custom_roles_hold_single_permissions,
     no_secret_has_a_value,
-    every_part_is_itself,
+    every_component_has_its_own_identity,
     only_the_api_is_reached_from_outside,
-    functions_are_called_by_those_who_should,
+    functions_have_the_right_callers,
     destroy_keeps_data,
 )

@@ -1,4 +1,4 @@
-"""Terraform on a copy of the project, without a network."""
+"""Fixtures that run Terraform on a copy of the project, without a network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from tests.infra.planned import Planned
 
 @pytest.fixture(scope="session")
 def program() -> None:
-    """Skip where Terraform is not: what reads terraform/ is for those who work on it, and takes long to install."""
+    """Skip the tests where Terraform is not installed.
+
+    Only those who work on terraform/ need them, and they take long to set up.
+    """
     try:
         check_terraform()
     except NoTerraform as error:
@@ -21,20 +24,20 @@ def program() -> None:
 
 @pytest.fixture(scope="session")
 def providers(program: None) -> Iterator[Providers]:
-    found = Providers()
-    yield found
-    found.stop()
+    providers = Providers()
+    yield providers
+    providers.stop()
 
 
 @pytest.fixture(scope="session")
 def terraform(providers: Providers, tmp_path_factory: pytest.TempPathFactory) -> Terraform:
-    """Initialised; not to be changed."""
-    found = Terraform(copy_of_project(tmp_path_factory.mktemp("project")), providers)
-    found("init", "-input=false")
-    return found
+    """Return Terraform, initialized, in a copy that tests must not change."""
+    terraform = Terraform(copy_of_project(tmp_path_factory.mktemp("project")), providers)
+    terraform("init", "-input=false")
+    return terraform
 
 
 @pytest.fixture(scope="session")
 def plan(terraform: Terraform) -> Planned:
-    """What an empty project becomes, with only what has no default."""
+    """Return the plan for an empty project, with required variables only."""
     return Planned(terraform.plan())

@@ -1,4 +1,7 @@
-"""Python environments beside ours, for what conflicts with it, in the cache: made once a machine."""
+"""Python environments for packages that conflict with ours, in the cache.
+
+Each is made once per machine.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,17 @@ CACHE = cache_folder()
 
 
 class CommandFailed(RuntimeError):
-    """A command ended with an error; the text is the command and what it said."""
+    """Raised when a command fails. The text is the command and its output."""
 
 
-def made_once(name: str, recipe: Sequence[str], make: Callable[[Path], None]) -> Path:
-    """The folder that `make` fills, in the cache; another recipe is another folder."""
+def cached(name: str, recipe: Sequence[str], make: Callable[[Path], None]) -> Path:
+    """Return a folder in the cache, filled by `make` if it is new.
+
+    Another recipe gives another folder.
+    """
     folder = CACHE / f"{name}-{hashlib.sha256(chr(0).join(recipe).encode()).hexdigest()[:12]}"
     CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / f"{name}.lock").open("w") as lock:  # an environment knows its own path, so it is made in place
+    with (CACHE / f"{name}.lock").open("w") as lock:  # an environment contains its own path, so it cannot be moved
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "ready").exists():
             shutil.rmtree(folder, ignore_errors=True)
@@ -35,7 +41,10 @@ def made_once(name: str, recipe: Sequence[str], make: Callable[[Path], None]) ->
 
 
 def make_environment(folder: Path, requirements: Path, *options: str) -> list[str]:
-    """A bare environment with what a file asks for; return the start of a pip command for it."""
+    """Create a bare environment and install a file of requirements.
+
+    Returns the first words of a pip command for it.
+    """
     venv.create(folder, with_pip=False)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     pip += ["--python", str(folder / "bin" / "python")]
@@ -44,7 +53,7 @@ def make_environment(folder: Path, requirements: Path, *options: str) -> list[st
 
 
 def run(command: Sequence[str]) -> str:
-    """Return what a command says. Raises CommandFailed."""
+    """Return the output of a command. Raises CommandFailed."""
     ran = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
     if ran.returncode != 0:
         raise CommandFailed(f"{' '.join(command)}\n{ran.stdout}{ran.stderr}")

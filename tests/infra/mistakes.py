@@ -1,4 +1,7 @@
-"""Mistakes to plant: edits of terraform/ are in mistakes.toml, values of variables are here."""
+"""Mistakes to plant: edits of terraform/, and refused values of variables.
+
+The edits are in mistakes.toml.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,19 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """In `file` of terraform/, the first `right` becomes `wrong`; `said` is what then has to be said."""
+    """Edit of a file in terraform/: the first `right` becomes `wrong`.
+
+    message: part of the error that must follow.
+    """
 
     name: str
     file: str
     right: str
     wrong: str
-    said: str
+    message: str
 
     def plant(self, folder: Path) -> None:
-        """Raises ValueError when it has no place any more."""
+        """Make the edit. Raises ValueError if the file no longer has `right`."""
         path = folder / self.file
         text = path.read_text()
         if self.right not in text:
@@ -33,12 +39,14 @@ AGAINST_POLICY = tuple(Mistake(**mistake) for mistake in _ALL["against_policy"])
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A variable's value, as -var has it, that is refused. `alone`: its rule is about another variable too, and is not
-    asked when that one is wrong."""
+    """Value of a variable, in the form of -var, that is refused.
+
+    alone: its rule concerns another variable too, and is skipped if that one is wrong.
+    """
 
     variable: str
     value: str
-    said: str
+    message: str
     alone: bool = False
 
 

@@ -1,6 +1,7 @@
-"""Terraform without a network: stand-ins for the providers, in the cache, made once a machine.
+"""Terraform without a network, with stand-ins for the providers.
 
-`python -m tests.infra.offline plan` runs Terraform on a copy of `terraform/` with them.
+The stand-ins are made once per machine, in the cache. `python -m tests.infra.offline plan` runs Terraform with them on
+a copy of `terraform/`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tests.infra.environments import CommandFailed, made_once, make_environment, run
+from tests.infra.environments import CommandFailed, cached, make_environment, run
 
 ROOT = Path(__file__).parent.parent.parent
 PROVIDER = Path(__file__).parent / "provider"
@@ -26,12 +27,15 @@ EXAMPLE = Path(__file__).parent / "example.tfvars"
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """Where a provider's schema is: a package on PyPI, made from this version of the provider."""
+    """Package on PyPI that contains the schema of a provider.
+
+    version: of the provider from which the package was generated.
+    """
 
     package: str
     provider: str
     version: str
-    only: str = ""  # of these resources
+    only: str = ""  # pattern of the resources to read; all if empty
 
 
 WHEELS = (
@@ -42,11 +46,11 @@ WHEELS = (
 
 
 class NoTerraform(Exception):
-    """Terraform is not on this machine; the text says what to do."""
+    """Raised when Terraform is not installed. The text says what to do."""
 
 
 def check_terraform() -> None:
-    """Raise NoTerraform where Terraform is not."""
+    """Raise NoTerraform if Terraform is not installed."""
     if shutil.which("terraform") is None:
         raise NoTerraform(
             "there is no terraform on the PATH: install Terraform 1.9 or later "
@@ -56,10 +60,13 @@ def check_terraform() -> None:
 
 @lru_cache(maxsize=1)
 def toolbox() -> Path:
-    """The folder with `env`, the stand-ins' environment, and a schema for each provider. Raises NoTerraform."""
+    """Return the folder with the stand-ins' environment and the schemas.
+
+    Raises NoTerraform.
+    """
     check_terraform()
     recipe = [repr(WHEELS), *((PROVIDER / name).read_text() for name in ("schema.py", "requirements.txt"))]
-    return made_once("terraform", recipe, _make)
+    return cached("terraform", recipe, _make)
 
 
 def _make(folder: Path) -> None:
@@ -67,13 +74,24 @@ def _make(folder: Path) -> None:
     for wheel in WHEELS:
         with tempfile.TemporaryDirectory() as downloads:
             run([*pip, "download", "--no-deps", "--dest", downloads, wheel.package])
-            (found,) = Path(downloads).glob("*.whl")
+            (wheel_file,) = Path(downloads).glob("*.whl")
             schema = str(folder / f"{wheel.provider}.json")
-            run([str(folder / "env" / "bin" / "python"), str(PROVIDER / "schema.py"), str(found), wheel.only, schema])
+            run(
+                [
+                    str(folder / "env" / "bin" / "python"),
+                    str(PROVIDER / "schema.py"),
+                    str(wheel_file),
+                    wheel.only,
+                    schema,
+                ]
+            )
 
 
 def mirror(into: Path) -> Path:
-    """Write a mirror of the registry in which Terraform finds the stand-ins; return the settings that name it."""
+    """Write a mirror of the registry with the stand-ins for Terraform.
+
+    Returns the file of settings that names it.
+    """
     platform = json.loads(run(["terraform", "version", "-json"]))["platform"]
     for wheel in WHEELS:
         place = into / "registry.terraform.io" / "hashicorp" / wheel.provider / wheel.version / platform
@@ -89,44 +107,52 @@ def mirror(into: Path) -> Path:
 
 
 class Providers:
-    """The stand-ins in one process that many runs of Terraform share; each would start its own otherwise."""
+    """Stand-ins for all providers in one process that many runs share.
+
+    Otherwise each run of Terraform would start its own.
+    """
 
     def __init__(self) -> None:
-        """Raises NoTerraform."""
-        made = toolbox()
-        serve = [made / "env" / "bin" / "python", PROVIDER / "serve.py"]
-        named = [f"registry.terraform.io/hashicorp/{wheel.provider}={made / wheel.provider}.json" for wheel in WHEELS]
+        """Start the process. Raises NoTerraform."""
+        tools = toolbox()
+        serve = [tools / "env" / "bin" / "python", PROVIDER / "serve.py"]
+        named = [f"registry.terraform.io/hashicorp/{wheel.provider}={tools / wheel.provider}.json" for wheel in WHEELS]
         self._process = subprocess.Popen([*serve, *named], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.environment = {"TF_REATTACH_PROVIDERS": self._said()}
+        self.environment = {"TF_REATTACH_PROVIDERS": self._read_line()}
 
     def enter(self, folder: Path) -> None:
-        """Where Terraform runs next: relative paths count from there."""
+        """Change to the folder that Terraform runs in next.
+
+        Relative paths in a configuration start there.
+        """
         assert self._process.stdin is not None
         self._process.stdin.write(f"{folder}\n")
         self._process.stdin.flush()
-        self._said()
+        self._read_line()
 
     def stop(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(timeout=60)
 
-    def _said(self) -> str:
+    def _read_line(self) -> str:
         assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
 
 
 @dataclass(frozen=True, slots=True)
 class Terraform:
-    """Terraform in a copy of the project, without anybody's settings; it finds the stand-ins in one process that runs
-    already (`providers`), or in a mirror of the registry (`settings`)."""
+    """Terraform in a copy of the project, without settings of the user.
+
+    It finds the stand-ins in a process that already runs (`providers`), or in a mirror of the registry (`settings`).
+    """
 
     folder: Path
     providers: Providers | None = None
     settings: Path = Path(os.devnull)
 
     def __call__(self, *arguments: str, may_fail: bool = False) -> subprocess.CompletedProcess[str]:
-        """Raises CommandFailed when it fails and may not."""
+        """Run a command. Raises CommandFailed if it fails, unless `may_fail`."""
         command = ["terraform", f"-chdir={self.folder}", *arguments]
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("TF_", "GOOGLE_"))}
         environment |= {"TF_CLI_CONFIG_FILE": str(self.settings), "TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1"}
@@ -139,7 +165,10 @@ class Terraform:
         return ran
 
     def plan(self, *arguments: str) -> dict[str, Any]:
-        """The plan as `terraform show -json` tells it, with example values for what has no default."""
+        """Return the plan in the format of `terraform show -json`.
+
+        Required variables have example values.
+        """
         self("plan", "-input=false", "-no-color", f"-var-file={EXAMPLE}", "-out=plan", *arguments)
         read: dict[str, Any] = json.loads(self("show", "-json", "plan").stdout)
         return read
@@ -154,7 +183,10 @@ def copy_of_project(into: Path) -> Path:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run Terraform on a copy of the project, and show what it says; return its exit code."""
+    """Run Terraform on a copy of the project and print its output.
+
+    Returns its exit code.
+    """
     try:
         check_terraform()
         return _run_on_copy(arguments)

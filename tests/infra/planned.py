@@ -1,4 +1,4 @@
-"""What Terraform would make, to be asked about."""
+"""Plans and states of Terraform, as objects to query."""
 
 from __future__ import annotations
 
@@ -11,26 +11,29 @@ Values = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """Made of `terraform show -json` of a plan (what is known after apply only is not there) or of a state."""
+    """Plan or state in the format of `terraform show -json`.
+
+    In a plan, values that are known only after apply are missing.
+    """
 
     shown: Mapping[str, Any]
 
-    def resources(self, *types: str) -> Iterator[tuple[str, Values]]:
-        """Address and values of each resource of these types, or of all."""
+    def resources(self, *resource_types: str) -> Iterator[tuple[str, Values]]:
+        """Yield address and values of each resource of these types, or of all."""
         root = self.shown.get("planned_values") or self.shown["values"]
         for resource in root["root_module"]["resources"]:
-            if resource["mode"] == "managed" and (not types or resource["type"] in types):
+            if resource["mode"] == "managed" and (not resource_types or resource["type"] in resource_types):
                 yield resource["address"], resource["values"]
 
     def named(self, type_: str) -> dict[str, Values]:
-        """The resources of a type, by their names."""
+        """Return the resources of a type by name."""
         return {values["name"]: values for _, values in self.resources(type_)}
 
     def one(self, type_: str, name: str) -> Values:
         return self.named(type_)[name]
 
     def settings_of(self, component: str) -> dict[str, str]:
-        """The environment of a function, or of a Cloud Run job, by its name."""
+        """Return the environment of a function or Cloud Run job, by its name."""
         functions, jobs = self.named("google_cloudfunctions2_function"), self.named("google_cloud_run_v2_job")
         if component in functions:
             return dict(functions[component]["service_config"][0]["environment_variables"])
@@ -38,7 +41,10 @@ class Planned:
         return {variable["name"]: variable["value"] for variable in container["env"]}
 
     def grants(self) -> Iterator[tuple[str, str, str]]:
-        """Address, role and member of each role that is given; of unknown members their address is enough."""
+        """Yield address, role and member of each role that is granted.
+
+        A member that is known only after apply is empty.
+        """
         for address, values in self.resources():
             if "_iam_" in address.partition(".")[0] and "role" in values:
                 for member in values.get("members", [values.get("member", "")]):

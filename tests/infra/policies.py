@@ -1,4 +1,7 @@
-"""What must be true of every plan: that the parts fit the code and each other. Each policy tells what breaks it."""
+"""Policies of every plan: its components fit the code and each other.
+
+Each policy yields a message for everything that breaks it.
+"""
 
 from __future__ import annotations
 
@@ -22,22 +25,25 @@ PUSHED = {Topic.JOB_REQUESTS: "gemtune-dispatch", Topic.WEBHOOKS: "gemtune-notif
 SUBSCRIPTION = "google_pubsub_subscription"
 
 
-def every_trigger_tries_again(plan: Planned) -> Iterator[str]:
+def every_trigger_retries(plan: Planned) -> Iterator[str]:
     for name, function in plan.named(FUNCTION).items():
         for trigger in function["event_trigger"]:
             if trigger["retry_policy"] != "RETRY_POLICY_RETRY":
-                yield f"{name} loses events that it cannot take at once"
+                yield f"{name} loses events whose first delivery fails"
     for name, subscription in plan.named(SUBSCRIPTION).items():
         if subscription["push_config"] and not subscription["retry_policy"]:
-            yield f"{name} pushes again at once, again and again"
+            yield f"{name} retries its pushes without a delay"
 
 
 def every_message_is_kept(plan: Planned) -> Iterator[str]:
-    """Pushed messages become dead letters, which a subscription keeps; no subscription expires."""
+    """Check that pushed messages become dead letters, which are kept.
+
+    No subscription may expire.
+    """
     subscriptions = plan.named(SUBSCRIPTION)
     for name, subscription in subscriptions.items():
         if [policy["ttl"] for policy in subscription["expiration_policy"]] != [""]:
-            yield f"{name} expires when nobody reads it"
+            yield f"{name} expires when it is not used"
     for topic in PUSHED:
         pushed = subscriptions.get(f"{topic}-push")
         if pushed is None or not pushed["dead_letter_policy"]:
@@ -50,22 +56,22 @@ def every_message_is_kept(plan: Planned) -> Iterator[str]:
             yield f"Pub/Sub may not move dead letters of {topic}"
 
 
-def a_repetition_waits_for_the_function(plan: Planned) -> Iterator[str]:
+def redelivery_waits_for_the_function(plan: Planned) -> Iterator[str]:
     for topic, name in PUSHED.items():
         seconds = plan.one(FUNCTION, name)["service_config"][0]["timeout_seconds"]
         if plan.one(SUBSCRIPTION, f"{topic}-push")["ack_deadline_seconds"] < seconds:
-            yield f"{name} gets a message again while it works on it"
+            yield f"{name} gets a message twice, while it works on it"
 
 
-def every_part_has_its_settings_and_no_others(plan: Planned) -> Iterator[str]:
+def every_component_has_its_settings_and_no_others(plan: Planned) -> Iterator[str]:
     for component in (*plan.named(FUNCTION), *plan.named(JOB)):
-        found, needed = set(plan.settings_of(component)), needed_by(component)
-        if found != needed:
-            missing, idle = ", ".join(sorted(needed - found)), ", ".join(sorted(found - needed))
-            yield f"{component} lacks [{missing}], has no use for [{idle}]"
+        present, needed = set(plan.settings_of(component)), needed_by(component)
+        if present != needed:
+            missing, idle = ", ".join(sorted(needed - present)), ", ".join(sorted(present - needed))
+            yield f"{component} lacks [{missing}], does not need [{idle}]"
 
 
-def every_topic_bucket_and_job_is_there(plan: Planned) -> Iterator[str]:
+def every_topic_bucket_and_job_exists(plan: Planned) -> Iterator[str]:
     topics = set(plan.named("google_pubsub_topic"))
     yield from (f"there is no topic {topic}" for topic in Topic if topic not in topics)
     buckets = set(plan.named("google_storage_bucket"))
@@ -76,9 +82,9 @@ def every_topic_bucket_and_job_is_there(plan: Planned) -> Iterator[str]:
     machines = plan.settings_of("gemtune-control")["GEMTUNE_MACHINES"].split(",")
     trains = [f"gemtune-{Step.TRAIN}-{machine}" for machine in machines]
     exports = [f"gemtune-{Step.EXPORT}-{machine}" for machine in machines if machine in WITH_MORE_MEMORY]
-    wanted = {f"gemtune-{Step.PREPARE}", f"gemtune-{Step.EXPORT}", *trains, *exports}
-    if wanted != set(plan.named(JOB)):
-        yield f"control asks for {sorted(wanted)}; there are {sorted(plan.named(JOB))}"
+    expected = {f"gemtune-{Step.PREPARE}", f"gemtune-{Step.EXPORT}", *trains, *exports}
+    if expected != set(plan.named(JOB)):
+        yield f"control needs the jobs {sorted(expected)}; there are {sorted(plan.named(JOB))}"
     workflows = set(plan.named("google_workflows_workflow"))
     if {plan.settings_of("gemtune-dispatch").get("GEMTUNE_WORKFLOW")} != workflows:
         yield f"dispatch starts another workflow than {workflows}"
@@ -87,30 +93,30 @@ def every_topic_bucket_and_job_is_there(plan: Planned) -> Iterator[str]:
 def every_entry_point_is_a_function(plan: Planned) -> Iterator[str]:
     functions = plan.named(FUNCTION)
     entries = {name: function["build_config"][0]["entry_point"] for name, function in functions.items()}
-    wanted = {f"gemtune-{entry.replace('_', '-')}": entry for entry in ENTRY_POINTS}
-    if entries != wanted:
+    expected = {f"gemtune-{entry.replace('_', '-')}": entry for entry in ENTRY_POINTS}
+    if entries != expected:
         yield f"functions are {entries}"
 
 
-def fan_out_hears_of_events(plan: Planned) -> Iterator[str]:
+def fan_out_receives_events(plan: Planned) -> Iterator[str]:
     (trigger,) = plan.one(FUNCTION, "gemtune-fan-out")["event_trigger"]
-    filters = {found["attribute"]: found["value"] for found in trigger["event_filters"]}
+    filters = {each["attribute"]: each["value"] for each in trigger["event_filters"]}
     path = re.sub(r"\{\w+\}", "*", filters.get("document", ""))
     if trigger["event_type"] != "google.cloud.firestore.document.v1.created" or path != f"{JOBS}/*/{EVENTS}/*":
-        yield f"fan_out hears of {trigger['event_type']} of {path}"
+        yield f"fan_out receives {trigger['event_type']} of {path}"
 
 
-def ingest_hears_of_both_buckets(plan: Planned) -> Iterator[str]:
-    heard = {found["value"] for found in plan.one(FUNCTION, "gemtune-ingest")["event_trigger"][0]["event_filters"]}
+def ingest_receives_events_of_both_buckets(plan: Planned) -> Iterator[str]:
+    received = {each["value"] for each in plan.one(FUNCTION, "gemtune-ingest")["event_trigger"][0]["event_filters"]}
     for _, trigger in plan.resources("google_eventarc_trigger"):
         if trigger["destination"][0]["cloud_run_service"][0]["service"] == "gemtune-ingest":
-            heard |= {found["value"] for found in trigger["matching_criteria"] if found["attribute"] == "bucket"}
+            received |= {each["value"] for each in trigger["matching_criteria"] if each["attribute"] == "bucket"}
     settings = plan.settings_of("gemtune-ingest")
-    if heard != {settings["GCS_UPLOADS_BUCKET_NAME"], settings["GCS_DATA_BUCKET_NAME"]}:
-        yield f"ingest hears of {sorted(heard)}"
+    if received != {settings["GCS_UPLOADS_BUCKET_NAME"], settings["GCS_DATA_BUCKET_NAME"]}:
+        yield f"ingest receives events of {sorted(received)}"
 
 
-def steps_are_tried_again_by_the_workflow_only(plan: Planned) -> Iterator[str]:
+def only_the_workflow_retries_steps(plan: Planned) -> Iterator[str]:
     for name, job in plan.named(JOB).items():
         template = job["template"][0]
         if template["template"][0]["max_retries"] != 0 or template["task_count"] != 1:
@@ -122,34 +128,34 @@ def timeouts_are_the_same_everywhere(plan: Planned) -> Iterator[str]:
         settings = plan.settings_of(component)
         for name, job in plan.named(JOB).items():
             step = name.split("-")[1]
-            told = settings.get(f"GEMTUNE_{step.upper()}_TIMEOUT_SECONDS")
-            if job["template"][0]["template"][0]["timeout"] != f"{told}s":
-                yield f"{component} believes that {name} has {told} seconds"
+            seconds = settings.get(f"GEMTUNE_{step.upper()}_TIMEOUT_SECONDS")
+            if job["template"][0]["template"][0]["timeout"] != f"{seconds}s":
+                yield f"{component} expects a timeout of {seconds} seconds of {name}"
 
 
 def queries_have_their_indexes(plan: Planned) -> Iterator[str]:
     file = json.loads((ROOT / "functions" / "gemtune" / "gcp" / "firestore_indexes.json").read_text())
-    wanted = [(index["collection"], _fields(index)) for index in file["indexes"]]
-    found = [(index["collection"], _fields(index)) for _, index in plan.resources("google_firestore_index")]
-    if sorted(wanted) != sorted(found):
-        yield f"indexes are {found}"
+    expected = [(index["collection"], _fields(index)) for index in file["indexes"]]
+    indexes = [(index["collection"], _fields(index)) for _, index in plan.resources("google_firestore_index")]
+    if sorted(expected) != sorted(indexes):
+        yield f"indexes are {indexes}"
 
 
 def _fields(index: Any) -> list[tuple[str, str]]:
     return [(field["field_path"], field["order"]) for field in index["fields"]]
 
 
-def what_is_used_is_enabled(plan: Planned) -> Iterator[str]:
+def every_used_service_is_enabled(plan: Planned) -> Iterator[str]:
     enabled = {service["service"] for _, service in plan.resources("google_project_service")}
     for address, _ in plan.resources():
         prefix = next((prefix for prefix in SERVICES if address.startswith(f"google_{prefix}")), None)
         if prefix is None:
-            yield f"{address}: which service is that?"
+            yield f"{address}: add its service to SERVICES"
         elif not {f"{service}.googleapis.com" for service in SERVICES[prefix].split()} <= enabled:
             yield f"{address} needs {SERVICES[prefix]}"
 
 
-# By the beginning of a resource's type; the first that fits.
+# Prefix of resource types -> the services that they need. The first match counts.
 SERVICES = {
     "artifact_registry": "artifactregistry",
     "billing_budget": "billingbudgets",
@@ -172,16 +178,16 @@ SERVICES = {
 
 POLICIES: tuple[Policy, ...] = (
     *ACCESS,
-    every_trigger_tries_again,
+    every_trigger_retries,
     every_message_is_kept,
-    a_repetition_waits_for_the_function,
-    every_part_has_its_settings_and_no_others,
-    every_topic_bucket_and_job_is_there,
+    redelivery_waits_for_the_function,
+    every_component_has_its_settings_and_no_others,
+    every_topic_bucket_and_job_exists,
     every_entry_point_is_a_function,
-    fan_out_hears_of_events,
-    ingest_hears_of_both_buckets,
-    steps_are_tried_again_by_the_workflow_only,
+    fan_out_receives_events,
+    ingest_receives_events_of_both_buckets,
+    only_the_workflow_retries_steps,
     timeouts_are_the_same_everywhere,
     queries_have_their_indexes,
-    what_is_used_is_enabled,
+    every_used_service_is_enabled,
 )

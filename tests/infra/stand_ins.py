@@ -1,4 +1,7 @@
-"""gcloud and terraform for tests of `make deploy`: executables that write down how they were called, and answer."""
+"""Fake gcloud and terraform for tests of `make deploy`.
+
+They are executables that record their calls and print scripted answers.
+"""
 
 from __future__ import annotations
 
@@ -33,20 +36,23 @@ STATE = [
 SCRIPT = """#!{python}
 import json, sys
 from pathlib import Path
-here = Path(__file__).parent
-with (here / "calls").open("a") as calls:
+folder = Path(__file__).parent
+with (folder / "calls").open("a") as calls:
     calls.write(json.dumps([{name!r}, *sys.argv[1:]]) + "\\n")
 if "apply" in sys.argv:
-    (here / "applied").touch()
-for words, answer, code, after_apply in json.loads((here / "answers").read_text()):
-    if all(word in sys.argv[1:] for word in words) and (not after_apply or (here / "applied").exists()):
+    (folder / "applied").touch()
+for words, answer, code, after_apply in json.loads((folder / "answers").read_text()):
+    if all(word in sys.argv[1:] for word in words) and (not after_apply or (folder / "applied").exists()):
         sys.stdout.write(answer)
         sys.exit(code)
 """
 
 
 class StandIns:
-    """Both programs on a PATH of their own. An answer is given to the first call that has all of its words."""
+    """Both programs in a folder that is the PATH.
+
+    An answer is given to the first call that contains all of its words.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -64,9 +70,9 @@ class StandIns:
         self.answers.append((list(words), text, code, after_apply))
 
     def deployed(self, *, after_apply: bool = False) -> None:
-        """There is something to ask about: from the beginning, or once Terraform has made it."""
-        found = {name: {"value": value} for name, value in OUTPUTS.items()}
-        self.answer("output", with_=found, after_apply=after_apply)
+        """Give Terraform outputs, from the start or once it has applied."""
+        outputs = {name: {"value": value} for name, value in OUTPUTS.items()}
+        self.answer("output", with_=outputs, after_apply=after_apply)
 
     def builds(
         self, status: str = "SUCCESS", images: tuple[str, ...] = ("cpu", "cu126", "cu130"), tag: str = "t"
@@ -78,7 +84,7 @@ class StandIns:
     def make(
         self, target: str, *variables: str, typed: str = "", environment: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """`make TARGET VARIABLE=…` with these programs, and no others of their names."""
+        """Run `make TARGET VARIABLE=…` with these programs only."""
         (self.folder / "answers").write_text(json.dumps(self.answers))
         ours = (
             "PROJECT_ID",
@@ -91,24 +97,26 @@ class StandIns:
             "GEMTUNE_ID_TOKEN",
             "MAKEFLAGS",
         )
-        kept = {name: value for name, value in os.environ.items() if name not in ours}
-        kept |= {"PATH": f"{self.folder}:{self._tools()}"} | dict(environment or {})
+        process_environment = {name: value for name, value in os.environ.items() if name not in ours}
+        process_environment |= {"PATH": f"{self.folder}:{self._tools()}"} | dict(environment or {})
         command = ["make", "--no-print-directory", target, f"PYTHON={sys.executable}", *variables]
-        return subprocess.run(command, cwd=ROOT, env=kept, input=typed, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            command, cwd=ROOT, env=process_environment, input=typed, capture_output=True, text=True, check=False
+        )
 
     def _tools(self) -> Path:
-        """What the Makefile itself calls, without whatever else is installed beside it."""
+        """Return a folder with the programs that the Makefile itself calls."""
         tools = self.folder / "tools"
         tools.mkdir(exist_ok=True)
         for name in ("make", "sh", "sed", "cat", "rm"):
-            found = shutil.which(name)
-            assert found is not None
+            program = shutil.which(name)
+            assert program is not None
             (tools / name).unlink(missing_ok=True)
-            (tools / name).symlink_to(found)
+            (tools / name).symlink_to(program)
         return tools
 
     @property
     def calls(self) -> list[list[str]]:
-        """Of both programs, in their order."""
+        """Return the calls of both programs, in order."""
         path = self.folder / "calls"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -1,4 +1,7 @@
-"""What is known after apply only: addresses, audiences, conditions. The stand-ins make up what Google would answer."""
+"""Values that are known only after apply: addresses, audiences, conditions.
+
+The stand-ins make up the answers of Google.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +24,19 @@ OPTIONS = Path(__file__).parent / "everything.tfvars"
 
 @pytest.fixture(scope="module")
 def applied(terraform: Terraform, providers: Providers, tmp_path_factory: pytest.TempPathFactory) -> Planned:
-    """The state after an apply with everything that is optional."""
+    """Return the state after an apply with all options."""
     project = tmp_path_factory.mktemp("applied")
     for name in ("functions", "workflows"):
         (project / name).symlink_to(ROOT / name)
     shutil.copytree(terraform.folder, project / "terraform", symlinks=True)
-    there = Terraform(project / "terraform", providers)
-    there("apply", "-input=false", "-auto-approve", f"-var-file={EXAMPLE}", f"-var-file={OPTIONS}")
-    return Planned(json.loads(there("show", "-json").stdout))
+    project_terraform = Terraform(project / "terraform", providers)
+    project_terraform("apply", "-input=false", "-auto-approve", f"-var-file={EXAMPLE}", f"-var-file={OPTIONS}")
+    return Planned(json.loads(project_terraform("show", "-json").stdout))
 
 
 def address_of(state: Planned, function: str) -> str:
-    found: str = state.one("google_cloudfunctions2_function", function)["service_config"][0]["uri"]
-    return found
+    uri: str = state.one("google_cloudfunctions2_function", function)["service_config"][0]["uri"]
+    return uri
 
 
 @pytest.mark.parametrize(("topic", "function"), [("job-requests", "gemtune-dispatch"), ("webhooks", "gemtune-notify")])
@@ -57,14 +60,14 @@ def test_the_workflow_has_its_environment(applied: Planned) -> None:
     workflow = applied.one("google_workflows_workflow", "fine-tune")
     text = (ROOT / "workflows" / "fine_tune.yaml").read_text()
     assert workflow["source_contents"] == text
-    asked = set(re.findall(r'sys\.get_env\("(\w+)"\)', text)) - {"GOOGLE_CLOUD_WORKFLOW_EXECUTION_ID"}
-    assert set(workflow["user_env_vars"]) == asked
+    variables = set(re.findall(r'sys\.get_env\("(\w+)"\)', text)) - {"GOOGLE_CLOUD_WORKFLOW_EXECUTION_ID"}
+    assert set(workflow["user_env_vars"]) == variables
     assert workflow["user_env_vars"]["CONTROL_URL"] == address_of(applied, "gemtune-control")
     assert workflow["user_env_vars"]["RUN_PARENT"] == "projects/example-project/locations/us-central1"
 
 
 def test_secrets_are_used_by_name(applied: Planned) -> None:
-    """Of a role on the whole project that reads or changes secrets, the condition says which."""
+    """Check the conditions of project-wide roles for secrets."""
     named = re.compile(r'resource\.name\.startsWith\("projects/123456789012/secrets/gemtune-(job|user)-"\)')
     for address, values in applied.resources("google_project_iam_member"):
         if "secret" in values["role"] and not values["role"].endswith(("_make_secrets", "_list_secrets")):
@@ -72,7 +75,7 @@ def test_secrets_are_used_by_name(applied: Planned) -> None:
             assert named.fullmatch(condition["expression"]), address
 
 
-def test_what_removes_results_removes_those_of_jobs_only(applied: Planned) -> None:
+def test_roles_that_remove_results_are_limited_to_jobs(applied: Planned) -> None:
     bucket = "example-project-gemtune-export"
     removers = [
         values
@@ -83,7 +86,7 @@ def test_what_removes_results_removes_those_of_jobs_only(applied: Planned) -> No
     assert [[c["expression"] for c in values["condition"]] for values in removers] == [[below], [below]]
 
 
-def test_what_is_optional_is_set_where_it_is_needed_and_secrets_are_read_by_steps_only(applied: Planned) -> None:
+def test_optional_settings_are_set_where_needed_and_only_steps_read_secrets(applied: Planned) -> None:
     for component in (*applied.named(FUNCTION), *applied.named(JOB)):
         assert set(applied.settings_of(component)) == needed_by(component, everything=True), component
     readers = [values for _, values in applied.resources("google_secret_manager_secret_iam_member")]
@@ -97,16 +100,16 @@ def test_listeners_get_the_events_of_a_job_in_order(applied: Planned) -> None:
     assert (listener["enable_message_ordering"], listener["filter"]) == (True, 'attributes.status = "completed"')
 
 
-def test_the_gateway_lets_exactly_the_routes_of_the_api_through(applied: Planned) -> None:
+def test_the_gateway_routes_exactly_the_endpoints_of_the_api(applied: Planned) -> None:
     ((_, config),) = applied.resources("google_api_gateway_api_config")
     document = json.loads(base64.b64decode(config["openapi_documents"][0]["document"][0]["contents"]))
-    found = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
-    assert found == {(endpoint.method, endpoint.path) for endpoint in ENDPOINTS}
+    routes = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    assert routes == {(endpoint.method, endpoint.path) for endpoint in ENDPOINTS}
     assert document["security"] == [{"caller": []}]
     assert document["x-google-backend"]["address"] == address_of(applied, "gemtune-api")
 
 
-def test_every_alert_reaches_somebody(applied: Planned) -> None:
+def test_every_alert_has_a_channel_and_a_documentation(applied: Planned) -> None:
     for address, policy in applied.resources("google_monitoring_alert_policy"):
         assert len(policy["notification_channels"]) == 1, address
         assert policy["documentation"][0]["content"], address
@@ -114,9 +117,9 @@ def test_every_alert_reaches_somebody(applied: Planned) -> None:
     assert budget["budget_filter"][0]["projects"] == ["projects/123456789012"]
 
 
-def test_the_dashboard_is_one(applied: Planned) -> None:
+def test_the_tiles_of_the_dashboard_do_not_overlap(applied: Planned) -> None:
     ((_, dashboard),) = applied.resources("google_monitoring_dashboard")
     tiles = json.loads(dashboard["dashboard_json"])["mosaicLayout"]["tiles"]
-    taken = {(tile["xPos"], tile["yPos"]) for tile in tiles}
-    assert len(taken) == len(tiles) >= 10
+    positions = {(tile["xPos"], tile["yPos"]) for tile in tiles}
+    assert len(positions) == len(tiles) >= 10
     assert all(tile["xPos"] + tile["width"] <= 12 for tile in tiles)

@@ -1,4 +1,4 @@
-"""`make images|plan|deploy|destroy`: what is called in which order with which arguments, and what is refused."""
+"""`make images|plan|deploy|destroy`: their calls in order, and their refusals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from deploy import images
 from deploy.deployment import Deployment
 from tests.infra.stand_ins import OUTPUTS, PROJECT, REGION, REPOSITORY, ROOT, STATE, StandIns
 
-HERE = (f"PROJECT_ID={PROJECT}", f"REGION={REGION}")
+PROJECT_AND_REGION = (f"PROJECT_ID={PROJECT}", f"REGION={REGION}")
 DEPLOYMENT = Deployment(PROJECT, REGION)
 
 
@@ -25,24 +25,24 @@ def cloud(tmp_path: Path) -> Iterator[StandIns]:
 
 
 def built(tag: str | None = None) -> None:
-    """Images of an earlier build."""
+    """Write the files that an earlier build of images left."""
     DEPLOYMENT.images_file.parent.mkdir(parents=True)
     DEPLOYMENT.images_file.write_text("{}")
     DEPLOYMENT.tag_file.write_text(images.tag(DEPLOYMENT) if tag is None else tag)
 
 
 def steps(cloud: StandIns) -> list[str]:
-    """What was called, without options: the shape of it."""
+    """Return the calls without their options."""
     return [
         " ".join([call[0], *(word for word in call[1:] if word[0] not in "-." and "=" not in word)])
         for call in cloud.calls
     ]
 
 
-def test_deploy_makes_what_a_build_needs_then_images_then_everything(cloud: StandIns) -> None:
+def test_deploy_creates_the_registry_then_images_then_everything(cloud: StandIns) -> None:
     cloud.builds()
     cloud.deployed(after_apply=True)
-    ran = cloud.make("deploy", *HERE, "YES=yes")
+    ran = cloud.make("deploy", *PROJECT_AND_REGION, "YES=yes")
     assert ran.returncode == 0, ran.stderr
     assert steps(cloud) == [
         "terraform init",
@@ -57,9 +57,9 @@ def test_deploy_makes_what_a_build_needs_then_images_then_everything(cloud: Stan
     assert OUTPUTS["api_url"] in ran.stdout
 
 
-def test_an_empty_project_first_gets_what_a_build_needs(cloud: StandIns) -> None:
-    ran = cloud.make("images", *HERE, "YES=yes")
-    assert "made no registry" in ran.stderr  # this stand-in's makes none
+def test_an_empty_project_first_gets_the_resources_that_a_build_needs(cloud: StandIns) -> None:
+    ran = cloud.make("images", *PROJECT_AND_REGION, "YES=yes")
+    assert "made no registry" in ran.stderr  # the fake Terraform creates none
     apply = next(call for call in cloud.calls if "apply" in call)
     assert [word for word in apply if word.startswith("-target=")] == [
         f"-target={address}" for address in images.BEFORE
@@ -69,8 +69,8 @@ def test_an_empty_project_first_gets_what_a_build_needs(cloud: StandIns) -> None
     assert set(json.loads(placeholder.removeprefix("images="))) == set(images.IMAGES)
 
 
-def test_what_a_build_needs_is_there_by_these_names() -> None:
-    """A target that Terraform does not know is a warning, and nothing is made."""
+def test_the_resources_that_a_build_needs_exist_by_these_names() -> None:
+    """Check the names: Terraform only warns of an unknown target."""
     text = "".join(path.read_text() for path in (ROOT / "terraform").glob("*.tf"))
     for address in images.BEFORE:
         kind, _, rest = address.partition(".")
@@ -79,56 +79,56 @@ def test_what_a_build_needs_is_there_by_these_names() -> None:
     assert '{ bucket = "source", who = "build", role = "viewer" }' in text
 
 
-def test_a_build_runs_as_its_account_from_its_bucket_and_its_digests_flow_to_terraform(cloud: StandIns) -> None:
+def test_a_build_uses_its_account_and_bucket_and_its_digests_go_to_terraform(cloud: StandIns) -> None:
     cloud.deployed()
     cloud.builds()
-    ran = cloud.make("deploy", *HERE)
+    ran = cloud.make("deploy", *PROJECT_AND_REGION)
     assert ran.returncode == 0, ran.stderr
     (submit,) = [call for call in cloud.calls if "submit" in call]
     assert f"--service-account={OUTPUTS['build_service_account']}" in submit
     assert f"--gcs-source-staging-dir=gs://{PROJECT}-gemtune-source/builds" in submit
     assert f"--substitutions=_REPOSITORY={REPOSITORY},_TAG={images.tag(DEPLOYMENT)},_UNSLOTH=no" in submit
     assert {f"--project={PROJECT}", f"--region={REGION}"} <= set(submit)
-    kept = json.loads(DEPLOYMENT.images_file.read_text())
-    assert kept == {
+    variables = json.loads(DEPLOYMENT.images_file.read_text())
+    assert variables == {
         "images": {name: f"{REPOSITORY}/{name}@sha256:{name.ljust(64, '0')}" for name in ("cpu", "cu126", "cu130")}
     }
     apply = cloud.calls[-2]
     assert f"-var-file={DEPLOYMENT.images_file}" in apply
     assert f"project_id={PROJECT}" in apply
-    assert "-auto-approve" not in apply  # Terraform asks
-    assert all(image in ran.stdout for image in kept["images"].values())
+    assert "-auto-approve" not in apply  # Terraform asks for approval
+    assert all(image in ran.stdout for image in variables["images"].values())
 
 
-def test_images_whose_sources_did_not_change_are_not_built_again(cloud: StandIns) -> None:
+def test_images_are_built_again_only_if_their_sources_changed(cloud: StandIns) -> None:
     cloud.deployed()
     built()
-    assert cloud.make("deploy", *HERE).returncode == 0
+    assert cloud.make("deploy", *PROJECT_AND_REGION).returncode == 0
     assert "gcloud" not in {call[0] for call in cloud.calls}
     built_before = DEPLOYMENT.tag_file
     built_before.write_text("other sources")
     cloud.builds()
-    assert cloud.make("deploy", *HERE).returncode == 0
+    assert cloud.make("deploy", *PROJECT_AND_REGION).returncode == 0
     assert "gcloud builds submit" in steps(cloud)
 
 
 @pytest.mark.parametrize(
-    ("status", "pushed", "said"),
+    ("status", "pushed", "message"),
     [("FAILURE", ("cpu", "cu126", "cu130"), "ended as FAILURE"), ("SUCCESS", ("cpu", "cu130"), "no image cu126")],
 )
-def test_a_build_that_fails_or_lacks_an_image_ends_it(
-    cloud: StandIns, status: str, pushed: tuple[str, ...], said: str
+def test_a_failed_or_incomplete_build_ends_the_deployment(
+    cloud: StandIns, status: str, pushed: tuple[str, ...], message: str
 ) -> None:
     cloud.deployed()
     cloud.builds(status, pushed)
-    ran = cloud.make("deploy", *HERE)
+    ran = cloud.make("deploy", *PROJECT_AND_REGION)
     assert ran.returncode != 0
-    assert said in ran.stderr
+    assert message in ran.stderr
     assert "terraform apply" not in steps(cloud)
     assert not DEPLOYMENT.images_file.exists()
 
 
-def test_a_build_is_waited_for_and_its_log_is_said_once(
+def test_a_build_is_awaited_and_the_address_of_its_log_printed_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     states = iter(["QUEUED", "WORKING", "WORKING", "SUCCESS"])
@@ -140,72 +140,74 @@ def test_a_build_is_waited_for_and_its_log_is_said_once(
     assert capsys.readouterr().out == "build build-1 runs; its log: https://log\n"
 
 
-def test_a_tool_that_fails_ends_it(cloud: StandIns) -> None:
+def test_a_failing_tool_ends_the_deployment(cloud: StandIns) -> None:
     built()
     cloud.answer("init", code=1)
-    ran = cloud.make("deploy", *HERE)
+    ran = cloud.make("deploy", *PROJECT_AND_REGION)
     assert ran.returncode != 0
     assert "`terraform -chdir=terraform init …` ended with 1" in ran.stderr
     assert steps(cloud) == ["terraform init"]
 
 
 @pytest.mark.parametrize(
-    ("target", "variables", "said"),
+    ("target", "variables", "message"),
     [
         ("images", (), "PROJECT_ID is not set"),
         ("destroy", (), "PROJECT_ID is not set"),
         ("deploy", (f"PROJECT_ID={PROJECT}",), "REGION is not set"),
         ("deploy", (f"PROJECT_ID={PROJECT}", "REGION=us-central1-a"), "REGION is 'us-central1-a'"),
         ("deploy", ("PROJECT_ID=No Project", f"REGION={REGION}"), "PROJECT_ID is 'No Project'"),
-        ("deploy", (*HERE, "YES=1"), "YES is '1'"),
-        ("destroy", (*HERE, "DELETE_DATA=true"), "DELETE_DATA is 'true'"),
+        ("deploy", (*PROJECT_AND_REGION, "YES=1"), "YES is '1'"),
+        ("destroy", (*PROJECT_AND_REGION, "DELETE_DATA=true"), "DELETE_DATA is 'true'"),
     ],
 )
-def test_it_refuses_to_guess(cloud: StandIns, target: str, variables: tuple[str, ...], said: str) -> None:
+def test_missing_and_wrong_variables_are_refused(
+    cloud: StandIns, target: str, variables: tuple[str, ...], message: str
+) -> None:
     ran = cloud.make(target, *variables)
     assert ran.returncode != 0
-    assert said in ran.stderr
+    assert message in ran.stderr
     assert cloud.calls == []
 
 
 @pytest.mark.parametrize(("target", "missing"), [("deploy", "gcloud"), ("images", "terraform"), ("plan", "terraform")])
-def test_a_program_that_is_not_installed_is_named_with_where_it_is(cloud: StandIns, target: str, missing: str) -> None:
+def test_a_missing_program_is_reported_with_its_address(cloud: StandIns, target: str, missing: str) -> None:
     (cloud.folder / missing).unlink()
-    ran = cloud.make(target, *HERE)
+    ran = cloud.make(target, *PROJECT_AND_REGION)
     assert f"{missing} is not installed: https://" in ran.stderr
     assert cloud.calls == []
 
 
-def test_images_with_unsloth_are_other_images_and_the_service_is_told(cloud: StandIns) -> None:
+def test_with_unsloth_other_images_are_built_and_the_service_knows(cloud: StandIns) -> None:
     cloud.deployed()
     cloud.builds()
     built()
-    assert cloud.make("deploy", *HERE, "UNSLOTH=yes").returncode == 0
+    assert cloud.make("deploy", *PROJECT_AND_REGION, "UNSLOTH=yes").returncode == 0
     (submit,) = [call for call in cloud.calls if "submit" in call]
     assert any(word.endswith(",_UNSLOTH=yes") for word in submit)
     assert "unsloth=true" in cloud.calls[-2]
 
 
 def test_plan_changes_nothing_and_needs_no_images(cloud: StandIns) -> None:
-    assert cloud.make("plan", *HERE).returncode == 0
+    assert cloud.make("plan", *PROJECT_AND_REGION).returncode == 0
     assert steps(cloud) == ["terraform init", "terraform plan"]
     assert any(word.startswith("images=") for word in cloud.calls[-1])
     built()
-    assert cloud.make("plan", *HERE).returncode == 0
+    assert cloud.make("plan", *PROJECT_AND_REGION).returncode == 0
     assert f"-var-file={DEPLOYMENT.images_file}" in cloud.calls[-1]
 
 
 @pytest.mark.parametrize("typed", ["", "yes\n", "other-project\n"])
-def test_destroy_wants_the_projects_name(cloud: StandIns, typed: str) -> None:
-    ran = cloud.make("destroy", *HERE, typed=typed)
+def test_destroy_needs_the_name_of_the_project(cloud: StandIns, typed: str) -> None:
+    ran = cloud.make("destroy", *PROJECT_AND_REGION, typed=typed)
     assert ran.returncode != 0
     assert "nothing was deleted" in ran.stderr
     assert cloud.calls == []
 
 
-def test_destroy_leaves_data_alone(cloud: StandIns) -> None:
+def test_destroy_keeps_data(cloud: StandIns) -> None:
     cloud.answer("list", with_="\n".join(STATE) + "\n")
-    ran = cloud.make("destroy", *HERE, typed=f"{PROJECT}\n")
+    ran = cloud.make("destroy", *PROJECT_AND_REGION, typed=f"{PROJECT}\n")
     assert ran.returncode == 0, ran.stderr
     destroy = cloud.calls[-1]
     assert "delete_data=false" in destroy
@@ -219,13 +221,13 @@ def test_destroy_leaves_data_alone(cloud: StandIns) -> None:
 
 def test_destroy_without_anything_but_data_does_nothing(cloud: StandIns) -> None:
     cloud.answer("list", with_="google_firestore_database.records\n")
-    ran = cloud.make("destroy", *HERE, "YES=yes")
+    ran = cloud.make("destroy", *PROJECT_AND_REGION, "YES=yes")
     assert ran.returncode != 0
     assert "terraform destroy" not in steps(cloud)
 
 
-def test_destroy_deletes_data_when_it_is_told_to(cloud: StandIns) -> None:
-    ran = cloud.make("destroy", *HERE, "DELETE_DATA=yes", typed=f"{PROJECT}\n")
+def test_destroy_deletes_data_with_delete_data(cloud: StandIns) -> None:
+    ran = cloud.make("destroy", *PROJECT_AND_REGION, "DELETE_DATA=yes", typed=f"{PROJECT}\n")
     assert ran.returncode == 0, ran.stderr
     assert "all results and all records" in ran.stdout
     assert steps(cloud) == ["terraform init", "terraform apply", "terraform destroy"]

@@ -1,5 +1,7 @@
-"""The images of trainer/, as far as a machine without a Docker engine can tell: the Dockerfile is linted and parsed,
-its install and its entry point run here on the files that it copies."""
+"""The images of trainer/, tested without a Docker engine.
+
+The Dockerfile is linted and parsed; its install and its entry point run on the files that it copies.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +30,14 @@ COMMANDS = dockerfile.parse_file(str(DOCKERFILE))
 
 
 def stages() -> dict[str, list[Any]]:
-    """The instructions of each stage, by its name."""
-    found: dict[str, list[Any]] = {}
+    """Return the instructions of each stage, by its name."""
+    instructions: dict[str, list[Any]] = {}
     for command in COMMANDS:
         if command.cmd.upper() == "FROM":
-            found[command.value[-1]] = []
-        elif found:
-            found[list(found)[-1]].append(command)
-    return found
+            instructions[command.value[-1]] = []
+        elif instructions:
+            instructions[list(instructions)[-1]].append(command)
+    return instructions
 
 
 def of_kind(stage: str, kind: str) -> list[Any]:
@@ -47,13 +49,13 @@ def environment(stage: str) -> dict[str, str]:
     return dict(zip(values[::2], values[1::2], strict=True))
 
 
-def test_a_linter_finds_nothing() -> None:
+def test_the_linter_finds_nothing() -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
     linted = subprocess.run([hadolint, "--no-color", DOCKERFILE], capture_output=True, text=True, check=False)
     assert (linted.returncode, linted.stdout) == (0, "")
 
 
-def test_the_linter_would_find_something(tmp_path: Path) -> None:
+def test_the_linter_finds_a_planted_mistake(tmp_path: Path) -> None:
     bad = tmp_path / "Dockerfile"
     bad.write_text(DOCKERFILE.read_text().replace("--no-install-recommends ", "").replace("slim-bookworm", "slim"))
     hadolint = Path(sys.executable).with_name("hadolint")
@@ -61,7 +63,7 @@ def test_the_linter_would_find_something(tmp_path: Path) -> None:
     assert "DL3015" in linted.stdout
 
 
-def test_the_image_is_built_in_stages_and_its_last_has_no_compiler_on_a_cpu_and_no_root() -> None:
+def test_the_final_stage_has_no_root_user_and_on_a_cpu_no_compiler() -> None:
     assert list(stages()) == ["llama", "packages", "image"]
     bases = {command.value[0] for command in COMMANDS if command.cmd.upper() == "FROM"}
     assert bases == {"python:${PYTHON}"}
@@ -79,7 +81,7 @@ def test_the_image_is_built_in_stages_and_its_last_has_no_compiler_on_a_cpu_and_
     assert installs.startswith('if [ "${TORCH}" != cpu ]')
 
 
-def test_nothing_secret_and_no_weights_are_in_it() -> None:
+def test_the_image_contains_no_secrets_and_no_weights() -> None:
     text = DOCKERFILE.read_text()
     assert "ADD " not in text
     assert not re.search(r"(?i)token|password|secret|huggingface\.co|hf_|\.safetensors|\.gguf(?!\.)", text)
@@ -87,7 +89,10 @@ def test_nothing_secret_and_no_weights_are_in_it() -> None:
 
 
 def context_files() -> set[str]:
-    """The files that .dockerignore lets into a build, its last matching line deciding, as Docker reads it."""
+    """Return the files that .dockerignore lets into a build.
+
+    As in Docker, the last matching line decides.
+    """
     rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     tracked = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
@@ -104,22 +109,22 @@ def context_files() -> set[str]:
             return any(fnmatch(part, pattern[3:]) for part in parts)
         return any(fnmatch(prefix, pattern) and prefix.count("/") == pattern.count("/") for prefix in prefixes)
 
-    kept = set()
+    included = set()
     for name in tracked:
         ignored = False
         for rule in rules:
             if matches(name, rule.removeprefix("!")):
                 ignored = not rule.startswith("!")
         if not ignored and (ROOT / name).is_file():
-            kept.add(name)
-    return kept
+            included.add(name)
+    return included
 
 
 def copied(stage: str) -> dict[str, str]:
-    """Source file -> place in the image, of what a stage copies from the context."""
+    """Return source -> path in the image of the files that a stage copies."""
     files = context_files()
     workdir = next((command.value[0] for command in of_kind(stage, "WORKDIR")), "/")
-    found = {}
+    targets = {}
     for command in of_kind(stage, "COPY"):
         if command.flags:
             continue
@@ -130,11 +135,11 @@ def copied(stage: str) -> dict[str, str]:
             assert below, f"{source} is not in the build's context"
             for name in below:
                 into = target if name != source else f"{target}{Path(name).name}" if target.endswith("/") else target
-                found[name] = into if name == source else f"{target.rstrip('/')}/{name.removeprefix(source + '/')}"
-    return found
+                targets[name] = into if name == source else f"{target.rstrip('/')}/{name.removeprefix(source + '/')}"
+    return targets
 
 
-def test_only_what_is_copied_is_sent_to_the_build() -> None:
+def test_only_files_that_are_copied_are_sent_to_the_build() -> None:
     sent = {name for stage in stages() for name in copied(stage)}
     assert context_files() == sent
     assert not [name for name in sent if name.startswith("tests/") or name.endswith((".pyc", "Dockerfile"))]
@@ -142,7 +147,7 @@ def test_only_what_is_copied_is_sent_to_the_build() -> None:
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the last stage copies, laid out as in the image, readable for everybody."""
+    """Lay out the files of the last stage as in the image, readable for all."""
     root = tmp_path_factory.mktemp("image")
     for source, target in copied("image").items():
         path = root / target.lstrip("/")
@@ -151,26 +156,32 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def as_nobody() -> list[str]:
-    """What makes a command run as a user without rights: root becomes somebody else in a user namespace, since our
-    Python may lie where only root can read."""
+def as_other_user() -> list[str]:
+    """Return the prefix of a command that runs as a user without rights.
+
+    Root becomes another user in a user namespace, since our Python may be where only root can read.
+    """
     if os.geteuid() != 0:
         return []
     become = ["unshare", "--user", "--map-user=10001", "--map-group=10001"]
     if subprocess.run([*become, "true"], check=False).returncode != 0:
-        pytest.skip("this root may become nobody else: user namespaces are switched off")
+        pytest.skip("user namespaces are disabled, so root cannot become another user")
     return become
 
 
 def in_the_image(app: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run Python with the image's environment as its user."""
-    set_there = {name: value for name, value in environment("image").items() if name != "PATH"}
-    set_there |= {"PYTHONPATH": str(app / "app"), "HOME": "/nonexistent", "PATH": os.environ["PATH"]} | variables
-    command = [*as_nobody(), sys.executable, *arguments]
-    return subprocess.run(command, cwd=app / "app", env=set_there, capture_output=True, text=True, check=False)
+    """Run Python with the image's environment and as its user."""
+    variables_of_image = {name: value for name, value in environment("image").items() if name != "PATH"}
+    variables_of_image |= {
+        "PYTHONPATH": str(app / "app"),
+        "HOME": "/nonexistent",
+        "PATH": os.environ["PATH"],
+    } | variables
+    command = [*as_other_user(), sys.executable, *arguments]
+    return subprocess.run(command, cwd=app / "app", env=variables_of_image, capture_output=True, text=True, check=False)
 
 
-def test_the_entry_point_runs_from_a_bare_copy_as_nobody(app: Path) -> None:
+def test_the_entry_point_runs_from_a_bare_copy_without_root(app: Path) -> None:
     ran = in_the_image(app, *of_kind("image", "ENTRYPOINT")[0].value[1:], "--help")
     assert ran.returncode == 0, ran.stderr
     assert "{prepare,train,export}" in ran.stdout
@@ -182,8 +193,8 @@ def test_the_entry_point_runs_from_a_bare_copy_as_nobody(app: Path) -> None:
     assert all(file.startswith(str(app)) for file in files)
 
 
-def test_every_module_of_the_image_imports_without_what_only_functions_have(app: Path) -> None:
-    """prepare, export and what a train step begins with; torch's part is what the trainer's own tests import."""
+def test_the_modules_of_the_image_import_without_packages_of_the_functions(app: Path) -> None:
+    """Import prepare, export and their services; other tests import torch."""
     code = (
         "import sys, importlib\n"
         "for absent in ('functions_framework', 'flask', 'google.events', 'click', 'httpx2', 'waitress', 'lark'):\n"
@@ -196,7 +207,7 @@ def test_every_module_of_the_image_imports_without_what_only_functions_have(app:
     assert ran.returncode == 0, ran.stderr
 
 
-def test_a_step_without_its_settings_says_which_are_missing(app: Path) -> None:
+def test_a_step_without_its_settings_names_the_missing_ones(app: Path) -> None:
     arguments = ("prepare", "--job-id", "j", "--launch", "1", "--execution", "e")
     ran = in_the_image(app, "-m", "trainer", *arguments)
     assert ran.returncode not in (0, None)
@@ -204,7 +215,7 @@ def test_a_step_without_its_settings_says_which_are_missing(app: Path) -> None:
 
 
 def installs() -> list[list[str]]:
-    """The arguments of each `pip install` of the stage that makes the environment."""
+    """Return the arguments of each `pip install` of the stage `packages`."""
     runs = " && ".join(command.value[0] for command in of_kind("packages", "RUN"))
     parts = [part.strip() for part in re.split(r"&&|;|\bthen\b", runs)]
     return [shlex.split(part)[2:] for part in parts if part.startswith("pip install")]
@@ -227,7 +238,7 @@ def test_kernels_for_gpus_are_in_no_image_for_cpus() -> None:
 
 
 def test_pip_finds_the_install_step_satisfied_by_the_lock() -> None:
-    """The line of the Dockerfile, dry: everything is here at these versions, so nothing is to be done."""
+    """Run the line of the Dockerfile dry: all packages are installed already."""
     _, rest, _, _ = installs()
     arguments = [part for part in rest if part != "--no-cache-dir"]
     arguments[arguments.index("requirements.txt")] = "trainer/requirements.txt"
@@ -238,7 +249,7 @@ def test_pip_finds_the_install_step_satisfied_by_the_lock() -> None:
     assert json.loads(ran.stdout)["install"] == []
 
 
-def test_the_build_makes_an_image_for_every_machine() -> None:
+def test_the_build_has_an_image_for_every_machine() -> None:
     build = YAML(typ="safe").load(ROOT / "cloudbuild.yaml")
     built = {step["id"] for step in build["steps"]}
     assert built == {machine.image for machine in MACHINES.values()} | {"cpu"}
@@ -246,11 +257,11 @@ def test_the_build_makes_an_image_for_every_machine() -> None:
         assert f"TORCH={step['id']}" in step["args"]
         assert step["args"][-1] == "."
     assert build["images"] == [f"${{_REPOSITORY}}/{name}:${{_TAG}}" for name in ("cpu", "cu126", "cu130")]
-    assert build["options"]["logging"] == "CLOUD_LOGGING_ONLY"  # the build's account is one of ours
+    assert build["options"]["logging"] == "CLOUD_LOGGING_ONLY"  # required with a custom service account
 
 
-def test_a_build_is_sent_the_same_files(tmp_path: Path) -> None:
-    """.gcloudignore has .gitignore's words, so git itself can read it."""
+def test_gcloudignore_sends_the_same_files_to_a_build(tmp_path: Path) -> None:
+    """Let git read .gcloudignore, whose syntax is that of .gitignore."""
     names = context_files() | {"cloudbuild.yaml", ".dockerignore", "README.md", "tests/rows.py", "functions/main.py"}
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -264,8 +275,11 @@ def test_a_build_is_sent_the_same_files(tmp_path: Path) -> None:
     assert not {"README.md", "tests/rows.py", "functions/main.py"} & set(sent.stdout.split())
 
 
-def test_what_builds_llama_cpp_needs_no_more_than_its_stage_has(tmp_path: Path) -> None:
-    """Its files, and of all packages only what the stage installs; the tools are there, so nothing is built here."""
+def test_the_build_of_llama_cpp_needs_only_the_files_of_its_stage(tmp_path: Path) -> None:
+    """Run it with the files and packages of its stage.
+
+    The tools are marked as built, so nothing is compiled.
+    """
     for source, target in copied("llama").items():
         path = tmp_path / target.lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -285,7 +299,9 @@ def test_what_builds_llama_cpp_needs_no_more_than_its_stage_has(tmp_path: Path) 
     tools.mkdir()
     (tools / "built.json").write_text("{}")
     build = tmp_path / "build"
-    found = f"{build / 'functions'}:{build}:{packages}"
+    python_path = f"{build / 'functions'}:{build}:{packages}"
     command = [sys.executable, "-S", "-m", "trainer.gguf.llama_cpp_build", str(tools)]
-    ran = subprocess.run(command, cwd=build, env={"PYTHONPATH": found}, capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        command, cwd=build, env={"PYTHONPATH": python_path}, capture_output=True, text=True, check=False
+    )
     assert (ran.returncode, ran.stdout.strip()) == (0, str(tools)), ran.stderr

@@ -1,4 +1,4 @@
-"""The log lines that metrics count are those that the services write."""
+"""Log-based metrics count the lines that the services actually write."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.services.test_running import Running
 
 
 def counted(plan: Planned, metric: str, records: list[logging.LogRecord]) -> list[str]:
-    """The messages that a metric counts, as they arrive at Cloud Logging."""
+    """Return the messages that a metric counts, as Cloud Logging gets them."""
     filters = plan.one("google_logging_metric", f"gemtune/{metric}")["filter"]
     service = re.search(r'service_name=~"\^gemtune-\(([a-z|-]+)\)\$"', filters)
     assert service is not None
@@ -52,7 +52,7 @@ def test_a_job_that_is_launched_again_is_counted(
     assert counted(plan, "unmended", caplog.records) == []
 
 
-def test_what_the_sweep_cannot_mend_is_counted(
+def test_a_failed_recovery_by_the_sweep_is_counted(
     running: Running, plan: Planned, caplog: pytest.LogCaptureFixture
 ) -> None:
     running.world.launcher.states[running.claim.execution] = ExecutionState.FAILED

@@ -1,4 +1,4 @@
-"""Terraform makes the machines that functions/gemtune/machines/choice.py chooses among."""
+"""Terraform creates the machines of functions/gemtune/machines/choice.py."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ def limits(machine: Machine) -> dict[str, str]:
 
 
 def task(job: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The container of a Cloud Run job, and its accelerators."""
+    """Return the container of a Cloud Run job and its accelerators."""
     (template,) = job["template"][0]["template"]
     return template["containers"][0], [selector["accelerator"] for selector in template["node_selector"] or []]
 
 
-def test_each_step_has_the_machine_that_it_is_reckoned_with(plan: Planned) -> None:
+def test_each_step_has_the_machine_that_the_estimates_assume(plan: Planned) -> None:
     jobs = plan.named("google_cloud_run_v2_job")
-    wanted = {f"gemtune-{step}": machine for step, machine in CPU_STEPS.items()}
-    wanted |= {f"gemtune-train-{name}": machine for name, machine in MACHINES.items() if machine.gpu is not None}
-    wanted |= {f"gemtune-export-{name}": MACHINES[name] for name in WITH_MORE_MEMORY}
-    assert set(jobs) == set(wanted)
-    for name, machine in wanted.items():
+    machines = {f"gemtune-{step}": machine for step, machine in CPU_STEPS.items()}
+    machines |= {f"gemtune-train-{name}": machine for name, machine in MACHINES.items() if machine.gpu is not None}
+    machines |= {f"gemtune-export-{name}": MACHINES[name] for name in WITH_MORE_MEMORY}
+    assert set(jobs) == set(machines)
+    for name, machine in machines.items():
         container, accelerators = task(jobs[name])
         assert container["resources"][0]["limits"] == limits(machine)
         assert accelerators == ([] if machine.gpu is None else [machine.gpu])

@@ -1,4 +1,4 @@
-"""Planted mistakes are found."""
+"""Terraform and the policies find planted mistakes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ With = Callable[[Sequence[Mistake]], Terraform]
 
 @pytest.fixture(scope="module")
 def planted(providers: Providers, terraform: Terraform, tmp_path_factory: pytest.TempPathFactory) -> With:
-    """Makes copies of terraform/ that hold mistakes."""
+    """Return a function that copies terraform/ and plants mistakes in it."""
 
     def copy(mistakes: Sequence[Mistake]) -> Terraform:
         project = tmp_path_factory.mktemp("planted")
@@ -35,14 +35,14 @@ def planted(providers: Providers, terraform: Terraform, tmp_path_factory: pytest
 
 @pytest.fixture(scope="module")
 def violations(planted: With) -> dict[str, list[str]]:
-    """What each policy says when all the mistakes against them are planted at once."""
+    """Plant all mistakes at once; return the messages of each policy."""
     plan = Planned(planted(AGAINST_POLICY).plan())
     return {policy.__name__: list(policy(plan)) for policy in POLICIES}
 
 
 @pytest.fixture(scope="module")
 def refused_together(terraform: Terraform) -> str:
-    """What is said to all the values that can be looked at one by one."""
+    """Return the error for all values that are checked on their own."""
     return _refusal(terraform, [refused for refused in REFUSED if not refused.alone])
 
 
@@ -52,34 +52,34 @@ def _refusal(terraform: Terraform, values: Sequence[Refused]) -> str:
     return _one_line(str(raised.value))
 
 
-def _one_line(said: str) -> str:
-    """Without the frames and the line breaks of a message that is meant for a terminal."""
-    return re.sub(r"[\s│╷╵]+", " ", said)
+def _one_line(message: str) -> str:
+    """Remove the frames and line breaks of a message for a terminal."""
+    return re.sub(r"[\s│╷╵]+", " ", message)
 
 
 @pytest.mark.parametrize("mistake", INVALID, ids=lambda mistake: mistake.name)
-def test_validate_finds(mistake: Mistake, planted: With) -> None:
+def test_validate_finds_a_mistake(mistake: Mistake, planted: With) -> None:
     ran = planted([mistake])("validate", "-no-color", may_fail=True)
     assert ran.returncode == 1
-    assert mistake.said in _one_line(ran.stdout + ran.stderr)
+    assert mistake.message in _one_line(ran.stdout + ran.stderr)
 
 
-@pytest.mark.parametrize("refused", REFUSED, ids=lambda refused: f"{refused.variable} {refused.said}")
-def test_a_variable_is_refused(refused: Refused, terraform: Terraform, refused_together: str) -> None:
-    assert refused.said in (_refusal(terraform, [refused]) if refused.alone else refused_together)
+@pytest.mark.parametrize("refused", REFUSED, ids=lambda refused: f"{refused.variable} {refused.message}")
+def test_a_wrong_value_of_a_variable_is_refused(refused: Refused, terraform: Terraform, refused_together: str) -> None:
+    assert refused.message in (_refusal(terraform, [refused]) if refused.alone else refused_together)
 
 
 @pytest.mark.parametrize("mistake", AGAINST_POLICY, ids=lambda mistake: mistake.name)
-def test_a_policy_finds(mistake: Mistake, violations: dict[str, list[str]]) -> None:
-    said = [violation for found in violations.values() for violation in found]
-    assert any(mistake.said in violation for violation in said), "\n".join(said)
+def test_a_policy_finds_a_mistake(mistake: Mistake, violations: dict[str, list[str]]) -> None:
+    messages = [message for of_policy in violations.values() for message in of_policy]
+    assert any(mistake.message in message for message in messages), "\n".join(messages)
 
 
-def test_no_policy_passes_everything(violations: dict[str, list[str]]) -> None:
-    assert [name for name, found in violations.items() if not found] == []
+def test_every_policy_finds_some_mistake(violations: dict[str, list[str]]) -> None:
+    assert [name for name, messages in violations.items() if not messages] == []
 
 
-def test_a_mistake_that_has_no_place_any_more_is_noticed(tmp_path: Path) -> None:
+def test_a_mistake_without_its_place_raises(tmp_path: Path) -> None:
     (tmp_path / "a.tf").write_text("x = 1\n")
     with pytest.raises(ValueError, match="stale"):
         Mistake("stale", "a.tf", "x = 2", "x = 3", "").plant(tmp_path)

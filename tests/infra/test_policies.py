@@ -1,4 +1,4 @@
-"""What every plan keeps to; planted mistakes are in test_mistakes.py."""
+"""The plan keeps all policies; planted mistakes are in test_mistakes.py."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from tests.infra.settings_needed import EVERY, IF_ASKED_FOR, NOT_DEPLOYED, SOME,
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.__name__)
-def test_of_the_plan(policy: Policy, plan: Planned) -> None:
+def test_the_plan_keeps_the_policy(policy: Policy, plan: Planned) -> None:
     assert list(policy(plan)) == []
 
 
-def test_every_variable_that_settings_read_is_decided_on() -> None:
+def test_every_variable_that_settings_read_is_listed() -> None:
     assert read_by_settings() == {*EVERY, *SOME, *IF_ASKED_FOR, *NOT_DEPLOYED}
 
 
-def test_machines_are_those_that_jobs_are_fitted_to(plan: Planned) -> None:
+def test_the_machines_match_those_that_jobs_are_placed_on(plan: Planned) -> None:
     jobs = plan.named("google_cloud_run_v2_job")
     trains = {name.removeprefix("gemtune-train-"): job for name, job in jobs.items() if "-train-" in name}
     assert {"l4", "rtx-pro-6000"} <= set(trains)

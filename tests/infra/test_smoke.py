@@ -1,4 +1,4 @@
-"""`make smoke` against a gemtune of this machine, and against services that are not as they should be."""
+"""`make smoke` against the local server, and against broken services."""
 
 from __future__ import annotations
 
@@ -25,19 +25,22 @@ LISTED = HEALTHY | {"/jobs?limit=1": (200, {"jobs": []})}
 
 @contextmanager
 def serving(answers: dict[str, object], *, token: str | None = None) -> Iterator[str]:
-    """A service with these answers, a list of which is gone through; a token lets in only who has it."""
+    """Serve these answers; a list holds successive ones.
+
+    token: required in every request if given.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def _reply(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            found = answers.get(self.path, (404, {}))
-            if isinstance(found, list):
-                found = found.pop(0) if len(found) > 1 else found[0]
+            answer = answers.get(self.path, (404, {}))
+            if isinstance(answer, list):
+                answer = answer.pop(0) if len(answer) > 1 else answer[0]
             if token is not None and self.headers.get("Authorization") != f"Bearer {token}":
-                found = (403, {"error": "Forbidden"})
-            assert isinstance(found, tuple)
-            body = json.dumps(found[1]).encode()
-            self.send_response(found[0])
+                answer = (403, {"error": "Forbidden"})
+            assert isinstance(answer, tuple)
+            body = json.dumps(answer[1]).encode()
+            self.send_response(answer[0])
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -56,7 +59,7 @@ def serving(answers: dict[str, object], *, token: str | None = None) -> Iterator
         server.server_close()
 
 
-def test_a_service_of_this_machine_passes_and_a_job_of_it_is_followed_to_its_end(tmp_path: Path) -> None:
+def test_a_local_service_passes_and_its_job_is_followed_to_the_end(tmp_path: Path) -> None:
     programs = tmp_path / "programs"
     programs.mkdir()
     cloud = StandIns(programs)
@@ -76,12 +79,10 @@ def test_a_service_of_this_machine_passes_and_a_job_of_it_is_followed_to_its_end
     assert followed.returncode != 0
     assert "failed" in followed.stdout
     assert "error: " in followed.stdout
-    assert cloud.calls == []  # a service of this machine wants no token
+    assert cloud.calls == []  # a local service needs no token
 
 
-def test_a_job_that_completes_is_a_success_with_its_place_and_its_cost(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_completed_job_is_reported_with_its_path_and_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     request = tmp_path / "request.json"
     request.write_text("{}")
     states = [
@@ -94,8 +95,8 @@ def test_a_job_that_completes_is_a_success_with_its_place_and_its_cost(
     slept: list[float] = []
     with serving(answers) as url:
         assert smoke.run({"GEMTUNE_URL": url, "REQUEST": str(request)}, sleep=slept.append) == 0
-    said = capsys.readouterr().out
-    assert [line.strip() for line in said.splitlines()[1:]] == [
+    output = capsys.readouterr().out
+    assert [line.strip() for line in output.splitlines()[1:]] == [
         "job j",
         "queued",
         "training on l4",
@@ -106,7 +107,7 @@ def test_a_job_that_completes_is_a_success_with_its_place_and_its_cost(
     assert len(slept) == 3
 
 
-def test_a_service_with_a_token_is_asked_with_it_and_must_refuse_without(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_service_must_accept_the_token_and_refuse_requests_without(capsys: pytest.CaptureFixture[str]) -> None:
     with serving(LISTED, token="fake-token") as url:
         assert smoke.run({"GEMTUNE_URL": url, "GEMTUNE_ID_TOKEN": "fake-token"}) == 0
         with pytest.raises(Refused, match="answers 403"):
@@ -126,7 +127,7 @@ def test_the_token_comes_from_gcloud(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answers", "said"),
+    ("answers", "message"),
     [
         (LISTED | {"/health": (200, {"status": "sick"})}, "sick"),
         (LISTED | {"/health": (500, {})}, "answers 500"),
@@ -134,18 +135,18 @@ def test_the_token_comes_from_gcloud(tmp_path: Path) -> None:
         (HEALTHY, "answers 404"),
     ],
 )
-def test_a_service_that_is_not_well_is_said_to_be_so(answers: dict[str, object], said: str) -> None:
-    with serving(answers) as url, pytest.raises(Refused, match=said):
+def test_a_broken_service_is_reported(answers: dict[str, object], message: str) -> None:
+    with serving(answers) as url, pytest.raises(Refused, match=message):
         smoke.run({"GEMTUNE_URL": url})
 
 
 @pytest.mark.parametrize("url", ["", "gemtune.example", "ftp://x"])
-def test_an_address_is_needed(tmp_path: Path, url: str) -> None:
+def test_a_missing_or_wrong_address_is_refused(tmp_path: Path, url: str) -> None:
     ran = StandIns(tmp_path).make("smoke", f"GEMTUNE_URL={url}")
     assert ran.returncode != 0
     assert "set GEMTUNE_URL" in ran.stderr
 
 
-def test_nobody_answers() -> None:
+def test_a_service_that_is_down_is_reported() -> None:
     with pytest.raises(Refused, match="has no answer"):
         smoke.run({"GEMTUNE_URL": "http://127.0.0.1:1"})

@@ -1,4 +1,4 @@
-"""terraform/ is well formed, and its providers' schemas have all that it uses."""
+"""terraform/ is well formed and valid for the schemas of its providers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.infra.offline import ROOT, Terraform, copy_of_project, mirror
 from tests.infra.planned import Planned
 
 
-def test_the_files_are_in_their_form(terraform: Terraform) -> None:
+def test_the_files_are_formatted(terraform: Terraform) -> None:
     assert terraform("fmt", "-check", "-recursive", "-diff").stdout == ""
 
 
@@ -21,7 +21,7 @@ def test_an_empty_project_gets_a_plan(plan: Planned) -> None:
     assert len(types) > 20
 
 
-def test_init_finds_providers_of_the_versions_that_are_asked_for(tmp_path: Path, terraform: Terraform) -> None:
+def test_init_finds_providers_of_the_required_versions(tmp_path: Path, terraform: Terraform) -> None:
     settings = mirror(tmp_path / "mirror")
     alone = Terraform(copy_of_project(tmp_path), settings=settings)
     alone("init", "-input=false", "-no-color")
@@ -30,13 +30,13 @@ def test_init_finds_providers_of_the_versions_that_are_asked_for(tmp_path: Path,
     assert 'version     = "6.50.0"' in locked
 
 
-def test_the_options_do_what_they_say(terraform: Terraform) -> None:
-    """terraform/tests/, as a user runs them."""
-    said = terraform("test", "-no-color").stdout
-    assert "0 failed" in said
-    assert said.count("... pass") > 5
+def test_the_tests_of_terraform_pass(terraform: Terraform) -> None:
+    """Run terraform/tests/ as a user does."""
+    output = terraform("test", "-no-color").stdout
+    assert "0 failed" in output
+    assert output.count("... pass") > 5
 
 
-def test_every_variable_says_what_it_is() -> None:
+def test_every_variable_has_a_description() -> None:
     text = (ROOT / "terraform" / "variables.tf").read_text()
     assert text.count("\nvariable ") + text.startswith("variable ") == text.count("  description = ")

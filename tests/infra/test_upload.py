@@ -1,7 +1,7 @@
-"""The archive that Terraform uploads, as Cloud Functions lays it out: in a bare environment with what its requirements
-ask for, each function served by plain functions-framework with the settings that Terraform gives it.
+"""The archive of the functions that Terraform uploads.
 
-There is no Google here, so a function that needs it says so; then it has come as far as it can.
+Each function runs in a bare environment with the requirements of the archive, served by functions-framework with the
+settings that Terraform gives it. Without credentials, functions that need Google end with an error that says so.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import httpx2
 import pytest
 
 from tests.emulators.children import Child, free_port, wait_for_port
-from tests.infra.environments import made_once, make_environment
+from tests.infra.environments import cached, make_environment
 from tests.infra.offline import ROOT, Terraform
 from tests.infra.planned import Planned
 from tests.infra.policies import ENTRY_POINTS
@@ -34,26 +34,26 @@ NO_GOOGLE = "DefaultCredentialsError"
 
 @pytest.fixture(scope="module")
 def upload(terraform: Terraform, plan: Planned, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Unpacked; the plan has made it."""
+    """Unpack the archive that the plan has written."""
     folder = tmp_path_factory.mktemp("upload")
     with zipfile.ZipFile(terraform.folder / ".build" / "functions.zip") as archive:
         archive.extractall(folder)
     return folder
 
 
-def test_the_upload_is_what_gcloudignore_leaves(upload: Path, tmp_path: Path) -> None:
-    """As git reads the file, whose words it uses."""
+def test_the_upload_has_the_files_that_gcloudignore_leaves(upload: Path, tmp_path: Path) -> None:
+    """Let git read the file, whose syntax it shares."""
     copy = tmp_path / "functions"
     shutil.copytree(ROOT / "functions", copy)
     (copy / "gemtune" / "__pycache__").mkdir(exist_ok=True)
     (copy / "gemtune" / "__pycache__" / "x.pyc").touch()
     subprocess.run(["git", "init", "--quiet", str(copy)], check=True)
     listing = ["git", "-C", str(copy), "ls-files", "--others", "--exclude-from=.gcloudignore"]
-    wanted = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.splitlines()
-    found = sorted(path.relative_to(upload).as_posix() for path in upload.rglob("*") if path.is_file())
-    assert found == sorted(wanted)
-    assert {"main.py", "requirements.txt", "gemtune/bootstrap.py"} <= set(found)
-    assert not [name for name in found if re.match(r"gemtune/(embedded|cli)/|.*\.pyc$", name)]
+    expected = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.splitlines()
+    uploaded = sorted(path.relative_to(upload).as_posix() for path in upload.rglob("*") if path.is_file())
+    assert uploaded == sorted(expected)
+    assert {"main.py", "requirements.txt", "gemtune/bootstrap.py"} <= set(uploaded)
+    assert not [name for name in uploaded if re.match(r"gemtune/(embedded|cli)/|.*\.pyc$", name)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,22 +64,22 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(upload: Path, plan: Planned, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Served]]:
-    """Every function, each in a process of its own, at its own address."""
+    """Serve every function in its own process, at its own address."""
     requirements = upload / "requirements.txt"
-    made = made_once("functions", [requirements.read_text()], lambda into: _install(into, requirements))
+    tools = cached("functions", [requirements.read_text()], lambda into: _install(into, requirements))
     logs = tmp_path_factory.mktemp("logs")
-    found, children = {}, []
+    functions, children = {}, []
     for entry in ENTRY_POINTS:
         port, log = free_port(), logs / f"{entry}.log"
-        command = [str(made / "env" / "bin" / "functions-framework"), "--source", str(upload / "main.py")]
+        command = [str(tools / "env" / "bin" / "functions-framework"), "--source", str(upload / "main.py")]
         settings = plan.settings_of(f"gemtune-{entry.replace('_', '-')}")
         platform = {"FUNCTION_TARGET": entry, "PORT": str(port), "PATH": os.environ["PATH"], "HOME": str(logs)}
-        nobody = {"GOOGLE_APPLICATION_CREDENTIALS": str(logs / "none.json")}
-        children.append((port, Child(entry, command, log, settings | platform | nobody)))
-        found[entry] = Served(f"http://127.0.0.1:{port}", log)
+        no_credentials = {"GOOGLE_APPLICATION_CREDENTIALS": str(logs / "none.json")}
+        children.append((port, Child(entry, command, log, settings | platform | no_credentials)))
+        functions[entry] = Served(f"http://127.0.0.1:{port}", log)
     for port, child in children:
         wait_for_port(port, child)
-    yield found
+    yield functions
     with ThreadPoolExecutor(len(children)) as pool:
         list(pool.map(lambda started: started[1].stop(), children))
 
@@ -89,7 +89,7 @@ def _install(folder: Path, requirements: Path) -> None:
 
 
 def recorded(name: str, **changed: str) -> dict[str, Any]:
-    """A request as Google sends it."""
+    """Return a request as Google sends it."""
     event = json.loads((EVENTS / f"{name}.json").read_text())
     body = base64.b64decode(event["body"])
     if changed:
@@ -126,9 +126,11 @@ def test_control_answers(served: dict[str, Served]) -> None:
     ],
     ids=["dispatch", "notify", "ingest", "fan_out", "sweep"],
 )
-def test_what_needs_google_gets_as_far_as_that(entry: str, request_: dict[str, Any], served: dict[str, Served]) -> None:
+def test_functions_that_need_google_fail_only_for_its_credentials(
+    entry: str, request_: dict[str, Any], served: dict[str, Served]
+) -> None:
     assert ask(served[entry], request_).status_code == 500
-    said = served[entry].log.read_text()
-    assert NO_GOOGLE in said
-    assert "ImportError" not in said
-    assert "ModuleNotFoundError" not in said
+    log = served[entry].log.read_text()
+    assert NO_GOOGLE in log
+    assert "ImportError" not in log
+    assert "ModuleNotFoundError" not in log

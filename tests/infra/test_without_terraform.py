@@ -1,4 +1,4 @@
-"""Where Terraform is not installed, that is said in a sentence, and nothing is installed for tests that are skipped."""
+"""Without Terraform: one clear error, and no installs for skipped tests."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.infra.offline import ROOT
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """Without Terraform on the PATH, without a network, and with a cache of its own."""
+    """Return an environment without Terraform, network and a filled cache."""
     environment = {name: value for name, value in os.environ.items() if name != "GEMTUNE_TESTS_MAY_SKIP"}
     cache = {"GEMTUNE_CACHE": str(tmp_path / "cache"), "PIP_NO_INDEX": "1"}
     return environment | cache | {"PATH": str(tmp_path), "PYTHONPATH": f"{ROOT / 'functions'}:{ROOT}"}
 
 
-def test_a_plan_says_what_is_missing(environment: dict[str, str]) -> None:
+def test_the_error_of_a_plan_names_the_missing_program(environment: dict[str, str]) -> None:
     command = [sys.executable, "-m", "tests.infra.offline", "plan"]
     ran = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 1

@@ -1,5 +1,7 @@
-"""workflows/fine_tune.yaml as Google reads it. The engine of the embedded backend refuses syntax that it does not know,
-more than Google does; what it cannot know is here: connectors, limits, the functions of the standard library.
+"""workflows/fine_tune.yaml as Google reads it.
+
+The engine of the workstation refuses unknown syntax, more strictly than Google. The rest is tested here: connectors,
+limits and functions of the standard library.
 
 https://cloud.google.com/workflows/docs/reference/syntax  https://cloud.google.com/workflows/quotas
 """
@@ -29,9 +31,12 @@ LIBRARY = {"sys.get_env", "json.encode_to_string", "string", "int", "len", "defa
 
 
 def connectors() -> dict[str, set[str]]:
-    """Each method of the Cloud Run Admin API as a connector is called, with its arguments: `googleapis.run.v2`, the
-    collections of its path, and its verb. Made from the paths that Google's client calls."""
-    found = {}
+    """Return the arguments of each connector of the Cloud Run Admin API.
+
+    The name of a connector is `googleapis.run.v2`, the collections of the path and the verb. The paths are those that
+    Google's client calls.
+    """
+    arguments_by_name = {}
     for transport in (_BaseJobsRestTransport, _BaseExecutionsRestTransport):
         for method in vars(transport).values():
             options = getattr(method, "_get_http_options", None)
@@ -42,12 +47,12 @@ def connectors() -> dict[str, set[str]]:
                     listed = "get" if path.endswith("*") else "list"
                     collections.append({"get": listed, "post": "create"}.get(verb, verb))
                 arguments = set(re.findall(r"\{(\w+)=", option["uri"])) | ({"body"} if "body" in option else set())
-                found["googleapis.run.v2." + ".".join(collections)] = arguments
-    return found
+                arguments_by_name["googleapis.run.v2." + ".".join(collections)] = arguments
+    return arguments_by_name
 
 
 def parts(value: Any) -> Iterator[Any]:
-    """Every map, list and scalar of a document."""
+    """Yield every map, list and scalar of a document."""
     yield value
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         yield from parts(inner)
@@ -62,20 +67,20 @@ def test_the_api_has_the_connector_that_google_documents() -> None:
     assert connectors()["googleapis.run.v2.projects.locations.jobs.run"] == {"name", "body"}
 
 
-def test_every_connector_is_there_with_its_arguments(document: Any) -> None:
-    known = connectors()
+def test_every_connector_exists_with_its_arguments(document: Any) -> None:
+    arguments_by_name = connectors()
     calls = [part for part in parts(document) if isinstance(part, dict) and "call" in part]
     used = {call["call"]: set(call["args"]) for call in calls if call["call"].startswith("googleapis.")}
     assert used
     for name, arguments in used.items():
-        assert arguments - {"connector_params"} <= known.get(name, set()), name
+        assert arguments - {"connector_params"} <= arguments_by_name.get(name, set()), name
     for part in parts(document):
         if isinstance(part, dict) and "connector_params" in part:
             assert set(part["connector_params"]) <= CONNECTOR_PARAMS
 
 
-def test_what_a_job_is_run_with_is_a_request_of_the_api() -> None:
-    """Field by field: a name that the API does not know, or a value of another type, raises."""
+def test_a_job_is_run_with_a_valid_request_of_the_api() -> None:
+    """Parse it as a protobuf, which raises for unknown fields and wrong types."""
     sent: list[dict[str, Any]] = []
     step = {"job": "gemtune-train-l4", "timeout_seconds": 3600, "done": False, "args": ["train", "--job-id", "j"]}
     plan = dict.fromkeys(("prepare", "train", "export"), step)
@@ -101,7 +106,7 @@ def test_what_a_job_is_run_with_is_a_request_of_the_api() -> None:
         assert args["connector_params"]["timeout"] > 3600
 
 
-def test_it_keeps_to_the_limits(document: Any) -> None:
+def test_the_workflow_keeps_the_limits_of_google(document: Any) -> None:
     assert FILE.stat().st_size < 128 * 1024
     for part in parts(document):
         if isinstance(part, str) and part.startswith("${"):
@@ -111,7 +116,7 @@ def test_it_keeps_to_the_limits(document: Any) -> None:
             assert len(part.get("switch", [])) <= 50
 
 
-def test_expressions_call_what_the_standard_library_has(document: Any) -> None:
+def test_expressions_call_functions_of_the_standard_library_only(document: Any) -> None:
     texts = [part for part in parts(document) if isinstance(part, str) and part.startswith("${")]
     called = {name for text in texts for name in re.findall(r"([a-z_][\w.]*)\(", text)}
     assert called

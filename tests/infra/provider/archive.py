@@ -1,4 +1,4 @@
-"""What the archive provider does for `data "archive_file"`: makes the zip of a folder."""
+"""Zip files of the data source `archive_file` of the archive provider."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-# One for all, so that the same files make the same zip.
+# The same time for all entries, so that equal files give equal zips.
 TIME = (2049, 1, 1, 0, 0, 0)
 
 
 def archive_file(config: dict[str, Any]) -> dict[str, Any]:
-    """Write the zip, and return the attributes that tell of it. Raises ValueError for what we do not imitate."""
+    """Write the zip and return its attributes.
+
+    Raises ValueError for arguments that the stand-in does not support.
+    """
     if config["type"] != "zip" or config.get("source_dir") is None:
         raise ValueError("the stand-in makes a zip of source_dir only")
     source, output = Path(config["source_dir"]), Path(config["output_path"])
@@ -33,7 +36,10 @@ def archive_file(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _glob(pattern: str) -> re.Pattern[str]:
-    """`**` for any folders, `*` within one name, as github.com/bmatcuk/doublestar reads them."""
+    """Compile a pattern: `**` is any folders, and `*` is within one name.
+
+    Syntax: github.com/bmatcuk/doublestar.
+    """
     parts = re.split(r"(\*\*/|/\*\*$|\*)", pattern)
     written = {"**/": "(?:.*/)?", "/**": "(?:/.*)?", "*": "[^/]*"}
     return re.compile("".join(written.get(part, re.escape(part)) for part in parts))

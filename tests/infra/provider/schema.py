@@ -1,7 +1,8 @@
-"""Reads the schema of a Terraform provider out of its cdktf wheel, which was generated from that very schema.
+"""Schemas of Terraform providers, read from their cdktf wheels.
 
-A wheel holds one folder a resource: `index.js` says what attributes and blocks are called, of which type they are and
-which are computed; `index.d.ts` says which are required, and which values the documentation allows.
+The wheels were generated from these schemas. They have one folder per resource: `index.js` has the names and types of
+attributes and blocks and says which are computed; `index.d.ts` says which are required, and which values the
+documentation allows.
 
 A schema: {"provider": BLOCK, "resources": {type: BLOCK}, "data": {type: BLOCK}}. A BLOCK: {"attributes": {name:
 {"type", "required" | "optional" | "computed", "values"}}, "blocks": {name: {"nesting", "min", "max", "block"}}}.
@@ -36,7 +37,10 @@ KINDS = {"TerraformResource": "resources", "TerraformDataSource": "data", "Terra
 
 
 def read(wheel: Path, only: str = "") -> dict[str, Any]:
-    """The schema of a wheel; of the resources whose type matches `only`, a regular expression."""
+    """Return the schema in a wheel.
+
+    only: pattern of the resource types to read.
+    """
     schema: dict[str, Any] = {"provider": {}, "resources": {}, "data": {}}
     for sources in _folders(wheel):
         folder = _Folder(sources)
@@ -49,11 +53,14 @@ def read(wheel: Path, only: str = "") -> dict[str, Any]:
 
 
 def _folders(wheel: Path) -> list[dict[str, str]]:
-    """Of each folder of the library its sources, by their ending; large resources are split into several files."""
+    """Return the sources of each folder of the library, by extension.
+
+    Large resources are split into several files.
+    """
     with zipfile.ZipFile(wheel) as archive:
         name = next(name for name in archive.namelist() if name.endswith(".jsii.tgz"))
         library = archive.read(name)
-    found: dict[str, dict[str, str]] = defaultdict(lambda: {".js": "", ".d.ts": ""})
+    folders: dict[str, dict[str, str]] = defaultdict(lambda: {".js": "", ".d.ts": ""})
     with tarfile.open(fileobj=io.BytesIO(library), mode="r:gz") as files:
         for member in files:
             parts = member.name.split("/")
@@ -61,12 +68,12 @@ def _folders(wheel: Path) -> list[dict[str, str]]:
             if parts[:2] == ["package", "lib"] and len(parts) > 3 and kind is not None:
                 content = files.extractfile(member)
                 assert content is not None
-                found[parts[2]][kind] += content.read().decode().partition("//# sourceMappingURL")[0] + "\n"
-    return list(found.values())
+                folders[parts[2]][kind] += content.read().decode().partition("//# sourceMappingURL")[0] + "\n"
+    return list(folders.values())
 
 
 class _Folder:
-    """One resource, data source or provider."""
+    """Sources of one resource, data source or provider."""
 
     def __init__(self, sources: dict[str, str]):
         script = sources[".js"]
@@ -110,22 +117,28 @@ class _Folder:
             _add_computed(block, reference[1])
         if kind == "struct":
             return {"nesting": "single", "min": 0, "max": 0, "block": block}
-        many = "Mapper" in value.partition("(")[0]  # a list of any length is mapped over, one struct is not
+        many = "Mapper" in value.partition("(")[0]  # only lists of any length have a mapper
         return {"nesting": kind, "min": int(required), "max": 0 if many else 1, "block": block}
 
 
 def _properties(interface: str) -> dict[str, tuple[bool, list[str]]]:
-    """Of each property, by its name in Terraform: whether it is required, and its values if they are listed."""
-    found = {}
+    """Return whether each property is required, and its values if listed.
+
+    The keys are the names in Terraform.
+    """
+    properties = {}
     for comment, _, optional in PROPERTY.findall(interface):
         name, values = REGISTRY.search(comment), VALUES.search(comment)
         if name is not None:
-            found[name[1]] = (not optional, re.findall(r'"([^"]*)"', values[1]) if values else [])
-    return found
+            properties[name[1]] = (not optional, re.findall(r'"([^"]*)"', values[1]) if values else [])
+    return properties
 
 
 def _add_computed(block: Block, class_body: str) -> None:
-    """What the provider fills in: some may be set as well, the others appear in the class only."""
+    """Add the attributes that the provider computes.
+
+    Some may be set as well; the others appear in the class only.
+    """
     for name, computed, _, _, code in FLAGS.findall(class_body):
         if computed != "true" or name in block["blocks"]:
             continue

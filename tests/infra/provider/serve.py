@@ -1,9 +1,9 @@
-"""A stand-in for a Terraform provider: it has the provider's schema, and talks to no cloud.
+"""Stand-in for a Terraform provider that has its schema and contacts no cloud.
 
-`serve.py SCHEMA` is what Terraform starts as a provider; `serve.py NAME=SCHEMA …` serves several until stdin ends.
+Terraform runs `serve.py SCHEMA` as a provider. `serve.py NAME=SCHEMA …` serves several providers until stdin ends.
 
-Terraform starts it as it starts any provider, and does its own work with it: parsing, types, references, expressions,
-plans. What the real provider computes is unknown until apply, and made up then. The protocol is version 6:
+Terraform itself parses, checks types and references, evaluates expressions and plans. Values that a real provider
+computes are unknown until apply, which makes them up. The protocol is version 6:
 https://developer.hashicorp.com/terraform/plugin/terraform-plugin-protocol
 """
 
@@ -23,14 +23,14 @@ import tf.runner
 from archive import archive_file
 from tf.gen import tfplugin_pb2 as pb
 from tf.gen import tfplugin_pb2_grpc as rpc
-from values import UNKNOWN, decoded, encoded, filled, known, placeholder, problems
+from values import UNKNOWN, decoded, encoded, filled, placeholder, problems, without_unknown
 
 NESTING = {
     "single": pb.Schema.NestedBlock.SINGLE,
     "list": pb.Schema.NestedBlock.LIST,
     "set": pb.Schema.NestedBlock.SET,
 }
-# What data sources tell that a configuration calculates with.
+# Values of data sources that configurations calculate with.
 DATA: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "archive_file": archive_file,
     "google_project": lambda config: {"number": "123456789012"},
@@ -63,15 +63,15 @@ class StandIn(rpc.ProviderServicer):  # type: ignore[misc]
         return pb.ValidateProviderConfig.Response()
 
     def ValidateResourceConfig(self, request: Any, context: Any) -> Any:
-        found = problems(self._schema["resources"][request.type_name], decoded(request.config.msgpack))
-        return pb.ValidateResourceConfig.Response(diagnostics=[_diagnostic(path, text) for path, text in found])
+        errors = problems(self._schema["resources"][request.type_name], decoded(request.config.msgpack))
+        return pb.ValidateResourceConfig.Response(diagnostics=[_diagnostic(path, text) for path, text in errors])
 
     def ValidateDataResourceConfig(self, request: Any, context: Any) -> Any:
-        found = problems(self._schema["data"][request.type_name], decoded(request.config.msgpack))
-        return pb.ValidateDataResourceConfig.Response(diagnostics=[_diagnostic(path, text) for path, text in found])
+        errors = problems(self._schema["data"][request.type_name], decoded(request.config.msgpack))
+        return pb.ValidateDataResourceConfig.Response(diagnostics=[_diagnostic(path, text) for path, text in errors])
 
     def ConfigureProvider(self, request: Any, context: Any) -> Any:
-        self._project = known(decoded(request.config.msgpack)).get("project")
+        self._project = without_unknown(decoded(request.config.msgpack)).get("project")
         return pb.ConfigureProvider.Response()
 
     def StopProvider(self, request: Any, context: Any) -> Any:
@@ -84,27 +84,27 @@ class StandIn(rpc.ProviderServicer):  # type: ignore[misc]
         return pb.ReadResource.Response(new_state=request.current_state)
 
     def PlanResourceChange(self, request: Any, context: Any) -> Any:
-        wanted = decoded(request.proposed_new_state.msgpack)
-        if wanted is not None and decoded(request.prior_state.msgpack) is None:
+        planned = decoded(request.proposed_new_state.msgpack)
+        if planned is not None and decoded(request.prior_state.msgpack) is None:
             if request.type_name == "google_service_account":
-                wanted |= _email(wanted, self._project)
-            wanted = filled(self._schema["resources"][request.type_name], wanted, lambda name, kind: UNKNOWN)
-        return pb.PlanResourceChange.Response(planned_state=_value(wanted))
+                planned |= _email(planned, self._project)
+            planned = filled(self._schema["resources"][request.type_name], planned, lambda name, kind: UNKNOWN)
+        return pb.PlanResourceChange.Response(planned_state=_value(planned))
 
     def ApplyResourceChange(self, request: Any, context: Any) -> Any:
-        made = known(decoded(request.planned_state.msgpack))
+        planned = without_unknown(decoded(request.planned_state.msgpack))
         block = self._schema["resources"][request.type_name]
-        return pb.ApplyResourceChange.Response(new_state=_value(filled(block, made, placeholder)))
+        return pb.ApplyResourceChange.Response(new_state=_value(filled(block, planned, placeholder)))
 
     def ReadDataSource(self, request: Any, context: Any) -> Any:
-        config = known(decoded(request.config.msgpack))
-        found = config | DATA.get(request.type_name, lambda config: {})(config)
+        config = without_unknown(decoded(request.config.msgpack))
+        values = config | DATA.get(request.type_name, lambda config: {})(config)
         block = self._schema["data"][request.type_name]
-        return pb.ReadDataSource.Response(state=_value(filled(block, found, placeholder)))
+        return pb.ReadDataSource.Response(state=_value(filled(block, values, placeholder)))
 
 
 def _email(account: dict[str, Any], project: str | None) -> dict[str, Any]:
-    """What the provider knows of a service account before it is made."""
+    """Return the values of a service account that are known before apply."""
     if not isinstance(account["account_id"], str) or project is None:
         return {}
     email = f"{account['account_id']}@{account.get('project') or project}.iam.gserviceaccount.com"
@@ -150,19 +150,22 @@ def _diagnostic(path: tuple[str | int, ...], text: str) -> Any:
 
 
 def _serve_all(schemas: Mapping[str, str]) -> None:
-    """Serve providers, by their names in the registry, until stdin ends. Says first how Terraform finds them, in the
-    words of TF_REATTACH_PROVIDERS: one process for many runs, each of which is spared starting its own. A line of stdin
-    is the folder that Terraform runs in next, where it would have started them."""
-    found, servers = {}, []
+    """Serve providers by their names in the registry until stdin ends.
+
+    Prints first how Terraform finds them, in the format of TF_REATTACH_PROVIDERS: one process serves many runs, none of
+    which has to start its own. Each line of stdin is the folder that Terraform runs in next; a provider that Terraform
+    starts itself has it as working directory.
+    """
+    reattach, servers = {}, []
     for name, schema in schemas.items():
         server = grpc.server(futures.ThreadPoolExecutor(max_workers=8))
         rpc.add_ProviderServicer_to_server(StandIn(_read(schema)), server)
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
-        servers.append(server)  # one that nobody holds stops
+        servers.append(server)  # a server without references stops
         address = {"Network": "tcp", "String": f"127.0.0.1:{port}"}
-        found[name] = {"Protocol": "grpc", "ProtocolVersion": 6, "Pid": os.getpid(), "Test": True, "Addr": address}
-    print(json.dumps(found), flush=True)
+        reattach[name] = {"Protocol": "grpc", "ProtocolVersion": 6, "Pid": os.getpid(), "Test": True, "Addr": address}
+    print(json.dumps(reattach), flush=True)
     for folder in sys.stdin:
         os.chdir(folder.rstrip("\n"))
         print("entered", flush=True)
@@ -177,6 +180,6 @@ if __name__ == "__main__":
     if "=" in sys.argv[1]:
         _serve_all(dict(argument.split("=", 1) for argument in sys.argv[1:]))
     else:
-        # The library serves providers that are written with it; ours speaks the protocol itself.
+        # The library serves providers of its own kind; ours implements the protocol itself.
         tf.provider.ProviderServicer = StandIn
         tf.runner.run_provider(_read(sys.argv[1]), argv=[sys.argv[0]])

@@ -1,4 +1,7 @@
-"""Values as they travel between Terraform and a provider: MessagePack, by the schema of a block."""
+"""Values in the messages between Terraform and a provider.
+
+They are MessagePack with the structure of a schema.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 import msgpack
 
 Block = dict[str, Any]
-# How Terraform writes a value that is known after apply only.
+# Encoding of a value that is without_unknown only after apply.
 UNKNOWN = msgpack.ExtType(0, b"\x00")
 
 
@@ -22,7 +25,7 @@ def encoded(value: Any) -> bytes:
 
 
 def filled(block: Block, value: Any, make: Callable[[str, Any], Any]) -> Any:
-    """The value with `make(name, type)` for every computed attribute that nobody set."""
+    """Return the value with `make(name, type)` for absent computed attributes."""
     if not isinstance(value, dict):
         return value
     whole = dict(value)
@@ -39,33 +42,36 @@ def filled(block: Block, value: Any, make: Callable[[str, Any], Any]) -> Any:
 
 
 def placeholder(name: str, kind: Any) -> Any:
-    """What stands for a value that only Google knows."""
+    """Make up a value that only Google knows."""
     if isinstance(kind, list):
         return {} if kind[0] == "map" else []
     plain: dict[Any, Any] = {"string": f"made-up-{name}", "number": 0, "bool": False}
-    dynamic = [b'"string"', f"made-up-{name}"]  # comes with its type
+    dynamic = [b'"string"', f"made-up-{name}"]  # encoded with its type
     return plain.get(kind, dynamic)
 
 
-def known(value: Any) -> Any:
-    """The value with null for what is unknown."""
+def without_unknown(value: Any) -> Any:
+    """Return the value with null in place of unknown values."""
     if isinstance(value, msgpack.ExtType):
         return None
     if isinstance(value, dict):
-        return {name: known(item) for name, item in value.items()}
-    return [known(item) for item in value] if isinstance(value, list) else value
+        return {name: without_unknown(item) for name, item in value.items()}
+    return [without_unknown(item) for item in value] if isinstance(value, list) else value
 
 
 def problems(block: Block, value: dict[str, Any], path: tuple[str | int, ...] = ()) -> Iterator[tuple[Any, str]]:
-    """What the provider refuses and Terraform itself does not: values of read-only attributes, and values that the
-    documentation does not list. Each with its path."""
+    """Yield the path and message of each value that only the provider refuses.
+
+    These are values of read-only attributes, and values that the documentation does not list.
+    """
     for name, attribute in block["attributes"].items():
-        given, here = value.get(name), (*path, name)
+        attribute_value, attribute_path = value.get(name), (*path, name)
         read_only = not attribute.get("required") and not attribute.get("optional")
-        if given is not None and read_only:
-            yield here, f"{name} is read-only"
-        if isinstance(given, str) and given and given not in attribute.get("values", [given]):
-            yield here, f"{name} is {given!r}; use one of {', '.join(attribute['values'])}"
+        if attribute_value is not None and read_only:
+            yield attribute_path, f"{name} is read-only"
+        allowed = attribute.get("values", [attribute_value])
+        if isinstance(attribute_value, str) and attribute_value and attribute_value not in allowed:
+            yield attribute_path, f"{name} is {attribute_value!r}; use one of {', '.join(attribute['values'])}"
     for name, nested in block["blocks"].items():
         inner = value.get(name)
         for index, item in enumerate(inner if isinstance(inner, list) else [inner]):
