@@ -1,8 +1,8 @@
-"""`python -m trainer.certificate.comparison_process CASE RESULT`: `comparison` as a process of its own: the export is
-loaded as a stranger would, and the step that wrote it needs no torch.
+"""Comparison of an export in a process of its own.
 
-CASE is a JSON file: base, adapter, format, folder, gguf, tools, rows, prompts. RESULT gets what was seen, or
-`cannot_load`.
+`python -m trainer.certificate.comparison_process CASE RESULT`. The export is loaded as any user would load it, and the
+step that wrote it needs no torch. CASE is a JSON file with base, adapter, format, folder, gguf, tools, rows and
+prompts; `comparison.compare` writes its result to the JSON file RESULT.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from trainer.process.imports import garbage_collection_paused
 
 
 def main() -> None:
+    """Compare the case of the command line."""
     path, result = (Path(argument) for argument in sys.argv[1:])
     case = json.loads(path.read_text())
     with garbage_collection_paused():

@@ -1,4 +1,4 @@
-"""What an export is compared on: a few held-out rows, as they were prepared. No torch."""
+"""Rows and prompts on which an export is compared with the trained model."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from trainer.export.modelfile import Turns, turns_of
 from trainer.rows.encoder import UNTRAINED, Encoder
 from trainer.rows.prepared import COLUMNS, read_tokens
 
+# Number of rows, and tokens per row.
 ROWS, TOKENS = 8, 256
-# Tokens before the first trained one that a long row keeps.
-BEFORE = 160
-# For trainings whose rows have no answer, and to see the chat template at work on more than one turn.
-OWN = (
+# A longer row keeps this many tokens before the first trained one.
+CONTEXT_TOKENS = 160
+# For trainings whose rows have no answers, and to test the chat template on several turns and unusual characters.
+OWN_CONVERSATIONS = (
     ("What is the capital of France?",),
     ("Write a short poem about the sea.",),
     ("Two lines,\nan empty one:\n\n  and  blanks within. Ünïcode 🙂 <b>tag</b>",),
@@ -28,8 +29,10 @@ OWN = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Tokens of a conversation and which of them were trained on. Without labels the trained model's own answer is
-    what the others are compared on."""
+    """Tokens of a conversation, with labels as in training.
+
+    Without labels the row is a prompt, and models are compared on the trained model's own answer.
+    """
 
     input_ids: list[int]
     labels: list[int]
@@ -37,7 +40,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A conversation that waits for an answer, and the tokens that it was trained to become."""
+    """A conversation that a user's message ends, and its tokens in training."""
 
     messages: list[dict[str, str]]
     tokens: list[int]
@@ -45,21 +48,25 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonRows:
-    """source says where the rows come from, for the certificate."""
+    """Rows and prompts to compare on. source: where they come from, in words."""
 
     source: str
     rows: list[Row]
     prompts: list[Prompt]
 
     def to_json(self) -> dict[str, Any]:
+        """Return the fields as `comparison_process` reads them."""
         return asdict(self)
 
 
 def collect(prepared: Path, trained: Path) -> ComparisonRows:
-    """Held-out rows; where there are none, rows that were trained on, or gemtune's own questions. trained: a folder
-    with the tokenizer and the template of the training."""
+    """Collect the rows and prompts to compare on.
+
+    The rows are held-out rows, if there are any, otherwise rows of the training, otherwise gemtune's own prompts.
+    prepared: the output of prepare. trained: a folder with the tokenizer and chat template of training.
+    """
     encoder = Encoder(trained, max_length=TOKENS)
-    own = [prompt for turns in OWN if (prompt := _prompt(encoder, _conversation(turns))) is not None]
+    own = [prompt for turns in OWN_CONVERSATIONS if (prompt := _prompt(encoder, _conversation(turns))) is not None]
     for name, source in (("eval.parquet", "held-out rows"), ("train.parquet", "rows that were trained on")):
         rows = list(islice(_rows(prepared / name), ROWS))
         if rows:
@@ -68,7 +75,10 @@ def collect(prepared: Path, trained: Path) -> ComparisonRows:
 
 
 def _rows(path: Path) -> Iterator[Mapping[str, list[int]]]:
-    """Rows of tokens and labels alone: those of other trainings have none, and pictures cannot be shown to all."""
+    """Yield the supervised, text-only rows of a token file.
+
+    Rows of DPO and GRPO have no labels, and not every runtime here reads pictures.
+    """
     import pyarrow.parquet as pq
 
     if path.is_file() and set(COLUMNS) == set(pq.read_schema(path).names):
@@ -80,13 +90,16 @@ def _first_trained(labels: Sequence[int]) -> int:
 
 
 def _window(row: Mapping[str, list[int]]) -> Row:
-    """At most TOKENS of a row, the first trained one among them."""
-    start = max(0, min(_first_trained(row["labels"]) - BEFORE, len(row["labels"]) - TOKENS))
+    """Return at most TOKENS tokens of a row, including the first trained one."""
+    start = max(0, min(_first_trained(row["labels"]) - CONTEXT_TOKENS, len(row["labels"]) - TOKENS))
     return Row(row["input_ids"][start : start + TOKENS], row["labels"][start : start + TOKENS])
 
 
 def _prompts_in(rows: Sequence[Mapping[str, list[int]]], encoder: Encoder) -> list[Prompt]:
-    """The questions of rows; none where the template does more than put words around turns, and they cannot be read."""
+    """Return the prompts of rows, read back from their tokens.
+
+    There are none if the chat template writes more than fixed texts around messages.
+    """
     try:
         turns = turns_of(encoder.template)
     except StepError:
@@ -95,13 +108,15 @@ def _prompts_in(rows: Sequence[Mapping[str, list[int]]], encoder: Encoder) -> li
 
 
 def _prompt_of(encoder: Encoder, turns: Turns, row: Mapping[str, list[int]]) -> Prompt | None:
-    """The row's first question as a conversation, read back from its tokens; None when they are not those of one plain
-    turn (a system message went before it, or it was cut)."""
+    """Return the prompt of a row's first answer, or None.
+
+    None: it is more than a user's message, because of a system message, or less, because the row was cut.
+    """
     tokens = row["input_ids"][: _first_trained(row["labels"])]
-    said = turns.user_text_in(encoder.text(tokens))
-    if said is None:
+    text = turns.user_text_in(encoder.text(tokens))
+    if text is None:
         return None
-    prompt = _prompt(encoder, _conversation((said,)))
+    prompt = _prompt(encoder, _conversation((text,)))
     return prompt if prompt is not None and prompt.tokens == tokens else None
 
 
@@ -110,6 +125,6 @@ def _conversation(turns: Sequence[str]) -> list[dict[str, str]]:
 
 
 def _prompt(encoder: Encoder, messages: list[dict[str, str]]) -> Prompt | None:
-    """None for a template that refuses it."""
+    """Return a prompt with its tokens, or None if the template rejects it."""
     tokens = encoder.prompt(messages)
     return None if isinstance(tokens, Refused) else Prompt(messages, tokens)

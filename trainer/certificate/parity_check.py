@@ -1,5 +1,9 @@
-"""The parity certificate: an export is loaded again, from its files and in its own runtime, and compared with what was
-trained. Beyond its format's limits it is no export. No torch here: a process of its own computes."""
+"""Parity certificate: proof that an export behaves as the trained model.
+
+The export is loaded again from its files, in the runtime of its format, and compared with the trained model. If it
+differs by more than the limits of its format, the export fails. This module imports no torch; a separate process
+computes.
+"""
 
 from __future__ import annotations
 
@@ -20,32 +24,44 @@ from trainer.process import child
 
 NAME, PAGE = "certificate.json", "certificate.md"
 
-
-# First choices that differ and prove nothing: of some tens of positions, one or two lie between equals.
+# Positions at which the first choices may differ in addition to the limit: among some tens of positions, one or two
+# have two tokens of almost the same probability.
 NEAR_TIES = 2
 
 
 def issue(
-    spec: Spec, trained: TrainedWeights, questions: ComparisonRows, folder: Path, work: Path, tools: Path,
-    *, note: str = "", check_stop: Callable[[], None],
-) -> Parity:  # fmt: skip
-    """Compare the export in `folder`, write the certificate there, and return its figures. note: what the page says of
-    how it was made.
+    spec: Spec,
+    trained: TrainedWeights,
+    rows: ComparisonRows,
+    folder: Path,
+    work: Path,
+    tools: Path,
+    *,
+    note: str = "",
+    check_stop: Callable[[], None],
+) -> Parity:
+    """Compare the export in `folder`, and write the certificate there.
 
-    Raises StepError `export_differs` with what was seen; MemoryError and OSError for what the machine lacks.
+    work: a folder for temporary files. tools: the folder of llama.cpp. note: a sentence for the certificate on how the
+    export was made. Raises StepError `export_differs` with the differences, and MemoryError or OSError if the machine
+    lacks memory or disk.
     """
-    format, quantization = spec.export_config.format, spec.quantization
     limits = spec.export.limits
-    seen = _seen(spec, trained, questions, folder, work, tools, check_stop)
-    if "cannot_load" in seen:
-        raise _differs(f"it cannot be loaded: {seen['cannot_load']}")
-    parity = parity_of(seen, questions.source)
+    result = _compare(spec, trained, rows, folder, work, tools, check_stop)
+    if "cannot_load" in result:
+        raise _differs(f"it cannot be loaded: {result['cannot_load']}")
+    parity = parity_of(result, rows.source)
     page = {
-        "format": format, "quantization": quantization, "runtime": seen["runtime"],
-        "figures": parity.model_dump(), "limits": asdict(limits),
-        "prompts_that_differ": seen["prompts_that_differ"], "answers": seen["answers"], "note": note,
-    }  # fmt: skip
-    problems = problems_of(parity, limits, seen["prompts_that_differ"])
+        "format": spec.export_config.format,
+        "quantization": spec.quantization,
+        "runtime": result["runtime"],
+        "figures": parity.model_dump(),
+        "limits": asdict(limits),
+        "prompts_that_differ": result["prompts_that_differ"],
+        "answers": result["answers"],
+        "note": note,
+    }
+    problems = problems_of(parity, limits, result["prompts_that_differ"])
     if problems:
         raise _differs("; ".join(problems))
     (folder / NAME).write_text(json.dumps(page, indent=1, ensure_ascii=False) + "\n")
@@ -53,95 +69,130 @@ def issue(
     return parity
 
 
-def _seen(
-    spec: Spec, trained: TrainedWeights, questions: ComparisonRows, folder: Path, work: Path, tools: Path,
+def _compare(
+    spec: Spec,
+    trained: TrainedWeights,
+    rows: ComparisonRows,
+    folder: Path,
+    work: Path,
+    tools: Path,
     check_stop: Callable[[], None],
-) -> dict[str, Any]:  # fmt: skip
-    case, result = work / "case.json", work / "seen.json"
-    what = {
-        "base": str(trained.base), "adapter": None if trained.adapter is None else str(trained.adapter),
-        "format": spec.export_config.format, "folder": str(folder), "tools": str(tools),
+) -> dict[str, Any]:
+    """Run `comparison_process` and return its result.
+
+    If the export crashes it, the result is `cannot_load`.
+    """
+    case_file, result_file = work / "case.json", work / "result.json"
+    case = {
+        "base": str(trained.base),
+        "adapter": None if trained.adapter is None else str(trained.adapter),
+        "format": spec.export_config.format,
+        "folder": str(folder),
+        "tools": str(tools),
         "gguf": spec.export.file_name if isinstance(spec.export, GgufExport) else None,
-    }  # fmt: skip
-    case.write_text(json.dumps(what | questions.to_json()))
-    ended = child.run(["-m", "trainer.certificate.comparison_process", str(case), str(result)], check_stop)
+    }
+    case_file.write_text(json.dumps(case | rows.to_json()))
+    ended = child.run(["-m", "trainer.certificate.comparison_process", str(case_file), str(result_file)], check_stop)
     if ended.code == 0:
-        found: dict[str, Any] = json.loads(result.read_text())
-        return found
+        result: dict[str, Any] = json.loads(result_file.read_text())
+        return result
     ended.check_machine()
     if ended.code in child.CRASHES:
         return {"cannot_load": f"the process that loaded it ended with signal {-ended.code}"}
     raise RuntimeError(f"the comparison ended with {ended.code}: {ended.last_words}")
 
 
-def parity_of(seen: Mapping[str, Any], source: str) -> Parity:
-    loss = seen["loss"]
+def parity_of(result: Mapping[str, Any], source: str) -> Parity:
+    """Return the metrics of a comparison as the job's record has them.
+
+    result: of `comparison.compare`. source: where its rows come from.
+    """
+    loss = result["loss"]
+    differing = {str(each["expected"]) for each in result["prompts_that_differ"]}
     return Parity(
-        source=source, rows=seen["rows"], positions=seen["positions"], prompts=seen["prompts"],
-        prompts_identical=seen["prompts"] - len({str(each["expected"]) for each in seen["prompts_that_differ"]}),
-        change_kept=None if seen["change_kept"] is None else _finite(seen["change_kept"]),
-        mean_kl=_finite(seen["mean_kl"]), top1_agreement=seen["top1_agreement"],
-        perplexity=_finite(_exp(loss["exported"])), perplexity_trained=_finite(_exp(loss["trained"])),
-    )  # fmt: skip
+        source=source,
+        rows=result["rows"],
+        positions=result["positions"],
+        prompts=result["prompts"],
+        prompts_identical=result["prompts"] - len(differing),
+        change_kept=None if result["change_kept"] is None else _finite(result["change_kept"]),
+        mean_kl=_finite(result["mean_kl"]),
+        top1_agreement=result["top1_agreement"],
+        perplexity=_finite(_exp(loss["exported"])),
+        perplexity_trained=_finite(_exp(loss["trained"])),
+    )
 
 
 def problems_of(parity: Parity, limits: Limits, differing: list[dict[str, Any]]) -> list[str]:
-    found = []
+    """Return in sentences which limits of its format an export exceeds.
+
+    differing: prompts whose tokens are not those of training.
+    """
+    problems = []
     if differing:
-        ways = sorted({each["way"] for each in differing})
-        found.append(f"{len(differing)} prompts do not become the tokens that were trained with ({', '.join(ways)})")
+        ways = ", ".join(sorted({each["way"] for each in differing}))
+        problems.append(f"{len(differing)} prompts do not have the same tokens as in training ({ways})")
     if not parity.mean_kl <= limits.kl:
-        found.append(f"mean KL is {parity.mean_kl:.4g} nats a position, at most {limits.kl:g} is its format's loss")
+        problems.append(f"mean KL is {parity.mean_kl:.4g} nats per position; its format allows {limits.kl:g}")
     if parity.change_kept is not None and not parity.change_kept >= limits.change:
-        found.append(
-            f"it shows {parity.change_kept:.0%} of what training changed, at least {limits.change:.0%} must be"
-        )
+        problems.append(f"it keeps {parity.change_kept:.0%} of what training changed, not {limits.change:.0%}")
     if not (parity.top1_agreement - limits.top1) * parity.positions >= -NEAR_TIES:
-        found.append(f"the first choice is the same at {parity.top1_agreement:.0%} of positions, not {limits.top1:.0%}")
+        share = f"{parity.top1_agreement:.0%} of positions, not {limits.top1:.0%}"
+        problems.append(f"the first choice is the same at {share}")
     if not parity.perplexity <= limits.perplexity * parity.perplexity_trained:
-        found.append(f"perplexity is {parity.perplexity:.4g}, trained {parity.perplexity_trained:.4g}")
-    return found
+        allowed = limits.perplexity * parity.perplexity_trained
+        problems.append(f"perplexity is {parity.perplexity:.4g}; its format allows {allowed:.4g}")
+    return problems
 
 
-def _differs(what: str) -> StepError:
+def _differs(reason: str) -> StepError:
     hint = "the training result is kept; export again, or in a format that loses less"
-    return StepError("export_differs", f"the export does not behave as trained: {what}", hint=hint)
+    return StepError("export_differs", f"the export does not behave as trained: {reason}", hint=hint)
 
 
 def _exp(loss: float) -> float:
     return math.exp(min(loss, 700.0))
 
 
-def _finite(figure: float) -> float:
-    """A broken model's figures are no numbers, and JSON knows none such: the largest that it can carry."""
-    return figure if math.isfinite(figure) else 1e300
+def _finite(value: float) -> float:
+    """Return a number that JSON can carry.
+
+    The metrics of a broken model may be infinite or NaN.
+    """
+    return value if math.isfinite(value) else 1e300
 
 
 def _markdown(page: Mapping[str, Any]) -> str:
-    figures, limits = page["figures"], page["limits"]
+    """Return certificate.md."""
+    metrics, limits = page["figures"], page["limits"]
+    trained = f"{metrics['perplexity_trained']:.4f}"
+    rows = [
+        f"prompts with the same tokens as in training | {metrics['prompts_identical']} of {metrics['prompts']} | all",
+        f"mean KL, nats per position ({metrics['positions']} positions) | {metrics['mean_kl']:.6f} | {limits['kl']}",
+        "positions with the same first choice | "
+        f"{metrics['top1_agreement']:.2%} | {limits['top1']:.0%}, and {NEAR_TIES} near ties",
+        f"perplexity (trained: {trained}) | {metrics['perplexity']:.4f} | {limits['perplexity']} times",
+    ]
+    if metrics["change_kept"] is not None:
+        change = f"{metrics['change_kept']:.1%} | at least {limits['change']:.0%}"
+        rows.insert(-1, f"share kept of what training changed | {change}")
     lines = [
-        "# Parity certificate", "",
-        f"The export ({page['format']}, {page['quantization']}) was loaded from these files by {page['runtime']} in a "
-        f"process of its own and compared with the trained model on {figures['rows']} {figures['source']}.", "",
-        "| | found | limit of the format |", "|---|---|---|",
-        f"| prompts that become the tokens trained with | {figures['prompts_identical']} of {figures['prompts']} "
-        "| all |",
-        f"| mean KL, nats a position ({figures['positions']} positions) | {figures['mean_kl']:.6f} | {limits['kl']} |",
-        f"| same first choice | {figures['top1_agreement']:.2%} | {limits['top1']:.0%}, and {NEAR_TIES} near ties |",
-        *([] if figures["change_kept"] is None else
-          [f"| what training changed | {figures['change_kept']:.1%} | at least {limits['change']:.0%} |"]),
-        f"| perplexity (trained {figures['perplexity_trained']:.4f}) | {figures['perplexity']:.4f} "
-        f"| {limits['perplexity']} times |", "",
-        f"Why these limits: {limits['reason']}.", "",
-        "Positions are those that predict a token of an answer. KL is that of the trained model's next-token "
-        "distribution from the export's, over the whole vocabulary. What training changed are "
-        "log-probabilities less those of the base model; its share is the coefficient of a regression on it.", "",
-        *([page["note"], ""] if page["note"] else []),
-        "## Answers, side by side", "", "The likeliest token each time.", "",
-    ]  # fmt: skip
+        "# Parity certificate\n",
+        f"The export ({page['format']}, {page['quantization']}) was loaded from these files by {page['runtime']}, in a "
+        f"process of its own, and compared with the trained model on {metrics['rows']} {metrics['source']}.\n",
+        "| metric | value | limit of the format |\n|---|---|---|",
+        *(f"| {row} |" for row in rows),
+        f"\nWhy these limits: {limits['reason']}.\n",
+        "Positions are those that predict a token of an answer. KL is the divergence KL(trained || exported) of the "
+        "next-token distributions over the whole vocabulary. What training changed is the difference of "
+        "log-probabilities from those of the base model. The share kept is the coefficient of a regression: the "
+        "export's difference on the trained model's.\n",
+        *([f"{page['note']}\n"] if page["note"] else []),
+        "## Answers\n\nEach token is the most likely one.\n",
+    ]
     for answer in page["answers"]:
-        lines += [f"**{_line(answer['prompt'])}**", "", f"- trained: {_line(answer['trained'])}",
-                  f"- exported: {_line(answer['exported'])}", ""]  # fmt: skip
+        trained, exported = _line(answer["trained"]), _line(answer["exported"])
+        lines.append(f"**{_line(answer['prompt'])}**\n\n- trained: {trained}\n- exported: {exported}\n")
     return "\n".join(lines)
 
 

@@ -1,5 +1,8 @@
-"""Trained and exported models as what they are run by: transformers, PEFT, llama.cpp. Each gives tokens, logits and
-answers; logits come some positions at a time, since one position has 262,144 of them."""
+"""Runtimes of trained and exported models: transformers, PEFT, llama.cpp.
+
+Each one tokenizes prompts, and computes logits and answers. Logits come in blocks of positions, as a single position
+has 262,144 of them.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Tokens = Sequence[int]
-# Columns of the head that are in float32 at once.
+# Columns of the output head that are converted to float32 at once.
 COLUMNS = 32_768
-# Weights up to this are computed with in float32, in which nothing is rounded but what was stored; larger ones as they
-# are, since float32 would take twice the memory.
+# Models with up to this many bytes of weights are computed in float32, so that nothing is rounded but the stored
+# weights. Larger ones are computed in bf16, because float32 would take twice the memory.
 FLOAT32_UP_TO = 4 << 30
 
 
@@ -33,22 +36,30 @@ class Runtime(Protocol):
     name: str
 
     def prompts(self, messages: list[dict[str, str]]) -> Mapping[str, Tokens]:
-        """The tokens of a conversation that waits for an answer, by each way that the export offers."""
+        """Return the tokens of a prompt, by each way that the export offers."""
         ...
 
     def logits(self, tokens: Tokens, positions: Sequence[int]) -> Iterator[torch.Tensor]:
-        """Of each of these positions, in order, POSITIONS at most at a time: (positions, vocabulary), float32."""
+        """Yield the logits of some positions, in order.
+
+        Blocks are (at most POSITIONS positions, vocabulary), in float32.
+        """
         ...
 
     def answer(self, tokens: Tokens, limit: int) -> list[int]:
-        """The likeliest token each time, without the one that ends."""
+        """Generate up to `limit` tokens greedily; leave out the end token."""
         ...
 
-    def text(self, tokens: Tokens) -> str: ...
+    def text(self, tokens: Tokens) -> str:
+        """Decode tokens, without special tokens."""
+        ...
 
 
 class Transformers:
-    """A model folder, or an adapter folder on its base model's."""
+    """A model folder in transformers, or an adapter folder in PEFT.
+
+    folder: the model, or the base model of the adapter.
+    """
 
     def __init__(self, folder: Path, adapter: Path | None = None):
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -65,19 +76,21 @@ class Transformers:
 
     def prompts(self, messages: list[dict[str, str]]) -> Mapping[str, Tokens]:
         with RenderLimits():
-            found = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
-        assert isinstance(found, Mapping)
-        return {"chat template": list(found["input_ids"])}
+            encoding = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+        assert isinstance(encoding, Mapping)
+        return {"chat template": list(encoding["input_ids"])}
 
     def hidden(self, tokens: Tokens, positions: Sequence[int]) -> torch.Tensor:
-        """The last hidden states of some positions, (positions, width) in float32."""
+        """Return the last hidden states, (positions, width) in float32."""
         with torch.no_grad():
             states: torch.Tensor = self._body(input_ids=torch.tensor([list(tokens)])).last_hidden_state
         return states[0, list(positions)].float()
 
     def base_hidden(self, tokens: Tokens, positions: Sequence[int]) -> torch.Tensor | None:
-        """The same of the model without its adapter; None where all weights were trained. An adapter never changes the
-        head."""
+        """Return `hidden` without the adapter, or None if there is no adapter.
+
+        Adapters never change the head, so `head` belongs to both.
+        """
         if self._adapted is None:
             return None
         with self._adapted.disable_adapter():
@@ -93,20 +106,22 @@ class Transformers:
         return [token for token in self.answer_and_end(tokens, limit) if token not in ending]
 
     def answer_and_end(self, tokens: Tokens, limit: int) -> list[int]:
-        """The same with the token that ends it: at least one."""
+        """Generate greedily; include the end token, so at least one token."""
         with torch.no_grad():
-            found = self._model.generate(
-                input_ids=torch.tensor([list(tokens)]), max_new_tokens=limit, do_sample=False,
+            generated = self._model.generate(
+                input_ids=torch.tensor([list(tokens)]),
+                max_new_tokens=limit,
+                do_sample=False,
                 attention_mask=torch.ones(1, len(tokens), dtype=torch.long),
-            )  # fmt: skip
-        return list(found[0, len(tokens) :].tolist())
+            )
+        return list(generated[0, len(tokens) :].tolist())
 
     def text(self, tokens: Tokens) -> str:
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
 
 
 def _with_adapter(model: PreTrainedModel, adapter: Path) -> PeftModel:
-    """The model with an adapter folder put into it, and what that folder says of generating."""
+    """Load an adapter into a model, with the adapter's generation config."""
     from peft import PeftModel
     from transformers import GenerationConfig
 
@@ -116,7 +131,10 @@ def _with_adapter(model: PreTrainedModel, adapter: Path) -> PeftModel:
 
 
 class Head:
-    """The last layer by itself: hidden states to logits, in float32, some columns at a time."""
+    """Output head: turns hidden states into logits, in float32.
+
+    cap: logits are cap · tanh(logits / cap), as in Gemma 2; None without a cap.
+    """
 
     def __init__(self, weight: torch.Tensor, cap: float | None):
         self._weight, self._cap = weight.detach(), cap
@@ -128,7 +146,10 @@ class Head:
 
 
 class LlamaCpp:
-    """A GGUF file with the Modelfile beside it. trained: a folder with the tokenizer's configuration."""
+    """A GGUF file in llama.cpp, with the Modelfile in its folder.
+
+    trained: a folder with tokenizer_config.json. tools: the folder of llama.cpp.
+    """
 
     name = "llama.cpp"
 
@@ -139,9 +160,9 @@ class LlamaCpp:
 
     def prompts(self, messages: list[dict[str, str]]) -> Mapping[str, Tokens]:
         by_template = self._template.render(messages, add_generation_prompt=True)
-        # The chat template trims what is said, and Ollama does not.
+        # The chat template trims messages, and Ollama does not.
         trimmed = [each | {"content": each["content"].strip()} for each in messages]
-        by_modelfile = self._model.bos + modelfile.rendered(self._modelfile, trimmed)
+        by_modelfile = self._model.bos + modelfile.render_prompt(self._modelfile, trimmed)
         return {
             "chat template": self._model.tokens(by_template),
             "Modelfile": self._model.tokens(by_modelfile),
@@ -159,7 +180,7 @@ class LlamaCpp:
 
 
 def _template_in(model: LlamaModel, trained: Path) -> ChatTemplate:
-    """The chat template in a GGUF file, which its programs apply."""
+    """Return the chat template of a GGUF file, which llama.cpp's programs use."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -168,7 +189,7 @@ def _template_in(model: LlamaModel, trained: Path) -> ChatTemplate:
 
 
 def dtype_for(folder: Path) -> torch.dtype | Literal["auto"]:
-    """What a model's weights are computed in here."""
+    """Return the dtype in which the comparison loads and computes a model."""
     if "quantization_config" in folder_contents.config_of(folder):
         return "auto"
     size = sum(path.stat().st_size for path in folder.glob(f"*{folder_contents.WEIGHTS}"))

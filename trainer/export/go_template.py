@@ -1,7 +1,7 @@
-"""Renders the part of Go's text/template that gemtune's Modelfiles use, to check what Ollama will make of them.
+"""Renderer for the part of Go's text/template that gemtune's Modelfiles use.
 
-Known: range, if, else if, else, end, variables, fields of the dot and of variables, `eq`, strings, trim markers
-(https://pkg.go.dev/text/template). Anything else raises ValueError.
+The parity check renders prompts with it as Ollama will. Supported (https://pkg.go.dev/text/template): range, if, else
+if, else, end, variables, fields of the dot, `eq`, strings, and trim markers. Anything else raises ValueError.
 """
 
 from __future__ import annotations
@@ -17,82 +17,88 @@ _WORD = re.compile(r'"(?:[^"\\]|\\.)*"|[^\s"]+')
 
 @dataclass
 class _Block:
-    """`if` or `range`: its arms, each with what it asks (None for else) and its parts."""
+    """An `if` or `range` block.
+
+    arms: (condition, parts) of each branch; the condition of `else` is None, and that of `range` is what it iterates.
+    """
 
     kind: str
     arms: list[tuple[str | None, list[Any]]] = field(default_factory=list)
 
 
-def render(template: str, given: Mapping[str, Any]) -> str:
-    """The text that a template makes of the dot `given`."""
+def render(template: str, dot: Mapping[str, Any]) -> str:
+    """Render a template with the data `dot`. Raises ValueError."""
     parts: list[Any] = []
     stack: list[tuple[_Block | None, list[Any]]] = [(None, parts)]
-    for kind, text in _pieces(template):
-        here = stack[-1][1]
+    for kind, text in _tokens(template):
+        current = stack[-1][1]
         if kind == "text":
-            here.append(text)
+            current.append(text)
         elif text.startswith(("if ", "range ")):
-            word, asked = text.split(" ", 1)
-            block = _Block(word, [(asked, [])])
-            here.append(block)
+            keyword, condition = text.split(" ", 1)
+            block = _Block(keyword, [(condition, [])])
+            current.append(block)
             stack.append((block, block.arms[-1][1]))
         elif text == "else" or text.startswith("else if "):
-            opened = _opened(stack)
-            opened.arms.append((text.removeprefix("else if ") if text != "else" else None, []))
-            stack[-1] = (opened, opened.arms[-1][1])
+            block = _innermost_block(stack)
+            block.arms.append((text.removeprefix("else if ") if text != "else" else None, []))
+            stack[-1] = (block, block.arms[-1][1])
         elif text == "end":
-            _opened(stack)
+            _innermost_block(stack)
             stack.pop()
         else:
-            here.append(("action", text))
+            current.append(("action", text))
     if len(stack) != 1:
         raise ValueError("a block of the template has no end")
-    return "".join(_written(parts, given, {}))
+    return "".join(_render_parts(parts, dot, {}))
 
 
-def _pieces(template: str) -> list[tuple[str, str]]:
-    """Texts and actions in turn; a `-` beside an action's braces eats the white space on that side."""
-    found, start, eat = [], 0, False
+def _tokens(template: str) -> list[tuple[str, str]]:
+    """Split a template into alternating ("text", …) and ("action", …).
+
+    A `-` inside an action's braces trims the white space on that side.
+    """
+    tokens, start, trim = [], 0, False
     for match in _ACTION.finditer(template):
         text = template[start : match.start()]
-        text = text.lstrip() if eat else text
-        found.append(("text", text.rstrip() if match[1] else text))
-        found.append(("action", match[2]))
-        start, eat = match.end(), bool(match[3])
+        text = text.lstrip() if trim else text
+        tokens.append(("text", text.rstrip() if match[1] else text))
+        tokens.append(("action", match[2]))
+        start, trim = match.end(), bool(match[3])
     rest = template[start:]
-    return [*found, ("text", rest.lstrip() if eat else rest)]
+    return [*tokens, ("text", rest.lstrip() if trim else rest)]
 
 
-def _opened(stack: list[tuple[_Block | None, list[Any]]]) -> _Block:
+def _innermost_block(stack: list[tuple[_Block | None, list[Any]]]) -> _Block:
     block = stack[-1][0]
     if block is None:
         raise ValueError("the template ends a block that it did not begin")
     return block
 
 
-def _written(parts: list[Any], dot: Any, variables: dict[str, Any]) -> list[str]:
+def _render_parts(parts: list[Any], dot: Any, variables: dict[str, Any]) -> list[str]:
     out: list[str] = []
     for part in parts:
         if isinstance(part, str):
             out.append(part)
         elif isinstance(part, _Block):
-            out += _of_block(part, dot, variables)
+            out += _render_block(part, dot, variables)
         else:
-            assigned = re.fullmatch(r"(\$\w+)\s*:?=\s*(.+)", part[1])
-            if assigned:
-                variables[assigned[1]] = _value(assigned[2], dot, variables)
+            assignment = re.fullmatch(r"(\$\w+)\s*:?=\s*(.+)", part[1])
+            if assignment:
+                variables[assignment[1]] = _value(assignment[2], dot, variables)
             else:
                 out.append(str(_value(part[1], dot, variables)))
     return out
 
 
-def _of_block(block: _Block, dot: Any, variables: dict[str, Any]) -> list[str]:
+def _render_block(block: _Block, dot: Any, variables: dict[str, Any]) -> list[str]:
     if block.kind == "range":
-        ((asked, parts),) = block.arms
-        return [text for each in _value(asked or "", dot, variables) for text in _written(parts, each, variables)]
-    for asked, parts in block.arms:
-        if asked is None or _value(asked, dot, variables):
-            return _written(parts, dot, variables)
+        ((items, parts),) = block.arms
+        return [text for each in _value(items or "", dot, variables) for text in _render_parts(parts, each, variables)]
+    for condition, parts in block.arms:
+        if condition is None or _value(condition, dot, variables):
+            return _render_parts(parts, dot, variables)
     return []
 
 
@@ -101,7 +107,7 @@ def _value(expression: str, dot: Any, variables: Mapping[str, Any]) -> Any:
     if words[:1] == ["eq"] and len(words) == 3:
         return _operand(words[1], dot, variables) == _operand(words[2], dot, variables)
     if len(words) != 1:
-        raise ValueError(f"the template says {expression!r}, which is not known here")
+        raise ValueError(f"the template has {expression!r}, which this renderer does not support")
     return _operand(words[0], dot, variables)
 
 
@@ -112,4 +118,4 @@ def _operand(word: str, dot: Any, variables: Mapping[str, Any]) -> Any:
         return variables[word]
     if re.fullmatch(r"\.\w+", word):
         return dot[word[1:]]
-    raise ValueError(f"the template says {word!r}, which is not known here")
+    raise ValueError(f"the template has {word!r}, which this renderer does not support")

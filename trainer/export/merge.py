@@ -1,7 +1,8 @@
-"""Merges an adapter into its base model, file by file and tensor by tensor: the model itself is never loaded.
+"""Merge of an adapter into its base model, tensor by tensor.
 
-W + scale · B·A in float32, rounded once (to bf16 up or down by chance: `stochastic_rounding` says why; what no adapter
-changed, to the nearest). Memory stays near the largest tensor, not twice the model.
+W + scale · B·A is computed in float32 and rounded once. Changed weights are rounded to bf16 stochastically (see
+`stochastic_rounding`), all others to the nearest. The model is never loaded: peak memory is near that of its largest
+tensor, instead of twice the model.
 """
 
 from __future__ import annotations
@@ -23,33 +24,39 @@ from trainer.export.tensor_file import TensorFile
 if TYPE_CHECKING:
     import torch
 
-# How a tensor is stored: name, tensor, and whether it was trained in; what stands for it in the file out.
+# (name, tensor, trained) -> the tensors that are stored for it, by name
 Encoding = Callable[[str, "torch.Tensor", bool], Mapping[str, "torch.Tensor"]]
 
-# The parts of config.json that configure models of their own.
+# Sections of config.json that configure models of their own, each with a dtype.
 PARTS = ("text_config", "vision_config", "audio_config")
-# Tokenizers, templates and processors that stand beside weights; config.json is written anew.
+# Tokenizers, templates and processors, which are copied from the base model. config.json is rewritten.
 COMPANION_FILES = ("*.json", "*.jinja", "tokenizer.model")
 EXCLUDED_FILES = ("config.json", folder_contents.INDEX, "adapter_config.json", "manifest.json", versions.NAME)
 
 
 def merge(
-    base: Path, adapter: Path | None, folder: Path, quantization: MergedQuantization,
-    *, check_stop: Callable[[], None] = lambda: None,
-) -> None:  # fmt: skip
-    """Write the whole model, as transformers reads it, to `folder`. Without an adapter `base` is what was trained.
+    base: Path,
+    adapter: Path | None,
+    folder: Path,
+    quantization: MergedQuantization,
+    *,
+    check_stop: Callable[[], None] = lambda: None,
+) -> None:
+    """Write the merged model to `folder`, in transformers' format.
 
-    quantization: `none` (bf16), `fp16` or `q4` (NF4 of bitsandbytes). Raises StepError.
+    base: the base model, or, without an adapter, the model whose weights were all trained. quantization: `none` (bf16),
+    `fp16` or `q4` (NF4 of bitsandbytes). check_stop: called before each tensor; raises to stop. Raises StepError
+    `base_model_quantized`, `bad_adapter`, `not_in_fp16`.
     """
     config = folder_contents.config_of(base)
     if "quantization_config" in config:
         message = "the base model's weights are quantized; a merge needs them in full precision"
-        raise StepError("base_model_quantized", message, hint="train on the model that it was made from")
+        raise StepError("base_model_quantized", message, hint="train on the unquantized model it was made from")
     folder.mkdir()
     lora = None if adapter is None else LoraWeights(adapter)
     files = sorted(weight_files(base), key=lambda path: path.name)
     if lora is not None:
-        lora.check_all_found(canonical_name(name) for path in files for name in _names(path))
+        lora.check_weights_exist(canonical_name(name) for path in files for name in _names(path))
     encode = encoding_of(quantization)()
     weight_map: dict[str, str] = {}
     total = 0
@@ -66,14 +73,14 @@ def merge(
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / folder_contents.INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
     copy_companion_files(base, folder)
-    if adapter is not None:  # the template that was trained with is the adapter's
+    if adapter is not None:  # its tokenizer files have the chat template that training used
         copy_companion_files(adapter, folder)
     write_generation_config(base, folder)
     (folder / "config.json").write_text(json.dumps(_config_for(config, merged_export(quantization)), indent=2) + "\n")
 
 
 def copy_companion_files(source: Path, folder: Path) -> None:
-    """Copy what speaks for a model beside its weights."""
+    """Copy tokenizer, chat template and processor files from `source`."""
     for pattern in COMPANION_FILES:
         for path in source.glob(pattern):
             if path.name not in EXCLUDED_FILES:
@@ -81,7 +88,10 @@ def copy_companion_files(source: Path, folder: Path) -> None:
 
 
 def write_generation_config(base: Path, folder: Path) -> None:
-    """Where a base model says nowhere when to stop: at its end of sequence, as its configuration has it."""
+    """Write generation_config.json if missing, so that generation stops.
+
+    Its special tokens are those of the base model's config.json.
+    """
     target = folder / "generation_config.json"
     if not target.exists():
         config = folder_contents.config_of(base)
@@ -90,7 +100,10 @@ def write_generation_config(base: Path, folder: Path) -> None:
 
 
 def weight_files(base: Path) -> set[Path]:
-    """The files that the index names, or all there are: folders of the Hub may hold the same weights twice."""
+    """Return the weight files that the index names, or all without an index.
+
+    A repository of the Hub may hold the same weights twice, in one file and in several.
+    """
     indexed = folder_contents.indexed(base) if (base / folder_contents.INDEX).is_file() else set()
     return {base / name for name in indexed} or set(base.glob(f"*{folder_contents.WEIGHTS}"))
 
@@ -122,12 +135,15 @@ def _bf16() -> Encoding:
 
 
 def _fp16() -> Encoding:
-    """Raises StepError for a weight that fp16 cannot hold (it ends at 65,504)."""
+    """Return the encoding as fp16. It raises StepError `not_in_fp16`.
+
+    fp16 ends at 65,504.
+    """
     import torch
 
     def encode(name: str, weight: torch.Tensor, trained: bool) -> dict[str, torch.Tensor]:
         half = weight.to(torch.float16) if weight.is_floating_point() else weight
-        low, high = half.aminmax()  # isfinite would make three copies of an embedding
+        low, high = half.aminmax()  # isfinite() of the whole tensor would make three copies of an embedding
         if not (torch.isfinite(low) and torch.isfinite(high)):
             message = f"{name} has values that fp16 cannot hold"
             raise StepError("not_in_fp16", message, hint="export with quantization none, which is bf16")
@@ -136,12 +152,15 @@ def _fp16() -> Encoding:
     return encode
 
 
-# What bitsandbytes keeps of a quantized weight beside its 4-bit values.
+# Tensors that bitsandbytes stores in addition to the 4-bit values of a quantized weight.
 NF4_PARTS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map", "quant_state.bitsandbytes__nf4")
 
 
 def _nf4() -> Encoding:
-    """NF4 with double quantization (https://arxiv.org/abs/2305.14314) for the language model's linear layers."""
+    """Return the encoding of the language model's linear layers as NF4.
+
+    With double quantization (https://arxiv.org/abs/2305.14314); all other tensors are stored as bf16.
+    """
     from bitsandbytes.functional import quantize_4bit
 
     as_bf16 = _bf16()
@@ -163,15 +182,18 @@ def _names_of(name: str, quantization: str) -> list[str]:
 
 
 def _aligned(tensor: torch.Tensor) -> torch.Tensor:
-    """A JSON text in bytes, filled with spaces: what comes after it has to begin where it can be read."""
+    """Pad bytes with spaces to a multiple of 8, to align the next tensor.
+
+    Only bitsandbytes' quantization state, a JSON text, has another length.
+    """
     import torch
 
-    short = -len(tensor) % 8 if tensor.dtype == torch.uint8 else 0
-    return torch.cat([tensor, torch.full((short,), ord(" "), dtype=torch.uint8)]) if short else tensor
+    missing = -len(tensor) % 8 if tensor.dtype == torch.uint8 else 0
+    return torch.cat([tensor, torch.full((missing,), ord(" "), dtype=torch.uint8)]) if missing else tensor
 
 
 def encoding_of(quantization: MergedQuantization) -> Callable[[], Encoding]:
-    """Return what makes the encoding of a merged export, which imports torch."""
+    """Return the factory of an encoding. Calling it imports torch."""
     match quantization:
         case "none":
             return _bf16
@@ -183,23 +205,26 @@ def encoding_of(quantization: MergedQuantization) -> Callable[[], Encoding]:
 
 
 def _config_for(config: Mapping[str, Any], export: MergedExport) -> dict[str, Any]:
-    """config.json with the type of the weights as they are now, in its parts too."""
+    """Return config.json with the dtype and quantization of the export."""
     parts = {key: _config_of_part(value, export.dtype) for key, value in config.items() if key in PARTS}
     written = dict(config) | parts
     written.pop("torch_dtype", None)
     written["dtype"] = export.dtype
     if export.quantization == "q4":
         written["quantization_config"] = {
-            "quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4",
-            "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": "bfloat16",
+            "quant_method": "bitsandbytes",
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_use_double_quant": True,
+            "bnb_4bit_compute_dtype": "bfloat16",
             "bnb_4bit_quant_storage": "uint8",
             "llm_int8_skip_modules": skipped_modules(folder_contents.family_in(config)),
-        }  # fmt: skip
+        }
     return written
 
 
 def _config_of_part(part: Any, dtype: str) -> Any:
-    if not isinstance(part, dict):  # null where a model has no such part
+    if not isinstance(part, dict):  # null if a model has no such part
         return part
     others = {key: value for key, value in part.items() if key not in ("torch_dtype", "dtype")}
     return others | {"dtype": dtype}

@@ -1,4 +1,4 @@
-"""The README.md beside an export: what it was made from, how, what came out, and how to run it."""
+"""Model card: the README.md of an export."""
 
 from __future__ import annotations
 
@@ -16,20 +16,26 @@ from trainer.published import published
 
 
 def model_card(
-    job: Job, spec: Spec, artifacts: Sequence[Artifact], parity: Parity | None = None, *, at: datetime,
+    job: Job,
+    spec: Spec,
+    artifacts: Sequence[Artifact],
+    parity: Parity | None = None,
+    *,
+    at: datetime,
     trained_with: Mapping[str, str],
-) -> str:  # fmt: skip
-    """Markdown with the front matter that the Hub reads: https://huggingface.co/docs/hub/model-cards
+) -> str:
+    """Return the Markdown of a model card, with front matter for the Hub.
 
-    artifacts: the files that it stands beside. trained_with: versions of libraries, by name.
+    Its format: https://huggingface.co/docs/hub/model-cards. artifacts: the other files of the export. at: time of the
+    export. trained_with: versions of libraries at training, by package name.
     """
     shown = published(spec)
     sections = [
         _front_matter(spec),
         f"# {_plain(shown['job_name'])}\n\n{_what_it_is(spec)}, trained by gemtune "
         f"as job `{job.trained_by}` and exported {_by_another(job)}on {at:%Y-%m-%d}.\nIt was trained on the dataset "
-        f"`{spec.processed_dataset_id}`. The base model's licence holds for what is made with it.",
-        _figures(job.metrics),
+        f"`{spec.processed_dataset_id}`. The base model's licence also applies to this model.",
+        _metrics(job.metrics),
         "" if parity is None else _parity(parity),
         _table("Configuration", ["setting", "value"], _settings(shown["training_config"])),
         _table("Versions", ["package", "training", "export"], _versions(trained_with)),
@@ -44,7 +50,7 @@ def _by_another(job: Job) -> str:
 
 
 def _settings(shown: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Those that say something; lists and objects as JSON."""
+    """Return (name, value) rows. Values other than strings become JSON."""
     return [
         (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
         for name, value in shown.items()
@@ -62,7 +68,10 @@ def _front_matter(spec: Spec) -> str:
 
 
 def _form(spec: Spec) -> Format:
-    """The format of what lies here: a training of all weights leaves no adapter, but a whole model."""
+    """Return the format of the files.
+
+    An "adapter" export of method Full is a whole model, as there is no adapter.
+    """
     whole = spec.export_config.format == "adapter" and spec.training_config.method == "Full"
     return "merged" if whole else spec.export_config.format
 
@@ -77,27 +86,27 @@ def _what_it_is(spec: Spec) -> str:
     return f"{base}, fine-tuned ({method}) and stored {how}"
 
 
-def _figures(metrics: Metrics | None) -> str:
+def _metrics(metrics: Metrics | None) -> str:
     after = {} if metrics is None else metrics.by_name()
     if metrics is None or not after:
-        return "## Figures\n\nIt was not evaluated: the dataset had no held-out rows and none were asked for."
+        return "## Metrics\n\nThis model was not evaluated: the job had no held-out rows."
     before = {} if metrics.baseline is None else metrics.baseline.by_name()
     rows = [(name, _number(before.get(name)), _number(value)) for name, value in after.items()]
-    table = _table("Figures on held-out rows", ["", "base model", "this one"], rows)
-    whose = "" if metrics.train_step is None else f"\n\nThe weights are those of train_step {metrics.train_step}."
-    return table + whose
+    table = _table("Metrics on held-out rows", ["metric", "base model", "this model"], rows)
+    note = "" if metrics.train_step is None else f"\n\nThe weights are those of train_step {metrics.train_step}."
+    return table + note
 
 
 def _parity(parity: Parity) -> str:
     rows = [
-        ("prompts that become the tokens trained with", f"{parity.prompts_identical} of {parity.prompts}"),
-        ("mean KL, nats a position", f"{parity.mean_kl:.6f}"),
-        ("same first choice", f"{parity.top1_agreement:.2%}"),
+        ("prompts with the same tokens as in training", f"{parity.prompts_identical} of {parity.prompts}"),
+        ("mean KL, nats per position", f"{parity.mean_kl:.6f}"),
+        ("positions with the same first choice", f"{parity.top1_agreement:.2%}"),
         ("perplexity, as exported", f"{parity.perplexity:.4f}"),
         ("perplexity, as trained", f"{parity.perplexity_trained:.4f}"),
     ]
-    said = f"These files were loaded again and compared with the trained model on {parity.rows} {parity.source}"
-    return _table("Parity certificate", ["", ""], rows) + f"\n\n{said}: see `certificate.md`."
+    note = f"These files were loaded again and compared with the trained model on {parity.rows} {parity.source}"
+    return _table("Parity certificate", ["metric", "value"], rows) + f"\n\n{note}: see `certificate.md`."
 
 
 def _number(value: float | None) -> str:
@@ -105,10 +114,13 @@ def _number(value: float | None) -> str:
 
 
 def _versions(trained_with: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """Training may run in another environment than export: on a GPU, by unsloth, by an earlier gemtune."""
+    """Return (package, version at training, version at export) rows.
+
+    They can differ: training may run on a GPU, by unsloth, or by an earlier gemtune.
+    """
     exported_with = versions.installed()
-    known = [name for name in versions.PACKAGES if name in trained_with or name in exported_with]
-    return [(name, trained_with.get(name, "-"), exported_with.get(name, "-")) for name in known]
+    names = [name for name in versions.PACKAGES if name in trained_with or name in exported_with]
+    return [(name, trained_with.get(name, "-"), exported_with.get(name, "-")) for name in names]
 
 
 def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

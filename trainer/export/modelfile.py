@@ -1,7 +1,7 @@
-"""The Modelfile by which Ollama runs a GGUF file, its template made from the chat template that was trained with.
+"""Modelfile: how Ollama runs a GGUF file, with the chat template of training.
 
-Ollama has a template language of its own (Go's), so a chat template is taken apart by rendering marked conversations:
-what stands around a user's and a model's turn, and where a system message goes.
+Ollama's templates are Go's text/template, not Jinja. So marked conversations are rendered with the chat template, and
+the texts around the marks give the parts of an equivalent Go template.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ USER, MODEL, SECOND, SYSTEM = "userturn", "modelturn", "secondturn", "systemturn
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """What a chat template writes around what is said.
+    """Texts that a chat template writes around messages.
 
-    before_answer: where the model is to go on; some templates add an empty thought to what else begins its turn.
-    after_system: between a system message and the first user's words, where it stands in the user's turn; None when the
-    template knows no such message. system_turn: around a system message that has a turn of its own.
+    begin: at the beginning of a conversation. before_answer: the generation prompt; some templates add an empty thought
+    to the beginning of a model's turn. after_system: between a system message inside the user's turn and the user's
+    text; None if the template does not put it there. system_turn: before and after a system message that has its own
+    turn; None if it has none.
     """
 
     begin: str
@@ -36,50 +37,62 @@ class Turns:
     system_turn: tuple[str, str] | None = None
 
     def user_text_in(self, prompt: str) -> str | None:
-        """What the user says in a prompt of one turn; None when it is no such prompt."""
+        """Return the user's text in a rendered prompt of one turn, or None.
+
+        None: the prompt has a system message or several turns.
+        """
         before, after = self.begin + self.before_user, self.after_user + self.before_answer
         if not (prompt.startswith(before) and prompt.endswith(after)):
             return None
-        said = prompt[len(before) : len(prompt) - len(after)]
-        return None if self.after_user in said else said
+        text = prompt[len(before) : len(prompt) - len(after)]
+        return None if self.after_user in text else text
 
 
 def turns_of(template: ChatTemplate) -> Turns:
-    """Raises StepError `template_not_for_gguf` when the template does more than put words around turns."""
-    asked = [{"role": "user", "content": USER}]
-    answered = [*asked, {"role": "assistant", "content": MODEL}]
-    longer = [*answered, {"role": "user", "content": SECOND}]
-    text = template.render(longer, add_generation_prompt=True)
+    """Return the texts that a chat template writes around messages.
+
+    Raises StepError `template_not_for_gguf` if it does more than writing fixed texts around them.
+    """
+    question = [{"role": "user", "content": USER}]
+    answered = [*question, {"role": "assistant", "content": MODEL}]
+    continued = [*answered, {"role": "user", "content": SECOND}]
+    text = template.render(continued, add_generation_prompt=True)
     match = re.fullmatch(f"(.*?){USER}(.*){MODEL}(.*){SECOND}(.*)", text, re.DOTALL)
     if match is None:
-        raise _odd("it does not write down what is said")
+        raise _not_for_gguf("it changes or leaves out messages")
     begins, middle, between, ends = match.groups()
-    before_answer = _grown(template.render(asked), template.render(asked, add_generation_prompt=True))
+    before_answer = _suffix(template.render(question), template.render(question, add_generation_prompt=True))
     before_model = before_answer.removesuffix(template.turns.empty_thought if template.turns else "")
     if not (middle.endswith(before_model) and ends.endswith(before_answer)):
-        raise _odd("a model's turn begins in two ways")
+        raise _not_for_gguf("a model's turn does not always begin with the same text")
     after_user = middle.removesuffix(before_model)
-    after_model = _grown(template.render(answered, add_generation_prompt=False).rpartition(MODEL)[0] + MODEL,
-                         template.render(answered, add_generation_prompt=False))  # fmt: skip
+    with_answer = template.render(answered, add_generation_prompt=False)
+    after_model = _suffix(with_answer.rpartition(MODEL)[0] + MODEL, with_answer)
     if not between.startswith(after_model) or ends.removesuffix(before_answer) != after_user:
-        raise _odd("turns end in two ways")
+        raise _not_for_gguf("a turn does not always end with the same text")
     before_user = between.removeprefix(after_model)
     if not begins.endswith(before_user):
-        raise _odd("a user's turn begins in two ways")
+        raise _not_for_gguf("a user's turn does not always begin with the same text")
     begin = begins.removesuffix(before_user)
     turns = Turns(begin, before_user, after_user, before_model, after_model, before_answer, None)
     return _with_system(turns, template)
 
 
 def modelfile(turns: Turns, gguf: str) -> str:
-    """The text of a Modelfile beside a GGUF file. What begins a conversation is left to Ollama, which adds `<bos>`."""
+    """Return the Modelfile of a GGUF file in the same folder.
+
+    gguf: its name. The template leaves out `begin`, because Ollama adds `<bos>` itself.
+    """
     stops = {marker(turns.after_user), marker(turns.after_model), marker(turns.before_user)}
     lines = [f"FROM ./{gguf}", f'TEMPLATE """{_go(turns)}"""', *(f'PARAMETER stop "{stop}"' for stop in sorted(stops))]
     return "\n".join(lines) + "\n"
 
 
-def rendered(text: str, messages: Sequence[Mapping[str, str]]) -> str:
-    """What Ollama sends to the model by a Modelfile, without the `<bos>` that it adds."""
+def render_prompt(text: str, messages: Sequence[Mapping[str, str]]) -> str:
+    """Return the prompt that Ollama renders with a Modelfile, without `<bos>`.
+
+    text: the Modelfile.
+    """
     template = text.partition('TEMPLATE """')[2].partition('"""')[0]
     system = "\n\n".join(each["content"] for each in messages if each["role"] == "system")
     spoken = [{"Role": each["role"], "Content": each["content"]} for each in messages]
@@ -87,23 +100,23 @@ def rendered(text: str, messages: Sequence[Mapping[str, str]]) -> str:
 
 
 def _go(turns: Turns) -> str:
-    parts = (turns.before_user, turns.after_user, turns.before_answer, turns.after_model, turns.after_system or "",
-             *(turns.system_turn or ()))  # fmt: skip
-    if any('"""' in part or "{{" in part for part in parts):
-        raise _odd("it writes what a Modelfile cannot")
+    around_turns = (turns.before_user, turns.after_user, turns.before_answer, turns.after_model)
+    around_system = (turns.after_system or "", *(turns.system_turn or ()))
+    if any('"""' in part or "{{" in part for part in (*around_turns, *around_system)):
+        raise _not_for_gguf("it writes characters that a Modelfile's template cannot contain")
     system = ""
     if turns.after_system is not None:
         system = "{{ if $system }}{{ $system }}" + turns.after_system + '{{ end }}{{ $system = "" }}'
     user = '{{ if eq .Role "user" }}' + turns.before_user + system + "{{ .Content }}" + turns.after_user
     model = '{{ else if eq .Role "assistant" }}' + turns.before_model + "{{ .Content }}" + turns.after_model
-    said = "{{ $system := .System }}" if system else ""
+    prefix = "{{ $system := .System }}" if system else ""
     if turns.system_turn is not None:
-        said = "{{ if .System }}" + turns.system_turn[0] + "{{ .System }}" + turns.system_turn[1] + "{{ end }}"
-    return said + "{{ range .Messages }}" + user + model + "{{ end }}{{ end }}" + turns.before_answer
+        prefix = "{{ if .System }}" + turns.system_turn[0] + "{{ .System }}" + turns.system_turn[1] + "{{ end }}"
+    return prefix + "{{ range .Messages }}" + user + model + "{{ end }}{{ end }}" + turns.before_answer
 
 
 def _with_system(turns: Turns, template: ChatTemplate) -> Turns:
-    """The same with where a system message goes: into the user's turn, or into one of its own."""
+    """Add the place of a system message: in the user's turn, or in its own."""
     messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": USER}]
     try:
         text = template.render(messages)
@@ -121,18 +134,21 @@ def _with_system(turns: Turns, template: ChatTemplate) -> Turns:
     return turns
 
 
-def _grown(shorter: str, longer: str) -> str:
+def _suffix(shorter: str, longer: str) -> str:
     if not longer.startswith(shorter):
-        raise _odd("it changes earlier turns when later ones are added")
+        raise _not_for_gguf("it changes earlier turns when later ones are added")
     return longer[len(shorter) :]
 
 
 def marker(text: str) -> str:
-    """The token that a turn begins or ends with: what a model writes when it goes on for somebody else."""
-    found = re.search(r"<[^<>\s]+>", text)
-    return found[0] if found else text.strip()
+    """Return the first control token of a text around turns, or its words.
+
+    A model that generates it has finished its answer.
+    """
+    match = re.search(r"<[^<>\s]+>", text)
+    return match[0] if match else text.strip()
 
 
-def _odd(why: str) -> StepError:
-    message = f"the chat template cannot be said in a Modelfile: {why}"
+def _not_for_gguf(reason: str) -> StepError:
+    message = f"the chat template cannot be written as a Modelfile: {reason}"
     return StepError("template_not_for_gguf", message, hint="export as merged, or use Gemma's template")

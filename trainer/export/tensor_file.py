@@ -1,8 +1,8 @@
-"""Writes a safetensors file a tensor at a time, so that no more than one of them is in memory.
+"""Writer of safetensors files, with only one tensor in memory at a time.
 
-Format: eight bytes with the length of a JSON header, the header (name -> dtype, shape, offsets), and the tensors
-without gaps (https://github.com/huggingface/safetensors#format). Room for the header is kept at the beginning, as only
-the end knows what it says; a header may end in spaces.
+Format (https://github.com/huggingface/safetensors#format): eight bytes with the length of a JSON header, the header
+(name -> dtype, shape, offsets), and the tensors without gaps. The header is complete only at the end, so space for it
+is reserved at the beginning; the format allows it to end with spaces.
 """
 
 from __future__ import annotations
@@ -17,30 +17,35 @@ if TYPE_CHECKING:
     import torch
 
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "uint8": "U8", "int64": "I64", "int32": "I32"}
-# Readers map the file and take a tensor as a view, which has to begin at a multiple of its item's size.
+# Readers map the file and use tensors as views, which must begin at a multiple of their item size.
 ALIGNMENT = 8
-# Bytes of header that a tensor takes: its name, and what goes with it.
-ROOM = 160
+# Bytes of a header entry besides the tensor's name, at most.
+ENTRY_BYTES = 160
 
 
 class TensorFile(FileWriter):
-    """A safetensors file in the making; it is whole after the `with` block. names: all that will be added, for the
-    header's size; fewer may be."""
+    """Unfinished safetensors file. Leaving its `with` block completes it.
+
+    names: names of all tensors that may be added, from which the space for the header is computed.
+    """
 
     def __init__(self, path: Path, names: list[str]):
         self._file = path.open("wb")
-        self._room = -(-sum(len(name) + ROOM for name in [*names, ""]) // ALIGNMENT) * ALIGNMENT
-        self._file.seek(8 + self._room)
+        self._header_bytes = -(-sum(len(name) + ENTRY_BYTES for name in [*names, ""]) // ALIGNMENT) * ALIGNMENT
+        self._file.seek(8 + self._header_bytes)
         self._entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         self._offset = 0
-        self._odd: list[tuple[str, torch.Tensor]] = []
+        self._unaligned: list[tuple[str, torch.Tensor]] = []
 
     def add(self, name: str, tensor: torch.Tensor) -> int:
-        """Write a tensor; return its bytes. One whose bytes are no multiple of ALIGNMENT, such as a single scale, is
-        written last: a reader could not map what came behind it."""
+        """Write a tensor and return its size in bytes.
+
+        A tensor whose size is no multiple of ALIGNMENT, such as a single scale, is kept and written last, because it
+        would misalign all tensors behind it.
+        """
         size = tensor.numel() * tensor.element_size()
         if size % ALIGNMENT:
-            self._odd.append((name, tensor))
+            self._unaligned.append((name, tensor))
         else:
             self._write(name, tensor)
         return size
@@ -62,10 +67,10 @@ class TensorFile(FileWriter):
         self._file.close()
 
     def _finish(self) -> None:
-        for name, tensor in sorted(self._odd, key=lambda odd: -odd[1].element_size()):
+        for name, tensor in sorted(self._unaligned, key=lambda entry: -entry[1].element_size()):
             self._write(name, tensor)
         header = json.dumps(self._entries, separators=(",", ":")).encode()
-        if len(header) > self._room:
-            raise ValueError(f"the header has {len(header)} bytes, {self._room} were kept for it")
+        if len(header) > self._header_bytes:
+            raise ValueError(f"the header has {len(header)} bytes, but only {self._header_bytes} were reserved for it")
         self._file.seek(0)
-        self._file.write(self._room.to_bytes(8, "little") + header.ljust(self._room))
+        self._file.write(self._header_bytes.to_bytes(8, "little") + header.ljust(self._header_bytes))

@@ -1,4 +1,4 @@
-"""What training leaves beside the weights: everything that the model needs to speak as it was taught."""
+"""Tokenizer, chat template and generation config, saved with trained weights."""
 
 from __future__ import annotations
 
@@ -18,22 +18,25 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     "special_tokens_map.json",
     "generation_config.json",
-    "preprocessor_config.json",  # how the model reads pictures, where it does
+    "preprocessor_config.json",  # this and the next file belong to models that read pictures
     "processor_config.json",
 )
 
 
 def trained_folder(method: Method) -> str:
-    """The folder of a job that what it trained lies under: an adapter, or a whole model."""
+    """Return the job's folder for trained weights: "model" or "adapter"."""
     return "model" if method == "Full" else "adapter"
 
 
 def add_tokenizer(base: Path, folder: Path) -> None:
-    """Copy the base model's tokenizer, chat template and generation config beside trained weights."""
+    """Copy the base model's tokenizer and chat template to trained weights.
+
+    The generation config is copied too, or written if the base model has none; answers end with the template's turns.
+    """
     for name in TOKENIZER_FILES:
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)
-    # The very template that was trained with, wherever the base model keeps it; this name goes before all others.
+    # The template of training, whichever file of the base model it comes from; this name takes precedence over others.
     template = ChatTemplate(base, json_object(base / "tokenizer_config.json"))
     (folder / "chat_template.jinja").write_text(template.text)
     merge.write_generation_config(base, folder)
@@ -41,18 +44,21 @@ def add_tokenizer(base: Path, folder: Path) -> None:
 
 
 def _end_answers(folder: Path, template: ChatTemplate) -> None:
-    """Let what ends a turn end an answer: pretrained models know of no turns, and what runs them would go on."""
+    """Add the token that ends a turn to `eos_token_id`.
+
+    The generation config of pretrained models lacks it, so generation would go on after the answer.
+    """
     from tokenizers import Tokenizer
 
     try:
         end = marker(turns_of(template).after_model)
-    except StepError:  # a template that is more than words around turns: the base model's word stays
+    except StepError:  # a more complex template: the base model's generation config stays
         return
     added = Tokenizer.from_file(str(folder / "tokenizer.json")).get_added_tokens_decoder()
     token = next((index for index, each in added.items() if each.special and each.content == end), None)
     path = folder / "generation_config.json"
     config = json_object(path)
-    known = config.get("eos_token_id")
-    ends = known if isinstance(known, list) else [] if known is None else [known]
+    eos = config.get("eos_token_id")
+    ends = eos if isinstance(eos, list) else [] if eos is None else [eos]
     if token is not None and token not in ends:
         path.write_text(json.dumps(config | {"eos_token_id": [*ends, token]}, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""What train left to export: an adapter and the base model it belongs to, or a whole model."""
+"""Trained weights: what train left to export."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from trainer.store import manifest
 
 @dataclass(frozen=True, slots=True)
 class TrainedWeights:
-    """base: a folder with the weights that the adapter belongs to, or those that were trained whole. adapter: a PEFT
-    folder, or None after a training of all weights. prepared: what prepare left."""
+    """Local folders with an adapter and its base model, or with a whole model.
+
+    base: the base model, or the model itself after a training of all weights. adapter: PEFT's folder, or None after a
+    training of all weights. prepared: the output of prepare.
+    """
 
     base: Path
     adapter: Path | None
@@ -24,12 +27,15 @@ class TrainedWeights:
 
     @property
     def folder(self) -> Path:
-        """What was trained, as train left it."""
+        """The folder with the trained weights."""
         return self.adapter or self.base
 
 
 def locate(context: Context) -> TrainedWeights:
-    """Local, read-only folders, every file checked. Raises IncompleteFolder, StepError."""
+    """Fetch the trained weights, and check the SHA-256 of every file.
+
+    The folders are read-only. Raises IncompleteFolder, StepError.
+    """
     export, steps = context.buckets.export, context.job.steps
     prepared = manifest.fetch(
         export, f"{context.origin}/prepared/{steps[Step.PREPARE].attempt}", context.work / "prepared"

@@ -1,17 +1,20 @@
-"""What to type to run an export: the last section of its README.md."""
+"""Usage section of an export's README.md: commands that run the model."""
 
 from __future__ import annotations
 
 from gemtune.request.exports import AdapterExport, GgufExport
 from gemtune.request.spec import Spec
 
-FP16_WARNING = """> **Gemma 3 overflows in fp16 arithmetic.** Its hidden states grow beyond 65,504, where fp16
-> ends, and its answers become empty or nonsense. The weights here are stored in fp16 and none of them overflows;
+FP16_WARNING = """> **Gemma 3 overflows in fp16 arithmetic.** Its hidden states exceed 65,504, the largest fp16
+> number, and its answers become empty or nonsense. These weights are stored in fp16, and none of them exceeds it;
 > compute in bfloat16 or float32."""
 
 
 def how_to_run(spec: Spec) -> str:
-    """Markdown for one format, with every command as it is typed in the folder of the export."""
+    """Return Markdown with commands for one format.
+
+    They are complete, and meant to be run in the folder of the export.
+    """
     return f"## Use\n\n{_commands(spec, with_pictures=spec.modality == 'vision')}"
 
 
@@ -25,35 +28,39 @@ def _commands(spec: Spec, *, with_pictures: bool) -> str:
             return _whole_model(export.quantization, with_pictures=with_pictures)
 
 
-# What turns pictures into what the text model reads.
+# The vision encoder of a GGUF export, by llama.cpp's usual name.
 PROJECTOR = "mmproj-f16.gguf"
 
 
 def _adapter(base_model_id: str, *, with_pictures: bool) -> str:
-    model, reader, answer = _SEEING if with_pictures else _READING
+    model, reader, answer = _VISION_MODEL if with_pictures else _TEXT_MODEL
     return f"""```python
 from peft import PeftModel
 from transformers import {model}, {reader}, GenerationConfig
 
-folder = "."  # where this file lies
+folder = "."  # the folder of this file
 base = {model}.from_pretrained({base_model_id!r}, dtype="auto")
 model = PeftModel.from_pretrained(base, folder)
-model.generation_config = GenerationConfig.from_pretrained(folder)  # it says where answers end
+model.generation_config = GenerationConfig.from_pretrained(folder)  # with the token that ends an answer
 {answer}
 ```"""
 
 
-# Classes of transformers, and how to ask.
-_READING = (
-    "AutoModelForCausalLM", "AutoTokenizer", """tokenizer = AutoTokenizer.from_pretrained(folder)
+# (model class, tokenizer or processor class, code that prints an answer) for text models and for vision models.
+_TEXT_MODEL = (
+    "AutoModelForCausalLM",
+    "AutoTokenizer",
+    """tokenizer = AutoTokenizer.from_pretrained(folder)
 
 turn = [{"role": "user", "content": "Hello!"}]
 inputs = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_tensors="pt", return_dict=True)
 output = model.generate(**inputs, max_new_tokens=64)
 print(tokenizer.decode(output[0][inputs["input_ids"].shape[1] :], skip_special_tokens=True))""",
-)  # fmt: skip
-_SEEING = (
-    "AutoModelForImageTextToText", "AutoProcessor", """processor = AutoProcessor.from_pretrained(folder)
+)
+_VISION_MODEL = (
+    "AutoModelForImageTextToText",
+    "AutoProcessor",
+    """processor = AutoProcessor.from_pretrained(folder)
 
 content = [{"type": "image", "path": "picture.jpg"}, {"type": "text", "text": "What is this?"}]
 inputs = processor.apply_chat_template(
@@ -62,13 +69,13 @@ inputs = processor.apply_chat_template(
 )
 output = model.generate(**inputs, max_new_tokens=64)
 print(processor.decode(output[0][inputs["input_ids"].shape[1] :], skip_special_tokens=True))""",
-)  # fmt: skip
+)
 
 
 def _whole_model(quantization: str, *, with_pictures: bool) -> str:
-    model, reader, answer = _SEEING if with_pictures else _READING
+    model, reader, answer = _VISION_MODEL if with_pictures else _TEXT_MODEL
     warning = f"{FP16_WARNING}\n\n" if quantization == "fp16" else ""
-    needs = "It needs `pip install bitsandbytes`; nothing else has to be said.\n\n" if quantization == "q4" else ""
+    needs = "It needs `pip install bitsandbytes`, and no other options.\n\n" if quantization == "q4" else ""
     dtype = '"bfloat16"' if quantization == "fp16" else '"auto"'
     more = " --quantization bitsandbytes" if quantization == "q4" else ""
     return f"""{warning}{needs}With transformers:
@@ -76,12 +83,12 @@ def _whole_model(quantization: str, *, with_pictures: bool) -> str:
 ```python
 from transformers import {model}, {reader}
 
-folder = "."  # where this file lies
+folder = "."  # the folder of this file
 model = {model}.from_pretrained(folder, dtype={dtype})
 {answer}
 ```
 
-With vLLM, which then answers like the OpenAI API:
+With vLLM, as a server with OpenAI's API:
 
 ```sh
 vllm serve . --served-model-name mine --dtype bfloat16{more}
@@ -91,7 +98,7 @@ curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/jso
 
 
 def _gguf(name: str) -> str:
-    return f"""With llama.cpp, whose programs apply the chat template that is in the file:
+    return f"""With llama.cpp, whose programs apply the chat template in the file:
 
 ```sh
 llama-cli --model {name} --jinja --conversation
@@ -108,23 +115,23 @@ answer = model.create_chat_completion([{{"role": "user", "content": "Hello!"}}])
 print(answer["choices"][0]["message"]["content"])
 ```
 
-With Ollama, by the `Modelfile` beside this:
+With Ollama, and the `Modelfile` in this folder:
 
 ```sh
 ollama create mine -f Modelfile
 ollama run mine "Hello!"
 ```
 
-Ollama does not trim what it is sent, and the chat template does: send messages without blanks around them."""
+The chat template trims messages, and Ollama does not: send messages without white space around them."""
 
 
 _PICTURES = f"""
 
-Pictures: `{PROJECTOR}` turns them into what the language model reads. llama.cpp is told of it:
+For pictures, pass `{PROJECTOR}` to llama.cpp: it turns them into the language model's input.
 
 ```sh
 llama-mtmd-cli --model {{0}} --mmproj {PROJECTOR} --jinja --image picture.jpg --prompt "What is this?"
 llama-server --model {{0}} --mmproj {PROJECTOR} --jinja --port 8080
 ```
 
-The commands above without it, and the `Modelfile`, are for text."""
+Without it, the commands above and the `Modelfile` are for text only."""

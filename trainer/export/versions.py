@@ -1,4 +1,4 @@
-"""Versions of the libraries that a model was trained by, kept beside its weights for its model card."""
+"""Library versions of a training, saved with the weights for the model card."""
 
 from __future__ import annotations
 
@@ -9,13 +9,22 @@ from pathlib import Path
 
 NAME = "versions.json"
 PACKAGES = (
-    "gemtune", "torch", "transformers", "trl", "peft", "accelerate", "tokenizers", "bitsandbytes", "liger-kernel",
-    "unsloth", "unsloth_zoo",
-)  # fmt: skip
+    "gemtune",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "tokenizers",
+    "bitsandbytes",
+    "liger-kernel",
+    "unsloth",
+    "unsloth_zoo",
+)
 
 
 def installed() -> dict[str, str]:
-    """Return what this environment has of PACKAGES, by name."""
+    """Return the installed versions of PACKAGES, by name."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -26,12 +35,12 @@ def installed() -> dict[str, str]:
 
 
 def write(folder: Path) -> None:
-    """Keep the versions of this environment in a folder of trained weights."""
+    """Save the versions of this environment in a folder of trained weights."""
     (folder / NAME).write_text(json.dumps(installed(), indent=1) + "\n")
 
 
 def read(folder: Path) -> Mapping[str, str]:
-    """Return the versions kept in a folder; none where an older gemtune trained."""
+    """Return the versions saved in a folder; {} if gemtune was older then."""
     path = folder / NAME
     if not path.is_file():
         return {}

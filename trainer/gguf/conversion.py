@@ -1,4 +1,4 @@
-"""Writes GGUF with llama.cpp's own converter and quantizer, each in a process of its own."""
+"""GGUF conversion by llama.cpp's converter and quantizer, in child processes."""
 
 from __future__ import annotations
 
@@ -18,25 +18,30 @@ from trainer.process import child
 
 log = logging.getLogger(__name__)
 
-# The embedding, by llama.cpp's name. An adapter leaves it as it was.
+# llama.cpp's name of the embedding, which LoRA does not change.
 EMBEDDING = "token_embd.weight"
 
 
 def write(
-    model: Path, folder: Path, export: GgufExport, tools: Path, untrained: Collection[str] = (),
-    *, check_stop: Callable[[], None] = lambda: None,
-) -> int:  # fmt: skip
-    """Write a whole model in full precision to `folder` as one GGUF file, and what sees pictures as another. `model`,
-    a folder of the step's own, is changed on the way. Returns how many tensors were dithered.
+    model: Path,
+    folder: Path,
+    export: GgufExport,
+    tools: Path,
+    untrained: Collection[str] = (),
+    *,
+    check_stop: Callable[[], None] = lambda: None,
+) -> int:
+    """Write a model as a GGUF file; return how many tensors were dithered.
 
-    untrained: tensors, by llama.cpp's names, that are as they were in the base model. Raises StepError
-    `family_without_gguf`, `gguf_tools_missing`, `gguf_failed`.
+    The vision encoder of a vision model becomes a second file, PROJECTOR. model: a folder with the whole model in bf16,
+    whose configuration files are changed. tools: the folder of llama.cpp. untrained: llama.cpp's names of tensors that
+    training did not change. Raises StepError `family_without_gguf`, `gguf_tools_missing`, `gguf_failed`.
     """
     check_family(folder_contents.config_of(model))
     if not is_built(tools):
         raise StepError("gguf_tools_missing", f"llama.cpp is not in {tools}", hint="run `make llama`, and export again")
-    _tell_added_tokens(model)
-    _tell_of_no_experts(model)
+    _add_token_list(model)
+    _add_expert_width(model)
     target = folder / export.file_name
     dithered = 0
     if export.converted:
@@ -49,26 +54,36 @@ def write(
 
 
 def _quantized(
-    model: Path, target: Path, llama_type: str, tools: Path, untrained: Collection[str],
+    model: Path,
+    target: Path,
+    llama_type: str,
+    tools: Path,
+    untrained: Collection[str],
     check_stop: Callable[[], None],
-) -> int:  # fmt: skip
-    """Quantize twice where weights lie on the grid of the first time. Returns how many tensors do."""
-    exact = target.with_name("exact.gguf")  # bf16, as the weights are: quantized from anything less, they lose twice
+) -> int:
+    """Quantize a model, and again with dithered tensors if there are any.
+
+    `dither` says which tensors need that. Returns their number.
+    """
+    exact = target.with_name("exact.gguf")  # in bf16, the precision of the weights, so that they are rounded only once
     _convert(model, exact, "bf16", tools, check_stop)
     quantize = ["-m", "trainer.gguf.llama_library", "quantize", str(tools), str(exact), str(target), llama_type]
     _run(quantize, "quantized", check_stop)
-    said = _run(["-m", "trainer.gguf.dither", str(tools), str(exact), str(target), *untrained], "dithered", check_stop)
-    dithered = int(said.split()[-1])
+    dither = ["-m", "trainer.gguf.dither", str(tools), str(exact), str(target), *untrained]
+    dithered = int(_run(dither, "dithered", check_stop).split()[-1])
     if dithered:
-        log.info("%d tensors lay on the grid of %s and were dithered", dithered, llama_type)
+        log.info("dithered %d tensors whose weights were on the grid of %s", dithered, llama_type)
         _run(quantize, "quantized", check_stop)
     exact.unlink()
     return dithered
 
 
-def _tell_added_tokens(model: Path) -> None:
-    """The converter learns from tokenizer_config.json which tokens are found whole in a text (`<b>`, pictures);
-    transformers 5 writes them into tokenizer.json alone, and the file would split them into letters."""
+def _add_token_list(model: Path) -> None:
+    """List the added tokens (`<b>`, pictures) in tokenizer_config.json.
+
+    llama.cpp's converter reads from there which tokens are never split. transformers 5 writes them to tokenizer.json
+    only, and the GGUF file would split them into letters.
+    """
     path = model / "tokenizer_config.json"
     config, tokenizer = json_object(path), json_object(model / "tokenizer.json")
     added = {str(token["id"]): token for token in tokenizer.get("added_tokens", ())}
@@ -76,8 +91,11 @@ def _tell_added_tokens(model: Path) -> None:
         path.write_text(json.dumps(config | {"added_tokens_decoder": added}))
 
 
-def _tell_of_no_experts(model: Path) -> None:
-    """The converter asks every Gemma 4 how wide its experts are; configurations of unified models have no such key."""
+def _add_expert_width(model: Path) -> None:
+    """Add `moe_intermediate_size` to config.json of a unified Gemma 4 model.
+
+    llama.cpp's converter needs the key for every Gemma 4, and those models lack it.
+    """
     path = model / "config.json"
     config = folder_contents.config_of(model)
     text = config.get("text_config")
@@ -86,7 +104,7 @@ def _tell_of_no_experts(model: Path) -> None:
 
 
 def check_family(config: Mapping[str, Any]) -> None:
-    """Raises StepError `family_without_gguf`."""
+    """Raise StepError `family_without_gguf` for an unsupported model."""
     problem = problem_of_model_type(str(config.get("model_type")))
     if problem is not None:
         raise StepError(problem.code, problem.msg, hint=problem.hint)
@@ -99,11 +117,14 @@ def _convert(model: Path, target: Path, outtype: str, tools: Path, check_stop: C
         raise StepError("gguf_failed", f"llama.cpp's converter left no {target.name}")
 
 
-def _run(arguments: list[str], what: str, check_stop: Callable[[], None]) -> str:
-    """What it said."""
+def _run(arguments: list[str], action: str, check_stop: Callable[[], None]) -> str:
+    """Run a Python process and return its standard output.
+
+    action: a past participle, for the message. Raises StepError `gguf_failed`.
+    """
     ended = child.run(arguments, check_stop)
     if ended.code != 0:
         ended.check_machine()
-        message = f"the model could not be {what}: {ended.last_words}"
+        message = f"the model could not be {action}: {ended.last_words}"
         raise StepError("gguf_failed", message, hint="export it as merged; the training result is kept")
     return ended.said

@@ -1,13 +1,14 @@
-"""`python -m trainer.gguf.dither TOOLS EXACT QUANTIZED [UNTRAINED…]`: noise for weights that a quantizer would round
-back to what they were before training.
+"""Dither for weights that a quantizer would round back to the base model's.
 
-A base model that was dequantized once lies on that format's grid. A quantizer finds the grid again, and what training
-added, mostly less than half a step, is rounded away. Uniform noise of up to half a step, added before rounding, makes
-each value come out right on average (non-subtractive dither; Lipshitz, Wannamaker and Vanderkooy, "Quantization and
-Dither", 1992), and a model adds up hundreds of them. It is for such weights only: to others it is mere noise.
+If a base model was dequantized before, its weights are on the grid of that format. A quantizer finds the same grid, and
+rounds away what training added, which is mostly less than half a step. Uniform noise of up to half a step, added before
+rounding, makes each expected value exact (non-subtractive dither; Lipshitz, Wannamaker and Vanderkooy, "Quantization
+and Dither", 1992). A model sums hundreds of weights, so the errors average out. To other weights dither would only add
+noise.
 
-EXACT and QUANTIZED are GGUF files of the same model, in bf16 and in few bits. EXACT is changed in place; how many of
-its tensors are is the last line of output. No torch.
+`python -m trainer.gguf.dither TOOLS EXACT QUANTIZED [UNTRAINED…]`: EXACT and QUANTIZED are GGUF files of the same
+model, in bf16 and quantized. Changes EXACT in place, and prints the number of changed tensors as the last line. No
+torch.
 """
 
 from __future__ import annotations
@@ -26,23 +27,23 @@ from trainer.gguf.file_layout import Entry, contents
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
-# By type: the bytes of a block that hold its values' low bits, and what they are when each value has its lowest bit set
-# (https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h). IQ4_NL has no even steps, and no export has IQ4_NL.
+# Per type: the bytes of a block that hold the values' low bits, and their value if every lowest bit is set
+# (https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h). IQ4_NL, whose steps differ, is in no export.
 LOW_BITS: Mapping[str, tuple[slice, int]] = {
     "Q4_0": (slice(2, 18), 0x11), "Q5_0": (slice(6, 22), 0x11), "Q5_1": (slice(8, 24), 0x11),
     "Q8_0": (slice(2, 34), 0x01), "Q2_K": (slice(16, 80), 0x55), "Q3_K": (slice(32, 96), 0x55),
     "Q4_K": (slice(16, 144), 0x11), "Q5_K": (slice(48, 176), 0x11), "Q6_K": (slice(0, 128), 0x11),
 }  # fmt: skip
-# Weights that lie anywhere are rounded by step/sqrt(12), root mean square; measured were 0.9 to 1.2 of that, and 0.1 to
-# 0.7 on a grid. Of a normally distributed change that makes it 0.75, a third would be left.
+# Quantizing arbitrary weights has a root mean square error of step / sqrt(12). Measured errors were 0.9 to 1.2 times
+# that, and 0.1 to 0.7 times for weights on a grid. At 0.75, a third of a normally distributed change would survive.
 ON_GRID = 0.75
-# Values at a time; as many tell whether a tensor lies on a grid.
+# Values per chunk, and of the sample that shows whether a tensor is on a grid.
 CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class _Tensor:
-    """One tensor in both files."""
+    """One tensor in both files. kind: ggml's name of its quantized type."""
 
     kind: str
     exact: IO[bytes]
@@ -52,13 +53,16 @@ class _Tensor:
 
     @property
     def block(self) -> tuple[int, int]:
-        """How many values a block has, and how many bytes."""
+        """Values per block, and bytes per block."""
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
         return GGML_QUANT_SIZES[GGMLQuantizationType[self.kind]]
 
     def read(self, begin: int) -> tuple[Floats, Bytes]:
-        """A chunk from a block on: values (blocks, values a block), and the blocks that they became."""
+        """Read a chunk of both files, beginning at block number `begin`.
+
+        Returns the exact values (blocks, values per block) and the quantized blocks (blocks, bytes per block).
+        """
         values, size = self.block
         count = min(CHUNK // values, self.exact_at.count // values - begin)
         self.quantized.seek(self.quantized_at.offset + begin * size)
@@ -67,15 +71,16 @@ class _Tensor:
         return float32(np.fromfile(self.exact, np.uint16, count * values)).reshape(count, values), blocks
 
     def write(self, begin: int, values: Floats) -> None:
+        """Overwrite exact values from block `begin` on, rounded to bf16."""
         self.exact.seek(self.exact_at.offset + begin * self.block[0] * 2)
         self.exact.write(bfloat16(values).tobytes())
 
 
 def dither(exact: Path, quantized: Path, untrained: Collection[str] = ()) -> int:
-    """Add noise to the tensors of `exact` that lie on the grid they have in `quantized`; return how many those are.
+    """Add noise to tensors of `exact` that are on their quantization's grid.
 
-    untrained: names of those that are as they always were, for which the grid is right. The same files get the same
-    noise.
+    Returns the number of changed tensors. untrained: names of tensors that training did not change, whose grid values
+    are right. The same files get the same noise.
     """
     entries = {entry.name: entry for entry in contents(exact).entries}
     changed = 0
@@ -92,44 +97,51 @@ def dither(exact: Path, quantized: Path, untrained: Collection[str] = ()) -> int
 
 
 def _distance(tensor: _Tensor) -> float:
-    """How far weights are from what they were rounded to, as a share of how far they were if they lay anywhere. Both
-    are root mean squares, over a chunk from the middle."""
+    """Return the quantization error relative to that of arbitrary weights.
+
+    Both are root mean squares, over a chunk from the middle of the tensor.
+    """
     count = tensor.exact_at.count // tensor.block[0]
     values, blocks = tensor.read(max(0, count - CHUNK // tensor.block[0]) // 2)
-    anywhere = float(np.mean(np.square(steps(blocks, tensor.kind)))) / 12
-    found = float(np.mean(np.square(values - dequantized(blocks, tensor.kind))))
-    return float(np.sqrt(found / anywhere)) if anywhere > 0 else np.inf
+    expected = float(np.mean(np.square(grid_steps(blocks, tensor.kind)))) / 12
+    measured = float(np.mean(np.square(values - dequantized(blocks, tensor.kind))))
+    return float(np.sqrt(measured / expected)) if expected > 0 else np.inf
 
 
-def _add_noise(tensor: _Tensor, random: np.random.Generator) -> None:
+def _add_noise(tensor: _Tensor, generator: np.random.Generator) -> None:
     size = tensor.block[0]
     for begin in range(0, tensor.exact_at.count // size, CHUNK // size):
         values, blocks = tensor.read(begin)
-        noise = random.random(values.shape, dtype=np.float32) - np.float32(0.5)
-        tensor.write(begin, values + noise * steps(blocks, tensor.kind))
+        noise = generator.random(values.shape, dtype=np.float32) - np.float32(0.5)
+        tensor.write(begin, values + noise * grid_steps(blocks, tensor.kind))
 
 
-def steps(blocks: Bytes, kind: str) -> Floats:
-    """The step of the grid at each value, (blocks, values a block): what its lowest bit makes."""
-    place, ones = LOW_BITS[kind]
+def grid_steps(blocks: Bytes, kind: str) -> Floats:
+    """Return the grid's step at each value, (blocks, values per block).
+
+    It is the difference that a value's lowest bit makes.
+    """
+    low_bits, ones = LOW_BITS[kind]
     lower, upper = blocks.copy(), blocks.copy()
-    lower[:, place], upper[:, place] = 0, ones
+    lower[:, low_bits], upper[:, low_bits] = 0, ones
     return dequantized(upper, kind) - dequantized(lower, kind)
 
 
 def dequantized(blocks: Bytes, kind: str) -> Floats:
+    """Dequantize (blocks, bytes per block) to (blocks, values per block)."""
     from gguf import GGMLQuantizationType, quants
 
-    found: Floats = quants.dequantize(blocks, GGMLQuantizationType[kind]).reshape(len(blocks), -1)
-    return found
+    values: Floats = quants.dequantize(blocks, GGMLQuantizationType[kind]).reshape(len(blocks), -1)
+    return values
 
 
 def float32(bf16: np.ndarray[Any, np.dtype[np.uint16]]) -> Floats:
+    """Convert the bits of bf16 numbers to float32."""
     return (bf16.astype(np.uint32) << 16).view(np.float32)
 
 
 def bfloat16(values: Floats) -> np.ndarray[Any, np.dtype[np.uint16]]:
-    """Rounded to the nearest, ties to even."""
+    """Round float32 to bf16, ties to even, and return the bits."""
     bits = np.ascontiguousarray(values).view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
@@ -141,6 +153,6 @@ def _name_of(kind: int) -> str:
 
 
 if __name__ == "__main__":
-    _, given_tools, given_exact, given_quantized, *given_untrained = sys.argv
-    sys.path.insert(0, str(Path(given_tools) / "gguf-py"))  # the one that belongs to the converter
-    print(dither(Path(given_exact), Path(given_quantized), given_untrained))
+    _, tools, exact_file, quantized_file, *untrained_tensors = sys.argv
+    sys.path.insert(0, str(Path(tools) / "gguf-py"))  # the version of gguf that belongs to the converter
+    print(dither(Path(exact_file), Path(quantized_file), untrained_tensors))

@@ -1,8 +1,9 @@
-"""Where a GGUF file has its tensors, and of what kind they are. llama.cpp's own reader makes objects of every token
-first, of which Gemma has 262,144: 9 seconds and 700 MB.
+"""Layout of a GGUF file: its metadata, and where its tensors are.
 
-Format: a header with counts, the metadata (key, type, value), an entry a tensor (name, dimensions, kind, offset), and
-the tensors, aligned (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md). All numbers are little-endian.
+The reader of llama.cpp's gguf package first makes an object of every token; for Gemma's 262,144 that takes 9 seconds
+and 700 MB. Format (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md): a header with counts, the metadata (key,
+type, value), one entry per tensor (name, dimensions, type, offset), and the aligned tensors. All numbers are
+little-endian.
 """
 
 from __future__ import annotations
@@ -14,19 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Types of metadata: format characters of `struct` for numbers, and the two that are made of others.
+# Types of metadata values: formats of `struct` for numbers, and the two composite types.
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
-ALIGNMENT = 32  # where the metadata say nothing else
+ALIGNMENT = 32  # unless general.alignment says otherwise
 
 
 class InvalidGguf(Exception):
-    """The file is not GGUF, or not all of it is there."""
+    """Raised for a file that is not GGUF, is truncated or is damaged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """kind: number of ggml's type. shape: rows last, as numpy has them. offset: from the beginning of the file."""
+    """Entry of one tensor.
+
+    kind: number of its ggml type. shape: in numpy's order, the reverse of ggml's. offset: bytes from the beginning of
+    the file.
+    """
 
     name: str
     kind: int
@@ -40,14 +45,17 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """metadata: numbers and strings by key; arrays are left out."""
+    """Metadata and entries of a GGUF file.
+
+    metadata: numbers and strings by key; arrays are left out.
+    """
 
     metadata: dict[str, Any]
     entries: list[Entry]
 
 
 def contents(path: Path) -> Contents:
-    """Raises InvalidGguf."""
+    """Read the metadata and the entries of a file. Raises InvalidGguf."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             return _Cursor(data).contents()
@@ -56,25 +64,25 @@ def contents(path: Path) -> Contents:
 
 
 class _Cursor:
-    """Reads one thing after the other."""
+    """Position in a file that is read from its beginning."""
 
     def __init__(self, data: mmap.mmap):
         self._data, self._at = data, 0
 
     def contents(self) -> Contents:
         if self._data[:4] != b"GGUF":
-            raise InvalidGguf("it does not begin as GGUF does")
-        self._at = 8  # the version too: those that are read here have the same layout
+            raise InvalidGguf("the file does not begin with GGUF")
+        self._at = 8  # behind the version: versions 2 and 3 have the same layout
         tensors, keys = self._number("Q"), self._number("Q")
         metadata = {}
         for _ in range(keys):
             key, value = self._string(), self._value(self._number("I"))
             if value is not None:
                 metadata[key] = value
-        found = [self._entry() for _ in range(tensors)]
+        entries = [self._entry() for _ in range(tensors)]
         alignment = metadata.get("general.alignment", ALIGNMENT)
         start = -(-self._at // alignment) * alignment
-        return Contents(metadata, [Entry(each.name, each.kind, each.shape, start + each.offset) for each in found])
+        return Contents(metadata, [Entry(each.name, each.kind, each.shape, start + each.offset) for each in entries])
 
     def _entry(self) -> Entry:
         name = self._string()
@@ -82,17 +90,17 @@ class _Cursor:
         return Entry(name, self._number("I"), tuple(reversed(dimensions)), self._number("Q"))
 
     def _value(self, kind: int) -> Any:
-        """None for an array, which is passed over."""
+        """Read a metadata value; skip an array and return None."""
         if kind == STRING:
             return self._string()
         if kind != ARRAY:
             return self._number(NUMBERS[kind])
-        of, count = self._number("I"), self._number("Q")
-        if of in NUMBERS:
-            self._at += count * struct.calcsize(NUMBERS[of])
+        item_kind, count = self._number("I"), self._number("Q")
+        if item_kind in NUMBERS:
+            self._at += count * struct.calcsize(NUMBERS[item_kind])
         else:
             for _ in range(count):
-                self._value(of)
+                self._value(item_kind)
         return None
 
     def _string(self) -> str:
@@ -100,7 +108,7 @@ class _Cursor:
         self._at += size
         return self._data[self._at - size : self._at].decode()
 
-    def _number(self, format: str) -> Any:
-        (value,) = struct.unpack_from(f"<{format}", self._data, self._at)
-        self._at += struct.calcsize(f"<{format}")
+    def _number(self, code: str) -> Any:
+        (value,) = struct.unpack_from(f"<{code}", self._data, self._at)
+        self._at += struct.calcsize(f"<{code}")
         return value

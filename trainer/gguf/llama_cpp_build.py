@@ -1,7 +1,8 @@
-"""`python -m trainer.gguf.llama_cpp_build [FOLDER]`: builds llama.cpp, once per machine, to write and run GGUF.
+"""Build of llama.cpp, once per machine, to write and run GGUF.
 
-The source distribution of llama-cpp-python at the pinned version carries llama.cpp whole: its converter, the library
-that quantizes and runs models, and the bindings that fit it. No job ever builds anything.
+`python -m trainer.gguf.llama_cpp_build [FOLDER]`. The source distribution of llama-cpp-python, at a pinned version,
+contains all of llama.cpp: its converter, the library that quantizes and runs models, and matching bindings. Jobs never
+build anything.
 """
 
 from __future__ import annotations
@@ -24,24 +25,36 @@ from pathlib import Path
 from gemtune.llama_cpp import BUILT, SHA256, VERSION, is_built
 from gemtune.settings import Settings
 
-NEEDED = ("cmake", "c++")
-# For any processor of this architecture, not for the one that builds: the image runs elsewhere. OpenMP would be a
-# library more to have where it runs; llama.cpp's own threads do the same. Exports are run on the CPU, so without Metal.
+REQUIRED_PROGRAMS = ("cmake", "c++")
+# GGML_NATIVE=OFF builds for any processor of the architecture, because the image runs on other machines than the one
+# that builds it. Without OpenMP llama.cpp uses its own threads, and needs one library less. Exports run on the CPU, so
+# Metal is not needed.
 OPTIONS = (
-    "-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=ON", "-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON",
-    "-DGGML_NATIVE=OFF", "-DGGML_OPENMP=OFF", "-DGGML_METAL=OFF", "-DLLAMA_BUILD_COMMON=OFF",
-    "-DLLAMA_BUILD_TOOLS=OFF", "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_SERVER=OFF",
-    "-DLLAMA_BUILD_APP=OFF", "-DLLAMA_USE_PREBUILT_UI=OFF", "-DLLAMA_OPENSSL=OFF", "-DLLAMA_CURL=OFF",
-)  # fmt: skip
-# Of any x86-64 of the last ten years. Other compilers do not know them.
+    "-DCMAKE_BUILD_TYPE=Release",
+    "-DBUILD_SHARED_LIBS=ON",
+    "-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON",
+    "-DGGML_NATIVE=OFF",
+    "-DGGML_OPENMP=OFF",
+    "-DGGML_METAL=OFF",
+    "-DLLAMA_BUILD_COMMON=OFF",
+    "-DLLAMA_BUILD_TOOLS=OFF",
+    "-DLLAMA_BUILD_TESTS=OFF",
+    "-DLLAMA_BUILD_EXAMPLES=OFF",
+    "-DLLAMA_BUILD_SERVER=OFF",
+    "-DLLAMA_BUILD_APP=OFF",
+    "-DLLAMA_USE_PREBUILT_UI=OFF",
+    "-DLLAMA_OPENSSL=OFF",
+    "-DLLAMA_CURL=OFF",
+)
+# Instructions of any x86-64 processor of the last ten years.
 X86_OPTIONS = ("-DGGML_AVX=ON", "-DGGML_AVX2=ON", "-DGGML_FMA=ON", "-DGGML_F16C=ON", "-DGGML_BMI2=ON")
-# What is kept of the source: where it lies in the distribution -> where it goes.
-KEPT = {
+# Files and folders that the result keeps: path in the source distribution -> path in the result.
+RESULT_FILES = {
     "vendor/llama.cpp/convert_hf_to_gguf.py": "convert_hf_to_gguf.py",
     "vendor/llama.cpp/conversion": "conversion",
     "vendor/llama.cpp/gguf-py/gguf": "gguf-py/gguf",
     "vendor/llama.cpp/LICENSE": "LICENSE",
-    # The bindings alone: the package's own __init__ imports a server's worth of others.
+    # Only the bindings: the package's own __init__ imports many other packages.
     "llama_cpp/llama_cpp.py": "bindings/llama_cpp/llama_cpp.py",
     "llama_cpp/_ctypes_extensions.py": "bindings/llama_cpp/_ctypes_extensions.py",
 }
@@ -49,22 +62,25 @@ _NINJA_OR_MAKE = re.compile(r"^\[\s*(?:(?P<done>\d+)/(?P<all>\d+)|(?P<percent>\d
 
 
 class BuildError(Exception):
-    """Says what is missing, or what went wrong."""
+    """Raised when llama.cpp cannot be built; its text says why."""
 
 
 def build(folder: Path, *, say: Callable[[str], None] = print) -> Path:
-    """The folder with the tools; built when absent. Whoever comes while another builds waits. Raises BuildError."""
+    """Build llama.cpp into `folder` if it is not there yet; return the folder.
+
+    While another process builds it, this one waits. Raises BuildError.
+    """
     if is_built(folder):
         return folder
-    missing = [program for program in NEEDED if shutil.which(program) is None]
+    missing = [program for program in REQUIRED_PROGRAMS if shutil.which(program) is None]
     if missing:
         how = "xcode-select --install; brew install cmake" if sys.platform == "darwin" else "apt-get install cmake g++"
         raise BuildError(f"building llama.cpp needs {' and '.join(missing)}: {how}")
-    with _alone(folder):
+    with _exclusive(folder):
         if is_built(folder):
             return folder
         unfinished = folder.with_name(f"{folder.name}.unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)  # of a build that was killed
+        shutil.rmtree(unfinished, ignore_errors=True)  # left by a build that was killed
         shutil.rmtree(folder, ignore_errors=True)
         _build(unfinished, say)
         (unfinished / "result").rename(folder)
@@ -73,14 +89,20 @@ def build(folder: Path, *, say: Callable[[str], None] = print) -> Path:
 
 
 def options_of(system: str, processor: str) -> tuple[str, ...]:
-    """Return CMake's options on a system and processor, named as `platform` does: ("Darwin", "arm64")."""
-    beside = "@loader_path" if system == "Darwin" else "$ORIGIN"  # the folder of the library that needs another one
+    """Return CMake's options for a system and a processor.
+
+    Both are named as in `platform`: "Darwin", "arm64".
+    """
+    own_folder = "@loader_path" if system == "Darwin" else "$ORIGIN"  # the folder of the library that loads another
     x86 = X86_OPTIONS if processor.lower() in ("x86_64", "amd64") else ()
-    return (*OPTIONS, f"-DCMAKE_INSTALL_RPATH={beside}", *x86)
+    return (*OPTIONS, f"-DCMAKE_INSTALL_RPATH={own_folder}", *x86)
 
 
 def collect_libraries(built: Path, into: Path) -> None:
-    """Copy the shared libraries, as Linux or macOS calls them, links as links. Raises BuildError without any."""
+    """Copy the shared libraries of a build; links stay links.
+
+    Raises BuildError if there are none.
+    """
     libraries = sorted(path for path in built.glob("lib*") if {".so", ".dylib"} & set(path.suffixes))
     if not libraries:
         raise BuildError(f"the build left no shared library in {built}")
@@ -92,7 +114,7 @@ def collect_libraries(built: Path, into: Path) -> None:
 def _build(work: Path, say: Callable[[str], None]) -> None:
     began = time.monotonic()
     work.mkdir(parents=True)
-    say(f"building llama.cpp (of llama-cpp-python {VERSION}), once: some 5 minutes on 2 cores")
+    say(f"building llama.cpp (of llama-cpp-python {VERSION}), once per machine: about 5 minutes on 2 cores")
     source = _unpacked(_downloaded(work), work)
     say(f"  {time.monotonic() - began:5.0f} s  source downloaded and checked")
     binaries = work / "build"
@@ -103,10 +125,10 @@ def _build(work: Path, say: Callable[[str], None]) -> None:
     for percent in _run_with_progress(["cmake", "--build", str(binaries), "--target", "llama", "-j", jobs]):
         say(f"  {time.monotonic() - began:5.0f} s  compiled {percent}%")
     result = work / "result"
-    for place, kept in KEPT.items():
-        (result / kept).parent.mkdir(parents=True, exist_ok=True)
-        copy = shutil.copytree if (source / place).is_dir() else shutil.copyfile
-        copy(source / place, result / kept)
+    for source_path, result_path in RESULT_FILES.items():
+        (result / result_path).parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if (source / source_path).is_dir() else shutil.copyfile
+        copy(source / source_path, result / result_path)
     (result / "bindings" / "llama_cpp" / "__init__.py").write_text("")
     collect_libraries(binaries / "bin", result / "lib")
     (result / BUILT).write_text(json.dumps({"llama-cpp-python": VERSION, "options": options}, indent=1) + "\n")
@@ -114,14 +136,17 @@ def _build(work: Path, say: Callable[[str], None]) -> None:
 
 
 def _downloaded(work: Path) -> Path:
-    """The source distribution, by pip, so that its settings (index, proxy, certificates) hold here too."""
-    wanted = ["--no-deps", "--no-binary", "llama-cpp-python", f"llama-cpp-python=={VERSION}"]
-    _run([sys.executable, "-m", "pip", "download", "--disable-pip-version-check", *wanted, "--dest", str(work)])
+    """Download the source distribution and check its SHA-256.
+
+    pip downloads it, so that pip's settings (index, proxy, certificates) apply.
+    """
+    requirement = ["--no-deps", "--no-binary", "llama-cpp-python", f"llama-cpp-python=={VERSION}"]
+    _run([sys.executable, "-m", "pip", "download", "--disable-pip-version-check", *requirement, "--dest", str(work)])
     archive = work / f"llama_cpp_python-{VERSION}.tar.gz"
     with archive.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != SHA256:
-        raise BuildError(f"{archive.name} has SHA-256 {found}, not {SHA256}")
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 != SHA256:
+        raise BuildError(f"{archive.name} has SHA-256 {sha256}, not {SHA256}")
     return archive
 
 
@@ -134,28 +159,29 @@ def _unpacked(archive: Path, work: Path) -> Path:
 def _run(command: list[str]) -> None:
     ran = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if ran.returncode != 0:
-        raise BuildError(f"{' '.join(command[:4])} … ended with {ran.returncode}:\n{ran.stdout[-3000:]}")
+        raise BuildError(f"{' '.join(command[:4])} … failed with code {ran.returncode}:\n{ran.stdout[-3000:]}")
 
 
 def _run_with_progress(command: list[str]) -> Iterator[int]:
-    """Every tenth of what the build says it has done, in percent."""
+    """Run a build and yield its progress, in percent, every 10 percent."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
-    said, tail = 0, ""
+    reported, tail = 0, ""
     for line in process.stdout:
         tail = (tail + line)[-3000:]
         match = _NINJA_OR_MAKE.match(line)
         if match:
             percent = int(match["percent"] or 100 * int(match["done"]) // int(match["all"]))
-            if percent >= said + 10:
-                said = percent
+            if percent >= reported + 10:
+                reported = percent
                 yield percent
     if process.wait() != 0:
-        raise BuildError(f"{' '.join(command[:2])} ended with {process.returncode}:\n{tail}")
+        raise BuildError(f"{' '.join(command[:2])} failed with code {process.returncode}:\n{tail}")
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _exclusive(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder's build."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -163,6 +189,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def main() -> int:
+    """Build llama.cpp, print its folder and return the exit code."""
     folder = Path(sys.argv[1]).absolute() if len(sys.argv) > 1 else Settings.from_environment().llama_cpp
     try:
         print(build(folder, say=lambda line: print(line, flush=True)))

@@ -1,6 +1,6 @@
-"""llama.cpp by its own library: quantizes, tokenizes, and computes what a GGUF file answers. No torch.
+"""Bindings to llama.cpp's library: quantization, tokens, logits and answers.
 
-`python -m trainer.gguf.llama_library quantize TOOLS SOURCE TARGET TYPE`
+`python -m trainer.gguf.llama_library quantize TOOLS SOURCE TARGET TYPE` quantizes a GGUF file. No torch.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from typing import Any
 
 import numpy as np
 
-# Positions that are computed at once, and whose logits are in memory: 67 MB with Gemma's 262,144 tokens.
+# Positions per batch. Their logits are in memory at once: 67 MB for Gemma's vocabulary of 262,144.
 POSITIONS = 64
-# A disk with less than this free, in bytes, is full.
-FULL = 1 << 20
+# A disk with fewer free bytes counts as full.
+MIN_FREE_BYTES = 1 << 20
 
 
 class LoadError(Exception):
-    """llama.cpp does not take the file."""
+    """Raised when llama.cpp cannot load or run a file."""
 
 
 @cache
 def library(tools: Path) -> Any:
-    """The bindings that belong to the library, loaded once a process."""
+    """Return llama.cpp's bindings, loaded and initialized once per process."""
     os.environ["LLAMA_CPP_LIB_PATH"] = str(tools / "lib")
     sys.path.insert(0, str(tools / "bindings"))
     from llama_cpp import llama_cpp
@@ -39,146 +39,154 @@ def library(tools: Path) -> Any:
 
 
 def _threads() -> int:
-    """As many as torch would use, which heeds this variable too."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return int(wanted) if wanted.isdigit() and int(wanted) > 0 else os.cpu_count() or 1
+    """Return the number of threads; OMP_NUM_THREADS sets it, as for torch."""
+    setting = os.environ.get("OMP_NUM_THREADS", "")
+    return int(setting) if setting.isdigit() and int(setting) > 0 else os.cpu_count() or 1
 
 
 @cache
-def _quiet(here: Any) -> Any:
-    """Takes what llama.cpp says, and drops it. It is called as long as the process lives."""
-    return here.llama_log_callback(lambda level, text, user: None)
+def _silent_log(llama: Any) -> Any:
+    """Return a log callback that drops llama.cpp's messages.
+
+    It is cached so that it lives as long as llama.cpp may call it.
+    """
+    return llama.llama_log_callback(lambda level, text, user: None)
 
 
 def quantize(tools: Path, source: Path, target: Path, llama_type: str) -> None:
-    """Write `source` as a file whose weights mostly have this type.
+    """Quantize a GGUF file so that most of its weights have a type.
 
-    Raises OSError when the disk is full, and else RuntimeError; llama.cpp has said why on standard error.
+    llama_type: the end of an LLAMA_FTYPE_MOSTLY_… constant, such as Q4_K_M. Raises OSError if the disk is full, and
+    otherwise RuntimeError; llama.cpp has written the reason to standard error.
     """
-    here = library(tools)
-    settings = here.llama_model_quantize_default_params()
-    settings.ftype = getattr(here, f"LLAMA_FTYPE_MOSTLY_{llama_type}")
+    llama = library(tools)
+    settings = llama.llama_model_quantize_default_params()
+    settings.ftype = getattr(llama, f"LLAMA_FTYPE_MOSTLY_{llama_type}")
     settings.nthread = _threads()
-    if here.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(settings)) != 0:
-        if shutil.disk_usage(target.parent).free < FULL:  # it says no more than `iostream error`
+    if llama.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(settings)) != 0:
+        if shutil.disk_usage(target.parent).free < MIN_FREE_BYTES:  # llama.cpp only writes `iostream error`
             raise OSError(errno.ENOSPC, "No space left on device")
         raise RuntimeError(f"llama.cpp could not quantize {source.name}")
 
 
 class LlamaModel:
-    """A GGUF file as llama.cpp runs it. Raises LoadError."""
+    """A GGUF file that llama.cpp runs, on the CPU. Raises LoadError."""
 
     def __init__(self, tools: Path, path: Path):
-        self._here = library(tools)
-        self._here.llama_log_set(_quiet(self._here), None)
-        settings = self._here.llama_model_default_params()
+        self._llama = library(tools)
+        self._llama.llama_log_set(_silent_log(self._llama), None)
+        settings = self._llama.llama_model_default_params()
         settings.check_tensors = True
         settings.n_gpu_layers = 0
-        self._model = self._here.llama_model_load_from_file(os.fsencode(path), settings)
+        self._model = self._llama.llama_model_load_from_file(os.fsencode(path), settings)
         if not self._model:
             raise LoadError(f"llama.cpp cannot load {path.name}")
-        self._vocab = self._here.llama_model_get_vocab(self._model)
-        self.vocab_size = int(self._here.llama_vocab_n_tokens(self._vocab))
+        self._vocab = self._llama.llama_model_get_vocab(self._model)
+        self.vocab_size = int(self._llama.llama_vocab_n_tokens(self._vocab))
 
     @property
     def chat_template(self) -> str | None:
-        """The one in the file."""
-        template = self._here.llama_model_chat_template(self._model, None)
+        """The chat template in the file."""
+        template = self._llama.llama_model_chat_template(self._model, None)
         return None if template is None else template.decode()
 
     @property
     def bos(self) -> str:
-        """What llama.cpp and Ollama put in front of a prompt."""
-        if not self._here.llama_vocab_get_add_bos(self._vocab):
+        """The text that llama.cpp and Ollama put in front of a prompt, or ""."""
+        if not self._llama.llama_vocab_get_add_bos(self._vocab):
             return ""
-        return str(self._here.llama_vocab_get_text(self._vocab, self._here.llama_vocab_bos(self._vocab)).decode())
+        return str(self._llama.llama_vocab_get_text(self._vocab, self._llama.llama_vocab_bos(self._vocab)).decode())
 
     def tokens(self, text: str) -> list[int]:
-        """The ids of a text in which special tokens are written out."""
+        """Tokenize a text that contains its special tokens, and add no others."""
         encoded = text.encode()
         room = len(encoded) + 8
-        buffer = (self._here.llama_token * room)()
-        count = self._here.llama_tokenize(self._vocab, encoded, len(encoded), buffer, room, False, True)
+        buffer = (self._llama.llama_token * room)()
+        count = self._llama.llama_tokenize(self._vocab, encoded, len(encoded), buffer, room, False, True)
         return list(buffer[:count])
 
     def text(self, tokens: Sequence[int]) -> str:
-        """Without special tokens."""
+        """Decode tokens, without special tokens."""
         pieces = b""
         for token in tokens:
             buffer = ctypes.create_string_buffer(256)
-            size = self._here.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
+            size = self._llama.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
             pieces += buffer.raw[: max(size, 0)]
         return pieces.decode(errors="replace")
 
     def ends(self, token: int) -> bool:
-        """Whether llama.cpp stops at this token by itself."""
-        return bool(self._here.llama_vocab_is_eog(self._vocab, token))
+        """Return whether llama.cpp stops generating at a token."""
+        return bool(self._llama.llama_vocab_is_eog(self._vocab, token))
 
-    def logits(self, tokens: Sequence[int], wanted: Collection[int]) -> Iterator[np.ndarray[Any, Any]]:
-        """Of the wanted positions, in their order, some at a time: (positions, vocabulary) in float32, whose memory is
-        used again for the next ones."""
+    def logits(self, tokens: Sequence[int], positions: Collection[int]) -> Iterator[np.ndarray[Any, Any]]:
+        """Yield the logits of some positions, in order.
+
+        Blocks are (at most POSITIONS positions, vocabulary) in float32. The next block reuses their memory.
+        """
         context = self._context(len(tokens))
         try:
             for start in range(0, len(tokens), POSITIONS):
                 chunk = range(start, min(start + POSITIONS, len(tokens)))
-                asked = [position for position in chunk if position in wanted]
-                self._decode(context, tokens, chunk, asked)
-                if asked:
-                    yield self._outputs(context, len(asked))
+                outputs = [position for position in chunk if position in positions]
+                self._decode(context, tokens, chunk, outputs)
+                if outputs:
+                    yield self._logits(context, len(outputs))
         finally:
-            self._here.llama_free(context)
+            self._llama.llama_free(context)
 
     def answer(self, prompt: Sequence[int], limit: int) -> list[int]:
-        """The likeliest token each time, until one that ends."""
-        found: list[int] = []
+        """Generate up to `limit` tokens greedily; leave out the end token."""
+        generated: list[int] = []
         context = self._context(len(prompt) + limit)
         try:
             tokens = list(prompt)
             done = 0
-            while len(found) < limit:
+            while len(generated) < limit:
                 for start in range(done, len(tokens), POSITIONS):
                     chunk = range(start, min(start + POSITIONS, len(tokens)))
                     self._decode(context, tokens, chunk, [chunk[-1]])
                 done = len(tokens)
-                best = int(self._outputs(context, 1)[0].argmax())
+                best = int(self._logits(context, 1)[0].argmax())
                 if self.ends(best):
                     break
-                found.append(best)
+                generated.append(best)
                 tokens.append(best)
         finally:
-            self._here.llama_free(context)
-        return found
+            self._llama.llama_free(context)
+        return generated
 
     def _context(self, length: int) -> Any:
-        settings = self._here.llama_context_default_params()
+        settings = self._llama.llama_context_default_params()
         settings.n_ctx = length
         settings.n_batch = settings.n_ubatch = POSITIONS
         settings.n_threads = settings.n_threads_batch = _threads()
-        context = self._here.llama_init_from_model(self._model, settings)
+        context = self._llama.llama_init_from_model(self._model, settings)
         if not context:
-            raise LoadError("llama.cpp can make no context for the model")
+            raise LoadError("llama.cpp cannot create a context for the model")
         return context
 
-    def _decode(self, context: Any, tokens: Sequence[int], chunk: range, asked: Collection[int]) -> None:
-        batch = self._here.llama_batch_init(len(chunk), 0, 1)
+    def _decode(self, context: Any, tokens: Sequence[int], chunk: range, outputs: Collection[int]) -> None:
+        """Compute the positions of a chunk, and keep the logits of `outputs`."""
+        batch = self._llama.llama_batch_init(len(chunk), 0, 1)
         batch.n_tokens = len(chunk)
         for index, position in enumerate(chunk):
             batch.token[index] = tokens[position]
             batch.pos[index] = position
             batch.n_seq_id[index] = 1
             batch.seq_id[index][0] = 0
-            batch.logits[index] = position in asked
+            batch.logits[index] = position in outputs
         try:
-            if self._here.llama_decode(context, batch) != 0:
-                raise LoadError("llama.cpp could not compute with the model")
+            if self._llama.llama_decode(context, batch) != 0:
+                raise LoadError("llama.cpp cannot run the model")
         finally:
-            self._here.llama_batch_free(batch)
+            self._llama.llama_batch_free(batch)
 
-    def _outputs(self, context: Any, count: int) -> np.ndarray[Any, Any]:
-        pointer = self._here.llama_get_logits(context)
+    def _logits(self, context: Any, count: int) -> np.ndarray[Any, Any]:
+        """Return a view of the context's logits, (count, vocabulary)."""
+        pointer = self._llama.llama_get_logits(context)
         return np.ctypeslib.as_array(pointer, shape=(count, self.vocab_size))
 
 
 if __name__ == "__main__":
-    _, given_tools, given_source, given_target, wanted = sys.argv[1:]
-    quantize(Path(given_tools), Path(given_source), Path(given_target), wanted)
+    _, tools_folder, source_file, target_file, target_type = sys.argv[1:]
+    quantize(Path(tools_folder), Path(source_file), Path(target_file), target_type)

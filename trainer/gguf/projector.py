@@ -1,6 +1,7 @@
-"""What a GGUF export sees pictures with: whether the file beside the text model is whole.
+"""Check of a GGUF export's vision encoder (`mmproj`).
 
-llama.cpp reads it by a library that is not built here, so it is held against the weights that it was made from.
+llama.cpp runs it with a library that is not built here, so its tensors are compared with the weights of the trained
+model instead.
 """
 
 from __future__ import annotations
@@ -14,17 +15,19 @@ from trainer.base_model import vision_parts
 from trainer.export.merge import weight_files
 from trainer.gguf.file_layout import Entry, InvalidGguf, contents
 
-# ggml's numbers of the types that the converter writes such a file in.
+# ggml's numbers of the types that the converter writes.
 TYPES = {0: np.float32, 1: np.float16}
 
 
 def check(path: Path, trained: Path) -> None:
-    """Whether the file has every weight of the trained model that sees, and numbers in all of
-    them. Raises InvalidGguf."""
+    """Check that the file has all vision weights of the trained model.
+
+    Tensors are compared by their sizes, and their values must be numbers. Raises InvalidGguf.
+    """
     entries = contents(path).entries
-    found, expected = sorted(entry.count for entry in entries), sorted(_sizes(trained))
-    if found != expected:
-        message = f"{path.name} has {len(found)} tensors of {sum(found)} values, not {len(expected)} of {sum(expected)}"
+    sizes, expected = sorted(entry.count for entry in entries), sorted(_sizes(trained))
+    if sizes != expected:
+        message = f"{path.name} has {len(sizes)} tensors of {sum(sizes)} values, not {len(expected)} of {sum(expected)}"
         raise InvalidGguf(message)
     for entry in entries:
         _check_values(path, entry)
@@ -32,18 +35,19 @@ def check(path: Path, trained: Path) -> None:
 
 def _check_values(path: Path, entry: Entry) -> None:
     if entry.kind not in TYPES:
-        raise InvalidGguf(f"{entry.name} of {path.name} is of type {entry.kind}, which nothing here writes")
+        raise InvalidGguf(f"{entry.name} of {path.name} has the unexpected type {entry.kind}")
     try:
         values = np.memmap(path, TYPES[entry.kind], "r", entry.offset, entry.shape)
-    except ValueError as error:  # the file ends before
+    except ValueError as error:  # the file ends inside the tensor
         raise InvalidGguf(f"{path.name} is cut off in {entry.name}") from error
-    # Where a layer of Gemma 4 clips nothing, its bounds are infinite.
+    # Layers of Gemma 4 that do not clip have infinite bounds.
     is_bound = entry.name.endswith(("_max", "_min"))
     if np.isnan(values).any() if is_bound else not np.isfinite(values).all():
-        raise InvalidGguf(f"{entry.name} of {path.name} holds what is no number")
+        raise InvalidGguf(f"{entry.name} of {path.name} has values that are not numbers")
 
 
 def _sizes(trained: Path) -> list[int]:
+    """Return the number of values of each vision weight of the trained model."""
     from safetensors import safe_open
 
     sizes = []

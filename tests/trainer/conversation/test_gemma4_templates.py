@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from tests import tiny_gemma
 from trainer.conversation.chat_template import OWN_TEMPLATES, ChatTemplate, json_object
 from trainer.conversation.dataset_files import Refused
-from trainer.export.modelfile import modelfile, rendered, turns_of
+from trainer.export.modelfile import modelfile, render_prompt, turns_of
 from trainer.rows.encoder import UNTRAINED, Encoded, Encoder
 
 CHAT = [
@@ -112,7 +112,7 @@ def test_the_modelfile_writes_what_the_template_writes(folder: Path, messages: l
     template = ChatTemplate(folder, json_object(folder / "tokenizer_config.json"))
     written = modelfile(turns_of(template), "model.gguf")
     assert 'PARAMETER stop "<turn|>"' in written
-    assert "<bos>" + rendered(written, messages) == template.render(messages, add_generation_prompt=True)
+    assert "<bos>" + render_prompt(written, messages) == template.render(messages, add_generation_prompt=True)
 
 
 def test_the_tokenizer_of_the_tiny_model_has_the_real_special_tokens(tiny: Path) -> None:

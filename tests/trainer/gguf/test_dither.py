@@ -88,7 +88,7 @@ def test_steps_are_what_the_values_of_blocks_are_apart(quantize: Quantize, kind:
     blocks = quantize(random(1), kind)
     values = dequantize(blocks, GGMLQuantizationType[kind]).reshape(-1, ALIKE.get(kind, 32))
     block_size, type_size = dither._Tensor(kind, *[None] * 4).block  # type: ignore[arg-type]
-    step = dither.steps(blocks.reshape(-1, type_size), kind)
+    step = dither.grid_steps(blocks.reshape(-1, type_size), kind)
     assert step.shape == (ROWS * WIDTH // block_size, block_size)
     step = step.reshape(values.shape)
     assert np.ptp(step, axis=1).max() == 0
@@ -101,7 +101,7 @@ def test_steps_are_what_the_values_of_blocks_are_apart(quantize: Quantize, kind:
 @pytest.mark.parametrize("kind", dither.LOW_BITS)
 def test_a_change_of_weights_on_a_grid_outlives_quantizing(tmp_path: Path, quantize: Quantize, kind: str) -> None:
     base = in_bf16(dequantize(quantize(random(2), kind), GGMLQuantizationType[kind]).reshape(ROWS, WIDTH))
-    step = np.sqrt(np.mean(dither.steps(quantize(base, kind).reshape(-1, block_bytes(kind)), kind) ** 2))
+    step = np.sqrt(np.mean(dither.grid_steps(quantize(base, kind).reshape(-1, block_bytes(kind)), kind) ** 2))
     trained = in_bf16(base + random(3, 0.15 * step))
     change = trained - base
     blocks = quantize(trained, kind)
@@ -140,7 +140,7 @@ def test_only_what_lies_on_the_grid_and_was_trained_is_dithered_and_always_the_s
     found = read(one)
     assert all(np.array_equal(found[name], weights[name]) for name in ("anywhere", "untrained"))
     noise = found["on"] - on
-    step = dither.steps(quantize(on, "Q4_K").reshape(-1, block_bytes("Q4_K")), "Q4_K").reshape(on.shape)
+    step = dither.grid_steps(quantize(on, "Q4_K").reshape(-1, block_bytes("Q4_K")), "Q4_K").reshape(on.shape)
     assert np.abs(noise / step).max() < 0.53  # half, and what bf16 rounds
     assert (noise / step).std() == pytest.approx(12**-0.5, rel=0.02)
     assert abs((noise / step).mean()) < 0.01

@@ -176,7 +176,7 @@ def test_llama_cpps_own_template_says_what_the_modelfile_says(
     """llama.cpp recognizes Gemma's turns and renders them by code of its own."""
     import ctypes
 
-    from trainer.export.modelfile import rendered
+    from trainer.export.modelfile import render_prompt
 
     trained = trained_of("gemma3")
     folder = export(trained, tmp_path / "f16", "f16", tools)
@@ -190,7 +190,7 @@ def test_llama_cpps_own_template_says_what_the_modelfile_says(
     )
     buffer = ctypes.create_string_buffer(4096)
     size = here.llama_chat_apply_template(b"gemma", messages, len(conversation), True, buffer, len(buffer))
-    by_modelfile = rendered(
+    by_modelfile = render_prompt(
         (folder / "Modelfile").read_text(), [{"role": role, "content": text} for role, text in conversation]
     )
     assert model.bos == "<bos>"

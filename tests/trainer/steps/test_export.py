@@ -161,7 +161,7 @@ def empty_tokenizer(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("sabotage", "reason"),
     [
-        (change_template, "prompts do not become the tokens"),
+        (change_template, "prompts do not have the same tokens"),
         (add_one_to_norm, "mean KL"),
         (truncate_weights, "cannot be loaded"),
         (empty_tokenizer, "cannot be loaded"),
