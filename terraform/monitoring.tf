@@ -22,7 +22,7 @@ locals {
     }
     unmended = {
       function = "sweep"
-      line     = "^the sweep could not mend "
+      line     = "^the sweep could not repair "
       tells    = "What the sweep tried in vain"
     }
   }

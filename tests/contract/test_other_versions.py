@@ -128,7 +128,7 @@ def test_a_job_in_a_newer_status_is_only_listed_and_cancelled(backend: World) ->
     services.dispatch.launch(job_id)
     assert backend.launcher.started == [(job_id, 1)]
     assert services.control.claim(job_id, claim) is None
-    assert services.control.step_ended(job_id, claim, Step.TRAIN, round=1, error=None).verdict == "stop"
+    assert services.control.step_ended(job_id, claim, Step.TRAIN, round_number=1, error=None).verdict == "stop"
     with pytest.raises(StaleClaim):
         services.advance.heartbeat(job_id, FencingToken(claim=claim, step=Step.TRAIN, attempt=1))
     with pytest.raises(IllegalMove):

@@ -146,7 +146,7 @@ class Simulation:
             while not plan[step].done:
                 round_number += 1
                 error = yield from self._supervised(job_id, claim, step)
-                ended = lambda: control.step_ended(job_id, claim, step, round=round_number, error=error)  # noqa: B023, E731
+                ended = lambda: control.step_ended(job_id, claim, step, round_number=round_number, error=error)  # noqa: B023, E731
                 ruling = yield from self._with_retries(ended)
                 if self.luck.bad(0.1):  # the report is repeated
                     ended()

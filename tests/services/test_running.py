@@ -35,7 +35,7 @@ class Running:
         return self.ruling(step, round_number, error).verdict
 
     def ruling(self, step: Step, round_number: int, error: str | None = None) -> Ruling:
-        return self.services.control.step_ended(self.job_id, self.claim, step, round=round_number, error=error)
+        return self.services.control.step_ended(self.job_id, self.claim, step, round_number=round_number, error=error)
 
     def complete(self) -> None:
         for step in Step:

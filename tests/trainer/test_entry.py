@@ -100,7 +100,7 @@ def test_a_crash_is_recorded_with_its_cause_and_can_be_retried(
     assert run_trainer(ready, "prepare", code=code)[0] == exit_code
     step = ready.job.steps[Step.PREPARE]
     assert (step.state, step.cause) == ("stopped", cause)
-    ruling = ready.services.control.step_ended(ready.job_id, ready.claim, Step.PREPARE, round=1, error="code 70")
+    ruling = ready.services.control.step_ended(ready.job_id, ready.claim, Step.PREPARE, round_number=1, error="code 70")
     assert ruling.verdict == "again"
     assert run_trainer(ready, "prepare")[0] == 0
 

@@ -56,5 +56,5 @@ def _claim(call: ClaimCall, services: Services) -> dict[str, object]:
 
 
 def _step_ended(call: StepEndedCall, services: Services) -> dict[str, object]:
-    ruling = services.control.step_ended(call.job_id, call.claim, call.step, round=call.round, error=call.error)
+    ruling = services.control.step_ended(call.job_id, call.claim, call.step, round_number=call.round, error=call.error)
     return asdict(ruling)

@@ -1,4 +1,7 @@
-"""Changes of a job as a whole: accepted, moved, failed, cancelled. Pure: time comes in as an argument."""
+"""Changes of a whole job: accept it, change its status, fail it, cancel it.
+
+All functions are pure: they return a changed copy, and the time is an argument.
+"""
 
 from __future__ import annotations
 
@@ -11,30 +14,40 @@ from gemtune.jobs.events import Event
 from gemtune.jobs.record import ATTEMPTS_KEPT, Attempt, Failure, Job, StepRecord, StepState
 from gemtune.jobs.status import FINAL, Status, Step, moves_from
 
+# The job after a change, and the events to store with it in the same transaction.
 Changed = tuple[Job, Sequence[Event]]
 
 
 def accept_job(job: Job) -> Changed:
-    """A new job with its first event."""
+    """Return a new job with its first event, `job_queued`."""
     origin = {} if job.parent_job_id is None else {"parent_job_id": job.parent_job_id}
     return with_event(job, "job_queued", job.created_at, **origin)
 
 
 def steps_of_export(parent: Job) -> Mapping[Step, StepRecord]:
-    """The steps of a job that exports again what `parent` trained: all but the export are done. Their attempts say
-    where in the parent's folder their results lie. Raises JobIsRunning, NothingTrained."""
+    """Return the steps with which a job that only exports begins.
+
+    Its parent has trained what it exports, so that all steps but the export are done already. They keep the parent's
+    attempt numbers, because these are part of the names of the folders that hold the parent's results.
+    Raises JobIsRunning, NothingTrained.
+    """
     if not parent.is_over:
         raise JobIsRunning(parent.job_id, parent.status)
     if not parent.has_trained:
         raise NothingTrained(parent.job_id)
-    brought = {
+    inherited = {
         step: StepRecord(state="done", attempt=parent.steps[step].attempt) for step in (Step.PREPARE, Step.TRAIN)
     }
-    return {**brought, Step.EXPORT: StepRecord()}
+    return {**inherited, Step.EXPORT: StepRecord()}
 
 
 def change_status(job: Job, to: Status, *, at: datetime, **details: Any) -> Changed:
-    """The job after one move, and the event that tells of it. Raises IllegalMove."""
+    """Move the job to another status, with the event `job_<status>`.
+
+    Sets `started_at` with the first status that is not final, and `finished_at` with a final one. details: further
+    facts for the event. Raises IllegalMove when the table of moves does not allow it.
+    """
+    # Only a job whose training is done already, by its parent, may go straight to its export.
     untrained = (job.status, to) == (Status.QUEUED, Status.EXPORTING) and not job.has_trained
     if untrained or to not in moves_from(job.status):
         raise IllegalMove(job.job_id, job.status, to)
@@ -50,7 +63,10 @@ def change_status(job: Job, to: Status, *, at: datetime, **details: Any) -> Chan
 
 
 def fail_job(job: Job, failure: Failure, *, at: datetime, ran: float | None = None) -> Changed:
-    """The job will not be tried again. `ran`: see `ended`. Raises IllegalMove when it is over."""
+    """Fail the job for good, and end the attempts that still run.
+
+    ran: measured seconds of the running attempt, as in `end_attempt`. Raises IllegalMove when the job is over.
+    """
     for step, record in job.steps.items():
         if record.state == "running":
             job = with_step(job, step, end_attempt(record, "failed", at, failure.code, ran))
@@ -59,7 +75,7 @@ def fail_job(job: Job, failure: Failure, *, at: datetime, ran: float | None = No
 
 
 def cancel_job(job: Job, *, at: datetime) -> Changed:
-    """Raises JobIsOver."""
+    """Cancel the job, and end the attempts that still run. Raises JobIsOver."""
     if job.is_over:
         raise JobIsOver(job.job_id, job.status)
     for step, record in job.steps.items():
@@ -71,40 +87,47 @@ def cancel_job(job: Job, *, at: datetime) -> Changed:
 def end_attempt(
     step: StepRecord, state: StepState, at: datetime, cause: str | None, ran: float | None = None
 ) -> StepRecord:
-    """The step after its running attempt.
+    """End the running attempt of a step.
 
-    ran: its seconds, where the attempt's own process measured them. Else they are those between two times of the day,
-    and none where the clock was set back in between.
+    Adds it to the past attempts and sets the step's state.
+    cause: why it ended unfinished; None when it finished the step.
+    ran: seconds that the attempt's own process measured. Without it they are the difference of two times of the day,
+    or 0 where the clock was set back in between.
     """
     if ran is None:
         ran = max(0.0, (at - step.started_at).total_seconds()) if step.started_at else 0.0
-    over = Attempt(attempt=step.attempt, seconds=round(ran, 3), cause=cause, checkpoint=step.checkpoint)
+    past = Attempt(attempt=step.attempt, seconds=round(ran, 3), cause=cause, checkpoint=step.checkpoint)
     return step.model_copy(
         update={
             "state": state,
             "heartbeat_at": at,
             "seconds": round(step.seconds + ran, 3),
             "cause": cause,
-            "attempts": (*step.attempts, over)[-ATTEMPTS_KEPT:],
+            "attempts": (*step.attempts, past)[-ATTEMPTS_KEPT:],
         }
     )
 
 
 def with_step(job: Job, step: Step | str, record: StepRecord) -> Job:
+    """Return the job with another record of one step."""
     return job.model_copy(update={"steps": {**job.steps, step: record}})
 
 
-def with_event(job: Job, type: str, at: datetime, **details: Any) -> Changed:
+def with_event(job: Job, event_type: str, at: datetime, **details: Any) -> Changed:
+    """Add an event with the job's next sequence number."""
     seq, at = job.last_seq + 1, _not_before(job, at)
-    event = Event(job_id=job.job_id, seq=seq, type=type, status=job.status, at=at, details=details)
+    event = Event(job_id=job.job_id, seq=seq, type=event_type, status=job.status, at=at, details=details)
     return job.model_copy(update={"last_seq": event.seq}), (event,)
 
 
 def with_next_version(job: Job, before: Job, *, at: datetime) -> Job:
-    """The changed job as a store writes it: one version on."""
+    """Return the changed job with the next version and the time of the write."""
     return job.model_copy(update={"version": before.version + 1, "updated_at": _not_before(before, at)})
 
 
 def _not_before(job: Job, at: datetime) -> datetime:
-    """A time for the job, and no earlier one than it has: clocks differ among machines, and are set back."""
+    """Return `at`, or the latest time in the job's record if that is later.
+
+    Clocks differ between machines and are set back, but the times of one job must not decrease.
+    """
     return max(at, job.created_at, job.updated_at, *([] if job.started_at is None else [job.started_at]))

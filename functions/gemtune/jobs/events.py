@@ -1,4 +1,4 @@
-"""Facts about a job, in the past tense, numbered per job without gaps."""
+"""Events of a job: facts in the past tense, numbered per job without gaps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +50,22 @@ EVENT_TYPES: Mapping[str, EventType] = {
 
 
 class Event(BaseModel):
-    """One fact. `seq` starts at 1; `type` is `job_<status>` for a move, else what happened.
-
-    Fields that a newer version added are kept.
-    """
+    """One event of a job. Fields that a newer version added are kept."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    job_id: str
-    seq: int
-    type: str
-    status: str
-    at: datetime
-    details: dict[str, Any] = {}
+    job_id: str = Field(description="id of the job")
+    seq: int = Field(description="number of the event within its job, from 1 and without gaps")
+    type: str = Field(description="`job_<status>` for a change of status, otherwise what happened, e.g. `train_done`")
+    status: str = Field(description="status of the job after the event")
+    at: datetime = Field(description="when it happened")
+    details: dict[str, Any] = Field({}, description="further facts, by name; which ones depends on the type")
 
     @field_validator("details")
     @classmethod
-    def _in_order(cls, details: dict[str, Any]) -> dict[str, Any]:
-        """By name: Firestore's maps forget the order they were written in."""
+    def _sorted(cls, details: dict[str, Any]) -> dict[str, Any]:
+        """Sort the details by name.
+
+        Firestore's maps do not keep the order in which they were written.
+        """
         return dict(sorted(details.items()))

@@ -1,5 +1,8 @@
-"""Makes job ids: `training_<dataset>_<model>_<suffix>` (`export_…` for an export of its own), which are labels of
-executions too."""
+"""Job ids: `training_<dataset>_<model>_<suffix>`.
+
+Those of jobs that only export begin with `export_`. Job ids also label workflow executions, which limits their
+characters and their length.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ def new_job_id(
     key_hash: str | None,
     kind: Literal["training", "export"] = "training",
 ) -> str:
-    """At most 63 characters of [a-z0-9_-]. The suffix is random, or comes from the idempotency key's hash."""
+    """Return an id of at most 63 characters of [a-z0-9_-].
+
+    The suffix is the beginning of the idempotency key's hash, or random without a key.
+    """
     dataset = _safe(processed_dataset_id.removeprefix("dataset_"))
     model = _safe(base_model_id.rstrip("/").rpartition("/")[2])
     suffix = key_hash[:_SUFFIX_DIGITS] if key_hash else secrets.token_hex(_SUFFIX_DIGITS // 2)
@@ -26,4 +32,5 @@ def new_job_id(
 
 
 def _safe(text: str) -> str:
+    """Replace characters that an id may not have, and shorten the text."""
     return re.sub(r"[^a-z0-9_-]+", "-", text.lower())[:_LONGEST_PART].strip("-_") or "x"

@@ -1,4 +1,8 @@
-"""Launches of a job: which workflow execution may run it. Pure: time comes in as an argument."""
+"""Launches of a job: which workflow execution may run it.
+
+All functions are pure: they return a changed copy, and the time is an argument. A change that no longer applies
+returns the same job and no events.
+"""
 
 from __future__ import annotations
 
@@ -9,62 +13,75 @@ from gemtune.jobs.changes import Changed, fail_job, with_event
 from gemtune.jobs.record import Claim, Failure, Job, Launch
 from gemtune.jobs.status import UNFINISHED
 
-# Launches after the first one that `sweep` may start for a job.
+# Largest number of launches that `sweep` starts for a job after the first one.
 RELAUNCHES = 3
-
-
-# Launches in a row whose executions end without having claimed the job, before it fails.
+# Number of launches in a row that end without a claim before the job fails.
 UNCLAIMED_LAUNCHES = 6
 
 
 def take_launch(job: Job, *, at: datetime, lease: timedelta) -> Changed:
-    """Take the next launch number, unless a launch is under way, has the job claimed, or the job is over. The lease is
-    twice as long after each launch that nobody claimed: what was broken may be mended by then."""
-    here = job.launch
-    leased = is_leased(here, at=at, lease=lease)
-    if job.status not in UNFINISHED or leased or here.execution is not None or job.claim is not None:
+    """Take the next launch number for a job that waits for one.
+
+    Does nothing if a launch is under way, or if the job is claimed or over. The lease doubles with each launch in a
+    row that was not claimed, so that there is more time to fix a fault.
+    """
+    current = job.launch
+    leased = is_leased(current, at=at, lease=lease)
+    if job.status not in UNFINISHED or leased or current.execution is not None or job.claim is not None:
         return job, ()
-    lease_until = at + lease * 2**here.unclaimed
-    launch = Launch(number=here.number + 1, lease_until=lease_until, unclaimed=here.unclaimed)
+    lease_until = at + lease * 2**current.unclaimed
+    launch = Launch(number=current.number + 1, lease_until=lease_until, unclaimed=current.unclaimed)
     return job.model_copy(update={"launch": launch}), ()
 
 
 def is_leased(launch: Launch, *, at: datetime, lease: timedelta) -> bool:
-    """Whether a launch still has time to be claimed; `lease` is that of a first one."""
+    """Return whether a launch still has time to be claimed.
+
+    lease: the length of a first launch's lease.
+    """
     length = lease * 2**launch.unclaimed
     return launch.lease_until is not None and not has_passed(length, since=launch.lease_until - length, at=at)
 
 
 def has_passed(wait: timedelta, *, since: datetime, at: datetime) -> bool:
-    """Whether a wait is over. Where it seems to begin in the future, by more than its own length, it is: the clock was
-    set back, and nobody has to wait for as long."""
+    """Return whether a wait is over.
+
+    A wait that seems to begin in the future, by more than its own length, counts as over: the clock was set back, and
+    nothing should wait until it has caught up.
+    """
     return not since - wait <= at < since + wait
 
 
 def record_execution(job: Job, launch: int, execution: str) -> Changed:
-    """Remember the execution of a launch."""
+    """Record which workflow execution a launch started."""
     if job.is_over or job.launch.number != launch:
         return job, ()
     return job.model_copy(update={"launch": job.launch.model_copy(update={"execution": execution})}), ()
 
 
 def return_launch(job: Job, launch: int) -> Changed:
-    """Give up a launch whose execution could not be started."""
+    """End the lease of a launch whose execution could not be started.
+
+    The next launch then need not wait for the lease to run out.
+    """
     if job.launch.number != launch or job.claim is not None:
         return job, ()
     return job.model_copy(update={"launch": _without_execution(job.launch)}), ()
 
 
 def give_up_launch(job: Job, launch: int, *, cause: str, at: datetime) -> Changed:
-    """Give up a launch whose execution ended without a claim; fail the job when too many in a row did."""
+    """Give up a launch whose execution ended without a claim.
+
+    Fails the job after UNCLAIMED_LAUNCHES of them in a row. cause: how the last execution ended.
+    """
     if job.is_over or job.launch.number != launch or job.claim is not None:
         return job, ()
     unclaimed = job.launch.unclaimed + 1
     job = job.model_copy(update={"launch": _without_execution(job.launch).model_copy(update={"unclaimed": unclaimed})})
     if unclaimed < UNCLAIMED_LAUNCHES:
         return job, ()
-    message = f"{unclaimed} executions of the workflow ended before they took the job up, the last one as {cause}"
-    hint = "the request is not at fault: see the logs of the workflow and of control, mend the service, submit again"
+    message = f"{unclaimed} workflow executions in a row ended before they claimed the job, the last one as {cause}"
+    hint = "the request is not at fault: see the logs of the workflow and of control, fix the service, submit again"
     return fail_job(job, Failure(code="never_taken_up", message=message, hint=hint), at=at)
 
 
@@ -73,24 +90,35 @@ def _without_execution(launch: Launch) -> Launch:
 
 
 def relaunch(job: Job, *, at: datetime, lease_until: datetime, cause: str) -> Changed:
-    """Take the job from the execution that has it, for a new launch; its steps resume."""
+    """Take the job from the execution that claims it, for a new launch.
+
+    The new launch resumes its steps.
+    """
     launch = Launch(number=job.launch.number + 1, lease_until=lease_until)
     job = job.model_copy(update={"claim": None, "launch": launch, "relaunches": job.relaunches + 1})
     return with_event(job, "job_relaunched", at, launch=job.launch.number, cause=cause)
 
 
 def claim_launch(job: Job, claim: Claim) -> Changed:
-    """Let one execution of the current launch in. The same execution may come again. Raises StaleClaim."""
-    mine = claim.is_same(job.claim)
-    if job.status not in UNFINISHED or claim.launch != job.launch.number or not (mine or job.claim is None):
+    """Give the job to an execution of the current launch.
+
+    The execution that has it already may claim it again, since it repeats a call that got no answer. Raises StaleClaim
+    for every other one.
+    """
+    already_claimed = claim.is_same(job.claim)
+    is_free = already_claimed or job.claim is None
+    if job.status not in UNFINISHED or claim.launch != job.launch.number or not is_free:
         raise StaleClaim(f"launch {claim.launch} of job {job.job_id!r} is not the one that may run it")
-    if mine:
+    if already_claimed:
         return job, ()
     return job.model_copy(update={"claim": claim}), ()
 
 
 def check_claim(job: Job, claim: Claim) -> None:
-    """Raises StaleClaim when the job is over, of a status that only a newer version knows, or another execution's."""
+    """Raise StaleClaim unless this execution claims the unfinished job.
+
+    A status that only a newer version knows counts as not unfinished.
+    """
     if job.status not in UNFINISHED:
         raise StaleClaim(f"job {job.job_id!r} is {job.status}")
     if not claim.is_same(job.claim):

@@ -1,4 +1,7 @@
-"""Tokens that continue a list of jobs: the place of the last job of a page, in base64url."""
+"""Page tokens, which continue a list of jobs after a page's last job.
+
+A token is the position of that job as JSON in base64url.
+"""
 
 from __future__ import annotations
 
@@ -11,26 +14,29 @@ from datetime import datetime
 from gemtune.errors import BadPageToken
 from gemtune.untrusted import Unreadable, read_json
 
-# A time and an id of 63 characters have 146; the rest is for ids of later versions.
+# A time and an id of 63 characters need 146 characters; the rest leaves room for ids of later versions.
 MAX_LENGTH = 256
 PATTERN = r"^[A-Za-z0-9_-]+={0,2}$"
 
 
 @dataclass(frozen=True, slots=True)
 class PagePosition:
-    """A job's place in the list, which is ordered by these two."""
+    """Position of a job in the list, which is sorted by these two fields."""
 
     created_at: datetime
     job_id: str
 
 
 def encode_page_token(place: PagePosition) -> str:
-    """Encode a place."""
+    """Encode a position."""
     return base64.urlsafe_b64encode(json.dumps([place.created_at.isoformat(), place.job_id]).encode()).decode()
 
 
 def decode_page_token(token: str) -> PagePosition:
-    """Decode a token that a client sent. Raises BadPageToken."""
+    """Decode a token that a client sent.
+
+    Raises BadPageToken for anything that is not one.
+    """
     try:
         if len(token) > MAX_LENGTH:
             raise ValueError

@@ -1,4 +1,7 @@
-"""The record of a job. Frozen: a change makes a new one."""
+"""Record of a job, as the stores hold it.
+
+Frozen: every change makes a new one.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,28 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from gemtune.jobs.sources import OpenSource
 from gemtune.jobs.status import STEPS, OpenStatus, OpenStep, Step, is_final
 
-# Attempts of a step that its record tells of: a week of executions of an hour each is 168, and a document has 1 MiB.
+# Number of past attempts of a step that its record keeps. A week of one-hour executions makes 168, and a Firestore
+# document holds 1 MiB.
 ATTEMPTS_KEPT = 200
 
 
 class Record(BaseModel):
-    """Frozen. Fields that a newer version added are kept, and written again with the others."""
+    """Frozen part of a job's record, which keeps fields it does not know.
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    Fields that a newer version added are read, and written again with the others.
+    """
+
+    # An attribute may have another name than the stored field: then the field is read and written by its alias.
+    model_config = ConfigDict(frozen=True, extra="allow", validate_by_name=True, serialize_by_alias=True)
 
 
 class Launch(Record):
-    """The n-th workflow execution started for a job. Nobody starts another until `lease_until`, nor, once it is known
-    by its name, before it has ended: it may wait for its turn, or for control to answer. unclaimed: how many before it,
-    in a row, ended without a claim."""
+    """The n-th workflow execution that was started for a job.
+
+    No other launch starts before `lease_until`. Once the execution is known, none starts before it has ended either,
+    because it may be waiting for a concurrency slot or for an answer of control.
+    unclaimed: how many launches in a row before this one ended without claiming the job.
+    """
 
     number: int = 0
     lease_until: datetime | None = None
@@ -34,134 +45,167 @@ class Launch(Record):
 
 
 class Claim(Record):
-    """The right to move the job."""
+    """Right of one workflow execution to run the job."""
 
     launch: int
     execution: str
 
     def is_same(self, other: Claim | None) -> bool:
-        """Whether both are the right of the same execution, whatever a newer version wrote beside it."""
+        """Return whether both claims belong to the same execution.
+
+        Fields that a newer version added do not count.
+        """
         return other is not None and (self.launch, self.execution) == (other.launch, other.execution)
 
 
 class FencingToken(Record):
-    """What a running step signs its writes with; an older attempt gets StaleAttempt."""
+    """Token that a running attempt sends with each write.
+
+    A write with the token of an older attempt is refused with StaleAttempt, so that an attempt which was replaced
+    cannot overwrite what its successor recorded.
+    """
 
     claim: Claim
     step: Step
     attempt: int
-    began: float | None = None  # the monotonic clock of the attempt's process at its begin, in seconds
+    began: float | None = None  # seconds of the monotonic clock of the attempt's process, when it began
 
 
 class Attempt(Record):
-    """How an attempt of a step ended. cause: None when it finished the step. checkpoint: the newest one by then."""
+    """One past attempt of a step."""
 
-    attempt: int
-    seconds: float
-    cause: str | None = None
-    checkpoint: int = 0
+    attempt: int = Field(description="number of the attempt, from 1")
+    seconds: float = Field(description="seconds that it ran")
+    cause: str | None = Field(None, description="why it ended unfinished; null if it finished the step")
+    checkpoint: int = Field(0, description="train_step of the newest complete checkpoint when it ended; 0: none")
 
 
 StepState = Literal["pending", "running", "stopped", "done", "failed"]
 
 
 class StepRecord(Record):
-    state: StepState | str = "pending"  # a newer version may know more of them
-    attempt: int = 0
-    execution: str | None = None
-    started_at: datetime | None = None
-    seconds: float = 0.0
+    """State of one step of a job, with its attempts."""
+
+    state: StepState | str = "pending"  # a newer version may know further states
+    attempt: int = 0  # number of the newest attempt; 0 before the first one
+    execution: str | None = None  # what runs the newest attempt, by the platform's name
+    started_at: datetime | None = None  # when the newest attempt began
+    seconds: float = 0.0  # of all past attempts
     heartbeat_at: datetime | None = None
-    cause: str | None = None
-    checkpoint: int = 0  # train_step of the newest whole checkpoint
-    judged: str = ""  # the report of its end that was judged last: "<attempt>/<round>"
-    judged_checkpoint: int = 0  # the newest checkpoint at that time
-    fruitless: int = 0  # attempts in a row that ended without a newer one
-    attempts: tuple[Attempt, ...] = ()  # those that are over, the newest ATTEMPTS_KEPT
+    cause: str | None = None  # why the newest attempt ended unfinished
+    checkpoint: int = 0  # train_step of the newest complete checkpoint
+    # Stored under their first names, `judged` and `judged_checkpoint`: while versions run side by side, or after a
+    # return to an older one, each has to read what the other wrote. With two names in one record, neither would know
+    # which value is newer.
+    last_assessed_report: str = Field("", alias="judged")  # "<attempt>/<round>"
+    checkpoint_at_last_assessment: int = Field(0, alias="judged_checkpoint")
+    fruitless: int = 0  # executions in a row that ended without a newer checkpoint
+    attempts: tuple[Attempt, ...] = ()  # past ones, at most the newest ATTEMPTS_KEPT
 
 
 class Progress(Record):
-    train_step: int = 0
-    total_steps: int = 0
-    epoch: float = 0.0
-    loss: float | None = None
-    reward: float | None = None  # GRPO: the mean of the completions of this train_step
-    margin: float | None = None  # DPO: by how much the chosen answers are preferred
-    learning_rate: float | None = None
-    tokens_per_second: float | None = None
-    eta_seconds: float | None = None
+    """Progress of a training, as its attempt reported it last."""
+
+    train_step: int = Field(0, description="train_steps (optimizer updates) done so far")
+    total_steps: int = Field(0, description="train_steps of the whole training")
+    epoch: float = Field(0.0, description="epochs done so far, with fraction")
+    loss: float | None = Field(None, description="training loss of this train_step")
+    reward: float | None = Field(None, description="GRPO: mean reward of this train_step's completions")
+    margin: float | None = Field(
+        None, description="DPO: margin between the implicit rewards of chosen and rejected answers in this train_step"
+    )
+    learning_rate: float | None = Field(None, description="learning rate of this train_step")
+    tokens_per_second: float | None = Field(None, description="tokens trained on per second")
+    eta_seconds: float | None = Field(None, description="estimated seconds until training ends")
 
 
 class EvaluationMetrics(Record):
-    """What an evaluation found. `perplexity` is exp(eval_loss), the mean token loss in nats. Of GRPO: the mean reward
-    of completions of held-out prompts, and unweighted the parts it is the sum of. Of DPO: by how much more likely than
-    under the base model the chosen answers became than the rejected ones (times beta), and for how many of them."""
+    """Metrics of one evaluation on held-out rows.
 
-    eval_loss: float | None = None
-    accuracy: float | None = None
-    perplexity: float | None = None
-    reward: float | None = None
-    rewards: Mapping[str, float] | None = None
-    margin: float | None = None
-    preference_accuracy: float | None = None
+    Those that do not apply are null.
+    """
+
+    eval_loss: float | None = Field(None, description="mean loss per trained token in nats; for DPO the DPO loss")
+    accuracy: float | None = Field(None, description="share of trained tokens that are the model's first choice")
+    perplexity: float | None = Field(None, description="exp(eval_loss)")
+    reward: float | None = Field(None, description="GRPO: mean reward of completions of the held-out prompts")
+    rewards: Mapping[str, float] | None = Field(
+        None, description="GRPO: mean of each reward by name, before it is multiplied by its weight"
+    )
+    margin: float | None = Field(
+        None,
+        description="DPO: how much more likely than under the base model the chosen answers became than the rejected "
+        "ones, in nats times beta",
+    )
+    preference_accuracy: float | None = Field(None, description="DPO: share of pairs with a positive margin")
 
     def by_name(self) -> dict[str, float]:
-        """Those that there are, the parts of a reward as `rewards/<name>`."""
+        """Return the metrics that are present.
+
+        The parts of a reward are called `rewards/<name>`.
+        """
         single = {name: getattr(self, name) for name in EvaluationMetrics.model_fields if name != "rewards"}
         parts = {f"rewards/{name}": value for name, value in (self.rewards or {}).items()}
         return {name: value for name, value in (single | parts).items() if value is not None}
 
 
 class Metrics(EvaluationMetrics):
-    """The figures after training, and beside them those of the untrained base model. train_step: whose weights these
-    are, the last one's or the best evaluation's."""
+    """Metrics after training, and those of the base model before it."""
 
-    train_step: int | None = None
-    train_loss: float | None = None
-    baseline: EvaluationMetrics | None = None
+    train_step: int | None = Field(
+        None, description="train_step whose weights were evaluated: the last one, or that of the best evaluation"
+    )
+    train_loss: float | None = Field(None, description="training loss that was logged last")
+    baseline: EvaluationMetrics | None = Field(None, description="the same metrics of the base model before training")
 
 
 class Parity(Record):
-    """How an export, loaded again in its own runtime, compares with the trained model.
+    """Certificate of an export: how it compares with the trained model.
 
-    prompts_identical: conversations that become the tokens that were trained with. mean_kl (nats) and top1_agreement:
-    over positions that predict a token of an answer; perplexity of the export, and of the trained model, over the same.
-    change_kept: how much of what training changed in the log-probabilities the export shows, as the coefficient of a
-    regression on it: 1 where all of it is there, 0 where the adapter is lost; None where all weights were trained.
+    The export was loaded again in its own runtime for the comparison.
     """
 
-    source: str  # where the rows come from: "held-out rows"
-    rows: int
-    positions: int
-    prompts: int
-    prompts_identical: int
-    mean_kl: float
-    top1_agreement: float
-    perplexity: float
-    perplexity_trained: float
-    change_kept: float | None = None
+    source: str = Field(description='where the compared rows come from, e.g. "held-out rows"')
+    rows: int = Field(description="rows that were compared")
+    positions: int = Field(description="compared positions, each of which predicts a token of an answer")
+    prompts: int = Field(description="conversations whose tokens were compared")
+    prompts_identical: int = Field(
+        description="conversations that the export's runtime turns into the same tokens as training did"
+    )
+    mean_kl: float = Field(
+        description="mean KL divergence of the export's predictions from the trained model's, in nats per position"
+    )
+    top1_agreement: float = Field(description="share of positions at which both models predict the same token first")
+    perplexity: float = Field(description="perplexity of the export over these positions")
+    perplexity_trained: float = Field(description="perplexity of the trained model over the same positions")
+    change_kept: float | None = Field(
+        None,
+        description="share of the change in log-probabilities by training that the export shows, as a regression "
+        "coefficient: 1 for all of it, 0 if the adapter is lost; null if all weights were trained",
+    )
 
 
 class Artifact(Record):
-    """An immutable file."""
+    """Immutable file of a job's result."""
 
-    name: str
-    uri: str
-    bytes: int
-    sha256: str
+    name: str = Field(description="path of the file inside the result")
+    uri: str = Field(description="where the file is stored")
+    bytes: int = Field(description="size of the file")
+    sha256: str = Field(description="SHA-256 of the file's content, in hexadecimal")
 
 
 class JobWarning(Record):
-    """What a step did otherwise than its user may expect, without failing."""
+    """Something that a step did differently from what its user may expect."""
 
-    code: str
-    message: str
-    hint: str | None = None
+    code: str = Field(description="stable code of the warning")
+    message: str = Field(description="what happened, in one sentence")
+    hint: str | None = Field(None, description="what to do about it")
 
 
 class StepResult(BaseModel):
-    """Fields of a job's record that a finished step delivers; what it leaves out stays as it was.
+    """Fields of a job's record that a finished step delivers.
 
+    Fields that are None stay as they were.
     prepare: machine, export_machine, warnings. train: metrics, artifacts. export: adapter_path, artifacts, certificate.
     """
 
@@ -176,7 +220,7 @@ class StepResult(BaseModel):
     certificate: Parity | None = None
 
     def by_field(self) -> dict[str, object]:
-        """What was delivered, by the job's own field names."""
+        """Return the delivered values by the names of the job's fields."""
         delivered = {name: getattr(self, name) for name in type(self).model_fields}
         return {name: value for name, value in delivered.items() if value is not None}
 
@@ -185,21 +229,23 @@ NO_RESULT = StepResult()
 
 
 class Failure(Record):
-    code: str
-    message: str
-    step: OpenStep | None = None
-    hint: str | None = None
+    """Reason why a job failed."""
+
+    code: str = Field(description="stable code of the error")
+    message: str = Field(description="what went wrong, in one sentence")
+    step: OpenStep | None = Field(None, description="step that failed; null if no step was at fault")
+    hint: str | None = Field(None, description="what to do next")
 
 
-def _pending() -> Mapping[Step | str, StepRecord]:
+def _pending_steps() -> Mapping[Step | str, StepRecord]:
     return {step: StepRecord() for step in STEPS}
 
 
 class Job(Record):
-    """The user's request and all that became of it."""
+    """Record of a job: what was requested, and everything that happened to it."""
 
     job_id: str
-    parent_job_id: str | None = None  # the job that trained what this one exports again
+    parent_job_id: str | None = None  # for an export of its own: the job that trained
     job_name: str
     status: OpenStatus
     modality: str
@@ -207,8 +253,8 @@ class Job(Record):
     processed_dataset_id: str
     spec_uri: str
     spec_name: str
-    export_machine: str | None = None  # whose memory its export needs, when that of exports is not enough
-    machine: str | None = None  # what trains it; None until `prepare` has seen the weights of a model we do not know
+    export_machine: str | None = None  # training machine that exports; None: the usual one
+    machine: str | None = None  # what trains it; None until `prepare` knows the model's size
     secret_names: Mapping[str, str] = {}  # role ("hf_token") -> name in the secret store
     source: OpenSource
     owner: str
@@ -221,7 +267,7 @@ class Job(Record):
     finished_at: datetime | None = None
     launch: Launch = Field(default_factory=Launch)
     claim: Claim | None = None
-    steps: Mapping[OpenStep, StepRecord] = Field(default_factory=_pending)
+    steps: Mapping[OpenStep, StepRecord] = Field(default_factory=_pending_steps)
     progress: Progress | None = None
     metrics: Metrics | None = None
     adapter_path: str | None = None
@@ -237,48 +283,65 @@ class Job(Record):
 
     @field_validator("steps")
     @classmethod
-    def _in_their_order(cls, steps: Mapping[Step | str, StepRecord]) -> Mapping[Step | str, StepRecord]:
-        """Each step, in its order, which Firestore's maps forget; those of a newer version come after them."""
+    def _ordered(cls, steps: Mapping[Step | str, StepRecord]) -> Mapping[Step | str, StepRecord]:
+        """Put the steps into their order, and add missing ones.
+
+        Firestore's maps do not keep an order. Steps that only a newer version knows come last.
+        """
         ours = {step: steps[step] if step in steps else StepRecord() for step in STEPS}
         return ours | {step: steps[step] for step in sorted(steps) if step not in ours}
 
     @property
     def key_hash(self) -> str | None:
-        """What the idempotency key is stored under: keys of different sources and owners never meet."""
+        """Return the hash of the idempotency key; None without a key.
+
+        Stores look up jobs by it.
+        """
         return None if self.idempotency_key is None else key_hash(self.source, self.owner, self.idempotency_key)
 
     @property
     def is_over(self) -> bool:
+        """Return whether the job's status is final."""
         return is_final(self.status, self.finished_at)
 
     @property
     def trained_by(self) -> str:
-        """The job that prepared and trained what this one exports: itself, as a rule."""
+        """Return the id of the job that trained what this one exports.
+
+        That is its parent if it has one, else the job itself.
+        """
         return self.parent_job_id or self.job_id
 
     @property
     def has_trained(self) -> bool:
-        """Whether an adapter or a model is recorded, whatever became of the job after."""
+        """Return whether training finished.
+
+        The job may have failed or been cancelled later.
+        """
         return self.steps[Step.TRAIN].state == "done"
 
     @property
     def running_step(self) -> Step | None:
+        """Return the step that runs now, or None."""
         return next((step for step in STEPS if self.steps[step].state == "running"), None)
 
 
 def key_hash(source: str, owner: str, key: str) -> str:
-    """SHA-256 over source, owner and key."""
+    """Return the hash under which an idempotency key is stored.
+
+    It covers source and owner, so that equal keys of different owners never collide.
+    """
     return hashlib.sha256("\0".join((source, owner, key)).encode()).hexdigest()
 
 
 class JobSummary(BaseModel):
-    """A row of `GET /jobs`."""
+    """One job in the list of `GET /jobs`."""
 
     model_config = ConfigDict(frozen=True, from_attributes=True)
 
-    job_id: str
-    job_name: str
-    status: OpenStatus
-    modality: str
-    base_model_id: str
-    created_at: datetime
+    job_id: str = Field(description="id of the job")
+    job_name: str = Field(description="name that the request gave it")
+    status: OpenStatus = Field(description="current status; `unknown` if the record cannot be read")
+    modality: str = Field(description="`text` or `vision`")
+    base_model_id: str = Field(description="base model, as the request named it")
+    created_at: datetime = Field(description="when the job was accepted")

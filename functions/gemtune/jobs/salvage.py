@@ -1,4 +1,7 @@
-"""What can be read of a record that this version cannot read, so that its job can be ended and removed."""
+"""Salvage: read what is readable of a damaged or too new record.
+
+With it the job can at least be cancelled and deleted.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ from gemtune.errors import RecordUnreadable
 from gemtune.jobs.record import Job
 from gemtune.jobs.status import Status
 
-# The field that keeps, by their places, the values that could not be read.
+# The field that keeps the values that could not be read, by their places in the record.
 UNREADABLE = "unreadable"
-# Stand for fields that a record cannot do without.
+# Values for required fields that are missing or cannot be read.
 STAND_INS: Mapping[str, str] = {
     "job_name": "",
     "status": Status.UNKNOWN,
@@ -28,16 +31,18 @@ STAND_INS: Mapping[str, str] = {
     "owner": "",
     "request_hash": "",
 }
-# Each pass takes out everything that is wrong on its level, and a record is less deep than this.
+# Each pass removes everything that is wrong on one level. A record has fewer levels than this.
 PASSES = 20
 
 Place = tuple[str | int, ...]
 
 
 def salvage_job(stored: str | Mapping[str, Any], facts: Mapping[str, Any]) -> Job:
-    """The job, with what cannot be read at its default, and set aside in the field `unreadable`.
+    """Return the job, with defaults in place of what cannot be read.
 
-    facts: what the store knows without the record, `job_id` and `created_at` at least; they count more than the record.
+    The original values of those fields are kept in the field `unreadable`.
+    facts: fields that the store knows without the record, at least `job_id` and `created_at`. They replace the record's
+    own. Raises RecordUnreadable when nothing can be read.
     """
     fields = {**_fields(stored), **facts}
     fields.setdefault("updated_at", fields["created_at"])
@@ -54,6 +59,10 @@ def salvage_job(stored: str | Mapping[str, Any], facts: Mapping[str, Any]) -> Jo
 
 
 def _fields(stored: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of the record's fields.
+
+    A text that is not a JSON object becomes one unreadable value.
+    """
     if not isinstance(stored, str):
         return copy.deepcopy(dict(stored))
     try:
@@ -64,7 +73,10 @@ def _fields(stored: str | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _place(fields: Mapping[str, Any], loc: Place) -> Place:
-    """The innermost value on the way to a fault that can be taken out; a missing field takes its object with it."""
+    """Return the place of the innermost value that contains a fault.
+
+    For a missing field that is the object which lacks it.
+    """
     node: Any = fields
     for depth, part in enumerate(loc):
         inside = part in node if isinstance(node, dict) else isinstance(node, list) and isinstance(part, int)
@@ -75,11 +87,18 @@ def _place(fields: Mapping[str, Any], loc: Place) -> Place:
 
 
 def _order(place: Place) -> list[tuple[int, str]]:
-    """Orders places so that, from the end, taking one out moves none of those that follow."""
+    """Return a sort key for places.
+
+    In descending order, removing an item of a list does not shift the places that are still to be removed.
+    """
     return [(part, "") if isinstance(part, int) else (-1, part) for part in place]
 
 
 def _set_aside(fields: dict[str, Any], place: Place) -> None:
+    """Move a value from its place to the field `unreadable`.
+
+    A required field gets its stand-in.
+    """
     parent: Any = fields
     for part in place[:-1]:
         parent = parent[part]

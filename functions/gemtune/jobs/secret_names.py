@@ -1,4 +1,7 @@
-"""What a job's own secrets are called, so that they can be told from the user's."""
+"""Names of secrets.
+
+Prefixes distinguish secrets that a job owns from those that a user stored.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,29 @@ from gemtune.jobs.record import Job
 
 OWN_PREFIX = "gemtune-job-"
 USER_PREFIX = "gemtune-user-"
-# Before the name of a secret that a request refers to.
+# Prefix of a reference to a stored secret, in place of a token in a request.
 REFERENCE = "secret:"
 
-# A job's secrets outlive the longest step by far; every begin of a step counts again from now.
+# Lifetime of a job's secrets: much longer than the longest step, and renewed at the beginning of every step.
 SECRET_TTL = timedelta(days=8)
 
 
 def job_secret_name(job_id: str, role: str, nonce: str) -> str:
+    """Return the name for the secret that holds one of a job's tokens.
+
+    role: `hf_token` or `wandb_api_key`. nonce: makes the names of two requests with the same key differ.
+    """
     return f"{OWN_PREFIX}{job_id}-{role}-{nonce}"
 
 
-def job_of_secret(own_name: str) -> str:
-    """The job that a secret was made for, by its name."""
-    return own_name.removeprefix(OWN_PREFIX).rsplit("-", 2)[0]
+def job_of_secret(secret_name: str) -> str:
+    """Return the id of the job that owns a secret. Inverts `job_secret_name`."""
+    return secret_name.removeprefix(OWN_PREFIX).rsplit("-", 2)[0]
 
 
 def job_secrets(job: Job) -> list[str]:
-    """Names of the secrets that were made for this job and go with it; a user's secret that it refers to stays."""
+    """Return the names of the secrets that the job owns.
+
+    Secrets of the user that it refers to are not among them.
+    """
     return [name for name in job.secret_names.values() if name.startswith(OWN_PREFIX)]

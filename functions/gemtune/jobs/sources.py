@@ -1,4 +1,4 @@
-"""The ways by which requests come in."""
+"""Sources: the ways in which requests come in."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from pydantic import Field
 
 
 class Source(StrEnum):
+    """Way in which a request came in."""
+
     HTTP = "http"
     PUBSUB = "pubsub"
     UPLOAD = "upload"
 
     @property
     def exposes_tokens(self) -> bool:
-        """Whether others store and log what comes this way, so that no token may stand in it."""
+        """Return whether a request of this source must not hold tokens.
+
+        Messages and files are stored and logged by other services too.
+        """
         match self:
             case Source.HTTP:
                 return False
@@ -24,4 +29,4 @@ class Source(StrEnum):
         assert_never(self)
 
 
-OpenSource = Annotated[Source | str, Field(union_mode="left_to_right")]  # a newer version may know more ways
+OpenSource = Annotated[Source | str, Field(union_mode="left_to_right")]  # a newer version may know more sources

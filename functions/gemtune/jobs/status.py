@@ -1,4 +1,4 @@
-"""Statuses and steps of a job, and the one table of moves between statuses."""
+"""Statuses and steps of a job, and the table of moves between statuses."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pydantic import Field
 
 
 class Status(StrEnum):
+    """Status of a job."""
+
     QUEUED = "queued"
     PREPARING = "preparing"
     TRAINING = "training"
@@ -18,7 +20,8 @@ class Status(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
-    UNKNOWN = "unknown"  # in a list, of what cannot be read of a record; in MOVES, any status of a newer version
+    # In a list: the record cannot be read. In MOVES: any status that only a newer version knows.
+    UNKNOWN = "unknown"
 
 
 # The meaning of each status for a job's user.
@@ -34,18 +37,18 @@ MEANINGS: Mapping[Status, str] = {
 }
 
 
-# A status that this version does not know was written by a newer one, and stays the text that it is.
+# A status that this version does not know was written by a newer one, and is kept as text.
 OpenStatus = Annotated[Status | str, Field(union_mode="left_to_right")]
 
 
-# The one table of moves. A status that is not a key here is final.
+# The only table of moves. A status that is not a key here is final.
 MOVES: Mapping[Status, frozenset[Status]] = {
-    # To exporting goes what exports again: a job whose train step came with it, done.
+    # Straight to exporting go only jobs that export again what another job trained: their train step is done already.
     Status.QUEUED: frozenset({Status.PREPARING, Status.EXPORTING, Status.FAILED, Status.CANCELLED}),
     Status.PREPARING: frozenset({Status.TRAINING, Status.FAILED, Status.CANCELLED}),
     Status.TRAINING: frozenset({Status.EXPORTING, Status.FAILED, Status.CANCELLED}),
     Status.EXPORTING: frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED}),
-    # What a newer version meant to do with the job is not known here: its user may end it, and nobody else.
+    # This version does not know what a newer one meant to do with the job, so only its user may end it.
     Status.UNKNOWN: frozenset({Status.CANCELLED}),
 }
 
@@ -54,16 +57,21 @@ UNFINISHED = frozenset(MOVES) - {Status.UNKNOWN}
 
 
 def moves_from(status: Status | str) -> frozenset[Status]:
-    """The statuses that a job of this one may go to."""
+    """Return the statuses that a job may move to from this one."""
     return MOVES.get(status if isinstance(status, Status) else Status.UNKNOWN, frozenset())
 
 
 def is_final(status: Status | str, finished_at: datetime | None) -> bool:
-    """Whether a job of this status is over; one of a newer version's status is when it says when it ended."""
+    """Return whether a job of this status is over.
+
+    A status that only a newer version knows is final if the job has a `finished_at`.
+    """
     return status in FINAL or (status not in UNFINISHED and finished_at is not None)
 
 
 class Step(StrEnum):
+    """Step of a job, each an execution of its own."""
+
     PREPARE = "prepare"
     TRAIN = "train"
     EXPORT = "export"
@@ -72,6 +80,7 @@ class Step(StrEnum):
 OpenStep = Annotated[Step | str, Field(union_mode="left_to_right")]  # like OpenStatus
 
 
+# The status of a job while a step runs.
 STATUS_OF: Mapping[Step, Status] = {
     Step.PREPARE: Status.PREPARING,
     Step.TRAIN: Status.TRAINING,
@@ -79,4 +88,5 @@ STATUS_OF: Mapping[Step, Status] = {
 }
 
 
+# All steps, in the order in which they run.
 STEPS: tuple[Step, ...] = tuple(Step)

@@ -1,4 +1,8 @@
-"""Steps of a job: what an attempt may write, and how its end is counted. Pure: time comes in as an argument."""
+"""Steps of a job: what an attempt may write, and how its end counts.
+
+All functions are pure: they return a changed copy, and the time is an argument. Those that take a fencing token raise
+StaleClaim or StaleAttempt when a newer execution or attempt has taken over.
+"""
 
 from __future__ import annotations
 
@@ -13,31 +17,37 @@ from gemtune.jobs.launches import check_claim
 from gemtune.jobs.record import NO_RESULT, Artifact, Claim, Failure, FencingToken, Job, Progress, StepRecord, StepResult
 from gemtune.jobs.status import STATUS_OF, Status, Step
 
-# Attempts in a row of one step without a newer whole checkpoint before the job fails.
+# Number of executions of a step in a row that end without a newer complete checkpoint before the job fails.
 FRUITLESS_ATTEMPTS = 3
 
 
 def check_fencing_token(job: Job, fence: FencingToken) -> None:
-    """Raises StaleClaim or StaleAttempt when the writer is not the newest attempt of a live claim."""
+    """Raise StaleClaim or StaleAttempt unless the writer is up to date.
+
+    It has to be the running attempt of the execution that claims the job.
+    """
     check_claim(job, fence.claim)
-    here = job.steps[fence.step]
-    if here.attempt != fence.attempt or here.state != "running":
+    step = job.steps[fence.step]
+    if step.attempt != fence.attempt or step.state != "running":
         raise StaleAttempt(f"attempt {fence.attempt} of {fence.step} is not the running one of job {job.job_id!r}")
 
 
 def begin_attempt(job: Job, step: Step, claim: Claim, *, execution: str, at: datetime) -> Changed:
-    """Begin the next attempt of a step; moves the job when its status is not yet the step's. Raises StaleClaim."""
+    """Begin the next attempt of a step, and move the job to the step's status.
+
+    A step that is done stays as it is. Attempts after the first add the event `<step>_restarted`. Raises StaleClaim.
+    """
     check_claim(job, claim)
-    here = _end_silent_attempt(job.steps[step])
-    if here.state == "done":
+    before = _end_silent_attempt(job.steps[step])
+    if before.state == "done":
         return job, ()
     events: Sequence[Event] = ()
     if job.status is not STATUS_OF[step]:
         job, events = change_status(job, STATUS_OF[step], at=at)
-    begun = here.model_copy(
+    begun = before.model_copy(
         update={
             "state": "running",
-            "attempt": here.attempt + 1,
+            "attempt": before.attempt + 1,
             "execution": execution,
             "started_at": at,
             "heartbeat_at": at,
@@ -46,28 +56,36 @@ def begin_attempt(job: Job, step: Step, claim: Claim, *, execution: str, at: dat
     )
     job = with_step(job, step, begun)
     if begun.attempt > 1:
-        job, more = with_event(job, f"{step}_restarted", at, attempt=begun.attempt, cause=here.cause)
+        job, more = with_event(job, f"{step}_restarted", at, attempt=begun.attempt, cause=before.cause)
         events = (*events, *more)
     return job, events
 
 
 def record_heartbeat(job: Job, fence: FencingToken, progress: Progress | None, at: datetime) -> Job:
-    """The job with a fresh heartbeat (and progress) of its running attempt. Raises StaleClaim, StaleAttempt."""
+    """Record that the attempt is alive, and its progress unless that is None.
+
+    Raises StaleClaim, StaleAttempt.
+    """
     check_fencing_token(job, fence)
     job = with_step(job, fence.step, job.steps[fence.step].model_copy(update={"heartbeat_at": at}))
     return job if progress is None else job.model_copy(update={"progress": progress})
 
 
 def record_checkpoint(job: Job, fence: FencingToken, *, train_step: int, at: datetime) -> Changed:
-    """Remember that a whole checkpoint of this train_step lies in the objects store."""
+    """Record the newest complete checkpoint in the export bucket.
+
+    Raises StaleClaim, StaleAttempt.
+    """
     check_fencing_token(job, fence)
     update = {"checkpoint": max(train_step, job.steps[fence.step].checkpoint), "heartbeat_at": at}
     return with_step(job, fence.step, job.steps[fence.step].model_copy(update=update)), ()
 
 
 def record_wandb_url(job: Job, fence: FencingToken, *, wandb_url: str) -> Changed:
-    """Remember where W&B shows the training. It may say so when the attempt has just ended. Raises StaleClaim,
-    StaleAttempt."""
+    """Record the page at W&B that shows the training.
+
+    The newest attempt may do so even when it has just ended. Raises StaleClaim, StaleAttempt.
+    """
     check_claim(job, fence.claim)
     if job.steps[fence.step].attempt != fence.attempt:
         raise StaleAttempt(f"attempt {fence.attempt} of {fence.step} is not the newest one of job {job.job_id!r}")
@@ -75,14 +93,20 @@ def record_wandb_url(job: Job, fence: FencingToken, *, wandb_url: str) -> Change
 
 
 def record_artifacts(job: Job, fence: FencingToken, artifacts: Sequence[Artifact]) -> Changed:
-    """Remember whole files of a step that has more to do. Raises StaleClaim, StaleAttempt."""
+    """Record complete files of a step that is not done yet.
+
+    Raises StaleClaim, StaleAttempt.
+    """
     check_fencing_token(job, fence)
     return job.model_copy(update={"artifacts": tuple(artifacts)}), ()
 
 
 def stop_attempt(job: Job, fence: FencingToken, *, cause: str, at: datetime, ran: float | None = None) -> Changed:
-    """The attempt ended at a checkpoint, or crashed and could still say so: the step may go on in another one. `ran`:
-    its seconds, where it has measured them."""
+    """End an unfinished attempt, at a checkpoint or after a crash.
+
+    The step may continue in another one.
+    ran: seconds that the attempt has measured. Raises StaleClaim, StaleAttempt.
+    """
     check_fencing_token(job, fence)
     return with_step(job, fence.step, end_attempt(job.steps[fence.step], "stopped", at, cause, ran)), ()
 
@@ -90,41 +114,51 @@ def stop_attempt(job: Job, fence: FencingToken, *, cause: str, at: datetime, ran
 def finish_step(
     job: Job, fence: FencingToken, result: StepResult = NO_RESULT, *, at: datetime, ran: float | None = None
 ) -> Changed:
-    """Finish the step with what it delivers; the last step completes the job. `ran`: as in `stop_attempt`. Raises
-    StaleClaim, StaleAttempt."""
+    """Finish the step and store its result.
+
+    The end of the last step, the export, completes the job.
+    ran: seconds that the attempt has measured. Raises StaleClaim, StaleAttempt.
+    """
     check_fencing_token(job, fence)
     job = with_step(job, fence.step, end_attempt(job.steps[fence.step], "done", at, None, ran))
     job = job.model_copy(update=result.by_field())
     if fence.step is Step.EXPORT:
         return change_status(job, Status.COMPLETED, at=at, adapter_path=job.adapter_path)
-    told = {"warnings": [warning.model_dump() for warning in result.warnings]} if result.warnings else {}
-    return with_event(job, f"{fence.step}_done", at, **told)
+    details = {"warnings": [warning.model_dump() for warning in result.warnings]} if result.warnings else {}
+    return with_event(job, f"{fence.step}_done", at, **details)
 
 
-def assess_execution(job: Job, step: Step, *, round: int, cause: str | None, at: datetime) -> Changed:
-    """An execution of a step ended without finishing it: count it, and fail the job at the third in a row that left
-    no newer whole checkpoint. `round` counts the workflow's tries, so that a report that comes twice counts once."""
-    here = job.steps[step]
-    report = f"{here.attempt}/{round}"
-    if here.judged == report:
+def assess_execution(job: Job, step: Step, *, round_number: int, cause: str | None, at: datetime) -> Changed:
+    """Count an execution that ended without finishing its step.
+
+    Fails the job after too many of them.
+
+    The limit is FRUITLESS_ATTEMPTS executions in a row without a newer complete checkpoint.
+    round_number: which of the workflow's tries it was. A repeated report has the same one and counts only once.
+    cause: how the platform says the execution ended; the record's own cause counts more.
+    """
+    before = job.steps[step]
+    report = f"{before.attempt}/{round_number}"
+    if before.last_assessed_report == report:
         return job, ()
+    has_newer_checkpoint = before.checkpoint > before.checkpoint_at_last_assessment
     update: dict[str, Any] = {
-        "fruitless": 0 if here.checkpoint > here.judged_checkpoint else here.fruitless + 1,
-        "judged": report,
-        "judged_checkpoint": here.checkpoint,
+        "fruitless": 0 if has_newer_checkpoint else before.fruitless + 1,
+        "last_assessed_report": report,
+        "checkpoint_at_last_assessment": before.checkpoint,
     }
-    over = here if here.state != "running" else end_attempt(here, "stopped", at, cause or "crashed")
-    job = with_step(job, step, over.model_copy(update=update))
+    ended = before if before.state != "running" else end_attempt(before, "stopped", at, cause or "crashed")
+    job = with_step(job, step, ended.model_copy(update=update))
     if update["fruitless"] < FRUITLESS_ATTEMPTS:
         return job, ()
-    seen = job.steps[step].cause or cause or "it ended without saying why"
-    if here.attempt == 0:
-        message = f"{step} ended {FRUITLESS_ATTEMPTS} times in a row before it began: {seen}"
-        hint = "the request is not at fault: see the log of its last execution, mend the trainer's image, submit again"
+    last_cause = job.steps[step].cause or cause or "it ended without saying why"
+    if before.attempt == 0:
+        message = f"{step} ended {FRUITLESS_ATTEMPTS} times in a row before it began: {last_cause}"
+        hint = "the request is not at fault: see the log of its last execution, fix the trainer's image, submit again"
         return fail_job(job, Failure(code="step_not_begun", message=message, step=step, hint=hint), at=at)
     failure = Failure(
         code="no_progress",
-        message=f"{step} ended {FRUITLESS_ATTEMPTS} times in a row without a newer checkpoint: {seen}",
+        message=f"{step} ended {FRUITLESS_ATTEMPTS} times in a row without a newer checkpoint: {last_cause}",
         step=step,
         hint="see the log of its last execution; if memory ran out, lower batch_size or max_seq_length",
     )
@@ -132,8 +166,12 @@ def assess_execution(job: Job, step: Step, *, round: int, cause: str | None, at:
 
 
 def _end_silent_attempt(step: StepRecord) -> StepRecord:
-    """The step as it is when another attempt begins: one that is still `running` was killed, and counts up to its last
-    heartbeat."""
+    """End an attempt that was killed before it could report its end.
+
+    It is still recorded as running although another one begins.
+
+    It was killed before it could report its end. Its time counts up to its last heartbeat.
+    """
     if step.state != "running" or step.heartbeat_at is None:
         return step
     return end_attempt(step, "stopped", step.heartbeat_at, "crashed")

@@ -1,4 +1,7 @@
-"""Records as stores hold them, as JSON or as fields: checked before they are written, read whatever wrote them."""
+"""Conversion of records to what stores hold: JSON, or a dictionary of fields.
+
+Records are validated before they are written, and may have been written by any version when they are read.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,15 @@ from gemtune.jobs.status import Status
 
 log = logging.getLogger(__name__)
 
-# Faults of a record that an error names; what one of them is, the others often are too.
+# Number of faults of a record that an error names; the others are often of the same kind.
 FAULTS_NAMED = 3
 
 
 def to_json(job: Job) -> str:
-    """The record as JSON. Raises RecordInvalid: `model_copy` lets values of any type into a record."""
+    """Return the record as JSON.
+
+    Raises RecordInvalid, since `model_copy` does not validate what it changes.
+    """
     try:
         text = job.model_dump_json(warnings="none")
         Job.model_validate_json(text)
@@ -32,7 +38,10 @@ def to_json(job: Job) -> str:
 
 
 def to_fields(job: Job) -> dict[str, Any]:
-    """The record as a dictionary; times stay times. Raises RecordInvalid."""
+    """Return the record as a dictionary, in which times stay datetime objects.
+
+    Raises RecordInvalid.
+    """
     fields = job.model_dump(warnings="none")
     try:
         Job.model_validate(fields)
@@ -42,20 +51,25 @@ def to_fields(job: Job) -> dict[str, Any]:
 
 
 def read(job_id: str, stored: str | Mapping[str, Any]) -> Job:
-    """The job in JSON or fields. Raises RecordUnreadable."""
+    """Read a job from JSON or fields. Raises RecordUnreadable."""
     try:
         return Job.model_validate_json(stored) if isinstance(stored, str) else Job.model_validate(stored)
     except ValidationError as error:
         raise RecordUnreadable(job_id, _faults(error)) from error
 
 
-# Fields of a record that a list shows; job_id is the store's own.
+# Fields of a record that the list of jobs shows. The job_id is the store's own key.
 SHOWN_IN_LISTS = tuple(name for name in JobSummary.model_fields if name != "job_id")
 
 
 def summary(job_id: str, shown: Mapping[str, Any], *, modality: str, created_at: datetime) -> JobSummary:
-    """Return a row of the list: of the record's fields `shown`, those of SHOWN_IN_LISTS. The rest of the record is not
-    looked at. `unknown`, beside what the store knows by itself, where one of these cannot be read."""
+    """Return a job's entry in the list of jobs.
+
+    shown: the record's fields SHOWN_IN_LISTS.
+
+    The rest of the record is not looked at. If one of these fields cannot be read, the entry has status `unknown` and
+    only what the store knows by itself: id, modality and time.
+    """
     try:
         return JobSummary.model_validate({name: shown.get(name) for name in SHOWN_IN_LISTS} | {"job_id": job_id})
     except ValidationError:
@@ -70,8 +84,11 @@ def summary(job_id: str, shown: Mapping[str, Any], *, modality: str, created_at:
 
 
 def read_event(job_id: str, seq: int, stored: str | Mapping[str, Any], *, created_at: datetime) -> Event:
-    """An event of a job. One that cannot be read keeps its number, so that it stands in nobody's way: it is `unknown`,
-    with the time when its job was created."""
+    """Read an event of a job.
+
+    One that cannot be read becomes an event of type `unknown` with the same number, so that later events are still
+    delivered. Its time is then that of the job's creation.
+    """
     try:
         return Event.model_validate_json(stored) if isinstance(stored, str) else Event.model_validate(stored)
     except ValidationError as error:
@@ -80,7 +97,7 @@ def read_event(job_id: str, seq: int, stored: str | Mapping[str, Any], *, create
 
 
 def _faults(error: ValidationError | PydanticSerializationError) -> str:
-    """Where a record is wrong and why, without its values."""
+    """Return where a record is invalid and why, without repeating its values."""
     if isinstance(error, PydanticSerializationError):
         return "a value in it cannot be stored"
     details = error.errors(include_url=False, include_input=False, include_context=False)

@@ -1,1 +1,1 @@
-"""The use cases: what happens to a job, one module each."""
+"""Use cases: everything that can happen to a job, one module each."""

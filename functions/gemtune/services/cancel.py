@@ -1,4 +1,7 @@
-"""Ends a job on its user's word: the record first, so that nothing can undo it, then the machines."""
+"""Cancellation of a job by its user.
+
+The record is changed first, so that nothing can undo it; then what runs is stopped.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
+    """Service that cancels jobs."""
+
     store: JobStore
     launcher: Launcher
     clock: Clock
 
     def __call__(self, job_id: str) -> Job:
-        """Cancel a job, and stop what runs for it. A record that cannot be read becomes one that says so far what could
-        be read of it, and is cancelled. Raises JobNotFound, JobIsOver."""
+        """Cancel a job, and stop what runs for it.
+
+        A record that cannot be read is replaced by what could be salvaged of it. Raises JobNotFound, JobIsOver.
+        """
         now = self.clock.now()
         running: list[str] = []
 
@@ -37,6 +44,6 @@ class Cancel:
             if workflow is not None:
                 self.launcher.stop(workflow)
         except Exception:
-            # The record stands: a trainer that was missed sees it at its next heartbeat and stops by itself.
-            log.exception("job %s is cancelled, but what runs for it could not be stopped", job_id)
+            # The record is cancelled: a trainer that still runs learns of it at its next heartbeat and stops by itself.
+            log.exception("job %s is cancelled, but its running executions could not be stopped", job_id)
         return job

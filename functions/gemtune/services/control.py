@@ -1,4 +1,4 @@
-"""What the workflow asks: may I run this job, and what comes after this step?"""
+"""Control of the workflow: who may run a job, and what comes next."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ log = logging.getLogger(__name__)
 
 Verdict = Literal["done", "again", "stop"]
 
-# Seconds to wait after the first and the second crash in a row: what was away may be back.
+# Seconds to wait after the first and the second crash in a row, so that an outage may pass.
 CRASH_WAITS = (10, 60)
 
-# Seconds before its timeout at which a step ends itself, with a checkpoint.
+# A step ends itself, with a checkpoint, so many seconds before its timeout.
 MARGIN_SECONDS = 120
 
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What the workflow does next, and how many seconds it waits before."""
+    """Decision about an execution that ended.
+
+    verdict: `done`: go to the next step. `again`: run this step again after wait_seconds. `stop`: end the workflow.
+    """
 
     verdict: Verdict
     wait_seconds: int = 0
@@ -34,13 +37,21 @@ class Ruling:
 
 @dataclass(frozen=True, slots=True)
 class Control:
+    """Service that answers the calls of the workflow.
+
+    timeouts: seconds that an execution of each step may take. machines: names of the deployment's training machines.
+    """
+
     store: JobStore
     clock: Clock
-    timeouts: Mapping[Step, int]  # seconds
+    timeouts: Mapping[Step, int]
     machines: Sequence[str]
 
     def claim(self, job_id: str, claim: Claim) -> dict[Step, StepJob] | None:
-        """Let an execution in: what it needs to run each step; None when it shall end quietly."""
+        """Claim a job for an execution.
+
+        Returns how to run each step; None if the execution has to end quietly.
+        """
         try:
             job = self.store.update(job_id, lambda job: launches.claim_launch(job, claim))
         except (StaleClaim, JobNotFound) as error:
@@ -48,21 +59,25 @@ class Control:
             return None
         return {step: self._step_job(job, claim, step) for step in STEPS}
 
-    def step_ended(self, job_id: str, claim: Claim, step: Step, *, round: int, error: str | None) -> Ruling:
-        """An execution of a step ended. The record says how; `error` is the platform's word, for the case that the
-        record knows nothing better."""
+    def step_ended(self, job_id: str, claim: Claim, step: Step, *, round_number: int, error: str | None) -> Ruling:
+        """Decide what follows after an execution of a step has ended.
+
+        Usually its record says how it ended.
+        round_number: which of the workflow's tries it was. error: what the platform reports, used where the record says
+        nothing.
+        """
         now = self.clock.now()
 
-        def judge(job: Job) -> changes.Changed:
+        def assess(job: Job) -> changes.Changed:
             if job.is_over:
                 return job, ()
             launches.check_claim(job, claim)
             if job.steps[step].state == "done":
                 return job, ()
-            return steps.assess_execution(job, step, round=round, cause=error, at=now)
+            return steps.assess_execution(job, step, round_number=round_number, cause=error, at=now)
 
         try:
-            job = self.store.update(job_id, judge)
+            job = self.store.update(job_id, assess)
         except (StaleClaim, JobNotFound):
             return Ruling("stop")
         if job.is_over and job.status is not Status.COMPLETED:
@@ -73,12 +88,13 @@ class Control:
         return Ruling("again", CRASH_WAITS[min(crashes, len(CRASH_WAITS)) - 1] if crashes else 0)
 
     def _step_job(self, job: Job, claim: Claim, step: Step) -> StepJob:
+        """Return the Cloud Run job that runs a step, with its arguments."""
         timeout = self.timeouts[step]
         seconds = max(timeout - MARGIN_SECONDS, timeout // 2)
         args = (step.value, "--job-id", job.job_id, "--launch", str(claim.launch), "--execution", claim.execution)
         done = job.steps[step].state == "done"
         name = f"gemtune-{step}"
-        if step is Step.TRAIN:  # until prepare has decided, any machine's: the workflow asks again then
+        if step is Step.TRAIN:  # before prepare has chosen a machine any will do: the workflow claims again after it
             name = f"{name}-{job.machine or self.machines[0]}"
         if step is Step.EXPORT and job.export_machine is not None:
             name = f"{name}-{job.export_machine}"

@@ -1,4 +1,7 @@
-"""Removes a job that is over, and all it left, but for a tombstone that keeps late messages from reviving it."""
+"""Deletion of a job that is over, with everything it left.
+
+A tombstone remains for a while, so that late messages cannot create the job again.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,23 @@ from gemtune.errors import JobHasChildren, JobIsRunning, VersionConflict
 from gemtune.jobs.secret_names import job_secrets
 from gemtune.ports import Buckets, Clock, JobStore, Secrets
 
+# Lifetime of a tombstone.
 TOMBSTONE = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
 class Delete:
+    """Service that deletes jobs."""
+
     store: JobStore
     buckets: Buckets
     secrets: Secrets
     clock: Clock
 
     def __call__(self, job_id: str) -> None:
-        """What was exported from it again stays, with the jobs that did.
+        """Delete a job and its files.
+
+        Other jobs that exported from this one stay.
 
         Raises JobNotFound, JobIsRunning, JobHasChildren.
         """
@@ -34,9 +42,9 @@ class Delete:
                 self.store.delete(job_id, version=job.version, tombstone_until=self.clock.now() + TOMBSTONE)
                 break
             except VersionConflict:
-                continue  # it changed, or got a child, between the look and the delete: look again
+                continue  # it changed, or got a child, since it was read: start over
         for name in job_secrets(job):
             self.secrets.delete(name)
-        if job.spec_name:  # else its record could not be read, and `sweep` removes the spec of a deleted job
+        if job.spec_name:  # empty if its record could not be read: `sweep` removes specs of deleted jobs
             self.buckets.config.delete(job.spec_name)
         self.buckets.export.delete_prefix(f"jobs/{job_id}/")

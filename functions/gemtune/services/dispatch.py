@@ -1,4 +1,7 @@
-"""Receives job-requests: one workflow execution per launch, and one launch at a time."""
+"""Dispatch of messages of the topic job-requests.
+
+A job has one launch at a time, and a launch has one workflow execution.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +35,14 @@ from gemtune.untrusted import Unreadable, read_json_object
 log = logging.getLogger(__name__)
 
 JOB_ID = re.compile(r"[a-z0-9_-]{1,63}")
-# How long a launch has to be claimed before `sweep` starts another.
+# Time for a launch to be claimed, after which `sweep` starts another.
 LEASE = timedelta(minutes=3)
 
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
+    """Service that launches jobs."""
+
     store: JobStore
     bus: Bus
     launcher: Launcher
@@ -45,8 +50,12 @@ class Dispatch:
     clock: Clock
 
     def __call__(self, message: bytes, *, key: str, owner: str) -> None:
-        """A message of job-requests, with its idempotency key. A message that can never succeed is announced and
-        done with; whatever else is raised may succeed later, so the platform delivers it again."""
+        """Launch the job that a message of job-requests names or describes.
+
+        A message that can never succeed is rejected by an event and acknowledged. Any other error is raised, so that
+        the platform delivers the message again.
+        message: `{"job_id": …}` or a TrainRequest. key: idempotency key of the message.
+        """
         try:
             job_id = self._job_of(message, key=key, owner=owner)
             self.launch(job_id)
@@ -57,29 +66,34 @@ class Dispatch:
         except JobNotFound as error:
             self._reject([Problem(("job_id",), error.message, error.code, error.hint)], key)
         except JobWasDeleted as error:
-            log.info("a late message: %s", error)
+            log.info("ignored a late message: %s", error)
         except RecordUnreadable as error:
-            log.warning("%s", error)  # the version that wrote it launches it, or its user ends it
+            log.warning("%s", error)  # the version that wrote the record may launch it, or its user may cancel it
 
     def launch(self, job_id: str) -> None:
-        """Take the next launch and start its execution, unless one is under way. Raises JobNotFound, JobWasDeleted."""
+        """Take the job's next launch and start its execution.
+
+        Does nothing if a launch is under way. Raises JobNotFound, JobWasDeleted.
+        """
         if self.store.was_deleted(job_id):
             raise JobWasDeleted(job_id)
         now = self.clock.now()
-        taken: list[int] = []
+        launch_numbers: list[int] = []  # of the launch that `take` took, if it did
 
         def take(job: Job) -> changes.Changed:
             after, events = launches.take_launch(job, at=now, lease=LEASE)
-            taken[:] = [] if after is job else [after.launch.number]
+            launch_numbers[:] = [] if after is job else [after.launch.number]
             return after, events
 
         self.store.update(job_id, take)
-        if taken:
-            self.start(job_id, taken[0])
+        if launch_numbers:
+            self.start(job_id, launch_numbers[0])
 
     def start(self, job_id: str, launch: int) -> None:
-        """Start the execution of a launch that was taken; a failure gives the lease back, so the next try need not
-        wait for it to end."""
+        """Start the execution of a launch that was taken.
+
+        If that fails, the lease ends at once, so that the next try need not wait for it.
+        """
         try:
             execution = self.launcher.start(job_id, launch)
         except Exception:
@@ -88,17 +102,21 @@ class Dispatch:
         self.store.update(job_id, lambda job: launches.record_execution(job, launch, execution))
 
     def _job_of(self, message: bytes, *, key: str, owner: str) -> str:
-        """The job id in a message, or that of the job its TrainRequest becomes."""
+        """Return the id of the job that a message names or requests.
+
+        A TrainRequest is accepted first.
+        """
         try:
             body = read_json_object(message)
         except Unreadable:
-            body = {}  # the reader of requests says why
+            body = {}  # `parsing.read` reports why
         if "job_id" in body:
-            return _checked(body["job_id"])
+            return _check_job_id(body["job_id"])
         reading = parsing.read(message, Source.PUBSUB)
         return self.submit.accept(Submission(reading, source=Source.PUBSUB, owner=owner, idempotency_key=key)).job_id
 
     def _reject(self, problems: Sequence[Problem], key: str) -> None:
+        """Publish the event `job_rejected` on job-status."""
         key = redact(key)
         body = {
             "type": "job_rejected",
@@ -110,11 +128,16 @@ class Dispatch:
         self.bus.publish(Topic.JOB_STATUS, json.dumps(body).encode(), attributes=attributes)
 
 
-def _checked(job_id: object) -> str:
-    """Raises RequestRefused for what no job is called."""
+def _check_job_id(job_id: object) -> str:
+    """Return a job id from a message.
+
+    Raises RequestRefused for anything that cannot be one.
+    """
     if isinstance(job_id, str) and JOB_ID.fullmatch(job_id):
         return job_id
-    raise RequestRefused([Problem(("job_id",), "this is no job id", "bad_job_id", "leave it out in a new request")])
+    raise RequestRefused(
+        [Problem(("job_id",), "this is not a valid job id", "bad_job_id", "leave it out of a new request")]
+    )
 
 
 def _problem(error: GemtuneError) -> Problem:

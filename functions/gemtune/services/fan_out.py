@@ -1,4 +1,7 @@
-"""Publishes a job's events on job-status: in order, each at least once."""
+"""Fan-out of a job's events to the topic job-status.
+
+Events are published in order, each at least once.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FanOut:
+    """Service that publishes the events of jobs."""
+
     store: JobStore
     bus: Bus
     secrets: Secrets
 
     def __call__(self, job_id: str) -> None:
-        """A wake-up: what to publish is read from the record, so it does not matter which event it is about, nor
-        whether another wake-up works at the same time. Each publish is waited for before the next. That it was
-        published is recorded after it, and lost with it."""
+        """Publish all events of a job that are not published yet.
+
+        What to publish is read from the record, so that any call may serve any event, and several may run at the same
+        time. Each publish is waited for before the next one, which keeps the order. `published_seq` is raised only
+        afterwards: after a crash in between, an event is published twice, but never lost.
+        """
         try:
             job = self.store.get(job_id)
             published = job.published_seq
@@ -37,12 +45,13 @@ class FanOut:
                 for name in job_secrets(job):
                     self.secrets.delete(name)
         except JobNotFound:
-            return  # deleted meanwhile: nobody waits for its events any more
+            return  # deleted in the meantime, so that no one waits for its events
         except RecordUnreadable as error:
-            # Its events wait, and `sweep` asks for them, until it is cancelled or its own version is here again.
+            # `sweep` tries again until the job is cancelled or the version that wrote its record is deployed again.
             log.warning("%s", error)
 
     def _publish(self, job: Job, event: Event) -> None:
+        """Publish an event on job-status, and enqueue its webhook if any."""
         attributes = {
             "job_id": job.job_id,
             "type": event.type,
@@ -52,7 +61,7 @@ class FanOut:
         }
         body = event.model_dump_json().encode()
         self.bus.publish(Topic.JOB_STATUS, body, attributes=attributes, ordering_key=job.job_id, durable=False)
-        log.info("job %s: %s", job.job_id, event.type)  # failed jobs are counted by this line
-        if job.webhook_url is not None:  # a receiver may be slow or away, so it has a topic of its own
+        log.info("job %s: %s", job.job_id, event.type)  # a metric counts failed jobs by this line
+        if job.webhook_url is not None:  # on a topic of its own, since a receiver may be slow or down
             message = webhook_message(job.webhook_url, event)
             self.bus.publish(Topic.WEBHOOKS, message, attributes={"job_id": job.job_id}, durable=False)

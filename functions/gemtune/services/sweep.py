@@ -1,4 +1,7 @@
-"""Runs every few minutes and makes good what got lost on the way: a publish, an execution, a wake-up, a clean-up."""
+"""Sweep, which runs every few minutes and repairs what got lost.
+
+That may be a message, a workflow execution, the publication of an event, or a clean-up.
+"""
 
 from __future__ import annotations
 
@@ -22,18 +25,23 @@ from gemtune.services.fan_out import FanOut
 
 log = logging.getLogger(__name__)
 
-# How long after its acceptance a job that nobody launched is asked for again.
+# Time after its last change at which the launch of a job without one is requested again.
 PUBLISH_GRACE = timedelta(minutes=1)
-# Secrets, specs and half-written objects younger than this may belong to a request that is under way.
+# Secrets, specs and half-written objects that are younger may belong to a request that is being accepted.
 ORPHAN_AGE = timedelta(hours=1)
-# Specs older than this were looked at by many a sweep before.
+# Specs that are older were checked by many earlier sweeps.
 SPEC_WINDOW = timedelta(days=1)
-# How long after a delete its last execution may still write, and what it writes is removed again.
+# Time after a job's deletion in which its last execution may still write files, which are removed again.
 LATE_WRITES = timedelta(days=2)
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
+    """Service that repairs unfinished jobs and removes orphans.
+
+    timeouts: seconds without a heartbeat after which an execution of a step counts as lost.
+    """
+
     store: JobStore
     buckets: Buckets
     secrets: Secrets
@@ -42,36 +50,48 @@ class Sweep:
     dispatch: Dispatch
     fan_out: FanOut
     clock: Clock
-    timeouts: Mapping[Step, int]  # seconds
+    timeouts: Mapping[Step, int]
 
     def __call__(self) -> None:
-        """One round. A job that cannot be mended now does not keep the others from it."""
+        """Run one sweep.
+
+        A job that cannot be repaired now does not keep others from being repaired.
+        """
         now = self.clock.now()
         for job in self.store.unfinished():
-            self._guarded(job.job_id, partial(self._mend, job, now))
+            self._guarded(job.job_id, partial(self._repair, job, now))
         for job_id in self.store.unpublished():
             self._guarded(job_id, partial(self.fan_out, job_id))
         self._guarded("secrets", partial(self._remove_orphaned_secrets, now))
         self._guarded("specs", partial(self._remove_orphaned_specs, now))
-        self._guarded("tombstones", partial(self._keep_deleted, now))
+        self._guarded("tombstones", partial(self._remove_late_writes, now))
         for bucket in (self.buckets.config, self.buckets.data, self.buckets.uploads, self.buckets.export):
             bucket.remove_unfinished(now - ORPHAN_AGE)
 
-    def _guarded(self, what: str, mend: Callable[[], None]) -> None:
-        try:
-            mend()
-        except (VersionConflict, Stale, JobNotFound, JobWasDeleted) as error:
-            log.info("%s went on by itself: %s", what, error)
-        except Exception:
-            log.exception("the sweep could not mend %s; the next one tries again", what)
+    def _guarded(self, subject: str, repair: Callable[[], None]) -> None:
+        """Run one repair. If it fails, log that and continue.
 
-    def _mend(self, job: Job, now: datetime) -> None:
+        subject: what the log calls it.
+        """
+        try:
+            repair()
+        except (VersionConflict, Stale, JobNotFound, JobWasDeleted) as error:
+            log.info("%s needs no repair any more: %s", subject, error)
+        except Exception:
+            log.exception("the sweep could not repair %s; the next one tries again", subject)
+
+    def _repair(self, job: Job, now: datetime) -> None:
+        """Launch an unfinished job again if nothing runs it any more."""
         if job.claim is None:
-            self._mend_unclaimed(job, now)
-        elif (cause := self._lost(job, now)) is not None:
+            self._repair_unclaimed(job, now)
+        elif (cause := self._why_lost(job, now)) is not None:
             self._relaunch(job, cause, now)
 
-    def _mend_unclaimed(self, job: Job, now: datetime) -> None:
+    def _repair_unclaimed(self, job: Job, now: datetime) -> None:
+        """Launch a job that no execution has claimed in time.
+
+        Either its launch was never requested, or the launch's execution ended without a claim.
+        """
         launch = job.launch
         if launch.lease_until is None:
             if launches.has_passed(PUBLISH_GRACE, since=job.updated_at, at=now):
@@ -80,15 +100,18 @@ class Sweep:
             if launch.execution is not None:
                 state = self.launcher.state(launch.execution)
                 if state is ExecutionState.ACTIVE:
-                    return  # another one would only wait behind it
+                    return  # a second execution would only wait behind this one
                 change = partial(launches.give_up_launch, launch=launch.number, cause=str(state), at=now)
                 if self.store.update(job.job_id, change).is_over:
                     return
                 log.warning("job %s is launched again: launch %d ended without a claim", job.job_id, launch.number)
             self.dispatch.launch(job.job_id)
 
-    def _lost(self, job: Job, now: datetime) -> str | None:
-        """Why the claiming execution will not bring this job to its end; None when it may."""
+    def _why_lost(self, job: Job, now: datetime) -> str | None:
+        """Return why the claiming execution is lost; None if it is not.
+
+        A lost execution will never finish the job.
+        """
         assert job.claim is not None
         state = self.launcher.state(job.claim.execution)
         if state is not ExecutionState.ACTIVE:
@@ -96,58 +119,72 @@ class Sweep:
         step = job.running_step
         if step is None:
             return None
-        heard = job.steps[step].heartbeat_at
-        # A heartbeat far in the future came from a clock that was set back since: it says no more than an old one.
-        stale = heard is not None and abs(now - heard) > timedelta(seconds=self.timeouts[step])
+        heartbeat_at = job.steps[step].heartbeat_at
+        # A heartbeat far in the future was written before the clock was set back, so it says no more than an old one.
+        stale = heartbeat_at is not None and abs(now - heartbeat_at) > timedelta(seconds=self.timeouts[step])
         return "heartbeat_stale" if stale else None
 
     def _relaunch(self, job: Job, cause: str, now: datetime) -> None:
-        """Give the job to a new launch, whose steps resume; or fail it when that was done often enough."""
+        """Give the job to a new launch, which resumes its steps.
+
+        Fails it after RELAUNCHES of them.
+        """
         if job.relaunches >= RELAUNCHES:
-            message = f"its execution was lost {RELAUNCHES + 1} times, the last time by {cause}"
-            failure = Failure(code="execution_lost", message=message, hint="see the workflow's log, then submit again")
+            message = f"its workflow execution was lost {RELAUNCHES + 1} times, the last time because of {cause}"
+            failure = Failure(
+                code="execution_lost", message=message, hint="see the log of the workflow, then submit again"
+            )
             self.store.update(job.job_id, lambda job: changes.fail_job(job, failure, at=now), version=job.version)
             return
-        lease = now + LEASE
-        change = partial(launches.relaunch, at=now, lease_until=lease, cause=cause)
+        change = partial(launches.relaunch, at=now, lease_until=now + LEASE, cause=cause)
         relaunched = self.store.update(job.job_id, change, version=job.version)
-        log.warning("job %s is launched again: %s", job.job_id, cause)  # stuck jobs are counted by this line
+        log.warning("job %s is launched again: %s", job.job_id, cause)  # a metric counts stuck jobs by this line
         self._stop(job)
         self.dispatch.start(job.job_id, relaunched.launch.number)
 
     def _stop(self, job: Job) -> None:
-        """End what the lost execution may still run. It could not write any more, but it would cost."""
+        """Stop what a lost execution may still run.
+
+        It cannot write any more, but it would cost money.
+        """
         try:
             if (step := job.running_step) is not None and (execution := job.steps[step].execution) is not None:
                 self.launcher.stop_step(execution)
             if job.claim is not None:
                 self.launcher.stop(job.claim.execution)
         except Exception:
-            log.exception("what runs for a lost execution of job %s could not be stopped", job.job_id)
+            log.exception("a lost execution of job %s could not be stopped", job.job_id)
 
     def _remove_orphaned_secrets(self, now: datetime) -> None:
+        """Remove secrets of jobs that are over or do not exist."""
         for secret in self.secrets.list(OWN_PREFIX):
             if now - secret.created_at >= ORPHAN_AGE and not self._is_needed(secret.name):
                 self.secrets.delete(secret.name)
 
     def _is_needed(self, secret_name: str) -> bool:
+        """Return whether an unfinished job may still read the secret."""
         try:
             job = self.store.get(job_of_secret(secret_name))
         except JobNotFound:
             return False
-        except RecordUnreadable:  # a newer version's job, perhaps
+        except RecordUnreadable:  # perhaps a job of a newer version
             return True
         return not job.is_over and secret_name in job.secret_names.values()
 
     def _remove_orphaned_specs(self, now: datetime) -> None:
-        deleted = set(self._deleted(now))  # such a delete may have died half-way
+        """Remove specs that no job's record names, and those of deleted jobs."""
+        deleted = set(self._recently_deleted(now))  # their deletion may have been interrupted
         for spec in self.buckets.config.list("specs/"):
             job_id = spec.name.removeprefix("specs/").rpartition("-")[0]
-            of_an_age = ORPHAN_AGE <= now - spec.updated_at <= SPEC_WINDOW
-            if job_id in deleted or (of_an_age and not self._is_named(spec.name, job_id)):
+            is_due = ORPHAN_AGE <= now - spec.updated_at <= SPEC_WINDOW
+            if job_id in deleted or (is_due and not self._is_spec_of(spec.name, job_id)):
                 self.buckets.config.delete(spec.name)
 
-    def _is_named(self, spec_name: str, job_id: str) -> bool:
+    def _is_spec_of(self, spec_name: str, job_id: str) -> bool:
+        """Return whether the job's record names this spec.
+
+        True also if the record cannot be read.
+        """
         try:
             return self.store.get(job_id).spec_name == spec_name
         except JobNotFound:
@@ -155,11 +192,18 @@ class Sweep:
         except RecordUnreadable:
             return True
 
-    def _keep_deleted(self, now: datetime) -> None:
-        for job_id in self._deleted(now):
+    def _remove_late_writes(self, now: datetime) -> None:
+        """Remove files that were written after their job was deleted.
+
+        Also removes tombstones that have expired.
+        """
+        for job_id in self._recently_deleted(now):
             self.buckets.export.delete_prefix(f"jobs/{job_id}/")
         self.store.drop_tombstones(now)
 
-    def _deleted(self, now: datetime) -> Iterator[str]:
-        """Jobs that were deleted so lately that something may still write for them."""
+    def _recently_deleted(self, now: datetime) -> Iterator[str]:
+        """Return the ids of jobs that were deleted recently.
+
+        Their last executions may still write files.
+        """
         return self.store.tombstones(until_after=now + TOMBSTONE - LATE_WRITES)

@@ -91,7 +91,7 @@ def run_train_step(bench: Bench, *, after: int = 0, kill: bool = False) -> int:
     )
     number = bench.job.steps[Step.TRAIN].attempt
     error = None if ran.returncode == 0 else f"code {ran.returncode}"
-    ruling = bench.services.control.step_ended(bench.job_id, bench.claim, Step.TRAIN, number=number, error=error)
+    ruling = bench.services.control.step_ended(bench.job_id, bench.claim, Step.TRAIN, round_number=number, error=error)
     assert ruling.verdict == ("done" if bench.job.steps[Step.TRAIN].state == "done" else "again"), ran.stderr
     return ran.returncode
 

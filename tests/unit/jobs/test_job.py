@@ -235,7 +235,7 @@ def test_a_job_fails_at_the_third_fruitless_attempt_in_a_row() -> None:
     job, _ = running(Step.TRAIN)
     for number in (1, 2, 3):
         assert not job.is_over
-        job, events = steps.assess_execution(job, Step.TRAIN, round=number, cause="killed", at=NOW)
+        job, events = steps.assess_execution(job, Step.TRAIN, round_number=number, cause="killed", at=NOW)
         if number < 3:
             job, _ = steps.begin_attempt(job, Step.TRAIN, MINE, execution="x", at=NOW)
     assert (job.status, job.error and job.error.code) == (Status.FAILED, "no_progress")
@@ -246,7 +246,7 @@ def test_an_attempt_with_a_newer_checkpoint_is_not_fruitless() -> None:
     job, fence = running(Step.TRAIN)
     for number in range(1, 10):
         job, _ = steps.record_checkpoint(job, fence, train_step=number, at=NOW)
-        job, _ = steps.assess_execution(job, Step.TRAIN, round=number, cause=None, at=NOW)
+        job, _ = steps.assess_execution(job, Step.TRAIN, round_number=number, cause=None, at=NOW)
         assert job.steps[Step.TRAIN].fruitless == 0
         job, _ = steps.begin_attempt(job, Step.TRAIN, MINE, execution="x", at=NOW)
         fence = FencingToken(claim=MINE, step=Step.TRAIN, attempt=job.steps[Step.TRAIN].attempt)
@@ -255,7 +255,7 @@ def test_an_attempt_with_a_newer_checkpoint_is_not_fruitless() -> None:
 def test_a_repeated_report_counts_once() -> None:
     job, _ = running(Step.TRAIN)
     for _ in range(5):
-        job, _ = steps.assess_execution(job, Step.TRAIN, round=1, cause="killed", at=NOW)
+        job, _ = steps.assess_execution(job, Step.TRAIN, round_number=1, cause="killed", at=NOW)
     assert job.steps[Step.TRAIN].fruitless == 1
 
 
@@ -263,7 +263,7 @@ def test_an_execution_that_dies_before_its_step_begins_counts_as_fruitless() -> 
     job, _ = launches.take_launch(new(), at=NOW, lease=LEASE - NOW)
     job, _ = launches.claim_launch(job, MINE)
     for number in (1, 2, 3):
-        job, _ = steps.assess_execution(job, Step.PREPARE, round=number, cause="no such image", at=NOW)
+        job, _ = steps.assess_execution(job, Step.PREPARE, round_number=number, cause="no such image", at=NOW)
     assert job.error is not None
     assert "no such image" in job.error.message
 
@@ -285,7 +285,9 @@ def test_the_record_lists_every_attempt_with_seconds_cause_and_checkpoint() -> N
         job, _ = steps.begin_attempt(job, Step.TRAIN, MINE, execution="x", at=NOW)
         fence = fence.model_copy(update={"attempt": number})
         if number == 2:  # killed, as reported by the platform
-            job, _ = steps.assess_execution(job, Step.TRAIN, round=2, cause="code 137", at=NOW + timedelta(seconds=3))
+            job, _ = steps.assess_execution(
+                job, Step.TRAIN, round_number=2, cause="code 137", at=NOW + timedelta(seconds=3)
+            )
         elif number == 3:  # killed without any report
             job = steps.record_heartbeat(job, fence, None, NOW + timedelta(seconds=4))
     job, _ = steps.finish_step(job, fence, at=NOW + timedelta(seconds=5))
@@ -333,7 +335,7 @@ def apply(change: str, job: Job, step: Step, number: int, round_number: int, now
         "begin": lambda: steps.begin_attempt(job, step, claim, execution="x", at=now),
         "done": lambda: steps.finish_step(job, fence, at=now),
         "stop": lambda: steps.stop_attempt(job, fence, cause="x", at=now),
-        "judge": lambda: steps.assess_execution(job, step, round=round_number, cause=None, at=now),
+        "judge": lambda: steps.assess_execution(job, step, round_number=round_number, cause=None, at=now),
         "fail": lambda: changes.fail_job(job, Failure(code="x", message="x"), at=now),
         "cancel": lambda: changes.cancel_job(job, at=now),
         "relaunch": lambda: launches.relaunch(job, at=now, lease_until=now, cause="x"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import timedelta
 
@@ -9,6 +10,7 @@ import pytest
 
 from gemtune.errors import JobIsOver
 from gemtune.jobs import changes, launches, secret_names, steps
+from gemtune.jobs import stored as stored_records
 from gemtune.jobs.ids import new_job_id
 from gemtune.jobs.record import Claim, Failure, Job, Progress, StepRecord
 from gemtune.jobs.status import STATUS_OF, Status, Step
@@ -60,7 +62,7 @@ def test_a_heartbeat_keeps_the_progress_unless_it_brings_a_newer_one() -> None:
 
 def test_an_attempt_that_ended_without_a_report_counts_as_crashed() -> None:
     job, _ = running(Step.TRAIN)
-    failed_attempt, _ = steps.assess_execution(job, Step.TRAIN, round=1, cause=None, at=LATER)
+    failed_attempt, _ = steps.assess_execution(job, Step.TRAIN, round_number=1, cause=None, at=LATER)
     assert [(each.cause, each.seconds) for each in failed_attempt.steps[Step.TRAIN].attempts] == [("crashed", 5)]
     restarted, _ = steps.begin_attempt(job, Step.TRAIN, MINE, execution="x", at=LATER)
     assert [(each.cause, each.seconds) for each in restarted.steps[Step.TRAIN].attempts] == [("crashed", 0)]
@@ -172,3 +174,16 @@ def test_the_name_of_a_secret_contains_its_job() -> None:
 def test_secrets_of_a_job_outlive_its_longest_step() -> None:
     """Compare with the limit of Cloud Run, which ends tasks after seven days."""
     assert timedelta(days=8) == secret_names.SECRET_TTL
+
+
+def test_the_assessment_of_a_step_is_stored_under_its_first_names_and_read_from_them() -> None:
+    stored = {"state": "stopped", "attempt": 3, "judged": "3/4", "judged_checkpoint": 7}
+    step = StepRecord.model_validate(stored)
+    assert (step.last_assessed_report, step.checkpoint_at_last_assessment) == ("3/4", 7)
+    assert StepRecord.model_validate(step.model_dump()) == step
+    job, _ = running(Step.TRAIN)
+    job, _ = steps.assess_execution(job, Step.TRAIN, round_number=1, cause="killed", at=LATER)
+    for fields in (stored_records.to_fields(job), json.loads(stored_records.to_json(job))):
+        assert (fields["steps"]["train"]["judged"], fields["steps"]["train"]["judged_checkpoint"]) == ("1/1", 0)
+        assert "last_assessed_report" not in fields["steps"]["train"]
+        assert stored_records.read(job.job_id, fields).steps[Step.TRAIN] == job.steps[Step.TRAIN]

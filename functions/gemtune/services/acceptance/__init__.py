@@ -1,1 +1,1 @@
-"""Accepting: a request is checked against the facts, and becomes a job."""
+"""Acceptance: a request is checked against the facts and becomes a job."""

@@ -1,4 +1,4 @@
-"""Makes the record of an accepted request, with its secrets and its spec, whole or not at all."""
+"""Creation of a job: its secrets, its spec and its record, all or nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gemtune.request.spec import Spec
 
 @dataclass(frozen=True, slots=True)
 class Submission(Generic[Request]):
-    """A request as it was read, who sends it, by which way, and under which key."""
+    """Request as it was read, with its source, owner and idempotency key."""
 
     reading: Reading[Request]
     source: Source
@@ -30,11 +30,14 @@ class Submission(Generic[Request]):
 
     @property
     def key_hash(self) -> str | None:
-        """Raises BadIdempotencyKey."""
+        """Return the hash of the idempotency key; None without one.
+
+        Raises BadIdempotencyKey for a key that cannot be stored or that looks like a token.
+        """
         key = self.idempotency_key
         if key is None:
             return None
-        # As an attribute of a message it has at most 1024 bytes.
+        # Pub/Sub limits the attributes of a message to 1024 bytes.
         if not 0 < len(key.encode(errors="replace")) <= 1024 or not key.isprintable() or contains_token(key):
             raise BadIdempotencyKey()
         return key_hash(self.source, self.owner, key)
@@ -42,6 +45,8 @@ class Submission(Generic[Request]):
 
 @dataclass(frozen=True, slots=True)
 class CreateJob:
+    """Service that creates the job of an accepted request."""
+
     store: JobStore
     buckets: Buckets
     secrets: Secrets
@@ -57,15 +62,20 @@ class CreateJob:
         request_hash: str,
         **more: Any,
     ) -> Job:
-        """Secrets, spec, record: in this order, so that a record never names what is not there. Names end in a nonce
-        of this request, so that two requests with one key never share them; the one that loses removes its own.
+        """Create the job, or return the one that has the same idempotency key.
 
-        tokens: role -> token or reference. more: further fields of the record.
-        Raises KeyReused, JobWasDeleted, and JobNotFound when a parent is gone.
+        Secrets come first, then the spec, then the record, so that a record never names what does not exist. Their
+        names end in a random nonce, so that two requests with the same key never share them. The request that comes
+        second removes its own.
+
+        new_id: id for the new job.
+        tokens: role -> token or reference to a stored secret.
+        more: further fields of the record.
+        Raises KeyReused, JobWasDeleted, and JobNotFound when the parent was deleted.
         """
         now, nonce = self.clock.now(), randomness.token_hex(8)
         spec_name = f"specs/{new_id}-{nonce}.json"
-        names = self._keep_secrets(tokens, new_id, nonce)
+        names = self._store_secrets(tokens, new_id, nonce)
         self.buckets.config.create(spec_name, spec.model_dump_json(indent=2).encode())
         job = Job(
             job_id=new_id,
@@ -92,13 +102,17 @@ class CreateJob:
         except (JobWasDeleted, JobNotFound):
             self._remove_own(names, spec_name)
             raise
-        # Any other error leaves open whether the record is there, so nothing is removed: `sweep` knows later.
+        # After any other error the record may exist or not, so nothing is removed here: `sweep` finds out later.
         if not created.is_new:
             self._remove_own(names, spec_name)
             return check_same_request(created.job, request_hash)
         return job
 
-    def _keep_secrets(self, tokens: Mapping[str, str], new_id: str, nonce: str) -> dict[str, str]:
+    def _store_secrets(self, tokens: Mapping[str, str], new_id: str, nonce: str) -> dict[str, str]:
+        """Store the tokens as secrets of the job.
+
+        Returns role -> name of the secret. For a reference that is the name of the user's secret.
+        """
         names = {}
         for role, value in tokens.items():
             if value.startswith(REFERENCE):
@@ -109,6 +123,10 @@ class CreateJob:
         return names
 
     def _remove_own(self, names: Mapping[str, str], spec_name: str) -> None:
+        """Remove the spec and the secrets that this request stored.
+
+        Secrets of the user stay.
+        """
         for name in names.values():
             if name.startswith(OWN_PREFIX):
                 self.secrets.delete(name)
@@ -116,7 +134,10 @@ class CreateJob:
 
 
 def check_same_request(job: Job, request_hash: str) -> Job:
-    """The job, if it was made from this request. Raises KeyReused."""
+    """Return the job if it was created by the same request.
+
+    Raises KeyReused when its idempotency key belongs to a different request.
+    """
     if job.request_hash != request_hash:
         raise KeyReused()
     return job

@@ -1,4 +1,7 @@
-"""Exports once more what a job has trained: a job of its own, which begins at export."""
+"""Another export of what a job has trained.
+
+It becomes a job of its own, whose only step is the export.
+"""
 
 from __future__ import annotations
 
@@ -18,34 +21,36 @@ from gemtune.services.acceptance.submit import Submit
 
 @dataclass(frozen=True, slots=True)
 class ExportAgain:
+    """Service that accepts requests to export again what a job has trained."""
+
     store: JobStore
     buckets: Buckets
     create: CreateJob
     submit: Submit
 
     def __call__(self, job_id: str, submission: Submission[ExportRequest]) -> Job:
-        """Accept an export of what this job trained, and ask for its launch.
+        """Accept another export of what a job trained, and request its launch.
 
         Raises RequestRefused, JobNotFound, JobIsRunning, NothingTrained, KeyReused, JobWasDeleted, BadIdempotencyKey,
         SpecUnreadable.
         """
         job, spec = self._accept(job_id, submission)
-        if job.launch.number == 0:  # a repeated request finds it launched
+        if job.launch.number == 0:  # it may be launched already if the request is a repeated one
             self.submit.publish(job, spec)
         return job
 
     def _accept(self, job_id: str, submission: Submission[ExportRequest]) -> tuple[Job, Spec | None]:
-        """Return the job, and its spec if it is new."""
+        """Return the job, and its spec if the job is new."""
         key_hash, reading = submission.key_hash, submission.reading
         if key_hash is not None and (holder := self.store.find_by_key(key_hash)) is not None:
-            # Its parent was there when it was accepted, and need not be there still.
+            # The parent existed when that job was accepted, but may have been deleted since.
             return check_same_request(holder, request_hash(reading.require_valid(), parent_job_id=job_id)), None
-        parent = self._who_trained(job_id)
+        parent = self._training_job(job_id)
         steps = steps_of_export(parent)
         trained = read_spec(self.buckets.config.read(parent.spec_name))
-        whole = complete_export_request(reading, trained)
-        facts = self.submit.read_facts(whole.require_readable(), trains=False)
-        request = rules.check(whole, facts, about=ExportRequest).require_valid()
+        completed = complete_export_request(reading, trained)
+        facts = self.submit.read_facts(completed.require_readable(), trains=False)
+        request = rules.check(completed, facts, about=ExportRequest).require_valid()
         spec = request.spec()
         new_id = job_ids.new_job_id(parent.processed_dataset_id, parent.base_model_id, key_hash=key_hash, kind="export")
         job = self.create(
@@ -62,8 +67,12 @@ class ExportAgain:
         )
         return job, spec if job.job_id == new_id else None
 
-    def _who_trained(self, job_id: str) -> Job:
-        """This job, or its parent: what exports again has nothing of its own that could be exported."""
+    def _training_job(self, job_id: str) -> Job:
+        """Return the job that trained what can be exported.
+
+        That is this job, or its parent if this one only exports. Raises JobNotFound, and NothingTrained when the parent
+        was deleted.
+        """
         job = self.store.get(job_id)
         if job.parent_job_id is None:
             return job

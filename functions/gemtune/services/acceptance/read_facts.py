@@ -1,4 +1,7 @@
-"""Reads the facts of a request: each object and each listing once, and only where the request has a use for it."""
+"""Facts that a request is checked against.
+
+Each object and each listing is read once, and only if the request depends on it.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,16 @@ from gemtune.request import base_model
 from gemtune.request.base_model import ModelFiles
 from gemtune.request.facts import Deployment, Facts
 from gemtune.request.spec import Spec, TrainRequest
-from gemtune.services.acceptance.read_dataset import dataset_files
+from gemtune.services.acceptance.read_dataset import describe_dataset
 from gemtune.untrusted import MAX_BYTES, read_file
 
 
 @dataclass(frozen=True, slots=True)
 class ReadFacts:
-    """Reads the facts of a request. no_gguf: looks for the tools that write GGUF."""
+    """Service that reads the facts of a request.
+
+    find_gguf_problem: returns why this deployment cannot write GGUF, or None.
+    """
 
     deployment: Deployment
     buckets: Buckets
@@ -30,10 +36,13 @@ class ReadFacts:
     find_gguf_problem: Callable[[], Problem | None]
 
     def __call__(self, request: TrainRequest, *, trains: bool = True) -> Facts:
-        """Return what the rules have to know. trains: whether it is to be trained, and not only exported again."""
+        """Return the facts that the rules need.
+
+        trains: whether the request trains. If it only exports again, its dataset is not looked at.
+        """
         files, dataset = self._base_model(request), None
         if trains:
-            dataset = dataset_files(
+            dataset = describe_dataset(
                 self.buckets.data, request.processed_dataset_id, with_columns=request.infers_rl_algorithm
             )
         return Facts(
@@ -46,6 +55,11 @@ class ReadFacts:
         )
 
     def _base_model(self, request: Spec) -> ModelFiles | None:
+        """Describe the base model's folder.
+
+        None if there is no need to look: the id is invalid, local folders are not allowed, or the name of a Hub model
+        tells its size.
+        """
         model = base_model.parse(request.training_config.base_model_id)
         if model is None:
             return None
@@ -64,6 +78,10 @@ class ReadFacts:
                 return self._files_of_copy(model.place)
 
     def _files_in(self, objects: Objects, folder: str) -> ModelFiles:
+        """Describe a base model in a folder of a bucket.
+
+        Files are listed only where their sizes are needed.
+        """
         try:
             listed = objects.list(f"{folder}/") if self._chooses_machine else ()
             names = {stat.name: stat.bytes for stat in listed}
@@ -72,7 +90,10 @@ class ReadFacts:
             return ModelFiles(None, error.message)
 
     def _files_of_copy(self, repository: str) -> ModelFiles | None:
-        """What prepare has copied of a repository before, of any of its revisions; None while that is nothing."""
+        """Describe an earlier copy of a Hub repository, of any revision.
+
+        None if there is no copy.
+        """
         export = self.buckets.export
         names = {stat.name: stat.bytes for stat in export.list(f"{base_model.copies_folder(repository)}/")}
         config = next((name for name in names if name.endswith("/config.json")), None)
@@ -83,6 +104,10 @@ class ReadFacts:
         return base_model.describe_folder(lambda: _read_config(export, config), revision)
 
     def _size(self, request: Spec, files: ModelFiles | None) -> ModelSize | None:
+        """Return the size of the base model if a machine has to be chosen.
+
+        None if it is unknown, or not needed.
+        """
         if not self._chooses_machine:
             return None
         if files is not None:
@@ -92,14 +117,18 @@ class ReadFacts:
 
     @property
     def _chooses_machine(self) -> bool:
-        """Whether the size of a model matters: a workstation trains everything itself."""
+        """Return whether a machine has to be chosen.
+
+        A workstation has only itself.
+        """
         return LOCAL not in self.deployment.machines
 
     def _missing_secrets(self, request: TrainRequest) -> frozenset[str]:
+        """Return the roles whose secret is referred to but does not exist."""
         references = {role: value for role, value in request.secrets().items() if value.startswith(REFERENCE)}
-        return frozenset(role for role, value in references.items() if not self._is_kept(value))
+        return frozenset(role for role, value in references.items() if not self._exists(value))
 
-    def _is_kept(self, reference: str) -> bool:
+    def _exists(self, reference: str) -> bool:
         try:
             self.secrets.read(reference.removeprefix(REFERENCE))
         except SecretNotFound:
@@ -108,6 +137,7 @@ class ReadFacts:
 
 
 def _read_config(objects: Objects, name: str) -> bytes | None:
+    """Read a config.json; None if there is none."""
     try:
         return objects.read(name, max_bytes=MAX_BYTES)
     except ObjectNotFound:
@@ -115,7 +145,10 @@ def _read_config(objects: Objects, name: str) -> bytes | None:
 
 
 def _files_of_folder(path: Path) -> ModelFiles:
-    """What a folder of this machine holds. Its weights are not counted, since nobody chooses a machine for them."""
+    """Describe a base model in a local folder.
+
+    Its weights are not counted, because a workstation has no machines to choose from.
+    """
     try:
         return base_model.describe_folder(lambda: read_file(path / "config.json", named="its config.json"), {})
     except OSError:

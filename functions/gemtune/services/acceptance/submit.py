@@ -1,4 +1,4 @@
-"""Accepts a request: checks it against the facts, creates its job, and asks for the launch."""
+"""Submission: check a request, create its job, request a launch."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Submit:
+    """Service that accepts requests to train."""
+
     store: JobStore
     bus: Bus
     buckets: Buckets
@@ -29,15 +31,21 @@ class Submit:
     read_facts: ReadFacts
 
     def __call__(self, submission: Submission[TrainRequest]) -> Job:
-        """Accept a request and ask for its launch. Raises what `accept` raises."""
+        """Accept a request and request its launch.
+
+        Raises the errors of `accept`.
+        """
         job, spec = self._accept(submission)
-        if job.launch.number == 0:  # a repeated request finds it launched
+        if job.launch.number == 0:  # it may be launched already if the request is a repeated one
             self.publish(job, spec)
         return job
 
     def publish(self, job: Job, spec: Spec | None = None) -> None:
-        """Ask for a launch, with the job's spec; it is read when it is not given. The job is accepted already, so a
-        failure here is only logged: `sweep` asks again."""
+        """Publish the request for a launch, with the job's spec.
+
+        The job is accepted already, so a failure here is only logged: `sweep` publishes again.
+        spec: read from the config bucket if it is None.
+        """
         try:
             fields = self._stored_spec(job) if spec is None else spec.model_dump(mode="json")
             message = json.dumps(fields | {"job_id": job.job_id})
@@ -47,8 +55,10 @@ class Submit:
             log.exception("job %s is accepted, but job-requests did not take its message", job.job_id)
 
     def _stored_spec(self, job: Job) -> dict[str, Any]:
-        """The spec as it is stored, whatever version wrote it. A job without one is launched too: its first step fails
-        and says why."""
+        """Return the spec as it is stored, whatever version wrote it.
+
+        Empty if it is missing or unreadable: the job is launched nevertheless, and its first step fails and says why.
+        """
         try:
             return read_json_object(self.buckets.config.read(job.spec_name))
         except (ObjectNotFound, UnsafeName, Unreadable) as error:
@@ -56,19 +66,20 @@ class Submit:
             return {}
 
     def accept(self, submission: Submission[TrainRequest]) -> Job:
-        """Return the job of this request, new or known by its idempotency key.
+        """Return the request's job: a new one, or that of an earlier request.
 
-        Raises RequestRefused, KeyReused, JobWasDeleted, BadIdempotencyKey.
+        A request is the same as an earlier one if it has its idempotency key. Raises RequestRefused, KeyReused,
+        JobWasDeleted, BadIdempotencyKey.
         """
         return self._accept(submission)[0]
 
     def _accept(self, submission: Submission[TrainRequest]) -> tuple[Job, Spec | None]:
-        """Return the job, and its spec if it is new."""
+        """Return the job, and its spec if the job is new."""
         key_hash, reading = submission.key_hash, submission.reading
         if key_hash is not None and (holder := self.store.find_by_key(key_hash)) is not None:
             return check_same_request(holder, request_hash(reading.require_valid().spec())), None
-        sent = reading.require_readable()
-        facts = self.read_facts(sent)
+        readable = reading.require_readable()
+        facts = self.read_facts(readable)
         request = rules.check(reading, facts).require_valid()
         spec = request.spec()
         new_id = ids.new_job_id(spec.processed_dataset_id, spec.training_config.base_model_id, key_hash=key_hash)
@@ -77,7 +88,7 @@ class Submit:
             spec,
             request.secrets(),
             submission,
-            request_hash=request_hash(sent.spec()),
+            request_hash=request_hash(readable.spec()),
             machine=placement.machine(spec, facts),
             export_machine=placement.export_machine(spec, facts),
         )
