@@ -103,8 +103,13 @@ def _assigned(target: ast.expr, value: ast.expr) -> Iterator[ast.expr]:
     if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
         for inner, part in zip(target.elts, value.elts, strict=True):
             yield from _assigned(inner, part)
-    elif isinstance(target, ast.Name) and target.id == "code":
+    elif isinstance(target, ast.Name) and target.id == "code" and not _declares_a_field(value):
         yield value
+
+
+def _declares_a_field(value: ast.expr) -> bool:
+    """Return whether an expression is pydantic's `Field(…)`, which describes a field and gives it no code."""
+    return isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "Field"
 
 
 def _codes(value: ast.expr, constants: Mapping[str, ast.expr]) -> tuple[str, ...] | None:

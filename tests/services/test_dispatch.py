@@ -132,7 +132,7 @@ def test_unclaimed_launches_are_repeated_with_a_backoff_and_finally_fail_the_job
     assert launched_at == [0, 3, 9, 21, 45, 93]
     assert job.error is not None
     assert (job.status, job.error.code) == ("failed", "never_taken_up")
-    assert "6 executions" in job.error.message
+    assert "6 workflow executions" in job.error.message
     assert "failed" in job.error.message
     assert job.error.hint
     assert [event["type"] for event in listening.messages("test")][-1] == "job_failed"
