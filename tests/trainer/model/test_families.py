@@ -1,4 +1,7 @@
-"""Every shape of Gemma: losses and gradients are those of transformers and PEFT, and what is trained loads there."""
+"""Every shape of Gemma, compared with transformers and PEFT.
+
+Losses and gradients are the same, and what we train loads in these libraries.
+"""
 
 from __future__ import annotations
 
@@ -36,18 +39,18 @@ SHAPES = (
 )
 # Rows longer than the sliding window of 64, and shorter ones.
 LENGTHS = (100, 17, 70)
-# Left of each family's shape: one with everything that its real models have.
+# One shape per family, with all the parts that its real models have.
 TRAINED = ("gemma3n-text", "gemma4-e", "gemma4-moe", "gemma4-unified")
 
 
 @pytest.fixture(scope="module")
 def base_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
 
     def make(shape: str) -> Path:
-        if shape not in made:
-            made[shape] = tiny_gemma.build(tmp_path_factory.mktemp("models") / shape, shape)
-        return made[shape]
+        if shape not in folders:
+            folders[shape] = tiny_gemma.build(tmp_path_factory.mktemp("models") / shape, shape)
+        return folders[shape]
 
     return make
 
@@ -69,7 +72,7 @@ def tokens_and_labels() -> list[dict[str, list[int]]]:
 
 
 def plain_loss(model: Any) -> torch.Tensor:
-    """Row by row, by transformers' own forward pass and PyTorch's cross entropy."""
+    """Return the mean loss, row by row, with transformers and PyTorch alone."""
     total, count = torch.zeros(()), 0
     for row in tokens_and_labels():
         logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1].float()
@@ -81,9 +84,9 @@ def plain_loss(model: Any) -> torch.Tensor:
 
 def our_loss(model: Any) -> torch.Tensor:
     batch = batches.flattened([[row] for row in tokens_and_labels()])
-    found = predictions(model, batch, torch.float32)
-    total = cross_entropy_sum(found.hidden, found.head, found.targets, soft_cap=found.soft_cap)
-    return total / len(found.targets)
+    states = predictions(model, batch, torch.float32)
+    total = cross_entropy_sum(states.hidden, states.head, states.targets, soft_cap=states.soft_cap)
+    return total / len(states.targets)
 
 
 def gradients(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
@@ -92,8 +95,11 @@ def gradients(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
             yield name, weight.grad
 
 
-def shake(model: Any) -> None:
-    """An adapter as training leaves it: the factors that begin as zeros are none."""
+def randomize_adapter(model: Any) -> None:
+    """Give the adapter random factors, as training would.
+
+    A new adapter's B factors are zero, so that it has no effect.
+    """
     generator = torch.Generator().manual_seed(3)
     for name, weight in model.named_parameters():
         if "lora_B" in name:
@@ -104,7 +110,7 @@ def shake(model: Any) -> None:
 
 @pytest.mark.parametrize("method", ["LoRA", "Full"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_loss_and_gradients_are_those_of_the_libraries(base_of: Callable[[str], Path], shape: str, method: str) -> None:
+def test_loss_and_gradients_match_the_libraries(base_of: Callable[[str], Path], shape: str, method: str) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
@@ -121,13 +127,13 @@ def test_loss_and_gradients_are_those_of_the_libraries(base_of: Callable[[str], 
             target_parameters=config.target_parameters,
         )
         plain = get_peft_model(plain, lora)
-        shake(ours)
-        shake(plain)
+        randomize_adapter(ours)
+        randomize_adapter(plain)
     plain.train()
-    expected, found = plain_loss(plain), our_loss(ours)
-    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=2e-5)
+    expected, loss = plain_loss(plain), our_loss(ours)
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=2e-5)
     expected.backward()
-    found.backward()
+    loss.backward()
     theirs, mine = dict(gradients(plain)), dict(gradients(ours))
     assert mine
     assert set(mine) <= set(theirs)
@@ -137,15 +143,13 @@ def test_loss_and_gradients_are_those_of_the_libraries(base_of: Callable[[str], 
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_an_adapter_changes_attention_mlp_and_experts_and_nothing_else(
-    base_of: Callable[[str], Path], shape: str
-) -> None:
+def test_an_adapter_covers_exactly_attention_mlp_and_experts(base_of: Callable[[str], Path], shape: str) -> None:
     base = base_of(shape)
     model: Any = huggingface.load(base, spec_of(base, "LoRA")).model
     adapted = {name.partition(".lora_")[0] for name, weight in model.named_parameters() if weight.requires_grad}
     assert adapted
     others = ("router", "per_layer", "vision", "audio", "embed", "lm_head", "laurel", "altup", "norm")
-    assert not [name for name in adapted if any(each in name for each in others)]
+    assert not [name for name in adapted if any(other in name for other in others)]
     layers = [name for name in adapted if ".self_attn." in name or ".mlp." in name]
     experts = [name for name in adapted if ".experts" in name]
     assert len(layers) + len(experts) == len(adapted)
@@ -173,7 +177,7 @@ def job_bench(home: Path, base: Path, method: str) -> Bench:
         ("gemma4-moe", "DPO"),
     ],
 )
-def test_a_job_trains_and_its_adapter_or_model_loads_in_the_library(
+def test_a_job_learns_and_its_result_loads_in_the_libraries(
     tmp_path: Path, base_of: Callable[[str], Path], shape: str, method: str
 ) -> None:
     from peft import PeftModel
@@ -203,10 +207,8 @@ def test_a_job_trains_and_its_adapter_or_model_loads_in_the_library(
 
 @pytest.mark.parametrize("quantization", ["none", "q4"])
 @pytest.mark.parametrize("shape", TRAINED)
-def test_a_merge_is_what_peft_merges(
-    tmp_path: Path, base_of: Callable[[str], Path], shape: str, quantization: str
-) -> None:
-    """In bf16 up to its rounding; 4 bits are loaded as transformers loads them, and answer about the same."""
+def test_a_merge_matches_pefts(tmp_path: Path, base_of: Callable[[str], Path], shape: str, quantization: str) -> None:
+    """Allow rounding in bf16; q4 weights only have to answer about the same."""
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import AutoModelForCausalLM
 
@@ -221,25 +223,25 @@ def test_a_merge_is_what_peft_merges(
         target_parameters=adapted_layers.target_parameters(plain),
     )
     adapted = get_peft_model(plain, lora)
-    shake(adapted)
+    randomize_adapter(adapted)
     adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
     merge(base, tmp_path / "adapter", tmp_path / "merged", quantization)
     reference = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(tmp_path / "adapter"))
     expected: Any = reference.merge_and_unload()  # type: ignore[operator]
-    found: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    merged: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     ids = torch.tensor([[2, *range(40, 80)]])
     with torch.no_grad():
         theirs, ours, untrained = (
             model(input_ids=ids).logits.float().log_softmax(-1)
-            for model in (expected.eval(), found.eval(), AutoModelForCausalLM.from_pretrained(base).eval())
+            for model in (expected.eval(), merged.eval(), AutoModelForCausalLM.from_pretrained(base).eval())
         )
-    off = float((theirs.exp() * (theirs - ours)).sum(-1).mean())
+    divergence = float((theirs.exp() * (theirs - ours)).sum(-1).mean())
     trained = float((theirs.exp() * (theirs - untrained)).sum(-1).mean())
-    # Rounded weights send some tokens of a mixture to another expert.
+    # With rounded weights a mixture of experts routes some tokens to other experts.
     rounding = 0.15 if "moe" in shape else 0.03
-    assert off < (rounding if quantization == "none" else 0.5) * trained
+    assert divergence < (rounding if quantization == "none" else 0.5) * trained
     if quantization == "none":
         names = dict(expected.named_parameters())
-        for name, weight in found.named_parameters():
+        for name, weight in merged.named_parameters():
             exact = names[name].float()
             assert float((weight.float() - exact).abs().max()) <= 2**-7 * max(1e-3, float(exact.abs().max())), name

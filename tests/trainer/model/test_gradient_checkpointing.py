@@ -1,4 +1,4 @@
-"""What layers are reckoned to keep for backward, beside what forward passes keep, counted tensor by tensor."""
+"""Estimated activation memory, compared with the tensors a forward pass saves."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROWS, LAYERS = 2, 3
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three random layers as wide as those of Gemma 3 270M."""
+    """Save a model of three random layers as wide as those of Gemma 3 270M."""
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
     folder = tmp_path_factory.mktemp("models") / "wide"
@@ -46,8 +46,8 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def kept(model: Any, length: int, dtype: torch.dtype) -> int:
-    """Bytes that a forward pass leaves for backward, as the trainer makes it."""
+def saved_bytes_of(model: Any, length: int, dtype: torch.dtype) -> int:
+    """Return the bytes that the trainer's forward pass saves for backward."""
     tokens = [[(7 * position + row) % 500 + 4 for position in range(length)] for row in range(ROWS)]
     batch = batches.flattened([[{"input_ids": row, "labels": row} for row in tokens]])
     return saved_bytes(model, lambda: predictions(model, batch, dtype))
@@ -68,10 +68,13 @@ KINDS = [
 
 
 @pytest.mark.parametrize(("method", "dropout", "where"), KINDS)
-def test_what_is_kept_for_backward_is_reckoned_within_15_percent(
+def test_saved_activations_are_estimated_within_15_percent(
     wide: Path, method: Method, dropout: float, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """gpu: layers as they are there, in bfloat16; float32: the same in 32 bits."""
+    """Cover layers as on a GPU, in bfloat16 or float32, and those for a CPU.
+
+    `where` is gpu, float32 or cpu.
+    """
     dtype = torch.float32 if where == "float32" else torch.bfloat16
     monkeypatch.setattr(huggingface, "compute_dtype", lambda stored: dtype)
     if where != "cpu":
@@ -79,19 +82,19 @@ def test_what_is_kept_for_backward_is_reckoned_within_15_percent(
     training = {"base_model_id": str(wide), "method": method, "lora_dropout": dropout}
     model = load(wide, Spec.model_validate({"processed_dataset_id": "x", "training_config": training})).model.train()
     leave_casting_to_autocast(model)
-    # Weights that are cast are kept once, whatever the tokens.
-    counted = kept(model, 128, dtype) - kept(model, 64, dtype)
+    # The difference leaves out weights that are cast, which are saved once for any number of tokens.
+    counted = saved_bytes_of(model, 128, dtype) - saved_bytes_of(model, 64, dtype)
     assert gradient_checkpointing.activation_bytes(model, ROWS * 64, dtype) == pytest.approx(counted, rel=0.15)
 
-    # memory.py knows of no dropout but the default, and of no layers made for a CPU: there it is on the safe side.
-    reckoned = LAYERS * a_layer(method) * dtype.itemsize / 2
-    assert reckoned >= counted
+    # memory.py assumes the default dropout and no CPU layers; where that is wrong, it overestimates.
+    estimated = LAYERS * estimate_per_layer(method) * dtype.itemsize / 2
+    assert estimated >= counted
     if where != "cpu":
-        assert reckoned <= (2.2 if dropout == 0 else 1.6) * counted
+        assert estimated <= (2.2 if dropout == 0 else 1.6) * counted
 
 
-def a_layer(method: Method) -> float:
-    """What memory.py reckons for one more layer, in bfloat16."""
+def estimate_per_layer(method: Method) -> float:
+    """Return what memory.py estimates for one more layer, in bfloat16."""
     size = model_size.by_name("gemma-3-270m")
     assert size is not None
     load = TrainingLoad(method, ROWS, 64, 16, "text")
@@ -99,14 +102,19 @@ def a_layer(method: Method) -> float:
     return more - less
 
 
-def test_parts_of_this_package_are_told_by_their_type(tmp_path: Path) -> None:
-    """By no name, of a module or of a function: a rename would change what is reckoned for a model, and nothing else.
-    Linear layers of 4 bits, or trained ones as here, stay PEFT's."""
+def test_our_layers_are_recognized_by_type(tmp_path: Path) -> None:
+    """Recognition does not use the name of a module or function.
+
+    Otherwise a rename would silently change the estimates. 4-bit linear layers, and trained ones as here, remain
+    PEFT's.
+    """
     folder = tiny_gemma.build(tmp_path / "tiny")
-    plain, whole, in_part, foreign = (tiny_model(folder, ours=ours) for ours in (False, True, False, False))
-    for parameter in in_part.parameters():
+    plain, installed, partly_installed, foreign = (
+        tiny_model(folder, ours=ours) for ours in (False, True, False, False)
+    )
+    for parameter in partly_installed.parameters():
         parameter.requires_grad_(parameter.ndim > 1)
-    install.install(in_part)
+    install.install(partly_installed)
 
     def _linear(module: Any, *inputs: Any) -> Any:
         return type(module).forward(module, *inputs)
@@ -114,13 +122,13 @@ def test_parts_of_this_package_are_told_by_their_type(tmp_path: Path) -> None:
     _linear.__module__ = install.__name__
     for module in foreign.modules():
         module.forward = partial(_linear, module)
-    models = (plain, whole, in_part, foreign)
-    assert [(install.is_installed(found), install.is_partly_installed(found)) for found in models] == [
+    models = (plain, installed, partly_installed, foreign)
+    assert [(install.is_installed(candidate), install.is_partly_installed(candidate)) for candidate in models] == [
         (False, False),
         (True, True),
         (False, True),
         (False, False),
     ]
-    reckoned = [gradient_checkpointing.activation_bytes(found, 480) for found in models]
-    assert reckoned[0] == reckoned[3]
-    assert len(set(reckoned)) == 3
+    estimates = [gradient_checkpointing.activation_bytes(candidate, 480) for candidate in models]
+    assert estimates[0] == estimates[3]
+    assert len(set(estimates)) == 3

@@ -1,4 +1,4 @@
-"""The head's loss and gradients, element by element, against autograd over all logits."""
+"""Loss and gradients of the output head, against autograd over all logits."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ def plain(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, soft_
 @pytest.mark.parametrize("block", [7, 64, 1000])
 @pytest.mark.parametrize("soft_cap", [None, 3.0])
 @pytest.mark.parametrize("trained", ["hidden", "head", "both"])
-def test_loss_and_gradients_are_those_of_autograd(
+def test_loss_and_gradients_match_autograd(
     monkeypatch: pytest.MonkeyPatch, block: int, soft_cap: float | None, trained: str
 ) -> None:
     monkeypatch.setattr(loss_head, "BLOCK", block)
-    chance = torch.Generator().manual_seed(block)
+    generator = torch.Generator().manual_seed(block)
     tensors = []
     for function in (plain, lambda h, w, t, c: cross_entropy_sum(h, w, t, soft_cap=c)):
-        chance.manual_seed(3)
-        hidden = torch.randn(23, 16, dtype=torch.float64, generator=chance) * 2
-        head = torch.randn(101, 16, dtype=torch.float64, generator=chance)
-        targets = torch.randint(0, 101, (23,), generator=chance)
+        generator.manual_seed(3)
+        hidden = torch.randn(23, 16, dtype=torch.float64, generator=generator) * 2
+        head = torch.randn(101, 16, dtype=torch.float64, generator=generator)
+        targets = torch.randint(0, 101, (23,), generator=generator)
         hidden.requires_grad_(trained in ("hidden", "both"))
         head.requires_grad_(trained in ("head", "both"))
         loss = function(hidden, head, targets, soft_cap)
         (loss * 0.37).backward()
         tensors.append((loss.detach(), hidden.grad, head.grad))
-    for expected, found in zip(*tensors, strict=True):
-        assert (expected is None) == (found is None)
+    for expected, actual in zip(*tensors, strict=True):
+        assert (expected is None) == (actual is None)
         if expected is not None:
-            torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("soft_cap", [None, 3.0])
 @pytest.mark.parametrize("trained", ["hidden", "both", "neither"])
-def test_log_probabilities_entropies_and_gradients_are_those_of_autograd(
+def test_log_probabilities_entropies_and_gradients_match_autograd(
     monkeypatch: pytest.MonkeyPatch, soft_cap: float | None, temperature: float, trained: str
 ) -> None:
     monkeypatch.setattr(loss_head, "BLOCK", 7)
-    chance = torch.Generator().manual_seed(4)
-    hidden, head = (torch.randn(n, 16, dtype=torch.float64, generator=chance) for n in (23, 101))
-    targets, outer = torch.randint(0, 101, (23,), generator=chance), torch.randn(23, dtype=torch.float64)
-    found = []
+    generator = torch.Generator().manual_seed(4)
+    hidden, head = (torch.randn(n, 16, dtype=torch.float64, generator=generator) for n in (23, 101))
+    targets, outer = torch.randint(0, 101, (23,), generator=generator), torch.randn(23, dtype=torch.float64)
+    results = []
     for ours in (False, True):
         h, w = hidden.clone().requires_grad_(trained != "neither"), head.clone().requires_grad_(trained == "both")
         if ours:
@@ -66,11 +66,11 @@ def test_log_probabilities_entropies_and_gradients_are_those_of_autograd(
             entropies = -(all_logs.exp() * all_logs).sum(1).detach()
         if trained != "neither":
             (logs * outer).sum().backward()
-        found.append((logs.detach(), entropies, h.grad, w.grad))
-    for expected, got in zip(*found, strict=True):
-        assert (expected is None) == (got is None)
+        results.append((logs.detach(), entropies, h.grad, w.grad))
+    for expected, actual in zip(*results, strict=True):
+        assert (expected is None) == (actual is None)
         if expected is not None:
-            torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_gradcheck() -> None:
@@ -82,15 +82,15 @@ def test_gradcheck() -> None:
     assert torch.autograd.gradcheck(lambda h: cross_entropy_sum(h, frozen, targets), (hidden,))
 
 
-def test_a_tied_head_gets_the_gradients_of_both_its_uses() -> None:
-    found = []
+def test_a_tied_head_gets_the_gradients_of_both_uses() -> None:
+    gradients = []
     for function in (plain, lambda h, w, t, c: cross_entropy_sum(h, w, t, soft_cap=c)):
         torch.manual_seed(0)
         table = torch.randn(50, 8, dtype=torch.float64, requires_grad=True)
         ids = torch.randint(0, 50, (9,))
         function(torch.tanh(table[ids]), table, ids.roll(-1), None).backward()
-        found.append(table.grad)
-    torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=1e-12)
+        gradients.append(table.grad)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-12, atol=1e-12)
 
 
 def test_large_logits_do_not_overflow() -> None:
@@ -103,7 +103,7 @@ def test_large_logits_do_not_overflow() -> None:
     assert torch.isfinite(hidden.grad).all()
 
 
-def test_no_position_is_no_loss() -> None:
+def test_the_loss_of_no_positions_is_zero() -> None:
     hidden = torch.zeros(0, 8, requires_grad=True)
     loss = cross_entropy_sum(hidden, torch.randn(30, 8), torch.zeros(0, dtype=torch.int64))
     loss.backward()
@@ -112,7 +112,7 @@ def test_no_position_is_no_loss() -> None:
 
 @pytest.fixture(params=["compiled", "PyTorch's"])
 def operations(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What 16 bits are computed with."""
+    """Choose the operations for 16 bits: compiled loops or PyTorch's."""
     if request.param == "compiled":
         assert softmax_shares.loops_for(torch.ones(1, dtype=torch.bfloat16)) is not None
     else:
@@ -120,25 +120,28 @@ def operations(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 
 def peaked() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Hidden states that mostly know their targets, as a trained model's do, in bfloat16."""
+    """Return hidden states, a head and targets in bfloat16.
+
+    As in a trained model, the hidden states mostly predict their targets.
+    """
     positions, vocabulary, width = 64, 3000, 48
-    chance = torch.Generator().manual_seed(5)
-    head = torch.randn(vocabulary, width, generator=chance)
-    targets = torch.randint(0, vocabulary, (positions,), generator=chance)
-    hidden = head[targets] * torch.rand(positions, 1, generator=chance) * 0.5
-    hidden = hidden + torch.randn(positions, width, generator=chance) * 0.2
+    generator = torch.Generator().manual_seed(5)
+    head = torch.randn(vocabulary, width, generator=generator)
+    targets = torch.randint(0, vocabulary, (positions,), generator=generator)
+    hidden = head[targets] * torch.rand(positions, 1, generator=generator) * 0.5
+    hidden = hidden + torch.randn(positions, width, generator=generator) * 0.2
     return hidden.bfloat16(), head.bfloat16(), targets
 
 
 @pytest.mark.usefixtures("operations")
 @pytest.mark.parametrize("gap", [60.0, 90.0, 200.0])
-def test_a_target_far_below_another_token_has_a_gradient_wherever_that_stands(
+def test_a_target_far_below_another_token_has_a_gradient_in_any_block(
     monkeypatch: pytest.MonkeyPatch, gap: float
 ) -> None:
-    """Relative to the highest logit, which comes in the last block, all before are nothing in float32."""
+    """The highest logit is in the last block; all others underflow next to it."""
     monkeypatch.setattr(loss_head, "BLOCK", 64)
     head = torch.zeros(256, 16)
-    head[5, 0], head[255, 0] = -gap, gap  # from the target at 0 to the highest
+    head[5, 0], head[255, 0] = -gap, gap  # the lowest logit is the first target's, the highest is in the last block
     hidden = torch.zeros(3, 16, dtype=torch.bfloat16)
     hidden[:, 0] = 1
     hidden.requires_grad_()
@@ -152,7 +155,7 @@ def test_a_target_far_below_another_token_has_a_gradient_wherever_that_stands(
 
 
 @pytest.mark.usefixtures("operations")
-def test_capped_logits_of_sixteen_bits_have_gradients_as_close_as_autograds_own() -> None:
+def test_soft_capped_16_bit_gradients_are_as_accurate_as_autograds() -> None:
     hidden, head, targets = peaked()
 
     def gradient(ours: bool, dtype: torch.dtype) -> torch.Tensor:
@@ -168,8 +171,8 @@ def test_capped_logits_of_sixteen_bits_have_gradients_as_close_as_autograds_own(
 
 
 @pytest.mark.usefixtures("operations")
-def test_sixteen_bits_are_as_close_to_the_exact_gradient_as_autograds_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss_head, "BLOCK", 512)  # most columns are left out of the second product
+def test_16_bit_gradients_are_as_accurate_as_autograds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss_head, "BLOCK", 512)  # with this block size most columns are skipped in the second product
     hidden, head, targets = peaked()
 
     def gradient(function: Any, dtype: torch.dtype) -> tuple[torch.Tensor, float]:
@@ -179,11 +182,11 @@ def test_sixteen_bits_are_as_close_to_the_exact_gradient_as_autograds_own(monkey
         assert leaf.grad is not None
         return leaf.grad.double(), loss.item()
 
-    def of_autograd(h: torch.Tensor, w: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    def autograd_loss(h: torch.Tensor, w: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.cross_entropy((h @ w.T).float(), t, reduction="sum")
 
-    exact, loss = gradient(of_autograd, torch.float64)
-    rounded, _ = gradient(of_autograd, torch.bfloat16)
+    exact, loss = gradient(autograd_loss, torch.float64)
+    rounded, _ = gradient(autograd_loss, torch.bfloat16)
     ours, our_loss = gradient(cross_entropy_sum, torch.bfloat16)
     assert our_loss == pytest.approx(loss, rel=5e-3)
     assert (ours - exact).norm() <= 1.1 * (rounded - exact).norm()
@@ -191,24 +194,26 @@ def test_sixteen_bits_are_as_close_to_the_exact_gradient_as_autograds_own(monkey
 
 @pytest.mark.usefixtures("operations")
 @pytest.mark.parametrize("soft_cap", [None, 6.0])
-def test_log_probabilities_of_sixteen_bits_are_the_same_whether_they_are_trained_on_or_not(
+def test_16_bit_log_probabilities_are_the_same_with_and_without_gradients(
     soft_cap: float | None,
 ) -> None:
-    """So that a model which does not differ from its reference yet has a margin of nothing."""
+    """A model that still equals its reference then has a margin of zero."""
     hidden, head, targets = peaked()
     logits = hidden.double() @ head.double().T
     exact = torch.log_softmax(logits if soft_cap is None else soft_cap * torch.tanh(logits / soft_cap), -1)
     logs, entropies = log_probabilities(hidden, head, targets, soft_cap=soft_cap)
-    with_gradient, the_same = log_probabilities(hidden.clone().requires_grad_(), head, targets, soft_cap=soft_cap)
+    with_gradient, entropies_with_gradient = log_probabilities(
+        hidden.clone().requires_grad_(), head, targets, soft_cap=soft_cap
+    )
     torch.testing.assert_close(with_gradient, logs, rtol=0, atol=1e-5)
-    torch.testing.assert_close(the_same, entropies, rtol=0, atol=1e-5)
+    torch.testing.assert_close(entropies_with_gradient, entropies, rtol=0, atol=1e-5)
     torch.testing.assert_close(logs.double(), exact.gather(1, targets.unsqueeze(1)).squeeze(1), rtol=1e-2, atol=3e-2)
     torch.testing.assert_close(entropies.double(), -(exact.exp() * exact).sum(1), rtol=1e-2, atol=3e-2)
 
 
 @pytest.mark.usefixtures("operations")
-def test_columns_that_count_are_never_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A flat softmax, whose every share is small, is not a softmax of nothing."""
+def test_relevant_columns_are_never_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All shares of a flat softmax are small, but together they matter."""
     monkeypatch.setattr(softmax_shares, "NEGLIGIBLE", 1e-3)
     hidden = torch.zeros(8, 16, dtype=torch.bfloat16, requires_grad=True)
     head = torch.randn(500, 16).bfloat16()
@@ -219,13 +224,16 @@ def test_columns_that_count_are_never_left_out(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.usefixtures("operations")
-def test_columns_that_each_count_for_little_are_not_missing_together() -> None:
-    """A third of each softmax is spread over 16,000 columns, whose rows have a direction in common."""
+def test_many_negligible_columns_are_not_lost_together() -> None:
+    """A third of each softmax is spread over 16,000 columns.
+
+    Their rows have a direction in common, so skipping them would add up.
+    """
     positions, vocabulary, width = 48, 16_384, 32
-    chance = torch.Generator().manual_seed(7)
-    head = torch.randn(vocabulary, width, generator=chance) * 0.05
+    generator = torch.Generator().manual_seed(7)
+    head = torch.randn(vocabulary, width, generator=generator) * 0.05
     head[:, 0] += 1
-    head[:positions, 1:] += 4 * torch.nn.functional.normalize(torch.randn(positions, width - 1, generator=chance))
+    head[:positions, 1:] += 4 * torch.nn.functional.normalize(torch.randn(positions, width - 1, generator=generator))
     targets = torch.arange(positions)
     hidden = 0.65 * torch.nn.functional.pad(head[:positions, 1:], (1, 0))
     hidden, head = hidden.bfloat16(), head.bfloat16()
@@ -237,13 +245,13 @@ def test_columns_that_each_count_for_little_are_not_missing_together() -> None:
     assert ours.grad is not None
     shares = torch.softmax(hidden.double() @ head.double().T, 1)
     assert (shares * (shares < softmax_shares.NEGLIGIBLE)).sum(1).mean() > 0.2
-    # Of each position what is left out differs a little from what it is on the whole; of all together it does not.
+    # The skipped columns change each position's gradient a little; over all positions the changes cancel.
     torch.testing.assert_close(ours.grad.double().sum(0), exact.grad.sum(0), rtol=0.02, atol=0.02 * positions**0.5)
     assert (ours.grad - exact.grad).norm() <= 0.02 * exact.grad.norm()
 
 
 @pytest.mark.usefixtures("operations")
-def test_sixteen_bits_that_overflow_are_taken_relative_to_the_highest_logit() -> None:
+def test_overflowing_16_bit_logits_are_computed_relative_to_the_highest() -> None:
     hidden = torch.tensor([[50.0, 0.0], [0.5, 0.5]], dtype=torch.bfloat16, requires_grad=True)
     head = torch.tensor([[2.0, 0.0], [-2.0, 1.0], [0.0, 0.0]], dtype=torch.bfloat16)
     loss = cross_entropy_sum(hidden, head, torch.tensor([1, 0]))
@@ -255,15 +263,15 @@ def test_sixteen_bits_that_overflow_are_taken_relative_to_the_highest_logit() ->
 
 
 @pytest.mark.usefixtures("operations")
-def test_a_hidden_state_that_is_no_number_makes_no_loss() -> None:
+def test_a_nan_hidden_state_makes_the_loss_nan() -> None:
     hidden = torch.tensor([[1.0, float("nan")], [0.5, 0.5]], dtype=torch.bfloat16, requires_grad=True)
     head = torch.randn(600, 2).bfloat16()
     assert cross_entropy_sum(hidden, head, torch.tensor([1, 0])).isnan()
 
 
 @pytest.mark.parametrize("trained", ["hidden", "both"])
-def test_a_target_that_is_all_but_impossible_still_has_its_gradient(trained: str) -> None:
-    """Its loss is beyond what an exponent can say, so the pass is made again."""
+def test_a_nearly_impossible_target_still_has_its_gradient(trained: str) -> None:
+    """The loss exceeds the range of the exponents, so the pass is repeated."""
     hidden = torch.tensor([[100.0, 0.0]], requires_grad=True)
     head = torch.tensor([[2.0, 0.0], [-2.0, 1.0], [0.0, 0.0]], requires_grad=trained == "both")
     loss = cross_entropy_sum(hidden, head, torch.tensor([1]))

@@ -1,4 +1,4 @@
-"""What functions/gemtune/machines/memory.py reckons, beside what models, optimizers and steps really take."""
+"""Memory estimates of gemtune.machines.memory, compared with measurements."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from trainer.model import gradient_checkpointing
 
 
 @pytest.mark.parametrize(("name", "checkpointing"), [(MODELS[0], True), (MODELS[0], False), (MODELS[1], True)])
-def test_a_step_allocates_no_more_than_is_reckoned_and_not_far_less(name: str, checkpointing: bool) -> None:
-    found = measure(name, rows=2, length=48, checkpointing=checkpointing)
-    assert 1 <= found.reckoned / found.counted <= 1.6
+def test_a_train_step_allocates_at_most_the_estimate_and_not_far_less(name: str, checkpointing: bool) -> None:
+    measured = measure(name, rows=2, length=48, checkpointing=checkpointing)
+    assert 1 <= measured.reckoned / measured.counted <= 1.6
 
 
-def test_work_memory_grows_with_the_tokens_however_they_are_split() -> None:
+def test_working_memory_grows_with_the_tokens_of_any_rows() -> None:
     one, two, long = (measure(MODELS[0], rows=r, length=n, checkpointing=True) for r, n in ((1, 32), (2, 32), (1, 64)))
     assert two.counted == pytest.approx(2 * one.counted, rel=0.1)
     assert long.counted == pytest.approx(two.counted, rel=0.05)
@@ -51,7 +51,7 @@ def test_known_models_have_the_parameters_that_transformers_counts(name: str) ->
     assert sum(16 * (m.in_features + m.out_features) for m in linear) == size.lora_parameters(16)
 
 
-def test_a_trained_parameter_takes_its_bytes() -> None:
+def test_a_trained_parameter_takes_the_documented_bytes() -> None:
     weights = torch.nn.Parameter(torch.ones(1000))
     optimizer = torch.optim.AdamW([weights], fused=True)
     weights.grad = torch.ones(1000)
@@ -62,7 +62,7 @@ def test_a_trained_parameter_takes_its_bytes() -> None:
     assert sum(t.numel() * t.element_size() for t in (weights, *moments)) == 1000 * memory.CHECKPOINT_BYTES
 
 
-def test_a_parameter_in_four_bits_takes_its_bytes() -> None:
+def test_a_4_bit_parameter_takes_the_documented_bytes() -> None:
     from bitsandbytes.functional import quantize_4bit
 
     packed, state = quantize_4bit(torch.randn(1024, 1024), quant_type="nf4", compress_statistics=True, blocksize=64)
@@ -70,7 +70,7 @@ def test_a_parameter_in_four_bits_takes_its_bytes() -> None:
     assert sum(t.numel() * t.element_size() for t in tensors) == pytest.approx(1024**2 * memory.NF4_BYTES, rel=0.01)
 
 
-def test_a_folder_of_a_model_is_as_large_as_it_says(tiny: Path) -> None:
+def test_the_size_of_a_model_folder_matches_its_files(tiny: Path) -> None:
     import json
 
     weights = sum(path.stat().st_size for path in tiny.glob("*.safetensors"))
@@ -79,20 +79,20 @@ def test_a_folder_of_a_model_is_as_large_as_it_says(tiny: Path) -> None:
 
     with safe_open(tiny / "model.safetensors", framework="pt") as file:
         stored = sum(file.get_tensor(name).numel() for name in file.offset_keys())
-    assert size.parameters == pytest.approx(stored, rel=0.05)  # the header is in the file too
+    assert size.parameters == pytest.approx(stored, rel=0.05)  # the file also contains a header
     assert size.file_bytes == pytest.approx(weights, abs=4)
 
 
-def test_products_are_kept_for_backward_on_a_gpu_that_has_room_for_them_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_are_saved_for_backward_only_if_the_gpu_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
     widths = gradient_checkpointing.LayerWidths(
         hidden=2560, intermediate=10240, queries=8 * 256, keys=4 * 256, heads=8, norms=4, normed_heads=True
     )
     monkeypatch.setattr(gradient_checkpointing, "layer_widths", lambda model: [widths] * 34)
     model = SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16, modules=lambda: iter(()))
-    a_token = 34 * 2 * (3 * 2560 + 2 * 10240 + 2 * 12 * 256)
+    bytes_per_token = 34 * 2 * (3 * 2560 + 2 * 10240 + 2 * 12 * 256)
     free = 13 * 2**30
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, free))
-    most = int(0.6 * free) // a_token
-    kept = {"use_reentrant": False, "context_fn": gradient_checkpointing.keep_products}
-    assert gradient_checkpointing.checkpointing(model, most) == kept
-    assert gradient_checkpointing.checkpointing(model, most + 1) == {"use_reentrant": False}
+    most_tokens = int(0.6 * free) // bytes_per_token
+    saving_products = {"use_reentrant": False, "context_fn": gradient_checkpointing.keep_products}
+    assert gradient_checkpointing.checkpointing(model, most_tokens) == saving_products
+    assert gradient_checkpointing.checkpointing(model, most_tokens + 1) == {"use_reentrant": False}

@@ -1,4 +1,4 @@
-"""QLoRA: what bitsandbytes does behind the model's back must not reach its gradients."""
+"""QLoRA: an evaluation must not change the gradients that follow it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainer.rows.encoder import Encoded, Encoder
 from trainer.training.batches import flattened
 
 
-def test_an_evaluation_leaves_the_gradients_as_they_were(bench_of: Callable[..., Bench]) -> None:
+def test_an_evaluation_does_not_change_later_gradients(bench_of: Callable[..., Bench]) -> None:
     bench = bench_of(method="QLoRA")
     job, _ = bench.begin(Step.PREPARE)
     spec = Spec.model_validate_json(bench.services.buckets.config.read(job.spec_name))

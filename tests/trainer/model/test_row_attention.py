@@ -1,4 +1,7 @@
-"""Rows one after the other: each gets what it would get alone, in every family, and beyond its window too."""
+"""Packed rows: each row's results equal those of the row alone.
+
+This holds in every family, and for rows longer than the sliding window.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,8 @@ LENGTHS = (5, 90, 17, 40)  # the tiny models' window is 64
 
 
 def rows() -> list[dict[str, list[int]]]:
-    chance = torch.Generator().manual_seed(0)
-    ids = [torch.randint(10, 400, (length,), generator=chance).tolist() for length in LENGTHS]
+    generator = torch.Generator().manual_seed(0)
+    ids = [torch.randint(10, 400, (length,), generator=generator).tolist() for length in LENGTHS]
     return [{"input_ids": row, "labels": [-100] * 3 + row[3:]} for row in ids]
 
 
@@ -29,63 +32,63 @@ def loss_and_gradients(
     model: Any, batch: dict[str, Any], dtype: torch.dtype = torch.float32
 ) -> tuple[float, list[torch.Tensor]]:
     model.zero_grad()
-    found = predictions(model, batch, dtype)
-    loss = cross_entropy_sum(found.hidden, found.head, found.targets, soft_cap=found.soft_cap)
+    states = predictions(model, batch, dtype)
+    loss = cross_entropy_sum(states.hidden, states.head, states.targets, soft_cap=states.soft_cap)
     loss.backward()
     return loss.item(), [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
 
 
 @pytest.mark.parametrize("family", ["gemma2", "gemma3"])
-def test_a_flat_batch_has_the_loss_and_the_gradients_of_its_rows_alone(tmp_path: Path, family: str) -> None:
+def test_a_packed_batch_has_the_loss_and_gradients_of_its_rows_alone(tmp_path: Path, family: str) -> None:
     from transformers import AutoModelForCausalLM
 
     folder = tiny_gemma.build(tmp_path / family, family)
     alone = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
     losses, gradients = [], None
     for row in rows():
-        loss, found = loss_and_gradients(alone, padded([[row]]))
+        loss, row_gradients = loss_and_gradients(alone, padded([[row]]))
         losses.append(loss)
-        gradients = found if gradients is None else [a + b for a, b in zip(gradients, found, strict=True)]
+        gradients = (
+            row_gradients if gradients is None else [a + b for a, b in zip(gradients, row_gradients, strict=True)]
+        )
     row_attention.register()
     together = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=row_attention.NAME)
-    loss, found = loss_and_gradients(together, flattened([rows()[:2], rows()[2:]]))
+    loss, row_gradients = loss_and_gradients(together, flattened([rows()[:2], rows()[2:]]))
     assert loss == pytest.approx(sum(losses), rel=1e-5)
     assert gradients is not None
-    for expected, got in zip(gradients, found, strict=True):
-        torch.testing.assert_close(got, expected, rtol=1e-3, atol=2e-5)
+    for expected, actual in zip(gradients, row_gradients, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=2e-5)
 
 
-def test_packs_hold_every_row_once_and_are_never_too_long() -> None:
-    chance = torch.Generator().manual_seed(1)
-    lengths = torch.randint(1, 100, (500,), generator=chance).tolist()
-    found = packs(lengths, 100)
-    assert sorted(row for pack in found for row in pack) == list(range(500))
-    assert max(sum(lengths[row] for row in pack) for pack in found) <= 100
-    assert len(found) <= 1.1 * sum(lengths) / 100
-    assert packs(lengths, 100) == found
+def test_packs_contain_every_row_once_and_are_never_too_long() -> None:
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.randint(1, 100, (500,), generator=generator).tolist()
+    packed = packs(lengths, 100)
+    assert sorted(row for pack in packed for row in pack) == list(range(500))
+    assert max(sum(lengths[row] for row in pack) for pack in packed) <= 100
+    assert len(packed) <= 1.1 * sum(lengths) / 100
+    assert packs(lengths, 100) == packed
     assert packs([], 100) == []
 
 
-def test_activations_computed_again_give_the_same_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradient_checkpointing_gives_the_same_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import AutoModelForCausalLM
 
-    monkeypatch.setattr(gradient_checkpointing, "LARGE", 32)  # the tiny model's large matrices
+    monkeypatch.setattr(gradient_checkpointing, "LARGE", 32)  # so that matrices of the tiny model count as large
     row_attention.register()
     folder = tiny_gemma.build(tmp_path / "tiny")
-    found = []
-    for again in (False, True):
+    results = []
+    for checkpointing in (False, True):
         model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=row_attention.NAME).train()
-        if again:
-            kept = {"use_reentrant": False, "context_fn": gradient_checkpointing.keep_products}
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kept)
-        found.append(loss_and_gradients(model, flattened([rows()])))
-    assert found[0][0] == found[1][0]
-    assert all(torch.equal(a, b) for a, b in zip(found[0][1], found[1][1], strict=True))
+        if checkpointing:
+            kwargs = {"use_reentrant": False, "context_fn": gradient_checkpointing.keep_products}
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)
+        results.append(loss_and_gradients(model, flattened([rows()])))
+    assert results[0][0] == results[1][0]
+    assert all(torch.equal(a, b) for a, b in zip(results[0][1], results[1][1], strict=True))
 
 
-def test_small_trainings_keep_what_they_compute_and_large_ones_do_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_large_trainings_use_gradient_checkpointing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import psutil
     from transformers import AutoModelForCausalLM
 

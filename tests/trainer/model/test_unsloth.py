@@ -1,4 +1,7 @@
-"""Provider unsloth: the real one, in its own environment, trains what provider huggingface trains; or says why not."""
+"""Provider unsloth, in its own environment.
+
+It trains what provider huggingface trains, or fails with the reason.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +31,11 @@ from trainer import unsloth_environment
 from trainer.export import versions
 from trainer.export.tokenizer_files import trained_folder
 
-# Both engines train the same float32 model on the same batches. What differs is the order of sums: huggingface's rows
-# lie one after the other, unsloth's one below the other with padding.
+# Both engines train the same float32 model on the same batches. Only the order of sums differs: rows are packed for
+# huggingface and padded for unsloth.
 TOLERANCE = 2e-4
 ROOT = Path(__file__).parents[3]
-TIMES = {"at", "tokens_per_second"}
+CLOCK_FIELDS = {"at", "tokens_per_second"}
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +46,11 @@ def unsloth_python() -> Path:
         pytest.skip(f"the environment of unsloth cannot be made: {error}")
 
 
-def execution(bench: Bench, python: Path | str, *, seconds: int = 1000, **environment: str) -> tuple[int, str]:
-    """The train step as the platform starts it: by the trainer's own interpreter."""
+def run_train_step(bench: Bench, python: Path | str, *, seconds: int = 1000, **environment: str) -> tuple[int, str]:
+    """Run the train step as the platform does.
+
+    Returns its exit code and output.
+    """
     arguments = ["train", "--job-id", bench.job_id, "--launch", "1", "--execution", "e", "--seconds", str(seconds)]
     home = {"GEMTUNE_HOME": str(bench.services.settings.home), "GEMTUNE_UNSLOTH_PYTHON": str(python)}
     ran = subprocess.run(
@@ -58,23 +64,26 @@ def execution(bench: Bench, python: Path | str, *, seconds: int = 1000, **enviro
     return ran.returncode, ran.stdout + ran.stderr
 
 
-def prepared(bench: Bench) -> Bench:
-    """A job of provider unsloth, its rows prepared; submitted where the service has an unsloth."""
+def prepare(bench: Bench) -> Bench:
+    """Submit and prepare a job of provider unsloth.
+
+    The settings name an interpreter for unsloth, so that the service accepts the job.
+    """
     object.__setattr__(bench.services.settings, "unsloth_python", Path(sys.executable))
     return bench.to(Step.PREPARE)
 
 
 @pytest.mark.parametrize("method", ["LoRA", "Full"])
-def test_both_engines_have_the_same_losses_figures_and_files(
+def test_both_engines_have_the_same_losses_metrics_and_files(
     bench_of: Callable[..., Bench], unsloth_python: Path, method: str
 ) -> None:
     training = {"method": method, "lora_dropout": 0.0, "eval_strategy": "steps", "eval_steps": 4, "batch_size": 3}
     plain = bench_of(**training).to(Step.TRAIN)
-    fast = prepared(bench_of(**training, provider="unsloth"))
-    if method == "LoRA":  # as a relay: its time is up at the first train_step
-        assert execution(fast, unsloth_python, seconds=1)[0] == 0
+    fast = prepare(bench_of(**training, provider="unsloth"))
+    if method == "LoRA":  # interrupt it first: its time is up at the first train_step
+        assert run_train_step(fast, unsloth_python, seconds=1)[0] == 0
         assert fast.job.steps[Step.TRAIN].cause == "out_of_time"
-    code, output = execution(fast, unsloth_python)
+    code, output = run_train_step(fast, unsloth_python)
     assert code == 0, output[-3000:]
     assert fast.job.steps[Step.TRAIN].state == "done", output[-3000:]
     assert "Unsloth" in output
@@ -113,7 +122,7 @@ ALIGNMENTS: dict[str, tuple[dict[str, Any], Callable[..., Any]]] = {
 
 
 @pytest.mark.parametrize("algorithm", ALIGNMENTS)
-def test_both_engines_align_a_model_alike(
+def test_both_engines_agree_in_reinforcement_learning(
     bench_of: Callable[..., Bench], unsloth_python: Path, confident_tiny: Path, algorithm: str
 ) -> None:
     rl, content = ALIGNMENTS[algorithm]
@@ -131,9 +140,9 @@ def test_both_engines_align_a_model_alike(
         bench.put("train", content(rows.train_rows(24)))
         bench.put("eval", content(rows.held_out_rows(8)))
     plain.to(Step.TRAIN)
-    prepared(fast)
-    for seconds in (1, 1000):  # as a relay: its time is up at the first train_step
-        code, output = execution(fast, unsloth_python, seconds=seconds)
+    prepare(fast)
+    for seconds in (1, 1000):  # interrupt it first: its time is up at the first train_step
+        code, output = run_train_step(fast, unsloth_python, seconds=seconds)
         assert code == 0, output[-3000:]
     assert fast.job.steps[Step.TRAIN].state == "done", output[-3000:]
     assert "Unsloth" in output
@@ -141,13 +150,13 @@ def test_both_engines_align_a_model_alike(
     assert [entry.keys() for entry in theirs] == [entry.keys() for entry in ours]
     for entry, other in zip(theirs, ours, strict=True):
         assert entry == pytest.approx(other, abs=TOLERANCE), (entry, other)
-    figure = "margin" if algorithm == "dpo" else "reward"
+    metric = "margin" if algorithm == "dpo" else "reward"
     metrics = fast.job.metrics
     assert metrics is not None
     assert metrics.baseline is not None
-    # Of eight prompts GRPO comes to answer two more: it learns slowly where two engines' rounding does not part them.
+    # GRPO answers only two more of eight prompts right: learning slowly keeps the engines' rounding from diverging.
     gain = 0.3 if algorithm == "dpo" else 0.2
-    assert getattr(metrics, figure) > getattr(metrics.baseline, figure) + gain
+    assert getattr(metrics, metric) > getattr(metrics.baseline, metric) + gain
     files = [{Path(artifact.name).name for artifact in bench.job.artifacts} for bench in (plain, fast)]
     assert files[0] == files[1]
     before, after = (weights(bench, "RL") for bench in (plain, fast))
@@ -157,28 +166,28 @@ def test_both_engines_align_a_model_alike(
 
 
 def history(bench: Bench) -> list[dict[str, Any]]:
-    """What was logged, without what a clock says."""
+    """Return the logged metrics without clock times and speed."""
     logged = loss_history(bench.services.buckets.export, bench.job_id, after=0)
-    return [{name: value for name, value in entry.items() if name not in TIMES} for entry in logged]
+    return [{name: value for name, value in entry.items() if name not in CLOCK_FIELDS} for entry in logged]
 
 
 def weights(bench: Bench, method: str) -> dict[str, torch.Tensor]:
     name = "model" if method == "Full" else "adapter_model"
-    return load_file(trained(bench, method) / f"{name}.safetensors")
+    return load_file(result_folder(bench, method) / f"{name}.safetensors")
 
 
-def trained(bench: Bench, method: str) -> Path:
+def result_folder(bench: Bench, method: str) -> Path:
     place = f"jobs/{bench.job_id}/{trained_folder(method)}/{bench.job.steps[Step.TRAIN].attempt}"
     return Path(bench.services.buckets.export.uri(place))
 
 
 def versions_of(bench: Bench, method: str) -> dict[str, str]:
-    """What the model card will say of how it was trained."""
-    return dict(versions.read(trained(bench, method)))
+    """Return the package versions that the model card will list."""
+    return dict(versions.read(result_folder(bench, method)))
 
 
 def own_versions() -> dict[str, str]:
-    """What the pins of unsloth's environment say of the packages that a model card names."""
+    """Return the pins of unsloth's packages that a model card lists."""
     pins = dict(re.findall(r"^([\w.-]+)==(\S+)", unsloth_environment.PINS.read_text(), re.MULTILINE))
     names = {canonicalize_name(name): name for name in versions.PACKAGES}
     return {names[name]: version for name, version in pins.items() if name in names}
@@ -191,26 +200,29 @@ def own_versions() -> dict[str, str]:
         ({"method": "QLoRA"}, {}, "unsloth_needs_gpu"),
     ],
 )
-def test_a_machine_without_a_gpu_is_told_before_any_work(
+def test_a_missing_gpu_is_reported_before_any_work(
     bench_of: Callable[..., Bench],
     unsloth_python: Path,
     training: dict[str, Any],
     environment: dict[str, str],
     code: str,
 ) -> None:
-    bench = prepared(bench_of(**training, provider="unsloth"))
+    bench = prepare(bench_of(**training, provider="unsloth"))
     assert refusal(bench, unsloth_python, **environment) == code
 
 
-def test_pictures_without_a_gpu_are_told_before_any_work(
+def test_vision_without_a_gpu_is_refused_before_any_work(
     vision_bench_of: Callable[..., Bench], unsloth_python: Path
 ) -> None:
-    assert refusal(prepared(vision_bench_of(provider="unsloth")), unsloth_python) == "unsloth_needs_gpu"
+    assert refusal(prepare(vision_bench_of(provider="unsloth")), unsloth_python) == "unsloth_needs_gpu"
 
 
 def refusal(bench: Bench, python: Path, **environment: str) -> str:
-    """The code of what the train step ended with, which names the other provider as a way out."""
-    assert execution(bench, python, **environment)[0] == 1
+    """Return the error code of a refused train step.
+
+    Check that the hint names the other provider.
+    """
+    assert run_train_step(bench, python, **environment)[0] == 1
     error = bench.job.error
     assert error is not None
     assert error.step == Step.TRAIN
@@ -218,8 +230,7 @@ def refusal(bench: Bench, python: Path, **environment: str) -> str:
     return error.code
 
 
-# What unsloth leaves of TRL on a GPU, in short: classes that are no more the released ones, under their names in every
-# module that has them, and functions that do something else.
+# Imitates what unsloth does to TRL on a GPU: it replaces released classes in every module that has them, and functions.
 REPLACED_AS_ON_A_GPU = """
 import trl, trl.trainer
 from trl.models import utils as of_models
@@ -240,7 +251,7 @@ engine.prepare(Of(modality="text", training_config=Of(method="RL")))
 import unsloth
 assert unsloth.DEVICE_TYPE == "cpu"
 """
-# Every class and function that TRL's own modules define, by what its code is; and whether ours are made of them.
+# Fingerprints every class and function of TRL's modules by source code, and checks that ours derive from them.
 FINGERPRINT = """
 import hashlib, inspect, json, types
 from trainer.training import dpo, grpo
@@ -260,8 +271,8 @@ print(json.dumps(found))
 
 
 @pytest.mark.parametrize("changed", [REPLACED_AS_ON_A_GPU + FORGETS, PREPARES])
-def test_both_engines_train_by_trl_as_it_was_released(unsloth_python: Path, changed: str) -> None:
-    released, found = (
+def test_both_engines_use_trl_as_released(unsloth_python: Path, changed: str) -> None:
+    released, patched = (
         json.loads(
             subprocess.run(
                 [unsloth_python, "-c", code + FINGERPRINT], check=True, capture_output=True, text=True
@@ -270,12 +281,12 @@ def test_both_engines_train_by_trl_as_it_was_released(unsloth_python: Path, chan
         for code in ("", changed)
     )
     assert len(released) > 20
-    assert found == released
+    assert patched == released
 
 
-def test_an_environment_without_unsloth_is_told_before_any_work(bench_of: Callable[..., Bench]) -> None:
-    bench = prepared(bench_of(provider="unsloth"))
-    assert execution(bench, sys.executable)[0] == 1
+def test_an_environment_without_unsloth_is_reported_before_any_work(bench_of: Callable[..., Bench]) -> None:
+    bench = prepare(bench_of(provider="unsloth"))
+    assert run_train_step(bench, sys.executable)[0] == 1
     assert bench.job.error is not None
     assert bench.job.error.code == "unsloth_missing"
 
@@ -288,8 +299,8 @@ def test_a_service_without_unsloth_refuses_it_at_once(world: World) -> None:
     assert "make unsloth" in json.dumps(problem.hint)
 
 
-# What only a GPU uses, and what unsloth uses for models and uses that are none of ours.
-NOT_THERE = {
+# Requirements that are only for a GPU, or for models and features of unsloth that we do not use.
+NOT_INSTALLED = {
     "cut-cross-entropy",
     "diffusers",
     "einops",
@@ -304,39 +315,45 @@ NOT_THERE = {
     "wheel",
     "xformers",
 }
-WHAT_IS_ASKED = """
+LIST_REQUIREMENTS = """
 import importlib.metadata as metadata, json
 layer = ("datasets", "fsspec", "huggingface_hub", "transformers", "trl", "torchao", "unsloth", "unsloth_zoo", "aiohttp")
-asked = [(name, line) for name in layer for line in metadata.requires(name) or []]
-print(json.dumps([asked, {found.name: found.version for found in reversed([*metadata.distributions()])}]))
+required = [(name, line) for name in layer for line in metadata.requires(name) or []]
+print(json.dumps([required, {dist.name: dist.version for dist in reversed([*metadata.distributions()])}]))
 """
 
 
-def test_its_packages_find_in_its_environment_what_they_ask_for(unsloth_python: Path) -> None:
-    """Its own versions go before those of the trainer's that lie beneath."""
-    ran = subprocess.run([unsloth_python, "-c", WHAT_IS_ASKED], check=True, capture_output=True, text=True)
-    asked, versions = json.loads(ran.stdout)
-    there = {canonicalize_name(name): version for name, version in versions.items()}
-    for package, line in asked:
-        needed = Requirement(line)
-        name = canonicalize_name(needed.name)
-        if (needed.marker is None or needed.marker.evaluate({"extra": ""})) and name not in NOT_THERE:
-            assert name in there, f"{package} asks for {line}"
-            assert needed.specifier.contains(there[name], prereleases=True), f"{package}: {line} is {there[name]}"
+def test_the_environment_satisfies_the_requirements_of_its_packages(unsloth_python: Path) -> None:
+    """Packages of this environment take precedence over the trainer's."""
+    ran = subprocess.run([unsloth_python, "-c", LIST_REQUIREMENTS], check=True, capture_output=True, text=True)
+    requirements, versions = json.loads(ran.stdout)
+    installed = {canonicalize_name(name): version for name, version in versions.items()}
+    for package, line in requirements:
+        requirement = Requirement(line)
+        name = canonicalize_name(requirement.name)
+        if (requirement.marker is None or requirement.marker.evaluate({"extra": ""})) and name not in NOT_INSTALLED:
+            assert name in installed, f"{package} requires {line}"
+            assert requirement.specifier.contains(installed[name], prereleases=True), (
+                f"{package}: {line} is {installed[name]}"
+            )
 
 
-def test_the_extra_can_be_resolved_since_unsloth_allows_what_is_pinned_beside_it(unsloth_python: Path) -> None:
-    asks = "import importlib.metadata as m, json; print(json.dumps(m.requires('unsloth') + m.requires('unsloth_zoo')))"
-    ran = subprocess.run([unsloth_python, "-c", asks], check=True, capture_output=True, text=True)
+def test_the_pins_of_the_extra_satisfy_unsloths_requirements(unsloth_python: Path) -> None:
+    program = (
+        "import importlib.metadata as m, json; print(json.dumps(m.requires('unsloth') + m.requires('unsloth_zoo')))"
+    )
+    ran = subprocess.run([unsloth_python, "-c", program], check=True, capture_output=True, text=True)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     pinned = [line for line in extras["training"] + extras["unsloth"] if "==" in line]
     pins = {canonicalize_name(pin.name): pin for pin in map(Requirement, pinned)}
-    asked = [
-        found for found in map(Requirement, json.loads(ran.stdout)) if found.marker is None or found.marker.evaluate()
+    requirements = [
+        requirement
+        for requirement in map(Requirement, json.loads(ran.stdout))
+        if requirement.marker is None or requirement.marker.evaluate()
     ]
-    met = {name for found in asked if (name := canonicalize_name(found.name)) in pins}
-    assert {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "unsloth-zoo"} <= met
-    for found in asked:
-        if (pin := pins.get(canonicalize_name(found.name))) is not None:
+    pinned_names = {name for requirement in requirements if (name := canonicalize_name(requirement.name)) in pins}
+    assert {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "unsloth-zoo"} <= pinned_names
+    for requirement in requirements:
+        if (pin := pins.get(canonicalize_name(requirement.name))) is not None:
             (only,) = pin.specifier
-            assert found.specifier.contains(only.version), f"unsloth asks for {found}; pinned is {pin}"
+            assert requirement.specifier.contains(only.version), f"unsloth requires {requirement}; pinned is {pin}"

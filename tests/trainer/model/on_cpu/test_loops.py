@@ -1,4 +1,4 @@
-"""Loops that numba compiles: every bit of what they return, and what is no number."""
+"""Compiled loops of numba: exact results, NaN and infinity included."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ def every_bfloat16() -> torch.Tensor:
     return torch.arange(2**16, dtype=torch.int32).to(torch.uint16).view(torch.bfloat16)
 
 
-def same(found: torch.Tensor, expected: torch.Tensor) -> bool:
-    """To the bit; what is no number need only be none."""
-    return torch.equal(found.isnan(), expected.isnan()) and torch.equal(
-        found[~found.isnan()], expected[~expected.isnan()]
+def same(actual: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Return whether two tensors are equal, where all NaNs count as equal."""
+    return torch.equal(actual.isnan(), expected.isnan()) and torch.equal(
+        actual[~actual.isnan()], expected[~expected.isnan()]
     )
 
 
 def nearest(exact: torch.Tensor) -> torch.Tensor:
-    """PyTorch's own rounding."""
+    """Round as PyTorch does."""
     return exact.to(torch.bfloat16)
 
 
-def test_every_number_is_read_and_written_as_pytorch_does() -> None:
-    """Turned by no angle: x * 1 - x * 0."""
-    x = every_bfloat16()[: 2**15].view(-1, 1, 64)  # those that are not negative
+def test_every_bfloat16_is_read_and_written_as_by_pytorch() -> None:
+    """A rotation by angle zero computes x * 1 - x * 0."""
+    x = every_bfloat16()[: 2**15].view(-1, 1, 64)  # the non-negative ones
     ones = torch.ones(len(x), 1, 32, dtype=torch.bfloat16)
     assert same(loops.turned(x, ones, 0 * ones), nearest(x.float() * 1 + torch.where(x.isfinite(), 0, NAN)))
 
@@ -41,24 +41,24 @@ def test_every_number_is_read_and_written_as_pytorch_does() -> None:
 def test_ties_go_to_even_and_overflow_to_infinity() -> None:
     x = torch.randn(4096, 2, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16).repeat_interleave(32, 1)
     x[0] = torch.finfo(torch.bfloat16).max
-    factor = 1 + torch.arange(64) * 2.0**-9  # halves of a last place
+    factor = 1 + torch.arange(64) * 2.0**-9  # products halfway between two bfloat16 numbers
     inverse = torch.ones(len(x), 1)
     assert same(loops.scaled(x, inverse, factor), nearest(x.float() * factor))
     assert loops.scaled(x, 2 * inverse, factor)[0].isinf().all()
 
 
-def test_gelu_is_right_for_every_number() -> None:
+def test_gelu_is_accurate_for_every_bfloat16() -> None:
     gate = every_bfloat16()
-    found = loops.gated(gate, torch.ones_like(gate)).double()
+    actual = loops.gated(gate, torch.ones_like(gate)).double()
     exact = gate.double() * torch.sigmoid(1.5957691216057308 * (gate.double() + 0.044715 * gate.double() ** 3))
-    finite = gate.abs() < 1e18  # beyond it x^2 leaves float32, in PyTorch's too
-    assert torch.allclose(found[finite], exact[finite], rtol=2.0**-8, atol=1e-18)
-    assert found[gate.isnan()].isnan().all()
-    assert found[gate == INF].item() == INF
+    finite = gate.abs() < 1e18  # beyond it x^2 overflows float32, in PyTorch too
+    assert torch.allclose(actual[finite], exact[finite], rtol=2.0**-8, atol=1e-18)
+    assert actual[gate.isnan()].isnan().all()
+    assert actual[gate == INF].item() == INF
 
 
 @pytest.mark.parametrize("bad", [NAN, INF, -INF])
-def test_what_is_no_number_is_not_hidden(bad: float) -> None:
+def test_nan_and_infinity_are_not_hidden(bad: float) -> None:
     x, factor = torch.ones(3, 64, dtype=torch.bfloat16), torch.ones(64)
     x[1, 5] = bad
     out, inverse = loops.normalized(x, factor, 1e-6)
@@ -69,13 +69,13 @@ def test_what_is_no_number_is_not_hidden(bad: float) -> None:
     assert not gradient[0].isnan().any()
 
 
-def test_shares_are_those_of_a_softmax_so_far() -> None:
-    """In the place of the logits, with another block's sums added up before."""
-    chance = torch.Generator().manual_seed(1)
-    logits = (torch.randn(5, 48, generator=chance) * 6).bfloat16()
+def test_shares_are_those_of_a_softmax_including_earlier_blocks() -> None:
+    """The shares replace the logits, and include the sums of other blocks."""
+    generator = torch.Generator().manual_seed(1)
+    logits = (torch.randn(5, 48, generator=generator) * 6).bfloat16()
     logits[2, 7] = -INF
-    logits[3] -= 200  # beyond what float32 can say
-    own, before = torch.rand(5, generator=chance) + 0.5, torch.rand(5, generator=chance)
+    logits[3] -= 200  # below the range of float32
+    own, before = torch.rand(5, generator=generator) + 0.5, torch.rand(5, generator=generator)
     powers = logits.double().exp()
     expected = powers / (own + before + powers.sum(1)).unsqueeze(1)
     rest = before.clone()
@@ -87,16 +87,16 @@ def test_shares_are_those_of_a_softmax_so_far() -> None:
     assert logits[2, 7] == 0
 
 
-@pytest.mark.parametrize(("bad", "sum_of_it"), [(NAN, NAN), (INF, INF), (89.0, INF)])
-def test_a_sum_of_exponents_says_that_one_is_no_number(bad: float, sum_of_it: float) -> None:
+@pytest.mark.parametrize(("bad", "expected"), [(NAN, NAN), (INF, INF), (89.0, INF)])
+def test_a_sum_of_powers_shows_nan_and_overflow(bad: float, expected: float) -> None:
     logits = torch.zeros(3, 40, dtype=torch.bfloat16)
     logits[1, 5] = bad
     rest = torch.zeros(3)
     loops.shares(logits, torch.ones(3), rest)
-    assert torch.equal(rest.nan_to_num(nan=-1), torch.tensor([40, sum_of_it, 40]).nan_to_num(nan=-1))
+    assert torch.equal(rest.nan_to_num(nan=-1), torch.tensor([40, expected, 40]).nan_to_num(nan=-1))
 
 
-def test_sums_of_powers_are_those_of_an_exact_computation() -> None:
+def test_sums_of_powers_match_an_exact_computation() -> None:
     logits = (torch.randn(5, 48, generator=torch.Generator().manual_seed(1)) * 6).bfloat16()
     logits[2, 7] = -INF
     logits[3] -= 200
@@ -109,14 +109,14 @@ def test_sums_of_powers_are_those_of_an_exact_computation() -> None:
 
 
 def test_products_with_a_vector_are_summed_in_32_bits() -> None:
-    chance = torch.Generator().manual_seed(2)
-    matrix = torch.randn(300, 500, generator=chance).bfloat16()
-    left, right = torch.randn(300, generator=chance), torch.randn(500, generator=chance)
+    generator = torch.Generator().manual_seed(2)
+    matrix = torch.randn(300, 500, generator=generator).bfloat16()
+    left, right = torch.randn(300, generator=generator), torch.randn(500, generator=generator)
     torch.testing.assert_close(loops.matrix_vector(matrix, right), matrix.float() @ right, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(loops.vector_matrix(left, matrix), left @ matrix.float(), rtol=1e-4, atol=1e-4)
 
 
-def test_loops_are_for_what_they_are_faster_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loops_are_used_only_where_they_are_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     small = torch.ones(2, dtype=torch.bfloat16)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert compiled.loops_for(small) is loops
@@ -125,7 +125,7 @@ def test_loops_are_for_what_they_are_faster_at(monkeypatch: pytest.MonkeyPatch) 
     assert compiled.loops_for(small) is None
 
 
-def test_without_numba_pytorch_computes() -> None:
+def test_without_numba_pytorch_is_used() -> None:
     program = """
 import sys; sys.modules["numba"] = None; sys.meta_path.insert(0, type("No", (), {"find_spec": lambda *_: None})())
 import importlib.util; importlib.util.find_spec = lambda name: None
@@ -137,7 +137,7 @@ print(normalized(torch.full((2, 4), 3.0, dtype=torch.bfloat16), torch.zeros(4), 
     assert ran.stdout.strip() == str([[1.0] * 4] * 2)
 
 
-def test_a_cache_that_cannot_be_written_stops_no_training(tmp_path: Path) -> None:
+def test_a_read_only_cache_does_not_stop_a_training(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     program = """
 import torch

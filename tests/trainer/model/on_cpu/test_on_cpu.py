@@ -1,4 +1,7 @@
-"""Layers for a CPU: each function against autograd through the plain formula, and models against transformers' own."""
+"""Layers for a CPU.
+
+Each function is compared with autograd through the plain formula, and models with transformers' own.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,8 @@ from trainer.training.batches import flattened
 Function = Callable[..., torch.Tensor]
 LENGTHS = (1, 37, 130, 64)
 TOKENS = sum(LENGTHS)
-# None of the first row, all of the third.
-ASKING = torch.tensor([3, 4, 30, *range(38, 168), 180, 231])
+# Tokens with queries: none in the first row, all in the third.
+QUERY_TOKENS = torch.tensor([3, 4, 30, *range(38, 168), 180, 231])
 
 
 def plain_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -46,24 +49,24 @@ def plain_turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.T
 
 def plain_attention_of_some(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     everywhere = torch.zeros(TOKENS, *query.shape[1:], dtype=query.dtype)
-    return plain_attention(everywhere.index_copy(0, ASKING, query), key, value)[ASKING]
+    return plain_attention(everywhere.index_copy(0, QUERY_TOKENS, query), key, value)[QUERY_TOKENS]
 
 
 def plain_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    found = [
+    outputs = [
         scaled_dot_product_attention(
             *(tensor.transpose(0, 1).unsqueeze(0) for tensor in row), is_causal=True, scale=0.1, enable_gqa=True
         )[0].transpose(0, 1)
         for row in zip(*(tensor.split(LENGTHS) for tensor in (query, key, value)), strict=True)
     ]
-    return torch.cat(found)
+    return torch.cat(outputs)
 
 
 def cases() -> dict[str, tuple[Function, Function, Sequence[tuple[int, ...]]]]:
-    """Ours, the plain one, and the shapes of what has gradients."""
-    chance = torch.Generator().manual_seed(1)
-    frozen = torch.randn(48, 32, generator=chance, dtype=torch.float64)
-    norm, angles = frozen[0], torch.randn(TOKENS, 1, 16, generator=chance, dtype=torch.float64)
+    """Return our function, the plain formula and the shapes of the inputs."""
+    generator = torch.Generator().manual_seed(1)
+    frozen = torch.randn(48, 32, generator=generator, dtype=torch.float64)
+    norm, angles = frozen[0], torch.randn(TOKENS, 1, 16, generator=generator, dtype=torch.float64)
 
     def at(x: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(x.dtype)
@@ -96,9 +99,9 @@ def cases() -> dict[str, tuple[Function, Function, Sequence[tuple[int, ...]]]]:
             [(TOKENS, 4, 32), (TOKENS, 1, 32), (TOKENS, 1, 32)],
         ),
         "attention, of some tokens": (
-            lambda q, k, v: attended(q, k, v, LENGTHS, 0.1, ASKING),
+            lambda q, k, v: attended(q, k, v, LENGTHS, 0.1, QUERY_TOKENS),
             plain_attention_of_some,
-            [(len(ASKING), 4, 32), (TOKENS, 1, 32), (TOKENS, 1, 32)],
+            [(len(QUERY_TOKENS), 4, 32), (TOKENS, 1, 32), (TOKENS, 1, 32)],
         ),
         "attention, two key heads": (
             lambda q, k, v: attended(q, k, v, LENGTHS, 0.1),
@@ -109,68 +112,71 @@ def cases() -> dict[str, tuple[Function, Function, Sequence[tuple[int, ...]]]]:
 
 
 def results(function: Function, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> list[torch.Tensor]:
-    """What it returns, and the gradients of what it is given."""
-    chance = torch.Generator().manual_seed(2)
-    # Through 16 bits, so that all types are given the same.
-    given = [torch.randn(shape, generator=chance).bfloat16().to(dtype).requires_grad_() for shape in shapes]
-    result = function(*given)
-    result.backward(torch.randn(result.shape, generator=chance).bfloat16().to(dtype))
-    gradients = [tensor.grad for tensor in given]
+    """Return a function's result and the gradients of its inputs."""
+    generator = torch.Generator().manual_seed(2)
+    # Rounded to 16 bits first, so that all dtypes get the same values.
+    inputs = [torch.randn(shape, generator=generator).bfloat16().to(dtype).requires_grad_() for shape in shapes]
+    result = function(*inputs)
+    result.backward(torch.randn(result.shape, generator=generator).bfloat16().to(dtype))
+    gradients = [tensor.grad for tensor in inputs]
     assert all(gradient is not None for gradient in gradients)
     return [result.detach(), *gradients]  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("name", list(cases()))
-def test_a_function_and_its_gradients_are_those_of_the_plain_formula(name: str) -> None:
+def test_a_function_and_its_gradients_match_the_plain_formula(name: str) -> None:
     ours, plain, shapes = cases()[name]
-    for found, expected in zip(*(results(f, shapes, torch.float64) for f in (ours, plain)), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    for actual, expected in zip(*(results(f, shapes, torch.float64) for f in (ours, plain)), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("with_numba", [True, False])
 @pytest.mark.parametrize("name", list(cases()))
-def test_sixteen_bits_are_as_exact_as_the_plain_formulas(
+def test_16_bit_results_are_as_accurate_as_the_plain_formulas(
     name: str, with_numba: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Within a quarter: attention rounds the slopes of its scores to 16 bits, where the plain one keeps 32."""
+    """Allow a quarter more error, and twice the error for attention.
+
+    Attention rounds the gradients of its scores to 16 bits, where the plain formula keeps 32.
+    """
     if not with_numba:
         monkeypatch.setattr(compiled, "_loops", lambda: None)
     ours, plain, shapes = cases()[name]
     exact = results(plain, shapes, torch.float64)
 
     def errors(function: Function) -> list[float]:
-        found = results(function, shapes, torch.bfloat16)
-        return [float((a.double() - b).norm() / b.norm()) for a, b in zip(found, exact, strict=True)]
+        rounded = results(function, shapes, torch.bfloat16)
+        return [float((a.double() - b).norm() / b.norm()) for a, b in zip(rounded, exact, strict=True)]
 
     allowed = 2.0 if name.startswith("attention") else 1.25
-    for our, plains in zip(errors(ours), errors(plain), strict=True):
-        assert our <= allowed * plains
+    for our_error, plain_error in zip(errors(ours), errors(plain), strict=True):
+        assert our_error <= allowed * plain_error
 
 
-def test_attention_looks_at_no_other_row_and_at_no_later_token() -> None:
-    chance = torch.Generator().manual_seed(3)
-    query, key, value = (torch.randn(TOKENS, heads, 32, generator=chance) for heads in (2, 1, 1))
+def test_attention_ignores_other_rows_and_later_tokens() -> None:
+    generator = torch.Generator().manual_seed(3)
+    query, key, value = (torch.randn(TOKENS, heads, 32, generator=generator) for heads in (2, 1, 1))
     before = attended(query, key, value, LENGTHS, 1.0)
     changed = [tensor.clone() for tensor in (query, key, value)]
     for tensor in changed:
-        tensor[100:] = torch.randn(tensor[100:].shape, generator=chance) * 50
+        tensor[100:] = torch.randn(tensor[100:].shape, generator=generator) * 50
     after = attended(*changed, LENGTHS, 1.0)
     assert torch.equal(before[:100], after[:100])
     assert not torch.equal(before[100:168], after[100:168])
 
 
-def test_shapes_of_products_are_few_whatever_the_lengths_of_rows() -> None:
-    seen = set()
+def test_products_have_few_shapes_for_any_lengths_of_rows() -> None:
+    shapes = set()
     for length in range(1, 300):
-        for at in attention._blocks(
+        for block in attention._blocks(
             torch.empty(2000, 4, 8), torch.empty(2000, 1, 8), torch.arange(2000), [length, 600]
         ):
-            seen.add((len(at.of_queries(torch.empty(2000, 4, 8))), len(at.of_keys(torch.empty(2000, 1, 8)))))
-    assert len(seen) <= 40
+            shapes.add((len(block.of_queries(torch.empty(2000, 4, 8))), len(block.of_keys(torch.empty(2000, 1, 8)))))
+    assert len(shapes) <= 40
 
 
 @pytest.mark.parametrize("probability", [0.001, 0.05, 0.5, 0.9])
-def test_dropout_drops_its_share_and_every_place_alike(probability: float) -> None:
+def test_dropout_has_its_probability_at_every_place(probability: float) -> None:
     torch.manual_seed(0)
     dropped = adapted_linear._chosen(torch.Size((1999, 301)), probability).double()
     spread = (probability * (1 - probability)) ** 0.5
@@ -182,22 +188,22 @@ def test_dropout_drops_its_share_and_every_place_alike(probability: float) -> No
     assert abs(neighbours) < 5 * spread**2 / dropped.numel() ** 0.5
 
 
-def test_an_adapter_with_dropout_sees_what_was_not_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_adapter_with_dropout_gets_the_inputs_that_were_not_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     dropped, weight = torch.rand(20, 32) < 0.3, torch.randn(48, 32, dtype=torch.float64)
     monkeypatch.setattr(adapted_linear, "_chosen", lambda shape, probability: dropped)
     ours = lambda x, a, b: adapted(x, [Layer(weight, a, b)], scale=2.0, dropout=0.3)[0]  # noqa: E731
     plain = lambda x, a, b: x @ weight.T + 2 * (x * ~dropped / 0.7) @ a.T @ b.T  # noqa: E731
     shapes = [(20, 32), (4, 32), (48, 4)]
-    for found, expected in zip(*(results(f, shapes, torch.float64) for f in (ours, plain)), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    for actual, expected in zip(*(results(f, shapes, torch.float64) for f in (ours, plain)), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
 
 
-def test_what_is_made_again_is_made_once_for_all_and_let_go() -> None:
-    made = []
+def test_a_recomputed_tensor_is_computed_once_for_all_uses_and_released() -> None:
+    calls = []
 
     def double(x: torch.Tensor) -> torch.Tensor:
-        made.append(1)
+        calls.append(1)
         return 2 * x
 
     source = torch.ones(3)
@@ -207,48 +213,48 @@ def test_what_is_made_again_is_made_once_for_all_and_let_go() -> None:
     first = recipe.take(inputs)
     assert recipe.take(inputs) is first
     assert torch.equal(first, marked)
-    assert len(made) == 2
+    assert len(calls) == 2
     assert recipe._made is None
     plain, (itself,) = recompute.kept(source)
     assert plain.take([itself]) is source
 
 
 def model(folder: Path, *, ours: bool, dropout: float = 0.0, dtype: torch.dtype = torch.float32) -> Any:
-    """A tiny model with an adapter that does something."""
+    """Return a tiny model with a randomized adapter."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     row_attention.register()
     base = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=row_attention.NAME, dtype=dtype)
     torch.manual_seed(0)
-    found = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, lora_dropout=dropout, target_modules="all-linear"))
-    for name, parameter in found.named_parameters():
+    peft_model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, lora_dropout=dropout, target_modules="all-linear"))
+    for name, parameter in peft_model.named_parameters():
         if ".lora_B." in name:
             torch.nn.init.normal_(parameter, std=0.05)
     if ours:
-        install(found)
-    assert is_installed(found) == ours
-    return found.train()
+        install(peft_model)
+    assert is_installed(peft_model) == ours
+    return peft_model.train()
 
 
 @pytest.mark.parametrize("family", ["gemma", "gemma2", "gemma3"])
-def test_a_model_has_the_loss_and_the_gradients_of_transformers_and_pefts(tmp_path: Path, family: str) -> None:
-    """With rows shorter and longer than a sliding window."""
+def test_a_model_has_the_loss_and_gradients_of_transformers_and_peft(tmp_path: Path, family: str) -> None:
+    """Batches contain rows shorter and longer than a sliding window."""
     folder = tiny_gemma.build(tmp_path / family, family)
-    for given in (rows(), [rows()[0], rows()[2], rows()[3]]):
-        (expected, of_plain), (found, of_ours) = (
-            loss_and_gradients(model(folder, ours=ours), flattened([given])) for ours in (False, True)
+    for batch_rows in (rows(), [rows()[0], rows()[2], rows()[3]]):
+        (expected, plain_gradients), (loss, our_gradients) = (
+            loss_and_gradients(model(folder, ours=ours), flattened([batch_rows])) for ours in (False, True)
         )
-        assert found == pytest.approx(expected, rel=1e-5)
-        for gradient, plains in zip(of_ours, of_plain, strict=True):
-            torch.testing.assert_close(gradient, plains, rtol=1e-3, atol=2e-5)
+        assert loss == pytest.approx(expected, rel=1e-5)
+        for gradient, expected_gradient in zip(our_gradients, plain_gradients, strict=True):
+            torch.testing.assert_close(gradient, expected_gradient, rtol=1e-3, atol=2e-5)
 
 
 @pytest.mark.parametrize("family", ["gemma", "gemma2", "gemma3"])
-def test_every_part_of_a_gemma_is_found(tmp_path: Path, family: str) -> None:
-    found = model(tiny_gemma.build(tmp_path / family, family), ours=True)
-    config = found.config
-    ours = [getattr(module.__dict__.get("forward"), "func", None) for module in found.modules()]
+def test_every_part_of_a_gemma_is_replaced(tmp_path: Path, family: str) -> None:
+    installed = model(tiny_gemma.build(tmp_path / family, family), ours=True)
+    config = installed.config
+    ours = [getattr(module.__dict__.get("forward"), "func", None) for module in installed.modules()]
     norms = {"gemma": 2, "gemma2": 4, "gemma3": 6}[family]
     parts = {
         "_norm": norms * config.num_hidden_layers + 1,
@@ -277,34 +283,34 @@ def test_a_model_without_its_adapter_is_the_base_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_computing_layers_again_changes_no_bit(tmp_path: Path, dtype: torch.dtype) -> None:
-    """With dropout, whose draws are repeated."""
-    folder, found = tiny_gemma.build(tmp_path / "tiny"), []
+def test_gradient_checkpointing_is_bitwise_identical(tmp_path: Path, dtype: torch.dtype) -> None:
+    """Dropout draws the same numbers in the recomputation."""
+    folder, results = tiny_gemma.build(tmp_path / "tiny"), []
     for checkpointing in (False, True):
         trained = model(folder, ours=True, dropout=0.1, dtype=dtype)
         if checkpointing:
             trained.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         torch.manual_seed(1)
-        found.append(loss_and_gradients(trained, flattened([rows()]), dtype))
-    assert found[0][0] == found[1][0]
-    assert all(torch.equal(a, b) for a, b in zip(found[0][1], found[1][1], strict=True))
+        results.append(loss_and_gradients(trained, flattened([rows()]), dtype))
+    assert results[0][0] == results[1][0]
+    assert all(torch.equal(a, b) for a, b in zip(results[0][1], results[1][1], strict=True))
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_far_less_is_kept_than_plain_layers_keep_and_no_more_than_is_reckoned(tmp_path: Path, dropout: float) -> None:
+def test_layers_save_far_less_than_plain_ones_and_at_most_the_estimate(tmp_path: Path, dropout: float) -> None:
     folder = tiny_gemma.build(tmp_path / "tiny")
     batch = flattened([[{"input_ids": [5] * 60, "labels": [5] * 60}] * 8])
     ours, plain = (model(folder, ours=ours, dropout=dropout, dtype=torch.bfloat16) for ours in (True, False))
-    found, of_plain = (
+    our_bytes, plain_bytes = (
         saved_bytes(model, lambda model=model: model(**batch, use_cache=False, logits_to_keep=1))
         for model in (ours, plain)
     )
-    assert found < 0.5 * of_plain
-    assert found <= gradient_checkpointing.activation_bytes(ours, 480) <= 2 * found
+    assert our_bytes < 0.5 * plain_bytes
+    assert our_bytes <= gradient_checkpointing.activation_bytes(ours, 480) <= 2 * our_bytes
 
 
-def test_weights_that_are_made_again_are_those_that_were_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recomputed_attention_weights_equal_the_saved_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, _, shapes = cases()["attention, two key heads"]
-    kept = results(ours, shapes, torch.bfloat16)
+    saved = results(ours, shapes, torch.bfloat16)
     monkeypatch.setattr(attention, "KEPT", 100)
-    assert all(torch.equal(a, b) for a, b in zip(results(ours, shapes, torch.bfloat16), kept, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(results(ours, shapes, torch.bfloat16), saved, strict=True))

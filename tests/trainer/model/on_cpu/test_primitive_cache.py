@@ -1,4 +1,4 @@
-"""How many shapes' code a process keeps."""
+"""Size of oneDNN's cache of generated code."""
 
 from __future__ import annotations
 
@@ -10,28 +10,32 @@ import pytest
 
 from trainer.model.on_cpu.primitive_cache import keep_less_code
 
-BOTH = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+VARIABLES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 
 
-@pytest.mark.parametrize(("threads", "kept"), [(1, "128"), (2, "128"), (8, "512")])
-def test_some_shapes_a_core_are_kept(threads: int, kept: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in BOTH:
-        monkeypatch.setenv(name, "")  # so that what is set here goes again
+@pytest.mark.parametrize(("threads", "expected"), [(1, "128"), (2, "128"), (8, "512")])
+def test_the_cache_holds_a_number_of_shapes_per_core(
+    threads: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "")  # so that monkeypatch undoes what keep_less_code sets
         monkeypatch.delenv(name)
     keep_less_code(threads)
-    assert [os.environ[name] for name in BOTH] == [kept, kept]
+    assert [os.environ[name] for name in VARIABLES] == [expected, expected]
 
 
-def test_who_set_it_is_listened_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in BOTH:
+def test_a_configured_size_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
         monkeypatch.setenv(name, "7")
     keep_less_code(2)
-    assert [os.environ[name] for name in BOTH] == ["7", "7"]
+    assert [os.environ[name] for name in VARIABLES] == ["7", "7"]
 
 
-def convolutions_written(limit: str) -> int:
-    """How often oneDNN wrote code for a convolution, as it tells itself, when 16 heights come twice. In 32 bits, which
-    are its own on every processor."""
+def convolutions_compiled(limit: str) -> int:
+    """Return how often oneDNN generated code for 16 shapes that occur twice.
+
+    It logs this itself. In 32 bits it uses its own code on every processor.
+    """
     program = f"""
 import torch
 from trainer.model.on_cpu import primitive_cache
@@ -40,7 +44,7 @@ for _ in range(2):
     for height in range(33, 49):
         torch.nn.functional.conv2d(torch.ones(1, 16, height, 32), torch.ones(16, 16, 3, 3))
 """
-    environment = {name: value for name, value in os.environ.items() if name not in BOTH}
+    environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     ran = subprocess.run(
         [sys.executable, "-c", program],
         env=environment | {"ONEDNN_VERBOSE": "profile_create"},
@@ -51,11 +55,11 @@ for _ in range(2):
     return sum("create:cache_miss" in line and ",convolution," in line for line in ran.stdout.splitlines())
 
 
-def test_it_is_heeded_though_torch_is_imported_before() -> None:
-    """The code of more shapes than are kept is written again when they come again."""
-    with_room, without = (
-        convolutions_written(""),
-        convolutions_written("primitive_cache.LEAST = 4; primitive_cache.keep_less_code(0)"),
+def test_the_size_takes_effect_after_torch_was_imported() -> None:
+    """Code that was dropped from the cache has to be generated again."""
+    cached, uncached = (
+        convolutions_compiled(""),
+        convolutions_compiled("primitive_cache.LEAST = 4; primitive_cache.keep_less_code(0)"),
     )
-    assert with_room > 0
-    assert without == 2 * with_room
+    assert cached > 0
+    assert uncached == 2 * cached
