@@ -11,7 +11,7 @@ from typing import Any
 import msgpack
 
 Block = dict[str, Any]
-# Encoding of a value that is without_unknown only after apply.
+# Encoding of a value that is known only after apply.
 UNKNOWN = msgpack.ExtType(0, b"\x00")
 
 
