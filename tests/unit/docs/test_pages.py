@@ -1,4 +1,4 @@
-"""README and docs/: links lead somewhere, names exist in the code, pages have the form that a reader expects."""
+"""README and docs/: links, names of code, and the form of pages."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def anchors(page: str) -> frozenset[str]:
 
 
 def dead_links(page: str) -> Iterator[str]:
-    """Yield the relative links of a page that lead to no file, or to no heading of it."""
+    """Yield the relative links of a page to a missing file or heading."""
     for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         if re.match(r"https?://", link):
             continue

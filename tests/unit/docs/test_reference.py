@@ -1,4 +1,4 @@
-"""docs/reference/ says what the code says: a committed page is the one that the code makes now."""
+"""The committed pages of docs/reference/ are those that the code generates."""
 
 from __future__ import annotations
 

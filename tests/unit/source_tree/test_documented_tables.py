@@ -1,4 +1,4 @@
-"""Tables that docs/reference/ is made from have an entry for everything that the code knows."""
+"""The tables behind docs/reference/ have an entry for everything in the code."""
 
 from __future__ import annotations
 
@@ -76,10 +76,19 @@ def test_every_setting_is_described_under_the_variable_that_it_comes_from() -> N
 def test_every_variable_of_ours_is_described() -> None:
     sources = [
         path.read_text()
-        for pattern in ("functions/**/*.py", "trainer/**/*.py", "deploy/*.py", "bench/**/*.py", "tests/**/*.py",
-                        "setup/*.sh", "tests/*.sh", "Makefile", "terraform/*.tf")
+        for pattern in (
+            "functions/**/*.py",
+            "trainer/**/*.py",
+            "deploy/*.py",
+            "bench/**/*.py",
+            "tests/**/*.py",
+            "setup/*.sh",
+            "tests/*.sh",
+            "Makefile",
+            "terraform/*.tf",
+        )
         for path in ROOT.glob(pattern)
-    ]  # fmt: skip
+    ]
     names = {name for source in sources for name in re.findall(r"\bGEMTUNE_[A-Z_]*[A-Z]\b", source)}
     assert names - set(VARIABLES) == set(INNER), "describe it in gemtune.environment.variables.py"
 
