@@ -1,4 +1,7 @@
-"""`python -m docs.generate`: writes every page, and removes pages that are no longer made."""
+"""Writes all pages of docs/reference/ (`python -m docs.generate`).
+
+Pages that the code no longer makes are removed.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,14 @@ from docs.generate.contents import FOLDER, pages
 
 
 def main() -> None:
-    written = pages()
+    texts = pages()
     FOLDER.mkdir(exist_ok=True)
     for path in FOLDER.glob("*.md"):
-        if path.name not in written:
+        if path.name not in texts:
             path.unlink()
-    for name, text in written.items():
+    for name, text in texts.items():
         (FOLDER / name).write_text(text)
-    print(f"{len(written)} pages in {FOLDER.relative_to(FOLDER.parents[1])}/")
+    print(f"{len(texts)} pages in {FOLDER.relative_to(FOLDER.parents[1])}/")
 
 
 if __name__ == "__main__":

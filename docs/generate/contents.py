@@ -40,7 +40,7 @@ MAKERS: Mapping[str, Callable[[], Page]] = {
 
 def pages() -> dict[str, str]:
     """Return the text of every page, by file name."""
-    made = {name: maker() for name, maker in MAKERS.items()}
+    by_name = {name: maker() for name, maker in MAKERS.items()}
     index = Page("Reference", "Pages that are made from the code, and so say what this version does.")
-    index.table(("page", "content"), [(f"[{page.title}]({name})", page.about) for name, page in made.items()])
-    return {"README.md": index.text()} | {name: page.text() for name, page in made.items()}
+    index.table(("page", "content"), [(f"[{page.title}]({name})", page.about) for name, page in by_name.items()])
+    return {"README.md": index.text()} | {name: page.text() for name, page in by_name.items()}

@@ -30,8 +30,8 @@ def page() -> Page:
 
 def targets() -> list[tuple[str, str]]:
     """Return each target that `make help` shows, and what it says of it."""
-    found = re.findall(r"^([a-z0-9]+):.*?## (.+)$", MAKEFILE.read_text(), re.MULTILINE)
-    return [(code(f"make {name}"), text) for name, text in found]
+    lines = re.findall(r"^([a-z0-9]+):.*?## (.+)$", MAKEFILE.read_text(), re.MULTILINE)
+    return [(code(f"make {name}"), text) for name, text in lines]
 
 
 def _help(command: click.Command, context: click.Context) -> str:

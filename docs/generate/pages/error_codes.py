@@ -43,7 +43,7 @@ def _table(chapter: Chapter) -> tuple[list[str], list[list[str]]]:
 
 
 def _statuses() -> dict[str, str]:
-    """Return the status that answers each error of gemtune.errors, by its code."""
+    """Return the HTTP status of each error of gemtune.errors, by its code."""
     answered = {
         kind.code: next((STATUSES[base][0] for base in kind.__mro__ if base in STATUSES), FAULT[0])
         for kind in _all_kinds(errors.GemtuneError)

@@ -16,11 +16,11 @@ def page() -> Page:
         [
             (
                 code(name),
-                format.library,
+                each.library,
                 " ".join((ABOUT[name].__doc__ or "").partition("\n\n")[0].split()),
-                ", ".join(code(export.quantization) for export in format.exports),
+                ", ".join(code(export.quantization) for export in each.exports),
             )
-            for name, format in EXPORTS.items()
+            for name, each in EXPORTS.items()
         ],
     )
     page.heading("Limits of the certificate")
@@ -40,7 +40,7 @@ def page() -> Page:
             "change kept",
             "reason",
         ),
-        [_limits(name, export) for name, format in EXPORTS.items() for export in format.exports],
+        [_limits(name, export) for name, each in EXPORTS.items() for export in each.exports],
     )
     page.items(
         [
@@ -54,10 +54,10 @@ def page() -> Page:
     return page
 
 
-def _limits(format: str, export: Export) -> tuple[str, ...]:
+def _limits(format_name: str, export: Export) -> tuple[str, ...]:
     limits = export.limits
     return (
-        code(format),
+        code(format_name),
         code(export.quantization),
         export.stored,
         f"≤ {limits.kl:g}",

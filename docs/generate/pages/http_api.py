@@ -52,9 +52,9 @@ def page() -> Page:
 
 
 def anchor_of(endpoint: Endpoint) -> str:
-    """Return the anchor that a Markdown renderer makes of an endpoint's heading."""
-    kept = [letter for letter in f"{endpoint.method} {endpoint.path}".lower() if letter.isalnum() or letter in " -_"]
-    return "".join(kept).replace(" ", "-")
+    """Return the anchor that GitHub gives to an endpoint's heading."""
+    letters = [letter for letter in f"{endpoint.method} {endpoint.path}".lower() if letter.isalnum() or letter in " -_"]
+    return "".join(letters).replace(" ", "-")
 
 
 def _add(page: Page, endpoint: Endpoint) -> None:

@@ -42,16 +42,16 @@ def page() -> Page:
 
 
 def _row(name: str, variable: Variable, embedded: dict[str, object], gcp: dict[str, object]) -> tuple[str, ...]:
-    here, there = variable.default or "", variable.default or ""
+    local = cloud = variable.default or ""
     if variable.setting is not None:
-        here, there = _shown(embedded[variable.setting]), _shown(gcp[variable.setting])
+        local, cloud = _shown(embedded[variable.setting]), _shown(gcp[variable.setting])
     if name == "WANDB_MODE":
-        here = there = _shown(None)
+        local = cloud = _shown(None)
     elif name == "GEMTUNE_BACKEND":
-        there = "`gcp` has to be set"
+        cloud = "`gcp` has to be set"
     elif name in REQUIRED:
-        there = "required"
-    return code(name), sentence(variable.meaning), here, there
+        cloud = "required"
+    return code(name), sentence(variable.meaning), local, cloud
 
 
 def _shown(value: object) -> str:

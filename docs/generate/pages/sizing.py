@@ -64,7 +64,7 @@ def page() -> Page:
         f"{CPU_STEPS['export'].memory_gib}; what needs more runs on a training machine of the deployment that has it."
     )
     page.table(
-        ("model", *(f"{format}, {method}" for format in EXPORTS for method in ("LoRA", "Full"))),
+        ("model", *(f"{name}, {method}" for name in EXPORTS for method in ("LoRA", "Full"))),
         [(code(name), *_exports(size)) for name, size in sizes()],
     )
     return page
@@ -72,11 +72,11 @@ def page() -> Page:
 
 def sizes() -> Iterator[tuple[str, ModelSize]]:
     """Yield each published size once, under the first name that it has."""
-    seen: list[ModelSize] = []
+    yielded: list[ModelSize] = []
     for family in FAMILIES:
         for name, size in family.sizes.items():
-            if size not in seen:
-                seen.append(size)
+            if size not in yielded:
+                yielded.append(size)
                 yield name, size
 
 
@@ -98,9 +98,9 @@ def _smallest(need: MemoryNeed) -> str:
 
 def _exports(size: ModelSize) -> Iterator[str]:
     methods: tuple[Method, ...] = ("LoRA", "Full")
-    for format in EXPORTS.values():
+    for export_format in EXPORTS.values():
         for method in methods:
-            yield f"{memory_for_export(size, method, format.bytes_per_parameter):.0f}"
+            yield f"{memory_for_export(size, method, export_format.bytes_per_parameter):.0f}"
 
 
 def _price(usd_per_second: float | None) -> str:

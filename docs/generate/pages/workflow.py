@@ -46,9 +46,9 @@ def _label(name: str, body: dict[str, Any]) -> str:
     arguments = body.get("args", {})
     about = arguments.get("step") or arguments.get("url") or ""
     repeated = "<br>repeated until it answers" if "retry" in body else ""
-    kept = "<br>an error is kept and reported" if "except" in body else ""
+    caught = "<br>an error is kept and reported" if "except" in body else ""
     call = f"<br>{called}({_plain(about)})" if called else ""
-    return f"{name.replace('_', ' ')}{call}{repeated}{kept}"
+    return f"{name.replace('_', ' ')}{call}{repeated}{caught}"
 
 
 def _plain(expression: str) -> str:

@@ -1,4 +1,4 @@
-"""Markdown as the pages need it: headings, paragraphs, tables, fences, pictures."""
+"""Markdown of a page: headings, paragraphs, tables, lists and fences."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ GENERATED = "<!-- Made from the code by `make docs`: change the code, not this p
 
 
 class Page:
-    """A page that grows by one block after another. about: one sentence on its content, for the index too."""
+    """A page that grows block by block.
+
+    about: one sentence on its content, which the index shows too.
+    """
 
     def __init__(self, title: str, about: str):
         self.title, self.about = title, about
@@ -47,7 +50,10 @@ def codes(values: Iterable[object]) -> str:
 
 
 def sentence(text: str) -> str:
-    """Return a description as a sentence: with a capital letter, unless it begins with code or a name, and a period."""
+    """Return a description as a sentence: with a capital letter and a period.
+
+    Code and field names at its beginning stay as they are.
+    """
     text = " ".join(text.split())
     begins_with_word = text[:1].islower() and "_" not in text.split(" ")[0]
     begun = text[:1].upper() + text[1:] if begins_with_word else text

@@ -11,7 +11,7 @@ from docs.generate.text.markdown import code, codes, sentence
 
 Schema = Mapping[str, Any]
 TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
-# Forms of texts, in words, by what their patterns begin with.
+# Patterns of texts, in words.
 PATTERNS: Mapping[str, str] = {
     r"^[A-Za-z0-9][A-Za-z0-9._-]*$": "letters, digits, `.`, `_`, `-`",
     r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$": "`owner/name`",
@@ -21,7 +21,10 @@ PATTERNS: Mapping[str, str] = {
 
 
 def field_rows(model: type[BaseModel], links: Mapping[str, str]) -> Iterator[tuple[str, str, str, str]]:
-    """Yield name, type with bounds, default and description of each field. links: schema name -> its section."""
+    """Yield name, type with bounds, default and description of each field.
+
+    links: schema name -> link to its section.
+    """
     schema = model.model_json_schema()
     required = schema.get("required", [])
     for name, field in schema["properties"].items():
@@ -56,7 +59,10 @@ def type_of(field: Schema, links: Mapping[str, str]) -> str:
 
 
 def _choice(alternatives: list[Schema], links: Mapping[str, str]) -> str:
-    """Describe a choice. A text next to a list of names stands for names that a newer version may add."""
+    """Describe alternatives.
+
+    A text next to a list of names stands for names that a newer version may add, and is left out.
+    """
     described = [type_of(each, links) for each in alternatives if each.get("type") != "null"]
     named = [text for text in described if text != "text"]
     return " or ".join(dict.fromkeys(named or described))

@@ -11,8 +11,11 @@ Reader = Literal["service", "command line", "make", "trainer", "tests"]
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """setting: the field of Settings that it becomes, which also shows its default. default: in words, where a setting
-    does not show it."""
+    """An environment variable.
+
+    setting: the field of Settings that it becomes, which also shows its default.
+    default: the default in words, for a variable without a setting.
+    """
 
     reader: Reader
     meaning: str

@@ -1,0 +1,153 @@
+"""Snippets of the documentation say what the code knows; tests/e2e/test_snippets.py runs the shell commands."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from gemtune.cli import main
+from gemtune.datasets import splits
+from gemtune.environment.variables import VARIABLES
+from gemtune.handlers.answers import ErrorAnswer
+from gemtune.jobs.events import EVENT_TYPES, Event
+from gemtune.jobs.sources import Source
+from gemtune.request import parsing, rules
+from gemtune.request.facts import Deployment, Facts
+from gemtune.request.job_file import as_json
+from gemtune.request.spec import ExportRequest
+from gemtune.webhooks import signing
+from tests import snippets
+from tests.snippets import ROOT, Snippet
+from trainer.conversation.messages import conversation
+
+LANGUAGES = {"sh", "json", "yaml", "python", "hcl", "mermaid", "text"}
+WORKSTATION = Facts(
+    Deployment(
+        machines=("local",), local_folders=True, webhooks_to_loopback=False, has_hf_token=False, has_unsloth=True,
+        wandb_needs_key=True,
+    )
+)  # fmt: skip
+SHELL = snippets.of_language("sh")
+DOCUMENTS = snippets.of_language("json", "yaml")
+PYTHON = snippets.of_language("python")
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+
+def test_every_fence_has_a_language() -> None:
+    found = {
+        f"{page}: ```{language}"
+        for page in snippets.pages()
+        for language in re.findall(r"^```(\w*)\n(?:.*\n)*?```$", (ROOT / page).read_text(), re.MULTILINE)
+        if language not in LANGUAGES
+    }
+    assert found == set()
+
+
+@pytest.mark.parametrize("snippet", SHELL, ids=str)
+def test_shell_snippets_are_shell(snippet: Snippet) -> None:
+    checked = subprocess.run(["bash", "-n"], input=snippet.text, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.parametrize("snippet", SHELL, ids=str)
+def test_names_in_shell_snippets_exist(snippet: Snippet) -> None:
+    for words in snippets.commands(snippet):
+        program = Path(words[0]).name
+        if program == "make":
+            check_make(words[1:])
+        elif program == "gemtune":
+            check_gemtune(words[1:])
+        elif program == "terraform" and "output" in words:
+            check_output(words[words.index("output") + 1 :])
+
+
+def check_make(words: list[str]) -> None:
+    for word in words:
+        name, has_value, _ = word.partition("=")
+        if has_value:
+            assert name in VARIABLES, f"{name} is not in gemtune/environment/variables.py"
+        else:
+            assert re.search(rf"^{name}:.*?## ", MAKEFILE, re.MULTILINE), f"there is no target {name}"
+
+
+def check_gemtune(words: list[str]) -> None:
+    context = click.Context(main)
+    command = main.get_command(context, words[0])
+    assert command is not None, f"gemtune has no {words[0]}"
+    known = {option for parameter in command.get_params(context) for option in parameter.opts}
+    assert {word for word in words if word.startswith("--")} <= known
+
+
+def check_output(words: list[str]) -> None:
+    outputs = (ROOT / "terraform/outputs.tf").read_text()
+    for name in (word for word in words if not word.startswith("-")):
+        assert f'output "{name}"' in outputs, f"terraform has no output {name}"
+
+
+@pytest.mark.parametrize("snippet", snippets.of_language("hcl"), ids=str)
+def test_variables_of_terraform_exist(snippet: Snippet) -> None:
+    variables = (ROOT / "terraform/variables.tf").read_text()
+    names = re.findall(r"^(\w+)\s*=", snippet.text, re.MULTILINE)
+    assert names
+    assert [name for name in names if f'variable "{name}"' not in variables] == []
+
+
+@pytest.mark.parametrize("snippet", DOCUMENTS, ids=str)
+def test_documents_are_what_they_are_shown_as(snippet: Snippet) -> None:
+    document = as_json(snippet.text.encode(), yaml=snippet.language == "yaml")
+    assert isinstance(document, dict)
+    check_document(document)
+
+
+def check_document(document: dict[str, Any]) -> None:
+    text = json.dumps(document)
+    if "training_config" in document:
+        reading = rules.check(parsing.read(text, Source.HTTP), WORKSTATION)
+        assert reading.problems == ()
+    elif "export_config" in document:
+        reading_of_export = parsing.read_export(text)
+        assert reading_of_export.problems == ()
+        assert isinstance(reading_of_export.request, ExportRequest)
+    elif "splits" in document:
+        assert splits.by_metadata(document)
+    elif "seq" in document:
+        assert Event.model_validate_json(text, strict=True).type in EVENT_TYPES
+    elif "error" in document:
+        assert ErrorAnswer.model_validate_json(text).model_dump(mode="json") == document
+    elif "messages" in document or "completion" in document:
+        assert isinstance(conversation(document, with_pictures=True), list)
+    else:
+        assert {"prompt", "answer"} <= set(document) or {"prompt", "chosen", "rejected"} <= set(document)
+
+
+def test_requests_in_shell_snippets_are_requests() -> None:
+    """Look at the documents that shell snippets write or post."""
+    found = 0
+    for snippet in SHELL:
+        for text in re.findall(r"\{\s*\"processed_dataset_id\".*?\}\}", snippet.text, re.DOTALL):
+            check_document(json.loads(re.sub(r"'?\$BASE'?", "google/gemma-3-270m", text)))
+            found += 1
+    assert found >= 4
+
+
+@pytest.mark.parametrize("snippet", PYTHON, ids=str)
+def test_python_snippets_run(snippet: Snippet) -> None:
+    names: dict[str, Any] = {}
+    exec(compile(snippet.text, str(snippet), "exec"), names)
+    if "is_genuine" in names:
+        check_verifier(names["is_genuine"])
+
+
+def check_verifier(is_genuine: Any) -> None:
+    """Verify a webhook of ours by the code that readers are given, and a changed one."""
+    key = "whsec_c2VjcmV0"
+    headers = signing.signed_headers(key, event_id="job_1", at=datetime.now(UTC), body=b"{}")
+    assert is_genuine(key, headers, b"{}")
+    assert not is_genuine(key, headers, b"[]")
