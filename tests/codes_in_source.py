@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,11 +39,9 @@ def uses_in(root: Path, folders: Sequence[str]) -> list[Use]:
         for folder in folders
         for path in sorted((root / folder).rglob("*.py"))
     }
-    positions: dict[str, set[int]] = {}
-    for tree in files.values():
-        for name, position in _positions(tree):
-            positions.setdefault(name, set()).add(position)
-    return [use for file, tree in files.items() for use in _uses(file, tree, positions)]
+    own = {file: set(_positions(tree)) for file, tree in files.items()}
+    public = {(name, position) for each in own.values() for name, position in each if not name.startswith("_")}
+    return [use for file, tree in files.items() for use in _uses(file, tree, public | own[file])]
 
 
 def _positions(tree: ast.Module) -> Iterator[tuple[str, int]]:
@@ -68,7 +66,7 @@ def _positions(tree: ast.Module) -> Iterator[tuple[str, int]]:
                         yield node.name, names.index("code")
 
 
-def _uses(file: str, tree: ast.Module, positions: Mapping[str, set[int]]) -> Iterator[Use]:
+def _uses(file: str, tree: ast.Module, positions: Collection[tuple[str, int]]) -> Iterator[Use]:
     constants = {
         target.id: statement.value
         for statement in tree.body
@@ -81,12 +79,12 @@ def _uses(file: str, tree: ast.Module, positions: Mapping[str, set[int]]) -> Ite
             yield Use(file, ast.unparse(value), _codes(value, constants))
 
 
-def _values(node: ast.AST, positions: Mapping[str, set[int]]) -> Iterator[ast.expr]:
+def _values(node: ast.AST, positions: Collection[tuple[str, int]]) -> Iterator[ast.expr]:
     """Yield the expressions that a node takes as a code."""
     if isinstance(node, ast.Call):
         called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         yield from (keyword.value for keyword in node.keywords if keyword.arg == "code")
-        yield from (node.args[index] for index in positions.get(called, ()) if index < len(node.args))
+        yield from (node.args[index] for name, index in positions if name == called and index < len(node.args))
     elif isinstance(node, ast.Dict):
         yield from (
             value
