@@ -16,13 +16,13 @@ class WebhookReceiver:
 
     def __init__(self, *statuses: int):
         self.statuses = list(statuses)
-        self.heard: list[tuple[dict[str, str], bytes]] = []
+        self.requests: list[tuple[dict[str, str], bytes]] = []
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                receiver.heard.append(({name.lower(): value for name, value in self.headers.items()}, body))
+                receiver.requests.append(({name.lower(): value for name, value in self.headers.items()}, body))
                 self.send_response(receiver.statuses.pop(0) if receiver.statuses else 204)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
@@ -40,5 +40,5 @@ class WebhookReceiver:
 
     def types(self) -> list[str]:
         """Return the type of each event once, ordered by event number."""
-        events = {body["seq"]: body["type"] for body in (json.loads(body) for _, body in self.heard)}
+        events = {body["seq"]: body["type"] for body in (json.loads(body) for _, body in self.requests)}
         return [events[seq] for seq in sorted(events)]

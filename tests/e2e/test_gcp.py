@@ -69,7 +69,7 @@ def run_producer(service: CloudService, *arguments: str) -> str:
 def listener(service: CloudService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Return a function that lists what a subscriber process received."""
     run_producer(service, "subscribe", "outsider")
-    log = tmp_path_factory.mktemp("listener") / "heard.jsonl"
+    log = tmp_path_factory.mktemp("listener") / "messages.jsonl"
     child = Child("listener", [sys.executable, str(PRODUCERS), "listen", "outsider"], log, service.environment)
     yield lambda: [json.loads(line) for line in log.read_text().splitlines(True) if line[0] + line[-1] == "{\n"]
     child.stop()
@@ -158,7 +158,7 @@ def test_a_webhook_gets_every_event_signed_and_retried_until_it_is_accepted(
     wait_for(lambda: "job_completed" in receiver.types(), seconds=240, what="the webhook")
     assert [event_type for event_type in receiver.types() if event_type in MOVES] == MOVES
     key = service.cli("webhook-key").stdout.strip()
-    for headers, body in receiver.heard:
+    for headers, body in receiver.requests:
         assert Webhook(key).verify(body, headers)
 
 
@@ -200,7 +200,7 @@ def test_a_webhook_that_is_never_accepted_becomes_a_dead_letter(service: CloudSe
     receiver.stop()
     assert json.loads(letters[0].data)["event"]["job_id"] == "training_x"
     assert letters[0].attributes["CloudPubSubDeadLetterSourceDeliveryCount"] == "5"
-    assert len(receiver.heard) == 5
+    assert len(receiver.requests) == 5
 
 
 def test_a_token_is_in_nothing_that_gemtune_writes(

@@ -40,5 +40,5 @@ def test_a_loopback_webhook_gets_every_event_signed_once_the_setting_allows_it(
         wait_for(lambda: "job_completed" in receiver.types(), seconds=240, what="the webhook")
         assert [event_type for event_type in receiver.types() if event_type in MOVES] == MOVES
         key = service.cli("webhook-key").stdout.strip()
-        for headers, body in receiver.heard:
+        for headers, body in receiver.requests:
             assert Webhook(key).verify(body, headers)

@@ -18,7 +18,7 @@ class CountingServer:
     """
 
     def __init__(self) -> None:
-        self.heard: list[tuple[str, str, bytes]] = []
+        self.requests: list[tuple[str, str, bytes]] = []
         self.connections, self.answers_each = 0, 1000
         counting_server = self
 
@@ -32,7 +32,7 @@ class CountingServer:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                counting_server.heard.append((self.path, self.headers["Authorization"], body))
+                counting_server.requests.append((self.path, self.headers["Authorization"], body))
                 self.send_response(204)
                 self.end_headers()
                 self.left -= 1
@@ -58,14 +58,14 @@ def counting_server() -> Iterator[CountingServer]:
 
 def test_one_connection_serves_many_calls(counting_server: CountingServer) -> None:
     assert [counting_server.client.post(f"/{n}", b"body") for n in range(3)] == [204] * 3
-    assert counting_server.heard == [(f"/{n}", "Bearer fake", b"body") for n in range(3)]
+    assert counting_server.requests == [(f"/{n}", "Bearer fake", b"body") for n in range(3)]
     assert counting_server.connections == 1
 
 
 def test_a_connection_that_the_server_closed_is_replaced(counting_server: CountingServer) -> None:
     counting_server.answers_each = 1
     assert [counting_server.client.post(f"/{n}") for n in range(3)] == [204] * 3
-    assert [path for path, _, _ in counting_server.heard] == ["/0", "/1", "/2"]
+    assert [path for path, _, _ in counting_server.requests] == ["/0", "/1", "/2"]
     assert counting_server.connections == 3
 
 

@@ -42,7 +42,7 @@ def new(**fields: Any) -> Job:
 
 
 def running(step: Step = Step.PREPARE) -> tuple[Job, FencingToken]:
-    """Return a claimed job in the first attempt of a step, and its mark.
+    """Return a claimed job in the first attempt of a step, and its token.
 
     The steps before it are done.
     """

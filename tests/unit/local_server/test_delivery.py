@@ -22,13 +22,13 @@ class Receiver:
 
     def __init__(self) -> None:
         self.statuses: list[int] = []
-        self.heard: list[tuple[str, dict[str, str]]] = []
+        self.requests: list[tuple[str, dict[str, str]]] = []
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers["Content-Length"]))
-                receiver.heard.append((self.path, dict(self.headers)))
+                receiver.requests.append((self.path, dict(self.headers)))
                 self.send_response(receiver.statuses.pop(0))
                 self.send_header("Content-Length", "0")
                 self.end_headers()
@@ -58,8 +58,8 @@ def test_a_message_is_delivered_until_it_is_acknowledged(world: World, receiver:
         world.clock.advance(seconds=wait)
         for received in bus.lease(["dispatch"], 9):
             delivery.deliver(received)
-    assert [path for path, _ in receiver.heard] == ["/dispatch/projects/local/topics/job-requests"] * 3
-    assert all(headers["Authorization"] == "Bearer fake-token" for _, headers in receiver.heard)
+    assert [path for path, _ in receiver.requests] == ["/dispatch/projects/local/topics/job-requests"] * 3
+    assert all(headers["Authorization"] == "Bearer fake-token" for _, headers in receiver.requests)
     world.clock.advance(days=1)
     assert bus.lease(["dispatch"], 9) == []
 

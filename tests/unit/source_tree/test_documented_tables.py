@@ -17,7 +17,7 @@ from gemtune.request import rewards, rl_spec, spec
 from gemtune.settings import Settings
 
 ROOT = Path(__file__).parents[3]
-# Variables that a program of ours sets for another one, or that are no setting.
+# Variables that one of our programs sets for another, or that are not settings.
 INNER = {
     "GEMTUNE_OVERHEAD_FOLDER": "bench.overhead tells its own process",
     "GEMTUNE_OWN_MOUNTS": "tests/fresh_machine.sh tells itself",
@@ -30,7 +30,7 @@ def test_every_status_has_a_meaning() -> None:
 
 
 def event_types_written() -> Iterator[str]:
-    """Texts that code of jobs gives an event as its type."""
+    """Yield the event types in strings of the code that changes jobs."""
     for path in (ROOT / "functions/gemtune/jobs").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
@@ -47,13 +47,13 @@ def test_every_event_type_has_a_meaning() -> None:
 
 
 class Recording(Mapping[str, str]):
-    """An environment that remembers what it was asked for."""
+    """Environment that records which variables are read."""
 
     def __init__(self, **values: str):
-        self.values_of, self.asked = values, set[str]()
+        self.values_of, self.read_names = values, set[str]()
 
     def __getitem__(self, name: str) -> str:
-        self.asked.add(name)
+        self.read_names.add(name)
         return self.values_of[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -68,7 +68,7 @@ def test_every_setting_is_described_under_the_variable_that_it_comes_from() -> N
     environment = Recording(GEMTUNE_BACKEND="gcp", PROJECT_ID="a", REGION="a", **names)
     settings = Settings.from_environment(environment)
     described = {name for name, variable in VARIABLES.items() if variable.setting is not None}
-    assert described == environment.asked - {"GEMTUNE_CACHE"}
+    assert described == environment.read_names - {"GEMTUNE_CACHE"}
     fields = [variable.setting for variable in VARIABLES.values() if variable.setting is not None]
     assert sorted(fields) == sorted(type(settings).__dataclass_fields__)
 
@@ -94,7 +94,7 @@ def test_every_variable_of_ours_is_described() -> None:
 
 
 def contracts() -> Iterator[type[BaseModel]]:
-    """Every model of a request."""
+    """Yield every model of a request."""
     yield from (spec.TrainRequest, spec.ExportRequest, spec.TrainingConfig, spec.ExportConfig, spec.WandbConfig)
     yield from (spec.Notify, rl_spec.GrpoConfig, rl_spec.DpoConfig, *get_args(get_args(rewards.Reward)[0]))
 

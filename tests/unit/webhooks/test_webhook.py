@@ -29,14 +29,14 @@ class Receiver:
     """HTTP server that answers with `status` and records the requests."""
 
     def __init__(self) -> None:
-        self.heard: list[tuple[str, dict[str, str], bytes]] = []
+        self.requests: list[tuple[str, dict[str, str], bytes]] = []
         self.status, self.headers = 204, {}
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                receiver.heard.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
+                receiver.requests.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
                 self.send_response(receiver.status)
                 for name, value in receiver.headers.items():
                     self.send_header(name, value)
@@ -178,7 +178,7 @@ def test_a_name_that_resolves_to_a_private_address_is_not_called(
     fake_dns(monkeypatch, *addresses)
     with pytest.raises(AddressNotAllowed):
         post(f"https://rebinding.example:{receiver.port}/", b"{}", {}, to_loopback=True)
-    assert receiver.heard == []
+    assert receiver.requests == []
 
 
 def test_a_loopback_address_written_as_a_number_is_refused(receiver: Receiver) -> None:
@@ -199,17 +199,17 @@ def test_the_connection_goes_to_the_checked_address_with_the_certificate_of_the_
     status = post(f"https://hooks.example.com:{receiver.port}/a/b?c=d", b"{}", {"webhook-id": "1"}, to_loopback=False)
     assert status == 204
     assert looked_up.count("hooks.example.com") == 1  # a second look-up could return another address
-    ((path, headers, body),) = receiver.heard
+    ((path, headers, body),) = receiver.requests
     assert (path, headers["host"], body) == ("/a/b?c=d", f"hooks.example.com:{receiver.port}", b"{}")
     with pytest.raises(ssl.SSLError):
         post(f"https://other.example.com:{receiver.port}/", b"{}", {}, to_loopback=False)
-    assert len(receiver.heard) == 1
+    assert len(receiver.requests) == 1
 
 
 def test_a_redirect_is_not_followed(receiver: Receiver) -> None:
     receiver.status, receiver.headers = 302, {"Location": "http://169.254.169.254/"}
     assert post(f"http://127.0.0.1:{receiver.port}/", b"{}", {}, to_loopback=True) == 302
-    assert len(receiver.heard) == 1
+    assert len(receiver.requests) == 1
 
 
 @pytest.mark.parametrize(
