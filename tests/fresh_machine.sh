@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# Runs the commands of the README on a bare system: a Debian that debootstrap makes in a folder, with nothing but Python,
-# python3-venv, make, git and certificates, and a clone of what is committed here.
+# Runs the commands of the README on a bare system: a Debian that debootstrap creates in a folder, with only Python,
+# python3-venv, make, git and certificates, and a clone of the last commit of this checkout.
 #
 #   tests/fresh_machine.sh [--suite trixie] [--command 'make demo']… [--folder FOLDER] [--bind FOLDER]… [--reuse]
 #
 # --suite    the release of Debian: trixie has Python 3.13, forky 3.14, bookworm 3.11
 # --command  what to run in the clone, in this order; without it, `make demo` and `make test`
-# --folder   where the system is made, some 4 GB without and 12 GB with torch's build for CUDA; it is removed before and
-#            stays afterwards
-# --bind     a folder of this machine that the system sees at the same place; folders with packages that pip's
-#            configuration names are seen without asking
-# --reuse    take the system as an earlier run has left it, environment included, with what is committed now
+# --folder   the folder of the system, about 4 GB without and 12 GB with torch's build for CUDA; it is deleted first,
+#            and kept afterwards
+# --bind     a folder of this machine to mount at the same path of the system; folders of packages in pip's
+#            configuration are always mounted
+# --reuse    reuse the system of an earlier run with its environment, at the last commit
 #
-# Needs root, debootstrap and a network. What the system is asked with is this machine's: names, certificates, proxies
-# and pip's configuration. The mirror is the one that apt uses here. Everything is mounted in a namespace that ends with
-# this script, so nothing stays mounted.
+# Needs root, debootstrap and a network. The system uses this machine's host names, certificates, proxies and pip
+# configuration, and the mirror of its apt. Everything is mounted in a namespace that ends with this script, so nothing
+# stays mounted.
 set -euo pipefail
 
 checkout=$(cd "$(dirname "$0")/.." && pwd)
@@ -37,10 +37,10 @@ fail() {
     exit 1
 }
 
-[ "$(id -u)" = 0 ] || fail "making a system in a folder needs root: sudo $0 …"
+[ "$(id -u)" = 0 ] || fail "creating a system in a folder needs root: sudo $0 …"
 [ -n "$(command -v debootstrap)" ] || fail "this needs debootstrap: apt-get install debootstrap"
 if [ "${GEMTUNE_OWN_MOUNTS:-}" != yes ]; then
-    unshare --mount true 2>/dev/null || fail "this needs a mount namespace of its own, which is not permitted here"
+    unshare --mount true 2>/dev/null || fail "this needs its own mount namespace, which is not permitted here"
     arguments=(--suite "$suite" --folder "$folder")
     for command in "${commands[@]}"; do arguments+=(--command "$command"); done
     for bind in ${binds[@]+"${binds[@]}"}; do arguments+=(--bind "$bind"); done
@@ -48,13 +48,13 @@ if [ "${GEMTUNE_OWN_MOUNTS:-}" != yes ]; then
     exec env GEMTUNE_OWN_MOUNTS=yes unshare --mount --propagation private "$0" "${arguments[@]}"
 fi
 
-mirror() { # the first one of apt's that is not for security updates
+mirror() { # the first mirror of apt that is not for security updates
     cat /etc/apt/sources.list /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list 2>/dev/null \
         | sed -n 's/^URIs: *\([^ ]*\).*/\1/p; s/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*\) .*/\2/p' \
         | grep '/debian/\{0,1\}$' | head -1 || true
 }
 
-package_folders() { # those that pip takes packages from; of an index, the folder that its links lead through
+package_folders() { # folders that pip takes packages from; for an index, the folder above its links
     python3 -m pip config list 2>/dev/null | tr -s "'\" " '\n' \
         | sed -n 's|^file://\(/.*\)/simple/\{0,1\}$|\1|p; s|^file://\(/.*\)|\1|p; s|^\(/.*\)|\1|p' | sort -u \
         | while read -r place; do [ ! -d "$place" ] || echo "$place"; done
@@ -62,18 +62,18 @@ package_folders() { # those that pip takes packages from; of an index, the folde
 
 make_system() {
     [ -z "$(ls -A "$folder" 2>/dev/null)" ] || [ -d "$folder/debootstrap" ] || [ -f "$folder/etc/debian_version" ] \
-        || fail "$folder holds something else than a system that this has made"
+        || fail "$folder is not empty, and this script has not created it: use another --folder"
     rm -rf "$folder"
     mkdir -p "$folder"
     script=/usr/share/debootstrap/scripts/$suite
-    [ -e "$script" ] || script=/usr/share/debootstrap/scripts/sid # a release that is younger than debootstrap
-    echo "making a minimal Debian $suite in $folder"
+    [ -e "$script" ] || script=/usr/share/debootstrap/scripts/sid # a release that debootstrap does not know yet
+    echo "creating a minimal Debian $suite in $folder"
     debootstrap --variant=minbase --include=python3,python3-venv,make,git,ca-certificates \
         "$suite" "$folder" "$(mirror)" "$script" >"$folder.log" 2>&1 || fail "debootstrap failed; see $folder.log"
     git clone --quiet "$checkout" "$folder/root/gemtune"
 }
 
-share_settings() { # how this machine reaches the network and its packages
+share_settings() { # network and pip settings of this machine
     for file in /etc/resolv.conf /etc/hosts /etc/pip.conf "$HOME/.config/pip/pip.conf" "$HOME/.pip/pip.conf" \
         "${PIP_CERT:-}" "${PIP_CONFIG_FILE:-}" "${SSL_CERT_FILE:-}" "${REQUESTS_CA_BUNDLE:-}"; do
         if [ -f "$file" ]; then
@@ -94,7 +94,7 @@ mount_all() {
         [ -n "$place" ] || continue
         mkdir -p "$folder$place"
         mount --bind -o ro "$place" "$folder$place"
-        echo "sees $place"
+        echo "mounted $place"
     done < <(printf '%s\n' ${binds[@]+"${binds[@]}"}; package_folders)
 }
 
