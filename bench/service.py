@@ -44,8 +44,8 @@ REQUEST = {"processed_dataset_id": "chats", "training_config": {"base_model_id":
 class WithoutSteps(server.Server):
     """Accepts, dispatches and publishes; what it launches waits."""
 
-    def parts(self) -> list[Callable[[], None]]:
-        return [part for part in super().parts() if part != self.runner.run]
+    def loops(self) -> list[Callable[[], None]]:
+        return [loop for loop in super().loops() if loop != self.runner.run]
 
 
 class Client:

@@ -1,1 +1,1 @@
-"""The process of `gemtune up`: server, message delivery, uploads, workflow."""
+"""The server of `gemtune up`: functions, messages, uploads, workflow."""

@@ -1,4 +1,7 @@
-"""Cloud Run jobs on this machine: each execution is a `python -m trainer …` child that outlives the server."""
+"""Cloud Run jobs on this machine: each execution is a child process.
+
+The child runs `python -m trainer …` and survives the death of the server. The next server adopts it.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,16 @@ from gemtune.settings import Settings
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.1
+POLL_SECONDS = 0.1
 
 
 class CloudRunJobs:
-    """The connector `googleapis.run.v2.projects.locations.jobs.run`: starts a step, waits for it, tells how it ended.
+    """Local version of the workflow connector that runs Cloud Run jobs.
 
-    `parallel` says how many executions of a job run at once, by the job's name; the others wait for their turn, in the
-    order in which they came.
+    The connector is `googleapis.run.v2.projects.locations.jobs.run`.
+
+    `parallel` is the maximum number of concurrent executions per job name. Further executions wait in the order in
+    which they came.
     """
 
     def __init__(self, database: Database, settings: Settings, *, parallel: Mapping[str, int]):
@@ -38,9 +43,12 @@ class CloudRunJobs:
         self._stopping = threading.Event()
 
     def run(self, args: Mapping[str, Any], *, check: Callable[[], None]) -> dict[str, Any]:
-        """Run one execution and return its resource. `check` is asked again and again and raises to give up waiting.
+        """Run an execution, wait for its end, and return its resource.
 
-        Raises WorkflowError when the execution fails or runs out of time.
+        If a child with the same arguments is still running, that one is adopted instead. `args` are the connector's
+        arguments. `check` is called repeatedly and stops the waiting by raising.
+
+        Raises WorkflowError if the job is unknown, or if the execution fails or exceeds its timeout.
         """
         job = args["name"].rpartition("/")[2]
         overrides = args["body"]["overrides"]
@@ -48,33 +56,40 @@ class CloudRunJobs:
         seconds = float(overrides["timeout"].removesuffix("s"))
         if job not in self._slots:
             raise WorkflowError({"message": f"there is no job {job!r}", "code": 404, "tags": ["HttpError"]})
-        alive = self._alive(arguments)
-        if alive is not None:  # the server was started again, and this child never stopped
-            log.info("adopting %s", alive.name)
+        running = self._find_running(arguments)
+        if running is not None:  # the server was restarted, and the child went on
+            log.info("adopting %s", running.name)
             with self._slots[job].occupy():
-                return self._wait(alive, seconds, check)
+                return self._wait(running, seconds, check)
         with self._slots[job].acquire(check):
             check()
             return self._wait(self._start(job, arguments), seconds, check)
 
     def forget_ended(self) -> None:
-        """Remove what is known of children that ended while no server ran; of others it is removed when they end."""
+        """Delete the rows of children that ended while no server was running."""
         for row in self._database.read().execute("SELECT name, pid FROM step_executions").fetchall():
             if children.find(row["pid"] or children.pid_of(row["name"]), row["name"]) is None:
-                self._ended(row["name"])
+                self._delete_row(row["name"])
 
     def stop(self) -> None:
-        """End every child, each with time for a checkpoint; their executions go on at the next start."""
+        """Terminate all children in parallel; each can write a checkpoint.
+
+        Their workflow executions continue when the server starts again.
+        """
         self._stopping.set()
         rows = self._database.read().execute("SELECT name, pid FROM step_executions").fetchall()
-        found = [children.find(row["pid"], row["name"]) for row in rows]
-        threads = [threading.Thread(target=children.terminate, args=(process,)) for process in found if process]
+        processes = [children.find(row["pid"], row["name"]) for row in rows]
+        threads = [threading.Thread(target=children.terminate, args=(process,)) for process in processes if process]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
 
     def _start(self, job: str, arguments: Sequence[str]) -> _Child:
+        """Start a child and record it.
+
+        The row is written before the start, so that a child is never unknown even if the server dies in between.
+        """
         name = f"{job}-{uuid.uuid4().hex[:8]}"
         environment = os.environ | {
             "GEMTUNE_HOME": str(self._settings.home),
@@ -90,7 +105,7 @@ class CloudRunJobs:
         log_path = self._settings.home / self._settings.export_bucket / "jobs" / job_id / "logs" / f"{name}.log"
         log_path.parent.mkdir(parents=True, exist_ok=True)
         with log_path.open("ab") as output:
-            # A session of its own: what ends the server, or its terminal, does not end the child.
+            # In its own session, the child gets no signals that are meant for the server or its terminal.
             process = subprocess.Popen(
                 [sys.executable, "-m", "trainer", *arguments],
                 stdin=subprocess.DEVNULL,
@@ -104,18 +119,25 @@ class CloudRunJobs:
         log.info("%s runs as process %d, log in %s", name, process.pid, log_path)
         return _Child(name, process.pid, process)
 
-    def _alive(self, arguments: Sequence[str]) -> _Child | None:
-        """The living child of these arguments, which name job, launch, workflow execution and step."""
+    def _find_running(self, arguments: Sequence[str]) -> _Child | None:
+        """Return the running child with these arguments, or None.
+
+        The arguments name the job, its launch, the workflow execution and the step.
+        """
         query = "SELECT name, pid FROM step_executions WHERE arguments = ?"
         for row in self._database.read().execute(query, (json.dumps(list(arguments)),)).fetchall():
-            # Without a pid, the server died between starting the child and writing down which one it is.
+            # A row without pid: the server died between starting the child and recording its pid.
             pid = row["pid"] or children.pid_of(row["name"])
             if pid is not None and children.find(pid, row["name"]) is not None:
                 return _Child(row["name"], pid, None)
-            self._ended(row["name"])
+            self._delete_row(row["name"])
         return None
 
     def _wait(self, child: _Child, seconds: float, check: Callable[[], None]) -> dict[str, Any]:
+        """Wait for a child's end and return its resource.
+
+        Raises WorkflowError if it fails, or is terminated here after `seconds`.
+        """
         deadline = time.monotonic() + seconds
         while child.is_alive():
             check()
@@ -123,24 +145,27 @@ class CloudRunJobs:
                 process = children.find(child.pid, child.name)
                 if process is not None:
                     children.terminate(process)
-                self._ended(child.name)
-                raise WorkflowError({"message": f"{child.name} ran out of time", "tags": ["OperationError"]})
-            time.sleep(LOOK_SECONDS)
+                self._delete_row(child.name)
+                raise WorkflowError({"message": f"{child.name} exceeded its timeout", "tags": ["OperationError"]})
+            time.sleep(POLL_SECONDS)
         if self._stopping.is_set():
             check()
-        self._ended(child.name)
+        self._delete_row(child.name)
         code = child.exit_code()
         if code not in (None, 0):
-            raise WorkflowError({"message": f"{child.name} ended with code {code}", "tags": ["OperationError"]})
+            raise WorkflowError({"message": f"{child.name} ended with exit code {code}", "tags": ["OperationError"]})
         return {"name": f"executions/{child.name}", "succeededCount": 1}
 
-    def _ended(self, name: str) -> None:
+    def _delete_row(self, name: str) -> None:
         with self._database.write() as connection:
             connection.execute("DELETE FROM step_executions WHERE name = ?", (name,))
 
 
 class _Child:
-    """A step's process: ours, or adopted; nobody but a parent can learn an exit code, and the record says it anyway."""
+    """Process of a step, started by this server or adopted.
+
+    `process` is None for an adopted one. Only a parent can get an exit code; the job's record tells how the step ended.
+    """
 
     def __init__(self, name: str, pid: int, process: subprocess.Popen[bytes] | None):
         self.name, self.pid, self._process = name, pid, process
@@ -151,4 +176,5 @@ class _Child:
         return children.find(self.pid, self.name) is not None
 
     def exit_code(self) -> int | None:
+        """Return the exit code, or None for an adopted process."""
         return None if self._process is None else self._process.returncode

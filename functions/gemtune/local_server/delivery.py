@@ -1,4 +1,7 @@
-"""Delivers messages and triggers over HTTP, in the shapes that Pub/Sub and Eventarc give them."""
+"""Delivery of messages and triggers over HTTP.
+
+The requests have the formats of Pub/Sub and Eventarc.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +21,20 @@ from gemtune.embedded.sqlite_bus import LeasedMessage, SqliteBus
 
 log = logging.getLogger(__name__)
 
-# Between looks for what has become due again. What is new wakes it, and is collected for a moment: one request commits
-# several times.
-LOOK_SECONDS, PAUSE_SECONDS = 0.25, 0.005
+# Seconds between two polls for messages that have become due again, and of a pause after each commit: new messages wake
+# the loop, and one request commits several times.
+POLL_SECONDS, PAUSE_SECONDS = 0.25, 0.005
 FAILURE_SECONDS = 1.0
 WORKERS = 8
-# An event function has as long as a delivery is leased for.
+# Time limit of one delivery; a little below its lease (PUSH_DEADLINE).
 TIMEOUT_SECONDS = 110.0
 
 
 class FunctionClient:
-    """POSTs to one server on this machine. Ten times as cheap as a client that speaks to any."""
+    """HTTP client for one local server, with one connection per thread.
+
+    A request costs a tenth of what a general HTTP client needs.
+    """
 
     def __init__(self, base_url: str, *, token: str, timeout_seconds: float):
         self._netloc, self._timeout = urlsplit(base_url).netloc, timeout_seconds
@@ -36,13 +42,16 @@ class FunctionClient:
         self._local = threading.local()
 
     def post(self, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> int:
-        """Return the status code of the answer. Raises OSError, http.client.HTTPException."""
-        kept: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
-        if kept is not None:
+        """POST a body and return the response's status code.
+
+        Raises OSError, http.client.HTTPException.
+        """
+        connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
+        if connection is not None:
             try:
-                return self._post(kept, path, body, headers)
+                return self._post(connection, path, body, headers)
             except (http.client.RemoteDisconnected, ConnectionError):
-                pass  # the server closes connections that were idle for long: it has not read this request
+                pass  # the server has closed the idle connection without reading this request: connect again
         self._local.connection = http.client.HTTPConnection(self._netloc, timeout=self._timeout)
         return self._post(self._local.connection, path, body, headers)
 
@@ -51,9 +60,9 @@ class FunctionClient:
     ) -> int:
         try:
             connection.request("POST", path, body, {**(headers or {}), **self._authorization})
-            answer = connection.getresponse()
-            answer.read()
-            return answer.status
+            response = connection.getresponse()
+            response.read()
+            return response.status
         except BaseException:
             connection.close()
             self._local.connection = None
@@ -61,14 +70,19 @@ class FunctionClient:
 
 
 @dataclass
-class _Queue:
-    subscription: str
+class _SubscriptionWorkers:
+    """Workers of one push subscription and the deliveries they are making."""
+
+    name: str
     workers: ThreadPoolExecutor
-    under_way: set[Future[None]] = field(default_factory=set)
+    pending: set[Future[None]] = field(default_factory=set)
 
 
 class Delivery:
-    """Pushes what is due; an answer of 2xx acknowledges, anything else asks for the message again."""
+    """Pushes due messages to the functions.
+
+    A 2xx response acknowledges a message; after any other it is delivered again.
+    """
 
     def __init__(self, bus: SqliteBus, *, base_url: str, token: str):
         self._bus = bus
@@ -76,93 +90,105 @@ class Delivery:
         self._stopping = threading.Event()
 
     def run(self) -> None:
-        """Deliver until `stop`. Each subscription has workers of its own: a webhook whose receiver is slow keeps nobody
-        waiting but other webhooks."""
+        """Deliver messages until `stop` is called.
+
+        Each subscription has its own workers, so that a slow webhook receiver delays only other webhooks.
+        """
         with ExitStack() as stack:
-            queues = [
-                _Queue(name, stack.enter_context(ThreadPoolExecutor(WORKERS)))
+            subscriptions = [
+                _SubscriptionWorkers(name, stack.enter_context(ThreadPoolExecutor(WORKERS)))
                 for name in self._bus.push_subscriptions()
             ]
             while not self._stopping.is_set():
                 try:
                     version = self._bus.version()
-                    if sum(self._hand_out(queue) for queue in queues) == 0:
-                        self._bus.wait_for_newer(version, LOOK_SECONDS)
+                    if sum(self._submit_due(subscription) for subscription in subscriptions) == 0:
+                        self._bus.wait_for_newer(version, POLL_SECONDS)
                         self._stopping.wait(PAUSE_SECONDS)
                 except Exception:
-                    log.exception("messages could not be read; looking again")
+                    log.exception("messages could not be read; trying again")
                     self._stopping.wait(FAILURE_SECONDS)
 
-    def _hand_out(self, queue: _Queue) -> int:
-        """Give what is due to workers that are free; return how much that was."""
-        queue.under_way = {future for future in queue.under_way if not future.done()}
-        free = WORKERS - len(queue.under_way)
-        taken = self._bus.lease([queue.subscription], free) if free else []
-        queue.under_way |= {queue.workers.submit(self.deliver, message) for message in taken}
-        return len(taken)
+    def _submit_due(self, subscription: _SubscriptionWorkers) -> int:
+        """Lease due messages for free workers; return how many."""
+        subscription.pending = {future for future in subscription.pending if not future.done()}
+        free = WORKERS - len(subscription.pending)
+        messages = self._bus.lease([subscription.name], free) if free else []
+        subscription.pending |= {subscription.workers.submit(self.deliver, message) for message in messages}
+        return len(messages)
 
     def stop(self) -> None:
+        """Make `run` return."""
         self._stopping.set()
 
-    def deliver(self, taken: LeasedMessage) -> None:
-        """One attempt. Raises nothing: a failure is the message's, and it comes again."""
+    def deliver(self, message: LeasedMessage) -> None:
+        """Make one delivery attempt, then acknowledge or reject the message.
+
+        Raises nothing: after any failure, the message is delivered again later.
+        """
         try:
-            headers, body = push_request(taken)
-            assert taken.path is not None, "subscriptions that are pushed have one"
-            status = self._functions.post(taken.path, body, headers)
+            headers, body = push_request(message)
+            assert message.path is not None, "a push subscription has a path"
+            status = self._functions.post(message.path, body, headers)
             if 200 <= status < 300:
-                self._bus.ack(taken.subscription, [taken.ack_id])
+                self._bus.ack(message.subscription, [message.ack_id])
                 return
             error = f"HTTP {status}"
         except Exception as failure:
             error = f"{type(failure).__name__}: {failure}"
-        log.warning("%s refused message %s (%s)", taken.subscription, taken.message_id, error)
+        log.warning("%s rejected message %s (%s)", message.subscription, message.message_id, error)
         try:
-            self._bus.reject(taken, error)
+            self._bus.reject(message, error)
         except Exception:
-            log.exception("message %s comes again when its lease ends", taken.message_id)
+            log.exception("message %s will be delivered again when its lease ends", message.message_id)
 
 
-def push_request(taken: LeasedMessage) -> tuple[dict[str, str], bytes]:
-    """Headers and body of one delivery."""
-    if taken.topic == "trigger:documents":
-        return _document_created(taken)
-    if taken.topic == "trigger:objects":
-        return _object_finalized(taken)
-    return _push_envelope(taken)
+def push_request(message: LeasedMessage) -> tuple[dict[str, str], bytes]:
+    """Return the headers and body of the HTTP request that delivers a message."""
+    if message.topic == "trigger:documents":
+        return _document_created(message)
+    if message.topic == "trigger:objects":
+        return _object_finalized(message)
+    return _push_envelope(message)
 
 
-def _push_envelope(taken: LeasedMessage) -> tuple[dict[str, str], bytes]:
-    """The body of an owned Pub/Sub push subscription, wrapped: https://cloud.google.com/pubsub/docs/push"""
-    published = _time(taken)
-    message = {
-        "data": base64.b64encode(taken.message).decode(),
-        "attributes": dict(taken.attributes),
-        "messageId": taken.message_id,
-        "message_id": taken.message_id,
+def _push_envelope(message: LeasedMessage) -> tuple[dict[str, str], bytes]:
+    """Return a wrapped Pub/Sub push request.
+
+    Format: https://cloud.google.com/pubsub/docs/push
+    """
+    published = _publish_time(message)
+    content = {
+        "data": base64.b64encode(message.message).decode(),
+        "attributes": dict(message.attributes),
+        "messageId": message.message_id,
+        "message_id": message.message_id,
         "publishTime": published,
         "publish_time": published,
     }
-    if taken.ordering_key:
-        message["orderingKey"] = taken.ordering_key
-    subscription = f"projects/local/subscriptions/{taken.subscription}"
-    body = {"message": message, "subscription": subscription, "deliveryAttempt": taken.attempt}
+    if message.ordering_key:
+        content["orderingKey"] = message.ordering_key
+    subscription = f"projects/local/subscriptions/{message.subscription}"
+    body = {"message": content, "subscription": subscription, "deliveryAttempt": message.attempt}
     return {"Content-Type": "application/json"}, json.dumps(body).encode()
 
 
-def _document_created(taken: LeasedMessage) -> tuple[dict[str, str], bytes]:
-    """google.cloud.firestore.document.v1.created, a binary CloudEvent with protobuf inside."""
+def _document_created(message: LeasedMessage) -> tuple[dict[str, str], bytes]:
+    """Return the request for google.cloud.firestore.document.v1.created.
+
+    It is a CloudEvent in binary mode with a protobuf body.
+    """
     from gemtune.local_server.firestore_document import document_event
 
-    document = taken.attributes["document"]
+    document = message.attributes["document"]
     headers = {
         "Content-Type": "application/protobuf",
         "ce-specversion": "1.0",
-        "ce-id": f"document-{taken.message_id}",
+        "ce-id": f"document-{message.message_id}",
         "ce-source": "//firestore.googleapis.com/projects/local/databases/(default)",
         "ce-type": "google.cloud.firestore.document.v1.created",
         "ce-subject": f"documents/{document}",
-        "ce-time": _time(taken),
+        "ce-time": _publish_time(message),
         "ce-dataschema": "https://googleapis.github.io/google-cloudevents/jsonschema/google/events/cloud/firestore/v1/DocumentEventData.json",
         "ce-document": document,
         "ce-project": "local",
@@ -170,29 +196,36 @@ def _document_created(taken: LeasedMessage) -> tuple[dict[str, str], bytes]:
         "ce-namespace": "(default)",
         "ce-location": "local",
     }
-    return headers, document_event(document, json.loads(taken.message), at=taken.published_at)
+    return headers, document_event(document, json.loads(message.message), at=message.published_at)
 
 
-def _object_finalized(taken: LeasedMessage) -> tuple[dict[str, str], bytes]:
-    """google.cloud.storage.object.v1.finalized, a binary CloudEvent with JSON inside."""
-    stored = json.loads(taken.message)
+def _object_finalized(message: LeasedMessage) -> tuple[dict[str, str], bytes]:
+    """Return the request for google.cloud.storage.object.v1.finalized.
+
+    It is a CloudEvent in binary mode with a JSON body.
+    """
+    stored = json.loads(message.message)
     headers = {
         "Content-Type": "application/json",
         "ce-specversion": "1.0",
-        "ce-id": f"object-{taken.message_id}",
+        "ce-id": f"object-{message.message_id}",
         "ce-source": f"//storage.googleapis.com/projects/_/buckets/{stored['bucket']}",
         "ce-type": "google.cloud.storage.object.v1.finalized",
-        "ce-subject": _printable(f"objects/{stored['name']}"),
+        "ce-subject": _header_value(f"objects/{stored['name']}"),
         "ce-bucket": stored["bucket"],
-        "ce-time": _time(taken),
+        "ce-time": _publish_time(message),
     }
-    return headers, taken.message
+    return headers, message.message
 
 
-def _printable(text: str) -> str:
-    """A header holds printable ASCII; CloudEvents percent-encodes the rest (HTTP binding, 3.1.3.2)."""
+def _header_value(text: str) -> str:
+    """Percent-encode a value for a CloudEvents header.
+
+    See the HTTP binding, section 3.1.3.2. Allowed are printable ASCII characters except space, the double quote and the
+    percent sign.
+    """
     return "".join(c if " " < c < "\x7f" and c not in '"%' else "".join(f"%{b:02X}" for b in c.encode()) for c in text)
 
 
-def _time(taken: LeasedMessage) -> str:
-    return datetime.fromtimestamp(taken.published_at, UTC).isoformat().replace("+00:00", "Z")
+def _publish_time(message: LeasedMessage) -> str:
+    return datetime.fromtimestamp(message.published_at, UTC).isoformat().replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""Tells when a file below a folder was closed by its writer, or moved into place."""
+"""Notifications about finished files: closed by a writer, or moved."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
 
-class _Finished(FileSystemEventHandler):
+class _FinishedFileHandler(FileSystemEventHandler):
+    """Calls a function with each file that was closed or moved into place."""
+
     def __init__(self, call: Callable[[Path], None]):
         self._call = call
 
@@ -21,10 +23,13 @@ class _Finished(FileSystemEventHandler):
             self._call(Path(os.fsdecode(event.dest_path if moved else event.src_path)))
 
 
-def observer(folders: list[tuple[Path, Callable[[Path], None]]]) -> BaseObserver:
-    """Return what calls, from a thread of its own, with each file that is finished below one of the folders. It has to
-    be started and stopped."""
-    watching = Observer()
+def file_observer(folders: list[tuple[Path, Callable[[Path], None]]]) -> BaseObserver:
+    """Return an observer that reports each finished file below some folders.
+
+    `folders` pairs each folder with the function to call with a file's path. The calls come from the observer's own
+    thread. The caller starts and stops the observer.
+    """
+    observer = Observer()
     for folder, call in folders:
-        watching.schedule(_Finished(call), str(folder), recursive=True)
-    return watching
+        observer.schedule(_FinishedFileHandler(call), str(folder), recursive=True)
+    return observer

@@ -1,4 +1,4 @@
-"""The protobuf that a Firestore trigger carries."""
+"""Protobuf bodies of Firestore trigger events."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ from google.events.cloud.firestore import Document, DocumentEventData, MapValue,
 
 
 def document_event(path: str, fields: dict[str, Any], *, at: float) -> bytes:
-    """A serialized DocumentEventData of a document that was created at a time (seconds since the epoch)."""
-    time = datetime.fromtimestamp(at, UTC)
+    """Return the serialized DocumentEventData of a created document.
+
+    `path` is the document's path below `documents/`, `at` its creation time in seconds since the epoch.
+    """
+    created_at = datetime.fromtimestamp(at, UTC)
     name = f"projects/local/databases/(default)/documents/{path}"
     values = {key: _value(value) for key, value in fields.items()}
-    document = Document(name=name, fields=values, create_time=time, update_time=time)
+    document = Document(name=name, fields=values, create_time=created_at, update_time=created_at)
     return bytes(DocumentEventData.serialize(DocumentEventData(value=document)))
 
 
 def _value(value: Any) -> Value:
+    """Convert a JSON value to a Firestore value. Raises TypeError."""
     match value:
         case None:
             return Value(null_value=0)
@@ -34,4 +38,4 @@ def _value(value: Any) -> Value:
         case dict():
             return Value(map_value=MapValue(fields={key: _value(item) for key, item in value.items()}))
         case _:
-            raise TypeError(f"Firestore holds no {type(value).__name__}")
+            raise TypeError(f"Firestore cannot store a {type(value).__name__}")

@@ -1,6 +1,7 @@
-"""A threaded HTTP server for one WSGI app, whose own refusals are JSON as the app's are.
+"""Threaded HTTP server for one WSGI app, on waitress.
 
-waitress parses requests before the app sees them, and answers what is no HTTP, too long or too large itself.
+waitress itself answers requests that are malformed or too large, before the app sees them. Here it answers with JSON
+errors, as the app does.
 """
 
 from __future__ import annotations
@@ -18,16 +19,20 @@ THREADS = 16
 
 
 def listen(app: Any, *, port: int, max_body_bytes: int) -> Any:
-    """Bind a port of this machine, 0 for any that is free. Serving begins with `run`. Raises OSError."""
+    """Return a waitress server for `app`, bound to a local port.
+
+    Port 0 selects a free port. Serving begins with the server's `run()`. Raises OSError if the port is not available.
+    """
     server = create_server(app, host=HOST, port=port, threads=THREADS, max_request_body_size=max_body_bytes)
     server.channel_class = _Channel
     return server
 
 
-class _Refusal(ErrorTask):  # type: ignore[misc]
-    """The answer to a request that does not reach the app."""
+class _JsonErrorTask(ErrorTask):  # type: ignore[misc]
+    """Task of waitress that answers a request which does not reach the app."""
 
     def execute(self) -> None:
+        """Write the error as JSON."""
         error = self.request.error
         message = f"{error.reason}: {error.body}"[:300]
         body = error_answers.body(error_answers.code_for_reason(error.reason), message, error_answers.SEE)
@@ -39,6 +44,6 @@ class _Refusal(ErrorTask):  # type: ignore[misc]
 
 
 class _Channel(HTTPChannel):  # type: ignore[misc]
-    """A connection whose refusals are JSON."""
+    """Connection of waitress that answers errors with JSON."""
 
-    error_task_class = _Refusal
+    error_task_class = _JsonErrorTask

@@ -1,4 +1,7 @@
-"""What a server makes good at its start: no request is under way then, so whatever is half done was cut off."""
+"""Recovery at the start of a local server.
+
+No request is running at that time, so unfinished work was interrupted when an earlier server died.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,13 @@ from gemtune.embedded.sqlite_bus import SqliteBus
 
 
 def recover(services: Services, bus: SqliteBus) -> None:
-    """Deliver at once what a dead server had taken, and finish the launches that it had begun.
+    """Release a dead server's leases, and finish the launches that it began.
 
-    `sweep` would do the same, but only after the time that it has to give to those who may still be at work.
+    `sweep` would do the same, but only after timeouts that allow for work which may still be running.
     """
     bus.release_leases()
     for job in services.store.unfinished():
-        if job.launch.number == 0:  # it died between the record and the message
+        if job.launch.number == 0:  # the server died between storing the job and publishing its message
             services.submit.publish(job)
-        elif job.claim is None:  # or between the launch and its execution; the same launch is the same execution
-            services.launcher.start(job.job_id, job.launch.number)
+        elif job.claim is None:  # the server may have died between recording the launch and starting its execution
+            services.launcher.start(job.job_id, job.launch.number)  # has no effect if the execution exists

@@ -1,4 +1,4 @@
-"""`gemtune up`: the functions, their events, their schedule and the workflow's runner, in one local process."""
+"""`gemtune up`: functions, events, scheduler and workflow in one process."""
 
 from __future__ import annotations
 
@@ -33,78 +33,99 @@ log = logging.getLogger(__name__)
 
 FUNCTIONS = Path(gemtune.__file__).parent.parent
 WORKFLOW = FUNCTIONS.parent / "workflows" / "fine_tune.yaml"
-# Cloud Scheduler has `sweep` every few minutes; here a round costs nothing.
+# Cloud Scheduler calls `sweep` every few minutes; on one machine it is cheap enough to run more often.
 SWEEP_SECONDS, SWEEP_TIMEOUT_SECONDS = 20.0, 120.0
-# A message of Pub/Sub has at most 10 MB, which are a third more in base64.
+# A Pub/Sub message has at most 10 MB, to which base64 adds a third.
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 
 
 class CannotServe(GemtuneError):
-    """The server cannot start as things are."""
+    """Raised if the server cannot start.
+
+    Its port or its GEMTUNE_HOME is in use.
+    """
 
     code = "cannot_serve"
 
 
 def serve(*, port: int | None = None, kind: type[Server] | None = None) -> None:
-    """Serve until SIGTERM or SIGINT. Raises CannotServe when another server has this GEMTUNE_HOME or the port."""
-    here = services()
-    port = here.settings.port if port is None else port
-    with _only_server(here.settings.home):
-        (kind or Server)(here, port).run()
+    """Serve until SIGTERM or SIGINT; `kind` replaces the class Server.
+
+    Raises CannotServe if another server uses this GEMTUNE_HOME or the port.
+    """
+    app = services()
+    port = app.settings.port if port is None else port
+    with _lock_home(app.settings.home):
+        (kind or Server)(app, port).run()
 
 
 class Server:
-    """The functions behind two ports of this machine, and the loops beside them."""
+    """Local server: the HTTP API, all other functions, and background loops.
 
-    def __init__(self, here: Services, port: int):
+    The API is on the port that users know, the other functions on a random one. Requests to the second port need a
+    token that only this process knows.
+    """
+
+    def __init__(self, app: Services, port: int):
+        """Bind both ports and create the loops that `run` starts.
+
+        Raises CannotServe.
+        """
         from gemtune.local_server.http_server import listen
 
-        self._here = here
+        self._app = app
         self._stop = threading.Event()
-        token = secrets.token_urlsafe(32)  # made at every start: whoever has it is us
+        token = secrets.token_urlsafe(32)
         try:
-            # Up to twice its limit the app reads a body, and says what the limit is.
+            # waitress passes on bodies of up to twice the limit, so that the app can answer with the limit.
             self._api = listen(_function("api"), port=port, max_body_bytes=2 * MAX_BODY_BYTES)
         except OSError as error:
-            hint = "set PORT to a free port, or stop what listens there"
-            raise CannotServe(f"port {port} cannot be had: {error.strerror}", hint=hint) from None
+            hint = "set PORT to a free port, or stop the process that uses this one"
+            raise CannotServe(f"port {port} is not available: {error.strerror}", hint=hint) from None
         self._events = listen(_guarded(_event_functions(), token), port=0, max_body_bytes=MAX_EVENT_BYTES)
         url = f"http://{self._events.effective_host}:{self._events.effective_port}"
         self._functions = FunctionClient(url, token=token, timeout_seconds=SWEEP_TIMEOUT_SECONDS)
-        launcher = SqliteLauncher(here.database, clock=here.clock)
-        turns = {
+        launcher = SqliteLauncher(app.database, clock=app.clock)
+        parallel = {
             "gemtune-prepare": 2,
-            f"gemtune-train-{LOCAL}": here.settings.parallel_trainings,
+            f"gemtune-train-{LOCAL}": app.settings.parallel_trainings,
             "gemtune-export": 2,
         }
-        self._jobs = CloudRunJobs(here.database, here.settings, parallel=turns)
+        self._jobs = CloudRunJobs(app.database, app.settings, parallel=parallel)
         self.runner = WorkflowRunner(launcher, self._jobs, WORKFLOW, control_url=f"{url}/control", token=token)
-        self._bus = SqliteBus(here.database, clock=here.clock)
+        self._bus = SqliteBus(app.database, clock=app.clock)
         self._delivery = Delivery(self._bus, base_url=url, token=token)
-        self._uploads = Uploads(here.database, here.buckets, clock=here.clock)
+        self._uploads = Uploads(app.database, app.buckets, clock=app.clock)
 
     def run(self) -> None:
-        with stop_signals() as told_to_stop:
+        """Serve until SIGTERM or SIGINT, then shut down."""
+        with stop_signals() as wait_for_stop:
             self._start()
-            told_to_stop()
-            print("gemtune stops; jobs go on at the next start", flush=True)
+            wait_for_stop()
+            print("Stopping gemtune; unfinished jobs continue at the next start", flush=True)
             self._shut_down()
 
     def _start(self) -> None:
-        recover(self._here, self._bus)
+        recover(self._app, self._bus)
         self._jobs.forget_ended()
-        for part in self.parts():
-            threading.Thread(target=part, daemon=True).start()
-        home = self._here.settings.home
-        print(f"gemtune serves http://{self._api.effective_host}:{self._api.effective_port} (home {home})", flush=True)
+        for loop in self.loops():
+            threading.Thread(target=loop, daemon=True).start()
+        url = f"http://{self._api.effective_host}:{self._api.effective_port}"
+        print(f"gemtune is serving {url} (home: {self._app.settings.home})", flush=True)
 
-    def parts(self) -> list[Callable[[], None]]:
-        """Return what runs until the end, each in a thread."""
+    def loops(self) -> list[Callable[[], None]]:
+        """Return the loops to run until the server stops, one per thread."""
         return [
-            self._events.run, self._api.run, self._delivery.run, self.runner.run, self._uploads.run, self._sweeping,
-        ]  # fmt: skip
+            self._events.run,
+            self._api.run,
+            self._delivery.run,
+            self.runner.run,
+            self._uploads.run,
+            self._sweep_periodically,
+        ]
 
     def _shut_down(self) -> None:
+        """Stop the loops, terminate running steps, and close the ports."""
         self._stop.set()
         for part in (self._uploads, self._delivery, self.runner):
             part.stop()
@@ -112,28 +133,35 @@ class Server:
         self._api.close()
         self._events.close()
 
-    def _sweeping(self) -> None:
-        """What Cloud Scheduler does."""
+    def _sweep_periodically(self) -> None:
+        """Call `sweep` every SWEEP_SECONDS, and clean up.
+
+        On Google Cloud, Cloud Scheduler calls it.
+        """
         while not self._stop.wait(SWEEP_SECONDS):
             try:
                 status = self._functions.post("/sweep/")
                 if status != 200:
-                    raise RuntimeError(f"the sweep answered {status}")
+                    raise RuntimeError(f"sweep answered with HTTP {status}")
                 self._bus.delete_expired()
-                work_folders.remove_idle(self._here.settings.work, self._here.store)
+                work_folders.remove_idle(self._app.settings.work, self._app.store)
                 self._uploads.forget_removed()
             except Exception:
-                log.exception("a sweep failed; the next one comes in %d s", SWEEP_SECONDS)
+                log.exception("a sweep failed; the next one starts in %d s", SWEEP_SECONDS)
 
 
 def _function(target: str) -> Any:
-    """A function of main.py as functions-framework serves it, on Cloud Functions too."""
+    """Return the WSGI app of a function in main.py.
+
+    functions-framework makes it, as on Cloud Functions.
+    """
     from functions_framework import create_app
 
     return create_app(target=target, source=str(FUNCTIONS / "main.py"))
 
 
 def _event_functions() -> Any:
+    """Return a WSGI app with all functions but `api`, each at `/<name>`."""
     from werkzeug.exceptions import NotFound
     from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
@@ -142,22 +170,29 @@ def _event_functions() -> Any:
 
 
 def _guarded(app: Any, token: str) -> Callable[..., Iterable[bytes]]:
-    """The app, for callers who have the token. On gcp this is IAM's part."""
+    """Wrap an app so that it answers 403 to requests without the token.
+
+    On Google Cloud, IAM does this.
+    """
 
     def guard(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        sent = environ.get("HTTP_AUTHORIZATION", "")
-        if secrets.compare_digest(sent.encode(), f"Bearer {token}".encode()):
-            answer: Iterable[bytes] = app(environ, start_response)
-            return answer
+        authorization = environ.get("HTTP_AUTHORIZATION", "")
+        if secrets.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
+            response: Iterable[bytes] = app(environ, start_response)
+            return response
         start_response("403 Forbidden", [("Content-Type", error_answers.JSON)])
-        return [error_answers.body("forbidden", "events come from gemtune itself", None)]
+        return [error_answers.body("forbidden", "only gemtune itself may send events", None)]
 
     return guard
 
 
 @contextmanager
-def _only_server(home: Path) -> Iterator[None]:
-    """The lock of this GEMTUNE_HOME; it goes with the process, however that ends."""
+def _lock_home(home: Path) -> Iterator[None]:
+    """Hold the lock of a GEMTUNE_HOME, so that only one server uses it.
+
+    The operating system releases the lock at the end of the process, even after a crash. Raises CannotServe if another
+    process holds it.
+    """
     make_folder(home)
     with writing(home):
         lock = (home / "server.lock").open("a+")
@@ -165,8 +200,8 @@ def _only_server(home: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            message = f"another gemtune serves {home} already"
-            raise CannotServe(message, hint="use it, or set GEMTUNE_HOME to another folder") from None
+            message = f"another gemtune server is already using {home}"
+            raise CannotServe(message, hint="use that server, or set GEMTUNE_HOME to another folder") from None
         with writing(home):
             lock.truncate(0)
             lock.write(f"{os.getpid()}\n")

@@ -1,4 +1,4 @@
-"""Waiting for SIGTERM or Ctrl-C."""
+"""Waiting for SIGTERM or Ctrl-C without missing a signal."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ from contextlib import contextmanager
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], None]]:
-    """Yields what returns once SIGTERM or SIGINT has come since the block began. For the main thread.
+    """Yield a function that waits for SIGTERM or SIGINT.
 
-    Not `Event.wait` with a handler that sets the event: Python runs handlers between two instructions of the main
-    thread, so a signal that comes just before it sleeps, or that the system gives to another thread, is not seen until
-    something else wakes it. The byte that `signal.set_wakeup_fd` writes is there whoever got the signal, and stays.
+    It returns at once if the signal has already come. Use it in the main thread.
+
+    A handler that sets an Event would not do. Python runs signal handlers between two instructions of the main thread,
+    so a signal that arrives just before the thread sleeps, or that the system delivers to another thread, would not be
+    noticed until something else wakes the main thread. The byte that `signal.set_wakeup_fd` makes Python write does
+    not depend on the thread, and it stays in the socket until it is read.
     """
-    told, tells = socket.socketpair()
-    with told, tells:
-        tells.setblocking(False)
-        before = {name: signal.signal(name, lambda *_: None) for name in (signal.SIGTERM, signal.SIGINT)}
-        wakeup = signal.set_wakeup_fd(tells.fileno(), warn_on_full_buffer=False)
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        writer.setblocking(False)
+        handlers = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+        wakeup_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         try:
-            yield lambda: _wait(told)
+            yield lambda: _wait(reader)
         finally:
-            signal.set_wakeup_fd(wakeup)
-            for name, handler in before.items():
-                signal.signal(name, handler)
+            signal.set_wakeup_fd(wakeup_fd)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
-def _wait(told: socket.socket) -> None:
-    while told.recv(1)[0] not in (signal.SIGTERM, signal.SIGINT):
-        pass  # another signal that has a handler
+def _wait(reader: socket.socket) -> None:
+    while reader.recv(1)[0] not in (signal.SIGTERM, signal.SIGINT):
+        pass  # another signal with a handler, such as SIGCHLD

@@ -1,4 +1,4 @@
-"""Watches the folders that job files are dropped into, and queues a storage event for each finished one."""
+"""Watching of folders for job files, with an event for each finished file."""
 
 from __future__ import annotations
 
@@ -19,87 +19,103 @@ from gemtune.services.ingest import is_job_file
 
 log = logging.getLogger(__name__)
 
-# A look over both folders, for what was dropped while nobody watched or in a folder too new to be watched.
-LOOK_SECONDS = 2.0
+# Seconds between two scans of both folders. Scans find files that were added before the observer ran, and files in
+# folders so new that the observer did not watch them yet.
+SCAN_SECONDS = 2.0
 
 
 class Uploads:
-    """A file counts when its writer closes it, when it is moved into place, or when two looks find it unchanged."""
+    """Watcher of the buckets `uploads` and `data` for job files.
+
+    A file is finished when its writer closes it, when it is moved into place, or when two scans find it unchanged.
+    """
 
     def __init__(self, database: Database, buckets: Buckets, *, clock: Clock):
         self._database = database
         self._buckets = buckets
         self._clock = clock
         self._folders = [_as_folder(buckets.uploads), _as_folder(buckets.data)]
-        self._seen: dict[Path, tuple[int, int]] = {}
+        # (mtime in ns, size in bytes) of each job file at the last scan, and when its event was queued.
+        self._scanned: dict[Path, tuple[int, int]] = {}
         self._queued: dict[Path, tuple[int, int]] = {}
         self._stopping = threading.Event()
 
     def run(self) -> None:
-        """Watch until `stop`."""
-        from gemtune.local_server.finished_files import observer
+        """Watch both folders until `stop` is called."""
+        from gemtune.local_server.finished_files import file_observer
 
-        watching = observer([(objects.root, partial(self._closed, objects)) for objects in self._folders])
-        watching.start()
+        observer = file_observer([(objects.root, partial(self._on_finished, objects)) for objects in self._folders])
+        observer.start()
         try:
             while not self._stopping.is_set():
                 self.scan()
-                self._stopping.wait(LOOK_SECONDS)
+                self._stopping.wait(SCAN_SECONDS)
         finally:
-            watching.stop()
-            watching.join()
+            observer.stop()
+            observer.join()
 
     def stop(self) -> None:
+        """Make `run` return."""
         self._stopping.set()
 
-    def _closed(self, objects: FolderObjects, path: Path) -> None:
+    def _on_finished(self, objects: FolderObjects, path: Path) -> None:
+        """Queue the event of a file that the observer reports.
+
+        After a failure, the next scan tries again.
+        """
         try:
-            self.finished(objects, path)
+            self.queue_event(objects, path)
         except Exception as error:
-            log.info("%s is taken in at the next look: %s", path, error)
+            log.info("%s could not be queued; the next scan tries again: %s", path, error)
 
     def scan(self) -> None:
-        """Queue every job file that is as it was at the last look."""
+        """Queue the event of each job file unchanged since the last scan."""
         for objects in self._folders:
             for path in objects.root.rglob("*.job.*"):
                 try:
                     stat = path.stat()
                     state = (stat.st_mtime_ns, stat.st_size)
-                    if self._seen.get(path) == state and self._queued.get(path) != state:
-                        self.finished(objects, path)
-                    self._seen[path] = state
+                    if self._scanned.get(path) == state and self._queued.get(path) != state:
+                        self.queue_event(objects, path)
+                    self._scanned[path] = state
                 except OSError:
-                    continue  # it was moved away meanwhile
+                    continue  # it was moved away since it was listed
                 except Exception:
-                    log.exception("could not take in %s; looking again", path)
+                    log.exception("%s could not be queued; the next scan tries again", path)
 
     def forget_removed(self) -> None:
-        """Forget job files that are there no longer. One that comes back is taken in as the same job."""
-        for states in (self._seen, self._queued):
+        """Forget job files that no longer exist.
+
+        If an identical file comes back, its event is queued again and leads to the same job.
+        """
+        for states in (self._scanned, self._queued):
             for path in [path for path in list(states) if not path.exists()]:
                 states.pop(path, None)
         rows = self._database.read().execute("SELECT bucket, name FROM uploads_seen").fetchall()
-        removed = [(bucket, name) for bucket, name in map(tuple, rows) if not self._is_there(bucket, name)]
+        removed = [(bucket, name) for bucket, name in map(tuple, rows) if not self._exists(bucket, name)]
         if removed:
             with self._database.write() as connection:
                 connection.executemany("DELETE FROM uploads_seen WHERE bucket = ? AND name = ?", removed)
 
-    def _is_there(self, bucket: str, name: str) -> bool:
+    def _exists(self, bucket: str, name: str) -> bool:
         try:
             return any(objects.generation(name) is not None for objects in self._folders if objects.bucket == bucket)
-        except UnsafeName:  # a link that leads out by now
+        except UnsafeName:  # it is now a link that leads out of the bucket
             return False
 
-    def finished(self, objects: FolderObjects, path: Path) -> None:
-        """Queue one storage event per generation of a job file, in the transaction that remembers it."""
+    def queue_event(self, objects: FolderObjects, path: Path) -> None:
+        """Queue a storage event for a finished file, once per generation.
+
+        Files that are not job files are ignored. The same transaction queues the event and records the generation.
+        """
         name = os.fsencode(path.relative_to(objects.root).as_posix()).decode(errors="replace")
         if not is_job_file(self._buckets, objects.bucket, name):
             return
         stat = path.stat()
         try:
             generation = objects.generation(name)
-        except UnsafeName as error:  # a link that leads out; said once
-            log.warning("a job file is left alone: %s", error)
+        except UnsafeName as error:  # a link that leads out of the bucket; logged once
+            log.warning("a job file is ignored: %s", error)
             self._queued[path] = (stat.st_mtime_ns, stat.st_size)
             return
         if generation is None:
@@ -115,9 +131,12 @@ class Uploads:
         self._queued[path] = (stat.st_mtime_ns, stat.st_size)
 
     def _finalized(self, bucket: str, name: str, generation: str, size: int) -> bytes:
-        """StorageObjectData, as far as a folder knows it."""
+        """Return the StorageObjectData of a file as JSON.
+
+        It has the fields that a folder can fill.
+        """
         now = self._clock.now().isoformat().replace("+00:00", "Z")
-        stored: dict[str, Any] = {
+        event: dict[str, Any] = {
             "kind": "storage#object",
             "bucket": bucket,
             "name": name,
@@ -127,9 +146,9 @@ class Uploads:
             "timeCreated": now,
             "updated": now,
         }
-        return json.dumps(stored).encode()
+        return json.dumps(event).encode()
 
 
 def _as_folder(objects: Objects) -> FolderObjects:
-    assert isinstance(objects, FolderObjects), "the embedded backend keeps its objects in folders"
+    assert isinstance(objects, FolderObjects), "the embedded backend stores its objects in folders"
     return objects

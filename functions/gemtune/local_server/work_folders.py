@@ -1,4 +1,4 @@
-"""Where trainers keep what they work on, below GEMTUNE_HOME; what killed ones left there is removed."""
+"""Clean-up of the trainers' working folders below GEMTUNE_HOME."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from gemtune.ports import JobStore
 
 
 def remove_idle(work: Path, store: JobStore) -> None:
-    """Remove the folders of jobs that are over or gone. A trainer that has not noticed yet could not write anyway."""
+    """Remove the working folders of jobs that are over or deleted.
+
+    A killed trainer leaves its folder behind. A trainer that has not noticed the end of its job yet loses nothing: the
+    store would not accept its results.
+    """
     for folder in work.iterdir() if work.is_dir() else ():
         if _is_idle(folder.name, store):
             shutil.rmtree(folder, ignore_errors=True)

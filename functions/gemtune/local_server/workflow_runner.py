@@ -1,4 +1,7 @@
-"""Runs the active executions: each interprets workflows/fine_tune.yaml in a thread of its own."""
+"""Runner of workflow executions, each in its own thread.
+
+An execution interprets workflows/fine_tune.yaml.
+"""
 
 from __future__ import annotations
 
@@ -23,21 +26,27 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Between looks when nothing was committed, and after a commit, of which there are many that start no execution.
-LOOK_SECONDS, PAUSE_SECONDS = 1.0, 0.05
-# A step's answer comes at once; a server under load may take its time.
+# Seconds between two polls for executions, and of a pause after each commit to the database: most commits start none.
+POLL_SECONDS, PAUSE_SECONDS = 1.0, 0.05
+# The control function answers quickly, unless the machine is under load.
 HTTP_TIMEOUT_SECONDS = 60.0
-# How long an execution waits that could not write to the disk.
+# Seconds until an execution that failed on a full disk is tried again.
 FULL_DISK_SECONDS = 10.0
 
 
-class _GivenUp(Exception):
-    """The server stops, or the execution was cancelled: not an error of the workflow, so it cannot catch it."""
+class _Abandoned(Exception):
+    """Raised in an execution to end it early.
+
+    The server stops, or the execution was cancelled. It is not a WorkflowError, so the workflow cannot catch it.
+    """
 
 
 class WorkflowRunner:
-    """No journal: after a restart an unfinished execution runs again from `main` with the same id, which claim and
-    begin_step make safe."""
+    """Runs the active executions of the launcher.
+
+    There is no journal. After a restart, an unfinished execution runs again from `main` with the same id; the control
+    calls `claim` and `begin_step` are idempotent, which makes that safe.
+    """
 
     def __init__(self, launcher: SqliteLauncher, jobs: CloudRunJobs, source: Path, *, control_url: str, token: str):
         self._source = source
@@ -49,18 +58,19 @@ class WorkflowRunner:
         self._running: dict[str, threading.Thread] = {}
 
     def run(self) -> None:
-        """Pick up executions until `stop`."""
+        """Start new executions until `stop` is called."""
         while not self._stopping.is_set():
             try:
                 version = self._launcher.version()
-                self._pick_up()
-                self._launcher.wait_for_newer(version, LOOK_SECONDS)
+                self._start_new()
+                self._launcher.wait_for_newer(version, POLL_SECONDS)
                 self._stopping.wait(PAUSE_SECONDS)
             except Exception:
-                log.exception("the list of executions could not be read; looking again")
-                self._stopping.wait(LOOK_SECONDS)
+                log.exception("the list of executions could not be read; trying again")
+                self._stopping.wait(POLL_SECONDS)
 
-    def _pick_up(self) -> None:
+    def _start_new(self) -> None:
+        """Start a thread for each active execution that has none."""
         self._running = {name: thread for name, thread in self._running.items() if thread.is_alive()}
         for execution, job_id, launch in self._launcher.active():
             if execution not in self._running:
@@ -69,36 +79,43 @@ class WorkflowRunner:
                 thread.start()
 
     def stop(self) -> None:
+        """Make `run` return and abandon the running executions."""
         self._stopping.set()
 
     def _execute(self, execution: str, job_id: str, launch: int) -> None:
-        """Run an execution to its end. One that the disk stops is not over: it is picked up again, as after a restart
-        of the server, and not at once."""
+        """Run one execution; if the disk is full, leave it active and wait.
+
+        The execution is then started again, as after a restart of the server.
+        """
         try:
-            self._interpret_to_its_end(execution, job_id, launch)
+            self._execute_and_record(execution, job_id, launch)
         except CannotStore:
-            log.exception("execution %s of job %s waits for room on the disk", execution, job_id)
+            log.exception("execution %s of job %s waits for space on the disk", execution, job_id)
             self._stopping.wait(FULL_DISK_SECONDS)
 
-    def _interpret_to_its_end(self, execution: str, job_id: str, launch: int) -> None:
-        """Raises CannotStore."""
+    def _execute_and_record(self, execution: str, job_id: str, launch: int) -> None:
+        """Run one execution and record how it ended, unless it was abandoned.
+
+        Raises CannotStore.
+        """
         environment = self._environment | {"GOOGLE_CLOUD_WORKFLOW_EXECUTION_ID": execution}
         argument = {"job_id": job_id, "launch": launch}
         try:
             self._interpret(execution, argument, environment)
             self._launcher.record_end(execution, ExecutionState.SUCCEEDED)
-        except _GivenUp:
-            log.info("execution %s stops here", execution)
+        except _Abandoned:
+            log.info("execution %s is abandoned", execution)
         except CannotStore:
             raise
         except WorkflowFailed as error:
             log.error("execution %s of job %s failed: %s", execution, job_id, error)
             self._launcher.record_end(execution, ExecutionState.FAILED, json.dumps(error.error, default=str))
         except Exception as error:
-            log.exception("execution %s of job %s broke", execution, job_id)
+            log.exception("execution %s of job %s failed unexpectedly", execution, job_id)
             self._launcher.record_end(execution, ExecutionState.FAILED, repr(error))
 
     def _interpret(self, execution: str, argument: object, environment: Mapping[str, str]) -> None:
+        """Interpret the workflow with its calls bound to this server."""
         from gemtune.local_server.workflow_engine.http_calls import http_post
         from gemtune.local_server.workflow_engine.interpreter import execute
 
@@ -111,7 +128,10 @@ class WorkflowRunner:
 
     @cached_property
     def _workflow(self) -> Workflow:
-        """Parsed when the first execution begins: a server that has nothing to run answers sooner."""
+        """Return the parsed workflow.
+
+        It is parsed at the first execution, so that the server starts faster.
+        """
         from gemtune.local_server.workflow_engine.syntax import load
 
         return load(self._source)
@@ -123,12 +143,15 @@ class WorkflowRunner:
         return httpx2.Client(timeout=HTTP_TIMEOUT_SECONDS, trust_env=False)
 
     def _check(self, execution: str) -> Callable[[], None]:
+        """Return a function that raises _Abandoned if the execution must end."""
+
         def check() -> None:
             if self._stopping.is_set() or self._launcher.state(execution) is not ExecutionState.ACTIVE:
-                raise _GivenUp
+                raise _Abandoned
 
         return check
 
     def _sleep(self, seconds: float) -> None:
+        """Sleep; raise _Abandoned if the server stops meanwhile."""
         if self._stopping.wait(seconds):
-            raise _GivenUp
+            raise _Abandoned

@@ -45,7 +45,7 @@ def test_the_server_of_a_demo_that_was_killed_stops(tmp_path: Path) -> None:
             server.kill()
         assert not alive, "the server of a killed demo goes on"
         assert (
-            "gemtune stops" in (tmp_path / "server.log").read_text()
+            "Stopping gemtune" in (tmp_path / "server.log").read_text()
         )  # it stopped as on SIGTERM, which stops its trainers too
     finally:
         demo.kill()

@@ -97,7 +97,7 @@ def test_a_failing_step_raises_an_error_that_the_workflow_can_catch(
 
 def test_a_step_that_exceeds_its_timeout_is_killed(jobs: CloudRunJobs, world: World) -> None:
     running: list[Any] = []
-    with pytest.raises(WorkflowError, match="out of time"):
+    with pytest.raises(WorkflowError, match="exceeded its timeout"):
         jobs.run(call(SLEEP, timeout=1), check=lambda: running.extend(rows(world)))
     assert children.find(running[0]["pid"], running[0]["name"]) is None
     assert rows(world) == []

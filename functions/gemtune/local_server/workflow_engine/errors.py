@@ -1,4 +1,4 @@
-"""What goes wrong in a workflow: in its file, in one of its calls, or in the whole of it."""
+"""Errors of workflows: in the file, in a call, and in an execution as a whole."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class WorkflowSyntaxError(Exception):
-    """The file is not a workflow that this interpreter runs."""
+    """Raised for a file that this interpreter does not support as a workflow."""
 
     def __init__(self, file: Path, line: int, message: str):
         super().__init__(f"{file}:{line}: {message}")
@@ -16,7 +16,10 @@ class WorkflowSyntaxError(Exception):
 
 
 class WorkflowError(Exception):
-    """An error as workflows see it: a map with `message` and `tags`, and more by kind. `except` can catch it."""
+    """Error that a workflow's `except` can catch.
+
+    `error` is what the workflow gets: a map with `message`, `tags` and further keys that depend on the tags.
+    """
 
     def __init__(self, error: Mapping[str, Any]):
         super().__init__(str(error.get("message", error)))
@@ -24,7 +27,10 @@ class WorkflowError(Exception):
 
 
 class WorkflowFailed(Exception):
-    """An error that the workflow did not catch."""
+    """Raised for an execution that ended with an uncaught error.
+
+    `error` is the error's map.
+    """
 
     def __init__(self, error: Mapping[str, Any]):
         super().__init__(str(error.get("message", error)))
@@ -32,5 +38,5 @@ class WorkflowFailed(Exception):
 
 
 def language_error(tag: str, message: str, **more: Any) -> WorkflowError:
-    """An error of the language itself, by its tag: KeyError, TypeError, …"""
+    """Return an error of the language itself with a tag such as KeyError."""
     return WorkflowError({"message": message, "tags": [tag], **more})

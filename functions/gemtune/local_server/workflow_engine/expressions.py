@@ -1,4 +1,7 @@
-"""Compiles expressions into functions of the variables. Types are as strict as Google's: nothing is converted."""
+"""Compiler from expressions to functions of the variables.
+
+Types are as strict as Google's: no operator converts its operands.
+"""
 
 from __future__ import annotations
 
@@ -14,61 +17,75 @@ from gemtune.local_server.workflow_engine.errors import language_error
 from gemtune.local_server.workflow_engine.functions import FUNCTIONS
 
 Variables = dict[str, Any]
-# What an expression needs to be evaluated: the variables, and the environment that sys.get_env reads.
+# Inputs of an evaluation: the variables, and the environment that sys.get_env reads.
 Scope = tuple[Variables, Mapping[str, str]]
 Evaluate = Callable[[Scope], Any]
 
 _PARSER = Lark((Path(__file__).parent / "expressions.lark").read_text(), parser="lalr", maybe_placeholders=False)
 
 _ARITHMETIC: Mapping[str, Callable[[Any, Any], Any]] = {
-    "+": operator.add, "-": operator.sub, "*": operator.mul,
-    "/": operator.truediv, "//": operator.floordiv, "%": operator.mod,
-}  # fmt: skip
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+    "//": operator.floordiv,
+    "%": operator.mod,
+}
 _ORDER: Mapping[str, Callable[[Any, Any], bool]] = {
-    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
-}  # fmt: skip
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
 
 
 class ExpressionError(Exception):
-    """A text that is no expression, or one that names a function that is not there."""
+    """Raised for invalid syntax, unknown functions and wrong argument counts."""
 
 
 def parse(text: str) -> Tree[Token] | Token:
-    """The tree of an expression, without its `${}`. Raises ExpressionError."""
+    """Parse an expression, given without its `${}`. Raises ExpressionError."""
     try:
         tree = _PARSER.parse(text)
     except UnexpectedInput as error:
-        raise ExpressionError(f"{text!r} is no expression (column {getattr(error, 'column', '?')})") from None
+        column = getattr(error, "column", "?")
+        raise ExpressionError(f"{text!r} is not a valid expression (column {column})") from None
     except LarkError as error:
-        raise ExpressionError(f"{text!r} is no expression: {error}") from None
-    for function, count in _calls(tree):
-        known = FUNCTIONS.get(function)
-        if known is None:
-            raise ExpressionError(f"there is no function {function!r}")
-        if count not in known.arguments:
-            raise ExpressionError(f"{function} takes {known.arguments} arguments, not {count}")
+        raise ExpressionError(f"{text!r} is not a valid expression: {error}") from None
+    for name, count in _calls(tree):
+        function = FUNCTIONS.get(name)
+        if function is None:
+            raise ExpressionError(f"there is no function {name!r}")
+        if count not in function.arguments:
+            raise ExpressionError(f"{name} takes {function.arguments} arguments, not {count}")
     return tree
 
 
 def variables_of(tree: Tree[Token] | Token) -> Iterator[str]:
-    """Names of the variables that an expression reads."""
+    """Yield the names of the variables that an expression reads."""
     for variable in tree.find_data("variable") if isinstance(tree, Tree) else ():
         yield str(variable.children[0])
 
 
 def compile_expression(tree: Tree[Token] | Token) -> Evaluate:
-    """The expression as a function of its scope. Evaluating raises WorkflowError."""
+    """Compile an expression to a function of its scope.
+
+    Calling that function can raise WorkflowError.
+    """
     assert isinstance(tree, Tree)
     children = [child if isinstance(child, Token) else compile_expression(child) for child in tree.children]
     return _NODES[tree.data](children)
 
 
 def _calls(tree: Tree[Token] | Token) -> Iterator[tuple[str, int]]:
+    """Yield the name and argument count of each call in an expression."""
     for call in tree.find_data("call") if isinstance(tree, Tree) else ():
         yield str(call.children[0]), len(call.children) - 1
 
 
 def _constant(convert: Callable[[str], Any]) -> Callable[[list[Any]], Evaluate]:
+    """Return the compiler of a literal; `convert` parses its text."""
+
     def node(children: list[Any]) -> Evaluate:
         value = convert(str(children[0]) if children else "")
         return lambda scope: value
@@ -79,7 +96,8 @@ def _constant(convert: Callable[[str], Any]) -> Callable[[list[Any]], Evaluate]:
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
 
 
-def _unquoted(literal: str) -> str:
+def _unquote(literal: str) -> str:
+    """Return a string literal's value: without quotes, with escapes replaced."""
     inner, text, escaped = literal[1:-1], [], False
     for character in inner:
         if escaped:
@@ -112,6 +130,10 @@ def _index(children: list[Any]) -> Evaluate:
 
 
 def _item(value: Any, key: Any) -> Any:
+    """Return an item of a map or list.
+
+    Raises WorkflowError with the tag KeyError, IndexError or TypeError.
+    """
     if isinstance(value, dict) and isinstance(key, str):
         if key not in value:
             raise language_error("KeyError", f"there is no key {key!r}")
@@ -133,7 +155,7 @@ def _call(children: list[Any]) -> Evaluate:
 
 
 def _chain(children: list[Any]) -> Evaluate:
-    """a + b - c, from left to right."""
+    """Compile a chain such as `a + b - c`, evaluated from left to right."""
 
     def evaluate(scope: Scope) -> Any:
         value = children[0](scope)
@@ -145,9 +167,10 @@ def _chain(children: list[Any]) -> Evaluate:
 
 
 def _arithmetic(sign: str, left: Any, right: Any) -> Any:
-    texts = sign == "+" and isinstance(left, str) and isinstance(right, str)
-    if not texts and not (_is_number(left) and _is_number(right)):
-        raise language_error("TypeError", f"{_kind(left)} {sign} {_kind(right)} has no meaning")
+    """Apply an operator to two numbers, or `+` to two strings."""
+    both_strings = sign == "+" and isinstance(left, str) and isinstance(right, str)
+    if not both_strings and not (_is_number(left) and _is_number(right)):
+        raise language_error("TypeError", f"{_kind(left)} {sign} {_kind(right)} is not defined")
     try:
         return _ARITHMETIC[sign](left, right)
     except ZeroDivisionError:
@@ -163,16 +186,16 @@ def _comparison(children: list[Any]) -> Evaluate:
             return _equal(left, right) is (sign == "==")
         if sign == "in":
             return _contains(right, left)
-        same = (_is_number(left) and _is_number(right)) or (isinstance(left, str) and isinstance(right, str))
-        if not same:
-            raise language_error("TypeError", f"{_kind(left)} {sign} {_kind(right)} has no meaning")
+        comparable = (_is_number(left) and _is_number(right)) or (isinstance(left, str) and isinstance(right, str))
+        if not comparable:
+            raise language_error("TypeError", f"{_kind(left)} {sign} {_kind(right)} is not defined")
         return _ORDER[str(sign)](left, right)
 
     return evaluate
 
 
 def _equal(left: Any, right: Any) -> bool:
-    """True is not 1 here, unlike in Python."""
+    """Return whether two values are equal; unlike in Python, True is not 1."""
     if isinstance(left, bool) or isinstance(right, bool):
         return left is right
     return bool(left == right)
@@ -183,15 +206,18 @@ def _contains(container: Any, item: Any) -> bool:
         return any(_equal(item, other) for other in container)
     if isinstance(container, dict):
         return item in container
-    raise language_error("TypeError", f"nothing is in a {_kind(container)}")
+    raise language_error("TypeError", f"`in` needs a list or a map, not a {_kind(container)}")
 
 
-def _logic(word: str, ends_at: bool) -> Callable[[list[Any]], Evaluate]:
-    """`and`, `or`: the right side is not evaluated when the left one decides."""
+def _logic(word: str, decisive: bool) -> Callable[[list[Any]], Evaluate]:
+    """Return the compiler of `and` or `or`.
+
+    The first operand that equals `decisive` decides; the operands after it are not evaluated.
+    """
 
     def node(children: list[Any]) -> Evaluate:
         def evaluate(scope: Scope) -> bool:
-            return ends_at if any(_truth(word, child(scope)) is ends_at for child in children) else not ends_at
+            return decisive if any(_boolean(word, child(scope)) is decisive for child in children) else not decisive
 
         return evaluate
 
@@ -199,16 +225,17 @@ def _logic(word: str, ends_at: bool) -> Callable[[list[Any]], Evaluate]:
 
 
 def _not(children: list[Any]) -> Evaluate:
-    return lambda scope: not _truth("not", children[0](scope))
+    return lambda scope: not _boolean("not", children[0](scope))
 
 
 def _minus(children: list[Any]) -> Evaluate:
     return lambda scope: _arithmetic("-", 0, children[0](scope))
 
 
-def _truth(word: str, value: Any) -> bool:
+def _boolean(word: str, value: Any) -> bool:
+    """Return an operand of `and`, `or` or `not`, which must be a boolean."""
     if not isinstance(value, bool):
-        raise language_error("TypeError", f"{word} takes booleans, not a {_kind(value)}")
+        raise language_error("TypeError", f"`{word}` needs booleans, not a {_kind(value)}")
     return value
 
 
@@ -217,6 +244,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _kind(value: Any) -> str:
+    """Return the name that Cloud Workflows gives to a value's type."""
     if value is None:
         return "null"
     names: list[tuple[type, str]] = [(bool, "boolean"), (int, "integer"), (float, "double"), (str, "string")]
@@ -227,7 +255,7 @@ def _kind(value: Any) -> str:
 _NODES: Mapping[str, Callable[[list[Any]], Evaluate]] = {
     "integer": _constant(int),
     "floating": _constant(float),
-    "text": _constant(_unquoted),
+    "text": _constant(_unquote),
     "true": _constant(lambda _: True),
     "false": _constant(lambda _: False),
     "null": _constant(lambda _: None),

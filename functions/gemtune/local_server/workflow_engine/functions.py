@@ -1,6 +1,6 @@
-"""The functions of the standard library that expressions may call, and the predicates of `retry`.
+"""Standard library functions for expressions, and the predicates of `retry`.
 
-Names and meanings: https://cloud.google.com/workflows/docs/reference/stdlib/overview
+Reference: https://cloud.google.com/workflows/docs/reference/stdlib/overview
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from gemtune.local_server.workflow_engine.errors import language_error
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """`arguments`: how many it takes. `call` gets the environment first."""
+    """Function of the standard library.
+
+    `arguments` are the allowed numbers of arguments. `call` gets the environment as an additional first argument.
+    """
 
     arguments: tuple[int, ...]
     call: Callable[..., Any]
@@ -33,7 +36,7 @@ def _encode(environment: Mapping[str, str], value: Any) -> str:
     try:
         return json.dumps(value)
     except (TypeError, ValueError):
-        raise language_error("TypeError", "this value has no JSON") from None
+        raise language_error("TypeError", "the value cannot be encoded as JSON") from None
 
 
 def _string(environment: Mapping[str, str], value: Any) -> str:
@@ -41,17 +44,17 @@ def _string(environment: Mapping[str, str], value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float | str):
         return str(value)
-    raise language_error("TypeError", "string() takes a number, a boolean or a string")
+    raise language_error("TypeError", "string() needs a number, a boolean or a string")
 
 
 def _length(environment: Mapping[str, str], value: Any) -> int:
     if isinstance(value, str | list | dict):
         return len(value)
-    raise language_error("TypeError", "len() takes a string, a list or a map")
+    raise language_error("TypeError", "len() needs a string, a list or a map")
 
 
-def _default(environment: Mapping[str, str], value: Any, otherwise: Any) -> Any:
-    return otherwise if value is None else value
+def _default(environment: Mapping[str, str], value: Any, fallback: Any) -> Any:
+    return fallback if value is None else value
 
 
 def _get(environment: Mapping[str, str], value: Any, key: Any) -> Any:
@@ -73,12 +76,18 @@ def _connection_failed(error: Mapping[str, Any]) -> bool:
 
 
 def default_retry_predicate(error: Mapping[str, Any]) -> bool:
-    """For idempotent calls: connection errors, time-outs, and 429, 502, 503, 504."""
+    """Return whether to retry an idempotent call.
+
+    True after connection errors, timeouts, and HTTP 429, 502, 503 and 504.
+    """
     return _connection_failed(error) or error.get("code") in (429, 502, 503, 504)
 
 
 def default_retry_predicate_non_idempotent(error: Mapping[str, Any]) -> bool:
-    """For calls that must not happen twice: a connection that was never made, 429 and 503."""
+    """Return whether to retry a call that must not happen twice.
+
+    True if no connection was made, and after HTTP 429 and 503.
+    """
     return "ConnectionFailedError" in error.get("tags", ()) or error.get("code") in (429, 503)
 
 

@@ -1,4 +1,4 @@
-"""Runs a workflow that was read: one step after the other, with its retries and its handlers."""
+"""Interpreter of loaded workflows, with retries and error handlers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gemtune.local_server.workflow_engine.expressions import Variables
 from gemtune.local_server.workflow_engine.functions import PREDICATES
 from gemtune.local_server.workflow_engine.syntax import Assign, Call, Next, Retry, Return, Step, Switch, Try, Workflow
 
-# Google's limit of steps in one execution.
+# Google's limit on the number of steps in one execution.
 MAX_STEPS = 100_000
 
 HostCall = Callable[[Mapping[str, Any]], Any]
@@ -19,6 +19,8 @@ HostCall = Callable[[Mapping[str, Any]], Any]
 
 @dataclass(frozen=True, slots=True)
 class _Returned:
+    """Outcome of a step that ends its subworkflow with a value."""
+
     value: Any
 
 
@@ -30,10 +32,12 @@ def execute(
     environment: Mapping[str, str],
     sleep: Callable[[float], None],
 ) -> object:
-    """Run `main` with the argument and return what it returns.
+    """Run `main` with an argument and return its result.
 
-    `calls` are the functions of the host by name; they raise WorkflowError for errors that the workflow may catch, and
-    what else they raise goes through. `sleep` gets seconds. Raises WorkflowFailed for an error that nothing caught.
+    `calls` are the host's functions by name. They raise WorkflowError for errors that the workflow can catch; their
+    other exceptions pass through. `environment` is for sys.get_env, `sleep` gets seconds.
+
+    Raises WorkflowFailed for an error that the workflow does not catch.
     """
     main = workflow.subworkflows["main"]
     variables = dict.fromkeys(main.params, argument)
@@ -45,6 +49,8 @@ def execute(
 
 @dataclass(slots=True)
 class _Run:
+    """State of one execution."""
+
     workflow: Workflow
     calls: Mapping[str, HostCall]
     environment: Mapping[str, str]
@@ -52,27 +58,38 @@ class _Run:
     steps_done: int = field(default=0)
 
     def subworkflow(self, name: str, variables: Variables) -> Any:
-        ended = self._steps(self.workflow.subworkflows[name].steps, variables)
-        return ended.value if ended is not None else None
+        """Run a subworkflow and return its result.
+
+        `variables` holds its arguments.
+        """
+        outcome = self._steps(self.workflow.subworkflows[name].steps, variables)
+        return outcome.value if outcome is not None else None
 
     def _steps(self, steps: Sequence[Step], variables: Variables) -> _Returned | None:
-        """Run steps from the first on; None when the last one was left behind."""
-        at = 0
-        while at < len(steps):
+        """Run a list of steps.
+
+        Returns None if it ends after the last step, without `return`.
+        """
+        index = 0
+        while index < len(steps):
             self.steps_done += 1
             if self.steps_done > MAX_STEPS:
                 raise language_error("ResourceLimitError", f"more than {MAX_STEPS} steps")
-            step = steps[at]
+            step = steps[index]
             outcome = self._action(step, variables)
             if isinstance(outcome, _Returned):
                 return outcome
             target = outcome.step if isinstance(outcome, Next) else step.next
             if target == "end":
                 return _Returned(None)
-            at = at + 1 if target is None else next(i for i, other in enumerate(steps) if other.name == target)
+            index = index + 1 if target is None else next(i for i, other in enumerate(steps) if other.name == target)
         return None
 
     def _action(self, step: Step, variables: Variables) -> _Returned | Next | None:
+        """Run one step and return its outcome.
+
+        That is a value that ends the subworkflow, a jump, or None to go on.
+        """
         scope = (variables, self.environment)
         match step.action:
             case Assign(values):
@@ -92,10 +109,11 @@ class _Run:
 
     def _holds(self, condition: Any) -> bool:
         if not isinstance(condition, bool):
-            raise language_error("TypeError", "a condition is a boolean")
+            raise language_error("TypeError", "a condition must be a boolean")
         return condition
 
     def _call(self, call: Call, variables: Variables) -> None:
+        """Call a function or subworkflow and store its result."""
         scope = (variables, self.environment)
         args = {name: value(scope) for name, value in call.args.items()}
         result: Any = None
@@ -109,18 +127,19 @@ class _Run:
             variables[call.result] = result
 
     def _try(self, attempt: Try, variables: Variables) -> _Returned | Next | None:
+        """Run a try block: its call with retries, then perhaps its handler."""
         try:
-            self._with_retries(attempt.body, attempt.retry, variables)
+            self._call_with_retries(attempt.body, attempt.retry, variables)
         except WorkflowError as error:
             if attempt.handler is None or attempt.caught_as is None:
                 raise
-            # The caught error is the handler's own:
+            # The variable with the caught error is visible in the handler only:
             # https://cloud.google.com/workflows/docs/reference/syntax/catching-errors
-            inner = _Handler(variables, attempt.caught_as, error.error)
+            inner = _HandlerVariables(variables, attempt.caught_as, error.error)
             return self._steps(attempt.handler, inner)
         return None
 
-    def _with_retries(self, call: Call, retry: Retry | None, variables: Variables) -> None:
+    def _call_with_retries(self, call: Call, retry: Retry | None, variables: Variables) -> None:
         retries = 0
         delay = retry.initial_delay if retry else 0.0
         while True:
@@ -135,15 +154,19 @@ class _Run:
             delay = min(retry.max_delay, delay * retry.multiplier)
 
 
-class _Handler(dict[str, Any]):
-    """The variables of an except block: those around it, which it may change, and the error, which stays inside."""
+class _HandlerVariables(dict[str, Any]):
+    """Variables of an except block.
 
-    def __init__(self, around: Variables, name: str, error: Mapping[str, Any]):
-        super().__init__(around)
-        self._around, self._name = around, name
-        super().__setitem__(name, dict(error))
+    Those of the surrounding block are shared, so that assignments change them there too. The variable with the caught
+    error exists in the except block only.
+    """
+
+    def __init__(self, outer: Variables, error_name: str, error: Mapping[str, Any]):
+        super().__init__(outer)
+        self._outer, self._error_name = outer, error_name
+        super().__setitem__(error_name, dict(error))
 
     def __setitem__(self, name: str, value: Any) -> None:
         super().__setitem__(name, value)
-        if name != self._name:
-            self._around[name] = value
+        if name != self._error_name:
+            self._outer[name] = value

@@ -1,4 +1,4 @@
-"""Reads a workflow file into steps, and refuses whatever it does not know, with file and line."""
+"""Reader of workflow files; rejects unsupported syntax with file and line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gemtune.local_server.workflow_engine.errors import WorkflowSyntaxError
 from gemtune.local_server.workflow_engine.expressions import Evaluate, Scope
 from gemtune.local_server.workflow_engine.functions import PREDICATES
 
-# The calls that the host provides, with their arguments; the first set is required.
+# Calls that the host provides: the names of their required and of their optional arguments.
 CALLS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "http.post": (frozenset({"url"}), frozenset({"body", "headers", "auth", "timeout"})),
     "googleapis.run.v2.projects.locations.jobs.run": (frozenset({"name"}), frozenset({"body", "connector_params"})),
@@ -28,11 +28,15 @@ _NAME = re.compile(r"^[a-zA-Z_]\w*$")
 
 @dataclass(frozen=True, slots=True)
 class Assign:
+    """Assignment of values to variables, in order."""
+
     values: Sequence[tuple[str, Evaluate]]
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
+    """Call of a host function or subworkflow; `result` names a variable."""
+
     target: str
     args: Mapping[str, Evaluate]
     result: str | None
@@ -40,21 +44,29 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Return:
+    """End of the subworkflow, with a value."""
+
     value: Evaluate
 
 
 @dataclass(frozen=True, slots=True)
 class Next:
+    """Jump to a step of the same list, or to `end`."""
+
     step: str
 
 
 @dataclass(frozen=True, slots=True)
 class Switch:
+    """Conditions with their actions; the first condition that is true decides."""
+
     branches: Sequence[tuple[Evaluate, Return | Next]]
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
+    """Retry policy of a call; delays are in seconds."""
+
     predicate: str
     max_retries: int
     initial_delay: float
@@ -64,6 +76,11 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Try:
+    """Call with a retry policy, an except block, or both.
+
+    `caught_as` is the variable with the caught error in the except block `handler`.
+    """
+
     body: Call
     retry: Retry | None
     caught_as: str | None
@@ -72,6 +89,8 @@ class Try:
 
 @dataclass(frozen=True, slots=True)
 class Step:
+    """Named step: an action, and the step after it if not the next one."""
+
     name: str
     action: Assign | Call | Switch | Try | Return | None
     next: str | None
@@ -79,6 +98,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Subworkflow:
+    """Named list of steps with parameters."""
+
     name: str
     params: Sequence[str]
     steps: Sequence[Step]
@@ -86,56 +107,67 @@ class Subworkflow:
 
 @dataclass(frozen=True, slots=True)
 class Workflow:
+    """Subworkflows of a file by name; execution begins with `main`."""
+
     subworkflows: Mapping[str, Subworkflow]
 
 
 def load(path: Path) -> Workflow:
-    """Raises WorkflowSyntaxError, OSError."""
+    """Load a workflow file. Raises WorkflowSyntaxError, OSError."""
     try:
         root = YAML(typ="rt", pure=True).load(path.read_text())
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise WorkflowSyntaxError(path, line, f"no YAML: {error.problem}") from None
+        raise WorkflowSyntaxError(path, line, f"invalid YAML: {error.problem}") from None
     return _Reader(path).workflow(root)
 
 
 class _Reader:
-    """Goes through the file once; what a subworkflow may read is collected before its expressions are."""
+    """Reader of one file.
+
+    It collects the variables of a subworkflow before it compiles the expressions in it, to find unknown ones.
+    """
 
     def __init__(self, path: Path):
         self._path = path
         self._params: dict[str, list[str]] = {}
-        self._known: set[str] = set()
+        self._variables: set[str] = set()
 
     def workflow(self, root: Any) -> Workflow:
+        """Read the whole file.
+
+        Raises WorkflowSyntaxError, like all methods below.
+        """
         if not isinstance(root, CommentedMap) or "main" not in root:
-            raise WorkflowSyntaxError(self._path, 1, "a workflow is a map of subworkflows, one of them `main`")
+            raise WorkflowSyntaxError(self._path, 1, "a workflow must be a map of subworkflows, one of them `main`")
         for name in root:
             body = self._map(root, name, required={"steps"}, allowed={"params"})
             self._params[name] = [str(param) for param in body.get("params", [])]
         if len(self._params["main"]) > 1:
-            raise self._error(root["main"], "params", "main takes one argument at most")
+            raise self._error(root["main"], "params", "main takes at most one argument")
         return Workflow({name: self._subworkflow(name, body) for name, body in root.items()})
 
     def _subworkflow(self, name: str, body: CommentedMap) -> Subworkflow:
-        self._known = {*self._params[name], *_written(body["steps"])}
+        self._variables = {*self._params[name], *_assigned_variables(body["steps"])}
         return Subworkflow(name, self._params[name], self._steps(body, "steps"))
 
     def _steps(self, parent: CommentedMap, key: str) -> Sequence[Step]:
-        found = parent[key]
-        if not isinstance(found, CommentedSeq) or not found:
+        """Read the list of steps at a key."""
+        entries = parent[key]
+        if not isinstance(entries, CommentedSeq) or not entries:
             raise self._error(parent, key, "a list of steps is missing")
         names: list[str] = []
-        for entry in found:
+        for entry in entries:
             if not isinstance(entry, CommentedMap) or len(entry) != 1:
-                raise self._error(parent, key, "a step is a map of one name to its body")
+                raise self._error(parent, key, "a step must be a map of one name to its body")
             (name,) = entry
             if not _NAME.match(str(name)) or name in names:
-                raise self._error(entry, name, f"{name!r} is no name for a step, or stands twice")
+                raise self._error(entry, name, f"{name!r} is not a valid name for a step, or is used twice")
             names.append(name)
-        return [self._step(entry, name, [*names, "end"]) for entry in found for name in entry]
+        return [self._step(entry, name, [*names, "end"]) for entry in entries for name in entry]
 
     def _step(self, entry: CommentedMap, name: str, names: Sequence[str]) -> Step:
+        """Read one step; `names` are the steps it can jump to."""
         actions = {"assign", "call", "switch", "try", "return"}
         body = self._map(entry, name, required=set(), allowed=actions | {"args", "result", "retry", "except", "next"})
         present = actions & set(body)
@@ -164,10 +196,10 @@ class _Reader:
         values = []
         for entry in body["assign"]:
             if not isinstance(entry, CommentedMap) or len(entry) != 1:
-                raise self._error(body, "assign", "an assignment is a map of one variable to its value")
+                raise self._error(body, "assign", "an assignment must be a map of one variable to its value")
             (name,) = entry
             if not _NAME.match(str(name)):
-                raise self._error(entry, name, f"{name!r} is no variable")
+                raise self._error(entry, name, f"{name!r} is not a valid variable name")
             values.append((str(name), self._value(entry, name)))
         return Assign(values)
 
@@ -184,7 +216,7 @@ class _Reader:
             raise self._error(body, "args" if "args" in body else "call", f"{target} takes the arguments {takes}")
         result = body.get("result")
         if result is not None and not _NAME.match(str(result)):
-            raise self._error(body, "result", f"{result!r} is no variable")
+            raise self._error(body, "result", f"{result!r} is not a valid variable name")
         return Call(target, {name: self._value(args, name) for name in args}, result)
 
     def _switch(self, body: CommentedMap, names: Sequence[str]) -> Switch:
@@ -192,7 +224,7 @@ class _Reader:
         for index in range(len(body["switch"])):
             branch = self._map(body["switch"], index, required={"condition"}, allowed={"return", "next"})
             if len(branch) != 2:
-                raise self._error(branch, "condition", "a branch has a condition and one of return, next")
+                raise self._error(branch, "condition", "a branch needs a condition and one of return, next")
             then = Return(self._value(branch, "return")) if "return" in branch else Next(self._target(branch, names))
             branches.append((self._value(branch, "condition"), then))
         return Switch(branches)
@@ -218,17 +250,21 @@ class _Reader:
             raise self._error(retry, "predicate", f"there is no predicate {predicate!r}")
         for numbers, key in [(retry, "max_retries"), *((backoff, key) for key in backoff)]:
             if not isinstance(numbers[key], int | float) or isinstance(numbers[key], bool):
-                raise self._error(numbers, key, f"{key} is a number")
+                raise self._error(numbers, key, f"{key} must be a number")
         return Retry(predicate, retry["max_retries"], *(backoff[name] for name in delays))
 
     def _target(self, body: CommentedMap, names: Sequence[str]) -> str:
+        """Read `next`: the name of a step in the same list, or `end`."""
         target = str(body["next"])
         if target not in names:
             raise self._error(body, "next", f"there is no step {target!r} here")
         return target
 
     def _value(self, parent: Any, key: Any) -> Evaluate:
-        """A literal, an expression, or a map or list of them."""
+        """Compile the value at a key.
+
+        It is a literal, an expression, or a map or list of them.
+        """
         value = parent[key]
         if isinstance(value, CommentedMap):
             items = {str(name): self._value(value, name) for name in value}
@@ -244,14 +280,14 @@ class _Reader:
     def _expression(self, parent: Any, key: Any, text: str) -> Evaluate:
         stripped = text.strip()
         if not (stripped.startswith("${") and stripped.endswith("}")):
-            raise self._error(parent, key, "an expression fills its whole value")
+            raise self._error(parent, key, "an expression must be the whole value")
         try:
             tree = expressions.parse(stripped[2:-1])
         except expressions.ExpressionError as error:
             raise self._error(parent, key, str(error)) from None
         for name in expressions.variables_of(tree):
-            if name not in self._known:
-                raise self._error(parent, key, f"nothing sets the variable {name!r}")
+            if name not in self._variables:
+                raise self._error(parent, key, f"no step sets the variable {name!r}")
         evaluate = expressions.compile_expression(tree)
 
         def scoped(scope: Scope) -> Any:
@@ -260,36 +296,37 @@ class _Reader:
         return scoped
 
     def _map(self, parent: Any, key: Any, *, required: set[str], allowed: set[str]) -> CommentedMap:
-        """The map at a key, with all of the required keys and no others than those."""
+        """Return the map at a key, checked for missing and unknown keys."""
         body = parent[key]
         if not isinstance(body, CommentedMap):
             raise self._error(parent, key, "a map is missing")
         for name in body:
             if name not in required | allowed:
-                raise self._error(body, name, f"{name!r} is not known here")
+                raise self._error(body, name, f"{name!r} is not supported here")
         for name in sorted(required - set(body)):
             raise self._error(parent, key, f"{name!r} is missing")
         return body
 
     def _error(self, parent: Any, key: Any, message: str) -> WorkflowSyntaxError:
+        """Return an error with the line of a key in its parent."""
         line = parent.lc.line
         if key is not None and isinstance(parent, CommentedMap | CommentedSeq) and key in (parent.lc.data or {}):
             line = parent.lc.data[key][0]
         return WorkflowSyntaxError(self._path, line + 1, message)
 
 
-def _written(steps: Any) -> set[str]:
-    """Every variable that some step of a subworkflow sets."""
-    found: set[str] = set()
-    if isinstance(steps, CommentedSeq):
-        for entry in steps:
-            found |= _written(entry)
-    elif isinstance(steps, CommentedMap):
-        for key, value in steps.items():
+def _assigned_variables(node: Any) -> set[str]:
+    """Return the variables that the steps in a YAML node set."""
+    variables: set[str] = set()
+    if isinstance(node, CommentedSeq):
+        for entry in node:
+            variables |= _assigned_variables(entry)
+    elif isinstance(node, CommentedMap):
+        for key, value in node.items():
             if key == "assign" and isinstance(value, CommentedSeq):
-                found |= {str(name) for entry in value if isinstance(entry, CommentedMap) for name in entry}
+                variables |= {str(name) for entry in value if isinstance(entry, CommentedMap) for name in entry}
             elif key in ("result", "as") and isinstance(value, str):
-                found.add(value)
+                variables.add(value)
             else:
-                found |= _written(value)
-    return found
+                variables |= _assigned_variables(value)
+    return variables
