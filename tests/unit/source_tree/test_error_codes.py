@@ -31,7 +31,7 @@ ELSEWHERE: Mapping[tuple[str, str], str] = {
     ("functions/gemtune/handlers/error_answers.py", "code_for_reason(error.name)"): "HTTP's names",
     ("functions/gemtune/local_server/cloud_run_jobs.py", "child.exit_code()"): "an exit code",
     ("functions/gemtune/local_server/http_server.py", "error_answers.code_for_reason(error.reason)"): "HTTP's names",
-    ("functions/gemtune/local_server/workflow_engine/http_calls.py", "answer.status_code"): "a status",
+    ("functions/gemtune/local_server/workflow_engine/http_calls.py", "response.status_code"): "a status",
     ("functions/gemtune/request/parsing.py", "detail['type']"): "pydantic's names",
     ("trainer/process/child.py", "process.returncode"): "an exit code",
 }
