@@ -1,4 +1,4 @@
-"""Base models: from a folder, a bucket, or the Hub, and never half of one."""
+"""Base models from a folder, a bucket or the Hub, and never an incomplete one."""
 
 from __future__ import annotations
 
@@ -68,12 +68,14 @@ def code_of(caught: pytest.ExceptionInfo[StepError]) -> str:
     return caught.value.code
 
 
-def test_a_model_of_the_hub_is_copied_once_and_whole(hub: FakeHub, buckets: Buckets, work: Path, tiny: Path) -> None:
+def test_a_model_of_the_hub_is_copied_once_and_completely(
+    hub: FakeHub, buckets: Buckets, work: Path, tiny: Path
+) -> None:
     provided = provide(buckets, work)
     assert provided == {"kind": "bucket", "id": REPOSITORY, "place": f"export/{PREFIX}"}
     assert set(hub.fetched) == SMALL | {"model.safetensors"}
-    whole = manifest.fetch(buckets.export, PREFIX, work / "into")
-    assert (whole / "model.safetensors").read_bytes() == (tiny / "model.safetensors").read_bytes()
+    copy = manifest.fetch(buckets.export, PREFIX, work / "into")
+    assert (copy / "model.safetensors").read_bytes() == (tiny / "model.safetensors").read_bytes()
     assert not list(work.rglob("*.safetensors")), "weights stayed on this machine"
     hub.fetched.clear()
     assert provide(buckets, work) == provided
@@ -81,12 +83,12 @@ def test_a_model_of_the_hub_is_copied_once_and_whole(hub: FakeHub, buckets: Buck
     assert location.locate(buckets, provided, work).joinpath("model.safetensors").is_file()
 
 
-def test_a_copy_that_was_interrupted_is_made_again(hub: FakeHub, buckets: Buckets, work: Path) -> None:
-    asked: list[int] = []
+def test_an_interrupted_copy_is_repeated(hub: FakeHub, buckets: Buckets, work: Path) -> None:
+    calls: list[int] = []
 
     def stop_at_the_third_file() -> None:
-        asked.append(1)
-        if len(asked) == 3:
+        calls.append(1)
+        if len(calls) == 3:
             raise StopRequested
 
     with pytest.raises(StopRequested):
@@ -96,7 +98,9 @@ def test_a_copy_that_was_interrupted_is_made_again(hub: FakeHub, buckets: Bucket
     assert manifest.read_whole(buckets.export, PREFIX) is not None
 
 
-def test_what_is_no_gemma_is_refused_before_its_weights_are_fetched(hub: FakeHub, buckets: Buckets, work: Path) -> None:
+def test_another_model_than_gemma_is_refused_before_its_weights_are_fetched(
+    hub: FakeHub, buckets: Buckets, work: Path
+) -> None:
     hub.files["config.json"] = b'{"model_type": "llama"}'
     with pytest.raises(StepError) as caught:
         provide(buckets, work)
@@ -104,7 +108,7 @@ def test_what_is_no_gemma_is_refused_before_its_weights_are_fetched(hub: FakeHub
     assert "model.safetensors" not in hub.fetched
 
 
-def test_the_token_goes_to_the_hub_and_nowhere_else(hub: FakeHub, buckets: Buckets, work: Path) -> None:
+def test_the_token_is_sent_only_to_the_hub(hub: FakeHub, buckets: Buckets, work: Path) -> None:
     hub.required_token = "hf_" + "a" * 30
     with pytest.raises(StepError) as caught:
         provide(buckets, work, token=lambda: "hf_" + "b" * 30)
@@ -124,7 +128,7 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(hub: FakeHub, buckets: Bucke
         ((403, ""), "base_model_gated"),
     ],
 )
-def test_refusals_of_the_hub_say_what_to_do(
+def test_refusals_of_the_hub_have_a_hint(
     hub: FakeHub, buckets: Buckets, work: Path, refusal: tuple[int, str], code: str
 ) -> None:
     hub.refusal = refusal
@@ -136,33 +140,29 @@ def test_refusals_of_the_hub_say_what_to_do(
 
 
 @pytest.mark.parametrize("name", ["acme/none", "acme/tiny--gemma"])
-def test_a_name_that_the_hub_does_not_know_or_allow_is_not_found(
-    hub: FakeHub, buckets: Buckets, work: Path, name: str
-) -> None:
+def test_an_unknown_or_invalid_name_is_not_found(hub: FakeHub, buckets: Buckets, work: Path, name: str) -> None:
     with pytest.raises(StepError) as caught:
         location.provide(name, buckets, work, token=lambda: None)
     assert code_of(caught) == "base_model_not_found"
 
 
-def test_without_a_network_the_step_may_be_tried_again(
-    buckets: Buckets, work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_network_failure_can_be_retried(buckets: Buckets, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(httpx2.TransportError):
         provide(buckets, work)
 
 
-def test_a_token_whose_time_is_over_fails_the_job(buckets: Buckets, work: Path) -> None:
-    def gone() -> str:
+def test_an_expired_token_fails_the_job(buckets: Buckets, work: Path) -> None:
+    def expired() -> str:
         raise SecretNotFound("there is no such secret")
 
     with pytest.raises(StepError) as caught:
-        provide(buckets, work, token=gone)
+        provide(buckets, work, token=expired)
     assert code_of(caught) == "secret_not_found"
 
 
-def test_a_model_in_a_bucket_is_described_without_its_weights(buckets: Buckets, work: Path, tiny: Path) -> None:
+def test_a_model_in_a_bucket_is_read_without_its_weights(buckets: Buckets, work: Path, tiny: Path) -> None:
     upload_folder(buckets.data, tiny, "models/mine")
     provided = location.provide("gs://data/models/mine/", buckets, work, token=lambda: None)
     described = location.without_weights(buckets, provided, work)
@@ -179,14 +179,16 @@ def test_a_model_in_a_bucket_is_described_without_its_weights(buckets: Buckets, 
         ("data/models//mine", "bad_base_model"),
     ],
 )
-def test_a_place_without_a_model_or_outside_is_refused(buckets: Buckets, work: Path, place: str, code: str) -> None:
+def test_a_place_without_a_model_or_outside_the_buckets_is_refused(
+    buckets: Buckets, work: Path, place: str, code: str
+) -> None:
     for find in (location.without_weights, location.locate):
         with pytest.raises(StepError) as caught:
             find(buckets, {"kind": "bucket", "id": "x", "place": place}, work)
         assert code_of(caught) == code
 
 
-def test_weights_cut_short_are_no_model(copied: Path, buckets: Buckets, work: Path) -> None:
+def test_truncated_weights_are_refused(copied: Path, buckets: Buckets, work: Path) -> None:
     weights = copied / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(StepError, match="damaged") as caught:
@@ -206,7 +208,7 @@ def test_a_missing_part_of_the_weights_is_named(copied: Path, buckets: Buckets, 
     assert code_of(caught) == "bad_base_model"
 
 
-def test_a_pipe_among_a_models_files_keeps_nobody_waiting(copied: Path, buckets: Buckets, work: Path) -> None:
+def test_a_pipe_among_a_models_files_is_refused_without_waiting(copied: Path, buckets: Buckets, work: Path) -> None:
     (copied / "tokenizer.json").unlink()
     os.mkfifo(copied / "tokenizer.json")
     with pytest.raises(StepError, match=r"not a regular file .*: tokenizer\.json") as caught:
@@ -214,7 +216,7 @@ def test_a_pipe_among_a_models_files_keeps_nobody_waiting(copied: Path, buckets:
     assert code_of(caught) == "bad_base_model"
 
 
-def test_a_link_out_of_the_bucket_is_named_and_one_inside_is_followed(
+def test_a_link_out_of_the_bucket_is_refused_and_one_inside_is_followed(
     copied: Path, buckets: Buckets, work: Path, tmp_path: Path
 ) -> None:
     folder = Path(buckets.data.uri("models/linked"))

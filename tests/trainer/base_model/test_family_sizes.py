@@ -1,4 +1,7 @@
-"""Published sizes of models, against what transformers builds of the same shapes without their weights."""
+"""Published sizes of models, compared with models that transformers builds.
+
+These have the published shapes, but no weights.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ _LARGE_TOWER = {
     "head_dim": 72,
     "standardize": True,
 }
-# Shapes as https://github.com/google-deepmind/gemma (gm/nn/gemma4/_gemma4.py) has them.
+# Shapes from https://github.com/google-deepmind/gemma (gm/nn/gemma4/_gemma4.py).
 GEMMA_4: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
     "gemma-4-e2b": (
         {
@@ -91,36 +94,36 @@ GEMMA_4: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
 
 
 @pytest.mark.parametrize("name", GEMMA_4)
-def test_sizes_of_gemma_4_are_those_of_models_of_these_shapes(name: str) -> None:
+def test_published_sizes_of_gemma_4_match_its_shapes(name: str) -> None:
     from transformers import Gemma4Config, Gemma4ForConditionalGeneration
 
-    text, vision, hears = GEMMA_4[name]
-    config = Gemma4Config(text_config=text, vision_config=vision, audio_config={} if hears else None)
+    text, vision, has_audio = GEMMA_4[name]
+    config = Gemma4Config(text_config=text, vision_config=vision, audio_config={} if has_audio else None)
     with torch.device("meta"):
         model = Gemma4ForConditionalGeneration(config)
     published = families.size_by_name(name)
     assert published is not None
-    # transformers drops keys and values that no layer reads, which files have: 0.7% of E4B.
+    # transformers drops keys and values that no layer reads, but files contain them: 0.7% of E4B.
     counted = sum(weight.numel() for weight in model.parameters())
     assert counted <= published.parameters <= 1.01 * counted
     saved = {"model_type": "gemma4", "dtype": "bfloat16", "text_config": {"model_type": "gemma4_text", **text}}
     saved["text_config"] |= {"vocab_size": 262_144, "head_dim": 256, "global_head_dim": 512}
     if "hidden_size_per_layer_input" not in text:
         saved["text_config"]["hidden_size_per_layer_input"] = 256
-    of_folder = model_size.of_folder(saved, 2 * published.parameters)
-    assert set(of_folder.shapes) == set(published.shapes)
-    assert (of_folder.experts, of_folder.per_layer_input) == (published.experts, published.per_layer_input)
+    computed = model_size.of_folder(saved, 2 * published.parameters)
+    assert set(computed.shapes) == set(published.shapes)
+    assert (computed.experts, computed.per_layer_input) == (published.experts, published.per_layer_input)
     language = model.model.language_model
     assert published.embeddings == language.embed_tokens.weight.numel() + (
         language.embed_tokens_per_layer.weight.numel() if published.per_layer_input else 0
     )
     if published.experts is not None:
-        named = dict(language.named_parameters())
-        assert published.expert_parameters == sum(p.numel() for n, p in named.items() if ".experts." in n)
+        parameters = dict(language.named_parameters())
+        assert published.expert_parameters == sum(p.numel() for n, p in parameters.items() if ".experts." in n)
 
 
 @pytest.mark.parametrize(("shape", "rank"), [("gemma3", 4), ("gemma4-e", 8), ("gemma4-moe", 4), ("gemma4-unified", 2)])
-def test_the_parameters_of_an_adapter_are_those_that_peft_makes(tmp_path: Any, shape: str, rank: int) -> None:
+def test_the_parameter_count_of_an_adapter_matches_peft(tmp_path: Any, shape: str, rank: int) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 

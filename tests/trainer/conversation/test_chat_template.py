@@ -1,4 +1,7 @@
-"""Templates of base models: found where models keep them, never trusted, and run as transformers runs them."""
+"""Chat templates of base models: found where models keep them, never trusted.
+
+They are rendered as transformers renders them.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ def base_without_template(folder: Path, model_type: str, *tokens: str) -> Path:
         "{{ strftime_now('%Y') | length }}",
     ],
 )
-def test_a_template_renders_as_transformers_renders_it(tmp_path: Path, text: str, add_generation_prompt: bool) -> None:
+def test_a_template_renders_as_in_transformers(tmp_path: Path, text: str, add_generation_prompt: bool) -> None:
     from transformers.utils.chat_template_utils import render_jinja_template
 
     theirs, _ = render_jinja_template(
@@ -64,23 +67,23 @@ def test_a_template_renders_as_transformers_renders_it(tmp_path: Path, text: str
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "source"),
+    ("name", "content", "source"),
     [
         ("chat_template.jinja", "here", "chat_template.jinja"),
         ("chat_template.json", json.dumps({"chat_template": "here"}), "chat_template.json"),
         ("other.txt", "", "gemtune's own for Gemma 3"),
     ],
 )
-def test_a_template_is_found_in_its_file(tmp_path: Path, file: str, content: str, source: str) -> None:
+def test_a_template_is_found_in_its_file(tmp_path: Path, name: str, content: str, source: str) -> None:
     base_without_template(tmp_path, "gemma3_text", "<start_of_turn>", "<end_of_turn>")
-    (tmp_path / file).write_text(content)
-    found = ChatTemplate(tmp_path, SPECIAL)
-    assert found.source == source
-    assert (found.render(MESSAGES) == "here") == (source == file)
+    (tmp_path / name).write_text(content)
+    template = ChatTemplate(tmp_path, SPECIAL)
+    assert template.source == source
+    assert (template.render(MESSAGES) == "here") == (source == name)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"chat_template": "\\ud800"}', "[" * 3000])
-def test_a_file_that_cannot_be_read_is_no_reason_to_take_another_template(tmp_path: Path, content: str) -> None:
+def test_an_unreadable_template_file_fails_instead_of_being_skipped(tmp_path: Path, content: str) -> None:
     (tmp_path / "chat_template.json").write_text(content)
     with pytest.raises(StepError, match=r"chat_template\.json") as failed:
         ChatTemplate(tmp_path, SPECIAL)
@@ -88,11 +91,11 @@ def test_a_file_that_cannot_be_read_is_no_reason_to_take_another_template(tmp_pa
 
 
 @pytest.mark.parametrize(
-    "given", ["here", [{"name": "tool_use", "template": "x"}, {"name": "default", "template": "here"}]]
+    "configured", ["here", [{"name": "tool_use", "template": "x"}, {"name": "default", "template": "here"}]]
 )
-def test_a_template_is_found_in_the_tokenizers_configuration(tmp_path: Path, given: Any) -> None:
-    found = ChatTemplate(tmp_path, {"chat_template": given})
-    assert (found.source, found.render(MESSAGES)) == ("tokenizer_config.json", "here")
+def test_a_template_is_found_in_the_tokenizers_configuration(tmp_path: Path, configured: Any) -> None:
+    template = ChatTemplate(tmp_path, {"chat_template": configured})
+    assert (template.source, template.render(MESSAGES)) == ("tokenizer_config.json", "here")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +114,7 @@ def test_a_broken_or_hostile_template_fails_the_step(tmp_path: Path, text: str) 
     assert caught.value.code == "template_failed"
 
 
-def test_what_a_template_refuses_is_the_rows_fault(tmp_path: Path) -> None:
+def test_a_refusal_by_the_template_is_blamed_on_the_row(tmp_path: Path) -> None:
     with pytest.raises(TemplateRefusal, match="System role not supported"):
         template(tmp_path, "{{ raise_exception('System role not supported') }}").render(MESSAGES)
 
@@ -125,7 +128,7 @@ def test_what_a_template_refuses_is_the_rows_fault(tmp_path: Path) -> None:
         ("gemma4_unified", ("<|turn>", "<turn|>"), "<bos><|turn>user\nHi<turn|>"),
     ],
 )
-def test_a_base_model_without_a_template_gets_that_of_its_family(
+def test_a_base_model_without_a_template_gets_its_familys(
     tmp_path: Path, model_type: str, tokens: tuple[str, ...], begins: str
 ) -> None:
     template = ChatTemplate(base_without_template(tmp_path, model_type, *tokens), SPECIAL)
@@ -143,7 +146,7 @@ def test_a_vocabulary_without_the_familys_turn_tokens_gets_no_template(tmp_path:
 
 LONG = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 GROWS = "{% set it = namespace(x='x') %}{% for i in range(40) %}{% set it.x = it.x ~ it.x %}{% endfor %}"
-# Lists with the same list in them twice, sixty levels deep: equal only after 2^60 comparisons, all in one operation.
+# Nested lists, each holding the previous one twice: comparing two of them takes 2^60 steps within one operation.
 COMPARES = """
 {% set two = namespace(a=[1], b=[1]) %}
 {% for i in range(60) %}{% set two.a = [two.a, two.a] %}{% set two.b = [two.b, two.b] %}{% endfor %}
@@ -160,15 +163,15 @@ COMPARES = """
         (GROWS, "it takes more than 256 MiB of memory"),
         ("{{ messages[0].content * 10000000000 }}", "it takes more than 256 MiB of memory"),
         ("{{ messages[0].content.ljust(10000000000) }}", "it takes more than 256 MiB of memory"),
-        ("{{ 'x' * 10000000000 }}", "it takes more than 256 MiB of memory"),  # when it is compiled
+        ("{{ 'x' * 10000000000 }}", "it takes more than 256 MiB of memory"),  # already when the template is compiled
         ("{{ 'x' * 9000000 }}", "it writes more than 8388608 characters for one conversation"),
         ("{% for i in range(100000) %}{{ messages[0].content * 100 }}{% endfor %}", "more than 8388608 characters"),
     ],
 )
-def test_a_template_that_takes_too_much_ends_the_step(
+def test_a_template_that_exceeds_a_limit_fails_the_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, reason: str
 ) -> None:
-    if "CPU time" in reason:  # else a busy machine would be out of time before the template is out of memory
+    if "CPU time" in reason:  # not for the others: on a busy machine they would exceed it first
         monkeypatch.setattr(render_limits, "CPU_SECONDS", 0.2)
     monkeypatch.setattr(render_limits, "MEMORY_BYTES", 256 * 2**20)
     with pytest.raises(StepError, match=reason) as failed:
@@ -176,9 +179,7 @@ def test_a_template_that_takes_too_much_ends_the_step(
     assert failed.value.code == "template_failed"
 
 
-def test_limits_are_those_of_a_rendering_and_not_of_the_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_limits_apply_to_each_rendering_and_not_to_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(render_limits, "CPU_SECONDS", 0.2)
     before = [resource.getrlimit(kind) for kind in (resource.RLIMIT_CPU, resource.RLIMIT_AS)]
     fine = template(tmp_path, "{{ messages[0].content }}")
@@ -189,11 +190,11 @@ def test_limits_are_those_of_a_rendering_and_not_of_the_process(
     assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
     assert [resource.getrlimit(kind) for kind in (resource.RLIMIT_CPU, resource.RLIMIT_AS)] == before
     spent = time.process_time()
-    while time.process_time() - spent < 0.5:  # more than a rendering may take, outside of one
+    while time.process_time() - spent < 0.5:  # more CPU time than one rendering may take
         assert fine.render(MESSAGES) == "Hi"
 
 
-def test_what_no_signal_can_interrupt_ends_the_process(tmp_path: Path) -> None:
+def test_an_uninterruptible_rendering_ends_the_process(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_text(COMPARES)
     program = (
         "import sys; from pathlib import Path; from trainer.conversation import render_limits\n"
@@ -206,7 +207,7 @@ def test_what_no_signal_can_interrupt_ends_the_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "large"])
-def test_a_template_that_is_no_file_of_moderate_size_is_refused(tmp_path: Path, kind: str) -> None:
+def test_a_template_in_a_pipe_or_a_huge_file_is_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "chat_template.jinja"
     if kind == "pipe":
         os.mkfifo(path)

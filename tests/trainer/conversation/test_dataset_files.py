@@ -1,4 +1,4 @@
-"""Rows from files: whatever a file holds, a row comes out or a reason, and never an exception of some library."""
+"""Rows from files: any content gives a row or a reason, never an exception."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def parquet(folder: Path, **columns: Any) -> Path:
 
 
 def text_of_bytes(*cells: bytes) -> pa.Array:
-    """A text column whose bytes nobody checked, as some writers leave it."""
+    """Return a text column of unchecked bytes, as some writers produce."""
     binary = pa.array(cells, pa.binary())
     return pa.Array.from_buffers(pa.string(), len(cells), binary.buffers())
 
@@ -35,7 +35,7 @@ def reason(row: Any) -> str:
     return refused.reason
 
 
-ANY_TEXT = st.text(st.characters(), max_size=5)  # halves of surrogate pairs too
+ANY_TEXT = st.text(st.characters(), max_size=5)  # including lone surrogates
 NAMES = ANY_TEXT | st.sampled_from(["messages", "prompt", "completion", "role", "content", "type", "text", "answer"])
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | ANY_TEXT,
@@ -45,30 +45,30 @@ JSON = st.recursive(
 
 
 @given(st.dictionaries(NAMES, JSON))
-def test_any_json_object_is_a_conversation_or_a_reason_that_can_be_written(row: dict[str, Any]) -> None:
-    found = conversation(row)
-    if isinstance(found, Refused):
-        assert found.reason.encode()
+def test_any_json_object_gives_a_conversation_or_a_printable_reason(row: dict[str, Any]) -> None:
+    result = conversation(row)
+    if isinstance(result, Refused):
+        assert result.reason.encode()
     else:
-        assert any(message["role"] == "assistant" for message in found)
+        assert any(message["role"] == "assistant" for message in result)
 
 
 @given(st.lists(st.fixed_dictionaries({"role": JSON, "content": JSON}), max_size=3))
-def test_any_message_is_taken_or_refused(messages: list[dict[str, Any]]) -> None:
-    found = conversation({"messages": messages})
-    assert not isinstance(found, Refused) or found.reason.encode()
+def test_any_message_is_accepted_or_refused(messages: list[dict[str, Any]]) -> None:
+    result = conversation({"messages": messages})
+    assert not isinstance(result, Refused) or result.reason.encode()
 
 
-def test_a_name_that_is_half_a_character_can_be_reported() -> None:
+def test_a_field_name_with_a_lone_surrogate_can_be_reported() -> None:
     assert reason({"\ud800": 1}) == r"supervised training needs messages, or prompt and completion; the row has \ud800"
 
 
 @pytest.mark.parametrize("part", [{"type": ["text"], "text": "x"}, {"type": {}}, ["x"], None, {"type": "text"}])
-def test_a_content_list_of_anything_else_is_refused(part: Any) -> None:
+def test_a_content_list_of_other_parts_is_refused(part: Any) -> None:
     assert "neither {type: text, text} nor" in reason({"messages": [USER, {"role": "assistant", "content": [part]}]})
 
 
-def test_a_role_that_is_no_text_is_refused() -> None:
+def test_a_role_that_is_not_text_is_refused() -> None:
     assert reason({"messages": [{"role": {"a": []}, "content": "x"}]}) == "a role is not a text"
 
 
@@ -81,25 +81,25 @@ def test_lists_of_structs_are_read_as_messages(tmp_path: Path) -> None:
     assert conversation(row) == [USER, ANSWER]
 
 
-def test_other_columns_are_not_read_however_odd_they_are(tmp_path: Path) -> None:
+def test_odd_values_in_unused_columns_do_not_matter(tmp_path: Path) -> None:
     beyond_any_calendar = pa.array([2**62], pa.timestamp("us"))
     path = parquet(tmp_path, prompt=["Hi"], completion=["Captain"], at=beyond_any_calendar, note=text_of_bytes(b"\xff"))
     ((_, row),) = rows(path)
     assert row == {"prompt": "Hi", "completion": "Captain", "at": None, "note": None}
 
 
-def test_a_parquet_file_with_other_columns_only_refuses_every_row_and_names_them(tmp_path: Path) -> None:
-    found = list(rows(parquet(tmp_path, text=["a", "b"], label=[1, 2])))
-    assert [number for number, _ in found] == [1, 2]
-    assert all(reason(row).endswith("has label, text") for _, row in found)
+def test_a_parquet_file_without_usable_columns_has_only_refused_rows(tmp_path: Path) -> None:
+    entries = list(rows(parquet(tmp_path, text=["a", "b"], label=[1, 2])))
+    assert [number for number, _ in entries] == [1, 2]
+    assert all(reason(row).endswith("has label, text") for _, row in entries)
 
 
-def test_broken_text_in_parquet_costs_only_its_row(tmp_path: Path) -> None:
+def test_broken_text_in_parquet_affects_only_its_row(tmp_path: Path) -> None:
     path = parquet(tmp_path, prompt=text_of_bytes(b"Hi", b"\xff\xfe", b"Ho"), completion=["x", "y", "z"])
     assert [isinstance(row, Refused) for _, row in rows(path)] == [False, True, False]
 
 
-def test_a_row_as_long_as_the_limit_is_read_and_one_byte_more_is_not(tmp_path: Path) -> None:
+def test_a_row_of_exactly_the_limit_is_read_and_a_longer_one_refused(tmp_path: Path) -> None:
     start, end = b'{"prompt": "Hi", "completion": "', b'"}'
     fitting = start + b"x" * (MAX_ROW_BYTES - len(start) - len(end)) + end
     path = tmp_path / "train.jsonl"

@@ -1,4 +1,4 @@
-"""The merge, against PEFT's own: the same weights to bf16's last digit, whatever adapter and files they come from."""
+"""Merging adapters, compared with PEFT's merge up to rounding in bf16."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ LORA: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear",
 
 
 def adapter_of(base: Path, folder: Path, **settings: Any) -> Path:
-    """An adapter with random factors: PEFT's own begin with zeros, which any merge would get right."""
+    """Save an adapter with random factors.
+
+    PEFT's own begin with zeros, with which any merge would be right.
+    """
     torch.manual_seed(1)
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(**(LORA | settings)))
     for name, weight in model.named_parameters():
@@ -35,15 +38,15 @@ def adapter_of(base: Path, folder: Path, **settings: Any) -> Path:
 
 
 def peft_merged(base: Path, adapter: Path) -> dict[str, torch.Tensor]:
-    """In float32, by name."""
+    """Return the weights that PEFT merges in float32, by name."""
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter)
     return dict(model.merge_and_unload().state_dict())
 
 
-def assert_the_same(merged: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+def assert_equal_weights(merged: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     assert merged
     for name, weight in merged.items():
-        # A unit in the last of bf16's 8 binary digits: rounded up or down.
+        # Allow one unit in the last of bf16's 8 binary digits, for rounding up or down.
         torch.testing.assert_close(weight.float(), expected[name], rtol=2**-7, atol=1e-7)
 
 
@@ -55,19 +58,19 @@ def assert_the_same(merged: dict[str, torch.Tensor], expected: dict[str, torch.T
         ("gemma3", {"rank_pattern": {"q_proj": 2, r"layers\.1\.mlp\.up_proj": 8}, "alpha_pattern": {"v_proj": 3}}),
     ],
 )
-def test_it_is_what_peft_merges(tmp_path: Path, family: str, settings: dict[str, Any]) -> None:
+def test_a_merge_matches_pefts_in_its_weights(tmp_path: Path, family: str, settings: dict[str, Any]) -> None:
     base = tiny_gemma.build(tmp_path / "base", family)
     adapter = adapter_of(base, tmp_path / "adapter", **settings)
     merge(base, adapter, tmp_path / "merged", "none")
     merged = load_file(tmp_path / "merged" / "model.safetensors")
     assert {weight.dtype for weight in merged.values()} == {torch.bfloat16}
-    assert_the_same(merged, peft_merged(base, adapter))
+    assert_equal_weights(merged, peft_merged(base, adapter))
     plain = load_file(base / "model.safetensors")
     adapted = {name for name in plain if name.endswith("_proj.weight")}
     assert {name for name in plain if not torch.equal(merged[name], plain[name].bfloat16())} == adapted
 
 
-def test_a_merged_folder_has_all_that_a_model_needs(tmp_path: Path, tiny: Path) -> None:
+def test_a_merged_folder_has_every_file_of_a_model(tmp_path: Path, tiny: Path) -> None:
     adapter = adapter_of(tiny, tmp_path / "adapter")
     (adapter / "chat_template.jinja").write_text("{{ bos_token }}trained with this")
     merge(tiny, adapter, tmp_path / "merged", "none")
@@ -87,7 +90,7 @@ def test_a_merged_folder_has_all_that_a_model_needs(tmp_path: Path, tiny: Path) 
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="auto").dtype == torch.bfloat16
 
 
-def test_files_and_their_index_stay_split(tmp_path: Path, tiny: Path) -> None:
+def test_sharded_files_and_their_index_stay_sharded(tmp_path: Path, tiny: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny)
     model.save_pretrained(tmp_path / "base", max_shard_size="200KB")
     adapter = adapter_of(tiny, tmp_path / "adapter")
@@ -96,99 +99,101 @@ def test_files_and_their_index_stay_split(tmp_path: Path, tiny: Path) -> None:
     files = sorted(set(index["weight_map"].values()))
     assert len(files) > 2
     merged = {name: w for file in files for name, w in load_file(tmp_path / "merged" / file).items()}
-    assert_the_same(merged, peft_merged(tiny, adapter))
+    assert_equal_weights(merged, peft_merged(tiny, adapter))
     assert index["metadata"]["total_size"] == sum(w.numel() * w.element_size() for w in merged.values())
     AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
 
 
-def test_names_of_models_that_see_pictures_are_found_in_either_order(tmp_path: Path, tiny: Path) -> None:
-    """Their checkpoints say language_model.model.…, their modules model.language_model.…"""
+def test_vision_models_are_merged_with_either_order_of_names(tmp_path: Path, tiny: Path) -> None:
+    """Checkpoints say language_model.model, modules model.language_model."""
     adapter = adapter_of(tiny, tmp_path / "adapter")
     expected = peft_merged(tiny, adapter)
-    seen, tower = (
-        tmp_path / "seen",
+    vision_base, tower = (
+        tmp_path / "vision",
         {"vision_tower.vision_model.encoder.layers.0.self_attn.q_proj.weight": torch.ones(8)},
     )
-    seen.mkdir()
-    (seen / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": {"dtype": "float32"}}))
+    vision_base.mkdir()
+    (vision_base / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": {"dtype": "float32"}}))
     weights = {f"language_model.{name}": w for name, w in load_file(tiny / "model.safetensors").items()} | tower
-    save_file(weights, seen / "model.safetensors", metadata={"format": "pt"})
+    save_file(weights, vision_base / "model.safetensors", metadata={"format": "pt"})
     factors = load_file(adapter / "adapter_model.safetensors")
     renamed = {n.replace("model.model.layers", "model.model.language_model.layers"): w for n, w in factors.items()}
     save_file(renamed, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
-    merge(seen, adapter, tmp_path / "merged", "none")
+    merge(vision_base, adapter, tmp_path / "merged", "none")
     merged = load_file(tmp_path / "merged" / "model.safetensors")
     assert torch.equal(merged.pop(next(iter(tower))), torch.ones(8).bfloat16())
-    assert_the_same({name.removeprefix("language_model."): w for name, w in merged.items()}, expected)
+    assert_equal_weights({name.removeprefix("language_model."): w for name, w in merged.items()}, expected)
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["text_config"] == {"dtype": "bfloat16"}
 
 
-def test_a_weight_of_another_model_is_not_passed_over(tmp_path: Path, tiny: Path) -> None:
+def test_an_adapter_of_another_model_is_refused(tmp_path: Path, tiny: Path) -> None:
     adapter = adapter_of(tiny, tmp_path / "adapter")
-    other = tiny_gemma.build(tmp_path / "other", "gemma2")  # fewer layers
+    other = tiny_gemma.build(tmp_path / "other", "gemma2")  # it has fewer layers
     with pytest.raises(StepError) as caught:
         merge(other, adapter, tmp_path / "merged", "none")
     assert caught.value.code == "bad_adapter"
 
 
 @pytest.mark.parametrize(
-    ("settings", "named"),
+    ("settings", "named_in_error"),
     [
         ({"use_dora": True}, "use_dora"),
         ({"target_modules": ["embed_tokens"]}, "embed_tokens"),
         ({"modules_to_save": ["norm"]}, "norm"),
     ],
 )
-def test_an_adapter_that_is_more_than_products_is_refused(
-    tmp_path: Path, tiny: Path, settings: dict[str, Any], named: str
+def test_an_adapter_with_more_than_lora_factors_is_refused(
+    tmp_path: Path, tiny: Path, settings: dict[str, Any], named_in_error: str
 ) -> None:
     adapter = adapter_of(tiny, tmp_path / "adapter", **settings)
-    with pytest.raises(StepError, match=named) as caught:
+    with pytest.raises(StepError, match=named_in_error) as caught:
         merge(tiny, adapter, tmp_path / "merged", "none")
     assert caught.value.code == "bad_adapter"
 
 
-def test_a_model_that_was_trained_whole_is_stored_as_it_is(tmp_path: Path, tiny: Path) -> None:
+def test_a_fully_fine_tuned_model_is_stored_deterministically(tmp_path: Path, tiny: Path) -> None:
     merge(tiny, None, tmp_path / "merged", "none")
     trained = load_file(tiny / "model.safetensors")
     merged = load_file(tmp_path / "merged" / "model.safetensors")
-    assert_the_same(merged, trained)
+    assert_equal_weights(merged, trained)
     merge(tiny, None, tmp_path / "again", "none")
-    again = load_file(tmp_path / "again" / "model.safetensors")
-    assert all(torch.equal(weight, merged[name]) for name, weight in again.items())
+    repeated = load_file(tmp_path / "again" / "model.safetensors")
+    assert all(torch.equal(weight, merged[name]) for name, weight in repeated.items())
     merge(tmp_path / "merged", None, tmp_path / "bf16", "none")
     untouched = load_file(tmp_path / "bf16" / "model.safetensors")
     assert all(torch.equal(weight, merged[name]) for name, weight in untouched.items())
 
 
-def test_changes_below_the_last_digit_of_bf16_are_there_on_average() -> None:
+def test_stochastic_rounding_keeps_small_changes_on_average() -> None:
     torch.manual_seed(2)
     base = (torch.randn(300, 7000) * 0.05).bfloat16().float()
-    change = base.abs() * torch.randn_like(base) * 2**-11  # an eighth of half a unit and less, most of them
+    change = base.abs() * torch.randn_like(base) * 2**-11  # mostly at most an eighth of half a unit in the last place
     nearest, rounded = (base + change).bfloat16().float(), stochastic_rounding.bfloat16("a", base + change)
-    kept = [float((found - base).mul(change).sum() / change.square().sum()) for found in (nearest, rounded.float())]
-    assert kept[0] < 0.1
-    assert kept[1] == pytest.approx(1, abs=0.05)
-    apart = (rounded.float() - (base + change)) / base.abs()
-    assert apart.abs().max() <= 2**-7
-    assert abs(apart.mean()) < 2**-15
+    shares_kept = [
+        float((result - base).mul(change).sum() / change.square().sum()) for result in (nearest, rounded.float())
+    ]
+    assert shares_kept[0] < 0.1
+    assert shares_kept[1] == pytest.approx(1, abs=0.05)
+    errors = (rounded.float() - (base + change)) / base.abs()
+    assert errors.abs().max() <= 2**-7
+    assert abs(errors.mean()) < 2**-15
     assert torch.equal(stochastic_rounding.bfloat16("a", base), base.bfloat16())
     assert not torch.equal(stochastic_rounding.bfloat16("b", base + change), rounded)
 
 
-def test_fp16_refuses_what_it_cannot_hold(tmp_path: Path, tiny: Path) -> None:
+def test_weights_beyond_the_range_of_fp16_are_refused(tmp_path: Path, tiny: Path) -> None:
     merge(tiny, None, tmp_path / "half", "fp16")
     assert {w.dtype for w in load_file(tmp_path / "half" / "model.safetensors").values()} == {torch.float16}
     weights = load_file(tiny / "model.safetensors")
     weights["model.norm.weight"][3] = 70_000
-    large = Path(shutil.copytree(tiny, tmp_path / "large"))  # the other one is every test's
+    large = Path(shutil.copytree(tiny, tmp_path / "large"))  # a copy, because all tests share the original
     save_file(weights, large / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(StepError, match=r"model\.norm\.weight") as caught:
         merge(large, None, tmp_path / "merged", "fp16")
     assert caught.value.code == "not_in_fp16"
 
 
-def test_four_bits_are_those_of_bitsandbytes_and_load_as_they_are(tmp_path: Path, tiny: Path) -> None:
+def test_q4_weights_equal_bitsandbytes_and_load_directly(tmp_path: Path, tiny: Path) -> None:
     from transformers import BitsAndBytesConfig
 
     adapter = adapter_of(tiny, tmp_path / "adapter")
@@ -210,14 +215,14 @@ def test_four_bits_are_those_of_bitsandbytes_and_load_as_they_are(tmp_path: Path
     assert stored["model.embed_tokens.weight"].dtype == torch.bfloat16
 
 
-def test_a_base_model_in_four_bits_is_no_base_for_a_merge(tmp_path: Path, tiny: Path) -> None:
+def test_a_4_bit_base_model_is_refused(tmp_path: Path, tiny: Path) -> None:
     merge(tiny, None, tmp_path / "q4", "q4")
     with pytest.raises(StepError) as caught:
         merge(tmp_path / "q4", None, tmp_path / "merged", "none")
     assert caught.value.code == "base_model_quantized"
 
 
-def test_a_file_written_tensor_by_tensor_is_a_safetensors_file(tmp_path: Path) -> None:
+def test_a_file_written_tensor_by_tensor_is_valid_safetensors(tmp_path: Path) -> None:
     tensors = {
         "b": torch.randn(3, 5),
         "a": torch.arange(7, dtype=torch.int64),
@@ -228,11 +233,11 @@ def test_a_file_written_tensor_by_tensor_is_a_safetensors_file(tmp_path: Path) -
         file.add("a", tensors["a"])
         for name in ("b", "scalar", "half"):
             file.add(name, tensors[name])
-    found = load_file(tmp_path / "x.safetensors")
-    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    stored = load_file(tmp_path / "x.safetensors")
+    assert all(torch.equal(stored[name], tensor) for name, tensor in tensors.items())
 
 
-def test_tensors_of_odd_lengths_come_where_every_reader_can_map_what_follows(tmp_path: Path) -> None:
+def test_tensors_are_aligned_after_ones_of_odd_length(tmp_path: Path) -> None:
     tensors = {
         "odd": torch.zeros(3, dtype=torch.uint8),
         "scale": torch.tensor([1.5]).bfloat16(),
@@ -243,8 +248,8 @@ def test_tensors_of_odd_lengths_come_where_every_reader_can_map_what_follows(tmp
     with TensorFile(tmp_path / "y.safetensors", list(tensors)) as file:
         for name, tensor in tensors.items():
             assert file.add(name, tensor) == tensor.numel() * tensor.element_size()
-    found = load_file(tmp_path / "y.safetensors")
-    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    stored = load_file(tmp_path / "y.safetensors")
+    assert all(torch.equal(stored[name], tensor) for name, tensor in tensors.items())
     header = (tmp_path / "y.safetensors").read_bytes()
     entries = json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])
     for name, tensor in tensors.items():
@@ -252,7 +257,7 @@ def test_tensors_of_odd_lengths_come_where_every_reader_can_map_what_follows(tmp
 
 
 @pytest.mark.parametrize(
-    ("name", "place"),
+    ("name", "canonical"),
     [
         ("model.layers.0.mlp.up_proj.weight", "layers.0.mlp.up_proj"),
         ("language_model.model.layers.0.mlp.up_proj.weight", "layers.0.mlp.up_proj"),
@@ -262,5 +267,5 @@ def test_tensors_of_odd_lengths_come_where_every_reader_can_map_what_follows(tmp
         ("language_model.lm_head.weight", "lm_head"),
     ],
 )
-def test_a_place_is_the_same_whoever_names_it(name: str, place: str) -> None:
-    assert canonical_name(name) == place
+def test_names_of_a_module_have_one_canonical_form(name: str, canonical: str) -> None:
+    assert canonical_name(name) == canonical

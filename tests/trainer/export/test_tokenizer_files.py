@@ -1,4 +1,7 @@
-"""What lies beside trained weights: the model speaks as it was taught, and stops where it was taught to."""
+"""Tokenizer and generation files next to trained weights.
+
+The model keeps its chat template, and stops at the end of a turn.
+"""
 
 from __future__ import annotations
 
@@ -14,36 +17,36 @@ from trainer.export import tokenizer_files
 END_OF_SEQUENCE = 1
 
 
-def beside(base: Path, folder: Path) -> Any:
+def write_tokenizer_files(base: Path, folder: Path) -> Any:
     folder.mkdir()
     tokenizer_files.add_tokenizer(base, folder)
     return GenerationConfig.from_pretrained(folder)
 
 
 @pytest.mark.parametrize(
-    ("said", "template"),
+    ("config", "template"),
     [
-        ({"eos_token_id": 1, "top_k": 64}, None),  # as pretrained Gemmas have it
+        ({"eos_token_id": 1, "top_k": 64}, None),  # as in pretrained Gemma models
         ({"eos_token_id": [1, "END"]}, None),
         (None, None),
         ({"eos_token_id": 1}, "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"),
     ],
 )
-def test_an_answer_ends_where_a_turn_does(tmp_path: Path, tiny: Path, said: Any, template: str | None) -> None:
+def test_generation_stops_at_the_end_of_a_turn(tmp_path: Path, tiny: Path, config: Any, template: str | None) -> None:
     ends = AutoTokenizer.from_pretrained(tiny).convert_tokens_to_ids("<end_of_turn>")
     path = tiny_copy(tiny, tmp_path / "base") / "generation_config.json"
-    if said is None:
+    if config is None:
         path.unlink()
     else:
-        path.write_text(json.dumps(said).replace('"END"', str(ends)))
-    if template is not None:  # one whose turns end with no token of their own
+        path.write_text(json.dumps(config).replace('"END"', str(ends)))
+    if template is not None:  # a template whose turns do not end with a special token
         (path.parent / "chat_template.jinja").write_text(template)
-    found = beside(path.parent, tmp_path / "trained")
+    written = write_tokenizer_files(path.parent, tmp_path / "trained")
     if template is None:
-        assert found.eos_token_id == [END_OF_SEQUENCE, ends]
+        assert written.eos_token_id == [END_OF_SEQUENCE, ends]
     else:
-        assert found.eos_token_id == END_OF_SEQUENCE
-    assert found.top_k == (64 if said and "top_k" in said else GenerationConfig().top_k)
+        assert written.eos_token_id == END_OF_SEQUENCE
+    assert written.top_k == (64 if config and "top_k" in config else GenerationConfig().top_k)
 
 
 def tiny_copy(tiny: Path, folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Dither, on tensors that ggml itself quantizes."""
+"""Dithering of weights before ggml itself quantizes them."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from trainer.gguf.file_layout import InvalidGguf, contents
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Quantize = Callable[[Floats, str], Any]
 ROWS, WIDTH = 96, 512
-# Rows of blocks within which all steps are alike.
-ALIKE = {"Q6_K": 16, "Q3_K": 16, "Q2_K": 16}
+# Length of the parts of a block that share one step, where it is not 32.
+PART_LENGTH = {"Q6_K": 16, "Q3_K": 16, "Q2_K": 16}
 
 
 @pytest.fixture(scope="session")
 def quantize(tools: Path) -> Quantize:  # noqa: F811
-    """Blocks of a type, by the function of ggml that llama.cpp quantizes with."""
+    """Return a function that quantizes with ggml, as llama.cpp does."""
     ggml = ctypes.CDLL(str(tools / "lib" / "libggml-base.so"))
     ggml.ggml_quantize_chunk.restype = ctypes.c_size_t
 
     def quantized(values: Floats, kind: str) -> Any:
         rows, width = values.shape
-        source, room = np.ascontiguousarray(values), np.empty(values.nbytes, np.uint8)
+        source, buffer = np.ascontiguousarray(values), np.empty(values.nbytes, np.uint8)
         size = ggml.ggml_quantize_chunk(
             ctypes.c_int(GGMLQuantizationType[kind]),
             source.ctypes.data_as(ctypes.c_void_p),
-            room.ctypes.data_as(ctypes.c_void_p),
+            buffer.ctypes.data_as(ctypes.c_void_p),
             ctypes.c_int64(0),
             ctypes.c_int64(rows),
             ctypes.c_int64(width),
             None,
         )
-        return room[:size].reshape(rows, -1)
+        return buffer[:size].reshape(rows, -1)
 
     return quantized
 
 
-def random(seed: int, scale: float = 0.05) -> Floats:
+def random_weights(seed: int, scale: float = 0.05) -> Floats:
     return np.random.default_rng(seed).normal(0, scale, (ROWS, WIDTH)).astype(np.float32)
 
 
-def in_bf16(values: Floats) -> Floats:
+def round_to_bf16(values: Floats) -> Floats:
     return dither.float32(dither.bfloat16(values))
 
 
@@ -77,16 +77,16 @@ def read(path: Path) -> dict[str, Floats]:
     }
 
 
-def kept(after: Floats, base: Floats, change: Floats) -> float:
-    """How much of a change is left, by projection."""
+def share_kept(after: Floats, base: Floats, change: Floats) -> float:
+    """Return which share of a change is left, by projection."""
     return float(((after - base) * change).sum() / (change * change).sum())
 
 
 @pytest.mark.parametrize("kind", dither.LOW_BITS)
-def test_steps_are_what_the_values_of_blocks_are_apart(quantize: Quantize, kind: str) -> None:
-    """All values that lie in the same part of a block differ by whole steps, and somewhere by one."""
-    blocks = quantize(random(1), kind)
-    values = dequantize(blocks, GGMLQuantizationType[kind]).reshape(-1, ALIKE.get(kind, 32))
+def test_steps_are_the_distances_between_the_values_of_a_block(quantize: Quantize, kind: str) -> None:
+    """Values in one part of a block differ by whole steps, somewhere by one."""
+    blocks = quantize(random_weights(1), kind)
+    values = dequantize(blocks, GGMLQuantizationType[kind]).reshape(-1, PART_LENGTH.get(kind, 32))
     block_size, type_size = dither._Tensor(kind, *[None] * 4).block  # type: ignore[arg-type]
     step = dither.grid_steps(blocks.reshape(-1, type_size), kind)
     assert step.shape == (ROWS * WIDTH // block_size, block_size)
@@ -99,18 +99,18 @@ def test_steps_are_what_the_values_of_blocks_are_apart(quantize: Quantize, kind:
 
 
 @pytest.mark.parametrize("kind", dither.LOW_BITS)
-def test_a_change_of_weights_on_a_grid_outlives_quantizing(tmp_path: Path, quantize: Quantize, kind: str) -> None:
-    base = in_bf16(dequantize(quantize(random(2), kind), GGMLQuantizationType[kind]).reshape(ROWS, WIDTH))
+def test_a_change_of_weights_on_the_grid_survives_quantization(tmp_path: Path, quantize: Quantize, kind: str) -> None:
+    base = round_to_bf16(dequantize(quantize(random_weights(2), kind), GGMLQuantizationType[kind]).reshape(ROWS, WIDTH))
     step = np.sqrt(np.mean(dither.grid_steps(quantize(base, kind).reshape(-1, block_bytes(kind)), kind) ** 2))
-    trained = in_bf16(base + random(3, 0.15 * step))
+    trained = round_to_bf16(base + random_weights(3, 0.15 * step))
     change = trained - base
     blocks = quantize(trained, kind)
     before = dequantize(blocks, GGMLQuantizationType[kind]).reshape(ROWS, WIDTH)
-    assert kept(before, base, change) < 0.4
+    assert share_kept(before, base, change) < 0.4
     exact = exact_file(tmp_path / "exact.gguf", {"a": trained})
     assert dither.dither(exact, write(tmp_path / "few.gguf", {"a": blocks}, kind)) == 1
     after = dequantize(quantize(read(exact)["a"], kind), GGMLQuantizationType[kind]).reshape(ROWS, WIDTH)
-    assert kept(after, base, change) > 0.7
+    assert share_kept(after, base, change) > 0.7
 
 
 def block_bytes(kind: str) -> int:
@@ -118,37 +118,37 @@ def block_bytes(kind: str) -> int:
 
 
 @pytest.mark.parametrize("kind", dither.LOW_BITS)
-def test_weights_that_lie_anywhere_stay_as_they_are(tmp_path: Path, quantize: Quantize, kind: str) -> None:
-    weights = in_bf16(random(4))
+def test_weights_off_the_grid_are_not_changed(tmp_path: Path, quantize: Quantize, kind: str) -> None:
+    weights = round_to_bf16(random_weights(4))
     exact = exact_file(tmp_path / "exact.gguf", {"a": weights})
     before = exact.read_bytes()
     assert dither.dither(exact, write(tmp_path / "few.gguf", {"a": quantize(weights, kind)}, kind)) == 0
     assert exact.read_bytes() == before
 
 
-def test_only_what_lies_on_the_grid_and_was_trained_is_dithered_and_always_the_same(
+def test_only_trained_weights_on_the_grid_are_dithered_and_deterministically(
     tmp_path: Path, quantize: Quantize, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dither, "CHUNK", 4096)
-    on = in_bf16(dequantize(quantize(random(5), "Q4_K"), GGMLQuantizationType.Q4_K).reshape(ROWS, WIDTH))
-    weights = {"anywhere": in_bf16(random(6)), "on": on, "also.on": on, "untrained": on}
-    few = write(tmp_path / "few.gguf", {name: quantize(each, "Q4_K") for name, each in weights.items()}, "Q4_K")
+    on = round_to_bf16(dequantize(quantize(random_weights(5), "Q4_K"), GGMLQuantizationType.Q4_K).reshape(ROWS, WIDTH))
+    weights = {"anywhere": round_to_bf16(random_weights(6)), "on": on, "also.on": on, "untrained": on}
+    few = write(tmp_path / "few.gguf", {name: quantize(values, "Q4_K") for name, values in weights.items()}, "Q4_K")
     one, other = (exact_file(tmp_path / name, weights) for name in ("one.gguf", "other.gguf"))
     assert dither.dither(one, few, ["untrained"]) == 2
     assert dither.dither(other, few, ["untrained"]) == 2
     assert one.read_bytes() == other.read_bytes()
-    found = read(one)
-    assert all(np.array_equal(found[name], weights[name]) for name in ("anywhere", "untrained"))
-    noise = found["on"] - on
+    dithered = read(one)
+    assert all(np.array_equal(dithered[name], weights[name]) for name in ("anywhere", "untrained"))
+    noise = dithered["on"] - on
     step = dither.grid_steps(quantize(on, "Q4_K").reshape(-1, block_bytes("Q4_K")), "Q4_K").reshape(on.shape)
-    assert np.abs(noise / step).max() < 0.53  # half, and what bf16 rounds
+    assert np.abs(noise / step).max() < 0.53  # half a step, and the rounding to bf16
     assert (noise / step).std() == pytest.approx(12**-0.5, rel=0.02)
     assert abs((noise / step).mean()) < 0.01
-    assert np.abs(np.corrcoef(noise.ravel(), (found["also.on"] - on).ravel())[0, 1]) < 0.05
+    assert np.abs(np.corrcoef(noise.ravel(), (dithered["also.on"] - on).ravel())[0, 1]) < 0.05
 
 
-def test_a_file_of_another_kind_and_one_that_was_cut_are_no_gguf(tmp_path: Path) -> None:
-    path = exact_file(tmp_path / "a.gguf", {"a": random(7)})
+def test_other_files_and_truncated_ones_are_not_gguf(tmp_path: Path) -> None:
+    path = exact_file(tmp_path / "a.gguf", {"a": random_weights(7)})
     whole = path.read_bytes()
     path.write_bytes(whole[:100])
     with pytest.raises(InvalidGguf):

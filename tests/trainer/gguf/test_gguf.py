@@ -1,4 +1,7 @@
-"""GGUF by llama.cpp itself, run by llama.cpp itself: each family, each quantization, compared with what was trained."""
+"""GGUF files converted and run by llama.cpp, compared with the trained model.
+
+This covers each family and each quantization.
+"""
 
 from __future__ import annotations
 
@@ -40,14 +43,17 @@ def gguf_export(quantization: str) -> GgufExport:
 
 @pytest.fixture(scope="session")
 def tools() -> Path:
-    found = Settings.from_environment().llama_cpp
-    if not is_built(found):
+    folder = Settings.from_environment().llama_cpp
+    if not is_built(folder):
         pytest.skip("llama.cpp is not built on this machine: make llama (it needs cmake and g++)")
-    return found
+    return folder
 
 
-def sharp(base: Path, norm: str = "model.norm.weight") -> Path:
-    """A model that prefers some tokens to others: a random one finds them all alike, and whatever it loses as well."""
+def sharpen_logits(base: Path, norm: str = "model.norm.weight") -> Path:
+    """Make a random model prefer some tokens to others.
+
+    Otherwise all tokens are about equally likely, and no loss of quality would show.
+    """
     weights = load_file(base / "model.safetensors")
     weights[norm] += 5
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
@@ -56,34 +62,34 @@ def sharp(base: Path, norm: str = "model.norm.weight") -> Path:
 
 @pytest.fixture(scope="session")
 def trained_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], TrainedWeights]:
-    """By family, made once: a base model, and an adapter on it."""
-    made: dict[str, TrainedWeights] = {}
+    """Return a factory of base models with an adapter, built once per family."""
+    trained: dict[str, TrainedWeights] = {}
 
     def make(family: str) -> TrainedWeights:
-        if family not in made:
+        if family not in trained:
             folder = tmp_path_factory.mktemp(family)
-            base = sharp(tiny_gemma.build(folder / "base", family, head_dim=256))
+            base = sharpen_logits(tiny_gemma.build(folder / "base", family, head_dim=256))
             adapter = untrained_results.write_adapter(base, folder / "adapter", std=0.05)
-            made[family] = TrainedWeights(base, adapter, folder)
-        return made[family]
+            trained[family] = TrainedWeights(base, adapter, folder)
+        return trained[family]
 
     return make
 
 
 def export(trained: TrainedWeights, folder: Path, quantization: Any, tools: Path) -> Path:
-    """A folder with the GGUF file and its Modelfile, as the step writes it."""
-    whole = folder.parent / f"{folder.name}-whole"
-    merge(trained.base, trained.adapter, whole, "none")
+    """Write the GGUF file and its Modelfile as the export step does."""
+    merged = folder.parent / f"{folder.name}-whole"
+    merge(trained.base, trained.adapter, merged, "none")
     folder.mkdir()
-    conversion.write(whole, folder, gguf_export(quantization), tools)
-    turns = turns_of(ChatTemplate(whole, json_object(whole / "tokenizer_config.json")))
+    conversion.write(merged, folder, gguf_export(quantization), tools)
+    turns = turns_of(ChatTemplate(merged, json_object(merged / "tokenizer_config.json")))
     (folder / "Modelfile").write_text(modelfile(turns, gguf_export(quantization).file_name))
     return folder
 
 
-def seen(trained: TrainedWeights, folder: Path, quantization: Any, tools: Path) -> dict[str, object]:
-    """The comparison, in this process."""
-    asked = collect(trained.prepared, trained.folder)
+def compare_export(trained: TrainedWeights, folder: Path, quantization: Any, tools: Path) -> dict[str, object]:
+    """Run the export's comparison in this process."""
+    held_out = collect(trained.prepared, trained.folder)
     return comparison.compare(
         {
             "base": str(trained.base),
@@ -93,13 +99,13 @@ def seen(trained: TrainedWeights, folder: Path, quantization: Any, tools: Path) 
             "gguf": gguf_export(quantization).file_name,
             "tools": str(tools),
         }
-        | asked.to_json()
+        | held_out.to_json()
     )
 
 
-def problems(found: dict[str, object], quantization: Any) -> list[str]:
-    parity = parity_check.parity_of(found, "here")
-    return parity_check.problems_of(parity, gguf_export(quantization).limits, found["prompts_that_differ"])  # type: ignore[arg-type]
+def problems(compared: dict[str, object], quantization: Any) -> list[str]:
+    parity = parity_check.parity_of(compared, "here")
+    return parity_check.problems_of(parity, gguf_export(quantization).limits, compared["prompts_that_differ"])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -108,72 +114,75 @@ def test_each_family_answers_as_it_was_trained(
 ) -> None:
     trained = trained_of(family)
     folder = export(trained, tmp_path / "f16", "f16", tools)
-    found = seen(trained, folder, "f16", tools)
-    assert problems(found, "f16") == []
-    assert found["prompts_that_differ"] == []
-    assert float(found["mean_kl"]) < 0.005  # type: ignore[arg-type]
-    first = found["answers"][0]  # type: ignore[index]
+    compared = compare_export(trained, folder, "f16", tools)
+    assert problems(compared, "f16") == []
+    assert compared["prompts_that_differ"] == []
+    assert float(compared["mean_kl"]) < 0.005  # type: ignore[arg-type]
+    first = compared["answers"][0]  # type: ignore[index]
     assert first["trained"] == first["exported"] != ""
 
 
-def test_each_quantization_loses_what_it_may_and_more_than_the_one_before(
+def test_each_quantization_stays_within_its_limits_and_loses_more_than_the_previous_one(
     tmp_path: Path, tools: Path, trained_of: Callable[[str], TrainedWeights]
 ) -> None:
     from trainer.gguf.llama_library import quantize
 
     trained = trained_of("gemma3")
     folder = export(trained, tmp_path / "f16", "f16", tools)
-    lost, sizes = [], []
+    divergences, sizes = [], []
     for quantization in ("f16", "q8_0", "q5_k_m", "q4_k_m", "q2_k"):
         target = folder / gguf_export(quantization).file_name
         if quantization != "f16":
             quantize(tools, folder / gguf_export("f16").file_name, target, gguf_export(quantization).llama_type)
-        found = seen(trained, folder, quantization, tools)
-        assert problems(found, quantization) == [], quantization
-        lost.append(float(found["mean_kl"]))  # type: ignore[arg-type]
+        compared = compare_export(trained, folder, quantization, tools)
+        assert problems(compared, quantization) == [], quantization
+        divergences.append(float(compared["mean_kl"]))  # type: ignore[arg-type]
         sizes.append(target.stat().st_size)
-    assert lost[0] < lost[1] < lost[2] < lost[4]
+    assert divergences[0] < divergences[1] < divergences[2] < divergences[4]
     assert sizes == sorted(sizes, reverse=True)
 
 
-def on_the_grid(base: Path) -> Path:
-    """A base model that was in few bits before: what q4_k_m takes for rows of this width is Q5_0."""
+def quantize_base(base: Path) -> Path:
+    """Round a base model to the grid of Q5_0.
+
+    This is the type that q4_k_m uses for rows of this width.
+    """
     weights = load_file(base / "model.safetensors")
     for name, weight in weights.items():
         if name.endswith("_proj.weight"):
-            few = quants.quantize(weight.float().numpy(), GGMLQuantizationType.Q5_0)
-            weights[name] = torch.from_numpy(quants.dequantize(few, GGMLQuantizationType.Q5_0)).to(torch.bfloat16)
+            quantized = quants.quantize(weight.float().numpy(), GGMLQuantizationType.Q5_0)
+            weights[name] = torch.from_numpy(quants.dequantize(quantized, GGMLQuantizationType.Q5_0)).to(torch.bfloat16)
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
     return base
 
 
-def test_what_was_trained_on_a_base_model_of_few_bits_is_not_rounded_away(tmp_path: Path, tools: Path) -> None:
-    base = on_the_grid(sharp(tiny_gemma.build(tmp_path / "base", head_dim=256)))
+def test_training_on_a_quantized_base_model_is_not_rounded_away(tmp_path: Path, tools: Path) -> None:
+    base = quantize_base(sharpen_logits(tiny_gemma.build(tmp_path / "base", head_dim=256)))
     trained = TrainedWeights(base, untrained_results.write_adapter(base, tmp_path / "adapter", std=0.01), tmp_path)
     folder = tmp_path / "exported"
-    whole = tmp_path / "whole"
-    merge(base, trained.adapter, whole, "none")
+    merged = tmp_path / "whole"
+    merge(base, trained.adapter, merged, "none")
     folder.mkdir()
-    dithered = conversion.write(whole, folder, gguf_export("q4_k_m"), tools, [conversion.EMBEDDING])
-    before, after = (load_file(model / "model.safetensors") for model in (base, whole))
+    dithered = conversion.write(merged, folder, gguf_export("q4_k_m"), tools, [conversion.EMBEDDING])
+    before, after = (load_file(model / "model.safetensors") for model in (base, merged))
     file = folder / gguf_export("q4_k_m").file_name
-    found = {tensor.name: tensor for tensor in GGUFReader(file).tensors}
-    kept = []
+    tensors = {tensor.name: tensor for tensor in GGUFReader(file).tensors}
+    shares_kept = []
     for part, ours in (("attn_q", "self_attn.q_proj"), ("ffn_up", "mlp.up_proj"), ("attn_k", "self_attn.k_proj")):
-        name, tensor = f"model.layers.1.{ours}.weight", found[f"blk.1.{part}.weight"]
+        name, tensor = f"model.layers.1.{ours}.weight", tensors[f"blk.1.{part}.weight"]
         assert tensor.tensor_type == GGMLQuantizationType.Q5_0
         change = after[name].float() - before[name].float()
-        left = torch.from_numpy(quants.dequantize(tensor.data, tensor.tensor_type)) - before[name].float()
-        kept.append(float((left * change).sum() / (change * change).sum()))
-    assert min(kept) > 0.7
+        change_left = torch.from_numpy(quants.dequantize(tensor.data, tensor.tensor_type)) - before[name].float()
+        shares_kept.append(float((change_left * change).sum() / (change * change).sum()))
+    assert min(shares_kept) > 0.7
     assert dithered > 12
     assert LlamaModel(tools, file).vocab_size > 0
 
 
-def test_llama_cpps_own_template_says_what_the_modelfile_says(
+def test_the_modelfile_renders_as_llama_cpps_own_template(
     tmp_path: Path, tools: Path, trained_of: Callable[[str], TrainedWeights]
 ) -> None:
-    """llama.cpp recognizes Gemma's turns and renders them by code of its own."""
+    """The code in llama.cpp recognizes Gemma's turns and renders them itself."""
     import ctypes
 
     from trainer.export.modelfile import render_prompt
@@ -182,14 +191,14 @@ def test_llama_cpps_own_template_says_what_the_modelfile_says(
     folder = export(trained, tmp_path / "f16", "f16", tools)
     model = LlamaModel(tools, folder / gguf_export("f16").file_name)
     assert model.chat_template == (trained.folder / "chat_template.jinja").read_text()
-    from llama_cpp import llama_cpp as here  # type: ignore[import-not-found]
+    from llama_cpp import llama_cpp as llama  # type: ignore[import-not-found]
 
     conversation = [("system", "Be brief."), ("user", "Hi  there\n\n<b>"), ("assistant", "Hello."), ("user", "Ünï 🙂?")]
-    messages = (here.llama_chat_message * len(conversation))(
-        *(here.llama_chat_message(role.encode(), text.encode()) for role, text in conversation)
+    messages = (llama.llama_chat_message * len(conversation))(
+        *(llama.llama_chat_message(role.encode(), text.encode()) for role, text in conversation)
     )
     buffer = ctypes.create_string_buffer(4096)
-    size = here.llama_chat_apply_template(b"gemma", messages, len(conversation), True, buffer, len(buffer))
+    size = llama.llama_chat_apply_template(b"gemma", messages, len(conversation), True, buffer, len(buffer))
     by_modelfile = render_prompt(
         (folder / "Modelfile").read_text(), [{"role": role, "content": text} for role, text in conversation]
     )
@@ -200,9 +209,7 @@ def test_llama_cpps_own_template_says_what_the_modelfile_says(
     assert model.ends(end[0])
 
 
-def test_a_file_that_was_cut_is_found_out(
-    tmp_path: Path, tools: Path, trained_of: Callable[[str], TrainedWeights]
-) -> None:
+def test_a_truncated_file_is_noticed(tmp_path: Path, tools: Path, trained_of: Callable[[str], TrainedWeights]) -> None:
     trained = trained_of("gemma3")
     folder = export(trained, tmp_path / "q8_0", "q8_0", tools)
     path = folder / gguf_export("q8_0").file_name
@@ -215,18 +222,20 @@ def test_a_file_that_was_cut_is_found_out(
             "export_config": ExportConfig(format="gguf", quantization="q8_0"),
         }
     )
-    asked = collect(trained.prepared, trained.folder)
+    held_out = collect(trained.prepared, trained.folder)
     with pytest.raises(StepError, match="cannot be loaded") as caught:
-        parity_check.issue(spec, trained, asked, folder, tmp_path, tools, check_stop=lambda: None)
+        parity_check.issue(spec, trained, held_out, folder, tmp_path, tools, check_stop=lambda: None)
     assert caught.value.code == "export_differs"
     assert not (folder / "certificate.json").exists()
 
 
-def test_what_sees_is_a_file_of_its_own_and_held_against_the_weights(tmp_path: Path, tools: Path) -> None:
-    base = sharp(tiny_gemma.build(tmp_path / "base", "gemma3-vision", head_dim=256), "language_model.model.norm.weight")
+def test_the_vision_tower_is_a_separate_file_compared_with_the_weights(tmp_path: Path, tools: Path) -> None:
+    base = sharpen_logits(
+        tiny_gemma.build(tmp_path / "base", "gemma3-vision", head_dim=256), "language_model.model.norm.weight"
+    )
     trained = TrainedWeights(base, None, tmp_path)
     folder = export(trained, tmp_path / "exported", "f16", tools)
-    assert problems(seen(trained, folder, "f16", tools), "f16") == []
+    assert problems(compare_export(trained, folder, "f16", tools), "f16") == []
     path = folder / PROJECTOR
     whole = path.read_bytes()
     last = max(contents(path).entries, key=lambda entry: entry.offset)
@@ -236,12 +245,12 @@ def test_what_sees_is_a_file_of_its_own_and_held_against_the_weights(tmp_path: P
         "does not begin": b"PK" + whole[2:],
         "No such file": None,
     }
-    for said, content in spoilt.items():
+    for reason, content in spoilt.items():
         path.unlink() if content is None else path.write_bytes(content)
-        assert said in str(seen(trained, folder, "f16", tools)["cannot_load"])
+        assert reason in str(compare_export(trained, folder, "f16", tools)["cannot_load"])
 
 
-def test_a_family_that_llama_cpp_does_not_know_here_is_refused(tmp_path: Path, tools: Path, tiny: Path) -> None:
+def test_a_family_without_gguf_support_is_refused(tmp_path: Path, tools: Path, tiny: Path) -> None:
     config = json_object(tiny / "config.json") | {"model_type": "gemma3n_text"}
     other = Path(shutil.copytree(tiny, tmp_path / "other"))
     (other / "config.json").write_text(json.dumps(config))
@@ -250,14 +259,14 @@ def test_a_family_that_llama_cpp_does_not_know_here_is_refused(tmp_path: Path, t
     assert caught.value.code == "family_without_gguf"
 
 
-def test_without_the_tools_it_says_what_to_run(tmp_path: Path, tiny: Path) -> None:
+def test_without_the_tools_the_error_says_what_to_run(tmp_path: Path, tiny: Path) -> None:
     with pytest.raises(StepError) as caught:
         conversion.write(tiny, tmp_path, gguf_export("f16"), tmp_path / "none")
     assert caught.value.code == "gguf_tools_missing"
     assert "make llama" in str(caught.value.hint)
 
 
-def test_a_full_disk_is_told_from_a_model_that_cannot_be_quantized(
+def test_a_full_disk_and_a_model_that_cannot_be_quantized_fail_differently(
     tmp_path: Path, tools: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "no.gguf").write_bytes(b"no GGUF")
@@ -270,15 +279,17 @@ def test_a_full_disk_is_told_from_a_model_that_cannot_be_quantized(
 
 
 @pytest.mark.parametrize("shape", ["gemma4-e-text", "gemma4-moe-text", "gemma4-unified"])
-def test_gemma_4_is_run_by_llama_cpp_as_by_transformers(tmp_path: Path, tools: Path, shape: str) -> None:
-    """The same weights in both, merged and rounded to bf16 already: what is left are the runtimes. First choices of a
-    random model lie so near each other that some fall the other way."""
+def test_gemma_4_gives_the_same_results_in_llama_cpp_and_transformers(tmp_path: Path, tools: Path, shape: str) -> None:
+    """Compare the runtimes alone: both get the same merged weights in bf16.
+
+    The top tokens of a random model are so close that some of them swap.
+    """
     base = tiny_gemma.build(tmp_path / "base", shape)
     adapter = untrained_results.write_adapter(base, tmp_path / "adapter", std=0.05)
     merge(base, adapter, tmp_path / "merged", "none")
     trained = TrainedWeights(tmp_path / "merged", None, tmp_path)
     folder = export(trained, tmp_path / "f16", "f16", tools)
-    found = seen(trained, folder, "f16", tools)
-    assert found["prompts_that_differ"] == []
-    assert float(found["top1_agreement"]) > 0.8  # type: ignore[arg-type]
-    assert float(found["mean_kl"]) < 1e-3  # type: ignore[arg-type]
+    compared = compare_export(trained, folder, "f16", tools)
+    assert compared["prompts_that_differ"] == []
+    assert float(compared["top1_agreement"]) > 0.8  # type: ignore[arg-type]
+    assert float(compared["mean_kl"]) < 1e-3  # type: ignore[arg-type]

@@ -1,4 +1,7 @@
-"""GGUF of a vision job: the language model as one file, and what sees, as it was trained, as another."""
+"""GGUF of a vision job: the language model and the projector are two files.
+
+The projector file contains the trained vision tower.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from tests.trainer.conftest import Bench
 from trainer.export.merge import merge
 from trainer.export.usage import PROJECTOR
 
-# Parts of the projector file and of the model, by both their names.
+# Names in the projector file -> names in the model.
 TOWER = "model.vision_tower.encoder.layers"
 PARTS = {
     "v.blk.0.attn_q.weight": f"{TOWER}.0.self_attn.q_proj.weight",
@@ -41,7 +44,7 @@ def bench(tmp_path: Path) -> Bench:
     return bench
 
 
-def test_what_was_trained_to_see_is_in_the_file_beside_the_language_model(bench: Bench, tmp_path: Path) -> None:
+def test_the_projector_file_contains_the_trained_vision_tower(bench: Bench, tmp_path: Path) -> None:
     job = bench.to(Step.EXPORT).job
     assert job.status == "completed"
     folder = Path(job.adapter_path or "")
@@ -50,7 +53,10 @@ def test_what_was_trained_to_see_is_in_the_file_beside_the_language_model(bench:
 
     adapter = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/adapter/1"))
     merge(bench.base, adapter, tmp_path / "merged", "none")
-    before, after = (named(load_file(each / "model.safetensors")) for each in (bench.base, tmp_path / "merged"))
+    before, after = (
+        with_current_names(load_file(model_folder / "model.safetensors"))
+        for model_folder in (bench.base, tmp_path / "merged")
+    )
     written = {tensor.name: tensor.data for tensor in GGUFReader(folder / PROJECTOR).tensors}
     changed = 0
     for theirs, ours in PARTS.items():
@@ -60,8 +66,11 @@ def test_what_was_trained_to_see_is_in_the_file_beside_the_language_model(bench:
     assert changed >= 2
 
 
-def named(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """By the names that transformers has for the modules now; files may have older ones."""
+def with_current_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return weights by the names that transformers uses now.
+
+    Files may have older names.
+    """
     plain = {name: name.replace("vision_model.", "") for name in weights}
     return {
         plain[name] if name.startswith("model.") else f"model.{plain[name]}": weight for name, weight in weights.items()

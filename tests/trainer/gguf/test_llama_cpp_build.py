@@ -1,4 +1,4 @@
-"""llama.cpp is built for the processor and system it is built on."""
+"""Build options of llama.cpp fit the processor and the system."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainer.gguf.llama_cpp_build import X86_OPTIONS, BuildError, collect_librar
 
 
 @pytest.mark.parametrize("system", ["Linux", "Darwin"])
-def test_only_x86_is_built_with_options_of_x86(system: str) -> None:
+def test_only_x86_builds_have_x86_options(system: str) -> None:
     assert set(X86_OPTIONS) <= set(options_of(system, "x86_64"))
     for processor in ("arm64", "aarch64", "riscv64", "ppc64le"):
         options = options_of(system, processor)
@@ -19,7 +19,7 @@ def test_only_x86_is_built_with_options_of_x86(system: str) -> None:
 
 
 @pytest.mark.parametrize(("system", "folder"), [("Linux", "$ORIGIN"), ("Darwin", "@loader_path")])
-def test_a_library_finds_those_beside_it(system: str, folder: str) -> None:
+def test_a_library_finds_its_neighbours(system: str, folder: str) -> None:
     assert f"-DCMAKE_INSTALL_RPATH={folder}" in options_of(system, "arm64")
 
 
@@ -46,7 +46,7 @@ def test_libraries_of_linux_and_macos_are_collected_with_their_links(
     assert (target / links[0]).read_bytes() == b"library"
 
 
-def test_a_build_without_shared_libraries_has_failed(tmp_path: Path) -> None:
+def test_a_build_without_shared_libraries_fails(tmp_path: Path) -> None:
     (tmp_path / "libllama.a").write_bytes(b"archive")
     with pytest.raises(BuildError, match="no shared library"):
         collect_libraries(tmp_path, tmp_path / "lib")

@@ -1,4 +1,4 @@
-"""Uploads to a Hub on this machine: whole in one commit, gone on with where they broke, refused with what to do."""
+"""Uploads to a Hub: complete in one commit, resumable, refused with a remedy."""
 
 from __future__ import annotations
 
@@ -27,46 +27,49 @@ KINDS = tuple(hub_server.KINDS)
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    with hub_server.serving(HubServer()) as found:
-        found.add(BASE, card={"license": "gemma", "license_link": "https://ai.google.dev/gemma/terms"})
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", found.url)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # as where models are loaded
-        yield found
+    with hub_server.serving(HubServer()) as hub:
+        hub.add(BASE, card={"license": "gemma", "license_link": "https://ai.google.dev/gemma/terms"})
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # as set while models are loaded
+        yield hub
 
 
 @pytest.fixture(autouse=True)
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Seconds that the library slept: none of them here."""
-    found: list[float] = []
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", found.append)
-    return found
+    """Record the seconds that the library would sleep, instead of sleeping."""
+    seconds: list[float] = []
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", seconds.append)
+    return seconds
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An export: a large file that goes in three parts, one that goes in one, and small ones."""
-    made = tmp_path / "exported"
-    (made / "more").mkdir(parents=True)
-    (made / "adapter_model.safetensors").write_bytes(bytes(range(256)) * 2000)
-    (made / "tokenizer.model").write_bytes(b"pieces" * 1000)
-    (made / "adapter_config.json").write_text("{}")
-    (made / "more" / "empty.txt").write_bytes(b"")
-    (made / "README.md").write_text(CARD)
-    return made
+    """Write an export.
+
+    One large file is uploaded in three parts, another in one; the rest are small.
+    """
+    folder = tmp_path / "exported"
+    (folder / "more").mkdir(parents=True)
+    (folder / "adapter_model.safetensors").write_bytes(bytes(range(256)) * 2000)
+    (folder / "tokenizer.model").write_bytes(b"pieces" * 1000)
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "more" / "empty.txt").write_bytes(b"")
+    (folder / "README.md").write_text(CARD)
+    return folder
 
 
 def upload(folder: Path, **more: Any) -> Upload:
-    given: dict[str, Any] = {"repository": REPOSITORY, "token": TOKEN, "base_model_id": BASE}
+    arguments: dict[str, Any] = {"repository": REPOSITORY, "token": TOKEN, "base_model_id": BASE}
     return Upload(
-        folder, **given | {"title": "Mine (training_x)", "check_stop": lambda: None, "sleep": lambda _: None} | more
+        folder, **arguments | {"title": "Mine (training_x)", "check_stop": lambda: None, "sleep": lambda _: None} | more
     )
 
 
-def is_whole(hub: HubServer, folder: Path) -> bool:
-    there = hub.repositories[REPOSITORY].files
-    wanted = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    return {n: c for n, c in there.items() if n not in (".gitattributes", "README.md")} == {
-        n: c for n, c in wanted.items() if n != "README.md"
+def is_complete(hub: HubServer, folder: Path) -> bool:
+    published = hub.repositories[REPOSITORY].files
+    expected = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    return {n: c for n, c in published.items() if n not in (".gitattributes", "README.md")} == {
+        n: c for n, c in expected.items() if n != "README.md"
     }
 
 
@@ -76,18 +79,18 @@ def refusal(hub: HubServer, folder: Path, **more: Any) -> StepError:
     return caught.value
 
 
-def test_a_repository_is_made_private_and_gets_everything_in_one_commit(hub: HubServer, folder: Path) -> None:
+def test_a_new_repository_is_private_and_gets_everything_in_one_commit(hub: HubServer, folder: Path) -> None:
     commit = upload(folder)()
-    there = hub.repositories[REPOSITORY]
-    assert (there.private, there.sha, len(there.history)) == (True, commit, 2)
-    assert is_whole(hub, folder)
+    repository = hub.repositories[REPOSITORY]
+    assert (repository.private, repository.sha, len(repository.history)) == (True, commit, 2)
+    assert is_complete(hub, folder)
     assert {kind: hub.count(kind) > 0 for kind in KINDS} == dict.fromkeys(KINDS, True)
     assert hub.count("unknown") == 0
     assert hub.count("part") == 3
 
 
 def test_the_library_downloads_what_was_uploaded(hub: HubServer, folder: Path) -> None:
-    """The card it reads back says what it said, and what the Hub needs to know."""
+    """The library parses the card, which has the fields that the Hub needs."""
     from huggingface_hub import ModelCard
 
     upload(folder)()
@@ -103,7 +106,7 @@ def test_the_library_downloads_what_was_uploaded(hub: HubServer, folder: Path) -
 
 
 @pytest.mark.parametrize("card", [None, {}, {"license": "apache-2.0"}, {"license": "other", "license_name": "mine"}])
-def test_the_licence_is_what_the_base_models_card_says(hub: HubServer, folder: Path, card: Any) -> None:
+def test_the_licence_is_that_of_the_base_models_card(hub: HubServer, folder: Path, card: Any) -> None:
     hub.repositories[BASE].card = card
     upload(folder)()
     assert fields(hub)["license"] == (card or {}).get("license", "gemma")
@@ -111,7 +114,7 @@ def test_the_licence_is_what_the_base_models_card_says(hub: HubServer, folder: P
 
 
 @pytest.mark.parametrize("base", ["/home/me/gemma", "gs://bucket/gemma", "google/gone"])
-def test_a_base_model_that_is_not_on_the_hub_is_gemmas(hub: HubServer, folder: Path, base: str) -> None:
+def test_a_base_model_that_is_not_on_the_hub_has_gemmas_licence(hub: HubServer, folder: Path, base: str) -> None:
     (folder / "README.md").write_text(CARD.replace(BASE, base) + f"Made from {base}.\n")
     upload(folder, base_model_id=base)()
     assert fields(hub)["license"] == "gemma"
@@ -125,7 +128,7 @@ def fields(hub: HubServer) -> dict[str, Any]:
     return dict(yaml.safe_load(card.split("---\n")[1]))
 
 
-def test_what_is_there_is_not_sent_again_and_makes_no_empty_commit(hub: HubServer, folder: Path) -> None:
+def test_existing_files_are_not_sent_again_and_no_commit_is_empty(hub: HubServer, folder: Path) -> None:
     first = upload(folder)()
     hub.requests.clear()
     assert upload(folder)() == first
@@ -135,24 +138,24 @@ def test_what_is_there_is_not_sent_again_and_makes_no_empty_commit(hub: HubServe
     assert (hub.count("put"), hub.count("part"), hub.count("commit")) == (1, 0, 1)
 
 
-def test_what_a_repository_ignores_is_published_all_the_same(hub: HubServer, folder: Path) -> None:
-    there = hub.add(REPOSITORY)
-    there.commit(there.files | {".gitignore": b"adapter_model.safetensors adapter_config.json"}, "by hand")
+def test_files_ignored_by_the_repository_are_published_nevertheless(hub: HubServer, folder: Path) -> None:
+    repository = hub.add(REPOSITORY)
+    repository.commit(repository.files | {".gitignore": b"adapter_model.safetensors adapter_config.json"}, "by hand")
     upload(folder)()
-    del there.files[".gitignore"]
-    assert is_whole(hub, folder)
+    del repository.files[".gitignore"]
+    assert is_complete(hub, folder)
 
 
-def test_a_whole_model_takes_the_place_of_an_adapter_and_of_nothing_else(hub: HubServer, folder: Path) -> None:
+def test_a_whole_model_replaces_an_adapter_and_nothing_else(hub: HubServer, folder: Path) -> None:
     upload(folder)()
-    there = hub.repositories[REPOSITORY]
-    there.commit(there.files | {"notes.md": b"mine", "model-00002-of-00002.safetensors": b"old"}, "by hand")
+    repository = hub.repositories[REPOSITORY]
+    repository.commit(repository.files | {"notes.md": b"mine", "model-00002-of-00002.safetensors": b"old"}, "by hand")
     (folder / "adapter_model.safetensors").rename(folder / "model.safetensors")
     (folder / "adapter_config.json").rename(folder / "config.json")
     upload(folder)()
-    there.commit(there.files | {"model-q8_0.gguf": b"gguf"}, "by hand")
+    repository.commit(repository.files | {"model-q8_0.gguf": b"gguf"}, "by hand")
     upload(folder)()
-    assert set(there.files) == {
+    assert set(repository.files) == {
         ".gitattributes",
         "README.md",
         "notes.md",
@@ -175,14 +178,14 @@ def test_a_whole_model_takes_the_place_of_an_adapter_and_of_nothing_else(hub: Hu
         [Answer(503, headers={"Retry-After": "1"}), CUT, Answer(429, headers={"Retry-After": "20"})],
     ],
 )
-def test_what_passes_is_waited_out_and_the_repository_is_whole(
+def test_transient_errors_are_retried_until_the_repository_is_complete(
     hub: HubServer, folder: Path, kind: str, answers: list[Answer]
 ) -> None:
     hub.queued[kind] = list(answers)
     commit = upload(folder)()
-    assert is_whole(hub, folder)
-    there = hub.repositories[REPOSITORY]
-    assert (there.sha, there.private, len(there.history)) == (commit, True, 2)
+    assert is_complete(hub, folder)
+    repository = hub.repositories[REPOSITORY]
+    assert (repository.sha, repository.private, len(repository.history)) == (commit, True, 2)
     assert hub.queued[kind] == []
 
 
@@ -199,15 +202,13 @@ def test_what_passes_is_waited_out_and_the_repository_is_whole(
         (413, "hub_too_large"),
     ],
 )
-def test_what_does_not_pass_fails_with_what_to_do(
-    hub: HubServer, folder: Path, kind: str, status: int, code: str
-) -> None:
+def test_permanent_errors_fail_with_a_hint(hub: HubServer, folder: Path, kind: str, status: int, code: str) -> None:
     hub.queued[kind] = [Answer(status, {"error": "because"})] * 40
-    if (kind, status) in FINE:
+    if (kind, status) in HARMLESS:
         upload(folder)()
-        assert is_whole(hub, folder)
+        assert is_complete(hub, folder)
         return
-    if (kind, status) == ("create", 409):  # it should be there, and is not
+    if (kind, status) == ("create", 409):  # the Hub says that it exists, but it does not
         code = "hub_repository_not_found"
     if kind in hub_server.STORAGE_KINDS and status != 413:
         code = "hub_storage_refused"
@@ -216,15 +217,15 @@ def test_what_does_not_pass_fails_with_what_to_do(
     assert error.hint is not None
     assert "POST /jobs/{id}/exports" in error.hint
     assert TOKEN not in f"{error}{error.hint}{error.__cause__}{error.__context__}"
-    there = hub.repositories.get(REPOSITORY)
-    assert there is None or len(there.history) == 1, "half a model is published"
+    repository = hub.repositories.get(REPOSITORY)
+    assert repository is None or len(repository.history) == 1, "an incomplete model is published"
 
 
-# What has arrived whole is not asked about again.
-FINE = {("verify", 409)}
+# Errors that do not matter: a file that arrived completely needs no verification.
+HARMLESS = {("verify", 409)}
 
 
-def test_a_token_that_is_unknown_or_may_not_write_is_told_from_another(hub: HubServer, folder: Path) -> None:
+def test_an_unknown_token_and_a_read_only_one_fail_differently(hub: HubServer, folder: Path) -> None:
     assert refusal(hub, folder, token="hf_fakefakeunknown").code == "hub_token_refused"
     assert refusal(hub, folder, token=READ_ONLY_TOKEN).code == "hub_forbidden"
     hub.add(REPOSITORY)
@@ -234,40 +235,40 @@ def test_a_token_that_is_unknown_or_may_not_write_is_told_from_another(hub: HubS
 
 
 @pytest.mark.parametrize("status", [400, 403, 404])
-def test_a_signed_link_that_ran_out_is_asked_for_anew(hub: HubServer, folder: Path, status: int) -> None:
+def test_an_expired_signed_link_is_requested_again(hub: HubServer, folder: Path, status: int) -> None:
     hub.queued["put"], hub.queued["part"] = [Answer(status)], [Answer(status)]
     upload(folder)()
-    assert is_whole(hub, folder)
+    assert is_complete(hub, folder)
 
 
-def test_a_large_upload_goes_on_where_it_broke(hub: HubServer, folder: Path) -> None:
+def test_a_large_upload_resumes_where_it_was_interrupted(hub: HubServer, folder: Path) -> None:
     hub.queued["commit"] = [Answer(503)] * 4
     with pytest.raises(TransientError):
         upload(folder)()
     assert len(hub.repositories[REPOSITORY].history) == 1
     sent = hub.count("part"), hub.count("put")
-    upload(folder)()  # the step's next try
+    upload(folder)()  # the step's next attempt
     assert (hub.count("part"), hub.count("put")) == sent
-    assert is_whole(hub, folder)
+    assert is_complete(hub, folder)
 
 
-def test_a_commit_of_somebody_else_in_between_is_kept(hub: HubServer, folder: Path) -> None:
-    there = hub.add(REPOSITORY)
+def test_a_commit_by_others_during_the_upload_is_kept(hub: HubServer, folder: Path) -> None:
+    repository = hub.add(REPOSITORY)
     preupload = hub._preupload
 
-    def and_a_commit(body: bytes, repo: str) -> Answer:
+    def preupload_and_commit(body: bytes, repo: str) -> Answer:
         if hub.count("preupload") == 1:
-            there.commit(there.files | {"notes.md": b"mine"}, "in between")
+            repository.commit(repository.files | {"notes.md": b"mine"}, "in between")
         return preupload(body, repo)
 
-    hub._preupload = and_a_commit  # type: ignore[method-assign]
+    hub._preupload = preupload_and_commit  # type: ignore[method-assign]
     upload(folder)()
-    assert there.files["notes.md"] == b"mine"
-    assert "adapter_config.json" in there.files
+    assert repository.files["notes.md"] == b"mine"
+    assert "adapter_config.json" in repository.files
     assert hub.count("commit") == 2
 
 
-def test_a_server_that_asks_for_a_minute_gets_it_and_one_that_asks_for_an_hour_gets_the_next_try(
+def test_a_short_retry_after_is_waited_for_and_a_long_one_left_to_the_next_attempt(
     hub: HubServer, folder: Path, slept: list[float]
 ) -> None:
     waited: list[float] = []
@@ -280,34 +281,34 @@ def test_a_server_that_asks_for_a_minute_gets_it_and_one_that_asks_for_an_hour_g
     assert sum(waited) == 60
 
 
-def test_a_repository_that_somebody_else_made_meanwhile_is_used(hub: HubServer, folder: Path) -> None:
+def test_a_repository_created_by_others_meanwhile_is_used(hub: HubServer, folder: Path) -> None:
     hub.queued["create"] = [Answer(409, {"error": "You already created this model repo"}, after=True)]
     upload(folder)()
-    assert is_whole(hub, folder)
+    assert is_complete(hub, folder)
 
 
-def test_a_create_that_conflicts_with_another_is_not_asked_again_without_a_pause(hub: HubServer, folder: Path) -> None:
+def test_a_conflicting_create_is_retried_after_a_pause(hub: HubServer, folder: Path) -> None:
     message = "Cannot create repo: another conflicting operation is in progress"
     hub.queued["create"] = [Answer(409, {"error": message})] * 2
     waited: list[float] = []
     upload(folder, sleep=waited.append)()
     assert sum(waited) == 12
-    assert is_whole(hub, folder)
+    assert is_complete(hub, folder)
 
 
 @pytest.mark.parametrize("after", [1, 4, 6, 8])
 def test_a_stop_is_noticed_before_the_next_request(hub: HubServer, folder: Path, after: int) -> None:
-    asked: list[int] = []
+    calls: list[int] = []
 
     def check_stop() -> None:
-        asked.append(1)
-        if len(asked) > after:
+        calls.append(1)
+        if len(calls) > after:
             raise StopRequested
 
     with pytest.raises(StopRequested):
         upload(folder, check_stop=check_stop)()
-    there = hub.repositories.get(REPOSITORY)
-    assert there is None or len(there.history) == 1
+    repository = hub.repositories.get(REPOSITORY)
+    assert repository is None or len(repository.history) == 1
 
 
 def test_neither_token_nor_signed_link_is_in_a_log_or_an_error(
@@ -333,7 +334,7 @@ def test_neither_token_nor_signed_link_is_in_a_log_or_an_error(
     assert TOKEN not in redact(caplog.text)
 
 
-def test_the_library_is_afterwards_as_it_was(hub: HubServer, folder: Path) -> None:
+def test_settings_of_the_library_are_restored(hub: HubServer, folder: Path) -> None:
     from huggingface_hub import constants
     from huggingface_hub.utils import _http, logging
 
@@ -344,6 +345,6 @@ def test_the_library_is_afterwards_as_it_was(hub: HubServer, folder: Path) -> No
     assert session.TIMEOUT > 0
 
 
-def test_nobody_elses_token_is_used(hub: HubServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_of_the_environment_is_not_used(hub: HubServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert refusal(hub, folder, token="hf_fakefakeunknown").code == "hub_token_refused"

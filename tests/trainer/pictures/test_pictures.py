@@ -1,4 +1,7 @@
-"""Pictures of strangers: what is refused and why, and that what is kept shows the model what transformers would."""
+"""Untrusted pictures: bad ones are refused, and stored ones look the same.
+
+The model gets the same pixels as from transformers' own processor.
+"""
 
 from __future__ import annotations
 
@@ -35,15 +38,15 @@ def gradient(width: int, height: int) -> Image.Image:
     return Image.fromarray((across * [1.0, 0.5, 0.2]).astype(np.uint8))
 
 
-def file_of(picture: Image.Image, format: str = "PNG", **more: Any) -> bytes:
-    written = io.BytesIO()
-    picture.save(written, format, **more)
-    return written.getvalue()
+def file_of(picture: Image.Image, file_format: str = "PNG", **more: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, file_format, **more)
+    return buffer.getvalue()
 
 
-def turned() -> bytes:
+def rotated_by_exif() -> bytes:
     exif = Image.Exif()
-    exif[0x0112] = 6  # lies on its side
+    exif[0x0112] = 6  # the orientation: rotated by 90 degrees
     return file_of(noise(40, 20), "JPEG", exif=exif)
 
 
@@ -51,13 +54,13 @@ def with_palette() -> bytes:
     return file_of(noise(60, 50).quantize(16), transparency=3)
 
 
-def preview_inside() -> bytes:
-    """A JPEG with a second picture, as phones write it."""
+def with_preview() -> bytes:
+    """Return a JPEG with a second picture, as phones write it."""
     return file_of(noise(60, 50), "MPO", save_all=True, append_images=[noise(10, 10)])
 
 
-def bomb(side: int) -> bytes:
-    """A PNG of a few hundred bytes that says it has so many pixels."""
+def decompression_bomb(side: int) -> bytes:
+    """Return a PNG of a few hundred bytes that declares side * side pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -79,17 +82,17 @@ GOOD = {
     "alpha": file_of(noise(60, 50, "RGBA")),
     "palette": with_palette(),
     "cmyk": file_of(noise(60, 50, "CMYK"), "JPEG"),
-    "turned": turned(),
+    "turned": rotated_by_exif(),
     "one pixel": file_of(noise(1, 1)),
     "three pixels high": file_of(noise(300, 3)),
-    "preview inside": preview_inside(),
+    "preview inside": with_preview(),
     "large and plain": file_of(gradient(1200, 900), "JPEG"),
     "large and noisy": file_of(noise(400, 300), "PNG"),
 }
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_the_model_sees_of_what_is_kept_what_transformers_would_show_it(
+def test_a_stored_picture_has_the_pixels_of_transformers_processor(
     name: str, tiny_vision: Path, tmp_path: Path
 ) -> None:
     from transformers import AutoProcessor
@@ -102,7 +105,7 @@ def test_the_model_sees_of_what_is_kept_what_transformers_would_show_it(
     assert np.array_equal(ours, theirs)
 
 
-def test_of_the_file_and_what_is_seen_of_it_the_smaller_is_kept() -> None:
+def test_the_smaller_of_the_file_and_the_resized_picture_is_stored() -> None:
     photo, large = GOOD["jpeg"], GOOD["large and noisy"]
     assert picture_to_store(photo, None) == photo
     assert picture_to_store(photo, (896, 896)) == photo
@@ -111,13 +114,13 @@ def test_of_the_file_and_what_is_seen_of_it_the_smaller_is_kept() -> None:
     assert Image.open(io.BytesIO(smaller)).size == SIZE
 
 
-def test_what_would_be_much_to_decode_in_every_epoch_is_not_kept() -> None:
+def test_a_picture_that_is_costly_to_decode_is_stored_resized() -> None:
     plain = file_of(Image.new("RGB", (1200, 900), "red"), "GIF")
     assert Image.open(io.BytesIO(picture_to_store(plain, SIZE))).size == SIZE
 
 
-def animated(format: str) -> bytes:
-    return file_of(noise(20, 20), format, save_all=True, append_images=[noise(20, 20).rotate(90)])
+def animated(file_format: str) -> bytes:
+    return file_of(noise(20, 20), file_format, save_all=True, append_images=[noise(20, 20).rotate(90)])
 
 
 BAD = {
@@ -128,8 +131,8 @@ BAD = {
     "cut short": (GOOD["png"][:2000], "cannot be read"),
     "cut short jpeg": (GOOD["jpeg"][:-500], "cannot be read"),
     "a byte wrong": (GOOD["png"][:1000] + b"\xff" + GOOD["png"][1001:], "cannot be read"),
-    "bomb": (bomb(60_000), "more than 50000000 pixels"),
-    "a smaller bomb": (bomb(8_000), "more than 50000000 pixels"),
+    "bomb": (decompression_bomb(60_000), "more than 50000000 pixels"),
+    "a smaller bomb": (decompression_bomb(8_000), "more than 50000000 pixels"),
     "gif film": (animated("GIF"), "animated"),
     "png film": (animated("PNG"), "animated"),
     "webp film": (animated("WEBP"), "animated"),
@@ -139,16 +142,16 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_cannot_be_shown_is_refused_with_the_reason(name: str) -> None:
+def test_an_unusable_picture_is_refused_with_the_reason(name: str) -> None:
     content, reason = BAD[name]
     with pytest.raises(BadRow, match=reason):
         picture_to_store(content, SIZE)
 
 
-def test_a_bomb_costs_no_memory() -> None:
+def test_a_decompression_bomb_takes_no_memory() -> None:
     tracemalloc.start()
     with pytest.raises(BadRow):
-        rgb(bomb(8_000))
+        rgb(decompression_bomb(8_000))
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 1024 * 1024
@@ -166,7 +169,7 @@ def source(tmp_path: Path) -> PictureSource:
     return PictureSource(data, "processed_datasets/chats")
 
 
-IN_BASE64 = base64.b64encode(GOOD["png"]).decode()
+PNG_IN_BASE64 = base64.b64encode(GOOD["png"]).decode()
 
 
 @pytest.mark.parametrize(
@@ -174,15 +177,15 @@ IN_BASE64 = base64.b64encode(GOOD["png"]).decode()
     [
         ({"bytes": GOOD["png"], "path": None}, "png"),
         ({"bytes": GOOD["png"], "path": "/bytes/go/first.png"}, "png"),
-        ({"bytes": IN_BASE64}, "png"),
-        (f"data:image/png;base64,{IN_BASE64}", "png"),
+        ({"bytes": PNG_IN_BASE64}, "png"),
+        (f"data:image/png;base64,{PNG_IN_BASE64}", "png"),
         ({"bytes": None, "path": "red.png"}, "png"),
         ("more/blue.jpg", "jpeg"),
         ("processed_datasets/chats/more/blue.jpg", "jpeg"),
         ("link.png", "png"),
     ],
 )
-def test_a_picture_is_in_its_row_or_beside_the_dataset(source: PictureSource, image: Any, name: str) -> None:
+def test_a_picture_is_in_its_row_or_in_the_folder_of_the_dataset(source: PictureSource, image: Any, name: str) -> None:
     assert source.content(image) == GOOD[name]
 
 
@@ -209,12 +212,14 @@ def test_a_picture_is_in_its_row_or_beside_the_dataset(source: PictureSource, im
         ("gs://bucket/x.png", "is a URL"),
     ],
 )
-def test_a_picture_that_is_nowhere_or_elsewhere_is_refused(source: PictureSource, image: Any, reason: str) -> None:
+def test_a_missing_picture_or_one_outside_the_dataset_is_refused(
+    source: PictureSource, image: Any, reason: str
+) -> None:
     with pytest.raises(BadRow, match=reason):
         source.content(image)
 
 
-def test_a_link_that_leads_out_of_the_bucket_ends_the_step_by_name(source: PictureSource, tmp_path: Path) -> None:
+def test_a_link_out_of_the_bucket_fails_the_step_and_is_named(source: PictureSource, tmp_path: Path) -> None:
     (tmp_path / "outside.png").write_bytes(GOOD["png"])
     (tmp_path / "data/processed_datasets/chats/out.png").symlink_to(tmp_path / "outside.png")
     with pytest.raises(StepError, match=r"chats/out\.png' in data leads out of its bucket") as failed:
@@ -222,16 +227,22 @@ def test_a_link_that_leads_out_of_the_bucket_ends_the_step_by_name(source: Pictu
     assert failed.value.code == "bad_dataset"
 
 
-def shows(*images: Any) -> list[dict[str, Any]]:
+def message_with(*images: Any) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [{"type": "image", "image": image} for image in images]}]
 
 
-def test_an_album_keeps_each_picture_once_and_none_of_a_refused_row(source: PictureSource, tmp_path: Path) -> None:
+def test_a_picture_file_stores_each_picture_once_and_none_of_refused_rows(
+    source: PictureSource, tmp_path: Path
+) -> None:
     with PictureFile(tmp_path / "pictures.arrow", source, SIZE) as picture_file:
-        assert picture_file.add(shows("red.png", "more/blue.jpg")) == [0, 1]
-        assert picture_file.add(shows("more/blue.jpg", {"bytes": GOOD["png"]}, {"bytes": GOOD["grey"]})) == [1, 0, 2]
-        assert isinstance(picture_file.add(shows({"bytes": GOOD["webp"]}, "none.png")), Refused)
-        assert isinstance(picture_file.add(shows(*["red.png"] * (MAX_PICTURES_PER_ROW + 1))), Refused)
+        assert picture_file.add(message_with("red.png", "more/blue.jpg")) == [0, 1]
+        assert picture_file.add(message_with("more/blue.jpg", {"bytes": GOOD["png"]}, {"bytes": GOOD["grey"]})) == [
+            1,
+            0,
+            2,
+        ]
+        assert isinstance(picture_file.add(message_with({"bytes": GOOD["webp"]}, "none.png")), Refused)
+        assert isinstance(picture_file.add(message_with(*["red.png"] * (MAX_PICTURES_PER_ROW + 1))), Refused)
         assert picture_file.add([{"role": "user", "content": "Hi"}]) == []
         assert len(picture_file) == 3
     reader = PictureFileReader(tmp_path / "pictures.arrow")
@@ -240,11 +251,13 @@ def test_an_album_keeps_each_picture_once_and_none_of_a_refused_row(source: Pict
     ]
 
 
-def test_an_album_writes_as_it_grows(source: PictureSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_file_is_written_as_it_grows(
+    source: PictureSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("trainer.pictures.arrow_file.BATCH_BYTES", 4000)
     contents = [file_of(noise(30, number + 1)) for number in range(9)]
     with PictureFile(tmp_path / "pictures.arrow", source, SIZE) as picture_file:
-        assert [picture_file.add(shows({"bytes": content})) for content in contents] == [
+        assert [picture_file.add(message_with({"bytes": content})) for content in contents] == [
             [number] for number in range(9)
         ]
         assert (tmp_path / "pictures.arrow").stat().st_size > 0
@@ -252,7 +265,7 @@ def test_an_album_writes_as_it_grows(source: PictureSource, tmp_path: Path, monk
     assert [reader[number] for number in range(9)] == contents
 
 
-def test_an_album_without_pictures_can_be_read(source: PictureSource, tmp_path: Path) -> None:
+def test_a_picture_file_without_pictures_can_be_read(source: PictureSource, tmp_path: Path) -> None:
     with PictureFile(tmp_path / "pictures.arrow", source, SIZE):
         pass
     PictureFileReader(tmp_path / "pictures.arrow")

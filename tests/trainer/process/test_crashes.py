@@ -1,4 +1,4 @@
-"""How a step's exceptions are told, and which of them another attempt could mend."""
+"""Causes that are recorded for a step's exceptions, and which can be retried."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainer.process.crashes import cause_of, refuse_unsupported_model
 
 
 class AmbiguousGlobalPerLayerAttributeError(AttributeError):
-    """Raised by transformers where a value of a configuration differs by layer."""
+    """Stand-in for transformers' error about values that differ by layer."""
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ class AmbiguousGlobalPerLayerAttributeError(AttributeError):
     ],
     ids=repr,
 )
-def test_a_cause_is_the_type_and_the_first_line_that_says_something(error: BaseException, cause: str) -> None:
+def test_a_cause_is_the_type_and_the_first_line_with_text(error: BaseException, cause: str) -> None:
     assert cause_of(error) == cause
 
 
@@ -46,7 +46,7 @@ def test_a_cause_is_the_type_and_the_first_line_that_says_something(error: BaseE
     ],
     ids=repr,
 )
-def test_what_fails_the_same_way_each_time_is_tried_once(error: Exception) -> None:
+def test_an_error_that_would_repeat_fails_at_the_first_attempt(error: Exception) -> None:
     with pytest.raises(StepError) as raised, refuse_unsupported_model("google/gemma-3-4b-it"):
         raise error
     assert raised.value.code == "model_not_supported"
@@ -72,12 +72,12 @@ def test_what_fails_the_same_way_each_time_is_tried_once(error: Exception) -> No
     ],
     ids=repr,
 )
-def test_what_may_pass_by_itself_is_left_as_it_is(error: BaseException) -> None:
+def test_an_error_that_may_pass_is_raised_unchanged(error: BaseException) -> None:
     with pytest.raises(type(error)) as raised, refuse_unsupported_model("google/gemma-3-4b-it"):
         raise error
     assert raised.value is error
 
 
-def test_a_child_that_died_is_told_by_the_end_of_its_traceback() -> None:
-    said = "Loading\nTraceback (most recent call last):\n  File x\n\nValueError:\n\nNo such model.\n\n"
-    assert Ended(1, said).last_words == "File x ValueError: No such model."
+def test_a_dead_child_process_is_described_by_the_end_of_its_traceback() -> None:
+    output = "Loading\nTraceback (most recent call last):\n  File x\n\nValueError:\n\nNo such model.\n\n"
+    assert Ended(1, output).last_words == "File x ValueError: No such model."

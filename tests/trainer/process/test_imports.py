@@ -1,4 +1,4 @@
-"""Which libraries the process of a step loads, and that it leaves them as they were released."""
+"""Libraries that the process of a step loads, and leaves unchanged."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.trainer.conftest import Bench
 from trainer.process.imports import garbage_collection_paused
 
 HEAVY = ("bitsandbytes", "datasets", "numba", "peft", "torch", "transformers", "trl")
-AT_THE_END = f"""
+PRINT_LOADED = f"""
 import atexit, sys
 atexit.register(lambda: print("LOADED", *(name for name in {HEAVY} if name in sys.modules)))
 """
 STEP = "from trainer.__main__ import main; sys.exit(main())"
-# Remembers every function and class of a library's modules, and what classes define, as soon as a module is loaded;
-# tells of those that are something else when the process ends.
-WATCH = """
+# Records every function and class in the libraries' modules, and the members of classes, right after import; when the
+# process ends, prints those that have been replaced.
+COMPARE_LIBRARIES = """
 import atexit, sys, types
 import datasets, peft, torch, transformers, trl, accelerate
 from transformers import AutoModelForCausalLM, Trainer
@@ -55,8 +55,8 @@ atexit.register(compare)
 """
 
 
-def of_step(bench: Bench, step: Step, first: str) -> list[str]:
-    """The lines that the process of a step prints, after `first` is run in it."""
+def output_of_step(bench: Bench, step: Step, first: str) -> list[str]:
+    """Run a step in a process, after `first`; return the lines it prints."""
     arguments = [step, "--job-id", bench.job_id, "--launch", "1", "--execution", "e"]
     env = os.environ | {"GEMTUNE_HOME": str(bench.services.settings.home)}
     command = [sys.executable, "-c", first + STEP, *arguments]
@@ -71,28 +71,28 @@ def submit(bench: Bench) -> None:
     bench.services.control.claim(bench.job_id, bench.claim)
 
 
-def test_a_step_loads_only_libraries_of_its_own(bench: Bench) -> None:
-    """Preparing and exporting an adapter need no torch; supervised training needs neither TRL nor datasets."""
+def test_a_step_loads_only_the_libraries_it_needs(bench: Bench) -> None:
+    """Prepare and adapter exports need no torch; SFT needs no TRL or datasets."""
     submit(bench)
     loaded: dict[Step, set[str]] = {}
     for step in Step:
-        (line,) = (line for line in of_step(bench, step, AT_THE_END) if line.startswith("LOADED"))
+        (line,) = (line for line in output_of_step(bench, step, PRINT_LOADED) if line.startswith("LOADED"))
         loaded[step] = set(line.split()[1:])
     assert loaded[Step.PREPARE] == loaded[Step.EXPORT] == set()
     assert {"peft", "torch", "transformers"} <= loaded[Step.TRAIN]
     assert not {"numba", "trl"} & loaded[Step.TRAIN]
 
 
-def test_training_leaves_every_library_as_it_was_released(bench: Bench) -> None:
+def test_training_replaces_nothing_in_any_library(bench: Bench) -> None:
     submit(bench)
-    of_step(bench, Step.PREPARE, "import sys\n")
-    said = of_step(bench, Step.TRAIN, WATCH)
-    (compared,) = (int(line.split()[1]) for line in said if line.startswith("COMPARED"))
+    output_of_step(bench, Step.PREPARE, "import sys\n")
+    lines = output_of_step(bench, Step.TRAIN, COMPARE_LIBRARIES)
+    (compared,) = (int(line.split()[1]) for line in lines if line.startswith("COMPARED"))
     assert compared > 50_000
-    assert [line for line in said if line.startswith("REPLACED")] == []
+    assert [line for line in lines if line.startswith("REPLACED")] == []
 
 
-def test_garbage_is_collected_again_even_when_an_import_fails() -> None:
+def test_garbage_collection_resumes_even_if_an_import_fails() -> None:
     def fails() -> None:
         with garbage_collection_paused():
             assert not gc.isenabled()
@@ -115,7 +115,7 @@ assert gc.get_freeze_count() > 10_000
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_nothing_is_frozen_where_nothing_is_imported() -> None:
+def test_nothing_is_frozen_if_nothing_was_imported() -> None:
     frozen = gc.get_freeze_count()
     with garbage_collection_paused():
         pass

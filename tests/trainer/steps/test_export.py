@@ -22,7 +22,7 @@ from gemtune.process import parent_death
 from tests import tiny_gemma
 from tests.trainer import untrained_results
 from tests.trainer.conftest import Bench
-from tests.trainer.gguf.test_gguf import sharp, tools  # noqa: F401
+from tests.trainer.gguf.test_gguf import sharpen_logits, tools  # noqa: F401
 from tests.trainer.test_entry import run_trainer
 from trainer.certificate import comparison
 from trainer.context import StopRequested
@@ -55,7 +55,7 @@ def trained_bench(tmp_path: Path) -> Callable[..., Bench]:
     """Return a factory of jobs whose train step is done."""
 
     def make(export_format: str = "adapter", quantization: str = "none", **training: Any) -> Bench:
-        base = sharp(tiny_gemma.build(tmp_path / "base", head_dim=256))
+        base = sharpen_logits(tiny_gemma.build(tmp_path / "base", head_dim=256))
         bench = Bench(tmp_path / "home", base, **training)
         bench.export = {"format": export_format, "quantization": quantization}
         return untrained_results.publish_results(bench)

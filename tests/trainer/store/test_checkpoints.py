@@ -1,4 +1,4 @@
-"""Checkpoints of a bucket: fetched once, and not kept twice."""
+"""Checkpoints in a bucket: fetched once, and pruned."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from trainer.store import checkpoints
 
 
 class Bucket(FolderObjects):
-    """Objects that have to be copied before they can be read, as on Cloud Storage."""
+    """Objects that have to be copied to be read, as on Cloud Storage."""
 
     def fetch_folder(self, prefix: str, into: Path) -> Path:
         shutil.copytree(super().fetch_folder(prefix, into), into)
         return into
 
 
-def saved(bucket: Bucket, tmp_path: Path, train_step: int) -> None:
+def save(bucket: Bucket, tmp_path: Path, train_step: int) -> None:
     folder = tmp_path / f"checkpoint-{train_step}"
     folder.mkdir()
     for name in (*checkpoints.REQUIRED_FILES, f"of-{train_step}"):
@@ -25,24 +25,26 @@ def saved(bucket: Bucket, tmp_path: Path, train_step: int) -> None:
     checkpoints.save(bucket, folder, job_prefix="jobs/j", attempt=1, train_step=train_step)
 
 
-def test_the_newest_whole_checkpoint_is_here_once_and_with_its_own_files_only(tmp_path: Path) -> None:
+def test_the_newest_complete_checkpoint_is_fetched_without_leftovers_of_others(tmp_path: Path) -> None:
     bucket = Bucket(tmp_path / "bucket", "export")
     for train_step in (5, 10):
-        saved(bucket, tmp_path, train_step)
-    bucket.write("jobs/j/checkpoints/1/checkpoint-10/optimizer.pt", b"99")  # as long as before, and not the same
-    found = checkpoints.newest(bucket, "jobs/j", tmp_path / "resumed")
-    assert found is not None
-    assert found[0].train_step == 5
-    assert {path.name for path in found[1].iterdir()} == {*checkpoints.REQUIRED_FILES, "of-5", "manifest.json"}
+        save(bucket, tmp_path, train_step)
+    bucket.write(
+        "jobs/j/checkpoints/1/checkpoint-10/optimizer.pt", b"99"
+    )  # the same size as before, with other content
+    newest = checkpoints.newest(bucket, "jobs/j", tmp_path / "resumed")
+    assert newest is not None
+    assert newest[0].train_step == 5
+    assert {path.name for path in newest[1].iterdir()} == {*checkpoints.REQUIRED_FILES, "of-5", "manifest.json"}
     assert [path.name for path in (tmp_path / "resumed").iterdir()] == ["checkpoint-5"]
 
 
-def test_the_newest_two_are_kept_and_the_best(tmp_path: Path) -> None:
+def test_pruning_keeps_the_newest_two_and_the_best(tmp_path: Path) -> None:
     bucket = Bucket(tmp_path / "bucket", "export")
     for train_step in (2, 4, 6, 8, 10):
-        saved(bucket, tmp_path, train_step)
+        save(bucket, tmp_path, train_step)
         checkpoints.prune(bucket, "jobs/j", best=4)
-    assert [found.train_step for found in checkpoints.list_all(bucket, "jobs/j")] == [10, 8, 4]
+    assert [checkpoint.train_step for checkpoint in checkpoints.list_all(bucket, "jobs/j")] == [10, 8, 4]
     best = checkpoints.at_train_step(bucket, "jobs/j", 4, tmp_path / "best")
     assert best is not None
     assert (best / "of-4").read_text() == "4"

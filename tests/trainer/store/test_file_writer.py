@@ -1,4 +1,7 @@
-"""Writers of files complete them at the end of a `with` block, and after an error do no more than close them."""
+"""File writers complete a file at the end of a `with` block.
+
+After an error they only close it.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,11 @@ from trainer.rows.prepared import TokenFile
 from trainer.store.file_writer import FileWriter
 
 
-class Recorded(FileWriter):
-    """Notes what it is asked to do. full: completing it fails, as it does on a full disk."""
+class RecordingWriter(FileWriter):
+    """Writer that records its calls.
+
+    full: completing the file fails, as on a full disk.
+    """
 
     def __init__(self, *, full: bool = False):
         self.calls: list[str] = []
@@ -28,26 +34,26 @@ class Recorded(FileWriter):
 
 
 def test_a_block_without_an_error_completes_the_file_and_closes_it() -> None:
-    with Recorded() as writer:
+    with RecordingWriter() as writer:
         assert writer.calls == []
     assert writer.calls == ["finish", "close"]
 
 
-def test_a_block_that_raises_closes_the_file_and_the_error_goes_through() -> None:
-    writer = Recorded()
+def test_a_block_that_raises_closes_the_file_and_propagates_the_error() -> None:
+    writer = RecordingWriter()
     with pytest.raises(KeyError), writer:
         raise KeyError("of the block")
     assert writer.calls == ["close"]
 
 
 def test_a_file_that_cannot_be_completed_is_closed() -> None:
-    writer = Recorded(full=True)
+    writer = RecordingWriter(full=True)
     with pytest.raises(OSError, match="No space"), writer:
         pass
     assert writer.calls == ["finish", "close"]
 
 
-def test_rows_that_wait_when_a_block_raises_are_not_written(tmp_path: Path) -> None:
+def test_buffered_rows_are_not_written_if_a_block_raises(tmp_path: Path) -> None:
     row = {"input_ids": [1, 2], "labels": [1, 2]}
     interrupted = TokenFile(tmp_path / "rows.parquet")
     interrupted.add(row)

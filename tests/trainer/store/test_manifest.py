@@ -1,4 +1,4 @@
-"""A folder in the objects store is whole or not there."""
+"""Folders in the object store are complete or do not count."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "local"
 
 
-def test_what_was_published_comes_back_with_its_checksums(objects: FolderObjects, folder: Path, tmp_path: Path) -> None:
+def test_a_published_folder_is_fetched_with_its_checksums(objects: FolderObjects, folder: Path, tmp_path: Path) -> None:
     artifacts = manifest.publish(objects, folder, "models/x")
     assert {a.name: (a.bytes, a.sha256) for a in artifacts} == {
         name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in CONTENT.items()
@@ -57,7 +57,7 @@ def test_the_manifest_is_written_last(objects: FolderObjects, folder: Path, monk
 
 
 @pytest.mark.parametrize("name", CONTENT)
-def test_a_folder_with_a_file_less_is_not_whole(
+def test_a_folder_with_a_missing_file_is_not_complete(
     objects: FolderObjects, folder: Path, tmp_path: Path, name: str
 ) -> None:
     manifest.publish(objects, folder, "models/x")
@@ -67,7 +67,7 @@ def test_a_folder_with_a_file_less_is_not_whole(
         manifest.fetch(objects, "models/x", tmp_path / "into")
 
 
-def test_a_file_of_another_size_is_noticed_at_once_and_of_the_same_size_when_fetched(
+def test_a_changed_size_is_noticed_at_once_and_changed_content_when_fetched(
     objects: FolderObjects, folder: Path, tmp_path: Path
 ) -> None:
     manifest.publish(objects, folder, "models/x")
@@ -82,7 +82,7 @@ def test_a_file_of_another_size_is_noticed_at_once_and_of_the_same_size_when_fet
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b"{}", b'{"files": 3}', b'{"files": [3]}', b'{"files": [{"name": "a"}]}']
 )
-def test_a_broken_manifest_makes_nothing_whole(objects: FolderObjects, content: bytes) -> None:
+def test_a_folder_with_a_broken_manifest_is_not_complete(objects: FolderObjects, content: bytes) -> None:
     objects.write("models/x/manifest.json", content)
     assert manifest.read_whole(objects, "models/x") is None
 
