@@ -6,7 +6,9 @@ Each rule returns (line, message) for everything that breaks it.
 from __future__ import annotations
 
 import ast
+import io
 import re
+import tokenize
 from collections.abc import Iterator
 
 # A first word that leaves the main clause to the reader: "What importing costs." instead of "Measure the imports."
@@ -66,5 +68,10 @@ def name_problems(source: str) -> list[Problem]:
 
 
 def unformatted_lines(source: str) -> list[int]:
-    """Return the lines that keep a formatter away."""
-    return [number for number, line in enumerate(source.splitlines(), 1) if re.search(r"# fmt: (skip|off)\b", line)]
+    """Return the lines with a comment that keeps the formatter away."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return [
+        token.start[0]
+        for token in tokens
+        if token.type == tokenize.COMMENT and re.match(r"# fmt: (skip|off)\b", token.string)
+    ]
