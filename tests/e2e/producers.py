@@ -1,4 +1,4 @@
-"""Clients of the gcp backend that know only Google's libraries and the documentation.
+"""Clients of the gcp backend that know only Google's libraries and our docs.
 
 Each command runs as a process of its own and imports nothing of gemtune.
 

@@ -1,7 +1,7 @@
-"""Shell snippets of the documentation run, in order, against one workstation's server with a tiny model.
+"""The documentation's shell snippets run, in order, against one server.
 
-What takes minutes or belongs to another machine is replaced by a program that does nothing; tests/unit/docs checks that
-it exists.
+The server runs on this workstation with a tiny model. Commands that take minutes or belong to another machine are
+replaced by programs that do nothing; tests/unit/docs checks that the real ones exist.
 """
 
 from __future__ import annotations

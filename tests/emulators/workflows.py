@@ -39,7 +39,7 @@ POLL_SECONDS = 0.1
 class _Cancelled(Exception):
     """Raised to end a cancelled execution.
 
-    It is no WorkflowError, so that the workflow cannot catch it.
+    The workflow cannot catch it, because it is not a WorkflowError.
     """
 
 

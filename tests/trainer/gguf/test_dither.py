@@ -84,7 +84,7 @@ def share_kept(after: Floats, base: Floats, change: Floats) -> float:
 
 @pytest.mark.parametrize("kind", dither.LOW_BITS)
 def test_steps_are_the_distances_between_the_values_of_a_block(quantize: Quantize, kind: str) -> None:
-    """Values in one part of a block differ by whole steps, somewhere by one."""
+    """Values in a part of a block differ by whole steps, some by exactly one."""
     blocks = quantize(random_weights(1), kind)
     values = dequantize(blocks, GGMLQuantizationType[kind]).reshape(-1, PART_LENGTH.get(kind, 32))
     block_size, type_size = dither._Tensor(kind, *[None] * 4).block  # type: ignore[arg-type]

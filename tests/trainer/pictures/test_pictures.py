@@ -236,11 +236,8 @@ def test_a_picture_file_stores_each_picture_once_and_none_of_refused_rows(
 ) -> None:
     with PictureFile(tmp_path / "pictures.arrow", source, SIZE) as picture_file:
         assert picture_file.add(message_with("red.png", "more/blue.jpg")) == [0, 1]
-        assert picture_file.add(message_with("more/blue.jpg", {"bytes": GOOD["png"]}, {"bytes": GOOD["grey"]})) == [
-            1,
-            0,
-            2,
-        ]
+        repeated = message_with("more/blue.jpg", {"bytes": GOOD["png"]}, {"bytes": GOOD["grey"]})
+        assert picture_file.add(repeated) == [1, 0, 2]
         assert isinstance(picture_file.add(message_with({"bytes": GOOD["webp"]}, "none.png")), Refused)
         assert isinstance(picture_file.add(message_with(*["red.png"] * (MAX_PICTURES_PER_ROW + 1))), Refused)
         assert picture_file.add([{"role": "user", "content": "Hi"}]) == []

@@ -252,12 +252,8 @@ def test_rows_are_held_out_for_a_requested_evaluation(bench_of: BenchOf) -> None
 
 
 def test_train_steps_count_whole_groups_of_prompts(bench_of: BenchOf) -> None:
-    steps = {
-        "max_steps": None,
-        "epochs": 2,
-        "batch_size": 8,
-        "gradient_accumulation_steps": 3,
-    }  # 6 prompts per train_step
+    # Each train_step has 8 * 3 completions, which are 4 per prompt.
+    steps = {"max_steps": None, "epochs": 2, "batch_size": 8, "gradient_accumulation_steps": 3}
     bench = run_prepare(bench_of, grpo(NUMERIC), GOOD_PROMPTS, **steps)
     assert bench.read("prepared/1/prepared.json")["total_train_steps"] == 6
     with pytest.raises(StepError) as caught:

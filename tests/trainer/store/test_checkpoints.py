@@ -29,9 +29,8 @@ def test_the_newest_complete_checkpoint_is_fetched_without_leftovers_of_others(t
     bucket = Bucket(tmp_path / "bucket", "export")
     for train_step in (5, 10):
         save(bucket, tmp_path, train_step)
-    bucket.write(
-        "jobs/j/checkpoints/1/checkpoint-10/optimizer.pt", b"99"
-    )  # the same size as before, with other content
+    # The same size as before, with other content.
+    bucket.write("jobs/j/checkpoints/1/checkpoint-10/optimizer.pt", b"99")
     newest = checkpoints.newest(bucket, "jobs/j", tmp_path / "resumed")
     assert newest is not None
     assert newest[0].train_step == 5
