@@ -1,12 +1,11 @@
-"""`python -m trainer.unsloth_environment`: makes the environment that unsloth lives in, or repairs it, and prints its
-interpreter.
+"""Separate environment for unsloth.
 
-unsloth changes the packages it is imported beside, and parts of it are under other licences (AGPL-3.0, LGPL-3.0), so it
-is no dependency of the trainer. Its releases also take older versions of transformers, TRL and datasets than the
-trainer has. The environment is a layer over this one, outside the checkout: the packages of `unsloth.txt` are its own
-and go before the trainer's; torch and everything else are those that the trainer has. What only a GPU uses (triton,
-xformers, …) is left out; there, the extra `unsloth` of pyproject.toml belongs into an environment with a CUDA build of
-torch instead.
+`python -m trainer.unsloth_environment` creates or repairs it, and prints its interpreter. unsloth is not a dependency
+of the trainer because it changes the packages that it is imported with, parts of it are under AGPL-3.0 and LGPL-3.0,
+and its releases need older versions of transformers, TRL and datasets. The environment is a layer over this one,
+outside the checkout: the packages of `unsloth.txt` take precedence, and torch and everything else are the trainer's.
+Packages that only a GPU uses (triton, xformers, …) are left out. On a machine with a GPU, install the extra `unsloth`
+of pyproject.toml into an environment with a CUDA build of torch instead.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ PINS = Path(__file__).parent / "unsloth.txt"
 
 
 def interpreter() -> Path:
-    """The environment's Python, made if it is not there yet or not whole any more. Raises CalledProcessError when pip
-    cannot get something.
+    """Return the environment's Python; create the environment if necessary.
 
-    Whoever comes first makes it; others wait.
+    A damaged environment is replaced. While another process creates it, this one waits. Raises CalledProcessError if
+    pip cannot install a package.
     """
     beneath = sysconfig.get_path("purelib")
     recipe = hashlib.sha256(PINS.read_bytes() + Path(__file__).read_bytes() + beneath.encode()).hexdigest()
@@ -40,18 +39,20 @@ def interpreter() -> Path:
     with (cache / "unsloth.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if (fault := fault_of(folder)) is not None:
-            print(f"making {folder}: {fault}", file=sys.stderr)
+            print(f"creating {folder}: {fault}", file=sys.stderr)
             shutil.rmtree(folder, ignore_errors=True)
-            _make(folder, beneath)
+            _create(folder, beneath)
     return folder / "bin" / "python"
 
 
 def fault_of(folder: Path) -> str | None:
-    """Say what an environment lacks: its interpreter, a package of `unsloth.txt`, a file of one, or torch beneath it.
-    None: nothing."""
+    """Return what is wrong with an environment, or None.
+
+    It may lack its interpreter, a package of `unsloth.txt`, a file of one, or torch of the environment beneath.
+    """
     if not folder.exists():
-        return "it is not there yet"
-    own = {_plain(found.name or ""): found for found in distributions(path=[*map(str, _packages(folder))])}
+        return "it does not exist yet"
+    own = {_plain(package.name or ""): package for package in distributions(path=[*map(str, _packages(folder))])}
     for name, version in re.findall(r"^([\w.-]+)==(\S+)", PINS.read_text(), re.MULTILINE):
         fault = _fault_of_package(own.get(_plain(name)), version)
         if fault is not None:
@@ -73,11 +74,11 @@ def _fault_of_package(package: Distribution | None, version: str) -> str | None:
     for path, size in sizes.items():
         place = Path(str(package.locate_file(path)))
         if not place.is_file() or place.stat().st_size != (place.stat().st_size if size is None else size):
-            return f"has no whole {path}"
+            return f"lacks {path}, or a part of it"
     return None
 
 
-def _make(folder: Path, beneath: str) -> None:
+def _create(folder: Path, beneath: str) -> None:
     def run(*command: str) -> None:
         subprocess.run([sys.executable, "-m", *command], check=True, stdout=sys.stderr)
 
@@ -85,8 +86,8 @@ def _make(folder: Path, beneath: str) -> None:
     python = str(folder / "bin" / "python")
     run("pip", "--python", python, "install", "--quiet", "--disable-pip-version-check", "--no-deps", "-r", str(PINS))
     (packages,) = _packages(folder)
-    # addsitedir, unlike a bare path, also reads what editable installs leave there. It appends: packages of the layer
-    # itself are found first.
+    # addsitedir also processes the .pth files of editable installs. It appends to sys.path, so the layer's own packages
+    # take precedence.
     (packages / "beneath.pth").write_text(f"import site; site.addsitedir({beneath!r})\n")
 
 
@@ -99,11 +100,11 @@ def _plain(name: str) -> str:
 
 
 def main() -> int:
-    """Print the variable to set; return the exit code."""
+    """Print the variable to set, and return the exit code."""
     try:
         print(f"export GEMTUNE_UNSLOTH_PYTHON={interpreter()}")
     except subprocess.CalledProcessError as error:
-        print(f"the environment of unsloth was not made: see above why {error.cmd[2]} failed", file=sys.stderr)
+        print(f"the environment of unsloth was not created: see above why {error.cmd[2]} failed", file=sys.stderr)
         return 1
     return 0
 

@@ -25,7 +25,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     pins = tmp_path / "unsloth.txt"
     pins.write_text("# A comment.\nlayer_one==1.0\n")
     monkeypatch.setattr(unsloth_environment, "PINS", pins)
-    monkeypatch.setattr(unsloth_environment, "_make", make_environment)
+    monkeypatch.setattr(unsloth_environment, "_create", make_environment)
     monkeypatch.setenv("GEMTUNE_CACHE", str(tmp_path / "cache"))
     return unsloth_environment.interpreter().parents[1]
 
@@ -142,5 +142,5 @@ def test_a_failure_of_pip_is_reported_without_a_traceback(tmp_path: Path) -> Non
     command = [sys.executable, "-m", "trainer.unsloth_environment"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.endswith("the environment of unsloth was not made: see above why pip failed\n")
+    assert result.stderr.endswith("the environment of unsloth was not created: see above why pip failed\n")
     assert "Traceback" not in result.stderr

@@ -1,4 +1,4 @@
-"""The model card as the Hub gets it: with the base model's licence, and without what means nothing there."""
+"""Model card for the Hub: with the base model's licence, without local paths."""
 
 from __future__ import annotations
 
@@ -23,21 +23,24 @@ _SHARD = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.i
 
 
 def is_shard(name: str) -> bool:
-    """Whether a file is one of those that a whole model's weights are in."""
+    """Return whether a file holds weights of a whole model, or their index."""
     return _SHARD.fullmatch(name) is not None
 
 
 def card(folder: Path, base_model_id: str, api: HfApi) -> CommitOperationAdd:
-    """The README.md of an export, to be committed. Raises what huggingface_hub raises."""
+    """Return the commit operation that adds an export's README.md.
+
+    Raises what huggingface_hub raises.
+    """
     from huggingface_hub import CommitOperationAdd, ModelCard
 
     path = folder / NAME
-    found = ModelCard(path.read_text() if path.is_file() else "")
-    fields = found.data.to_dict() | licence(base_model_id, api)
+    local = ModelCard(path.read_text() if path.is_file() else "")
+    fields = local.data.to_dict() | licence(base_model_id, api)
     fields["tags"] = sorted({*(fields.get("tags") or ()), "gemtune"})
-    text = found.text.strip()
-    named = base_model.parse(base_model_id)
-    if named is None or named.kind != "hub":  # a path of ours, or a bucket's: nobody else's business, and no Hub name
+    text = local.text.strip()
+    reference = base_model.parse(base_model_id)
+    if reference is None or reference.kind != "hub":  # a local path or a bucket: private, and no name of the Hub
         fields.pop("base_model", None)
         fields.pop("base_model_relation", None)
         text = text.replace(base_model_id, base_model.public_name(base_model_id))
@@ -45,23 +48,26 @@ def card(folder: Path, base_model_id: str, api: HfApi) -> CommitOperationAdd:
 
 
 def licence(base_model_id: str, api: HfApi) -> dict[str, str]:
-    """What the base model's own card says of its licence, or that of its family where there is none to read."""
+    """Return the licence fields of the base model's card on the Hub.
+
+    If there is no card, or it has no licence, it is the licence of the model's family.
+    """
     from huggingface_hub.errors import HfHubHTTPError
 
     family = families.of_name(base_model_id)
-    usual = {"license": "gemma" if family is None else family.licence}
-    named = base_model.parse(base_model_id)
-    if named is None or named.kind != "hub":
-        return usual
+    of_family = {"license": "gemma" if family is None else family.licence}
+    reference = base_model.parse(base_model_id)
+    if reference is None or reference.kind != "hub":
+        return of_family
     try:
-        said: Any = api.model_info(named.place, timeout=TIMEOUT).card_data
+        card_data: Any = api.model_info(reference.place, timeout=TIMEOUT).card_data
     except HfHubHTTPError as error:
         if is_transient(error.response.status_code):
             raise
-        log.info("the card of %s is not to be read; its licence is taken for its family's", named.place)
-        return usual
-    found = {name: str(said[name]) for name in LICENCE_FIELDS if said is not None and said.get(name)}
-    return found if "license" in found else usual
+        log.info("cannot read the model card of %s; using the licence of its family", reference.place)
+        return of_family
+    fields = {name: str(card_data[name]) for name in LICENCE_FIELDS if card_data is not None and card_data.get(name)}
+    return fields if "license" in fields else of_family
 
 
 def _yaml(fields: dict[str, Any]) -> str:

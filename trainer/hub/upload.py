@@ -1,4 +1,4 @@
-"""Publishes an export in a repository of the Hub: the whole of it in one commit, or nothing."""
+"""Upload of an export to a repository of the Hub, in one commit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gemtune.request import base_model
 from trainer.base_model import hub_download
 from trainer.context import Context
 from trainer.hub import card
-from trainer.hub.refusals import AGAIN, TransientError, translated
+from trainer.hub.refusals import EXPORT_AGAIN, TransientError, job_error
 from trainer.hub.session import TIMEOUT, uploading
 from trainer.store import manifest
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Seconds before each repetition of what may pass by itself; the library has waits of its own inside.
+# Seconds before each retry after a transient error, in addition to huggingface_hub's own retries.
 WAITS = (2.0, 10.0, 30.0)
-# A server that asks for more is asked again by the step's own next try.
-LONGEST_WAIT = 300.0
+# If a server asks for a longer wait, the upload fails, and the next attempt of the step retries it.
+MAX_WAIT = 300.0
 THREADS = 4
 
-# What an older adapter in the repository would do to a whole model: loaders find it first, and put it on top.
+# An old adapter in the repository would spoil a new whole model: loaders apply it to the weights.
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors")
 
@@ -52,11 +52,10 @@ class Upload:
     sleep: Callable[[float], None] = time.sleep
 
     def __call__(self) -> str:
-        """Make the repository private if there is none, upload what it does not have, and commit all at once. Return
-        the commit.
+        """Upload what the repository lacks, commit it and return the commit.
 
-        A repetition goes on where the last try broke: files that have arrived are not sent again, and a commit whose
-        answer was lost is found. Raises StepError for what no repetition mends, TransientError after the last one.
+        A missing repository is created as a private one. Retries do not send files again that have arrived, and find a
+        commit whose answer was lost. Raises StepError for permanent errors, and TransientError after the last retry.
         """
         hashed: dict[str, UploadInfo] = {}
         waits = iter(WAITS)
@@ -66,9 +65,9 @@ class Upload:
                 return self._once(hashed)
             except TransientError as problem:
                 wait = next(waits, None)
-                if wait is None or problem.seconds > LONGEST_WAIT:
+                if wait is None or problem.seconds > MAX_WAIT:
                     raise (problem.final or problem) from None
-                log.warning("%s; again in %.0f s", problem, max(wait, problem.seconds))
+                log.warning("%s; retrying in %.0f s", problem, max(wait, problem.seconds))
                 self._wait(max(wait, problem.seconds))
 
     def _once(self, hashed: dict[str, UploadInfo]) -> str:
@@ -77,74 +76,83 @@ class Upload:
         api = HfApi(token=self.token)
         try:
             with uploading(self.check_stop):
-                there = self._repository(api)
+                info = self._repository(api)
                 additions = [card.card(self.folder, self.base_model_id, api), *self._additions(hashed)]
-                # By this word of ours, a .gitignore in the repository leaves nothing out.
+                # An empty .gitignore overrides the repository's, which could exclude files.
                 api.preupload_lfs_files(self.repository, additions, num_threads=THREADS, gitignore_content="")
                 commit = api.create_commit(
                     self.repository,
-                    [*additions, *self._removals(there)],
+                    [*additions, *self._removals(info)],
                     commit_message=self.title,
                     num_threads=THREADS,
-                    parent_commit=there.sha,  # what is removed was looked up there
+                    parent_commit=info.sha,  # removals were chosen from the files of this commit
                 )
         except Exception as error:
-            meant = translated(error, self.repository)
-            if meant is error:
+            raised = job_error(error, self.repository)
+            if raised is error:
                 raise
-            raise meant from None  # the chain names links that are signed
+            raise raised from None  # the original error contains signed URLs
         return str(commit.oid)
 
     def _repository(self, api: HfApi) -> ModelInfo:
-        """The repository, which is made when there is none."""
+        """Return the repository; create it if it does not exist."""
         from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
         try:
             return api.model_info(self.repository, timeout=TIMEOUT)
         except RepositoryNotFoundError:
-            log.info("making the private repository %s", self.repository)
+            log.info("creating the private repository %s", self.repository)
         try:
             api.create_repo(self.repository, private=True)
         except HfHubHTTPError as error:
-            if error.response.status_code != 409:  # somebody was faster
+            if error.response.status_code != 409:  # 409: somebody else has created it just now
                 raise
         return api.model_info(self.repository, timeout=TIMEOUT)
 
     def _additions(self, hashed: dict[str, UploadInfo]) -> list[CommitOperationAdd]:
-        """Every file but the card and our own list of them. Each try has operations of its own, which ask what is there
-        by now; what was learned of the contents is kept in `hashed`."""
+        """Return additions of all files but the model card and the manifest.
+
+        Each attempt needs new operations, because they record what the repository has. hashed: hashes of the files, by
+        name, which are kept between attempts.
+        """
         from huggingface_hub import CommitOperationAdd
 
         additions = []
         for path in sorted(self.folder.rglob("*")):
             name = path.relative_to(self.folder).as_posix()
             if path.is_file() and name not in (card.NAME, manifest.NAME):
-                addition = CommitOperationAdd(name, self._shown(path))
+                addition = CommitOperationAdd(name, self._public(path))
                 addition.upload_info = hashed.setdefault(name, addition.upload_info)
                 additions.append(addition)
         return additions
 
-    def _shown(self, path: Path) -> Path | bytes:
-        """A file as others may see it: PEFT's file names its base model by the path on this machine."""
+    def _public(self, path: Path) -> Path | bytes:
+        """Return a file without private paths.
+
+        PEFT's adapter_config.json contains the base model's path on this machine.
+        """
         public = base_model.public_name(self.base_model_id)
         if path.name != ADAPTER_CONFIG or public == self.base_model_id:
             return path
         config = json.loads(path.read_bytes())
         return json.dumps(config | {"base_model_name_or_path": public}, indent=2).encode()
 
-    def _removals(self, there: ModelInfo) -> list[CommitOperationDelete]:
-        """What an earlier export of another kind left there and would spoil this one. Git keeps it."""
+    def _removals(self, info: ModelInfo) -> list[CommitOperationDelete]:
+        """Return removals of earlier exports' files that would spoil this one.
+
+        That is so only for a whole model: adapters and GGUF files can be next to others. Git history keeps the files.
+        """
         from huggingface_hub import CommitOperationDelete
 
-        here = {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*")}
-        if not any(card.is_shard(name) for name in here):  # no whole model: an adapter, or GGUF beside others
+        uploaded = {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*")}
+        if not any(card.is_shard(name) for name in uploaded):
             return []
-        present = [file.rfilename for file in there.siblings or ()]
+        present = [file.rfilename for file in info.siblings or ()]
         stale = [name for name in present if name in ADAPTER_FILES or card.is_shard(name)]
-        return [CommitOperationDelete(name) for name in stale if name not in here]
+        return [CommitOperationDelete(name) for name in stale if name not in uploaded]
 
     def _wait(self, seconds: float) -> None:
-        """In short sleeps, so that a stop is noticed."""
+        """Wait in short sleeps, checking for a stop before each."""
         while seconds > 0:
             self.check_stop()
             self.sleep(min(seconds, 1.0))
@@ -152,13 +160,13 @@ class Upload:
 
 
 def push(context: Context, folder: Path, artifacts: Sequence[Artifact]) -> str:
-    """Publish an exported folder in the repository that the job names; return `hf://owner/name@commit`.
+    """Upload an export to the job's repository; return its `hf://` URI.
 
-    artifacts: its copy in the objects store, which is recorded before, so that it is found whatever the Hub says.
-    Raises StepError, TransientError, StopRequested, Stale.
+    The URI is `hf://owner/name@commit`. artifacts: the export's copy in the objects store, which is recorded first, so
+    that it is found even if the upload fails. Raises StepError, TransientError, StopRequested, Stale.
     """
     repository = context.spec.export_config.hf_repo_id
-    assert repository is not None, "the request's rules let no hfhub through without one"
+    assert repository is not None, "the rules of requests reject the destination hfhub without hf_repo_id"
     context.advance.record_artifacts(context.job.job_id, context.fence, artifacts)
     upload = Upload(
         folder,
@@ -172,9 +180,14 @@ def push(context: Context, folder: Path, artifacts: Sequence[Artifact]) -> str:
 
 
 def _checked(token: str | None) -> str:
-    """The token. Raises StepError for one that could not stand in a header; an error about that would repeat it."""
+    """Return the token if a request's header can contain it. Raises StepError.
+
+    The HTTP client's own error would contain the token.
+    """
     if token is None:
-        raise StepError("hub_token_missing", "the job has no hf_token", hint=f"send one that may write; {AGAIN}")
+        hint = f"send a token with write access; {EXPORT_AGAIN}"
+        raise StepError("hub_token_missing", "the job has no hf_token", hint=hint)
     if not token.isascii() or not token.isprintable() or " " in token:
-        raise StepError("hub_token_refused", "the hf_token is no token of the Hub", hint=f"copy it again; {AGAIN}")
+        hint = f"copy it again; {EXPORT_AGAIN}"
+        raise StepError("hub_token_refused", "the hf_token is not a token of the Hub", hint=hint)
     return token
