@@ -106,7 +106,10 @@ def _assigned(target: ast.expr, value: ast.expr) -> Iterator[ast.expr]:
 
 
 def _declares_a_field(value: ast.expr) -> bool:
-    """Return whether an expression is pydantic's `Field(…)`, which describes a field and gives it no code."""
+    """Return whether an expression is pydantic's `Field(…)`.
+
+    It describes a field, and gives no code.
+    """
     return isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "Field"
 
 

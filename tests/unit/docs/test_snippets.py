@@ -1,4 +1,7 @@
-"""Snippets of the documentation say what the code knows; tests/e2e/test_snippets.py runs the shell commands."""
+"""Snippets of the documentation are valid for the code.
+
+tests/e2e/test_snippets.py runs the shell commands.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +33,14 @@ from trainer.conversation.messages import conversation
 LANGUAGES = {"sh", "json", "yaml", "python", "hcl", "mermaid", "text"}
 WORKSTATION = Facts(
     Deployment(
-        machines=("local",), local_folders=True, webhooks_to_loopback=False, has_hf_token=False, has_unsloth=True,
+        machines=("local",),
+        local_folders=True,
+        webhooks_to_loopback=False,
+        has_hf_token=False,
+        has_unsloth=True,
         wandb_needs_key=True,
     )
-)  # fmt: skip
+)
 SHELL = snippets.of_language("sh")
 DOCUMENTS = snippets.of_language("json", "yaml")
 PYTHON = snippets.of_language("python")
@@ -41,17 +48,17 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 
 
 def test_every_fence_has_a_language() -> None:
-    found = {
+    unknown = {
         f"{page}: ```{language}"
         for page in snippets.pages()
         for language in re.findall(r"^```(\w*)\n(?:.*\n)*?```$", (ROOT / page).read_text(), re.MULTILINE)
         if language not in LANGUAGES
     }
-    assert found == set()
+    assert unknown == set()
 
 
 @pytest.mark.parametrize("snippet", SHELL, ids=str)
-def test_shell_snippets_are_shell(snippet: Snippet) -> None:
+def test_shell_snippets_have_valid_syntax(snippet: Snippet) -> None:
     checked = subprocess.run(["bash", "-n"], input=snippet.text, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
 
@@ -81,8 +88,8 @@ def check_gemtune(words: list[str]) -> None:
     context = click.Context(main)
     command = main.get_command(context, words[0])
     assert command is not None, f"gemtune has no {words[0]}"
-    known = {option for parameter in command.get_params(context) for option in parameter.opts}
-    assert {word for word in words if word.startswith("--")} <= known
+    options = {option for parameter in command.get_params(context) for option in parameter.opts}
+    assert {word for word in words if word.startswith("--")} <= options
 
 
 def check_output(words: list[str]) -> None:
@@ -100,7 +107,7 @@ def test_variables_of_terraform_exist(snippet: Snippet) -> None:
 
 
 @pytest.mark.parametrize("snippet", DOCUMENTS, ids=str)
-def test_documents_are_what_they_are_shown_as(snippet: Snippet) -> None:
+def test_documents_are_valid(snippet: Snippet) -> None:
     document = as_json(snippet.text.encode(), yaml=snippet.language == "yaml")
     assert isinstance(document, dict)
     check_document(document)
@@ -127,14 +134,14 @@ def check_document(document: dict[str, Any]) -> None:
         assert {"prompt", "answer"} <= set(document) or {"prompt", "chosen", "rejected"} <= set(document)
 
 
-def test_requests_in_shell_snippets_are_requests() -> None:
-    """Look at the documents that shell snippets write or post."""
-    found = 0
+def test_requests_in_shell_snippets_are_accepted() -> None:
+    """Check the documents that shell snippets write or post."""
+    requests = 0
     for snippet in SHELL:
         for text in re.findall(r"\{\s*\"processed_dataset_id\".*?\}\}", snippet.text, re.DOTALL):
             check_document(json.loads(re.sub(r"'?\$BASE'?", "google/gemma-3-270m", text)))
-            found += 1
-    assert found >= 4
+            requests += 1
+    assert requests >= 4
 
 
 @pytest.mark.parametrize("snippet", PYTHON, ids=str)
@@ -146,7 +153,7 @@ def test_python_snippets_run(snippet: Snippet) -> None:
 
 
 def check_verifier(is_genuine: Any) -> None:
-    """Verify a webhook of ours by the code that readers are given, and a changed one."""
+    """Check the verifier of the documentation with a genuine and a changed webhook."""
     key = "whsec_c2VjcmV0"
     headers = signing.signed_headers(key, event_id="job_1", at=datetime.now(UTC), body=b"{}")
     assert is_genuine(key, headers, b"{}")
