@@ -53,8 +53,11 @@ def upgrade(folder: Path) -> None:
 
 
 BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a file is gone": (lambda folder: (packages_of(folder) / "layer_one.py").unlink(), "no whole layer_one.py"),
-    "a file is cut off": (lambda folder: (packages_of(folder) / "layer_one.py").write_text("a"), "no whole layer_one"),
+    "a file is gone": (lambda folder: (packages_of(folder) / "layer_one.py").unlink(), "lacks layer_one.py"),
+    "a file is cut off": (
+        lambda folder: (packages_of(folder) / "layer_one.py").write_text("a"),
+        "lacks layer_one.py, or a part",
+    ),
     "a package is gone": (
         lambda folder: (packages_of(folder) / "layer_one-1.0.dist-info" / "METADATA").unlink(),
         "layer_one is",
