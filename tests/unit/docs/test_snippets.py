@@ -153,7 +153,7 @@ def test_python_snippets_run(snippet: Snippet) -> None:
 
 
 def check_verifier(is_genuine: Any) -> None:
-    """Check the verifier of the documentation with a genuine and a changed webhook."""
+    """Check the documented verifier with a genuine and a changed webhook."""
     key = "whsec_c2VjcmV0"
     headers = signing.signed_headers(key, event_id="job_1", at=datetime.now(UTC), body=b"{}")
     assert is_genuine(key, headers, b"{}")

@@ -138,9 +138,6 @@ UNFINISHED: Mapping[str, int] = {
     "functions/gemtune/request/schedule.py": 3,
     "functions/gemtune/request/spec.py": 12,
     "functions/gemtune/untrusted.py": 10,
-    "tests/e2e/producers.py": 1,
-    "tests/e2e/test_snippets.py": 1,
-    "tests/unit/docs/test_snippets.py": 1,
     "trainer/__main__.py": 11,
     "trainer/base_model/class_names.py": 1,
     "trainer/base_model/folder_contents.py": 13,
@@ -154,10 +151,6 @@ UNFINISHED: Mapping[str, int] = {
     "trainer/certificate/comparison.py": 1,
     "trainer/context.py": 5,
     "trainer/conversation/render_limits.py": 1,
-    "trainer/hub/card.py": 8,
-    "trainer/hub/refusals.py": 8,
-    "trainer/hub/session.py": 7,
-    "trainer/hub/upload.py": 11,
     "trainer/model/adapted_layers.py": 5,
     "trainer/model/engines/huggingface.py": 5,
     "trainer/model/engines/interface.py": 3,
@@ -206,7 +199,6 @@ UNFINISHED: Mapping[str, int] = {
     "trainer/training/tracking/tensorboard.py": 2,
     "trainer/training/tracking/wandb_process.py": 3,
     "trainer/training/tracking/wandb_run.py": 6,
-    "trainer/unsloth_environment.py": 4,
 }
 
 
