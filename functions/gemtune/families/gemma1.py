@@ -1,4 +1,4 @@
-"""Gemma 1 and 1.1, CodeGemma."""
+"""Gemma 1 and 1.1, with CodeGemma."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gemma 2, ShieldGemma 1, TxGemma."""
+"""Gemma 2, with ShieldGemma 1 and TxGemma."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gemma 3, MedGemma, TranslateGemma, FunctionGemma."""
+"""Gemma 3, with MedGemma, TranslateGemma and FunctionGemma."""
 
 from __future__ import annotations
 

@@ -1,15 +1,19 @@
-"""Gemma 3n: per-layer inputs, alternating updates, layers that share keys and values, MobileNet vision, audio."""
+"""Gemma 3n.
+
+It has per-layer inputs, alternating updates (AltUp), layers that share keys and values, and MobileNet vision and audio
+towers.
+"""
 
 from __future__ import annotations
 
 from gemtune.families.generation import Family, ModelType, TurnFormat
 from gemtune.families.size import Layers, ModelSize
 
-_NO_PICTURES = "pictures of Gemma 3n need timm, which this trainer does without"
+_NO_PICTURES = "the vision tower of Gemma 3n needs timm, which this trainer does not include"
 _NO_GGUF = "llama.cpp and transformers compute different logits for Gemma 3n"
-_NO_ADAPTER = "vLLM's Gemma 3n takes no LoRA adapter: serve it merged"
+_NO_ADAPTER = "vLLM does not support LoRA adapters of Gemma 3n: serve the merged model"
 
-# The first 20 layers have keys and values of their own, all others share them; every fifth layer is global.
+# The first 20 layers have their own keys and values, which the others share. Every fifth layer is global.
 _E2B = ModelSize(
     5_439_438_272, 2048, (Layers(20, 8192, 2048, 512), Layers(10, 8192, 2048, 0)), 262_400, per_layer_input=256
 )

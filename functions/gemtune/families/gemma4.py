@@ -1,13 +1,13 @@
-"""Gemma 4: E models with per-layer inputs, dense, mixture of experts, and unified (no vision or audio encoder)."""
+"""Gemma 4: E (per-layer inputs), dense, mixture-of-experts and unified models."""
 
 from __future__ import annotations
 
 from gemtune.families.generation import Family, ModelType, TurnFormat
 from gemtune.families.size import Experts, Layers, ModelSize
 
-_NO_PICTURES = "pictures of Gemma 4 are not trained on yet"
+_NO_PICTURES = "training Gemma 4 on pictures is not supported yet"
 _VOCABULARY = 262_144
-# Sliding and global layers, first those with keys and values of their own. Global heads are 512 wide, others 256.
+# Sliding and global layers, those with their own keys and values first. Global heads have 512 dimensions, others 256.
 _E2B = ModelSize(
     5_123_171_872, 1536,
     (Layers(12, 6144, 2048, 256), Layers(3, 6144, 4096, 512), Layers(16, 12288, 2048, 0), Layers(4, 12288, 4096, 0)),

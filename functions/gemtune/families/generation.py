@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from gemtune.families.size import ModelSize
 
-# Attention and MLP of the language model, by the names that all generations share.
+# Linear layers of attention and MLP in the language model. All generations use these names.
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -60,7 +60,7 @@ class TurnFormat:
 
 @dataclass(frozen=True, slots=True)
 class FusedLayers:
-    """Class names, in transformers, of layers that fused implementations may replace.
+    """Class names of layers that fused implementations may replace.
 
     The replacements are gemtune's own or Liger's. Only layers whose replacement is tested against transformers are
     listed.
@@ -74,7 +74,7 @@ class FusedLayers:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A generation of Gemma: what service and trainer have to know about its models.
+    """A generation of Gemma, with all that is specific to its models.
 
     model_types: the values of `model_type` in config.json.
     names: parts of a repository's name that identify the generation.
@@ -100,7 +100,7 @@ class Family:
     fused: FusedLayers | None = None
 
     def is_named(self, repository: str) -> bool:
-        """Return whether a repository's name identifies a model of this generation."""
+        """Return whether a repository's name identifies this generation."""
         return longest_part_in(self.names, repository) is not None
 
     def why_no_pictures_by_name(self, repository: str) -> str | None:
@@ -116,7 +116,7 @@ class Family:
 
 @lru_cache(maxsize=1024)  # every rule about a base model calls this with the same few names
 def longest_part_in(parts: tuple[str, ...], repository: str) -> str | None:
-    """Return the longest of `parts` that is a whole word in the repository's name.
+    """Return the longest of `parts` that is a whole word in a name.
 
     The owner in front of the slash does not count. None if none of the parts occurs.
     """

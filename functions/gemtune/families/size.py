@@ -1,4 +1,4 @@
-"""The size of a base model: what the memory and the cost of a training depend on."""
+"""Size of a base model, on which the memory and the cost of a training depend."""
 
 from __future__ import annotations
 
@@ -6,18 +6,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-# More than any model has: a config.json that says more is damaged, or made to keep its readers busy.
+# Larger than in any model. A config.json with a larger value is damaged, or meant to keep its readers busy.
 LARGEST_VALUES: Mapping[str, int] = {
-    "num_hidden_layers": 1024, "num_attention_heads": 4096, "num_key_value_heads": 4096, "head_dim": 2**16,
-    "hidden_size": 2**20, "intermediate_size": 2**24, "vocab_size": 2**24, "num_experts": 2**16,
-    "moe_intermediate_size": 2**24, "top_k_experts": 2**16, "hidden_size_per_layer_input": 2**20,
-    "global_head_dim": 2**16, "num_global_key_value_heads": 4096, "num_kv_shared_layers": 1024,
+    "num_hidden_layers": 1024,
+    "num_attention_heads": 4096,
+    "num_key_value_heads": 4096,
+    "head_dim": 2**16,
+    "hidden_size": 2**20,
+    "intermediate_size": 2**24,
+    "vocab_size": 2**24,
+    "num_experts": 2**16,
+    "moe_intermediate_size": 2**24,
+    "top_k_experts": 2**16,
+    "hidden_size_per_layer_input": 2**20,
+    "global_head_dim": 2**16,
+    "num_global_key_value_heads": 4096,
+    "num_kv_shared_layers": 1024,
     "mm_tokens_per_image": 2**16,
-}  # fmt: skip
+}
 
 
 def field_over_limit(config: Mapping[str, Any]) -> str | None:
-    """The first field of a config.json, or of its text part, that says more than any model has."""
+    """Return the first field of a config.json that is too large, or None.
+
+    The fields of its `text_config` are checked too.
+    """
     text = config.get("text_config")
     for part in (config, text if isinstance(text, Mapping) else {}):
         for name, most in LARGEST_VALUES.items():
@@ -31,8 +44,11 @@ def field_over_limit(config: Mapping[str, Any]) -> str | None:
 class Layers:
     """Decoder layers of one shape.
 
-    intermediate: width of the MLP. attention, key_value: heads times their dimension; key_value is 0 where a layer
-    reads the keys and values of an earlier one. one_projection: keys and values are one projection.
+    count: number of these layers.
+    intermediate: width of the MLP.
+    attention: width of the queries, that is heads times head dimension.
+    key_value: width of the keys, likewise; 0 where a layer uses the keys and values of an earlier one.
+    one_projection: whether one projection computes both keys and values.
     """
 
     count: int
@@ -42,14 +58,20 @@ class Layers:
     one_projection: bool = False
 
     def adapted_width(self, hidden: int) -> int:
-        """Sum of inputs and outputs of the linear layers that an adapter changes, in one layer."""
+        """Return the summed input and output widths of the adapted layers.
+
+        They are counted for one decoder layer. hidden: width of the hidden states.
+        """
         keys_and_values = (1 if self.one_projection else 2) * (hidden + self.key_value) if self.key_value else 0
         return 2 * (hidden + self.attention) + keys_and_values + 3 * (hidden + self.intermediate)
 
 
 @dataclass(frozen=True, slots=True)
 class Experts:
-    """The mixture of experts of every layer: how many, how wide each MLP is, and how many read a token."""
+    """Mixture of experts, which every layer has.
+
+    count: number of experts. intermediate: width of each expert's MLP. per_token: experts that process each token.
+    """
 
     count: int
     intermediate: int
@@ -58,12 +80,17 @@ class Experts:
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """What a training's memory depends on.
+    """Dimensions of a model on which the memory of a training depends.
 
-    parameters: of all weights files, vision and audio towers included. The others describe the language model:
-    shapes: its layers. vocabulary: rows of the embedding. capped_heads: heads whose scores are capped, as in Gemma 2,
-    which keeps a number per pair of a row's tokens. per_layer_input: width of each layer's own embedding of a token.
-    bytes_per_parameter: as the files have them.
+    parameters: number of parameters in all weights files, including vision and audio towers.
+    bytes_per_parameter: size of a parameter in these files.
+    All others describe the language model:
+    hidden: width of the hidden states.
+    shapes: its decoder layers.
+    vocabulary: rows of the embedding.
+    capped_heads: attention heads with soft-capped scores, as in Gemma 2, which keep a number per pair of tokens of a
+    row.
+    per_layer_input: width of the token embedding that each layer has for itself; 0 without one.
     """
 
     parameters: int
@@ -77,51 +104,65 @@ class ModelSize:
 
     @property
     def layers(self) -> int:
+        """Return the number of decoder layers."""
         return sum(shape.count for shape in self.shapes)
 
     def with_first_layers(self, layers: int) -> ModelSize:
-        """The same model with its first layers only, which a measurement makes do with."""
-        shapes, left = [], layers
+        """Return the size with only the first layers, as benchmarks use it."""
+        shapes, remaining = [], layers
         for shape in self.shapes:
-            shapes.append(replace(shape, count=min(shape.count, left)))
-            left -= shapes[-1].count
+            shapes.append(replace(shape, count=min(shape.count, remaining)))
+            remaining -= shapes[-1].count
         return replace(self, shapes=tuple(shape for shape in shapes if shape.count))
 
     @property
     def intermediate(self) -> int:
-        """The width of the widest MLP, or of all experts together that read one token."""
+        """Return the largest width of an MLP.
+
+        With a mixture of experts, the widths of the experts that process a token are added.
+        """
         widest = max(shape.intermediate for shape in self.shapes)
         return widest if self.experts is None else widest + self.experts.per_token * self.experts.intermediate
 
     @property
     def attention(self) -> int:
-        """The width of the widest layer's queries."""
+        """Return the largest width of a layer's queries."""
         return max(shape.attention for shape in self.shapes)
 
     @property
     def key_value(self) -> int:
-        """The width of the widest layer's keys."""
+        """Return the largest width of a layer's keys."""
         return max(shape.key_value for shape in self.shapes)
 
     @property
     def file_bytes(self) -> int:
+        """Return the size of all weights files."""
         return self.parameters * self.bytes_per_parameter
 
     @property
     def embeddings(self) -> int:
-        """Parameters of the embedding tables, which no quantization of linear layers reaches."""
+        """Return the parameters of the embedding tables.
+
+        Quantization of linear layers leaves them as they are.
+        """
         return self.vocabulary * (self.hidden + self.layers * self.per_layer_input)
 
     @property
     def expert_parameters(self) -> int:
-        """Parameters of all experts: 3-D tensors, which bitsandbytes does not quantize."""
+        """Return the parameters of all experts.
+
+        They are 3-D tensors, which bitsandbytes does not quantize.
+        """
         if self.experts is None:
             return 0
         return self.layers * self.experts.count * 3 * self.hidden * self.experts.intermediate
 
     def lora_parameters(self, rank: int) -> int:
-        """Parameters of an adapter: r * (in + out) for A and B of each linear layer of attention and MLP, and of each
-        expert's two projections."""
+        """Return the parameters of an adapter of this rank.
+
+        A and B of a linear layer have rank * (inputs + outputs) parameters together. Adapted are the linear layers of
+        attention and MLP, and the two projections of each expert.
+        """
         linear = sum(shape.count * shape.adapted_width(self.hidden) for shape in self.shapes)
         if self.experts is None:
             return rank * linear
@@ -130,9 +171,19 @@ class ModelSize:
 
 
 def uniform_size(
-    parameters: int, layers: int, hidden: int, intermediate: int, attention: int, key_value: int, vocabulary: int,
-    *, capped_heads: int = 0,
-) -> ModelSize:  # fmt: skip
-    """The size of a model whose layers all have one shape."""
+    parameters: int,
+    layers: int,
+    hidden: int,
+    intermediate: int,
+    attention: int,
+    key_value: int,
+    vocabulary: int,
+    *,
+    capped_heads: int = 0,
+) -> ModelSize:
+    """Return the size of a model whose layers all have the same shape.
+
+    See `ModelSize` and `Layers` for the parameters.
+    """
     shape = Layers(layers, intermediate, attention, key_value)
     return ModelSize(parameters, hidden, (shape,), vocabulary, capped_heads=capped_heads)

@@ -1,1 +1,1 @@
-"""Machines: their types, the memory a job needs, model sizes, and cost."""
+"""Machines: their types, the memory that a job needs, model sizes, and cost."""

@@ -1,8 +1,8 @@
-"""The machine types a training can have, and which one a job gets. Pure.
+"""Machine types for training, and the choice of one for a job. Pure.
 
-Limits are Cloud Run's: one GPU an instance, an L4 with at most 8 CPUs and 32 GiB, an RTX PRO 6000 with at least 20
-CPUs and 80 GiB. Terraform makes the job `gemtune-train-<name>` of each machine that a deployment has, with these CPUs
-and this memory.
+Cloud Run sets the limits: one GPU per instance, an L4 with at most 8 CPUs and 32 GiB, an RTX PRO 6000 with at least 20
+CPUs and 80 GiB. For each machine of a deployment Terraform creates the Cloud Run job `gemtune-train-<name>` with these
+CPUs and this memory.
 """
 
 from __future__ import annotations
@@ -17,8 +17,12 @@ from gemtune.machines.memory import MemoryNeed, TrainingLoad, memory_for_trainin
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """gpu: the accelerator's name on Cloud Run. gpu_gib: what of its memory a process can have. image: the image whose
-    torch its driver runs, one of those that trainer/Dockerfile makes."""
+    """Machine type.
+
+    gpu: the accelerator's name on Cloud Run; None without one.
+    gpu_gib: GPU memory that a process can use.
+    image: build of trainer/Dockerfile whose version of torch works with the machine's GPU driver.
+    """
 
     cpus: int
     memory_gib: int
@@ -27,12 +31,13 @@ class Machine:
     image: str = "cpu"
 
     def has(self, need: MemoryNeed) -> bool:
+        """Return whether this machine has the memory that a training needs."""
         if self.gpu is None:
             return need.host_without_gpu <= self.memory_gib
         return need.gpu <= self.gpu_gib and need.host_with_gpu <= self.memory_gib
 
 
-# The workstation that the embedded backend runs on; nobody has to choose there, and its memory is the user's affair.
+# The workstation of the embedded backend. There is nothing to choose, and its memory is not checked.
 LOCAL = "local"
 
 MACHINES: Mapping[str, Machine] = {
@@ -42,53 +47,62 @@ MACHINES: Mapping[str, Machine] = {
 }
 
 
-# The machines of the other steps. Terraform gives their jobs these CPUs and this memory.
+# Machines of the other steps. Terraform gives their Cloud Run jobs these CPUs and this memory.
 CPU_STEPS: Mapping[str, Machine] = {
     "prepare": Machine(cpus=4, memory_gib=16),
     "export": Machine(cpus=8, memory_gib=32),
 }
 
 
-# Training machines with more memory than exports have; a deployment that has one gets `gemtune-export-<name>` too.
+# Training machines with more memory than the usual machine of exports. A deployment with one of them also has the
+# Cloud Run job `gemtune-export-<name>`.
 WITH_MORE_MEMORY = tuple(
     name for name, machine in MACHINES.items() if machine.memory_gib > CPU_STEPS["export"].memory_gib
 )
 
 
-def choose_machine(here: Sequence[str], asked: str | None, size: ModelSize | None, load: TrainingLoad) -> str | None:
-    """The machine of a job: the one asked for, or the first of those here that it fits on. None while the model's size
-    is not known and nothing is asked for: `prepare`, which has the weights, decides then.
+def choose_machine(
+    machines: Sequence[str], requested: str | None, size: ModelSize | None, load: TrainingLoad
+) -> str | None:
+    """Choose the machine for a training.
 
-    Raises NeedsLargerMachine, with what would fit.
+    That is the requested one, or else the first on which the training fits. Returns None if the model's size is unknown
+    and no machine is requested: then the prepare step, which has the weights, chooses.
+    machines: names of the deployment's machines, in order of preference.
+    Raises NeedsLargerMachine, whose hint says which change of the request would fit.
     """
-    candidates = here if asked is None else (asked,)
+    candidates = machines if requested is None else (requested,)
     if LOCAL in candidates:
         return LOCAL
     if size is None:
-        return asked
+        return requested
     need = memory_for_training(size, load)
     fitting = next((name for name in candidates if MACHINES[name].has(need)), None)
     if fitting is None:
-        raise NeedsLargerMachine(_lacking(candidates, need), hint=_advice(here, asked, size, load))
+        raise NeedsLargerMachine(_lacking(candidates, need), hint=_advice(machines, requested, size, load))
     return fitting
 
 
-def choose_export_machine(here: Sequence[str], needed_gib: float) -> str | None:
-    """Whose main memory an export needs: None for the CPU machine that exports have; else a training machine of this
-    deployment, which has more of it. Raises NeedsLargerMachine."""
+def choose_export_machine(machines: Sequence[str], needed_gib: float) -> str | None:
+    """Choose a machine with enough main memory for an export.
+
+    Returns None for the usual CPU machine of exports, or else the name of a training machine that has more memory.
+    machines: names of the deployment's training machines. Raises NeedsLargerMachine.
+    """
     usual = CPU_STEPS["export"].memory_gib
-    if LOCAL in here or needed_gib <= usual:
+    if LOCAL in machines or needed_gib <= usual:
         return None
     large = [name for name in WITH_MORE_MEMORY if needed_gib <= MACHINES[name].memory_gib]
-    found = next((name for name in here if name in large), None)
-    if found is None:
-        message = f"this export needs {needed_gib:.0f} GiB of main memory; the machine of exports has {usual}"
+    chosen = next((name for name in machines if name in large), None)
+    if chosen is None:
+        message = f"this export needs {needed_gib:.0f} GiB of main memory; the machine for exports has {usual}"
         elsewhere = f"; or deploy machine {large[0]}" if large else ""
         raise NeedsLargerMachine(message, hint=f"use format adapter, or a smaller base model{elsewhere}")
-    return found
+    return chosen
 
 
 def _lacking(candidates: Sequence[str], need: MemoryNeed) -> str:
+    """Say how much memory is needed, and how much there is at most."""
     largest = candidates[-1]
     machine = MACHINES[largest]
     if machine.gpu is None:
@@ -99,21 +113,26 @@ def _lacking(candidates: Sequence[str], need: MemoryNeed) -> str:
     )
 
 
-def _advice(here: Sequence[str], asked: str | None, size: ModelSize, load: TrainingLoad) -> str:
-    """What would fit, the least change first."""
-    fits = [name for name in here if name != asked and MACHINES[name].has(memory_for_training(size, load))]
+def _advice(machines: Sequence[str], requested: str | None, size: ModelSize, load: TrainingLoad) -> str:
+    """Say which changes of the request would fit, the smallest change first."""
+    fits = [name for name in machines if name != requested and MACHINES[name].has(memory_for_training(size, load))]
     changes = [f"machine {name}" for name in fits[:1]]
-    candidates = here if asked is None else (asked,)
+    candidates = machines if requested is None else (requested,)
     for words, smaller in _smaller(load):
         if any(MACHINES[name].has(memory_for_training(size, smaller)) for name in candidates):
             changes.append(words)
-    elsewhere = [name for name in MACHINES if name not in here and MACHINES[name].has(memory_for_training(size, load))]
+    elsewhere = [
+        name for name in MACHINES if name not in machines and MACHINES[name].has(memory_for_training(size, load))
+    ]
     advice = f"this would fit: {', or '.join(changes)}" if changes else "use a smaller base model"
     return f"{advice}; or deploy machine {elsewhere[0]}" if elsewhere else advice
 
 
 def _smaller(load: TrainingLoad) -> Iterator[tuple[str, TrainingLoad]]:
-    """Changes of a request that need less memory, one of each kind for the largest value that is tried first."""
+    """Yield changes of a request that need less memory, and their loads.
+
+    The words are fields of the request with their values.
+    """
     if load.batch_size > 1:
         yield "batch_size 1", replace(load, batch_size=1)
     length = load.length // 2

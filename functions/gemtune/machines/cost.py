@@ -1,4 +1,7 @@
-"""What a job's steps cost on Cloud Run, by the one dated list of prices. Pure; an estimate, not a bill."""
+"""Cost of a job's steps on Cloud Run, by the dated price list in prices.json.
+
+It is an estimate, not a bill.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +19,29 @@ PRICES = Path(__file__).parent / "prices.json"
 
 @lru_cache(maxsize=1)
 def prices() -> Mapping[str, float | None]:
-    """USD a second: of a vCPU, of a GiB, and of each accelerator; None where it is not known."""
-    found: dict[str, float | None] = json.loads(PRICES.read_text())["usd_per_second"]
-    return found
+    """Return the prices of machine parts in USD per second.
+
+    The parts are a vCPU, a GiB of memory, and each accelerator. A price is None where it is not known.
+    """
+    usd_by_part: dict[str, float | None] = json.loads(PRICES.read_text())["usd_per_second"]
+    return usd_by_part
 
 
 def usd_per_second(machine: Machine) -> float | None:
-    """USD that a machine costs a second, None when a price is not known."""
+    """Return the price of a machine in USD per second.
+
+    None if the price of a part is not known.
+    """
     parts = {"vcpu": machine.cpus, "gib": machine.memory_gib} | ({} if machine.gpu is None else {machine.gpu: 1})
     costs = [None if (price := prices().get(name)) is None else price * count for name, count in parts.items()]
     return None if None in costs else sum(cost for cost in costs if cost is not None)
 
 
 def _machine_of(job: Job, step: Step | str) -> Machine | None:
+    """Return the machine that runs a step of the job.
+
+    None if this version does not know it.
+    """
     if step is Step.TRAIN:
         return MACHINES.get(job.machine or "")
     if step is Step.EXPORT and job.export_machine is not None:
@@ -37,9 +50,10 @@ def _machine_of(job: Job, step: Step | str) -> Machine | None:
 
 
 def of_job(job: Job) -> float | None:
-    """USD of what the job's steps ran so far, to a hundredth of a cent; None when a machine or its price is not known.
+    """Return the cost of the job's steps so far in USD.
 
-    Steps are counted from their begin: the seconds in which an instance starts are billed too, and not known here.
+    It is rounded to a hundredth of a cent. None if a machine or its price is not known. The time of a step counts from
+    its beginning: the seconds in which an instance starts are billed as well, but not known here.
     """
     total = 0.0
     for step, record in job.steps.items():

@@ -1,7 +1,8 @@
-"""What a training needs of memory, by what this trainer keeps there. Pure.
+"""Memory that a training or an export needs. Pure.
 
-Weights, adapter, gradients, optimizer states and files are counted. The work memory of a pass is fitted to what
-`python -m bench.memory` counts (bench/RESULTS.md). The fixed parts, and whatever says so, are estimates.
+Weights, adapter, gradients, optimizer states and files are counted exactly. The activation memory of a forward and
+backward pass is fitted to what `python -m bench.memory` counts (bench/RESULTS.md). The fixed parts, and what is marked
+as estimated, are estimates.
 """
 
 from __future__ import annotations
@@ -13,38 +14,45 @@ from gemtune.methods import Method, Modality
 
 GIB = 1024**3
 
-# NF4: four bits, and an 8-bit scale a block of 64, which has a 32-bit scale a block of 256 (double quantization).
+# Bytes per NF4 weight: four bits, an 8-bit scale per block of 64 weights, and a 32-bit scale per 256 of these scales
+# (double quantization).
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-# A trained parameter: float32 value, gradient, and the two moments of AdamW. Those of 8 bits, which method Full has on
-# a GPU, are 6 bytes less: that is kept as a margin, since it was not measured, and embeddings have none of 8 bits.
+# Bytes per trained parameter: float32 value, gradient, and the two moments of AdamW. On a GPU method Full has 8-bit
+# moments, which need 6 bytes less. That stays as a margin: it was not measured, and the moments of embeddings are not
+# in 8 bits.
 TRAINED_BYTES = 16
-# A parameter in a checkpoint: float32 value and the two moments.
+# Bytes per parameter in a checkpoint: float32 value and the two moments.
 CHECKPOINT_BYTES = 12
-# A checkpoint that is written, and when training resumes the one it came from.
+# Checkpoints on the local disk: the one that is being written, and the one that training resumed from.
 LOCAL_CHECKPOINTS = 2
-# CUDA's context, its libraries' workspaces, and what the allocator cannot give back.
+# CUDA's context, the workspaces of its libraries, and memory that the allocator cannot give back.
 GPU_FIXED_GIB = 1.5
-# Python with torch, transformers and Google's clients; with CUDA its libraries too.
+# Python with torch, transformers and Google's clients; with CUDA also its libraries.
 PROCESS_GIB, CUDA_PROCESS_GIB, EXPORT_PROCESS_GIB = 2.0, 4.0, 3.0
-# The vision tower's activations, as it is not trained: at least, and of each picture that it sees at once. Estimated,
-# for one picture a row.
+# Activations of a vision tower that is not trained: at least, and per picture that it processes at once. Estimated for
+# one picture per row.
 VISION_GIB, PICTURE_GIB = 2.0, 0.1
-# Columns of the head that have logits at once, as trainer/model/loss_head.py has it.
+# Columns of the output head whose logits exist at the same time, as in trainer/model/loss_head.py.
 HEAD_BLOCK = 4096
-# For what was not measured: other widths, kernels' own workspaces, and memory in pieces too small to use.
+# Factor for what was not measured: other widths, workspaces of kernels, and memory fragmentation.
 WORK_MARGIN = 1.15
-# TRL's trainers leave inputs of adapters in two kinds of numbers, as was counted before the other one did not.
+# Factor for TRL's trainers, which keep the inputs of adapters in two number formats. It is measured.
 RL_SHARE = 1.35
-# On a CPU, what is kept for backward up to this size is not computed again.
+# On a CPU, activations of up to this size are kept for the backward pass instead of being recomputed.
 SMALL_WORK = 512 * 2**20
-# Bytes of a number of the cache that a completion is sampled with. Estimated.
+# Bytes per number in the key-value cache that completions are sampled with. Estimated.
 CACHE_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingLoad:
-    """What of a request decides about memory. length: tokens of the longest row. sequences: what a row becomes in a
-    forward pass; DPO compares two. sampled: completions that GRPO samples at once."""
+    """Parameters of a request on which the memory of its training depends.
+
+    batch_size: rows per forward pass.
+    length: tokens of the longest row.
+    sequences_per_row: sequences that a row becomes in a forward pass; 2 for DPO, which compares two answers.
+    sampled_completions: completions that GRPO samples at once; 0 for other methods.
+    """
 
     method: Method
     batch_size: int
@@ -56,18 +64,21 @@ class TrainingLoad:
 
     @property
     def tokens(self) -> int:
-        """Of one forward pass."""
+        """Return the tokens of one forward pass."""
         return self.batch_size * self.length * self.sequences_per_row
 
     @property
     def prompts(self) -> int:
-        """Those whose pictures are seen at once."""
+        """Return the number of prompts whose pictures are processed at once."""
         return max(self.batch_size * self.sequences_per_row, self.sampled_completions)
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryNeed:
-    """GiB: on a GPU, in the main memory beside it, and in the main memory of a machine without one."""
+    """GiB that a training needs.
+
+    gpu: GPU memory. host_with_gpu: main memory of a machine with a GPU. host_without_gpu: main memory of one without.
+    """
 
     gpu: float
     host_with_gpu: float
@@ -75,7 +86,10 @@ class MemoryNeed:
 
 
 def memory_for_training(size: ModelSize, load: TrainingLoad) -> MemoryNeed:
-    """What training this model needs. Local files count: on Cloud Run they lie in memory."""
+    """Return the memory that training a model of this size needs.
+
+    Local files count as main memory, because Cloud Run keeps them there.
+    """
     trained = size.parameters if load.method == "Full" else size.lora_parameters(load.lora_rank)
     files = size.file_bytes + trained * CHECKPOINT_BYTES * LOCAL_CHECKPOINTS
     fixed = max(VISION_GIB, PICTURE_GIB * load.prompts) if load.modality == "vision" else 0.0
@@ -92,10 +106,12 @@ def memory_for_training(size: ModelSize, load: TrainingLoad) -> MemoryNeed:
 
 
 def memory_for_export(size: ModelSize, method: Method, written_bytes: float) -> float:
-    """GiB of main memory that an export needs, which never uses a GPU: the files it reads and writes, and the models
-    that are compared afterwards. Those above 4 GiB lie where their files do; smaller ones are read into float32.
+    """Return the GiB of main memory that an export needs.
 
-    written_bytes: per parameter of the base model.
+    That is memory for the files it reads and writes, and for the models that are compared afterwards: models of more
+    than 4 GiB stay mapped from their files, smaller ones are loaded in float32. An export never uses a GPU.
+
+    written_bytes: bytes that the export writes per parameter of the base model.
     """
     parameters = size.parameters
     read = 4 * parameters if method == "Full" else size.file_bytes
@@ -104,44 +120,59 @@ def memory_for_export(size: ModelSize, method: Method, written_bytes: float) -> 
 
 
 def _weights_bytes(size: ModelSize, method: Method, *, on_gpu: bool) -> float:
-    """What is there of the weights beside the trained ones. Without a GPU, products are made in float32 wherever the
-    processor is slow at bfloat16, and nobody knows before."""
+    """Return the bytes of the weights, apart from TRAINED_BYTES.
+
+    On a CPU they count in float32: where the processor is slow at bfloat16,
+    products are computed in float32, and that is not known in advance.
+    """
     if method == "QLoRA":
         in_16_bits = size.embeddings + size.expert_parameters
         return 2 * in_16_bits + NF4_BYTES * max(0, size.parameters - in_16_bits)
-    if method == "Full":  # copies in 16 bits to compute with, and the head's gradient before it is added to that of the
-        return 2 * size.parameters + 4 * size.vocabulary * size.hidden  # embeddings, which are the same weights
+    if method == "Full":
+        # 16-bit copies for computing, and the output head's gradient, which is then added to that of the embedding,
+        # because both are the same weights.
+        return 2 * size.parameters + 4 * size.vocabulary * size.hidden
     return size.parameters * max(2 if on_gpu else 4, size.bytes_per_parameter)
 
 
 def work_bytes(size: ModelSize, load: TrainingLoad, *, checkpointing: bool) -> float:
-    """What a forward and backward pass makes and drops again, in bfloat16. The factors are those of
-    `python -m bench.memory`: a layer keeps some bytes for each of its widths until its gradients are there, and
-    backward's own values are those of the widest, the MLP's. With gradient checkpointing each layer keeps its input,
-    and one at a time is computed again."""
+    """Return the bytes of the activations of a pass in bfloat16.
+
+    The factors come from `python -m bench.memory`: each layer keeps some bytes for each of its widths until its
+    gradients are computed, and the temporary values of the backward pass have the width of the widest part, the MLP.
+    With gradient checkpointing each layer keeps only its input, and one layer at a time is recomputed.
+    """
     layers = [_layer_bytes(size, shape, load) for shape in size.shapes]
     head, backward = HEAD_BLOCK * 12 + 8 * size.hidden, 7 * size.intermediate
     if checkpointing:
-        a_token = 2 * size.hidden * size.layers + max(head, max(layers) + backward)
+        per_token = 2 * size.hidden * size.layers + max(head, max(layers) + backward)
     else:
-        kept = sum(shape.count * layer for shape, layer in zip(size.shapes, layers, strict=True))
-        a_token = kept + max(head, backward)
+        all_layers = sum(shape.count * layer for shape, layer in zip(size.shapes, layers, strict=True))
+        per_token = all_layers + max(head, backward)
     margin = WORK_MARGIN * (RL_SHARE if load.method == "RL" else 1)
     cached = sum(shape.count * shape.key_value for shape in size.shapes)
-    return max(margin * load.tokens * a_token, load.sampled_completions * load.length * 2 * cached * CACHE_BYTES)
+    return max(margin * load.tokens * per_token, load.sampled_completions * load.length * 2 * cached * CACHE_BYTES)
 
 
 def _layer_bytes(size: ModelSize, shape: Layers, load: TrainingLoad) -> int:
-    """Per token, what a layer of this shape keeps for backward. An adapter on experts adds each expert's change to its
-    weights, which is not counted per token."""
+    """Return the bytes per token that a layer keeps for the backward pass.
+
+    An adapter on experts also needs memory for each expert's change of weights. It does not depend on the tokens, and
+    is not counted here.
+    """
     experts = 0 if size.experts is None else size.experts.per_token * size.experts.intermediate
-    keys = shape.key_value or max(each.key_value for each in size.shapes)  # those of another layer are repeated, too
+    keys = shape.key_value or max(each.key_value for each in size.shapes)  # shared keys and values are repeated, too
     widths = 30 * size.hidden + 10 * (shape.intermediate + experts) + 18 * (shape.attention + keys)
     return widths + 20 * size.capped_heads * load.length
 
 
 def _work_without_gpu(size: ModelSize, load: TrainingLoad) -> float:
-    """The least that trainer/model/gradient_checkpointing.py can do with: what is small is kept, and the rest
-    computed again. Where a quarter of the free memory holds it, it keeps more. In float32, which is twice."""
-    kept = 2 * work_bytes(size, load, checkpointing=False)
-    return kept if kept <= SMALL_WORK else max(SMALL_WORK, 2 * work_bytes(size, load, checkpointing=True))
+    """Return the smallest activation memory of a pass on a CPU, in bytes.
+
+    trainer/model/gradient_checkpointing.py keeps small activations and recomputes the rest; it keeps more where a
+    quarter of the free memory suffices. Activations are in float32 there, which doubles `work_bytes`.
+    """
+    without_checkpointing = 2 * work_bytes(size, load, checkpointing=False)
+    if without_checkpointing <= SMALL_WORK:
+        return without_checkpointing
+    return max(SMALL_WORK, 2 * work_bytes(size, load, checkpointing=True))

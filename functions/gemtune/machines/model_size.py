@@ -1,4 +1,7 @@
-"""The size of a base model: from its name where it is a published one, else from what its folder holds. Pure."""
+"""Size of a base model, by its name or by its files.
+
+All functions are pure.
+"""
 
 from __future__ import annotations
 
@@ -10,40 +13,50 @@ from typing import Any
 from gemtune import families
 from gemtune.families.size import LARGEST_VALUES, Experts, Layers, ModelSize
 
+# Bytes per parameter by the name of the number format in a config.json.
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-# What Gemma 4's configurations leave out: head dimension of global layers.
+# Head dimension of global layers, which the configurations of Gemma 4 leave out.
 _GLOBAL_HEAD = 512
 
 
 def by_name(repository: str) -> ModelSize | None:
-    """The size of a model of the Hub, if its name says which one it is."""
+    """Return the size of a Hub model.
+
+    None if its name does not identify a published one.
+    """
     return families.size_by_name(repository)
 
 
 def estimate_size(parameters: int, *, bytes_per_parameter: int = 2) -> ModelSize:
-    """A model of which only the parameters are known: the rest as the next larger published one has it."""
-    known = sorted((size for family in families.FAMILIES for size in family.sizes.values()), key=_parameters)
-    nearest = next((size for size in known if size.parameters >= parameters), known[-1])
+    """Estimate the size of a model from its number of parameters.
+
+    The other dimensions are those of the next larger published model.
+    """
+    published = sorted((size for family in families.FAMILIES for size in family.sizes.values()), key=_parameters)
+    nearest = next((size for size in published if size.parameters >= parameters), published[-1])
     return replace(nearest, parameters=parameters, bytes_per_parameter=bytes_per_parameter)
 
 
 def of_folder(config: Mapping[str, Any], weights_bytes: int) -> ModelSize:
-    """The size of a model with this config.json whose weights files have so many bytes in all."""
+    """Return the size of a model by its config.json.
+
+    Dimensions that the config.json leaves out are estimated. weights_bytes: total size of its weights files.
+    """
     inner = config.get("text_config")
     text: Mapping[str, Any] = inner if isinstance(inner, Mapping) else config
-    # transformers 5 writes `dtype`, earlier ones `torch_dtype`; what a file does not say is float32.
-    named = config.get("dtype") or config.get("torch_dtype") or text.get("dtype") or text.get("torch_dtype")
-    width = _BYTES.get(str(named), 4)
-    guess = estimate_size(weights_bytes // width, bytes_per_parameter=width)
+    # transformers 5 writes `dtype`, earlier versions wrote `torch_dtype`. Without either it is float32.
+    dtype = config.get("dtype") or config.get("torch_dtype") or text.get("dtype") or text.get("torch_dtype")
+    bytes_per_parameter = _BYTES.get(str(dtype), 4)
+    estimate = estimate_size(weights_bytes // bytes_per_parameter, bytes_per_parameter=bytes_per_parameter)
     hidden, shapes = _count(text, "hidden_size"), _shapes(text)
     if hidden is None or shapes is None:
-        return guess
+        return estimate
     return ModelSize(
-        parameters=guess.parameters,
+        parameters=estimate.parameters,
         hidden=hidden,
         shapes=shapes,
-        vocabulary=_count(text, "vocab_size") or guess.vocabulary,
-        bytes_per_parameter=width,
+        vocabulary=_count(text, "vocab_size") or estimate.vocabulary,
+        bytes_per_parameter=bytes_per_parameter,
         capped_heads=(_count(text, "num_attention_heads") or 0) if text.get("attn_logit_softcapping") else 0,
         per_layer_input=_count(text, "hidden_size_per_layer_input") or 0,
         experts=_experts(text),
@@ -51,25 +64,29 @@ def of_folder(config: Mapping[str, Any], weights_bytes: int) -> ModelSize:
 
 
 def _shapes(text: Mapping[str, Any]) -> tuple[Layers, ...] | None:
-    """The layers of a text configuration; None when it leaves out what they depend on."""
+    """Return the layers of a text configuration.
+
+    None if their dimensions are not given.
+    """
     layers, heads = _count(text, "num_hidden_layers"), _count(text, "num_attention_heads")
     hidden, intermediate = _count(text, "hidden_size"), text.get("intermediate_size")
     if layers is None or heads is None or hidden is None or not intermediate:
         return None
-    counted = Counter(_layer(text, index, layers, heads, hidden) for index in range(layers))
-    if any(shape.intermediate <= 0 for shape in counted):
+    counts = Counter(_layer(text, index, layers, heads, hidden) for index in range(layers))
+    if any(shape.intermediate <= 0 for shape in counts):
         return None
-    return tuple(replace(shape, count=count) for shape, count in counted.items())
+    return tuple(replace(shape, count=count) for shape, count in counts.items())
 
 
 def _layer(text: Mapping[str, Any], index: int, layers: int, heads: int, hidden: int) -> Layers:
+    """Return one layer of a text configuration, as Layers with count 1."""
     types = text.get("layer_types")
     is_global = isinstance(types, list) and index < len(types) and types[index] == "full_attention"
     has_global_heads = is_global and str(text.get("model_type")).startswith("gemma4")
     one_projection = has_global_heads and bool(text.get("attention_k_eq_v"))
-    own = _own_values(text, index, has_global_heads, one_projection)
-    head = _count(own, "head_dim") or _count(text, "head_dim") or hidden // heads
-    key_heads = _count(own, "num_key_value_heads") or _count(text, "num_key_value_heads") or heads
+    overrides = _overrides_of_layer(text, index, has_global_heads, one_projection)
+    head = _count(overrides, "head_dim") or _count(text, "head_dim") or hidden // heads
+    key_heads = _count(overrides, "num_key_value_heads") or _count(text, "num_key_value_heads") or heads
     shares = index >= layers - (_count(text, "num_kv_shared_layers") or 0)
     doubled = 2 if shares and text.get("use_double_wide_mlp") else 1
     return Layers(
@@ -81,25 +98,31 @@ def _layer(text: Mapping[str, Any], index: int, layers: int, heads: int, hidden:
     )
 
 
-def _own_values(text: Mapping[str, Any], index: int, has_global_heads: bool, one_projection: bool) -> Mapping[str, Any]:
-    """What a layer of Gemma 4 has of its own: written as Google does, or layer by layer as transformers saves it."""
+def _overrides_of_layer(
+    text: Mapping[str, Any], index: int, has_global_heads: bool, one_projection: bool
+) -> Mapping[str, Any]:
+    """Return the values that differ for one layer of Gemma 4.
+
+    Google writes them as fields for all global layers, transformers saves them layer by layer.
+    """
     per_layer = text.get("per_layer_config")
     if isinstance(per_layer, Mapping):
-        own = per_layer.get(str(index), {})
-        return own if isinstance(own, Mapping) else {}
+        overrides = per_layer.get(str(index), {})
+        return overrides if isinstance(overrides, Mapping) else {}
     if not has_global_heads:
         return {}
-    own = {"head_dim": _count(text, "global_head_dim") or _GLOBAL_HEAD}
-    return own | ({"num_key_value_heads": text.get("num_global_key_value_heads")} if one_projection else {})
+    overrides = {"head_dim": _count(text, "global_head_dim") or _GLOBAL_HEAD}
+    return overrides | ({"num_key_value_heads": text.get("num_global_key_value_heads")} if one_projection else {})
 
 
 def _width_of(intermediate: Any, index: int) -> int:
-    """The width of a layer's MLP; Gemma 3n has a list with one for each layer."""
+    """Return the width of a layer's MLP. Gemma 3n lists one for each layer."""
     width = intermediate[index] if isinstance(intermediate, list) and index < len(intermediate) else intermediate
     return _count({"intermediate_size": width}, "intermediate_size") or 0
 
 
 def _experts(text: Mapping[str, Any]) -> Experts | None:
+    """Return the mixture of experts of a text configuration, or None."""
     count, width = _count(text, "num_experts"), _count(text, "moe_intermediate_size")
     if not text.get("enable_moe_block") or count is None or width is None:
         return None
@@ -111,6 +134,10 @@ def _parameters(size: ModelSize) -> int:
 
 
 def _count(config: Mapping[str, Any], name: str) -> int | None:
+    """Return a field of the configuration as a positive whole number.
+
+    None if it is anything else, or exceeds its LARGEST_VALUES.
+    """
     value = config.get(name)
     return (
         value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST_VALUES[name] else None

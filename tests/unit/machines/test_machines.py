@@ -178,7 +178,7 @@ def test_an_export_gets_a_machine_with_room_for_its_files(name: str, export_form
 
 def test_the_refusal_of_an_export_without_room_advises_changes() -> None:
     nine = memory_for_export(size("gemma-2-9b"), "LoRA", EXPORTS["merged"].bytes_per_parameter)
-    with pytest.raises(NeedsLargerMachine, match="the machine of exports has 32") as caught:
+    with pytest.raises(NeedsLargerMachine, match="the machine for exports has 32") as caught:
         choice.choose_export_machine(("l4",), nine)
     assert str(caught.value.hint).endswith("or deploy machine rtx-pro-6000")
     largest = memory_for_export(size("gemma-3-27b"), "LoRA", EXPORTS["gguf"].bytes_per_parameter)
