@@ -1,1 +1,1 @@
-"""Machines: their types, the memory that a job needs, model sizes, and cost."""
+"""Machines: types, the memory that a job needs, model sizes, and cost."""
