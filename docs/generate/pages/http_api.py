@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel
 
-from docs.generate.text.markdown import Page, code, sentence
+from docs.generate.text.markdown import Page, code, codes, sentence
 from docs.generate.text.schemas import type_of
+from gemtune import errors
 from gemtune.handlers import answers
-from gemtune.handlers.endpoint import Endpoint, status_of
+from gemtune.handlers.endpoint import EVERYWHERE, FAULT, Endpoint, status_of
 from gemtune.handlers.endpoints import ENDPOINTS, Document
 from gemtune.jobs import record
 from gemtune.jobs.events import Event
@@ -32,8 +33,8 @@ def page() -> Page:
     page = Page("HTTP API", "Every endpoint with its parameters, answers and errors.")
     page.paragraph(
         "JSON both ways. `GET /openapi.json` has the same as an OpenAPI 3.1 document. Every answer with a status of "
-        "400 or above is an [ErrorAnswer](#erroranswer). Any endpoint may also answer 403, 404 or 405 with "
-        "[an error of HTTP itself](error-codes.md#errors-of-http-itself)."
+        "400 or above is an [ErrorAnswer](#erroranswer); [every code](error-codes.md) has a page of its "
+        "own. Another path answers 404, and another method 405."
     )
     page.table(
         ("endpoint", "purpose"),
@@ -75,7 +76,9 @@ def _add(page: Page, endpoint: Endpoint) -> None:
             for parameter in endpoint.parameters
         ],
     )
-    page.table(("status", "answer"), [(str(endpoint.success), _answer(endpoint)), *_refusals(endpoint)])
+    page.table(
+        ("status", "answer", "error codes"), [(str(endpoint.success), _answer(endpoint), ""), *_refusals(endpoint)]
+    )
 
 
 def _value(schema: dict[str, object]) -> str:
@@ -91,11 +94,13 @@ def _answer(endpoint: Endpoint) -> str:
     return "; ".join(f"{code(name)}: {_with_null(field)}" for name, field in fields.items())
 
 
-def _refusals(endpoint: Endpoint) -> Iterator[tuple[str, str]]:
+def _refusals(endpoint: Endpoint) -> Iterator[tuple[str, str, str]]:
+    names: dict[int, list[str]] = {}
+    for error in (*endpoint.errors, *EVERYWHERE):
+        names.setdefault(status_of(error)[0], []).append(error.code)
+    names[FAULT[0]] = [errors.GemtuneError.code]
     for status, meaning in endpoint.refusals.items():
-        raised = sorted({error.code for error in endpoint.errors if status_of(error)[0] == status})
-        named = f" ({', '.join(code(name) for name in raised)})" if raised and code(raised[0]) not in meaning else ""
-        yield str(status), f"{sentence(meaning).rstrip('.')}{named}."
+        yield str(status), sentence(meaning), codes(names[status])
 
 
 def _answer_rows(part: type[BaseModel]) -> Iterator[tuple[str, str, str]]:

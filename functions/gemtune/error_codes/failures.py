@@ -19,7 +19,7 @@ FAILURES: Mapping[str, ErrorCode] = {
     ),
     "empty_dataset": ErrorCode("A split has no rows.", "Put rows into it and submit again."),
     "bad_rows": ErrorCode(
-        "Too many rows cannot be used; `report.json` lists the first ones with reasons.",
+        "More than a tenth of the rows cannot be used; `report.json` lists the first ones with reasons.",
         "Correct these rows and submit again.",
     ),
     "ends_cut_off": ErrorCode(

@@ -12,11 +12,17 @@ from gemtune.bootstrap import Services
 from gemtune.errors import (
     BadIdempotencyKey,
     BadPageToken,
-    Conflict,
+    JobHasChildren,
+    JobIsOver,
+    JobIsRunning,
     JobNotFound,
+    JobWasDeleted,
+    KeyReused,
     NoSignedLinks,
+    NothingTrained,
     RecordUnreadable,
     RequestRefused,
+    SpecUnreadable,
 )
 from gemtune.handlers import answers, openapi, routes
 from gemtune.handlers.endpoint import Endpoint
@@ -72,7 +78,7 @@ ENDPOINTS: Sequence[Endpoint] = (
     Endpoint(
         method="POST", path="/train", summary="Submit a job", route=routes.train,
         success=202, answer=answers.Accepted, body=TrainRequest, parameters=(IDEMPOTENCY_KEY,),
-        errors=(RequestRefused, BadIdempotencyKey, Conflict),
+        errors=(RequestRefused, BadIdempotencyKey, KeyReused, JobWasDeleted),
     ),
     Endpoint(
         method="GET", path="/jobs", summary="List jobs, newest first", route=routes.list_jobs,
@@ -102,17 +108,18 @@ ENDPOINTS: Sequence[Endpoint] = (
     Endpoint(
         method="POST", path="/jobs/{job_id}/exports", summary="Export what a job trained once more",
         route=routes.export, success=202, answer=answers.Accepted, body=ExportRequest, parameters=(IDEMPOTENCY_KEY,),
-        errors=(RequestRefused, BadIdempotencyKey, JobNotFound, Conflict, RecordUnreadable),
+        errors=(RequestRefused, BadIdempotencyKey, JobNotFound, KeyReused, JobWasDeleted, JobIsRunning, NothingTrained,
+            SpecUnreadable, RecordUnreadable),
     ),
     Endpoint(
         method="POST", path="/jobs/{job_id}/cancel", summary="Cancel a job", route=routes.cancel,
         success=202, answer=answers.JobStatus, body=None, parameters=(),
-        errors=(JobNotFound, Conflict, RecordUnreadable),
+        errors=(JobNotFound, JobIsOver, RecordUnreadable),
     ),
     Endpoint(
         method="DELETE", path="/jobs/{job_id}", summary="Delete a job and its files", route=routes.delete,
         success=200, answer=answers.Deleted, body=None, parameters=(),
-        errors=(JobNotFound, Conflict, RecordUnreadable),
+        errors=(JobNotFound, JobIsRunning, JobHasChildren, RecordUnreadable),
     ),
     Endpoint(
         method="GET", path="/health", summary="Say that the service runs", route=routes.health,

@@ -33,6 +33,14 @@ def test_rows_of_tables_have_the_cells_of_their_heads() -> None:
             assert len(cells) == 1, f"{name}: {table.splitlines()[0]}"
 
 
+def test_every_field_variable_and_parameter_has_a_meaning() -> None:
+    for name, text in WRITTEN.items():
+        for head, rows in re.findall(r"^(\|.* meaning .*)\n\|[-|]+\|\n((?:\|.*\n)+)", text, re.MULTILINE):
+            cell = [part.strip() for part in head.split("|")].index("meaning")
+            for row in rows.splitlines():
+                assert re.split(r"(?<!\\)\|", row)[cell].strip(), f"{name}: {row}"
+
+
 def test_a_table_without_rows_is_left_out() -> None:
     page = Page("A", "B.")
     page.table(("one", "two"), [])
