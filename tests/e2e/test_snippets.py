@@ -32,7 +32,7 @@ SECONDS = 240
 PYTHON = """#!/bin/sh
 case "$*" in
     *examples.build_base_model*) echo "{base}" ;;
-    *pytest*) exec "{python}" "$@" --collect-only ;;
+    *pytest*) for tests in "$@"; do :; done; [ -e "$tests" ] ;;
     *) exec "{python}" "$@" ;;
 esac
 """
