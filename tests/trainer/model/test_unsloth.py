@@ -259,14 +259,15 @@ from trl.models import utils as of_models
 from trl.trainer import dpo_config, dpo_trainer, grpo_config, grpo_trainer, utils
 assert dpo.DpoTrainer.__mro__[1] is dpo_trainer.DPOTrainer and dpo.DPOConfig is dpo_config.DPOConfig
 assert grpo.GrpoTrainer.__mro__[1] is grpo_trainer.GRPOTrainer and grpo.GRPOConfig is grpo_config.GRPOConfig
-found = {}
+fingerprints = {}
 for module in (of_models, dpo_config, dpo_trainer, grpo_config, grpo_trainer, utils):
     for name, value in vars(module).items():
         home = getattr(value, "__module__", "") or ""
         if home.startswith("trl.") and isinstance(value, type | types.FunctionType):
             code = inspect.getsource(inspect.unwrap(value))
-            found[f"{module.__name__}:{name}"] = [home, value.__qualname__, hashlib.sha256(code.encode()).hexdigest()]
-print(json.dumps(found))
+            key = f"{module.__name__}:{name}"
+            fingerprints[key] = [home, value.__qualname__, hashlib.sha256(code.encode()).hexdigest()]
+print(json.dumps(fingerprints))
 """
 
 

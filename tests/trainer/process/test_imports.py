@@ -30,17 +30,17 @@ from transformers.models.gemma3 import modeling_gemma3
 WATCHED = {"accelerate", "datasets", "functools", "peft", "torch", "transformers", "trl"}
 
 def defined():
-    found = {}
+    objects = {}
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] not in WATCHED:
             continue
-        for of, value in list(vars(module).items()):
+        for attribute, value in list(vars(module).items()):
             if isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)):
-                found[name, of] = value
+                objects[name, attribute] = value
             if isinstance(value, type) and value.__module__ == name:
                 members = [(key, member) for key, member in vars(value).items() if callable(member)]
-                found |= {(name, f"{of}.{key}"): member for key, member in members}
-    return found
+                objects |= {(name, f"{attribute}.{key}"): member for key, member in members}
+    return objects
 
 before = defined()
 

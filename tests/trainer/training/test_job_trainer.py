@@ -236,9 +236,13 @@ class RecordingHooks:
         )
 
 
+def callbacks_of(trainer: Any, kind: type) -> list[Any]:
+    return [callback for callback in trainer.callback_handler.callbacks if isinstance(callback, kind)]
+
+
 def attach_callback(trainer: Any, recording: RecordingHooks, **fields: Any) -> Any:
     job_trainer.attach(trainer, recording.hooks, config(**fields))
-    (callback,) = [each for each in trainer.callback_handler.callbacks if isinstance(each, job_trainer.JobCallback)]
+    (callback,) = callbacks_of(trainer, job_trainer.JobCallback)
     return callback
 
 
@@ -314,7 +318,7 @@ def test_losses_not_logged_before_a_checkpoint_are_logged_after_it() -> None:
     before._tr_loss, before._globalstep_last_logged, before.sums = torch.tensor(3.5), 4, {"reward": [1.0, 2.0]}
     callback = attach_callback(before, RecordingHooks())
     callback.on_step_end(args(), before.state, TrainerControl(should_save=True))
-    (window,) = [each for each in before.callback_handler.callbacks if isinstance(each, job_trainer.LossWindow)]
+    (window,) = callbacks_of(before, job_trainer.LossWindow)
     state = window.state()
     after: Any = StandIn(global_step=5)
     callback = attach_callback(after, RecordingHooks())
@@ -328,7 +332,7 @@ def test_a_train_step_that_is_logged_leaves_nothing_for_later() -> None:
     trainer._tr_loss, trainer._globalstep_last_logged, trainer.sums = torch.tensor(3.5), 4, {"reward": [1.0]}
     control = TrainerControl(should_save=True, should_log=True)
     attach_callback(trainer, RecordingHooks()).on_step_end(args(), trainer.state, control)
-    (window,) = [each for each in trainer.callback_handler.callbacks if isinstance(each, job_trainer.LossWindow)]
+    (window,) = callbacks_of(trainer, job_trainer.LossWindow)
     assert window.state()["attributes"] == {"summed": 0.0, "logged_at": 5, "figures": {}}
 
 
@@ -340,7 +344,7 @@ def test_a_training_is_finished_after_its_last_train_step_or_out_of_patience(
 ) -> None:
     trainer: Any = StandIn(global_step=train_step, max_steps=9)
     attach_callback(trainer, RecordingHooks(), early_stopping_patience=3, eval_strategy="steps")
-    (stopping,) = [each for each in trainer.callback_handler.callbacks if isinstance(each, job_trainer.EarlyStopping)]
+    (stopping,) = callbacks_of(trainer, job_trainer.EarlyStopping)
     stopping.early_stopping_patience_counter = 3 - patience_left
     assert job_trainer.is_finished(trainer) is finished
     trainer.state.stateful_callbacks = {"EarlyStopping": stopping.state()}

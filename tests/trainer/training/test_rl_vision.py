@@ -169,7 +169,7 @@ def test_dpo_prefers_what_the_picture_shows(vision_bench_of: BenchOf) -> None:
         margins.append(BETA * float((chosen[0] - chosen[1]).sum() - (rejected[0] - rejected[1]).sum()))
     assert metrics is not None
     assert metrics.margin == pytest.approx(sum(margins) / 8, rel=1e-3)
-    assert metrics.eval_loss == pytest.approx(sum(math.log(1 + math.exp(-each)) for each in margins) / 8, rel=1e-3)
+    assert metrics.eval_loss == pytest.approx(sum(math.log(1 + math.exp(-margin)) for margin in margins) / 8, rel=1e-3)
     assert metrics.preference_accuracy == sum(margin > 0 for margin in margins) / 8
     assert all(margin > 0 for margin in margins[:6])  # half are red and half blue, so the text alone is not enough
     assert only_the_language_model_was_trained(bench, model, plain)

@@ -283,11 +283,11 @@ def test_metrics_of_mixed_rows_do_not_depend_on_the_batches(vision_bench_of: Cal
 def to_processor_messages(row: dict[str, Any]) -> list[dict[str, Any]]:
     """Return a row's messages with a data URL for each picture."""
 
-    def part(of: dict[str, Any]) -> dict[str, Any]:
-        return {"type": "image", "url": f"data:image/png;base64,{of['image']['bytes']}"} if "image" in of else of
+    def part(item: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "image", "url": f"data:image/png;base64,{item['image']['bytes']}"} if "image" in item else item
 
     return [
-        turn | ({"content": [part(each) for each in turn["content"]]} if isinstance(turn["content"], list) else {})
+        turn | ({"content": [part(item) for item in turn["content"]]} if isinstance(turn["content"], list) else {})
         for turn in row["messages"]
     ]
 
