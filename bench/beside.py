@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from bench.train import RESULTS, machine, today
-from trainer.process.thread_waiting import wait_briefly
+from trainer.process.thread_waiting import limit_spinning
 
 ROUNDS = 5
 # Milliseconds of five operations on tensors that PyTorch divides among threads; endlessly, when no count is given.
@@ -42,7 +42,7 @@ print((time.perf_counter() - began) / int(sys.argv[1]) * 1000)
 def main() -> None:
     by_default = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
     briefly = dict(by_default)
-    wait_briefly(briefly)
+    limit_spinning(briefly)
     ways = {"by default": by_default, "briefly": briefly}
     alone = _in_turns(ways)
     with _another(by_default):

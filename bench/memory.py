@@ -99,17 +99,17 @@ def measure(
 
 def _step(model: LanguageModel, rows: int, length: int) -> int:
     """Bytes at the peak of a pass, above what was there before it."""
-    from trainer.model.hidden_states import predictions
+    from trainer.model.hidden_states import head_inputs
     from trainer.model.loss_head import cross_entropy_sum
     from trainer.training import batches
 
     tokens = [[(7 * position + row) % 1000 + 4 for position in range(length)] for row in range(rows)]
-    batch = batches.flattened([[{"input_ids": row, "labels": row}] for row in tokens])
+    batch = batches.flatten_rows([[{"input_ids": row, "labels": row}] for row in tokens])
     before = [*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters() if p.grad is not None)]
     before += [value for value in batch.values() if isinstance(value, torch.Tensor)]
     live = Live(before)
     with live:
-        found = predictions(model, batch, torch.bfloat16)
+        found = head_inputs(model, batch, torch.bfloat16)
         loss = cross_entropy_sum(found.hidden, found.head, found.targets, soft_cap=found.soft_cap)
         loss.backward()
     return live.peak
@@ -129,7 +129,7 @@ def _model(name: str, size: ModelSize, method: Method, rank: int) -> LanguageMod
     from transformers import Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
 
     from trainer.model import row_attention
-    from trainer.training.sft import leave_casting_to_autocast
+    from trainer.training.sft import disable_input_casts
 
     row_attention.register()
     head = 256
@@ -144,7 +144,7 @@ def _model(name: str, size: ModelSize, method: Method, rank: int) -> LanguageMod
         return model
     lora = LoraConfig(r=rank, lora_dropout=0.05, target_modules="all-linear")
     adapted = get_peft_model(model.bfloat16(), lora)
-    leave_casting_to_autocast(adapted)
+    disable_input_casts(adapted)
     return adapted
 
 

@@ -75,9 +75,9 @@ def _in_turns(answers: TextIO) -> TrainerCallback:
 def _gemtune(folder: Path, shape: Shape, steps: int, rows: Rows, **more: Any) -> Trainer:
     """The trainer of this project, as the train step makes it."""
     from gemtune.request.spec import Spec, TrainingConfig
-    from trainer.process.thread_waiting import wait_briefly
+    from trainer.process.thread_waiting import limit_spinning
 
-    wait_briefly()
+    limit_spinning()
     config = TrainingConfig(
         base_model_id=str(folder), learning_rate=LEARNING_RATE, lr_scheduler_type="constant", lora_dropout=0.0,
         batch_size=shape.rows_a_step, gradient_accumulation_steps=1, max_steps=steps, save_steps=10 * steps, seed=SEED,

@@ -1,1 +1,1 @@
-"""The program of the steps: `python -m trainer prepare|train|export`."""
+"""The program of a job's steps: `python -m trainer prepare|train|export`."""

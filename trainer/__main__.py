@@ -1,7 +1,7 @@
-"""`python -m trainer prepare|train|export`: begins the step, runs it, and tells the truth by its exit code.
+"""`python -m trainer prepare|train|export`: runs one attempt of a step.
 
-0: done, or stopped at a checkpoint, or no longer this process's to do. 1: it can never succeed, and the record says
-why. Anything else: a crash, to be tried again.
+Exit codes: 0 if the step is done, stopped at a checkpoint, or is another process's; 1 if it can never succeed, for the
+reason in the record; any other code is a crash, after which the step is tried again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gemtune.request.spec import Spec, read_spec
 from trainer.context import Context, StopRequested
 from trainer.process.crashes import cause_of, is_out_of_memory
 from trainer.process.heartbeat import Heartbeat
-from trainer.process.thread_waiting import wait_briefly
+from trainer.process.thread_waiting import limit_spinning
 
 log = logging.getLogger("trainer")
 
@@ -34,19 +34,19 @@ DONE, FAILED, CRASHED = 0, 1, 70
 
 
 def main() -> int:
-    """Returns the exit code."""
+    """Begin the step, run it, and return the exit code."""
     arguments = _arguments()
-    wait_briefly()
-    _log_to_stdout()
+    limit_spinning()
+    _set_up_logging()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    here = services()
-    _go_to_unsloth(here, arguments)
+    backend = services()
+    _switch_to_unsloth(backend, arguments)
     step = Step(arguments.step)
     claim = Claim(launch=arguments.launch, execution=arguments.execution)
     execution = os.environ.get("CLOUD_RUN_EXECUTION", f"local-{os.getpid()}")
     try:
-        begun = here.advance.begin(arguments.job_id, step, claim, execution=execution)
+        begun = backend.advance.begin(arguments.job_id, step, claim, execution=execution)
     except (Stale, JobNotFound) as error:
         log.info("nothing to do: %s", error)
         return DONE
@@ -55,26 +55,29 @@ def main() -> int:
         return DONE
     job, fence = begun
     try:
-        return _guarded(here, job, fence, arguments.seconds, stop)
+        return _run_step(backend, job, fence, arguments.seconds, stop)
     except (Stale, JobNotFound) as error:
-        log.info("this attempt is no longer the one: %s", error)
+        log.info("this attempt no longer owns the job: %s", error)
         return DONE
 
 
-def _go_to_unsloth(here: Services, arguments: argparse.Namespace) -> None:
-    """unsloth changes what it is imported beside, so it has an environment of its own: a training by it goes on there,
-    as the same process. Where that is not possible it stays, and is told so."""
-    python = here.settings.unsloth_python
+def _switch_to_unsloth(backend: Services, arguments: argparse.Namespace) -> None:
+    """Replace this process by one with unsloth's Python, if the job needs it.
+
+    unsloth patches the packages that it is installed with, so it has an environment of its own. If that Python cannot
+    be run, this process continues, and its train step reports that unsloth is missing.
+    """
+    python = backend.settings.unsloth_python
     if python is None or arguments.step != Step.TRAIN or sys.executable == str(python):
         return
     try:
-        job = here.store.get(arguments.job_id)
-        spec = read_spec(here.buckets.config.read(job.spec_name))
-    except (JobNotFound, ObjectNotFound, RecordUnreadable, SpecUnreadable):  # who begins the step says so better
+        job = backend.store.get(arguments.job_id)
+        spec = read_spec(backend.buckets.config.read(job.spec_name))
+    except (JobNotFound, ObjectNotFound, RecordUnreadable, SpecUnreadable):  # beginning the step raises a clearer error
         return
     if spec.training_config.provider != "unsloth":
         return
-    if here.settings.on_gcp:  # what is paid for as a GPU shall be one
+    if backend.settings.on_gcp:  # a paid GPU must not silently be replaced by the CPU
         os.environ["UNSLOTH_DISABLE_CPU_FALLBACK"] = "1"
     try:
         os.execv(python, [str(python), "-m", "trainer", *sys.argv[1:]])
@@ -82,45 +85,49 @@ def _go_to_unsloth(here: Services, arguments: argparse.Namespace) -> None:
         log.error("%s cannot be run: %s", python, error)
 
 
-def _guarded(here: Services, job: Job, fence: FencingToken, seconds: int | None, stop: threading.Event) -> int:
-    """Run the step, and put what ends it into the record. Raises Stale, JobNotFound."""
-    work = _work_folder(here, job, fence)
+def _run_step(backend: Services, job: Job, fence: FencingToken, seconds: int | None, stop: threading.Event) -> int:
+    """Run the step, and record how it ended unless it is done.
+
+    Returns the exit code. Raises StaleClaim or StaleAttempt, and JobNotFound.
+    """
+    work = _work_folder(backend, job, fence)
     try:
-        with Heartbeat(lambda: here.advance.heartbeat(job.job_id, fence)) as heartbeat:
-            context = _context(here, job, fence, seconds, work, stop, heartbeat)
+        with Heartbeat(lambda: backend.advance.heartbeat(job.job_id, fence)) as heartbeat:
+            context = _context(backend, job, fence, seconds, work, stop, heartbeat)
             log.info("%s of %s begins, attempt %d", fence.step, job.job_id, fence.attempt)
             importlib.import_module(f"trainer.steps.{fence.step}").run(context)
         return DONE
     except (Stale, JobNotFound):
         raise
     except StopRequested:
-        here.advance.stop(job.job_id, fence, cause="sigterm")
+        backend.advance.stop(job.job_id, fence, cause="sigterm")
         return DONE
     except StepError as error:
         log.error("%s: %s", error.code, error)
-        return _fail(here, job, fence, error.code, error.message, error.hint)
+        return _fail(backend, job, fence, error.code, error.message, error.hint)
     except BaseException as error:
         if is_out_of_memory(error):
             hint = "lower batch_size or max_seq_length, or use a smaller base model"
-            message = f"the machine's memory was not enough: {cause_of(error)}"
-            return _fail(here, job, fence, "out_of_memory", message, hint)
+            message = f"the machine ran out of memory: {cause_of(error)}"
+            return _fail(backend, job, fence, "out_of_memory", message, hint)
         log.exception("%s crashed", fence.step)
-        here.advance.stop(job.job_id, fence, cause=cause_of(error))
+        backend.advance.stop(job.job_id, fence, cause=cause_of(error))
         return CRASHED
     finally:
         shutil.rmtree(work, ignore_errors=True)
-        with suppress(OSError):  # not empty: another step's, or another attempt's
+        with suppress(OSError):  # not empty: it also holds folders of other steps or attempts
             work.parent.rmdir()
 
 
-def _fail(here: Services, job: Job, fence: FencingToken, code: str, message: str, hint: str | None) -> int:
+def _fail(backend: Services, job: Job, fence: FencingToken, code: str, message: str, hint: str | None) -> int:
+    """Record that the job failed for good; return the exit code."""
     failure = Failure(code=code, message=redact(message), step=fence.step, hint=hint)
-    here.advance.fail(job.job_id, fence, failure)
+    backend.advance.fail(job.job_id, fence, failure)
     return FAILED
 
 
 def _context(
-    here: Services,
+    backend: Services,
     job: Job,
     fence: FencingToken,
     seconds: int | None,
@@ -128,35 +135,42 @@ def _context(
     stop: threading.Event,
     heartbeat: Heartbeat,
 ) -> Context:
+    """Return the context of this attempt."""
     return Context(
         job=job,
-        spec=_spec(here, job),
+        spec=_spec(backend, job),
         fence=fence,
-        buckets=here.buckets,
-        advance=here.advance,
+        buckets=backend.buckets,
+        advance=backend.advance,
         work=work,
-        secret=lambda role: here.advance.secret(job, role),
-        deadline=None if seconds is None else here.clock.monotonic() + seconds,
-        clock=here.clock,
+        secret=lambda role: backend.advance.secret(job, role),
+        deadline=None if seconds is None else backend.clock.monotonic() + seconds,
+        clock=backend.clock,
         should_stop=lambda: stop.is_set() or heartbeat.lost.is_set(),
-        machines=here.settings.machines,
-        llama_cpp=here.settings.llama_cpp,
+        machines=backend.settings.machines,
+        llama_cpp=backend.settings.llama_cpp,
     )
 
 
-def _spec(here: Services, job: Job) -> Spec:
-    """Raises StepError: another attempt would find it no better."""
+def _spec(backend: Services, job: Job) -> Spec:
+    """Read the job's specification.
+
+    Raises StepError if it is missing or unreadable, since a retry would not help.
+    """
     try:
-        return read_spec(here.buckets.config.read(job.spec_name))
+        return read_spec(backend.buckets.config.read(job.spec_name))
     except SpecUnreadable as error:
         raise StepError(error.code, error.message, hint=error.hint) from error
     except ObjectNotFound as error:
         raise StepError("spec_missing", f"the job's configuration is gone: {error}", hint="submit it again") from error
 
 
-def _work_folder(here: Services, job: Job, fence: FencingToken) -> Path:
-    """An empty folder of this attempt. What killed attempts of the same step left is removed."""
-    parent = here.settings.work / job.job_id
+def _work_folder(backend: Services, job: Job, fence: FencingToken) -> Path:
+    """Create an empty folder for this attempt.
+
+    Folders of earlier attempts of this step, left by killed processes, are deleted.
+    """
+    parent = backend.settings.work / job.job_id
     for old in parent.glob(f"{fence.step}-*"):
         shutil.rmtree(old, ignore_errors=True)
     work = parent / f"{fence.step}-{fence.attempt}"
@@ -165,21 +179,23 @@ def _work_folder(here: Services, job: Job, fence: FencingToken) -> Path:
 
 
 def _arguments() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m trainer", description="Run one step of a job.")
     parser.add_argument("step", choices=[step.value for step in Step])
     parser.add_argument("--job-id", required=True)
     parser.add_argument("--launch", type=int, required=True)
     parser.add_argument("--execution", required=True, help="the workflow execution that runs the job")
-    parser.add_argument("--seconds", type=int, help="end by then, at a checkpoint")
+    parser.add_argument("--seconds", type=int, help="stop after this time, at a checkpoint")
     return parser.parse_args()
 
 
-def _log_to_stdout() -> None:
+def _set_up_logging() -> None:
+    """Log to stdout, with secrets redacted."""
     output = logging.StreamHandler(sys.stdout)
     output.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[output], force=True)
-    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs each URL, and some of the Hub's are signed
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on a CPU it warns of a package that is not needed
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs URLs, and some of the Hub's contain signatures
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on a CPU it warns about a package that is not needed
 
 
 if __name__ == "__main__":

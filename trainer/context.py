@@ -1,4 +1,4 @@
-"""What a step gets to work with."""
+"""The context that a step runs in."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from gemtune.services.advance import Advance
 
 
 class StopRequested(Exception):
-    """SIGTERM came, and the step has nothing that is worth keeping: it is run again from its beginning."""
+    """Raised on SIGTERM in a step that has nothing worth saving.
+
+    The next attempt runs the step from its beginning.
+    """
 
 
 @dataclass(frozen=True)
 class Context:
-    """One attempt of one step.
+    """One attempt of one step, with all it may use.
 
-    work: an empty local folder that goes with the attempt. secret: a secret's value by its role ("hf_token").
-    machines: what could train the job. deadline: when the attempt has to be over, in seconds
-    of the clock's `monotonic`. should_stop: whether SIGTERM came.
-    llama_cpp: where its tools are.
+    fence: the fencing token that every write to the record carries. work: an empty local folder, deleted after the
+    attempt. secret: returns a secret by its role ("hf_token"). deadline: when the attempt has to end, in seconds of the
+    clock's `monotonic`; None for no limit. should_stop: returns whether to stop, after SIGTERM or when the attempt was
+    superseded. machines: those that may train the job. llama_cpp: the folder of llama.cpp's tools.
     """
 
     job: Job
@@ -42,15 +45,18 @@ class Context:
 
     @property
     def prefix(self) -> str:
-        """Where everything of the job lies in the export bucket."""
+        """The prefix of the job's objects in the export bucket."""
         return f"jobs/{self.job.job_id}"
 
     @property
-    def origin(self) -> str:
-        """Where what was prepared and trained lies there: with the job that did."""
+    def training_prefix(self) -> str:
+        """The prefix of the job that trained the model, in the export bucket.
+
+        That is another job if this one exports an earlier training again.
+        """
         return f"jobs/{self.job.trained_by}"
 
     def check_stop(self) -> None:
-        """Raises StopRequested."""
+        """Raise StopRequested if the attempt should stop."""
         if self.should_stop():
             raise StopRequested

@@ -1,7 +1,7 @@
-"""The part of a request that leaves for others to see: a run at W&B, a model card, a repository of the Hub.
+"""The part of a request that may be published.
 
-An allow-list: a field that is in none of the sets here stays with the job. Webhook URLs carry tokens in their paths,
-and local paths say whose machine it is.
+It goes to a run at W&B, to a model card and to a repository on the Hub. It is an allow-list: a field in none of these
+sets is not published. Webhook URLs contain tokens in their paths, and local paths identify a machine and its user.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ OF_TRAINING = frozenset({
     "train_vision_tower", "rl_config", "seed", "machine",
 })  # fmt: skip
 OF_EXPORT = frozenset({"format", "quantization", "destination", "hf_repo_id"})
-# Where a job's events go, and who is asked to show it: nobody else's business.
+# Addresses of webhooks and the W&B project are private.
 WITHHELD = frozenset({"notify", "wandb_config"})
 
 
 def published(spec: Spec) -> dict[str, Any]:
-    """Return what others may see of a request, as JSON values without fields that were left out: no path of a base
-    model, and nothing that looks like a token."""
+    """Return the public part of a request, as JSON values.
+
+    Fields that were not set are left out, the base model's path is reduced to its name, and whatever looks like a token
+    is redacted.
+    """
     shown = spec.model_dump(mode="json", include=set(OF_SPEC), exclude_none=True)
     shown["training_config"] = _only(shown["training_config"], OF_TRAINING)
     shown["training_config"]["base_model_id"] = public_name(spec.training_config.base_model_id)
@@ -36,10 +39,12 @@ def published(spec: Spec) -> dict[str, Any]:
 
 
 def _only(fields: dict[str, Any], allowed: frozenset[str]) -> dict[str, Any]:
+    """Return the fields whose names are allowed."""
     return {name: value for name, value in fields.items() if name in allowed}
 
 
 def _redacted(value: Any) -> Any:
+    """Return a JSON value with tokens in its strings and keys redacted."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, list):

@@ -127,7 +127,7 @@ def test_running_out_of_memory_fails_the_job_at_once(ready: Bench) -> None:
     assert run_trainer(ready, "prepare", code=FIND_RAISES.format("MemoryError"))[0] == 1
     assert ready.job.error is not None
     assert ready.job.error.code == "out_of_memory"
-    assert ready.job.error.message == "the machine's memory was not enough: MemoryError"
+    assert ready.job.error.message == "the machine ran out of memory: MemoryError"
 
 
 def test_a_model_that_the_libraries_cannot_build_fails_at_the_first_attempt(bench: Bench, tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Names of transformers' classes whose instances may be given other functions, of all families."""
+"""transformers' class names of layers whose forwards we may replace.
+
+They come from the families that list them, for Liger's kernels and for `on_cpu`.
+"""
 
 from __future__ import annotations
 

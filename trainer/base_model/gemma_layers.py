@@ -1,4 +1,7 @@
-"""The parts of a Gemma as protocols, for functions that take the place of their forwards in any of its generations."""
+"""Gemma's layers as protocols, of all generations.
+
+They type the functions that replace the forwards of transformers' layers.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ Forward: TypeAlias = "Callable[..., torch.Tensor]"
 
 
 class Norm(Protocol):
-    """Gemma's RMSNorm."""
+    """Gemma's RMSNorm. weight: (width,)."""
 
     weight: torch.Tensor
     eps: float
@@ -39,15 +42,15 @@ class Attention(Protocol):
     o_proj: Forward
 
 
-class AttentionOfNorms(Attention, Protocol):
-    """Attention since Gemma 3."""
+class NormedAttention(Attention, Protocol):
+    """Attention of Gemma 3 and later, with norms of queries and keys."""
 
     q_norm: Forward
     k_norm: Forward
 
 
 class DecoderLayer(Protocol):
-    """Gemma's decoder layer."""
+    """Gemma's decoder layer: attention, then the MLP."""
 
     self_attn: Callable[..., tuple[torch.Tensor, object]]
     mlp: Forward
@@ -55,18 +58,18 @@ class DecoderLayer(Protocol):
     post_attention_layernorm: Forward
 
 
-class LayerOfFourNorms(DecoderLayer, Protocol):
-    """The decoder layer since Gemma 2."""
+class FourNormLayer(DecoderLayer, Protocol):
+    """Decoder layer of Gemma 2 and later: norms before and after both parts."""
 
     pre_feedforward_layernorm: Forward
     post_feedforward_layernorm: Forward
 
 
-def has_norms_on_both_sides(layer: object) -> TypeGuard[LayerOfFourNorms]:
-    """Tell a decoder layer of Gemma 2 or later."""
+def has_four_norms(layer: object) -> TypeGuard[FourNormLayer]:
+    """Return whether a decoder layer is one of Gemma 2 or later."""
     return hasattr(layer, "pre_feedforward_layernorm")
 
 
-def has_norms_of_heads(attention: object) -> TypeGuard[AttentionOfNorms]:
-    """Tell an attention of Gemma 3 or later."""
+def has_head_norms(attention: object) -> TypeGuard[NormedAttention]:
+    """Return whether an attention layer is one of Gemma 3 or later."""
     return hasattr(attention, "q_norm")

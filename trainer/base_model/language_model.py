@@ -1,4 +1,7 @@
-"""The type of a language model, for annotations. Nothing is imported when it runs: transformers takes seconds."""
+"""The type of a language model, for annotations.
+
+Imports nothing at run time: importing transformers takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,21 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-    # With an adapter or without. PEFT's wrapper passes on every attribute that it lacks to the model in it.
+    # With or without an adapter. PEFT's wrapper forwards attributes that it lacks to the model inside.
     LanguageModel: TypeAlias = PreTrainedModel | PeftModel
 
 
 def is_wrapped(model: torch.nn.Module) -> TypeGuard[PeftModel]:
-    """Tell PEFT's wrapper from a plain model, without an import of PEFT, which full fine-tuning does not need."""
+    """Return whether a model is in PEFT's wrapper.
+
+    Needs no import of PEFT, which full fine-tuning does without.
+    """
     return hasattr(model, "get_base_model")
 
 
 def unwrapped(model: torch.nn.Module) -> PreTrainedModel:
-    """The language model in PEFT's wrapper, its layers adapted, or the one that it is itself."""
+    """Return the language model inside of PEFT's wrapper, or the model itself.
+
+    Its layers stay adapted.
+    """
     return cast("PreTrainedModel", model.get_base_model() if is_wrapped(model) else model)

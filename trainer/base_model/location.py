@@ -1,4 +1,7 @@
-"""Finds base weights: in a folder, in a bucket, or on the Hub, from where they are fetched once."""
+"""Finds a base model: in a local folder, in a bucket, or on the Hub.
+
+Models from the Hub are copied to the export bucket once.
+"""
 
 from __future__ import annotations
 
@@ -23,35 +26,38 @@ def provide(
     token: Callable[[], str | None],
     check_stop: Callable[[], None] = lambda: None,
 ) -> dict[str, str]:
-    """Make the weights reachable for the train step and say where: {kind, id, place}.
+    """Make the base model available to the train step; return where it is.
 
-    kind `folder`: place is a local path. kind `bucket`: place is `bucket/folder` of the objects store.
-    Raises StepError for what cannot be had; errors of the network go through, and the step is tried again.
+    Returns {kind, id, place}. kind `folder`: place is a local path. kind `bucket`: place is `bucket/prefix` in the
+    object store. Raises StepError if there is no such model; network errors pass, since another attempt may succeed.
     """
-    named = base_model.parse(base_model_id)
-    if named is None:
-        raise StepError("bad_base_model", "the base model's id has no form that is known")
-    kind, place = ("folder" if named.kind == "folder" else "bucket"), named.place
-    if named.kind == "hub":
-        prefix = hub_download.copy_once(named.place, buckets.export, work, token=token, check_stop=check_stop)
+    parsed = base_model.parse(base_model_id)
+    if parsed is None:
+        raise StepError("bad_base_model", "base_model_id has no known form")
+    kind, place = ("folder" if parsed.kind == "folder" else "bucket"), parsed.place
+    if parsed.kind == "hub":
+        prefix = hub_download.copy_once(parsed.place, buckets.export, work, token=token, check_stop=check_stop)
         place = f"{buckets.export.bucket}/{prefix}"
     return {"kind": kind, "id": base_model_id, "place": place}
 
 
 def locate(buckets: Buckets, provided: Mapping[str, str], work: Path) -> Path:
-    """A local folder with all files of what `provide` found. Raises StepError."""
+    """Return a local folder with all files of the base model, checked.
+
+    provided: from `provide`. Raises StepError.
+    """
     if provided["kind"] == "folder":
         folder = Path(provided["place"])
     else:
-        objects, prefix = _bucket_of(buckets, provided["place"])
+        objects, prefix = _split_place(buckets, provided["place"])
         try:
             folder = objects.fetch_folder(prefix, work / "base_model")
         except ObjectNotFound:
             raise _nothing_in(provided["place"]) from None
-        except UnsafeName as error:  # of a folder, or of a link in it
+        except UnsafeName as error:  # the name of the folder, or of a link in it
             raise StepError("bad_base_model", error.message, hint=error.hint) from error
-    config_of(folder)  # it says best when the folder is not there
-    folder_contents.check_kinds(folder)
+    config_of(folder)  # raises the clearest error if the folder does not exist
+    folder_contents.check_regular_files(folder)
     folder_contents.check_description(folder, {path.name for path in folder.iterdir()})
     for path in sorted(folder.glob(f"*{folder_contents.WEIGHTS}")):
         folder_contents.check_weights(path)
@@ -59,20 +65,26 @@ def locate(buckets: Buckets, provided: Mapping[str, str], work: Path) -> Path:
 
 
 def size(buckets: Buckets, provided: Mapping[str, str]) -> ModelSize | None:
-    """How large what `provide` found is; None for a folder of this machine, where nobody has to know."""
+    """Return the size of the base model; None for a local folder.
+
+    On a workstation no machine is chosen by it. provided: from `provide`.
+    """
     if provided["kind"] == "folder":
         return None
-    objects, prefix = _bucket_of(buckets, provided["place"])
+    objects, prefix = _split_place(buckets, provided["place"])
     names = {stat.name: stat.bytes for stat in objects.list(f"{prefix}/")}
     return base_model.describe_folder(lambda: objects.read(f"{prefix}/config.json", max_bytes=MAX_BYTES), names).size
 
 
-def without_weights(buckets: Buckets, provided: Mapping[str, str], work: Path) -> Path:
-    """A local folder with the small files of what `provide` found: weights stay in their bucket, since a step that
-    does not train may have no room for them. Raises StepError."""
+def locate_without_weights(buckets: Buckets, provided: Mapping[str, str], work: Path) -> Path:
+    """Return a local folder with the small files of the base model, checked.
+
+    provided: from `provide`. Weights stay in their bucket, since a step that does not train may lack the disk space.
+    Raises StepError.
+    """
     if provided["kind"] == "folder":
         return locate(buckets, provided, work)
-    objects, prefix = _bucket_of(buckets, provided["place"])
+    objects, prefix = _split_place(buckets, provided["place"])
     try:
         names = [stat.name.removeprefix(f"{prefix}/") for stat in objects.list(f"{prefix}/")]
     except UnsafeName as error:
@@ -81,15 +93,15 @@ def without_weights(buckets: Buckets, provided: Mapping[str, str], work: Path) -
         raise _nothing_in(provided["place"])
     folder = work / "base_model_without_weights"
     folder.mkdir()
-    for name in filter(hub_download.is_wanted, names):
+    for name in filter(hub_download.is_model_file, names):
         if not name.endswith(folder_contents.WEIGHTS):
             shutil.copyfile(objects.fetch(f"{prefix}/{name}", work / "fetched"), folder / name)
     folder_contents.check_description(folder, names)
     return folder
 
 
-def _bucket_of(buckets: Buckets, place: str) -> tuple[Objects, str]:
-    """The bucket and the prefix in it. Raises StepError."""
+def _split_place(buckets: Buckets, place: str) -> tuple[Objects, str]:
+    """Return the bucket of a place, and the prefix in it. Raises StepError."""
     bucket, _, prefix = place.partition("/")
     objects = buckets.named(bucket)
     if objects is None:

@@ -1,4 +1,4 @@
-"""In how many bits a model is computed on this machine."""
+"""The types that a model is stored and computed in on this machine."""
 
 from __future__ import annotations
 
@@ -12,20 +12,26 @@ if TYPE_CHECKING:
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
-    """The type of a model's weights by its config.json, where both names of the field have been in use."""
+    """Return the type of a model's weights by its config.json.
+
+    The field has been called `torch_dtype` and `dtype`. float32 if it is missing.
+    """
     import torch
 
     config = config_of(folder)
     text = config.get("text_config")
     parts = (config, text) if isinstance(text, dict) else (config,)
     names = (part.get(field) for part in parts for field in ("dtype", "torch_dtype"))
-    found = getattr(torch, str(next((name for name in names if name), "float32")), None)
-    return found if isinstance(found, torch.dtype) else torch.float32
+    dtype = getattr(torch, str(next((name for name in names if name), "float32")), None)
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 
 def compute_dtype(stored: torch.dtype) -> torch.dtype:
-    """float32 for weights in float32. For 16 bits bfloat16 where the hardware multiplies it; elsewhere it would be
-    slower than float32. Never float16: hidden states of Gemma 3 leave its range."""
+    """Return the type to compute in.
+
+    float32 for weights in float32. For 16-bit weights bfloat16 if the hardware multiplies it; emulated, it would be
+    slower than float32. Never float16: hidden states of Gemma 3 exceed its range.
+    """
     import torch
 
     if stored == torch.float32:
@@ -33,6 +39,6 @@ def compute_dtype(stored: torch.dtype) -> torch.dtype:
     if torch.cuda.is_available():
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        known = torch.cpu.get_capabilities()
-        fast = any(known.get(unit) for unit in ("avx512_bf16", "amx_bf16", "bf16"))  # the last one is Arm's
+        capabilities = torch.cpu.get_capabilities()
+        fast = any(capabilities.get(unit) for unit in ("avx512_bf16", "amx_bf16", "bf16"))  # "bf16" is Arm's
     return torch.bfloat16 if fast else torch.float32

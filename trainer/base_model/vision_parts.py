@@ -1,6 +1,7 @@
-"""The parts of a multimodal Gemma that are not its language model: what it sees and hears with.
+"""The parts of a multimodal Gemma other than its language model.
 
-transformers loads such a checkpoint whole for text jobs too, so they are told apart there as well.
+These are vision and audio towers and their projectors. transformers loads them for text jobs too, so those also need to
+tell them apart.
 """
 
 from __future__ import annotations
@@ -17,5 +18,8 @@ NAMES = tuple(sorted({name for family in FAMILIES for name in family.multimodal_
 
 
 def of(model: PreTrainedModel) -> list[torch.nn.Module]:
-    """The modules of a causal language model that see or hear; none of a model for text only."""
+    """Return the vision and audio modules of a causal language model.
+
+    Empty for a model for text only.
+    """
     return [part for name, part in model.get_submodule("model").named_children() if name in NAMES]

@@ -99,7 +99,7 @@ def _compare(
     ended.check_machine()
     if ended.code in child.CRASHES:
         return {"cannot_load": f"the process that loaded it ended with signal {-ended.code}"}
-    raise RuntimeError(f"the comparison ended with {ended.code}: {ended.last_words}")
+    raise RuntimeError(f"the comparison ended with {ended.code}: {ended.last_lines}")
 
 
 def parity_of(result: Mapping[str, Any], source: str) -> Parity:

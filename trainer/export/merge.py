@@ -104,7 +104,7 @@ def weight_files(base: Path) -> set[Path]:
 
     A repository of the Hub may hold the same weights twice, in one file and in several.
     """
-    indexed = folder_contents.indexed(base) if (base / folder_contents.INDEX).is_file() else set()
+    indexed = folder_contents.indexed_files(base) if (base / folder_contents.INDEX).is_file() else set()
     return {base / name for name in indexed} or set(base.glob(f"*{folder_contents.WEIGHTS}"))
 
 
@@ -218,7 +218,7 @@ def _config_for(config: Mapping[str, Any], export: MergedExport) -> dict[str, An
             "bnb_4bit_use_double_quant": True,
             "bnb_4bit_compute_dtype": "bfloat16",
             "bnb_4bit_quant_storage": "uint8",
-            "llm_int8_skip_modules": skipped_modules(folder_contents.family_in(config)),
+            "llm_int8_skip_modules": skipped_modules(folder_contents.family_of_config(config)),
         }
     return written
 

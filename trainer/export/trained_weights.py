@@ -38,10 +38,10 @@ def locate(context: Context) -> TrainedWeights:
     """
     export, steps = context.buckets.export, context.job.steps
     prepared = manifest.fetch(
-        export, f"{context.origin}/prepared/{steps[Step.PREPARE].attempt}", context.work / "prepared"
+        export, f"{context.training_prefix}/prepared/{steps[Step.PREPARE].attempt}", context.work / "prepared"
     )
     place = tokenizer_files.trained_folder(context.spec.training_config.method)
-    prefix = f"{context.origin}/{place}/{steps[Step.TRAIN].attempt}"
+    prefix = f"{context.training_prefix}/{place}/{steps[Step.TRAIN].attempt}"
     folder = manifest.fetch(export, prefix, context.work / "trained")
     if place == "model":
         return TrainedWeights(folder, None, prepared)

@@ -125,6 +125,6 @@ def _run(arguments: list[str], action: str, check_stop: Callable[[], None]) -> s
     ended = child.run(arguments, check_stop)
     if ended.code != 0:
         ended.check_machine()
-        message = f"the model could not be {action}: {ended.last_words}"
+        message = f"the model could not be {action}: {ended.last_lines}"
         raise StepError("gguf_failed", message, hint="export it as merged; the training result is kept")
-    return ended.said
+    return ended.output

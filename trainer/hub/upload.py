@@ -171,7 +171,7 @@ def push(context: Context, folder: Path, artifacts: Sequence[Artifact]) -> str:
     upload = Upload(
         folder,
         repository,
-        _checked(hub_download.token_of(lambda: context.secret("hf_token"))),
+        _checked(hub_download.read_token(lambda: context.secret("hf_token"))),
         context.spec.training_config.base_model_id,
         redact(f"{context.spec.job_name} ({context.job.job_id})"),
         context.check_stop,

@@ -1,5 +1,8 @@
-"""The layers that an adapter changes: attention and MLP of the language model, experts of a mixture, and on request the
-vision tower. Never routers, per-layer inputs, embeddings or the head."""
+"""The choice of layers that get an adapter.
+
+These are attention and MLP of the language model, the experts of a mixture, and on request the vision tower; never
+routers, per-layer inputs, embeddings or the head.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ log = logging.getLogger(__name__)
 
 
 def target_modules(model: PreTrainedModel, *, vision_tower: bool) -> list[str] | str:
-    """PEFT's `target_modules`: names of layers, or a pattern for a model that has others of these names elsewhere."""
+    """Return PEFT's `target_modules`: names of layers, or a pattern.
+
+    A pattern is needed where vision or audio towers have layers of the same names.
+    """
     if not vision_parts.of(model):
         return list(LINEAR_LAYERS)
     language = rf"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.({'|'.join(LINEAR_LAYERS)})"
@@ -31,7 +37,7 @@ def target_modules(model: PreTrainedModel, *, vision_tower: bool) -> list[str] |
 
 
 def target_parameters(model: PreTrainedModel) -> list[str] | None:
-    """PEFT's `target_parameters`: the experts of a mixture, None where there are none."""
+    """Return PEFT's `target_parameters`: a mixture's experts, or None."""
     family = of_model_type(model.config.model_type)
     if family is None:
         return None
@@ -39,10 +45,12 @@ def target_parameters(model: PreTrainedModel) -> list[str] | None:
     return [expert for expert in family.experts if any(name.endswith(f".{expert}") for name in names)] or None
 
 
-def dropout(asked: float, experts: list[str] | None) -> float:
-    """The dropout of an adapter: on a mixture of experts 0, since PEFT adds an expert's adapter to its weights instead
-    of to its output."""
-    if experts is not None and asked > 0:
-        log.info("lora_dropout is 0 instead of %g: an adapter on experts knows none", asked)
+def adapter_dropout(requested: float, experts: list[str] | None) -> float:
+    """Return the dropout of an adapter, which is 0 on a mixture of experts.
+
+    PEFT adds an expert's adapter to its weights instead of to its output, where no dropout is possible.
+    """
+    if experts is not None and requested > 0:
+        log.info("lora_dropout is 0 instead of %g: adapters on experts do not support dropout", requested)
         return 0.0
-    return asked
+    return requested

@@ -1,4 +1,7 @@
-"""What a causal language model predicts of a batch, up to its head: the head is where logits would take the memory."""
+"""Hidden states of the trained positions: the inputs of the loss head.
+
+The model runs up to its head: logits of all positions would take most of the memory.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,20 @@ from typing import Any
 import torch
 
 from trainer.base_model.language_model import unwrapped
-from trainer.model.on_cpu.install import knows_asking
+from trainer.model.on_cpu.install import accepts_query_positions
 from trainer.rows.encoder import UNTRAINED
 
-# oneDNN writes code for every shape of a product that it has not met, and keeps it.
-ASKING_STEP = 64
+# The number of query positions is a multiple of this: oneDNN compiles and caches code for every new shape.
+QUERY_POSITIONS_MULTIPLE = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Predictions:
-    """The positions of a batch that predict a trained token: hidden (positions, width), targets (positions,), and the
-    head (vocabulary, width) with its soft cap that make logits of them."""
+class HeadInputs:
+    """The inputs of the loss head, for positions that predict a trained token.
+
+    hidden: (positions, width). targets: (positions,), int64. head: (vocabulary, width). soft_cap: of the logits, see
+    `loss_head.cross_entropy_sum`.
+    """
 
     hidden: torch.Tensor
     targets: torch.Tensor
@@ -27,26 +33,33 @@ class Predictions:
     soft_cap: float | None
 
 
-def predictions(model: torch.nn.Module, batch: Mapping[str, Any], dtype: torch.dtype) -> Predictions:
-    """Of a model, wrapped by PEFT or not, and a batch of `trainer.training.batches`, with products made in `dtype`
-    whatever weights are kept in. Positions that are not trained on never reach the head."""
-    whole = unwrapped(model)
-    body = whole.get_submodule("model")
+def head_inputs(model: torch.nn.Module, batch: Mapping[str, Any], dtype: torch.dtype) -> HeadInputs:
+    """Return the inputs of the loss head for a batch.
+
+    model: with or without PEFT's wrapper. batch: of `trainer.training.batches`; its "shift_labels" are UNTRAINED where
+    a position predicts no trained token. dtype: the type to compute in, whatever type the weights have; hidden is
+    returned in it.
+    """
+    causal_model = unwrapped(model)
+    body = causal_model.get_submodule("model")
     inputs = {name: value for name, value in batch.items() if name != "shift_labels"}
-    trained = wanted = batch["shift_labels"] != UNTRAINED
-    if "row_lengths" in inputs and knows_asking(body) and trained.any():
-        inputs["asking"] = _some_more(trained[0])
-        wanted = trained[:, inputs["asking"]]
-    with torch.autocast(whole.device.type, dtype=dtype, enabled=dtype != torch.float32):
+    is_trained = is_returned = batch["shift_labels"] != UNTRAINED
+    if "row_lengths" in inputs and accepts_query_positions(body) and is_trained.any():
+        inputs["query_positions"] = _query_positions(is_trained[0])
+        is_returned = is_trained[:, inputs["query_positions"]]
+    with torch.autocast(causal_model.device.type, dtype=dtype, enabled=dtype != torch.float32):
         hidden = body(**inputs, use_cache=False).last_hidden_state
-    cap = getattr(whole.config.get_text_config(), "final_logit_softcapping", None)
-    head = whole.get_parameter("lm_head.weight")
-    return Predictions(hidden[wanted].to(dtype), batch["shift_labels"][trained], head, cap)
+    soft_cap = getattr(causal_model.config.get_text_config(), "final_logit_softcapping", None)
+    head = causal_model.get_parameter("lm_head.weight")
+    return HeadInputs(hidden[is_returned].to(dtype), batch["shift_labels"][is_trained], head, soft_cap)
 
 
-def _some_more(trained: torch.Tensor) -> torch.Tensor:
-    """The trained positions, and as many others as make their number one that products know already."""
-    missing = -int(trained.sum()) % ASKING_STEP
-    asking = trained.clone()
-    asking[(~trained).nonzero()[:missing]] = True
-    return asking.nonzero().squeeze(1)
+def _query_positions(is_trained: torch.Tensor) -> torch.Tensor:
+    """Return the trained positions, filled up to the multiple with others.
+
+    is_trained: (tokens,), boolean. Returns (query positions,), int64, ascending.
+    """
+    missing = -int(is_trained.sum()) % QUERY_POSITIONS_MULTIPLE
+    is_query = is_trained.clone()
+    is_query[(~is_trained).nonzero()[:missing]] = True
+    return is_query.nonzero().squeeze(1)

@@ -1,16 +1,22 @@
-"""The language-model head and its loss in one pass over blocks of the vocabulary, with no logits kept.
+"""Cross-entropy of the language-model head, block by block, without logits.
 
-Gemma's head has 262,144 columns: the logits of a thousand positions take a gigabyte, their gradient another. The loss
-of a position, log(sum over j of exp(z_j - z_y)) for logits z and target y, is a sum that can be taken block by block
-(as in the online softmax of Milakov & Gimelshein, arXiv:1805.02867). The gradient of the hidden states, the
-softmax-weighted sum of the head's rows less the target's row, is another sum that runs along in the same pass; so a
-frozen head costs two products a block, and nothing is computed twice. A trained head needs the finished softmax for its
-own gradient, which backward computes again.
+Gemma's head has 262,144 rows, one per token of the vocabulary: the logits of a thousand positions take a gigabyte in 32
+bits, and so does their gradient. With hidden state h, head rows w_j, soft cap c, temperature T and target y,
 
-Three things make it fast and exact. Exponents are taken relative to the target's logit, so no running maximum is kept;
-where that overflows, the pass is done again relative to the true maximum. The target's own share never runs through 16
-bits: what is left of it is the whole gradient of a token that is predicted well. And in 16 bits, most columns are so
-little to every position that one stands for all of them in the second product (`softmax_shares`).
+    z_j = cap(h w_j) / T,  cap(a) = c tanh(a / c) or a,  loss = log(sum_j exp(z_j - z_y)),  p = softmax(z)
+
+    d loss / dh   = ((sum over j != y of p_j cap'_j w_j) - (1 - p_y) cap'_y w_y) / T
+    d loss / dw_j = (p_j - [j = y]) cap'_j h / T
+
+where cap'_j is the cap's derivative at h w_j, 1 - tanh^2(h w_j / c) or 1. The sums over j are taken block by block (the
+online softmax of Milakov & Gimelshein, arXiv:1805.02867). A frozen head accumulates the gradient of h in the same pass:
+two products per block, and nothing is computed twice. A trained head needs the complete softmax for its own gradient,
+so backward recomputes the logits.
+
+Three things make it fast and exact. Exponents are relative to the target's logit, so no running maximum is needed;
+where they overflow, the pass is repeated relative to the true maximum. The target's own probability is never rounded to
+16 bits: 1 - p_y is the whole gradient of a token that is predicted well. And in 16 bits, most columns are so small at
+every position that they can be merged into one in the second product (`softmax_shares`).
 """
 
 from __future__ import annotations
@@ -20,20 +26,20 @@ from typing import Any
 
 import torch
 
-from trainer.model.softmax_shares import power_sums, shares, sums
+from trainer.model.softmax_shares import compute_shares, exp_sums, row_sums
 
-# Columns of the head that have logits at once; of a thousand positions in bfloat16, 8 MB.
+# Rows of the head whose logits exist at once; with a thousand positions in bfloat16 they take 8 MB.
 BLOCK = 4096
 
 
 def cross_entropy_sum(
     hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, *, soft_cap: float | None = None
 ) -> torch.Tensor:
-    """The sum over positions of the negative log-likelihood in nats of each target, as a float32 scalar.
+    """Return the sum of the targets' negative log-likelihoods, in nats.
 
-    hidden: (positions, width), of positions that have a target. head: (vocabulary, width), with or without gradient; it
-    may have more bits than hidden. targets: (positions,), int64. soft_cap: logits are soft_cap * tanh(logits /
-    soft_cap), as in Gemma 2.
+    hidden: (positions, width), of positions that have a target. head: (vocabulary, width), frozen or trained; its type
+    may be wider than that of hidden. targets: (positions,), int64. soft_cap: logits become soft_cap * tanh(logits /
+    soft_cap), as in Gemma 2; None for no cap. Returns a scalar in float32 (float64 if hidden is).
     """
     losses, _ = _CrossEntropy.apply(hidden, head, targets, soft_cap, 1.0, False)
     result: torch.Tensor = losses.sum()
@@ -41,157 +47,220 @@ def cross_entropy_sum(
 
 
 def log_probabilities(
-    hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, *, soft_cap: float | None = None,
+    hidden: torch.Tensor,
+    head: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    soft_cap: float | None = None,
     temperature: float = 1.0,
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Of each position the log-likelihood of its target, and the entropy of its softmax, in nats, which has no
-    gradient: (positions,) in float32. The operands are those of `cross_entropy_sum`; logits are divided by the
-    temperature, after the cap."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the targets' log-likelihoods and the entropies, in nats.
+
+    Both are (positions,) in float32 (float64 if hidden is); the entropy is that of each position's softmax, and has no
+    gradient. Arguments are those of `cross_entropy_sum`; logits are divided by the temperature after the cap.
+    """
     losses, entropies = _CrossEntropy.apply(hidden, head, targets, soft_cap, temperature, True)
     return -losses, entropies
 
 
 class _CrossEntropy(torch.autograd.Function):
+    """Losses of all positions, differentiable in hidden states and head.
+
+    It replaces `lm_head` followed by `torch.nn.functional.cross_entropy`, which store all logits and their gradient.
+    """
+
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, cap: float | None,
-        temperature: float, wants_entropies: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
-        """The losses of all positions, and their entropies or None."""
+        ctx: Any,
+        hidden: torch.Tensor,
+        head: torch.Tensor,
+        targets: torch.Tensor,
+        soft_cap: float | None,
+        temperature: float,
+        with_entropies: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return each position's loss, and entropy or None; both (positions,).
+
+        Saves the gradient of hidden if the head is frozen, else the arguments.
+        """
         in_one_pass = hidden.requires_grad and not head.requires_grad
-        part = _Head(hidden.detach(), head.detach(), targets, cap, temperature)
-        passed = part.one_pass(part.of_targets, gradient=in_one_pass, entropies=wants_entropies)
-        if not torch.isfinite(passed.rest).all():
-            passed = part.one_pass(part.maxima(), gradient=in_one_pass, entropies=wants_entropies)
-        losses = torch.log(passed.own + passed.rest) + passed.shift - part.of_targets
-        if passed.gradient is not None:
-            ctx.save_for_backward(passed.gradient)
+        product = _HeadProduct(hidden.detach(), head.detach(), targets, soft_cap, temperature)
+        passed = product.one_pass(product.target_logits, gradient=in_one_pass, entropies=with_entropies)
+        if not torch.isfinite(passed.other_exp_sum).all():
+            passed = product.one_pass(product.max_logits(), gradient=in_one_pass, entropies=with_entropies)
+        losses = torch.log(passed.target_exp + passed.other_exp_sum) + passed.shift - product.target_logits
+        if passed.grad_hidden is not None:
+            ctx.save_for_backward(passed.grad_hidden)
         else:
             ctx.save_for_backward(hidden, head, targets, losses)
-        ctx.in_one_pass, ctx.how, ctx.dtype = in_one_pass, (cap, temperature), hidden.dtype
+        ctx.in_one_pass, ctx.cap_and_temperature, ctx.dtype = in_one_pass, (soft_cap, temperature), hidden.dtype
         if passed.entropies is not None:
             ctx.mark_non_differentiable(passed.entropies)
         return losses, passed.entropies
 
     @staticmethod
-    def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Return the gradients of hidden and, if it is trained, of the head.
+
+        They are (positions, width) and (vocabulary, width), in the types of both. grad_outputs: the gradient of each
+        loss (positions,), by which the derivatives in the module's docstring are multiplied.
+        """
         if ctx.in_one_pass:
-            (gradient,) = ctx.saved_tensors
-            return (gradient * outer[0].unsqueeze(1)).to(ctx.dtype), *[None] * 5
+            (grad_hidden,) = ctx.saved_tensors
+            return (grad_hidden * grad_outputs[0].unsqueeze(1)).to(ctx.dtype), *[None] * 5
         hidden, head, targets, losses = ctx.saved_tensors
-        again = _Head(hidden, head, targets, *ctx.how)
-        of_hidden, of_head = again.gradients(losses, outer[0], of_head=ctx.needs_input_grad[1])
-        return of_hidden.to(ctx.dtype) if ctx.needs_input_grad[0] else None, of_head, *[None] * 4
+        product = _HeadProduct(hidden, head, targets, *ctx.cap_and_temperature)
+        grad_hidden, grad_head = product.gradients(losses, grad_outputs[0], of_head=ctx.needs_input_grad[1])
+        return grad_hidden.to(ctx.dtype) if ctx.needs_input_grad[0] else None, grad_head, *[None] * 4
 
 
 @dataclass(frozen=True, slots=True)
 class _Pass:
-    """Sums of exp(logit - shift), each (positions,): of the target, and of all others. gradient: of hidden."""
+    """The results of one pass over the head.
+
+    shift: (positions,), what exponents are relative to. target_exp, other_exp_sum: (positions,), exp(z_y - shift), and
+    the sum of exp(z_j - shift) over all other j. grad_hidden: (positions, width), of each position's loss; None if it
+    was not asked for. entropies: (positions,) or None. All are in float32, or float64 if hidden is.
+    """
 
     shift: torch.Tensor
-    own: torch.Tensor
-    rest: torch.Tensor
-    gradient: torch.Tensor | None
+    target_exp: torch.Tensor
+    other_exp_sum: torch.Tensor
+    grad_hidden: torch.Tensor | None
     entropies: torch.Tensor | None
 
 
-class _Head:
-    """The products of one call. `exact` is the type that sums are kept in."""
+class _HeadProduct:
+    """The product of hidden states with the head, block by block.
+
+    sum_dtype: the type of all sums, float32 or float64. target_logits: (positions,), z_y. The targets' logits are
+    computed on their own, in sum_dtype, and count as -inf in the blocks.
+    """
 
     def __init__(
-        self, hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, cap: float | None, temperature: float
+        self,
+        hidden: torch.Tensor,
+        head: torch.Tensor,
+        targets: torch.Tensor,
+        soft_cap: float | None,
+        temperature: float,
     ):
-        self.hidden, self.head, self.targets, self.cap, self.cold = hidden, head, targets, cap, 1 / temperature
-        self.exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        """Compute the targets' logits.
+
+        Arguments are those of `log_probabilities`.
+        """
+        self.hidden, self.head, self.targets = hidden, head, targets
+        self.soft_cap, self.inverse_temperature = soft_cap, 1 / temperature
+        self.sum_dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         self.positions = torch.arange(len(targets), device=targets.device)
-        own_rows = head[targets].to(hidden.dtype).to(self.exact)
-        self.of_targets, self.own_slope = self._capped((hidden.to(self.exact) * own_rows).sum(1))
-        self._own_rows = own_rows
+        target_rows = head[targets].to(hidden.dtype).to(self.sum_dtype)
+        self.target_logits, self.target_slope = self._capped((hidden.to(self.sum_dtype) * target_rows).sum(1))
+        self._target_rows = target_rows
         # One buffer for the logits of every block: fresh memory costs more than the arithmetic on it.
         self._buffer = torch.empty(len(hidden) * min(BLOCK, len(head)), dtype=hidden.dtype, device=hidden.device)
 
-    def one_pass(self, wanted_shift: torch.Tensor, *, gradient: bool, entropies: bool) -> _Pass:
-        """wanted_shift: (positions,), what logits are taken relative to, as far as the type of `hidden` can say it."""
-        shift = wanted_shift.to(self.hidden.dtype)
-        own = torch.exp(self.of_targets - shift.to(self.exact))
-        rest, along = torch.zeros_like(own), own * (self.of_targets - shift.to(self.exact))
-        summed = torch.zeros(self.hidden.shape, dtype=self.exact, device=own.device) if gradient else None
+    def one_pass(self, approximate_shift: torch.Tensor, *, gradient: bool, entropies: bool) -> _Pass:
+        """Sum all exponentials; on request also return gradient and entropies.
+
+        approximate_shift: (positions,), what exponents are relative to, once rounded to the type of hidden, which the
+        logits have. With x_j = z_j - shift and Z = sum_j exp(x_j), the entropy is log(Z) - sum_j(x_j exp(x_j)) / Z.
+        """
+        shift = approximate_shift.to(self.hidden.dtype)
+        target_exp = torch.exp(self.target_logits - shift.to(self.sum_dtype))
+        other_exp_sum = torch.zeros_like(target_exp)
+        weighted_sum = target_exp * (self.target_logits - shift.to(self.sum_dtype))
+        grad_hidden = None
+        if gradient:
+            grad_hidden = torch.zeros(self.hidden.shape, dtype=self.sum_dtype, device=target_exp.device)
         for start in range(0, len(self.head), BLOCK):
             rows = self.head[start : start + BLOCK].to(self.hidden.dtype)
             logits, slope = self._logits(rows, start, shift)
             if entropies:
-                powers, along_here = power_sums(logits)
-                along += along_here
-            if summed is None:
-                rest += powers if entropies else sums(logits.exp_())
+                block_exp_sum, block_weighted_sum = exp_sums(logits)
+                weighted_sum += block_weighted_sum
+            if grad_hidden is None:
+                other_exp_sum += block_exp_sum if entropies else row_sums(logits.exp_())
             elif self.hidden.dtype in (torch.bfloat16, torch.float16):
-                found = shares(logits, own, rest, slope)
-                summed.addcmul_(found.times(rows).to(self.exact), (own + rest).unsqueeze(1))
+                shares = compute_shares(logits, target_exp, other_exp_sum, slope)
+                # Shares are relative to the sum so far, which grows with every block.
+                exp_sum_so_far = (target_exp + other_exp_sum).unsqueeze(1)
+                grad_hidden.addcmul_(shares.matmul(rows).to(self.sum_dtype), exp_sum_so_far)
             else:
                 weights = logits.exp_()
-                rest += sums(weights)
-                summed += (weights if slope is None else weights.mul_(slope)) @ rows
-        if summed is not None:
-            total = (own + rest).unsqueeze(1)
-            left = (rest / total.squeeze(1)).unsqueeze(1)  # 1 - the target's share, without its rounding
-            if self.own_slope is not None:
-                left = left * self.own_slope.unsqueeze(1)
-            summed.div_(total).sub_(left * self._own_rows).mul_(self.cold)
-        spread = torch.log(own + rest) - along / (own + rest) if entropies else None
-        return _Pass(shift.to(self.exact), own, rest, summed, spread)
+                other_exp_sum += row_sums(weights)
+                grad_hidden += (weights if slope is None else weights.mul_(slope)) @ rows
+        if grad_hidden is not None:
+            total = (target_exp + other_exp_sum).unsqueeze(1)
+            remainder = (other_exp_sum / total.squeeze(1)).unsqueeze(1)  # 1 - p_y, without the rounding of p_y
+            if self.target_slope is not None:
+                remainder = remainder * self.target_slope.unsqueeze(1)
+            grad_hidden.div_(total).sub_(remainder * self._target_rows).mul_(self.inverse_temperature)
+        entropy = None
+        if entropies:
+            entropy = torch.log(target_exp + other_exp_sum) - weighted_sum / (target_exp + other_exp_sum)
+        return _Pass(shift.to(self.sum_dtype), target_exp, other_exp_sum, grad_hidden, entropy)
 
     def gradients(
-        self, losses: torch.Tensor, outer: torch.Tensor, *, of_head: bool
+        self, losses: torch.Tensor, grad_losses: torch.Tensor, *, of_head: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Of hidden, and of the head, which was not frozen. losses: (positions,) as the first pass found them. outer:
-        their gradients."""
-        outer = outer * self.cold
-        log_total = losses + self.of_targets
+        """Return the gradients of hidden, and of the head or None.
+
+        losses: (positions,), from the forward pass; they give sum_j exp(z_j), so one more pass has the final softmax.
+        grad_losses: (positions,), by which the derivatives in the module's docstring are multiplied. The gradient of
+        hidden is (positions, width) in sum_dtype, that of the head (vocabulary, width) in its type.
+        """
+        grad_losses = grad_losses * self.inverse_temperature
+        log_total = losses + self.target_logits  # log(sum_j exp(z_j))
         shift = log_total.to(self.hidden.dtype)
-        scale = (torch.exp(shift.to(self.exact) - log_total) * outer).unsqueeze(1)  # makes weights the softmax
-        scaled = (self.hidden.to(self.exact) * scale).to(self.hidden.dtype)
-        summed = torch.zeros(self.hidden.shape, dtype=self.exact, device=scale.device)
-        of_rows = torch.empty_like(self.head) if of_head else None
+        # exp(z_j - shift) * exp(shift - log_total) is p_j: the second factor corrects the rounding of the shift.
+        scale = (torch.exp(shift.to(self.sum_dtype) - log_total) * grad_losses).unsqueeze(1)
+        scaled_hidden = (self.hidden.to(self.sum_dtype) * scale).to(self.hidden.dtype)
+        grad_hidden = torch.zeros(self.hidden.shape, dtype=self.sum_dtype, device=scale.device)
+        grad_head = torch.empty_like(self.head) if of_head else None
         for start in range(0, len(self.head), BLOCK):
             rows = self.head[start : start + BLOCK].to(self.hidden.dtype)
             logits, slope = self._logits(rows, start, shift)
             weights = logits.exp_() if slope is None else logits.exp_().mul_(slope)
-            summed += weights @ rows
-            if of_rows is not None:
-                of_rows[start : start + BLOCK] = weights.T @ scaled
-        # -expm1(-loss) is 1 - the target's share.
-        left = (-torch.expm1(-losses) * outer).unsqueeze(1)
-        if self.own_slope is not None:
-            left = left * self.own_slope.unsqueeze(1)
-        if of_rows is not None:
-            of_rows.index_add_(0, self.targets, (-left * self.hidden.to(self.exact)).to(of_rows.dtype))
-        return summed * scale - left * self._own_rows, of_rows
+            grad_hidden += weights @ rows
+            if grad_head is not None:
+                grad_head[start : start + BLOCK] = weights.T @ scaled_hidden
+        remainder = (-torch.expm1(-losses) * grad_losses).unsqueeze(1)  # 1 - p_y is -expm1(-loss)
+        if self.target_slope is not None:
+            remainder = remainder * self.target_slope.unsqueeze(1)
+        if grad_head is not None:
+            of_targets = (-remainder * self.hidden.to(self.sum_dtype)).to(grad_head.dtype)
+            grad_head.index_add_(0, self.targets, of_targets)
+        return grad_hidden * scale - remainder * self._target_rows, grad_head
 
-    def maxima(self) -> torch.Tensor:
-        """The highest logit of each position."""
-        found = self.of_targets.clone()
+    def max_logits(self) -> torch.Tensor:
+        """Return the highest logit of each position: (positions,)."""
+        highest = self.target_logits.clone()
         for start in range(0, len(self.head), BLOCK):
             logits = self.hidden @ self.head[start : start + BLOCK].to(self.hidden.dtype).T
-            found = torch.maximum(found, self._capped(logits.to(self.exact).amax(1))[0])
-        return found
+            highest = torch.maximum(highest, self._capped(logits.to(self.sum_dtype).amax(1))[0])
+        return highest
 
     def _logits(self, rows: torch.Tensor, start: int, shift: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Of a block, less the shift, in the buffer, and the slope of the cap there. The targets' are -inf."""
+        """Return z_j - shift for a block of the head, and cap' or None.
+
+        rows: (block, width), the head's rows from `start` on, in the type of hidden. Both results are (positions,
+        block), in that type; the first is a view of the buffer. The targets' entries are -inf.
+        """
         logits, slope = self._buffer[: len(self.hidden) * len(rows)].view(-1, len(rows)), None
-        if self.cap is None:
-            torch.addmm(-shift.unsqueeze(1), self.hidden, rows.T, alpha=self.cold, out=logits)
+        if self.soft_cap is None:
+            torch.addmm(-shift.unsqueeze(1), self.hidden, rows.T, alpha=self.inverse_temperature, out=logits)
         else:
             torch.mm(self.hidden, rows.T, out=logits)
-            bent = logits.div_(self.cap).tanh_()
-            slope = 1 - bent.square()
-            bent.mul_(self.cap * self.cold).sub_(shift.unsqueeze(1))
-        here = (self.targets >= start) & (self.targets < start + len(rows))
-        logits[self.positions[here], self.targets[here] - start] = -torch.inf
+            tanh = logits.div_(self.soft_cap).tanh_()
+            slope = 1 - tanh.square()
+            tanh.mul_(self.soft_cap * self.inverse_temperature).sub_(shift.unsqueeze(1))
+        in_block = (self.targets >= start) & (self.targets < start + len(rows))
+        logits[self.positions[in_block], self.targets[in_block] - start] = -torch.inf
         return logits, slope
 
     def _capped(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Logits after the cap, divided by the temperature, and the cap's slope there."""
-        if self.cap is None:
-            return self.cold * logits, None
-        bent = torch.tanh(logits / self.cap)
-        return self.cold * self.cap * bent, 1 - bent.square()
+        """Return logits capped and divided by the temperature, and cap'."""
+        if self.soft_cap is None:
+            return self.inverse_temperature * logits, None
+        tanh = torch.tanh(logits / self.soft_cap)
+        return self.inverse_temperature * self.soft_cap * tanh, 1 - tanh.square()

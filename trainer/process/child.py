@@ -1,4 +1,7 @@
-"""A process of its own for what may crash, must be fresh, or brings libraries that the step does without."""
+"""Runs Python in a child process.
+
+For work that may crash, needs a fresh process, or imports libraries that the step itself avoids.
+"""
 
 from __future__ import annotations
 
@@ -11,47 +14,61 @@ from dataclasses import dataclass
 
 from gemtune.process import parent_death
 
-# Nothing that a child needs is on the Hub, and nothing that it prints is for people.
+# Children need nothing from the Hub, and their output is for log files only.
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-LOOK_SECONDS = 0.05
-# What a process dies of when what it read was wrong, other than what the machine lacks (SIGKILL).
+POLL_SECONDS = 0.05
+# Signals that end a process which read a malformed file. SIGKILL is not one: it means that memory ran out.
 CRASHES = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL}
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """code: the exit code, negative for a signal. said: the end of its output."""
+class ChildResult:
+    """The end of a child process.
+
+    code: the exit code, negative for a signal. output: the last 4,000 bytes of its output.
+    """
 
     code: int
-    said: str
+    output: str
 
     @property
-    def last_words(self) -> str:
-        """The last three lines that are not blank, in one: Python's own word of an exception stands there."""
-        lines = [line.strip() for line in self.said.splitlines() if line.strip()]
+    def last_lines(self) -> str:
+        """Return the last three lines that are not blank, as one line.
+
+        They hold the message of an uncaught Python exception.
+        """
+        lines = [line.strip() for line in self.output.splitlines() if line.strip()]
         return " ".join(lines[-3:])[-600:]
 
     def check_machine(self) -> None:
-        """Raises MemoryError or OSError for an end that says nothing of what the child was given."""
+        """Raise MemoryError or OSError if the machine was at fault.
+
+        Any other failure is due to the child's input.
+        """
         if self.code == -signal.SIGKILL:
-            raise MemoryError("a process of the export was killed; most likely memory ran out")
-        if "No space left on device" in self.said:
+            raise MemoryError("a process of the export was killed, most likely because memory ran out")
+        if "No space left on device" in self.output:
             raise OSError(28, "No space left on device")
 
 
-def run(arguments: Sequence[str], check_stop: Callable[[], None]) -> Ended:
-    """Run Python with these arguments to its end. `check_stop` raises to give it up; then the child ends too, as it
-    does when this process is killed. For a thread that lives as long.
+def run(arguments: Sequence[str], check_stop: Callable[[], None]) -> ChildResult:
+    """Run Python with these arguments until it ends.
+
+    check_stop: called while waiting; if it raises, the child is killed. The child is also killed when this process
+    dies. Call it in a thread that lives as long: the child's parent-death signal follows the thread.
     """
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
-            parent_death.command(arguments, signal.SIGKILL), stdin=subprocess.DEVNULL, stdout=output,
-            stderr=subprocess.STDOUT, env=os.environ | ENVIRONMENT,
-        )  # fmt: skip
+            parent_death.command(arguments, signal.SIGKILL),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | ENVIRONMENT,
+        )
         try:
             while True:
                 try:
-                    process.wait(LOOK_SECONDS)
+                    process.wait(POLL_SECONDS)
                     break
                 except subprocess.TimeoutExpired:
                     check_stop()
@@ -60,4 +77,4 @@ def run(arguments: Sequence[str], check_stop: Callable[[], None]) -> Ended:
                 process.kill()
                 process.wait()
         output.seek(max(0, output.tell() - 4000))
-        return Ended(process.returncode, output.read().decode(errors="replace"))
+        return ChildResult(process.returncode, output.read().decode(errors="replace"))

@@ -1,4 +1,4 @@
-"""Exceptions that end a step: what the record says of them, and whether another attempt could end otherwise."""
+"""Exceptions that end a step: their description, and whether a retry may help."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gemtune.redaction import redact
 log = logging.getLogger(__name__)
 
 CAUSE_LENGTH = 300
-# Building a model from the same files, and its first forward pass, end in one of these each time.
+# Errors that repeat with the same files, when a model is built or computes for the first time.
 PERMANENT = (
     ArithmeticError,
     AssertionError,
@@ -23,28 +23,30 @@ PERMANENT = (
     TypeError,
     ValueError,
 )
-# How torch's plain RuntimeErrors name the device, its driver or its libraries: another machine may do better.
-OF_THE_DEVICE = ("CUDA", "cuDNN", "CUBLAS", "NVML")
+# Words in torch's RuntimeErrors about the device, its driver or its libraries. Another machine may not have the error.
+DEVICE_WORDS = ("CUDA", "cuDNN", "CUBLAS", "NVML")
 MODEL_NOT_SUPPORTED = "model_not_supported"
 
 
 def cause_of(error: BaseException) -> str:
-    """Describe an exception in one line: its type, and the first line of its message that is not blank. Without
-    tokens."""
+    """Describe an exception in one line, with secrets redacted.
+
+    The line has its type and the first line of its message that is not blank.
+    """
     first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     kind = type(error).__name__
     return redact(f"{kind}: {first_line[:CAUSE_LENGTH]}" if first_line else kind)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether memory, of the machine or of its GPU, was not enough."""
+    """Return whether main memory or GPU memory ran out."""
     named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
     return named or "can't allocate memory" in str(error)
 
 
 @contextmanager
 def refuse_unsupported_model(base_model_id: str, *, trained: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Fail the step at once where a library cannot build the model or compute with it.
+    """Fail the step at once if the libraries cannot build or train the model.
 
     The same files give the same error each time, until `trained` says that the model finished a train_step: then the
     libraries can train it, and an error has another cause. Errors of memory, files and devices, and gemtune's own,
@@ -55,7 +57,7 @@ def refuse_unsupported_model(base_model_id: str, *, trained: Callable[[], bool] 
     except GemtuneError:
         raise
     except PERMANENT as error:
-        if trained() or is_out_of_memory(error) or _is_of_the_device(error):
+        if trained() or is_out_of_memory(error) or _is_device_error(error):
             raise
         log.exception("the libraries cannot train %s", base_model_id)
         message = f"the libraries cannot train {base_model_id}: {cause_of(error)}"
@@ -63,7 +65,8 @@ def refuse_unsupported_model(base_model_id: str, *, trained: Callable[[], bool] 
         raise StepError(MODEL_NOT_SUPPORTED, message, hint=hint) from error
 
 
-def _is_of_the_device(error: BaseException) -> bool:
+def _is_device_error(error: BaseException) -> bool:
+    """Return whether an error comes from the GPU rather than from the model."""
     if type(error).__name__ == "AcceleratorError":  # torch's
         return True
-    return isinstance(error, RuntimeError) and any(name in str(error) for name in OF_THE_DEVICE)
+    return isinstance(error, RuntimeError) and any(name in str(error) for name in DEVICE_WORDS)

@@ -1,4 +1,4 @@
-"""Says every few seconds that an attempt lives, and ends the process when the attempt is nobody's any more."""
+"""The heartbeat of an attempt, which also ends a superseded one."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from gemtune.errors import JobNotFound, Stale
 log = logging.getLogger(__name__)
 
 SECONDS = 5.0
-# How long the main thread has to notice by itself, at the end of its train_step.
+# The main thread has this long to stop by itself, which it does after a train_step.
 GRACE_SECONDS = 5.0
 
 
 class Heartbeat:
-    """A thread beside the step. `lost` is set when a newer attempt, another claim or an end took the job away."""
+    """A thread that records a heartbeat every few seconds.
+
+    As a context manager it runs while the step does. `lost` is set once the attempt may not write any more: a newer
+    attempt or another claim has the job, or the job is over. If the main thread does not stop then, the process exits.
+    """
 
     def __init__(self, beat: Callable[[], None]):
         self._beat = beat
@@ -40,8 +44,8 @@ class Heartbeat:
                 log.info("this attempt ends: %s", error)
                 self.lost.set()
                 if not self._ended.wait(GRACE_SECONDS):
-                    # A train_step can take minutes. Nothing half-written counts, so leaving now harms nothing.
+                    # A train_step can take minutes. Exiting now is safe, since incomplete files are ignored.
                     os._exit(0)
                 return
             except Exception as error:
-                log.warning("a heartbeat did not get through: %s", error)
+                log.warning("a heartbeat failed: %s", error)

@@ -1,9 +1,10 @@
-"""How the threads of a process wait for each other at the end of an operation that they share.
+"""A limit on how long OpenMP's threads spin before they sleep.
 
-GNU's OpenMP, which PyTorch computes by, has them spin some hundred thousand times before they sleep. A core that is
-theirs alone has nothing better to do; but where another process computes too, they keep from its core the very thread
-that they wait for, at every operation: of a tiny model, some operations took 20 times as long on two cores
-(`bench.beside`). Spinning a thousand times costs nothing that could be measured on a machine of their own.
+At the end of a parallel operation, threads of GNU's OpenMP, which PyTorch uses, wait for each other and spin some
+hundred thousand times before they sleep. With the core to themselves that costs nothing. But if another process
+computes too, a spinning thread occupies the core of the very thread it waits for, at every operation: with a tiny
+model, some operations took 20 times as long on two cores (`bench.beside`). Spinning a thousand times costs nothing
+measurable on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from __future__ import annotations
 import os
 from collections.abc import MutableMapping
 
-# GNU's OpenMP takes 100 to 1,000 itself where it knows that there are more threads than cores.
+# GNU's OpenMP itself uses 100 to 1,000 if it knows that there are more threads than cores.
 SPINS = "1000"
 
 
-def wait_briefly(environment: MutableMapping[str, str] = os.environ) -> None:
-    """For this process, before it imports torch, and for those that it starts. Who set it already is listened to."""
+def limit_spinning(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Set the limit for this process and its children.
+
+    Call before importing torch. Settings that exist in the environment stay.
+    """
     if "OMP_WAIT_POLICY" not in environment:
         environment.setdefault("GOMP_SPINCOUNT", SPINS)

@@ -1,5 +1,7 @@
-"""Exports what was trained, in the format that was asked for, and proves that it behaves as trained. A failed export
-trains nothing again."""
+"""The export step: writes the model in the requested format, and certifies it.
+
+The certificate says that the export behaves as the trained model does. A failed export does not train again.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """An export that is certified, and whole in the objects store. folder: a local copy, to be read only."""
+    """A certified export, complete in the object store.
+
+    folder: a local copy, which must not be changed.
+    """
 
     prefix: str
     folder: Path
@@ -38,9 +43,12 @@ class Exported:
 
 
 def run(context: Context) -> None:
-    """Write `export/<attempt>/` and complete the job with its place. Raises StepError, IncompleteFolder, Stale."""
+    """Write `export/<attempt>/` and complete the job with its location.
+
+    Raises StepError, IncompleteFolder, Stale.
+    """
     context.check_stop()
-    exported = _of_an_earlier_attempt(context) or _exported(context)
+    exported = _reuse_earlier_attempt(context) or _export(context)
     place = context.buckets.export.uri(exported.prefix)
     if context.spec.export_config.destination == "hfhub":  # the bucket's copy stays, whatever the Hub says
         from trainer.hub import upload
@@ -50,8 +58,11 @@ def run(context: Context) -> None:
     context.advance.finish(context.job.job_id, context.fence, result)
 
 
-def _of_an_earlier_attempt(context: Context) -> Exported | None:
-    """What was whole before the Hub was away, or the record could be told: nothing of it is made again."""
+def _reuse_earlier_attempt(context: Context) -> Exported | None:
+    """Return the complete export of an earlier attempt, or None.
+
+    There is one if that attempt failed later, at the upload to the Hub or at the update of the record.
+    """
     for attempt in range(context.fence.attempt - 1, 0, -1):
         prefix = f"{context.prefix}/export/{attempt}"
         copy = manifest.read_whole(context.buckets.export, prefix)
@@ -60,22 +71,29 @@ def _of_an_earlier_attempt(context: Context) -> Exported | None:
         try:
             folder = manifest.fetch(context.buckets.export, prefix, context.work / f"attempt-{attempt}")
         except manifest.IncompleteFolder as error:
-            log.warning("%s; it is exported again", error)
+            log.warning("%s; exporting again", error)
             continue
-        log.info("attempt %d has exported it; what it did is not done again", attempt)
-        figures = json.loads((folder / parity_check.NAME).read_text())["figures"]
-        return Exported(prefix, folder, copy.artifacts, Parity.model_validate(figures))
+        log.info("reusing the complete export of attempt %d", attempt)
+        parity = json.loads((folder / parity_check.NAME).read_text())["figures"]
+        return Exported(prefix, folder, copy.artifacts, Parity.model_validate(parity))
     return None
 
 
-def _exported(context: Context) -> Exported:
+def _export(context: Context) -> Exported:
+    """Write the export, certify it, and publish both to the object store."""
     trained = trained_weights.locate(context)
     folder = context.work / "exported"
     note = write(context, trained, folder)
     parity = parity_check.issue(
-        context.spec, trained, held_out_rows.collect(trained.prepared, trained.folder), folder, context.work,
-        context.llama_cpp, note=note, check_stop=context.check_stop,
-    )  # fmt: skip
+        context.spec,
+        trained,
+        held_out_rows.collect(trained.prepared, trained.folder),
+        folder,
+        context.work,
+        context.llama_cpp,
+        note=note,
+        check_stop=context.check_stop,
+    )
     export, prefix = context.buckets.export, f"{context.prefix}/export/{context.fence.attempt}"
     files = manifest.describe(export, folder, prefix)
     trained_with = versions.read(trained.folder)
@@ -85,7 +103,10 @@ def _exported(context: Context) -> Exported:
 
 
 def write(context: Context, trained: TrainedWeights, folder: Path) -> str:
-    """Write the export itself; return what its certificate should say of it. An adapter needs no torch."""
+    """Write the export's files; return a note for its certificate, or "".
+
+    An adapter is copied, without importing torch.
+    """
     export = context.spec.export
     if isinstance(export, AdapterExport):
         shutil.copytree(trained.folder, folder, ignore=shutil.ignore_patterns(manifest.NAME, versions.NAME))
@@ -107,7 +128,10 @@ def write(context: Context, trained: TrainedWeights, folder: Path) -> str:
 
 
 def _write_gguf(context: Context, trained: TrainedWeights, export: GgufExport, whole: Path, folder: Path) -> str:
-    """Write a merged model as GGUF, and delete it."""
+    """Write a merged model as GGUF; delete the merged model.
+
+    whole: its folder. Returns a note for the certificate, or "".
+    """
     folder.mkdir()
     untrained = () if trained.adapter is None else (conversion.EMBEDDING,)
     dithered = conversion.write(whole, folder, export, context.llama_cpp, untrained, check_stop=context.check_stop)

@@ -1,4 +1,7 @@
-"""Checks and tokenizes a dataset and provides the base weights, so that no GPU ever waits for either. No torch here."""
+"""The prepare step: checks and tokenizes a dataset, and provides base weights.
+
+It runs on a cheap machine without torch, so that no GPU waits for this work.
+"""
 
 from __future__ import annotations
 
@@ -37,32 +40,37 @@ from trainer.store import manifest
 log = logging.getLogger(__name__)
 
 SAMPLES = 3
-# Of rows without a held-out split, this share is held out, up to a number that tells enough.
+# A dataset without a split for evaluation has this fraction of its rows held out, up to a sufficient number.
 EVAL_SHARE, MAX_EVAL_ROWS = 0.1, 500
 
 
 def run(context: Context) -> None:
-    """Write `prepared/<attempt>/`: train.parquet, eval.parquet, prepared.json, report.json, and of a vision job
-    pictures.arrow.
+    """Write `prepared/<attempt>/`.
 
-    Raises StepError for data or a base model that cannot be trained on; StopRequested.
+    The folder holds train.parquet, eval.parquet, prepared.json, report.json and, in vision jobs, pictures.arrow. Raises
+    StepError for data or a base model that cannot be trained on, and StopRequested.
     """
     config = context.spec.training_config
     dataset = dataset_files.find(context.buckets.data, context.spec.processed_dataset_id, context.work)
     provided = location.provide(
-        config.base_model_id, context.buckets, context.work, token=lambda: context.secret("hf_token"),
+        config.base_model_id,
+        context.buckets,
+        context.work,
+        token=lambda: context.secret("hf_token"),
         check_stop=context.check_stop,
-    )  # fmt: skip
-    folder = location.without_weights(context.buckets, provided, context.work)
-    model = folder_contents.config_of(folder)
+    )
+    folder = location.locate_without_weights(context.buckets, provided, context.work)
+    model_config = folder_contents.config_of(folder)
     if context.spec.export_config.format == "gguf":
-        conversion.check_family(model)
-    asked = config.max_seq_length or DEFAULT_SEQ_LENGTH
-    # Gemma 3 4B and larger leave out how many positions they have: 131,072, which is more than can be asked for.
-    readable = folder_contents.max_positions(model)
-    max_length = min(asked, readable or asked)
-    pictures = picture_tokens(folder, model) if context.spec.modality == "vision" else None
-    encoder = Encoder(folder, max_length=max_length, vocab_size=folder_contents.vocab_size(model), pictures=pictures)
+        conversion.check_family(model_config)
+    requested = config.max_seq_length or DEFAULT_SEQ_LENGTH
+    # Gemma 3 4B and larger do not state their 131,072 positions; max_seq_length cannot exceed that anyway.
+    max_positions = folder_contents.max_positions(model_config)
+    max_length = min(requested, max_positions or requested)
+    pictures = picture_tokens(folder, model_config) if context.spec.modality == "vision" else None
+    encoder = Encoder(
+        folder, max_length=max_length, vocab_size=folder_contents.vocab_size(model_config), pictures=pictures
+    )
 
     output = context.work / "prepared"
     output.mkdir()
@@ -71,19 +79,19 @@ def run(context: Context) -> None:
     file = output / "pictures.arrow"
     with nullcontext() if pictures is None else PictureFile(file, source, pictures.size) as picture_file:
         kind = row_kind(config, encoder, picture_file, max_length=max_length)
-        train = Tally(dataset.train.name, max_length, readable)
-        _tokenize(dataset.train, kind, output / "train.parquet", train, context.check_stop)
+        train = Tally(dataset.train.name, max_length, max_positions)
+        _write_tokens(dataset.train, kind, output / "train.parquet", train, context.check_stop)
         if dataset.eval is not None:
-            held_out = Tally(dataset.eval.name, max_length, readable)
-            _tokenize(dataset.eval, kind, output / "eval.parquet", held_out, context.check_stop)
+            held_out = Tally(dataset.eval.name, max_length, max_positions)
+            _write_tokens(dataset.eval, kind, output / "eval.parquet", held_out, context.check_stop)
     eval_rows = held_out.kept if held_out else 0
     if dataset.eval is None and config.eval_strategy != "no":
-        eval_rows = _split_off(output, kind.columns, train.kept, seed=config.seed)
+        eval_rows = _hold_out_rows(output, kind.columns, train.kept, seed=config.seed)
     rows = train.kept - (0 if held_out else eval_rows)
     train.check_ends()
-    _check_groups(config, rows)
+    _check_prompt_count(config, rows)
     longest_row = max(tally.longest for tally in (train, held_out) if tally is not None)
-    machine, export_machine = _machines(context, provided, longest_row)
+    machine, export_machine = _choose_machines(context, provided, longest_row)
     packed = len(packs(row_lengths(output / "train.parquet"), max_length)) if config.packing else rows
     train_steps = total_train_steps(config, packed)
     _check_warmup(config, train_steps)
@@ -113,32 +121,35 @@ def run(context: Context) -> None:
     context.advance.finish(context.job.job_id, context.fence, result)
 
 
-def _machines(context: Context, provided: Mapping[str, str], longest_row: int) -> tuple[str | None, str | None]:
-    """What trains it, and whose memory its export needs, now that weights and rows are known.
+def _choose_machines(context: Context, provided: Mapping[str, str], longest_row: int) -> tuple[str | None, str | None]:
+    """Return the machines for train and export, now that all sizes are known.
 
-    Raises StepError `needs_larger_machine`.
+    longest_row: in tokens. Raises StepError `needs_larger_machine`.
     """
     size = location.size(context.buckets, provided)
     config = context.spec.training_config
-    sampled = config.rl_config.max_completion_length if isinstance(config.rl_config, GrpoConfig) else 0
-    load = replace(load_of(config, context.spec.modality), length=longest_row + sampled)
+    completion_tokens = config.rl_config.max_completion_length if isinstance(config.rl_config, GrpoConfig) else 0
+    load = replace(load_of(config, context.spec.modality), length=longest_row + completion_tokens)
     try:
-        trains = choice.choose_machine(context.machines, config.machine, size, load)
-        written = EXPORTS[context.spec.export_config.format].bytes_per_parameter
-        need = 0.0 if size is None else memory_for_export(size, config.method, written)
-        return trains, choice.choose_export_machine(context.machines, need)
+        train_machine = choice.choose_machine(context.machines, config.machine, size, load)
+        bytes_per_parameter = EXPORTS[context.spec.export_config.format].bytes_per_parameter
+        export_memory = 0.0 if size is None else memory_for_export(size, config.method, bytes_per_parameter)
+        return train_machine, choice.choose_export_machine(context.machines, export_memory)
     except NeedsLargerMachine as error:
         raise StepError(error.code, error.message, hint=error.hint) from error
 
 
-def _tokenize(source: Path, kind: RowKind, target: Path, tally: Tally, check_stop: Callable[[], None]) -> None:
-    """Write the rows of a split that can be trained on. Raises StepError `empty_dataset`, `bad_rows`."""
+def _write_tokens(source: Path, kind: RowKind, target: Path, tally: Tally, check_stop: Callable[[], None]) -> None:
+    """Tokenize a split and write the rows that can be trained on.
+
+    Raises StepError `empty_dataset`, `bad_rows`.
+    """
     with TokenFile(target, kind.columns) as tokens:
-        for number, row in dataset_files.rows(source, with_pictures=kind.with_pictures):
+        for row_number, row in dataset_files.rows(source, with_pictures=kind.with_pictures):
             check_stop()
             prepared = row if isinstance(row, Refused) else kind.encode(row)
             if isinstance(prepared, Refused):
-                tally.refuse(number, prepared.reason)
+                tally.refuse(row_number, prepared.reason)
                 continue
             tokens.add(prepared.columns)
             tally.add(prepared)
@@ -147,30 +158,36 @@ def _tokenize(source: Path, kind: RowKind, target: Path, tally: Tally, check_sto
     tally.check()
 
 
-def _check_groups(config: TrainingConfig, rows: int) -> None:
-    """Raises StepError `too_few_rows` when GRPO's first train_step would not have its prompts."""
+def _check_prompt_count(config: TrainingConfig, rows: int) -> None:
+    """Raise StepError `too_few_rows` if GRPO lacks prompts for a train_step."""
     if isinstance(config.rl_config, GrpoConfig) and rows < (needed := prompts_per_step(config, config.rl_config)):
         hint = "add rows, lower batch_size or gradient_accumulation_steps, or raise num_generations"
         raise StepError("too_few_rows", f"a train_step takes {needed} prompts, and there are {rows}", hint=hint)
 
 
 def _check_warmup(config: TrainingConfig, train_steps: int) -> None:
-    """Raises StepError `warmup_without_end` when the learning rate would never be the one asked for."""
+    """Raise StepError `warmup_without_end` if warmup outlasts the training.
+
+    The learning rate would never reach the requested one.
+    """
     problem = warmup_problem(config, train_steps)
     if problem is not None:
         raise StepError(problem.code, problem.msg, hint=problem.hint)
 
 
-def _split_off(output: Path, columns: Sequence[str], rows: int, *, seed: int) -> int:
-    """Hold out some of the train rows, the same ones for the same seed. Return how many."""
+def _hold_out_rows(output: Path, columns: Sequence[str], rows: int, *, seed: int) -> int:
+    """Move random rows of train.parquet to eval.parquet; return how many.
+
+    The same seed holds out the same rows. Raises StepError `too_few_rows`.
+    """
     if rows < 2:
         hint = "add rows, or set eval_strategy to no"
         raise StepError("too_few_rows", "one row cannot be both trained on and held out", hint=hint)
     count = min(MAX_EVAL_ROWS, max(1, round(rows * EVAL_SHARE)))
     held_out = set(random.Random(seed).sample(range(rows), count))
-    everything = output / "train.parquet"
-    everything.rename(output / "all.parquet")
-    with TokenFile(everything, columns) as train, TokenFile(output / "eval.parquet", columns) as evaluation:
+    train_path = output / "train.parquet"
+    train_path.rename(output / "all.parquet")
+    with TokenFile(train_path, columns) as train, TokenFile(output / "eval.parquet", columns) as evaluation:
         for index, row in enumerate(read_tokens(output / "all.parquet")):
             (evaluation if index in held_out else train).add(row)
     (output / "all.parquet").unlink()

@@ -1,4 +1,7 @@
-"""Trains: loads, evaluates the base model, trains with checkpoints, evaluates again, and keeps the adapter."""
+"""The train step: trains from the newest checkpoint, and keeps the adapter.
+
+It evaluates the base model before, and the trained one after.
+"""
 
 from __future__ import annotations
 
@@ -28,25 +31,26 @@ from trainer.training.progress import ProgressLog, rewards_in
 from trainer.training.tracking import Tracking
 
 if TYPE_CHECKING:
-    from trainer.training.picture_batches import Sight
+    from trainer.training.picture_batches import PictureCollator
 
 log = logging.getLogger(__name__)
 
 
 def run(context: Context) -> None:
-    """Train on what prepare left, from the newest whole checkpoint on; leave `adapter/<attempt>/` (or, when all weights
-    were trained, `model/<attempt>/`) and the figures.
+    """Train on the prepared data, from the newest complete checkpoint on.
 
-    Ends early, at a checkpoint, on SIGTERM or when its time is up. Raises StepError, Stale, IncompleteFolder.
+    Writes `adapter/<attempt>/` (`model/<attempt>/` if all weights were trained) and records the metrics. Ends early, at
+    a checkpoint, on SIGTERM or when its time is up. Raises StepError, Stale, IncompleteFolder.
     """
     with Tracking(context) as tracking:
         _train(context, tracking)
 
 
 def _train(context: Context, tracking: Tracking) -> None:
+    """Load, evaluate, train, evaluate, save; see `run`."""
     export, config = context.buckets.export, context.spec.training_config
     engine = engine_of(config.provider)
-    _import(engine, context.spec)
+    _import_packages(engine, context.spec)
     attempt_of_prepare = context.job.steps[Step.PREPARE].attempt
     prepared = manifest.fetch(export, f"{context.prefix}/prepared/{attempt_of_prepare}", context.work / "prepared")
     summary = json.loads((prepared / "prepared.json").read_text())
@@ -54,64 +58,77 @@ def _train(context: Context, tracking: Tracking) -> None:
     held_out = prepared / "eval.parquet" if summary["eval_rows"] else None
 
     _seed(config.seed)
-    attempt = _Attempt(context, ProgressLog(
-        export, f"{context.prefix}/metrics/{context.fence.attempt}.jsonl", _reporter(context), context.clock, tracking
-    ))  # fmt: skip
+    loss_curve = f"{context.prefix}/metrics/{context.fence.attempt}.jsonl"
+    attempt = _Attempt(context, ProgressLog(export, loss_curve, _reporter(context), context.clock, tracking))
     with refuse_unsupported_model(config.base_model_id):
-        trainer = _make(Setup(
-            engine.load(base, context.spec), config, base, prepared / "train.parquet", held_out,
-            output=context.work / "trainer", total_steps=summary["total_train_steps"],
-            max_length=summary["max_seq_length"], hooks=attempt.hooks(),
-            sight=_sight(base, prepared) if context.spec.modality == "vision" else None,
-        ))  # fmt: skip
+        trainer = _make(
+            Setup(
+                engine.load(base, context.spec),
+                config,
+                base,
+                prepared / "train.parquet",
+                held_out,
+                output=context.work / "trainer",
+                total_steps=summary["total_train_steps"],
+                max_length=summary["max_seq_length"],
+                hooks=attempt.hooks(),
+                pictures=_pictures(base, prepared) if context.spec.modality == "vision" else None,
+            )
+        )
     with refuse_unsupported_model(config.base_model_id, trained=lambda: trainer.state.global_step > 0):
         baseline = None if held_out is None else _baseline(context, trainer)
         if baseline is not None:
             tracking.evaluated(0, baseline, group="baseline")
-        if not _finished(context, trainer, attempt):
+        if not _train_to_end(context, trainer, attempt):
             return
 
     state = trainer.state
     attempt.progress.ended(train_step=state.global_step, total_steps=state.max_steps, epoch=state.epoch or 0.0)
-    figures = None if held_out is None else trainer.figures()
-    if figures is not None:
-        attempt.progress.evaluated(trainer.state.global_step, figures)
+    evaluation = None if held_out is None else trainer.evaluation_metrics()
+    if evaluation is not None:
+        attempt.progress.evaluated(trainer.state.global_step, evaluation)
         attempt.progress.flush()
-    best = _take_best(context, trainer, figures)
-    figures = figures if best is None else trainer.figures()
-    place = tokenizer_files.trained_folder(config.method)
-    folder = context.work / place
+    best = _restore_best(context, trainer, evaluation)
+    evaluation = evaluation if best is None else trainer.evaluation_metrics()
+    folder_name = tokenizer_files.trained_folder(config.method)
+    folder = context.work / folder_name
     engine.save(trainer.model, folder)
     tokenizer_files.add_tokenizer(base, folder)
     versions.write(folder)
-    artifacts = manifest.publish(export, folder, f"{context.prefix}/{place}/{context.fence.attempt}")
-    found = dict(figures or {}) | {"train_step": best or state.global_step, "train_loss": _train_loss(trainer)}
-    metrics = Metrics.model_validate(found | {"baseline": baseline})
+    artifacts = manifest.publish(export, folder, f"{context.prefix}/{folder_name}/{context.fence.attempt}")
+    values = dict(evaluation or {}) | {"train_step": best or state.global_step, "train_loss": _train_loss(trainer)}
+    metrics = Metrics.model_validate(values | {"baseline": baseline})
     result = StepResult(metrics=metrics, artifacts=tuple(artifacts))
     context.advance.finish(context.job.job_id, context.fence, result)
     export.delete_prefix(f"{context.prefix}/checkpoints/")
 
 
-def _import(engine: Engine, spec: Spec) -> None:
-    """What training takes, the provider's packages first. Raises StepError."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all that is needed is here; PEFT would ask the Hub at every save
+def _import_packages(engine: Engine, spec: Spec) -> None:
+    """Import what training needs, the provider's packages first.
+
+    Raises StepError.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all files are local; PEFT would ask the Hub at every save
     with garbage_collection_paused():
         engine.prepare(spec)
         from transformers.utils import logging as transformers_logging
 
-        _maker(spec.training_config)
+        _import_make(spec.training_config)
     transformers_logging.disable_progress_bar()
 
 
-def _finished(context: Context, trainer: JobTrainer, attempt: _Attempt) -> bool:
-    """Train on from the newest whole checkpoint. False when this attempt had to stop before the end."""
+def _train_to_end(context: Context, trainer: JobTrainer, attempt: _Attempt) -> bool:
+    """Train on from the newest complete checkpoint.
+
+    Returns False if this attempt had to stop before the end.
+    """
     from trainer.training import job_trainer
 
     resumed = checkpoints.newest(context.buckets.export, context.prefix, context.work / "resumed")
     log.info("training %s", "from the beginning" if resumed is None else f"from train_step {resumed[0].train_step}")
     attempt.progress.began()
     attempt.last_step_at = context.clock.monotonic()
-    if resumed is None or not job_trainer.take_if_finished(trainer, resumed[1]):
+    if resumed is None or not job_trainer.restore_if_finished(trainer, resumed[1]):
         trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed[1]))
     if attempt.stop_cause is None or job_trainer.is_finished(trainer):
         return True
@@ -121,19 +138,23 @@ def _finished(context: Context, trainer: JobTrainer, attempt: _Attempt) -> bool:
     return False
 
 
-def _sight(base: Path, prepared: Path) -> Sight:
-    from trainer.training.picture_batches import Sight
+def _pictures(base: Path, prepared: Path) -> PictureCollator:
+    """Return the data collator of a vision job."""
+    from trainer.training.picture_batches import PictureCollator
 
-    return Sight.of(base, prepared)
+    return PictureCollator.of(base, prepared)
 
 
 def _make(setup: Setup) -> JobTrainer:
-    """The trainer of the request's method."""
-    return _maker(setup.config)(setup)
+    """Return the trainer of the request's method."""
+    return _import_make(setup.config)(setup)
 
 
-def _maker(config: TrainingConfig) -> Callable[[Setup], JobTrainer]:
-    """Import what makes trainers of a method. Each imports what it needs, since TRL takes seconds."""
+def _import_make(config: TrainingConfig) -> Callable[[Setup], JobTrainer]:
+    """Import the trainer module of a method; return its `make`.
+
+    Other methods are not imported, since TRL takes seconds.
+    """
     match config.rl_config:
         case None:
             from trainer.training import sft
@@ -151,7 +172,11 @@ def _maker(config: TrainingConfig) -> Callable[[Setup], JobTrainer]:
 
 @dataclass
 class _Attempt:
-    """What this attempt knows of itself while it trains; times are seconds of the clock's `monotonic`."""
+    """The state of this attempt while it trains, and its hooks.
+
+    Times are in seconds of the clock's `monotonic`. stop_cause: why training stops early. longest_step, save_seconds:
+    durations so far.
+    """
 
     context: Context
     progress: ProgressLog
@@ -164,6 +189,7 @@ class _Attempt:
         return Hooks(self._stepped, self.progress.evaluated, self._saved, self._must_stop)
 
     def _stepped(self, trainer: JobTrainer, logs: Mapping[str, float]) -> None:
+        """Record a logged train_step."""
         self.progress.stepped(
             train_step=trainer.state.global_step,
             total_steps=trainer.state.max_steps,
@@ -175,7 +201,11 @@ class _Attempt:
         )
 
     def _must_stop(self) -> bool:
-        """SIGTERM came, or another train_step and a checkpoint would not fit into the time that is left."""
+        """Return whether to stop now, and note the cause.
+
+        The causes are SIGTERM, and a deadline that leaves no time for another train_step and a checkpoint, with a
+        factor of two to be safe.
+        """
         now = self.context.clock.monotonic()
         if self.last_step_at is not None:
             self.longest_step = max(self.longest_step, now - self.last_step_at)
@@ -188,53 +218,64 @@ class _Attempt:
         return self.stop_cause is not None
 
     def _saved(self, train_step: int, folder: Path, best: int | None) -> None:
+        """Upload a checkpoint, record it, and delete older ones."""
         began = self.context.clock.monotonic()
         context, export = self.context, self.context.buckets.export
-        self.progress.flush()  # raises when the job is no longer ours, before anything is written
+        self.progress.flush()  # raises before anything is written if another attempt has taken over
         checkpoints.save(
             export, folder, job_prefix=context.prefix, attempt=context.fence.attempt, train_step=train_step
         )
         context.advance.record_checkpoint(context.job.job_id, context.fence, train_step=train_step)
         checkpoints.prune(export, context.prefix, best=best)
-        self.progress.tracking.keep()
+        self.progress.tracking.persist()
         self.last_step_at = self.context.clock.monotonic()
         self.save_seconds = max(self.save_seconds, self.last_step_at - began)
 
 
-def _take_best(context: Context, trainer: JobTrainer, last: EvaluationMetrics | None) -> int | None:
-    """Whose weights the trainer has now, where the best ones are wanted and are not the last ones."""
+def _restore_best(context: Context, trainer: JobTrainer, last_metrics: EvaluationMetrics | None) -> int | None:
+    """Load the best evaluation's weights, if they are to be kept.
+
+    Returns their train_step; None if the trainer keeps the last weights.
+    """
     from trainer.training import best_weights, job_trainer
 
-    if last is None or not context.spec.training_config.keeps_best:
+    if last_metrics is None or not context.spec.training_config.keeps_best:
         return None
-    logged, into = job_trainer.logged(last), context.work / "best"
-    return best_weights.take(trainer, logged, context.buckets.export, context.prefix, into)
+    logged, into = job_trainer.log_entry(last_metrics), context.work / "best"
+    return best_weights.restore(trainer, logged, context.buckets.export, context.prefix, into)
 
 
 def _reporter(context: Context) -> Callable[[Progress], None]:
+    """Return a function that writes progress and a heartbeat to the record."""
     return lambda progress: context.advance.heartbeat(context.job.job_id, context.fence, progress)
 
 
 def _baseline(context: Context, trainer: JobTrainer) -> EvaluationMetrics:
-    """The base model's figures: a fresh adapter changes nothing (its B is zero), and a resumed one is not loaded yet.
-    Kept beside the loss curve, so that a resumed training need not evaluate again."""
+    """Return the base model's metrics.
+
+    The trainer's model is still the base model: a fresh adapter changes nothing (its B is zero), and no checkpoint is
+    loaded yet. The metrics are stored next to the loss curve, so that a resumed training need not evaluate again.
+    """
     export, name = context.buckets.export, f"{context.prefix}/metrics/baseline.json"
     try:
         return EvaluationMetrics.model_validate_json(export.read(name))
     except ObjectNotFound:
-        figures = trainer.figures()
-        export.write(name, figures.model_dump_json().encode())
-        return figures
+        metrics = trainer.evaluation_metrics()
+        export.write(name, metrics.model_dump_json().encode())
+        return metrics
 
 
 def _train_loss(trainer: JobTrainer) -> float | None:
-    """The last logged loss; the trainer's own mean leaves out what earlier attempts did."""
+    """Return the last logged loss.
+
+    The trainer's own mean covers this attempt only.
+    """
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return float(losses[-1]) if losses else None
 
 
 def _seed(seed: int) -> None:
-    """Before the adapter is made, whose A is random."""
+    """Seed all random generators, before the adapter's A is drawn."""
     from transformers import set_seed
 
     set_seed(seed)

@@ -1,4 +1,4 @@
-"""Rows of a token file as a trainer's dataset, and how some of them become one batch."""
+"""Datasets of token rows, and batches made of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from trainer.rows.packing import packs
 
 
 class Row(TypedDict):
-    """A row of a token file. pictures: the numbers of its pictures, of a vision job."""
+    """A row of a token file.
+
+    pictures: indices of its pictures in the picture file, in vision jobs.
+    """
 
     input_ids: list[int]
     labels: list[int]
@@ -22,8 +25,12 @@ class Row(TypedDict):
 
 @final
 class FlatBatch(TypedDict):
-    """Rows one after the other, as one sequence without padding: tensors are (1, tokens). position_ids: from 0 in each
-    row. shift_labels: what each position predicts. row_lengths: tokens of each row, for `row_attention`."""
+    """Rows concatenated into one sequence, without padding.
+
+    input_ids, position_ids, shift_labels: (1, tokens), int64. position_ids start at 0 in each row. shift_labels: the
+    token that each position predicts, UNTRAINED where it predicts none. row_lengths: tokens per row, for
+    `row_attention`.
+    """
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
@@ -33,8 +40,11 @@ class FlatBatch(TypedDict):
 
 @final
 class PaddedBatch(TypedDict):
-    """Rows one below the other, filled up on the right: tensors are (rows, positions). For attention that knows masks
-    only. token_type_ids, pixel_values: of a vision job, see `picture_batches`."""
+    """Rows padded on the right, for attention that needs a mask.
+
+    Tensors are (rows, positions), int64; shift_labels as in FlatBatch. attention_mask: 1 at tokens, 0 at padding.
+    token_type_ids, pixel_values: in vision jobs, see `picture_batches.PictureInputs`.
+    """
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
@@ -47,13 +57,17 @@ Batch: TypeAlias = FlatBatch | PaddedBatch
 
 
 class TokenRows(torch.utils.data.Dataset[list[Row]]):
-    """Rows of a token file. An item is the rows that are packed together: one, unless `pack_into` tokens are given."""
+    """The rows of a token file as a dataset.
+
+    An item is a list of rows that are packed together: one row, unless `pack_into` says how many tokens an item may
+    have.
+    """
 
     def __init__(self, path: Path, *, pack_into: int | None = None):
         import pyarrow.parquet as pq
 
-        # Arrow's buffers hold four bytes a token; Python's lists would hold forty. Its functions are not asked for here
-        # (pyarrow.compute, which `read_table` imports, too): to have them takes 13 MB.
+        # Arrow's buffers hold four bytes per token; Python's lists would hold forty. `read_table` would import
+        # pyarrow.compute, which takes 13 MB and is not needed.
         with pq.ParquetFile(path) as file:
             table = file.read().combine_chunks()
         self._columns = {name: table.column(name) for name in table.column_names}
@@ -64,8 +78,11 @@ class TokenRows(torch.utils.data.Dataset[list[Row]]):
     def __len__(self) -> int:
         return len(self._packs)
 
-    def tokens_of_largest(self, batch_size: int) -> int:
-        """Tokens of a batch of the longest items: what the memory has to suffice for."""
+    def max_batch_tokens(self, batch_size: int) -> int:
+        """Return the tokens of the batch with the longest items.
+
+        The memory has to suffice for that one.
+        """
         return sum(sorted(self._tokens)[-batch_size:])
 
     def __getitem__(self, index: int) -> list[Row]:
@@ -75,74 +92,76 @@ class TokenRows(torch.utils.data.Dataset[list[Row]]):
         return cast(Row, {name: column[row].as_py() for name, column in self._columns.items()})
 
 
-def targets_of(labels: Sequence[int]) -> list[int]:
-    """What each position predicts: the label of the next one; the last predicts nothing."""
+def next_token_labels(labels: Sequence[int]) -> list[int]:
+    """Return the label of each position's next token, UNTRAINED for the last."""
     return [*labels[1:], UNTRAINED]
 
 
-def flattened(items: Sequence[Sequence[Row]]) -> FlatBatch:
-    """All rows of all items."""
+def flatten_rows(items: Sequence[Sequence[Row]]) -> FlatBatch:
+    """Concatenate all rows of all items to one batch."""
     rows = [row for item in items for row in item]
     lengths = [len(row["input_ids"]) for row in rows]
     return {
         "input_ids": torch.tensor([[token for row in rows for token in row["input_ids"]]]),
         "position_ids": torch.tensor([[position for length in lengths for position in range(length)]]),
-        "shift_labels": torch.tensor([[target for row in rows for target in targets_of(row["labels"])]]),
+        "shift_labels": torch.tensor([[target for row in rows for target in next_token_labels(row["labels"])]]),
         "row_lengths": lengths,
     }
 
 
-def padded(items: Sequence[Sequence[Row]]) -> PaddedBatch:
-    """All rows of all items."""
+def pad_rows(items: Sequence[Sequence[Row]]) -> PaddedBatch:
+    """Pad all rows of all items to the length of the longest."""
     rows = [row for item in items for row in item]
     width = max(len(row["input_ids"]) for row in rows)
 
-    def filled(values: Sequence[int], fill: int) -> list[int]:
+    def pad(values: Sequence[int], fill: int) -> list[int]:
         return [*values, *[fill] * (width - len(values))]
 
     return {
-        "input_ids": torch.tensor([filled(row["input_ids"], 0) for row in rows]),
-        "attention_mask": torch.tensor([filled([1] * len(row["input_ids"]), 0) for row in rows]),
-        "shift_labels": torch.tensor([filled(targets_of(row["labels"]), UNTRAINED) for row in rows]),
+        "input_ids": torch.tensor([pad(row["input_ids"], 0) for row in rows]),
+        "attention_mask": torch.tensor([pad([1] * len(row["input_ids"]), 0) for row in rows]),
+        "shift_labels": torch.tensor([pad(next_token_labels(row["labels"]), UNTRAINED) for row in rows]),
     }
 
 
-def filled_up(batch: FlatBatch, step: int) -> FlatBatch:
-    """The same with one more row, of which nothing is trained, if it takes one to make the number of all tokens a
-    multiple of `step`."""
-    missing = -sum(batch["row_lengths"]) % step
+def fill_to_multiple(batch: FlatBatch, multiple: int) -> FlatBatch:
+    """Append an untrained row, to make the tokens a multiple of a number.
+
+    Returns the batch itself if they are one already.
+    """
+    missing = -sum(batch["row_lengths"]) % multiple
     if not missing:
         return batch
-    more = flattened([[{"input_ids": [0] * missing, "labels": [UNTRAINED] * missing}]])
+    filler = flatten_rows([[{"input_ids": [0] * missing, "labels": [UNTRAINED] * missing}]])
     return {
-        "input_ids": torch.cat([batch["input_ids"], more["input_ids"]], dim=1),
-        "position_ids": torch.cat([batch["position_ids"], more["position_ids"]], dim=1),
-        "shift_labels": torch.cat([batch["shift_labels"], more["shift_labels"]], dim=1),
+        "input_ids": torch.cat([batch["input_ids"], filler["input_ids"]], dim=1),
+        "position_ids": torch.cat([batch["position_ids"], filler["position_ids"]], dim=1),
+        "shift_labels": torch.cat([batch["shift_labels"], filler["shift_labels"]], dim=1),
         "row_lengths": [*batch["row_lengths"], missing],
     }
 
 
-def some_rows(batch: FlatBatch, rows: Sequence[int]) -> FlatBatch:
-    """A batch of these rows alone."""
+def select_rows(batch: FlatBatch, rows: Sequence[int]) -> FlatBatch:
+    """Return a batch of these rows only, given by their indices."""
 
-    def chosen(tensor: torch.Tensor) -> torch.Tensor:
+    def select(tensor: torch.Tensor) -> torch.Tensor:
         pieces = tensor.split(batch["row_lengths"], dim=1)
         return torch.cat([pieces[row] for row in rows], dim=1)
 
     return {
-        "input_ids": chosen(batch["input_ids"]),
-        "position_ids": chosen(batch["position_ids"]),
-        "shift_labels": chosen(batch["shift_labels"]),
+        "input_ids": select(batch["input_ids"]),
+        "position_ids": select(batch["position_ids"]),
+        "shift_labels": select(batch["shift_labels"]),
         "row_lengths": [batch["row_lengths"][row] for row in rows],
     }
 
 
-def trained_of_rows(batch: FlatBatch) -> list[int]:
-    """How many tokens each row is trained on."""
+def trained_tokens_per_row(batch: FlatBatch) -> list[int]:
+    """Return how many tokens of each row are trained on."""
     rows = (batch["shift_labels"] != UNTRAINED).split(batch["row_lengths"], dim=1)
     return [int(row.sum()) for row in rows]
 
 
-def tokens_in(batch: Batch) -> int:
-    """Tokens of a batch without padding."""
+def count_tokens(batch: Batch) -> int:
+    """Return the tokens of a batch, without padding."""
     return int(batch["attention_mask"].sum()) if "attention_mask" in batch else batch["input_ids"].numel()

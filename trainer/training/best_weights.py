@@ -1,4 +1,4 @@
-"""The weights of the best evaluation: kept as a checkpoint while training goes on, and taken again at its end."""
+"""The weights of the best evaluation: saved in training, restored at its end."""
 
 from __future__ import annotations
 
@@ -23,8 +23,11 @@ log = logging.getLogger(__name__)
 
 
 def arguments(config: TrainingConfig) -> dict[str, Any]:
-    """What transformers' Trainer measures evaluations by. It is not asked to load the best itself: it looks for a
-    checkpoint on its own disk, and a training may have gone on elsewhere since."""
+    """Return the arguments that name the Trainer's metric for evaluations.
+
+    `load_best_model_at_end` is not among them: the Trainer would look for the checkpoint on its own disk, and an
+    interrupted training may have moved to another machine since.
+    """
     if not config.keeps_best and config.early_stopping_patience is None:
         return {}
     by_reward = isinstance(config.rl_config, GrpoConfig)
@@ -32,18 +35,25 @@ def arguments(config: TrainingConfig) -> dict[str, Any]:
 
 
 def is_new_best(args: TrainingArguments, state: TrainerState, metrics: Mapping[str, float]) -> bool:
-    """Whether no evaluation before was as good."""
+    """Return whether an evaluation is better than all before.
+
+    metrics: by the names that the Trainer logs.
+    """
     name, greater = _measure(args)
     return _is_better(metrics[name], state.best_metric, greater=greater)
 
 
-def take(trainer: JobTrainer, last: Mapping[str, float], export: Objects, job_prefix: str, into: Path) -> int | None:
-    """Let the trainer have the weights of its best evaluation, if that was better than the last; of which train_step
-    they are, or None when they are the last ones. last: figures of the weights as they are, as the trainer logs
-    them."""
+def restore(
+    trainer: JobTrainer, last_metrics: Mapping[str, float], export: Objects, job_prefix: str, into: Path
+) -> int | None:
+    """Load the best evaluation's weights if they are better than the last.
+
+    last_metrics: of the current weights, by the names that the Trainer logs. into: the folder to fetch the checkpoint
+    to. Returns the train_step of the restored weights; None if the current ones stay.
+    """
     name, greater = _measure(trainer.args)
     best, metric = trainer.state.best_global_step, trainer.state.best_metric
-    if best is None or metric is None or not _is_better(metric, last[name], greater=greater):
+    if best is None or metric is None or not _is_better(metric, last_metrics[name], greater=greater):
         return None
     folder = checkpoints.at_train_step(export, job_prefix, best, into)
     if folder is None:
@@ -56,14 +66,20 @@ def take(trainer: JobTrainer, last: Mapping[str, float], export: Objects, job_pr
 
 
 def _measure(args: TrainingArguments) -> tuple[str, bool]:
-    """The metric that evaluations are compared by, and whether more of it is better: as `arguments` says."""
+    """Return the metric that evaluations are compared by.
+
+    The second value is whether higher is better.
+    """
     assert args.metric_for_best_model is not None
     assert args.greater_is_better is not None
     return args.metric_for_best_model, args.greater_is_better
 
 
-def _is_better(found: float, than: float | None, *, greater: bool) -> bool:
-    """As transformers compares: the first is better than nothing, and nan better than none."""
+def _is_better(metric: float, best: float | None, *, greater: bool) -> bool:
+    """Compare two evaluations as transformers does.
+
+    Any number beats no evaluation (None), and NaN beats none.
+    """
     worst = -math.inf if greater else math.inf
-    than = worst if than is None else than
-    return found > than if greater else found < than
+    best = worst if best is None else best
+    return metric > best if greater else metric < best

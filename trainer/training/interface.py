@@ -1,4 +1,4 @@
-"""The interface of a trainer class: what a training is made of, and what a job works with."""
+"""The interface between a trainer class and the train step."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from gemtune.request.spec import TrainingConfig
     from trainer.base_model.language_model import LanguageModel
     from trainer.model.engines.interface import Loaded
-    from trainer.training.picture_batches import Sight
+    from trainer.training.picture_batches import PictureCollator
 
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """What a job wants to know and to decide while it trains.
+    """Callbacks of a job in its training.
 
-    stepped: after each logged train_step, with the trainer's log entry. evaluated: after each evaluation. saved: the
-    checkpoint folder of a train_step is complete, and the best evaluation so far was after that other one.
-    must_stop: asked after each train_step; true ends training with a checkpoint.
+    stepped: after each logged train_step, with the trainer's log entry. evaluated: after each evaluation, with its
+    train_step. saved: with a train_step, its complete checkpoint folder, and the train_step of the best evaluation so
+    far. must_stop: called after each train_step; true ends training with a checkpoint.
     """
 
     stepped: Callable[[JobTrainer, Mapping[str, float]], None]
@@ -36,10 +36,10 @@ class Hooks:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """All that a trainer is made of.
+    """Everything that a trainer is built from.
 
-    base: the base model's folder. train, held_out: token files of `prepare`. output: the folder for checkpoints.
-    total_steps: train_steps of the whole training. max_length: tokens per row. sight: of a vision job.
+    base: the base model's folder. train, held_out: token files of the prepare step. output: the folder for checkpoints.
+    total_steps: train_steps of the whole training. max_length: the most tokens per row. pictures: in vision jobs.
     """
 
     loaded: Loaded
@@ -51,13 +51,14 @@ class Setup:
     total_steps: int
     max_length: int
     hooks: Hooks
-    sight: Sight | None = None
+    pictures: PictureCollator | None = None
 
 
 class JobTrainer(Protocol):
-    """A trainer of transformers or TRL as a job works with it: its `make` takes a Setup.
+    """A trainer of transformers or TRL, as the train step uses it.
 
-    tokens_seen: tokens trained on by this process, without padding.
+    Each trainer module has a function `make` that returns one for a Setup. tokens_seen: tokens that this process
+    trained on, without padding.
     """
 
     hooks: Hooks
@@ -66,7 +67,7 @@ class JobTrainer(Protocol):
     state: TrainerState
     control: TrainerControl
     callback_handler: CallbackHandler
-    # What losses have added up to since one was logged, and after which train_step that was.
+    # transformers' own: the sum of losses since the last log entry, and the train_step of that entry.
     _tr_loss: torch.Tensor
     _globalstep_last_logged: int
 
@@ -74,19 +75,25 @@ class JobTrainer(Protocol):
     def args(self) -> TrainingArguments: ...
 
     def train(self, resume_from_checkpoint: str | None = None) -> object:
-        """Train to the end, or until a hook stops it. Raises what hooks raise, StepError `loss_not_finite`."""
+        """Train to the end, or until a hook stops it.
+
+        Raises what hooks raise, and StepError `loss_not_finite`.
+        """
         ...
 
-    def figures(self) -> EvaluationMetrics:
-        """Metrics of the model as it is now, on the held-out rows."""
+    def evaluation_metrics(self) -> EvaluationMetrics:
+        """Return the metrics of the current weights on the held-out rows."""
         ...
 
-    def unlogged(self) -> dict[str, list[float]]:
-        """What else the trainer logs the means of, by name: the values since it last did. They may be added to."""
+    def unlogged_metrics(self) -> dict[str, list[float]]:
+        """Return what the trainer logs besides the loss, since its last entry.
+
+        A mutable mapping of names to lists of values; the trainer logs their means.
+        """
         ...
 
     def add_callback(self, callback: TrainerCallback) -> None: ...
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str) -> None:
-        """Take the weights of a checkpoint."""
+        """Load the weights of a checkpoint folder."""
         ...

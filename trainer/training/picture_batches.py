@@ -1,5 +1,4 @@
-"""What a vision job trains with beside its tokens: the pictures that prepare kept, and the base model's own way of
-reading them."""
+"""Batches with pictures, read with the base model's image processor."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ import torch
 from trainer.pictures.arrow_file import PictureFileReader
 from trainer.pictures.decoding import rgb
 from trainer.rows.prepared import PICTURES
-from trainer.training.batches import PaddedBatch, Row, padded
+from trainer.training.batches import PaddedBatch, Row, pad_rows
 
 if TYPE_CHECKING:
     from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
@@ -23,52 +22,72 @@ _DECODERS = ThreadPoolExecutor(thread_name_prefix="decoder")
 
 
 class PictureInputs(TypedDict):
-    """What a model with pictures takes beside its tokens: see `Sight.inputs`."""
+    """The inputs of a model with pictures, in addition to tokens.
+
+    token_type_ids: (rows, positions), int64, 1 at the soft tokens of pictures, which attend to all soft tokens of their
+    picture, later ones too. pixel_values: (pictures of all rows in order, channels, height, width), float32; absent if
+    no row has a picture.
+    """
 
     token_type_ids: torch.Tensor
     pixel_values: NotRequired[torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
-    """processor: the base model's image processor. soft_token: the id in whose places the model puts what it sees."""
+class PictureCollator:
+    """The data collator of vision jobs.
+
+    processor: the base model's image processor. soft_token: the id of the tokens that the model replaces by picture
+    embeddings.
+    """
 
     picture_file: PictureFileReader
     processor: Gemma3ImageProcessorPil
     soft_token: int
 
     @classmethod
-    def of(cls, base: Path, prepared: Path) -> Sight:
+    def of(cls, base: Path, prepared: Path) -> PictureCollator:
+        """Return the collator for a base model's folder and the prepared data."""
         from transformers import AutoConfig
 
-        # AutoImageProcessor would ask for torchvision, which resizes a little differently from Pillow in prepare.
+        # AutoImageProcessor would need torchvision, which resizes slightly differently from Pillow in the prepare step.
         from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
         processor, config = Gemma3ImageProcessorPil.from_pretrained(base), AutoConfig.from_pretrained(base)
         return cls(PictureFileReader(prepared / "pictures.arrow"), processor, config.image_token_id)
 
     def collate(self, items: Sequence[Sequence[Row]]) -> PaddedBatch:
-        """`padded`, with what the model is shown."""
-        batch = padded(items)
-        shown = self.pixels([row[PICTURES] for item in items for row in item])
-        return {**batch, **self.inputs(batch["input_ids"], shown)}
+        """Return a padded batch with its pictures."""
+        batch = pad_rows(items)
+        pixels = self.pixels([row[PICTURES] for item in items for row in item])
+        return {**batch, **self.inputs(batch["input_ids"], pixels)}
 
     def inputs(self, input_ids: torch.Tensor, pixels: Sequence[torch.Tensor]) -> PictureInputs:
-        """What goes into the model beside input_ids (rows, positions) and the `pixels` of these rows: pixel_values
-        (pictures of all rows in order, channels, height, width) where there are any, and token_type_ids, 1 in the
-        places of pictures: a picture's tokens see all of their own, ahead of them too."""
-        together = torch.cat(list(pixels)).to(input_ids.device)
-        kinds = (input_ids == self.soft_token).long()
-        return {"token_type_ids": kinds, "pixel_values": together} if len(together) else {"token_type_ids": kinds}
+        """Return the additional model inputs for some rows.
+
+        input_ids: (rows, positions). pixels: per row, see `PictureCollator.pixels`. The result is on the device of
+        input_ids.
+        """
+        pixel_values = torch.cat(list(pixels)).to(input_ids.device)
+        token_type_ids = (input_ids == self.soft_token).long()
+        return (
+            {"token_type_ids": token_type_ids, "pixel_values": pixel_values}
+            if len(pixel_values)
+            else {"token_type_ids": token_type_ids}
+        )
 
     def pixels(self, rows: Sequence[Sequence[int]]) -> list[torch.Tensor]:
-        """Of each row's pictures, by their numbers: (pictures, channels, height, width). Of a row without any, a vector
-        of nothing, which torch.cat passes over."""
-        numbers = {number for row in rows for number in row}
-        # Decoders let go of Python's lock, so that a GPU need not wait for one picture after the other.
-        read = dict(zip(numbers, _DECODERS.map(self._read, numbers), strict=True))
-        return [torch.cat([read[number] for number in row]) if row else torch.empty(0) for row in rows]
+        """Return the pixels of each row's pictures, given by their indices.
 
-    def _read(self, number: int) -> torch.Tensor:
-        pixels: torch.Tensor = self.processor([rgb(self.picture_file[number])], return_tensors="pt")["pixel_values"]
+        Returns per row (pictures, channels, height, width) in float32; for a row without pictures an empty vector,
+        which torch.cat ignores.
+        """
+        indices = {index for row in rows for index in row}
+        # Decoders release Python's lock, so pictures are decoded in parallel and a GPU waits less.
+        pixels_of = dict(zip(indices, _DECODERS.map(self._read, indices), strict=True))
+        return [torch.cat([pixels_of[index] for index in row]) if row else torch.empty(0) for row in rows]
+
+    def _read(self, index: int) -> torch.Tensor:
+        """Return the pixels of a picture, (1, channels, height, width)."""
+        pixels: torch.Tensor = self.processor([rgb(self.picture_file[index])], return_tensors="pt")["pixel_values"]
         return pixels

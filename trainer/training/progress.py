@@ -1,4 +1,4 @@
-"""Tells how far a training is: the record every few seconds, the loss curve in a file of its attempt."""
+"""A training's progress: in the job's record, and in a file as a loss curve."""
 
 from __future__ import annotations
 
@@ -12,24 +12,27 @@ from gemtune.jobs.record import EvaluationMetrics, Progress
 from gemtune.ports import Clock, Objects
 from trainer.training.tracking import Tracking
 
-# Seconds between writes to the record: a document takes about one a second; progress has no need of it.
-EVERY = 5.0
-# Train_steps that the time to go is estimated from.
-RECENT = 20
+# Seconds between writes to the record. Firestore takes about one write per second per document; progress needs fewer.
+WRITE_SECONDS = 5.0
+# The remaining time is estimated from this many train_steps.
+ETA_STEPS = 20
 
-# What reinforcement learning logs beside the loss, by TRL's names.
+# Prefixes of what TRL logs for reinforcement learning, in addition to the loss.
 REWARDS = ("reward", "kl", "entropy", "completions/mean_length", "completions/clipped_ratio", "logps/")
 
 
 def rewards_in(logs: Mapping[str, Any]) -> dict[str, float]:
-    """The rewards, and what belongs to them, of a trainer's log entry."""
+    """Return the rewards of a log entry, and what TRL logs with them."""
     return {name: value for name, value in logs.items() if name.startswith(REWARDS) and value is not None}
 
 
 @dataclass
 class ProgressLog:
-    """report: writes progress (and the heartbeat) to the record. Loss curve: one JSON object a line. tracking: who is
-    shown all of it besides."""
+    """Writes the progress of one attempt to the record, a file and trackers.
+
+    name: of the loss curve in the object store, with one JSON object per line. report: writes progress, and so a
+    heartbeat, to the record. tracking: the trackers, such as TensorBoard.
+    """
 
     objects: Objects
     name: str
@@ -38,25 +41,35 @@ class ProgressLog:
     tracking: Tracking
     _lines: list[str] = field(default_factory=list)
     _written_at: float | None = None
-    _steps: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=RECENT + 1))
+    _steps: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=ETA_STEPS + 1))
     _latest: Progress | None = None
 
     def began(self) -> None:
-        """The first train_step of this attempt is about to start."""
+        """Note the time at which the first train_step of this attempt starts."""
         self._steps.append((self.clock.monotonic(), 0))
 
     def stepped(
-        self, *, train_step: int, total_steps: int, epoch: float, loss: float, learning_rate: float, tokens: int,
+        self,
+        *,
+        train_step: int,
+        total_steps: int,
+        epoch: float,
+        loss: float,
+        learning_rate: float,
+        tokens: int,
         rewards: Mapping[str, float] | None = None,
-    ) -> None:  # fmt: skip
-        """A train_step was logged; `tokens` counts those of this attempt so far, without padding. rewards: of
-        `rewards_in`."""
+    ) -> None:
+        """Record a logged train_step.
+
+        loss: in nats per token, or TRL's loss. tokens: trained on in this attempt so far, without padding. rewards: see
+        `rewards_in`.
+        """
         rewards = rewards or {}
         now = self.clock.monotonic()
         self._steps.append((now, tokens))
         elapsed = now - self._steps[0][0]
         speed = (tokens - self._steps[0][1]) / elapsed if elapsed > 0 else None
-        a_step = elapsed / (len(self._steps) - 1) if len(self._steps) > 1 else None
+        step_seconds = elapsed / (len(self._steps) - 1) if len(self._steps) > 1 else None
         self._latest = Progress(
             train_step=train_step,
             total_steps=total_steps,
@@ -66,26 +79,33 @@ class ProgressLog:
             margin=rewards.get("rewards/margins"),
             learning_rate=learning_rate,
             tokens_per_second=None if speed is None else round(speed, 1),
-            eta_seconds=None if a_step is None else round(a_step * max(0, total_steps - train_step), 1),
+            eta_seconds=None if step_seconds is None else round(step_seconds * max(0, total_steps - train_step), 1),
         )
-        kept = self._latest.model_dump(include={"train_step", "epoch", "loss", "learning_rate", "tokens_per_second"})
-        self._line(kept | dict(rewards) | {"at": self.clock.now().isoformat()})
+        entry = self._latest.model_dump(include={"train_step", "epoch", "loss", "learning_rate", "tokens_per_second"})
+        self._line(entry | dict(rewards) | {"at": self.clock.now().isoformat()})
         self.tracking.stepped(self._latest, rewards)
-        if self._written_at is None or now - self._written_at >= EVERY:
+        if self._written_at is None or now - self._written_at >= WRITE_SECONDS:
             self.flush()
 
     def ended(self, *, train_step: int, total_steps: int, epoch: float) -> None:
-        """There is nothing left to train; the last train_steps may not have been logged."""
-        there = {"train_step": train_step, "total_steps": total_steps, "epoch": round(epoch, 4), "eta_seconds": 0.0}
-        self._latest = (self._latest or Progress()).model_copy(update=there)
+        """Record that training is complete.
+
+        The last train_steps may be unlogged.
+        """
+        final = {"train_step": train_step, "total_steps": total_steps, "epoch": round(epoch, 4), "eta_seconds": 0.0}
+        self._latest = (self._latest or Progress()).model_copy(update=final)
         self.flush()
 
-    def evaluated(self, train_step: int, figures: EvaluationMetrics) -> None:
-        self._line({"train_step": train_step, **figures.by_name(), "at": self.clock.now().isoformat()})
-        self.tracking.evaluated(train_step, figures)
+    def evaluated(self, train_step: int, metrics: EvaluationMetrics) -> None:
+        """Record an evaluation after a train_step."""
+        self._line({"train_step": train_step, **metrics.by_name(), "at": self.clock.now().isoformat()})
+        self.tracking.evaluated(train_step, metrics)
 
     def flush(self) -> None:
-        """Write what there is: the file whole, then the record. Raises what `report` raises."""
+        """Write the whole loss curve, then the record.
+
+        Raises what `report` raises.
+        """
         self._written_at = self.clock.monotonic()
         if self._lines:
             self.objects.write(self.name, "".join(self._lines).encode())

@@ -1,5 +1,7 @@
-"""What both trainers of reinforcement learning have in common: TRL's arguments, its reference, and log-probabilities
-by the loss head of supervised training."""
+"""The common part of both trainers of reinforcement learning, DPO and GRPO.
+
+TRL's arguments, its reference model, and log-probabilities by the loss head of supervised training.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,11 @@ from transformers import AutoTokenizer, Trainer
 
 from gemtune.families import of_model_type
 from gemtune.jobs.record import EvaluationMetrics
-from trainer.model.engines.interface import Loaded
-from trainer.model.hidden_states import predictions
+from trainer.model.hidden_states import head_inputs
 from trainer.model.loss_head import log_probabilities
 from trainer.rows.encoder import UNTRAINED
 from trainer.training.interface import JobTrainer, Setup
-from trainer.training.job_trainer import arguments, logged
+from trainer.training.job_trainer import arguments, log_entry
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,79 +27,94 @@ if TYPE_CHECKING:
 
 
 class ReinforcementTrainer(JobTrainer, Protocol):
-    """One of TRL's two trainers, as ours extend them."""
+    """One of the two trainers that extend TRL's."""
 
     compute_dtype: torch.dtype
 
 
 def trl_arguments(setup: Setup) -> dict[str, Any]:
-    """Those of `job_trainer.arguments`, and what TRL's two configurations add to them alike."""
-    given = arguments(setup)
-    return given | {
+    """Return the arguments that DPOConfig and GRPOConfig have in common."""
+    common = arguments(setup)
+    return common | {
         "bf16": setup.loaded.compute_dtype == torch.bfloat16,
-        "gradient_checkpointing": given["use_cpu"] is False,
-        "disable_dropout": True,  # the policy is compared with what it was, and with the base model
+        "gradient_checkpointing": common["use_cpu"] is False,
+        "disable_dropout": True,  # the policy is compared with its earlier self and with the base model
     }
 
 
 def tokenizer_of(base: Path) -> PreTrainedTokenizerBase:
-    """TRL pads, decodes and ends completions with it; prompts are tokenized already."""
+    """Load the tokenizer of the base model, for TRL.
+
+    TRL pads and decodes with it; prompts are tokenized already.
+    """
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def end_turns(model: LanguageModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let the token that ends a turn end a completion, also where the base model does not say so."""
+def stop_at_turn_end(model: LanguageModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Add the token that ends a turn to the tokens that end a completion.
+
+    Some base models do not name it in their generation config.
+    """
     family = of_model_type(model.config.model_type)
     if family is None:
         return
     token = tokenizer.convert_tokens_to_ids(family.turns.end)
-    known = model.generation_config.eos_token_id
-    ends = [] if known is None else list(known) if isinstance(known, list) else [known]
+    configured = model.generation_config.eos_token_id
+    ends = [] if configured is None else list(configured) if isinstance(configured, list) else [configured]
     if token is not None and token != tokenizer.unk_token_id and token not in ends:
         model.generation_config.eos_token_id = [*ends, token]
 
 
-def settle(trainer: ReinforcementTrainer, loaded: Loaded) -> None:
-    """The reference is the base model, the adapter disabled: TRL's copy of a fresh adapter would be the same, twice as
-    large."""
+def use_base_model_as_reference(trainer: ReinforcementTrainer) -> None:
+    """Make the base model, with the adapter disabled, the reference model.
+
+    TRL would use a copy of the fresh adapter, which is equivalent (its B is zero) but takes memory.
+    """
     if "ref" in trainer.model.peft_config:
         trainer.model.delete_adapter("ref")
-    trainer.compute_dtype = loaded.compute_dtype
 
 
-def log_probabilities_in(
+def completion_log_probabilities(
     model: torch.nn.Module,
     inputs: Mapping[str, Any],
-    answered: torch.Tensor,
+    completion_mask: torch.Tensor,
     dtype: torch.dtype,
     temperature: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What each token of the answers was to the model: its log-probability, and the entropy of all that might have
-    stood there. Both (rows, positions - 1), shifted as targets are, and 0 elsewhere.
+    """Return log-probability and entropy of each completion token, in nats.
 
-    inputs: what the model takes, input_ids (rows, positions) among it. answered: (rows, positions), which tokens are
-    the answers'.
+    inputs: of the model, with input_ids (rows, positions). completion_mask: (rows, positions), nonzero at completion
+    tokens. dtype: the type to compute in. temperature: logits are divided by it. Both results are (rows, positions - 1)
+    in float32, shifted: index i is about token i + 1; they are 0 outside of completions. The entropies have no
+    gradient.
     """
-    wanted = answered[:, 1:].bool()
+    is_completion = completion_mask[:, 1:].bool()
     targets = torch.nn.functional.pad(
-        inputs["input_ids"][:, 1:].masked_fill(~wanted, UNTRAINED), (0, 1), value=UNTRAINED
+        inputs["input_ids"][:, 1:].masked_fill(~is_completion, UNTRAINED), (0, 1), value=UNTRAINED
     )
-    found = predictions(model, {**inputs, "shift_labels": targets}, dtype)
+    inputs_of_head = head_inputs(model, {**inputs, "shift_labels": targets}, dtype)
     values = log_probabilities(
-        found.hidden, found.head, found.targets, soft_cap=found.soft_cap, temperature=temperature
-    )  # fmt: skip
-    logs, entropies = (of.new_zeros(wanted.shape).masked_scatter(wanted, of) for of in values)
-    return logs, entropies
+        inputs_of_head.hidden,
+        inputs_of_head.head,
+        inputs_of_head.targets,
+        soft_cap=inputs_of_head.soft_cap,
+        temperature=temperature,
+    )
+    logps, entropies = (value.new_zeros(is_completion.shape).masked_scatter(is_completion, value) for value in values)
+    return logps, entropies
 
 
-def log_figures(trainer: JobTrainer, figures: EvaluationMetrics) -> dict[str, float]:
-    """TRL's own `log` would add to them what it has of the train_step under way."""
+def log_evaluation(trainer: JobTrainer, metrics: EvaluationMetrics) -> dict[str, float]:
+    """Log an evaluation and call the evaluation hooks; return the log entry.
+
+    transformers' `log` is called directly: TRL's own would add metrics of the unfinished train_step to the entry.
+    """
     assert isinstance(trainer, Trainer)
-    entry = logged(figures)
+    entry = log_entry(metrics)
     Trainer.log(trainer, entry)
-    trainer.hooks.evaluated(trainer.state.global_step, figures)
+    trainer.hooks.evaluated(trainer.state.global_step, metrics)
     trainer.control = trainer.callback_handler.on_evaluate(trainer.args, trainer.state, trainer.control, entry)
     return entry

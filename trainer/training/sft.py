@@ -1,5 +1,7 @@
-"""Supervised fine-tuning on tokens that are prepared already: transformers' Trainer with a loss head of our own and
-exact evaluation."""
+"""Supervised fine-tuning on tokens that the prepare step wrote.
+
+transformers' Trainer, with our loss head and exact evaluation.
+"""
 
 from __future__ import annotations
 
@@ -13,129 +15,154 @@ from transformers import Trainer, TrainingArguments
 from gemtune.jobs.record import EvaluationMetrics
 from trainer.base_model.language_model import unwrapped
 from trainer.model import gradient_checkpointing, row_attention
-from trainer.model.hidden_states import predictions
+from trainer.model.hidden_states import head_inputs
 from trainer.model.loss_head import cross_entropy_sum
-from trainer.model.on_cpu.install import draws_alone
-from trainer.model.on_cpu.row_parallel import SideBySide, parts_of, shares_of
+from trainer.model.on_cpu.install import draws_all_random_numbers
+from trainer.model.on_cpu.row_parallel import RowParallel, split_into_chunks, split_into_parts
 from trainer.rows.encoder import UNTRAINED
 from trainer.training import batches, metrics
 from trainer.training.interface import Hooks, Setup
-from trainer.training.job_trainer import arguments, attach, logged
+from trainer.training.job_trainer import arguments, attach_hooks, log_entry
 
 if TYPE_CHECKING:
     from trainer.base_model.language_model import LanguageModel
 
 
 class SftTrainer(Trainer):
-    """Trains on the mean over a train_step's trained tokens, evaluates by sums over tokens instead of means of batch
-    means, and counts the tokens it trained on."""
+    """transformers' Trainer with our loss, evaluation and row parallelism.
+
+    The loss is the mean over all trained tokens of a train_step, not over its batches. Evaluation divides sums over
+    tokens, where the Trainer averages the means of batches. row_parallel: splits batches over the cores of a CPU; None
+    elsewhere. head_cost: see `_head_cost`. tokens_seen: see JobTrainer.
+    """
 
     model: LanguageModel
     compute_dtype: torch.dtype
     hooks: Hooks
-    wanted_metrics: list[str]
-    side_by_side: SideBySide | None = None
+    metric_names: list[str]
+    row_parallel: RowParallel | None = None
     head_cost = 0.0
     tokens_seen = 0
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        self.tokens_seen += batches.tokens_in(cast(batches.Batch, inputs))
+        """Count the tokens of a batch, then train on it."""
+        self.tokens_seen += batches.count_tokens(cast(batches.Batch, inputs))
         return super().training_step(model, inputs, *args, **kwargs)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[batches.Batch], num_batches: int, device: torch.device
     ) -> tuple[list[batches.Batch], int]:
-        """The batches of a train_step, and how many tokens are trained in all of them together."""
+        """Return the batches of a train_step, and the tokens they train on.
+
+        The Trainer would count labels that are not -100 in `labels`; ours are in `shift_labels`.
+        """
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         return samples, sum(int((sample["shift_labels"] != UNTRAINED).sum()) for sample in samples)
 
     def compute_loss(
-        self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool = False,
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> torch.Tensor:  # fmt: skip
-        """num_items_in_batch: of `get_batch_samples`."""
+    ) -> torch.Tensor:
+        """Return a batch's loss, in nats: its part of the train_step's mean.
+
+        num_items_in_batch: trained tokens of the whole train_step, from `get_batch_samples`.
+        """
         assert num_items_in_batch is not None
-        if self.side_by_side is not None:
+        if self.row_parallel is not None:
             batch = cast(batches.FlatBatch, inputs)
-            parts = self._parts(model, batch, self.side_by_side.threads)
+            parts = self._parts(model, batch, self.row_parallel.threads)
             if len(parts) > 1 or len(parts[0]) > 1:
-                losses = [[partial(self._loss_sum, model, batches.some_rows(batch, share)) for share in part]
-                          for part in parts]  # fmt: skip
-                return self.side_by_side.sum(losses) / num_items_in_batch
+                losses = [
+                    [partial(self._loss_sum, model, batches.select_rows(batch, chunk)) for chunk in part]
+                    for part in parts
+                ]
+                return self.row_parallel.sum(losses) / num_items_in_batch
         return self._loss_sum(model, cast(batches.Batch, inputs)) / num_items_in_batch
 
     def _parts(self, model: torch.nn.Module, batch: batches.FlatBatch, threads: int) -> list[list[list[int]]]:
-        """The rows that go through the model at once, by parts and their shares."""
+        """Return the row indices of a batch, per part and per chunk of a part."""
         width, lengths = unwrapped(model).config.get_text_config().hidden_size, batch["row_lengths"]
-        trained = batches.trained_of_rows(batch)
+        trained = batches.trained_tokens_per_row(batch)
         costs = [length + self.head_cost * count for length, count in zip(lengths, trained, strict=True)]
-        parts = parts_of(lengths, costs, width=width, threads=threads)
-        return [shares_of(part, lengths, trained, costs, width=width) for part in parts]
+        parts = split_into_parts(lengths, costs, width=width, threads=threads)
+        return [split_into_chunks(part, lengths, trained, costs, width=width) for part in parts]
 
     def _loss_sum(self, model: torch.nn.Module, batch: batches.Batch) -> torch.Tensor:
-        found = predictions(model, batch, self.compute_dtype)
-        return cross_entropy_sum(found.hidden, found.head, found.targets, soft_cap=found.soft_cap)
+        """Return the sum of the losses of a batch's trained tokens, a scalar."""
+        inputs = head_inputs(model, batch, self.compute_dtype)
+        return cross_entropy_sum(inputs.hidden, inputs.head, inputs.targets, soft_cap=inputs.soft_cap)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        figures = self.figures()
-        entry = logged(figures)
+        """Evaluate, log the metrics and call the evaluation hooks."""
+        evaluation = self.evaluation_metrics()
+        entry = log_entry(evaluation)
         self.log(entry)
-        self.hooks.evaluated(self.state.global_step, figures)
+        self.hooks.evaluated(self.state.global_step, evaluation)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, entry)
         return entry
 
-    def figures(self) -> EvaluationMetrics:
-        """Loss, accuracy and perplexity of the model as it is now, on the held-out rows."""
-        return metrics.evaluate(self.model, self.get_eval_dataloader(), self.compute_dtype).figures(self.wanted_metrics)
+    def evaluation_metrics(self) -> EvaluationMetrics:
+        """Return loss, accuracy and perplexity on the held-out rows."""
+        return metrics.evaluate(self.model, self.get_eval_dataloader(), self.compute_dtype).evaluation_metrics(
+            self.metric_names
+        )
 
-    def unlogged(self) -> dict[str, list[float]]:
-        """Nothing: transformers' own trainer logs the loss alone."""
+    def unlogged_metrics(self) -> dict[str, list[float]]:
+        """Return an empty mapping: this trainer logs the loss only."""
         return {}
 
 
 def make(setup: Setup) -> SftTrainer:
-    """A trainer for token files of `prepare`, with everything that the request says."""
-    loaded, config, sight = setup.loaded, setup.config, setup.sight
-    by_rows = loaded.model.config._attn_implementation == row_attention.NAME
-    collate = sight.collate if sight is not None else batches.flattened if by_rows else batches.padded
+    """Return a trainer for the token files of the prepare step."""
+    loaded, config, pictures = setup.loaded, setup.config, setup.pictures
+    is_flat = loaded.model.config._attn_implementation == row_attention.NAME
+    collate = pictures.collate if pictures is not None else batches.flatten_rows if is_flat else batches.pad_rows
     rows = batches.TokenRows(setup.train, pack_into=setup.max_length if config.packing else None)
-    # A vision tower's are many: of each picture 4,096 patches through 27 layers.
-    tokens = rows.tokens_of_largest(config.batch_size)
-    again = gradient_checkpointing.checkpointing(
-        loaded.model, tokens, always=config.train_vision_tower, computed_in=loaded.compute_dtype
+    tokens = rows.max_batch_tokens(config.batch_size)
+    # A trained vision tower keeps many activations (4,096 patches per image through 27 layers): always checkpoint it.
+    checkpointing_kwargs = gradient_checkpointing.checkpointing_kwargs(
+        loaded.model, tokens, always=config.train_vision_tower, compute_dtype=loaded.compute_dtype
     )
     trainer = SftTrainer(
         model=loaded.model,
-        args=TrainingArguments(**arguments(setup), **gradient_checkpointing.arguments(again)),
+        args=TrainingArguments(**arguments(setup), **gradient_checkpointing.trainer_arguments(checkpointing_kwargs)),
         data_collator=cast("Callable[[list[Any]], dict[str, Any]]", collate),
         train_dataset=rows,
         eval_dataset=None if setup.held_out is None else batches.TokenRows(setup.held_out),
     )
     if loaded.compute_dtype != torch.float32:
-        leave_casting_to_autocast(loaded.model)
-    trainer.model_accepts_loss_kwargs = True  # our loss is divided by the tokens of the whole train_step
+        disable_input_casts(loaded.model)
+    trainer.model_accepts_loss_kwargs = True  # compute_loss divides by the tokens of the whole train_step
     trainer.compute_dtype = loaded.compute_dtype
-    # What is computed again has to draw what it drew, from the default generator.
-    if by_rows and sight is None and again is None and draws_alone(loaded.model):
-        trainer.side_by_side = SideBySide([weight for weight in loaded.model.parameters() if weight.requires_grad])
+    # Recomputing layers must repeat their random draws, which works with the default generator only.
+    if is_flat and pictures is None and checkpointing_kwargs is None and draws_all_random_numbers(loaded.model):
+        trainer.row_parallel = RowParallel([weight for weight in loaded.model.parameters() if weight.requires_grad])
         trainer.head_cost = _head_cost(loaded.model)
-    trainer.wanted_metrics = list(config.evaluation_metrics)
-    attach(trainer, setup.hooks, config)
+    trainer.metric_names = list(config.evaluation_metrics)
+    attach_hooks(trainer, setup.hooks, config)
     return trainer
 
 
 def _head_cost(model: LanguageModel) -> float:
-    """What the head takes of a trained token, as a multiple of what the layers take of any token: it multiplies by its
-    weights once, forward, and the layers by theirs a second time in backward."""
+    """Return the head's cost per trained token, relative to the layers'.
+
+    Counted in products with weights: the head takes one per trained token, for the logits, since most columns are left
+    out of the second one; the frozen layers take two, forward and for the gradient of their input.
+    """
     head, table = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     frozen = (weight for weight in model.parameters() if not weight.requires_grad)
     of_layers = sum(weight.numel() for weight in frozen if weight is not head and weight is not table)
     return float(head.numel() / (2 * of_layers))
 
 
-def leave_casting_to_autocast(model: LanguageModel) -> None:
-    """PEFT casts what goes into an adapter to its 32 bits, which autocast then casts back: two copies of every input,
-    both kept for backward."""
+def disable_input_casts(model: LanguageModel) -> None:
+    """Stop PEFT from casting an adapter's inputs to its 32 bits.
+
+    autocast would cast them back to 16 bits: two copies of every input, both saved for backward.
+    """
     from peft.tuners.lora import LoraLayer
 
     for module in model.modules():

@@ -165,7 +165,7 @@ def test_an_expired_token_fails_the_job(buckets: Buckets, work: Path) -> None:
 def test_a_model_in_a_bucket_is_read_without_its_weights(buckets: Buckets, work: Path, tiny: Path) -> None:
     upload_folder(buckets.data, tiny, "models/mine")
     provided = location.provide("gs://data/models/mine/", buckets, work, token=lambda: None)
-    described = location.without_weights(buckets, provided, work)
+    described = location.locate_without_weights(buckets, provided, work)
     assert {path.name for path in described.iterdir()} == SMALL
     assert (location.locate(buckets, provided, work) / "model.safetensors").is_file()
 
@@ -182,7 +182,7 @@ def test_a_model_in_a_bucket_is_read_without_its_weights(buckets: Buckets, work:
 def test_a_place_without_a_model_or_outside_the_buckets_is_refused(
     buckets: Buckets, work: Path, place: str, code: str
 ) -> None:
-    for find in (location.without_weights, location.locate):
+    for find in (location.locate_without_weights, location.locate):
         with pytest.raises(StepError) as caught:
             find(buckets, {"kind": "bucket", "id": "x", "place": place}, work)
         assert code_of(caught) == code
@@ -204,7 +204,7 @@ def test_a_missing_part_of_the_weights_is_named(copied: Path, buckets: Buckets, 
     upload_folder(buckets.data, copied, "mine")
     place = str(copied) if kind == "folder" else "data/mine"
     with pytest.raises(StepError, match=r"model-2\.safetensors") as caught:
-        location.without_weights(buckets, {"kind": kind, "id": "x", "place": place}, work)
+        location.locate_without_weights(buckets, {"kind": kind, "id": "x", "place": place}, work)
     assert code_of(caught) == "bad_base_model"
 
 
@@ -228,7 +228,7 @@ def test_a_link_out_of_the_bucket_is_refused_and_one_inside_is_followed(
     (tmp_path / "outside.json").write_text("{}")
     (folder / "generation_config.json").unlink(missing_ok=True)
     (folder / "generation_config.json").symlink_to(tmp_path / "outside.json")
-    for look in (location.locate, location.without_weights):
+    for look in (location.locate, location.locate_without_weights):
         with pytest.raises(StepError, match=r"models/linked/generation_config\.json' in data leads out") as caught:
             look(buckets, provided, work)
         assert code_of(caught) == "bad_base_model"

@@ -19,7 +19,7 @@ from tests import preference_rows, rows, tiny_gemma
 from tests.trainer.conftest import Bench
 from trainer.model import adapted_layers
 from trainer.model.engines import huggingface
-from trainer.model.hidden_states import predictions
+from trainer.model.hidden_states import head_inputs
 from trainer.model.loss_head import cross_entropy_sum
 from trainer.training import batches
 
@@ -83,8 +83,8 @@ def plain_loss(model: Any) -> torch.Tensor:
 
 
 def our_loss(model: Any) -> torch.Tensor:
-    batch = batches.flattened([[row] for row in tokens_and_labels()])
-    states = predictions(model, batch, torch.float32)
+    batch = batches.flatten_rows([[row] for row in tokens_and_labels()])
+    states = head_inputs(model, batch, torch.float32)
     total = cross_entropy_sum(states.hidden, states.head, states.targets, soft_cap=states.soft_cap)
     return total / len(states.targets)
 

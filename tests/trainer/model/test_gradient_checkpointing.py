@@ -19,10 +19,10 @@ from tests.trainer.saved_tensors import saved_bytes
 from trainer.model import gradient_checkpointing
 from trainer.model.engines import huggingface
 from trainer.model.engines.huggingface import load
-from trainer.model.hidden_states import predictions
+from trainer.model.hidden_states import head_inputs
 from trainer.model.on_cpu import install
 from trainer.training import batches
-from trainer.training.sft import leave_casting_to_autocast
+from trainer.training.sft import disable_input_casts
 
 ROWS, LAYERS = 2, 3
 
@@ -49,8 +49,8 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def saved_bytes_of(model: Any, length: int, dtype: torch.dtype) -> int:
     """Return the bytes that the trainer's forward pass saves for backward."""
     tokens = [[(7 * position + row) % 500 + 4 for position in range(length)] for row in range(ROWS)]
-    batch = batches.flattened([[{"input_ids": row, "labels": row} for row in tokens]])
-    return saved_bytes(model, lambda: predictions(model, batch, dtype))
+    batch = batches.flatten_rows([[{"input_ids": row, "labels": row} for row in tokens]])
+    return saved_bytes(model, lambda: head_inputs(model, batch, dtype))
 
 
 KINDS = [
@@ -81,7 +81,7 @@ def test_saved_activations_are_estimated_within_15_percent(
         monkeypatch.setattr(install, "install", lambda model: None)
     training = {"base_model_id": str(wide), "method": method, "lora_dropout": dropout}
     model = load(wide, Spec.model_validate({"processed_dataset_id": "x", "training_config": training})).model.train()
-    leave_casting_to_autocast(model)
+    disable_input_casts(model)
     # The difference leaves out weights that are cast, which are saved once for any number of tokens.
     counted = saved_bytes_of(model, 128, dtype) - saved_bytes_of(model, 64, dtype)
     assert gradient_checkpointing.activation_bytes(model, ROWS * 64, dtype) == pytest.approx(counted, rel=0.15)

@@ -94,5 +94,5 @@ def test_products_are_saved_for_backward_only_if_the_gpu_has_room(monkeypatch: p
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, free))
     most_tokens = int(0.6 * free) // bytes_per_token
     saving_products = {"use_reentrant": False, "context_fn": gradient_checkpointing.keep_products}
-    assert gradient_checkpointing.checkpointing(model, most_tokens) == saving_products
-    assert gradient_checkpointing.checkpointing(model, most_tokens + 1) == {"use_reentrant": False}
+    assert gradient_checkpointing.checkpointing_kwargs(model, most_tokens) == saving_products
+    assert gradient_checkpointing.checkpointing_kwargs(model, most_tokens + 1) == {"use_reentrant": False}

@@ -11,9 +11,9 @@ from gemtune.request.spec import Spec
 from tests import rows
 from tests.trainer.conftest import Bench
 from trainer.model.engines import huggingface
-from trainer.model.hidden_states import predictions
+from trainer.model.hidden_states import head_inputs
 from trainer.rows.encoder import Encoded, Encoder
-from trainer.training.batches import flattened
+from trainer.training.batches import flatten_rows
 
 
 def test_an_evaluation_does_not_change_later_gradients(bench_of: Callable[..., Bench]) -> None:
@@ -23,11 +23,11 @@ def test_an_evaluation_does_not_change_later_gradients(bench_of: Callable[..., B
     loaded = huggingface.load(bench.base, spec)
     encoder = Encoder(bench.base, max_length=128)
     encoded = [encoder.encode(row["messages"]) for row in rows.train_rows(3)]
-    batch = flattened([[{"input_ids": r.input_ids, "labels": r.labels}] for r in encoded if isinstance(r, Encoded)])
+    batch = flatten_rows([[{"input_ids": r.input_ids, "labels": r.labels}] for r in encoded if isinstance(r, Encoded)])
 
     def gradients() -> dict[str, torch.Tensor]:
         loaded.model.train().zero_grad()
-        predictions(loaded.model, batch, loaded.compute_dtype).hidden.float().square().sum().backward()
+        head_inputs(loaded.model, batch, loaded.compute_dtype).hidden.float().square().sum().backward()
         return {n: w.grad.clone() for n, w in loaded.model.named_parameters() if w.grad is not None}
 
     for module in loaded.model.modules():
@@ -35,7 +35,7 @@ def test_an_evaluation_does_not_change_later_gradients(bench_of: Callable[..., B
             module.lora_dropout["default"].p = 0.0
     before = gradients()
     with torch.no_grad():
-        predictions(loaded.model.eval(), batch, loaded.compute_dtype)
+        head_inputs(loaded.model.eval(), batch, loaded.compute_dtype)
     after = gradients()
     assert any(gradient.any() for gradient in before.values())
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -243,7 +243,7 @@ for module, name in [(dpo_config, "DPOConfig"), (grpo_config, "GRPOConfig"),
 grpo_trainer.unwrap_model_for_generation = of_models.disable_gradient_checkpointing = print
 utils._ChunkedLogProbFunction = object()
 """
-FORGETS = "from trainer.model.engines import unsloth as engine; engine.forget_trl()"
+FORGETS = "from trainer.model.engines import unsloth as engine; engine.unload_trl()"
 PREPARES = """
 from types import SimpleNamespace as Of
 from trainer.model.engines import unsloth as engine

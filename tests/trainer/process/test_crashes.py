@@ -7,7 +7,7 @@ import torch
 
 from gemtune.errors import StaleAttempt, StepError
 from trainer.context import StopRequested
-from trainer.process.child import Ended
+from trainer.process.child import ChildResult
 from trainer.process.crashes import cause_of, refuse_unsupported_model
 
 
@@ -80,4 +80,4 @@ def test_an_error_that_may_pass_is_raised_unchanged(error: BaseException) -> Non
 
 def test_a_dead_child_process_is_described_by_the_end_of_its_traceback() -> None:
     output = "Loading\nTraceback (most recent call last):\n  File x\n\nValueError:\n\nNo such model.\n\n"
-    assert Ended(1, output).last_words == "File x ValueError: No such model."
+    assert ChildResult(1, output).last_lines == "File x ValueError: No such model."

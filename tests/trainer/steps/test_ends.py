@@ -109,14 +109,14 @@ def test_a_crash_during_the_evaluation_of_an_epoch_does_not_lose_it(
     training = BY_EPOCH | {"max_steps": 9}
     uninterrupted, crashed = bench_of(**training).to(Step.TRAIN), bench_of(**training).to(Step.PREPARE)
     evaluated_at: list[int] = []
-    figures = SftTrainer.figures
+    figures = SftTrainer.evaluation_metrics
 
     def crash_at_third(trainer: SftTrainer) -> Any:  # the first is the base model's
         evaluated_at.append(trainer.state.global_step)
         return crash() if len(evaluated_at) == 3 else figures(trainer)
 
     with monkeypatch.context() as patched:
-        patched.setattr(SftTrainer, "figures", crash_at_third)
+        patched.setattr(SftTrainer, "evaluation_metrics", crash_at_third)
         with pytest.raises(ConnectionError):
             crashed.run(Step.TRAIN)
     assert evaluated_at == [0, 3, 6]

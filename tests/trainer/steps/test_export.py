@@ -27,7 +27,7 @@ from tests.trainer.test_entry import run_trainer
 from trainer.certificate import comparison
 from trainer.context import StopRequested
 from trainer.process import child
-from trainer.process.child import Ended
+from trainer.process.child import ChildResult
 from trainer.steps import export
 from trainer.store import manifest
 
@@ -41,11 +41,11 @@ def compare_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     Other tests run it in a process of its own.
     """
 
-    def run(arguments: Sequence[str], check_stop: Callable[[], None]) -> Ended:
+    def run(arguments: Sequence[str], check_stop: Callable[[], None]) -> ChildResult:
         assert arguments[:2] == ["-m", "trainer.certificate.comparison_process"]
         comparison_result = comparison.compare(json.loads(Path(arguments[2]).read_text()))
         Path(arguments[3]).write_text(json.dumps(comparison_result))
-        return Ended(0, "")
+        return ChildResult(0, "")
 
     monkeypatch.setattr(child, "run", run)
 

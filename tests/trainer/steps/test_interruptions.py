@@ -22,7 +22,7 @@ from gemtune.handlers.loss_history import loss_history
 from gemtune.jobs.status import Step
 from tests.trainer.conftest import Bench
 from tests.trainer.steps.test_train import adapter, after_steps
-from trainer.__main__ import _guarded as guarded
+from trainer.__main__ import _run_step
 from trainer.steps import train
 
 TRAINING = {
@@ -170,7 +170,7 @@ def test_any_interruption_at_any_train_step_ends_with_the_same_weights(
             patched.setattr(FolderObjects, "upload", lambda *a, fault=fault: (fault.uploads(), upload(*a))[1])
             patched.setattr(train._Attempt, "_must_stop", lambda a, fault=fault: (fault.steps(), must_stop(a))[1])
             job, fence = interrupted.begin(Step.TRAIN)
-            outcomes.append((kind, guarded(interrupted.services, job, fence, 1000, fault.stop)))
+            outcomes.append((kind, _run_step(interrupted.services, job, fence, 1000, fault.stop)))
         if interrupted.job.steps[Step.TRAIN].state == "done":
             break
     assert same_training(uninterrupted, interrupted), outcomes

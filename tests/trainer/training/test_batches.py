@@ -12,13 +12,13 @@ import torch
 
 from trainer.training.batches import (
     TokenRows,
-    filled_up,
-    flattened,
-    padded,
-    some_rows,
-    targets_of,
-    tokens_in,
-    trained_of_rows,
+    count_tokens,
+    fill_to_multiple,
+    flatten_rows,
+    next_token_labels,
+    pad_rows,
+    select_rows,
+    trained_tokens_per_row,
 )
 
 NO = -100  # the label of a position that is not trained on
@@ -31,11 +31,11 @@ def lists(batch: Any) -> dict[str, Any]:
 
 
 def test_a_position_predicts_the_next_token_and_the_last_nothing() -> None:
-    assert targets_of([NO, 6, 7]) == [6, 7, NO]
+    assert next_token_labels([NO, 6, 7]) == [6, 7, NO]
 
 
 def test_packed_rows_follow_each_other_and_each_begins_at_position_0() -> None:
-    assert lists(flattened([[LONG, SHORT], [SHORT]])) == {
+    assert lists(flatten_rows([[LONG, SHORT], [SHORT]])) == {
         "input_ids": [[5, 6, 7, 8, 9, 8, 9]],
         "position_ids": [[0, 1, 2, 0, 1, 0, 1]],
         "shift_labels": [[6, 7, NO, 9, NO, 9, NO]],
@@ -44,7 +44,7 @@ def test_packed_rows_follow_each_other_and_each_begins_at_position_0() -> None:
 
 
 def test_padded_rows_are_filled_up_on_the_right() -> None:
-    assert lists(padded([[LONG], [SHORT]])) == {
+    assert lists(pad_rows([[LONG], [SHORT]])) == {
         "input_ids": [[5, 6, 7], [8, 9, 0]],
         "attention_mask": [[1, 1, 1], [1, 1, 0]],
         "shift_labels": [[6, 7, NO], [9, NO, NO]],
@@ -52,25 +52,25 @@ def test_padded_rows_are_filled_up_on_the_right() -> None:
 
 
 def test_tokens_are_counted_without_padding() -> None:
-    assert tokens_in(padded([[LONG], [SHORT]])) == 5
-    assert tokens_in(flattened([[LONG, SHORT]])) == 5
+    assert count_tokens(pad_rows([[LONG], [SHORT]])) == 5
+    assert count_tokens(flatten_rows([[LONG, SHORT]])) == 5
 
 
 def test_a_batch_is_filled_up_with_a_row_without_trained_tokens() -> None:
-    assert lists(filled_up(flattened([[LONG, SHORT]]), 4)) == {
+    assert lists(fill_to_multiple(flatten_rows([[LONG, SHORT]]), 4)) == {
         "input_ids": [[5, 6, 7, 8, 9, 0, 0, 0]],
         "position_ids": [[0, 1, 2, 0, 1, 0, 1, 2]],
         "shift_labels": [[6, 7, NO, 9, NO, NO, NO, NO]],
         "row_lengths": [3, 2, 3],
     }
-    full = flattened([[LONG, SHORT]])
-    assert lists(filled_up(full, 5)) == lists(full)
+    full = flatten_rows([[LONG, SHORT]])
+    assert lists(fill_to_multiple(full, 5)) == lists(full)
 
 
 def test_selected_rows_form_a_batch_of_their_own() -> None:
-    batch = flattened([[LONG, SHORT, LONG]])
-    assert lists(some_rows(batch, [1, 2])) == lists(flattened([[SHORT, LONG]]))
-    assert trained_of_rows(batch) == [2, 1, 2]
+    batch = flatten_rows([[LONG, SHORT, LONG]])
+    assert lists(select_rows(batch, [1, 2])) == lists(flatten_rows([[SHORT, LONG]]))
+    assert trained_tokens_per_row(batch) == [2, 1, 2]
 
 
 @pytest.fixture
@@ -84,10 +84,10 @@ def path(tmp_path: Path) -> Path:
 def test_an_item_is_one_row(path: Path) -> None:
     rows = TokenRows(path)
     assert (len(rows), rows[0], rows[1]) == (3, [LONG], [SHORT])
-    assert [rows.tokens_of_largest(size) for size in (1, 2, 3, 9)] == [4, 7, 9, 9]
+    assert [rows.max_batch_tokens(size) for size in (1, 2, 3, 9)] == [4, 7, 9, 9]
 
 
 def test_an_item_holds_the_rows_that_are_packed_together(path: Path) -> None:
     rows = TokenRows(path, pack_into=5)
     assert sorted(sorted(len(row["input_ids"]) for row in rows[index]) for index in range(len(rows))) == [[2, 3], [4]]
-    assert rows.tokens_of_largest(1) == 5
+    assert rows.max_batch_tokens(1) == 5

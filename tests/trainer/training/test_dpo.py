@@ -178,7 +178,7 @@ def test_dpo_metrics_respect_the_soft_caps_of_gemma_2(bench_of: Callable[..., Be
     trainer = make_trainer(bench, tiny_gemma.build(tmp_path / "gemma2", "gemma2"), tmp_path)
     model = randomize_adapter(trainer.model)
     assert model.config._attn_implementation == "eager"
-    measured = trainer.figures().by_name()
+    measured = trainer.evaluation_metrics().by_name()
     loss, margin, accuracy = reference_metrics(model.eval(), held_out_pairs(bench))
     assert measured == pytest.approx({"eval_loss": loss, "margin": margin, "preference_accuracy": accuracy}, rel=1e-4)
 
@@ -220,7 +220,7 @@ def test_metrics_of_no_loss_depend_on_the_batch_size(bench_of: Callable[..., Ben
     pairs = len(held_out_pairs(bench))
     for name in get_args(DpoLoss):
         trainer.loss_types = [name]
-        results = [with_eval_batch_size(trainer, count).figures().by_name() for count in (1, 3, pairs)]
+        results = [with_eval_batch_size(trainer, count).evaluation_metrics().by_name() for count in (1, 3, pairs)]
         assert len(list(with_eval_batch_size(trainer, 3).get_eval_dataloader())) == -(-pairs // 3)
         for result in results[:-1]:
             assert result == pytest.approx(results[-1], rel=1e-5), name
@@ -245,4 +245,4 @@ def test_a_sorted_loss_spans_all_pairs(bench_of: Callable[..., Bench], tmp_path:
     with model.disable_adapter():
         reference = sorted_ratios()
     expected = torch.nn.functional.softplus(-BETA * (policy - reference)).mean()
-    assert with_eval_batch_size(trainer, 2).figures().eval_loss == pytest.approx(float(expected), rel=1e-5)
+    assert with_eval_batch_size(trainer, 2).evaluation_metrics().eval_loss == pytest.approx(float(expected), rel=1e-5)

@@ -209,7 +209,7 @@ def test_an_evaluation_does_not_depend_on_the_batch_size(
     for batch_size in (4, 16):
         bench = grpo_bench(bench_of, confident_tiny, HAS_AN_E, SHORT, batch_size=batch_size)
         bench.put("eval", preference_rows.prompts(rows.held_out_rows(20)))  # more than are generated together
-        results.append(make_trainer(bench.to(Step.PREPARE), tmp_path).figures())
+        results.append(make_trainer(bench.to(Step.PREPARE), tmp_path).evaluation_metrics())
     assert results[0].reward not in (0.0, 1.0)
     assert results[0] == results[1]
 
@@ -221,7 +221,7 @@ def test_an_evaluation_does_not_change_the_state_of_the_training(
     trainer = make_trainer(bench, tmp_path)
     trainer.model.train()
     before = torch.get_rng_state()
-    first, second = trainer.figures(), trainer.figures()
+    first, second = trainer.evaluation_metrics(), trainer.evaluation_metrics()
     assert first == second
     assert torch.equal(torch.get_rng_state(), before)
     assert trainer.model.training
@@ -240,7 +240,7 @@ def test_rows_that_one_reward_cannot_judge_are_scored_by_the_others(
     assert metrics is not None
     assert set(metrics.rewards or {}) == {"has_e", "numeric_answer"}
     trainer = make_trainer(bench, tmp_path)
-    measured = trainer.figures()
+    measured = trainer.evaluation_metrics()
     scores = torch.cat(trainer._evaluated)
     assert torch.isnan(scores[:, 1]).sum() == 7
     expected = [has_e + (0 if math.isnan(number) else 4 * number) for has_e, number in scores.tolist()]
@@ -255,7 +255,7 @@ def test_a_model_with_nan_logits_fails_as_a_loss_that_is_not_finite(
     trainer = make_trainer(grpo_bench(bench_of, confident_tiny, HAS_AN_E).to(Step.PREPARE), tmp_path)
     trainer.model.get_base_model().model.norm.weight.data.fill_(float("nan"))
     with pytest.raises(StepError) as caught:
-        trainer.figures()
+        trainer.evaluation_metrics()
     assert caught.value.code == "loss_not_finite"
 
 

@@ -120,7 +120,7 @@ def test_a_checkpoint_is_saved_ten_times_or_every_hundred_train_steps(
 
 
 def test_metrics_are_logged_under_the_names_that_early_stopping_reads() -> None:
-    assert job_trainer.logged(EvaluationMetrics(eval_loss=1.5, accuracy=0.5)) == {
+    assert job_trainer.log_entry(EvaluationMetrics(eval_loss=1.5, accuracy=0.5)) == {
         "eval_loss": 1.5,
         "eval_accuracy": 0.5,
     }
@@ -179,7 +179,7 @@ class StandIn:
     def add_callback(self, callback: Any) -> None:
         self.callback_handler.callbacks.append(callback)
 
-    def unlogged(self) -> dict[str, list[float]]:
+    def unlogged_metrics(self) -> dict[str, list[float]]:
         return self.sums
 
     def _load_from_checkpoint(self, folder: str) -> None:
@@ -198,7 +198,7 @@ def save_checkpoint(folder: Path, train_step: int) -> FolderObjects:
 def test_the_best_weights_are_restored_when_the_last_are_worse(tmp_path: Path) -> None:
     export, into = save_checkpoint(tmp_path, 6), tmp_path / "work"
     trainer: Any = StandIn(best_metric=1.0, best_global_step=6)
-    assert best_weights.take(trainer, {"eval_loss": 1.5}, export, "jobs/x", into) == 6
+    assert best_weights.restore(trainer, {"eval_loss": 1.5}, export, "jobs/x", into) == 6
     assert trainer.loaded == [str(into / "checkpoint-6")]
     assert not (into / "checkpoint-6").exists()  # it is as large as the model
 
@@ -207,14 +207,15 @@ def test_the_best_weights_are_restored_when_the_last_are_worse(tmp_path: Path) -
 def test_the_last_weights_stay_when_none_were_better(tmp_path: Path, best: int | None, last: float) -> None:
     export = save_checkpoint(tmp_path, 6)
     trainer: Any = StandIn(best_metric=1.0, best_global_step=best)
-    assert best_weights.take(trainer, {"eval_loss": last}, export, "jobs/x", tmp_path / "work") is None
+    assert best_weights.restore(trainer, {"eval_loss": last}, export, "jobs/x", tmp_path / "work") is None
     assert trainer.loaded == []
 
 
 def test_missing_best_weights_are_logged_and_the_last_stay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trainer: Any = StandIn(best_metric=1.0, best_global_step=4)
     with caplog.at_level(logging.WARNING):
-        assert best_weights.take(trainer, {"eval_loss": 2.0}, save_checkpoint(tmp_path, 6), "jobs/x", tmp_path) is None
+        export = save_checkpoint(tmp_path, 6)
+        assert best_weights.restore(trainer, {"eval_loss": 2.0}, export, "jobs/x", tmp_path) is None
     assert "train_step 4" in caplog.text
     assert trainer.loaded == []
 
@@ -241,7 +242,7 @@ def callbacks_of(trainer: Any, kind: type) -> list[Any]:
 
 
 def attach_callback(trainer: Any, recording: RecordingHooks, **fields: Any) -> Any:
-    job_trainer.attach(trainer, recording.hooks, config(**fields))
+    job_trainer.attach_hooks(trainer, recording.hooks, config(**fields))
     (callback,) = callbacks_of(trainer, job_trainer.JobCallback)
     return callback
 
@@ -350,6 +351,6 @@ def test_a_training_is_finished_after_its_last_train_step_or_out_of_patience(
     trainer.state.stateful_callbacks = {"EarlyStopping": stopping.state()}
     trainer.state.save_to_json(str(tmp_path / "trainer_state.json"))
     resumed: Any = StandIn(global_step=0, max_steps=9)
-    assert job_trainer.take_if_finished(resumed, tmp_path) is finished
+    assert job_trainer.restore_if_finished(resumed, tmp_path) is finished
     assert resumed.loaded == ([str(tmp_path)] if finished else [])
     assert resumed.state.global_step == (train_step if finished else 0)

@@ -13,7 +13,7 @@ from tests import rows, tiny_gemma
 from trainer.model import row_attention
 from trainer.rows.encoder import Encoded, Encoder
 from trainer.training import metrics
-from trainer.training.batches import flattened, padded
+from trainer.training.batches import flatten_rows, pad_rows
 
 
 def encoded_rows(base: Path) -> list[Encoded]:
@@ -25,7 +25,7 @@ def encoded_rows(base: Path) -> list[Encoded]:
 
 def batches(encoded: list[Encoded], size: int, by_rows: bool) -> list[dict[str, Any]]:
     items = [[{"input_ids": row.input_ids, "labels": row.labels}] for row in encoded]
-    collate = flattened if by_rows else padded
+    collate = flatten_rows if by_rows else pad_rows
     return [collate(items[start : start + size]) for start in range(0, len(items), size)]
 
 
@@ -70,7 +70,7 @@ def test_metrics_match_a_reference_computation(tmp_path: Path, family: str, size
     if by_rows:
         model.set_attn_implementation(row_attention.NAME)
     sums = metrics.evaluate(model, batches(encoded, size, by_rows), torch.float32)
-    measured = sums.figures(["accuracy", "perplexity"])
+    measured = sums.evaluation_metrics(["accuracy", "perplexity"])
     assert measured.eval_loss == pytest.approx(loss, rel=1e-5)
     assert measured.accuracy == accuracy
     assert measured.perplexity == pytest.approx(perplexity, rel=1e-4)
@@ -100,8 +100,10 @@ def test_logits_are_computed_in_blocks_of_positions_and_tokens(
         return gather(logits, *args)
 
     monkeypatch.setattr(torch.Tensor, "gather", recording_gather)
-    measured = metrics.evaluate(model, batches(encoded, 3, by_rows=False), torch.float32).figures(["accuracy"])
-    assert max(largest) <= max(positions, metrics.STEP) * block
+    measured = metrics.evaluate(model, batches(encoded, 3, by_rows=False), torch.float32).evaluation_metrics(
+        ["accuracy"]
+    )
+    assert max(largest) <= max(positions, metrics.SHAPE_MULTIPLE) * block
     assert measured.eval_loss == pytest.approx(loss, rel=1e-5)
     assert measured.accuracy == accuracy
 
@@ -110,14 +112,14 @@ def test_the_first_of_equally_likely_tokens_is_predicted(tiny: Path, monkeypatch
     """The result equals argmax over the whole vocabulary, even across blocks."""
     monkeypatch.setattr(metrics, "BLOCK", 2)
     hidden, head = torch.ones(2, 1), torch.tensor([[0.0], [3.0], [1.0], [3.0], [3.0]])
-    losses, is_first = metrics._looked_up(hidden, torch.tensor([1, 3]), head, None)
+    losses, is_first = metrics._losses_and_hits(hidden, torch.tensor([1, 3]), head, None)
     assert is_first.tolist() == [True, False]
     assert losses.tolist() == pytest.approx([math.log(3 + math.exp(-2) + math.exp(-3))] * 2)
 
 
 def test_the_loss_of_a_diverged_model_is_nan() -> None:
     hidden = torch.tensor([[math.nan], [1.0]])
-    losses, is_first = metrics._looked_up(hidden, torch.tensor([1, 1]), torch.tensor([[0.0], [1.0]]), None)
+    losses, is_first = metrics._losses_and_hits(hidden, torch.tensor([1, 1]), torch.tensor([[0.0], [1.0]]), None)
     assert losses.isnan().tolist() == [True, False]
     assert is_first.tolist() == [False, True]
 
@@ -137,9 +139,9 @@ def test_padding_16_bit_batches_to_few_shapes_changes_no_metric(
     )
     rounded = metrics.evaluate(model, batches(encoded, 2, by_rows=True), torch.bfloat16)
     assert tokens
-    assert all(number % metrics.STEP == 0 for number in tokens)
+    assert all(number % metrics.SHAPE_MULTIPLE == 0 for number in tokens)
     tokens.clear()
-    monkeypatch.setattr(metrics, "STEP", 1)
+    monkeypatch.setattr(metrics, "SHAPE_MULTIPLE", 1)
     plain = metrics.evaluate(model, batches(encoded, 2, by_rows=True), torch.bfloat16)
     assert any(number % 64 for number in tokens)
     handle.remove()
@@ -150,8 +152,8 @@ def test_padding_16_bit_batches_to_few_shapes_changes_no_metric(
 
 def test_only_requested_metrics_are_returned() -> None:
     sums = metrics.Sums(loss=2.0, correct=1, tokens=2)
-    assert sums.figures([]).by_name() == {"eval_loss": 1.0}
-    assert sums.figures(["perplexity"]).perplexity == math.e
-    assert metrics.Sums(loss=1e9, tokens=1).figures(["perplexity"]).perplexity == math.exp(700)
+    assert sums.evaluation_metrics([]).by_name() == {"eval_loss": 1.0}
+    assert sums.evaluation_metrics(["perplexity"]).perplexity == math.e
+    assert metrics.Sums(loss=1e9, tokens=1).evaluation_metrics(["perplexity"]).perplexity == math.exp(700)
     with pytest.raises(ValueError, match="no token"):
-        metrics.Sums().figures([])
+        metrics.Sums().evaluation_metrics([])

@@ -21,7 +21,7 @@ from trainer.training import dpo, grpo, job_trainer, reinforcement, sft
 
 OVERRIDING = (
     dpo.DpoTrainer,
-    grpo.Epochs,
+    grpo.EpochSampler,
     grpo.GrpoTrainer,
     job_trainer.EarlyStopping,
     job_trainer.JobCallback,

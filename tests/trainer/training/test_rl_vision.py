@@ -25,7 +25,7 @@ from tests.trainer.steps.test_train import adapter, after_steps
 from tests.trainer.training.test_dpo import NO_HOOKS, randomize_adapter
 from tests.trainer.training.test_vision import to_processor_messages
 from trainer.rows.prepared import read_tokens
-from trainer.training.picture_batches import Sight
+from trainer.training.picture_batches import PictureCollator
 
 BenchOf = Callable[..., Bench]
 BETA = 0.2
@@ -134,7 +134,7 @@ def make_trainer(bench: Bench, tmp_path: Path) -> Any:
             total_steps=8,
             max_length=2048,
             hooks=NO_HOOKS,
-            sight=Sight.of(base, folder),
+            pictures=PictureCollator.of(base, folder),
         )
     )
     trainer.current_gradient_accumulation_steps = 1

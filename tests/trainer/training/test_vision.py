@@ -202,7 +202,7 @@ def test_gradient_checkpointing_changes_no_loss(
     for checkpointing in (False, True):
         kwargs = {"use_reentrant": False} if checkpointing else None
         monkeypatch.setattr(
-            "trainer.model.gradient_checkpointing.checkpointing", lambda *_, kwargs=kwargs, **__: kwargs
+            "trainer.model.gradient_checkpointing.checkpointing_kwargs", lambda *_, kwargs=kwargs, **__: kwargs
         )
         bench = vision_bench_of(method=method, lora_dropout=0.0, max_steps=3, batch_size=8).to(Step.TRAIN)
         curves.append([loss for _, loss in bench.curve()])
@@ -254,19 +254,19 @@ def test_metrics_of_mixed_rows_do_not_depend_on_the_batches(vision_bench_of: Cal
 
     from trainer.training import metrics
     from trainer.training.batches import TokenRows
-    from trainer.training.picture_batches import Sight
+    from trainer.training.picture_batches import PictureCollator
 
     bench = vision_bench_of()
     bench.put("eval", mixed_rows())
     bench.run(Step.PREPARE)
     folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
     picture_batches, model = (
-        Sight.of(bench.base, folder),
+        PictureCollator.of(bench.base, folder),
         AutoModelForImageTextToText.from_pretrained(bench.base).eval(),
     )
     items = TokenRows(folder / "eval.parquet")
     batches = [picture_batches.collate([items[i] for i in range(n, min(n + size, 16))]) for n in range(0, 16, size)]
-    measured = metrics.evaluate(model, batches, torch.float32).figures(["accuracy"])
+    measured = metrics.evaluate(model, batches, torch.float32).evaluation_metrics(["accuracy"])
 
     processor, rows_of_logits = AutoProcessor.from_pretrained(bench.base), []
     for row, (encoded,) in zip(mixed_rows(), items, strict=True):

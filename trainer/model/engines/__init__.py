@@ -11,5 +11,5 @@ if TYPE_CHECKING:
 
 
 def engine_of(provider: Provider) -> Engine:
-    """Import the module of a provider, which is its engine."""
+    """Import the module of a provider, which implements Engine."""
     return cast("Engine", importlib.import_module(f"trainer.model.engines.{provider}"))

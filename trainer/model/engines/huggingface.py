@@ -1,4 +1,4 @@
-"""Provider `huggingface`: transformers loads, PEFT wraps."""
+"""Provider `huggingface`: loads with transformers and wraps with PEFT."""
 
 from __future__ import annotations
 
@@ -22,26 +22,30 @@ if TYPE_CHECKING:
 
 
 def prepare(spec: Spec) -> None:
-    """Nothing that the trainer itself does not need."""
+    """Do nothing: the trainer itself needs the same packages."""
 
 
 def load(folder: Path, spec: Spec) -> Loaded:
-    """LoRA and RL: an adapter on the frozen base model. QLoRA: the same on a base model in 4 bits. Full: all weights
-    are trained, kept in float32, since AdamW's small steps vanish in bfloat16's 8 bits."""
+    """Load the base model; see Engine.load.
+
+    LoRA and RL train an adapter on the frozen base model, QLoRA the same on a base model in 4 bits. Full trains all
+    weights in float32, since AdamW's small steps vanish in bfloat16's 8 bits of precision.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     from trainer.model import row_attention
 
     row_attention.register()
-    config, sees = spec.training_config, spec.modality == "vision"
+    config, is_vision = spec.training_config, spec.modality == "vision"
     dtype, family = compute_dtype(stored_dtype(folder)), folder_contents.family_of(folder)
-    base = (AutoModelForImageTextToText if sees else AutoModelForCausalLM).from_pretrained(
+    base = (AutoModelForImageTextToText if is_vision else AutoModelForCausalLM).from_pretrained(
         folder,
         dtype=torch.float32 if config.method == "Full" else dtype,
         attn_implementation=_attention(folder, spec),
         quantization_config=_four_bits(dtype, family) if config.method == "QLoRA" else None,
-        # Straight to the GPU, tensor by tensor: main memory, where Cloud Run keeps the files, holds no second copy.
+        # Loaded straight to the GPU, tensor by tensor: on Cloud Run the files are in main memory already, which need
+        # not hold a second copy.
         device_map="cuda" if torch.cuda.is_available() else None,
     )
     model: LanguageModel = base
@@ -61,19 +65,22 @@ def load(folder: Path, spec: Spec) -> Loaded:
 
 
 def save(model: LanguageModel, folder: Path) -> None:
-    """See Engine.save. Raises OSError."""
+    """Write the trained weights; see Engine.save. Raises OSError."""
     if is_wrapped(model):
         # Embeddings are never trained with an adapter, and PEFT's check for it would ask the Hub.
         model.save_pretrained(str(folder), save_embedding_layers=False)
     else:
         model.save_pretrained(str(folder))
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty form; export writes a model card
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's template; export writes a model card
 
 
 def _attention(folder: Path, spec: Spec) -> str | dict[str, str]:
-    """Rows of text lie one after the other. A picture's tokens see those ahead of them, and TRL pads its rows, which
-    only a mask can say; of the attentions with masks, only the eager one caps scores as Gemma 2 does, and audio towers
-    know no other."""
+    """Return the attention implementation for transformers.
+
+    Text rows are concatenated (`row_attention`). Vision jobs need a mask, since a picture's tokens also see later ones
+    of the same picture; RL needs one, since TRL pads. Of the attentions with masks, only the eager one caps scores as
+    Gemma 2 does, and audio towers support no other.
+    """
     from trainer.model import row_attention
 
     if spec.modality == "text" and spec.training_config.method != "RL":
@@ -81,12 +88,15 @@ def _attention(folder: Path, spec: Spec) -> str | dict[str, str]:
     config = folder_contents.config_of(folder)
     if config.get("attn_logit_softcapping") is not None:
         return "eager"
-    hears = isinstance(config.get("audio_config"), dict)
-    return {"text_config": "sdpa", "vision_config": "sdpa", "audio_config": "eager"} if hears else "sdpa"
+    has_audio = isinstance(config.get("audio_config"), dict)
+    return {"text_config": "sdpa", "vision_config": "sdpa", "audio_config": "eager"} if has_audio else "sdpa"
 
 
 def _four_bits(dtype: torch.dtype, family: Family) -> BitsAndBytesConfig:
-    """NF4 with double quantization, as in Dettmers et al., QLoRA, arXiv:2305.14314."""
+    """Return the configuration of NF4 with double quantization.
+
+    As in Dettmers et al., QLoRA, arXiv:2305.14314.
+    """
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
@@ -94,29 +104,34 @@ def _four_bits(dtype: torch.dtype, family: Family) -> BitsAndBytesConfig:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=four_bits.skipped_modules(family),  # of 4 bits too, despite its name
+        llm_int8_skip_modules=four_bits.skipped_modules(family),  # applies to 4 bits too, despite its name
     )
 
 
 def _keep_differentiable(model: PreTrainedModel) -> None:
-    """On CPUs with AVX512-BF16 bitsandbytes repacks its weights at the first evaluation, for good, for a product that
-    has no gradient: training after it would go on with gradients that lack their way through the base model."""
-    layer: Any  # of bitsandbytes, where it has this attribute
+    """Keep bitsandbytes from repacking its weights at the first evaluation.
+
+    On CPUs with AVX512-BF16 it repacks them for good, for a product without a gradient. Training after that would
+    silently lack the gradients that flow through the base model.
+    """
+    layer: Any  # only layers of bitsandbytes have this attribute
     for layer in model.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):
             layer.support_avx512bf16_for_cpu = False
 
 
 def _with_adapter(base: PreTrainedModel, config: TrainingConfig) -> PeftModel:
-    """LoRA on attention and MLP of the language model, on its experts, and on the vision tower if asked; weights in
-    float32."""
+    """Wrap the base model with a LoRA adapter, whose weights are in float32.
+
+    The adapter is on attention and MLP of the language model, on its experts, and on the vision tower if requested.
+    """
     from peft import LoraConfig, get_peft_model
 
     experts = adapted_layers.target_parameters(base)
     lora = LoraConfig(
         r=config.lora_rank,
-        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # it is divided by the rank, and need not be whole
-        lora_dropout=adapted_layers.dropout(config.lora_dropout, experts),
+        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # it is divided by the rank, and may be a fraction
+        lora_dropout=adapted_layers.adapter_dropout(config.lora_dropout, experts),
         target_modules=adapted_layers.target_modules(base, vision_tower=config.train_vision_tower),
         target_parameters=experts,
         bias="none",

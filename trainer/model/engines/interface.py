@@ -1,4 +1,4 @@
-"""The interface of an engine: all that differs between providers."""
+"""The interface of an engine: everything that differs between providers."""
 
 from __future__ import annotations
 
@@ -15,23 +15,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model ready to train: what shall not change is frozen. compute_dtype: what its products are made in; kept
-    weights may have more bits (an adapter's, or all of them in a full fine-tuning)."""
+    """A model that is ready to train.
+
+    Weights that are not trained are frozen. compute_dtype: the type of its matrix products; trained weights may be
+    wider (those of an adapter, or all of them in full fine-tuning).
+    """
 
     model: LanguageModel
     compute_dtype: torch.dtype
 
 
 class Engine(Protocol):
+    """A provider's way to load and save a model, implemented by a module."""
+
     def prepare(self, spec: Spec) -> None:
-        """Called before anything else imports transformers. Raises StepError when this machine lacks what the provider
-        needs, before any work."""
+        """Prepare this process, before anything else imports transformers.
+
+        Raises StepError if the machine lacks what the provider needs.
+        """
         ...
 
     def load(self, folder: Path, spec: Spec) -> Loaded:
-        """The base model of a folder, wrapped as the method says."""
+        """Load the base model of a folder, wrapped as the method requires."""
         ...
 
     def save(self, model: LanguageModel, folder: Path) -> None:
-        """Write what was trained: an adapter in PEFT's format, or all weights in transformers'."""
+        """Write the trained weights.
+
+        Writes an adapter in PEFT's format, or all weights in that of transformers.
+        """
         ...

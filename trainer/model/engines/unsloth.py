@@ -1,5 +1,7 @@
-"""Provider `unsloth`: its own code loads and wraps, with kernels of its own on a GPU. What is trained on, measured and
-kept is what provider `huggingface` trains on, measures and keeps."""
+"""Provider `unsloth`: loads and wraps with unsloth's own code and kernels.
+
+Training data, losses, metrics and files are the same as with provider `huggingface`.
+"""
 
 from __future__ import annotations
 
@@ -21,48 +23,56 @@ if TYPE_CHECKING:
 
     from trainer.base_model.language_model import LanguageModel
 
-# unsloth writes the kernels it generates here, and not into the folder that it happens to run in.
-COMPILED = cache_folder() / "unsloth-compiled"
+# unsloth writes generated kernels to this folder instead of the working directory.
+COMPILED_FOLDER = cache_folder() / "unsloth-compiled"
 NEEDS_GPU = "run it where torch finds a GPU, or use provider huggingface"
 REPAIR = "run `make unsloth`, which repairs its environment, set what it prints, or use provider huggingface"
 
 
 def prepare(spec: Spec) -> None:
-    """Import unsloth, which has to come before all that it changes. Raises StepError `unsloth_missing`,
-    `unsloth_unusable`, `unsloth_needs_gpu`."""
+    """Import unsloth, which must come before the packages that it patches.
+
+    Raises StepError `unsloth_missing`, `unsloth_unusable`, `unsloth_needs_gpu`.
+    """
     for package in ("unsloth", "unsloth_zoo"):
         if importlib.util.find_spec(package) is None:
             raise StepError("unsloth_missing", f"the trainer's environment has no {package}", hint=REPAIR)
-    os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(COMPILED))
+    os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(COMPILED_FOLDER))
     os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
     try:
         import unsloth
     except MemoryError:
         raise
-    except Exception as error:  # it looks into other packages as it is imported, and may meet anything there
+    except Exception as error:  # on import it patches other packages, which may raise anything
         message = f"unsloth cannot be used here: {cause_of(error)}"
-        hint = NEEDS_GPU if isinstance(error, NotImplementedError) else REPAIR  # what it raises without a GPU it knows
+        hint = NEEDS_GPU if isinstance(error, NotImplementedError) else REPAIR  # raised without a supported GPU
         raise StepError("unsloth_unusable", message, hint=hint) from error
     if unsloth.DEVICE_TYPE == "cpu":
         if spec.modality == "vision":
-            raise StepError("unsloth_needs_gpu", "unsloth trains on pictures on a GPU only", hint=NEEDS_GPU)
+            raise StepError("unsloth_needs_gpu", "unsloth trains on pictures only on a GPU", hint=NEEDS_GPU)
         if spec.training_config.method == "QLoRA":
             raise StepError(
-                "unsloth_needs_gpu", "unsloth trains QLoRA on a GPU only", hint=f"{NEEDS_GPU}, or method LoRA"
+                "unsloth_needs_gpu", "unsloth trains QLoRA only on a GPU", hint=f"{NEEDS_GPU}, or method LoRA"
             )
-    forget_trl()
+    unload_trl()
 
 
-def forget_trl() -> None:
-    """Let the next import of TRL find it as it was released. unsloth has put classes of its own there, which have not
-    the methods that ours extend, and functions of its own, of which one answers in a form of a later TRL: the losses,
-    the sampling and the figures would be its own. Ours are to be the same with every provider."""
+def unload_trl() -> None:
+    """Make the next import of TRL load it without unsloth's patches.
+
+    unsloth replaces TRL's trainers by classes without the methods that ours override, and functions by others, one of
+    which returns the form of a later TRL: losses, sampling and metrics would be unsloth's. Ours are to be the same for
+    every provider.
+    """
     for name in [name for name in sys.modules if name == "trl" or name.startswith("trl.")]:
         del sys.modules[name]
 
 
 def load(folder: Path, spec: Spec) -> Loaded:
-    """See Engine.load: the same weights in the same types, and the same layers adapted, as by huggingface."""
+    """Load the base model; see Engine.load.
+
+    Weights have the same types, and adapters are on the same layers, as with huggingface.
+    """
     import torch
     from unsloth import FastLanguageModel, FastVisionModel
 
@@ -74,12 +84,12 @@ def load(folder: Path, spec: Spec) -> Loaded:
     dtype, full = compute_dtype(stored_dtype(folder)), config.method == "Full"
     model, _ = fast.from_pretrained(
         str(folder),
-        max_seq_length=_positions(folder, spec),
+        max_seq_length=_max_positions(folder, spec),
         dtype=torch.float32 if full else dtype,
         load_in_4bit=config.method == "QLoRA",
         full_finetuning=full,
-        use_gradient_checkpointing=False,  # the trainer decides
-        **_of_this_machine(folder, full=full),
+        use_gradient_checkpointing=False,  # the trainer decides about it
+        **_device_arguments(folder, full=full),
     )
     if full:
         for part in vision_parts.of(model):
@@ -97,31 +107,37 @@ def load(folder: Path, spec: Spec) -> Loaded:
     )
     model.peft_config["default"].base_model_name_or_path = config.base_model_id
     if isinstance(config.rl_config, GrpoConfig):
-        _heed_padding(model)
+        _keep_padding_mask(model)
     return Loaded(model, dtype)
 
 
 def save(model: LanguageModel, folder: Path) -> None:
-    """See Engine.save. Raises OSError."""
+    """Write the trained weights; see Engine.save. Raises OSError."""
     from trainer.model.engines import huggingface
 
     huggingface.save(model, folder)
 
 
-def _heed_padding(model: PeftModel) -> None:
-    """On a GPU unsloth's own decoder of Gemma 1 and 2 drops the attention mask while it trains, unless the model around
-    it was asked for logits without labels just before; TRL asks the decoder itself. That changes nothing in rows that
-    are filled up behind their end, ours and DPO's; but GRPO fills prompts up in front, and each token would see it."""
-    module: Any  # the decoder, where it has this attribute
+def _keep_padding_mask(model: PeftModel) -> None:
+    """Make unsloth's decoder respect the attention mask while it trains.
+
+    On a GPU, its decoder for Gemma 1 and 2 drops the mask in training, unless the surrounding model was just asked for
+    logits without labels; TRL calls the decoder directly. That is harmless with padding on the right, as in our batches
+    and DPO's, but GRPO pads prompts on the left, where every token would see the padding.
+    """
+    module: Any  # only the decoder has this attribute
     for module in model.modules():
         if hasattr(module, "embed_tokens"):
             module._unsloth_keep_padding_mask = True
 
 
-def _of_this_machine(folder: Path, *, full: bool) -> dict[str, Any]:
-    """Where unsloth is transformers (on a CPU, and on a GPU wherever it has no decoder of its own, as for Full), only
-    the eager attention caps scores as Gemma 2 does, and it would choose another. On a GPU it keeps weights in 16 bits
-    unless told otherwise."""
+def _device_arguments(folder: Path, *, full: bool) -> dict[str, Any]:
+    """Return the arguments of `from_pretrained` that depend on the device.
+
+    Where unsloth uses transformers' decoder (on a CPU, and on a GPU for models or methods that it has no decoder for,
+    such as Full), only the eager attention caps scores as Gemma 2 does, and unsloth would choose another. On a GPU it
+    keeps trained weights in 16 bits unless `float32_mixed_precision` is set.
+    """
     import unsloth
 
     from trainer.base_model.folder_contents import config_of
@@ -134,10 +150,10 @@ def _of_this_machine(folder: Path, *, full: bool) -> dict[str, Any]:
     return {"float32_mixed_precision": True} | ({"attn_implementation": "eager"} if capped else {})
 
 
-def _positions(folder: Path, spec: Spec) -> int:
-    """Tokens that a row may have."""
+def _max_positions(folder: Path, spec: Spec) -> int:
+    """Return the most tokens that one row may have."""
     from gemtune.request.spec import DEFAULT_SEQ_LENGTH
     from trainer.base_model.folder_contents import config_of, max_positions
 
-    asked = spec.training_config.max_seq_length or DEFAULT_SEQ_LENGTH
-    return min(asked, max_positions(config_of(folder)) or asked)
+    requested = spec.training_config.max_seq_length or DEFAULT_SEQ_LENGTH
+    return min(requested, max_positions(config_of(folder)) or requested)

@@ -1,9 +1,9 @@
-"""Causal attention within rows that lie one after the other, for heads that share their keys.
+"""Causal attention within concatenated rows, for heads that share their keys.
 
-Block by block as in Dao et al., FlashAttention (arXiv:2205.14135), but with what a CPU multiplies fast: the queries of
-all heads that share a key are one matrix, and no key after a block's last token is looked at. Scores are summed and
-their softmax taken in float32. Its weights are kept for backward where rows are short, and made again where they are
-long: a weight each for a token and all before it is little for hundreds of them, and most of the memory for thousands.
+Computed block by block as in Dao et al., FlashAttention (arXiv:2205.14135), arranged for what a CPU multiplies fast:
+the queries of all heads that share a key head form one matrix, and keys after the block's last token are skipped.
+Scores are accumulated and normalized in float32. Short rows save the softmax weights for backward; long rows recompute
+them, since one weight per pair of tokens is little memory for hundreds of tokens and most of it for thousands.
 """
 
 from __future__ import annotations
@@ -17,145 +17,215 @@ import torch
 
 from trainer.model.on_cpu import recompute
 
-# Tokens whose queries are one matrix; more of them look at more keys in vain, fewer make thinner products.
+# Query tokens per block. Larger blocks multiply more keys that the causal mask discards; smaller ones multiply slower.
 BLOCK = 128
-# oneDNN writes code for every shape it has not met, which takes as long as the product of a short row, and keeps it. So
-# there are few shapes: queries and keys are multiples of these, with some of the row after it, that count for nothing.
-QUERY_STEP, KEY_STEP = 32, 64
-# Keys that a block may see for its weights to be kept; of a token and head they are at most 320 numbers then.
-KEPT = 512
+# oneDNN compiles code for every new shape, which takes as long as the product of a short row, and caches it. To keep
+# shapes few, the numbers of queries and keys are rounded up to these multiples. A block may then reach into the next
+# row, whose tokens are masked.
+QUERY_MULTIPLE, KEY_MULTIPLE = 32, 64
+# Blocks with at most this many keys save their weights for backward: at most 320 numbers per token and head.
+MAX_SAVED_KEYS = 512
 
 
-def attended(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, row_lengths: Sequence[int], scale: float,
-    asking: torch.Tensor | None = None,
-) -> torch.Tensor:  # fmt: skip
-    """query (asking tokens, heads, width), key and value (tokens, key heads, width) -> (asking tokens, heads, width).
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    row_lengths: Sequence[int],
+    scale: float,
+    query_positions: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return softmax(scale * query key^T) value, causal within each row.
 
-    row_lengths add up to all tokens. asking: the tokens that the queries are of, ascending; None: of all.
+    query: (query tokens, heads, width). key, value: (tokens, key heads, width); heads is a multiple of key heads.
+    row_lengths: tokens per row; they add up to all tokens. query_positions: (query tokens,), int64, ascending: the
+    token that each query belongs to; None if there is a query for every token. Returns (query tokens, heads, width) in
+    the type of query.
     """
-    asking, lengths = torch.arange(len(key)) if asking is None else asking, tuple(row_lengths)
+    if query_positions is None:
+        query_positions = torch.arange(len(key))
+    lengths = tuple(row_lengths)
     out: torch.Tensor
-    out, *weights = _Attention.apply(query, key, value, asking, lengths, scale)
-    if max(lengths) > KEPT:
+    out, *weights = _Attention.apply(query, key, value, query_positions, lengths, scale)
+    if max(lengths) > MAX_SAVED_KEYS:
         return out
-    make = partial(_weighted, shape=out.shape, asking=asking, row_lengths=lengths)
+    make = partial(_weights_times_value, shape=out.shape, query_positions=query_positions, row_lengths=lengths)
     return recompute.mark(out, make, value.detach(), *weights)
 
 
-def _weighted(
-    value: torch.Tensor, *weights: torch.Tensor, shape: torch.Size, asking: torch.Tensor, row_lengths: tuple[int, ...]
+def _weights_times_value(
+    value: torch.Tensor,
+    *weights: torch.Tensor,
+    shape: torch.Size,
+    query_positions: torch.Tensor,
+    row_lengths: tuple[int, ...],
 ) -> torch.Tensor:
-    """The result once more, of the weights of all blocks."""
+    """Recompute the output from the saved weights of all blocks.
+
+    value: (tokens, key heads, width). weights: per block, as `_Block.weights` returns them. shape: of the output.
+    """
     out = value.new_empty(shape)
-    for at, here in zip(_blocks(out, value, asking, row_lengths), weights, strict=True):
-        at.put(out, here @ at.of_keys(value))
+    for block, block_weights in zip(_blocks(out, value, query_positions, row_lengths), weights, strict=True):
+        block.write(out, block_weights @ block.key_rows(value))
     return out
 
 
 class _Attention(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, asking: torch.Tensor,
-        row_lengths: tuple[int, ...], scale: float,
-    ) -> tuple[torch.Tensor, ...]:  # fmt: skip
-        """The result, and the weights that are kept."""
-        out, kept = torch.empty_like(query), []
-        with torch.autocast("cpu", enabled=False):
-            for at in _blocks(query, key, asking, row_lengths):
-                weights = at.weights(query, key, scale)
-                at.put(out, weights @ at.of_keys(value))
-                if at.keys <= KEPT:
-                    kept.append(weights)
-        ctx.row_lengths, ctx.scale = row_lengths, scale
-        (ctx.query, of_query), (ctx.key, of_key) = recompute.kept(query), recompute.kept(key)
-        ctx.counts = len(of_query), len(of_key)
-        ctx.save_for_backward(value, asking, *of_query, *of_key, *kept)
-        ctx.mark_non_differentiable(*kept)
-        ctx.set_materialize_grads(False)
-        return out, *kept
+    """Attention of one `attend` call; differentiable in query, key and value.
+
+    Unlike scaled_dot_product_attention it takes rows of different lengths without padding or a mask over all tokens.
+    """
 
     @staticmethod
-    def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """With p the weights and g = outer V^T: of_scores = p * (g - sum(p * g)), of_V = p^T outer."""
-        value, asking, *saved = ctx.saved_tensors
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        query_positions: torch.Tensor,
+        row_lengths: tuple[int, ...],
+        scale: float,
+    ) -> tuple[torch.Tensor, ...]:
+        """Return the output, then the weights of each block that saves them.
+
+        Shapes are those of `attend`. The weights are outputs so that `recompute` can use them; they have no gradient.
+        """
+        out, saved_weights = torch.empty_like(query), []
+        with torch.autocast("cpu", enabled=False):
+            for block in _blocks(query, key, query_positions, row_lengths):
+                weights = block.weights(query, key, scale)
+                block.write(out, weights @ block.key_rows(value))
+                if block.key_count <= MAX_SAVED_KEYS:
+                    saved_weights.append(weights)
+        ctx.row_lengths, ctx.scale = row_lengths, scale
+        (ctx.query, query_sources), (ctx.key, key_sources) = recompute.reserve(query), recompute.reserve(key)
+        ctx.counts = len(query_sources), len(key_sources)
+        ctx.save_for_backward(value, query_positions, *query_sources, *key_sources, *saved_weights)
+        ctx.mark_non_differentiable(*saved_weights)
+        ctx.set_materialize_grads(False)
+        return out, *saved_weights
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Return the gradients of query, key and value, in their types.
+
+        With S = scale Q K^T, P = softmax(S), O = P V (FlashAttention, appendix B.2):
+
+            dV = P^T dO,  dP = dO V^T,  dS = P * (dP - rowsum(P * dP)),  dQ = scale dS K,  dK = scale dS^T Q
+
+        dK and dV are summed in float32 over the blocks and heads that share a key. grad_outputs: the gradient of the
+        output, (query tokens, heads, width), and None for each of the weights.
+        """
+        value, query_positions, *saved = ctx.saved_tensors
         query_end, key_end = ctx.counts[0], sum(ctx.counts)
         query, key = ctx.query.take(saved[:query_end]), ctx.key.take(saved[query_end:key_end])
-        kept, given = iter(saved[key_end:]), outer[0].contiguous()
-        of_query = torch.empty_like(query)
-        of_key, of_value = (torch.zeros(key.shape, dtype=_exact(key)) for _ in range(2))
-        for at in _blocks(query, key, asking, ctx.row_lengths):
-            weights = next(kept) if at.keys <= KEPT else at.weights(query, key, ctx.scale)
-            outer_here = at.of_queries(given)
-            at.of_keys(of_value).add_(weights.T @ outer_here)
-            of_weights = outer_here @ at.of_keys(value).T
-            slope = torch.ops.aten._softmax_backward_data(of_weights, weights, 1, weights.dtype)
-            at.put(of_query, slope @ at.of_keys(key))
-            at.of_keys(of_key).add_(slope.T @ at.of_queries(query))
-        return of_query.mul_(ctx.scale), of_key.mul_(ctx.scale).to(key.dtype), of_value.to(value.dtype), *[None] * 3
+        saved_weights, grad_out = iter(saved[key_end:]), grad_outputs[0].contiguous()
+        grad_query = torch.empty_like(query)
+        grad_key, grad_value = (torch.zeros(key.shape, dtype=_sum_dtype(key)) for _ in range(2))
+        for block in _blocks(query, key, query_positions, ctx.row_lengths):
+            weights = next(saved_weights) if block.key_count <= MAX_SAVED_KEYS else block.weights(query, key, ctx.scale)
+            block_grad_out = block.query_rows(grad_out)
+            block.key_rows(grad_value).add_(weights.T @ block_grad_out)
+            grad_weights = block_grad_out @ block.key_rows(value).T
+            grad_scores = torch.ops.aten._softmax_backward_data(grad_weights, weights, 1, weights.dtype)
+            block.write(grad_query, grad_scores @ block.key_rows(key))
+            block.key_rows(grad_key).add_(grad_scores.T @ block.query_rows(query))
+        return (
+            grad_query.mul_(ctx.scale),
+            grad_key.mul_(ctx.scale).to(key.dtype),
+            grad_value.to(value.dtype),
+            *[None] * 3,
+        )
 
 
 class _Block:
-    """Some tokens of a row as they ask, the heads that share one key; and the row's tokens up to the last of them.
-    Both may reach into the next row."""
+    """Some query tokens of a row, and the keys they see, for one key head.
 
-    def __init__(self, queries: slice, valid: int, keys: slice, heads: slice, key_head: int, asking: torch.Tensor):
-        """queries: places in `asking`, which says their tokens; the first `valid` are of this row."""
+    A block has up to BLOCK query tokens, with all heads that share the key head, and the row's keys up to the last
+    query token. Rounded up to the multiples above, queries and keys may reach into the next row; `weights` is 0 there,
+    and `write` skips those queries.
+    """
+
+    def __init__(
+        self, queries: slice, valid: int, keys: slice, heads: slice, key_head: int, query_positions: torch.Tensor
+    ):
+        """Select queries and keys.
+
+        queries: indices into `query_positions`, of which the first `valid` belong to the row. keys: token indices.
+        heads: the query heads that share `key_head`.
+        """
         self._queries, self._valid, self._keys = queries, valid, keys
-        self._heads, self._key_head, self._asking = heads, key_head, asking[queries]
+        self._heads, self._key_head, self._query_positions = heads, key_head, query_positions[queries]
 
     @property
-    def keys(self) -> int:
-        """How many are looked at."""
+    def key_count(self) -> int:
         return int(self._keys.stop - self._keys.start)
 
-    def of_queries(self, tensor: torch.Tensor) -> torch.Tensor:
-        """(asking tokens, heads, ...) -> (tokens here * heads here, ...)"""
+    def query_rows(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Copy this block's queries out of (query tokens, heads, ...).
+
+        Returns (block queries * block heads, ...).
+        """
         return tensor[self._queries, self._heads].flatten(0, 1)
 
-    def of_keys(self, tensor: torch.Tensor) -> torch.Tensor:
-        """(tokens, key heads, width) -> (tokens of the row so far, width), a view."""
+    def key_rows(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a view of this block's keys in (tokens, key heads, width).
+
+        Returns (block keys, width).
+        """
         return tensor[self._keys, self._key_head]
 
-    def put(self, tensor: torch.Tensor, here: torch.Tensor) -> None:
-        """The opposite of `of_queries`, without what is not the row's."""
-        to = tensor[self._queries, self._heads]
-        to[: self._valid] = here.view(to.shape)[: self._valid]
+    def write(self, tensor: torch.Tensor, rows: torch.Tensor) -> None:
+        """Write rows to this block's queries in (query tokens, heads, width).
+
+        rows: (block queries * block heads, width). The inverse of `query_rows`, except that queries of the next row are
+        skipped.
+        """
+        target = tensor[self._queries, self._heads]
+        target[: self._valid] = rows.view(target.shape)[: self._valid]
 
     def weights(self, query: torch.Tensor, key: torch.Tensor, scale: float) -> torch.Tensor:
-        """(tokens here * heads here, tokens of the row so far) in the type of key: the softmax, 0 for keys of later
-        tokens and for queries of the next row."""
-        exact = _exact(query)
-        asked, keys = self.of_queries(query).to(exact), self.of_keys(key).to(exact)
-        scores = torch.addmm(asked.new_empty(()), asked, keys.T, beta=0, alpha=scale)
+        """Return the softmax of this block's scores, in the type of key.
+
+        Returns (block queries * block heads, block keys); 0 for keys after the query's token and for queries of the
+        next row. query, key, scale: as in `attend`.
+        """
+        exact = _sum_dtype(query)
+        queries, keys = self.query_rows(query).to(exact), self.key_rows(key).to(exact)
+        scores = torch.addmm(queries.new_empty(()), queries, keys.T, beta=0, alpha=scale)
         tokens = torch.arange(self._keys.start, self._keys.stop)
-        later = torch.zeros(len(self._asking), 1, self.keys, dtype=exact)
-        later.masked_fill_((tokens > self._asking.unsqueeze(1)).unsqueeze(1), -torch.inf)
-        scores.view(len(self._asking), -1, self.keys).add_(later)
+        causal_mask = torch.zeros(len(self._query_positions), 1, self.key_count, dtype=exact)
+        causal_mask.masked_fill_((tokens > self._query_positions.unsqueeze(1)).unsqueeze(1), -torch.inf)
+        scores.view(len(self._query_positions), -1, self.key_count).add_(causal_mask)
         weights = scores.softmax(1).to(key.dtype)
-        weights.view(len(self._asking), -1)[self._valid :] = 0
+        weights.view(len(self._query_positions), -1)[self._valid :] = 0
         return weights
 
 
-def _exact(tensor: torch.Tensor) -> torch.dtype:
+def _sum_dtype(tensor: torch.Tensor) -> torch.dtype:
+    """Return the type for sums: that of the tensor, but at least float32."""
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def _up(number: int, step: int) -> int:
-    return -(-number // step) * step
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
 
 
 def _blocks(
-    query: torch.Tensor, key: torch.Tensor, asking: torch.Tensor, row_lengths: Sequence[int]
+    query: torch.Tensor, key: torch.Tensor, query_positions: torch.Tensor, row_lengths: Sequence[int]
 ) -> Iterator[_Block]:
-    groups, row, tokens = query.shape[1] // key.shape[1], 0, asking.tolist()
+    """Yield the blocks of all rows and key heads, always in the same order.
+
+    Shapes are those of `attend`.
+    """
+    groups, row, tokens = query.shape[1] // key.shape[1], 0, query_positions.tolist()
     for length in row_lengths:
         end = bisect_left(tokens, row + length)
         for first in range(bisect_left(tokens, row), end, BLOCK):
             valid = min(BLOCK, end - first)
-            queries = slice(first, min(first + _up(valid, QUERY_STEP), len(tokens)))
-            keys = slice(row, min(row + _up(tokens[first + valid - 1] + 1 - row, KEY_STEP), len(key)))
+            queries = slice(first, min(first + _round_up(valid, QUERY_MULTIPLE), len(tokens)))
+            keys = slice(row, min(row + _round_up(tokens[first + valid - 1] + 1 - row, KEY_MULTIPLE), len(key)))
             for key_head in range(key.shape[1]):
                 heads = slice(key_head * groups, (key_head + 1) * groups)
-                yield _Block(queries, valid, keys, heads, key_head, asking)
+                yield _Block(queries, valid, keys, heads, key_head, query_positions)
         row += length

@@ -1,4 +1,8 @@
-"""Puts this package's functions into a loaded model, instance by instance, as Liger's are put into one on a GPU."""
+"""Replaces forwards of a loaded model by the functions of this package.
+
+Forwards are replaced per instance, so transformers' classes, and other models, stay as they are; `trainer.model.liger`
+does the same on a GPU.
+"""
 
 from __future__ import annotations
 
@@ -14,29 +18,32 @@ from trainer.base_model.gemma_layers import (
     Attention,
     DecoderLayer,
     Forward,
+    FourNormLayer,
     GatedUnit,
-    LayerOfFourNorms,
     Norm,
-    has_norms_of_heads,
-    has_norms_on_both_sides,
+    has_four_norms,
+    has_head_norms,
 )
 from trainer.model.on_cpu import recompute
-from trainer.model.on_cpu.adapted_linear import Layer, adapted
-from trainer.model.on_cpu.attention import attended
-from trainer.model.on_cpu.gated_unit import gated
-from trainer.model.on_cpu.rms_norm import normalized
-from trainer.model.on_cpu.rotary import turned
+from trainer.model.on_cpu.adapted_linear import Layer, lora_linear
+from trainer.model.on_cpu.attention import attend
+from trainer.model.on_cpu.gated_unit import gated_gelu
+from trainer.model.on_cpu.rms_norm import rms_norm
+from trainer.model.on_cpu.rotary import rotate
 
 if TYPE_CHECKING:
     from trainer.base_model.language_model import LanguageModel
 
 
 class Installed(partial[Any]):
-    """A module's forward that is this package's, with the module as its first argument; told by its type."""
+    """A replaced forward, bound to its module; the type marks it as ours.
+
+    A plain `partial` subclass, so that `_installed` can tell our forwards from those of other libraries.
+    """
 
 
 class _Adapted(Protocol):
-    """PEFT's linear layer with a LoRA adapter of the name `default`."""
+    """PEFT's `lora.Linear`, with an adapter named `default`."""
 
     base_layer: torch.nn.Linear
     lora_A: Mapping[str, torch.nn.Linear]
@@ -53,8 +60,11 @@ class _Adapted(Protocol):
 
 
 def install(model: LanguageModel) -> None:
-    """model: with a LoRA adapter on a frozen base. Layers of 4 bits stay as they are, and so does every layer of a
-    family whose layers were not compared with transformers'."""
+    """Replace the forwards of a model on a CPU that these functions cover.
+
+    model: with LoRA adapters on a frozen base model. 4-bit layers stay as they are, and so do all layers of a family
+    whose layers were not compared with transformers'.
+    """
     from peft.tuners.lora import Linear
 
     family = of_model_type(model.config.model_type)
@@ -63,7 +73,7 @@ def install(model: LanguageModel) -> None:
 
     last = model.config.get_text_config().num_hidden_layers - 1
     for part in model.modules():
-        kind, module = type(part).__name__, cast(Any, part)  # it meets a protocol by the name of its class
+        kind, module = type(part).__name__, cast(Any, part)  # the class name says which protocol it implements
         if kind in NORMS and not module.weight.requires_grad:
             module.forward = Installed(_norm, module)
         elif kind in MLPS and type(module.act_fn).__name__ == "GELUTanh":
@@ -72,31 +82,40 @@ def install(model: LanguageModel) -> None:
             module.forward = Installed(_attention, module, module.forward)
         elif kind in LAYERS and module.self_attn.layer_idx == last:
             module.forward = Installed(_last_layer, module, module.forward)
-        elif kind in LAYERS and has_norms_on_both_sides(part):
+        elif kind in LAYERS and has_four_norms(part):
             module.forward = Installed(_layer, module)
         elif type(part) is Linear and _is_plain(module):
             module.forward = Installed(_linear, module)
 
 
 def is_installed(model: LanguageModel) -> bool:
-    """Whether the linear layers are this package's, which decide about most of what is kept for backward."""
+    """Return whether the linear layers are ours.
+
+    They decide most of what is saved for backward.
+    """
     return any(_installed(module) is _linear for module in model.modules())
 
 
 def is_partly_installed(model: LanguageModel) -> bool:
-    """Whether any part is this package's; linear layers of 4 bits are not."""
+    """Return whether any layer is ours; with 4-bit weights, some are not."""
     return any(_installed(module) is not None for module in model.modules())
 
 
-def knows_asking(body: torch.nn.Module) -> bool:
-    """Whether a model of text takes `asking`: the positions, ascending, whose hidden states are wanted. The last layer
-    computes nothing but keys and values for all others. That is for rows that lie one after the other."""
+def accepts_query_positions(body: torch.nn.Module) -> bool:
+    """Return whether the model's body takes `query_positions`.
+
+    body: the model below its head. query_positions: (positions,), int64, ascending: the positions whose hidden states
+    are needed. For all others the last layer computes keys and values only. For batches of concatenated rows.
+    """
     layers = getattr(body, "layers", None)
     return layers is not None and _installed(layers[-1]) is _last_layer
 
 
-def draws_alone(model: LanguageModel) -> bool:
-    """Whether all random numbers of a forward pass are drawn by this package: what `side_by_side` needs."""
+def draws_all_random_numbers(model: LanguageModel) -> bool:
+    """Return whether this package draws all random numbers of a forward pass.
+
+    `row_parallel` needs that, since it gives each thread a generator of its own.
+    """
     from peft.tuners.lora import LoraLayer
 
     adapters = [module for module in model.modules() if isinstance(module, LoraLayer)]
@@ -105,12 +124,13 @@ def draws_alone(model: LanguageModel) -> bool:
 
 
 def _installed(module: object) -> Callable[..., Any] | None:
-    """The function of this package that is a module's forward; None where it is the class's, or somebody else's."""
+    """Return our function behind a module's forward; None if it is not ours."""
     forward = vars(module).get("forward")
     return forward.func if isinstance(forward, Installed) else None
 
 
 def _is_plain(module: _Adapted) -> bool:
+    """Return whether `lora_linear` can replace a layer: frozen, plain LoRA."""
     base = module.base_layer
     return (
         type(base) is torch.nn.Linear
@@ -123,95 +143,129 @@ def _is_plain(module: _Adapted) -> bool:
 
 
 def _norm(module: Norm, x: torch.Tensor) -> torch.Tensor:
-    return normalized(x, module.weight, module.eps)
+    """Replace the forward of Gemma's RMSNorm. x: (..., width)."""
+    return rms_norm(x, module.weight, module.eps)
 
 
 def _mlp(module: GatedUnit, x: torch.Tensor) -> torch.Tensor:
-    return module.down_proj(gated(*_side_by_side(x, module.gate_proj, module.up_proj)))
+    """Replace the forward of Gemma's MLP. x: (..., width)."""
+    return module.down_proj(gated_gelu(*_apply_all(x, module.gate_proj, module.up_proj)))
 
 
 def _last_layer(
-    module: DecoderLayer, original: Forward, hidden_states: torch.Tensor, *others: Any,
-    asking: torch.Tensor | None = None, **more: Any,
-) -> torch.Tensor:  # fmt: skip
-    """For the tokens that are `asking`, if any are named: (1, asking tokens, width)."""
-    if asking is None:
-        return original(hidden_states, *others, **more)
-    attention, _ = module.self_attn(module.input_layernorm(hidden_states), *others, only=asking, **more)
-    hidden_states = hidden_states.index_select(1, asking)
-    if has_norms_on_both_sides(module):
+    module: DecoderLayer,
+    original_forward: Forward,
+    hidden_states: torch.Tensor,
+    *args: Any,
+    query_positions: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """Replace the forward of the last decoder layer.
+
+    hidden_states: (1, tokens, width). Returns (1, query positions, width) with `query_positions`, else what the
+    original forward returns. The model passes `query_positions` to every layer; only the last one heeds them.
+    """
+    if query_positions is None:
+        return original_forward(hidden_states, *args, **kwargs)
+    attention, _ = module.self_attn(module.input_layernorm(hidden_states), *args, attend_from=query_positions, **kwargs)
+    hidden_states = hidden_states.index_select(1, query_positions)
+    if has_four_norms(module):
         return _after_attention(module, hidden_states, attention)
     hidden_states = hidden_states + attention
     return hidden_states + module.mlp(module.post_attention_layernorm(hidden_states))
 
 
-def _layer(module: LayerOfFourNorms, hidden_states: torch.Tensor, *others: Any, **more: Any) -> torch.Tensor:
-    attention, _ = module.self_attn(module.input_layernorm(hidden_states), *others, **more)
+def _layer(module: FourNormLayer, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Replace the forward of a decoder layer with norms around both its parts.
+
+    hidden_states and the result: (1, tokens, width). It computes what transformers does, and lets `recompute` drop the
+    sum after attention.
+    """
+    attention, _ = module.self_attn(module.input_layernorm(hidden_states), *args, **kwargs)
     return _after_attention(module, hidden_states, attention)
 
 
-def _after_attention(module: LayerOfFourNorms, hidden_states: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
-    """What stands between attention and the gated unit is not kept: both that it is the sum of are."""
-    between = recompute.added(hidden_states, module.post_attention_layernorm(attention))
+def _after_attention(module: FourNormLayer, hidden_states: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
+    """Return a decoder layer's output, given that of its attention.
+
+    The sum between attention and the gated unit is not saved for backward: it is recomputed from both summands, which
+    are. All are (1, tokens, width).
+    """
+    between = recompute.add(hidden_states, module.post_attention_layernorm(attention))
     return between + module.post_feedforward_layernorm(module.mlp(module.pre_feedforward_layernorm(between)))
 
 
 def _attention(
-    module: Attention, original: Callable[..., tuple[torch.Tensor, None]], hidden_states: torch.Tensor,
-    position_embeddings: tuple[torch.Tensor, torch.Tensor], *others: Any, only: torch.Tensor | None = None, **more: Any,
-) -> tuple[torch.Tensor, None]:  # fmt: skip
-    """Of rows that lie one after the other, as `row_attention` has them, tokens first. All others, and those that are
-    longer than a sliding window or whose scores are capped, as they were. only: the tokens it is wanted of."""
-    rows, window = more.get("row_lengths"), getattr(module, "sliding_window", None)
-    other = getattr(module, "attn_logit_softcapping", None) is not None or not module.is_causal
-    if rows is None or other or module.attention_dropout or (window is not None and max(rows) > window):
-        found = original(hidden_states, position_embeddings, *others, **more)
-        return found if only is None else (found[0].index_select(1, only), None)
-    if only is None:
-        projected = _side_by_side(hidden_states, module.q_proj, module.k_proj, module.v_proj)
+    module: Attention,
+    original_forward: Callable[..., tuple[torch.Tensor, None]],
+    hidden_states: torch.Tensor,
+    position_embeddings: tuple[torch.Tensor, torch.Tensor],
+    *args: Any,
+    attend_from: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Replace the forward of Gemma's attention for concatenated rows.
+
+    hidden_states: (1, tokens, width). position_embeddings: cos and sin, each (1, tokens, head width). kwargs:
+    `row_lengths`, as for `row_attention`. attend_from: (query tokens,), int64, ascending, from the last layer; None:
+    all tokens. Without `row_lengths`, with a row longer than the sliding window, with capped scores or with attention
+    dropout, the original forward is called. Returns (1, query tokens, width) and no weights.
+    """
+    rows, window = kwargs.get("row_lengths"), getattr(module, "sliding_window", None)
+    unsupported = getattr(module, "attn_logit_softcapping", None) is not None or not module.is_causal
+    if rows is None or unsupported or module.attention_dropout or (window is not None and max(rows) > window):
+        output = original_forward(hidden_states, position_embeddings, *args, **kwargs)
+        return output if attend_from is None else (output[0].index_select(1, attend_from), None)
+    if attend_from is None:
+        projected = _apply_all(hidden_states, module.q_proj, module.k_proj, module.v_proj)
     else:
-        query = module.q_proj(hidden_states.index_select(1, only))
-        projected = [query, *_side_by_side(hidden_states, module.k_proj, module.v_proj)]
-    query, key, value = (found.view(found.shape[1], -1, module.head_dim) for found in projected)
-    if has_norms_of_heads(module):
+        query = module.q_proj(hidden_states.index_select(1, attend_from))
+        projected = [query, *_apply_all(hidden_states, module.k_proj, module.v_proj)]
+    query, key, value = (tensor.view(tensor.shape[1], -1, module.head_dim) for tensor in projected)
+    if has_head_norms(module):
         query, key = module.q_norm(query), module.k_norm(key)
     angles = [angle[0, :, None, : module.head_dim // 2].to(query.dtype) for angle in position_embeddings]
-    of_query = angles if only is None else [angle.index_select(0, only) for angle in angles]
-    attention = attended(turned(query, *of_query), turned(key, *angles), value, rows, module.scaling, only)
+    query_angles = angles if attend_from is None else [angle.index_select(0, attend_from) for angle in angles]
+    attention = attend(rotate(query, *query_angles), rotate(key, *angles), value, rows, module.scaling, attend_from)
     return module.o_proj(recompute.mark_chain(_heads_together(attention), attention, _heads_together)), None
 
 
 def _heads_together(attention: torch.Tensor) -> torch.Tensor:
-    """(tokens, heads, width) -> (1, tokens, all heads' width)"""
+    """Reshape (tokens, heads, width) to (1, tokens, heads * width)."""
     return attention.flatten(1).unsqueeze(0)
 
 
 def _linear(module: _Adapted, x: torch.Tensor) -> torch.Tensor:
-    if _is_off(module):
+    """Replace the forward of PEFT's `lora.Linear`. x: (..., in)."""
+    if _is_inactive(module):
         return torch.nn.functional.linear(x, module.base_layer.weight)
-    (found,) = _adapted([module], x)
-    return found
+    (out,) = _apply_adapted([module], x)
+    return out
 
 
-def _side_by_side(x: torch.Tensor, *modules: torch.nn.Module) -> list[torch.Tensor]:
-    """What linear layers make of one input; as one function where they are this package's, which all have one rank,
-    scale and dropout."""
+def _apply_all(x: torch.Tensor, *modules: torch.nn.Module) -> list[torch.Tensor]:
+    """Return the outputs of linear layers that read one input x (..., in).
+
+    One `lora_linear` call computes all if all are ours; their rank, scale and dropout are the same then.
+    """
     if all(_installed(module) is _linear for module in modules):
         ours = cast("Sequence[_Adapted]", modules)
-        if not any(map(_is_off, ours)):
-            return _adapted(ours, x)
+        if not any(map(_is_inactive, ours)):
+            return _apply_adapted(ours, x)
     return [module(x) for module in modules]
 
 
-def _is_off(module: _Adapted) -> bool:
+def _is_inactive(module: _Adapted) -> bool:
+    """Return whether the adapter is disabled, or merged into the weight."""
     return module.disable_adapters or module.merged
 
 
-def _adapted(modules: Sequence[_Adapted], x: torch.Tensor) -> list[torch.Tensor]:
+def _apply_adapted(modules: Sequence[_Adapted], x: torch.Tensor) -> list[torch.Tensor]:
+    """Call `lora_linear` once with the weights of all of PEFT's layers."""
     first = modules[0]
     layers = [
         Layer(module.base_layer.weight, module.lora_A["default"].weight, module.lora_B["default"].weight)
         for module in modules
     ]
     dropout = getattr(first.lora_dropout["default"], "p", 0.0) if first.training else 0.0
-    return adapted(x, layers, scale=first.scaling["default"], dropout=dropout)
+    return lora_linear(x, layers, scale=first.scaling["default"], dropout=dropout)

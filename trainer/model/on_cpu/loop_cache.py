@@ -1,4 +1,4 @@
-"""The folder in which numba keeps the loops that it has compiled."""
+"""The folder in which numba caches the compiled loops."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from gemtune.settings import cache_folder
 CACHE = cache_folder() / "numba"
 
 
-def choose_cache() -> None:
-    """Name the folder to numba, which reads it when it is imported. One that is named already stays."""
-    os.environ.setdefault("NUMBA_CACHE_DIR", _place_to_write())
+def configure_numba_cache() -> None:
+    """Set NUMBA_CACHE_DIR, unless it is set. Call before importing numba."""
+    os.environ.setdefault("NUMBA_CACHE_DIR", _writable_folder())
 
 
-def _place_to_write() -> str:
-    """Beside the code, where numba would write, it need not be allowed. Where the cache is not to be had either, loops
-    are compiled by each process, which takes two seconds."""
+def _writable_folder() -> str:
+    """Return gemtune's cache folder, or a temporary one if it is not writable.
+
+    numba would write next to the code, which may be read-only. With a temporary folder every process compiles the loops
+    itself, which takes two seconds.
+    """
     try:
         CACHE.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=CACHE).close()

@@ -1,7 +1,9 @@
-"""Tensors that backward makes again, from others that it keeps anyway, because that is cheaper than memory for them.
+"""Activations that backward recomputes instead of saving them.
 
-A normalized vector is made again from its input, which the norm keeps for its own gradient. What made a tensor says so
-with `mark`. Who would keep the tensor for backward asks `kept` what to keep in its stead, and takes it back from there.
+Some tensors are cheap to recompute from others that are saved anyway: a normalized vector from its input, which the
+norm saves for its own gradient. The function that makes such a tensor calls `mark` to attach the recipe. An autograd
+function that would save the tensor calls `reserve`, saves what that returns in its stead, and calls `Recipe.take` in
+backward.
 """
 
 from __future__ import annotations
@@ -10,66 +12,76 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-_NAME = "gemtune_made_of"
+_ATTRIBUTE = "gemtune_recipe"
 
 
 class Recipe:
-    """How a tensor is made. One result serves all who take it, and lives until the last of them has it. What it is made
-    of is autograd's to keep and to let go, not the recipe's."""
+    """The function that recomputes a tensor, shared by all of its users.
+
+    The first `take` computes the result; it is released after the last reserved one. The inputs are saved and released
+    by autograd, not by the recipe.
+    """
 
     def __init__(self, make: Callable[..., torch.Tensor]):
         self.make = make
-        self._takers = 0
-        self._made: torch.Tensor | None = None
+        self._pending_uses = 0
+        self._result: torch.Tensor | None = None
 
     def expect(self) -> None:
-        """Somebody will take the tensor, once."""
-        self._takers += 1
+        """Announce one more `take`."""
+        self._pending_uses += 1
 
     def take(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-        made = self.make(*inputs) if self._made is None else self._made
-        self._takers -= 1
-        self._made = made if self._takers > 0 else None
-        return made
+        """Return the tensor, recomputed from its inputs by the first caller."""
+        result = self.make(*inputs) if self._result is None else self._result
+        self._pending_uses -= 1
+        self._result = result if self._pending_uses > 0 else None
+        return result
 
 
-def mark(made: torch.Tensor, make: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
-    """Say that `made` is `make(*inputs)`, to the bit."""
-    setattr(made, _NAME, (Recipe(make), inputs))
-    return made
+def mark(tensor: torch.Tensor, make: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+    """Attach to a tensor that it equals make(*inputs), to the bit. Return it."""
+    setattr(tensor, _ATTRIBUTE, (Recipe(make), inputs))
+    return tensor
 
 
 def mark_chain(
-    made: torch.Tensor, of: torch.Tensor, make: Callable[..., torch.Tensor], *inputs: torch.Tensor
+    tensor: torch.Tensor, first: torch.Tensor, make: Callable[..., torch.Tensor], *inputs: torch.Tensor
 ) -> torch.Tensor:
-    """Say that `made` is `make(of, *inputs)`. Where `of` is marked itself, it is made again first, not kept."""
-    recipe, sources = made_of(of) or (Recipe(_itself), (of.detach(),))
+    """Attach to a tensor that it equals make(first, *inputs). Return it.
+
+    If `first` is marked itself, it is recomputed from its own inputs instead of being saved.
+    """
+    recipe, sources = recipe_of(first) or (Recipe(_identity), (first.detach(),))
     count = len(inputs)
-    return mark(made, lambda *given: make(recipe.make(*given[count:]), *given[:count]), *inputs, *sources)
+    return mark(tensor, lambda *tensors: make(recipe.make(*tensors[count:]), *tensors[:count]), *inputs, *sources)
 
 
-def added(kept: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """kept + other, to be made again where `other` is; `kept` is somebody's to keep anyway."""
-    total = kept + other
-    return total if made_of(other) is None else mark_chain(total, other, _plus, kept.detach())
+def add(saved: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return saved + other, marked if `other` is. `saved` is saved elsewhere."""
+    total = saved + other
+    return total if recipe_of(other) is None else mark_chain(total, other, _add, saved.detach())
 
 
-def _plus(other: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    return kept + other
+def _add(other: torch.Tensor, saved: torch.Tensor) -> torch.Tensor:
+    return saved + other
 
 
-def made_of(tensor: torch.Tensor) -> tuple[Recipe, tuple[torch.Tensor, ...]] | None:
-    """How it was made, and of what, if it is marked."""
-    found: tuple[Recipe, tuple[torch.Tensor, ...]] | None = getattr(tensor, _NAME, None)
-    return found
+def recipe_of(tensor: torch.Tensor) -> tuple[Recipe, tuple[torch.Tensor, ...]] | None:
+    """Return the recipe and the inputs of a marked tensor, else None."""
+    recipe: tuple[Recipe, tuple[torch.Tensor, ...]] | None = getattr(tensor, _ATTRIBUTE, None)
+    return recipe
 
 
-def kept(tensor: torch.Tensor) -> tuple[Recipe, tuple[torch.Tensor, ...]]:
-    """What a function saves for its backward in order to `take` the tensor there."""
-    recipe, inputs = made_of(tensor) or (Recipe(_itself), (tensor,))
+def reserve(tensor: torch.Tensor) -> tuple[Recipe, tuple[torch.Tensor, ...]]:
+    """Return the recipe and the inputs to save in place of a tensor.
+
+    Reserves one `Recipe.take`. For a tensor without a mark the input is the tensor itself.
+    """
+    recipe, inputs = recipe_of(tensor) or (Recipe(_identity), (tensor,))
     recipe.expect()
     return recipe, inputs
 
 
-def _itself(tensor: torch.Tensor) -> torch.Tensor:
+def _identity(tensor: torch.Tensor) -> torch.Tensor:
     return tensor

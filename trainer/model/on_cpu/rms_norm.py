@@ -1,8 +1,9 @@
-"""Gemma's RMSNorm (Zhang & Sennrich, arXiv:1910.07467) with frozen weights, computed in float32 a few rows at a time.
+"""Gemma's RMSNorm with frozen weights as a single autograd function.
 
-transformers writes seven tensors in float32 on the way, and keeps three of them for backward; on a CPU, where fresh
-memory costs more than arithmetic, that is most of a norm's time. Here rows go through the cache, and what is kept is
-the input, which the layer before has anyway, and one number a row.
+The norm of Zhang & Sennrich (arXiv:1910.07467), with 1 + weight for the scale, computed in float32 a block of rows at a
+time. transformers' own norm writes seven intermediate tensors in float32 and keeps three of them for backward; on a
+CPU, where fresh memory costs more than arithmetic, that is most of its time. Here a block stays in the cache, and
+backward needs only the input, which the layer before keeps anyway, and one number per row.
 """
 
 from __future__ import annotations
@@ -15,74 +16,94 @@ import torch
 from trainer.model.on_cpu import recompute
 from trainer.model.on_cpu.compiled import loops_for
 
-# Values that are worked on at once: in float32 what a core's own cache holds. Fewer are more calls.
-AT_ONCE = 2**18
+# Values per block: in float32 a block fits into a core's own cache. Smaller blocks need more calls.
+BLOCK_VALUES = 2**18
 
 
-def normalized(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """x / sqrt(mean(x^2) + eps) * (1 + weight) over the last dimension, in the type of x.
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """Return x / sqrt(mean(x^2) + eps) * (1 + weight) over the last dimension.
 
-    x: (..., width). weight: (width,), frozen.
+    x: (..., width). weight: (width,), frozen: it gets no gradient. The result is in the shape and type of x.
     """
-    factor = weight.detach().to(_exact(x)) + 1
+    factor = weight.detach().to(_float_dtype(x)) + 1
     x = x.contiguous()
-    out, inverse = _RmsNorm.apply(x, factor, eps)
-    return recompute.mark_chain(out, x, _scaled, inverse, factor)
+    out, inverse_rms = _RmsNorm.apply(x, factor, eps)
+    return recompute.mark_chain(out, x, _recomputed, inverse_rms, factor)
 
 
 class _RmsNorm(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, factor: torch.Tensor, eps: float) -> tuple[torch.Tensor, ...]:
-        loops = loops_for(x)
-        out, inverse = _normalized(x, factor, eps) if loops is None else loops.normalized(x, factor, eps)
-        ctx.x, source = recompute.kept(x)
-        ctx.save_for_backward(inverse, factor, *source)
-        ctx.mark_non_differentiable(inverse)
-        return out, inverse
+    """The autograd function of `rms_norm`, differentiable in x only."""
 
     @staticmethod
-    def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """With r = 1 / rms(x) and g = outer * factor: r * (g - x * r^2 * mean(g * x))."""
-        inverse, factor, *source = ctx.saved_tensors
-        x = ctx.x.take(source)
-        loops, given = loops_for(x), outer[0].contiguous()
+    def forward(ctx: Any, x: torch.Tensor, factor: torch.Tensor, eps: float) -> tuple[torch.Tensor, ...]:
+        """Return the norm (..., width) and 1 / rms(x) (..., 1).
+
+        factor: (width,), 1 + weight in float32 at least. 1 / rms(x) is in the type of factor and has no gradient; it is
+        an output so that `recompute` can use it.
+        """
+        loops = loops_for(x)
+        out, inverse_rms = _forward(x, factor, eps) if loops is None else loops.rms_norm(x, factor, eps)
+        ctx.x, sources = recompute.reserve(x)
+        ctx.save_for_backward(inverse_rms, factor, *sources)
+        ctx.mark_non_differentiable(inverse_rms)
+        return out, inverse_rms
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Return the gradient of x, in its shape and type.
+
+        With r = 1 / sqrt(mean(x^2) + eps), y = x r factor and g = grad_out * factor: dr/dx_i = -r^3 x_i / width, so
+
+            dx = r g + sum(g x) dr/dx = r (g - x r^2 mean(g x))
+
+        grad_outputs: the gradient of the norm (..., width), and of 1 / rms(x), which is unused.
+        """
+        inverse_rms, factor, *sources = ctx.saved_tensors
+        x = ctx.x.take(sources)
+        loops, grad_out = loops_for(x), grad_outputs[0].contiguous()
         if loops is not None:
-            return loops.normalized_backward(given, x, inverse, factor), None, None
+            return loops.rms_norm_backward(grad_out, x, inverse_rms, factor), None, None
         rows, gradient = x.flatten(0, -2), torch.empty_like(x)
-        given = given.view(rows.shape)
-        for part, found, of_out, to in _parts(rows, inverse.view(-1, 1), given, gradient.view(rows.shape)):
-            exact, slope = part.to(factor.dtype), of_out.to(factor.dtype) * factor
-            along = (slope * exact).mean(1, keepdim=True).mul_(found).mul_(found).neg_()
-            to.copy_(slope.addcmul_(exact, along).mul_(found))
+        grad_out = grad_out.view(rows.shape)
+        for block, block_inverse_rms, block_grad_out, block_gradient in _blocks(
+            rows, inverse_rms.view(-1, 1), grad_out, gradient.view(rows.shape)
+        ):
+            block_x, scaled_grad = block.to(factor.dtype), block_grad_out.to(factor.dtype) * factor
+            projection = (
+                (scaled_grad * block_x).mean(1, keepdim=True).mul_(block_inverse_rms).mul_(block_inverse_rms).neg_()
+            )
+            block_gradient.copy_(scaled_grad.addcmul_(block_x, projection).mul_(block_inverse_rms))
         return gradient, None, None
 
 
-def _normalized(x: torch.Tensor, factor: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
-    rows, inverse = x.flatten(0, -2), x.new_empty((*x.shape[:-1], 1), dtype=_exact(x))
+def _forward(x: torch.Tensor, factor: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the norm and 1 / rms(x), as the autograd function's forward does."""
+    rows, inverse_rms = x.flatten(0, -2), x.new_empty((*x.shape[:-1], 1), dtype=_float_dtype(x))
     out = torch.empty_like(x)
-    for part, found, to in _parts(rows, inverse.view(-1, 1), out.view(rows.shape)):
-        exact = part.to(factor.dtype)
-        torch.mean(exact.square(), 1, keepdim=True, out=found).add_(eps).rsqrt_()
-        to.copy_((exact * found).mul_(factor))
-    return out, inverse
+    for block, block_inverse_rms, block_out in _blocks(rows, inverse_rms.view(-1, 1), out.view(rows.shape)):
+        block_x = block.to(factor.dtype)
+        torch.mean(block_x.square(), 1, keepdim=True, out=block_inverse_rms).add_(eps).rsqrt_()
+        block_out.copy_((block_x * block_inverse_rms).mul_(factor))
+    return out, inverse_rms
 
 
-def _scaled(x: torch.Tensor, inverse: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """The norm's result, of what was found on the way to it."""
+def _recomputed(x: torch.Tensor, inverse_rms: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Return the norm (..., width), recomputed from the saved 1 / rms(x)."""
     loops = loops_for(x)
     if loops is not None:
-        found: torch.Tensor = loops.scaled(x, inverse, factor)
-        return found
+        compiled_out: torch.Tensor = loops.rms_norm_from_inverse(x, inverse_rms, factor)
+        return compiled_out
     out = torch.empty_like(x)
-    for part, found, to in _parts(x.flatten(0, -2), inverse.view(-1, 1), out.view(-1, x.shape[-1])):
-        to.copy_((part * found).mul_(factor))
+    for block, scale, block_out in _blocks(x.flatten(0, -2), inverse_rms.view(-1, 1), out.view(-1, x.shape[-1])):
+        block_out.copy_((block * scale).mul_(factor))
     return out
 
 
-def _exact(x: torch.Tensor) -> torch.dtype:
+def _float_dtype(x: torch.Tensor) -> torch.dtype:
+    """Return the type to compute in: that of x, but at least float32."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _parts(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    """The same few rows of each."""
-    return zip(*(tensor.split(max(1, AT_ONCE // tensors[0].shape[1])) for tensor in tensors), strict=True)
+def _blocks(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Yield the same few rows of each of some tensors (rows, width), as views."""
+    return zip(*(tensor.split(max(1, BLOCK_VALUES // tensors[0].shape[1])) for tensor in tensors), strict=True)

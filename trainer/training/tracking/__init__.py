@@ -13,21 +13,26 @@ from trainer.context import Context
 
 
 class Tracker(Protocol):
-    def log(self, train_step: int, figures: Mapping[str, float]) -> None:
-        """Metrics by their names; a train_step may come several times, and never before an earlier one."""
+    """A place where metrics of a training are shown."""
+
+    def log(self, train_step: int, metrics: Mapping[str, float]) -> None:
+        """Log metrics by their names.
+
+        train_step never decreases, but may repeat.
+        """
         ...
 
-    def keep(self) -> None:
-        """A checkpoint is there, or the end: what was logged up to here shall not get lost any more."""
+    def persist(self) -> None:
+        """Make everything logged so far durable: a checkpoint was saved."""
         ...
 
     def close(self, *, failed: bool) -> None:
-        """Nothing comes any more from this attempt."""
+        """Release the tracker: this attempt logs nothing more."""
         ...
 
 
 class Tracking:
-    """All trackers of one attempt. A context, so that each is closed however the attempt ends."""
+    """All trackers of one attempt, as a context manager that closes them."""
 
     def __init__(self, context: Context):
         self._context = context
@@ -49,22 +54,29 @@ class Tracking:
         with ExitStack() as closing:
             for tracker in self._trackers:
                 closing.callback(tracker.close, failed=kind is not None)
-            if not isinstance(error, Stale | JobNotFound):  # what is no longer ours is not written to
-                self.keep()
+            if not isinstance(error, Stale | JobNotFound):  # a job that another attempt took over is not written to
+                self.persist()
 
     def stepped(self, progress: Progress, rewards: Mapping[str, float]) -> None:
-        """rewards: what reinforcement learning says besides."""
-        shown = progress.model_dump(include={"loss", "learning_rate", "tokens_per_second", "epoch"}, exclude_none=True)
-        self._log(progress.train_step, {f"train/{name}": value for name, value in (shown | dict(rewards)).items()})
+        """Log a train_step.
 
-    def evaluated(self, train_step: int, figures: EvaluationMetrics, *, group: str = "eval") -> None:
-        shown = figures.by_name()
-        self._log(train_step, {f"{group}/{name.removeprefix('eval_')}": value for name, value in shown.items()})
+        rewards: what reinforcement learning logs in addition.
+        """
+        metrics = progress.model_dump(
+            include={"loss", "learning_rate", "tokens_per_second", "epoch"}, exclude_none=True
+        )
+        self._log(progress.train_step, {f"train/{name}": value for name, value in (metrics | dict(rewards)).items()})
 
-    def keep(self) -> None:
+    def evaluated(self, train_step: int, evaluation: EvaluationMetrics, *, group: str = "eval") -> None:
+        """Log an evaluation, in a group of metrics such as "eval"."""
+        metrics = evaluation.by_name()
+        self._log(train_step, {f"{group}/{name.removeprefix('eval_')}": value for name, value in metrics.items()})
+
+    def persist(self) -> None:
+        """Make everything logged so far durable."""
         for tracker in self._trackers:
-            tracker.keep()
+            tracker.persist()
 
-    def _log(self, train_step: int, figures: Mapping[str, float]) -> None:
+    def _log(self, train_step: int, metrics: Mapping[str, float]) -> None:
         for tracker in self._trackers:
-            tracker.log(train_step, figures)
+            tracker.log(train_step, metrics)

@@ -1,4 +1,4 @@
-"""TensorBoard's event files of an attempt, in `jobs/<job_id>/tensorboard/<attempt>/`."""
+"""TensorBoard event files, in `jobs/<job_id>/tensorboard/<attempt>/`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from trainer.process.imports import garbage_collection_paused
 
 
 class EventFiles:
-    """Written here, and copied to the objects store at each `keep`. `tensorboard --logdir` of the
-    folder above shows the attempts of a job as one training each."""
+    """Event files of an attempt, uploaded to the object store by `persist`.
+
+    `tensorboard --logdir` of the parent folder shows each attempt of a job as a run.
+    """
 
     def __init__(self, context: Context):
         with garbage_collection_paused():
@@ -22,16 +24,16 @@ class EventFiles:
         self._clock = context.clock
         self._writer = EventFileWriter(str(self._folder))
 
-    def log(self, train_step: int, figures: Mapping[str, float]) -> None:
+    def log(self, train_step: int, metrics: Mapping[str, float]) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in figures.items()]
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
         at = self._clock.now().timestamp()
         self._writer.add_event(Event(wall_time=at, step=train_step, summary=Summary(value=values)))
 
-    def keep(self) -> None:
-        """Raises OSError."""
+    def persist(self) -> None:
+        """Upload the event files as they are now. Raises OSError."""
         self._writer.flush()
         for path in self._folder.iterdir():
             self._objects.upload(path, f"{self._prefix}/{path.name}")

@@ -1,10 +1,11 @@
-"""`python -m trainer.training.tracking.wandb_process`: keeps one run at Weights & Biases, told by lines on its input.
+"""`python -m trainer.training.tracking.wandb_process`: one run at W&B.
 
-The first line opens the run: {api_key, entity, project, name, run_id, config, seconds}. Then {train_step, figures} as
-often as there are some, and at the end {exit_code}. An input that just ends is a training that was killed.
+Messages come in as lines of JSON. The first opens the run: {api_key, entity, project, name, run_id, config, seconds}.
+Then come any number of {train_step, metrics}, and at the end {exit_code}. If the input ends without it, the training
+was killed.
 
-It answers `url …` when the run is there, and in offline mode `file …` with what `wandb sync` reads; everything else it
-prints is W&B's own words.
+Once the run is open, the process prints `url …`, and at the end of an offline run `file …`, which `wandb sync` can
+upload; all other output is W&B's.
 """
 
 from __future__ import annotations
@@ -22,42 +23,43 @@ from trainer.training.tracking.wandb_run import FILE, URL
 if TYPE_CHECKING:
     import wandb
 
-# How long W&B may take to open a run. Meanwhile the training goes on.
+# W&B may take this long to open a run; the training does not wait for it.
 INIT_SECONDS = 60.0
 
 
 def main() -> int:
-    """Returns the exit code: 1 when there was no run."""
-    sys.excepthook = lambda kind, error, trace: print(f"W&B broke: {kind.__name__}: {error}")
-    lines = _lines()
+    """Run until the input ends. Returns the exit code; 1 if no run was opened."""
+    sys.excepthook = lambda kind, error, trace: print(f"W&B failed: {kind.__name__}: {error}")
+    lines = _read_lines()
     opening = json.loads(next(lines, "{}"))
     if not opening:
         return 1
     import wandb
 
     try:
-        run = _opened(opening)
-    except (wandb.Error, OSError) as error:  # W&B is not there, or knows no such key, project or entity
-        print(f"there is no run: {type(error).__name__}: {error}")
+        run = _open_run(opening)
+    except (wandb.Error, OSError) as error:  # W&B is unreachable, or refuses the key, project or entity
+        print(f"no run could be opened: {type(error).__name__}: {error}")
         return 1
     if run.url:
         print(f"{URL}{run.url}", flush=True)
     exit_code = 1
     for line in lines:
-        order = json.loads(line)
-        if "exit_code" in order:
-            exit_code = order["exit_code"]
+        message = json.loads(line)
+        if "exit_code" in message:
+            exit_code = message["exit_code"]
             break
-        # W&B counts upwards only, and has what an earlier attempt told of train_steps that are now made again.
-        if order["train_step"] >= run.starting_step:
-            run.log(order["figures"], step=order["train_step"])
+        # W&B accepts increasing steps only, and has those that an earlier attempt logged and this one repeats.
+        if message["train_step"] >= run.starting_step:
+            run.log(message["metrics"], step=message["train_step"])
     run.finish(exit_code=exit_code)
     if run.settings._offline:
         print(f"{FILE}{run.settings.sync_file}", flush=True)
     return 0
 
 
-def _opened(opening: Mapping[str, Any]) -> wandb.Run:
+def _open_run(opening: Mapping[str, Any]) -> wandb.Run:
+    """Open the run, or resume it if an earlier attempt opened it."""
     import wandb
 
     settings = wandb.Settings(
@@ -81,17 +83,20 @@ def _opened(opening: Mapping[str, Any]) -> wandb.Run:
     )
 
 
-def _lines() -> Iterator[str]:
-    """What comes in, read while W&B is still opening the run, so that the sender's pipe never fills."""
-    waiting: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+def _read_lines() -> Iterator[str]:
+    """Yield the lines of the input, read ahead by a thread.
+
+    So the sender's pipe does not fill up while W&B is opening the run.
+    """
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def read() -> None:
         for line in sys.stdin:
-            waiting.put(line)
-        waiting.put(None)
+            lines.put(line)
+        lines.put(None)
 
     threading.Thread(target=read, daemon=True).start()
-    while (line := waiting.get()) is not None:
+    while (line := lines.get()) is not None:
         yield line
 
 

@@ -1,4 +1,7 @@
-"""A run at Weights & Biases, kept by a process of its own: whatever W&B does, a training neither fails nor waits."""
+"""A run at Weights & Biases, held by a child process.
+
+Whatever W&B does, the training neither fails nor waits for it.
+"""
 
 from __future__ import annotations
 
@@ -21,50 +24,54 @@ from trainer.published import published
 log = logging.getLogger(__name__)
 
 DEFAULT_PROJECT = "gemtune"
-# How long the end of a training waits for W&B to take what is still on its way; an embedded service and Cloud Run give
-# a process that was told to end ten seconds.
+# At its end, a training waits this long for W&B to upload the rest. A process that receives SIGTERM has ten seconds,
+# both on Cloud Run and in the embedded service.
 FINISH_SECONDS = 8.0
-# A line of the process's output that begins so is its word to us; all others are for the log.
+# Prefixes of output lines that are messages of the process; all other lines go to the log.
 URL, FILE = "url ", "file "
 
 
 class WandbRun:
-    """Tells the process what to log, and listens to what it says."""
+    """The child process, which receives metrics and reports the run's address."""
 
-    def __init__(self, order: Mapping[str, Any], folder: Path, said: Callable[[str, str], None]):
-        """order: see `wandb_process`. folder: where everything of W&B's is written. said: called with URL or FILE and
-        what follows it, from another thread."""
+    def __init__(self, opening: Mapping[str, Any], folder: Path, on_message: Callable[[str, str], None]):
+        """Start the process and open the run.
+
+        opening: the first message, see `wandb_process`. folder: for all files of W&B. on_message: called from another
+        thread with URL or FILE, and the rest of the line.
+        """
         folder.mkdir(parents=True)
-        places = ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR")
-        self._secret, self._said, self._deaf = order["api_key"], said, False
+        variables = ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR")
+        self._secret, self._on_message, self._closed = opening["api_key"], on_message, False
         self._process = subprocess.Popen(
             [sys.executable, "-m", "trainer.training.tracking.wandb_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=os.environ | {name: str(folder) for name in places} | {"WANDB_ERROR_REPORTING": "false"},
+            env=os.environ | {name: str(folder) for name in variables} | {"WANDB_ERROR_REPORTING": "false"},
             start_new_session=True,
         )
-        self._send(order)
+        self._send(opening)
         os.set_blocking(self._input.fileno(), False)
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
-    def log(self, train_step: int, figures: Mapping[str, float]) -> None:
-        self._send({"train_step": train_step, "figures": dict(figures)})
+    def log(self, train_step: int, metrics: Mapping[str, float]) -> None:
+        self._send({"train_step": train_step, "metrics": dict(metrics)})
 
-    def keep(self) -> None:
-        """W&B is sent everything at once."""
+    def persist(self) -> None:
+        """Do nothing: W&B receives everything at once."""
 
     def close(self, *, failed: bool) -> None:
+        """End the run, and wait up to FINISH_SECONDS for its upload."""
         self._send({"exit_code": 1 if failed else 0})
         with suppress(OSError):
             self._input.close()
         try:
             self._process.wait(FINISH_SECONDS)
         except subprocess.TimeoutExpired:
-            log.warning("W&B did not take everything within %d s; it goes without the rest", FINISH_SECONDS)
+            log.warning("W&B did not receive everything within %d s; the rest is lost", FINISH_SECONDS)
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
@@ -75,35 +82,38 @@ class WandbRun:
         assert self._process.stdin is not None
         return self._process.stdin
 
-    def _send(self, order: Mapping[str, Any]) -> None:
-        """Hand a line over, or give up for good: a training waits for nobody. A line that is shorter than PIPE_BUF is
-        written whole or not at all."""
-        if self._deaf:
+    def _send(self, message: Mapping[str, Any]) -> None:
+        """Write a message without waiting; after a failure, send no more.
+
+        A line shorter than PIPE_BUF is written completely or not at all.
+        """
+        if self._closed:
             return
         try:
-            os.write(self._input.fileno(), f"{json.dumps(order)}\n".encode())
-        except OSError as error:  # it ended, or has not read for hundreds of lines
-            self._deaf = True
-            log.warning("W&B is told no more (%s); the training goes on without it", type(error).__name__)
+            os.write(self._input.fileno(), f"{json.dumps(message)}\n".encode())
+        except OSError as error:  # the process ended, or the pipe is full
+            self._closed = True
+            log.warning("W&B receives no more metrics (%s); the training continues without it", type(error).__name__)
 
     def _listen(self) -> None:
+        """Read the process's output until it ends; runs in a thread."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            word = next((word for word in (URL, FILE) if line.startswith(word)), None)
-            if word is not None:
-                self._said(word, line.removeprefix(word).strip())
+            prefix = next((prefix for prefix in (URL, FILE) if line.startswith(prefix)), None)
+            if prefix is not None:
+                self._on_message(prefix, line.removeprefix(prefix).strip())
             elif line.strip():
                 log.info("W&B: %s", line.strip().replace(self._secret or "\n", "[secret]"))
         if self._process.wait() > 0:
-            log.warning("W&B keeps no run of this attempt any more; the training goes on without it")
+            log.warning("the W&B process failed; the training continues without it")
 
 
 def start(context: Context) -> WandbRun:
-    """The run of a job that asks for one: every attempt continues the same, since its id is the job's."""
+    """Open the job's run. All attempts share it, since its id is the job's."""
     assert context.spec.wandb_config is not None
     entity, _, project = (context.spec.wandb_config.project or DEFAULT_PROJECT).rpartition("/")
     config = published(context.spec)
-    order = {
+    opening = {
         "api_key": _api_key(context),
         "entity": entity or None,
         "project": project,
@@ -112,21 +122,24 @@ def start(context: Context) -> WandbRun:
         "config": config,
         "seconds": FINISH_SECONDS,
     }
-    return WandbRun(order, context.work / "wandb", lambda word, rest: _heard(context, word, rest))
+    return WandbRun(opening, context.work / "wandb", lambda prefix, rest: _handle_message(context, prefix, rest))
 
 
 def _api_key(context: Context) -> str | None:
     try:
         return context.secret("wandb_api_key")
     except SecretNotFound as error:
-        log.warning("W&B gets no key: %s", error)
+        log.warning("there is no API key for W&B: %s", error)
         return None
 
 
-def _heard(context: Context, word: str, rest: str) -> None:
-    """The run is there, or (in W&B's offline mode) a file that `wandb sync` can send later."""
-    if word == FILE:
-        path = Path(rest)  # `wandb sync` goes by the folder's name too
+def _handle_message(context: Context, prefix: str, rest: str) -> None:
+    """Record the run's address, or upload the file of an offline run.
+
+    `wandb sync` can send such a file to W&B later.
+    """
+    if prefix == FILE:
+        path = Path(rest)  # `wandb sync` needs the folder's name too
         place = f"{context.prefix}/wandb/{context.fence.attempt}/{path.parent.name}"
         context.buckets.export.upload(path, f"{place}/{path.name}")
         return

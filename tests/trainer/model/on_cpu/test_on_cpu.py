@@ -18,13 +18,13 @@ from tests.trainer.model.test_row_attention import loss_and_gradients, rows
 from tests.trainer.saved_tensors import saved_bytes
 from trainer.model import gradient_checkpointing, row_attention
 from trainer.model.on_cpu import adapted_linear, attention, compiled, recompute
-from trainer.model.on_cpu.adapted_linear import Layer, adapted
-from trainer.model.on_cpu.attention import attended
-from trainer.model.on_cpu.gated_unit import gated
+from trainer.model.on_cpu.adapted_linear import Layer, lora_linear
+from trainer.model.on_cpu.attention import attend
+from trainer.model.on_cpu.gated_unit import gated_gelu
 from trainer.model.on_cpu.install import install, is_installed
-from trainer.model.on_cpu.rms_norm import normalized
-from trainer.model.on_cpu.rotary import turned
-from trainer.training.batches import flattened
+from trainer.model.on_cpu.rms_norm import rms_norm
+from trainer.model.on_cpu.rotary import rotate
+from trainer.training.batches import flatten_rows
 
 Function = Callable[..., torch.Tensor]
 LENGTHS = (1, 37, 130, 64)
@@ -72,21 +72,21 @@ def cases() -> dict[str, tuple[Function, Function, Sequence[tuple[int, ...]]]]:
         return tensor.to(x.dtype)
 
     return {
-        "norm": (lambda x: normalized(x, at(x, norm), 1e-6), lambda x: plain_norm(x, at(x, norm)), [(2, 300, 32)]),
-        "gated": (gated, lambda gate, up: gelu(gate, approximate="tanh") * up, [(2, 30, 48)] * 2),
+        "norm": (lambda x: rms_norm(x, at(x, norm), 1e-6), lambda x: plain_norm(x, at(x, norm)), [(2, 300, 32)]),
+        "gated": (gated_gelu, lambda gate, up: gelu(gate, approximate="tanh") * up, [(2, 30, 48)] * 2),
         "turned": (
-            lambda x: turned(x, at(x, angles.cos()), at(x, angles.sin())),
+            lambda x: rotate(x, at(x, angles.cos()), at(x, angles.sin())),
             lambda x: plain_turn(x, at(x, angles.cos()), at(x, angles.sin())),
             [(TOKENS, 4, 32)],
         ),
         "adapted": (
-            lambda x, a, b: adapted(x, [Layer(at(x, frozen), a, b)], scale=1.5)[0],
+            lambda x, a, b: lora_linear(x, [Layer(at(x, frozen), a, b)], scale=1.5)[0],
             lambda x, a, b: plain_adapted(x, at(x, frozen), a, b),
             [(1, 90, 32), (4, 32), (48, 4)],
         ),
         "adapted, side by side": (
             lambda x, a, b, c, d: torch.cat(
-                adapted(x, [Layer(at(x, frozen), a, b), Layer(at(x, frozen)[:20], c, d)], scale=1.5), -1
+                lora_linear(x, [Layer(at(x, frozen), a, b), Layer(at(x, frozen)[:20], c, d)], scale=1.5), -1
             ),
             lambda x, a, b, c, d: torch.cat(
                 (plain_adapted(x, at(x, frozen), a, b), plain_adapted(x, at(x, frozen)[:20], c, d)), -1
@@ -94,17 +94,17 @@ def cases() -> dict[str, tuple[Function, Function, Sequence[tuple[int, ...]]]]:
             [(1, 90, 32), (4, 32), (48, 4), (6, 32), (20, 6)],
         ),
         "attention, one key head": (
-            lambda q, k, v: attended(q, k, v, LENGTHS, 0.1),
+            lambda q, k, v: attend(q, k, v, LENGTHS, 0.1),
             plain_attention,
             [(TOKENS, 4, 32), (TOKENS, 1, 32), (TOKENS, 1, 32)],
         ),
         "attention, of some tokens": (
-            lambda q, k, v: attended(q, k, v, LENGTHS, 0.1, QUERY_TOKENS),
+            lambda q, k, v: attend(q, k, v, LENGTHS, 0.1, QUERY_TOKENS),
             plain_attention_of_some,
             [(len(QUERY_TOKENS), 4, 32), (TOKENS, 1, 32), (TOKENS, 1, 32)],
         ),
         "attention, two key heads": (
-            lambda q, k, v: attended(q, k, v, LENGTHS, 0.1),
+            lambda q, k, v: attend(q, k, v, LENGTHS, 0.1),
             plain_attention,
             [(TOKENS, 6, 32), (TOKENS, 2, 32), (TOKENS, 2, 32)],
         ),
@@ -156,11 +156,11 @@ def test_16_bit_results_are_as_accurate_as_the_plain_formulas(
 def test_attention_ignores_other_rows_and_later_tokens() -> None:
     generator = torch.Generator().manual_seed(3)
     query, key, value = (torch.randn(TOKENS, heads, 32, generator=generator) for heads in (2, 1, 1))
-    before = attended(query, key, value, LENGTHS, 1.0)
+    before = attend(query, key, value, LENGTHS, 1.0)
     changed = [tensor.clone() for tensor in (query, key, value)]
     for tensor in changed:
         tensor[100:] = torch.randn(tensor[100:].shape, generator=generator) * 50
-    after = attended(*changed, LENGTHS, 1.0)
+    after = attend(*changed, LENGTHS, 1.0)
     assert torch.equal(before[:100], after[:100])
     assert not torch.equal(before[100:168], after[100:168])
 
@@ -171,14 +171,14 @@ def test_products_have_few_shapes_for_any_lengths_of_rows() -> None:
         for block in attention._blocks(
             torch.empty(2000, 4, 8), torch.empty(2000, 1, 8), torch.arange(2000), [length, 600]
         ):
-            shapes.add((len(block.of_queries(torch.empty(2000, 4, 8))), len(block.of_keys(torch.empty(2000, 1, 8)))))
+            shapes.add((len(block.query_rows(torch.empty(2000, 4, 8))), len(block.key_rows(torch.empty(2000, 1, 8)))))
     assert len(shapes) <= 40
 
 
 @pytest.mark.parametrize("probability", [0.001, 0.05, 0.5, 0.9])
 def test_dropout_has_its_probability_at_every_place(probability: float) -> None:
     torch.manual_seed(0)
-    dropped = adapted_linear._chosen(torch.Size((1999, 301)), probability).double()
+    dropped = adapted_linear._draw_dropout_mask(torch.Size((1999, 301)), probability).double()
     spread = (probability * (1 - probability)) ** 0.5
     assert abs(dropped.mean() - probability) < 4 * spread / dropped.numel() ** 0.5
     for by in (0, 1):
@@ -191,8 +191,8 @@ def test_dropout_has_its_probability_at_every_place(probability: float) -> None:
 def test_an_adapter_with_dropout_gets_the_inputs_that_were_not_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     dropped, weight = torch.rand(20, 32) < 0.3, torch.randn(48, 32, dtype=torch.float64)
-    monkeypatch.setattr(adapted_linear, "_chosen", lambda shape, probability: dropped)
-    ours = lambda x, a, b: adapted(x, [Layer(weight, a, b)], scale=2.0, dropout=0.3)[0]  # noqa: E731
+    monkeypatch.setattr(adapted_linear, "_draw_dropout_mask", lambda shape, probability: dropped)
+    ours = lambda x, a, b: lora_linear(x, [Layer(weight, a, b)], scale=2.0, dropout=0.3)[0]  # noqa: E731
     plain = lambda x, a, b: x @ weight.T + 2 * (x * ~dropped / 0.7) @ a.T @ b.T  # noqa: E731
     shapes = [(20, 32), (4, 32), (48, 4)]
     for actual, expected in zip(*(results(f, shapes, torch.float64) for f in (ours, plain)), strict=True):
@@ -208,14 +208,14 @@ def test_a_recomputed_tensor_is_computed_once_for_all_uses_and_released() -> Non
 
     source = torch.ones(3)
     marked = recompute.mark(double(source), double, source)
-    (recipe, inputs), (same, _) = recompute.kept(marked), recompute.kept(marked)
+    (recipe, inputs), (same, _) = recompute.reserve(marked), recompute.reserve(marked)
     assert recipe is same
     first = recipe.take(inputs)
     assert recipe.take(inputs) is first
     assert torch.equal(first, marked)
     assert len(calls) == 2
-    assert recipe._made is None
-    plain, (itself,) = recompute.kept(source)
+    assert recipe._result is None
+    plain, (itself,) = recompute.reserve(source)
     assert plain.take([itself]) is source
 
 
@@ -243,7 +243,7 @@ def test_a_model_has_the_loss_and_gradients_of_transformers_and_peft(tmp_path: P
     folder = tiny_gemma.build(tmp_path / family, family)
     for batch_rows in (rows(), [rows()[0], rows()[2], rows()[3]]):
         (expected, plain_gradients), (loss, our_gradients) = (
-            loss_and_gradients(model(folder, ours=ours), flattened([batch_rows])) for ours in (False, True)
+            loss_and_gradients(model(folder, ours=ours), flatten_rows([batch_rows])) for ours in (False, True)
         )
         assert loss == pytest.approx(expected, rel=1e-5)
         for gradient, expected_gradient in zip(our_gradients, plain_gradients, strict=True):
@@ -269,7 +269,7 @@ def test_every_part_of_a_gemma_is_replaced(tmp_path: Path, family: str) -> None:
 
 def test_a_model_without_its_adapter_is_the_base_model(tmp_path: Path) -> None:
     folder = tiny_gemma.build(tmp_path / "tiny")
-    batch = flattened([rows()])
+    batch = flatten_rows([rows()])
     adapted_model = model(folder, ours=True)
     with_adapter, _ = loss_and_gradients(adapted_model, batch)
     with adapted_model.disable_adapter(), torch.no_grad():
@@ -291,7 +291,7 @@ def test_gradient_checkpointing_is_bitwise_identical(tmp_path: Path, dtype: torc
         if checkpointing:
             trained.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         torch.manual_seed(1)
-        results.append(loss_and_gradients(trained, flattened([rows()]), dtype))
+        results.append(loss_and_gradients(trained, flatten_rows([rows()]), dtype))
     assert results[0][0] == results[1][0]
     assert all(torch.equal(a, b) for a, b in zip(results[0][1], results[1][1], strict=True))
 
@@ -299,7 +299,7 @@ def test_gradient_checkpointing_is_bitwise_identical(tmp_path: Path, dtype: torc
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_layers_save_far_less_than_plain_ones_and_at_most_the_estimate(tmp_path: Path, dropout: float) -> None:
     folder = tiny_gemma.build(tmp_path / "tiny")
-    batch = flattened([[{"input_ids": [5] * 60, "labels": [5] * 60}] * 8])
+    batch = flatten_rows([[{"input_ids": [5] * 60, "labels": [5] * 60}] * 8])
     ours, plain = (model(folder, ours=ours, dropout=dropout, dtype=torch.bfloat16) for ours in (True, False))
     our_bytes, plain_bytes = (
         saved_bytes(model, lambda model=model: model(**batch, use_cache=False, logits_to_keep=1))
@@ -312,5 +312,5 @@ def test_layers_save_far_less_than_plain_ones_and_at_most_the_estimate(tmp_path:
 def test_recomputed_attention_weights_equal_the_saved_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, _, shapes = cases()["attention, two key heads"]
     saved = results(ours, shapes, torch.bfloat16)
-    monkeypatch.setattr(attention, "KEPT", 100)
+    monkeypatch.setattr(attention, "MAX_SAVED_KEYS", 100)
     assert all(torch.equal(a, b) for a, b in zip(results(ours, shapes, torch.bfloat16), saved, strict=True))

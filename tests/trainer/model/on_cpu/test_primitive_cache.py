@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from trainer.model.on_cpu.primitive_cache import keep_less_code
+from trainer.model.on_cpu.primitive_cache import limit_primitive_caches
 
 VARIABLES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 
@@ -18,16 +18,16 @@ def test_the_cache_holds_a_number_of_shapes_per_core(
     threads: int, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in VARIABLES:
-        monkeypatch.setenv(name, "")  # so that monkeypatch undoes what keep_less_code sets
+        monkeypatch.setenv(name, "")  # so that monkeypatch undoes what limit_primitive_caches sets
         monkeypatch.delenv(name)
-    keep_less_code(threads)
+    limit_primitive_caches(threads)
     assert [os.environ[name] for name in VARIABLES] == [expected, expected]
 
 
 def test_a_configured_size_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in VARIABLES:
         monkeypatch.setenv(name, "7")
-    keep_less_code(2)
+    limit_primitive_caches(2)
     assert [os.environ[name] for name in VARIABLES] == ["7", "7"]
 
 
@@ -59,7 +59,7 @@ def test_the_size_takes_effect_after_torch_was_imported() -> None:
     """Code that was dropped from the cache has to be generated again."""
     cached, uncached = (
         convolutions_compiled(""),
-        convolutions_compiled("primitive_cache.LEAST = 4; primitive_cache.keep_less_code(0)"),
+        convolutions_compiled("primitive_cache.MIN_SHAPES = 4; primitive_cache.limit_primitive_caches(0)"),
     )
     assert cached > 0
     assert uncached == 2 * cached

@@ -20,13 +20,19 @@ from tests.trainer.conftest import Bench
 from tests.trainer.model.on_cpu.test_on_cpu import model
 from tests.trainer.model.test_row_attention import loss_and_gradients, rows
 from tests.trainer.steps.test_train import adapter, after_steps
-from trainer.model.hidden_states import predictions
+from trainer.model.hidden_states import head_inputs
 from trainer.model.loss_head import cross_entropy_sum
 from trainer.model.on_cpu import row_parallel
-from trainer.model.on_cpu.install import draws_alone
-from trainer.model.on_cpu.row_parallel import AT_LEAST, SideBySide, generator, parts_of, shares_of
+from trainer.model.on_cpu.install import draws_all_random_numbers
+from trainer.model.on_cpu.row_parallel import (
+    MIN_VALUES_PER_PART,
+    RowParallel,
+    generator,
+    split_into_chunks,
+    split_into_parts,
+)
 from trainer.training import batches, sft
-from trainer.training.batches import filled_up, flattened, some_rows
+from trainer.training.batches import fill_to_multiple, flatten_rows, select_rows
 
 
 @pytest.fixture
@@ -34,7 +40,7 @@ def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Use two threads, however small the model is."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    monkeypatch.setattr(row_parallel, "AT_LEAST", 0)
+    monkeypatch.setattr(row_parallel, "MIN_VALUES_PER_PART", 0)
     yield
     torch.set_num_threads(before)
 
@@ -45,12 +51,12 @@ def test_every_row_is_in_one_part_and_no_part_is_much_larger() -> None:
     for _ in range(300):
         lengths = [rng.randint(1, 400) for _ in range(rng.randint(1, 12))]
         threads = rng.choice([1, 2, 3, 4, 8])
-        parts = parts_of(lengths, width=AT_LEAST, threads=threads)
+        parts = split_into_parts(lengths, width=MIN_VALUES_PER_PART, threads=threads)
         assert sorted(row for part in parts for row in part) == list(range(len(lengths)))
         assert all(part == sorted(part) for part in parts)
         assert threads % len(parts) == 0
         largest = max(sum(lengths[row] for row in part) for part in parts)
-        assert largest * len(parts) <= row_parallel.UNEVEN * sum(lengths)
+        assert largest * len(parts) <= row_parallel.MAX_IMBALANCE * sum(lengths)
         counts.add(len(parts))
     assert counts == {1, 2, 3, 4, 8}
 
@@ -58,25 +64,28 @@ def test_every_row_is_in_one_part_and_no_part_is_much_larger() -> None:
 @pytest.mark.parametrize(
     ("lengths", "width", "threads", "count"),
     [
-        ([128, 128], AT_LEAST // 128, 2, 2),
-        ([128, 128], AT_LEAST // 128 - 1, 2, 1),  # too little work for two threads
-        ([1000, 50, 50], AT_LEAST, 2, 1),  # one thread would wait for the other
-        ([100, 100], AT_LEAST, 3, 1),  # a third core would have nothing to do
-        ([100, 100], AT_LEAST, 4, 2),
-        ([400], AT_LEAST, 2, 1),
+        ([128, 128], MIN_VALUES_PER_PART // 128, 2, 2),
+        ([128, 128], MIN_VALUES_PER_PART // 128 - 1, 2, 1),  # too little work for two threads
+        ([1000, 50, 50], MIN_VALUES_PER_PART, 2, 1),  # one thread would wait for the other
+        ([100, 100], MIN_VALUES_PER_PART, 3, 1),  # a third core would have nothing to do
+        ([100, 100], MIN_VALUES_PER_PART, 4, 2),
+        ([400], MIN_VALUES_PER_PART, 2, 1),
     ],
 )
 def test_the_number_of_parts_is_the_most_that_pays_off(
     lengths: list[int], width: int, threads: int, count: int
 ) -> None:
-    assert len(parts_of(lengths, width=width, threads=threads)) == count
+    assert len(split_into_parts(lengths, width=width, threads=threads)) == count
 
 
 def test_two_parts_are_nearly_as_even_as_possible() -> None:
     rng, unevenness = random.Random(0), []
     for _ in range(60):
         lengths = [rng.randint(120, 360) for _ in range(8)]
-        first, second = (sum(lengths[row] for row in part) for part in parts_of(lengths, width=AT_LEAST, threads=2))
+        first, second = (
+            sum(lengths[row] for row in part)
+            for part in split_into_parts(lengths, width=MIN_VALUES_PER_PART, threads=2)
+        )
         sums = [sum(some) for count in range(9) for some in combinations(lengths, count)]
         unevenness.append((max(first, second) - min(max(half, sum(lengths) - half) for half in sums)) / sum(lengths))
     assert sum(unevenness) / 60 < 0.002
@@ -87,21 +96,21 @@ def test_parts_are_balanced_by_the_cost_of_their_rows() -> None:
     batch_rows = [
         {"input_ids": [5] * 100, "labels": [-100] * (100 - trained) + [5] * trained} for trained in (80, 0, 20, 60)
     ]
-    batch = flattened([batch_rows])
-    assert batches.trained_of_rows(batch) == [80, 0, 20, 60]
-    costs = [100 + 2 * trained for trained in batches.trained_of_rows(batch)]
-    assert sorted(parts_of([100] * 4, costs, width=AT_LEAST, threads=2)) == [[0, 1], [2, 3]]
+    batch = flatten_rows([batch_rows])
+    assert batches.trained_tokens_per_row(batch) == [80, 0, 20, 60]
+    costs = [100 + 2 * trained for trained in batches.trained_tokens_per_row(batch)]
+    assert sorted(split_into_parts([100] * 4, costs, width=MIN_VALUES_PER_PART, threads=2)) == [[0, 1], [2, 3]]
 
 
 @pytest.mark.parametrize(
     ("lengths", "trained", "width", "shares"),
     [
-        ([200, 200], [192, 193], AT_LEAST // 200 + 1, [[0], [1]]),
-        ([200, 200], [192, 192], AT_LEAST // 200 + 1, [[0, 1]]),
-        ([200, 200], [192, 193], AT_LEAST // 200, [[0, 1]]),  # too little work to go through all weights twice
-        ([900, 900, 900], [90, 90, 90], AT_LEAST, [[0, 1, 2]]),
-        ([1000], [1000], AT_LEAST, [[0]]),  # a row is not divided
-        ([300, 300, 100, 100], [300, 300, 100, 100], AT_LEAST, [[0], [1], [2, 3]]),
+        ([200, 200], [192, 193], MIN_VALUES_PER_PART // 200 + 1, [[0], [1]]),
+        ([200, 200], [192, 192], MIN_VALUES_PER_PART // 200 + 1, [[0, 1]]),
+        ([200, 200], [192, 193], MIN_VALUES_PER_PART // 200, [[0, 1]]),  # too little work for a second pass
+        ([900, 900, 900], [90, 90, 90], MIN_VALUES_PER_PART, [[0, 1, 2]]),
+        ([1000], [1000], MIN_VALUES_PER_PART, [[0]]),  # a row is not divided
+        ([300, 300, 100, 100], [300, 300, 100, 100], MIN_VALUES_PER_PART, [[0], [1], [2, 3]]),
     ],
 )
 def test_a_part_is_divided_into_shares_with_a_limited_number_of_trained_tokens(
@@ -110,7 +119,7 @@ def test_a_part_is_divided_into_shares_with_a_limited_number_of_trained_tokens(
     """Every other row of the batch belongs to another part."""
     part = range(0, 2 * len(lengths), 2)
     batch_values = [[both for value in values for both in (value, 7)] for values in (lengths, trained)]
-    result = shares_of(part, *batch_values, [2.0 * length for length in batch_values[0]], width=width)
+    result = split_into_chunks(part, *batch_values, [2.0 * length for length in batch_values[0]], width=width)
     assert sorted(result) == [[2 * row for row in share] for share in shares]
 
 
@@ -131,33 +140,33 @@ def test_the_cost_of_the_head_per_trained_token_matches_counted_flops(tmp_path: 
 
 def test_selected_rows_of_a_batch_equal_a_batch_of_these_rows() -> None:
     all_rows = rows()
-    selected, expected = some_rows(flattened([all_rows]), [0, 3]), flattened([[all_rows[0], all_rows[3]]])
+    selected, expected = select_rows(flatten_rows([all_rows]), [0, 3]), flatten_rows([[all_rows[0], all_rows[3]]])
     assert selected.keys() == expected.keys()
     assert selected["row_lengths"] == expected["row_lengths"]
     assert all(torch.equal(selected[name], expected[name]) for name in selected if name != "row_lengths")
 
 
 def test_a_batch_is_filled_up_with_an_untrained_row() -> None:
-    batch = flattened([rows()])
+    batch = flatten_rows([rows()])
     tokens = sum(batch["row_lengths"])
-    filled = filled_up(batch, tokens - 1)
+    filled = fill_to_multiple(batch, tokens - 1)
     assert filled["row_lengths"] == [*batch["row_lengths"], tokens - 2]
     assert (filled["shift_labels"][:, tokens:] == -100).all()
     assert filled["position_ids"][0, tokens:].tolist() == list(range(tokens - 2))
     assert all(torch.equal(filled[name][:, :tokens], batch[name]) for name in filled if name != "row_lengths")
-    assert filled_up(batch, tokens)["row_lengths"] == batch["row_lengths"]
+    assert fill_to_multiple(batch, tokens)["row_lengths"] == batch["row_lengths"]
 
 
 def in_two_parts(trained: Any, dtype: torch.dtype = torch.float32) -> tuple[float, list[torch.Tensor]]:
     """Return loss and gradients of the rows, computed in two parts."""
 
     def loss(part: list[int]) -> torch.Tensor:
-        states = predictions(trained, some_rows(flattened([rows()]), part), dtype)
+        states = head_inputs(trained, select_rows(flatten_rows([rows()]), part), dtype)
         return cross_entropy_sum(states.hidden, states.head, states.targets, soft_cap=states.soft_cap)
 
     trained.zero_grad()
     parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
-    total = SideBySide(parameters).sum([[lambda: loss([0, 2])], [lambda: loss([1]), lambda: loss([3])]])
+    total = RowParallel(parameters).sum([[lambda: loss([0, 2])], [lambda: loss([1]), lambda: loss([3])]])
     (3 * total).backward()
     return total.item(), [parameter.grad / 3 for parameter in parameters if parameter.grad is not None]
 
@@ -165,7 +174,7 @@ def in_two_parts(trained: Any, dtype: torch.dtype = torch.float32) -> tuple[floa
 @pytest.mark.parametrize("family", ["gemma", "gemma2", "gemma3"])
 def test_parts_have_the_loss_and_gradients_of_the_whole_batch(two_threads: None, tmp_path: Path, family: str) -> None:
     trained = model(tiny_gemma.build(tmp_path / family, family), ours=True)
-    expected, expected_gradients = loss_and_gradients(trained, flattened([rows()]))
+    expected, expected_gradients = loss_and_gradients(trained, flatten_rows([rows()]))
     loss, gradients = in_two_parts(trained)
     assert loss == pytest.approx(expected, rel=1e-5)
     assert len(gradients) == len(expected_gradients) > 0
@@ -195,7 +204,7 @@ def test_parts_draw_different_numbers_and_other_threads_are_unaffected(two_threa
         draws.append(torch.rand(8, generator=generator()))
         return weight.sum()
 
-    SideBySide([weight]).sum([[loss], [loss]])
+    RowParallel([weight]).sum([[loss], [loss]])
     assert not torch.equal(*draws)
     assert generator() is None
 
@@ -208,7 +217,7 @@ def test_an_error_in_a_part_is_raised_and_restores_the_threads(two_threads: None
         threads.append(torch.get_num_threads())
         raise ValueError("as it must")
 
-    parts = SideBySide([weight])
+    parts = RowParallel([weight])
     with pytest.raises(ValueError, match="as it must"):
         parts.sum([[weight.sum], [weight.sum, fails]])
     assert (threads, torch.get_num_threads(), weight.grad) == ([1], 2, None)
@@ -218,7 +227,7 @@ def test_an_error_in_a_part_is_raised_and_restores_the_threads(two_threads: None
 
 def test_a_weight_without_a_gradient_gets_none(two_threads: None) -> None:
     used, other = torch.nn.Parameter(torch.ones(1)), torch.nn.Parameter(torch.ones(1))
-    SideBySide([used, other]).sum([[used.sum, used.sum], [used.sum]]).backward()
+    RowParallel([used, other]).sum([[used.sum, used.sum], [used.sum]]).backward()
     assert used.grad == 3
     assert other.grad is None
 
@@ -227,8 +236,8 @@ def test_a_training_in_parts_matches_one_without_and_resumes_exactly(
     two_threads: None, bench_of: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = []
-    sums = SideBySide.sum
-    monkeypatch.setattr(SideBySide, "sum", lambda self, losses: (counts.append(len(losses)), sums(self, losses))[1])
+    sums = RowParallel.sum
+    monkeypatch.setattr(RowParallel, "sum", lambda self, losses: (counts.append(len(losses)), sums(self, losses))[1])
     training = {"batch_size": 4, "max_steps": 8, "save_steps": 3, "learning_rate": 1e-3}
     uninterrupted = bench_of(**training, lora_dropout=0.2).to(Step.TRAIN)
     interrupted = bench_of(**training, lora_dropout=0.2).to(Step.PREPARE)
@@ -251,9 +260,9 @@ def test_gradient_checkpointing_is_not_combined_with_parts(
     two_threads: None, bench_of: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A recomputation draws again from the default generator."""
-    monkeypatch.setattr(sft.gradient_checkpointing, "SMALL", 0)
-    monkeypatch.setattr(sft.gradient_checkpointing, "SHARE_OF_MAIN_MEMORY", 0)
-    monkeypatch.setattr(SideBySide, "sum", lambda *_: pytest.fail("in parts"))
+    monkeypatch.setattr(sft.gradient_checkpointing, "SMALL_BYTES", 0)
+    monkeypatch.setattr(sft.gradient_checkpointing, "MAIN_MEMORY_FRACTION", 0)
+    monkeypatch.setattr(RowParallel, "sum", lambda *_: pytest.fail("in parts"))
     bench_of(batch_size=4, max_steps=1).to(Step.TRAIN)
 
 
@@ -261,18 +270,18 @@ def test_a_batch_divided_into_shares_trains_as_an_undivided_one(
     two_threads: None, bench_of: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts: list[list[int]] = []
-    sums = SideBySide.sum
+    sums = RowParallel.sum
     monkeypatch.setattr(
-        SideBySide, "sum", lambda self, losses: (counts.append(list(map(len, losses))), sums(self, losses))[1]
+        RowParallel, "sum", lambda self, losses: (counts.append(list(map(len, losses))), sums(self, losses))[1]
     )
-    monkeypatch.setattr(row_parallel, "TRAINED_AT_MOST", 10)
+    monkeypatch.setattr(row_parallel, "MAX_TRAINED_TOKENS", 10)
     training = {"batch_size": 8, "max_steps": 6, "learning_rate": 1e-3, "lora_dropout": 0.0}
     in_shares = bench_of(**training).to(Step.TRAIN)
     torch.set_num_threads(1)
     in_one_thread = bench_of(**training).to(Step.TRAIN)
     assert {len(parts) for parts in counts} == {1, 2}
     assert all(shares > 1 for parts in counts for shares in parts)
-    monkeypatch.setattr(row_parallel, "TRAINED_AT_MOST", 10**9)
+    monkeypatch.setattr(row_parallel, "MAX_TRAINED_TOKENS", 10**9)
     whole = bench_of(**training).to(Step.TRAIN)
     for shared in (in_shares, in_one_thread):
         assert shared.curve() == [(step, pytest.approx(loss, rel=1e-4)) for step, loss in whole.curve()]
@@ -280,8 +289,8 @@ def test_a_batch_divided_into_shares_trains_as_an_undivided_one(
 
 def test_only_models_whose_random_numbers_are_all_ours_use_parts(tmp_path: Path) -> None:
     folder = tiny_gemma.build(tmp_path / "tiny")
-    assert not draws_alone(model(folder, ours=False))
+    assert not draws_all_random_numbers(model(folder, ours=False))
     ours = model(folder, ours=True)
-    assert draws_alone(ours)
+    assert draws_all_random_numbers(ours)
     ours.config.get_text_config().attention_dropout = 0.1
-    assert not draws_alone(ours)
+    assert not draws_all_random_numbers(ours)
