@@ -83,7 +83,7 @@ def normalized(text: str, model: str) -> str:
     text = re.sub(r" +\d+  SHA256", "N SHA256", text)
     text = re.sub(r'"url": (null|"[^"]+"), "path": (null|"[^"]+")', '"link": "LINK"', text)
     text = re.sub(r'"owner": "(local|anonymous)"', '"owner": "ME"', text)
-    text = re.sub(r"\d+ (tokens/s|s to go)", r"FLOAT \1", text)
+    text = re.sub(r"\d+ (tokens/s|s left)", r"FLOAT \1", text)
     text = re.sub(r"(?<=BUCKET/)\S*", lambda path: re.sub(r"\d+", "N", path[0]), text)
     return re.sub(r"-?\d+\.\d+(e-?\d+)?|(?<=\"bytes\": )\d+", "FLOAT", text)
 

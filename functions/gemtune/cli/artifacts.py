@@ -1,4 +1,4 @@
-"""Shows the files of a job's result, and copies them here, each checked against its SHA-256."""
+"""The command `artifacts`: lists and downloads the files of a job's result."""
 
 from __future__ import annotations
 
@@ -13,70 +13,88 @@ from gemtune.cli.connection import REFUSED, UNREACHABLE, Connection
 from gemtune.object_name import is_safe
 
 BLOCK_BYTES = 1024 * 1024
-# How often a file is asked for whose connection breaks; each time from its beginning.
-TRIES = 3
+# Number of attempts to download a file; each begins from the start.
+ATTEMPTS = 3
 
 
-class NotAsRecorded(Exception):
-    """What came is not what the job recorded."""
+class BadDownload(Exception):
+    """Raised if a download differs from the job's record or is rejected."""
 
 
 @click.command()
 @click.argument("job_id")
-@click.option("--download", "folder", type=click.Path(file_okay=False, path_type=Path), help="Copy them into FOLDER.")
+@click.option(
+    "--download",
+    "folder",
+    metavar="FOLDER",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Download the files to FOLDER.",
+)
 @click.pass_obj
 def artifacts(connection: Connection, job_id: str, folder: Path | None) -> None:
-    """Show the files of a job's result; links are good for an hour. What is in FOLDER already is not copied again."""
-    answer = connection.call("GET", f"/jobs/{job_id}/artifacts")
+    """List or download the files of a job's result.
+
+    Each downloaded file is checked against its SHA-256. Files that FOLDER already has are not downloaded again. Links
+    expire after one hour.
+    """
+    response = connection.call("GET", f"/jobs/{job_id}/artifacts")
     if folder is not None:
-        for artifact in answer["artifacts"]:
-            _copy(artifact, folder)
-    if connection.show(answer):
+        for artifact in response["artifacts"]:
+            _download(artifact, folder)
+    if connection.print_if_json(response):
         return
-    for artifact in answer["artifacts"]:
-        where = artifact["path"] or artifact["url"] if folder is None else folder / artifact["name"]
-        click.echo(f"{artifact['bytes']:12}  {artifact['sha256']}  {where}")
+    for artifact in response["artifacts"]:
+        location = artifact["path"] or artifact["url"] if folder is None else folder / artifact["name"]
+        click.echo(f"{artifact['bytes']:12}  {artifact['sha256']}  {location}")
 
 
-def _copy(artifact: dict[str, Any], folder: Path) -> None:
-    """Ends the program with 1 when what comes is not what was recorded, and with 5 when nothing comes."""
+def _download(artifact: dict[str, Any], folder: Path) -> None:
+    """Download a file unless the folder has it.
+
+    Ends the program with the exit code 1 if the content is wrong or the disk fails, and 5 if the connection fails.
+    """
     import httpx2
 
     name = artifact["name"]
     if not is_safe(name):
-        raise click.UsageError(f"{name!r} is no name for a file here")
+        raise click.UsageError(f"{name!r} is not a valid file name")
     final = folder / name
     if final.is_file() and _sha256(final) == artifact["sha256"]:
         return
     final.parent.mkdir(parents=True, exist_ok=True)
     unfinished = final.with_name(final.name + ".unfinished")
-    for attempt in range(1, TRIES + 1):
+    for attempt in range(1, ATTEMPTS + 1):
         try:
-            _fetch(artifact, unfinished)
+            _write_verified(artifact, unfinished)
             unfinished.replace(final)
             return
-        except (NotAsRecorded, OSError) as error:
+        except (BadDownload, OSError) as error:
             unfinished.unlink(missing_ok=True)
             click.echo(f"{name}: {error}", err=True)
             raise click.exceptions.Exit(REFUSED) from None
         except httpx2.TransportError as error:
             unfinished.unlink(missing_ok=True)
-            if attempt == TRIES:
+            if attempt == ATTEMPTS:
                 click.echo(f"{name}: {error}", err=True)
                 raise click.exceptions.Exit(UNREACHABLE) from None
 
 
-def _fetch(artifact: dict[str, Any], path: Path) -> None:
+def _write_verified(artifact: dict[str, Any], path: Path) -> None:
+    """Write an artifact's content to a file.
+
+    Raises BadDownload if its SHA-256 is wrong.
+    """
     digest = hashlib.sha256()
     with path.open("wb") as file:
         for block in _blocks(artifact):
             digest.update(block)
             file.write(block)
     if digest.hexdigest() != artifact["sha256"]:
-        raise NotAsRecorded("its SHA-256 is not the recorded one")
+        raise BadDownload("the SHA-256 of the download differs from the job's record")
 
 
 def _blocks(artifact: dict[str, Any]) -> Iterator[bytes]:
+    """Yield an artifact's content in blocks, from its local path or its URL."""
     import httpx2
 
     if artifact["url"] is None:
@@ -84,10 +102,10 @@ def _blocks(artifact: dict[str, Any]) -> Iterator[bytes]:
             while block := file.read(BLOCK_BYTES):
                 yield block
         return
-    with httpx2.stream("GET", artifact["url"], timeout=60) as answer:
-        if not answer.is_success:  # its own words would name the link, which is a key for an hour
-            raise NotAsRecorded(f"the link answers {answer.status_code}")
-        yield from answer.iter_bytes(BLOCK_BYTES)
+    with httpx2.stream("GET", artifact["url"], timeout=60) as response:
+        if not response.is_success:  # httpx's own error would show the link, which gives access for one hour
+            raise BadDownload(f"the link answered with HTTP {response.status_code}")
+        yield from response.iter_bytes(BLOCK_BYTES)
 
 
 def _sha256(path: Path) -> str:

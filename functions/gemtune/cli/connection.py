@@ -1,4 +1,4 @@
-"""Calls of the HTTP API, and what the command line makes of their answers."""
+"""Calls to the HTTP API, and the output and exit codes for their responses."""
 
 from __future__ import annotations
 
@@ -13,31 +13,43 @@ import click
 if TYPE_CHECKING:
     import httpx2
 
+# Exit codes.
 REFUSED, FAILED, CANCELLED, UNREACHABLE = 1, 3, 4, 5
+# Exit codes by the final status of a job that is followed.
 ENDED = {"completed": 0, "failed": FAILED, "cancelled": CANCELLED}
 
 
 class Unreachable(Exception):
-    """The service did not answer."""
+    """Raised if the service does not answer."""
 
 
 @dataclass
 class Connection:
-    """A service by its URL. An identity token for a deployed one comes from GEMTUNE_ID_TOKEN and is never shown."""
+    """Connection to a service.
+
+    The ID token for a deployed service comes from the variable GEMTUNE_ID_TOKEN and is never printed.
+    """
 
     url: str
     as_json: bool
 
     def call(self, method: str, path: str, **more: Any) -> Any:
-        """The decoded answer. An answer that refuses is explained and ends the program with 1; no answer, with 5."""
+        """Send a request and return the decoded response.
+
+        `more` are further arguments for httpx. Prints an error response and ends the program with the exit code 1, or 5
+        if the service does not answer.
+        """
         try:
             return self.ask(method, path, **more)
         except Unreachable as error:
-            click.echo(f"{error}\nstart it with `gemtune up`, or name another with --url", err=True)
+            click.echo(f"{error}\nstart a service with `gemtune up`, or specify another one with --url", err=True)
             raise click.exceptions.Exit(UNREACHABLE) from None
 
     def ask(self, method: str, path: str, **more: Any) -> Any:
-        """The same, but raises Unreachable."""
+        """Send a request like `call`, but leave a lost service to the caller.
+
+        Raises Unreachable if the service does not answer.
+        """
         import httpx2
 
         headers = dict(more.pop("headers", {}))
@@ -45,35 +57,39 @@ class Connection:
         if token and self.url.startswith("https://"):
             headers["Authorization"] = f"Bearer {token}"
         try:
-            answer = self._client.request(method, path, headers=headers, **more)
+            response = self._client.request(method, path, headers=headers, **more)
         except (httpx2.TransportError, httpx2.InvalidURL) as error:
-            raise Unreachable(f"{self.url} does not answer ({error})") from error
-        if answer.status_code in (502, 503, 504):  # something in front of the service
-            raise Unreachable(f"{self.url} answers {answer.status_code}")
-        if not answer.is_success:
-            self._explain(answer.status_code, answer.text)
-        return answer.json()
+            raise Unreachable(f"could not connect to {self.url} ({error})") from error
+        if response.status_code in (502, 503, 504):  # from a proxy in front of the service
+            raise Unreachable(f"{self.url} answered with HTTP {response.status_code}")
+        if not response.is_success:
+            self._exit_with_error(response.status_code, response.text)
+        return response.json()
 
     @cached_property
     def _client(self) -> httpx2.Client:
         import httpx2
 
-        # A proxy has no business between this machine and itself.
+        # Without trust_env, httpx ignores the proxy settings, which must not apply to this machine itself.
         local = "://127.0.0.1" in self.url or "://localhost" in self.url
         return httpx2.Client(base_url=self.url, timeout=60, trust_env=not local)
 
-    def show(self, answer: Any) -> bool:
-        """Print an answer if JSON is wanted; whether it was."""
+    def print_if_json(self, response: Any) -> bool:
+        """Print a response if the user asked for JSON.
+
+        Returns whether it was printed.
+        """
         if self.as_json:
-            click.echo(json.dumps(answer))
+            click.echo(json.dumps(response))
         return self.as_json
 
-    def _explain(self, status: int, text: str) -> NoReturn:
+    def _exit_with_error(self, status: int, text: str) -> NoReturn:
+        """Print an error response and end the program with the exit code 1."""
         try:
             body = json.loads(text)
             error, problems = body["error"], body.get("problems") or []
         except (ValueError, KeyError, TypeError):
-            click.echo(f"{self.url} answers {status}: {text[:500]}", err=True)
+            click.echo(f"{self.url} answered with HTTP {status}: {text[:500]}", err=True)
             raise click.exceptions.Exit(REFUSED) from None
         if self.as_json:
             click.echo(text, err=True)
@@ -87,9 +103,9 @@ class Connection:
 
 
 def print_problems(problems: list[dict[str, Any]]) -> None:
-    """Each problem of a request: where, what, and what to do."""
+    """Print each problem of a request: its field, message, code and hint."""
     for problem in problems:
-        where = ".".join(map(str, problem["loc"])) or "request"
-        click.echo(f"{where}: {problem['msg']} ({problem['code']})", err=True)
+        field = ".".join(map(str, problem["loc"])) or "request"
+        click.echo(f"{field}: {problem['msg']} ({problem['code']})", err=True)
         if problem.get("hint"):
             click.echo(f"  {problem['hint']}", err=True)

@@ -1,4 +1,4 @@
-"""`gemtune demo`: the real Gemma 3 270M, fine-tuned on this machine through the whole service."""
+"""`gemtune demo`: fine-tunes the real Gemma 3 270M through a local service."""
 
 from __future__ import annotations
 
@@ -28,43 +28,47 @@ START_SECONDS, STOP_SECONDS = 120.0, 60.0
 
 
 def run(examples: str) -> int:
-    """Run the demo; return its exit code: 0 when the job completed and the held-out loss fell."""
+    """Run the demo and return its exit code.
+
+    The code is 0 if the job completed and the held-out loss decreased.
+    """
     folder = Path(examples).absolute()
     if not (folder / DATASET / "train.jsonl").is_file():
-        click.echo(f"the demo's dataset is not in {folder}; run it in a checkout, or name the folder by --examples")
+        click.echo(f"the demo's dataset is not in {folder}; run the demo in a checkout, or specify --examples")
         return 2
     settings = Settings.from_environment()
-    began = time.monotonic()
-    _put_dataset(folder / DATASET, settings)
+    start = time.monotonic()
+    _copy_dataset(folder / DATASET, settings)
     base = _base_model(folder)
-    click.echo("starting the service")
+    click.echo("Starting the service")
     with _service(settings) as connection:
         job_id = connection.call("POST", "/train", json=_request(base))["job_id"]
-        click.echo(f"submitted {job_id}")
+        click.echo(f"Submitted job {job_id}")
         code = follow(connection, job_id)
         job = connection.call("GET", f"/jobs/{job_id}/status")
-    summary = _summary(job, total=time.monotonic() - began)
+    summary = _summary(job, total=time.monotonic() - start)
     (settings.home / "demo.json").write_text(json.dumps(summary, indent=1) + "\n")
     if code != 0:
-        click.echo(f"demo: {job['status']} {job_id}")
+        click.echo(f"Demo ended with a job that is {job['status']}: {job_id}")
         return code
-    _print_figures(summary)
+    _print_metrics(summary)
     _print_samples(folder, base, job["adapter_path"])
     if not summary["after"]["eval_loss"] < summary["before"]["eval_loss"]:
-        click.echo(f"demo: the held-out loss did not fall in {job_id}")
+        click.echo(f"Demo failed: the held-out loss did not decrease in {job_id}")
         return 1
-    click.echo(f"demo: completed {job_id}")
+    click.echo(f"Demo completed: {job_id}")
     return 0
 
 
 def _request(base: str) -> dict[str, Any]:
+    """Return the training request; `base` is the folder of the base model."""
     training = {
         "method": "LoRA",
         "base_model_id": base,
         "learning_rate": 5e-4,
         "batch_size": 8,
         "gradient_accumulation_steps": 1,
-        # A base model knows no turns: after 20 of these it ends one with a probability of 7%, after 40 with 85%.
+        # A base model does not end its turns. After 20 steps it does with a probability of 7%, after 40 with 85%.
         "max_steps": 40,
         "save_steps": 20,
         "warmup_ratio": 0.1,
@@ -73,26 +77,31 @@ def _request(base: str) -> dict[str, Any]:
 
 
 def _base_model(examples: Path) -> str:
-    """Return the folder of the base model, built in a process of its own the first time.
+    """Return the folder of the base model; build it if it does not exist.
 
-    What that process says of its progress goes to standard error, as it comes.
+    The build runs in its own process, which prints its progress to standard error.
     """
     command = [sys.executable, "-m", "examples.build_base_model"]
-    built = subprocess.run(command, cwd=examples.parent, stdout=subprocess.PIPE, text=True, check=False)
-    if built.returncode != 0:
-        raise click.ClickException(f"the base model could not be built ({_how_it_ended(built.returncode)}); see above")
-    return built.stdout.strip().rpartition("\n")[2]
+    build = subprocess.run(command, cwd=examples.parent, stdout=subprocess.PIPE, text=True, check=False)
+    if build.returncode != 0:
+        reason = _exit_reason(build.returncode)
+        raise click.ClickException(f"could not build the base model ({reason}); see the output above")
+    return build.stdout.strip().rpartition("\n")[2]
 
 
-def _how_it_ended(returncode: int) -> str:
-    """Tell an exit code from a signal; SIGKILL mostly means that memory ran out."""
+def _exit_reason(returncode: int) -> str:
+    """Describe the exit code of a process, or the signal that ended it.
+
+    SIGKILL usually comes from the out-of-memory killer.
+    """
     if returncode >= 0:
         return f"exit code {returncode}"
-    out_of_memory = ", perhaps for want of memory" if returncode == -signal.SIGKILL else ""
+    out_of_memory = ", probably out of memory" if returncode == -signal.SIGKILL else ""
     return f"ended by {signal.Signals(-returncode).name}{out_of_memory}"
 
 
-def _put_dataset(source: Path, settings: Settings) -> None:
+def _copy_dataset(source: Path, settings: Settings) -> None:
+    """Copy the demo's dataset to the data bucket of this machine's service."""
     target = settings.home / settings.data_bucket / "processed_datasets" / DATASET
     target.mkdir(parents=True, exist_ok=True)
     for name in ("train.jsonl", "eval.jsonl"):
@@ -101,20 +110,20 @@ def _put_dataset(source: Path, settings: Settings) -> None:
 
 @contextmanager
 def _service(settings: Settings) -> Iterator[Connection]:
-    """`gemtune up` on $PORT, or on a free port when that is not set, for as long as the demo needs it."""
+    """Run `gemtune up` for the block, on $PORT or else on a free port."""
     port = settings.port if os.environ.get("PORT") else 0
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            message = f"port {port} is taken; stop what listens there, or run `make demo PORT=…`"
+            message = f"port {port} is in use; stop the process that uses it, or run `make demo PORT=…`"
             raise click.ClickException(message) from None
         port = probe.getsockname()[1]
     log = settings.home / "server.log"
     with log.open("ab") as output:
         up = ["-c", "from gemtune.cli import main; main()", "up", "--port", str(port)]
-        command = parent_death.command(up, signal.SIGTERM)  # kill -9 of the demo stops it, too
+        command = parent_death.command(up, signal.SIGTERM)  # stops the server even if the demo is killed with SIGKILL
         server = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
     try:
         connection = Connection(f"http://127.0.0.1:{port}", as_json=False)
@@ -124,12 +133,13 @@ def _service(settings: Settings) -> Iterator[Connection]:
         server.send_signal(signal.SIGTERM)
         try:
             server.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:  # what it was about to do it does at its next start
-            server.kill()
+        except subprocess.TimeoutExpired:
+            server.kill()  # safe: a server recovers unfinished work when it starts again
             server.wait()
 
 
 def _wait_until_healthy(connection: Connection, server: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until the server answers, or fail with the end of its log."""
     deadline = time.monotonic() + START_SECONDS
     while server.poll() is None and time.monotonic() < deadline:
         try:
@@ -137,10 +147,14 @@ def _wait_until_healthy(connection: Connection, server: subprocess.Popen[bytes],
             return
         except Unreachable:
             time.sleep(0.1)
-    raise click.ClickException(f"the service did not start:\n{log.read_text()[-2000:]}")
+    raise click.ClickException(f"the service did not start; the end of its log:\n{log.read_text()[-2000:]}")
 
 
 def _summary(job: dict[str, Any], *, total: float) -> dict[str, Any]:
+    """Return held-out metrics before and after, and durations in seconds.
+
+    `total` is the duration of the whole demo.
+    """
     metrics = job["metrics"] or {}
     names = ("eval_loss", "accuracy", "perplexity")
     return {
@@ -154,22 +168,25 @@ def _summary(job: dict[str, Any], *, total: float) -> dict[str, Any]:
 
 
 def _print_samples(examples: Path, base: str, adapter: str) -> None:
+    """Print the answers of base model and adapter to held-out questions."""
     held_out = (examples / DATASET / "eval.jsonl").read_text().splitlines()
     questions = [json.loads(line)["messages"][0]["content"] for line in held_out[:SAMPLES]]
-    click.echo(f"asking {SAMPLES} held-out questions before and after: less than a minute on 2 cores")
+    click.echo(f"Answering {SAMPLES} held-out questions before and after (less than a minute on 2 cores)")
     command = [sys.executable, "-m", "examples.sample_answers", base, adapter, *questions]
-    answered = subprocess.run(command, cwd=examples.parent, stdout=subprocess.PIPE, text=True, check=False)
-    if answered.returncode != 0:
-        how = _how_it_ended(answered.returncode)
-        raise click.ClickException(f"the sample answers could not be made ({how}); the adapter is whole: {adapter}")
-    answers = json.loads(answered.stdout.strip().rpartition("\n")[2])
+    sampling = subprocess.run(command, cwd=examples.parent, stdout=subprocess.PIPE, text=True, check=False)
+    if sampling.returncode != 0:
+        reason = _exit_reason(sampling.returncode)
+        message = f"could not generate sample answers ({reason}); the adapter itself is complete: {adapter}"
+        raise click.ClickException(message)
+    answers = json.loads(sampling.stdout.strip().rpartition("\n")[2])
     for question, before, after in zip(questions, answers["before"], answers["after"], strict=True):
         click.echo(f"\n{question}\n  before: {' '.join(before.split())}\n  after:  {' '.join(after.split())}")
 
 
-def _print_figures(summary: dict[str, Any]) -> None:
+def _print_metrics(summary: dict[str, Any]) -> None:
+    """Print the held-out metrics, the adapter's path and the durations."""
     click.echo(f"\n{'held-out rows':14}{'before':>12}{'after':>12}")
     for name in summary["before"]:
         click.echo(f"{name:14}{summary['before'][name]:12.4f}{summary['after'][name]:12.4f}")
-    seconds = ", ".join(f"{name} {taken:.1f} s" for name, taken in summary["seconds"].items())
-    click.echo(f"\nadapter: {summary['adapter_path']}\ntime: {seconds}")
+    durations = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary["seconds"].items())
+    click.echo(f"\nadapter: {summary['adapter_path']}\ntime: {durations}")

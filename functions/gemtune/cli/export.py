@@ -1,4 +1,4 @@
-"""Exports once more what a job has trained."""
+"""The command `export`: exports a trained job in another form."""
 
 from __future__ import annotations
 
@@ -13,31 +13,33 @@ from gemtune.jobs.secret_names import REFERENCE, USER_PREFIX
 
 @click.command()
 @click.argument("job_id")
-@click.option("--format", "format_", required=True, metavar="FORMAT", help="adapter, merged or gguf.")
-@click.option("--quantization", help="Left out: the format's default.")
-@click.option("--destination", help="gcs, or hfhub: the repository that --repo names.")
-@click.option("--repo", metavar="OWNER/NAME", help="A repository of the Hub.")
-@click.option("--token", metavar="NAME", help="The Hub token that `gemtune secret NAME` keeps.")
-@click.option("--job-name", help="Left out: the job's own.")
-@click.option("--follow", is_flag=True, help="Stay until the export is over; its end is the exit code.")
-@click.option("--idempotency-key", metavar="KEY", help="The same key and request again are the same job.")
+@click.option("--format", "format_", required=True, metavar="FORMAT", help="Export format: {adapter|merged|gguf}.")
+@click.option("--quantization", help="Quantization of the weights (default: that of the format).")
+@click.option("--destination", help="Where to export to: {gcs|hfhub}; hfhub needs --repo.")
+@click.option("--repo", metavar="OWNER/NAME", help="Hugging Face Hub repository to export to.")
+@click.option("--token", metavar="NAME", help="Hub token to use, as stored with `gemtune secret NAME`.")
+@click.option("--job-name", help="Name of the export job (default: the name of the trained job).")
+@click.option("--follow", is_flag=True, help="Wait for the export and exit with its result.")
+@click.option("--idempotency-key", metavar="KEY", help="Reuse the job created earlier with the same KEY and request.")
 @click.pass_obj
 def export(
     connection: Connection, /, job_id: str, follow: bool, idempotency_key: str | None, **options: str | None
 ) -> None:
-    """Export what a job has trained in another form; this makes a job of its own."""
+    """Export a trained job in another form.
+
+    The export is a new job, whose id is printed.
+    """
     headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
-    answer = connection.call("POST", f"/jobs/{job_id}/exports", json=_request(options), headers=headers)
-    if not connection.show(answer):
-        click.echo(answer["job_id"])
+    response = connection.call("POST", f"/jobs/{job_id}/exports", json=_request(options), headers=headers)
+    if not connection.print_if_json(response):
+        click.echo(response["job_id"])
     if follow:
-        raise click.exceptions.Exit(following.follow(connection, answer["job_id"]))
+        raise click.exceptions.Exit(following.follow(connection, response["job_id"]))
 
 
 def _request(options: dict[str, str | None]) -> dict[str, Any]:
-    names = {
-        "format_": "format", "quantization": "quantization", "destination": "destination", "repo": "hf_repo_id",
-    }  # fmt: skip
+    """Return the export request for the options that were given."""
+    names = {"format_": "format", "quantization": "quantization", "destination": "destination", "repo": "hf_repo_id"}
     config = {field: options[option] for option, field in names.items() if options[option] is not None}
     request: dict[str, Any] = {"export_config": config}
     if options["token"] is not None:

@@ -1,4 +1,4 @@
-"""Follows a job until it is over, through restarts of the service."""
+"""Following a job until it is over, across restarts of the service."""
 
 from __future__ import annotations
 
@@ -11,51 +11,54 @@ import click
 
 from gemtune.cli.connection import ENDED, FAILED, UNREACHABLE, Connection, Unreachable
 
-LOOK_SECONDS = 0.5
-# How long a service may be away, being started again.
+POLL_SECONDS = 0.5
+# Seconds that a service may be unreachable, for example during a restart.
 PATIENCE_SECONDS = 120.0
 
 
 @dataclass
-class _Patient:
-    """Asks a service that may be away for a while."""
+class _Poller:
+    """Sends requests to a service that may be unreachable for a while."""
 
     connection: Connection
-    away_seconds: float = 0.0
+    unreachable_seconds: float = 0.0
 
-    def ask(self, path: str, **more: Any) -> Any | None:
-        """The answer; None while the service is away. Raises Unreachable when it stays away."""
+    def get(self, path: str, **more: Any) -> Any | None:
+        """Return the response, or None while the service is unreachable.
+
+        Raises Unreachable after PATIENCE_SECONDS.
+        """
         try:
-            answer = self.connection.ask("GET", path, **more)
+            response = self.connection.ask("GET", path, **more)
         except Unreachable:
-            self.away_seconds += LOOK_SECONDS
-            if self.away_seconds > PATIENCE_SECONDS:
+            self.unreachable_seconds += POLL_SECONDS
+            if self.unreachable_seconds > PATIENCE_SECONDS:
                 raise
             return None
-        self.away_seconds = 0.0
-        return answer
+        self.unreachable_seconds = 0.0
+        return response
 
 
 def follow(connection: Connection, job_id: str, *, sleep: Callable[[float], None] = time.sleep) -> int:
-    """Show a progress bar until the job is over; return the exit code of its end."""
+    """Show a progress bar until a job is over; return its exit code."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from gemtune.jobs.status import is_final
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[detail]}"), TimeElapsedColumn())
-    patient = _Patient(connection)
+    poller = _Poller(connection)
     try:
         with Progress(*columns) as bar:
             task = bar.add_task("waiting", total=None, detail="")
             while True:
-                job = patient.ask(f"/jobs/{job_id}/status")
+                job = poller.get(f"/jobs/{job_id}/status")
                 if job is None:
-                    bar.update(task, detail="the service is away; waiting")
+                    bar.update(task, detail="waiting for the service")
                 else:
-                    bar.update(task, **_shown(job))
+                    bar.update(task, **_bar_fields(job))
                     if is_final(job["status"], job["finished_at"]):
                         break
-                sleep(LOOK_SECONDS)
+                sleep(POLL_SECONDS)
     except Unreachable as error:
         click.echo(str(error), err=True)
         return UNREACHABLE
@@ -67,53 +70,57 @@ def follow(connection: Connection, job_id: str, *, sleep: Callable[[float], None
         click.echo(f"{job['status']}: {job['adapter_path']}")
     else:
         click.echo(job["status"])
-    return ENDED.get(job["status"], FAILED)  # a newer service may know more ways to end, none of which completes
+    return ENDED.get(job["status"], FAILED)  # any final status of a newer service other than `completed` is a failure
 
 
-def _shown(job: dict[str, Any]) -> dict[str, Any]:
-    """What the bar shows of a job: how far the training is, while there is one."""
+def _bar_fields(job: dict[str, Any]) -> dict[str, Any]:
+    """Return a job's progress bar fields; only training has a total."""
     progress = job["progress"] if job["status"] == "training" else None
     if progress is None:
         return {"description": job["status"], "total": None, "completed": 0, "detail": ""}
-    far = {"total": progress["total_steps"], "completed": progress["train_step"]}
-    return {"description": job["status"], "detail": progress_of(progress), **far}
+    counts = {"total": progress["total_steps"], "completed": progress["train_step"]}
+    return {"description": job["status"], "detail": format_progress(progress), **counts}
 
 
 def follow_events(connection: Connection, job_id: str, *, sleep: Callable[[float], None] = time.sleep) -> int:
-    """Print each event once, as it comes; return the exit code of the job's end."""
-    after, patient = 0, _Patient(connection)
+    """Print each new event of a job until it is over; return its exit code."""
+    after, poller = 0, _Poller(connection)
     try:
         while True:
-            answer = patient.ask(f"/jobs/{job_id}/events", params={"after": after})
-            for event in answer["events"] if answer is not None else ():
+            response = poller.get(f"/jobs/{job_id}/events", params={"after": after})
+            for event in response["events"] if response is not None else ():
                 after = event["seq"]
-                if not connection.show(event):
-                    click.echo(line_of(event))
+                if not connection.print_if_json(event):
+                    click.echo(format_event(event))
                 if event["status"] in ENDED:
                     return ENDED[event["status"]]
-            sleep(LOOK_SECONDS)
+            sleep(POLL_SECONDS)
     except Unreachable as error:
         click.echo(str(error), err=True)
         return UNREACHABLE
 
 
-def line_of(event: dict[str, Any]) -> str:
-    said = {name: value for name, value in event["details"].items() if value is not None}
-    if "warnings" in said:
-        said["warnings"] = "; ".join(warning["message"] for warning in said["warnings"])
-    details = ", ".join(f"{name}: {value}" for name, value in said.items())
+def format_event(event: dict[str, Any]) -> str:
+    """Format an event as one line: number, time, type and details."""
+    values = {name: value for name, value in event["details"].items() if value is not None}
+    if "warnings" in values:
+        values["warnings"] = "; ".join(warning["message"] for warning in values["warnings"])
+    details = ", ".join(f"{name}: {value}" for name, value in values.items())
     return f"{event['seq']:3}  {event['at'][:19]}  {event['type']:20} {details}".rstrip()
 
 
-def progress_of(progress: dict[str, Any]) -> str:
-    """`12/40, loss 1.2345, 830 tokens/s, 35 s to go`, as far as it is known."""
+def format_progress(progress: dict[str, Any]) -> str:
+    """Format progress as `12/40, loss 1.2345, 830 tokens/s, 35 s left`.
+
+    Parts that are not known are left out.
+    """
     parts = [f"{progress['train_step']}/{progress['total_steps']}"]
     formats = {
         "loss": "loss {:.4f}",
         "reward": "reward {:.4f}",
         "margin": "margin {:.4f}",
         "tokens_per_second": "{:.0f} tokens/s",
-        "eta_seconds": "{:.0f} s to go",
+        "eta_seconds": "{:.0f} s left",
     }
     parts += [text.format(progress[name]) for name, text in formats.items() if progress.get(name) is not None]
     return ", ".join(parts)

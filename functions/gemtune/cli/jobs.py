@@ -1,4 +1,4 @@
-"""Commands that speak to a service: submit, look, follow, cancel, delete."""
+"""Commands for jobs: train, jobs, status, events, cancel, delete."""
 
 from __future__ import annotations
 
@@ -13,83 +13,87 @@ from gemtune.cli.connection import Connection
 
 @click.command()
 @click.argument("file")
-@click.option("--follow", is_flag=True, help="Stay until the job is over; its end is the exit code.")
-@click.option("--idempotency-key", metavar="KEY", help="The same key and request again are the same job.")
+@click.option("--follow", is_flag=True, help="Wait for the job and exit with its result.")
+@click.option("--idempotency-key", metavar="KEY", help="Reuse the job created earlier with the same KEY and request.")
 @click.pass_obj
 def train(connection: Connection, file: str, follow: bool, idempotency_key: str | None) -> None:
-    """Submit the request in FILE (JSON or YAML, - for standard input)."""
+    """Submit a training request and print the new job's id.
+
+    FILE is a JSON or YAML file, or - for standard input.
+    """
     headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
-    answer = connection.call("POST", "/train", json=request_file.read(file), headers=headers)
-    if not connection.show(answer):
-        click.echo(answer["job_id"])
+    response = connection.call("POST", "/train", json=request_file.read(file), headers=headers)
+    if not connection.print_if_json(response):
+        click.echo(response["job_id"])
     if follow:
-        raise click.exceptions.Exit(following.follow(connection, answer["job_id"]))
+        raise click.exceptions.Exit(following.follow(connection, response["job_id"]))
 
 
 @click.command()
-@click.option("--status", help="Only jobs in this status.")
-@click.option("--modality", help="Only text, or only vision.")
-@click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True, help="Jobs to show at most.")
+@click.option("--status", help="Filter by status.")
+@click.option("--modality", help="Filter by modality: {text|vision}.")
+@click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True, help="Maximum number of jobs.")
 @click.pass_obj
 def jobs(connection: Connection, status: str | None, modality: str | None, limit: int) -> None:
     """List jobs, newest first."""
-    wanted = {"status": status, "modality": modality, "limit": limit}
-    answer = connection.call(
-        "GET", "/jobs", params={name: value for name, value in wanted.items() if value is not None}
+    params = {"status": status, "modality": modality, "limit": limit}
+    response = connection.call(
+        "GET", "/jobs", params={name: value for name, value in params.items() if value is not None}
     )
-    if connection.show(answer):
+    if connection.print_if_json(response):
         return
-    for job in answer["jobs"]:
+    for job in response["jobs"]:
         click.echo(f"{job['created_at'][:19]}  {job['status']:10}  {job['job_id']}  {job['job_name']}")
-    if answer["next_page_token"]:
-        click.echo("there are more; raise --limit, or filter", err=True)
+    if response["next_page_token"]:
+        click.echo("There are more jobs. Increase --limit or use a filter to see them.", err=True)
 
 
 @click.command()
 @click.argument("job_id")
 @click.pass_obj
 def status(connection: Connection, job_id: str) -> None:
-    """Show one job."""
-    answer = connection.call("GET", f"/jobs/{job_id}/status")
-    if not connection.show(answer):
-        _print_job(answer)
+    """Show the status of a job."""
+    response = connection.call("GET", f"/jobs/{job_id}/status")
+    if not connection.print_if_json(response):
+        _print_job(response)
 
 
 @click.command()
 @click.argument("job_id")
-@click.option("--follow", is_flag=True, help="Go on until the job is over; its end is the exit code.")
+@click.option("--follow", is_flag=True, help="Print new events until the job is over and exit with its result.")
 @click.pass_obj
 def events(connection: Connection, job_id: str, follow: bool) -> None:
-    """Show what happened to a job."""
+    """List the events of a job."""
     if follow:
         raise click.exceptions.Exit(following.follow_events(connection, job_id))
-    answer = connection.call("GET", f"/jobs/{job_id}/events")
-    if not connection.show(answer):
-        for event in answer["events"]:
-            click.echo(following.line_of(event))
+    response = connection.call("GET", f"/jobs/{job_id}/events")
+    if not connection.print_if_json(response):
+        for event in response["events"]:
+            click.echo(following.format_event(event))
 
 
 @click.command()
 @click.argument("job_id")
 @click.pass_obj
 def cancel(connection: Connection, job_id: str) -> None:
-    """End a job for good."""
-    answer = connection.call("POST", f"/jobs/{job_id}/cancel")
-    if not connection.show(answer):
-        click.echo(f"{job_id} is {answer['status']}")
+    """Cancel a job; it cannot be resumed."""
+    response = connection.call("POST", f"/jobs/{job_id}/cancel")
+    if not connection.print_if_json(response):
+        click.echo(f"Job {job_id} is {response['status']}")
 
 
 @click.command()
 @click.argument("job_id")
 @click.pass_obj
 def delete(connection: Connection, job_id: str) -> None:
-    """Remove a job that is over, with everything it left."""
-    answer = connection.call("DELETE", f"/jobs/{job_id}")
-    if not connection.show(answer):
-        click.echo(f"{job_id} is deleted")
+    """Delete a job that is over, with all of its files."""
+    response = connection.call("DELETE", f"/jobs/{job_id}")
+    if not connection.print_if_json(response):
+        click.echo(f"Deleted job {job_id}")
 
 
 def _print_job(job: dict[str, Any]) -> None:
+    """Print the status of a job as a table of names and values."""
     from gemtune.jobs.record import EvaluationMetrics
 
     for name in (
@@ -109,16 +113,16 @@ def _print_job(job: dict[str, Any]) -> None:
         cause = f", {step['cause']}" if step["cause"] else ""
         click.echo(f"{name + ':':22}{step['state']}, attempt {step['attempt']}, {step['seconds']:.1f} s{cause}")
     if job["progress"]:
-        click.echo(f"{'progress:':22}{following.progress_of(job['progress'])}")
-    for title, figures in (("metrics:", job["metrics"]), ("base model:", (job["metrics"] or {}).get("baseline"))):
-        shown = EvaluationMetrics.model_validate(
-            {n: (figures or {}).get(n) for n in EvaluationMetrics.model_fields}
+        click.echo(f"{'progress:':22}{following.format_progress(job['progress'])}")
+    for title, metrics in (("metrics:", job["metrics"]), ("base model:", (job["metrics"] or {}).get("baseline"))):
+        values = EvaluationMetrics.model_validate(
+            {name: (metrics or {}).get(name) for name in EvaluationMetrics.model_fields}
         ).by_name()
-        if shown:
-            whose = (figures or {}).get("train_step")
-            after = "" if whose is None else f", after train_step {whose}"
-            click.echo(f"{title:22}{', '.join(f'{name} {value:.4f}' for name, value in shown.items())}{after}")
-    for warning in job.get("warnings", ()):  # a service of an older version has none
+        if values:
+            train_step = (metrics or {}).get("train_step")
+            after = "" if train_step is None else f", after train_step {train_step}"
+            click.echo(f"{title:22}{', '.join(f'{name} {value:.4f}' for name, value in values.items())}{after}")
+    for warning in job.get("warnings", ()):  # an older service sends no warnings
         click.echo(f"{'warning:':22}{warning['message']} ({warning['hint']})")
     if job["error"]:
         click.echo(f"{'error:':22}{job['error']} ({job['error_detail']['code']})")

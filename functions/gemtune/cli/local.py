@@ -1,4 +1,4 @@
-"""Commands that work on this machine's GEMTUNE_HOME: serve, publish, listen, keep a secret, run the demo."""
+"""Commands that use the backend directly: up, publish, listen, secret, demo."""
 
 from __future__ import annotations
 
@@ -13,28 +13,32 @@ from gemtune.cli.connection import REFUSED, Connection, print_problems
 from gemtune.errors import BadSetting
 from gemtune.log_lines import log_to_stderr
 
-# How long `listen` waits for a message before it asks again.
+# Seconds that one pull of `listen` waits for a message.
 WAIT_SECONDS = 10.0
 
 
 @click.command()
-@click.option("--port", type=click.IntRange(1, 65535), help="Instead of $PORT.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on (default: $PORT, or 8080).")
 def up(port: int | None) -> None:
-    """Serve on this machine, until Ctrl-C."""
+    """Start the service on this machine and run it until Ctrl-C."""
     from gemtune.local_server import server
 
     if services().settings.on_gcp:
-        raise BadSetting("GEMTUNE_BACKEND is gcp, which Google serves", hint="unset it to serve on this machine")
+        message = "GEMTUNE_BACKEND is gcp, but `gemtune up` runs the embedded backend"
+        raise BadSetting(message, hint="unset GEMTUNE_BACKEND to start a service on this machine")
     log_to_stderr()
     server.serve(port=port)
 
 
 @click.command()
 @click.argument("file")
-@click.option("--idempotency-key", metavar="KEY", help="The same key and request again are the same job.")
+@click.option("--idempotency-key", metavar="KEY", help="Reuse the job created earlier with the same KEY and request.")
 @click.pass_obj
 def publish(connection: Connection, file: str, idempotency_key: str | None) -> None:
-    """Publish the request in FILE (JSON or YAML, - for standard input) to job-requests, server or not."""
+    """Publish a training request as a message to job-requests.
+
+    FILE is a JSON or YAML file, or - for standard input. The service does not have to be running.
+    """
     from gemtune.cli import request_file
     from gemtune.jobs.sources import Source
     from gemtune.ports import Topic
@@ -43,20 +47,23 @@ def publish(connection: Connection, file: str, idempotency_key: str | None) -> N
     document = json.dumps(request_file.read(file)).encode()
     problems = parsing.read(document, Source.PUBSUB).problems
     if any(problem.code == "secret_in_the_open" for problem in problems):
-        # A message is stored before anyone reads it, so a token must not get into one.
+        # The bus stores messages before the service validates them, so a token must never be published.
         print_problems([problem.to_json() for problem in problems])
         raise click.exceptions.Exit(REFUSED)
     attributes = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
     message_id = services().bus.publish(Topic.JOB_REQUESTS, document, attributes=attributes)
-    if not connection.show({"message_id": message_id}):
-        click.echo(f"published as message {message_id}; `gemtune jobs` shows what becomes of it")
+    if not connection.print_if_json({"message_id": message_id}):
+        click.echo(f"Published message {message_id}. Run `gemtune jobs` to see the job.")
 
 
 @click.command()
-@click.option("--subscription", default="cli", show_default=True, help="Its name; it keeps what nobody has read yet.")
-@click.option("--once", is_flag=True, help="Print what there is and end.")
+@click.option("--subscription", default="cli", show_default=True, help="Subscription to read; it stores new messages.")
+@click.option("--once", is_flag=True, help="Print the waiting messages and exit.")
 def listen(subscription: str, once: bool) -> None:
-    """Print every message on job-status, one JSON object a line. A message that was printed is acknowledged."""
+    """Print the messages on job-status, one JSON object per line.
+
+    Printed messages are acknowledged, so that they are not printed again.
+    """
     from gemtune.ports import Topic
 
     bus = services().bus
@@ -65,43 +72,53 @@ def listen(subscription: str, once: bool) -> None:
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     while True:
-        received = bus.pull(subscription, 100, wait_seconds=0.0 if once else WAIT_SECONDS)
-        for message in received:
+        messages = bus.pull(subscription, 100, wait_seconds=0.0 if once else WAIT_SECONDS)
+        for message in messages:
             click.echo(message.message.decode())
             sys.stdout.flush()
             bus.ack(subscription, [message.ack_id])
-        if once and not received:
+        if once and not messages:
             return
 
 
 @click.command()
 @click.argument("name")
 def secret(name: str) -> None:
-    """Keep a token under NAME; requests refer to it as secret:gemtune-user-NAME. Asks for it, or reads a pipe."""
+    """Store a token as a secret.
+
+    Requests refer to it as secret:gemtune-user-NAME. The token is read from standard input, or from a prompt in a
+    terminal.
+    """
     from gemtune.jobs.secret_names import REFERENCE, USER_PREFIX
 
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
-        raise click.UsageError("NAME has letters, digits, '_' and '-' only, at most 64")
+        raise click.UsageError("NAME may have up to 64 letters, digits, '_' and '-'")
     piped = not sys.stdin.isatty()
-    value = sys.stdin.readline().strip() if piped else click.prompt("value", hide_input=True)
+    value = sys.stdin.readline().strip() if piped else click.prompt("Token", hide_input=True)
     if not value:
-        raise click.UsageError("the value is empty")
+        raise click.UsageError("the token is empty")
     services().secrets.create(USER_PREFIX + name, value, ttl=None)
-    click.echo(f"kept; refer to it as {REFERENCE}{USER_PREFIX}{name}")
+    click.echo(f"Stored the token. Use it in requests as {REFERENCE}{USER_PREFIX}{name}")
 
 
 @click.command("webhook-key")
 def webhook_key() -> None:
-    """Show the key that webhooks are signed with; whoever verifies them needs it."""
+    """Print the key that verifies this service's webhooks."""
     from gemtune.webhooks import signing
 
     click.echo(signing.service_key(services().secrets))
 
 
 @click.command()
-@click.option("--examples", type=click.Path(file_okay=False), default="examples", show_default=True)
+@click.option(
+    "--examples",
+    type=click.Path(file_okay=False),
+    default="examples",
+    show_default=True,
+    help="Folder `examples` of a checkout.",
+)
 def demo(examples: str) -> None:
-    """Fine-tune the real Gemma 3 270M on this machine, start to end."""
+    """Fine-tune the real Gemma 3 270M on this machine."""
     from gemtune.cli.demo import run
 
     raise click.exceptions.Exit(run(examples))

@@ -1,4 +1,4 @@
-"""Reads a request from a file, or from standard input."""
+"""Reading of a request from a file or standard input."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from gemtune.request.job_file import as_json
 
 
 def read(file: str) -> Any:
-    """What the JSON or YAML file holds ("-": standard input, which is read as YAML, of which JSON is a part)."""
+    """Return the content of a JSON or YAML file, or of standard input for "-".
+
+    Standard input is read as YAML, which includes JSON. Raises click.UsageError for an unreadable or invalid file.
+    """
     try:
         content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:
-        raise click.UsageError(f"{file} cannot be read: {error.strerror}") from None
+        raise click.UsageError(f"could not read {file}: {error.strerror}") from None
     try:
         return as_json(content, yaml=not file.endswith(".json"))
     except RequestRefused as error:

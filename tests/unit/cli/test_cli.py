@@ -192,7 +192,7 @@ def test_a_warning_is_shown_with_the_end_of_a_job_and_in_its_status(
 
 def test_the_line_of_an_event_contains_its_warnings() -> None:
     event = {"seq": 3, "at": "2026-11-24T12:00:00Z", "type": "prepare_done", "details": {"warnings": [WARNING]}}
-    assert follow.line_of(event).endswith("prepare_done         warnings: 2 of 9 rows are cut")
+    assert follow.format_event(event).endswith("prepare_done         warnings: 2 of 9 rows are cut")
 
 
 def test_follow_gives_up_on_a_service_that_stays_away() -> None:
@@ -270,7 +270,7 @@ def test_listen_prints_each_message_once(home: Path) -> None:
 def test_a_secret_is_stored_and_not_printed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("hf_fakefakefake\n"))
     result = run("secret", "mine", stdin="hf_fakefakefake\n")
-    assert result.stdout == "kept; refer to it as secret:gemtune-user-mine\n"
+    assert result.stdout == "Stored the token. Use it in requests as secret:gemtune-user-mine\n"
     assert services().secrets.read("gemtune-user-mine") == "hf_fakefakefake"
 
 

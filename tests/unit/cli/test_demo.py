@@ -89,18 +89,21 @@ def test_progress_of_the_base_model_is_shown_while_it_is_built(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("end", "cause"),
-    [("sys.exit(3)", "exit code 3"), ("os.kill(os.getpid(), 9)", "ended by SIGKILL, perhaps for want of memory")],
+    [("sys.exit(3)", "exit code 3"), ("os.kill(os.getpid(), 9)", "ended by SIGKILL, probably out of memory")],
 )
 def test_a_program_of_the_demo_that_dies_is_reported_in_a_sentence(
     end: str, cause: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("build_base_model", "sample_answers"):
         examples = add_program(tmp_path, name, f"import os, sys; {end}")
-    with pytest.raises(click.ClickException, match=f"the base model could not be built .{cause}"):
+    with pytest.raises(click.ClickException, match=f"could not build the base model .{cause}"):
         demo._base_model(examples)
-    with pytest.raises(click.ClickException, match=f"could not be made .{cause}.; the adapter is whole: /the/adapter"):
+    with pytest.raises(
+        click.ClickException,
+        match=f"could not generate sample answers .{cause}.; the adapter itself is complete: /the/adapter",
+    ):
         demo._print_samples(examples, "/the/model", "/the/adapter")
-    assert "asking 3 held-out questions" in capsys.readouterr().out
+    assert "Answering 3 held-out questions" in capsys.readouterr().out
 
 
 def test_a_base_model_that_cannot_be_written_is_reported_in_a_sentence(tmp_path: Path) -> None:
