@@ -1,4 +1,4 @@
-"""`python -m deploy images|plan|apply|destroy|smoke`, as the Makefile calls it."""
+"""Command line: `python -m deploy images|plan|apply|destroy|smoke`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from deploy.tools import Refused
 
 
 def main() -> int:
-    """Returns the exit code: 0 done, 1 a tool or the service failed, 2 refused before anything was done."""
+    """Run a command and return the exit code.
+
+    0: done. 1: a tool or the service failed. 2: refused before anything was changed.
+    """
     parser = argparse.ArgumentParser(prog="python -m deploy")
     parser.add_argument("command", choices=["images", "plan", "apply", "destroy", "smoke"])
     command = parser.parse_args().command
@@ -20,10 +23,13 @@ def main() -> int:
         if command == "smoke":
             return smoke.run(os.environ)
         deployment = Deployment.from_environment(os.environ)
-        calls = {
-            "images": images.build, "plan": project.plan, "apply": project.apply, "destroy": project.destroy,
-        }  # fmt: skip
-        calls[command](deployment)
+        commands = {
+            "images": images.build,
+            "plan": project.plan,
+            "apply": project.apply,
+            "destroy": project.destroy,
+        }
+        commands[command](deployment)
     except Refused as error:
         print(f"make {'deploy' if command == 'apply' else command}: {error}", file=sys.stderr)
         return error.exit_code

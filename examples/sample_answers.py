@@ -1,6 +1,6 @@
-"""Answers of a model before and after, for the demo: JSON on standard output.
+"""Answers of a model without and with its adapter, for the demo.
 
-python -m examples.sample_answers BASE ADAPTER QUESTION…
+`python -m examples.sample_answers BASE ADAPTER QUESTION…` prints JSON: `{"before": [...], "after": [...]}`.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ MAX_NEW_TOKENS = 32
 
 
 def answers(model: PeftModel, tokenizer: PreTrainedTokenizerBase, questions: list[str]) -> list[str]:
-    """What the model says to each question, taking the likeliest token each time."""
-    found = []
+    """Return the model's answer to each question, generated greedily."""
+    texts = []
     for question in questions:
         turn = [{"role": "user", "content": question}]
         inputs = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_tensors="pt", return_dict=True)
         assert isinstance(inputs, Mapping)
         output = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
         answer = output[0][inputs["input_ids"].shape[1] :]
-        found.append(str(tokenizer.decode(answer, skip_special_tokens=True)).strip())
-    return found
+        texts.append(str(tokenizer.decode(answer, skip_special_tokens=True)).strip())
+    return texts
 
 
 def main(base: str, adapter: str, *questions: str) -> None:
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on a CPU it warns of a package that is not needed
+    """Print the answers without the adapter and with it."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on a CPU it warns about a package that is not needed
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar

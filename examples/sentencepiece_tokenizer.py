@@ -1,4 +1,7 @@
-"""From a sentencepiece vocabulary to the fast tokenizer that transformers saves for Gemma: same ids for same text."""
+"""Conversion of Gemma's sentencepiece vocabulary to a fast tokenizer.
+
+The fast tokenizer gives a text the same ids as sentencepiece.
+"""
 
 from __future__ import annotations
 
@@ -17,24 +20,33 @@ SPACE = "▁"
 
 @dataclass(frozen=True, slots=True)
 class Piece:
+    """Entry of a sentencepiece vocabulary. Higher scores are merged first."""
+
     text: str
     score: float
     kind: int
 
     @property
     def is_blank(self) -> bool:
-        """A run of one kind of white space. Gemma lists these as user-defined; they are found by merging, as words."""
+        """True for a run of one kind of white space.
+
+        Gemma lists these as user-defined pieces, but tokenizers must merge them like words.
+        """
         return self.kind == USER_DEFINED and set(self.text) in ({SPACE}, {"\n"}, {"\t"})
 
 
 def fast_tokenizer(pieces: Sequence[Piece], *, special: Sequence[str], **settings: Any) -> GemmaTokenizer:
-    """A GemmaTokenizer of these pieces, whose index is their id. `special` are control pieces that stand in text."""
+    """Return a GemmaTokenizer with these pieces.
+
+    pieces: sorted by id. special: control pieces that occur in texts. settings: further arguments of GemmaTokenizer.
+    Raises ValueError if the tokenizer has another number of tokens.
+    """
     from tokenizers import AddedToken
     from transformers import GemmaTokenizer
 
     ids = {piece.text: index for index, piece in enumerate(pieces)}
     merges = [(left, right) for _, _, _, left, right in sorted(_merges(pieces, ids))]
-    # The annotation of `merges` says texts; what it is handed on to takes pairs.
+    # `merges` is annotated as a list of strings, but the class that it is passed to takes pairs.
     tokenizer = GemmaTokenizer(vocab=ids, merges=merges, add_bos_token=True, **settings)  # type: ignore[arg-type]
     tokenizer.add_special_tokens({"extra_special_tokens": list(special)})
     whole = [p for p in pieces if p.kind == USER_DEFINED and not p.is_blank]
@@ -45,8 +57,11 @@ def fast_tokenizer(pieces: Sequence[Piece], *, special: Sequence[str], **setting
 
 
 def _merges(pieces: Sequence[Piece], ids: dict[str, int]) -> Iterator[tuple[float, int, int, str, str]]:
-    """Every way to make a piece of two others, in the order in which sentencepiece prefers them: by the score of what
-    comes out. Runs of white space come before all words, short ones first."""
+    """Yield every pair of pieces that can be merged, with a key to sort by.
+
+    The key puts them in sentencepiece's order: by the score of the merged piece, highest first. Runs of white space
+    come before all words, short ones first. Returns (order, id of left, id of right, left, right).
+    """
     for piece in pieces:
         if piece.kind == NORMAL or (piece.is_blank and len(piece.text) > 1):
             order = len(piece.text) - 1e9 if piece.is_blank else -piece.score
@@ -57,7 +72,7 @@ def _merges(pieces: Sequence[Piece], ids: dict[str, int]) -> Iterator[tuple[floa
 
 
 def write_model(pieces: Sequence[Piece], path: Path) -> None:
-    """The same vocabulary as sentencepiece's own `tokenizer.model`, which converters to other formats read."""
+    """Write sentencepiece's `tokenizer.model`, for llama.cpp's converter."""
     from sentencepiece import sentencepiece_model_pb2
 
     model = sentencepiece_model_pb2.ModelProto()

@@ -1,6 +1,6 @@
-"""Writes the rows of this dataset: capitals, always told in the same form. No country or answer stands in both files.
+"""Dataset of capitals, whose answers always have the same form.
 
-python -m examples.capitals.make
+`python -m examples.capitals.make` writes train.jsonl and eval.jsonl, which have no country in common.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HELD_OUT = 24
 
 
 def pairs() -> list[tuple[str, str]]:
-    """(country, capital)"""
+    """Return all (country, capital)."""
     entries = [entry.split(" ", 1) for line in CAPITALS.split("\n") for entry in line.split("|") if entry]
     return [
         (country, capital.replace("-", " ") if capital == "Addis-Ababa" else capital) for country, capital in entries
@@ -48,14 +48,15 @@ def row(question: str, country: str, capital: str) -> dict[str, object]:
 
 
 def main() -> None:
-    chance = random.Random(270)
-    known = pairs()
-    chance.shuffle(known)
-    held_out, train = known[:HELD_OUT], known[HELD_OUT:]
-    rows = [row(question, *pair) for pair in train for question in chance.sample(QUESTIONS, 2)]
-    chance.shuffle(rows)
+    """Write both files next to this module."""
+    generator = random.Random(270)
+    capitals = pairs()
+    generator.shuffle(capitals)
+    held_out, train = capitals[:HELD_OUT], capitals[HELD_OUT:]
+    rows = [row(question, *pair) for pair in train for question in generator.sample(QUESTIONS, 2)]
+    generator.shuffle(rows)
     folder = Path(__file__).parent
-    for name, content in (("train", rows), ("eval", [row(chance.choice(QUESTIONS), *pair) for pair in held_out])):
+    for name, content in (("train", rows), ("eval", [row(generator.choice(QUESTIONS), *pair) for pair in held_out])):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in content))
 
 

@@ -1,7 +1,7 @@
-"""Writes a dataset with pictures: shapes in colours, told in a form of their own. No pair of the two stands in both
-files. Upload the folder as `processed_datasets/shapes`.
+"""Dataset of pictures: shapes in colours, and answers of one form.
 
-python -m examples.shapes.make FOLDER
+`python -m examples.shapes.make FOLDER` writes it; upload the folder as `processed_datasets/shapes`. The train and eval
+splits have no pair of shape and colour in common.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ COLOURS = {"red": (214, 40, 40), "blue": (40, 70, 200), "green": (30, 150, 60), 
 SHAPES = ("circle", "square", "triangle", "bar")
 SIZE = 224
 QUESTIONS = ("What is in this picture?", "Which shape is this?", "Describe the picture.")
-PICTURES_A_PAIR = 6
+PICTURES_PER_PAIR = 6
 
 
-def draw(shape: str, colour: str, chance: random.Random) -> Image.Image:
-    picture = Image.new("RGB", (SIZE, SIZE), tuple(chance.randint(225, 255) for _ in range(3)))
-    half = chance.randint(30, 80)
-    x, y = (chance.randint(half, SIZE - half) for _ in range(2))
+def draw(shape: str, colour: str, generator: random.Random) -> Image.Image:
+    """Draw a shape of random size at a random place, on a light background."""
+    picture = Image.new("RGB", (SIZE, SIZE), tuple(generator.randint(225, 255) for _ in range(3)))
+    half = generator.randint(30, 80)
+    x, y = (generator.randint(half, SIZE - half) for _ in range(2))
     pen, box = ImageDraw.Draw(picture), (x - half, y - half, x + half, y + half)
     if shape == "circle":
         pen.ellipse(box, COLOURS[colour])
@@ -37,17 +38,18 @@ def draw(shape: str, colour: str, chance: random.Random) -> Image.Image:
 
 
 def write(folder: Path) -> None:
-    chance = random.Random(0)
+    """Write the pictures and the rows of both splits."""
+    generator = random.Random(0)
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     rows: dict[str, list[str]] = {"train": [], "eval": []}
     for i, colour in enumerate(COLOURS):
         for j, shape in enumerate(SHAPES):
-            for number in range(PICTURES_A_PAIR):
+            for number in range(PICTURES_PER_PAIR):
                 path = f"pictures/{colour}_{shape}_{number}.png"
-                draw(shape, colour, chance).save(folder / path)
+                draw(shape, colour, generator).save(folder / path)
                 content = [
                     {"type": "image", "image": {"path": path}},
-                    {"type": "text", "text": chance.choice(QUESTIONS)},
+                    {"type": "text", "text": generator.choice(QUESTIONS)},
                 ]
                 turns = [
                     {"role": "user", "content": content},
@@ -55,7 +57,7 @@ def write(folder: Path) -> None:
                 ]
                 rows["eval" if i == j else "train"].append(json.dumps({"messages": turns}) + "\n")
     for split, lines in rows.items():
-        chance.shuffle(lines)
+        generator.shuffle(lines)
         (folder / f"{split}.jsonl").write_text("".join(lines))
 
 

@@ -59,10 +59,10 @@ def test_deploy_creates_the_registry_then_images_then_everything(cloud: StandIns
 
 def test_an_empty_project_first_gets_the_resources_that_a_build_needs(cloud: StandIns) -> None:
     ran = cloud.make("images", *PROJECT_AND_REGION, "YES=yes")
-    assert "made no registry" in ran.stderr  # the fake Terraform creates none
+    assert "did not create the registry" in ran.stderr  # the fake Terraform creates none
     apply = next(call for call in cloud.calls if "apply" in call)
     assert [word for word in apply if word.startswith("-target=")] == [
-        f"-target={address}" for address in images.BEFORE
+        f"-target={address}" for address in images.BUILD_RESOURCES
     ]
     assert "-auto-approve" in apply
     (placeholder,) = [word for word in apply if word.startswith("images=")]
@@ -72,7 +72,7 @@ def test_an_empty_project_first_gets_the_resources_that_a_build_needs(cloud: Sta
 def test_the_resources_that_a_build_needs_exist_by_these_names() -> None:
     """Check the names: Terraform only warns of an unknown target."""
     text = "".join(path.read_text() for path in (ROOT / "terraform").glob("*.tf"))
-    for address in images.BEFORE:
+    for address in images.BUILD_RESOURCES:
         kind, _, rest = address.partition(".")
         assert f'resource "{kind}" "{rest.partition("[")[0]}"' in text
     assert '{ who = "build", role = "roles/logging.logWriter" }' in text
@@ -135,9 +135,9 @@ def test_a_build_is_awaited_and_the_address_of_its_log_printed_once(
     slept: list[float] = []
     monkeypatch.setattr(images, "read", lambda *command: json.dumps({"status": next(states), "logUrl": "https://log"}))
     monkeypatch.setattr("time.sleep", slept.append)
-    assert images._ended(DEPLOYMENT, "build-1")["status"] == "SUCCESS"
+    assert images._wait_for(DEPLOYMENT, "build-1")["status"] == "SUCCESS"
     assert len(slept) == 3
-    assert capsys.readouterr().out == "build build-1 runs; its log: https://log\n"
+    assert capsys.readouterr().out == "build build-1 is running; its log: https://log\n"
 
 
 def test_a_failing_tool_ends_the_deployment(cloud: StandIns) -> None:
@@ -145,7 +145,7 @@ def test_a_failing_tool_ends_the_deployment(cloud: StandIns) -> None:
     cloud.answer("init", code=1)
     ran = cloud.make("deploy", *PROJECT_AND_REGION)
     assert ran.returncode != 0
-    assert "`terraform -chdir=terraform init …` ended with 1" in ran.stderr
+    assert "`terraform -chdir=terraform init …` failed with code 1" in ran.stderr
     assert steps(cloud) == ["terraform init"]
 
 

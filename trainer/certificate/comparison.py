@@ -45,14 +45,14 @@ class Sums:
 
     kl: KL divergence KL(trained || exported), in nats. agreeing: positions with the same most likely token. loss:
     negative log-likelihood of the targets under both models, in nats. change: Var(t), where t are the log-probabilities
-    of the trained model less those of the base model. kept: Cov(t, e), where e are those of the export less those of
-    the base model. Both are over the vocabulary, weighted with the trained model's probabilities, so kept / change is
-    the coefficient of the regression of e on t.
+    of the trained model less those of the base model. kept_change: Cov(t, e), where e are those of the export less
+    those of the base model. Both are over the vocabulary, weighted with the trained model's probabilities, so
+    kept_change / change is the coefficient of the regression of e on t.
     """
 
     positions: int = 0
     change: float = 0.0
-    kept: float = 0.0
+    kept_change: float = 0.0
     kl: float = 0.0
     agreeing: int = 0
     loss: dict[str, float] = field(default_factory=lambda: {"trained": 0.0, "exported": 0.0})
@@ -71,7 +71,7 @@ class Sums:
             b = torch.log_softmax(base[:, :columns], dim=1)
             trained_change, exported_change = (_centered(each - b, p.exp()) for each in (p, q))
             self.change += float((p.exp() * trained_change * trained_change).sum(dtype=torch.float64))
-            self.kept += float((p.exp() * trained_change * exported_change).sum(dtype=torch.float64))
+            self.kept_change += float((p.exp() * trained_change * exported_change).sum(dtype=torch.float64))
         self.positions += len(p)
         self.agreeing += int((p.argmax(1) == q.argmax(1)).sum())
         rows = torch.arange(len(p))
@@ -167,7 +167,7 @@ def _metrics(sums: Sums) -> dict[str, Any]:
         "mean_kl": sums.kl / count,
         "top1_agreement": sums.agreeing / count,
         "loss": loss,
-        "change_kept": sums.kept / sums.change if sums.change > MIN_CHANGE * count else None,
+        "change_kept": sums.kept_change / sums.change if sums.change > MIN_CHANGE * count else None,
     }
 
 

@@ -58,7 +58,7 @@ class RenderLimits:
             raise LimitReached(f"it takes more than {MEMORY_BYTES // 2**20} MiB of memory") from error
 
     def _lower(self, limit: int, value: int) -> None:
-        """Lower a soft limit; the unchanged hard limit lets it be raised again."""
+        """Lower a soft limit; the hard limit stays, to raise it again later."""
         soft, hard = self._limits[limit]
         bounds = [bound for bound in (soft, hard, value) if bound != resource.RLIM_INFINITY]
         resource.setrlimit(limit, (min(bounds), hard))

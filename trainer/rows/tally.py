@@ -32,7 +32,7 @@ class Tally:
     max_length: int
     readable: int | None = None
     lengths: Counter[int] = field(default_factory=Counter)
-    kept: int = 0
+    kept_rows: int = 0
     tokens: int = 0
     trained_tokens: int = 0
     truncated: int = 0
@@ -50,7 +50,7 @@ class Tally:
 
     def add(self, row: PreparedRow) -> None:
         """Count a row that is used, in training or in evaluation."""
-        self.kept += 1
+        self.kept_rows += 1
         self.lengths[row.tokens] += 1
         self.tokens += row.tokens
         self.trained_tokens += row.trained_tokens
@@ -67,15 +67,15 @@ class Tally:
 
     def check(self) -> None:
         """Raise StepError `empty_dataset`, or `bad_rows` if many are refused."""
-        rows = self.kept + self.refused_rows
+        rows = self.kept_rows + self.refused_rows
         if rows == 0:
             raise StepError("empty_dataset", f"{self.file} has no rows", hint="put rows into it and submit again")
-        if self.kept == 0 or self.refused_rows > rows * MAX_REFUSED_SHARE:
+        if self.kept_rows == 0 or self.refused_rows > rows * MAX_REFUSED_SHARE:
             raise StepError("bad_rows", self._refused_message(), hint="correct these rows and submit again")
 
     def check_ends(self) -> None:
         """Raise StepError `ends_cut_off` if no row has the end of an answer."""
-        if self.cut_ends == self.kept:
+        if self.cut_ends == self.kept_rows:
             raise StepError("ends_cut_off", self._ends_message(), hint=self._ends_hint())
 
     def warnings(self) -> Iterator[JobWarning]:
@@ -86,27 +86,29 @@ class Tally:
             yield JobWarning(code="ends_cut_off", message=self._ends_message(), hint=self._ends_hint())
         for reward, rows in self.unjudged.items():
             message = (
-                f"{rows} of {self.kept} rows of {self.file} have an answer without a number: the reward {reward} does "
-                "not judge them, and only the other rewards do"
+                f"{rows} of {self.kept_rows} rows of {self.file} have an answer without a number: the reward {reward} "
+                "does not judge them, and only the other rewards do"
             )
             yield JobWarning(code="rows_not_judged", message=message, hint="write the answer as a number")
 
     def to_json(self) -> dict[str, Any]:
         """Return the counts as report.json has them."""
-        counted = {"kept": self.kept, "refused": self.refused_rows, "truncated": self.truncated}
+        counted = {"kept": self.kept_rows, "refused": self.refused_rows, "truncated": self.truncated}
         lost = {"cut_ends": self.cut_ends, "not_judged": dict(self.unjudged)}
         tokens = {"tokens": self.tokens, "trained_tokens": self.trained_tokens}
-        lengths = histogram(self.lengths) if self.kept else None
+        lengths = histogram(self.lengths) if self.kept_rows else None
         return counted | lost | tokens | {"tokens_a_row": lengths, "refused_rows": self.refused}
 
     def _refused_message(self) -> str:
         first = "; ".join(f"row {entry['row']}: {entry['reason']}" for entry in self.refused[:REFUSED_NAMED])
-        return f"{self.refused_rows} of {self.kept + self.refused_rows} rows of {self.file} cannot be used: {first}"
+        return (
+            f"{self.refused_rows} of {self.kept_rows + self.refused_rows} rows of {self.file} cannot be used: {first}"
+        )
 
     def _ends_message(self) -> str:
         return (
-            f"{self.cut_ends} of {self.kept} rows of {self.file} are longer than {self.max_length} tokens and are cut "
-            "before an answer ends: the model does not learn from them how to end its turn"
+            f"{self.cut_ends} of {self.kept_rows} rows of {self.file} are longer than {self.max_length} tokens and are "
+            "cut before an answer ends: the model does not learn from them how to end its turn"
         )
 
     def _ends_hint(self) -> str:

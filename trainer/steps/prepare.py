@@ -84,10 +84,10 @@ def run(context: Context) -> None:
         if dataset.eval is not None:
             held_out = Tally(dataset.eval.name, max_length, max_positions)
             _write_tokens(dataset.eval, kind, output / "eval.parquet", held_out, context.check_stop)
-    eval_rows = held_out.kept if held_out else 0
+    eval_rows = held_out.kept_rows if held_out else 0
     if dataset.eval is None and config.eval_strategy != "no":
-        eval_rows = _hold_out_rows(output, kind.columns, train.kept, seed=config.seed)
-    rows = train.kept - (0 if held_out else eval_rows)
+        eval_rows = _hold_out_rows(output, kind.columns, train.kept_rows, seed=config.seed)
+    rows = train.kept_rows - (0 if held_out else eval_rows)
     train.check_ends()
     _check_prompt_count(config, rows)
     longest_row = max(tally.longest for tally in (train, held_out) if tally is not None)
