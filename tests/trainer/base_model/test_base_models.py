@@ -45,7 +45,7 @@ def work(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def copied(tiny: Path, tmp_path: Path) -> Path:
+def model_copy(tiny: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny, tmp_path / "copied"))
 
 
@@ -188,39 +188,39 @@ def test_a_place_without_a_model_or_outside_the_buckets_is_refused(
         assert code_of(caught) == code
 
 
-def test_truncated_weights_are_refused(copied: Path, buckets: Buckets, work: Path) -> None:
-    weights = copied / "model.safetensors"
+def test_truncated_weights_are_refused(model_copy: Path, buckets: Buckets, work: Path) -> None:
+    weights = model_copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(StepError, match="damaged") as caught:
-        location.locate(buckets, {"kind": "folder", "id": "x", "place": str(copied)}, work)
+        location.locate(buckets, {"kind": "folder", "id": "x", "place": str(model_copy)}, work)
     assert code_of(caught) == "bad_base_model"
 
 
 @pytest.mark.parametrize("kind", ["folder", "bucket"])
-def test_a_missing_part_of_the_weights_is_named(copied: Path, buckets: Buckets, work: Path, kind: str) -> None:
-    (copied / "model.safetensors").rename(copied / "model-1.safetensors")
+def test_a_missing_part_of_the_weights_is_named(model_copy: Path, buckets: Buckets, work: Path, kind: str) -> None:
+    (model_copy / "model.safetensors").rename(model_copy / "model-1.safetensors")
     index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
-    (copied / "model.safetensors.index.json").write_text(json.dumps(index))
-    upload_folder(buckets.data, copied, "mine")
-    place = str(copied) if kind == "folder" else "data/mine"
+    (model_copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    upload_folder(buckets.data, model_copy, "mine")
+    place = str(model_copy) if kind == "folder" else "data/mine"
     with pytest.raises(StepError, match=r"model-2\.safetensors") as caught:
         location.locate_without_weights(buckets, {"kind": kind, "id": "x", "place": place}, work)
     assert code_of(caught) == "bad_base_model"
 
 
-def test_a_pipe_among_a_models_files_is_refused_without_waiting(copied: Path, buckets: Buckets, work: Path) -> None:
-    (copied / "tokenizer.json").unlink()
-    os.mkfifo(copied / "tokenizer.json")
+def test_a_pipe_among_a_models_files_is_refused_without_waiting(model_copy: Path, buckets: Buckets, work: Path) -> None:
+    (model_copy / "tokenizer.json").unlink()
+    os.mkfifo(model_copy / "tokenizer.json")
     with pytest.raises(StepError, match=r"not a regular file .*: tokenizer\.json") as caught:
-        location.locate(buckets, {"kind": "folder", "id": "x", "place": str(copied)}, work)
+        location.locate(buckets, {"kind": "folder", "id": "x", "place": str(model_copy)}, work)
     assert code_of(caught) == "bad_base_model"
 
 
 def test_a_link_out_of_the_bucket_is_refused_and_one_inside_is_followed(
-    copied: Path, buckets: Buckets, work: Path, tmp_path: Path
+    model_copy: Path, buckets: Buckets, work: Path, tmp_path: Path
 ) -> None:
     folder = Path(buckets.data.uri("models/linked"))
-    shutil.copytree(copied, folder / "files")
+    shutil.copytree(model_copy, folder / "files")
     for path in (folder / "files").iterdir():
         (folder / path.name).symlink_to(Path("files") / path.name)
     provided = {"kind": "bucket", "id": "x", "place": f"{buckets.data.bucket}/models/linked"}

@@ -28,7 +28,7 @@ ROWS, LAYERS = 2, 3
 
 
 @pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Save a model of three random layers as wide as those of Gemma 3 270M."""
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
@@ -69,7 +69,7 @@ KINDS = [
 
 @pytest.mark.parametrize(("method", "dropout", "where"), KINDS)
 def test_saved_activations_are_estimated_within_15_percent(
-    wide: Path, method: Method, dropout: float, where: str, monkeypatch: pytest.MonkeyPatch
+    wide_model: Path, method: Method, dropout: float, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cover layers as on a GPU, in bfloat16 or float32, and those for a CPU.
 
@@ -79,8 +79,10 @@ def test_saved_activations_are_estimated_within_15_percent(
     monkeypatch.setattr(huggingface, "compute_dtype", lambda stored: dtype)
     if where != "cpu":
         monkeypatch.setattr(install, "install", lambda model: None)
-    training = {"base_model_id": str(wide), "method": method, "lora_dropout": dropout}
-    model = load(wide, Spec.model_validate({"processed_dataset_id": "x", "training_config": training})).model.train()
+    training = {"base_model_id": str(wide_model), "method": method, "lora_dropout": dropout}
+    model = load(
+        wide_model, Spec.model_validate({"processed_dataset_id": "x", "training_config": training})
+    ).model.train()
     disable_input_casts(model)
     # The difference leaves out weights that are cast, which are saved once for any number of tokens.
     counted = saved_bytes_of(model, 128, dtype) - saved_bytes_of(model, 64, dtype)

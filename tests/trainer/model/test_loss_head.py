@@ -73,7 +73,7 @@ def test_log_probabilities_entropies_and_gradients_match_autograd(
             torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_gradcheck() -> None:
+def test_gradients_pass_gradcheck() -> None:
     hidden = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
     head = torch.randn(11, 5, dtype=torch.float64, requires_grad=True)
     targets = torch.tensor([0, 10, 3, 3])

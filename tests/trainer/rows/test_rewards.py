@@ -78,7 +78,7 @@ def test_an_exact_answer_is_the_same_text(text: str, answer: str | None, paramet
         ("(-3)", "-3"),
     ],
 )
-def test_the_last_number_of_a_text(text: str, expected: str | None) -> None:
+def test_the_last_number_of_a_text_is_read(text: str, expected: str | None) -> None:
     assert rewards.number(text) == (None if expected is None else Decimal(expected))
 
 

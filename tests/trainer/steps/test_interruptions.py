@@ -135,13 +135,13 @@ class Fault:
     """
 
     def __init__(self, kind: str, after: int, clock: LateClock):
-        self.kind, self.left, self.clock, self.stop = kind, after, clock, threading.Event()
+        self.kind, self.remaining, self.clock, self.stop = kind, after, clock, threading.Event()
 
-    def uploads(self) -> None:
+    def on_upload(self) -> None:
         if self.kind == "disk" and self._is_due():
             raise OSError(28, "No space left on device")
 
-    def steps(self) -> None:
+    def on_train_step(self) -> None:
         if self.kind in ("disk", "none") or not self._is_due():
             return
         if self.kind == "crash":
@@ -152,8 +152,8 @@ class Fault:
             self.clock.late = 3600.0
 
     def _is_due(self) -> bool:
-        self.left -= 1
-        return self.left == 0
+        self.remaining -= 1
+        return self.remaining == 0
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -167,8 +167,10 @@ def test_any_interruption_at_any_train_step_ends_with_the_same_weights(
         fault = Fault(kind, rng.randint(1, 5), LateClock())
         interrupted.services.__dict__["clock"] = fault.clock
         with monkeypatch.context() as patched:
-            patched.setattr(FolderObjects, "upload", lambda *a, fault=fault: (fault.uploads(), upload(*a))[1])
-            patched.setattr(train._Attempt, "_must_stop", lambda a, fault=fault: (fault.steps(), must_stop(a))[1])
+            patched.setattr(FolderObjects, "upload", lambda *a, fault=fault: (fault.on_upload(), upload(*a))[1])
+            patched.setattr(
+                train._Attempt, "_must_stop", lambda a, fault=fault: (fault.on_train_step(), must_stop(a))[1]
+            )
             job, fence = interrupted.begin(Step.TRAIN)
             outcomes.append((kind, _run_step(interrupted.services, job, fence, 1000, fault.stop)))
         if interrupted.job.steps[Step.TRAIN].state == "done":
@@ -208,6 +210,6 @@ def test_learning_rates_are_those_of_transformers(
     assert [entry["learning_rate"] for entry in history(bench) if "loss" in entry] == pytest.approx(expected)
 
 
-def test_max_steps_goes_before_epochs(bench_of: Callable[..., Bench]) -> None:
+def test_max_steps_takes_precedence_over_epochs(bench_of: Callable[..., Bench]) -> None:
     short, long = bench_of(epochs=9, max_steps=4).to(Step.TRAIN), bench_of(epochs=1, max_steps=9).to(Step.TRAIN)
     assert [bench.curve()[-1][0] for bench in (short, long)] == [4, 9]

@@ -287,7 +287,7 @@ def test_metadata_with_a_missing_or_outside_path_fails(bench: Bench, metadata: b
     assert code_of_failure(bench)[0] == "bad_dataset"
 
 
-def test_a_file_that_is_no_parquet_fails(bench: Bench) -> None:
+def test_a_file_that_is_not_parquet_fails(bench: Bench) -> None:
     bench.services.buckets.data.delete("processed_datasets/chats/train.jsonl")
     bench.put("train", b"PAR1 not really", suffix="parquet")
     assert code_of_failure(bench)[0] == "bad_dataset"

@@ -24,7 +24,7 @@ LARGE = Machine(cpus=8, memory_gib=32, gpu="large", gpu_gib=GPU_FIXED_GIB + 0.5)
 
 
 @pytest.fixture
-def bucketed(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+def bucket_bench(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """Return a job whose base model is in a bucket.
 
     There are a small and a large machine to choose from.
@@ -40,25 +40,25 @@ def run(bench: Bench) -> None:
     prepare.run(context)
 
 
-def test_short_rows_get_the_small_machine(bucketed: Bench) -> None:
-    run(bucketed)
-    assert bucketed.job.machine == "small"
-    assert bucketed.read("prepared/1/prepared.json")["machine"] == "small"
+def test_short_rows_get_the_small_machine(bucket_bench: Bench) -> None:
+    run(bucket_bench)
+    assert bucket_bench.job.machine == "small"
+    assert bucket_bench.read("prepared/1/prepared.json")["machine"] == "small"
 
 
-def test_one_long_row_gets_the_large_machine(bucketed: Bench) -> None:
+def test_one_long_row_gets_the_large_machine(bucket_bench: Bench) -> None:
     long = rows.train_rows(1)[0]
     messages = [message | {"content": message["content"] * 40} for message in long["messages"]]
-    bucketed.put("eval", [{"messages": messages}])
-    run(bucketed)
-    assert bucketed.job.machine == "large"
+    bucket_bench.put("eval", [{"messages": messages}])
+    run(bucket_bench)
+    assert bucket_bench.job.machine == "large"
 
 
-def test_a_model_that_fits_on_no_machine_fails_in_prepare(bucketed: Bench) -> None:
-    bucketed.training["machine"] = None
-    config = bucketed.services.settings.home / "data" / "models" / "tiny" / "config.json"
+def test_a_model_that_fits_on_no_machine_fails_in_prepare(bucket_bench: Bench) -> None:
+    bucket_bench.training["machine"] = None
+    config = bucket_bench.services.settings.home / "data" / "models" / "tiny" / "config.json"
     huge = {"num_hidden_layers": 1000, "hidden_size": 2**16, "intermediate_size": 2**22}
     config.write_text(json.dumps(json.loads(config.read_text()) | huge))
     with pytest.raises(StepError, match="GPU memory") as caught:
-        run(bucketed)
+        run(bucket_bench)
     assert caught.value.code == "needs_larger_machine"

@@ -238,7 +238,7 @@ def test_a_long_answer_is_cut(bench_of: BenchOf) -> None:
 
 
 @pytest.mark.parametrize("rl", [DPO, grpo(NUMERIC)])
-def test_a_dataset_of_another_method_fails_with_the_first_rows(bench_of: BenchOf, rl: dict[str, Any]) -> None:
+def test_a_dataset_for_another_method_fails_and_names_the_first_rows(bench_of: BenchOf, rl: dict[str, Any]) -> None:
     with pytest.raises(StepError) as caught:
         run_prepare(bench_of, rl, rows.train_rows(5))
     assert caught.value.code == "bad_rows"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -224,37 +225,34 @@ def test_a_nan_loss_fails_with_a_hint(bench: Bench) -> None:
     assert (caught.value.code, caught.value.hint is not None) == ("loss_not_finite", True)
 
 
-class Breaks:
-    """Makes the forward passes of a training raise from the n-th on."""
+def break_forward_passes(monkeypatch: pytest.MonkeyPatch, *, from_call: int) -> None:
+    """Make the forward passes of a training raise from the n-th call on."""
+    from trainer.training import sft
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
-        from trainer.training import sft
+    calls = itertools.count(1)
+    compute_loss = sft.SftTrainer.compute_loss
 
-        self.calls = 0
-        compute_loss = sft.SftTrainer.compute_loss
+    def failing(trainer: sft.SftTrainer, *arguments: Any, **options: Any) -> Any:
+        if next(calls) >= from_call:
+            raise RuntimeError("the size of tensor a (256) must match the size of tensor b (512)")
+        return compute_loss(trainer, *arguments, **options)
 
-        def broken(trainer: sft.SftTrainer, *arguments: Any, **options: Any) -> Any:
-            self.calls += 1
-            if self.calls >= call:
-                raise RuntimeError("the size of tensor a (256) must match the size of tensor b (512)")
-            return compute_loss(trainer, *arguments, **options)
-
-        monkeypatch.setattr(sft.SftTrainer, "compute_loss", broken)
+    monkeypatch.setattr(sft.SftTrainer, "compute_loss", failing)
 
 
 def test_a_model_that_fails_in_its_first_forward_pass_is_refused_at_once(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.to(Step.PREPARE)
-    Breaks(monkeypatch, call=1)
+    break_forward_passes(monkeypatch, from_call=1)
     with pytest.raises(StepError, match=r"must match the size of tensor b") as refused:
         train.run(bench.context(Step.TRAIN))
     assert refused.value.code == "model_not_supported"
 
 
-def test_an_error_behind_the_first_train_step_may_be_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_after_the_first_train_step_can_be_retried(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.to(Step.PREPARE)
-    Breaks(monkeypatch, call=3)
+    break_forward_passes(monkeypatch, from_call=3)
     with pytest.raises(RuntimeError, match=r"must match the size of tensor b"):
         train.run(bench.context(Step.TRAIN))
 

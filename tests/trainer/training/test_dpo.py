@@ -67,7 +67,7 @@ def held_out_pairs(bench: Bench) -> list[dict[str, Any]]:
     return list(read_tokens(folder / "eval.parquet"))
 
 
-def entries(bench: Bench) -> list[dict[str, Any]]:
+def logged_entries(bench: Bench) -> list[dict[str, Any]]:
     from gemtune.handlers.loss_history import loss_history
 
     return loss_history(bench.services.buckets.export, bench.job_id, after=0)
@@ -100,11 +100,11 @@ def test_the_margin_rises_and_the_metrics_match_a_reference_computation(
     merged = {n.replace("base_model.model.", "").replace(".base_layer", ""): w for n, w in model.named_parameters()}
     assert all(torch.equal(weight, merged[name]) for name, weight in plain.items())
     assert not [name for name in load_file(Path(job.adapter_path) / "adapter_model.safetensors") if "lora_" not in name]
-    steps = [entry for entry in entries(bench) if "loss" in entry]
+    steps = [entry for entry in logged_entries(bench) if "loss" in entry]
     assert steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert steps[-1]["rewards/margins"] > steps[1]["rewards/margins"] > steps[0]["rewards/margins"] == 0
     assert {"rewards/accuracies", "rewards/chosen", "rewards/rejected"} <= set(steps[0])
-    assert [entry["train_step"] for entry in entries(bench) if "eval_loss" in entry] == [4, 8]
+    assert [entry["train_step"] for entry in logged_entries(bench) if "eval_loss" in entry] == [4, 8]
     assert job.progress is not None
     assert job.progress.margin == steps[-1]["rewards/margins"]
     assert job.progress.tokens_per_second is not None
@@ -130,8 +130,8 @@ def test_a_resumed_training_ends_with_the_same_weights(bench_of: Callable[..., B
     assert interrupted.job.steps[Step.TRAIN].checkpoint == 4
     interrupted.run(Step.TRAIN)
     assert interrupted.curve() == uninterrupted.curve()
-    assert [entry.get("rewards/margins") for entry in entries(interrupted)] == [
-        entry.get("rewards/margins") for entry in entries(uninterrupted)
+    assert [entry.get("rewards/margins") for entry in logged_entries(interrupted)] == [
+        entry.get("rewards/margins") for entry in logged_entries(uninterrupted)
     ]
     before, after = adapter(uninterrupted), adapter(interrupted, attempt=3)
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -35,7 +35,7 @@ def grpo_bench(bench_of: Callable[..., Bench], base: Path, *rewards: dict[str, A
     return bench
 
 
-def entries(bench: Bench) -> list[dict[str, Any]]:
+def logged_entries(bench: Bench) -> list[dict[str, Any]]:
     from gemtune.handlers.loss_history import loss_history
 
     return loss_history(bench.services.buckets.export, bench.job_id, after=0)
@@ -57,12 +57,12 @@ def test_the_reward_rises_and_the_adapter_answers_accordingly(
     assert job.metrics.reward is not None
     assert job.metrics.reward > job.metrics.baseline.reward + 0.3
     assert job.metrics.rewards == {"has_e": job.metrics.reward}
-    steps = [entry for entry in entries(bench) if "loss" in entry]
+    steps = [entry for entry in logged_entries(bench) if "loss" in entry]
     assert statistics.mean(entry["reward"] for entry in steps[-3:]) > steps[0]["reward"] + 0.3
     assert {"rewards/has_e/mean", "reward_std", "completions/mean_length"} <= set(steps[0])
     assert job.progress is not None
     assert job.progress.reward == steps[-1]["reward"]
-    evaluated = [entry for entry in entries(bench) if "loss" not in entry]
+    evaluated = [entry for entry in logged_entries(bench) if "loss" not in entry]
     assert [entry["train_step"] for entry in evaluated] == [5, 10]
     assert evaluated[-1]["reward"] == job.metrics.reward  # the last evaluation during training equals the one after it
     assert "| rewards/has_e |" in (Path(job.adapter_path or "") / "README.md").read_text()
@@ -103,8 +103,8 @@ def test_a_resumed_training_ends_with_the_same_weights(bench_of: Callable[..., B
     assert len(uninterrupted.curve()) == 2  # each window of three train_steps spans two attempts
     assert interrupted.curve() == uninterrupted.curve()
     for name in ("reward", "rewards/length/mean", "kl", "completions/mean_length"):
-        assert [entry.get(name) for entry in entries(interrupted)] == [
-            entry.get(name) for entry in entries(uninterrupted)
+        assert [entry.get(name) for entry in logged_entries(interrupted)] == [
+            entry.get(name) for entry in logged_entries(uninterrupted)
         ]
     before, after = adapter(uninterrupted), adapter(interrupted, attempt=3)
     assert all(torch.equal(before[name], after[name]) for name in before)

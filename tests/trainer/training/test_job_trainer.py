@@ -281,7 +281,7 @@ def test_a_checkpoint_at_the_end_of_an_epoch_waits_for_its_evaluation(epoch: flo
     assert control.should_save is False
 
 
-def test_the_last_epoch_is_evaluated_though_max_steps_cut_it_off() -> None:
+def test_the_last_epoch_is_evaluated_even_if_max_steps_ends_it_early() -> None:
     trainer, control = StandIn(global_step=9, max_steps=9, epoch=1.5), TrainerControl(should_evaluate=True)
     attach_callback(trainer, RecordingHooks()).on_epoch_end(args(eval_strategy="epoch"), trainer.state, control)
     assert control.should_evaluate is True

@@ -37,7 +37,7 @@ def wandb_state(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbSe
 
 
 @pytest.fixture
-def tracked(bench_of: Callable[..., Bench]) -> Callable[..., Bench]:
+def tracked_bench_of(bench_of: Callable[..., Bench]) -> Callable[..., Bench]:
     """Return a factory of prepared jobs that report to W&B."""
 
     def make(api_key: str | None = KEY, **training: Any) -> Bench:
@@ -90,8 +90,8 @@ def test_tensorboard_data_up_to_a_checkpoint_is_stored_with_it(bench: Bench) -> 
     assert stored_steps[0] == {1, 2, 3}
 
 
-def test_wandb_has_one_run_for_all_attempts(tracked: Callable[..., Bench], wandb_state: WandbServer) -> None:
-    bench = tracked()
+def test_wandb_has_one_run_for_all_attempts(tracked_bench_of: Callable[..., Bench], wandb_state: WandbServer) -> None:
+    bench = tracked_bench_of()
     bench.run(Step.TRAIN, should_stop=after_steps(5))
     url = bench.job.wandb_url
     bench.run(Step.TRAIN)
@@ -112,10 +112,10 @@ def test_wandb_has_one_run_for_all_attempts(tracked: Callable[..., Bench], wandb
 
 
 def test_the_key_is_only_in_the_secret_store_and_sent_to_wandb(
-    tracked: Callable[..., Bench], wandb_state: WandbServer, home: Path, caplog: pytest.LogCaptureFixture
+    tracked_bench_of: Callable[..., Bench], wandb_state: WandbServer, home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    bench = tracked()
+    bench = tracked_bench_of()
     bench.run(Step.TRAIN)
     secrets = bench.services.settings.home / "secrets"
     holders = [
@@ -133,7 +133,7 @@ def test_the_key_is_only_in_the_secret_store_and_sent_to_wandb(
 
 @pytest.mark.parametrize("outage", ["refused", "denied", "broken", "silent"])
 def test_a_job_completes_without_wandb(
-    tracked: Callable[..., Bench],
+    tracked_bench_of: Callable[..., Bench],
     wandb_state: WandbServer,
     outage: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -144,7 +144,7 @@ def test_a_job_completes_without_wandb(
         monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     wandb_state.status = {"denied": 403, "broken": 500}.get(outage, 200)
     wandb_state.silent = outage == "silent"
-    bench = tracked()
+    bench = tracked_bench_of()
     bench.run(Step.TRAIN)
     assert bench.job.steps[Step.TRAIN].state == "done"
     assert bench.job.wandb_url is None
@@ -155,7 +155,7 @@ def test_a_job_completes_without_wandb(
 
 
 def test_a_job_completes_when_wandb_dies_during_training(
-    tracked: Callable[..., Bench],
+    tracked_bench_of: Callable[..., Bench],
     wandb_state: WandbServer,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -164,7 +164,7 @@ def test_a_job_completes_when_wandb_dies_during_training(
 
     runs: list[WandbRun] = []
     monkeypatch.setattr(WandbRun, "persist", lambda run: runs.append(run) or run._process.kill())  # type: ignore[func-returns-value]
-    bench = tracked()
+    bench = tracked_bench_of()
     bench.run(Step.TRAIN)
     assert runs
     assert bench.job.steps[Step.TRAIN].state == "done"
@@ -172,10 +172,10 @@ def test_a_job_completes_when_wandb_dies_during_training(
 
 
 def test_the_offline_file_of_wandb_can_be_synchronized_later(
-    tracked: Callable[..., Bench], wandb_state: WandbServer, home: Path, monkeypatch: pytest.MonkeyPatch
+    tracked_bench_of: Callable[..., Bench], wandb_state: WandbServer, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    bench = tracked()
+    bench = tracked_bench_of()
     bench.run(Step.TRAIN)
     assert (bench.job.wandb_url, wandb_state.operations) == (None, [])
     (stored,) = bench.services.buckets.export.list(f"jobs/{bench.job_id}/wandb/1/")

@@ -42,7 +42,7 @@ def plain_adapted(x: torch.Tensor, weight: torch.Tensor, a: torch.Tensor, b: tor
     return linear(x, weight) + linear(linear(x, a), b) * 1.5
 
 
-def plain_turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def plain_rotation(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     left, right = x.chunk(2, -1)
     return x * torch.cat((cos, cos), -1) + torch.cat((-right, left), -1) * torch.cat((sin, sin), -1)
 
@@ -68,28 +68,33 @@ def cases() -> dict[str, tuple[Function, Function, Sequence[tuple[int, ...]]]]:
     frozen = torch.randn(48, 32, generator=generator, dtype=torch.float64)
     norm, angles = frozen[0], torch.randn(TOKENS, 1, 16, generator=generator, dtype=torch.float64)
 
-    def at(x: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    def cast_like(x: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(x.dtype)
 
     return {
-        "norm": (lambda x: rms_norm(x, at(x, norm), 1e-6), lambda x: plain_norm(x, at(x, norm)), [(2, 300, 32)]),
+        "norm": (
+            lambda x: rms_norm(x, cast_like(x, norm), 1e-6),
+            lambda x: plain_norm(x, cast_like(x, norm)),
+            [(2, 300, 32)],
+        ),
         "gated": (gated_gelu, lambda gate, up: gelu(gate, approximate="tanh") * up, [(2, 30, 48)] * 2),
         "turned": (
-            lambda x: rotate(x, at(x, angles.cos()), at(x, angles.sin())),
-            lambda x: plain_turn(x, at(x, angles.cos()), at(x, angles.sin())),
+            lambda x: rotate(x, cast_like(x, angles.cos()), cast_like(x, angles.sin())),
+            lambda x: plain_rotation(x, cast_like(x, angles.cos()), cast_like(x, angles.sin())),
             [(TOKENS, 4, 32)],
         ),
         "adapted": (
-            lambda x, a, b: lora_linear(x, [Layer(at(x, frozen), a, b)], scale=1.5)[0],
-            lambda x, a, b: plain_adapted(x, at(x, frozen), a, b),
+            lambda x, a, b: lora_linear(x, [Layer(cast_like(x, frozen), a, b)], scale=1.5)[0],
+            lambda x, a, b: plain_adapted(x, cast_like(x, frozen), a, b),
             [(1, 90, 32), (4, 32), (48, 4)],
         ),
         "adapted, side by side": (
             lambda x, a, b, c, d: torch.cat(
-                lora_linear(x, [Layer(at(x, frozen), a, b), Layer(at(x, frozen)[:20], c, d)], scale=1.5), -1
+                lora_linear(x, [Layer(cast_like(x, frozen), a, b), Layer(cast_like(x, frozen)[:20], c, d)], scale=1.5),
+                -1,
             ),
             lambda x, a, b, c, d: torch.cat(
-                (plain_adapted(x, at(x, frozen), a, b), plain_adapted(x, at(x, frozen)[:20], c, d)), -1
+                (plain_adapted(x, cast_like(x, frozen), a, b), plain_adapted(x, cast_like(x, frozen)[:20], c, d)), -1
             ),
             [(1, 90, 32), (4, 32), (48, 4), (6, 32), (20, 6)],
         ),
