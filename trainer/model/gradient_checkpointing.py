@@ -228,8 +228,8 @@ def _memory_limit(model: LanguageModel) -> float:
 def keep_products() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Return contexts for `torch.utils.checkpoint` that save large products.
 
-    Products of large matrices and attention are saved, everything else is recomputed: these take most of the time, and
-    little of the memory compared with the element-wise results that follow them.
+    Products of large matrices and attention are saved: they take most of the time, and little memory compared with the
+    element-wise results that follow them. Everything else is recomputed.
     """
     from torch.utils.checkpoint import create_selective_checkpoint_contexts
 

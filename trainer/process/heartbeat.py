@@ -24,6 +24,10 @@ class Heartbeat:
     """
 
     def __init__(self, beat: Callable[[], None]):
+        """Call `beat` every few seconds.
+
+        It raises Stale or JobNotFound once the attempt may not write any more; other errors are logged only.
+        """
         self._beat = beat
         self._ended = threading.Event()
         self.lost = threading.Event()
@@ -37,6 +41,7 @@ class Heartbeat:
         self._ended.set()
 
     def _run(self) -> None:
+        """Beat until the context ends, or the attempt is superseded."""
         while not self._ended.wait(SECONDS):
             try:
                 self._beat()

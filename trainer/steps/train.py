@@ -186,6 +186,7 @@ class _Attempt:
     save_seconds: float = 0.0
 
     def hooks(self) -> Hooks:
+        """Return the callbacks of this attempt for a trainer."""
         return Hooks(self._stepped, self.progress.evaluated, self._saved, self._must_stop)
 
     def _stepped(self, trainer: JobTrainer, logs: Mapping[str, float]) -> None:

@@ -64,6 +64,10 @@ class TokenRows(torch.utils.data.Dataset[list[Row]]):
     """
 
     def __init__(self, path: Path, *, pack_into: int | None = None):
+        """Read a token file of the prepare step into memory.
+
+        pack_into: the most tokens per item, to pack rows; None for one row each.
+        """
         import pyarrow.parquet as pq
 
         # Arrow's buffers hold four bytes per token; Python's lists would hold forty. `read_table` would import
@@ -86,6 +90,7 @@ class TokenRows(torch.utils.data.Dataset[list[Row]]):
         return sum(sorted(self._tokens)[-batch_size:])
 
     def __getitem__(self, index: int) -> list[Row]:
+        """Return the rows that are packed together as one item."""
         return [self._row(row) for row in self._packs[index]]
 
     def _row(self, row: int) -> Row:

@@ -61,6 +61,10 @@ class JobCallback(TrainerCallback):
     """
 
     def __init__(self, trainer: JobTrainer, hooks: Hooks, *, keeps_best: bool):
+        """Call `hooks` for a trainer.
+
+        keeps_best: whether to save a checkpoint of every new best evaluation.
+        """
         self._trainer, self._hooks, self._keeps_best = trainer, hooks, keeps_best
         self._save_at_epoch_end = False
 

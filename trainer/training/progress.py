@@ -113,4 +113,5 @@ class ProgressLog:
             self.report(self._latest)
 
     def _line(self, entry: dict[str, Any]) -> None:
+        """Append an entry to the loss curve."""
         self._lines.append(json.dumps(entry) + "\n")

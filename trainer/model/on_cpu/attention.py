@@ -159,6 +159,7 @@ class _Block:
 
     @property
     def key_count(self) -> int:
+        """Return how many keys the block multiplies, masked ones included."""
         return int(self._keys.stop - self._keys.start)
 
     def query_rows(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -208,6 +209,7 @@ def _sum_dtype(tensor: torch.Tensor) -> torch.dtype:
 
 
 def _round_up(number: int, multiple: int) -> int:
+    """Return the smallest multiple that is at least `number`."""
     return -(-number // multiple) * multiple
 
 

@@ -2,8 +2,8 @@
 
 Some tensors are cheap to recompute from others that are saved anyway: a normalized vector from its input, which the
 norm saves for its own gradient. The function that makes such a tensor calls `mark` to attach the recipe. An autograd
-function that would save the tensor calls `reserve`, saves what that returns in its stead, and calls `Recipe.take` in
-backward.
+function that would save the tensor calls `reserve`, saves the inputs which that returns instead, and calls
+`Recipe.take` in backward.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class Recipe:
     """
 
     def __init__(self, make: Callable[..., torch.Tensor]):
+        """Share `make`, which returns the tensor, given its saved inputs."""
         self.make = make
         self._pending_uses = 0
         self._result: torch.Tensor | None = None
@@ -64,6 +65,7 @@ def add(saved: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 
 def _add(other: torch.Tensor, saved: torch.Tensor) -> torch.Tensor:
+    """Return the sum, with the arguments in the order that `mark_chain` calls."""
     return saved + other
 
 

@@ -25,6 +25,7 @@ class EventFiles:
         self._writer = EventFileWriter(str(self._folder))
 
     def log(self, train_step: int, metrics: Mapping[str, float]) -> None:
+        """Write metrics, with the time of the service's clock."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 

@@ -58,6 +58,7 @@ class WandbRun:
         self._listener.start()
 
     def log(self, train_step: int, metrics: Mapping[str, float]) -> None:
+        """Send metrics to the process."""
         self._send({"train_step": train_step, "metrics": dict(metrics)})
 
     def persist(self) -> None:
@@ -126,6 +127,7 @@ def start(context: Context) -> WandbRun:
 
 
 def _api_key(context: Context) -> str | None:
+    """Return the key of the job or of the service; None if it was deleted."""
     try:
         return context.secret("wandb_api_key")
     except SecretNotFound as error:
