@@ -10,7 +10,7 @@ import pytest
 from gemtune.jobs.status import Step
 from tests.trainer.conftest import Bench
 from tests.trainer.training.test_rl_vision import DPO, pair, rl_bench
-from tests.trainer.training.test_vision import LEARNING, RIGHT, answers, held_out_from_logits, weights
+from tests.trainer.training.test_vision import LEARNING, RIGHT, answers_of, held_out_from_logits, weights
 
 pytestmark = pytest.mark.gpu
 
@@ -26,7 +26,7 @@ def test_colours_are_learned_on_a_gpu(vision_bench_of: Callable[..., Bench], met
     model: Any = AutoModelForImageTextToText.from_pretrained(folder if method == "Full" else bench.base)
     if method != "Full":
         model = PeftModel.from_pretrained(model, folder)
-    assert answers(model.eval(), folder) == RIGHT
+    assert answers_of(model.eval(), folder) == RIGHT
     assert bench.job.metrics is not None
     if method != "QLoRA":
         assert bench.job.metrics.eval_loss == pytest.approx(held_out_from_logits(bench, model)[0], rel=1e-2)
