@@ -54,6 +54,7 @@ class Services:
 
     @cached_property
     def store(self) -> JobStore:
+        """Return the job store of the backend."""
         if self.settings.on_gcp:
             from gemtune.gcp.firestore_store import FirestoreStore
 
@@ -64,6 +65,7 @@ class Services:
 
     @cached_property
     def bus(self) -> Bus:
+        """Return the message bus of the backend."""
         if self.settings.on_gcp:
             from gemtune.gcp.pubsub_bus import PubSubBus
 
@@ -75,6 +77,7 @@ class Services:
 
     @cached_property
     def buckets(self) -> Buckets:
+        """Return the four buckets of the backend."""
         if self.settings.on_gcp:
             from gemtune.gcp.storage_objects import storage_buckets
 
@@ -85,6 +88,7 @@ class Services:
 
     @cached_property
     def secrets(self) -> Secrets:
+        """Return the secret store of the backend."""
         if self.settings.on_gcp:
             from gemtune.gcp.secret_manager import SecretManagerSecrets
 
@@ -95,6 +99,7 @@ class Services:
 
     @cached_property
     def launcher(self) -> Launcher:
+        """Return the launcher of workflow executions of the backend."""
         if self.settings.on_gcp:
             from gemtune.gcp.workflows_launcher import WorkflowsLauncher
 
@@ -105,6 +110,7 @@ class Services:
 
     @cached_property
     def callers(self) -> Callers:
+        """Return the identification of HTTP callers of the backend."""
         if self.settings.on_gcp:
             from gemtune.gcp.iam_callers import IamCallers
 
@@ -117,6 +123,7 @@ class Services:
 
     @cached_property
     def submit(self) -> Submit:
+        """Return the use case that validates and accepts requests."""
         from gemtune.request.facts import Deployment
         from gemtune.services.acceptance.read_facts import ReadFacts
         from gemtune.services.acceptance.submit import Submit
@@ -134,24 +141,28 @@ class Services:
 
     @cached_property
     def export_again(self) -> ExportAgain:
+        """Return the use case that exports a trained job in another form."""
         from gemtune.services.acceptance.export_again import ExportAgain
 
         return ExportAgain(self.store, self.buckets, self._create_job, self.submit)
 
     @cached_property
     def dispatch(self) -> Dispatch:
+        """Return the use case that launches jobs from messages."""
         from gemtune.services.dispatch import Dispatch
 
         return Dispatch(self.store, self.bus, self.launcher, self.submit, self.clock)
 
     @cached_property
     def control(self) -> Control:
+        """Return the use case that answers the workflow's control calls."""
         from gemtune.services.control import Control
 
         return Control(self.store, self.clock, self._timeouts, self.settings.machines)
 
     @cached_property
     def advance(self) -> Advance:
+        """Return the use case through which steps record their progress."""
         from gemtune.services.advance import Advance
 
         names = {"hf_token": self.settings.service_hf_token, "wandb_api_key": self.settings.service_wandb_key}
@@ -160,30 +171,35 @@ class Services:
 
     @cached_property
     def cancel(self) -> Cancel:
+        """Return the use case that cancels a job."""
         from gemtune.services.cancel import Cancel
 
         return Cancel(self.store, self.launcher, self.clock)
 
     @cached_property
     def delete(self) -> Delete:
+        """Return the use case that deletes a job."""
         from gemtune.services.delete import Delete
 
         return Delete(self.store, self.buckets, self.secrets, self.clock)
 
     @cached_property
     def ingest(self) -> Ingest:
+        """Return the use case that submits uploaded job files."""
         from gemtune.services.ingest import Ingest
 
         return Ingest(self.buckets, self.submit)
 
     @cached_property
     def fan_out(self) -> FanOut:
+        """Return the use case that publishes the events of a job."""
         from gemtune.services.fan_out import FanOut
 
         return FanOut(self.store, self.bus, self.secrets)
 
     @cached_property
     def notify(self) -> Notify:
+        """Return the use case that sends a webhook."""
         from functools import partial
 
         from gemtune.services.notify import Notify
@@ -194,6 +210,7 @@ class Services:
 
     @cached_property
     def sweep(self) -> Sweep:
+        """Return the use case that repairs and cleans up periodically."""
         from gemtune.services.sweep import Sweep
 
         return Sweep(
@@ -227,6 +244,7 @@ class Services:
 
     @property
     def _timeouts(self) -> Mapping[Step, int]:
+        """Return the time limit of each step in seconds."""
         from gemtune.jobs.status import Step
 
         return {

@@ -123,6 +123,7 @@ def cache_folder(environment: Mapping[str, str] | None = None) -> Path:
 
 
 def _required(env: Mapping[str, str], name: str) -> str:
+    """Return a variable's value. Raises BadSetting if it is missing or empty."""
     value = env.get(name)
     if not value:
         raise BadSetting(f"{name} is not set; the gcp backend needs it")
@@ -130,6 +131,7 @@ def _required(env: Mapping[str, str], name: str) -> str:
 
 
 def _bucket(env: Mapping[str, str], name: str, default: str, on_gcp: bool) -> str:
+    """Return a bucket's name; only the embedded backend has a default."""
     value = _required(env, name) if on_gcp else env.get(name) or default
     if "/" in value or value.startswith("."):
         raise BadSetting(f"{name} is {value!r}, which is not a bucket name")
@@ -150,6 +152,7 @@ def _interpreter(env: Mapping[str, str], name: str, on_gcp: bool) -> Path | None
 
 
 def _yes_or_no(env: Mapping[str, str], name: str) -> bool:
+    """Return a variable as a boolean; it is `yes` or `no`, by default no."""
     value = env.get(name) or "no"
     if value not in ("yes", "no"):
         raise BadSetting(f"{name} is {value!r}; use yes or no")
@@ -166,6 +169,7 @@ def _machines(env: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _whole_number(env: Mapping[str, str], name: str, default: int) -> int:
+    """Return a variable as a positive number, or the default if it is empty."""
     value = env.get(name)
     if value is None or value == "":
         return default

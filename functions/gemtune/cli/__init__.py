@@ -23,11 +23,11 @@ class _LazyGroup(click.Group):
 
     # Commands and the modules of gemtune.cli that define them.
     modules: dict[str, str] = {  # noqa: RUF012
-        "up": "local", "publish": "local", "listen": "local", "secret": "local",
-        "webhook-key": "local", "demo": "local",
-        "train": "jobs", "jobs": "jobs", "status": "jobs", "events": "jobs", "cancel": "jobs", "delete": "jobs",
-        "export": "export", "artifacts": "artifacts",
-    }  # fmt: skip
+        **dict.fromkeys(("up", "publish", "listen", "secret", "webhook-key", "demo"), "local"),
+        **dict.fromkeys(("train", "jobs", "status", "events", "cancel", "delete"), "jobs"),
+        "export": "export",
+        "artifacts": "artifacts",
+    }
 
     def invoke(self, ctx: click.Context) -> object:
         """Run a command; print its errors with a hint instead of a traceback.

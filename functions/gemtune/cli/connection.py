@@ -68,6 +68,7 @@ class Connection:
 
     @cached_property
     def _client(self) -> httpx2.Client:
+        """Return the HTTP client, created at the first request."""
         import httpx2
 
         # Without trust_env, httpx ignores the proxy settings, which must not apply to this machine itself.

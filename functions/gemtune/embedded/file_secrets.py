@@ -32,6 +32,7 @@ class FileSecrets:
         self._write(name, {"value": value, "created_at": self._clock.now().isoformat(), "ends_at": self._end(ttl)})
 
     def create_once(self, name: str, value: str) -> str:
+        """Link a complete file to its name; the first writer wins."""
         with suppress(FileExistsError):
             self._write(name, {"value": value, "created_at": self._clock.now().isoformat(), "ends_at": None}, new=True)
         return self.read(name)
@@ -47,6 +48,7 @@ class FileSecrets:
             self._path(name).unlink(missing_ok=True)
 
     def list(self, prefix: str) -> Iterator[SecretStat]:
+        """Yield the secrets whose names begin with `prefix`, by name."""
         for path in sorted(self._folder.glob("*")):
             if path.name.startswith(prefix) and NAME.fullmatch(path.name):
                 with suppress(FileNotFoundError):

@@ -45,6 +45,7 @@ class FolderObjects:
     """`ports.Objects` in one folder, one file per object."""
 
     def __init__(self, root: Path, bucket: str, modes: Modes = PRIVATE):
+        """Create the folder if needed; `modes` are for new files and folders."""
         self.bucket = bucket
         self.root = root.absolute()
         self._modes = modes
@@ -55,6 +56,7 @@ class FolderObjects:
                 self.root.chmod(mode | modes.folder)
 
     def read(self, name: str, *, max_bytes: int = MAX_READ_BYTES) -> bytes:
+        """Return a file's content. Raises ObjectNotFound, Unreadable."""
         path = self._file(name)
         try:
             if path.is_file():  # anything else, such as a pipe, is not an object
@@ -64,6 +66,7 @@ class FolderObjects:
         raise ObjectNotFound(f"there is no {name!r} in {self.bucket}")
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
+        """Return up to `length` bytes of a file from offset `start`."""
         path = self._file(name)
         try:
             if path.is_file():
@@ -75,6 +78,7 @@ class FolderObjects:
         raise ObjectNotFound(f"there is no {name!r} in {self.bucket}")
 
     def create(self, name: str, content: bytes) -> None:
+        """Write a complete file, then link it to its name."""
         with self._unfinished(name) as (unfinished, path):
             _write_through(unfinished, content)
             try:
@@ -83,6 +87,7 @@ class FolderObjects:
                 raise ObjectExists(f"there is a {name!r} in {self.bucket} already") from None
 
     def write(self, name: str, content: bytes) -> None:
+        """Write a complete file, then rename it."""
         with self._unfinished(name) as (unfinished, path):
             _write_through(unfinished, content)
             unfinished.replace(path)
@@ -104,12 +109,14 @@ class FolderObjects:
         return f"{stat.st_mtime_ns}-{stat.st_size}-{digest[:16]}"
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
+        """Yield the objects whose names begin with `prefix`, by name."""
         folder, visited = self._walk(split_name(prefix.rpartition("/")[0]) if "/" in prefix else [])
         for path in sorted(self._files(folder, visited, prefix), key=Path.as_posix):
             with suppress(FileNotFoundError):  # deleted since it was listed
                 yield self._stat(path)
 
     def delete(self, name: str) -> None:
+        """Delete a file or link, and folders that are then empty."""
         *folders, last = split_name(name)
         path = self._walk(folders)[0] / last
         with writing(self.root), suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -123,6 +130,7 @@ class FolderObjects:
                 return
 
     def delete_prefix(self, prefix: str) -> None:
+        """Delete all objects whose names begin with `prefix`."""
         *folders, last = split_name(prefix.rstrip("/"))
         folder = self._walk(folders)[0]
         for path in [folder / last] if prefix.endswith("/") else list(folder.glob(f"{glob.escape(last)}*")):
@@ -132,17 +140,20 @@ class FolderObjects:
                 self.delete(path.relative_to(self.root).as_posix())
 
     def upload(self, path: Path, name: str) -> None:
+        """Copy a file and flush it to disk, then rename it."""
         with self._unfinished(name) as (unfinished, final):
             shutil.copyfile(path, unfinished)
             _sync(unfinished)
             unfinished.replace(final)
 
     def fetch(self, name: str, into: Path) -> Path:
+        """Return an object's own path; nothing is copied to `into`."""
         if self.stat(name) is None:
             raise ObjectNotFound(f"there is no {name!r} in {self.bucket}")
         return self._file(name)
 
     def fetch_folder(self, prefix: str, into: Path) -> Path:
+        """Return the objects' own folder; nothing is copied to `into`."""
         prefix = prefix.rstrip("/") + "/"
         folder, visited = self._walk(split_name(prefix.rstrip("/")))
         if not list(self._files(folder, visited, prefix)):  # visits every file, so that it finds unsafe links
@@ -243,6 +254,7 @@ class FolderObjects:
         raise UnsafeName(f"the link {name!r} in {self.bucket} leads {target}", hint="put the files themselves there")
 
     def _stat(self, path: Path) -> ObjectStat:
+        """Return a file's size and modification time as an ObjectStat."""
         stat = path.stat()
         return ObjectStat(
             name=path.relative_to(self.root).as_posix(),
@@ -262,6 +274,7 @@ def folder_buckets(settings: Settings) -> Buckets:
 
 
 def _write_through(path: Path, content: bytes) -> None:
+    """Write a file and flush it to disk."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
@@ -269,5 +282,6 @@ def _write_through(path: Path, content: bytes) -> None:
 
 
 def _sync(path: Path) -> None:
+    """Flush a file's content to disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())

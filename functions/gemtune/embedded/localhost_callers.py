@@ -38,6 +38,7 @@ class LocalhostCallers:
 
 
 def _is_local(url: str) -> bool:
+    """Return whether a URL's host is this machine."""
     try:
         return urlsplit(url).hostname in LOCAL
     except ValueError:

@@ -97,11 +97,16 @@ class SqliteBus:
         ordering_key: str = "",
         durable: bool = True,
     ) -> str:
+        """Queue a message in its own transaction and return its id."""
         with self._database.write(durable=durable) as connection:
             now = self._clock.now()
             return enqueue(connection, topic, message, attributes or {}, now=now, ordering_key=ordering_key)
 
     def subscribe(self, name: str, topic: Topic) -> None:
+        """Create a pull subscription unless it exists.
+
+        Raises ValueError if the name belongs to another topic's subscription.
+        """
         with self._database.write() as connection:
             connection.execute("INSERT OR IGNORE INTO subscriptions VALUES (?, ?, NULL)", (name, topic))
             query = "SELECT topic FROM subscriptions WHERE name = ?"
@@ -110,6 +115,7 @@ class SqliteBus:
             raise ValueError(f"subscription {name!r} belongs to topic {stored_topic}")
 
     def pull(self, name: str, limit: int, *, wait_seconds: float = 0.0) -> list[ReceivedMessage]:
+        """Lease due messages; wait up to `wait_seconds` if there are none."""
         end = time.monotonic() + wait_seconds
         while True:
             version = self.version()
@@ -128,6 +134,7 @@ class SqliteBus:
         self._database.wait_for_newer(version, seconds)
 
     def ack(self, name: str, ack_ids: Sequence[str]) -> None:
+        """Delete the deliveries of acknowledged messages."""
         with self._database.write(durable=False) as connection:  # a lost acknowledgment only means a redelivery
             for ack_id in ack_ids:
                 connection.execute("DELETE FROM deliveries WHERE subscription = ? AND message = ?", (name, int(ack_id)))
@@ -214,6 +221,7 @@ def _delete_if_delivered(connection: sqlite3.Connection, message_id: int | None)
 
 
 def _leased_message(row: sqlite3.Row) -> LeasedMessage:
+    """Return the message in a row of the query in `lease`."""
     return LeasedMessage(
         ack_id=str(row["id"]),
         message_id=str(row["id"]),

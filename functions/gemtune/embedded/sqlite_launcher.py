@@ -24,6 +24,7 @@ class SqliteLauncher:
         self._clock = clock
 
     def start(self, job_id: str, launch: int) -> str:
+        """Insert the row of an execution unless the launch has one."""
         # Not durable: when the server starts, it starts every launch again that has no execution.
         with self._database.write(durable=False) as connection:
             connection.execute(
@@ -42,6 +43,7 @@ class SqliteLauncher:
         self.record_end(execution, ExecutionState.CANCELLED)
 
     def stop_step(self, execution: str) -> None:
+        """Terminate the child process of a step if it is running."""
         row = self._database.read().execute("SELECT pid FROM step_executions WHERE name = ?", (execution,)).fetchone()
         process = None if row is None else children.find(row["pid"], execution)
         if process is not None:

@@ -38,6 +38,7 @@ class SqliteStore:
         self._clock = clock
 
     def create(self, job: Job, event: Event) -> CreateResult:
+        """Store a new job, or return the one with its key or id."""
         with self._database.write() as connection:
             existing = self._find_same(connection, job)
             if existing is not None:
@@ -78,6 +79,7 @@ class SqliteStore:
         return self._salvage(self._database.read(), job_id)
 
     def update(self, job_id: str, change: Change, *, version: int | None = None, salvage: bool = False) -> Job:
+        """Apply `change` to a job and store the result with its events."""
         with self._database.write() as connection:
             before = self._salvage(connection, job_id) if salvage else self._get(connection, job_id)
             if version is not None and before.version != version:
@@ -91,17 +93,20 @@ class SqliteStore:
         return after
 
     def record_progress(self, job_id: str, fence: FencingToken, progress: Progress | None, at: datetime) -> None:
+        """Store a heartbeat and the progress of the running attempt."""
         with self._database.write(durable=False) as connection:  # the next heartbeat makes up for a lost one
             job = steps.record_heartbeat(self._get(connection, job_id), fence, progress, at)
             self._save(connection, job)
 
     def mark_published(self, job_id: str, seq: int) -> None:
+        """Raise the number of the last published event to `seq`."""
         with self._database.write(durable=False) as connection:  # if it is lost, the events are published again
             job = self._get(connection, job_id)
             if seq > job.published_seq:
                 self._save(connection, job.model_copy(update={"published_seq": seq}))
 
     def page(self, *, status: Status | None, modality: str | None, limit: int, page_token: str | None) -> Page:
+        """Return one page of jobs, newest first, ordered by time and id."""
         values: dict[str, Any] = {"status": status and status.value, "modality": modality}
         conditions = [f"{column} = :{column}" for column, value in values.items() if value is not None]
         if page_token is not None:
@@ -116,6 +121,7 @@ class SqliteStore:
         return Page([_summary(row) for row in rows[:limit]], _token(rows[limit - 1]) if more else None)
 
     def events(self, job_id: str, *, after: int = 0, limit: int = 500) -> Sequence[Event]:
+        """Return up to `limit` events after the number `after`."""
         connection = self._database.read()
         job = connection.execute("SELECT created_at FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
         if job is None:
@@ -126,6 +132,7 @@ class SqliteStore:
         return [stored.read_event(job_id, row["seq"], row["body"], created_at=created_at) for row in rows]
 
     def unfinished(self) -> Iterator[Job]:
+        """Yield unfinished jobs, oldest first; skip unreadable ones."""
         marks = ", ".join("?" * len(UNFINISHED))
         query = f"SELECT job_id, record FROM jobs WHERE status IN ({marks}) ORDER BY created_at"
         for row in self._database.read().execute(query, sorted(UNFINISHED)).fetchall():
@@ -135,6 +142,7 @@ class SqliteStore:
                 log.warning("%s", error)
 
     def unfinished_children(self, job_id: str) -> Sequence[str]:
+        """Return the ids of a job's unfinished children."""
         marks = ", ".join("?" * len(FINAL))  # few jobs are not over, so an index on the parent is not worth it
         parent = "CASE WHEN json_valid(record) THEN json_extract(record, '$.parent_job_id') END"
         query = f"SELECT job_id FROM jobs WHERE status NOT IN ({marks}) AND {parent} = ? ORDER BY job_id"
@@ -146,6 +154,7 @@ class SqliteStore:
         yield from (row["job_id"] for row in self._database.read().execute(query).fetchall())
 
     def delete(self, job_id: str, *, version: int, tombstone_until: datetime) -> None:
+        """Delete all rows of a job and leave a tombstone."""
         with self._database.write() as connection:
             job = self._salvage(connection, job_id)
             if job.version != version:
@@ -163,6 +172,7 @@ class SqliteStore:
         yield from (row["job_id"] for row in self._database.read().execute(query, (_iso(until_after),)).fetchall())
 
     def drop_tombstones(self, now: datetime) -> None:
+        """Delete expired tombstones with the keys that they reserve."""
         with self._database.write() as connection:
             expired = "SELECT job_id FROM tombstones WHERE until <= ?"
             for table in ("idempotency_keys", "executions"):  # a launch may have started while the job was deleted
@@ -205,6 +215,7 @@ class SqliteStore:
 
 
 def _row(connection: sqlite3.Connection, job_id: str) -> sqlite3.Row:
+    """Return a job's row. Raises JobNotFound."""
     row: sqlite3.Row | None = connection.execute("SELECT * FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
     if row is None:
         raise JobNotFound(job_id)
@@ -225,10 +236,12 @@ def _columns(job: Job) -> dict[str, Any]:
 
 
 def _read(row: sqlite3.Row) -> Job:
+    """Return the job in a row. Raises RecordUnreadable."""
     return stored.read(row["job_id"], row["record"])
 
 
 def _summary(row: sqlite3.Row) -> JobSummary:
+    """Return a row of the table `jobs` as lists show it."""
     created_at = datetime.fromisoformat(row["created_at"])
     values = [None] * len(stored.SHOWN_IN_LISTS) if row["shown"] is None else json.loads(row["shown"])
     shown = dict(zip(stored.SHOWN_IN_LISTS, values, strict=True))
@@ -241,4 +254,5 @@ def _iso(at: datetime) -> str:
 
 
 def _token(row: sqlite3.Row) -> str:
+    """Return the token of the page that begins after a job's row."""
     return encode_page_token(PagePosition(datetime.fromisoformat(row["created_at"]), row["job_id"]))

@@ -73,6 +73,8 @@ class FirestoreStore:
         return firestore.Client(project=self._project_id)
 
     def create(self, job: Job, event: Event) -> CreateResult:
+        """Store a new job, or return the one with its key or id."""
+
         def attempt() -> CreateResult:
             existing = self._find_same(job)
             if existing is not None:
@@ -104,6 +106,8 @@ class FirestoreStore:
         return self._salvaged(self._snapshot(job_id))
 
     def update(self, job_id: str, change: Change, *, version: int | None = None, salvage: bool = False) -> Job:
+        """Apply `change` to a job and store the result with its events."""
+
         def decide(before: Job) -> changes.Changed:
             if version is not None and before.version != version:
                 raise VersionConflict(f"job {job_id!r} is at version {before.version}, not {version}")
@@ -118,12 +122,15 @@ class FirestoreStore:
         self._change(job_id, lambda job: (steps.record_heartbeat(job, fence, progress, at), ()))
 
     def mark_published(self, job_id: str, seq: int) -> None:
+        """Raise the number of the last published event to `seq`."""
+
         def decide(job: Job) -> changes.Changed:
             return (job.model_copy(update={"published_seq": seq}) if seq > job.published_seq else job), ()
 
         self._change(job_id, decide)
 
     def page(self, *, status: Status | None, modality: str | None, limit: int, page_token: str | None) -> Page:
+        """Return one page of jobs, newest first, ordered by time and id."""
         query: Any = self._client.collection(JOBS)
         for field, value in (("status", status and status.value), ("modality", modality)):
             if value is not None:
@@ -138,6 +145,7 @@ class FirestoreStore:
         return Page([summary_of(snapshot) for snapshot in snapshots[:limit]], next_page_token)
 
     def events(self, job_id: str, *, after: int = 0, limit: int = 500) -> Sequence[Event]:
+        """Return up to `limit` events after the number `after`."""
         if not self._job(job_id).get(["version"], timeout=CALL_SECONDS).exists:
             raise JobNotFound(job_id)
         query = self._job(job_id).collection(EVENTS).where(filter=FieldFilter("seq", ">", after))
@@ -145,6 +153,7 @@ class FirestoreStore:
         return [event_of(job_id, snapshot) for snapshot in snapshots]
 
     def unfinished(self) -> Iterator[Job]:
+        """Yield unfinished jobs, oldest first; skip unreadable ones."""
         query = self._client.collection(JOBS).where(filter=FieldFilter("status", "in", sorted(UNFINISHED)))
         for snapshot in list(query.order_by("created_at").stream(timeout=CALL_SECONDS)):
             try:
@@ -153,6 +162,7 @@ class FirestoreStore:
                 log.warning("%s", error)
 
     def unfinished_children(self, job_id: str) -> Sequence[str]:
+        """Return the ids of a job's unfinished children."""
         # A filter on one field needs no composite index, and a job has few exports, so all of them are read.
         query = self._client.collection(JOBS).where(filter=FieldFilter("parent_job_id", "==", job_id))
         snapshots = query.select(["status", "finished_at"]).stream(timeout=CALL_SECONDS)
@@ -166,6 +176,8 @@ class FirestoreStore:
         yield from [snapshot.id for snapshot in query.stream(timeout=CALL_SECONDS)]
 
     def delete(self, job_id: str, *, version: int, tombstone_until: datetime) -> None:
+        """Delete a job's documents and leave a tombstone, in one batch."""
+
         def attempt() -> None:
             snapshot = self._snapshot(job_id)
             job = self._salvaged(snapshot)
@@ -188,6 +200,7 @@ class FirestoreStore:
         yield from [snapshot.id for snapshot in query.stream(timeout=CALL_SECONDS)]
 
     def drop_tombstones(self, now: datetime) -> None:
+        """Delete expired tombstones with the keys that they reserve."""
         query = self._client.collection(TOMBSTONES).where(filter=FieldFilter("until", "<=", now))
         for snapshot in list(query.stream(timeout=CALL_SECONDS)):
             batch = self._client.batch()

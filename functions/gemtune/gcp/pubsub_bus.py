@@ -58,6 +58,7 @@ class PubSubBus:
         ordering_key: str = "",
         durable: bool = True,
     ) -> str:
+        """Publish a message and return its id; Pub/Sub is always durable."""
         # This calls the API directly instead of the client's publish queue. The queue keeps retrying an ordered message
         # in the background after we have given up, and could then publish it after later ones.
         from google.pubsub_v1 import PublisherClient
@@ -72,6 +73,10 @@ class PubSubBus:
         return str(response.message_ids[0])
 
     def subscribe(self, name: str, topic: Topic) -> None:
+        """Create a pull subscription unless it exists.
+
+        Raises ValueError if the name belongs to another topic's subscription.
+        """
         path = self._subscription(name)
         request = {
             "name": path,
@@ -89,6 +94,7 @@ class PubSubBus:
                 raise ValueError(f"subscription {name!r} belongs to topic {topic_path.rpartition('/')[2]}") from None
 
     def pull(self, name: str, limit: int, *, wait_seconds: float = 0.0) -> list[ReceivedMessage]:
+        """Return up to `limit` messages; wait at least PULL_SECONDS for one."""
         seconds = max(wait_seconds, PULL_SECONDS)
         try:
             response = self._subscriber.pull(

@@ -37,6 +37,7 @@ class SecretManagerSecrets:
 
     @cached_property
     def _client(self) -> secretmanager_v1.SecretManagerServiceClient:
+        """Return the client of Google's API or of the emulator."""
         from google.cloud import secretmanager_v1
 
         if self._endpoint is None:
@@ -49,12 +50,14 @@ class SecretManagerSecrets:
         return secretmanager_v1.SecretManagerServiceClient(transport=transport)
 
     def create(self, name: str, value: str, *, ttl: timedelta | None) -> None:
+        """Add a version with the value, and create the secret if needed."""
         path = self._path(name)
         if not self._create(name, ttl) and ttl is not None:
             self._renew(path, ttl)
         self._add_version(path, value)
 
     def create_once(self, name: str, value: str) -> str:
+        """Add version 1 unless it exists, and return its value."""
         # Version 1 is the value: concurrent callers may each add a version, but only one of them is number 1.
         path = self._path(name)
         try:
@@ -69,6 +72,7 @@ class SecretManagerSecrets:
             return self._access(f"{path}/versions/1")
 
     def read(self, name: str) -> str:
+        """Return the value of the latest version. Raises SecretNotFound."""
         path = self._path(name)
         try:
             try:
@@ -79,6 +83,7 @@ class SecretManagerSecrets:
             raise _not_found(name) from None
 
     def renew(self, name: str, *, ttl: timedelta) -> None:
+        """Make a secret expire `ttl` from now. Raises SecretNotFound."""
         try:
             self._renew(self._path(name), ttl)
         except NotFound:
@@ -89,6 +94,7 @@ class SecretManagerSecrets:
             self._client.delete_secret(name=self._path(name), timeout=TIMEOUT)
 
     def list(self, prefix: str) -> Iterator[SecretStat]:
+        """Yield the secrets whose names begin with `prefix`."""
         request = {"parent": self._project, "filter": f"name:{prefix}"}
         for secret in self._client.list_secrets(request=request, timeout=TIMEOUT):
             name = secret.name.rpartition("/")[2]
@@ -106,11 +112,13 @@ class SecretManagerSecrets:
         return True
 
     def _add_version(self, path: str, value: str) -> None:
+        """Add a value as the latest version, with its checksum."""
         content = value.encode()
         payload = {"data": content, "data_crc32c": google_crc32c.value(content)}
         self._client.add_secret_version(request={"parent": path, "payload": payload}, timeout=TIMEOUT)
 
     def _renew(self, path: str, ttl: timedelta) -> None:
+        """Set the time to live of the secret with this path."""
         request = {"secret": {"name": path, "ttl": ttl}, "update_mask": {"paths": ["ttl"]}}
         self._client.update_secret(request=request, timeout=TIMEOUT)
 

@@ -46,6 +46,7 @@ class StorageObjects:
         return _client(self._project_id)
 
     def read(self, name: str, *, max_bytes: int = MAX_READ_BYTES) -> bytes:
+        """Download an object. Raises ObjectNotFound, Unreadable."""
         content = _Bounded(name, max_bytes)
         try:
             self._blob(name).download_to_file(content, timeout=TIMEOUT)
@@ -54,6 +55,7 @@ class StorageObjects:
         return content.getvalue()
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
+        """Download up to `length` bytes of an object from offset `start`."""
         try:
             # Cloud Storage has no checksum of a range.
             return bytes(
@@ -65,6 +67,7 @@ class StorageObjects:
             raise self._not_found(name) from None
 
     def create(self, name: str, content: bytes) -> None:
+        """Upload a new object. Raises ObjectExists."""
         blob, writer = self._blob(name), uuid.uuid4().hex
         blob.metadata = {"writer": writer}
         try:
@@ -104,6 +107,7 @@ class StorageObjects:
             return
 
     def delete_prefix(self, prefix: str) -> None:
+        """Delete all objects whose names begin with `prefix`, in parallel."""
         split_name(prefix.rstrip("/"))
         with ThreadPoolExecutor(WORKERS) as pool:
             list(pool.map(self.delete, [stat.name for stat in self.list(prefix)]))
@@ -112,6 +116,7 @@ class StorageObjects:
         self._blob(name).upload_from_filename(str(path), timeout=TIMEOUT, retry=_retry())
 
     def fetch(self, name: str, into: Path) -> Path:
+        """Download an object to the folder `into` and return its path."""
         blob = self._get_blob(name)
         if blob is None:
             raise self._not_found(name)
@@ -120,6 +125,7 @@ class StorageObjects:
         return path
 
     def fetch_folder(self, prefix: str, into: Path) -> Path:
+        """Download all objects below `prefix/` to the folder `into`."""
         prefix = prefix.rstrip("/") + "/"
         split_name(prefix.rstrip("/"))
         listed = self._client.list_blobs(self.bucket, prefix=prefix, timeout=TIMEOUT)

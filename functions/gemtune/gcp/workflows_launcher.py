@@ -45,6 +45,7 @@ class WorkflowsLauncher:
 
     @cached_property
     def _client(self) -> executions_v1.ExecutionsClient:
+        """Return the client of Google's API or of the emulator."""
         from google.cloud.workflows import executions_v1
 
         endpoint = self._settings.workflows_endpoint
@@ -57,6 +58,7 @@ class WorkflowsLauncher:
         return executions_v1.ExecutionsClient(transport=transport)
 
     def start(self, job_id: str, launch: int) -> str:
+        """Start a workflow execution unless the launch has one."""
         # The API has no idempotency key. This search keeps a retry after a lost response from starting a launch twice.
         labels = {"job_id": job_id, "launch": str(launch)}
         for execution in self._list(job_id):
@@ -67,6 +69,7 @@ class WorkflowsLauncher:
         return _id(self._client.create_execution(request=request, timeout=TIMEOUT).name)
 
     def state(self, execution: str) -> ExecutionState:
+        """Return an execution's state; GONE if it was deleted."""
         try:
             resource = self._client.get_execution(name=self._name(execution), timeout=TIMEOUT)
         except NotFound:

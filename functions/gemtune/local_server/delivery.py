@@ -58,6 +58,7 @@ class FunctionClient:
     def _post(
         self, connection: http.client.HTTPConnection, path: str, body: bytes, headers: Mapping[str, str] | None
     ) -> int:
+        """Send a request on a connection; close it after any error."""
         try:
             connection.request("POST", path, body, {**(headers or {}), **self._authorization})
             response = connection.getresponse()

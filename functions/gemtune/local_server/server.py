@@ -106,6 +106,7 @@ class Server:
             self._shut_down()
 
     def _start(self) -> None:
+        """Recover from an earlier crash, then start all loops."""
         recover(self._app, self._bus)
         self._jobs.forget_ended()
         for loop in self.loops():

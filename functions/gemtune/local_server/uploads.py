@@ -98,6 +98,7 @@ class Uploads:
                 connection.executemany("DELETE FROM uploads_seen WHERE bucket = ? AND name = ?", removed)
 
     def _exists(self, bucket: str, name: str) -> bool:
+        """Return whether a file with this object name exists."""
         try:
             return any(objects.generation(name) is not None for objects in self._folders if objects.bucket == bucket)
         except UnsafeName:  # it is now a link that leads out of the bucket

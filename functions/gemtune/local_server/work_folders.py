@@ -21,6 +21,7 @@ def remove_idle(work: Path, store: JobStore) -> None:
 
 
 def _is_idle(job_id: str, store: JobStore) -> bool:
+    """Return whether a job is over or deleted."""
     try:
         return store.salvage(job_id).is_over
     except JobNotFound:

@@ -101,6 +101,7 @@ def _is_host(host: str) -> bool:
 
 
 def _is_address(host: str) -> bool:
+    """Return whether a host is an IP address."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

@@ -109,6 +109,7 @@ def _unquote(literal: str) -> str:
 
 
 def _variable(children: list[Any]) -> Evaluate:
+    """Compile the use of a variable."""
     name = str(children[0])
 
     def evaluate(scope: Scope) -> Any:
@@ -120,11 +121,13 @@ def _variable(children: list[Any]) -> Evaluate:
 
 
 def _property(children: list[Any]) -> Evaluate:
+    """Compile an access such as `value.name`."""
     inner, name = children[0], str(children[1])
     return lambda scope: _item(inner(scope), name)
 
 
 def _index(children: list[Any]) -> Evaluate:
+    """Compile an access such as `value[key]`."""
     inner, key = children
     return lambda scope: _item(inner(scope), key(scope))
 
@@ -146,6 +149,7 @@ def _item(value: Any, key: Any) -> Any:
 
 
 def _call(children: list[Any]) -> Evaluate:
+    """Compile a call of a standard library function."""
     function, arguments = FUNCTIONS[str(children[0])], children[1:]
 
     def evaluate(scope: Scope) -> Any:
@@ -178,6 +182,7 @@ def _arithmetic(sign: str, left: Any, right: Any) -> Any:
 
 
 def _comparison(children: list[Any]) -> Evaluate:
+    """Compile a comparison: `==`, `!=`, `<`, `<=`, `>`, `>=` or `in`."""
     left_of, sign, right_of = children
 
     def evaluate(scope: Scope) -> bool:
@@ -202,6 +207,7 @@ def _equal(left: Any, right: Any) -> bool:
 
 
 def _contains(container: Any, item: Any) -> bool:
+    """Return whether a list has an item or a map has a key."""
     if isinstance(container, list):
         return any(_equal(item, other) for other in container)
     if isinstance(container, dict):

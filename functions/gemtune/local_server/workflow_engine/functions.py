@@ -25,6 +25,7 @@ class Function:
 
 
 def _get_env(environment: Mapping[str, str], name: str, default: str | None = None) -> str:
+    """Return an environment variable: `sys.get_env(name, default)`."""
     if name in environment:
         return environment[name]
     if default is None:
@@ -33,6 +34,7 @@ def _get_env(environment: Mapping[str, str], name: str, default: str | None = No
 
 
 def _encode(environment: Mapping[str, str], value: Any) -> str:
+    """Return a value as JSON: `json.encode_to_string(value)`."""
     try:
         return json.dumps(value)
     except (TypeError, ValueError):
@@ -40,6 +42,7 @@ def _encode(environment: Mapping[str, str], value: Any) -> str:
 
 
 def _string(environment: Mapping[str, str], value: Any) -> str:
+    """Convert a number, boolean or string to a string: `string(value)`."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float | str):
@@ -48,16 +51,19 @@ def _string(environment: Mapping[str, str], value: Any) -> str:
 
 
 def _length(environment: Mapping[str, str], value: Any) -> int:
+    """Return the length of a string, list or map: `len(value)`."""
     if isinstance(value, str | list | dict):
         return len(value)
     raise language_error("TypeError", "len() needs a string, a list or a map")
 
 
 def _default(environment: Mapping[str, str], value: Any, fallback: Any) -> Any:
+    """Return a value, or a fallback for null: `default(value, fallback)`."""
     return fallback if value is None else value
 
 
 def _get(environment: Mapping[str, str], value: Any, key: Any) -> Any:
+    """Return an item of a map, or null: `map.get(value, key)`."""
     return value.get(key) if isinstance(value, dict) else None
 
 

@@ -140,6 +140,10 @@ class _Run:
         return None
 
     def _call_with_retries(self, call: Call, retry: Retry | None, variables: Variables) -> None:
+        """Make a call; repeat it after errors as the retry policy says.
+
+        Raises the last WorkflowError.
+        """
         retries = 0
         delay = retry.initial_delay if retry else 0.0
         while True:

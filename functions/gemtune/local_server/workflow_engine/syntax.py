@@ -148,6 +148,7 @@ class _Reader:
         return Workflow({name: self._subworkflow(name, body) for name, body in root.items()})
 
     def _subworkflow(self, name: str, body: CommentedMap) -> Subworkflow:
+        """Read one subworkflow."""
         self._variables = {*self._params[name], *_assigned_variables(body["steps"])}
         return Subworkflow(name, self._params[name], self._steps(body, "steps"))
 
@@ -182,6 +183,7 @@ class _Reader:
         return Step(name, action, self._target(body, names) if "next" in body else None)
 
     def _action(self, kind: str, body: CommentedMap, names: Sequence[str]) -> Assign | Call | Switch | Try | Return:
+        """Read the action of a step, by its keyword."""
         if kind == "assign":
             return self._assign(body)
         if kind == "call":
@@ -193,6 +195,7 @@ class _Reader:
         return Return(self._value(body, "return"))
 
     def _assign(self, body: CommentedMap) -> Assign:
+        """Read an `assign` step."""
         values = []
         for entry in body["assign"]:
             if not isinstance(entry, CommentedMap) or len(entry) != 1:
@@ -204,6 +207,7 @@ class _Reader:
         return Assign(values)
 
     def _call(self, body: CommentedMap) -> Call:
+        """Read a `call`, and check its target and the argument names."""
         target, args = str(body["call"]), body.get("args", CommentedMap())
         if target in CALLS:
             required, optional = CALLS[target]
@@ -220,6 +224,7 @@ class _Reader:
         return Call(target, {name: self._value(args, name) for name in args}, result)
 
     def _switch(self, body: CommentedMap, names: Sequence[str]) -> Switch:
+        """Read a `switch` step."""
         branches: list[tuple[Evaluate, Return | Next]] = []
         for index in range(len(body["switch"])):
             branch = self._map(body["switch"], index, required={"condition"}, allowed={"return", "next"})
@@ -230,6 +235,7 @@ class _Reader:
         return Switch(branches)
 
     def _try(self, body: CommentedMap) -> Try:
+        """Read a `try` step, whose body must be one call."""
         if "retry" not in body and "except" not in body:
             raise self._error(body, "try", "try needs retry or except")
         call = self._map(body, "try", required={"call"}, allowed={"args", "result"})
@@ -240,6 +246,7 @@ class _Reader:
         return Try(self._call(call), self._retry(body), caught_as, handler)
 
     def _retry(self, body: CommentedMap) -> Retry | None:
+        """Read a retry policy, or return None if the step has none."""
         if "retry" not in body:
             return None
         retry = self._map(body, "retry", required={"predicate", "max_retries", "backoff"}, allowed=set())
@@ -278,6 +285,7 @@ class _Reader:
         return lambda scope: plain
 
     def _expression(self, parent: Any, key: Any, text: str) -> Evaluate:
+        """Compile an expression, which must be the whole text."""
         stripped = text.strip()
         if not (stripped.startswith("${") and stripped.endswith("}")):
             raise self._error(parent, key, "an expression must be the whole value")
