@@ -17,10 +17,23 @@ from gemtune.jobs.events import Event
 
 # Models that answers are made of, in the order of the page.
 PARTS: tuple[type[BaseModel], ...] = (
-    answers.JobStatus, answers.StepStatus, record.Attempt, record.Progress, record.Metrics, record.EvaluationMetrics,
-    record.Artifact, record.Parity, record.Failure, record.JobWarning, record.JobSummary, Event, answers.ArtifactLink,
-    answers.ErrorAnswer, answers.ErrorSentence, answers.ProblemAnswer,
-)  # fmt: skip
+    answers.JobStatus,
+    answers.StepStatus,
+    record.Attempt,
+    record.Progress,
+    record.Metrics,
+    record.EvaluationMetrics,
+    record.Artifact,
+    record.Parity,
+    record.Failure,
+    record.JobWarning,
+    record.JobSummary,
+    Event,
+    answers.ArtifactLink,
+    answers.ErrorAnswer,
+    answers.ErrorSentence,
+    answers.ProblemAnswer,
+)
 BODIES = {"TrainRequest": "requests.md#trainrequest", "ExportRequest": "requests.md#exportrequest"}
 LINKS = (
     {"Status": "statuses-and-events.md#statuses"}

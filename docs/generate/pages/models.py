@@ -41,12 +41,18 @@ def page() -> Page:
     page.table(
         ("name", "family", "parameters", "layers", "hidden size", "pictures"),
         [
-            (code(name), family.name, f"{size.parameters / 1e9:.2f} B", str(size.layers), str(size.hidden),
-             _answer(family.why_no_pictures_by_name(name)))
+            (
+                code(name),
+                family.name,
+                f"{size.parameters / 1e9:.2f} B",
+                str(size.layers),
+                str(size.hidden),
+                _answer(family.why_no_pictures_by_name(name)),
+            )
             for family in FAMILIES
             for name, size in family.sizes.items()
         ],
-    )  # fmt: skip
+    )
     page.heading("Names and licences")
     page.table(
         ("family", "names that have one of these parts", "licence on the Hub", "turns begin and end with"),

@@ -29,7 +29,7 @@ SECTIONS: Mapping[type[BaseModel], str] = {
     ExportConfig: "`export_config`: how to store what was trained. [Formats and quantizations](exports.md).",
     WandbConfig: "`wandb_config`: W&B.",
     Notify: "`notify`: webhooks.",
-    ExportRequest: "The body of `POST /jobs/{job_id}/exports`, which exports once more what a job trained.",
+    ExportRequest: "The body of `POST /jobs/{job_id}/exports`, which exports again what a job trained.",
 }
 
 

@@ -33,9 +33,20 @@ def page() -> Page:
 
 
 FOUNDATION = frozenset(
-    {"clock", "environment", "error_codes", "errors", "log_lines", "methods", "object_name", "process", "redaction",
-     "secret_name", "untrusted"}
-)  # fmt: skip
+    {
+        "clock",
+        "environment",
+        "error_codes",
+        "errors",
+        "log_lines",
+        "methods",
+        "object_name",
+        "process",
+        "redaction",
+        "secret_name",
+        "untrusted",
+    }
+)
 
 
 def _picture(arrows: Mapping[str, set[str]], without: Collection[str]) -> str:

@@ -34,11 +34,17 @@ def page() -> Page:
     page.table(
         ("machine", "CPUs", "memory, GiB", "GPU", "GPU memory, GiB", "USD per hour"),
         [
-            (code(name), str(each.cpus), str(each.memory_gib), each.gpu or "", f"{each.gpu_gib:g}" if each.gpu else "",
-             _price(usd_per_second(each)))
+            (
+                code(name),
+                str(each.cpus),
+                str(each.memory_gib),
+                each.gpu or "",
+                f"{each.gpu_gib:g}" if each.gpu else "",
+                _price(usd_per_second(each)),
+            )
             for name, each in {**MACHINES, **{f"step {step}": machine for step, machine in CPU_STEPS.items()}}.items()
         ],
-    )  # fmt: skip
+    )
     page.paragraph(
         "A deployment has those that `GEMTUNE_MACHINES` lists, and a job gets the first that it fits on. Prices are "
         "list prices of `functions/gemtune/machines/prices.json`. On a workstation (`local`) nothing is refused for "

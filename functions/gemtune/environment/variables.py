@@ -1,4 +1,4 @@
-"""Table of the environment variables that gemtune reads: who reads each, and its meaning."""
+"""Table of environment variables: who reads each of them, and its meaning."""
 
 from __future__ import annotations
 

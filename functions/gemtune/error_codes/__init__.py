@@ -14,7 +14,10 @@ from gemtune.error_codes.problems import DOCUMENTS, REQUESTS, VALUES
 
 @dataclass(frozen=True, slots=True)
 class Chapter:
-    """The codes that are met in one place. `place` says where, in whole sentences."""
+    """Codes that occur in one place.
+
+    place: where users meet them, in whole sentences.
+    """
 
     title: str
     place: str

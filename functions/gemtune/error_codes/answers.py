@@ -29,7 +29,7 @@ ANSWERS: Mapping[str, ErrorCode] = {
     ),
     "object_not_found": ErrorCode(
         "A file of the job is not in the object store.",
-        "Check that nobody removed it by hand; export again with `POST /jobs/{job_id}/exports`.",
+        "Check whether it was removed by hand; export again with `POST /jobs/{job_id}/exports`.",
     ),
     "secret_not_found": ErrorCode(
         "A token that the request or the job refers to is not stored, or it expired.",

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class ErrorCode(NamedTuple):
-    """Why a program gets a code, and what its user can do about it; both are whole sentences."""
+    """Cause of an error, and what its user can do; both are whole sentences."""
 
     cause: str
     remedy: str

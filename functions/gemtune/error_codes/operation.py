@@ -1,4 +1,4 @@
-"""Codes that who runs a service meets: at its start, on the command line, and in logs."""
+"""Codes that operators meet: at the start, on the command line and in logs."""
 
 from __future__ import annotations
 
