@@ -211,7 +211,7 @@ class FolderObjects:
     def _walk(self, parts: Sequence[str]) -> tuple[Path, Visited]:
         """Return the path of a name's parts, and the real folders above it.
 
-        Raises UnsafeName if one of the parts is a link that leads out of the bucket or back.
+        Raises UnsafeName if one of the parts is a link that leads out of the bucket or in a circle.
         """
         path = self.root
         visited: Visited = (self.root.resolve(),)

@@ -17,7 +17,7 @@ from gemtune.ports import Clock, ReceivedMessage, Topic
 
 # Seconds until a leased message is redelivered: one that is pushed, and one that was pulled (Pub/Sub's default).
 PUSH_DEADLINE, ACK_DEADLINE = 120.0, 10.0
-# Seconds by which the clock may go back, as clock synchronization makes it, without making messages due early.
+# Seconds by which a correction may set the clock back without making messages due early.
 CLOCK_SECONDS = 1.0
 # Seconds after which an undelivered message is deleted: Pub/Sub's default.
 RETENTION = 7 * 86400.0
@@ -36,7 +36,7 @@ class RetryPolicy:
     max_backoff: float
 
 
-# Our own functions are retried for 15 minutes. A webhook's receiver may be down for hours, so it gets about seven.
+# Our functions are retried for 15 minutes, receivers of webhooks, which may be down for long, for about seven hours.
 RETRY = RetryPolicy(attempts=20, min_backoff=0.5, max_backoff=60.0)
 RETRIES: Mapping[str, RetryPolicy] = {"notify": RetryPolicy(attempts=50, min_backoff=5.0, max_backoff=600.0)}
 

@@ -30,10 +30,8 @@ POLL_SECONDS = 0.1
 class CloudRunJobs:
     """Local version of the workflow connector that runs Cloud Run jobs.
 
-    The connector is `googleapis.run.v2.projects.locations.jobs.run`.
-
-    `parallel` is the maximum number of concurrent executions per job name. Further executions wait in the order in
-    which they came.
+    The connector is `googleapis.run.v2.projects.locations.jobs.run`. `parallel` is the maximum number of concurrent
+    executions per job name. Further executions wait in the order in which they came.
     """
 
     def __init__(self, database: Database, settings: Settings, *, parallel: Mapping[str, int]):

@@ -44,8 +44,8 @@ class _Abandoned(Exception):
 class WorkflowRunner:
     """Runs the active executions of the launcher.
 
-    There is no journal. After a restart, an unfinished execution runs again from `main` with the same id; the control
-    calls `claim` and `begin_step` are idempotent, which makes that safe.
+    There is no journal: after a restart, an unfinished execution runs again from `main` with the same id. That is safe,
+    because the control function accepts a claim with the same id again and says which steps are done.
     """
 
     def __init__(self, launcher: SqliteLauncher, jobs: CloudRunJobs, source: Path, *, control_url: str, token: str):
