@@ -60,9 +60,11 @@ def request_of(request_of: Any) -> Any:
 
 def run_producer(service: CloudService, *arguments: str) -> str:
     command = [sys.executable, str(PRODUCERS), *arguments]
-    ran = subprocess.run(command, env=service.environment | {"PATH": ""}, capture_output=True, text=True, timeout=240)
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout.strip()
+    completed = subprocess.run(
+        command, env=service.environment | {"PATH": ""}, capture_output=True, text=True, timeout=240
+    )
+    assert completed.returncode == 0, completed.stderr
+    return completed.stdout.strip()
 
 
 @pytest.fixture(scope="module")

@@ -35,11 +35,16 @@ def transcript(service: Api, model: str, tmp_path: Path) -> list[tuple[str, int,
     (tmp_path / "open.json").write_text(json.dumps(request | {"hf_token": "hf_fakefakefake"}))
 
     def run(*arguments: str, stdin: str | None = None) -> str:
-        ran = service.cli(*arguments, stdin=stdin)
+        completed = service.cli(*arguments, stdin=stdin)
         results.append(
-            (" ".join(arguments), ran.returncode, normalized(ran.stdout, model), normalized(ran.stderr, model))
+            (
+                " ".join(arguments),
+                completed.returncode,
+                normalized(completed.stdout, model),
+                normalized(completed.stderr, model),
+            )
         )
-        return ran.stdout
+        return completed.stdout
 
     run("listen", "--subscription", "same", "--once")
     run("secret", "mine", stdin="hf_fakefakefake\n")

@@ -81,7 +81,7 @@ def service(checkout: Path) -> Iterator[Service]:
 def test_a_snippet_does_what_its_page_says(snippet: Snippet, service: Service, checkout: Path) -> None:
     text = snippet.text.replace("127.0.0.1:8080", f"127.0.0.1:{service.port}")
     path = f"{checkout / 'programs'}:{service.environment['PATH']}"
-    ran = subprocess.run(
+    completed = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", text],
         cwd=checkout,
         env={**service.environment, "PATH": path, "HF_TOKEN": "hf_of_no_account"},
@@ -90,4 +90,4 @@ def test_a_snippet_does_what_its_page_says(snippet: Snippet, service: Service, c
         timeout=SECONDS,
         check=False,
     )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert completed.returncode == 0, completed.stdout + completed.stderr

@@ -47,9 +47,11 @@ client = create_app(target="api", source={str(MAIN)!r}).test_client()
 print(*[name for name, module in {CLIENTS!r}.items() if module in sys.modules])
 """
     environment = os.environ | world.environment
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=240)
-    assert ran.returncode == 0, ran.stderr
-    return set(ran.stdout.splitlines()[-1].split())
+    completed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=240
+    )
+    assert completed.returncode == 0, completed.stderr
+    return set(completed.stdout.splitlines()[-1].split())
 
 
 def test_health_needs_no_client(world: GcpWorld) -> None:

@@ -56,15 +56,15 @@ def train(bench: Bench) -> None:
     bench.to(Step.PREPARE)
     home = {"GEMTUNE_HOME": str(bench.services.settings.home), "GEMTUNE_UNSLOTH_PYTHON": sys.executable}
     arguments = ["train", "--job-id", bench.job_id, "--launch", "1", "--execution", "e", "--seconds", "1000"]
-    ran = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "trainer", *arguments],
         check=False,
         capture_output=True,
         text=True,
         env=os.environ | home,
     )
-    assert ran.returncode == 0, (ran.stdout + ran.stderr)[-5000:]
-    assert bench.job.steps[Step.TRAIN].state == "done", (ran.stdout + ran.stderr)[-5000:]
+    assert completed.returncode == 0, (completed.stdout + completed.stderr)[-5000:]
+    assert bench.job.steps[Step.TRAIN].state == "done", (completed.stdout + completed.stderr)[-5000:]
 
 
 def train_both(make: Callable[[str], Bench]) -> tuple[Bench, Bench]:

@@ -30,7 +30,7 @@ def run_trainer(bench: Bench, step: str, *, launch: int = 1, code: str = "", job
     """
     program = f"{code}\nimport sys\nfrom trainer.__main__ import main\nsys.exit(main())"
     arguments = [step, "--job-id", job_id or bench.job_id, "--launch", str(launch), "--execution", "e"]
-    ran = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", program, *arguments],
         capture_output=True,
         text=True,
@@ -38,7 +38,7 @@ def run_trainer(bench: Bench, step: str, *, launch: int = 1, code: str = "", job
         timeout=240,
         env=os.environ | {"GEMTUNE_HOME": str(bench.services.settings.home)},
     )
-    return ran.returncode, ran.stdout + ran.stderr
+    return completed.returncode, completed.stdout + completed.stderr
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def run_train_step(bench: Bench, python: Path | str, *, seconds: int = 1000, **e
     """
     arguments = ["train", "--job-id", bench.job_id, "--launch", "1", "--execution", "e", "--seconds", str(seconds)]
     home = {"GEMTUNE_HOME": str(bench.services.settings.home), "GEMTUNE_UNSLOTH_PYTHON": str(python)}
-    ran = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "trainer", *arguments],
         check=False,
         timeout=600,
@@ -61,7 +61,7 @@ def run_train_step(bench: Bench, python: Path | str, *, seconds: int = 1000, **e
         text=True,
         env=os.environ | home | environment,
     )
-    return ran.returncode, ran.stdout + ran.stderr
+    return completed.returncode, completed.stdout + completed.stderr
 
 
 def prepare(bench: Bench) -> Bench:
@@ -326,8 +326,8 @@ print(json.dumps([required, {dist.name: dist.version for dist in reversed([*meta
 
 def test_the_environment_satisfies_the_requirements_of_its_packages(unsloth_python: Path) -> None:
     """Packages of this environment take precedence over the trainer's."""
-    ran = subprocess.run([unsloth_python, "-c", LIST_REQUIREMENTS], check=True, capture_output=True, text=True)
-    requirements, versions = json.loads(ran.stdout)
+    completed = subprocess.run([unsloth_python, "-c", LIST_REQUIREMENTS], check=True, capture_output=True, text=True)
+    requirements, versions = json.loads(completed.stdout)
     installed = {canonicalize_name(name): version for name, version in versions.items()}
     for package, line in requirements:
         requirement = Requirement(line)
@@ -343,13 +343,13 @@ def test_the_pins_of_the_extra_satisfy_unsloths_requirements(unsloth_python: Pat
     program = (
         "import importlib.metadata as m, json; print(json.dumps(m.requires('unsloth') + m.requires('unsloth_zoo')))"
     )
-    ran = subprocess.run([unsloth_python, "-c", program], check=True, capture_output=True, text=True)
+    completed = subprocess.run([unsloth_python, "-c", program], check=True, capture_output=True, text=True)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     pinned = [line for line in extras["training"] + extras["unsloth"] if "==" in line]
     pins = {canonicalize_name(pin.name): pin for pin in map(Requirement, pinned)}
     requirements = [
         requirement
-        for requirement in map(Requirement, json.loads(ran.stdout))
+        for requirement in map(Requirement, json.loads(completed.stdout))
         if requirement.marker is None or requirement.marker.evaluate()
     ]
     pinned_names = {name for requirement in requirements if (name := canonicalize_name(requirement.name)) in pins}

@@ -60,9 +60,9 @@ def output_of_step(bench: Bench, step: Step, first: str) -> list[str]:
     arguments = [step, "--job-id", bench.job_id, "--launch", "1", "--execution", "e"]
     env = os.environ | {"GEMTUNE_HOME": str(bench.services.settings.home)}
     command = [sys.executable, "-c", first + STEP, *arguments]
-    ran = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return ran.stdout.splitlines()
+    completed = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    return completed.stdout.splitlines()
 
 
 def submit(bench: Bench) -> None:

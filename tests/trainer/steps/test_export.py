@@ -318,8 +318,8 @@ def test_a_child_process_ends_when_the_step_is_killed(tmp_path: Path) -> None:
 def test_a_child_process_whose_parent_is_gone_does_nothing() -> None:
     other = os.getppid()
     arguments = [parent_death.__file__, str(other), "9", "-c", "print('it ran')"]
-    ran = subprocess.run([sys.executable, *arguments], stdout=subprocess.PIPE, check=False)
-    assert (ran.returncode, ran.stdout) == (1, b"")
+    completed = subprocess.run([sys.executable, *arguments], stdout=subprocess.PIPE, check=False)
+    assert (completed.returncode, completed.stdout) == (1, b"")
 
 
 def test_a_child_process_ended_by_the_machine_is_not_blamed_on_the_export() -> None:

@@ -82,7 +82,7 @@ def run_train_step(bench: Bench, *, after: int = 0, kill: bool = False) -> int:
     Returns the exit code.
     """
     arguments = ["train", "--job-id", bench.job_id, "--launch", "1", "--execution", "e", "--seconds", "1000"]
-    ran = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", INTERRUPTING.format(after=after, kill=kill), *arguments],
         check=False,
         timeout=240,
@@ -90,10 +90,10 @@ def run_train_step(bench: Bench, *, after: int = 0, kill: bool = False) -> int:
         env=os.environ | {"GEMTUNE_HOME": str(bench.services.settings.home)},
     )
     number = bench.job.steps[Step.TRAIN].attempt
-    error = None if ran.returncode == 0 else f"code {ran.returncode}"
+    error = None if completed.returncode == 0 else f"code {completed.returncode}"
     ruling = bench.services.control.step_ended(bench.job_id, bench.claim, Step.TRAIN, round_number=number, error=error)
-    assert ruling.verdict == ("done" if bench.job.steps[Step.TRAIN].state == "done" else "again"), ran.stderr
-    return ran.returncode
+    assert ruling.verdict == ("done" if bench.job.steps[Step.TRAIN].state == "done" else "again"), completed.stderr
+    return completed.returncode
 
 
 def test_three_timeouts_and_a_kill_train_the_same_as_an_uninterrupted_run(bench_of: Callable[..., Bench]) -> None:

@@ -185,8 +185,8 @@ def test_rows_whose_end_is_cut_are_counted_and_reported(
     assert message.startswith("2 of 23 rows of train.jsonl are longer than 40 tokens and are cut before an answer ends")
     assert message in caplog.text
     (warning,) = bench.job.warnings
-    whole = int(str(warning.hint).split()[3].rstrip(","))
-    longer = bench_of(max_seq_length=whole)
+    length_in_hint = int(str(warning.hint).split()[3].rstrip(","))
+    longer = bench_of(max_seq_length=length_in_hint)
     longer.put("train", [*rows.train_rows(20), LONG, LONG])
     longer.run(Step.PREPARE)
     assert warnings(longer) == {}
@@ -202,10 +202,10 @@ def test_a_dataset_whose_rows_all_lose_their_end_is_refused(bench_of: Callable[.
 
 def test_a_row_cut_after_its_end_of_turn_counts_as_complete(bench_of: Callable[..., Bench]) -> None:
     """Only the line break after the end-of-turn token is cut off."""
-    whole = bench_of()
-    whole.put("train", [LONG])
-    whole.run(Step.PREPARE)
-    (row,) = tokens(whole, "train")
+    uncut = bench_of()
+    uncut.put("train", [LONG])
+    uncut.run(Step.PREPARE)
+    (row,) = tokens(uncut, "train")
     assert row["input_ids"][-2] == END_OF_TURN
     for missing_tokens, fails in ((1, False), (2, True)):
         bench = bench_of(max_seq_length=len(row["input_ids"]) - missing_tokens)

@@ -133,8 +133,8 @@ import torch; torch.set_num_threads(1)
 from trainer.model.on_cpu.rms_norm import rms_norm
 print(rms_norm(torch.full((2, 4), 3.0, dtype=torch.bfloat16), torch.zeros(4), 0.0).tolist())
 """
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert ran.stdout.strip() == str([[1.0] * 4] * 2)
+    completed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert completed.stdout.strip() == str([[1.0] * 4] * 2)
 
 
 def test_a_read_only_cache_does_not_stop_a_training(tmp_path: Path) -> None:
@@ -146,12 +146,12 @@ ones = torch.ones(2, 4, dtype=torch.bfloat16)
 print(loops.rms_norm_from_inverse(ones, torch.ones(2, 1), torch.full((4,), 2.0)).tolist())
 """
     env = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
-    ran = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,
         text=True,
         check=True,
         env=env | {"GEMTUNE_CACHE": str(tmp_path / "file" / "cache"), "TMPDIR": str(tmp_path)},
     )
-    assert ran.stdout.strip() == str([[2.0] * 4] * 2)
+    assert completed.stdout.strip() == str([[2.0] * 4] * 2)
     assert list(tmp_path.glob("gemtune-numba-*/*"))

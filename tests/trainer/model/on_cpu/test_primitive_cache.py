@@ -45,14 +45,14 @@ for _ in range(2):
         torch.nn.functional.conv2d(torch.ones(1, 16, height, 32), torch.ones(16, 16, 3, 3))
 """
     environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-    ran = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", program],
         env=environment | {"ONEDNN_VERBOSE": "profile_create"},
         capture_output=True,
         text=True,
         check=True,
     )
-    return sum("create:cache_miss" in line and ",convolution," in line for line in ran.stdout.splitlines())
+    return sum("create:cache_miss" in line and ",convolution," in line for line in completed.stdout.splitlines())
 
 
 def test_the_size_takes_effect_after_torch_was_imported() -> None:

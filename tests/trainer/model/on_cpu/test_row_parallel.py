@@ -251,9 +251,9 @@ def test_a_training_in_parts_matches_one_without_and_resumes_exactly(
     in_parts = bench_of(**training, lora_dropout=0.0).to(Step.TRAIN)
     assert len(counts) == 24
     torch.set_num_threads(1)
-    whole = bench_of(**training, lora_dropout=0.0).to(Step.TRAIN)
+    in_one_part = bench_of(**training, lora_dropout=0.0).to(Step.TRAIN)
     assert len(counts) == 24
-    assert in_parts.curve() == [(step, pytest.approx(loss, rel=1e-4)) for step, loss in whole.curve()]
+    assert in_parts.curve() == [(step, pytest.approx(loss, rel=1e-4)) for step, loss in in_one_part.curve()]
 
 
 def test_gradient_checkpointing_is_not_combined_with_parts(
@@ -282,9 +282,9 @@ def test_a_batch_divided_into_shares_trains_as_an_undivided_one(
     assert {len(parts) for parts in counts} == {1, 2}
     assert all(shares > 1 for parts in counts for shares in parts)
     monkeypatch.setattr(row_parallel, "MAX_TRAINED_TOKENS", 10**9)
-    whole = bench_of(**training).to(Step.TRAIN)
+    undivided = bench_of(**training).to(Step.TRAIN)
     for shared in (in_shares, in_one_thread):
-        assert shared.curve() == [(step, pytest.approx(loss, rel=1e-4)) for step, loss in whole.curve()]
+        assert shared.curve() == [(step, pytest.approx(loss, rel=1e-4)) for step, loss in undivided.curve()]
 
 
 def test_only_models_whose_random_numbers_are_all_ours_use_parts(tmp_path: Path) -> None:
