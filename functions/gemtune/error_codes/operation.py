@@ -60,7 +60,7 @@ INTERNAL: Mapping[str, ErrorCode] = {
     ),
     "not_whole": ErrorCode(
         "A folder of results has no manifest, or other files than it lists.",
-        "None needed: the step that wrote it runs again.",
+        "None for a checkpoint: an older one is used. Otherwise the step is retried; if it fails, submit it again.",
     ),
     "hub_away": ErrorCode(
         "The Hub is busy, broken or out of reach.",
