@@ -18,8 +18,12 @@ def test_a_cancelled_job_stays_cancelled_and_leaves_nothing_running(
     job_id = service.submit(request)
     service.wait_until(job_id, lambda job: job["status"] == status or status == "queued", seconds=240)
     assert service.client.post(f"/jobs/{job_id}/cancel").status_code == 202
-    wait_for(lambda: not service.trainers(), seconds=240, what="the child to go")
-    wait_for(lambda: not list((service.home / "secrets").glob("gemtune-job-*")), seconds=240, what="the secret to go")
+    wait_for(lambda: not service.trainers(), seconds=240, what="the end of the trainer")
+    wait_for(
+        lambda: not list((service.home / "secrets").glob("gemtune-job-*")),
+        seconds=240,
+        what="the deletion of the secret",
+    )
     job = service.status(job_id)
     assert job["status"] == "cancelled"
     assert service.events(job_id)[-1]["type"] == "job_cancelled"

@@ -213,9 +213,9 @@ def test_a_token_is_in_nothing_that_gemtune_writes(
     run_producer(service, "publish", str(tmp_path / "message.json"), f"key-{TOKENS['message']}")
     run_producer(service, "upload", UPLOADS, "file.job.json", str(tmp_path / "file.job.json"))
     assert ingest_answer(service, "file.rejected.json")["errors"][0]["code"] == "secret_in_the_open"
-    types = lambda: {message["attributes"]["type"] for message in listener()}  # noqa: E731
-    wait_for(lambda: "job_rejected" in types(), seconds=240, what="the rejection")
-    wait_for(lambda: not _job_secrets(service), seconds=240, what="the secret to go")
+    received_types = lambda: {message["attributes"]["type"] for message in listener()}  # noqa: E731
+    wait_for(lambda: "job_rejected" in received_types(), seconds=240, what="the rejection")
+    wait_for(lambda: not _job_secrets(service), seconds=240, what="the deletion of the secret")
     # The user wrote these two, so they may hold a token.
     service.bucket("uploads").blob("file.job.json").delete()
     requests = [
@@ -238,9 +238,9 @@ def test_cancelling_in_training_ends_the_task_and_the_workflow(service: CloudSer
     service.wait_until(job_id, lambda job: job["status"] == "training" and job["progress"], seconds=240)
     execution = service.status(job_id)["steps"]["train"]["execution"]
     assert service.client.post(f"/jobs/{job_id}/cancel").status_code == 202
-    wait_for(lambda: not service.cloud.cloud_run.running(), seconds=240, what="the task to go")
+    wait_for(lambda: not service.cloud.cloud_run.running(), seconds=240, what="the end of the task")
     assert service.cloud.cloud_run.cancelled(execution)
-    wait_for(lambda: not _job_secrets(service), seconds=240, what="the secret to go")
+    wait_for(lambda: not _job_secrets(service), seconds=240, what="the deletion of the secret")
     assert service.status(job_id)["status"] == "cancelled"
     assert service.events(job_id)[-1]["type"] == "job_cancelled"
     assert service.client.delete(f"/jobs/{job_id}").status_code == 200

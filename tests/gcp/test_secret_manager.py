@@ -53,7 +53,7 @@ def test_a_secret_without_a_value_gets_a_version_and_is_not_created_again(
     assert secret_store._create(NAME, None)
 
     def forbidden(*args: object) -> bool:
-        raise AssertionError("not allowed")
+        raise AssertionError("creating a secret is not allowed")
 
     monkeypatch.setattr(secret_store, "_create", forbidden)
     assert [secret_store.create_once(NAME, value) for value in ("first", "second")] == ["first", "first"]

@@ -45,7 +45,7 @@ def gguf_export(quantization: str) -> GgufExport:
 def tools() -> Path:
     folder = Settings.from_environment().llama_cpp
     if not is_built(folder):
-        pytest.skip("llama.cpp is not built on this machine: make llama (it needs cmake and g++)")
+        pytest.skip("llama.cpp is not built on this machine: run make llama (it needs cmake and g++)")
     return folder
 
 

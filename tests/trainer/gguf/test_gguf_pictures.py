@@ -35,7 +35,7 @@ PARTS = {
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     if not is_built(Settings.from_environment().llama_cpp):
-        pytest.skip("llama.cpp is not built on this machine: make llama (it needs cmake and g++)")
+        pytest.skip("llama.cpp is not built on this machine: run make llama (it needs cmake and g++)")
     base = tiny_gemma.build(tmp_path / "base", "gemma3-vision", head_dim=256)
     bench = Bench(tmp_path / "home", base, max_steps=3, save_steps=100, train_vision_tower=True)
     bench.fields["modality"], bench.export = "vision", {"format": "gguf", "quantization": "f16"}

@@ -43,7 +43,7 @@ def unsloth_python() -> Path:
     try:
         return unsloth_environment.interpreter()
     except subprocess.CalledProcessError as error:
-        pytest.skip(f"the environment of unsloth cannot be made: {error}")
+        pytest.skip(f"the environment of unsloth cannot be built: {error}")
 
 
 def run_train_step(bench: Bench, python: Path | str, *, seconds: int = 1000, **environment: str) -> tuple[int, str]:

@@ -215,10 +215,10 @@ def test_an_error_in_a_part_is_raised_and_restores_the_threads(two_threads: None
 
     def fails() -> torch.Tensor:
         threads.append(torch.get_num_threads())
-        raise ValueError("as it must")
+        raise ValueError("an error of the loss")
 
     parts = RowParallel([weight])
-    with pytest.raises(ValueError, match="as it must"):
+    with pytest.raises(ValueError, match="an error of the loss"):
         parts.sum([[weight.sum], [weight.sum, fails]])
     assert (threads, torch.get_num_threads(), weight.grad) == ([1], 2, None)
     parts.sum([[weight.sum], [weight.sum]]).backward()
@@ -262,7 +262,7 @@ def test_gradient_checkpointing_is_not_combined_with_parts(
     """A recomputation draws again from the default generator."""
     monkeypatch.setattr(sft.gradient_checkpointing, "SMALL_BYTES", 0)
     monkeypatch.setattr(sft.gradient_checkpointing, "MAIN_MEMORY_FRACTION", 0)
-    monkeypatch.setattr(RowParallel, "sum", lambda *_: pytest.fail("in parts"))
+    monkeypatch.setattr(RowParallel, "sum", lambda *_: pytest.fail("the rows were divided into parts"))
     bench_of(batch_size=4, max_steps=1).to(Step.TRAIN)
 
 
