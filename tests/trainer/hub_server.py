@@ -1,6 +1,6 @@
 """Hub that takes uploads through the requests of the pinned huggingface_hub.
 
-Tests can queue answers per kind of request, which it gives before the real ones.
+Tests can queue answers for a kind of request. The Hub gives these before its real ones.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Nothing outside the allow-list is published anywhere."""
+"""Publication: nothing outside the allow-list is published anywhere."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ BenchOf = Callable[..., Bench]
 def test_a_training_stops_early_once_evaluations_no_longer_improve(
     bench_of: Callable[..., Bench], stopped_at: list[int]
 ) -> None:
-    """No loss falls by 100, so two evaluations after the first are too many."""
+    """No evaluation improves by 100, so patience runs out after two more."""
     patience = {"early_stopping_patience": 2, "early_stopping_threshold": 100.0}
     bench = bench_of(**patience, eval_strategy="steps", eval_steps=2, max_steps=20).to(Step.PREPARE)
     for count in stopped_at:

@@ -1,4 +1,4 @@
-"""Export: every format behaves as trained, and is published whole or not."""
+"""Export: every format behaves as trained, and only complete ones count."""
 
 from __future__ import annotations
 
