@@ -25,7 +25,7 @@ OF_EXPORT = frozenset({"format", "quantization", "destination", "hf_repo_id"})
 WITHHELD = frozenset({"notify", "wandb_config"})
 
 
-def published(spec: Spec) -> dict[str, Any]:
+def public_fields(spec: Spec) -> dict[str, Any]:
     """Return the public part of a request, as JSON values.
 
     Fields that were not set are left out, the base model's path is reduced to its name, and whatever looks like a token

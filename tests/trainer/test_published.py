@@ -66,14 +66,14 @@ def test_every_field_is_either_published_or_withheld(
 
 def test_withheld_fields_and_tokens_are_not_published() -> None:
     rl = {"algorithm": "grpo", "rewards": [{"type": "exact_answer", "after": "hf_fakefakefake"}]}
-    shown = published.published(spec_of(method="RL", rl_config=rl))
+    shown = published.public_fields(spec_of(method="RL", rl_config=rl))
     assert set(shown) == published.OF_SPEC
     assert shown["training_config"]["base_model_id"] == "gemma"
     assert shown["training_config"]["rl_config"]["rewards"][0]["after"] == "[secret]"
     assert "max_steps" not in shown["training_config"]
-    assert published.published(spec_of(base_model_id="google/gemma-3-1b-it"))["training_config"]["base_model_id"] == (
-        "google/gemma-3-1b-it"
-    )
+    assert published.public_fields(spec_of(base_model_id="google/gemma-3-1b-it"))["training_config"][
+        "base_model_id"
+    ] == ("google/gemma-3-1b-it")
 
 
 def test_no_published_place_contains_a_webhook_a_token_or_a_path(

@@ -24,7 +24,7 @@ def is_wrapped(model: torch.nn.Module) -> TypeGuard[PeftModel]:
     return hasattr(model, "get_base_model")
 
 
-def unwrapped(model: torch.nn.Module) -> PreTrainedModel:
+def unwrap(model: torch.nn.Module) -> PreTrainedModel:
     """Return the language model inside of PEFT's wrapper, or the model itself.
 
     Its layers stay adapted.

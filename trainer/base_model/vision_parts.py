@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 NAMES = tuple(sorted({name for family in FAMILIES for name in family.multimodal_modules}))
 
 
-def of(model: PreTrainedModel) -> list[torch.nn.Module]:
+def modules_of(model: PreTrainedModel) -> list[torch.nn.Module]:
     """Return the vision and audio modules of a causal language model.
 
     Empty for a model for text only.

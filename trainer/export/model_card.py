@@ -12,7 +12,7 @@ from gemtune.request.exports import EXPORTS, Format
 from gemtune.request.spec import Spec
 from trainer.export import versions
 from trainer.export.usage import how_to_run
-from trainer.published import published
+from trainer.published import public_fields
 
 
 def model_card(
@@ -29,7 +29,7 @@ def model_card(
     Its format: https://huggingface.co/docs/hub/model-cards. artifacts: the other files of the export. at: time of the
     export. trained_with: versions of libraries at training, by package name.
     """
-    shown = published(spec)
+    shown = public_fields(spec)
     sections = [
         _front_matter(spec),
         f"# {_plain(shown['job_name'])}\n\n{_what_it_is(spec)}, trained by gemtune "

@@ -24,7 +24,7 @@ def target_modules(model: PreTrainedModel, *, vision_tower: bool) -> list[str] |
 
     A pattern is needed where vision or audio towers have layers of the same names.
     """
-    if not vision_parts.of(model):
+    if not vision_parts.modules_of(model):
         return list(LINEAR_LAYERS)
     language = rf"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.({'|'.join(LINEAR_LAYERS)})"
     if not vision_tower:

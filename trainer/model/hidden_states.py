@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from trainer.base_model.language_model import unwrapped
+from trainer.base_model.language_model import unwrap
 from trainer.model.on_cpu.install import accepts_query_positions
 from trainer.rows.encoder import UNTRAINED
 
@@ -40,7 +40,7 @@ def head_inputs(model: torch.nn.Module, batch: Mapping[str, Any], dtype: torch.d
     a position predicts no trained token. dtype: the type to compute in, whatever type the weights have; hidden is
     returned in it.
     """
-    causal_model = unwrapped(model)
+    causal_model = unwrap(model)
     body = causal_model.get_submodule("model")
     inputs = {name: value for name, value in batch.items() if name != "shift_labels"}
     is_trained = is_returned = batch["shift_labels"] != UNTRAINED

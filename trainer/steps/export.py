@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class CertifiedExport:
     """A certified export, complete in the object store.
 
     folder: a local copy, which must not be changed.
@@ -58,7 +58,7 @@ def run(context: Context) -> None:
     context.advance.finish(context.job.job_id, context.fence, result)
 
 
-def _reuse_earlier_attempt(context: Context) -> Exported | None:
+def _reuse_earlier_attempt(context: Context) -> CertifiedExport | None:
     """Return the complete export of an earlier attempt, or None.
 
     There is one if that attempt failed later, at the upload to the Hub or at the update of the record.
@@ -75,11 +75,11 @@ def _reuse_earlier_attempt(context: Context) -> Exported | None:
             continue
         log.info("reusing the complete export of attempt %d", attempt)
         parity = json.loads((folder / parity_check.NAME).read_text())["figures"]
-        return Exported(prefix, folder, copy.artifacts, Parity.model_validate(parity))
+        return CertifiedExport(prefix, folder, copy.artifacts, Parity.model_validate(parity))
     return None
 
 
-def _export(context: Context) -> Exported:
+def _export(context: Context) -> CertifiedExport:
     """Write the export, certify it, and publish both to the object store."""
     trained = trained_weights.locate(context)
     folder = context.work / "exported"
@@ -99,7 +99,7 @@ def _export(context: Context) -> Exported:
     trained_with = versions.read(trained.folder)
     card = model_card(context.job, context.spec, files, parity, at=context.clock.now(), trained_with=trained_with)
     (folder / "README.md").write_text(card)
-    return Exported(prefix, folder, manifest.publish(export, folder, prefix), parity)
+    return CertifiedExport(prefix, folder, manifest.publish(export, folder, prefix), parity)
 
 
 def write(context: Context, trained: TrainedWeights, folder: Path) -> str:

@@ -142,7 +142,7 @@ def _pictures(base: Path, prepared: Path) -> PictureCollator:
     """Return the data collator of a vision job."""
     from trainer.training.picture_batches import PictureCollator
 
-    return PictureCollator.of(base, prepared)
+    return PictureCollator.from_folders(base, prepared)
 
 
 def _make(setup: Setup) -> JobTrainer:

@@ -20,7 +20,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from gemtune.jobs.record import EvaluationMetrics
 from gemtune.request import rl_spec
-from trainer.base_model.language_model import unwrapped
+from trainer.base_model.language_model import unwrap
 from trainer.rows.encoder import UNTRAINED
 from trainer.rows.prepared import PICTURES
 from trainer.training.interface import Hooks, Setup
@@ -170,7 +170,7 @@ def score_with_loss_head(trainer: DpoTrainer) -> None:
     TRL calls the model with `fused_lm_head`. Other calls, and those for a mixture of experts' router logits, go to the
     original forward.
     """
-    base: Any = unwrapped(trainer.model)
+    base: Any = unwrap(trainer.model)
     base.forward = update_wrapper(partial(_forward, trainer, base.forward), base.forward)
 
 

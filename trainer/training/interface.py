@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gemtune.jobs.record import EvaluationMetrics
     from gemtune.request.spec import TrainingConfig
     from trainer.base_model.language_model import LanguageModel
-    from trainer.model.engines.interface import Loaded
+    from trainer.model.engines.interface import LoadedModel
     from trainer.training.picture_batches import PictureCollator
 
 
@@ -42,7 +42,7 @@ class Setup:
     total_steps: train_steps of the whole training. max_length: the most tokens per row. pictures: in vision jobs.
     """
 
-    loaded: Loaded
+    loaded: LoadedModel
     config: TrainingConfig
     base: Path
     train: Path

@@ -46,7 +46,7 @@ class PictureCollator:
     soft_token: int
 
     @classmethod
-    def of(cls, base: Path, prepared: Path) -> PictureCollator:
+    def from_folders(cls, base: Path, prepared: Path) -> PictureCollator:
         """Return the collator for a base model's folder and the prepared data."""
         from transformers import AutoConfig
 

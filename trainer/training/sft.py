@@ -13,7 +13,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from gemtune.jobs.record import EvaluationMetrics
-from trainer.base_model.language_model import unwrapped
+from trainer.base_model.language_model import unwrap
 from trainer.model import gradient_checkpointing, row_attention
 from trainer.model.hidden_states import head_inputs
 from trainer.model.loss_head import cross_entropy_sum
@@ -84,7 +84,7 @@ class SftTrainer(Trainer):
 
     def _parts(self, model: torch.nn.Module, batch: batches.FlatBatch, threads: int) -> list[list[list[int]]]:
         """Return the row indices of a batch, per part and per chunk of a part."""
-        width, lengths = unwrapped(model).config.get_text_config().hidden_size, batch["row_lengths"]
+        width, lengths = unwrap(model).config.get_text_config().hidden_size, batch["row_lengths"]
         trained = batches.trained_tokens_per_row(batch)
         costs = [length + self.head_cost * count for length, count in zip(lengths, trained, strict=True)]
         parts = split_into_parts(lengths, costs, width=width, threads=threads)

@@ -134,7 +134,7 @@ def make_trainer(bench: Bench, tmp_path: Path) -> Any:
             total_steps=8,
             max_length=2048,
             hooks=NO_HOOKS,
-            pictures=PictureCollator.of(base, folder),
+            pictures=PictureCollator.from_folders(base, folder),
         )
     )
     trainer.current_gradient_accumulation_steps = 1

@@ -261,7 +261,7 @@ def test_metrics_of_mixed_rows_do_not_depend_on_the_batches(vision_bench_of: Cal
     bench.run(Step.PREPARE)
     folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
     picture_batches, model = (
-        PictureCollator.of(bench.base, folder),
+        PictureCollator.from_folders(bench.base, folder),
         AutoModelForImageTextToText.from_pretrained(bench.base).eval(),
     )
     items = TokenRows(folder / "eval.parquet")

@@ -11,7 +11,7 @@ from trainer.base_model import folder_contents, four_bits, vision_parts
 from trainer.base_model.language_model import is_wrapped
 from trainer.base_model.precision import compute_dtype, stored_dtype
 from trainer.model import adapted_layers, liger
-from trainer.model.engines.interface import Loaded
+from trainer.model.engines.interface import LoadedModel
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +25,7 @@ def prepare(spec: Spec) -> None:
     """Do nothing: the trainer itself needs the same packages."""
 
 
-def load(folder: Path, spec: Spec) -> Loaded:
+def load(folder: Path, spec: Spec) -> LoadedModel:
     """Load the base model; see Engine.load.
 
     LoRA and RL train an adapter on the frozen base model, QLoRA the same on a base model in 4 bits. Full trains all
@@ -57,11 +57,11 @@ def load(folder: Path, spec: Spec) -> Loaded:
 
             install(model)
     elif not config.train_vision_tower:
-        for part in vision_parts.of(base):
+        for part in vision_parts.modules_of(base):
             part.requires_grad_(False)
     if model.device.type == "cuda":
         liger.install(model)
-    return Loaded(model, dtype)
+    return LoadedModel(model, dtype)
 
 
 def save(model: LanguageModel, folder: Path) -> None:

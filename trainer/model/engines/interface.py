@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedModel:
     """A model that is ready to train.
 
     Weights that are not trained are frozen. compute_dtype: the type of its matrix products; trained weights may be
@@ -35,7 +35,7 @@ class Engine(Protocol):
         """
         ...
 
-    def load(self, folder: Path, spec: Spec) -> Loaded:
+    def load(self, folder: Path, spec: Spec) -> LoadedModel:
         """Load the base model of a folder, wrapped as the method requires."""
         ...
 

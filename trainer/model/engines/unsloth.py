@@ -15,7 +15,7 @@ from gemtune.errors import StepError
 from gemtune.request.rl_spec import GrpoConfig
 from gemtune.request.spec import Spec
 from gemtune.settings import cache_folder
-from trainer.model.engines.interface import Loaded
+from trainer.model.engines.interface import LoadedModel
 from trainer.process.crashes import cause_of
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def unload_trl() -> None:
         del sys.modules[name]
 
 
-def load(folder: Path, spec: Spec) -> Loaded:
+def load(folder: Path, spec: Spec) -> LoadedModel:
     """Load the base model; see Engine.load.
 
     Weights have the same types, and adapters are on the same layers, as with huggingface.
@@ -92,9 +92,9 @@ def load(folder: Path, spec: Spec) -> Loaded:
         **_device_arguments(folder, full=full),
     )
     if full:
-        for part in vision_parts.of(model):
+        for part in vision_parts.modules_of(model):
             part.requires_grad_(config.train_vision_tower)
-        return Loaded(model, dtype)
+        return LoadedModel(model, dtype)
     model = fast.get_peft_model(
         model,
         r=config.lora_rank,
@@ -108,7 +108,7 @@ def load(folder: Path, spec: Spec) -> Loaded:
     model.peft_config["default"].base_model_name_or_path = config.base_model_id
     if isinstance(config.rl_config, GrpoConfig):
         _keep_padding_mask(model)
-    return Loaded(model, dtype)
+    return LoadedModel(model, dtype)
 
 
 def save(model: LanguageModel, folder: Path) -> None:

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from gemtune.errors import JobNotFound, SecretNotFound, Stale
 from trainer.context import Context
-from trainer.published import published
+from trainer.published import public_fields
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def start(context: Context) -> WandbRun:
     """Open the job's run. All attempts share it, since its id is the job's."""
     assert context.spec.wandb_config is not None
     entity, _, project = (context.spec.wandb_config.project or DEFAULT_PROJECT).rpartition("/")
-    config = published(context.spec)
+    config = public_fields(context.spec)
     opening = {
         "api_key": _api_key(context),
         "entity": entity or None,
