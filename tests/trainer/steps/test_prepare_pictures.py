@@ -1,4 +1,4 @@
-"""Prepare for vision: pictures of train and held-out rows, and what is refused."""
+"""Prepare for vision: pictures of train and held-out rows, and refusals."""
 
 from __future__ import annotations
 
