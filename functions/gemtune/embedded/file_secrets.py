@@ -29,6 +29,7 @@ class FileSecrets:
         self._clock = clock
 
     def create(self, name: str, value: str, *, ttl: timedelta | None) -> None:
+        """Write a value that expires after `ttl`, or never."""
         self._write(name, {"value": value, "created_at": self._clock.now().isoformat(), "ends_at": self._end(ttl)})
 
     def create_once(self, name: str, value: str) -> str:
@@ -38,12 +39,15 @@ class FileSecrets:
         return self.read(name)
 
     def read(self, name: str) -> str:
+        """Return a value. Raises SecretNotFound."""
         return str(self._read(name)["value"])
 
     def renew(self, name: str, *, ttl: timedelta) -> None:
+        """Make a secret expire `ttl` from now. Raises SecretNotFound."""
         self._write(name, self._read(name) | {"ends_at": self._end(ttl)})
 
     def delete(self, name: str) -> None:
+        """Delete a secret's file if it exists."""
         with writing(self._folder):
             self._path(name).unlink(missing_ok=True)
 
@@ -56,6 +60,7 @@ class FileSecrets:
                     yield SecretStat(path.name, datetime.fromisoformat(entry["created_at"]))
 
     def _end(self, ttl: timedelta | None) -> str | None:
+        """Return the expiry time in ISO 8601, or None."""
         return None if ttl is None else (self._clock.now() + ttl).isoformat()
 
     def _read(self, name: str) -> dict[str, str | None]:

@@ -93,6 +93,7 @@ class FolderObjects:
             unfinished.replace(path)
 
     def stat(self, name: str) -> ObjectStat | None:
+        """Return a file's size and modification time, or None."""
         path = self._file(name)
         return self._stat(path) if path.is_file() else None
 
@@ -161,9 +162,11 @@ class FolderObjects:
         return folder
 
     def uri(self, name: str) -> str:
+        """Return the path of an object's file."""
         return str(self._file(name.rstrip("/")))
 
     def link(self, name: str) -> Link:
+        """Return the path of an object's file as a link."""
         return Link(path=self.uri(name))
 
     def remove_unfinished(self, before: datetime) -> None:

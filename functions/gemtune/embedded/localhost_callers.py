@@ -34,6 +34,7 @@ class LocalhostCallers:
             raise NotFromHere()
 
     def owner(self, request: flask.Request) -> str:
+        """Return the one owner of all jobs."""
         return self._user
 
 

@@ -35,11 +35,13 @@ class SqliteLauncher:
             return str(connection.execute(query, (job_id, launch)).fetchone()["execution"])
 
     def state(self, execution: str) -> ExecutionState:
+        """Return an execution's state; GONE if it has no row."""
         query = "SELECT state FROM executions WHERE execution = ?"
         row = self._database.read().execute(query, (execution,)).fetchone()
         return ExecutionState.GONE if row is None else ExecutionState(row["state"])
 
     def stop(self, execution: str) -> None:
+        """Record that an execution was cancelled; its thread then ends."""
         self.record_end(execution, ExecutionState.CANCELLED)
 
     def stop_step(self, execution: str) -> None:

@@ -53,6 +53,7 @@ class SqliteStore:
         return CreateResult(job, is_new=True)
 
     def find_by_key(self, key_hash: str) -> Job | None:
+        """Return the job with this idempotency key, or None."""
         connection = self._database.read()
         job_id = _job_with_key(connection, key_hash)
         return None if job_id is None else self._find(connection, job_id)
@@ -73,9 +74,11 @@ class SqliteStore:
         return None if row is None else _read(row)
 
     def get(self, job_id: str) -> Job:
+        """Return a job. Raises JobNotFound, RecordUnreadable."""
         return self._get(self._database.read(), job_id)
 
     def salvage(self, job_id: str) -> Job:
+        """Return a job even if its record is partly unreadable."""
         return self._salvage(self._database.read(), job_id)
 
     def update(self, job_id: str, change: Change, *, version: int | None = None, salvage: bool = False) -> Job:
@@ -150,6 +153,7 @@ class SqliteStore:
         return [row["job_id"] for row in rows if not self.salvage(row["job_id"]).is_over]
 
     def unpublished(self) -> Iterator[str]:
+        """Yield the ids of jobs with unpublished events."""
         query = "SELECT job_id FROM jobs WHERE published_seq < last_seq"
         yield from (row["job_id"] for row in self._database.read().execute(query).fetchall())
 
@@ -164,10 +168,12 @@ class SqliteStore:
             connection.execute("INSERT INTO tombstones VALUES (?, ?)", (job_id, _iso(tombstone_until)))
 
     def was_deleted(self, job_id: str) -> bool:
+        """Return whether there is a tombstone with this id."""
         query = "SELECT 1 FROM tombstones WHERE job_id = ?"
         return self._database.read().execute(query, (job_id,)).fetchone() is not None
 
     def tombstones(self, *, until_after: datetime) -> Iterator[str]:
+        """Yield the ids of tombstones that expire after this time."""
         query = "SELECT job_id FROM tombstones WHERE until > ?"
         yield from (row["job_id"] for row in self._database.read().execute(query, (_iso(until_after),)).fetchall())
 
@@ -180,6 +186,7 @@ class SqliteStore:
             connection.execute("DELETE FROM tombstones WHERE until <= ?", (_iso(now),))
 
     def _get(self, connection: sqlite3.Connection, job_id: str) -> Job:
+        """Return a job inside the caller's transaction. Raises JobNotFound."""
         return _read(_row(connection, job_id))
 
     def _salvage(self, connection: sqlite3.Connection, job_id: str) -> Job:
@@ -196,11 +203,13 @@ class SqliteStore:
             return salvage_job(row["record"], facts | {"last_seq": max(row["last_seq"], newest or 0)})
 
     def _insert(self, connection: sqlite3.Connection, job: Job) -> None:
+        """Insert the row of a new job."""
         columns = _columns(job)
         marks = ", ".join(f":{name}" for name in columns)
         connection.execute(f"INSERT INTO jobs ({', '.join(columns)}) VALUES ({marks})", columns)
 
     def _save(self, connection: sqlite3.Connection, job: Job) -> None:
+        """Update the row of a stored job."""
         columns = _columns(job)
         values = ", ".join(f"{name} = :{name}" for name in columns)
         connection.execute(f"UPDATE jobs SET {values} WHERE job_id = :job_id", columns)

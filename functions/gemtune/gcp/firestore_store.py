@@ -76,6 +76,7 @@ class FirestoreStore:
         """Store a new job, or return the one with its key or id."""
 
         def attempt() -> CreateResult:
+            """Store the job once; raises an error of Firestore on a conflict."""
             existing = self._find_same(job)
             if existing is not None:
                 # The job is new if an earlier attempt stored it and its response was lost. The spec's name tells, as
@@ -96,19 +97,23 @@ class FirestoreStore:
         return _retry_conflicts(attempt)
 
     def find_by_key(self, key_hash: str) -> Job | None:
+        """Return the job that an idempotency key's document names, or None."""
         key = self._key(key_hash).get(timeout=CALL_SECONDS)
         return self._find(key.get("job_id")) if key.exists else None
 
     def get(self, job_id: str) -> Job:
+        """Return a job. Raises JobNotFound, RecordUnreadable."""
         return job_of(self._snapshot(job_id))
 
     def salvage(self, job_id: str) -> Job:
+        """Return a job even if its record is partly unreadable."""
         return self._salvaged(self._snapshot(job_id))
 
     def update(self, job_id: str, change: Change, *, version: int | None = None, salvage: bool = False) -> Job:
         """Apply `change` to a job and store the result with its events."""
 
         def decide(before: Job) -> changes.Changed:
+            """Check the version, apply `change`, and stamp its result."""
             if version is not None and before.version != version:
                 raise VersionConflict(f"job {job_id!r} is at version {before.version}, not {version}")
             after, events = change(before)
@@ -119,12 +124,14 @@ class FirestoreStore:
         return self._change(job_id, decide, salvage=salvage)
 
     def record_progress(self, job_id: str, fence: FencingToken, progress: Progress | None, at: datetime) -> None:
+        """Store a heartbeat and the progress of the running attempt."""
         self._change(job_id, lambda job: (steps.record_heartbeat(job, fence, progress, at), ()))
 
     def mark_published(self, job_id: str, seq: int) -> None:
         """Raise the number of the last published event to `seq`."""
 
         def decide(job: Job) -> changes.Changed:
+            """Raise `published_seq`, or return the same job."""
             return (job.model_copy(update={"published_seq": seq}) if seq > job.published_seq else job), ()
 
         self._change(job_id, decide)
@@ -168,10 +175,11 @@ class FirestoreStore:
         snapshots = query.select(["status", "finished_at"]).stream(timeout=CALL_SECONDS)
         fields = {snapshot.id: snapshot.to_dict() or {} for snapshot in snapshots}
         return sorted(
-            job_id for job_id, job in fields.items() if not is_final(job.get("status", ""), job.get("finished_at"))
+            child for child, job in fields.items() if not is_final(job.get("status", ""), job.get("finished_at"))
         )
 
     def unpublished(self) -> Iterator[str]:
+        """Yield the ids of jobs with unpublished events."""
         query = self._client.collection(JOBS).where(filter=FieldFilter("lagging", "==", True)).select(["lagging"])
         yield from [snapshot.id for snapshot in query.stream(timeout=CALL_SECONDS)]
 
@@ -179,6 +187,7 @@ class FirestoreStore:
         """Delete a job's documents and leave a tombstone, in one batch."""
 
         def attempt() -> None:
+            """Delete once; raises an error of Firestore on a conflict."""
             snapshot = self._snapshot(job_id)
             job = self._salvaged(snapshot)
             if job.version != version:
@@ -193,9 +202,11 @@ class FirestoreStore:
         _retry_conflicts(attempt)
 
     def was_deleted(self, job_id: str) -> bool:
+        """Return whether there is a tombstone with this id."""
         return bool(self._tombstone(job_id).get(timeout=CALL_SECONDS).exists)
 
     def tombstones(self, *, until_after: datetime) -> Iterator[str]:
+        """Yield the ids of tombstones that expire after this time."""
         query = self._client.collection(TOMBSTONES).where(filter=FieldFilter("until", ">", until_after))
         yield from [snapshot.id for snapshot in query.stream(timeout=CALL_SECONDS)]
 
@@ -217,6 +228,7 @@ class FirestoreStore:
         attempted: list[tuple[str, Job]] = []
 
         def attempt() -> Job:
+            """Read, decide and write once; raises on a conflict."""
             snapshot = self._snapshot(job_id)
             stored_ids = (snapshot.to_dict() or {}).get("write_ids", [])
             for write_id, after in attempted:

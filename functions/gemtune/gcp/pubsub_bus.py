@@ -114,6 +114,7 @@ class PubSubBus:
         ]
 
     def ack(self, name: str, ack_ids: Sequence[str]) -> None:
+        """Acknowledge pulled messages so that they are not redelivered."""
         if ack_ids:
             self._subscriber.acknowledge(subscription=self._subscription(name), ack_ids=list(ack_ids))
 

@@ -90,6 +90,7 @@ class SecretManagerSecrets:
             raise _not_found(name) from None
 
     def delete(self, name: str) -> None:
+        """Delete a secret if it exists."""
         with suppress(NotFound):
             self._client.delete_secret(name=self._path(name), timeout=TIMEOUT)
 
@@ -128,6 +129,7 @@ class SecretManagerSecrets:
         return content.decode()
 
     def _path(self, name: str) -> str:
+        """Return a secret's full name. Raises UnsafeName."""
         return f"{self._project}/secrets/{validate_name(name)}"
 
 

@@ -79,13 +79,16 @@ class StorageObjects:
                 raise ObjectExists(f"there is a {name!r} in {self.bucket} already") from None
 
     def write(self, name: str, content: bytes) -> None:
+        """Upload an object, replacing an older one."""
         self._blob(name).upload_from_string(content, timeout=TIMEOUT, retry=_retry())
 
     def stat(self, name: str) -> ObjectStat | None:
+        """Return an object's size and modification time, or None."""
         blob = self._get_blob(name)
         return None if blob is None else _stat(blob)
 
     def generation(self, name: str) -> str | None:
+        """Return an object's generation number, or None."""
         blob = self._get_blob(name)
         return None if blob is None else str(blob.generation)
 
@@ -101,6 +104,7 @@ class StorageObjects:
                 yield _stat(blob)
 
     def delete(self, name: str) -> None:
+        """Delete an object if it exists."""
         try:
             self._blob(name).delete(timeout=TIMEOUT)
         except NotFound:
@@ -113,6 +117,7 @@ class StorageObjects:
             list(pool.map(self.delete, [stat.name for stat in self.list(prefix)]))
 
     def upload(self, path: Path, name: str) -> None:
+        """Upload a file, replacing an older object."""
         self._blob(name).upload_from_filename(str(path), timeout=TIMEOUT, retry=_retry())
 
     def fetch(self, name: str, into: Path) -> Path:
@@ -139,9 +144,11 @@ class StorageObjects:
         """Do nothing: unfinished uploads are no objects and expire."""
 
     def uri(self, name: str) -> str:
+        """Return an object's `gs://` URI."""
         return f"gs://{self.bucket}/{'/'.join(split_name(name.rstrip('/')))}"
 
     def link(self, name: str) -> Link:
+        """Return a signed URL as a link. Raises NoSignedLinks."""
         from gemtune.gcp.signed_url import signed_url
 
         return Link(url=signed_url(self._client, self._blob(name)))

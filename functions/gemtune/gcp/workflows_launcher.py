@@ -77,10 +77,12 @@ class WorkflowsLauncher:
         return STATES.get(resource.state.name, ExecutionState.ACTIVE)
 
     def stop(self, execution: str) -> None:
+        """Cancel an execution unless it has ended."""
         with suppress(NotFound, FailedPrecondition):  # FailedPrecondition: it has ended
             self._client.cancel_execution(name=self._name(execution), timeout=TIMEOUT)
 
     def stop_step(self, execution: str) -> None:
+        """Cancel the Cloud Run execution of a step."""
         from gemtune.gcp.cloud_run import cancel_execution
 
         cancel_execution(self._location, execution, endpoint=self._settings.run_endpoint)
@@ -100,6 +102,7 @@ class WorkflowsLauncher:
             return next(iter(page.pages)).executions
 
     def _name(self, execution: str) -> str:
+        """Return an execution's full name."""
         return f"{self._workflow}/executions/{execution}"
 
 
