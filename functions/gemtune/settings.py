@@ -160,7 +160,10 @@ def _yes_or_no(env: Mapping[str, str], name: str) -> bool:
 
 
 def _machines(env: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the machines that GEMTUNE_MACHINES lists, in its order."""
+    """Return the machines that GEMTUNE_MACHINES lists, in its order.
+
+    Raises BadSetting for unknown or repeated ones.
+    """
     names = tuple(name.strip() for name in (env.get("GEMTUNE_MACHINES") or "l4").split(","))
     unknown = [name for name in names if name not in MACHINES]
     if unknown or len(set(names)) < len(names):

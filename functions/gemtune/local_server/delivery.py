@@ -229,4 +229,5 @@ def _header_value(text: str) -> str:
 
 
 def _publish_time(message: LeasedMessage) -> str:
+    """Return a message's publish time in RFC 3339 format."""
     return datetime.fromtimestamp(message.published_at, UTC).isoformat().replace("+00:00", "Z")

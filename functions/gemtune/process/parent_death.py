@@ -29,7 +29,7 @@ def command(arguments: Sequence[str], signal_number: int) -> list[str]:
 
 
 def main() -> None:
-    """Request the signal, then replace this process with the program."""
+    """Request the signal, then replace this process with Python."""
     parent, signal_number, *arguments = sys.argv[1:]
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)

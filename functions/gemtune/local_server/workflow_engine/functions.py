@@ -78,6 +78,7 @@ FUNCTIONS: Mapping[str, Function] = {
 
 
 def _connection_failed(error: Mapping[str, Any]) -> bool:
+    """Return whether an error has a tag of a failed or timed-out connection."""
     return bool({"ConnectionError", "ConnectionFailedError", "TimeoutError"} & set(error.get("tags", ())))
 
 
