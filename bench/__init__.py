@@ -1,1 +1,1 @@
-"""Measurements of speed, memory and overhead, beside other projects."""
+"""Benchmarks of speed, memory and overhead, compared with other projects."""

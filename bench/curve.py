@@ -1,10 +1,10 @@
-"""`python -m bench.curve [--steps N]`: the loss of this project's training beside TRL's, train_step by train_step.
+"""Benchmark of loss curves: this project's training and TRL's, step by step.
 
-Both train the same LoRA adapter on Gemma 3 270M in bfloat16, with the same rows in the same order, half of each row's
-tokens trained. Numbers of 16 bits are rounded after every operation, and no two programs order their operations alike;
-how far apart that alone takes two trainings is seen from TRL's twice more: with transformers' eager attention instead
-of PyTorch's, and in float32, where rounding is 65,536 times as fine and which so stands for what is exact.
-Writes `bench/results.json`.
+`python -m bench.curve [--steps N]`. Both train the same LoRA adapter on Gemma 3 270M in bfloat16, with the same rows in
+the same order, and half of each row's tokens are trained. 16-bit numbers are rounded after every operation, and no two
+programs order their operations alike. Two more runs of TRL show how much that alone separates two trainings: one with
+transformers' eager attention instead of PyTorch's, and one in float32, whose rounding is 65,536 times as fine and which
+therefore stands for the exact result. Writes `bench/results.json`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench.train import RESULTS, Turns, machine, today
+from bench.train import RESULTS, PeerProcess, machine, today
 from bench.train_rows import SHAPES, rows
 
 PEERS = ("gemtune", "trl", "trl, eager attention", "trl, float32")
@@ -31,43 +31,46 @@ SHAPE = "curve"
 
 
 def main() -> None:
+    """Train with all peers and print how much their losses differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=200)
     steps = parser.parse_args().steps
     from examples.build_base_model import build
 
     losses = _losses(build(), steps)
-    found = {
+    results = {
         "steps": steps,
         "first": {peer: losses[peer][0] for peer in PEERS},
         "last": {peer: losses[peer][-1] for peer in PEERS},
-        "apart": {f"{one} from {other}": _apart(losses[one], losses[other]) for one, other in COMPARED},
+        "apart": {f"{one} from {other}": _differences(losses[one], losses[other]) for one, other in COMPARED},
         "machine": machine(),
         "at": today(),
     }
-    print(json.dumps(found, indent=1))
-    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    RESULTS.write_text(json.dumps(kept | {"curve": found}, indent=1) + "\n")
+    print(json.dumps(results, indent=1))
+    earlier = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    RESULTS.write_text(json.dumps(earlier | {"curve": results}, indent=1) + "\n")
 
 
 def _losses(folder: Path, steps: int) -> dict[str, list[float]]:
-    with ExitStack() as ends:
-        file = Path(ends.enter_context(tempfile.TemporaryDirectory())) / "rows.json"
+    """Return the loss of every train_step of each peer."""
+    with ExitStack() as stack:
+        file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "rows.json"
         file.write_text(json.dumps(rows(SHAPES[SHAPE], folder / "tokenizer.json", steps)))
-        turns = {}
+        processes = {}
         for peer in PEERS:
-            log = ends.enter_context(tempfile.TemporaryFile("w+"))
-            turns[peer] = ends.enter_context(Turns([peer, SHAPE, str(folder), str(steps), str(file)], log))
+            log = stack.enter_context(tempfile.TemporaryFile("w+"))
+            arguments = [peer, SHAPE, str(folder), str(steps), str(file)]
+            processes[peer] = stack.enter_context(PeerProcess(arguments, log))
         for step in range(steps):
-            for process in turns.values():
+            for process in processes.values():
                 process.train_step()
             if step % 10 == 9:
                 print(f"{step + 1} of {steps} train_steps", flush=True)
-        return {peer: process.answer()["losses"] for peer, process in turns.items()}
+        return {peer: process.answer()["losses"] for peer, process in processes.items()}
 
 
-def _apart(a: list[float], b: list[float]) -> dict[str, float]:
-    """How far losses of the same train_steps differ: their mean with its sign, and without, and the largest."""
+def _differences(a: list[float], b: list[float]) -> dict[str, float]:
+    """Return mean, mean absolute and largest absolute difference of losses."""
     differences = [x - y for x, y in zip(a, b, strict=True)]
     sizes = [abs(difference) for difference in differences]
     return {

@@ -1,7 +1,7 @@
-"""`python -m bench.export JOB`: seconds and peak memory of each export format, of a job of this machine that is over.
+"""Benchmark of exports: seconds and peak memory of each format.
 
-`make demo` leaves such a job of Gemma 3 270M. Each format is written and compared in processes of its own; memory is
-the peak resident set of the largest of them.
+`python -m bench.export JOB`, where JOB is a finished job of this machine; `make demo` leaves one of Gemma 3 270M. Each
+format is written and compared in processes of its own; memory is the peak resident set of the largest of them.
 """
 
 from __future__ import annotations
@@ -24,61 +24,75 @@ from trainer.context import Context
 
 
 def main(job_id: str) -> None:
+    """Print a row for each format and quantization."""
     print("| export | MB | write, s | peak, MB | certificate, s | peak, MB | KL | same choice | perplexity (trained) |")
     print("|---|---|---|---|---|---|---|---|---|")
-    for format, kind in EXPORTS.items():
+    for export_format, kind in EXPORTS.items():
         for quantization in (export.quantization for export in kind.exports):
             with tempfile.TemporaryDirectory() as work:
-                size, written = _alone(job_id, format, quantization, "write", work)
-                seen, compared = _alone(job_id, format, quantization, "compare", work)
-            cost = (
-                f"{written['seconds']:.1f} | {written['peak']:.0f} | {compared['seconds']:.1f} | {compared['peak']:.0f}"
+                size, write = _run_phase(job_id, export_format, quantization, "write", work)
+                parity, compare = _run_phase(job_id, export_format, quantization, "compare", work)
+            cells = (
+                f"{export_format} {quantization}",
+                f"{size['bytes'] / 1e6:.1f}",
+                f"{write['seconds']:.1f} | {write['peak']:.0f}",
+                f"{compare['seconds']:.1f} | {compare['peak']:.0f}",
+                f"{parity['mean_kl']:.4f} | {parity['top1_agreement']:.1%}",
+                f"{parity['perplexity']:.3f} ({parity['perplexity_trained']:.3f})",
             )
-            figures = f"{seen['mean_kl']:.4f} | {seen['top1_agreement']:.1%} | {seen['perplexity']:.3f}"
-            print(f"| {format} {quantization} | {size['bytes'] / 1e6:.1f} | {cost} | {figures} "
-                  f"({seen['perplexity_trained']:.3f}) |", flush=True)  # fmt: skip
+            print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def _alone(*arguments: str) -> tuple[dict[str, Any], dict[str, float]]:
-    """What a phase found, and what it cost, in a process of its own."""
+def _run_phase(*arguments: str) -> tuple[dict[str, Any], dict[str, float]]:
+    """Run `_phase` in a process of its own; return its result and its cost."""
     ran = subprocess.run([sys.executable, "-m", "bench.export", *arguments], stdout=subprocess.PIPE, check=True)
-    found, cost = (json.loads(line) for line in ran.stdout.splitlines()[-2:])
-    return found, cost
+    result, cost = (json.loads(line) for line in ran.stdout.splitlines()[-2:])
+    return result, cost
 
 
-def _phase(job_id: str, format: str, quantization: str, phase: str, work: str) -> None:
+def _phase(job_id: str, export_format: str, quantization: str, phase: str, work: str) -> None:
+    """Write or compare an export; print the result, and seconds and peak MB."""
     from trainer.certificate import held_out_rows, parity_check
     from trainer.export import trained_weights
     from trainer.steps import export
 
-    context = _context(job_id, format, quantization, Path(work))
+    context = _context(job_id, export_format, quantization, Path(work))
     trained, folder = trained_weights.locate(context), Path(work) / "exported"
     began = time.perf_counter()
     if phase == "write":
         export.write(context, trained, folder)
-        found: dict[str, Any] = {"bytes": sum(path.stat().st_size for path in folder.iterdir())}
+        result: dict[str, Any] = {"bytes": sum(path.stat().st_size for path in folder.iterdir())}
     else:
-        asked = held_out_rows.collect(trained.prepared, trained.folder)
+        rows = held_out_rows.collect(trained.prepared, trained.folder)
         parity = parity_check.issue(
-            context.spec, trained, asked, folder, Path(work), context.llama_cpp, check_stop=lambda: None
+            context.spec, trained, rows, folder, Path(work), context.llama_cpp, check_stop=lambda: None
         )
-        found = parity.model_dump()
+        result = parity.model_dump()
     seconds = time.perf_counter() - began
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    print(json.dumps(found), json.dumps({"seconds": seconds, "peak": peak / 1e3}), sep="\n")
+    print(json.dumps(result), json.dumps({"seconds": seconds, "peak": peak / 1e3}), sep="\n")
 
 
-def _context(job_id: str, format: str, quantization: str, work: Path) -> Context:
-    here = services()
-    job = here.store.get(job_id)
-    spec = Spec.model_validate_json(here.buckets.config.read(job.spec_name))
-    wanted = ExportConfig.model_validate({"format": format, "quantization": quantization})
+def _context(job_id: str, export_format: str, quantization: str, work: Path) -> Context:
+    """Return the context of the job's export step, with another format."""
+    embedded = services()
+    job = embedded.store.get(job_id)
+    spec = Spec.model_validate_json(embedded.buckets.config.read(job.spec_name))
+    export_config = ExportConfig.model_validate({"format": export_format, "quantization": quantization})
     fence = FencingToken(claim=Claim(launch=0, execution="bench"), step=Step.EXPORT, attempt=0)
     return Context(
-        job=job, spec=spec.model_copy(update={"export_config": wanted}), fence=fence, buckets=here.buckets,
-        advance=here.advance, work=work, secret=lambda role: None, deadline=None, clock=here.clock,
-        should_stop=lambda: False, llama_cpp=here.settings.llama_cpp,
-    )  # fmt: skip
+        job=job,
+        spec=spec.model_copy(update={"export_config": export_config}),
+        fence=fence,
+        buckets=embedded.buckets,
+        advance=embedded.advance,
+        work=work,
+        secret=lambda role: None,
+        deadline=None,
+        clock=embedded.clock,
+        should_stop=lambda: False,
+        llama_cpp=embedded.settings.llama_cpp,
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""`python -m bench.imports`: what a cold function spends on imports, beside one that imports every client at its start.
+"""Benchmark of a cold function's imports.
 
-Each figure is the median of some fresh processes, in seconds, of importing main.py and what the calls of one
-kind use; the ratio is to the baseline of the same run.
+`python -m bench.imports`. Each number is the median of some fresh processes, in seconds, of importing main.py and what
+one kind of call uses. The ratio is to a function that imports every client at its start, measured in the same run.
 """
 
 from __future__ import annotations
@@ -40,15 +40,17 @@ BASELINE = "everything at the start"
 
 
 def main() -> None:
+    """Print seconds and ratio for each kind of call."""
     everything = "; ".join([API, "import gemtune.services.acceptance.submit", *CLIENTS.values()])
     programs = {name: "; ".join([code, *(CLIENTS[c] for c in clients)]) for name, (code, clients) in KINDS.items()}
     programs[BASELINE] = everything
-    figures = {name: _seconds(code) for name, code in programs.items()}
-    for name, seconds in figures.items():
-        print(f"{name:40} {seconds:5.2f} s  {seconds / figures[BASELINE]:4.0%}")
+    medians = {name: _seconds(code) for name, code in programs.items()}
+    for name, seconds in medians.items():
+        print(f"{name:40} {seconds:5.2f} s  {seconds / medians[BASELINE]:4.0%}")
 
 
 def _seconds(code: str) -> float:
+    """Return the median seconds of a fresh process that runs the code."""
     spent = []
     for _ in range(RUNS):
         began = time.perf_counter()

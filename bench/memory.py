@@ -1,9 +1,10 @@
-"""`python -m bench.memory`: how much memory a training step allocates, beside the estimate of `machines/memory.py`.
+"""Benchmark of a training step's memory, compared with the estimate.
 
-The step is what the trainer does on a GPU (its attention, loss head and adapter; not `trainer.model.on_cpu`, which
-keeps less), but on the CPU, with the widths of real models, few layers and a small vocabulary: what a layer costs
-does not depend on how many there are. Every storage that a step makes is counted while it lives, so the figures hold
-for a GPU too, except for what kernels use inside.
+`python -m bench.memory` runs the step that the trainer runs on a GPU (with its attention, loss head and adapter,
+without `trainer.model.on_cpu`, which keeps less), but on the CPU, and compares it with `gemtune.machines.memory`.
+Models have the widths of real ones, few layers and a small vocabulary, as the memory of a layer does not depend on
+their number. Every storage that the step allocates is counted while it lives, so the results hold for a GPU too, except
+for memory inside kernels.
 """
 
 from __future__ import annotations
@@ -27,19 +28,22 @@ if TYPE_CHECKING:
     from trainer.base_model.language_model import LanguageModel
 
 MIB = 1024 * 1024
-# Names whose widths are tried; the number of layers and of vocabulary entries that are enough to tell their share.
+# Models whose widths are measured. A few layers and vocabulary entries suffice, as memory is proportional to them.
 MODELS = ("gemma-3-270m", "gemma-3-1b", "gemma-2-2b", "gemma-3-4b")
 LAYERS, VOCABULARY = 3, 8192
 
 
 class Live(TorchDispatchMode):
-    """Counts the bytes of storages that operations make, while they live."""
+    """Counter of the bytes of live storages that operations have allocated."""
 
     def __init__(self, before: Iterable[torch.Tensor]):
-        """`before`: what is there already, and does not count; operations return views of it."""
+        """Count everything but the storages of `before`.
+
+        Operations may return views of those, which must not be counted.
+        """
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
-        self._seen: dict[int, weakref.finalize[Any, torch.UntypedStorage] | None] = {
+        self._storages: dict[int, weakref.finalize[Any, torch.UntypedStorage] | None] = {
             tensor.untyped_storage()._cdata: None for tensor in before
         }
 
@@ -54,37 +58,37 @@ class Live(TorchDispatchMode):
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
-        if key in self._seen:
+        if key in self._storages:
             return
         size = storage.nbytes()
-        self._seen[key] = weakref.finalize(storage, self._gone, key, size)
+        self._storages[key] = weakref.finalize(storage, self._gone, key, size)
         self.now += size
         self.peak = max(self.peak, self.now)
 
     def _gone(self, key: int, size: int) -> None:
-        self._seen.pop(key, None)
+        self._storages.pop(key, None)
         self.now -= size
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """MiB of one forward and backward pass: what was counted, and what memory.py reckons for the same."""
+class Measurement:
+    """MiB of one forward and backward pass, counted and estimated."""
 
     model: str
     checkpointing: bool
     rows: int
     length: int
     counted: float
-    reckoned: float
+    estimated: float
 
 
 def measure(
     name: str, *, rows: int, length: int, checkpointing: bool, method: Method = "LoRA", rank: int = 16
-) -> Measured:
-    """The work memory of a step of a small model with this one's widths."""
-    known = model_size.by_name(name)
-    assert known is not None
-    size = replace(known.with_first_layers(LAYERS), vocabulary=VOCABULARY)
+) -> Measurement:
+    """Measure a step's work memory in a small model with a model's widths."""
+    full_size = model_size.by_name(name)
+    assert full_size is not None
+    size = replace(full_size.with_first_layers(LAYERS), vocabulary=VOCABULARY)
     model = _model(name, size, method, rank)
     if checkpointing:
         model.gradient_checkpointing_enable()
@@ -93,12 +97,12 @@ def measure(
     with _small_gradients(model):
         counted = _step(model, rows, length)
     load = TrainingLoad(method, rows, length, rank, "text")
-    reckoned = memory.work_bytes(size, load, checkpointing=checkpointing)
-    return Measured(name, checkpointing, rows, length, counted / MIB, reckoned / MIB)
+    estimated = memory.work_bytes(size, load, checkpointing=checkpointing)
+    return Measurement(name, checkpointing, rows, length, counted / MIB, estimated / MIB)
 
 
 def _step(model: LanguageModel, rows: int, length: int) -> int:
-    """Bytes at the peak of a pass, above what was there before it."""
+    """Run a forward and backward pass; return its peak of additional bytes."""
     from trainer.model.hidden_states import head_inputs
     from trainer.model.loss_head import cross_entropy_sum
     from trainer.training import batches
@@ -109,15 +113,18 @@ def _step(model: LanguageModel, rows: int, length: int) -> int:
     before += [value for value in batch.values() if isinstance(value, torch.Tensor)]
     live = Live(before)
     with live:
-        found = head_inputs(model, batch, torch.bfloat16)
-        loss = cross_entropy_sum(found.hidden, found.head, found.targets, soft_cap=found.soft_cap)
+        inputs = head_inputs(model, batch, torch.bfloat16)
+        loss = cross_entropy_sum(inputs.hidden, inputs.head, inputs.targets, soft_cap=inputs.soft_cap)
         loss.backward()
     return live.peak
 
 
 @contextmanager
 def _small_gradients(model: LanguageModel) -> Iterator[None]:
-    """Gradients belong to what is counted exactly, so they are made before."""
+    """Allocate the gradients before the pass.
+
+    The estimate has them in another part, which is exact.
+    """
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)
@@ -133,13 +140,20 @@ def _model(name: str, size: ModelSize, method: Method, rank: int) -> LanguageMod
 
     row_attention.register()
     head = 256
-    how: dict[str, Any] = {
-        "vocab_size": size.vocabulary, "hidden_size": size.hidden, "intermediate_size": size.intermediate,
-        "num_hidden_layers": size.layers, "num_attention_heads": size.attention // head,
-        "num_key_value_heads": size.key_value // head, "head_dim": head, "attn_implementation": row_attention.NAME,
-    }  # fmt: skip
-    second = "gemma-2" in name
-    model = Gemma2ForCausalLM(Gemma2Config(**how)) if second else Gemma3ForCausalLM(Gemma3TextConfig(**how))
+    settings: dict[str, Any] = {
+        "vocab_size": size.vocabulary,
+        "hidden_size": size.hidden,
+        "intermediate_size": size.intermediate,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.attention // head,
+        "num_key_value_heads": size.key_value // head,
+        "head_dim": head,
+        "attn_implementation": row_attention.NAME,
+    }
+    if "gemma-2" in name:
+        model = Gemma2ForCausalLM(Gemma2Config(**settings))
+    else:
+        model = Gemma3ForCausalLM(Gemma3TextConfig(**settings))
     if method == "Full":
         return model
     lora = LoraConfig(r=rank, lora_dropout=0.05, target_modules="all-linear")
@@ -149,15 +163,16 @@ def _model(name: str, size: ModelSize, method: Method, rank: int) -> LanguageMod
 
 
 def main() -> None:
-    print("| widths of | checkpointing | rows | tokens a row | counted MiB | reckoned MiB | reckoned / counted |")
+    """Print a row for each model, with and without gradient checkpointing."""
+    print("| widths of | checkpointing | rows | tokens per row | counted MiB | estimated MiB | estimated / counted |")
     print("|---|---|---|---|---|---|---|")
     for name in MODELS:
         for checkpointing in (True, False):
             for rows, length in ((1, 256), (2, 256), (1, 1024)):
-                found = measure(name, rows=rows, length=length, checkpointing=checkpointing)
+                result = measure(name, rows=rows, length=length, checkpointing=checkpointing)
                 print(
-                    f"| {name} | {checkpointing} | {rows} | {length} | {found.counted:.0f} | {found.reckoned:.0f} "
-                    f"| {found.reckoned / found.counted:.2f} |",
+                    f"| {name} | {checkpointing} | {rows} | {length} | {result.counted:.0f} | {result.estimated:.0f} "
+                    f"| {result.estimated / result.counted:.2f} |",
                     flush=True,
                 )
 

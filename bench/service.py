@@ -1,8 +1,9 @@
-"""`python -m bench.service`: what the embedded service spends on a request, and how long a listener waits.
+"""Benchmark of the embedded service: processor time per request, and latency.
 
-A server of its own, without the runner of workflows, so that no step is run. What the processor does is counted by the
-server's own seconds of it, which what else the machine does disturbs less; each figure is the median of some rounds, in
-milliseconds, and beside it how many times that of `GET /health`, a trivial function, in the same rounds.
+`python -m bench.service` starts a server of its own, without the runner of workflows, so that no step runs. The
+server's own processor time is measured, because other processes on the machine disturb it less than wall-clock time.
+Each number is the median of some rounds, in milliseconds, with its ratio to `GET /health`, a trivial function, in the
+same rounds.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ from gemtune.local_server.http_server import HOST
 from gemtune.services.acceptance.create_job import Submission
 from gemtune.settings import Settings
 
-STARTS, ROUNDS, HEARD = 3, 7, 20
-# Requests of one round, by what they ask.
+STARTS, ROUNDS, LISTENED = 3, 7, 20
+# Requests per round.
 HEALTH, TRAIN, LIST = "GET /health", "POST /train, dispatched and fanned out", "GET /jobs, 50 of them"
 REQUESTS = {HEALTH: 300, TRAIN: 20, LIST: 60}
 JOBS, FILES = 60, 10
@@ -42,14 +43,14 @@ REQUEST = {"processed_dataset_id": "chats", "training_config": {"base_model_id":
 
 
 class WithoutSteps(server.Server):
-    """Accepts, dispatches and publishes; what it launches waits."""
+    """Server that accepts and publishes jobs, but never runs their steps."""
 
     def loops(self) -> list[Callable[[], None]]:
         return [loop for loop in super().loops() if loop != self.runner.run]
 
 
 class Client:
-    """Asks a server, and reads how much of the processor it has had."""
+    """Client of a server process, which it starts, ends and measures."""
 
     def __init__(self, home: Path, port: int):
         environment = os.environ | {"GEMTUNE_HOME": str(home), "PORT": str(port)}
@@ -61,15 +62,17 @@ class Client:
         self._connection = http.client.HTTPConnection(HOST, port, timeout=60)
 
     def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """Send a request and return the answer's JSON. Raises RuntimeError."""
         content = None if body is None else json.dumps(body)
         self._connection.request(method, path, content, {"Content-Type": "application/json"})
         answer = self._connection.getresponse()
-        found = json.loads(answer.read())
+        result = json.loads(answer.read())
         if answer.status >= 400:
-            raise RuntimeError(f"{method} {path}: {found}")
-        return found
+            raise RuntimeError(f"{method} {path}: {result}")
+        return result
 
     def wait_until_it_answers(self) -> None:
+        """Wait until the server has started."""
         while True:
             try:
                 self.ask("GET", "/health")
@@ -80,19 +83,21 @@ class Client:
                 return
 
     def wait_until_published(self) -> None:
+        """Wait until all jobs are dispatched and all events published."""
         while any(self.services.store.unpublished()) or any(not job.launch.number for job in self.queued()):
             time.sleep(0.01)
 
     def queued(self) -> list[Job]:
+        """Return the jobs that no execution has claimed."""
         return [job for job in self.services.store.unfinished() if job.launch.execution is None]
 
     def processor_seconds(self) -> float:
-        """Seconds that the server has had of the processor since it began."""
+        """Return the server's processor time since its start, in seconds."""
         used = psutil.Process(self._process.pid).cpu_times()
         return used.user + used.system
 
     def listener(self) -> subprocess.Popen[str]:
-        """`gemtune listen`, which has begun to listen."""
+        """Start `gemtune listen`, and wait until it listens."""
         command = [sys.executable, "-c", "from gemtune.cli import main; main()", "listen", "--subscription", "bench"]
         listening = subprocess.Popen(command, env=self._environment, stdout=subprocess.PIPE, text=True)
         query = "SELECT 1 FROM subscriptions WHERE name = 'bench'"
@@ -101,38 +106,43 @@ class Client:
         return listening
 
     def end(self) -> None:
+        """Stop the server."""
         self._connection.close()
         self._process.terminate()
         self._process.wait(60)
 
 
 def main() -> None:
+    """Measure starts, requests, waiting and a listener, and print a table."""
     with tempfile.TemporaryDirectory() as folder:
         starts: list[tuple[float, float]] = []
         for number in range(STARTS):
-            took, client = _start(Path(folder) / f"home{number}")
-            starts.append(took)
+            times, client = _start(Path(folder) / f"home{number}")
+            starts.append(times)
             if number + 1 < STARTS:
                 client.end()
         try:
             _fill(client.services)
             spent = _rounds(client)
             idle = _idle(client)
-            heard = _heard(client)
+            latency = _latency(client)
         finally:
             client.end()
     print(f"| | processor, ms | times {HEALTH} | ms |\n|---|---|---|---|")
     for name, (processor, wall) in spent.items():
         print(f"| {name} | {processor:.2f} | {processor / spent[HEALTH][0]:.1f} | {wall:.1f} |")
     trivial = spent[HEALTH][1]
-    print(f"| from POST to a listener | | | {heard:.0f} ({heard / trivial:.0f} times) |")
+    print(f"| from POST to a listener | | | {latency:.0f} ({latency / trivial:.0f} times) |")
     processor, wall = (statistics.median(each[index] for each in starts) for index in (0, 1))
-    print(f"| to start | {processor:.0f} | | {wall:.0f} |")
-    print(f"| a second of waiting | {idle:.1f} | | |")
+    print(f"| start | {processor:.0f} | | {wall:.0f} |")
+    print(f"| one second of waiting | {idle:.1f} | | |")
 
 
 def _start(home: Path) -> tuple[tuple[float, float], Client]:
-    """Milliseconds of the processor and of the clock until a new server answers, and a client of it."""
+    """Start a server; return its milliseconds until it answers, and a client.
+
+    Milliseconds are (processor time, wall-clock time).
+    """
     dataset = home / "data" / "processed_datasets" / "chats"
     dataset.mkdir(parents=True)
     (dataset / "train.jsonl").write_text("{}\n")
@@ -150,7 +160,7 @@ def _free_port() -> int:
 
 
 def _fill(services: Services) -> None:
-    """Records of completed jobs, with all that one has."""
+    """Store records of completed jobs, with all their fields."""
     from gemtune.jobs.sources import Source
     from tests.fakes import reading
 
@@ -161,63 +171,70 @@ def _fill(services: Services) -> None:
 
 def _completed(job: Job) -> changes.Changed:
     at = job.created_at
-    figures = EvaluationMetrics(eval_loss=1.0, accuracy=0.5, perplexity=2.7)
+    metrics = EvaluationMetrics(eval_loss=1.0, accuracy=0.5, perplexity=2.7)
     attempts = tuple(Attempt(attempt=number, seconds=60.0, checkpoint=number) for number in range(1, 4))
     step = StepRecord(state="done", attempt=3, execution="e", started_at=at, heartbeat_at=at, attempts=attempts)
+    artifacts = (
+        Artifact(name=f"file{number}", uri=f"/export/file{number}", bytes=1, sha256="0" * 64) for number in range(FILES)
+    )
     update = {
-        "status": Status.COMPLETED, "started_at": at, "finished_at": at, "steps": dict.fromkeys(STEPS, step),
-        "metrics": Metrics(**figures.model_dump(), baseline=figures),
-        "artifacts": tuple(
-            Artifact(name=f"file{number}", uri=f"/export/file{number}", bytes=1, sha256="0" * 64)
-            for number in range(FILES)
-        ),
-    }  # fmt: skip
+        "status": Status.COMPLETED,
+        "started_at": at,
+        "finished_at": at,
+        "steps": dict.fromkeys(STEPS, step),
+        "metrics": Metrics(**metrics.model_dump(), baseline=metrics),
+        "artifacts": tuple(artifacts),
+    }
     return job.model_copy(update=update), ()
 
 
 def _rounds(client: Client) -> dict[str, tuple[float, float]]:
-    """Milliseconds of the processor and of the clock that a request takes, by what it asks."""
+    """Return milliseconds per request: (processor time, wall-clock time)."""
     count = iter(range(1_000_000))
 
     def train() -> None:
-        client.ask("POST", "/train", REQUEST | {"job_name": f"asked {next(count)}"})
+        client.ask("POST", "/train", REQUEST | {"job_name": f"job {next(count)}"})
 
-    asked: dict[str, Callable[[], object]] = {
+    requests: dict[str, Callable[[], object]] = {
         HEALTH: lambda: client.ask("GET", "/health"),
         TRAIN: train,
         LIST: lambda: client.ask("GET", "/jobs?limit=50&status=completed"),
     }
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in asked}
+    samples: dict[str, list[tuple[float, float]]] = {name: [] for name in requests}
     for number in range(ROUNDS + 1):  # the first one warms up
-        for name, ask in asked.items():
-            took = _one_round(client, ask, REQUESTS[name])
+        for name, send in requests.items():
+            milliseconds = _one_round(client, send, REQUESTS[name])
             if number:
-                found[name].append(took)
+                samples[name].append(milliseconds)
     return {
         name: (statistics.median(each[0] for each in rounds), statistics.median(each[1] for each in rounds))
-        for name, rounds in found.items()
+        for name, rounds in samples.items()
     }
 
 
-def _one_round(client: Client, ask: Callable[[], object], times: int) -> tuple[float, float]:
+def _one_round(client: Client, send: Callable[[], object], times: int) -> tuple[float, float]:
+    """Send a request some times; return the milliseconds of one."""
     before, walls = client.processor_seconds(), []
     for _ in range(times):
         began = time.perf_counter()
-        ask()
+        send()
         walls.append(time.perf_counter() - began)
     client.wait_until_published()
     return 1000 * (client.processor_seconds() - before) / times, 1000 * statistics.median(walls)
 
 
 def _idle(client: Client) -> float:
-    """Milliseconds of the processor that a second of waiting takes."""
+    """Return the processor time per second of an idle server, in milliseconds."""
     before, began = client.processor_seconds(), time.perf_counter()
     time.sleep(5.0)
     return 1000 * (client.processor_seconds() - before) / (time.perf_counter() - began)
 
 
-def _heard(client: Client) -> float:
-    """Milliseconds from a POST to what a listener in another process prints of it, the median."""
+def _latency(client: Client) -> float:
+    """Return the median milliseconds from a POST to a listener's output.
+
+    The listener is a process of its own.
+    """
     listening, lines = client.listener(), queue.SimpleQueue[tuple[str, float]]()
     output = listening.stdout
     assert output is not None
@@ -227,20 +244,20 @@ def _heard(client: Client) -> float:
             lines.put((line, time.perf_counter()))
 
     threading.Thread(target=read, daemon=True).start()
-    took = []
-    for number in range(HEARD):
+    milliseconds = []
+    for number in range(LISTENED):
         began = time.perf_counter()
-        job_id = client.ask("POST", "/train", REQUEST | {"job_name": f"heard {number}"})["job_id"]
+        job_id = client.ask("POST", "/train", REQUEST | {"job_name": f"listened {number}"})["job_id"]
         while True:
             line, at = lines.get(timeout=60)
             event = json.loads(line)
             if (event["job_id"], event["type"]) == (job_id, "job_queued"):
-                took.append(1000 * (at - began))
+                milliseconds.append(1000 * (at - began))
                 break
-        time.sleep(0.05 + 0.01 * number)  # so that no two fall into the same moment of whoever looks from time to time
+        time.sleep(0.05 + 0.01 * number)  # different waits, so that requests do not keep the rhythm of a poll
     listening.terminate()
     listening.wait(60)
-    return statistics.median(took)
+    return statistics.median(milliseconds)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""`python -m bench.train [--steps N]`: this project's training beside plain scripts of its peers, in one run.
+"""Benchmark of training: this project's and plain scripts of its peers.
 
-Each peer does the same job in a process of its own: LoRA on Gemma 3 270M (built into the cache when it is not there)
-and on a tiny Gemma, in two shapes of rows: all tokens trained, and completions of which a fifth is. The processes take
-turns: one train_step of each, then the next of each, so that a machine that is slower for some minutes is so for all;
-and each time in another order, since who comes after one that takes and frees 13 GB waits for the system's cleaning up.
-It prints tokens a second, peak memory, seconds a phase and the largest difference of a loss from plain TRL's, and
-writes `bench/results.json`. Ratios are to TRL's defaults and to the fastest peer, medians over the train_steps of what
-two processes made of the same rows. The first train_step, which warms up, is left out. A tiny model's train_steps are
-short, so it makes ten times as many.
+`python -m bench.train [--steps N]`. Each peer does the same training in a process of its own: LoRA on Gemma 3 270M
+(built into the cache if necessary) and on a tiny Gemma, with two shapes of rows: all tokens trained, and only the last
+fifth of each row. The processes alternate: each one runs its first train_step, then each its second, and so on, so that
+a machine that is slow for some minutes is slow for all. Their order changes randomly, because the process after one
+that allocates and frees 13 GB waits for the system to clean up.
+
+It prints tokens per second, peak memory, seconds per phase and the largest difference of a loss from plain TRL's, and
+writes `bench/results.json`. Ratios are to TRL's defaults and to the fastest peer: medians over train_steps of the ratio
+of two processes on the same rows. The first train_step, which warms up, is left out. Train_steps of the tiny model are
+short, so it runs ten times as many.
 """
 
 from __future__ import annotations
@@ -36,8 +38,12 @@ OURS, BASELINE = "gemtune", "trl"
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """One peer's run. rates: tokens a second of each train_step but the first."""
+class Measurement:
+    """One peer's run.
+
+    rates: tokens per second of each train_step but the first. peak_mb: resident memory. seconds_before: from the start
+    of the process to its first train_step.
+    """
 
     rates: list[float]
     peak_mb: float
@@ -47,67 +53,75 @@ class Measured:
 
 
 def main() -> None:
+    """Compare all peers on the chosen models."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=8, help="train_steps of each run, the first one left out")
     parser.add_argument("--model", choices=["270m", "tiny", "both"], default="both")
-    wanted = parser.parse_args()
-    found: dict[str, Any] = {}
-    if wanted.model in ("270m", "both"):
+    arguments = parser.parse_args()
+    results: dict[str, Any] = {}
+    if arguments.model in ("270m", "both"):
         from examples.build_base_model import build
 
-        found["cpu"] = _compare("Gemma 3 270M", build(), wanted.steps)
-    if wanted.model in ("tiny", "both"):
+        results["cpu"] = _compare("Gemma 3 270M", build(), arguments.steps)
+    if arguments.model in ("tiny", "both"):
         from tests import tiny_gemma
 
         with tempfile.TemporaryDirectory() as folder:
-            found["cpu_tiny"] = _compare("tiny Gemma 3", tiny_gemma.build(Path(folder) / "tiny"), 10 * wanted.steps)
-    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    kept["train"] = kept.get("train", {}) | found | {"machine": machine(), "at": today()}
-    RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
+            tiny = tiny_gemma.build(Path(folder) / "tiny")
+            results["cpu_tiny"] = _compare("tiny Gemma 3", tiny, 10 * arguments.steps)
+    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    stored["train"] = stored.get("train", {}) | results | {"machine": machine(), "at": today()}
+    RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
 
 
 def _compare(name: str, folder: Path, steps: int) -> dict[str, Any]:
+    """Compare all peers on one model, in each shape of rows."""
     compared = {}
     for shape in COMPARED:
         print(f"\n{name}, {shape}, {steps} train_steps", flush=True)
-        given = rows(SHAPES[shape], folder / "tokenizer.json", steps)
-        lengths = [len(row["input_ids"]) for row in given]
-        compared[shape] = ratios(measure(tuple(PEERS), shape, folder, given, lengths), OURS, BASELINE)
+        train_rows = rows(SHAPES[shape], folder / "tokenizer.json", steps)
+        lengths = [len(row["input_ids"]) for row in train_rows]
+        compared[shape] = ratios(measure(tuple(PEERS), shape, folder, train_rows, lengths), OURS, BASELINE)
     return compared
 
 
-def measure(peers: Sequence[str], shape: str, folder: Path, given: Rows, lengths: Sequence[int]) -> dict[str, Measured]:
-    """Each peer's run on these rows, in turns; lengths: tokens of each row."""
-    a_step = SHAPES[shape].rows_a_step
-    steps = len(given) // a_step
-    tokens = [sum(lengths[first : first + a_step]) for first in range(0, len(lengths), a_step)]  # padding is no token
-    with ExitStack() as ends:
-        file = Path(ends.enter_context(tempfile.TemporaryDirectory())) / "rows.json"
-        file.write_text(json.dumps(given))
-        turns = {}
-        for peer in peers:  # one after the other: loading takes every core
-            log = ends.enter_context(tempfile.TemporaryFile("w+"))
-            turns[peer] = ends.enter_context(Turns([peer, shape, str(folder), str(steps), str(file)], log))
+def measure(
+    peers: Sequence[str], shape: str, folder: Path, train_rows: Rows, lengths: Sequence[int]
+) -> dict[str, Measurement]:
+    """Run all peers on the same rows, alternating after each train_step.
+
+    lengths: tokens per row, without padding.
+    """
+    per_step = SHAPES[shape].rows_per_step
+    steps = len(train_rows) // per_step
+    tokens = [sum(lengths[first : first + per_step]) for first in range(0, len(lengths), per_step)]
+    with ExitStack() as stack:
+        file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "rows.json"
+        file.write_text(json.dumps(train_rows))
+        processes = {}
+        for peer in peers:  # one after the other, because loading takes every core
+            log = stack.enter_context(tempfile.TemporaryFile("w+"))
+            processes[peer] = stack.enter_context(PeerProcess([peer, shape, str(folder), str(steps), str(file)], log))
         seconds: dict[str, list[float]] = {peer: [] for peer in peers}
-        chance = random.Random(0)
+        generator = random.Random(0)
         for count in tokens:
-            for peer in chance.sample(list(turns), len(turns)):
-                seconds[peer].append(turns[peer].train_step())
-            print("  ".join(f"{peer} {count / taken[-1]:.1f}" for peer, taken in seconds.items()), flush=True)
-        found = {peer: process.answer() for peer, process in turns.items()}
+            for peer in generator.sample(list(processes), len(processes)):
+                seconds[peer].append(processes[peer].train_step())
+            print("  ".join(f"{peer} {count / times[-1]:.1f}" for peer, times in seconds.items()), flush=True)
+        results = {peer: process.answer() for peer, process in processes.items()}
     return {
-        peer: Measured(
-            rates=[count / taken for count, taken in zip(tokens, seconds[peer], strict=True)][1:],
-            peak_mb=found[peer]["peak_mb"],
-            seconds_before=turns[peer].seconds_before,
+        peer: Measurement(
+            rates=[count / step for count, step in zip(tokens, seconds[peer], strict=True)][1:],
+            peak_mb=results[peer]["peak_mb"],
+            seconds_before=processes[peer].seconds_before,
             seconds_first_step=seconds[peer][0],
-            losses=found[peer]["losses"],
+            losses=results[peer]["losses"],
         )
         for peer in peers
     }
 
 
-class Turns:
+class PeerProcess:
     """A process of `bench.train_peers`, ready for its first train_step."""
 
     def __init__(self, arguments: list[str], log: IO[str]):
@@ -118,7 +132,7 @@ class Turns:
         )
         self.seconds_before: float = self.answer()["seconds_before"]
 
-    def __enter__(self) -> Turns:
+    def __enter__(self) -> PeerProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -126,28 +140,34 @@ class Turns:
         self._process.wait()
 
     def train_step(self) -> float:
-        """Seconds."""
+        """Run one train_step and return its seconds."""
         assert self._process.stdin is not None
         print(file=self._process.stdin)
         return float(self.answer()["seconds"])
 
     def answer(self) -> dict[str, Any]:
-        """The next line. Raises SystemExit with what the process said when there is none."""
+        """Return the next line of output, parsed.
+
+        Raises SystemExit with the process's log if it has ended.
+        """
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             self._log.seek(0)
             sys.exit(f"{self._log.read()[-4000:]}\n{' '.join(map(str, self._process.args))} ended")  # type: ignore[arg-type]
-        answered: dict[str, Any] = json.loads(line)
-        return answered
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
 
-def ratios(measured: dict[str, Measured], own: str, other: str) -> dict[str, Any]:
-    """Of one peer to all others, and to one of these above all. Printed, too."""
+def ratios(measured: dict[str, Measurement], own: str, other: str) -> dict[str, Any]:
+    """Compare one peer with all others; print the results and return them.
+
+    other: the baseline, to which memory and losses are compared.
+    """
     ours, baseline = measured[own], measured[other]
     times = {
-        peer: statistics.median(a / b for a, b in zip(ours.rates, found.rates, strict=True))
-        for peer, found in measured.items()
+        peer: statistics.median(a / b for a, b in zip(ours.rates, run.rates, strict=True))
+        for peer, run in measured.items()
         if peer != own
     }
     best = min(times, key=lambda peer: times[peer])
@@ -162,15 +182,15 @@ def ratios(measured: dict[str, Measured], own: str, other: str) -> dict[str, Any
         "max_loss_difference": round(max(differences), 4),
         "mean_loss_difference": round(statistics.mean(differences), 4),
         "peers": {
-            peer: {"tokens_per_second": round(statistics.median(found.rates), 1), "peak_mb": round(found.peak_mb)}
-            for peer, found in measured.items()
+            peer: {"tokens_per_second": round(statistics.median(run.rates), 1), "peak_mb": round(run.peak_mb)}
+            for peer, run in measured.items()
         },
     }
-    print(f"{'':32} tokens/s   peak MB   before   1st step   loss, last")
-    for peer, found in measured.items():
+    print(f"{'':32} tokens/s   peak MB   before   1st step   last loss")
+    for peer, run in measured.items():
         print(
-            f"{peer:32} {statistics.median(found.rates):8.1f} {found.peak_mb:9.0f} {found.seconds_before:7.1f}s"
-            f" {found.seconds_first_step:8.1f}s   {found.losses[-1]:.4f}"
+            f"{peer:32} {statistics.median(run.rates):8.1f} {run.peak_mb:9.0f} {run.seconds_before:7.1f}s"
+            f" {run.seconds_first_step:8.1f}s   {run.losses[-1]:.4f}"
         )
     print(
         "  ".join(f"{name} {value}" for name, value in compared.items() if name.endswith(("ratio", "nce"))), flush=True
@@ -179,10 +199,12 @@ def ratios(measured: dict[str, Measured], own: str, other: str) -> dict[str, Any
 
 
 def today() -> str:
+    """Return the date in UTC, as results.json has it."""
     return f"{datetime.now(UTC):%Y-%m-%d}"
 
 
 def machine() -> str:
+    """Describe this machine's processor and Python."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{len(names)} cores of {names[0]}, Python {platform.python_version()}" if names else platform.platform()

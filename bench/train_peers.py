@@ -1,11 +1,12 @@
-"""One training of `bench.train`, in a process of its own: `python -m bench.train_peers PEER SHAPE MODEL STEPS ROWS`.
+"""Training of one peer of `bench.train`.
 
-ROWS is a file of rows, made beforehand: a training of this project reads tokens, and never loads a tokenizer. Every
-peer gets the same rows in the same order, the same adapter (rank 16 on every linear layer, drawn from one seed, no
-dropout), the same optimizer and a constant learning rate.
+`python -m bench.train_peers PEER SHAPE MODEL STEPS ROWS`. ROWS is a file of tokenized rows, as this project's training
+never loads a tokenizer. All peers get the same rows in the same order, the same adapter (rank 16 on every linear layer,
+from one seed, no dropout), the same optimizer and a constant learning rate.
 
-Prints one JSON object a line: `{"seconds_before": …}` when all is ready, `{"seconds": …}` after each train_step, and at
-the end `{"losses": […], "peak_mb": …}`, peak being resident memory. Each train_step waits for a line on stdin.
+Prints one JSON object per line: `{"seconds_before": …}` when it is ready, `{"seconds": …}` after each train_step, and
+`{"losses": […], "peak_mb": …}` at the end, where the peak is of resident memory. Each train_step waits for a line on
+standard input.
 """
 
 from __future__ import annotations
@@ -36,10 +37,11 @@ LEARNING_RATE, SEED = 2e-4, 0
 
 
 def main() -> None:
+    """Train with the peer of the command line."""
     peer, shape, folder, steps = sys.argv[1], SHAPES[sys.argv[2]], Path(sys.argv[3]), int(sys.argv[4])
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print
-    peers = PEERS | OTHERWISE_ROUNDED | OF_PREFERENCES
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # output of libraries goes to standard error
+    peers = PEERS | ROUNDING_PEERS | DPO_PEERS
     trainer = peers[peer](folder, shape, steps, json.loads(Path(sys.argv[5]).read_text()))
     trainer.add_callback(_in_turns(answers))
     print(json.dumps({"seconds_before": time.perf_counter() - BEGAN}), file=answers)
@@ -52,8 +54,11 @@ def main() -> None:
 def _in_turns(answers: TextIO) -> TrainerCallback:
     from transformers import TrainerCallback
 
-    class InTurns(TrainerCallback):
-        """One train_step for each line on stdin, with its batch and with what is logged of the one before."""
+    class StepGate(TrainerCallback):
+        """Callback that runs one train_step per line on standard input.
+
+        A step's time includes loading its batch, and logging the step before.
+        """
 
         def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
             self._wait()
@@ -69,20 +74,27 @@ def _in_turns(answers: TextIO) -> TrainerCallback:
             sys.stdin.readline()
             self._began = time.perf_counter()
 
-    return InTurns()
+    return StepGate()
 
 
 def _gemtune(folder: Path, shape: Shape, steps: int, rows: Rows, **more: Any) -> Trainer:
-    """The trainer of this project, as the train step makes it."""
+    """Return this project's trainer, as the train step creates it."""
     from gemtune.request.spec import Spec, TrainingConfig
     from trainer.process.thread_waiting import limit_spinning
 
     limit_spinning()
     config = TrainingConfig(
-        base_model_id=str(folder), learning_rate=LEARNING_RATE, lr_scheduler_type="constant", lora_dropout=0.0,
-        batch_size=shape.rows_a_step, gradient_accumulation_steps=1, max_steps=steps, save_steps=10 * steps, seed=SEED,
+        base_model_id=str(folder),
+        learning_rate=LEARNING_RATE,
+        lr_scheduler_type="constant",
+        lora_dropout=0.0,
+        batch_size=shape.rows_per_step,
+        gradient_accumulation_steps=1,
+        max_steps=steps,
+        save_steps=10 * steps,
+        seed=SEED,
         **more,
-    )  # fmt: skip
+    )
     spec = Spec(processed_dataset_id="bench", training_config=config)
     _seed()
     trainer = own_trainer(folder, spec, rows, evaluates=False)
@@ -91,7 +103,10 @@ def _gemtune(folder: Path, shape: Shape, steps: int, rows: Rows, **more: Any) ->
 
 
 def own_trainer(folder: Path, spec: Spec, rows: Rows, *, evaluates: bool) -> SftTrainer | DpoTrainer:
-    """The trainer as the train step makes it, which tells nobody anything; evaluates: on the same rows."""
+    """Return a trainer as the train step creates it, with empty hooks.
+
+    evaluates: the rows are also its held-out rows.
+    """
     from trainer.model.engines import huggingface
     from trainer.rows.prepared import TokenFile
     from trainer.training.interface import Hooks, Setup
@@ -103,10 +118,16 @@ def own_trainer(folder: Path, spec: Spec, rows: Rows, *, evaluates: bool) -> Sft
         for row in rows:
             file.add(row)
     setup = Setup(
-        loaded, config, folder, work / "rows.parquet", work / "rows.parquet" if evaluates else None,
-        output=work / "out", total_steps=config.max_steps, max_length=2048,
+        loaded,
+        config,
+        folder,
+        work / "rows.parquet",
+        work / "rows.parquet" if evaluates else None,
+        output=work / "out",
+        total_steps=config.max_steps,
+        max_length=2048,
         hooks=Hooks(lambda *_: None, lambda *_: None, lambda *_: None, lambda: False),
-    )  # fmt: skip
+    )
     if config.rl_config is not None:
         from trainer.training import dpo
 
@@ -117,30 +138,33 @@ def own_trainer(folder: Path, spec: Spec, rows: Rows, *, evaluates: bool) -> Sft
 
 
 def _trl(folder: Path, shape: Shape, steps: int, rows: Rows, **more: Any) -> Trainer:
-    """A plain TRL script: its defaults wherever the job says nothing."""
+    """Return the trainer of a plain TRL script, with TRL's defaults."""
     from datasets import Dataset
     from transformers import AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
-    how = {"attn_implementation": "sdpa", "dtype": "auto"}
-    model = _peft(folder, **{name: more.pop(name, default) for name, default in how.items()})
+    defaults = {"attn_implementation": "sdpa", "dtype": "auto"}
+    model = _peft(folder, **{name: more.pop(name, default) for name, default in defaults.items()})
     arguments = SFTConfig(**_arguments(shape, steps) | more, max_length=None, dataset_kwargs=_PREPARED)
     return SFTTrainer(
-        model=model, args=arguments, processing_class=AutoTokenizer.from_pretrained(folder),
+        model=model,
+        args=arguments,
+        processing_class=AutoTokenizer.from_pretrained(folder),
         train_dataset=Dataset.from_list(rows),
-    )  # fmt: skip
+    )
 
 
 def _transformers(folder: Path, shape: Shape, steps: int, rows: Rows) -> Trainer:
-    """transformers' Trainer and PEFT."""
+    """Return transformers' Trainer with PEFT."""
     from datasets import Dataset
     from transformers import AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
     return Trainer(
-        model=_peft(folder), args=TrainingArguments(**_arguments(shape, steps)),
+        model=_peft(folder),
+        args=TrainingArguments(**_arguments(shape, steps)),
         data_collator=DataCollatorForSeq2Seq(AutoTokenizer.from_pretrained(folder), padding=True),
         train_dataset=Dataset.from_list(rows),
-    )  # fmt: skip
+    )
 
 
 Peer = Callable[[Path, Shape, int, Rows], "Trainer"]
@@ -151,19 +175,19 @@ PEERS: dict[str, Peer] = {
     "trl without checkpointing": lambda *job: _trl(*job, gradient_checkpointing=False),
     "transformers": _transformers,
 }
-# What `bench.curve` has besides: the same sums in another order, and with hardly any rounding.
-OTHERWISE_ROUNDED: dict[str, Peer] = {
+# More peers of `bench.curve`: the same sums in another order, and with hardly any rounding.
+ROUNDING_PEERS: dict[str, Peer] = {
     "trl, eager attention": lambda *job: _trl(*job, attn_implementation="eager"),
     "trl, float32": lambda *job: _trl(*job, dtype="float32", bf16=False),
 }
 
 
-def _gemtune_of_pairs(folder: Path, shape: Shape, steps: int, rows: Rows) -> Trainer:
+def _gemtune_dpo(folder: Path, shape: Shape, steps: int, rows: Rows) -> Trainer:
     return _gemtune(folder, shape, steps, rows, method="RL", rl_config={"algorithm": "dpo"})
 
 
-def _trl_of_pairs(folder: Path, shape: Shape, steps: int, rows: Rows, **more: Any) -> Trainer:
-    """A plain script of TRL's DPO, on rows that are prepared as its trainer prepares them."""
+def _trl_dpo(folder: Path, shape: Shape, steps: int, rows: Rows, **more: Any) -> Trainer:
+    """Return the trainer of a plain DPO script with TRL, on tokenized rows."""
     from datasets import Dataset
     from transformers import AutoTokenizer
     from trl import DPOConfig, DPOTrainer
@@ -174,25 +198,28 @@ def _trl_of_pairs(folder: Path, shape: Shape, steps: int, rows: Rows, **more: An
 
     arguments = DPOConfig(**_arguments(shape, steps) | more, max_length=None)
     return Prepared(
-        model=_peft(folder, attn_implementation="sdpa"), args=arguments, train_dataset=Dataset.from_list(rows),
+        model=_peft(folder, attn_implementation="sdpa"),
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(folder),
-    )  # fmt: skip
+    )
 
 
-# Those of `bench.preferences`.
-OF_PREFERENCES: dict[str, Peer] = {
-    "gemtune, DPO": _gemtune_of_pairs,
-    "trl, DPO": _trl_of_pairs,
-    "trl, DPO without checkpointing": lambda *job: _trl_of_pairs(*job, gradient_checkpointing=False),
+# The peers of `bench.preferences`.
+DPO_PEERS: dict[str, Peer] = {
+    "gemtune, DPO": _gemtune_dpo,
+    "trl, DPO": _trl_dpo,
+    "trl, DPO without checkpointing": lambda *job: _trl_dpo(*job, gradient_checkpointing=False),
 }
 
 
-def _peft(folder: Path, *, dtype: str = "auto", **how: Any) -> PeftModel:
+def _peft(folder: Path, *, dtype: str = "auto", **settings: Any) -> PeftModel:
+    """Load the model and add an adapter, from the same seed for all peers."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     _seed()
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **how)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **settings)
     lora = LoraConfig(r=16, lora_alpha=16, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
     return get_peft_model(model, lora)
 
@@ -205,11 +232,21 @@ def _seed() -> None:
 
 def _arguments(shape: Shape, steps: int) -> dict[str, Any]:
     return {
-        "output_dir": tempfile.mkdtemp(), "max_steps": steps, "per_device_train_batch_size": shape.rows_a_step,
-        "learning_rate": LEARNING_RATE, "lr_scheduler_type": "constant", "logging_steps": 1, "report_to": [],
-        "save_strategy": "no", "use_cpu": True, "bf16": True, "disable_tqdm": True, "dataloader_pin_memory": False,
-        "train_sampling_strategy": "sequential", "seed": SEED,
-    }  # fmt: skip
+        "output_dir": tempfile.mkdtemp(),
+        "max_steps": steps,
+        "per_device_train_batch_size": shape.rows_per_step,
+        "learning_rate": LEARNING_RATE,
+        "lr_scheduler_type": "constant",
+        "logging_steps": 1,
+        "report_to": [],
+        "save_strategy": "no",
+        "use_cpu": True,
+        "bf16": True,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        "train_sampling_strategy": "sequential",
+        "seed": SEED,
+    }
 
 
 if __name__ == "__main__":

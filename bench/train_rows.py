@@ -1,4 +1,4 @@
-"""Rows for `bench.train`, the same every time: token ids and labels, cut to the lengths that a shape wants."""
+"""Rows for `bench.train`: token ids and labels, the same in every run."""
 
 from __future__ import annotations
 
@@ -14,46 +14,50 @@ BOS = 2
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """rows_a_step of `least` to `most` tokens; of each row the last `trained` share is trained on."""
+    """Number and lengths of rows.
 
-    rows_a_step: int
+    least, most: bounds of the tokens per row. trained: the share of each row's tokens, at its end, that is trained.
+    """
+
+    rows_per_step: int
     least: int
     most: int
     trained: float
 
 
 SHAPES = {
-    "all_tokens": Shape(rows_a_step=4, least=256, most=256, trained=1.0),
-    "completion_fifth": Shape(rows_a_step=8, least=120, most=360, trained=0.2),
-    "preferences": Shape(rows_a_step=8, least=96, most=160, trained=0.4),  # of `bench.preferences`
-    "curve": Shape(rows_a_step=4, least=32, most=64, trained=0.5),  # of `bench.curve`
+    "all_tokens": Shape(rows_per_step=4, least=256, most=256, trained=1.0),
+    "completion_fifth": Shape(rows_per_step=8, least=120, most=360, trained=0.2),
+    "preferences": Shape(rows_per_step=8, least=96, most=160, trained=0.4),  # for `bench.preferences`
+    "curve": Shape(rows_per_step=4, least=32, most=64, trained=0.5),  # for `bench.curve`
 }
 
 
 def rows(shape: Shape, tokenizer: Path, steps: int) -> Rows:
-    """As many rows as a run of `steps` train_steps takes."""
+    """Return the rows of a run of `steps` train_steps."""
     from tokenizers import Tokenizer
 
-    chance = random.Random(7)
+    generator = random.Random(7)
     encode = Tokenizer.from_file(str(tokenizer)).encode
-    made = []
-    for _ in range(steps * shape.rows_a_step):
-        length = chance.randint(shape.least, shape.most)
-        text, ids = _sentences(chance), [BOS]
+    rows = []
+    for _ in range(steps * shape.rows_per_step):
+        length = generator.randint(shape.least, shape.most)
+        text, ids = _sentences(generator), [BOS]
         while len(ids) < length:
             ids += encode(next(text), add_special_tokens=False).ids
         ids = ids[:length]
         untrained = max(1, round(length * (1 - shape.trained)))
-        made.append({"input_ids": ids, "labels": [UNTRAINED] * untrained + ids[untrained:]})
-    return made
+        rows.append({"input_ids": ids, "labels": [UNTRAINED] * untrained + ids[untrained:]})
+    return rows
 
 
-def _sentences(chance: random.Random) -> Iterator[str]:
+def _sentences(generator: random.Random) -> Iterator[str]:
+    choice = generator.choice
     while True:
-        who, where = chance.choice(("The ferry", "A baker", "Our librarian", "The old bridge")), chance.randint(2, 90)
+        who, where = choice(("The ferry", "A baker", "Our librarian", "The old bridge")), generator.randint(2, 90)
         yield (
-            f"{who} {chance.choice(('reached', 'counted', 'measured', 'left'))} "
-            f"{chance.choice(('harbour', 'gate', 'shelf', 'tower'))} number {where} on a "
-            f"{chance.choice(('rainy', 'quiet', 'windy', 'bright'))} {chance.choice(('Monday', 'Thursday', 'Sunday'))}"
-            f", and {chance.choice(('nobody noticed', 'the clerk wrote it down', 'it took an hour longer'))}. "
+            f"{who} {choice(('reached', 'counted', 'measured', 'left'))} "
+            f"{choice(('harbour', 'gate', 'shelf', 'tower'))} number {where} on a "
+            f"{choice(('rainy', 'quiet', 'windy', 'bright'))} {choice(('Monday', 'Thursday', 'Sunday'))}"
+            f", and {choice(('nobody noticed', 'the clerk wrote it down', 'it took an hour longer'))}. "
         )

@@ -1,1 +1,1 @@
-"""Measures what a tiny job spends outside loading and training."""
+"""Benchmark of what a tiny job spends outside loading and training."""

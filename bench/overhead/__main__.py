@@ -1,9 +1,10 @@
-"""`python -m bench.overhead`: what a tiny job's three steps spend outside loading the model and training it.
+"""Benchmark of the overhead of a tiny job's three steps.
 
-Each step runs as the process that the workflow starts, with everything around it: Python, imports, the record, files,
-the export, and its certificate, whose process counts to the export. `probe` says what is counted as what;
-importing is overhead wherever it happens, and so is everything that has no other name. Of some runs the median of each
-figure is printed, in seconds and in seconds of the processor, which what else the machine does disturbs less.
+`python -m bench.overhead`. Overhead is everything except loading the model and training it. Each step runs as the
+process that the workflow starts, with everything around it: Python, imports, the record, files, the export, and its
+certificate, whose process counts as part of the export. `probe` classifies the time; imports are overhead wherever they
+happen. Prints the medians of some runs, in seconds and in seconds of processor time, which other processes on the
+machine disturb less.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ RUNS = 5
 WORK = ("loading", "training", "evaluating", "comparing")
 COLUMNS = ("all", "importing", *WORK, "the rest")
 
-# By column: seconds, and seconds of the processor.
+# By column: seconds, and seconds of processor time.
 Spent = dict[str, tuple[float, float]]
 
 
 def main() -> None:
+    """Run some jobs and print the medians of their steps."""
     from tests import tiny_gemma
 
     with tempfile.TemporaryDirectory() as folder:
@@ -41,15 +43,17 @@ def main() -> None:
             medians = (statistics.median(run[step][column][index] for run in runs) for column in COLUMNS)
             print(f"| {step} | {' | '.join(f'{median:.2f}' for median in medians)} |")
         outside = statistics.median(_sum(run, index, WORK) for run in runs)
-        and_comparing = statistics.median(_sum(run, index, ("loading", "training", "evaluating")) for run in runs)
-        print(f"\noutside loading, training and evaluating: {outside:.2f}, with comparing {and_comparing:.2f}\n")
+        with_comparing = statistics.median(_sum(run, index, ("loading", "training", "evaluating")) for run in runs)
+        print(f"\noutside loading, training and evaluating: {outside:.2f}, with comparing {with_comparing:.2f}\n")
 
 
 def _sum(run: dict[Step, Spent], index: int, without: tuple[str, ...]) -> float:
+    """Sum the time of all steps, without some columns."""
     return sum(spent["all"][index] - sum(spent[kind][index] for kind in without) for spent in run.values())
 
 
 def _job(home: Path, base: Path) -> dict[Step, Spent]:
+    """Run the three steps of a new job."""
     from tests.trainer.conftest import Bench
 
     bench = Bench(home, base)
@@ -60,6 +64,7 @@ def _job(home: Path, base: Path) -> dict[Step, Spent]:
 
 
 def _step(job_id: str, step: Step, home: Path) -> Spent:
+    """Run one step in a process with `probe`, and add up what it counted."""
     command = [sys.executable, "-m", "bench.overhead.probe", step, "--job-id", job_id, "--launch", "1"]
     with tempfile.TemporaryDirectory() as folder:
         env = os.environ | {"GEMTUNE_HOME": str(home), FOLDER: folder}
@@ -73,13 +78,15 @@ def _step(job_id: str, step: Step, home: Path) -> Spent:
         return sum(each.get(kind, [0.0, 0.0])[unit] for each in counted)
 
     spent = {kind: (of_all(kind, 0), of_all(kind, 1)) for kind in kinds}
-    rest = (whole[0] - sum(of_kind[0] for of_kind in spent.values()),
-            whole[1] - sum(of_kind[1] for of_kind in spent.values()))  # fmt: skip
+    rest = (
+        whole[0] - sum(seconds for seconds, _ in spent.values()),
+        whole[1] - sum(processor_seconds for _, processor_seconds in spent.values()),
+    )
     return {"all": whole, "the rest": rest, **spent}
 
 
 def _processor_seconds() -> float:
-    """Of all processes that have ended, and were waited for."""
+    """Return the processor time of all child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 

@@ -1,7 +1,8 @@
-"""`python -m bench.overhead.probe prepare|train|export|comparison …`: the program of that name, with a clock in it.
+"""Step program with a clock that classifies its time.
 
-Everything that the main thread does is counted once, as what it is for: importing, wherever it happens (also in the
-midst of loading); loading weights; training; evaluating; comparing an export with what was trained. The rest is other.
+`python -m bench.overhead.probe prepare|train|export|comparison …` runs the program of that name. All time of the main
+thread is counted once: as importing, wherever it happens (also inside loading); loading weights; training; evaluating;
+comparing an export with the trained model; or other.
 """
 
 from __future__ import annotations
@@ -17,40 +18,42 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Where each process leaves its figures: a file of its own in this folder.
+# Environment variable with the folder in which each process writes a file with its times.
 FOLDER = "GEMTUNE_OVERHEAD_FOLDER"
 
 
 class Clock:
-    """kind -> seconds, and seconds of the processor."""
+    """Clock that adds up seconds, and seconds of processor time, by kind."""
 
     def __init__(self) -> None:
         self.spent: dict[str, list[float]] = {}
         self._kinds, self._since = ["other"], self._now()
 
     def count(self, owner: object, name: str, kind: str) -> None:
-        """From now on a function counts as `kind`."""
+        """Count the time of a function, from now on, as `kind`."""
         original = getattr(owner, name)
 
         @functools.wraps(original)
         def call(*args: Any, **kwargs: Any) -> Any:
             if threading.current_thread() is not threading.main_thread():
                 return original(*args, **kwargs)
-            self._turn()
+            self._add_elapsed()
             self._kinds.append(kind)
             try:
                 return original(*args, **kwargs)
             finally:
-                self._turn()
+                self._add_elapsed()
                 self._kinds.pop()
 
         setattr(owner, name, call)
 
     def write(self, folder: Path) -> None:
-        self._turn()
+        """Write the times to a file named after the process."""
+        self._add_elapsed()
         (folder / f"{os.getpid()}.json").write_text(json.dumps(self.spent))
 
-    def _turn(self) -> None:
+    def _add_elapsed(self) -> None:
+        """Add the time since the last call to the current kind."""
         now = self._now()
         spent = self.spent.setdefault(self._kinds[-1], [0.0, 0.0])
         spent[:] = (total + (end - start) for total, start, end in zip(spent, self._since, now, strict=True))
@@ -61,48 +64,53 @@ class Clock:
         return time.perf_counter(), time.process_time()
 
 
-def _of_train(clock: Clock, train: Any) -> None:
+def _instrument_train(clock: Clock, train: Any) -> None:
+    """Count the baseline and all trainers that the train step creates."""
     clock.count(train, "_baseline", "evaluating")
     make = train._make
 
-    def made(*args: Any, **kwargs: Any) -> Any:
+    def make_and_instrument(*args: Any, **kwargs: Any) -> Any:
         trainer = make(*args, **kwargs)
         clock.count(trainer, "train", "training")
-        clock.count(trainer, "figures", "evaluating")
+        clock.count(trainer, "evaluation_metrics", "evaluating")
         return trainer
 
-    train._make = made
+    train._make = make_and_instrument
 
 
-def _of_child(clock: Clock, child: Any) -> None:
-    """The certificate's process is one with a clock in it too; waiting for it is nothing that is done here."""
+def _instrument_child(clock: Clock, child: Any) -> None:
+    """Run the certificate's process with a clock of its own.
+
+    Waiting for it counts as a kind of its own, which is not added up.
+    """
     run = child.run
     child.run = lambda arguments, stop: run(["-m", "bench.overhead.probe", "comparison", *arguments[2:]], stop)
     clock.count(child, "run", "waiting")
 
 
-# What is counted of a module, as soon as it is there.
-OF: dict[str, Callable[[Clock, Any], None]] = {
+# Per module, a function that starts counting as soon as the module is imported.
+INSTRUMENTS: dict[str, Callable[[Clock, Any], None]] = {
     "trainer.model.engines.huggingface": lambda clock, huggingface: clock.count(huggingface, "load", "loading"),
-    "trainer.steps.train": _of_train,
-    "trainer.process.child": _of_child,
+    "trainer.steps.train": _instrument_train,
+    "trainer.process.child": _instrument_child,
     "trainer.certificate.runtimes": lambda clock, runtimes: clock.count(runtimes.Transformers, "__init__", "loading"),
     "trainer.certificate.comparison": lambda clock, comparison: clock.count(comparison, "compare", "comparing"),
 }
 
 
 def main() -> None:
+    """Run a step with a clock, and write its times."""
     clock = Clock()
     clock.count(_frozen_importlib, "_find_and_load", "importing")
-    find_and_load, waiting = _frozen_importlib._find_and_load, dict(OF)  # type: ignore[attr-defined]
+    find_and_load, pending = _frozen_importlib._find_and_load, dict(INSTRUMENTS)  # type: ignore[attr-defined]
 
-    def found(name: str, import_: Any) -> Any:
+    def find_load_and_instrument(name: str, import_: Any) -> Any:
         module = find_and_load(name, import_)
-        if name in waiting and getattr(module.__spec__, "_initializing", False) is False:
-            waiting.pop(name)(clock, module)
+        if name in pending and getattr(module.__spec__, "_initializing", False) is False:
+            pending.pop(name)(clock, module)
         return module
 
-    _frozen_importlib._find_and_load = found  # type: ignore[attr-defined]
+    _frozen_importlib._find_and_load = find_load_and_instrument  # type: ignore[attr-defined]
     try:
         if sys.argv[1] == "comparison":
             del sys.argv[1]

@@ -31,7 +31,7 @@ TABLES: Mapping[str, int] = {
 }
 # Files that still break the rules -> how often. Lower a number after an improvement; add no file.
 UNFINISHED: Mapping[str, int] = {
-    "bench/beside.py": 5,
+    "bench/contention.py": 5,
     "bench/curve.py": 5,
     "bench/evaluation.py": 9,
     "bench/export.py": 9,
