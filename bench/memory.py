@@ -150,10 +150,8 @@ def _model(name: str, size: ModelSize, method: Method, rank: int) -> LanguageMod
         "head_dim": head,
         "attn_implementation": row_attention.NAME,
     }
-    if "gemma-2" in name:
-        model = Gemma2ForCausalLM(Gemma2Config(**settings))
-    else:
-        model = Gemma3ForCausalLM(Gemma3TextConfig(**settings))
+    is_gemma2 = "gemma-2" in name
+    model = Gemma2ForCausalLM(Gemma2Config(**settings)) if is_gemma2 else Gemma3ForCausalLM(Gemma3TextConfig(**settings))
     if method == "Full":
         return model
     lora = LoraConfig(r=rank, lora_dropout=0.05, target_modules="all-linear")
