@@ -151,7 +151,9 @@ def _model(name: str, size: ModelSize, method: Method, rank: int) -> LanguageMod
         "attn_implementation": row_attention.NAME,
     }
     is_gemma2 = "gemma-2" in name
-    model = Gemma2ForCausalLM(Gemma2Config(**settings)) if is_gemma2 else Gemma3ForCausalLM(Gemma3TextConfig(**settings))
+    model = (
+        Gemma2ForCausalLM(Gemma2Config(**settings)) if is_gemma2 else Gemma3ForCausalLM(Gemma3TextConfig(**settings))
+    )
     if method == "Full":
         return model
     lora = LoraConfig(r=rank, lora_dropout=0.05, target_modules="all-linear")
