@@ -1,7 +1,9 @@
-"""The one reader of JSON, YAML and numbers from outside: limits on size, depth, time and text, one error.
+"""The only reader of untrusted JSON, YAML and numbers.
 
-Requests, query strings, page tokens, job files, model configurations, rows and manifests are read here. A value that
-this module returns is finite, at most MAX_DEPTH levels deep, and can be written as UTF-8.
+It limits size, depth, time and text, and has a single error.
+
+Requests, query strings, page tokens, job files, model configurations, rows and manifests are read here. The
+values that this module returns are finite, at most MAX_DEPTH levels deep, and can be encoded as UTF-8.
 """
 
 from __future__ import annotations
@@ -17,29 +19,29 @@ from typing import Any
 
 from gemtune.errors import GemtuneError
 
-# A request, a job file, a row of text, a model's config.json.
+# Limit in bytes for a request, a job file, a row of text, and a model's config.json.
 MAX_BYTES = 1024 * 1024
-# The files around a model's weights: Gemma 3's tokenizer_config.json has 1.2 MB, its tokenizer.json 33 MB.
+# Limit in bytes for other files of a model: Gemma 3's tokenizer_config.json has 1.2 MB, its tokenizer.json 33 MB.
 MAX_MODEL_FILE_BYTES = 128 * 1024 * 1024
-# YAML is parsed in Python, at some 70 KB per second.
+# Limit in bytes for YAML, which is parsed in Python at about 70 KB per second.
 MAX_YAML_BYTES = 64 * 1024
-# A request has five levels around a reward's JSON schema, which may have 32 of two levels each.
+# A request has five levels around a reward's JSON Schema, which may have 32 with two levels each.
 MAX_DEPTH = 80
-# A float holds whole numbers of up to 309 digits; tokenizer configurations do say 10^30.
+# A float holds whole numbers of up to 309 digits. Tokenizer configurations do contain 10^30.
 MAX_DIGITS = 300
-# The largest whole number that JSON's readers agree on (RFC 8259, 6).
+# The largest whole number on which implementations of JSON agree (RFC 8259, section 6).
 MAX_NUMBER = 2**53 - 1
 
-FINITE = "JSON has finite numbers only"
-HALF_A_PAIR = re.compile(r"[\ud800-\udfff]")
+FINITE = "use finite numbers, since JSON has no others"
+LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 WHOLE_NUMBER = re.compile(r"0|[1-9][0-9]*", re.ASCII)
 
 
 class Unreadable(GemtuneError):
-    """A document from outside that breaks its own format or a limit of the reader.
+    """Raised for an untrusted document that violates its format or a limit.
 
-    `code` says which; `loc` is the place in the document, as far as it is known.
+    code: which of them. loc: the place in the document, as far as it is known.
     """
 
     code = "unreadable"
@@ -55,9 +57,10 @@ def read_json(
 ) -> Any:
     """Decode a JSON document.
 
-    `named` begins the sentence of an error. `repeated_keys` takes the last of several values, as other readers of the
-    same file do; without it a key that stands twice is an error, because one of its values would be lost.
-
+    named: subject of the error's sentence.
+    max_bytes: limit of the document's size.
+    repeated_keys: accept them, and use the last value, as other readers of the same file do. Otherwise a repeated key
+    is an error, because one of its values would be lost.
     Raises Unreadable: `too_large`, `not_text`, `not_json`, `too_deep`, `repeated_key`, `not_finite`, `too_many_digits`.
     """
     text = _text(content, named, max_bytes)
@@ -75,10 +78,10 @@ def read_json(
         raise Unreadable("not_json", f"{named} is not JSON{place}", hint="correct it and send it again") from None
     except RecursionError:
         raise _too_deep(named) from None
-    # Most documents have too few brackets to be deep and no escape that could be half a character.
+    # These checks are skipped for most documents, which have few brackets and no escaped surrogates.
     if text.count("[") + text.count("{") > MAX_DEPTH:
         _check_depth(value, named)
-    if reader.met_infinity or ESCAPED_SURROGATE.search(text):
+    if reader.found_infinity or ESCAPED_SURROGATE.search(text):
         _check_values(value, named)
     return value
 
@@ -86,7 +89,12 @@ def read_json(
 def read_json_object(
     content: bytes | str, *, named: str = "this", max_bytes: int = MAX_BYTES, repeated_keys: bool = False
 ) -> dict[str, Any]:
-    """Decode a JSON document that has to be an object. Raises Unreadable, also `not_an_object`."""
+    """Decode a JSON document that has to be an object.
+
+    Parameters as in `read_json`.
+
+    Raises Unreadable, also with code `not_an_object`.
+    """
     value = read_json(content, named=named, max_bytes=max_bytes, repeated_keys=repeated_keys)
     if not isinstance(value, dict):
         raise Unreadable("not_an_object", f"{named} is not a JSON object", hint="send an object, {…}")
@@ -94,10 +102,10 @@ def read_json_object(
 
 
 def read_yaml(content: bytes, *, named: str = "this") -> Any:
-    """Decode a YAML document into what JSON knows.
+    """Decode a YAML document into JSON's types.
 
-    YAML is 1.2, so `no` is a string and 2e-4 a number; dates become strings. Anchors and aliases are refused, because a
-    few lines of them unfold into gigabytes, and so are tags.
+    It is read as YAML 1.2, so that `no` is a string and 2e-4 a number; dates become strings. Tags are refused, and so
+    are aliases, because a few lines of them can expand to gigabytes.
 
     Raises Unreadable: `too_large`, `not_text`, `not_yaml`, `too_deep`, `yaml_alias`, `yaml_tag`, `not_finite`.
     """
@@ -108,33 +116,38 @@ def read_yaml(content: bytes, *, named: str = "this") -> Any:
     hint = "correct it and send it again"
     try:
         _check_plain(YAML(typ="safe", pure=True).parse(text), named)
-        # Through JSON text: dates become strings, and keys too.
+        # Converting to JSON text turns dates and keys into strings.
         written = json.dumps(YAML(typ="safe", pure=True).load(text), default=str)
     except YAMLError as error:
         mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
         place = "" if mark is None else f" (line {mark.line + 1}, column {mark.column + 1})"
         raise Unreadable("not_yaml", f"{named} is not YAML{place}", hint=hint) from None
     except TypeError:
-        raise Unreadable("not_yaml", f"{named} has a key that is not a text", hint="use field names as keys") from None
+        raise Unreadable(
+            "not_yaml", f"{named} has a key that is not a string", hint="use field names as keys"
+        ) from None
     except (ValueError, RecursionError):
         raise Unreadable("not_yaml", f"{named} is not YAML", hint=hint) from None
     return read_json(written, named=named, max_bytes=8 * MAX_YAML_BYTES)
 
 
 def read_number(text: str, *, least: int, most: int, named: str = "this") -> int:
-    """Decode a whole number in decimal digits, without a sign for zero or more, leading zeros or blanks.
+    """Decode a non-negative whole number in decimal digits.
 
-    Raises Unreadable `not_a_number`.
+    Signs, leading zeros and blanks are refused. least, most: bounds, both included.
+    Raises Unreadable with code `not_a_number`.
     """
     if len(text) <= len(str(most)) and WHOLE_NUMBER.fullmatch(text) and least <= int(text) <= most:
         return int(text)
     raise Unreadable(
-        "not_a_number", f"{named} is a whole number from {least} to {most}", hint="leave it out for the default"
+        "not_a_number", f"{named} has to be a whole number from {least} to {most}", hint="leave it out for the default"
     )
 
 
 def read_file(path: Path, *, named: str | None = None, max_bytes: int = MAX_BYTES) -> bytes:
-    """Read a regular file. A pipe or a device would keep its reader waiting, and is refused without waiting.
+    """Read a regular file.
+
+    A pipe or a device, on which reading could block, is refused without waiting.
 
     Raises OSError, and Unreadable: `not_a_file`, `too_large`.
     """
@@ -149,45 +162,57 @@ def read_file(path: Path, *, named: str | None = None, max_bytes: int = MAX_BYTE
 
 
 def too_large(named: str, max_bytes: int) -> Unreadable:
-    """The error about a document over its limit."""
+    """Return the error for a document that is too large."""
     return Unreadable("too_large", f"{named} has more than {max_bytes} bytes", hint="make it smaller")
 
 
 class _Reader:
-    """What the JSON decoder calls for each number and object."""
+    """Hooks that the JSON decoder calls for each number and object."""
 
     def __init__(self, named: str):
         self._named = named
-        self.met_infinity = False
+        self.found_infinity = False
 
     def integer(self, digits: str) -> int:
+        """Decode a whole number.
+
+        Python takes quadratic time for very long ones.
+        """
         if len(digits) > MAX_DIGITS:
             message = f"{self._named} has a number of more than {MAX_DIGITS} digits"
             raise Unreadable("too_many_digits", message, hint="round it")
         return int(digits)
 
     def number(self, text: str) -> float:
-        value = float(text)  # infinite where it is too large for a float; NaN and Infinity come here by their names
-        self.met_infinity = self.met_infinity or not math.isfinite(value)
+        """Decode a number with a fraction or an exponent.
+
+        Also the names NaN and Infinity. Notes whether the number is not finite.
+        """
+        value = float(text)  # infinite if it is too large for a float
+        self.found_infinity = self.found_infinity or not math.isfinite(value)
         return value
 
     def object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """Build an object, and refuse repeated keys."""
         value = dict(pairs)
         if len(value) < len(pairs):
             names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            message = f"{self._named} has the key {twice[:80]!r} twice"
+            repeated = next(name for name in names if names.count(name) > 1)
+            message = f"{self._named} has the key {repeated[:80]!r} twice"
             raise Unreadable("repeated_key", message, hint="keep one of them")
         return value
 
 
 def _text(content: bytes | str, named: str, max_bytes: int) -> str:
-    """The text of a document, without the mark that some editors begin a file with."""
+    """Decode a document as UTF-8.
+
+    A byte order mark, with which some editors begin a file, is removed.
+    """
     if len(content) > max_bytes:
         raise too_large(named, max_bytes)
     if isinstance(content, str):
-        if HALF_A_PAIR.search(content):
-            raise _half_a_character(named)
+        if LONE_SURROGATE.search(content):
+            raise _lone_surrogate(named)
         return content.removeprefix("\ufeff")
     try:
         return content.decode("utf-8-sig")
@@ -196,7 +221,10 @@ def _text(content: bytes | str, named: str, max_bytes: int) -> str:
 
 
 def _check_depth(value: Any, named: str) -> None:
-    """Refuse depth. A level at a time: a tokenizer has a million values, and no more than five levels."""
+    """Refuse a value that is nested too deeply.
+
+    It is searched level by level: a tokenizer has a million values, but only five levels.
+    """
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(MAX_DEPTH):
         inner = (item.values() if isinstance(item, dict) else item for item in level)
@@ -207,13 +235,13 @@ def _check_depth(value: Any, named: str) -> None:
 
 
 def _check_values(value: Any, named: str) -> None:
-    """Refuse half a character and what is not finite, anywhere in a decoded document."""
+    """Refuse lone surrogates and non-finite numbers, wherever they are."""
     waiting: list[tuple[tuple[str | int, ...], Any]] = [((), value)]
     while waiting:
         loc, item = waiting.pop()
         if isinstance(item, str):
-            if HALF_A_PAIR.search(item):
-                raise _half_a_character(named, loc)
+            if LONE_SURROGATE.search(item):
+                raise _lone_surrogate(named, loc)
         elif isinstance(item, float):
             if not math.isfinite(item):
                 raise Unreadable("not_finite", f"{named} has a number that is not finite", hint=FINITE, loc=loc)
@@ -225,7 +253,10 @@ def _check_values(value: Any, named: str) -> None:
 
 
 def _check_plain(events: Iterable[Any], named: str) -> None:
-    """Refuse what no request needs: aliases, tags, and depth, whose scanning takes time by its square."""
+    """Refuse what no request needs: aliases, tags, and deep nesting.
+
+    Scanning deeply nested YAML takes quadratic time.
+    """
     from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 
     depth = 0
@@ -234,17 +265,21 @@ def _check_plain(events: Iterable[Any], named: str) -> None:
         if depth > MAX_DEPTH:
             raise _too_deep(named)
         if isinstance(event, AliasEvent):
-            raise Unreadable("yaml_alias", f"{named} has an alias, which is not read", hint="write the value out")
+            raise Unreadable("yaml_alias", f"{named} has an alias, which is not supported", hint="write the value out")
         if getattr(event, "tag", None) is not None:
             raise Unreadable(
-                "yaml_tag", f"{named} has a tag, which is not read", hint="write the value without its tag"
+                "yaml_tag", f"{named} has a tag, which is not supported", hint="write the value without its tag"
             )
 
 
-def _half_a_character(named: str, loc: tuple[str | int, ...] = ()) -> Unreadable:
-    message = f"{named} has half a surrogate pair, which is no character"
-    whole = tuple(part for part in loc if isinstance(part, int) or not HALF_A_PAIR.search(part))
-    return Unreadable("not_text", message, hint="send \\u escapes in pairs, or UTF-8", loc=whole)
+def _lone_surrogate(named: str, loc: tuple[str | int, ...] = ()) -> Unreadable:
+    """Return the error for half of a surrogate pair.
+
+    loc: place in the document. Parts of it that are not valid text themselves are left out.
+    """
+    message = f"{named} has half of a surrogate pair, which is not a character"
+    valid_loc = tuple(part for part in loc if isinstance(part, int) or not LONE_SURROGATE.search(part))
+    return Unreadable("not_text", message, hint="send \\u escapes of surrogates in pairs, or UTF-8", loc=valid_loc)
 
 
 def _too_deep(named: str) -> Unreadable:

@@ -1,1 +1,1 @@
-"""Datasets: which files one has, and what the rows in them look like."""
+"""Datasets: their files, and the columns of their rows."""

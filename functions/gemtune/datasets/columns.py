@@ -1,8 +1,9 @@
-"""The columns of a file of rows, from a few bytes of it: the first lines of JSONL, the footer of Parquet.
+"""Columns of a file of rows, read from a few of its bytes.
 
-A Parquet file ends in its footer, the footer's length in four bytes, and `PAR1`
-(https://parquet.apache.org/docs/file-format/). The footer is a struct in Thrift's compact protocol
-(https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md), whose second field is the schema.
+These are the first lines of JSONL, or the footer of Parquet. A Parquet file ends in its footer, the footer's length in
+four bytes, and `PAR1` (https://parquet.apache.org/docs/file-format/). The footer is a struct in Thrift's compact
+protocol (https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md), whose second field is the
+schema.
 """
 
 from __future__ import annotations
@@ -12,22 +13,25 @@ from typing import Any
 
 from gemtune.untrusted import Unreadable, read_json
 
-# Bytes after the footer, and the most that is read of one.
+# Bytes after the footer, and the largest footer that is read.
 END_BYTES, FOOTER_BYTES = 8, 256 * 1024
-# The number of a footer's field with the schema, of an element's with its name, and with the count of its children.
+# Numbers of fields in Thrift: the footer's schema, a schema element's name, and its number of children.
 SCHEMA, NAME, CHILDREN = 2, 4, 5
 MAX_DEPTH = 8
 
-# start, length -> those bytes of the file, fewer where it ends before
+# start, length -> these bytes of the file, or fewer where it ends earlier
 ReadRange = Callable[[int, int], bytes]
 
 
 def of_jsonl(start: bytes) -> frozenset[str] | None:
-    """Return the keys that have a value in the first whole row; None when these bytes hold no whole row."""
+    """Return the keys with a value in the first complete row.
+
+    None if these bytes contain no complete row.
+    """
     for line in start.splitlines(keepends=True):
         try:
             row = read_json(line, named="a row", max_bytes=len(line), repeated_keys=True)
-        except Unreadable:  # an empty line, a damaged one, or the first part of one
+        except Unreadable:  # an empty line, a damaged one, or an incomplete one at the end
             continue
         if isinstance(row, dict):
             return frozenset(name for name, value in row.items() if value is not None)
@@ -35,9 +39,10 @@ def of_jsonl(start: bytes) -> frozenset[str] | None:
 
 
 def of_parquet(size: int, read_range: ReadRange) -> frozenset[str] | None:
-    """Return the names of the columns; None for what is no Parquet file, or has more of them than is read.
+    """Return the names of a Parquet file's columns.
 
-    size: bytes of the file.
+    None if it is not a Parquet file, or if its footer is too large.
+    size: size of the file in bytes. read_range: returns a part of it.
     """
     end = read_range(max(0, size - END_BYTES), END_BYTES)
     length = int.from_bytes(end[:4], "little")
@@ -47,37 +52,47 @@ def of_parquet(size: int, read_range: ReadRange) -> frozenset[str] | None:
     try:
         schema = next(value for field, value in footer.fields() if field == SCHEMA)
         return frozenset(_children_of_the_root(schema))
-    except (StopIteration, ValueError, LookupError, TypeError, AttributeError):  # these bytes are no footer
+    except (StopIteration, ValueError, LookupError, TypeError, AttributeError):  # these bytes are not a footer
         return None
 
 
 def _children_of_the_root(schema: list[dict[int, Any]]) -> Iterator[str]:
-    """A schema is a list of elements, each followed by its children."""
-    place = 1
+    """Yield the names of the root's children.
+
+    A schema is a list of elements, each followed by its children.
+    """
+    index = 1  # of the next child of the root
     for _ in range(schema[0][CHILDREN]):
-        yield schema[place][NAME].decode()
-        open_elements = 1
-        while open_elements > 0:
-            open_elements += schema[place].get(CHILDREN, 0) - 1
-            place += 1
+        yield schema[index][NAME].decode()
+        remaining = 1  # elements to skip until the next child of the root
+        while remaining > 0:
+            remaining += schema[index].get(CHILDREN, 0) - 1
+            index += 1
 
 
 class _Struct:
-    """A struct in Thrift's compact protocol. Raises IndexError where its bytes end, ValueError where they are none."""
+    """Struct in Thrift's compact protocol.
+
+    Its methods raise IndexError where the bytes end, and ValueError where they are not valid.
+    """
 
     def __init__(self, content: bytes):
         self._content, self._place = content, 0
 
     def fields(self, depth: int = 0) -> Iterator[tuple[int, Any]]:
-        """Yield each field's number and its value: a number, bytes, a list, or a dictionary of fields."""
+        """Yield the number and the value of each field.
+
+        A value is a number, bytes, a list, or a dictionary of fields. depth: levels above this struct.
+        """
         field = 0
         while (header := self._byte()) != 0:
             field = field + (header >> 4) if header >> 4 else self._integer()
             yield field, header & 15 == 1 if header & 15 in (1, 2) else self._value(header & 15, depth)
 
     def _value(self, kind: int, depth: int) -> Any:
+        """Read a value of a type, by the type's number in the protocol."""
         if depth > MAX_DEPTH:
-            raise ValueError("nested too deep")
+            raise ValueError("nested too deeply")
         match kind:
             case 1 | 2 | 3:
                 return self._byte()
@@ -93,7 +108,7 @@ class _Struct:
                 return [self._value(header & 15, depth + 1) for _ in range(size)]
             case 12:
                 return dict(self.fields(depth + 1))
-        raise ValueError(f"no type of a footer has the number {kind}")
+        raise ValueError(f"{kind} is not the number of a type in a footer")
 
     def _byte(self) -> int:
         self._place += 1
@@ -102,11 +117,14 @@ class _Struct:
     def _bytes(self, length: int) -> bytes:
         self._place += length
         if self._place > len(self._content):
-            raise IndexError("the footer ends before")
+            raise IndexError("the footer ends too early")
         return self._content[self._place - length : self._place]
 
     def _length(self) -> int:
-        """A number of at most 64 bits, seven per byte, the lowest first."""
+        """Read an unsigned number (varint).
+
+        It has seven bits per byte, the lowest first.
+        """
         number = 0
         for shift in range(0, 64, 7):
             byte = self._byte()
@@ -116,6 +134,9 @@ class _Struct:
         raise ValueError("a number of more than 64 bits")
 
     def _integer(self) -> int:
-        """A number with a sign, which is its lowest bit."""
+        """Read a signed number (zigzag).
+
+        Its lowest bit is the sign.
+        """
         number = self._length()
         return number >> 1 ^ -(number & 1)

@@ -1,4 +1,7 @@
-"""The files of a dataset: a folder of the data bucket with one file per split, or a metadata.json that names them."""
+"""Splits of a dataset, which is a folder of the data bucket.
+
+The folder has one file per split with a known name, or a metadata.json that names the files.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +9,28 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 METADATA = "metadata.json"
+# Names of the train split and of the held-out split. The first one that exists counts.
 TRAIN_NAMES = ("train", "training")
 EVAL_NAMES = ("eval", "evaluation", "validation", "test")
 KINDS = ("jsonl", "parquet")
-# Files of which one is the train split where there is no metadata.json, the one that counts first.
+# Possible files of the train split without a metadata.json. The first one that exists counts.
 TRAIN_FILES = tuple(f"{name}.{kind}" for name in TRAIN_NAMES for kind in reversed(KINDS))
 
 
 class BadSplits(ValueError):
-    """What says where the splits are says nothing of the kind, or leads to no file of rows."""
+    """Raised when metadata.json lists no splits, or an unsupported file."""
 
 
 def folder_of(dataset_id: str) -> str:
-    """The folder of a dataset in the data bucket."""
+    """Return the folder of a dataset in the data bucket."""
     return f"processed_datasets/{dataset_id}"
 
 
 def by_metadata(metadata: Any) -> dict[str, str]:
-    """split name -> path, by the content of a metadata.json. Raises BadSplits."""
+    """Return split name -> path from the content of a metadata.json.
+
+    Raises BadSplits.
+    """
     try:
         return {str(split["split_name"]): str(split["path"]) for split in metadata["splits"]}
     except (KeyError, TypeError):
@@ -31,23 +38,29 @@ def by_metadata(metadata: Any) -> dict[str, str]:
 
 
 def by_names(names: Collection[str]) -> dict[str, str]:
-    """split name -> path, by the names of the files in the folder. Of two files of a split the Parquet one counts."""
-    known = [(split, f"{split}.{kind}") for split in (*TRAIN_NAMES, *EVAL_NAMES) for kind in KINDS]
-    return {split: path for split, path in known if path in names}
+    """Return split name -> path by the names of the files in the folder.
+
+    If a split has two files, the Parquet file counts.
+    """
+    candidates = [(split, f"{split}.{kind}") for split in (*TRAIN_NAMES, *EVAL_NAMES) for kind in KINDS]
+    return {split: path for split, path in candidates if path in names}
 
 
 def train_split(splits: Mapping[str, str]) -> str | None:
-    """The path of the train split."""
+    """Return the path of the train split, or None."""
     return next((splits[name] for name in TRAIN_NAMES if name in splits), None)
 
 
 def eval_split(splits: Mapping[str, str]) -> str | None:
-    """The path of the held-out split."""
+    """Return the path of the held-out split, or None."""
     return next((splits[name] for name in EVAL_NAMES if name in splits), None)
 
 
 def object_of(folder: str, path: str) -> str:
-    """The object of a split, whose path may be relative to the dataset or to the bucket. Raises BadSplits."""
+    """Return the name of a split's object in the data bucket.
+
+    path: relative to the folder of the dataset, or to the bucket. Raises BadSplits.
+    """
     if not path.endswith(tuple(f".{kind}" for kind in KINDS)):
         raise BadSplits(f"{path[:200]!r} is neither .jsonl nor .parquet")
     return path if path.startswith(f"{folder}/") else f"{folder}/{path}"

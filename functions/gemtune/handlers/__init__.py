@@ -1,1 +1,1 @@
-"""The entry points: each decodes, calls one service, and encodes."""
+"""Entry points, which decode, call one service, and encode."""

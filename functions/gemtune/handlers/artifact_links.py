@@ -1,4 +1,4 @@
-"""Where the files of a job's result can be read."""
+"""Links to the files of a job's result."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from gemtune.handlers.answers import ArtifactLink
 from gemtune.jobs.record import Artifact, Job
 from gemtune.ports import Objects
 
-# Each signature may be a call of its own, which waits for the network.
+# Number of threads: each signature may be a call of its own over the network.
 WORKERS = 8
 
 
 def artifact_links(export: Objects, job: Job) -> list[ArtifactLink]:
-    """One link a file, by name. Raises NoSignedLinks."""
+    """Return a link for each file, sorted by name. Raises NoSignedLinks."""
 
-    def linked(artifact: Artifact) -> ArtifactLink:
-        # A recorded URI begins where the bucket lay then; a home that was moved keeps its names.
+    def with_link(artifact: Artifact) -> ArtifactLink:
+        # Only the part from jobs/ on is used: the folder of a workstation may have been moved since.
         _, inside, rest = artifact.uri.partition(f"jobs/{job.job_id}/")
         link = export.link(inside + rest)
         return ArtifactLink(
@@ -24,4 +24,4 @@ def artifact_links(export: Objects, job: Job) -> list[ArtifactLink]:
         )
 
     with ThreadPoolExecutor(WORKERS) as pool:
-        return list(pool.map(linked, sorted(job.artifacts, key=lambda artifact: artifact.name)))
+        return list(pool.map(with_link, sorted(job.artifacts, key=lambda artifact: artifact.name)))

@@ -1,4 +1,7 @@
-"""Translates CloudEvents to calls of services. Returning acknowledges; raising asks for the event again."""
+"""CloudEvents, each translated to a call of one service.
+
+A handler that returns acknowledges its event; one that raises makes the platform deliver it again.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ EVENT_DOCUMENT = re.compile(r"(?:^|/)training_jobs/(?P<job_id>[^/]+)/events/[^/]
 
 
 def dispatch(event: CloudEvent, services: Services) -> None:
-    """A message of job-requests. Its key is the attribute Idempotency-Key, or else its topic and message id."""
+    """Handle a message of the topic job-requests.
+
+    Its idempotency key is the attribute Idempotency-Key, or else its topic and message id.
+    """
     message = event.data["message"]
     attributes = message.get("attributes") or {}
     key = attributes.get("Idempotency-Key") or attributes.get("idempotency_key")
@@ -27,24 +33,27 @@ def dispatch(event: CloudEvent, services: Services) -> None:
 
 
 def notify(event: CloudEvent, services: Services) -> None:
-    """A message of webhooks."""
+    """Handle a message of the topic webhooks."""
     services.notify(base64.b64decode(event.data["message"].get("data") or ""))
 
 
 def ingest(event: CloudEvent, services: Services) -> None:
-    """An object of the uploads or the data bucket was finalized."""
+    """Handle an object of the uploads or the data bucket that was finalized."""
     stored: dict[str, Any] = event.data
     services.ingest(stored["bucket"], stored["name"], str(stored["generation"]), owner=services.settings.service_owner)
 
 
 def fan_out(event: CloudEvent, services: Services) -> None:
-    """A document `training_jobs/{job_id}/events/{seq}` was created. It is protobuf; the name says all we need, and is
-    read from the document itself rather than from a header that a proxy could have changed."""
+    """Handle a new document `training_jobs/{job_id}/events/{seq}`.
+
+    The event is protobuf. Only the document's name is needed, which is read from the document itself, because a proxy
+    could have changed the header.
+    """
     from google.events.cloud.firestore import DocumentEventData
 
     document = DocumentEventData.deserialize(event.data).value.name
-    found = EVENT_DOCUMENT.search(document)
-    if found is None:
-        log.warning("not an event of a job: %s", document)
+    match = EVENT_DOCUMENT.search(document)
+    if match is None:
+        log.warning("ignored a document that is not an event of a job: %s", document)
         return
-    services.fan_out(found["job_id"])
+    services.fan_out(match["job_id"])

@@ -1,4 +1,4 @@
-"""What the workflow calls: `POST /claim` and `POST /step_ended`."""
+"""API for the workflow: `POST /claim` and `POST /step_ended`."""
 
 from __future__ import annotations
 
@@ -17,23 +17,28 @@ log = logging.getLogger(__name__)
 
 
 class ClaimCall(BaseModel):
+    """Body of `POST /claim`."""
+
     job_id: str
     launch: Annotated[int, Field(ge=1)]
     execution: str
 
     @property
     def claim(self) -> Claim:
+        """Return the claim of the calling execution."""
         return Claim(launch=self.launch, execution=self.execution)
 
 
 class StepEndedCall(ClaimCall):
+    """Body of `POST /step_ended`."""
+
     step: Step
     round: Annotated[int, Field(ge=1)]
     error: str | None = None
 
 
 def respond(request: flask.Request, services: Services) -> tuple[dict[str, object], int]:
-    """The answer to one call of the workflow: a verdict, and after a claim what each step needs."""
+    """Answer one call of the workflow, with a body and a status."""
     try:
         if request.method == "POST" and request.path.rstrip("/") == "/claim":
             return _claim(ClaimCall.model_validate_json(request.get_data()), services), 200
@@ -42,13 +47,14 @@ def respond(request: flask.Request, services: Services) -> tuple[dict[str, objec
     except ValidationError as error:
         return {"error": {"code": "bad_call", "message": str(error)}}, 400
     except Exception:
-        # 503 is what the workflow's retry policy asks again after; 500 would end the execution.
+        # The workflow repeats a call after 503, but 500 would end the execution.
         log.exception("control could not answer")
         return {"error": {"code": "try_again", "message": "control could not answer now"}}, 503
     return {"error": {"code": "not_found", "message": "control knows /claim and /step_ended"}}, 404
 
 
 def _claim(call: ClaimCall, services: Services) -> dict[str, object]:
+    """Let an execution claim its job, and tell it how to run each step, or to quit."""
     plan = services.control.claim(call.job_id, call.claim)
     if plan is None:
         return {"verdict": "quit"}
@@ -56,5 +62,6 @@ def _claim(call: ClaimCall, services: Services) -> dict[str, object]:
 
 
 def _step_ended(call: StepEndedCall, services: Services) -> dict[str, object]:
+    """Tell an execution what to do after a step has ended."""
     ruling = services.control.step_ended(call.job_id, call.claim, call.step, round_number=call.round, error=call.error)
     return asdict(ruling)

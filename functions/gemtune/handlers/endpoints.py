@@ -1,4 +1,7 @@
-"""The operations of the HTTP API. The router and the OpenAPI document are both made from this table."""
+"""The operations of the HTTP API.
+
+The router and the OpenAPI document are both made from this table.
+"""
 
 from __future__ import annotations
 

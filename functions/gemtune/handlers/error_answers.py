@@ -1,7 +1,6 @@
-"""Error answers: always JSON, and made so that making one cannot fail, whatever text it has to hold.
+"""Error answers, which are always JSON and can be built for any text.
 
-No model and no encoder is asked here: each could refuse what came from outside. `answers.ErrorAnswer` describes what
-stands here.
+They are built without a pydantic model, which could refuse untrusted text. `answers.ErrorAnswer` describes them.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ OURS = {"Request Entity Too Large": BodyTooLarge.code}
 
 
 def body(code: str, message: str, hint: str | None, problems: Sequence[Problem] | None = None) -> bytes:
-    """The body of an error answer. `problems` stands only in a refusal of a request."""
+    """Return the body of an error answer. problems: only for a request that is refused."""
     answer: dict[str, object] = {"error": {"code": _whole(code), "message": _whole(message), "hint": _whole(hint)}}
     if problems is not None:
         answer["problems"] = [
@@ -39,12 +38,12 @@ def body(code: str, message: str, hint: str | None, problems: Sequence[Problem] 
 def response(
     status: int, code: str, message: str, hint: str | None, problems: Sequence[Problem] | None = None
 ) -> flask.Response:
-    """An error answer."""
+    """Return an error answer. problems: only for a request that is refused."""
     return flask.Response(body(code, message, hint, problems), status, mimetype=JSON)
 
 
 def routing_error(request: flask.Request, error: HTTPException) -> flask.Response:
-    """The answer to a request that reaches no function or no operation."""
+    """Return the answer to a request that matches no function or no operation."""
     message = f"{request.method} {request.path[:200]}: {error.name}"
     answer = response(error.code or 500, code_for_reason(error.name), message, SEE)
     answer.headers.extend((name, value) for name, value in error.get_headers() if name == "Allow")
@@ -52,10 +51,15 @@ def routing_error(request: flask.Request, error: HTTPException) -> flask.Respons
 
 
 def code_for_reason(reason: str) -> str:
-    """The code of an error that HTTP has a name for: `not_found` for Not Found. An error of ours keeps its own code."""
+    """Return the error code for one of HTTP's reason phrases, e.g.
+
+    `not_found` for Not Found.
+
+    Where gemtune has its own error for the reason, it is the code of that error.
+    """
     return OURS.get(reason) or reason.lower().replace(" ", "_")
 
 
 def _whole(text: str | None) -> str | None:
-    """The text without tokens, and with a `?` for half a character, which no JSON reader has to accept."""
+    """Return a text without tokens, and with a `?` for each lone surrogate, which JSON readers may refuse."""
     return None if text is None else redact(text).encode(errors="replace").decode()

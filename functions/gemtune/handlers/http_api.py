@@ -1,4 +1,7 @@
-"""The HTTP API: finds the operation, calls its route, and turns what it returns or raises into JSON."""
+"""HTTP API.
+
+It finds the operation of a request, calls its route, and converts the result or the error to JSON.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ ROUTER = Map(
 
 
 def respond(request: flask.Request, services: Services) -> flask.Response:
-    """The answer to one request of the API."""
+    """Answer one request of the API."""
     try:
         services.callers.check(request)
         if (request.content_length or 0) > MAX_BODY_BYTES:
@@ -45,23 +48,30 @@ def respond(request: flask.Request, services: Services) -> flask.Response:
     except HTTPException as error:
         return error_answers.routing_error(request, error)
     except Exception:
-        # What the framework would answer with names the exception, which is for the log only.
-        log.exception("%s %r broke", request.method, request.path[:200])
+        # The framework's own answer would name the exception, which is only for the log.
+        log.exception("%s %r failed", request.method, request.path[:200])
         return _fault()
 
 
 def _arguments(endpoint: Endpoint, request: flask.Request, services: Services) -> dict[str, Any]:
-    """What a route is called with beside the parts of its path. Raises RequestRefused."""
+    """Return the keyword arguments of a route, except for the parts of its path.
+
+    Raises RequestRefused.
+    """
     arguments: dict[str, Any] = {}
     for parameter in endpoint.parameters:
-        sent = request.args if parameter.place == "query" else request.headers
-        arguments[argument_name(parameter)] = decode_parameter(parameter, sent.getlist(parameter.name))
+        source = request.args if parameter.place == "query" else request.headers
+        arguments[argument_name(parameter)] = decode_parameter(parameter, source.getlist(parameter.name))
     if endpoint.body is not None:
         arguments |= {"body": request.get_data(), "owner": services.callers.owner(request)}
     return arguments
 
 
 def _refusal(error: errors.GemtuneError) -> flask.Response:
+    """Return the answer to an error of gemtune's own.
+
+    Errors without a status are faults of the service.
+    """
     status, _ = status_of(type(error))
     if status == FAULT[0]:
         log.exception("an error that no caller should see")
@@ -73,4 +83,5 @@ def _refusal(error: errors.GemtuneError) -> flask.Response:
 
 
 def _fault() -> flask.Response:
-    return error_answers.response(FAULT[0], "internal", "something broke on our side", "try again; the log says more")
+    """Return the answer to a fault of the service, without details."""
+    return error_answers.response(FAULT[0], "internal", "the service failed", "try again; its log says more")

@@ -1,4 +1,4 @@
-"""One loss curve out of the histories that the attempts of a training left."""
+"""Loss curve of a training, merged from the histories of its attempts."""
 
 from __future__ import annotations
 
@@ -8,17 +8,22 @@ from typing import Any
 
 from gemtune.ports import Objects
 
-# Each attempt's file has its number.
+# The history of an attempt is a file named by the attempt's number.
 ATTEMPT = re.compile(r"/(?P<number>[0-9]{1,9})\.jsonl$")
 
 
 def loss_history(export: Objects, job_id: str, *, after: int | None) -> list[dict[str, Any]]:
-    """Entries with a higher train_step than `after`, by train_step. An attempt resumes at a checkpoint, so what a
-    later attempt says of a train_step replaces what an earlier one said."""
+    """Return the logged entries, sorted by train_step.
+
+    An attempt resumes at a checkpoint, so that a later attempt's entry for a train_step replaces that of an earlier
+    one.
+    after: only entries with a higher train_step; None for all.
+    """
     merged: dict[tuple[int, bool], dict[str, Any]] = {}
-    names = (ATTEMPT.search(stat.name) for stat in export.list(f"jobs/{job_id}/metrics/"))
-    for name in sorted((name for name in names if name is not None), key=lambda name: int(name["number"])):
-        for line in export.read(name.string).decode().splitlines():
+    matches = (ATTEMPT.search(stat.name) for stat in export.list(f"jobs/{job_id}/metrics/"))
+    attempts = sorted((match for match in matches if match is not None), key=lambda match: int(match["number"]))
+    for attempt in attempts:
+        for line in export.read(attempt.string).decode().splitlines():
             entry = json.loads(line)
             is_evaluation = "loss" not in entry
             merged[(entry["train_step"], is_evaluation)] = entry

@@ -1,7 +1,9 @@
-"""Parameters of the HTTP API: what the document says of one and what the server takes are the same record.
+"""Parameters of the HTTP API.
 
-Each has a `schema`, which the OpenAPI document shows, `read`, which raises RequestRefused for exactly what the schema
-refuses, and `absent`, which a request means that does not have it.
+The OpenAPI document and the server share one record.
+
+Each has a `schema` for the OpenAPI document, a method `read`, which raises RequestRefused for exactly those texts that
+the schema refuses, and `absent`, the value if a request does not have the parameter.
 """
 
 from __future__ import annotations
@@ -19,7 +21,10 @@ Place = Literal["query", "header"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WholeNumber:
-    """A whole number between two bounds, both included. `default` is said in the document, None is not."""
+    """A whole number between two bounds, both included.
+
+    `default` is said in the document, None is not.
+    """
 
     name: str
     description: str
@@ -66,7 +71,10 @@ class OneOf:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Text:
-    """A text of one to `max_length` characters, all of which `pattern` covers. Another one gets `code` and `hint`."""
+    """A text of one to `max_length` characters, all of which `pattern` covers.
+
+    Another one gets `code` and `hint`.
+    """
 
     name: str
     description: str
@@ -92,14 +100,17 @@ Parameter = WholeNumber | OneOf | Text
 
 
 def argument_name(parameter: Parameter) -> str:
-    """The keyword that a route takes a parameter by."""
+    """Return the name of a parameter as a keyword argument of a route."""
     return parameter.name.lower().replace("-", "_")
 
 
 def decode_parameter(parameter: Parameter, texts: Sequence[str]) -> object:
-    """Decode a parameter from all the texts that a request has under its name. Raises RequestRefused."""
+    """Decode a parameter from all its values in a request.
+
+    Raises RequestRefused, also for a parameter that is repeated.
+    """
     if len(texts) > 1:
-        raise _refused(parameter, f"{parameter.name} stands twice", "repeated_parameter", "send it once")
+        raise _refused(parameter, f"{parameter.name} is repeated", "repeated_parameter", "send it once")
     return parameter.read(texts[0]) if texts else parameter.absent
 
 

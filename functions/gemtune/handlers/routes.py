@@ -1,4 +1,4 @@
-"""What each route of the API does: decode, call one service, encode."""
+"""Routes of the API: each decodes, calls one service, and encodes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from gemtune.services.acceptance.create_job import Submission
 
 
 def train(services: Services, *, owner: str, body: bytes, idempotency_key: str | None) -> answers.Accepted:
+    """Accept a request to train."""
     submission = Submission(requests.read(body, Source.HTTP), Source.HTTP, owner, idempotency_key)
     return answers.Accepted(job_id=services.submit(submission).job_id)
 
@@ -20,6 +21,7 @@ def train(services: Services, *, owner: str, body: bytes, idempotency_key: str |
 def export(
     services: Services, *, job_id: str, owner: str, body: bytes, idempotency_key: str | None
 ) -> answers.Accepted:
+    """Accept a request to export again what a job trained."""
     submission = Submission(requests.read_export(body), Source.HTTP, owner, idempotency_key)
     return answers.Accepted(job_id=services.export_again(job_id, submission).job_id)
 
@@ -27,36 +29,44 @@ def export(
 def list_jobs(
     services: Services, *, status: str | None, modality: str | None, limit: int, page_token: str | None
 ) -> answers.JobList:
-    wanted = None if status is None else Status(status)
-    page = services.store.page(status=wanted, modality=modality, limit=limit, page_token=page_token)
+    """List jobs, newest first."""
+    status_filter = None if status is None else Status(status)
+    page = services.store.page(status=status_filter, modality=modality, limit=limit, page_token=page_token)
     return answers.JobList(jobs=page.jobs, next_page_token=page.next_page_token)
 
 
 def status(services: Services, *, job_id: str) -> answers.JobStatus:
+    """Show a job."""
     return answers.JobStatus.of(services.store.get(job_id))
 
 
 def events(services: Services, *, job_id: str, after: int) -> answers.JobEvents:
+    """List a job's events after a sequence number."""
     return answers.JobEvents(events=services.store.events(job_id, after=after))
 
 
 def metrics(services: Services, *, job_id: str, after: int | None) -> answers.LossHistory:
+    """Show a job's loss curve."""
     job = services.store.get(job_id)
     return answers.LossHistory(metrics=loss_history(services.buckets.export, job.job_id, after=after))
 
 
 def artifacts(services: Services, *, job_id: str) -> answers.JobArtifacts:
+    """List the files of a job's result, with links."""
     return answers.JobArtifacts(artifacts=artifact_links(services.buckets.export, services.store.get(job_id)))
 
 
 def cancel(services: Services, *, job_id: str) -> answers.JobStatus:
+    """Cancel a job."""
     return answers.JobStatus.of(services.cancel(job_id))
 
 
 def delete(services: Services, *, job_id: str) -> answers.Deleted:
+    """Delete a job."""
     services.delete(job_id)
     return answers.Deleted(job_id=job_id)
 
 
 def health(services: Services) -> answers.Health:
+    """Say that the service runs."""
     return answers.Health()

@@ -1,1 +1,1 @@
-"""The request: its contract, its rules, and how a document becomes a spec."""
+"""Requests: the contract, its rules, and how a document becomes a spec."""

@@ -1,4 +1,7 @@
-"""The ways to export: one record per format and quantization, which service and trainer read."""
+"""Export formats, for service and trainer.
+
+There is one record per format and quantization.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,14 @@ GgufQuantization = Literal["q8_0", "f16", "q4_k_m", "q5_k_m", "q2_k"]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an export may lose; beyond any of these it does not behave as trained.
+    """Limits of what an export may lose.
 
-    kl: mean over positions, in nats. top1: share of positions whose first choice is the same. perplexity: how many
-    times that of the trained model. reason: why just these, for the certificate. change: the share of what training
-    changed that the export must show, 1 where it is all there and 0 where the adapter is lost.
+    Beyond any of them it does not behave as trained.
+    kl: largest mean KL divergence from the trained model, in nats per position.
+    top1: smallest share of positions at which both models predict the same token first.
+    perplexity: largest perplexity, as a multiple of that of the trained model.
+    reason: reason for these limits, for the certificate.
+    change: smallest share of the change by training that the export has to show; 1 is all of it, 0 a lost adapter.
     """
 
     kl: float
@@ -30,7 +36,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportBase:
-    """One way to store what was trained. stored: the numbers that its weights are stored in, for the model card."""
+    """One way to store what was trained.
+
+    stored: number format of its weights, in words for the model card.
+    """
 
     quantization: Quantization
     stored: str
@@ -39,14 +48,20 @@ class ExportBase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterExport(ExportBase):
-    """PEFT's folder, as it was trained; after a training of all weights the whole model."""
+    """Adapter in PEFT's format.
+
+    If all weights were trained, it is the whole model.
+    """
 
     quantization: Literal["none"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergedExport(ExportBase):
-    """A folder of transformers. dtype: what config.json says of the weights that are not quantized."""
+    """Merged model in the format of transformers.
+
+    dtype: number format of the weights that are not quantized, as config.json names it.
+    """
 
     quantization: MergedQuantization
     dtype: Literal["bfloat16", "float16"]
@@ -54,10 +69,10 @@ class MergedExport(ExportBase):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GgufExport(ExportBase):
-    """A file for llama.cpp.
+    """GGUF file for llama.cpp.
 
-    llama_type: llama.cpp's name of the type that most of its weights have. converted: whether the converter writes this
-    type by itself; other files are quantized from one in bf16.
+    llama_type: llama.cpp's name for the type of most weights.
+    converted: whether the converter writes this type directly. Others are quantized from a file in bf16.
     """
 
     quantization: GgufQuantization
@@ -66,6 +81,7 @@ class GgufExport(ExportBase):
 
     @property
     def file_name(self) -> str:
+        """Return the name of the file."""
         return f"model-{self.quantization}.gguf"
 
 
@@ -74,10 +90,11 @@ Export = AdapterExport | MergedExport | GgufExport
 
 @dataclass(frozen=True, slots=True)
 class ExportFormat:
-    """A format and its exports, the default first.
+    """Format with its exports, of which the first one is the default.
 
-    library, relation: the Hub's words for the library that loads it and its relation to the base model.
-    bytes_per_parameter: of the files that an export of it writes, those that it deletes again included.
+    library, relation: the Hub's words for the library that loads it, and for its relation to the base model.
+    bytes_per_parameter: size of all files that an export writes, temporary ones included, per parameter of the base
+    model.
     """
 
     library: str
@@ -86,32 +103,34 @@ class ExportFormat:
     exports: tuple[Export, ...]
 
 
-# Limits are measured on Gemma 3 270M (bench/RESULTS.md), the smallest model there is, which loses most, with room
-# above. A wrong norm, a lost adapter or a wrong template is far beyond every limit but the last.
+# The limits leave room above what was measured on Gemma 3 270M (bench/RESULTS.md), the smallest model, which loses
+# most. A wrong norm, a lost adapter or a wrong template exceeds all of them by far, except those of q2_k.
 ADAPTER = (
     AdapterExport(
         quantization="none",
         stored="as it was trained",
-        limits=Limits(0.001, 0.99, 1.01, "the same weights in the same library: nothing may differ", 0.99),
+        limits=Limits(
+            0.001, 0.99, 1.01, "these are the same weights in the same library, so that nothing may differ", 0.99
+        ),
     ),
 )
 MERGED = (
     MergedExport(
         quantization="none",
         stored="bf16",
-        limits=Limits(0.02, 0.95, 1.05, "the sum of base and adapter is rounded to bf16's 8 digits, once"),
+        limits=Limits(0.02, 0.95, 1.05, "the sum of base and adapter is rounded once to the 8 binary digits of bf16"),
         dtype="bfloat16",
     ),
     MergedExport(
         quantization="fp16",
         stored="fp16",
-        limits=Limits(0.02, 0.95, 1.05, "fp16 has more digits than bf16; nothing more may be lost"),
+        limits=Limits(0.02, 0.95, 1.05, "fp16 has more digits than bf16, so that no more may be lost"),
         dtype="float16",
     ),
     MergedExport(
         quantization="q4",
         stored="4 bit, NF4 of bitsandbytes",
-        limits=Limits(1.5, 0.5, 4.0, "NF4 has 16 values a weight; embeddings stay as they are"),
+        limits=Limits(1.5, 0.5, 4.0, "NF4 has 16 values per weight; embeddings are not quantized"),
         dtype="bfloat16",
     ),
 )
@@ -119,59 +138,69 @@ GGUF = (
     GgufExport(
         quantization="q8_0",
         stored="8 bits per weight",
-        limits=Limits(0.1, 0.9, 1.15, "8 bits a weight; what has just begun to be learned is easily lost"),
+        limits=Limits(0.1, 0.9, 1.15, "there are 8 bits per weight; what has only begun to be learned is easily lost"),
         llama_type="Q8_0",
     ),
     GgufExport(
         quantization="f16",
         stored="fp16",
-        limits=Limits(0.02, 0.95, 1.05, "merged as above; another runtime adds in another order"),
+        limits=Limits(0.02, 0.95, 1.05, "merged as above; another runtime adds in a different order"),
         llama_type="F16",
         converted=True,
     ),
     GgufExport(
         quantization="q4_k_m",
         stored="4 bits per weight",
-        limits=Limits(1.0, 0.7, 2.5, "4 bits a weight; 0.04 to 0.13 nats were seen, some answers are harder"),
+        limits=Limits(
+            1.0, 0.7, 2.5, "there are 4 bits per weight; 0.04 to 0.13 nats were measured, and some answers are harder"
+        ),
         llama_type="Q4_K_M",
     ),
     GgufExport(
         quantization="q5_k_m",
         stored="5 bits per weight",
-        limits=Limits(0.3, 0.8, 1.4, "5 bits a weight, and the rows of small models fit its blocks badly"),
+        limits=Limits(
+            0.3, 0.8, 1.4, "there are 5 bits per weight, and the rows of small models do not fit its blocks well"
+        ),
         llama_type="Q5_K_M",
     ),
     GgufExport(
         quantization="q2_k",
         stored="2 to 3 bits per weight",
-        limits=Limits(8.0, 0.1, 2000.0, "2 to 3 bits a weight, too few for 270M: only a broken file is beyond", 0.1),
+        limits=Limits(
+            8.0,
+            0.1,
+            2000.0,
+            "2 to 3 bits per weight are too few for 270M: only a broken file exceeds these limits",
+            0.1,
+        ),
         llama_type="Q2_K",
     ),
 )
 EXPORTS: Mapping[Format, ExportFormat] = {
     "adapter": ExportFormat("peft", "adapter", 0.0, ADAPTER),
     "merged": ExportFormat("transformers", "finetune", 2.0, MERGED),
-    # The merged model, the same as GGUF in bf16, and the file itself.
+    # The merged model, the same model as GGUF in bf16, and the file itself.
     "gguf": ExportFormat("gguf", "quantized", 2.0 + 2.0 + 1.1, GGUF),
 }
 
 
-def quantizations(format: Format) -> tuple[Quantization, ...]:
-    """The quantizations of a format, its default first."""
-    return tuple(export.quantization for export in EXPORTS[format].exports)
+def quantizations(export_format: Format) -> tuple[Quantization, ...]:
+    """Return the quantizations of a format, with its default first."""
+    return tuple(export.quantization for export in EXPORTS[export_format].exports)
 
 
-def export_of(format: Format, quantization: Quantization | None) -> Export:
-    """The record of a format and a quantization, None for the format's default.
+def export_of(export_format: Format, quantization: Quantization | None) -> Export:
+    """Return the record of a format and a quantization.
 
-    Raises KeyError for a quantization that the format does not have.
+    None stands for the format's default. Raises KeyError for a quantization that the format does not have.
     """
-    exports = EXPORTS[format].exports
+    exports = EXPORTS[export_format].exports
     if quantization is None:
         return exports[0]
     return {export.quantization: export for export in exports}[quantization]
 
 
 def merged_export(quantization: MergedQuantization) -> MergedExport:
-    """The record of a merged export."""
+    """Return the record of a merged export."""
     return next(export for export in MERGED if export.quantization == quantization)

@@ -1,4 +1,4 @@
-"""The facts that a request is checked against: what the deployment offers, and what lies in its stores."""
+"""Facts about the deployment and its stores, for checking a request."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from gemtune.request.base_model import ModelFiles
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """What is the same for all requests of a deployment.
+    """Facts that are the same for all requests of a deployment.
 
-    machines: what can train there. local_folders: whether a base model may be a folder of this machine.
-    webhooks_to_loopback: whether a webhook may be on this machine. has_hf_token: whether jobs without a Hub token use
-    the service's. has_unsloth: whether trainings by unsloth have an environment to run in. wandb_needs_key: whether a
-    request that wants W&B has to bring a key of its own.
+    machines: names of its machines for training, in order of preference.
+    local_folders: whether a base model may be a folder of this machine.
+    webhooks_to_loopback: whether a webhook may go to this machine.
+    has_hf_token: whether the service has a Hub token for jobs that bring none.
+    has_unsloth: whether provider unsloth is installed.
+    wandb_needs_key: whether a request with wandb_config has to bring its own key.
     """
 
     machines: Sequence[str]
@@ -30,8 +32,13 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class DatasetFiles:
-    """place: where its files are, or belong. problem: why they cannot be looked at, and what to do. columns: those of
-    its train split, where a request leaves the algorithm to the rows; None when the first bytes do not say them."""
+    """Files of a dataset.
+
+    place: URI of the folder where its files are, or where they belong.
+    problem: why the files cannot be looked at, if so.
+    columns: names of the train split's columns. None if the request does not depend on them, or if the first bytes do
+    not tell them.
+    """
 
     place: str
     exists: bool
@@ -41,11 +48,13 @@ class DatasetFiles:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known when a request is checked; None is what was not looked at.
+    """Facts that are known when a request is checked.
 
-    base_model: of a folder, or of a copy of a Hub model whose name does not say what it is. size: of the base model,
-    where a machine has to be chosen and it is known. missing_secrets: roles whose secret does not exist. no_gguf: why
-    this deployment cannot write GGUF, when it cannot and a request asks for it.
+    None means not looked at.
+    base_model: files in the base model's folder, or in the copy of a Hub model whose name does not identify it.
+    size: size of the base model, if it is known and a machine has to be chosen.
+    missing_secrets: roles whose secret does not exist.
+    gguf_problem: why this deployment cannot write GGUF, if the request asks for it.
     """
 
     deployment: Deployment

@@ -1,4 +1,4 @@
-"""Reads the JSON or YAML of a job file."""
+"""Job files: requests in JSON or YAML."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gemtune.untrusted import Unreadable, read_json, read_yaml
 
 
 def as_json(content: bytes, *, yaml: bool) -> Any:
-    """Decode a job file into what JSON knows. Raises RequestRefused."""
+    """Decode a job file into JSON's types. Raises RequestRefused."""
     try:
         return read_yaml(content) if yaml else read_json(content)
     except Unreadable as error:

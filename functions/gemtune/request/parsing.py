@@ -1,4 +1,4 @@
-"""Reads a request and finds everything wrong with it at once, without repeating a secret."""
+"""Parsing of requests, which finds all faults at once and repeats no secret."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gemtune.request.spec import SECRET_FIELDS, SECRET_REFERENCE, ExportRequest,
 from gemtune.untrusted import Unreadable, read_json_object
 
 Request = TypeVar("Request", bound=BaseModel)  # TrainRequest or ExportRequest
-# What a request cannot do without gets a stand-in, so that the rules about the rest can still be asked.
+# Values for required fields that are missing or faulty, so that the rules about the other fields can still be checked.
 STAND_INS: Mapping[type[BaseModel], Mapping[str, Any]] = {
     TrainRequest: {"processed_dataset_id": "absent", "training_config": {"base_model_id": "absent/absent"}},
     ExportRequest: {"export_config": {}},
@@ -32,54 +32,73 @@ STAND_INS: Mapping[type[BaseModel], Mapping[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Reading(Generic[Request]):
-    """A request as far as it can be read, its faulty fields at their defaults, and all that is wrong with it.
+    """Result of reading a request: its readable part, and all problems.
 
-    `request` is None when too little of it can be read for any rule to make sense.
+    request: the request with defaults in place of faulty fields. None if too little can be read to check any rule.
     """
 
     request: Request | None
     problems: tuple[Problem, ...]
 
     def require_readable(self) -> Request:
-        """The request as far as it can be read. Raises RequestRefused with every problem when that is too little."""
+        """Return what can be read of the request.
+
+        Raises RequestRefused with all problems if that is too little.
+        """
         if self.request is None:
             raise RequestRefused(self.problems)
         return self.request
 
     def require_valid(self) -> Request:
-        """The request, if nothing is wrong with it. Raises RequestRefused with every problem."""
+        """Return the request if nothing is wrong with it.
+
+        Raises RequestRefused with all problems.
+        """
         if self.problems or self.request is None:
             raise RequestRefused(self.problems)
         return self.request
 
 
 def read(document: str | bytes, source: Source) -> Reading[TrainRequest]:
-    """Read a JSON document, in which a literal token may be a problem where it came from.
-    `gemtune.request.rules.check` asks the rules."""
+    """Read a request to train from JSON.
+
+    Rules across fields are not checked here but in `gemtune.request.rules.check`.
+    source: how the request came in. From some sources, literal tokens are a problem.
+    """
     return _read(TrainRequest, document, tokens_exposed=source.exposes_tokens)
 
 
 def read_export(document: str | bytes) -> Reading[ExportRequest]:
-    """Read a request to export again, which comes by HTTP only."""
+    """Read a request to export again from JSON. It comes by HTTP only."""
     return _read(ExportRequest, document, tokens_exposed=False)
 
 
 def complete_export_request(reading: Reading[ExportRequest], trained: Spec) -> Reading[TrainRequest]:
-    """Return a request to export again as the whole request that would have trained the same and exported this."""
+    """Turn a request to export again into a complete request.
+
+    It is the one that would have trained the same and exported this. trained: spec of the job that trained.
+    """
     return Reading(None if reading.request is None else reading.request.as_train_request(trained), reading.problems)
 
 
 def _read(model: type[Request], document: str | bytes, *, tokens_exposed: bool) -> Reading[Request]:
+    """Read a request as a model.
+
+    tokens_exposed: whether literal tokens are a problem.
+    """
     try:
         raw = read_json_object(document)
     except Unreadable as error:
         return Reading(None, (Problem(error.loc, error.message, error.code, error.hint),))
-    request, problems = _validated(model, raw)
-    return Reading(request, (*problems, *_tokens_out_of_place(raw, tokens_exposed=tokens_exposed)))
+    request, problems = _validate(model, raw)
+    return Reading(request, (*problems, *_misplaced_tokens(raw, tokens_exposed=tokens_exposed)))
 
 
-def _validated(model: type[Request], raw: dict[str, Any]) -> tuple[Request | None, list[Problem]]:
-    """The request as far as it can be read, faulty fields at their defaults, and what is wrong with the others."""
+def _validate(model: type[Request], raw: dict[str, Any]) -> tuple[Request | None, list[Problem]]:
+    """Return what can be read of a request, and what is wrong with the rest.
+
+    Faulty fields get their defaults. The request is None if even that is not possible.
+    """
     text = json.dumps(raw)
     try:
         return model.model_validate_json(text), []
@@ -88,30 +107,36 @@ def _validated(model: type[Request], raw: dict[str, Any]) -> tuple[Request | Non
         problems = [_problem(model, raw, detail) for detail in details]
     readable = copy.deepcopy(raw)
     for problem in problems:
-        says_what_it_is = bool(problem.loc) and problem.loc[-1] in DISCRIMINATORS
-        _take_out(readable, problem.loc[:-1] if says_what_it_is else problem.loc)
-    _stand_in(readable, STAND_INS[model])
+        # Without its discriminator an object cannot be validated, so all of it is removed.
+        is_discriminator = bool(problem.loc) and problem.loc[-1] in DISCRIMINATORS
+        _remove(readable, problem.loc[:-1] if is_discriminator else problem.loc)
+    _fill_in(readable, STAND_INS[model])
     try:
         return model.model_validate_json(json.dumps(readable)), problems
     except ValidationError:
         return None, problems
 
 
-def _stand_in(readable: dict[str, Any], needed: Mapping[str, Any]) -> None:
-    for name, value in needed.items():
-        there = readable.setdefault(name, copy.deepcopy(value))
-        if isinstance(value, Mapping) and isinstance(there, dict):
-            _stand_in(there, value)
+def _fill_in(readable: dict[str, Any], stand_ins: Mapping[str, Any]) -> None:
+    """Add stand-ins for missing fields, also in nested objects."""
+    for name, value in stand_ins.items():
+        present = readable.setdefault(name, copy.deepcopy(value))
+        if isinstance(value, Mapping) and isinstance(present, dict):
+            _fill_in(present, value)
 
 
 def _problem(model: type[BaseModel], raw: object, detail: Any) -> Problem:
-    found: Loc = detail["loc"]
-    loc: Loc = tuple(redact(part) if isinstance(part, str) else part for part in without_tags(raw, found))
+    """Turn an error of pydantic's into a problem.
+
+    Its message is plain and does not contain the faulty value. raw: the request's document.
+    """
+    tagged_loc: Loc = detail["loc"]
+    loc: Loc = tuple(redact(part) if isinstance(part, str) else part for part in without_tags(raw, tagged_loc))
     code, message = detail["type"], redact(detail["msg"])
     hint = None
     if code == "extra_forbidden":
-        code, message = "unknown_field", "no such field"
-        hint = _closest(model, found)
+        code, message = "unknown_field", "there is no such field"
+        hint = _closest_field(model, tagged_loc)
     elif code == "missing":
         code, message = "missing_field", "this field is required"
     elif code == "union_tag_not_found":
@@ -119,28 +144,36 @@ def _problem(model: type[BaseModel], raw: object, detail: Any) -> Problem:
         message = "this field is required"
     elif code == "union_tag_invalid":
         loc, code = (*loc, detail["ctx"]["discriminator"].strip("'")), "not_one_of"
-        message = f"it should be one of {detail['ctx']['expected_tags']}"
+        message = f"it has to be one of {detail['ctx']['expected_tags']}"
     elif code == "literal_error":
         code = "not_one_of"
     elif code == "string_pattern_mismatch":
-        code, message = "bad_form", "this has characters that it must not have"
-        hint = "names have letters, digits, '.', '_' and '-'; a Hub repository is owner/name"
+        code, message = "bad_form", "this contains characters that are not allowed"
+        hint = "use letters, digits, '.', '_' and '-' in names; a Hub repository is owner/name"
     return Problem(loc, message, code, hint)
 
 
-def _closest(model: type[BaseModel], loc: Loc) -> str:
+def _closest_field(model: type[BaseModel], loc: Loc) -> str:
+    """Return a hint for an unknown field.
+
+    It names the most similar field, or else all fields that are possible there.
+    """
     fields = fields_at(model, loc[:-1])
     close = difflib.get_close_matches(str(loc[-1]), fields, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known fields: {', '.join(sorted(fields))}"
 
 
-def _take_out(tree: Any, loc: Loc) -> None:
+def _remove(tree: Any, loc: Loc) -> None:
+    """Remove the value at a place from a document.
+
+    If the place is inside a list, the whole list is removed.
+    """
     for part in loc[:-1]:
         try:
             inner = tree[part]
         except (KeyError, IndexError, TypeError):
             return
-        if isinstance(inner, list):  # a faulty item makes the whole list faulty
+        if isinstance(inner, list):  # one faulty item makes the whole list faulty
             tree.pop(part)
             return
         tree = inner
@@ -148,27 +181,31 @@ def _take_out(tree: Any, loc: Loc) -> None:
         tree.pop(loc[-1], None)
 
 
-def _tokens_out_of_place(tree: Any, *, tokens_exposed: bool, loc: Loc = ()) -> Iterator[Problem]:
+def _misplaced_tokens(tree: Any, *, tokens_exposed: bool, loc: Loc = ()) -> Iterator[Problem]:
+    """Yield a problem for each token in a place where it must not be.
+
+    There it would be stored or logged in plain text.
+    """
     hint = "store the token with `gemtune secret NAME` and send secret:gemtune-user-NAME"
     if isinstance(tree, dict):
         for key, value in tree.items():
             if contains_token(key):
-                yield Problem((*loc, redact(key)), "a field's name holds a token", "secret_in_the_open", hint)
-            yield from _tokens_out_of_place(value, tokens_exposed=tokens_exposed, loc=(*loc, redact(key)))
+                yield Problem((*loc, redact(key)), "the name of a field contains a token", "secret_in_the_open", hint)
+            yield from _misplaced_tokens(value, tokens_exposed=tokens_exposed, loc=(*loc, redact(key)))
     elif isinstance(tree, list):
         for index, value in enumerate(tree):
-            yield from _tokens_out_of_place(value, tokens_exposed=tokens_exposed, loc=(*loc, index))
+            yield from _misplaced_tokens(value, tokens_exposed=tokens_exposed, loc=(*loc, index))
     elif isinstance(tree, str):
-        if loc in SECRET_FIELDS.values():  # anywhere else it would be stored in the clear
+        if loc in SECRET_FIELDS.values():  # in any other field it would be stored in plain text
             if re.fullmatch(SECRET_REFERENCE, tree):
                 return
             if tree.startswith(REFERENCE):
-                msg = "this refers to no secret that a user can keep"
+                msg = "this does not refer to a secret that a user can store"
                 yield Problem(loc, msg, "bad_secret_reference", hint)
             elif tokens_exposed:
-                msg = "messages and files are stored and logged by others, so a token may not stand in them"
+                msg = "messages and files are stored and logged elsewhere, so they must not contain tokens"
                 yield Problem(loc, msg, "secret_in_the_open", hint)
         elif contains_token(tree):
             yield Problem(
-                loc, "this looks like a token, and the field is stored in the clear", "secret_in_the_open", hint
+                loc, "this looks like a token, and the field is stored in plain text", "secret_in_the_open", hint
             )

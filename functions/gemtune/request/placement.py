@@ -1,4 +1,7 @@
-"""The machine of a request: at once when its base model's size is known, else when `prepare` has its weights. Pure."""
+"""Placement: the machine that a request needs.
+
+It is chosen at once if the size of the base model is known, else by the prepare step, which has the weights. Pure.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from gemtune.request.spec import DEFAULT_SEQ_LENGTH, Spec, TrainingConfig
 
 
 def load_of(config: TrainingConfig, modality: Modality) -> TrainingLoad:
-    """What of a request decides about memory."""
+    """Return the parameters of a request on which its memory depends."""
     completions = config.batch_size * config.gradient_accumulation_steps
     return TrainingLoad(
         config.method,
@@ -26,16 +29,19 @@ def load_of(config: TrainingConfig, modality: Modality) -> TrainingLoad:
 
 
 def machine(spec: Spec, facts: Facts) -> str | None:
-    """The machine that trains it, None while the model's size is unknown. Raises NeedsLargerMachine.
+    """Choose the machine that trains; None while the model's size is unknown.
 
-    A machine that it asks for has to be one of the deployment's.
+    If the request names a machine, it must be one of the deployment's. Raises NeedsLargerMachine.
     """
     config = spec.training_config
     return choice.choose_machine(facts.deployment.machines, config.machine, facts.size, load_of(config, spec.modality))
 
 
 def export_machine(spec: Spec, facts: Facts) -> str | None:
-    """The machine whose memory its export needs; None for the one that exports have. Raises NeedsLargerMachine."""
+    """Choose the machine that exports.
+
+    Returns None for the usual machine of exports, and while the model's size is unknown. Raises NeedsLargerMachine.
+    """
     if facts.size is None:
         return None
     written = EXPORTS[spec.export_config.format].bytes_per_parameter

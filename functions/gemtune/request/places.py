@@ -1,6 +1,7 @@
-"""Where in a request something is wrong, and what could stand there instead.
+"""Places of faults in a request, and the fields that are possible there.
 
-pydantic's places have more parts than the request: of several models that an object could be, the one it was taken for.
+pydantic's places have additional parts, called tags here: where an object can be one of several models, the name of the
+model that it was validated as.
 """
 
 from __future__ import annotations
@@ -15,25 +16,31 @@ from gemtune.request.rl_spec import DISCRIMINATORS
 
 
 def without_tags(raw: Any, loc: Loc) -> Loc:
-    """The place as the request has it; only rl_config has objects of several models."""
-    kept: list[str | int] = []
+    """Return a place of pydantic's without its tags. Only rl_config has any.
+
+    raw: the request's document.
+    """
+    path: list[str | int] = []
     tag = None
     for part in loc:
         if part == tag:
             tag = None
             continue
-        kept.append(part)
+        path.append(part)
         try:
             raw = raw[part]
         except (KeyError, IndexError, TypeError):
             raw = None
-        told = isinstance(raw, dict) and "rl_config" in kept
-        tag = next((raw[name] for name in DISCRIMINATORS if name in raw), None) if told else None
-    return tuple(kept)
+        has_tag = isinstance(raw, dict) and "rl_config" in path
+        tag = next((raw[name] for name in DISCRIMINATORS if name in raw), None) if has_tag else None
+    return tuple(path)
 
 
 def fields_at(model: type[BaseModel], path: Loc) -> list[str]:
-    """The fields there can be at a place of pydantic's, tags included."""
+    """Return the fields that are possible at a place of pydantic's.
+
+    The place includes its tags.
+    """
     models = [model]
     for part in path:
         fields = [each.model_fields[part] for each in models if part in each.model_fields]
@@ -45,6 +52,7 @@ def fields_at(model: type[BaseModel], path: Loc) -> list[str]:
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the models in a type annotation."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for inner in getattr(annotation, "__args__", ()):
@@ -52,5 +60,9 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _tag_of(model: type[BaseModel]) -> str | None:
+    """Return the discriminator's value that selects a model.
+
+    None if the model has no discriminator.
+    """
     fields = [model.model_fields[name] for name in DISCRIMINATORS if name in model.model_fields]
     return next((field.annotation.__args__[0] for field in fields if field.annotation is not None), None)

@@ -1,4 +1,7 @@
-"""The contract: what a request may say, and the frozen, secret-free configuration that a job runs by."""
+"""Contract: the fields of a request, and of the spec that a job runs by.
+
+The spec is frozen and holds no secrets.
+"""
 
 from __future__ import annotations
 
@@ -22,226 +25,294 @@ SchedulerType = Literal[
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
 ]
 
-# A reference to a secret that the user stored beforehand; messages and files carry these, never a token.
+# Reference to a secret that the user stored beforehand. Messages and files contain these instead of tokens.
 SECRET_REFERENCE = rf"^{REFERENCE}{USER_PREFIX}[A-Za-z0-9_-]{{1,64}}$"
-# Where a request says the secret of a role.
+# The field with the secret for each role.
 SECRET_FIELDS: Mapping[str, Loc] = {"hf_token": ("hf_token",), "wandb_api_key": ("wandb_config", "api_key")}
 HUB_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
 PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-# Tokens a row may have when the request does not say: beyond it, memory grows faster than most rows are worth.
+# Tokens of a row if the request does not limit them. Beyond that, memory grows faster than longer rows are worth.
 DEFAULT_SEQ_LENGTH = 2048
 
 
 class TrainingConfig(Contract):
+    """Parameters of a training."""
+
     method: Method = Field(
         "LoRA",
-        description="what is trained: an adapter (LoRA; QLoRA on 4-bit weights), all weights (Full), "
-        "or an adapter by rewards or preferences (RL)",
+        description="training method: an adapter (LoRA), an adapter on 4-bit weights (QLoRA), all weights (Full), "
+        "or an adapter by reinforcement learning (RL)",
     )
     base_model_id: Annotated[str, Field(min_length=1, max_length=1024)] = Field(
-        description="the Gemma to start from: a Hub id, `gs://bucket/folder`, or on a workstation a local folder"
+        description="Gemma model to start from: a Hub id, `gs://bucket/folder`, or on a workstation an absolute local "
+        "folder"
     )
-    learning_rate: float = Field(2e-4, gt=0, le=1, description="its highest value, after warmup")
-    batch_size: int = Field(4, ge=1, le=1024, description="rows per device and forward pass")
-    epochs: int = Field(3, ge=1, le=1000, description="how often each row is trained on")
-    gradient_accumulation_steps: int = Field(4, ge=1, le=1024, description="forward passes per train_step")
-    provider: Provider = Field("huggingface", description="the library that loads and wraps the model")
-    eval_strategy: Literal["no", "steps", "epoch"] = Field("no", description="when held-out rows are evaluated")
+    learning_rate: float = Field(2e-4, gt=0, le=1, description="peak learning rate, which is reached after the warmup")
+    batch_size: int = Field(4, ge=1, le=1024, description="rows per forward pass")
+    epochs: int = Field(3, ge=1, le=1000, description="number of passes over all rows; max_steps overrides it")
+    gradient_accumulation_steps: int = Field(
+        4, ge=1, le=1024, description="forward passes per train_step, that is per optimizer update"
+    )
+    provider: Provider = Field("huggingface", description="library that loads the model and adds the adapter")
+    eval_strategy: Literal["no", "steps", "epoch"] = Field(
+        "no",
+        description="when to evaluate the held-out rows during training: never, every eval_steps, or after each epoch",
+    )
     eval_steps: int = Field(
-        50, ge=1, le=1_000_000, description="train_steps between evaluations, with eval_strategy steps"
+        50, ge=1, le=1_000_000, description="train_steps between evaluations; only with eval_strategy steps"
     )
     evaluation_metrics: list[EvaluationMetric] = Field(
-        ["accuracy", "perplexity"], description="reported in addition to the loss, which always is"
+        ["accuracy", "perplexity"], description="metrics to report in addition to the loss, which is always reported"
     )
     batch_eval_metrics: bool = Field(
-        False, description="transformers' option of this name: metrics are computed per batch; the result is the same"
+        False,
+        description="compute metrics batch by batch, like transformers' option of this name; the result is the same",
     )
-    lora_rank: int = Field(16, ge=1, le=1024, description="rank of the adapter")
-    lora_alpha: float = Field(16, gt=0, le=4096, description="the adapter is scaled by lora_alpha / lora_rank")
+    lora_rank: int = Field(16, ge=1, le=1024, description="rank r of the adapter")
+    lora_alpha: float = Field(
+        16, gt=0, le=4096, description="scale of the adapter, whose output is multiplied by lora_alpha / lora_rank"
+    )
     lora_dropout: float = Field(
-        0.05, ge=0, lt=1, description="share of the adapter's inputs that are dropped in training"
+        0.05, ge=0, lt=1, description="probability with which inputs of the adapter are dropped in training"
     )
-    max_steps: int | None = Field(None, ge=1, le=10_000_000, description="ends training early; overrides epochs")
+    max_steps: int | None = Field(
+        None, ge=1, le=10_000_000, description="number of train_steps; absent: as many as epochs take"
+    )
     max_seq_length: int | None = Field(
-        None, ge=16, le=131_072, description=f"tokens; longer rows are cut; absent: {DEFAULT_SEQ_LENGTH}"
+        None,
+        ge=16,
+        le=131_072,
+        description=f"maximum length of a row in tokens; longer rows are cut; absent: {DEFAULT_SEQ_LENGTH}",
     )
-    packing: bool = Field(False, description="fill sequences of max_seq_length with several rows; none sees another")
+    packing: bool = Field(
+        False,
+        description="put several rows into each sequence of max_seq_length tokens, without attention between them",
+    )
     lr_scheduler_type: SchedulerType = Field(
-        "linear", description="how the learning rate falls; transformers has these names"
+        "linear", description="schedule of the learning rate after the warmup, by transformers' name"
     )
     warmup_ratio: float = Field(
-        0.0, ge=0, le=1, description="share of the train_steps in which the learning rate rises"
+        0.0, ge=0, le=1, description="share of the train_steps in which the learning rate rises from 0 to its peak"
     )
-    weight_decay: float = Field(0.0, ge=0, le=1, description="of AdamW")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="weight decay of AdamW")
     save_steps: int | None = Field(
         None,
         ge=1,
         le=1_000_000,
-        description="train_steps between checkpoints; absent: a tenth of the training, at most 100",
+        description="train_steps between checkpoints; absent: a tenth of the training, but at most 100",
     )
     logging_steps: int = Field(1, ge=1, le=1_000_000, description="train_steps between entries of the loss history")
     early_stopping_patience: int | None = Field(
         None,
         ge=1,
         le=1000,
-        description="evaluations in a row without a lower eval_loss (GRPO: a higher reward) after which it ends",
+        description="stop after so many evaluations in a row without a lower eval_loss (GRPO: a higher reward); "
+        "absent: never stop early",
     )
-    early_stopping_threshold: float = Field(0.0, ge=0, le=100, description="by how much eval_loss has to fall")
+    early_stopping_threshold: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="smallest improvement of eval_loss (GRPO: of the reward) that counts; only with "
+        "early_stopping_patience",
+    )
     load_best_model_at_end: bool | None = Field(
         None,
-        description="end with the weights of the best evaluation instead of the last ones; absent: with early stopping",
+        description="keep the weights of the best evaluation, not the last ones; absent: only with early stopping",
     )
     train_vision_tower: bool = Field(
-        False, description="of a vision job: train the vision tower too (with method Full the projector as well)"
+        False, description="train the vision tower too; with method Full also the projector; only with modality vision"
     )
     rl_config: RlConfig | None = Field(
         None,
-        description="for method RL, and only for it; absent: by the rows, DPO for those with chosen and rejected, GRPO "
-        "with the reward exact_answer for those with answer",
+        description="algorithm of method RL, and its parameters; only with method RL; absent: DPO if the rows have "
+        "chosen and rejected, GRPO with the reward exact_answer if they have answer",
     )
-    seed: int = Field(42, ge=0, le=2**32 - 1, description="of everything random: row order, adapter, dropout, sampling")
+    seed: int = Field(
+        42,
+        ge=0,
+        le=2**32 - 1,
+        description="seed of everything random: order of rows, initial adapter, dropout, sampling",
+    )
     machine: Annotated[str, Field(max_length=40, pattern=SAFE_NAME)] | None = Field(
-        None, description="what trains it: a machine type of this deployment; absent: the first that it fits on"
+        None, description="machine type of this deployment that trains; absent: the first one with enough memory"
     )
 
     @property
     def keeps_best(self) -> bool:
-        """Whether it ends with the weights of the best evaluation."""
+        """Return whether training keeps the weights of the best evaluation."""
         if self.load_best_model_at_end is None:
             return self.early_stopping_patience is not None
         return self.load_best_model_at_end
 
 
 class ExportConfig(Contract):
-    format: Format = Field("adapter", description="what the result is stored as")
-    quantization: Quantization | None = Field(None, description="absent: the format's default")
+    """Parameters of an export: how and where to store what was trained."""
+
+    format: Format = Field(
+        "adapter",
+        description="format of the result: PEFT adapter, merged model of transformers, or GGUF file for llama.cpp",
+    )
+    quantization: Quantization | None = Field(
+        None, description="number format of the weights; absent: the default of the format"
+    )
     destination: Literal["gcs", "hfhub"] = Field(
-        "gcs", description="where the result goes: the export bucket, or the Hub as well"
+        "gcs",
+        description="where to store the result: in the export bucket (gcs), or in a Hub repository as well (hfhub)",
     )
     hf_repo_id: Annotated[str, Field(pattern=HUB_ID)] | None = Field(
         None,
-        description="with destination hfhub: the repository, as owner/name; it is created if need be, and is private",
+        description="Hub repository for the result, as owner/name; needed with destination hfhub; created as a private "
+        "repository if it does not exist",
     )
 
 
 class WandbProject(Contract):
+    """Project at Weights & Biases that shows the training."""
+
     project: str | None = Field(
-        None, min_length=1, max_length=128, description="project at W&B, as project or team/project"
+        None,
+        min_length=1,
+        max_length=128,
+        description="project at W&B, as project or team/project; absent: the default project",
     )
 
 
 class WandbConfig(WandbProject):
+    """Project at Weights & Biases that shows the training, and the key for it."""
+
     api_key: str | None = Field(
         None,
         min_length=1,
         max_length=512,
         repr=False,
-        description="key of W&B, or secret:gemtune-user-NAME; absent: the service's",
+        description="key for W&B, or secret:gemtune-user-NAME for a stored one; absent: the service's own key",
     )
 
 
 class Notify(Contract):
-    webhook_url: str | None = Field(None, max_length=2048, description="where every event is sent to, by https")
+    """Receiver of a job's events."""
+
+    webhook_url: str | None = Field(
+        None, max_length=2048, description="https URL to which every event of the job is posted"
+    )
 
 
 class Spec(Contract):
-    """A job's configuration, without secrets."""
+    """Configuration of a job, without secrets."""
 
     processed_dataset_id: str = Field(
         min_length=1,
         max_length=128,
         pattern=SAFE_NAME,
-        description="folder of the dataset, below processed_datasets in the data bucket",
+        description="dataset: its folder in processed_datasets of the data bucket",
     )
     job_name: str = Field(
-        "unnamed job", min_length=1, max_length=200, pattern=PRINTABLE, description="a name for people"
+        "unnamed job", min_length=1, max_length=200, pattern=PRINTABLE, description="name of the job for its users"
     )
-    modality: Modality = Field("text", description="what rows hold: text, or text and pictures (vision)")
-    training_config: TrainingConfig = Field(description="how to train")
-    export_config: ExportConfig = Field(ExportConfig(), description="how to store what was trained")
-    wandb_config: WandbProject | None = Field(None, description="follow the training at W&B; absent: do not")
-    notify: Notify | None = Field(None, description="where to send events")
+    modality: Modality = Field("text", description="content of the rows: text, or text with pictures (vision)")
+    training_config: TrainingConfig = Field(description="parameters of the training")
+    export_config: ExportConfig = Field(ExportConfig(), description="how and where to store what was trained")
+    wandb_config: WandbProject | None = Field(None, description="show the training at W&B; absent: do not")
+    notify: Notify | None = Field(None, description="receiver of the job's events; absent: none")
 
     @property
     def export(self) -> Export:
-        """The record of the export that is asked for."""
+        """Return the record of the requested export."""
         return export_of(self.export_config.format, self.export_config.quantization)
 
     @property
     def quantization(self) -> Quantization:
-        """The one asked for, or the format's default."""
+        """Return the requested quantization, or the default of the format."""
         return self.export.quantization
 
 
 def read_spec(stored: bytes) -> Spec:
-    """Read the configuration that a job was accepted with. Raises SpecUnreadable, also for a field that only a newer
-    version knows: it may change what is trained."""
+    """Read a stored spec.
+
+    Raises SpecUnreadable, also for a field that only a newer version knows, because it may change what is trained.
+    """
     try:
         return Spec.model_validate_json(stored)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(map(str, first["loc"])) or "it"
-        unknown = "no such field here" if first["type"] == "extra_forbidden" else first["msg"]
-        raise SpecUnreadable(f"{where}: {unknown}") from None
+        reason = "this version has no such field" if first["type"] == "extra_forbidden" else first["msg"]
+        raise SpecUnreadable(f"{where}: {reason}") from None
 
 
 class TrainRequest(Spec):
-    """What a user sends. `gemtune.request.parsing.read` reads one."""
+    """Request to train."""
 
     hf_token: str | None = Field(
         None,
         min_length=1,
         max_length=512,
         repr=False,
-        description="token of the Hub, or secret:gemtune-user-NAME, to read a gated model or to upload",
+        description="Hub token, or secret:gemtune-user-NAME for a stored one, to read a gated model or to "
+        "upload; absent: the service's own token",
     )
-    wandb_config: WandbConfig | None = Field(None, description="follow the training at W&B; absent: do not")
+    wandb_config: WandbConfig | None = Field(None, description="show the training at W&B; absent: do not")
 
     @property
     def infers_rl_algorithm(self) -> bool:
-        """Whether the rows of its dataset decide about the RL algorithm."""
+        """Return whether the RL algorithm depends on the rows of the dataset."""
         return self.training_config.method == "RL" and self.training_config.rl_config is None
 
     def spec(self) -> Spec:
-        """The request without its secrets."""
-        kept = self.model_dump(mode="json", exclude={"hf_token": True, "wandb_config": {"api_key"}})
-        return Spec.model_validate_json(json.dumps(kept))
+        """Return the request without its secrets."""
+        fields = self.model_dump(mode="json", exclude={"hf_token": True, "wandb_config": {"api_key"}})
+        return Spec.model_validate_json(json.dumps(fields))
 
     def secrets(self) -> dict[str, str]:
-        """role -> token or reference, for those that are there."""
+        """Return the secrets of the request, as role -> token or reference."""
         wandb_api_key = None if self.wandb_config is None else self.wandb_config.api_key
-        found = {"hf_token": self.hf_token, "wandb_api_key": wandb_api_key}
-        return {role: value for role, value in found.items() if value is not None}
+        values = {"hf_token": self.hf_token, "wandb_api_key": wandb_api_key}
+        return {role: value for role, value in values.items() if value is not None}
 
 
 class ExportRequest(Contract):
-    """What a user sends to export once more what a job has trained. What is left out of `job_name` is the job's own;
-    a token and a webhook are never taken over."""
+    """Request to export again what a job has trained.
 
-    export_config: ExportConfig = Field(description="how to store what was trained")
+    A token and a receiver of events are not taken over from that job.
+    """
+
+    export_config: ExportConfig = Field(description="how and where to store what was trained")
     job_name: str | None = Field(
-        None, min_length=1, max_length=200, pattern=PRINTABLE, description="a name for people; absent: that of the job"
+        None,
+        min_length=1,
+        max_length=200,
+        pattern=PRINTABLE,
+        description="name of the job for its users; absent: that of the job that trained",
     )
     hf_token: str | None = Field(
         None,
         min_length=1,
         max_length=512,
         repr=False,
-        description="token of the Hub, or secret:gemtune-user-NAME, to read a gated model or to upload",
+        description="Hub token, or secret:gemtune-user-NAME for a stored one, to upload; absent: the service's own "
+        "token",
     )
-    notify: Notify | None = Field(None, description="where to send events")
+    notify: Notify | None = Field(None, description="receiver of the job's events; absent: none")
 
     def as_train_request(self, trained: Spec) -> TrainRequest:
-        """The request that would have trained the same and exported this."""
-        given = self.model_dump(mode="json", exclude_none=True)
-        kept = trained.model_dump(mode="json") | {"notify": None, "wandb_config": None}
-        return TrainRequest.model_validate_json(json.dumps(kept | given))
+        """Return the request that trained the same and exports this.
+
+        trained: spec of the job that trained.
+        """
+        own_fields = self.model_dump(mode="json", exclude_none=True)
+        inherited = trained.model_dump(mode="json") | {"notify": None, "wandb_config": None}
+        return TrainRequest.model_validate_json(json.dumps(inherited | own_fields))
 
 
 def request_hash(request: Spec | ExportRequest, *, parent_job_id: str | None = None) -> str:
-    """SHA-256 of the canonical JSON of a request without its secrets: what makes two requests the same."""
-    stated = request.model_dump(mode="json", exclude={"hf_token"})
+    """Return the hash by which two requests are compared.
+
+    It is the SHA-256 of the request's canonical JSON without secrets. parent_job_id: for a request to export again, the
+    job that it names.
+    """
+    fields = request.model_dump(mode="json", exclude={"hf_token"})
     if parent_job_id is not None:
-        stated["parent_job_id"] = parent_job_id
-    return hashlib.sha256(json.dumps(stated, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        fields["parent_job_id"] = parent_job_id
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,1 +1,1 @@
-"""Matching: patterns and JSON Schemas that users write, made safe to run."""
+"""Matching: patterns and JSON Schemas of users, made safe to run."""

@@ -1,15 +1,21 @@
-"""Regular expressions of users: RE2, whose time is linear in the text whatever the pattern is."""
+"""Regular expressions of users, in RE2.
+
+For every pattern RE2 takes time linear in the length of the text.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-# What a compiled pattern may take, in bytes: RE2's own default.
+# Memory limit of a compiled pattern in bytes, which is RE2's own default.
 MEMORY = 8 * 1024 * 1024
 
 
 def compile_pattern(pattern: str) -> Any:
-    """A pattern with `search`. Raises ValueError, with RE2's reason, for one that RE2 cannot run."""
+    """Compile a pattern; the result has the method `search`.
+
+    Raises ValueError, with RE2's reason, for a pattern that RE2 cannot run.
+    """
     import re2
 
     options = re2.Options()

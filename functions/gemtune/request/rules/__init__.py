@@ -1,4 +1,4 @@
-"""Rules: one table of pure functions of the request and of the facts."""
+"""Rules across fields of a request: one table of pure functions."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from gemtune.request.spec import TrainRequest
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule across the fields of a request.
+    """Rule across the fields of a request.
 
-    fields: those that it is about; it is not asked while one of them is faulty. check: a pure function.
+    fields: the fields it is about. It is not checked if one of them is faulty.
+    check: pure function of the request and the facts, which returns what is wrong.
     """
 
     fields: tuple[Loc, ...]
@@ -27,6 +28,7 @@ class Rule:
 
 
 def _training(*names: str) -> tuple[Loc, ...]:
+    """Return the places of fields of training_config."""
     return tuple(("training_config", name) for name in names)
 
 
@@ -69,8 +71,12 @@ RULES: tuple[Rule, ...] = (
 def check(
     reading: Reading[TrainRequest], facts: Facts, *, about: type[BaseModel] = TrainRequest
 ) -> Reading[TrainRequest]:
-    """Ask every rule that is about a field of `about`, and return the reading with the problems they find, and with
-    what the request leaves to the facts. A rule about a faulty field is not asked."""
+    """Check the rules, and return the reading with all problems.
+
+    The returned request also has the rl_config that it leaves to the rows of its dataset. A rule about a faulty field
+    is not checked.
+    about: the model of what the user sent. Rules without any of its fields are not checked.
+    """
     if reading.request is None:
         return reading
     request = reinforcement.infer_rl_algorithm(reading.request, facts)

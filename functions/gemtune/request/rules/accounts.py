@@ -1,4 +1,4 @@
-"""Rules about accounts elsewhere: references to secrets, W&B, and the receiver of webhooks."""
+"""Rules about secrets, W&B, and the receiver of webhooks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from gemtune.webhooks import destinations
 
 
 def secrets(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """Refuse references to secrets that do not exist."""
     problems = []
     for role, value in request.secrets().items():
         if role in facts.missing_secrets:
@@ -23,23 +24,28 @@ def secrets(request: TrainRequest, facts: Facts) -> list[Problem]:
 
 
 def wandb_project(request: TrainRequest, facts: Facts) -> list[Problem]:
-    """W&B's own rule for names; a project may stand behind its entity: `team/project`."""
+    """Refuse project names that W&B does not allow.
+
+    A project may follow its entity, as in `team/project`.
+    """
     project = None if request.wandb_config is None else request.wandb_config.project
     if project is None or re.fullmatch(r"([\w.-]+/)?[^/\\#?%:\x00-\x1f\x7f]+", project):
         return []
     hint = "use letters, digits, '-' and '_'; a team's project is team/project"
-    return [Problem(("wandb_config", "project"), "W&B allows no such name for a project", "bad_form", hint)]
+    return [Problem(("wandb_config", "project"), "W&B does not allow this name for a project", "bad_form", hint)]
 
 
 def wandb_key(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """Refuse wandb_config if neither the request nor the service has a key."""
     config, needs_key = request.wandb_config, facts.deployment.wandb_needs_key
     if config is None or config.api_key is not None or not needs_key:
         return []
-    message = "W&B needs a key, and this service has none of its own"
+    message = "W&B needs a key, and this service does not have its own"
     return [Problem(("wandb_config", "api_key"), message, "missing_field", "send one, or leave wandb_config out")]
 
 
 def webhook(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """Refuse a webhook_url to which nothing may be sent."""
     url = None if request.notify is None else request.notify.webhook_url
     if url is None:
         return []

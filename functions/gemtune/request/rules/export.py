@@ -1,4 +1,4 @@
-"""Rules about the export: format, quantization, destination, and the machine that it needs."""
+"""Rules about the export: quantization, destination, and machine."""
 
 from __future__ import annotations
 
@@ -12,38 +12,44 @@ from gemtune.request.spec import TrainRequest
 
 
 def quantization(request: TrainRequest, facts: Facts) -> list[Problem]:
-    format, wanted = request.export_config.format, request.export_config.quantization
-    allowed = quantizations(format)
-    if wanted is None or wanted in allowed:
+    """Refuse a quantization that the format does not have."""
+    export_format, requested = request.export_config.format, request.export_config.quantization
+    allowed = quantizations(export_format)
+    if requested is None or requested in allowed:
         return []
-    message = f"{format} exports know no quantization {wanted!r}"
+    message = f"exports in format {export_format} do not have the quantization {requested!r}"
     hint = f"use one of {', '.join(allowed)}"
     return [Problem(("export_config", "quantization"), message, "quantization_not_in_format", hint)]
 
 
 def destination(request: TrainRequest, facts: Facts) -> list[Problem]:
-    """A repository that is named along with `gcs` is let through: the interface's own example does it."""
+    """Refuse destination hfhub without a valid hf_repo_id.
+
+    A repository with destination gcs is accepted, because the documented example has one.
+    """
     export, loc = request.export_config, ("export_config", "hf_repo_id")
     if export.destination == "gcs":
         return []
     if export.hf_repo_id is None:
-        return [Problem(loc, "hfhub needs a repository", "missing_field", "name one as owner/name")]
-    # The Hub's own rule: https://huggingface.co/docs/huggingface_hub/package_reference/utilities#validation
+        return [Problem(loc, "destination hfhub needs a repository", "missing_field", "name one as owner/name")]
+    # Rule of the Hub: https://huggingface.co/docs/huggingface_hub/package_reference/utilities#validation
     if re.search(r"--|\.\.|\.git$|[-.](/|$)", export.hf_repo_id):
-        hint = "no -- and no .. in it, and neither owner nor name ends with - or . or .git"
-        return [Problem(loc, "the Hub takes no such name", "bad_form", hint)]
+        hint = "leave out -- and .., and do not end owner or name with -, . or .git"
+        return [Problem(loc, "the Hub does not allow this name", "bad_form", hint)]
     return []
 
 
 def hub_token(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """Refuse destination hfhub without a Hub token."""
     has_token = request.hf_token is not None or facts.deployment.has_hf_token
     if request.export_config.destination != "hfhub" or has_token:
         return []
-    hint = "send one with write access; `gemtune secret NAME` keeps it"
-    return [Problem(("hf_token",), "hfhub needs a token of the Hub", "missing_field", hint)]
+    hint = "send one with write access; `gemtune secret NAME` stores it"
+    return [Problem(("hf_token",), "destination hfhub needs a Hub token", "missing_field", hint)]
 
 
 def machine(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """Refuse an export for which no machine has enough memory."""
     try:
         placement.export_machine(request, facts)
     except NeedsLargerMachine as error:

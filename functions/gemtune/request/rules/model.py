@@ -1,4 +1,4 @@
-"""Rules about the base model: where it is, whether it is a Gemma, and what it can do."""
+"""Rules about the base model: its name, its kind, and what it supports."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ LOC = ("training_config", "base_model_id")
 
 
 def base_model_id(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """Refuse a base_model_id that has none of the possible forms."""
     problem = base_model.problem_of_id(request.training_config.base_model_id)
     return [] if problem is None else [problem]
 
 
 def supported(request: TrainRequest, facts: Facts) -> list[Problem]:
-    """By the configuration where it is at hand, else by the name; `prepare` looks again at a model of the Hub."""
+    """Refuse a base model that is missing, unreadable or not supported.
+
+    A Hub model is checked by its name only; the prepare step checks it again by its config.json.
+    """
     model, files = base_model.parse(request.training_config.base_model_id), facts.base_model
     if model is None:
         return []
@@ -25,20 +29,22 @@ def supported(request: TrainRequest, facts: Facts) -> list[Problem]:
         problem = families.problem_of_name(model.place)
         return [] if problem is None else [problem]
     if files is None:
-        return [
-            Problem(LOC, "this service has no local folders", "bad_base_model", "use a Hub id or gs://bucket/folder")
-        ]
+        message = "this service cannot read local folders"
+        return [Problem(LOC, message, "bad_base_model", "use a Hub id or gs://bucket/folder")]
     if files.config_problem is not None:
         return [Problem(LOC, files.config_problem, "bad_base_model", "save the model again")]
     if files.config is None:
-        hint = "the folder holds config.json, *.safetensors and the tokenizer's files"
+        hint = "the folder has to contain config.json, *.safetensors and the tokenizer's files"
         return [Problem(LOC, "there is no config.json in this folder", "base_model_not_found", hint)]
     problem = families.problem_of_config(files.fields)
     return [] if problem is None else [problem]
 
 
 def pictures(request: TrainRequest, facts: Facts) -> list[Problem]:
-    """By the configuration where it is at hand, else by the name."""
+    """Refuse modality vision for a model that cannot train on pictures.
+
+    That is decided by its config.json if that is at hand, else by its name.
+    """
     if request.modality == "text":
         return []
     if facts.base_model is not None and facts.base_model.config is not None:
@@ -49,17 +55,21 @@ def pictures(request: TrainRequest, facts: Facts) -> list[Problem]:
     if reason is None:
         return []
     message = f"this base model cannot be trained on pictures: {reason}"
-    return [Problem(("modality",), message, "model_without_vision", "use gemma-3-4b-it or larger, or modality text")]
+    hint = "use gemma-3-4b-it or a larger Gemma 3 model, or modality text"
+    return [Problem(("modality",), message, "model_without_vision", hint)]
 
 
 def gguf_export(request: TrainRequest, facts: Facts) -> list[Problem]:
-    """By the configuration where it is at hand, else by the name; `prepare` looks again."""
+    """Refuse format gguf if the model or the deployment does not support it.
+
+    The model is judged by its config.json if that is at hand, else by its name; the prepare step checks it again.
+    """
     if request.export_config.format != "gguf":
         return []
     model, files = base_model.parse(request.training_config.base_model_id), facts.base_model
-    family = None
+    model_problem = None
     if files is not None and "model_type" in files.fields:
-        family = llama_cpp.problem_of_model_type(str(files.fields["model_type"]))
+        model_problem = llama_cpp.problem_of_model_type(str(files.fields["model_type"]))
     elif model is not None and model.kind == "hub":
-        family = llama_cpp.problem_of_repository(model.place)
-    return [problem for problem in (facts.gguf_problem, family) if problem is not None]
+        model_problem = llama_cpp.problem_of_repository(model.place)
+    return [problem for problem in (facts.gguf_problem, model_problem) if problem is not None]

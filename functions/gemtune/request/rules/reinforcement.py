@@ -1,4 +1,4 @@
-"""Rules about reinforcement learning: what goes together, and what each reward needs."""
+"""Rules about reinforcement learning."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ _RL: Loc = (*_TRAINING, "rl_config")
 
 
 def infer_rl_algorithm(request: TrainRequest, facts: Facts) -> TrainRequest:
-    """Write the algorithm into a request that leaves it to the rows of its dataset, as far as they say it."""
+    """Return the request with the rl_config that its rows imply.
+
+    It stays as it is if it has an rl_config, or if the columns of its dataset are not known.
+    """
     columns = None if facts.dataset is None else facts.dataset.columns
     if columns is None or not request.infers_rl_algorithm:
         return request
@@ -31,91 +34,108 @@ def infer_rl_algorithm(request: TrainRequest, facts: Facts) -> TrainRequest:
 
 
 def rl_config(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """Refuse rl_config without method RL, and RL without an algorithm."""
     config = request.training_config
     if request.infers_rl_algorithm:
         return _no_algorithm(facts)
     if config.method != "RL" and config.rl_config is not None:
-        message = f"rl_config has no use with method {config.method}"
+        message = f"rl_config has no effect with method {config.method}"
         return [Problem(_RL, message, "field_without_use", "set method to RL, or leave rl_config out")]
     return []
 
 
 def _no_algorithm(facts: Facts) -> list[Problem]:
-    """Why the rows did not decide. Where there is no dataset, another rule says so."""
+    """Return why the rows do not imply an algorithm.
+
+    If there is no dataset, there is no problem here: another rule reports it. Where there is no dataset, another rule
+    says so.
+    """
     if facts.dataset is None or not facts.dataset.exists:
         return []
-    message = "method RL needs an rl_config, since the first rows of the dataset cannot be read here"
+    message = "method RL needs an rl_config, because the first rows of the dataset cannot be read now"
     if facts.dataset.columns is not None:
         names = ", ".join(redact(name)[:40] for name in sorted(facts.dataset.columns)[:10])
         message = (
-            f"method RL takes its algorithm from rows with chosen and rejected, or with answer; these have {names}"
+            f"method RL infers its algorithm from rows with chosen and rejected, or with answer; these have {names}"
         )
     hint = "send {algorithm: grpo, rewards: [...]} or {algorithm: dpo}"
     return [Problem(_RL, message, "missing_field", hint)]
 
 
 def packing(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """Refuse packing with method RL, which compares rows."""
     config = request.training_config
     if config.method != "RL" or not config.packing:
         return []
-    message = "method RL compares rows, so none are packed"
+    message = "method RL compares rows, so they cannot be packed"
     return [Problem((*_TRAINING, "packing"), message, "packing_not_possible", "use false")]
 
 
 def fields_without_use(request: TrainRequest, facts: Facts) -> list[Problem]:
-    """Fields that change nothing with RL. Their defaults are let through: the documented example sends some along."""
+    """Refuse fields that have no effect with method RL.
+
+    Their defaults are accepted, because the documented example has some of them.
+    """
     config = request.training_config
     if config.method != "RL":
         return []
     reasons = {"lora_dropout": "RL compares probabilities, which dropout would blur"}
-    if config.evaluation_metrics != ["loss"] or not isinstance(config.rl_config, DpoConfig):  # DPO has a loss as well
+    if config.evaluation_metrics != ["loss"] or not isinstance(config.rl_config, DpoConfig):  # DPO has a loss
         reasons["evaluation_metrics"] = "RL reports rewards or margins instead"
     return [
-        Problem((*_TRAINING, name), f"it has no use: {reason}", "field_without_use", "leave it out")
+        Problem((*_TRAINING, name), f"this field has no effect: {reason}", "field_without_use", "leave it out")
         for name, reason in reasons.items()
         if config.differs_from_default(name)
     ]
 
 
 def dpo(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """Refuse label_smoothing that does not go with the DPO loss."""
     rl = request.training_config.rl_config
     if not isinstance(rl, DpoConfig):
         return []
     loc = (*_RL, "label_smoothing")
     if rl.loss_type == "exo_pair" and rl.label_smoothing == 0:
-        return [Problem(loc, "exo_pair needs label_smoothing above 0", "missing_field", "its paper recommends 0.001")]
+        return [
+            Problem(
+                loc, "loss_type exo_pair needs label_smoothing above 0", "missing_field", "its paper recommends 0.001"
+            )
+        ]
     if rl.loss_type not in rl_spec.SMOOTHED and rl.label_smoothing > 0:
-        message = f"label_smoothing has no use with loss_type {rl.loss_type}"
+        message = f"label_smoothing has no effect with loss_type {rl.loss_type}"
         hint = f"leave it out, or use one of {', '.join(sorted(rl_spec.SMOOTHED))}"
         return [Problem(loc, message, "field_without_use", hint)]
     return []
 
 
 def groups(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """Refuse a train_step whose completions do not make whole groups."""
     config, rl = request.training_config, request.training_config.rl_config
     if not isinstance(rl, GrpoConfig):
         return []
     completions = config.batch_size * config.gradient_accumulation_steps
     if completions % rl.num_generations == 0:
         return []
-    message = f"a train_step has {completions} completions, which groups of {rl.num_generations} do not divide"
+    message = f"a train_step has {completions} completions, which do not make whole groups of {rl.num_generations}"
     hint = "batch_size times gradient_accumulation_steps has to be a multiple of num_generations"
     return [Problem((*_RL, "num_generations"), message, "groups_not_whole", hint)]
 
 
 def completion_length(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """Refuse completions that leave no tokens for the prompt."""
     config, rl = request.training_config, request.training_config.rl_config
     if not isinstance(rl, GrpoConfig):
         return []
-    whole = config.max_seq_length or DEFAULT_SEQ_LENGTH
-    if rl.max_completion_length < whole:
+    max_seq_length = config.max_seq_length or DEFAULT_SEQ_LENGTH
+    if rl.max_completion_length < max_seq_length:
         return []
-    message = f"a row has at most {whole} tokens, which leaves none for the prompt"
+    message = f"a row has at most {max_seq_length} tokens, which leaves none for the prompt"
     hint = "raise max_seq_length, or lower max_completion_length"
     return [Problem((*_RL, "max_completion_length"), message, "completion_too_long", hint)]
 
 
 def rewards(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """Refuse rewards that are missing, ambiguous or faulty."""
     rl = request.training_config.rl_config
     if not isinstance(rl, GrpoConfig):
         return []
@@ -124,11 +144,13 @@ def rewards(request: TrainRequest, facts: Facts) -> list[Problem]:
         return [Problem(loc, "GRPO needs at least one reward", "missing_field", "e.g. {type: exact_answer}")]
     problems = []
     if all(reward.weight == 0 for reward in rl.rewards):
-        problems.append(Problem(loc, "every weight is 0", "nothing_to_learn", "give one reward another weight"))
+        problems.append(
+            Problem(loc, "every reward has weight 0", "nothing_to_learn", "set another weight for one of them")
+        )
     for name, count in Counter(rl_spec.reward_names(rl.rewards)).items():
         if count > 1:
-            message = f"{count} rewards are called {name}"
-            problems.append(Problem(loc, message, "repeated_value", "give each a name of its own"))
+            message = f"{count} rewards have the name {name}"
+            problems.append(Problem(loc, message, "repeated_value", "set a different name for each"))
     for index, reward in enumerate(rl.rewards):
         problems += reward.problems((*loc, index), max_completion_length=rl.max_completion_length)
     return problems

@@ -9,6 +9,7 @@ from gemtune.request.spec import TrainRequest
 
 
 def dataset_exists(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """Refuse a dataset that does not exist or cannot be looked at."""
     if facts.dataset is None or facts.dataset.exists:
         return []
     if facts.dataset.problem is not None:
@@ -19,62 +20,72 @@ def dataset_exists(request: TrainRequest, facts: Facts) -> list[Problem]:
 
 
 def vision_tower(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """Refuse train_vision_tower with modality text."""
     if request.modality != "text" or not request.training_config.train_vision_tower:
         return []
     loc = ("training_config", "train_vision_tower")
-    return [Problem(loc, "a text job shows nothing to a vision tower", "field_without_use", "use false")]
+    return [Problem(loc, "a text job does not use the vision tower", "field_without_use", "use false")]
 
 
 def packing(request: TrainRequest, facts: Facts) -> list[Problem]:
-    """What packs rows keeps them apart by attention of our own, which only text models of transformers are given."""
+    """Refuse packing where rows of a sequence could attend to each other.
+
+    gemtune's own attention keeps them apart, and only text models of provider huggingface use it.
+    """
     config = request.training_config
     if not config.packing or (request.modality, config.provider) == ("text", "huggingface"):
         return []
-    message = "packing works with text and provider huggingface only"
+    message = "packing needs modality text and provider huggingface"
     return [Problem(("training_config", "packing"), message, "packing_not_possible", "use false")]
 
 
 def early_stopping(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """Refuse early stopping without evaluations, and its threshold without it."""
     config, loc = request.training_config, ("training_config", "early_stopping_patience")
     if config.early_stopping_patience is None:
         if not config.differs_from_default("early_stopping_threshold"):
             return []
-        message = "early_stopping_threshold has no use without early_stopping_patience"
+        message = "early_stopping_threshold has no effect without early_stopping_patience"
         return [Problem(("training_config", "early_stopping_threshold"), message, "field_without_use", "set both")]
     if config.eval_strategy != "no":
         return []
-    message = "training can only stop early by evaluations"
+    message = "early stopping needs evaluations"
     return [Problem(loc, message, "needs_evaluation", "set eval_strategy to steps or epoch")]
 
 
 def best_weights(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """Refuse to keep the best weights if nothing is evaluated."""
     config = request.training_config
     if not config.load_best_model_at_end or config.eval_strategy != "no":
         return []
-    message = "which weights are best is known from evaluations only"
+    message = "evaluations are needed to know the best weights"
     loc = ("training_config", "load_best_model_at_end")
     return [Problem(loc, message, "needs_evaluation", "set eval_strategy to steps or epoch")]
 
 
 def eval_steps(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """Refuse eval_steps with other strategies than steps."""
     config = request.training_config
     if config.eval_strategy == "steps" or not config.differs_from_default("eval_steps"):
         return []
-    message = f"eval_steps has no use with eval_strategy {config.eval_strategy!r}"
+    message = f"eval_steps has no effect with eval_strategy {config.eval_strategy!r}"
     return [Problem(("training_config", "eval_steps"), message, "field_without_use", "set eval_strategy to steps")]
 
 
 def evaluation_metrics(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """Refuse a list that names a metric twice."""
     metrics = request.training_config.evaluation_metrics
     if len(set(metrics)) == len(metrics):
         return []
-    return [
-        Problem(("training_config", "evaluation_metrics"), "a metric stands twice", "repeated_value", "name each once")
-    ]
+    loc = ("training_config", "evaluation_metrics")
+    return [Problem(loc, "a metric is named twice", "repeated_value", "name each metric once")]
 
 
 def warmup(request: TrainRequest, facts: Facts) -> list[Problem]:
-    """Without max_steps the number of train_steps follows from the rows: `prepare` asks again."""
+    """Refuse a warmup that takes the whole training.
+
+    Without max_steps the number of train_steps depends on the rows, so that the prepare step checks this again.
+    """
     config = request.training_config
     if config.max_steps is None and config.warmup_ratio < 1:
         return []
@@ -83,23 +94,26 @@ def warmup(request: TrainRequest, facts: Facts) -> list[Problem]:
 
 
 def scheduler(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """Refuse a learning rate that is too low for its schedule."""
     problem = schedule.rate_problem(request.training_config)
     return [] if problem is None else [problem]
 
 
 def provider(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """Refuse provider unsloth if it is not installed."""
     if request.training_config.provider != "unsloth" or facts.deployment.has_unsloth:
         return []
-    hint = "use huggingface; who runs the service can install unsloth by `make unsloth`"
-    return [Problem(("training_config", "provider"), "this service has no unsloth", "unsloth_missing", hint)]
+    hint = "use huggingface, or ask the operator of the service to install unsloth with `make unsloth`"
+    return [Problem(("training_config", "provider"), "this service does not have unsloth", "unsloth_missing", hint)]
 
 
 def machine(request: TrainRequest, facts: Facts) -> list[Problem]:
-    loc, wanted = ("training_config", "machine"), request.training_config.machine
+    """Refuse a machine that does not exist, or a training that fits on none."""
+    loc, requested = ("training_config", "machine"), request.training_config.machine
     machines = facts.deployment.machines
-    if wanted is not None and wanted not in machines:
+    if requested is not None and requested not in machines:
         hint = f"use one of {', '.join(machines)}, or leave it out"
-        return [Problem(loc, f"this deployment has no machine {wanted!r}", "machine_not_here", hint)]
+        return [Problem(loc, f"this deployment has no machine {requested!r}", "machine_not_here", hint)]
     try:
         placement.machine(request, facts)
     except NeedsLargerMachine as error:
