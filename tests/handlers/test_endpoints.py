@@ -120,7 +120,7 @@ def test_the_description_of_a_409_names_the_possible_conflicts(document: dict[st
 
     changing = {("POST", "/jobs/{job_id}/exports"), ("POST", "/jobs/{job_id}/cancel"), ("DELETE", "/jobs/{job_id}")}
     reading = {("GET", f"/jobs/{{job_id}}/{what}") for what in ("status", "metrics", "artifacts")}
-    assert mentioning("contradicts what is there") == changing | {("POST", "/train")}
+    assert mentioning("the request conflicts with the current state") == changing | {("POST", "/train")}
     assert mentioning("`record_unreadable`") == changing | reading
 
 

@@ -60,7 +60,7 @@ def test_every_exception_is_answered_in_json(
     assert answer.status_code == status
     ErrorAnswer.model_validate_json(answer.data)
     assert "hf_fake" not in answer.text
-    assert status != 500 or answer.json["error"]["message"] == "something broke on our side"
+    assert status != 500 or answer.json["error"]["message"] == "the service failed"
 
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "FOO", "get")

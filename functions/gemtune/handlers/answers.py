@@ -1,4 +1,4 @@
-"""The bodies of the API's answers."""
+"""Bodies of the API's answers."""
 
 from __future__ import annotations
 
@@ -28,131 +28,158 @@ from gemtune.machines.choice import LOCAL
 
 
 class Accepted(BaseModel):
+    """Answer to a request that was accepted."""
+
     job_id: str = Field(
-        description="the new job, or the one that the same request with the same Idempotency-Key made before"
+        description="id of the new job, or of the one that the same request with the same Idempotency-Key created"
     )
 
 
 class JobList(BaseModel):
-    jobs: Sequence[JobSummary] = Field(description="the newest first")
-    next_page_token: str | None = Field(description="`page_token` of the next page; null on the last one")
+    """Page of the list of jobs."""
+
+    jobs: Sequence[JobSummary] = Field(description="jobs, newest first")
+    next_page_token: str | None = Field(description="`page_token` of the next page; null on the last page")
 
 
 class StepStatus(BaseModel):
-    """How far a step is; `checkpoint` is the train_step of its newest whole checkpoint, `attempts` are those that are
-    over."""
+    """State of one step of a job, with its past attempts."""
 
     state: str = Field(description="`pending`, `running`, `stopped`, `done` or `failed`")
-    attempt: int = Field(description="number of the newest attempt; 0 before the first")
-    execution: str | None = Field(description="the platform's name of its execution")
+    attempt: int = Field(description="number of the newest attempt; 0 before the first one")
+    execution: str | None = Field(description="execution of the newest attempt, by the platform's name")
     started_at: datetime | None = Field(description="when the newest attempt began")
-    seconds: float = Field(description="how long all attempts ran, together")
-    heartbeat_at: datetime | None = Field(description="when the running attempt was last heard of")
-    cause: str | None = Field(description="how the newest attempt ended; null while it runs and when the step is done")
-    checkpoint: int = Field(description="train_step of the newest whole checkpoint")
-    attempts: Sequence[Attempt] = Field(description="attempts that are over")
+    seconds: float = Field(description="seconds that all past attempts ran, added up")
+    heartbeat_at: datetime | None = Field(description="time of the newest attempt's last heartbeat")
+    cause: str | None = Field(
+        description="why the newest attempt ended unfinished; null while it runs and if the step is done"
+    )
+    checkpoint: int = Field(description="train_step of the newest complete checkpoint; 0: none")
+    attempts: Sequence[Attempt] = Field(description="past attempts, oldest first")
 
     @classmethod
     def of(cls, step: StepRecord) -> StepStatus:
+        """Return what a step's record shows to users."""
         return cls(**{name: getattr(step, name) for name in cls.model_fields})
 
 
 class JobStatus(BaseModel):
-    """A job as its user sees it: `error` is the sentence, `error_detail` the rest."""
+    """State of a job, as its user sees it."""
 
-    job_id: str = Field(description="the job")
-    parent_job_id: str | None = Field(description="the job whose training result this one exports again")
-    job_name: str = Field(description="its name for people")
-    status: OpenStatus = Field(description="where the job is")
-    modality: str = Field(description="`text` or `vision`")
-    base_model_id: str = Field(description="as requested")
-    processed_dataset_id: str = Field(description="as requested")
-    machine: str | None = Field(description="the machine that trains it; null until it is chosen")
-    cost_usd: float | None = Field(
-        description="estimate by list prices, once it is over; null on a workstation, or without a price"
+    job_id: str = Field(description="id of the job")
+    parent_job_id: str | None = Field(
+        description="id of the job that trained, if this one only exports again; otherwise null"
     )
-    wandb_url: str | None = Field(description="where W&B shows the training")
-    adapter_path: str | None = Field(description="where the result is, once the job is completed")
-    error: str | None = Field(description="one sentence; null unless the job failed")
-    error_detail: Failure | None = Field(description="code, step and what to do; null unless the job failed")
-    warnings: Sequence[JobWarning] = Field(description="what is trained otherwise than the dataset has it")
-    metrics: Metrics | None = Field(description="after training, with those of the untrained base model")
-    progress: Progress | None = Field(description="of the train step")
-    steps: Mapping[OpenStep, StepStatus] = Field(description="by name")
+    job_name: str = Field(description="name that the request gave the job")
+    status: OpenStatus = Field(description="current status")
+    modality: str = Field(description="`text` or `vision`")
+    base_model_id: str = Field(description="base model, as the request named it")
+    processed_dataset_id: str = Field(description="dataset, as the request named it")
+    machine: str | None = Field(description="machine type that trains; null until it is chosen")
+    cost_usd: float | None = Field(
+        description="estimated cost in USD by list prices, once the job is over; null on a workstation, and if a price "
+        "is not known"
+    )
+    wandb_url: str | None = Field(description="page at W&B that shows the training; null without one")
+    adapter_path: str | None = Field(description="URI of the result's folder; null until the job is completed")
+    error: str | None = Field(description="why the job failed, in one sentence; null unless it failed")
+    error_detail: Failure | None = Field(description="the same with code, step and hint; null unless the job failed")
+    warnings: Sequence[JobWarning] = Field(description="what was done differently from what the user may expect")
+    metrics: Metrics | None = Field(description="metrics after training, and those of the base model before it")
+    progress: Progress | None = Field(description="progress of the training; null before it begins")
+    steps: Mapping[OpenStep, StepStatus] = Field(description="steps by name, in the order in which they run")
     artifacts: Sequence[Artifact] = Field(description="files of the result")
-    certificate: Parity | None = Field(description="comparison of the export with the trained model")
-    source: OpenSource = Field(description="`http`, `pubsub` or `upload`")
-    owner: str = Field(description="who asked for the job")
-    created_at: datetime = Field(description="when it was accepted")
-    updated_at: datetime = Field(description="when the record last changed")
-    started_at: datetime | None = Field(description="when its first step began")
-    finished_at: datetime | None = Field(description="when it was over")
+    certificate: Parity | None = Field(description="comparison of the export with the trained model; null before it")
+    source: OpenSource = Field(description="how the request came in: `http`, `pubsub` or `upload`")
+    owner: str = Field(description="who sent the request")
+    created_at: datetime = Field(description="when the job was accepted")
+    updated_at: datetime = Field(description="when the job's record last changed")
+    started_at: datetime | None = Field(description="when the first step began")
+    finished_at: datetime | None = Field(description="when the job was completed, failed or cancelled")
 
     @classmethod
     def of(cls, job: Job) -> JobStatus:
-        own = {
-            # Known once the job is over; a workstation's steps cost nothing that we know of.
+        """Return what a job's record shows to its user."""
+        converted = {
+            # Known once the job is over. What the steps cost on a workstation is not known.
             "cost_usd": cost.of_job(job) if job.is_over and job.machine != LOCAL else None,
             "error": None if job.error is None else job.error.message,
             "error_detail": job.error,
             "steps": {name: StepStatus.of(step) for name, step in job.steps.items()},
         }
-        return cls(**own, **{name: getattr(job, name) for name in cls.model_fields if name not in own})
+        return cls(**converted, **{name: getattr(job, name) for name in cls.model_fields if name not in converted})
 
 
 class JobEvents(BaseModel):
-    events: Sequence[Event] = Field(description="by `seq`; at most 500, ask again with `after`")
+    """Events of a job."""
+
+    events: Sequence[Event] = Field(description="events by `seq`, at most 500; repeat the call with `after` for more")
 
 
 class LossHistory(BaseModel):
-    """One entry per train_step that was logged: `loss` and what belongs to it, or `eval_loss` and the figures."""
+    """Loss curve of a training."""
 
-    metrics: Sequence[dict[str, Any]] = Field(description="by train_step")
+    metrics: Sequence[dict[str, Any]] = Field(
+        description="logged entries by train_step; each has `loss` and the values of a train_step, or `eval_loss` and "
+        "other metrics of an evaluation"
+    )
 
 
 class ArtifactLink(BaseModel):
-    """A file of the result: `url` reads it for an hour, without credentials; on a workstation `path` is the file."""
+    """File of a job's result, and where to read it."""
 
-    name: str = Field(description="file name, relative to the result's folder")
-    bytes: int = Field(description="its size")
-    sha256: str = Field(description="its checksum in hexadecimal")
-    url: str | None = Field(description="link that reads it for an hour without credentials; null on a workstation")
-    path: str | None = Field(description="the file; null on Google Cloud")
+    name: str = Field(description="path of the file inside the result")
+    bytes: int = Field(description="size of the file")
+    sha256: str = Field(description="SHA-256 of the file's content, in hexadecimal")
+    url: str | None = Field(
+        description="link that reads the file without credentials, valid for an hour; null on a workstation"
+    )
+    path: str | None = Field(description="path of the file on a workstation; null on Google Cloud")
 
 
 class JobArtifacts(BaseModel):
-    artifacts: Sequence[ArtifactLink] = Field(description="files of the result")
+    """Files of a job's result."""
+
+    artifacts: Sequence[ArtifactLink] = Field(description="files of the result, by name")
 
 
 class Deleted(BaseModel):
-    job_id: str = Field(description="the job")
-    deleted: Literal[True] = Field(True, description="always")
+    """Answer to the deletion of a job."""
+
+    job_id: str = Field(description="id of the deleted job")
+    deleted: Literal[True] = Field(True, description="always true")
 
 
 class Health(BaseModel):
-    status: Literal["healthy"] = Field("healthy", description="always")
-    service: Literal["training"] = Field("training", description="always")
+    """Answer of a service that is running."""
+
+    status: Literal["healthy"] = Field("healthy", description="always `healthy`")
+    service: Literal["training"] = Field("training", description="always `training`")
 
 
 class ProblemAnswer(BaseModel):
+    """One thing that is wrong with a request."""
+
     loc: Sequence[str | int] = Field(
-        description="where it is: field names and list positions, or `query` or `header` and a parameter"
+        description="where it is: field names and positions in lists, or `query` or `header` and a parameter"
     )
-    msg: str = Field(description="what is wrong")
-    code: str = Field(description="for programs; it does not change")
-    hint: str | None = Field(description="what to do")
+    msg: str = Field(description="what is wrong, in one sentence")
+    code: str = Field(description="stable code of the problem, for programs")
+    hint: str | None = Field(description="what to do about it")
 
 
 class ErrorSentence(BaseModel):
-    code: str = Field(description="for programs; it does not change")
-    message: str = Field(description="one sentence, for people")
-    hint: str | None = Field(description="what to do")
+    """Error of a call."""
+
+    code: str = Field(description="stable code of the error, for programs")
+    message: str = Field(description="what went wrong, in one sentence")
+    hint: str | None = Field(description="what to do about it")
 
 
 class ErrorAnswer(BaseModel):
-    """`problems` stands only in a 422: everything that is wrong with the request."""
+    """Answer to a call that failed."""
 
     error: ErrorSentence = Field(description="what went wrong")
     problems: Sequence[ProblemAnswer] | None = Field(
-        None, description="only of status 422: everything that is wrong with the request"
+        None, description="everything that is wrong with the request; only with status 422"
     )

@@ -54,7 +54,10 @@ def respond(request: flask.Request, services: Services) -> tuple[dict[str, objec
 
 
 def _claim(call: ClaimCall, services: Services) -> dict[str, object]:
-    """Let an execution claim its job, and tell it how to run each step, or to quit."""
+    """Let an execution claim its job.
+
+    The answer tells it how to run each step, or to quit.
+    """
     plan = services.control.claim(call.job_id, call.claim)
     if plan is None:
         return {"verdict": "quit"}

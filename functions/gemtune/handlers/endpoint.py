@@ -1,4 +1,7 @@
-"""What there is to say about an operation of the HTTP API, in one record."""
+"""Record of an operation of the HTTP API.
+
+The router and the OpenAPI document are built from these records.
+"""
 
 from __future__ import annotations
 
@@ -12,33 +15,40 @@ from pydantic import BaseModel
 from gemtune import errors
 from gemtune.handlers.parameters import Parameter
 
-# The status of an error, and what it means to a caller. The nearest class of an error decides.
+# HTTP status of each error, and its meaning to a caller. The most specific class of an error counts.
 STATUSES: Mapping[type[errors.GemtuneError], tuple[int, str]] = {
-    errors.NotFromHere: (403, "called by a web page of others, or under another name than this machine's"),
+    errors.NotFromHere: (
+        403,
+        "the call comes from a web page of another site, or uses another host name than this machine's",
+    ),
     errors.NotFound: (404, "there is nothing of that name"),
     errors.UnsafeName: (404, "there is nothing of that name"),
-    errors.Conflict: (409, "contradicts what is there"),
+    errors.Conflict: (409, "the request conflicts with the current state"),
     errors.RecordUnreadable: (409, "`record_unreadable`: another version of the service wrote the job's record"),
     errors.BodyTooLarge: (413, "the body has more than 1048576 bytes"),
-    errors.RequestRefused: (422, "refused, with everything that is wrong"),
-    errors.BadIdempotencyKey: (422, "refused, with everything that is wrong"),
-    errors.BadPageToken: (422, "refused, with everything that is wrong"),
-    errors.NoSignedLinks: (501, "the service runs as nobody who can sign links"),
-    errors.CannotStore: (507, "nothing can be stored: the disk is full, or may not be written to"),
+    errors.RequestRefused: (422, "the request is refused, with everything that is wrong"),
+    errors.BadIdempotencyKey: (422, "the request is refused, with everything that is wrong"),
+    errors.BadPageToken: (422, "the request is refused, with everything that is wrong"),
+    errors.NoSignedLinks: (501, "the account of the service cannot sign links"),
+    errors.CannotStore: (507, "nothing can be stored: the disk is full or cannot be written to"),
 }
-# Any other error is a fault of the service, and its answer does not say what it was.
+# Any other error is a fault of the service. Its answer gives no details.
 FAULT = (500, "a fault of the service; its log says more")
-# What every operation may answer.
+# Errors with which every operation may answer.
 EVERYWHERE: tuple[type[errors.GemtuneError], ...] = (errors.NotFromHere, errors.BodyTooLarge, errors.CannotStore)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """One operation. Nothing has a default, so that nothing is forgotten.
+    """One operation of the API.
 
-    path: as OpenAPI writes it, `/jobs/{job_id}`. route: decodes, calls one service, encodes; its keywords are the parts
-    of the path, the parameters and, where there is one, the `body` as bytes. success: the status of a good answer.
-    body: the model of the request's body. errors: what it may raise beyond EVERYWHERE.
+    It has no defaults, so that nothing is forgotten.
+    path: in OpenAPI's form, such as `/jobs/{job_id}`.
+    route: function that decodes, calls one service and encodes. Its keyword arguments are the parts of the path, the
+    parameters and, if there is a body, the `body` as bytes and the `owner`.
+    success: HTTP status of a successful answer.
+    body: model of the request's body, or None.
+    errors: errors that it may raise in addition to EVERYWHERE.
     """
 
     method: Literal["GET", "POST", "DELETE"]
@@ -53,12 +63,12 @@ class Endpoint:
 
     @property
     def path_parts(self) -> list[str]:
-        """The names in the path."""
+        """Return the names of the path's variable parts."""
         return re.findall(r"{(\w+)}", self.path)
 
     @property
     def refusals(self) -> dict[int, str]:
-        """Status of every error answer -> what it means."""
+        """Return the HTTP status of every error answer -> its meaning."""
         meanings: dict[int, list[str]] = {}
         for status, meaning in [*(status_of(error) for error in (*self.errors, *EVERYWHERE)), FAULT]:
             meanings.setdefault(status, [])
@@ -68,5 +78,5 @@ class Endpoint:
 
 
 def status_of(error: type[errors.GemtuneError]) -> tuple[int, str]:
-    """The status that answers an error of this class, and its meaning."""
+    """Return the HTTP status for an error of this class, and its meaning."""
     return next((STATUSES[kind] for kind in error.__mro__ if kind in STATUSES), FAULT)

@@ -1,6 +1,6 @@
-"""The operations of the HTTP API.
+"""Operations of the HTTP API.
 
-The router and the OpenAPI document are both made from this table.
+The router and the OpenAPI document are both built from this table.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from gemtune.request.spec import ExportRequest, TrainRequest
 from gemtune.untrusted import MAX_NUMBER
 
 LIMIT = WholeNumber(name="limit", description="jobs per page", least=1, most=200, default=50)
-STATUS = OneOf(name="status", description="only jobs in this status", values=tuple(Status))
-MODALITY = OneOf(name="modality", description="only jobs of this modality", values=("text", "vision"))
+STATUS = OneOf(name="status", description="only jobs with this status; absent: all", values=tuple(Status))
+MODALITY = OneOf(name="modality", description="only jobs of this modality; absent: all", values=("text", "vision"))
 PAGE_TOKEN = Text(
     name="page_token",
-    description="`next_page_token` of the page before",
+    description="`next_page_token` of the previous page; absent: the first page",
     max_length=page_tokens.MAX_LENGTH,
     pattern=page_tokens.PATTERN,
     code="bad_page_token",
@@ -50,16 +50,20 @@ AFTER_EVENT = WholeNumber(
     name="after", description="only events with a higher `seq`", least=0, most=MAX_NUMBER, default=0
 )
 AFTER_STEP = WholeNumber(
-    name="after", description="only entries with a higher train_step", least=0, most=MAX_NUMBER, default=None
+    name="after",
+    description="only entries with a higher train_step; absent: all",
+    least=0,
+    most=MAX_NUMBER,
+    default=None,
 )
 IDEMPOTENCY_KEY = Text(
     name="Idempotency-Key",
-    description="the same key with the same request is the same job",
+    description="key of 1 to 1024 characters; a request that repeats key and content returns the same job",
     place="header",
     max_length=1024,
     pattern="^[!-~]([ -~]*[!-~])?$",
     code="bad_idempotency_key",
-    hint="use printable ASCII characters, at most 1024, and no token",
+    hint="use at most 1024 printable ASCII characters, and no token",
 )
 
 
@@ -69,67 +73,145 @@ class Document(RootModel[dict[str, Any]]):
 
 @cache
 def document() -> Document:
-    """The OpenAPI document of the table."""
+    """Return the OpenAPI document of this table."""
     return Document(openapi.document(ENDPOINTS))
 
 
 def show_document(services: Services) -> Document:
+    """Show the OpenAPI document."""
     return document()
 
 
 ENDPOINTS: Sequence[Endpoint] = (
     Endpoint(
-        method="POST", path="/train", summary="Submit a job", route=routes.train,
-        success=202, answer=answers.Accepted, body=TrainRequest, parameters=(IDEMPOTENCY_KEY,),
+        method="POST",
+        path="/train",
+        summary="Submit a job",
+        route=routes.train,
+        success=202,
+        answer=answers.Accepted,
+        body=TrainRequest,
+        parameters=(IDEMPOTENCY_KEY,),
         errors=(RequestRefused, BadIdempotencyKey, KeyReused, JobWasDeleted),
     ),
     Endpoint(
-        method="GET", path="/jobs", summary="List jobs, newest first", route=routes.list_jobs,
-        success=200, answer=answers.JobList, body=None, parameters=(STATUS, MODALITY, LIMIT, PAGE_TOKEN),
+        method="GET",
+        path="/jobs",
+        summary="List jobs, newest first",
+        route=routes.list_jobs,
+        success=200,
+        answer=answers.JobList,
+        body=None,
+        parameters=(STATUS, MODALITY, LIMIT, PAGE_TOKEN),
         errors=(RequestRefused, BadPageToken),
     ),
     Endpoint(
-        method="GET", path="/jobs/{job_id}/status", summary="Show a job", route=routes.status,
-        success=200, answer=answers.JobStatus, body=None, parameters=(),
+        method="GET",
+        path="/jobs/{job_id}/status",
+        summary="Show a job",
+        route=routes.status,
+        success=200,
+        answer=answers.JobStatus,
+        body=None,
+        parameters=(),
         errors=(JobNotFound, RecordUnreadable),
     ),
     Endpoint(
-        method="GET", path="/jobs/{job_id}/events", summary="List a job's events, by number", route=routes.events,
-        success=200, answer=answers.JobEvents, body=None, parameters=(AFTER_EVENT,),
+        method="GET",
+        path="/jobs/{job_id}/events",
+        summary="List a job's events, by number",
+        route=routes.events,
+        success=200,
+        answer=answers.JobEvents,
+        body=None,
+        parameters=(AFTER_EVENT,),
         errors=(RequestRefused, JobNotFound),
     ),
     Endpoint(
-        method="GET", path="/jobs/{job_id}/metrics", summary="Show a job's loss curve", route=routes.metrics,
-        success=200, answer=answers.LossHistory, body=None, parameters=(AFTER_STEP,),
+        method="GET",
+        path="/jobs/{job_id}/metrics",
+        summary="Show a job's loss curve",
+        route=routes.metrics,
+        success=200,
+        answer=answers.LossHistory,
+        body=None,
+        parameters=(AFTER_STEP,),
         errors=(RequestRefused, JobNotFound, RecordUnreadable),
     ),
     Endpoint(
-        method="GET", path="/jobs/{job_id}/artifacts", summary="List the files of a job's result",
-        route=routes.artifacts, success=200, answer=answers.JobArtifacts, body=None, parameters=(),
+        method="GET",
+        path="/jobs/{job_id}/artifacts",
+        summary="List the files of a job's result",
+        route=routes.artifacts,
+        success=200,
+        answer=answers.JobArtifacts,
+        body=None,
+        parameters=(),
         errors=(JobNotFound, RecordUnreadable, NoSignedLinks),
     ),
     Endpoint(
-        method="POST", path="/jobs/{job_id}/exports", summary="Export what a job trained once more",
-        route=routes.export, success=202, answer=answers.Accepted, body=ExportRequest, parameters=(IDEMPOTENCY_KEY,),
-        errors=(RequestRefused, BadIdempotencyKey, JobNotFound, KeyReused, JobWasDeleted, JobIsRunning, NothingTrained,
-            SpecUnreadable, RecordUnreadable),
+        method="POST",
+        path="/jobs/{job_id}/exports",
+        summary="Export again what a job trained",
+        route=routes.export,
+        success=202,
+        answer=answers.Accepted,
+        body=ExportRequest,
+        parameters=(IDEMPOTENCY_KEY,),
+        errors=(
+            RequestRefused,
+            BadIdempotencyKey,
+            JobNotFound,
+            KeyReused,
+            JobWasDeleted,
+            JobIsRunning,
+            NothingTrained,
+            SpecUnreadable,
+            RecordUnreadable,
+        ),
     ),
     Endpoint(
-        method="POST", path="/jobs/{job_id}/cancel", summary="Cancel a job", route=routes.cancel,
-        success=202, answer=answers.JobStatus, body=None, parameters=(),
+        method="POST",
+        path="/jobs/{job_id}/cancel",
+        summary="Cancel a job",
+        route=routes.cancel,
+        success=202,
+        answer=answers.JobStatus,
+        body=None,
+        parameters=(),
         errors=(JobNotFound, JobIsOver, RecordUnreadable),
     ),
     Endpoint(
-        method="DELETE", path="/jobs/{job_id}", summary="Delete a job and its files", route=routes.delete,
-        success=200, answer=answers.Deleted, body=None, parameters=(),
+        method="DELETE",
+        path="/jobs/{job_id}",
+        summary="Delete a job and its files",
+        route=routes.delete,
+        success=200,
+        answer=answers.Deleted,
+        body=None,
+        parameters=(),
         errors=(JobNotFound, JobIsRunning, JobHasChildren, RecordUnreadable),
     ),
     Endpoint(
-        method="GET", path="/health", summary="Say that the service runs", route=routes.health,
-        success=200, answer=answers.Health, body=None, parameters=(), errors=(),
+        method="GET",
+        path="/health",
+        summary="Say that the service runs",
+        route=routes.health,
+        success=200,
+        answer=answers.Health,
+        body=None,
+        parameters=(),
+        errors=(),
     ),
     Endpoint(
-        method="GET", path="/openapi.json", summary="Describe this API", route=show_document,
-        success=200, answer=Document, body=None, parameters=(), errors=(),
+        method="GET",
+        path="/openapi.json",
+        summary="Describe this API",
+        route=show_document,
+        success=200,
+        answer=Document,
+        body=None,
+        parameters=(),
+        errors=(),
     ),
-)  # fmt: skip
+)

@@ -20,7 +20,10 @@ OURS = {"Request Entity Too Large": BodyTooLarge.code}
 
 
 def body(code: str, message: str, hint: str | None, problems: Sequence[Problem] | None = None) -> bytes:
-    """Return the body of an error answer. problems: only for a request that is refused."""
+    """Return the body of an error answer.
+
+    problems: only for a request that is refused.
+    """
     answer: dict[str, object] = {"error": {"code": _whole(code), "message": _whole(message), "hint": _whole(hint)}}
     if problems is not None:
         answer["problems"] = [
@@ -61,5 +64,8 @@ def code_for_reason(reason: str) -> str:
 
 
 def _whole(text: str | None) -> str | None:
-    """Return a text without tokens, and with a `?` for each lone surrogate, which JSON readers may refuse."""
+    """Return a text without tokens and lone surrogates.
+
+    JSON readers may refuse lone surrogates; they are replaced by `?`.
+    """
     return None if text is None else redact(text).encode(errors="replace").decode()

@@ -54,7 +54,7 @@ def respond(request: flask.Request, services: Services) -> flask.Response:
 
 
 def _arguments(endpoint: Endpoint, request: flask.Request, services: Services) -> dict[str, Any]:
-    """Return the keyword arguments of a route, except for the parts of its path.
+    """Return the keyword arguments of a route, without the path's parts.
 
     Raises RequestRefused.
     """

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made from the table of endpoints and the models behind it."""
+"""OpenAPI 3.1 document, built from the table of endpoints and their models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SCHEMAS = "#/components/schemas/{model}"
 
 
 def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
-    """The document as JSON knows it."""
+    """Return the document of these endpoints, in JSON's types."""
     bodies = {endpoint.body for endpoint in endpoints if endpoint.body is not None}
     models: set[type[BaseModel]] = {ErrorAnswer, *bodies, *(endpoint.answer for endpoint in endpoints)}
     ordered = sorted(models, key=lambda model: model.__name__)
@@ -33,6 +33,7 @@ def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
 
 
 def _operation(endpoint: Endpoint) -> dict[str, Any]:
+    """Return the Operation Object of an endpoint."""
     parameters: list[dict[str, Any]] = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in endpoint.path_parts
     ]
@@ -46,7 +47,7 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         }
         for parameter in endpoint.parameters
     ]
-    responses = {str(endpoint.success): _content(endpoint.answer, "done")}
+    responses = {str(endpoint.success): _content(endpoint.answer, "success")}
     responses |= {str(status): _content(ErrorAnswer, meaning) for status, meaning in endpoint.refusals.items()}
     operation: dict[str, Any] = {
         "operationId": endpoint.route.__name__,
@@ -55,10 +56,11 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         "responses": responses,
     }
     if endpoint.body is not None:
-        operation["requestBody"] = _content(endpoint.body, "what to do") | {"required": True}
+        operation["requestBody"] = _content(endpoint.body, "the request") | {"required": True}
     return operation
 
 
 def _content(model: type[BaseModel], description: str) -> dict[str, Any]:
+    """Return a Response Object with JSON content that follows a model."""
     schema = {"$ref": _SCHEMAS.format(model=model.__name__)}
     return {"description": description, "content": {"application/json": {"schema": schema}}}

@@ -1,9 +1,8 @@
 """Parameters of the HTTP API.
 
-The OpenAPI document and the server share one record.
-
-Each has a `schema` for the OpenAPI document, a method `read`, which raises RequestRefused for exactly those texts that
-the schema refuses, and `absent`, the value if a request does not have the parameter.
+The OpenAPI document and the server share one record for each. Each has a `schema` for the document, a method `read`,
+which raises RequestRefused for exactly those texts that the schema refuses, and `absent`, the value if a request does
+not have the parameter.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ Place = Literal["query", "header"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WholeNumber:
-    """A whole number between two bounds, both included.
+    """Whole number between two bounds, both included.
 
-    `default` is said in the document, None is not.
+    default: value if the parameter is absent. None is not mentioned in the document.
     """
 
     name: str
@@ -35,14 +34,17 @@ class WholeNumber:
 
     @property
     def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of the parameter."""
         schema = {"type": "integer", "minimum": self.least, "maximum": self.most}
         return schema if self.default is None else schema | {"default": self.default}
 
     @property
     def absent(self) -> int | None:
+        """Return the value if a request does not have the parameter."""
         return self.default
 
     def read(self, text: str) -> int:
+        """Decode a value from a request. Raises RequestRefused."""
         try:
             return read_number(text, least=self.least, most=self.most, named=self.name)
         except Unreadable as error:
@@ -51,7 +53,7 @@ class WholeNumber:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OneOf:
-    """One of a list of words."""
+    """One of several words."""
 
     name: str
     description: str
@@ -61,19 +63,23 @@ class OneOf:
 
     @property
     def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of the parameter."""
         return {"type": "string", "enum": list(self.values)}
 
     def read(self, text: str) -> str:
+        """Decode a value from a request. Raises RequestRefused."""
         if text not in self.values:
-            raise _refused(self, f"no such {self.name}", "not_one_of", f"use one of {', '.join(self.values)}")
+            raise _refused(
+                self, f"this is not a known {self.name}", "not_one_of", f"use one of {', '.join(self.values)}"
+            )
         return text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Text:
-    """A text of one to `max_length` characters, all of which `pattern` covers.
+    """Text of 1 to `max_length` characters that matches `pattern` as a whole.
 
-    Another one gets `code` and `hint`.
+    code, hint: error for a text that does not.
     """
 
     name: str
@@ -87,12 +93,14 @@ class Text:
 
     @property
     def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of the parameter."""
         return {"type": "string", "minLength": 1, "maxLength": self.max_length, "pattern": self.pattern}
 
     def read(self, text: str) -> str:
-        # `$` alone would let a line break at the end through.
+        """Decode a value from a request. Raises RequestRefused."""
+        # fullmatch, because `$` alone would accept a line break at the end.
         if not 1 <= len(text) <= self.max_length or re.fullmatch(self.pattern, text, re.ASCII) is None:
-            raise _refused(self, f"this is no {self.name}", self.code, self.hint)
+            raise _refused(self, f"this is not a valid {self.name}", self.code, self.hint)
         return text
 
 

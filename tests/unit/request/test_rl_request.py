@@ -194,7 +194,7 @@ GROWING = {f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 60} for i in ran
     ("schema", "reason"),
     [
         ({"type": "nope"}, "type"),
-        ({"$ref": "https://example.com/schema"}, "same schema only"),
+        ({"$ref": "https://example.com/schema"}, "in the same schema"),
         ({"$ref": "#/$defs/none"}, "refers to nothing"),
         ({"$defs": {"a": {"items": {"$ref": "#/$defs/a"}}}, "$ref": "#/$defs/a"}, "refers to itself"),
         ({"$defs": GROWING, "$ref": "#/$defs/d0"}, "parts"),
