@@ -12,7 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 @dataclass(frozen=True, slots=True)
 class EventType:
-    """The meaning of one `type`. details: name -> meaning of each entry of `details`, all of which may be absent."""
+    """Meaning of one `type` of events.
+
+    details: name -> meaning of each entry of `details`, all of which may be absent.
+    """
 
     meaning: str
     details: Mapping[str, str] = field(default_factory=dict)
