@@ -1,4 +1,4 @@
-# Every target makes what it needs; `make` alone shows them.
+# Every target installs or builds what it needs; `make` alone lists them.
 PORT ?= 8080
 GEMTUNE_HOME ?= $(CURDIR)/.gemtune
 export PORT GEMTUNE_HOME
@@ -8,19 +8,19 @@ INSTALL := setup/environment.sh
 # Resolves for all systems and Pythons at once, and writes hashes: pip's own freeze does neither.
 UV := uv==0.13.9
 PINS := pyproject.toml constraints.txt $(wildcard setup/locked/*.txt)
-# An environment whose Python is gone, after an upgrade of the system say, is made anew.
+# If the environment's Python is gone, for example after a system upgrade, the environment is created again.
 $(shell test -x .venv/bin/python || rm -f .venv/.service .venv/.demo .venv/.tests)
-# The Python of this machine, for what needs no packages: PYTHON, or one that fits.
+# The machine's own Python, for programs that need no packages: $PYTHON, or a supported one.
 PYTHON_HERE = python=$$(setup/interpreter.sh) && exec "$$python"
 CODE := functions trainer tests examples bench deploy docs
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo llama test check types fast docs mutants e2e infra up cloud unsloth images plan deploy destroy smoke format lock clean terraform-program
 
-help: ## show this
+help: ## list the targets
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
 
-setup: .venv/.tests ## make .venv with everything pinned; other targets make as much of it as they need
+setup: .venv/.tests ## create .venv with all packages; other targets install as many as they need
 
 .venv/.service: $(PINS)
 	@$(INSTALL) service
@@ -34,15 +34,15 @@ setup: .venv/.tests ## make .venv with everything pinned; other targets make as 
 	@$(INSTALL) tests
 	@touch .venv/.service .venv/.demo $@
 
-demo: .venv/.demo ## fine-tune the real Gemma 3 270M on this machine, start to end
+demo: .venv/.demo ## fine-tune the real Gemma 3 270M on this machine, from start to end
 	@$(BIN)/gemtune demo
 
-llama: .venv/.service ## build llama.cpp, which writes GGUF, into the cache: once, some 5 minutes on 2 cores
+llama: .venv/.service ## build llama.cpp, which writes GGUF, into the cache: once, about 5 minutes on 2 cores
 	@$(BIN)/python -m trainer.gguf.llama_cpp_build
 
-# Without a compiler the tests of GGUF are skipped, and say so. Files of tests run side by side, on four cores at most.
+# Without a compiler the tests of GGUF are skipped, with a message. Test files run in parallel, on at most four cores.
 test: .venv/.tests ## every test that this machine can run
-	@$(BIN)/python -m trainer.gguf.llama_cpp_build || echo "going on without llama.cpp: tests of GGUF will be skipped"
+	@$(BIN)/python -m trainer.gguf.llama_cpp_build || echo "continuing without llama.cpp: tests of GGUF will be skipped"
 	@$(BIN)/python -m pytest -m "not gpu" -rs -q --numprocesses logical --maxprocesses 4 --dist loadfile
 
 check: .venv/.tests ## format, lint, types, fast tests: before every commit
@@ -59,51 +59,51 @@ fast: .venv/.tests
 docs: .venv/.tests ## write docs/reference/ from the code
 	@$(BIN)/python -m docs.generate
 
-mutants: .venv/.tests ## what could be broken without a fast test noticing: PLACE=gemtune.jobs [COUNT=30] [SEED=1]
+mutants: .venv/.tests ## find faults that no fast test notices: PLACE=gemtune.jobs [COUNT=30] [SEED=1]
 	@$(BIN)/python -m tests.mutants $(PLACE) --count $(or $(COUNT),30) --seed $(or $(SEED),1)
 
-e2e: .venv/.tests ## both backends end to end, and 200 random schedules of faults on each
+e2e: .venv/.tests ## test both backends end to end, with 200 random schedules of faults on each
 	@GEMTUNE_SCHEDULES=200 $(BIN)/python -m pytest -m "not gpu" tests/e2e tests/emulators tests/services/test_schedules.py
 
-infra: terraform-program .venv/.tests ## terraform/ offline: valid, planned, against policies (needs Terraform, nothing of Google)
+infra: terraform-program .venv/.tests ## validate and plan terraform/ offline, and check policies (needs Terraform, no Google account)
 	@$(BIN)/python -m pytest -q tests/infra
 
-cloud: .venv/.tests ## the gcp backend on emulators of this machine, until Ctrl-C
+cloud: .venv/.tests ## run the gcp backend on local emulators, until Ctrl-C
 	@exec $(BIN)/python -m tests.emulators
 
-up: .venv/.service ## serve on http://127.0.0.1:$(PORT), everything below $(GEMTUNE_HOME)
+up: .venv/.service ## serve on http://127.0.0.1:$(PORT), with all data in $(GEMTUNE_HOME)
 	@exec $(BIN)/gemtune up
 
-unsloth: .venv/.service ## make or repair the environment of provider unsloth (0.35 GB, outside the checkout), and say what to set
+unsloth: .venv/.service ## create or repair the environment of provider unsloth (0.35 GB, outside the checkout), and print what to set
 	@$(BIN)/python -m trainer.unsloth_environment
 
-# Asked before anything is installed.
+# Checked before anything is installed.
 terraform-program:
 	@command -v terraform >/dev/null || { echo "make: this needs Terraform 1.9 or later: https://developer.hashicorp.com/terraform/install" >&2; exit 1; }
 
-# A Google Cloud project: PROJECT_ID=… REGION=… say which; terraform/terraform.tfvars may say more.
+# Deployment to the Google Cloud project PROJECT_ID in REGION. All other settings are in terraform/terraform.tfvars.
 
 images: ## build and push the images of the steps: PROJECT_ID=… REGION=… [UNSLOTH=yes]
 	@$(PYTHON_HERE) -m deploy images
 
 ifdef PROJECT_ID
-plan: ## what deploy would change: PROJECT_ID=… REGION=…; without them, of an empty project and without a network
+plan: ## show what deploy would change: PROJECT_ID=… REGION=…; without them, in an empty project, without a network
 	@$(PYTHON_HERE) -m deploy plan
 else
 plan: terraform-program .venv/.tests
 	@$(BIN)/python -m tests.infra.offline plan
 endif
 
-deploy: ## make a project the service: PROJECT_ID=… REGION=… [YES=yes] [UNSLOTH=yes]
+deploy: ## deploy the service to a project: PROJECT_ID=… REGION=… [YES=yes] [UNSLOTH=yes]
 	@$(PYTHON_HERE) -m deploy apply
 
 destroy: ## remove the service, not its data: PROJECT_ID=… REGION=… [DELETE_DATA=yes]
 	@$(PYTHON_HERE) -m deploy destroy
 
-smoke: ## ask the deployed service whether it works: GEMTUNE_URL=… [REQUEST=request.json]
+smoke: ## check that the deployed service works: GEMTUNE_URL=… [REQUEST=request.json]
 	@$(PYTHON_HERE) -m deploy smoke
 
-format: .venv/.tests ## put the code into its form
+format: .venv/.tests ## format the code
 	@$(BIN)/ruff format $(CODE)
 	@$(BIN)/ruff check --fix $(CODE)
 
@@ -113,5 +113,5 @@ lock: ## resolve pyproject.toml into constraints.txt and all lists of packages w
 	.lock/bin/python -m deploy.lock .lock/bin/uv $(if $(filter yes,$(UPGRADE)),--upgrade)
 	rm -rf .lock
 
-clean: ## remove what was made here; caches outside the checkout and .gemtune stay
+clean: ## remove everything that make created in the checkout, except .gemtune; caches stay
 	rm -rf .venv .lock build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

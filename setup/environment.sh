@@ -1,6 +1,6 @@
 #!/bin/sh
-# setup/environment.sh NAME: makes .venv where it is missing or unusable, and installs gemtune with the packages of
-# setup/locked/NAME.txt. pip checks the hash of every file but torch's, which differ from index to index.
+# setup/environment.sh NAME: creates .venv if it is missing or unusable, and installs gemtune with the packages of
+# setup/locked/NAME.txt. pip checks the hash of every file but torch's, whose hashes differ between indexes.
 set -eu
 name=$1
 cd "${0%/*}/.."
@@ -9,7 +9,7 @@ python=.venv/bin/python
 version='import platform; print(platform.python_version())'
 minor='import sys; print("%d.%d" % sys.version_info[:2])'
 
-can_be_used() { # .venv: it runs, has pip, and is a Python that fits, the one that PYTHON names if it is set
+can_be_used() { # whether .venv runs, has pip, and is a supported Python: the one of $PYTHON, if that is set
     "$python" -c 'import pip' 2>/dev/null && PYTHON=$python setup/interpreter.sh >/dev/null 2>&1 || return 1
     [ -z "${PYTHON:-}" ] || [ "$("$python" -c "$minor")" = "$("$base" -c "$minor")" ]
 }
@@ -21,8 +21,8 @@ make_environment() {
     elif "$base" -c 'import virtualenv' 2>/dev/null; then
         "$base" -m virtualenv --quiet .venv
     else
-        echo "$base cannot make a virtual environment. On Debian and Ubuntu: apt-get install python3-venv" >&2
-        echo "(for python3.12 of another source: python3.12-venv). Elsewhere: $base -m pip install virtualenv" >&2
+        echo "$base cannot create a virtual environment. On Debian and Ubuntu: apt-get install python3-venv" >&2
+        echo "(python3.12-venv if python3.12 is from another source). Elsewhere: $base -m pip install virtualenv" >&2
         return 1
     fi
 }
@@ -31,19 +31,19 @@ install() {
     "$python" -m pip install --disable-pip-version-check "$@"
 }
 
-install_torch() { # alone and before all else: no other package may choose its build
+install_torch() { # alone and first, so that no other package chooses its build
     index=$(setup/torch_index.sh "$python" "$torch")
     install --no-deps ${index:+--index-url "$index"} "$torch"
 }
 
 base=$(setup/interpreter.sh)
 if ! can_be_used; then
-    echo "making .venv with $base, Python $("$base" -c "$version")"
+    echo "creating .venv with $base, Python $("$base" -c "$version")"
     make_environment
 fi
 echo "installing the packages of setup/locked/$name.txt into .venv"
 torch=$(sed -n 's/^ *"\(torch==[^"]*\)",.*/\1/p' pyproject.toml)
 install_torch
 install --no-deps --require-hashes --requirement "setup/locked/$name.txt"
-install --constraint constraints.txt "$torch" # a build for CUDA asks for CUDA's libraries, at its own versions
+install --constraint constraints.txt "$torch" # a build for CUDA requires CUDA's libraries, at exact versions
 install --quiet --no-deps --no-build-isolation --editable .

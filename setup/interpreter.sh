@@ -1,6 +1,7 @@
 #!/bin/sh
-# Prints the Python to use: $PYTHON if it is set, otherwise python3 or, when that does not fit, the newest of
-# python3.14 … python3.11. requires-python in pyproject.toml says what fits. Without one it says what it looked at.
+# Prints the Python to use: $PYTHON if it is set, otherwise python3, or, if that is not supported, the newest of
+# python3.14 … python3.11. requires-python in pyproject.toml is the supported range. If there is none, fails with a list
+# of what it has tried.
 set -eu
 project=${0%/*}/..
 
@@ -8,13 +9,13 @@ range=$(sed -n 's/^requires-python = ">=3\.\([0-9]*\),<3\.\([0-9]*\)"$/\1 \2/p' 
 oldest=${range% *}
 newest=$((${range#* } - 1))
 
-version_of() { # "3.13.5"; of another implementation "PyPy 3.11.13"; nothing when it does not run
+version_of() { # "3.13.5"; for another implementation "PyPy 3.11.13"; nothing if it does not run
     "$1" -c 'import platform, sys
 name = platform.python_implementation()
 print(("" if name == "CPython" else name + " ") + "%d.%d.%d" % sys.version_info[:3])' 2>/dev/null || true
 }
 
-fits() { # a version
+fits() { # whether a version is supported
     case $1 in 3.*.*) ;; *) return 1 ;; esac
     minor=${1#3.}
     minor=${minor%%.*}
@@ -39,18 +40,18 @@ if [ -z "${PYTHON:-}" ]; then
     done
 fi
 
-looked_at=
+tried=
 for candidate in $candidates; do
     version=$(version_of "$candidate")
     if fits "$version"; then
         echo "$candidate"
         exit
     fi
-    looked_at="$looked_at
+    tried="$tried
   $candidate: ${version:-does not run here}"
 done
 cat >&2 <<END
-gemtune needs Python $(accepted). Looked at:$looked_at
-Install one of them, or name one: make PYTHON=/path/to/python …
+gemtune needs Python $(accepted). Tried:$tried
+Install one of them, or set its path: make PYTHON=/path/to/python …
 END
 exit 1

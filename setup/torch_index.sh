@@ -1,9 +1,9 @@
 #!/bin/sh
-# setup/torch_index.sh PYTHON TORCH [CPU_INDEX]: prints the index that pip should take this torch from, or nothing for
-# pip's usual one; says why on standard error.
+# setup/torch_index.sh PYTHON TORCH [CPU_INDEX]: prints the index from which pip should install this torch, or nothing
+# for pip's usual index. Prints the reason to standard error.
 #
-# PyPI has one build of torch for Linux, the one for CUDA. PyTorch's own index has one for CPUs, which is enough where
-# no NVIDIA GPU is. $TORCH_INDEX, if it is set, is the answer.
+# PyPI has one build of torch for Linux, which is for CUDA. PyTorch's own index has one for CPUs, which suffices without
+# an NVIDIA GPU. $TORCH_INDEX, if it is set, overrides the choice.
 set -eu
 python=$1
 torch=$2
@@ -13,8 +13,8 @@ has_nvidia_gpu() {
     [ -e /proc/driver/nvidia/version ] || nvidia-smi -L 2>/dev/null | grep -q '^GPU '
 }
 
-# Asks that index alone, by pip, so that proxies and certificates are pip's. A setting from the environment takes the
-# place of the one in pip's configuration files.
+# Queries only this index, with pip, so that pip's proxies and certificates are used. The environment variables replace
+# the settings of pip's configuration files.
 cpu_index_has_torch() {
     echo "looking for $torch in $cpu_index" >&2
     PIP_EXTRA_INDEX_URL=$cpu_index PIP_FIND_LINKS=/dev/null "$python" -m pip --retries 0 --timeout 30 index versions \
@@ -22,7 +22,7 @@ cpu_index_has_torch() {
 }
 
 if [ -n "${TORCH_INDEX:-}" ]; then
-    echo "$torch comes from $TORCH_INDEX, which TORCH_INDEX names" >&2
+    echo "$torch comes from $TORCH_INDEX, as TORCH_INDEX says" >&2
     echo "$TORCH_INDEX"
 elif [ "$(uname -s)" != Linux ]; then
     echo "$torch comes from pip's usual index" >&2

@@ -1,21 +1,21 @@
-# Who reads and writes which objects. `viewer` reads and lists: without the right to list, an object that is not there
-# looks like one that may not be seen. `objects`: only those, by a condition on their names.
+# Roles on objects. `viewer` includes listing: without it, a missing object looks like a forbidden one. `objects`
+# restricts a role by a condition on object names.
 locals {
   object_roles = {
     viewer  = "roles/storage.objectViewer"
     creator = "roles/storage.objectCreator"
-    user    = "roles/storage.objectUser" # all of read, list, create, replace, delete
+    user    = "roles/storage.objectUser" # read, list, create, replace and delete
     remover = local.custom_role["remove_objects"]
   }
 
-  # What accepts requests: api, dispatch and ingest.
+  # The functions that accept requests.
   accepting = flatten([
     for who in ["api", "dispatch", "ingest"] : [
-      # A spec is created once, read for its message, and deleted when another request has won.
+      # A spec is created once, read when its message is dispatched, and deleted if a concurrent request was first.
       { bucket = "config", who = who, role = "viewer" },
       { bucket = "config", who = who, role = "creator" },
       { bucket = "config", who = who, role = "remover" },
-      # Whether the dataset is there; and, in these three, a base model's config.json.
+      # To check that the dataset exists, and to read a base model's config.json, which can be in any of these buckets.
       { bucket = "data", who = who, role = "viewer" },
       { bucket = "uploads", who = who, role = "viewer" },
       { bucket = "export", who = who, role = "viewer" },
@@ -23,25 +23,25 @@ locals {
   ])
 
   bucket_roles = concat(local.accepting, [
-    # DELETE /jobs/{id}. Its viewer role above is also for loss curves and results.
+    # For DELETE /jobs/{id}. The API also reads loss curves and results, with its role `viewer` above.
     { bucket = "export", who = "api", role = "remover", objects = "startsWith jobs/" },
-    # The answer beside a job file, which replaces an earlier one.
+    # The answer to a job file, which is written next to it and replaces an earlier one.
     { bucket = "uploads", who = "ingest", role = "user", objects = "endsWith .accepted.json" },
     { bucket = "uploads", who = "ingest", role = "user", objects = "endsWith .rejected.json" },
     { bucket = "data", who = "ingest", role = "user", objects = "endsWith .accepted.json" },
     { bucket = "data", who = "ingest", role = "user", objects = "endsWith .rejected.json" },
-    # Specs: published again, or deleted when they belong to no job.
+    # Specs are published again, or deleted if they belong to no job.
     { bucket = "config", who = "sweep", role = "viewer" },
     { bucket = "config", who = "sweep", role = "remover" },
-    # What the last execution of a deleted job wrote late.
+    # To delete what the last execution of a deleted job wrote late.
     { bucket = "export", who = "sweep", role = "viewer" },
     { bucket = "export", who = "sweep", role = "remover", objects = "startsWith jobs/" },
-    # The steps: the spec, the dataset, a base model, and all that they make.
+    # The steps read the spec, the dataset and a base model, and write everything else.
     { bucket = "config", who = "trainer", role = "viewer" },
     { bucket = "data", who = "trainer", role = "viewer" },
     { bucket = "uploads", who = "trainer", role = "viewer" },
     { bucket = "export", who = "trainer", role = "user" },
-    # What it is to build.
+    # The sources to build.
     { bucket = "source", who = "build", role = "viewer" },
   ])
 }
@@ -71,7 +71,7 @@ resource "google_storage_bucket_iam_member" "gemtune" {
   depends_on = [google_project_iam_custom_role.gemtune]
 }
 
-# People: they bring datasets and job files, and fetch results.
+# People who upload datasets and job files, and download results.
 resource "google_storage_bucket_iam_member" "uploader" {
   for_each = merge([
     for member in var.uploaders : {

@@ -1,47 +1,46 @@
-# Roles that hold for the whole project, because what they are about takes no roles of its own: Firestore has none for a
-# collection, Workflows none for a workflow. What can be granted on one bucket, topic, job, secret or function is in
-# the other access_*.tf.
+# Roles on the whole project, for resources that have no roles of their own: Firestore's collections, and workflows.
+# Roles on a bucket, topic, job, secret or function are in the other access_*.tf.
 #
-# Functions and jobs write their logs to stdout, for which they need no role.
+# Functions and jobs need no role for their logs, because they write them to standard output.
 locals {
   project_roles = [
-    # Records: submit creates them, cancel and delete change them.
+    # Creates records, and changes them for cancel and delete.
     { who = "api", role = "roles/datastore.user" },
-    # Records: accepts messages, and takes launches.
+    # Creates records of requests by message, and records launches.
     { who = "dispatch", role = "roles/datastore.user" },
-    # Records: accepts files.
+    # Creates records of requests by file.
     { who = "ingest", role = "roles/datastore.user" },
     # Reads events, and raises published_seq.
     { who = "fan-out", role = "roles/datastore.user" },
-    # Claims, and verdicts on steps that ended.
+    # Records claims, and decides what follows a step.
     { who = "control", role = "roles/datastore.user" },
-    # Looks at every job that is not over, and relaunches.
+    # Checks every unfinished job, and relaunches lost ones.
     { who = "sweep", role = "roles/datastore.user" },
-    # Begins of steps, progress, heartbeats, results.
+    # Records the beginning of steps, progress, heartbeats and results.
     { who = "trainer", role = "roles/datastore.user" },
 
     # Looks for the execution of a launch, and creates it.
     { who = "dispatch", role = "roles/workflows.invoker" },
-    # The same for jobs whose message got lost; reads states, and ends lost executions.
+    # The same for jobs whose message was lost; also reads states, and ends lost executions.
     { who = "sweep", role = "roles/workflows.invoker" },
-    # A cancelled job's execution; the predefined role could start some as well.
+    # Ends a cancelled job's execution. The predefined role could also start executions.
     { who = "api", role = local.custom_role["end_executions"] },
 
-    # The connector follows a step's operation to its end, and reads the execution; neither has roles of its own.
+    # The connector polls a step's operation and reads the execution; neither has roles of its own.
     { who = "workflow", role = local.custom_role["watch_steps"] },
-    # Its own call log.
+    # Writes its own call log.
     { who = "workflow", role = "roles/logging.logWriter" },
 
-    # Makes the secrets of jobs. A secret that is not there yet has no name to restrict this to; what it may do with
-    # secrets is restricted by name in access_secrets.tf.
+    # Creates the secrets of jobs. A condition on names does not work for creation, as the secret does not exist yet.
+    # All other rights on secrets are restricted by name, in access_secrets.tf.
     { who = "api", role = local.custom_role["make_secrets"] },
-    # Looks for secrets that belong to no job: names, no values.
+    # Looks for secrets that belong to no job. It reads names, not values.
     { who = "sweep", role = local.custom_role["list_secrets"] },
 
-    # Takes part in the delivery of events.
+    # Receives events from Eventarc.
     { who = "events", role = "roles/eventarc.eventReceiver" },
 
-    # The log of a build.
+    # Writes the log of a build.
     { who = "build", role = "roles/logging.logWriter" },
   ]
 }
@@ -55,7 +54,7 @@ resource "google_project_iam_member" "gemtune" {
   depends_on = [google_project_iam_custom_role.gemtune]
 }
 
-# Cloud Functions copies what it builds into a bucket of its own, which is not there before the first build.
+# Cloud Functions copies sources into a bucket of its own, which does not exist before the first build.
 resource "google_project_iam_member" "build_sources" {
   project = var.project_id
   role    = "roles/storage.objectViewer"
@@ -66,7 +65,7 @@ resource "google_project_iam_member" "build_sources" {
   }
 }
 
-# Storage publishes to a topic that Eventarc makes for a trigger, under a name that we do not know.
+# Cloud Storage publishes to a topic that Eventarc creates for a trigger, under a name that is not known here.
 resource "google_project_iam_member" "storage_events" {
   project = var.project_id
   role    = "roles/pubsub.publisher"
@@ -78,6 +77,6 @@ resource "google_artifact_registry_repository_iam_member" "build" {
 
   location   = each.value.location
   repository = each.value.name
-  role       = "roles/artifactregistry.writer" # pushes what it built
+  role       = "roles/artifactregistry.writer" # pushes the images
   member     = google_service_account.gemtune["build"].member
 }

@@ -1,4 +1,4 @@
-# Who calls which function, and who runs and ends steps.
+# Roles to call functions, and to run and end steps.
 locals {
   invokers = merge(
     {
@@ -23,7 +23,7 @@ resource "google_cloud_run_v2_service_iam_member" "invoker" {
   member   = each.value
 }
 
-# The workflow runs a job with the arguments and the timeout of this step of this job.
+# The workflow runs Cloud Run jobs with the arguments and the timeout of a step.
 resource "google_cloud_run_v2_job_iam_member" "run" {
   for_each = google_cloud_run_v2_job.step
 
@@ -33,7 +33,7 @@ resource "google_cloud_run_v2_job_iam_member" "run" {
   member   = google_service_account.gemtune["workflow"].member
 }
 
-# A cancelled job's step (api), and that of an execution that got lost (sweep).
+# The API ends the step of a cancelled job, and sweep that of a lost execution.
 resource "google_cloud_run_v2_job_iam_member" "end" {
   for_each = {
     for pair in setproduct(["api", "sweep"], keys(local.steps)) : "${pair[1]} ${pair[0]}" => { who = pair[0], step = pair[1] }

@@ -1,28 +1,28 @@
-# Who may do what with which secrets, by their names: gemtune-job-… is one job's, made by the api, and deleted when the
-# job is over; gemtune-user-… is one that a user stored and requests refer to.
+# Roles on secrets, by their names. gemtune-job-…: secrets of one job, which the API creates and which are deleted when
+# the job is over. gemtune-user-…: secrets that a user has stored, and that requests refer to.
 locals {
   secret_roles = [
-    # A token that came over HTTP is stored under the job's name; a repeated call finds the secret there and renews it.
+    # A token in an HTTP request is stored under the job's name. A repeated request finds that secret and renews it.
     { who = "api", secrets = "gemtune-job-", role = "roles/secretmanager.secretVersionAdder" },
     { who = "api", secrets = "gemtune-job-", role = local.custom_role["renew_secrets"] },
-    # A request that lost against another with its key takes its secrets back; DELETE /jobs/{id} does too.
+    # Deleted by DELETE /jobs/{id}, and if a concurrent request with the same idempotency key was first.
     { who = "api", secrets = "gemtune-job-", role = local.custom_role["remove_secrets"] },
-    # Whether a secret that a request refers to is there.
+    # To check that a secret exists that a request refers to.
     { who = "api", secrets = "gemtune-user-", role = "roles/secretmanager.secretAccessor" },
     { who = "dispatch", secrets = "gemtune-user-", role = "roles/secretmanager.secretAccessor" },
     { who = "ingest", secrets = "gemtune-user-", role = "roles/secretmanager.secretAccessor" },
-    # The job is over.
+    # Deleted when the job is over.
     { who = "fan-out", secrets = "gemtune-job-", role = local.custom_role["remove_secrets"] },
-    # The job is over and nobody heard of it, or there is none.
+    # The same if fan-out missed the event, or if there is no such job.
     { who = "sweep", secrets = "gemtune-job-", role = local.custom_role["remove_secrets"] },
-    # A step that begins puts off the expiry, and reads its job's token.
+    # Each step postpones the expiry when it begins, and reads its job's token.
     { who = "trainer", secrets = "gemtune-job-", role = local.custom_role["renew_secrets"] },
     { who = "trainer", secrets = "gemtune-job-", role = "roles/secretmanager.secretAccessor" },
     { who = "trainer", secrets = "gemtune-user-", role = "roles/secretmanager.secretAccessor" },
   ]
 }
 
-# The name in a condition has the project's number, and goes on with /versions/… where a version is meant.
+# Conditions match names with the project's number; a version's name continues with /versions/….
 resource "google_project_iam_member" "secrets" {
   for_each = { for grant in local.secret_roles : "${grant.who} ${grant.secrets} ${basename(grant.role)}" => grant }
 
@@ -37,7 +37,7 @@ resource "google_project_iam_member" "secrets" {
   depends_on = [google_project_iam_custom_role.gemtune]
 }
 
-# notify makes the key of webhooks once, and reads it for each.
+# notify adds the signing key of webhooks once, and reads it for each delivery.
 resource "google_secret_manager_secret_iam_member" "webhook_key" {
   for_each = toset(["roles/secretmanager.secretVersionAdder", "roles/secretmanager.secretAccessor"])
 
@@ -46,7 +46,7 @@ resource "google_secret_manager_secret_iam_member" "webhook_key" {
   member    = google_service_account.gemtune["notify"].member
 }
 
-# The service's own token and key, for jobs that bring none.
+# The service's own Hugging Face token and W&B key, for jobs without one.
 resource "google_secret_manager_secret_iam_member" "of_service" {
   for_each = toset(compact([var.hf_token_secret, var.wandb_key_secret]))
 

@@ -1,18 +1,18 @@
-# Who publishes where. Subscriptions are pushed by Pub/Sub itself; those of listeners are in topics.tf.
+# Roles to publish. Pub/Sub itself pushes messages to functions; roles of listeners are in topics.tf.
 locals {
   topic_publishers = [
-    # A request that was accepted over HTTP, for its launch.
+    # The ID of a job that was accepted over HTTP, so that it is launched.
     { who = "api", topic = "job-requests" },
-    # The same for one that came as a file.
+    # The same for a job that was accepted as a file.
     { who = "ingest", topic = "job-requests" },
-    # The same for one whose message got lost.
+    # The same for a job whose message was lost.
     { who = "sweep", topic = "job-requests" },
-    # job_rejected.
+    # The event job_rejected.
     { who = "dispatch", topic = "job-status" },
-    # Every event of a job, and those of its webhook.
+    # All events of jobs, and deliveries of their webhooks.
     { who = "fan-out", topic = "job-status" },
     { who = "fan-out", topic = "webhooks" },
-    # The same for events that nobody heard of.
+    # The same for events that were never published.
     { who = "sweep", topic = "job-status" },
     { who = "sweep", topic = "webhooks" },
   ]

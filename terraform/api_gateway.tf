@@ -1,9 +1,9 @@
-# Outside callers: API Gateway verifies their token, calls the API as itself, and hands the token's claims on in
-# X-Apigateway-Api-Userinfo. Only what is described here gets through.
+# Callers without a Google identity: API Gateway verifies their token, calls the API with its own identity, and passes
+# the token's claims on in X-Apigateway-Api-Userinfo. It forwards only the paths that are described here.
 locals {
   gateways = var.api_gateway == null ? {} : { this = var.api_gateway }
 
-  # Path, method and a name for each; the tests compare them with those of the API.
+  # [path, method, operation]; tests compare them with those of the API.
   gateway_routes = [
     ["/train", "post", "train"],
     ["/jobs", "get", "list_jobs"],
@@ -80,7 +80,7 @@ resource "google_api_gateway_api_config" "gemtune" {
     }
   }
 
-  # A configuration cannot be changed, and one that is in use cannot be deleted.
+  # A configuration cannot be changed, and cannot be deleted while it is in use.
   lifecycle {
     create_before_destroy = true
   }

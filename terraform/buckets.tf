@@ -1,11 +1,11 @@
-# config: specs. data: datasets. uploads: job files. export: everything of a job, and cached weights.
-# source: what functions and images are built from.
+# config: specs. data: datasets. uploads: job files. export: results of jobs, and cached weights. source: sources of the
+# functions and images.
 locals {
   buckets = {
     config  = { keeps_deleted_seconds = 0 }
     data    = { keeps_deleted_seconds = 604800 }
     uploads = { keeps_deleted_seconds = 604800 }
-    # DELETE /jobs/{id} promises that all of a job is gone, and deleted checkpoints would cost for another week.
+    # No soft delete: DELETE /jobs/{id} promises that everything is gone, and deleted checkpoints would cost money.
     export = { keeps_deleted_seconds = 0 }
     source = { keeps_deleted_seconds = 0 }
   }
@@ -24,7 +24,7 @@ resource "google_storage_bucket" "gemtune" {
     retention_duration_seconds = each.value.keeps_deleted_seconds
   }
 
-  # Parts of uploads that did not end show nowhere, and cost.
+  # Parts of interrupted uploads cost money and are not listed.
   lifecycle_rule {
     condition {
       age = 7
@@ -34,8 +34,8 @@ resource "google_storage_bucket" "gemtune" {
     }
   }
 
-  # A rule cannot name jobs/*/checkpoints/, but these files are in checkpoints only, and are two thirds of one. Without
-  # them it counts as broken, and is passed over.
+  # A rule cannot match jobs/*/checkpoints/, but only checkpoints have these files, which are two thirds of their size.
+  # A checkpoint without them counts as incomplete and is skipped.
   dynamic "lifecycle_rule" {
     for_each = each.key == "export" ? [1] : []
     content {
@@ -50,7 +50,7 @@ resource "google_storage_bucket" "gemtune" {
     }
   }
 
-  # Uploads of a build, of no use after it. The archives of the functions stay: a rollback may need one.
+  # A build's sources are useless after it. The functions' archives stay, because a rollback may need one.
   dynamic "lifecycle_rule" {
     for_each = each.key == "source" ? [1] : []
     content {
@@ -67,7 +67,7 @@ resource "google_storage_bucket" "gemtune" {
   depends_on = [google_project_service.enabled]
 }
 
-# Storage tells Eventarc of new objects by a topic that Eventarc makes; its agent publishes there.
+# Cloud Storage's service agent, which publishes notifications of new objects to a topic of Eventarc.
 data "google_storage_project_service_account" "agent" {
   depends_on = [google_project_service.enabled]
 }

@@ -1,4 +1,4 @@
-# Warns, and stops nothing: GET /jobs?status=training and cancel do that.
+# The budget only warns. To stop jobs, list them with GET /jobs?status=training, and cancel them.
 resource "google_billing_budget" "gemtune" {
   count = var.budget == null ? 0 : 1
 
@@ -26,7 +26,7 @@ resource "google_billing_budget" "gemtune" {
     spend_basis       = "FORECASTED_SPEND"
   }
 
-  # The administrators of the billing account hear of it in any case; at most five channels more.
+  # The billing account's administrators are always notified; a budget can have five more channels.
   dynamic "all_updates_rule" {
     for_each = length(var.alert_emails) == 0 ? [] : [1]
     content {

@@ -3,25 +3,25 @@ locals {
   service = "resource.type=\"cloud_run_revision\" AND resource.labels.service_name=starts_with(\"gemtune-\")"
   job     = "resource.type=\"cloud_run_job\" AND resource.labels.job_name=starts_with(\"gemtune-\")"
 
-  # Each a chart: what it shows, of which metric, and by which label its lines differ.
+  # Charts. labels: a chart has one line for each of their values.
   charts = [
     {
-      title  = "Steps that ended, by job and result"
+      title  = "Finished steps, by job and result"
       filter = "metric.type=\"${local.run}/job/completed_execution_count\" AND ${local.job}"
       labels = ["resource.label.job_name", "metric.label.result"], aligner = "ALIGN_DELTA"
     },
     {
-      title  = "Steps that run"
+      title  = "Running steps"
       filter = "metric.type=\"${local.run}/job/running_executions\" AND ${local.job}"
       labels = ["resource.label.job_name"], aligner = "ALIGN_MAX"
     },
     {
-      title  = "Seconds that are paid for, by job"
+      title  = "Billable seconds, by job"
       filter = "metric.type=\"${local.run}/container/billable_instance_time\" AND ${local.job}"
       labels = ["resource.label.job_name"], aligner = "ALIGN_DELTA"
     },
     {
-      title  = "Memory of the steps, of which files are a part"
+      title  = "Memory of the steps, including files"
       filter = "metric.type=\"${local.run}/container/memory/utilizations\" AND ${local.job}"
       labels = ["resource.label.job_name"], aligner = "ALIGN_PERCENTILE_99"
     },
@@ -31,32 +31,32 @@ locals {
       labels = [], aligner = "ALIGN_DELTA"
     },
     {
-      title  = "Jobs that were launched again"
+      title  = "Relaunched jobs"
       filter = "metric.type=\"logging.googleapis.com/user/${google_logging_metric.gemtune["relaunched_jobs"].name}\" AND resource.type=\"cloud_run_revision\""
       labels = [], aligner = "ALIGN_DELTA"
     },
     {
-      title  = "Messages that wait, by subscription"
+      title  = "Undelivered messages, by subscription"
       filter = "metric.type=\"pubsub.googleapis.com/subscription/num_undelivered_messages\" AND resource.type=\"pubsub_subscription\""
       labels = ["resource.label.subscription_id"], aligner = "ALIGN_MAX"
     },
     {
-      title  = "Age of the oldest message that waits"
+      title  = "Age of the oldest undelivered message"
       filter = "metric.type=\"pubsub.googleapis.com/subscription/oldest_unacked_message_age\" AND resource.type=\"pubsub_subscription\""
       labels = ["resource.label.subscription_id"], aligner = "ALIGN_MAX"
     },
     {
-      title  = "Calls of the functions, by answer"
+      title  = "Calls of the functions, by status"
       filter = "metric.type=\"${local.run}/request_count\" AND ${local.service}"
       labels = ["resource.label.service_name", "metric.label.response_code_class"], aligner = "ALIGN_DELTA"
     },
     {
-      title  = "How long calls take (ms, 95 of 100)"
+      title  = "Latency of the functions (ms, 95th percentile)"
       filter = "metric.type=\"${local.run}/request_latencies\" AND ${local.service}"
       labels = ["resource.label.service_name"], aligner = "ALIGN_PERCENTILE_95"
     },
     {
-      title  = "Executions of the workflow that ended, by result"
+      title  = "Finished executions of the workflow, by result"
       filter = "metric.type=\"workflows.googleapis.com/finished_execution_count\" AND resource.type=\"workflows.googleapis.com/Workflow\" AND resource.labels.workflow_id=\"${google_workflows_workflow.fine_tune.name}\""
       labels = ["metric.label.status"], aligner = "ALIGN_DELTA"
     },

@@ -1,4 +1,4 @@
-# The clients open the database that has no name of its own.
+# The default database, which clients open without a name.
 resource "google_firestore_database" "records" {
   name                              = "(default)"
   location_id                       = coalesce(var.firestore_location, var.region)
@@ -9,7 +9,7 @@ resource "google_firestore_database" "records" {
   depends_on                        = [google_project_service.enabled]
 }
 
-# The queries and their indexes are written down together; the tests read the same file.
+# The file of indexes belongs to the code with the queries; tests read it too.
 locals {
   indexes = {
     for index in jsondecode(file("${path.module}/../functions/gemtune/gcp/firestore_indexes.json")).indexes :
@@ -33,8 +33,8 @@ resource "google_firestore_index" "query" {
   }
 }
 
-# Events say themselves when they are too old. An index on that would be one hot spot, and of no use. Tombstones are
-# removed by sweep, with the idempotency keys that belong to them.
+# Events have their time of expiry in a field. An index on it would be a hot spot, and no query needs it. Tombstones are
+# deleted by sweep, with their idempotency keys.
 resource "google_firestore_field" "event_expiry" {
   database   = google_firestore_database.records.name
   collection = "events"

@@ -1,8 +1,8 @@
-# The seven entry points of functions/main.py, each a function and a service of Cloud Run.
+# The seven entry points of functions/main.py. Each is a function, which is a service of Cloud Run.
 #
-# memory: Google's clients take some 250 MiB. timeout_seconds: what the longest call of each may take. requests: at
-# once in one instance; functions-framework has as many threads, all of which wait for the network. settings: what
-# functions/gemtune/settings.py reads, beside `every_function`.
+# memory: Google's clients take about 250 MiB. timeout_seconds: limit of the longest call. requests: concurrent requests
+# per instance; functions-framework has as many threads, which mostly wait for the network. settings: environment
+# variables of functions/gemtune/settings.py, in addition to `every_function`.
 locals {
   functions = {
     api = {
@@ -17,12 +17,12 @@ locals {
       memory   = "512Mi", timeout_seconds = 120, requests = 4, instances = 10
       settings = merge(local.chooses, local.accepts)
     }
-    # Publishes event after event, and waits for each.
+    # It publishes events one after the other.
     fan-out = { memory = "512Mi", timeout_seconds = 300, requests = 4, instances = 20, settings = {} }
-    # A receiver has some seconds to answer, and may use them.
+    # Receivers of webhooks may take seconds to answer.
     notify  = { memory = "512Mi", timeout_seconds = 60, requests = 4, instances = 20, settings = {} }
     control = { memory = "512Mi", timeout_seconds = 60, requests = 4, instances = 10, settings = merge(local.times, local.chooses) }
-    # Walks over all jobs that are not over; two at once would only do the same.
+    # It checks all unfinished jobs. A second one at the same time would only repeat the work.
     sweep = { memory = "1Gi", timeout_seconds = 540, requests = 1, instances = 1, settings = merge(local.launches, local.times) }
   }
 
@@ -35,21 +35,21 @@ locals {
     GCS_UPLOADS_BUCKET_NAME = google_storage_bucket.gemtune["uploads"].name
     GCS_EXPORT_BUCKET_NAME  = google_storage_bucket.gemtune["export"].name
   }
-  # Starts, looks at, or ends executions of the workflow.
+  # For functions that start, read or end executions of the workflow.
   launches = { GEMTUNE_WORKFLOW = local.workflow }
-  # Tells the workflow how long a step may take, or from when on a silent one counts as lost.
+  # For control, which tells the workflow a step's timeout, and sweep, which finds steps without a heartbeat.
   times = { for step, seconds in var.timeout_seconds : "GEMTUNE_${upper(step)}_TIMEOUT_SECONDS" => tostring(seconds) }
-  # Refuses what the images cannot do, and what needs a key that nobody has.
+  # For functions that accept requests: they refuse what the images cannot do, and W&B without a key.
   accepts   = merge({ GEMTUNE_WITHOUT_GGUF = var.without_gguf ? "yes" : "no" }, local.wandb_key, local.unsloth)
   wandb_key = var.wandb_key_secret == null ? {} : { GEMTUNE_WANDB_API_KEY_SECRET = var.wandb_key_secret }
-  # Where trainer/Dockerfile puts the interpreter that has unsloth.
+  # trainer/Dockerfile puts unsloth's interpreter there.
   unsloth = var.unsloth ? { GEMTUNE_UNSLOTH_PYTHON = "/opt/unsloth/current/bin/python" } : {}
-  # Tells outside callers apart, who all come as the gateway.
+  # Callers through the gateway all have its identity; with this setting the API reads theirs from the header.
   gateway = var.api_gateway == null ? {} : { GEMTUNE_GATEWAY = google_service_account.gemtune["gateway"].email }
-  # Fetches from the Hub, or publishes there.
+  # For steps that download from the Hub, or upload to it.
   hf_token = var.hf_token_secret == null ? {} : { GEMTUNE_HF_TOKEN_SECRET = var.hf_token_secret }
-  # Finds out, or says, which machine trains a job: of those that it fits on the first, so the smallest comes first,
-  # and those without a GPU last: most models fit there, and few should wait for it.
+  # For functions and steps that choose a job's machine: the first of the list that the job fits on. Machines are sorted
+  # by size; those without a GPU come last, because most models would fit there, but would train slowly.
   chooses = {
     GEMTUNE_MACHINES = join(",", [
       for sized in sort([
@@ -61,7 +61,7 @@ locals {
 
 locals {
   source_folder = "${path.module}/../functions"
-  # functions/.gcloudignore says what is no part of an upload, in the words of .gitignore; the archive's words are globs.
+  # functions/.gcloudignore lists what an upload leaves out, in .gitignore's syntax; the archive needs globs.
   ignored = [
     for line in split("\n", file("${local.source_folder}/.gcloudignore")) : trimspace(line)
     if trimspace(line) != "" && !startswith(trimspace(line), "#")
@@ -82,7 +82,7 @@ data "archive_file" "functions" {
 
 resource "google_storage_bucket_object" "functions" {
   bucket = google_storage_bucket.gemtune["source"].name
-  # Another content is another name, so that the functions notice.
+  # The name changes with the content, so that Terraform updates the functions.
   name   = "functions/${data.archive_file.functions.output_sha256}.zip"
   source = data.archive_file.functions.output_path
 }
@@ -114,13 +114,13 @@ resource "google_cloudfunctions2_function" "gemtune" {
     max_instance_request_concurrency = each.value.requests
     min_instance_count               = 0
     max_instance_count               = each.value.instances
-    # Pub/Sub, Eventarc, Scheduler and Workflows of this project count as internal at the service's own address.
+    # Calls by Pub/Sub, Eventarc, Scheduler and Workflows of this project to the service's own URL count as internal.
     ingress_settings               = each.key == "api" ? "ALLOW_ALL" : "ALLOW_INTERNAL_ONLY"
     all_traffic_on_latest_revision = true
     environment_variables          = merge(local.every_function, each.value.settings)
   }
 
-  # Each created event of a job; the job's own document changes far more often.
+  # Triggered by created events only; the job's own document changes far more often.
   dynamic "event_trigger" {
     for_each = each.key == "fan-out" ? [1] : []
     content {
@@ -140,7 +140,7 @@ resource "google_cloudfunctions2_function" "gemtune" {
     }
   }
 
-  # A function has one trigger; that of the data bucket is below.
+  # A function can have only one trigger; the one for the data bucket is below.
   dynamic "event_trigger" {
     for_each = each.key == "ingest" ? [1] : []
     content {
@@ -163,7 +163,7 @@ resource "google_cloudfunctions2_function" "gemtune" {
   ]
 }
 
-# Job files beside a dataset. Unlike a function's trigger this one knows no retry policy: it always retries, for a day.
+# Trigger for job files in the data bucket, next to their dataset. It has no retry policy, but always retries for a day.
 resource "google_eventarc_trigger" "data_bucket" {
   name            = "gemtune-ingest-data"
   location        = lower(google_storage_bucket.gemtune["data"].location)

@@ -7,23 +7,23 @@ resource "google_monitoring_notification_channel" "email" {
   depends_on   = [google_project_service.enabled]
 }
 
-# What only the logs tell. The lines are those of functions/gemtune/services; the tests look for them there.
+# Metrics from log lines of functions/gemtune/services; tests look for these lines there.
 locals {
   log_metrics = {
     failed_jobs = {
-      function = "fan-out|sweep" # which publishes what fan-out missed
+      function = "fan-out|sweep" # sweep publishes events that fan-out missed
       line     = "^job [a-z0-9_-]+: job_failed$"
-      tells    = "Jobs that failed, by the events that were published"
+      tells    = "Jobs that failed, counted by published events"
     }
     relaunched_jobs = {
       function = "sweep"
       line     = "^job [a-z0-9_-]+ is launched again: "
-      tells    = "Jobs whose execution ended before they did, or whose step fell silent"
+      tells    = "Jobs that were launched again: their execution ended early, or their step sent no heartbeat"
     }
     unmended = {
       function = "sweep"
       line     = "^the sweep could not repair "
-      tells    = "What the sweep tried in vain"
+      tells    = "Repairs of the sweep that failed"
     }
   }
 }
@@ -49,11 +49,11 @@ locals {
   hour = "3600s"
   day  = "86400s"
 
-  # Metrics of Google and, at user/, ours. `above` counts within `window`.
+  # Alerts on Google's metrics, and on ours (user/). An alert fires when a value within `window` exceeds `above`.
   alerts = {
     dead_letters = {
       title  = "a message could not be delivered"
-      advice = "Pull the subscription to see what it is, mend what refused it, and publish it again: `gcloud pubsub subscriptions pull NAME-dead`. Requests are in job-requests-dead, webhooks in webhooks-dead."
+      advice = "Pull the subscription to see the message: `gcloud pubsub subscriptions pull NAME-dead`. Fix what refused it, and publish it again. Requests are in job-requests-dead, webhooks in webhooks-dead."
       filter = "metric.type=\"pubsub.googleapis.com/subscription/num_undelivered_messages\" AND resource.type=\"pubsub_subscription\" AND resource.labels.subscription_id=one_of(${join(", ", [for subscription in google_pubsub_subscription.dead : "\"${subscription.name}\""])})"
       window = "300s", aligner = "ALIGN_MAX", above = 0
     }
@@ -65,19 +65,19 @@ locals {
     }
     stuck_jobs = {
       title  = "jobs got stuck and were launched again"
-      advice = "Once is an accident that was mended; a job is given up after the fourth time. The log of gemtune-sweep says which jobs, and why."
+      advice = "A single restart is nothing to worry about; after the fourth the job fails. The log of gemtune-sweep has the jobs and the reasons."
       filter = "metric.type=\"logging.googleapis.com/user/${google_logging_metric.gemtune["relaunched_jobs"].name}\" AND resource.type=\"cloud_run_revision\""
       window = local.hour, aligner = "ALIGN_DELTA", above = 0
     }
     unmended = {
-      title  = "the sweep cannot mend something"
-      advice = "The log of gemtune-sweep has the error; it tries again every few minutes."
+      title  = "the sweep cannot repair something"
+      advice = "The log of gemtune-sweep has the error; the sweep retries every few minutes."
       filter = "metric.type=\"logging.googleapis.com/user/${google_logging_metric.gemtune["unmended"].name}\" AND resource.type=\"cloud_run_revision\""
       window = local.hour, aligner = "ALIGN_DELTA", above = 0
     }
     gpu_hours = {
       title  = "more GPU hours within a day than ${var.gpu_hours_per_day}"
-      advice = "GET /jobs?status=training lists what runs; POST /jobs/{id}/cancel ends it."
+      advice = "GET /jobs?status=training lists running trainings; POST /jobs/{id}/cancel ends one."
       filter = "metric.type=\"run.googleapis.com/container/billable_instance_time\" AND resource.type=\"cloud_run_job\" AND resource.labels.job_name=monitoring.regex.full_match(\"gemtune-(train|export)-(${join("|", local.gpu_machines)})\")"
       window = local.day, aligner = "ALIGN_DELTA", above = var.gpu_hours_per_day * 3600
     }
@@ -115,17 +115,17 @@ resource "google_monitoring_alert_policy" "gemtune" {
   }
 }
 
-# Nothing is mended while nobody sweeps.
+# Without the sweep nothing is repaired.
 resource "google_monitoring_alert_policy" "no_sweep" {
   display_name          = "gemtune: the sweep does not run"
   combiner              = "OR"
   notification_channels = [for channel in google_monitoring_notification_channel.email : channel.id]
   documentation {
-    content   = "See whether the Cloud Scheduler job gemtune-sweep is paused, and what the log of the function gemtune-sweep says."
+    content   = "Check whether the Cloud Scheduler job gemtune-sweep is paused, and read the log of the function gemtune-sweep."
     mime_type = "text/markdown"
   }
   conditions {
-    display_name = "no answer of the sweep for half an hour"
+    display_name = "no successful sweep for half an hour"
     condition_absent {
       filter   = "metric.type=\"run.googleapis.com/request_count\" AND resource.type=\"cloud_run_revision\" AND resource.labels.service_name=\"${google_cloudfunctions2_function.gemtune["sweep"].name}\" AND metric.labels.response_code_class=\"2xx\""
       duration = "1800s"

@@ -1,44 +1,44 @@
 output "api_url" {
-  description = "The API, for `callers` with an identity token made for this address."
+  description = "URL of the API, for `callers` with an identity token whose audience is this URL."
   value       = google_cloudfunctions2_function.gemtune["api"].service_config[0].uri
 }
 
 output "topics" {
-  description = "Full names: publish requests on job-requests, listen to job-status; the -dead ones keep what could not be delivered."
+  description = "Full names of the topics: publish requests to job-requests, listen to job-status; those with -dead keep undeliverable messages."
   value       = { for name, topic in google_pubsub_topic.gemtune : name => topic.id }
 }
 
 output "buckets" {
-  description = "config: specs; data: datasets; uploads: job files; export: results; source: what is built."
+  description = "Names of the buckets. config: specs; data: datasets; uploads: job files; export: results; source: sources of functions and images."
   value       = { for name, bucket in google_storage_bucket.gemtune : name => bucket.name }
 }
 
 output "image_repository" {
-  description = "Where the images of trainer/ are pushed to."
+  description = "Registry to which the images of trainer/ are pushed."
   value       = "${var.region}-docker.pkg.dev/${var.project_id}/${google_artifact_registry_repository.images["trainer"].repository_id}"
 }
 
 output "build_service_account" {
-  description = "What Cloud Build builds the images as."
+  description = "Service account with which Cloud Build builds the images."
   value       = google_service_account.gemtune["build"].id
 }
 
 output "service_accounts" {
-  description = "The identity of each part."
+  description = "Service account of each part."
   value       = { for name, account in google_service_account.gemtune : name => account.email }
 }
 
 output "workflow" {
-  description = "The workflow, whose executions are those of jobs."
+  description = "The workflow, which runs once per launch of a job."
   value       = google_workflows_workflow.fine_tune.id
 }
 
 output "settings" {
-  description = "What the command line needs in its environment for publish, listen, secret and webhook-key."
+  description = "Environment variables that the command line needs for publish, listen, secret and webhook-key."
   value       = merge(local.every_function, local.launches)
 }
 
 output "gateway_url" {
-  description = "The API for outside callers with a token of their identity provider; null while it is private."
+  description = "URL of the API for callers with a token of `api_gateway`'s identity provider; null without API Gateway."
   value       = one([for gateway in google_api_gateway_gateway.gemtune : "https://${gateway.default_hostname}"])
 }

@@ -1,4 +1,4 @@
-# The images of trainer/, and those that Cloud Functions builds.
+# Registries of the images of trainer/, and of those that Cloud Functions builds.
 resource "google_artifact_registry_repository" "images" {
   for_each = { trainer = "Images of the steps", functions = "Images of the functions" }
 
@@ -7,7 +7,7 @@ resource "google_artifact_registry_repository" "images" {
   description   = each.value
   format        = "DOCKER"
 
-  # A kept version wins over a rule that deletes; jobs name images by digest, and ten versions are more than are in use.
+  # KEEP takes precedence over DELETE. Jobs use images by digest, and never more than ten versions at a time.
   cleanup_policies {
     id     = "keep-the-newest"
     action = "KEEP"

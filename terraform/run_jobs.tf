@@ -1,4 +1,4 @@
-# The steps. control answers the workflow with the names of these jobs.
+# Cloud Run jobs of the steps. The function control tells the workflow which of them to run.
 locals {
   steps = merge(
     {
@@ -12,7 +12,7 @@ locals {
       }
     },
     {
-      # No export computes on a GPU, but Cloud Run has more memory only beside one: for exports of large models.
+      # Exports do not use the GPU, but Cloud Run offers more than 32 GiB only with one, and large models need it.
       for name, machine in var.machines : "export-${name}" => {
         step = "export", cpus = machine.cpus, memory_gib = machine.memory_gib, accelerator = machine.accelerator, image = machine.image
       } if machine.memory_gib > var.cpu_steps.export.memory_gib
@@ -25,8 +25,8 @@ resource "google_cloud_run_v2_job" "step" {
 
   name                = "gemtune-${each.key}"
   location            = var.region
-  deletion_protection = false # it holds nothing
-  # What runs on Cloud Run's newest accelerators is in preview for longer than what does not.
+  deletion_protection = false # it has no data
+  # Cloud Run's newest accelerators are in preview.
   launch_stage = each.value.accelerator == null ? "GA" : "BETA"
 
   template {
@@ -37,9 +37,9 @@ resource "google_cloud_run_v2_job" "step" {
       service_account       = google_service_account.gemtune["trainer"].email
       timeout               = "${var.timeout_seconds[each.value.step]}s"
       execution_environment = "EXECUTION_ENVIRONMENT_GEN2"
-      # The workflow tries again, as control says: one place decides.
+      # The workflow retries steps, as control decides; Cloud Run must not retry them too.
       max_retries = 0
-      # A step that stops goes on at its checkpoint, in another zone too; a GPU held ready there costs more.
+      # Zonal redundancy costs more and is not needed: an interrupted step resumes at its checkpoint, in any zone.
       gpu_zonal_redundancy_disabled = each.value.accelerator == null ? null : true
 
       dynamic "node_selector" {
@@ -51,7 +51,7 @@ resource "google_cloud_run_v2_job" "step" {
 
       containers {
         image = var.images[each.value.image]
-        # Always overridden, by the step, its job and its claim; alone it says how it is used, and fails.
+        # Always overridden with the step, its job and its claim. Without them the trainer prints its usage and fails.
         args = [each.value.step]
 
         resources {

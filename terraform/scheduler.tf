@@ -1,12 +1,12 @@
 resource "google_cloud_scheduler_job" "sweep" {
   name             = "gemtune-sweep"
   region           = var.region
-  description      = "Makes good what got lost"
-  schedule         = "*/3 * * * *" # as often as a launch has to be claimed
+  description      = "Repairs jobs whose messages or executions were lost"
+  schedule         = "*/3 * * * *" # the time within which a launch has to be claimed
   time_zone        = "Etc/UTC"
   attempt_deadline = "${local.functions["sweep"].timeout_seconds}s"
 
-  # The next one comes soon enough.
+  # The next run follows soon enough.
   retry_config {
     retry_count = 0
   }

@@ -1,5 +1,5 @@
-# The tokens of jobs and users are made by the service and the command line. This one is a name without a value: notify
-# makes the key when it signs the first webhook, and so need not be allowed to make secrets.
+# The service and the command line create the secrets of jobs and users. This one is created here without a value:
+# notify adds the key when it signs the first webhook, and so needs no right to create secrets.
 resource "google_secret_manager_secret" "webhook_key" {
   secret_id = "gemtune-webhook-key"
   replication {

@@ -1,4 +1,4 @@
-# One identity for each part; what it may do is in the files access_*.tf.
+# One service account per part. The files access_*.tf grant their roles.
 locals {
   service_accounts = merge(
     {
@@ -8,15 +8,15 @@ locals {
       fan-out   = "Publishes events"
       notify    = "Delivers webhooks"
       control   = "Answers the workflow"
-      sweep     = "Makes good what got lost"
+      sweep     = "Repairs jobs whose messages or executions were lost"
       workflow  = "Runs the steps of a job"
       trainer   = "The steps: prepare, train, export"
       scheduler = "Calls sweep"
-      push      = "Pub/Sub calls dispatch and notify with it"
-      events    = "Eventarc calls ingest and fan-out with it"
+      push      = "Identity of Pub/Sub in calls of dispatch and notify"
+      events    = "Identity of Eventarc in calls of ingest and fan-out"
       build     = "Builds the functions and the images"
     },
-    var.api_gateway == null ? {} : { gateway = "API Gateway calls the API with it" },
+    var.api_gateway == null ? {} : { gateway = "Identity of API Gateway in calls of the API" },
   )
 }
 

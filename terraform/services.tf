@@ -1,4 +1,4 @@
-# The APIs that are called. They stay enabled after a destroy: others in the project may use them.
+# The APIs that gemtune needs. They stay enabled after a destroy, as others in the project may use them.
 locals {
   services = concat(
     [
@@ -17,7 +17,7 @@ resource "google_project_service" "enabled" {
   disable_on_destroy = false
 }
 
-# Its number names Google's own agents in it.
+# The project's number is part of the names of Google's service agents.
 data "google_project" "this" {
   project_id = var.project_id
   depends_on = [google_project_service.enabled["cloudresourcemanager"]]

@@ -1,6 +1,6 @@
 locals {
-  # A message that its function refuses this often, with pauses from 10 seconds to 10 minutes, becomes a dead letter:
-  # a request after some three hours, a webhook, whose receiver may be away, after some eight.
+  # After this many failed attempts, 10 seconds to 10 minutes apart, a message becomes a dead letter: a request after
+  # about three hours, a webhook, whose receiver may be down for a while, after about eight.
   pushed = {
     job-requests = { function = "dispatch", attempts = 20 }
     webhooks     = { function = "notify", attempts = 50 }
@@ -12,22 +12,22 @@ resource "google_pubsub_topic" "gemtune" {
   for_each = toset(["job-requests", "job-status", "webhooks", "job-requests-dead", "webhooks-dead"])
 
   name                       = each.value
-  message_retention_duration = local.week # so that a subscription can be set back
+  message_retention_duration = local.week # so that a subscription can be rewound
   depends_on                 = [google_project_service.enabled]
 }
 
-# Ours and not Eventarc's, so that it can have a dead-letter topic.
+# Not subscriptions of Eventarc, because those cannot have a dead-letter topic.
 resource "google_pubsub_subscription" "push" {
   for_each = local.pushed
 
   name  = "${each.key}-push"
   topic = google_pubsub_topic.gemtune[each.key].id
-  # As long as the function may take: an earlier repetition would run beside it.
+  # The function's own timeout: a shorter deadline would deliver the message again while it still runs.
   ack_deadline_seconds       = local.functions[each.value.function].timeout_seconds
   message_retention_duration = local.week
 
   push_config {
-    # The path tells functions-framework the topic; without it, it has to guess.
+    # functions-framework reads the topic from the path.
     push_endpoint = "${google_cloudfunctions2_function.gemtune[each.value.function].service_config[0].uri}/projects/${var.project_id}/topics/${each.key}"
     oidc_token {
       service_account_email = google_service_account.gemtune["push"].email
@@ -52,7 +52,7 @@ resource "google_pubsub_subscription" "push" {
   depends_on = [google_cloud_run_v2_service_iam_member.invoker]
 }
 
-# Keeps dead letters, which a topic alone does not.
+# Subscriptions that keep dead letters; a topic without one would drop them.
 resource "google_pubsub_subscription" "dead" {
   for_each = local.pushed
 
@@ -64,7 +64,7 @@ resource "google_pubsub_subscription" "dead" {
   }
 }
 
-# Pub/Sub itself moves dead letters: it publishes them here, and acknowledges them there.
+# Pub/Sub's service agent moves dead letters: it publishes them to these topics and acknowledges the originals.
 resource "google_pubsub_topic_iam_member" "dead_letters" {
   for_each = local.pushed
 
@@ -81,13 +81,13 @@ resource "google_pubsub_subscription_iam_member" "dead_letters" {
   member       = local.pubsub_agent
 }
 
-# Listeners.
+# Subscriptions of listeners.
 resource "google_pubsub_subscription" "status" {
   for_each = var.status_subscriptions
 
   name                       = each.key
   topic                      = google_pubsub_topic.gemtune["job-status"].id
-  enable_message_ordering    = true # the events of one job, by their ordering key
+  enable_message_ordering    = true # the ordering key is the job, so a job's events arrive in order
   filter                     = each.value.filter
   ack_deadline_seconds       = 60
   message_retention_duration = local.week

@@ -1,62 +1,62 @@
 variable "project_id" {
-  description = "The project that becomes the service. One project holds one gemtune."
+  description = "ID of the project to deploy to. One project can have one gemtune."
   type        = string
   validation {
     condition     = can(regex("^[a-z][a-z0-9-]{4,28}[a-z0-9]$", var.project_id))
-    error_message = "A project id has 6 to 30 lower-case letters, digits and dashes, and begins with a letter."
+    error_message = "A project ID has 6 to 30 lower-case letters, digits and dashes, and begins with a letter."
   }
 }
 
 variable "region" {
-  description = "Where everything runs. Pick one that has the GPUs of `machines`."
+  description = "Region of all resources. It must have the GPUs of `machines`."
   type        = string
   default     = "us-central1"
   validation {
     condition     = can(regex("^[a-z]+-[a-z]+[0-9]+$", var.region))
-    error_message = "A region looks like us-central1 or europe-west4; a zone (us-central1-a) or a continent is none."
+    error_message = "A region looks like us-central1 or europe-west4. Zones (us-central1-a) and continents are not regions."
   }
 }
 
 variable "firestore_location" {
-  description = "Where the records are, for good: a region, nam5 or eur3. Null: the region."
+  description = "Location of the records: a region, nam5 or eur3. It cannot be changed later. Null: `region`."
   type        = string
   default     = null
   validation {
     condition     = var.firestore_location == null || can(regex("^(nam5|eur3|[a-z]+-[a-z]+[0-9]+)$", var.firestore_location))
-    error_message = "Firestore is in a region, in nam5 or in eur3."
+    error_message = "Firestore's location is a region, nam5 or eur3."
   }
 }
 
 variable "images" {
-  description = "The container images of trainer/, by digest: `cpu` for prepare and export, and those that `machines` names."
+  description = "Container images of trainer/, by digest: `cpu` for prepare and export, and those that `machines` names."
   type        = map(string)
   validation {
     condition     = alltrue([for image in values(var.images) : can(regex("^[a-z0-9.-]+/[a-z0-9._/-]+@sha256:[0-9a-f]{64}$", image))])
-    error_message = "An image is named by its digest, REGISTRY/PATH@sha256:…: a tag may mean something else tomorrow."
+    error_message = "Name an image by its digest, REGISTRY/PATH@sha256:…, because a tag can change its meaning."
   }
   validation {
     condition     = contains(keys(var.images), "cpu")
-    error_message = "The image `cpu` is missing: prepare and export run it."
+    error_message = "The image `cpu` is missing; prepare and export need it."
   }
 }
 
 variable "without_gguf" {
-  description = "Whether the images were built without llama.cpp: then requests for the format gguf are refused."
+  description = "Whether the images were built without llama.cpp. If so, requests for the format gguf are refused."
   type        = bool
   default     = false
 }
 
 variable "unsloth" {
-  description = "Whether the images were built with provider unsloth (`make deploy UNSLOTH=yes`): else requests for it are refused."
+  description = "Whether the images were built with the provider unsloth (`make deploy UNSLOTH=yes`). If not, requests for it are refused."
   type        = bool
   default     = false
 }
 
 variable "machines" {
   description = <<-EOT
-    What can train: each becomes the Cloud Run job gemtune-train-NAME. The names and sizes are those of
-    functions/gemtune/machines/choice.py, which chooses among them. `image` is a key of `images`: the build whose
-    CUDA the machine's driver runs. No accelerator: a CPU.
+    Machines for training, by name. Each becomes the Cloud Run job gemtune-train-NAME. Names and sizes are those of
+    functions/gemtune/machines/choice.py, which chooses one for each job. `image` is a key of `images`: the build
+    for a version of CUDA that the machine's driver supports. A machine without `accelerator` trains on CPUs.
   EOT
   type = map(object({
     accelerator = optional(string)
@@ -70,7 +70,7 @@ variable "machines" {
   }
   validation {
     condition     = length(var.machines) > 0 && alltrue([for name in keys(var.machines) : can(regex("^[a-z][a-z0-9-]{0,30}$", name))])
-    error_message = "At least one machine is needed; its name is part of a Cloud Run job's: lower-case letters, digits, dashes."
+    error_message = "At least one machine is needed. Its name becomes part of a Cloud Run job's name: use lower-case letters, digits and dashes."
   }
   validation {
     condition     = alltrue([for machine in values(var.machines) : contains(keys(var.images), machine.image)])
@@ -84,12 +84,12 @@ variable "machines" {
       : machine.accelerator == "nvidia-rtx-pro-6000" ? machine.cpus >= 20 && machine.memory_gib >= 80
       : false
     ])
-    error_message = "Cloud Run has no such machine: 8 CPUs and 32 GiB at most; an nvidia-l4 with 4 to 8 CPUs and 16 to 32 GiB; an nvidia-rtx-pro-6000 with at least 20 CPUs and 80 GiB."
+    error_message = "Cloud Run has no such machine. It offers up to 8 CPUs and 32 GiB; an nvidia-l4 with 4 to 8 CPUs and 16 to 32 GiB; an nvidia-rtx-pro-6000 with at least 20 CPUs and 80 GiB."
   }
 }
 
 variable "cpu_steps" {
-  description = "The machine of prepare and of export. Files on Cloud Run are memory: export holds a merged model."
+  description = "Machines of prepare and export. Files on Cloud Run take memory, and export writes a whole merged model."
   type = map(object({
     cpus       = number
     memory_gib = number
@@ -100,16 +100,16 @@ variable "cpu_steps" {
   }
   validation {
     condition     = toset(keys(var.cpu_steps)) == toset(["prepare", "export"])
-    error_message = "The steps on a CPU are prepare and export."
+    error_message = "Set both steps that run on a CPU, prepare and export, and no others."
   }
   validation {
     condition     = alltrue([for step in values(var.cpu_steps) : contains([1, 2, 4, 6, 8], step.cpus) && step.memory_gib <= 32 && step.memory_gib <= step.cpus * 4])
-    error_message = "Cloud Run gives 1, 2, 4, 6 or 8 CPUs, and at most 4 GiB for each: 32 GiB for 8."
+    error_message = "Cloud Run offers 1, 2, 4, 6 or 8 CPUs, with at most 4 GiB per CPU, so at most 32 GiB."
   }
 }
 
 variable "timeout_seconds" {
-  description = "How long one execution of a step may take. A training that is not done by then stops at a checkpoint and goes on in the next."
+  description = "Time limit of one execution of a step, in seconds. A training that takes longer stops at a checkpoint and continues in another execution."
   type = object({
     prepare = optional(number, 3600)
     train   = optional(number, 3600)
@@ -118,16 +118,16 @@ variable "timeout_seconds" {
   default = {}
   validation {
     condition     = alltrue([for seconds in values(var.timeout_seconds) : seconds >= 300 && seconds <= 604800 && floor(seconds) == seconds])
-    error_message = "A timeout is a whole number of seconds, from 300 to 604800, a week."
+    error_message = "A timeout is a whole number of seconds, from 300 to 604800 (a week)."
   }
   validation {
     condition     = var.timeout_seconds.train <= 43200 || alltrue([for machine in values(var.machines) : machine.accelerator == null])
-    error_message = "A task with a GPU may take 12 hours at most, and an hour where Google has not enabled more."
+    error_message = "A task with a GPU can take at most 12 hours, and only an hour unless Google has enabled more."
   }
 }
 
 variable "callers" {
-  description = "Who may call the API: IAM members, as user:me@example.com or group:team@example.com. They have to be named: the API reads identity tokens that IAM has verified."
+  description = "IAM members that may call the API, such as user:me@example.com or group:team@example.com. The API must not be public, because it trusts identity tokens that IAM has verified."
   type        = list(string)
   default     = []
   validation {
@@ -137,7 +137,7 @@ variable "callers" {
 }
 
 variable "publishers" {
-  description = "Who may publish requests on job-requests: IAM members."
+  description = "IAM members that may publish requests to job-requests."
   type        = list(string)
   default     = []
   validation {
@@ -147,7 +147,7 @@ variable "publishers" {
 }
 
 variable "uploaders" {
-  description = "Who may put datasets and job files into the buckets, and read results: IAM members."
+  description = "IAM members that may upload datasets and job files, and read results."
   type        = list(string)
   default     = []
   validation {
@@ -158,8 +158,8 @@ variable "uploaders" {
 
 variable "status_subscriptions" {
   description = <<-EOT
-    Listeners to job-status, each with a subscription that delivers a job's events in order: by name, who may read
-    it, and which events it is about (a filter of Pub/Sub, as attributes.status = "completed"; null: all).
+    Subscriptions to job-status, by name. Each one delivers a job's events in order. `members` are the IAM members that
+    may read it; `filter` is a filter of Pub/Sub, such as attributes.status = "completed" (null: all events).
   EOT
   type = map(object({
     members = list(string)
@@ -173,7 +173,7 @@ variable "status_subscriptions" {
 }
 
 variable "hf_token_secret" {
-  description = "Name of a secret with the Hugging Face token of jobs that bring none; null: there is none. Made by hand, so that its value is in no state file."
+  description = "Name of a secret with the Hugging Face token for jobs without one; null: there is none. Create the secret by hand, so that no state file contains its value."
   type        = string
   default     = null
   validation {
@@ -187,7 +187,7 @@ variable "hf_token_secret" {
 }
 
 variable "wandb_key_secret" {
-  description = "Name of a secret with the W&B key of jobs that bring none; null: such jobs are refused. Made by hand, so that its value is in no state file."
+  description = "Name of a secret with the W&B key for jobs without one; null: such jobs are refused. Create the secret by hand, so that no state file contains its value."
   type        = string
   default     = null
   validation {
@@ -201,7 +201,7 @@ variable "wandb_key_secret" {
 }
 
 variable "api_gateway" {
-  description = "Opens the API to callers that Google does not know, behind API Gateway, which verifies their JSON Web Tokens; null: it stays private. `region`: where the gateway is, if API Gateway is not in the service's own."
+  description = "Opens the API to callers without a Google identity, through API Gateway, which verifies their JSON Web Tokens; null: no gateway. `region`: the gateway's region, if API Gateway is not available in the service's own."
   type = object({
     issuer   = string
     jwks_uri = string
@@ -216,7 +216,7 @@ variable "api_gateway" {
 }
 
 variable "alert_emails" {
-  description = "Who hears of dead letters, failed and stuck jobs, too many GPU hours and the budget."
+  description = "Email addresses that are notified of dead letters, failed and stuck jobs, too many GPU hours and the budget."
   type        = list(string)
   default     = []
   validation {
@@ -226,12 +226,12 @@ variable "alert_emails" {
 }
 
 variable "gpu_hours_per_day" {
-  description = "More hours of training within 24 hours than this raise an alert."
+  description = "More GPU hours than this within 24 hours raise an alert."
   type        = number
   default     = 24
   validation {
     condition     = var.gpu_hours_per_day > 0
-    error_message = "A number above 0."
+    error_message = "Use a number above 0."
   }
 }
 
@@ -241,12 +241,12 @@ variable "failed_jobs_per_hour" {
   default     = 0
   validation {
     condition     = var.failed_jobs_per_hour >= 0
-    error_message = "0 or more."
+    error_message = "Use 0 or more."
   }
 }
 
 variable "budget" {
-  description = "A monthly budget of the project that warns at half, at nine tenths, when it is spent and when it is going to be; null: none. It stops nothing."
+  description = "Monthly budget of the project, which warns at 50%, at 90%, at 100%, and when a forecast exceeds it; null: no budget. It stops nothing."
   type = object({
     billing_account = string
     amount          = number
@@ -260,17 +260,17 @@ variable "budget" {
 }
 
 variable "checkpoint_days" {
-  description = "How long the optimizer's state of a checkpoint is kept, the most of it; the trainer removes all but the newest checkpoints itself."
+  description = "Days after which the optimizer's state of a checkpoint is deleted, which is most of it. The trainer itself deletes all but the newest and the best checkpoints."
   type        = number
   default     = 30
   validation {
     condition     = var.checkpoint_days >= 14
-    error_message = "At least 14 days: a job that runs must find its checkpoint."
+    error_message = "Use at least 14 days: a running job must find its checkpoint."
   }
 }
 
 variable "delete_data" {
-  description = "Whether `terraform destroy` may delete the buckets with what is in them, and the records."
+  description = "Whether `terraform destroy` may delete the buckets with their objects, and the records."
   type        = bool
   default     = false
 }

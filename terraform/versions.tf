@@ -2,12 +2,12 @@ terraform {
   required_version = ">= 1.9"
 
   required_providers {
-    # Written to what 6.50, 7 and 8 have in common.
+    # Only features that 6.50, 7 and 8 have in common are used.
     google = {
       source  = "hashicorp/google"
       version = ">= 6.50, < 9"
     }
-    # Only for API Gateway, which is in no other.
+    # Only for API Gateway, which the other provider lacks.
     google-beta = {
       source  = "hashicorp/google-beta"
       version = ">= 6.50, < 9"
@@ -19,7 +19,7 @@ terraform {
   }
 }
 
-# Calls are billed to, and counted against the quotas of, the project itself: the budget's API asks for that.
+# Calls are billed to the project itself and count against its quotas. The budget API requires this.
 provider "google" {
   project               = var.project_id
   region                = var.region

@@ -9,10 +9,10 @@ resource "google_workflows_workflow" "fine_tune" {
   service_account     = google_service_account.gemtune["workflow"].id
   source_contents     = file("${path.module}/../workflows/fine_tune.yaml")
   call_log_level      = "LOG_ERRORS_ONLY"
-  deletion_protection = false # it holds nothing; running jobs are resumed
+  deletion_protection = false # it has no data; sweep resumes running jobs
 
   user_env_vars = {
-    # The service's own address, which its identity tokens are made for.
+    # The URL of the service, which is also the audience of identity tokens for it.
     CONTROL_URL = google_cloudfunctions2_function.gemtune["control"].service_config[0].uri
     RUN_PARENT  = "projects/${var.project_id}/locations/${var.region}"
   }

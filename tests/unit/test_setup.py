@@ -278,7 +278,7 @@ def test_torch_is_installed_first_and_the_rest_by_hash(
     make: Callable[..., tuple[str, list[str]]],
 ) -> None:
     output, (torch, packages, cuda, gemtune) = make("setup")
-    assert "making .venv with python3, Python 3.13.5" in output
+    assert "creating .venv with python3, Python 3.13.5" in output
     assert torch.endswith(" --no-deps --index-url https://example.com/cpu torch==2.13.0")
     assert packages.endswith(" --no-deps --require-hashes --requirement setup/locked/tests.txt")
     assert cuda.endswith(" --constraint constraints.txt torch==2.13.0")
@@ -311,7 +311,7 @@ def test_an_environment_whose_python_is_gone_is_recreated(
     python.unlink()
     python.symlink_to("/usr/bin/python3.0")
     output, calls = make(".venv/.service")
-    assert "making .venv" in output
+    assert "creating .venv" in output
     assert lists_of(calls) == ["service"]
 
 

@@ -241,7 +241,7 @@ def test_the_vision_tower_is_a_separate_file_compared_with_the_weights(tmp_path:
     last = max(contents(path).entries, key=lambda entry: entry.offset)
     spoilt = {
         "cut off": whole[: last.offset + 8],
-        "holds what is no number": whole[: last.offset] + b"\xff" * 8 + whole[last.offset + 8 :],
+        "values that are not numbers": whole[: last.offset] + b"\xff" * 8 + whole[last.offset + 8 :],
         "does not begin": b"PK" + whole[2:],
         "No such file": None,
     }
