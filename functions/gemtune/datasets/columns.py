@@ -111,10 +111,12 @@ class _Struct:
         raise ValueError(f"{kind} is not the number of a type in a footer")
 
     def _byte(self) -> int:
+        """Read one byte."""
         self._place += 1
         return self._content[self._place - 1]
 
     def _bytes(self, length: int) -> bytes:
+        """Read so many bytes."""
         self._place += length
         if self._place > len(self._content):
             raise IndexError("the footer ends too early")

@@ -96,8 +96,10 @@ def problem_of_name(repository: str) -> Problem | None:
 
 
 def _not_supported(reason: str) -> Problem:
+    """Return the problem of a model that is not supported."""
     return Problem(LOC, reason, "model_not_supported", f"use {_supported_families()}")
 
 
 def _supported_families() -> str:
+    """Name the supported families, as part of a hint."""
     return f"a model of {', '.join(family.name for family in FAMILIES)}"

@@ -123,4 +123,5 @@ def decode_parameter(parameter: Parameter, texts: Sequence[str]) -> object:
 
 
 def _refused(parameter: Parameter, message: str, code: str, hint: str | None) -> RequestRefused:
+    """Return the error for a parameter that is refused."""
     return RequestRefused([Problem((parameter.place, parameter.name), message, code, hint)])

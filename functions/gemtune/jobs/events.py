@@ -21,34 +21,39 @@ class EventType:
     details: Mapping[str, str] = field(default_factory=dict)
 
 
+# Details of the events about another attempt.
 _ATTEMPT = {
     "attempt": "number of the attempt that began",
-    "cause": "how the one before it ended: `sigterm`, `crashed`, or an exception's name and first line",
+    "cause": "why the previous attempt ended: `sigterm`, `crashed`, or the name and first line of an exception",
 }
 EVENT_TYPES: Mapping[str, EventType] = {
     "job_queued": EventType(
-        "The job was accepted.", {"parent_job_id": "the job whose training result this one exports again"}
+        "The job was accepted.", {"parent_job_id": "id of the job that trained, if this one only exports again"}
     ),
     "job_preparing": EventType("The first attempt of prepare began."),
     "prepare_restarted": EventType("Another attempt of prepare began.", _ATTEMPT),
     "prepare_done": EventType(
-        "Rows, base model and machine are ready.", {"warnings": "list of `code`, `message`, `hint`"}
+        "The rows and the base model are ready, and the machine is chosen.",
+        {"warnings": "list of `code`, `message`, `hint`"},
     ),
     "job_training": EventType("The first attempt of train began."),
     "train_restarted": EventType("Another attempt of train began; it resumes from the newest checkpoint.", _ATTEMPT),
     "train_done": EventType("The adapter or model is stored, and the metrics are recorded."),
     "job_exporting": EventType("The first attempt of export began."),
     "export_restarted": EventType("Another attempt of export began.", _ATTEMPT),
-    "job_completed": EventType("The job is over, and its files are there.", {"adapter_path": "where the result is"}),
-    "job_failed": EventType(
-        "The job is over without a result.", {"code": "that of `error_detail`", "message": "its sentence"}
+    "job_completed": EventType(
+        "The job is completed, and its files are stored.", {"adapter_path": "URI of the result's folder"}
     ),
-    "job_cancelled": EventType("A user ended the job."),
+    "job_failed": EventType("The job failed.", {"code": "code of the error", "message": "the error in one sentence"}),
+    "job_cancelled": EventType("A user cancelled the job."),
     "job_relaunched": EventType(
-        "The job's execution was lost; a new one resumes it.",
-        {"launch": "number of the new launch", "cause": "`heartbeat_stale`, or `execution_` and how it ended"},
+        "The job's workflow execution was lost; a new one resumes its steps.",
+        {
+            "launch": "number of the new launch",
+            "cause": "`heartbeat_stale`, or `execution_` followed by how the execution ended",
+        },
     ),
-    "unknown": EventType("A stored event that this version cannot read; it keeps its number."),
+    "unknown": EventType("The stored event cannot be read by this version; only its number is known."),
 }
 
 

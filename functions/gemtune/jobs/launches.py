@@ -86,6 +86,7 @@ def give_up_launch(job: Job, launch: int, *, cause: str, at: datetime) -> Change
 
 
 def _without_execution(launch: Launch) -> Launch:
+    """Return a launch that is neither leased nor has an execution."""
     return launch.model_copy(update={"lease_until": None, "execution": None})
 
 

@@ -238,6 +238,7 @@ class Failure(Record):
 
 
 def _pending_steps() -> Mapping[Step | str, StepRecord]:
+    """Return the steps of a new job."""
     return {step: StepRecord() for step in STEPS}
 
 

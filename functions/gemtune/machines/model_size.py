@@ -130,6 +130,7 @@ def _experts(text: Mapping[str, Any]) -> Experts | None:
 
 
 def _parameters(size: ModelSize) -> int:
+    """Return the number of parameters, as a sort key."""
     return size.parameters
 
 

@@ -52,6 +52,7 @@ class AnswerReward(RewardBase):
     )
 
     def problems(self, loc: Loc, *, max_completion_length: int) -> Iterator[Problem]:
+        """Yield nothing: no combination of the parameters is wrong."""
         return iter(())
 
 
@@ -88,6 +89,7 @@ class Regex(RewardBase):
     )
 
     def problems(self, loc: Loc, *, max_completion_length: int) -> Iterator[Problem]:
+        """Yield a problem for a pattern that RE2 cannot run."""
         try:
             patterns.compile_pattern(self.pattern)
         except ValueError as error:
@@ -105,6 +107,7 @@ class JsonSchema(RewardBase):
     json_schema: dict[str, Any] = Field(description="JSON Schema of draft 2020-12")
 
     def problems(self, loc: Loc, *, max_completion_length: int) -> Iterator[Problem]:
+        """Yield a problem for a schema that is invalid or not supported."""
         try:
             schemas.build_validator(self.json_schema)
         except ValueError as error:
@@ -125,6 +128,7 @@ class Length(RewardBase):
     at_most: Tokens | None = Field(None, description="largest number of tokens; absent: no upper bound")
 
     def problems(self, loc: Loc, *, max_completion_length: int) -> Iterator[Problem]:
+        """Yield problems for missing, empty or unreachable bounds."""
         if self.at_least is None:
             if self.at_most is None:
                 yield Problem(

@@ -141,4 +141,5 @@ def _check_job_id(job_id: object) -> str:
 
 
 def _problem(error: GemtuneError) -> Problem:
+    """Turn an error into a problem of the whole request."""
     return Problem((), error.message, error.code, error.hint)

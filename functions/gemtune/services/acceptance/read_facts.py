@@ -129,6 +129,7 @@ class ReadFacts:
         return frozenset(role for role, value in references.items() if not self._exists(value))
 
     def _exists(self, reference: str) -> bool:
+        """Return whether the secret exists that a reference names."""
         try:
             self.secrets.read(reference.removeprefix(REFERENCE))
         except SecretNotFound:
