@@ -86,27 +86,30 @@ class _Struct:
         """
         field = 0
         while (header := self._byte()) != 0:
-            field = field + (header >> 4) if header >> 4 else self._integer()
-            yield field, header & 15 == 1 if header & 15 in (1, 2) else self._value(header & 15, depth)
+            # The upper half of the byte is the difference to the previous field's number, the lower half is the type.
+            delta, kind = header >> 4, header & 15
+            field = field + delta if delta else self._integer()
+            # The type of a boolean field is its value.
+            yield field, kind == 1 if kind in (1, 2) else self._value(kind, depth)
 
     def _value(self, kind: int, depth: int) -> Any:
         """Read a value of a type, by the type's number in the protocol."""
         if depth > MAX_DEPTH:
             raise ValueError("nested too deeply")
         match kind:
-            case 1 | 2 | 3:
+            case 1 | 2 | 3:  # true, false, i8
                 return self._byte()
-            case 4 | 5 | 6:
+            case 4 | 5 | 6:  # i16, i32, i64
                 return self._integer()
-            case 7:
+            case 7:  # double
                 return self._bytes(8)
-            case 8:
+            case 8:  # binary
                 return self._bytes(self._length())
-            case 9 | 10:
+            case 9 | 10:  # list, set: size and element type in one byte if the size is below 15
                 header = self._byte()
                 size = header >> 4 if header >> 4 < 15 else self._length()
                 return [self._value(header & 15, depth + 1) for _ in range(size)]
-            case 12:
+            case 12:  # struct
                 return dict(self.fields(depth + 1))
         raise ValueError(f"{kind} is not the number of a type in a footer")
 

@@ -24,14 +24,16 @@ def body(code: str, message: str, hint: str | None, problems: Sequence[Problem] 
 
     problems: only for a request that is refused.
     """
-    answer: dict[str, object] = {"error": {"code": _whole(code), "message": _whole(message), "hint": _whole(hint)}}
+    answer: dict[str, object] = {
+        "error": {"code": _safe_text(code), "message": _safe_text(message), "hint": _safe_text(hint)}
+    }
     if problems is not None:
         answer["problems"] = [
             {
-                "loc": [part if isinstance(part, int) else _whole(part) for part in problem.loc],
-                "msg": _whole(problem.msg),
-                "code": _whole(problem.code),
-                "hint": _whole(problem.hint),
+                "loc": [part if isinstance(part, int) else _safe_text(part) for part in problem.loc],
+                "msg": _safe_text(problem.msg),
+                "code": _safe_text(problem.code),
+                "hint": _safe_text(problem.hint),
             }
             for problem in problems
         ]
@@ -54,16 +56,14 @@ def routing_error(request: flask.Request, error: HTTPException) -> flask.Respons
 
 
 def code_for_reason(reason: str) -> str:
-    """Return the error code for one of HTTP's reason phrases, e.g.
-
-    `not_found` for Not Found.
+    """Return the error code for an HTTP reason: `not_found` for Not Found.
 
     Where gemtune has its own error for the reason, it is the code of that error.
     """
     return OURS.get(reason) or reason.lower().replace(" ", "_")
 
 
-def _whole(text: str | None) -> str | None:
+def _safe_text(text: str | None) -> str | None:
     """Return a text without tokens and lone surrogates.
 
     JSON readers may refuse lone surrogates; they are replaced by `?`.

@@ -53,7 +53,10 @@ def has_passed(wait: timedelta, *, since: datetime, at: datetime) -> bool:
 
 
 def record_execution(job: Job, launch: int, execution: str) -> Changed:
-    """Record which workflow execution a launch started."""
+    """Record which workflow execution a launch started.
+
+    Nothing changes if the launch has been replaced in the meantime, or if the job is over.
+    """
     if job.is_over or job.launch.number != launch:
         return job, ()
     return job.model_copy(update={"launch": job.launch.model_copy(update={"execution": execution})}), ()

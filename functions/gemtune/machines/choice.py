@@ -103,7 +103,7 @@ def choose_export_machine(machines: Sequence[str], needed_gib: float) -> str | N
 
 def _lacking(candidates: Sequence[str], need: MemoryNeed) -> str:
     """Say how much memory is needed, and how much there is at most."""
-    largest = candidates[-1]
+    largest = candidates[-1]  # deployments list their machines from the smallest to the largest
     machine = MACHINES[largest]
     if machine.gpu is None:
         return f"it needs {need.host_without_gpu:.0f} GiB of memory; machine {largest} has {machine.memory_gib}"

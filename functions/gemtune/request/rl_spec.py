@@ -90,7 +90,7 @@ def infer_rl_config(columns: Collection[str], *, completions: int, max_seq_lengt
 
 
 def reward_names(rewards: list[Reward]) -> list[str]:
-    """Return the name of each reward, which is its type unless it has one."""
+    """Return the name of each reward, which by default is its type."""
     return [reward.type if reward.name is None else reward.name for reward in rewards]
 
 

@@ -297,9 +297,9 @@ class ExportRequest(Contract):
     notify: Notify | None = Field(None, description="receiver of the job's events; absent: none")
 
     def as_train_request(self, trained: Spec) -> TrainRequest:
-        """Return the request that trained the same and exports this.
+        """Return the complete request, with the training of another job.
 
-        trained: spec of the job that trained.
+        trained: spec of the job that trained. Its receiver of events and its W&B project are left out.
         """
         own_fields = self.model_dump(mode="json", exclude_none=True)
         inherited = trained.model_dump(mode="json") | {"notify": None, "wandb_config": None}
