@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 ROOT = Path(__file__).parent.parent
 CONSTRAINTS = ROOT / "constraints.txt"
 HEAD = "# Written by `make lock` from pyproject.toml."
-# Each build of torch is served by an index of its own, with other hashes: whoever installs it chooses the index.
+# Each build of torch is in an index of its own, with other hashes; the index is chosen at installation.
 WITHOUT_HASHES = "torch"
 
 Project = dict[str, object]
@@ -49,7 +49,7 @@ LOCKS = (
     Lock(ROOT / "setup" / "locked" / "demo.txt", DEMO),
     Lock(ROOT / "setup" / "locked" / "tests.txt", TESTS),
     Lock(ROOT / "functions" / "requirements.txt", ("gcp",)),
-    # Of the functions' own requirements the steps need the request contract: they serve nothing and read no events.
+    # The steps serve nothing and read no events, so of the functions' requirements they need only the request contract.
     Lock(ROOT / "trainer" / "requirements.txt", ("trainer", "gcp"), packages=("pydantic",)),
     Lock(ROOT / "trainer" / "llama_build.txt", (), packages=("pydantic",)),
     Lock(ROOT / "trainer" / "gpu.txt", ("gpu",), packages=(), dependencies=False),

@@ -10,7 +10,7 @@ from deploy.deployment import Deployment
 from deploy.tools import Refused, need, outputs, read, terraform
 
 # Terraform addresses that `destroy` leaves without DELETE_DATA=yes: records, buckets with users' data and results, and
-# the APIs, without which nobody could read them.
+# the APIs, without which they could not be read.
 DATA = re.compile(
     r'google_storage_bucket\.gemtune\["(config|data|uploads|export)"\]|google_firestore_(database|field|index)\.'
     r"|google_project_service\.|data\."

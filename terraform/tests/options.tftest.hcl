@@ -1,4 +1,4 @@
-# What the variables change: `terraform test`. Nothing is made, and nobody is asked.
+# Tests of what the variables change, run by `terraform test`. They create nothing, and ask for no input.
 mock_provider "google" {}
 mock_provider "google-beta" {}
 mock_provider "archive" {}
