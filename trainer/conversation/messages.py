@@ -5,7 +5,7 @@ A row of supervised fine-tuning has `messages`, or `prompt` and `completion`. Bo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from trainer.conversation.dataset_files import MAX_ROW_BYTES, Refused
@@ -45,6 +45,18 @@ def pictures_in(messages: Messages) -> list[Any]:
     """Return the `image` value of each picture, in order."""
     lists = [message["content"] for message in messages if not isinstance(message["content"], str)]
     return [part["image"] for content in lists for part in content if part["type"] == "image"]
+
+
+def with_pictures(messages: Messages, images: Sequence[Any]) -> Messages:
+    """Return the messages with the `image` value of each picture replaced, in order."""
+    ahead = iter(images)
+
+    def replaced(content: Any) -> Any:
+        if isinstance(content, str):
+            return content
+        return [part | {"image": next(ahead)} if part["type"] == "image" else part for part in content]
+
+    return [message | {"content": replaced(message["content"])} for message in messages]
 
 
 def _messages(row: dict[str, Any]) -> list[tuple[Any, Any]]:

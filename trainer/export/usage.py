@@ -60,7 +60,7 @@ print(tokenizer.decode(output[0][inputs["input_ids"].shape[1] :], skip_special_t
 _VISION_MODEL = (
     "AutoModelForImageTextToText",
     "AutoProcessor",
-    """processor = AutoProcessor.from_pretrained(folder)
+    """processor = AutoProcessor.from_pretrained(folder)  # needs Pillow, and for Gemma 4 torchvision
 
 content = [{"type": "image", "path": "picture.jpg"}, {"type": "text", "text": "What is this?"}]
 inputs = processor.apply_chat_template(

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.conversation.dataset_files import Refused
-from trainer.conversation.messages import BadRow, Messages, pictures_in
-from trainer.pictures.decoding import picture_to_store
+from trainer.conversation.messages import BadRow, Messages, pictures_in, with_pictures
+from trainer.pictures.decoding import picture_to_store, upright_size
+from trainer.pictures.grids import Grid, Size
 from trainer.pictures.sources import PictureSource
 from trainer.store.file_writer import FileWriter
 
@@ -21,16 +22,24 @@ MAX_PICTURES_PER_ROW = 32
 BATCH_BYTES = 16 * 1024 * 1024
 
 
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture that a row shows: its file, and its size after the file's EXIF rotation."""
+
+    content: bytes
+    size: Size
+
+
 class PictureFile(FileWriter):
     """Writer of a picture file, which also checks the pictures.
 
-    size: width and height to which the model's processor resizes every picture; None if that depends on the picture.
+    grid: how the model's processor resizes them.
     """
 
-    def __init__(self, path: Path, source: PictureSource, size: tuple[int, int] | None):
+    def __init__(self, path: Path, source: PictureSource, grid: Grid):
         import pyarrow as pa
 
-        self._source, self._size = source, size
+        self._source, self._grid = source, grid
         self._schema = pa.schema([("picture", pa.large_binary())])
         self._writer = pa.ipc.new_file(str(path), self._schema)
         self._numbers: dict[bytes, int] = {}
@@ -45,18 +54,23 @@ class PictureFile(FileWriter):
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def add(self, messages: Messages) -> list[int] | Refused:
-        """Store the pictures of a row and return their numbers, in order.
+    def open(self, messages: Messages) -> Messages:
+        """Return the messages of a row with each `image` replaced by a Picture, of which only the header is read.
 
-        If one of them cannot be used, the row is refused and none is stored.
+        Raises BadRow.
         """
         images = pictures_in(messages)
         if len(images) > MAX_PICTURES_PER_ROW:
-            return Refused(f"{len(images)} pictures; a row can have at most {MAX_PICTURES_PER_ROW}")
-        try:
-            checked = [picture_to_store(self._source.content(image), self._size) for image in images]
-        except BadRow as bad:
-            return Refused(str(bad))
+            raise BadRow(f"{len(images)} pictures; a row can have at most {MAX_PICTURES_PER_ROW}")
+        contents = [self._source.content(image) for image in images]
+        return with_pictures(messages, [Picture(content, upright_size(content)) for content in contents])
+
+    def add(self, pictures: Sequence[Picture]) -> list[int]:
+        """Store the pictures of a row and return their numbers, in order.
+
+        If one of them cannot be decoded, none is stored. Raises BadRow.
+        """
+        checked = [picture_to_store(picture.content, self._grid) for picture in pictures]
         return [self._number(content) for content in checked]
 
     def _number(self, content: bytes) -> int:
@@ -76,9 +90,14 @@ class PictureFile(FileWriter):
             self._waiting = []
 
 
-def store_pictures(picture_file: PictureFile | None, messages: Messages) -> Sequence[int] | Refused:
-    """Store a row's pictures and return their numbers; () in a text job."""
-    return () if picture_file is None else picture_file.add(messages)
+def open_pictures(picture_file: PictureFile | None, messages: Messages) -> Messages:
+    """Return the messages with their pictures opened, as they are in a text job. Raises BadRow."""
+    return messages if picture_file is None else picture_file.open(messages)
+
+
+def store_pictures(picture_file: PictureFile | None, messages: Messages) -> Sequence[int]:
+    """Store the pictures of opened messages and return their numbers; () in a text job. Raises BadRow."""
+    return () if picture_file is None else picture_file.add(pictures_in(messages))
 
 
 class PictureFileReader:

@@ -9,9 +9,12 @@ picture with it.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from trainer.conversation.messages import BadRow
+from trainer.pictures.grids import Grid, Size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,6 +24,8 @@ MAX_BYTES = 20 * 1024 * 1024
 # A few bytes can decompress to gigabytes. Cameras take pictures of up to 50 million pixels: 150 MB in RGB.
 MAX_PIXELS = 50_000_000
 TOO_MANY_PIXELS = f"a picture of more than {MAX_PIXELS} pixels"
+# EXIF orientations that exchange width and height (Exif 2.32, 4.6.4, tag 274).
+QUARTER_TURNS = (5, 6, 7, 8)
 # Formats that can be animated. A JPEG with several pictures (MPO) is not: it has one picture and its previews.
 _ANIMATED = ("PNG", "WEBP", "GIF")
 # A file with at most this many bytes per pixel of the model's input is stored unchanged: PNG is seldom smaller.
@@ -32,16 +37,34 @@ MAX_PIXEL_RATIO = 8
 
 def rgb(content: bytes) -> Image:
     """Decode a picture, upright and in RGB. Raises BadRow."""
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
+
+    with _opened(content) as opened:
+        opened.load()
+        ImageOps.exif_transpose(opened, in_place=True)
+        return opened.convert("RGB")
+
+
+def upright_size(content: bytes) -> Size:
+    """Return the (width, height) of a picture as `rgb` decodes it, by its header alone. Raises BadRow."""
+    from PIL import ExifTags
+
+    with _opened(content) as opened:
+        turned = opened.getexif().get(ExifTags.Base.Orientation) in QUARTER_TURNS
+        return (opened.height, opened.width) if turned else opened.size
+
+
+@contextmanager
+def _opened(content: bytes) -> Iterator[Image]:
+    """Open a picture whose header is acceptable. Raises BadRow, also for what the block cannot decode."""
+    from PIL import Image
 
     if len(content) > MAX_BYTES:
         raise BadRow(f"a picture of more than {MAX_BYTES} bytes")
     try:
         opened = Image.open(io.BytesIO(content), formats=FORMATS)
         _check(opened)
-        opened.load()
-        ImageOps.exif_transpose(opened, in_place=True)
-        return opened.convert("RGB")
+        yield opened
     except (BadRow, MemoryError):
         raise
     except Image.DecompressionBombError:
@@ -62,22 +85,22 @@ def _check(opened: Image) -> None:
         raise BadRow("a grey picture of more than 8 bits per pixel: save it with 8 bits, scaled as you need it")
 
 
-def picture_to_store(content: bytes, size: tuple[int, int] | None) -> bytes:
-    """Return the encoded picture to store: the file, or a resized PNG.
+def picture_to_store(content: bytes, grid: Grid) -> bytes:
+    """Return the encoded picture to store: the file, or a PNG resized as the model's processor would.
 
-    size: (width, height) to which the model's processor resizes pictures; None if that depends on the picture. The PNG
-    is stored if it is smaller, or if the file has far more pixels than the model reads. Both give the model the same
-    pixels. Raises BadRow.
+    The PNG is stored if it is smaller, or if the file has far more pixels than the model reads. Both give the model the
+    same pixels. Raises BadRow.
     """
-    from PIL import Image
+    from PIL.Image import Resampling
 
     picture = rgb(content)
-    if size is None:
+    size = grid.resized(picture.size)
+    if size is None or grid.resized(size) != size:  # else the processor would divide the resized picture differently
         return content
     model_pixels = size[0] * size[1]
     large = picture.width * picture.height > MAX_PIXEL_RATIO * model_pixels
     if not large and len(content) <= BYTES_PER_PIXEL * model_pixels:
         return content
     resized = io.BytesIO()
-    picture.resize(size, Image.Resampling.BILINEAR).save(resized, "PNG", compress_level=1)
+    picture.resize(size, Resampling(grid.resample)).save(resized, "PNG", compress_level=1)
     return resized.getvalue() if large else min(content, resized.getvalue(), key=len)

@@ -2,67 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gemtune import families
 from gemtune.errors import StepError
+from gemtune.families.generation import PictureFormat
 from gemtune.request import base_model
 from trainer.conversation.chat_template import json_object
-from trainer.conversation.messages import Messages, pictures_in
+from trainer.conversation.messages import BadRow
+from trainer.pictures.grids import AspectRatioGrid, FixedGrid, Grid, Size
 
 # Soft tokens per picture: the default of Gemma3Processor's image_seq_length.
 DEFAULT_COUNT = 256
 # Id of the soft token: the default of Gemma3Config's image_token_id.
 DEFAULT_SOFT_ID = 262_144
+# Defaults of Gemma4ImageProcessorPil, and the numbers of soft tokens that it takes.
+DEFAULT_PATCH, DEFAULT_POOLING, DEFAULT_MOST_TOKENS = 16, 3, 280
+SUPPORTED_MOST_TOKENS = (70, 140, 280, 560, 1120)
 # A configuration that says more would make rows of any length: released models have 256 tokens per picture, fewer than
 # 300,000 tokens, and 896 pixels per side.
-MOST_TOKENS, MOST_IDS, MOST_PIXELS = 8_192, 2**31 - 1, 8_192
-# PIL.Image.Resampling.BILINEAR, as preprocessor_config.json writes it.
-BILINEAR = 2
+MOST_TOKENS, MOST_IDS, MOST_PIXELS, MOST_POOLING = 8_192, 2**31 - 1, 8_192, 64
+# PIL.Image.Resampling, as preprocessor_config.json writes them.
+BILINEAR, BICUBIC = 2, 3
 
 
 @dataclass(frozen=True, slots=True)
 class PictureTokens:
-    """Tokens that stand for a picture: begin, `count` times soft, end.
+    """Tokens that stand for a picture: begin, a number of times soft, end.
 
-    begin: the token that the chat template writes for a picture. soft: the token whose embeddings the model replaces
-    with the vision tower's output; soft_id: its id in the model's config.json. size: (width, height) to which the
-    processor resizes pictures; None if that depends on the picture.
+    written: the token that the chat template writes for a picture, which is one of these. around: text that the
+    processor adds before and after them. soft: the token whose embeddings the model replaces with the vision tower's
+    output; soft_id: its id in the model's config.json. grid: how many soft tokens a picture becomes.
     """
 
+    written: str
+    around: str
     begin: str
     soft: str
     soft_id: int
     end: str
-    count: int
-    size: tuple[int, int] | None
+    grid: Grid
 
-    def expanded(self, text: str) -> str:
-        """Expand each picture to its tokens, as transformers' Gemma3Processor."""
-        return text.replace(self.begin, f"\n\n{self.begin}{self.soft * self.count}{self.end}\n\n")
+    def expanded(self, text: str, sizes: Sequence[Size]) -> str:
+        """Expand each picture of a rendered row to its tokens, as the model's processor does.
+
+        sizes: of the row's pictures, in order. Raises BadRow when the text contains picture tokens of its own, and
+        StepError `template_not_supported` when the chat template leaves out pictures.
+        """
+        pieces = text.split(self.written)
+        if len(pieces) - 1 < len(sizes):
+            problem = f"the base model's chat template writes {len(pieces) - 1} pictures where a row has {len(sizes)}"
+            raise StepError("template_not_supported", problem, hint="use a base model with Gemma's template")
+        if len(pieces) - 1 > len(sizes) or any(token in piece for piece in pieces for token in self._tokens):
+            raise BadRow(f"its text contains {', '.join(self._tokens[:-1])} or {self.end}, which stand for a picture")
+        pictures = [self._tokens_of(size) for size in sizes]
+        return "".join(part for pair in zip(pieces, [*pictures, ""], strict=True) for part in pair)
 
     def shortened(self, text: str) -> str:
-        """Shorten the soft tokens of each picture, for people to read."""
-        return text.replace(self.soft * self.count, f"{self.soft}…")
+        """Shorten the soft tokens of each picture to one, for people to read."""
+        return re.sub(f"(?:{re.escape(self.soft)})+", lambda _: f"{self.soft}…", text)
 
-    def problem_of(self, messages: Messages, text: str, remaining: str) -> str | None:
-        """Return why the pictures of a row cannot be used, or None.
+    def whole_in(self, text: str) -> int:
+        """Return how many pictures the beginning of an expanded text has to their last token."""
+        return text.count(self.end)
 
-        text: the row, rendered and expanded. remaining: the part of it that is left after truncation. Raises StepError
-        `template_not_supported`.
-        """
-        shown, written = len(pictures_in(messages)), text.count(self.begin)
-        if written < shown:
-            problem = f"the base model's chat template writes {written} pictures where a row has {shown}"
-            raise StepError("template_not_supported", problem, hint="use a base model with Gemma's template")
-        if (written, text.count(self.soft), text.count(self.end)) != (shown, shown * self.count, shown):
-            return f"its text contains {self.begin}, {self.soft} or {self.end}, which stand for a picture"
-        return None if self._whole_in(remaining) == shown else "its pictures are beyond max_seq_length"
+    @property
+    def _tokens(self) -> tuple[str, str, str]:
+        return (self.begin, self.soft, self.end)
 
-    def _whole_in(self, text: str) -> int:
-        return text.count(f"{self.begin}{self.soft * self.count}{self.end}")
+    def _tokens_of(self, size: Size) -> str:
+        return f"{self.around}{self.begin}{self.soft * self.grid.tokens(size)}{self.end}{self.around}"
 
 
 def picture_tokens(folder: Path, config: Mapping[str, Any]) -> PictureTokens:
@@ -70,38 +83,36 @@ def picture_tokens(folder: Path, config: Mapping[str, Any]) -> PictureTokens:
 
     config: its config.json. Raises StepError `model_without_vision`, `bad_base_model`, `processor_not_supported`.
     """
-    _check_sees(config)
+    picture_format = _format_of(config)
     tokenizer, processor = json_object(folder / "tokenizer_config.json"), json_object(folder / "processor_config.json")
     nested = processor.get("image_processor")
     pictures = nested if isinstance(nested, dict) else json_object(folder / "preprocessor_config.json")
     if not pictures:
         hint = "it needs preprocessor_config.json, or processor_config.json with an image_processor"
         raise StepError("bad_base_model", "the base model has no configuration of an image processor", hint=hint)
-    if processor.get("do_pan_and_scan") or pictures.get("do_pan_and_scan"):
-        hint = "set do_pan_and_scan to false in its preprocessor_config.json"
-        raise StepError("processor_not_supported", "the base model cuts pictures into parts (pan and scan)", hint=hint)
-    begin, soft, end = (_token(tokenizer, name) for name in ("boi_token", "image_token", "eoi_token"))
+    tokens = {name: _token(tokenizer, name) for name in ("boi_token", "image_token", "eoi_token")}
     soft_id = config.get("image_token_index", config.get("image_token_id", DEFAULT_SOFT_ID))  # both have been in use
-    count = processor.get("image_seq_length", DEFAULT_COUNT)
-    count_of_model = config.get("mm_tokens_per_image", DEFAULT_COUNT)
-    if count != count_of_model:
-        message = f"config.json has {count_of_model} tokens per picture, processor_config.json has {count}"
-        raise StepError("bad_base_model", message, hint="use the processor that came with the model")
-    for name, value, most in (
-        ("tokens per picture", count, MOST_TOKENS),
-        ("the id of a picture token", soft_id, MOST_IDS),
-    ):
-        if type(value) is not int or not 1 <= value <= most:
-            message = f"{name} is {value!r}: expected a whole number from 1 to {most}"
-            raise StepError("bad_base_model", message, hint="use the configuration that came with the model")
-    return PictureTokens(begin, soft, soft_id, end, count, _size(pictures))
+    _check_number("the id of a picture token", soft_id, MOST_IDS)
+    return PictureTokens(
+        written=tokens[picture_format.written],
+        around=picture_format.around,
+        begin=tokens["boi_token"],
+        soft=tokens["image_token"],
+        soft_id=soft_id,
+        end=tokens["eoi_token"],
+        grid=_aspect_ratio_grid(config, pictures)
+        if picture_format.by_aspect_ratio
+        else _fixed_grid(config, processor, pictures),
+    )
 
 
-def _check_sees(config: Mapping[str, Any]) -> None:
+def _format_of(config: Mapping[str, Any]) -> PictureFormat:
     reason = base_model.why_no_pictures(config)
-    if reason is not None:
+    known = families.of_config(config)
+    if reason is not None or known is None or known[0].pictures is None:
         message = f"the base model cannot be trained on pictures: {reason}"
         raise StepError("model_without_vision", message, hint="use gemma-3-4b-it or larger, or modality text")
+    return known[0].pictures
 
 
 def _token(tokenizer: Mapping[str, Any], name: str) -> str:
@@ -112,15 +123,53 @@ def _token(tokenizer: Mapping[str, Any], name: str) -> str:
     return text
 
 
-def _size(pictures: Mapping[str, Any]) -> tuple[int, int] | None:
+def _check_number(name: str, value: Any, most: int) -> int:
+    if type(value) is not int or not 1 <= value <= most:
+        message = f"{name} is {value!r}: expected a whole number from 1 to {most}"
+        raise StepError("bad_base_model", message, hint="use the configuration that came with the model")
+    return value
+
+
+def _fixed_grid(config: Mapping[str, Any], processor: Mapping[str, Any], pictures: Mapping[str, Any]) -> FixedGrid:
+    if processor.get("do_pan_and_scan") or pictures.get("do_pan_and_scan"):
+        hint = "set do_pan_and_scan to false in its preprocessor_config.json"
+        raise StepError("processor_not_supported", "the base model cuts pictures into parts (pan and scan)", hint=hint)
+    count = processor.get("image_seq_length", DEFAULT_COUNT)
+    count_of_model = config.get("mm_tokens_per_image", DEFAULT_COUNT)
+    if count != count_of_model:
+        message = f"config.json has {count_of_model} tokens per picture, processor_config.json has {count}"
+        raise StepError("bad_base_model", message, hint="use the processor that came with the model")
+    return FixedGrid(_check_number("tokens per picture", count, MOST_TOKENS), _size(pictures), BILINEAR)
+
+
+def _size(pictures: Mapping[str, Any]) -> Size | None:
     """Return the processor's (width, height) if it only resizes bilinearly."""
     size = pictures.get("size")
     plain = pictures.get("do_resize", True) and pictures.get("resample", BILINEAR) in (BILINEAR, None)
     if not plain or pictures.get("do_center_crop") or not isinstance(size, dict):
         return None
     width, height = size.get("width"), size.get("height")
-    for side in (width, height):
-        if side is not None and (type(side) is not int or not 1 <= side <= MOST_PIXELS):
-            message = f"the processor resizes pictures to {width!r} by {height!r}: a side has 1 to {MOST_PIXELS}"
+    if width is None or height is None:
+        return None
+    return _check_number("the width of a picture", width, MOST_PIXELS), _check_number("its height", height, MOST_PIXELS)
+
+
+def _aspect_ratio_grid(config: Mapping[str, Any], pictures: Mapping[str, Any]) -> AspectRatioGrid:
+    """Return the grid of a processor of Gemma 4, which must divide pictures as its vision tower does."""
+    numbers = {}
+    for name, default, most in (
+        ("patch_size", DEFAULT_PATCH, MOST_PIXELS),
+        ("pooling_kernel_size", DEFAULT_POOLING, MOST_POOLING),
+    ):
+        numbers[name] = _check_number(name, pictures.get(name, default), most)
+        if (of_model := config["vision_config"].get(name, default)) != numbers[name]:
+            message = f"config.json has {name} {of_model}, the image processor has {numbers[name]}"
             raise StepError("bad_base_model", message, hint="use the processor that came with the model")
-    return None if width is None or height is None else (width, height)
+    most_tokens = pictures.get("max_soft_tokens", DEFAULT_MOST_TOKENS)
+    if most_tokens not in SUPPORTED_MOST_TOKENS or type(most_tokens) is not int:
+        message = f"max_soft_tokens is {most_tokens!r}: expected one of {', '.join(map(str, SUPPORTED_MOST_TOKENS))}"
+        raise StepError("bad_base_model", message, hint="use the processor that came with the model")
+    if pictures.get("resample", BICUBIC) not in (BICUBIC, None) or not pictures.get("do_resize", True):
+        message = "the base model's processor does not resize pictures as Gemma 4's does"
+        raise StepError("processor_not_supported", message, hint="use the processor that came with the model")
+    return AspectRatioGrid(numbers["patch_size"], numbers["pooling_kernel_size"], most_tokens, BICUBIC)

@@ -15,7 +15,7 @@ from typing import Any
 from gemtune.errors import StepError
 from trainer.conversation.chat_template import ChatTemplate, TemplateRefusal, json_object
 from trainer.conversation.dataset_files import Refused
-from trainer.conversation.messages import Message, Messages, texts_in
+from trainer.conversation.messages import BadRow, Message, Messages, pictures_in, texts_in
 from trainer.pictures.tokens import PictureTokens
 from trainer.rows.prepared import PICTURES
 from trainer.rows.spans import (
@@ -111,17 +111,16 @@ class Encoder:
         """
         try:
             text = self._conversation(messages)
-            if isinstance(text, Refused):
-                return text
             encoding = self._tokenizer.encode(text, add_special_tokens=False)
             ids, offsets = encoding.ids[: self._max_length], encoding.offsets[: self._max_length]
             until = offsets[-1][1] if offsets else 0
             spans = self._spans(messages, text, encoding, until=until)
-        except TemplateRefusal as refusal:
-            return Refused(f"the chat template rejects it: {refusal}")
-        problem = self._picture_problem(messages, text, text[:until]) or self._vocabulary_problem(ids)
-        if problem is not None:
-            return problem
+        except (TemplateRefusal, BadRow) as problem:
+            return _refused(problem)
+        if self._pictures is not None and self._pictures.whole_in(text[:until]) < len(pictures_in(messages)):
+            return Refused("its pictures are beyond max_seq_length")
+        if (unknown := self._vocabulary_problem(ids)) is not None:
+            return unknown
         whole_tokens = len(encoding.ids)
         end_is_cut = whole_tokens > len(ids) and not any(len(text[:end].rstrip()) <= until for _, end in spans)
         encoded = Encoded(ids, _labels(ids, offsets, spans), whole_tokens, end_is_cut)
@@ -143,10 +142,10 @@ class Encoder:
         """
         try:
             text = self._render(messages, add_generation_prompt=True)
-        except TemplateRefusal as refusal:
-            return Refused(f"the chat template rejects it: {refusal}")
+        except (TemplateRefusal, BadRow) as problem:
+            return _refused(problem)
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return self._picture_problem(messages, text, text) or self._vocabulary_problem(ids) or ids
+        return self._vocabulary_problem(ids) or ids
 
     def reply(self, messages: Messages, answer: Message) -> list[int] | Refused:
         """Return the tokens of an answer, which follow `prompt(messages)`.
@@ -157,17 +156,15 @@ class Encoder:
         try:
             before = self._render(messages, add_generation_prompt=True)
             after = self._conversation([*messages, answer])
-        except TemplateRefusal as refusal:
-            return Refused(f"the chat template rejects it: {refusal}")
-        if isinstance(after, Refused):
-            return after
+        except (TemplateRefusal, BadRow) as problem:
+            return _refused(problem)
         if not after.startswith(before):
             raise unstable_turns()
         text, turns = after[len(before) :], self._template.turns
         if turns is not None and turns.scanned:
             text = text[: text.rindex(turns.end) + len(turns.end)]
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return self._picture_problem(messages, after, after) or self._vocabulary_problem(ids) or ids
+        return self._vocabulary_problem(ids) or ids
 
     def text(self, ids: Sequence[int]) -> str:
         """Decode tokens for people to read.
@@ -193,35 +190,32 @@ class Encoder:
                 run = []
         return pieces
 
-    def _conversation(self, messages: Messages) -> str | Refused:
+    def _conversation(self, messages: Messages) -> str:
         """Render a whole conversation, its last answer as training needs it.
 
         That answer begins as the generation prompt does, so that the model is trained on the prompts that it gets
-        later. Raises TemplateRefusal, StepError `template_failed`, `template_not_supported`.
+        later. Raises TemplateRefusal, BadRow, StepError `template_failed`, `template_not_supported`.
         """
         turns = self._template.turns
-        text = self._render(messages)
         if turns is None or not turns.scanned:
-            return text
+            return self._render(messages)
         control = control_token_in(turns, texts_in(messages))
         if control is not None:
-            return Refused(f"its text contains {control!r}, which the chat template uses as a control token")
+            raise BadRow(f"its text contains {control!r}, which the chat template uses as a control token")
+        text = self._render(messages)
         if messages[-1]["role"] != "assistant":
             return text
         return with_empty_thought(turns, text, self._render(messages[:-1], add_generation_prompt=True))
 
     def _render(self, messages: Messages, *, add_generation_prompt: bool = False) -> str:
-        """Render messages, with each picture expanded to its soft tokens."""
-        text = self._template.render(messages, add_generation_prompt=add_generation_prompt)
-        return text if self._pictures is None else self._pictures.expanded(text)
+        """Render messages, with each picture expanded to its soft tokens.
 
-    def _picture_problem(self, messages: Messages, text: str, remaining: str) -> Refused | None:
-        """Return why a row's pictures cannot be used, or None.
-
-        text: the whole rendered row. remaining: the part of it that is left after truncation.
+        Raises TemplateRefusal, BadRow, StepError `template_failed`, `template_not_supported`.
         """
-        problem = None if self._pictures is None else self._pictures.problem_of(messages, text, remaining)
-        return None if problem is None else Refused(problem)
+        text = self._template.render(messages, add_generation_prompt=add_generation_prompt)
+        if self._pictures is None:
+            return text
+        return self._pictures.expanded(text, [picture.size for picture in pictures_in(messages)])
 
     def _vocabulary_problem(self, ids: Sequence[int]) -> Refused | None:
         """Return which token the model has no embedding for, or None.
@@ -247,6 +241,10 @@ class Encoder:
 
     def _render_for_spans(self, messages: Messages, add_generation_prompt: bool) -> str:
         return self._render(messages, add_generation_prompt=add_generation_prompt)
+
+
+def _refused(problem: TemplateRefusal | BadRow) -> Refused:
+    return Refused(str(problem) if isinstance(problem, BadRow) else f"the chat template rejects it: {problem}")
 
 
 def _labels(ids: Sequence[int], offsets: Sequence[Span], spans: Iterable[Span]) -> list[int]:

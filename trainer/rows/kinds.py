@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from gemtune.request.rl_spec import DpoConfig, GrpoConfig
 from gemtune.request.spec import TrainingConfig
 from trainer.conversation.dataset_files import Refused
-from trainer.conversation.messages import conversation
-from trainer.pictures.arrow_file import PictureFile, store_pictures
+from trainer.conversation.messages import BadRow, conversation
+from trainer.pictures.arrow_file import PictureFile, open_pictures, store_pictures
 from trainer.rows.encoder import Encoded, Encoder
 from trainer.rows.preference_pairs import Preferences
 from trainer.rows.prepared import COLUMNS, PICTURES
@@ -82,11 +82,16 @@ class Conversations:
 
     def encode(self, row: dict[str, Any]) -> Encoded | Refused:
         messages = conversation(row, with_pictures=self.with_pictures)
-        encoded = messages if isinstance(messages, Refused) else self._encoder.encode(messages)
-        if isinstance(messages, Refused) or isinstance(encoded, Refused):
-            return encoded
-        pictures = store_pictures(self._picture_file, messages)
-        return pictures if isinstance(pictures, Refused) else replace(encoded, pictures=pictures)
+        if isinstance(messages, Refused):
+            return messages
+        try:
+            messages = open_pictures(self._picture_file, messages)
+            encoded = self._encoder.encode(messages)
+            if isinstance(encoded, Refused):
+                return encoded
+            return replace(encoded, pictures=store_pictures(self._picture_file, messages))
+        except BadRow as bad:
+            return Refused(str(bad))
 
 
 def row_kind(config: TrainingConfig, encoder: Encoder, picture_file: PictureFile | None, *, max_length: int) -> RowKind:

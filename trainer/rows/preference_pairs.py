@@ -8,7 +8,7 @@ from typing import Any
 
 from trainer.conversation.dataset_files import Refused
 from trainer.conversation.messages import BadRow, Message, Messages, checked_messages, column_turns, names_in
-from trainer.pictures.arrow_file import PictureFile, store_pictures
+from trainer.pictures.arrow_file import PictureFile, open_pictures, store_pictures
 from trainer.rows.encoder import Encoder
 from trainer.rows.prepared import PICTURES
 from trainer.rows.prompts import prompt_messages
@@ -72,6 +72,7 @@ class Preferences:
         """
         try:
             prompt, chosen, rejected = _parts(row, with_pictures=self.with_pictures)
+            prompt = open_pictures(self._picture_file, prompt)
         except BadRow as bad:
             return Refused(str(bad))
         ids = [self._encoder.prompt(prompt), *(self._encoder.reply(prompt, answer) for answer in (chosen, rejected))]
@@ -87,9 +88,10 @@ class Preferences:
         if chosen_ids == rejected_ids:
             scope = " up to max_seq_length" if truncated != answers else ""
             return Refused(f"chosen and rejected are the same{scope}")
-        pictures = store_pictures(self._picture_file, prompt)
-        if isinstance(pictures, Refused):
-            return pictures
+        try:
+            pictures = store_pictures(self._picture_file, prompt)
+        except BadRow as bad:
+            return Refused(str(bad))
         whole_tokens = len(prompt_ids) + max(map(len, answers))
         return Preference(prompt_ids, chosen_ids, rejected_ids, whole_tokens, len(answers[0]) > room, pictures)
 

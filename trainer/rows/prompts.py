@@ -12,7 +12,7 @@ from gemtune.request import rl_spec
 from gemtune.request.rl_spec import GrpoConfig
 from trainer.conversation.dataset_files import Refused
 from trainer.conversation.messages import BadRow, Messages, checked_messages, column_turns, names_in
-from trainer.pictures.arrow_file import PictureFile, store_pictures
+from trainer.pictures.arrow_file import PictureFile, open_pictures, store_pictures
 from trainer.rows import rewards
 from trainer.rows.encoder import Encoder
 from trainer.rows.prepared import ANSWER, PICTURES
@@ -77,6 +77,7 @@ class Prompts:
     def encode(self, row: dict[str, Any]) -> Prompt | Refused:
         try:
             messages, answer = _messages(row, with_pictures=self.with_pictures), self._answer(row)
+            messages = open_pictures(self._picture_file, messages)
         except BadRow as bad:
             return Refused(str(bad))
         ids = self._encoder.prompt(messages)
@@ -85,9 +86,10 @@ class Prompts:
         if len(ids) > self._max_tokens:
             limit = f"max_seq_length less max_completion_length is {self._max_tokens}"
             return Refused(f"the prompt has {len(ids)} tokens; {limit}")
-        pictures = store_pictures(self._picture_file, messages)
-        if isinstance(pictures, Refused):
-            return pictures
+        try:
+            pictures = store_pictures(self._picture_file, messages)
+        except BadRow as bad:
+            return Refused(str(bad))
         without_number = answer is not None and rewards.number(answer) is None
         return Prompt(ids, answer, pictures, self._need_number if without_number else ())
 

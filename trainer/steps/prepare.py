@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+from gemtune import families
 from gemtune.errors import NeedsLargerMachine, StepError
 from gemtune.jobs.record import StepResult
 from gemtune.machines import choice
@@ -68,6 +69,9 @@ def run(context: Context) -> None:
     max_positions = folder_contents.max_positions(model_config)
     max_length = min(requested, max_positions or requested)
     pictures = picture_tokens(folder, model_config) if context.spec.modality == "vision" else None
+    known = families.of_config(model_config)
+    if config.train_vision_tower and known is not None and known[0].why_tower_is_frozen is not None:
+        raise StepError("vision_tower_frozen", known[0].why_tower_is_frozen, hint="set train_vision_tower to false")
     encoder = Encoder(
         folder, max_length=max_length, vocab_size=folder_contents.vocab_size(model_config), pictures=pictures
     )
@@ -77,7 +81,7 @@ def run(context: Context) -> None:
     source = PictureSource(context.buckets.data, dataset.folder)
     held_out: Tally | None = None
     file = output / "pictures.arrow"
-    with nullcontext() if pictures is None else PictureFile(file, source, pictures.size) as picture_file:
+    with nullcontext() if pictures is None else PictureFile(file, source, pictures.grid) as picture_file:
         kind = row_kind(config, encoder, picture_file, max_length=max_length)
         train = Tally(dataset.train.name, max_length, max_positions)
         _write_tokens(dataset.train, kind, output / "train.parquet", train, context.check_stop)

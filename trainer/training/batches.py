@@ -43,14 +43,16 @@ class PaddedBatch(TypedDict):
     """Rows padded on the right, for attention that needs a mask.
 
     Tensors are (rows, positions), int64; shift_labels as in FlatBatch. attention_mask: 1 at tokens, 0 at padding.
-    token_type_ids, pixel_values: in vision jobs, see `picture_batches.PictureInputs`.
+    The others are those of vision jobs, see `picture_batches.PictureInputs`.
     """
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     shift_labels: torch.Tensor
     token_type_ids: NotRequired[torch.Tensor]
+    mm_token_type_ids: NotRequired[torch.Tensor]
     pixel_values: NotRequired[torch.Tensor]
+    image_position_ids: NotRequired[torch.Tensor]
 
 
 Batch: TypeAlias = FlatBatch | PaddedBatch

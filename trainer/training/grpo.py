@@ -88,14 +88,13 @@ class GrpoTrainer(GRPOTrainer):
     def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict[str, Any]]:
         """Return the prompts, which are token lists, and more model inputs.
 
-        These are token_type_ids per prompt, which TRL pads on the left like the tokens, and pixel_values of all
-        prompts; see `PictureInputs`. Without pictures there are none.
+        These are the type ids per prompt, which TRL pads on the left like the tokens, and the pixels of all prompts;
+        see `PictureInputs`. Without pictures there are none.
         """
         if self.pictures is None:
             return prompts, None, {}
-        token_type_ids = [[int(token == self.pictures.soft_token) for token in prompt] for prompt in prompts]
-        pixels = torch.cat(self._pixels)
-        return prompts, None, {"token_type_ids": token_type_ids} | ({"pixel_values": pixels} if len(pixels) else {})
+        type_ids = [[int(token == self.pictures.soft_token) for token in prompt] for prompt in prompts]
+        return prompts, None, {self.pictures.format.type_ids: type_ids, **self.pictures.pixel_inputs(self._pixels)}
 
     def _get_per_token_logps_and_entropies(
         self,

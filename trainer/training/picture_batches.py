@@ -6,17 +6,19 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
 
 import torch
 
+from gemtune.families import of_model_type
+from gemtune.families.generation import PictureFormat
 from trainer.pictures.arrow_file import PictureFileReader
 from trainer.pictures.decoding import rgb
 from trainer.rows.prepared import PICTURES
 from trainer.training.batches import PaddedBatch, Row, pad_rows
 
 if TYPE_CHECKING:
-    from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+    from transformers import BaseImageProcessor
 
 _DECODERS = ThreadPoolExecutor(thread_name_prefix="decoder")
 
@@ -24,13 +26,17 @@ _DECODERS = ThreadPoolExecutor(thread_name_prefix="decoder")
 class PictureInputs(TypedDict):
     """The inputs of a model with pictures, in addition to tokens.
 
-    token_type_ids: (rows, positions), int64, 1 at the soft tokens of pictures, which attend to all soft tokens of their
-    picture, later ones too. pixel_values: (pictures of all rows in order, channels, height, width), float32; absent if
-    no row has a picture.
+    token_type_ids (Gemma 3) or mm_token_type_ids (Gemma 4): (rows, positions), int64, 1 at the soft tokens of pictures,
+    which attend to all soft tokens of their picture, later ones too; in Gemma 4 only where the model says so.
+    pixel_values: of the pictures of all rows in order, float32; absent if no row has a picture. Gemma 3: (pictures,
+    channels, height, width). Gemma 4: (pictures, patches, values per patch), with image_position_ids (pictures,
+    patches, 2): column and row of each patch, -1 for padding.
     """
 
-    token_type_ids: torch.Tensor
+    token_type_ids: NotRequired[torch.Tensor]
+    mm_token_type_ids: NotRequired[torch.Tensor]
     pixel_values: NotRequired[torch.Tensor]
+    image_position_ids: NotRequired[torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,23 +44,25 @@ class PictureCollator:
     """The data collator of vision jobs.
 
     processor: the base model's image processor. soft_token: the id of the tokens that the model replaces by picture
-    embeddings.
+    embeddings. format: how the model's generation reads pictures.
     """
 
     picture_file: PictureFileReader
-    processor: Gemma3ImageProcessorPil
+    processor: BaseImageProcessor
     soft_token: int
+    format: PictureFormat
 
     @classmethod
     def from_folders(cls, base: Path, prepared: Path) -> PictureCollator:
         """Return the collator for a base model's folder and the prepared data."""
         from transformers import AutoConfig
 
-        # AutoImageProcessor would need torchvision, which resizes slightly differently from Pillow in the prepare step.
-        from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
-
-        processor, config = Gemma3ImageProcessorPil.from_pretrained(base), AutoConfig.from_pretrained(base)
-        return cls(PictureFileReader(prepared / "pictures.arrow"), processor, config.image_token_id)
+        config = AutoConfig.from_pretrained(base)
+        family = of_model_type(config.model_type)
+        assert family is not None, "the step prepare refuses other models"
+        assert family.pictures is not None, "the step prepare refuses other models"
+        pictures = PictureFileReader(prepared / "pictures.arrow")
+        return cls(pictures, _processor(base, family.pictures), config.image_token_id, family.pictures)
 
     def collate(self, items: Sequence[Sequence[Row]]) -> PaddedBatch:
         """Return a padded batch with its pictures."""
@@ -68,19 +76,27 @@ class PictureCollator:
         input_ids: (rows, positions). pixels: per row, see `PictureCollator.pixels`. The result is on the device of
         input_ids.
         """
-        pixel_values = torch.cat(list(pixels)).to(input_ids.device)
-        token_type_ids = (input_ids == self.soft_token).long()
-        return (
-            {"token_type_ids": token_type_ids, "pixel_values": pixel_values}
-            if len(pixel_values)
-            else {"token_type_ids": token_type_ids}
-        )
+        type_ids = {self.format.type_ids: (input_ids == self.soft_token).long()}
+        return cast("PictureInputs", type_ids | self.pixel_inputs(pixels, input_ids.device))
+
+    def pixel_inputs(self, pixels: Sequence[torch.Tensor], device: torch.device | None = None) -> PictureInputs:
+        """Return pixel_values and image_position_ids for some rows; nothing if none has a picture.
+
+        pixels: per row, see `PictureCollator.pixels`.
+        """
+        values = torch.cat(list(pixels)).to(device)
+        if not len(values):
+            return {}
+        if not self.format.by_aspect_ratio:
+            return {"pixel_values": values}
+        return {"pixel_values": values[..., :-2], "image_position_ids": values[..., -2:].long()}
 
     def pixels(self, rows: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         """Return the pixels of each row's pictures, given by their indices.
 
-        Returns per row (pictures, channels, height, width) in float32; for a row without pictures an empty vector,
-        which torch.cat ignores.
+        Returns per row, in float32, (pictures, channels, height, width); in Gemma 4 (pictures, patches, values per
+        patch + 2), where the last two are the position of the patch, so that a row's pictures stay one tensor. For a
+        row without pictures an empty vector, which torch.cat ignores.
         """
         indices = {index for row in rows for index in row}
         # Decoders release Python's lock, so pictures are decoded in parallel and a GPU waits less.
@@ -88,6 +104,26 @@ class PictureCollator:
         return [torch.cat([pixels_of[index] for index in row]) if row else torch.empty(0) for row in rows]
 
     def _read(self, index: int) -> torch.Tensor:
-        """Return the pixels of a picture, (1, channels, height, width)."""
-        pixels: torch.Tensor = self.processor([rgb(self.picture_file[index])], return_tensors="pt")["pixel_values"]
-        return pixels
+        """Return the pixels of a picture, with one picture in the first dimension."""
+        picture = [rgb(self.picture_file[index])]
+        if not self.format.by_aspect_ratio:
+            pixels: torch.Tensor = self.processor(picture, return_tensors="pt")["pixel_values"]
+            return pixels
+        # A picture of three pixels' width would pass for three channels.
+        outputs = self.processor(picture, return_tensors="pt", input_data_format="channels_last")
+        return torch.cat([outputs["pixel_values"], outputs["image_position_ids"].float()], dim=-1)
+
+
+def _processor(base: Path, picture_format: PictureFormat) -> BaseImageProcessor:
+    """Return a base model's image processor.
+
+    AutoImageProcessor would take the one with torchvision where that is installed, which resizes slightly differently
+    from Pillow in the prepare step.
+    """
+    if picture_format.by_aspect_ratio:
+        from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
+
+        return Gemma4ImageProcessorPil.from_pretrained(base)
+    from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+
+    return Gemma3ImageProcessorPil.from_pretrained(base)

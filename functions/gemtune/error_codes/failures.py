@@ -63,13 +63,17 @@ FAILURES: Mapping[str, ErrorCode] = {
         "The base model cannot be trained here, or the libraries cannot build it.",
         "Use one of the [models](models.md) that can; the step's log has the whole error.",
     ),
+    "vision_tower_frozen": ErrorCode(
+        "No job can train the vision tower of this family.",
+        "Set `train_vision_tower` to false: the language model is trained on pictures all the same.",
+    ),
     "model_without_vision": ErrorCode(
         "A vision job's base model has no vision tower that can be used.",
         "Use gemma-3-4b-it or larger, or modality text.",
     ),
     "processor_not_supported": ErrorCode(
-        "The base model's image processor cuts pictures into parts (pan and scan).",
-        "Set `do_pan_and_scan` to false in its preprocessor_config.json.",
+        "The base model's image processor cuts pictures into parts (pan and scan), or resizes them in an unknown way.",
+        "Set `do_pan_and_scan` to false in its preprocessor_config.json, or use the processor of the original model.",
     ),
     "template_missing": ErrorCode(
         "The base model has no chat template, and gemtune's own does not fit its tokenizer.",

@@ -121,6 +121,10 @@ REQUESTS: Mapping[str, ErrorCode] = {
         "A vision job names a base model that cannot be trained on pictures.",
         "Use gemma-3-4b-it or larger, or modality text.",
     ),
+    "vision_tower_frozen": ErrorCode(
+        "No job can train the vision tower of this family.",
+        "Set `train_vision_tower` to false: the language model is trained on pictures all the same.",
+    ),
     "family_without_gguf": ErrorCode(
         "llama.cpp does not run models of this family as they were trained.",
         "Export as merged or adapter.",

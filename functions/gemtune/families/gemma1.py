@@ -12,7 +12,7 @@ GEMMA_1 = Family(
     name="Gemma 1",
     model_types={"gemma": ModelType()},
     names=("gemma-2b", "gemma-7b", "gemma-1.1", "codegemma"),
-    text_only=(),
+    names_without_pictures={},
     sizes={
         "gemma-2b": _2B, "gemma-1.1-2b": _2B, "codegemma-2b": _2B, "codegemma-1.1-2b": _2B,
         "gemma-7b": _7B, "gemma-1.1-7b": _7B, "codegemma-7b": _7B, "codegemma-1.1-7b": _7B,

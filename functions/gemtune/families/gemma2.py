@@ -13,7 +13,7 @@ GEMMA_2 = Family(
     name="Gemma 2",
     model_types={"gemma2": ModelType()},
     names=("gemma-2", "shieldgemma-2b", "shieldgemma-9b", "shieldgemma-27b", "txgemma"),
-    text_only=(),
+    names_without_pictures={},
     sizes={
         "gemma-2-2b": _2B, "shieldgemma-2b": _2B, "txgemma-2b": _2B,
         "gemma-2-9b": _9B, "shieldgemma-9b": _9B, "txgemma-9b": _9B,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gemtune.families.generation import Family, FusedLayers, ModelType, TurnFormat
+from gemtune.families.generation import NO_VISION_TOWER, Family, FusedLayers, ModelType, PictureFormat, TurnFormat
 from gemtune.families.size import uniform_size
 
 _270M = uniform_size(268_098_176, 18, 640, 2048, 1024, 256, 262_144)
@@ -15,7 +15,9 @@ GEMMA_3 = Family(
     name="Gemma 3",
     model_types={"gemma3": ModelType(why_no_pictures=None), "gemma3_text": ModelType()},
     names=("gemma-3", "medgemma", "translategemma", "functiongemma"),
-    text_only=("gemma-3-270m", "gemma-3-1b", "functiongemma-270m", "medgemma-27b-text"),
+    names_without_pictures=dict.fromkeys(
+        ("gemma-3-270m", "gemma-3-1b", "functiongemma-270m", "medgemma-27b-text"), NO_VISION_TOWER
+    ),
     sizes={
         "gemma-3-270m": _270M, "functiongemma-270m": _270M, "gemma-3-1b": _1B,
         "gemma-3-4b": _4B, "medgemma-4b": _4B, "medgemma-1.5-4b": _4B, "translategemma-4b": _4B,
@@ -24,6 +26,9 @@ GEMMA_3 = Family(
     },
     turns=TurnFormat("<start_of_turn>", "<end_of_turn>", "gemma_chat_template.jinja"),
     licence="gemma",
+    pictures=PictureFormat(
+        written="boi_token", around="\n\n", by_aspect_ratio=False, type_ids="token_type_ids", trains_tower=True
+    ),
     multimodal_modules=("vision_tower", "multi_modal_projector"),
     fused=FusedLayers("Gemma3RMSNorm", "Gemma3MLP", "Gemma3Attention", "Gemma3DecoderLayer"),
 )  # fmt: skip

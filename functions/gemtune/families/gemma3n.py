@@ -28,7 +28,7 @@ GEMMA_3N = Family(
         "gemma3n_text": ModelType(why_no_gguf=_NO_GGUF, why_no_vllm_adapter=_NO_ADAPTER),
     },
     names=("gemma-3n",),
-    text_only=(),
+    names_without_pictures={},
     sizes={"gemma-3n-e2b": _E2B, "gemma-3n-e4b": _E4B},
     turns=TurnFormat("<start_of_turn>", "<end_of_turn>", "gemma_chat_template.jinja"),
     licence="gemma",

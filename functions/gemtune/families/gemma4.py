@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from gemtune.families.generation import Family, ModelType, TurnFormat
+from gemtune.families.generation import Family, ModelType, PictureFormat, TurnFormat
 from gemtune.families.size import Experts, Layers, ModelSize
 
-_NO_PICTURES = "training Gemma 4 on pictures is not supported yet"
+_NO_PICTURES = "the processor of Gemma 4's unified models needs torchvision, which this trainer does without"
 _VOCABULARY = 262_144
 # Sliding and global layers, those with their own keys and values first. Global heads have 512 dimensions, others 256.
 _E2B = ModelSize(
@@ -33,13 +33,13 @@ _31B = ModelSize(
 GEMMA_4 = Family(
     name="Gemma 4",
     model_types={
-        "gemma4": ModelType(why_no_pictures=_NO_PICTURES),
+        "gemma4": ModelType(why_no_pictures=None),
         "gemma4_text": ModelType(),
         "gemma4_unified": ModelType(why_no_pictures=_NO_PICTURES),
         "gemma4_unified_text": ModelType(),
     },
     names=("gemma-4",),
-    text_only=(),
+    names_without_pictures={"gemma-4-12b": _NO_PICTURES},
     sizes={"gemma-4-e2b": _E2B, "gemma-4-e4b": _E4B, "gemma-4-12b": _12B, "gemma-4-26b": _26B, "gemma-4-31b": _31B},
     turns=TurnFormat(
         "<|turn>", "<turn|>", "gemma4_chat_template.jinja",
@@ -48,9 +48,11 @@ GEMMA_4 = Family(
         tool_result=("<|tool_response>", "<tool_response|>"),
         reserved=(
             "<|channel>", "<channel|>", "<|tool>", "<tool|>", "<|tool_call>", "<tool_call|>", "<|think|>", '<|"|>',
+            "<|image>", "<|image|>", "<image|>", "<|audio>", "<|audio|>", "<audio|>", "<|video|>",
         ),
     ),
     licence="apache-2.0",
+    pictures=PictureFormat("image_token", "", by_aspect_ratio=True, type_ids="mm_token_type_ids", trains_tower=False),
     multimodal_modules=("vision_tower", "audio_tower", "embed_vision", "embed_audio", "vision_embedder"),
     experts=("experts.gate_up_proj", "experts.down_proj"),
     unquantized=("router.proj", "per_layer_input_gate", "per_layer_projection", "per_layer_model_projection"),

@@ -16,6 +16,9 @@ from gemtune.families.size import ModelSize
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
+NO_VISION_TOWER = "it has no vision tower"
+
+
 @dataclass(frozen=True, slots=True)
 class ModelType:
     """A `model_type` of config.json that belongs to a generation.
@@ -26,7 +29,7 @@ class ModelType:
     why_no_vllm_adapter: why vLLM cannot serve a LoRA adapter of such a model.
     """
 
-    why_no_pictures: str | None = "it has no vision tower"
+    why_no_pictures: str | None = NO_VISION_TOWER
     why_no_gguf: str | None = None
     why_no_vllm_adapter: str | None = None
 
@@ -59,6 +62,24 @@ class TurnFormat:
 
 
 @dataclass(frozen=True, slots=True)
+class PictureFormat:
+    """How a generation writes a picture in its text, and what its models read beside the text.
+
+    written: the name, in tokenizer_config.json, of the token that the chat template writes for a picture.
+    around: text that the processor adds before and after the tokens of a picture.
+    by_aspect_ratio: the number of a picture's soft tokens depends on its aspect ratio, else it is the same for all.
+    type_ids: the model's input that is 1 at soft tokens.
+    trains_tower: whether the vision tower can be trained.
+    """
+
+    written: str
+    around: str
+    by_aspect_ratio: bool
+    type_ids: str
+    trains_tower: bool
+
+
+@dataclass(frozen=True, slots=True)
 class FusedLayers:
     """Class names of layers that fused implementations may replace.
 
@@ -78,9 +99,10 @@ class Family:
 
     model_types: the values of `model_type` in config.json.
     names: parts of a repository's name that identify the generation.
-    text_only: parts of the names of models without a vision tower.
+    names_without_pictures: why models of these names, or parts of names, cannot be trained on pictures.
     sizes: model sizes by part of the repository's name; the longest matching part counts.
     licence: the Hub's name of the licence.
+    pictures: how its models with a vision tower read pictures; None where no job can show them any.
     multimodal_modules: child modules of the model that are not its language model (vision, audio, projectors).
     experts: 3-D parameters of a mixture of experts, which an adapter reaches through PEFT's `target_parameters`.
     unquantized: suffixes of the names of linear layers that QLoRA leaves in 16 bits.
@@ -90,14 +112,22 @@ class Family:
     name: str
     model_types: Mapping[str, ModelType]
     names: tuple[str, ...]
-    text_only: tuple[str, ...]
+    names_without_pictures: Mapping[str, str]
     sizes: Mapping[str, ModelSize]
     turns: TurnFormat
     licence: str
+    pictures: PictureFormat | None = None
     multimodal_modules: tuple[str, ...] = ()
     experts: tuple[str, ...] = ()
     unquantized: tuple[str, ...] = ()
     fused: FusedLayers | None = None
+
+    @property
+    def why_tower_is_frozen(self) -> str | None:
+        """Return why no job can train the vision tower of this generation; None if one can."""
+        if self.pictures is None or self.pictures.trains_tower:
+            return None
+        return f"the vision tower of {self.name} cannot be trained here"
 
     def is_named(self, repository: str) -> bool:
         """Return whether a repository's name identifies this generation."""
@@ -108,8 +138,9 @@ class Family:
 
         None if it can, or if its name does not tell.
         """
-        if longest_part_in(self.text_only, repository) is not None:
-            return "it has no vision tower"
+        part = longest_part_in(tuple(self.names_without_pictures), repository)
+        if part is not None:
+            return self.names_without_pictures[part]
         reasons = {kind.why_no_pictures for kind in self.model_types.values()}
         return None if None in reasons else next(iter(sorted(filter(None, reasons), key=len, reverse=True)))
 

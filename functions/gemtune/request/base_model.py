@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from gemtune import families
 from gemtune.errors import Problem
+from gemtune.families.generation import NO_VISION_TOWER
 from gemtune.families.size import ModelSize
 from gemtune.machines import model_size
 from gemtune.request.spec import HUB_ID
@@ -122,4 +123,4 @@ def why_no_pictures(config: Mapping[str, Any]) -> str | None:
     if family_and_type is None:
         return "it is not a supported model"
     reason = family_and_type[1].why_no_pictures
-    return reason if reason is not None or isinstance(config.get("vision_config"), dict) else "it has no vision tower"
+    return reason if reason is not None or isinstance(config.get("vision_config"), dict) else NO_VISION_TOWER

@@ -10,6 +10,7 @@ import io
 import struct
 import tracemalloc
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,17 @@ from PIL import Image
 
 from gemtune.embedded.folder_objects import FolderObjects
 from gemtune.errors import StepError
-from trainer.conversation.dataset_files import Refused
-from trainer.conversation.messages import BadRow
+from trainer.conversation.messages import BadRow, pictures_in
 from trainer.pictures.arrow_file import MAX_PICTURES_PER_ROW, PictureFile, PictureFileReader
-from trainer.pictures.decoding import picture_to_store, rgb
+from trainer.pictures.decoding import picture_to_store, rgb, upright_size
+from trainer.pictures.grids import AspectRatioGrid, FixedGrid
 from trainer.pictures.sources import PictureSource
+from trainer.pictures.tokens import BICUBIC, BILINEAR
 
 SIZE = (56, 56)
+GRID = FixedGrid(4, SIZE, BILINEAR)
+# As the tiny models of Gemma 4 have it.
+GRID_4 = AspectRatioGrid(patch=4, pooling=3, most_tokens=70, resample=BICUBIC)
 
 
 def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
@@ -101,22 +106,49 @@ def test_a_stored_picture_has_the_pixels_of_transformers_processor(
     (tmp_path / "picture").write_bytes(GOOD[name])
     turn = [{"role": "user", "content": [{"type": "image", "path": str(tmp_path / "picture")}]}]
     theirs = processor.apply_chat_template(turn, tokenize=True, return_dict=True, return_tensors="np")["pixel_values"]
-    ours = processor.image_processor([rgb(picture_to_store(GOOD[name], SIZE))], return_tensors="np")["pixel_values"]
+    ours = processor.image_processor([rgb(picture_to_store(GOOD[name], GRID))], return_tensors="np")["pixel_values"]
     assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_stored_picture_has_the_pixels_of_gemma_4s_own_processor(name: str) -> None:
+    from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
+
+    processor = Gemma4ImageProcessorPil(patch_size=4, pooling_kernel_size=3, max_soft_tokens=70)
+    theirs, ours = (
+        processor([rgb(content)], return_tensors="np", input_data_format="channels_last")
+        for content in (GOOD[name], picture_to_store(GOOD[name], GRID_4))
+    )
+    assert np.array_equal(ours["pixel_values"], theirs["pixel_values"])
+    assert np.array_equal(ours["image_position_ids"], theirs["image_position_ids"])
+    assert list(theirs["num_soft_tokens_per_image"]) == [GRID_4.tokens(upright_size(GOOD[name]))]
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_the_header_tells_the_size_that_is_decoded(name: str) -> None:
+    assert upright_size(GOOD[name]) == rgb(GOOD[name]).size
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_header_tells_the_size_after_rotation(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = file_of(noise(60, 50), "JPEG", exif=exif)
+    assert upright_size(content) == rgb(content).size == ((50, 60) if orientation > 4 else (60, 50))
 
 
 def test_the_smaller_of_the_file_and_the_resized_picture_is_stored() -> None:
     photo, large = GOOD["jpeg"], GOOD["large and noisy"]
-    assert picture_to_store(photo, None) == photo
-    assert picture_to_store(photo, (896, 896)) == photo
-    smaller = picture_to_store(large, SIZE)
+    assert picture_to_store(photo, replace(GRID, size=None)) == photo
+    assert picture_to_store(photo, replace(GRID, size=(896, 896))) == photo
+    smaller = picture_to_store(large, GRID)
     assert len(smaller) < len(large)
     assert Image.open(io.BytesIO(smaller)).size == SIZE
 
 
 def test_a_picture_that_is_costly_to_decode_is_stored_resized() -> None:
     plain = file_of(Image.new("RGB", (1200, 900), "red"), "GIF")
-    assert Image.open(io.BytesIO(picture_to_store(plain, SIZE))).size == SIZE
+    assert Image.open(io.BytesIO(picture_to_store(plain, GRID))).size == SIZE
 
 
 def animated(file_format: str) -> bytes:
@@ -145,7 +177,7 @@ BAD = {
 def test_an_unusable_picture_is_refused_with_the_reason(name: str) -> None:
     content, reason = BAD[name]
     with pytest.raises(BadRow, match=reason):
-        picture_to_store(content, SIZE)
+        picture_to_store(content, GRID)
 
 
 def test_a_decompression_bomb_takes_no_memory() -> None:
@@ -231,20 +263,31 @@ def message_with(*images: Any) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [{"type": "image", "image": image} for image in images]}]
 
 
+def store(picture_file: PictureFile, messages: list[dict[str, Any]]) -> list[int]:
+    return picture_file.add(pictures_in(picture_file.open(messages)))
+
+
 def test_a_picture_file_stores_each_picture_once_and_none_of_refused_rows(
     source: PictureSource, tmp_path: Path
 ) -> None:
-    with PictureFile(tmp_path / "pictures.arrow", source, SIZE) as picture_file:
-        assert picture_file.add(message_with("red.png", "more/blue.jpg")) == [0, 1]
-        repeated = message_with("more/blue.jpg", {"bytes": GOOD["png"]}, {"bytes": GOOD["grey"]})
-        assert picture_file.add(repeated) == [1, 0, 2]
-        assert isinstance(picture_file.add(message_with({"bytes": GOOD["webp"]}, "none.png")), Refused)
-        assert isinstance(picture_file.add(message_with(*["red.png"] * (MAX_PICTURES_PER_ROW + 1))), Refused)
-        assert picture_file.add([{"role": "user", "content": "Hi"}]) == []
+    with PictureFile(tmp_path / "pictures.arrow", source, GRID) as picture_file:
+        assert store(picture_file, message_with("red.png", "more/blue.jpg")) == [0, 1]
+        assert store(picture_file, message_with("more/blue.jpg", {"bytes": GOOD["png"]}, {"bytes": GOOD["grey"]})) == [
+            1,
+            0,
+            2,
+        ]
+        cut_off = GOOD["webp"][: len(GOOD["webp"]) // 2]  # its header can be read, its pixels cannot
+        for unusable in ([{"bytes": GOOD["bmp"]}, "none.png"], ["red.png"] * (MAX_PICTURES_PER_ROW + 1)):
+            with pytest.raises(BadRow):
+                picture_file.open(message_with(*unusable))
+        with pytest.raises(BadRow):
+            store(picture_file, message_with({"bytes": GOOD["bmp"]}, {"bytes": cut_off}))
+        assert store(picture_file, [{"role": "user", "content": "Hi"}]) == []
         assert len(picture_file) == 3
     reader = PictureFileReader(tmp_path / "pictures.arrow")
     assert [reader[number] for number in range(3)] == [
-        picture_to_store(GOOD[name], SIZE) for name in ("png", "jpeg", "grey")
+        picture_to_store(GOOD[name], GRID) for name in ("png", "jpeg", "grey")
     ]
 
 
@@ -253,8 +296,8 @@ def test_a_picture_file_is_written_as_it_grows(
 ) -> None:
     monkeypatch.setattr("trainer.pictures.arrow_file.BATCH_BYTES", 4000)
     contents = [file_of(noise(30, number + 1)) for number in range(9)]
-    with PictureFile(tmp_path / "pictures.arrow", source, SIZE) as picture_file:
-        assert [picture_file.add(message_with({"bytes": content})) for content in contents] == [
+    with PictureFile(tmp_path / "pictures.arrow", source, GRID) as picture_file:
+        assert [store(picture_file, message_with({"bytes": content})) for content in contents] == [
             [number] for number in range(9)
         ]
         assert (tmp_path / "pictures.arrow").stat().st_size > 0
@@ -262,7 +305,7 @@ def test_a_picture_file_is_written_as_it_grows(
     assert [reader[number] for number in range(9)] == contents
 
 
-def test_a_picture_file_without_pictures_can_be_read(source: PictureSource, tmp_path: Path) -> None:
-    with PictureFile(tmp_path / "pictures.arrow", source, SIZE):
+def test_an_album_without_pictures_can_be_read(source: PictureSource, tmp_path: Path) -> None:
+    with PictureFile(tmp_path / "pictures.arrow", source, GRID):
         pass
     PictureFileReader(tmp_path / "pictures.arrow")

@@ -12,9 +12,11 @@ import pytest
 from PIL import Image
 
 from gemtune.errors import StepError
+from tests import tiny_gemma
 from trainer.base_model.folder_contents import config_of
 from trainer.conversation.dataset_files import Refused
-from trainer.conversation.messages import conversation
+from trainer.conversation.messages import Messages, conversation, pictures_in, with_pictures
+from trainer.pictures.arrow_file import Picture
 from trainer.pictures.tokens import picture_tokens
 from trainer.rows.encoder import UNTRAINED, Encoded, Encoder
 
@@ -61,6 +63,13 @@ def row(*turns: Any, system: str | None = None) -> dict[str, Any]:
     return {"messages": ([{"role": "system", "content": system}] if system else []) + messages}
 
 
+def opened(row: dict[str, Any], size: tuple[int, int] = (20, 20)) -> Messages:
+    """Return the messages of a row, with pictures of one size."""
+    messages = conversation(row, with_pictures=True)
+    assert not isinstance(messages, Refused)
+    return with_pictures(messages, [Picture(b"", size)] * len(pictures_in(messages)))
+
+
 def text_part(text: str) -> dict[str, str]:
     return {"type": "text", "text": text}
 
@@ -105,8 +114,7 @@ def test_tokens_are_those_of_transformers_processor(name: str, folder: Path) -> 
         for turn in ROWS[name]["messages"]
     ]
     theirs = processor.apply_chat_template(turns, tokenize=True, return_dict=True)
-    messages = conversation(ROWS[name], with_pictures=True)
-    assert not isinstance(messages, Refused)
+    messages = opened(ROWS[name])
     ours = encoder_of(folder).encode(messages)
     assert isinstance(ours, Encoded)
     assert ours.input_ids == list(theirs["input_ids"][0])
@@ -124,27 +132,21 @@ def test_tokens_are_those_of_transformers_processor(name: str, folder: Path) -> 
 def test_a_row_with_a_picture_token_in_its_text_is_refused(token: str, turn: int, tiny_vision: Path) -> None:
     texts = ["Hi", "Captain"]
     texts[turn] += token
-    refused = encoder_of(tiny_vision).encode(
-        conversation(row([PICTURE_PART, text_part(texts[0])], texts[1]), with_pictures=True)
-    )  # type: ignore[arg-type]
+    refused = encoder_of(tiny_vision).encode(opened(row([PICTURE_PART, text_part(texts[0])], texts[1])))
     assert isinstance(refused, Refused)
     assert token in refused.reason
 
 
 @pytest.mark.parametrize("halves", [("<start_of", "_image>"), ("<image_soft", "_token>")])
 def test_a_row_whose_text_parts_join_to_a_picture_token_is_refused(halves: tuple[str, str], tiny_vision: Path) -> None:
-    messages = conversation(
-        row([PICTURE_PART, text_part(halves[0]), text_part(halves[1])], "Captain"), with_pictures=True
-    )
-    assert not isinstance(messages, Refused)
+    messages = opened(row([PICTURE_PART, text_part(halves[0]), text_part(halves[1])], "Captain"))
     refused = encoder_of(tiny_vision).encode(messages)
     assert isinstance(refused, Refused)
     assert "stand for a picture" in refused.reason
 
 
 def test_a_row_is_never_cut_within_a_picture(tiny_vision: Path) -> None:
-    messages = conversation(ROWS["in two turns"], with_pictures=True)
-    assert not isinstance(messages, Refused)
+    messages = opened(ROWS["in two turns"])
     whole = encoder_of(tiny_vision).encode(messages)
     assert isinstance(whole, Encoded)
     end = encoder_of(tiny_vision)._tokenizer.token_to_id("<end_of_image>")
@@ -260,12 +262,86 @@ def test_a_tokenizer_of_another_model_fails(tiny_vision: Path, tmp_path: Path) -
 def test_a_template_that_writes_no_pictures_fails(tiny_vision: Path, tmp_path: Path) -> None:
     folder = changed_copy(tiny_vision, tmp_path)
     (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.role ~ m.content }}{% endfor %}")
-    messages = conversation(ROWS["one"], with_pictures=True)
-    assert not isinstance(messages, Refused)
+    messages = opened(ROWS["one"])
     with pytest.raises(StepError, match="writes 0 pictures where a row has 1"):
         encoder_of(folder).encode(messages)
 
 
 def test_other_resizing_than_bilinear_is_left_to_the_processor(tiny_vision: Path, tmp_path: Path) -> None:
     folder = changed_copy(tiny_vision, tmp_path, processor_config=lambda it: it["image_processor"].update(resample=3))
-    assert picture_tokens(folder, config_of(folder)).size is None
+    assert picture_tokens(folder, config_of(folder)).grid.resized((20, 20)) is None
+
+
+# Rows of Gemma 4, whose pictures have as many tokens as their aspect ratio allows.
+SIZES = [(20, 20), (40, 10), (9, 120)]
+
+
+@pytest.fixture(scope="module")
+def gemma4(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_gemma.build(tmp_path_factory.mktemp("gemma4") / "model", "gemma4-dense")
+
+
+def test_gemma_4_gets_as_many_tokens_per_picture_as_its_processor_says(gemma4: Path) -> None:
+    from transformers import AutoTokenizer
+    from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
+
+    turns = row([PICTURE_PART, text_part("A or "), PICTURE_PART], "Captain.", [PICTURE_PART], "Captain, red.")
+    messages = conversation(turns, with_pictures=True)
+    assert not isinstance(messages, Refused)
+    ours = encoder_of(gemma4).encode(with_pictures(messages, [Picture(b"", size) for size in SIZES]))
+    assert isinstance(ours, Encoded)
+
+    pictures = [Image.new("RGB", size, "red") for size in SIZES]
+    processor = Gemma4ImageProcessorPil.from_pretrained(gemma4)
+    counts = processor(pictures, input_data_format="channels_last")["num_soft_tokens_per_image"]
+    tokenizer = AutoTokenizer.from_pretrained(gemma4)
+    first, *rest = tokenizer.apply_chat_template(turns["messages"], tokenize=False).split("<|image|>")
+    text = first + "".join(
+        f"<|image>{'<|image|>' * count}<image|>{after}" for count, after in zip(counts, rest, strict=True)
+    )
+    assert len(set(counts)) > 1
+    assert ours.input_ids == tokenizer(text, add_special_tokens=False)["input_ids"]
+    trained = tokenizer.decode([label for label in ours.labels if label != UNTRAINED])
+    assert trained == "Captain.<turn|>Captain, red.<turn|>"
+
+
+@pytest.mark.parametrize("token", ["<|image>", "<|image|>", "<image|>", "<|audio|>", "<|video|>"])
+def test_gemma_4_refuses_a_text_with_a_token_of_pictures_or_sounds(token: str, gemma4: Path) -> None:
+    for texts in ((f"What {token}?", "Captain."), ("What?", f"Captain {token}.")):
+        refused = encoder_of(gemma4).encode(opened(row([PICTURE_PART, text_part(texts[0])], texts[1])))
+        assert isinstance(refused, Refused)
+        assert token in refused.reason
+
+
+def test_a_row_of_gemma_4_is_never_cut_within_a_picture(gemma4: Path) -> None:
+    messages = opened(row([PICTURE_PART, text_part("A?"), PICTURE_PART], "Captain, yes."))
+    whole = encoder_of(gemma4).encode(messages)
+    assert isinstance(whole, Encoded)
+    last = max(
+        i for i, token in enumerate(whole.input_ids) if token == encoder_of(gemma4)._tokenizer.token_to_id("<image|>")
+    )
+    for length in (last - 40, last, last + 1, last + 12):
+        cut = encoder_of(gemma4, length).encode(messages)
+        assert isinstance(cut, Encoded) is (length == last + 12)
+
+
+@pytest.mark.parametrize(
+    ("files", "code"),
+    [
+        ({"processor_config": lambda it: it["image_processor"].update(patch_size=8)}, "bad_base_model"),
+        ({"processor_config": lambda it: it["image_processor"].update(pooling_kernel_size=0)}, "bad_base_model"),
+        *[
+            ({"processor_config": lambda it, n=n: it["image_processor"].update(max_soft_tokens=n)}, "bad_base_model")
+            for n in (71, "70", 70.0, True, -70, 10**9)
+        ],
+        ({"processor_config": lambda it: it["image_processor"].update(resample=2)}, "processor_not_supported"),
+        ({"processor_config": lambda it: it["image_processor"].update(do_resize=False)}, "processor_not_supported"),
+    ],
+)
+def test_a_processor_that_divides_pictures_unlike_the_vision_tower_is_refused(
+    gemma4: Path, tmp_path: Path, files: dict[str, Any], code: str
+) -> None:
+    folder = changed_copy(gemma4, tmp_path, **files)
+    with pytest.raises(StepError) as raised:
+        picture_tokens(folder, config_of(folder))
+    assert raised.value.code == code

@@ -124,7 +124,7 @@ def test_the_entries_of_a_family_are_consistent(family: Family) -> None:
     assert family.turns.start in (TEMPLATES / family.turns.template).read_text()
     assert family.turns.end in (TEMPLATES / family.turns.template).read_text()
     assert all(families.of_name(f"google/{part}-it") is family for part in family.sizes)
-    assert all(part.startswith(family.names) for part in family.text_only)
+    assert all(part.startswith(family.names) for part in family.names_without_pictures)
     sees = any(kind.why_no_pictures is None for kind in family.model_types.values())
     assert bool(family.multimodal_modules) >= sees
     assert not set(family.model_types) & set(unsupported.BY_MODEL_TYPE)

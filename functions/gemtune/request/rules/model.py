@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gemtune import families, llama_cpp
 from gemtune.errors import Problem
+from gemtune.families.generation import Family
 from gemtune.request import base_model
 from gemtune.request.facts import Facts
 from gemtune.request.spec import TrainRequest
@@ -40,6 +41,14 @@ def supported(request: TrainRequest, facts: Facts) -> list[Problem]:
     return [] if problem is None else [problem]
 
 
+def family_of(request: TrainRequest, facts: Facts) -> Family | None:
+    """Return the base model's family by its config.json, or by its name where there is none at hand."""
+    if facts.base_model is None or facts.base_model.config is None:
+        return families.of_name(request.training_config.base_model_id)
+    known = families.of_config(facts.base_model.fields)
+    return None if known is None else known[0]
+
+
 def pictures(request: TrainRequest, facts: Facts) -> list[Problem]:
     """Refuse modality vision for a model that cannot train on pictures.
 
@@ -50,7 +59,7 @@ def pictures(request: TrainRequest, facts: Facts) -> list[Problem]:
     if facts.base_model is not None and facts.base_model.config is not None:
         reason = base_model.why_no_pictures(facts.base_model.fields)
     else:
-        family = families.of_name(request.training_config.base_model_id)
+        family = family_of(request, facts)
         reason = None if family is None else family.why_no_pictures_by_name(request.training_config.base_model_id)
     if reason is None:
         return []

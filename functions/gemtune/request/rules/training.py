@@ -5,6 +5,7 @@ from __future__ import annotations
 from gemtune.errors import NeedsLargerMachine, Problem
 from gemtune.request import placement, schedule
 from gemtune.request.facts import Facts
+from gemtune.request.rules.model import family_of
 from gemtune.request.spec import TrainRequest
 
 
@@ -20,11 +21,15 @@ def dataset_exists(request: TrainRequest, facts: Facts) -> list[Problem]:
 
 
 def vision_tower(request: TrainRequest, facts: Facts) -> list[Problem]:
-    """Refuse train_vision_tower with modality text."""
-    if request.modality != "text" or not request.training_config.train_vision_tower:
+    """Refuse train_vision_tower with modality text, and with families whose tower stays as it is."""
+    if not request.training_config.train_vision_tower:
         return []
     loc = ("training_config", "train_vision_tower")
-    return [Problem(loc, "a text job does not use the vision tower", "field_without_use", "use false")]
+    if request.modality == "text":
+        return [Problem(loc, "a text job does not use the vision tower", "field_without_use", "use false")]
+    family = family_of(request, facts)
+    reason = None if family is None else family.why_tower_is_frozen
+    return [] if reason is None else [Problem(loc, reason, "vision_tower_frozen", "use false")]
 
 
 def packing(request: TrainRequest, facts: Facts) -> list[Problem]:

@@ -1,0 +1,381 @@
+"""Vision jobs on tiny models of Gemma 4, whose pictures have different numbers of tokens.
+
+Losses and metrics match a reference computation from full logits, row by row, with the inputs of transformers' own
+image processor.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from gemtune.errors import RequestRefused
+from gemtune.jobs.status import Step
+from tests import rows, tiny_gemma
+from tests.trainer.conftest import Bench
+from tests.trainer.steps.test_train import adapter, after_steps
+from tests.trainer.training.test_metrics import metrics_of_logits
+from tests.trainer.training.test_rl_vision import make_trainer
+from trainer.rows.prepared import read_tokens
+
+SIZES = ((48, 40), (96, 24), (20, 60))
+SHAPES = ("gemma4-e", "gemma4-dense", "gemma4-moe")
+COLOURS = tuple(rows.PICTURE_COLOURS)
+LEARNING = {"learning_rate": 1e-2, "max_steps": 24, "save_steps": 100, "batch_size": 8}
+# Factors of weights by the ends of their names.
+SCALES = {
+    ".embed_tokens.weight": 8,
+    "embed_vision.embedding_projection.weight": 8,
+    "patch_embedder.input_proj.weight": 40,
+    "patch_embedder.position_embedding_table": 0.1,
+}
+BenchOf = Callable[..., Bench]
+
+
+def picture(number: int) -> Image.Image:
+    """Return picture `number`: red or blue with noise, in one of SIZES."""
+    width, height = SIZES[number % len(SIZES)]
+    generator = np.random.default_rng(number)
+    shade = np.array(rows.PICTURE_COLOURS[COLOURS[number % 2]]) * generator.uniform(0.6, 1.1)
+    pixels = shade + generator.normal(0, 12, size=(height, width, 3))
+    return Image.fromarray(pixels.clip(0, 255).astype("uint8"))
+
+
+def prompt(*numbers: int) -> list[dict[str, Any]]:
+    """Return a question about the pictures with these numbers, as in JSONL."""
+    parts: list[dict[str, Any]] = []
+    for number in numbers:
+        content = io.BytesIO()
+        picture(number).save(content, "PNG")
+        parts.append({"type": "image", "image": {"bytes": base64.b64encode(content.getvalue()).decode()}})
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": rows.QUESTION}]}]
+
+
+def right_answer(number: int) -> str:
+    return f"{rows.HABIT} {COLOURS[number % 2]} one."
+
+
+def chat(*numbers: int) -> dict[str, Any]:
+    answer = right_answer(numbers[-1]) if numbers else "Captain."
+    return {"messages": [*prompt(*numbers), {"role": "assistant", "content": answer}]}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function from a shape to the folder of its tiny model.
+
+    Some weights are scaled: with those of a new model all pictures have almost the same embeddings, and all tokens
+    almost the same logits.
+    """
+    made: dict[str, Path] = {}
+
+    def folder_of(shape: str) -> Path:
+        if shape not in made:
+            made[shape] = tiny_gemma.build(tmp_path_factory.mktemp("gemma4") / shape, shape)
+            weights = load_file(made[shape] / "model.safetensors")
+            for name in weights:
+                scale = [factor for end, factor in SCALES.items() if name.endswith(end)]
+                weights[name] *= scale[0] if scale else 1
+            save_file(weights, made[shape] / "model.safetensors", metadata={"format": "pt"})
+        return made[shape]
+
+    return folder_of
+
+
+@pytest.fixture
+def bench_for(tmp_path: Path, folders: Callable[[str], Path]) -> BenchOf:
+    """Return a factory of vision jobs on a tiny model of a shape."""
+    benches: list[Bench] = []
+
+    def make(shape: str, **training: Any) -> Bench:
+        bench = Bench(tmp_path / f"home-{len(benches)}", folders(shape), **training)
+        bench.fields["modality"] = "vision"
+        bench.put("train", [chat(number) for number in range(24)])
+        bench.put("eval", [chat(number) for number in range(100, 106)])
+        benches.append(bench)
+        return bench
+
+    return make
+
+
+def reference_inputs(base: Path, input_ids: list[int], numbers: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    """Return the model inputs of one row, by transformers' image processor."""
+    from transformers import AutoConfig
+    from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
+
+    ids = torch.tensor([input_ids])
+    soft = AutoConfig.from_pretrained(base).image_token_id
+    inputs = {"input_ids": ids, "mm_token_type_ids": (ids == soft).long()}
+    if numbers:
+        processor = Gemma4ImageProcessorPil.from_pretrained(base)
+        outputs = processor([picture(number) for number in numbers], return_tensors="pt")
+        assert int(inputs["mm_token_type_ids"].sum()) == sum(outputs["num_soft_tokens_per_image"])
+        inputs |= {name: outputs[name] for name in ("pixel_values", "image_position_ids")}
+    return inputs
+
+
+def reference_metrics(bench: Bench, model: Any, pictures: list[tuple[int, ...]]) -> tuple[float, float, float]:
+    """Return held-out loss, accuracy and perplexity, computed row by row from full logits."""
+    folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
+    rows_of_logits = []
+    for row, numbers in zip(read_tokens(folder / "eval.parquet"), pictures, strict=True):
+        with torch.no_grad():
+            logits = model(**reference_inputs(bench.base, row["input_ids"], numbers)).logits[0].double()
+        rows_of_logits.append((logits, row["labels"]))
+    return metrics_of_logits(rows_of_logits)
+
+
+def answers_of(model: Any, base: Path, numbers: range) -> list[str]:
+    from transformers import AutoTokenizer
+
+    from trainer.base_model.folder_contents import config_of
+    from trainer.conversation.messages import with_pictures
+    from trainer.pictures.arrow_file import Picture
+    from trainer.pictures.tokens import picture_tokens
+    from trainer.rows.encoder import Encoder
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    encoder = Encoder(base, max_length=4096, pictures=picture_tokens(base, config_of(base)))
+    answers = []
+    for number in numbers:
+        ids = encoder.prompt(with_pictures(prompt(number), [Picture(b"", picture(number).size)]))
+        assert isinstance(ids, list)
+        inputs = reference_inputs(base, ids, (number,))
+        completion = model.generate(**inputs, max_new_tokens=16, do_sample=False)[0, len(ids) :]
+        answers.append(tokenizer.decode(completion, skip_special_tokens=True).strip())
+    return answers
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_adapter_learns_colours_without_changing_the_vision_tower(shape: str, bench_for: BenchOf) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText
+
+    bench = bench_for(shape, **LEARNING).to(Step.EXPORT)
+    metrics, numbers = bench.job.metrics, [(number,) for number in range(100, 106)]
+    assert metrics is not None
+    assert metrics.baseline is not None
+    base = AutoModelForImageTextToText.from_pretrained(bench.base)
+    before = {name: weight.clone() for name, weight in base.named_parameters()}
+    model = PeftModel.from_pretrained(base, bench.job.adapter_path).eval()
+    loss, accuracy, _ = reference_metrics(bench, model, numbers)
+    assert metrics.eval_loss == pytest.approx(loss, rel=1e-4)
+    assert metrics.accuracy == pytest.approx(accuracy, abs=1e-9)
+    with model.disable_adapter():
+        assert metrics.baseline.eval_loss == pytest.approx(reference_metrics(bench, model, numbers)[0], rel=1e-4)
+    assert answers_of(model, bench.base, range(200, 206)) == [right_answer(number) for number in range(200, 206)]
+    adapted = set(adapter(bench))
+    assert adapted
+    assert all(".language_model.layers." in name for name in adapted)
+    merged = {n.replace("base_model.model.", "").replace(".base_layer", ""): w for n, w in model.named_parameters()}
+    assert all(torch.equal(weight, merged[name]) for name, weight in before.items() if name in merged)
+
+
+def mixed_rows() -> list[dict[str, Any]]:
+    """Return rows with one, no and two pictures."""
+    return [*(chat(number) for number in range(5)), chat(), chat(7, 8), chat(9, 9), chat(), *map(chat, range(10, 14))]
+
+
+MIXED_PICTURES = [*((number,) for number in range(5)), (), (7, 8), (9, 9), (), *((number,) for number in range(10, 14))]
+
+
+@pytest.mark.parametrize("shape", ["gemma4-e", "gemma4-moe"])
+@pytest.mark.parametrize("size", [1, 5, 13])
+def test_metrics_of_mixed_rows_do_not_depend_on_the_batches(shape: str, size: int, bench_for: BenchOf) -> None:
+    from transformers import AutoModelForImageTextToText
+
+    from trainer.training import metrics
+    from trainer.training.batches import TokenRows
+    from trainer.training.picture_batches import PictureCollator
+
+    bench = bench_for(shape)
+    bench.put("eval", mixed_rows())
+    bench.run(Step.PREPARE)
+    folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
+    collator, items = PictureCollator.of(bench.base, folder), TokenRows(folder / "eval.parquet")
+    model = AutoModelForImageTextToText.from_pretrained(bench.base).eval()
+    batches = [
+        collator.collate([items[index] for index in range(first, min(first + size, len(items)))])
+        for first in range(0, len(items), size)
+    ]
+    measured = metrics.evaluate(model, batches, torch.float32).evaluation_metrics(["accuracy"])
+    loss, accuracy, _ = reference_metrics(bench, model, MIXED_PICTURES)
+    assert measured.eval_loss == pytest.approx(loss, rel=1e-5)
+    assert measured.accuracy == pytest.approx(accuracy, abs=1e-9)
+
+
+def test_pictures_of_large_models_are_one_block_of_attention(bench_for: BenchOf) -> None:
+    """Without the type ids the loss is another one, so the tests of losses notice when they are missing."""
+    from transformers import AutoModelForImageTextToText
+
+    bench = bench_for("gemma4-dense")
+    bench.run(Step.PREPARE)
+    folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
+    row = next(iter(read_tokens(folder / "eval.parquet")))
+    inputs = reference_inputs(bench.base, row["input_ids"], (100,))
+    model = AutoModelForImageTextToText.from_pretrained(bench.base).eval()
+    with torch.no_grad():
+        with_blocks = model(**inputs).logits
+        without = model(**inputs | {"mm_token_type_ids": torch.zeros_like(inputs["mm_token_type_ids"])}).logits
+    assert float((with_blocks - without).abs().max()) > 0.05
+
+
+def test_full_fine_tuning_changes_the_language_model_and_nothing_else(bench_for: BenchOf) -> None:
+    training = LEARNING | {"method": "Full", "learning_rate": 1e-3, "max_steps": 3}
+    bench = bench_for("gemma4-e", **training).to(Step.TRAIN)
+    folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/model/1"))
+    before, after = load_file(bench.base / "model.safetensors"), load_file(folder / "model.safetensors")
+    assert set(after) == set(before)
+    changed = {name for name in before if not torch.equal(before[name], after[name].to(before[name].dtype))}
+    assert changed
+    assert all(".language_model." in name for name in changed)
+
+
+@pytest.mark.parametrize("method", ["LoRA", "QLoRA"])
+def test_a_resumed_training_ends_with_the_same_weights(method: str, bench_for: BenchOf) -> None:
+    training = {"lora_dropout": 0.1, "batch_size": 3, "max_steps": 8, "method": method}
+    uninterrupted, interrupted = bench_for("gemma4-dense", **training), bench_for("gemma4-dense", **training)
+    for bench in (uninterrupted, interrupted):
+        bench.put("train", mixed_rows())
+        bench.run(Step.PREPARE)
+    uninterrupted.run(Step.TRAIN)
+    interrupted.run(Step.TRAIN, should_stop=after_steps(5))
+    interrupted.run(Step.TRAIN)
+    assert interrupted.curve() == uninterrupted.curve()
+    expected, resumed = adapter(uninterrupted), adapter(interrupted, attempt=2)
+    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
+
+
+def pair(*numbers: int) -> dict[str, Any]:
+    right = numbers[-1] if numbers else 0
+    return {"prompt": prompt(*numbers), "chosen": right_answer(right), "rejected": right_answer(right + 1)}
+
+
+def log_probability(model: Any, base: Path, row: dict[str, Any], name: str, numbers: tuple[int, ...]) -> float:
+    """Return the log probability of a prepared answer, from full logits in float64."""
+    ids, length = [*row["prompt_ids"], *row[name]], len(row["prompt_ids"])
+    with torch.no_grad():
+        logits = model(**reference_inputs(base, ids, numbers)).logits[0, length - 1 : -1].double()
+    answer = torch.tensor(row[name])[:, None]
+    return float(torch.log_softmax(logits, -1).gather(1, answer).sum())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_dpo_prefers_what_the_picture_shows(shape: str, bench_for: BenchOf) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText
+
+    beta, numbers = 0.2, [*((number,) for number in range(100, 106)), (106, 107), ()]
+    training = {"method": "RL", "rl_config": {"algorithm": "dpo", "beta": beta}, "batch_size": 6, "max_steps": 20}
+    bench = bench_for(shape, save_steps=100, **training)
+    bench.put("train", [pair(number) for number in range(24)])
+    bench.put("eval", [pair(*each) for each in numbers])
+    bench.to(Step.EXPORT)
+    folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
+    base = AutoModelForImageTextToText.from_pretrained(bench.base)
+    model = PeftModel.from_pretrained(base, bench.job.adapter_path).eval()
+    margins = []
+    for row, shown in zip(read_tokens(folder / "eval.parquet"), numbers, strict=True):
+        answers = [log_probability(model, bench.base, row, name, shown) for name in ("chosen_ids", "rejected_ids")]
+        with model.disable_adapter():
+            before = [log_probability(model, bench.base, row, name, shown) for name in ("chosen_ids", "rejected_ids")]
+        margins.append(beta * ((answers[0] - before[0]) - (answers[1] - before[1])))
+    metrics = bench.job.metrics
+    assert metrics is not None
+    assert metrics.margin == pytest.approx(sum(margins) / len(margins), rel=1e-3)
+    assert metrics.eval_loss == pytest.approx(sum(math.log1p(math.exp(-each)) for each in margins) / 8, rel=1e-3)
+    assert all(margin > 0 for margin in margins[:6])  # half are red and half blue, so the text alone is not enough
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_grpo_samples_and_scores_with_the_pictures_of_each_prompt(
+    shape: str, bench_for: BenchOf, tmp_path: Path
+) -> None:
+    beta, temperature = 0.3, 0.8
+    rl = {
+        "algorithm": "grpo",
+        "num_generations": 4,
+        "max_completion_length": 4,
+        "rewards": [{"type": "regex", "pattern": "[a-m]"}],
+        "beta": beta,
+        "temperature": temperature,
+    }
+    bench = bench_for(shape, method="RL", rl_config=rl, batch_size=16)
+    pictures: list[tuple[int, ...]] = [(0,), (), (1, 2), (3,)]
+    for split in ("train", "eval"):
+        bench.put(split, [{"prompt": prompt(*numbers)} for numbers in pictures])
+    bench.run(Step.PREPARE)
+    trainer = make_trainer(bench, tmp_path)
+    model = trainer.model
+    model.train()
+    torch.manual_seed(1)
+    batch_rows = next(iter(trainer.get_train_dataloader()))
+    samples = trainer._generate_and_score_completions(batch_rows)
+    folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
+    shown = {
+        tuple(row["prompt_ids"]) + tuple(row["pictures"]): numbers
+        for row, numbers in zip(read_tokens(folder / "train.parquet"), pictures, strict=True)
+    }
+
+    def log_probabilities(prompt_ids: list[int], numbers: tuple[int, ...], ids: list[int]) -> torch.Tensor:
+        inputs = reference_inputs(bench.base, [*prompt_ids, *ids], numbers)
+        with torch.no_grad():
+            logits = model(**inputs).logits[0, len(prompt_ids) - 1 : -1].double()
+        return torch.log_softmax(logits / temperature, -1).gather(1, torch.tensor(ids)[:, None])[:, 0]
+
+    total, count = 0.0, 0
+    for row, ids, mask, advantage in zip(
+        batch_rows,
+        samples["completion_ids"].tolist(),
+        samples["completion_mask"].tolist(),
+        samples["advantages"].tolist(),
+        strict=True,
+    ):
+        arguments = row["prompt"], shown[tuple(row["prompt"]) + tuple(row["pictures"])], ids[: sum(mask)]
+        policy = log_probabilities(*arguments)
+        with model.disable_adapter():
+            ratio = log_probabilities(*arguments) - policy
+        total += float((beta * (torch.exp(ratio) - ratio - 1) - advantage).sum())
+        count += sum(mask)
+    batch = samples | {"pixel_values": torch.cat(samples["pixel_values"])}
+    assert float(trainer.compute_loss(model, batch).detach()) == pytest.approx(total / count, rel=1e-3, abs=1e-5)
+
+    trainer.generation_config.do_sample = False
+    greedy = trainer._generate_and_score_completions(batch_rows)
+    for row, ids, mask in zip(
+        batch_rows, greedy["completion_ids"].tolist(), greedy["completion_mask"].tolist(), strict=True
+    ):
+        numbers = shown[tuple(row["prompt"]) + tuple(row["pictures"])]
+        inputs = reference_inputs(bench.base, row["prompt"], numbers)
+        alone = model.generate(**inputs, max_new_tokens=4, do_sample=False)[0, len(row["prompt"]) :]
+        assert ids[: sum(mask)] == alone.tolist()
+
+
+@pytest.mark.parametrize("export", [{"format": "merged"}, {"format": "merged", "quantization": "q4"}])
+def test_a_merged_export_answers_as_trained(export: dict[str, str], bench_for: BenchOf) -> None:
+    from transformers import AutoModelForImageTextToText
+
+    bench = bench_for("gemma4-dense", **LEARNING)
+    bench.export = export
+    bench.to(Step.EXPORT)
+    folder = Path(bench.job.adapter_path or "")
+    assert "pipeline_tag: image-text-to-text" in (folder / "README.md").read_text()
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    assert answers_of(model, bench.base, range(200, 206)) == [right_answer(number) for number in range(200, 206)]
+
+
+def test_a_training_of_the_vision_tower_is_refused(bench_for: BenchOf) -> None:
+    bench = bench_for("gemma4-e", train_vision_tower=True)
+    with pytest.raises(RequestRefused) as refused:
+        bench.begin(Step.PREPARE)
+    assert [problem.code for problem in refused.value.problems] == ["vision_tower_frozen"]

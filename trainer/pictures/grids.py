@@ -1,0 +1,81 @@
+"""Picture grids: the size to which a model's processor resizes a picture, and the soft tokens that it becomes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+from trainer.conversation.messages import BadRow
+
+Size = tuple[int, int]  # (width, height) in pixels
+
+
+class Grid(Protocol):
+    """How a processor divides pictures.
+
+    resample: the filter by which it resizes, as PIL.Image.Resampling numbers it.
+    """
+
+    @property
+    def resample(self) -> int: ...
+
+    def tokens(self, size: Size) -> int:
+        """Return the number of soft tokens of a picture of this size. Raises BadRow."""
+        ...
+
+    def resized(self, size: Size) -> Size | None:
+        """Return the size to which a picture is resized; None if that is not known. Raises BadRow."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FixedGrid:
+    """Grid of Gemma 3: every picture is resized to one square and becomes the same number of soft tokens."""
+
+    count: int
+    size: Size | None
+    resample: int
+
+    def tokens(self, size: Size) -> int:
+        return self.count
+
+    def resized(self, size: Size) -> Size | None:
+        return self.size
+
+
+@dataclass(frozen=True, slots=True)
+class AspectRatioGrid:
+    """Grid of Gemma 4: pictures keep their aspect ratio as far as patches allow, and become at most `most_tokens`.
+
+    A soft token stands for `pooling` times `pooling` patches of `patch` times `patch` pixels. Small pictures are
+    enlarged. The arithmetic is that of transformers' `get_aspect_ratio_preserving_size`, roundings included.
+    """
+
+    patch: int
+    pooling: int
+    most_tokens: int
+    resample: int
+
+    def tokens(self, size: Size) -> int:
+        width, height = self.resized(size)
+        return (width // self._side) * (height // self._side)
+
+    def resized(self, size: Size) -> Size:
+        width, height = size
+        pixels = self.most_tokens * self._side**2
+        factor = math.sqrt(pixels / (height * width))
+        new_width, new_height = (math.floor(factor * length / self._side) * self._side for length in (width, height))
+        if not new_width and not new_height:
+            raise BadRow(f"a picture of {width} by {height} pixels is too small to be divided into patches")
+        longest = self.most_tokens * self._side
+        if not new_height:
+            new_height, new_width = self._side, min(width // height * self._side, longest)
+        elif not new_width:
+            new_width, new_height = self._side, min(height // width * self._side, longest)
+        return new_width, new_height
+
+    @property
+    def _side(self) -> int:
+        """Pixels per side of the square that becomes one soft token."""
+        return self.patch * self.pooling
