@@ -48,7 +48,7 @@ def pictures_in(messages: Messages) -> list[Any]:
 
 
 def with_pictures(messages: Messages, images: Sequence[Any]) -> Messages:
-    """Return the messages with the `image` value of each picture replaced, in order."""
+    """Return the messages with other `image` values, in order."""
     ahead = iter(images)
 
     def replaced(content: Any) -> Any:

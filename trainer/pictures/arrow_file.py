@@ -24,7 +24,10 @@ BATCH_BYTES = 16 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture that a row shows: its file, and its size after the file's EXIF rotation."""
+    """A row's picture.
+
+    content: the encoded file. size: after the rotation that its EXIF entry names.
+    """
 
     content: bytes
     size: Size
@@ -55,9 +58,9 @@ class PictureFile(FileWriter):
         return len(self._numbers)
 
     def open(self, messages: Messages) -> Messages:
-        """Return the messages of a row with each `image` replaced by a Picture, of which only the header is read.
+        """Return the messages of a row with a Picture for each `image`.
 
-        Raises BadRow.
+        Only headers are read. Raises BadRow.
         """
         images = pictures_in(messages)
         if len(images) > MAX_PICTURES_PER_ROW:
@@ -91,12 +94,18 @@ class PictureFile(FileWriter):
 
 
 def open_pictures(picture_file: PictureFile | None, messages: Messages) -> Messages:
-    """Return the messages with their pictures opened, as they are in a text job. Raises BadRow."""
+    """Return the messages with their pictures opened.
+
+    In a text job they stay as they are. Raises BadRow.
+    """
     return messages if picture_file is None else picture_file.open(messages)
 
 
 def store_pictures(picture_file: PictureFile | None, messages: Messages) -> Sequence[int]:
-    """Store the pictures of opened messages and return their numbers; () in a text job. Raises BadRow."""
+    """Store the pictures of opened messages and return their numbers.
+
+    Returns () in a text job. Raises BadRow.
+    """
     return () if picture_file is None else picture_file.add(pictures_in(messages))
 
 

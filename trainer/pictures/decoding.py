@@ -46,7 +46,10 @@ def rgb(content: bytes) -> Image:
 
 
 def upright_size(content: bytes) -> Size:
-    """Return the (width, height) of a picture as `rgb` decodes it, by its header alone. Raises BadRow."""
+    """Return the (width, height) of a picture as `rgb` decodes it.
+
+    Only the header is read. Raises BadRow.
+    """
     from PIL import ExifTags
 
     with _opened(content) as opened:
@@ -56,7 +59,10 @@ def upright_size(content: bytes) -> Size:
 
 @contextmanager
 def _opened(content: bytes) -> Iterator[Image]:
-    """Open a picture whose header is acceptable. Raises BadRow, also for what the block cannot decode."""
+    """Open a picture with an acceptable header.
+
+    Raises BadRow, also for pixels that the block cannot decode.
+    """
     from PIL import Image
 
     if len(content) > MAX_BYTES:
@@ -86,10 +92,10 @@ def _check(opened: Image) -> None:
 
 
 def picture_to_store(content: bytes, grid: Grid) -> bytes:
-    """Return the encoded picture to store: the file, or a PNG resized as the model's processor would.
+    """Return the encoded picture to store: the file, or a resized PNG.
 
-    The PNG is stored if it is smaller, or if the file has far more pixels than the model reads. Both give the model the
-    same pixels. Raises BadRow.
+    grid: of the model's processor, which determines the size. The PNG is stored if it is smaller, or if the file has
+    far more pixels than the model reads. Both give the model the same pixels. Raises BadRow.
     """
     from PIL.Image import Resampling
 

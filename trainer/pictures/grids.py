@@ -1,4 +1,4 @@
-"""Picture grids: the size to which a model's processor resizes a picture, and the soft tokens that it becomes."""
+"""Picture grids: sizes and soft tokens of the pictures that a model reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Size = tuple[int, int]  # (width, height) in pixels
 
 
 class Grid(Protocol):
-    """How a processor divides pictures.
+    """Grid into which a processor divides pictures.
 
     resample: the filter by which it resizes, as PIL.Image.Resampling numbers it.
     """
@@ -21,17 +21,23 @@ class Grid(Protocol):
     def resample(self) -> int: ...
 
     def tokens(self, size: Size) -> int:
-        """Return the number of soft tokens of a picture of this size. Raises BadRow."""
+        """Return the number of soft tokens of a picture. Raises BadRow."""
         ...
 
     def resized(self, size: Size) -> Size | None:
-        """Return the size to which a picture is resized; None if that is not known. Raises BadRow."""
+        """Return the size to which the processor resizes a picture.
+
+        None if that is not known. Raises BadRow.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class FixedGrid:
-    """Grid of Gemma 3: every picture is resized to one square and becomes the same number of soft tokens."""
+    """Grid of Gemma 3, the same for every picture.
+
+    size: to which pictures are resized. count: the soft tokens that each becomes.
+    """
 
     count: int
     size: Size | None
@@ -46,10 +52,11 @@ class FixedGrid:
 
 @dataclass(frozen=True, slots=True)
 class AspectRatioGrid:
-    """Grid of Gemma 4: pictures keep their aspect ratio as far as patches allow, and become at most `most_tokens`.
+    """Grid of Gemma 4, which keeps aspect ratios as far as patches allow.
 
-    A soft token stands for `pooling` times `pooling` patches of `patch` times `patch` pixels. Small pictures are
-    enlarged. The arithmetic is that of transformers' `get_aspect_ratio_preserving_size`, roundings included.
+    A picture becomes at most `most_tokens` soft tokens. A soft token stands for `pooling` times `pooling` patches of
+    `patch` times `patch` pixels. Small pictures are enlarged. The arithmetic is that of transformers'
+    `get_aspect_ratio_preserving_size`, roundings included.
     """
 
     patch: int

@@ -48,7 +48,7 @@ class PictureTokens:
     grid: Grid
 
     def expanded(self, text: str, sizes: Sequence[Size]) -> str:
-        """Expand each picture of a rendered row to its tokens, as the model's processor does.
+        """Expand a rendered row's pictures, as the model's processor does.
 
         sizes: of the row's pictures, in order. Raises BadRow when the text contains picture tokens of its own, and
         StepError `template_not_supported` when the chat template leaves out pictures.
@@ -67,7 +67,7 @@ class PictureTokens:
         return re.sub(f"(?:{re.escape(self.soft)})+", lambda _: f"{self.soft}…", text)
 
     def whole_in(self, text: str) -> int:
-        """Return how many pictures the beginning of an expanded text has to their last token."""
+        """Return how many pictures of an expanded text's beginning are whole."""
         return text.count(self.end)
 
     @property
@@ -108,11 +108,11 @@ def picture_tokens(folder: Path, config: Mapping[str, Any]) -> PictureTokens:
 
 def _format_of(config: Mapping[str, Any]) -> PictureFormat:
     reason = base_model.why_no_pictures(config)
-    known = families.of_config(config)
-    if reason is not None or known is None or known[0].pictures is None:
+    family_and_type = families.of_config(config)
+    if reason is not None or family_and_type is None or family_and_type[0].pictures is None:
         message = f"the base model cannot be trained on pictures: {reason}"
         raise StepError("model_without_vision", message, hint="use gemma-3-4b-it or larger, or modality text")
-    return known[0].pictures
+    return family_and_type[0].pictures
 
 
 def _token(tokenizer: Mapping[str, Any], name: str) -> str:
@@ -155,7 +155,10 @@ def _size(pictures: Mapping[str, Any]) -> Size | None:
 
 
 def _aspect_ratio_grid(config: Mapping[str, Any], pictures: Mapping[str, Any]) -> AspectRatioGrid:
-    """Return the grid of a processor of Gemma 4, which must divide pictures as its vision tower does."""
+    """Return the grid of a processor of Gemma 4.
+
+    Raises StepError `bad_base_model` where it does not divide pictures as the vision tower does.
+    """
     numbers = {}
     for name, default, most in (
         ("patch_size", DEFAULT_PATCH, MOST_PIXELS),

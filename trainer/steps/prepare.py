@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from gemtune import families
 from gemtune.errors import NeedsLargerMachine, StepError
@@ -69,9 +70,7 @@ def run(context: Context) -> None:
     max_positions = folder_contents.max_positions(model_config)
     max_length = min(requested, max_positions or requested)
     pictures = picture_tokens(folder, model_config) if context.spec.modality == "vision" else None
-    known = families.of_config(model_config)
-    if config.train_vision_tower and known is not None and known[0].why_tower_is_frozen is not None:
-        raise StepError("vision_tower_frozen", known[0].why_tower_is_frozen, hint="set train_vision_tower to false")
+    _check_vision_tower(config, model_config)
     encoder = Encoder(
         folder, max_length=max_length, vocab_size=folder_contents.vocab_size(model_config), pictures=pictures
     )
@@ -141,6 +140,14 @@ def _choose_machines(context: Context, provided: Mapping[str, str], longest_row:
         return train_machine, choice.choose_export_machine(context.machines, export_memory)
     except NeedsLargerMachine as error:
         raise StepError(error.code, error.message, hint=error.hint) from error
+
+
+def _check_vision_tower(config: TrainingConfig, model_config: Mapping[str, Any]) -> None:
+    """Raise StepError `vision_tower_frozen` if the tower cannot be trained."""
+    family_and_type = families.of_config(model_config)
+    reason = None if family_and_type is None else family_and_type[0].why_tower_is_frozen
+    if config.train_vision_tower and reason is not None:
+        raise StepError("vision_tower_frozen", reason, hint="set train_vision_tower to false")
 
 
 def _write_tokens(source: Path, kind: RowKind, target: Path, tally: Tally, check_stop: Callable[[], None]) -> None:

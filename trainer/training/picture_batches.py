@@ -80,9 +80,9 @@ class PictureCollator:
         return cast("PictureInputs", type_ids | self.pixel_inputs(pixels, input_ids.device))
 
     def pixel_inputs(self, pixels: Sequence[torch.Tensor], device: torch.device | None = None) -> PictureInputs:
-        """Return pixel_values and image_position_ids for some rows; nothing if none has a picture.
+        """Return pixel_values and image_position_ids for some rows.
 
-        pixels: per row, see `PictureCollator.pixels`.
+        Nothing if no row has a picture. pixels: per row, see `PictureCollator.pixels`.
         """
         values = torch.cat(list(pixels)).to(device)
         if not len(values):
@@ -104,7 +104,7 @@ class PictureCollator:
         return [torch.cat([pixels_of[index] for index in row]) if row else torch.empty(0) for row in rows]
 
     def _read(self, index: int) -> torch.Tensor:
-        """Return the pixels of a picture, with one picture in the first dimension."""
+        """Return the pixels of a picture, as those of a row with one."""
         picture = [rgb(self.picture_file[index])]
         if not self.format.by_aspect_ratio:
             pixels: torch.Tensor = self.processor(picture, return_tensors="pt")["pixel_values"]

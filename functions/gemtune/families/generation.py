@@ -63,7 +63,7 @@ class TurnFormat:
 
 @dataclass(frozen=True, slots=True)
 class PictureFormat:
-    """How a generation writes a picture in its text, and what its models read beside the text.
+    """Picture tokens of a generation, and the model inputs that go with them.
 
     written: the name, in tokenizer_config.json, of the token that the chat template writes for a picture.
     around: text that the processor adds before and after the tokens of a picture.
@@ -124,7 +124,10 @@ class Family:
 
     @property
     def why_tower_is_frozen(self) -> str | None:
-        """Return why no job can train the vision tower of this generation; None if one can."""
+        """Return why no job can train the vision tower.
+
+        None if one can.
+        """
         if self.pictures is None or self.pictures.trains_tower:
             return None
         return f"the vision tower of {self.name} cannot be trained here"

@@ -1,4 +1,4 @@
-"""Picture grids agree with transformers' processors about sizes and numbers of soft tokens."""
+"""Picture grids agree with transformers' processors."""
 
 from __future__ import annotations
 

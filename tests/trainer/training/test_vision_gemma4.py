@@ -1,6 +1,6 @@
-"""Vision jobs on tiny models of Gemma 4, whose pictures have different numbers of tokens.
+"""Vision jobs on tiny models of Gemma 4.
 
-Losses and metrics match a reference computation from full logits, row by row, with the inputs of transformers' own
+Their pictures have different numbers of tokens. Losses and metrics match a reference computation from full logits, row by row, with the inputs of transformers' own
 image processor.
 """
 
@@ -77,17 +77,17 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     Some weights are scaled: with those of a new model all pictures have almost the same embeddings, and all tokens
     almost the same logits.
     """
-    made: dict[str, Path] = {}
+    built: dict[str, Path] = {}
 
     def folder_of(shape: str) -> Path:
-        if shape not in made:
-            made[shape] = tiny_gemma.build(tmp_path_factory.mktemp("gemma4") / shape, shape)
-            weights = load_file(made[shape] / "model.safetensors")
+        if shape not in built:
+            built[shape] = tiny_gemma.build(tmp_path_factory.mktemp("gemma4") / shape, shape)
+            weights = load_file(built[shape] / "model.safetensors")
             for name in weights:
                 scale = [factor for end, factor in SCALES.items() if name.endswith(end)]
                 weights[name] *= scale[0] if scale else 1
-            save_file(weights, made[shape] / "model.safetensors", metadata={"format": "pt"})
-        return made[shape]
+            save_file(weights, built[shape] / "model.safetensors", metadata={"format": "pt"})
+        return built[shape]
 
     return folder_of
 
@@ -125,7 +125,7 @@ def reference_inputs(base: Path, input_ids: list[int], numbers: tuple[int, ...])
 
 
 def reference_metrics(bench: Bench, model: Any, pictures: list[tuple[int, ...]]) -> tuple[float, float, float]:
-    """Return held-out loss, accuracy and perplexity, computed row by row from full logits."""
+    """Return held-out loss, accuracy and perplexity, from full logits."""
     folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
     rows_of_logits = []
     for row, numbers in zip(read_tokens(folder / "eval.parquet"), pictures, strict=True):
@@ -215,7 +215,10 @@ def test_metrics_of_mixed_rows_do_not_depend_on_the_batches(shape: str, size: in
 
 
 def test_pictures_of_large_models_are_one_block_of_attention(bench_for: BenchOf) -> None:
-    """Without the type ids the loss is another one, so the tests of losses notice when they are missing."""
+    """Leaving out the type ids changes logits.
+
+    So the tests of losses notice when they are missing.
+    """
     from transformers import AutoModelForImageTextToText
 
     bench = bench_for("gemma4-dense")
@@ -262,7 +265,7 @@ def pair(*numbers: int) -> dict[str, Any]:
 
 
 def log_probability(model: Any, base: Path, row: dict[str, Any], name: str, numbers: tuple[int, ...]) -> float:
-    """Return the log probability of a prepared answer, from full logits in float64."""
+    """Return the log probability of a prepared answer, in float64."""
     ids, length = [*row["prompt_ids"], *row[name]], len(row["prompt_ids"])
     with torch.no_grad():
         logits = model(**reference_inputs(base, ids, numbers)).logits[0, length - 1 : -1].double()
