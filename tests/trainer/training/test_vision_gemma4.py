@@ -1,7 +1,7 @@
 """Vision jobs on tiny models of Gemma 4.
 
-Their pictures have different numbers of tokens. Losses and metrics match a reference computation from full logits, row by row, with the inputs of transformers' own
-image processor.
+Their pictures have different numbers of tokens. Losses and metrics match a reference computation from full logits, row
+by row, with the inputs of transformers' own image processor.
 """
 
 from __future__ import annotations
