@@ -42,11 +42,14 @@ def supported(request: TrainRequest, facts: Facts) -> list[Problem]:
 
 
 def family_of(request: TrainRequest, facts: Facts) -> Family | None:
-    """Return the base model's family by its config.json, or by its name where there is none at hand."""
+    """Return the base model's family.
+
+    It is told by config.json, or by the name where there is none at hand.
+    """
     if facts.base_model is None or facts.base_model.config is None:
         return families.of_name(request.training_config.base_model_id)
-    known = families.of_config(facts.base_model.fields)
-    return None if known is None else known[0]
+    family_and_type = families.of_config(facts.base_model.fields)
+    return None if family_and_type is None else family_and_type[0]
 
 
 def pictures(request: TrainRequest, facts: Facts) -> list[Problem]:

@@ -21,7 +21,7 @@ def dataset_exists(request: TrainRequest, facts: Facts) -> list[Problem]:
 
 
 def vision_tower(request: TrainRequest, facts: Facts) -> list[Problem]:
-    """Refuse train_vision_tower with modality text, and with families whose tower stays as it is."""
+    """Refuse train_vision_tower where no vision tower can be trained."""
     if not request.training_config.train_vision_tower:
         return []
     loc = ("training_config", "train_vision_tower")
