@@ -26,8 +26,8 @@ ROOT = Path(__file__).parent.parent
 
 # Prefix of module names -> the fast tests nearest to them, below tests/. The longest prefix applies.
 NEAREST: Mapping[str, str] = {
-    "gemtune.jobs": "unit/jobs contract/test_other_versions services/test_running services/test_dispatch "
-    "services/test_clocks",
+    "gemtune.jobs": "unit/jobs unit/source_tree/test_documented_tables contract/test_other_versions "
+    "services/test_running services/test_dispatch services/test_clocks",
     "gemtune.request": "unit/request services/test_submit services/test_gguf_requests services/test_placement",
     "gemtune.machines": "unit/machines services/test_placement",
     "gemtune.webhooks": "unit/webhooks services/test_notify",

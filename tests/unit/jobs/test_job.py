@@ -10,8 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gemtune.errors import GemtuneError, IllegalMove, JobIsRunning, NothingTrained, StaleAttempt, StaleClaim
-from gemtune.jobs import changes, launches, record, status, steps
+from gemtune.errors import (
+    GemtuneError,
+    IllegalMove,
+    JobIsRunning,
+    NothingTrained,
+    RecordInvalid,
+    StaleAttempt,
+    StaleClaim,
+)
+from gemtune.jobs import changes, launches, record, status, steps, stored
 from gemtune.jobs.record import Artifact, Claim, Failure, FencingToken, Job, JobWarning, Metrics, StepRecord, StepResult
 from gemtune.jobs.status import Status, Step
 
@@ -362,3 +370,44 @@ def test_no_sequence_of_changes_leaves_a_final_status_or_a_gap_in_the_numbers(
         all_events += more
     assert [event.seq for event in all_events] == list(range(1, job.last_seq + 1))
     assert sum(event.type in {f"job_{status}" for status in FINAL} for event in all_events) <= 1
+
+
+LATER = NOW + timedelta(seconds=40)
+
+
+def test_every_write_of_an_attempt_is_a_sign_of_life() -> None:
+    job, fence = running(Step.TRAIN)
+    written = {
+        "a heartbeat": steps.record_heartbeat(job, fence, None, LATER),
+        "a checkpoint": steps.record_checkpoint(job, fence, train_step=3, at=LATER)[0],
+        "its end": steps.stop_attempt(job, fence, cause="sigterm", at=LATER)[0],
+        "the end of its step": steps.finish_step(job, fence, at=LATER)[0],
+    }
+    assert {name: changed.steps[Step.TRAIN].heartbeat_at for name, changed in written.items()} == dict.fromkeys(
+        written, LATER
+    )
+
+
+def test_a_step_adds_up_seconds_to_milliseconds() -> None:
+    job, fence = running()
+    job, _ = steps.stop_attempt(job, fence, cause="sigterm", at=NOW, ran=1.23456)
+    assert (job.steps[Step.PREPARE].seconds, job.steps[Step.PREPARE].attempts[0].seconds) == (1.235, 1.235)
+
+
+def test_the_page_of_a_training_at_wandb_is_recorded_also_after_the_attempt_ended() -> None:
+    job, fence = running(Step.TRAIN)
+    job, events = steps.record_wandb_url(job, fence, wandb_url="https://wandb.ai/a/b")
+    assert (job.wandb_url, events) == ("https://wandb.ai/a/b", ())
+    same, events = steps.record_wandb_url(job, fence, wandb_url="https://wandb.ai/a/b")
+    assert (same, events) == (job, ())
+    ended, _ = steps.stop_attempt(job, fence, cause="sigterm", at=NOW)
+    moved, _ = steps.record_wandb_url(ended, fence, wandb_url="https://wandb.ai/a/c")
+    assert moved.wandb_url == "https://wandb.ai/a/c"
+
+
+def test_an_error_about_a_value_that_cannot_be_stored_does_not_repeat_it() -> None:
+    job = new().model_copy(update={"job_name": "half a character: \ud800"})
+    with pytest.raises(RecordInvalid) as raised:
+        stored.to_json(job)
+    assert "a value in it cannot be stored" in raised.value.message
+    assert "half a character" not in raised.value.message
