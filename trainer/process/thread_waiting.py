@@ -3,7 +3,7 @@
 At the end of a parallel operation, threads of GNU's OpenMP, which PyTorch uses, wait for each other and spin some
 hundred thousand times before they sleep. With the core to themselves that costs nothing. But if another process
 computes too, a spinning thread occupies the core of the very thread it waits for, at every operation: with a tiny
-model, some operations took 20 times as long on two cores (`bench.beside`). Spinning a thousand times costs nothing
+model, some operations took 20 times as long on two cores (`bench.contention`). Spinning a thousand times costs nothing
 measurable on an otherwise idle machine.
 """
 
