@@ -2,7 +2,7 @@
 
 `python -m bench.curve [--steps N]`. Both train the same LoRA adapter on Gemma 3 270M in bfloat16, with the same rows in
 the same order, and half of each row's tokens are trained. 16-bit numbers are rounded after every operation, and no two
-programs order their operations alike. Two more runs of TRL show how much that alone separates two trainings: one with
+programs order their operations alike. Two more runs of TRL show how far that alone drives runs apart: one with
 transformers' eager attention instead of PyTorch's, and one in float32, whose rounding is 65,536 times as fine and which
 therefore stands for the exact result. Writes `bench/results.json`.
 """

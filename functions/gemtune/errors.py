@@ -16,7 +16,7 @@ from gemtune.redaction import redact
 class Problem:
     """One thing that is wrong with a request.
 
-    It never repeats a value that could be a secret. loc: the place in the request, as field names and list positions.
+    It never repeats a value that could be a secret. loc: the location in the request, as field names and list indices.
     """
 
     loc: tuple[str | int, ...]
@@ -321,7 +321,7 @@ class CannotStore(GemtuneError):
 
 
 class NeedsLargerMachine(GemtuneError):
-    """Raised for a training or export that fits on no machine it may use."""
+    """Raised if no allowed machine has the memory for a step."""
 
     code = "needs_larger_machine"
 

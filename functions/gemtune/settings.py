@@ -36,8 +36,8 @@ class Settings:
     data_bucket: str
     uploads_bucket: str
     export_bucket: str
-    service_hf_token: str | None  # name of the secret with the Hub token for jobs that bring none
-    service_wandb_key: str | None  # name of the secret with the W&B key for jobs that bring none
+    service_hf_token: str | None  # name of the secret with the Hub token for jobs without one
+    service_wandb_key: str | None  # name of the secret with the W&B key for jobs without one
     wandb_offline: bool  # training writes W&B runs to local files, which needs no key
     unsloth_python: Path | None  # interpreter with unsloth installed; without it, unsloth jobs are rejected
     prepare_timeout_seconds: int
@@ -141,7 +141,7 @@ def _bucket(env: Mapping[str, str], name: str, default: str, on_gcp: bool) -> st
 def _interpreter(env: Mapping[str, str], name: str, on_gcp: bool) -> Path | None:
     """Return a Python interpreter's path, or None if the variable is empty.
 
-    On gcp the path is inside the trainer image, so that its existence cannot be checked.
+    On gcp the path is inside the trainer image, so its existence cannot be checked.
     """
     value = env.get(name)
     if not value:
@@ -172,7 +172,7 @@ def _machines(env: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _whole_number(env: Mapping[str, str], name: str, default: int) -> int:
-    """Return a variable as a positive number, or the default if it is empty."""
+    """Return a variable as a positive integer, or the default if it is empty."""
     value = env.get(name)
     if value is None or value == "":
         return default

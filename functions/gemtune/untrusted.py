@@ -1,6 +1,6 @@
-"""The only reader of untrusted JSON, YAML and numbers.
+"""The only parser of untrusted JSON, YAML and numbers.
 
-It limits size, depth, time and text, and has a single error.
+It limits size, nesting and parsing time, and raises Unreadable for every violation.
 
 Requests, query strings, page tokens, job files, model configurations, rows and manifests are read here. The
 values that this module returns are finite, at most MAX_DEPTH levels deep, and can be encoded as UTF-8.
@@ -21,7 +21,7 @@ from gemtune.errors import GemtuneError
 
 # Limit in bytes for a request, a job file, a row of text, and a model's config.json.
 MAX_BYTES = 1024 * 1024
-# Limit in bytes for other files of a model: Gemma 3's tokenizer_config.json has 1.2 MB, its tokenizer.json 33 MB.
+# Limit in bytes for other files of a model: Gemma 3's tokenizer_config.json is 1.2 MB, its tokenizer.json 33 MB.
 MAX_MODEL_FILE_BYTES = 128 * 1024 * 1024
 # Limit in bytes for YAML, which is parsed in Python at about 70 KB per second.
 MAX_YAML_BYTES = 64 * 1024
@@ -41,7 +41,7 @@ WHOLE_NUMBER = re.compile(r"0|[1-9][0-9]*", re.ASCII)
 class Unreadable(GemtuneError):
     """Raised for an untrusted document that violates its format or a limit.
 
-    code: which of them. loc: the place in the document, as far as it is known.
+    code: what it violates. loc: the location in the document, as far as it is known.
     """
 
     code = "unreadable"
@@ -57,7 +57,7 @@ def read_json(
 ) -> Any:
     """Decode a JSON document.
 
-    named: subject of the error's sentence.
+    named: what the error message calls the document.
     max_bytes: limit of the document's size.
     repeated_keys: accept them, and use the last value, as other readers of the same file do. Otherwise a repeated key
     is an error, because one of its values would be lost.
@@ -174,9 +174,9 @@ class _Reader:
         self.found_infinity = False
 
     def integer(self, digits: str) -> int:
-        """Decode a whole number.
+        """Decode an integer of at most MAX_DIGITS digits.
 
-        Python takes quadratic time for very long ones.
+        Python's int() takes quadratic time.
         """
         if len(digits) > MAX_DIGITS:
             message = f"{self._named} has a number of more than {MAX_DIGITS} digits"
@@ -184,9 +184,9 @@ class _Reader:
         return int(digits)
 
     def number(self, text: str) -> float:
-        """Decode a number with a fraction or an exponent.
+        """Decode a number with a fraction or an exponent, NaN or Infinity.
 
-        Also the names NaN and Infinity. Notes whether the number is not finite.
+        Sets `found_infinity` if it is not finite.
         """
         value = float(text)  # infinite if it is too large for a float
         self.found_infinity = self.found_infinity or not math.isfinite(value)

@@ -87,7 +87,7 @@ def metrics(bench: Bench) -> Metrics:
 
 
 def trained_weights(bench: Bench) -> dict[str, torch.Tensor]:
-    """Return the weights that a training saved."""
+    """Return the weights that a run saved."""
     place = "model" if bench.training["method"] == "Full" else "adapter"
     folder = bench.services.buckets.export.uri(f"jobs/{bench.job_id}/{place}/{bench.job.steps[Step.TRAIN].attempt}")
     return load_file(Path(folder) / ("model.safetensors" if place == "model" else "adapter_model.safetensors"))

@@ -27,7 +27,7 @@ def copy_once(
     """Copy a repository's newest revision to the export bucket.
 
     Returns its prefix, `models/<owner>--<name>/<revision>`. Nothing is copied if it is complete there. Raises StepError
-    if the Hub refuses; network errors pass, since another attempt may succeed.
+    if the Hub refuses. Network errors propagate: a retry may succeed.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.utils import disable_progress_bars

@@ -1,4 +1,4 @@
-"""Finds a base model: in a local folder, in a bucket, or on the Hub.
+"""Location of a base model: a local folder, a bucket, or the Hub.
 
 Models from the Hub are copied to the export bucket once.
 """
@@ -29,7 +29,7 @@ def provide(
     """Make the base model available to the train step; return where it is.
 
     Returns {kind, id, place}. kind `folder`: place is a local path. kind `bucket`: place is `bucket/prefix` in the
-    object store. Raises StepError if there is no such model; network errors pass, since another attempt may succeed.
+    object store. Raises StepError if there is no such model. Network errors propagate: a retry may succeed.
     """
     parsed = base_model.parse(base_model_id)
     if parsed is None:
@@ -67,7 +67,8 @@ def locate(buckets: Buckets, provided: Mapping[str, str], work: Path) -> Path:
 def size(buckets: Buckets, provided: Mapping[str, str]) -> ModelSize | None:
     """Return the size of the base model; None for a local folder.
 
-    On a workstation no machine is chosen by it. provided: from `provide`.
+    The size is for choosing a machine, and only a workstation, which has no choice, uses local folders. provided: from
+    `provide`.
     """
     if provided["kind"] == "folder":
         return None
@@ -101,7 +102,7 @@ def locate_without_weights(buckets: Buckets, provided: Mapping[str, str], work: 
 
 
 def _split_place(buckets: Buckets, place: str) -> tuple[Objects, str]:
-    """Return the bucket of a place, and the prefix in it. Raises StepError."""
+    """Split `bucket/prefix` into a bucket and the prefix. Raises StepError."""
     bucket, _, prefix = place.partition("/")
     objects = buckets.named(bucket)
     if objects is None:

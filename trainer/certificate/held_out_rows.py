@@ -18,7 +18,7 @@ from trainer.rows.prepared import COLUMNS, read_tokens
 ROWS, TOKENS = 8, 256
 # A longer row keeps this many tokens before the first trained one.
 CONTEXT_TOKENS = 160
-# For trainings whose rows have no answers, and to test the chat template on several turns and unusual characters.
+# For jobs whose rows have no answers, and to test the chat template on several turns and unusual characters.
 OWN_CONVERSATIONS = (
     ("What is the capital of France?",),
     ("Write a short poem about the sea.",),

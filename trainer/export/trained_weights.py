@@ -17,8 +17,8 @@ from trainer.store import manifest
 class TrainedWeights:
     """Local folders with an adapter and its base model, or with a whole model.
 
-    base: the base model, or the model itself after a training of all weights. adapter: PEFT's folder, or None after a
-    training of all weights. prepared: the output of prepare.
+    base: the base model, or the trained model for method Full. adapter: PEFT's folder, or None for method Full.
+    prepared: the output of prepare.
     """
 
     base: Path

@@ -1,4 +1,4 @@
-"""Library versions of a training, saved with the weights for the model card."""
+"""Versions of the training libraries, saved for the model card."""
 
 from __future__ import annotations
 

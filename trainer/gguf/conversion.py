@@ -33,9 +33,9 @@ def write(
 ) -> int:
     """Write a model as a GGUF file; return how many tensors were dithered.
 
-    The vision encoder of a vision model becomes a second file, PROJECTOR. model: a folder with the whole model in bf16,
-    whose configuration files are changed. tools: the folder of llama.cpp. untrained: llama.cpp's names of tensors that
-    training did not change. Raises StepError `family_without_gguf`, `gguf_tools_missing`, `gguf_failed`.
+    The vision encoder of a vision model becomes a second file, PROJECTOR. model: a folder with the whole model in bf16;
+    its configuration files are modified in place. tools: the folder of llama.cpp. untrained: llama.cpp's names of
+    tensors that training did not change. Raises StepError `family_without_gguf`, `gguf_tools_missing`, `gguf_failed`.
     """
     check_family(folder_contents.config_of(model))
     if not is_built(tools):
@@ -61,9 +61,10 @@ def _quantized(
     untrained: Collection[str],
     check_stop: Callable[[], None],
 ) -> int:
-    """Quantize a model, and again with dithered tensors if there are any.
+    """Quantize a model; return how many of its tensors were dithered.
 
-    `dither` says which tensors need that. Returns their number.
+    `dither` dithers the tensors whose weights are already on the quantization grid; if there are any, the model is
+    quantized again.
     """
     exact = target.with_name("exact.gguf")  # in bf16, the precision of the weights, so that they are rounded only once
     _convert(model, exact, "bf16", tools, check_stop)
@@ -81,8 +82,8 @@ def _quantized(
 def _add_token_list(model: Path) -> None:
     """List the added tokens (`<b>`, pictures) in tokenizer_config.json.
 
-    llama.cpp's converter reads from there which tokens are never split. transformers 5 writes them to tokenizer.json
-    only, and the GGUF file would split them into letters.
+    There llama.cpp's converter looks up which tokens are never split. transformers 5 writes them to tokenizer.json
+    only; without this list the GGUF file's tokenizer would split them into letters.
     """
     path = model / "tokenizer_config.json"
     config, tokenizer = json_object(path), json_object(model / "tokenizer.json")
@@ -111,10 +112,14 @@ def check_family(config: Mapping[str, Any]) -> None:
 
 
 def _convert(model: Path, target: Path, outtype: str, tools: Path, check_stop: Callable[[], None], *more: str) -> None:
+    """Run llama.cpp's converter. more: further options of it.
+
+    Raises StepError `gguf_failed`.
+    """
     script = str(tools / "convert_hf_to_gguf.py")
     _run([script, str(model), "--outtype", outtype, "--outfile", str(target), *more], "converted", check_stop)
     if not target.is_file():
-        raise StepError("gguf_failed", f"llama.cpp's converter left no {target.name}")
+        raise StepError("gguf_failed", f"llama.cpp's converter did not write {target.name}")
 
 
 def _run(arguments: list[str], action: str, check_stop: Callable[[], None]) -> str:

@@ -105,7 +105,7 @@ def collect_libraries(built: Path, into: Path) -> None:
     """
     libraries = sorted(path for path in built.glob("lib*") if {".so", ".dylib"} & set(path.suffixes))
     if not libraries:
-        raise BuildError(f"the build left no shared library in {built}")
+        raise BuildError(f"the build produced no shared library in {built}")
     into.mkdir()
     for library in libraries:
         shutil.copy2(library, into / library.name, follow_symlinks=False)

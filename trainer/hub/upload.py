@@ -34,14 +34,14 @@ WAITS = (2.0, 10.0, 30.0)
 MAX_WAIT = 300.0
 THREADS = 4
 
-# An old adapter in the repository would spoil a new whole model: loaders apply it to the weights.
+# An old adapter in the repository would corrupt a newly uploaded full model: loaders apply it to the weights.
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors")
 
 
 @dataclass(frozen=True)
 class Upload:
-    """One export on its way to a repository `owner/name`."""
+    """Upload of one export to a repository `owner/name`."""
 
     folder: Path
     repository: str
@@ -54,8 +54,8 @@ class Upload:
     def __call__(self) -> str:
         """Upload what the repository lacks, commit it and return the commit.
 
-        A missing repository is created as a private one. Retries do not send files again that have arrived, and find a
-        commit whose answer was lost. Raises StepError for permanent errors, and TransientError after the last retry.
+        A missing repository is created as a private one. Retries skip files that were uploaded, and recognize a commit
+        whose response was lost. Raises StepError for permanent errors, and TransientError after the last retry.
         """
         hashed: dict[str, UploadInfo] = {}
         waits = iter(WAITS)
@@ -138,9 +138,10 @@ class Upload:
         return json.dumps(config | {"base_model_name_or_path": public}, indent=2).encode()
 
     def _removals(self, info: ModelInfo) -> list[CommitOperationDelete]:
-        """Return removals of earlier exports' files that would spoil this one.
+        """Return removals of earlier files that would corrupt this export.
 
-        That is so only for a whole model: adapters and GGUF files can be next to others. Git history keeps the files.
+        Only a full model needs them: adapters and GGUF files can coexist with other exports. Git history keeps the
+        removed files.
         """
         from huggingface_hub import CommitOperationDelete
 
@@ -152,7 +153,7 @@ class Upload:
         return [CommitOperationDelete(name) for name in stale if name not in uploaded]
 
     def _wait(self, seconds: float) -> None:
-        """Wait in short sleeps, checking for a stop before each."""
+        """Sleep in short intervals, and call `check_stop` before each."""
         while seconds > 0:
             self.check_stop()
             self.sleep(min(seconds, 1.0))

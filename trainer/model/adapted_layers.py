@@ -1,7 +1,7 @@
-"""The choice of layers that get an adapter.
+"""Choice of the layers that get a LoRA adapter.
 
-These are attention and MLP of the language model, the experts of a mixture, and on request the vision tower; never
-routers, per-layer inputs, embeddings or the head.
+They are the attention and MLP layers of the language model, the experts of a mixture, and on request the vision tower;
+never routers, per-layer inputs, embeddings or the head.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def target_parameters(model: PreTrainedModel) -> list[str] | None:
 def adapter_dropout(requested: float, experts: list[str] | None) -> float:
     """Return the dropout of an adapter, which is 0 on a mixture of experts.
 
-    PEFT adds an expert's adapter to its weights instead of to its output, where no dropout is possible.
+    PEFT adds an expert's LoRA update to its weights (`target_parameters`), which leaves no activation to drop. experts:
+    from `target_parameters`.
     """
     if experts is not None and requested > 0:
         log.info("lora_dropout is 0 instead of %g: adapters on experts do not support dropout", requested)

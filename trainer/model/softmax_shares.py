@@ -4,8 +4,8 @@ A share is exp(logit) of a column of the head (a token of the vocabulary) divide
 its softmax probability, or more while blocks are missing. Columns whose share is at most NEGLIGIBLE at every position
 are left out of the product, since each contributes less than rounding takes (as in Wijmans et al., Cut Your Losses,
 arXiv:2411.09009, which leaves out shares below 2^-12). Their sum is larger than rounding errors, however, and always
-has the same direction, so a training that ignored them would drift away from the exact one. Therefore one column per
-block stands for all that are left out.
+has the same direction, so training without them would drift away from the exact result. Therefore one column per block
+stands for all that are left out.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def row_lengths(path: Path) -> list[int]:
 
 
 def total_train_steps(config: TrainingConfig, rows: int) -> int:
-    """Return the number of optimizer steps of a training on one device.
+    """Return the number of optimizer steps of the whole run, on one device.
 
     It is ceil(ceil(rows / batch_size) / gradient_accumulation_steps) · epochs, as transformers' Trainer counts; GRPO
     drops the last, incomplete step of an epoch. rows: rows per epoch, or packs per epoch if rows are packed.

@@ -1,6 +1,6 @@
-"""The train step: trains from the newest checkpoint, and keeps the adapter.
+"""The train step: resumes from the newest checkpoint, and saves the adapter.
 
-It evaluates the base model before, and the trained one after.
+It evaluates the base model before training, and the trained model afterwards.
 """
 
 from __future__ import annotations
@@ -255,7 +255,7 @@ def _baseline(context: Context, trainer: JobTrainer) -> EvaluationMetrics:
     """Return the base model's metrics.
 
     The trainer's model is still the base model: a fresh adapter changes nothing (its B is zero), and no checkpoint is
-    loaded yet. The metrics are stored next to the loss curve, so that a resumed training need not evaluate again.
+    loaded yet. The metrics are stored next to the loss curve, so that a resumed run need not evaluate again.
     """
     export, name = context.buckets.export, f"{context.prefix}/metrics/baseline.json"
     try:
@@ -267,9 +267,9 @@ def _baseline(context: Context, trainer: JobTrainer) -> EvaluationMetrics:
 
 
 def _train_loss(trainer: JobTrainer) -> float | None:
-    """Return the last logged loss.
+    """Return the last logged loss; None if there is none.
 
-    The trainer's own mean covers this attempt only.
+    transformers' own `train_loss` is wrong after a resume, because it sums the losses of this attempt only.
     """
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return float(losses[-1]) if losses else None

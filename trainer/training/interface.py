@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """Callbacks of a job in its training.
+    """Callbacks from a trainer to the train step.
 
     stepped: after each logged train_step, with the trainer's log entry. evaluated: after each evaluation, with its
     train_step. saved: with a train_step, its complete checkpoint folder, and the train_step of the best evaluation so
@@ -39,7 +39,7 @@ class Setup:
     """Everything that a trainer is built from.
 
     base: the base model's folder. train, held_out: token files of the prepare step. output: the folder for checkpoints.
-    total_steps: train_steps of the whole training. max_length: the most tokens per row. pictures: in vision jobs.
+    total_steps: train_steps of the whole run. max_length: maximum tokens per row. pictures: only in vision jobs.
     """
 
     loaded: LoadedModel

@@ -53,11 +53,10 @@ class EarlyStopping(EarlyStoppingCallback):
 
 
 class JobCallback(TrainerCallback):
-    """Calls the hooks, and ends a training whose loss is not finite.
+    """Calls the hooks, and fails the job if the loss is not finite.
 
     With an evaluation at the end of each epoch, a checkpoint of the epoch's last train_step is saved after that
-    evaluation. Otherwise a training that resumes from it would lack the evaluation, and early stopping would not count
-    it.
+    evaluation. Otherwise a run that resumes from it would lack the evaluation, and early stopping would not count it.
     """
 
     def __init__(self, trainer: JobTrainer, hooks: Hooks, *, keeps_best: bool):

@@ -1,6 +1,6 @@
-"""The common part of both trainers of reinforcement learning, DPO and GRPO.
+"""Code that the DPO and GRPO trainers share.
 
-TRL's arguments, its reference model, and log-probabilities by the loss head of supervised training.
+TRL's arguments, its reference model, and log-probabilities computed with the loss head of supervised training.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class ReinforcementTrainer(JobTrainer, Protocol):
-    """One of the two trainers that extend TRL's."""
+    """The DPO or GRPO trainer, both of which extend TRL's."""
 
     compute_dtype: torch.dtype
 
@@ -38,7 +38,7 @@ def trl_arguments(setup: Setup) -> dict[str, Any]:
     return common | {
         "bf16": setup.loaded.compute_dtype == torch.bfloat16,
         "gradient_checkpointing": common["use_cpu"] is False,
-        "disable_dropout": True,  # the policy is compared with its earlier self and with the base model
+        "disable_dropout": True,  # dropout would distort the ratios to the old policy and to the reference model
     }
 
 

@@ -20,7 +20,7 @@ ENDED = {"completed": 0, "failed": FAILED, "cancelled": CANCELLED}
 
 
 class Unreachable(Exception):
-    """Raised if the service does not answer."""
+    """Raised if the service does not respond."""
 
 
 @dataclass
@@ -36,8 +36,8 @@ class Connection:
     def call(self, method: str, path: str, **more: Any) -> Any:
         """Send a request and return the decoded response.
 
-        `more` are further arguments for httpx. Prints an error response and ends the program with the exit code 1, or 5
-        if the service does not answer.
+        more: further arguments for httpx. Prints an error response and exits with code 1, or with 5 if the service does
+        not respond.
         """
         try:
             return self.ask(method, path, **more)
@@ -46,9 +46,9 @@ class Connection:
             raise click.exceptions.Exit(UNREACHABLE) from None
 
     def ask(self, method: str, path: str, **more: Any) -> Any:
-        """Send a request like `call`, but leave a lost service to the caller.
+        """Send a request like `call`, but let Unreachable propagate.
 
-        Raises Unreachable if the service does not answer.
+        Exits with code 1 on an error response, as `call` does.
         """
         import httpx2
 
@@ -85,7 +85,7 @@ class Connection:
         return self.as_json
 
     def _exit_with_error(self, status: int, text: str) -> NoReturn:
-        """Print an error response and end the program with the exit code 1."""
+        """Print an error response and exit with code 1."""
         try:
             body = json.loads(text)
             error, problems = body["error"], body.get("problems") or []

@@ -21,7 +21,7 @@ SQLITE_REFUSALS = frozenset(
 def writing(place: Path) -> Iterator[None]:
     """Raise CannotStore if the block fails because of the disk.
 
-    Other errors pass. `place` is the file or folder that the error names.
+    Other errors propagate. `place` is the file or folder that the error names.
     """
     try:
         yield

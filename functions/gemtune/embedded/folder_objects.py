@@ -87,7 +87,7 @@ class FolderObjects:
                 raise ObjectExists(f"there is a {name!r} in {self.bucket} already") from None
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a complete file, then rename it."""
+        """Write a temporary file, and rename it to the object's path."""
         with self._unfinished(name) as (unfinished, path):
             _write_through(unfinished, content)
             unfinished.replace(path)

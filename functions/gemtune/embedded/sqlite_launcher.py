@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class SqliteLauncher:
-    """`ports.Launcher` on SQLite, with the workflow runner's interface to it."""
+    """`ports.Launcher` on SQLite, with methods for the workflow runner."""
 
     def __init__(self, database: Database, *, clock: Clock):
         self._database = database
@@ -25,7 +25,7 @@ class SqliteLauncher:
 
     def start(self, job_id: str, launch: int) -> str:
         """Insert the row of an execution unless the launch has one."""
-        # Not durable: when the server starts, it starts every launch again that has no execution.
+        # Not durable: when the server starts, it restarts every launch that has no execution.
         with self._database.write(durable=False) as connection:
             connection.execute(
                 "INSERT OR IGNORE INTO executions VALUES (?, ?, ?, ?, NULL, ?)",
@@ -45,11 +45,11 @@ class SqliteLauncher:
         self.record_end(execution, ExecutionState.CANCELLED)
 
     def stop_step(self, execution: str) -> None:
-        """Terminate the child process of a step if it is running."""
+        """Terminate a step's child process, if any, in the background."""
         row = self._database.read().execute("SELECT pid FROM step_executions WHERE name = ?", (execution,)).fetchone()
         process = None if row is None else children.find(row["pid"], execution)
         if process is not None:
-            # In a thread, because the caller answers a request and the child may use its whole grace period.
+            # In a thread, because the caller is handling a request and the child may use its whole grace period.
             threading.Thread(target=children.terminate, args=(process,), daemon=True).start()
 
     def version(self) -> tuple[int, int]:

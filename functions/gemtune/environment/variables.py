@@ -36,10 +36,10 @@ VARIABLES: Mapping[str, Variable] = {
     "GCS_UPLOADS_BUCKET_NAME": Variable("service", "bucket that job files are dropped into", "uploads_bucket"),
     "GCS_EXPORT_BUCKET_NAME": Variable("service", "bucket of everything that jobs write", "export_bucket"),
     "GEMTUNE_HF_TOKEN_SECRET": Variable(
-        "service", "name of the secret with the Hub token of jobs that bring none", "service_hf_token"
+        "service", "name of the secret with the Hub token for jobs without one", "service_hf_token"
     ),
     "GEMTUNE_WANDB_API_KEY_SECRET": Variable(
-        "service", "name of the secret with the W&B key of jobs that bring none", "service_wandb_key"
+        "service", "name of the secret with the W&B key for jobs without one", "service_wandb_key"
     ),
     "WANDB_MODE": Variable(
         "service", "`offline` keeps what W&B would be sent in files of the job; W&B's own variable", "wandb_offline"

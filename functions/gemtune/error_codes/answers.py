@@ -88,8 +88,8 @@ ANSWERS: Mapping[str, ErrorCode] = {
         "Make room in `GEMTUNE_HOME`, or make it writable, and send the request again.",
     ),
     "internal": ErrorCode(
-        "The service has a fault; the answer does not say more.",
-        "Try again; then look into the service's log, which has the whole error.",
+        "An internal error; the response does not say more.",
+        "Try again; then see the service's log, which has the details.",
     ),
 }
 

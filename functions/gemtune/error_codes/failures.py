@@ -23,7 +23,7 @@ FAILURES: Mapping[str, ErrorCode] = {
         "Correct these rows and submit again.",
     ),
     "ends_cut_off": ErrorCode(
-        "Every row is longer than `max_seq_length`, so that no end of an answer could be learned.",
+        "Every row is longer than `max_seq_length`, so the model would not learn to end an answer.",
         "Raise `max_seq_length`, or shorten the rows.",
     ),
     "too_few_rows": ErrorCode(

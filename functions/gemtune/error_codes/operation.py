@@ -45,11 +45,11 @@ INTERNAL: Mapping[str, ErrorCode] = {
     ),
     "illegal_move": ErrorCode(
         "A status was to change in a way that [the table of moves](state-machine.md#moves) does not have.",
-        "Report it: this is a fault of the service.",
+        "Report it: this is a bug in the service.",
     ),
     "record_invalid": ErrorCode(
         "A record was about to be stored that could not be read again; nothing was written.",
-        "Report it: this is a fault of the service.",
+        "Report it: this is a bug in the service.",
     ),
     "conflict": ErrorCode("The base of all conflicts; only its subclasses are raised.", "None needed."),
     "step_failed": ErrorCode("The base of what fails a step; each failure has a code of its own.", "None needed."),

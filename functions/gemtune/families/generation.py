@@ -139,7 +139,7 @@ class Family:
     def why_no_pictures_by_name(self, repository: str) -> str | None:
         """Return why the named model cannot be trained on pictures.
 
-        None if it can, or if its name does not tell.
+        None if it can, or if the name does not say.
         """
         part = longest_part_in(tuple(self.names_without_pictures), repository)
         if part is not None:

@@ -1,4 +1,4 @@
-"""Size of a base model, on which the memory and the cost of a training depend."""
+"""Size of a base model, which determines the memory and cost of training it."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Experts:
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """Dimensions of a model on which the memory of a training depends.
+    """Dimensions of a model that determine the memory of training it.
 
     parameters: number of parameters in all weights files, including vision and audio towers.
     bytes_per_parameter: size of a parameter in these files.

@@ -18,7 +18,7 @@ BY_MODEL_TYPE: Mapping[str, str] = {
     "gemma4_unified_assistant": "an assistant of Gemma 4 drafts tokens for a larger model",
 }
 
-# Reasons by part of a repository's name. The config.json of EmbeddingGemma says gemma3_text, so that only its name
+# Reasons by part of a repository's name. The config.json of EmbeddingGemma says gemma3_text, so only its name
 # identifies it.
 BY_NAME: Mapping[str, str] = {
     "paligemma": BY_MODEL_TYPE["paligemma"],

@@ -59,9 +59,8 @@ Result = TypeVar("Result")
 class FirestoreStore:
     """`ports.JobStore` on Firestore.
 
-    Each write is one batch with preconditions: it is atomic, and fails if a document changed since it was read; then
-    the change is applied again to the new state. Unlike a transaction, this locks nothing, so concurrent writers
-    never wait for each other.
+    Each write is one atomic batch with preconditions. It fails if a document has changed since it was read, and is then
+    retried on the new state. Unlike a transaction, this locks nothing, so concurrent writers never wait for each other.
     """
 
     def __init__(self, project_id: str, *, clock: Clock):
@@ -76,11 +75,11 @@ class FirestoreStore:
         """Store a new job, or return the one with its key or id."""
 
         def attempt() -> CreateResult:
-            """Store the job once; raises an error of Firestore on a conflict."""
+            """Store the job once; raises Firestore's error on a conflict."""
             existing = self._find_same(job)
             if existing is not None:
-                # The job is new if an earlier attempt stored it and its response was lost. The spec's name tells, as
-                # each request has its own.
+                # The job is new if an earlier attempt stored it and its response was lost. The spec's name shows
+                # that, as each request has its own.
                 is_ours = (existing.job_id, existing.spec_name) == (job.job_id, job.spec_name)
                 return CreateResult(existing, is_new=is_ours)
             batch = self._client.batch()
@@ -128,10 +127,10 @@ class FirestoreStore:
         self._change(job_id, lambda job: (steps.record_heartbeat(job, fence, progress, at), ()))
 
     def mark_published(self, job_id: str, seq: int) -> None:
-        """Raise the number of the last published event to `seq`."""
+        """Record that the events up to `seq` are published."""
 
         def decide(job: Job) -> changes.Changed:
-            """Raise `published_seq`, or return the same job."""
+            """Set `published_seq`, unless it is higher already."""
             return (job.model_copy(update={"published_seq": seq}) if seq > job.published_seq else job), ()
 
         self._change(job_id, decide)
@@ -187,7 +186,7 @@ class FirestoreStore:
         """Delete a job's documents and leave a tombstone, in one batch."""
 
         def attempt() -> None:
-            """Delete once; raises an error of Firestore on a conflict."""
+            """Delete once; raises Firestore's error on a conflict."""
             snapshot = self._snapshot(job_id)
             job = self._salvaged(snapshot)
             if job.version != version:
@@ -251,7 +250,7 @@ class FirestoreStore:
         return _retry_conflicts(attempt)
 
     def _salvaged(self, snapshot: Snapshot) -> Job:
-        """Return the job in a document, or what can be read of it."""
+        """Return the job in a document, or its readable part."""
         try:
             return job_of(snapshot)
         except RecordUnreadable:

@@ -117,7 +117,7 @@ class JobEvents(BaseModel):
 
 
 class LossHistory(BaseModel):
-    """Loss curve of a training."""
+    """Loss curve of a job."""
 
     metrics: Sequence[dict[str, Any]] = Field(
         description="logged entries by train_step; each has `loss` and the values of a train_step, or `eval_loss` and "

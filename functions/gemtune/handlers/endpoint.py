@@ -32,8 +32,8 @@ STATUSES: Mapping[type[errors.GemtuneError], tuple[int, str]] = {
     errors.NoSignedLinks: (501, "the account of the service cannot sign links"),
     errors.CannotStore: (507, "nothing can be stored: the disk is full or cannot be written to"),
 }
-# Any other error is a fault of the service. Its answer gives no details.
-FAULT = (500, "a fault of the service; its log says more")
+# Any other error is internal. The response to it gives no details.
+FAULT = (500, "an internal error; the service's log has the details")
 # Errors with which every operation may answer.
 EVERYWHERE: tuple[type[errors.GemtuneError], ...] = (errors.NotFromHere, errors.BodyTooLarge, errors.CannotStore)
 

@@ -68,9 +68,9 @@ def _arguments(endpoint: Endpoint, request: flask.Request, services: Services) -
 
 
 def _refusal(error: errors.GemtuneError) -> flask.Response:
-    """Return the answer to an error of gemtune's own.
+    """Return the response to a GemtuneError.
 
-    Errors without a status are faults of the service.
+    Those without a status are internal errors.
     """
     status, _ = status_of(type(error))
     if status == FAULT[0]:
@@ -83,5 +83,5 @@ def _refusal(error: errors.GemtuneError) -> flask.Response:
 
 
 def _fault() -> flask.Response:
-    """Return the answer to a fault of the service, without details."""
-    return error_answers.response(FAULT[0], "internal", "the service failed", "try again; its log says more")
+    """Return the response to an internal error, without details."""
+    return error_answers.response(FAULT[0], "internal", "the service failed", "try again; its log has the details")

@@ -1,4 +1,4 @@
-"""Loss curve of a training, merged from the histories of its attempts."""
+"""Loss curve of a job, merged from the histories of its attempts."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ ATTEMPT = re.compile(r"/(?P<number>[0-9]{1,9})\.jsonl$")
 def loss_history(export: Objects, job_id: str, *, after: int | None) -> list[dict[str, Any]]:
     """Return the logged entries, sorted by train_step.
 
-    An attempt resumes at a checkpoint, so that a later attempt's entry for a train_step replaces that of an earlier
-    one.
+    An attempt resumes at a checkpoint, so it may repeat train_steps of an earlier one; its entries replace those.
     after: only entries with a higher train_step; None for all.
     """
     merged: dict[tuple[int, bool], dict[str, Any]] = {}

@@ -21,7 +21,7 @@ def train(services: Services, *, owner: str, body: bytes, idempotency_key: str |
 def export(
     services: Services, *, job_id: str, owner: str, body: bytes, idempotency_key: str | None
 ) -> answers.Accepted:
-    """Accept a request to export again what a job trained."""
+    """Accept a request for another export of what a job trained."""
     submission = Submission(requests.read_export(body), Source.HTTP, owner, idempotency_key)
     return answers.Accepted(job_id=services.export_again(job_id, submission).job_id)
 

@@ -27,8 +27,8 @@ def accept_job(job: Job) -> Changed:
 def steps_of_export(parent: Job) -> Mapping[Step, StepRecord]:
     """Return the steps with which a job that only exports begins.
 
-    Its parent has trained what it exports, so that all steps but the export are done already. They keep the parent's
-    attempt numbers, because these are part of the names of the folders that hold the parent's results.
+    Its parent has trained what it exports, so all steps but the export are done already. They keep the parent's attempt
+    numbers, which are part of the names of the folders with the parent's results.
     Raises JobIsRunning, NothingTrained.
     """
     if not parent.is_over:

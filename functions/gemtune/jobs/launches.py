@@ -22,8 +22,8 @@ UNCLAIMED_LAUNCHES = 6
 def take_launch(job: Job, *, at: datetime, lease: timedelta) -> Changed:
     """Take the next launch number for a job that waits for one.
 
-    Does nothing if a launch is under way, or if the job is claimed or over. The lease doubles with each launch in a
-    row that was not claimed, so that there is more time to fix a fault.
+    Does nothing if a launch is under way, or if the job is claimed or over. The lease doubles with each
+    consecutive launch that was not claimed, which leaves more time to fix the cause.
     """
     current = job.launch
     leased = is_leased(current, at=at, lease=lease)
@@ -55,7 +55,7 @@ def has_passed(wait: timedelta, *, since: datetime, at: datetime) -> bool:
 def record_execution(job: Job, launch: int, execution: str) -> Changed:
     """Record which workflow execution a launch started.
 
-    Nothing changes if the launch has been replaced in the meantime, or if the job is over.
+    Does nothing if a newer launch has replaced it, or if the job is over.
     """
     if job.is_over or job.launch.number != launch:
         return job, ()
@@ -94,9 +94,9 @@ def _without_execution(launch: Launch) -> Launch:
 
 
 def relaunch(job: Job, *, at: datetime, lease_until: datetime, cause: str) -> Changed:
-    """Take the job from the execution that claims it, for a new launch.
+    """Replace the launch whose execution is lost by a new one.
 
-    The new launch resumes its steps.
+    The lost execution's claim is removed. The new execution resumes the job's steps.
     """
     launch = Launch(number=job.launch.number + 1, lease_until=lease_until)
     job = job.model_copy(update={"claim": None, "launch": launch, "relaunches": job.relaunches + 1})
@@ -106,8 +106,8 @@ def relaunch(job: Job, *, at: datetime, lease_until: datetime, cause: str) -> Ch
 def claim_launch(job: Job, claim: Claim) -> Changed:
     """Give the job to an execution of the current launch.
 
-    The execution that has it already may claim it again, since it repeats a call that got no answer. Raises StaleClaim
-    for every other one.
+    An execution may claim its job twice, because it retries a call whose response was lost. Raises StaleClaim if the
+    job is over, has a newer launch, or belongs to another execution.
     """
     already_claimed = claim.is_same(job.claim)
     is_free = already_claimed or job.claim is None
@@ -121,7 +121,7 @@ def claim_launch(job: Job, claim: Claim) -> Changed:
 def check_claim(job: Job, claim: Claim) -> None:
     """Raise StaleClaim unless this execution claims the unfinished job.
 
-    A status that only a newer version knows counts as not unfinished.
+    Also raises it for an unknown status, which a newer version of the service wrote.
     """
     if job.status not in UNFINISHED:
         raise StaleClaim(f"job {job.job_id!r} is {job.status}")

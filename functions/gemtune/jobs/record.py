@@ -33,8 +33,8 @@ class Record(BaseModel):
 class Launch(Record):
     """The n-th workflow execution that was started for a job.
 
-    No other launch starts before `lease_until`. Once the execution is known, none starts before it has ended either,
-    because it may be waiting for a concurrency slot or for an answer of control.
+    No other launch starts before `lease_until`. If `execution` is known, none starts before it has ended either: it may
+    be waiting for a concurrency slot, or for a response from control.
     unclaimed: how many launches in a row before this one ended without claiming the job.
     """
 
@@ -53,7 +53,7 @@ class Claim(Record):
     def is_same(self, other: Claim | None) -> bool:
         """Return whether both claims belong to the same execution.
 
-        Fields that a newer version added do not count.
+        Ignores fields that a newer version of the service added.
         """
         return other is not None and (self.launch, self.execution) == (other.launch, other.execution)
 
@@ -104,7 +104,7 @@ class StepRecord(Record):
 
 
 class Progress(Record):
-    """Progress of a training, as its attempt reported it last."""
+    """Progress of the train step, as its attempt last reported it."""
 
     train_step: int = Field(0, description="train_steps (optimizer updates) done so far")
     total_steps: int = Field(0, description="train_steps of the whole training")

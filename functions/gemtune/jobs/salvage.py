@@ -73,7 +73,7 @@ def _fields(stored: str | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _place(fields: Mapping[str, Any], loc: Place) -> Place:
-    """Return the place of the innermost value that contains a fault.
+    """Return the location of the innermost value that contains an error.
 
     For a missing field that is the object which lacks it.
     """

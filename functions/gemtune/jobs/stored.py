@@ -20,7 +20,7 @@ from gemtune.jobs.status import Status
 
 log = logging.getLogger(__name__)
 
-# Number of faults of a record that an error names; the others are often of the same kind.
+# Number of invalid fields that an error names; the others are often of the same kind.
 FAULTS_NAMED = 3
 
 

@@ -31,7 +31,7 @@ class Machine:
     image: str = "cpu"
 
     def has(self, need: MemoryNeed) -> bool:
-        """Return whether this machine has the memory that a training needs."""
+        """Return whether this machine has the memory for a train step."""
         if self.gpu is None:
             return need.host_without_gpu <= self.memory_gib
         return need.gpu <= self.gpu_gib and need.host_with_gpu <= self.memory_gib
@@ -64,10 +64,10 @@ WITH_MORE_MEMORY = tuple(
 def choose_machine(
     machines: Sequence[str], requested: str | None, size: ModelSize | None, load: TrainingLoad
 ) -> str | None:
-    """Choose the machine for a training.
+    """Choose the machine for the train step.
 
-    That is the requested one, or else the first on which the training fits. Returns None if the model's size is unknown
-    and no machine is requested: then the prepare step, which has the weights, chooses.
+    That is the requested one, or else the first with enough memory. Returns None if the model's size is unknown and no
+    machine is requested: then the prepare step, which has the weights, chooses.
     machines: names of the deployment's machines, in order of preference.
     Raises NeedsLargerMachine, whose hint says which change of the request would fit.
     """

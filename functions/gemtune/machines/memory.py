@@ -1,8 +1,8 @@
-"""Memory that a training or an export needs. Pure.
+"""Memory needed for training and for exports. All functions are pure.
 
 Weights, adapter, gradients, optimizer states and files are counted exactly. The activation memory of a forward and
-backward pass is fitted to what `python -m bench.memory` counts (bench/RESULTS.md). The fixed parts, and what is marked
-as estimated, are estimates.
+backward pass is fitted to the measurements of `python -m bench.memory` (bench/RESULTS.md). The fixed parts, and
+constants whose comment says so, are estimates.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ LOCAL_CHECKPOINTS = 2
 GPU_FIXED_GIB = 1.5
 # Python with torch, transformers and Google's clients; with CUDA also its libraries.
 PROCESS_GIB, CUDA_PROCESS_GIB, EXPORT_PROCESS_GIB = 2.0, 4.0, 3.0
-# Activations of a vision tower that is not trained: at least, and per picture that it processes at once. Estimated for
-# one picture per row.
+# Activations of a frozen vision tower: the minimum, and the amount per picture in a forward pass. Estimated for one
+# picture per row.
 VISION_GIB, PICTURE_GIB = 2.0, 0.1
 # Columns of the output head whose logits exist at the same time, as in trainer/model/loss_head.py.
 HEAD_BLOCK = 4096
-# Factor for what was not measured: other widths, workspaces of kernels, and memory fragmentation.
+# Safety factor for what was not measured: other widths, workspaces of kernels, and memory fragmentation.
 WORK_MARGIN = 1.15
-# Factor for TRL's trainers, which keep the inputs of adapters in two number formats. It is measured.
+# Factor for TRL's trainers, which save the inputs of adapters in two dtypes. Measured.
 RL_SHARE = 1.35
 # On a CPU, activations of up to this size are kept for the backward pass instead of being recomputed.
 SMALL_WORK = 512 * 2**20
@@ -46,7 +46,7 @@ CACHE_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class TrainingLoad:
-    """Parameters of a request on which the memory of its training depends.
+    """Parameters of a request that determine the memory of its train step.
 
     batch_size: rows per forward pass.
     length: tokens of the longest row.
@@ -75,9 +75,9 @@ class TrainingLoad:
 
 @dataclass(frozen=True, slots=True)
 class MemoryNeed:
-    """GiB that a training needs.
+    """GiB that the train step needs.
 
-    gpu: GPU memory. host_with_gpu: main memory of a machine with a GPU. host_without_gpu: main memory of one without.
+    gpu: GPU memory. host_with_gpu: main memory on a machine with a GPU. host_without_gpu: main memory on one without.
     """
 
     gpu: float
@@ -109,7 +109,7 @@ def memory_for_export(size: ModelSize, method: Method, written_bytes: float) -> 
     """Return the GiB of main memory that an export needs.
 
     That is memory for the files it reads and writes, and for the models that are compared afterwards: models of more
-    than 4 GiB stay mapped from their files, smaller ones are loaded in float32. An export never uses a GPU.
+    than 4 GiB are memory-mapped, smaller ones are loaded in float32. An export never uses a GPU.
 
     written_bytes: bytes that the export writes per parameter of the base model.
     """

@@ -13,7 +13,7 @@ from typing import Any
 from gemtune import families
 from gemtune.families.size import LARGEST_VALUES, Experts, Layers, ModelSize
 
-# Bytes per parameter by the name of the number format in a config.json.
+# Bytes per parameter by `dtype`, as config.json names it.
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Head dimension of global layers, which the configurations of Gemma 4 leave out.
 _GLOBAL_HEAD = 512
@@ -135,9 +135,9 @@ def _parameters(size: ModelSize) -> int:
 
 
 def _count(config: Mapping[str, Any], name: str) -> int | None:
-    """Return a field of the configuration as a positive whole number.
+    """Return a field of the configuration if it is a positive integer.
 
-    None if it is anything else, or exceeds its LARGEST_VALUES.
+    None if it is anything else, or exceeds its limit in LARGEST_VALUES.
     """
     value = config.get(name)
     return (

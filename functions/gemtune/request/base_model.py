@@ -56,7 +56,7 @@ class ModelFiles:
 
     @property
     def size(self) -> ModelSize | None:
-        """Return the size of the model; None if its files do not tell."""
+        """Return the size of the model; None if its files do not say."""
         return model_size.of_folder(self.fields, self.weights_bytes) if self.fields and self.weights_bytes else None
 
 

@@ -109,9 +109,7 @@ ADAPTER = (
     AdapterExport(
         quantization="none",
         stored="as it was trained",
-        limits=Limits(
-            0.001, 0.99, 1.01, "these are the same weights in the same library, so that nothing may differ", 0.99
-        ),
+        limits=Limits(0.001, 0.99, 1.01, "these are the same weights in the same library, so nothing may differ", 0.99),
     ),
 )
 MERGED = (
@@ -124,7 +122,7 @@ MERGED = (
     MergedExport(
         quantization="fp16",
         stored="fp16",
-        limits=Limits(0.02, 0.95, 1.05, "fp16 has more digits than bf16, so that no more may be lost"),
+        limits=Limits(0.02, 0.95, 1.05, "fp16 is more precise than bf16, so it may lose no more"),
         dtype="float16",
     ),
     MergedExport(

@@ -17,7 +17,7 @@ class Deployment:
     machines: names of its machines for training, in order of preference.
     local_folders: whether a base model may be a folder of this machine.
     webhooks_to_loopback: whether a webhook may go to this machine.
-    has_hf_token: whether the service has a Hub token for jobs that bring none.
+    has_hf_token: whether the service has a Hub token for jobs without one.
     has_unsloth: whether provider unsloth is installed.
     wandb_needs_key: whether a request with wandb_config has to bring its own key.
     """

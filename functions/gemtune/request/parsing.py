@@ -1,4 +1,4 @@
-"""Parsing of requests, which finds all faults at once and repeats no secret."""
+"""Parsing of requests: reports all problems at once, quotes no secrets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gemtune.request.spec import SECRET_FIELDS, SECRET_REFERENCE, ExportRequest,
 from gemtune.untrusted import Unreadable, read_json_object
 
 Request = TypeVar("Request", bound=BaseModel)  # TrainRequest or ExportRequest
-# Values for required fields that are missing or faulty, so that the rules about the other fields can still be checked.
+# Values for required fields that are missing or invalid, so that the rules for the other fields can still be checked.
 STAND_INS: Mapping[type[BaseModel], Mapping[str, Any]] = {
     TrainRequest: {"processed_dataset_id": "absent", "training_config": {"base_model_id": "absent/absent"}},
     ExportRequest: {"export_config": {}},
@@ -32,27 +32,27 @@ STAND_INS: Mapping[type[BaseModel], Mapping[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Reading(Generic[Request]):
-    """Result of reading a request: its readable part, and all problems.
+    """Result of parsing a request: its valid part, and all problems.
 
-    request: the request with defaults in place of faulty fields. None if too little can be read to check any rule.
+    request: the request with defaults in place of invalid fields. None if too little is valid to check any rule.
     """
 
     request: Request | None
     problems: tuple[Problem, ...]
 
     def require_readable(self) -> Request:
-        """Return what can be read of the request.
+        """Return the valid part of the request, even if there are problems.
 
-        Raises RequestRefused with all problems if that is too little.
+        Raises RequestRefused with all problems if too little is valid.
         """
         if self.request is None:
             raise RequestRefused(self.problems)
         return self.request
 
     def require_valid(self) -> Request:
-        """Return the request if nothing is wrong with it.
+        """Return the request.
 
-        Raises RequestRefused with all problems.
+        Raises RequestRefused with all problems if there are any.
         """
         if self.problems or self.request is None:
             raise RequestRefused(self.problems)
@@ -60,31 +60,31 @@ class Reading(Generic[Request]):
 
 
 def read(document: str | bytes, source: Source) -> Reading[TrainRequest]:
-    """Read a request to train from JSON.
+    """Parse a training request from JSON.
 
-    Rules across fields are not checked here but in `gemtune.request.rules.check`.
-    source: how the request came in. From some sources, literal tokens are a problem.
+    Cross-field rules are not checked here but in `gemtune.request.rules.check`.
+    source: how the request arrived. Some sources must not contain tokens, only references to secrets.
     """
     return _read(TrainRequest, document, tokens_exposed=source.exposes_tokens)
 
 
 def read_export(document: str | bytes) -> Reading[ExportRequest]:
-    """Read a request to export again from JSON. It comes by HTTP only."""
+    """Parse an export request from JSON. These arrive only over HTTP."""
     return _read(ExportRequest, document, tokens_exposed=False)
 
 
 def complete_export_request(reading: Reading[ExportRequest], trained: Spec) -> Reading[TrainRequest]:
-    """Turn a request to export again into a complete request.
+    """Combine an export request with the spec of the job that trained.
 
-    It is the one that would have trained the same and exported this. trained: spec of the job that trained.
+    The result is a training request with that job's training and this export. trained: spec of that job.
     """
     return Reading(None if reading.request is None else reading.request.as_train_request(trained), reading.problems)
 
 
 def _read(model: type[Request], document: str | bytes, *, tokens_exposed: bool) -> Reading[Request]:
-    """Read a request as a model.
+    """Parse a request into its pydantic model.
 
-    tokens_exposed: whether literal tokens are a problem.
+    tokens_exposed: whether to report tokens, as opposed to references to secrets.
     """
     try:
         raw = read_json_object(document)
@@ -95,9 +95,9 @@ def _read(model: type[Request], document: str | bytes, *, tokens_exposed: bool) 
 
 
 def _validate(model: type[Request], raw: dict[str, Any]) -> tuple[Request | None, list[Problem]]:
-    """Return what can be read of a request, and what is wrong with the rest.
+    """Return the valid part of a request, and the problems of the rest.
 
-    Faulty fields get their defaults. The request is None if even that is not possible.
+    Invalid fields get their defaults. The request is None if it does not validate even then.
     """
     text = json.dumps(raw)
     try:
@@ -126,9 +126,9 @@ def _fill_in(readable: dict[str, Any], stand_ins: Mapping[str, Any]) -> None:
 
 
 def _problem(model: type[BaseModel], raw: object, detail: Any) -> Problem:
-    """Turn an error of pydantic's into a problem.
+    """Turn a pydantic error into a problem.
 
-    Its message is plain and does not contain the faulty value. raw: the request's document.
+    Its message is plain and does not contain the invalid value. raw: the decoded request.
     """
     tagged_loc: Loc = detail["loc"]
     loc: Loc = tuple(redact(part) if isinstance(part, str) else part for part in without_tags(raw, tagged_loc))
@@ -156,7 +156,7 @@ def _problem(model: type[BaseModel], raw: object, detail: Any) -> Problem:
 def _closest_field(model: type[BaseModel], loc: Loc) -> str:
     """Return a hint for an unknown field.
 
-    It names the most similar field, or else all fields that are possible there.
+    It names the most similar field, or else all fields of the object.
     """
     fields = fields_at(model, loc[:-1])
     close = difflib.get_close_matches(str(loc[-1]), fields, n=1)
@@ -164,16 +164,16 @@ def _closest_field(model: type[BaseModel], loc: Loc) -> str:
 
 
 def _remove(tree: Any, loc: Loc) -> None:
-    """Remove the value at a place from a document.
+    """Remove an invalid value from a decoded document, by its location.
 
-    If the place is inside a list, the whole list is removed.
+    A list with an invalid item is removed as a whole.
     """
     for part in loc[:-1]:
         try:
             inner = tree[part]
         except (KeyError, IndexError, TypeError):
             return
-        if isinstance(inner, list):  # one faulty item makes the whole list faulty
+        if isinstance(inner, list):
             tree.pop(part)
             return
         tree = inner
@@ -182,9 +182,9 @@ def _remove(tree: Any, loc: Loc) -> None:
 
 
 def _misplaced_tokens(tree: Any, *, tokens_exposed: bool, loc: Loc = ()) -> Iterator[Problem]:
-    """Yield a problem for each token in a place where it must not be.
+    """Yield a problem for each token that would be stored in plain text.
 
-    There it would be stored or logged in plain text.
+    tokens_exposed: whether that is so even in the fields for tokens.
     """
     hint = "store the token with `gemtune secret NAME` and send secret:gemtune-user-NAME"
     if isinstance(tree, dict):

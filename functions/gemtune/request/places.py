@@ -1,7 +1,7 @@
-"""Places of faults in a request, and the fields that are possible there.
+"""Locations of errors in a request, and the fields that are allowed there.
 
-pydantic's places have additional parts, called tags here: where an object can be one of several models, the name of the
-model that it was validated as.
+pydantic's locations have additional parts, called tags here: for a discriminated union, the tag of the model that the
+object was validated as.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from gemtune.request.rl_spec import DISCRIMINATORS
 
 
 def without_tags(raw: Any, loc: Loc) -> Loc:
-    """Return a place of pydantic's without its tags. Only rl_config has any.
+    """Return a pydantic location without its tags. Only rl_config has any.
 
-    raw: the request's document.
+    raw: the decoded request.
     """
     path: list[str | int] = []
     tag = None
@@ -37,9 +37,9 @@ def without_tags(raw: Any, loc: Loc) -> Loc:
 
 
 def fields_at(model: type[BaseModel], path: Loc) -> list[str]:
-    """Return the fields that are possible at a place of pydantic's.
+    """Return the fields that are allowed at a pydantic location.
 
-    The place includes its tags.
+    path: the location, including its tags.
     """
     models = [model]
     for part in path:

@@ -37,7 +37,7 @@ class RewardBase(Contract, ABC):
     def problems(self, loc: Loc, *, max_completion_length: int) -> Iterator[Problem]:
         """Yield what is wrong with the parameters.
 
-        loc: place of the reward in the request. max_completion_length: the request's limit in tokens.
+        loc: location of the reward in the request. max_completion_length: the request's limit in tokens.
         """
 
 

@@ -26,7 +26,7 @@ def warmup_problem(config: TrainingConfig, train_steps: int) -> Problem | None:
     """
     if warmup_steps(config, train_steps) < train_steps:
         return None
-    message = f"the warmup takes all train_steps ({train_steps}), so that learning_rate is never reached"
+    message = f"the warmup takes all train_steps ({train_steps}), so learning_rate is never reached"
     hint = "lower warmup_ratio (0: no warmup), or train longer with more max_steps, epochs or rows"
     return Problem(("training_config", "warmup_ratio"), message, "warmup_without_end", hint)
 

@@ -37,7 +37,7 @@ DEFAULT_SEQ_LENGTH = 2048
 
 
 class TrainingConfig(Contract):
-    """Parameters of a training."""
+    """Parameters of the training."""
 
     method: Method = Field(
         "LoRA",
@@ -273,9 +273,9 @@ class TrainRequest(Spec):
 
 
 class ExportRequest(Contract):
-    """Request to export again what a job has trained.
+    """Request for another export of what a job trained.
 
-    A token and a receiver of events are not taken over from that job.
+    The Hub token and the receiver of events are not inherited from that job.
     """
 
     export_config: ExportConfig = Field(description="how and where to store what was trained")
@@ -297,9 +297,9 @@ class ExportRequest(Contract):
     notify: Notify | None = Field(None, description="receiver of the job's events; absent: none")
 
     def as_train_request(self, trained: Spec) -> TrainRequest:
-        """Return the complete request, with the training of another job.
+        """Return a training request with the training of another job.
 
-        trained: spec of the job that trained. Its receiver of events and its W&B project are left out.
+        trained: spec of that job. Its receiver of events and its W&B project are left out.
         """
         own_fields = self.model_dump(mode="json", exclude_none=True)
         inherited = trained.model_dump(mode="json") | {"notify": None, "wandb_config": None}
@@ -309,8 +309,8 @@ class ExportRequest(Contract):
 def request_hash(request: Spec | ExportRequest, *, parent_job_id: str | None = None) -> str:
     """Return the hash by which two requests are compared.
 
-    It is the SHA-256 of the request's canonical JSON without secrets. parent_job_id: for a request to export again, the
-    job that it names.
+    It is the SHA-256 of the request's canonical JSON without secrets. parent_job_id: for an
+    export request, the job that trained.
     """
     fields = request.model_dump(mode="json", exclude={"hf_token"})
     if parent_job_id is not None:

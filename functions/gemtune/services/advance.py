@@ -25,7 +25,7 @@ class Advance:
     store: JobStore
     secrets: Secrets
     clock: Clock
-    service_secrets: Mapping[str, str]  # role -> name, for jobs that bring none of their own
+    service_secrets: Mapping[str, str]  # role -> name, for jobs without their own
 
     def begin(self, job_id: str, step: Step, claim: Claim, *, execution: str) -> tuple[Job, FencingToken] | None:
         """Begin the next attempt of a step.
@@ -65,16 +65,16 @@ class Advance:
         self.store.update(job_id, lambda job: steps.record_wandb_url(job, fence, wandb_url=wandb_url))
 
     def record_artifacts(self, job_id: str, fence: FencingToken, artifacts: Sequence[Artifact]) -> None:
-        """Record complete files.
+        """Record files of the job's result before the step ends.
 
-        They stay valid even if the rest of the step fails.
+        They stay in the record even if the rest of the step fails.
         """
         self.store.update(job_id, lambda job: steps.record_artifacts(job, fence, artifacts))
 
     def stop(self, job_id: str, fence: FencingToken, *, cause: str) -> None:
-        """End the attempt unfinished, at a checkpoint or after a crash.
+        """End the attempt early, at a checkpoint or after a crash.
 
-        The step may be tried again.
+        The step may be retried.
         """
         now, ran = self.clock.now(), self._seconds_since_begin(fence)
         self.store.update(job_id, lambda job: steps.stop_attempt(job, fence, cause=cause, at=now, ran=ran))

@@ -45,7 +45,7 @@ class FanOut:
                 for name in job_secrets(job):
                     self.secrets.delete(name)
         except JobNotFound:
-            return  # deleted in the meantime, so that no one waits for its events
+            return  # deleted in the meantime, so no one waits for its events
         except RecordUnreadable as error:
             # `sweep` tries again until the job is cancelled or the version that wrote its record is deployed again.
             log.warning("%s", error)

@@ -1,6 +1,6 @@
-"""Sweep, which runs every few minutes and repairs what got lost.
+"""Sweep, which runs every few minutes and repairs jobs after failures.
 
-That may be a message, a workflow execution, the publication of an event, or a clean-up.
+It resends lost messages, replaces lost workflow executions, publishes remaining events, and removes orphans.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from gemtune.services.fan_out import FanOut
 
 log = logging.getLogger(__name__)
 
-# Time after its last change at which the launch of a job without one is requested again.
+# If a job has no launch this long after its last change, the request for a launch is published again.
 PUBLISH_GRACE = timedelta(minutes=1)
-# Secrets, specs and half-written objects that are younger may belong to a request that is being accepted.
+# Secrets, specs and incomplete objects younger than this may belong to a request that is being accepted.
 ORPHAN_AGE = timedelta(hours=1)
-# Specs that are older were checked by many earlier sweeps.
+# Specs older than this were checked by many earlier sweeps.
 SPEC_WINDOW = timedelta(days=1)
-# Time after a job's deletion in which its last execution may still write files, which are removed again.
+# Time after a job's deletion in which its last execution may still write files; sweeps remove them.
 LATE_WRITES = timedelta(days=2)
 
 
@@ -55,7 +55,7 @@ class Sweep:
     def __call__(self) -> None:
         """Run one sweep.
 
-        A job that cannot be repaired now does not keep others from being repaired.
+        A repair that fails does not prevent the others.
         """
         now = self.clock.now()
         for job in self.store.unfinished():
@@ -69,9 +69,9 @@ class Sweep:
             bucket.remove_unfinished(now - ORPHAN_AGE)
 
     def _guarded(self, subject: str, repair: Callable[[], None]) -> None:
-        """Run one repair. If it fails, log that and continue.
+        """Run one repair, and log the error if it fails.
 
-        subject: what the log calls it.
+        subject: the name of what is repaired, for the log.
         """
         try:
             repair()
@@ -81,7 +81,7 @@ class Sweep:
             log.exception("the sweep could not repair %s; the next one tries again", subject)
 
     def _repair(self, job: Job, now: datetime) -> None:
-        """Launch an unfinished job again if nothing runs it any more."""
+        """Relaunch an unfinished job that no execution runs."""
         if job.claim is None:
             self._repair_unclaimed(job, now)
         elif (cause := self._why_lost(job, now)) is not None:
@@ -90,7 +90,8 @@ class Sweep:
     def _repair_unclaimed(self, job: Job, now: datetime) -> None:
         """Launch a job that no execution has claimed in time.
 
-        Either its launch was never requested, or the launch's execution ended without a claim.
+        Either the request for its launch was lost, or no execution could be started, or the execution ended without
+        claiming the job.
         """
         launch = job.launch
         if launch.lease_until is None:
@@ -100,7 +101,7 @@ class Sweep:
             if launch.execution is not None:
                 state = self.launcher.state(launch.execution)
                 if state is ExecutionState.ACTIVE:
-                    return  # a second execution would only wait behind this one
+                    return  # it may still claim the job; a second one would only queue behind it
                 change = partial(launches.give_up_launch, launch=launch.number, cause=str(state), at=now)
                 if self.store.update(job.job_id, change).is_over:
                     return
@@ -125,9 +126,9 @@ class Sweep:
         return "heartbeat_stale" if stale else None
 
     def _relaunch(self, job: Job, cause: str, now: datetime) -> None:
-        """Give the job to a new launch, which resumes its steps.
+        """Replace the job's launch by a new one, which resumes its steps.
 
-        Fails it after RELAUNCHES of them.
+        Fails the job if it has been relaunched RELAUNCHES times.
         """
         if job.relaunches >= RELAUNCHES:
             message = f"its workflow execution was lost {RELAUNCHES + 1} times, the last time because of {cause}"
@@ -143,9 +144,9 @@ class Sweep:
         self.dispatch.start(job.job_id, relaunched.launch.number)
 
     def _stop(self, job: Job) -> None:
-        """Stop what a lost execution may still run.
+        """Stop a lost execution and its step, which may still be running.
 
-        It cannot write any more, but it would cost money.
+        Their writes are refused, but they would cost money.
         """
         try:
             if (step := job.running_step) is not None and (execution := job.steps[step].execution) is not None:

@@ -68,7 +68,10 @@ def is_loopback(host: str) -> bool:
 
 
 def _nat64_target(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """Return the IPv4 address in a NAT64 one (RFC 6052, RFC 8215), or None."""
+    """Return the IPv4 address embedded in a NAT64 address, or None.
+
+    The first prefix is the well-known one (RFC 6052), the second is part of the range for local use (RFC 8215).
+    """
     for prefix in ("64:ff9b::/96", "64:ff9b:1::/96"):
         if ip in ipaddress.ip_network(prefix):
             return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)

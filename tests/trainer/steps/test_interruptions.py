@@ -1,4 +1,4 @@
-"""Interrupting a training at any train_step, in any way, does not change it.
+"""Interrupting a run at any train_step, in any way, changes nothing in it.
 
 The job's record says what interrupted it.
 """

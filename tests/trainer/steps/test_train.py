@@ -226,7 +226,7 @@ def test_a_nan_loss_fails_with_a_hint(bench: Bench) -> None:
 
 
 def break_forward_passes(monkeypatch: pytest.MonkeyPatch, *, from_call: int) -> None:
-    """Make the forward passes of a training raise from the n-th call on."""
+    """Make the forward passes of a run raise from the n-th call on."""
     from trainer.training import sft
 
     calls = itertools.count(1)

@@ -138,7 +138,7 @@ def test_a_resumed_training_ends_with_the_same_weights(bench_of: Callable[..., B
     assert interrupted.job.metrics == uninterrupted.job.metrics
 
 
-# Hooks of a training without progress reports, checkpoints or stops.
+# Hooks of a run without progress reports, checkpoints or stops.
 NO_HOOKS = Hooks(lambda *_: None, lambda *_: None, lambda *_: None, lambda: False)
 
 

@@ -1,4 +1,4 @@
-"""Progress of a training: reports to the record, the loss curve and trackers."""
+"""Progress of the train step, in the record, the loss curve and trackers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TensorBoard and W&B show a training; their failures never affect the job."""
+"""TensorBoard and W&B show a run; their failures never affect the job."""
 
 from __future__ import annotations
 

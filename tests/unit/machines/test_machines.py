@@ -1,4 +1,4 @@
-"""The choice of a machine for a training, and the advice when none is enough."""
+"""Choice of the machine for training, and the advice when none is enough."""
 
 from __future__ import annotations
 

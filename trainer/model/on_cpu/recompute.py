@@ -29,7 +29,7 @@ class Recipe:
         self._result: torch.Tensor | None = None
 
     def expect(self) -> None:
-        """Announce one more `take`."""
+        """Reserve one more `take`."""
         self._pending_uses += 1
 
     def take(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -41,7 +41,10 @@ class Recipe:
 
 
 def mark(tensor: torch.Tensor, make: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
-    """Attach to a tensor that it equals make(*inputs), to the bit. Return it."""
+    """Attach the recipe make(*inputs) to a tensor. Return the tensor.
+
+    The recipe has to yield the same bits.
+    """
     setattr(tensor, _ATTRIBUTE, (Recipe(make), inputs))
     return tensor
 
@@ -49,9 +52,9 @@ def mark(tensor: torch.Tensor, make: Callable[..., torch.Tensor], *inputs: torch
 def mark_chain(
     tensor: torch.Tensor, first: torch.Tensor, make: Callable[..., torch.Tensor], *inputs: torch.Tensor
 ) -> torch.Tensor:
-    """Attach to a tensor that it equals make(first, *inputs). Return it.
+    """Attach the recipe make(first, *inputs) to a tensor. Return the tensor.
 
-    If `first` is marked itself, it is recomputed from its own inputs instead of being saved.
+    If `first` has a recipe itself, it is recomputed from its own inputs instead of being saved.
     """
     recipe, sources = recipe_of(first) or (Recipe(_identity), (first.detach(),))
     count = len(inputs)
@@ -59,7 +62,10 @@ def mark_chain(
 
 
 def add(saved: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Return saved + other, marked if `other` is. `saved` is saved elsewhere."""
+    """Return saved + other, with a recipe if `other` has one.
+
+    `saved` is a tensor that another function saves for backward anyway.
+    """
     total = saved + other
     return total if recipe_of(other) is None else mark_chain(total, other, _add, saved.detach())
 
@@ -70,7 +76,7 @@ def _add(other: torch.Tensor, saved: torch.Tensor) -> torch.Tensor:
 
 
 def recipe_of(tensor: torch.Tensor) -> tuple[Recipe, tuple[torch.Tensor, ...]] | None:
-    """Return the recipe and the inputs of a marked tensor, else None."""
+    """Return a tensor's recipe and its inputs; None if it has no recipe."""
     recipe: tuple[Recipe, tuple[torch.Tensor, ...]] | None = getattr(tensor, _ATTRIBUTE, None)
     return recipe
 
@@ -78,7 +84,7 @@ def recipe_of(tensor: torch.Tensor) -> tuple[Recipe, tuple[torch.Tensor, ...]] |
 def reserve(tensor: torch.Tensor) -> tuple[Recipe, tuple[torch.Tensor, ...]]:
     """Return the recipe and the inputs to save in place of a tensor.
 
-    Reserves one `Recipe.take`. For a tensor without a mark the input is the tensor itself.
+    Reserves one `Recipe.take`. For a tensor without a recipe, the input is the tensor itself.
     """
     recipe, inputs = recipe_of(tensor) or (Recipe(_identity), (tensor,))
     recipe.expect()

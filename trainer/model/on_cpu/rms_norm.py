@@ -1,9 +1,9 @@
 """Gemma's RMSNorm with frozen weights as a single autograd function.
 
-The norm of Zhang & Sennrich (arXiv:1910.07467), with 1 + weight for the scale, computed in float32 a block of rows at a
-time. transformers' own norm writes seven intermediate tensors in float32 and keeps three of them for backward; on a
-CPU, where fresh memory costs more than arithmetic, that is most of its time. Here a block stays in the cache, and
-backward needs only the input, which the layer before keeps anyway, and one number per row.
+The norm of Zhang & Sennrich (arXiv:1910.07467), scaled by 1 + weight and computed in float32, one block of rows at a
+time. transformers' own norm writes seven intermediate tensors in float32 and saves three of them for backward; on a
+CPU, where allocating memory costs more than arithmetic, that takes most of its time. Here, a block stays in the cache.
+Backward needs only the input, which `recompute` may derive from what another layer saved, and one number per row.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class _RmsNorm(torch.autograd.Function):
 
             dx = r g + sum(g x) dr/dx = r (g - x r^2 mean(g x))
 
-        grad_outputs: the gradient of the norm (..., width), and of 1 / rms(x), which is unused.
+        grad_outputs: the gradients of forward's two results; the second one, of 1 / rms(x), is unused.
         """
         inverse_rms, factor, *sources = ctx.saved_tensors
         x = ctx.x.take(sources)
@@ -77,7 +77,7 @@ class _RmsNorm(torch.autograd.Function):
 
 
 def _forward(x: torch.Tensor, factor: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the norm and 1 / rms(x), as the autograd function's forward does."""
+    """Compute what the autograd function's forward returns, in PyTorch."""
     rows, inverse_rms = x.flatten(0, -2), x.new_empty((*x.shape[:-1], 1), dtype=_float_dtype(x))
     out = torch.empty_like(x)
     for block, block_inverse_rms, block_out in _blocks(rows, inverse_rms.view(-1, 1), out.view(rows.shape)):
@@ -105,5 +105,5 @@ def _float_dtype(x: torch.Tensor) -> torch.dtype:
 
 
 def _blocks(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Yield the same few rows of each of some tensors (rows, width), as views."""
+    """Split tensors (rows, width) into matching blocks of rows, as views."""
     return zip(*(tensor.split(max(1, BLOCK_VALUES // tensors[0].shape[1])) for tensor in tensors), strict=True)

@@ -129,7 +129,7 @@ def _cost(rows: Sequence[int], costs: Sequence[float]) -> float:
 
 
 class RowParallel:
-    """The thread pool of a training, which computes parts of its batches.
+    """The thread pool that computes parts of each training batch.
 
     It replaces one forward and backward pass over the batch: `sum` returns a loss whose backward yields the gradients
     that were computed already.
@@ -203,8 +203,8 @@ class _GivenGradients(torch.autograd.Function):
 def _use_one_heap() -> None:
     """Let all threads allocate from one heap, if the C library is glibc.
 
-    glibc gives each thread a heap of its own, whose free blocks no other thread can use: 40 MB in a training on two
-    cores. With large tensors the shared lock costs nothing measurable.
+    glibc gives each thread a heap of its own, whose free blocks no other thread can use: 40 MB when training on two
+    cores. With large tensors, contention for the shared heap is not measurable.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

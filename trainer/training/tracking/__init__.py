@@ -13,7 +13,7 @@ from trainer.context import Context
 
 
 class Tracker(Protocol):
-    """A place where metrics of a training are shown."""
+    """Destination of training metrics, such as TensorBoard."""
 
     def log(self, train_step: int, metrics: Mapping[str, float]) -> None:
         """Log metrics by their names.
@@ -54,13 +54,13 @@ class Tracking:
         with ExitStack() as closing:
             for tracker in self._trackers:
                 closing.callback(tracker.close, failed=kind is not None)
-            if not isinstance(error, Stale | JobNotFound):  # a job that another attempt took over is not written to
+            if not isinstance(error, Stale | JobNotFound):  # a replaced attempt writes nothing more
                 self.persist()
 
     def stepped(self, progress: Progress, rewards: Mapping[str, float]) -> None:
-        """Log a train_step.
+        """Log the metrics of a train_step.
 
-        rewards: what reinforcement learning logs in addition.
+        rewards: additional metrics of DPO and GRPO.
         """
         metrics = progress.model_dump(
             include={"loss", "learning_rate", "tokens_per_second", "epoch"}, exclude_none=True
@@ -68,7 +68,7 @@ class Tracking:
         self._log(progress.train_step, {f"train/{name}": value for name, value in (metrics | dict(rewards)).items()})
 
     def evaluated(self, train_step: int, evaluation: EvaluationMetrics, *, group: str = "eval") -> None:
-        """Log an evaluation, in a group of metrics such as "eval"."""
+        """Log an evaluation. group: prefix of its metrics' names."""
         metrics = evaluation.by_name()
         self._log(train_step, {f"{group}/{name.removeprefix('eval_')}": value for name, value in metrics.items()})
 

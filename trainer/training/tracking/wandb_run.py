@@ -24,8 +24,8 @@ from trainer.published import public_fields
 log = logging.getLogger(__name__)
 
 DEFAULT_PROJECT = "gemtune"
-# At its end, a training waits this long for W&B to upload the rest. A process that receives SIGTERM has ten seconds,
-# both on Cloud Run and in the embedded service.
+# When training ends, the process waits this long for W&B to upload the rest. After SIGTERM it has ten seconds, both on
+# Cloud Run and in the embedded service.
 FINISH_SECONDS = 8.0
 # Prefixes of output lines that are messages of the process; all other lines go to the log.
 URL, FILE = "url ", "file "

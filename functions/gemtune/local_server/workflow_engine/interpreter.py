@@ -34,8 +34,10 @@ def execute(
 ) -> object:
     """Run `main` with an argument and return its result.
 
-    `calls` are the host's functions by name. They raise WorkflowError for errors that the workflow can catch; their
-    other exceptions pass through. `environment` is for sys.get_env, `sleep` gets seconds.
+    calls: functions that the host provides, such as `http.post`, by name. They raise WorkflowError for errors that the
+    workflow can catch; other exceptions propagate.
+    environment: variables that sys.get_env returns.
+    sleep: called with seconds.
 
     Raises WorkflowFailed for an error that the workflow does not catch.
     """
@@ -113,7 +115,7 @@ class _Run:
         return condition
 
     def _call(self, call: Call, variables: Variables) -> None:
-        """Call a function or subworkflow and store its result."""
+        """Call a host function or a subworkflow, and store its result."""
         scope = (variables, self.environment)
         args = {name: value(scope) for name, value in call.args.items()}
         result: Any = None

@@ -17,10 +17,10 @@ from gemtune.request.spec import TrainRequest
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Rule across the fields of a request.
+    """Cross-field rule for requests.
 
-    fields: the fields it is about. It is not checked if one of them is faulty.
-    check: pure function of the request and the facts, which returns what is wrong.
+    fields: the fields it is about. It is not checked if one of them is invalid.
+    check: pure function of the request and the facts, which returns the problems.
     """
 
     fields: tuple[Loc, ...]
@@ -28,7 +28,7 @@ class Rule:
 
 
 def _training(*names: str) -> tuple[Loc, ...]:
-    """Return the places of fields of training_config."""
+    """Return the locations of fields of training_config."""
     return tuple(("training_config", name) for name in names)
 
 
@@ -73,19 +73,19 @@ def check(
 ) -> Reading[TrainRequest]:
     """Check the rules, and return the reading with all problems.
 
-    The returned request also has the rl_config that it leaves to the rows of its dataset. A rule about a faulty field
+    If the request leaves rl_config to the rows of its dataset, the returned one has it. A rule about an invalid field
     is not checked.
     about: the model of what the user sent. Rules without any of its fields are not checked.
     """
     if reading.request is None:
         return reading
     request = reinforcement.infer_rl_algorithm(reading.request, facts)
-    faulty = [problem.loc for problem in reading.problems]
+    invalid = [problem.loc for problem in reading.problems]
     problems = [
         problem
         for rule in RULES
         if any(field[0] in about.model_fields for field in rule.fields)
-        and not any(loc[: len(field)] == field for field in rule.fields for loc in faulty)
+        and not any(loc[: len(field)] == field for field in rule.fields for loc in invalid)
         for problem in rule.check(request, facts)
     ]
     return Reading(request, (*reading.problems, *problems))

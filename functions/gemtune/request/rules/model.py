@@ -44,7 +44,7 @@ def supported(request: TrainRequest, facts: Facts) -> list[Problem]:
 def family_of(request: TrainRequest, facts: Facts) -> Family | None:
     """Return the base model's family.
 
-    It is told by config.json, or by the name where there is none at hand.
+    Its config.json identifies it, or its name if that file is not available.
     """
     if facts.base_model is None or facts.base_model.config is None:
         return families.of_name(request.training_config.base_model_id)
@@ -55,7 +55,7 @@ def family_of(request: TrainRequest, facts: Facts) -> Family | None:
 def pictures(request: TrainRequest, facts: Facts) -> list[Problem]:
     """Refuse modality vision for a model that cannot train on pictures.
 
-    That is decided by its config.json if that is at hand, else by its name.
+    That depends on its config.json if that is available, else on its name.
     """
     if request.modality == "text":
         return []
@@ -74,7 +74,7 @@ def pictures(request: TrainRequest, facts: Facts) -> list[Problem]:
 def gguf_export(request: TrainRequest, facts: Facts) -> list[Problem]:
     """Refuse format gguf if the model or the deployment does not support it.
 
-    The model is judged by its config.json if that is at hand, else by its name; the prepare step checks it again.
+    The model is checked by its config.json if that is available, else by its name; the prepare step checks it again.
     """
     if request.export_config.format != "gguf":
         return []

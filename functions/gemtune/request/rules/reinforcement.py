@@ -135,7 +135,7 @@ def completion_length(request: TrainRequest, facts: Facts) -> list[Problem]:
 
 
 def rewards(request: TrainRequest, facts: Facts) -> list[Problem]:
-    """Refuse rewards that are missing, ambiguous or faulty."""
+    """Refuse rewards that are missing, ambiguous or invalid."""
     rl = request.training_config.rl_config
     if not isinstance(rl, GrpoConfig):
         return []

@@ -87,9 +87,9 @@ def evaluation_metrics(request: TrainRequest, facts: Facts) -> list[Problem]:
 
 
 def warmup(request: TrainRequest, facts: Facts) -> list[Problem]:
-    """Refuse a warmup that takes the whole training.
+    """Refuse a warmup as long as the whole run.
 
-    Without max_steps the number of train_steps depends on the rows, so that the prepare step checks this again.
+    Without max_steps the number of train_steps depends on the rows, so the prepare step checks this again.
     """
     config = request.training_config
     if config.max_steps is None and config.warmup_ratio < 1:
@@ -113,7 +113,7 @@ def provider(request: TrainRequest, facts: Facts) -> list[Problem]:
 
 
 def machine(request: TrainRequest, facts: Facts) -> list[Problem]:
-    """Refuse a machine that does not exist, or a training that fits on none."""
+    """Refuse an unknown machine, or a request that needs too much memory."""
     loc, requested = ("training_config", "machine"), request.training_config.machine
     machines = facts.deployment.machines
     if requested is not None and requested not in machines:

@@ -21,7 +21,7 @@ from gemtune.services.acceptance.submit import Submit
 
 @dataclass(frozen=True, slots=True)
 class ExportAgain:
-    """Service that accepts requests to export again what a job has trained."""
+    """Service that accepts requests for another export of a trained model."""
 
     store: JobStore
     buckets: Buckets

@@ -57,8 +57,8 @@ class ReadFacts:
     def _base_model(self, request: Spec) -> ModelFiles | None:
         """Describe the base model's folder.
 
-        None if there is no need to look: the id is invalid, local folders are not allowed, or the name of a Hub model
-        tells its size.
+        None if there is no folder to read: the id is invalid, local folders are not allowed, or the size of a Hub model
+        is known from its name.
         """
         model = base_model.parse(request.training_config.base_model_id)
         if model is None:
