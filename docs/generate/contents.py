@@ -41,6 +41,6 @@ MAKERS: Mapping[str, Callable[[], Page]] = {
 def pages() -> dict[str, str]:
     """Return the text of every page, by file name."""
     by_name = {name: maker() for name, maker in MAKERS.items()}
-    index = Page("Reference", "Pages that are made from the code, and so say what this version does.")
+    index = Page("Reference", "Pages that are generated from the code, so that they describe exactly this version.")
     index.table(("page", "content"), [(f"[{page.title}]({name})", page.about) for name, page in by_name.items()])
     return {"README.md": index.text()} | {name: page.text() for name, page in by_name.items()}

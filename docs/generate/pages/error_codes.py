@@ -23,8 +23,8 @@ HTTP_STATUSES: Mapping[str, str] = {
 def page() -> Page:
     page = Page("Error codes", "Every error code with its cause, its remedy, and the place where it is met.")
     page.paragraph(
-        "Programs decide by the code, which does not change; messages are for people, and may. Every error has a "
-        "`message` and mostly a `hint`, which say more than this page: they name the field, the value or the file."
+        "Programs should check the code, which never changes; the text of messages may change. Every error has a "
+        "`message` and most have a `hint`, which say more than this page: they name the field, the value or the file."
     )
     for chapter in CATALOGUE:
         page.heading(chapter.title)

@@ -22,8 +22,9 @@ REQUIRED = {"PROJECT_ID", "REGION"} | {name for name in VARIABLES if name.endswi
 def page() -> Page:
     page = Page("Settings", "Every environment variable that gemtune reads, with its default.")
     page.paragraph(
-        "A variable that is empty counts as not set. A value that cannot be is an error at the start: "
-        "[`bad_setting`](error-codes.md#the-command-line-and-the-start-of-a-service)."
+        "An empty variable counts as not set. An invalid value is an error when the program starts: "
+        "[`bad_setting`](error-codes.md#the-command-line-and-the-start-of-a-service). On Google Cloud, `make deploy` "
+        "sets the variables that the service needs there."
     )
     embedded = asdict(Settings.from_environment({}))
     gcp = asdict(Settings.from_environment({"GEMTUNE_BACKEND": "gcp"} | dict.fromkeys(REQUIRED, "a")))

@@ -52,10 +52,11 @@ def page() -> Page:
     )
     page.heading("Training")
     page.paragraph(
-        "In GiB, estimated as the service does it, for rows of `max_seq_length` 2048 and, if not said otherwise, the "
-        "defaults of a request (`batch_size` 4, `lora_rank` 16), on text. *GPU* is memory of the GPU, *main* the "
-        "memory next to it, *CPU* the memory of a machine without a GPU. Shorter rows need less: `prepare` decides by "
-        "the longest row that there is. Models of the same size have one row."
+        "In GiB, by the estimate that the service uses, for text in rows of `max_seq_length` 2048 and, unless noted "
+        "otherwise, the defaults of a request (`batch_size` 4, `lora_rank` 16). *GPU* is memory of the GPU, *main* the "
+        "main memory of the same machine, *CPU* the main memory of a machine without a GPU. *main* and *CPU* include "
+        "the files of a step, which are in memory on Cloud Run and on disk on a workstation. Shorter rows need less: "
+        "`prepare` decides by the longest row of the dataset. Models of the same size share a row."
     )
     for method, fields in METHODS.items():
         page.heading(method, 3)
@@ -66,8 +67,9 @@ def page() -> Page:
         )
     page.heading("Export")
     page.paragraph(
-        "In GiB of main memory, after LoRA and after Full. The machine of exports has "
-        f"{CPU_STEPS['export'].memory_gib}; what needs more runs on a training machine of the deployment that has it."
+        "In GiB of main memory, by export format and by the method of the training; QLoRA and RL need as much as LoRA. "
+        f"The machine of exports has {CPU_STEPS['export'].memory_gib}; what needs more runs on a training machine of "
+        "the deployment that has it."
     )
     page.table(
         ("model", *(f"{name}, {method}" for name in EXPORTS for method in ("LoRA", "Full"))),

@@ -48,7 +48,7 @@ def page() -> Page:
         ],
     )
     page.paragraph(
-        "**A message that is refused** makes no job, and so has no event. The topic job-status gets this instead:"
+        "**A message that is refused** creates no job, so it has no event. The topic job-status receives this instead:"
     )
     page.table(("field", "value"), [(code(name), text) for name, text in REJECTED.items()])
     return page

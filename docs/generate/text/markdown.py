@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-GENERATED = "<!-- Made from the code by `make docs`: change the code, not this page. -->"
+GENERATED = "<!-- Generated from the code by `make docs`: change the code, not this page. -->"
 
 
 class Page:
