@@ -18,6 +18,7 @@ from gemtune.llama_cpp import is_built
 from gemtune.settings import Settings
 from tests import rows, tiny_gemma
 from tests.trainer.conftest import Bench
+from tests.trainer.training.test_vision_gemma4 import LEARNING, SHAPES, BenchOf, bench_for, folders  # noqa: F401
 from trainer.export.merge import merge
 from trainer.export.usage import PROJECTOR
 
@@ -29,6 +30,14 @@ PARTS = {
     "v.blk.1.ffn_up.weight": f"{TOWER}.1.mlp.fc1.weight",
     "v.patch_embd.weight": "model.vision_tower.embeddings.patch_embedding.weight",
     "mm.input_projection.weight": "model.multi_modal_projector.mm_input_projection_weight",
+}
+
+# The same for Gemma 4, by the ends of the model's names.
+GEMMA_4_PARTS = {
+    "v.blk.0.attn_q.weight": "vision_tower.encoder.layers.0.self_attn.q_proj.linear.weight",
+    "v.blk.1.ffn_up.weight": "vision_tower.encoder.layers.1.mlp.up_proj.linear.weight",
+    "v.position_embd.weight": "vision_tower.patch_embedder.position_embedding_table",
+    "mm.input_projection.weight": "embed_vision.embedding_projection.weight",
 }
 
 
@@ -75,3 +84,27 @@ def with_current_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tens
     return {
         plain[name] if name.startswith("model.") else f"model.{plain[name]}": weight for name, weight in weights.items()
     }
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_projector_file_of_gemma_4_contains_the_base_models_vision_tower(
+    shape: str,
+    bench_for: BenchOf,  # noqa: F811
+) -> None:
+    """The tower is not trained, so every weight equals that of the base model."""
+    if not is_built(Settings.from_environment().llama_cpp):
+        pytest.skip("llama.cpp is not built on this machine: run make llama (it needs cmake and g++)")
+    bench = bench_for(shape, **LEARNING)
+    bench.export = {"format": "gguf", "quantization": "f16"}
+    job = bench.to(Step.EXPORT).job
+    assert job.status == "completed"
+    folder = Path(job.adapter_path or "")
+    assert f"--mmproj {PROJECTOR}" in (folder / "README.md").read_text()
+    weights = load_file(bench.base / "model.safetensors")
+    written = {tensor.name: tensor.data for tensor in GGUFReader(folder / PROJECTOR).tensors}
+    for theirs, ours in GEMMA_4_PARTS.items():
+        (name,) = [name for name in weights if name.endswith(ours)]
+        expected = weights[name].float().numpy()
+        np.testing.assert_allclose(
+            written[theirs].astype(np.float32).ravel(), expected.ravel(), rtol=2**-8, atol=1e-6
+        )  # bf16
