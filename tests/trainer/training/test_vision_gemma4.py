@@ -202,7 +202,7 @@ def test_metrics_of_mixed_rows_do_not_depend_on_the_batches(shape: str, size: in
     bench.put("eval", mixed_rows())
     bench.run(Step.PREPARE)
     folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
-    collator, items = PictureCollator.of(bench.base, folder), TokenRows(folder / "eval.parquet")
+    collator, items = PictureCollator.from_folders(bench.base, folder), TokenRows(folder / "eval.parquet")
     model = AutoModelForImageTextToText.from_pretrained(bench.base).eval()
     batches = [
         collator.collate([items[index] for index in range(first, min(first + size, len(items)))])

@@ -219,3 +219,12 @@ def test_a_config_with_too_many_layers_is_read_in_no_time() -> None:
     config = {"model_type": "gemma3_text", "hidden_size": 640, "num_attention_heads": 4, "intermediate_size": 2048}
     for layers in (10**12, 10**299):
         assert model_size.of_folder(config | {"num_hidden_layers": layers}, 10**9) == model_size.of_folder({}, 10**9)
+
+
+def test_grpo_keeps_the_completions_of_a_whole_train_step_and_dpo_two_sequences_per_row() -> None:
+    batches = {"batch_size": 8, "gradient_accumulation_steps": 4}
+    rewards = [{"type": "length", "at_most": 9}]
+    grpo = load(method="RL", rl_config={"algorithm": "grpo", "rewards": rewards}, **batches)
+    dpo = load(method="RL", rl_config={"algorithm": "dpo"}, **batches)
+    assert (grpo.sampled_completions, grpo.sequences_per_row) == (32, 1)
+    assert (dpo.sampled_completions, dpo.sequences_per_row) == (0, 2)

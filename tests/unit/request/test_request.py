@@ -15,7 +15,7 @@ from gemtune.errors import RequestRefused
 from gemtune.jobs.sources import Source
 from gemtune.request.exports import EXPORTS
 from gemtune.request.facts import DatasetFiles
-from gemtune.request.spec import Provider, TrainingConfig, TrainRequest, request_hash
+from gemtune.request.spec import ExportRequest, Provider, TrainingConfig, TrainRequest, request_hash
 from tests.fakes import FACTS, checked, request
 
 EXAMPLE = {
@@ -417,3 +417,12 @@ def test_a_repository_name_that_the_hub_does_not_allow_is_refused(name: str) -> 
     body = request(export_config={"destination": "hfhub", "hf_repo_id": name})
     assert codes(body) == {"export_config.hf_repo_id": "bad_form"}
     assert codes(request(export_config={"destination": "hfhub", "hf_repo_id": "me/a-b_c.d"})) == {}
+
+
+def test_a_request_that_is_printed_shows_no_token() -> None:
+    body = request() | {"hf_token": "hf_fakefakefake", "wandb_config": {"api_key": "fakefakekey", "project": "p"}}
+    shown = repr(TrainRequest.model_validate(body))
+    assert "project='p'" in shown
+    assert "fakefake" not in shown
+    again = {"hf_token": "hf_fakefakefake", "export_config": {"format": "merged"}}
+    assert "fakefake" not in repr(ExportRequest.model_validate(again))
