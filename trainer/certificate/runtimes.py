@@ -28,6 +28,8 @@ COLUMNS = 32_768
 # Models with up to this many bytes of weights are computed in float32, so that nothing is rounded but the stored
 # weights. Larger ones are computed in bf16, because float32 would take twice the memory.
 FLOAT32_UP_TO = 4 << 30
+# Media whose places in a text multimodal models mark by a token of their own.
+MEDIA = ("image", "audio", "video")
 
 
 class Runtime(Protocol):
@@ -73,6 +75,13 @@ class Transformers:
         self._body = model.get_submodule("model")
         cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
         self.head = Head(model.get_parameter("lm_head.weight"), cap)
+        # transformers replaces the embeddings of these tokens, llama.cpp does not: in an answer that is compared they
+        # would look like a fault of the export.
+        self._media_tokens = [
+            getattr(model.config, f"{medium}_token_id")
+            for medium in MEDIA
+            if isinstance(getattr(model.config, f"{medium}_token_id", None), int)
+        ]
 
     def prompts(self, messages: list[dict[str, str]]) -> Mapping[str, Tokens]:
         with RenderLimits():
@@ -106,13 +115,17 @@ class Transformers:
         return [token for token in self.answer_and_end(tokens, limit) if token not in ending]
 
     def answer_and_end(self, tokens: Tokens, limit: int) -> list[int]:
-        """Generate greedily; include the end token, so at least one token."""
+        """Generate greedily, without tokens of pictures and sounds.
+
+        The end token is included, so there is at least one token.
+        """
         with torch.no_grad():
             generated = self._model.generate(
                 input_ids=torch.tensor([list(tokens)]),
                 max_new_tokens=limit,
                 do_sample=False,
                 attention_mask=torch.ones(1, len(tokens), dtype=torch.long),
+                suppress_tokens=self._media_tokens or None,
             )
         return list(generated[0, len(tokens) :].tolist())
 

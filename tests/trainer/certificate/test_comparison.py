@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from gemtune.request.exports import MergedQuantization
+from tests import tiny_gemma
 from tests.trainer import untrained_results
 from tests.trainer.gguf.test_gguf import sharpen_logits
 from trainer.certificate import comparison
@@ -39,6 +41,20 @@ def test_a_model_whose_answers_are_empty_can_be_compared(tmp_path: Path, tiny: P
     )
     assert (result["positions"], result["top1_agreement"]) == (1, 1.0)
     assert result["answers"][0]["trained"] == ""
+
+
+def test_answers_that_are_compared_have_no_tokens_of_pictures_or_sounds(tmp_path: Path) -> None:
+    """Runtimes embed such tokens differently."""
+    base = tiny_gemma.build(tmp_path / "base", "gemma4-e")
+    config = json.loads((base / "config.json").read_text())
+    media = [config[f"{medium}_token_id"] for medium in ("image", "audio", "video")]
+    weights = load_file(base / "model.safetensors")
+    (name,) = [name for name in weights if name.endswith(".embed_tokens.weight")]
+    likely = next(weights[name][token].clone() for token in Transformers(base).answer_and_end(PROMPT, 1))
+    for token in media:
+        weights[name][token] = 2 * likely
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    assert not set(media) & set(Transformers(base).answer_and_end(PROMPT, 8))
 
 
 @pytest.mark.parametrize("quantization", ["none", "q4"])
