@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ def answers(model: PeftModel, tokenizer: PreTrainedTokenizerBase, questions: lis
 def main(base: str, adapter: str, *questions: str) -> None:
     """Print the answers without the adapter and with it."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on a CPU it warns about a package that is not needed
+    warnings.simplefilter("ignore", FutureWarning)  # PEFT still calls transformers by names that are deprecated
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar

@@ -109,6 +109,29 @@ def test_the_document_matches_the_interface(document: dict[str, Any]) -> None:
             assert operation["requestBody"]["required"] is True
 
 
+# A second copy: the conflicts that each operation can meet, except an unreadable record.
+CONFLICTS = {
+    ("POST", "/train"): {"idempotency_key_reused", "job_was_deleted"},
+    ("POST", "/jobs/{job_id}/exports"): {
+        "idempotency_key_reused",
+        "job_was_deleted",
+        "job_is_running",
+        "nothing_trained",
+        "spec_unreadable",
+    },
+    ("POST", "/jobs/{job_id}/cancel"): {"job_is_over"},
+    ("DELETE", "/jobs/{job_id}"): {"job_is_running", "job_has_children"},
+}
+
+
+def test_each_operation_declares_the_conflicts_it_can_meet() -> None:
+    declared = {
+        (endpoint.method, endpoint.path): {kind.code for kind in endpoint.errors if issubclass(kind, errors.Conflict)}
+        for endpoint in ENDPOINTS
+    }
+    assert {operation: codes for operation, codes in declared.items() if codes} == CONFLICTS
+
+
 def test_the_description_of_a_409_names_the_possible_conflicts(document: dict[str, Any]) -> None:
     def mentioning(words: str) -> set[tuple[str, str]]:
         return {

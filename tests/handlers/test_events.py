@@ -111,8 +111,11 @@ def test_control_answers_the_workflow(client_of: Any, services: Services, api: A
         "verdict": "stop",
         "wait_seconds": 0,
     }
-    assert control.post("/claim", json={"job_id": 3}).status_code == 400
-    assert control.get("/claim").status_code == 404
+    malformed, unknown = control.post("/claim", json={"job_id": 3}), control.get("/claim")
+    assert (malformed.status_code, malformed.json["error"]["code"]) == (400, "bad_call")
+    assert "job_id" in malformed.json["error"]["message"]
+    assert (unknown.status_code, unknown.json["error"]["code"]) == (404, "not_found")
+    assert "/step_ended" in unknown.json["error"]["message"]
 
 
 def test_a_failure_of_control_is_answered_with_503_for_a_retry(
@@ -120,7 +123,8 @@ def test_a_failure_of_control_is_answered_with_503_for_a_retry(
 ) -> None:
     monkeypatch.setattr(type(services.store), "update", lambda *args, **kwargs: 1 / 0)
     answer = client_of("control").post("/claim", json={"job_id": "x", "launch": 1, "execution": "e"})
-    assert answer.status_code == 503
+    assert (answer.status_code, answer.json["error"]["code"]) == (503, "try_again")
+    assert "could not answer" in answer.json["error"]["message"]
 
 
 def test_the_sweep_is_a_function(client_of: Any) -> None:
