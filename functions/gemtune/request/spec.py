@@ -74,7 +74,10 @@ class TrainingConfig(Contract):
         16, gt=0, le=4096, description="scale of the adapter, whose output is multiplied by lora_alpha / lora_rank"
     )
     lora_dropout: float = Field(
-        0.05, ge=0, lt=1, description="probability with which inputs of the adapter are dropped in training"
+        0.05,
+        ge=0,
+        lt=1,
+        description="probability with which inputs of the adapter are dropped in training; 0 for a mixture of experts",
     )
     max_steps: int | None = Field(
         None, ge=1, le=10_000_000, description="number of train_steps; absent: as many as epochs take"

@@ -426,3 +426,21 @@ def test_a_request_that_is_printed_shows_no_token() -> None:
     assert "fakefake" not in shown
     again = {"hf_token": "hf_fakefakefake", "export_config": {"format": "merged"}}
     assert "fakefake" not in repr(ExportRequest.model_validate(again))
+
+
+@pytest.mark.parametrize(
+    ("base_model_id", "training", "is_refused"),
+    [
+        ("google/gemma-4-26B-A4B-it", {"lora_dropout": 0.1}, True),
+        ("google/gemma-4-26B-A4B-it", {"lora_dropout": 0.1, "method": "QLoRA"}, True),
+        ("google/gemma-4-26B-A4B-it", {"lora_dropout": 0.05}, False),  # the default
+        ("google/gemma-4-26B-A4B-it", {"lora_dropout": 0}, False),
+        ("google/gemma-4-31B-it", {"lora_dropout": 0.1}, False),
+        ("google/gemma-3-4b-it", {"lora_dropout": 0.1}, False),
+    ],
+)
+def test_dropout_is_refused_where_adapters_are_on_experts(
+    base_model_id: str, training: dict[str, Any], is_refused: bool
+) -> None:
+    problems = codes(request(training={"base_model_id": base_model_id, **training}))
+    assert problems == ({"training_config.lora_dropout": "field_without_use"} if is_refused else {})

@@ -40,6 +40,7 @@ RULES: tuple[Rule, ...] = (
     Rule((_BASE_MODEL,), model.supported),
     Rule((_MODALITY, _BASE_MODEL), model.pictures),
     Rule((_MODALITY, _BASE_MODEL, *_training("train_vision_tower")), training.vision_tower),
+    Rule((_BASE_MODEL, *_training("lora_dropout", "method")), training.dropout_of_experts),
     Rule((_MODALITY, *_training("packing", "provider")), training.packing),
     Rule(_training("early_stopping_patience", "early_stopping_threshold", "eval_strategy"), training.early_stopping),
     Rule(_training("load_best_model_at_end", "eval_strategy"), training.best_weights),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from gemtune.errors import NeedsLargerMachine, Problem
+from gemtune.families.size import ModelSize
+from gemtune.machines import model_size
 from gemtune.request import placement, schedule
 from gemtune.request.facts import Facts
 from gemtune.request.rules.model import family_of
@@ -30,6 +32,25 @@ def vision_tower(request: TrainRequest, facts: Facts) -> list[Problem]:
     family = family_of(request, facts)
     reason = None if family is None else family.why_tower_is_frozen
     return [] if reason is None else [Problem(loc, reason, "vision_tower_frozen", "use false")]
+
+
+def dropout_of_experts(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """Refuse lora_dropout with a mixture of experts.
+
+    PEFT adds an expert's adapter to its weights, so no input of the adapter can be dropped. The default is accepted,
+    and is then 0.
+    """
+    config = request.training_config
+    if config.method not in ("LoRA", "QLoRA") or config.lora_dropout == 0:
+        return []
+    if facts.base_model is not None and facts.base_model.config is not None:
+        size: ModelSize | None = model_size.of_folder(facts.base_model.fields, 0)
+    else:
+        size = model_size.by_name(config.base_model_id)
+    if size is None or size.experts is None or not config.differs_from_default("lora_dropout"):
+        return []
+    message = "an adapter on experts knows no dropout, because PEFT adds it to their weights"
+    return [Problem(("training_config", "lora_dropout"), message, "field_without_use", "use 0, or leave it out")]
 
 
 def packing(request: TrainRequest, facts: Facts) -> list[Problem]:
