@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gemtune.errors import CannotStore
 from tests.fakes import World, request
 
 
@@ -163,3 +164,14 @@ def test_a_file_replaced_while_it_is_read_is_handled_by_the_next_event(
 def test_a_name_that_cannot_have_an_answer_is_ignored(world: World, name: str) -> None:
     world.services.ingest(world.services.buckets.uploads.bucket, name, "1", owner="local")
     assert list(world.services.store.unfinished()) == []
+
+
+def test_a_job_file_that_cannot_be_stored_is_answered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise CannotStore("the config bucket", "No space left on device")
+
+    monkeypatch.setattr(type(world.services.submit), "__call__", refuse)
+    drop(world, "x.job.json", request())
+    (problem,) = answer(world, "x.rejected.json")["errors"]
+    assert problem["code"] == "cannot_store"
+    assert "No space left" in problem["msg"]

@@ -134,6 +134,22 @@ def test_a_secret_without_a_job_is_removed_after_an_hour(world: World) -> None:
     assert world.stored_secrets() == ["gemtune-user-mine"]
 
 
+def test_the_spec_and_secrets_of_an_unreadable_job_stay(world: World) -> None:
+    """A newer version may have written its record."""
+    job_id = world.submit(hf_token="hf_fakefakefake")
+    specs, secrets = world.stored_specs(), world.stored_secrets()
+    assert specs
+    assert secrets
+    world.make_unreadable(job_id)
+    config = world.services.buckets.config
+    written = (world.clock.now() - timedelta(hours=2)).timestamp()
+    for name in specs:
+        os.utime(config.uri(name), (written, written))
+    world.clock.advance(hours=2)
+    world.services.sweep()
+    assert (world.stored_specs(), world.stored_secrets()) == (specs, secrets)
+
+
 @pytest.mark.parametrize(
     ("age", "stays"),
     [

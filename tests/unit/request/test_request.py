@@ -444,3 +444,12 @@ def test_dropout_is_refused_where_adapters_are_on_experts(
 ) -> None:
     problems = codes(request(training={"base_model_id": base_model_id, **training}))
     assert problems == ({"training_config.lora_dropout": "field_without_use"} if is_refused else {})
+
+
+@pytest.mark.parametrize(
+    "base_model_id", ["gemma", "a/b/c", "gs://", "./models/gemma", "https://huggingface.co/google/a"]
+)
+def test_a_base_model_id_of_no_known_form_is_refused(base_model_id: str) -> None:
+    assert codes(request(training={"base_model_id": base_model_id})) == {
+        "training_config.base_model_id": "bad_base_model"
+    }

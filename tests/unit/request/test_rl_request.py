@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import pytest
 
+from gemtune.request import rl_spec
 from gemtune.request.matching import schemas
 from gemtune.request.rl_spec import GrpoConfig
 from gemtune.request.spec import Provider
@@ -244,3 +245,17 @@ def test_values_and_unused_definitions_are_not_checked_as_schemas(schema: dict[s
     used = {"$defs": {"used": {"$anchor": "x"}}, "$ref": "#/$defs/used"}
     with pytest.raises(ValueError, match=r"\$anchor is not supported"):
         schemas.build_validator(used)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "needs"),
+    [
+        ([LENGTH], False),
+        ([{"type": "regex", "pattern": "a"}], False),
+        ([{"type": "exact_answer"}], True),
+        ([LENGTH, {"type": "numeric_answer"}], True),
+    ],
+)
+def test_rows_need_an_answer_where_a_reward_compares_with_it(rewards: list[dict[str, Any]], needs: bool) -> None:
+    config = GrpoConfig.model_validate({"algorithm": "grpo", "rewards": rewards})
+    assert rl_spec.needs_answer(config) is needs
