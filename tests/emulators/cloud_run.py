@@ -42,6 +42,7 @@ class CloudRunStandIn:
         logs.mkdir(parents=True, exist_ok=True)
         self._jobs: dict[str, dict[str, Any]] = {}
         self._executions: dict[str, _Execution] = {}
+        self._asked_to_cancel: set[str] = set()
         self._operations: dict[str, dict[str, Any]] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
@@ -63,7 +64,7 @@ class CloudRunStandIn:
 
     def cancelled(self, execution: str) -> bool:
         """Return whether an execution, by its short name, was asked to cancel."""
-        return any(e.ended_by == "cancelled" for name, e in self._executions.items() if name.endswith(f"/{execution}"))
+        return any(name.endswith(f"/{execution}") for name in self._asked_to_cancel)
 
     # The API methods; each returns an HTTP status and a body.
 
@@ -115,6 +116,7 @@ class CloudRunStandIn:
         execution = self._executions.get(name)
         if execution is None:
             return _error(404, f"{name} not found")
+        self._asked_to_cancel.add(name)  # also of one that has just ended by itself
         if execution.operation["done"]:
             return _error(400, f"{name} has ended", "FAILED_PRECONDITION")
         threading.Thread(target=self._end, args=(execution, "cancelled"), daemon=True).start()
