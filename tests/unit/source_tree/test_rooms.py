@@ -79,7 +79,7 @@ FLOORS = (
     ("trainer.steps",),
     ("trainer.__main__",),
 )
-ALLOWED = (
+ALLOWED: dict[str, set[str]] = (
     {"gemtune": set()}
     | {
         f"gemtune.{room}": {"gemtune", *(f"gemtune.{name}" for name in names.split())}
