@@ -196,22 +196,21 @@ class Encoder:
         That answer begins as the generation prompt does, so that the model is trained on the prompts that it gets
         later. Raises TemplateRefusal, BadRow, StepError `template_failed`, `template_not_supported`.
         """
-        turns = self._template.turns
-        if turns is None or not turns.scanned:
-            return self._render(messages)
-        control = control_token_in(turns, texts_in(messages))
-        if control is not None:
-            raise BadRow(f"its text contains {control!r}, which the chat template uses as a control token")
-        text = self._render(messages)
-        if messages[-1]["role"] != "assistant":
+        turns, text = self._template.turns, self._render(messages)
+        if turns is None or not turns.scanned or messages[-1]["role"] != "assistant":
             return text
         return with_empty_thought(turns, text, self._render(messages[:-1], add_generation_prompt=True))
 
     def _render(self, messages: Messages, *, add_generation_prompt: bool = False) -> str:
         """Render messages, with each picture expanded to its soft tokens.
 
-        Raises TemplateRefusal, BadRow, StepError `template_failed`, `template_not_supported`.
+        Where turns are found by control tokens, texts must have none. Raises TemplateRefusal, BadRow, StepError
+        `template_failed`, `template_not_supported`.
         """
+        turns = self._template.turns
+        control = None if turns is None or not turns.scanned else control_token_in(turns, texts_in(messages))
+        if control is not None:
+            raise BadRow(f"its text contains {control!r}, which the chat template uses as a control token")
         text = self._template.render(messages, add_generation_prompt=add_generation_prompt)
         if self._pictures is None:
             return text

@@ -311,6 +311,10 @@ def test_gemma_4_refuses_a_text_with_a_token_of_pictures_or_sounds(token: str, g
         refused = encoder_of(gemma4).encode(opened(row([PICTURE_PART, text_part(texts[0])], texts[1])))
         assert isinstance(refused, Refused)
         assert token in refused.reason
+    for pictures in (None, picture_tokens(gemma4, config_of(gemma4))):
+        prompt = Encoder(gemma4, max_length=4096, pictures=pictures).prompt([{"role": "user", "content": f"A {token}"}])
+        assert isinstance(prompt, Refused)
+        assert token in prompt.reason
 
 
 def test_a_row_of_gemma_4_is_never_cut_within_a_picture(gemma4: Path) -> None:
