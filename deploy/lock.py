@@ -18,8 +18,6 @@ HEAD = "# Written by `make lock` from pyproject.toml."
 # Each build of torch is in an index of its own, with other hashes; the index is chosen at installation.
 WITHOUT_HASHES = "torch"
 
-Project = dict[str, object]
-
 
 @dataclass(frozen=True, slots=True)
 class Lock:
@@ -38,7 +36,7 @@ class Lock:
         """Return the pins of pyproject.toml that this file starts from."""
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         own = [pin for pin in project["dependencies"] if self.packages is None or _name(pin) in self.packages]
-        return sorted({*own, *(pin for extra in self.extras for pin in _extra(project, extra))})
+        return sorted({*own, *(pin for extra in self.extras for pin in _extra(project, extra, self.dependencies))})
 
 
 SERVICE = ("embedded", "trainer", "cpu")
@@ -53,21 +51,17 @@ LOCKS = (
     Lock(ROOT / "trainer" / "requirements.txt", ("trainer", "gcp"), packages=("pydantic",)),
     Lock(ROOT / "trainer" / "llama_build.txt", (), packages=("pydantic",)),
     Lock(ROOT / "trainer" / "gpu.txt", ("gpu",), packages=(), dependencies=False),
+    # A layer over the trainer's environment, which has what every training needs.
     Lock(ROOT / "trainer" / "unsloth.txt", ("unsloth",), packages=(), dependencies=False),
 )
 
 
-def _extra(project: dict[str, dict[str, list[str]]], name: str) -> list[str]:
-    """Return the pins of an extra, and of the extras of gemtune in it.
-
-    unsloth has an environment over the trainer's, which already has what every training needs.
-    """
+def _extra(project: dict[str, dict[str, list[str]]], name: str, with_included: bool) -> list[str]:
+    """Return the pins of an extra and, if asked, of extras in it."""
     lines = project["optional-dependencies"][name]
     included = [line.removeprefix("gemtune[").removesuffix("]") for line in lines if line.startswith("gemtune[")]
-    if name == "unsloth":
-        included = []
     pins = [line for line in lines if not line.startswith("gemtune[")]
-    return [*pins, *(pin for extra in included for pin in _extra(project, extra))]
+    return [*pins, *(pin for extra in included if with_included for pin in _extra(project, extra, with_included))]
 
 
 def _name(pin: str) -> str:

@@ -77,11 +77,8 @@ class Transformers:
         self.head = Head(model.get_parameter("lm_head.weight"), cap)
         # transformers replaces the embeddings of these tokens, llama.cpp does not: in an answer that is compared they
         # would look like a fault of the export.
-        self._media_tokens = [
-            getattr(model.config, f"{medium}_token_id")
-            for medium in MEDIA
-            if isinstance(getattr(model.config, f"{medium}_token_id", None), int)
-        ]
+        tokens = [getattr(model.config, f"{medium}_token_id", None) for medium in MEDIA]
+        self._media_tokens = [token for token in tokens if token is not None]
 
     def prompts(self, messages: list[dict[str, str]]) -> Mapping[str, Tokens]:
         with RenderLimits():

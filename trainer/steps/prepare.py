@@ -16,7 +16,7 @@ from typing import Any
 
 from gemtune import families
 from gemtune.errors import NeedsLargerMachine, StepError
-from gemtune.jobs.record import StepResult
+from gemtune.jobs.record import JobWarning, StepResult
 from gemtune.machines import choice
 from gemtune.machines.memory import memory_for_export
 from gemtune.request.exports import EXPORTS
@@ -111,17 +111,24 @@ def run(context: Context) -> None:
         "pictures": None if picture_file is None else len(picture_file),
     }
     warnings = tuple(train.warnings())
-    report = summary | {"warnings": [warning.model_dump() for warning in warnings]}
+    _write_report(output, summary, warnings, train, held_out)
+    manifest.publish(context.buckets.export, output, f"{context.prefix}/prepared/{context.fence.attempt}")
+    log.info("%d rows to train on, %d held out, %d refused", rows, eval_rows, train.refused_rows)
+    result = StepResult(machine=machine, export_machine=export_machine, warnings=warnings)
+    context.advance.finish(context.job.job_id, context.fence, result)
+
+
+def _write_report(
+    output: Path, summary: Mapping[str, Any], warnings: Sequence[JobWarning], train: Tally, held_out: Tally | None
+) -> None:
+    """Write prepared.json and report.json, and log the warnings."""
+    report = {**summary, "warnings": [warning.model_dump() for warning in warnings]}
     report |= {"train": train.to_json(), "eval": held_out.to_json() if held_out else None}
     report["samples"] = train.samples
     (output / "prepared.json").write_text(json.dumps(summary, indent=1))
     (output / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False))
-    manifest.publish(context.buckets.export, output, f"{context.prefix}/prepared/{context.fence.attempt}")
-    log.info("%d rows to train on, %d held out, %d refused", rows, eval_rows, train.refused_rows)
     for warning in warnings:
         log.warning("%s; %s", warning.message, warning.hint)
-    result = StepResult(machine=machine, export_machine=export_machine, warnings=warnings)
-    context.advance.finish(context.job.job_id, context.fence, result)
 
 
 def _choose_machines(context: Context, provided: Mapping[str, str], longest_row: int) -> tuple[str | None, str | None]:
