@@ -111,7 +111,11 @@ def _format_of(config: Mapping[str, Any]) -> PictureFormat:
     family_and_type = families.of_config(config)
     if reason is not None or family_and_type is None or family_and_type[0].pictures is None:
         message = f"the base model cannot be trained on pictures: {reason}"
-        raise StepError("model_without_vision", message, hint="use gemma-3-4b-it or larger, or modality text")
+        raise StepError(
+            "model_without_vision",
+            message,
+            hint="use gemma-3-4b-it or larger, a Gemma 4 other than 12B, or modality text",
+        )
     return family_and_type[0].pictures
 
 
