@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from gemtune.jobs.events import Event
 from gemtune.jobs.record import FencingToken, Job, JobSummary, Progress
@@ -263,6 +263,7 @@ class Objects(Protocol):
     """
 
     bucket: str
+    digest_algorithm: Literal["sha256", "crc32c"]
 
     def read(self, name: str, *, max_bytes: int = MAX_READ_BYTES) -> bytes:
         """Return an object's content.
@@ -294,6 +295,13 @@ class Objects(Protocol):
         """Return a string that differs after each write of the object.
 
         Returns None if the object does not exist.
+        """
+        ...
+
+    def digest(self, name: str) -> str:
+        """Return `<digest_algorithm>:<digest>` of an object's content.
+
+        Equal content has equal digests. A store of files reads the whole file for it. Raises ObjectNotFound.
         """
         ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -149,3 +150,18 @@ def test_only_unfinished_files_of_dead_writers_are_removed(objects: Objects, clo
     objects.write("kept", b"")
     objects.remove_unfinished(clock.now() + timedelta(days=365))
     assert [stat.name for stat in objects.list("")] == ["kept"]
+
+
+def test_equal_content_has_the_same_digest_and_other_content_another_one(objects: Objects) -> None:
+    for name, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
+        objects.write(name, content)
+    digests = {name: objects.digest(name) for name in "abc"}
+    assert digests["a"] == digests["b"] != digests["c"]
+    algorithm, _, digest = digests["a"].partition(":")
+    expected = {
+        "sha256": hashlib.sha256(b"1").hexdigest(),
+        "crc32c": "kPWZ4w==",  # of https://www.rfc-editor.org/rfc/rfc3720#appendix-B.4's polynomial, big-endian
+    }
+    assert (algorithm, digest) == (objects.digest_algorithm, expected[algorithm])
+    with pytest.raises(ObjectNotFound):
+        objects.digest("missing")

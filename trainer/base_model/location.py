@@ -14,7 +14,7 @@ from gemtune.families.size import ModelSize
 from gemtune.ports import Buckets, Objects
 from gemtune.request import base_model
 from gemtune.untrusted import MAX_BYTES
-from trainer.base_model import folder_contents, hub_download
+from trainer.base_model import folder_contents, hub_download, identity
 from trainer.base_model.folder_contents import config_of as config_of
 
 
@@ -33,7 +33,7 @@ def provide(
     """
     parsed = base_model.parse(base_model_id)
     if parsed is None:
-        raise StepError("bad_base_model", "base_model_id has no known form")
+        raise StepError("bad_base_model", "base_model_id has no downloaded form")
     kind, place = ("folder" if parsed.kind == "folder" else "bucket"), parsed.place
     if parsed.kind == "hub":
         prefix = hub_download.copy_once(parsed.place, buckets.export, work, token=token, check_stop=check_stop)
@@ -41,10 +41,11 @@ def provide(
     return {"kind": kind, "id": base_model_id, "place": place}
 
 
-def locate(buckets: Buckets, provided: Mapping[str, str], work: Path) -> Path:
+def locate(buckets: Buckets, provided: Mapping[str, str], work: Path, recorded: identity.Digests | None = None) -> Path:
     """Return a local folder with all files of the base model, checked.
 
-    provided: from `provide`. Raises StepError.
+    provided: from `provide`. recorded: from `identify`, when the job was prepared; None in jobs of an older gemtune.
+    Raises StepError, `base_changed` if a file is not the recorded one.
     """
     if provided["kind"] == "folder":
         folder = Path(provided["place"])
@@ -56,12 +57,33 @@ def locate(buckets: Buckets, provided: Mapping[str, str], work: Path) -> Path:
             raise _nothing_in(provided["place"]) from None
         except UnsafeName as error:  # the name of the folder, or of a link in it
             raise StepError("bad_base_model", error.message, hint=error.hint) from error
+    if recorded is not None and folder.is_dir():
+        identity.check(recorded, _current(buckets, provided, folder), provided["place"])
     config_of(folder)  # raises the clearest error if the folder does not exist
     folder_contents.check_regular_files(folder)
     folder_contents.check_description(folder, {path.name for path in folder.iterdir()})
     for path in sorted(folder.glob(f"*{folder_contents.WEIGHTS}")):
         folder_contents.check_weights(path)
     return folder
+
+
+def identify(buckets: Buckets, provided: Mapping[str, str], folder: Path) -> identity.Digests:
+    """Return the digests of the base model's files, to compare them later.
+
+    provided: from `provide`. folder: from `locate_without_weights`. Files in a local folder are read once; weights that
+    were downloaded from the Hub, or that are in Cloud Storage, are not read again.
+    """
+    if provided["kind"] == "folder":
+        return identity.of_folder(folder)
+    objects, prefix = _split_place(buckets, provided["place"])
+    return identity.of_objects(objects, prefix, folder, downloaded=identity.of_download(objects, prefix))
+
+
+def _current(buckets: Buckets, provided: Mapping[str, str], folder: Path) -> identity.Digests:
+    """Return the digests of the base model's files as they are now."""
+    if provided["kind"] == "folder":
+        return identity.of_folder(folder)
+    return identity.of_objects(*_split_place(buckets, provided["place"]), folder)
 
 
 def size(buckets: Buckets, provided: Mapping[str, str]) -> ModelSize | None:

@@ -46,4 +46,5 @@ def locate(context: Context) -> TrainedWeights:
     if place == "model":
         return TrainedWeights(folder, None, prepared)
     summary = json.loads((prepared / "prepared.json").read_text())
-    return TrainedWeights(location.locate(context.buckets, summary["base_model"], context.work), folder, prepared)
+    base = location.locate(context.buckets, summary["base_model"], context.work, summary.get("base_digests"))
+    return TrainedWeights(base, folder, prepared)

@@ -101,6 +101,7 @@ def run(context: Context) -> None:
 
     summary = {
         "base_model": provided,
+        "base_digests": location.identify(context.buckets, provided, folder),
         "rows": rows,
         "eval_rows": eval_rows,
         "packs": packed,

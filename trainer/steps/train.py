@@ -54,7 +54,7 @@ def _train(context: Context, tracking: Tracking) -> None:
     attempt_of_prepare = context.job.steps[Step.PREPARE].attempt
     prepared = manifest.fetch(export, f"{context.prefix}/prepared/{attempt_of_prepare}", context.work / "prepared")
     summary = json.loads((prepared / "prepared.json").read_text())
-    base = location.locate(context.buckets, summary["base_model"], context.work)
+    base = location.locate(context.buckets, summary["base_model"], context.work, summary.get("base_digests"))
     held_out = prepared / "eval.parquet" if summary["eval_rows"] else None
 
     _seed(config.seed)

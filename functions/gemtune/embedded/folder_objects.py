@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from gemtune.embedded.disk import make_folder, writing
 from gemtune.errors import ObjectExists, ObjectNotFound, UnsafeName
@@ -43,6 +44,8 @@ Visited = tuple[Path, ...]
 
 class FolderObjects:
     """`ports.Objects` in one folder, one file per object."""
+
+    digest_algorithm: Literal["sha256", "crc32c"] = "sha256"
 
     def __init__(self, root: Path, bucket: str, modes: Modes = PRIVATE):
         """Create the folder if needed; `modes` are for new files and folders."""
@@ -108,6 +111,14 @@ class FolderObjects:
         with path.open("rb") as file:
             stat, digest = os.fstat(file.fileno()), hashlib.file_digest(file, "sha256").hexdigest()
         return f"{stat.st_mtime_ns}-{stat.st_size}-{digest[:16]}"
+
+    def digest(self, name: str) -> str:
+        """Return the SHA-256 of a file. Raises ObjectNotFound."""
+        path = self._file(name)
+        if not path.is_file():
+            raise ObjectNotFound(f"there is no {name!r} in {self.bucket}")
+        with path.open("rb") as file:
+            return f"{self.digest_algorithm}:{hashlib.file_digest(file, self.digest_algorithm).hexdigest()}"
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
         """Yield the objects whose names begin with `prefix`, by name."""

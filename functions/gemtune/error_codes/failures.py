@@ -46,6 +46,10 @@ FAILURES: Mapping[str, ErrorCode] = {
         "A file of the base model is missing, damaged, or contradicts another one.",
         "Save or upload the whole model again.",
     ),
+    "base_changed": ErrorCode(
+        "A file of the base model is not the one that the job was prepared with; the message names it.",
+        "Put the file of that time back and export again, or submit the job again to train on the file of now.",
+    ),
     "base_model_not_found": ErrorCode(
         "There is nothing at `base_model_id`: no such repository or folder, or a bucket that is not the service's.",
         "Check the name; copy the model into one of the service's buckets.",

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from google.api_core.exceptions import NotFound, PreconditionFailed, RequestRangeNotSatisfiable
 
@@ -36,6 +36,8 @@ PART_BYTES = 64 * 1024 * 1024
 
 class StorageObjects:
     """`ports.Objects` in one Cloud Storage bucket."""
+
+    digest_algorithm: Literal["sha256", "crc32c"] = "crc32c"
 
     def __init__(self, project_id: str, bucket: str):
         self.bucket = bucket
@@ -91,6 +93,16 @@ class StorageObjects:
         """Return an object's generation number, or None."""
         blob = self._get_blob(name)
         return None if blob is None else str(blob.generation)
+
+    def digest(self, name: str) -> str:
+        """Return the CRC32C in an object's metadata.
+
+        Downloads compare their content with it. Raises ObjectNotFound.
+        """
+        blob = self._get_blob(name)
+        if blob is None:
+            raise self._not_found(name)
+        return f"{self.digest_algorithm}:{blob.crc32c}"
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
         """Yield the objects whose names begin with `prefix`, sorted by name.
