@@ -41,6 +41,7 @@ NEAREST: Mapping[str, str] = {
     "services/test_placement services/test_clocks",
     "gemtune.handlers": "handlers",
     "trainer.conversation": "trainer/conversation trainer/steps/test_prepare",
+    "trainer.dataset": "trainer/dataset",
     "trainer.rows": "trainer/rows trainer/steps/test_prepare trainer/steps/test_prepare_rl",
     "trainer.store": "trainer/store",
     "trainer.training.metrics": "trainer/training/test_metrics",

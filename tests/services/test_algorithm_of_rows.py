@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 from typing import Any
@@ -64,6 +65,10 @@ def refusal(world: World) -> tuple[str, str]:
         {"train.jsonl": jsonl},
         {"train.parquet": parquet},
         {"training.jsonl": jsonl},
+        {"my_rows.json": lambda row: json.dumps([row, row], indent=1).encode()},
+        {"train.jsonl.gz": lambda row: gzip.compress(jsonl(row))},
+        {"data/train-00000-of-00002.parquet": parquet, "data/train-00001-of-00002.parquet": parquet},
+        {"train.tsv": lambda row: "\n".join(["\t".join(row), "\t".join(row.values())]).encode("utf-16")},
         {"metadata.json": "rows.parquet", "rows.parquet": parquet, "train.jsonl": lambda row: jsonl({"messages": []})},
         {"metadata.json": f"{FOLDER}/rows.jsonl", "rows.jsonl": jsonl},
     ],
@@ -113,11 +118,28 @@ def test_a_damaged_parquet_file_is_refused(world: World, content: bytes) -> None
 
 
 @pytest.mark.parametrize(
-    "content", [b"{", b"[]", metadata("../../secrets/x.jsonl"), metadata("nowhere.jsonl"), metadata("a.csv")]
+    "content", [b"{", b"[]", metadata("../../secrets/x.jsonl"), metadata("nowhere.jsonl"), metadata("a.txt")]
 )
 def test_metadata_without_a_readable_file_is_refused(world: World, content: bytes) -> None:
     world.services.buckets.data.write(f"{FOLDER}/metadata.json", content)
-    assert "cannot be read" in refusal(world)[1]
+    where, message = refusal(world)
+    assert where == "processed_dataset_id"
+    assert message.startswith("metadata.json")
+
+
+def test_a_split_with_two_candidates_or_none_is_refused_before_a_job_exists(world: World) -> None:
+    data = world.services.buckets.data
+    data.write(f"{FOLDER}/test.csv", b"prompt,answer\n1 + 1,2\n")
+    assert refusal(world) == ("processed_dataset_id", "dataset 'pairs' has no train split; it has test.csv")
+    data.write(f"{FOLDER}/train.csv", b"prompt,answer\n1 + 1,2\n")
+    submitted(world)
+    data.write(f"{FOLDER}/train.jsonl", jsonl(GRPO))
+    assert refusal(world)[1] == "there are several candidates for training: train.csv, train.jsonl"
+
+
+def test_the_rows_of_a_file_in_zstd_are_not_known_before_they_are_prepared(world: World) -> None:
+    world.services.buckets.data.write(f"{FOLDER}/train.jsonl.zst", b"")
+    assert "cannot be read now" in refusal(world)[1]
 
 
 def test_a_missing_dataset_is_the_only_problem(world: World) -> None:

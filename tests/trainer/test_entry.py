@@ -17,9 +17,9 @@ from tests.trainer.conftest import Bench
 
 # Code that runs before the trainer and makes the search for the dataset raise.
 FIND_RAISES = """
-import trainer.conversation.dataset_files
+import trainer.dataset.source
 def find(*args): raise {}
-trainer.conversation.dataset_files.find = find
+trainer.dataset.source.find = find
 """
 
 
@@ -152,13 +152,13 @@ def test_a_process_whose_job_was_cancelled_exits(ready: Bench, tmp_path: Path) -
     """The step hangs in a long computation, so only its heartbeat can notice."""
     ready.put("train", rows.train_rows(4))
     code = """
-import time, trainer.conversation.dataset_files, trainer.process.heartbeat
+import time, trainer.dataset.source, trainer.process.heartbeat
 trainer.process.heartbeat.SECONDS = trainer.process.heartbeat.GRACE_SECONDS = 0.1
 from gemtune.bootstrap import services
 def find(*args):
     services().cancel(sys.argv[3])
     time.sleep(60)
-trainer.conversation.dataset_files.find = find
+trainer.dataset.source.find = find
 import sys
 """
     assert run_trainer(ready, "prepare", code=code)[0] == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gemtune.errors import StepError
-from trainer.conversation.dataset_files import Refused
+from trainer.dataset.row import Refused
 from trainer.export.modelfile import Turns, turns_of
 from trainer.rows.encoder import UNTRAINED, Encoder
 from trainer.rows.prepared import COLUMNS, read_tokens

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from trainer.conversation.dataset_files import MAX_ROW_BYTES, Refused
+from trainer.dataset.row import MAX_ROW_BYTES, Refused
 
 # {role, content}. content is a text or, in a vision job, a list of {type: text, text} and {type: image, image}.
 Message = dict[str, Any]

@@ -14,8 +14,8 @@ from typing import Any
 
 from gemtune.errors import StepError
 from trainer.conversation.chat_template import ChatTemplate, TemplateRefusal, json_object
-from trainer.conversation.dataset_files import Refused
 from trainer.conversation.messages import BadRow, Message, Messages, pictures_in, texts_in
+from trainer.dataset.row import Refused
 from trainer.pictures.tokens import PictureTokens
 from trainer.rows.prepared import PICTURES
 from trainer.rows.spans import (

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from gemtune.request.rl_spec import DpoConfig, GrpoConfig
 from gemtune.request.spec import TrainingConfig
-from trainer.conversation.dataset_files import Refused
 from trainer.conversation.messages import BadRow, conversation
+from trainer.dataset.row import Refused
 from trainer.pictures.arrow_file import PictureFile, open_pictures, store_pictures
 from trainer.rows.encoder import Encoded, Encoder
 from trainer.rows.preference_pairs import Preferences

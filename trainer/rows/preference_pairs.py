@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.conversation.dataset_files import Refused
 from trainer.conversation.messages import BadRow, Message, Messages, checked_messages, column_turns, names_in
+from trainer.dataset.row import Refused
 from trainer.pictures.arrow_file import PictureFile, open_pictures, store_pictures
 from trainer.rows.encoder import Encoder
 from trainer.rows.prepared import PICTURES

@@ -10,8 +10,8 @@ from typing import Any
 from gemtune.errors import StepError
 from gemtune.request import rl_spec
 from gemtune.request.rl_spec import GrpoConfig
-from trainer.conversation.dataset_files import Refused
 from trainer.conversation.messages import BadRow, Messages, checked_messages, column_turns, names_in
+from trainer.dataset.row import Refused
 from trainer.pictures.arrow_file import PictureFile, open_pictures, store_pictures
 from trainer.rows import rewards
 from trainer.rows.encoder import Encoder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,14 +21,15 @@ MAX_REFUSED_SHOWN, REFUSED_NAMED = 100, 5
 class Tally:
     """Counts of one split's rows.
 
-    file: the split's file name. max_length: tokens after which a row is truncated. readable: the base model's maximum
-    number of positions, if its configuration says. lengths: number of rows by their tokens. cut_ends: rows without the
-    end of any answer. longest_whole: tokens of the longest row before truncation. unjudged: by reward, the number of
-    rows that it cannot judge. refused: number and reason of the first refused rows, for the report. samples: rows as
-    text, for the report.
+    split: its name in messages. files: names of its files. max_length: tokens after which a row is truncated.
+    readable: the base model's maximum number of positions, if its configuration says. lengths: number of rows by their
+    tokens. cut_ends: rows without the end of any answer. longest_whole: tokens of the longest row before truncation.
+    unjudged: by reward, the number of rows that it cannot judge. refused: file, number and reason of the first refused
+    rows, for the report. samples: rows as text, for the report.
     """
 
-    file: str
+    split: str
+    files: Sequence[str]
     max_length: int
     readable: int | None = None
     lengths: Counter[int] = field(default_factory=Counter)
@@ -42,6 +43,11 @@ class Tally:
     refused: list[dict[str, Any]] = field(default_factory=list)
     refused_rows: int = 0
     samples: list[list[dict[str, Any]]] = field(default_factory=list)
+
+    @property
+    def file(self) -> str:
+        """Name of the split's file, or how many files it has."""
+        return self.files[0] if len(self.files) == 1 else f"the {len(self.files)} files of the {self.split} split"
 
     @property
     def longest(self) -> int:
@@ -59,11 +65,11 @@ class Tally:
         self.longest_whole = max(self.longest_whole, row.whole_tokens)
         self.unjudged.update(row.unjudged_by)
 
-    def refuse(self, number: int, reason: str) -> None:
+    def refuse(self, file: str, number: int, reason: str) -> None:
         """Count a row that cannot be used. number: the row's, from 1."""
         self.refused_rows += 1
         if len(self.refused) < MAX_REFUSED_SHOWN:
-            self.refused.append({"row": number, "reason": reason})
+            self.refused.append({"file": file, "row": number, "reason": reason})
 
     def check(self) -> None:
         """Raise StepError `empty_dataset`, or `bad_rows` if many are refused."""
@@ -100,7 +106,11 @@ class Tally:
         return counted | lost | tokens | {"tokens_a_row": lengths, "refused_rows": self.refused}
 
     def _refused_message(self) -> str:
-        first = "; ".join(f"row {entry['row']}: {entry['reason']}" for entry in self.refused[:REFUSED_NAMED])
+        several = len(self.files) > 1
+        first = "; ".join(
+            f"row {entry['row']}{' of ' + entry['file'] if several else ''}: {entry['reason']}"
+            for entry in self.refused[:REFUSED_NAMED]
+        )
         return (
             f"{self.refused_rows} of {self.kept_rows + self.refused_rows} rows of {self.file} cannot be used: {first}"
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +26,10 @@ from gemtune.request.schedule import warmup_problem
 from gemtune.request.spec import DEFAULT_SEQ_LENGTH, TrainingConfig
 from trainer.base_model import folder_contents, location
 from trainer.context import Context
-from trainer.conversation import dataset_files
-from trainer.conversation.dataset_files import Refused
+from trainer.dataset import source
+from trainer.dataset.row import Refused
+from trainer.dataset.rows import read_rows
+from trainer.dataset.source import Dataset
 from trainer.gguf import conversion
 from trainer.pictures.arrow_file import PictureFile
 from trainer.pictures.sources import PictureSource
@@ -53,7 +55,7 @@ def run(context: Context) -> None:
     StepError for data or a base model that cannot be trained on, and StopRequested.
     """
     config = context.spec.training_config
-    dataset = dataset_files.find(context.buckets.data, context.spec.processed_dataset_id, context.work)
+    dataset = source.find(context.buckets.data, context.spec.processed_dataset_id)
     provided = location.provide(
         config.base_model_id,
         context.buckets,
@@ -77,18 +79,18 @@ def run(context: Context) -> None:
 
     output = context.work / "prepared"
     output.mkdir()
-    source = PictureSource(context.buckets.data, dataset.folder)
+    picture_source = PictureSource(context.buckets.data, dataset.folder)
     held_out: Tally | None = None
     file = output / "pictures.arrow"
-    with nullcontext() if pictures is None else PictureFile(file, source, pictures.grid) as picture_file:
+    with nullcontext() if pictures is None else PictureFile(file, picture_source, pictures.grid) as picture_file:
         kind = row_kind(config, encoder, picture_file, max_length=max_length)
-        train = Tally(dataset.train.name, max_length, max_positions)
-        _write_tokens(dataset.train, kind, output / "train.parquet", train, context.check_stop)
-        if dataset.eval is not None:
-            held_out = Tally(dataset.eval.name, max_length, max_positions)
-            _write_tokens(dataset.eval, kind, output / "eval.parquet", held_out, context.check_stop)
+        train = Tally("train", dataset.splits.train, max_length, max_positions)
+        _write_tokens(context, dataset, kind, output / "train.parquet", train)
+        if dataset.splits.held_out:
+            held_out = Tally("held-out", dataset.splits.held_out, max_length, max_positions)
+            _write_tokens(context, dataset, kind, output / "eval.parquet", held_out)
     eval_rows = held_out.kept_rows if held_out else 0
-    if dataset.eval is None and config.eval_strategy != "no":
+    if held_out is None and config.eval_strategy != "no":
         eval_rows = _hold_out_rows(output, kind.columns, train.kept_rows, seed=config.seed)
     rows = train.kept_rows - (0 if held_out else eval_rows)
     train.check_ends()
@@ -158,22 +160,24 @@ def _check_vision_tower(config: TrainingConfig, model_config: Mapping[str, Any])
         raise StepError("vision_tower_frozen", reason, hint="set train_vision_tower to false")
 
 
-def _write_tokens(source: Path, kind: RowKind, target: Path, tally: Tally, check_stop: Callable[[], None]) -> None:
+def _write_tokens(context: Context, dataset: Dataset, kind: RowKind, target: Path, tally: Tally) -> None:
     """Tokenize a split and write the rows that can be trained on.
 
-    Raises StepError `empty_dataset`, `bad_rows`.
+    Raises StepError `bad_dataset`, `empty_dataset`, `bad_rows`.
     """
     with TokenFile(target, kind.columns) as tokens:
-        for row_number, row in dataset_files.rows(source, with_pictures=kind.with_pictures):
-            check_stop()
-            prepared = row if isinstance(row, Refused) else kind.encode(row)
-            if isinstance(prepared, Refused):
-                tally.refuse(row_number, prepared.reason)
-                continue
-            tokens.add(prepared.columns)
-            tally.add(prepared)
-            if len(tally.samples) < SAMPLES:
-                tally.samples.append(kind.text_pieces(prepared))
+        for file in tally.files:
+            with dataset.open(file, context.work) as path:
+                for number, row in read_rows(path, with_pictures=kind.with_pictures, named=file):
+                    context.check_stop()
+                    prepared = row if isinstance(row, Refused) else kind.encode(row)
+                    if isinstance(prepared, Refused):
+                        tally.refuse(file, number, prepared.reason)
+                        continue
+                    tokens.add(prepared.columns)
+                    tally.add(prepared)
+                    if len(tally.samples) < SAMPLES:
+                        tally.samples.append(kind.text_pieces(prepared))
     tally.check()
 
 

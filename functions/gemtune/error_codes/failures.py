@@ -11,11 +11,11 @@ EXPORT_AGAIN = "the training result is kept: then `POST /jobs/{job_id}/exports`"
 FAILURES: Mapping[str, ErrorCode] = {
     "dataset_not_found": ErrorCode(
         "The dataset's files are gone, or it has no train split.",
-        "Put `train.jsonl` or `train.parquet` there and submit again.",
+        "Put `train.jsonl`, or [another kind of file](../datasets.md#files), there and submit again.",
     ),
     "bad_dataset": ErrorCode(
-        "A file of the dataset cannot be read, or its splits contradict each other.",
-        "Correct the file that the message names and submit again.",
+        "A file of the dataset cannot be read, is missing, or is one of two candidates for the same split.",
+        "Correct the file that the message names and submit again; see [datasets](../datasets.md#files).",
     ),
     "empty_dataset": ErrorCode("A split has no rows.", "Put rows into it and submit again."),
     "bad_rows": ErrorCode(

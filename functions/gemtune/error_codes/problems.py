@@ -86,9 +86,12 @@ REQUESTS: Mapping[str, ErrorCode] = {
     ),
     "dataset_not_found": ErrorCode(
         "There is no dataset of that name, or it has no train split.",
-        "Put `train.jsonl` or `train.parquet` into the folder that the hint names.",
+        "Put `train.jsonl`, or [another kind of file](../datasets.md#files), into the folder that the hint names.",
     ),
-    "bad_dataset": ErrorCode("The dataset's folder cannot be looked at.", "Put the files themselves there, not links."),
+    "bad_dataset": ErrorCode(
+        "The names of the dataset's files do not tell its splits, or its folder cannot be looked at.",
+        "Do what the hint says; see [datasets](../datasets.md#files).",
+    ),
     "other_dataset": ErrorCode(
         "A job file next to a dataset names another dataset.",
         "Leave `processed_dataset_id` out, or upload the file elsewhere.",

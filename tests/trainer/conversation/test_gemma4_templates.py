@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from tests import tiny_gemma
 from trainer.conversation.chat_template import OWN_TEMPLATES, ChatTemplate, json_object
-from trainer.conversation.dataset_files import Refused
+from trainer.dataset.row import Refused
 from trainer.export.modelfile import modelfile, render_prompt, turns_of
 from trainer.rows.encoder import UNTRAINED, Encoded, Encoder
 

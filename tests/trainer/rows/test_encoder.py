@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.trainer.conftest import END_OF_TURN
 from trainer.conversation.chat_template import ChatTemplate
-from trainer.conversation.dataset_files import Refused
+from trainer.dataset.row import Refused
 from trainer.rows.encoder import UNTRAINED, Encoded, Encoder
 
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30).filter(lambda t: t.strip())

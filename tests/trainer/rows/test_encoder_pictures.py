@@ -14,8 +14,8 @@ from PIL import Image
 from gemtune.errors import StepError
 from tests import tiny_gemma
 from trainer.base_model.folder_contents import config_of
-from trainer.conversation.dataset_files import Refused
 from trainer.conversation.messages import Messages, conversation, pictures_in, with_pictures
+from trainer.dataset.row import Refused
 from trainer.pictures.arrow_file import Picture
 from trainer.pictures.tokens import picture_tokens
 from trainer.rows.encoder import UNTRAINED, Encoded, Encoder

@@ -19,7 +19,7 @@ from gemtune.jobs.status import Step
 from tests import rows
 from tests.trainer.conftest import END_OF_TURN, Bench
 from trainer.context import StopRequested
-from trainer.conversation.dataset_files import find
+from trainer.dataset.source import find
 from trainer.rows.prepared import read_tokens
 from trainer.steps import prepare
 
@@ -113,7 +113,7 @@ def test_a_split_may_be_a_link_unless_it_leads_out_of_the_bucket(bench: Bench, t
     (folder / "held_out").rename(tmp_path / "held_out")
     (folder / "eval.jsonl").symlink_to(tmp_path / "held_out")
     with pytest.raises(StepError, match=r"chats/eval\.jsonl' in data leads out of its bucket") as caught:
-        find(bench.services.buckets.data, "chats", tmp_path)
+        find(bench.services.buckets.data, "chats")
     assert caught.value.code == "bad_dataset"
 
 
@@ -284,7 +284,9 @@ def test_parquet_splits_named_in_metadata_are_read(bench: Bench, tmp_path: Path)
 )
 def test_metadata_with_a_missing_or_outside_path_fails(bench: Bench, metadata: bytes) -> None:
     bench.services.buckets.data.write("processed_datasets/chats/metadata.json", metadata)
-    assert code_of_failure(bench)[0] == "bad_dataset"
+    with pytest.raises(StepError) as caught:
+        find(bench.services.buckets.data, "chats")
+    assert caught.value.code == "bad_dataset"
 
 
 def test_a_file_that_is_not_parquet_fails(bench: Bench) -> None:

@@ -60,6 +60,7 @@ SERVICE_FOR_TRAINER = (
 )
 # The trainer's rooms from the ground up: each may import those on lower floors.
 FLOORS = (
+    ("trainer.dataset",),
     (
         "trainer",
         "trainer.context",
@@ -114,6 +115,7 @@ WITHOUT_TORCH = {room for room in ALLOWED if room.startswith(("gemtune", "deploy
     "trainer.__main__",
     "trainer.context",
     "trainer.conversation",
+    "trainer.dataset",
     "trainer.gguf",
     "trainer.hub",
     "trainer.pictures",

@@ -17,7 +17,7 @@ def dataset_exists(request: TrainRequest, facts: Facts) -> list[Problem]:
         return []
     if facts.dataset.problem is not None:
         return [facts.dataset.problem]
-    hint = f"put train.jsonl or train.parquet into {facts.dataset.place}"
+    hint = f"put train.jsonl, or another kind of file with rows, into {facts.dataset.place}"
     message = f"there is no dataset {request.processed_dataset_id!r}"
     return [Problem(("processed_dataset_id",), message, "dataset_not_found", hint)]
 

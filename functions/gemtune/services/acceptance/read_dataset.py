@@ -2,70 +2,83 @@
 
 from __future__ import annotations
 
-from gemtune.datasets import columns, splits
-from gemtune.datasets.splits import BadSplits
+from collections.abc import Iterator
+from itertools import islice
+
+from gemtune.datasets import columns, splits, text_columns
+from gemtune.datasets.file_kinds import kind_of
+from gemtune.datasets.splits import BadSplits, Splits
 from gemtune.errors import ObjectNotFound, Problem, UnsafeName
 from gemtune.ports import Objects, ObjectStat
 from gemtune.request.facts import DatasetFiles
 from gemtune.untrusted import MAX_BYTES, Unreadable, read_json
 
-# Bytes at the beginning of a JSONL file in which its first row is searched: the largest size of a row.
+FIELD = ("processed_dataset_id",)
+# Bytes at the beginning of a file of text in which its first row is searched: the largest size of a row.
 FIRST_ROW_BYTES = MAX_BYTES
+# A dataset of more files is listed by the prepare step only, because a bucket lists 1,000 objects per request.
+MAX_LISTED = 3000
 
 
 def describe_dataset(data: Objects, dataset_id: str, *, with_columns: bool) -> DatasetFiles:
     """Describe a dataset of the data bucket.
 
-    with_columns: also find the columns of its rows, for which a few more bytes are read.
+    with_columns: also find the columns of its rows, for which a few more bytes are read. They are None where these
+    bytes do not tell them.
     """
     folder = splits.folder_of(dataset_id)
     try:
-        if with_columns:
-            return _with_columns(data, folder)
-        names = (splits.METADATA, *splits.TRAIN_FILES)
-        exists = any(data.stat(f"{folder}/{name}") is not None for name in names)
-        return DatasetFiles(data.uri(folder), exists)
-    except UnsafeName as error:  # e.g. a symbolic link
-        problem = Problem(("processed_dataset_id",), error.message, "bad_dataset", error.hint)
-        return DatasetFiles(folder, exists=False, problem=problem)
+        place = data.uri(folder)
+        sizes = {stat.name.removeprefix(f"{folder}/"): stat.bytes for stat in _listed(data, folder)}
+        if len(sizes) > MAX_LISTED:
+            return DatasetFiles(place, exists=True)
+        named = _splits(data, folder, frozenset(sizes))
+        if not named.train:
+            problem = None if not sizes else _no_train_split(dataset_id, named, place)
+            return DatasetFiles(place, exists=False, problem=problem)
+        first = named.train[0]
+        names = _columns(data, f"{folder}/{first}", sizes[first]) if with_columns else None
+        return DatasetFiles(place, exists=True, columns=names)
+    except (UnsafeName, Unreadable) as error:  # e.g. a symbolic link
+        return _refused(folder, error.message, error.hint)
+    except BadSplits as error:
+        return _refused(folder, str(error), error.hint)
 
 
-def _with_columns(data: Objects, folder: str) -> DatasetFiles:
-    """Describe a dataset with its columns.
+def _listed(data: Objects, folder: str) -> Iterator[ObjectStat]:
+    """Yield the first files of a folder, one more than MAX_LISTED at most."""
+    return islice(data.list(f"{folder}/"), MAX_LISTED + 1)
 
-    They are None where they cannot be found out easily.
+
+def _refused(folder: str, message: str, hint: str | None) -> DatasetFiles:
+    return DatasetFiles(folder, exists=False, problem=Problem(FIELD, message, "bad_dataset", hint))
+
+
+def _no_train_split(dataset_id: str, named: Splits, place: str) -> Problem:
+    hint = f"put train.jsonl into {place}, or name one of these files so"
+    return Problem(FIELD, named.why_no_train_split(dataset_id), "dataset_not_found", hint)
+
+
+def _splits(data: Objects, folder: str, paths: frozenset[str]) -> Splits:
+    """Return the splits by metadata.json if there is one, or by names.
+
+    Raises Unreadable, UnsafeName, BadSplits.
     """
-    place = data.uri(folder)
+    if splits.METADATA not in paths:
+        return splits.of_files(paths)
     try:
-        metadata = read_json(data.read(f"{folder}/{splits.METADATA}", max_bytes=MAX_BYTES))
-    except ObjectNotFound:
-        stats = (data.stat(f"{folder}/{name}") for name in splits.TRAIN_FILES)
-        train = next((stat for stat in stats if stat is not None), None)
-        return DatasetFiles(place, train is not None, columns=_columns(data, train))
-    except Unreadable:  # the prepare step reports what is wrong with it
-        return DatasetFiles(place, exists=True)
-    return DatasetFiles(place, exists=True, columns=_columns(data, _train_file(data, folder, metadata)))
+        content = data.read(f"{folder}/{splits.METADATA}", max_bytes=MAX_BYTES)
+    except ObjectNotFound:  # deleted in the meantime
+        return splits.of_files(paths)
+    return splits.of_metadata(read_json(content, named=splits.METADATA), paths, folder)
 
 
-def _train_file(data: Objects, folder: str, metadata: object) -> ObjectStat | None:
-    """Return the file of the train split that the metadata names.
-
-    None if there is none: the prepare step reports what is wrong.
-    """
-    try:
-        path = splits.train_split(splits.by_metadata(metadata))
-        return None if path is None else data.stat(splits.object_of(folder, path))
-    except (BadSplits, UnsafeName):
-        return None
-
-
-def _columns(data: Objects, file: ObjectStat | None) -> frozenset[str] | None:
+def _columns(data: Objects, file: str, size: int) -> frozenset[str] | None:
     """Return the columns of a file; None if a few bytes do not tell them."""
-    if file is None:
-        return None
+    kind = kind_of(file)
     try:
-        if file.name.endswith(".jsonl"):
-            return columns.of_jsonl(data.read_range(file.name, 0, FIRST_ROW_BYTES))
-        return columns.of_parquet(file.bytes, lambda start, length: data.read_range(file.name, start, length))
+        if kind is None or kind.layout == "parquet":
+            return columns.of_parquet(size, lambda start, length: data.read_range(file, start, length))
+        return text_columns.of_text(kind, data.read_range(file, 0, FIRST_ROW_BYTES))
     except ObjectNotFound:  # deleted in the meantime
         return None

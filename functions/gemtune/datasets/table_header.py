@@ -1,0 +1,27 @@
+"""First line of a table: the names of its columns, and what separates them."""
+
+from __future__ import annotations
+
+import csv
+
+
+class BadHeader(ValueError):
+    """Raised when the first line of a table does not name its columns."""
+
+
+def read_header(line: bytes, *, tabs: bool) -> tuple[list[str], str]:
+    """Return the names of the columns, and the separator of the table.
+
+    Separators are tabs, or else commas; semicolons if the line has some and no comma, as spreadsheets write where the
+    comma separates decimals. A column without a name is called by its number. line: in UTF-8. Raises BadHeader.
+    """
+    delimiter = "\t" if tabs else ";" if b";" in line and b"," not in line else ","
+    try:
+        (cells,) = csv.reader([line.decode()], delimiter=delimiter, strict=True) if line.strip() else [[]]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise BadHeader(f"does not name its columns: {error}") from error
+    names = [name.strip() or f"column {number}" for number, name in enumerate(cells, 1)]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise BadHeader(f"has two columns {twice[:80]!r}")
+    return names, delimiter

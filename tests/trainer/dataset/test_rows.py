@@ -1,0 +1,240 @@
+"""Rows of files: the same in every kind, and never an unexpected error."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tempfile
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gemtune.datasets import text_columns
+from gemtune.datasets.file_kinds import KINDS, FileKind, kind_of
+from gemtune.errors import StepError
+from tests.trainer.dataset.files import as_parquet, written
+from trainer.dataset import text_stream
+from trainer.dataset.row import MAX_ROW_BYTES, Refused
+from trainer.dataset.rows import read_rows
+
+PAIRS = [{"prompt": f'Question {n},\n"quoted"\t; ü 🙂', "completion": "[{ }]," * n or "-"} for n in range(7)]
+
+
+def read(content: bytes, name: str, **options: Any) -> list[tuple[int, Any]]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(content)
+        return list(read_rows(path, **options))
+
+
+def error(content: bytes, name: str) -> str:
+    with pytest.raises(StepError) as caught:
+        read(content, name)
+    assert caught.value.code == "bad_dataset"
+    assert name in caught.value.message
+    assert caught.value.hint
+    return caught.value.message
+
+
+def refused(content: bytes, name: str) -> dict[int, str]:
+    return {number: row.reason for number, row in read(content, name) if isinstance(row, Refused)}
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.suffix)
+def test_the_same_rows_come_from_every_kind_of_file(kind: FileKind) -> None:
+    assert read(written(PAIRS, kind), f"train{kind.suffix}") == list(enumerate(PAIRS, 1))
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12)
+NAMES = st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=8).filter(lambda name: name.strip() == name)
+
+
+@settings(max_examples=60)
+@given(st.lists(NAMES, min_size=1, max_size=4, unique=True), st.data())
+def test_any_texts_are_the_same_in_every_kind_of_file(names: list[str], data: st.DataObject) -> None:
+    rows = data.draw(st.lists(st.fixed_dictionaries(dict.fromkeys(names, TEXT)), min_size=1, max_size=5))
+    for kind in KINDS:
+        assert read(written(rows, kind), f"train{kind.suffix}") == list(enumerate(rows, 1)), kind
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "tsv"])
+@pytest.mark.parametrize("compression", [None, "gz"])
+def test_a_byte_order_mark_tells_the_encoding(encoding: str, ending: str, compression: str | None) -> None:
+    text = written(PAIRS, FileKind(ending)).decode()
+    mark = "" if encoding in ("utf-8-sig", "utf-16", "utf-32") else "\ufeff"
+    content = (mark + text.replace("\r\n", "\n").replace("\n", "\r\n")).encode(encoding)
+    name = f"train.{ending}"
+    if compression is not None:
+        content, name = gzip.compress(content), f"{name}.gz"
+    rows = read(content, name)
+    assert [row["completion"] for _, row in rows] == [row["completion"] for row in PAIRS]
+    kind = kind_of(name)
+    assert kind is not None
+    assert text_columns.of_text(kind, content) == {"prompt", "completion"}
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "message"),
+    [
+        ("Hi".encode("utf-16-le"), "train.jsonl", "not valid text"),
+        (b'\xff\xfe{\0"\0\0\xd8\0\0', "train.jsonl", "not valid utf-16"),
+        (b'[{"a": "b"}', "train.json", "ends within its array, after row 0"),
+        (b'[{"a": "b"}, {"a": "b"', "train.json", "ends within its array, after row 1"),
+        (b'[{"a": "b"}] [', "train.json", "goes on after the end of its array, behind row 1"),
+        (b'[{"a": "b"}]]', "train.json", "goes on after the end of its array"),
+        (b'{\n "a": "b"\n}\n', "train.json", "neither JSON lines nor a JSON array"),
+        (b"a,a\n1,2\n", "train.csv", "two columns 'a'"),
+        (b'"a\n', "train.csv", "does not name its columns"),
+        (b"\xffa,b\n1,2\n", "train.csv", "does not name its columns"),
+        (b"no gzip", "train.jsonl.gz", "is damaged"),
+        (gzip.compress(b"{}\n" * 9000)[:-9], "train.jsonl.gz", "is damaged"),
+        (pa.compress(b"{}\n" * 9000, "zstd", asbytes=True)[:-3], "train.jsonl.zst", "is damaged"),
+        (as_parquet(a=["x"] * 100)[:-20], "train.parquet", "not a readable Parquet file"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(content: bytes, name: str, message: str) -> None:
+    assert message in error(content, name)
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "reasons"),
+    [
+        (b'[{"a": 1}, {"a": }, {"a": 2}]', "train.json", {2: "not JSON"}),
+        (b'[{"a": 1}, 5, "x", [], {"a": 2}, ]', "train.json", {2: "not a JSON object", 3: "not a", 4: "not", 6: "not"}),
+        (b'[1}, {"a": 2}]', "train.json", {1: "not JSON"}),
+        (b'{"a": 1}\n\n{\n\xff\n', "train.jsonl", {3: "not JSON", 4: "not UTF-8"}),
+        (b"a,b\n1\n1,2,3\n1,2\n\n", "train.csv", {1: "1 cells", 2: "3 cells"}),
+        (b'a,b\n1,"2"x\n1,2\n\xff,1\n1,"open\n', "train.csv", {1: "not valid CSV", 3: "not UTF-8", 4: "not valid CSV"}),
+    ],
+)
+def test_a_broken_row_is_refused_by_its_number(content: bytes, name: str, reasons: dict[int, str]) -> None:
+    assert {number: reason[: len(reasons[number])] for number, reason in refused(content, name).items()} == reasons
+
+
+GIANT = b"x" * 12_000_000
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "name"),
+    [
+        (b'{"a": "1"}\n{"a": "', b'"}\n{"a": "2"}\n', "train.jsonl"),
+        (b'[{"a": "1"}, {"a": "', b'"}, {"a": "2"}]', "train.json"),
+        (b"a\n1\n", b"\n2\n", "train.csv"),
+        (b'a\n1\n"\n', b'\n\n"\n2\n', "train.csv"),
+    ],
+)
+def test_a_giant_row_is_refused_without_being_in_memory(tmp_path: Path, before: bytes, after: bytes, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(before + GIANT + after)
+    tracemalloc.start()
+    first, giant, last = read_rows(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (first, last) == ((1, {"a": "1"}), (3, {"a": "2"}))
+    assert giant == (2, Refused(f"longer than {MAX_ROW_BYTES} bytes"))
+    assert peak < 6 * MAX_ROW_BYTES
+
+
+def test_a_row_of_exactly_the_limit_is_read_and_a_longer_one_refused() -> None:
+    start, end = b'{"prompt": "Hi", "completion": "', b'"}'
+    fitting = start + b"x" * (MAX_ROW_BYTES - len(start) - len(end)) + end
+    for name, content in (
+        ("train.jsonl", fitting + b"\n" + fitting + b" \n" + fitting),
+        ("train.json", b"[" + fitting + b"," + fitting + b" ," + fitting + b"]"),
+    ):
+        assert [isinstance(row, Refused) for _, row in read(content, name)] == [False, True, False]
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_a_damaged_file_gives_rows_reasons_or_an_error_of_the_dataset(data: st.DataObject) -> None:
+    kind = data.draw(st.sampled_from(KINDS))
+    content = bytearray(written(PAIRS, kind))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    rows: list[tuple[int, Any]] = []
+    codes: list[str] = []
+    try:
+        rows = read(bytes(content), f"train{kind.suffix}")
+    except StepError as damaged:
+        codes.append(damaged.code)
+    assert set(codes) <= {"bad_dataset"}
+    assert all(row.reason.encode() if isinstance(row, Refused) else isinstance(row, dict) for _, row in rows)
+
+
+@settings(max_examples=300)
+@given(st.lists(st.sampled_from(['{"a": "\\\\"}', '{"a": ["]", {}]}', "5", '"\\""', "", " ", "[[]]", '{"a"', "}"])))
+def test_an_array_in_chunks_of_any_size_has_the_same_elements(elements: list[str]) -> None:
+    """Feed the array byte by byte, and as a whole."""
+    from gemtune.datasets.json_array import ArraySplitter
+
+    content = ",".join(elements).encode() + b"]"
+    whole = list(ArraySplitter(1000).elements(content))
+    splitter = ArraySplitter(1000)
+    assert [element for byte in content for element in splitter.elements(bytes([byte]))][: len(whole)] == whole
+
+
+def test_a_file_that_expands_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = gzip.compress(b'{"a": "1"}\n' * 100_000)
+    monkeypatch.setattr(text_stream, "MAX_RATIO", 10)
+    assert len(read(content, "train.jsonl.gz")) == 100_000
+    monkeypatch.setattr(text_stream, "MIN_UNPACKED", 1000)
+    assert "expands to more than" in error(content, "train.jsonl.gz")
+
+
+def test_an_empty_cell_and_a_null_are_fields_that_a_row_does_not_have() -> None:
+    assert read(b"prompt,completion,system\nHi,Captain,\n", "train.csv") == [
+        (1, {"prompt": "Hi", "completion": "Captain"})
+    ]
+    content = as_parquet(prompt=["Hi"], messages=pa.array([None], pa.string()))
+    assert read(content, "train.parquet") == [(1, {"prompt": "Hi"})]
+
+
+def test_semicolons_separate_where_no_comma_does_and_a_column_without_a_name_has_its_number() -> None:
+    assert read(b";prompt;completion\n0;Hi, you;1,5\n", "train.csv") == [
+        (1, {"column 1": "0", "prompt": "Hi, you", "completion": "1,5"})
+    ]
+
+
+def text_of_bytes(*cells: bytes) -> pa.Array:
+    """Return a text column of unchecked bytes, as some writers produce."""
+    binary = pa.array(cells, pa.binary())
+    return pa.Array.from_buffers(pa.string(), len(cells), binary.buffers())
+
+
+def test_broken_text_in_parquet_affects_only_its_row() -> None:
+    content = as_parquet(prompt=text_of_bytes(b"Hi", b"\xff\xfe", b"Ho"), completion=["x", "y", "z"])
+    assert refused(content, "train.parquet") == {2: "its column 'prompt' is not UTF-8 text"}
+
+
+def test_times_in_parquet_become_texts_even_beyond_the_calendar() -> None:
+    times = pa.array([0, 2**62], pa.timestamp("us"))
+    assert [row["at"] for _, row in read(as_parquet(at=times), "train.parquet")] == ["1970-01-01T00:00:00", str(2**62)]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.layout != "parquet"], ids=lambda kind: kind.suffix)
+def test_the_columns_that_a_request_is_checked_by_are_those_that_rows_have(kind: FileKind) -> None:
+    content = written(PAIRS, kind)
+    columns = text_columns.of_text(kind, content)
+    assert columns == (None if kind.compression == "zst" else {"prompt", "completion"})
+    for cut in range(0, len(content), 7):
+        assert text_columns.of_text(kind, content[:cut]) in (None, {"prompt", "completion"})
+
+
+def test_rows_of_a_large_file_are_read_one_by_one(tmp_path: Path) -> None:
+    row = json.dumps({"prompt": "x" * 1000, "completion": "y" * 1000})
+    for name, content in (("a.jsonl", f"{row}\n" * 20_000), ("a.json", f"[{','.join([row] * 20_000)}]")):
+        path = tmp_path / name
+        path.write_text(content)
+        tracemalloc.start()
+        count = sum(1 for _ in read_rows(path))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert count == 20_000
+        assert peak < 4 * 1024 * 1024

@@ -1,0 +1,1 @@
+"""Datasets: finding their files, and reading rows from every kind of file."""

@@ -1,0 +1,74 @@
+"""Rows of JSON: one per line, or one array of all rows."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+from gemtune.datasets.json_array import BLANKS, ArraySplitter
+from gemtune.untrusted import Unreadable, read_json_object
+from trainer.dataset.row import MAX_ROW_BYTES, Refused, Row, bad_dataset, too_long
+from trainer.dataset.text_stream import CHUNK
+
+
+def json_rows(stream: io.BufferedReader, longest: int, *, named: str) -> Iterator[Row]:
+    """Yield the rows of a JSON file.
+
+    Its first character tells an array from lines. longest: limit of a row in bytes; a longer one is never in memory as
+    a whole. Raises StepError `bad_dataset`.
+    """
+    lines = 0  # empty ones at the beginning
+    while (start := stream.peek(1)[:1]) and start in BLANKS:
+        lines += stream.read(1) == b"\n"
+    return _of_array(stream, longest, named) if start == b"[" else _of_lines(stream, longest, named, lines)
+
+
+def _of_lines(stream: io.BufferedReader, longest: int, named: str, number: int) -> Iterator[Row]:
+    """Yield a row for each line that is not empty.
+
+    number: of the line before.
+    """
+    first = True
+    while line := stream.readline(longest + 1):
+        number += 1
+        if len(line) > longest and not line.endswith(b"\n"):
+            while (rest := stream.readline(MAX_ROW_BYTES)) and not rest.endswith(b"\n"):
+                pass
+            yield number, too_long(longest)
+        elif text := line.strip():
+            if first and text == b"{":
+                hint = "write each row on a line of its own, or all rows as one array: [{…}, {…}]"
+                raise bad_dataset(f"{named} is neither JSON lines nor a JSON array", hint=hint)
+            yield number, _parsed(line)
+        first = False
+
+
+def _parsed(row: bytes) -> dict[str, Any] | Refused:
+    try:
+        return read_json_object(row, max_bytes=len(row))
+    except Unreadable as error:
+        return Refused(error.message.removeprefix("this ").removeprefix("is "))
+
+
+def _of_array(stream: io.BufferedReader, longest: int, named: str) -> Iterator[Row]:
+    """Yield the elements of an array, which begins at the stream's position.
+
+    Elements are told apart by their brackets and strings, and then read one by one, so that a broken one is refused by
+    its number. Raises StepError `bad_dataset` if the array does not end, or something follows it.
+    """
+    stream.read(1)
+    splitter, number = ArraySplitter(longest), 0
+    while not splitter.ended:
+        chunk = stream.read1(CHUNK)
+        if not chunk:
+            raise bad_dataset(f"{named} ends within its array, after row {number}", hint="upload the whole file")
+        for element in splitter.elements(chunk):
+            number += 1
+            yield number, too_long(longest) if element is None else _parsed(element)
+    rest = splitter.rest
+    while not rest.strip(BLANKS):
+        rest = stream.read1(CHUNK)
+        if not rest:
+            return
+    raise bad_dataset(f"{named} goes on after the end of its array, behind row {number}", hint="upload one array")

@@ -1,0 +1,80 @@
+"""Rows of Parquet files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date, datetime, time, timedelta
+from pathlib import Path
+from typing import Any
+
+from trainer.dataset.row import Refused, Row, bad_dataset, too_long
+
+# Bytes of a column per read. By default pyarrow reads a whole row group, with all its pictures.
+READ_BYTES = 1024 * 1024
+# Rows are decoded in batches of about this many bytes, and of at most this many rows.
+BATCH_BYTES, BATCH_ROWS = 8 * 1024 * 1024, 64
+
+
+def parquet_rows(path: Path, longest: int, *, named: str) -> Iterator[Row]:
+    """Yield the rows of a Parquet file, with all columns.
+
+    A column without a value is a field that the row does not have. longest: limit of a row in bytes. Raises StepError
+    `bad_dataset`.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES) as file:
+            for group in range(file.num_row_groups):
+                metadata = file.metadata.row_group(group)
+                bytes_per_row = metadata.total_byte_size // max(1, metadata.num_rows)
+                rows = max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, bytes_per_row)))
+                for batch in file.iter_batches(batch_size=rows, row_groups=[group]):
+                    for index in range(batch.num_rows):
+                        number += 1
+                        yield number, _row(batch.slice(index, 1), longest)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        message = f"{named} is not a readable Parquet file: {str(error)[:200]}"
+        raise bad_dataset(message, hint="upload the file again") from error
+
+
+def _row(batch: Any, longest: int) -> dict[str, Any] | Refused:
+    """Return a row as a file of JSON lines would have it."""
+    if batch.nbytes > longest:
+        return too_long(longest)
+    row = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            value = column[0].as_py()
+        except UnicodeDecodeError:  # neither Parquet writers nor pyarrow's reader check strings before
+            return Refused(f"its column {name[:80]!r} is not UTF-8 text")
+        except (ValueError, OverflowError):  # e.g. a time beyond any calendar
+            value = str(column.cast("int64")[0]) if column.type.id in _times() else None
+            if value is None:
+                return Refused(f"the value of its column {name[:80]!r} cannot be read")
+        if value is not None:
+            row[name] = _plain(value)
+    return row
+
+
+def _times() -> frozenset[int]:
+    """Return the types of columns that may be beyond Python's calendar."""
+    from pyarrow import lib
+
+    return frozenset({lib.Type_TIMESTAMP, lib.Type_DATE64, lib.Type_DURATION})
+
+
+def _plain(value: Any) -> Any:
+    """Return dates and times as texts; JSON has none."""
+    match value:
+        case datetime() | date() | time():
+            return value.isoformat()
+        case timedelta():
+            return str(value)
+        case dict():
+            return {name: _plain(inner) for name, inner in value.items()}
+        case list():
+            return [_plain(inner) for inner in value]
+    return value

@@ -1,0 +1,34 @@
+"""Rows as a file has them: numbered, and either a dictionary or refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from gemtune.errors import StepError
+
+# Limit of a row's text. A longer row is more often a damaged file than a row, and is refused without parsing it.
+MAX_ROW_BYTES = 1024 * 1024
+# Limit of a row that may hold pictures, which are base64 in files of text.
+MAX_PICTURE_ROW_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A row that cannot be used, and the reason, in words for its owner."""
+
+    reason: str
+
+
+# The number counts from 1. In a file of JSON lines it is the line.
+Row = tuple[int, dict[str, Any] | Refused]
+
+
+def too_long(longest: int) -> Refused:
+    """Return the refusal of a row with more than `longest` bytes."""
+    return Refused(f"longer than {longest} bytes")
+
+
+def bad_dataset(message: str, *, hint: str = "correct the dataset's files and submit again") -> StepError:
+    """Return the error for a dataset whose files cannot be read."""
+    return StepError("bad_dataset", message, hint=hint)

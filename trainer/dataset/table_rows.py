@@ -1,0 +1,101 @@
+"""Rows of CSV and TSV: the first line names the columns."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import Any
+
+from gemtune.datasets.table_header import BadHeader, read_header
+from gemtune.untrusted import LONE_SURROGATE
+from trainer.dataset.row import MAX_ROW_BYTES, Refused, Row, bad_dataset, too_long
+
+
+def table_rows(stream: io.BufferedReader, longest: int, *, named: str, tabs: bool) -> Iterator[Row]:
+    """Yield the rows of a table.
+
+    Cells are texts; an empty cell is a field that the row does not have. Cells in double quotes may contain separators
+    and line breaks (RFC 4180). tabs: they separate the cells, as in TSV. longest: limit of a row in bytes. Raises
+    StepError `bad_dataset`.
+    """
+    # A process-wide limit of the library, which is below ours.
+    csv.field_size_limit(max(csv.field_size_limit(), longest))
+    header = stream.readline(MAX_ROW_BYTES)
+    lines = _Lines(stream, longest)
+    try:
+        names, delimiter = read_header(header, tabs=tabs)
+    except BadHeader as error:
+        hint = "save it as CSV in UTF-8, with a name for each column in the first line"
+        raise bad_dataset(f"the first line of {named} {error}", hint=hint) from error
+    reader, number = csv.reader(lines, delimiter=delimiter, strict=True), 0
+    while True:
+        try:
+            lines.begin_row()
+            cells = next(reader)
+        except StopIteration:
+            return
+        except _TooLong:
+            number += 1
+            lines.skip_row()
+            yield number, too_long(longest)
+        except csv.Error as error:
+            number += 1
+            yield number, Refused(f"not valid CSV: {error}")
+        else:
+            if cells:
+                number += 1
+                yield number, _row(names, cells)
+
+
+def _row(names: list[str], cells: list[str]) -> dict[str, Any] | Refused:
+    if len(cells) != len(names):
+        return Refused(f"{len(cells)} cells, where the first line names {len(names)} columns")
+    if any(LONE_SURROGATE.search(cell) for cell in cells):
+        return Refused("not UTF-8 text")
+    return {name: cell for name, cell in zip(names, cells, strict=True) if cell}
+
+
+class _TooLong(Exception):
+    """Raised within a row that has too many bytes."""
+
+
+class _Lines:
+    """Lines of a table, as the library reads them.
+
+    Bytes that are not UTF-8 become lone surrogates. longest: limit of a row, which may have several lines.
+    """
+
+    def __init__(self, stream: io.BufferedReader, longest: int):
+        self._stream, self._longest = stream, longest
+        self._bytes = self._quotes = 0
+        self._line_ended = True
+
+    def begin_row(self) -> None:
+        """Count bytes from here on."""
+        self._bytes = self._quotes = 0
+
+    def skip_row(self) -> None:
+        """Skip to the end of a row: a line break that is not in quotes."""
+        while self._quotes % 2 or not self._line_ended:
+            if not self._read(MAX_ROW_BYTES):
+                return
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        """Return the next line. Raises _TooLong."""
+        line = self._read(self._longest + 1)
+        if not line:
+            raise StopIteration
+        if self._bytes > self._longest:
+            raise _TooLong
+        return line.decode(errors="surrogateescape")
+
+    def _read(self, most: int) -> bytes:
+        line = self._stream.readline(most)
+        self._bytes += len(line)
+        self._quotes += line.count(b'"')
+        self._line_ended = line.endswith(b"\n")
+        return line
