@@ -103,11 +103,13 @@ def _overrides_of_layer(
 ) -> Mapping[str, Any]:
     """Return the values that differ for one layer of Gemma 4.
 
-    Google writes them as fields for all global layers, transformers saves them layer by layer.
+    Google writes them as fields for all global layers. transformers saves them layer by layer, under the number of the
+    layer, which it pads with zeros to the width of the last one.
     """
     per_layer = text.get("per_layer_config")
     if isinstance(per_layer, Mapping):
-        overrides = per_layer.get(str(index), {})
+        keys = (str(index).zfill(width) for width in range(1, len(str(LARGEST_VALUES["num_hidden_layers"])) + 1))
+        overrides = next((per_layer[key] for key in keys if key in per_layer), None)
         return overrides if isinstance(overrides, Mapping) else {}
     if not has_global_heads:
         return {}

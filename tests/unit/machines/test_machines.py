@@ -228,3 +228,20 @@ def test_grpo_keeps_the_completions_of_a_whole_train_step_and_dpo_two_sequences_
     dpo = load(method="RL", rl_config={"algorithm": "dpo"}, **batches)
     assert (grpo.sampled_completions, grpo.sequences_per_row) == (32, 1)
     assert (dpo.sampled_completions, dpo.sequences_per_row) == (0, 2)
+
+
+def test_layers_that_differ_are_read_as_transformers_numbers_them() -> None:
+    """It pads the numbers to the width of the last one: "05" of 12 layers, "5" of 6."""
+    shared = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1}
+    shapes = set()
+    for layers, key in ((6, "5"), (12, "05"), (120, "005")):
+        text = shared | {
+            "model_type": "gemma4_text",
+            "head_dim": 32,
+            "num_hidden_layers": layers,
+            "per_layer_config": {key: {"head_dim": 512}},
+        }
+        computed = model_size.of_folder(text, 1_000_000)
+        assert sorted(shape.count for shape in computed.shapes) == [1, layers - 1]
+        shapes.add(max(shape.attention for shape in computed.shapes))
+    assert shapes == {2 * 512}
