@@ -23,10 +23,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Timer
 from typing import IO, Any
 
 from bench.train_peers import PEERS
@@ -121,40 +122,66 @@ def measure(
     }
 
 
-class PeerProcess:
-    """A process of `bench.train_peers`, ready for its first train_step."""
+class PeerEnded(SystemExit):
+    """Raised when the process of a peer has ended before its last answer.
 
-    def __init__(self, arguments: list[str], log: IO[str]):
-        self._log = log
-        command = [sys.executable, "-m", "bench.train_peers", *arguments]
+    log: the last lines that it wrote.
+    """
+
+    def __init__(self, command: Sequence[str], log: str):
+        super().__init__(f"{log}\n{' '.join(command)} ended")
+        self.log = log
+
+
+class PeerProcess:
+    """A process of one peer, ready for its first train_step.
+
+    arguments: the command line of `module`, as `bench.train_peers` describes it. log: receives its other output.
+    seconds: time after which the process is killed. Raises PeerEnded.
+    """
+
+    def __init__(
+        self, arguments: list[str], log: IO[str], *, module: str = "bench.train_peers", seconds: float | None = None
+    ):
+        self._log, self._command = log, [sys.executable, "-m", module, *arguments]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, bufsize=1
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, bufsize=1
         )
-        self.seconds_before: float = self.answer()["seconds_before"]
+        self._timer = None if seconds is None else Timer(seconds, self._process.kill)
+        if self._timer is not None:
+            self._timer.start()
+        try:
+            self.seconds_before: float = self.answer()["seconds_before"]
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> PeerProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         self._process.kill()
         self._process.wait()
 
     def train_step(self) -> float:
         """Run one train_step and return its seconds."""
         assert self._process.stdin is not None
-        print(file=self._process.stdin)
+        with suppress(BrokenPipeError):  # `answer` says why it ended
+            print(file=self._process.stdin)
         return float(self.answer()["seconds"])
 
     def answer(self) -> dict[str, Any]:
         """Return the next line of output, parsed.
 
-        Raises SystemExit with the process's log if it has ended.
+        Raises PeerEnded with the end of its log if the process has ended.
         """
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             self._log.seek(0)
-            sys.exit(f"{self._log.read()[-4000:]}\n{' '.join(map(str, self._process.args))} ended")  # type: ignore[arg-type]
+            raise PeerEnded(self._command, self._log.read()[-4000:])
         answer: dict[str, Any] = json.loads(line)
         return answer
 

@@ -5,8 +5,8 @@ never loads a tokenizer. All peers get the same rows in the same order, the same
 from one seed, no dropout), the same optimizer and a constant learning rate.
 
 Prints one JSON object per line: `{"seconds_before": …}` when it is ready, `{"seconds": …}` after each train_step, and
-`{"losses": […], "peak_mb": …}` at the end, where the peak is of resident memory. Each train_step waits for a line on
-standard input.
+`{"losses": […], "peak_mb": …}` at the end, where the peak is of a GPU's allocated memory, or of resident memory without
+a GPU. Each train_step waits for a line on standard input.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -38,17 +38,29 @@ LEARNING_RATE, SEED = 2e-4, 0
 
 def main() -> None:
     """Train with the peer of the command line."""
+    train(PEERS | ROUNDING_PEERS | DPO_PEERS)
+
+
+def train(peers: Mapping[str, Peer]) -> None:
+    """Train with one of the peers, which the command line names."""
     peer, shape, folder, steps = sys.argv[1], SHAPES[sys.argv[2]], Path(sys.argv[3]), int(sys.argv[4])
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # output of libraries goes to standard error
-    peers = PEERS | ROUNDING_PEERS | DPO_PEERS
     trainer = peers[peer](folder, shape, steps, json.loads(Path(sys.argv[5]).read_text()))
     trainer.add_callback(_in_turns(answers))
     print(json.dumps({"seconds_before": time.perf_counter() - BEGAN}), file=answers)
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"losses": losses, "peak_mb": peak}), file=answers)
+    print(json.dumps({"losses": losses, "peak_mb": _peak_mb()}), file=answers)
+
+
+def _peak_mb() -> float:
+    """Return the peak of the GPU's allocated memory, or of resident memory without a GPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _in_turns(answers: TextIO) -> TrainerCallback:
@@ -77,7 +89,7 @@ def _in_turns(answers: TextIO) -> TrainerCallback:
     return StepGate()
 
 
-def _gemtune(folder: Path, shape: Shape, steps: int, rows: Rows, **more: Any) -> Trainer:
+def gemtune(folder: Path, shape: Shape, steps: int, rows: Rows, **more: Any) -> Trainer:
     """Return this project's trainer, as the train step creates it."""
     from gemtune.request.spec import Spec, TrainingConfig
     from trainer.process.thread_waiting import limit_spinning
@@ -96,7 +108,7 @@ def _gemtune(folder: Path, shape: Shape, steps: int, rows: Rows, **more: Any) ->
         **more,
     )
     spec = Spec(processed_dataset_id="bench", training_config=config)
-    _seed()
+    seed()
     trainer = own_trainer(folder, spec, rows, evaluates=False)
     trainer.args.train_sampling_strategy = "sequential"
     return trainer
@@ -145,7 +157,7 @@ def _trl(folder: Path, shape: Shape, steps: int, rows: Rows, **more: Any) -> Tra
 
     defaults = {"attn_implementation": "sdpa", "dtype": "auto"}
     model = _peft(folder, **{name: more.pop(name, default) for name, default in defaults.items()})
-    arguments = SFTConfig(**_arguments(shape, steps) | more, max_length=None, dataset_kwargs=_PREPARED)
+    arguments = SFTConfig(**arguments_of(shape, steps) | more, max_length=None, dataset_kwargs=PREPARED)
     return SFTTrainer(
         model=model,
         args=arguments,
@@ -161,16 +173,16 @@ def _transformers(folder: Path, shape: Shape, steps: int, rows: Rows) -> Trainer
 
     return Trainer(
         model=_peft(folder),
-        args=TrainingArguments(**_arguments(shape, steps)),
+        args=TrainingArguments(**arguments_of(shape, steps)),
         data_collator=DataCollatorForSeq2Seq(AutoTokenizer.from_pretrained(folder), padding=True),
         train_dataset=Dataset.from_list(rows),
     )
 
 
 Peer = Callable[[Path, Shape, int, Rows], "Trainer"]
-_PREPARED = {"skip_prepare_dataset": True}
+PREPARED = {"skip_prepare_dataset": True}
 PEERS: dict[str, Peer] = {
-    "gemtune": _gemtune,
+    "gemtune": gemtune,
     "trl": _trl,
     "trl without checkpointing": lambda *job: _trl(*job, gradient_checkpointing=False),
     "transformers": _transformers,
@@ -183,7 +195,7 @@ ROUNDING_PEERS: dict[str, Peer] = {
 
 
 def _gemtune_dpo(folder: Path, shape: Shape, steps: int, rows: Rows) -> Trainer:
-    return _gemtune(folder, shape, steps, rows, method="RL", rl_config={"algorithm": "dpo"})
+    return gemtune(folder, shape, steps, rows, method="RL", rl_config={"algorithm": "dpo"})
 
 
 def _trl_dpo(folder: Path, shape: Shape, steps: int, rows: Rows, **more: Any) -> Trainer:
@@ -196,7 +208,7 @@ def _trl_dpo(folder: Path, shape: Shape, steps: int, rows: Rows, **more: Any) ->
         def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
             return dataset
 
-    arguments = DPOConfig(**_arguments(shape, steps) | more, max_length=None)
+    arguments = DPOConfig(**arguments_of(shape, steps) | more, max_length=None)
     return Prepared(
         model=_peft(folder, attn_implementation="sdpa"),
         args=arguments,
@@ -218,19 +230,23 @@ def _peft(folder: Path, *, dtype: str = "auto", **settings: Any) -> PeftModel:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    _seed()
+    seed()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **settings)
     lora = LoraConfig(r=16, lora_alpha=16, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
     return get_peft_model(model, lora)
 
 
-def _seed() -> None:
+def seed() -> None:
+    """Seed all random generators, before an adapter's A is drawn."""
     from transformers import set_seed
 
     set_seed(SEED)
 
 
-def _arguments(shape: Shape, steps: int) -> dict[str, Any]:
+def arguments_of(shape: Shape, steps: int) -> dict[str, Any]:
+    """Return the arguments that transformers' and TRL's trainers share."""
+    import torch
+
     return {
         "output_dir": tempfile.mkdtemp(),
         "max_steps": steps,
@@ -240,7 +256,7 @@ def _arguments(shape: Shape, steps: int) -> dict[str, Any]:
         "logging_steps": 1,
         "report_to": [],
         "save_strategy": "no",
-        "use_cpu": True,
+        "use_cpu": not torch.cuda.is_available(),
         "bf16": True,
         "disable_tqdm": True,
         "dataloader_pin_memory": False,

@@ -29,6 +29,8 @@ SHAPES = {
     "all_tokens": Shape(rows_per_step=4, least=256, most=256, trained=1.0),
     "completion_fifth": Shape(rows_per_step=8, least=120, most=360, trained=0.2),
     "preferences": Shape(rows_per_step=8, least=96, most=160, trained=0.4),  # for `bench.preferences`
+    "gpu": Shape(rows_per_step=4, least=512, most=1536, trained=0.5),  # for `bench.gpu`
+    "dry": Shape(rows_per_step=2, least=24, most=48, trained=0.5),  # for a dry run of it
     "curve": Shape(rows_per_step=4, least=32, most=64, trained=0.5),  # for `bench.curve`
 }
 
@@ -46,6 +48,18 @@ def rows(shape: Shape, tokenizer: Path, steps: int) -> Rows:
         while len(ids) < length:
             ids += encode(next(text), add_special_tokens=False).ids
         ids = ids[:length]
+        untrained = max(1, round(length * (1 - shape.trained)))
+        rows.append({"input_ids": ids, "labels": [UNTRAINED] * untrained + ids[untrained:]})
+    return rows
+
+
+def random_rows(shape: Shape, vocabulary: int, steps: int) -> Rows:
+    """Return rows of random tokens, for models with random weights."""
+    generator = random.Random(7)
+    rows = []
+    for _ in range(steps * shape.rows_per_step):
+        length = generator.randint(shape.least, shape.most)
+        ids = [BOS, *(generator.randrange(4, vocabulary) for _ in range(length - 1))]
         untrained = max(1, round(length * (1 - shape.trained)))
         rows.append({"input_ids": ids, "labels": [UNTRAINED] * untrained + ids[untrained:]})
     return rows

@@ -1,0 +1,235 @@
+"""Benchmark on one GPU, in twelve minutes.
+
+`python -m bench.gpu [--minutes 12]`. First it runs `tests/gpu`. Then it trains models of real shapes with random
+weights (LoRA and QLoRA): this project, TRL with Liger's kernels and, where it is installed, unsloth, one after the
+other in processes of their own, on the same rows and with the same adapter. Where Liger does not know a model, TRL
+runs without.
+
+It prints tokens per second, peak memory and losses, and ratios of this project to each peer. Each result is written as
+soon as it is known. A part that fails, or for which no time is left, is noted with its reason, and the next one runs.
+
+`--dry-run` runs the same parts on a CPU with tiny models, and without `tests/gpu`: its figures mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.gpu.models import GIB, SHAPES
+from bench.gpu.peers import OURS, TRL, TRL_LIGER, UNSLOTH, name_of
+from bench.train import Measurement, PeerEnded, PeerProcess, today
+from bench.train_rows import SHAPES as ROW_SHAPES
+from bench.train_rows import Rows, random_rows
+
+RESULTS = Path(__file__).parents[1] / "gpu_results.json"
+# Seconds that a part may take; a part is skipped if less than LEAST_SECONDS are left.
+TEST_SECONDS, BUILD_SECONDS, PEER_SECONDS, LEAST_SECONDS = 180, 120, 120, 15
+# Train_steps left out: kernels are compiled and tuned in them.
+WARM_UP_STEPS = 3
+
+
+class Results:
+    """The results so far, written to a file after each part."""
+
+    def __init__(self, file: Path):
+        self._file = file
+        self.values: dict[str, Any] = {"at": today(), "models": {}}
+
+    def write(self) -> None:
+        """Write the file anew."""
+        self._file.write_text(json.dumps(self.values, indent=1) + "\n")
+
+
+class Deadline:
+    """The time until which the benchmark may run."""
+
+    def __init__(self, seconds: float):
+        self._end = time.monotonic() + seconds
+
+    def seconds_for(self, most: float) -> float | None:
+        """Return the seconds that a part may take, at most so many.
+
+        None if too few are left to begin.
+        """
+        left = self._end - time.monotonic()
+        return None if left < LEAST_SECONDS else min(left, most)
+
+
+class PartFailed(Exception):
+    """Raised when a part of the benchmark fails; its text is the reason."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run all parts for which there is time."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=12, help="time for everything")
+    parser.add_argument(
+        "--steps", type=int, default=12, help=f"train_steps of a run, the first {WARM_UP_STEPS} left out"
+    )
+    parser.add_argument("--max-gib", type=float, default=12, help="size of a model's weights; deeper ones lose layers")
+    parser.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--methods", nargs="+", choices=("LoRA", "QLoRA"), default=["LoRA", "QLoRA"])
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--dry-run", action="store_true", help="tiny models on a CPU")
+    options = parser.parse_args(arguments)
+    deadline, results = Deadline(60 * options.minutes), Results(options.results)
+    if not options.dry_run:
+        results.values["tests"] = _run_tests(deadline)
+        results.write()
+    for name in options.models:
+        with tempfile.TemporaryDirectory() as folder:
+            _measure_model(name, Path(folder) / name, options, deadline, results)
+    print(f"written to {options.results}")
+
+
+def _run_tests(deadline: Deadline) -> dict[str, Any]:
+    """Run `tests/gpu` and return how it went."""
+    seconds = deadline.seconds_for(TEST_SECONDS)
+    if seconds is None:
+        return {"failed": "no time was left"}
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", "-q", "--tb=line"]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        return {"failed": f"took longer than {seconds:.0f} s"}
+    lines = ended.stdout.strip().splitlines()
+    print("\n".join(lines[-12:]), flush=True)
+    return {"exit_code": ended.returncode, "last_lines": lines[-12:]}
+
+
+def _measure_model(name: str, folder: Path, options: argparse.Namespace, deadline: Deadline, results: Results) -> None:
+    """Build a model and train it with all peers and methods."""
+    entry: dict[str, Any] = {}
+    results.values["models"][name] = entry
+    try:
+        built = _build(name, folder, options, deadline)
+    except PartFailed as failed:
+        entry["failed"] = str(failed)
+        print(f"\n{name}: {failed}", flush=True)
+        results.write()
+        return
+    results.values |= {"card": built["card"], "torch": built["torch"]}
+    entry["layers"] = f"{built['layers']} of {built['all_layers']}"
+    shape = "dry" if options.dry_run else "gpu"
+    rows = random_rows(ROW_SHAPES[shape], built["vocabulary"], options.steps)
+    for method in SHAPES[name].methods:
+        if method not in options.methods:
+            continue
+        print(f"\n{name}, {method}, {entry['layers']} layers, on {built['card']}", flush=True)
+        entry[method] = {}
+        measured: dict[str, Measurement] = {}
+        for library in _libraries():
+            if library == TRL and TRL_LIGER in measured:
+                continue
+            try:
+                measured[library] = run = _measure(name_of(library, method), shape, folder, rows, deadline)
+                entry[method][library] = _summary(run)
+            except PartFailed as failed:
+                entry[method][library] = {"failed": str(failed)}
+            print(f"{library:16} {json.dumps(entry[method][library])}", flush=True)
+            results.write()
+        entry[method]["ratios"] = _ratios(measured)
+        print(f"{'ratios':16} {json.dumps(entry[method]['ratios'])}", flush=True)
+        results.write()
+    shutil.rmtree(folder)
+
+
+def _libraries() -> list[str]:
+    """Return the peers to run, in order. TRL alone runs if Liger fails."""
+    has_liger, has_unsloth = (importlib.util.find_spec(name) is not None for name in ("liger_kernel", "unsloth"))
+    return [OURS, *([TRL_LIGER] if has_liger else []), TRL, *([UNSLOTH] if has_unsloth else [])]
+
+
+def _build(name: str, folder: Path, options: argparse.Namespace, deadline: Deadline) -> dict[str, Any]:
+    """Build a model in a process of its own, which frees the GPU when it ends.
+
+    Raises PartFailed.
+    """
+    seconds = deadline.seconds_for(BUILD_SECONDS)
+    if seconds is None:
+        raise PartFailed("no time was left")
+    device, max_bytes = ("cpu" if options.dry_run else "cuda"), int(options.max_gib * GIB)
+    command = [sys.executable, "-m", "bench.gpu.models", name, str(folder), str(max_bytes), device]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        raise PartFailed(f"building it took longer than {seconds:.0f} s") from None
+    if ended.returncode != 0:
+        raise PartFailed(f"it cannot be built: {_last_line(ended.stderr)}")
+    built: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    return built
+
+
+def _measure(peer: str, shape: str, folder: Path, rows: Rows, deadline: Deadline) -> Measurement:
+    """Train with one peer. Raises PartFailed."""
+    seconds = deadline.seconds_for(PEER_SECONDS)
+    if seconds is None:
+        raise PartFailed("no time was left")
+    per_step = ROW_SHAPES[shape].rows_per_step
+    steps = len(rows) // per_step
+    tokens = [sum(len(row["input_ids"]) for row in rows[step * per_step :][:per_step]) for step in range(steps)]
+    with tempfile.TemporaryDirectory() as work, tempfile.TemporaryFile("w+") as log:
+        file = Path(work) / "rows.json"
+        file.write_text(json.dumps(rows))
+        arguments = [peer, shape, str(folder), str(steps), str(file)]
+        began = time.monotonic()
+        try:
+            with PeerProcess(arguments, log, module="bench.gpu.peers", seconds=seconds) as process:
+                times = [process.train_step() for _ in tokens]
+                answer = process.answer()
+        except PeerEnded as ended:
+            late = time.monotonic() - began >= seconds
+            raise PartFailed(f"took longer than {seconds:.0f} s" if late else _last_line(ended.log)) from None
+    rates = [count / step for count, step in zip(tokens, times, strict=True)]
+    return Measurement(rates[WARM_UP_STEPS:], answer["peak_mb"], process.seconds_before, times[0], answer["losses"])
+
+
+def _last_line(log: str) -> str:
+    """Return the last line of a log, where Python writes an error's message."""
+    lines = log.strip().splitlines()
+    return lines[-1][:300] if lines else "it ended without a word"
+
+
+def _summary(run: Measurement) -> dict[str, Any]:
+    """Return one peer's figures, as the results have them."""
+    return {
+        "tokens_per_second": round(statistics.median(run.rates), 1),
+        "peak_mb": round(run.peak_mb),
+        "seconds_before": round(run.seconds_before, 1),
+        "seconds_first_step": round(run.seconds_first_step, 1),
+        "losses": [round(loss, 4) for loss in run.losses],
+    }
+
+
+def _ratios(measured: dict[str, Measurement]) -> dict[str, Any]:
+    """Compare this project with each peer that ran.
+
+    tokens_per_second: above 1, this project is faster. peak_memory: below 1, it needs less.
+    """
+    ours = measured.get(OURS)
+    if ours is None:
+        return {}
+    return {
+        library: {
+            "tokens_per_second": round(statistics.median(a / b for a, b in zip(ours.rates, run.rates, strict=True)), 2),
+            "peak_memory": round(ours.peak_mb / run.peak_mb, 2),
+            "max_loss_difference": round(max(abs(a - b) for a, b in zip(ours.losses, run.losses, strict=True)), 4),
+        }
+        for library, run in measured.items()
+        if library != OURS
+    }
+
+
+if __name__ == "__main__":
+    main()
