@@ -55,7 +55,7 @@ def train(peers: Mapping[str, Peer]) -> None:
 
 
 def _peak_mb() -> float:
-    """Return the peak of the GPU's allocated memory, or of resident memory without a GPU."""
+    """Return the peak memory: allocated on the GPU, or resident without one."""
     import torch
 
     if torch.cuda.is_available():

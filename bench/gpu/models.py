@@ -172,7 +172,7 @@ def save_tokenizer(folder: Path, vocabulary: int) -> None:
 
 
 def shrunk(size: ModelSize) -> ModelSize:
-    """Return a tiny size with the same kinds of layers, for a dry run on a CPU."""
+    """Return a tiny size with the same kinds of layers, for a dry run."""
     kinds = tuple(
         replace(
             kind,

@@ -231,7 +231,10 @@ def test_grpo_keeps_the_completions_of_a_whole_train_step_and_dpo_two_sequences_
 
 
 def test_layers_that_differ_are_read_as_transformers_numbers_them() -> None:
-    """It pads the numbers to the width of the last one: "05" of 12 layers, "5" of 6."""
+    """transformers pads the numbers with zeros.
+
+    The sixth layer is "05" of 12 layers and "5" of 6.
+    """
     shared = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1}
     shapes = set()
     for layers, key in ((6, "5"), (12, "05"), (120, "005")):

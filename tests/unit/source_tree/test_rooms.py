@@ -103,6 +103,7 @@ ALLOWED["docs.generate.pages"] = {"docs.generate.text", *(room for room in ALLOW
 ALLOWED["docs.generate"] = {"docs.generate.pages", "docs.generate.text"}
 # Benchmarks measure all of it.
 ALLOWED["bench"] = ALLOWED["bench.overhead"] = {room for room in ALLOWED if not room.startswith("deploy")}
+ALLOWED["bench.gpu"] = ALLOWED["bench"] | {"bench"}
 
 EXEMPT: house_rules.Exemptions = {
     ("trainer.context", "gemtune.services.advance"): "a step writes its record through this use case and no other",
