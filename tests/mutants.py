@@ -27,32 +27,48 @@ ROOT = Path(__file__).parent.parent
 # Prefix of module names -> the fast tests nearest to them, below tests/. The longest prefix applies.
 NEAREST: Mapping[str, str] = {
     "gemtune.jobs": "unit/jobs unit/source_tree/test_documented_tables contract/test_other_versions "
-    "services/test_running services/test_dispatch services/test_clocks",
-    "gemtune.request": "unit/request services/test_submit services/test_gguf_requests services/test_placement",
+    "services/test_lifetimes services/test_running services/test_dispatch services/test_clocks",
+    "gemtune.jobs.page_tokens": "handlers/test_http_api handlers/test_endpoints",
+    "gemtune.request": "unit/request services/test_gguf_requests services/test_submit services/test_placement",
     "gemtune.machines": "unit/machines services/test_placement",
     "gemtune.webhooks": "unit/webhooks services/test_notify",
     "gemtune.untrusted": "unit/test_untrusted unit/request/test_job_file",
     "gemtune.log_lines": "unit/embedded/test_disk",
     "gemtune.local_server.http_server": "unit/local_server/test_http_server",
-    "gemtune.jobs.page_tokens": "handlers/test_http_api handlers/test_endpoints",
     "gemtune.embedded": "unit/embedded contract handlers/test_http_api",
     "gemtune.services": "services/test_lifetimes services/test_messages services/test_dispatch services/test_running "
     "services/test_submit services/test_ingest services/test_notify services/test_export_again "
     "services/test_placement services/test_clocks",
-    "gemtune.handlers": "handlers",
+    "gemtune.services.acceptance": "services/test_messages services/test_algorithm_of_rows services/test_submit "
+    "services/test_export_again services/test_placement services/test_reads services/test_gguf_requests",
+    "gemtune.services.advance": "services/test_lifetimes services/test_messages services/test_running "
+    "services/test_clocks services/test_export_again",
+    "gemtune.services.fan_out": "services/test_messages services/test_notify services/test_running "
+    "services/test_dispatch",
+    "gemtune.services.ingest": "services/test_messages services/test_ingest",
+    "gemtune.services.notify": "services/test_notify services/test_messages",
+    "gemtune.services.sweep": "services/test_lifetimes services/test_messages services/test_clocks "
+    "services/test_running services/test_dispatch services/test_submit",
+    "gemtune.handlers": "handlers/test_endpoints handlers/test_error_answers handlers/test_http_api "
+    "handlers/test_callers handlers/test_status",
+    "gemtune.handlers.cloud_events": "handlers/test_events",
+    "gemtune.handlers.control_api": "handlers/test_events workflows/test_fine_tune",
     "trainer.conversation": "trainer/conversation trainer/steps/test_prepare",
     "trainer.dataset": "trainer/dataset",
     "trainer.rows": "trainer/rows trainer/steps/test_prepare trainer/steps/test_prepare_rl",
     "trainer.store": "trainer/store",
+    "trainer.training": "trainer/training/test_metrics trainer/steps/test_train",
     "trainer.training.metrics": "trainer/training/test_metrics",
     "trainer.training.progress": "trainer/training/test_progress",
     "trainer.training.batches": "trainer/training/test_batches",
     "trainer.training.job_trainer": "trainer/training/test_job_trainer",
-    "trainer.training.best_weights": "trainer/training/test_job_trainer",
+    "trainer.training.best_weights": "trainer/training/test_job_trainer trainer/training/test_best_weights",
     "trainer.training.dpo": "trainer/training/test_dpo",
     "trainer.training.grpo": "trainer/training/test_grpo",
+    "trainer.training.pair_scores": "trainer/training/test_dpo",
+    "trainer.training.reinforcement": "trainer/training/test_dpo trainer/training/test_grpo",
+    "trainer.training.picture_batches": "trainer/training/test_vision",
     "trainer.training.tracking": "trainer/training/test_tracking",
-    "trainer.training": "trainer/training/test_metrics trainer/steps/test_train",
 }
 
 

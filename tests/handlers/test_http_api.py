@@ -132,6 +132,20 @@ def test_jobs_are_listed_in_pages(api: Any, backend: World) -> None:
     assert api.get("/jobs?status=failed").json["jobs"] == []
 
 
+def test_the_list_has_only_jobs_of_the_status_and_the_modality_asked_for(api: Any) -> None:
+    pictures = submitted(api, modality="vision", training={"base_model_id": "google/gemma-3-4b-it"})
+    cancelled = submitted(api)
+    api.post(f"/jobs/{cancelled}/cancel")
+
+    def listed(query: str) -> set[str]:
+        return {job["job_id"] for job in api.get(f"/jobs?{query}").json["jobs"]}
+
+    assert listed("") == {pictures, cancelled}
+    assert listed("modality=vision") == listed("status=queued") == {pictures}
+    assert listed("modality=text") == listed("status=cancelled") == {cancelled}
+    assert listed("modality=text&status=queued") == set()
+
+
 @pytest.mark.parametrize(
     "query",
     [

@@ -18,17 +18,18 @@ FORMATS = {
     "merged": ("transformers", "finetune", 2.0),
     "gguf": ("gguf", "quantized", 2.0 + 2.0 + 1.1),
 }
-# format, quantization: type of its weights, largest KL, least share of equal choices, largest ratio of perplexities
-QUANTIZATIONS: dict[tuple[str, str], tuple[str | None, float, float, float]] = {
-    ("adapter", "none"): (None, 0.001, 0.99, 1.01),
-    ("merged", "none"): ("bfloat16", 0.02, 0.95, 1.05),
-    ("merged", "fp16"): ("float16", 0.02, 0.95, 1.05),
-    ("merged", "q4"): ("bfloat16", 1.5, 0.5, 4.0),
-    ("gguf", "q8_0"): ("Q8_0", 0.1, 0.9, 1.15),
-    ("gguf", "f16"): ("F16", 0.02, 0.95, 1.05),
-    ("gguf", "q4_k_m"): ("Q4_K_M", 1.0, 0.7, 2.5),
-    ("gguf", "q5_k_m"): ("Q5_K_M", 0.3, 0.8, 1.4),
-    ("gguf", "q2_k"): ("Q2_K", 8.0, 0.1, 2000.0),
+# format, quantization: type of its weights, largest KL, least share of equal choices, largest ratio of perplexities,
+# least share of the change by training
+QUANTIZATIONS: dict[tuple[str, str], tuple[str | None, float, float, float, float]] = {
+    ("adapter", "none"): (None, 0.001, 0.99, 1.01, 0.99),
+    ("merged", "none"): ("bfloat16", 0.02, 0.95, 1.05, 0.5),
+    ("merged", "fp16"): ("float16", 0.02, 0.95, 1.05, 0.5),
+    ("merged", "q4"): ("bfloat16", 1.5, 0.5, 4.0, 0.5),
+    ("gguf", "q8_0"): ("Q8_0", 0.1, 0.9, 1.15, 0.5),
+    ("gguf", "f16"): ("F16", 0.02, 0.95, 1.05, 0.5),
+    ("gguf", "q4_k_m"): ("Q4_K_M", 1.0, 0.7, 2.5, 0.5),
+    ("gguf", "q5_k_m"): ("Q5_K_M", 0.3, 0.8, 1.4, 0.5),
+    ("gguf", "q2_k"): ("Q2_K", 8.0, 0.1, 2000.0, 0.1),
 }
 
 
@@ -48,9 +49,10 @@ def test_formats_match_the_table() -> None:
 
 def test_exports_match_the_table_in_its_order() -> None:
     exports_in_order: list[Any] = [
-        ((name, each.quantization), (weight_type(each), each.limits.kl, each.limits.top1, each.limits.perplexity))
+        ((name, each.quantization), (weight_type(each), limits.kl, limits.top1, limits.perplexity, limits.change))
         for name, kind in EXPORTS.items()
         for each in kind.exports
+        for limits in [each.limits]
     ]
     assert exports_in_order == list(QUANTIZATIONS.items())
 
@@ -62,6 +64,11 @@ def test_an_export_is_found_by_format_and_quantization(export_format: Any, quant
     assert isinstance(export, {"adapter": AdapterExport, "merged": MergedExport, "gguf": GgufExport}[export_format])
     assert not isinstance(export, GgufExport) or export.file_name == f"model-{quantization}.gguf"
     assert quantization in quantizations(export_format)
+
+
+@pytest.mark.parametrize("quantization", get_args(exports.MergedQuantization))
+def test_a_merged_export_is_found_by_quantization(quantization: Any) -> None:
+    assert exports.merged_export(quantization) is export_of("merged", quantization)
 
 
 def test_only_f16_is_written_by_the_converter_itself() -> None:

@@ -223,6 +223,19 @@ def test_a_deeply_nested_schema_is_refused() -> None:
     assert problems(grpo({"type": "json_schema", "json_schema": deep})) == {"rewards.0.json_schema": "bad_schema"}
 
 
+def test_a_schema_too_deep_to_be_written_is_refused() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(100_000):
+        deep = {"items": deep}
+    with pytest.raises(ValueError, match="nested too deep"):
+        schemas.build_validator(deep)
+
+
+def test_a_pattern_is_about_texts_only() -> None:
+    validator = schemas.build_validator({"pattern": "^a+$"})
+    assert [validator.is_valid(value) for value in ("aa", "b", 3, None, ["b"])] == [True, False, True, True, True]
+
+
 def test_names_of_properties_are_not_read_as_keywords() -> None:
     validator = schemas.build_validator({"properties": {"$id": {"type": "string"}, "pattern": {"type": "integer"}}})
     assert validator.is_valid({"$id": "x", "pattern": 3})

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import pytest
 
 from gemtune.jobs.sources import Source
+from gemtune.request.parsing import read_export
+from gemtune.request.spec import request_hash
 from tests.fakes import FACTS, checked, request
 
 TOKENS = {"hf_token": "hf_fakefakefake", "wandb_api_key": "a fake key"}
@@ -55,3 +58,16 @@ def test_a_reference_to_a_missing_secret_is_refused_at_its_field(role: str, plac
 def test_a_token_in_a_field_that_is_stored_is_refused(field: str) -> None:
     problems = checked(request(**{field: "hf_fakefakefakefakefake"})).problems
     assert [(each.loc, each.code) for each in problems] == [((field,), "secret_in_the_open")]
+
+
+def test_an_export_request_may_contain_a_token_which_its_hash_ignores() -> None:
+    """Accept it, as these requests arrive over HTTP only."""
+
+    def hashed(parent: str, **fields: str) -> str:
+        reading = read_export(json.dumps({"export_config": {"format": "merged"}} | fields))
+        assert reading.problems == ()
+        return request_hash(reading.require_valid(), parent_job_id=parent)
+
+    assert hashed("a", hf_token="a fake token") == hashed("a", hf_token="another fake token") == hashed("a")
+    assert hashed("a") != hashed("b")
+    assert hashed("a") != hashed("a", job_name="another")

@@ -85,7 +85,9 @@ def test_a_sample_is_the_same_for_the_same_seed() -> None:
 
 def test_the_nearest_tests_exist() -> None:
     assert all((ROOT / path).exists() for module in NEAREST for path in nearest_tests(module))
-    assert nearest_tests("gemtune.handlers.routes") == ["tests/handlers"]
+    assert nearest_tests("gemtune.handlers.cloud_events") == ["tests/handlers/test_events.py"]
+    assert "tests/handlers/test_http_api.py" in nearest_tests("gemtune.handlers.routes")
+    assert nearest_tests("trainer.store.checkpoints") == ["tests/trainer/store"]
     assert nearest_tests("trainer.training.dpo") == ["tests/trainer/training/test_dpo.py"]
     assert "tests/trainer/steps/test_train.py" in nearest_tests("trainer.training.sft")
     with pytest.raises(KeyError, match=r"no tests are named for deploy\.images"):

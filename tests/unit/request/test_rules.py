@@ -1,0 +1,252 @@
+"""Rules across fields: each refuses, and keeps silent about an invalid field."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gemtune.errors import Problem
+from gemtune.families.size import ModelSize, uniform_size
+from gemtune.request import rules
+from gemtune.request.base_model import ModelFiles
+from gemtune.request.facts import DatasetFiles, Deployment, Facts
+from gemtune.request.parsing import complete_export_request, read_export
+from gemtune.request.spec import ExportRequest
+from tests.fakes import FACTS, checked, request
+
+BARE = Deployment(
+    machines=("local",),
+    local_folders=False,
+    webhooks_to_loopback=False,
+    has_hf_token=False,
+    has_unsloth=False,
+    wandb_needs_key=True,
+)
+CLOUD = replace(BARE, machines=("l4", "rtx-pro-6000"))
+LARGE: ModelSize = uniform_size(27_000_000_000, 62, 5376, 21504, 4096, 2048, 262_208)
+LENGTH = {"type": "length", "at_most": 20}
+GRPO = {"algorithm": "grpo", "rewards": [LENGTH]}
+NO_DATASET = Facts(FACTS.deployment, dataset=DatasetFiles("gs://data/chats", exists=False))
+
+
+def grpo(**fields: Any) -> dict[str, Any]:
+    return {"method": "RL", "rl_config": GRPO | fields}
+
+
+def problems(facts: Facts = FACTS, **fields: Any) -> list[tuple[str, str]]:
+    """Return location and code of all problems, in the order of locations."""
+    return in_order(checked(request(**fields), facts=facts).problems)
+
+
+def in_order(all_problems: tuple[Problem, ...]) -> list[tuple[str, str]]:
+    return sorted((".".join(map(str, problem.loc)), problem.code) for problem in all_problems)
+
+
+REFUSED: list[tuple[dict[str, Any], Facts, str, str]] = [
+    ({}, NO_DATASET, "processed_dataset_id", "dataset_not_found"),
+    ({"training": {"base_model_id": "a/b/c"}}, FACTS, "training_config.base_model_id", "bad_base_model"),
+    ({"training": {"base_model_id": "/srv/model"}}, FACTS, "training_config.base_model_id", "bad_base_model"),
+    ({"training": {"packing": True, "provider": "unsloth"}}, FACTS, "training_config.packing", "packing_not_possible"),
+    (
+        {"training": {"early_stopping_threshold": 0.5}},
+        FACTS,
+        "training_config.early_stopping_threshold",
+        "field_without_use",
+    ),
+    (
+        {"training": {"early_stopping_patience": 2}},
+        FACTS,
+        "training_config.early_stopping_patience",
+        "needs_evaluation",
+    ),
+    ({"training": {"eval_steps": 7}}, FACTS, "training_config.eval_steps", "field_without_use"),
+    (
+        {"training": {"eval_steps": 7, "eval_strategy": "epoch"}},
+        FACTS,
+        "training_config.eval_steps",
+        "field_without_use",
+    ),
+    ({"training": {"provider": "unsloth"}}, Facts(BARE), "training_config.provider", "unsloth_missing"),
+    ({"training": {"machine": "l4"}}, Facts(BARE), "training_config.machine", "machine_not_here"),
+    (
+        {"training": {"batch_size": 64}},
+        Facts(CLOUD, size=LARGE),
+        "training_config.machine",
+        "needs_larger_machine",
+    ),
+    (
+        {"training": {"method": "QLoRA"}, "export_config": {"format": "merged"}},
+        Facts(CLOUD, size=LARGE),
+        "export_config.format",
+        "needs_larger_machine",
+    ),
+    (
+        {"export_config": {"destination": "hfhub", "hf_repo_id": "me/mine"}},
+        Facts(BARE),
+        "hf_token",
+        "missing_field",
+    ),
+    ({"wandb_config": {"project": "boats"}}, Facts(BARE), "wandb_config.api_key", "missing_field"),
+    (
+        {"notify": {"webhook_url": "http://127.0.0.1:9/x"}},
+        Facts(BARE),
+        "notify.webhook_url",
+        "bad_webhook_url",
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "facts", "where", "code"), REFUSED)
+def test_a_request_that_breaks_a_rule_is_refused_at_the_field(
+    fields: dict[str, Any], facts: Facts, where: str, code: str
+) -> None:
+    assert problems(facts, **fields) == [(where, code)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "facts"),
+    [
+        ({"training": {"packing": True}}, FACTS),
+        (
+            {"training": {"early_stopping_patience": 2, "early_stopping_threshold": 0.5, "eval_strategy": "steps"}},
+            FACTS,
+        ),
+        ({"training": {"eval_steps": 7, "eval_strategy": "steps"}}, FACTS),
+        ({"training": {"provider": "unsloth"}}, FACTS),
+        ({"training": {"machine": "local"}}, Facts(BARE)),
+        ({"training": {"machine": "rtx-pro-6000"}}, Facts(CLOUD)),
+        ({"export_config": {"destination": "hfhub", "hf_repo_id": "me/mine"}}, FACTS),
+        ({"export_config": {"destination": "hfhub", "hf_repo_id": "me/mine"}, "hf_token": "fake"}, Facts(BARE)),
+        ({"export_config": {"destination": "gcs", "hf_repo_id": "me/mine"}}, Facts(BARE)),
+        ({"wandb_config": {"api_key": "fake"}}, Facts(BARE)),
+        ({"wandb_config": {}}, FACTS),
+        ({"notify": {"webhook_url": "https://example.com/x"}}, Facts(BARE)),
+        ({"notify": {"webhook_url": "http://127.0.0.1:9/x"}}, FACTS),
+    ],
+)
+def test_a_request_that_keeps_the_rules_is_accepted(fields: dict[str, Any], facts: Facts) -> None:
+    assert problems(facts, **fields) == []
+
+
+# Each request has one invalid field, whose default would break a rule together with the other fields.
+STRATEGY = "training_config.eval_strategy"
+MODALITY = "modality"
+
+
+@pytest.mark.parametrize(
+    ("where", "fields", "facts"),
+    [
+        ("processed_dataset_id", {"processed_dataset_id": "a/b"}, NO_DATASET),
+        ("processed_dataset_id", {"processed_dataset_id": "a/b", "training": {"method": "RL"}}, FACTS),
+        (MODALITY, {"modality": "smell", "training": {"train_vision_tower": True}}, FACTS),
+        (MODALITY, {"modality": "smell", "training": {"packing": True, "provider": "unsloth"}}, FACTS),
+        (MODALITY, {"modality": "smell", "training": {"batch_size": 64}}, Facts(CLOUD, size=LARGE)),
+        (
+            "training_config.method",
+            {"training": {"method": "lora", "base_model_id": "google/gemma-4-26B-A4B-it", "lora_dropout": 0.1}},
+            FACTS,
+        ),
+        ("training_config.method", {"training": {"method": "rl", "rl_config": GRPO}}, FACTS),
+        ("training_config.early_stopping_patience", {"training": {"early_stopping_patience": 0}}, FACTS),
+        (
+            "training_config.early_stopping_patience",
+            {"training": {"early_stopping_patience": 0, "early_stopping_threshold": 0.5}},
+            FACTS,
+        ),
+        (STRATEGY, {"training": {"eval_strategy": "often", "early_stopping_patience": 2}}, FACTS),
+        (STRATEGY, {"training": {"eval_strategy": "often", "load_best_model_at_end": True}}, FACTS),
+        (STRATEGY, {"training": {"eval_strategy": "often", "eval_steps": 7}}, FACTS),
+        ("training_config.max_steps", {"training": {"max_steps": 0, "warmup_ratio": 1.0}}, FACTS),
+        ("training_config.batch_size", {"training": {"batch_size": 0, "machine": "l4"}}, FACTS),
+        ("training_config.batch_size", {"training": {"batch_size": 0, "method": "Full"}}, Facts(CLOUD, size=LARGE)),
+        (
+            "training_config.batch_size",
+            {"training": {"batch_size": 0, "method": "QLoRA"}, "export_config": {"format": "merged"}},
+            Facts(CLOUD, size=LARGE),
+        ),
+        (
+            "export_config.quantization",
+            {"training": {"method": "QLoRA"}, "export_config": {"format": "merged", "quantization": "q9"}},
+            Facts(CLOUD, size=LARGE),
+        ),
+        (
+            "training_config.rl_config.algorithm",
+            {"training": {"method": "RL", "rl_config": {"algorithm": "ppo"}, "evaluation_metrics": ["loss"]}},
+            FACTS,
+        ),
+        (
+            "training_config.batch_size",
+            {"training": grpo() | {"batch_size": 0, "gradient_accumulation_steps": 3}},
+            FACTS,
+        ),
+        (
+            "training_config.gradient_accumulation_steps",
+            {"training": grpo() | {"batch_size": 3, "gradient_accumulation_steps": 0}},
+            FACTS,
+        ),
+        (
+            "training_config.rl_config.num_generations",
+            {"training": grpo(num_generations=1) | {"batch_size": 3}},
+            FACTS,
+        ),
+        (
+            "training_config.max_seq_length",
+            {"training": grpo(max_completion_length=4000) | {"max_seq_length": 1}},
+            FACTS,
+        ),
+        (
+            "training_config.rl_config.temperature",
+            {"training": grpo(max_completion_length=4000, temperature=0)},
+            FACTS,
+        ),
+        (
+            "training_config.rl_config.beta",
+            {"training": {"method": "RL", "rl_config": {"algorithm": "dpo", "loss_type": "exo_pair", "beta": 0}}},
+            FACTS,
+        ),
+        ("export_config.format", {"export_config": {"format": "zip", "quantization": "q8_0"}}, FACTS),
+        ("export_config.hf_repo_id", {"export_config": {"destination": "hfhub", "hf_repo_id": 7}}, FACTS),
+        (
+            "hf_token",
+            {"export_config": {"destination": "hfhub", "hf_repo_id": "me/mine"}, "hf_token": 7},
+            Facts(BARE),
+        ),
+        ("wandb_config.api_key", {"wandb_config": {"api_key": 7}}, Facts(BARE)),
+    ],
+)
+def test_no_rule_is_checked_with_the_default_of_an_invalid_field(
+    where: str, fields: dict[str, Any], facts: Facts
+) -> None:
+    assert [place for place, _ in problems(facts, **fields)] == [where]
+
+
+@pytest.mark.parametrize(
+    ("config", "refusal"),
+    [
+        ({"model_type": "gemma4", "vision_config": {}}, "vision_tower_frozen"),
+        ({"model_type": "gemma3", "vision_config": {}}, None),
+        ({"model_type": "llama"}, None),
+    ],
+)
+def test_whether_a_tower_can_be_trained_depends_on_the_config_of_the_model(
+    config: dict[str, Any], refusal: str | None
+) -> None:
+    """Use a name that says nothing; another rule reports the model llama."""
+    facts = replace(FACTS, base_model=ModelFiles(config))
+    training = {"base_model_id": "/srv/model", "train_vision_tower": True}
+    refusals = dict(problems(facts, modality="vision", training=training))
+    assert refusals.get("training_config.train_vision_tower") == refusal
+
+
+def test_an_export_again_is_checked_by_the_rules_about_its_own_fields_only() -> None:
+    trained = checked(request(training={"provider": "unsloth", "machine": "local"})).require_valid().spec()
+    document = '{"export_config": {"format": "adapter", "quantization": "q4", "destination": "hfhub"}}'
+    completed = complete_export_request(read_export(document), trained)
+    facts = Facts(CLOUD)  # a deployment that has lost both machine and library
+    assert in_order(rules.check(completed, facts, about=ExportRequest).problems) == [
+        ("export_config.hf_repo_id", "missing_field"),
+        ("export_config.quantization", "quantization_not_in_format"),
+        ("hf_token", "missing_field"),
+    ]
