@@ -11,8 +11,8 @@ from examples.shapes import make as shapes
 from gemtune.embedded.folder_objects import FolderObjects
 from gemtune.jobs.sources import Source
 from gemtune.request.job_file import as_json
+from tests.conversations import conversation_of
 from tests.fakes import checked
-from trainer.conversation.messages import conversation, pictures_in
 from trainer.pictures.decoding import rgb
 from trainer.pictures.sources import PictureSource
 
@@ -21,9 +21,7 @@ EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 def messages(split: str) -> list[list[dict[str, str]]]:
     lines = (EXAMPLES / "capitals" / f"{split}.jsonl").read_text().splitlines()
-    conversations = [conversation(json.loads(line)) for line in lines]
-    assert all(isinstance(each, list) for each in conversations)
-    return [each for each in conversations if isinstance(each, list)]
+    return [conversation_of(json.loads(line)).messages() for line in lines]
 
 
 def test_training_and_held_out_rows_share_no_question_and_no_answer() -> None:
@@ -41,13 +39,10 @@ def test_rows_of_shapes_have_pictures_and_held_out_rows_have_their_own_pairs(tmp
     source, answers = PictureSource(data, "processed_datasets/shapes"), {}
     for split in ("train", "eval"):
         lines = (tmp_path / "processed_datasets" / "shapes" / f"{split}.jsonl").read_text().splitlines()
-        chats = [conversation(json.loads(line), with_pictures=True) for line in lines]
-        assert all(isinstance(chat, list) for chat in chats)
-        pictures = [
-            rgb(source.content(image)) for chat in chats if isinstance(chat, list) for image in pictures_in(chat)
-        ]
+        chats = [conversation_of(json.loads(line), with_pictures=True) for line in lines]
+        pictures = [rgb(source.content(image)) for chat in chats for image in chat.images()]
         assert len(pictures) == len(chats)
-        answers[split] = {chat[1]["content"] for chat in chats if isinstance(chat, list)}
+        answers[split] = {chat.messages()[1]["content"] for chat in chats}
     assert (len(answers["train"]), len(answers["eval"])) == (12, 4)
     assert not answers["train"] & answers["eval"]
 

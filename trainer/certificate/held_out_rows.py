@@ -8,8 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from gemtune.datasets.conversation import of_messages
+from gemtune.datasets.refusal import Refused
 from gemtune.errors import StepError
-from trainer.dataset.row import Refused
 from trainer.export.modelfile import Turns, turns_of
 from trainer.rows.encoder import UNTRAINED, Encoder
 from trainer.rows.prepared import COLUMNS, read_tokens
@@ -126,5 +127,5 @@ def _conversation(turns: Sequence[str]) -> list[dict[str, str]]:
 
 def _prompt(encoder: Encoder, messages: list[dict[str, str]]) -> Prompt | None:
     """Return a prompt with its tokens, or None if the template rejects it."""
-    tokens = encoder.prompt(messages)
+    tokens = encoder.prompt(of_messages(messages))
     return None if isinstance(tokens, Refused) else Prompt(messages, tokens)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from gemtune.datasets.conversation import Conversation, Message
 from gemtune.errors import StepError
 from gemtune.families import of_model_type, turn_format_of
 from gemtune.untrusted import MAX_MODEL_FILE_BYTES, Unreadable, read_file, read_json_object
-from trainer.conversation.messages import Messages
 from trainer.conversation.render_limits import LimitReached, RenderLimits
 
 # gemtune's own templates, for base models without one.
@@ -45,15 +46,31 @@ class ChatTemplate:
         # transformers passes these variables too, so that `tools is not none` and the like have the same result.
         special_tokens = ("bos_token", "eos_token", "unk_token", "pad_token")
         self._variables = {"tools": None, "documents": None} | {
-            name: _token_text(tokenizer_config.get(name)) for name in special_tokens
+            name: token_text(tokenizer_config.get(name)) for name in special_tokens
         }
 
-    def render(self, messages: Messages, *, add_generation_prompt: bool = False) -> str:
-        """Return the text of a conversation. Call it in the main thread only.
+    def render_conversation(self, conversation: Conversation, *, add_generation_prompt: bool = False) -> str:
+        """Return the text of a conversation, with its tools. See `render`."""
+        options = dict(conversation.template_options)
+        if conversation.tools:
+            options["tools"] = list(conversation.tools)
+        return self.render(conversation.messages(), add_generation_prompt=add_generation_prompt, options=options)
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = False,
+        options: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Return the text of messages. Call it in the main thread only.
+
+        options: further variables of the template, such as tools.
 
         Raises TemplateRefusal, and StepError `template_failed` if the template fails or exceeds RenderLimits.
         """
-        values = {"messages": messages, "add_generation_prompt": add_generation_prompt} | self._variables
+        values = self._variables | dict(options or {})
+        values |= {"messages": messages, "add_generation_prompt": add_generation_prompt}
         try:
             with RenderLimits():
                 text = str(self._template.render(values))
@@ -130,7 +147,7 @@ def json_object(path: Path) -> dict[str, Any]:
         raise StepError("bad_base_model", message, hint="save the model again") from error
 
 
-def _token_text(token: Any) -> str:
+def token_text(token: Any) -> str:
     """Return the text of a special token: a string, or an object's `content`."""
     return str(token.get("content", "")) if isinstance(token, dict) else str(token or "")
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from gemtune.datasets.json_array import BLANKS, ArraySplitter
+from gemtune.datasets.refusal import Refused
 from gemtune.untrusted import Unreadable, read_json_object
-from trainer.dataset.row import MAX_ROW_BYTES, Refused, Row, bad_dataset, too_long
+from trainer.dataset.row import MAX_ROW_BYTES, Row, bad_dataset, too_long
 from trainer.dataset.text_stream import CHUNK
 
 

@@ -7,7 +7,8 @@ from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
-from trainer.dataset.row import Refused, Row, bad_dataset, too_long
+from gemtune.datasets.refusal import Refused
+from trainer.dataset.row import Row, bad_dataset, too_long
 
 # Bytes of a column per read. By default pyarrow reads a whole row group, with all its pictures.
 READ_BYTES = 1024 * 1024

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+from gemtune.datasets.refusal import Refused
 from gemtune.errors import StepError
 
 # Limit of a row's text. A longer row is more often a damaged file than a row, and is refused without parsing it.
 MAX_ROW_BYTES = 1024 * 1024
 # Limit of a row that may hold pictures, which are base64 in files of text.
 MAX_PICTURE_ROW_BYTES = 64 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A row that cannot be used, and the reason, in words for its owner."""
-
-    reason: str
 
 
 # The number counts from 1. In a file of JSON lines it is the line.

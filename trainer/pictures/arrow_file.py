@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.conversation.messages import BadRow, Messages, pictures_in, with_pictures
+from gemtune.datasets.conversation import Conversation
+from gemtune.datasets.refusal import BadRow
 from trainer.pictures.decoding import picture_to_store, upright_size
 from trainer.pictures.grids import Grid, Size
 from trainer.pictures.sources import PictureSource
@@ -57,16 +58,16 @@ class PictureFile(FileWriter):
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def open(self, messages: Messages) -> Messages:
-        """Return the messages of a row with a Picture for each `image`.
+    def open(self, conversation: Conversation) -> Conversation:
+        """Return a row's conversation with a Picture for each image.
 
         Only headers are read. Raises BadRow.
         """
-        images = pictures_in(messages)
+        images = conversation.images()
         if len(images) > MAX_PICTURES_PER_ROW:
             raise BadRow(f"{len(images)} pictures; a row can have at most {MAX_PICTURES_PER_ROW}")
         contents = [self._source.content(image) for image in images]
-        return with_pictures(messages, [Picture(content, upright_size(content)) for content in contents])
+        return conversation.with_images([Picture(content, upright_size(content)) for content in contents])
 
     def add(self, pictures: Sequence[Picture]) -> list[int]:
         """Store the pictures of a row and return their numbers, in order.
@@ -93,20 +94,20 @@ class PictureFile(FileWriter):
             self._waiting = []
 
 
-def open_pictures(picture_file: PictureFile | None, messages: Messages) -> Messages:
-    """Return the messages with their pictures opened.
+def open_pictures(picture_file: PictureFile | None, conversation: Conversation) -> Conversation:
+    """Return a conversation with its pictures opened.
 
-    In a text job they stay as they are. Raises BadRow.
+    In a text job it stays as it is. Raises BadRow.
     """
-    return messages if picture_file is None else picture_file.open(messages)
+    return conversation if picture_file is None else picture_file.open(conversation)
 
 
-def store_pictures(picture_file: PictureFile | None, messages: Messages) -> Sequence[int]:
-    """Store the pictures of opened messages and return their numbers.
+def store_pictures(picture_file: PictureFile | None, conversation: Conversation) -> Sequence[int]:
+    """Store the pictures of an opened conversation and return their numbers.
 
     Returns () in a text job. Raises BadRow.
     """
-    return () if picture_file is None else picture_file.add(pictures_in(messages))
+    return () if picture_file is None else picture_file.add(conversation.images())
 
 
 class PictureFileReader:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from trainer.conversation.messages import BadRow
+from gemtune.datasets.refusal import BadRow
 from trainer.pictures.grids import Grid, Size
 
 if TYPE_CHECKING:

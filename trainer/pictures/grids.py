@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-from trainer.conversation.messages import BadRow
+from gemtune.datasets.refusal import BadRow
 
 Size = tuple[int, int]  # (width, height) in pixels
 

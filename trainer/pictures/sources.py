@@ -7,9 +7,9 @@ import binascii
 from functools import cached_property
 from typing import Any
 
+from gemtune.datasets.refusal import BadRow
 from gemtune.errors import ObjectNotFound, StepError, UnsafeName
 from gemtune.ports import Objects
-from trainer.conversation.messages import BadRow
 from trainer.pictures.decoding import MAX_BYTES
 
 

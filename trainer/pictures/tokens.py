@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from gemtune import families
+from gemtune.datasets.refusal import BadRow
 from gemtune.errors import StepError
 from gemtune.families.generation import PictureFormat
 from gemtune.request import base_model
 from trainer.conversation.chat_template import json_object
-from trainer.conversation.messages import BadRow
 from trainer.pictures.grids import AspectRatioGrid, FixedGrid, Grid, Size
 
 # Soft tokens per picture: the default of Gemma3Processor's image_seq_length.
@@ -57,8 +57,8 @@ class PictureTokens:
         if len(pieces) - 1 < len(sizes):
             problem = f"the base model's chat template writes {len(pieces) - 1} pictures where a row has {len(sizes)}"
             raise StepError("template_not_supported", problem, hint="use a base model with Gemma's template")
-        if len(pieces) - 1 > len(sizes) or any(token in piece for piece in pieces for token in self._tokens):
-            raise BadRow(f"its text contains {', '.join(self._tokens[:-1])} or {self.end}, which stand for a picture")
+        if len(pieces) - 1 > len(sizes) or any(token in piece for piece in pieces for token in self.tokens):
+            raise BadRow(f"its text contains {', '.join(self.tokens[:-1])} or {self.end}, which stand for a picture")
         pictures = [self._tokens_of(size) for size in sizes]
         return "".join(part for pair in zip(pieces, [*pictures, ""], strict=True) for part in pair)
 
@@ -71,7 +71,7 @@ class PictureTokens:
         return text.count(self.end)
 
     @property
-    def _tokens(self) -> tuple[str, str, str]:
+    def tokens(self) -> tuple[str, str, str]:
         return (self.begin, self.soft, self.end)
 
     def _tokens_of(self, size: Size) -> str:

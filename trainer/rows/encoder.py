@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gemtune.datasets.conversation import Conversation, PlainText, Turn
+from gemtune.datasets.refusal import BadRow, Refused
 from gemtune.errors import StepError
-from trainer.conversation.chat_template import ChatTemplate, TemplateRefusal, json_object
-from trainer.conversation.messages import BadRow, Message, Messages, pictures_in, texts_in
-from trainer.dataset.row import Refused
+from trainer.conversation.abilities import Abilities
+from trainer.conversation.chat_template import ChatTemplate, TemplateRefusal, json_object, token_text
 from trainer.pictures.tokens import PictureTokens
+from trainer.rows.control_tokens import ControlTokens, texts_as_rendered
 from trainer.rows.prepared import PICTURES
 from trainer.rows.spans import (
     Span,
-    control_token_in,
     spans_by_prefix,
     spans_by_tokens,
     unstable_turns,
@@ -38,6 +39,7 @@ class Encoded:
     input_ids and labels have the same length, at most max_length, and labels are not shifted: a label is the token's
     own id, or UNTRAINED. whole_tokens: the row's tokens before truncation. end_is_cut: truncation removed the end of
     every answer. pictures: numbers of the row's pictures in the picture file, in order.
+    unread_fields: names of the row's fields that cannot change what is learned.
     """
 
     input_ids: list[int]
@@ -45,6 +47,7 @@ class Encoded:
     whole_tokens: int
     end_is_cut: bool = False
     pictures: Sequence[int] = ()
+    unread_fields: Sequence[str] = ()
 
     unjudged_by = ()
 
@@ -94,13 +97,22 @@ class Encoder:
             message = f"the base model's tokenizer and config.json disagree about the id of {pictures.soft}"
             raise StepError("bad_base_model", message, hint="use the tokenizer that came with the model")
         self._template = ChatTemplate(folder, tokenizer_config)
+        self._abilities = Abilities(self._template)
+        turns = self._template.turns
+        self._control_tokens = ControlTokens(
+            self._tokenizer,
+            turns.control_tokens if turns is not None and turns.scanned else (),
+            () if pictures is None else pictures.tokens,
+        )
+        ends = (token_text(tokenizer_config.get(name)) for name in ("bos_token", "eos_token"))
+        self._begin, self._end = (self._tokenizer.token_to_id(end) for end in ends)
 
     @property
     def template_source(self) -> str:
         """The chat template's file, or the name of gemtune's own template."""
         return self._template.source
 
-    def encode(self, messages: Messages) -> Encoded | Refused:
+    def encode(self, conversation: Conversation) -> Encoded | Refused:
         """Return a conversation's tokens and labels, or why it is refused.
 
         Trained tokens are the assistant's text and the end of its turn. Gemma 3: the text, `<end_of_turn>` and the line
@@ -109,15 +121,16 @@ class Encoder:
 
         Raises StepError `template_failed`, `template_not_supported`.
         """
+        conversation = self._abilities.adapted(conversation)
         try:
-            text = self._conversation(messages)
+            text = self._conversation(conversation)
             encoding = self._tokenizer.encode(text, add_special_tokens=False)
             ids, offsets = encoding.ids[: self._max_length], encoding.offsets[: self._max_length]
             until = offsets[-1][1] if offsets else 0
-            spans = self._spans(messages, text, encoding, until=until)
+            spans = self._spans(conversation, text, encoding, until=until)
         except (TemplateRefusal, BadRow) as problem:
             return _refused(problem)
-        if self._pictures is not None and self._pictures.whole_in(text[:until]) < len(pictures_in(messages)):
+        if self._pictures is not None and self._pictures.whole_in(text[:until]) < len(conversation.images()):
             return Refused("its pictures are beyond max_seq_length")
         if (unknown := self._vocabulary_problem(ids)) is not None:
             return unknown
@@ -131,31 +144,47 @@ class Encoder:
             return Refused(f"its answers are beyond max_seq_length ({limit})")
         return Refused("the chat template leaves out the assistant's messages")
 
+    def encode_text(self, plain: PlainText) -> Encoded | Refused:
+        """Return the tokens of a text to continue, all of them trained.
+
+        `<bos>` and `<eos>` stand around it, as in pretraining; truncation removes the end.
+        """
+        try:
+            self._control_tokens.check([plain.text])
+        except BadRow as problem:
+            return Refused(str(problem))
+        ids: list[int] = self._tokenizer.encode(plain.text, add_special_tokens=False).ids
+        around = ([] if self._begin is None else [self._begin], [] if self._end is None else [self._end])
+        whole = [*around[0], *ids, *around[1]]
+        ids = whole[: self._max_length]
+        return self._vocabulary_problem(ids) or Encoded(ids, ids.copy(), len(whole), len(ids) < len(whole))
+
     @property
     def template(self) -> ChatTemplate:
         return self._template
 
-    def prompt(self, messages: Messages) -> list[int] | Refused:
+    def prompt(self, conversation: Conversation) -> list[int] | Refused:
         """Return the tokens of a conversation and the generation prompt.
 
         Raises StepError `template_failed`.
         """
         try:
-            text = self._render(messages, add_generation_prompt=True)
+            text = self._render(self._abilities.adapted(conversation), add_generation_prompt=True)
         except (TemplateRefusal, BadRow) as problem:
             return _refused(problem)
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return self._vocabulary_problem(ids) or ids
 
-    def reply(self, messages: Messages, answer: Message) -> list[int] | Refused:
-        """Return the tokens of an answer, which follow `prompt(messages)`.
+    def reply(self, conversation: Conversation, answer: Turn) -> list[int] | Refused:
+        """Return the tokens of an answer, which follow `prompt(conversation)`.
 
         They are tokenized apart from the prompt, as the model would generate them, and include the end of the turn.
         Raises StepError `template_failed`, `template_not_supported`.
         """
+        whole = self._abilities.adapted(conversation.with_turns([*conversation.turns, answer]))
         try:
-            before = self._render(messages, add_generation_prompt=True)
-            after = self._conversation([*messages, answer])
+            before = self._render(whole.first(-1), add_generation_prompt=True)
+            after = self._conversation(whole)
         except (TemplateRefusal, BadRow) as problem:
             return _refused(problem)
         if not after.startswith(before):
@@ -190,31 +219,28 @@ class Encoder:
                 run = []
         return pieces
 
-    def _conversation(self, messages: Messages) -> str:
+    def _conversation(self, conversation: Conversation) -> str:
         """Render a whole conversation, its last answer as training needs it.
 
         That answer begins as the generation prompt does, so that the model is trained on the prompts that it gets
         later. Raises TemplateRefusal, BadRow, StepError `template_failed`, `template_not_supported`.
         """
-        turns, text = self._template.turns, self._render(messages)
-        if turns is None or not turns.scanned or messages[-1]["role"] != "assistant":
+        turns, text = self._template.turns, self._render(conversation)
+        if turns is None or not turns.scanned or conversation.turns[-1].role != "assistant":
             return text
-        return with_empty_thought(turns, text, self._render(messages[:-1], add_generation_prompt=True))
+        return with_empty_thought(turns, text, self._render(conversation.first(-1), add_generation_prompt=True))
 
-    def _render(self, messages: Messages, *, add_generation_prompt: bool = False) -> str:
-        """Render messages, with each picture expanded to its soft tokens.
+    def _render(self, conversation: Conversation, *, add_generation_prompt: bool = False) -> str:
+        """Render a conversation, each picture expanded to its soft tokens.
 
-        Where turns are found by control tokens, texts must have none. Raises TemplateRefusal, BadRow, StepError
+        Texts must have no control tokens. Raises TemplateRefusal, BadRow, StepError
         `template_failed`, `template_not_supported`.
         """
-        turns = self._template.turns
-        control = None if turns is None or not turns.scanned else control_token_in(turns, texts_in(messages))
-        if control is not None:
-            raise BadRow(f"its text contains {control!r}, which the chat template uses as a control token")
-        text = self._template.render(messages, add_generation_prompt=add_generation_prompt)
+        self._control_tokens.check(texts_as_rendered(conversation))
+        text = self._template.render_conversation(conversation, add_generation_prompt=add_generation_prompt)
         if self._pictures is None:
             return text
-        return self._pictures.expanded(text, [picture.size for picture in pictures_in(messages)])
+        return self._pictures.expanded(text, [picture.size for picture in conversation.images()])
 
     def _vocabulary_problem(self, ids: Sequence[int]) -> Refused | None:
         """Return which token the model has no embedding for, or None.
@@ -228,7 +254,7 @@ class Encoder:
         token = str(self._tokenizer.id_to_token(largest))
         return Refused(f"its text contains {token!r}, for which the base model has no embedding")
 
-    def _spans(self, messages: Messages, text: str, encoding: Any, *, until: int) -> list[Span]:
+    def _spans(self, conversation: Conversation, text: str, encoding: Any, *, until: int) -> list[Span]:
         """Return the character spans of the assistant's turns.
 
         Raises TemplateRefusal, StepError `template_not_supported`.
@@ -236,10 +262,10 @@ class Encoder:
         turns = self._template.turns
         if turns is not None and turns.scanned:
             return spans_by_tokens(turns, encoding.tokens, encoding.offsets, text)
-        return spans_by_prefix(messages, text, self._render_for_spans, until=until)
+        return spans_by_prefix(conversation, text, self._render_for_spans, until=until)
 
-    def _render_for_spans(self, messages: Messages, add_generation_prompt: bool) -> str:
-        return self._render(messages, add_generation_prompt=add_generation_prompt)
+    def _render_for_spans(self, conversation: Conversation, add_generation_prompt: bool) -> str:
+        return self._render(conversation, add_generation_prompt=add_generation_prompt)
 
 
 def _refused(problem: TemplateRefusal | BadRow) -> Refused:

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+from gemtune.datasets.conversation import PlainText
+from gemtune.datasets.formats import table
+from gemtune.datasets.refusal import BadRow, Refused
+from gemtune.datasets.row_options import ReadOptions
 from gemtune.request.rl_spec import DpoConfig, GrpoConfig
 from gemtune.request.spec import TrainingConfig
-from trainer.conversation.messages import BadRow, conversation
-from trainer.dataset.row import Refused
 from trainer.pictures.arrow_file import PictureFile, open_pictures, store_pictures
 from trainer.rows.encoder import Encoded, Encoder
 from trainer.rows.preference_pairs import Preferences
@@ -23,7 +25,8 @@ class PreparedRow(Protocol):
     columns: values by the column names of the token file. tokens: the longest sequence that train makes of it, as far
     as prepare knows. whole_tokens: the same before truncation. trained_tokens: tokens with a loss. end_is_cut:
     truncation removed the end of every answer. unjudged_by: names of the rewards that cannot score its completions,
-    because the row's answer gives them nothing to compare with.
+    because the row's answer gives them nothing to compare with. unread_fields: names of the row's fields that cannot
+    change what is learned.
     """
 
     @property
@@ -46,6 +49,9 @@ class PreparedRow(Protocol):
 
     @property
     def unjudged_by(self) -> Sequence[str]: ...
+
+    @property
+    def unread_fields(self) -> Sequence[str]: ...
 
 
 class RowKind(Protocol):
@@ -81,15 +87,19 @@ class Conversations:
         self.columns: Sequence[str] = (*COLUMNS, PICTURES) if self.with_pictures else COLUMNS
 
     def encode(self, row: dict[str, Any]) -> Encoded | Refused:
-        messages = conversation(row, with_pictures=self.with_pictures)
-        if isinstance(messages, Refused):
-            return messages
+        read = table.read(row, ReadOptions(with_pictures=self.with_pictures))
+        if isinstance(read, Refused):
+            return read
         try:
-            messages = open_pictures(self._picture_file, messages)
-            encoded = self._encoder.encode(messages)
+            if isinstance(read.content, PlainText):
+                plain = self._encoder.encode_text(read.content)
+                return plain if isinstance(plain, Refused) else replace(plain, unread_fields=read.unread_fields)
+            conversation = open_pictures(self._picture_file, read.content)
+            encoded = self._encoder.encode(conversation)
             if isinstance(encoded, Refused):
                 return encoded
-            return replace(encoded, pictures=store_pictures(self._picture_file, messages))
+            pictures = store_pictures(self._picture_file, conversation)
+            return replace(encoded, pictures=pictures, unread_fields=read.unread_fields)
         except BadRow as bad:
             return Refused(str(bad))
 

@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.conversation.messages import BadRow, Message, Messages, checked_messages, column_turns, names_in
-from trainer.dataset.row import Refused
+from gemtune.datasets import turn_order
+from gemtune.datasets.conversation import Conversation, Turn
+from gemtune.datasets.reading.fields import Fields, Reading, names_in
+from gemtune.datasets.reading.turns import column_turns
+from gemtune.datasets.refusal import BadRow, Refused
+from gemtune.datasets.row_options import ReadOptions
 from trainer.pictures.arrow_file import PictureFile, open_pictures, store_pictures
 from trainer.rows.encoder import Encoder
 from trainer.rows.prepared import PICTURES
-from trainer.rows.prompts import prompt_messages
+from trainer.rows.prompts import prompt_conversation
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,7 @@ class Preference:
     end_is_cut: bool
     pictures: Sequence[int]
 
-    unjudged_by = ()
+    unjudged_by = unread_fields = ()
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -103,22 +107,22 @@ class Preferences:
         ]
 
 
-def _parts(row: dict[str, Any], *, with_pictures: bool) -> tuple[Messages, Message, Message]:
+def _parts(row: dict[str, Any], *, with_pictures: bool) -> tuple[Conversation, Turn, Turn]:
     """Return the prompt, the chosen and the rejected answer. Raises BadRow."""
     if not {"prompt", "chosen", "rejected"} <= set(row):
         guess = "this is a row for GRPO; " if "answer" in row else ""
         guess = "this is a row for supervised training; " if {"messages", "completion"} & set(row) else guess
         raise BadRow(f"{guess}DPO needs prompt, chosen and rejected; the row has {names_in(row)}")
-    prompt = prompt_messages(row["prompt"], with_pictures=with_pictures)
+    prompt = prompt_conversation(row["prompt"], with_pictures=with_pictures)
     chosen, rejected = (
         _answer(prompt, row[column], column, with_pictures=with_pictures) for column in ("chosen", "rejected")
     )
     return prompt, chosen, rejected
 
 
-def _answer(prompt: Messages, value: Any, column: str, *, with_pictures: bool) -> Message:
-    turns = column_turns(value, "assistant", column)
+def _answer(prompt: Conversation, value: Any, column: str, *, with_pictures: bool) -> Turn:
+    fields = Fields({column: value}, Reading(ReadOptions(with_pictures=with_pictures)))
+    turns = column_turns(fields, column, "assistant")
     if len(turns) != 1:
         raise BadRow(f"{column} has {len(turns)} messages; it must be one message of the assistant")
-    prompt_turns = [(message["role"], message["content"]) for message in prompt]
-    return checked_messages([*prompt_turns, *turns], with_pictures=with_pictures)[-1]
+    return turn_order.checked(prompt.with_turns([*prompt.turns, *turns])).turns[-1]

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from gemtune.datasets import turn_order
+from gemtune.datasets.conversation import Conversation
+from gemtune.datasets.reading.fields import Fields, Reading, names_in
+from gemtune.datasets.reading.turns import column_turns
+from gemtune.datasets.refusal import BadRow, Refused
+from gemtune.datasets.row_options import ReadOptions
 from gemtune.errors import StepError
 from gemtune.request import rl_spec
 from gemtune.request.rl_spec import GrpoConfig
-from trainer.conversation.messages import BadRow, Messages, checked_messages, column_turns, names_in
-from trainer.dataset.row import Refused
 from trainer.pictures.arrow_file import PictureFile, open_pictures, store_pictures
 from trainer.rows import rewards
 from trainer.rows.encoder import Encoder
@@ -30,6 +34,8 @@ class Prompt:
     answer: str | None
     pictures: Sequence[int]
     unjudged_by: Sequence[str] = ()
+
+    unread_fields = ()
 
     truncated = end_is_cut = False  # prompts are never truncated: a shortened one would ask something else
     trained_tokens = 0  # training samples the completions
@@ -76,18 +82,18 @@ class Prompts:
 
     def encode(self, row: dict[str, Any]) -> Prompt | Refused:
         try:
-            messages, answer = _messages(row, with_pictures=self.with_pictures), self._answer(row)
-            messages = open_pictures(self._picture_file, messages)
+            conversation, answer = _conversation(row, with_pictures=self.with_pictures), self._answer(row)
+            conversation = open_pictures(self._picture_file, conversation)
         except BadRow as bad:
             return Refused(str(bad))
-        ids = self._encoder.prompt(messages)
+        ids = self._encoder.prompt(conversation)
         if isinstance(ids, Refused):
             return ids
         if len(ids) > self._max_tokens:
             limit = f"max_seq_length less max_completion_length is {self._max_tokens}"
             return Refused(f"the prompt has {len(ids)} tokens; {limit}")
         try:
-            pictures = store_pictures(self._picture_file, messages)
+            pictures = store_pictures(self._picture_file, conversation)
         except BadRow as bad:
             return Refused(str(bad))
         without_number = answer is not None and rewards.number(answer) is None
@@ -120,7 +126,7 @@ class Prompts:
         return value
 
 
-def _messages(row: dict[str, Any], *, with_pictures: bool) -> Messages:
+def _conversation(row: dict[str, Any], *, with_pictures: bool) -> Conversation:
     if "prompt" not in row:
         shape = {"chosen", "rejected"} & set(row)
         guess = "supervised training" if "messages" in row else ""
@@ -129,15 +135,19 @@ def _messages(row: dict[str, Any], *, with_pictures: bool) -> Messages:
         raise BadRow(f"{guess}GRPO needs prompt (and answer); the row has {names_in(row)}")
     if "completion" in row or {"chosen", "rejected"} <= set(row):
         raise BadRow(f"this is a row for another method: GRPO samples completions itself; the row has {names_in(row)}")
-    return prompt_messages(row["prompt"], with_pictures=with_pictures)
+    return prompt_conversation(row["prompt"], with_pictures=with_pictures)
 
 
-def prompt_messages(prompt: Any, *, with_pictures: bool) -> Messages:
-    """Return the messages of a prompt; the last is the user's. Raises BadRow.
+def prompt_conversation(prompt: Any, *, with_pictures: bool) -> Conversation:
+    """Return the conversation of a prompt; the last turn is the user's.
+
+    Raises BadRow.
 
     prompt: the row's value, a text or a list of messages. with_pictures: users may show pictures.
     """
-    messages = checked_messages(column_turns(prompt, "user", "prompt"), with_pictures=with_pictures)
-    if messages[-1]["role"] != "user":
-        raise BadRow(f"the prompt ends with a message of the {messages[-1]['role']}; the last one must be the user's")
-    return messages
+    fields = Fields({"prompt": prompt}, Reading(ReadOptions(with_pictures=with_pictures)))
+    conversation = turn_order.checked(Conversation(tuple(column_turns(fields, "prompt", "user"))))
+    last = conversation.turns[-1].role
+    if last != "user":
+        raise BadRow(f"the prompt ends with a message of the {last}; the last one must be the user's")
+    return conversation

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
+from gemtune.datasets.conversation import Conversation
 from gemtune.errors import StepError
 from gemtune.families.generation import TurnFormat
-from trainer.conversation.messages import Messages
 
 Span = tuple[int, int]
-# (messages, add_generation_prompt) -> text
-Render = Callable[[Messages, bool], str]
+# (conversation, add_generation_prompt) -> text
+Render = Callable[[Conversation, bool], str]
 
 # The role that follows the start token of a model's turn.
 _MODEL = "model\n"
 
 
-def spans_by_prefix(messages: Messages, text: str, render: Render, *, until: int) -> list[Span]:
+def spans_by_prefix(conversation: Conversation, text: str, render: Render, *, until: int) -> list[Span]:
     """Return the spans of the assistant's turns, found by rendering prefixes.
 
     The conversation is rendered up to and after each of these turns; the difference is the span. until: characters of
@@ -24,12 +24,12 @@ def spans_by_prefix(messages: Messages, text: str, render: Render, *, until: int
     of everything before it. Raises StepError `template_not_supported` when the template changes earlier turns.
     """
     spans = []
-    for index, message in enumerate(messages):
-        if message["role"] == "assistant":
-            before = render(messages[:index], True)
+    for index, turn in enumerate(conversation.turns):
+        if turn.role == "assistant":
+            before = render(conversation.first(index), True)
             if len(before) >= until:
                 break
-            after = render(messages[: index + 1], False)
+            after = render(conversation.first(index + 1), False)
             if not (text.startswith(after) and after.startswith(before)):
                 raise unstable_turns()
             spans.append((len(before), len(after)))
@@ -75,11 +75,6 @@ def with_empty_thought(turns: TurnFormat, text: str, before: str) -> str:
     answer = text[len(prompt) :]
     begins_with_thought = answer.startswith(turns.empty_thought.partition("\n")[0])
     return text if begins_with_thought else before + answer
-
-
-def control_token_in(turns: TurnFormat, texts: Iterator[str]) -> str | None:
-    """Return the first control token that one of the texts contains, or None."""
-    return next((token for text in texts for token in turns.control_tokens if token in text), None)
 
 
 def unstable_turns() -> StepError:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gemtune import families
+from gemtune.datasets.refusal import Refused
 from gemtune.errors import NeedsLargerMachine, StepError
 from gemtune.jobs.record import JobWarning, StepResult
 from gemtune.machines import choice
@@ -27,7 +28,6 @@ from gemtune.request.spec import DEFAULT_SEQ_LENGTH, TrainingConfig
 from trainer.base_model import folder_contents, location
 from trainer.context import Context
 from trainer.dataset import source
-from trainer.dataset.row import Refused
 from trainer.dataset.rows import read_rows
 from trainer.dataset.source import Dataset
 from trainer.gguf import conversion

@@ -10,16 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gemtune.datasets.conversation import Conversation
+from gemtune.datasets.formats import table
+from gemtune.datasets.refusal import Refused
+from tests.conversations import conversation_of
 from tests.trainer.dataset.files import as_parquet
-from trainer.conversation.messages import conversation
-from trainer.dataset.row import Refused
 from trainer.dataset.rows import read_rows
 
 USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Captain"}
 
 
 def reason(row: Any) -> str:
-    refused = conversation(row)
+    refused = table.read(row)
     assert isinstance(refused, Refused)
     return refused.reason
 
@@ -35,16 +37,17 @@ JSON = st.recursive(
 
 @given(st.dictionaries(NAMES, JSON))
 def test_any_json_object_gives_a_conversation_or_a_printable_reason(row: dict[str, Any]) -> None:
-    result = conversation(row)
+    result = table.read(row)
     if isinstance(result, Refused):
         assert result.reason.encode()
     else:
-        assert any(message["role"] == "assistant" for message in result)
+        assert isinstance(result.content, Conversation)
+        assert any(turn.role == "assistant" for turn in result.content.turns)
 
 
 @given(st.lists(st.fixed_dictionaries({"role": JSON, "content": JSON}), max_size=3))
 def test_any_message_is_accepted_or_refused(messages: list[dict[str, Any]]) -> None:
-    result = conversation({"messages": messages})
+    result = table.read({"messages": messages})
     assert not isinstance(result, Refused) or result.reason.encode()
 
 
@@ -69,4 +72,4 @@ def test_lists_of_structs_are_read_as_messages(tmp_path: Path) -> None:
     ((number, row),) = read_rows(tmp_path / "train.parquet")
     assert number == 1
     assert isinstance(row, dict)
-    assert conversation(row) == [USER, ANSWER]
+    assert conversation_of(row).messages() == [USER | {"content": as_list[0]["content"]}, ANSWER]

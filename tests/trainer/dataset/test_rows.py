@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from gemtune.datasets import text_columns
 from gemtune.datasets.file_kinds import KINDS, FileKind, kind_of
+from gemtune.datasets.refusal import Refused
 from gemtune.errors import StepError
 from tests.trainer.dataset.files import as_parquet, written
 from trainer.dataset import text_stream
-from trainer.dataset.row import MAX_ROW_BYTES, Refused
+from trainer.dataset.row import MAX_ROW_BYTES
 from trainer.dataset.rows import read_rows
 
 PAIRS = [{"prompt": f'Question {n},\n"quoted"\t; ü 🙂', "completion": "[{ }]," * n or "-"} for n in range(7)]

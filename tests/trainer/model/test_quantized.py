@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from gemtune.datasets.conversation import of_messages
 from gemtune.jobs.status import Step
 from gemtune.request.spec import Spec
 from tests import rows
@@ -22,7 +23,7 @@ def test_an_evaluation_does_not_change_later_gradients(bench_of: Callable[..., B
     spec = Spec.model_validate_json(bench.services.buckets.config.read(job.spec_name))
     loaded = huggingface.load(bench.base, spec)
     encoder = Encoder(bench.base, max_length=128)
-    encoded = [encoder.encode(row["messages"]) for row in rows.train_rows(3)]
+    encoded = [encoder.encode(of_messages(row["messages"])) for row in rows.train_rows(3)]
     batch = flatten_rows([[{"input_ids": r.input_ids, "labels": r.labels}] for r in encoded if isinstance(r, Encoded)])
 
     def gradients() -> dict[str, torch.Tensor]:

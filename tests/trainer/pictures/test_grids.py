@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from trainer.conversation.messages import BadRow
+from gemtune.datasets.refusal import BadRow
 from trainer.pictures.grids import AspectRatioGrid, FixedGrid
 
 SIDES = [1, 2, 3, 16, 47, 48, 49, 224, 640, 1000, 4000]

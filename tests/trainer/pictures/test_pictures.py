@@ -18,9 +18,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gemtune.datasets.conversation import Conversation, Turn
+from gemtune.datasets.conversation import Image as ImagePart
+from gemtune.datasets.refusal import BadRow
 from gemtune.embedded.folder_objects import FolderObjects
 from gemtune.errors import StepError
-from trainer.conversation.messages import BadRow, pictures_in
 from trainer.pictures.arrow_file import MAX_PICTURES_PER_ROW, PictureFile, PictureFileReader
 from trainer.pictures.decoding import picture_to_store, rgb, upright_size
 from trainer.pictures.grids import AspectRatioGrid, FixedGrid
@@ -259,20 +261,21 @@ def test_a_link_out_of_the_bucket_fails_the_step_and_is_named(source: PictureSou
     assert failed.value.code == "bad_dataset"
 
 
-def message_with(*images: Any) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": [{"type": "image", "image": image} for image in images]}]
+def shown(*images: Any) -> Conversation:
+    """Return a user's turn with these pictures, or with a text."""
+    return Conversation((Turn("user", tuple(ImagePart(image) for image in images) or "Hi"),))
 
 
-def store(picture_file: PictureFile, messages: list[dict[str, Any]]) -> list[int]:
-    return picture_file.add(pictures_in(picture_file.open(messages)))
+def store(picture_file: PictureFile, conversation: Conversation) -> list[int]:
+    return picture_file.add(picture_file.open(conversation).images())
 
 
 def test_a_picture_file_stores_each_picture_once_and_none_of_refused_rows(
     source: PictureSource, tmp_path: Path
 ) -> None:
     with PictureFile(tmp_path / "pictures.arrow", source, GRID) as picture_file:
-        assert store(picture_file, message_with("red.png", "more/blue.jpg")) == [0, 1]
-        assert store(picture_file, message_with("more/blue.jpg", {"bytes": GOOD["png"]}, {"bytes": GOOD["grey"]})) == [
+        assert store(picture_file, shown("red.png", "more/blue.jpg")) == [0, 1]
+        assert store(picture_file, shown("more/blue.jpg", {"bytes": GOOD["png"]}, {"bytes": GOOD["grey"]})) == [
             1,
             0,
             2,
@@ -280,10 +283,10 @@ def test_a_picture_file_stores_each_picture_once_and_none_of_refused_rows(
         cut_off = GOOD["webp"][: len(GOOD["webp"]) // 2]  # its header can be read, its pixels cannot
         for unusable in ([{"bytes": GOOD["bmp"]}, "none.png"], ["red.png"] * (MAX_PICTURES_PER_ROW + 1)):
             with pytest.raises(BadRow):
-                picture_file.open(message_with(*unusable))
+                picture_file.open(shown(*unusable))
         with pytest.raises(BadRow):
-            store(picture_file, message_with({"bytes": GOOD["bmp"]}, {"bytes": cut_off}))
-        assert store(picture_file, [{"role": "user", "content": "Hi"}]) == []
+            store(picture_file, shown({"bytes": GOOD["bmp"]}, {"bytes": cut_off}))
+        assert store(picture_file, shown()) == []
         assert len(picture_file) == 3
     reader = PictureFileReader(tmp_path / "pictures.arrow")
     assert [reader[number] for number in range(3)] == [
@@ -297,7 +300,7 @@ def test_a_picture_file_is_written_as_it_grows(
     monkeypatch.setattr("trainer.pictures.arrow_file.BATCH_BYTES", 4000)
     contents = [file_of(noise(30, number + 1)) for number in range(9)]
     with PictureFile(tmp_path / "pictures.arrow", source, GRID) as picture_file:
-        assert [store(picture_file, message_with({"bytes": content})) for content in contents] == [
+        assert [store(picture_file, shown({"bytes": content})) for content in contents] == [
             [number] for number in range(9)
         ]
         assert (tmp_path / "pictures.arrow").stat().st_size > 0

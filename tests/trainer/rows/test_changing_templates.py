@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gemtune.datasets.conversation import of_messages
 from gemtune.errors import StepError
 from trainer.rows.encoder import Encoded, Encoder
 
@@ -20,8 +21,15 @@ STABLE = (
     "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
 )
 # Conversations with one answer and with two.
-ONE = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Captain"}]
-TWO = [*ONE, {"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "Aye"}]
+TWO = of_messages(
+    [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Captain"},
+        {"role": "user", "content": "Sure?"},
+        {"role": "assistant", "content": "Aye"},
+    ]
+)
+ONE = TWO.first(2)
 CHANGING = {
     "marks the last turn": STABLE.replace(TURN, "{% if loop.last %}(last) {% endif %}" + TURN),
     "leaves out answers but the last": STABLE.replace(
@@ -66,7 +74,7 @@ def test_a_template_that_changes_earlier_turns_is_refused(folder: Path, template
 def test_an_answer_that_does_not_follow_the_generation_prompt_is_refused(folder: Path) -> None:
     for encode in (
         lambda: encoder(folder, OTHER_PROMPT).encode(ONE),
-        lambda: encoder(folder, OTHER_PROMPT).reply(ONE[:1], ONE[1]),
+        lambda: encoder(folder, OTHER_PROMPT).reply(ONE.first(1), ONE.turns[1]),
     ):
         with pytest.raises(StepError) as caught:
             encode()
@@ -75,8 +83,8 @@ def test_an_answer_that_does_not_follow_the_generation_prompt_is_refused(folder:
 
 def test_a_reply_is_the_text_after_its_prompt(folder: Path) -> None:
     stable = encoder(folder, STABLE)
-    reply = stable.reply(TWO[:3], TWO[3])
+    reply = stable.reply(TWO.first(3), TWO.turns[3])
     assert isinstance(reply, list)
     assert stable.text(reply) == "Aye<end_of_turn>\n"
     with pytest.raises(StepError):
-        encoder(folder, CHANGING["counts the turns"]).reply(TWO[:3], TWO[3])
+        encoder(folder, CHANGING["counts the turns"]).reply(TWO.first(3), TWO.turns[3])

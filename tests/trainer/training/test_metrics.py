@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from gemtune.datasets.conversation import of_messages
 from tests import rows, tiny_gemma
 from trainer.model import row_attention
 from trainer.rows.encoder import Encoded, Encoder
@@ -20,7 +21,7 @@ def encoded_rows(base: Path) -> list[Encoded]:
     encoder = Encoder(base, max_length=512)
     chats = [row["messages"] for row in rows.held_out_rows(6)]
     chats.append([*chats[0], {"role": "user", "content": "And?"}, {"role": "assistant", "content": "Captain, no."}])
-    return [row for chat in chats if isinstance(row := encoder.encode(chat), Encoded)]
+    return [row for chat in chats if isinstance(row := encoder.encode(of_messages(chat)), Encoded)]
 
 
 def batches(encoded: list[Encoded], size: int, by_rows: bool) -> list[dict[str, Any]]:

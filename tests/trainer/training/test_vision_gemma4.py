@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from gemtune.errors import RequestRefused
 from gemtune.jobs.status import Step
 from tests import rows, tiny_gemma
+from tests.conversations import conversation_of
 from tests.trainer.conftest import Bench
 from tests.trainer.steps.test_train import adapter, after_steps
 from tests.trainer.training.test_metrics import metrics_of_logits
@@ -139,7 +140,6 @@ def answers_of(model: Any, base: Path, numbers: range) -> list[str]:
     from transformers import AutoTokenizer
 
     from trainer.base_model.folder_contents import config_of
-    from trainer.conversation.messages import with_pictures
     from trainer.pictures.arrow_file import Picture
     from trainer.pictures.tokens import picture_tokens
     from trainer.rows.encoder import Encoder
@@ -148,7 +148,10 @@ def answers_of(model: Any, base: Path, numbers: range) -> list[str]:
     encoder = Encoder(base, max_length=4096, pictures=picture_tokens(base, config_of(base)))
     answers = []
     for number in numbers:
-        ids = encoder.prompt(with_pictures(prompt(number), [Picture(b"", picture(number).size)]))
+        # The answer is never read.
+        row = {"messages": [*prompt(number), {"role": "assistant", "content": "Captain"}]}
+        shown = conversation_of(row, with_pictures=True).first(1)
+        ids = encoder.prompt(shown.with_images([Picture(b"", picture(number).size)]))
         assert isinstance(ids, list)
         inputs = reference_inputs(base, ids, (number,))
         completion = model.generate(**inputs, max_new_tokens=16, do_sample=False)[0, len(ids) :]

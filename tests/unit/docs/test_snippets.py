@@ -27,8 +27,8 @@ from gemtune.request.job_file import as_json
 from gemtune.request.spec import ExportRequest
 from gemtune.webhooks import signing
 from tests import snippets
+from tests.conversations import conversation_of
 from tests.snippets import ROOT, Snippet
-from trainer.conversation.messages import conversation
 
 LANGUAGES = {"sh", "json", "yaml", "python", "hcl", "mermaid", "text"}
 WORKSTATION = Facts(
@@ -129,7 +129,7 @@ def check_document(document: dict[str, Any]) -> None:
     elif "error" in document:
         assert ErrorAnswer.model_validate_json(text).model_dump(mode="json") == document
     elif "messages" in document or "completion" in document:
-        assert isinstance(conversation(document, with_pictures=True), list)
+        assert conversation_of(document, with_pictures=True).turns
     else:
         assert {"prompt", "answer"} <= set(document) or {"prompt", "chosen", "rejected"} <= set(document)
 

@@ -231,7 +231,7 @@ def test_grpo_keeps_the_completions_of_a_whole_train_step_and_dpo_two_sequences_
 
 
 def test_layers_that_differ_are_read_as_transformers_numbers_them() -> None:
-    """transformers pads the numbers with zeros.
+    """Transformers pads the numbers with zeros.
 
     The sixth layer is "05" of 12 layers and "5" of 6.
     """

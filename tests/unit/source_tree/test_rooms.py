@@ -30,6 +30,8 @@ SERVICE: Mapping[str, str] = {
     "secret_name": "errors",
     "untrusted": "errors",
     "datasets": "untrusted",
+    "datasets.reading": "datasets untrusted",
+    "datasets.formats": "datasets datasets.reading",
     # The domain: no service, no handler, no port.
     "jobs": "errors untrusted",
     "machines": "errors families jobs methods",
@@ -55,8 +57,8 @@ SERVICE: Mapping[str, str] = {
 }
 # Parts of the service that the trainer may import: the domain, ports, and modules without a room.
 SERVICE_FOR_TRAINER = (
-    "datasets errors families jobs llama_cpp machines methods object_name ports process redaction request "
-    "request.matching settings untrusted"
+    "datasets datasets.formats datasets.reading errors families jobs llama_cpp machines methods object_name ports "
+    "process redaction request request.matching settings untrusted"
 )
 # The trainer's rooms from the ground up: each may import those on lower floors.
 FLOORS = (

@@ -1,0 +1,193 @@
+"""Conversations: the shape into which every format of rows is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant", "tool"]
+# A message as chat templates expect it: role and content, and where a turn has them tool_calls, reasoning_content,
+# tool_call_id and name. The names are those of transformers' apply_chat_template.
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text in a list of parts. Templates render each of them separately."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A picture in a list of parts.
+
+    image: as the row has it: {bytes, path}, a path, or a data: URL. Later, the opened picture.
+    """
+
+    image: Any
+
+
+Content = str | tuple[Text | Image, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool by the assistant. arguments: by name, decoded."""
+
+    name: str
+    arguments: Mapping[str, Any]
+    call_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Turn of one role.
+
+    thinking: the assistant's thoughts before it answers. calls: tools that the assistant calls. call_id, tool_name: of
+    a tool's result, the call that it answers and the tool's name. trained: whether the row says that the model learns
+    this turn; None if it says nothing.
+    """
+
+    role: Role
+    content: Content = ""
+    thinking: str = ""
+    calls: tuple[ToolCall, ...] = ()
+    call_id: str | None = None
+    tool_name: str | None = None
+    trained: bool | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether the turn says nothing at all."""
+        return not self.calls and not self.thinking.strip() and not _has_content(self.content)
+
+    def with_content(self, content: Content) -> Turn:
+        """Return the turn with another content."""
+        return replace(self, content=content)
+
+    def texts(self) -> Iterator[str]:
+        """Yield every text of the turn, those of its calls included."""
+        yield from content_texts(self.content)
+        yield self.thinking
+        yield from filter(None, (self.call_id, self.tool_name))
+        for call in self.calls:
+            yield call.name
+            yield from texts_in(call.arguments)
+
+    def message(self) -> Message:
+        """Return the turn as chat templates expect it."""
+        message: Message = {"role": self.role, "content": content_value(self.content)}
+        if self.thinking:
+            message["reasoning_content"] = self.thinking
+        if self.calls:
+            message["tool_calls"] = [_call_value(call) for call in self.calls]
+        if self.call_id is not None:
+            message["tool_call_id"] = self.call_id
+        if self.tool_name is not None:
+            message["name"] = self.tool_name
+        return message
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """The turns of a row, and what the assistant knows beside them.
+
+    tools: definitions of the tools that the assistant can call, each `{"type": "function", "function": {…}}`.
+    template_options: further variables of the chat template, such as enable_thinking.
+    """
+
+    turns: tuple[Turn, ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
+    template_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def messages(self) -> list[Message]:
+        """Return the turns as chat templates expect them."""
+        return [turn.message() for turn in self.turns]
+
+    def texts(self) -> Iterator[str]:
+        """Yield every text of the conversation, those of tools included."""
+        for turn in self.turns:
+            yield from turn.texts()
+        yield from texts_in(self.tools)
+
+    def images(self) -> list[Any]:
+        """Return what stands for each picture, in order."""
+        return [
+            part.image
+            for turn in self.turns
+            if not isinstance(turn.content, str)
+            for part in turn.content
+            if isinstance(part, Image)
+        ]
+
+    def with_images(self, images: Sequence[Any]) -> Conversation:
+        """Return the conversation with other pictures, in order."""
+        ahead = iter(images)
+
+        def replaced(content: Content) -> Content:
+            if isinstance(content, str):
+                return content
+            return tuple(Image(next(ahead)) if isinstance(part, Image) else part for part in content)
+
+        return self.with_turns([replace(turn, content=replaced(turn.content)) for turn in self.turns])
+
+    def with_turns(self, turns: Sequence[Turn]) -> Conversation:
+        """Return the conversation with other turns."""
+        return replace(self, turns=tuple(turns))
+
+    def first(self, count: int) -> Conversation:
+        """Return the conversation up to so many turns."""
+        return self.with_turns(self.turns[:count])
+
+
+@dataclass(frozen=True, slots=True)
+class PlainText:
+    """A text to continue, without turns. Every token of it is trained."""
+
+    text: str
+
+
+def of_messages(messages: Sequence[Mapping[str, Any]]) -> Conversation:
+    """Return the conversation of messages with a role and a text each."""
+    return Conversation(tuple(Turn(message["role"], message["content"]) for message in messages))
+
+
+def content_texts(content: Content) -> Iterator[str]:
+    """Yield the texts of a content."""
+    yield from [content] if isinstance(content, str) else [part.text for part in content if isinstance(part, Text)]
+
+
+def content_value(content: Content) -> Any:
+    """Return a content as chat templates expect it."""
+    if isinstance(content, str):
+        return content
+    return [
+        {"type": "text", "text": part.text} if isinstance(part, Text) else {"type": "image", "image": part.image}
+        for part in content
+    ]
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """Yield every text in a value of JSON, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield str(key)
+            yield from texts_in(inner)
+    elif isinstance(value, Sequence):
+        for inner in value:
+            yield from texts_in(inner)
+
+
+def _has_content(content: Content) -> bool:
+    if isinstance(content, str):
+        return bool(content.strip())
+    return any(isinstance(part, Image) or part.text.strip() for part in content)
+
+
+def _call_value(call: ToolCall) -> dict[str, Any]:
+    value: dict[str, Any] = {"type": "function", "function": {"name": call.name, "arguments": dict(call.arguments)}}
+    return value if call.call_id is None else {"id": call.call_id} | value

@@ -1,0 +1,31 @@
+"""OpenAI's chat rows, which are also those of transformers and TRL."""
+
+from __future__ import annotations
+
+from gemtune.datasets.conversation import Conversation
+from gemtune.datasets.formats.shape import Format, Row, first_turn
+from gemtune.datasets.reading.fields import Fields
+from gemtune.datasets.reading.tools import read_tools
+from gemtune.datasets.reading.turns import read_turns
+
+
+def _fits(row: Row) -> bool:
+    if "messages" in row:
+        return True
+    return "conversations" in row and "role" in first_turn(row["conversations"])
+
+
+def _read(row: Fields) -> Conversation:
+    column = "messages" if "messages" in row else "conversations"
+    turns = read_turns(row.take(column), row, column)
+    tools = row.take_first("tools", "functions")
+    return Conversation(tuple(turns), read_tools(tools, row))
+
+
+OPENAI = Format(
+    "openai",
+    "OpenAI chat: `messages` of {role, content}, with `weight`, `tool_calls`, `reasoning_content`; `tools`",
+    ("messages", "conversations", "tools", "functions"),
+    _fits,
+    _read,
+)

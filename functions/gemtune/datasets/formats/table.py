@@ -1,0 +1,91 @@
+"""Table of the formats of rows, by which a row is recognized and read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gemtune.datasets import turn_order
+from gemtune.datasets.conversation import Conversation
+from gemtune.datasets.formats.openai import OPENAI
+from gemtune.datasets.formats.prompt_completion import PROMPT_COMPLETION
+from gemtune.datasets.formats.shape import Content, Format, Row
+from gemtune.datasets.reading.fields import Fields, Reading, names_in, shown
+from gemtune.datasets.refusal import BadRow, Refused
+from gemtune.datasets.row_options import ReadOptions
+
+FORMATS = (OPENAI, PROMPT_COMPLETION)
+BY_NAME: Mapping[str, Format] = {each.name: each for each in FORMATS}
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRow:
+    """A row that was read.
+
+    format: the name of its format. unread_fields: names of its fields that cannot change what is learned.
+    """
+
+    content: Content
+    format: str
+    unread_fields: tuple[str, ...] = ()
+
+
+def read(row: Mapping[str, Any], options: ReadOptions | None = None) -> ReadRow | Refused:
+    """Return the content of a row, or why it is refused."""
+    options = options or ReadOptions()
+    reading = Reading(options)
+    try:
+        named = renamed(row, options)
+        chosen = format_of(named, options)
+        fields = Fields(named, reading)
+        content = chosen.read(fields)
+        if isinstance(content, Conversation):
+            content = turn_order.checked(content, same_role=options.same_role)
+            if not any(turn.role == "assistant" for turn in content.turns):
+                raise BadRow("no message of the assistant")
+        fields.close()
+    except BadRow as bad:
+        return Refused(str(bad))
+    return ReadRow(content, chosen.name, tuple(reading.unread))
+
+
+def renamed(row: Mapping[str, Any], options: ReadOptions) -> dict[str, Any]:
+    """Return a row whose fields have the names that formats expect.
+
+    Raises BadRow if the row has another field of such a name.
+    """
+    present = {name: value for name, value in row.items() if value is not None}
+    for name, column in options.columns.items():
+        if column is None or column == name or column not in present:
+            continue
+        if name in present and name not in options.columns.values():
+            raise BadRow(f"the row has a field {shown(name)} beside {shown(column)}, which dataset_columns calls so")
+    own_names = {column: name for name, column in options.columns.items() if column is not None}
+    return {own_names.get(name, name): value for name, value in present.items()}
+
+
+def format_of(row: Row, options: ReadOptions) -> Format:
+    """Return the format of a row.
+
+    It is the stated one, else the only one whose shape the row has. Raises BadRow.
+    """
+    if options.format is not None:
+        return BY_NAME[options.format]
+    visible = {name: value for name, value in row.items() if name not in options.ignored}
+    fitting = [each for each in FORMATS if each.fits(visible)]
+    if not fitting:
+        raise BadRow(_no_format(visible))
+    if len(fitting) > 1:
+        names = " and ".join(each.name for each in fitting)
+        raise BadRow(
+            f"the row fits the formats {names}: set dataset_format to one of them, and in dataset_columns the fields "
+            "of the others to null"
+        )
+    return fitting[0]
+
+
+def _no_format(row: Row) -> str:
+    if {"chosen", "rejected"} & set(row) or {"prompt", "answer"} <= set(row):
+        return "this is a row for RL; supervised training needs messages, or prompt and completion"
+    return f"supervised training needs messages, or prompt and completion; the row has {names_in(row)}"

@@ -1,0 +1,1 @@
+"""Reading of rows field by field, so that no field gets lost."""

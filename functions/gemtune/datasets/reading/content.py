@@ -1,0 +1,61 @@
+"""Content of a turn: a text, or a list of texts and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gemtune.datasets.conversation import Content, Image, Role, Text
+from gemtune.datasets.reading.fields import Fields, unicode_text
+
+NO_PICTURES = "a picture, which a text job cannot have: set modality to vision"
+WRONG_PART = "a part of a content list is neither {type: text, text} nor, in vision jobs, {type: image, image}"
+
+
+def read_content(value: Any, role: Role, fields: Fields, name: str = "content") -> Content:
+    """Return the content in a field, a text or a list of parts.
+
+    fields: of the turn. name: of the field. Raises BadRow.
+    """
+    if isinstance(value, str):
+        return unicode_text(value)
+    if not isinstance(value, list):
+        raise fields.bad("the content of a message is not a text")
+    if not all(isinstance(part, Mapping) for part in value):
+        raise fields.bad(WRONG_PART)
+    return tuple(read_part(fields.within(part, name), role) for part in value)
+
+
+def read_part(part: Fields, role: Role) -> Text | Image:
+    """Return a part of a list, in OpenAI's or transformers' shape.
+
+    Raises BadRow.
+    """
+    kind = part.take("type")
+    if kind in ("text", "input_text", "output_text") or (kind is None and "text" in part):
+        text = part.take_text("text")
+        if text is None:
+            raise part.bad(WRONG_PART)
+        read: Text | Image = Text(text)
+    elif kind in ("image", "image_url", "input_image"):
+        read = image_of(part.take_first("image_url", "image", "url", "path"), role, part)
+    else:
+        raise part.bad(WRONG_PART)
+    part.close()
+    return read
+
+
+def image_of(image: Any, role: Role, fields: Fields) -> Image:
+    """Return the picture of a part, whose content is checked later.
+
+    Raises BadRow.
+    """
+    if not fields.reading.options.with_pictures:
+        raise fields.bad(NO_PICTURES)
+    if role != "user":
+        raise fields.bad(f"a picture in a message of the {role}; only users can show one")
+    if isinstance(image, Mapping) and set(image) & {"url", "detail"}:
+        inner = fields.within(image, "image_url")
+        image = inner.take_text("url")
+        inner.close(harmless={"detail"})  # OpenAI's resolutions, which Gemma does not have
+    return Image(image)

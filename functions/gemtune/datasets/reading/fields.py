@@ -1,0 +1,163 @@
+"""Fields of a row, each of which is taken, ignored on purpose, or refused.
+
+Readers take what they understand. `close` then refuses the row for any other field with a value, unless such a field
+is known to say nothing about what the model should learn; those are counted by name.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from gemtune.datasets.refusal import BadRow
+from gemtune.datasets.row_options import ReadOptions
+
+# Fields that cannot change what is learned: where a row comes from, what it is about, what others measured on it.
+_HARMLESS = """
+    id _id row_id uuid uid guid idx index key hash sha256 md5 chat_id conversation_id conversation_hash session_id
+    message_id prompt_id question_id sample_id task_id user_id thread_id parent_id parent_message_id source sources src
+    origin provenance dataset dataset_name data_source subset split config file filename path url link title author
+    authors license licence copyright version revision metadata meta extra extra_info info comment comments note notes
+    annotator annotators date time timestamp created created_at updated_at create_time language lang locale category
+    categories topic topics subject domain subdomain task tasks task_name task_type tag tags keywords difficulty level
+    quality score scores rating ratings reward rewards num_turns num_tokens n_tokens token_count tokens length
+    text_length word_count usage finish_reason stop_reason model model_name engine generator temperature top_p
+    max_tokens parallel_tool_calls object avg_rating toxicity redacted moderation openai_moderation detoxify hashed_ip
+    header country state turn completion_tokens prompt_tokens logprobs system_fingerprint __index_level_0__
+"""
+HARMLESS = frozenset(_HARMLESS.split())
+# Fields whose meaning is known, but which nothing here can honour: what to do about each.
+UNSUPPORTED: Mapping[str, str] = {
+    "label": "it marks good and bad answers, as for KTO: use method RL, or remove the rows with false",
+    "chosen": "this is a row for RL: use method RL with DPO",
+    "rejected": "this is a row for RL: use method RL with DPO",
+    "answer": "it is what GRPO compares with: use method RL, or call it completion",
+    "context": "write it into the prompt",
+    "train_detail": "training on a part of a turn is not possible: split the turn",
+    "logit_bias": "it cannot be learned",
+    "response_format": "write the format that you expect into the prompt",
+    "audio": "audio cannot be trained on",
+    "audios": "audio cannot be trained on",
+    "video": "videos cannot be trained on",
+    "videos": "videos cannot be trained on",
+    "refusal": "write the refusal into content",
+    "history": "write the earlier turns into messages",
+}
+
+
+class Reading:
+    """One row being read.
+
+    unread: names of the fields that were not read, in order and without repetition.
+    """
+
+    def __init__(self, options: ReadOptions):
+        self.options = options
+        self.unread: dict[str, None] = {}
+
+
+class Fields:
+    """Fields of a row, or of an object in it, that are taken one by one.
+
+    path: the column that the object is in, for `dataset_columns`. place: the object in words, for messages, such as
+    `turn 3`; empty for the row itself. Nulls are absent fields: in Parquet every row has every field.
+    """
+
+    def __init__(self, values: Mapping[str, Any], reading: Reading, *, path: str = "", place: str = ""):
+        self.reading, self.path, self.place = reading, path, place
+        self._left: dict[str, Any] = {}
+        self._asked: set[str] = set()
+        for name, value in values.items():
+            if value is not None and self.path_of(name) not in reading.options.ignored:
+                self._left[name] = value
+            elif value is not None:
+                reading.unread[shown(self.path_of(name))] = None
+
+    def __contains__(self, name: str) -> bool:
+        """Return whether a field has a value that was not taken yet."""
+        self._asked.add(name)
+        return name in self._left
+
+    def take(self, name: str) -> Any:
+        """Return the value of a field, or None if it is absent."""
+        self._asked.add(name)
+        return self._left.pop(name, None)
+
+    def take_text(self, name: str) -> str | None:
+        """Return a text, or None if the field is absent. Raises BadRow."""
+        value = self.take(name)
+        if value is not None and not isinstance(value, str):
+            raise self.bad(f"{name} is not a text")
+        return None if value is None else unicode_text(value)
+
+    def take_first(self, *names: str) -> Any:
+        """Return the value of the one of several fields that has one, or None.
+
+        Raises BadRow if two of them have one.
+        """
+        present = [name for name in names if name in self]
+        if len(present) > 1:
+            raise self.bad(f"both {present[0]} and {present[1]} are given: keep one")
+        return self.take(present[0]) if present else None
+
+    def within(self, value: Any, name: str, place: str = "") -> Fields:
+        """Return the fields of an object in the field `name`.
+
+        Raises BadRow if it is not an object.
+        """
+        where = " ".join(filter(None, (self.place, place)))
+        if not isinstance(value, Mapping):
+            raise BadRow(f"{where or name} is not an object")
+        return Fields(value, self.reading, path=self.path_of(name), place=where)
+
+    def close(self, *, harmless: Collection[str] = HARMLESS) -> None:
+        """Account for the fields that were not taken.
+
+        Raises BadRow for the first of them that may matter.
+        """
+        for name, value in self._left.items():
+            if name in harmless:
+                self.reading.unread[shown(self.path_of(name))] = None
+            elif value not in ("", [], {}):
+                raise self.bad(self._unknown(name))
+
+    def path_of(self, name: str) -> str:
+        """Return a field's name for `dataset_columns`."""
+        return f"{self.path}.{name}" if self.path else name
+
+    def bad(self, reason: str) -> BadRow:
+        """Return a refusal that says where in the row it is."""
+        return BadRow(f"{self.place}: {reason}" if self.place else reason)
+
+    def _unknown(self, name: str) -> str:
+        path = shown(self.path_of(name))
+        ignore = f"to ignore it, set dataset_columns to {{{path}: null}}"
+        if name in UNSUPPORTED:
+            return f"the field {shown(name)} is not read: {UNSUPPORTED[name]}; {ignore}"
+        near = difflib.get_close_matches(name, sorted(self._asked), n=1)
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        return f"the field {shown(name)} is unknown{meant}: say in dataset_columns what it is; {ignore}"
+
+
+def shown(name: object) -> str:
+    """Return the name of a field for messages.
+
+    It can be broken Unicode, a report cannot.
+    """
+    return str(name)[:60].encode(errors="backslashreplace").decode()
+
+
+def names_in(row: Mapping[str, Any]) -> str:
+    """Return the names of a row's fields with a value, for messages."""
+    names = sorted(str(name) for name, value in row.items() if value is not None)
+    return ", ".join(names)[:100].encode(errors="backslashreplace").decode() or "nothing"
+
+
+def unicode_text(text: str) -> str:
+    """Return a text that can be encoded. Raises BadRow for any other."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadRow("broken Unicode (half of a surrogate pair)") from None
+    return text

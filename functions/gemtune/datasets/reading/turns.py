@@ -1,0 +1,96 @@
+"""Turns: lists of messages in OpenAI's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gemtune.datasets.conversation import Content, Role, Turn
+from gemtune.datasets.reading.content import read_content
+from gemtune.datasets.reading.fields import Fields
+from gemtune.datasets.reading.flags import read_flag
+from gemtune.datasets.reading.tools import from_json, read_calls
+from gemtune.datasets.refusal import BadRow
+
+# Names of roles in OpenAI's shape. `model` is the assistant's name in Gemma's turn format.
+ROLES: Mapping[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "model": "assistant",
+    "tool": "tool",
+    "function": "tool",
+}
+# Fields with what the assistant thinks before it answers.
+THINKING = ("reasoning_content", "reasoning", "thinking")
+
+
+def column_turns(fields: Fields, column: str, role: Role) -> list[Turn]:
+    """Return the turns in a column. Raises BadRow.
+
+    It is a list of messages, or a text, which is one message of the role.
+    """
+    value = fields.take(column)
+    if isinstance(value, str):
+        return [Turn(role, read_content(value, role, fields))]
+    return read_turns(value, fields, column)
+
+
+def read_turns(value: Any, fields: Fields, column: str) -> list[Turn]:
+    """Return the turns of a list of messages, or of one as JSON text.
+
+    fields: of the row. column: the field that has the list. Raises BadRow.
+    """
+    messages = message_list(value, fields, column)
+    return [read_turn(fields.within(each, column, f"turn {number}")) for number, each in enumerate(messages, 1)]
+
+
+def message_list(value: Any, fields: Fields, column: str) -> Sequence[Any]:
+    """Return the messages of a column, undecoded. Raises BadRow."""
+    messages = from_json(value, fields, column) if isinstance(value, str) and value.lstrip().startswith("[") else value
+    if not isinstance(messages, list) or not messages:
+        raise fields.bad(f"{column} is not a list of messages")
+    return messages
+
+
+def read_turn(fields: Fields) -> Turn:
+    """Return one message as a turn. Raises BadRow."""
+    role = role_of(fields.take("role"), ROLES, fields)
+    calls = read_calls(fields.take_first("tool_calls", "function_call"), fields) if role == "assistant" else ()
+    content: Content = ""
+    if "content" in fields:
+        content = read_content(fields.take("content"), role, fields)
+    elif not calls and role != "tool":
+        raise BadRow("a message needs role and content")
+    thinking = (_thinking(fields) or "") if role == "assistant" else ""
+    call_id = tool_name = None
+    if role == "tool":
+        call_id, tool_name = fields.take_text("tool_call_id"), fields.take_first("name", "tool_name")
+        if tool_name is not None and not isinstance(tool_name, str):
+            raise fields.bad("name is not a text")
+    trained = read_flag(fields, role)
+    fields.close()
+    return Turn(role, content, thinking, calls, call_id, tool_name, trained)
+
+
+def role_of(role: Any, roles: Mapping[str, Role], fields: Fields) -> Role:
+    """Return the role that a format calls by this name. Raises BadRow."""
+    if role is None:
+        raise BadRow("a message needs role and content")
+    if not isinstance(role, str):
+        raise BadRow("a role is not a text")
+    if role not in roles:
+        raise BadRow(f"unknown role {role[:40]!r}")
+    return roles[role]
+
+
+def _thinking(fields: Fields) -> str | None:
+    """Return the thoughts of a turn.
+
+    Two fields may have the same text. Raises BadRow.
+    """
+    thoughts = {name: text for name in THINKING if (text := fields.take_text(name)) is not None}
+    if len({*thoughts.values()}) > 1:
+        raise fields.bad(f"{' and '.join(thoughts)} have different texts: keep one")
+    return next(iter(thoughts.values()), None)

@@ -1,0 +1,87 @@
+"""Abilities of a chat template, found by rendering short conversations.
+
+Templates differ: those of Gemma 1 and 2 refuse system turns and expect texts, those of Gemma 3 and 4 also take lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from gemtune.datasets.conversation import Content, Conversation, Image, Text, Turn, content_texts
+from gemtune.errors import StepError
+from trainer.conversation.chat_template import ChatTemplate, TemplateRefusal
+
+# What probes say. Templates do not write these words of their own.
+_SAID, _MORE = "quixotic", "zephyr"
+
+
+class Abilities:
+    """Parts of a conversation that a chat template can show."""
+
+    def __init__(self, template: ChatTemplate):
+        self._template = template
+
+    def adapted(self, conversation: Conversation) -> Conversation:
+        """Return a conversation as the template can show it.
+
+        Lists of texts become one text where the template does not read lists. A system turn is put in front of the
+        first user turn, with a blank line between, where the template has none; Gemma 3's does the same.
+        """
+        turns = [self._with_readable_content(turn) for turn in conversation.turns]
+        if turns[0].role == "system" and len(turns) > 1 and not self.takes_system:
+            turns = [_with_system(turns[1], turns[0]), *turns[2:]]
+        return conversation.with_turns(turns)
+
+    def _with_readable_content(self, turn: Turn) -> Turn:
+        """Return a turn whose content the template shows as a whole."""
+        if isinstance(turn.content, str):
+            return turn
+        shows_lists = self.shows_system_lists if turn.role == "system" else self.shows_lists
+        if shows_lists or any(isinstance(part, Image) for part in turn.content):
+            return turn
+        return turn.with_content("".join(content_texts(turn.content)))
+
+    @cached_property
+    def shows_lists(self) -> bool:
+        """Return whether lists of texts are rendered like texts."""
+        as_list = self._rendered(Turn("user", (Text(_SAID),)))
+        return as_list is not None and as_list == self._rendered(Turn("user", _SAID))
+
+    @cached_property
+    def takes_system(self) -> bool:
+        """Return whether system turns are rendered."""
+        rendered = self._rendered(Turn("system", _SAID), Turn("user", _MORE))
+        return rendered is not None and _SAID in rendered
+
+    @cached_property
+    def shows_system_lists(self) -> bool:
+        """Return whether every text of a system turn's list is rendered.
+
+        Gemma 3's template shows the first one only.
+        """
+        rendered = self._rendered(Turn("system", (Text(_SAID), Text(_MORE))), Turn("user", "Hi"))
+        return rendered is not None and _SAID in rendered and _MORE in rendered and "'text'" not in rendered
+
+    def _rendered(self, *turns: Turn) -> str | None:
+        """Return the rendering of turns, or None if the template cannot."""
+        try:
+            return self._template.render_conversation(Conversation(turns))
+        except (TemplateRefusal, StepError):
+            return None
+
+
+def _with_system(user: Turn, system: Turn) -> Turn:
+    """Return a user's turn that begins with the text of a system turn."""
+    text = "".join(content_texts(system.content))
+    return user.with_content(_prefixed(text, user.content))
+
+
+def _prefixed(text: str, content: Content) -> Content:
+    if isinstance(content, str):
+        return f"{text}\n\n{content}"
+    first: Sequence[Text | Image] = content[:1]
+    # Templates strip each part of a list, so that the blank line has to be inside of one.
+    if first and isinstance(first[0], Text):
+        return (Text(f"{text}\n\n{first[0].text}"), *content[1:])
+    return (Text(text), *content)
