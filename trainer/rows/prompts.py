@@ -15,10 +15,12 @@ from gemtune.datasets.refusal import BadRow, Refused
 from gemtune.datasets.row_options import ReadOptions
 from gemtune.errors import StepError
 from gemtune.request import rl_spec
+from gemtune.request.rewards import AnswerReward, NumericAnswer
 from gemtune.request.rl_spec import GrpoConfig
 from trainer.pictures.arrow_file import PictureFile, open_pictures, store_pictures
 from trainer.rows import rewards
 from trainer.rows.encoder import Encoder
+from trainer.rows.numbers.reading import NotOneNumber, read_answer
 from trainer.rows.prepared import ANSWER, PICTURES
 
 
@@ -77,12 +79,14 @@ class Prompts:
             raise StepError("completion_too_long", message, hint="lower max_completion_length")
         self._needs_answer = rl_spec.needs_answer(rl)
         named = zip(rl_spec.reward_names(rl.rewards), rl.rewards, strict=True)
-        self._need_number = tuple(name for name, reward in named if reward.compares == "number")
-        self._only_numbers = len(self._need_number) == len(rl.rewards)
+        self._numeric = [(name, reward.after) for name, reward in named if isinstance(reward, NumericAnswer)]
+        self._markers = [reward.after for reward in rl.rewards if isinstance(reward, AnswerReward)]
+        self._only_numbers = len(self._numeric) == len(rl.rewards)
 
     def encode(self, row: dict[str, Any]) -> Prompt | Refused:
         try:
             conversation, answer = _conversation(row, with_pictures=self.with_pictures), self._answer(row)
+            unjudged_by = self._unjudged_by(answer)
             conversation = open_pictures(self._picture_file, conversation)
         except BadRow as bad:
             return Refused(str(bad))
@@ -96,8 +100,7 @@ class Prompts:
             pictures = store_pictures(self._picture_file, conversation)
         except BadRow as bad:
             return Refused(str(bad))
-        without_number = answer is not None and rewards.number(answer) is None
-        return Prompt(ids, answer, pictures, self._need_number if without_number else ())
+        return Prompt(ids, answer, pictures, unjudged_by)
 
     def text_pieces(self, prompt: Prompt) -> list[dict[str, Any]]:
         pieces: list[dict[str, Any]] = [{"trained": False, "text": self._encoder.text(prompt.prompt_ids)}]
@@ -121,9 +124,25 @@ class Prompts:
             value.encode()
         except UnicodeEncodeError:
             raise BadRow("the answer is broken Unicode (half of a surrogate pair)") from None
-        if self._only_numbers and rewards.number(value) is None:
-            raise BadRow("the answer has no number, and all rewards compare numbers")
+        empty = next((marker for marker in self._markers if not rewards.conclusion_of(value, marker).strip()), None)
+        if empty is not None:
+            raise BadRow(f"the answer is empty after {empty!r}")
         return value
+
+    def _unjudged_by(self, answer: str | None) -> list[str]:
+        """Return the names of the rewards that need a number and get none.
+
+        Raises BadRow if no other reward is left.
+        """
+        problems = {}
+        for name, marker in self._numeric:
+            try:
+                read_answer(rewards.conclusion_of(answer or "", marker))
+            except NotOneNumber as problem:
+                problems[name] = problem
+        if problems and self._only_numbers and len(problems) == len(self._numeric):
+            raise BadRow(f"the answer {next(iter(problems.values()))}, and all rewards compare numbers")
+        return list(problems)
 
 
 def _conversation(row: dict[str, Any], *, with_pictures: bool) -> Conversation:

@@ -9,22 +9,19 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from decimal import Decimal
+from fractions import Fraction
 from typing import Any, assert_never
 
 from gemtune.request import rl_spec
 from gemtune.request.matching import patterns, schemas
 from gemtune.request.rewards import ExactAnswer, JsonSchema, Length, NumericAnswer, Regex, Reward
 from gemtune.untrusted import Unreadable, read_json
+from trainer.rows.numbers.reading import NotOneNumber, last_number, read_answer
 
 # (text of the completion, its number of tokens, the row's answer) -> reward, or None if the row cannot be judged
 Score = Callable[[str, int, str | None], float | None]
 RewardFunction = Callable[..., list[float | None]]
 
-# A number with a decimal point, and optional commas between thousands. A sign belongs to it unless it subtracts.
-_NUMBER = re.compile(r"(?<![\w.])(?:(?<![\w.)])[+-])?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d{1,3}(?!\d))?")
-_BY_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?![\d,])")
-_SIGNS = str.maketrans({"\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "\N{FULLWIDTH HYPHEN-MINUS}": "-"})
 _FENCE = re.compile(r" {0,3}```([^`]*)")
 
 
@@ -77,37 +74,25 @@ def exact_answer(text: str, answer: str | None, reward: ExactAnswer) -> float:
     conclusion = _after(text, reward.after)
     if conclusion is None or answer is None:
         return 0.0
-    return float(_plain(conclusion, reward.ignore_case) == _plain(answer, reward.ignore_case))
+    expected = conclusion_of(answer, reward.after)
+    return float(_plain(conclusion, reward.ignore_case) == _plain(expected, reward.ignore_case))
 
 
 def numeric_answer(text: str, answer: str | None, reward: NumericAnswer) -> float | None:
     """Return 1.0 if the text's last number is close to the answer's, else 0.0.
 
-    Close means: at most `tolerance` apart. Numbers are compared as decimals, so 0.1 is exactly 0.1. Returns None if the
-    answer has no number: TRL then leaves the reward out of the row's sum.
+    Close means: at most `tolerance` apart. Numbers are compared as fractions, so 0.1 is exactly 0.1, and 50% is 1/2.
+    If both have a unit, it must be the same. Returns None if the answer is not one number: TRL then leaves the reward
+    out of the row's sum.
     """
-    expected = number(answer or "")
-    if expected is None:
+    try:
+        expected = read_answer(conclusion_of(answer or "", reward.after))
+    except NotOneNumber:
         return None
-    completed = number(_after(text, reward.after) or "")
-    if completed is None:
+    completed = last_number(_after(text, reward.after) or "")
+    if completed is None or not completed.has_unit_of(expected):
         return 0.0
-    return float(abs(completed - expected) <= Decimal(repr(reward.tolerance)))
-
-
-def number(text: str) -> Decimal | None:
-    """Return the last number of a text, or None if there is none.
-
-    A number whose commas do not separate thousands is none.
-    """
-    plain = unicodedata.normalize("NFKC", text).translate(_SIGNS)
-    matches = [match.group() for match in _NUMBER.finditer(plain)]
-    if not matches:
-        return None
-    last = matches[-1].rstrip(",")
-    if "," in last and not _BY_THOUSANDS.match(last):
-        return None
-    return Decimal(last.replace(",", ""))
+    return float(abs(completed.value - expected.value) <= Fraction(repr(reward.tolerance)))
 
 
 def json_schema(text: str, validator: Any) -> float:
@@ -151,6 +136,16 @@ def length(tokens: int, reward: Length) -> float:
     if reward.at_most is not None and tokens > reward.at_most:
         return max(0.0, 1.0 - (tokens - reward.at_most) / reward.at_most)
     return 1.0
+
+
+def conclusion_of(answer: str, marker: str | None) -> str:
+    """Return the part of a row's answer that is compared.
+
+    An answer with the marker, such as GSM8K's with their calculation before `####`, is compared from there on, as
+    completions are; one without it is compared whole.
+    """
+    conclusion = _after(answer, marker)
+    return answer if conclusion is None else conclusion
 
 
 def _after(text: str, marker: str | None) -> str | None:

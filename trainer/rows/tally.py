@@ -92,10 +92,11 @@ class Tally:
             yield JobWarning(code="ends_cut_off", message=self._ends_message(), hint=self._ends_hint())
         for reward, rows in self.unjudged.items():
             message = (
-                f"{rows} of {self.kept_rows} rows of {self.file} have an answer without a number: the reward {reward} "
-                "does not judge them, and only the other rewards do"
+                f"{rows} of {self.kept_rows} rows of {self.file} have an answer that is not one number: the reward "
+                f"{reward} does not judge them, and only the other rewards do"
             )
-            yield JobWarning(code="rows_not_judged", message=message, hint="write the answer as a number")
+            hint = "write the answer as one number, or set the reward's after to the text before it"
+            yield JobWarning(code="rows_not_judged", message=message, hint=hint)
 
     def to_json(self) -> dict[str, Any]:
         """Return the counts as report.json has them."""

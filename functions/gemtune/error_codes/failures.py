@@ -209,7 +209,7 @@ WARNINGS: Mapping[str, ErrorCode] = {
         "Raise `max_seq_length`, or shorten the rows.",
     ),
     "rows_not_judged": ErrorCode(
-        "Some rows have an answer without a number, which the reward `numeric_answer` cannot compare with.",
-        "Write the answer as a number.",
+        "Some rows have an answer that is not one number, which the reward `numeric_answer` cannot compare with.",
+        "Write the answer as one number, or set the reward's `after` to the text before it.",
     ),
 }

@@ -48,7 +48,8 @@ class AnswerReward(RewardBase):
         None,
         min_length=1,
         max_length=100,
-        description="text after whose last occurrence the answer begins; absent: the whole completion is the answer",
+        description="text after whose last occurrence the answer begins, in the completion and, if it is there, in the "
+        "row's answer; absent: the whole completion is the answer",
     )
 
     def problems(self, loc: Loc, *, max_completion_length: int) -> Iterator[Problem]:
@@ -66,7 +67,7 @@ class ExactAnswer(AnswerReward):
 
 
 class NumericAnswer(AnswerReward):
-    """1 if the answer's last number equals that of the row's answer."""
+    """1 if the completion's last number equals the row's answer."""
 
     compares = "number"
 

@@ -88,7 +88,10 @@ def test_pairs_share_their_prompt_and_end_their_turns(bench_of: BenchOf) -> None
         ({"prompt": "Hi", "answer": " "}, "the answer is empty"),
         ({"prompt": "Hi", "answer": True}, "neither a text nor a number"),
         ({"prompt": "Hi", "answer": ["1"]}, "neither a text nor a number"),
-        ({"prompt": "Hi", "answer": "one"}, "has no number"),
+        ({"prompt": "Hi", "answer": "one"}, "the answer has no number, and all rewards compare numbers"),
+        ({"prompt": "Hi", "answer": "10:30"}, "the answer is no number that can be compared"),
+        ({"prompt": "Hi", "answer": "3 and 5"}, "the answer is no number that can be compared"),
+        ({"prompt": "Hi", "answer": "2+2=4\n#### 4"}, "the answer has more than one number"),
         ({"prompt": "Hi", "answer": "1\ud800"}, "surrogate"),
         ({"prompt": [USER, ANSWER], "answer": "1"}, "ends with a message of the assistant"),
         ({"prompt": [{"role": "system", "content": "Be"}], "answer": "1"}, "ends with a message of the system"),
@@ -113,7 +116,7 @@ def test_a_row_that_one_reward_cannot_judge_is_kept_and_reported(bench_of: Bench
     messages = {warning.code: warning.message for warning in bench.job.warnings}
     assert set(messages) == {"rows_not_judged"}
     assert (
-        "1 of 21 rows of train.jsonl have an answer without a number: the reward again does"
+        "1 of 21 rows of train.jsonl have an answer that is not one number: the reward again"
         in messages["rows_not_judged"]
     )
 

@@ -72,7 +72,7 @@ FLOORS = (
         "trainer.store",
         "trainer.unsloth_environment",
     ),
-    ("trainer.base_model", "trainer.pictures"),
+    ("trainer.base_model", "trainer.pictures", "trainer.rows.numbers"),
     ("trainer.rows", "trainer.export", "trainer.hub"),
     ("trainer.gguf", "trainer.model.on_cpu"),
     ("trainer.model",),

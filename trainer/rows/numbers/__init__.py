@@ -1,0 +1,1 @@
+"""Numbers in texts: of a row's answer, and of a completion."""
