@@ -10,6 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from gemtune import VERSION
 from gemtune.bootstrap import Services
 from gemtune.jobs.record import Artifact, Claim
 from gemtune.jobs.status import Step
@@ -24,7 +25,7 @@ def submitted(api: Any, **fields: Any) -> str:
 
 
 def test_health(api: Any) -> None:
-    assert api.get("/health").json == {"status": "healthy", "service": "training"}
+    assert api.get("/health").json == {"status": "healthy", "service": "training", "version": VERSION}
 
 
 def test_a_request_is_accepted_and_shown(api: Any) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+from typing import Any
 
 import click
 
@@ -13,13 +15,18 @@ HELP = """Fine-tune Gemma models with a local or deployed gemtune service.
 
 `gemtune up` starts a service on this machine. The other commands use that service, or the one that --url names.
 
+JOB is a job's id, the beginning or the last part of one, or the name of a job.
+
 Exit codes: 0 success (with --follow: the job completed); 1 the request was rejected or an error occurred; 2 wrong
-usage; 3 the job failed; 4 the job was cancelled; 5 the service cannot be reached.
+usage; 3 the job failed; 4 the job was cancelled; 5 the service cannot be reached; 130 interrupted by Ctrl-C.
 """
 
 
 class _LazyGroup(click.Group):
-    """Command group that imports a command's module when the command is used."""
+    """Command group that imports a command's module when the command is used.
+
+    The options of the group are taken after the command as well.
+    """
 
     # Commands and the modules of gemtune.cli that define them.
     modules: dict[str, str] = {  # noqa: RUF012
@@ -27,6 +34,7 @@ class _LazyGroup(click.Group):
         **dict.fromkeys(("train", "jobs", "status", "events", "cancel", "delete"), "jobs"),
         "export": "export",
         "artifacts": "artifacts",
+        **dict.fromkeys(("watch", "wait", "metrics", "version"), "watching"),
     }
 
     def invoke(self, ctx: click.Context) -> object:
@@ -63,14 +71,74 @@ class _LazyGroup(click.Group):
         module = importlib.import_module(f"gemtune.cli.{self.modules[name]}")
         command = module.COMMANDS[name]
         assert isinstance(command, click.Command)
+        own_options = {option for parameter in command.params for option in parameter.opts}
+        command.params += [option for option in _common_options() if not own_options & set(option.opts)]
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command of an argument list.
+
+        Names near commands if there is none.
+        """
+        if args[0] == "help":
+            args = [*args[1:2], "--help"]
+            if len(args) == 1:
+                click.echo(ctx.get_help())
+                ctx.exit()
+        if args[0] not in self.modules and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], [*self.modules, "help"], n=3)
+            suggestion = f" Did you mean {' or '.join(near)}?" if near else ""
+            ctx.fail(f"There is no command {args[0]!r}.{suggestion}")
+        return super().resolve_command(ctx, args)
+
+
+def _common_options() -> list[click.Option]:
+    """Return the options of the group, as a command has them."""
+
+    def set_url(ctx: click.Context, option: click.Parameter, url: str | None) -> None:
+        if url is not None:
+            ctx.obj.url = url_of(url)
+
+    def set_json(ctx: click.Context, option: click.Parameter, as_json: bool) -> None:
+        ctx.obj.as_json |= as_json
+
+    def set_quiet(ctx: click.Context, option: click.Parameter, quiet: bool) -> None:
+        ctx.obj.quiet |= quiet
+
+    shared: dict[str, Any] = {"expose_value": False}
+    return [
+        click.Option(["--url"], callback=set_url, help="URL of the service.", **shared),
+        click.Option(["--json"], is_flag=True, callback=set_json, help="Print results as JSON.", **shared),
+        click.Option(["--quiet", "-q"], is_flag=True, callback=set_quiet, help="Print results only.", **shared),
+    ]
+
+
+def url_of(text: str) -> str:
+    """Return the URL of a service.
+
+    Without a scheme, `http` of this machine is meant.
+
+    Raises click.UsageError for another machine without a scheme, and for other schemes.
+    """
+    scheme, separator, _ = text.partition("://")
+    if separator and scheme in ("http", "https"):
+        return text
+    if separator:
+        raise click.UsageError(f"--url {text}: the URL of a service begins with http:// or https://")
+    if text.partition(":")[0].partition("/")[0] in ("localhost", "127.0.0.1"):
+        return f"http://{text}"
+    raise click.UsageError(f"--url {text}: say https://{text}, or http:// for a service without TLS")
 
 
 @click.command(cls=_LazyGroup, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--url", envvar="GEMTUNE_URL", help="URL of the service (default: http://127.0.0.1:$PORT).")
 @click.option("--json", "as_json", is_flag=True, help="Print results as JSON.")
+@click.option("--quiet", "-q", is_flag=True, help="Print results only, no progress and no advice.")
 @click.version_option(package_name="gemtune")
 @click.pass_context
-def main(ctx: click.Context, url: str | None, as_json: bool) -> None:
+def main(ctx: click.Context, url: str | None, as_json: bool, quiet: bool) -> None:
     """Connect to the service that the options name, for the command to use."""
-    ctx.obj = Connection(url or f"http://127.0.0.1:{os.environ.get('PORT') or 8080}", as_json=as_json)
+    address = f"http://127.0.0.1:{os.environ.get('PORT') or 8080}" if url is None else url_of(url)
+    ctx.obj = Connection(address, as_json=as_json, quiet=quiet)

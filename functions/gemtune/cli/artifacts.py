@@ -22,7 +22,7 @@ class BadDownload(Exception):
 
 
 @click.command()
-@click.argument("job_id")
+@click.argument("job")
 @click.option(
     "--download",
     "folder",
@@ -31,13 +31,13 @@ class BadDownload(Exception):
     help="Download the files to FOLDER.",
 )
 @click.pass_obj
-def artifacts(connection: Connection, job_id: str, folder: Path | None) -> None:
+def artifacts(connection: Connection, job: str, folder: Path | None) -> None:
     """List or download the files of a job's result.
 
     Each downloaded file is checked against its SHA-256. Files that FOLDER already has are not downloaded again. Links
     expire after one hour.
     """
-    response = connection.call("GET", f"/jobs/{job_id}/artifacts")
+    response = connection.call("GET", f"/jobs/{connection.find_job(job)}/artifacts")
     if folder is not None:
         for artifact in response["artifacts"]:
             _download(artifact, folder)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -14,9 +16,21 @@ if TYPE_CHECKING:
     import httpx2
 
 # Exit codes.
-REFUSED, FAILED, CANCELLED, UNREACHABLE = 1, 3, 4, 5
+REFUSED, FAILED, CANCELLED, UNREACHABLE, INTERRUPTED = 1, 3, 4, 5, 130
 # Exit codes by the final status of a job that is followed.
 ENDED = {"completed": 0, "failed": FAILED, "cancelled": CANCELLED}
+# A whole id, which needs no search (gemtune.jobs.ids).
+WHOLE_ID = re.compile(r"(training|export)_[a-z0-9_-]+_[0-9a-f]{12}")
+# Pages of jobs that are searched for a part of an id or a name, newest first.
+SEARCHED_PAGES, JOBS_PER_PAGE = 10, 200
+# Requests of the API that hints name, and the commands for them.
+COMMANDS_OF_REQUESTS = (
+    (re.compile(r"`?POST /jobs/([^/\s`]+)/(cancel|pause|resume)`?"), r"`gemtune \2 \1`"),
+    (re.compile(r"`?POST /jobs/([^/\s`]+)/exports`?"), r"`gemtune export \1`"),
+    (re.compile(r"`?GET /jobs/([^/\s`]+)/(status|events|artifacts|metrics)`?"), r"`gemtune \2 \1`"),
+    (re.compile(r"`?DELETE /jobs/([^/\s`]+)`?"), r"`gemtune delete \1`"),
+    (re.compile(r"`?GET /jobs\b`?"), "`gemtune jobs`"),
+)
 
 
 class Unreachable(Exception):
@@ -32,6 +46,37 @@ class Connection:
 
     url: str
     as_json: bool
+    quiet: bool = False
+
+    def find_job(self, reference: str) -> str:
+        """Return the id of a job.
+
+        reference: its id, the beginning or the last part of it, or the job's name. Prints an error and exits with code
+        1 if no job fits, or several.
+        """
+        if WHOLE_ID.fullmatch(reference):
+            return reference
+        matches = [job for job in self._newest_jobs() if _names(reference, job)]
+        if len(matches) == 1:
+            return str(matches[0]["job_id"])
+        if not matches:
+            click.echo(f"job_not_found: no job has an id or a name like {reference!r}", err=True)
+            click.echo("  `gemtune jobs` lists them", err=True)
+        else:
+            click.echo(f"{len(matches)} jobs have an id or a name like {reference!r}; say more of the id:", err=True)
+            for job in matches[:10]:
+                click.echo(f"  {job['job_id']}  {job['status']}  {job['job_name']}", err=True)
+        raise click.exceptions.Exit(REFUSED)
+
+    def _newest_jobs(self) -> Iterator[dict[str, Any]]:
+        """Yield jobs, newest first, up to a limit."""
+        params: dict[str, Any] = {"limit": JOBS_PER_PAGE}
+        for _ in range(SEARCHED_PAGES):
+            page = self.call("GET", "/jobs", params=params)
+            yield from page["jobs"]
+            if page["next_page_token"] is None:
+                return
+            params["page_token"] = page["next_page_token"]
 
     def call(self, method: str, path: str, **more: Any) -> Any:
         """Send a request and return the decoded response.
@@ -99,8 +144,21 @@ class Connection:
         else:
             click.echo(f"{error['code']}: {error['message']}", err=True)
             if error.get("hint"):
-                click.echo(f"  {error['hint']}", err=True)
+                click.echo(f"  {as_commands(error['hint'])}", err=True)
         raise click.exceptions.Exit(REFUSED)
+
+
+def _names(reference: str, job: Mapping[str, Any]) -> bool:
+    """Return whether a job is meant by a part of its id, or by its name."""
+    job_id = str(job["job_id"])
+    return job_id.startswith(reference) or job_id.endswith(f"_{reference}") or str(job["job_name"]) == reference
+
+
+def as_commands(hint: str) -> str:
+    """Return a hint of the API with commands instead of requests."""
+    for request, command in COMMANDS_OF_REQUESTS:
+        hint = request.sub(command, hint)
+    return hint
 
 
 def print_problems(problems: list[dict[str, Any]]) -> None:
@@ -109,4 +167,4 @@ def print_problems(problems: list[dict[str, Any]]) -> None:
         field = ".".join(map(str, problem["loc"])) or "request"
         click.echo(f"{field}: {problem['msg']} ({problem['code']})", err=True)
         if problem.get("hint"):
-            click.echo(f"  {problem['hint']}", err=True)
+            click.echo(f"  {as_commands(problem['hint'])}", err=True)

@@ -12,7 +12,7 @@ from gemtune.jobs.secret_names import REFERENCE, USER_PREFIX
 
 
 @click.command()
-@click.argument("job_id")
+@click.argument("job")
 @click.option("--format", "format_", required=True, metavar="FORMAT", help="Export format: {adapter|merged|gguf}.")
 @click.option("--quantization", help="Quantization of the weights (default: that of the format).")
 @click.option("--destination", help="Where to export to: {gcs|hfhub}; hfhub needs --repo.")
@@ -23,14 +23,15 @@ from gemtune.jobs.secret_names import REFERENCE, USER_PREFIX
 @click.option("--idempotency-key", metavar="KEY", help="Reuse the job created earlier with the same KEY and request.")
 @click.pass_obj
 def export(
-    connection: Connection, /, job_id: str, follow: bool, idempotency_key: str | None, **options: str | None
+    connection: Connection, /, job: str, follow: bool, idempotency_key: str | None, **options: str | None
 ) -> None:
     """Export a trained job in another form.
 
     The export is a new job, whose id is printed.
     """
     headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
-    response = connection.call("POST", f"/jobs/{job_id}/exports", json=_request(options), headers=headers)
+    path = f"/jobs/{connection.find_job(job)}/exports"
+    response = connection.call("POST", path, json=_request(options), headers=headers)
     if not connection.print_if_json(response):
         click.echo(response["job_id"])
     if follow:

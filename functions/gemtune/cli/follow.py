@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from gemtune.cli.connection import ENDED, FAILED, UNREACHABLE, Connection, Unreachable
+from gemtune.cli.connection import (
+    ENDED,
+    FAILED,
+    INTERRUPTED,
+    UNREACHABLE,
+    Connection,
+    Unreachable,
+    as_commands,
+)
+from gemtune.jobs.status import is_final
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
 POLL_SECONDS = 0.5
 # Seconds that a service may be unreachable, for example during a restart.
 PATIENCE_SECONDS = 120.0
+# Seconds between lines without a terminal, while the status stays the same.
+LINE_SECONDS = 5.0
+# Columns of a terminal that the text beside a progress bar takes.
+BAR_COLUMNS = 72
 
 
 @dataclass
-class _Poller:
+class Poller:
     """Sends requests to a service that may be unreachable for a while."""
 
     connection: Connection
@@ -40,37 +58,111 @@ class _Poller:
 
 
 def follow(connection: Connection, job_id: str, *, sleep: Callable[[float], None] = time.sleep) -> int:
-    """Show a progress bar until a job is over; return its exit code."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    """Show a job's progress until it is over; return its exit code.
 
-    from gemtune.jobs.status import is_final
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[detail]}"), TimeElapsedColumn())
-    poller = _Poller(connection)
+    In a terminal that is a progress bar, elsewhere a line at each change and every LINE_SECONDS. Ctrl-C ends only the
+    following, with INTERRUPTED.
+    """
+    poller = Poller(connection)
     try:
-        with Progress(*columns) as bar:
-            task = bar.add_task("waiting", total=None, detail="")
+        with _display(connection) as show:
             while True:
                 job = poller.get(f"/jobs/{job_id}/status")
-                if job is None:
-                    bar.update(task, detail="waiting for the service")
-                else:
-                    bar.update(task, **_bar_fields(job))
-                    if is_final(job["status"], job["finished_at"]):
-                        break
+                show(job)
+                if job is not None and is_final(job["status"], job["finished_at"]):
+                    break
                 sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        return explain_interrupt(job_id)
     except Unreachable as error:
         click.echo(str(error), err=True)
         return UNREACHABLE
-    for warning in job.get("warnings", ()):
-        click.echo(f"warning: {warning['message']} ({warning['hint']})", err=True)
+    return print_result(connection, job)
+
+
+def print_result(connection: Connection, job: dict[str, Any]) -> int:
+    """Print how a job ended; return its exit code."""
+    for warning in job.get("warnings", ()) if not connection.quiet else ():
+        click.echo(f"warning: {warning['message']} ({as_commands(warning['hint'])})", err=True)
     if job["error"]:
         click.echo(f"{job['error_detail']['code']}: {job['error']}", err=True)
+        if job["error_detail"].get("hint"):
+            click.echo(f"  {as_commands(job['error_detail']['hint'])}", err=True)
     elif job["adapter_path"]:
         click.echo(f"{job['status']}: {job['adapter_path']}")
     else:
         click.echo(job["status"])
     return ENDED.get(job["status"], FAILED)  # any final status of a newer service other than `completed` is a failure
+
+
+def explain_interrupt(job_id: str) -> int:
+    """Say after Ctrl-C that the job goes on; return the exit code."""
+    click.echo(
+        f"\nThe job goes on. Look at it again with `gemtune watch {job_id}`, cancel it with `gemtune cancel {job_id}`.",
+        err=True,
+    )
+    return INTERRUPTED
+
+
+Show = Callable[[dict[str, Any] | None], None]
+
+
+@contextmanager
+def _display(connection: Connection) -> Iterator[Show]:
+    """Yield a function that shows a job's status.
+
+    Its argument is None while the service is unreachable.
+    """
+    from rich.console import Console
+
+    console = Console(stderr=connection.as_json)  # JSON on standard output stays alone
+    if connection.quiet:
+        yield lambda job: None
+    elif not console.is_terminal:
+        yield _Lines().show
+    else:
+        with _progress_bar(console) as bar:
+            task = bar.add_task("waiting", total=None, detail="")
+
+            def show(job: dict[str, Any] | None) -> None:
+                fields = {"detail": "waiting for the service"} if job is None else _bar_fields(job)
+                bar.update(task, **fields)
+
+            yield show
+
+
+def _progress_bar(console: Console) -> Progress:
+    """Return a progress bar that fits the terminal.
+
+    In a narrow one it is only text.
+    """
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.table import Column
+
+    detail = TextColumn("{task.fields[detail]}", table_column=Column(no_wrap=True, overflow="ellipsis"))
+    bar = [BarColumn(bar_width=min(40, console.width - BAR_COLUMNS))] if console.width > BAR_COLUMNS + 8 else []
+    return Progress(TextColumn("{task.description}"), *bar, detail, TimeElapsedColumn(), console=console)
+
+
+class _Lines:
+    """Lines for a pipe or a log file.
+
+    One is printed at each change of the status and every LINE_SECONDS.
+    """
+
+    def __init__(self) -> None:
+        self._status, self._last, self._polls = "", "", 0
+
+    def show(self, job: dict[str, Any] | None) -> None:
+        """Print a line if it is time for one."""
+        self._polls += 1
+        status = "" if job is None else job["status"]
+        detail = "waiting for the service" if job is None else _bar_fields(job)["detail"]
+        line = f"{status} {detail}".strip()
+        is_due = self._polls * POLL_SECONDS >= LINE_SECONDS and line != self._last
+        if status != self._status or is_due:
+            click.echo(line, err=True)
+            self._status, self._last, self._polls = status, line, 0
 
 
 def _bar_fields(job: dict[str, Any]) -> dict[str, Any]:
@@ -83,8 +175,11 @@ def _bar_fields(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def follow_events(connection: Connection, job_id: str, *, sleep: Callable[[float], None] = time.sleep) -> int:
-    """Print each new event of a job until it is over; return its exit code."""
-    after, poller = 0, _Poller(connection)
+    """Print each new event of a job until it is over; return its exit code.
+
+    Ctrl-C ends only the following, with INTERRUPTED.
+    """
+    after, poller = 0, Poller(connection)
     try:
         while True:
             response = poller.get(f"/jobs/{job_id}/events", params={"after": after})
@@ -95,6 +190,8 @@ def follow_events(connection: Connection, job_id: str, *, sleep: Callable[[float
                 if event["status"] in ENDED:
                     return ENDED[event["status"]]
             sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        return explain_interrupt(job_id)
     except Unreachable as error:
         click.echo(str(error), err=True)
         return UNREACHABLE

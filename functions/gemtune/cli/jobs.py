@@ -8,7 +8,7 @@ import click
 
 from gemtune.cli import follow as following
 from gemtune.cli import request_file
-from gemtune.cli.connection import Connection
+from gemtune.cli.connection import Connection, as_commands
 
 
 @click.command()
@@ -44,26 +44,27 @@ def jobs(connection: Connection, status: str | None, modality: str | None, limit
         return
     for job in response["jobs"]:
         click.echo(f"{job['created_at'][:19]}  {job['status']:10}  {job['job_id']}  {job['job_name']}")
-    if response["next_page_token"]:
+    if response["next_page_token"] and not connection.quiet:
         click.echo("There are more jobs. Increase --limit or use a filter to see them.", err=True)
 
 
 @click.command()
-@click.argument("job_id")
+@click.argument("job")
 @click.pass_obj
-def status(connection: Connection, job_id: str) -> None:
+def status(connection: Connection, job: str) -> None:
     """Show the status of a job."""
-    response = connection.call("GET", f"/jobs/{job_id}/status")
+    response = connection.call("GET", f"/jobs/{connection.find_job(job)}/status")
     if not connection.print_if_json(response):
         _print_job(response)
 
 
 @click.command()
-@click.argument("job_id")
+@click.argument("job")
 @click.option("--follow", is_flag=True, help="Print new events until the job is over and exit with its result.")
 @click.pass_obj
-def events(connection: Connection, job_id: str, follow: bool) -> None:
+def events(connection: Connection, job: str, follow: bool) -> None:
     """List the events of a job."""
+    job_id = connection.find_job(job)
     if follow:
         raise click.exceptions.Exit(following.follow_events(connection, job_id))
     response = connection.call("GET", f"/jobs/{job_id}/events")
@@ -73,20 +74,22 @@ def events(connection: Connection, job_id: str, follow: bool) -> None:
 
 
 @click.command()
-@click.argument("job_id")
+@click.argument("job")
 @click.pass_obj
-def cancel(connection: Connection, job_id: str) -> None:
+def cancel(connection: Connection, job: str) -> None:
     """Cancel a job; it cannot be resumed."""
+    job_id = connection.find_job(job)
     response = connection.call("POST", f"/jobs/{job_id}/cancel")
     if not connection.print_if_json(response):
         click.echo(f"Job {job_id} is {response['status']}")
 
 
 @click.command()
-@click.argument("job_id")
+@click.argument("job")
 @click.pass_obj
-def delete(connection: Connection, job_id: str) -> None:
+def delete(connection: Connection, job: str) -> None:
     """Delete a job that is over, with all of its files."""
+    job_id = connection.find_job(job)
     response = connection.call("DELETE", f"/jobs/{job_id}")
     if not connection.print_if_json(response):
         click.echo(f"Deleted job {job_id}")
@@ -111,7 +114,8 @@ def _print_job(job: dict[str, Any]) -> None:
             click.echo(f"{name + ':':22}{job[name]}")
     for name, step in job["steps"].items():
         cause = f", {step['cause']}" if step["cause"] else ""
-        click.echo(f"{name + ':':22}{step['state']}, attempt {step['attempt']}, {step['seconds']:.1f} s{cause}")
+        duration = "" if step["state"] == "running" and not step["seconds"] else f", {step['seconds']:.1f} s"
+        click.echo(f"{name + ':':22}{step['state']}, attempt {step['attempt']}{duration}{cause}")
     if job["progress"]:
         click.echo(f"{'progress:':22}{following.format_progress(job['progress'])}")
     for title, metrics in (("metrics:", job["metrics"]), ("base model:", (job["metrics"] or {}).get("baseline"))):
@@ -123,11 +127,11 @@ def _print_job(job: dict[str, Any]) -> None:
             after = "" if train_step is None else f", after train_step {train_step}"
             click.echo(f"{title:22}{', '.join(f'{name} {value:.4f}' for name, value in values.items())}{after}")
     for warning in job.get("warnings", ()):  # an older service sends no warnings
-        click.echo(f"{'warning:':22}{warning['message']} ({warning['hint']})")
+        click.echo(f"{'warning:':22}{warning['message']} ({as_commands(warning['hint'])})")
     if job["error"]:
         click.echo(f"{'error:':22}{job['error']} ({job['error_detail']['code']})")
         if job["error_detail"]["hint"]:
-            click.echo(f"{'':22}{job['error_detail']['hint']}")
+            click.echo(f"{'':22}{as_commands(job['error_detail']['hint'])}")
 
 
 COMMANDS = {c.name: c for c in (train, jobs, status, events, cancel, delete)}

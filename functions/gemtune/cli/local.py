@@ -9,7 +9,7 @@ import sys
 import click
 
 from gemtune.bootstrap import services
-from gemtune.cli.connection import REFUSED, Connection, print_problems
+from gemtune.cli.connection import INTERRUPTED, REFUSED, Connection, print_problems
 from gemtune.errors import BadSetting
 from gemtune.log_lines import log_to_stderr
 
@@ -37,7 +37,8 @@ def up(port: int | None) -> None:
 def publish(connection: Connection, file: str, idempotency_key: str | None) -> None:
     """Publish a training request as a message to job-requests.
 
-    FILE is a JSON or YAML file, or - for standard input. The service does not have to be running.
+    FILE is a JSON or YAML file, or - for standard input. The service does not have to be running. A request that the
+    service would reject is not published, because nobody would be told.
     """
     from gemtune.cli import request_file
     from gemtune.jobs.sources import Source
@@ -45,10 +46,11 @@ def publish(connection: Connection, file: str, idempotency_key: str | None) -> N
     from gemtune.request import parsing
 
     document = json.dumps(request_file.read(file)).encode()
-    problems = parsing.read(document, Source.PUBSUB).problems
-    if any(problem.code == "secret_in_the_open" for problem in problems):
-        # The bus stores messages before the service validates them, so a token must never be published.
-        print_problems([problem.to_json() for problem in problems])
+    reading = parsing.read(document, Source.PUBSUB)
+    if reading.request is not None and not services().settings.on_gcp:  # a deployed service has facts of its own
+        reading = services().submit.check(reading)
+    if reading.problems:
+        print_problems([problem.to_json() for problem in reading.problems])
         raise click.exceptions.Exit(REFUSED)
     attributes = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
     message_id = services().bus.publish(Topic.JOB_REQUESTS, document, attributes=attributes)
@@ -71,14 +73,17 @@ def listen(subscription: str, once: bool) -> None:
         bus.subscribe(subscription, Topic.JOB_STATUS)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    while True:
-        messages = bus.pull(subscription, 100, wait_seconds=0.0 if once else WAIT_SECONDS)
-        for message in messages:
-            click.echo(message.message.decode())
-            sys.stdout.flush()
-            bus.ack(subscription, [message.ack_id])
-        if once and not messages:
-            return
+    try:
+        while True:
+            messages = bus.pull(subscription, 100, wait_seconds=0.0 if once else WAIT_SECONDS)
+            for message in messages:
+                click.echo(message.message.decode())
+                sys.stdout.flush()
+                bus.ack(subscription, [message.ack_id])
+            if once and not messages:
+                return
+    except KeyboardInterrupt:  # unread messages stay on the subscription
+        raise click.exceptions.Exit(INTERRUPTED) from None
 
 
 @click.command()

@@ -11,17 +11,47 @@ import click
 from gemtune.errors import RequestRefused
 from gemtune.request.job_file import as_json
 
+DATA_FILE = (
+    "{file} holds rows, not a request. A request names the dataset that the rows are in (processed_dataset_id); "
+    "docs/datasets.md says where to put the file"
+)
+
 
 def read(file: str) -> Any:
     """Return the content of a JSON or YAML file, or of standard input for "-".
 
-    Standard input is read as YAML, which includes JSON. Raises click.UsageError for an unreadable or invalid file.
+    Standard input is read as YAML, which includes JSON. Paths of local folders that begin with `~` or `.` become
+    absolute, since the service has other folders. Raises click.UsageError for an unreadable or invalid file.
     """
     try:
-        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        content = sys.stdin.buffer.read() if file == "-" else Path(file).expanduser().read_bytes()
     except OSError as error:
         raise click.UsageError(f"could not read {file}: {error.strerror}") from None
+    if not content.strip():
+        raise click.UsageError(f"{file} is empty; a request has at least processed_dataset_id and training_config")
     try:
-        return as_json(content, yaml=not file.endswith(".json"))
+        request = as_json(content, yaml=not file.endswith(".json"))
     except RequestRefused as error:
+        if _is_data(file, content):
+            raise click.UsageError(DATA_FILE.format(file=file)) from None
         raise click.UsageError(f"{file}: {error.message}") from None
+    if _is_data(file, content) or isinstance(request, list):
+        raise click.UsageError(DATA_FILE.format(file=file))
+    if isinstance(request, dict):
+        _make_path_absolute(request.get("training_config"))
+    return request
+
+
+def _is_data(file: str, content: bytes) -> bool:
+    """Return whether a file holds the rows of a dataset instead of a request."""
+    if Path(file).suffix in (".jsonl", ".csv", ".tsv", ".parquet", ".gz", ".zst"):
+        return True
+    lines = content.strip().splitlines()
+    return len(lines) > 1 and all(line.strip().startswith(b"{") and line.strip().endswith(b"}") for line in lines[:2])
+
+
+def _make_path_absolute(training_config: Any) -> None:
+    """Make the path of a base model absolute if it is a relative one."""
+    base = training_config.get("base_model_id") if isinstance(training_config, dict) else None
+    if isinstance(base, str) and base.startswith(("~", "./", "../")):
+        training_config["base_model_id"] = str(Path(base).expanduser().resolve())

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from gemtune import VERSION
 from gemtune.jobs.events import Event
 from gemtune.jobs.record import (
     Artifact,
@@ -155,6 +156,7 @@ class Health(BaseModel):
 
     status: Literal["healthy"] = Field("healthy", description="always `healthy`")
     service: Literal["training"] = Field("training", description="always `training`")
+    version: str = Field(VERSION, description="version of the service")
 
 
 class ProblemAnswer(BaseModel):

@@ -39,12 +39,14 @@ class ModelFiles:
 
     config: content of its config.json; None if that is missing or cannot be read.
     config_problem: why it cannot be read, if so.
+    absence: if config.json is missing, what is there instead.
     weights_bytes: total size of its weights files; 0 if they were not counted.
     """
 
     config: Mapping[str, Any] | None
     config_problem: str | None = None
     weights_bytes: int = 0
+    absence: str = "there is no config.json in this folder"
 
     @property
     def fields(self) -> Mapping[str, Any]:
@@ -87,7 +89,10 @@ def problem_of_id(base_model_id: str) -> Problem | None:
     if parse(base_model_id) is not None:
         return None
     hint = "use a Hub id such as google/gemma-3-270m-it, gs://bucket/folder, or an absolute local folder"
-    return Problem(("training_config", "base_model_id"), "this is not the name of a base model", "bad_base_model", hint)
+    message = "this is not the name of a base model"
+    if base_model_id.startswith(("~", ".")):
+        message, hint = "a local folder has to be an absolute path", "write the path from / on"
+    return Problem(("training_config", "base_model_id"), message, "bad_base_model", hint)
 
 
 def copies_folder(repository: str) -> str:

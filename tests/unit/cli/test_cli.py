@@ -31,7 +31,7 @@ def run(*arguments: str, url: str = "", stdin: str | None = None, **environment:
 def job_body(status: str, **more: Any) -> dict[str, Any]:
     step = {"state": "done", "attempt": 1, "seconds": 1.0, "cause": None}
     body = {
-        "job_id": "training_x",
+        "job_id": "training_d_m_0123456789ab",
         "parent_job_id": None,
         "job_name": "x",
         "status": status,
@@ -51,14 +51,14 @@ def job_body(status: str, **more: Any) -> dict[str, Any]:
 
 
 def test_train_sends_the_request_of_a_file_and_prints_the_job(service: FakeService, tmp_path: Path) -> None:
-    service.answers["POST", "/train"] = (202, {"job_id": "training_x"})
+    service.answers["POST", "/train"] = (202, {"job_id": "training_d_m_0123456789ab"})
     file = tmp_path / "r.yaml"
     file.write_text(json.dumps(request()))
     result = run("train", str(file), "--idempotency-key", "k", url=service.url)
-    assert (result.exit_code, result.stdout) == (0, "training_x\n")
+    assert (result.exit_code, result.stdout) == (0, "training_d_m_0123456789ab\n")
     _, _, headers, body = service.requests[0]
     assert (headers["Idempotency-Key"], body) == ("k", request())
-    assert run("train", "-", url=service.url, stdin=json.dumps(request())).stdout == "training_x\n"
+    assert run("train", "-", url=service.url, stdin=json.dumps(request())).stdout == "training_d_m_0123456789ab\n"
 
 
 def test_a_refusal_names_every_problem_and_exits_1(service: FakeService) -> None:
@@ -138,8 +138,8 @@ def test_a_full_disk_is_reported_without_a_traceback_and_other_errors_are_raised
 
 def test_an_error_of_the_service_is_explained(service: FakeService) -> None:
     error = {"code": "job_is_over", "message": "it is over", "hint": "submit another"}
-    service.answers["POST", "/jobs/x/cancel"] = (409, {"error": error})
-    result = run("cancel", "x", url=service.url)
+    service.answers["POST", "/jobs/training_d_m_0123456789ab/cancel"] = (409, {"error": error})
+    result = run("cancel", "training_d_m_0123456789ab", url=service.url)
     assert (result.exit_code, result.stderr) == (1, "job_is_over: it is over\n  submit another\n")
 
 
@@ -163,7 +163,7 @@ def test_follow_ends_with_the_job_and_survives_a_restart_of_the_service(
     progress = {"train_step": 3, "total_steps": 9, "loss": 1.5, "tokens_per_second": 80.0, "eta_seconds": 12.0}
     failed = {"error": "boom", "error_detail": {"code": "x", "hint": None}} if status == "failed" else {}
     ended = failed | {"finished_at": "2026-11-24T12:00:00Z"}
-    service.answers["GET", "/jobs/training_x/status"] = [
+    service.answers["GET", "/jobs/training_d_m_0123456789ab/status"] = [
         (200, job_body("queued")),
         (200, job_body("training", progress=progress)),
         None,
@@ -173,7 +173,7 @@ def test_follow_ends_with_the_job_and_survives_a_restart_of_the_service(
     ]
     slept: list[float] = []
     connection = Connection(service.url, as_json=False)
-    assert follow.follow(connection, "training_x", sleep=slept.append) == code
+    assert follow.follow(connection, "training_d_m_0123456789ab", sleep=slept.append) == code
     assert len(slept) == 5
 
 
@@ -184,10 +184,10 @@ WARNING_LINE = "2 of 9 rows are cut (raise max_seq_length to 80)"
 def test_a_warning_is_shown_with_the_end_of_a_job_and_in_its_status(
     service: FakeService, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    service.answers["GET", "/jobs/training_x/status"] = (200, job_body("completed", warnings=[WARNING]))
-    follow.follow(Connection(service.url, as_json=False), "training_x", sleep=lambda _: None)
-    assert capsys.readouterr().err == f"warning: {WARNING_LINE}\n"
-    assert WARNING_LINE in run("status", "training_x", url=service.url).stdout
+    service.answers["GET", "/jobs/training_d_m_0123456789ab/status"] = (200, job_body("completed", warnings=[WARNING]))
+    follow.follow(Connection(service.url, as_json=False), "training_d_m_0123456789ab", sleep=lambda _: None)
+    assert capsys.readouterr().err == f"completed\nwarning: {WARNING_LINE}\n"
+    assert WARNING_LINE in run("status", "training_d_m_0123456789ab", url=service.url).stdout
 
 
 def test_the_line_of_an_event_contains_its_warnings() -> None:
@@ -218,11 +218,11 @@ def test_following_events_prints_each_event_once(service: FakeService, capsys: p
 def test_status_prints_metrics_error_attempts_and_the_wandb_url(service: FakeService) -> None:
     metrics = {"eval_loss": 1.0, "accuracy": 0.5, "perplexity": 2.7, "train_step": 8, "baseline": None}
     detail = {"code": "bad_rows", "hint": "fix them"}
-    service.answers["GET", "/jobs/x/status"] = (
+    service.answers["GET", "/jobs/training_d_m_0123456789ab/status"] = (
         200,
         job_body("failed", metrics=metrics, error="row 3", error_detail=detail),
     )
-    text = run("status", "x", url=service.url).stdout
+    text = run("status", "training_d_m_0123456789ab", url=service.url).stdout
     for part in (
         "failed",
         "eval_loss 1.0000, accuracy 0.5000, perplexity 2.7000, after train_step 8",
@@ -251,6 +251,9 @@ def test_a_token_is_not_published(home: Path) -> None:
 
 
 def test_a_published_request_waits_on_the_bus_for_the_service(home: Path) -> None:
+    dataset = home / "data" / "processed_datasets" / request()["processed_dataset_id"]
+    dataset.mkdir(parents=True)
+    (dataset / "train.jsonl").touch()
     assert run("publish", "-", "--idempotency-key", "k", stdin=json.dumps(request())).exit_code == 0
     (received,) = services().bus.lease(["dispatch"], 9)
     assert json.loads(received.message) == request()
@@ -275,14 +278,28 @@ def test_a_secret_is_stored_and_not_printed(home: Path, monkeypatch: pytest.Monk
 
 
 def test_export_sends_the_options_that_were_used_and_no_others(service: FakeService) -> None:
-    service.answers["POST", "/jobs/training_x/exports"] = (202, {"job_id": "export_x"})
-    service.answers["GET", "/jobs/export_x/status"] = (200, job_body("completed", adapter_path="/exported"))
-    result = run("export", "training_x", "--format", "gguf", "--follow", "--idempotency-key", "k", url=service.url)
-    assert (result.exit_code, result.stdout.splitlines()[0]) == (0, "export_x")
+    service.answers["POST", "/jobs/training_d_m_0123456789ab/exports"] = (202, {"job_id": "export_d_m_0123456789ab"})
+    service.answers["GET", "/jobs/export_d_m_0123456789ab/status"] = (
+        200,
+        job_body("completed", adapter_path="/exported"),
+    )
+    result = run(
+        "export", "training_d_m_0123456789ab", "--format", "gguf", "--follow", "--idempotency-key", "k", url=service.url
+    )
+    assert (result.exit_code, result.stdout.splitlines()[0]) == (0, "export_d_m_0123456789ab")
     _, _, headers, body = service.requests[0]
     assert (headers["Idempotency-Key"], body) == ("k", {"export_config": {"format": "gguf"}})
     to_the_hub = ["--destination", "hfhub", "--repo", "me/mine", "--token", "hub", "--job-name", "again"]
-    run("export", "training_x", "--format", "merged", "--quantization", "q4", *to_the_hub, url=service.url)
+    run(
+        "export",
+        "training_d_m_0123456789ab",
+        "--format",
+        "merged",
+        "--quantization",
+        "q4",
+        *to_the_hub,
+        url=service.url,
+    )
     assert service.requests[-1][3] == {
         "export_config": {
             "format": "merged",

@@ -36,7 +36,7 @@ def supported(request: TrainRequest, facts: Facts) -> list[Problem]:
         return [Problem(LOC, files.config_problem, "bad_base_model", "save the model again")]
     if files.config is None:
         hint = "the folder has to contain config.json, *.safetensors and the tokenizer's files"
-        return [Problem(LOC, "there is no config.json in this folder", "base_model_not_found", hint)]
+        return [Problem(LOC, files.absence, "base_model_not_found", hint)]
     problem = families.problem_of_config(files.fields)
     return [] if problem is None else [problem]
 

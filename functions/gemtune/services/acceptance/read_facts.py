@@ -153,4 +153,18 @@ def _files_of_folder(path: Path) -> ModelFiles:
     try:
         return base_model.describe_folder(lambda: read_file(path / "config.json", named="its config.json"), {})
     except OSError:
-        return ModelFiles(None)
+        return ModelFiles(None, absence=_absence(path))
+
+
+def _absence(path: Path) -> str:
+    """Return what a local folder without a config.json is instead."""
+    try:
+        if not path.exists():
+            return "this folder does not exist"
+        if not path.is_dir():
+            return "this is a file, not a folder"
+        if (path / "adapter_config.json").exists():
+            return "this is the folder of an adapter, not of a base model"
+    except OSError as error:
+        return f"this folder cannot be read: {error.strerror}"
+    return "there is no config.json in this folder"

@@ -12,6 +12,7 @@ from gemtune.jobs import ids
 from gemtune.jobs.record import Job
 from gemtune.ports import Buckets, Bus, JobStore, Topic
 from gemtune.request import placement, rules
+from gemtune.request.parsing import Reading
 from gemtune.request.spec import Spec, TrainRequest, request_hash
 from gemtune.services.acceptance.create_job import CreateJob, Submission, check_same_request
 from gemtune.services.acceptance.read_facts import ReadFacts
@@ -64,6 +65,13 @@ class Submit:
         except (ObjectNotFound, UnsafeName, Unreadable) as error:
             log.warning("job %s is launched without its spec: %s", job.job_id, error)
             return {}
+
+    def check(self, reading: Reading[TrainRequest]) -> Reading[TrainRequest]:
+        """Check a request as `accept` does, without creating a job.
+
+        Returns the request with all of its problems.
+        """
+        return reading if reading.request is None else rules.check(reading, self.read_facts(reading.request))
 
     def accept(self, submission: Submission[TrainRequest]) -> Job:
         """Return the request's job: a new one, or that of an earlier request.

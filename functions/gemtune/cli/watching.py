@@ -1,0 +1,105 @@
+"""Commands that look at running jobs: watch, wait, metrics, version."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import Any
+
+import click
+
+from gemtune import VERSION
+from gemtune.cli import follow as following
+from gemtune.cli.connection import UNREACHABLE, Connection, Unreachable
+
+# Jobs that `watch` shows without a job.
+SHOWN_JOBS = 20
+
+
+@click.command()
+@click.argument("job", required=False)
+@click.pass_obj
+def watch(connection: Connection, job: str | None) -> None:
+    """Show the progress of a job until it is over, and exit with its result.
+
+    Without JOB, show the newest jobs until Ctrl-C.
+    """
+    if job is not None:
+        raise click.exceptions.Exit(following.follow(connection, connection.find_job(job)))
+    _watch_list(connection)
+
+
+@click.command()
+@click.argument("job")
+@click.pass_obj
+def wait(connection: Connection, job: str) -> None:
+    """Wait for the end of a job and exit with its result, without progress."""
+    connection.quiet = True
+    raise click.exceptions.Exit(following.follow(connection, connection.find_job(job)))
+
+
+@click.command()
+@click.argument("job")
+@click.option("--after", type=click.IntRange(0), help="Only entries with a higher train_step.")
+@click.pass_obj
+def metrics(connection: Connection, job: str, after: int | None) -> None:
+    """Print the loss history of a training."""
+    params = {} if after is None else {"after": after}
+    response = connection.call("GET", f"/jobs/{connection.find_job(job)}/metrics", params=params)
+    if connection.print_if_json(response):
+        return
+    for entry in response["metrics"]:
+        click.echo("  ".join(f"{name} {_value(value)}" for name, value in entry.items() if value is not None))
+
+
+@click.command()
+@click.pass_obj
+def version(connection: Connection) -> None:
+    """Print the versions of this program and of the service."""
+    versions: dict[str, str | None] = {"client": VERSION, "service": None}
+    with suppress(Unreachable):
+        versions["service"] = connection.ask("GET", "/health").get("version", "an older one")
+    if not connection.print_if_json({**versions, "url": connection.url}):
+        click.echo(f"gemtune {versions['client']}")
+        click.echo(f"service {versions['service'] or 'does not answer'} at {connection.url}")
+
+
+def _watch_list(connection: Connection) -> None:
+    """Show the newest jobs until Ctrl-C."""
+    from rich.console import Console
+    from rich.live import Live
+
+    poller, console = following.Poller(connection), Console()
+    if not console.is_terminal:
+        raise click.UsageError("without a terminal, say which job to watch, or list them with `gemtune jobs`")
+    try:
+        with Live(console=console, refresh_per_second=4) as live:
+            while True:
+                page = poller.get("/jobs", params={"limit": min(SHOWN_JOBS, max(1, console.height - 3))})
+                if page is not None:
+                    live.update(_table(page["jobs"]))
+                time.sleep(following.POLL_SECONDS)
+    except KeyboardInterrupt:
+        return
+    except Unreachable as error:
+        click.echo(str(error), err=True)
+        raise click.exceptions.Exit(UNREACHABLE) from None
+
+
+def _table(jobs: list[dict[str, Any]]) -> Any:
+    """Return a table of jobs that fits the terminal."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table("created", "status", "name", "job", box=box.SIMPLE, pad_edge=False)
+    table.columns[2].no_wrap = table.columns[3].no_wrap = True
+    for job in jobs:
+        table.add_row(job["created_at"][11:19], job["status"], job["job_name"], job["job_id"])
+    return table
+
+
+def _value(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+COMMANDS = {c.name: c for c in (watch, wait, metrics, version)}
