@@ -13,12 +13,11 @@ from safetensors.torch import load_file
 
 from gemtune.jobs.status import Step
 from gemtune.request.rl_spec import DpoLoss
-from gemtune.request.spec import Spec
 from tests import preference_rows, rows, tiny_gemma
 from tests.trainer.conftest import Bench
 from tests.trainer.steps.test_train import adapter, after_steps
+from tests.trainer.training.rl_trainers import make_trainer, prepared_folder, randomize_adapter
 from trainer.rows.prepared import read_tokens
-from trainer.training.interface import Hooks, Setup
 
 BETA = 0.2
 
@@ -63,8 +62,7 @@ def reference_metrics(model: Any, pairs: list[dict[str, Any]]) -> tuple[float, f
 
 
 def held_out_pairs(bench: Bench) -> list[dict[str, Any]]:
-    folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
-    return list(read_tokens(folder / "eval.parquet"))
+    return list(read_tokens(prepared_folder(bench) / "eval.parquet"))
 
 
 def logged_entries(bench: Bench) -> list[dict[str, Any]]:
@@ -138,44 +136,9 @@ def test_a_resumed_training_ends_with_the_same_weights(bench_of: Callable[..., B
     assert interrupted.job.metrics == uninterrupted.job.metrics
 
 
-# Hooks of a run without progress reports, checkpoints or stops.
-NO_HOOKS = Hooks(lambda *_: None, lambda *_: None, lambda *_: None, lambda: False)
-
-
-def make_trainer(bench: Bench, base: Path, tmp_path: Path) -> Any:
-    """Return the trainer of a prepared job on another base model."""
-    from trainer.model.engines import huggingface
-    from trainer.training import dpo
-
-    spec = Spec.model_validate_json(bench.services.buckets.config.read(bench.job.spec_name))
-    folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
-    return dpo.make(
-        Setup(
-            huggingface.load(base, spec),
-            spec.training_config,
-            base,
-            folder / "train.parquet",
-            folder / "eval.parquet",
-            output=tmp_path / "out",
-            total_steps=8,
-            max_length=2048,
-            hooks=NO_HOOKS,
-        )
-    )
-
-
-def randomize_adapter(model: Any) -> Any:
-    """Fill the adapter's B factors with random numbers, to give it an effect."""
-    torch.manual_seed(3)
-    for name, weight in model.named_parameters():
-        if "lora_B" in name:
-            weight.data.normal_(std=0.05)
-    return model
-
-
 def test_dpo_metrics_respect_the_soft_caps_of_gemma_2(bench_of: Callable[..., Bench], tmp_path: Path) -> None:
     bench = dpo_bench(bench_of).to(Step.PREPARE)
-    trainer = make_trainer(bench, tiny_gemma.build(tmp_path / "gemma2", "gemma2"), tmp_path)
+    trainer = make_trainer(bench, tmp_path, base=tiny_gemma.build(tmp_path / "gemma2", "gemma2"))
     model = randomize_adapter(trainer.model)
     assert model.config._attn_implementation == "eager"
     measured = trainer.evaluation_metrics().by_name()
@@ -186,7 +149,7 @@ def test_dpo_metrics_respect_the_soft_caps_of_gemma_2(bench_of: Callable[..., Be
 def test_every_loss_of_the_contract_is_known_to_trl(bench_of: Callable[..., Bench], tmp_path: Path) -> None:
     bench = dpo_bench(bench_of).to(Step.PREPARE)
     torch.manual_seed(4)  # with other seeds two losses of this batch can coincide
-    trainer = make_trainer(bench, bench.base, tmp_path)
+    trainer = make_trainer(bench, tmp_path)
     assert "ref" not in trainer.model.peft_config
     randomize_adapter(trainer.model).train()
     batch: Mapping[str, Any] = next(iter(trainer.get_train_dataloader()))
@@ -214,7 +177,7 @@ def with_eval_batch_size(trainer: Any, count: int) -> Any:
 def test_metrics_of_no_loss_depend_on_the_batch_size(bench_of: Callable[..., Bench], tmp_path: Path) -> None:
     """Sorted losses span all pairs, and SFT's averages over all tokens."""
     bench = dpo_bench(bench_of).to(Step.PREPARE)
-    trainer = make_trainer(bench, bench.base, tmp_path)
+    trainer = make_trainer(bench, tmp_path)
     randomize_adapter(trainer.model)
     trainer.label_smoothing = 0.1
     pairs = len(held_out_pairs(bench))
@@ -229,7 +192,7 @@ def test_metrics_of_no_loss_depend_on_the_batch_size(bench_of: Callable[..., Ben
 def test_a_sorted_loss_spans_all_pairs(bench_of: Callable[..., Bench], tmp_path: Path) -> None:
     """Compare with AOT by Melnyk et al., arXiv:2406.05882, row by row."""
     bench = dpo_bench(bench_of, rl={"loss_type": "aot"}).to(Step.PREPARE)
-    trainer = make_trainer(bench, bench.base, tmp_path)
+    trainer = make_trainer(bench, tmp_path)
     model = randomize_adapter(trainer.model).eval()
     pairs = held_out_pairs(bench)
 
@@ -246,3 +209,41 @@ def test_a_sorted_loss_spans_all_pairs(bench_of: Callable[..., Bench], tmp_path:
         reference = sorted_ratios()
     expected = torch.nn.functional.softplus(-BETA * (policy - reference)).mean()
     assert with_eval_batch_size(trainer, 2).evaluation_metrics().eval_loss == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_batch_is_counted_without_padding_and_logged_without_metrics_of_logits(
+    bench_of: Callable[..., Bench], tmp_path: Path
+) -> None:
+    bench = dpo_bench(bench_of, batch_size=5).to(Step.PREPARE)
+    trainer = make_trainer(bench, tmp_path)
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert not bool(batch["attention_mask"].all())
+    tokens = int(batch["attention_mask"].sum())
+    for _ in range(2):
+        trainer.training_step(trainer.model, dict(batch))
+    assert trainer.tokens_seen == 2 * tokens
+    logged = set(trainer.unlogged_metrics())
+    assert {"rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen"} <= logged
+    assert logged & {"logits/chosen", "logits/rejected", "mean_token_accuracy"} == set()
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_an_evaluation_does_not_change_the_state_of_the_training(
+    bench_of: Callable[..., Bench], tmp_path: Path, is_training: bool
+) -> None:
+    trainer = make_trainer(dpo_bench(bench_of).to(Step.PREPARE), tmp_path)
+    randomize_adapter(trainer.model).train(is_training)
+    counted, before = trainer.tokens_seen, dict(trainer.unlogged_metrics())
+    first, second = trainer.evaluation_metrics(), trainer.evaluation_metrics()
+    assert first == second
+    assert trainer.model.training is is_training
+    assert (trainer.tokens_seen, trainer.unlogged_metrics()) == (counted, before)
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert trainer.compute_loss(trainer.model.train(), batch).requires_grad  # the model is called again
+
+
+def test_the_parameters_of_a_request_reach_trl(bench_of: Callable[..., Bench], tmp_path: Path) -> None:
+    bench = dpo_bench(bench_of).to(Step.PREPARE)
+    args = make_trainer(bench, tmp_path, beta=0.7, loss_type="robust", label_smoothing=0.2).args
+    assert (args.beta, args.loss_type, args.label_smoothing, args.max_length) == (0.7, ["robust"], 0.2, None)
+    assert (args.disable_dropout, args.gradient_checkpointing) == (True, not args.use_cpu)

@@ -15,11 +15,10 @@ import torch
 from gemtune.errors import StepError
 from gemtune.jobs.status import Step
 from gemtune.request.rl_spec import GrpoLoss
-from gemtune.request.spec import Spec
 from tests import preference_rows, rows
 from tests.trainer.conftest import END_OF_TURN, Bench
 from tests.trainer.steps.test_train import adapter, after_steps
-from tests.trainer.training.test_dpo import NO_HOOKS, randomize_adapter
+from tests.trainer.training.rl_trainers import make_trainer, randomize_adapter
 
 HAS_AN_E = {"type": "regex", "name": "has_e", "pattern": "e"}
 SHORT = {"type": "length", "at_most": 3, "weight": 0.25}
@@ -111,32 +110,6 @@ def test_a_resumed_training_ends_with_the_same_weights(bench_of: Callable[..., B
     assert interrupted.job.metrics == uninterrupted.job.metrics
 
 
-def make_trainer(bench: Bench, tmp_path: Path) -> Any:
-    """Return the trainer of a prepared job, without running the step."""
-    from trainer.model.engines import huggingface
-    from trainer.training import grpo
-    from trainer.training.interface import Setup
-
-    spec = Spec.model_validate_json(bench.services.buckets.config.read(bench.job.spec_name))
-    folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
-    base = Path(spec.training_config.base_model_id)
-    trainer = grpo.make(
-        Setup(
-            huggingface.load(base, spec),
-            spec.training_config,
-            base,
-            folder / "train.parquet",
-            folder / "eval.parquet",
-            output=tmp_path / "out",
-            total_steps=8,
-            max_length=2048,
-            hooks=NO_HOOKS,
-        )
-    )
-    trainer.current_gradient_accumulation_steps = 1
-    return trainer
-
-
 def test_advantages_rewards_and_loss_match_a_reference_computation(
     bench_of: Callable[..., Bench], confident_tiny: Path, tmp_path: Path
 ) -> None:
@@ -182,6 +155,37 @@ def test_advantages_rewards_and_loss_match_a_reference_computation(
         tokens += len(completion)
     loss = trainer.compute_loss(model, sampled)
     assert float(loss.detach()) == pytest.approx(total / tokens, rel=1e-3, abs=1e-5)
+
+
+def test_the_parameters_of_a_request_reach_trl(
+    bench_of: Callable[..., Bench], confident_tiny: Path, tmp_path: Path
+) -> None:
+    bench = grpo_bench(bench_of, confident_tiny, HAS_AN_E, SHORT, rl={"temperature": 0.8, "beta": 0.3}).to(Step.PREPARE)
+    args = {name: make_trainer(bench, tmp_path, loss_type=name).args for name in ("dapo", "cispo", "luspo")}
+    for name, each in args.items():
+        assert (each.loss_type, each.temperature, each.beta, each.reward_weights) == (name, 0.8, 0.3, [1.0, 0.25])
+        assert (each.num_generations, each.num_generations_eval, each.max_completion_length) == (4, 1, 6)
+        assert each.per_device_eval_batch_size == 8
+    # CISPO clips from above at 5, whatever TRL's default is; LUSPO weighs whole sequences.
+    assert args["cispo"].epsilon_high == 5.0
+    assert args["dapo"].epsilon_high in (None, args["dapo"].epsilon)
+    assert {name: each.importance_sampling_level for name, each in args.items()} == {
+        "dapo": "token",
+        "cispo": "token",
+        "luspo": "sequence",
+    }
+
+
+def test_tokens_of_prompts_and_completions_are_counted_in_training_only(
+    bench_of: Callable[..., Bench], confident_tiny: Path, tmp_path: Path
+) -> None:
+    trainer = make_trainer(grpo_bench(bench_of, confident_tiny, HAS_AN_E).to(Step.PREPARE), tmp_path)
+    trainer.evaluation_metrics()
+    assert trainer.tokens_seen == 0
+    assert trainer._metrics["eval"] == {}
+    trainer.model.train()
+    sampled = trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
+    assert trainer.tokens_seen == int(sampled["prompt_mask"].sum() + sampled["completion_mask"].sum())
 
 
 def test_every_loss_of_the_contract_is_known_to_trl(

@@ -14,7 +14,7 @@ from gemtune.request.spec import TrainingConfig
 from tests.trainer.conftest import Bench
 from tests.trainer.steps.test_interruptions import history
 from tests.trainer.steps.test_train import after_steps
-from tests.trainer.training.test_dpo import NO_HOOKS
+from tests.trainer.training.rl_trainers import NO_HOOKS
 from trainer.training import job_trainer
 from trainer.training.interface import Setup
 

@@ -17,15 +17,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gemtune.jobs.status import Step
-from gemtune.request.rl_spec import DpoConfig
-from gemtune.request.spec import Spec
 from tests import rows
 from tests.trainer.conftest import Bench
 from tests.trainer.steps.test_train import adapter, after_steps
-from tests.trainer.training.test_dpo import NO_HOOKS, randomize_adapter
+from tests.trainer.training.rl_trainers import make_trainer, prepared_folder, randomize_adapter
 from tests.trainer.training.test_vision import to_processor_messages
 from trainer.rows.prepared import read_tokens
-from trainer.training.picture_batches import PictureCollator
 
 BenchOf = Callable[..., Bench]
 BETA = 0.2
@@ -108,38 +105,7 @@ def policy_and_reference(model: Any, *arguments: Any) -> list[torch.Tensor]:
 
 
 def prepared(bench: Bench, split: str = "eval") -> list[dict[str, Any]]:
-    folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
-    return list(read_tokens(folder / f"{split}.parquet"))
-
-
-def make_trainer(bench: Bench, tmp_path: Path) -> Any:
-    """Return the trainer of a prepared job, with a randomized adapter."""
-    from trainer.model.engines import huggingface
-    from trainer.training import dpo
-    from trainer.training import grpo as grpo_module
-    from trainer.training.interface import Setup
-
-    spec = Spec.model_validate_json(bench.services.buckets.config.read(bench.job.spec_name))
-    folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
-    base = Path(spec.training_config.base_model_id)
-    make = dpo.make if isinstance(spec.training_config.rl_config, DpoConfig) else grpo_module.make
-    trainer: Any = make(
-        Setup(
-            huggingface.load(base, spec),
-            spec.training_config,
-            base,
-            folder / "train.parquet",
-            folder / "eval.parquet",
-            output=tmp_path / "out",
-            total_steps=8,
-            max_length=2048,
-            hooks=NO_HOOKS,
-            pictures=PictureCollator.from_folders(base, folder),
-        )
-    )
-    trainer.current_gradient_accumulation_steps = 1
-    randomize_adapter(trainer.model)
-    return trainer
+    return list(read_tokens(prepared_folder(bench) / f"{split}.parquet"))
 
 
 def only_the_language_model_was_trained(bench: Bench, model: Any, plain: dict[str, torch.Tensor]) -> bool:
@@ -221,7 +187,7 @@ def test_grpo_samples_and_scores_with_the_pictures_of_each_prompt(
     rl = grpo({"type": "numeric_answer"}, {"type": "length", "at_most": 2, "weight": 0.25}, beta=0.3, temperature=0.8)
     bench = rl_bench(vision_bench_of, rl, MIXED, MIXED, base_model_id=str(digit_model), batch_size=16).to(Step.PREPARE)
     trainer = make_trainer(bench, tmp_path)
-    model = trainer.model
+    model = randomize_adapter(trainer.model)
     model.train()
     torch.manual_seed(1)
     batch_rows = next(iter(trainer.get_train_dataloader()))

@@ -19,7 +19,7 @@ from gemtune.errors import (
     StaleAttempt,
     StaleClaim,
 )
-from gemtune.jobs import changes, launches, record, status, steps, stored
+from gemtune.jobs import changes, launches, status, steps, stored
 from gemtune.jobs.record import Artifact, Claim, Failure, FencingToken, Job, JobWarning, Metrics, StepRecord, StepResult
 from gemtune.jobs.status import Status, Step
 
@@ -307,13 +307,13 @@ def test_the_record_lists_every_attempt_with_seconds_cause_and_checkpoint() -> N
     ]
 
 
-def test_the_oldest_attempts_are_dropped() -> None:
+def test_the_oldest_of_more_than_200_attempts_are_dropped() -> None:
     job, fence = running(Step.TRAIN)
-    for number in range(1, record.ATTEMPTS_KEPT + 3):
+    for number in range(1, 203):
         job, _ = steps.stop_attempt(job, fence.model_copy(update={"attempt": number}), cause="sigterm", at=NOW)
         job, _ = steps.begin_attempt(job, Step.TRAIN, MINE, execution="x", at=NOW)
     attempts = [attempt.attempt for attempt in job.steps[Step.TRAIN].attempts]
-    assert attempts == list(range(3, record.ATTEMPTS_KEPT + 3))
+    assert attempts == list(range(3, 203))
 
 
 def test_seconds_of_a_step_are_those_of_all_its_attempts() -> None:

@@ -223,6 +223,37 @@ def test_a_deeply_nested_schema_is_refused() -> None:
     assert problems(grpo({"type": "json_schema", "json_schema": deep})) == {"rewards.0.json_schema": "bad_schema"}
 
 
+def nested_items(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(levels):
+        schema = {"items": schema}
+    return schema
+
+
+def of_parts(count: int) -> dict[str, Any]:
+    """Return a schema whose references lead to so many parts.
+
+    Each reference has 101 parts: itself, its target, and 99 inside.
+    """
+    references, others = divmod(count - 1, 101)
+    parts = [{"$ref": "#/$defs/a"}] * references + [{}] * others
+    return {"$defs": {"a": {"anyOf": [{}] * 99}}, "anyOf": parts}
+
+
+@pytest.mark.parametrize(
+    ("largest", "too_large", "reason"),
+    [
+        ({"description": "x" * (64 * 1024 - 19)}, {"description": "x" * (64 * 1024 - 18)}, "longer than 65536 bytes"),
+        (nested_items(32), nested_items(33), "deeper than 32 levels"),
+        (of_parts(5000), of_parts(5001), "more than 5000 parts"),
+    ],
+)
+def test_a_schema_may_be_as_large_as_the_limit(largest: dict[str, Any], too_large: dict[str, Any], reason: str) -> None:
+    assert schemas.build_validator(largest).is_valid(3)
+    with pytest.raises(ValueError, match=reason):
+        schemas.build_validator(too_large)
+
+
 def test_a_schema_too_deep_to_be_written_is_refused() -> None:
     deep: dict[str, Any] = {}
     for _ in range(100_000):

@@ -223,6 +223,42 @@ def test_no_rule_is_checked_with_the_default_of_an_invalid_field(
 
 
 @pytest.mark.parametrize(
+    ("part", "fields", "where"),
+    [
+        ("training_config", {"packing": True, "provider": "unsloth"}, "packing"),
+        ("training_config", {"early_stopping_patience": 2}, "early_stopping_patience"),
+        ("training_config", {"load_best_model_at_end": True}, "load_best_model_at_end"),
+        ("training_config", {"eval_steps": 7}, "eval_steps"),
+        ("training_config", {"evaluation_metrics": ["loss", "loss"]}, "evaluation_metrics"),
+        ("training_config", {"warmup_ratio": 1.0}, "warmup_ratio"),
+        ("training_config", {"lr_scheduler_type": "polynomial", "learning_rate": 1e-8}, "learning_rate"),
+        ("training_config", {"base_model_id": "a/b/c"}, "base_model_id"),
+        ("training_config", {"train_vision_tower": True}, "train_vision_tower"),
+        ("training_config", {"method": "RL"}, "rl_config"),
+        ("training_config", grpo() | {"packing": True}, "packing"),
+        ("training_config", grpo() | {"lora_dropout": 0.1}, "lora_dropout"),
+        ("training_config", grpo() | {"batch_size": 3}, "rl_config.num_generations"),
+        ("training_config", grpo() | {"max_seq_length": 256}, "rl_config.max_completion_length"),
+        ("training_config", grpo(rewards=[]), "rl_config.rewards"),
+        (
+            "training_config",
+            {"method": "RL", "rl_config": {"algorithm": "dpo", "label_smoothing": 0.1}},
+            "rl_config.label_smoothing",
+        ),
+        ("export_config", {"quantization": "q4"}, "quantization"),
+        ("export_config", {"destination": "hfhub"}, "hf_repo_id"),
+    ],
+)
+def test_a_rule_is_checked_beside_an_invalid_field_that_it_is_not_about(
+    part: str, fields: dict[str, Any], where: str
+) -> None:
+    body = request()
+    body[part] = body.get(part, {}) | fields | {"nothing_known": 1}
+    places = [".".join(map(str, problem.loc)) for problem in checked(body).problems]
+    assert sorted(places) == sorted([f"{part}.nothing_known", f"{part}.{where}"])
+
+
+@pytest.mark.parametrize(
     ("config", "refusal"),
     [
         ({"model_type": "gemma4", "vision_config": {}}, "vision_tower_frozen"),

@@ -47,6 +47,13 @@ def test_a_reference_to_a_users_own_secret_is_accepted_from_every_source(place: 
         assert [(each.loc, each.code) for each in problems] == [(place, "bad_secret_reference")]
 
 
+def test_the_name_of_a_users_secret_has_up_to_64_characters() -> None:
+    longest = "secret:gemtune-user-" + "aB_-" * 16
+    assert checked(request(hf_token=longest), Source.UPLOAD).problems == ()
+    (problem,) = checked(request(hf_token=longest + "c"), Source.UPLOAD).problems
+    assert problem.code == "bad_secret_reference"
+
+
 @pytest.mark.parametrize(("role", "place"), list(zip(TOKENS, PLACES, strict=True)))
 def test_a_reference_to_a_missing_secret_is_refused_at_its_field(role: str, place: tuple[str, ...]) -> None:
     facts = dataclasses.replace(FACTS, missing_secrets=frozenset({role}))
