@@ -113,7 +113,7 @@ def run(context: Context) -> None:
         "chat_template": encoder.template_source,
         "pictures": None if picture_file is None else len(picture_file),
     }
-    warnings = tuple(train.warnings())
+    warnings = (*train.warnings(), *_export_warnings(context, model_config))
     _write_report(output, summary, warnings, train, held_out)
     manifest.publish(context.buckets.export, output, f"{context.prefix}/prepared/{context.fence.attempt}")
     log.info("%d rows to train on, %d held out, %d refused", rows, eval_rows, train.refused_rows)
@@ -132,6 +132,15 @@ def _write_report(
     (output / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False))
     for warning in warnings:
         log.warning("%s; %s", warning.message, warning.hint)
+
+
+def _export_warnings(context: Context, model_config: Mapping[str, Any]) -> Iterator[JobWarning]:
+    """Yield a warning if some programs cannot load the adapter to export."""
+    limits, spec = families.adapter_limits(model_config), context.spec
+    if limits is None or spec.export_config.format != "adapter" or spec.training_config.method == "Full":
+        return
+    message = f"the exported adapter loads in PEFT only: {limits}"
+    yield JobWarning(code="adapter_limited", message=message, hint="for other programs export it again as merged")
 
 
 def _choose_machines(context: Context, provided: Mapping[str, str], longest_row: int) -> tuple[str | None, str | None]:

@@ -200,6 +200,10 @@ FAILURES: Mapping[str, ErrorCode] = {
 }
 
 WARNINGS: Mapping[str, ErrorCode] = {
+    "adapter_limited": ErrorCode(
+        "The job exports an adapter that not every program can load: those on a mixture of experts, and of Gemma 3n.",
+        "Load it with PEFT, or export it as `merged`, which every program can load.",
+    ),
     "rows_refused": ErrorCode(
         "Some rows cannot be used and were left out; `report.json` lists the first ones.",
         "Correct them if they matter.",

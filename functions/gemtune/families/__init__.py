@@ -41,6 +41,20 @@ def of_config(config: Mapping[str, Any]) -> tuple[Family, ModelType] | None:
     return None if family is None else (family, family.model_types[str(config["model_type"])])
 
 
+def adapter_limits(config: Mapping[str, Any]) -> str | None:
+    """Return why some programs cannot load an adapter of a model, if so.
+
+    None if all that load adapters can. config: content of its config.json.
+    """
+    family_and_type = of_config(config)
+    if family_and_type is None:
+        return None
+    family, kind = family_and_type
+    text = config.get("text_config")
+    has_experts = any(isinstance(part, Mapping) and part.get("enable_moe_block") for part in (config, text))
+    return family.why_experts_need_peft if family.experts and has_experts else kind.why_no_vllm_adapter
+
+
 def of_name(repository: str) -> Family | None:
     """Return the family that a repository's name identifies, or None."""
     return next((family for family in FAMILIES if family.is_named(repository)), None)

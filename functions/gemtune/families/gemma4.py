@@ -55,5 +55,6 @@ GEMMA_4 = Family(
     pictures=PictureFormat("image_token", "", by_aspect_ratio=True, type_ids="mm_token_type_ids", trains_tower=False),
     multimodal_modules=("vision_tower", "audio_tower", "embed_vision", "embed_audio", "vision_embedder"),
     experts=("experts.gate_up_proj", "experts.down_proj"),
+    why_experts_need_peft="vLLM drops the adapter's part on the experts, llama.cpp's converter does not know it",
     unquantized=("router.proj", "per_layer_input_gate", "per_layer_projection", "per_layer_model_projection"),
 )  # fmt: skip

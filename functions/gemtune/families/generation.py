@@ -105,6 +105,7 @@ class Family:
     pictures: how its models with a vision tower read pictures; None where no job can show them any.
     multimodal_modules: child modules of the model that are not its language model (vision, audio, projectors).
     experts: 3-D parameters of a mixture of experts, which an adapter reaches through PEFT's `target_parameters`.
+    why_experts_need_peft: why only PEFT loads an adapter on them.
     unquantized: suffixes of the names of linear layers that QLoRA leaves in 16 bits.
     fused: layers that have fused implementations; None where there are none.
     """
@@ -119,6 +120,7 @@ class Family:
     pictures: PictureFormat | None = None
     multimodal_modules: tuple[str, ...] = ()
     experts: tuple[str, ...] = ()
+    why_experts_need_peft: str | None = None
     unquantized: tuple[str, ...] = ()
     fused: FusedLayers | None = None
 
