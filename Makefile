@@ -15,7 +15,7 @@ PYTHON_HERE = python=$$(setup/interpreter.sh) && exec "$$python"
 CODE := functions trainer tests examples bench deploy docs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo llama test check types fast docs mutants e2e infra up cloud unsloth images plan deploy destroy smoke format lock clean terraform-program
+.PHONY: help setup demo llama test check types fast docs mutants e2e infra up cloud unsloth images plan deploy destroy output smoke format lock clean terraform-program
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -83,7 +83,7 @@ terraform-program:
 
 # Deployment to the Google Cloud project PROJECT_ID in REGION. All other settings are in terraform/terraform.tfvars.
 
-images: ## build and push the images of the steps: PROJECT_ID=… REGION=… [UNSLOTH=yes]
+images: ## build and push the images of the machines: PROJECT_ID=… REGION=… [BUILD_REGION=…] [UNSLOTH=yes]
 	@$(PYTHON_HERE) -m deploy images
 
 ifdef PROJECT_ID
@@ -94,8 +94,11 @@ plan: terraform-program .venv/.tests
 	@$(BIN)/python -m tests.infra.offline plan
 endif
 
-deploy: ## deploy the service to a project: PROJECT_ID=… REGION=… [YES=yes] [UNSLOTH=yes]
+deploy: ## deploy the service to a project: PROJECT_ID=… REGION=… [YES=yes] [STATE_BUCKET=…]
 	@$(PYTHON_HERE) -m deploy apply
+
+output: ## print the address of the deployed service, or another output: PROJECT_ID=… REGION=… [NAME=api_url]
+	@$(PYTHON_HERE) -m deploy output
 
 destroy: ## remove the service, not its data: PROJECT_ID=… REGION=… [DELETE_DATA=yes]
 	@$(PYTHON_HERE) -m deploy destroy

@@ -1,1 +1,1 @@
-"""Deployment: `make images|plan|deploy|destroy|smoke`, by Python alone."""
+"""Deployment by `make deploy` and its sisters, with Python alone."""

@@ -1,4 +1,4 @@
-"""Command line: `python -m deploy images|plan|apply|destroy|smoke`."""
+"""Command line: `python -m deploy images|plan|apply|destroy|output|smoke`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from deploy import images, project, smoke
+from deploy import project, smoke
 from deploy.deployment import Deployment
 from deploy.tools import Refused
 
@@ -17,14 +17,17 @@ def main() -> int:
     0: done. 1: a tool or the service failed. 2: refused before anything was changed.
     """
     parser = argparse.ArgumentParser(prog="python -m deploy")
-    parser.add_argument("command", choices=["images", "plan", "apply", "destroy", "smoke"])
+    parser.add_argument("command", choices=["images", "plan", "apply", "destroy", "output", "smoke"])
     command = parser.parse_args().command
     try:
         if command == "smoke":
             return smoke.run(os.environ)
         deployment = Deployment.from_environment(os.environ)
+        if command == "output":
+            project.output(deployment, os.environ.get("NAME") or "api_url")
+            return 0
         commands = {
-            "images": images.build,
+            "images": project.build_images,
             "plan": project.plan,
             "apply": project.apply,
             "destroy": project.destroy,

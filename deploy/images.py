@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from deploy import known_errors
+from deploy.cloud_build import IMAGES, configuration
 from deploy.deployment import Deployment
-from deploy.tools import ROOT, Refused, need, outputs, read, terraform
+from deploy.terraform import Terraform
+from deploy.tools import ROOT, Failed, Refused, read
 
-# One image per build of torch; cloudbuild.yaml has a step for each.
-IMAGES = ("cpu", "cu126", "cu130")
-SOURCES = ("cloudbuild.yaml", "constraints.txt", "functions/gemtune", "trainer", "LICENSE")
+SOURCES = ("deploy/cloud_build.py", "constraints.txt", "functions/gemtune", "trainer", "LICENSE")
 RUNNING = ("PENDING", "QUEUED", "WORKING")
 # Seconds between requests for the status of a build.
 POLL_INTERVAL = 10.0
@@ -37,10 +39,6 @@ def tag(deployment: Deployment) -> str:
     return digest.hexdigest()[:16]
 
 
-def _word(switch: bool) -> str:
-    return "yes" if switch else "no"
-
-
 def _files() -> Iterator[Path]:
     for source in SOURCES:
         path = ROOT / source
@@ -48,45 +46,68 @@ def _files() -> Iterator[Path]:
         yield from (each for each in files if "__pycache__" not in each.parts)
 
 
-def are_built(deployment: Deployment) -> bool:
-    """Return whether the saved digests belong to these sources and options."""
-    saved = deployment.images_file.is_file() and deployment.tag_file.is_file()
-    return saved and deployment.tag_file.read_text() == tag(deployment)
+def needed(capacity: Mapping[str, Any]) -> list[str]:
+    """Return the images of the jobs in Terraform's output `capacity`."""
+    used = {job["image"] for job in capacity["jobs"].values()}
+    unknown = sorted(used - set(IMAGES))
+    if unknown:
+        raise Refused(f"there is no image {', '.join(unknown)}; `machines` can use {', '.join(IMAGES)}")
+    return [image for image in IMAGES if image in used]
 
 
-def build(deployment: Deployment) -> None:
-    """Build and push all images, and save their digests for Terraform.
+def saved(deployment: Deployment) -> dict[str, str]:
+    """Return the digests of the images that were built last."""
+    if not deployment.images_file.is_file():
+        return {}
+    images: dict[str, str] = json.loads(deployment.images_file.read_text()).get("images", {})
+    return images
+
+
+def are_built(deployment: Deployment, images: Sequence[str]) -> bool:
+    """Return whether the saved digests are those of these images and sources."""
+    same = deployment.tag_file.is_file() and deployment.tag_file.read_text() == tag(deployment)
+    return same and set(images) <= set(saved(deployment))
+
+
+def build(deployment: Deployment, terraform: Terraform, images: Sequence[str]) -> None:
+    """Build and push images, and save their digests for Terraform.
 
     Creates the resources that a build needs, if they are missing. Raises Refused.
     """
-    need("gcloud", "terraform")
-    terraform("init", "-input=false")
-    deployed = outputs()
+    deployed = terraform.outputs()
     if "image_repository" not in deployed or "build_service_account" not in deployed:
-        print("creating the resources that a build needs: a registry, a bucket and a service account")
-        targets = [f"-target={address}" for address in BUILD_RESOURCES]
-        terraform("apply", *deployment.variables(placeholders()), *deployment.approval, *targets)
-        deployed = outputs()
+        print("creating the resources that a build needs: a registry, a bucket and a service account", flush=True)
+        terraform.apply(
+            *deployment.variables(placeholders(deployment)), *(f"-target={address}" for address in BUILD_RESOURCES)
+        )
+        deployed = terraform.outputs()
         if "image_repository" not in deployed or "build_service_account" not in deployed:
             raise Refused("terraform did not create the registry", exit_code=1)
-    name = tag(deployment)
-    build_id = _submit(deployment, deployed, name)
+    name, repository = tag(deployment), deployed["image_repository"]
+    build_id = _submit(deployment, deployed, configuration(images, repository, name, unsloth=deployment.unsloth))
     ended = _wait_for(deployment, build_id)
     if ended["status"] != "SUCCESS":
         raise Refused(f"build {build_id} ended as {ended['status']}; see {ended.get('logUrl')}", exit_code=1)
-    _save(deployment, ended["results"]["images"], name)
+    _save(deployment, {image: _digest(deployment, f"{repository}/{image}:{name}") for image in images}, name)
 
 
-def _submit(deployment: Deployment, deployed: dict[str, Any], name: str) -> str:
+def _submit(deployment: Deployment, deployed: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     """Start a build and return its ID."""
-    unsloth = _word(deployment.unsloth)
-    return read(
-        *("gcloud", "builds", "submit", ".", *deployment.gcloud, "--config=cloudbuild.yaml", "--async"),
-        f"--service-account={deployed['build_service_account']}",
-        f"--gcs-source-staging-dir=gs://{deployed['buckets']['source']}/builds",
-        f"--substitutions=_REPOSITORY={deployed['image_repository']},_TAG={name},_UNSLOTH={unsloth}",
-        "--format=value(id)",
-    )
+    path = deployment.folder / "cloudbuild.json"
+    path.write_text(json.dumps(config, indent=2))
+    try:
+        return read(
+            *("gcloud", "builds", "submit", ".", *_place(deployment), f"--config={path}", "--async"),
+            f"--service-account={deployed['build_service_account']}",
+            f"--gcs-source-staging-dir=gs://{deployed['buckets']['source']}/builds",
+            "--format=value(id)",
+        )
+    except Failed as failed:
+        raise known_errors.explained(failed, known_errors.find(failed.errors)[0]) from failed
+
+
+def _place(deployment: Deployment) -> Sequence[str]:
+    return (f"--project={deployment.project_id}", f"--region={deployment.build_region}")
 
 
 def _wait_for(deployment: Deployment, build_id: str) -> dict[str, Any]:
@@ -97,7 +118,7 @@ def _wait_for(deployment: Deployment, build_id: str) -> dict[str, Any]:
     log_printed = False
     while True:
         description: dict[str, Any] = json.loads(
-            read("gcloud", "builds", "describe", build_id, "--format=json", *deployment.gcloud)
+            read("gcloud", "builds", "describe", build_id, "--format=json", *_place(deployment))
         )
         if description["status"] not in RUNNING:
             return description
@@ -107,16 +128,19 @@ def _wait_for(deployment: Deployment, build_id: str) -> dict[str, Any]:
         time.sleep(POLL_INTERVAL)
 
 
-def _save(deployment: Deployment, pushed: list[dict[str, str]], name: str) -> None:
-    """Save the digests of the images. Raises Refused if one was not pushed."""
-    images = {}
-    for entry in pushed:
-        repository = entry["name"].rpartition(":")[0]
-        images[repository.rpartition("/")[2]] = f"{repository}@{entry['digest']}"
-    missing = sorted(set(IMAGES) - set(images))
-    if missing:
-        raise Refused(f"the build pushed no image {', '.join(missing)}", exit_code=1)
-    deployment.images_file.parent.mkdir(parents=True, exist_ok=True)
+def _digest(deployment: Deployment, image: str) -> str:
+    """Return an image's name with its digest. Raises Refused if there is none."""
+    digest = read(
+        *("gcloud", "artifacts", "docker", "images", "describe", image, f"--project={deployment.project_id}"),
+        "--format=value(image_summary.digest)",
+    )
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
+        raise Refused(f"the build pushed no image {image}", exit_code=1)
+    return f"{image.rpartition(':')[0]}@{digest}"
+
+
+def _save(deployment: Deployment, images: Mapping[str, str], name: str) -> None:
+    """Save the digests of the images."""
     deployment.images_file.write_text(json.dumps({"images": images}, indent=2, sort_keys=True) + "\n")
     deployment.tag_file.write_text(name)
     for image in images.values():
@@ -124,10 +148,10 @@ def _save(deployment: Deployment, pushed: list[dict[str, str]], name: str) -> No
     print(f"saved in {deployment.images_file.relative_to(ROOT)}")
 
 
-def placeholders() -> list[str]:
-    """Return Terraform's options for images that do not exist.
+def placeholders(deployment: Deployment) -> list[str]:
+    """Return Terraform's options for images, some of which may not exist yet.
 
     Terraform needs values for a plan before the first build.
     """
-    images = {image: f"none.invalid/{image}@sha256:{'0' * 64}" for image in IMAGES}
+    images = {image: f"none.invalid/{image}@sha256:{'0' * 64}" for image in IMAGES} | saved(deployment)
     return ["-var", f"images={json.dumps(images)}"]

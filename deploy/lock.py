@@ -49,7 +49,6 @@ LOCKS = (
     Lock(ROOT / "functions" / "requirements.txt", ("gcp",)),
     # The steps serve nothing and read no events, so of the functions' requirements they need only the request contract.
     Lock(ROOT / "trainer" / "requirements.txt", ("trainer", "gcp"), packages=("pydantic",)),
-    Lock(ROOT / "trainer" / "llama_build.txt", (), packages=("pydantic",)),
     Lock(ROOT / "trainer" / "gpu.txt", ("gpu",), packages=(), dependencies=False),
     # A layer over the trainer's environment, which has what every training needs.
     Lock(ROOT / "trainer" / "unsloth.txt", ("unsloth",), packages=(), dependencies=False),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
 
-from deploy import images
+from deploy import images, known_errors, quotas
 from deploy.deployment import Deployment
-from deploy.tools import Refused, need, outputs, read, terraform
+from deploy.terraform import Terraform
+from deploy.tools import Failed, Refused, need, run
 
 # Terraform addresses that `destroy` leaves without DELETE_DATA=yes: records, buckets with users' data and results, and
 # the APIs, without which they could not be read.
@@ -15,24 +16,40 @@ DATA = re.compile(
     r'google_storage_bucket\.gemtune\["(config|data|uploads|export)"\]|google_firestore_(database|field|index)\.'
     r"|google_project_service\.|data\."
 )
+# APIs that Terraform and the check of quotas need before they can enable the others.
+FIRST_APIS = tuple(f"{name}.googleapis.com" for name in ("serviceusage", "cloudresourcemanager", "iam", "cloudquotas"))
 
 
 def plan(deployment: Deployment) -> None:
     """Print what apply would change. Before the first build, images are fake."""
     need("terraform")
-    terraform("init", "-input=false")
-    terraform("plan", *_variables(deployment))
+    terraform = Terraform(deployment)
+    terraform.init()
+    terraform("plan", *deployment.variables(images.placeholders(deployment)))
+
+
+def build_images(deployment: Deployment) -> None:
+    """Build the images of the machines of the deployment."""
+    need("gcloud", "terraform")
+    terraform = Terraform(deployment)
+    terraform.init()
+    capacity = _capacity(deployment, terraform)
+    images.build(deployment, terraform, images.needed(capacity))
 
 
 def apply(deployment: Deployment) -> None:
-    """Build images if their sources changed, and apply terraform/."""
+    """Check quotas, build changed images, and apply terraform/."""
     need("gcloud", "terraform")
-    if images.are_built(deployment):
-        terraform("init", "-input=false")
-    else:
-        images.build(deployment)
-    terraform("apply", *deployment.variables(), *deployment.approval)
-    api_url = outputs()["api_url"]
+    _enable_first_apis(deployment)
+    terraform = Terraform(deployment)
+    terraform.init()
+    capacity = _capacity(deployment, terraform)
+    quotas.check(deployment, capacity)
+    needed = images.needed(capacity)
+    if not images.are_built(deployment, needed):
+        images.build(deployment, terraform, needed)
+    terraform.apply(*deployment.variables())
+    api_url = terraform.outputs()["api_url"]
     print(f"\ngemtune is deployed at {api_url}\n")
     print(f"  export GEMTUNE_URL={api_url}")
     print("  export GEMTUNE_ID_TOKEN=$(gcloud auth print-identity-token)")
@@ -46,15 +63,16 @@ def destroy(deployment: Deployment) -> None:
     """
     need("terraform")
     _ask(deployment)
-    terraform("init", "-input=false")
-    variables = _variables(deployment)
+    terraform = Terraform(deployment)
+    terraform.init()
+    variables = deployment.variables(images.placeholders(deployment))
     if deployment.delete_data:
         # Terraform deletes them only after an apply has recorded that they may be deleted.
         protected = ("google_storage_bucket.gemtune", "google_firestore_database.records")
         terraform("apply", *variables, "-auto-approve", *(f"-target={address}" for address in protected))
         terraform("destroy", *variables, "-auto-approve")
         return
-    addresses = read("terraform", "-chdir=terraform", "state", "list").splitlines()
+    addresses = terraform.read_state()
     targets = [address for address in addresses if not DATA.match(address)]
     if not targets:
         raise Refused("only data is left; DELETE_DATA=yes deletes it too")
@@ -65,9 +83,39 @@ def destroy(deployment: Deployment) -> None:
             print(f"  {address}")
 
 
-def _variables(deployment: Deployment) -> Sequence[str]:
-    """Return the variables' options; before the first build images are fake."""
-    return deployment.variables(None if deployment.images_file.is_file() else images.placeholders())
+def output(deployment: Deployment, name: str) -> None:
+    """Print an output of Terraform: text as it is, a map as NAME=VALUE lines.
+
+    Raises Refused if there is no such output.
+    """
+    need("terraform")
+    outputs = Terraform(deployment).outputs()
+    if name not in outputs:
+        listed = f"one of {', '.join(sorted(outputs))}" if outputs else "`make deploy` first"
+        raise Refused(f"there is no output {name!r}; use {listed}")
+    value = outputs[name]
+    if isinstance(value, dict):
+        for key, item in value.items():
+            print(f"{key}={item if isinstance(item, str) else json.dumps(item)}")
+    else:
+        print(value)
+
+
+def _enable_first_apis(deployment: Deployment) -> None:
+    try:
+        run("gcloud", "services", "enable", *FIRST_APIS, f"--project={deployment.project_id}")
+    except Failed as failed:
+        raise known_errors.explained(failed, known_errors.find(failed.errors)[0]) from failed
+
+
+def _capacity(deployment: Deployment, terraform: Terraform) -> dict[str, dict[str, dict[str, object]]]:
+    """Return the planned output `capacity`. Raises Refused."""
+    try:
+        planned = terraform.planned_outputs(deployment.variables(images.placeholders(deployment)))
+    except Failed as failed:
+        raise known_errors.explained(failed, known_errors.find(failed.errors)[0]) from failed
+    capacity: dict[str, dict[str, dict[str, object]]] = planned["capacity"]
+    return capacity
 
 
 def _ask(deployment: Deployment) -> None:

@@ -31,7 +31,7 @@ def run(
     """
     url = (environment.get("GEMTUNE_URL") or "").rstrip("/")
     if urlsplit(url).scheme not in ("http", "https"):
-        raise Refused("set GEMTUNE_URL to the service's address: terraform -chdir=terraform output -raw api_url")
+        raise Refused("set GEMTUNE_URL to the service's address: make output PROJECT_ID=… REGION=…")
     service = Service(url, _token(url, environment))
     if service.token is not None:
         _check_private(url)

@@ -1,15 +1,15 @@
-"""Calls of gcloud and terraform.
+"""Calls of other programs.
 
 Their output goes to the terminal, unless the caller reads it.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).parent.parent
 INSTALLATION = {
@@ -29,6 +29,14 @@ class Refused(Exception):
         self.exit_code = exit_code
 
 
+class Failed(Refused):
+    """Raised when a program fails. errors: what it wrote to standard error."""
+
+    def __init__(self, command: tuple[str, ...], code: int, errors: str = ""):
+        super().__init__(f"`{' '.join(command[:3])} …` failed with code {code}", exit_code=1)
+        self.errors = errors
+
+
 def need(*programs: str) -> None:
     """Raise Refused if a program is not installed."""
     for program in programs:
@@ -36,30 +44,29 @@ def need(*programs: str) -> None:
             raise Refused(f"{program} is not installed: {INSTALLATION[program]}")
 
 
-def run(*command: str) -> None:
-    """Run a command. Raises Refused if it fails."""
-    code = subprocess.run(command, cwd=ROOT, check=False).returncode
-    if code != 0:
-        raise Refused(f"`{' '.join(command[:3])} …` failed with code {code}", exit_code=1)
+def run(*command: str, environment: Mapping[str, str] | None = None) -> None:
+    """Run a command and show its output.
+
+    Raises Failed with its standard error. Standard output stays the terminal's, so that the command can ask there.
+    """
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, errors="replace")
+    assert process.stderr is not None
+    errors = []
+    for line in process.stderr:
+        sys.stderr.write(line)
+        sys.stderr.flush()
+        errors.append(line)
+    if process.wait() != 0:
+        raise Failed(command, process.returncode, "".join(errors))
 
 
-def read(*command: str) -> str:
+def read(*command: str, environment: Mapping[str, str] | None = None) -> str:
     """Run a command and return its standard output.
 
-    Its standard error goes to the terminal. Raises Refused if it fails.
+    Raises Failed with its standard error, which is shown too.
     """
-    ran = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    sys.stderr.write(ran.stderr)
     if ran.returncode != 0:
-        raise Refused(f"`{' '.join(command[:3])} …` failed with code {ran.returncode}", exit_code=1)
+        raise Failed(command, ran.returncode, ran.stderr)
     return ran.stdout.strip()
-
-
-def terraform(*arguments: str) -> None:
-    """Run Terraform in terraform/. Raises Refused if it fails."""
-    run("terraform", "-chdir=terraform", *arguments)
-
-
-def outputs() -> dict[str, Any]:
-    """Return Terraform's outputs by name; {} before the first apply."""
-    described = json.loads(read("terraform", "-chdir=terraform", "output", "-json") or "{}")
-    return {name: output["value"] for name, output in described.items()}

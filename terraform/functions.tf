@@ -1,27 +1,30 @@
 # The seven entry points of functions/main.py. Each is a function, which is a service of Cloud Run.
 #
 # memory: Google's clients take about 250 MiB. timeout_seconds: limit of the longest call. requests: concurrent requests
-# per instance; functions-framework has as many threads, which mostly wait for the network. settings: environment
-# variables of functions/gemtune/settings.py, in addition to `every_function`.
+# per instance; functions-framework has as many threads, which mostly wait for the network. instances: together they
+# fit beside one training into the quota of a new project, which has 20 CPUs and 40 GiB per region; `max_instances`
+# raises them. settings: environment variables of functions/gemtune/settings.py, in addition to `every_function`.
 locals {
+  instances = merge({ api = 3, dispatch = 2, ingest = 2, fan-out = 2, notify = 1, control = 1 }, var.max_instances)
+
   functions = {
     api = {
-      memory   = "512Mi", timeout_seconds = 60, requests = 4, instances = 20
+      memory   = "512Mi", timeout_seconds = 60, requests = 4, instances = local.instances["api"]
       settings = merge(local.launches, local.chooses, local.accepts, local.gateway)
     }
     dispatch = {
-      memory   = "512Mi", timeout_seconds = 120, requests = 4, instances = 10
+      memory   = "512Mi", timeout_seconds = 120, requests = 4, instances = local.instances["dispatch"]
       settings = merge(local.launches, local.chooses, local.accepts)
     }
     ingest = {
-      memory   = "512Mi", timeout_seconds = 120, requests = 4, instances = 10
+      memory   = "512Mi", timeout_seconds = 120, requests = 4, instances = local.instances["ingest"]
       settings = merge(local.chooses, local.accepts)
     }
     # It publishes events one after the other.
-    fan-out = { memory = "512Mi", timeout_seconds = 300, requests = 4, instances = 20, settings = {} }
+    fan-out = { memory = "512Mi", timeout_seconds = 300, requests = 4, instances = local.instances["fan-out"], settings = {} }
     # Receivers of webhooks may take seconds to answer.
-    notify  = { memory = "512Mi", timeout_seconds = 60, requests = 4, instances = 20, settings = {} }
-    control = { memory = "512Mi", timeout_seconds = 60, requests = 4, instances = 10, settings = merge(local.times, local.chooses) }
+    notify  = { memory = "512Mi", timeout_seconds = 60, requests = 4, instances = local.instances["notify"], settings = {} }
+    control = { memory = "512Mi", timeout_seconds = 60, requests = 4, instances = local.instances["control"], settings = merge(local.times, local.chooses) }
     # It checks all unfinished jobs. A second one at the same time would only repeat the work.
     sweep = { memory = "1Gi", timeout_seconds = 540, requests = 1, instances = 1, settings = merge(local.launches, local.times) }
   }
@@ -160,6 +163,7 @@ resource "google_cloudfunctions2_function" "gemtune" {
     google_project_iam_member.storage_events,
     google_storage_bucket_iam_member.gemtune,
     google_artifact_registry_repository_iam_member.build,
+    time_sleep.agents,
   ]
 }
 
@@ -189,5 +193,6 @@ resource "google_eventarc_trigger" "data_bucket" {
     google_project_iam_member.gemtune,
     google_project_iam_member.storage_events,
     google_cloud_run_v2_service_iam_member.invoker,
+    time_sleep.agents,
   ]
 }

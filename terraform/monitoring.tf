@@ -45,6 +45,12 @@ resource "google_logging_metric" "gemtune" {
   depends_on = [google_project_service.enabled]
 }
 
+# Alerts on a new metric are refused until it is known everywhere, which Google says can take ten minutes.
+resource "time_sleep" "log_metrics" {
+  create_duration = "600s"
+  depends_on      = [google_logging_metric.gemtune]
+}
+
 locals {
   hour = "3600s"
   day  = "86400s"
@@ -113,6 +119,8 @@ resource "google_monitoring_alert_policy" "gemtune" {
       }
     }
   }
+
+  depends_on = [google_project_service.enabled, time_sleep.log_metrics]
 }
 
 # Without the sweep nothing is repaired.
@@ -136,4 +144,6 @@ resource "google_monitoring_alert_policy" "no_sweep" {
       }
     }
   }
+
+  depends_on = [google_project_service.enabled]
 }

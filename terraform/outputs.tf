@@ -1,3 +1,23 @@
+# `make deploy` compares these two with its own variables, so that a state is never applied to another project.
+output "project_id" {
+  description = "Project of this state."
+  value       = var.project_id
+}
+
+output "region" {
+  description = "Region of this state."
+  value       = var.region
+}
+
+# Known before the first apply: `make deploy` compares it with the project's quotas, and builds only these images.
+output "capacity" {
+  description = "CPUs, memory and GPUs of one execution of each Cloud Run job, and of all instances of each function."
+  value = {
+    jobs      = { for name, step in local.steps : "gemtune-${name}" => { cpus = step.cpus, memory_gib = step.memory_gib, accelerator = step.accelerator, image = step.image } }
+    functions = { for name, function in local.functions : "gemtune-${name}" => { instances = function.instances, memory = function.memory } }
+  }
+}
+
 output "api_url" {
   description = "URL of the API, for `callers` with an identity token whose audience is this URL."
   value       = google_cloudfunctions2_function.gemtune["api"].service_config[0].uri

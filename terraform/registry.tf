@@ -7,19 +7,19 @@ resource "google_artifact_registry_repository" "images" {
   description   = each.value
   format        = "DOCKER"
 
-  # KEEP takes precedence over DELETE. Jobs use images by digest, and never more than ten versions at a time.
+  # KEEP takes precedence over DELETE. Three versions are enough to roll back, and an image with CUDA has some 10 GB.
   cleanup_policies {
     id     = "keep-the-newest"
     action = "KEEP"
     most_recent_versions {
-      keep_count = 10
+      keep_count = 3
     }
   }
   cleanup_policies {
     id     = "delete-the-old"
     action = "DELETE"
     condition {
-      older_than = "7776000s" # 90 days
+      older_than = "1209600s" # 14 days
     }
   }
 

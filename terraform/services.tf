@@ -2,7 +2,7 @@
 locals {
   services = concat(
     [
-      "artifactregistry", "cloudbuild", "cloudfunctions", "cloudresourcemanager", "cloudscheduler", "eventarc",
+      "artifactregistry", "cloudbuild", "cloudfunctions", "cloudquotas", "cloudresourcemanager", "cloudscheduler", "eventarc",
       "eventarcpublishing", "firestore", "iam", "iamcredentials", "logging", "monitoring", "pubsub", "run", "secretmanager",
       "serviceusage", "storage", "workflowexecutions", "workflows",
     ],
@@ -23,6 +23,33 @@ data "google_project" "this" {
   depends_on = [google_project_service.enabled["cloudresourcemanager"]]
 }
 
+# Google's own accounts, which call our functions, topics and jobs. Google creates each one when its API is first used,
+# and rejects references to it until then.
 locals {
+  agents       = toset(["eventarc", "pubsub", "workflows"])
   pubsub_agent = "serviceAccount:service-${data.google_project.this.number}@gcp-sa-pubsub.iam.gserviceaccount.com"
+}
+
+resource "google_project_service_identity" "agent" {
+  for_each = local.agents
+  provider = google-beta
+
+  project    = var.project_id
+  service    = "${each.value}.googleapis.com"
+  depends_on = [google_project_service.enabled]
+}
+
+resource "google_project_iam_member" "agents" {
+  for_each = local.agents
+
+  project    = var.project_id
+  role       = "roles/${each.value}.serviceAgent"
+  member     = "serviceAccount:service-${data.google_project.this.number}@gcp-sa-${each.value}.iam.gserviceaccount.com"
+  depends_on = [google_project_service_identity.agent]
+}
+
+# A new agent can be refused for some minutes ("Permission denied while using the Eventarc Service Agent").
+resource "time_sleep" "agents" {
+  create_duration = "120s"
+  depends_on      = [google_project_iam_member.agents, google_project_iam_member.storage_events]
 }

@@ -68,9 +68,10 @@ resource "google_pubsub_subscription" "dead" {
 resource "google_pubsub_topic_iam_member" "dead_letters" {
   for_each = local.pushed
 
-  topic  = google_pubsub_topic.gemtune["${each.key}-dead"].name
-  role   = "roles/pubsub.publisher"
-  member = local.pubsub_agent
+  topic      = google_pubsub_topic.gemtune["${each.key}-dead"].name
+  role       = "roles/pubsub.publisher"
+  member     = local.pubsub_agent
+  depends_on = [google_project_service_identity.agent]
 }
 
 resource "google_pubsub_subscription_iam_member" "dead_letters" {
@@ -79,6 +80,7 @@ resource "google_pubsub_subscription_iam_member" "dead_letters" {
   subscription = google_pubsub_subscription.push[each.key].name
   role         = "roles/pubsub.subscriber"
   member       = local.pubsub_agent
+  depends_on   = [google_project_service_identity.agent]
 }
 
 # Subscriptions of listeners.

@@ -8,9 +8,9 @@ variable "project_id" {
 }
 
 variable "region" {
-  description = "Region of all resources. It must have the GPUs of `machines`."
+  description = "Region of all resources. It must have the GPUs of `machines`, and Cloud Build must be open to the project there."
   type        = string
-  default     = "us-central1"
+  default     = "europe-west1"
   validation {
     condition     = can(regex("^[a-z]+-[a-z]+[0-9]+$", var.region))
     error_message = "A region looks like us-central1 or europe-west4. Zones (us-central1-a) and continents are not regions."
@@ -65,8 +65,7 @@ variable "machines" {
     image       = optional(string, "cpu")
   }))
   default = {
-    l4           = { accelerator = "nvidia-l4", cpus = 8, memory_gib = 32, image = "cu126" }
-    rtx-pro-6000 = { accelerator = "nvidia-rtx-pro-6000", cpus = 20, memory_gib = 80, image = "cu130" }
+    l4 = { accelerator = "nvidia-l4", cpus = 8, memory_gib = 32, image = "cu126" }
   }
   validation {
     condition     = length(var.machines) > 0 && alltrue([for name in keys(var.machines) : can(regex("^[a-z][a-z0-9-]{0,30}$", name))])
@@ -105,6 +104,20 @@ variable "cpu_steps" {
   validation {
     condition     = alltrue([for step in values(var.cpu_steps) : contains([1, 2, 4, 6, 8], step.cpus) && step.memory_gib <= 32 && step.memory_gib <= step.cpus * 4])
     error_message = "Cloud Run offers 1, 2, 4, 6 or 8 CPUs, with at most 4 GiB per CPU, so at most 32 GiB."
+  }
+}
+
+variable "max_instances" {
+  description = "Most instances of a function, of one CPU each, in place of the defaults in functions.tf, which suit a new project's quota. Without `sweep`, of which there is always one."
+  type        = map(number)
+  default     = {}
+  validation {
+    condition     = alltrue([for name in keys(var.max_instances) : contains(["api", "dispatch", "ingest", "fan-out", "notify", "control"], name)])
+    error_message = "The functions are api, dispatch, ingest, fan-out, notify and control."
+  }
+  validation {
+    condition     = alltrue([for count in values(var.max_instances) : count >= 1 && count <= 1000 && floor(count) == count])
+    error_message = "Use whole numbers from 1 to 1000."
   }
 }
 

@@ -2,21 +2,28 @@ terraform {
   required_version = ">= 1.9"
 
   required_providers {
-    # Only features that 6.50, 7 and 8 have in common are used.
+    # The versions whose schemas the tests have. .terraform.lock.hcl has their checksums for all platforms.
     google = {
       source  = "hashicorp/google"
-      version = ">= 6.50, < 9"
+      version = "~> 6.50.0"
     }
-    # Only for API Gateway, which the other provider lacks.
+    # Only for API Gateway and service identities, which the other provider lacks.
     google-beta = {
       source  = "hashicorp/google-beta"
-      version = ">= 6.50, < 9"
+      version = "~> 6.50.0"
     }
     archive = {
       source  = "hashicorp/archive"
-      version = ">= 2.7, < 3"
+      version = "~> 2.7.1"
+    }
+    time = {
+      source  = "hashicorp/time"
+      version = "~> 0.13.1"
     }
   }
+
+  # `make deploy` says where the state is: in build/PROJECT_ID/, or in the bucket STATE_BUCKET.
+  backend "local" {}
 }
 
 # Calls are billed to the project itself and count against its quotas. The budget API requires this.

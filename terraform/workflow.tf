@@ -17,5 +17,5 @@ resource "google_workflows_workflow" "fine_tune" {
     RUN_PARENT  = "projects/${var.project_id}/locations/${var.region}"
   }
 
-  depends_on = [google_project_iam_member.gemtune]
+  depends_on = [google_project_iam_member.gemtune, time_sleep.agents]
 }

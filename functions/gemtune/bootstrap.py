@@ -69,7 +69,7 @@ class Services:
         if self.settings.on_gcp:
             from gemtune.gcp.pubsub_bus import PubSubBus
 
-            return PubSubBus(self.settings.project_id)
+            return PubSubBus(self.settings.project_id, self.settings.region)
 
         from gemtune.embedded.sqlite_bus import SqliteBus
 

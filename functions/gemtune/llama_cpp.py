@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gemtune import families
-from gemtune.errors import Problem
-from gemtune.families.generation import Family, ModelType
+# The image compiles llama.cpp with this file and trainer/gguf/llama_cpp_build.py alone, so all else is imported late.
+if TYPE_CHECKING:
+    from gemtune.errors import Problem
+    from gemtune.families.generation import Family, ModelType
 
 # Version of llama-cpp-python, whose source distribution contains all of llama.cpp. The trainer image and `make llama`
 # both build from the archive with this SHA-256.
@@ -27,6 +29,8 @@ def problem_of_model_type(model_type: str) -> Problem | None:
 
     An unknown model_type gives None too: it is rejected elsewhere.
     """
+    from gemtune import families
+
     family = families.of_model_type(model_type)
     return None if family is None else _problem(family, (family.model_types[model_type],))
 
@@ -36,12 +40,16 @@ def problem_of_repository(repository: str) -> Problem | None:
 
     The repository's name decides. A name of no known family gives None; the prepare step checks the model itself.
     """
+    from gemtune import families
+
     family = families.of_name(repository)
     return None if family is None else _problem(family, tuple(family.model_types.values()))
 
 
 def tools_missing(*, on_gcp: bool) -> Problem:
     """Return the problem of a GGUF export on a service without llama.cpp."""
+    from gemtune.errors import Problem
+
     hint = "run `make llama` once (it takes minutes), or use format merged"
     if on_gcp:
         hint = "build the image with llama.cpp and set GEMTUNE_WITHOUT_GGUF to no, or use format merged"
@@ -51,6 +59,9 @@ def tools_missing(*, on_gcp: bool) -> Problem:
 
 def _problem(family: Family, model_types: tuple[ModelType, ...]) -> Problem | None:
     """Return a problem if llama.cpp can run none of these model types."""
+    from gemtune import families
+    from gemtune.errors import Problem
+
     reasons = {model_type.why_no_gguf for model_type in model_types}
     if None in reasons:
         return None

@@ -42,7 +42,7 @@ def publisher(monkeypatch: pytest.MonkeyPatch) -> Iterator[Publisher]:
 @pytest.mark.parametrize("code", ["UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "INTERNAL", "UNKNOWN"])
 def test_a_publish_that_may_succeed_later_is_retried_in_order(publisher: Publisher, code: str) -> None:
     publisher.codes = [grpc.StatusCode[code]]
-    bus = PubSubBus("p")
+    bus = PubSubBus("p", "europe-west1")
     for body in (b"1", b"2"):
         bus.publish(Topic.JOB_STATUS, body, ordering_key="k")
     assert [message.data for message in publisher.received] == [b"1", b"1", b"2"]
@@ -51,5 +51,15 @@ def test_a_publish_that_may_succeed_later_is_retried_in_order(publisher: Publish
 def test_a_publish_that_is_not_allowed_is_not_retried(publisher: Publisher) -> None:
     publisher.codes = [grpc.StatusCode.PERMISSION_DENIED]
     with pytest.raises(PermissionDenied):
-        PubSubBus("p").publish(Topic.JOB_STATUS, b"1")
+        PubSubBus("p", "europe-west1").publish(Topic.JOB_STATUS, b"1")
     assert len(publisher.received) == 1
+
+
+def test_ordered_messages_go_to_the_endpoint_of_one_region(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an emulator, the client's own endpoint would be the global one."""
+    from google.auth.credentials import AnonymousCredentials
+
+    monkeypatch.delenv("PUBSUB_EMULATOR_HOST", raising=False)
+    monkeypatch.setattr("google.auth.default", lambda *args, **kwargs: (AnonymousCredentials(), "p"))
+    publisher = PubSubBus("p", "europe-west1")._publisher
+    assert publisher.api_endpoint == "europe-west1-pubsub.googleapis.com:443"

@@ -19,8 +19,10 @@ ROLES = {
     "roles/artifactregistry.writer",
     "roles/datastore.user",
     "roles/eventarc.eventReceiver",
+    "roles/eventarc.serviceAgent",
     "roles/logging.logWriter",
     "roles/pubsub.publisher",
+    "roles/pubsub.serviceAgent",
     "roles/pubsub.subscriber",
     "roles/run.invoker",
     "roles/run.jobsExecutorWithOverrides",
@@ -30,6 +32,7 @@ ROLES = {
     "roles/storage.objectUser",
     "roles/storage.objectViewer",
     "roles/workflows.invoker",
+    "roles/workflows.serviceAgent",
 }
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.infra.offline import NoTerraform, Providers, Terraform, check_terraform, copy_of_project
+from tests.infra.offline import EXAMPLE, ROOT, NoTerraform, Providers, Terraform, check_terraform, copy_of_project
 from tests.infra.planned import Planned
 
 
@@ -41,3 +44,18 @@ def terraform(providers: Providers, tmp_path_factory: pytest.TempPathFactory) ->
 def plan(terraform: Terraform) -> Planned:
     """Return the plan for an empty project, with required variables only."""
     return Planned(terraform.plan())
+
+
+OPTIONS = Path(__file__).parent / "everything.tfvars"
+
+
+@pytest.fixture(scope="session")
+def applied(terraform: Terraform, providers: Providers, tmp_path_factory: pytest.TempPathFactory) -> Planned:
+    """Return the state after an apply with all options."""
+    project = tmp_path_factory.mktemp("applied")
+    for name in ("functions", "workflows"):
+        (project / name).symlink_to(ROOT / name)
+    shutil.copytree(terraform.folder, project / "terraform", symlinks=True)
+    project_terraform = Terraform(project / "terraform", providers)
+    project_terraform("apply", "-input=false", "-auto-approve", f"-var-file={EXAMPLE}", f"-var-file={OPTIONS}")
+    return Planned(json.loads(project_terraform("show", "-json").stdout))

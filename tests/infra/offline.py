@@ -38,10 +38,12 @@ class Wheel:
     only: str = ""  # pattern of the resources to read; all if empty
 
 
+BETA_RESOURCES = "^google_(api_gateway|project_service_identity)"
 WHEELS = (
     Wheel("cdktf-cdktf-provider-google==16.12.1", "google", "6.50.0"),
-    Wheel("cdktf-cdktf-provider-google-beta==16.12.1", "google-beta", "6.50.0", only="^google_api_gateway"),
+    Wheel("cdktf-cdktf-provider-google-beta==16.12.1", "google-beta", "6.50.0", only=BETA_RESOURCES),
     Wheel("cdktf-cdktf-provider-archive==11.0.1", "archive", "2.7.1"),
+    Wheel("cdktf-cdktf-provider-time==11.0.1", "time", "0.13.1"),
 )
 
 
@@ -176,7 +178,7 @@ class Terraform:
 
 def copy_of_project(into: Path) -> Path:
     """Copy all that terraform/ reads; return the copy of terraform/ itself."""
-    left_out = shutil.ignore_patterns(".terraform*", ".build", "*.tfstate*", "*.tfvars", "plan")
+    left_out = shutil.ignore_patterns(".terraform*", ".build", "*.tfstate*", "*.tfvars", "*_override.tf", "plan")
     for name in ("terraform", "functions", "workflows"):
         shutil.copytree(ROOT / name, into / name, ignore=left_out, symlinks=True)
     return into / "terraform"

@@ -5,6 +5,7 @@ They are executables that record their calls and print scripted answers.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -33,30 +34,57 @@ STATE = [
     'google_cloudfunctions2_function.gemtune["api"]',
     "google_workflows_workflow.fine_tune",
 ]
+CAPACITY = {
+    "jobs": {
+        "gemtune-prepare": {"cpus": 4, "memory_gib": 16, "accelerator": None, "image": "cpu"},
+        "gemtune-train-l4": {"cpus": 8, "memory_gib": 32, "accelerator": "nvidia-l4", "image": "cu126"},
+        "gemtune-export": {"cpus": 8, "memory_gib": 32, "accelerator": None, "image": "cpu"},
+    },
+    "functions": {
+        "gemtune-api": {"instances": 3, "memory": "512Mi"},
+        "gemtune-sweep": {"instances": 1, "memory": "1Gi"},
+    },
+}
+LARGE = {
+    "gemtune-train-rtx-pro-6000": {"cpus": 20, "memory_gib": 80, "accelerator": "nvidia-rtx-pro-6000", "image": "cu130"}
+}
 SCRIPT = """#!{python}
 import json, sys
+from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
 folder = Path(__file__).parent
 with (folder / "calls").open("a") as calls:
     calls.write(json.dumps([{name!r}, *sys.argv[1:]]) + "\\n")
 if "apply" in sys.argv:
     (folder / "applied").touch()
-for words, answer, code, after_apply in json.loads((folder / "answers").read_text()):
-    if all(word in sys.argv[1:] for word in words) and (not after_apply or (folder / "applied").exists()):
+answers = json.loads((folder / "answers").read_text())
+for number, (words, answer, code, after_apply, errors, times) in enumerate(answers):
+    used = folder / f"used-{{number}}"
+    count = len(used.read_text()) if used.exists() else 0
+    ready = (not after_apply or (folder / "applied").exists()) and (times == 0 or count < times)
+    if all(any(fnmatch(argument, word) for argument in sys.argv[1:]) for word in words) and ready:
+        used.write_text("x" * (count + 1))
         sys.stdout.write(answer)
+        sys.stderr.write(errors)
         sys.exit(code)
 """
+
+
+def digest(image: str) -> str:
+    """Return a made-up SHA-256 of an image."""
+    return hashlib.sha256(image.encode()).hexdigest()
 
 
 class StandIns:
     """Both programs in a folder that is the PATH.
 
-    An answer is given to the first call that contains all of its words.
+    An answer is given to calls that contain all of its words, the first one that fits.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, capacity: Mapping[str, Any] = CAPACITY):
         self.folder = folder
-        self.answers: list[tuple[list[str], str, int, bool]] = []
+        self.answers: list[tuple[list[str], str, int, bool, str, int]] = []
+        self.capacity = capacity
         for name in ("gcloud", "terraform"):
             self.install(name)
 
@@ -65,33 +93,62 @@ class StandIns:
         path.write_text(SCRIPT.format(python=sys.executable, name=name))
         path.chmod(0o755)
 
-    def answer(self, *words: str, with_: Any = "", code: int = 0, after_apply: bool = False) -> None:
+    def answer(
+        self,
+        *words: str,
+        with_: Any = "",
+        code: int = 0,
+        after_apply: bool = False,
+        errors: str = "",
+        times: int = 0,
+    ) -> None:
+        """Add an answer.
+
+        errors: what goes to standard error. times: how often it is given; 0 is always.
+        """
         text = with_ if isinstance(with_, str) else json.dumps(with_)
-        self.answers.append((list(words), text, code, after_apply))
+        self.answers.append((list(words), text, code, after_apply, errors, times))
+
+    def write_answers(self) -> None:
+        """Make the answers known to the programs."""
+        planned = {"planned_values": {"outputs": {"capacity": {"value": self.capacity}}}}
+        always = (["show"], json.dumps(planned), 0, False, "", 0)
+        (self.folder / "answers").write_text(json.dumps([*self.answers, always]))
+
+    def quotas(self, **values: int) -> None:
+        """Let gcloud list these quotas, by quota ID."""
+        listed = [
+            {"quotaId": name, "dimensionsInfos": [{"applicableLocations": [REGION], "details": {"value": str(value)}}]}
+            for name, value in values.items()
+        ]
+        self.answer("quotas", with_=listed)
 
     def deployed(self, *, after_apply: bool = False) -> None:
         """Give Terraform outputs, from the start or once it has applied."""
         outputs = {name: {"value": value} for name, value in OUTPUTS.items()}
         self.answer("output", with_=outputs, after_apply=after_apply)
 
-    def builds(
-        self, status: str = "SUCCESS", images: tuple[str, ...] = ("cpu", "cu126", "cu130"), tag: str = "t"
-    ) -> None:
-        pushed = [{"name": f"{REPOSITORY}/{name}:{tag}", "digest": f"sha256:{name.ljust(64, '0')}"} for name in images]
+    def builds(self, status: str = "SUCCESS", images: tuple[str, ...] = ("cpu", "cu126", "cu130")) -> None:
         self.answer("submit", with_="build-1\n")
-        self.answer("describe", with_={"status": status, "results": {"images": pushed}})
+        self.answer("builds", "describe", with_={"status": status})
+        for name in images:
+            self.answer("describe", f"{REPOSITORY}/{name}:*", with_=f"sha256:{digest(name)}")
 
     def make(
         self, target: str, *variables: str, typed: str = "", environment: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run `make TARGET VARIABLE=…` with these programs only."""
-        (self.folder / "answers").write_text(json.dumps(self.answers))
+        self.write_answers()
         ours = (
             "PROJECT_ID",
             "REGION",
             "YES",
             "DELETE_DATA",
             "UNSLOTH",
+            "BUILD_REGION",
+            "STATE_BUCKET",
+            "IGNORE_QUOTAS",
+            "NAME",
             "REQUEST",
             "GEMTUNE_URL",
             "GEMTUNE_ID_TOKEN",

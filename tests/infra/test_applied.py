@@ -8,30 +8,14 @@ from __future__ import annotations
 import base64
 import json
 import re
-import shutil
-from pathlib import Path
 
 import pytest
 
 from gemtune.handlers.endpoints import ENDPOINTS
 from tests.infra.access_policies import FUNCTION, JOB
-from tests.infra.offline import EXAMPLE, ROOT, Providers, Terraform
+from tests.infra.offline import ROOT
 from tests.infra.planned import Planned
 from tests.infra.settings_needed import needed_by
-
-OPTIONS = Path(__file__).parent / "everything.tfvars"
-
-
-@pytest.fixture(scope="module")
-def applied(terraform: Terraform, providers: Providers, tmp_path_factory: pytest.TempPathFactory) -> Planned:
-    """Return the state after an apply with all options."""
-    project = tmp_path_factory.mktemp("applied")
-    for name in ("functions", "workflows"):
-        (project / name).symlink_to(ROOT / name)
-    shutil.copytree(terraform.folder, project / "terraform", symlinks=True)
-    project_terraform = Terraform(project / "terraform", providers)
-    project_terraform("apply", "-input=false", "-auto-approve", f"-var-file={EXAMPLE}", f"-var-file={OPTIONS}")
-    return Planned(json.loads(project_terraform("show", "-json").stdout))
 
 
 def address_of(state: Planned, function: str) -> str:

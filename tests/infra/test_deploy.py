@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from deploy import images
-from deploy.deployment import Deployment
-from tests.infra.stand_ins import OUTPUTS, PROJECT, REGION, REPOSITORY, ROOT, STATE, StandIns
+from deploy.cloud_build import IMAGES, configuration
+from deploy.deployment import OPEN_BUILD_REGIONS, Deployment, open_build_region
+from gemtune.machines.choice import MACHINES
+from tests.infra.stand_ins import CAPACITY, LARGE, OUTPUTS, PROJECT, REGION, REPOSITORY, ROOT, STATE, StandIns, digest
 
 PROJECT_AND_REGION = (f"PROJECT_ID={PROJECT}", f"REGION={REGION}")
 DEPLOYMENT = Deployment(PROJECT, REGION)
@@ -26,17 +28,28 @@ def cloud(tmp_path: Path) -> Iterator[StandIns]:
 
 def built(tag: str | None = None) -> None:
     """Write the files that an earlier build of images left."""
-    DEPLOYMENT.images_file.parent.mkdir(parents=True)
-    DEPLOYMENT.images_file.write_text("{}")
+    DEPLOYMENT.folder.mkdir(parents=True, exist_ok=True)
+    names = {image: f"{REPOSITORY}/{image}@sha256:{digest(image)}" for image in ("cpu", "cu126")}
+    DEPLOYMENT.images_file.write_text(json.dumps({"images": names}))
     DEPLOYMENT.tag_file.write_text(images.tag(DEPLOYMENT) if tag is None else tag)
 
 
 def steps(cloud: StandIns) -> list[str]:
     """Return the calls without their options."""
     return [
-        " ".join([call[0], *(word for word in call[1:] if word[0] not in "-." and "=" not in word)])
+        " ".join([call[0], *(word for word in call[1:] if word[0] not in "-./" and not set("=:.") & set(word))])
         for call in cloud.calls
     ]
+
+
+BEFORE_IMAGES = [
+    "gcloud services enable",
+    "terraform init",
+    "terraform state pull",
+    "terraform plan",
+    "terraform show",
+    "gcloud beta quotas info list",
+]
 
 
 def test_deploy_creates_the_registry_then_images_then_everything(cloud: StandIns) -> None:
@@ -45,12 +58,14 @@ def test_deploy_creates_the_registry_then_images_then_everything(cloud: StandIns
     ran = cloud.make("deploy", *PROJECT_AND_REGION, "YES=yes")
     assert ran.returncode == 0, ran.stderr
     assert steps(cloud) == [
-        "terraform init",
+        *BEFORE_IMAGES,
         "terraform output",
         "terraform apply",
         "terraform output",
         "gcloud builds submit",
         "gcloud builds describe build-1",
+        "gcloud artifacts docker images describe",
+        "gcloud artifacts docker images describe",
         "terraform apply",
         "terraform output",
     ]
@@ -87,12 +102,13 @@ def test_a_build_uses_its_account_and_bucket_and_its_digests_go_to_terraform(clo
     (submit,) = [call for call in cloud.calls if "submit" in call]
     assert f"--service-account={OUTPUTS['build_service_account']}" in submit
     assert f"--gcs-source-staging-dir=gs://{PROJECT}-gemtune-source/builds" in submit
-    assert f"--substitutions=_REPOSITORY={REPOSITORY},_TAG={images.tag(DEPLOYMENT)},_UNSLOTH=no" in submit
     assert {f"--project={PROJECT}", f"--region={REGION}"} <= set(submit)
+    config = DEPLOYMENT.folder / "cloudbuild.json"
+    assert f"--config={config}" in submit
+    tag = images.tag(DEPLOYMENT)
+    assert json.loads(config.read_text()) == configuration(["cpu", "cu126"], REPOSITORY, tag, unsloth=False)
     variables = json.loads(DEPLOYMENT.images_file.read_text())
-    assert variables == {
-        "images": {name: f"{REPOSITORY}/{name}@sha256:{name.ljust(64, '0')}" for name in ("cpu", "cu126", "cu130")}
-    }
+    assert variables == {"images": {name: f"{REPOSITORY}/{name}@sha256:{digest(name)}" for name in ("cpu", "cu126")}}
     apply = cloud.calls[-2]
     assert f"-var-file={DEPLOYMENT.images_file}" in apply
     assert f"project_id={PROJECT}" in apply
@@ -100,11 +116,60 @@ def test_a_build_uses_its_account_and_bucket_and_its_digests_go_to_terraform(clo
     assert all(image in ran.stdout for image in variables["images"].values())
 
 
+def test_only_images_of_the_chosen_machines_are_built(cloud: StandIns) -> None:
+    cloud.capacity = CAPACITY | {"jobs": CAPACITY["jobs"] | LARGE}
+    cloud.deployed()
+    cloud.builds()
+    built()  # without cu130, which the new machine needs
+    assert cloud.make("deploy", *PROJECT_AND_REGION).returncode == 0
+    config = json.loads((DEPLOYMENT.folder / "cloudbuild.json").read_text())
+    assert [step["id"] for step in config["steps"]] == ["builder", "cpu", "cu126", "cu130"]
+    assert set(json.loads(DEPLOYMENT.images_file.read_text())["images"]) == {"cpu", "cu126", "cu130"}
+
+
+@pytest.mark.parametrize(
+    ("region", "build_region"),
+    [
+        ("europe-west1", "europe-west1"),
+        ("europe-west4", "europe-west1"),
+        ("asia-southeast1", "asia-east1"),
+        ("us-east4", "us-central1"),
+        ("me-west1", "us-central1"),
+    ],
+)
+def test_images_are_built_where_cloud_build_is_open_to_every_project(region: str, build_region: str) -> None:
+    assert open_build_region(region) == build_region
+    assert build_region in OPEN_BUILD_REGIONS
+
+
+def test_the_region_of_builds_can_be_chosen(cloud: StandIns) -> None:
+    cloud.deployed()
+    cloud.builds()
+    assert cloud.make("images", *PROJECT_AND_REGION, "BUILD_REGION=europe-west2").returncode == 0
+    (submit,) = [call for call in cloud.calls if "submit" in call]
+    assert "--region=europe-west2" in submit
+
+
+def test_every_machine_has_an_image_that_can_be_built() -> None:
+    assert set(IMAGES) == {machine.image for machine in MACHINES.values()} | {"cpu"}
+
+
+def test_a_build_caches_all_stages_in_the_registry() -> None:
+    _, cpu, cu126 = configuration(["cpu", "cu126"], REPOSITORY, "t", unsloth=True)["steps"]
+    for step in (cpu, cu126):
+        cache = f"type=registry,ref={REPOSITORY}/cache:{step['id']}"
+        assert f"--cache-from={cache}" in step["args"]
+        assert any(word.startswith(f"--cache-to={cache},mode=max") for word in step["args"])
+        assert {f"--build-arg=TORCH={step['id']}", "--build-arg=UNSLOTH=yes", "--push"} <= set(step["args"])
+        assert f"--tag={REPOSITORY}/{step['id']}:t" in step["args"]
+        assert step["args"][-1] == "."
+
+
 def test_images_are_built_again_only_if_their_sources_changed(cloud: StandIns) -> None:
     cloud.deployed()
     built()
     assert cloud.make("deploy", *PROJECT_AND_REGION).returncode == 0
-    assert "gcloud" not in {call[0] for call in cloud.calls}
+    assert "gcloud builds submit" not in steps(cloud)
     built_before = DEPLOYMENT.tag_file
     built_before.write_text("other sources")
     cloud.builds()
@@ -114,7 +179,7 @@ def test_images_are_built_again_only_if_their_sources_changed(cloud: StandIns) -
 
 @pytest.mark.parametrize(
     ("status", "pushed", "message"),
-    [("FAILURE", ("cpu", "cu126", "cu130"), "ended as FAILURE"), ("SUCCESS", ("cpu", "cu130"), "no image cu126")],
+    [("FAILURE", ("cpu", "cu126"), "ended as FAILURE"), ("SUCCESS", ("cpu",), f"no image {REPOSITORY}/cu126")],
 )
 def test_a_failed_or_incomplete_build_ends_the_deployment(
     cloud: StandIns, status: str, pushed: tuple[str, ...], message: str
@@ -146,7 +211,7 @@ def test_a_failing_tool_ends_the_deployment(cloud: StandIns) -> None:
     ran = cloud.make("deploy", *PROJECT_AND_REGION)
     assert ran.returncode != 0
     assert "`terraform -chdir=terraform init …` failed with code 1" in ran.stderr
-    assert steps(cloud) == ["terraform init"]
+    assert steps(cloud) == ["gcloud services enable", "terraform init"]
 
 
 @pytest.mark.parametrize(
@@ -183,18 +248,27 @@ def test_with_unsloth_other_images_are_built_and_the_service_knows(cloud: StandI
     cloud.builds()
     built()
     assert cloud.make("deploy", *PROJECT_AND_REGION, "UNSLOTH=yes").returncode == 0
-    (submit,) = [call for call in cloud.calls if "submit" in call]
-    assert any(word.endswith(",_UNSLOTH=yes") for word in submit)
+    assert '"--build-arg=UNSLOTH=yes"' in (DEPLOYMENT.folder / "cloudbuild.json").read_text()
     assert "unsloth=true" in cloud.calls[-2]
 
 
 def test_plan_changes_nothing_and_needs_no_images(cloud: StandIns) -> None:
     assert cloud.make("plan", *PROJECT_AND_REGION).returncode == 0
-    assert steps(cloud) == ["terraform init", "terraform plan"]
-    assert any(word.startswith("images=") for word in cloud.calls[-1])
+    assert steps(cloud) == ["terraform init", "terraform state pull", "terraform plan"]
+    (placeholder,) = [word for word in cloud.calls[-1] if word.startswith("images=")]
+    assert "none.invalid/cpu@" in placeholder
     built()
     assert cloud.make("plan", *PROJECT_AND_REGION).returncode == 0
-    assert f"-var-file={DEPLOYMENT.images_file}" in cloud.calls[-1]
+    (placeholder,) = [word for word in cloud.calls[-1] if word.startswith("images=")]
+    assert f"{REPOSITORY}/cpu@" in placeholder
+
+
+def test_output_prints_an_address_or_settings_for_a_shell(cloud: StandIns) -> None:
+    cloud.answer("output", with_={"api_url": {"value": "https://x"}, "settings": {"value": {"A": "b", "C": "d"}}})
+    assert cloud.make("output", *PROJECT_AND_REGION).stdout == "https://x\n"
+    assert cloud.make("output", *PROJECT_AND_REGION, "NAME=settings").stdout == "A=b\nC=d\n"
+    ran = cloud.make("output", *PROJECT_AND_REGION, "NAME=nothing")
+    assert "use one of api_url, settings" in ran.stderr
 
 
 @pytest.mark.parametrize("typed", ["", "yes\n", "other-project\n"])
@@ -230,8 +304,8 @@ def test_destroy_deletes_data_with_delete_data(cloud: StandIns) -> None:
     ran = cloud.make("destroy", *PROJECT_AND_REGION, "DELETE_DATA=yes", typed=f"{PROJECT}\n")
     assert ran.returncode == 0, ran.stderr
     assert "all results and all records" in ran.stdout
-    assert steps(cloud) == ["terraform init", "terraform apply", "terraform destroy"]
-    apply, destroy = cloud.calls[1:]
+    assert steps(cloud) == ["terraform init", "terraform state pull", "terraform apply", "terraform destroy"]
+    apply, destroy = cloud.calls[2:]
     assert "delete_data=true" in apply
     assert "delete_data=true" in destroy
     assert not [word for word in destroy if word.startswith("-target=")]

@@ -19,10 +19,10 @@ def task(job: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return template["containers"][0], [selector["accelerator"] for selector in template["node_selector"] or []]
 
 
-def test_each_step_has_the_machine_that_the_estimates_assume(plan: Planned) -> None:
-    jobs = plan.named("google_cloud_run_v2_job")
+def test_each_step_has_the_machine_that_the_estimates_assume(applied: Planned) -> None:
+    jobs = applied.named("google_cloud_run_v2_job")
     machines = {f"gemtune-{step}": machine for step, machine in CPU_STEPS.items()}
-    machines |= {f"gemtune-train-{name}": machine for name, machine in MACHINES.items() if machine.gpu is not None}
+    machines |= {f"gemtune-train-{name}": machine for name, machine in MACHINES.items()}
     machines |= {f"gemtune-export-{name}": MACHINES[name] for name in WITH_MORE_MEMORY}
     assert set(jobs) == set(machines)
     for name, machine in machines.items():
@@ -30,3 +30,8 @@ def test_each_step_has_the_machine_that_the_estimates_assume(plan: Planned) -> N
         assert container["resources"][0]["limits"] == limits(machine)
         assert accelerators == ([] if machine.gpu is None else [machine.gpu])
         assert f"/{machine.image}@sha256:" in container["image"]
+
+
+def test_by_default_there_is_one_machine_with_the_smallest_gpu(plan: Planned) -> None:
+    """New projects have no quota for more."""
+    assert set(plan.named("google_cloud_run_v2_job")) == {"gemtune-prepare", "gemtune-train-l4", "gemtune-export"}

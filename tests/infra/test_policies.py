@@ -19,19 +19,20 @@ def test_every_variable_that_settings_read_is_listed() -> None:
     assert read_by_settings() == {*EVERY, *SOME, *IF_ASKED_FOR, *NOT_DEPLOYED}
 
 
-def test_the_machines_match_those_that_jobs_are_placed_on(plan: Planned) -> None:
-    jobs = plan.named("google_cloud_run_v2_job")
+def test_the_machines_match_those_that_jobs_are_placed_on(applied: Planned) -> None:
+    jobs = applied.named("google_cloud_run_v2_job")
     trains = {name.removeprefix("gemtune-train-"): job for name, job in jobs.items() if "-train-" in name}
-    assert {"l4", "rtx-pro-6000"} <= set(trains)
+    assert set(trains) == set(MACHINES)
     for name, job in trains.items():
         machine, template = MACHINES[name], job["template"][0]["template"][0]
         limits = template["containers"][0]["resources"][0]["limits"]
         gpus = {} if machine.gpu is None else {"nvidia.com/gpu": "1"}
         assert limits == {"cpu": str(machine.cpus), "memory": f"{machine.memory_gib}Gi"} | gpus
-        assert [selector["accelerator"] for selector in template["node_selector"]] == [machine.gpu]
-        assert template["gpu_zonal_redundancy_disabled"] is True
+        accelerators = [selector["accelerator"] for selector in template["node_selector"]]
+        assert accelerators == ([] if machine.gpu is None else [machine.gpu])
+        assert template["gpu_zonal_redundancy_disabled"] is (None if machine.gpu is None else True)
 
 
-def test_the_smallest_machine_comes_first(plan: Planned) -> None:
-    named = plan.settings_of("gemtune-control")["GEMTUNE_MACHINES"].split(",")
-    assert named == sorted(named, key=lambda name: MACHINES[name].memory_gib)
+def test_the_smallest_machine_comes_first_and_the_one_without_a_gpu_last(applied: Planned) -> None:
+    named = applied.settings_of("gemtune-control")["GEMTUNE_MACHINES"].split(",")
+    assert named == ["l4", "rtx-pro-6000", "cpu"]

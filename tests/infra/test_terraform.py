@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from tests.infra.offline import ROOT, Terraform, copy_of_project, mirror
+from tests.infra.offline import ROOT, WHEELS, Terraform, copy_of_project, mirror
 from tests.infra.planned import Planned
 
 
@@ -40,3 +41,19 @@ def test_the_tests_of_terraform_pass(terraform: Terraform) -> None:
 def test_every_variable_has_a_description() -> None:
     text = (ROOT / "terraform" / "variables.tf").read_text()
     assert text.count("\nvariable ") + text.startswith("variable ") == text.count("  description = ")
+
+
+def test_the_lock_file_pins_what_the_tests_have_seen_on_all_platforms() -> None:
+    """Hashes of a release's SHA256SUMS are those of all platforms."""
+    lock = (ROOT / "terraform" / ".terraform.lock.hcl").read_text()
+    required = (ROOT / "terraform" / "versions.tf").read_text()
+    locked = re.findall(
+        r'provider "registry.terraform.io/hashicorp/([\w-]+)" \{\n  version     = "([\d.]+)"\n'
+        r'  constraints = "([^"]+)"\n  hashes = \[\n(.*?)  \]\n\}',
+        lock,
+        re.S,
+    )
+    assert {(name, version) for name, version, _, _ in locked} == {(wheel.provider, wheel.version) for wheel in WHEELS}
+    for name, _, constraints, hashes in locked:
+        assert f'source  = "hashicorp/{name}"\n      version = "{constraints}"' in required
+        assert len(set(re.findall(r"zh:[0-9a-f]{64}", hashes))) >= 11

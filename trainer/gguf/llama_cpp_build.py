@@ -23,7 +23,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gemtune.llama_cpp import BUILT, SHA256, VERSION, is_built
-from gemtune.settings import Settings
 
 REQUIRED_PROGRAMS = ("cmake", "c++")
 # GGML_NATIVE=OFF builds for any processor of the architecture, because the image runs on other machines than the one
@@ -188,9 +187,15 @@ def _exclusive(folder: Path) -> Iterator[None]:
         yield
 
 
+def _folder_of_settings() -> Path:
+    from gemtune.settings import Settings
+
+    return Settings.from_environment().llama_cpp
+
+
 def main() -> int:
     """Build llama.cpp, print its folder and return the exit code."""
-    folder = Path(sys.argv[1]).absolute() if len(sys.argv) > 1 else Settings.from_environment().llama_cpp
+    folder = Path(sys.argv[1]).absolute() if len(sys.argv) > 1 else _folder_of_settings()
     try:
         print(build(folder, say=lambda line: print(line, flush=True)))
     except BuildError as error:

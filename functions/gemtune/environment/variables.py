@@ -99,6 +99,12 @@ VARIABLES: Mapping[str, Variable] = {
     "YES": Variable("make", "`yes`: `make deploy` and `make destroy` do not ask", default="`no`"),
     "UNSLOTH": Variable("make", "`yes`: the images that are built have provider unsloth too", default="`no`"),
     "DELETE_DATA": Variable("make", "`yes`: `make destroy` removes buckets and records too", default="`no`"),
+    "BUILD_REGION": Variable(
+        "make", "region of Cloud Build for images", default="`REGION` if builds are open to all there, else one near it"
+    ),
+    "STATE_BUCKET": Variable("make", "bucket of Terraform's state", default="no bucket: `build/PROJECT_ID/`"),
+    "IGNORE_QUOTAS": Variable("make", "`yes`: `make deploy` goes on if quotas are too small", default="`no`"),
+    "NAME": Variable("make", "what `make output` prints, an output of Terraform", default="`api_url`"),
     "REQUEST": Variable("make", "file with a request that `make smoke` submits and follows"),
     "WANDB_BASE_URL": Variable("trainer", "a W&B server of your own; W&B's own variable", default="W&B's"),
     "GEMTUNE_TESTS_MAY_SKIP": Variable("tests", "`no` counts a skipped test as failed", default="`yes`"),

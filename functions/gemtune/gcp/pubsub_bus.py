@@ -34,14 +34,17 @@ TRANSIENT = (Aborted, Cancelled, DeadlineExceeded, InternalServerError, Resource
 class PubSubBus:
     """`ports.Bus` on Pub/Sub."""
 
-    def __init__(self, project_id: str):
+    def __init__(self, project_id: str, region: str):
         self._project_id = project_id
+        # Pub/Sub keeps the order of an ordering key only for messages that are published in one region. The global
+        # endpoint may choose another one for each publisher. https://cloud.google.com/pubsub/docs/ordering
+        self._endpoint = f"{region}-pubsub.googleapis.com:443"
 
     @cached_property
     def _publisher(self) -> pubsub_v1.PublisherClient:
         from google.cloud import pubsub_v1  # type: ignore[attr-defined]
 
-        return pubsub_v1.PublisherClient()
+        return pubsub_v1.PublisherClient(client_options={"api_endpoint": self._endpoint})
 
     @cached_property
     def _subscriber(self) -> pubsub_v1.SubscriberClient:

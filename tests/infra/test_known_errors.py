@@ -1,0 +1,143 @@
+"""Messages to the user when a first deployment ends with a known error.
+
+The messages are those that people have reported of Google's providers and of gcloud.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy import images, known_errors, terraform
+from deploy.deployment import Deployment
+from deploy.known_errors import KNOWN_ERRORS
+from deploy.terraform import REPEATS, Terraform
+from deploy.tools import Refused
+from tests.infra.stand_ins import PROJECT, REGION, ROOT, StandIns
+
+DEPLOYMENT = Deployment(PROJECT, REGION, sure=False)
+# An excerpt of each message -> part of what the user reads.
+PASSING = {
+    """╷
+│ Error: Error creating function: googleapi: Error 400: Validation failed for trigger
+│ projects/p/locations/l/triggers/gemtune-fan-out-1: Invalid resource state for "": Permission denied while using
+│ the Eventarc Service Agent. If you recently started to use Eventarc, it may take a few minutes before all
+│ necessary permissions are propagated to the Service Agent.
+╵
+""": "Google's account for Eventarc is new",
+    """│ Error: Error creating AlertPolicy: googleapi: Error 404: Cannot find metric(s) that match type =
+│ "logging.googleapis.com/user/gemtune/failed_jobs". If a metric was created recently, it could take up to 10
+│ minutes to become available. Please try again soon.
+""": "an alert uses a metric that is new",
+    """│ Error: Error creating Topic: googleapi: Error 403: Cloud Pub/Sub API has not been used in project 123 before or
+│ it is disabled. Enable it by visiting …
+""": "an API was enabled a moment ago",
+    """│ Error: Error creating Trigger: googleapi: Error 400: The Cloud Storage service account for your bucket is
+│ unable to publish to Cloud Pub/Sub topics in the specified project.
+""": "the role of Google's account for Cloud Storage is new",
+    """│ Error: Request `Create IAM Members roles/run.invoker` returned error: Error 400: Service account
+│ gemtune-push@p.iam.gserviceaccount.com does not exist., badRequest
+""": "a service account is new",
+}
+LASTING = {
+    "ERROR: (gcloud.builds.submit) FAILED_PRECONDITION: failed precondition: due to quota restrictions, cannot run "
+    "builds in this region": "BUILD_REGION=us-central1",
+    """│ Error: Error creating Job: googleapi: Error 400: Max instances must be set to 0 or fewer to set the requested
+│ total memory. Quota violated: MemAllocPerProjectRegion requested: 85899345920 allowed: 42949672960
+""": "leave large machines out of `machines`",
+    "You do not have quota for using GPUs without zonal redundancy.": "the project has no quota for this GPU",
+    "googleapi: Error 409: Database already exists. Please use another database_id": "use a project of its own",
+    "googleapi: Error 403: This API method requires billing to be enabled. BILLING_DISABLED": "linkedaccount",
+    "Error: google: could not find default credentials.": "gcloud auth application-default login",
+    "One or more users named in the policy do not belong to a permitted customer": "the organization's own domain",
+    "googleapi: Error 409: The requested bucket name is not available.": "a project with another ID",
+    "googleapi: Error 403: Permission 'iam.roles.create' denied on resource": "deploy with roles/owner",
+    "Error: Error acquiring the state lock": "terraform force-unlock",
+    "the cached package for hashicorp/google doesn't match any of the checksums recorded": "git checkout",
+}
+
+
+@pytest.fixture
+def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIns]:
+    """Return stand-ins that this process calls."""
+    cloud = StandIns(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    DEPLOYMENT.folder.mkdir(parents=True, exist_ok=True)
+    yield cloud
+    shutil.rmtree(DEPLOYMENT.folder, ignore_errors=True)
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    seconds: list[float] = []
+    monkeypatch.setattr("time.sleep", seconds.append)
+    return seconds
+
+
+@pytest.mark.parametrize("message", PASSING)
+def test_an_apply_that_ended_by_a_passing_cause_is_repeated_and_says_so(
+    message: str, cloud: StandIns, slept: list[float], capfd: pytest.CaptureFixture[str]
+) -> None:
+    cloud.answer("apply", code=1, errors=message, times=2)
+    cloud.write_answers()
+    Terraform(DEPLOYMENT).apply("-var", "x=y")
+    shown = capfd.readouterr()
+    assert f"The apply stopped at an error of new projects: {PASSING[message]}" in shown.out
+    assert f"(1 of {REPEATS})" in shown.out
+    assert f"(2 of {REPEATS})" in shown.out
+    assert message in shown.err
+    assert len(slept) == 2
+    assert min(slept) >= 60
+    first, second, third = cloud.calls
+    assert "-auto-approve" not in first  # Terraform asks; what was approved is continued without asking
+    assert "-auto-approve" in second
+    assert "-auto-approve" in third
+
+
+def test_a_passing_cause_that_does_not_pass_ends_the_deployment(cloud: StandIns, slept: list[float]) -> None:
+    cloud.answer("apply", code=1, errors=next(iter(PASSING)))
+    cloud.write_answers()
+    with pytest.raises(Refused, match=f"the same error after {REPEATS} repetitions: .*ten minutes"):
+        Terraform(DEPLOYMENT).apply()
+    assert len(cloud.calls) == REPEATS + 1
+
+
+@pytest.mark.parametrize("message", LASTING)
+def test_an_error_that_the_user_has_to_mend_comes_with_its_remedy(
+    message: str, cloud: StandIns, slept: list[float]
+) -> None:
+    cloud.answer("apply", code=1, errors=message)
+    cloud.write_answers()
+    with pytest.raises(Refused) as raised:
+        Terraform(DEPLOYMENT).apply()
+    assert "This is known:" in str(raised.value)
+    assert LASTING[message] in str(raised.value)
+    assert slept == []
+    assert len(cloud.calls) == 1
+
+
+def test_an_unknown_error_is_not_repeated(cloud: StandIns, slept: list[float]) -> None:
+    cloud.answer("apply", code=1, errors="Error: something new")
+    cloud.write_answers()
+    with pytest.raises(Refused, match=r"failed with code 1$"):
+        Terraform(DEPLOYMENT).apply()
+    assert len(cloud.calls) == 1
+
+
+def test_a_refused_build_names_the_region_to_use(cloud: StandIns) -> None:
+    cloud.answer("submit", code=1, errors=next(iter(LASTING)))
+    cloud.write_answers()
+    with pytest.raises(Refused, match="BUILD_REGION=us-central1"):
+        images._submit(DEPLOYMENT, {"build_service_account": "a", "buckets": {"source": "b"}}, {})
+
+
+def test_every_known_error_has_an_example_and_is_in_the_documentation() -> None:
+    page = " ".join((ROOT / "docs" / "deployment.md").read_text().split())
+    for error in KNOWN_ERRORS:
+        messages = (*PASSING, *LASTING)
+        assert any(error in [*lasting, *passing] for lasting, passing in map(known_errors.find, messages)), error.cause
+        assert error.cause in page, error.cause
+    assert terraform.REPEATS >= 5

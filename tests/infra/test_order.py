@@ -1,0 +1,80 @@
+"""Order of creation in an empty project, from Terraform's own graph."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import pytest
+
+from tests.infra.offline import Terraform
+
+APIS = "google_project_service.enabled"
+AGENTS = "time_sleep.agents"
+METRICS = "time_sleep.log_metrics"
+
+
+@pytest.fixture(scope="module")
+def before(terraform: Terraform) -> Mapping[str, set[str]]:
+    """Return the resources that exist before each resource is created."""
+    graph = terraform("graph").stdout
+    direct: dict[str, set[str]] = {name: set() for name in re.findall(r'"([\w.]+)" \[label', graph)}
+    for name, needed in re.findall(r'"([\w.]+)" -> "([\w.]+)"', graph):
+        direct[name].add(needed)
+
+    def closure(name: str, ancestors: set[str]) -> set[str]:
+        for needed in direct[name] - ancestors:
+            ancestors.add(needed)
+            closure(needed, ancestors)
+        return ancestors
+
+    return {name: closure(name, set()) for name in direct}
+
+
+def test_every_resource_waits_for_its_api(before: Mapping[str, set[str]]) -> None:
+    assert len(before) > 50
+    offline = {"data.archive_file.functions", APIS}
+    assert [name for name, needed in before.items() if APIS not in needed and name not in offline] == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "google_cloudfunctions2_function.gemtune",
+        "google_eventarc_trigger.data_bucket",
+        "google_workflows_workflow.fine_tune",
+    ],
+)
+def test_what_uses_an_agent_of_google_waits_until_it_is_known(name: str, before: Mapping[str, set[str]]) -> None:
+    assert {
+        AGENTS,
+        "google_project_service_identity.agent",
+        "google_project_iam_member.agents",
+        "google_project_iam_member.storage_events",
+    } <= before[name]
+
+
+def test_dead_letters_are_for_an_agent_that_exists(before: Mapping[str, set[str]]) -> None:
+    for kind in ("topic", "subscription"):
+        assert "google_project_service_identity.agent" in before[f"google_pubsub_{kind}_iam_member.dead_letters"]
+
+
+def test_alerts_on_our_metrics_wait_until_the_metrics_are_known(before: Mapping[str, set[str]]) -> None:
+    assert {METRICS, "google_logging_metric.gemtune"} <= before["google_monitoring_alert_policy.gemtune"]
+
+
+def test_roles_are_granted_before_what_needs_them_runs(before: Mapping[str, set[str]]) -> None:
+    functions = before["google_cloudfunctions2_function.gemtune"]
+    assert {
+        "google_artifact_registry_repository_iam_member.build",
+        "google_project_iam_member.gemtune",
+        "google_storage_bucket_iam_member.gemtune",
+    } <= functions
+    invoker = "google_cloud_run_v2_service_iam_member.invoker"
+    callers = ("pubsub_subscription.push", "cloud_scheduler_job.sweep", "eventarc_trigger.data_bucket")
+    for caller in (f"google_{name}" for name in callers):
+        assert invoker in before[caller]
+    custom = "google_project_iam_custom_role.gemtune"
+    for grant in (name for name in before if "_iam_member." in name):
+        if grant.endswith((".gemtune", ".secrets", ".end", ".signer")) and "google_project_service" not in grant:
+            assert custom in before[grant] or "artifact" in grant, grant
