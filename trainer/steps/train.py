@@ -127,7 +127,7 @@ def _train_to_end(context: Context, trainer: JobTrainer, attempt: _Attempt) -> b
     resumed = checkpoints.newest(context.buckets.export, context.prefix, context.work / "resumed")
     log.info("training %s", "from the beginning" if resumed is None else f"from train_step {resumed[0].train_step}")
     attempt.progress.began()
-    attempt.last_step_at = context.clock.monotonic()
+    attempt.last_step_at = attempt.saved_at = context.clock.monotonic()
     if resumed is None or not job_trainer.restore_if_finished(trainer, resumed[1]):
         trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed[1]))
     if attempt.stop_cause is None or job_trainer.is_finished(trainer):
@@ -174,20 +174,21 @@ def _import_make(config: TrainingConfig) -> Callable[[Setup], JobTrainer]:
 class _Attempt:
     """The state of this attempt while it trains, and its hooks.
 
-    Times are in seconds of the clock's `monotonic`. stop_cause: why training stops early. longest_step, save_seconds:
-    durations so far.
+    Times are in seconds of the clock's `monotonic`. stop_cause: why training stops early. saved_at: time of the newest
+    checkpoint, at first of the beginning. longest_step, save_seconds: durations so far.
     """
 
     context: Context
     progress: ProgressLog
     stop_cause: str | None = None
     last_step_at: float | None = None
+    saved_at: float | None = None
     longest_step: float = 0.0
     save_seconds: float = 0.0
 
     def hooks(self) -> Hooks:
         """Return the callbacks of this attempt for a trainer."""
-        return Hooks(self._stepped, self.progress.evaluated, self._saved, self._must_stop)
+        return Hooks(self._stepped, self.progress.evaluated, self._saved, self._must_stop, self._must_save)
 
     def _stepped(self, trainer: JobTrainer, logs: Mapping[str, float]) -> None:
         """Record a logged train_step."""
@@ -218,6 +219,11 @@ class _Attempt:
             self.stop_cause = "out_of_time"
         return self.stop_cause is not None
 
+    def _must_save(self) -> bool:
+        """Return whether the newest checkpoint is `save_minutes` old."""
+        seconds = 60 * self.context.spec.training_config.save_minutes
+        return self.saved_at is not None and self.context.clock.monotonic() - self.saved_at >= seconds
+
     def _saved(self, train_step: int, folder: Path, best: int | None) -> None:
         """Upload a checkpoint, record it, and delete older ones."""
         began = self.context.clock.monotonic()
@@ -229,7 +235,7 @@ class _Attempt:
         context.advance.record_checkpoint(context.job.job_id, context.fence, train_step=train_step)
         checkpoints.prune(export, context.prefix, best=best)
         self.progress.tracking.persist()
-        self.last_step_at = self.context.clock.monotonic()
+        self.last_step_at = self.saved_at = self.context.clock.monotonic()
         self.save_seconds = max(self.save_seconds, self.last_step_at - began)
 
 

@@ -25,13 +25,15 @@ class Hooks:
 
     stepped: after each logged train_step, with the trainer's log entry. evaluated: after each evaluation, with its
     train_step. saved: with a train_step, its complete checkpoint folder, and the train_step of the best evaluation so
-    far. must_stop: called after each train_step; true ends training with a checkpoint.
+    far. must_stop, must_save: called after each train_step; if true, the trainer saves a checkpoint, and ends if
+    must_stop.
     """
 
     stepped: Callable[[JobTrainer, Mapping[str, float]], None]
     evaluated: Callable[[int, EvaluationMetrics], None]
     saved: Callable[[int, Path, int | None], None]
     must_stop: Callable[[], bool]
+    must_save: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,10 +88,12 @@ class JobCallback(TrainerCallback):
         self._hooks.stepped(self._trainer, logs)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Stop with a checkpoint if a hook says so; prepare what is saved."""
+        """Save or stop if a hook says so; prepare what is saved."""
         if self._hooks.must_stop():
             control.should_save = True
             control.should_training_stop = True
+        elif self._hooks.must_save():
+            control.should_save = True
         if control.should_save:
             self._fill_window(state.global_step, logs_now=control.should_log)
             if args.eval_strategy == "epoch" and _is_epoch_over(state):

@@ -100,6 +100,7 @@ class StepRecord(Record):
     last_assessed_report: str = Field("", alias="judged")  # "<attempt>/<round>"
     checkpoint_at_last_assessment: int = Field(0, alias="judged_checkpoint")
     fruitless: int = 0  # executions in a row that ended without a newer checkpoint
+    interruptions: int = 0  # those of them that the platform ended, which are not counted in `fruitless`
     attempts: tuple[Attempt, ...] = ()  # past ones, at most the newest ATTEMPTS_KEPT
 
 

@@ -19,6 +19,10 @@ from gemtune.jobs.status import STATUS_OF, Status, Step
 
 # Number of executions of a step in a row that end without a newer complete checkpoint before the job fails.
 FRUITLESS_ATTEMPTS = 3
+# The same for executions that the platform ended with SIGTERM, for its own maintenance.
+INTERRUPTED_ATTEMPTS = 20
+# Cause of an attempt that was asked to stop. Jobs that a user has cancelled are over, and are never assessed.
+INTERRUPTED = "sigterm"
 
 
 def check_fencing_token(job: Job, fence: FencingToken) -> None:
@@ -133,7 +137,8 @@ def assess_execution(job: Job, step: Step, *, round_number: int, cause: str | No
 
     Fails the job after too many of them.
 
-    The limit is FRUITLESS_ATTEMPTS executions in a row without a newer complete checkpoint.
+    The limit is FRUITLESS_ATTEMPTS executions in a row without a newer complete checkpoint, and INTERRUPTED_ATTEMPTS of
+    those that the platform ended.
     round_number: which of the workflow's tries it was. A repeated report has the same one and counts only once.
     cause: how the platform says the execution ended; the record's own cause counts more.
     """
@@ -142,23 +147,27 @@ def assess_execution(job: Job, step: Step, *, round_number: int, cause: str | No
     if before.last_assessed_report == report:
         return job, ()
     has_newer_checkpoint = before.checkpoint > before.checkpoint_at_last_assessment
+    ended = before if before.state != "running" else end_attempt(before, "stopped", at, cause or "crashed")
+    is_new = before.last_assessed_report.partition("/")[0] != str(before.attempt)  # else it ended before it began
+    was_interrupted = is_new and ended.cause == INTERRUPTED
     update: dict[str, Any] = {
-        "fruitless": 0 if has_newer_checkpoint else before.fruitless + 1,
+        "fruitless": 0 if has_newer_checkpoint else before.fruitless + (not was_interrupted),
+        "interruptions": 0 if has_newer_checkpoint else before.interruptions + was_interrupted,
         "last_assessed_report": report,
         "checkpoint_at_last_assessment": before.checkpoint,
     }
-    ended = before if before.state != "running" else end_attempt(before, "stopped", at, cause or "crashed")
     job = with_step(job, step, ended.model_copy(update=update))
-    if update["fruitless"] < FRUITLESS_ATTEMPTS:
+    if update["fruitless"] < FRUITLESS_ATTEMPTS and update["interruptions"] < INTERRUPTED_ATTEMPTS:
         return job, ()
     last_cause = job.steps[step].cause or cause or "it ended without saying why"
     if before.attempt == 0:
         message = f"{step} ended {FRUITLESS_ATTEMPTS} times in a row before it began: {last_cause}"
         hint = "the request is not at fault: see the log of its last execution, fix the trainer's image, submit again"
         return fail_job(job, Failure(code="step_not_begun", message=message, step=step, hint=hint), at=at)
+    times = update["fruitless"] + update["interruptions"]
     failure = Failure(
         code="no_progress",
-        message=f"{step} ended {FRUITLESS_ATTEMPTS} times in a row without a newer checkpoint: {last_cause}",
+        message=f"{step} ended {times} times in a row without a newer checkpoint: {last_cause}",
         step=step,
         hint="see the log of its last execution; if memory ran out, lower batch_size or max_seq_length",
     )

@@ -105,6 +105,13 @@ class TrainingConfig(Contract):
         le=1_000_000,
         description="train_steps between checkpoints; absent: a tenth of the training, but at most 100",
     )
+    save_minutes: int = Field(
+        10,
+        ge=1,
+        le=10_080,
+        description="save a checkpoint also when the newest one is so many minutes old, so that an interruption costs "
+        "no more than that",
+    )
     logging_steps: int = Field(1, ge=1, le=1_000_000, description="train_steps between entries of the loss history")
     early_stopping_patience: int | None = Field(
         None,

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ from tests.trainer.conftest import Bench
 from tests.trainer.steps.test_train import adapter, after_steps
 from trainer.__main__ import _run_step
 from trainer.steps import train
+from trainer.store import checkpoints
 
 TRAINING = {
     "max_steps": 14,
@@ -213,3 +216,33 @@ def test_learning_rates_are_those_of_transformers(
 def test_max_steps_takes_precedence_over_epochs(bench_of: Callable[..., Bench]) -> None:
     short, long = bench_of(epochs=9, max_steps=4).to(Step.TRAIN), bench_of(epochs=1, max_steps=9).to(Step.TRAIN)
     assert [bench.curve()[-1][0] for bench in (short, long)] == [4, 9]
+
+
+class SlowClock(SystemClock):
+    """Clock on which two and a half minutes pass between two looks at it."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+
+    def monotonic(self) -> float:
+        self._seconds += 150.0
+        return self._seconds
+
+
+def test_checkpoints_are_saved_by_time_and_change_nothing(
+    bench_of: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = {"max_steps": 8, "save_steps": 1000, "lora_dropout": 0.1}
+    uninterrupted, by_time = bench_of(**training).to(Step.TRAIN), bench_of(**training).to(Step.PREPARE)
+    saved: list[int] = []
+    save = checkpoints.save
+
+    def note(*words: Any, train_step: int, **more: Any) -> None:
+        saved.append(train_step)
+        save(*words, train_step=train_step, **more)
+
+    monkeypatch.setattr(checkpoints, "save", note)
+    train.run(replace(by_time.context(Step.TRAIN), clock=SlowClock()))
+    assert len(saved) >= 2
+    assert max(later - earlier for earlier, later in pairwise([0, *saved])) <= 4
+    assert same_training(by_time, uninterrupted)

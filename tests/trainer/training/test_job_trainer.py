@@ -226,7 +226,7 @@ def test_missing_best_weights_are_logged_and_the_last_stay(tmp_path: Path, caplo
 class RecordingHooks:
     """Hooks that record their calls."""
 
-    def __init__(self, *, must_stop: bool = False):
+    def __init__(self, *, must_stop: bool = False, must_save: bool = False):
         self.saved: list[Any] = []
         self.stepped: list[Any] = []
         self.hooks = Hooks(
@@ -234,6 +234,7 @@ class RecordingHooks:
             evaluated=lambda train_step, figures: None,
             saved=lambda *words: self.saved.append(words),
             must_stop=lambda: must_stop,
+            must_save=lambda: must_save,
         )
 
 
@@ -259,6 +260,13 @@ def args(**fields: Any) -> Any:
             | fields
         )
     )
+
+
+def test_a_checkpoint_that_is_due_by_time_is_saved_and_training_goes_on() -> None:
+    for must_save in (True, False):
+        trainer, control = StandIn(global_step=3), TrainerControl()
+        attach_callback(trainer, RecordingHooks(must_save=must_save)).on_step_end(args(), trainer.state, control)
+        assert (control.should_save, control.should_training_stop) == (must_save, False)
 
 
 def test_a_requested_stop_ends_the_training_with_a_checkpoint() -> None:

@@ -260,6 +260,45 @@ def test_an_attempt_with_a_newer_checkpoint_is_not_fruitless() -> None:
         fence = FencingToken(claim=MINE, step=Step.TRAIN, attempt=job.steps[Step.TRAIN].attempt)
 
 
+def interrupted(job: Job, times: int) -> Job:
+    """End attempts by SIGTERM before they have a newer checkpoint."""
+    for _ in range(times):
+        number = job.steps[Step.TRAIN].attempt
+        fence = FencingToken(claim=MINE, step=Step.TRAIN, attempt=number)
+        job, _ = steps.stop_attempt(job, fence, cause="sigterm", at=NOW)
+        job, _ = steps.assess_execution(job, Step.TRAIN, round_number=number, cause=None, at=NOW)
+        if not job.is_over:
+            job, _ = steps.begin_attempt(job, Step.TRAIN, MINE, execution="x", at=NOW)
+    return job
+
+
+def test_interruptions_by_the_platform_are_not_crashes() -> None:
+    job = interrupted(running(Step.TRAIN)[0], steps.INTERRUPTED_ATTEMPTS - 1)
+    assert not job.is_over
+    assert (job.steps[Step.TRAIN].fruitless, job.steps[Step.TRAIN].interruptions) == (0, 19)
+    job = interrupted(job, 1)
+    assert job.error is not None
+    assert job.error.code == "no_progress"
+    assert "ended 20 times in a row" in job.error.message
+
+
+def test_a_newer_checkpoint_forgets_the_interruptions() -> None:
+    job = interrupted(running(Step.TRAIN)[0], 5)
+    fence = FencingToken(claim=MINE, step=Step.TRAIN, attempt=6)
+    job, _ = steps.record_checkpoint(job, fence, train_step=1, at=NOW)
+    job, _ = steps.assess_execution(job, Step.TRAIN, round_number=6, cause="killed", at=NOW)
+    assert (job.steps[Step.TRAIN].fruitless, job.steps[Step.TRAIN].interruptions) == (0, 0)
+
+
+def test_executions_that_die_before_they_begin_after_an_interruption_are_crashes() -> None:
+    job, fence = running(Step.TRAIN)
+    job, _ = steps.stop_attempt(job, fence, cause="sigterm", at=NOW)
+    for number in (1, 2, 3, 4):
+        assert not job.is_over
+        job, _ = steps.assess_execution(job, Step.TRAIN, round_number=number, cause="no such image", at=NOW)
+    assert job.is_over
+
+
 def test_a_repeated_report_counts_once() -> None:
     job, _ = running(Step.TRAIN)
     for _ in range(5):

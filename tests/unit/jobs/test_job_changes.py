@@ -89,6 +89,7 @@ def test_a_new_step_is_pending_and_new_progress_is_zero() -> None:
         "judged": "",
         "judged_checkpoint": 0,
         "fruitless": 0,
+        "interruptions": 0,
         "attempts": (),
     }
     assert StepRecord().model_dump() == fresh

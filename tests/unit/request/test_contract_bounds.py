@@ -37,6 +37,7 @@ BOUNDS: dict[type[Contract], dict[str, str]] = {
         "warmup_ratio": "[0, 1] = 0.0",
         "weight_decay": "[0, 1] = 0.0",
         "save_steps": "[1, 1000000] = None",
+        "save_minutes": "[1, 10080] = 10",
         "logging_steps": "[1, 1000000] = 1",
         "early_stopping_patience": "[1, 1000] = None",
         "early_stopping_threshold": "[0, 100] = 0.0",

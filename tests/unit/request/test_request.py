@@ -128,6 +128,7 @@ def test_absent_fields_have_their_defaults(field: str) -> None:
         "warmup_ratio": 0.0,
         "weight_decay": 0.0,
         "save_steps": None,
+        "save_minutes": 10,
         "logging_steps": 1,
         "rl_config": None,
         "seed": 42,

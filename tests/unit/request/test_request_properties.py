@@ -53,6 +53,7 @@ TRAINING: Mapping[str, Any] = {
     "warmup_ratio": [0.0, 0.5],
     "weight_decay": [0.0, 0.5],
     "save_steps": [None, 3],
+    "save_minutes": [10, 1],
     "logging_steps": [1, 5],
     "early_stopping_patience": [None, 2],
     "early_stopping_threshold": [0.0, 0.5],
