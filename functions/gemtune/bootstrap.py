@@ -125,6 +125,7 @@ class Services:
     def submit(self) -> Submit:
         """Return the use case that validates and accepts requests."""
         from gemtune.request.facts import Deployment
+        from gemtune.services.acceptance.base_job import FindBaseJob
         from gemtune.services.acceptance.read_facts import ReadFacts
         from gemtune.services.acceptance.submit import Submit
 
@@ -137,7 +138,8 @@ class Services:
             wandb_needs_key=self.settings.service_wandb_key is None and not self.settings.wandb_offline,
         )
         read_facts = ReadFacts(deployment, self.buckets, self.secrets, self._gguf_problem)
-        return Submit(self.store, self.bus, self.buckets, self._create_job, read_facts)
+        find_base_job = FindBaseJob(self.store, self.buckets)
+        return Submit(self.store, self.bus, self.buckets, self._create_job, read_facts, find_base_job)
 
     @cached_property
     def export_again(self) -> ExportAgain:

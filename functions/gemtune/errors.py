@@ -122,13 +122,24 @@ class JobIsRunning(Conflict):
 
 
 class JobHasChildren(Conflict):
-    """Raised on an attempt to delete a job that other jobs are exporting."""
+    """Raised on an attempt to delete a job that other jobs still need."""
 
     code = "job_has_children"
 
-    def __init__(self, job_id: str, children: Sequence[str]):
-        hint = f"wait until it is over, or cancel it first: POST /jobs/{children[0]}/cancel"
-        super().__init__(f"job {', '.join(children)} exports what {job_id!r} trained", hint=hint)
+    def __init__(self, job_id: str, *, exporting: Sequence[str] = (), training: Sequence[str] = ()):
+        """Name the jobs that export what the job trained, or train on from it.
+
+        training: jobs that are over are among them.
+        """
+        needs = []
+        if exporting:
+            needs.append(f"job {', '.join(exporting)} exports what {job_id!r} trained")
+        if training:
+            needs.append(f"job {', '.join(training)} goes on from what {job_id!r} trained")
+        hint = f"wait until it is over, or cancel it first: POST /jobs/{exporting[0]}/cancel" if exporting else ""
+        if training:
+            hint = f"delete it first: DELETE /jobs/{training[0]}"
+        super().__init__("; ".join(needs), hint=hint)
 
 
 class NothingTrained(Conflict):

@@ -139,8 +139,8 @@ class JobStore(Protocol):
         """
         ...
 
-    def unfinished_children(self, job_id: str) -> Sequence[str]:
-        """Return the ids of this job's children that are not over."""
+    def children_in_need(self, job_id: str) -> Sequence[Job]:
+        """Return this job's children with `needs_parent`, ordered by id."""
         ...
 
     def unpublished(self) -> Iterator[str]:

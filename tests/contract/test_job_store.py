@@ -253,17 +253,17 @@ def test_unfinished_lists_no_job_that_is_over(store: JobStore) -> None:
 def test_creating_a_child_changes_the_version_of_its_parent(store: JobStore) -> None:
     """Refuse a delete by a caller that looked for children too early."""
     parent = create(store)
-    assert store.unfinished_children(parent.job_id) == []
+    assert [child.job_id for child in store.children_in_need(parent.job_id)] == []
     child = create(store, "export_x", parent_job_id=parent.job_id, idempotency_key="k")
     create(store, "training_y")
-    assert store.unfinished_children(parent.job_id) == ["export_x"]
+    assert [child.job_id for child in store.children_in_need(parent.job_id)] == ["export_x"]
     assert create(store, "export_z", parent_job_id=parent.job_id, idempotency_key="k") == child
     with pytest.raises(VersionConflict):
         store.delete(parent.job_id, version=parent.version, tombstone_until=NOW)
     changed_parent = store.get(parent.job_id)
     assert changed_parent == parent.model_copy(update={"version": parent.version + 1})
     store.update("export_x", partial(changes.cancel_job, at=NOW))
-    assert store.unfinished_children(parent.job_id) == []
+    assert [child.job_id for child in store.children_in_need(parent.job_id)] == []
     store.delete(parent.job_id, version=changed_parent.version, tombstone_until=NOW)
     assert store.get("export_x").parent_job_id == parent.job_id
 

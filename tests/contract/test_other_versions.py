@@ -157,7 +157,7 @@ def test_a_paused_child_counts_as_unfinished_and_an_expired_one_does_not(backend
     for number, more in enumerate(({"status": "paused"}, {"status": "expired", "finished_at": NOW})):
         child = create(store, f"export_{number}", parent_job_id=parent)
         backend.write_record(child.job_id, backend.record(child.job_id) | more)
-    assert store.unfinished_children(parent) == ["export_0"]
+    assert [child.job_id for child in store.children_in_need(parent)] == ["export_0"]
 
 
 def test_fields_that_an_older_record_lacks_have_defaults(backend: World) -> None:

@@ -172,15 +172,15 @@ def test_a_child_created_during_the_delete_of_its_parent_prevents_it(
     world: World, parent: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, children = world.services.store, []
-    unfinished_children = type(store).unfinished_children
+    children_in_need = type(store).children_in_need
 
     def create_child_after(self: Any, job_id: str) -> Any:
-        unfinished = unfinished_children(self, job_id)
+        in_need = children_in_need(self, job_id)
         if not children:  # between reading the children and the delete
             children.append(export_again(world, parent.job_id))
-        return unfinished
+        return in_need
 
-    monkeypatch.setattr(type(store), "unfinished_children", create_child_after)
+    monkeypatch.setattr(type(store), "children_in_need", create_child_after)
     with pytest.raises(JobHasChildren):
         world.services.delete(parent.job_id)
 

@@ -21,7 +21,8 @@ class FakeHub:
 
     refusal: status and X-Error-Code of the answer to every file request.
     required_token: the only token that is let in.
-    fetched: the names of the files that were downloaded.
+    fetched: the names of the files that were downloaded. paths: those of all requests.
+    lost_revisions: whether no revision can be named.
     """
 
     files: dict[str, bytes]
@@ -29,11 +30,16 @@ class FakeHub:
     required_token: str | None = None
     url: str = ""
     fetched: list[str] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    lost_revisions: bool = False
 
     def answer(self, method: str, path: str, authorization: str | None) -> tuple[int, dict[str, str], bytes]:
+        self.paths.append(path.split("?")[0])
+        if self.lost_revisions and "/revision/" in path:
+            return 404, {"X-Error-Code": "RevisionNotFound"}, b""
         if self.required_token is not None and authorization != f"Bearer {self.required_token}":
             return 401, {"X-Error-Code": "GatedRepo"}, b""
-        if path.split("?")[0] == f"/api/models/{REPOSITORY}":
+        if path.split("?")[0].removesuffix(f"/revision/{REVISION}") == f"/api/models/{REPOSITORY}":
             siblings = [{"rfilename": name} for name in self.files]
             return 200, {}, json.dumps({"id": REPOSITORY, "sha": REVISION, "siblings": siblings}).encode()
         name = path.removeprefix(f"/{REPOSITORY}/resolve/{REVISION}/")

@@ -128,3 +128,14 @@ def _json_object(path: Path) -> dict[str, Any]:
         raise StepError("bad_base_model", f"{named} cannot be read: {error}", hint="save the model again") from error
     except Unreadable as error:
         raise StepError("bad_base_model", error.message, hint="save the model again") from error
+
+
+def dtype_of_config(config: Mapping[str, Any]) -> str:
+    """Return the name of the type of a model's weights.
+
+    config: content of config.json, where the field has been called `torch_dtype` and `dtype`. float32 if it is missing.
+    """
+    text = config.get("text_config")
+    parts = (config, text) if isinstance(text, dict) else (config,)
+    names = (part.get(field) for part in parts for field in ("dtype", "torch_dtype"))
+    return str(next((name for name in names if name), "float32"))

@@ -22,9 +22,15 @@ MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
 
 
 def copy_once(
-    repository: str, export: Objects, work: Path, *, token: Callable[[], str | None], check_stop: Callable[[], None]
+    repository: str,
+    export: Objects,
+    work: Path,
+    *,
+    token: Callable[[], str | None],
+    check_stop: Callable[[], None],
+    revision: str | None = None,
 ) -> str:
-    """Copy a repository's newest revision to the export bucket.
+    """Copy a revision of a repository to the export bucket; None: the newest.
 
     Returns its prefix, `models/<owner>--<name>/<revision>`. Nothing is copied if it is complete there. Raises StepError
     if the Hub refuses. Network errors propagate: a retry may succeed.
@@ -35,7 +41,7 @@ def copy_once(
     disable_progress_bars()
     hub = HfApi(token=read_token(token) or False)  # False: never use the token of a user logged in on this machine
     with _hub_errors(repository):
-        info = hub.model_info(repository)
+        info = hub.model_info(repository, revision=revision)
         prefix = f"{copies_folder(repository)}/{info.sha}"
         if manifest.read_whole(export, prefix) is None:
             names = [file.rfilename for file in info.siblings or () if is_model_file(file.rfilename)]
@@ -103,6 +109,7 @@ def _hub_errors(repository: str) -> Iterator[None]:
         HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
+        RevisionNotFoundError,
     )
 
     try:
@@ -113,6 +120,9 @@ def _hub_errors(repository: str) -> Iterator[None]:
     except (RepositoryNotFoundError, HFValidationError) as error:
         hint = "check the name; a private one needs hf_token"
         raise StepError("base_model_not_found", f"there is no {repository} on the Hub", hint=hint) from error
+    except RevisionNotFoundError as error:
+        message = f"{repository} has lost the revision that was trained on"
+        raise StepError("base_model_not_found", message, hint="train from its newest revision") from error
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         # Downloads wrap some refusals in LocalEntryNotFoundError.
         refusal = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error

@@ -67,7 +67,19 @@ def check(recorded: Digests, current: Digests, place: str) -> None:
 
     place: where it is, for the message.
     """
-    changes = [
+    differences = changes(recorded, current)
+    if differences:
+        message = f"the base model in {place} is not the one that this job was prepared with: {'; '.join(differences)}"
+        hint = (
+            "put the files of that time back and repeat the step (for a finished training: export again), or submit "
+            "the job again to train on the files of now"
+        )
+        raise StepError("base_changed", message[:600], hint=hint)
+
+
+def changes(recorded: Digests, current: Digests) -> list[str]:
+    """Return how a base model differs from the recorded one, in words."""
+    return [
         *(
             f"{name} has other content"
             for name in sorted(recorded)
@@ -76,10 +88,3 @@ def check(recorded: Digests, current: Digests, place: str) -> None:
         *(f"{name} is missing" for name in sorted(set(recorded) - set(current))),
         *(f"{name} was added" for name in sorted(set(current) - set(recorded))),
     ]
-    if changes:
-        message = f"the base model in {place} is not the one that this job was prepared with: {'; '.join(changes)}"
-        hint = (
-            "put the files of that time back and repeat the step (for a finished training: export again), or submit "
-            "the job again to train on the files of now"
-        )
-        raise StepError("base_changed", message[:600], hint=hint)

@@ -5,25 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.base_model.folder_contents import config_of
+from trainer.base_model.folder_contents import config_of, dtype_of_config
 
 if TYPE_CHECKING:
     import torch
 
 
-def stored_dtype(folder: Path) -> torch.dtype:
-    """Return the type of a model's weights by its config.json.
-
-    The field has been called `torch_dtype` and `dtype`. float32 if it is missing.
-    """
+def dtype_named(name: str) -> torch.dtype:
+    """Return the type of a name from config.json; float32 for others."""
     import torch
 
-    config = config_of(folder)
-    text = config.get("text_config")
-    parts = (config, text) if isinstance(text, dict) else (config,)
-    names = (part.get(field) for part in parts for field in ("dtype", "torch_dtype"))
-    dtype = getattr(torch, str(next((name for name in names if name), "float32")), None)
+    dtype = getattr(torch, name, None)
     return dtype if isinstance(dtype, torch.dtype) else torch.float32
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """Return the type of a model's weights by its config.json."""
+    return dtype_named(dtype_of_config(config_of(folder)))
 
 
 def compute_dtype(stored: torch.dtype) -> torch.dtype:

@@ -23,30 +23,40 @@ def model_card(
     *,
     at: datetime,
     trained_with: Mapping[str, str],
+    base: str | None = None,
 ) -> str:
     """Return the Markdown of a model card, with front matter for the Hub.
 
     Its format: https://huggingface.co/docs/hub/model-cards. artifacts: the other files of the export. at: time of the
-    export. trained_with: versions of libraries at training, by package name.
+    export. trained_with: versions of libraries at training, by package name. base: where the adapter's base model is,
+    if another job trained it.
     """
     shown = public_fields(spec)
     sections = [
         _front_matter(spec),
-        f"# {_plain(shown['job_name'])}\n\n{_what_it_is(spec)}, trained by gemtune "
+        f"# {_plain(shown['job_name'])}\n\n{_what_it_is(spec, job)}, trained by gemtune "
         f"as job `{job.trained_by}` and exported {_by_another(job)}on {at:%Y-%m-%d}.\nIt was trained on the dataset "
-        f"`{spec.processed_dataset_id}`. The base model's licence also applies to this model.",
+        f"`{spec.processed_dataset_id}`{_lineage(job)}. The base model's licence also applies to this model.",
         _metrics(job.metrics),
         "" if parity is None else _parity(parity),
         _table("Configuration", ["setting", "value"], _settings(shown["training_config"])),
         _table("Versions", ["package", "training", "export"], _versions(trained_with)),
         _table("Files", ["name", "bytes", "SHA-256"], [(a.name, a.bytes, a.sha256) for a in artifacts]),
-        how_to_run(spec),
+        how_to_run(spec, base),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
 def _by_another(job: Job) -> str:
     return "" if job.trained_by == job.job_id else f"as job `{job.job_id}` "
+
+
+def _lineage(job: Job) -> str:
+    """Return how the training went on from others; "" if it did not."""
+    if not job.lineage:
+        return ""
+    before = ", before that as job ".join(f"`{job_id}`" for job_id in job.lineage)
+    return f", going on from what was trained as job {before}"
 
 
 def _settings(shown: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -76,9 +86,12 @@ def _form(spec: Spec) -> Format:
     return "merged" if whole else spec.export_config.format
 
 
-def _what_it_is(spec: Spec) -> str:
+def _what_it_is(spec: Spec, job: Job) -> str:
     method, base = spec.training_config.method, f"`{spec.training_config.base_model_id}`"
     form = _form(spec)
+    if form == "adapter" and job.base_model_folder is not None:
+        trainer = job.base_model_folder.split("/")[1]
+        return f"A {method} adapter for the model that job `{trainer}` trained from {base}"
     if form == "adapter":
         return f"A {method} adapter for {base}"
     stored = spec.export.stored

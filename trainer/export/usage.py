@@ -10,18 +10,20 @@ FP16_WARNING = """> **Gemma 3 overflows in fp16 arithmetic.** Its hidden states 
 > compute in bfloat16 or float32."""
 
 
-def how_to_run(spec: Spec) -> str:
+def how_to_run(spec: Spec, base: str | None = None) -> str:
     """Return Markdown with commands for one format.
 
-    They are complete, and meant to be run in the folder of the export.
+    They are complete, and meant to be run in the folder of the export. base: where the adapter's base model is; None:
+    as the request names it.
     """
-    return f"## Use\n\n{_commands(spec, with_pictures=spec.modality == 'vision')}"
+    base = base or spec.training_config.base_model_id
+    return f"## Use\n\n{_commands(spec, base, with_pictures=spec.modality == 'vision')}"
 
 
-def _commands(spec: Spec, *, with_pictures: bool) -> str:
+def _commands(spec: Spec, base: str, *, with_pictures: bool) -> str:
     match spec.export:
         case AdapterExport() if spec.training_config.method != "Full":
-            return _adapter(spec.training_config.base_model_id, with_pictures=with_pictures)
+            return _adapter(base, with_pictures=with_pictures)
         case GgufExport() as export:
             return _gguf(export.file_name) + (_PICTURES.format(export.file_name) if with_pictures else "")
         case export:

@@ -97,7 +97,16 @@ def _export(context: Context) -> CertifiedExport:
     export, prefix = context.buckets.export, f"{context.prefix}/export/{context.fence.attempt}"
     files = manifest.describe(export, folder, prefix)
     trained_with = versions.read(trained.folder)
-    card = model_card(context.job, context.spec, files, parity, at=context.clock.now(), trained_with=trained_with)
+    base = context.job.base_model_folder
+    card = model_card(
+        context.job,
+        context.spec,
+        files,
+        parity,
+        at=context.clock.now(),
+        trained_with=trained_with,
+        base=None if base is None else export.uri(base),
+    )
     (folder / "README.md").write_text(card)
     return CertifiedExport(prefix, folder, manifest.publish(export, folder, prefix), parity)
 

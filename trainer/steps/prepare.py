@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from gemtune.request.placement import load_of
 from gemtune.request.rl_spec import GrpoConfig
 from gemtune.request.schedule import warmup_problem
 from gemtune.request.spec import DEFAULT_SEQ_LENGTH, TrainingConfig
-from trainer.base_model import folder_contents, location
+from trainer.base_model import continuation, folder_contents, location
 from trainer.context import Context
 from trainer.dataset import source
 from trainer.dataset.rows import read_rows
@@ -56,13 +57,7 @@ def run(context: Context) -> None:
     """
     config = context.spec.training_config
     dataset = source.find(context.buckets.data, context.spec.processed_dataset_id)
-    provided = location.provide(
-        config.base_model_id,
-        context.buckets,
-        context.work,
-        token=lambda: context.secret("hf_token"),
-        check_stop=context.check_stop,
-    )
+    provided = _provide_base_model(context)
     folder = location.locate_without_weights(context.buckets, provided, context.work)
     model_config = folder_contents.config_of(folder)
     if context.spec.export_config.format == "gguf":
@@ -103,7 +98,8 @@ def run(context: Context) -> None:
 
     summary = {
         "base_model": provided,
-        "base_digests": location.identify(context.buckets, provided, folder),
+        "base_digests": _base_digests(context, provided, folder),
+        "base_dtype": _base_dtype(context, model_config),
         "rows": rows,
         "eval_rows": eval_rows,
         "packs": packed,
@@ -119,6 +115,37 @@ def run(context: Context) -> None:
     log.info("%d rows to train on, %d held out, %d refused", rows, eval_rows, train.refused_rows)
     result = StepResult(machine=machine, export_machine=export_machine, warnings=warnings)
     context.advance.finish(context.job.job_id, context.fence, result)
+
+
+def _provide_base_model(context: Context) -> dict[str, str]:
+    """Make the base model available; see `location.provide`."""
+    weights, buckets, work, check_stop = context.job.base_weights, context.buckets, context.work, context.check_stop
+    token = partial(context.secret, "hf_token")
+    if weights is not None:
+        return continuation.provide(weights, buckets, work, token=token, check_stop=check_stop)
+    base_model_id = context.spec.training_config.base_model_id
+    return location.provide(base_model_id, buckets, work, token=token, check_stop=check_stop)
+
+
+def _base_digests(context: Context, provided: Mapping[str, str], folder: Path) -> Mapping[str, str]:
+    """Return the digests of the base model's files.
+
+    Raises StepError `base_changed` if an adapter to train on was trained with other files.
+    """
+    digests = location.identify(context.buckets, provided, folder)
+    if context.job.base_weights is not None:
+        continuation.check_digests(context.job.base_weights, context.buckets, digests)
+    return digests
+
+
+def _base_dtype(context: Context, model_config: Mapping[str, Any]) -> str:
+    """Return the type that the base model's weights were published in.
+
+    What another job trained with method Full is stored in float32, and computed as its base model was.
+    """
+    weights = context.job.base_weights
+    recorded = None if weights is None else continuation.base_dtype(weights, context.buckets)
+    return recorded or folder_contents.dtype_of_config(model_config)
 
 
 def _write_report(

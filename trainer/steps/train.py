@@ -11,18 +11,18 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gemtune.errors import ObjectNotFound
 from gemtune.jobs.record import EvaluationMetrics, Metrics, Progress, StepResult
 from gemtune.jobs.status import Step
 from gemtune.request.rl_spec import DpoConfig, GrpoConfig
 from gemtune.request.spec import Spec, TrainingConfig
-from trainer.base_model import location
+from trainer.base_model import continuation, location
 from trainer.context import Context
 from trainer.export import tokenizer_files, versions
 from trainer.model.engines import engine_of
-from trainer.model.engines.interface import Engine
+from trainer.model.engines.interface import Engine, StartingPoint
 from trainer.process.crashes import refuse_unsupported_model
 from trainer.process.imports import garbage_collection_paused
 from trainer.store import checkpoints, manifest
@@ -55,6 +55,7 @@ def _train(context: Context, tracking: Tracking) -> None:
     prepared = manifest.fetch(export, f"{context.prefix}/prepared/{attempt_of_prepare}", context.work / "prepared")
     summary = json.loads((prepared / "prepared.json").read_text())
     base = location.locate(context.buckets, summary["base_model"], context.work, summary.get("base_digests"))
+    start = _starting_point(context, summary)
     held_out = prepared / "eval.parquet" if summary["eval_rows"] else None
 
     _seed(config.seed)
@@ -63,7 +64,7 @@ def _train(context: Context, tracking: Tracking) -> None:
     with refuse_unsupported_model(config.base_model_id):
         trainer = _make(
             Setup(
-                engine.load(base, context.spec),
+                engine.load(base, context.spec, start),
                 config,
                 base,
                 prepared / "train.parquet",
@@ -73,6 +74,7 @@ def _train(context: Context, tracking: Tracking) -> None:
                 max_length=summary["max_seq_length"],
                 hooks=attempt.hooks(),
                 pictures=_pictures(base, prepared) if context.spec.modality == "vision" else None,
+                starts_with_adapter=start.adapter is not None,
             )
         )
     with refuse_unsupported_model(config.base_model_id, trained=lambda: trainer.state.global_step > 0):
@@ -101,6 +103,17 @@ def _train(context: Context, tracking: Tracking) -> None:
     result = StepResult(metrics=metrics, artifacts=tuple(artifacts))
     context.advance.finish(context.job.job_id, context.fence, result)
     export.delete_prefix(f"{context.prefix}/checkpoints/")
+
+
+def _starting_point(context: Context, summary: Mapping[str, Any]) -> StartingPoint:
+    """Return the weights that training starts from, besides the base model's.
+
+    summary: prepared.json. One of an older version has no base_dtype.
+    """
+    job, buckets = context.job, context.buckets
+    adapter = continuation.fetch_adapter(job.base_weights, buckets, context.work)
+    base_name = None if job.base_model_folder is None else buckets.export.uri(job.base_model_folder)
+    return StartingPoint(adapter, base_name, summary.get("base_dtype"))
 
 
 def _import_packages(engine: Engine, spec: Spec) -> None:
@@ -258,9 +271,9 @@ def _reporter(context: Context) -> Callable[[Progress], None]:
 
 
 def _baseline(context: Context, trainer: JobTrainer) -> EvaluationMetrics:
-    """Return the base model's metrics.
+    """Return the metrics of the model that training starts from.
 
-    The trainer's model is still the base model: a fresh adapter changes nothing (its B is zero), and no checkpoint is
+    The trainer's model still is that model: a fresh adapter changes nothing (its B is zero), and no checkpoint is
     loaded yet. The metrics are stored next to the loss curve, so that a resumed run need not evaluate again.
     """
     export, name = context.buckets.export, f"{context.prefix}/metrics/baseline.json"

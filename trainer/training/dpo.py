@@ -28,11 +28,11 @@ from trainer.training.job_trainer import attach_hooks
 from trainer.training.pair_scores import PairScores
 from trainer.training.picture_batches import PictureCollator
 from trainer.training.reinforcement import (
+    choose_reference,
     completion_log_probabilities,
     log_evaluation,
     tokenizer_of,
     trl_arguments,
-    use_base_model_as_reference,
 )
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def make(setup: Setup) -> DpoTrainer:
         eval_dataset=None if setup.held_out is None else _pairs(setup.held_out),
         processing_class=tokenizer,
     )
-    use_base_model_as_reference(trainer)
+    choose_reference(trainer, setup)
     trainer.compute_dtype = loaded.compute_dtype
     score_with_loss_head(trainer)
     attach_hooks(trainer, setup.hooks, setup.config)

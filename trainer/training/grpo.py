@@ -26,12 +26,12 @@ from trainer.training.interface import Hooks, Setup
 from trainer.training.job_trainer import attach_hooks
 from trainer.training.picture_batches import PictureCollator
 from trainer.training.reinforcement import (
+    choose_reference,
     completion_log_probabilities,
     log_evaluation,
     stop_at_turn_end,
     tokenizer_of,
     trl_arguments,
-    use_base_model_as_reference,
 )
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def make(setup: Setup) -> GrpoTrainer:
         processing_class=tokenizer,
     )
     trainer.pictures = pictures
-    use_base_model_as_reference(trainer)
+    choose_reference(trainer, setup)
     trainer.compute_dtype = loaded.compute_dtype
     attach_hooks(trainer, setup.hooks, setup.config)
     return trainer

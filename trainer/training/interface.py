@@ -42,6 +42,7 @@ class Setup:
 
     base: the base model's folder. train, held_out: token files of the prepare step. output: the folder for checkpoints.
     total_steps: train_steps of the whole run. max_length: maximum tokens per row. pictures: only in vision jobs.
+    starts_with_adapter: whether the adapter is that of another job, not a new one.
     """
 
     loaded: LoadedModel
@@ -54,6 +55,7 @@ class Setup:
     max_length: int
     hooks: Hooks
     pictures: PictureCollator | None = None
+    starts_with_adapter: bool = False
 
 
 class JobTrainer(Protocol):

@@ -68,12 +68,13 @@ def stop_at_turn_end(model: LanguageModel, tokenizer: PreTrainedTokenizerBase) -
         model.generation_config.eos_token_id = [*ends, token]
 
 
-def use_base_model_as_reference(trainer: ReinforcementTrainer) -> None:
-    """Make the base model, with the adapter disabled, the reference model.
+def choose_reference(trainer: ReinforcementTrainer, setup: Setup) -> None:
+    """Make the model that training starts from the reference model.
 
-    TRL would use a copy of the fresh adapter, which is equivalent (its B is zero) but takes memory.
+    TRL has made a copy of the adapter, called `ref`, for it. If the adapter is a new one, its B is zero, and the base
+    model with the adapter disabled is equivalent and takes no memory.
     """
-    if "ref" in trainer.model.peft_config:
+    if not setup.starts_with_adapter and "ref" in trainer.model.peft_config:
         trainer.model.delete_adapter("ref")
 
 

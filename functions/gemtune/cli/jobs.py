@@ -112,6 +112,8 @@ def _print_job(job: dict[str, Any]) -> None:
     ):
         if job[name] is not None:
             click.echo(f"{name + ':':22}{job[name]}")
+    if job.get("lineage"):  # an older service sends none
+        click.echo(f"{'lineage:':22}{' <- '.join((job['job_id'], *job['lineage']))}")
     for name, step in job["steps"].items():
         cause = f", {step['cause']}" if step["cause"] else ""
         duration = "" if step["state"] == "running" and not step["seconds"] else f", {step['seconds']:.1f} s"

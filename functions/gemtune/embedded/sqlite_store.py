@@ -20,7 +20,7 @@ from gemtune.jobs.events import Event
 from gemtune.jobs.page_tokens import PagePosition, decode_page_token, encode_page_token
 from gemtune.jobs.record import FencingToken, Job, JobSummary, Progress
 from gemtune.jobs.salvage import salvage_job
-from gemtune.jobs.status import FINAL, UNFINISHED, Status
+from gemtune.jobs.status import UNFINISHED, Status
 from gemtune.ports import Change, Clock, CreateResult, Page
 
 log = logging.getLogger(__name__)
@@ -144,13 +144,13 @@ class SqliteStore:
             except RecordUnreadable as error:
                 log.warning("%s", error)
 
-    def unfinished_children(self, job_id: str) -> Sequence[str]:
-        """Return the ids of a job's unfinished children."""
-        marks = ", ".join("?" * len(FINAL))  # few jobs are not over, so an index on the parent is not worth it
+    def children_in_need(self, job_id: str) -> Sequence[Job]:
+        """Return a job's children that need it, by id."""
+        # Jobs are rarely deleted, so an index on the parent is not worth it.
         parent = "CASE WHEN json_valid(record) THEN json_extract(record, '$.parent_job_id') END"
-        query = f"SELECT job_id FROM jobs WHERE status NOT IN ({marks}) AND {parent} = ? ORDER BY job_id"
-        rows = self._database.read().execute(query, (*sorted(FINAL), job_id)).fetchall()
-        return [row["job_id"] for row in rows if not self.salvage(row["job_id"]).is_over]
+        query = f"SELECT job_id FROM jobs WHERE {parent} = ? ORDER BY job_id"
+        rows = self._database.read().execute(query, (job_id,)).fetchall()
+        return [child for child in (self.salvage(row["job_id"]) for row in rows) if child.needs_parent]
 
     def unpublished(self) -> Iterator[str]:
         """Yield the ids of jobs with unpublished events."""

@@ -56,8 +56,8 @@ ANSWERS: Mapping[str, ErrorCode] = {
         "Wait for its end, or cancel it with `POST /jobs/{job_id}/cancel`.",
     ),
     "job_has_children": ErrorCode(
-        "The job cannot be deleted while other jobs export what it trained.",
-        "Wait for their end, or cancel them.",
+        "The job cannot be deleted while other jobs export what it trained, or after others trained on from it.",
+        "Wait for the end of exports, or cancel them; delete jobs that trained on from it first.",
     ),
     "nothing_trained": ErrorCode(
         "The job ended before its train step did, so there is nothing to export.",

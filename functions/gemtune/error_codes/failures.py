@@ -58,6 +58,9 @@ FAILURES: Mapping[str, ErrorCode] = {
         "The Hub requires that somebody accepted the model's terms, or the token may not read it.",
         "Accept the terms on the model's page, and send an `hf_token` of that account.",
     ),
+    "base_job_gone": ErrorCode(
+        "Files of the job in `base_job_id` were removed by hand.", "Train from a base model, or train that job again."
+    ),
     "base_model_quantized": ErrorCode(
         "The base model's weights are quantized, which cannot be merged with an adapter.",
         "Train on the model that it was made from.",

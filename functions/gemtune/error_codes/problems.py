@@ -107,6 +107,29 @@ REQUESTS: Mapping[str, ErrorCode] = {
         "Use printable ASCII characters, at most 1024, and no token.",
     ),
     "bad_page_token": ErrorCode("`page_token` is not in the form of one.", "Start again without it."),
+    "base_job_not_found": ErrorCode(
+        "There is no job with the id in `base_job_id`, or it was deleted.",
+        "List the jobs with `GET /jobs`, or train from a base model.",
+    ),
+    "base_job_not_finished": ErrorCode(
+        "The job in `base_job_id` is not over yet.",
+        "Wait until it is over, then send the request again.",
+    ),
+    "base_job_unusable": ErrorCode(
+        "The job in `base_job_id` ended before its training did, or this version cannot read it.",
+        "Name a job whose train step is done, or train from a base model.",
+    ),
+    "differs_from_base_job": ErrorCode(
+        "What `base_job_id` trained cannot be trained on in this way: the message names the field.",
+        "Leave the field out, then it is that job's; or start from a base model.",
+    ),
+    "provider_without_base_job": ErrorCode(
+        "Provider unsloth cannot train on from a job.", "Use provider `huggingface` with `base_job_id`."
+    ),
+    "adapter_of_trained_model": ErrorCode(
+        "The adapter belongs to a model that another job trained, which is not on the Hub.",
+        "Export it as `merged` or `gguf`, or keep it in the export bucket.",
+    ),
     "bad_base_model": ErrorCode(
         "`base_model_id` has none of the three forms, or its folder cannot be read or used.",
         "Use a Hub id, `gs://bucket/folder` or an absolute local folder with all of a model's files.",

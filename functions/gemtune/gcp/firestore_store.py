@@ -39,7 +39,7 @@ from gemtune.jobs import changes, steps
 from gemtune.jobs.events import Event
 from gemtune.jobs.page_tokens import decode_page_token
 from gemtune.jobs.record import FencingToken, Job, Progress
-from gemtune.jobs.status import UNFINISHED, Status, is_final
+from gemtune.jobs.status import UNFINISHED, Status
 from gemtune.jobs.stored import SHOWN_IN_LISTS
 from gemtune.ports import Change, Clock, CreateResult, Page
 
@@ -167,15 +167,12 @@ class FirestoreStore:
             except RecordUnreadable as error:
                 log.warning("%s", error)
 
-    def unfinished_children(self, job_id: str) -> Sequence[str]:
-        """Return the ids of a job's unfinished children."""
-        # A filter on one field needs no composite index, and a job has few exports, so all of them are read.
+    def children_in_need(self, job_id: str) -> Sequence[Job]:
+        """Return a job's children that need it, by id."""
+        # A filter on one field needs no composite index, and a job has few children, so all of them are read.
         query = self._client.collection(JOBS).where(filter=FieldFilter("parent_job_id", "==", job_id))
-        snapshots = query.select(["status", "finished_at"]).stream(timeout=CALL_SECONDS)
-        fields = {snapshot.id: snapshot.to_dict() or {} for snapshot in snapshots}
-        return sorted(
-            child for child, job in fields.items() if not is_final(job.get("status", ""), job.get("finished_at"))
-        )
+        children = [self._salvaged(snapshot) for snapshot in query.stream(timeout=CALL_SECONDS)]
+        return sorted((child for child in children if child.needs_parent), key=lambda child: child.job_id)
 
     def unpublished(self) -> Iterator[str]:
         """Yield the ids of jobs with unpublished events."""

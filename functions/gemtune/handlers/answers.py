@@ -69,7 +69,11 @@ class JobStatus(BaseModel):
 
     job_id: str = Field(description="id of the job")
     parent_job_id: str | None = Field(
-        description="id of the job that trained, if this one only exports again; otherwise null"
+        description="id of the job that trained, if this one only exports again, or of the job that it trains on from "
+        "(`base_job_id`); otherwise null"
+    )
+    lineage: Sequence[str] = Field(
+        description="ids of the jobs that trained before on the same weights: the nearest first, the root last"
     )
     job_name: str = Field(description="name that the request gave the job")
     status: OpenStatus = Field(description="current status")

@@ -24,6 +24,17 @@ def accept_job(job: Job) -> Changed:
     return with_event(job, "job_queued", job.created_at, **origin)
 
 
+def check_trained(job: Job) -> None:
+    """Raise JobIsRunning or NothingTrained unless a job has trained weights.
+
+    It may have failed or been cancelled afterwards.
+    """
+    if not job.is_over:
+        raise JobIsRunning(job.job_id, job.status)
+    if not job.has_trained:
+        raise NothingTrained(job.job_id)
+
+
 def steps_of_export(parent: Job) -> Mapping[Step, StepRecord]:
     """Return the steps with which a job that only exports begins.
 
@@ -31,10 +42,7 @@ def steps_of_export(parent: Job) -> Mapping[Step, StepRecord]:
     numbers, which are part of the names of the folders with the parent's results.
     Raises JobIsRunning, NothingTrained.
     """
-    if not parent.is_over:
-        raise JobIsRunning(parent.job_id, parent.status)
-    if not parent.has_trained:
-        raise NothingTrained(parent.job_id)
+    check_trained(parent)
     inherited = {
         step: StepRecord(state="done", attempt=parent.steps[step].attempt) for step in (Step.PREPARE, Step.TRAIN)
     }

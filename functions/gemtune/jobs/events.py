@@ -28,7 +28,8 @@ _ATTEMPT = {
 }
 EVENT_TYPES: Mapping[str, EventType] = {
     "job_queued": EventType(
-        "The job was accepted.", {"parent_job_id": "id of the job that trained, if this one only exports again"}
+        "The job was accepted.",
+        {"parent_job_id": "id of the job that this one exports from, or that it trains on from"},
     ),
     "job_preparing": EventType("The first attempt of prepare began."),
     "prepare_restarted": EventType("Another attempt of prepare began.", _ATTEMPT),

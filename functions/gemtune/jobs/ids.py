@@ -10,6 +10,8 @@ import re
 import secrets
 from typing import Literal
 
+# Form of every job id.
+JOB_ID = r"^[a-z0-9_-]{1,63}$"
 # An execution label has at most 63 characters of [a-z0-9_-].
 _LONGEST_PART, _SUFFIX_DIGITS = 20, 12
 

@@ -238,6 +238,17 @@ class Failure(Record):
     hint: str | None = Field(None, description="what to do next")
 
 
+class BaseWeights(Record):
+    """Weights of another job, from which a training starts.
+
+    folder: in the export bucket. prepared: folder of that job's prepared data, which names the base model.
+    """
+
+    folder: str
+    prepared: str
+    is_adapter: bool
+
+
 def _pending_steps() -> Mapping[Step | str, StepRecord]:
     """Return the steps of a new job."""
     return {step: StepRecord() for step in STEPS}
@@ -247,7 +258,12 @@ class Job(Record):
     """Record of a job: what was requested, and everything that happened to it."""
 
     job_id: str
-    parent_job_id: str | None = None  # for an export of its own: the job that trained
+    # For an export of its own: the job that trained. For a training with base_job_id: the job whose weights it starts
+    # from.
+    parent_job_id: str | None = None
+    lineage: tuple[str, ...] = ()  # jobs that this training goes on from: the nearest first, the root last
+    base_weights: BaseWeights | None = None  # for a training with base_job_id
+    base_model_folder: str | None = None  # folder of the export bucket with the base model, if another job trained it
     job_name: str
     status: OpenStatus
     modality: str
@@ -310,9 +326,28 @@ class Job(Record):
     def trained_by(self) -> str:
         """Return the id of the job that trained what this one exports.
 
-        That is its parent if it has one, else the job itself.
+        That is its parent if it only exports, else the job itself.
         """
-        return self.parent_job_id or self.job_id
+        return self.parent_job_id if self.parent_job_id is not None and self.only_exports else self.job_id
+
+    @property
+    def only_exports(self) -> bool:
+        """Return whether the job exports what its parent trained."""
+        return self.parent_job_id is not None and self.base_weights is None
+
+    @property
+    def base_job_id(self) -> str | None:
+        """Return the id of the job whose weights training starts from."""
+        return None if self.base_weights is None else self.parent_job_id
+
+    @property
+    def needs_parent(self) -> bool:
+        """Return whether the parent has to stay.
+
+        An export needs it while it runs. A training from its weights does so until it failed or was cancelled before
+        it had a result: that may be an adapter on the parent's model, and its history names the parent.
+        """
+        return not self.is_over or (self.base_weights is not None and self.has_trained)
 
     @property
     def has_trained(self) -> bool:

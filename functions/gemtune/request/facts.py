@@ -52,6 +52,7 @@ class Facts:
 
     None means not looked at.
     base_model: files in the base model's folder, or in the copy of a Hub model whose name does not identify it.
+    base_is_trained: whether the base model is what another job trained, with method Full.
     size: size of the base model, if it is known and a machine has to be chosen.
     missing_secrets: roles whose secret does not exist.
     gguf_problem: why this deployment cannot write GGUF, if the request asks for it.
@@ -60,6 +61,7 @@ class Facts:
     deployment: Deployment
     dataset: DatasetFiles | None = None
     base_model: ModelFiles | None = None
+    base_is_trained: bool = False
     size: ModelSize | None = None
     missing_secrets: frozenset[str] = frozenset()
     gguf_problem: Problem | None = None

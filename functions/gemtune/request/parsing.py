@@ -110,19 +110,12 @@ def _validate(model: type[Request], raw: dict[str, Any]) -> tuple[Request | None
         # Without its discriminator an object cannot be validated, so all of it is removed.
         is_discriminator = bool(problem.loc) and problem.loc[-1] in DISCRIMINATORS
         _remove(readable, problem.loc[:-1] if is_discriminator else problem.loc)
-    _fill_in(readable, STAND_INS[model])
+    for name, value in STAND_INS[model].items():
+        readable.setdefault(name, value)
     try:
         return model.model_validate_json(json.dumps(readable)), problems
     except ValidationError:
         return None, problems
-
-
-def _fill_in(readable: dict[str, Any], stand_ins: Mapping[str, Any]) -> None:
-    """Add stand-ins for missing fields, also in nested objects."""
-    for name, value in stand_ins.items():
-        present = readable.setdefault(name, copy.deepcopy(value))
-        if isinstance(value, Mapping) and isinstance(present, dict):
-            _fill_in(present, value)
 
 
 def _problem(model: type[BaseModel], raw: object, detail: Any) -> Problem:

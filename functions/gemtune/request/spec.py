@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from gemtune.errors import SpecUnreadable
+from gemtune.jobs.ids import JOB_ID
 from gemtune.jobs.secret_names import REFERENCE, USER_PREFIX
 from gemtune.methods import Method, Modality
 from gemtune.request.contract import Contract, Loc
@@ -44,9 +45,14 @@ class TrainingConfig(Contract):
         description="training method: an adapter (LoRA), an adapter on 4-bit weights (QLoRA), all weights (Full), "
         "or an adapter by reinforcement learning (RL)",
     )
-    base_model_id: Annotated[str, Field(min_length=1, max_length=1024)] = Field(
+    base_model_id: Annotated[str, Field(max_length=1024)] = Field(
+        "",
         description="Gemma model to start from: a Hub id, `gs://bucket/folder`, or on a workstation an absolute local "
-        "folder"
+        "folder; required, except with base_job_id: then that job's base model",
+    )
+    base_job_id: Annotated[str, Field(pattern=JOB_ID)] | None = Field(
+        None,
+        description="finished job to train on from, with its adapter or its model; absent: start from the base model",
     )
     learning_rate: float = Field(2e-4, gt=0, le=1, description="peak learning rate, which is reached after the warmup")
     batch_size: int = Field(4, ge=1, le=1024, description="rows per forward pass")

@@ -28,7 +28,7 @@ class Delete:
     def __call__(self, job_id: str) -> None:
         """Delete a job and its files.
 
-        Other jobs that exported from this one stay.
+        Other jobs that exported from this one stay. Jobs that trained on from it have to be deleted first.
 
         Raises JobNotFound, JobIsRunning, JobHasChildren.
         """
@@ -36,8 +36,10 @@ class Delete:
             job = self.store.salvage(job_id)
             if not job.is_over:
                 raise JobIsRunning(job_id, job.status)
-            if children := self.store.unfinished_children(job_id):
-                raise JobHasChildren(job_id, children)
+            if children := self.store.children_in_need(job_id):
+                exporting = [child.job_id for child in children if child.only_exports]
+                training = [child.job_id for child in children if not child.only_exports]
+                raise JobHasChildren(job_id, exporting=exporting, training=training)
             try:
                 self.store.delete(job_id, version=job.version, tombstone_until=self.clock.now() + TOMBSTONE)
                 break

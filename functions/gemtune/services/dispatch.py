@@ -23,6 +23,7 @@ from gemtune.errors import (
     RequestRefused,
 )
 from gemtune.jobs import changes, launches
+from gemtune.jobs.ids import JOB_ID
 from gemtune.jobs.record import Job
 from gemtune.jobs.sources import Source
 from gemtune.ports import Bus, Clock, JobStore, Launcher, Topic
@@ -34,7 +35,6 @@ from gemtune.untrusted import Unreadable, read_json_object
 
 log = logging.getLogger(__name__)
 
-JOB_ID = re.compile(r"[a-z0-9_-]{1,63}")
 # Time for a launch to be claimed, after which `sweep` starts another.
 LEASE = timedelta(minutes=3)
 
@@ -133,7 +133,7 @@ def _check_job_id(job_id: object) -> str:
 
     Raises RequestRefused for anything that cannot be one.
     """
-    if isinstance(job_id, str) and JOB_ID.fullmatch(job_id):
+    if isinstance(job_id, str) and re.fullmatch(JOB_ID, job_id):
         return job_id
     raise RequestRefused(
         [Problem(("job_id",), "this is not a valid job id", "bad_job_id", "leave it out of a new request")]

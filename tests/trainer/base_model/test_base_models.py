@@ -14,11 +14,12 @@ import pytest
 
 from gemtune.embedded.folder_objects import FolderObjects
 from gemtune.errors import SecretNotFound, StepError
+from gemtune.jobs.record import BaseWeights
 from gemtune.ports import Buckets
 from tests.fakes import upload_folder
 from tests.trainer import fake_hub
 from tests.trainer.fake_hub import REPOSITORY, REVISION, FakeHub
-from trainer.base_model import location
+from trainer.base_model import continuation, location
 from trainer.context import StopRequested
 from trainer.store import manifest
 
@@ -81,6 +82,31 @@ def test_a_model_of_the_hub_is_copied_once_and_completely(
     assert provide(buckets, work) == provided
     assert hub.fetched == []
     assert location.locate(buckets, provided, work).joinpath("model.safetensors").is_file()
+
+
+def test_a_copy_that_was_deleted_is_made_again_in_the_revision_that_was_trained_on(
+    hub: FakeHub, buckets: Buckets, work: Path
+) -> None:
+    provided = provide(buckets, work)
+    buckets.export.write("jobs/before/prepared/1/prepared.json", json.dumps({"base_model": provided}).encode())
+    weights = BaseWeights(folder="jobs/before/adapter/1", prepared="jobs/before/prepared/1", is_adapter=True)
+
+    def provide_again(**more: Any) -> dict[str, str]:
+        options = {"token": lambda: None, "check_stop": lambda: None} | more
+        return continuation.provide(weights, buckets, work, **options)
+
+    hub.paths.clear()
+    assert provide_again() == provided
+    assert hub.paths == []  # neither for the newest revision, nor for files
+    buckets.export.delete_prefix("models/")
+    assert provide_again() == provided
+    assert f"/api/models/{REPOSITORY}/revision/{REVISION}" in hub.paths
+    assert manifest.read_whole(buckets.export, PREFIX) is not None
+    buckets.export.delete_prefix("models/")
+    hub.lost_revisions = True
+    with pytest.raises(StepError, match="lost the revision") as caught:
+        provide_again()
+    assert code_of(caught) == "base_model_not_found"
 
 
 def test_an_interrupted_copy_is_repeated(hub: FakeHub, buckets: Buckets, work: Path) -> None:

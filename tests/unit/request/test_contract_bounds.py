@@ -23,7 +23,7 @@ BOUNDS: dict[type[Contract], dict[str, str]] = {
     spec.WandbConfig: {"project": "{1, 128} = None", "api_key": "{1, 512} = None"},
     spec.Notify: {"webhook_url": "{0, 2048} = None"},
     spec.TrainingConfig: {
-        "base_model_id": "{1, 1024}",
+        "base_model_id": "{0, 1024} = ''",
         "learning_rate": "(0, 1] = 0.0002",
         "batch_size": "[1, 1024] = 4",
         "epochs": "[1, 1000] = 3",

@@ -109,6 +109,7 @@ def test_absent_fields_have_their_defaults(field: str) -> None:
     assert parsed.training_config.model_dump() | {"base_model_id": ""} == {
         "method": "LoRA",
         "base_model_id": "",
+        "base_job_id": None,
         "learning_rate": 2e-4,
         "batch_size": 4,
         "epochs": 3,

@@ -40,6 +40,7 @@ ALLOWED: Mapping[tuple[str, str], str] = {
     ("functions/gemtune/services/notify.py", "json.loads"): OURS,
     ("functions/gemtune/webhooks/destinations.py", "int"): "a number already",
     ("functions/gemtune/webhooks/signing.py", "int"): "a number already",
+    ("trainer/base_model/continuation.py", "json.loads"): OURS,
     ("trainer/certificate/comparison_process.py", "json.loads"): PROCESS,
     ("trainer/certificate/parity_check.py", "json.loads"): PROCESS,
     ("trainer/export/lora_weights.py", "json.loads"): OURS,

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gemtune.errors import StepError
 from gemtune.families.generation import Family
 from gemtune.request.spec import Spec, TrainingConfig
 from trainer.base_model import folder_contents, four_bits, vision_parts
 from trainer.base_model.language_model import is_wrapped
-from trainer.base_model.precision import compute_dtype, stored_dtype
+from trainer.base_model.precision import compute_dtype, dtype_named, stored_dtype
 from trainer.model import adapted_layers, liger
-from trainer.model.engines.interface import LoadedModel
+from trainer.model.engines.interface import BASE_MODEL, LoadedModel, StartingPoint
 
 if TYPE_CHECKING:
     import torch
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
 
     from trainer.base_model.language_model import LanguageModel
 
+ADAPTER = "default"  # PEFT's name for it; TRL adds another one, "ref"
+
 
 def prepare(spec: Spec) -> None:
     """Do nothing: the trainer itself needs the same packages."""
 
 
-def load(folder: Path, spec: Spec) -> LoadedModel:
+def load(folder: Path, spec: Spec, start: StartingPoint = BASE_MODEL) -> LoadedModel:
     """Load the base model; see Engine.load.
 
     LoRA and RL train an adapter on the frozen base model, QLoRA the same on a base model in 4 bits. Full trains all
@@ -38,7 +41,8 @@ def load(folder: Path, spec: Spec) -> LoadedModel:
 
     row_attention.register()
     config, is_vision = spec.training_config, spec.modality == "vision"
-    dtype, family = compute_dtype(stored_dtype(folder)), folder_contents.family_of(folder)
+    stored = stored_dtype(folder) if start.base_dtype is None else dtype_named(start.base_dtype)
+    dtype, family = compute_dtype(stored), folder_contents.family_of(folder)
     base = (AutoModelForImageTextToText if is_vision else AutoModelForCausalLM).from_pretrained(
         folder,
         dtype=torch.float32 if config.method == "Full" else dtype,
@@ -51,7 +55,11 @@ def load(folder: Path, spec: Spec) -> LoadedModel:
     model: LanguageModel = base
     if config.method != "Full":
         _keep_differentiable(base)
-        model = _with_adapter(base, config)
+        model = (
+            _with_new_adapter(base, config, start)
+            if start.adapter is None
+            else _with_adapter(base, config, start.adapter)
+        )
         if model.device.type == "cpu":
             from trainer.model.on_cpu.install import install
 
@@ -68,7 +76,7 @@ def save(model: LanguageModel, folder: Path) -> None:
     """Write the trained weights; see Engine.save. Raises OSError."""
     if is_wrapped(model):
         # Embeddings are never trained with an adapter, and PEFT's check for it would ask the Hub.
-        model.save_pretrained(str(folder), save_embedding_layers=False)
+        model.save_pretrained(str(folder), save_embedding_layers=False, selected_adapters=[ADAPTER])
     else:
         model.save_pretrained(str(folder))
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's template; export writes a model card
@@ -120,7 +128,29 @@ def _keep_differentiable(model: PreTrainedModel) -> None:
             layer.support_avx512bf16_for_cpu = False
 
 
-def _with_adapter(base: PreTrainedModel, config: TrainingConfig) -> PeftModel:
+def _with_adapter(base: PreTrainedModel, config: TrainingConfig, folder: Path) -> PeftModel:
+    """Wrap the base model with an adapter that another job trained.
+
+    Its weights are trained on, in float32; only its dropout is this job's. Raises StepError `bad_adapter` if its
+    weights are not exactly those that the model has for it.
+    """
+    from peft import LoraConfig, PeftModel
+    from peft.utils import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    lora = LoraConfig.from_pretrained(str(folder))
+    lora.inference_mode = False
+    lora.lora_dropout = adapted_layers.adapter_dropout(config.lora_dropout, lora.target_parameters)
+    model = PeftModel.from_pretrained(base, str(folder), config=lora, is_trainable=True)
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+        differing = set(file.keys()) ^ set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    if differing:
+        message = f"the adapter to train on does not fit the base model: {sorted(differing)[0]}, …"
+        raise StepError("bad_adapter", message, hint="train from a base model")
+    return model
+
+
+def _with_new_adapter(base: PreTrainedModel, config: TrainingConfig, start: StartingPoint) -> PeftModel:
     """Wrap the base model with a LoRA adapter, whose weights are in float32.
 
     The adapter is on attention and MLP of the language model, on its experts, and on the vision tower if requested.
@@ -138,5 +168,5 @@ def _with_adapter(base: PreTrainedModel, config: TrainingConfig) -> PeftModel:
         task_type="CAUSAL_LM",
     )
     model = get_peft_model(base, lora)
-    lora.base_model_name_or_path = config.base_model_id
+    lora.base_model_name_or_path = start.base_name or config.base_model_id
     return model

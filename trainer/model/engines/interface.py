@@ -25,6 +25,23 @@ class LoadedModel:
     compute_dtype: torch.dtype
 
 
+@dataclass(frozen=True, slots=True)
+class StartingPoint:
+    """Weights that training starts from, besides those of a base model.
+
+    adapter: PEFT's folder of the adapter to train on; None for a new one. base_name: name of the base model for the
+    adapter's files; None: as the request names it. base_dtype: type that the base model was published in, by its name
+    in config.json; None: as it is stored.
+    """
+
+    adapter: Path | None = None
+    base_name: str | None = None
+    base_dtype: str | None = None
+
+
+BASE_MODEL = StartingPoint()
+
+
 class Engine(Protocol):
     """A provider's way to load and save a model, implemented by a module."""
 
@@ -35,8 +52,11 @@ class Engine(Protocol):
         """
         ...
 
-    def load(self, folder: Path, spec: Spec) -> LoadedModel:
-        """Load the base model of a folder, wrapped as the method requires."""
+    def load(self, folder: Path, spec: Spec, start: StartingPoint = BASE_MODEL) -> LoadedModel:
+        """Load the base model of a folder, wrapped as the method requires.
+
+        Raises StepError `bad_adapter` if the adapter to train on does not fit.
+        """
         ...
 
     def save(self, model: LanguageModel, folder: Path) -> None:

@@ -15,7 +15,7 @@ from gemtune.errors import StepError
 from gemtune.request.rl_spec import GrpoConfig
 from gemtune.request.spec import Spec
 from gemtune.settings import cache_folder
-from trainer.model.engines.interface import LoadedModel
+from trainer.model.engines.interface import BASE_MODEL, LoadedModel, StartingPoint
 from trainer.process.crashes import cause_of
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ def unload_trl() -> None:
         del sys.modules[name]
 
 
-def load(folder: Path, spec: Spec) -> LoadedModel:
-    """Load the base model; see Engine.load.
+def load(folder: Path, spec: Spec, start: StartingPoint = BASE_MODEL) -> LoadedModel:
+    """Load the base model; see Engine.load. Requests never have a base job.
 
     Weights have the same types, and adapters are on the same layers, as with huggingface.
     """

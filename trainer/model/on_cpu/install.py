@@ -54,6 +54,8 @@ class _Adapted(Protocol):
     training: bool
 
     @property
+    def active_adapters(self) -> list[str]: ...
+    @property
     def disable_adapters(self) -> bool: ...
     @property
     def merged(self) -> bool: ...
@@ -261,11 +263,15 @@ def _is_inactive(module: _Adapted) -> bool:
 
 
 def _apply_adapted(modules: Sequence[_Adapted], x: torch.Tensor) -> list[torch.Tensor]:
-    """Call `lora_linear` once with the weights of all of PEFT's layers."""
+    """Call `lora_linear` once with the weights of all of PEFT's layers.
+
+    One adapter is active: the one that is trained, or while TRL computes its reference the copy of it.
+    """
     first = modules[0]
+    (active,) = first.active_adapters
     layers = [
-        Layer(module.base_layer.weight, module.lora_A["default"].weight, module.lora_B["default"].weight)
+        Layer(module.base_layer.weight, module.lora_A[active].weight, module.lora_B[active].weight)
         for module in modules
     ]
-    dropout = getattr(first.lora_dropout["default"], "p", 0.0) if first.training else 0.0
-    return lora_linear(x, layers, scale=first.scaling["default"], dropout=dropout)
+    dropout = getattr(first.lora_dropout[active], "p", 0.0) if first.training else 0.0
+    return lora_linear(x, layers, scale=first.scaling[active], dropout=dropout)

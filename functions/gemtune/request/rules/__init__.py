@@ -36,7 +36,7 @@ _DATASET, _MODALITY, _FORMAT = ("processed_dataset_id",), ("modality",), ("expor
 (_BASE_MODEL,), (_RL_CONFIG,) = _training("base_model_id"), _training("rl_config")
 RULES: tuple[Rule, ...] = (
     Rule((_DATASET,), training.dataset_exists),
-    Rule((_BASE_MODEL,), model.base_model_id),
+    Rule((_BASE_MODEL, *_training("base_job_id")), model.base_model_id),
     Rule((_BASE_MODEL,), model.supported),
     Rule((_MODALITY, _BASE_MODEL), model.pictures),
     Rule((_MODALITY, _BASE_MODEL, *_training("train_vision_tower")), training.vision_tower),
@@ -49,6 +49,7 @@ RULES: tuple[Rule, ...] = (
     Rule(_training("warmup_ratio", "max_steps"), training.warmup),
     Rule(_training("learning_rate", "lr_scheduler_type"), training.scheduler),
     Rule(_training("provider"), training.provider),
+    Rule(_training("provider", "base_job_id"), training.base_job),
     Rule((("training_config",), _MODALITY), training.machine),
     Rule((_DATASET, *_training("method", "rl_config")), reinforcement.rl_config),
     Rule(_training("method", "packing"), reinforcement.packing),
@@ -61,6 +62,7 @@ RULES: tuple[Rule, ...] = (
     Rule((_BASE_MODEL, _FORMAT), model.gguf_export),
     Rule((("training_config",), ("export_config",)), export.machine),
     Rule((("export_config", "destination"), ("export_config", "hf_repo_id")), export.destination),
+    Rule((_FORMAT, ("export_config", "destination")), export.adapter_of_trained_model),
     Rule((("hf_token",), ("export_config", "destination")), export.hub_token),
     Rule((("hf_token",), ("wandb_config",)), accounts.secrets),
     Rule((("wandb_config",),), accounts.wandb_project),

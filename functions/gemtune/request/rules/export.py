@@ -39,6 +39,20 @@ def destination(request: TrainRequest, facts: Facts) -> list[Problem]:
     return []
 
 
+def adapter_of_trained_model(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """Refuse to publish an adapter whose base model is what a job trained.
+
+    Nobody else could load it: that model is in this deployment's export bucket only.
+    """
+    export = request.export_config
+    is_adapter = export.format == "adapter" and request.training_config.method != "Full"
+    if not (facts.base_is_trained and is_adapter and export.destination == "hfhub"):
+        return []
+    message = "this adapter belongs to a model that another job trained, which is not on the Hub"
+    hint = "use format merged or gguf, or destination gcs"
+    return [Problem(("export_config", "format"), message, "adapter_of_trained_model", hint)]
+
+
 def hub_token(request: TrainRequest, facts: Facts) -> list[Problem]:
     """Refuse destination hfhub without a Hub token."""
     has_token = request.hf_token is not None or facts.deployment.has_hf_token

@@ -13,7 +13,12 @@ LOC = ("training_config", "base_model_id")
 
 
 def base_model_id(request: TrainRequest, facts: Facts) -> list[Problem]:
-    """Refuse a base_model_id that has none of the possible forms."""
+    """Refuse a base_model_id that is missing or has no possible form."""
+    if not request.training_config.base_model_id:
+        if request.training_config.base_job_id is not None:  # a job that does not exist: another problem says so
+            return []
+        hint = "name a Gemma model, or a finished job to train on from as base_job_id"
+        return [Problem(LOC, "this field is required", "missing_field", hint)]
     problem = base_model.problem_of_id(request.training_config.base_model_id)
     return [] if problem is None else [problem]
 

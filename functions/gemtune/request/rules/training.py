@@ -133,6 +133,18 @@ def provider(request: TrainRequest, facts: Facts) -> list[Problem]:
     return [Problem(("training_config", "provider"), "this service does not have unsloth", "unsloth_missing", hint)]
 
 
+def base_job(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """Refuse to train on from a job with provider unsloth.
+
+    Its functions add a new adapter to a model, and were not tested with one that exists.
+    """
+    config = request.training_config
+    if config.base_job_id is None or config.provider == "huggingface":
+        return []
+    message = "provider unsloth cannot train on from a job"
+    return [Problem(("training_config", "provider"), message, "provider_without_base_job", "use huggingface")]
+
+
 def machine(request: TrainRequest, facts: Facts) -> list[Problem]:
     """Refuse an unknown machine, or a request that needs too much memory."""
     loc, requested = ("training_config", "machine"), request.training_config.machine

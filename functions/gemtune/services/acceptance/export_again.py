@@ -49,7 +49,9 @@ class ExportAgain:
         steps = steps_of_export(parent)
         trained = read_spec(self.buckets.config.read(parent.spec_name))
         completed = complete_export_request(reading, trained)
-        facts = self.submit.read_facts(completed.require_readable(), trains=False)
+        facts = self.submit.read_facts(
+            completed.require_readable(), trains=False, model_folder=parent.base_model_folder
+        )
         request = rules.check(completed, facts, about=ExportRequest).require_valid()
         spec = request.spec()
         new_id = job_ids.new_job_id(parent.processed_dataset_id, parent.base_model_id, key_hash=key_hash, kind="export")
@@ -60,6 +62,8 @@ class ExportAgain:
             submission,
             request_hash=request_hash(reading.require_valid(), parent_job_id=job_id),
             parent_job_id=parent.job_id,
+            lineage=parent.lineage,
+            base_model_folder=parent.base_model_folder,
             steps=steps,
             metrics=parent.metrics,
             machine=parent.machine,
@@ -74,9 +78,7 @@ class ExportAgain:
         was deleted.
         """
         job = self.store.get(job_id)
-        if job.parent_job_id is None:
-            return job
         try:
-            return self.store.get(job.parent_job_id)
+            return self.store.get(job.trained_by) if job.only_exports else job
         except JobNotFound:
             raise NothingTrained(job_id) from None

@@ -35,12 +35,15 @@ class ReadFacts:
     secrets: Secrets
     find_gguf_problem: Callable[[], Problem | None]
 
-    def __call__(self, request: TrainRequest, *, trains: bool = True) -> Facts:
+    def __call__(self, request: TrainRequest, *, trains: bool = True, model_folder: str | None = None) -> Facts:
         """Return the facts that the rules need.
 
-        trains: whether the request trains. If it only exports again, its dataset is not looked at.
+        trains: whether the request trains. If it only exports again, its dataset is not looked at. model_folder: the
+        folder of the export bucket with the base model, if another job trained it.
         """
         files, dataset = self._base_model(request), None
+        if model_folder is not None:
+            files = self._files_in(self.buckets.export, model_folder)
         if trains:
             dataset = describe_dataset(
                 self.buckets.data, request.processed_dataset_id, with_columns=request.infers_rl_algorithm
@@ -49,6 +52,7 @@ class ReadFacts:
             self.deployment,
             dataset=dataset,
             base_model=files,
+            base_is_trained=model_folder is not None,
             size=self._size(request, files),
             missing_secrets=self._missing_secrets(request),
             gguf_problem=self.find_gguf_problem() if request.export_config.format == "gguf" else None,

@@ -7,13 +7,14 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from gemtune.errors import ObjectNotFound, UnsafeName
+from gemtune.errors import JobNotFound, ObjectNotFound, UnsafeName
 from gemtune.jobs import ids
 from gemtune.jobs.record import Job
 from gemtune.ports import Buckets, Bus, JobStore, Topic
 from gemtune.request import placement, rules
 from gemtune.request.parsing import Reading
 from gemtune.request.spec import Spec, TrainRequest, request_hash
+from gemtune.services.acceptance.base_job import FindBaseJob, deleted_meanwhile
 from gemtune.services.acceptance.create_job import CreateJob, Submission, check_same_request
 from gemtune.services.acceptance.read_facts import ReadFacts
 from gemtune.untrusted import Unreadable, read_json_object
@@ -30,6 +31,7 @@ class Submit:
     buckets: Buckets
     create: CreateJob
     read_facts: ReadFacts
+    find_base_job: FindBaseJob
 
     def __call__(self, submission: Submission[TrainRequest]) -> Job:
         """Accept a request and request its launch.
@@ -86,18 +88,23 @@ class Submit:
         key_hash, reading = submission.key_hash, submission.reading
         if key_hash is not None and (holder := self.store.find_by_key(key_hash)) is not None:
             return check_same_request(holder, request_hash(reading.require_valid().spec())), None
-        readable = reading.require_readable()
-        facts = self.read_facts(readable)
-        request = rules.check(reading, facts).require_valid()
+        sent = reading.require_readable()
+        continuation = self.find_base_job(reading)
+        facts = self.read_facts(continuation.reading.require_readable(), model_folder=continuation.model_folder)
+        request = rules.check(continuation.reading, facts).require_valid()
         spec = request.spec()
         new_id = ids.new_job_id(spec.processed_dataset_id, spec.training_config.base_model_id, key_hash=key_hash)
-        job = self.create(
-            new_id,
-            spec,
-            request.secrets(),
-            submission,
-            request_hash=request_hash(readable.spec()),
-            machine=placement.machine(spec, facts),
-            export_machine=placement.export_machine(spec, facts),
-        )
+        try:
+            job = self.create(
+                new_id,
+                spec,
+                request.secrets(),
+                submission,
+                request_hash=request_hash(sent.spec()),
+                machine=placement.machine(spec, facts),
+                export_machine=placement.export_machine(spec, facts),
+                **continuation.record,
+            )
+        except JobNotFound as error:  # of the base job
+            raise deleted_meanwhile(str(spec.training_config.base_job_id)) from error
         return job, spec if job.job_id == new_id else None
