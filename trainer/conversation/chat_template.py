@@ -20,6 +20,12 @@ OWN_TEMPLATES = Path(__file__).parent
 MAX_CHARACTERS = 8 * 1024 * 1024
 
 
+# Variables that are not a row's to set.
+RESERVED = frozenset(
+    ("messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token", "unk_token", "pad_token")
+)
+
+
 class TemplateRefusal(Exception):
     """Raised when a template calls `raise_exception` for a conversation."""
 
@@ -28,7 +34,7 @@ class ChatTemplate:
     """A compiled chat template, which runs in Jinja's sandbox.
 
     source: the file it comes from, or the name of gemtune's own. text: the template. turns: the turn format of Gemma
-    that it writes, or None if it writes another format.
+    that it writes, or None if it writes another format. variables: what a row can set, such as enable_thinking.
     """
 
     def __init__(self, folder: Path, tokenizer_config: dict[str, Any]):
@@ -40,7 +46,9 @@ class ChatTemplate:
         self.turns = turn_format_of(self.text)
         try:
             with RenderLimits():  # Jinja evaluates constant expressions when it compiles
-                self._template = _environment().from_string(self.text)
+                environment = _environment()
+                self._template = environment.from_string(self.text)
+                self.variables = _variables_of(environment, self.text) - RESERVED
         except (Exception, LimitReached) as error:  # an untrusted template may raise anything
             raise _failed(error) from error
         # transformers passes these variables too, so that `tools is not none` and the like have the same result.
@@ -162,6 +170,17 @@ def _environment() -> Any:
     environment.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
     environment.filters["tojson"] = _to_json
     return environment
+
+
+def _variables_of(environment: Any, text: str) -> frozenset[str]:
+    """Return the variables that a template reads and does not set itself.
+
+    A variable with a default, `{% set x = x | default(1) %}`, is one of them.
+    """
+    from jinja2 import nodes
+
+    loaded = (name.name for name in environment.parse(text).find_all(nodes.Name) if name.ctx == "load")
+    return frozenset(loaded) - frozenset(environment.globals)
 
 
 def _refuse(message: object) -> None:

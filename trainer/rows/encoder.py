@@ -7,26 +7,27 @@ the whole prepare step.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gemtune.datasets.conversation import Conversation, PlainText, Turn
 from gemtune.datasets.refusal import BadRow, Refused
+from gemtune.datasets.trained_turns import TrainOn, trained_turns
 from gemtune.errors import StepError
-from trainer.conversation.abilities import Abilities
 from trainer.conversation.chat_template import ChatTemplate, TemplateRefusal, json_object, token_text
 from trainer.pictures.tokens import PictureTokens
-from trainer.rows.control_tokens import ControlTokens, texts_as_rendered
-from trainer.rows.prepared import PICTURES
-from trainer.rows.spans import (
+from trainer.rendering.provenance import Provenance
+from trainer.rendering.renderer import Renderer
+from trainer.rendering.spans import (
     Span,
     spans_by_prefix,
     spans_by_tokens,
+    trained_spans,
     unstable_turns,
-    with_empty_thought,
 )
+from trainer.rows.prepared import PICTURES
 
 # The label of a token without a loss: the default ignore_index of torch.nn.functional.cross_entropy.
 UNTRAINED = -100
@@ -96,47 +97,43 @@ class Encoder:
         if pictures is not None and self._tokenizer.token_to_id(pictures.soft) != pictures.soft_id:
             message = f"the base model's tokenizer and config.json disagree about the id of {pictures.soft}"
             raise StepError("bad_base_model", message, hint="use the tokenizer that came with the model")
-        self._template = ChatTemplate(folder, tokenizer_config)
-        self._abilities = Abilities(self._template)
-        turns = self._template.turns
-        self._control_tokens = ControlTokens(
-            self._tokenizer,
-            turns.control_tokens if turns is not None and turns.scanned else (),
-            () if pictures is None else pictures.tokens,
-        )
+        self._renderer = Renderer(folder, self._tokenizer, tokenizer_config, pictures)
         ends = (token_text(tokenizer_config.get(name)) for name in ("bos_token", "eos_token"))
         self._begin, self._end = (self._tokenizer.token_to_id(end) for end in ends)
 
     @property
     def template_source(self) -> str:
         """The chat template's file, or the name of gemtune's own template."""
-        return self._template.source
+        return self._renderer.template.source
 
-    def encode(self, conversation: Conversation) -> Encoded | Refused:
+    def encode(self, conversation: Conversation, train_on: TrainOn = "all_assistant_turns") -> Encoded | Refused:
         """Return a conversation's tokens and labels, or why it is refused.
 
         Trained tokens are the assistant's text and the end of its turn. Gemma 3: the text, `<end_of_turn>` and the line
-        break, as in TRL's training template for Gemma 3. Gemma 4: the text, tool calls, and `<turn|>`. The template
-        writes `<bos>`. A row is refused if truncation removes a picture or a part of one.
+        break, as in TRL's training template for Gemma 3. Gemma 4: thinking, tool calls, the text, and `<turn|>`. The
+        template writes `<bos>`. A row is refused if truncation removes a picture or a part of one, and if the template
+        leaves out something that is to be learned. train_on: which of the assistant's turns.
 
         Raises StepError `template_failed`, `template_not_supported`.
         """
-        conversation = self._abilities.adapted(conversation)
         try:
-            text = self._conversation(conversation)
+            conversation = self._renderer.adapted(conversation)
+            trained = trained_turns(conversation, train_on)
+            text = self._renderer.whole(conversation)
             encoding = self._tokenizer.encode(text, add_special_tokens=False)
             ids, offsets = encoding.ids[: self._max_length], encoding.offsets[: self._max_length]
             until = offsets[-1][1] if offsets else 0
-            spans = self._spans(conversation, text, encoding, until=until)
+            provenance, unread = self._renderer.trace(conversation, text, trained)
+            spans = self._spans(conversation, text, encoding, provenance, trained, until=until)
         except (TemplateRefusal, BadRow) as problem:
-            return _refused(problem)
+            return _refused(problem, conversation)
         if self._pictures is not None and self._pictures.whole_in(text[:until]) < len(conversation.images()):
             return Refused("its pictures are beyond max_seq_length")
         if (unknown := self._vocabulary_problem(ids)) is not None:
             return unknown
         whole_tokens = len(encoding.ids)
         end_is_cut = whole_tokens > len(ids) and not any(len(text[:end].rstrip()) <= until for _, end in spans)
-        encoded = Encoded(ids, _labels(ids, offsets, spans), whole_tokens, end_is_cut)
+        encoded = Encoded(ids, _labels(ids, offsets, spans), whole_tokens, end_is_cut, unread_fields=unread)
         if encoded.trained_tokens > 0:
             return encoded
         if encoded.truncated:
@@ -150,7 +147,7 @@ class Encoder:
         `<bos>` and `<eos>` stand around it, as in pretraining; truncation removes the end.
         """
         try:
-            self._control_tokens.check([plain.text])
+            self._renderer.control_tokens.check([plain.text])
         except BadRow as problem:
             return Refused(str(problem))
         ids: list[int] = self._tokenizer.encode(plain.text, add_special_tokens=False).ids
@@ -161,7 +158,7 @@ class Encoder:
 
     @property
     def template(self) -> ChatTemplate:
-        return self._template
+        return self._renderer.template
 
     def prompt(self, conversation: Conversation) -> list[int] | Refused:
         """Return the tokens of a conversation and the generation prompt.
@@ -169,7 +166,7 @@ class Encoder:
         Raises StepError `template_failed`.
         """
         try:
-            text = self._render(self._abilities.adapted(conversation), add_generation_prompt=True)
+            text = self._renderer.prompt(self._renderer.adapted(conversation))
         except (TemplateRefusal, BadRow) as problem:
             return _refused(problem)
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
@@ -181,16 +178,16 @@ class Encoder:
         They are tokenized apart from the prompt, as the model would generate them, and include the end of the turn.
         Raises StepError `template_failed`, `template_not_supported`.
         """
-        whole = self._abilities.adapted(conversation.with_turns([*conversation.turns, answer]))
         try:
-            before = self._render(whole.first(-1), add_generation_prompt=True)
-            after = self._conversation(whole)
+            whole = self._renderer.adapted(conversation.with_turns([*conversation.turns, answer]))
+            before = self._renderer.prompt(whole.first(-1))
+            after = self._renderer.whole(whole)
         except (TemplateRefusal, BadRow) as problem:
             return _refused(problem)
         if not after.startswith(before):
             raise unstable_turns()
-        text, turns = after[len(before) :], self._template.turns
-        if turns is not None and turns.scanned:
+        text, turns = after[len(before) :], self._renderer.template.turns
+        if turns is not None and turns.scanned and turns.end in text:
             text = text[: text.rindex(turns.end) + len(turns.end)]
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return self._vocabulary_problem(ids) or ids
@@ -219,29 +216,6 @@ class Encoder:
                 run = []
         return pieces
 
-    def _conversation(self, conversation: Conversation) -> str:
-        """Render a whole conversation, its last answer as training needs it.
-
-        That answer begins as the generation prompt does, so that the model is trained on the prompts that it gets
-        later. Raises TemplateRefusal, BadRow, StepError `template_failed`, `template_not_supported`.
-        """
-        turns, text = self._template.turns, self._render(conversation)
-        if turns is None or not turns.scanned or conversation.turns[-1].role != "assistant":
-            return text
-        return with_empty_thought(turns, text, self._render(conversation.first(-1), add_generation_prompt=True))
-
-    def _render(self, conversation: Conversation, *, add_generation_prompt: bool = False) -> str:
-        """Render a conversation, each picture expanded to its soft tokens.
-
-        Texts must have no control tokens. Raises TemplateRefusal, BadRow, StepError
-        `template_failed`, `template_not_supported`.
-        """
-        self._control_tokens.check(texts_as_rendered(conversation))
-        text = self._template.render_conversation(conversation, add_generation_prompt=add_generation_prompt)
-        if self._pictures is None:
-            return text
-        return self._pictures.expanded(text, [picture.size for picture in conversation.images()])
-
     def _vocabulary_problem(self, ids: Sequence[int]) -> Refused | None:
         """Return which token the model has no embedding for, or None.
 
@@ -254,22 +228,43 @@ class Encoder:
         token = str(self._tokenizer.id_to_token(largest))
         return Refused(f"its text contains {token!r}, for which the base model has no embedding")
 
-    def _spans(self, conversation: Conversation, text: str, encoding: Any, *, until: int) -> list[Span]:
-        """Return the character spans of the assistant's turns.
+    def _spans(
+        self,
+        conversation: Conversation,
+        text: str,
+        encoding: Any,
+        provenance: Provenance | None,
+        trained: Collection[int],
+        *,
+        until: int,
+    ) -> list[Span]:
+        """Return the character spans of the turns to learn.
 
-        Raises TemplateRefusal, StepError `template_not_supported`.
+        Raises BadRow, TemplateRefusal, StepError `template_not_supported`.
         """
-        turns = self._template.turns
+        turns = self._renderer.template.turns
         if turns is not None and turns.scanned:
-            return spans_by_tokens(turns, encoding.tokens, encoding.offsets, text)
-        return spans_by_prefix(conversation, text, self._render_for_spans, until=until)
+            spans = spans_by_tokens(turns, encoding.tokens, encoding.offsets, text)
+            return spans if provenance is None else trained_spans(spans, provenance, trained)
+        try:
+            by_turn = spans_by_prefix(conversation, text, self._renderer.render, until=until)
+        except StepError as error:
+            if conversation.is_plain:
+                raise
+            raise BadRow(error.message) from error
+        return [span for index, span in by_turn.items() if index in trained]
 
-    def _render_for_spans(self, conversation: Conversation, add_generation_prompt: bool) -> str:
-        return self._render(conversation, add_generation_prompt=add_generation_prompt)
 
+def _refused(problem: TemplateRefusal | BadRow, conversation: Conversation | None = None) -> Refused:
+    """Return the refusal of a row.
 
-def _refused(problem: TemplateRefusal | BadRow) -> Refused:
-    return Refused(str(problem) if isinstance(problem, BadRow) else f"the chat template rejects it: {problem}")
+    conversation: to name what a template that rejects it may not know.
+    """
+    if isinstance(problem, BadRow):
+        return Refused(str(problem))
+    unusual = () if conversation is None else conversation.unusual_fields
+    hint = f"; the row has {' and '.join(unusual)}: use a base model whose template has these" if unusual else ""
+    return Refused(f"the chat template rejects it: {problem}{hint}")
 
 
 def _labels(ids: Sequence[int], offsets: Sequence[Span], spans: Iterable[Span]) -> list[int]:

@@ -10,6 +10,7 @@ from gemtune.datasets.conversation import PlainText
 from gemtune.datasets.formats import table
 from gemtune.datasets.refusal import BadRow, Refused
 from gemtune.datasets.row_options import ReadOptions
+from gemtune.datasets.trained_turns import TrainOn
 from gemtune.request.rl_spec import DpoConfig, GrpoConfig
 from gemtune.request.spec import TrainingConfig
 from trainer.pictures.arrow_file import PictureFile, open_pictures, store_pictures
@@ -78,16 +79,18 @@ class RowKind(Protocol):
 class Conversations:
     """Rows of supervised fine-tuning.
 
-    picture_file: stores the pictures of a vision job; None in a text job.
+    picture_file: stores the pictures of a vision job; None in a text job. options: how to read them. train_on: which
+    turns to learn.
     """
 
-    def __init__(self, encoder: Encoder, picture_file: PictureFile | None):
+    def __init__(self, encoder: Encoder, picture_file: PictureFile | None, options: ReadOptions, train_on: TrainOn):
         self._encoder, self._picture_file, self.text_pieces = encoder, picture_file, encoder.text_pieces
+        self._options, self._train_on = options, train_on
         self.with_pictures = picture_file is not None
         self.columns: Sequence[str] = (*COLUMNS, PICTURES) if self.with_pictures else COLUMNS
 
     def encode(self, row: dict[str, Any]) -> Encoded | Refused:
-        read = table.read(row, ReadOptions(with_pictures=self.with_pictures))
+        read = table.read(row, self._options)
         if isinstance(read, Refused):
             return read
         try:
@@ -95,16 +98,24 @@ class Conversations:
                 plain = self._encoder.encode_text(read.content)
                 return plain if isinstance(plain, Refused) else replace(plain, unread_fields=read.unread_fields)
             conversation = open_pictures(self._picture_file, read.content)
-            encoded = self._encoder.encode(conversation)
+            encoded = self._encoder.encode(conversation, self._train_on)
             if isinstance(encoded, Refused):
                 return encoded
             pictures = store_pictures(self._picture_file, conversation)
-            return replace(encoded, pictures=pictures, unread_fields=read.unread_fields)
+            unread = (*read.unread_fields, *encoded.unread_fields)
+            return replace(encoded, pictures=pictures, unread_fields=unread)
         except BadRow as bad:
             return Refused(str(bad))
 
 
-def row_kind(config: TrainingConfig, encoder: Encoder, picture_file: PictureFile | None, *, max_length: int) -> RowKind:
+def row_kind(
+    config: TrainingConfig,
+    encoder: Encoder,
+    picture_file: PictureFile | None,
+    *,
+    max_length: int,
+    options: ReadOptions | None = None,
+) -> RowKind:
     """Return the row kind of a training method.
 
     Raises StepError `completion_too_long`.
@@ -114,4 +125,5 @@ def row_kind(config: TrainingConfig, encoder: Encoder, picture_file: PictureFile
             return Prompts(encoder, rl, picture_file, max_length=max_length)
         case DpoConfig():
             return Preferences(encoder, picture_file, max_length=max_length)
-    return Conversations(encoder, picture_file)
+    options = options or ReadOptions(with_pictures=picture_file is not None)
+    return Conversations(encoder, picture_file, options, config.train_on)

@@ -78,7 +78,7 @@ def run(context: Context) -> None:
     held_out: Tally | None = None
     file = output / "pictures.arrow"
     with nullcontext() if pictures is None else PictureFile(file, picture_source, pictures.grid) as picture_file:
-        kind = row_kind(config, encoder, picture_file, max_length=max_length)
+        kind = row_kind(config, encoder, picture_file, max_length=max_length, options=context.spec.read_options)
         train = Tally("train", dataset.splits.train, max_length, max_positions)
         _write_tokens(context, dataset, kind, output / "train.parquet", train)
         if dataset.splits.held_out:

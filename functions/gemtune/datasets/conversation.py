@@ -102,6 +102,25 @@ class Conversation:
     tools: tuple[Mapping[str, Any], ...] = ()
     template_options: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def is_plain(self) -> bool:
+        """Return whether there are only texts of users and the assistant.
+
+        Every chat template shows these.
+        """
+        return not self.unusual_fields and all(turn.role != "system" for turn in self.turns)
+
+    @property
+    def unusual_fields(self) -> tuple[str, ...]:
+        """Return the names of fields that some chat templates do not show."""
+        present = {
+            "tools": bool(self.tools),
+            "tool_calls": any(turn.calls for turn in self.turns),
+            "results of tools": any(turn.role == "tool" for turn in self.turns),
+            "thinking": any(turn.thinking for turn in self.turns),
+        }
+        return tuple(name for name, is_there in present.items() if is_there)
+
     def messages(self) -> list[Message]:
         """Return the turns as chat templates expect them."""
         return [turn.message() for turn in self.turns]

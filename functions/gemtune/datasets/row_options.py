@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 SameRole = Literal["refuse", "merge"]
+FormatName = Literal[
+    "openai", "anthropic", "vertex", "sharegpt", "prompt_completion", "question_answer", "alpaca", "text"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +21,7 @@ class ReadOptions:
     role in a row.
     """
 
-    format: str | None = None
+    format: FormatName | None = None
     columns: Mapping[str, str | None] = field(default_factory=dict)
     with_pictures: bool = False
     same_role: SameRole = "refuse"

@@ -188,7 +188,7 @@ REQUESTS: Mapping[str, ErrorCode] = {
         "The field would change nothing in this request.",
         "Leave it out, or set what the hint names.",
     ),
-    "repeated_value": ErrorCode("A list has the same metric or reward name twice.", "Name each once."),
+    "repeated_value": ErrorCode("Two metrics, rewards or columns of a dataset have the same name.", "Name each once."),
     "warmup_without_end": ErrorCode(
         "The learning rate would rise until the last train_step and never be reached.",
         "Lower `warmup_ratio`, or train longer.",

@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from gemtune.datasets.row_options import FormatName, ReadOptions, SameRole
+from gemtune.datasets.trained_turns import TrainOn
 from gemtune.errors import SpecUnreadable
 from gemtune.jobs.ids import JOB_ID
 from gemtune.jobs.secret_names import REFERENCE, USER_PREFIX
@@ -35,6 +37,7 @@ PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 # Tokens of a row if the request does not limit them. Beyond that, memory grows faster than longer rows are worth.
 DEFAULT_SEQ_LENGTH = 2048
+Column = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class TrainingConfig(Contract):
@@ -93,6 +96,15 @@ class TrainingConfig(Contract):
         ge=16,
         le=131_072,
         description=f"maximum length of a row in tokens; longer rows are cut; absent: {DEFAULT_SEQ_LENGTH}",
+    )
+    train_on: TrainOn = Field(
+        "all_assistant_turns",
+        description="the assistant's turns to learn: all of them or the last one, except those with weight 0; or only "
+        "those with weight 1",
+    )
+    same_role: SameRole = Field(
+        "refuse",
+        description="rows with two turns of one role in a row: refuse them, or merge such turns with a blank line",
     )
     packing: bool = Field(
         False,
@@ -227,6 +239,14 @@ class Spec(Contract):
     job_name: str = Field(
         "unnamed job", min_length=1, max_length=200, pattern=PRINTABLE, description="name of the job for its users"
     )
+    dataset_format: FormatName | None = Field(
+        None, description="format of the dataset's rows; absent: the one whose shape a row has"
+    )
+    dataset_columns: Annotated[dict[Column, Column | None], Field(max_length=64)] = Field(
+        {},
+        description="the dataset's own names of fields, such as `{messages: conv}`; null for a field to ignore, also "
+        "inside of one, such as `{messages.name: null}`",
+    )
     modality: Modality = Field("text", description="content of the rows: text, or text with pictures (vision)")
     training_config: TrainingConfig = Field(description="parameters of the training")
     export_config: ExportConfig = Field(ExportConfig(), description="how and where to store what was trained")
@@ -237,6 +257,13 @@ class Spec(Contract):
     def export(self) -> Export:
         """Return the record of the requested export."""
         return export_of(self.export_config.format, self.export_config.quantization)
+
+    @property
+    def read_options(self) -> ReadOptions:
+        """Return how to read the rows of the dataset."""
+        config = self.training_config
+        vision = self.modality == "vision"
+        return ReadOptions(self.dataset_format, self.dataset_columns, vision, config.same_role)
 
     @property
     def quantization(self) -> Quantization:

@@ -75,7 +75,7 @@ def test_the_report_counts_rows_tokens_and_steps_and_shows_what_is_trained(bench
         ({"messages": [{"role": "system", "content": "Be"}, ANSWER]}, "do not alternate"),
         ({"prompt": "Hi", "answer": "x"}, "RL"),
         ({"prompt": "Hi", "chosen": "x", "rejected": "y"}, "RL"),
-        ({"text": "Hi"}, "has text"),
+        ({"texts": "Hi"}, "has texts"),
         ([1], "not a JSON object"),
         ({"messages": [USER, {"role": "assistant", "content": "\ud800"}]}, "half of a surrogate pair"),
         ({"prompt": "Hi", "completion": float("nan")}, "not finite"),

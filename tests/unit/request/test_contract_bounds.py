@@ -68,7 +68,13 @@ BOUNDS: dict[type[Contract], dict[str, str]] = {
 }
 # Defaults of optional fields without bounds.
 DEFAULTS: dict[type[Contract], dict[str, Any]] = {
-    spec.TrainRequest: {"modality": "text", "wandb_config": None, "notify": None},
+    spec.TrainRequest: {
+        "modality": "text",
+        "dataset_format": None,
+        "dataset_columns": {},
+        "wandb_config": None,
+        "notify": None,
+    },
     spec.ExportRequest: {"notify": None},
     spec.TrainingConfig: {
         "method": "LoRA",
@@ -76,6 +82,8 @@ DEFAULTS: dict[type[Contract], dict[str, Any]] = {
         "eval_strategy": "no",
         "lr_scheduler_type": "linear",
         "batch_eval_metrics": False,
+        "train_on": "all_assistant_turns",
+        "same_role": "refuse",
         "packing": False,
         "load_best_model_at_end": None,
         "train_vision_tower": False,

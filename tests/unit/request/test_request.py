@@ -124,6 +124,8 @@ def test_absent_fields_have_their_defaults(field: str) -> None:
         "lora_dropout": 0.05,
         "max_steps": None,
         "max_seq_length": None,
+        "train_on": "all_assistant_turns",
+        "same_role": "refuse",
         "packing": False,
         "lr_scheduler_type": "linear",
         "warmup_ratio": 0.0,

@@ -49,6 +49,8 @@ TRAINING: Mapping[str, Any] = {
     "lora_dropout": [0.05, 0],
     "max_steps": [None, 9],
     "max_seq_length": [None, 512],
+    "train_on": ["all_assistant_turns", "last_turn", "weights"],
+    "same_role": ["refuse", "merge"],
     "packing": [False, True],
     "lr_scheduler_type": ["linear", "cosine"],
     "warmup_ratio": [0.0, 0.5],
@@ -78,6 +80,8 @@ EXPORT: Mapping[str, Any] = {
 }
 REQUEST: Mapping[str, Any] = {
     "job_name": ["unnamed job", "Mine"],
+    "dataset_format": [None, "openai", "alpaca"],
+    "dataset_columns": [{}, {"messages": "conv", "label": None}],
     "modality": ["text", "vision"],
     "wandb_config": [None, {}, {"project": "boats", "api_key": "a fake key"}],
     "notify": [None, {}, {"webhook_url": "https://example.com/hook"}],

@@ -62,6 +62,9 @@ REFUSED: list[tuple[dict[str, Any], Facts, str, str]] = [
         "needs_evaluation",
     ),
     ({"training": {"eval_steps": 7}}, FACTS, "training_config.eval_steps", "field_without_use"),
+    ({"dataset_columns": {"mesages": "conv"}}, FACTS, "dataset_columns.mesages", "unknown_field"),
+    ({"dataset_columns": {"prompt": "a", "completion": "a"}}, FACTS, "dataset_columns.completion", "repeated_value"),
+    ({"training": {"train_on": "last_turn"} | grpo()}, FACTS, "training_config.train_on", "field_without_use"),
     (
         {"training": {"eval_steps": 7, "eval_strategy": "epoch"}},
         FACTS,

@@ -35,12 +35,12 @@ SERVICE: Mapping[str, str] = {
     # The domain: no service, no handler, no port.
     "jobs": "errors untrusted",
     "machines": "errors families jobs methods",
-    "request": "errors families jobs machines methods redaction request.matching untrusted",
+    "request": "datasets errors families jobs machines methods redaction request.matching untrusted",
     "request.matching": "",
     "ports": "jobs",
     "settings": "errors llama_cpp machines untrusted",
     "webhooks": "errors ports",
-    "request.rules": "errors families jobs llama_cpp machines redaction request secret_name webhooks",
+    "request.rules": "datasets.formats errors families jobs llama_cpp machines redaction request secret_name webhooks",
     # Use cases use the ports and not their implementations.
     "services": "errors jobs object_name ports redaction request services.acceptance untrusted webhooks",
     "services.acceptance": "datasets errors families jobs machines ports redaction request request.rules untrusted",
@@ -73,6 +73,7 @@ FLOORS = (
         "trainer.unsloth_environment",
     ),
     ("trainer.base_model", "trainer.pictures", "trainer.rows.numbers"),
+    ("trainer.rendering",),
     ("trainer.rows", "trainer.export", "trainer.hub"),
     ("trainer.gguf", "trainer.model.on_cpu"),
     ("trainer.model",),

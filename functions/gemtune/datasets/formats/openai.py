@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from gemtune.datasets.conversation import Conversation
+from gemtune.datasets.formats.anthropic import is_anthropic
 from gemtune.datasets.formats.shape import Format, Row, first_turn
 from gemtune.datasets.reading.fields import Fields
-from gemtune.datasets.reading.tools import read_tools
+from gemtune.datasets.reading.tools import read_tools, template_options
 from gemtune.datasets.reading.turns import read_turns
 
 
 def _fits(row: Row) -> bool:
     if "messages" in row:
-        return True
+        return not is_anthropic(row)
     return "conversations" in row and "role" in first_turn(row["conversations"])
 
 
@@ -19,13 +20,13 @@ def _read(row: Fields) -> Conversation:
     column = "messages" if "messages" in row else "conversations"
     turns = read_turns(row.take(column), row, column)
     tools = row.take_first("tools", "functions")
-    return Conversation(tuple(turns), read_tools(tools, row))
+    return Conversation(tuple(turns), read_tools(tools, row), template_options(row))
 
 
 OPENAI = Format(
     "openai",
     "OpenAI chat: `messages` of {role, content}, with `weight`, `tool_calls`, `reasoning_content`; `tools`",
-    ("messages", "conversations", "tools", "functions"),
+    ("messages", "conversations", "tools", "functions", "chat_template_kwargs"),
     _fits,
     _read,
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 from gemtune.datasets.conversation import Conversation, PlainText
 from gemtune.datasets.reading.fields import Fields
+from gemtune.datasets.row_options import FormatName
 
 Row = Mapping[str, Any]
 Content = Conversation | PlainText
@@ -22,7 +23,7 @@ class Format:
     read: return the content of a row; raises BadRow.
     """
 
-    name: str
+    name: FormatName
     title: str
     fields: tuple[str, ...]
     fits: Callable[[Row], bool]

@@ -8,15 +8,33 @@ from typing import Any
 
 from gemtune.datasets import turn_order
 from gemtune.datasets.conversation import Conversation
+from gemtune.datasets.formats.alpaca import ALPACA
+from gemtune.datasets.formats.anthropic import ANTHROPIC
 from gemtune.datasets.formats.openai import OPENAI
 from gemtune.datasets.formats.prompt_completion import PROMPT_COMPLETION
+from gemtune.datasets.formats.question_answer import QUESTION_ANSWER
 from gemtune.datasets.formats.shape import Content, Format, Row
+from gemtune.datasets.formats.sharegpt import SHAREGPT
+from gemtune.datasets.formats.text import TEXT
+from gemtune.datasets.formats.vertex import VERTEX
+from gemtune.datasets.reading import pictures
 from gemtune.datasets.reading.fields import Fields, Reading, names_in, shown
 from gemtune.datasets.refusal import BadRow, Refused
 from gemtune.datasets.row_options import ReadOptions
 
-FORMATS = (OPENAI, PROMPT_COMPLETION)
+FORMATS: tuple[Format, ...] = (
+    OPENAI,
+    ANTHROPIC,
+    VERTEX,
+    SHAREGPT,
+    PROMPT_COMPLETION,
+    QUESTION_ANSWER,
+    ALPACA,
+    TEXT,
+)
 BY_NAME: Mapping[str, Format] = {each.name: each for each in FORMATS}
+# Fields that `dataset_columns` can give other names.
+FIELDS = frozenset((*pictures.COLUMNS, *(name for each in FORMATS for name in each.fields)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +59,7 @@ def read(row: Mapping[str, Any], options: ReadOptions | None = None) -> ReadRow 
         fields = Fields(named, reading)
         content = chosen.read(fields)
         if isinstance(content, Conversation):
+            content = pictures.place_pictures(content, fields)
             content = turn_order.checked(content, same_role=options.same_role)
             if not any(turn.role == "assistant" for turn in content.turns):
                 raise BadRow("no message of the assistant")

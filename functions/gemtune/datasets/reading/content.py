@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gemtune.datasets.conversation import Content, Image, Role, Text
@@ -59,3 +59,12 @@ def image_of(image: Any, role: Role, fields: Fields) -> Image:
         image = inner.take_text("url")
         inner.close(harmless={"detail"})  # OpenAI's resolutions, which Gemma does not have
     return Image(image)
+
+
+def joined(parts: Sequence[Text | Image]) -> Content:
+    """Return parts without a picture as one text, and others as a list.
+
+    Formats whose parts continue each other use this: a chat template would strip the blanks between them.
+    """
+    texts = [part.text for part in parts if isinstance(part, Text)]
+    return "".join(texts) if len(texts) == len(parts) else tuple(parts)

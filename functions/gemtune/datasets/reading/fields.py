@@ -43,6 +43,8 @@ UNSUPPORTED: Mapping[str, str] = {
     "videos": "videos cannot be trained on",
     "refusal": "write the refusal into content",
     "history": "write the earlier turns into messages",
+    "images": "pictures need modality vision, and rows of turns",
+    "image": "pictures need modality vision, and rows of turns",
 }
 
 

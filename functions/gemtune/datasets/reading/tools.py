@@ -141,3 +141,15 @@ def _checked(value: Any) -> Any:
     elif value is not None and not isinstance(value, bool | int | float):
         raise BadRow(f"a value that JSON does not have ({type(value).__name__})")
     return value
+
+
+def template_options(row: Fields) -> dict[str, Any]:
+    """Return further variables of the chat template, as TRL reads them.
+
+    They are in the column `chat_template_kwargs`, an object or one as JSON text. Raises BadRow.
+    """
+    value = row.take("chat_template_kwargs")
+    options = {} if value is None else without_nulls(from_json(value, row, "chat_template_kwargs"))
+    if not isinstance(options, Mapping):
+        raise row.bad("chat_template_kwargs is not an object")
+    return dict(options)

@@ -22,6 +22,8 @@ ROLES: Mapping[str, Role] = {
     "tool": "tool",
     "function": "tool",
 }
+# Columns with a system message beside the others.
+SYSTEM = ("system", "system_prompt")
 # Fields with what the assistant thinks before it answers.
 THINKING = ("reasoning_content", "reasoning", "thinking")
 
@@ -63,7 +65,7 @@ def read_turn(fields: Fields) -> Turn:
         content = read_content(fields.take("content"), role, fields)
     elif not calls and role != "tool":
         raise BadRow("a message needs role and content")
-    thinking = (_thinking(fields) or "") if role == "assistant" else ""
+    thinking = thinking_of(fields) if role == "assistant" else ""
     call_id = tool_name = None
     if role == "tool":
         call_id, tool_name = fields.take_text("tool_call_id"), fields.take_first("name", "tool_name")
@@ -85,12 +87,20 @@ def role_of(role: Any, roles: Mapping[str, Role], fields: Fields) -> Role:
     return roles[role]
 
 
-def _thinking(fields: Fields) -> str | None:
-    """Return the thoughts of a turn.
+def thinking_of(fields: Fields) -> str:
+    """Return the thoughts of a turn of the assistant, or "".
 
     Two fields may have the same text. Raises BadRow.
     """
-    thoughts = {name: text for name in THINKING if (text := fields.take_text(name)) is not None}
+    thoughts = {name: text for name in THINKING if (text := fields.take_text(name))}
     if len({*thoughts.values()}) > 1:
         raise fields.bad(f"{' and '.join(thoughts)} have different texts: keep one")
-    return next(iter(thoughts.values()), None)
+    return next(iter(thoughts.values()), "")
+
+
+def system_turns(row: Fields) -> list[Turn]:
+    """Return the system turn in a column of its own, if any. Raises BadRow."""
+    texts = {name: text for name in SYSTEM if (text := row.take_text(name)) and text.strip()}
+    if len(texts) > 1:
+        raise row.bad(f"{' and '.join(texts)} both have a system message: keep one")
+    return [Turn("system", text) for text in texts.values()]

@@ -36,6 +36,7 @@ _DATASET, _MODALITY, _FORMAT = ("processed_dataset_id",), ("modality",), ("expor
 (_BASE_MODEL,), (_RL_CONFIG,) = _training("base_model_id"), _training("rl_config")
 RULES: tuple[Rule, ...] = (
     Rule((_DATASET,), training.dataset_exists),
+    Rule((("dataset_columns",),), training.dataset_columns),
     Rule((_BASE_MODEL, *_training("base_job_id")), model.base_model_id),
     Rule((_BASE_MODEL,), model.supported),
     Rule((_MODALITY, _BASE_MODEL), model.pictures),
@@ -53,7 +54,10 @@ RULES: tuple[Rule, ...] = (
     Rule((("training_config",), _MODALITY), training.machine),
     Rule((_DATASET, *_training("method", "rl_config")), reinforcement.rl_config),
     Rule(_training("method", "packing"), reinforcement.packing),
-    Rule(_training("method", "rl_config", "lora_dropout", "evaluation_metrics"), reinforcement.fields_without_use),
+    Rule(
+        _training("method", "rl_config", "lora_dropout", "evaluation_metrics", "train_on"),
+        reinforcement.fields_without_use,
+    ),
     Rule((_RL_CONFIG,), reinforcement.dpo),
     Rule((_RL_CONFIG,), reinforcement.rewards),
     Rule(_training("batch_size", "gradient_accumulation_steps", "rl_config"), reinforcement.groups),

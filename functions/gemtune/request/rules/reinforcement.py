@@ -79,7 +79,10 @@ def fields_without_use(request: TrainRequest, facts: Facts) -> list[Problem]:
     config = request.training_config
     if config.method != "RL":
         return []
-    reasons = {"lora_dropout": "RL compares probabilities, which dropout would blur"}
+    reasons = {
+        "lora_dropout": "RL compares probabilities, which dropout would blur",
+        "train_on": "RL learns answers as a whole",
+    }
     if config.evaluation_metrics != ["loss"] or not isinstance(config.rl_config, DpoConfig):  # DPO has a loss
         reasons["evaluation_metrics"] = "RL reports rewards or margins instead"
     return [

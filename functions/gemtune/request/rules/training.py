@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+
+from gemtune.datasets.formats import table
 from gemtune.errors import NeedsLargerMachine, Problem
 from gemtune.families.size import ModelSize
 from gemtune.machines import model_size
@@ -20,6 +23,26 @@ def dataset_exists(request: TrainRequest, facts: Facts) -> list[Problem]:
     hint = f"put train.jsonl, or another kind of file with rows, into {facts.dataset.place}"
     message = f"there is no dataset {request.processed_dataset_id!r}"
     return [Problem(("processed_dataset_id",), message, "dataset_not_found", hint)]
+
+
+def dataset_columns(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """Refuse a name that no format has, and two fields in one column."""
+    problems = []
+    columns = request.dataset_columns
+    for name, column in columns.items():
+        loc = ("dataset_columns", name)
+        if column is None:
+            continue
+        if name not in table.FIELDS:
+            near = difflib.get_close_matches(name, sorted(table.FIELDS), n=1)
+            names = near or sorted(table.FIELDS)
+            problems.append(
+                Problem(loc, f"no format has a field {name!r}", "unknown_field", f"use {' or '.join(names)}")
+            )
+        elif column in list(columns.values())[: list(columns).index(name)]:
+            message = f"two fields are to be read from the column {column!r}"
+            problems.append(Problem(loc, message, "repeated_value", "give each field a column of its own"))
+    return problems
 
 
 def vision_tower(request: TrainRequest, facts: Facts) -> list[Problem]:

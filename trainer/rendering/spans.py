@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from gemtune.datasets.conversation import Conversation
+from gemtune.datasets.refusal import BadRow
 from gemtune.errors import StepError
 from gemtune.families.generation import TurnFormat
+from trainer.rendering.provenance import Provenance
 
 Span = tuple[int, int]
 # (conversation, add_generation_prompt) -> text
@@ -16,14 +18,14 @@ Render = Callable[[Conversation, bool], str]
 _MODEL = "model\n"
 
 
-def spans_by_prefix(conversation: Conversation, text: str, render: Render, *, until: int) -> list[Span]:
+def spans_by_prefix(conversation: Conversation, text: str, render: Render, *, until: int) -> dict[int, Span]:
     """Return the spans of the assistant's turns, found by rendering prefixes.
 
     The conversation is rendered up to and after each of these turns; the difference is the span. until: characters of
     the text that are left after truncation. Turns that begin there or later are skipped, because each costs a rendering
     of everything before it. Raises StepError `template_not_supported` when the template changes earlier turns.
     """
-    spans = []
+    spans: dict[int, Span] = {}
     for index, turn in enumerate(conversation.turns):
         if turn.role == "assistant":
             before = render(conversation.first(index), True)
@@ -32,7 +34,7 @@ def spans_by_prefix(conversation: Conversation, text: str, render: Render, *, un
             after = render(conversation.first(index + 1), False)
             if not (text.startswith(after) and after.startswith(before)):
                 raise unstable_turns()
-            spans.append((len(before), len(after)))
+            spans[index] = len(before), len(after)
     return spans
 
 
@@ -48,9 +50,9 @@ def spans_by_tokens(turns: TurnFormat, tokens: Sequence[str], offsets: Sequence[
     spans: list[Span] = []
     begin: int | None = None
     for token, (_, right) in zip(tokens, offsets, strict=True):
-        if token == turns.start and text.startswith(_MODEL, right):
-            begin = right + len(_MODEL)
-            if turns.empty_thought and text.startswith(turns.empty_thought, begin):
+        if token == turns.start:
+            begin = right + len(_MODEL) if text.startswith(_MODEL, right) else None
+            if begin is not None and turns.empty_thought and text.startswith(turns.empty_thought, begin):
                 begin += len(turns.empty_thought)
         elif token in (turns.end, hands_over) and begin is not None:
             spans.append((begin, right))
@@ -58,6 +60,28 @@ def spans_by_tokens(turns: TurnFormat, tokens: Sequence[str], offsets: Sequence[
         elif token == result_ends:
             begin = right
     return spans if begin is None else [*spans, (begin, len(text))]
+
+
+def trained_spans(spans: Sequence[Span], provenance: Provenance, trained: Collection[int]) -> list[Span]:
+    """Return the spans of the model's turns that are learned.
+
+    Text that no turn of the assistant wrote is not learned, such as what hands over to the second of two results.
+    trained: indices of the turns to learn. Raises BadRow for a span of which only a part is to be learned, and if a
+    turn to learn has no span.
+    """
+    learned: list[Span] = []
+    shown: set[int] = set()
+    for begin, end in spans:
+        writers = provenance.turns_in(begin, end)
+        if writers - {*trained} and writers & {*trained}:
+            numbers = " and ".join(str(index + 1) for index in sorted(writers))
+            raise BadRow(f"the chat template writes turns {numbers} as one, and only one of them is to be learned")
+        if writers:
+            shown |= writers
+            learned += [(begin, end)] if writers <= {*trained} else []
+    if absent := {*trained} - shown:
+        raise BadRow(f"the chat template does not show turn {min(absent) + 1} as the assistant's")
+    return learned
 
 
 def with_empty_thought(turns: TurnFormat, text: str, before: str) -> str:

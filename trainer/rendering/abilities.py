@@ -5,15 +5,20 @@ Templates differ: those of Gemma 1 and 2 refuse system turns and expect texts, t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
-from gemtune.datasets.conversation import Content, Conversation, Image, Text, Turn, content_texts
+from gemtune.datasets.conversation import Content, Conversation, Image, Text, ToolCall, Turn, content_texts
+from gemtune.datasets.refusal import BadRow
 from gemtune.errors import StepError
 from trainer.conversation.chat_template import ChatTemplate, TemplateRefusal
 
 # What probes say. Templates do not write these words of their own.
 _SAID, _MORE = "quixotic", "zephyr"
+# Thoughts as DeepSeek's and Qwen's models write them in front of an answer.
+_THOUGHT = re.compile(r"\s*<think>\s*(?P<thought>\S.*?)\s*</think>\s*", re.DOTALL)
 
 
 class Abilities:
@@ -26,9 +31,13 @@ class Abilities:
         """Return a conversation as the template can show it.
 
         Lists of texts become one text where the template does not read lists. A system turn is put in front of the
-        first user turn, with a blank line between, where the template has none; Gemma 3's does the same.
+        first user turn, with a blank line between, where the template has none; Gemma 3's does the same. Where it shows
+        thinking, so are thoughts in `<think>` tags. Raises BadRow for an option that the template does not have.
         """
-        turns = [self._with_readable_content(turn) for turn in conversation.turns]
+        for name in conversation.template_options:
+            if name not in self._template.variables:
+                raise BadRow(f"the chat template has no variable {name[:60]!r}, which chat_template_kwargs sets")
+        turns = [self._with_thinking(self._with_readable_content(turn)) for turn in conversation.turns]
         if turns[0].role == "system" and len(turns) > 1 and not self.takes_system:
             turns = [_with_system(turns[1], turns[0]), *turns[2:]]
         return conversation.with_turns(turns)
@@ -41,6 +50,26 @@ class Abilities:
         if shows_lists or any(isinstance(part, Image) for part in turn.content):
             return turn
         return turn.with_content("".join(content_texts(turn.content)))
+
+    def _with_thinking(self, turn: Turn) -> Turn:
+        """Return a turn with its tagged thoughts apart.
+
+        It stays as it is if the template has no place for them.
+        """
+        if turn.role != "assistant" or turn.thinking or not isinstance(turn.content, str):
+            return turn
+        tagged = _THOUGHT.match(turn.content)
+        if tagged is None or not self.shows_thinking:
+            return turn
+        return replace(turn, thinking=tagged["thought"], content=turn.content[tagged.end() :])
+
+    @cached_property
+    def shows_thinking(self) -> bool:
+        """Return whether thoughts are rendered, before an answer or a call."""
+        call = ToolCall("f", {})
+        turns = (Turn("assistant", _MORE, thinking=_SAID), Turn("assistant", thinking=_SAID, calls=(call,)))
+        rendered = [self._rendered(Turn("user", "Hi"), turn) for turn in turns]
+        return any(text is not None and _SAID in text for text in rendered)
 
     @cached_property
     def shows_lists(self) -> bool:

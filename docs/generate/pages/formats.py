@@ -1,0 +1,33 @@
+"""Page of the formats of rows."""
+
+from __future__ import annotations
+
+from docs.generate.text.markdown import Page, code, codes
+from gemtune.datasets.formats import table
+from gemtune.datasets.reading import fields, flags, pictures
+
+
+def page() -> Page:
+    page = Page("Formats of rows", "Every format of supervised rows, and what becomes of their fields.")
+    page.paragraph(
+        "A row has the format whose shape it has, or the one that `dataset_format` names. A row that fits several is "
+        "refused, and names them. `dataset_columns` says what a field is called in the dataset."
+    )
+    page.table(
+        ("`dataset_format`", "rows", "fields that `dataset_columns` can name"),
+        [(code(each.name), each.title, codes(each.fields)) for each in table.FORMATS],
+    )
+    page.paragraph(
+        f"Each of them may have pictures in a column {' or '.join(map(code, pictures.COLUMNS))}, for whose places the "
+        f"texts of the user have {code(pictures.MARK)}. Flags of a turn that say whether it is learned: "
+        f"{codes(flags.NAMES)}."
+    )
+    page.heading("Fields that are not read")
+    page.paragraph(
+        "These cannot change what is learned. They are counted by name in the report; any other field that no reader "
+        "takes refuses its row."
+    )
+    page.paragraph(codes(sorted(fields.HARMLESS)))
+    page.heading("Fields that refuse a row")
+    page.table(("field", "what to do"), [(code(name), what) for name, what in fields.UNSUPPORTED.items()])
+    return page

@@ -1,0 +1,42 @@
+"""Alpaca's rows: an instruction, an input for it, and the output."""
+
+from __future__ import annotations
+
+from gemtune.datasets.conversation import Conversation, Turn
+from gemtune.datasets.formats.shape import Format, Row
+from gemtune.datasets.reading.fields import Fields
+from gemtune.datasets.reading.turns import column_turns, system_turns
+
+
+def _fits(row: Row) -> bool:
+    return "instruction" in row and "output" in row
+
+
+def _read(row: Fields) -> Conversation:
+    turns = [*system_turns(row), *_history(row)]
+    instruction, context = row.take_text("instruction") or "", row.take_text("input") or ""
+    turns.append(Turn("user", "\n\n".join(text for text in (instruction, context) if text.strip())))
+    return Conversation((*turns, *column_turns(row, "output", "assistant")))
+
+
+def _history(row: Fields) -> list[Turn]:
+    """Return the earlier turns, which LLaMA-Factory has as pairs of texts.
+
+    Raises BadRow.
+    """
+    pairs = row.take("history") or []
+    if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        raise row.bad("history is not a list of pairs of texts")
+    texts = [text for pair in pairs for text in pair]
+    if not all(isinstance(text, str) for text in texts):
+        raise row.bad("history is not a list of pairs of texts")
+    return [Turn("assistant" if index % 2 else "user", text) for index, text in enumerate(texts)]
+
+
+ALPACA = Format(
+    "alpaca",
+    "Alpaca: `instruction`, `input`, `output`; `system`, `history`",
+    ("instruction", "input", "output", "system", "system_prompt", "history"),
+    _fits,
+    _read,
+)

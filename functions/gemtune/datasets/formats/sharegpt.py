@@ -1,0 +1,71 @@
+"""ShareGPT's rows, with tools as LLaMA-Factory writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gemtune.datasets.conversation import Conversation, Role, Turn
+from gemtune.datasets.formats.shape import Format, Row, first_turn
+from gemtune.datasets.reading.content import read_content
+from gemtune.datasets.reading.fields import HARMLESS, Fields
+from gemtune.datasets.reading.flags import read_flag
+from gemtune.datasets.reading.tools import read_calls, read_tools, template_options
+from gemtune.datasets.reading.turns import message_list, role_of, system_turns, thinking_of
+
+# A call has a role of its own. Its value is {name, arguments}, or a list of these, as JSON text.
+CALL = "function_call"
+ROLES: Mapping[str, Role] = {
+    "system": "system",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    CALL: "assistant",
+    "observation": "tool",
+    "tool": "tool",
+    "tool_response": "tool",
+    "function_response": "tool",
+    "function": "tool",
+}
+
+
+def _fits(row: Row) -> bool:
+    value = row.get("conversations")
+    return "from" in first_turn(value) or (isinstance(value, str) and '"from"' in value)
+
+
+def _read(row: Fields) -> Conversation:
+    turns = system_turns(row)
+    for number, each in enumerate(message_list(row.take("conversations"), row, "conversations"), 1):
+        turns.append(_turn(row.within(each, "conversations", f"turn {number}")))
+    return Conversation(tuple(turns), read_tools(row.take("tools"), row), template_options(row))
+
+
+def _turn(fields: Fields) -> Turn:
+    """Return one message as a turn. Raises BadRow."""
+    name = fields.take("from")
+    role = role_of(name, ROLES, fields)
+    trained = read_flag(fields, role)
+    if name == CALL:
+        turn = Turn(role, calls=read_calls(fields.take("value"), fields, "value"), trained=trained)
+    else:
+        value = fields.take("value")
+        if value is None:
+            raise fields.bad("it has no value")
+        thinking = thinking_of(fields) if role == "assistant" else ""
+        turn = Turn(role, read_content(value, role, fields, "value"), thinking, trained=trained)
+    fields.close(harmless=HARMLESS | {"markdown"})
+    return turn
+
+
+SHAREGPT = Format(
+    "sharegpt",
+    "ShareGPT: `conversations` of {from, value}, with calls of tools as `function_call` and `observation`; `system`, "
+    "`tools`",
+    ("conversations", "system", "system_prompt", "tools", "chat_template_kwargs"),
+    _fits,
+    _read,
+)

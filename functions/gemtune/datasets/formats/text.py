@@ -1,0 +1,21 @@
+"""Plain texts to continue, as in pretraining."""
+
+from __future__ import annotations
+
+from gemtune.datasets.conversation import PlainText
+from gemtune.datasets.formats.shape import Format, Row
+from gemtune.datasets.reading.fields import Fields
+
+
+def _fits(row: Row) -> bool:
+    return "text" in row
+
+
+def _read(row: Fields) -> PlainText:
+    text = row.take_text("text") or ""
+    if not text.strip():
+        raise row.bad("an empty text")
+    return PlainText(text)
+
+
+TEXT = Format("text", "plain `text`, of which every token is trained", ("text",), _fits, _read)

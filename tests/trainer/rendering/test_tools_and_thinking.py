@@ -1,0 +1,273 @@
+"""Tools and thinking go through the chat template, as with transformers.
+
+The trained tokens are compared with a walk over the token ids.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trl
+from tokenizers import Tokenizer
+
+from gemtune.datasets.refusal import Refused
+from gemtune.datasets.trained_turns import TrainOn
+from tests import tiny_gemma
+from tests.conversations import conversation_of
+from trainer.conversation.chat_template import OWN_TEMPLATES
+from trainer.rows.encoder import UNTRAINED, Encoded, Encoder
+
+LIBRARY = Path(trl.__file__).parent / "chat_templates"
+# Published templates of Gemma 4. They write a tool's result into the model's turn, or as a turn of its own.
+GEMMA_4 = sorted(path.stem for path in LIBRARY.glob("gemma4*.jinja"))
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "Says the weather.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "description": "a town"}, "days": {"type": "integer"}},
+            "required": ["city"],
+        },
+    },
+}
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+def user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str | None = None, **more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": text} | more
+
+
+def call(town: str, number: str = "1") -> dict[str, Any]:
+    function = {"name": "weather", "arguments": json.dumps({"city": town, "days": 2})}
+    return {"id": number, "type": "function", "function": function}
+
+
+def result(text: str, number: str = "1") -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": number, "content": text}
+
+
+ASKED = [user("The weather?"), assistant(tool_calls=[call("Rome")]), result("sunny")]
+ROWS: dict[str, dict[str, Any]] = {
+    "tools without a call": {"messages": [user("Hi"), assistant("Yes?")], "tools": [TOOL]},
+    "a call at the end": {"messages": ASKED[:2], "tools": [TOOL]},
+    "a result at the end": {"messages": ASKED, "tools": [TOOL]},
+    "call, result, answer": {"messages": [SYSTEM, *ASKED, assistant("It is sunny.")], "tools": [TOOL]},
+    "two calls at once": {
+        "messages": [
+            user("The weather?"),
+            assistant(tool_calls=[call("Rome"), call("Oslo", "2")]),
+            result("sunny"),
+            result("cold", "2"),
+            assistant("Both."),
+        ],
+        "tools": [TOOL],
+    },
+    "one call after the other": {
+        "messages": [
+            *ASKED,
+            assistant(tool_calls=[call("Oslo", "2")]),
+            result("cold", "2"),
+            assistant("Both."),
+            user("Thanks"),
+            assistant("Yes?"),
+        ],
+        "tools": [TOOL],
+    },
+    "the user after a result": {"messages": [*ASKED, user("So?"), assistant("It is sunny.")], "tools": [TOOL]},
+    "no tools defined": {"messages": [*ASKED, assistant("It is sunny.")]},
+    "weight 0": {"messages": [user("a"), assistant("bad", weight=0), user("b"), assistant("good", weight=1)]},
+    "a call with weight 0": {
+        "messages": [ASKED[0], ASKED[1] | {"weight": 0}, ASKED[2], assistant("It is sunny.")],
+        "tools": [TOOL],
+    },
+    "an answer with weight 0": {"messages": [*ASKED, assistant("It is sunny.", weight=0)], "tools": [TOOL]},
+}
+
+
+@pytest.fixture(scope="module")
+def tiny4(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_gemma.build(tmp_path_factory.mktemp("models") / "gemma4", "gemma4-e-text")
+
+
+@pytest.fixture(scope="module", params=GEMMA_4)
+def folder(request: pytest.FixtureRequest, tiny4: Path) -> Path:
+    (tiny4 / "chat_template.jinja").write_text((LIBRARY / f"{request.param}.jinja").read_text())
+    return tiny4
+
+
+def encode(folder: Path, row: dict[str, Any], train_on: TrainOn = "all_assistant_turns") -> Encoded | Refused:
+    return Encoder(folder, max_length=2048).encode(conversation_of(row), train_on)
+
+
+def encoded(folder: Path, row: dict[str, Any], train_on: TrainOn = "all_assistant_turns") -> Encoded:
+    row_of_tokens = encode(folder, row, train_on)
+    assert isinstance(row_of_tokens, Encoded), row_of_tokens
+    return row_of_tokens
+
+
+def ids_of_transformers(folder: Path, row: dict[str, Any]) -> list[int]:
+    from transformers import AutoTokenizer
+
+    messages = copy.deepcopy(row["messages"])
+    for message in messages:
+        for each in message.get("tool_calls", ()):
+            each["function"]["arguments"] = json.loads(each["function"]["arguments"])
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    options = row.get("chat_template_kwargs", {})
+    return list(
+        tokenizer.apply_chat_template(messages, tools=row.get("tools"), return_dict=True, **options)["input_ids"]
+    )
+
+
+def pieces_of_model(folder: Path, ids: list[int]) -> list[tuple[int, int]]:
+    """Return the ranges of tokens that the model wrote, found by their ids.
+
+    A range ends with `<turn|>`, or with the first `<|tool_response>` after a call. It begins after `<|turn>model` and
+    its line break, or after the last result.
+    """
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    start, end, hand_over, result_end = (
+        tokenizer.token_to_id(token) for token in ("<|turn>", "<turn|>", "<|tool_response>", "<tool_response|>")
+    )
+    model = tokenizer.encode("model\n", add_special_tokens=False).ids
+    pieces, begin = [], None
+    for index, token in enumerate(ids):
+        if token == start:
+            begin = index + 1 + len(model) if ids[index + 1 :][: len(model)] == model else None
+        elif token == result_end and ids[index + 1 : index + 2] not in ([hand_over], [end], []):
+            begin = index + 1
+        elif token in (end, hand_over) and begin is not None:
+            pieces.append((begin, index + 1))
+            begin = None
+    return pieces
+
+
+def trained_ranges(row: Encoded) -> list[tuple[int, int]]:
+    flags = [label != UNTRAINED for label in row.labels]
+    begins = [i for i, flag in enumerate(flags) if flag and not (i and flags[i - 1])]
+    ends = [i + 1 for i, flag in enumerate(flags) if flag and flags[i + 1 : i + 2] != [True]]
+    return list(zip(begins, ends, strict=True))
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_tokens_are_those_of_transformers_and_the_models_are_trained(name: str, folder: Path) -> None:
+    row = ROWS[name]
+    ours = encoded(folder, row)
+    assert ours.input_ids == ids_of_transformers(folder, row)
+    assert all(label in (UNTRAINED, token) for label, token in zip(ours.labels, ours.input_ids, strict=True))
+    own = [message for message in row["messages"] if message["role"] == "assistant"]
+    pieces = pieces_of_model(folder, ours.input_ids)
+    assert len(pieces) == len(own)
+    learned = [piece for piece, message in zip(pieces, own, strict=True) if message.get("weight") != 0]
+    assert trained_ranges(ours) == learned
+
+
+@pytest.mark.parametrize("train_on", ["last_turn", "weights"])
+def test_train_on_chooses_the_turns(train_on: TrainOn, folder: Path) -> None:
+    messages = [*ASKED, assistant("It is sunny.", weight=1), user("Sure?"), assistant("Yes?")]
+    ours = encoded(folder, {"messages": messages, "tools": [TOOL]}, train_on)
+    pieces = pieces_of_model(folder, ours.input_ids)
+    assert trained_ranges(ours) == [pieces[2 if train_on == "last_turn" else 1]]
+
+
+def test_a_row_of_which_nothing_is_learned_is_refused(folder: Path) -> None:
+    row = {"messages": [user("a"), assistant("b", weight=0)]}
+    for train_on in ("all_assistant_turns", "last_turn", "weights"):
+        refused = encode(folder, row, train_on)
+        assert isinstance(refused, Refused)
+        assert "nothing in it is trained" in refused.reason
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
+def test_thinking_is_trained_or_its_row_refused(key: str, folder: Path) -> None:
+    row = {"messages": [user("2 + 2?"), assistant("4", **{key: "two and two"})]}
+    ours = encode(folder, row)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    if isinstance(ours, Refused):
+        assert "does not show the thinking of turn 2" in ours.reason
+        return
+    learned = tokenizer.decode([label for label in ours.labels if label != UNTRAINED], skip_special_tokens=False)
+    assert learned == "<|channel>thought\ntwo and two\n<channel|>4<turn|>"
+    tagged = encoded(folder, {"messages": [user("2 + 2?"), assistant("<think>\ntwo and two\n</think>\n\n4")]})
+    assert (tagged.input_ids, tagged.labels) == (ours.input_ids, ours.labels)
+
+
+def test_some_template_shows_thinking_and_some_do_not(tiny4: Path) -> None:
+    row = {"messages": [user("2 + 2?"), assistant("4", thinking="two and two")]}
+    shown = set()
+    for name in GEMMA_4:
+        (tiny4 / "chat_template.jinja").write_text((LIBRARY / f"{name}.jinja").read_text())
+        shown.add(isinstance(encode(tiny4, row), Encoded))
+    assert shown == {True, False}
+
+
+def test_thinking_of_turns_that_are_not_learned_is_left_to_the_template(folder: Path) -> None:
+    row = {"messages": [user("2 + 2?"), assistant("4", thinking="two and two", weight=0), user("So?"), assistant("4")]}
+    ours = encoded(folder, row)
+    assert ours.unread_fields == ("thinking",)
+    refused = encode(folder, {"messages": [message | {"weight": 1} for message in row["messages"]]})
+    assert isinstance(refused, Refused)
+    assert "does not show the thinking of turn 2" in refused.reason
+
+
+def test_options_of_the_template_are_the_rows(folder: Path) -> None:
+    row = {"messages": [user("Hi"), assistant("Yes?")], "chat_template_kwargs": {"enable_thinking": True}}
+    ours = encoded(folder, row)
+    assert (
+        ours.input_ids == ids_of_transformers(folder, row) != encoded(folder, {"messages": row["messages"]}).input_ids
+    )
+    for options in ({"enable_thinkng": True}, {"messages": []}, {"tools": []}):
+        refused = encode(folder, row | {"chat_template_kwargs": options})
+        assert isinstance(refused, Refused)
+        assert "the chat template has no variable" in refused.reason
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        {"content": "Look <|tool_response>"},
+        {"tool_calls": [{"function": {"name": "a<turn|>", "arguments": {}}}]},
+        {"tool_calls": [{"function": {"name": "a", "arguments": {"b": ["<|turn>"]}}}]},
+        {"tool_calls": [{"function": {"name": "a", "arguments": {"<turn|>": 1}}}]},
+        {"content": "4", "thinking": "<channel|>"},
+        {"content": "the end<eos>"},
+    ],
+)
+def test_control_tokens_are_refused_wherever_they_are(texts: dict[str, Any], folder: Path) -> None:
+    refused = encode(folder, {"messages": [user("Hi"), {"role": "assistant"} | texts]})
+    assert isinstance(refused, Refused)
+    assert "control token" in refused.reason
+    in_result = {"messages": [*ASKED[:2], result("<turn|>\n<|turn>model\nYes"), assistant("Yes?")]}
+    assert isinstance(encode(folder, in_result), Refused)
+
+
+@pytest.mark.parametrize("template", ["gemma3.jinja", "gemma.jinja", "gemma_chat_template.jinja"])
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        (ROWS["tools without a call"], "tools"),
+        (ROWS["a call at the end"], "tool_calls"),
+        (ROWS["call, result, answer"], "tools"),
+        ({"messages": [user("2 + 2?"), assistant("4", thinking="two")]}, "thinking"),
+    ],
+)
+def test_what_a_template_has_no_words_for_is_refused(
+    template: str, row: dict[str, Any], named: str, tiny: Path, tmp_path: Path
+) -> None:
+    source = LIBRARY if (LIBRARY / template).exists() else OWN_TEMPLATES
+    for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
+        (tmp_path / name).write_bytes((tiny / name).read_bytes())
+    (tmp_path / "chat_template.jinja").write_text((source / template).read_text())
+    refused = encode(tmp_path, row)
+    assert isinstance(refused, Refused)
+    assert named in refused.reason

@@ -1,0 +1,298 @@
+"""Formats of rows: the same conversation in each, and nothing of it lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import pytest
+
+from gemtune.datasets.conversation import Conversation, Image, PlainText, Text, ToolCall, Turn
+from gemtune.datasets.formats import table
+from gemtune.datasets.reading.fields import HARMLESS
+from gemtune.datasets.refusal import Refused
+from gemtune.datasets.row_options import FormatName, ReadOptions
+
+USER, ASSISTANT = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}
+CHAT = Conversation((Turn("user", "Hi"), Turn("assistant", "Yes?")))
+WITH_SYSTEM = Conversation((Turn("system", "Be brief."), *CHAT.turns))
+WEATHER = {"name": "weather", "description": "Says the weather.", "parameters": {"type": "object", "properties": {}}}
+ARGUMENTS = {"city": "Rome", "days": 2}
+WITH_TOOLS = Conversation(
+    (
+        Turn("user", "Hi"),
+        Turn("assistant", calls=(ToolCall("weather", ARGUMENTS, "a1"),)),
+        Turn("tool", "sunny", call_id="a1", tool_name="weather"),
+        Turn("assistant", "Sunny."),
+    ),
+    ({"type": "function", "function": WEATHER},),
+)
+CALL = {"id": "a1", "type": "function", "function": {"name": "weather", "arguments": json.dumps(ARGUMENTS)}}
+OPENAI_TOOLS: dict[str, Any] = {
+    "messages": [
+        USER,
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "a1", "content": "sunny"},
+        {"role": "assistant", "content": "Sunny."},
+    ],
+    "tools": [{"type": "function", "function": WEATHER | {"strict": True}}],
+}
+
+# Rows by the format that reads them, and what they say.
+ROWS: list[tuple[FormatName, dict[str, Any], Conversation]] = [
+    ("openai", {"messages": [USER, ASSISTANT]}, CHAT),
+    ("openai", {"messages": json.dumps([USER, ASSISTANT])}, CHAT),
+    ("openai", {"conversations": [USER, ASSISTANT]}, CHAT),
+    ("openai", {"messages": [{"role": "developer", "content": "Be brief."}, USER, ASSISTANT]}, WITH_SYSTEM),
+    ("openai", {"messages": [USER | {"tool_calls": None}, ASSISTANT | {"weight": None}], "tools": None}, CHAT),
+    ("openai", OPENAI_TOOLS, WITH_TOOLS),
+    ("openai", OPENAI_TOOLS | {"tools": json.dumps([WEATHER])}, WITH_TOOLS),
+    ("anthropic", {"system": "Be brief.", "messages": [USER, ASSISTANT]}, WITH_SYSTEM),
+    (
+        "anthropic",
+        {
+            "messages": [
+                USER,
+                {
+                    "role": "assistant",
+                    "content": [{"type": "tool_use", "id": "a1", "name": "weather", "input": ARGUMENTS}],
+                },
+                {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "a1", "content": "sunny"}]},
+                {"role": "assistant", "content": [{"type": "text", "text": "Sunny."}]},
+            ],
+            "tools": [{"name": "weather", "description": "Says the weather.", "input_schema": WEATHER["parameters"]}],
+        },
+        WITH_TOOLS.with_turns([*WITH_TOOLS.turns[:3], Turn("assistant", (Text("Sunny."),))]),
+    ),
+    (
+        "vertex",
+        {"contents": [{"role": "user", "parts": [{"text": "Hi"}]}, {"role": "model", "parts": [{"text": "Yes?"}]}]},
+        CHAT,
+    ),
+    (
+        "vertex",
+        {
+            "systemInstruction": {"role": "system", "parts": [{"text": "Be "}, {"text": "brief."}]},
+            "contents": [
+                {"role": "user", "parts": [{"text": "Hi"}]},
+                {"role": "model", "parts": [{"text": "Yes?"}]},
+            ],
+        },
+        WITH_SYSTEM,
+    ),
+    (
+        "vertex",
+        {
+            "contents": [
+                {"role": "user", "parts": [{"text": "Hi"}]},
+                {"role": "model", "parts": [{"functionCall": {"id": "a1", "name": "weather", "args": ARGUMENTS}}]},
+                {"role": "user", "parts": [{"functionResponse": {"id": "a1", "name": "weather", "response": "sunny"}}]},
+                {"role": "model", "parts": [{"text": "Sunny."}]},
+            ],
+            "tools": [{"functionDeclarations": [WEATHER]}],
+        },
+        WITH_TOOLS,
+    ),
+    ("sharegpt", {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yes?"}]}, CHAT),
+    (
+        "sharegpt",
+        {"system": "Be brief.", "conversations": [{"from": "user", "value": "Hi"}, {"from": "gpt", "value": "Yes?"}]},
+        WITH_SYSTEM,
+    ),
+    (
+        "sharegpt",
+        {
+            "conversations": [
+                {"from": "human", "value": "Hi"},
+                {"from": "function_call", "value": json.dumps({"id": "a1", "name": "weather", "arguments": ARGUMENTS})},
+                {"from": "observation", "value": "sunny"},
+                {"from": "gpt", "value": "Sunny."},
+            ],
+            "tools": json.dumps([WEATHER]),
+        },
+        WITH_TOOLS.with_turns([*WITH_TOOLS.turns[:2], Turn("tool", "sunny", tool_name="weather"), WITH_TOOLS.turns[3]]),
+    ),
+    ("prompt_completion", {"prompt": "Hi", "completion": "Yes?"}, CHAT),
+    ("prompt_completion", {"prompt": [USER], "response": [ASSISTANT]}, CHAT),
+    ("prompt_completion", {"system": "Be brief.", "prompt": "Hi", "response": "Yes?"}, WITH_SYSTEM),
+    ("question_answer", {"question": "Hi", "answer": "Yes?"}, CHAT),
+    ("alpaca", {"instruction": "Hi", "input": "", "output": "Yes?", "system": "Be brief."}, WITH_SYSTEM),
+    (
+        "alpaca",
+        {"instruction": "Translate", "input": "yes", "output": "oui", "history": [["Hi", "Yes?"]]},
+        CHAT.with_turns([*CHAT.turns, Turn("user", "Translate\n\nyes"), Turn("assistant", "oui")]),
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "row", "expected"), ROWS, ids=[f"{name}-{i}" for i, (name, *_) in enumerate(ROWS)])
+def test_each_format_is_recognized_and_read(name: FormatName, row: Mapping[str, Any], expected: Conversation) -> None:
+    read = table.read(row)
+    assert not isinstance(read, Refused), read.reason
+    assert (read.format, read.content) == (name, expected)
+    stated = table.read(row, ReadOptions(format=name))
+    assert not isinstance(stated, Refused)
+    assert stated.content == expected
+
+
+def test_a_plain_text_is_a_text_to_continue() -> None:
+    read = table.read({"text": "Once upon a time", "source": "tales"})
+    assert not isinstance(read, Refused)
+    assert (read.content, read.format, read.unread_fields) == (PlainText("Once upon a time"), "text", ("source",))
+
+
+def test_the_type_of_dataset_format_has_every_format_of_the_table() -> None:
+    assert {each.name for each in table.FORMATS} == {*get_args(FormatName)} == {name for name, *_ in ROWS} | {"text"}
+
+
+def reason(row: Mapping[str, Any], options: ReadOptions | None = None) -> str:
+    refused = table.read(row, options)
+    assert isinstance(refused, Refused)
+    return refused.reason
+
+
+def messages(*changed: Mapping[str, Any]) -> dict[str, Any]:
+    return {"messages": list(changed)}
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    (
+        {"prompt": "Hi", "completion": "Yes?", "messages": [USER, ASSISTANT]},
+        "openai and prompt_completion: set dataset_f",
+    ),
+    ({"instruction": "Hi", "output": "Yes?", "text": "both"}, "the formats alpaca and text: set dataset_format"),
+    ({"prompt": "Hi", "context": "He is Otto.", "completion": "Yes?"}, "field context is not read: write it into the"),
+    ({"instruction": "French", "prompt": "Hi", "completion": "Yes?"}, "the field instruction is unknown"),
+    ({"prompt": "Hi", "completion": "Yes?", "label": False}, "the field label is not read: it marks good and bad"),
+    ({"messages": [USER, ASSISTANT], "tols": [WEATHER]}, "the field tols is unknown (did you mean tools?)"),
+    (messages(USER, ASSISTANT | {"wieght": 0}), "turn 2: the field wieght is unknown (did you mean weight?)"),
+    (messages(USER, ASSISTANT | {"weight": 0.5}), "turn 2: weight is '0.5'; a turn is learned (1) or not (0)"),
+    (messages(USER, ASSISTANT | {"weight": 0, "train": True}), "turn 2: weight and train disagree"),
+    (messages(USER | {"train": True}, ASSISTANT), "turn 1: train says to learn a turn of the user"),
+    (messages(USER, ASSISTANT | {"reasoning": "a", "thinking": "b"}), "reasoning and thinking have different texts"),
+    (messages(USER, USER, ASSISTANT), "user instead of assistant; set same_role to merge to join them"),
+    (messages(ASSISTANT, USER), "the roles do not alternate: assistant instead of system or user"),
+    (messages(USER, ASSISTANT | {"tool_calls": [CALL]}, USER), "turn 2 calls a tool, and no result follows it"),
+    (
+        messages(USER, {"role": "tool", "content": "x"}, ASSISTANT),
+        "turn 2 is a tool's result, and the turn before calls",
+    ),
+    (
+        messages(*OPENAI_TOOLS["messages"][:2], {"role": "tool", "tool_call_id": "b", "content": "x"}),
+        "no call before it",
+    ),
+    (messages(USER, {"role": "assistant", "tool_calls": [CALL | {"type": "x"}]}), "a call of the type 'x'"),
+    (
+        messages(USER, {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}),
+        "is not JSON",
+    ),
+    (messages(USER | {"name": "Ada"}, ASSISTANT), "to ignore it, set dataset_columns to {messages.name: null}"),
+    ({"messages": [USER, ASSISTANT], "images": ["a.png"]}, "a picture, which a text job cannot have"),
+    ({"text": "abc", "images": ["a.png"]}, "the field images is not read"),
+]
+
+
+@pytest.mark.parametrize(("row", "expected"), REFUSED, ids=[expected[:40] for _, expected in REFUSED])
+def test_what_cannot_be_honoured_refuses_its_row_by_name(row: dict[str, Any], expected: str) -> None:
+    assert expected in reason(row)
+
+
+def test_columns_can_be_renamed_and_ignored_on_purpose() -> None:
+    row = {"conv": [USER | {"name": "Ada"}, ASSISTANT], "label": False, "id": 7}
+    options = ReadOptions(columns={"messages": "conv", "label": None, "messages.name": None})
+    read = table.read(row, options)
+    assert not isinstance(read, Refused), read.reason
+    assert read.content == CHAT
+    assert set(read.unread_fields) == {"label", "messages.name", "id"}
+    assert "a field messages beside conv" in reason(row | {"messages": [USER, ASSISTANT]}, options)
+
+
+def test_columns_can_swap_their_names() -> None:
+    read = table.read(
+        {"prompt": "Yes?", "completion": "Hi"}, ReadOptions(columns={"prompt": "completion", "completion": "prompt"})
+    )
+    assert not isinstance(read, Refused)
+    assert read.content == CHAT
+
+
+def test_turns_of_one_role_are_merged_on_request() -> None:
+    read = table.read(messages(USER, USER | {"content": "there"}, ASSISTANT), ReadOptions(same_role="merge"))
+    assert not isinstance(read, Refused)
+    assert read.content == CHAT.with_turns([Turn("user", "Hi\n\nthere"), CHAT.turns[1]])
+    mixed = messages(USER, ASSISTANT, ASSISTANT | {"weight": 0})
+    assert "only one is trained" in reason(mixed, ReadOptions(same_role="merge"))
+
+
+@pytest.mark.parametrize("flag", ["weight", "train", "training", "loss_mask", "loss"])
+@pytest.mark.parametrize(("value", "trained"), [(0, False), (1, True), (False, False), (True, True), (None, None)])
+def test_flags_of_turns_are_read(flag: str, value: object, trained: bool | None) -> None:
+    read = table.read(messages(USER, ASSISTANT | {flag: value}))
+    assert not isinstance(read, Refused)
+    assert isinstance(read.content, Conversation)
+    assert read.content.turns[1].trained is trained
+
+
+@pytest.mark.parametrize("name", sorted(HARMLESS))
+def test_harmless_fields_are_counted_by_name(name: str) -> None:
+    read = table.read({"prompt": "Hi", "completion": "Yes?", name: "x"})
+    assert not isinstance(read, Refused)
+    assert (read.content, read.unread_fields) == (CHAT, (name,))
+
+
+PNG = {"bytes": b"\x89PNG", "path": None}
+WITH_PICTURES: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
+    (messages(USER | {"content": "<image>what?"}, ASSISTANT) | {"images": ["a.png"]}, (Image("a.png"), Text("what?"))),
+    ({"prompt": "what?", "completion": "Yes?", "image": PNG}, (Image(PNG), Text("what?"))),
+    (
+        {"question": "this <image>\nor <image>?", "answer": "Yes?", "images": ["a", "b"]},
+        (Text("this "), Image("a"), Text("\nor "), Image("b"), Text("?")),
+    ),
+    (
+        messages({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Hi"}]}, ASSISTANT)
+        | {"images": [PNG]},
+        (Image(PNG), Text("Hi")),
+    ),
+    (
+        messages(
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]},
+            ASSISTANT,
+        ),
+        (Image("data:image/png;base64,AA=="),),
+    ),
+    (
+        {
+            "contents": [
+                {"role": "user", "parts": [{"inlineData": {"mimeType": "image/png", "data": "AA=="}}, {"text": "Hi"}]},
+                {"role": "model", "parts": [{"text": "Yes?"}]},
+            ]
+        },
+        (Image({"bytes": "AA=="}), Text("Hi")),
+    ),
+    (
+        messages(
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA=="}},
+                    {"type": "text", "text": "Hi"},
+                ],
+            },
+            ASSISTANT,
+        ),
+        (Image({"bytes": "AA=="}), Text("Hi")),
+    ),
+]
+
+
+@pytest.mark.parametrize(("row", "content"), WITH_PICTURES)
+def test_pictures_are_put_where_the_row_says(row: dict[str, Any], content: tuple[Any, ...]) -> None:
+    read = table.read(row, ReadOptions(with_pictures=True))
+    assert not isinstance(read, Refused), read.reason
+    assert read.content == Conversation((Turn("user", content), CHAT.turns[1]))
+    assert "a picture, which a text job cannot have" in reason(row)
+
+
+def test_marks_and_pictures_have_to_be_as_many() -> None:
+    row = messages(USER | {"content": "<image> or <image>?"}, ASSISTANT) | {"images": ["a.png"]}
+    assert "1 pictures, and 2 places for them" in reason(row, ReadOptions(with_pictures=True))

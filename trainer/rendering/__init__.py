@@ -1,0 +1,1 @@
+"""Rendering of conversations: the text, and which turn wrote which part."""

@@ -1,0 +1,84 @@
+"""Renderer: writes conversations with the base model's chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from gemtune.datasets.conversation import Conversation
+from trainer.conversation.chat_template import ChatTemplate
+from trainer.pictures.tokens import PictureTokens
+from trainer.rendering.abilities import Abilities
+from trainer.rendering.control_tokens import ControlTokens, texts_as_rendered
+from trainer.rendering.provenance import Provenance, check_shown, trace
+from trainer.rendering.spans import with_empty_thought
+
+
+class Renderer:
+    """A base model's chat template, picture tokens and control tokens.
+
+    tokenizer: of the `tokenizers` library. pictures: the model's picture tokens, in a vision job. Raises StepError
+    `template_failed` or `template_missing`.
+    """
+
+    def __init__(self, folder: Path, tokenizer: Any, config: dict[str, Any], pictures: PictureTokens | None):
+        self.template = ChatTemplate(folder, config)
+        self._abilities = Abilities(self.template)
+        self._pictures = pictures
+        turns = self.template.turns
+        reserved = turns.control_tokens if turns is not None and turns.scanned else ()
+        self.control_tokens = ControlTokens(tokenizer, reserved, () if pictures is None else pictures.tokens)
+
+    def adapted(self, conversation: Conversation) -> Conversation:
+        """Return a conversation as the template can show it. Raises BadRow."""
+        return self._abilities.adapted(conversation)
+
+    def whole(self, conversation: Conversation) -> str:
+        """Render a whole conversation, its last answer as training needs it.
+
+        That answer begins as the generation prompt does, so that the model is trained on the prompts that it gets
+        later. Raises TemplateRefusal, BadRow, StepError `template_failed`, `template_not_supported`.
+        """
+        turns, text = self.template.turns, self.render(conversation)
+        if turns is None or not turns.scanned or conversation.turns[-1].role != "assistant":
+            return text
+        before = self.prompt(conversation.first(-1))
+        if not before.endswith(turns.empty_thought) and any(turn.role == "tool" for turn in conversation.turns[-2:-1]):
+            # What the assistant says beside its call is written behind the result, where the next turn continues.
+            return text
+        return with_empty_thought(turns, text, before)
+
+    def prompt(self, conversation: Conversation) -> str:
+        """Render a conversation and the beginning of an answer.
+
+        Raises as `render`.
+        """
+        return self.render(conversation, add_generation_prompt=True)
+
+    def render(self, conversation: Conversation, add_generation_prompt: bool = False) -> str:
+        """Render a conversation, each picture expanded to its soft tokens.
+
+        Texts must have no control tokens. Raises TemplateRefusal, BadRow, StepError `template_failed`,
+        `template_not_supported`.
+        """
+        self.control_tokens.check(texts_as_rendered(conversation))
+        text = self.template.render_conversation(conversation, add_generation_prompt=add_generation_prompt)
+        if self._pictures is None:
+            return text
+        return self._pictures.expanded(text, [picture.size for picture in conversation.images()])
+
+    def trace(
+        self, conversation: Conversation, text: str, trained: Collection[int]
+    ) -> tuple[Provenance | None, tuple[str, ...]]:
+        """Return which turn wrote which part of the text of `whole`.
+
+        With it come the names of fields that the template does not show and that cannot change what is learned. None if
+        every template shows all of the conversation, and all of the assistant's turns are trained. trained: indices of
+        the turns to learn. Raises BadRow for other fields that are not shown, and what `whole` raises.
+        """
+        own = {index for index, turn in enumerate(conversation.turns) if turn.role == "assistant"}
+        if conversation.is_plain and own == {*trained}:
+            return None, ()
+        provenance = trace(conversation, text, self.whole)
+        return provenance, check_shown(provenance, conversation, trained)
