@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Eq: ast.NotEq,
@@ -105,12 +106,12 @@ def _is_type(node: ast.expr) -> bool:
 def _of_expression(node: ast.AST) -> Iterator[Mutation]:
     if isinstance(node, ast.Constant):
         for value in _other_values(node.value):
-            yield _change(node, f"{node.value!r} becomes {value!r}", lambda value=value: setattr(node, "value", value))
+            yield _change(node, f"{node.value!r} becomes {value!r}", partial(setattr, node, "value", value))
     elif isinstance(node, ast.Compare):
         for index, operator in enumerate(node.ops):
             other = COMPARISONS[type(operator)]
             what = f"`{ast.unparse(node)}` by {other.__name__}"
-            yield _change(node, what, lambda index=index, other=other: node.ops.__setitem__(index, other()))
+            yield _change(node, what, partial(node.ops.__setitem__, index, other()))
     elif isinstance(node, ast.BoolOp):
         other_op = ast.Or if isinstance(node.op, ast.And) else ast.And
         yield _change(node, f"`{ast.unparse(node)}` by {other_op.__name__}", lambda: setattr(node, "op", other_op()))
@@ -158,13 +159,13 @@ def _of_statements(node: ast.AST, skipped: set[ast.AST]) -> Iterator[Mutation]:
                 yield _change(
                     statement,
                     f"without `{ast.unparse(statement).splitlines()[0][:80]}`",
-                    lambda statements=statements, index=index: statements.__setitem__(index, ast.Pass()),
+                    partial(statements.__setitem__, index, ast.Pass()),
                 )
             if isinstance(statement, ast.Return) and statement.value is not None and not _is_none(statement.value):
                 yield _change(
                     statement,
                     f"`{ast.unparse(statement).splitlines()[0][:80]}` returns None",
-                    lambda statement=statement: setattr(statement, "value", ast.Constant(None)),
+                    partial(setattr, statement, "value", ast.Constant(None)),
                 )
 
 
@@ -185,11 +186,11 @@ def _of_table(node: ast.AST) -> Iterator[Mutation]:
     if isinstance(node, ast.Dict):
         for index, (key, value) in enumerate(zip(node.keys, node.values, strict=True)):
             entry = f"{ast.unparse(key) if key else '**'}: {ast.unparse(value)}"
-            yield _change(value, f"without the entry `{entry[:80]}`", lambda index=index: _drop(node, index))
+            yield _change(value, f"without the entry `{entry[:80]}`", partial(_drop, node, index))
     elif isinstance(node, ast.Set | ast.List | ast.Tuple) and isinstance(getattr(node, "ctx", ast.Load()), ast.Load):
         for index, element in enumerate(node.elts):
             what = f"without the entry `{ast.unparse(element)[:80]}`"
-            yield _change(element, what, lambda index=index: _drop(node, index))
+            yield _change(element, what, partial(_drop, node, index))
 
 
 def _drop(table: ast.Dict | ast.Set | ast.List | ast.Tuple, index: int) -> None:

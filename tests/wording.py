@@ -29,13 +29,13 @@ def docstring_problems(source: str) -> list[Problem]:
     """
     problems: list[Problem] = []
     lines = source.splitlines()
-    for docstring in _docstrings(ast.parse(source)):
+    for docstring, text in _docstrings(ast.parse(source)):
         first = lines[docstring.lineno - 1].rstrip()
         if docstring.lineno == docstring.end_lineno:
             first = first.removesuffix('"""')
         if len(first) > LAST_COLUMN:
             problems.append((docstring.lineno, f"the first line of the docstring ends in column {len(first)}, not 79"))
-        headless = HEADLESS.match(docstring.value)
+        headless = HEADLESS.match(text)
         if headless is not None:
             problems.append(
                 (docstring.lineno, f"the docstring begins with {headless[1]!r} and not with a verb or noun")
@@ -43,13 +43,14 @@ def docstring_problems(source: str) -> list[Problem]:
     return problems
 
 
-def _docstrings(tree: ast.Module) -> Iterator[ast.Constant]:
+def _docstrings(tree: ast.Module) -> Iterator[tuple[ast.Constant, str]]:
+    """Yield each docstring with its text."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         first = node.body[0] if node.body else None
         if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
-            yield first.value
+            yield first.value, first.value.value
 
 
 def name_problems(source: str) -> list[Problem]:

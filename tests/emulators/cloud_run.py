@@ -91,7 +91,11 @@ class CloudRunStandIn:
             return _error(409, f"{name} already exists", "ALREADY_EXISTS")
         self._jobs[name] = body | {"name": name, "createTime": _now()}
         done = {"@type": f"{TYPE}Job", **self._jobs[name]}
-        operation = {"name": f"{_location(name)}/operations/{uuid.uuid4()}", "done": True, "response": done}
+        operation: dict[str, Any] = {
+            "name": f"{_location(name)}/operations/{uuid.uuid4()}",
+            "done": True,
+            "response": done,
+        }
         self._operations[operation["name"]] = operation
         return 200, operation
 
@@ -100,7 +104,12 @@ class CloudRunStandIn:
         if job is None:
             return _error(404, f"{name} not found")
         short = f"{name.rpartition('/')[2]}-{uuid.uuid4().hex[:5]}"
-        resource = {"name": f"{name}/executions/{short}", "job": name, "createTime": _now(), "taskCount": 1}
+        resource: dict[str, Any] = {
+            "name": f"{name}/executions/{short}",
+            "job": name,
+            "createTime": _now(),
+            "taskCount": 1,
+        }
         operation: dict[str, Any] = {
             "name": f"{_location(name)}/operations/{uuid.uuid4()}",
             "metadata": {"@type": f"{TYPE}Execution", **resource},

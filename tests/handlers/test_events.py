@@ -118,6 +118,40 @@ def test_control_answers_the_workflow(client_of: Any, services: Services, api: A
     assert "/step_ended" in unknown.json["error"]["message"]
 
 
+ME = {"job_id": "training_none", "launch": 1, "execution": "e"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "answer"),
+    [
+        ("/claim", ME, {"verdict": "quit"}),
+        ("/claim/", ME, {"verdict": "quit"}),
+        ("/step_ended", ME | {"step": "train", "round": 1}, {"verdict": "stop", "wait_seconds": 0}),
+        ("/step_ended/", ME | {"step": "train", "round": 1, "error": None}, {"verdict": "stop", "wait_seconds": 0}),
+    ],
+)
+@embedded_only
+def test_calls_of_the_workflow_are_answered_with_200(client_of: Any, path: str, body: Any, answer: Any) -> None:
+    response = client_of("control").post(path, json=body)
+    assert (response.status_code, response.json) == (200, answer)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/claim", ME | {"launch": 0}),
+        ("/claim", {"job_id": "training_none", "launch": 1}),
+        ("/step_ended", ME | {"step": "train"}),
+        ("/step_ended", ME | {"step": "train", "round": 0}),
+        ("/step_ended", ME | {"step": "judge", "round": 1}),
+    ],
+)
+@embedded_only
+def test_a_malformed_call_of_the_workflow_is_refused(client_of: Any, path: str, body: Any) -> None:
+    response = client_of("control").post(path, json=body)
+    assert (response.status_code, response.json["error"]["code"]) == (400, "bad_call")
+
+
 def test_a_failure_of_control_is_answered_with_503_for_a_retry(
     client_of: Any, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,8 +53,13 @@ def test_a_deleted_job_is_not_revived_by_late_messages(listening: World) -> None
 
 
 def test_a_message_with_an_unknown_job_id_is_only_announced_as_rejected(listening: World) -> None:
-    deliver(listening, {"job_id": "training_never", **request()})
-    assert rejections(listening) == ["job_not_found"]
+    for job_id, code in (("training_never", "job_not_found"), ("../x", "bad_job_id")):
+        deliver(listening, {"job_id": job_id, **request()})
+        (message,) = listening.messages("test")
+        (problem,) = message["problems"]
+        assert (problem["loc"], problem["code"]) == (["job_id"], code)
+        assert problem["msg"]
+        assert problem["hint"]
     assert listening.launcher.started == []
 
 

@@ -76,7 +76,8 @@ def test_an_export_again_is_a_new_job(world: World, parent: Running) -> None:
         Step.TRAIN: ("done", 2),
         Step.EXPORT: ("pending", 0),
     }
-    assert child.metrics == parent.job.metrics
+    assert (child.metrics, child.machine) == (parent.job.metrics, parent.job.machine)
+    assert child.machine is not None
     assert (child.claim, child.artifacts, child.adapter_path) == (None, (), None)
     assert world.services.advance.secret(child, "hf_token") == "hf_fakefakefake2"
     spec = json.loads(world.services.buckets.config.read(child.spec_name))
@@ -222,6 +223,16 @@ def test_the_hub_needs_a_token_of_the_request_or_of_the_service(world: World, pa
 def test_a_job_can_be_exported_after_its_dataset_is_gone(world: World, parent: Running) -> None:
     world.services.buckets.data.delete("processed_datasets/chats/train.jsonl")
     assert export_again(world, parent.job_id).status == "queued"
+
+
+def test_a_repeated_request_is_published_again_until_its_job_is_launched(world: World, parent: Running) -> None:
+    child = export_again(world, parent.job_id, "k")
+    (first,) = world.messages("requests")
+    assert export_again(world, parent.job_id, "k").job_id == child.job_id
+    assert world.messages("requests") == [first]
+    world.services.dispatch.launch(child.job_id)
+    assert export_again(world, parent.job_id, "k").job_id == child.job_id
+    assert world.messages("requests") == []
 
 
 def test_a_repeated_key_returns_the_export_of_the_same_job_only(world: World, parent: Running) -> None:

@@ -157,6 +157,18 @@ def test_a_repeated_key_returns_the_job_even_when_its_dataset_is_gone(world: Wor
         world.submit("k", job_name="another")
 
 
+def test_a_repeated_request_is_published_again_until_its_job_is_launched(world: World) -> None:
+    """Publish it again, as the first message may be lost."""
+    job_id = world.submit("k")
+    spec = json.loads(world.services.buckets.config.read(world.services.store.get(job_id).spec_name))
+    world.messages("requests")
+    assert world.submit("k") == job_id
+    assert world.messages("requests") == [spec | {"job_id": job_id}]
+    world.services.dispatch.launch(job_id)
+    assert world.submit("k") == job_id
+    assert world.messages("requests") == []
+
+
 @pytest.mark.parametrize("key", ["", "x" * 1025, "a\nb", "hf_fakefakefake"])
 def test_an_invalid_key_is_refused(world: World, key: str) -> None:
     with pytest.raises(BadIdempotencyKey):

@@ -32,6 +32,11 @@ def test_every_package_is_checked_strictly(settings: dict[str, object]) -> None:
     assert sorted(settings["packages"]) == CHECKED
 
 
+def test_what_tests_share_is_checked_too(settings: dict[str, object]) -> None:
+    modules = [f"tests.{path.stem}" for path in sorted((ROOT / "tests").glob("*.py")) if path.stem != "__init__"]
+    assert settings["modules"] == modules
+
+
 def test_overrides_are_for_libraries_and_silence_no_errors(settings: dict[str, object]) -> None:
     assert isinstance(settings["overrides"], list)
     for override in settings["overrides"]:
