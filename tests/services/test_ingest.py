@@ -32,7 +32,9 @@ def names(world: World) -> list[str]:
 def test_a_job_file_becomes_a_job(world: World, name: str) -> None:
     drop(world, name, request(job_name="Dropped"))
     accepted = answer(world, name.rpartition(".job.")[0] + ".accepted.json")
-    assert world.services.store.get(accepted["job_id"]).source == "upload"
+    job = world.services.store.get(accepted["job_id"])
+    assert accepted == {"file": name, "job_id": job.job_id}
+    assert (job.source, job.job_name) == ("upload", "Dropped")
 
 
 def test_a_yaml_file_is_read_as_version_1_2(world: World) -> None:
@@ -59,6 +61,17 @@ def test_a_job_file_in_the_folder_of_a_dataset_need_not_name_it(world: World) ->
     drop(world, "processed_datasets/chats/y.job.yaml", request(processed_dataset_id="other"), "data")
     (error,) = answer(world, "processed_datasets/chats/y.rejected.json", "data")["errors"]
     assert error["code"] == "other_dataset"
+
+
+def test_a_rejection_names_the_file_and_everything_that_is_wrong(world: World) -> None:
+    drop(world, "deep/x.job.json", {"processed_dataset_id": "nowhere", "colour": "red"})
+    rejected = answer(world, "deep/x.rejected.json")
+    assert (set(rejected), rejected["file"]) == ({"file", "errors"}, "deep/x.job.json")
+    assert {(".".join(error["loc"]), error["code"]) for error in rejected["errors"]} == {
+        ("processed_dataset_id", "dataset_not_found"),
+        ("training_config", "missing_field"),
+        ("colour", "unknown_field"),
+    }
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ import pytest
 from gemtune.errors import JobIsOver
 from gemtune.jobs import changes, launches, secret_names, steps
 from gemtune.jobs import stored as stored_records
+from gemtune.jobs.events import EVENT_TYPES
 from gemtune.jobs.ids import new_job_id
-from gemtune.jobs.record import Claim, Failure, Job, Progress, StepRecord
+from gemtune.jobs.record import Claim, Failure, FencingToken, Job, JobWarning, Progress, StepRecord, StepResult
 from gemtune.jobs.status import STATUS_OF, Status, Step
 from tests.unit.jobs.test_job import LEASE, MINE, NOW, new, running
 
@@ -188,3 +189,27 @@ def test_the_assessment_of_a_step_is_stored_under_its_first_names_and_read_from_
         assert (fields["steps"]["train"]["judged"], fields["steps"]["train"]["judged_checkpoint"]) == ("1/1", 0)
         assert "last_assessed_report" not in fields["steps"]["train"]
         assert stored_records.read(job.job_id, fields).steps[Step.TRAIN] == job.steps[Step.TRAIN]
+
+
+def test_the_details_of_events_are_exactly_the_documented_ones() -> None:
+    ended, _ = changes.cancel_job(running(Step.EXPORT)[0], at=NOW)
+    child = new(parent_job_id=ended.job_id, steps=changes.steps_of_export(ended))
+    warned = StepResult(warnings=(JobWarning(code="ends_cut_off", message="2 of 9 rows are cut"),))
+    all_events = [
+        *changes.accept_job(child)[1],
+        *changes.cancel_job(running(Step.TRAIN)[0], at=NOW)[1],
+        *changes.fail_job(running(Step.TRAIN)[0], FAILURE, at=NOW)[1],
+        *launches.relaunch(running(Step.TRAIN)[0], at=NOW, lease_until=LEASE, cause="lost")[1],
+        *steps.finish_step(*running(Step.PREPARE), warned, at=NOW)[1],
+        *steps.finish_step(*running(Step.TRAIN), at=NOW)[1],
+        *steps.finish_step(*running(Step.EXPORT), at=NOW)[1],
+    ]
+    claimed, _ = launches.claim_launch(launched(), MINE)
+    for step in Step:
+        begun, events = steps.begin_attempt(claimed, step, MINE, execution="x", at=NOW)
+        again, restart = steps.begin_attempt(begun, step, MINE, execution="y", at=NOW)
+        all_events += [*events, *restart]
+        fence = FencingToken(claim=MINE, step=step, attempt=again.steps[step].attempt)
+        claimed, _ = steps.finish_step(again, fence, at=NOW)
+    written = {event.type: set(event.details) for event in all_events}
+    assert written == {name: set(each.details) for name, each in EVENT_TYPES.items() if name != "unknown"}
