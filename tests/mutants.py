@@ -57,6 +57,7 @@ NEAREST: Mapping[str, str] = {
     "trainer.conversation": "trainer/conversation trainer/steps/test_prepare",
     "trainer.dataset": "trainer/dataset",
     "trainer.rows": "trainer/rows trainer/steps/test_prepare trainer/steps/test_prepare_rl",
+    "trainer.splits": "trainer/splits trainer/steps/test_prepare",
     "trainer.store": "trainer/store",
     "trainer.training": "trainer/training/test_metrics trainer/steps/test_train",
     "trainer.training.metrics": "trainer/training/test_metrics",

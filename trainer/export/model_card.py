@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from gemtune.jobs.record import Artifact, Job, Metrics, Parity
+from gemtune.jobs.record import Artifact, Job, Metrics, Parity, RowsSummary
 from gemtune.request.exports import EXPORTS, Format
 from gemtune.request.spec import Spec
 from trainer.export import versions
@@ -37,6 +37,7 @@ def model_card(
         f"# {_plain(shown['job_name'])}\n\n{_what_it_is(spec, job)}, trained by gemtune "
         f"as job `{job.trained_by}` and exported {_by_another(job)}on {at:%Y-%m-%d}.\nIt was trained on the dataset "
         f"`{spec.processed_dataset_id}`{_lineage(job)}. The base model's licence also applies to this model.",
+        "" if job.rows is None else _rows(job.rows),
         _metrics(job.metrics),
         "" if parity is None else _parity(parity),
         _table("Configuration", ["setting", "value"], _settings(shown["training_config"])),
@@ -97,6 +98,24 @@ def _what_it_is(spec: Spec, job: Job) -> str:
     stored = spec.export.stored
     how = f"as GGUF ({spec.quantization}, {stored})" if form == "gguf" else f"whole ({stored})"
     return f"{base}, fine-tuned ({method}) and stored {how}"
+
+
+def _rows(rows: RowsSummary) -> str:
+    """Return what became of the dataset's rows, without names of files."""
+    counts = [
+        ("rows trained on", rows.train),
+        ("tokens per epoch", rows.tokens),
+        ("tokens trained per epoch", rows.trained_tokens),
+        ("held-out rows", rows.held_out),
+        ("rows refused", rows.refused),
+        ("rows dropped, as longer than max_seq_length", rows.dropped),
+        ("rows cut at max_seq_length", rows.cut),
+        ("rows trained on that repeat an earlier one", rows.duplicates),
+        ("held-out rows that are trained on, too", rows.held_out_duplicates),
+        ("fields not read, which cannot change what is learned", len(rows.fields_not_read)),
+        ("files not read", len(rows.files_not_read)),
+    ]
+    return _table("Rows", ["what", "number"], counts)
 
 
 def _metrics(metrics: Metrics | None) -> str:

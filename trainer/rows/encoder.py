@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gemtune.datasets.conversation import Conversation, PlainText, Turn
-from gemtune.datasets.refusal import BadRow, Refused
+from gemtune.datasets.refusal import BadRow, Refused, TooLong
 from gemtune.datasets.trained_turns import TrainOn, trained_turns
 from gemtune.errors import StepError
 from trainer.conversation.chat_template import ChatTemplate, TemplateRefusal, json_object, token_text
@@ -72,17 +72,24 @@ class Encoded:
 class Encoder:
     """A base model's tokenizer and chat template.
 
-    max_length: longer rows are truncated to this many tokens. vocab_size: rows of the model's embedding, or None if
-    its configuration does not say. pictures: the model's picture tokens, in a vision job. Raises StepError
-    `bad_base_model` when the tokenizer cannot be read, `template_failed` or `template_missing` for the chat template.
+    max_length: longer rows are truncated to this many tokens, or without `cuts` refused as too long. vocab_size: rows
+    of the model's embedding, or None if its configuration does not say. pictures: the model's picture tokens, in a
+    vision job. Raises StepError `bad_base_model` when the tokenizer cannot be read, `template_failed` or
+    `template_missing` for the chat template.
     """
 
     def __init__(
-        self, folder: Path, *, max_length: int, vocab_size: int | None = None, pictures: PictureTokens | None = None
+        self,
+        folder: Path,
+        *,
+        max_length: int,
+        vocab_size: int | None = None,
+        pictures: PictureTokens | None = None,
+        cuts: bool = True,
     ):
         from tokenizers import Tokenizer
 
-        self._max_length, self._vocab_size, self._pictures = max_length, vocab_size, pictures
+        self._max_length, self._cuts, self._vocab_size, self._pictures = max_length, cuts, vocab_size, pictures
         try:
             self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:  # the library raises no class of its own
@@ -121,6 +128,8 @@ class Encoder:
             trained = trained_turns(conversation, train_on)
             text = self._renderer.whole(conversation)
             encoding = self._tokenizer.encode(text, add_special_tokens=False)
+            if len(encoding.ids) > self._max_length and not self._cuts:
+                return TooLong(f"{len(encoding.ids)} tokens", len(encoding.ids))
             ids, offsets = encoding.ids[: self._max_length], encoding.offsets[: self._max_length]
             until = offsets[-1][1] if offsets else 0
             provenance, unread = self._renderer.trace(conversation, text, trained)
@@ -153,6 +162,8 @@ class Encoder:
         ids: list[int] = self._tokenizer.encode(plain.text, add_special_tokens=False).ids
         around = ([] if self._begin is None else [self._begin], [] if self._end is None else [self._end])
         whole = [*around[0], *ids, *around[1]]
+        if len(whole) > self._max_length and not self._cuts:
+            return TooLong(f"{len(whole)} tokens", len(whole))
         ids = whole[: self._max_length]
         return self._vocabulary_problem(ids) or Encoded(ids, ids.copy(), len(whole), len(ids) < len(whole))
 

@@ -124,6 +124,6 @@ def row_kind(
         case GrpoConfig() as rl:
             return Prompts(encoder, rl, picture_file, max_length=max_length)
         case DpoConfig():
-            return Preferences(encoder, picture_file, max_length=max_length)
+            return Preferences(encoder, picture_file, max_length=max_length, cuts=config.too_long == "cut")
     options = options or ReadOptions(with_pictures=picture_file is not None)
     return Conversations(encoder, picture_file, options, config.train_on)

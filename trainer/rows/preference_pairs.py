@@ -10,7 +10,7 @@ from gemtune.datasets import turn_order
 from gemtune.datasets.conversation import Conversation, Turn
 from gemtune.datasets.reading.fields import Fields, Reading, names_in
 from gemtune.datasets.reading.turns import column_turns
-from gemtune.datasets.refusal import BadRow, Refused
+from gemtune.datasets.refusal import BadRow, Refused, TooLong
 from gemtune.datasets.row_options import ReadOptions
 from trainer.pictures.arrow_file import PictureFile, open_pictures, store_pictures
 from trainer.rows.encoder import Encoder
@@ -59,11 +59,12 @@ class Preferences:
     """Rows `{"prompt", "chosen", "rejected"}` of DPO.
 
     Each value is a text or a list of messages. picture_file: stores the pictures of a vision job, which only prompts
-    may hold. max_length: tokens of a prompt and one answer together.
+    may hold. max_length: tokens of a prompt and one answer together. cuts: longer answers are cut, and otherwise their
+    rows refused as too long.
     """
 
-    def __init__(self, encoder: Encoder, picture_file: PictureFile | None, *, max_length: int):
-        self._encoder, self._picture_file, self._max_length = encoder, picture_file, max_length
+    def __init__(self, encoder: Encoder, picture_file: PictureFile | None, *, max_length: int, cuts: bool):
+        self._encoder, self._picture_file, self._max_length, self._cuts = encoder, picture_file, max_length, cuts
         self.with_pictures = picture_file is not None
         ids = ("prompt_ids", "chosen_ids", "rejected_ids")
         self.columns: Sequence[str] = (*ids, PICTURES) if self.with_pictures else ids
@@ -71,8 +72,7 @@ class Preferences:
     def encode(self, row: dict[str, Any]) -> Preference | Refused:
         """Return the tokenized row, or why it is refused.
 
-        Answers that are too long are truncated. Only the chosen answer counts for `end_is_cut`: it is the one that the
-        model learns to end.
+        Only the chosen answer counts for `end_is_cut`: it is the one that the model learns to end.
         """
         try:
             prompt, chosen, rejected = _parts(row, with_pictures=self.with_pictures)
@@ -85,6 +85,9 @@ class Preferences:
                 return each
         prompt_ids, *answers = (each for each in ids if not isinstance(each, Refused))
         room = self._max_length - len(prompt_ids)
+        whole_tokens = len(prompt_ids) + max(map(len, answers))
+        if whole_tokens > self._max_length and not self._cuts:
+            return TooLong(f"{whole_tokens} tokens", whole_tokens)
         if room < 1:
             return Refused(f"the prompt alone has {len(prompt_ids)} tokens; max_seq_length is {self._max_length}")
         truncated = [answer[:room] for answer in answers]
@@ -96,7 +99,6 @@ class Preferences:
             pictures = store_pictures(self._picture_file, prompt)
         except BadRow as bad:
             return Refused(str(bad))
-        whole_tokens = len(prompt_ids) + max(map(len, answers))
         return Preference(prompt_ids, chosen_ids, rejected_ids, whole_tokens, len(answers[0]) > room, pictures)
 
     def text_pieces(self, preference: Preference) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from gemtune.datasets import turn_order
 from gemtune.datasets.conversation import Conversation
 from gemtune.datasets.reading.fields import Fields, Reading, names_in
 from gemtune.datasets.reading.turns import column_turns
-from gemtune.datasets.refusal import BadRow, Refused
+from gemtune.datasets.refusal import BadRow, Refused, TooLong
 from gemtune.datasets.row_options import ReadOptions
 from gemtune.errors import StepError
 from gemtune.request import rl_spec
@@ -68,6 +68,7 @@ class Prompts:
         picture_file: stores the pictures of a vision job. max_length: tokens of prompt and completion together.
         """
         self._encoder, self._picture_file = encoder, picture_file
+        self._completion_tokens = rl.max_completion_length
         self._max_tokens = max_length - rl.max_completion_length
         self.with_pictures = picture_file is not None
         self.columns: Sequence[str] = ("prompt_ids", ANSWER, PICTURES) if self.with_pictures else ("prompt_ids", ANSWER)
@@ -95,7 +96,7 @@ class Prompts:
             return ids
         if len(ids) > self._max_tokens:
             limit = f"max_seq_length less max_completion_length is {self._max_tokens}"
-            return Refused(f"the prompt has {len(ids)} tokens; {limit}")
+            return TooLong(f"the prompt has {len(ids)} tokens; {limit}", len(ids) + self._completion_tokens)
         try:
             pictures = store_pictures(self._picture_file, conversation)
         except BadRow as bad:

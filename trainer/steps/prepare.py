@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from gemtune import families
-from gemtune.datasets.refusal import Refused
 from gemtune.errors import NeedsLargerMachine, StepError
 from gemtune.jobs.record import JobWarning, StepResult
 from gemtune.machines import choice
@@ -29,7 +27,6 @@ from gemtune.request.spec import DEFAULT_SEQ_LENGTH, TrainingConfig
 from trainer.base_model import continuation, folder_contents, location
 from trainer.context import Context
 from trainer.dataset import source
-from trainer.dataset.rows import read_rows
 from trainer.dataset.source import Dataset
 from trainer.gguf import conversion
 from trainer.pictures.arrow_file import PictureFile
@@ -38,22 +35,23 @@ from trainer.pictures.tokens import picture_tokens
 from trainer.rows.encoder import Encoder
 from trainer.rows.kinds import RowKind, row_kind
 from trainer.rows.packing import packs
-from trainer.rows.prepared import TokenFile, prompts_per_step, read_tokens, row_lengths, total_train_steps
-from trainer.rows.tally import Tally
+from trainer.rows.prepared import prompts_per_step, row_lengths, total_train_steps
+from trainer.splits.held_out import hold_out
+from trainer.splits.left_out import LeftOutRows
+from trainer.splits.report import Report
+from trainer.splits.tally import Limits, Tally
+from trainer.splits.writer import write_split
 from trainer.store import manifest
 
 log = logging.getLogger(__name__)
-
-SAMPLES = 3
-# A dataset without a split for evaluation has this fraction of its rows held out, up to a sufficient number.
-EVAL_SHARE, MAX_EVAL_ROWS = 0.1, 500
 
 
 def run(context: Context) -> None:
     """Write `prepared/<attempt>/`.
 
-    The folder holds train.parquet, eval.parquet, prepared.json, report.json and, in vision jobs, pictures.arrow. Raises
-    StepError for data or a base model that cannot be trained on, and StopRequested.
+    The folder holds train.parquet, eval.parquet, prepared.json, report.json, rows_left_out.jsonl and, in vision jobs,
+    pictures.arrow. If the rows cannot be trained on, it holds the report and the list of rows only. Raises StepError
+    for data or a base model that cannot be trained on, and StopRequested.
     """
     config = context.spec.training_config
     dataset = source.find(context.buckets.data, context.spec.processed_dataset_id)
@@ -69,39 +67,40 @@ def run(context: Context) -> None:
     pictures = picture_tokens(folder, model_config) if context.spec.modality == "vision" else None
     _check_vision_tower(config, model_config)
     encoder = Encoder(
-        folder, max_length=max_length, vocab_size=folder_contents.vocab_size(model_config), pictures=pictures
+        folder,
+        max_length=max_length,
+        vocab_size=folder_contents.vocab_size(model_config),
+        pictures=pictures,
+        cuts=config.too_long == "cut",
     )
 
     output = context.work / "prepared"
     output.mkdir()
+    limits = Limits(max_length, max_positions, config.too_long)
     picture_source = PictureSource(context.buckets.data, dataset.folder)
-    held_out: Tally | None = None
     file = output / "pictures.arrow"
     with nullcontext() if pictures is None else PictureFile(file, picture_source, pictures.grid) as picture_file:
         kind = row_kind(config, encoder, picture_file, max_length=max_length, options=context.spec.read_options)
-        train = Tally("train", dataset.splits.train, max_length, max_positions)
-        _write_tokens(context, dataset, kind, output / "train.parquet", train)
-        if dataset.splits.held_out:
-            held_out = Tally("held-out", dataset.splits.held_out, max_length, max_positions)
-            _write_tokens(context, dataset, kind, output / "eval.parquet", held_out)
-    eval_rows = held_out.kept_rows if held_out else 0
-    if held_out is None and config.eval_strategy != "no":
-        eval_rows = _hold_out_rows(output, kind.columns, train.kept_rows, seed=config.seed)
-    rows = train.kept_rows - (0 if held_out else eval_rows)
-    train.check_ends()
-    _check_prompt_count(config, rows)
-    longest_row = max(tally.longest for tally in (train, held_out) if tally is not None)
-    machine, export_machine = _choose_machines(context, provided, longest_row)
-    packed = len(packs(row_lengths(output / "train.parquet"), max_length)) if config.packing else rows
-    train_steps = total_train_steps(config, packed)
-    _check_warmup(config, train_steps)
+        report = _write_splits(context, dataset, kind, limits, output)
+    try:
+        report.check()
+        if not dataset.splits.held_out and config.eval_strategy != "no":
+            report.moved = hold_out(output, kind.columns, report.train.rows, seed=config.seed)
+        _check_prompt_count(config, report.train_rows)
+        machine, export_machine = _choose_machines(context, provided, report.longest_row)
+        lengths = row_lengths(output / "train.parquet") if config.packing else []
+        packed = len(packs(lengths, max_length)) if config.packing else report.train_rows
+        train_steps = total_train_steps(config, packed)
+        _check_warmup(config, train_steps)
+    except StepError as error:
+        raise report.publish_failure(output, error) from error
 
     summary = {
         "base_model": provided,
         "base_digests": _base_digests(context, provided, folder),
         "base_dtype": _base_dtype(context, model_config),
-        "rows": rows,
-        "eval_rows": eval_rows,
+        "rows": report.train_rows,
+        "eval_rows": report.eval_rows,
         "packs": packed,
         "max_seq_length": max_length,
         "machine": machine,
@@ -109,11 +108,14 @@ def run(context: Context) -> None:
         "chat_template": encoder.template_source,
         "pictures": None if picture_file is None else len(picture_file),
     }
-    warnings = (*train.warnings(), *_export_warnings(context, model_config))
-    _write_report(output, summary, warnings, train, held_out)
-    manifest.publish(context.buckets.export, output, f"{context.prefix}/prepared/{context.fence.attempt}")
-    log.info("%d rows to train on, %d held out, %d refused", rows, eval_rows, train.refused_rows)
-    result = StepResult(machine=machine, export_machine=export_machine, warnings=warnings)
+    report.others = tuple(_export_warnings(context, model_config))
+    (output / "prepared.json").write_text(json.dumps(summary, indent=1))
+    report.write(output, summary)
+    manifest.publish(context.buckets.export, output, report.place)
+    log.info("%d rows to train on, %d held out", report.train_rows, report.eval_rows)
+    for warning in report.warnings:
+        log.warning("%s; %s", warning.message, warning.hint)
+    result = StepResult(machine=machine, export_machine=export_machine, warnings=report.warnings, rows=report.summary())
     context.advance.finish(context.job.job_id, context.fence, result)
 
 
@@ -148,17 +150,20 @@ def _base_dtype(context: Context, model_config: Mapping[str, Any]) -> str:
     return recorded or folder_contents.dtype_of_config(model_config)
 
 
-def _write_report(
-    output: Path, summary: Mapping[str, Any], warnings: Sequence[JobWarning], train: Tally, held_out: Tally | None
-) -> None:
-    """Write prepared.json and report.json, and log the warnings."""
-    report = {**summary, "warnings": [warning.model_dump() for warning in warnings]}
-    report |= {"train": train.to_json(), "eval": held_out.to_json() if held_out else None}
-    report["samples"] = train.samples
-    (output / "prepared.json").write_text(json.dumps(summary, indent=1))
-    (output / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False))
-    for warning in warnings:
-        log.warning("%s; %s", warning.message, warning.hint)
+def _write_splits(context: Context, dataset: Dataset, kind: RowKind, limits: Limits, output: Path) -> Report:
+    """Write the token files of the dataset's splits; return their report.
+
+    Raises StepError `bad_dataset`.
+    """
+    with LeftOutRows(output) as left_out:
+        train = Tally("train", dataset.splits.train, limits, left_out)
+        write_split(dataset, kind, output / "train.parquet", train, context.work, context.check_stop)
+        held_out = None
+        if dataset.splits.held_out:
+            held_out = Tally("held-out", dataset.splits.held_out, limits, left_out)
+            write_split(dataset, kind, output / "eval.parquet", held_out, context.work, context.check_stop)
+    place = f"{context.prefix}/prepared/{context.fence.attempt}"
+    return Report(context.buckets.export, place, train, held_out, dataset.splits.unread, dataset.splits.unexpected)
 
 
 def _export_warnings(context: Context, model_config: Mapping[str, Any]) -> Iterator[JobWarning]:
@@ -196,27 +201,6 @@ def _check_vision_tower(config: TrainingConfig, model_config: Mapping[str, Any])
         raise StepError("vision_tower_frozen", reason, hint="set train_vision_tower to false")
 
 
-def _write_tokens(context: Context, dataset: Dataset, kind: RowKind, target: Path, tally: Tally) -> None:
-    """Tokenize a split and write the rows that can be trained on.
-
-    Raises StepError `bad_dataset`, `empty_dataset`, `bad_rows`.
-    """
-    with TokenFile(target, kind.columns) as tokens:
-        for file in tally.files:
-            with dataset.open(file, context.work) as path:
-                for number, row in read_rows(path, with_pictures=kind.with_pictures, named=file):
-                    context.check_stop()
-                    prepared = row if isinstance(row, Refused) else kind.encode(row)
-                    if isinstance(prepared, Refused):
-                        tally.refuse(file, number, prepared.reason)
-                        continue
-                    tokens.add(prepared.columns)
-                    tally.add(prepared)
-                    if len(tally.samples) < SAMPLES:
-                        tally.samples.append(kind.text_pieces(prepared))
-    tally.check()
-
-
 def _check_prompt_count(config: TrainingConfig, rows: int) -> None:
     """Raise StepError `too_few_rows` if GRPO lacks prompts for a train_step."""
     if isinstance(config.rl_config, GrpoConfig) and rows < (needed := prompts_per_step(config, config.rl_config)):
@@ -232,22 +216,3 @@ def _check_warmup(config: TrainingConfig, train_steps: int) -> None:
     problem = warmup_problem(config, train_steps)
     if problem is not None:
         raise StepError(problem.code, problem.msg, hint=problem.hint)
-
-
-def _hold_out_rows(output: Path, columns: Sequence[str], rows: int, *, seed: int) -> int:
-    """Move random rows of train.parquet to eval.parquet; return how many.
-
-    The same seed holds out the same rows. Raises StepError `too_few_rows`.
-    """
-    if rows < 2:
-        hint = "add rows, or set eval_strategy to no"
-        raise StepError("too_few_rows", "one row cannot be both trained on and held out", hint=hint)
-    count = min(MAX_EVAL_ROWS, max(1, round(rows * EVAL_SHARE)))
-    held_out = set(random.Random(seed).sample(range(rows), count))
-    train_path = output / "train.parquet"
-    train_path.rename(output / "all.parquet")
-    with TokenFile(train_path, columns) as train, TokenFile(output / "eval.parquet", columns) as evaluation:
-        for index, row in enumerate(read_tokens(output / "all.parquet")):
-            (evaluation if index in held_out else train).add(row)
-    (output / "all.parquet").unlink()
-    return count

@@ -82,6 +82,8 @@ def follow(connection: Connection, job_id: str, *, sleep: Callable[[float], None
 
 def print_result(connection: Connection, job: dict[str, Any]) -> int:
     """Print how a job ended; return its exit code."""
+    if job.get("rows") and not connection.quiet:  # an older service sends no rows
+        click.echo(f"rows: {format_rows(job['rows'])}", err=True)
     for warning in job.get("warnings", ()) if not connection.quiet else ():
         click.echo(f"warning: {warning['message']} ({as_commands(warning['hint'])})", err=True)
     if job["error"]:
@@ -202,8 +204,34 @@ def format_event(event: dict[str, Any]) -> str:
     values = {name: value for name, value in event["details"].items() if value is not None}
     if "warnings" in values:
         values["warnings"] = "; ".join(warning["message"] for warning in values["warnings"])
+    if "rows" in values:
+        values["rows"] = format_rows(values["rows"])
     details = ", ".join(f"{name}: {value}" for name, value in values.items())
     return f"{event['seq']:3}  {event['at'][:19]}  {event['type']:20} {details}".rstrip()
+
+
+def format_rows(rows: dict[str, Any]) -> str:
+    """Format what became of the rows as `154 trained on, 2 refused, …`.
+
+    Counts of what did not happen are left out.
+    """
+    formats = {
+        "train": "{} trained on",
+        "held_out": "{} held out",
+        "refused": "{} refused",
+        "dropped": "{} dropped as too long",
+        "cut": "{} cut",
+        "duplicates": "{} duplicates",
+        "held_out_duplicates": "{} held out and trained on",
+        "trained_tokens": "{} tokens trained per epoch",
+    }
+    parts = [text.format(rows[name]) for name, text in formats.items() if rows.get(name)]
+    if rows.get("fields_not_read"):
+        names = ", ".join(f"{field['name']} ({field['rows']})" for field in rows["fields_not_read"])
+        parts.append(f"fields not read: {names}")
+    if rows.get("files_not_read"):
+        parts.append(f"files not read: {', '.join(rows['files_not_read'])}")
+    return ", ".join(parts)
 
 
 def format_progress(progress: dict[str, Any]) -> str:

@@ -118,6 +118,8 @@ def _print_job(job: dict[str, Any]) -> None:
         cause = f", {step['cause']}" if step["cause"] else ""
         duration = "" if step["state"] == "running" and not step["seconds"] else f", {step['seconds']:.1f} s"
         click.echo(f"{name + ':':22}{step['state']}, attempt {step['attempt']}{duration}{cause}")
+    if job.get("rows"):  # an older service sends none
+        click.echo(f"{'rows:':22}{following.format_rows(job['rows'])}")
     if job["progress"]:
         click.echo(f"{'progress:':22}{following.format_progress(job['progress'])}")
     for title, metrics in (("metrics:", job["metrics"]), ("base model:", (job["metrics"] or {}).get("baseline"))):

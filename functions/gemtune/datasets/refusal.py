@@ -14,3 +14,13 @@ class Refused:
     """A row that cannot be used, and the reason, in words for its owner."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TooLong(Refused):
+    """A row with more tokens than the training takes.
+
+    tokens: the max_seq_length that would be enough.
+    """
+
+    tokens: int

@@ -19,8 +19,12 @@ FAILURES: Mapping[str, ErrorCode] = {
     ),
     "empty_dataset": ErrorCode("A split has no rows.", "Put rows into it and submit again."),
     "bad_rows": ErrorCode(
-        "More than a tenth of the rows cannot be used; `report.json` lists the first ones with reasons.",
+        "More than a tenth of a split's rows cannot be used; the message says where all are listed, with reasons.",
         "Correct these rows and submit again.",
+    ),
+    "rows_too_long": ErrorCode(
+        "Every row has more tokens than `max_seq_length`, or one has and `too_long` is `refuse`.",
+        "Raise `max_seq_length` to what the hint names, or shorten the rows.",
     ),
     "ends_cut_off": ErrorCode(
         "Every row is longer than `max_seq_length`, so the model would not learn to end an answer.",
@@ -208,11 +212,27 @@ WARNINGS: Mapping[str, ErrorCode] = {
         "Load it with PEFT, or export it as `merged`, which every program can load.",
     ),
     "rows_refused": ErrorCode(
-        "Some rows cannot be used and were left out; `report.json` lists the first ones.",
+        "Some rows cannot be used and were left out; the hint says where all of them are listed, with reasons.",
         "Correct them if they matter.",
     ),
+    "rows_dropped": ErrorCode(
+        "Some rows have more tokens than `max_seq_length` and were left out, as `too_long` says.",
+        "Raise `max_seq_length`, or shorten the rows.",
+    ),
+    "rows_repeated": ErrorCode(
+        "Some rows of the train split are equal, token by token: the model is trained on them more often.",
+        "Remove them unless they are to count more.",
+    ),
+    "held_out_rows_trained": ErrorCode(
+        "Some held-out rows are in the train split, too, so metrics on them say little.",
+        "Remove them from one of the splits.",
+    ),
+    "files_not_read": ErrorCode(
+        "The dataset has files that belong to no split and are not read; a test split is never read.",
+        "Rename them, name them in `metadata.json`, or remove them.",
+    ),
     "ends_cut_off": ErrorCode(
-        "Some rows are longer than `max_seq_length`; what is beyond it, and the end of the answer, is not learned.",
+        "With `too_long` cut, some rows are cut before an answer ends; the model does not learn from them how to end.",
         "Raise `max_seq_length`, or shorten the rows.",
     ),
     "rows_not_judged": ErrorCode(

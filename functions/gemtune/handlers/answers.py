@@ -20,6 +20,7 @@ from gemtune.jobs.record import (
     Metrics,
     Parity,
     Progress,
+    RowsSummary,
     StepRecord,
 )
 from gemtune.jobs.sources import OpenSource
@@ -90,6 +91,9 @@ class JobStatus(BaseModel):
     error: str | None = Field(description="why the job failed, in one sentence; null unless it failed")
     error_detail: Failure | None = Field(description="the same with code, step and hint; null unless the job failed")
     warnings: Sequence[JobWarning] = Field(description="what was done differently from what the user may expect")
+    rows: RowsSummary | None = Field(
+        description="what became of the dataset's rows, fields and files; null until they are prepared"
+    )
     metrics: Metrics | None = Field(description="metrics after training, and those of the base model before it")
     progress: Progress | None = Field(description="progress of the training; null before it begins")
     steps: Mapping[OpenStep, StepStatus] = Field(description="steps by name, in the order in which they run")

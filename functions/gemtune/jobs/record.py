@@ -203,11 +203,44 @@ class JobWarning(Record):
     hint: str | None = Field(None, description="what to do about it")
 
 
+class UnreadField(Record):
+    """A field of rows that cannot change what is learned, and is not read."""
+
+    name: str = Field(description="name of the field, with the fields around it")
+    rows: int = Field(description="rows that have it")
+
+
+class RowsSummary(Record):
+    """Counts of a dataset's rows by what became of them, and its files.
+
+    `report.json` has the same in full.
+    """
+
+    train: int = Field(0, description="rows that are trained on in every epoch")
+    held_out: int = Field(0, description="rows that are evaluated and never trained on")
+    tokens: int = Field(0, description="tokens of the rows that are trained on, per epoch")
+    trained_tokens: int = Field(
+        0, description="tokens with a loss among them; 0 for GRPO, which trains on completions of the model"
+    )
+    refused: int = Field(0, description="rows that were left out because they cannot be used")
+    dropped: int = Field(0, description="rows that were left out because they have more tokens than max_seq_length")
+    cut: int = Field(0, description="rows that were cut at max_seq_length")
+    duplicates: int = Field(0, description="rows of the train split that repeat an earlier one")
+    held_out_duplicates: int = Field(0, description="held-out rows that are trained on, too")
+    fields_not_read: tuple[UnreadField, ...] = Field(
+        (), description="fields that cannot change what is learned and were not read, at most 100"
+    )
+    files: tuple[str, ...] = Field((), description="files that were read, at most 100")
+    files_not_read: tuple[str, ...] = Field((), description="other files of the dataset, at most 100")
+    report: str | None = Field(None, description="URI of report.json; rows_left_out.jsonl beside it names every row")
+
+
 class StepResult(BaseModel):
     """Fields of a job's record that a finished step delivers.
 
     Fields that are None stay as they were.
-    prepare: machine, export_machine, warnings. train: metrics, artifacts. export: adapter_path, artifacts, certificate.
+    prepare: machine, export_machine, warnings, rows. train: metrics, artifacts. export: adapter_path, artifacts,
+    certificate.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -215,6 +248,7 @@ class StepResult(BaseModel):
     machine: str | None = None
     export_machine: str | None = None
     warnings: tuple[JobWarning, ...] | None = None
+    rows: RowsSummary | None = None
     metrics: Metrics | None = None
     adapter_path: str | None = None
     artifacts: tuple[Artifact, ...] | None = None
@@ -295,6 +329,7 @@ class Job(Record):
     webhook_url: str | None = None
     error: Failure | None = None
     warnings: tuple[JobWarning, ...] = ()
+    rows: RowsSummary | None = None
     version: int = 1
     last_seq: int = 0
     published_seq: int = 0

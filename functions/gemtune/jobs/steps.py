@@ -128,7 +128,11 @@ def finish_step(
     job = job.model_copy(update=result.by_field())
     if fence.step is Step.EXPORT:
         return change_status(job, Status.COMPLETED, at=at, adapter_path=job.adapter_path)
-    details = {"warnings": [warning.model_dump() for warning in result.warnings]} if result.warnings else {}
+    details: dict[str, Any] = {}
+    if result.warnings:
+        details["warnings"] = [warning.model_dump() for warning in result.warnings]
+    if result.rows is not None:
+        details["rows"] = result.rows.model_dump(mode="json")
     return with_event(job, f"{fence.step}_done", at, **details)
 
 

@@ -23,6 +23,7 @@ from gemtune.request.exports import Export, Format, Quantization, export_of
 from gemtune.request.rl_spec import RlConfig
 
 Provider = Literal["unsloth", "huggingface"]
+TooLongOption = Literal["drop", "cut", "refuse"]
 EvaluationMetric = Literal["loss", "accuracy", "perplexity"]
 SchedulerType = Literal[
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
@@ -95,7 +96,13 @@ class TrainingConfig(Contract):
         None,
         ge=16,
         le=131_072,
-        description=f"maximum length of a row in tokens; longer rows are cut; absent: {DEFAULT_SEQ_LENGTH}",
+        description=f"maximum length of a row in tokens; too_long says what happens to longer rows; absent: "
+        f"{DEFAULT_SEQ_LENGTH}",
+    )
+    too_long: TooLongOption = Field(
+        "drop",
+        description="what to do with rows of more than max_seq_length tokens: leave them out (drop), cut them there, "
+        "which teaches the model not to end its answers (cut), or fail the job (refuse)",
     )
     train_on: TrainOn = Field(
         "all_assistant_turns",

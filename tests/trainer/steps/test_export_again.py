@@ -63,6 +63,7 @@ def test_a_separate_export_reads_the_parents_weights_without_training(trained: B
     assert child.job.status == "completed"
     card = (Path(child.job.adapter_path or "") / "README.md").read_text()
     assert f"trained by gemtune as job `{parent.job_id}` and exported as job `{child.job_id}` on" in card
+    assert "| rows trained on | 24 |" in card
     weights = [
         next(artifact.sha256 for artifact in job.artifacts if artifact.name == "adapter_model.safetensors")
         for job in (parent, child.job)

@@ -36,6 +36,14 @@ def tokens(bench: Bench, split: str) -> list[dict[str, list[int]]]:
     return list(read_tokens(Path(folder) / f"{split}.parquet"))
 
 
+def export_path(bench: Bench, name: str) -> str:
+    return bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1/{name}")
+
+
+def rows_left_out(bench: Bench) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(export_path(bench, "rows_left_out.jsonl")).read_text().splitlines()]
+
+
 def code_of_failure(bench: Bench) -> tuple[str, str]:
     with pytest.raises(StepError) as caught:
         bench.run(Step.PREPARE)
@@ -123,6 +131,7 @@ def test_too_many_bad_rows_fail_the_job_and_the_first_are_named(bench: Bench) ->
     assert code == "bad_rows"
     assert "1 of 9 rows of train.jsonl" in message
     assert "row 9: no message of the assistant" in message
+    assert message.endswith(f"all of them are in {export_path(bench, 'rows_left_out.jsonl')}")
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n"])
@@ -146,7 +155,7 @@ def test_a_training_that_would_end_during_warmup_is_refused(
 
 
 def test_long_rows_are_cut_and_a_row_without_trained_tokens_is_refused(bench_of: Callable[..., Bench]) -> None:
-    bench = bench_of(max_seq_length=40)
+    bench = bench_of(max_seq_length=40, too_long="cut")
     long_answer = {"prompt": "Hi", "completion": "boat " * 10_000}
     long_prompt = {"prompt": "boat " * 10_000, "completion": "Captain"}
     bench.put("train", [*rows.train_rows(20), long_answer, long_prompt])
@@ -176,8 +185,8 @@ def test_rows_whose_end_is_cut_are_counted_and_reported(
     bench_of: Callable[..., Bench], caplog: pytest.LogCaptureFixture
 ) -> None:
     """A row of two turns keeps the end of the first, so it does not count."""
-    bench = bench_of(max_seq_length=40)
-    bench.put("train", [*rows.train_rows(20), LONG, TWO_TURNS, LONG])
+    bench = bench_of(max_seq_length=40, too_long="cut")
+    bench.put("train", [*rows.train_rows(20), LONG, TWO_TURNS, LONG | {"prompt": "Ho"}])
     bench.run(Step.PREPARE)
     report = bench.read("prepared/1/report.json")["train"]
     assert (report["truncated"], report["cut_ends"]) == (3, 2)
@@ -185,15 +194,17 @@ def test_rows_whose_end_is_cut_are_counted_and_reported(
     assert message.startswith("2 of 23 rows of train.jsonl are longer than 40 tokens and are cut before an answer ends")
     assert message in caplog.text
     (warning,) = bench.job.warnings
+    assert bench.job.rows is not None
+    assert (bench.job.rows.cut, bench.job.rows.dropped) == (3, 0)
     length_in_hint = int(str(warning.hint).split()[3].rstrip(","))
-    longer = bench_of(max_seq_length=length_in_hint)
-    longer.put("train", [*rows.train_rows(20), LONG, LONG])
+    longer = bench_of(max_seq_length=length_in_hint, too_long="cut")
+    longer.put("train", [*rows.train_rows(20), LONG])
     longer.run(Step.PREPARE)
     assert warnings(longer) == {}
 
 
 def test_a_dataset_whose_rows_all_lose_their_end_is_refused(bench_of: Callable[..., Bench]) -> None:
-    bench = bench_of(max_seq_length=40)
+    bench = bench_of(max_seq_length=40, too_long="cut")
     bench.put("train", [LONG, LONG])
     code, message = code_of_failure(bench)
     assert code == "ends_cut_off"
@@ -208,7 +219,7 @@ def test_a_row_cut_after_its_end_of_turn_counts_as_complete(bench_of: Callable[.
     (row,) = tokens(uncut, "train")
     assert row["input_ids"][-2] == END_OF_TURN
     for missing_tokens, fails in ((1, False), (2, True)):
-        bench = bench_of(max_seq_length=len(row["input_ids"]) - missing_tokens)
+        bench = bench_of(max_seq_length=len(row["input_ids"]) - missing_tokens, too_long="cut")
         bench.put("train", [LONG])
         if fails:
             assert code_of_failure(bench)[0] == "ends_cut_off"

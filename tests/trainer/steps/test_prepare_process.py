@@ -45,6 +45,7 @@ def test_the_whole_step_runs_without_torch(tmp_path: Path, tiny: Path) -> None:
         "eval.parquet",
         "prepared.json",
         "report.json",
+        "rows_left_out.jsonl",
         "manifest.json",
     }
     schema = pq.read_schema(summary.parent / "train.parquet")

@@ -97,7 +97,6 @@ def test_pairs_share_their_prompt_and_end_their_turns(bench_of: BenchOf) -> None
         ({"prompt": [{"role": "system", "content": "Be"}], "answer": "1"}, "ends with a message of the system"),
         ({"prompt": "", "answer": "1"}, "empty message"),
         ({"prompt": 5, "answer": "1"}, "not a list of messages"),
-        ({"prompt": "boat " * 600, "answer": "1"}, "max_completion_length is 500"),
     ],
 )
 def test_a_row_without_a_usable_prompt_is_refused_by_its_number(bench_of: BenchOf, row: Any, reason: str) -> None:
@@ -126,7 +125,7 @@ def test_a_pair_whose_chosen_answer_is_cut_is_reported(bench_of: BenchOf) -> Non
         {"prompt": "Hi", "chosen": "boat " * 600, "rejected": "y"},
         {"prompt": "Hi", "chosen": "x", "rejected": "boat " * 600},
     )
-    bench = run_prepare(bench_of, DPO, [*GOOD_PAIRS, chosen, rejected])
+    bench = run_prepare(bench_of, DPO, [*GOOD_PAIRS, chosen, rejected], too_long="cut")
     report = bench.read("prepared/1/report.json")["train"]
     assert (report["truncated"], report["cut_ends"]) == (2, 1)
     (warning,) = bench.job.warnings
@@ -147,14 +146,25 @@ def test_a_pair_whose_chosen_answer_is_cut_is_reported(bench_of: BenchOf) -> Non
         ({"prompt": "Hi", "chosen": "x", "rejected": None}, "not a list of messages"),
         ({"prompt": "Hi", "chosen": [USER, ANSWER], "rejected": "y"}, "chosen has 2 messages"),
         ({"prompt": "Hi", "chosen": [USER], "rejected": "y"}, "do not alternate"),
-        ({"prompt": "boat " * 600, "chosen": "x", "rejected": "y"}, "the prompt alone has"),
-        ({"prompt": "Hi", "chosen": "boat " * 600 + "x", "rejected": "boat " * 600 + "y"}, "the same up to max_seq"),
     ],
 )
 def test_a_row_without_a_usable_pair_is_refused_by_its_number(bench_of: BenchOf, row: Any, reason: str) -> None:
     bench = run_prepare(bench_of, DPO, [*GOOD_PAIRS, row])
     (entry,) = bench.read("prepared/1/report.json")["train"]["refused_rows"]
     assert entry["row"] == 21
+    assert reason in entry["reason"]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": "boat " * 600, "chosen": "x", "rejected": "y"}, "the prompt alone has"),
+        ({"prompt": "Hi", "chosen": "boat " * 600 + "x", "rejected": "boat " * 600 + "y"}, "the same up to max_seq"),
+    ],
+)
+def test_a_pair_of_which_cutting_leaves_nothing_to_compare_is_refused(bench_of: BenchOf, row: Any, reason: str) -> None:
+    bench = run_prepare(bench_of, DPO, [*GOOD_PAIRS, row], too_long="cut")
+    (entry,) = bench.read("prepared/1/report.json")["train"]["refused_rows"]
     assert reason in entry["reason"]
 
 
@@ -222,7 +232,7 @@ def test_a_row_with_an_unusable_picture_is_refused_by_its_number(
 
 
 def test_held_out_rows_take_their_pictures_along(vision_bench_of: BenchOf) -> None:
-    pairs = [{"prompt": [QUESTION_TURN], "chosen": "x", "rejected": "y"}] * 4
+    pairs = [{"prompt": [QUESTION_TURN], "chosen": f"{number}", "rejected": "y"} for number in range(4)]
     bench = run_prepare(vision_bench_of, DPO, pairs, eval_strategy="epoch")
     assert set(tokens(bench, "eval")[0]) == {"prompt_ids", "chosen_ids", "rejected_ids", "pictures"}
     assert tokens(bench, "eval")[0]["pictures"] == [0]
@@ -233,9 +243,31 @@ def test_an_answer_is_optional_if_no_reward_needs_it(bench_of: BenchOf) -> None:
     assert {row["answer"] for row in tokens(bench)} == {None}
 
 
+@pytest.mark.parametrize("answer", ["chosen", "rejected"])
+def test_a_pair_with_a_long_answer_is_dropped_unless_answers_are_to_be_cut(bench_of: BenchOf, answer: str) -> None:
+    longer = {"prompt": "Hi", "chosen": "x", "rejected": "No"} | {answer: "boat " * 600}
+    bench = run_prepare(bench_of, DPO, [*GOOD_PAIRS, longer], max_seq_length=64)
+    report = bench.read("prepared/1/report.json")["train"]
+    assert (report["dropped"], report["truncated"], report["refused"]) == (1, 0, 0)
+
+
+def test_a_prompt_that_leaves_no_room_for_a_completion_is_dropped_with_the_length_that_it_needs(
+    bench_of: BenchOf,
+) -> None:
+    longer = {"prompt": "boat " * 100, "answer": "1"}
+    bench = run_prepare(bench_of, grpo(NUMERIC), [*GOOD_PROMPTS, longer], max_seq_length=64)
+    assert bench.job.rows is not None
+    assert (bench.job.rows.dropped, bench.job.rows.refused) == (1, 0)
+    (warning,) = (warning for warning in bench.job.warnings if warning.code == "rows_dropped")
+    needed = int(str(warning.hint).split()[3].rstrip(","))
+    enough = run_prepare(bench_of, grpo(NUMERIC), [*GOOD_PROMPTS, longer], max_seq_length=needed)
+    assert enough.job.rows is not None
+    assert enough.job.rows.dropped == 0
+
+
 def test_a_long_answer_is_cut(bench_of: BenchOf) -> None:
     longer = {"prompt": "Hi", "chosen": "boat " * 600, "rejected": "No"}
-    bench = run_prepare(bench_of, DPO, [*GOOD_PAIRS, longer], max_seq_length=64)
+    bench = run_prepare(bench_of, DPO, [*GOOD_PAIRS, longer], max_seq_length=64, too_long="cut")
     assert bench.read("prepared/1/report.json")["train"]["truncated"] == 1
     assert max(len(row["prompt_ids"]) + len(row["chosen_ids"]) for row in tokens(bench)) == 64
 

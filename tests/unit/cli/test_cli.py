@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from gemtune.bootstrap import services
 from gemtune.cli import follow, main
 from gemtune.cli.connection import Connection
+from gemtune.jobs.record import RowsSummary, UnreadField
 from tests.fakes import request
 from tests.unit.conftest import FakeService
 
@@ -188,6 +189,33 @@ def test_a_warning_is_shown_with_the_end_of_a_job_and_in_its_status(
     follow.follow(Connection(service.url, as_json=False), "training_d_m_0123456789ab", sleep=lambda _: None)
     assert capsys.readouterr().err == f"completed\nwarning: {WARNING_LINE}\n"
     assert WARNING_LINE in run("status", "training_d_m_0123456789ab", url=service.url).stdout
+
+
+ROWS = RowsSummary(
+    train=20,
+    held_out=4,
+    trained_tokens=99,
+    refused=1,
+    dropped=2,
+    fields_not_read=(UnreadField(name="id", rows=20),),
+    files_not_read=("test.csv",),
+)
+ROWS_LINE = (
+    "20 trained on, 4 held out, 1 refused, 2 dropped as too long, 99 tokens trained per epoch, fields not read: "
+    "id (20), files not read: test.csv"
+)
+
+
+def test_counts_of_rows_are_shown_with_the_end_of_a_job_in_its_status_and_events(
+    service: FakeService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ROWS.model_dump(mode="json")
+    service.answers["GET", "/jobs/training_d_m_0123456789ab/status"] = (200, job_body("completed", rows=rows))
+    follow.follow(Connection(service.url, as_json=False), "training_d_m_0123456789ab", sleep=lambda _: None)
+    assert capsys.readouterr().err.splitlines()[-1] == f"rows: {ROWS_LINE}"
+    assert ROWS_LINE in run("status", "training_d_m_0123456789ab", url=service.url).stdout
+    event = {"seq": 3, "at": "2026-11-24T12:00:00Z", "type": "prepare_done", "details": {"rows": rows}}
+    assert follow.format_event(event).endswith(f"rows: {ROWS_LINE}")
 
 
 def test_the_line_of_an_event_contains_its_warnings() -> None:

@@ -124,6 +124,7 @@ def test_absent_fields_have_their_defaults(field: str) -> None:
         "lora_dropout": 0.05,
         "max_steps": None,
         "max_seq_length": None,
+        "too_long": "drop",
         "train_on": "all_assistant_turns",
         "same_role": "refuse",
         "packing": False,

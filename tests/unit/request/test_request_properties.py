@@ -49,6 +49,7 @@ TRAINING: Mapping[str, Any] = {
     "lora_dropout": [0.05, 0],
     "max_steps": [None, 9],
     "max_seq_length": [None, 512],
+    "too_long": ["drop", "refuse"],
     "train_on": ["all_assistant_turns", "last_turn", "weights"],
     "same_role": ["refuse", "merge"],
     "packing": [False, True],

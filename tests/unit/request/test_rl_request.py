@@ -128,12 +128,13 @@ def test_an_invalid_rl_config_is_refused_at_its_field(rl: Any, where: str, code:
         ({"evaluation_metrics": ["loss"]}, "training_config.evaluation_metrics", "field_without_use"),
         ({"batch_size": 3}, "num_generations", "groups_not_whole"),
         ({"max_seq_length": 256}, "max_completion_length", "completion_too_long"),
+        ({"too_long": "cut"}, "training_config.too_long", "field_without_use"),
     ],
 )
 def test_training_fields_that_do_not_go_with_rl_are_refused(training: Any, where: str, code: str) -> None:
     assert problems(grpo(), **training) == {where: code}
     assert problems(grpo(), lora_dropout=0.05, evaluation_metrics=["accuracy", "perplexity"]) == {}
-    assert problems({"algorithm": "dpo"}, evaluation_metrics=["loss"]) == {}
+    assert problems({"algorithm": "dpo"}, evaluation_metrics=["loss"], too_long="cut") == {}
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,7 @@ RULES: tuple[Rule, ...] = (
         _training("method", "rl_config", "lora_dropout", "evaluation_metrics", "train_on"),
         reinforcement.fields_without_use,
     ),
+    Rule(_training("rl_config", "too_long"), reinforcement.cut_prompts),
     Rule((_RL_CONFIG,), reinforcement.dpo),
     Rule((_RL_CONFIG,), reinforcement.rewards),
     Rule(_training("batch_size", "gradient_accumulation_steps", "rl_config"), reinforcement.groups),

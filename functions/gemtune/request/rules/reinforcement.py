@@ -92,6 +92,15 @@ def fields_without_use(request: TrainRequest, facts: Facts) -> list[Problem]:
     ]
 
 
+def cut_prompts(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """Refuse to cut the prompts of GRPO, which would ask something else."""
+    config = request.training_config
+    if config.too_long != "cut" or not isinstance(config.rl_config, GrpoConfig):
+        return []
+    message = "GRPO never cuts prompts, because a shortened one asks something else"
+    return [Problem((*_TRAINING, "too_long"), message, "field_without_use", "use drop or refuse")]
+
+
 def dpo(request: TrainRequest, facts: Facts) -> list[Problem]:
     """Refuse label_smoothing that does not go with the DPO loss."""
     rl = request.training_config.rl_config

@@ -66,6 +66,7 @@ class ExportAgain:
             base_model_folder=parent.base_model_folder,
             steps=steps,
             metrics=parent.metrics,
+            rows=parent.rows,
             machine=parent.machine,
             export_machine=placement.export_machine(spec, facts),
         )

@@ -1,0 +1,1 @@
+"""Splits as prepare makes them: their rows, counts, warnings and report."""

@@ -1,0 +1,136 @@
+"""Report of prepare: what became of every row and file."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from gemtune.errors import StepError
+from gemtune.jobs.record import JobWarning, RowsSummary, UnreadField
+from gemtune.ports import Objects
+from trainer.splits import left_out, warnings
+from trainer.splits.tally import Tally
+
+NAME = "report.json"
+# Files and fields named in the record, which has a limited size; report.json names all.
+NAMED = 100
+
+
+@dataclass
+class Report:
+    """Report of one attempt of prepare.
+
+    place: prefix of its files in the export bucket. unread: files of the dataset that are not read; of these,
+    `unexpected` do not merely describe it. moved: indexes of the rows that were moved from the train split to the
+    held-out one, if the dataset has none. others: warnings of the step about other things than the dataset.
+    """
+
+    export: Objects
+    place: str
+    train: Tally
+    held_out: Tally | None
+    unread: Sequence[str] = ()
+    unexpected: Sequence[str] = ()
+    moved: set[int] = field(default_factory=set)
+    others: Sequence[JobWarning] = ()
+
+    def check(self) -> None:
+        """Raise StepError if a split has no rows, or too few that can be used.
+
+        Codes: `empty_dataset`, `bad_rows`, `rows_too_long`, `ends_cut_off`.
+        """
+        for tally in (self.train, self.held_out):
+            if tally is not None:
+                tally.check()
+        self.train.check_ends()
+
+    @property
+    def warnings(self) -> tuple[JobWarning, ...]:
+        """Warnings about both splits, the files, and other things."""
+        return (*self._warnings(), *self.others)
+
+    @property
+    def train_rows(self) -> int:
+        """Number of rows to train on."""
+        return self.train.kept_rows - len(self.moved)
+
+    @property
+    def eval_rows(self) -> int:
+        """Number of rows to evaluate."""
+        return len(self.moved) if self.held_out is None else self.held_out.kept_rows
+
+    @property
+    def longest_row(self) -> int:
+        """Tokens of the longest row of both splits."""
+        return max(tally.longest for tally in (self.train, self.held_out) if tally is not None)
+
+    def summary(self) -> RowsSummary:
+        """Return what the job's record has of the report."""
+        tokens, trained = self.train.rows.tokens_of(self.moved)
+        tallies = [tally for tally in (self.train, self.held_out) if tally is not None]
+        files = [file for tally in tallies for file in tally.files]
+        fields = sum((tally.unread_fields for tally in tallies), Counter[str]())
+        return RowsSummary(
+            train=self.train_rows,
+            held_out=self.eval_rows,
+            tokens=self.train.tokens - tokens,
+            trained_tokens=self.train.trained_tokens - trained,
+            refused=sum(tally.refused_rows for tally in tallies),
+            dropped=sum(tally.dropped_rows for tally in tallies),
+            cut=sum(tally.truncated for tally in tallies),
+            duplicates=len(self._repeats),
+            held_out_duplicates=len(self._trained_too),
+            fields_not_read=tuple(UnreadField(name=name, rows=rows) for name, rows in fields.most_common(NAMED)),
+            files=tuple(files[:NAMED]),
+            files_not_read=tuple(self.unexpected[:NAMED]),
+            report=self.export.uri(f"{self.place}/{NAME}"),
+        )
+
+    def write(self, folder: Path, summary: Mapping[str, Any]) -> None:
+        """Write report.json. summary: facts of the whole step."""
+        report = {**summary, "warnings": [warning.model_dump() for warning in self.warnings]}
+        report |= {"train": self.train.to_json(), "eval": self.held_out.to_json() if self.held_out else None}
+        report |= {"duplicates": len(self._repeats), "held_out_duplicates": len(self._trained_too)}
+        report |= {"files_not_read": list(self.unread), "samples": self.train.samples}
+        (folder / NAME).write_text(json.dumps(report, indent=1, ensure_ascii=False))
+
+    def publish_failure(self, folder: Path, error: StepError) -> StepError:
+        """Publish the report of rows that cannot be trained on.
+
+        Returns the error, which says where the report is.
+        """
+        self.write(folder, {"error": {"code": error.code, "message": error.message, "hint": error.hint}})
+        for name in (NAME, left_out.NAME):
+            self.export.upload(folder / name, f"{self.place}/{name}")
+        place = self.export.uri(f"{self.place}/{NAME}")
+        where = f"the report is {place}"
+        if error.code in ("bad_rows", "rows_too_long"):
+            where = f"all of them are in {self.left_out_place}"
+        return StepError(error.code, f"{error.message}; {where}", hint=error.hint)
+
+    @property
+    def left_out_place(self) -> str:
+        """Place of the file that names all rows that are left out."""
+        return self.export.uri(f"{self.place}/{left_out.NAME}")
+
+    @cached_property
+    def _repeats(self) -> list[tuple[int, int]]:
+        return self.train.rows.repeats()
+
+    @cached_property
+    def _trained_too(self) -> list[int]:
+        return [] if self.held_out is None else self.held_out.rows.also_in(self.train.rows)
+
+    def _warnings(self) -> Iterator[JobWarning]:
+        for tally in (self.train, self.held_out):
+            if tally is not None:
+                yield from warnings.warnings_of(tally, self.left_out_place)
+        yield from warnings.repeated_rows(self.train, self._repeats)
+        if self.held_out is not None:
+            yield from warnings.held_out_and_trained(self.held_out, self._trained_too)
+        yield from warnings.files_not_read(self.unexpected)

@@ -1,0 +1,37 @@
+"""Writing of a split: its rows are read, checked, tokenized and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from gemtune.datasets.refusal import Refused
+from trainer.dataset.rows import read_rows
+from trainer.dataset.source import Dataset
+from trainer.rows.kinds import RowKind
+from trainer.rows.prepared import TokenFile
+from trainer.splits.tally import Tally
+
+SAMPLES = 3
+
+
+def write_split(
+    dataset: Dataset, kind: RowKind, target: Path, tally: Tally, work: Path, check_stop: Callable[[], None]
+) -> None:
+    """Write the rows of a split that can be trained on, and count all.
+
+    work: folder for copies of the dataset's files. Raises StepError `bad_dataset`, and what `check_stop` raises.
+    """
+    with TokenFile(target, kind.columns) as tokens:
+        for file, name in enumerate(tally.files):
+            with dataset.open(name, work) as path:
+                for number, row in read_rows(path, with_pictures=kind.with_pictures, named=name):
+                    check_stop()
+                    prepared = row if isinstance(row, Refused) else kind.encode(row)
+                    if isinstance(prepared, Refused):
+                        tally.leave_out(file, number, prepared)
+                        continue
+                    tokens.add(prepared.columns)
+                    tally.add(file, number, prepared)
+                    if len(tally.samples) < SAMPLES:
+                        tally.samples.append(kind.text_pieces(prepared))
