@@ -13,7 +13,17 @@ from gemtune.jobs import changes, launches, secret_names, steps
 from gemtune.jobs import stored as stored_records
 from gemtune.jobs.events import EVENT_TYPES
 from gemtune.jobs.ids import new_job_id
-from gemtune.jobs.record import Claim, Failure, FencingToken, Job, JobWarning, Progress, StepRecord, StepResult
+from gemtune.jobs.record import (
+    Claim,
+    Failure,
+    FencingToken,
+    Job,
+    JobWarning,
+    Progress,
+    RowsSummary,
+    StepRecord,
+    StepResult,
+)
 from gemtune.jobs.status import STATUS_OF, Status, Step
 from tests.unit.jobs.test_job import LEASE, MINE, NOW, new, running
 
@@ -194,7 +204,8 @@ def test_the_assessment_of_a_step_is_stored_under_its_first_names_and_read_from_
 def test_the_details_of_events_are_exactly_the_documented_ones() -> None:
     ended, _ = changes.cancel_job(running(Step.EXPORT)[0], at=NOW)
     child = new(parent_job_id=ended.job_id, steps=changes.steps_of_export(ended))
-    warned = StepResult(warnings=(JobWarning(code="ends_cut_off", message="2 of 9 rows are cut"),))
+    warning = JobWarning(code="ends_cut_off", message="2 of 9 rows are cut")
+    warned = StepResult(warnings=(warning,), rows=RowsSummary(train=9))
     all_events = [
         *changes.accept_job(child)[1],
         *changes.cancel_job(running(Step.TRAIN)[0], at=NOW)[1],
