@@ -29,6 +29,8 @@ NEAREST: Mapping[str, str] = {
     "gemtune.jobs": "unit/jobs unit/source_tree/test_documented_tables contract/test_other_versions "
     "services/test_lifetimes services/test_running services/test_dispatch services/test_clocks",
     "gemtune.jobs.page_tokens": "handlers/test_http_api handlers/test_endpoints",
+    "gemtune.jobs.secret_names": "unit/jobs unit/request/test_secrets_of_requests services/test_lifetimes "
+    "services/test_messages",
     "gemtune.request": "unit/request services/test_gguf_requests services/test_submit services/test_placement",
     "gemtune.machines": "unit/machines services/test_placement",
     "gemtune.webhooks": "unit/webhooks services/test_notify",

@@ -13,10 +13,10 @@ from gemtune.jobs.record import BaseWeights, Failure, Job
 from gemtune.jobs.sources import Source
 from gemtune.jobs.status import Step
 from gemtune.request.parsing import read
-from gemtune.request.spec import Spec
-from gemtune.services.acceptance.base_job import FindBaseJob
+from gemtune.request.spec import Spec, TrainRequest
+from gemtune.services.acceptance.base_job import FindBaseJob, continue_from
 from gemtune.services.acceptance.create_job import Submission
-from tests.fakes import World
+from tests.fakes import World, checked, request
 from tests.services.test_export_again import export_again, trained
 from tests.services.test_running import Running
 
@@ -185,3 +185,17 @@ def test_a_repeated_request_returns_its_job_though_the_base_job_is_gone(world: W
     world.services.cancel(job.job_id)
     world.services.delete(parent.job_id)
     assert train_on(world, parent.job_id, "key").job_id == job.job_id
+
+
+@pytest.mark.parametrize(("modality", "refused"), [("vision", []), ("text", [("modality", "differs_from_base_job")])])
+def test_an_adapter_on_a_vision_tower_is_trained_on_with_pictures_only(
+    modality: str, refused: list[tuple[str, str]]
+) -> None:
+    training = {"base_model_id": "google/gemma-3-4b-it", "train_vision_tower": True}
+    spec = checked(request(modality="vision", training=training)).require_valid().spec()
+    body = {"processed_dataset_id": "chats", "modality": modality, "training_config": {"base_job_id": "training_y"}}
+    completed, refusals = continue_from(TrainRequest.model_validate(body), "training_x", spec)
+    assert [(problem.loc[-1], problem.code) for problem in refusals] == refused
+    config = completed.training_config
+    assert (config.base_job_id, config.base_model_id) == ("training_x", "google/gemma-3-4b-it")
+    assert config.train_vision_tower is (modality == "vision")

@@ -450,3 +450,11 @@ def test_an_error_about_a_value_that_cannot_be_stored_does_not_repeat_it() -> No
         stored.to_json(job)
     assert "a value in it cannot be stored" in raised.value.message
     assert "half a character" not in raised.value.message
+
+
+def test_a_record_is_changed_by_copies_only() -> None:
+    job, _ = running(Step.TRAIN)
+    for frozen in (job, job.steps[Step.TRAIN], job.launch, changes.accept_job(new())[1][0]):
+        for name in type(frozen).model_fields:
+            with pytest.raises(ValidationError, match="frozen"):
+                setattr(frozen, name, None)
