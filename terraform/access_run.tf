@@ -33,10 +33,10 @@ resource "google_cloud_run_v2_job_iam_member" "run" {
   member   = google_service_account.gemtune["workflow"].member
 }
 
-# The API ends the step of a cancelled job, and sweep that of a lost execution.
+# The API ends the step of a cancelled job, sweep that of a lost execution, and control one that stays pending.
 resource "google_cloud_run_v2_job_iam_member" "end" {
   for_each = {
-    for pair in setproduct(["api", "sweep"], keys(local.steps)) : "${pair[1]} ${pair[0]}" => { who = pair[0], step = pair[1] }
+    for pair in setproduct(["api", "control", "sweep"], keys(local.steps)) : "${pair[1]} ${pair[0]}" => { who = pair[0], step = pair[1] }
   }
 
   location   = google_cloud_run_v2_job.step[each.value.step].location

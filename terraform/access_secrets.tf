@@ -15,6 +15,8 @@ locals {
     { who = "fan-out", secrets = "gemtune-job-", role = local.custom_role["remove_secrets"] },
     # The same if fan-out missed the event, or if there is no such job.
     { who = "sweep", secrets = "gemtune-job-", role = local.custom_role["remove_secrets"] },
+    # Postponed for jobs that wait for long, or that are paused.
+    { who = "sweep", secrets = "gemtune-job-", role = local.custom_role["renew_secrets"] },
     # Each step postpones the expiry when it begins, and reads its job's token.
     { who = "trainer", secrets = "gemtune-job-", role = local.custom_role["renew_secrets"] },
     { who = "trainer", secrets = "gemtune-job-", role = "roles/secretmanager.secretAccessor" },

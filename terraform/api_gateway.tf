@@ -12,6 +12,8 @@ locals {
     ["/jobs/{job_id}/metrics", "get", "metrics"],
     ["/jobs/{job_id}/artifacts", "get", "artifacts"],
     ["/jobs/{job_id}/exports", "post", "exports"],
+    ["/jobs/{job_id}/pause", "post", "pause"],
+    ["/jobs/{job_id}/resume", "post", "resume"],
     ["/jobs/{job_id}/cancel", "post", "cancel"],
     ["/jobs/{job_id}", "delete", "delete"],
     ["/health", "get", "health"],

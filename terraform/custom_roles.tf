@@ -2,7 +2,7 @@
 locals {
   custom_roles = {
     end_executions = { title = "End executions of workflows", permissions = ["workflows.executions.cancel"] }
-    end_steps      = { title = "End executions of Cloud Run jobs", permissions = ["run.executions.cancel"] }
+    end_steps      = { title = "Find and end executions of Cloud Run jobs", permissions = ["run.executions.cancel", "run.executions.list"] }
     watch_steps    = { title = "Follow executions of Cloud Run jobs", permissions = ["run.executions.get", "run.jobs.get", "run.operations.get"] }
     sign_links     = { title = "Sign links as a service account", permissions = ["iam.serviceAccounts.signBlob"] }
     make_secrets   = { title = "Create secrets, without a value", permissions = ["secretmanager.secrets.create"] }

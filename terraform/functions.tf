@@ -24,7 +24,7 @@ locals {
     fan-out = { memory = "512Mi", timeout_seconds = 300, requests = 4, instances = local.instances["fan-out"], settings = {} }
     # Receivers of webhooks may take seconds to answer.
     notify  = { memory = "512Mi", timeout_seconds = 60, requests = 4, instances = local.instances["notify"], settings = {} }
-    control = { memory = "512Mi", timeout_seconds = 60, requests = 4, instances = local.instances["control"], settings = merge(local.times, local.chooses) }
+    control = { memory = "512Mi", timeout_seconds = 60, requests = 4, instances = local.instances["control"], settings = merge(local.times, local.chooses, local.slots) }
     # It checks all unfinished jobs. A second one at the same time would only repeat the work.
     sweep = { memory = "1Gi", timeout_seconds = 540, requests = 1, instances = 1, settings = merge(local.launches, local.times) }
   }
@@ -42,6 +42,8 @@ locals {
   launches = { GEMTUNE_WORKFLOW = local.workflow }
   # For control, which tells the workflow a step's timeout, and sweep, which finds steps without a heartbeat.
   times = { for step, seconds in var.timeout_seconds : "GEMTUNE_${upper(step)}_TIMEOUT_SECONDS" => tostring(seconds) }
+  # For control, which admits steps to machines.
+  slots = { GEMTUNE_AT_ONCE = join(",", [for name, machine in var.machines : "${name}=${machine.at_once}"]) }
   # For functions that accept requests: they refuse what the images cannot do, and W&B without a key.
   accepts   = merge({ GEMTUNE_WITHOUT_GGUF = var.without_gguf ? "yes" : "no" }, local.wandb_key, local.unsloth)
   wandb_key = var.wandb_key_secret == null ? {} : { GEMTUNE_WANDB_API_KEY_SECRET = var.wandb_key_secret }

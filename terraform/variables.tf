@@ -56,13 +56,15 @@ variable "machines" {
   description = <<-EOT
     Machines for training, by name. Each becomes the Cloud Run job gemtune-train-NAME. Names and sizes are those of
     functions/gemtune/machines/choice.py, which chooses one for each job. `image` is a key of `images`: the build
-    for a version of CUDA that the machine's driver supports. A machine without `accelerator` trains on CPUs.
+    for a version of CUDA that the machine's driver supports. A machine without `accelerator` trains on CPUs. `at_once`
+    is how many jobs train on such machines at the same time; further ones wait. It should not exceed the quota.
   EOT
   type = map(object({
     accelerator = optional(string)
     cpus        = number
     memory_gib  = number
     image       = optional(string, "cpu")
+    at_once     = optional(number, 1)
   }))
   default = {
     l4 = { accelerator = "nvidia-l4", cpus = 8, memory_gib = 32, image = "cu126" }
@@ -70,6 +72,10 @@ variable "machines" {
   validation {
     condition     = length(var.machines) > 0 && alltrue([for name in keys(var.machines) : can(regex("^[a-z][a-z0-9-]{0,30}$", name))])
     error_message = "At least one machine is needed. Its name becomes part of a Cloud Run job's name: use lower-case letters, digits and dashes."
+  }
+  validation {
+    condition     = alltrue([for machine in values(var.machines) : machine.at_once >= 1 && machine.at_once == floor(machine.at_once)])
+    error_message = "`at_once` of a machine is a whole number, at least 1."
   }
   validation {
     condition     = alltrue([for machine in values(var.machines) : contains(keys(var.images), machine.image)])

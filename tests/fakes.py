@@ -58,6 +58,7 @@ class ScriptedLauncher:
         self.started: list[tuple[str, int]] = []
         self.stopped: list[str] = []
         self.stopped_steps: list[str] = []
+        self.stopped_jobs: list[tuple[str, str]] = []  # (Cloud Run job, job id)
         self.states: dict[str, ExecutionState] = {}
         self.broken: Exception | None = None
 
@@ -75,6 +76,9 @@ class ScriptedLauncher:
 
     def stop_step(self, execution: str) -> None:
         self.stopped_steps.append(execution)
+
+    def stop_steps(self, cloud_run_job: str, job_id: str) -> None:
+        self.stopped_jobs.append((cloud_run_job, job_id))
 
 
 class World:

@@ -100,7 +100,7 @@ def _run_step(backend: Services, job: Job, fence: FencingToken, seconds: int | N
     except (Stale, JobNotFound):
         raise
     except StopRequested:
-        backend.advance.stop(job.job_id, fence, cause="sigterm")
+        backend.advance.stop(job.job_id, fence, cause="sigterm" if stop.is_set() else "paused")
         return DONE
     except StepError as error:
         log.error("%s: %s", error.code, error)
@@ -147,6 +147,7 @@ def _context(
         deadline=None if seconds is None else backend.clock.monotonic() + seconds,
         clock=backend.clock,
         should_stop=lambda: stop.is_set() or heartbeat.lost.is_set(),
+        should_pause=heartbeat.pausing.is_set,
         machines=backend.settings.machines,
         llama_cpp=backend.settings.llama_cpp,
     )

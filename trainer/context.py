@@ -27,7 +27,8 @@ class Context:
     fence: the fencing token that every write to the record carries. work: an empty local folder, deleted after the
     attempt. secret: returns a secret by its role ("hf_token"). deadline: when the attempt has to end, in seconds of the
     clock's `monotonic`; None for no limit. should_stop: returns whether to stop, after SIGTERM or when the attempt was
-    superseded. machines: those that may train the job. llama_cpp: the folder of llama.cpp's tools.
+    superseded. should_pause: returns whether the job is to be paused. machines: those that may train the job.
+    llama_cpp: the folder of llama.cpp's tools.
     """
 
     job: Job
@@ -40,6 +41,7 @@ class Context:
     deadline: float | None
     clock: Clock
     should_stop: Callable[[], bool]
+    should_pause: Callable[[], bool] = lambda: False
     machines: Sequence[str] = (LOCAL,)
     llama_cpp: Path = Path("llama.cpp")
 
@@ -57,6 +59,6 @@ class Context:
         return f"jobs/{self.job.trained_by}"
 
     def check_stop(self) -> None:
-        """Raise StopRequested if the attempt should stop."""
-        if self.should_stop():
+        """Raise StopRequested if the attempt should stop or pause."""
+        if self.should_stop() or self.should_pause():
             raise StopRequested

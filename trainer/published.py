@@ -23,7 +23,8 @@ OF_TRAINING = frozenset({
 })  # fmt: skip
 OF_EXPORT = frozenset({"format", "quantization", "destination", "hf_repo_id"})
 # Addresses of webhooks and the W&B project are private.
-WITHHELD = frozenset({"notify", "wandb_config"})
+# How the job was queued says nothing about its result.
+WITHHELD = frozenset({"notify", "wandb_config", "priority", "pause_after"})
 
 
 def public_fields(spec: Spec) -> dict[str, Any]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gemtune.embedded.database import Database
     from gemtune.errors import Problem
     from gemtune.jobs.status import Step
-    from gemtune.ports import Buckets, Bus, Callers, Clock, JobStore, Launcher, Secrets
+    from gemtune.ports import Buckets, Bus, Callers, Clock, JobStore, Launcher, Secrets, SharedDocuments
     from gemtune.services.acceptance.create_job import CreateJob
     from gemtune.services.acceptance.export_again import ExportAgain
     from gemtune.services.acceptance.submit import Submit
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from gemtune.services.dispatch import Dispatch
     from gemtune.services.fan_out import FanOut
     from gemtune.services.ingest import Ingest
+    from gemtune.services.machine_slots import MachineSlots
     from gemtune.services.notify import Notify
+    from gemtune.services.pause import Pause, Resume
+    from gemtune.services.stop_executions import StopExecutions
     from gemtune.services.sweep import Sweep
 
 
@@ -62,6 +65,17 @@ class Services:
         from gemtune.embedded.sqlite_store import SqliteStore
 
         return SqliteStore(self.database, clock=self.clock)
+
+    @cached_property
+    def shared(self) -> SharedDocuments:
+        """Return the documents that several jobs share."""
+        if self.settings.on_gcp:
+            from gemtune.gcp.firestore_shared import FirestoreSharedDocuments
+
+            return FirestoreSharedDocuments(self.settings.project_id)
+        from gemtune.embedded.sqlite_shared import SqliteSharedDocuments
+
+        return SqliteSharedDocuments(self.database)
 
     @cached_property
     def bus(self) -> Bus:
@@ -158,9 +172,18 @@ class Services:
     @cached_property
     def control(self) -> Control:
         """Return the use case that answers the workflow's control calls."""
-        from gemtune.services.control import Control
+        from gemtune.services.control import FOR_SLOTS, FOR_SLOTS_ON_WORKSTATION, Control
 
-        return Control(self.store, self.clock, self._timeouts, self.settings.machines)
+        intervals = FOR_SLOTS if self.settings.on_gcp else FOR_SLOTS_ON_WORKSTATION
+        machines = self.settings.machines
+        return Control(self.store, self.slots, self.launcher, self.clock, self._timeouts, machines, intervals)
+
+    @cached_property
+    def slots(self) -> MachineSlots:
+        """Return the use case that gives machines to steps."""
+        from gemtune.services.machine_slots import MachineSlots
+
+        return MachineSlots(self.shared, self.store, self.clock, self.settings.capacities)
 
     @cached_property
     def advance(self) -> Advance:
@@ -176,7 +199,21 @@ class Services:
         """Return the use case that cancels a job."""
         from gemtune.services.cancel import Cancel
 
-        return Cancel(self.store, self.launcher, self.clock)
+        return Cancel(self.store, self._stop_executions, self.clock)
+
+    @cached_property
+    def pause(self) -> Pause:
+        """Return the use case that pauses a job."""
+        from gemtune.services.pause import Pause
+
+        return Pause(self.store, self._stop_executions, self.clock)
+
+    @cached_property
+    def resume(self) -> Resume:
+        """Return the use case that resumes a paused job."""
+        from gemtune.services.pause import Resume
+
+        return Resume(self.store, self.submit, self.clock)
 
     @cached_property
     def delete(self) -> Delete:
@@ -223,9 +260,17 @@ class Services:
             self.submit,
             self.dispatch,
             self.fan_out,
+            self.slots,
+            self._stop_executions,
             self.clock,
             self._timeouts,
         )
+
+    @cached_property
+    def _stop_executions(self) -> StopExecutions:
+        from gemtune.services.stop_executions import StopExecutions
+
+        return StopExecutions(self.launcher, self.slots)
 
     @cached_property
     def _create_job(self) -> CreateJob:

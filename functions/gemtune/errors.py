@@ -111,6 +111,26 @@ class JobIsOver(Conflict):
         super().__init__(f"job {job_id!r} is already {status}", hint="submit a new job")
 
 
+class CannotPause(Conflict):
+    """Raised on an attempt to pause a job in its last step."""
+
+    code = "cannot_pause"
+
+    def __init__(self, job_id: str, status: str):
+        super().__init__(
+            f"job {job_id!r} is {status}, which cannot be paused", hint="wait until it is over, or cancel it"
+        )
+
+
+class JobNotPaused(Conflict):
+    """Raised on an attempt to resume a job that is not paused."""
+
+    code = "job_not_paused"
+
+    def __init__(self, job_id: str, status: str):
+        super().__init__(f"job {job_id!r} is {status}, not paused", hint="there is nothing to resume")
+
+
 class JobIsRunning(Conflict):
     """Raised on an attempt to delete or export a job that is still running."""
 

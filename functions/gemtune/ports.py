@@ -103,11 +103,11 @@ class JobStore(Protocol):
         """
         ...
 
-    def record_progress(self, job_id: str, fence: FencingToken, progress: Progress | None, at: datetime) -> None:
+    def record_progress(self, job_id: str, fence: FencingToken, progress: Progress | None, at: datetime) -> Job:
         """Store a heartbeat and the progress of the running attempt.
 
-        The job's version stays the same. Raises JobNotFound, and StaleClaim or StaleAttempt if another execution or
-        attempt has taken over.
+        Returns the job, whose version stays the same. Raises JobNotFound, and StaleClaim or StaleAttempt if another
+        execution or attempt has taken over.
         """
         ...
 
@@ -164,6 +164,29 @@ class JobStore(Protocol):
 
     def drop_tombstones(self, now: datetime) -> None:
         """Delete expired tombstones and the idempotency keys of their jobs."""
+        ...
+
+
+class SharedDocuments(Protocol):
+    """Small documents by name that several jobs share.
+
+    A document is a text of at most 500 KB. Names consist of letters, digits, `-`, `_`, `.` and `/`.
+    """
+
+    def read(self, name: str) -> str | None:
+        """Return a document's text, or None if there is no such document."""
+        ...
+
+    def update(self, name: str, change: Callable[[str | None], str | None]) -> str | None:
+        """Change a document in one transaction and return the stored text.
+
+        `change` gets the text, or None if there is no such document. Returning an equal text means that nothing is
+        written, and returning None that the document is deleted. The store may call `change` several times.
+        """
+        ...
+
+    def names(self, prefix: str) -> Iterator[str]:
+        """Yield the names that begin with `prefix`, sorted."""
         ...
 
 
@@ -449,6 +472,13 @@ class Launcher(Protocol):
         """
         ...
 
+    def stop_steps(self, cloud_run_job: str, job_id: str) -> None:
+        """Stop all executions of a Cloud Run job that run a step of this job.
+
+        Those that have not begun yet are stopped too.
+        """
+        ...
+
 
 class Callers(Protocol):
     """Identification of the callers of the HTTP API."""
@@ -469,10 +499,12 @@ class Callers(Protocol):
 class StepJob:
     """Everything the workflow needs to run one step.
 
-    `job` is the Cloud Run job, `args` its arguments. `done` means that the step has nothing left to run.
+    `job` is the Cloud Run job, `args` its arguments. `done` means that the step has nothing left to run. `machine` is
+    the kind of machine whose slots limit how many such executions run at once.
     """
 
     job: str
+    machine: str
     timeout_seconds: int
     done: bool
     args: Sequence[str] = field(default_factory=tuple)

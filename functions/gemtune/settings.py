@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 from gemtune import llama_cpp
 from gemtune.errors import BadSetting
-from gemtune.machines.choice import LOCAL, MACHINES
+from gemtune.machines.choice import CPU_STEPS, LOCAL, MACHINES, WITH_MORE_MEMORY
 from gemtune.untrusted import MAX_NUMBER, Unreadable, read_number
 
 Backend = Literal["embedded", "gcp"]
@@ -44,6 +44,7 @@ class Settings:
     train_timeout_seconds: int
     export_timeout_seconds: int
     parallel_trainings: int  # embedded: maximum number of train steps that run at the same time
+    at_once: Mapping[str, int]  # kind of machine -> maximum number of steps on it at the same time, where set
     webhooks_to_loopback: bool  # allow webhooks to this machine, and over plain HTTP
     llama_cpp: Path  # folder of the llama.cpp build; it may not exist
     without_gguf: bool  # gcp: the trainer image was built without llama.cpp
@@ -86,6 +87,7 @@ class Settings:
             train_timeout_seconds=_whole_number(env, "GEMTUNE_TRAIN_TIMEOUT_SECONDS", 3600 if on_gcp else 7 * 86400),
             export_timeout_seconds=_whole_number(env, "GEMTUNE_EXPORT_TIMEOUT_SECONDS", 3600),
             parallel_trainings=_whole_number(env, "GEMTUNE_PARALLEL_TRAININGS", 1),
+            at_once=_numbers_by_name(env, "GEMTUNE_AT_ONCE"),
             webhooks_to_loopback=_yes_or_no(env, "GEMTUNE_WEBHOOKS_TO_LOOPBACK"),
             llama_cpp=Path(env.get("GEMTUNE_LLAMA_CPP") or cache_folder(env) / llama_cpp.FOLDER).absolute(),
             without_gguf=_yes_or_no(env, "GEMTUNE_WITHOUT_GGUF"),
@@ -106,6 +108,15 @@ class Settings:
     def work(self) -> Path:
         """Return the folder of working files; on Cloud Run it is in memory."""
         return Path(tempfile.gettempdir()) / "gemtune-work" if self.on_gcp else self.home / "work"
+
+    @property
+    def capacities(self) -> Mapping[str, int]:
+        """Return how many steps may run at once on each kind of machine.
+
+        The kinds are the machines of training, and `prepare` and `export` for the machines of these steps.
+        """
+        cpu_steps = dict.fromkeys(CPU_STEPS, 4 if self.on_gcp else 2)
+        return {**cpu_steps, **dict.fromkeys(self.machines, 1), LOCAL: self.parallel_trainings, **self.at_once}
 
     @property
     def service_owner(self) -> str:
@@ -169,6 +180,23 @@ def _machines(env: Mapping[str, str]) -> tuple[str, ...]:
     if unknown or len(set(names)) < len(names):
         raise BadSetting(f"GEMTUNE_MACHINES is {','.join(names)!r}; list each machine once, from {', '.join(MACHINES)}")
     return names
+
+
+def _numbers_by_name(env: Mapping[str, str], name: str) -> Mapping[str, int]:
+    """Return a variable as numbers by kind of machine: `l4=2,prepare=8`.
+
+    Raises BadSetting for unknown kinds.
+    """
+    kinds = {*MACHINES, *CPU_STEPS, *(f"export-{machine}" for machine in WITH_MORE_MEMORY)}
+    numbers = {}
+    for part in filter(None, (env.get(name) or "").split(",")):
+        kind, _, number = (text.strip() for text in part.partition("="))
+        if kind not in kinds or kind in numbers:
+            raise BadSetting(
+                f"{name} is {part!r}; list kind=number once for each kind, from {', '.join(sorted(kinds))}"
+            )
+        numbers[kind] = _whole_number({f"{name} for {kind}": number}, f"{name} for {kind}", 1)
+    return numbers
 
 
 def _whole_number(env: Mapping[str, str], name: str, default: int) -> int:

@@ -170,7 +170,12 @@ class WorkflowsStandIn:
                 self._sleep_of(execution)(POLL_SECONDS)
             return {"name": operation.result(timeout=60).name, "succeededCount": 1}
         except GoogleAPICallError as error:
-            raise WorkflowError({"message": error.message, "tags": ["OperationError"]}) from error
+            status = {
+                "code": error.grpc_status_code.value[0] if error.grpc_status_code else None,
+                "message": error.message,
+            }
+            refused = {"message": error.message, "tags": ["OperationError"], "operation": {"error": status}}
+            raise WorkflowError(refused) from error
 
     def _sleep_of(self, execution: Any) -> Any:
         pause = threading.Event()

@@ -29,7 +29,7 @@ from tests.handlers.schema_values import ANYTHING, TEXT, values
 ROOT = Path(__file__).parent.parent.parent
 PAGE, GATEWAY = ROOT / "docs" / "http-api.md", ROOT / "terraform" / "api_gateway.tf"
 # A second copy, as clients know the interface: parameters with bounds, status of success, statuses of errors.
-STATUS = ["queued", "preparing", "training", "exporting", "completed", "failed", "cancelled", "unknown"]
+STATUS = ["queued", "preparing", "training", "exporting", "paused", "completed", "failed", "cancelled", "unknown"]
 LARGEST = 9007199254740991
 ALWAYS = [403, 413, 500, 507]
 KEY = {"type": "string", "minLength": 1, "maxLength": 1024, "pattern": "^[!-~]([ -~]*[!-~])?$"}
@@ -52,6 +52,8 @@ INTERFACE: dict[tuple[str, str], tuple[dict[str, dict[str, Any]], int, list[int]
     ("GET", "/jobs/{job_id}/metrics"): ({"after": AFTER}, 200, [404, 409, 422]),
     ("GET", "/jobs/{job_id}/artifacts"): ({}, 200, [404, 409, 501]),
     ("POST", "/jobs/{job_id}/exports"): ({"Idempotency-Key": KEY}, 202, [404, 409, 422]),
+    ("POST", "/jobs/{job_id}/pause"): ({}, 202, [404, 409]),
+    ("POST", "/jobs/{job_id}/resume"): ({}, 202, [404, 409]),
     ("POST", "/jobs/{job_id}/cancel"): ({}, 202, [404, 409]),
     ("DELETE", "/jobs/{job_id}"): ({}, 200, [404, 409]),
     ("GET", "/health"): ({}, 200, []),
@@ -119,6 +121,8 @@ CONFLICTS = {
         "nothing_trained",
         "spec_unreadable",
     },
+    ("POST", "/jobs/{job_id}/pause"): {"job_is_over", "cannot_pause"},
+    ("POST", "/jobs/{job_id}/resume"): {"job_is_over", "job_not_paused"},
     ("POST", "/jobs/{job_id}/cancel"): {"job_is_over"},
     ("DELETE", "/jobs/{job_id}"): {"job_is_running", "job_has_children"},
 }
@@ -141,7 +145,8 @@ def test_the_description_of_a_409_names_the_possible_conflicts(document: dict[st
             if words in operation["responses"].get("409", {}).get("description", "")
         }
 
-    changing = {("POST", "/jobs/{job_id}/exports"), ("POST", "/jobs/{job_id}/cancel"), ("DELETE", "/jobs/{job_id}")}
+    posts = {("POST", f"/jobs/{{job_id}}/{what}") for what in ("exports", "pause", "resume", "cancel")}
+    changing = posts | {("DELETE", "/jobs/{job_id}")}
     reading = {("GET", f"/jobs/{{job_id}}/{what}") for what in ("status", "metrics", "artifacts")}
     assert mentioning("the request conflicts with the current state") == changing | {("POST", "/train")}
     assert mentioning("`record_unreadable`") == changing | reading

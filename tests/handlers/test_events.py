@@ -105,12 +105,18 @@ def test_control_answers_the_workflow(client_of: Any, services: Services, api: A
     assert admitted["steps"]["train"]["job"] == f"gemtune-train-{services.settings.machines[0]}"
     assert control.post("/claim", json=me | {"execution": "other"}).json == {"verdict": "quit"}
     assert control.post("/claim", json=me | {"job_id": "training_none"}).json == {"verdict": "quit"}
+    stop = {"verdict": "stop", "wait_seconds": 0, "plan": None}
+    ruling = control.post("/admit", json=me | {"step": "prepare"}).json
+    assert (ruling["verdict"], ruling["plan"]["job"]) == ("run", "gemtune-prepare")
+    assert control.post("/admit", json=me | {"step": "prepare", "execution": "other"}).json == stop
     ended = me | {"step": "prepare", "round": 1, "error": "boom"}
-    assert control.post("/step_ended", json=ended).json == {"verdict": "again", "wait_seconds": 10}
-    assert control.post("/step_ended", json=ended | {"execution": "other"}).json == {
-        "verdict": "stop",
-        "wait_seconds": 0,
-    }
+    assert control.post("/step_ended", json=ended).json == {"verdict": "again", "wait_seconds": 10, "plan": None}
+    assert control.post("/step_ended", json=ended | {"execution": "other"}).json == stop
+    no_quota = {"error": {"code": 8, "message": "no GPU"}, "name": "operations/x", "metadata": {}}
+    refused = ended | {"round": 2, "tags": ["OperationError"], "operation": no_quota}
+    assert control.post("/step_ended", json=refused).json == {"verdict": "again", "wait_seconds": 30, "plan": None}
+    shown = api.get(f"/jobs/{job_id}/status").json
+    assert (shown["waiting"]["reason"], shown["waiting"]["position"]) == ("quota", 0)
     malformed, unknown = control.post("/claim", json={"job_id": 3}), control.get("/claim")
     assert (malformed.status_code, malformed.json["error"]["code"]) == (400, "bad_call")
     assert "job_id" in malformed.json["error"]["message"]

@@ -48,7 +48,7 @@ def test_a_request_is_accepted_and_shown(api: Any) -> None:
     assert (event["seq"], event["type"]) == (1, "job_queued")
     assert api.get(f"/jobs/{job_id}/events?after=1").json == {"events": []}
     (row,) = api.get("/jobs").json["jobs"]
-    assert set(row) == {"job_id", "job_name", "status", "modality", "base_model_id", "created_at"}
+    assert set(row) == {"job_id", "job_name", "status", "modality", "base_model_id", "created_at", "waiting"}
 
 
 def test_a_refusal_lists_every_problem(api: Any) -> None:
@@ -95,13 +95,13 @@ def test_cancel_and_delete_depend_on_the_state_of_the_job(api: Any) -> None:
 
 def test_a_job_of_a_newer_version_can_be_shown_cancelled_and_deleted(api: Any, backend: World) -> None:
     job_id = submitted(api)
-    newer = {"status": "paused", "source": "openai", "priority": 3}
+    newer = {"status": "suspended", "source": "openai", "urgency": 3}
     fields = backend.record(job_id) | newer
     fields["steps"] |= {"judge": {"state": "waiting", "seconds": 3.5}}
     backend.write_record(job_id, fields)
     shown = api.get(f"/jobs/{job_id}/status").json
-    assert (shown["status"], shown["source"], shown["steps"]["judge"]["state"]) == ("paused", "openai", "waiting")
-    assert [job["status"] for job in api.get("/jobs").json["jobs"]] == ["paused"]
+    assert (shown["status"], shown["source"], shown["steps"]["judge"]["state"]) == ("suspended", "openai", "waiting")
+    assert [job["status"] for job in api.get("/jobs").json["jobs"]] == ["suspended"]
     assert api.post(f"/jobs/{job_id}/cancel").json["status"] == "cancelled"
     assert api.delete(f"/jobs/{job_id}").status_code == 200
 

@@ -29,6 +29,7 @@ TIMES = {"gemtune-control", "gemtune-sweep"}
 ACCEPTS = {"gemtune-api", "gemtune-dispatch", "gemtune-ingest"}
 SOME: Mapping[str, set[str]] = {
     "GEMTUNE_MACHINES": CHOOSES,
+    "GEMTUNE_AT_ONCE": {"gemtune-control"},
     "GEMTUNE_WITHOUT_GGUF": ACCEPTS,
     "GEMTUNE_WORKFLOW": {
         "gemtune-api",
@@ -57,7 +58,7 @@ NOT_DEPLOYED: Mapping[str, str] = {
     "GEMTUNE_LLAMA_CPP": "the image sets it",
     "GEMTUNE_CACHE": "the workstation's folder for files that are built once",
     "WANDB_MODE": "offline runs on the workstation",
-    "GEMTUNE_PARALLEL_TRAININGS": "the workstation's concurrency slots",
+    "GEMTUNE_PARALLEL_TRAININGS": "how many steps share a workstation",
     "GEMTUNE_WEBHOOKS_TO_LOOPBACK": "a receiver on the workstation",
     "WORKFLOWS_EMULATOR_HOST": "a stand-in",
     "CLOUD_RUN_EMULATOR_HOST": "a stand-in",

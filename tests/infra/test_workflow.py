@@ -82,12 +82,12 @@ def test_every_connector_exists_with_its_arguments(document: Any) -> None:
 def test_a_job_is_run_with_a_valid_request_of_the_api() -> None:
     """Parse it as a protobuf, which raises for unknown fields and wrong types."""
     sent: list[dict[str, Any]] = []
-    step = {"job": "gemtune-train-l4", "timeout_seconds": 3600, "done": False, "args": ["train", "--job-id", "j"]}
-    plan = dict.fromkeys(("prepare", "train", "export"), step)
+    plan = {"job": "gemtune-train-l4", "timeout_seconds": 3600, "args": ["train", "--job-id", "j"]}
+    verdicts = {"claim": "go", "admit": "run", "step_ended": "done"}
 
     def answer(args: Any) -> Any:
-        body = {"verdict": "done", "wait_seconds": 0} if args["url"].endswith("/step_ended") else {"verdict": "go"}
-        return {"code": 200, "headers": {}, "body": body | {"steps": plan}}
+        verdict = verdicts[args["url"].rpartition("/")[2]]
+        return {"code": 200, "headers": {}, "body": {"verdict": verdict, "wait_seconds": 0, "plan": plan}}
 
     calls = {"http.post": answer, "googleapis.run.v2.projects.locations.jobs.run": lambda args: sent.append(args) or {}}
     environment = {

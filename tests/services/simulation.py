@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from gemtune.admission.platform import PlatformError
 from gemtune.errors import JobIsOver, JobNotFound, Stale
 from gemtune.jobs.record import Claim, FencingToken
 from gemtune.jobs.status import Step
@@ -96,7 +97,7 @@ class Simulation:
         self.chance = random.Random(self.seed + 1)
         self.bus = Bus(self.luck)
         services = self.services = self.world.services
-        for use_case in ("submit", "dispatch", "control", "fan_out", "sweep", "cancel"):
+        for use_case in ("submit", "dispatch", "control", "fan_out", "sweep", "cancel", "_stop_executions"):
             services.__dict__.pop(use_case, None)
         services.settings = replace(services.settings, train_timeout_seconds=3600)
         services.__dict__["bus"], services.__dict__["launcher"] = self.bus, self
@@ -105,6 +106,7 @@ class Simulation:
         self.zombies: list[Run] = []
         self.hanging: list[tuple[float, Execution]] = []
         self.jobs: list[str] = []
+        self.asking: set[str] = set()  # executions that wait for a slot
 
     # The launcher.
 
@@ -134,6 +136,10 @@ class Simulation:
         if self.luck.bad(0.5):
             raise Outage("the step could not be stopped")
 
+    def stop_steps(self, cloud_run_job: str, job_id: str) -> None:
+        if self.luck.bad(0.5):
+            raise Outage("the steps could not be stopped")
+
     # The workflow: a claim, then each step until control says that it is done.
 
     def _workflow(self, job_id: str, claim: Claim) -> Generator[None, None, None]:
@@ -143,9 +149,20 @@ class Simulation:
             return
         for step in Step:
             round_number = 0
-            while not plan[step].done:
+            while True:
+                admission = yield from self._with_retries(lambda: control.admit(job_id, claim, step))  # noqa: B023
+                if admission.verdict == "wait":
+                    self.asking.add(claim.execution)
+                    yield
+                    continue
+                self.asking.discard(claim.execution)
+                if admission.verdict == "stop":
+                    return
+                if admission.verdict == "done":
+                    break
                 round_number += 1
-                error = yield from self._supervised(job_id, claim, step)
+                text = yield from self._supervised(job_id, claim, step)
+                error = None if text is None else PlatformError(text)
                 ended = lambda: control.step_ended(job_id, claim, step, round_number=round_number, error=error)  # noqa: B023, E731
                 ruling = yield from self._with_retries(ended)
                 if self.luck.bad(0.1):  # the report is repeated
@@ -254,9 +271,11 @@ class Simulation:
         for _ in range(40):
             while self.bus.requests:
                 self.deliver()
-            for execution in list(self.executions.values()):
-                while execution.name in self.executions:
+            while self.executions.keys() - self.asking:
+                for execution in list(self.executions.values()):
                     self._step(execution)
+            for execution in list(self.executions.values()):
+                self._step(execution)  # a slot may be free now
             while self.zombies:
                 self.proceed_zombie()
             self.wait(70 * 60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from gemtune.errors import JobWasDeleted, SecretNotFound
 from gemtune.jobs.record import Claim
 from gemtune.jobs.status import Step
 from gemtune.ports import ExecutionState
-from gemtune.services.control import Control
 from tests.fakes import World
 
 SECOND = timedelta(seconds=1)
@@ -185,7 +185,7 @@ def test_a_step_gets_two_minutes_less_than_the_timeout_of_the_platform(
 ) -> None:
     """Give it half of a timeout shorter than four minutes."""
     job_id = world.submit()
-    control = Control(world.services.store, world.clock, dict.fromkeys(Step, timeout), ["local"])
+    control = replace(world.services.control, timeouts=dict.fromkeys(Step, timeout))
     world.services.dispatch.launch(job_id)
     plan = control.claim(job_id, Claim(launch=1, execution="first"))
     assert plan is not None

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gemtune.admission.platform import PlatformError
 from gemtune.errors import JobIsOver, JobIsRunning, JobNotFound, StaleAttempt, StaleClaim
 from gemtune.jobs.record import Claim, Failure, FencingToken
 from gemtune.jobs.status import Step
@@ -35,7 +36,10 @@ class Running:
         return self.ruling(step, round_number, error).verdict
 
     def ruling(self, step: Step, round_number: int, error: str | None = None) -> Ruling:
-        return self.services.control.step_ended(self.job_id, self.claim, step, round_number=round_number, error=error)
+        platform_error = None if error is None else PlatformError(error)
+        return self.services.control.step_ended(
+            self.job_id, self.claim, step, round_number=round_number, error=platform_error
+        )
 
     def complete(self) -> None:
         for step in Step:

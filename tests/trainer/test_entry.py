@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gemtune.admission.platform import PlatformError
 from gemtune.jobs.status import Step
 from tests import rows
 from tests.trainer.conftest import Bench
@@ -100,7 +101,8 @@ def test_a_crash_is_recorded_with_its_cause_and_can_be_retried(
     assert run_trainer(ready, "prepare", code=code)[0] == exit_code
     step = ready.job.steps[Step.PREPARE]
     assert (step.state, step.cause) == ("stopped", cause)
-    ruling = ready.services.control.step_ended(ready.job_id, ready.claim, Step.PREPARE, round_number=1, error="code 70")
+    error = PlatformError("code 70")
+    ruling = ready.services.control.step_ended(ready.job_id, ready.claim, Step.PREPARE, round_number=1, error=error)
     assert ruling.verdict == "again"
     assert run_trainer(ready, "prepare")[0] == 0
 

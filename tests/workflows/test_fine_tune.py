@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from gemtune.local_server.workflow_engine.errors import WorkflowError, WorkflowFailed
 from gemtune.local_server.workflow_engine.interpreter import execute
 from gemtune.local_server.workflow_engine.syntax import load
+from gemtune.services.control import FOR_PLATFORM, FOR_SLOTS
 
 FILE = Path(__file__).parent.parent.parent / "workflows" / "fine_tune.yaml"
 ENVIRONMENT = {
@@ -20,7 +22,7 @@ ENVIRONMENT = {
     "GOOGLE_CLOUD_WORKFLOW_EXECUTION_ID": "exec-1",
 }
 PLAN = {
-    step: {"job": f"gemtune-{step}", "timeout_seconds": 60, "done": False, "args": [step, "--job-id", "j"]}
+    step: {"job": f"gemtune-{step}", "timeout_seconds": 60, "args": [step, "--job-id", "j"]}
     for step in ("prepare", "train", "export")
 }
 Verdicts = Mapping[str, list[str]]
@@ -29,12 +31,15 @@ Verdicts = Mapping[str, list[str]]
 class Script:
     """Scripted answers of control and behaviour of the Cloud Run jobs.
 
-    Records all calls. verdicts: answers of control by step.
+    Records all calls. verdicts: answers of control to the end of each step. admissions: its answers before a step, in
+    order; without any, the step may run.
     """
 
     def __init__(self, verdicts: Verdicts, *, claim: str = "go", run: Callable[[str], None] = lambda job: None):
         self.verdicts = {step: list(answers) for step, answers in verdicts.items()}
         self.claim, self.on_run, self.plan = claim, run, PLAN
+        self.admissions: dict[str, list[tuple[str, float]]] = {step: [] for step in PLAN}
+        self.endings: list[Mapping[str, Any]] = []
         self.ran: list[str] = []
         self.jobs: list[str] = []
         self.reports: list[tuple[str, int, bool]] = []
@@ -50,7 +55,12 @@ class Script:
         body = args["body"]
         assert (body["job_id"], body["launch"], body["execution"]) == ("j", 1, "exec-1")
         if args["url"] == "https://control.example/claim":
-            return {"code": 200, "body": {"verdict": self.claim, "steps": self.plan}}
+            return {"code": 200, "body": {"verdict": self.claim}}
+        if args["url"] == "https://control.example/admit":
+            verdict, seconds = (self.admissions[body["step"]] or [("run", 0.0)]).pop(0)
+            plan = self.plan[body["step"]] if verdict == "run" else None
+            return {"code": 200, "body": {"verdict": verdict, "wait_seconds": seconds, "plan": plan}}
+        self.endings.append(body)
         assert args["url"] == "https://control.example/step_ended"
         self.reports.append((body["step"], body["round"], body["error"] is not None))
         self.errors.append(body["error"])
@@ -103,22 +113,39 @@ def test_train_runs_on_the_machine_that_prepare_chose() -> None:
     assert script.jobs == ["gemtune-prepare", "gemtune-train-large", "gemtune-export"]
 
 
-def test_an_execution_that_loses_its_claim_during_prepare_stops() -> None:
+def test_a_step_that_is_not_admitted_any_more_ends_the_execution() -> None:
     script = Script(DONE)
-
-    def lose_claim(step: str) -> None:
-        script.claim = "quit"
-
-    script.on_run = lose_claim
+    script.admissions["train"] = [("stop", 0)]
     script.execute()
     assert script.ran == ["prepare"]
 
 
 def test_a_step_that_is_done_is_not_started() -> None:
     script = Script(DONE)
-    script.plan = PLAN | {step: PLAN[step] | {"done": True} for step in ("prepare", "train")}
+    script.admissions |= {step: [("done", 0)] for step in ("prepare", "train")}
     assert script.execute() == "done"
     assert script.ran == ["export"]
+
+
+def test_a_step_that_has_to_wait_asks_again_until_it_may_run() -> None:
+    script = Script(DONE)
+    script.admissions["train"] = [("wait", 10.0), ("wait", 12.5), ("run", 0)]
+    assert script.execute() == "done"
+    assert script.slept == [10, 12.5]
+    assert script.reports == [("prepare", 1, False), ("train", 1, False), ("export", 1, False)]
+
+
+def test_a_week_of_waiting_fits_into_one_execution() -> None:
+    """Google ends an execution after 100,000 steps, and so does the engine."""
+    script, waited = Script(DONE), 0.0
+    for intervals in (FOR_SLOTS, FOR_PLATFORM):
+        waited = 0.0
+        while waited < 7 * 86400:
+            script.admissions["train"].append(("wait", intervals.after(timedelta(seconds=waited))))
+            waited += script.admissions["train"][-1][1]
+    assert len(script.admissions["train"]) < 4000
+    script.admissions["train"].append(("run", 0))
+    assert script.execute() == "done"
 
 
 def test_a_step_is_repeated_as_often_as_control_says() -> None:
@@ -149,6 +176,32 @@ def test_an_error_of_the_platform_is_reported_to_control_which_decides(error: di
     assert script.execute() == "done"
     assert script.reports == [("prepare", 1, True), ("train", 1, True), ("export", 1, True)]
     assert script.errors == [error.get("message", json.dumps(error))] * 3
+    for body in script.endings:
+        assert (body["code"], body["tags"]) == (error.get("code"), error.get("tags"))
+
+
+def test_control_is_told_what_the_platform_says_of_the_operation() -> None:
+    operation = {"name": "operations/x", "error": {"code": 8, "message": "no GPU"}}
+
+    def fails(job: str) -> None:
+        raise WorkflowError({"message": "failed", "tags": ["OperationError"], "operation": operation})
+
+    script = Script(DONE | {"train": ["again", "done"]}, run=fails)
+    assert script.execute() == "done"
+    assert [body["operation"] for body in script.endings] == [operation] * 4
+
+
+def test_a_later_success_is_reported_without_the_earlier_error() -> None:
+    script = Script(DONE | {"prepare": ["again", "done"]})
+
+    def fails_once(job: str) -> None:
+        if len(script.ran) == 1:
+            raise WorkflowError({"message": "boom", "code": 503, "tags": ["HttpError"], "operation": {}})
+
+    script.on_run = fails_once
+    assert script.execute() == "done"
+    names = ("error", "code", "tags", "operation")
+    assert [[body[name] is None for name in names] for body in script.endings[:2]] == [[False] * 4, [True] * 4]
 
 
 @pytest.mark.parametrize(

@@ -21,16 +21,19 @@ class Heartbeat:
 
     As a context manager it runs while the step does. `lost` is set once the attempt may not write any more: a newer
     attempt or another claim has the job, or the job is over. If the main thread does not stop then, the process exits.
+    `pausing` is set while the job is to be paused.
     """
 
-    def __init__(self, beat: Callable[[], None]):
+    def __init__(self, beat: Callable[[], bool]):
         """Call `beat` every few seconds.
 
-        It raises Stale or JobNotFound once the attempt may not write any more; other errors are logged only.
+        It returns whether the job is to be paused. It raises Stale or JobNotFound once the attempt may not write any
+        more; other errors are logged only.
         """
         self._beat = beat
         self._ended = threading.Event()
         self.lost = threading.Event()
+        self.pausing = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Heartbeat:
@@ -44,7 +47,10 @@ class Heartbeat:
         """Beat until the context ends, or the attempt is superseded."""
         while not self._ended.wait(SECONDS):
             try:
-                self._beat()
+                if self._beat():
+                    self.pausing.set()
+                else:
+                    self.pausing.clear()
             except (Stale, JobNotFound) as error:
                 log.info("this attempt ends: %s", error)
                 self.lost.set()

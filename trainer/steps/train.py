@@ -218,8 +218,8 @@ class _Attempt:
     def _must_stop(self) -> bool:
         """Return whether to stop now, and note the cause.
 
-        The causes are SIGTERM, and a deadline that leaves no time for another train_step and a checkpoint, with a
-        factor of two to be safe.
+        The causes are SIGTERM, a pause, and a deadline that leaves no time for another train_step and a checkpoint,
+        with a factor of two to be safe.
         """
         now = self.context.clock.monotonic()
         if self.last_step_at is not None:
@@ -228,6 +228,8 @@ class _Attempt:
         needed = 2 * (self.longest_step + self.save_seconds)
         if self.context.should_stop():
             self.stop_cause = "sigterm"
+        elif self.context.should_pause():
+            self.stop_cause = "paused"
         elif self.context.deadline is not None and now + needed >= self.context.deadline:
             self.stop_cause = "out_of_time"
         return self.stop_cause is not None
@@ -267,7 +269,11 @@ def _restore_best(context: Context, trainer: JobTrainer, last_metrics: Evaluatio
 
 def _reporter(context: Context) -> Callable[[Progress], None]:
     """Return a function that writes progress and a heartbeat to the record."""
-    return lambda progress: context.advance.heartbeat(context.job.job_id, context.fence, progress)
+
+    def report(progress: Progress) -> None:
+        context.advance.heartbeat(context.job.job_id, context.fence, progress)
+
+    return report
 
 
 def _baseline(context: Context, trainer: JobTrainer) -> EvaluationMetrics:

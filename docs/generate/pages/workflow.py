@@ -33,7 +33,8 @@ def _lines(steps: list[dict[str, Any]]) -> Iterator[str]:
         yield f'    {name}["{_label(name, body)}"]'
         following = body.get("next") or (names[index + 1] if index + 1 < len(names) else None)
         for number, case in enumerate(body.get("switch", ())):
-            yield f'    {name} -- "{_plain(case["condition"])}" --> {name}_{number}(["{_plain(case["return"])}"])'
+            target = case.get("next") or f'{name}_{number}(["{_plain(case["return"])}"])'
+            yield f'    {name} -- "{_plain(case["condition"])}" --> {target}'
         if "return" in body:
             yield f'    {name} --> {name}_end(["{_plain(body["return"])}"])'
         elif following is not None:

@@ -170,6 +170,8 @@ class _Lines:
 def _bar_fields(job: dict[str, Any]) -> dict[str, Any]:
     """Return a job's progress bar fields; only training has a total."""
     progress = job["progress"] if job["status"] == "training" else None
+    if waiting := job.get("waiting"):  # an older service does not send it
+        return {"description": job["status"], "total": None, "completed": 0, "detail": format_waiting(waiting)}
     if progress is None:
         return {"description": job["status"], "total": None, "completed": 0, "detail": ""}
     counts = {"total": progress["total_steps"], "completed": progress["train_step"]}
@@ -232,6 +234,18 @@ def format_rows(rows: dict[str, Any]) -> str:
     if rows.get("files_not_read"):
         parts.append(f"files not read: {', '.join(rows['files_not_read'])}")
     return ", ".join(parts)
+
+
+def format_waiting(waiting: dict[str, Any]) -> str:
+    """Format what a job waits for as `waiting for l4, position 2`.
+
+    The reasons of the platform take the place of the position.
+    """
+    if waiting["reason"] == "starting":
+        return f"starting on {waiting['machine']}"
+    details = f"position {waiting['position']}" if waiting["reason"] == "slot" else f"platform: {waiting['reason']}"
+    start = "" if waiting.get("estimated_start") is None else f", starts about {waiting['estimated_start'][:16]}"
+    return f"waiting for {waiting['machine']}, {details}{start}"
 
 
 def format_progress(progress: dict[str, Any]) -> str:

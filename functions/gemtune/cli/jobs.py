@@ -1,4 +1,4 @@
-"""Commands for jobs: train, jobs, status, events, cancel, delete."""
+"""Commands for jobs: train, jobs, status, events, and what changes a job."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def jobs(connection: Connection, status: str | None, modality: str | None, limit
     if connection.print_if_json(response):
         return
     for job in response["jobs"]:
-        click.echo(f"{job['created_at'][:19]}  {job['status']:10}  {job['job_id']}  {job['job_name']}")
+        line = f"{job['created_at'][:19]}  {job['status']:10}  {job['job_id']}  {job['job_name']}"
+        waiting = job.get("waiting")  # an older service does not send it
+        click.echo(line if waiting is None else f"{line}  ({following.format_waiting(waiting)})")
     if response["next_page_token"] and not connection.quiet:
         click.echo("There are more jobs. Increase --limit or use a filter to see them.", err=True)
 
@@ -76,6 +78,29 @@ def events(connection: Connection, job: str, follow: bool) -> None:
 @click.command()
 @click.argument("job")
 @click.pass_obj
+def pause(connection: Connection, job: str) -> None:
+    """Pause a job at its next checkpoint; its machine is then free."""
+    job_id = connection.find_job(job)
+    response = connection.call("POST", f"/jobs/{job_id}/pause")
+    if not connection.print_if_json(response):
+        when = "" if response["status"] == "paused" else "; it pauses at its next checkpoint"
+        click.echo(f"Job {job_id} is {response['status']}{when}")
+
+
+@click.command()
+@click.argument("job")
+@click.pass_obj
+def resume(connection: Connection, job: str) -> None:
+    """Resume a paused job from its newest checkpoint."""
+    job_id = connection.find_job(job)
+    response = connection.call("POST", f"/jobs/{job_id}/resume")
+    if not connection.print_if_json(response):
+        click.echo(f"Job {job_id} is {response['status']}")
+
+
+@click.command()
+@click.argument("job")
+@click.pass_obj
 def cancel(connection: Connection, job: str) -> None:
     """Cancel a job; it cannot be resumed."""
     job_id = connection.find_job(job)
@@ -88,7 +113,7 @@ def cancel(connection: Connection, job: str) -> None:
 @click.argument("job")
 @click.pass_obj
 def delete(connection: Connection, job: str) -> None:
-    """Delete a job that is over, with all of its files."""
+    """Delete a job that is over or paused, with all of its files."""
     job_id = connection.find_job(job)
     response = connection.call("DELETE", f"/jobs/{job_id}")
     if not connection.print_if_json(response):
@@ -114,6 +139,12 @@ def _print_job(job: dict[str, Any]) -> None:
             click.echo(f"{name + ':':22}{job[name]}")
     if job.get("lineage"):  # an older service sends none
         click.echo(f"{'lineage:':22}{' <- '.join((job['job_id'], *job['lineage']))}")
+    if waiting := job.get("waiting"):  # an older service does not send it
+        click.echo(f"{'waiting:':22}{following.format_waiting(waiting)}, since {waiting['since'][:19]}")
+    if pause := job.get("pause"):
+        click.echo(
+            f"{'pause:':22}{pause['reason']}, since {pause['at'][:19]}; go on with: gemtune resume {job['job_id']}"
+        )
     for name, step in job["steps"].items():
         cause = f", {step['cause']}" if step["cause"] else ""
         duration = "" if step["state"] == "running" and not step["seconds"] else f", {step['seconds']:.1f} s"
@@ -138,4 +169,4 @@ def _print_job(job: dict[str, Any]) -> None:
             click.echo(f"{'':22}{as_commands(job['error_detail']['hint'])}")
 
 
-COMMANDS = {c.name: c for c in (train, jobs, status, events, cancel, delete)}
+COMMANDS = {c.name: c for c in (train, jobs, status, events, pause, resume, cancel, delete)}

@@ -76,8 +76,9 @@ ALTER TABLE step_executions DROP COLUMN started;
 ALTER TABLE step_executions ADD COLUMN job_id TEXT NOT NULL DEFAULT '';
 CREATE INDEX step_executions_by_arguments ON step_executions (arguments);
 """
+SHARED = "CREATE TABLE shared (name TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;"
 # SQL scripts by schema version: MIGRATIONS[n] brings a file from version n (`PRAGMA user_version`) to n + 1.
-MIGRATIONS = (SCHEMA, WEBHOOKS, LIFETIMES)
+MIGRATIONS = (SCHEMA, WEBHOOKS, LIFETIMES, SHARED)
 
 
 class CannotOpen(GemtuneError):

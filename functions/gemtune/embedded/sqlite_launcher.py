@@ -52,6 +52,13 @@ class SqliteLauncher:
             # In a thread, because the caller is handling a request and the child may use its whole grace period.
             threading.Thread(target=children.terminate, args=(process,), daemon=True).start()
 
+    def stop_steps(self, cloud_run_job: str, job_id: str) -> None:
+        """Terminate the child processes of a job's step."""
+        rows = self._database.read().execute("SELECT name FROM step_executions WHERE job_id = ?", (job_id,)).fetchall()
+        for row in rows:
+            if row["name"].startswith(f"{cloud_run_job}-"):
+                self.stop_step(row["name"])
+
     def version(self) -> tuple[int, int]:
         """Return a value that changes when there may be new executions."""
         return self._database.version()

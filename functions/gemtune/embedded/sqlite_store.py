@@ -95,11 +95,12 @@ class SqliteStore:
             self._write_events(connection, events)
         return after
 
-    def record_progress(self, job_id: str, fence: FencingToken, progress: Progress | None, at: datetime) -> None:
+    def record_progress(self, job_id: str, fence: FencingToken, progress: Progress | None, at: datetime) -> Job:
         """Store a heartbeat and the progress of the running attempt."""
         with self._database.write(durable=False) as connection:  # the next heartbeat makes up for a lost one
             job = steps.record_heartbeat(self._get(connection, job_id), fence, progress, at)
             self._save(connection, job)
+        return job
 
     def mark_published(self, job_id: str, seq: int) -> None:
         """Raise the number of the last published event to `seq`."""

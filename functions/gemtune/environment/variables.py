@@ -61,6 +61,13 @@ VARIABLES: Mapping[str, Variable] = {
     "GEMTUNE_PARALLEL_TRAININGS": Variable(
         "service", "how many train steps share a workstation at once", "parallel_trainings"
     ),
+    "GEMTUNE_AT_ONCE": Variable(
+        "service",
+        "how many steps may run at once on each kind of machine, as `l4=2,prepare=8`; the kinds are the machine types, "
+        "`prepare`, `export` and `export-rtx-pro-6000`; without an entry 1, and for prepare and export 4 (on a "
+        "workstation 2)",
+        "at_once",
+    ),
     "GEMTUNE_WEBHOOKS_TO_LOOPBACK": Variable(
         "service", "`yes` allows webhooks on this machine, over plain HTTP too", "webhooks_to_loopback"
     ),

@@ -51,6 +51,14 @@ ANSWERS: Mapping[str, ErrorCode] = {
         "The job is completed, failed or cancelled, which never changes.",
         "Submit a new job, or export its result with `POST /jobs/{job_id}/exports`.",
     ),
+    "cannot_pause": ErrorCode(
+        "The job exports its result, a step that is short and has no checkpoints.",
+        "Wait for its end, or cancel it with `POST /jobs/{job_id}/cancel`.",
+    ),
+    "job_not_paused": ErrorCode(
+        "The job is not paused, so it cannot be resumed.",
+        "See its status with `GET /jobs/{job_id}/status`.",
+    ),
     "job_is_running": ErrorCode(
         "A job that is not over cannot be deleted, nor exported again.",
         "Wait for its end, or cancel it with `POST /jobs/{job_id}/cancel`.",

@@ -23,6 +23,19 @@ def cancel_execution(location: str, execution: str, *, endpoint: str | None = No
         _client(endpoint).cancel_execution(name=name, timeout=TIMEOUT)
 
 
+def cancel_executions(location: str, job: str, job_id: str, *, endpoint: str | None = None) -> None:
+    """Cancel all executions of a Cloud Run job that run a step of this job.
+
+    They are recognized by their arguments, so one that has not begun yet is found too. `job` is the Cloud Run job's
+    name, `job_id` the id of our job.
+    """
+    with suppress(NotFound):
+        for execution in _client(endpoint).list_executions(parent=f"{location}/jobs/{job}", timeout=TIMEOUT):
+            arguments = [argument for container in execution.template.containers for argument in container.args]
+            if not execution.completion_time and job_id in arguments:
+                cancel_execution(location, execution.name.rpartition("/")[2], endpoint=endpoint)
+
+
 @lru_cache(maxsize=1)
 def _client(endpoint: str | None) -> run_v2.ExecutionsClient:
     """Return a client for Google's API, or for an emulator's URL."""

@@ -5,6 +5,8 @@
     idempotency_keys/{key_hash}           {job_id}
     tombstones/{job_id}                   {until, key_hash}
 
+firestore_shared.py has the documents that several jobs share.
+
 A Firestore trigger on new event documents runs `fan_out`. The composite indexes that the queries need are in
 firestore_indexes.json, from which Terraform creates them.
 """
@@ -13,14 +15,12 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
-from google.api_core.exceptions import Aborted, AlreadyExists, FailedPrecondition, NotFound
-from google.api_core.retry import Retry, if_exception_type
 from google.cloud import firestore
 from google.cloud.firestore_v1.base_query import FieldFilter
 
@@ -35,6 +35,7 @@ from gemtune.gcp.firestore_documents import (
     summary_of,
     token_after,
 )
+from gemtune.gcp.firestore_writes import CALL_SECONDS, retry_conflicts
 from gemtune.jobs import changes, steps
 from gemtune.jobs.events import Event
 from gemtune.jobs.page_tokens import decode_page_token
@@ -47,13 +48,8 @@ log = logging.getLogger(__name__)
 
 JOBS, EVENTS, KEYS, TOMBSTONES = "training_jobs", "events", "idempotency_keys", "tombstones"
 
-# Time limits in seconds: for one call, and for repeating a write that conflicts with other writers.
-CALL_SECONDS, CONFLICT_SECONDS = 20.0, 60.0
-
 # Number of write ids that a document keeps. Others may write between a call whose response was lost and its repetition.
 WRITE_IDS = 20
-
-Result = TypeVar("Result")
 
 
 class FirestoreStore:
@@ -93,7 +89,7 @@ class FirestoreStore:
             batch.commit(timeout=CALL_SECONDS)
             return CreateResult(job, is_new=True)
 
-        return _retry_conflicts(attempt)
+        return retry_conflicts(attempt)
 
     def find_by_key(self, key_hash: str) -> Job | None:
         """Return the job that an idempotency key's document names, or None."""
@@ -122,9 +118,9 @@ class FirestoreStore:
 
         return self._change(job_id, decide, salvage=salvage)
 
-    def record_progress(self, job_id: str, fence: FencingToken, progress: Progress | None, at: datetime) -> None:
+    def record_progress(self, job_id: str, fence: FencingToken, progress: Progress | None, at: datetime) -> Job:
         """Store a heartbeat and the progress of the running attempt."""
-        self._change(job_id, lambda job: (steps.record_heartbeat(job, fence, progress, at), ()))
+        return self._change(job_id, lambda job: (steps.record_heartbeat(job, fence, progress, at), ()))
 
     def mark_published(self, job_id: str, seq: int) -> None:
         """Record that the events up to `seq` are published."""
@@ -195,7 +191,7 @@ class FirestoreStore:
             batch.set(self._tombstone(job_id), {"until": tombstone_until, "key_hash": job.key_hash})
             batch.commit(timeout=CALL_SECONDS)
 
-        _retry_conflicts(attempt)
+        retry_conflicts(attempt)
 
     def was_deleted(self, job_id: str) -> bool:
         """Return whether there is a tombstone with this id."""
@@ -244,7 +240,7 @@ class FirestoreStore:
             batch.commit(timeout=CALL_SECONDS)
             return after
 
-        return _retry_conflicts(attempt)
+        return retry_conflicts(attempt)
 
     def _salvaged(self, snapshot: Snapshot) -> Job:
         """Return the job in a document, or its readable part."""
@@ -297,15 +293,6 @@ class FirestoreStore:
 
     def _tombstone(self, job_id: str) -> firestore.DocumentReference:
         return self._client.collection(TOMBSTONES).document(_segment(job_id))
-
-
-def _retry_conflicts(attempt: Callable[[], Result]) -> Result:
-    """Call `attempt` until no other writer interferes; return its result.
-
-    An attempt that raises one of these errors has written nothing, because a precondition did not hold.
-    """
-    conflicts = if_exception_type(Aborted, AlreadyExists, FailedPrecondition, NotFound)
-    return Retry(conflicts, initial=0.02, multiplier=1.5, maximum=1.0, timeout=CONFLICT_SECONDS)(attempt)()
 
 
 def _segment(name: str) -> str:

@@ -87,6 +87,12 @@ class WorkflowsLauncher:
 
         cancel_execution(self._location, execution, endpoint=self._settings.run_endpoint)
 
+    def stop_steps(self, cloud_run_job: str, job_id: str) -> None:
+        """Cancel the Cloud Run executions of a job's step."""
+        from gemtune.gcp.cloud_run import cancel_executions
+
+        cancel_executions(self._location, cloud_run_job, job_id, endpoint=self._settings.run_endpoint)
+
     def _list(self, job_id: str) -> Iterable[executions_v1.Execution]:
         """List a job's executions, newest first.
 

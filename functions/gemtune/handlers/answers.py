@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from gemtune import VERSION
 from gemtune.jobs.events import Event
+from gemtune.jobs.parts.holds import Pause, Waiting
 from gemtune.jobs.record import (
     Artifact,
     Attempt,
@@ -82,6 +83,11 @@ class JobStatus(BaseModel):
     base_model_id: str = Field(description="base model, as the request named it")
     processed_dataset_id: str = Field(description="dataset, as the request named it")
     machine: str | None = Field(description="machine type that trains; null until it is chosen")
+    priority: str = Field(description="place among the jobs that wait for a machine: `low`, `normal` or `high`")
+    waiting: Waiting | None = Field(description="the machine that the job waits for; null if it does not wait")
+    pause: Pause | None = Field(
+        description="the pause of a `paused` job, or the one that a running step has been asked for; otherwise null"
+    )
     cost_usd: float | None = Field(
         description="estimated cost in USD by list prices, once the job is over; null on a workstation, and if a price "
         "is not known"
@@ -110,6 +116,7 @@ class JobStatus(BaseModel):
     def of(cls, job: Job) -> JobStatus:
         """Return what a job's record shows to its user."""
         converted = {
+            "waiting": job.waiting or _start_of(job),
             # Known once the job is over. What the steps cost on a workstation is not known.
             "cost_usd": cost.of_job(job) if job.is_over and job.machine != LOCAL else None,
             "error": None if job.error is None else job.error.message,
@@ -117,6 +124,15 @@ class JobStatus(BaseModel):
             "steps": {name: StepStatus.of(step) for name, step in job.steps.items()},
         }
         return cls(**converted, **{name: getattr(job, name) for name in cls.model_fields if name not in converted})
+
+
+def _start_of(job: Job) -> Waiting | None:
+    """Return the wait of a job whose step has its machine but did not begin."""
+    admission = job.admission
+    record = None if admission is None else job.steps.get(admission.step)
+    if admission is None or record is None or record.attempt > admission.attempt:
+        return None
+    return Waiting(machine=admission.machine, reason="starting", position=0, since=admission.at)
 
 
 class JobEvents(BaseModel):

@@ -61,6 +61,16 @@ def cancel(services: Services, *, job_id: str) -> answers.JobStatus:
     return answers.JobStatus.of(services.cancel(job_id))
 
 
+def pause(services: Services, *, job_id: str) -> answers.JobStatus:
+    """Pause a job."""
+    return answers.JobStatus.of(services.pause(job_id))
+
+
+def resume(services: Services, *, job_id: str) -> answers.JobStatus:
+    """Resume a paused job."""
+    return answers.JobStatus.of(services.resume(job_id))
+
+
 def delete(services: Services, *, job_id: str) -> answers.Deleted:
     """Delete a job."""
     services.delete(job_id)

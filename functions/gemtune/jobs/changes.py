@@ -12,7 +12,7 @@ from typing import Any
 from gemtune.errors import IllegalMove, JobIsOver, JobIsRunning, NothingTrained
 from gemtune.jobs.events import Event
 from gemtune.jobs.record import ATTEMPTS_KEPT, Attempt, Failure, Job, StepRecord, StepState
-from gemtune.jobs.status import FINAL, Status, Step, moves_from
+from gemtune.jobs.status import DONE_BEFORE, FINAL, Status, Step, moves_from
 
 # The job after a change, and the events to store with it in the same transaction.
 Changed = tuple[Job, Sequence[Event]]
@@ -49,25 +49,27 @@ def steps_of_export(parent: Job) -> Mapping[Step, StepRecord]:
     return {**inherited, Step.EXPORT: StepRecord()}
 
 
-def change_status(job: Job, to: Status, *, at: datetime, **details: Any) -> Changed:
+def change_status(job: Job, to: Status, *, at: datetime, event_type: str | None = None, **details: Any) -> Changed:
     """Move the job to another status, with the event `job_<status>`.
 
-    Sets `started_at` with the first status that is not final, and `finished_at` with a final one. details: further
-    facts for the event. Raises IllegalMove when the table of moves does not allow it.
+    Sets `started_at` with the first status in which a step runs, and `finished_at` with a final one.
+    event_type: another type for the event. details: further facts for it. Raises IllegalMove when the table of moves
+    does not allow it.
     """
-    # Only a job whose training is done already, by its parent, may go straight to its export.
-    untrained = (job.status, to) == (Status.QUEUED, Status.EXPORTING) and not job.has_trained
-    if untrained or to not in moves_from(job.status):
+    needed = DONE_BEFORE.get(to) if job.status == Status.QUEUED else None
+    if to not in moves_from(job.status) or (needed is not None and job.steps[needed].state != "done"):
         raise IllegalMove(job.job_id, job.status, to)
     over, at = to in FINAL, _not_before(job, at)
+    runs = to not in {*FINAL, Status.QUEUED, Status.PAUSED}
     job = job.model_copy(
         update={
             "status": to,
-            "started_at": job.started_at or (None if over else at),
+            "started_at": job.started_at or (at if runs else None),
             "finished_at": at if over else None,
+            **({"waiting": None, "admission": None, "pause": None} if over else {}),
         }
     )
-    return with_event(job, f"job_{to}", at, **details)
+    return with_event(job, event_type or f"job_{to}", at, **details)
 
 
 def fail_job(job: Job, failure: Failure, *, at: datetime, ran: float | None = None) -> Changed:

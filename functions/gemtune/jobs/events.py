@@ -42,6 +42,26 @@ EVENT_TYPES: Mapping[str, EventType] = {
     "train_done": EventType("The adapter or model is stored, and the metrics are recorded."),
     "job_exporting": EventType("The first attempt of export began."),
     "export_restarted": EventType("Another attempt of export began.", _ATTEMPT),
+    "job_waiting": EventType(
+        "The next step waits for a machine.",
+        {
+            "machine": "kind of machine",
+            "reason": "`slot`, `quota`, `capacity`, `pending` or `maintenance`, as in `waiting` of the status",
+            "position": "place in the queue; 0 if only the platform is waited for",
+        },
+    ),
+    "job_admitted": EventType(
+        "The wait is over: the step begins on its machine.",
+        {"machine": "kind of machine", "waited_seconds": "how long the job waited"},
+    ),
+    "job_paused": EventType(
+        "The job is paused, and holds no machine.",
+        {
+            "reason": "`request` or `prepare`, as in `pause` of the status",
+            "checkpoint": "train_step of the checkpoint that it resumes from; 0: from the beginning",
+        },
+    ),
+    "job_resumed": EventType("A user resumed the job; it is queued again."),
     "job_completed": EventType(
         "The job is completed, and its files are stored.", {"adapter_path": "URI of the result's folder"}
     ),

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from gemtune.errors import StaleClaim
 from gemtune.jobs.changes import Changed, fail_job, with_event
 from gemtune.jobs.record import Claim, Failure, Job, Launch
-from gemtune.jobs.status import UNFINISHED
+from gemtune.jobs.status import LAUNCHABLE, UNFINISHED
 
 # Largest number of launches that `sweep` starts for a job after the first one.
 RELAUNCHES = 3
@@ -27,7 +27,7 @@ def take_launch(job: Job, *, at: datetime, lease: timedelta) -> Changed:
     """
     current = job.launch
     leased = is_leased(current, at=at, lease=lease)
-    if job.status not in UNFINISHED or leased or current.execution is not None or job.claim is not None:
+    if job.status not in LAUNCHABLE or leased or current.execution is not None or job.claim is not None:
         return job, ()
     lease_until = at + lease * 2**current.unclaimed
     launch = Launch(number=current.number + 1, lease_until=lease_until, unclaimed=current.unclaimed)
@@ -99,7 +99,8 @@ def relaunch(job: Job, *, at: datetime, lease_until: datetime, cause: str) -> Ch
     The lost execution's claim is removed. The new execution resumes the job's steps.
     """
     launch = Launch(number=job.launch.number + 1, lease_until=lease_until)
-    job = job.model_copy(update={"claim": None, "launch": launch, "relaunches": job.relaunches + 1})
+    relaunches = job.relaunches + (1 if job.waiting is None else 0)  # a job may wait longer than an execution lasts
+    job = job.model_copy(update={"claim": None, "launch": launch, "relaunches": relaunches})
     return with_event(job, "job_relaunched", at, launch=job.launch.number, cause=cause)
 
 
@@ -107,11 +108,11 @@ def claim_launch(job: Job, claim: Claim) -> Changed:
     """Give the job to an execution of the current launch.
 
     An execution may claim its job twice, because it retries a call whose response was lost. Raises StaleClaim if the
-    job is over, has a newer launch, or belongs to another execution.
+    job is over or paused, has a newer launch, or belongs to another execution.
     """
     already_claimed = claim.is_same(job.claim)
     is_free = already_claimed or job.claim is None
-    if job.status not in UNFINISHED or claim.launch != job.launch.number or not is_free:
+    if job.status not in LAUNCHABLE or claim.launch != job.launch.number or not is_free:
         raise StaleClaim(f"launch {claim.launch} of job {job.job_id!r} is not the one that may run it")
     if already_claimed:
         return job, ()

@@ -12,6 +12,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from gemtune.jobs.parts.base import Record
+from gemtune.jobs.parts.holds import Admission, Pause, Priority, Waiting
 from gemtune.jobs.sources import OpenSource
 from gemtune.jobs.status import STEPS, OpenStatus, OpenStep, Step, is_final
 
@@ -20,21 +22,11 @@ from gemtune.jobs.status import STEPS, OpenStatus, OpenStep, Step, is_final
 ATTEMPTS_KEPT = 200
 
 
-class Record(BaseModel):
-    """Frozen part of a job's record, which keeps fields it does not know.
-
-    Fields that a newer version added are read, and written again with the others.
-    """
-
-    # An attribute may have another name than the stored field: then the field is read and written by its alias.
-    model_config = ConfigDict(frozen=True, extra="allow", validate_by_name=True, serialize_by_alias=True)
-
-
 class Launch(Record):
     """The n-th workflow execution that was started for a job.
 
     No other launch starts before `lease_until`. If `execution` is known, none starts before it has ended either: it may
-    be waiting for a concurrency slot, or for a response from control.
+    be waiting for a machine, or for a response from control.
     unclaimed: how many launches in a row before this one ended without claiming the job.
     """
 
@@ -310,6 +302,8 @@ class Job(Record):
     secret_names: Mapping[str, str] = {}  # role ("hf_token") -> name in the secret store
     source: OpenSource
     owner: str
+    priority: Priority | str = "normal"
+    pause_after: str | None = None  # step after which the job pauses; None once it has
     idempotency_key: str | None = None
     request_hash: str
     relaunches: int = 0
@@ -319,6 +313,10 @@ class Job(Record):
     finished_at: datetime | None = None
     launch: Launch = Field(default_factory=Launch)
     claim: Claim | None = None
+    admission: Admission | None = None  # of the step that runs, or that is about to
+    waiting: Waiting | None = None
+    pause: Pause | None = None
+    secrets_renewed_at: datetime | None = None  # None: not since the job was created
     steps: Mapping[OpenStep, StepRecord] = Field(default_factory=_pending_steps)
     progress: Progress | None = None
     metrics: Metrics | None = None
@@ -417,3 +415,4 @@ class JobSummary(BaseModel):
     modality: str = Field(description="`text` or `vision`")
     base_model_id: str = Field(description="base model, as the request named it")
     created_at: datetime = Field(description="when the job was accepted")
+    waiting: Waiting | None = Field(None, description="the machine that the job waits for; null if it does not wait")

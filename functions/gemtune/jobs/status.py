@@ -17,6 +17,7 @@ class Status(StrEnum):
     PREPARING = "preparing"
     TRAINING = "training"
     EXPORTING = "exporting"
+    PAUSED = "paused"
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -26,10 +27,11 @@ class Status(StrEnum):
 
 # The meaning of each status for a job's user.
 MEANINGS: Mapping[Status, str] = {
-    Status.QUEUED: "Accepted and stored; it waits for an execution, a machine or a concurrency slot.",
+    Status.QUEUED: "Accepted and stored, or resumed; `waiting` says which machine it waits for.",
     Status.PREPARING: "Rows are checked and tokenized, the base model is copied, the machine is chosen. No GPU yet.",
     Status.TRAINING: "The model is evaluated, trained with checkpoints, and evaluated again.",
     Status.EXPORTING: "The result is converted, loaded again and compared with the trained model, and uploaded.",
+    Status.PAUSED: "Nothing runs, and no machine is held; `pause` says why. It goes on from its newest checkpoint.",
     Status.COMPLETED: "The files are listed in `artifacts`, and the certificate shows that they behave as trained.",
     Status.FAILED: "It will not be tried again; `error` says why, and `error_detail` has the code and what to do.",
     Status.CANCELLED: "A user ended it. What was recorded until then stays until the job is deleted.",
@@ -43,17 +45,24 @@ OpenStatus = Annotated[Status | str, Field(union_mode="left_to_right")]
 
 # The only table of moves. A status that is not a key here is final.
 MOVES: Mapping[Status, frozenset[Status]] = {
-    # Straight to exporting go only jobs that export again what another job trained: their train step is done already.
-    Status.QUEUED: frozenset({Status.PREPARING, Status.EXPORTING, Status.FAILED, Status.CANCELLED}),
-    Status.PREPARING: frozenset({Status.TRAINING, Status.FAILED, Status.CANCELLED}),
-    Status.TRAINING: frozenset({Status.EXPORTING, Status.FAILED, Status.CANCELLED}),
+    # Straight to training or exporting go only jobs whose earlier steps are done: those that were paused, and those
+    # that export again what another job trained.
+    Status.QUEUED: frozenset(
+        {Status.PREPARING, Status.TRAINING, Status.EXPORTING, Status.PAUSED, Status.FAILED, Status.CANCELLED}
+    ),
+    Status.PREPARING: frozenset({Status.TRAINING, Status.PAUSED, Status.FAILED, Status.CANCELLED}),
+    Status.TRAINING: frozenset({Status.EXPORTING, Status.PAUSED, Status.FAILED, Status.CANCELLED}),
     Status.EXPORTING: frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED}),
+    Status.PAUSED: frozenset({Status.QUEUED, Status.FAILED, Status.CANCELLED}),
     # This version does not know what a newer one meant to do with the job, so only its user may end it.
     Status.UNKNOWN: frozenset({Status.CANCELLED}),
 }
 
 FINAL = frozenset(Status) - frozenset(MOVES)
 UNFINISHED = frozenset(MOVES) - {Status.UNKNOWN}
+# Statuses of jobs that an execution may run.
+LAUNCHABLE = UNFINISHED - {Status.PAUSED}
+PAUSABLE = frozenset(status for status, following in MOVES.items() if Status.PAUSED in following)
 
 
 def moves_from(status: Status | str) -> frozenset[Status]:
@@ -86,6 +95,10 @@ STATUS_OF: Mapping[Step, Status] = {
     Step.TRAIN: Status.TRAINING,
     Step.EXPORT: Status.EXPORTING,
 }
+
+
+# Steps that are done before a job may go from `queued` straight to a status.
+DONE_BEFORE: Mapping[Status, Step] = {Status.TRAINING: Step.PREPARE, Status.EXPORTING: Step.TRAIN}
 
 
 # All steps, in the order in which they run.

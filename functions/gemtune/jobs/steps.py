@@ -12,7 +12,6 @@ from typing import Any
 
 from gemtune.errors import StaleAttempt
 from gemtune.jobs.changes import Changed, change_status, end_attempt, fail_job, with_event, with_step
-from gemtune.jobs.events import Event
 from gemtune.jobs.launches import check_claim
 from gemtune.jobs.record import NO_RESULT, Artifact, Claim, Failure, FencingToken, Job, Progress, StepRecord, StepResult
 from gemtune.jobs.status import STATUS_OF, Status, Step
@@ -39,15 +38,17 @@ def check_fencing_token(job: Job, fence: FencingToken) -> None:
 def begin_attempt(job: Job, step: Step, claim: Claim, *, execution: str, at: datetime) -> Changed:
     """Begin the next attempt of a step, and move the job to the step's status.
 
-    A step that is done stays as it is. Attempts after the first add the event `<step>_restarted`. Raises StaleClaim.
+    A step that is done stays as it is. A job that waited gets the event `job_admitted`, and attempts after the first
+    add `<step>_restarted`. Raises StaleClaim.
     """
     check_claim(job, claim)
     before = _end_silent_attempt(job.steps[step])
     if before.state == "done":
         return job, ()
-    events: Sequence[Event] = ()
+    job, events = _end_wait(job, at)
     if job.status is not STATUS_OF[step]:
-        job, events = change_status(job, STATUS_OF[step], at=at)
+        job, more = change_status(job, STATUS_OF[step], at=at)
+        events = (*events, *more)
     begun = before.model_copy(
         update={
             "state": "running",
@@ -176,6 +177,15 @@ def assess_execution(job: Job, step: Step, *, round_number: int, cause: str | No
         hint="see the log of its last execution; if memory ran out, lower batch_size or max_seq_length",
     )
     return fail_job(job, failure, at=at)
+
+
+def _end_wait(job: Job, at: datetime) -> Changed:
+    """End the job's wait for a machine, if it waits for one."""
+    if job.waiting is None:
+        return job, ()
+    seconds = round(max(0.0, (at - job.waiting.since).total_seconds()))
+    job, events = with_event(job, "job_admitted", at, machine=job.waiting.machine, waited_seconds=seconds)
+    return job.model_copy(update={"waiting": None}), events
 
 
 def _end_silent_attempt(step: StepRecord) -> StepRecord:

@@ -13,11 +13,10 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from gemtune.embedded.database import Database
-from gemtune.local_server.concurrency_slots import ConcurrencySlots
 from gemtune.local_server.workflow_engine.errors import WorkflowError
 from gemtune.process import children
 from gemtune.settings import Settings
@@ -30,14 +29,14 @@ POLL_SECONDS = 0.1
 class CloudRunJobs:
     """Local version of the workflow connector that runs Cloud Run jobs.
 
-    The connector is `googleapis.run.v2.projects.locations.jobs.run`. `parallel` is the maximum number of concurrent
-    executions per job name. Further executions wait in the order in which they came.
+    The connector is `googleapis.run.v2.projects.locations.jobs.run`. `names` are those of the jobs. How many executions
+    run at once is for control to decide.
     """
 
-    def __init__(self, database: Database, settings: Settings, *, parallel: Mapping[str, int]):
+    def __init__(self, database: Database, settings: Settings, *, names: Collection[str]):
         self._database = database
         self._settings = settings
-        self._slots = {job: ConcurrencySlots(count) for job, count in parallel.items()}
+        self._names = frozenset(names)
         self._stopping = threading.Event()
 
     def run(self, args: Mapping[str, Any], *, check: Callable[[], None]) -> dict[str, Any]:
@@ -52,16 +51,14 @@ class CloudRunJobs:
         overrides = args["body"]["overrides"]
         arguments = list(overrides["containerOverrides"][0]["args"])
         seconds = float(overrides["timeout"].removesuffix("s"))
-        if job not in self._slots:
+        if job not in self._names:
             raise WorkflowError({"message": f"there is no job {job!r}", "code": 404, "tags": ["HttpError"]})
         running = self._find_running(arguments)
         if running is not None:  # the server was restarted, and the child went on
             log.info("adopting %s", running.name)
-            with self._slots[job].occupy():
-                return self._wait(running, seconds, check)
-        with self._slots[job].acquire(check):
-            check()
-            return self._wait(self._start(job, arguments), seconds, check)
+            return self._wait(running, seconds, check)
+        check()
+        return self._wait(self._start(job, arguments), seconds, check)
 
     def forget_ended(self) -> None:
         """Delete the rows of children that ended while no server was running."""

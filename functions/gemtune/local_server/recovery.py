@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from gemtune.bootstrap import Services
 from gemtune.embedded.sqlite_bus import SqliteBus
+from gemtune.jobs.status import Status
 
 
 def recover(services: Services, bus: SqliteBus) -> None:
@@ -16,6 +17,8 @@ def recover(services: Services, bus: SqliteBus) -> None:
     """
     bus.release_leases()
     for job in services.store.unfinished():
+        if job.status is Status.PAUSED:
+            continue
         if job.launch.number == 0:  # the server died between storing the job and publishing its message
             services.submit.publish(job)
         elif job.claim is None:  # the server may have died between recording the launch and starting its execution

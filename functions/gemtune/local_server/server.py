@@ -86,12 +86,8 @@ class Server:
         url = f"http://{self._events.effective_host}:{self._events.effective_port}"
         self._functions = FunctionClient(url, token=token, timeout_seconds=SWEEP_TIMEOUT_SECONDS)
         launcher = SqliteLauncher(app.database, clock=app.clock)
-        parallel = {
-            "gemtune-prepare": 2,
-            f"gemtune-train-{LOCAL}": app.settings.parallel_trainings,
-            "gemtune-export": 2,
-        }
-        self._jobs = CloudRunJobs(app.database, app.settings, parallel=parallel)
+        names = ("gemtune-prepare", f"gemtune-train-{LOCAL}", "gemtune-export")
+        self._jobs = CloudRunJobs(app.database, app.settings, names=names)
         self.runner = WorkflowRunner(launcher, self._jobs, WORKFLOW, control_url=f"{url}/control", token=token)
         self._bus = SqliteBus(app.database, clock=app.clock)
         self._delivery = Delivery(self._bus, base_url=url, token=token)

@@ -16,6 +16,7 @@ from gemtune.datasets.row_options import FormatName, ReadOptions, SameRole
 from gemtune.datasets.trained_turns import TrainOn
 from gemtune.errors import SpecUnreadable
 from gemtune.jobs.ids import JOB_ID
+from gemtune.jobs.parts.holds import Priority
 from gemtune.jobs.secret_names import REFERENCE, USER_PREFIX
 from gemtune.methods import Method, Modality
 from gemtune.request.contract import Contract, Loc
@@ -259,6 +260,14 @@ class Spec(Contract):
     export_config: ExportConfig = Field(ExportConfig(), description="how and where to store what was trained")
     wandb_config: WandbProject | None = Field(None, description="show the training at W&B; absent: do not")
     notify: Notify | None = Field(None, description="receiver of the job's events; absent: none")
+    priority: Priority = Field(
+        "normal",
+        description="place in the queue for a machine: with `high` a job counts as accepted a day earlier than it was, "
+        "with `low` a day later",
+    )
+    pause_after: Literal["prepare"] | None = Field(
+        None, description="step after which the job pauses, to be resumed or cancelled; absent: it does not pause"
+    )
 
     @property
     def export(self) -> Export:
@@ -345,14 +354,15 @@ class ExportRequest(Contract):
         "token",
     )
     notify: Notify | None = Field(None, description="receiver of the job's events; absent: none")
+    priority: Priority = Field("normal", description="place in the queue for a machine, as in a request to train")
 
     def as_train_request(self, trained: Spec) -> TrainRequest:
         """Return a training request with the training of another job.
 
-        trained: spec of that job. Its receiver of events and its W&B project are left out.
+        trained: spec of that job. Its receiver of events, its W&B project and its pause are left out.
         """
         own_fields = self.model_dump(mode="json", exclude_none=True)
-        inherited = trained.model_dump(mode="json") | {"notify": None, "wandb_config": None}
+        inherited = trained.model_dump(mode="json") | {"notify": None, "wandb_config": None, "pause_after": None}
         return TrainRequest.model_validate_json(json.dumps(inherited | own_fields))
 
 

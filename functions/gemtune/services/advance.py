@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from gemtune.admission import pauses
 from gemtune.errors import SecretNotFound
-from gemtune.jobs import changes, steps
+from gemtune.jobs import changes, launches, steps
 from gemtune.jobs.record import NO_RESULT, Artifact, Claim, Failure, FencingToken, Job, Progress, StepResult
 from gemtune.jobs.secret_names import SECRET_TTL, job_secrets
-from gemtune.jobs.status import Step
+from gemtune.jobs.status import Status, Step
 from gemtune.ports import Clock, JobStore, Secrets
 
 
@@ -30,12 +31,20 @@ class Advance:
     def begin(self, job_id: str, step: Step, claim: Claim, *, execution: str) -> tuple[Job, FencingToken] | None:
         """Begin the next attempt of a step.
 
-        Returns the job and the fencing token for the attempt's writes, or None if the step is done already.
+        Returns the job and the fencing token for the attempt's writes, or None if there is nothing to run: the step is
+        done already, or the job is paused instead.
         Raises JobNotFound, and StaleClaim when the job is over or claimed by another execution.
         """
         now, began = self.clock.now(), self.clock.monotonic()
-        job = self.store.update(job_id, lambda job: steps.begin_attempt(job, step, claim, execution=execution, at=now))
-        if job.steps[step].state == "done":
+
+        def change(job: Job) -> changes.Changed:
+            launches.check_claim(job, claim)
+            if job.pause is not None:
+                return pauses.settle_lost(job, at=now)
+            return steps.begin_attempt(job, step, claim, execution=execution, at=now)
+
+        job = self.store.update(job_id, change)
+        if job.steps[step].state == "done" or job.status is Status.PAUSED:
             return None
         for name in job_secrets(job):
             with suppress(SecretNotFound):  # the step that needs it reports a better error
@@ -51,9 +60,12 @@ class Advance:
         name = job.secret_names.get(role) or self.service_secrets.get(role)
         return None if name is None else self.secrets.read(name)
 
-    def heartbeat(self, job_id: str, fence: FencingToken, progress: Progress | None = None) -> None:
-        """Record that the attempt is alive, and its progress if it has any."""
-        self.store.record_progress(job_id, fence, progress, self.clock.now())
+    def heartbeat(self, job_id: str, fence: FencingToken, progress: Progress | None = None) -> bool:
+        """Record that the attempt is alive, and its progress if it has any.
+
+        Returns whether the job is to be paused: the attempt then stops at its next checkpoint.
+        """
+        return self.store.record_progress(job_id, fence, progress, self.clock.now()).pause is not None
 
     def record_checkpoint(self, job_id: str, fence: FencingToken, *, train_step: int) -> None:
         """Record the newest complete checkpoint in the export bucket."""
@@ -74,10 +86,16 @@ class Advance:
     def stop(self, job_id: str, fence: FencingToken, *, cause: str) -> None:
         """End the attempt early, at a checkpoint or after a crash.
 
-        The step may be retried.
+        The step may be retried. If a pause was asked for, it begins now.
         """
         now, ran = self.clock.now(), self._seconds_since_begin(fence)
-        self.store.update(job_id, lambda job: steps.stop_attempt(job, fence, cause=cause, at=now, ran=ran))
+
+        def change(job: Job) -> changes.Changed:
+            stopped, events = steps.stop_attempt(job, fence, cause=cause, at=now, ran=ran)
+            paused, more = pauses.settle(stopped, at=now)
+            return paused, (*events, *more)
+
+        self.store.update(job_id, change)
 
     def fail(self, job_id: str, fence: FencingToken, failure: Failure) -> None:
         """Fail the job for good."""
@@ -90,9 +108,19 @@ class Advance:
         self.store.update(job_id, change)
 
     def finish(self, job_id: str, fence: FencingToken, result: StepResult = NO_RESULT) -> None:
-        """Finish the step. The end of the export completes the job."""
+        """Finish the step. The end of the export completes the job.
+
+        The job is paused if its request says so, or if a pause was asked for.
+        """
         now, ran = self.clock.now(), self._seconds_since_begin(fence)
-        self.store.update(job_id, lambda job: steps.finish_step(job, fence, result, at=now, ran=ran))
+
+        def change(job: Job) -> changes.Changed:
+            finished, events = steps.finish_step(job, fence, result, at=now, ran=ran)
+            paused, more = pauses.pause_after(finished, fence.step, at=now)
+            paused, last = pauses.settle(paused, at=now)
+            return paused, (*events, *more, *last)
+
+        self.store.update(job_id, change)
 
     def _seconds_since_begin(self, fence: FencingToken) -> float | None:
         """Return the seconds since the attempt began; None if unknown.

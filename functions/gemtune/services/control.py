@@ -5,17 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal
 
+from gemtune.admission import pauses, platform, waits
+from gemtune.admission.platform import PlatformError
 from gemtune.errors import JobNotFound, StaleClaim
 from gemtune.jobs import changes, launches, steps
 from gemtune.jobs.record import Claim, Job
-from gemtune.jobs.status import STEPS, Status, Step
-from gemtune.ports import Clock, JobStore, StepJob
+from gemtune.jobs.status import LAUNCHABLE, STEPS, Status, Step
+from gemtune.ports import Clock, JobStore, Launcher, StepJob
+from gemtune.services.machine_slots import MachineSlots
 
 log = logging.getLogger(__name__)
 
-Verdict = Literal["done", "again", "stop"]
+Verdict = Literal["run", "wait", "done", "again", "stop"]
 
 # Seconds to wait after the first and the second crash in a row, so that an outage may pass.
 CRASH_WAITS = (10, 60)
@@ -25,14 +29,38 @@ MARGIN_SECONDS = 120
 
 
 @dataclass(frozen=True, slots=True)
-class Ruling:
-    """Decision about an execution that ended.
+class Intervals:
+    """Seconds after which a waiting job asks again: at least, and at most.
 
-    verdict: `done`: go to the next step. `again`: run this step again after wait_seconds. `stop`: end the workflow.
+    In between it is a share of the time that it has waited, which bounds the number of steps of the workflow: a week
+    takes about 2,100 questions of 10 to 300 seconds. A machine is then idle for a short part of the wait only.
+    """
+
+    least: float
+    most: float
+
+    def after(self, waited: timedelta) -> float:
+        """Return the seconds until the next question."""
+        return round(min(self.most, max(self.least, waited.total_seconds() / 20)), 1)
+
+
+# The workflow engine of a workstation does not bound its steps.
+FOR_SLOTS, FOR_SLOTS_ON_WORKSTATION = Intervals(10, 300), Intervals(0.5, 5)
+# The platform is asked less often, since each question is an execution.
+FOR_PLATFORM = Intervals(30, 600)
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """Answer to the workflow.
+
+    verdict: `run`: run the step as `plan` says. `wait`: ask again after wait_seconds. `done`: go to the next step.
+    `again`: this step is not done; ask again after wait_seconds. `stop`: end the workflow.
     """
 
     verdict: Verdict
-    wait_seconds: int = 0
+    wait_seconds: float = 0
+    plan: StepJob | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +71,12 @@ class Control:
     """
 
     store: JobStore
+    slots: MachineSlots
+    launcher: Launcher
     clock: Clock
     timeouts: Mapping[Step, int]
     machines: Sequence[str]
+    intervals: Intervals = FOR_SLOTS
 
     def claim(self, job_id: str, claim: Claim) -> dict[Step, StepJob] | None:
         """Claim a job for an execution.
@@ -59,33 +90,117 @@ class Control:
             return None
         return {step: self._step_job(job, claim, step) for step in STEPS}
 
-    def step_ended(self, job_id: str, claim: Claim, step: Step, *, round_number: int, error: str | None) -> Ruling:
+    def admit(self, job_id: str, claim: Claim, step: Step) -> Ruling:
+        """Decide whether a step may run now: it needs a slot of its machine."""
+        try:
+            job = self._settled(job_id, claim)
+            plan = self._step_job(job, claim, step)
+            if plan.done:
+                self._return_slot(job, claim, step)
+                return Ruling("done")
+            if job.claim is None:
+                return Ruling("stop")  # it is paused
+            return self._admit(job, claim, step, plan)
+        except (StaleClaim, JobNotFound) as error:
+            log.info("execution %s stops before %s: %s", claim.execution, step, error)
+            return Ruling("stop")
+
+    def _settled(self, job_id: str, claim: Claim) -> Job:
+        """Return the job, paused if that was asked for.
+
+        Raises StaleClaim, JobNotFound.
+        """
+        now = self.clock.now()
+
+        def change(job: Job) -> changes.Changed:
+            launches.check_claim(job, claim)
+            return pauses.settle(job, at=now)
+
+        return self.store.update(job_id, change)
+
+    def _admit(self, job: Job, claim: Claim, step: Step, plan: StepJob) -> Ruling:
+        """Give the job a slot, or tell it to wait.
+
+        Raises StaleClaim, JobNotFound.
+        """
+        now = self.clock.now()
+        position = self.slots.ask(job, plan.machine, launch=claim.launch)
+
+        def change(job: Job) -> changes.Changed:
+            if position:
+                return waits.wait_for_slot(job, claim, machine=plan.machine, position=position, at=now)
+            return waits.admit(job, claim, step, machine=plan.machine, cloud_run_job=plan.job, at=now)
+
+        try:
+            job = self.store.update(job.job_id, change)
+        except (StaleClaim, JobNotFound):
+            self.slots.leave(job.job_id, plan.machine, launch=claim.launch)
+            raise
+        if not position:
+            return Ruling("run", plan=plan)
+        assert job.waiting is not None
+        return Ruling("wait", self.intervals.after(now - job.waiting.since))
+
+    def step_ended(
+        self, job_id: str, claim: Claim, step: Step, *, round_number: int, error: PlatformError | None
+    ) -> Ruling:
         """Decide what follows after an execution of a step has ended.
 
         Usually its record says how it ended.
         round_number: which of the workflow's tries it was. error: what the platform reports, used where the record says
         nothing.
         """
-        now = self.clock.now()
+        now, reasons = self.clock.now(), list[str | None]()
 
         def assess(job: Job) -> changes.Changed:
+            reasons[:] = [None]
             if job.is_over:
                 return job, ()
             launches.check_claim(job, claim)
             if job.steps[step].state == "done":
                 return job, ()
-            return steps.assess_execution(job, step, round_number=round_number, cause=error, at=now)
+            if job.pause is not None:
+                return pauses.settle_lost(job, at=now)
+            reasons[:] = [platform.waiting_reason(error, has_begun=waits.has_begun(job, step))]
+            if (reason := reasons[0]) is not None:
+                return waits.wait_for_platform(job, step, reason=reason, at=now)
+            cause = None if error is None else error.message
+            return steps.assess_execution(job, step, round_number=round_number, cause=cause, at=now)
 
         try:
             job = self.store.update(job_id, assess)
         except (StaleClaim, JobNotFound):
+            self._return_slot_of_stale(job_id, claim)
             return Ruling("stop")
-        if job.is_over and job.status is not Status.COMPLETED:
+        if reasons[0] == "pending" and job.admission is not None:
+            self.launcher.stop_steps(job.admission.cloud_run_job, job_id)
+        ruling = self._ruling(job, step, waits_for_platform=reasons[0] is not None)
+        if ruling.verdict != "again":
+            self._return_slot(job, claim, step)
+        return ruling
+
+    def _ruling(self, job: Job, step: Step, *, waits_for_platform: bool) -> Ruling:
+        """Return the verdict on a step that has ended."""
+        if job.status not in {*LAUNCHABLE, Status.COMPLETED}:
             return Ruling("stop")
         if job.steps[step].state == "done":
             return Ruling("done")
+        if waits_for_platform and job.waiting is not None:
+            return Ruling("again", FOR_PLATFORM.after(self.clock.now() - job.waiting.since))
         crashes = job.steps[step].fruitless
         return Ruling("again", CRASH_WAITS[min(crashes, len(CRASH_WAITS)) - 1] if crashes else 0)
+
+    def _return_slot(self, job: Job, claim: Claim, step: Step) -> None:
+        """Take back the slot of a step that has ended."""
+        self.slots.leave(job.job_id, self._step_job(job, claim, step).machine, launch=claim.launch)
+
+    def _return_slot_of_stale(self, job_id: str, claim: Claim) -> None:
+        """Take back the slot that an execution without a claim still holds.
+
+        Its step has ended. It is a launch's own slot, so that of a newer launch stays.
+        """
+        for machine in self.slots.held_by(job_id, claim.launch):
+            self.slots.leave(job_id, machine, launch=claim.launch)
 
     def _step_job(self, job: Job, claim: Claim, step: Step) -> StepJob:
         """Return the Cloud Run job that runs a step, with its arguments."""
@@ -93,9 +208,11 @@ class Control:
         seconds = max(timeout - MARGIN_SECONDS, timeout // 2)
         args = (step.value, "--job-id", job.job_id, "--launch", str(claim.launch), "--execution", claim.execution)
         done = job.steps[step].state == "done"
-        name = f"gemtune-{step}"
-        if step is Step.TRAIN:  # before prepare has chosen a machine any will do: the workflow claims again after it
-            name = f"{name}-{job.machine or self.machines[0]}"
+        name, machine = f"gemtune-{step}", step.value
+        if step is Step.TRAIN:  # before prepare has chosen a machine any will do: the workflow asks again after it
+            machine = job.machine or self.machines[0]
+            name = f"{name}-{machine}"
         if step is Step.EXPORT and job.export_machine is not None:
-            name = f"{name}-{job.export_machine}"
-        return StepJob(name, timeout, done, (*args, "--seconds", str(seconds)))
+            machine = f"{machine}-{job.export_machine}"
+            name = f"gemtune-{machine}"
+        return StepJob(name, machine, timeout, done, (*args, "--seconds", str(seconds)))

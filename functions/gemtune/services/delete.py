@@ -1,4 +1,4 @@
-"""Deletion of a job that is over, with everything it left.
+"""Deletion of a job that is over or paused, with everything it left.
 
 A tombstone remains for a while, so that late messages cannot create the job again.
 """
@@ -10,6 +10,7 @@ from datetime import timedelta
 
 from gemtune.errors import JobHasChildren, JobIsRunning, VersionConflict
 from gemtune.jobs.secret_names import job_secrets
+from gemtune.jobs.status import Status
 from gemtune.ports import Buckets, Clock, JobStore, Secrets
 
 # Lifetime of a tombstone.
@@ -34,7 +35,7 @@ class Delete:
         """
         while True:
             job = self.store.salvage(job_id)
-            if not job.is_over:
+            if not job.is_over and job.status != Status.PAUSED:
                 raise JobIsRunning(job_id, job.status)
             if children := self.store.children_in_need(job_id):
                 exporting = [child.job_id for child in children if child.only_exports]

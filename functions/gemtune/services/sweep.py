@@ -7,21 +7,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
-from gemtune.errors import JobNotFound, JobWasDeleted, RecordUnreadable, Stale, VersionConflict
+from gemtune.admission import pauses
+from gemtune.errors import JobNotFound, JobWasDeleted, RecordUnreadable, SecretNotFound, Stale, VersionConflict
 from gemtune.jobs import changes, launches
 from gemtune.jobs.launches import RELAUNCHES
 from gemtune.jobs.record import Failure, Job
-from gemtune.jobs.secret_names import OWN_PREFIX, job_of_secret
-from gemtune.jobs.status import Step
+from gemtune.jobs.secret_names import OWN_PREFIX, SECRET_TTL, job_of_secret, job_secrets
+from gemtune.jobs.status import Status, Step
 from gemtune.ports import Buckets, Clock, ExecutionState, JobStore, Launcher, Secrets
 from gemtune.services.acceptance.submit import Submit
 from gemtune.services.delete import TOMBSTONE
 from gemtune.services.dispatch import LEASE, Dispatch
 from gemtune.services.fan_out import FanOut
+from gemtune.services.machine_slots import MachineSlots
+from gemtune.services.stop_executions import StopExecutions
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +33,8 @@ log = logging.getLogger(__name__)
 PUBLISH_GRACE = timedelta(minutes=1)
 # Secrets, specs and incomplete objects younger than this may belong to a request that is being accepted.
 ORPHAN_AGE = timedelta(hours=1)
+# A job's secrets are renewed this long after the last time, many times before they expire.
+SECRET_RENEWAL = timedelta(days=1)
 # Specs older than this were checked by many earlier sweeps.
 SPEC_WINDOW = timedelta(days=1)
 # Time after a job's deletion in which its last execution may still write files; sweeps remove them.
@@ -49,6 +55,8 @@ class Sweep:
     submit: Submit
     dispatch: Dispatch
     fan_out: FanOut
+    slots: MachineSlots
+    stop: StopExecutions
     clock: Clock
     timeouts: Mapping[Step, int]
 
@@ -62,6 +70,7 @@ class Sweep:
             self._guarded(job.job_id, partial(self._repair, job, now))
         for job_id in self.store.unpublished():
             self._guarded(job_id, partial(self.fan_out, job_id))
+        self._guarded("slots", self.slots.sweep)
         self._guarded("secrets", partial(self._remove_orphaned_secrets, now))
         self._guarded("specs", partial(self._remove_orphaned_specs, now))
         self._guarded("tombstones", partial(self._remove_late_writes, now))
@@ -81,11 +90,25 @@ class Sweep:
             log.exception("the sweep could not repair %s; the next one tries again", subject)
 
     def _repair(self, job: Job, now: datetime) -> None:
-        """Relaunch an unfinished job that no execution runs."""
+        """Relaunch an unfinished job that no execution runs.
+
+        The secrets of a job that waits or is paused for long are renewed.
+        """
+        if now - (job.secrets_renewed_at or job.created_at) > SECRET_RENEWAL and job_secrets(job):
+            self._renew_secrets(job, now)
+        if job.status is Status.PAUSED:
+            return
         if job.claim is None:
             self._repair_unclaimed(job, now)
         elif (cause := self._why_lost(job, now)) is not None:
             self._relaunch(job, cause, now)
+
+    def _renew_secrets(self, job: Job, now: datetime) -> None:
+        """Let the job's secrets live on."""
+        for name in job_secrets(job):
+            with suppress(SecretNotFound):  # the step that needs it reports a better error
+                self.secrets.renew(name, ttl=SECRET_TTL)
+        self.store.update(job.job_id, lambda job: (job.model_copy(update={"secrets_renewed_at": now}), ()))
 
     def _repair_unclaimed(self, job: Job, now: datetime) -> None:
         """Launch a job that no execution has claimed in time.
@@ -128,9 +151,15 @@ class Sweep:
     def _relaunch(self, job: Job, cause: str, now: datetime) -> None:
         """Replace the job's launch by a new one, which resumes its steps.
 
-        Fails the job if it has been relaunched RELAUNCHES times.
+        Fails the job if it has been relaunched RELAUNCHES times. That does not count while it waits for a machine, and
+        a job that is about to pause is paused instead.
         """
-        if job.relaunches >= RELAUNCHES:
+        if job.pause is not None:
+            paused = self.store.update(job.job_id, lambda job: pauses.settle_lost(job, at=now), version=job.version)
+            if paused.status is Status.PAUSED:
+                self.stop(job)
+                return
+        if job.relaunches >= RELAUNCHES and job.waiting is None:
             message = f"its workflow execution was lost {RELAUNCHES + 1} times, the last time because of {cause}"
             failure = Failure(
                 code="execution_lost", message=message, hint="see the log of the workflow, then submit again"
@@ -140,21 +169,8 @@ class Sweep:
         change = partial(launches.relaunch, at=now, lease_until=now + LEASE, cause=cause)
         relaunched = self.store.update(job.job_id, change, version=job.version)
         log.warning("job %s is launched again: %s", job.job_id, cause)  # a metric counts stuck jobs by this line
-        self._stop(job)
+        self.stop(job)
         self.dispatch.start(job.job_id, relaunched.launch.number)
-
-    def _stop(self, job: Job) -> None:
-        """Stop a lost execution and its step, which may still be running.
-
-        Their writes are refused, but they would cost money.
-        """
-        try:
-            if (step := job.running_step) is not None and (execution := job.steps[step].execution) is not None:
-                self.launcher.stop_step(execution)
-            if job.claim is not None:
-                self.launcher.stop(job.claim.execution)
-        except Exception:
-            log.exception("a lost execution of job %s could not be stopped", job.job_id)
 
     def _remove_orphaned_secrets(self, now: datetime) -> None:
         """Remove secrets of jobs that are over or do not exist."""

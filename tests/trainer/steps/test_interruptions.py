@@ -18,9 +18,11 @@ from typing import Any
 import pytest
 import torch
 
+from gemtune.admission.platform import PlatformError
 from gemtune.clock import SystemClock
 from gemtune.embedded.folder_objects import FolderObjects
 from gemtune.handlers.loss_history import loss_history
+from gemtune.jobs.record import Claim
 from gemtune.jobs.status import Step
 from tests.trainer.conftest import Bench
 from tests.trainer.steps.test_train import adapter, after_steps
@@ -39,9 +41,12 @@ TRAINING = {
     "eval_steps": 4,
 }
 
-# Runs in the trainer's process before the trainer; kills it, or lets its time run out, at the n-th train_step.
+# Runs in the trainer's process before the trainer; kills it, pauses its job, or lets its time run out, at the n-th
+# train_step.
 INTERRUPTING = """
-import os, signal, sys
+import os, signal, sys, time
+import trainer.process.heartbeat as heartbeat
+heartbeat.SECONDS = 0.05
 from gemtune.bootstrap import services
 from gemtune.clock import SystemClock
 import trainer.steps.train as train
@@ -56,7 +61,11 @@ def hooked(attempt):
     calls.append(1)
     if len(calls) == {after}:
         if {kill}: os.kill(os.getpid(), signal.SIGKILL)
-        late = 3600.0
+        if {pause}:
+            services().pause(attempt.context.job.job_id)
+            while not attempt.context.should_pause(): time.sleep(0.01)
+        else:
+            late = 3600.0
     return must_stop(attempt)
 train._Attempt._must_stop = hooked
 from trainer.__main__ import main
@@ -79,24 +88,44 @@ def same_training(first: Bench, second: Bench) -> bool:
     )
 
 
-def run_train_step(bench: Bench, *, after: int = 0, kill: bool = False) -> int:
+def run_train_step(bench: Bench, *, after: int = 0, kill: bool = False, pause: bool = False) -> int:
     """Run the train step as the platform does, and report its end to control.
 
     Returns the exit code.
     """
-    arguments = ["train", "--job-id", bench.job_id, "--launch", "1", "--execution", "e", "--seconds", "1000"]
+    launch = str(bench.claim.launch)
+    arguments = ["train", "--job-id", bench.job_id, "--launch", launch, "--execution", "e", "--seconds", "1000"]
     completed = subprocess.run(
-        [sys.executable, "-c", INTERRUPTING.format(after=after, kill=kill), *arguments],
+        [sys.executable, "-c", INTERRUPTING.format(after=after, kill=kill, pause=pause), *arguments],
         check=False,
         timeout=240,
         capture_output=True,
         env=os.environ | {"GEMTUNE_HOME": str(bench.services.settings.home)},
     )
     number = bench.job.steps[Step.TRAIN].attempt
-    error = None if completed.returncode == 0 else f"code {completed.returncode}"
+    error = None if completed.returncode == 0 else PlatformError(f"code {completed.returncode}")
     ruling = bench.services.control.step_ended(bench.job_id, bench.claim, Step.TRAIN, round_number=number, error=error)
-    assert ruling.verdict == ("done" if bench.job.steps[Step.TRAIN].state == "done" else "again"), completed.stderr
+    done = bench.job.steps[Step.TRAIN].state == "done"
+    assert ruling.verdict == ("stop" if pause else "done" if done else "again"), completed.stderr
     return completed.returncode
+
+
+def test_a_paused_training_gives_the_same_result_as_an_uninterrupted_one(bench_of: Callable[..., Bench]) -> None:
+    uninterrupted, paused = bench_of(**TRAINING).to(Step.TRAIN), bench_of(**TRAINING).to(Step.PREPARE)
+    for after, checkpoint in ((5, 5), (4, 9)):
+        assert run_train_step(paused, after=after, pause=True) == 0
+        job = paused.job
+        assert (job.status, job.steps[Step.TRAIN].checkpoint, job.steps[Step.TRAIN].cause) == (
+            "paused",
+            checkpoint,
+            "paused",
+        )
+        paused.services.resume(paused.job_id)
+        paused.services.dispatch.launch(paused.job_id)
+        paused.claim = Claim(launch=paused.job.launch.number, execution="e")
+        assert paused.services.control.claim(paused.job_id, paused.claim) is not None
+    assert run_train_step(paused) == 0
+    assert same_training(uninterrupted, paused)
 
 
 def test_three_timeouts_and_a_kill_train_the_same_as_an_uninterrupted_run(bench_of: Callable[..., Bench]) -> None:

@@ -151,7 +151,7 @@ def test_migrating_a_file_of_an_older_version_keeps_its_data(tmp_path: Path) -> 
     assert rows("SELECT due_at, set_at, attempts FROM deliveries") == [(9.0, 0.0, 3)]
     assert rows("SELECT execution FROM executions") == [("of-a",)]
     assert rows("SELECT name, pid, job_id FROM step_executions") == [("running", 7, "")]
-    assert rows("PRAGMA user_version") == [(3,)]
+    assert rows("PRAGMA user_version") == [(4,)]
 
 
 def test_only_a_write_that_is_not_durable_skips_the_sync(tmp_path: Path) -> None:

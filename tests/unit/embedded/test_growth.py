@@ -73,7 +73,7 @@ def test_every_row_is_deleted_eventually(world: World) -> None:
 
 
 def test_dead_steps_of_a_job_that_is_never_deleted_are_forgotten(world: World) -> None:
-    jobs = CloudRunJobs(world.services.database, world.services.settings, parallel={})
+    jobs = CloudRunJobs(world.services.database, world.services.settings, names=())
     started_before(world, "killed-with-its-server", None)
     jobs.forget_ended()
     assert filled_tables(world) == set()

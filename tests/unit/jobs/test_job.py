@@ -67,15 +67,16 @@ def running(step: Step = Step.PREPARE) -> tuple[Job, FencingToken]:
 
 # A second copy of the table of moves. y: allowed; t: allowed if the job has trained; .: not allowed.
 TABLE = """
-from \\ to     queued preparing training exporting completed failed cancelled unknown
-queued        .      y         .        t         .         y      y         .
-preparing     .      .         y        .         .         y      y         .
-training      .      .         .        y         .         y      y         .
-exporting     .      .         .        .         y         y      y         .
-completed     .      .         .        .         .         .      .         .
-failed        .      .         .        .         .         .      .         .
-cancelled     .      .         .        .         .         .      .         .
-unknown       .      .         .        .         .         .      y         .
+from \\ to     queued preparing training exporting paused completed failed cancelled unknown
+queued        .      y         t        t         y      .         y      y         .
+preparing     .      .         y        .         y      .         y      y         .
+training      .      .         .        y         y      .         y      y         .
+exporting     .      .         .        .         .      y         y      y         .
+paused        y      .         .        .         .      .         y      y         .
+completed     .      .         .        .         .      .         .      .         .
+failed        .      .         .        .         .      .         .      .         .
+cancelled     .      .         .        .         .      .         .      .         .
+unknown       .      .         .        .         .      .         .      y         .
 """
 _, _, _, *COLUMNS = TABLE.splitlines()[1].split()
 PAIRS = {
@@ -105,7 +106,7 @@ def test_exactly_the_moves_of_the_table_are_possible(origin: str, to: str, has_t
 
 @pytest.mark.parametrize("to", list(Status))
 def test_a_status_of_a_newer_version_can_only_be_cancelled(to: Status) -> None:
-    job = new(status="paused")
+    job = new(status="suspended")
     if to is Status.CANCELLED:
         assert changes.change_status(job, to, at=NOW)[0].status == "cancelled"
     else:
@@ -122,6 +123,7 @@ def test_a_status_of_a_newer_version_can_only_be_cancelled(to: Status) -> None:
         ("exporting", False),
         ("unknown", False),
         ("paused", False),
+        ("suspended", False),
         ("completed", True),
         ("failed", True),
         ("cancelled", True),
@@ -130,9 +132,9 @@ def test_a_status_of_a_newer_version_can_only_be_cancelled(to: Status) -> None:
 def test_a_job_is_over_by_its_status_or_if_that_is_unknown_by_its_end(job_status: str, is_over: bool) -> None:
     assert new(status=job_status).is_over is is_over
     ended = new(status=job_status, finished_at=NOW)
-    assert ended.is_over is (is_over or job_status in ("unknown", "paused"))
+    assert ended.is_over is (is_over or job_status in ("unknown", "suspended"))
     assert {str(each) for each in status.FINAL} == {"completed", "failed", "cancelled"}
-    assert {str(each) for each in status.UNFINISHED} == {"queued", "preparing", "training", "exporting"}
+    assert {str(each) for each in status.UNFINISHED} == {"queued", "preparing", "training", "exporting", "paused"}
 
 
 def test_a_job_begins_with_its_first_event() -> None:

@@ -87,6 +87,8 @@ REQUEST: Mapping[str, Any] = {
     "wandb_config": [None, {}, {"project": "boats", "api_key": "a fake key"}],
     "notify": [None, {}, {"webhook_url": "https://example.com/hook"}],
     "hf_token": [None, "hf_fakefakefake", "secret:gemtune-user-mine"],
+    "priority": ["normal", "high", "low"],
+    "pause_after": [None, "prepare"],
 }
 
 

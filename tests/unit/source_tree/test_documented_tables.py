@@ -31,10 +31,12 @@ def test_every_status_has_a_meaning() -> None:
 
 def event_types_written() -> Iterator[str]:
     """Yield the event types in strings of the code that changes jobs."""
-    for path in (ROOT / "functions/gemtune/jobs").glob("*.py"):
+    folders = (ROOT / "functions/gemtune" / name for name in ("jobs", "admission"))
+    for path in [path for folder in folders for path in folder.glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
-                arguments = [*node.args, *(keyword.value for keyword in node.keywords if keyword.arg == "type")]
+                named = [keyword.value for keyword in node.keywords if keyword.arg in ("type", "event_type")]
+                arguments = [*node.args, *named]
                 texts = [argument.value for argument in arguments if isinstance(argument, ast.Constant)]
                 yield from (text for text in texts if isinstance(text, str) and re.fullmatch("(job|step)_[a-z]+", text))
 
@@ -42,8 +44,9 @@ def event_types_written() -> Iterator[str]:
 def test_every_event_type_has_a_meaning() -> None:
     moves = {f"job_{status}" for status in Status if status is not Status.UNKNOWN}
     steps = {f"{step}_restarted" for step in Step} | {f"{step}_done" for step in (Step.PREPARE, Step.TRAIN)}
-    assert set(events.EVENT_TYPES) == moves | steps | {"job_relaunched", "unknown"}
-    assert {"job_queued", "job_relaunched"} <= set(event_types_written()) <= set(events.EVENT_TYPES)
+    others = {"job_relaunched", "job_waiting", "job_admitted", "job_resumed"}
+    assert set(events.EVENT_TYPES) == moves | steps | others | {"unknown"}
+    assert {"job_queued", *others} <= set(event_types_written()) <= set(events.EVENT_TYPES)
 
 
 class Recording(Mapping[str, str]):

@@ -37,6 +37,7 @@ ALLOWED: Mapping[tuple[str, str], str] = {
     ("functions/gemtune/process/parent_death.py", "int"): PROCESS,
     ("functions/gemtune/request/parsing.py", "model_validate_json"): "the reader has checked it",
     ("functions/gemtune/request/spec.py", "model_validate_json"): OURS,
+    ("functions/gemtune/services/machine_slots.py", "model_validate_json"): OURS,
     ("functions/gemtune/services/notify.py", "json.loads"): OURS,
     ("functions/gemtune/webhooks/destinations.py", "int"): "a number already",
     ("functions/gemtune/webhooks/signing.py", "int"): "a number already",

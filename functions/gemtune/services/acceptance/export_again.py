@@ -65,6 +65,7 @@ class ExportAgain:
             lineage=parent.lineage,
             base_model_folder=parent.base_model_folder,
             steps=steps,
+            priority=spec.priority,
             metrics=parent.metrics,
             rows=parent.rows,
             machine=parent.machine,

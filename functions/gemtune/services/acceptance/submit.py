@@ -101,6 +101,8 @@ class Submit:
                 request.secrets(),
                 submission,
                 request_hash=request_hash(sent.spec()),
+                priority=spec.priority,
+                pause_after=spec.pause_after,
                 machine=placement.machine(spec, facts),
                 export_machine=placement.export_machine(spec, facts),
                 **continuation.record,

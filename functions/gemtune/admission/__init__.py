@@ -1,0 +1,1 @@
+"""Admission of jobs to machines: slots, waits and pauses. Pure."""

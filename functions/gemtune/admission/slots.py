@@ -1,0 +1,144 @@
+"""Slots of one kind of machine, and the queue for them.
+
+All functions are pure: the time is an argument.
+
+A job holds a slot from before the execution of its step is created until the step has ended. Its entry is leased by its
+own record: `sweep` removes the entry of a job whose record shows that no step runs or is about to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from pydantic import BaseModel, ConfigDict
+
+# A job counts as accepted so much later than it was. It is therefore overtaken only by jobs that were accepted within
+# this time, and none waits for ever.
+LATER: Mapping[str, timedelta] = {"high": timedelta(days=-1), "normal": timedelta(), "low": timedelta(days=1)}
+# Time that a step has to end after it was told to: ten seconds until SIGKILL, and some more.
+LINGER = timedelta(seconds=15)
+# An entry of the queue is written again after this time, which shows that its workflow still asks.
+ASKED_AGAIN = timedelta(minutes=1)
+
+
+class _Entry(BaseModel):
+    """Entry of a table; fields of newer versions are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class Holder(_Entry):
+    """Job that holds a slot.
+
+    launch: launch whose execution runs the step. free_at: set when the job has given up the slot while its step may
+    still be ending; the slot is then free from this time on.
+    """
+
+    job_id: str
+    launch: int
+    since: datetime
+    free_at: datetime | None = None
+
+
+class Waiter(_Entry):
+    """Job that waits for a slot."""
+
+    job_id: str
+    priority: str
+    accepted_at: datetime
+    since: datetime
+    asked_at: datetime
+
+    @property
+    def place(self) -> tuple[datetime, str]:
+        """Return the key by which the queue is sorted."""
+        return self.accepted_at + LATER.get(self.priority, timedelta()), self.job_id
+
+
+class SlotTable(_Entry):
+    """Holders of the slots of one kind of machine, and who waits for one."""
+
+    holders: tuple[Holder, ...] = ()
+    waiting: tuple[Waiter, ...] = ()
+
+    def holder(self, job_id: str) -> Holder | None:
+        """Return the entry of a job that holds a slot, or None."""
+        return next((holder for holder in self.holders if holder.job_id == job_id), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Applicant:
+    """Job that asks for a slot, under one of its launches."""
+
+    job_id: str
+    launch: int
+    accepted_at: datetime
+    priority: str
+
+
+def ask(table: SlotTable, applicant: Applicant, *, capacity: int, at: datetime) -> tuple[SlotTable, int]:
+    """Give the job a slot if it is its turn, or else a place in the queue.
+
+    Returns the changed table, and the job's position: 0 if it has a slot, 1 if it is the next to get one. A job that
+    has a slot already keeps it.
+    """
+    holders = tuple(holder for holder in table.holders if not _is_free(holder, at))
+    mine = Holder(job_id=applicant.job_id, launch=applicant.launch, since=at)
+    others = tuple(holder for holder in holders if holder.job_id != applicant.job_id)
+    queue = tuple(waiter for waiter in table.waiting if waiter.job_id != applicant.job_id)
+    if len(others) < len(holders):
+        return _with(table, (*others, mine), queue), 0
+    waiter = _waiter(table, applicant, at)
+    free = max(0, capacity - len(holders))
+    ahead = sum(other.place < waiter.place for other in queue)
+    if ahead < free:
+        return _with(table, (*holders, mine), queue), 0
+    waiting = tuple(sorted((*queue, waiter), key=lambda each: each.place))
+    return _with(table, holders, waiting), ahead - free + 1
+
+
+def leave(table: SlotTable, job_id: str, *, launch: int | None, at: datetime, lingers: bool) -> SlotTable:
+    """Remove a job from the holders and from the queue.
+
+    launch: only if this launch holds the slot; None: whichever does. lingers: whether the step may still be running, so
+    that its slot stays taken for LINGER. Returns the same table if nothing changes.
+    """
+    holder = table.holder(job_id)
+    queue = tuple(waiter for waiter in table.waiting if waiter.job_id != job_id)
+    holders = table.holders
+    if holder is not None and launch in (None, holder.launch) and not (lingers and holder.free_at is not None):
+        holders = tuple(other for other in holders if other.job_id != job_id)
+        if lingers:
+            holders = (*holders, holder.model_copy(update={"free_at": at + LINGER}))
+    return _with(table, holders, queue)
+
+
+def _waiter(table: SlotTable, applicant: Applicant, at: datetime) -> Waiter:
+    """Return the job's entry in the queue, the existing one if it is recent."""
+    before = next((waiter for waiter in table.waiting if waiter.job_id == applicant.job_id), None)
+    if before is not None and before.priority == applicant.priority and abs(at - before.asked_at) < ASKED_AGAIN:
+        return before
+    return Waiter(
+        job_id=applicant.job_id,
+        priority=applicant.priority,
+        accepted_at=applicant.accepted_at,
+        since=at if before is None else before.since,
+        asked_at=at,
+    )
+
+
+def _is_free(holder: Holder, at: datetime) -> bool:
+    """Return whether a slot that was given up is free now.
+
+    It is so, too, if the clock was set back to before it was given up.
+    """
+    return holder.free_at is not None and not holder.free_at - LINGER <= at < holder.free_at
+
+
+def _with(table: SlotTable, holders: tuple[Holder, ...], waiting: tuple[Waiter, ...]) -> SlotTable:
+    """Return the table with other entries; the same object if they are equal."""
+    if (holders, waiting) == (table.holders, table.waiting):
+        return table
+    return table.model_copy(update={"holders": holders, "waiting": waiting})

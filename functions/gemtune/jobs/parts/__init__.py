@@ -1,0 +1,1 @@
+"""Parts of a job's record that stand on their own."""

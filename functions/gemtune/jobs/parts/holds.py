@@ -1,0 +1,55 @@
+"""Reasons why a job does not run at the moment: it waits, or it is paused."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field
+
+from gemtune.jobs.parts.base import Record
+
+# slot: all machines of the kind are taken. starting: the machine is assigned, and its step has not begun yet. The
+# others are the platform's reasons: a quota is used up, there is no free machine, an execution stayed pending for too
+# long, a machine was taken away for maintenance.
+WaitingReason = Literal["slot", "starting", "quota", "capacity", "pending", "maintenance"]
+# request: a user asked for it. prepare: the request said so (`pause_after`).
+PauseReason = Literal["request", "prepare"]
+# Place of a job among those that wait for the same machine.
+Priority = Literal["low", "normal", "high"]
+
+
+class Waiting(Record):
+    """Wait of a job for a machine."""
+
+    machine: str = Field(description="kind of machine: that of the training, or `prepare` or `export`")
+    reason: WaitingReason | str = Field(
+        description="`slot`: all machines of the kind are taken; `starting`: the step is about to begin; `quota`, "
+        "`capacity`, `pending` (the execution did not begin in time) or `maintenance`: the platform has none now"
+    )
+    position: int = Field(description="place in the queue, from 1; 0 if the job has its slot")
+    since: datetime = Field(description="when the wait began")
+    estimated_start: datetime | None = Field(None, description="estimated end of the wait; null if it is not known")
+
+
+class Admission(Record):
+    """Permission to run a step, from its slot until the step has ended.
+
+    attempt: number of the step's newest attempt at that time; a higher one shows that the execution has begun.
+    cloud_run_job: Cloud Run job that runs the step.
+    """
+
+    step: str
+    machine: str
+    cloud_run_job: str
+    attempt: int
+    at: datetime
+
+
+class Pause(Record):
+    """Request to pause a job, or the pause itself if its status is `paused`."""
+
+    reason: PauseReason | str = Field(
+        description="`request`: a user asked for it; `prepare`: the request's `pause_after` did"
+    )
+    at: datetime = Field(description="when it was requested")

@@ -1,0 +1,122 @@
+"""Slots of all kinds of machines, each kind's table in a document of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+from gemtune.admission import slots
+from gemtune.admission.slots import Applicant, SlotTable
+from gemtune.errors import JobNotFound, RecordUnreadable
+from gemtune.jobs.record import Job
+from gemtune.jobs.status import LAUNCHABLE
+from gemtune.ports import Clock, JobStore, SharedDocuments
+
+PREFIX = "slots/"
+# Entries younger than this may belong to a job whose record does not show its use for the slot yet.
+GRACE = timedelta(minutes=1)
+# A job whose workflow has not asked for this long is taken out of the queue, so that it does not stop the others.
+SILENCE = timedelta(minutes=30)
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSlots:
+    """Service that gives slots to jobs and takes them back.
+
+    capacities: number of slots by kind of machine; a kind that is not listed has one.
+    """
+
+    documents: SharedDocuments
+    store: JobStore
+    clock: Clock
+    capacities: Mapping[str, int]
+
+    def table(self, machine: str) -> SlotTable:
+        """Return who holds slots of a kind of machine, and who waits."""
+        return _read(self.documents.read(PREFIX + machine))
+
+    def ask(self, job: Job, machine: str, *, launch: int) -> int:
+        """Ask for a slot for a job.
+
+        Returns 0 if the job has it, or else its place in the queue.
+        """
+        applicant = Applicant(job.job_id, launch, job.created_at, job.priority)
+        capacity, now, positions = self.capacities.get(machine, 1), self.clock.now(), [0]
+
+        def change(table: SlotTable) -> SlotTable:
+            table, positions[0] = slots.ask(table, applicant, capacity=capacity, at=now)
+            return table
+
+        self._update(machine, change)
+        return positions[0]
+
+    def leave(self, job_id: str, machine: str, *, launch: int | None = None, lingers: bool = False) -> None:
+        """Take a job's slot back, or its place in the queue.
+
+        launch, lingers: as in `slots.leave`.
+        """
+        now = self.clock.now()
+        self._update(machine, lambda table: slots.leave(table, job_id, launch=launch, at=now, lingers=lingers))
+
+    def held_by(self, job_id: str, launch: int) -> list[str]:
+        """Return the kinds of machines of which a job's launch holds a slot."""
+        tables = {name.removeprefix(PREFIX): _read(self.documents.read(name)) for name in self.documents.names(PREFIX)}
+        holders = {machine: table.holder(job_id) for machine, table in tables.items()}
+        return [machine for machine, holder in holders.items() if holder is not None and holder.launch == launch]
+
+    def leave_all(self, job: Job, *, lingers: bool) -> None:
+        """Take back whatever the job holds or waits for, by its record."""
+        named = {part.machine for part in (job.admission, job.waiting) if part is not None}
+        for machine in named:
+            self.leave(job.job_id, machine, lingers=lingers)
+
+    def sweep(self) -> None:
+        """Take back the slots and places of jobs that have no use for them."""
+        for name in list(self.documents.names(PREFIX)):
+            machine = name.removeprefix(PREFIX)
+            table = self.table(machine)
+            now = self.clock.now()
+            for holder in table.holders:
+                is_new = abs(now - holder.since) < GRACE
+                if not is_new and not self._is_entitled(holder.job_id, machine, holder.launch):
+                    self.leave(holder.job_id, machine, launch=holder.launch, lingers=True)
+            for waiter in table.waiting:
+                is_silent = abs(now - waiter.asked_at) > SILENCE
+                if is_silent or not self._is_entitled(waiter.job_id, machine, None):
+                    self._update(machine, lambda table, job_id=waiter.job_id: _without_waiter(table, job_id))  # type: ignore[misc]
+
+    def _is_entitled(self, job_id: str, machine: str, launch: int | None) -> bool:
+        """Return whether the job's record shows that it needs this machine.
+
+        True if the record cannot be read, since it may be of a newer version.
+        """
+        try:
+            job = self.store.get(job_id)
+        except JobNotFound:
+            return False
+        except RecordUnreadable:
+            return True
+        if job.claim is None or job.status not in LAUNCHABLE or launch not in (None, job.claim.launch):
+            return False
+        return launch is None or job.admission is None or job.admission.machine == machine
+
+    def _update(self, machine: str, change: Callable[[SlotTable], SlotTable]) -> None:
+        """Change a kind's table in one transaction."""
+
+        def changed(body: str | None) -> str | None:
+            before = _read(body)
+            after = change(before)
+            return body if after is before else after.model_dump_json()
+
+        self.documents.update(PREFIX + machine, changed)
+
+
+def _read(body: str | None) -> SlotTable:
+    return SlotTable() if body is None else SlotTable.model_validate_json(body)
+
+
+def _without_waiter(table: SlotTable, job_id: str) -> SlotTable:
+    """Return the table without a job's place in the queue."""
+    queue = tuple(waiter for waiter in table.waiting if waiter.job_id != job_id)
+    return table.model_copy(update={"waiting": queue})

@@ -1,0 +1,110 @@
+"""Slots of a kind of machine: never more holders than there are, in order."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gemtune.admission.slots import LINGER, Applicant, SlotTable, ask, leave
+
+NOW = datetime(2026, 11, 24, tzinfo=UTC)
+
+
+def applicant(number: int, priority: str = "normal", launch: int = 1) -> Applicant:
+    return Applicant(f"job{number}", launch, NOW + timedelta(minutes=number), priority)
+
+
+def asked(table: SlotTable, each: Applicant, at: datetime = NOW, capacity: int = 1) -> tuple[SlotTable, int]:
+    return ask(table, each, capacity=capacity, at=at)
+
+
+def test_jobs_get_slots_in_the_order_of_their_acceptance_however_they_ask() -> None:
+    table, _ = asked(SlotTable(), applicant(0))
+    positions = {}
+    for number in (3, 1, 2):
+        table, positions[number] = asked(table, applicant(number))
+    assert positions == {3: 1, 1: 1, 2: 2}
+    assert [asked(table, applicant(number))[1] for number in (1, 2, 3)] == [1, 2, 3]
+    table = leave(table, "job0", launch=1, at=NOW, lingers=False)
+    table, position = asked(table, applicant(2))
+    assert position == 1  # the free slot is kept for the one before it
+    table, position = asked(table, applicant(1))
+    assert position == 0
+    assert asked(table, applicant(2))[1] == 1
+
+
+def test_a_job_that_asks_again_keeps_its_slot() -> None:
+    table, _ = asked(SlotTable(), applicant(0))
+    again, position = asked(table, applicant(0, launch=2), NOW + timedelta(hours=1))
+    assert position == 0
+    assert [holder.launch for holder in again.holders] == [2]
+
+
+def test_a_priority_moves_a_job_by_a_day_and_no_further() -> None:
+    table, _ = asked(SlotTable(), applicant(0))
+    day = 24 * 60
+    for each in (
+        applicant(1, "low"),
+        applicant(day, "normal"),
+        applicant(day + 2, "normal"),
+        applicant(2 * day, "high"),
+    ):
+        table, _ = asked(table, each)
+    assert [waiter.job_id for waiter in table.waiting] == [f"job{number}" for number in (day, 2 * day, 1, day + 2)]
+
+
+def test_the_slot_of_a_step_that_is_still_ending_is_free_a_little_later() -> None:
+    table, _ = asked(SlotTable(), applicant(0))
+    table = leave(table, "job0", launch=None, at=NOW, lingers=True)
+    assert asked(table, applicant(1), NOW + LINGER - timedelta(seconds=1))[1] == 1
+    assert asked(table, applicant(1), NOW + LINGER)[1] == 0
+    assert asked(table, applicant(1), NOW - timedelta(hours=1))[1] == 0  # the clock was set back
+
+
+def test_a_step_of_an_older_launch_returns_nothing() -> None:
+    table, _ = asked(SlotTable(), applicant(0, launch=2))
+    assert leave(table, "job0", launch=1, at=NOW, lingers=False) is table
+
+
+def test_fewer_slots_than_holders_admit_nobody() -> None:
+    table = SlotTable()
+    for number in range(3):
+        table, position = asked(table, applicant(number), capacity=3)
+        assert position == 0
+    assert asked(table, applicant(3), capacity=1)[1] == 1
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["ask", "leave", "kill"]),
+            st.integers(0, 5),
+            st.sampled_from(["low", "normal", "high"]),
+            st.integers(0, 40),
+        ),
+        max_size=60,
+    ),
+    st.integers(1, 3),
+)
+def test_no_order_of_calls_gives_more_slots_than_there_are(
+    calls: list[tuple[str, int, str, int]], capacity: int
+) -> None:
+    table, at, running = SlotTable(), NOW, dict[str, datetime | None]()
+    for action, number, priority, seconds in calls:
+        at += timedelta(seconds=seconds)
+        running = {job: end for job, end in running.items() if end is None or end > at}
+        each = applicant(number, priority)
+        if action == "ask":
+            table, position = asked(table, each, at, capacity)
+            if position == 0:
+                running[each.job_id] = None
+            assert SlotTable.model_validate_json(table.model_dump_json()) == table
+        else:
+            table = leave(table, each.job_id, launch=None, at=at, lingers=action == "kill")
+            if action == "leave":
+                running.pop(each.job_id, None)
+            elif each.job_id in running and running[each.job_id] is None:
+                running[each.job_id] = at + LINGER
+        assert len(running) <= capacity
