@@ -320,7 +320,7 @@ def test_an_execution_that_dies_before_its_step_begins_counts_as_fruitless() -> 
 def test_the_event_of_a_restart_contains_the_cause_of_the_last_end() -> None:
     job, fence = running(Step.TRAIN)
     job, _ = steps.stop_attempt(job, fence, cause="sigterm", at=NOW)
-    assert job.steps[Step.TRAIN].cause == "sigterm"
+    assert (job.steps[Step.TRAIN].state, job.steps[Step.TRAIN].cause) == ("stopped", "sigterm")
     job, (event,) = steps.begin_attempt(job, Step.TRAIN, MINE, execution="x", at=NOW)
     assert (event.type, event.details) == ("train_restarted", {"attempt": 2, "cause": "sigterm"})
     assert job.steps[Step.TRAIN].cause is None
@@ -460,3 +460,30 @@ def test_a_record_is_changed_by_copies_only() -> None:
         for name in type(frozen).model_fields:
             with pytest.raises(ValidationError, match="frozen"):
                 setattr(frozen, name, None)
+
+
+def test_a_step_shows_whether_its_newest_attempt_runs_stopped_or_finished() -> None:
+    job, fence = running(Step.TRAIN)
+    killed, _ = steps.assess_execution(job, Step.TRAIN, round_number=1, cause="code 137", at=NOW)
+    states = {
+        "begun": job,
+        "stopped": steps.stop_attempt(job, fence, cause="sigterm", at=NOW)[0],
+        "killed": killed,
+        "begun again": steps.begin_attempt(killed, Step.TRAIN, MINE, execution="x", at=NOW)[0],
+        "finished": steps.finish_step(job, fence, at=NOW)[0],
+        "failed": changes.fail_job(job, Failure(code="x", message="x"), at=NOW)[0],
+        "cancelled": changes.cancel_job(job, at=NOW)[0],
+    }
+    assert {name: each.steps[Step.TRAIN].state for name, each in states.items()} == {
+        "begun": "running",
+        "stopped": "stopped",
+        "killed": "stopped",
+        "begun again": "running",
+        "finished": "done",
+        "failed": "failed",
+        "cancelled": "stopped",
+    }
+    assert {name: each.running_step for name, each in states.items() if each.running_step is not None} == {
+        "begun": Step.TRAIN,
+        "begun again": Step.TRAIN,
+    }
