@@ -31,7 +31,11 @@ class Renderer:
         self.control_tokens = ControlTokens(tokenizer, reserved, () if pictures is None else pictures.tokens)
 
     def adapted(self, conversation: Conversation) -> Conversation:
-        """Return a conversation as the template can show it. Raises BadRow."""
+        """Return a conversation as the template can show it.
+
+        Raises BadRow, also if a text contains a control token.
+        """
+        self.control_tokens.check(texts_as_rendered(conversation))
         return self._abilities.adapted(conversation)
 
     def whole(self, conversation: Conversation) -> str:
@@ -59,10 +63,8 @@ class Renderer:
     def render(self, conversation: Conversation, add_generation_prompt: bool = False) -> str:
         """Render a conversation, each picture expanded to its soft tokens.
 
-        Texts must have no control tokens. Raises TemplateRefusal, BadRow, StepError `template_failed`,
-        `template_not_supported`.
+        Raises TemplateRefusal, BadRow, StepError `template_failed`, `template_not_supported`.
         """
-        self.control_tokens.check(texts_as_rendered(conversation))
         text = self.template.render_conversation(conversation, add_generation_prompt=add_generation_prompt)
         if self._pictures is None:
             return text
