@@ -18,7 +18,7 @@ from gemtune.datasets.refusal import BadRow
 
 # First characters of the planes for private use.
 PLANES = (0xF0000, 0x100000)
-Field = Literal["content", "thinking", "tool_calls", "arguments", "tools", "tools.description"]
+Field = Literal["content", "thinking", "tool_calls", "arguments", "tools", "tools.description", "tools.enum"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +74,14 @@ def trace(conversation: Conversation, text: str, render: Callable[[Conversation]
 def check_shown(provenance: Provenance, conversation: Conversation, trained: Collection[int]) -> tuple[str, ...]:
     """Raise BadRow if the chat template leaves out something to learn.
 
-    Returns the names of fields that it leaves out and that cannot change what is learned: descriptions that it never
-    shows, and thoughts of turns that are not learned. trained: indices of the turns to learn.
+    Returns the names of fields that it leaves out and that cannot change what is learned: details of tools, and
+    thoughts of turns that are not learned. trained: indices of the turns to learn.
     """
     unread: dict[str, None] = {}
     for origin in provenance.missing:
-        if origin.field == "tools.description" or (origin.field == "thinking" and origin.turn not in trained):
+        if origin.field in ("tools.description", "tools.enum") or (
+            origin.field == "thinking" and origin.turn not in trained
+        ):
             unread[origin.field] = None
         elif origin.turn is None:
             raise BadRow(f"its {origin.field} are not shown by the base model's chat template: {_OTHER_MODEL}")
@@ -167,4 +169,24 @@ class _Marks:
         function = dict(tool["function"])
         function["name"] = self._text(function["name"], Origin(None, "tools"))
         function["description"] = self._text(function["description"], Origin(None, "tools.description"))
+        if "parameters" in function:
+            function["parameters"] = self._schema(function["parameters"])
         return {**tool, "function": function}
+
+    def _schema(self, schema: Any) -> Any:
+        """Return a JSON Schema with a mark in each description and value."""
+        if isinstance(schema, list):
+            return [self._schema(inner) for inner in schema]
+        if not isinstance(schema, Mapping):
+            return schema
+        marked: dict[str, Any] = {}
+        for name, value in schema.items():
+            if name == "properties" and isinstance(value, Mapping):
+                marked[name] = {parameter: self._schema(inner) for parameter, inner in value.items()}
+            elif name == "description" and isinstance(value, str):
+                marked[name] = self._text(value, Origin(None, "tools.description"))
+            elif name == "enum":
+                marked[name] = self._values(value, Origin(None, "tools.enum"))
+            else:
+                marked[name] = self._schema(value)
+        return marked

@@ -6,13 +6,14 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from gemtune.datasets.conversation import Conversation
+from gemtune.datasets.conversation import Conversation, Turn
 from trainer.conversation.chat_template import ChatTemplate
 from trainer.pictures.tokens import PictureTokens
 from trainer.rendering.abilities import Abilities
 from trainer.rendering.control_tokens import ControlTokens, texts_as_rendered
 from trainer.rendering.provenance import Provenance, check_shown, trace
 from trainer.rendering.spans import with_empty_thought
+from trainer.rendering.tool_schemas import Tools, ToolSchemas
 
 
 class Renderer:
@@ -26,6 +27,7 @@ class Renderer:
         self.template = ChatTemplate(folder, config)
         self._abilities = Abilities(self.template)
         self._pictures = pictures
+        self._tool_schemas = ToolSchemas(self._render_tools)
         turns = self.template.turns
         reserved = turns.control_tokens if turns is not None and turns.scanned else ()
         self.control_tokens = ControlTokens(tokenizer, reserved, () if pictures is None else pictures.tokens)
@@ -83,4 +85,8 @@ class Renderer:
         if conversation.is_plain and own == {*trained}:
             return None, ()
         provenance = trace(conversation, text, self.whole)
-        return provenance, check_shown(provenance, conversation, trained)
+        unread = check_shown(provenance, conversation, trained)
+        return provenance, (*unread, *self._tool_schemas.unread(conversation.tools))
+
+    def _render_tools(self, tools: Tools) -> str:
+        return self.template.render_conversation(Conversation((Turn("user", "Hi"),), tuple(tools)))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,21 @@ def folder(request: pytest.FixtureRequest, tiny4: Path) -> Path:
 
 
 def encode(folder: Path, row: dict[str, Any], train_on: TrainOn = "all_assistant_turns") -> Encoded | Refused:
-    return Encoder(folder, max_length=2048).encode(conversation_of(row), train_on)
+    encoder = encoder_of(folder, (folder / "chat_template.jinja").read_text())
+    return encoder.encode(conversation_of(row), train_on)
+
+
+@cache
+def encoder_of(folder: Path, template: str) -> Encoder:
+    """Return the encoder of a folder whose template this is by now."""
+    return Encoder(folder, max_length=2048)
+
+
+@cache
+def tokenizer_of_transformers(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
 
 
 def encoded(folder: Path, row: dict[str, Any], train_on: TrainOn = "all_assistant_turns") -> Encoded:
@@ -116,17 +131,14 @@ def encoded(folder: Path, row: dict[str, Any], train_on: TrainOn = "all_assistan
 
 
 def ids_of_transformers(folder: Path, row: dict[str, Any]) -> list[int]:
-    from transformers import AutoTokenizer
-
     messages = copy.deepcopy(row["messages"])
     for message in messages:
         for each in message.get("tool_calls", ()):
             each["function"]["arguments"] = json.loads(each["function"]["arguments"])
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    options = row.get("chat_template_kwargs", {})
-    return list(
-        tokenizer.apply_chat_template(messages, tools=row.get("tools"), return_dict=True, **options)["input_ids"]
-    )
+    options = row.get("chat_template_kwargs", {}) | {"chat_template": (folder / "chat_template.jinja").read_text()}
+    tokenizer = tokenizer_of_transformers(folder)
+    rendered = tokenizer.apply_chat_template(messages, tools=row.get("tools"), return_dict=True, **options)
+    return list(rendered["input_ids"])
 
 
 def pieces_of_model(folder: Path, ids: list[int]) -> list[tuple[int, int]]:
@@ -271,3 +283,20 @@ def test_what_a_template_has_no_words_for_is_refused(
     refused = encode(tmp_path, row)
     assert isinstance(refused, Refused)
     assert named in refused.reason
+
+
+def test_details_of_tools_that_the_template_leaves_out_are_counted(folder: Path) -> None:
+    tool = copy.deepcopy(TOOL)
+    tool["function"]["parameters"] |= {"additionalProperties": False}
+    tool["function"]["parameters"]["properties"]["days"] |= {"enum": [1, 2], "minimum": 1}
+    messages = [user("Hi"), assistant("Yes?")]
+    plain, detailed = (encoded(folder, {"messages": messages, "tools": [each]}) for each in (TOOL, tool))
+    assert plain.unread_fields == ()
+    assert {"tools.additionalProperties", "tools.minimum"} <= set(detailed.unread_fields)
+    assert plain.input_ids == detailed.input_ids
+
+
+def test_every_published_template_shows_the_values_of_a_text(folder: Path) -> None:
+    tool = copy.deepcopy(TOOL)
+    tool["function"]["parameters"]["properties"]["city"] |= {"enum": ["Rome", "Oslo"]}
+    assert encoded(folder, {"messages": [user("Hi"), assistant("Yes?")], "tools": [tool]}).unread_fields == ()

@@ -1,4 +1,4 @@
-"""No field of a row is lost: each changes the tokens, the mask, or the verdict.
+"""No field of a row is lost: it changes the tokens, the mask, or the verdict.
 
 The exceptions are stated: fields without a value, weight 1, and the fields that are counted by name.
 """
@@ -179,7 +179,10 @@ ROWS: list[dict[str, Any]] = [
 
 
 def test_parquet_gives_the_same_as_json_lines(tmp_path: Path, kind: Conversations) -> None:
-    """Write rows of several formats into one table, where each has nulls for the others' columns."""
+    """Write rows of several formats into one table.
+
+    Each has nulls for the columns of the others.
+    """
     rows = [row for row in ROWS if not any(isinstance(part, list) for part in contents(row))]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     names = sorted({name for row in rows for name in row})
