@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 
+from gemtune.admission import pauses, waits
 from gemtune.errors import JobIsOver
 from gemtune.jobs import changes, launches, secret_names, steps
 from gemtune.jobs import stored as stored_records
@@ -222,5 +223,10 @@ def test_the_details_of_events_are_exactly_the_documented_ones() -> None:
         all_events += [*events, *restart]
         fence = FencingToken(claim=MINE, step=step, attempt=again.steps[step].attempt)
         claimed, _ = steps.finish_step(again, fence, at=NOW)
+    queued, _ = launches.claim_launch(launched(), MINE)
+    waiting, waits_begin = waits.wait_for_slot(queued, MINE, machine="l4", position=1, at=NOW)
+    paused, pause = pauses.request_pause(waiting, reason="request", at=NOW)
+    admitted = steps.begin_attempt(waiting, Step.PREPARE, MINE, execution="x", at=NOW)[1]
+    all_events += [*waits_begin, *pause, *pauses.resume(paused, at=NOW)[1], *admitted]
     written = {event.type: set(event.details) for event in all_events}
     assert written == {name: set(each.details) for name, each in EVENT_TYPES.items() if name != "unknown"}
