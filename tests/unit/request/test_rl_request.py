@@ -100,6 +100,7 @@ def test_method_and_rl_config_go_together() -> None:
         (grpo({"type": "regex", "pattern": r"(a)\1"}), "rewards.0.pattern", "bad_pattern"),
         (grpo({"type": "regex", "pattern": "(?<=a)b"}), "rewards.0.pattern", "bad_pattern"),
         (grpo({"type": "regex", "pattern": "((a{500}){500}){500}"}), "rewards.0.pattern", "bad_pattern"),
+        (grpo({"type": "regex", "pattern": r"\pL{1000}"}), "rewards.0.pattern", "bad_pattern"),  # takes too much memory
         (grpo({"type": "regex", "pattern": ""}), "rewards.0.pattern", "string_too_short"),
         (grpo({"type": "json_schema", "json_schema": {"type": "x"}}), "rewards.0.json_schema", "bad_schema"),
         (grpo({"type": "length"}), "rewards.0", "missing_field"),
