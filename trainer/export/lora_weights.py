@@ -15,28 +15,31 @@ from gemtune.errors import StepError
 if TYPE_CHECKING:
     import torch
 
-# PEFT's options that do more to a weight than adding B·A. gemtune trains with none of them.
+# PEFT's options, besides DoRA, that do more to a weight than adding B·A. gemtune trains with none of them.
 UNSUPPORTED_OPTIONS = (
-    "use_dora",
     "use_qalora",
     "lora_bias",
     "fan_in_fan_out",
     "trainable_token_indices",
     "megatron_config",
 )
-_PARTS = re.compile(r"^base_model\.model\.(?P<module>.+?)\.(?P<part>lora_[AB])\.weight$")
+_PARTS = re.compile(
+    r"^base_model\.model\.(?P<module>.+?)\.(?P<part>lora_[AB](?=\.weight$)|lora_magnitude_vector(?=$|\.weight$))(\.weight)?$"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Lora:
     """Factors of one weight: its update is scale · B·A.
 
-    a, b: names of the factors in adapter_model.safetensors; A is (rank, in), B is (out, rank).
+    a, b: names of the factors in adapter_model.safetensors; A is (rank, in), B is (out, rank). magnitude: name of
+    DoRA's magnitudes (out,), to which the rows of the updated weight are scaled; None without DoRA.
     """
 
     a: str
     b: str
     scale: float
+    magnitude: str | None = None
 
 
 class LoraWeights:
@@ -62,6 +65,8 @@ class LoraWeights:
     def merged(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         """Return W + scale · B·A in float32, or an untrained weight itself.
 
+        With DoRA (Liu et al., arXiv:2402.09353) each row of that is scaled to its magnitude.
+
         name: the weight's canonical name. weight: (out, in), or (experts, out, in). Raises StepError `bad_adapter` if
         the shapes differ.
         """
@@ -75,7 +80,12 @@ class LoraWeights:
         if delta.shape != weight.shape:
             message = f"the adapter's {lora.b} is for {tuple(delta.shape)}; {name} is {tuple(weight.shape)}"
             raise StepError("bad_adapter", message, hint="merge into the base model that was trained")
-        return torch.add(weight.float(), delta, alpha=lora.scale)
+        updated: torch.Tensor = torch.add(weight.float(), delta, alpha=lora.scale)
+        if lora.magnitude is None:
+            return updated
+        magnitude = self._file.get_tensor(lora.magnitude).float()
+        rescaled: torch.Tensor = updated * (magnitude / torch.linalg.norm(updated, dim=1))[:, None]
+        return rescaled
 
     def check_weights_exist(self, names: Iterable[str]) -> None:
         """Raise StepError `bad_adapter` if a trained weight is missing.
@@ -106,12 +116,13 @@ class LoraWeights:
         return canonical_name(f"{plain}.{parameters[len(parameters) - 1 - depth].rpartition('.')[2]}")
 
     def _lora(self, module: str, parts: Mapping[str, str]) -> Lora:
-        if set(parts) != {"lora_A", "lora_B"}:
+        expected = {"lora_A", "lora_B"} | ({"lora_magnitude_vector"} if self._config["use_dora"] else set())
+        if set(parts) != expected:
             raise StepError("bad_adapter", f"the adapter has only {', '.join(sorted(parts))} of {module}")
         rank = _from_pattern(self._config["rank_pattern"], module, self._config["r"])
         alpha = _from_pattern(self._config["alpha_pattern"], module, self._config["lora_alpha"])
         scale = alpha / math.sqrt(rank) if self._config["use_rslora"] else alpha / rank
-        return Lora(parts["lora_A"], parts["lora_B"], scale)
+        return Lora(parts["lora_A"], parts["lora_B"], scale, parts.get("lora_magnitude_vector"))
 
 
 def _module_of(parameter: str) -> str:
@@ -142,7 +153,14 @@ def canonical_name(name: str) -> str:
 
 
 def _config_of(folder: Path) -> dict[str, Any]:
-    config = {"rank_pattern": {}, "alpha_pattern": {}, "use_rslora": False, "bias": "none", "target_parameters": None}
+    config = {
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "use_rslora": False,
+        "use_dora": False,
+        "bias": "none",
+        "target_parameters": None,
+    }
     config |= json.loads((folder / "adapter_config.json").read_text())
     options = [name for name in UNSUPPORTED_OPTIONS if config.get(name)]
     if config.get("peft_type") != "LORA" or config["bias"] != "none" or options:

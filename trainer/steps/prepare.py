@@ -16,8 +16,9 @@ from typing import Any
 
 from gemtune import families
 from gemtune.errors import NeedsLargerMachine, StepError
+from gemtune.families import adapted_layers
 from gemtune.jobs.record import JobWarning, StepResult
-from gemtune.machines import choice
+from gemtune.machines import choice, model_size
 from gemtune.machines.memory import memory_for_export
 from gemtune.request.exports import EXPORTS
 from gemtune.request.placement import load_of
@@ -65,7 +66,7 @@ def run(context: Context) -> None:
     max_positions = folder_contents.max_positions(model_config)
     max_length = min(requested, max_positions or requested)
     pictures = picture_tokens(folder, model_config) if context.spec.modality == "vision" else None
-    _check_vision_tower(config, model_config)
+    _check_layers(config, model_config)
     encoder = Encoder(
         folder,
         max_length=max_length,
@@ -193,12 +194,23 @@ def _choose_machines(context: Context, provided: Mapping[str, str], longest_row:
         raise StepError(error.code, error.message, hint=error.hint) from error
 
 
-def _check_vision_tower(config: TrainingConfig, model_config: Mapping[str, Any]) -> None:
-    """Raise StepError `vision_tower_frozen` if the tower cannot be trained."""
+def _check_layers(config: TrainingConfig, model_config: Mapping[str, Any]) -> None:
+    """Raise StepError if layers to train are missing or cannot be trained.
+
+    Its code is `vision_tower_frozen`, `no_such_layer` or `dora_on_experts`.
+    """
     family_and_type = families.of_config(model_config)
-    reason = None if family_and_type is None else family_and_type[0].why_tower_is_frozen
-    if config.train_vision_tower and reason is not None:
-        raise StepError("vision_tower_frozen", reason, hint="set train_vision_tower to false")
+    if family_and_type is None:
+        return
+    family = family_and_type[0]
+    if config.train_vision_tower and family.why_tower_is_frozen is not None:
+        raise StepError("vision_tower_frozen", family.why_tower_is_frozen, hint="set train_vision_tower to false")
+    if config.method == "Full":
+        return
+    size = model_size.of_folder(model_config, 0)
+    problem = adapted_layers.problem_of(config.target_modules, family, size, dora=config.use_dora)
+    if problem is not None:
+        raise StepError(problem.code, problem.msg, hint=problem.hint)
 
 
 def _check_prompt_count(config: TrainingConfig, rows: int) -> None:

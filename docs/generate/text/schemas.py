@@ -17,6 +17,7 @@ PATTERNS: Mapping[str, str] = {
     r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$": "`owner/name`",
     r"^[^\x00-\x1f\x7f]*$": "no control characters",
     r"^[a-z0-9_-]{1,63}$": "a job's id",
+    r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$": "the end of a layer's name",
     r"^[a-z0-9_]{1,40}$": "1 to 40 of a-z, 0-9, `_`",
 }
 

@@ -62,6 +62,14 @@ FAILURES: Mapping[str, ErrorCode] = {
         "The Hub requires that somebody accepted the model's terms, or the token may not read it.",
         "Accept the terms on the model's page, and send an `hf_token` of that account.",
     ),
+    "no_such_layer": ErrorCode(
+        "`target_modules` names layers that the language model of this base model does not have.",
+        "Use the names that the hint lists; `train_vision_tower` is for vision towers.",
+    ),
+    "dora_on_experts": ErrorCode(
+        "PEFT has no DoRA for the experts of a mixture.",
+        "Name the layers without experts as `target_modules`, or leave `use_dora` out.",
+    ),
     "base_job_gone": ErrorCode(
         "Files of the job in `base_job_id` were removed by hand.", "Train from a base model, or train that job again."
     ),

@@ -68,6 +68,7 @@ VALUES: Mapping[str, ErrorCode] = {
     "less_than_equal": ErrorCode("The number is too large.", "Send the bound or less."),
     "string_too_short": ErrorCode("The text is too short or empty.", "Send a longer one, or leave the field out."),
     "string_too_long": ErrorCode("The text is too long.", "Shorten it."),
+    "too_short": ErrorCode("The list has too few items.", "Send more, or leave the field out."),
     "too_long": ErrorCode("The list has too many items.", "Send fewer."),
 }
 
@@ -123,8 +124,17 @@ REQUESTS: Mapping[str, ErrorCode] = {
         "What `base_job_id` trained cannot be trained on in this way: the message names the field.",
         "Leave the field out, then it is that job's; or start from a base model.",
     ),
-    "provider_without_base_job": ErrorCode(
-        "Provider unsloth cannot train on from a job.", "Use provider `huggingface` with `base_job_id`."
+    "not_with_unsloth": ErrorCode(
+        "Provider unsloth does not support the field, or was not tried with it.",
+        "Use provider `huggingface`, or leave the field out.",
+    ),
+    "no_such_layer": ErrorCode(
+        "`target_modules` names layers that the language model of this base model does not have, or names one twice.",
+        "Use the names that the hint lists; `train_vision_tower` is for vision towers.",
+    ),
+    "dora_on_experts": ErrorCode(
+        "PEFT has no DoRA for the experts of a mixture.",
+        "Name the layers without experts as `target_modules`, or leave `use_dora` out.",
     ),
     "adapter_of_trained_model": ErrorCode(
         "The adapter belongs to a model that another job trained, which is not on the Hub.",

@@ -13,7 +13,8 @@ from functools import lru_cache
 from gemtune.families.size import ModelSize
 
 # Linear layers of attention and MLP in the language model. All generations use these names.
-LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ATTENTION_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj")
+LINEAR_LAYERS = (*ATTENTION_LAYERS, "gate_proj", "up_proj", "down_proj")
 
 
 NO_VISION_TOWER = "it has no vision tower"
@@ -133,6 +134,20 @@ class Family:
         if self.pictures is None or self.pictures.trains_tower:
             return None
         return f"the vision tower of {self.name} cannot be trained here"
+
+    def adaptable_layers(self, size: ModelSize | None) -> tuple[str, ...]:
+        """Return the layers of the language model that an adapter can be on.
+
+        They are the ends of their names, as PEFT's `target_modules` has them; those of experts go to its
+        `target_parameters`. size: of the model; None if it is not known.
+        """
+        missing: tuple[str, ...] = ("altup_",)  # lists of layers, which PEFT cannot adapt by this name
+        if size is not None and size.experts is None:
+            missing += ("router", "experts")
+        if size is not None and not size.per_layer_input:
+            missing += ("per_layer",)
+        more = (*self.unquantized, *self.experts)
+        return (*LINEAR_LAYERS, *(name for name in more if not name.startswith(missing)))
 
     def is_named(self, repository: str) -> bool:
         """Return whether a repository's name identifies this generation."""

@@ -52,6 +52,7 @@ class TrainingLoad:
     length: tokens of the longest row.
     sequences_per_row: sequences that a row becomes in a forward pass; 2 for DPO, which compares two answers.
     sampled_completions: completions that GRPO samples at once; 0 for other methods.
+    dora: whether the adapter is one of DoRA.
     """
 
     method: Method
@@ -61,6 +62,7 @@ class TrainingLoad:
     modality: Modality
     sequences_per_row: int = 1
     sampled_completions: int = 0
+    dora: bool = False
 
     @property
     def tokens(self) -> int:
@@ -150,8 +152,13 @@ def work_bytes(size: ModelSize, load: TrainingLoad, *, checkpointing: bool) -> f
         all_layers = sum(shape.count * layer for shape, layer in zip(size.shapes, layers, strict=True))
         per_token = all_layers + max(head, backward)
     margin = WORK_MARGIN * (RL_SHARE if load.method == "RL" else 1)
+    # Of one layer at a time PEFT's DoRA has the adapter's product, which it computes with an identity matrix, the
+    # updated weight and a copy. Counted from its code.
+    of_one_layer = 4 * size.intermediate * (size.intermediate + 3 * size.hidden) if load.dora else 0
     cached = sum(shape.count * shape.key_value for shape in size.shapes)
-    return max(margin * load.tokens * per_token, load.sampled_completions * load.length * 2 * cached * CACHE_BYTES)
+    return of_one_layer + max(
+        margin * load.tokens * per_token, load.sampled_completions * load.length * 2 * cached * CACHE_BYTES
+    )
 
 
 def _layer_bytes(size: ModelSize, shape: Layers, load: TrainingLoad) -> int:
@@ -163,6 +170,8 @@ def _layer_bytes(size: ModelSize, shape: Layers, load: TrainingLoad) -> int:
     experts = 0 if size.experts is None else size.experts.per_token * size.experts.intermediate
     keys = shape.key_value or max(each.key_value for each in size.shapes)  # shared keys and values are repeated, too
     widths = 30 * size.hidden + 10 * (shape.intermediate + experts) + 18 * (shape.attention + keys)
+    if load.dora:  # the outputs of the frozen layer and of the adapter, for the gradient of the magnitudes
+        widths += 4 * (2 * size.hidden + 2 * (shape.intermediate + experts) + shape.attention + 2 * keys)
     return widths + 20 * size.capped_heads * load.length
 
 

@@ -25,6 +25,7 @@ def load_of(config: TrainingConfig, modality: Modality) -> TrainingLoad:
         modality,
         sequences_per_row=2 if isinstance(config.rl_config, DpoConfig) else 1,
         sampled_completions=completions if isinstance(config.rl_config, GrpoConfig) else 0,
+        dora=config.use_dora,
     )
 
 

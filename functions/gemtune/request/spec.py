@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from gemtune.datasets.row_options import FormatName, ReadOptions, SameRole
 from gemtune.datasets.trained_turns import TrainOn
 from gemtune.errors import SpecUnreadable
+from gemtune.families.generation import LINEAR_LAYERS
 from gemtune.jobs.ids import JOB_ID
 from gemtune.jobs.parts.holds import Priority
 from gemtune.jobs.secret_names import REFERENCE, USER_PREFIX
@@ -40,6 +41,20 @@ SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 # Tokens of a row if the request does not limit them. Beyond that, memory grows faster than longer rows are worth.
 DEFAULT_SEQ_LENGTH = 2048
 Column = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+LayerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$", max_length=100)]
+ALL_LINEAR = "all-linear"
+
+
+def _as_list(value: object) -> object:
+    """Return PEFT's word for all linear layers as a list of their names."""
+    return list(LINEAR_LAYERS) if value == ALL_LINEAR else value
+
+
+def _target_modules_schema(schema: dict[str, Any]) -> None:
+    """Add PEFT's word for all linear layers to the schema of a list."""
+    schema["anyOf"].insert(1, {"const": ALL_LINEAR, "type": "string"})
 
 
 class TrainingConfig(Contract):
@@ -89,6 +104,20 @@ class TrainingConfig(Contract):
         ge=0,
         lt=1,
         description="probability with which inputs of the adapter are dropped in training; 0 for a mixture of experts",
+    )
+    target_modules: Annotated[list[LayerName] | None, BeforeValidator(_as_list)] = Field(
+        None,
+        min_length=1,
+        max_length=32,
+        json_schema_extra=_target_modules_schema,
+        description="layers of the language model that the adapter is on, by the ends of their names as in PEFT, or "
+        "all-linear: every linear layer of attention and MLP; absent: these, and the experts of a mixture",
+    )
+    use_rslora: bool = Field(
+        False, description="rank-stabilized LoRA, as in PEFT: the scale is lora_alpha / sqrt(lora_rank)"
+    )
+    use_dora: bool = Field(
+        False, description="DoRA, as in PEFT: the adapter trains magnitude and direction of the weights; takes longer"
     )
     max_steps: int | None = Field(
         None, ge=1, le=10_000_000, description="number of train_steps; absent: as many as epochs take"

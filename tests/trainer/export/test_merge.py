@@ -55,6 +55,8 @@ def assert_equal_weights(merged: dict[str, torch.Tensor], expected: dict[str, to
     [
         ("gemma3", {}),
         ("gemma2", {"use_rslora": True}),
+        ("gemma3", {"use_dora": True}),
+        ("gemma2", {"use_dora": True, "use_rslora": True, "rank_pattern": {"q_proj": 2}}),
         ("gemma3", {"rank_pattern": {"q_proj": 2, r"layers\.1\.mlp\.up_proj": 8}, "alpha_pattern": {"v_proj": 3}}),
     ],
 )
@@ -137,7 +139,7 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path, tiny: Path) -> N
 @pytest.mark.parametrize(
     ("settings", "named_in_error"),
     [
-        ({"use_dora": True}, "use_dora"),
+        ({"lora_bias": True}, "lora_bias"),
         ({"target_modules": ["embed_tokens"]}, "embed_tokens"),
         ({"modules_to_save": ["norm"]}, "norm"),
     ],

@@ -26,6 +26,7 @@ ALLOWED: Mapping[tuple[str, str], str] = {
     ("functions/gemtune/embedded/sqlite_bus.py", "json.loads"): OURS,
     ("functions/gemtune/embedded/sqlite_bus.py", "int"): OURS,
     ("functions/gemtune/embedded/sqlite_store.py", "json.loads"): OURS,
+    ("functions/gemtune/families/adapted_layers.py", "int"): "it is decimal digits, and has at most 100",
     ("functions/gemtune/handlers/control_api.py", "model_validate_json"): "only the workflow may call",
     ("functions/gemtune/handlers/loss_history.py", "json.loads"): OURS,
     ("functions/gemtune/handlers/loss_history.py", "int"): CHECKED,

@@ -157,13 +157,16 @@ def _with_new_adapter(base: PreTrainedModel, config: TrainingConfig, start: Star
     """
     from peft import LoraConfig, get_peft_model
 
-    experts = adapted_layers.target_parameters(base)
+    requested = config.target_modules
+    experts = adapted_layers.target_parameters(base, requested)
     lora = LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # it is divided by the rank, and may be a fraction
         lora_dropout=adapted_layers.adapter_dropout(config.lora_dropout, experts),
-        target_modules=adapted_layers.target_modules(base, vision_tower=config.train_vision_tower),
+        target_modules=adapted_layers.target_modules(base, vision_tower=config.train_vision_tower, requested=requested),
         target_parameters=experts,
+        use_rslora=config.use_rslora,
+        use_dora=config.use_dora,
         bias="none",
         task_type="CAUSAL_LM",
     )

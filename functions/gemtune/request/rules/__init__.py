@@ -11,7 +11,7 @@ from gemtune.errors import Problem
 from gemtune.request.contract import Loc
 from gemtune.request.facts import Facts
 from gemtune.request.parsing import Reading
-from gemtune.request.rules import accounts, export, model, reinforcement, training
+from gemtune.request.rules import accounts, adapter, export, model, reinforcement, training
 from gemtune.request.spec import TrainRequest
 
 
@@ -51,6 +51,8 @@ RULES: tuple[Rule, ...] = (
     Rule(_training("learning_rate", "lr_scheduler_type"), training.scheduler),
     Rule(_training("provider"), training.provider),
     Rule(_training("provider", "base_job_id"), training.base_job),
+    Rule(_training("method", "provider", *adapter.OPTIONS), adapter.options),
+    Rule((_BASE_MODEL, *_training("method", "target_modules", "use_dora")), adapter.target_modules),
     Rule((("training_config",), _MODALITY), training.machine),
     Rule((_DATASET, *_training("method", "rl_config")), reinforcement.rl_config),
     Rule(_training("method", "packing"), reinforcement.packing),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from gemtune import families, llama_cpp
 from gemtune.errors import Problem
 from gemtune.families.generation import Family
+from gemtune.families.size import ModelSize
+from gemtune.machines import model_size
 from gemtune.request import base_model
 from gemtune.request.facts import Facts
 from gemtune.request.spec import TrainRequest
@@ -55,6 +57,13 @@ def family_of(request: TrainRequest, facts: Facts) -> Family | None:
         return families.of_name(request.training_config.base_model_id)
     family_and_type = families.of_config(facts.base_model.fields)
     return None if family_and_type is None else family_and_type[0]
+
+
+def size_of(request: TrainRequest, facts: Facts) -> ModelSize | None:
+    """Return the size of the base model, by its config.json or its name."""
+    if facts.base_model is not None and facts.base_model.config is not None:
+        return model_size.of_folder(facts.base_model.fields, 0)
+    return model_size.by_name(request.training_config.base_model_id)
 
 
 def pictures(request: TrainRequest, facts: Facts) -> list[Problem]:

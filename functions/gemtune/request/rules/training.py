@@ -6,11 +6,9 @@ import difflib
 
 from gemtune.datasets.formats import table
 from gemtune.errors import NeedsLargerMachine, Problem
-from gemtune.families.size import ModelSize
-from gemtune.machines import model_size
 from gemtune.request import placement, schedule
 from gemtune.request.facts import Facts
-from gemtune.request.rules.model import family_of
+from gemtune.request.rules.model import family_of, size_of
 from gemtune.request.spec import TrainRequest
 
 
@@ -66,10 +64,7 @@ def dropout_of_experts(request: TrainRequest, facts: Facts) -> list[Problem]:
     config = request.training_config
     if config.method not in ("LoRA", "QLoRA") or config.lora_dropout == 0:
         return []
-    if facts.base_model is not None and facts.base_model.config is not None:
-        size: ModelSize | None = model_size.of_folder(facts.base_model.fields, 0)
-    else:
-        size = model_size.by_name(config.base_model_id)
+    size = size_of(request, facts)
     if size is None or size.experts is None or not config.differs_from_default("lora_dropout"):
         return []
     message = "an adapter on experts knows no dropout, because PEFT adds it to their weights"
@@ -165,7 +160,7 @@ def base_job(request: TrainRequest, facts: Facts) -> list[Problem]:
     if config.base_job_id is None or config.provider == "huggingface":
         return []
     message = "provider unsloth cannot train on from a job"
-    return [Problem(("training_config", "provider"), message, "provider_without_base_job", "use huggingface")]
+    return [Problem(("training_config", "base_job_id"), message, "not_with_unsloth", "use provider huggingface")]
 
 
 def machine(request: TrainRequest, facts: Facts) -> list[Problem]:

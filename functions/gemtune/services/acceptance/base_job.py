@@ -30,7 +30,7 @@ from gemtune.request.spec import Spec, TrainingConfig, TrainRequest, read_spec
 
 BASE_JOB: Loc = ("training_config", "base_job_id")
 # Fields that decide which weights an adapter has and how they are scaled.
-OF_ADAPTER = ("lora_rank", "lora_alpha", "train_vision_tower")
+OF_ADAPTER = ("lora_rank", "lora_alpha", "target_modules", "use_rslora", "use_dora", "train_vision_tower")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ def continue_from(request: TrainRequest, job_id: str, trained: Spec) -> tuple[Tr
     inherited: dict[str, Any] = {"base_job_id": job_id}
     for name in names:
         stated, value = getattr(config, name), getattr(parent, name)
-        if name in config.model_fields_set and stated not in ("", value):
+        if name in config.model_fields_set and stated != "" and _comparable(stated) != _comparable(value):
             problems.append(_differs(name, job_id, value))
         inherited[name] = value
     completed = config.model_copy(update=inherited)
@@ -143,6 +143,11 @@ def _other_method(config: TrainingConfig, job_id: str, parent: TrainingConfig) -
     message = f"job {job_id!r} trained an adapter, and method Full trains all weights"
     hint = "use LoRA, QLoRA or RL; or export that job as merged, and name the folder as base_model_id"
     return [Problem(("training_config", "method"), message, "differs_from_base_job", hint)]
+
+
+def _comparable(value: object) -> object:
+    """Return a field's value for comparison, without the order of a list."""
+    return sorted(value) if isinstance(value, list) else value
 
 
 def _differs(name: str, job_id: str, value: object) -> Problem:
