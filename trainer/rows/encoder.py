@@ -40,7 +40,7 @@ class Encoded:
     input_ids and labels have the same length, at most max_length, and labels are not shifted: a label is the token's
     own id, or UNTRAINED. whole_tokens: the row's tokens before truncation. end_is_cut: truncation removed the end of
     every answer. pictures: numbers of the row's pictures in the picture file, in order.
-    unread_fields: names of the row's fields that cannot change what is learned.
+    unread_fields: names of the row's fields that cannot change what is learned. format: name of the row's format.
     """
 
     input_ids: list[int]
@@ -49,6 +49,7 @@ class Encoded:
     end_is_cut: bool = False
     pictures: Sequence[int] = ()
     unread_fields: Sequence[str] = ()
+    format: str = ""
 
     unjudged_by = ()
 

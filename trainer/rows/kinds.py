@@ -27,7 +27,7 @@ class PreparedRow(Protocol):
     as prepare knows. whole_tokens: the same before truncation. trained_tokens: tokens with a loss. end_is_cut:
     truncation removed the end of every answer. unjudged_by: names of the rewards that cannot score its completions,
     because the row's answer gives them nothing to compare with. unread_fields: names of the row's fields that cannot
-    change what is learned.
+    change what is learned. format: name of the row's format.
     """
 
     @property
@@ -53,6 +53,9 @@ class PreparedRow(Protocol):
 
     @property
     def unread_fields(self) -> Sequence[str]: ...
+
+    @property
+    def format(self) -> str: ...
 
 
 class RowKind(Protocol):
@@ -96,14 +99,18 @@ class Conversations:
         try:
             if isinstance(read.content, PlainText):
                 plain = self._encoder.encode_text(read.content)
-                return plain if isinstance(plain, Refused) else replace(plain, unread_fields=read.unread_fields)
+                return (
+                    plain
+                    if isinstance(plain, Refused)
+                    else replace(plain, unread_fields=read.unread_fields, format=read.format)
+                )
             conversation = open_pictures(self._picture_file, read.content)
             encoded = self._encoder.encode(conversation, self._train_on)
             if isinstance(encoded, Refused):
                 return encoded
             pictures = store_pictures(self._picture_file, conversation)
             unread = (*read.unread_fields, *encoded.unread_fields)
-            return replace(encoded, pictures=pictures, unread_fields=unread)
+            return replace(encoded, pictures=pictures, unread_fields=unread, format=read.format)
         except BadRow as bad:
             return Refused(str(bad))
 

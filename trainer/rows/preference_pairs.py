@@ -35,6 +35,7 @@ class Preference:
     pictures: Sequence[int]
 
     unjudged_by = unread_fields = ()
+    format = "preference"
 
     @property
     def columns(self) -> dict[str, Any]:

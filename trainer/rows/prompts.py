@@ -38,6 +38,7 @@ class Prompt:
     unjudged_by: Sequence[str] = ()
 
     unread_fields = ()
+    format = "prompt"
 
     truncated = end_is_cut = False  # prompts are never truncated: a shortened one would ask something else
     trained_tokens = 0  # training samples the completions

@@ -48,7 +48,8 @@ class Tally:
     split: its name. files: names of its files. left_out: names all rows that are not used. lengths: number of rows by
     their tokens. truncated: rows that are cut. cut_ends: rows without the end of any answer. longest_whole: tokens of
     the longest row before truncation. unjudged: by reward, the number of rows that it cannot judge. unread_fields: by
-    name, the number of rows with a field that cannot change what is learned. refused, dropped: the first rows that
+    name, the number of rows with a field that cannot change what is learned. formats: number of rows by their format.
+    trained_whole: rows of which every token is trained. refused, dropped: the first rows that
     cannot be used, and that are too long. samples: rows as text, for the report.
     """
 
@@ -65,6 +66,8 @@ class Tally:
     longest_whole: int = 0
     unjudged: Counter[str] = field(default_factory=Counter)
     unread_fields: Counter[str] = field(default_factory=Counter)
+    formats: Counter[str] = field(default_factory=Counter)
+    trained_whole: int = 0
     refused: list[dict[str, Any]] = field(default_factory=list)
     refused_rows: int = 0
     dropped: list[dict[str, Any]] = field(default_factory=list)
@@ -101,6 +104,8 @@ class Tally:
         self.cut_ends += row.end_is_cut
         self.longest_whole = max(self.longest_whole, row.whole_tokens)
         self.unjudged.update(row.unjudged_by)
+        self.formats[row.format] += 1
+        self.trained_whole += row.trained_tokens == row.tokens
         for name in row.unread_fields:
             self.unread_fields[name if len(self.unread_fields) < MAX_FIELDS else OTHER_FIELDS] += 1
 
@@ -140,8 +145,9 @@ class Tally:
         counted = {"kept": self.kept_rows, "refused": self.refused_rows, "dropped": self.dropped_rows}
         cut = {"truncated": self.truncated, "cut_ends": self.cut_ends, "not_judged": dict(self.unjudged)}
         tokens = {"tokens": self.tokens, "trained_tokens": self.trained_tokens, "longest": self.longest_whole}
+        tokens |= {"rows_trained_whole": self.trained_whole}
         lengths = histogram(self.lengths) if self.kept_rows else None
-        fields = {"fields_not_read": dict(sorted(self.unread_fields.items()))}
+        fields = {"formats": dict(self.formats), "fields_not_read": dict(sorted(self.unread_fields.items()))}
         rows = {"tokens_a_row": lengths, "refused_rows": self.refused, "dropped_rows": self.dropped}
         return {"files": list(self.files)} | counted | cut | tokens | fields | rows
 

@@ -296,3 +296,8 @@ def test_pictures_are_put_where_the_row_says(row: dict[str, Any], content: tuple
 def test_marks_and_pictures_have_to_be_as_many() -> None:
     row = messages(USER | {"content": "<image> or <image>?"}, ASSISTANT) | {"images": ["a.png"]}
     assert "1 pictures, and 2 places for them" in reason(row, ReadOptions(with_pictures=True))
+
+
+def test_a_stated_format_names_the_field_that_a_row_lacks() -> None:
+    assert reason({"prompt": "Hi", "completion": "Yes?"}, ReadOptions(format="alpaca")) == "the row has no output"
+    assert reason({"prompt": "Hi"}, ReadOptions(format="openai")) == "the row has no messages"

@@ -17,7 +17,7 @@ def _fits(row: Row) -> bool:
 
 
 def _read(row: Fields) -> Conversation:
-    column = "messages" if "messages" in row else "conversations"
+    column = "conversations" if "conversations" in row else "messages"
     turns = read_turns(row.take(column), row, column)
     tools = row.take_first("tools", "functions")
     return Conversation(tuple(turns), read_tools(tools, row), template_options(row))

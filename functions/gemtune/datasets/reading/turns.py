@@ -51,6 +51,8 @@ def read_turns(value: Any, fields: Fields, column: str) -> list[Turn]:
 def message_list(value: Any, fields: Fields, column: str) -> Sequence[Any]:
     """Return the messages of a column, undecoded. Raises BadRow."""
     messages = from_json(value, fields, column) if isinstance(value, str) and value.lstrip().startswith("[") else value
+    if messages is None:
+        raise fields.bad(f"the row has no {column}")
     if not isinstance(messages, list) or not messages:
         raise fields.bad(f"{column} is not a list of messages")
     return messages
