@@ -25,6 +25,9 @@ locals {
   bucket_roles = concat(local.accepting, [
     # For DELETE /jobs/{id}. The API also reads loss curves and results, with its role `viewer` above.
     { bucket = "export", who = "api", role = "remover", objects = "startsWith jobs/" },
+    # Uploads of datasets, which the API puts together and deletes.
+    { bucket = "data", who = "api", role = "user", objects = "startsWith datasets/" },
+    { bucket = "data", who = "api", role = "user", objects = "startsWith processed_datasets/" },
     # The answer to a job file, which is written next to it and replaces an earlier one.
     { bucket = "uploads", who = "ingest", role = "user", objects = "endsWith .accepted.json" },
     { bucket = "uploads", who = "ingest", role = "user", objects = "endsWith .rejected.json" },
@@ -33,6 +36,9 @@ locals {
     # Specs are published again, or deleted if they belong to no job.
     { bucket = "config", who = "sweep", role = "viewer" },
     { bucket = "config", who = "sweep", role = "remover" },
+    # Uploads that were never completed.
+    { bucket = "data", who = "sweep", role = "viewer" },
+    { bucket = "data", who = "sweep", role = "remover", objects = "startsWith datasets/" },
     # To delete what the last execution of a deleted job wrote late.
     { bucket = "export", who = "sweep", role = "viewer" },
     { bucket = "export", who = "sweep", role = "remover", objects = "startsWith jobs/" },

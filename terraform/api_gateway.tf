@@ -16,6 +16,12 @@ locals {
     ["/jobs/{job_id}/resume", "post", "resume"],
     ["/jobs/{job_id}/cancel", "post", "cancel"],
     ["/jobs/{job_id}", "delete", "delete"],
+    ["/datasets", "post", "upload_dataset"],
+    ["/datasets", "get", "list_datasets"],
+    ["/datasets/{dataset_id}", "get", "show_dataset"],
+    ["/datasets/{dataset_id}", "delete", "delete_dataset"],
+    ["/datasets/{dataset_id}/parts", "put", "upload_part"],
+    ["/datasets/{dataset_id}/complete", "post", "complete_dataset"],
     ["/health", "get", "health"],
     ["/openapi.json", "get", "openapi"],
   ]
@@ -46,7 +52,10 @@ locals {
         for path in distinct([for route in local.gateway_routes : route[0]]) : path => {
           for route in local.gateway_routes : route[1] => {
             operationId = route[2]
-            parameters  = strcontains(path, "{job_id}") ? [{ name = "job_id", in = "path", required = true, type = "string" }] : []
+            parameters = [
+              for name in ["job_id", "dataset_id"] : { name = name, in = "path", required = true, type = "string" }
+              if strcontains(path, "{${name}}")
+            ]
             responses   = { "200" = { description = "see GET /openapi.json" } }
           } if route[0] == path
         }

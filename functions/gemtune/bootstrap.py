@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from gemtune.services.advance import Advance
     from gemtune.services.cancel import Cancel
     from gemtune.services.control import Control
+    from gemtune.services.datasets.catalogue import DatasetCatalogue
+    from gemtune.services.datasets.upload import UploadDataset
     from gemtune.services.delete import Delete
     from gemtune.services.dispatch import Dispatch
     from gemtune.services.fan_out import FanOut
@@ -221,6 +223,20 @@ class Services:
         from gemtune.services.delete import Delete
 
         return Delete(self.store, self.buckets, self.secrets, self.clock)
+
+    @cached_property
+    def upload_dataset(self) -> UploadDataset:
+        """Return the use case that takes uploads of datasets."""
+        from gemtune.services.datasets.upload import UploadDataset
+
+        return UploadDataset(self.buckets.data, self.clock)
+
+    @cached_property
+    def datasets(self) -> DatasetCatalogue:
+        """Return the use case that lists, shows and deletes datasets."""
+        from gemtune.services.datasets.catalogue import DatasetCatalogue
+
+        return DatasetCatalogue(self.buckets.data, self.store, self.upload_dataset)
 
     @cached_property
     def ingest(self) -> Ingest:

@@ -332,6 +332,20 @@ class Objects(Protocol):
         """Yield the objects whose names begin with `prefix`, sorted by name."""
         ...
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        """Yield the folders in a folder, by name.
+
+        They are the next parts of the names of objects that begin with `prefix`, which ends with a slash.
+        """
+        ...
+
+    def join(self, parts: Sequence[str], name: str) -> None:
+        """Write or replace an object by the contents of others.
+
+        parts: names of at least one object, in order. All of them exist, and stay.
+        """
+        ...
+
     def delete(self, name: str) -> None:
         """Delete an object if it exists."""
         ...

@@ -165,3 +165,21 @@ def test_equal_content_has_the_same_digest_and_other_content_another_one(objects
     assert (algorithm, digest) == (objects.digest_algorithm, expected[algorithm])
     with pytest.raises(ObjectNotFound):
         objects.digest("missing")
+
+
+def test_folders_are_those_with_objects_in_them(objects: Objects) -> None:
+    for name in ("sets/b/x", "sets/a/x/y", "sets/a/z", "sets/file", "other/c/x"):
+        objects.write(name, b"")
+    assert list(objects.folders("sets/")) == ["a", "b"]
+    assert list(objects.folders("nothing/")) == []
+
+
+@pytest.mark.parametrize("count", [1, 3, 70])
+def test_objects_are_joined_in_order(objects: Objects, count: int) -> None:
+    names = [f"parts/{number}" for number in range(count)]
+    for number, name in enumerate(names):
+        objects.write(name, f"{number},".encode())
+    objects.write("whole", b"older")
+    objects.join(names, "whole")
+    assert objects.read("whole").decode() == "".join(f"{number}," for number in range(count))
+    assert len(list(objects.list("parts/"))) == count

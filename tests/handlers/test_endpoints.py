@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gemtune import errors
-from gemtune.handlers.endpoint import EVERYWHERE, STATUSES, Endpoint
+from gemtune.handlers.endpoint import EVERYWHERE, STATUSES, Binary, Endpoint
 from gemtune.handlers.endpoints import ENDPOINTS
 from gemtune.handlers.parameters import argument_name
 from tests.fakes import World, request
@@ -34,6 +34,7 @@ LARGEST = 9007199254740991
 ALWAYS = [403, 413, 500, 507]
 KEY = {"type": "string", "minLength": 1, "maxLength": 1024, "pattern": "^[!-~]([ -~]*[!-~])?$"}
 TOKEN = {"type": "string", "minLength": 1, "maxLength": 256, "pattern": "^[A-Za-z0-9_-]+={0,2}$"}
+AFTER_ID = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "[!-~]([ -~]*[!-~])?"}
 AFTER = {"type": "integer", "minimum": 0, "maximum": LARGEST}
 INTERFACE: dict[tuple[str, str], tuple[dict[str, dict[str, Any]], int, list[int]]] = {
     ("POST", "/train"): ({"Idempotency-Key": KEY}, 202, [409, 422]),
@@ -56,10 +57,32 @@ INTERFACE: dict[tuple[str, str], tuple[dict[str, dict[str, Any]], int, list[int]
     ("POST", "/jobs/{job_id}/resume"): ({}, 202, [404, 409]),
     ("POST", "/jobs/{job_id}/cancel"): ({}, 202, [404, 409]),
     ("DELETE", "/jobs/{job_id}"): ({}, 200, [404, 409]),
+    ("POST", "/datasets"): ({}, 200, [422]),
+    ("PUT", "/datasets/{dataset_id}/parts"): (
+        {
+            "file": {"type": "integer", "minimum": 0, "maximum": 999, "default": 0},
+            "part": {"type": "integer", "minimum": 0, "maximum": 131072, "default": 0},
+        },
+        200,
+        [404, 409, 422],
+    ),
+    ("POST", "/datasets/{dataset_id}/complete"): ({}, 200, [404, 409]),
+    ("GET", "/datasets"): (
+        {"limit": {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}, "after": AFTER_ID},
+        200,
+        [422],
+    ),
+    ("GET", "/datasets/{dataset_id}"): ({}, 200, [404]),
+    ("DELETE", "/datasets/{dataset_id}"): ({}, 200, [404, 409]),
     ("GET", "/health"): ({}, 200, []),
     ("GET", "/openapi.json"): ({}, 200, []),
 }
-BODIES = {"/train": "TrainRequest", "/jobs/{job_id}/exports": "ExportRequest"}
+BODIES = {
+    ("POST", "/train"): "TrainRequest",
+    ("POST", "/jobs/{job_id}/exports"): "ExportRequest",
+    ("POST", "/datasets"): "DatasetUpload",
+    ("PUT", "/datasets/{dataset_id}/parts"): None,
+}
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +127,13 @@ def test_the_document_matches_the_interface(document: dict[str, Any]) -> None:
         ]
         assert {parameter["required"] for parameter in sent} <= {False}
         assert sorted(operation["responses"]) == sorted(str(status) for status in [success, *refusals, *ALWAYS])
-        assert ("requestBody" in operation) is (path in BODIES)
-        if path in BODIES:
-            schema = {"$ref": f"#/components/schemas/{BODIES[path]}"}
-            assert operation["requestBody"]["content"] == {"application/json": {"schema": schema}}
+        assert ("requestBody" in operation) is ((method, path) in BODIES)
+        if (method, path) in BODIES:
+            model = BODIES[method, path]
+            kind = "application/octet-stream" if model is None else "application/json"
+            binary = {"type": "string", "format": "binary"}
+            schema = binary if model is None else {"$ref": f"#/components/schemas/{model}"}
+            assert operation["requestBody"]["content"] == {kind: {"schema": schema}}
             assert operation["requestBody"]["required"] is True
 
 
@@ -125,6 +151,9 @@ CONFLICTS = {
     ("POST", "/jobs/{job_id}/resume"): {"job_is_over", "job_not_paused"},
     ("POST", "/jobs/{job_id}/cancel"): {"job_is_over"},
     ("DELETE", "/jobs/{job_id}"): {"job_is_running", "job_has_children"},
+    ("PUT", "/datasets/{dataset_id}/parts"): {"bad_part"},
+    ("POST", "/datasets/{dataset_id}/complete"): {"dataset_incomplete", "checksum_mismatch"},
+    ("DELETE", "/datasets/{dataset_id}"): {"dataset_in_use"},
 }
 
 
@@ -148,7 +177,8 @@ def test_the_description_of_a_409_names_the_possible_conflicts(document: dict[st
     posts = {("POST", f"/jobs/{{job_id}}/{what}") for what in ("exports", "pause", "resume", "cancel")}
     changing = posts | {("DELETE", "/jobs/{job_id}")}
     reading = {("GET", f"/jobs/{{job_id}}/{what}") for what in ("status", "metrics", "artifacts")}
-    assert mentioning("the request conflicts with the current state") == changing | {("POST", "/train")}
+    of_datasets = {operation for operation in CONFLICTS if "/datasets" in operation[1]}
+    assert mentioning("the request conflicts with the current state") == changing | of_datasets | {("POST", "/train")}
     assert mentioning("`record_unreadable`") == changing | reading
 
 
@@ -179,13 +209,14 @@ def test_a_route_takes_the_parameters_of_its_endpoint(endpoint: Endpoint) -> Non
     arguments = {
         name for name, each in inspect.signature(endpoint.route).parameters.items() if each.kind is each.KEYWORD_ONLY
     }
-    body = {"body", "owner"} if endpoint.body is not None else set()
+    body = set() if endpoint.body is None else {"body"} if isinstance(endpoint.body, Binary) else {"body", "owner"}
     assert arguments == {*endpoint.path_parts, *(argument_name(parameter) for parameter in endpoint.parameters), *body}
 
 
 def test_the_page_on_the_http_api_names_every_endpoint() -> None:
-    named = re.findall(r"`(GET|POST|DELETE) (/[^`?\s]*)[^`]*`", PAGE.read_text())
-    paths = {(method, path.replace("{id}", "{job_id}")) for method, path in named}
+    named = re.findall(r"`(GET|POST|PUT|DELETE) (/[^`?\s]*)[^`]*`", PAGE.read_text())
+    ids = {"/jobs": "{job_id}", "/datasets": "{dataset_id}"}
+    paths = {(method, path.replace("{id}", ids.get(f"/{path.split('/')[1]}", ""))) for method, path in named}
     assert paths == {(endpoint.method, endpoint.path) for endpoint in ENDPOINTS}
 
 
@@ -194,16 +225,16 @@ def test_the_gateway_routes_every_endpoint() -> None:
     assert {(method.upper(), path) for path, method in routes} == {(each.method, each.path) for each in ENDPOINTS}
 
 
-CODES = {"page_token": "bad_page_token", "Idempotency-Key": "bad_idempotency_key"}
-Bound = tuple[str, dict[str, Any], str, bool]
+CODES = {"page_token": "bad_page_token", "after": "bad_page_token", "Idempotency-Key": "bad_idempotency_key"}
+Bound = tuple[tuple[str, str], dict[str, Any], str, bool]
 
 
 def _bounds() -> Iterator[Bound]:
     """Yield values just within and just beyond the bounds in INTERFACE.
 
-    Each comes as (path, parameter, value, whether it is within the bound).
+    Each comes as ((method, path), parameter, value, whether it is within the bound).
     """
-    for (_, path), (parameters, _, _) in INTERFACE.items():
+    for path, (parameters, _, _) in INTERFACE.items():
         for name, schema in parameters.items():
             parameter = {"name": name, "schema": schema}
             if schema["type"] == "integer":
@@ -224,21 +255,24 @@ def _bounds() -> Iterator[Bound]:
                 yield path, parameter, f"a{outside}a", False
 
 
-@pytest.mark.parametrize("bound", list(_bounds()), ids=lambda bound: f"{bound[0]} {bound[1]['name']} {bound[2][:25]!r}")
+@pytest.mark.parametrize(
+    "bound", list(_bounds()), ids=lambda bound: f"{bound[0][1]} {bound[1]['name']} {bound[2][:25]!r}"
+)
 def test_the_server_accepts_only_values_within_the_bounds_of_the_document(
     world: World, client: flask.testing.FlaskClient, bound: Bound
 ) -> None:
-    path, parameter, text, is_inside = bound
-    url = path.replace("{job_id}", world.submit())
+    (method, path), parameter, text, is_inside = bound
+    url = path.replace("{job_id}", world.submit()).replace("{dataset_id}", "chats")
     if parameter["name"] == "Idempotency-Key":
         answer = client.post(url, json={}, headers={"Idempotency-Key": text})
         loc = ["header", "Idempotency-Key"]
     else:
-        answer = client.get(url, query_string={parameter["name"]: text})
+        answer = client.open(url, method=method, query_string={parameter["name"]: text})
         loc = ["query", parameter["name"]]
     assert answer.json is not None
     codes = [problem["code"] for problem in answer.json.get("problems", ()) if problem["loc"] == loc]
-    code = CODES.get(parameter["name"]) or ("not_one_of" if "enum" in parameter["schema"] else "not_a_number")
+    is_number = parameter["schema"]["type"] == "integer"
+    code = "not_a_number" if is_number else CODES.get(parameter["name"], "not_one_of")
     assert codes == ([] if is_inside else [code])
     assert answer.status_code == 422 or is_inside
 
@@ -272,8 +306,10 @@ def test_every_answer_is_described_in_the_document(
                 query[parameter["name"]] = data.draw(texts)
             else:
                 headers[parameter["name"]] = re.sub(r"[^ -~]", "", data.draw(texts))
-    body = None
-    if "requestBody" in operation:
+    body: str | bytes | None = None
+    if "requestBody" in operation and "application/json" not in operation["requestBody"]["content"]:
+        body = data.draw(st.binary(max_size=20))
+    elif "requestBody" in operation:
         good = values(operation["requestBody"]["content"]["application/json"]["schema"], schemas)
         mine = st.just(request(job_name="x") if path == "/train" else {"export_config": {}})
         body = data.draw(st.one_of(good, mine, ANYTHING).map(json.dumps) | TEXT)

@@ -25,9 +25,10 @@ class FakeService:
             def do(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 path = self.path.partition("?")[0]
-                service.requests.append(
-                    (self.command, self.path, dict(self.headers), json.loads(body) if body else None)
-                )
+                content: Any = body or None
+                if body and self.headers.get("Content-Type") == "application/json":
+                    content = json.loads(body)
+                service.requests.append((self.command, self.path, dict(self.headers), content))
                 answer = service.answers.get(
                     (self.command, path), (404, {"error": {"code": "not_found", "message": "no"}})
                 )
@@ -43,7 +44,7 @@ class FakeService:
                 self.end_headers()
                 self.wfile.write(raw)
 
-            do_GET = do_POST = do_DELETE = do
+            do_GET = do_POST = do_PUT = do_DELETE = do
 
             def log_message(self, *args: Any) -> None:
                 pass

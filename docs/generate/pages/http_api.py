@@ -9,8 +9,9 @@ from pydantic import BaseModel
 from docs.generate.text.markdown import Page, code, codes, sentence
 from docs.generate.text.schemas import type_of
 from gemtune import errors
+from gemtune.datasets.uploads.record import DatasetFile
 from gemtune.handlers import answers
-from gemtune.handlers.endpoint import EVERYWHERE, FAULT, Endpoint, status_of
+from gemtune.handlers.endpoint import EVERYWHERE, FAULT, Binary, Endpoint, status_of
 from gemtune.handlers.endpoints import ENDPOINTS, Document
 from gemtune.jobs import record
 from gemtune.jobs.events import Event
@@ -30,11 +31,13 @@ PARTS: tuple[type[BaseModel], ...] = (
     record.JobSummary,
     Event,
     answers.ArtifactLink,
+    answers.Dataset,
+    DatasetFile,
     answers.ErrorAnswer,
     answers.ErrorSentence,
     answers.ProblemAnswer,
 )
-BODIES = {"TrainRequest": "requests.md#trainrequest", "ExportRequest": "requests.md#exportrequest"}
+BODIES = {name: f"requests.md#{name.lower()}" for name in ("TrainRequest", "ExportRequest", "DatasetUpload")}
 LINKS = (
     {"Status": "statuses-and-events.md#statuses"}
     | BODIES
@@ -74,7 +77,9 @@ def anchor_of(endpoint: Endpoint) -> str:
 def _add(page: Page, endpoint: Endpoint) -> None:
     page.heading(f"{endpoint.method} {endpoint.path}", 3)
     page.paragraph(f"{endpoint.summary}.")
-    if endpoint.body is not None:
+    if isinstance(endpoint.body, Binary):
+        page.paragraph(f"Body: up to {endpoint.body.max_bytes} bytes.")
+    elif endpoint.body is not None:
         page.paragraph(f"Body: [{endpoint.body.__name__}]({BODIES[endpoint.body.__name__]}).")
     page.table(
         ("parameter", "in", "value", "default", "meaning"),

@@ -12,6 +12,7 @@ from docs.generate.text.schemas import field_rows
 from gemtune.request import rewards
 from gemtune.request.rl_spec import DpoConfig, GrpoConfig
 from gemtune.request.spec import ExportConfig, ExportRequest, Notify, TrainingConfig, TrainRequest, WandbConfig
+from gemtune.request.uploads.dataset import DatasetUpload, UploadFile
 
 HEAD = ("field", "type", "default", "meaning")
 REWARDS: tuple[type[rewards.RewardBase], ...] = get_args(get_args(rewards.Reward)[0])
@@ -30,6 +31,8 @@ SECTIONS: Mapping[type[BaseModel], str] = {
     WandbConfig: "`wandb_config`: W&B.",
     Notify: "`notify`: webhooks.",
     ExportRequest: "The body of `POST /jobs/{job_id}/exports`, which exports again what a job trained.",
+    DatasetUpload: "The body of `POST /datasets`, which begins an upload, or goes on with the same one.",
+    UploadFile: "`files`: the files of a dataset.",
 }
 
 

@@ -13,6 +13,7 @@ Schema = Mapping[str, Any]
 TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
 # Patterns of texts, in words.
 PATTERNS: Mapping[str, str] = {
+    r"^[0-9a-f]{64}$": "64 hexadecimal digits",
     r"^[A-Za-z0-9][A-Za-z0-9._-]*$": "letters, digits, `.`, `_`, `-`",
     r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$": "`owner/name`",
     r"^[^\x00-\x1f\x7f]*$": "no control characters",

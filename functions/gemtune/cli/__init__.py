@@ -34,6 +34,7 @@ class _LazyGroup(click.Group):
         **dict.fromkeys(("train", "jobs", "status", "events", "pause", "resume", "cancel", "delete"), "jobs"),
         "export": "export",
         "artifacts": "artifacts",
+        "data": "data",
         **dict.fromkeys(("watch", "wait", "metrics", "version"), "watching"),
     }
 
@@ -73,6 +74,9 @@ class _LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         own_options = {option for parameter in command.params for option in parameter.opts}
         command.params += [option for option in _common_options() if not own_options & set(option.opts)]
+        for inner in command.commands.values() if isinstance(command, click.Group) else ():
+            if not any("--json" in parameter.opts for parameter in inner.params):
+                inner.params += _common_options()
         return command
 
     def resolve_command(

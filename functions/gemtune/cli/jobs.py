@@ -2,27 +2,57 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import click
 
 from gemtune.cli import follow as following
-from gemtune.cli import request_file
+from gemtune.cli import uploading
 from gemtune.cli.connection import Connection, as_commands
+from gemtune.cli.request import file as request_file
+from gemtune.cli.request import options as train_options
 
 
 @click.command()
-@click.argument("file")
+@click.argument("file", required=False)
+@train_options.with_options
+@click.option("--print", "prints", is_flag=True, help="Print the request, and neither upload nor submit anything.")
 @click.option("--follow", is_flag=True, help="Wait for the job and exit with its result.")
 @click.option("--idempotency-key", metavar="KEY", help="Reuse the job created earlier with the same KEY and request.")
 @click.pass_obj
-def train(connection: Connection, file: str, follow: bool, idempotency_key: str | None) -> None:
+def train(
+    connection: Connection,
+    /,
+    file: str | None,
+    follow: bool,
+    idempotency_key: str | None,
+    prints: bool,
+    data: Path | None,
+    held_out: Path | None,
+    **options: Any,
+) -> None:
     """Submit a training request and print the new job's id.
 
-    FILE is a JSON or YAML file, or - for standard input.
+    FILE is a JSON or YAML file with a request, or - for standard input. Options replace its fields; with --data and
+    --model no file is needed.
     """
+    request = train_options.request_of(options, {} if file is None else request_file.read(file))
+    request_file.make_paths_absolute(request)
+    if data is None and file is None and options["dataset"] is None:
+        raise click.UsageError("say what to train on: --data FILE, --dataset ID, or a FILE with a request")
+    if held_out is not None and data is None:
+        raise click.UsageError("--eval goes with --data")
+    files = None if data is None else uploading.files_of(data, held_out)
+    if prints:
+        click.echo(json.dumps(request, indent=1))
+        return
+    if data is not None and files is not None:
+        dataset = uploading.upload(connection, files, name=data.resolve().name)
+        request["processed_dataset_id"] = dataset["dataset_id"]
     headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
-    response = connection.call("POST", "/train", json=request_file.read(file), headers=headers)
+    response = connection.call("POST", "/train", json=request, headers=headers)
     if not connection.print_if_json(response):
         click.echo(response["job_id"])
     if follow:

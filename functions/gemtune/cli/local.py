@@ -40,12 +40,14 @@ def publish(connection: Connection, file: str, idempotency_key: str | None) -> N
     FILE is a JSON or YAML file, or - for standard input. The service does not have to be running. A request that the
     service would reject is not published, because nobody would be told.
     """
-    from gemtune.cli import request_file
+    from gemtune.cli.request import file as request_file
     from gemtune.jobs.sources import Source
     from gemtune.ports import Topic
     from gemtune.request import parsing
 
-    document = json.dumps(request_file.read(file)).encode()
+    request = request_file.read(file)
+    request_file.make_paths_absolute(request)
+    document = json.dumps(request).encode()
     reading = parsing.read(document, Source.PUBSUB)
     if reading.request is not None and not services().settings.on_gcp:  # a deployed service has facts of its own
         reading = services().submit.check(reading)

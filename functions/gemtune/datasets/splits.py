@@ -15,6 +15,8 @@ from typing import Any, Literal
 from gemtune.datasets.file_kinds import KINDS, FileKind, is_description, kind_of
 
 METADATA = "metadata.json"
+# Folder of the data bucket that has a folder for each dataset.
+FOLDER = "processed_datasets"
 Split = Literal["train", "held_out", "test"]
 # Words for each split. The test split is not read: it is for what the user measures after all choices are made.
 WORDS: Mapping[Split, tuple[str, ...]] = {
@@ -69,7 +71,7 @@ class Splits:
 
 def folder_of(dataset_id: str) -> str:
     """Return the folder of a dataset in the data bucket."""
-    return f"processed_datasets/{dataset_id}"
+    return f"{FOLDER}/{dataset_id}"
 
 
 def of_files(paths: Collection[str]) -> Splits:

@@ -127,6 +127,30 @@ class FolderObjects:
             with suppress(FileNotFoundError):  # deleted since it was listed
                 yield self._stat(path)
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        """Yield the names of the folders in a folder that hold a file."""
+        folder, visited = self._walk(split_name(prefix.rstrip("/")))
+        try:
+            entries = sorted(folder.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for path in entries:
+            name = path.relative_to(self.root).as_posix()
+            with suppress(UnsafeName):  # a link out of the bucket is no folder of it
+                within = (*visited, self._real_path(path, visited))
+                if path.is_dir() and next(self._files(path, within, f"{name}/"), None) is not None:
+                    yield path.name
+
+    def join(self, parts: Sequence[str], name: str) -> None:
+        """Append files to a temporary file, and rename it."""
+        with self._unfinished(name) as (unfinished, final):
+            with unfinished.open("wb") as file:
+                for part in parts:
+                    with self.fetch(part, unfinished.parent).open("rb") as source:
+                        shutil.copyfileobj(source, file)
+            _sync(unfinished)
+            unfinished.replace(final)
+
     def delete(self, name: str) -> None:
         """Delete a file or link, and folders that are then empty."""
         *folders, last = split_name(name)

@@ -23,6 +23,26 @@ ANSWERS: Mapping[str, ErrorCode] = {
         "There is no job with this id: it never existed, or it was deleted.",
         "List the jobs with `GET /jobs`.",
     ),
+    "no_such_dataset": ErrorCode(
+        "There is no dataset with this id: it was never uploaded, or it was deleted.",
+        "List the datasets with `GET /datasets`.",
+    ),
+    "dataset_incomplete": ErrorCode(
+        "An upload was to be completed before all of its parts were there.",
+        "Send the parts that `missing_parts` of the dataset names, and complete it again.",
+    ),
+    "checksum_mismatch": ErrorCode(
+        "The uploaded parts of a file do not have the hash that was announced; they are dropped.",
+        "Send them again. If the file changed meanwhile, begin the upload again.",
+    ),
+    "bad_part": ErrorCode(
+        "A part of an upload has another number or another size than the file has parts.",
+        "Cut files into parts of `part_bytes`, counted from 0; only the last part of a file is smaller.",
+    ),
+    "dataset_in_use": ErrorCode(
+        "The dataset cannot be deleted while jobs that use it are not over.",
+        "Wait for their end, or cancel them with `POST /jobs/{job_id}/cancel`.",
+    ),
     "not_found": ErrorCode(
         "The path is not one of the API's, or nothing has that name.",
         "Compare the path with `GET /openapi.json`.",

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 TIMEOUT, WORKERS = 60.0, 8
 # A larger file is downloaded in parts, in parallel, each with its own checksum.
 PART_BYTES = 64 * 1024 * 1024
+# Objects that one request can compose.
+COMPOSED = 32
 
 
 class StorageObjects:
@@ -114,6 +116,31 @@ class StorageObjects:
         for blob in self._client.list_blobs(self.bucket, prefix=prefix, timeout=TIMEOUT):
             if is_safe(blob.name):
                 yield _stat(blob)
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        """Yield the next part of the names below a prefix."""
+        split_name(prefix.rstrip("/"))
+        listed = self._client.list_blobs(self.bucket, prefix=prefix, delimiter="/", timeout=TIMEOUT)
+        for page in listed.pages:
+            yield from sorted(folder.removeprefix(prefix).rstrip("/") for folder in page.prefixes)
+
+    def join(self, parts: Sequence[str], name: str) -> None:
+        """Compose an object of others, without moving their contents.
+
+        A request composes up to COMPOSED objects, so that more of them are composed in several levels.
+        """
+        level, created = [self._blob(part) for part in parts], []
+        try:
+            while len(level) > COMPOSED:
+                groups = [level[first : first + COMPOSED] for first in range(0, len(level), COMPOSED)]
+                level = [self._blob(f"{parts[0]}.{uuid.uuid4().hex}") for _ in groups]
+                created += level
+                for group, composed in zip(groups, level, strict=True):
+                    composed.compose(group, timeout=TIMEOUT, retry=_retry())
+            self._blob(name).compose(level, timeout=TIMEOUT, retry=_retry())
+        finally:
+            for blob in created:
+                self.delete(blob.name)
 
     def delete(self, name: str) -> None:
         """Delete an object if it exists."""

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from gemtune import VERSION
+from gemtune.datasets.uploads.record import PART_BYTES, DatasetFile
 from gemtune.jobs.events import Event
 from gemtune.jobs.parts.holds import Pause, Waiting
 from gemtune.jobs.record import (
@@ -28,6 +29,7 @@ from gemtune.jobs.sources import OpenSource
 from gemtune.jobs.status import OpenStatus, OpenStep
 from gemtune.machines import cost
 from gemtune.machines.choice import LOCAL
+from gemtune.services.datasets.catalogue import DatasetDescription
 
 
 class Accepted(BaseModel):
@@ -172,6 +174,56 @@ class Deleted(BaseModel):
     """Answer to the deletion of a job."""
 
     job_id: str = Field(description="id of the deleted job")
+    deleted: Literal[True] = Field(True, description="always true")
+
+
+class Dataset(BaseModel):
+    """A dataset: uploaded, or a folder of the data bucket."""
+
+    dataset_id: str = Field(description="its id, for `processed_dataset_id`")
+    name: str | None = Field(description="name for people; null for a folder that was not uploaded")
+    tags: Sequence[str] = Field(description="words to find it by")
+    files: Sequence[DatasetFile] = Field(description="its files; of a folder that was not uploaded, the first 200")
+    created_at: datetime | None = Field(description="when its upload began; null for a folder that was not uploaded")
+    status: Literal["uploading", "ready"] = Field(description="`ready`: jobs can use it")
+    part_bytes: int = Field(PART_BYTES, description="size of every part of an upload but the last of a file")
+    missing_parts: Mapping[int, Sequence[int]] = Field(
+        description="numbers of the parts that are still to be sent, for each file by its number in `files`; empty "
+        "when it is ready, and in lists"
+    )
+
+    @classmethod
+    def of(cls, description: DatasetDescription, missing: Mapping[int, Sequence[int]]) -> Dataset:
+        """Describe a dataset."""
+        return cls(
+            dataset_id=description.dataset_id,
+            name=description.name,
+            tags=description.tags,
+            files=description.files,
+            created_at=description.created_at,
+            status="ready" if description.is_ready else "uploading",
+            missing_parts=missing,
+        )
+
+
+class DatasetList(BaseModel):
+    """One page of datasets."""
+
+    datasets: Sequence[Dataset] = Field(description="datasets in the order of their ids")
+    next_after: str | None = Field(description="`after` for the next page; null on the last one")
+
+
+class PartStored(BaseModel):
+    """Answer to a part of an upload."""
+
+    file: int = Field(description="number of the file")
+    part: int = Field(description="number of the part that is stored")
+
+
+class DatasetDeleted(BaseModel):
+    """Answer to the deletion of a dataset."""
+
+    dataset_id: str = Field(description="id of the deleted dataset")
     deleted: Literal[True] = Field(True, description="always true")
 
 

@@ -25,7 +25,7 @@ STATUSES: Mapping[type[errors.GemtuneError], tuple[int, str]] = {
     errors.UnsafeName: (404, "there is nothing of that name"),
     errors.Conflict: (409, "the request conflicts with the current state"),
     errors.RecordUnreadable: (409, "`record_unreadable`: another version of the service wrote the job's record"),
-    errors.BodyTooLarge: (413, "the body has more than 1048576 bytes"),
+    errors.BodyTooLarge: (413, "the body is too large: more than 1048576 bytes, or than a part of an upload has"),
     errors.RequestRefused: (422, "the request is refused, with everything that is wrong"),
     errors.BadIdempotencyKey: (422, "the request is refused, with everything that is wrong"),
     errors.BadPageToken: (422, "the request is refused, with everything that is wrong"),
@@ -38,6 +38,13 @@ FAULT = (500, "an internal error; the service's log has the details")
 EVERYWHERE: tuple[type[errors.GemtuneError], ...] = (errors.NotFromHere, errors.BodyTooLarge, errors.CannotStore)
 
 
+@dataclass(frozen=True, slots=True)
+class Binary:
+    """Body of bytes. max_bytes: the most that are accepted."""
+
+    max_bytes: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """One operation of the API.
@@ -47,17 +54,17 @@ class Endpoint:
     route: function that decodes, calls one service and encodes. Its keyword arguments are the parts of the path, the
     parameters and, if there is a body, the `body` as bytes and the `owner`.
     success: HTTP status of a successful answer.
-    body: model of the request's body, or None.
+    body: model of the request's body, Binary, or None.
     errors: errors that it may raise in addition to EVERYWHERE.
     """
 
-    method: Literal["GET", "POST", "DELETE"]
+    method: Literal["GET", "POST", "PUT", "DELETE"]
     path: str
     summary: str
     route: Callable[..., BaseModel]
     success: int
     answer: type[BaseModel]
-    body: type[BaseModel] | None
+    body: type[BaseModel] | Binary | None
     parameters: tuple[Parameter, ...]
     errors: tuple[type[errors.GemtuneError], ...]
 

@@ -12,6 +12,8 @@ from typing import Any
 from pydantic import RootModel
 
 from gemtune.bootstrap import Services
+from gemtune.datasets.uploads.errors import BadPart, ChecksumMismatch, DatasetIncomplete, DatasetInUse, DatasetNotFound
+from gemtune.datasets.uploads.record import PART_BYTES
 from gemtune.errors import (
     BadIdempotencyKey,
     BadPageToken,
@@ -30,11 +32,12 @@ from gemtune.errors import (
     SpecUnreadable,
 )
 from gemtune.handlers import answers, openapi, routes
-from gemtune.handlers.endpoint import Endpoint
+from gemtune.handlers.endpoint import Binary, Endpoint
 from gemtune.handlers.parameters import OneOf, Text, WholeNumber
 from gemtune.jobs import page_tokens
 from gemtune.jobs.status import Status
 from gemtune.request.spec import ExportRequest, TrainRequest
+from gemtune.request.uploads.dataset import MAX_FILE_BYTES, MAX_FILES, DatasetUpload
 from gemtune.untrusted import MAX_NUMBER
 
 LIMIT = WholeNumber(name="limit", description="jobs per page", least=1, most=200, default=50)
@@ -66,6 +69,21 @@ IDEMPOTENCY_KEY = Text(
     pattern="^[!-~]([ -~]*[!-~])?$",
     code="bad_idempotency_key",
     hint="use at most 1024 printable ASCII characters, and no token",
+)
+FILE_NUMBER = WholeNumber(
+    name="file", description="number of the file in `files`, from 0", least=0, most=MAX_FILES - 1, default=0
+)
+PART_NUMBER = WholeNumber(
+    name="part", description="number of the part, from 0", least=0, most=MAX_FILE_BYTES // PART_BYTES, default=0
+)
+DATASETS_LIMIT = WholeNumber(name="limit", description="datasets per page", least=1, most=200, default=50)
+AFTER_DATASET = Text(
+    name="after",
+    description="`next_after` of the previous page; absent: the first page",
+    max_length=255,
+    pattern="[!-~]([ -~]*[!-~])?",
+    code="bad_page_token",
+    hint="start again without after",
 )
 
 
@@ -215,6 +233,72 @@ ENDPOINTS: Sequence[Endpoint] = (
         body=None,
         parameters=(),
         errors=(JobNotFound, JobIsRunning, JobHasChildren, RecordUnreadable),
+    ),
+    Endpoint(
+        method="POST",
+        path="/datasets",
+        summary="Begin or repeat the upload of a dataset",
+        route=routes.upload_dataset,
+        success=200,
+        answer=answers.Dataset,
+        body=DatasetUpload,
+        parameters=(),
+        errors=(RequestRefused,),
+    ),
+    Endpoint(
+        method="PUT",
+        path="/datasets/{dataset_id}/parts",
+        summary="Send one part of a file of a dataset",
+        route=routes.upload_part,
+        success=200,
+        answer=answers.PartStored,
+        body=Binary(PART_BYTES),
+        parameters=(FILE_NUMBER, PART_NUMBER),
+        errors=(RequestRefused, DatasetNotFound, BadPart),
+    ),
+    Endpoint(
+        method="POST",
+        path="/datasets/{dataset_id}/complete",
+        summary="Put the parts of a dataset together",
+        route=routes.complete_dataset,
+        success=200,
+        answer=answers.Dataset,
+        body=None,
+        parameters=(),
+        errors=(DatasetNotFound, DatasetIncomplete, ChecksumMismatch),
+    ),
+    Endpoint(
+        method="GET",
+        path="/datasets",
+        summary="List datasets",
+        route=routes.list_datasets,
+        success=200,
+        answer=answers.DatasetList,
+        body=None,
+        parameters=(DATASETS_LIMIT, AFTER_DATASET),
+        errors=(RequestRefused,),
+    ),
+    Endpoint(
+        method="GET",
+        path="/datasets/{dataset_id}",
+        summary="Show a dataset, and what is missing of its upload",
+        route=routes.show_dataset,
+        success=200,
+        answer=answers.Dataset,
+        body=None,
+        parameters=(),
+        errors=(DatasetNotFound,),
+    ),
+    Endpoint(
+        method="DELETE",
+        path="/datasets/{dataset_id}",
+        summary="Delete a dataset that no unfinished job uses",
+        route=routes.delete_dataset,
+        success=200,
+        answer=answers.DatasetDeleted,
+        body=None,
+        parameters=(),
+        errors=(DatasetNotFound, DatasetInUse),
     ),
     Endpoint(
         method="GET",

@@ -16,13 +16,17 @@ from werkzeug.routing import Map, Rule
 from gemtune import errors
 from gemtune.bootstrap import Services
 from gemtune.handlers import error_answers
-from gemtune.handlers.endpoint import FAULT, Endpoint, status_of
+from gemtune.handlers.endpoint import FAULT, Binary, Endpoint, status_of
 from gemtune.handlers.endpoints import ENDPOINTS
 from gemtune.handlers.parameters import argument_name, decode_parameter
 
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 1024 * 1024
+# Of the endpoint that takes the most, above which a server need not read a body at all.
+LARGEST_BODY_BYTES = max(
+    MAX_BODY_BYTES, *(endpoint.body.max_bytes for endpoint in ENDPOINTS if isinstance(endpoint.body, Binary))
+)
 
 ROUTER = Map(
     [
@@ -38,9 +42,10 @@ def respond(request: flask.Request, services: Services) -> flask.Response:
     """Answer one request of the API."""
     try:
         services.callers.check(request)
-        if (request.content_length or 0) > MAX_BODY_BYTES:
-            raise errors.BodyTooLarge(MAX_BODY_BYTES)
         endpoint, parts = ROUTER.bind_to_environ(request.environ | {"SCRIPT_NAME": ""}).match()
+        max_bytes = endpoint.body.max_bytes if isinstance(endpoint.body, Binary) else MAX_BODY_BYTES
+        if (request.content_length or 0) > max_bytes:
+            raise errors.BodyTooLarge(max_bytes)
         answer = endpoint.route(services, **parts, **_arguments(endpoint, request, services))
         return flask.Response(answer.model_dump_json(), endpoint.success, mimetype=error_answers.JSON)
     except errors.GemtuneError as error:
@@ -62,7 +67,9 @@ def _arguments(endpoint: Endpoint, request: flask.Request, services: Services) -
     for parameter in endpoint.parameters:
         source = request.args if parameter.place == "query" else request.headers
         arguments[argument_name(parameter)] = decode_parameter(parameter, source.getlist(parameter.name))
-    if endpoint.body is not None:
+    if isinstance(endpoint.body, Binary):
+        arguments["body"] = request.get_data()
+    elif endpoint.body is not None:
         arguments |= {"body": request.get_data(), "owner": services.callers.owner(request)}
     return arguments
 

@@ -10,14 +10,14 @@ from pydantic.json_schema import models_json_schema
 
 from gemtune import VERSION
 from gemtune.handlers.answers import ErrorAnswer
-from gemtune.handlers.endpoint import Endpoint
+from gemtune.handlers.endpoint import Binary, Endpoint
 
 _SCHEMAS = "#/components/schemas/{model}"
 
 
 def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     """Return the document of these endpoints, in JSON's types."""
-    bodies = {endpoint.body for endpoint in endpoints if endpoint.body is not None}
+    bodies = {endpoint.body for endpoint in endpoints if isinstance(endpoint.body, type)}
     models: set[type[BaseModel]] = {ErrorAnswer, *bodies, *(endpoint.answer for endpoint in endpoints)}
     ordered = sorted(models, key=lambda model: model.__name__)
     _, schemas = models_json_schema([(model, "validation") for model in ordered], ref_template=_SCHEMAS)
@@ -55,7 +55,10 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         "parameters": parameters,
         "responses": responses,
     }
-    if endpoint.body is not None:
+    if isinstance(endpoint.body, Binary):
+        content = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+        operation["requestBody"] = {"description": "the bytes", "required": True, "content": content}
+    elif endpoint.body is not None:
         operation["requestBody"] = _content(endpoint.body, "the request") | {"required": True}
     return operation
 

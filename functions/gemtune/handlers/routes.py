@@ -9,6 +9,7 @@ from gemtune.handlers.loss_history import loss_history
 from gemtune.jobs.sources import Source
 from gemtune.jobs.status import Status
 from gemtune.request import parsing as requests
+from gemtune.request.uploads import dataset
 from gemtune.services.acceptance.create_job import Submission
 
 
@@ -75,6 +76,49 @@ def delete(services: Services, *, job_id: str) -> answers.Deleted:
     """Delete a job."""
     services.delete(job_id)
     return answers.Deleted(job_id=job_id)
+
+
+def upload_dataset(services: Services, *, owner: str, body: bytes) -> answers.Dataset:
+    """Announce the files of a dataset."""
+    record = services.upload_dataset.begin(dataset.read(body).require_valid())
+    return _dataset(services, record.dataset_id)
+
+
+def upload_part(services: Services, *, dataset_id: str, body: bytes, file: int, part: int) -> answers.PartStored:
+    """Store one part of a file of a dataset."""
+    services.upload_dataset.store_part(dataset_id, file, part, body)
+    return answers.PartStored(file=file, part=part)
+
+
+def complete_dataset(services: Services, *, dataset_id: str) -> answers.Dataset:
+    """Put the parts of a dataset together."""
+    services.upload_dataset.complete(dataset_id)
+    return _dataset(services, dataset_id)
+
+
+def list_datasets(services: Services, *, limit: int, after: str | None) -> answers.DatasetList:
+    """List datasets in the order of their ids."""
+    described, last = services.datasets.page(after=after, limit=limit)
+    return answers.DatasetList(datasets=[answers.Dataset.of(each, {}) for each in described], next_after=last)
+
+
+def show_dataset(services: Services, *, dataset_id: str) -> answers.Dataset:
+    """Show a dataset."""
+    return _dataset(services, dataset_id)
+
+
+def delete_dataset(services: Services, *, dataset_id: str) -> answers.DatasetDeleted:
+    """Delete a dataset."""
+    services.datasets.delete(dataset_id)
+    return answers.DatasetDeleted(dataset_id=dataset_id)
+
+
+def _dataset(services: Services, dataset_id: str) -> answers.Dataset:
+    description = services.datasets.describe(dataset_id)
+    missing = (
+        {} if description.is_ready else services.upload_dataset.missing_parts(services.upload_dataset.read(dataset_id))
+    )
+    return answers.Dataset.of(description, missing)
 
 
 def health(services: Services) -> answers.Health:

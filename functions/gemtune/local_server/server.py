@@ -19,7 +19,7 @@ from gemtune.embedded.sqlite_bus import SqliteBus
 from gemtune.embedded.sqlite_launcher import SqliteLauncher
 from gemtune.errors import GemtuneError
 from gemtune.handlers import error_answers
-from gemtune.handlers.http_api import MAX_BODY_BYTES
+from gemtune.handlers.http_api import LARGEST_BODY_BYTES, MAX_BODY_BYTES
 from gemtune.local_server import work_folders
 from gemtune.local_server.cloud_run_jobs import CloudRunJobs
 from gemtune.local_server.delivery import Delivery, FunctionClient
@@ -78,7 +78,7 @@ class Server:
         token = secrets.token_urlsafe(32)
         try:
             # waitress passes on bodies of up to twice the limit, so that the app can answer with the limit.
-            self._api = listen(_function("api"), port=port, max_body_bytes=2 * MAX_BODY_BYTES)
+            self._api = listen(_function("api"), port=port, max_body_bytes=LARGEST_BODY_BYTES + MAX_BODY_BYTES)
         except OSError as error:
             hint = "set PORT to a free port, or stop the process that uses this one"
             raise CannotServe(f"port {port} is not available: {error.strerror}", hint=hint) from None

@@ -22,7 +22,7 @@ from gemtune.request.rl_spec import DISCRIMINATORS
 from gemtune.request.spec import SECRET_FIELDS, SECRET_REFERENCE, ExportRequest, Spec, TrainRequest
 from gemtune.untrusted import Unreadable, read_json_object
 
-Request = TypeVar("Request", bound=BaseModel)  # TrainRequest or ExportRequest
+Request = TypeVar("Request", bound=BaseModel)  # a whole request
 # Values for required fields that are missing or invalid, so that the rules for the other fields can still be checked.
 STAND_INS: Mapping[type[BaseModel], Mapping[str, Any]] = {
     TrainRequest: {"processed_dataset_id": "absent", "training_config": {"base_model_id": "absent/absent"}},
@@ -65,12 +65,12 @@ def read(document: str | bytes, source: Source) -> Reading[TrainRequest]:
     Cross-field rules are not checked here but in `gemtune.request.rules.check`.
     source: how the request arrived. Some sources must not contain tokens, only references to secrets.
     """
-    return _read(TrainRequest, document, tokens_exposed=source.exposes_tokens)
+    return read_as(TrainRequest, document, STAND_INS[TrainRequest], tokens_exposed=source.exposes_tokens)
 
 
 def read_export(document: str | bytes) -> Reading[ExportRequest]:
     """Parse an export request from JSON. These arrive only over HTTP."""
-    return _read(ExportRequest, document, tokens_exposed=False)
+    return read_as(ExportRequest, document, STAND_INS[ExportRequest], tokens_exposed=False)
 
 
 def complete_export_request(reading: Reading[ExportRequest], trained: Spec) -> Reading[TrainRequest]:
@@ -81,20 +81,25 @@ def complete_export_request(reading: Reading[ExportRequest], trained: Spec) -> R
     return Reading(None if reading.request is None else reading.request.as_train_request(trained), reading.problems)
 
 
-def _read(model: type[Request], document: str | bytes, *, tokens_exposed: bool) -> Reading[Request]:
+def read_as(
+    model: type[Request], document: str | bytes, stand_ins: Mapping[str, Any], *, tokens_exposed: bool
+) -> Reading[Request]:
     """Parse a request into its pydantic model.
 
+    stand_ins: values of required fields, with which the rest can be validated.
     tokens_exposed: whether to report tokens, as opposed to references to secrets.
     """
     try:
         raw = read_json_object(document)
     except Unreadable as error:
         return Reading(None, (Problem(error.loc, error.message, error.code, error.hint),))
-    request, problems = _validate(model, raw)
+    request, problems = _validate(model, raw, stand_ins)
     return Reading(request, (*problems, *_misplaced_tokens(raw, tokens_exposed=tokens_exposed)))
 
 
-def _validate(model: type[Request], raw: dict[str, Any]) -> tuple[Request | None, list[Problem]]:
+def _validate(
+    model: type[Request], raw: dict[str, Any], stand_ins: Mapping[str, Any]
+) -> tuple[Request | None, list[Problem]]:
     """Return the valid part of a request, and the problems of the rest.
 
     Invalid fields get their defaults. The request is None if it does not validate even then.
@@ -110,7 +115,7 @@ def _validate(model: type[Request], raw: dict[str, Any]) -> tuple[Request | None
         # Without its discriminator an object cannot be validated, so all of it is removed.
         is_discriminator = bool(problem.loc) and problem.loc[-1] in DISCRIMINATORS
         _remove(readable, problem.loc[:-1] if is_discriminator else problem.loc)
-    for name, value in STAND_INS[model].items():
+    for name, value in stand_ins.items():
         readable.setdefault(name, value)
     try:
         return model.model_validate_json(json.dumps(readable)), problems

@@ -21,6 +21,7 @@ from gemtune.jobs.secret_names import OWN_PREFIX, SECRET_TTL, job_of_secret, job
 from gemtune.jobs.status import Status, Step
 from gemtune.ports import Buckets, Clock, ExecutionState, JobStore, Launcher, Secrets
 from gemtune.services.acceptance.submit import Submit
+from gemtune.services.datasets.upload import UploadDataset
 from gemtune.services.delete import TOMBSTONE
 from gemtune.services.dispatch import LEASE, Dispatch
 from gemtune.services.fan_out import FanOut
@@ -35,6 +36,8 @@ PUBLISH_GRACE = timedelta(minutes=1)
 ORPHAN_AGE = timedelta(hours=1)
 # A job's secrets are renewed this long after the last time, many times before they expire.
 SECRET_RENEWAL = timedelta(days=1)
+# An upload of a dataset that was not completed for so long is removed.
+UPLOAD_AGE = timedelta(days=7)
 # Specs older than this were checked by many earlier sweeps.
 SPEC_WINDOW = timedelta(days=1)
 # Time after a job's deletion in which its last execution may still write files; sweeps remove them.
@@ -74,6 +77,8 @@ class Sweep:
         self._guarded("secrets", partial(self._remove_orphaned_secrets, now))
         self._guarded("specs", partial(self._remove_orphaned_specs, now))
         self._guarded("tombstones", partial(self._remove_late_writes, now))
+        uploads = UploadDataset(self.buckets.data, self.clock)
+        self._guarded("uploads", partial(uploads.remove_abandoned, now - UPLOAD_AGE))
         for bucket in (self.buckets.config, self.buckets.data, self.buckets.uploads, self.buckets.export):
             bucket.remove_unfinished(now - ORPHAN_AGE)
 

@@ -88,6 +88,9 @@ def check_gemtune(words: list[str]) -> None:
     context = click.Context(main)
     command = main.get_command(context, words[0])
     assert command is not None, f"gemtune has no {words[0]}"
+    if isinstance(command, click.Group):
+        assert words[1] in command.commands, f"gemtune {words[0]} has no {words[1]}"
+        command = command.commands[words[1]]
     options = {option for parameter in command.get_params(context) for option in parameter.opts}
     assert {word for word in words if word.startswith("--")} <= options
 

@@ -32,6 +32,7 @@ SERVICE: Mapping[str, str] = {
     "datasets": "untrusted",
     "datasets.reading": "datasets untrusted",
     "datasets.formats": "datasets datasets.reading",
+    "datasets.uploads": "errors",
     # The domain: no service, no handler, no port.
     "jobs": "errors jobs.parts untrusted",
     "jobs.parts": "",
@@ -39,24 +40,29 @@ SERVICE: Mapping[str, str] = {
     "machines": "errors families jobs methods",
     "request": "datasets errors families jobs jobs.parts machines methods redaction request.matching untrusted",
     "request.matching": "",
+    "request.uploads": "object_name request",
     "ports": "jobs",
     "settings": "errors llama_cpp machines untrusted",
     "webhooks": "errors ports",
     "request.rules": "datasets.formats errors families jobs llama_cpp machines redaction request secret_name webhooks",
     # Use cases use the ports and not their implementations.
-    "services": "admission errors jobs object_name ports redaction request services.acceptance untrusted webhooks",
+    "services": "admission errors jobs object_name ports redaction request services.acceptance services.datasets "
+    "untrusted webhooks",
+    "services.datasets": "datasets datasets.uploads errors ports request.uploads",
     "services.acceptance": "datasets errors families jobs machines ports redaction request request.rules untrusted",
     "embedded": "errors jobs object_name ports process secret_name settings untrusted",
     "gcp": "errors jobs object_name ports redaction secret_name settings untrusted",
     # Only the wiring imports both backends.
     "bootstrap": "clock embedded errors gcp jobs llama_cpp log_lines ports request services services.acceptance "
-    "settings webhooks",
-    "handlers": "admission bootstrap errors jobs jobs.parts machines ports redaction request services "
-    "services.acceptance untrusted",
+    "services.datasets settings webhooks",
+    "handlers": "admission bootstrap datasets.uploads errors jobs jobs.parts machines ports redaction request "
+    "request.uploads services services.acceptance services.datasets untrusted",
     "local_server.workflow_engine": "",
     "local_server": "bootstrap embedded errors handlers jobs local_server.workflow_engine machines ports process "
     "redaction services settings",
-    "cli": "bootstrap errors jobs local_server log_lines object_name ports process request settings webhooks",
+    "cli.request": "errors request",
+    "cli": "bootstrap cli.request datasets datasets.uploads errors jobs local_server log_lines object_name ports "
+    "process request settings webhooks",
 }
 # Parts of the service that the trainer may import: the domain, ports, and modules without a room.
 SERVICE_FOR_TRAINER = (

@@ -17,11 +17,10 @@ DATA_FILE = (
 )
 
 
-def read(file: str) -> Any:
+def read(file: str) -> dict[str, Any]:
     """Return the content of a JSON or YAML file, or of standard input for "-".
 
-    Standard input is read as YAML, which includes JSON. Paths of local folders that begin with `~` or `.` become
-    absolute, since the service has other folders. Raises click.UsageError for an unreadable or invalid file.
+    Standard input is read as YAML, which includes JSON. Raises click.UsageError for an unreadable or invalid file.
     """
     try:
         content = sys.stdin.buffer.read() if file == "-" else Path(file).expanduser().read_bytes()
@@ -37,8 +36,8 @@ def read(file: str) -> Any:
         raise click.UsageError(f"{file}: {error.message}") from None
     if _is_data(file, content) or isinstance(request, list):
         raise click.UsageError(DATA_FILE.format(file=file))
-    if isinstance(request, dict):
-        _make_path_absolute(request.get("training_config"))
+    if not isinstance(request, dict):
+        raise click.UsageError(f"{file} is no request: it has to be an object with fields")
     return request
 
 
@@ -50,8 +49,14 @@ def _is_data(file: str, content: bytes) -> bool:
     return len(lines) > 1 and all(line.strip().startswith(b"{") and line.strip().endswith(b"}") for line in lines[:2])
 
 
-def _make_path_absolute(training_config: Any) -> None:
-    """Make the path of a base model absolute if it is a relative one."""
-    base = training_config.get("base_model_id") if isinstance(training_config, dict) else None
+def make_paths_absolute(request: dict[str, Any]) -> None:
+    """Make the path of a local base model absolute.
+
+    It may begin with `~` or `.`, which the service, with another home and another current folder, would not find.
+    """
+    training_config = request.get("training_config")
+    if not isinstance(training_config, dict):
+        return
+    base = training_config.get("base_model_id")
     if isinstance(base, str) and base.startswith(("~", "./", "../")):
         training_config["base_model_id"] = str(Path(base).expanduser().resolve())

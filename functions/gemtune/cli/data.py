@@ -1,0 +1,88 @@
+"""Commands for datasets: data upload, list, show, delete."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gemtune.cli import uploading
+from gemtune.cli.connection import Connection
+
+PAGE = 200
+EXISTING = click.Path(exists=True, path_type=Path)
+
+
+@click.group()
+def data() -> None:
+    """Upload, list, show and delete datasets."""
+
+
+@data.command()
+@click.argument("source", metavar="FILE", type=EXISTING)
+@click.option("--eval", "held_out", type=EXISTING, help="File with the rows to evaluate on.")
+@click.option("--name", help="Name of the dataset (default: that of the file).")
+@click.option("--tag", "tags", multiple=True, help="Word to find it by; may be repeated.")
+@click.pass_obj
+def upload(
+    connection: Connection, source: Path, held_out: Path | None, name: str | None, tags: tuple[str, ...]
+) -> None:
+    """Upload a file of rows, or a folder, and print the id of the dataset.
+
+    The same files have the same id, and are sent only once. An upload that was interrupted goes on where it ended.
+    """
+    files = uploading.files_of(source, held_out)
+    dataset = uploading.upload(connection, files, name=name or source.resolve().name, tags=tags)
+    if not connection.print_if_json(dataset):
+        click.echo(dataset["dataset_id"])
+
+
+@data.command("list")
+@click.pass_obj
+def list_(connection: Connection) -> None:
+    """List all datasets."""
+    params: dict[str, Any] = {"limit": PAGE}
+    datasets: list[dict[str, Any]] = []
+    while True:
+        page = connection.call("GET", "/datasets", params=params)
+        datasets += page["datasets"]
+        if page["next_after"] is None:
+            break
+        params["after"] = page["next_after"]
+    if connection.print_if_json({"datasets": datasets}):
+        return
+    for dataset in datasets:
+        size = sum(file["bytes"] for file in dataset["files"])
+        name = dataset["name"] or "(a folder of the data bucket)"
+        click.echo(f"{dataset['dataset_id']:28}  {dataset['status']:9}  {size:12} bytes  {name}")
+
+
+@data.command()
+@click.argument("dataset_id", metavar="DATASET")
+@click.pass_obj
+def show(connection: Connection, dataset_id: str) -> None:
+    """Show a dataset and its files."""
+    dataset = connection.call("GET", f"/datasets/{dataset_id}")
+    if connection.print_if_json(dataset):
+        return
+    for name in ("dataset_id", "name", "status", "created_at"):
+        if dataset[name] is not None:
+            click.echo(f"{name + ':':14}{dataset[name]}")
+    if dataset["tags"]:
+        click.echo(f"{'tags:':14}{', '.join(dataset['tags'])}")
+    for file in dataset["files"]:
+        click.echo(f"{file['bytes']:12}  {file['path']}")
+
+
+@data.command()
+@click.argument("dataset_id", metavar="DATASET")
+@click.pass_obj
+def delete(connection: Connection, dataset_id: str) -> None:
+    """Delete a dataset that no unfinished job uses."""
+    answer = connection.call("DELETE", f"/datasets/{dataset_id}")
+    if not connection.print_if_json(answer):
+        click.echo(f"Deleted dataset {dataset_id}")
+
+
+COMMANDS = {"data": data}

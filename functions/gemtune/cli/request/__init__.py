@@ -1,0 +1,1 @@
+"""Requests of the command line: from files, and from options."""

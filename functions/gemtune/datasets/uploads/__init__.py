@@ -1,0 +1,1 @@
+"""Uploaded datasets: their ids, records and parts."""

@@ -1,0 +1,80 @@
+"""Record of an uploaded dataset.
+
+A dataset is immutable: its id is made of the hashes of its files, so that the same files have the same id. Name and
+tags are not part of it. The record is stored in the data bucket beside the folders of datasets, and the parts of an
+unfinished upload below it:
+
+    datasets/<id>.json
+    datasets/<id>/parts/<number of the file>/<number of the part>
+    processed_datasets/<id>/<path of the file>
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from datetime import datetime
+
+from pydantic import BaseModel, Field
+
+RECORDS = "datasets/"
+# Size of every part but the last one. A Cloud Function takes bodies of up to 32 MiB.
+PART_BYTES = 8 * 1024 * 1024
+# More digits than a name needs to be unique, few enough to be read in the id of a job.
+ID_DIGITS = 16
+
+
+class DatasetFile(BaseModel):
+    """A file of an uploaded dataset."""
+
+    path: str = Field(description="name of the file in the folder of the dataset")
+    bytes: int = Field(description="its size")
+    sha256: str = Field(description="hash of its content, in hexadecimal digits")
+
+    @property
+    def part_sizes(self) -> list[int]:
+        """Return the sizes of the parts in which the file is uploaded.
+
+        An empty file has one empty part.
+        """
+        whole, rest = divmod(self.bytes, PART_BYTES)
+        return [PART_BYTES] * whole + ([rest] if rest or not whole else [])
+
+
+class DatasetRecord(BaseModel):
+    """Record of an uploaded dataset.
+
+    ready_at: when its upload was completed; None until then.
+    """
+
+    dataset_id: str
+    name: str
+    tags: tuple[str, ...]
+    files: tuple[DatasetFile, ...]
+    created_at: datetime
+    ready_at: datetime | None = None
+
+
+def dataset_id_of(files: Sequence[DatasetFile]) -> str:
+    """Return the id of a dataset with these files."""
+    content = sorted((file.path, file.bytes, file.sha256) for file in files)
+    return f"dataset_{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:ID_DIGITS]}"
+
+
+def record_name(dataset_id: str) -> str:
+    """Return the name of the object with the record of a dataset."""
+    return f"{RECORDS}{dataset_id}.json"
+
+
+def parts_folder(dataset_id: str, file: int | None = None) -> str:
+    """Return the prefix of the parts of an unfinished upload.
+
+    file: number of one file; absent: of all files.
+    """
+    return f"{RECORDS}{dataset_id}/parts/" + ("" if file is None else f"{file}/")
+
+
+def part_name(dataset_id: str, file: int, part: int) -> str:
+    """Return the name of the object with one part of a file."""
+    return f"{parts_folder(dataset_id, file)}{part:06}"

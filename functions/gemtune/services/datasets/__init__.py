@@ -1,0 +1,1 @@
+"""Datasets as things: uploaded, listed and deleted."""

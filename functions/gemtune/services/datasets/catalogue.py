@@ -1,0 +1,103 @@
+"""Catalogue of datasets: uploaded ones, and folders that people filled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+
+from gemtune.datasets.splits import FOLDER, folder_of
+from gemtune.datasets.uploads.errors import DatasetInUse, DatasetNotFound
+from gemtune.datasets.uploads.record import RECORDS, DatasetFile, DatasetRecord, parts_folder, record_name
+from gemtune.errors import UnsafeName
+from gemtune.ports import JobStore, Objects
+from gemtune.services.datasets.upload import UploadDataset
+
+# Files of a folder that a description names. A folder of pictures has more.
+SHOWN_FILES = 200
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetDescription:
+    """Description of a dataset.
+
+    name, tags, created_at: of an uploaded one. files: all files, or the first SHOWN_FILES of a folder. is_ready:
+    whether jobs can use it. uploaded: whether it came through the API.
+    """
+
+    dataset_id: str
+    name: str | None
+    tags: tuple[str, ...]
+    files: tuple[DatasetFile, ...]
+    created_at: datetime | None
+    is_ready: bool
+    uploaded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetCatalogue:
+    """Service that lists, describes and deletes datasets."""
+
+    data: Objects
+    store: JobStore
+    uploads: UploadDataset
+
+    def page(self, *, after: str | None, limit: int) -> tuple[list[DatasetDescription], str | None]:
+        """Return a page of datasets in the order of their ids.
+
+        after: id of the last one of the page before. Also returns the last id if there are more.
+        """
+        ids = sorted({*self._uploaded_ids(), *self._folders()})
+        remaining = [dataset_id for dataset_id in ids if after is None or dataset_id > after]
+        described = [self.describe(dataset_id) for dataset_id in remaining[:limit]]
+        return described, remaining[limit - 1] if len(remaining) > limit else None
+
+    def describe(self, dataset_id: str) -> DatasetDescription:
+        """Describe one dataset. Raises DatasetNotFound."""
+        try:
+            return _describe_record(self.uploads.read(dataset_id))
+        except DatasetNotFound:
+            folder = f"{folder_of(dataset_id)}/"
+            try:
+                stats = list(islice(self.data.list(folder), SHOWN_FILES))
+            except UnsafeName:
+                stats = []
+            if not stats:
+                raise
+        files = tuple(DatasetFile(path=stat.name.removeprefix(folder), bytes=stat.bytes, sha256="") for stat in stats)
+        return DatasetDescription(dataset_id, None, (), files, None, is_ready=True, uploaded=False)
+
+    def delete(self, dataset_id: str) -> None:
+        """Delete a dataset and its files.
+
+        Raises DatasetNotFound, DatasetInUse.
+        """
+        self.describe(dataset_id)
+        users = [job.job_id for job in self.store.unfinished() if job.processed_dataset_id == dataset_id]
+        if users:
+            raise DatasetInUse(dataset_id, users)
+        self.data.delete_prefix(f"{folder_of(dataset_id)}/")
+        self.data.delete_prefix(parts_folder(dataset_id))
+        self.data.delete(record_name(dataset_id))
+
+    def _uploaded_ids(self) -> Iterator[str]:
+        for stat in self.data.list(RECORDS):
+            name = stat.name.removeprefix(RECORDS)
+            if name.endswith(".json") and "/" not in name:
+                yield name.removesuffix(".json")
+
+    def _folders(self) -> Iterator[str]:
+        yield from self.data.folders(f"{FOLDER}/")
+
+
+def _describe_record(record: DatasetRecord) -> DatasetDescription:
+    return DatasetDescription(
+        record.dataset_id,
+        record.name,
+        record.tags,
+        record.files,
+        record.created_at,
+        is_ready=record.ready_at is not None,
+        uploaded=True,
+    )

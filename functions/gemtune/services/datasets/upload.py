@@ -1,0 +1,133 @@
+"""Upload of a dataset, in parts that can be sent in any order, and again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from gemtune.datasets.splits import folder_of
+from gemtune.datasets.uploads.errors import BadPart, ChecksumMismatch, DatasetIncomplete, DatasetNotFound
+from gemtune.datasets.uploads.record import (
+    RECORDS,
+    DatasetFile,
+    DatasetRecord,
+    dataset_id_of,
+    part_name,
+    parts_folder,
+    record_name,
+)
+from gemtune.errors import ObjectNotFound
+from gemtune.ports import Clock, Objects
+from gemtune.request.uploads.dataset import DatasetUpload
+
+
+@dataclass(frozen=True, slots=True)
+class UploadDataset:
+    """Service that takes the parts of a dataset and puts them together."""
+
+    data: Objects
+    clock: Clock
+
+    def begin(self, upload: DatasetUpload) -> DatasetRecord:
+        """Create the record of a dataset, or return that of the same files.
+
+        A repeated upload changes name and tags only.
+        """
+        files = tuple(DatasetFile(path=file.path, bytes=file.bytes, sha256=file.sha256) for file in upload.files)
+        dataset_id = dataset_id_of(files)
+        try:
+            record = self.read(dataset_id).model_copy(update={"name": upload.name, "tags": tuple(upload.tags)})
+        except DatasetNotFound:
+            record = DatasetRecord(
+                dataset_id=dataset_id,
+                name=upload.name,
+                tags=tuple(upload.tags),
+                files=files,
+                created_at=self.clock.now(),
+            )
+        self._write(record)
+        return record
+
+    def read(self, dataset_id: str) -> DatasetRecord:
+        """Return the record of a dataset. Raises DatasetNotFound."""
+        try:
+            return DatasetRecord.model_validate_json(self.data.read(record_name(dataset_id)))
+        except ObjectNotFound:
+            raise DatasetNotFound(dataset_id) from None
+
+    def store_part(self, dataset_id: str, file: int, part: int, content: bytes) -> DatasetRecord:
+        """Store one part of a file. A part of a complete dataset is ignored.
+
+        file, part: their numbers, from 0. Raises DatasetNotFound, BadPart.
+        """
+        record = self.read(dataset_id)
+        sizes = record.files[file].part_sizes if file < len(record.files) else []
+        if part >= len(sizes):
+            raise BadPart(f"file {file} of {dataset_id!r} has no part {part}")
+        if len(content) != sizes[part]:
+            raise BadPart(f"part {part} of file {file} has {len(content)} bytes instead of {sizes[part]}")
+        if record.ready_at is None:
+            self.data.write(part_name(dataset_id, file, part), content)
+        return record
+
+    def complete(self, dataset_id: str) -> DatasetRecord:
+        """Put the parts together, and make the dataset usable.
+
+        Raises DatasetNotFound; DatasetIncomplete; ChecksumMismatch, and then drops the parts of the file.
+        """
+        record = self.read(dataset_id)
+        if record.ready_at is not None:
+            return record
+        missing = self.missing_parts(record)
+        if any(missing.values()):
+            raise DatasetIncomplete(dataset_id, sum(map(len, missing.values())))
+        for number, file in enumerate(record.files):
+            names = [part_name(dataset_id, number, part) for part in range(len(file.part_sizes))]
+            self._check(record, number, names)
+            self.data.join(names, f"{folder_of(dataset_id)}/{file.path}")
+        record = record.model_copy(update={"ready_at": self.clock.now()})
+        self._write(record)
+        self.data.delete_prefix(parts_folder(dataset_id))
+        return record
+
+    def missing_parts(self, record: DatasetRecord) -> Mapping[int, list[int]]:
+        """Return the numbers of the parts that are not there, for each file."""
+        if record.ready_at is not None:
+            return {}
+        stored = {stat.name: stat.bytes for stat in self.data.list(parts_folder(record.dataset_id))}
+        return {
+            number: [
+                part
+                for part, size in enumerate(file.part_sizes)
+                if stored.get(part_name(record.dataset_id, number, part)) != size
+            ]
+            for number, file in enumerate(record.files)
+        }
+
+    def remove_abandoned(self, before: datetime) -> None:
+        """Remove uploads that began before a time and were never completed."""
+        for stat in self.data.list(RECORDS):
+            name = stat.name.removeprefix(RECORDS)
+            if not name.endswith(".json") or "/" in name or stat.updated_at >= before:
+                continue
+            record = self.read(name.removesuffix(".json"))
+            if record.ready_at is None:
+                self.data.delete_prefix(parts_folder(record.dataset_id))
+                self.data.delete(stat.name)
+
+    def _check(self, record: DatasetRecord, number: int, names: list[str]) -> None:
+        """Compare the content of a file's parts with its hash.
+
+        Raises ChecksumMismatch.
+        """
+        digest = hashlib.sha256()
+        for name in names:
+            digest.update(self.data.read(name))
+        if digest.hexdigest() != record.files[number].sha256:
+            self.data.delete_prefix(parts_folder(record.dataset_id, number))
+            raise ChecksumMismatch(record.files[number].path)
+
+    def _write(self, record: DatasetRecord) -> None:
+        self.data.write(record_name(record.dataset_id), record.model_dump_json().encode())

@@ -1,0 +1,163 @@
+"""Uploads of datasets over HTTP, on every backend."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import timedelta
+from typing import Any
+
+import flask.testing
+import pytest
+
+from gemtune import bootstrap
+from gemtune.datasets.uploads import record
+from gemtune.datasets.uploads.record import DatasetFile, dataset_id_of
+from tests.fakes import World
+from tests.handlers.conftest import embedded_only
+
+ROWS = b'{"prompt": "a", "completion": "b"}\n' * 7
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "PART_BYTES", 100)
+
+
+def announce(*files: tuple[str, bytes], **more: Any) -> dict[str, Any]:
+    described = [
+        {"path": path, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()} for path, content in files
+    ]
+    return {"files": described} | more
+
+
+def begin(api: flask.testing.FlaskClient, *files: tuple[str, bytes], **more: Any) -> dict[str, Any]:
+    answer = api.post("/datasets", json=announce(*files, **more))
+    assert answer.status_code == 200, answer.json
+    return dict(answer.json or {})
+
+
+def send_missing(api: flask.testing.FlaskClient, dataset_id: str, *contents: bytes) -> int:
+    missing = api.get(f"/datasets/{dataset_id}").json["missing_parts"]  # type: ignore[index]
+    for file, parts in missing.items():
+        for part in parts:
+            content = contents[int(file)][100 * part : 100 * part + 100]
+            answer = api.put(f"/datasets/{dataset_id}/parts?file={file}&part={part}", data=content)
+            assert answer.status_code == 200, answer.json
+    return sum(map(len, missing.values()))
+
+
+def test_an_uploaded_dataset_can_be_trained_on(api: flask.testing.FlaskClient, services: bootstrap.Services) -> None:
+    begun = begin(api, ("train.jsonl", ROWS), ("eval.jsonl", b""), name="tickets", tags=["v1"])
+    dataset_id = begun["dataset_id"]
+    assert (begun["status"], begun["missing_parts"]) == ("uploading", {"0": [0, 1, 2], "1": [0]})
+    assert send_missing(api, dataset_id, ROWS, b"") == 4
+    ready = api.post(f"/datasets/{dataset_id}/complete").json
+    assert (ready["status"], ready["name"], ready["tags"]) == ("ready", "tickets", ["v1"])  # type: ignore[index]
+    data = services.buckets.data
+    assert data.read(f"processed_datasets/{dataset_id}/train.jsonl") == ROWS
+    assert not list(data.list(record.parts_folder(dataset_id)))
+    request = {"processed_dataset_id": dataset_id, "training_config": {"base_model_id": "google/gemma-3-270m-it"}}
+    accepted = api.post("/train", json=request, headers={"Idempotency-Key": "k"})
+    assert accepted.status_code in (202, 422)
+    assert "dataset_not_found" not in accepted.get_data(as_text=True)
+
+
+def test_the_same_files_are_sent_once_and_keep_their_id(api: flask.testing.FlaskClient) -> None:
+    dataset_id = begin(api, ("train.jsonl", ROWS))["dataset_id"]
+    send_missing(api, dataset_id, ROWS)
+    api.post(f"/datasets/{dataset_id}/complete")
+    again = begin(api, ("train.jsonl", ROWS), name="renamed")
+    assert (again["dataset_id"], again["status"], again["name"]) == (dataset_id, "ready", "renamed")
+    assert begin(api, ("train.jsonl", ROWS + b" "))["dataset_id"] != dataset_id
+    assert begin(api, ("eval.jsonl", ROWS))["dataset_id"] != dataset_id
+
+
+def test_an_interrupted_upload_goes_on_with_the_missing_parts(api: flask.testing.FlaskClient) -> None:
+    dataset_id = begin(api, ("train.jsonl", ROWS))["dataset_id"]
+    api.put(f"/datasets/{dataset_id}/parts?part=1", data=ROWS[100:200])
+    early = api.post(f"/datasets/{dataset_id}/complete")
+    assert (early.status_code, early.json["error"]["code"]) == (409, "dataset_incomplete")  # type: ignore[index]
+    assert begin(api, ("train.jsonl", ROWS))["missing_parts"] == {"0": [0, 2]}
+    assert send_missing(api, dataset_id, ROWS) == 2
+    assert api.post(f"/datasets/{dataset_id}/complete").json["status"] == "ready"  # type: ignore[index]
+    assert api.post(f"/datasets/{dataset_id}/complete").json["status"] == "ready"  # type: ignore[index]
+
+
+@embedded_only
+def test_wrong_parts_and_wrong_content_are_refused(api: flask.testing.FlaskClient) -> None:
+    dataset_id = begin(api, ("train.jsonl", ROWS))["dataset_id"]
+    for query, content in (("part=0", b"short"), ("part=3", b""), ("file=1", b"x")):
+        refused = api.put(f"/datasets/{dataset_id}/parts?{query}", data=content)
+        assert (refused.status_code, refused.json["error"]["code"]) == (409, "bad_part")  # type: ignore[index]
+    assert api.put(f"/datasets/{dataset_id}/parts?part=-1", data=b"").status_code == 422
+    send_missing(api, dataset_id, b"x" * len(ROWS))
+    mismatch = api.post(f"/datasets/{dataset_id}/complete")
+    assert (mismatch.status_code, mismatch.json["error"]["code"]) == (409, "checksum_mismatch")  # type: ignore[index]
+    assert send_missing(api, dataset_id, ROWS) == 3
+    assert api.post(f"/datasets/{dataset_id}/complete").status_code == 200
+    too_large = api.put(f"/datasets/{dataset_id}/parts", data=b"x" * (8 * 1024 * 1024 + 1))
+    assert too_large.status_code == 413
+
+
+@embedded_only
+@pytest.mark.parametrize(
+    ("change", "loc"),
+    [
+        ({"files": []}, ["files"]),
+        ({"files": [{"path": "../x", "bytes": 0, "sha256": "0" * 64}]}, ["files", 0, "path"]),
+        ({"files": [{"path": "x", "bytes": 0, "sha256": "f"}]}, ["files", 0, "sha256"]),
+        ({"files": [{"path": "x", "bytes": 0, "sha256": "0" * 64}] * 2}, ["files"]),
+        ({"nam": "x"}, ["nam"]),
+    ],
+)
+def test_a_bad_announcement_names_its_problem(
+    api: flask.testing.FlaskClient, change: dict[str, Any], loc: list[Any]
+) -> None:
+    refused = api.post("/datasets", json=announce(("train.jsonl", ROWS)) | change)
+    assert refused.status_code == 422
+    assert [problem["loc"] for problem in refused.json["problems"]] == [loc]  # type: ignore[index]
+
+
+def test_uploaded_datasets_and_folders_are_listed_page_by_page(api: flask.testing.FlaskClient) -> None:
+    dataset_id = begin(api, ("train.jsonl", ROWS), name="mine")["dataset_id"]
+    first = api.get("/datasets?limit=1").json
+    second = api.get(f"/datasets?limit=1&after={first['next_after']}").json  # type: ignore[index]
+    listed = [*first["datasets"], *second["datasets"]]  # type: ignore[index]
+    assert [each["dataset_id"] for each in listed] == ["chats", dataset_id]
+    assert [(each["name"], each["status"]) for each in listed] == [(None, "ready"), ("mine", "uploading")]
+    assert second["next_after"] is None  # type: ignore[index]
+    assert api.get("/datasets/nothing").status_code == 404
+    assert api.get("/datasets/..").status_code == 404
+
+
+def test_a_dataset_that_a_job_needs_is_not_deleted(api: flask.testing.FlaskClient, backend: World) -> None:
+    job_id = backend.submit()
+    refused = api.delete("/datasets/chats")
+    assert (refused.status_code, refused.json["error"]["code"]) == (409, "dataset_in_use")  # type: ignore[index]
+    backend.services.cancel(job_id)
+    assert backend.services.store.get(job_id).is_over
+    assert api.delete("/datasets/chats").status_code == 200
+    assert api.get("/datasets/chats").status_code == 404
+    assert api.delete("/datasets/chats").status_code == 404
+
+
+def test_uploads_that_are_never_completed_are_removed(api: flask.testing.FlaskClient, backend: World) -> None:
+    dataset_id = begin(api, ("train.jsonl", ROWS))["dataset_id"]
+    api.put(f"/datasets/{dataset_id}/parts", data=ROWS[:100])
+    stat = backend.services.buckets.data.stat(record.record_name(dataset_id))
+    assert stat is not None
+    backend.services.upload_dataset.remove_abandoned(stat.updated_at)
+    assert api.get(f"/datasets/{dataset_id}").status_code == 200
+    backend.services.upload_dataset.remove_abandoned(stat.updated_at + timedelta(seconds=1))
+    assert api.get(f"/datasets/{dataset_id}").status_code == 404
+    assert not list(backend.services.buckets.data.list("datasets/"))
+
+
+def test_an_id_depends_on_all_files_and_on_nothing_else() -> None:
+    files = [DatasetFile(path=path, bytes=1, sha256="0" * 64) for path in ("a", "b")]
+    assert dataset_id_of(files) == dataset_id_of(files[::-1])
+    assert len({dataset_id_of(files), dataset_id_of(files[:1]), dataset_id_of(files[1:])}) == 3
+    assert DatasetFile(path="a", bytes=0, sha256="").part_sizes == [0]
+    assert DatasetFile(path="a", bytes=200, sha256="").part_sizes == [100, 100]
+    assert json.loads(files[0].model_dump_json())["path"] == "a"

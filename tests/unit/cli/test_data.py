@@ -1,0 +1,144 @@
+"""`gemtune data` and `gemtune train --data` against a fake service."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from gemtune.cli import uploading
+from gemtune.cli.connection import Connection
+from tests.unit.cli.test_cli import run
+from tests.unit.conftest import FakeService
+
+ROWS = b'{"prompt": "a", "completion": "b"}\n'
+ID = "dataset_0123456789abcdef"
+
+
+def dataset(status: str, **more: Any) -> dict[str, Any]:
+    files = [{"path": "train.jsonl", "bytes": len(ROWS), "sha256": ""}]
+    body = {"dataset_id": ID, "name": "rows", "tags": ["a", "b"], "files": files, "created_at": "2026-11-29T12:00:00Z"}
+    return body | {"status": status, "part_bytes": 10, "missing_parts": {}} | more
+
+
+@pytest.fixture
+def rows_file(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(ROWS)
+    return path
+
+
+def parts_sent(service: FakeService) -> list[str]:
+    return [path for method, path, *_ in service.requests if method == "PUT"]
+
+
+def test_missing_parts_are_sent_and_the_upload_is_completed(service: FakeService, rows_file: Path) -> None:
+    service.answers["POST", "/datasets"] = (200, dataset("uploading", missing_parts={"0": [0, 3]}))
+    service.answers["PUT", f"/datasets/{ID}/parts"] = [None, (503, {}), (200, {"file": 0, "part": 0})]
+    service.answers["POST", f"/datasets/{ID}/complete"] = (200, dataset("ready"))
+    slept: list[float] = []
+    connection = Connection(service.url, as_json=False, quiet=True)
+    files = uploading.files_of(rows_file, None)
+    assert uploading.upload(connection, files, name="rows", tags=("x",), sleep=slept.append)["dataset_id"] == ID
+    assert slept == [1.0, 2.0]
+    assert parts_sent(service)[-2:] == [f"/datasets/{ID}/parts?file=0&part={part}" for part in (0, 3)]
+    announced = service.requests[0][3]
+    sha256 = hashlib.sha256(ROWS).hexdigest()
+    assert announced["files"] == [{"path": "train.jsonl", "bytes": len(ROWS), "sha256": sha256}]
+    assert (announced["name"], announced["tags"]) == ("rows", ["x"])
+
+
+def test_a_service_that_stays_away_keeps_the_parts(service: FakeService, rows_file: Path) -> None:
+    service.answers["POST", "/datasets"] = (200, dataset("uploading", missing_parts={"0": [0]}))
+    service.answers["PUT", f"/datasets/{ID}/parts"] = (503, {})
+    connection = Connection(service.url, as_json=False, quiet=True)
+    with pytest.raises(click.exceptions.Exit) as caught:
+        uploading.upload(connection, {"train.jsonl": rows_file}, name="rows", sleep=lambda _: None)
+    assert caught.value.exit_code == 5
+
+
+def test_files_that_the_service_has_are_not_sent(service: FakeService, rows_file: Path) -> None:
+    service.answers["POST", "/datasets"] = (200, dataset("ready"))
+    result = run("data", "upload", str(rows_file), "--tag", "a", url=service.url)
+    assert (result.exit_code, result.stdout, len(service.requests)) == (0, f"{ID}\n", 1)
+
+
+def test_one_command_uploads_and_trains(service: FakeService, rows_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "held out.csv.gz").write_bytes(b"x")
+    service.answers["POST", "/datasets"] = (200, dataset("ready"))
+    service.answers["POST", "/train"] = (202, {"job_id": "training_x"})
+    options = ["--model", "google/gemma-3-270m-it", "--method", "QLoRA", "--epochs", "2", "--export", "gguf:q4_k_m"]
+    assignments = ["--set", "training_config.seed=7", "--set", "training_config.provider=unsloth"]
+    data = ["--data", str(rows_file), "--eval", str(tmp_path / "held out.csv.gz"), "--name", "tickets"]
+    result = run("train", *data, *options, *assignments, url=service.url)
+    assert (result.exit_code, result.stdout) == (0, "training_x\n")
+    assert [file["path"] for file in service.requests[0][3]["files"]] == ["train.jsonl", "eval.csv.gz"]
+    assert service.requests[1][3] == {
+        "job_name": "tickets",
+        "processed_dataset_id": ID,
+        "training_config": {
+            "base_model_id": "google/gemma-3-270m-it",
+            "method": "QLoRA",
+            "epochs": 2,
+            "seed": 7,
+            "provider": "unsloth",
+        },
+        "export_config": {"format": "gguf", "quantization": "q4_k_m"},
+    }
+
+
+def test_options_replace_fields_of_a_file_and_print_sends_nothing(service: FakeService, tmp_path: Path) -> None:
+    file = tmp_path / "request.yaml"
+    file.write_text("processed_dataset_id: d\ntraining_config: {base_model_id: a/b, epochs: 9}\n")
+    printed = run("train", str(file), "--epochs", "1", "--repo", "me/mine", "--print", url=service.url)
+    assert json.loads(printed.stdout) == {
+        "processed_dataset_id": "d",
+        "training_config": {"base_model_id": "a/b", "epochs": 1},
+        "export_config": {"hf_repo_id": "me/mine", "destination": "hfhub"},
+    }
+    assert service.requests == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "say what to train on"),
+        (["--dataset", "d", "--set", "seed"], "FIELD=VALUE"),
+        (["--dataset", "d", "--set", "job_name=x", "--set", "job_name.y=1"], "is no object"),
+        (["--dataset", "d", "--eval", __file__], "--eval goes with --data"),
+        (["--data", __file__], "holds no rows"),
+        (["--data", "/nothing/there.csv"], "does not exist"),
+    ],
+)
+def test_wrong_options_are_explained(arguments: list[str], expected: str) -> None:
+    result = run("train", *arguments, url="http://127.0.0.1:9")
+    assert (result.exit_code, expected in result.stderr) == (2, True), result.stderr
+
+
+def test_a_folder_is_uploaded_with_all_its_files(tmp_path: Path) -> None:
+    for name in ("train.jsonl", "pictures/1.png", ".hidden", ".git/config"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert list(uploading.files_of(tmp_path, None)) == ["pictures/1.png", "train.jsonl"]
+    with pytest.raises(click.UsageError, match="its own file"):
+        uploading.files_of(tmp_path, tmp_path / "train.jsonl")
+
+
+def test_datasets_are_listed_shown_and_deleted(service: FakeService) -> None:
+    folder = dataset("ready") | {"dataset_id": "mine", "name": None, "created_at": None, "tags": []}
+    service.answers["GET", "/datasets"] = [
+        (200, {"datasets": [folder], "next_after": "mine"}),
+        (200, {"datasets": [dataset("ready")], "next_after": None}),
+    ]
+    lines = run("data", "list", url=service.url).stdout.splitlines()
+    assert [line.split()[:2] for line in lines] == [["mine", "ready"], [ID, "ready"]]
+    assert "after=mine" in service.requests[1][1]
+    service.answers["GET", f"/datasets/{ID}"] = (200, dataset("ready"))
+    assert "train.jsonl" in run("data", "show", ID, url=service.url).stdout
+    assert json.loads(run("data", "show", ID, "--json", url=service.url).stdout)["dataset_id"] == ID
+    service.answers["DELETE", f"/datasets/{ID}"] = (200, {"dataset_id": ID, "deleted": True})
+    assert run("data", "delete", ID, url=service.url).stdout == f"Deleted dataset {ID}\n"
