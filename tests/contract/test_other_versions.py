@@ -45,7 +45,7 @@ def training(world: World) -> str:
 def as_newer_version(fields: Fields) -> Fields:
     """Return the record with additions of a newer version in every place."""
     fields = json.loads(json.dumps(fields, default=str))
-    fields["priority"] = {"level": 3, "why": ["paid", None]}
+    fields["approval"] = {"level": 3, "why": ["paid", None]}
     fields["source"] = "openai"
     fields["launch"]["region"] = "europe-west4"
     fields["claim"]["region"] = "europe-west4"
@@ -68,7 +68,7 @@ def at(fields: Mapping[str, Any], place: str) -> Any:
 
 
 NEWER_VALUES = {
-    "priority": {"level": 3, "why": ["paid", None]},
+    "approval": {"level": 3, "why": ["paid", None]},
     "source": "openai",
     "launch.region": "europe-west4",
     "claim.region": "europe-west4",
@@ -120,10 +120,10 @@ def test_cancelling_a_newer_record_stops_its_unknown_steps_too(backend: World) -
 def test_a_job_in_a_newer_status_is_only_listed_and_cancelled(backend: World) -> None:
     job_id, services, store = training(backend), backend.services, backend.services.store
     claim = Claim(launch=1, execution="workflow")
-    backend.write_record(job_id, backend.record(job_id) | {"status": "paused"})
+    backend.write_record(job_id, backend.record(job_id) | {"status": "judging"})
     job = store.get(job_id)
-    assert (job.status, job.is_over) == ("paused", False)
-    assert [(row.job_id, row.status) for row in listed(store)] == [(job_id, "paused")]
+    assert (job.status, job.is_over) == ("judging", False)
+    assert [(row.job_id, row.status) for row in listed(store)] == [(job_id, "judging")]
     assert list(store.unfinished()) == []
     services.dispatch.launch(job_id)
     assert backend.launcher.started == [(job_id, 1)]
@@ -154,7 +154,7 @@ def test_a_newer_status_with_an_end_time_is_final(backend: World) -> None:
 def test_a_paused_child_counts_as_unfinished_and_an_expired_one_does_not(backend: World) -> None:
     store = backend.services.store
     parent = create(store).job_id
-    for number, more in enumerate(({"status": "paused"}, {"status": "expired", "finished_at": NOW})):
+    for number, more in enumerate(({"status": "judging"}, {"status": "expired", "finished_at": NOW})):
         child = create(store, f"export_{number}", parent_job_id=parent)
         backend.write_record(child.job_id, backend.record(child.job_id) | more)
     assert [child.job_id for child in store.children_in_need(parent)] == ["export_0"]
