@@ -18,7 +18,8 @@ OF_TRAINING = frozenset({
     "provider", "eval_strategy", "eval_steps", "evaluation_metrics", "batch_eval_metrics", "lora_rank", "lora_alpha",
     "target_modules", "use_rslora", "use_dora", "lora_dropout", "max_steps", "max_seq_length", "too_long", "packing",
     "lr_scheduler_type", "warmup_ratio", "weight_decay", "save_steps", "save_minutes", "logging_steps",
-    "early_stopping_patience", "early_stopping_threshold", "load_best_model_at_end", "train_vision_tower", "rl_config", "seed", "machine",
+    "early_stopping_patience", "early_stopping_threshold", "load_best_model_at_end", "train_vision_tower",
+    "rl_config", "seed", "machine",
 })  # fmt: skip
 OF_EXPORT = frozenset({"format", "quantization", "destination", "hf_repo_id"})
 # Addresses of webhooks and the W&B project are private.
