@@ -56,7 +56,7 @@ locals {
               for name in ["job_id", "dataset_id"] : { name = name, in = "path", required = true, type = "string" }
               if strcontains(path, "{${name}}")
             ]
-            responses   = { "200" = { description = "see GET /openapi.json" } }
+            responses = { "200" = { description = "see GET /openapi.json" } }
           } if route[0] == path
         }
       }
