@@ -12,14 +12,15 @@ from gemtune.redaction import redact
 from gemtune.request.base_model import public_name
 from gemtune.request.spec import Spec
 
-OF_SPEC = frozenset({"processed_dataset_id", "job_name", "modality", "training_config", "export_config"})
+_OF_ROWS = {"processed_dataset_id", "dataset_format", "dataset_columns", "modality"}
+OF_SPEC = frozenset({"job_name", "training_config", "export_config"} | _OF_ROWS)
 OF_TRAINING = frozenset({
     "method", "base_model_id", "base_job_id", "learning_rate", "batch_size", "epochs", "gradient_accumulation_steps",
     "provider", "eval_strategy", "eval_steps", "evaluation_metrics", "batch_eval_metrics", "lora_rank", "lora_alpha",
-    "target_modules", "use_rslora", "use_dora", "lora_dropout", "max_steps", "max_seq_length", "too_long", "packing",
-    "lr_scheduler_type", "warmup_ratio", "weight_decay", "save_steps", "save_minutes", "logging_steps",
-    "early_stopping_patience", "early_stopping_threshold", "load_best_model_at_end", "train_vision_tower",
-    "rl_config", "seed", "machine",
+    "target_modules", "use_rslora", "use_dora", "lora_dropout", "max_steps", "max_seq_length", "too_long", "train_on",
+    "same_role", "packing", "lr_scheduler_type", "warmup_ratio", "weight_decay", "save_steps", "save_minutes",
+    "logging_steps", "early_stopping_patience", "early_stopping_threshold", "load_best_model_at_end",
+    "train_vision_tower", "rl_config", "seed", "machine",
 })  # fmt: skip
 OF_EXPORT = frozenset({"format", "quantization", "destination", "hf_repo_id"})
 # Addresses of webhooks and the W&B project are private.
@@ -34,6 +35,9 @@ def public_fields(spec: Spec) -> dict[str, Any]:
     is redacted.
     """
     shown = spec.model_dump(mode="json", include=set(OF_SPEC), exclude_none=True)
+    shown["dataset_columns"] = dict(spec.dataset_columns)  # null is a value of these
+    if not spec.dataset_columns:
+        del shown["dataset_columns"]
     shown["training_config"] = _only(shown["training_config"], OF_TRAINING)
     shown["training_config"]["base_model_id"] = public_name(spec.training_config.base_model_id)
     shown["export_config"] = _only(shown["export_config"], OF_EXPORT)

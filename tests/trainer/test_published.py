@@ -64,10 +64,15 @@ def test_every_field_is_either_published_or_withheld(
     assert decided == set(model.model_fields)
 
 
+def test_ignored_fields_of_rows_are_published() -> None:
+    spec = spec_of().model_copy(update={"dataset_columns": {"messages": "conv", "label": None}})
+    assert published.public_fields(spec)["dataset_columns"] == {"messages": "conv", "label": None}
+
+
 def test_withheld_fields_and_tokens_are_not_published() -> None:
     rl = {"algorithm": "grpo", "rewards": [{"type": "exact_answer", "after": "hf_fakefakefake"}]}
     shown = published.public_fields(spec_of(method="RL", rl_config=rl))
-    assert set(shown) == published.OF_SPEC
+    assert set(shown) == published.OF_SPEC - {"dataset_format", "dataset_columns"}
     assert shown["training_config"]["base_model_id"] == "gemma"
     assert shown["training_config"]["rl_config"]["rewards"][0]["after"] == "[secret]"
     assert "max_steps" not in shown["training_config"]

@@ -177,10 +177,9 @@ def _variables_of(environment: Any, text: str) -> frozenset[str]:
 
     A variable with a default, `{% set x = x | default(1) %}`, is one of them.
     """
-    from jinja2 import nodes
+    from jinja2 import meta
 
-    loaded = (name.name for name in environment.parse(text).find_all(nodes.Name) if name.ctx == "load")
-    return frozenset(loaded) - frozenset(environment.globals)
+    return frozenset(meta.find_undeclared_variables(environment.parse(text))) - frozenset(environment.globals)
 
 
 def _refuse(message: object) -> None:

@@ -52,7 +52,7 @@ def test_any_message_is_accepted_or_refused(messages: list[dict[str, Any]]) -> N
 
 
 def test_a_field_name_with_a_lone_surrogate_can_be_reported() -> None:
-    assert reason({"\ud800": 1}) == r"supervised training needs messages, or prompt and completion; the row has \ud800"
+    assert r"the row has \ud800: if these are" in reason({"\ud800": 1})
 
 
 @pytest.mark.parametrize("part", [{"type": ["text"], "text": "x"}, {"type": {}}, ["x"], None, {"type": "text"}])

@@ -118,6 +118,8 @@ ROWS: list[tuple[FormatName, dict[str, Any], Conversation]] = [
     ("prompt_completion", {"system": "Be brief.", "prompt": "Hi", "response": "Yes?"}, WITH_SYSTEM),
     ("question_answer", {"question": "Hi", "answer": "Yes?"}, CHAT),
     ("alpaca", {"instruction": "Hi", "input": "", "output": "Yes?", "system": "Be brief."}, WITH_SYSTEM),
+    ("alpaca", {"instruction": "Hi", "context": "", "response": "Yes?"}, CHAT),
+    ("openai", {"messages": [USER, ASSISTANT], "prompt": "Hi"}, CHAT),
     (
         "alpaca",
         {"instruction": "Translate", "input": "yes", "output": "oui", "history": [["Hi", "Yes?"]]},
@@ -189,6 +191,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (messages(USER | {"name": "Ada"}, ASSISTANT), "to ignore it, set dataset_columns to {messages.name: null}"),
     ({"messages": [USER, ASSISTANT], "images": ["a.png"]}, "a picture, which a text job cannot have"),
+    ({"messages": [USER, ASSISTANT], "prompt": "Ho"}, "the field prompt is unknown"),
+    ({"conversation": [USER, ASSISTANT]}, "set dataset_columns, such as {conversations: conversation}"),
+    ({"query": "Hi", "reply": "Yes?"}, "the row has query, reply: if these are other names of a format's fields"),
     ({"text": "abc", "images": ["a.png"]}, "the field images is not read"),
 ]
 

@@ -1,4 +1,4 @@
-"""Alpaca's rows: an instruction, an input for it, and the output."""
+"""Alpaca's and Dolly's rows: an instruction, an input for it, and the output."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from gemtune.datasets.reading.turns import column_turns, system_turns
 
 
 def _fits(row: Row) -> bool:
-    return "instruction" in row and "output" in row
+    return "instruction" in row and ("output" in row or "response" in row) and "prompt" not in row
 
 
 def _read(row: Fields) -> Conversation:
     turns = [*system_turns(row), *_history(row)]
-    instruction, context = row.take_text("instruction") or "", row.take_text("input") or ""
+    instruction, context = row.take_text("instruction") or "", row.take_first("input", "context") or ""
+    if not isinstance(context, str):
+        raise row.bad("input is not a text")
     turns.append(Turn("user", "\n\n".join(text for text in (instruction, context) if text.strip())))
-    return Conversation((*turns, *column_turns(row, "output", "assistant")))
+    return Conversation((*turns, *column_turns(row, "response" if "response" in row else "output", "assistant")))
 
 
 def _history(row: Fields) -> list[Turn]:
@@ -35,8 +37,8 @@ def _history(row: Fields) -> list[Turn]:
 
 ALPACA = Format(
     "alpaca",
-    "Alpaca: `instruction`, `input`, `output`; `system`, `history`",
-    ("instruction", "input", "output", "system", "system_prompt", "history"),
+    "Alpaca: `instruction`, `input`, `output`; `system`, `history`; and Dolly's `context` and `response`",
+    ("instruction", "input", "output", "context", "response", "system", "system_prompt", "history"),
     _fits,
     _read,
 )

@@ -19,6 +19,9 @@ def _fits(row: Row) -> bool:
 def _read(row: Fields) -> Conversation:
     column = "conversations" if "conversations" in row else "messages"
     turns = read_turns(row.take(column), row, column)
+    first = next((turn.content for turn in turns if turn.role == "user"), None)
+    if row.peek("prompt") == first:  # HuggingFaceH4's datasets repeat the first question in a column
+        row.leave("prompt")
     tools = row.take_first("tools", "functions")
     return Conversation(tuple(turns), read_tools(tools, row), template_options(row))
 

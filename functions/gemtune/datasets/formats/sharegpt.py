@@ -47,6 +47,8 @@ def _read(row: Fields) -> Conversation:
 def _turn(fields: Fields) -> Turn:
     """Return one message as a turn. Raises BadRow."""
     name = fields.take("from")
+    if name is None:
+        raise fields.bad("it has no from")
     role = role_of(name, ROLES, fields)
     trained = read_flag(fields, role)
     if name == CALL:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -107,4 +108,10 @@ def format_of(row: Row, options: ReadOptions) -> Format:
 def _no_format(row: Row) -> str:
     if {"chosen", "rejected"} & set(row) or {"prompt", "answer"} <= set(row):
         return "this is a row for RL; supervised training needs messages, or prompt and completion"
-    return f"supervised training needs messages, or prompt and completion; the row has {names_in(row)}"
+    near = {name: match for name in row if (match := difflib.get_close_matches(name, sorted(FIELDS), n=1, cutoff=0.8))}
+    other = ", ".join(f"{match[0]}: {shown(name)}" for name, match in near.items() if match[0] != name)
+    example = f"{{{other}}}" if other else "{prompt: …, completion: …}"
+    return (
+        f"supervised training needs messages, or prompt and completion; the row has {names_in(row)}: if these are "
+        f"other names of a format's fields, set dataset_columns, such as {example}"
+    )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gemtune.datasets.conversation import Content, Image, Role, Text
-from gemtune.datasets.reading.fields import Fields, unicode_text
+from gemtune.datasets.reading.fields import HARMLESS, Fields, unicode_text
 
 NO_PICTURES = "a picture, which a text job cannot have: set modality to vision"
 WRONG_PART = "a part of a content list is neither {type: text, text} nor, in vision jobs, {type: image, image}"
@@ -41,7 +41,7 @@ def read_part(part: Fields, role: Role) -> Text | Image:
         read = image_of(part.take_first("image_url", "image", "url", "path"), role, part)
     else:
         raise part.bad(WRONG_PART)
-    part.close()
+    part.close(harmless=HARMLESS | {"cache_control"})
     return read
 
 

@@ -25,6 +25,7 @@ _HARMLESS = """
     text_length word_count usage finish_reason stop_reason model model_name engine generator temperature top_p
     max_tokens parallel_tool_calls object avg_rating toxicity redacted moderation openai_moderation detoxify hashed_ip
     header country state turn completion_tokens prompt_tokens logprobs system_fingerprint __index_level_0__
+    skip_prompt_formatting full_topic views avatarUrl avatar_url
 """
 HARMLESS = frozenset(_HARMLESS.split())
 # Fields whose meaning is known, but which nothing here can honour: what to do about each.
@@ -86,6 +87,10 @@ class Fields:
         self._asked.add(name)
         return self._left.pop(name, None)
 
+    def peek(self, name: str) -> Any:
+        """Return the value of a field and leave it to be taken."""
+        return self._left.get(name)
+
     def take_text(self, name: str) -> str | None:
         """Return a text, or None if the field is absent. Raises BadRow."""
         value = self.take(name)
@@ -123,6 +128,11 @@ class Fields:
                 self.reading.unread[shown(self.path_of(name))] = None
             elif value not in ("", [], {}):
                 raise self.bad(self._unknown(name))
+
+    def leave(self, name: str) -> None:
+        """Count a field as one that cannot change what is learned."""
+        if self._left.pop(name, None) is not None:
+            self.reading.unread[shown(self.path_of(name))] = None
 
     def path_of(self, name: str) -> str:
         """Return a field's name for `dataset_columns`."""
