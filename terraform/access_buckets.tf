@@ -22,7 +22,13 @@ locals {
     ]
   ])
 
-  bucket_roles = concat(local.accepting, [
+  # Answers to job files next to a dataset.
+  answers_in_data = !var.job_files_in_data_bucket ? [] : [
+    { bucket = "data", who = "ingest", role = "user", objects = "endsWith .accepted.json" },
+    { bucket = "data", who = "ingest", role = "user", objects = "endsWith .rejected.json" },
+  ]
+
+  bucket_roles = concat(local.accepting, local.answers_in_data, [
     # For DELETE /jobs/{id}. The API also reads loss curves and results, with its role `viewer` above.
     { bucket = "export", who = "api", role = "remover", objects = "startsWith jobs/" },
     # Uploads of datasets, which the API puts together and deletes.
@@ -31,8 +37,6 @@ locals {
     # The answer to a job file, which is written next to it and replaces an earlier one.
     { bucket = "uploads", who = "ingest", role = "user", objects = "endsWith .accepted.json" },
     { bucket = "uploads", who = "ingest", role = "user", objects = "endsWith .rejected.json" },
-    { bucket = "data", who = "ingest", role = "user", objects = "endsWith .accepted.json" },
-    { bucket = "data", who = "ingest", role = "user", objects = "endsWith .rejected.json" },
     # Specs are published again, or deleted if they belong to no job.
     { bucket = "config", who = "sweep", role = "viewer" },
     { bucket = "config", who = "sweep", role = "remover" },

@@ -50,6 +50,21 @@ resource "google_storage_bucket" "gemtune" {
     }
   }
 
+  # Base models from the Hub that no job has used for long; the next one copies them again. The trainer sets the custom
+  # time of their files at each use. Files without one never match.
+  dynamic "lifecycle_rule" {
+    for_each = each.key == "export" ? [1] : []
+    content {
+      condition {
+        days_since_custom_time = var.model_days
+        matches_prefix         = ["models/"]
+      }
+      action {
+        type = "Delete"
+      }
+    }
+  }
+
   # A build's sources are useless after it. The functions' archives stay, because a rollback may need one.
   dynamic "lifecycle_rule" {
     for_each = each.key == "source" ? [1] : []

@@ -169,8 +169,11 @@ resource "google_cloudfunctions2_function" "gemtune" {
   ]
 }
 
-# Trigger for job files in the data bucket, next to their dataset. It has no retry policy, but always retries for a day.
+# Trigger for job files in the data bucket, next to their dataset. It cannot be limited to some names. It has no retry
+# policy, but always retries for a day.
 resource "google_eventarc_trigger" "data_bucket" {
+  count = var.job_files_in_data_bucket ? 1 : 0
+
   name            = "gemtune-ingest-data"
   location        = lower(google_storage_bucket.gemtune["data"].location)
   service_account = google_service_account.gemtune["events"].email

@@ -288,6 +288,22 @@ variable "checkpoint_days" {
   }
 }
 
+variable "model_days" {
+  description = "Days after which a base model from the Hub is deleted from the export bucket, if no job has used it since. The next job copies it again."
+  type        = number
+  default     = 60
+  validation {
+    condition     = var.model_days >= 14
+    error_message = "Use at least 14 days: a running job must find its base model."
+  }
+}
+
+variable "job_files_in_data_bucket" {
+  description = "Whether job files may also lie next to their dataset, in the data bucket. If so, a function is called for every object there, and so for every picture of a dataset."
+  type        = bool
+  default     = false
+}
+
 variable "delete_data" {
   description = "Whether `terraform destroy` may delete the buckets with their objects, and the records."
   type        = bool

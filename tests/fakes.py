@@ -107,7 +107,7 @@ class World:
         return [stat.name for stat in self.services.secrets.list("")]
 
     def stored_specs(self) -> list[str]:
-        return [stat.name for stat in self.services.buckets.config.list("")]
+        return [stat.name for stat in self.services.buckets.config.list("specs/")]
 
     def record(self, job_id: str) -> dict[str, Any]:
         """Return a record as it is stored."""

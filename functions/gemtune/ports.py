@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from gemtune.jobs.events import Event
+from gemtune.jobs.page_tokens import PagePosition
 from gemtune.jobs.record import FencingToken, Job, JobSummary, Progress
 from gemtune.jobs.status import Status
 
@@ -132,11 +133,19 @@ class JobStore(Protocol):
         """
         ...
 
-    def unfinished(self) -> Iterator[Job]:
-        """Yield every job that is not over, oldest first.
+    def unfinished(self, *, after: PagePosition | None = None) -> Iterator[Job]:
+        """Yield every job that is not over, oldest first, from a position on.
 
         Skips unreadable records, and records whose status this version does not know: those belong to a newer version.
         """
+        ...
+
+    def sweep_position(self) -> PagePosition | None:
+        """Return the last job that `sweep` had time for; None to begin anew."""
+        ...
+
+    def set_sweep_position(self, position: PagePosition | None) -> None:
+        """Set what `sweep_position` returns next, if this backend keeps it."""
         ...
 
     def children_in_need(self, job_id: str) -> Sequence[Job]:
@@ -370,6 +379,13 @@ class Objects(Protocol):
 
         It is the objects' own folder, or a copy at `into`; treat it as read-only. Raises ObjectNotFound if there is no
         such object.
+        """
+        ...
+
+    def mark_used(self, prefix: str, at: datetime) -> None:
+        """Note that the objects below `prefix/` were used now.
+
+        The backend may delete objects of the folder of base models that were not used for long.
         """
         ...
 

@@ -19,6 +19,7 @@ from gemtune.errors import (
     VersionConflict,
 )
 from gemtune.jobs import changes, launches, steps
+from gemtune.jobs.page_tokens import PagePosition
 from gemtune.jobs.record import Claim, FencingToken, Job, Progress
 from gemtune.jobs.status import Status, Step
 from gemtune.ports import JobStore
@@ -248,6 +249,25 @@ def test_unfinished_lists_no_job_that_is_over(store: JobStore) -> None:
     create(store, "training_b")
     store.update("training_a", partial(changes.cancel_job, at=NOW))
     assert [job.job_id for job in store.unfinished()] == ["training_b"]
+
+
+def test_unfinished_can_begin_after_a_job(store: JobStore) -> None:
+    for number in range(4):
+        create(store, f"training_{number}", created_at=NOW + timedelta(seconds=number // 2))
+    jobs = list(store.unfinished())
+    assert len(jobs) == 4
+    for index, job in enumerate(jobs):
+        after = PagePosition(job.created_at, job.job_id)
+        assert [each.job_id for each in store.unfinished(after=after)] == [each.job_id for each in jobs[index + 1 :]]
+
+
+def test_a_sweeps_position_is_kept_or_always_the_beginning(store: JobStore) -> None:
+    assert store.sweep_position() is None
+    position = PagePosition(NOW, "training_x")
+    store.set_sweep_position(position)
+    assert store.sweep_position() in (position, None)
+    store.set_sweep_position(None)
+    assert store.sweep_position() is None
 
 
 def test_creating_a_child_changes_the_version_of_its_parent(store: JobStore) -> None:

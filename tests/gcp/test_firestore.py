@@ -64,7 +64,7 @@ def use_every_query(store: FirestoreStore) -> None:
             page = store.page(status=status, modality=modality, limit=1, page_token=None)
             store.page(status=status, modality=modality, limit=1, page_token=page.next_page_token)
     list(store.unfinished())
-    store.unfinished_children("training_0")
+    store.children_in_need("training_0")
     list(store.unpublished())
     store.events("training_0", after=0)
     list(store.tombstones(until_after=NOW))
@@ -84,6 +84,9 @@ def required_index(query: Any) -> tuple[str, list[tuple[str, str]]] | None:
         (f.field_filter.field.field_path, "ASCENDING") for f in filters if f.field_filter.op.name in ("EQUAL", "IN")
     ]
     ordered = [(order.field.field_path, order.direction.name) for order in query.order_by]
+    # An index ends in the document's name, in the direction of its last field, without saying so.
+    if len(ordered) > 1 and ordered[-1] == ("__name__", ordered[-2][1]):
+        ordered.pop()
     fields = [*equal, *[(path, direction) for path, direction in ordered if path not in dict(equal)]]
     return (query.from_[0].collection_id, fields) if len(fields) > 1 else None
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.infra.offline import EXAMPLE, ROOT, NoTerraform, Providers, Terraform, check_terraform, copy_of_project
+from tests.infra.offline import ROOT, NoTerraform, Providers, Terraform, check_terraform, copy_of_project
 from tests.infra.planned import Planned
 
 
@@ -49,13 +51,27 @@ def plan(terraform: Terraform) -> Planned:
 OPTIONS = Path(__file__).parent / "everything.tfvars"
 
 
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """Plan with all options, and the state after it was applied."""
+
+    plan: dict[str, Any]
+    state: Planned
+
+
 @pytest.fixture(scope="session")
-def applied(terraform: Terraform, providers: Providers, tmp_path_factory: pytest.TempPathFactory) -> Planned:
-    """Return the state after an apply with all options."""
+def applied_plan(terraform: Terraform, providers: Providers, tmp_path_factory: pytest.TempPathFactory) -> Applied:
     project = tmp_path_factory.mktemp("applied")
     for name in ("functions", "workflows"):
         (project / name).symlink_to(ROOT / name)
     shutil.copytree(terraform.folder, project / "terraform", symlinks=True)
     project_terraform = Terraform(project / "terraform", providers)
-    project_terraform("apply", "-input=false", "-auto-approve", f"-var-file={EXAMPLE}", f"-var-file={OPTIONS}")
-    return Planned(json.loads(project_terraform("show", "-json").stdout))
+    plan = project_terraform.plan(f"-var-file={OPTIONS}")
+    project_terraform("apply", "-input=false", "plan")
+    return Applied(plan, Planned(json.loads(project_terraform("show", "-json").stdout)))
+
+
+@pytest.fixture(scope="session")
+def applied(applied_plan: Applied) -> Planned:
+    """Return the state after an apply with all options."""
+    return applied_plan.state

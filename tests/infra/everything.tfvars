@@ -19,4 +19,6 @@ machines = {
   l4           = { accelerator = "nvidia-l4", cpus = 8, memory_gib = 32, image = "cu126" }
   rtx-pro-6000 = { accelerator = "nvidia-rtx-pro-6000", cpus = 20, memory_gib = 80, image = "cu130" }
 }
-unsloth = true
+unsloth                  = true
+job_files_in_data_bucket = true
+max_instances            = { api = 20 }

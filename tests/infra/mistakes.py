@@ -35,6 +35,7 @@ class Mistake:
 _ALL = tomllib.loads((Path(__file__).parent / "mistakes.toml").read_text())
 INVALID = tuple(Mistake(**mistake) for mistake in _ALL["invalid"])
 AGAINST_POLICY = tuple(Mistake(**mistake) for mistake in _ALL["against_policy"])
+UNWANTED = tuple(Mistake(**mistake) for mistake in _ALL["unwanted"])
 
 
 @dataclass(frozen=True, slots=True)

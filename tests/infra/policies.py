@@ -106,13 +106,17 @@ def fan_out_receives_events(plan: Planned) -> Iterator[str]:
         yield f"fan_out receives {trigger['event_type']} of {path}"
 
 
-def ingest_receives_events_of_both_buckets(plan: Planned) -> Iterator[str]:
+def ingest_receives_events_of_uploads_and_only_if_asked_of_data(plan: Planned) -> Iterator[str]:
     received = {each["value"] for each in plan.one(FUNCTION, "gemtune-ingest")["event_trigger"][0]["event_filters"]}
     for _, trigger in plan.resources("google_eventarc_trigger"):
         if trigger["destination"][0]["cloud_run_service"][0]["service"] == "gemtune-ingest":
             received |= {each["value"] for each in trigger["matching_criteria"] if each["attribute"] == "bucket"}
     settings = plan.settings_of("gemtune-ingest")
-    if received != {settings["GCS_UPLOADS_BUCKET_NAME"], settings["GCS_DATA_BUCKET_NAME"]}:
+    uploads, both = (
+        {settings["GCS_UPLOADS_BUCKET_NAME"]},
+        {settings["GCS_UPLOADS_BUCKET_NAME"], settings["GCS_DATA_BUCKET_NAME"]},
+    )
+    if received not in (uploads, both):
         yield f"ingest receives events of {sorted(received)}"
 
 
@@ -187,7 +191,7 @@ POLICIES: tuple[Policy, ...] = (
     every_topic_bucket_and_job_exists,
     every_entry_point_is_a_function,
     fan_out_receives_events,
-    ingest_receives_events_of_both_buckets,
+    ingest_receives_events_of_uploads_and_only_if_asked_of_data,
     only_the_workflow_retries_steps,
     timeouts_are_the_same_everywhere,
     queries_have_their_indexes,

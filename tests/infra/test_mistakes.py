@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -9,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.infra.mistakes import AGAINST_POLICY, INVALID, REFUSED, Mistake, Refused
+from tests.infra.conftest import OPTIONS
+from tests.infra.known_values import configured
+from tests.infra.mistakes import AGAINST_POLICY, INVALID, REFUSED, UNWANTED, Mistake, Refused
 from tests.infra.offline import ROOT, Providers, Terraform
 from tests.infra.planned import Planned
 from tests.infra.policies import POLICIES
+from tests.infra.test_grants import differences as grant_differences
+from tests.infra.test_wanted import differences
 
 With = Callable[[Sequence[Mistake]], Terraform]
 
@@ -38,6 +43,16 @@ def violations(planted: With) -> dict[str, list[str]]:
     """Plant all mistakes at once; return the messages of each policy."""
     plan = Planned(planted(AGAINST_POLICY).plan())
     return {policy.__name__: list(policy(plan)) for policy in POLICIES}
+
+
+@pytest.fixture(scope="module")
+def unwanted(planted: With) -> list[str]:
+    """Plant the other mistakes; return how values and grants differ."""
+    project = planted(UNWANTED)
+    plan = project.plan(f"-var-file={OPTIONS}")
+    project("apply", "-input=false", "plan")
+    state = Planned(json.loads(project("show", "-json").stdout))
+    return [*differences(configured(plan, state)), *grant_differences(state)]
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +88,11 @@ def test_a_wrong_value_of_a_variable_is_refused(refused: Refused, terraform: Ter
 def test_a_policy_finds_a_mistake(mistake: Mistake, violations: dict[str, list[str]]) -> None:
     messages = [message for of_policy in violations.values() for message in of_policy]
     assert any(mistake.message in message for message in messages), "\n".join(messages)
+
+
+@pytest.mark.parametrize("mistake", UNWANTED, ids=lambda mistake: mistake.name)
+def test_the_tables_of_values_and_grants_find_a_mistake(mistake: Mistake, unwanted: list[str]) -> None:
+    assert any(mistake.message in message for message in unwanted), "\n".join(unwanted)
 
 
 def test_every_policy_finds_some_mistake(violations: dict[str, list[str]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import replace
 from datetime import timedelta
@@ -10,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from gemtune.errors import JobWasDeleted, SecretNotFound
+from gemtune.jobs.page_tokens import PagePosition
 from gemtune.jobs.record import Claim
 from gemtune.jobs.status import Step
 from gemtune.ports import ExecutionState
+from gemtune.services import sweep
 from tests.fakes import World
 
 SECOND = timedelta(seconds=1)
@@ -155,17 +158,69 @@ def test_the_spec_and_secrets_of_an_unreadable_job_stay(world: World) -> None:
     [
         (timedelta(hours=1) - SECOND, True),  # its record may be about to be written
         (timedelta(hours=1), False),
-        (timedelta(days=1), False),
-        (timedelta(days=1) + SECOND, True),  # sweeps of a whole day left it alone
+        (timedelta(days=9), False),
     ],
 )
-def test_a_spec_without_a_job_is_removed_between_an_hour_and_a_day(world: World, age: timedelta, stays: bool) -> None:
+def test_a_new_spec_without_a_job_is_removed_after_an_hour(world: World, age: timedelta, stays: bool) -> None:
     config = world.services.buckets.config
-    config.write("specs/training_gone-0.json", b"{}")
+    for folder in ("specs", "new-specs"):
+        config.write(f"{folder}/training_gone-0.json", b"{}")
     written = (world.clock.now() - age).timestamp()
-    os.utime(config.uri("specs/training_gone-0.json"), (written, written))
+    os.utime(config.uri("new-specs/training_gone-0.json"), (written, written))
     world.services.sweep()
-    assert (config.stat("specs/training_gone-0.json") is not None) is stays
+    assert [stat.name for stat in config.list("")] == (
+        ["new-specs/training_gone-0.json", "specs/training_gone-0.json"] if stays else []
+    )
+
+
+def test_a_sweep_lists_no_specs_of_jobs_that_it_has_checked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make no more calls when there are more jobs."""
+    config = world.services.buckets.config
+    jobs = [world.submit() for _ in range(3)]
+    for stat in list(config.list("new-specs/")):
+        written = (world.clock.now() - timedelta(hours=2)).timestamp()
+        os.utime(config.uri(stat.name), (written, written))
+    world.services.sweep()
+    assert len(world.stored_specs()) == len(jobs)
+    assert list(config.list("new-specs/")) == []
+    listed: list[str] = []
+    names = config.list
+    monkeypatch.setattr(type(config), "list", lambda self, prefix: listed.append(prefix) or names(prefix))
+    world.services.sweep()
+    assert listed == ["new-specs/"]
+
+
+def test_a_sweep_without_time_goes_on_where_it_stopped(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reach every job, if the store remembers the position."""
+    jobs = [world.submit(job_name=f"job {number}") for number in range(7)]
+    order = [job.job_id for job in world.services.store.unfinished()]
+    assert sorted(order) == sorted(jobs)
+    repaired: list[str] = []
+    position: list[PagePosition | None] = [None]
+    store = type(world.services.store)
+    monkeypatch.setattr(store, "sweep_position", lambda self: position[0])
+    monkeypatch.setattr(store, "set_sweep_position", lambda self, place: position.__setitem__(0, place))
+    ticks = itertools.count(0, 100)
+    monkeypatch.setattr(type(world.clock), "monotonic", lambda self: float(next(ticks)))
+    monkeypatch.setattr(sweep.Sweep, "_repair", lambda self, job, now: repaired.append(job.job_id))
+    for _ in range(3):
+        world.services.sweep()
+    assert repaired == order  # three, three and one
+    assert position == [None]
+
+
+def test_many_secrets_are_checked_in_parts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "SECRETS_PER_SWEEP", 5)
+    for number in range(20):
+        world.services.secrets.create(f"gemtune-job-training_gone-hf_token-{number}", "x", ttl=timedelta(days=8))
+    pass_time(world, timedelta(hours=2))
+    left = []
+    for _ in range(4):
+        world.services.sweep()
+        left.append(len(world.stored_secrets()))
+        pass_time(world, timedelta(seconds=sweep.SWEEP_SECONDS))
+    assert left[0] > 0
+    assert left[-1] == 0
 
 
 @pytest.mark.parametrize(("hours", "stays"), [(0.99, True), (1.01, False)])

@@ -204,6 +204,9 @@ class FolderObjects:
         """Return the path of an object's file as a link."""
         return Link(path=self.uri(name))
 
+    def mark_used(self, prefix: str, at: datetime) -> None:
+        """Do nothing: a workstation deletes no base models."""
+
     def remove_unfinished(self, before: datetime) -> None:
         """Delete temporary files that crashed writers left before this time."""
         for path in (self.root / UNFINISHED).glob("*"):

@@ -135,15 +135,24 @@ class SqliteStore:
         rows = connection.execute(query, (job_id, after, limit)).fetchall()
         return [stored.read_event(job_id, row["seq"], row["body"], created_at=created_at) for row in rows]
 
-    def unfinished(self) -> Iterator[Job]:
+    def unfinished(self, *, after: PagePosition | None = None) -> Iterator[Job]:
         """Yield unfinished jobs, oldest first; skip unreadable ones."""
         marks = ", ".join("?" * len(UNFINISHED))
-        query = f"SELECT job_id, record FROM jobs WHERE status IN ({marks}) ORDER BY created_at"
-        for row in self._database.read().execute(query, sorted(UNFINISHED)).fetchall():
+        start = ("", "") if after is None else (_iso(after.created_at), after.job_id)
+        query = f"SELECT job_id, record FROM jobs WHERE status IN ({marks}) AND (created_at, job_id) > (?, ?)"
+        ordered = f"{query} ORDER BY created_at, job_id"
+        for row in self._database.read().execute(ordered, (*sorted(UNFINISHED), *start)).fetchall():
             try:
                 yield _read(row)
             except RecordUnreadable as error:
                 log.warning("%s", error)
+
+    def sweep_position(self) -> PagePosition | None:
+        """Return None: a workstation's sweep has time for all of its jobs."""
+        return None
+
+    def set_sweep_position(self, position: PagePosition | None) -> None:
+        """Do nothing: the next sweep begins anew."""
 
     def children_in_need(self, job_id: str) -> Sequence[Job]:
         """Return a job's children that need it, by id."""

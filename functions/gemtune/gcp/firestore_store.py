@@ -4,6 +4,7 @@
     training_jobs/{job_id}/events/{seq}   its events; `expire_at`: when Firestore may delete the event
     idempotency_keys/{key_hash}           {job_id}
     tombstones/{job_id}                   {until, key_hash}
+    sweeps/position                       {created_at, job_id} of the last job that a sweep had time for
 
 firestore_shared.py has the documents that several jobs share.
 
@@ -38,7 +39,7 @@ from gemtune.gcp.firestore_documents import (
 from gemtune.gcp.firestore_writes import CALL_SECONDS, retry_conflicts
 from gemtune.jobs import changes, steps
 from gemtune.jobs.events import Event
-from gemtune.jobs.page_tokens import decode_page_token
+from gemtune.jobs.page_tokens import PagePosition, decode_page_token
 from gemtune.jobs.record import FencingToken, Job, Progress
 from gemtune.jobs.status import UNFINISHED, Status
 from gemtune.jobs.stored import SHOWN_IN_LISTS
@@ -46,7 +47,9 @@ from gemtune.ports import Change, Clock, CreateResult, Page
 
 log = logging.getLogger(__name__)
 
-JOBS, EVENTS, KEYS, TOMBSTONES = "training_jobs", "events", "idempotency_keys", "tombstones"
+JOBS, EVENTS, KEYS, TOMBSTONES, SWEEPS = "training_jobs", "events", "idempotency_keys", "tombstones", "sweeps"
+# Number of unfinished jobs that the sweep reads at once.
+SWEEP_PAGE = 200
 
 # Number of write ids that a document keeps. Others may write between a call whose response was lost and its repetition.
 WRITE_IDS = 20
@@ -154,14 +157,34 @@ class FirestoreStore:
         snapshots = query.order_by("seq").limit(limit).stream(timeout=CALL_SECONDS)
         return [event_of(job_id, snapshot) for snapshot in snapshots]
 
-    def unfinished(self) -> Iterator[Job]:
-        """Yield unfinished jobs, oldest first; skip unreadable ones."""
-        query = self._client.collection(JOBS).where(filter=FieldFilter("status", "in", sorted(UNFINISHED)))
-        for snapshot in list(query.order_by("created_at").stream(timeout=CALL_SECONDS)):
-            try:
-                yield job_of(snapshot)
-            except RecordUnreadable as error:
-                log.warning("%s", error)
+    def unfinished(self, *, after: PagePosition | None = None) -> Iterator[Job]:
+        """Yield unfinished jobs, oldest first; skip unreadable ones.
+
+        Reads them in pages, so that a caller that stops early has not read all of them.
+        """
+        unfinished = self._client.collection(JOBS).where(filter=FieldFilter("status", "in", sorted(UNFINISHED)))
+        query: Any = unfinished.order_by("created_at").order_by("__name__")
+        start = None if after is None else {"created_at": after.created_at, "__name__": self._job(after.job_id)}
+        while True:
+            page = query.limit(SWEEP_PAGE) if start is None else query.start_after(start).limit(SWEEP_PAGE)
+            snapshots = list(page.stream(timeout=CALL_SECONDS))
+            for snapshot in snapshots:
+                try:
+                    yield job_of(snapshot)
+                except RecordUnreadable as error:
+                    log.warning("%s", error)
+            if len(snapshots) < SWEEP_PAGE:
+                return
+            start = {"created_at": snapshots[-1].get("created_at"), "__name__": snapshots[-1].reference}
+
+    def sweep_position(self) -> PagePosition | None:
+        """Return the position in the document `sweeps/position`."""
+        fields = self._sweep().get(timeout=CALL_SECONDS).to_dict() or {}
+        return PagePosition(fields["created_at"], fields["job_id"]) if "job_id" in fields else None
+
+    def set_sweep_position(self, position: PagePosition | None) -> None:
+        """Replace the document `sweeps/position`."""
+        self._sweep().set({} if position is None else asdict(position), timeout=CALL_SECONDS)
 
     def children_in_need(self, job_id: str) -> Sequence[Job]:
         """Return a job's children that need it, by id."""
@@ -280,6 +303,9 @@ class FirestoreStore:
             return None
 
     # References to documents.
+
+    def _sweep(self) -> firestore.DocumentReference:
+        return self._client.collection(SWEEPS).document("position")
 
     def _job(self, job_id: str) -> firestore.DocumentReference:
         return self._client.collection(JOBS).document(_segment(job_id))

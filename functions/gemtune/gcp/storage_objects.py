@@ -179,6 +179,14 @@ class StorageObjects:
         self._download([(blob, into / blob.name.removeprefix(prefix)) for blob in blobs])
         return into
 
+    def mark_used(self, prefix: str, at: datetime) -> None:
+        """Set the custom time of objects, which a rule of the bucket reads."""
+        split_name(prefix.rstrip("/"))
+        for blob in self._client.list_blobs(self.bucket, prefix=prefix.rstrip("/") + "/", timeout=TIMEOUT):
+            if blob.custom_time is None or blob.custom_time < at:  # it can only be moved forward
+                blob.custom_time = at
+                blob.patch(timeout=TIMEOUT)
+
     def remove_unfinished(self, before: datetime) -> None:
         """Do nothing: unfinished uploads are no objects and expire."""
 

@@ -5,13 +5,15 @@ A tombstone remains for a while, so that late messages cannot create the job aga
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
-from gemtune.errors import JobHasChildren, JobIsRunning, VersionConflict
+from gemtune.errors import JobHasChildren, JobIsRunning, ObjectExists, VersionConflict
 from gemtune.jobs.secret_names import job_secrets
 from gemtune.jobs.status import Status
 from gemtune.ports import Buckets, Clock, JobStore, Secrets
+from gemtune.services.acceptance.create_job import NEW_SPECS, SPECS
 
 # Lifetime of a tombstone.
 TOMBSTONE = timedelta(days=30)
@@ -41,6 +43,9 @@ class Delete:
                 exporting = [child.job_id for child in children if child.only_exports]
                 training = [child.job_id for child in children if not child.only_exports]
                 raise JobHasChildren(job_id, exporting=exporting, training=training)
+            if job.spec_name:  # so that `sweep` finds the spec if this is interrupted
+                with suppress(ObjectExists):
+                    self.buckets.config.create(f"{NEW_SPECS}{job.spec_name.removeprefix(SPECS)}", b"")
             try:
                 self.store.delete(job_id, version=job.version, tombstone_until=self.clock.now() + TOMBSTONE)
                 break
@@ -48,6 +53,8 @@ class Delete:
                 continue  # it changed, or got a child, since it was read: start over
         for name in job_secrets(job):
             self.secrets.delete(name)
-        if job.spec_name:  # empty if its record could not be read: `sweep` removes specs of deleted jobs
+        if job.spec_name:
             self.buckets.config.delete(job.spec_name)
+        else:  # its record could not be read
+            self.buckets.config.delete_prefix(f"{SPECS}{job_id}-")
         self.buckets.export.delete_prefix(f"jobs/{job_id}/")

@@ -11,15 +11,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from zlib import crc32
 
 from gemtune.admission import pauses
 from gemtune.errors import JobNotFound, JobWasDeleted, RecordUnreadable, SecretNotFound, Stale, VersionConflict
 from gemtune.jobs import changes, launches
 from gemtune.jobs.launches import RELAUNCHES
+from gemtune.jobs.page_tokens import PagePosition
 from gemtune.jobs.record import Failure, Job
 from gemtune.jobs.secret_names import OWN_PREFIX, SECRET_TTL, job_of_secret, job_secrets
 from gemtune.jobs.status import Status, Step
 from gemtune.ports import Buckets, Clock, ExecutionState, JobStore, Launcher, Secrets
+from gemtune.services.acceptance.create_job import NEW_SPECS, SPECS
 from gemtune.services.acceptance.submit import Submit
 from gemtune.services.datasets.upload import UploadDataset
 from gemtune.services.delete import TOMBSTONE
@@ -38,8 +41,10 @@ ORPHAN_AGE = timedelta(hours=1)
 SECRET_RENEWAL = timedelta(days=1)
 # An upload of a dataset that was not completed for so long is removed.
 UPLOAD_AGE = timedelta(days=7)
-# Specs older than this were checked by many earlier sweeps.
-SPEC_WINDOW = timedelta(days=1)
+# Seconds that one sweep spends on unfinished jobs, each of which takes a call to the platform. The rest is quick.
+REPAIR_SECONDS = 240.0
+# Seconds between two sweeps on Google Cloud, and secrets that each of them checks.
+SWEEP_SECONDS, SECRETS_PER_SWEEP = 180, 200
 # Time after a job's deletion in which its last execution may still write files; sweeps remove them.
 LATE_WRITES = timedelta(days=2)
 
@@ -69,8 +74,6 @@ class Sweep:
         A repair that fails does not prevent the others.
         """
         now = self.clock.now()
-        for job in self.store.unfinished():
-            self._guarded(job.job_id, partial(self._repair, job, now))
         for job_id in self.store.unpublished():
             self._guarded(job_id, partial(self.fan_out, job_id))
         self._guarded("slots", self.slots.sweep)
@@ -81,6 +84,22 @@ class Sweep:
         self._guarded("uploads", partial(uploads.remove_abandoned, now - UPLOAD_AGE))
         for bucket in (self.buckets.config, self.buckets.data, self.buckets.uploads, self.buckets.export):
             bucket.remove_unfinished(now - ORPHAN_AGE)
+        self._repair_jobs(now)
+
+    def _repair_jobs(self, now: datetime) -> None:
+        """Repair unfinished jobs, as many as there is time for.
+
+        The next sweep goes on where this one stops, and begins again at the end.
+        """
+        deadline = self.clock.monotonic() + REPAIR_SECONDS
+        start = self.store.sweep_position()
+        for job in self.store.unfinished(after=start):
+            self._guarded(job.job_id, partial(self._repair, job, now))
+            if self.clock.monotonic() >= deadline:
+                self.store.set_sweep_position(PagePosition(job.created_at, job.job_id))
+                return
+        if start is not None:
+            self.store.set_sweep_position(None)
 
     def _guarded(self, subject: str, repair: Callable[[], None]) -> None:
         """Run one repair, and log the error if it fails.
@@ -178,10 +197,16 @@ class Sweep:
         self.dispatch.start(job.job_id, relaunched.launch.number)
 
     def _remove_orphaned_secrets(self, now: datetime) -> None:
-        """Remove secrets of jobs that are over or do not exist."""
-        for secret in self.secrets.list(OWN_PREFIX):
-            if now - secret.created_at >= ORPHAN_AGE and not self._is_needed(secret.name):
-                self.secrets.delete(secret.name)
+        """Remove secrets of jobs that are over or do not exist.
+
+        If there are many, each sweep checks another part of them.
+        """
+        old = [secret.name for secret in self.secrets.list(OWN_PREFIX) if now - secret.created_at >= ORPHAN_AGE]
+        parts = -(-len(old) // SECRETS_PER_SWEEP) or 1
+        part = now.timestamp() // SWEEP_SECONDS % parts
+        for name in old:
+            if crc32(name.encode()) % parts == part and not self._is_needed(name):
+                self.secrets.delete(name)
 
     def _is_needed(self, secret_name: str) -> bool:
         """Return whether an unfinished job may still read the secret."""
@@ -194,13 +219,20 @@ class Sweep:
         return not job.is_over and secret_name in job.secret_names.values()
 
     def _remove_orphaned_specs(self, now: datetime) -> None:
-        """Remove specs that no job's record names, and those of deleted jobs."""
+        """Remove specs that no job's record names, and those of deleted jobs.
+
+        Each spec is checked once after its creation and its deletion, by its marker, so that the work does not grow
+        with the number of finished jobs.
+        """
         deleted = set(self._recently_deleted(now))  # their deletion may have been interrupted
-        for spec in self.buckets.config.list("specs/"):
-            job_id = spec.name.removeprefix("specs/").rpartition("-")[0]
-            is_due = ORPHAN_AGE <= now - spec.updated_at <= SPEC_WINDOW
-            if job_id in deleted or (is_due and not self._is_spec_of(spec.name, job_id)):
-                self.buckets.config.delete(spec.name)
+        for marker in self.buckets.config.list(NEW_SPECS):
+            spec_name = f"{SPECS}{marker.name.removeprefix(NEW_SPECS)}"
+            job_id = spec_name.removeprefix(SPECS).rpartition("-")[0]
+            if job_id not in deleted and now - marker.updated_at < ORPHAN_AGE:
+                continue
+            if job_id in deleted or not self._is_spec_of(spec_name, job_id):
+                self.buckets.config.delete(spec_name)
+            self.buckets.config.delete(marker.name)
 
     def _is_spec_of(self, spec_name: str, job_id: str) -> bool:
         """Return whether the job's record names this spec.

@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from concurrent import futures
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,13 +95,21 @@ class StandIn(rpc.ProviderServicer):  # type: ignore[misc]
     def ApplyResourceChange(self, request: Any, context: Any) -> Any:
         planned = without_unknown(decoded(request.planned_state.msgpack))
         block = self._schema["resources"][request.type_name]
-        return pb.ApplyResourceChange.Response(new_state=_value(filled(block, planned, placeholder)))
+        whole = filled(block, planned, partial(placeholder, of=_name(request.type_name, planned)))
+        return pb.ApplyResourceChange.Response(new_state=_value(whole))
 
     def ReadDataSource(self, request: Any, context: Any) -> Any:
         config = without_unknown(decoded(request.config.msgpack))
         values = config | DATA.get(request.type_name, lambda config: {})(config)
         block = self._schema["data"][request.type_name]
-        return pb.ReadDataSource.Response(state=_value(filled(block, values, placeholder)))
+        whole = filled(block, values, partial(placeholder, of=request.type_name))
+        return pb.ReadDataSource.Response(state=_value(whole))
+
+
+def _name(type_name: str, values: dict[str, Any] | None) -> str:
+    """Return a resource's own name, or its type."""
+    names = ("name", "account_id", "repository_id", "secret_id", "gateway_id", "api_id", "display_name")
+    return next((str(values[key]) for key in names if values and values.get(key)), type_name)
 
 
 def _email(account: dict[str, Any], project: str | None) -> dict[str, Any]:

@@ -41,12 +41,12 @@ def filled(block: Block, value: Any, make: Callable[[str, Any], Any]) -> Any:
     return whole
 
 
-def placeholder(name: str, kind: Any) -> Any:
-    """Make up a value that only Google knows."""
+def placeholder(name: str, kind: Any, of: str) -> Any:
+    """Make up a value that only Google knows, another one for each resource."""
     if isinstance(kind, list):
         return {} if kind[0] == "map" else []
-    plain: dict[Any, Any] = {"string": f"made-up-{name}", "number": 0, "bool": False}
-    dynamic = [b'"string"', f"made-up-{name}"]  # encoded with its type
+    plain: dict[Any, Any] = {"string": f"made-up-{name}-of-{of}", "number": 0, "bool": False}
+    dynamic = [b'"string"', f"made-up-{name}-of-{of}"]  # encoded with its type
     return plain.get(kind, dynamic)
 
 

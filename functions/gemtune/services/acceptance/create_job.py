@@ -18,6 +18,9 @@ from gemtune.redaction import contains_token
 from gemtune.request.parsing import Reading, Request
 from gemtune.request.spec import Spec
 
+# Folders of the config bucket: of the specs, and of an empty object for each new spec, which `sweep` checks once.
+SPECS, NEW_SPECS = "specs/", "new-specs/"
+
 
 @dataclass(frozen=True, slots=True)
 class Submission(Generic[Request]):
@@ -74,8 +77,10 @@ class CreateJob:
         Raises KeyReused, JobWasDeleted, and JobNotFound when the parent was deleted.
         """
         now, nonce = self.clock.now(), randomness.token_hex(8)
-        spec_name = f"specs/{new_id}-{nonce}.json"
+        file = f"{new_id}-{nonce}.json"
+        spec_name = f"{SPECS}{file}"
         names = self._store_secrets(tokens, new_id, nonce)
+        self.buckets.config.create(f"{NEW_SPECS}{file}", b"")
         self.buckets.config.create(spec_name, spec.model_dump_json(indent=2).encode())
         job = Job(
             job_id=new_id,

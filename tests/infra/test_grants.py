@@ -1,0 +1,60 @@
+"""Grants of a deployment: exactly those of the table."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from tests.infra.grants import ROLES, TABLE, granted
+from tests.infra.planned import Planned
+from tests.infra.policies import POLICIES
+
+
+def differences(state: Planned) -> list[str]:
+    """Return what the grants of a state lack or have too much."""
+    try:
+        grants = [grant for _, grant in granted(state)]
+    except ValueError as error:
+        return [str(error)]
+    missing = [f"missing: {grant}" for grant in TABLE if grant not in grants]
+    surplus = [f"no call needs: {grant}" for grant in grants if grant not in TABLE]
+    twice = [f"twice: {grant}" for grant in set(grants) if grants.count(grant) > 1]
+    return [*missing, *surplus, *twice]
+
+
+def test_the_grants_are_those_of_the_table(applied: Planned) -> None:
+    assert differences(applied) == []
+
+
+def test_every_single_role_that_is_removed_is_missed(applied: Planned) -> None:
+    """Remove one grant at a time."""
+    addresses = [address for address, _ in granted(applied)]
+    assert len(addresses) == len(TABLE) > 100
+    for address in addresses:
+        assert differences(without(applied, address)) != [], address
+
+
+def without(state: Planned, address: str) -> Planned:
+    shown = copy.deepcopy(dict(state.shown))
+    resources = shown["values"]["root_module"]["resources"]
+    resources[:] = [resource for resource in resources if resource["address"] != address]
+    return Planned(shown)
+
+
+def test_custom_roles_have_the_permissions_of_the_table(applied: Planned) -> None:
+    custom = {
+        values["role_id"]: frozenset(values["permissions"])
+        for _, values in applied.resources("google_project_iam_custom_role")
+    }
+    assert custom == {name: permissions for name, permissions in ROLES.items() if name.startswith("gemtune_")}
+    assert {grant.role for grant in TABLE} == set(ROLES)
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.__name__)
+def test_a_deployment_with_all_options_keeps_the_policy(policy: object, applied: Planned) -> None:
+    """Check the policies that do not depend on the options."""
+    with_options = {"every_component_has_its_settings_and_no_others", "functions_have_the_right_callers"}
+    assert callable(policy)
+    if policy.__name__ not in with_options:
+        assert list(policy(applied)) == []

@@ -1,0 +1,509 @@
+"""Wanted values of every resource but grants, with everything.tfvars.
+
+Values that follow from the code are taken from it; the others are decisions, with their reasons. A deployment equals
+this table: an attribute that Terraform sets differently, or that this table does not have, is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gemtune.gcp.firestore_store import EVENTS, JOBS
+from gemtune.jobs.status import Step
+from gemtune.machines.choice import CPU_STEPS, MACHINES, WITH_MORE_MEMORY, Machine
+from gemtune.ports import Topic
+from tests.infra.grants import DOMAIN, NUMBER, PROJECT_ID, ROLES
+from tests.infra.settings_needed import needed_by
+from trainer.store.checkpoints import REQUIRED_FILES
+
+REGION = "us-central1"
+WEEK, DAY, HOUR = 604_800, 86_400, 3_600
+Values = Mapping[str, Any]
+
+# What the settings are; `needed_by` says which component has which.
+SETTINGS = {
+    "GEMTUNE_BACKEND": "gcp",
+    "PROJECT_ID": PROJECT_ID,
+    "REGION": REGION,
+    **{
+        f"GCS_{name.upper()}_BUCKET_NAME": f"{PROJECT_ID}-gemtune-{name}"
+        for name in ("config", "data", "uploads", "export")
+    },
+    "GEMTUNE_MACHINES": "l4,rtx-pro-6000,cpu",
+    "GEMTUNE_AT_ONCE": "cpu=1,l4=1,rtx-pro-6000=1",
+    "GEMTUNE_WITHOUT_GGUF": "no",
+    "GEMTUNE_WORKFLOW": "fine-tune",
+    **{f"GEMTUNE_{step.upper()}_TIMEOUT_SECONDS": "3600" for step in Step},
+    "GEMTUNE_GATEWAY": f"gemtune-gateway{DOMAIN}",
+    "GEMTUNE_HF_TOKEN_SECRET": "hub-token",
+    "GEMTUNE_WANDB_API_KEY_SECRET": "wandb-key",
+    "GEMTUNE_UNSLOTH_PYTHON": "/opt/unsloth/current/bin/python",
+}
+# Memory: twice what the clients and a largest request take. Timeouts: the longest call, below the deadline of whoever
+# calls. Sweep has one instance with one request, because two would do the same work.
+FUNCTIONS = {
+    "api": {"memory": "512Mi", "seconds": 60, "requests": 4, "instances": 20},
+    "dispatch": {"memory": "512Mi", "seconds": 120, "requests": 4, "instances": 2},
+    "ingest": {"memory": "512Mi", "seconds": 120, "requests": 4, "instances": 2},
+    "fan-out": {"memory": "512Mi", "seconds": 300, "requests": 4, "instances": 2},
+    "notify": {"memory": "512Mi", "seconds": 60, "requests": 4, "instances": 1},
+    "control": {"memory": "512Mi", "seconds": 60, "requests": 4, "instances": 1},
+    "sweep": {"memory": "1Gi", "seconds": 540, "requests": 1, "instances": 1},
+}
+PUSHED = {Topic.JOB_REQUESTS: ("dispatch", 20), Topic.WEBHOOKS: ("notify", 50)}
+# Days of soft delete: what users upload can be restored; results and specs must be gone when a job is deleted.
+SOFT_DELETE = {"config": 0, "data": WEEK, "uploads": WEEK, "export": 0, "source": 0}
+APIS = (
+    *("artifactregistry", "billingbudgets", "cloudbilling", "cloudbuild", "cloudfunctions", "cloudquotas"),
+    *("cloudresourcemanager", "cloudscheduler", "eventarc", "eventarcpublishing", "firestore", "iam", "iamcredentials"),
+    *("logging", "monitoring", "pubsub", "run", "secretmanager", "serviceusage", "storage", "workflowexecutions"),
+    *("workflows", "apigateway", "servicecontrol", "servicemanagement"),
+)
+PARTS = (*FUNCTIONS, "workflow", "trainer", "scheduler", "push", "events", "build", "gateway")
+# Fields with an index that only a composite one needs, or that rise with time.
+UNINDEXED = {
+    JOBS: (
+        "created_at",
+        "updated_at",
+        "started_at",
+        "finished_at",
+        "secrets_renewed_at",
+        "launch",
+        "steps",
+        "progress",
+    ),
+    EVENTS: ("at", "details"),
+}
+
+
+def email(part: str) -> str:
+    return f"gemtune-{part}{DOMAIN}"
+
+
+def uri(function: str) -> str:
+    """Return the address that the stand-in makes up for a function."""
+    return f"made-up-uri-of-gemtune-{function}"
+
+
+def settings(component: str) -> dict[str, str]:
+    return {name: SETTINGS[name] for name in sorted(needed_by(component, everything=True))}
+
+
+def _function(name: str) -> Values:
+    size = FUNCTIONS[name]
+    values: dict[str, Any] = {
+        "name": f"gemtune-{name}",
+        "location": REGION,
+        "build_config": [
+            {
+                "runtime": "python311",
+                "entry_point": name.replace("-", "_"),
+                "service_account": "made-up-id-of-gemtune-build",
+                "docker_repository": "made-up-id-of-gemtune-functions",
+                "source": [
+                    {"storage_source": [{"bucket": f"{PROJECT_ID}-gemtune-source", "object": "functions/HASH.zip"}]}
+                ],
+            }
+        ],
+        "service_config": [
+            {
+                "service_account_email": email(name),
+                "available_memory": size["memory"],
+                "available_cpu": "1",  # less would forbid concurrent requests
+                "timeout_seconds": size["seconds"],
+                "max_instance_request_concurrency": size["requests"],
+                "min_instance_count": 0,  # nothing runs, and costs, while nobody calls
+                "max_instance_count": size["instances"],
+                "ingress_settings": "ALLOW_ALL" if name == "api" else "ALLOW_INTERNAL_ONLY",
+                "all_traffic_on_latest_revision": True,
+                "environment_variables": settings(f"gemtune-{name}"),
+            }
+        ],
+    }
+    triggers = {
+        # Events are new documents; the job's own document changes far more often.
+        "fan-out": (
+            "google.cloud.firestore.document.v1.created",
+            [
+                {"attribute": "database", "value": "(default)"},
+                {
+                    "attribute": "document",
+                    "operator": "match-path-pattern",
+                    "value": f"{JOBS}/{{job}}/{EVENTS}/{{seq}}",
+                },
+            ],
+        ),
+        # Finalized: new, whole objects.
+        "ingest": (
+            "google.cloud.storage.object.v1.finalized",
+            [{"attribute": "bucket", "value": f"{PROJECT_ID}-gemtune-uploads"}],
+        ),
+    }
+    if name in triggers:
+        event_type, filters = triggers[name]
+        values["event_trigger"] = [
+            {
+                "trigger_region": REGION,  # where the records and the buckets are
+                "event_type": event_type,
+                "retry_policy": "RETRY_POLICY_RETRY",
+                "service_account_email": email("events"),
+                "event_filters": filters,
+            }
+        ]
+    return values
+
+
+def _job(step: str, machine: Machine) -> Values:
+    name = step.partition("-")[0]
+    gpu = {} if machine.gpu is None else {"nvidia.com/gpu": "1"}
+    digest = str({"cpu": 0, "cu126": 1, "cu130": 2}[machine.image]) * 64
+    task: dict[str, Any] = {
+        "service_account": email("trainer"),
+        "timeout": f"{SETTINGS[f'GEMTUNE_{name.upper()}_TIMEOUT_SECONDS']}s",
+        "execution_environment": "EXECUTION_ENVIRONMENT_GEN2",
+        "max_retries": 0,  # control decides about retries
+        "containers": [
+            {
+                "image": f"{REGION}-docker.pkg.dev/{PROJECT_ID}/gemtune-trainer/{machine.image}@sha256:{digest}",
+                "args": [name],
+                "resources": [{"limits": {"cpu": str(machine.cpus), "memory": f"{machine.memory_gib}Gi"} | gpu}],
+                "env": [{"name": key, "value": value} for key, value in settings(f"gemtune-{step}").items()],
+            }
+        ],
+    }
+    if machine.gpu is not None:
+        task |= {"node_selector": [{"accelerator": machine.gpu}], "gpu_zonal_redundancy_disabled": True}
+    return {
+        "name": f"gemtune-{step}",
+        "location": REGION,
+        "deletion_protection": False,  # it has no data
+        "launch_stage": "GA" if machine.gpu is None else "BETA",
+        "template": [{"task_count": 1, "parallelism": 1, "template": [task]}],
+    }
+
+
+def _bucket(name: str) -> Values:
+    def rule(action: str, **condition: Any) -> Values:
+        return {"action": [{"type": action}], "condition": [condition]}
+
+    rules = [rule("AbortIncompleteMultipartUpload", age=7)]
+    if name == "export":
+        # Only checkpoints have these files, and no checkpoint is resumed after a month. Nothing of a result matches.
+        suffixes = [f"/{file}" for file in REQUIRED_FILES if file != "trainer_state.json"]
+        rules.append(rule("Delete", age=30, matches_prefix=["jobs/"], matches_suffix=suffixes))
+        rules.append(rule("Delete", days_since_custom_time=60, matches_prefix=["models/"]))
+    if name == "source":
+        rules.append(rule("Delete", age=14, matches_prefix=["builds/"]))
+    return {
+        "name": f"{PROJECT_ID}-gemtune-{name}",
+        "location": REGION,
+        "uniform_bucket_level_access": True,
+        "public_access_prevention": "enforced",
+        "force_destroy": name == "source",  # the others have data of users
+        "soft_delete_policy": [{"retention_duration_seconds": SOFT_DELETE[name]}],
+        "lifecycle_rule": rules,
+    }
+
+
+def _push(topic: Topic) -> Values:
+    function, attempts = PUSHED[topic]
+    return {
+        "name": f"{topic}-push",
+        "topic": f"made-up-id-of-{topic}",
+        "ack_deadline_seconds": FUNCTIONS[function]["seconds"],  # less would deliver twice
+        "message_retention_duration": f"{WEEK}s",
+        "push_config": [
+            {
+                "push_endpoint": f"{uri(function)}/projects/{PROJECT_ID}/topics/{topic}",
+                "oidc_token": [{"service_account_email": email("push"), "audience": uri(function)}],
+            }
+        ],
+        "retry_policy": [{"minimum_backoff": "10s", "maximum_backoff": "600s"}],
+        "dead_letter_policy": [{"dead_letter_topic": f"made-up-id-of-{topic}-dead", "max_delivery_attempts": attempts}],
+        "expiration_policy": [{"ttl": ""}],  # never
+    }
+
+
+def _registry(name: str, description: str) -> Values:
+    return {
+        "repository_id": f"gemtune-{name}",
+        "location": REGION,
+        "description": description,
+        "format": "DOCKER",
+        "cleanup_policies": [
+            {"id": "delete-the-old", "action": "DELETE", "condition": [{"older_than": f"{14 * DAY}s"}]},
+            {"id": "keep-the-newest", "action": "KEEP", "most_recent_versions": [{"keep_count": 3}]},
+        ],
+    }
+
+
+def wanted() -> dict[str, Values]:
+    """Return the values of each resource, by address."""
+    functions, jobs = "google_cloudfunctions2_function.gemtune", "google_cloud_run_v2_job.step"
+    subscriptions = "google_pubsub_subscription"
+    trains = {f"train-{name}": machine for name, machine in MACHINES.items()}
+    exports = {f"export-{name}": MACHINES[name] for name in WITH_MORE_MEMORY}
+    table: dict[str, Values] = {
+        **{
+            f'google_project_service.enabled["{name}"]': {
+                "service": f"{name}.googleapis.com",
+                "disable_on_destroy": False,  # others in the project may use it
+            }
+            for name in APIS
+        },
+        **{
+            f'google_service_account.gemtune["{part}"]': {
+                "account_id": f"gemtune-{part}",
+                "email": email(part),
+                "member": f"serviceAccount:{email(part)}",
+            }
+            for part in PARTS
+        },
+        **{
+            f'google_project_iam_custom_role.gemtune["{name.removeprefix("gemtune_")}"]': {
+                "role_id": name,
+                "permissions": sorted(permissions),
+            }
+            for name, permissions in ROLES.items()
+            if name.startswith("gemtune_")
+        },
+        **{
+            f'google_project_service_identity.agent["{name}"]': {
+                "project": PROJECT_ID,
+                "service": f"{name}.googleapis.com",
+            }
+            for name in ("eventarc", "pubsub", "workflows")
+        },
+        # What Google says that it takes until a new account, and a new metric, is known everywhere.
+        "time_sleep.agents": {"create_duration": "120s"},
+        "time_sleep.log_metrics": {"create_duration": "600s"},
+        **{f'google_storage_bucket.gemtune["{name}"]': _bucket(name) for name in SOFT_DELETE},
+        "google_storage_bucket_object.functions": {
+            "bucket": f"{PROJECT_ID}-gemtune-source",
+            "name": "functions/HASH.zip",
+            "source": "./.build/functions.zip",
+        },
+        **{f'{functions}["{name}"]': _function(name) for name in FUNCTIONS},
+        **{f'{jobs}["{step}"]': _job(step, machine) for step, machine in (CPU_STEPS | trains | exports).items()},
+        "google_eventarc_trigger.data_bucket[0]": {
+            "name": "gemtune-ingest-data",
+            "location": REGION,
+            "service_account": email("events"),
+            "matching_criteria": [
+                {"attribute": "bucket", "value": f"{PROJECT_ID}-gemtune-data"},
+                {"attribute": "type", "value": "google.cloud.storage.object.v1.finalized"},
+            ],
+            "destination": [{"cloud_run_service": [{"service": "gemtune-ingest", "region": REGION}]}],
+        },
+        "google_workflows_workflow.fine_tune": {
+            "name": SETTINGS["GEMTUNE_WORKFLOW"],
+            "region": REGION,
+            "service_account": "made-up-id-of-gemtune-workflow",
+            "call_log_level": "LOG_ERRORS_ONLY",
+            "deletion_protection": False,  # it has no data
+            "user_env_vars": {
+                "CONTROL_URL": uri("control"),
+                "RUN_PARENT": f"projects/{PROJECT_ID}/locations/{REGION}",
+            },
+        },
+        "google_cloud_scheduler_job.sweep": {
+            "name": "gemtune-sweep",
+            "region": REGION,
+            "schedule": "*/3 * * * *",  # the lease of a launch
+            "time_zone": "Etc/UTC",
+            "attempt_deadline": f"{FUNCTIONS['sweep']['seconds']}s",
+            "retry_config": [{"retry_count": 0}],
+            "http_target": [
+                {
+                    "http_method": "POST",
+                    "uri": uri("sweep"),
+                    "oidc_token": [{"service_account_email": email("scheduler"), "audience": uri("sweep")}],
+                }
+            ],
+        },
+        **{
+            f'google_pubsub_topic.gemtune["{name}"]': {"name": name, "message_retention_duration": f"{WEEK}s"}
+            for name in (*Topic, *(f"{topic}-dead" for topic in PUSHED))
+        },
+        **{f'{subscriptions}.push["{topic}"]': _push(topic) for topic in PUSHED},
+        **{
+            f'{subscriptions}.dead["{topic}"]': {
+                "name": f"{topic}-dead",
+                "topic": f"made-up-id-of-{topic}-dead",
+                "message_retention_duration": f"{WEEK}s",
+                "expiration_policy": [{"ttl": ""}],
+            }
+            for topic in PUSHED
+        },
+        f'{subscriptions}.status["ends"]': {
+            "name": "ends",
+            "topic": "made-up-id-of-job-status",
+            "enable_message_ordering": True,
+            "filter": 'attributes.status = "completed"',
+            "ack_deadline_seconds": 60,
+            "message_retention_duration": f"{WEEK}s",
+            "expiration_policy": [{"ttl": ""}],
+        },
+        "google_firestore_database.records": {
+            "name": "(default)",  # clients open it without a name
+            "location_id": REGION,
+            "type": "FIRESTORE_NATIVE",
+            "point_in_time_recovery_enablement": "POINT_IN_TIME_RECOVERY_ENABLED",
+            "delete_protection_state": "DELETE_PROTECTION_ENABLED",
+            "deletion_policy": "ABANDON",
+        },
+        "google_firestore_field.event_expiry": {
+            "database": "(default)",
+            "collection": EVENTS,
+            "field": "expire_at",
+            "ttl_config": [{}],
+            "index_config": [{}],
+        },
+        **{
+            f'google_firestore_field.without_index["{collection} {field}"]': {
+                "database": "(default)",
+                "collection": collection,
+                "field": field,
+                "index_config": [{}],
+            }
+            for collection, fields in UNINDEXED.items()
+            for field in fields
+        },
+        "google_secret_manager_secret.webhook_key": {
+            "secret_id": "gemtune-webhook-key",
+            "replication": [{"auto": [{}]}],
+        },
+        'google_artifact_registry_repository.images["trainer"]': _registry("trainer", "Images of the steps"),
+        'google_artifact_registry_repository.images["functions"]': _registry("functions", "Images of the functions"),
+        'google_api_gateway_api.gemtune["this"]': {"api_id": "gemtune"},
+        'google_api_gateway_api_config.gemtune["this"]': {
+            "api": "gemtune",
+            "api_config_id_prefix": "gemtune-",
+            "gateway_config": [{"backend_config": [{"google_service_account": email("gateway")}]}],
+        },
+        'google_api_gateway_gateway.gemtune["this"]': {
+            "gateway_id": "gemtune",
+            "api_config": "made-up-id-of-google_api_gateway_api_config",
+            "region": REGION,
+        },
+        "google_billing_budget.gemtune[0]": {
+            "billing_account": "012345-6789AB-CDEF01",
+            "budget_filter": [{"projects": [f"projects/{NUMBER}"]}],
+            "amount": [{"specified_amount": [{"currency_code": "USD", "units": "100"}]}],
+            "threshold_rules": [
+                *({"threshold_percent": share} for share in (0.5, 0.9, 1)),
+                {"threshold_percent": 1, "spend_basis": "FORECASTED_SPEND"},
+            ],
+            "all_updates_rule": [{"monitoring_notification_channels": ["made-up-id-of-me@example.com"]}],
+        },
+        **_monitoring(),
+    }
+    return table
+
+
+def _monitoring() -> dict[str, Values]:
+    """Return metrics, alerts and the channel; test_applied.py has the rest."""
+    ours = 'resource.type="cloud_run_revision"'
+    gpus = "|".join(name for name, machine in sorted(MACHINES.items()) if machine.gpu is not None)
+    dead = ", ".join(f'"{topic}-dead"' for topic in PUSHED)
+    letters = 'metric.type="pubsub.googleapis.com/subscription/num_undelivered_messages"'
+    seconds = 'metric.type="run.googleapis.com/container/billable_instance_time" AND resource.type="cloud_run_job"'
+    metrics = {
+        "failed_jobs": ("fan-out|sweep", "^job [a-z0-9_-]+: job_failed$"),
+        "relaunched_jobs": ("sweep", "^job [a-z0-9_-]+ is launched again: "),
+        "unmended": ("sweep", "^the sweep could not repair "),
+    }
+
+    def user(metric: str) -> str:
+        return f'metric.type="logging.googleapis.com/user/gemtune/{metric}" AND {ours}'
+
+    # name -> filter, window, aligner, most that is allowed
+    alerts: dict[str, tuple[str, int, str, int]] = {
+        "dead_letters": (
+            f'{letters} AND resource.type="pubsub_subscription" AND resource.labels.subscription_id=one_of({dead})',
+            300,
+            "ALIGN_MAX",
+            0,
+        ),
+        "failed_jobs": (user("failed_jobs"), HOUR, "ALIGN_DELTA", 0),
+        "stuck_jobs": (user("relaunched_jobs"), HOUR, "ALIGN_DELTA", 0),
+        "unmended": (user("unmended"), HOUR, "ALIGN_DELTA", 0),
+        "gpu_hours": (
+            f'{seconds} AND resource.labels.job_name=monitoring.regex.full_match("gemtune-(train|export)-({gpus})")',
+            DAY,
+            "ALIGN_DELTA",
+            24 * HOUR,
+        ),
+    }
+    channels = ["made-up-id-of-me@example.com"]
+    sweeps = f'{ours} AND resource.labels.service_name="gemtune-sweep" AND metric.labels.response_code_class="2xx"'
+    return {
+        'google_monitoring_notification_channel.email["me@example.com"]': {
+            "type": "email",
+            "labels": {"email_address": "me@example.com"},
+        },
+        **{
+            f'google_logging_metric.gemtune["{name}"]': {
+                "name": f"gemtune/{name}",
+                "filter": f'{ours}\nresource.labels.service_name=~"^gemtune-({function})$"\n'
+                f'jsonPayload.message=~"{line}"\n',
+                "metric_descriptor": [{"metric_kind": "DELTA", "value_type": "INT64"}],
+            }
+            for name, (function, line) in metrics.items()
+        },
+        **{
+            f'google_monitoring_alert_policy.gemtune["{name}"]': {
+                "combiner": "OR",
+                "notification_channels": channels,
+                "documentation": [{"mime_type": "text/markdown"}],
+                "conditions": [
+                    {
+                        "condition_threshold": [
+                            {
+                                "filter": expression,
+                                "comparison": "COMPARISON_GT",
+                                "threshold_value": most,
+                                "duration": "0s",
+                                "aggregations": [_aggregation(window, aligner)],
+                                "trigger": [{"count": 1}],
+                            }
+                        ]
+                    }
+                ],
+            }
+            for name, (expression, window, aligner, most) in alerts.items()
+        },
+        # Ten missed sweeps.
+        "google_monitoring_alert_policy.no_sweep": {
+            "combiner": "OR",
+            "notification_channels": channels,
+            "documentation": [{"mime_type": "text/markdown"}],
+            "conditions": [
+                {
+                    "condition_absent": [
+                        {
+                            "filter": f'metric.type="run.googleapis.com/request_count" AND {sweeps}',
+                            "duration": "1800s",
+                            "aggregations": [_aggregation(300, "ALIGN_DELTA")],
+                        }
+                    ]
+                }
+            ],
+        },
+    }
+
+
+def _aggregation(window: int, aligner: str) -> Values:
+    return {
+        "alignment_period": f"{window}s",
+        "per_series_aligner": aligner,
+        "cross_series_reducer": "REDUCE_SUM",
+    }
+
+
+# Attributes without an effect on what the service does: texts for people. Documents are compared elsewhere: the
+# workflow's source, the dashboard and the gateway's routes in test_applied.py, indexes with their file in policies.py.
+TEXTS = {"description", "display_name", "title", "content"}
+ELSEWHERE = {"source_contents", "dashboard_json", "openapi_documents"}
+KINDS_ELSEWHERE = ("google_firestore_index", "google_monitoring_dashboard")
