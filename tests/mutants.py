@@ -58,6 +58,7 @@ NEAREST: Mapping[str, str] = {
     "gemtune.handlers.control_api": "handlers/test_events workflows/test_fine_tune",
     "trainer.conversation": "trainer/conversation trainer/steps/test_prepare",
     "trainer.dataset": "trainer/dataset",
+    "trainer.rendering": "trainer/rendering trainer/rows",
     "trainer.rows": "trainer/rows trainer/steps/test_prepare trainer/steps/test_prepare_rl",
     "trainer.splits": "trainer/splits trainer/steps/test_prepare",
     "trainer.store": "trainer/store",
