@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 REVISION = "5" * 40
 REPOSITORY = "acme/tiny-gemma"
@@ -59,8 +60,19 @@ def hub_of(folder: Path) -> FakeHub:
     return FakeHub(files | {"README.md": b"no", "model.gguf": b"no", "original/model.safetensors": b"no"})
 
 
+class Hub(Protocol):
+    """Anything that answers the requests of huggingface_hub."""
+
+    url: str
+
+    def answer(self, method: str, path: str, authorization: str | None) -> tuple[int, dict[str, str], bytes]: ...
+
+
+AnyHub = TypeVar("AnyHub", bound=Hub)
+
+
 @contextmanager
-def serving(hub: FakeHub) -> Iterator[FakeHub]:
+def serving(hub: AnyHub) -> Iterator[AnyHub]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             status, headers, body = hub.answer(self.command, self.path, self.headers["Authorization"])

@@ -19,7 +19,7 @@ from tests.trainer.conftest import Bench
 # Code that runs before the trainer and makes the search for the dataset raise.
 FIND_RAISES = """
 import trainer.dataset.source
-def find(*args): raise {}
+def find(*_, **__): raise {}
 trainer.dataset.source.find = find
 """
 
@@ -157,7 +157,7 @@ def test_a_process_whose_job_was_cancelled_exits(ready: Bench, tmp_path: Path) -
 import time, trainer.dataset.source, trainer.process.heartbeat
 trainer.process.heartbeat.SECONDS = trainer.process.heartbeat.GRACE_SECONDS = 0.1
 from gemtune.bootstrap import services
-def find(*args):
+def find(*_, **__):
     services().cancel(sys.argv[3])
     time.sleep(60)
 trainer.dataset.source.find = find

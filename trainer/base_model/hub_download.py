@@ -8,11 +8,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gemtune.errors import SecretNotFound, StepError
+from gemtune.errors import StepError
 from gemtune.ports import Objects
 from gemtune.request.base_model import copies_folder
 from trainer.base_model import folder_contents
 from trainer.store import manifest
+from trainer.store.hub_reading import HubRefuses, read_token, reading_hub
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -85,47 +86,24 @@ def is_model_file(name: str) -> bool:
     return "/" not in name and name != manifest.NAME and any(fnmatch(name, pattern) for pattern in MODEL_FILES)
 
 
-def read_token(token: Callable[[], str | None]) -> str | None:
-    """Return the job's Hub token, or the service's own; None without either.
-
-    Raises StepError if the job's has been deleted.
-    """
-    try:
-        return token()
-    except SecretNotFound as error:
-        hint = "submit the job again with hf_token"
-        raise StepError(error.code, "the job's hf_token no longer exists", hint=hint) from error
-
-
 @contextmanager
 def _hub_errors(repository: str) -> Iterator[None]:
     """Raise StepErrors for the Hub's refusals.
 
     Errors that may go away by themselves (network, 5xx) pass.
     """
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
     try:
-        yield
-    except GatedRepoError as error:
-        hint = f"accept its terms at huggingface.co/{repository} and send hf_token"
-        raise StepError("base_model_gated", f"{repository} is gated", hint=hint) from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        hint = "check the name; a private one needs hf_token"
-        raise StepError("base_model_not_found", f"there is no {repository} on the Hub", hint=hint) from error
-    except RevisionNotFoundError as error:
-        message = f"{repository} has lost the revision that was trained on"
-        raise StepError("base_model_not_found", message, hint="train from its newest revision") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        # Downloads wrap some refusals in LocalEntryNotFoundError.
-        refusal = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
-        if not isinstance(refusal, HfHubHTTPError) or refusal.response.status_code not in (401, 403):
-            raise
+        with reading_hub():
+            yield
+    except HubRefuses as error:
+        match error.why:
+            case "gated":
+                hint = f"accept its terms at huggingface.co/{repository} and send hf_token"
+                raise StepError("base_model_gated", f"{repository} is gated", hint=hint) from error
+            case "missing":
+                hint = "check the name; a private one needs hf_token"
+                raise StepError("base_model_not_found", f"there is no {repository} on the Hub", hint=hint) from error
+            case "revision_missing":
+                message = f"{repository} has lost the revision that was trained on"
+                raise StepError("base_model_not_found", message, hint="train from its newest revision") from error
         raise StepError("base_model_gated", f"the Hub refuses {repository}", hint="check hf_token") from error

@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
-from gemtune.datasets.json_array import BLANKS, ArraySplitter
+from gemtune.datasets.files.json_array import BLANKS, ArraySplitter
 from gemtune.datasets.refusal import Refused
 from gemtune.untrusted import Unreadable, read_json_object
 from trainer.dataset.row import MAX_ROW_BYTES, Row, bad_dataset, too_long

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from gemtune.datasets.file_kinds import kind_of
+from gemtune.datasets.files.kinds import kind_of
 from trainer.dataset.json_rows import json_rows
 from trainer.dataset.parquet_rows import parquet_rows
 from trainer.dataset.row import MAX_PICTURE_ROW_BYTES, MAX_ROW_BYTES, Row, bad_dataset

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemtune.datasets import splits
-from gemtune.datasets.splits import BadSplits, Splits
+from gemtune.datasets.files import hub_dataset, splits
+from gemtune.datasets.files.splits import BadSplits, Splits
 from gemtune.errors import ObjectNotFound, StepError, UnsafeName
 from gemtune.ports import Objects
 from gemtune.untrusted import MAX_BYTES, Unreadable, read_json
+from trainer.dataset.folders import BucketFolder, Folder
+from trainer.dataset.hub_folder import HubFolder
 from trainer.dataset.row import bad_dataset
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Dataset in a folder of the data bucket, and the files of its splits.
+    """Dataset in a folder, and the files of its splits."""
 
-    folder: its name in the bucket.
-    """
-
-    data: Objects
-    folder: str
+    folder: Folder
     splits: Splits
 
     @contextmanager
@@ -33,12 +31,7 @@ class Dataset:
         A copy is deleted at the end, so that a dataset of many files needs the disk space of one. work: folder for
         copies. Raises StepError `bad_dataset`.
         """
-        try:
-            local = self.data.fetch(f"{self.folder}/{path}", work)
-        except ObjectNotFound:
-            raise bad_dataset(f"the dataset's file {path[:200]!r} does not exist any more") from None
-        except UnsafeName as error:
-            raise bad_dataset(f"the dataset's file {path[:200]!r}: {error.message}") from None
+        local = self.folder.fetch(path, work)
         try:
             yield local
         finally:
@@ -46,31 +39,35 @@ class Dataset:
                 local.unlink(missing_ok=True)
 
 
-def find(data: Objects, dataset_id: str) -> Dataset:
+def find(data: Objects, dataset_id: str, work: Path, *, token: Callable[[], str | None]) -> Dataset:
     """Find the files of a dataset's splits.
 
-    Raises StepError `dataset_not_found`, `bad_dataset`.
+    work: folder for downloads. token: returns the job's token for the Hub. Raises StepError `dataset_not_found`,
+    `dataset_gated`, `bad_dataset`.
     """
-    folder = splits.folder_of(dataset_id)
+    on_hub = hub_dataset.parse(dataset_id)
+    prefix = splits.folder_of(dataset_id) if on_hub is None else on_hub.folder
+    folder: Folder = BucketFolder(data, prefix) if on_hub is None else HubFolder(on_hub, work, token=token)
     try:
-        paths = {stat.name.removeprefix(f"{folder}/") for stat in data.list(f"{folder}/")}
-        chosen = _splits(data, folder, paths)
-    except (Unreadable, UnsafeName) as error:
+        chosen = _splits(folder, prefix)
+    except (Unreadable, UnsafeName, ObjectNotFound) as error:
         raise bad_dataset(error.message) from None
     except BadSplits as error:
-        raise bad_dataset(str(error), hint=error.hint) from None
+        hint = error.hint if on_hub is None else f"{error.hint}; name a folder of it: {dataset_id}/<folder>"
+        raise bad_dataset(str(error), hint=hint) from None
     if not chosen.train:
         message = chosen.why_no_train_split(dataset_id)
-        raise StepError("dataset_not_found", message, hint=f"put train.jsonl into {data.uri(folder)}")
-    return Dataset(data, folder, chosen)
+        raise StepError("dataset_not_found", message, hint=f"put train.jsonl into {folder.place}")
+    return Dataset(folder, chosen)
 
 
-def _splits(data: Objects, folder: str, paths: set[str]) -> Splits:
+def _splits(folder: Folder, prefix: str) -> Splits:
     """Return the splits by metadata.json if there is one, or by names.
 
-    Raises Unreadable, UnsafeName, BadSplits.
+    Raises Unreadable, UnsafeName, ObjectNotFound, BadSplits.
     """
+    paths = folder.sizes.keys()
     if splits.METADATA not in paths:
         return splits.of_files(paths)
-    content = data.read(f"{folder}/{splits.METADATA}", max_bytes=MAX_BYTES)
-    return splits.of_metadata(read_json(content, named=splits.METADATA), paths, folder)
+    content = folder.read(splits.METADATA, MAX_BYTES)
+    return splits.of_metadata(read_json(content, named=splits.METADATA), paths, prefix)

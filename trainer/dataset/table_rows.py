@@ -7,8 +7,8 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
+from gemtune.datasets.files.table_header import BadHeader, read_header
 from gemtune.datasets.refusal import Refused
-from gemtune.datasets.table_header import BadHeader, read_header
 from gemtune.untrusted import LONE_SURROGATE
 from trainer.dataset.row import MAX_ROW_BYTES, Row, bad_dataset, too_long
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from gemtune.datasets.file_kinds import Compression
-from gemtune.datasets.text_encoding import mark_of
+from gemtune.datasets.files.kinds import Compression
+from gemtune.datasets.files.text_encoding import mark_of
 from trainer.dataset.row import bad_dataset
 
 CHUNK = 256 * 1024

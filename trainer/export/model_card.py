@@ -36,7 +36,8 @@ def model_card(
         _front_matter(spec),
         f"# {_plain(shown['job_name'])}\n\n{_what_it_is(spec, job)}, trained by gemtune "
         f"as job `{job.trained_by}` and exported {_by_another(job)}on {at:%Y-%m-%d}.\nIt was trained on the dataset "
-        f"`{spec.processed_dataset_id}`{_lineage(job)}. The base model's licence also applies to this model.",
+        f"`{spec.processed_dataset_id}`{_revision(job)}{_lineage(job)}. "
+        "The base model's licence also applies to this model.",
         "" if job.rows is None else _rows(job.rows),
         _metrics(job.metrics),
         "" if parity is None else _parity(parity),
@@ -98,6 +99,11 @@ def _what_it_is(spec: Spec, job: Job) -> str:
     stored = spec.export.stored
     how = f"as GGUF ({spec.quantization}, {stored})" if form == "gguf" else f"whole ({stored})"
     return f"{base}, fine-tuned ({method}) and stored {how}"
+
+
+def _revision(job: Job) -> str:
+    """Return the commit of a dataset of the Hub, for a sentence."""
+    return "" if job.rows is None or job.rows.dataset_revision is None else f" at commit {job.rows.dataset_revision}"
 
 
 def _rows(rows: RowsSummary) -> str:

@@ -14,12 +14,12 @@ from gemtune.errors import StepError
 from gemtune.jobs.record import Artifact
 from gemtune.redaction import redact
 from gemtune.request import base_model
-from trainer.base_model import hub_download
 from trainer.context import Context
 from trainer.hub import card
 from trainer.hub.refusals import EXPORT_AGAIN, TransientError, job_error
 from trainer.hub.session import TIMEOUT, uploading
 from trainer.store import manifest
+from trainer.store.hub_reading import read_token
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -172,7 +172,7 @@ def push(context: Context, folder: Path, artifacts: Sequence[Artifact]) -> str:
     upload = Upload(
         folder,
         repository,
-        _checked(hub_download.read_token(lambda: context.secret("hf_token"))),
+        _checked(read_token(lambda: context.secret("hf_token"))),
         context.spec.training_config.base_model_id,
         redact(f"{context.spec.job_name} ({context.job.job_id})"),
         context.check_stop,

@@ -48,6 +48,7 @@ class PictureFile(FileWriter):
         self._writer = pa.ipc.new_file(str(path), self._schema)
         self._numbers: dict[bytes, int] = {}
         self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
 
     def _finish(self) -> None:
         self._flush()
@@ -82,7 +83,8 @@ class PictureFile(FileWriter):
         if digest not in self._numbers:
             self._numbers[digest] = len(self._numbers)
             self._waiting.append(content)
-            if sum(map(len, self._waiting)) >= BATCH_BYTES:
+            self._waiting_bytes += len(content)
+            if self._waiting_bytes >= BATCH_BYTES:
                 self._flush()
         return self._numbers[digest]
 
@@ -91,7 +93,7 @@ class PictureFile(FileWriter):
 
         if self._waiting:
             self._writer.write_batch(pa.record_batch([pa.array(self._waiting, pa.large_binary())], schema=self._schema))
-            self._waiting = []
+            self._waiting, self._waiting_bytes = [], 0
 
 
 def open_pictures(picture_file: PictureFile | None, conversation: Conversation) -> Conversation:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import base64
 import binascii
-from functools import cached_property
 from typing import Any
 
 from gemtune.datasets.refusal import BadRow
-from gemtune.errors import ObjectNotFound, StepError, UnsafeName
-from gemtune.ports import Objects
+from gemtune.errors import ObjectNotFound, UnsafeName
+from trainer.dataset.folders import Folder
 from trainer.pictures.decoding import MAX_BYTES
 
 
 class PictureSource:
     """Reader of the pictures that rows contain or name.
 
-    folder: the dataset's folder in the data bucket. Files outside it are not read.
+    folder: the dataset's; files outside it are not read. files_read: paths of the files that were read.
     """
 
-    def __init__(self, data: Objects, folder: str):
-        self._data, self._folder = data, folder
+    def __init__(self, folder: Folder):
+        self._folder = folder
+        self.files_read: set[str] = set()
 
     def content(self, image: Any) -> bytes:
         """Return the encoded picture that a row's `image` stands for.
@@ -45,29 +45,20 @@ class PictureSource:
         shown = path[:100].encode(errors="backslashreplace").decode()
         if "://" in path:
             raise BadRow(f"the picture {shown!r} is a URL; put the file into the dataset's folder")
-        name = path if path.startswith(f"{self._folder}/") else f"{self._folder}/{path}"
+        name = self._folder.relative(path)
         if path.startswith("/") or "\\" in path or ".." in name.split("/"):
             raise BadRow(f"the picture {shown!r} is outside the dataset's folder")
-        size = self._sizes.get(name)
+        size = self._folder.sizes.get(name)  # one listing replaces a request per picture
         if size is None:
             raise BadRow(f"the dataset's folder has no picture {shown!r}")
         if size > MAX_BYTES:
             raise BadRow(f"a picture of more than {MAX_BYTES} bytes")
         try:
-            return self._data.read(name)
+            content = self._folder.read(name, MAX_BYTES)
         except (ObjectNotFound, UnsafeName):
             raise BadRow(f"the dataset's folder has no picture {shown!r}") from None
-
-    @cached_property
-    def _sizes(self) -> dict[str, int]:
-        """Bytes of every file in the dataset's folder, by name.
-
-        One listing replaces a request per picture.
-        """
-        try:
-            return {stat.name: stat.bytes for stat in self._data.list(f"{self._folder}/")}
-        except UnsafeName as error:  # a link that leads out
-            raise StepError("bad_dataset", error.message, hint=error.hint) from error
+        self.files_read.add(name)
+        return content
 
 
 def _decoded(text: str) -> bytes:

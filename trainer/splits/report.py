@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 from gemtune.errors import StepError
 from gemtune.jobs.record import JobWarning, RowsSummary, UnreadField
 from gemtune.ports import Objects
+from trainer.dataset.source import Dataset
 from trainer.splits import left_out, warnings
 from trainer.splits.tally import Tally
 
@@ -25,17 +26,17 @@ NAMED = 100
 class Report:
     """Report of one attempt of prepare.
 
-    place: prefix of its files in the export bucket. unread: files of the dataset that are not read; of these,
-    `unexpected` do not merely describe it. moved: indexes of the rows that were moved from the train split to the
-    held-out one, if the dataset has none. others: warnings of the step about other things than the dataset.
+    place: prefix of its files in the export bucket. pictures_read: files of the dataset that rows name. moved: indexes
+    of the rows that were moved from the train split to the held-out one, if the dataset has none. others: warnings of
+    the step about other things than the dataset.
     """
 
     export: Objects
     place: str
+    dataset: Dataset
     train: Tally
     held_out: Tally | None
-    unread: Sequence[str] = ()
-    unexpected: Sequence[str] = ()
+    pictures_read: Collection[str] = ()
     moved: set[int] = field(default_factory=set)
     others: Sequence[JobWarning] = ()
 
@@ -69,6 +70,11 @@ class Report:
         """Tokens of the longest row of both splits."""
         return max(tally.longest for tally in (self.train, self.held_out) if tally is not None)
 
+    @property
+    def unexpected_files(self) -> list[str]:
+        """Files that are not read and do not merely describe the dataset."""
+        return [file for file in self.dataset.splits.unexpected if file not in self.pictures_read]
+
     def summary(self) -> RowsSummary:
         """Return what the job's record has of the report."""
         tokens, trained = self.train.rows.tokens_of(self.moved)
@@ -87,7 +93,8 @@ class Report:
             held_out_duplicates=len(self._trained_too),
             fields_not_read=tuple(UnreadField(name=name, rows=rows) for name, rows in fields.most_common(NAMED)),
             files=tuple(files[:NAMED]),
-            files_not_read=tuple(self.unexpected[:NAMED]),
+            files_not_read=tuple(self.unexpected_files[:NAMED]),
+            dataset_revision=self.dataset.folder.revision,
             report=self.export.uri(f"{self.place}/{NAME}"),
         )
 
@@ -96,7 +103,9 @@ class Report:
         report = {**summary, "warnings": [warning.model_dump() for warning in self.warnings]}
         report |= {"train": self.train.to_json(), "eval": self.held_out.to_json() if self.held_out else None}
         report |= {"duplicates": len(self._repeats), "held_out_duplicates": len(self._trained_too)}
-        report |= {"files_not_read": list(self.unread), "samples": self.train.samples}
+        unread = [file for file in self.dataset.splits.unread if file not in self.pictures_read]
+        report |= {"files_not_read": unread, "dataset_revision": self.dataset.folder.revision}
+        report["samples"] = self.train.samples
         (folder / NAME).write_text(json.dumps(report, indent=1, ensure_ascii=False))
 
     def publish_failure(self, folder: Path, error: StepError) -> StepError:
@@ -133,4 +142,4 @@ class Report:
         yield from warnings.repeated_rows(self.train, self._repeats)
         if self.held_out is not None:
             yield from warnings.held_out_and_trained(self.held_out, self._trained_too)
-        yield from warnings.files_not_read(self.unexpected)
+        yield from warnings.files_not_read(self.unexpected_files)

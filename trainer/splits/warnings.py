@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from gemtune.datasets.splits import in_words
+from gemtune.datasets.files.splits import in_words
 from gemtune.jobs.record import JobWarning
 from trainer.splits.tally import Tally
 

@@ -55,7 +55,8 @@ def run(context: Context) -> None:
     for data or a base model that cannot be trained on, and StopRequested.
     """
     config = context.spec.training_config
-    dataset = source.find(context.buckets.data, context.spec.processed_dataset_id)
+    token = partial(context.secret, "hf_token")
+    dataset = source.find(context.buckets.data, context.spec.processed_dataset_id, context.work, token=token)
     provided = _provide_base_model(context)
     folder = location.locate_without_weights(context.buckets, provided, context.work)
     model_config = folder_contents.config_of(folder)
@@ -78,11 +79,12 @@ def run(context: Context) -> None:
     output = context.work / "prepared"
     output.mkdir()
     limits = Limits(max_length, max_positions, config.too_long)
-    picture_source = PictureSource(context.buckets.data, dataset.folder)
+    picture_source = PictureSource(dataset.folder)
     file = output / "pictures.arrow"
     with nullcontext() if pictures is None else PictureFile(file, picture_source, pictures.grid) as picture_file:
         kind = row_kind(config, encoder, picture_file, max_length=max_length, options=context.spec.read_options)
         report = _write_splits(context, dataset, kind, limits, output)
+        report.pictures_read = picture_source.files_read
     try:
         report.check()
         if not dataset.splits.held_out and config.eval_strategy != "no":
@@ -164,7 +166,7 @@ def _write_splits(context: Context, dataset: Dataset, kind: RowKind, limits: Lim
             held_out = Tally("held-out", dataset.splits.held_out, limits, left_out)
             write_split(dataset, kind, output / "eval.parquet", held_out, context.work, context.check_stop)
     place = f"{context.prefix}/prepared/{context.fence.attempt}"
-    return Report(context.buckets.export, place, train, held_out, dataset.splits.unread, dataset.splits.unexpected)
+    return Report(context.buckets.export, place, dataset, train, held_out)
 
 
 def _export_warnings(context: Context, model_config: Mapping[str, Any]) -> Iterator[JobWarning]:

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from gemtune.cli.connection import UNREACHABLE, Connection, Unreachable
-from gemtune.datasets.file_kinds import KINDS, kind_of
+from gemtune.datasets.files.kinds import KINDS, kind_of
 
 # Attempts for a part while the service is unreachable, and the seconds before the second one, doubled each time.
 ATTEMPTS, FIRST_PAUSE_SECONDS = 6, 1.0

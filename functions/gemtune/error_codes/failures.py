@@ -17,6 +17,10 @@ FAILURES: Mapping[str, ErrorCode] = {
         "A file of the dataset cannot be read, is missing, or is one of two candidates for the same split.",
         "Correct the file that the message names and submit again; see [datasets](../datasets.md#files).",
     ),
+    "dataset_gated": ErrorCode(
+        "The Hub requires that somebody accepted the dataset's terms, or the token may not read it.",
+        "Accept the terms on the dataset's page, and send an `hf_token` of that account.",
+    ),
     "empty_dataset": ErrorCode("A split has no rows.", "Put rows into it and submit again."),
     "bad_rows": ErrorCode(
         "More than a tenth of a split's rows cannot be used; the message says where all are listed, with reasons.",

@@ -224,6 +224,7 @@ class RowsSummary(Record):
     )
     files: tuple[str, ...] = Field((), description="files that were read, at most 100")
     files_not_read: tuple[str, ...] = Field((), description="other files of the dataset, at most 100")
+    dataset_revision: str | None = Field(None, description="commit of a dataset of the Hub; null for other datasets")
     report: str | None = Field(None, description="URI of report.json; rows_left_out.jsonl beside it names every row")
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError
 
+from gemtune.datasets.files.hub_dataset import HUB_DATASET
 from gemtune.datasets.row_options import FormatName, ReadOptions, SameRole
 from gemtune.datasets.trained_turns import TrainOn
 from gemtune.errors import SpecUnreadable
@@ -38,6 +39,7 @@ SECRET_FIELDS: Mapping[str, Loc] = {"hf_token": ("hf_token",), "wandb_api_key": 
 HUB_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
 PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+DATASET_ID = rf"^([A-Za-z0-9][A-Za-z0-9._-]{{0,127}}|{HUB_DATASET})$"
 # Tokens of a row if the request does not limit them. Beyond that, memory grows faster than longer rows are worth.
 DEFAULT_SEQ_LENGTH = 2048
 Column = Annotated[str, Field(min_length=1, max_length=200)]
@@ -269,9 +271,10 @@ class Spec(Contract):
 
     processed_dataset_id: str = Field(
         min_length=1,
-        max_length=128,
-        pattern=SAFE_NAME,
-        description="dataset: its folder in processed_datasets of the data bucket",
+        max_length=512,
+        pattern=DATASET_ID,
+        description="dataset: its folder in processed_datasets of the data bucket, or "
+        "hf://datasets/owner/name[@revision][/folder] on the Hub",
     )
     job_name: str = Field(
         "unnamed job", min_length=1, max_length=200, pattern=PRINTABLE, description="name of the job for its users"

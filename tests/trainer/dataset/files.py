@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gemtune.datasets.file_kinds import FileKind
+from gemtune.datasets.files.kinds import FileKind
 
 Rows = Sequence[dict[str, str]]
 

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemtune.datasets import text_columns
-from gemtune.datasets.file_kinds import KINDS, FileKind, kind_of
+from gemtune.datasets.files import text_columns
+from gemtune.datasets.files.kinds import KINDS, FileKind, kind_of
 from gemtune.datasets.refusal import Refused
 from gemtune.errors import StepError
 from tests.trainer.dataset.files import as_parquet, written
@@ -173,7 +173,7 @@ def test_a_damaged_file_gives_rows_reasons_or_an_error_of_the_dataset(data: st.D
 @given(st.lists(st.sampled_from(['{"a": "\\\\"}', '{"a": ["]", {}]}', "5", '"\\""', "", " ", "[[]]", '{"a"', "}"])))
 def test_an_array_in_chunks_of_any_size_has_the_same_elements(elements: list[str]) -> None:
     """Feed the array byte by byte, and as a whole."""
-    from gemtune.datasets.json_array import ArraySplitter
+    from gemtune.datasets.files.json_array import ArraySplitter
 
     content = ",".join(elements).encode() + b"]"
     whole = list(ArraySplitter(1000).elements(content))

@@ -23,6 +23,7 @@ from gemtune.datasets.conversation import Image as ImagePart
 from gemtune.datasets.refusal import BadRow
 from gemtune.embedded.folder_objects import FolderObjects
 from gemtune.errors import StepError
+from trainer.dataset.folders import BucketFolder
 from trainer.pictures.arrow_file import MAX_PICTURES_PER_ROW, PictureFile, PictureFileReader
 from trainer.pictures.decoding import picture_to_store, rgb, upright_size
 from trainer.pictures.grids import AspectRatioGrid, FixedGrid
@@ -200,7 +201,7 @@ def source(tmp_path: Path) -> PictureSource:
     (tmp_path / "data/processed_datasets/chats/link.png").symlink_to(
         tmp_path / "data/processed_datasets/others/secret.png"
     )
-    return PictureSource(data, "processed_datasets/chats")
+    return PictureSource(BucketFolder(data, "processed_datasets/chats"))
 
 
 PNG_IN_BASE64 = base64.b64encode(GOOD["png"]).decode()

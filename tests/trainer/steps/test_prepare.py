@@ -121,7 +121,7 @@ def test_a_split_may_be_a_link_unless_it_leads_out_of_the_bucket(bench: Bench, t
     (folder / "held_out").rename(tmp_path / "held_out")
     (folder / "eval.jsonl").symlink_to(tmp_path / "held_out")
     with pytest.raises(StepError, match=r"chats/eval\.jsonl' in data leads out of its bucket") as caught:
-        find(bench.services.buckets.data, "chats")
+        find(bench.services.buckets.data, "chats", tmp_path, token=lambda: None)
     assert caught.value.code == "bad_dataset"
 
 
@@ -293,10 +293,10 @@ def test_parquet_splits_named_in_metadata_are_read(bench: Bench, tmp_path: Path)
         b'{"splits": [{"split_name": "train", "path": "train.csv"}]}',
     ],
 )
-def test_metadata_with_a_missing_or_outside_path_fails(bench: Bench, metadata: bytes) -> None:
+def test_metadata_with_a_missing_or_outside_path_fails(bench: Bench, metadata: bytes, tmp_path: Path) -> None:
     bench.services.buckets.data.write("processed_datasets/chats/metadata.json", metadata)
     with pytest.raises(StepError) as caught:
-        find(bench.services.buckets.data, "chats")
+        find(bench.services.buckets.data, "chats", tmp_path, token=lambda: None)
     assert caught.value.code == "bad_dataset"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gemtune.datasets.file_kinds import KINDS, FileKind
+from gemtune.datasets.files.kinds import KINDS, FileKind
 from gemtune.errors import StepError
 from gemtune.jobs.status import Step
 from tests import rows

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemtune.datasets import columns
-from gemtune.datasets.columns import of_jsonl, of_parquet
+from gemtune.datasets.files import columns
+from gemtune.datasets.files.columns import of_jsonl, of_parquet
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0."), min_size=1, max_size=20)
 MESSAGES = [{"role": "user", "content": [{"type": "text", "text": "a"}]}]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from gemtune.datasets.file_kinds import KINDS, kind_of
-from gemtune.datasets.splits import BadSplits, Splits, of_files, of_metadata
+from gemtune.datasets.files.kinds import KINDS, kind_of
+from gemtune.datasets.files.splits import BadSplits, Splits, of_files, of_metadata
 
 HUB = [f"data/train-0000{n}-of-00003.parquet" for n in range(3)]
 

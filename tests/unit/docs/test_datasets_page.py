@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gemtune.datasets.file_kinds import COMPRESSIONS, LAYOUTS
-from gemtune.datasets.splits import WORDS
+from gemtune.datasets.files.kinds import COMPRESSIONS, LAYOUTS
+from gemtune.datasets.files.splits import WORDS
 
 PAGE = (Path(__file__).parent.parent.parent.parent / "docs" / "datasets.md").read_text()
 

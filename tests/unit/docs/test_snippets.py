@@ -16,7 +16,7 @@ import click
 import pytest
 
 from gemtune.cli import main
-from gemtune.datasets import splits
+from gemtune.datasets.files import splits
 from gemtune.environment.variables import VARIABLES
 from gemtune.handlers.answers import ErrorAnswer
 from gemtune.jobs.events import EVENT_TYPES, Event

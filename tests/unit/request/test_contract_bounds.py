@@ -15,7 +15,7 @@ from gemtune.request.contract import Contract
 # Ranges of numbers in mathematical notation or lengths of texts and lists in braces, then the default.
 BOUNDS: dict[type[Contract], dict[str, str]] = {
     spec.TrainRequest: {
-        "processed_dataset_id": "{1, 128}",
+        "processed_dataset_id": "{1, 512}",
         "job_name": "{1, 200} = 'unnamed job'",
         "hf_token": "{1, 512} = None",
     },

@@ -21,7 +21,7 @@ CHECKED = "a pattern has checked it"
 ALLOWED: Mapping[tuple[str, str], str] = {
     ("functions/gemtune/cli/connection.py", "json.loads"): "an answer that is not JSON is printed unchanged",
     ("functions/gemtune/cli/demo.py", "json.loads"): PROCESS,
-    ("functions/gemtune/datasets/splits.py", "int"): CHECKED,
+    ("functions/gemtune/datasets/files/splits.py", "int"): CHECKED,
     ("functions/gemtune/embedded/file_secrets.py", "json.loads"): OURS,
     ("functions/gemtune/embedded/sqlite_bus.py", "json.loads"): OURS,
     ("functions/gemtune/embedded/sqlite_bus.py", "int"): OURS,

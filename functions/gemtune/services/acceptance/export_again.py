@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gemtune.datasets.files.hub_dataset import short_name
 from gemtune.errors import JobNotFound, NothingTrained
 from gemtune.jobs import ids as job_ids
 from gemtune.jobs.changes import steps_of_export
@@ -54,7 +55,9 @@ class ExportAgain:
         )
         request = rules.check(completed, facts, about=ExportRequest).require_valid()
         spec = request.spec()
-        new_id = job_ids.new_job_id(parent.processed_dataset_id, parent.base_model_id, key_hash=key_hash, kind="export")
+        new_id = job_ids.new_job_id(
+            short_name(parent.processed_dataset_id), parent.base_model_id, key_hash=key_hash, kind="export"
+        )
         job = self.create(
             new_id,
             spec,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from gemtune.datasets import columns, splits, text_columns
-from gemtune.datasets.file_kinds import kind_of
-from gemtune.datasets.splits import BadSplits, Splits
+from gemtune.datasets.files import columns, hub_dataset, splits, text_columns
+from gemtune.datasets.files.kinds import kind_of
+from gemtune.datasets.files.splits import BadSplits, Splits
 from gemtune.errors import ObjectNotFound, Problem, UnsafeName
 from gemtune.ports import Objects, ObjectStat
 from gemtune.request.facts import DatasetFiles
@@ -21,11 +21,13 @@ MAX_LISTED = 3000
 
 
 def describe_dataset(data: Objects, dataset_id: str, *, with_columns: bool) -> DatasetFiles:
-    """Describe a dataset of the data bucket.
+    """Describe a dataset of the data bucket; one of the Hub exists.
 
     with_columns: also find the columns of its rows, for which a few more bytes are read. They are None where these
     bytes do not tell them.
     """
+    if hub_dataset.parse(dataset_id) is not None:  # the prepare step asks the Hub, with the job's token
+        return DatasetFiles(dataset_id, exists=True)
     folder = splits.folder_of(dataset_id)
     try:
         place = data.uri(folder)

@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from gemtune.datasets.files.hub_dataset import short_name
 from gemtune.errors import JobNotFound, ObjectNotFound, UnsafeName
 from gemtune.jobs import ids
 from gemtune.jobs.record import Job
@@ -93,7 +94,9 @@ class Submit:
         facts = self.read_facts(continuation.reading.require_readable(), model_folder=continuation.model_folder)
         request = rules.check(continuation.reading, facts).require_valid()
         spec = request.spec()
-        new_id = ids.new_job_id(spec.processed_dataset_id, spec.training_config.base_model_id, key_hash=key_hash)
+        new_id = ids.new_job_id(
+            short_name(spec.processed_dataset_id), spec.training_config.base_model_id, key_hash=key_hash
+        )
         try:
             job = self.create(
                 new_id,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 
-from gemtune.datasets.splits import FOLDER, folder_of
+from gemtune.datasets.files.splits import FOLDER, folder_of
 from gemtune.datasets.uploads.errors import DatasetInUse, DatasetNotFound
 from gemtune.datasets.uploads.record import RECORDS, DatasetFile, DatasetRecord, parts_folder, record_name
 from gemtune.errors import UnsafeName

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from gemtune.datasets.splits import folder_of
+from gemtune.datasets.files.splits import folder_of
 from gemtune.datasets.uploads.errors import BadPart, ChecksumMismatch, DatasetIncomplete, DatasetNotFound
 from gemtune.datasets.uploads.record import (
     RECORDS,

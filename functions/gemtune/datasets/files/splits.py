@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from gemtune.datasets.file_kinds import KINDS, FileKind, is_description, kind_of
+from gemtune.datasets.files.kinds import KINDS, FileKind, is_description, kind_of
 
 METADATA = "metadata.json"
 # Folder of the data bucket that has a folder for each dataset.

@@ -6,8 +6,13 @@ import re
 from collections.abc import Iterator
 
 BLANKS = b" \t\r\n"
-# Characters that matter for finding the end of an element: outside of strings, and inside.
-_OUTSIDE, _INSIDE = re.compile(rb'["\[\]{},]'), re.compile(rb'["\\]')
+# Bytes to skip in the search for the end of an element: within a string; within an element, where strings and all but
+# brackets can be skipped; and between elements. Quantifiers are possessive (`++`), so that nothing is matched twice.
+_IN_STRING = rb'(?:[^"\\]++|\\.)*+'
+IN_STRING = re.compile(_IN_STRING, re.DOTALL)
+WITHIN, BETWEEN = (
+    re.compile(rb'(?:[^"\[\]{}' + comma + rb']++|"' + _IN_STRING + rb'")*+', re.DOTALL) for comma in (b"", b",")
+)
 
 
 class ArraySplitter:
@@ -28,23 +33,26 @@ class ArraySplitter:
         begin = place = 0
         if self._escaped:  # the chunk before ended with a backslash
             place, self._escaped = 1, False
-        while (match := (_INSIDE if self._in_string else _OUTSIDE).search(chunk, place)) is not None:
-            character, place = match.group(), match.end()
-            if character == b'"':
+        while place < len(chunk):
+            skipped = (IN_STRING if self._in_string else WITHIN if self._depth else BETWEEN).match(chunk, place)
+            assert skipped is not None  # all of them match nothing at least
+            if (end := skipped.end()) == len(chunk):
+                break
+            character, place = chunk[end : end + 1], end + 1
+            if character == b'"':  # the end of a string, or the beginning of one that goes on in the next chunk
                 self._in_string = not self._in_string
             elif character == b"\\":
-                place += 1
-                self._escaped = place > len(chunk)
+                self._escaped = True
             elif character in b"[{":
                 self._depth += 1
             elif self._depth > 0:
-                self._depth -= character in b"]}"
+                self._depth -= 1
             elif character == b",":
-                self._append(chunk[begin : match.start()])
+                self._append(chunk[begin:end])
                 yield self._taken()
                 begin = place
             elif character == b"]":
-                self._append(chunk[begin : match.start()])
+                self._append(chunk[begin:end])
                 self.ended, self.rest = True, chunk[place:]
                 if self._elements or self._bytes > self._longest or b"".join(self._element).strip(BLANKS):
                     yield self._taken()

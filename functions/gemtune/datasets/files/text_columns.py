@@ -5,11 +5,11 @@ from __future__ import annotations
 import codecs
 import zlib
 
-from gemtune.datasets import columns
-from gemtune.datasets.file_kinds import FileKind
-from gemtune.datasets.json_array import BLANKS, ArraySplitter
-from gemtune.datasets.table_header import BadHeader, read_header
-from gemtune.datasets.text_encoding import mark_of
+from gemtune.datasets.files import columns
+from gemtune.datasets.files.json_array import BLANKS, ArraySplitter
+from gemtune.datasets.files.kinds import FileKind
+from gemtune.datasets.files.table_header import BadHeader, read_header
+from gemtune.datasets.files.text_encoding import mark_of
 from gemtune.untrusted import MAX_BYTES
 
 

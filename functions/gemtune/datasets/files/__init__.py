@@ -1,0 +1,1 @@
+"""Files of a dataset: their kinds, splits, and columns."""
