@@ -8,6 +8,7 @@ locals {
     ["/train", "post", "train"],
     ["/jobs", "get", "list_jobs"],
     ["/jobs/{job_id}/status", "get", "status"],
+    ["/jobs/{job_id}/plan", "get", "plan"],
     ["/jobs/{job_id}/events", "get", "events"],
     ["/jobs/{job_id}/metrics", "get", "metrics"],
     ["/jobs/{job_id}/artifacts", "get", "artifacts"],

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
-from gemtune.settings import Settings
+from gemtune.settings import Settings, hardware
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from gemtune.services.machine_slots import MachineSlots
     from gemtune.services.notify import Notify
     from gemtune.services.pause import Pause, Resume
+    from gemtune.services.planning.planner import Planner
     from gemtune.services.stop_executions import StopExecutions
     from gemtune.services.sweep import Sweep
 
@@ -177,8 +178,25 @@ class Services:
         from gemtune.services.control import FOR_SLOTS, FOR_SLOTS_ON_WORKSTATION, Control
 
         intervals = FOR_SLOTS if self.settings.on_gcp else FOR_SLOTS_ON_WORKSTATION
-        machines = self.settings.machines
-        return Control(self.store, self.slots, self.launcher, self.clock, self._timeouts, machines, intervals)
+        return Control(
+            self.store,
+            self.slots,
+            self.launcher,
+            self.clock,
+            self._timeouts,
+            self.settings.machines,
+            self.planner,
+            intervals,
+        )
+
+    @cached_property
+    def planner(self) -> Planner:
+        """Return the use case that plans jobs."""
+        from gemtune.services.planning.measured_speeds import MeasuredSpeeds
+        from gemtune.services.planning.planner import Planner, Workstation
+
+        speeds = MeasuredSpeeds(self.shared)
+        return Planner(speeds, self.buckets, self.settings.machines, self._timeouts, Workstation(*hardware()))
 
     @cached_property
     def slots(self) -> MachineSlots:
@@ -194,7 +212,7 @@ class Services:
 
         names = {"hf_token": self.settings.service_hf_token, "wandb_api_key": self.settings.service_wandb_key}
         service_secrets = {role: name for role, name in names.items() if name is not None}
-        return Advance(self.store, self.secrets, self.clock, service_secrets)
+        return Advance(self.store, self.secrets, self.clock, service_secrets, self.planner)
 
     @cached_property
     def cancel(self) -> Cancel:

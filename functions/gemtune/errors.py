@@ -111,6 +111,16 @@ class JobIsOver(Conflict):
         super().__init__(f"job {job_id!r} is already {status}", hint="submit a new job")
 
 
+class PlanNotMade(Conflict):
+    """Raised when the plan of a job is asked for before its rows are counted."""
+
+    code = "plan_not_made"
+
+    def __init__(self, job_id: str):
+        message = f"job {job_id!r} has no plan: its rows are not counted"
+        super().__init__(message, hint="wait until prepare is done, or plan the request: POST /train?dry_run=true")
+
+
 class CannotPause(Conflict):
     """Raised on an attempt to pause a job in its last step."""
 

@@ -37,7 +37,12 @@ TOKEN = {"type": "string", "minLength": 1, "maxLength": 256, "pattern": "^[A-Za-
 AFTER_ID = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "[!-~]([ -~]*[!-~])?"}
 AFTER = {"type": "integer", "minimum": 0, "maximum": LARGEST}
 INTERFACE: dict[tuple[str, str], tuple[dict[str, dict[str, Any]], int, list[int]]] = {
-    ("POST", "/train"): ({"Idempotency-Key": KEY}, 202, [409, 422]),
+    ("POST", "/train"): (
+        {"dry_run": {"type": "string", "enum": ["true", "false"]}, "Idempotency-Key": KEY},
+        202,
+        [409, 422],
+    ),
+    ("GET", "/jobs/{job_id}/plan"): ({}, 200, [404, 409]),
     ("GET", "/jobs"): (
         {
             "status": {"type": "string", "enum": STATUS},
@@ -147,6 +152,7 @@ CONFLICTS = {
         "nothing_trained",
         "spec_unreadable",
     },
+    ("GET", "/jobs/{job_id}/plan"): {"plan_not_made"},
     ("POST", "/jobs/{job_id}/pause"): {"job_is_over", "cannot_pause"},
     ("POST", "/jobs/{job_id}/resume"): {"job_is_over", "job_not_paused"},
     ("POST", "/jobs/{job_id}/cancel"): {"job_is_over"},
@@ -176,10 +182,12 @@ def test_the_description_of_a_409_names_the_possible_conflicts(document: dict[st
 
     posts = {("POST", f"/jobs/{{job_id}}/{what}") for what in ("exports", "pause", "resume", "cancel")}
     changing = posts | {("DELETE", "/jobs/{job_id}")}
+    plan = ("GET", "/jobs/{job_id}/plan")
     reading = {("GET", f"/jobs/{{job_id}}/{what}") for what in ("status", "metrics", "artifacts")}
     of_datasets = {operation for operation in CONFLICTS if "/datasets" in operation[1]}
-    assert mentioning("the request conflicts with the current state") == changing | of_datasets | {("POST", "/train")}
-    assert mentioning("`record_unreadable`") == changing | reading
+    others = of_datasets | {("POST", "/train"), plan}
+    assert mentioning("the request conflicts with the current state") == changing | others
+    assert mentioning("`record_unreadable`") == changing | reading | {plan}
 
 
 def test_the_document_is_valid_openapi(document: dict[str, Any]) -> None:
@@ -267,7 +275,8 @@ def test_the_server_accepts_only_values_within_the_bounds_of_the_document(
         answer = client.post(url, json={}, headers={"Idempotency-Key": text})
         loc = ["header", "Idempotency-Key"]
     else:
-        answer = client.open(url, method=method, query_string={parameter["name"]: text})
+        body = {"json": {}} if path == "/train" else {}
+        answer = client.open(url, method=method, query_string={parameter["name"]: text}, **body)
         loc = ["query", parameter["name"]]
     assert answer.json is not None
     codes = [problem["code"] for problem in answer.json.get("problems", ()) if problem["loc"] == loc]

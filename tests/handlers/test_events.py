@@ -132,8 +132,12 @@ ME = {"job_id": "training_none", "launch": 1, "execution": "e"}
     [
         ("/claim", ME, {"verdict": "quit"}),
         ("/claim/", ME, {"verdict": "quit"}),
-        ("/step_ended", ME | {"step": "train", "round": 1}, {"verdict": "stop", "wait_seconds": 0}),
-        ("/step_ended/", ME | {"step": "train", "round": 1, "error": None}, {"verdict": "stop", "wait_seconds": 0}),
+        ("/step_ended", ME | {"step": "train", "round": 1}, {"verdict": "stop", "wait_seconds": 0, "plan": None}),
+        (
+            "/step_ended/",
+            ME | {"step": "train", "round": 1, "error": None},
+            {"verdict": "stop", "wait_seconds": 0, "plan": None},
+        ),
     ],
 )
 @embedded_only

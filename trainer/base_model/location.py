@@ -86,6 +86,15 @@ def _current(buckets: Buckets, provided: Mapping[str, str], folder: Path) -> ide
     return identity.of_objects(*_split_place(buckets, provided["place"]), folder)
 
 
+def size_to_plan(buckets: Buckets, provided: Mapping[str, str]) -> ModelSize | None:
+    """Return the size of the base model, also of a local folder."""
+    if provided["kind"] != "folder":
+        return size(buckets, provided)
+    folder = Path(provided["place"])
+    names = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
+    return base_model.describe_folder((folder / "config.json").read_bytes, names).size
+
+
 def size(buckets: Buckets, provided: Mapping[str, str]) -> ModelSize | None:
     """Return the size of the base model; None for a local folder.
 

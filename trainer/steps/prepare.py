@@ -17,7 +17,8 @@ from typing import Any
 from gemtune import families
 from gemtune.errors import NeedsLargerMachine, StepError
 from gemtune.families import adapted_layers
-from gemtune.jobs.record import JobWarning, StepResult
+from gemtune.jobs.parts.plan import Workload
+from gemtune.jobs.record import JobWarning, RowsSummary, StepResult
 from gemtune.machines import choice, model_size
 from gemtune.machines.memory import memory_for_export
 from gemtune.request.exports import EXPORTS
@@ -118,7 +119,17 @@ def run(context: Context) -> None:
     log.info("%d rows to train on, %d held out", report.train_rows, report.eval_rows)
     for warning in report.warnings:
         log.warning("%s; %s", warning.message, warning.hint)
-    result = StepResult(machine=machine, export_machine=export_machine, warnings=report.warnings, rows=report.summary())
+    workload = _workload(config, report.summary(), packed, train_steps, report.longest_row)
+    size = location.size_to_plan(context.buckets, provided)
+    plan = context.advance.planner.of_workload(context.spec, size, workload, machine, export_machine)
+    result = StepResult(
+        machine=machine,
+        export_machine=export_machine,
+        workload=workload,
+        plan=plan,
+        warnings=report.warnings,
+        rows=report.summary(),
+    )
     context.advance.finish(context.job.job_id, context.fence, result)
 
 
@@ -194,6 +205,21 @@ def _choose_machines(context: Context, provided: Mapping[str, str], longest_row:
         return train_machine, choice.choose_export_machine(context.machines, export_memory)
     except NeedsLargerMachine as error:
         raise StepError(error.code, error.message, hint=error.hint) from error
+
+
+def _workload(config: TrainingConfig, rows: RowsSummary, packed: int, train_steps: int, longest_row: int) -> Workload:
+    """Return the amount of work of the training.
+
+    packed: rows per epoch, or packs if rows are packed.
+    """
+    if isinstance(config.rl_config, GrpoConfig):
+        completions = train_steps * config.batch_size * config.gradient_accumulation_steps
+        per_completion = rows.tokens / max(1, rows.train) + config.rl_config.max_completion_length
+        tokens = round(completions * per_completion)
+    else:
+        one_epoch = config.model_copy(update={"max_steps": None, "epochs": 1})
+        tokens = round(rows.tokens * train_steps / max(1, total_train_steps(one_epoch, packed)))
+    return Workload(train_steps=train_steps, tokens=tokens, longest_row=longest_row)
 
 
 def _check_layers(config: TrainingConfig, model_config: Mapping[str, Any]) -> None:

@@ -108,8 +108,11 @@ def _answer(endpoint: Endpoint) -> str:
         return "the OpenAPI document"
     if endpoint.answer.__name__ in LINKS:
         return f"[{endpoint.answer.__name__}]({LINKS[endpoint.answer.__name__]})"
-    fields = endpoint.answer.model_json_schema()["properties"]
-    return "; ".join(f"{code(name)}: {_with_null(field)}" for name, field in fields.items())
+    schema = endpoint.answer.model_json_schema()
+    kinds = [schema["$defs"][kind["$ref"].rpartition("/")[2]] for kind in schema.get("anyOf", ())] or [schema]
+    return "; or ".join(
+        "; ".join(f"{code(name)}: {_with_null(field)}" for name, field in kind["properties"].items()) for kind in kinds
+    )
 
 
 def _refusals(endpoint: Endpoint) -> Iterator[tuple[str, str, str]]:

@@ -31,7 +31,7 @@ class _LazyGroup(click.Group):
     # Commands and the modules of gemtune.cli that define them.
     modules: dict[str, str] = {  # noqa: RUF012
         **dict.fromkeys(("up", "publish", "listen", "secret", "webhook-key", "demo"), "local"),
-        **dict.fromkeys(("train", "jobs", "status", "events", "pause", "resume", "cancel", "delete"), "jobs"),
+        **dict.fromkeys(("train", "plan", "jobs", "status", "events", "pause", "resume", "cancel", "delete"), "jobs"),
         "export": "export",
         "artifacts": "artifacts",
         "data": "data",

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from gemtune.cli import follow as following
-from gemtune.cli import uploading
+from gemtune.cli import plans, uploading
 from gemtune.cli.connection import Connection, as_commands
 from gemtune.cli.request import file as request_file
 from gemtune.cli.request import options as train_options
@@ -57,6 +57,22 @@ def train(
         click.echo(response["job_id"])
     if follow:
         raise click.exceptions.Exit(following.follow(connection, response["job_id"]))
+
+
+@click.command()
+@click.argument("file")
+@click.pass_obj
+def plan(connection: Connection, file: str) -> None:
+    """Show what a training request would take, without submitting it.
+
+    FILE is a JSON or YAML file, or - for standard input.
+    """
+    request = request_file.read(file)
+    request_file.make_paths_absolute(request)
+    answer = connection.call("POST", "/train", params={"dry_run": "true"}, json=request)
+    if not connection.print_if_json(answer):
+        for line in plans.format_plan(answer["plan"]):
+            click.echo(line)
 
 
 @click.command()
@@ -175,6 +191,8 @@ def _print_job(job: dict[str, Any]) -> None:
         click.echo(
             f"{'pause:':22}{pause['reason']}, since {pause['at'][:19]}; go on with: gemtune resume {job['job_id']}"
         )
+    if job.get("plan"):
+        click.echo(f"{'plan:':22}{plans.format_total(job['plan'])}")
     for name, step in job["steps"].items():
         cause = f", {step['cause']}" if step["cause"] else ""
         duration = "" if step["state"] == "running" and not step["seconds"] else f", {step['seconds']:.1f} s"
@@ -199,4 +217,4 @@ def _print_job(job: dict[str, Any]) -> None:
             click.echo(f"{'':22}{as_commands(job['error_detail']['hint'])}")
 
 
-COMMANDS = {c.name: c for c in (train, jobs, status, events, pause, resume, cancel, delete)}
+COMMANDS = {c.name: c for c in (train, plan, jobs, status, events, pause, resume, cancel, delete)}

@@ -71,6 +71,10 @@ ANSWERS: Mapping[str, ErrorCode] = {
         "The job is completed, failed or cancelled, which never changes.",
         "Submit a new job, or export its result with `POST /jobs/{job_id}/exports`.",
     ),
+    "plan_not_made": ErrorCode(
+        "The plan of a job is made when its step `prepare` is done; a job that only exports again has none.",
+        "Wait for the event `prepare_done`, or plan the request with `POST /train?dry_run=true`.",
+    ),
     "cannot_pause": ErrorCode(
         "The job exports its result, a step that is short and has no checkpoints.",
         "Wait for its end, or cancel it with `POST /jobs/{job_id}/cancel`.",

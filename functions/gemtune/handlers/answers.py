@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, RootModel
 
 from gemtune import VERSION
 from gemtune.datasets.uploads.record import PART_BYTES, DatasetFile
 from gemtune.jobs.events import Event
 from gemtune.jobs.parts.holds import Pause, Waiting
+from gemtune.jobs.parts.plan import Plan
 from gemtune.jobs.record import (
     Artifact,
     Attempt,
@@ -26,7 +27,7 @@ from gemtune.jobs.record import (
     StepRecord,
 )
 from gemtune.jobs.sources import OpenSource
-from gemtune.jobs.status import OpenStatus, OpenStep
+from gemtune.jobs.status import OpenStatus, OpenStep, Status
 from gemtune.machines import cost
 from gemtune.machines.choice import LOCAL
 from gemtune.services.datasets.catalogue import DatasetDescription
@@ -38,6 +39,16 @@ class Accepted(BaseModel):
     job_id: str = Field(
         description="id of the new job, or of the one that the same request with the same Idempotency-Key created"
     )
+
+
+class Planned(BaseModel):
+    """Answer to a request that was only to be planned."""
+
+    plan: Plan = Field(description="what the job would take; nothing was created")
+
+
+class AcceptedOrPlanned(RootModel[Accepted | Planned]):
+    """Answer to `POST /train`: a job, or with `dry_run=true` a plan."""
 
 
 class JobList(BaseModel):
@@ -90,6 +101,11 @@ class JobStatus(BaseModel):
     pause: Pause | None = Field(
         description="the pause of a `paused` job, or the one that a running step has been asked for; otherwise null"
     )
+    plan: Plan | None = Field(description="what the job will take; null until prepare has counted its rows")
+    plan_error: float | None = Field(
+        description="by how much longer than planned the steps took, as a share: 0.1 for 10%; null until the job is "
+        "completed"
+    )
     cost_usd: float | None = Field(
         description="estimated cost in USD by list prices, once the job is over; null on a workstation, and if a price "
         "is not known"
@@ -119,6 +135,7 @@ class JobStatus(BaseModel):
         """Return what a job's record shows to its user."""
         converted = {
             "waiting": job.waiting or _start_of(job),
+            "plan_error": _plan_error(job),
             # Known once the job is over. What the steps cost on a workstation is not known.
             "cost_usd": cost.of_job(job) if job.is_over and job.machine != LOCAL else None,
             "error": None if job.error is None else job.error.message,
@@ -135,6 +152,14 @@ def _start_of(job: Job) -> Waiting | None:
     if admission is None or record is None or record.attempt > admission.attempt:
         return None
     return Waiting(machine=admission.machine, reason="starting", position=0, since=admission.at)
+
+
+def _plan_error(job: Job) -> float | None:
+    """Return the relative error of a completed job's plan."""
+    if job.status != Status.COMPLETED or job.plan is None or job.plan.minutes is None or not job.plan.minutes.expected:
+        return None
+    seconds = sum(step.seconds for step in job.steps.values())
+    return round(seconds / 60 / job.plan.minutes.expected - 1, 3)
 
 
 class JobEvents(BaseModel):

@@ -27,6 +27,7 @@ from gemtune.errors import (
     KeyReused,
     NoSignedLinks,
     NothingTrained,
+    PlanNotMade,
     RecordUnreadable,
     RequestRefused,
     SpecUnreadable,
@@ -60,6 +61,11 @@ AFTER_STEP = WholeNumber(
     least=0,
     most=MAX_NUMBER,
     default=None,
+)
+DRY_RUN = OneOf(
+    name="dry_run",
+    description="`true`: check the request and answer what the job would take, without creating it",
+    values=("true", "false"),
 )
 IDEMPOTENCY_KEY = Text(
     name="Idempotency-Key",
@@ -106,12 +112,12 @@ ENDPOINTS: Sequence[Endpoint] = (
     Endpoint(
         method="POST",
         path="/train",
-        summary="Submit a job",
+        summary="Submit a job, or plan it",
         route=routes.train,
         success=202,
-        answer=answers.Accepted,
+        answer=answers.AcceptedOrPlanned,
         body=TrainRequest,
-        parameters=(IDEMPOTENCY_KEY,),
+        parameters=(DRY_RUN, IDEMPOTENCY_KEY),
         errors=(RequestRefused, BadIdempotencyKey, KeyReused, JobWasDeleted),
     ),
     Endpoint(
@@ -135,6 +141,17 @@ ENDPOINTS: Sequence[Endpoint] = (
         body=None,
         parameters=(),
         errors=(JobNotFound, RecordUnreadable),
+    ),
+    Endpoint(
+        method="GET",
+        path="/jobs/{job_id}/plan",
+        summary="Show what a job will take",
+        route=routes.plan,
+        success=200,
+        answer=answers.Planned,
+        body=None,
+        parameters=(),
+        errors=(JobNotFound, PlanNotMade, RecordUnreadable),
     ),
     Endpoint(
         method="GET",

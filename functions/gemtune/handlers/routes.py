@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gemtune.bootstrap import Services
+from gemtune.errors import PlanNotMade
 from gemtune.handlers import answers
 from gemtune.handlers.artifact_links import artifact_links
 from gemtune.handlers.loss_history import loss_history
@@ -13,10 +14,24 @@ from gemtune.request.uploads import dataset
 from gemtune.services.acceptance.create_job import Submission
 
 
-def train(services: Services, *, owner: str, body: bytes, idempotency_key: str | None) -> answers.Accepted:
-    """Accept a request to train."""
-    submission = Submission(requests.read(body, Source.HTTP), Source.HTTP, owner, idempotency_key)
-    return answers.Accepted(job_id=services.submit(submission).job_id)
+def train(
+    services: Services, *, owner: str, body: bytes, idempotency_key: str | None, dry_run: str | None
+) -> answers.AcceptedOrPlanned:
+    """Accept a request to train, or only plan it."""
+    reading = requests.read(body, Source.HTTP)
+    if dry_run == "true":
+        plan = services.planner.of_request(*services.submit.rehearse(reading))
+        return answers.AcceptedOrPlanned(answers.Planned(plan=plan))
+    job = services.submit(Submission(reading, Source.HTTP, owner, idempotency_key))
+    return answers.AcceptedOrPlanned(answers.Accepted(job_id=job.job_id))
+
+
+def plan(services: Services, *, job_id: str) -> answers.Planned:
+    """Show the plan of a job."""
+    job = services.store.get(job_id)
+    if job.plan is None:
+        raise PlanNotMade(job_id)
+    return answers.Planned(plan=job.plan)
 
 
 def export(

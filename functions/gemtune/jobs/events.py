@@ -35,7 +35,11 @@ EVENT_TYPES: Mapping[str, EventType] = {
     "prepare_restarted": EventType("Another attempt of prepare began.", _ATTEMPT),
     "prepare_done": EventType(
         "The rows and the base model are ready, and the machine is chosen.",
-        {"warnings": "list of `code`, `message`, `hint`", "rows": "what became of the rows, as in the status"},
+        {
+            "warnings": "list of `code`, `message`, `hint`",
+            "rows": "what became of the rows, as in the status",
+            "plan": "what the job will take, as in the status",
+        },
     ),
     "job_training": EventType("The first attempt of train began."),
     "train_restarted": EventType("Another attempt of train began; it resumes from the newest checkpoint.", _ATTEMPT),

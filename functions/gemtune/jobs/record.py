@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from gemtune.jobs.parts.base import Record
 from gemtune.jobs.parts.holds import Admission, Pause, Priority, Waiting
+from gemtune.jobs.parts.plan import Plan, Workload
 from gemtune.jobs.sources import OpenSource
 from gemtune.jobs.status import STEPS, OpenStatus, OpenStep, Step, is_final
 
@@ -232,14 +233,16 @@ class StepResult(BaseModel):
     """Fields of a job's record that a finished step delivers.
 
     Fields that are None stay as they were.
-    prepare: machine, export_machine, warnings, rows. train: metrics, artifacts. export: adapter_path, artifacts,
-    certificate.
+    prepare: machine, export_machine, workload, plan, warnings, rows. train: metrics, artifacts. export: adapter_path,
+    artifacts, certificate.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     machine: str | None = None
     export_machine: str | None = None
+    workload: Workload | None = None
+    plan: Plan | None = None
     warnings: tuple[JobWarning, ...] | None = None
     rows: RowsSummary | None = None
     metrics: Metrics | None = None
@@ -317,6 +320,8 @@ class Job(Record):
     admission: Admission | None = None  # of the step that runs, or that is about to
     waiting: Waiting | None = None
     pause: Pause | None = None
+    workload: Workload | None = None  # None until prepare is done
+    plan: Plan | None = None  # made when prepare is done
     secrets_renewed_at: datetime | None = None  # None: not since the job was created
     steps: Mapping[OpenStep, StepRecord] = Field(default_factory=_pending_steps)
     progress: Progress | None = None

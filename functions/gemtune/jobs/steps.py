@@ -134,6 +134,8 @@ def finish_step(
         details["warnings"] = [warning.model_dump() for warning in result.warnings]
     if result.rows is not None:
         details["rows"] = result.rows.model_dump(mode="json")
+    if result.plan is not None:
+        details["plan"] = result.plan.model_dump(mode="json")
     return with_event(job, f"{fence.step}_done", at, **details)
 
 

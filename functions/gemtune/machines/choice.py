@@ -118,7 +118,7 @@ def _advice(machines: Sequence[str], requested: str | None, size: ModelSize, loa
     fits = [name for name in machines if name != requested and MACHINES[name].has(memory_for_training(size, load))]
     changes = [f"machine {name}" for name in fits[:1]]
     candidates = machines if requested is None else (requested,)
-    for words, smaller in _smaller(load):
+    for words, smaller in smaller_loads(load):
         if any(MACHINES[name].has(memory_for_training(size, smaller)) for name in candidates):
             changes.append(words)
     elsewhere = [
@@ -128,7 +128,7 @@ def _advice(machines: Sequence[str], requested: str | None, size: ModelSize, loa
     return f"{advice}; or deploy machine {elsewhere[0]}" if elsewhere else advice
 
 
-def _smaller(load: TrainingLoad) -> Iterator[tuple[str, TrainingLoad]]:
+def smaller_loads(load: TrainingLoad) -> Iterator[tuple[str, TrainingLoad]]:
     """Yield changes of a request that need less memory, and their loads.
 
     The words are fields of the request with their values.

@@ -27,6 +27,12 @@ def prices() -> Mapping[str, float | None]:
     return usd_by_part
 
 
+def price_list() -> str:
+    """Return the date and the region of the price list."""
+    prices_file = json.loads(PRICES.read_text())
+    return f"{prices_file['date']}, {prices_file['region']}"
+
+
 def usd_per_second(machine: Machine) -> float | None:
     """Return the price of a machine in USD per second.
 

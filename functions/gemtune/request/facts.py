@@ -38,12 +38,14 @@ class DatasetFiles:
     problem: why the files cannot be looked at, if so.
     columns: names of the train split's columns. None if the request does not depend on them, or if the first bytes do
     not tell them.
+    train_files: names and sizes of the train split's files.
     """
 
     place: str
     exists: bool
     problem: Problem | None = None
     columns: frozenset[str] | None = None
+    train_files: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

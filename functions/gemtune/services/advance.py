@@ -13,6 +13,7 @@ from gemtune.jobs.record import NO_RESULT, Artifact, Claim, Failure, FencingToke
 from gemtune.jobs.secret_names import SECRET_TTL, job_secrets
 from gemtune.jobs.status import Status, Step
 from gemtune.ports import Clock, JobStore, Secrets
+from gemtune.services.planning.planner import Planner
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Advance:
     secrets: Secrets
     clock: Clock
     service_secrets: Mapping[str, str]  # role -> name, for jobs without their own
+    planner: Planner
 
     def begin(self, job_id: str, step: Step, claim: Claim, *, execution: str) -> tuple[Job, FencingToken] | None:
         """Begin the next attempt of a step.

@@ -16,6 +16,7 @@ from gemtune.jobs.record import Claim, Job
 from gemtune.jobs.status import LAUNCHABLE, STEPS, Status, Step
 from gemtune.ports import Clock, JobStore, Launcher, StepJob
 from gemtune.services.machine_slots import MachineSlots
+from gemtune.services.planning.planner import Planner
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class Control:
     clock: Clock
     timeouts: Mapping[Step, int]
     machines: Sequence[str]
+    planner: Planner
     intervals: Intervals = FOR_SLOTS
 
     def claim(self, job_id: str, claim: Claim) -> dict[Step, StepJob] | None:
@@ -177,7 +179,16 @@ class Control:
         ruling = self._ruling(job, step, waits_for_platform=reasons[0] is not None)
         if ruling.verdict != "again":
             self._return_slot(job, claim, step)
+        if ruling.verdict == "done":
+            self._learn(job, step)
         return ruling
+
+    def _learn(self, job: Job, step: Step) -> None:
+        """Add the finished step to the table of speeds; a failure is logged."""
+        try:
+            self.planner.record(job, step)
+        except Exception:
+            log.exception("the duration of %s of job %s could not be recorded", step, job.job_id)
 
     def _ruling(self, job: Job, step: Step, *, waits_for_platform: bool) -> Ruling:
         """Return the verdict on a step that has ended."""

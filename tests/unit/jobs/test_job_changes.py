@@ -14,6 +14,7 @@ from gemtune.jobs import changes, launches, secret_names, steps
 from gemtune.jobs import stored as stored_records
 from gemtune.jobs.events import EVENT_TYPES
 from gemtune.jobs.ids import new_job_id
+from gemtune.jobs.parts.plan import Plan
 from gemtune.jobs.record import (
     Claim,
     Failure,
@@ -28,6 +29,7 @@ from gemtune.jobs.record import (
 from gemtune.jobs.status import STATUS_OF, Status, Step
 from tests.unit.jobs.test_job import LEASE, MINE, NOW, new, running
 
+PLAN = Plan.model_construct(machine="l4")
 LATER = NOW + timedelta(seconds=5)
 FAILURE = Failure(code="bad_rows", message="row 3 is empty")
 
@@ -206,7 +208,7 @@ def test_the_details_of_events_are_exactly_the_documented_ones() -> None:
     ended, _ = changes.cancel_job(running(Step.EXPORT)[0], at=NOW)
     child = new(parent_job_id=ended.job_id, steps=changes.steps_of_export(ended))
     warning = JobWarning(code="ends_cut_off", message="2 of 9 rows are cut")
-    warned = StepResult(warnings=(warning,), rows=RowsSummary(train=9))
+    warned = StepResult(warnings=(warning,), rows=RowsSummary(train=9), plan=PLAN)
     all_events = [
         *changes.accept_job(child)[1],
         *changes.cancel_job(running(Step.TRAIN)[0], at=NOW)[1],

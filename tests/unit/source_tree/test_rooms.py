@@ -38,7 +38,7 @@ SERVICE: Mapping[str, str] = {
     "jobs": "errors jobs.parts untrusted",
     "jobs.parts": "",
     "admission": "errors jobs jobs.parts",
-    "machines": "errors families jobs methods",
+    "machines": "errors families jobs jobs.parts methods",
     "request": "datasets datasets.files errors families jobs jobs.parts machines methods redaction request.matching "
     "untrusted",
     "request.matching": "",
@@ -49,15 +49,16 @@ SERVICE: Mapping[str, str] = {
     "request.rules": "datasets.formats errors families jobs llama_cpp machines redaction request secret_name webhooks",
     # Use cases use the ports and not their implementations.
     "services": "admission errors jobs object_name ports redaction request services.acceptance services.datasets "
-    "untrusted webhooks",
+    "services.planning untrusted webhooks",
     "services.datasets": "datasets datasets.files datasets.uploads errors ports request.uploads",
     "services.acceptance": "datasets.files errors families jobs machines ports redaction request request.rules "
     "untrusted",
+    "services.planning": "datasets.files errors families jobs jobs.parts machines ports request",
     "embedded": "errors jobs object_name ports process secret_name settings untrusted",
     "gcp": "errors jobs object_name ports redaction secret_name settings untrusted",
     # Only the wiring imports both backends.
     "bootstrap": "clock embedded errors gcp jobs llama_cpp log_lines ports request services services.acceptance "
-    "services.datasets settings webhooks",
+    "services.datasets services.planning settings webhooks",
     "handlers": "admission bootstrap datasets.uploads errors jobs jobs.parts machines ports redaction request "
     "request.uploads services services.acceptance services.datasets untrusted",
     "local_server.workflow_engine": "",
@@ -69,7 +70,7 @@ SERVICE: Mapping[str, str] = {
 }
 # Parts of the service that the trainer may import: the domain, ports, and modules without a room.
 SERVICE_FOR_TRAINER = (
-    "datasets datasets.files datasets.formats datasets.reading errors families jobs llama_cpp machines methods "
+    "datasets datasets.files datasets.formats datasets.reading errors families jobs jobs.parts llama_cpp machines methods "
     "object_name ports process redaction request request.matching settings untrusted"
 )
 # The trainer's rooms from the ground up: each may import those on lower floors.

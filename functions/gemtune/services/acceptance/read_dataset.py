@@ -40,7 +40,8 @@ def describe_dataset(data: Objects, dataset_id: str, *, with_columns: bool) -> D
             return DatasetFiles(place, exists=False, problem=problem)
         first = named.train[0]
         names = _columns(data, f"{folder}/{first}", sizes[first]) if with_columns else None
-        return DatasetFiles(place, exists=True, columns=names)
+        files = tuple((f"{folder}/{path}", sizes[path]) for path in named.train)
+        return DatasetFiles(place, exists=True, columns=names, train_files=files)
     except (UnsafeName, Unreadable) as error:  # e.g. a symbolic link
         return _refused(folder, error.message, error.hint)
     except BadSplits as error:

@@ -6,7 +6,7 @@ Each object and each listing is read once, and only if the request depends on it
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gemtune.errors import ObjectNotFound, Problem, SecretNotFound, UnsafeName
@@ -118,6 +118,21 @@ class ReadFacts:
             return files.size
         model = base_model.parse(request.training_config.base_model_id)
         return None if model is None or model.kind != "hub" else model_size.by_name(model.place)
+
+    def size_to_plan(self, request: TrainRequest) -> ModelSize | None:
+        """Return the size of the base model, or None if it is unknown.
+
+        It is read even where no machine has to be chosen.
+        """
+        model = base_model.parse(request.training_config.base_model_id)
+        if model is None or model.kind == "gs":
+            return None
+        if model.kind == "hub":
+            copy = self._files_of_copy(model.place)
+            return model_size.by_name(model.place) or (None if copy is None else copy.size)
+        folder = Path(model.place)
+        sizes = {file.name: file.stat().st_size for file in folder.glob("*.safetensors")}
+        return replace(_files_of_folder(folder), weights_bytes=sum(sizes.values())).size
 
     @property
     def _chooses_machine(self) -> bool:

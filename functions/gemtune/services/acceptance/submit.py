@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gemtune.datasets.files.hub_dataset import short_name
@@ -13,9 +13,10 @@ from gemtune.jobs import ids
 from gemtune.jobs.record import Job
 from gemtune.ports import Buckets, Bus, JobStore, Topic
 from gemtune.request import placement, rules
+from gemtune.request.facts import Facts
 from gemtune.request.parsing import Reading
 from gemtune.request.spec import Spec, TrainRequest, request_hash
-from gemtune.services.acceptance.base_job import FindBaseJob, deleted_meanwhile
+from gemtune.services.acceptance.base_job import Continuation, FindBaseJob, deleted_meanwhile
 from gemtune.services.acceptance.create_job import CreateJob, Submission, check_same_request
 from gemtune.services.acceptance.read_facts import ReadFacts
 from gemtune.untrusted import Unreadable, read_json_object
@@ -84,15 +85,33 @@ class Submit:
         """
         return self._accept(submission)[0]
 
+    def rehearse(self, reading: Reading[TrainRequest]) -> tuple[Spec, Facts]:
+        """Check everything that `accept` checks, and create nothing.
+
+        Returns the spec that the job would have, and the facts that were read, among them the size of the model.
+        Raises RequestRefused.
+        """
+        request, facts, _ = self._checked(reading)
+        size = facts.size or self.read_facts.size_to_plan(request)
+        return request.spec(), replace(facts, size=size)
+
+    def _checked(self, reading: Reading[TrainRequest]) -> tuple[TrainRequest, Facts, Continuation]:
+        """Return a valid request, the facts, and the job that it trains on.
+
+        Raises RequestRefused.
+        """
+        reading.require_readable()
+        continuation = self.find_base_job(reading)
+        facts = self.read_facts(continuation.reading.require_readable(), model_folder=continuation.model_folder)
+        return rules.check(continuation.reading, facts).require_valid(), facts, continuation
+
     def _accept(self, submission: Submission[TrainRequest]) -> tuple[Job, Spec | None]:
         """Return the job, and its spec if the job is new."""
         key_hash, reading = submission.key_hash, submission.reading
         if key_hash is not None and (holder := self.store.find_by_key(key_hash)) is not None:
             return check_same_request(holder, request_hash(reading.require_valid().spec())), None
         sent = reading.require_readable()
-        continuation = self.find_base_job(reading)
-        facts = self.read_facts(continuation.reading.require_readable(), model_folder=continuation.model_folder)
-        request = rules.check(continuation.reading, facts).require_valid()
+        request, facts, continuation = self._checked(reading)
         spec = request.spec()
         new_id = ids.new_job_id(
             short_name(spec.processed_dataset_id), spec.training_config.base_model_id, key_hash=key_hash

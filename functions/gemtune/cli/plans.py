@@ -1,0 +1,68 @@
+"""Plans of jobs as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def format_plan(plan: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of a plan, as names and values."""
+    yield _line("machine", f"{plan['machine'] or 'unknown'} ({plan['machine_reason']})")
+    if plan["memory"] is not None:
+        yield _line("memory", format_memory(plan["memory"]))
+    counted = "counted" if plan["exact"] else "estimated from the size of the files"
+    for name in ("train_steps", "tokens"):
+        if plan[name] is not None:
+            yield _line(name, f"{format_span(plan[name], '{:.0f}')} ({counted})")
+    if plan["minutes"] is None:
+        yield _line("minutes", "unknown, since the amount of rows or the size of the model is")
+    else:
+        yield _line("minutes", format_span(plan["minutes"], "{:.1f}"))
+        yield _line("cost", "unknown, since a price is" if plan["usd"] is None else _cost(plan))
+    for name, step in plan["steps"].items():
+        basis = f"measured by {step['jobs']} jobs" if step["basis"] == "measured" else "estimated from the hardware"
+        yield _line(name, f"{step['seconds']:.0f} s ({basis})")
+    for other in plan["alternatives"]:
+        yield _line("or", format_alternative(other))
+
+
+def format_total(plan: dict[str, Any]) -> str:
+    """Format the time and the cost of a plan."""
+    if plan["minutes"] is None:
+        return "unknown"
+    return f"{format_span(plan['minutes'], '{:.1f}')} minutes, {'cost unknown' if plan['usd'] is None else _cost(plan)}"
+
+
+def format_memory(memory: dict[str, Any]) -> str:
+    """Format the memory that is needed, beside what there is."""
+    available = "unknown" if memory["main_available"] is None else f"{memory['main_available']:.1f}"
+    main = f"{memory['main_needed']:.1f} of {available} GiB"
+    if memory["gpu_needed"] is None:
+        return main
+    return f"{memory['gpu_needed']:.1f} of {memory['gpu_available']:.1f} GiB on the GPU, {main} beside it"
+
+
+def format_span(span: dict[str, Any], number: str) -> str:
+    """Format an estimate with its bounds, or an exact number."""
+    least, expected, most = (number.format(span[name]) for name in ("least", "expected", "most"))
+    return expected if least == most else f"{expected} ({least} to {most})"
+
+
+def format_alternative(other: dict[str, Any]) -> str:
+    """Format a change of the request, and what it would take."""
+    parts = ["fits" if other["fits"] else "does not fit"]
+    if other["minutes"] is not None:
+        parts += [
+            f"{other['minutes']:.1f} minutes",
+            "cost unknown" if other["usd"] is None else f"{other['usd']:.2f} USD",
+        ]
+    return f"{other['change']}: {', '.join(parts)}"
+
+
+def _cost(plan: dict[str, Any]) -> str:
+    return f"{format_span(plan['usd'], '{:.2f}')} USD (list prices of {plan['prices']})"
+
+
+def _line(name: str, value: str) -> str:
+    return f"{name + ':':22}{value}"

@@ -1,0 +1,154 @@
+"""Plan of a job from its request, the size of its model and its rows. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gemtune.families.size import ModelSize
+from gemtune.jobs.parts.plan import Alternative, MemoryPlan, Plan, Span, StepEstimate
+from gemtune.jobs.status import Step
+from gemtune.machines import cost
+from gemtune.machines.choice import CPU_STEPS, LOCAL, MACHINES, Machine
+from gemtune.machines.memory import TrainingLoad, memory_for_training
+from gemtune.machines.throughput import Speed
+
+# Uncertainty of a duration: of finished jobs of the kind, and of an estimate from the hardware.
+MEASURED, ESTIMATED = 1.2, 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """Train_steps and tokens of a training. None: they cannot be estimated."""
+
+    train_steps: Span | None
+    tokens: Span | None
+    exact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """Facts about a job that its plan is made from.
+
+    machine: that trains. speeds: of each step, with its key in the table. timeout: seconds of one execution of train.
+    memory_gib: main memory of a workstation.
+    """
+
+    machine: str | None
+    export_machine: str | None
+    size: ModelSize | None
+    load: TrainingLoad
+    amounts: Amounts
+    speeds: Mapping[Step, tuple[str, Speed]]
+    timeout: float
+    memory_gib: float | None
+
+
+def exactly(number: float) -> Span:
+    """Return a span without width."""
+    return Span(least=number, expected=number, most=number)
+
+
+def make_plan(outlook: Outlook, reason: str, alternatives: Sequence[Alternative] = ()) -> Plan:
+    """Return the plan of a job."""
+    tokens = outlook.amounts.tokens
+    seconds = None if tokens is None else _seconds(outlook, tokens)
+    return Plan(
+        machine=outlook.machine,
+        machine_reason=reason,
+        memory=_memory(outlook),
+        exact=outlook.amounts.exact,
+        train_steps=outlook.amounts.train_steps,
+        tokens=tokens,
+        minutes=None if seconds is None else _total(seconds, dict.fromkeys(seconds, 1 / 60), digits=2),
+        usd=None if seconds is None else _usd(outlook, seconds),
+        prices=cost.price_list(),
+        steps={} if seconds is None else {step.value: _estimate(outlook, step, span) for step, span in seconds.items()},
+        alternatives=tuple(alternatives),
+    )
+
+
+def _seconds(outlook: Outlook, tokens: Span) -> dict[Step, Span]:
+    """Return the duration of each step whose speed is known."""
+    spans = {}
+    for step, (_, speed) in outlook.speeds.items():
+        factor = MEASURED if speed.jobs else ESTIMATED
+        least, expected, most = (
+            _with_restarts(outlook, step, speed, count) for count in (tokens.least, tokens.expected, tokens.most)
+        )
+        spans[step] = Span(least=least / factor, expected=expected, most=most * factor)
+    return spans
+
+
+def _with_restarts(outlook: Outlook, step: Step, speed: Speed, tokens: float) -> float:
+    """Return the seconds of a step, whose executions load the model anew.
+
+    Executions end at their time limit. Measured durations of other jobs have their restarts and interruptions in them.
+    """
+    seconds = speed.seconds(tokens)
+    if step is not Step.TRAIN:
+        return seconds
+    restarts = max(0, math.ceil(seconds / outlook.timeout) - 1)
+    return seconds + restarts * speed.fixed
+
+
+def _estimate(outlook: Outlook, step: Step, span: Span) -> StepEstimate:
+    key, speed = outlook.speeds[step]
+    basis = "measured" if speed.jobs else "estimated"
+    return StepEstimate(key=key, seconds=round(span.expected, 1), basis=basis, jobs=speed.jobs)
+
+
+def _usd(outlook: Outlook, seconds: Mapping[Step, Span]) -> Span | None:
+    """Return the cost, or None if a price is not known."""
+    if outlook.machine == LOCAL:
+        return exactly(0.0)
+    prices: dict[Step, float] = {}
+    for step in seconds:
+        machine = machine_of(step, outlook.machine, outlook.export_machine)
+        price = None if machine is None else cost.usd_per_second(machine)
+        if price is None:
+            return None
+        prices[step] = price
+    return _total(seconds, prices, digits=4)
+
+
+def machine_of(step: Step, machine: str | None, export_machine: str | None) -> Machine | None:
+    """Return the machine that runs a step; None if it is unknown."""
+    if step is Step.TRAIN:
+        return MACHINES.get(machine or "")
+    if step is Step.EXPORT and export_machine is not None:
+        return MACHINES.get(export_machine)
+    return CPU_STEPS[step]
+
+
+def _total(seconds: Mapping[Step, Span], factors: Mapping[Step, float], *, digits: int) -> Span:
+    """Return the weighted sum of the steps."""
+    return Span(
+        **{
+            name: round(sum(getattr(span, name) * factors[step] for step, span in seconds.items()), digits)
+            for name in ("least", "expected", "most")
+        }
+    )
+
+
+def _memory(outlook: Outlook) -> MemoryPlan | None:
+    """Return the memory that is needed, beside what the machine has."""
+    if outlook.size is None or outlook.machine is None:
+        return None
+    need = memory_for_training(outlook.size, outlook.load)
+    machine = MACHINES.get(outlook.machine)
+    if machine is None or machine.gpu is None:
+        available = outlook.memory_gib if machine is None else machine.memory_gib
+        return MemoryPlan(
+            gpu_needed=None,
+            gpu_available=None,
+            main_needed=round(need.host_without_gpu, 1),
+            main_available=None if available is None else round(available, 1),
+        )
+    return MemoryPlan(
+        gpu_needed=round(need.gpu, 1),
+        gpu_available=machine.gpu_gib,
+        main_needed=round(need.host_with_gpu, 1),
+        main_available=machine.memory_gib,
+    )

@@ -1,0 +1,1 @@
+"""Plans of jobs, with the speed that finished jobs of this deployment had."""

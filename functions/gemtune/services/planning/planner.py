@@ -1,0 +1,182 @@
+"""Planner of jobs: by their request, or after their rows are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from gemtune.families.size import ModelSize
+from gemtune.jobs.parts.plan import Alternative, Plan, Workload
+from gemtune.jobs.record import Job
+from gemtune.jobs.status import Step
+from gemtune.machines import model_size, planning, throughput
+from gemtune.machines.choice import LOCAL, MACHINES, smaller_loads
+from gemtune.machines.memory import TrainingLoad, memory_for_training
+from gemtune.machines.planning import Amounts, Outlook, exactly
+from gemtune.machines.throughput import Observation, Speed
+from gemtune.ports import Buckets
+from gemtune.request import placement
+from gemtune.request.facts import Facts
+from gemtune.request.placement import load_of
+from gemtune.request.spec import DEFAULT_SEQ_LENGTH, Spec
+from gemtune.services.planning import dataset_amounts
+from gemtune.services.planning.measured_speeds import MeasuredSpeeds
+
+# Models that are proposed where nothing else fits, from the largest to the smallest.
+SMALLER_MODELS = tuple(f"google/gemma-3-{size}-it" for size in ("27b", "12b", "4b", "1b", "270m"))
+# Seconds per token that prepare takes for reading and tokenizing. An estimate, until jobs are finished.
+PREPARE_PER_TOKEN = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Workstation:
+    """Hardware of a workstation."""
+
+    cores: int
+    memory_gib: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Planner:
+    """Service that plans jobs, and learns from finished ones.
+
+    machines: names of the deployment's training machines. timeouts: seconds that an execution of each step may take.
+    """
+
+    speeds: MeasuredSpeeds
+    buckets: Buckets
+    machines: Sequence[str]
+    timeouts: Mapping[Step, int]
+    workstation: Workstation
+
+    def of_request(self, spec: Spec, facts: Facts) -> Plan:
+        """Return the plan of a valid request, whose rows are not counted yet."""
+        config = spec.training_config
+        files = () if facts.dataset is None else facts.dataset.train_files
+        steps, tokens = dataset_amounts.amounts_of(config, dataset_amounts.measure(self.buckets.data, files, config))
+        outlook = self._outlook(
+            spec, facts.size, load_of(config, spec.modality), Amounts(steps, tokens), placement.machine(spec, facts)
+        )
+        outlook = replace(outlook, export_machine=placement.export_machine(spec, facts))
+        return planning.make_plan(outlook, self._reason(spec, outlook.machine), self._alternatives(spec, outlook))
+
+    def of_workload(
+        self, spec: Spec, size: ModelSize | None, workload: Workload, machine: str | None, export_machine: str | None
+    ) -> Plan:
+        """Return the exact plan of a job whose rows are counted."""
+        config = spec.training_config
+        longest = workload.longest_row + dataset_amounts.completion_tokens(config)
+        load = replace(load_of(config, spec.modality), length=longest)
+        amounts = Amounts(exactly(workload.train_steps), exactly(workload.tokens), exact=True)
+        outlook = replace(self._outlook(spec, size, load, amounts, machine), export_machine=export_machine)
+        return planning.make_plan(outlook, self._reason(spec, outlook.machine), self._alternatives(spec, outlook))
+
+    def record(self, job: Job, step: Step) -> None:
+        """Add a finished step of a job to the table of speeds."""
+        estimate = None if job.plan is None else job.plan.steps.get(step.value)
+        if estimate is None or job.workload is None or job.steps[step].state != "done":
+            return
+        tokens = 0 if step is Step.EXPORT else job.workload.tokens
+        observation = Observation(tokens=tokens, seconds=job.steps[step].seconds)
+        self.speeds.record(_place(step, job.machine), estimate.key, observation)
+
+    def _outlook(
+        self, spec: Spec, size: ModelSize | None, load: TrainingLoad, amounts: Amounts, machine: str | None
+    ) -> Outlook:
+        return Outlook(
+            machine=machine,
+            export_machine=None,
+            size=size,
+            load=load,
+            amounts=amounts,
+            speeds={} if machine is None or size is None else self._speeds(spec, size, machine),
+            timeout=float(self.timeouts[Step.TRAIN]),
+            memory_gib=self.workstation.memory_gib,
+        )
+
+    def _speeds(self, spec: Spec, size: ModelSize, machine: str) -> dict[Step, tuple[str, Speed]]:
+        """Return each step's speed on a machine, with its key in the table."""
+        config = spec.training_config
+        length = config.max_seq_length or DEFAULT_SEQ_LENGTH
+        model, bucket = config.base_model_id, 1 << (length - 1).bit_length()
+        method = config.method if config.rl_config is None else f"{config.method} {config.rl_config.algorithm}"
+        export = f"{spec.export_config.format} {spec.quantization}"
+        priors = {
+            Step.PREPARE: (f"prepare {model}", throughput.copying(machine, size, per_token=PREPARE_PER_TOKEN)),
+            Step.TRAIN: (
+                f"train {model} {method} {bucket}",
+                throughput.roofline(machine, size, config.method, cores=self.workstation.cores),
+            ),
+            Step.EXPORT: (f"export {model} {export}", throughput.copying(machine, size)),
+        }
+        return {
+            step: (key, self.speeds.speed(_place(step, machine), key, prior)) for step, (key, prior) in priors.items()
+        }
+
+    def _reason(self, spec: Spec, machine: str | None) -> str:
+        """Say why the machine was chosen."""
+        if machine is None:
+            return "prepare chooses it, since the size of the model is not known yet"
+        if machine == LOCAL:
+            return "this machine is the only one; its memory is not checked"
+        if spec.training_config.machine is not None:
+            return "the request names it"
+        return f"the first of {', '.join(self.machines)} with enough memory"
+
+    def _alternatives(self, spec: Spec, outlook: Outlook) -> list[Alternative]:
+        """Return other machines, and changes that need less memory."""
+        if outlook.size is None or outlook.machine is None:
+            return []
+        others = [
+            self._alternative(spec, outlook, f"machine {name}", machine=name)
+            for name in self.machines
+            if name not in (outlook.machine, LOCAL)
+        ]
+        if _fits(outlook.machine, outlook.size, outlook.load, self.workstation.memory_gib):
+            return others
+        smaller = [self._alternative(spec, outlook, words, load=load) for words, load in smaller_loads(outlook.load)]
+        fitting = [each for each in smaller if each.fits] or self._smaller_models(outlook)
+        return others + fitting
+
+    def _smaller_models(self, outlook: Outlook) -> list[Alternative]:
+        """Return the largest of the common models that fits."""
+        for name in SMALLER_MODELS:
+            size = model_size.by_name(name)
+            assert outlook.machine is not None
+            if size is not None and _fits(outlook.machine, size, outlook.load, self.workstation.memory_gib):
+                return [Alternative(change=f"base_model_id {name}", fits=True, minutes=None, usd=None)]
+        return []
+
+    def _alternative(
+        self, spec: Spec, outlook: Outlook, change: str, *, machine: str | None = None, load: TrainingLoad | None = None
+    ) -> Alternative:
+        """Return what a change of the request would take."""
+        assert outlook.size is not None
+        assert outlook.machine is not None
+        changed = replace(outlook, load=load or outlook.load, machine=machine or outlook.machine)
+        if machine is not None:
+            changed = replace(changed, speeds=self._speeds(spec, outlook.size, machine))
+        plan = planning.make_plan(changed, change)
+        return Alternative(
+            change=change,
+            fits=_fits(machine or outlook.machine, outlook.size, changed.load, self.workstation.memory_gib),
+            # Another load has another speed, which is not measured.
+            minutes=None if plan.minutes is None or machine is None else plan.minutes.expected,
+            usd=None if plan.usd is None or machine is None else plan.usd.expected,
+        )
+
+
+def _place(step: Step, machine: str | None) -> str:
+    """Return the machine under which a step's speed is kept.
+
+    On a workstation all steps run on one machine.
+    """
+    return (machine or LOCAL) if step is Step.TRAIN or machine == LOCAL else step.value
+
+
+def _fits(machine: str, size: ModelSize, load: TrainingLoad, memory_gib: float | None) -> bool:
+    """Return whether the memory of a machine suffices."""
+    need = memory_for_training(size, load)
+    if machine in MACHINES:
+        return MACHINES[machine].has(need)
+    return memory_gib is None or need.host_without_gpu <= memory_gib
