@@ -154,9 +154,12 @@ def _problem(model: type[BaseModel], raw: object, detail: Any) -> Problem:
 def _closest_field(model: type[BaseModel], loc: Loc) -> str:
     """Return a hint for an unknown field.
 
-    It names the most similar field, or else all fields of the object.
+    It names the object that has such a field, the most similar field, or else all fields of the object.
     """
-    fields = fields_at(model, loc[:-1])
+    fields, name = fields_at(model, loc[:-1]), loc[-1]
+    owners = [field for field in fields if name in fields_at(model, (*loc[:-1], field))]
+    if owners or name in model.model_fields:
+        return f"it belongs to {owners[0]}" if owners else "it belongs to the request"
     close = difflib.get_close_matches(str(loc[-1]), fields, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known fields: {', '.join(sorted(fields))}"
 

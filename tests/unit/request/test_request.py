@@ -318,6 +318,22 @@ def test_the_hint_for_a_misspelled_field_names_the_right_one() -> None:
 
 
 @pytest.mark.parametrize(
+    ("misplaced", "hint"),
+    [
+        ({"base_job_id": "training_x"}, "it belongs to training_config"),
+        ({"format": "gguf"}, "it belongs to export_config"),
+        (
+            {"training_config": {"base_model_id": "google/gemma-3-4b-it", "modality": "text"}},
+            "it belongs to the request",
+        ),
+    ],
+)
+def test_a_field_in_the_wrong_object_has_a_hint_where_it_belongs(misplaced: dict[str, Any], hint: str) -> None:
+    (problem,) = checked(request() | misplaced).problems
+    assert (problem.code, problem.hint) == ("unknown_field", hint)
+
+
+@pytest.mark.parametrize(
     "body",
     [
         "",
