@@ -238,6 +238,7 @@ def test_options_of_the_template_are_the_rows(folder: Path) -> None:
     assert (
         ours.input_ids == ids_of_transformers(folder, row) != encoded(folder, {"messages": row["messages"]}).input_ids
     )
+    assert encoded(folder, {"messages": row["messages"], "enable_thinking": True}).input_ids == ours.input_ids
     for options in ({"enable_thinkng": True}, {"messages": []}, {"tools": []}, {"loop_messages": []}):
         refused = encode(folder, row | {"chat_template_kwargs": options})
         assert isinstance(refused, Refused)

@@ -65,6 +65,7 @@ OF_ROWS: dict[str, Any] = {
     "system_prompt": "Be brief.",
     "systemInstruction": {"parts": [{"text": "Be brief."}]},
     "chat_template_kwargs": {"enable_thinking": True},
+    "enable_thinking": True,
     "images": ["a.png"],
     "image": "a.png",
     "input": "there",

@@ -111,7 +111,7 @@ def _picture(block: Fields, role: Role) -> Image:
 ANTHROPIC = Format(
     "anthropic",
     "Anthropic: `messages` of blocks (text, image, tool_use, tool_result, thinking), and `system` beside them; `tools`",
-    ("messages", "system", "tools", "functions", "chat_template_kwargs"),
+    ("messages", "system", "tools", "functions", "chat_template_kwargs", "enable_thinking"),
     is_anthropic,
     _read,
 )

@@ -29,7 +29,7 @@ def _read(row: Fields) -> Conversation:
 OPENAI = Format(
     "openai",
     "OpenAI chat: `messages` of {role, content}, with `weight`, `tool_calls`, `reasoning_content`; `tools`",
-    ("messages", "conversations", "tools", "functions", "chat_template_kwargs"),
+    ("messages", "conversations", "tools", "functions", "chat_template_kwargs", "enable_thinking"),
     _fits,
     _read,
 )

@@ -22,7 +22,7 @@ def _read(row: Fields) -> Conversation:
 PROMPT_COMPLETION = Format(
     "prompt_completion",
     "`prompt` with `completion` or `response`, each a text or a list of messages; `system`, `tools`",
-    ("prompt", "completion", "response", "system", "system_prompt", "tools", "chat_template_kwargs"),
+    ("prompt", "completion", "response", "system", "system_prompt", "tools", "chat_template_kwargs", "enable_thinking"),
     _fits,
     _read,
 )

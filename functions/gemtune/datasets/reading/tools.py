@@ -144,12 +144,18 @@ def _checked(value: Any) -> Any:
 
 
 def template_options(row: Fields) -> dict[str, Any]:
-    """Return further variables of the chat template, as TRL reads them.
+    """Return further variables of the chat template.
 
-    They are in the column `chat_template_kwargs`, an object or one as JSON text. Raises BadRow.
+    They are in the column `chat_template_kwargs`, an object or one as JSON text, as TRL reads it; verl has a column
+    `enable_thinking` of its own. Raises BadRow.
     """
     value = row.take("chat_template_kwargs")
     options = {} if value is None else without_nulls(from_json(value, row, "chat_template_kwargs"))
     if not isinstance(options, Mapping):
         raise row.bad("chat_template_kwargs is not an object")
-    return dict(options)
+    thinks = row.take("enable_thinking")
+    if thinks is not None and not isinstance(thinks, bool):
+        raise row.bad("enable_thinking is neither true nor false")
+    if thinks is not None and options.get("enable_thinking", thinks) is not thinks:
+        raise row.bad("enable_thinking and chat_template_kwargs disagree")
+    return dict(options) if thinks is None else {**options, "enable_thinking": thinks}
