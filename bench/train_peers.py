@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
     from gemtune.request.spec import Spec
-    from trainer.training.dpo import DpoTrainer
+    from trainer.training.preference.dpo import DpoTrainer
     from trainer.training.sft import SftTrainer
 
 BEGAN = time.perf_counter()
@@ -141,7 +141,7 @@ def own_trainer(folder: Path, spec: Spec, rows: Rows, *, evaluates: bool) -> Sft
         hooks=Hooks(lambda *_: None, lambda *_: None, lambda *_: None, lambda: False),
     )
     if config.rl_config is not None:
-        from trainer.training import dpo
+        from trainer.training.preference import dpo
 
         return dpo.make(setup)
     from trainer.training import sft

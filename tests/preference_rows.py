@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from typing import Any
 
 from tests import rows
@@ -17,4 +18,12 @@ def pairs(chats: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {"prompt": row["prompt"], "chosen": row["answer"], "rejected": row["answer"].removeprefix(rows.HABIT) + " Yes."}
         for row in prompts(chats)
+    ]
+
+
+def labelled(chats: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Make rows for KTO: answers with the habit are good, others are not."""
+    return [
+        {"prompt": pair["prompt"], "completion": pair["chosen" if good else "rejected"], "label": good}
+        for pair, good in zip(pairs(chats), cycle([True, False]), strict=False)
     ]

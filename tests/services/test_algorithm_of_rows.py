@@ -25,7 +25,16 @@ BY_GRPO = {
     "temperature": 1.0,
     "beta": 0.0,
     "loss_type": "dapo",
-    "rewards": [{"name": None, "weight": 1.0, "after": None, "type": "exact_answer", "ignore_case": False}],
+    "rewards": [
+        {
+            "name": None,
+            "weight": 1.0,
+            "after": None,
+            "answer_column": "answer",
+            "type": "exact_answer",
+            "ignore_case": False,
+        }
+    ],
 }
 
 

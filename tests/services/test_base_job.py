@@ -199,20 +199,3 @@ def test_an_adapter_on_a_vision_tower_is_trained_on_with_pictures_only(
     config = completed.training_config
     assert (config.base_job_id, config.base_model_id) == ("training_x", "google/gemma-3-4b-it")
     assert config.train_vision_tower is (modality == "vision")
-
-
-def test_a_request_is_checked_without_a_job_as_it_is_accepted(world: World) -> None:
-    parent = finished(world, lora_rank=4)
-
-    def reading(**training: Any) -> Any:
-        config = {"base_job_id": parent.job_id} | training
-        return read(json.dumps({"processed_dataset_id": "chats", "training_config": config}), Source.HTTP)
-
-    checked = world.services.submit.check(reading())
-    assert checked.require_valid().training_config.lora_rank == 4
-    refused = world.services.submit.check(reading(lora_rank=8))
-    assert [problem.code for problem in refused.problems] == ["differs_from_base_job"]
-    missing = world.services.submit.check(reading(base_job_id="training_nope"))
-    assert [problem.code for problem in missing.problems] == ["base_job_not_found"]
-    spec, _ = world.services.submit.rehearse(reading())
-    assert spec.training_config.base_model_id == GEMMA

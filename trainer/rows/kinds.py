@@ -11,10 +11,11 @@ from gemtune.datasets.formats import table
 from gemtune.datasets.refusal import BadRow, Refused
 from gemtune.datasets.row_options import ReadOptions
 from gemtune.datasets.trained_turns import TrainOn
-from gemtune.request.rl_spec import DpoConfig, GrpoConfig
+from gemtune.request.rl_spec import DpoConfig, GrpoConfig, KtoConfig
 from gemtune.request.spec import TrainingConfig
 from trainer.pictures.arrow_file import PictureFile, open_pictures, store_pictures
 from trainer.rows.encoder import Encoded, Encoder
+from trainer.rows.labelled_answers import LabelledAnswers
 from trainer.rows.preference_pairs import Preferences
 from trainer.rows.prepared import COLUMNS, PICTURES
 from trainer.rows.prompts import Prompts
@@ -127,10 +128,13 @@ def row_kind(
 
     Raises StepError `completion_too_long`.
     """
+    options = options or ReadOptions(with_pictures=picture_file is not None)
+    cuts = config.too_long == "cut"
     match config.rl_config:
         case GrpoConfig() as rl:
-            return Prompts(encoder, rl, picture_file, max_length=max_length)
+            return Prompts(encoder, rl, picture_file, options, max_length=max_length)
         case DpoConfig():
-            return Preferences(encoder, picture_file, max_length=max_length, cuts=config.too_long == "cut")
-    options = options or ReadOptions(with_pictures=picture_file is not None)
+            return Preferences(encoder, picture_file, options, max_length=max_length, cuts=cuts)
+        case KtoConfig():
+            return LabelledAnswers(encoder, picture_file, options, max_length=max_length, cuts=cuts)
     return Conversations(encoder, picture_file, options, config.train_on)

@@ -15,6 +15,8 @@ from trainer.store.file_writer import FileWriter
 ROW_GROUP = 512
 COLUMNS = ("input_ids", "labels")
 ANSWER = "answer"
+# KTO's rows only: whether the answer is desirable.
+LABEL: Final = "label"
 # Vision jobs only: the numbers of a row's pictures in the picture file, in order.
 PICTURES: Final = "pictures"
 
@@ -22,14 +24,15 @@ PICTURES: Final = "pictures"
 class TokenFile(FileWriter):
     """Parquet file of tokenized rows, written row group by row group.
 
-    Columns are lists of int32, except ANSWER (GRPO's answers), which is a string.
+    Columns are lists of int32, except GRPO's answers, which are strings, and LABEL, which is a boolean.
     """
 
     def __init__(self, path: Path, columns: Sequence[str] = COLUMNS):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        self._schema = pa.schema([(name, pa.string() if name == ANSWER else pa.list_(pa.int32())) for name in columns])
+        types = {LABEL: pa.bool_()} | {name: pa.string() for name in columns if name.startswith(ANSWER)}
+        self._schema = pa.schema([(name, types.get(name, pa.list_(pa.int32()))) for name in columns])
         self._writer = pq.ParquetWriter(path, self._schema)
         self._waiting: list[Mapping[str, Any]] = []
 

@@ -10,13 +10,15 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from itertools import repeat
 from typing import Any, assert_never
 
 from gemtune.request import rl_spec
 from gemtune.request.matching import patterns, schemas
-from gemtune.request.rewards import ExactAnswer, JsonSchema, Length, NumericAnswer, Regex, Reward
+from gemtune.request.rewards import AnswerReward, ExactAnswer, JsonSchema, Length, NumericAnswer, Regex, Reward
 from gemtune.untrusted import Unreadable, read_json
 from trainer.rows.numbers.reading import NotOneNumber, last_number, read_answer
+from trainer.rows.prepared import ANSWER
 
 # (text of the completion, its number of tokens, the row's answer) -> reward, or None if the row cannot be judged
 Score = Callable[[str, int, str | None], float | None]
@@ -31,18 +33,30 @@ def reward_functions(rewards: Sequence[Reward]) -> list[RewardFunction]:
     A function's `__name__` is the reward's name in metrics.
     """
     named = zip(rl_spec.reward_names(list(rewards)), rewards, strict=True)
-    return [_function(name, score_function(reward)) for name, reward in named]
+    return [_function(name, reward) for name, reward in named]
 
 
-def _function(name: str, score: Score) -> RewardFunction:
-    def reward(
-        completions: Sequence[str], completion_ids: Sequence[Sequence[int]], answer: Sequence[str | None], **_: Any
+def _function(name: str, reward: Reward) -> RewardFunction:
+    score = score_function(reward)
+    column = column_of_answers(reward.answer_column) if isinstance(reward, AnswerReward) else None
+
+    def scores(
+        completions: Sequence[str], completion_ids: Sequence[Sequence[int]], **columns: Any
     ) -> list[float | None]:
-        rows = zip(completions, completion_ids, answer, strict=True)
-        return [score(text, len(tokens), expected) for text, tokens, expected in rows]
+        answers = repeat(None, len(completions)) if column is None else columns[column]
+        rows = zip(completions, completion_ids, answers, strict=True)
+        return [score(text, len(tokens), answer) for text, tokens, answer in rows]
 
-    reward.__name__ = name
-    return reward
+    scores.__name__ = name
+    return scores
+
+
+def column_of_answers(column: str) -> str:
+    """Return the token file's name of a dataset's column of answers.
+
+    TRL gives functions the file's columns by name, beside arguments of its own.
+    """
+    return column if column == ANSWER else f"{ANSWER} {column}"
 
 
 def score_function(reward: Reward) -> Score:

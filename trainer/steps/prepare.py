@@ -23,7 +23,7 @@ from gemtune.machines import choice, model_size
 from gemtune.machines.memory import memory_for_export
 from gemtune.request.exports import EXPORTS
 from gemtune.request.placement import load_of
-from gemtune.request.rl_spec import GrpoConfig
+from gemtune.request.rl_spec import GrpoConfig, KtoConfig
 from gemtune.request.schedule import warmup_problem
 from gemtune.request.spec import DEFAULT_SEQ_LENGTH, TrainingConfig
 from trainer.base_model import continuation, folder_contents, location
@@ -36,6 +36,7 @@ from trainer.pictures.sources import PictureSource
 from trainer.pictures.tokens import picture_tokens
 from trainer.rows.encoder import Encoder
 from trainer.rows.kinds import RowKind, row_kind
+from trainer.rows.labelled_answers import label_warnings
 from trainer.rows.packing import packs
 from trainer.rows.prepared import prompts_per_step, row_lengths, total_train_steps
 from trainer.splits.held_out import hold_out
@@ -91,6 +92,7 @@ def run(context: Context) -> None:
         if not dataset.splits.held_out and config.eval_strategy != "no":
             report.moved = hold_out(output, kind.columns, report.train.rows, seed=config.seed)
         _check_prompt_count(config, report.train_rows)
+        of_labels = tuple(_label_warnings(config, output / "train.parquet"))
         machine, export_machine = _choose_machines(context, provided, report.longest_row)
         lengths = row_lengths(output / "train.parquet") if config.packing else []
         packed = len(packs(lengths, max_length)) if config.packing else report.train_rows
@@ -112,7 +114,7 @@ def run(context: Context) -> None:
         "chat_template": encoder.template_source,
         "pictures": None if picture_file is None else len(picture_file),
     }
-    report.others = tuple(_export_warnings(context, model_config))
+    report.others = (*of_labels, *_export_warnings(context, model_config))
     (output / "prepared.json").write_text(json.dumps(summary, indent=1))
     report.write(output, summary)
     manifest.publish(context.buckets.export, output, report.place)
@@ -239,6 +241,12 @@ def _check_layers(config: TrainingConfig, model_config: Mapping[str, Any]) -> No
     problem = adapted_layers.problem_of(config.target_modules, family, size, dora=config.use_dora)
     if problem is not None:
         raise StepError(problem.code, problem.msg, hint=problem.hint)
+
+
+def _label_warnings(config: TrainingConfig, tokens: Path) -> Iterator[JobWarning]:
+    """Yield warnings about KTO's labels. Raises StepError `one_label`."""
+    if isinstance(config.rl_config, KtoConfig):
+        yield from label_warnings(tokens, config.rl_config)
 
 
 def _check_prompt_count(config: TrainingConfig, rows: int) -> None:

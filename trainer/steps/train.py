@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from gemtune.errors import ObjectNotFound
 from gemtune.jobs.record import EvaluationMetrics, Metrics, Progress, StepResult
 from gemtune.jobs.status import Step
-from gemtune.request.rl_spec import DpoConfig, GrpoConfig
+from gemtune.request.rl_spec import DpoConfig, GrpoConfig, KtoConfig
 from gemtune.request.spec import Spec, TrainingConfig
 from trainer.base_model import continuation, location
 from trainer.context import Context
@@ -174,9 +174,13 @@ def _import_make(config: TrainingConfig) -> Callable[[Setup], JobTrainer]:
 
             return sft.make
         case DpoConfig():
-            from trainer.training import dpo
+            from trainer.training.preference import dpo
 
             return dpo.make
+        case KtoConfig():
+            from trainer.training.preference import kto
+
+            return kto.make
         case GrpoConfig():
             from trainer.training import grpo
 

@@ -1,1 +1,1 @@
-"""Trainers (SFT, DPO, GRPO): batches, metrics, progress and callbacks."""
+"""Trainers (SFT, GRPO): batches, metrics, progress and callbacks."""

@@ -17,12 +17,12 @@ WRITE_SECONDS = 5.0
 # The remaining time is estimated from this many train_steps.
 ETA_STEPS = 20
 
-# Prefixes of the metrics that TRL logs for DPO and GRPO in addition to the loss.
+# Prefixes of the metrics that TRL logs for RL in addition to the loss.
 REWARDS = ("reward", "kl", "entropy", "completions/mean_length", "completions/clipped_ratio", "logps/")
 
 
 def rewards_in(logs: Mapping[str, Any]) -> dict[str, float]:
-    """Return the metrics of DPO and GRPO in a log entry."""
+    """Return the metrics of RL in a log entry."""
     return {name: value for name, value in logs.items() if name.startswith(REWARDS) and value is not None}
 
 

@@ -1,4 +1,4 @@
-"""Code that the DPO and GRPO trainers share.
+"""Code that the trainers of RL share.
 
 TRL's arguments, its reference model, and log-probabilities computed with the loss head of supervised training.
 """
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 
 class ReinforcementTrainer(JobTrainer, Protocol):
-    """The DPO or GRPO trainer, both of which extend TRL's."""
+    """A trainer of RL, which extends TRL's."""
 
     compute_dtype: torch.dtype
 
 
 def trl_arguments(setup: Setup) -> dict[str, Any]:
-    """Return the arguments that DPOConfig and GRPOConfig have in common."""
+    """Return the arguments that TRL's configurations have in common."""
     common = arguments(setup)
     return common | {
         "bf16": setup.loaded.compute_dtype == torch.bfloat16,

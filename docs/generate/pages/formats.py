@@ -5,6 +5,7 @@ from __future__ import annotations
 from docs.generate.text.markdown import Page, code, codes
 from gemtune.datasets.formats import table
 from gemtune.datasets.reading import fields, flags, pictures
+from gemtune.datasets.rl import formats as rl_formats
 
 
 def page() -> Page:
@@ -21,6 +22,15 @@ def page() -> Page:
         f"Each of them may have pictures in a column {' or '.join(map(code, pictures.COLUMNS))}, for whose places the "
         f"texts of the user have {code(pictures.MARK)}. Flags of a turn that say whether it is learned: "
         f"{codes(flags.NAMES)}."
+    )
+    page.heading("Rows of RL")
+    page.paragraph("With method RL the algorithm says which fields a row needs.")
+    page.table(
+        ("format", "rows", "fields that `dataset_columns` can name"),
+        [
+            *((each.name, each.title, codes(each.fields)) for each in rl_formats.PAIRS),
+            *((each.name, each.title, codes(each.fields)) for each in rl_formats.LABELLED_ROWS),
+        ],
     )
     page.heading("Fields that are not read")
     page.paragraph(

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from docs.generate.text.markdown import Page, code, sentence
 from docs.generate.text.schemas import field_rows
 from gemtune.request import rewards
-from gemtune.request.rl_spec import DpoConfig, GrpoConfig
+from gemtune.request.rl_spec import DpoConfig, GrpoConfig, KtoConfig
 from gemtune.request.spec import ExportConfig, ExportRequest, Notify, TrainingConfig, TrainRequest, WandbConfig
 from gemtune.request.uploads.dataset import DatasetUpload, UploadFile
 
@@ -27,6 +27,7 @@ SECTIONS: Mapping[type[BaseModel], str] = {
     TrainingConfig: "`training_config`: how to train.",
     GrpoConfig: "`training_config.rl_config` with algorithm `grpo`, for method RL.",
     DpoConfig: "`training_config.rl_config` with algorithm `dpo`, for method RL.",
+    KtoConfig: "`training_config.rl_config` with algorithm `kto`, for method RL.",
     ExportConfig: "`export_config`: how to store what was trained. [Formats and quantizations](exports.md).",
     WandbConfig: "`wandb_config`: W&B.",
     Notify: "`notify`: webhooks.",

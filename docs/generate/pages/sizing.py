@@ -22,6 +22,7 @@ METHODS: Mapping[str, dict[str, object]] = {
     "QLoRA, `batch_size` 1": {"method": "QLoRA", "batch_size": 1},
     "Full": {"method": "Full"},
     "DPO": {"method": "RL", "rl_config": {"algorithm": "dpo"}},
+    "KTO": {"method": "RL", "rl_config": {"algorithm": "kto"}},
     "GRPO": {"method": "RL", "rl_config": {"algorithm": "grpo"}},
 }
 ORDER = ("cpu", "l4", "rtx-pro-6000")

@@ -38,6 +38,10 @@ FAILURES: Mapping[str, ErrorCode] = {
         "There are fewer rows than one train_step of GRPO needs, or one row only and evaluation is on.",
         "Add rows, or follow the hint.",
     ),
+    "one_label": ErrorCode(
+        "All rows of KTO have the same `label`, and there is nothing to compare.",
+        "Train good answers alone with method LoRA, or add rows with the other label.",
+    ),
     "warmup_without_end": ErrorCode(
         "With this many rows the learning rate would rise until the last train_step.",
         "Lower `warmup_ratio`, or train longer.",
@@ -246,6 +250,11 @@ WARNINGS: Mapping[str, ErrorCode] = {
     "ends_cut_off": ErrorCode(
         "With `too_long` cut, some rows are cut before an answer ends; the model does not learn from them how to end.",
         "Raise `max_seq_length`, or shorten the rows.",
+    ),
+    "labels_unbalanced": ErrorCode(
+        "KTO's rows have many more good answers than bad ones, or the other way round, and the weights do not balance "
+        "them.",
+        "Set `desirable_weight` to a value in the range that the hint names.",
     ),
     "rows_not_judged": ErrorCode(
         "Some rows have an answer that is not one number, which the reward `numeric_answer` cannot compare with.",

@@ -207,6 +207,10 @@ REQUESTS: Mapping[str, ErrorCode] = {
         "The polynomial schedule ends at 1e-7, which is not below this learning rate.",
         "Raise `learning_rate`, or use another scheduler.",
     ),
+    "batch_of_one": ErrorCode(
+        "KTO's loss estimates the KL divergence from other rows of a batch, and `batch_size` is 1.",
+        "Set `batch_size` to 2 or more, or `loss_type` to `apo_zero_unpaired`.",
+    ),
     "groups_not_whole": ErrorCode(
         "The completions of a train_step cannot be divided into groups of `num_generations`.",
         "Make `batch_size` times `gradient_accumulation_steps` a multiple of `num_generations`.",

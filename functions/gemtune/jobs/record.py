@@ -106,7 +106,7 @@ class Progress(Record):
     loss: float | None = Field(None, description="training loss of this train_step")
     reward: float | None = Field(None, description="GRPO: mean reward of this train_step's completions")
     margin: float | None = Field(
-        None, description="DPO: margin between the implicit rewards of chosen and rejected answers in this train_step"
+        None, description="DPO, KTO: margin between the implicit rewards of good and bad answers in this train_step"
     )
     learning_rate: float | None = Field(None, description="learning rate of this train_step")
     tokens_per_second: float | None = Field(None, description="tokens trained on per second")
@@ -119,7 +119,7 @@ class EvaluationMetrics(Record):
     Those that do not apply are null.
     """
 
-    eval_loss: float | None = Field(None, description="mean loss per trained token in nats; for DPO the DPO loss")
+    eval_loss: float | None = Field(None, description="mean loss per trained token in nats; for DPO and KTO their loss")
     accuracy: float | None = Field(None, description="share of trained tokens that are the model's first choice")
     perplexity: float | None = Field(None, description="exp(eval_loss)")
     reward: float | None = Field(None, description="GRPO: mean reward of completions of the held-out prompts")
@@ -128,8 +128,8 @@ class EvaluationMetrics(Record):
     )
     margin: float | None = Field(
         None,
-        description="DPO: how much more likely than under the base model the chosen answers became than the rejected "
-        "ones, in nats times beta",
+        description="DPO, KTO: how much more likely than under the base model the good answers became than the bad "
+        "ones, in nats times beta; null if all rows have the same label",
     )
     preference_accuracy: float | None = Field(None, description="DPO: share of pairs with a positive margin")
 

@@ -51,6 +51,9 @@ class AnswerReward(RewardBase):
         description="text after whose last occurrence the answer begins, in the completion and, if it is there, in the "
         "row's answer; absent: the whole completion is the answer",
     )
+    answer_column: str = Field(
+        "answer", min_length=1, max_length=100, description="column of the dataset with the answers to compare with"
+    )
 
     def problems(self, loc: Loc, *, max_completion_length: int) -> Iterator[Problem]:
         """Yield nothing: no combination of the parameters is wrong."""

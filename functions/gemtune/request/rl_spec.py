@@ -1,6 +1,6 @@
 """Reinforcement learning in a request: the algorithm and its parameters.
 
-Names and meanings are TRL's (https://huggingface.co/docs/trl/grpo_trainer, …/dpo_trainer).
+Names and meanings are TRL's (https://huggingface.co/docs/trl/grpo_trainer, …/dpo_trainer, …/kto_trainer).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from gemtune.request.contract import Contract
-from gemtune.request.rewards import ExactAnswer, Reward
+from gemtune.request.rewards import AnswerReward, ExactAnswer, Reward
 
 GrpoLoss = Literal["grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"]
 DpoLoss = Literal[
@@ -31,6 +31,7 @@ DpoLoss = Literal[
     "sft",
     "sigmoid_norm",
 ]
+KtoLoss = Literal["kto", "apo_zero_unpaired"]
 # Only these losses use label smoothing; exo_pair divides by it.
 SMOOTHED: frozenset[DpoLoss] = frozenset({"exo_pair", "robust", "aot", "aot_unpaired"})
 
@@ -62,7 +63,21 @@ class DpoConfig(Contract):
     )
 
 
-RlConfig = Annotated[GrpoConfig | DpoConfig, Field(discriminator="algorithm")]
+class KtoConfig(Contract):
+    """Parameters of KTO, which learns from answers labelled good or bad."""
+
+    algorithm: Literal["kto"] = Field(description="selects KTO")
+    beta: float = Field(0.1, gt=0, le=100, description="how strongly the model is kept close to the base model")
+    loss_type: KtoLoss = Field("kto", description="TRL's name of the loss")
+    desirable_weight: float = Field(
+        1.0, gt=0, le=1000, description="factor of the loss of answers with label true, to counter their number"
+    )
+    undesirable_weight: float = Field(
+        1.0, gt=0, le=1000, description="factor of the loss of answers with label false, to counter their number"
+    )
+
+
+RlConfig = Annotated[GrpoConfig | DpoConfig | KtoConfig, Field(discriminator="algorithm")]
 
 # Fields that select one of several models for the object they are in.
 DISCRIMINATORS: tuple[str, ...] = ("algorithm", "type")
@@ -71,15 +86,29 @@ DISCRIMINATORS: tuple[str, ...] = ("algorithm", "type")
 def infer_rl_config(columns: Collection[str], *, completions: int, max_seq_length: int) -> RlConfig | None:
     """Return the rl_config that rows with these columns are meant for.
 
-    Columns chosen and rejected mean DPO, and answer means GRPO; None if the rows have neither or both. Parameters get
-    their defaults, or the largest values that fit into a train_step with so many completions and rows with so many
-    tokens.
+    Two answers mean DPO, an answer with a label means KTO, and answer alone means GRPO; None if the rows have none of
+    these, or several. Parameters get their defaults, or the largest values that fit into a train_step with so many
+    completions and rows with so many tokens.
     """
-    dpo, grpo = {"chosen", "rejected"} <= set(columns), "answer" in columns
-    if dpo == grpo:
-        return None
-    if dpo:
+    names = set(columns)
+    algorithms = [
+        algorithm
+        for algorithm, is_meant in (
+            ("dpo", {"chosen", "rejected"} <= names or {"preferred_output", "non_preferred_output"} <= names),
+            ("kto", "label" in names and bool(names & {"completion", "response", "messages"})),
+            ("grpo", "answer" in names),
+        )
+        if is_meant
+    ]
+    if algorithms == ["dpo"]:
         return DpoConfig(algorithm="dpo")
+    if algorithms == ["kto"]:
+        return KtoConfig(algorithm="kto")
+    return _fitting_grpo(completions, max_seq_length) if algorithms == ["grpo"] else None
+
+
+def _fitting_grpo(completions: int, max_seq_length: int) -> GrpoConfig:
+    """Return GRPO's parameters for a train_step and rows of this size."""
     config = GrpoConfig(algorithm="grpo", rewards=[ExactAnswer(type="exact_answer")])
     groups = [size for size in range(2, config.num_generations + 1) if completions % size == 0]
     fitting = {
@@ -94,6 +123,7 @@ def reward_names(rewards: list[Reward]) -> list[str]:
     return [reward.type if reward.name is None else reward.name for reward in rewards]
 
 
-def needs_answer(config: GrpoConfig) -> bool:
-    """Return whether rows need an answer, because a reward compares with it."""
-    return any(reward.compares != "nothing" for reward in config.rewards)
+def answer_columns(config: GrpoConfig) -> list[str]:
+    """Return the columns of answers that rewards compare with."""
+    columns = (reward.answer_column for reward in config.rewards if isinstance(reward, AnswerReward))
+    return list(dict.fromkeys(columns))

@@ -194,7 +194,7 @@ class TrainingConfig(Contract):
     rl_config: RlConfig | None = Field(
         None,
         description="algorithm of method RL, and its parameters; only with method RL; absent: DPO if the rows have "
-        "chosen and rejected, GRPO with the reward exact_answer if they have answer",
+        "chosen and rejected, KTO if they have label, GRPO with the reward exact_answer if they have answer",
     )
     seed: int = Field(
         42,

@@ -234,9 +234,9 @@ def refusal(bench: Bench, python: Path, **environment: str) -> str:
 REPLACED_AS_ON_A_GPU = """
 import trl, trl.trainer
 from trl.models import utils as of_models
-from trl.trainer import dpo_config, dpo_trainer, grpo_config, grpo_trainer, utils
-for module, name in [(dpo_config, "DPOConfig"), (grpo_config, "GRPOConfig"),
-                     (dpo_trainer, "DPOTrainer"), (grpo_trainer, "GRPOTrainer")]:
+from trl.trainer import dpo_config, dpo_trainer, grpo_config, grpo_trainer, kto_config, kto_trainer, utils
+for module, name in [(dpo_config, "DPOConfig"), (grpo_config, "GRPOConfig"), (kto_config, "KTOConfig"),
+                     (dpo_trainer, "DPOTrainer"), (grpo_trainer, "GRPOTrainer"), (kto_trainer, "KTOTrainer")]:
     generated = type("Unsloth" + name, (getattr(module, name),), {"_calculate_rewards": None})
     for place in (trl, trl.trainer, module):
         setattr(place, name, generated)
@@ -254,13 +254,15 @@ assert unsloth.DEVICE_TYPE == "cpu"
 # Fingerprints every class and function of TRL's modules by source code, and checks that ours derive from them.
 FINGERPRINT = """
 import hashlib, inspect, json, types
-from trainer.training import dpo, grpo
+from trainer.training import grpo
+from trainer.training.preference import dpo, kto
 from trl.models import utils as of_models
-from trl.trainer import dpo_config, dpo_trainer, grpo_config, grpo_trainer, utils
+from trl.trainer import dpo_config, dpo_trainer, grpo_config, grpo_trainer, kto_config, kto_trainer, utils
 assert dpo.DpoTrainer.__mro__[1] is dpo_trainer.DPOTrainer and dpo.DPOConfig is dpo_config.DPOConfig
 assert grpo.GrpoTrainer.__mro__[1] is grpo_trainer.GRPOTrainer and grpo.GRPOConfig is grpo_config.GRPOConfig
+assert kto.KtoTrainer.__mro__[1] is kto_trainer.KTOTrainer and kto.KTOConfig is kto_config.KTOConfig
 fingerprints = {}
-for module in (of_models, dpo_config, dpo_trainer, grpo_config, grpo_trainer, utils):
+for module in (of_models, dpo_config, dpo_trainer, grpo_config, grpo_trainer, kto_config, kto_trainer, utils):
     for name, value in vars(module).items():
         home = getattr(value, "__module__", "") or ""
         if home.startswith("trl.") and isinstance(value, type | types.FunctionType):

@@ -38,6 +38,7 @@ def tokens(bench: Bench, split: str = "train") -> list[dict[str, Any]]:
 
 
 GOOD_PROMPTS = [{"prompt": f"Number {n}?", "answer": str(n)} for n in range(20)]
+PAIR_COLUMNS = {"prompt_ids", "chosen_ids", "chosen_gaps", "rejected_ids", "rejected_gaps"}
 GOOD_PAIRS = preference_rows.pairs(rows.train_rows(20))
 
 
@@ -80,8 +81,8 @@ def test_pairs_share_their_prompt_and_end_their_turns(bench_of: BenchOf) -> None
     ("row", "reason"),
     [
         ({"messages": [USER, ANSWER]}, "a row for supervised training"),
-        ({"prompt": "Hi", "completion": "x"}, "another method"),
-        ({"prompt": "Hi", "chosen": "x", "rejected": "y"}, "another method"),
+        ({"prompt": "Hi", "completion": "x"}, "supervised training: GRPO samples completions itself"),
+        ({"prompt": "Hi", "chosen": "x", "rejected": "y"}, "a row for DPO: GRPO samples completions itself"),
         ({"chosen": "x", "rejected": "y"}, "a row for DPO"),
         ({"answer": "1"}, "GRPO needs prompt"),
         ({"prompt": "Hi"}, "no answer"),
@@ -143,9 +144,10 @@ def test_a_pair_whose_chosen_answer_is_cut_is_reported(bench_of: BenchOf) -> Non
         ({"prompt": "Hi", "chosen": "x", "rejected": "x"}, "are the same"),
         ({"prompt": "Hi", "chosen": "x", "rejected": " x "}, "are the same"),
         ({"prompt": "Hi", "chosen": "x", "rejected": ""}, "empty message"),
-        ({"prompt": "Hi", "chosen": "x", "rejected": None}, "not a list of messages"),
-        ({"prompt": "Hi", "chosen": [USER, ANSWER], "rejected": "y"}, "chosen has 2 messages"),
-        ({"prompt": "Hi", "chosen": [USER], "rejected": "y"}, "do not alternate"),
+        ({"prompt": "Hi", "chosen": "x", "rejected": None}, "the row has no rejected"),
+        ({"prompt": "Hi", "chosen": "x", "rejected": 5}, "rejected is not a list of messages"),
+        ({"prompt": "Ho", "chosen": [USER, ANSWER], "rejected": "y"}, "begins neither with the prompt nor"),
+        ({"prompt": "Hi", "chosen": [USER], "rejected": "y"}, "chosen has no answer"),
     ],
 )
 def test_a_row_without_a_usable_pair_is_refused_by_its_number(bench_of: BenchOf, row: Any, reason: str) -> None:
@@ -234,13 +236,75 @@ def test_a_row_with_an_unusable_picture_is_refused_by_its_number(
 def test_held_out_rows_take_their_pictures_along(vision_bench_of: BenchOf) -> None:
     pairs = [{"prompt": [QUESTION_TURN], "chosen": f"{number}", "rejected": "y"} for number in range(4)]
     bench = run_prepare(vision_bench_of, DPO, pairs, eval_strategy="epoch")
-    assert set(tokens(bench, "eval")[0]) == {"prompt_ids", "chosen_ids", "rejected_ids", "pictures"}
+    assert set(tokens(bench, "eval")[0]) == {*PAIR_COLUMNS, "pictures"}
     assert tokens(bench, "eval")[0]["pictures"] == [0]
 
 
 def test_an_answer_is_optional_if_no_reward_needs_it(bench_of: BenchOf) -> None:
     bench = run_prepare(bench_of, grpo({"type": "length", "at_most": 5}), [{"prompt": f"{n}?"} for n in range(20)])
-    assert {row["answer"] for row in tokens(bench)} == {None}
+    assert {*tokens(bench)[0]} == {"prompt_ids"}
+
+
+def test_rewards_read_the_answers_of_their_columns(bench_of: BenchOf) -> None:
+    rewards = [NUMERIC | {"answer_column": "total"}, NUMERIC | {"name": "again"}]
+    content = [{"question": f"{n}?", "answer": n, "total": f"#### {n + 1}", "level": "easy"} for n in range(20)]
+    bench = run_prepare(bench_of, grpo(*rewards), content)
+    assert [(row["answer"], row["answer total"]) for row in tokens(bench)[:2]] == [("0", "#### 1"), ("1", "#### 2")]
+    assert [piece.get("part") for piece in bench.read("prepared/1/report.json")["samples"][0]] == [
+        None,
+        "answer",
+        "total",
+    ]
+
+
+LABELLED = preference_rows.labelled(rows.train_rows(20))
+KTO: dict[str, Any] = {"algorithm": "kto"}
+
+
+def test_labelled_answers_end_their_turn_and_keep_their_label(bench_of: BenchOf) -> None:
+    bench = run_prepare(bench_of, KTO, LABELLED)
+    assert [row["label"] for row in tokens(bench)] == [row["label"] for row in LABELLED]
+    pieces = bench.read("prepared/1/report.json")["samples"][1]
+    assert pieces[1] == {
+        "trained": True,
+        "part": "undesirable answer",
+        "text": f"{LABELLED[1]['completion'].strip()}<end_of_turn>\n",
+    }
+    assert bench.job.warnings == ()
+
+
+def test_labels_that_the_weights_do_not_balance_are_reported(bench_of: BenchOf) -> None:
+    more = [row | {"prompt": f"{row['prompt']} Now?"} for row in LABELLED if row["label"]]
+    bench = run_prepare(bench_of, KTO, [*LABELLED, *more])
+    (warning,) = bench.job.warnings
+    assert warning.code == "labels_unbalanced"
+    assert "20 rows have label true and 10 false" in warning.message
+    assert warning.hint == "set desirable_weight to a value from 0.5 to 0.667"
+    balanced = run_prepare(bench_of, KTO | {"desirable_weight": 0.6}, [*LABELLED, *more])
+    assert balanced.job.warnings == ()
+
+
+@pytest.mark.parametrize("label", [True, False])
+def test_labels_that_are_all_the_same_are_refused(bench_of: BenchOf, label: bool) -> None:
+    with pytest.raises(StepError, match=f"all 20 rows have label {str(label).lower()}") as caught:
+        run_prepare(bench_of, KTO, [row | {"label": label} for row in LABELLED])
+    assert caught.value.code == "one_label"
+
+
+def test_only_the_assistants_turns_of_a_long_answer_are_trained(bench_of: BenchOf) -> None:
+    more = {"prompt": "Hi", "chosen": [ANSWER, USER, ANSWER], "rejected": "No"}
+    bench = run_prepare(bench_of, DPO, [more, *GOOD_PAIRS])
+    pieces = [(piece["trained"], piece["text"]) for piece in bench.read("prepared/1/report.json")["samples"][0]]
+    assert pieces == [
+        (False, "<bos><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n"),
+        (True, "Captain<end_of_turn>\n"),
+        (False, "<start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n"),
+        (True, "Captain<end_of_turn>\n"),
+        (True, "No<end_of_turn>\n"),
+    ]
+    row = tokens(bench)[0]
+    assert len(row["chosen_gaps"]) > 5
+    assert row["rejected_gaps"] == []
 
 
 @pytest.mark.parametrize("answer", ["chosen", "rejected"])
@@ -283,7 +347,7 @@ def test_a_dataset_for_another_method_fails_and_names_the_first_rows(bench_of: B
 def test_rows_are_held_out_for_a_requested_evaluation(bench_of: BenchOf) -> None:
     bench = run_prepare(bench_of, DPO, GOOD_PAIRS, eval_strategy="epoch")
     assert (len(tokens(bench)), len(tokens(bench, "eval"))) == (18, 2)
-    assert set(tokens(bench, "eval")[0]) == {"prompt_ids", "chosen_ids", "rejected_ids"}
+    assert set(tokens(bench, "eval")[0]) == PAIR_COLUMNS
 
 
 def test_train_steps_count_whole_groups_of_prompts(bench_of: BenchOf) -> None:

@@ -1,4 +1,4 @@
-"""Trainers of DPO and GRPO for prepared jobs, without running the train step."""
+"""Trainers of RL for prepared jobs, without running the train step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from gemtune.request.rl_spec import DpoConfig
+from gemtune.request.rl_spec import DpoConfig, GrpoConfig, KtoConfig
 from gemtune.request.spec import Spec
 from tests.trainer.conftest import Bench
 from trainer.training.interface import Hooks
@@ -27,16 +27,17 @@ def make_trainer(bench: Bench, output: Path, *, base: Path | None = None, **rl: 
     base: folder of another base model than the job's. rl: other values for fields of its rl_config.
     """
     from trainer.model.engines import huggingface
-    from trainer.training import dpo, grpo
+    from trainer.training import grpo
     from trainer.training.interface import Setup
     from trainer.training.picture_batches import PictureCollator
+    from trainer.training.preference import dpo, kto
 
     spec = Spec.model_validate_json(bench.services.buckets.config.read(bench.job.spec_name))
     folder, config = prepared_folder(bench), spec.training_config
     assert config.rl_config is not None
     config = config.model_copy(update={"rl_config": config.rl_config.model_copy(update=rl)})
     base = base or Path(config.base_model_id)
-    make = dpo.make if isinstance(config.rl_config, DpoConfig) else grpo.make
+    make = {DpoConfig: dpo.make, GrpoConfig: grpo.make, KtoConfig: kto.make}[type(config.rl_config)]
     trainer: Any = make(
         Setup(
             huggingface.load(base, spec),

@@ -17,7 +17,8 @@ from trl.trainer import utils as trl_utils
 from gemtune.jobs.status import Step
 from tests import preference_rows, rows
 from tests.trainer.conftest import Bench
-from trainer.training import dpo, grpo, job_trainer, reinforcement, sft
+from trainer.training import grpo, job_trainer, reinforcement, sft
+from trainer.training.preference import dpo, kto
 
 OVERRIDING = (
     dpo.DpoTrainer,
@@ -26,6 +27,7 @@ OVERRIDING = (
     job_trainer.EarlyStopping,
     job_trainer.JobCallback,
     job_trainer.LossWindow,
+    kto.KtoTrainer,
     sft.SftTrainer,
 )
 # accelerate calls this method if a sampler has it.

@@ -17,6 +17,8 @@ import pytest
 
 from gemtune.cli import main
 from gemtune.datasets.files import splits
+from gemtune.datasets.rl.read import RlRow, read_labelled, read_pair, read_question
+from gemtune.datasets.row_options import ReadOptions
 from gemtune.environment.variables import VARIABLES
 from gemtune.handlers.answers import ErrorAnswer
 from gemtune.jobs.events import EVENT_TYPES, Event
@@ -131,10 +133,14 @@ def check_document(document: dict[str, Any]) -> None:
         assert Event.model_validate_json(text, strict=True).type in EVENT_TYPES
     elif "error" in document:
         assert ErrorAnswer.model_validate_json(text).model_dump(mode="json") == document
+    elif "label" in document:
+        assert isinstance(read_labelled(document, ReadOptions()), RlRow)
+    elif "chosen" in document:
+        assert isinstance(read_pair(document, ReadOptions()), RlRow)
     elif "messages" in document or "completion" in document:
         assert conversation_of(document, with_pictures=True).turns
     else:
-        assert {"prompt", "answer"} <= set(document) or {"prompt", "chosen", "rejected"} <= set(document)
+        assert isinstance(read_question(document, ReadOptions(), ["answer"]), RlRow)
 
 
 def test_requests_in_shell_snippets_are_accepted() -> None:

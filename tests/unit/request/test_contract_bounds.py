@@ -53,10 +53,20 @@ BOUNDS: dict[type[Contract], dict[str, str]] = {
         "beta": "[0, 100] = 0.0",
     },
     rl_spec.DpoConfig: {"beta": "(0, 100] = 0.1", "label_smoothing": "[0, 0.5) = 0.0"},
-    rewards.ExactAnswer: {"weight": "[-100, 100] = 1.0", "after": "{1, 100} = None"},
+    rl_spec.KtoConfig: {
+        "beta": "(0, 100] = 0.1",
+        "desirable_weight": "(0, 1000] = 1.0",
+        "undesirable_weight": "(0, 1000] = 1.0",
+    },
+    rewards.ExactAnswer: {
+        "weight": "[-100, 100] = 1.0",
+        "after": "{1, 100} = None",
+        "answer_column": "{1, 100} = 'answer'",
+    },
     rewards.NumericAnswer: {
         "weight": "[-100, 100] = 1.0",
         "after": "{1, 100} = None",
+        "answer_column": "{1, 100} = 'answer'",
         "tolerance": "[0, 1000000000000.0] = 0.0",
     },
     rewards.Regex: {"weight": "[-100, 100] = 1.0", "pattern": "{1, 1000}"},
@@ -95,6 +105,7 @@ DEFAULTS: dict[type[Contract], dict[str, Any]] = {
     spec.ExportConfig: {"format": "adapter", "quantization": None, "destination": "gcs", "hf_repo_id": None},
     rl_spec.GrpoConfig: {"loss_type": "dapo"},
     rl_spec.DpoConfig: {"loss_type": "sigmoid"},
+    rl_spec.KtoConfig: {"loss_type": "kto"},
     rewards.ExactAnswer: {"name": None, "ignore_case": False},
 }
 COMPARES = {

@@ -50,6 +50,7 @@ def grpo(*rewards: Any, **fields: Any) -> dict[str, Any]:
 def test_each_algorithm_is_accepted_with_its_defaults() -> None:
     assert problems(grpo()) == {}
     assert problems({"algorithm": "dpo"}) == {}
+    assert problems({"algorithm": "kto"}) == {}
     body = request(training={"method": "RL", "rl_config": grpo({"type": "exact_answer"})})
     spec = checked(body).require_valid().spec()
     assert spec.model_dump(mode="json")["training_config"]["rl_config"] == {
@@ -59,7 +60,16 @@ def test_each_algorithm_is_accepted_with_its_defaults() -> None:
         "temperature": 1.0,
         "beta": 0.0,
         "loss_type": "dapo",
-        "rewards": [{"name": None, "weight": 1.0, "after": None, "type": "exact_answer", "ignore_case": False}],
+        "rewards": [
+            {
+                "name": None,
+                "weight": 1.0,
+                "after": None,
+                "answer_column": "answer",
+                "type": "exact_answer",
+                "ignore_case": False,
+            }
+        ],
     }
 
 
@@ -294,14 +304,47 @@ def test_values_and_unused_definitions_are_not_checked_as_schemas(schema: dict[s
 
 
 @pytest.mark.parametrize(
-    ("rewards", "needs"),
+    ("rewards", "columns"),
     [
-        ([LENGTH], False),
-        ([{"type": "regex", "pattern": "a"}], False),
-        ([{"type": "exact_answer"}], True),
-        ([LENGTH, {"type": "numeric_answer"}], True),
+        ([LENGTH], []),
+        ([{"type": "regex", "pattern": "a"}], []),
+        ([{"type": "exact_answer"}], ["answer"]),
+        ([LENGTH, {"type": "numeric_answer", "answer_column": "solution"}], ["solution"]),
+        (
+            [{"type": "exact_answer"}, {"type": "numeric_answer", "answer_column": "b"}, {"type": "numeric_answer"}],
+            ["answer", "b"],
+        ),
     ],
 )
-def test_rows_need_an_answer_where_a_reward_compares_with_it(rewards: list[dict[str, Any]], needs: bool) -> None:
+def test_rows_need_the_columns_that_rewards_compare_with(rewards: list[dict[str, Any]], columns: list[str]) -> None:
     config = GrpoConfig.model_validate({"algorithm": "grpo", "rewards": rewards})
-    assert rl_spec.needs_answer(config) is needs
+    assert rl_spec.answer_columns(config) == columns
+
+
+@pytest.mark.parametrize(
+    ("columns", "algorithm"),
+    [
+        ({"prompt", "chosen", "rejected"}, "dpo"),
+        ({"input", "preferred_output", "non_preferred_output"}, "dpo"),
+        ({"prompt", "completion", "label"}, "kto"),
+        ({"messages", "label"}, "kto"),
+        ({"question", "answer"}, "grpo"),
+        ({"prompt", "label"}, None),
+        ({"prompt", "completion"}, None),
+        ({"prompt", "answer", "chosen", "rejected"}, None),
+        ({"prompt", "completion", "answer", "label"}, None),
+    ],
+)
+def test_columns_imply_an_algorithm_or_none(columns: set[str], algorithm: str | None) -> None:
+    config = rl_spec.infer_rl_config(columns, completions=8, max_seq_length=2048)
+    assert (None if config is None else config.algorithm) == algorithm
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "loss_type", "codes"),
+    [(1, "kto", {"training_config.batch_size": "batch_of_one"}), (2, "kto", {}), (1, "apo_zero_unpaired", {})],
+)
+def test_kto_needs_other_rows_in_a_batch(batch_size: int, loss_type: str, codes: dict[str, str]) -> None:
+    rl = {"algorithm": "kto", "loss_type": loss_type}
+    assert problems(rl, batch_size=batch_size) == codes
+    assert problems(rl, evaluation_metrics=["loss"]) == {}

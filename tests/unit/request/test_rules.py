@@ -64,6 +64,13 @@ REFUSED: list[tuple[dict[str, Any], Facts, str, str]] = [
     ({"training": {"eval_steps": 7}}, FACTS, "training_config.eval_steps", "field_without_use"),
     ({"dataset_columns": {"mesages": "conv"}}, FACTS, "dataset_columns.mesages", "unknown_field"),
     ({"dataset_columns": {"prompt": "a", "completion": "a"}}, FACTS, "dataset_columns.completion", "repeated_value"),
+    ({"dataset_format": "openai", "training": grpo()}, FACTS, "dataset_format", "field_without_use"),
+    (
+        {"training": {"method": "RL", "rl_config": {"algorithm": "kto"}, "batch_size": 1}},
+        FACTS,
+        "training_config.batch_size",
+        "batch_of_one",
+    ),
     ({"training": {"train_on": "last_turn"} | grpo()}, FACTS, "training_config.train_on", "field_without_use"),
     (
         {"training": {"eval_steps": 7, "eval_strategy": "epoch"}},

@@ -88,7 +88,7 @@ def test_the_nearest_tests_exist() -> None:
     assert nearest_tests("gemtune.handlers.cloud_events") == ["tests/handlers/test_events.py"]
     assert "tests/handlers/test_http_api.py" in nearest_tests("gemtune.handlers.routes")
     assert nearest_tests("trainer.store.checkpoints") == ["tests/trainer/store"]
-    assert nearest_tests("trainer.training.dpo") == ["tests/trainer/training/test_dpo.py"]
+    assert nearest_tests("trainer.training.preference.dpo") == ["tests/trainer/training/test_dpo.py"]
     assert "tests/trainer/steps/test_train.py" in nearest_tests("trainer.training.sft")
     with pytest.raises(KeyError, match=r"no tests are named for deploy\.images"):
         nearest_tests("deploy.images")

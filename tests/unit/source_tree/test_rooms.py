@@ -33,6 +33,7 @@ SERVICE: Mapping[str, str] = {
     "datasets.files": "untrusted",
     "datasets.reading": "datasets untrusted",
     "datasets.formats": "datasets datasets.reading",
+    "datasets.rl": "datasets datasets.formats datasets.reading",
     "datasets.uploads": "errors",
     # The domain: no service, no handler, no port.
     "jobs": "errors jobs.parts untrusted",
@@ -46,7 +47,8 @@ SERVICE: Mapping[str, str] = {
     "ports": "jobs",
     "settings": "errors llama_cpp machines untrusted",
     "webhooks": "errors ports",
-    "request.rules": "datasets.formats errors families jobs llama_cpp machines redaction request secret_name webhooks",
+    "request.rules": "datasets.formats datasets.rl errors families jobs llama_cpp machines redaction request "
+    "secret_name webhooks",
     # Use cases use the ports and not their implementations.
     "services": "admission errors jobs object_name ports redaction request services.acceptance services.datasets "
     "services.planning untrusted webhooks",
@@ -70,7 +72,8 @@ SERVICE: Mapping[str, str] = {
 }
 # Parts of the service that the trainer may import: the domain, ports, and modules without a room.
 SERVICE_FOR_TRAINER = (
-    "datasets datasets.files datasets.formats datasets.reading errors families jobs jobs.parts llama_cpp machines methods "
+    "datasets datasets.files datasets.formats datasets.reading datasets.rl errors families jobs jobs.parts llama_cpp "
+    "machines methods "
     "object_name ports process redaction request request.matching settings untrusted"
 )
 # The trainer's rooms from the ground up: each may import those on lower floors.
@@ -93,6 +96,7 @@ FLOORS = (
     ("trainer.model.engines",),
     ("trainer.certificate", "trainer.training.tracking"),
     ("trainer.training",),
+    ("trainer.training.preference",),
     ("trainer.steps",),
     ("trainer.__main__",),
 )

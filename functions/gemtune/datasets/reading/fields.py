@@ -30,7 +30,7 @@ _HARMLESS = """
 HARMLESS = frozenset(_HARMLESS.split())
 # Fields whose meaning is known, but which nothing here can honour: what to do about each.
 UNSUPPORTED: Mapping[str, str] = {
-    "label": "it marks good and bad answers, as for KTO: use method RL, or remove the rows with false",
+    "label": "it marks good and bad answers: use method RL with {algorithm: kto}, or remove the rows with false",
     "chosen": "this is a row for RL: use method RL with DPO",
     "rejected": "this is a row for RL: use method RL with DPO",
     "answer": "it is what GRPO compares with: use method RL, or call it completion",

@@ -55,6 +55,7 @@ RULES: tuple[Rule, ...] = (
     Rule((_BASE_MODEL, *_training("method", "target_modules", "use_dora")), adapter.target_modules),
     Rule((("training_config",), _MODALITY), training.machine),
     Rule((_DATASET, *_training("method", "rl_config")), reinforcement.rl_config),
+    Rule((("dataset_format",), *_training("method")), reinforcement.dataset_format),
     Rule(_training("method", "packing"), reinforcement.packing),
     Rule(
         _training("method", "rl_config", "lora_dropout", "evaluation_metrics", "train_on"),
@@ -62,6 +63,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(_training("rl_config", "too_long"), reinforcement.cut_prompts),
     Rule((_RL_CONFIG,), reinforcement.dpo),
+    Rule(_training("batch_size", "rl_config"), reinforcement.kto),
     Rule((_RL_CONFIG,), reinforcement.rewards),
     Rule(_training("batch_size", "gradient_accumulation_steps", "rl_config"), reinforcement.groups),
     Rule(_training("max_seq_length", "rl_config"), reinforcement.completion_length),

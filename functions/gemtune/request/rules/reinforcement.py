@@ -9,7 +9,7 @@ from gemtune.redaction import redact
 from gemtune.request import rl_spec
 from gemtune.request.contract import Loc
 from gemtune.request.facts import Facts
-from gemtune.request.rl_spec import DpoConfig, GrpoConfig
+from gemtune.request.rl_spec import DpoConfig, GrpoConfig, KtoConfig
 from gemtune.request.spec import DEFAULT_SEQ_LENGTH, TrainRequest
 
 _TRAINING: Loc = ("training_config",)
@@ -44,6 +44,14 @@ def rl_config(request: TrainRequest, facts: Facts) -> list[Problem]:
     return []
 
 
+def dataset_format(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """Refuse dataset_format with method RL, whose rows have one shape each."""
+    if request.training_config.method != "RL" or request.dataset_format is None:
+        return []
+    message = "the formats are those of supervised rows; rows of RL are told apart by their fields"
+    return [Problem(("dataset_format",), message, "field_without_use", "leave it out")]
+
+
 def _no_algorithm(facts: Facts) -> list[Problem]:
     """Return why the rows do not imply an algorithm.
 
@@ -56,9 +64,10 @@ def _no_algorithm(facts: Facts) -> list[Problem]:
     if facts.dataset.columns is not None:
         names = ", ".join(redact(name)[:40] for name in sorted(facts.dataset.columns)[:10])
         message = (
-            f"method RL infers its algorithm from rows with chosen and rejected, or with answer; these have {names}"
+            "method RL infers its algorithm from rows with chosen and rejected, with label, or with answer; these have "
+            f"{names}"
         )
-    hint = "send {algorithm: grpo, rewards: [...]} or {algorithm: dpo}"
+    hint = "send {algorithm: grpo, rewards: [...]}, {algorithm: dpo} or {algorithm: kto}"
     return [Problem(_RL, message, "missing_field", hint)]
 
 
@@ -83,7 +92,7 @@ def fields_without_use(request: TrainRequest, facts: Facts) -> list[Problem]:
         "lora_dropout": "RL compares probabilities, which dropout would blur",
         "train_on": "RL learns answers as a whole",
     }
-    if config.evaluation_metrics != ["loss"] or not isinstance(config.rl_config, DpoConfig):  # DPO has a loss
+    if config.evaluation_metrics != ["loss"] or isinstance(config.rl_config, GrpoConfig | None):  # others have a loss
         reasons["evaluation_metrics"] = "RL reports rewards or margins instead"
     return [
         Problem((*_TRAINING, name), f"this field has no effect: {reason}", "field_without_use", "leave it out")
@@ -118,6 +127,16 @@ def dpo(request: TrainRequest, facts: Facts) -> list[Problem]:
         hint = f"leave it out, or use one of {', '.join(sorted(rl_spec.SMOOTHED))}"
         return [Problem(loc, message, "field_without_use", hint)]
     return []
+
+
+def kto(request: TrainRequest, facts: Facts) -> list[Problem]:
+    """Refuse batches of one row with KTO's loss, which compares rows."""
+    config, rl = request.training_config, request.training_config.rl_config
+    if not isinstance(rl, KtoConfig) or rl.loss_type != "kto" or config.batch_size > 1:
+        return []
+    message = "KTO estimates the KL divergence from the answers of other rows in a batch, and batch_size is 1"
+    hint = "set batch_size to 2 or more, or loss_type to apo_zero_unpaired"
+    return [Problem((*_TRAINING, "batch_size"), message, "batch_of_one", hint)]
 
 
 def groups(request: TrainRequest, facts: Facts) -> list[Problem]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 
 from gemtune.datasets.formats import table
+from gemtune.datasets.rl import formats as rl_formats
 from gemtune.errors import NeedsLargerMachine, Problem
 from gemtune.request import placement, schedule
 from gemtune.request.facts import Facts
@@ -26,14 +27,14 @@ def dataset_exists(request: TrainRequest, facts: Facts) -> list[Problem]:
 def dataset_columns(request: TrainRequest, facts: Facts) -> list[Problem]:
     """Refuse a name that no format has, and two fields in one column."""
     problems = []
-    columns = request.dataset_columns
+    columns, fields = request.dataset_columns, table.FIELDS | rl_formats.FIELDS
     for name, column in columns.items():
         loc = ("dataset_columns", name)
         if column is None:
             continue
-        if name not in table.FIELDS:
-            near = difflib.get_close_matches(name, sorted(table.FIELDS), n=1)
-            names = near or sorted(table.FIELDS)
+        if name not in fields:
+            near = difflib.get_close_matches(name, sorted(fields), n=1)
+            names = near or sorted(fields)
             problems.append(
                 Problem(loc, f"no format has a field {name!r}", "unknown_field", f"use {' or '.join(names)}")
             )
@@ -164,7 +165,7 @@ def base_job(request: TrainRequest, facts: Facts) -> list[Problem]:
 
 
 def machine(request: TrainRequest, facts: Facts) -> list[Problem]:
-    """Refuse an unknown machine, or a request that needs too much memory."""
+    """Refuse an unfields machine, or a request that needs too much memory."""
     loc, requested = ("training_config", "machine"), request.training_config.machine
     machines = facts.deployment.machines
     if requested is not None and requested not in machines:

@@ -75,7 +75,7 @@ class Submit:
 
         Returns the request with all of its problems.
         """
-        return reading if reading.request is None else self._check(reading)[0]
+        return reading if reading.request is None else rules.check(reading, self.read_facts(reading.request))
 
     def accept(self, submission: Submission[TrainRequest]) -> Job:
         """Return the request's job: a new one, or that of an earlier request.
@@ -91,19 +91,19 @@ class Submit:
         Returns the spec that the job would have, and the facts that were read, among them the size of the model.
         Raises RequestRefused.
         """
-        checked, facts, _ = self._check(reading)
-        request = checked.require_valid()
+        request, facts, _ = self._checked(reading)
         size = facts.size or self.read_facts.size_to_plan(request)
         return request.spec(), replace(facts, size=size)
 
-    def _check(self, reading: Reading[TrainRequest]) -> tuple[Reading[TrainRequest], Facts, Continuation]:
-        """Return the request with all problems, the facts, and what it trains on.
+    def _checked(self, reading: Reading[TrainRequest]) -> tuple[TrainRequest, Facts, Continuation]:
+        """Return a valid request, the facts, and the job that it trains on.
 
-        Raises RequestRefused if too little of it is valid to check any rule.
+        Raises RequestRefused.
         """
+        reading.require_readable()
         continuation = self.find_base_job(reading)
         facts = self.read_facts(continuation.reading.require_readable(), model_folder=continuation.model_folder)
-        return rules.check(continuation.reading, facts), facts, continuation
+        return rules.check(continuation.reading, facts).require_valid(), facts, continuation
 
     def _accept(self, submission: Submission[TrainRequest]) -> tuple[Job, Spec | None]:
         """Return the job, and its spec if the job is new."""
@@ -111,8 +111,7 @@ class Submit:
         if key_hash is not None and (holder := self.store.find_by_key(key_hash)) is not None:
             return check_same_request(holder, request_hash(reading.require_valid().spec())), None
         sent = reading.require_readable()
-        checked, facts, continuation = self._check(reading)
-        request = checked.require_valid()
+        request, facts, continuation = self._checked(reading)
         spec = request.spec()
         new_id = ids.new_job_id(
             short_name(spec.processed_dataset_id), spec.training_config.base_model_id, key_hash=key_hash

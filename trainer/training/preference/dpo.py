@@ -6,8 +6,8 @@ ours.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial, update_wrapper
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,20 +16,17 @@ import torch
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
-from trl.trainer.utils import FusedCausalLMOutput
 
 from gemtune.jobs.record import EvaluationMetrics
 from gemtune.request import rl_spec
-from trainer.base_model.language_model import unwrap
-from trainer.rows.encoder import UNTRAINED
 from trainer.rows.prepared import PICTURES
 from trainer.training.interface import Hooks, Setup
 from trainer.training.job_trainer import attach_hooks
-from trainer.training.pair_scores import PairScores
 from trainer.training.picture_batches import PictureCollator
+from trainer.training.preference.scores import Scores
+from trainer.training.preference.scoring import NOT_COMPUTED, score_with_loss_head
 from trainer.training.reinforcement import (
     choose_reference,
-    completion_log_probabilities,
     log_evaluation,
     tokenizer_of,
     trl_arguments,
@@ -37,9 +34,6 @@ from trainer.training.reinforcement import (
 
 if TYPE_CHECKING:
     from trainer.base_model.language_model import LanguageModel
-
-# Metrics that TRL computes from logits, which the loss head does not store.
-NOT_COMPUTED = ("logits/chosen", "logits/rejected", "mean_token_accuracy")
 
 
 class DpoTrainer(DPOTrainer):
@@ -53,9 +47,7 @@ class DpoTrainer(DPOTrainer):
     hooks: Hooks
     compute_dtype: torch.dtype
     tokens_seen = 0
-    # During evaluation: first the collector of scores, then the scores to return instead of calling a model.
-    _collected: PairScores | None = None
-    _replayed: Iterator[torch.Tensor] | None = None
+    scores: Scores | None = None
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         """Return the dataset as it is: rows are tokenized already."""
@@ -69,19 +61,6 @@ class DpoTrainer(DPOTrainer):
         self.tokens_seen += int(inputs["attention_mask"].sum())
         loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)  # type: ignore[no-untyped-call]
         return loss
-
-    def score(self, inputs: Mapping[str, Any], completion_mask: torch.Tensor) -> torch.Tensor:
-        """Return log-probability and entropy of each completion token.
-
-        inputs: of the model. completion_mask: (rows, positions), 1 at completion tokens. Returns (2, rows, positions -
-        1), 0 outside of completions, see `completion_log_probabilities`.
-        """
-        if self._replayed is not None:
-            return next(self._replayed)
-        scores = torch.stack(completion_log_probabilities(self.model, inputs, completion_mask, self.compute_dtype))
-        if self._collected is not None:
-            self._collected.add(completion_mask, scores)
-        return scores
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool) -> Any:
         """Return TRL's loss, without the metrics that need logits."""
@@ -103,11 +82,11 @@ class DpoTrainer(DPOTrainer):
         was_training = self.model.training
         self.model.eval()
         metrics = self._metrics["eval"]
-        self._collected = PairScores()
+        self.scores = Scores(calls=2, parts=2)
         try:
             for batch in self.get_eval_dataloader():
                 self.prediction_step(self.model, batch, prediction_loss_only=True)
-            loss = self._loss_of_all(self._collected)
+            loss = self._loss_of_all(self.scores)
             return EvaluationMetrics(
                 eval_loss=loss,
                 margin=metrics["rewards/margins"][-1],
@@ -115,21 +94,18 @@ class DpoTrainer(DPOTrainer):
             )
         finally:
             self.model.train(was_training)
-            self._collected = None
+            self.scores = None
             metrics.clear()
 
-    def _loss_of_all(self, scores: PairScores) -> float:
+    def _loss_of_all(self, scores: Scores) -> float:
         """Return TRL's loss of all pairs as one batch, from their scores.
 
         Only the completion mask and the scores matter: tokens are zeros, as no model reads them.
         """
-        mask = scores.completion_mask()
+        mask = scores.completion_mask(0)
         batch = {"input_ids": torch.zeros_like(mask), "attention_mask": torch.ones_like(mask), "completion_mask": mask}
-        self._replayed = scores.by_model(self.accelerator.device)
-        try:
-            loss, _, _ = self.prediction_step(self.model, batch, prediction_loss_only=True)
-        finally:
-            self._replayed = None
+        scores.replay(self.accelerator.device)
+        loss, _, _ = self.prediction_step(self.model, batch, prediction_loss_only=True)
         return float(loss)
 
     def unlogged_metrics(self) -> dict[str, list[float]]:
@@ -152,7 +128,7 @@ def make(setup: Setup) -> DpoTrainer:
             label_smoothing=rl.label_smoothing,
             max_length=None,
         ),
-        data_collator=collate if pictures is None else partial(_collate_with_pictures, collate, pictures),
+        data_collator=partial(_collate, collate, pictures),
         train_dataset=_pairs(setup.train),
         eval_dataset=None if setup.held_out is None else _pairs(setup.held_out),
         processing_class=tokenizer,
@@ -164,49 +140,24 @@ def make(setup: Setup) -> DpoTrainer:
     return trainer
 
 
-def score_with_loss_head(trainer: DpoTrainer) -> None:
-    """Make the model answer TRL's calls for log-probabilities by our head.
-
-    TRL calls the model with `fused_lm_head`. Other calls, and those for a mixture of experts' router logits, go to the
-    original forward.
-    """
-    base: Any = unwrap(trainer.model)
-    base.forward = update_wrapper(partial(_forward, trainer, base.forward), base.forward)
-
-
-def _forward(
-    trainer: DpoTrainer,
-    original: Any,
-    *args: Any,
-    fused_lm_head: bool = False,
-    labels: torch.Tensor | None = None,
-    **inputs: Any,
-) -> Any:
-    """Replace the base model's forward; see `score_with_loss_head`.
-
-    labels: (rows, positions), the tokens whose log-probabilities are needed, UNTRAINED elsewhere. Returns log_probs and
-    entropy as (rows, positions - 1) in float32.
-    """
-    if not fused_lm_head or labels is None or inputs.get("output_router_logits"):
-        return original(*args, fused_lm_head=fused_lm_head, labels=labels, **inputs)
-    inputs = {name: value for name, value in inputs.items() if name != "use_cache"}
-    logps, entropies = trainer.score(inputs, (labels != UNTRAINED).long())
-    unknown = torch.zeros_like(logps)  # for NOT_COMPUTED
-    return FusedCausalLMOutput(log_probs=logps, entropy=entropies, mean_logits=unknown, is_top1=unknown.bool())
-
-
 def _pairs(path: Path) -> Dataset:
     """Read a token file of pairs as a dataset."""
     return Dataset(pq.read_table(path))
 
 
-def _collate_with_pictures(
-    collate: DataCollatorForPreference, pictures: PictureCollator, pairs: Sequence[Mapping[str, Any]]
+def _collate(
+    collate: DataCollatorForPreference, pictures: PictureCollator | None, pairs: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Return TRL's batch of pairs, with pictures.
+    """Return TRL's batch of pairs, without gaps in answers, and with pictures.
 
     TRL puts all chosen completions first, then all rejected ones; both of a pair have the same pictures.
     """
     batch: dict[str, Any] = collate(pairs)
+    for column, first in (("chosen_gaps", 0), ("rejected_gaps", len(pairs))):
+        for row, pair in enumerate(pairs, first):
+            for gap in pair[column]:
+                batch["completion_mask"][row, len(pair["prompt_ids"]) + gap] = 0
+    if pictures is None:
+        return batch
     pixels = pictures.pixels([pair[PICTURES] for pair in pairs])
     return {**batch, **pictures.inputs(batch["input_ids"], [*pixels, *pixels])}

@@ -1,0 +1,1 @@
+"""Rows of reinforcement learning: pairs, labelled answers, questions."""

@@ -1,0 +1,134 @@
+"""Answers to a prompt: turns that follow it, or conversations that repeat it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from gemtune.datasets import turn_order
+from gemtune.datasets.conversation import Conversation, Turn
+from gemtune.datasets.reading.fields import Fields
+from gemtune.datasets.reading.pictures import place_pictures
+from gemtune.datasets.reading.tools import read_tools, template_options
+from gemtune.datasets.reading.turns import column_turns, system_turns
+from gemtune.datasets.refusal import BadRow
+from gemtune.datasets.row_options import SameRole
+
+# Columns that a prompt can be in.
+PROMPTS = ("prompt", "messages", "question")
+NO_PROMPT = "both answers"
+
+
+def read_prompt(row: Fields) -> Conversation:
+    """Return the prompt of a row, with its system message and its tools.
+
+    It has no turns if the row has no column for it. Raises BadRow.
+    """
+    columns = [name for name in PROMPTS if name in row]
+    if len(columns) > 1:
+        raise row.bad(f"both {columns[0]} and {columns[1]} are given: keep one")
+    turns = [turn for column in columns for turn in column_turns(row, column, "user")]
+    system = system_turns(row)
+    if system and turns and turns[0].role == "system":
+        raise row.bad("the prompt and a column of its own both have a system message: keep one")
+    turns = [*system, *turns]
+    prompt = Conversation(tuple(turns), read_tools(row.take("tools"), row), template_options(row))
+    return place_pictures(prompt, row) if columns else prompt
+
+
+def checked_prompt(prompt: Conversation, same_role: SameRole) -> Conversation:
+    """Return a prompt whose turns are in order. Raises BadRow."""
+    prompt = turn_order.checked(prompt, same_role=same_role)
+    last = prompt.turns[-1].role
+    if last not in ("user", "tool"):
+        raise BadRow(f"the prompt ends with a message of the {last}; the last one must be the user's")
+    return prompt
+
+
+def split_answers(
+    prompt: Conversation, answers: Mapping[str, Sequence[Turn]], same_role: SameRole
+) -> tuple[Conversation, list[tuple[Turn, ...]]]:
+    """Return the prompt that all answers have in common, and what follows it.
+
+    answers: by column, each the turns that follow the prompt, or a whole conversation that begins with it. Turns with
+    which two answers begin belong to the prompt, up to the last one that the assistant can answer. Raises BadRow.
+    """
+    heads, rests = zip(*(_without_prompt(prompt.turns, *answer) for answer in answers.items()), strict=True)
+    if any(head != heads[0] for head in heads):
+        raise BadRow(f"{' and '.join(answers)} begin with different prompts")
+    common = _common_turns(rests) if len(rests) > 1 else 0
+    turns = [*heads[0], *rests[0][:common]]
+    if not turns:
+        raise BadRow(f"there is no prompt: neither a column {PROMPTS[0]}, nor turns with which {NO_PROMPT} begin")
+    whole = checked_prompt(prompt.with_turns(turns), same_role)
+    return whole, [
+        _checked_answer(whole, rest[common:], column, same_role) for column, rest in zip(answers, rests, strict=True)
+    ]
+
+
+def before_last_answer(turns: Sequence[Turn]) -> int:
+    """Return how many turns are before the last answer.
+
+    Calls of tools and their results since the last message of the user belong to the answer.
+    """
+    users = [index for index, turn in enumerate(turns) if turn.role == "user"]
+    return users[-1] + 1 if users else 0
+
+
+def _without_prompt(
+    prompt: Sequence[Turn], column: str, turns: Sequence[Turn]
+) -> tuple[tuple[Turn, ...], tuple[Turn, ...]]:
+    """Return the turns of the prompt, and those of an answer.
+
+    The answer may repeat the prompt, and the system message can be in one of the two only. Raises BadRow.
+    """
+    if turns[0].role == "assistant" or not prompt:
+        return tuple(prompt), tuple(turns)
+    (system, bare), (own_system, rest) = _system_apart(prompt), _system_apart(turns)
+    if system and own_system and not _same_turns(system, own_system):
+        raise BadRow(f"{column} has another system message than the prompt")
+    if not _same_turns(rest[: len(bare)], bare):
+        raise BadRow(f"{column} begins neither with the prompt nor with an answer to it")
+    return (*(own_system or system), *bare), rest[len(bare) :]
+
+
+def _system_apart(turns: Sequence[Turn]) -> tuple[tuple[Turn, ...], tuple[Turn, ...]]:
+    count = 1 if turns and turns[0].role == "system" else 0
+    return tuple(turns[:count]), tuple(turns[count:])
+
+
+def _same_turns(some: Sequence[Turn], others: Sequence[Turn]) -> bool:
+    """Return whether turns say the same, apart from spaces around their texts."""
+    return len(some) == len(others) and all(map(_is_same, some, others))
+
+
+def _is_same(turn: Turn, other: Turn) -> bool:
+    if isinstance(turn.content, str) and isinstance(other.content, str):
+        turn, other = turn.with_content(turn.content.strip()), other.with_content(other.content.strip())
+    return turn == other
+
+
+def _common_turns(answers: Sequence[Sequence[Turn]]) -> int:
+    """Return how many turns at the beginning of all answers are the prompt's.
+
+    The last of them is one that the assistant answers.
+    """
+    common = 0
+    for count, turns in enumerate(zip(*answers, strict=False), 1):
+        if any(turn != turns[0] for turn in turns):
+            break
+        if turns[0].role in ("user", "tool") and all(len(answer) > count for answer in answers):
+            common = count
+    return common
+
+
+def _checked_answer(prompt: Conversation, answer: Sequence[Turn], column: str, same_role: SameRole) -> tuple[Turn, ...]:
+    """Return an answer whose turns are in order. Raises BadRow."""
+    if not answer:
+        raise BadRow(f"{column} has no answer")
+    whole = turn_order.checked(prompt.with_turns([*prompt.turns, *answer]), same_role=same_role)
+    turns = whole.turns[len(prompt.turns) :]
+    if turns[-1].role != "assistant":
+        raise BadRow(f"{column} ends with a message of the {turns[-1].role}; the last one must be the assistant's")
+    if any(turn.trained is False for turn in turns):
+        raise BadRow(f"{column} has a turn that is not to be learned (weight 0), which an answer cannot have")
+    return turns

@@ -1,0 +1,36 @@
+"""Content of a row of each algorithm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gemtune.datasets.conversation import Conversation, Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A prompt, a better answer and a worse one.
+
+    Each answer begins with a turn of the assistant.
+    """
+
+    prompt: Conversation
+    chosen: tuple[Turn, ...]
+    rejected: tuple[Turn, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A prompt and an answer that is desirable or not."""
+
+    prompt: Conversation
+    completion: tuple[Turn, ...]
+    label: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A prompt, and by column the answers that rewards compare with."""
+
+    prompt: Conversation
+    answers: dict[str, str]

@@ -1,0 +1,167 @@
+"""Formats of the rows of DPO, KTO and GRPO."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from gemtune.datasets.conversation import Conversation, Turn
+from gemtune.datasets.reading.content import read_content
+from gemtune.datasets.reading.fields import HARMLESS, Fields
+from gemtune.datasets.reading.tools import read_tools
+from gemtune.datasets.reading.turns import read_turns
+from gemtune.datasets.refusal import BadRow
+from gemtune.datasets.rl.answers import (
+    PROMPTS,
+    before_last_answer,
+    read_prompt,
+    split_answers,
+)
+from gemtune.datasets.rl.contents import Labelled, Pair
+
+Content = TypeVar("Content")
+Row = Mapping[str, Any]
+# Fields that can stand beside a prompt, in every format but OpenAI's.
+_BESIDE_PROMPT = (*PROMPTS, "system", "system_prompt", "tools", "chat_template_kwargs")
+# What others measured on two answers. DPO learns which is better, and not by how much.
+_MEASURES = HARMLESS | {
+    *("score_chosen", "score_rejected", "chosen_score", "rejected_score"),
+    *("chosen_rating", "rejected_rating", "chosen-rating", "rejected-rating"),
+    *("chosen_model", "rejected_model", "chosen-model", "rejected-model"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RlFormat(Generic[Content]):
+    """A shape of rows of one algorithm.
+
+    name: for messages and the docs. title: its fields, for the docs. fields: their names, to which
+    `dataset_columns` can give other names. fits: whether a row without nulls has this shape. read: return the content
+    of a row; raises BadRow. harmless: names of fields that may be there, and are not read.
+    """
+
+    name: str
+    title: str
+    fields: tuple[str, ...]
+    fits: Callable[[Row], bool]
+    read: Callable[[Fields], Content]
+    harmless: frozenset[str] = HARMLESS
+
+
+# Speakers in a text of turns, as Anthropic's pairs have them (Bai et al., arXiv:2204.05862).
+_SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+
+
+def _transcript(value: Any) -> list[Turn] | None:
+    """Return the turns of a text that begins with `Human:`, else None."""
+    begins = isinstance(value, str) and _SPEAKER.match(value)
+    if not begins:
+        return None
+    _, *pieces = _SPEAKER.split(value)
+    speakers, texts = pieces[::2], pieces[1::2]
+    return [
+        Turn("user" if speaker == "Human" else "assistant", text.strip())
+        for speaker, text in zip(speakers, texts, strict=True)
+    ]
+
+
+def _answer(row: Fields, column: str, value: Any) -> list[Turn]:
+    """Return the turns of an answer: a text, a message, or a list of messages.
+
+    Raises BadRow.
+    """
+    if _is_text(value):
+        return [Turn("assistant", read_content(value, "assistant", row))]
+    return read_turns([value] if isinstance(value, Mapping) else value, row, column)
+
+
+def _is_text(value: Any) -> bool:
+    """Return whether a value is a text, and not messages as JSON text."""
+    return isinstance(value, str) and not value.lstrip().startswith("[{")
+
+
+def _read_pair(row: Fields) -> Pair:
+    missing = [column for column in ("chosen", "rejected") if column not in row]
+    if missing:
+        raise BadRow(f"DPO needs prompt, chosen and rejected; the row has no {missing[0]}")
+    prompt = read_prompt(row)
+    answers: dict[str, list[Turn]] = {}
+    for column in ("chosen", "rejected"):
+        value = row.take(column)
+        turns = None if prompt.turns else _transcript(value)
+        if turns is None and _is_text(value) and not prompt.turns:
+            raise BadRow(
+                f"{column} is a text, and there is no prompt: add a column prompt, or write {column} as messages, or "
+                "as a transcript of Human: and Assistant:"
+            )
+        answers[column] = turns or _answer(row, column, value)
+    whole, (chosen, rejected) = split_answers(prompt, answers, row.reading.options.same_role)
+    return Pair(whole, chosen, rejected)
+
+
+def _read_openai_pair(row: Fields) -> Pair:
+    source = row.within(row.take("input"), "input")
+    turns = read_turns(source.take("messages"), source, "messages")
+    prompt = Conversation(tuple(turns), read_tools(source.take("tools"), source))
+    source.close()
+    answers = {name: _answer(row, name, row.take(name)) for name in ("preferred_output", "non_preferred_output")}
+    whole, (chosen, rejected) = split_answers(prompt, answers, row.reading.options.same_role)
+    return Pair(whole, chosen, rejected)
+
+
+def _read_labelled(row: Fields) -> Labelled:
+    label, same_role = _label(row), row.reading.options.same_role
+    prompt = read_prompt(row)
+    column = next((name for name in ("completion", "response", "answer") if name in row), None)
+    if column is not None:
+        whole, (completion,) = split_answers(prompt, {column: _answer(row, column, row.take(column))}, same_role)
+        return Labelled(whole, completion, label)
+    count = before_last_answer(prompt.turns)
+    if count in (0, len(prompt.turns)):
+        raise BadRow("there is no answer: neither a column completion, nor a last message of the assistant")
+    whole, (completion,) = split_answers(prompt.first(count), {"messages": prompt.turns[count:]}, same_role)
+    return Labelled(whole, completion, label)
+
+
+# What a label can be beside true and false, in files without a type for it.
+_LABELS = {"true": True, "false": False, "1": True, "0": False}
+
+
+def _label(row: Fields) -> bool:
+    """Return whether the answer is desirable. Raises BadRow."""
+    value = row.take("label")
+    label = _LABELS.get(value.strip().casefold()) if isinstance(value, str) else value
+    if not isinstance(label, bool | int | float) or label not in (0, 1):
+        raise row.bad(f"label is {str(value)[:20]!r}, and neither true nor false")
+    return bool(label)
+
+
+PAIR = RlFormat(
+    "preference",
+    "`prompt` (or `question`, `messages`) with `chosen` and `rejected`; without a prompt, two conversations or "
+    "transcripts of `Human:` and `Assistant:` that begin alike",
+    (*_BESIDE_PROMPT, "chosen", "rejected"),
+    lambda row: "chosen" in row or "rejected" in row,
+    _read_pair,
+    _MEASURES,
+)
+OPENAI_PAIR = RlFormat(
+    "openai_preference",
+    "OpenAI's preferences: `input` of {messages, tools}, `preferred_output`, `non_preferred_output`",
+    ("input", "preferred_output", "non_preferred_output"),
+    lambda row: "preferred_output" in row or "non_preferred_output" in row,
+    _read_openai_pair,
+)
+LABELLED = RlFormat(
+    "labelled",
+    "`prompt` with `completion`, or `messages`, and `label`: true for a good answer, false for a bad one",
+    (*_BESIDE_PROMPT, "completion", "response", "answer", "label"),
+    lambda row: "label" in row,
+    _read_labelled,
+)
+PAIRS: tuple[RlFormat[Pair], ...] = (PAIR, OPENAI_PAIR)
+LABELLED_ROWS: tuple[RlFormat[Labelled], ...] = (LABELLED,)
+# Fields to which `dataset_columns` can give other names.
+FIELDS = frozenset(name for fields in (PAIR.fields, OPENAI_PAIR.fields, LABELLED.fields) for name in fields)

@@ -1,0 +1,145 @@
+"""Reading of rows of reinforcement learning."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Generic, TypeVar
+
+from gemtune.datasets.formats import table
+from gemtune.datasets.reading import pictures
+from gemtune.datasets.reading.fields import UNSUPPORTED, Fields, Reading, names_in, shown, unicode_text
+from gemtune.datasets.refusal import BadRow, Refused
+from gemtune.datasets.rl.answers import checked_prompt, read_prompt
+from gemtune.datasets.rl.contents import Labelled, Pair, Question
+from gemtune.datasets.rl.formats import FIELDS, LABELLED_ROWS, PAIRS, RlFormat
+from gemtune.datasets.row_options import ReadOptions
+
+Content = TypeVar("Content")
+# Fields of rows of other methods, which no reward can be about.
+OF_OTHERS = ("completion", "response", "chosen", "rejected", "preferred_output", "non_preferred_output", "label")
+
+
+@dataclass(frozen=True, slots=True)
+class RlRow(Generic[Content]):
+    """A row that was read.
+
+    format: the name of its format. unread_fields: names of its fields that cannot change what is learned.
+    """
+
+    content: Content
+    format: str
+    unread_fields: tuple[str, ...] = ()
+
+
+def read_pair(row: Mapping[str, Any], options: ReadOptions) -> RlRow[Pair] | Refused:
+    """Return a row of DPO, or why it is refused."""
+    return _read(row, options, PAIRS, "DPO needs prompt, chosen and rejected")
+
+
+def read_labelled(row: Mapping[str, Any], options: ReadOptions) -> RlRow[Labelled] | Refused:
+    """Return a row of KTO, or why it is refused."""
+    return _read(row, options, LABELLED_ROWS, "KTO needs prompt, completion and label")
+
+
+def _read(
+    row: Mapping[str, Any], options: ReadOptions, formats: Sequence[RlFormat[Content]], needs: str
+) -> RlRow[Content] | Refused:
+    reading = Reading(options)
+    try:
+        named = table.renamed(row, options)
+        chosen = _format_of(named, options, formats, needs)
+        fields = Fields(named, reading)
+        content = chosen.read(fields)
+        fields.close(harmless=chosen.harmless)
+    except BadRow as bad:
+        return Refused(str(bad))
+    return RlRow(content, chosen.name, tuple(reading.unread))
+
+
+def _format_of(
+    row: Mapping[str, Any], options: ReadOptions, formats: Sequence[RlFormat[Content]], needs: str
+) -> RlFormat[Content]:
+    """Return the only format that fits a row. Raises BadRow."""
+    visible = {name: value for name, value in row.items() if name not in options.ignored}
+    fitting = [each for each in formats if each.fits(visible)]
+    if len(fitting) > 1:
+        raise BadRow(f"the row fits the formats {' and '.join(each.name for each in fitting)}: keep one")
+    if not fitting:
+        raise BadRow(f"{_method_of(visible)}{needs}; the row has {names_in(visible)}")
+    return fitting[0]
+
+
+def _method_of(row: Mapping[str, Any]) -> str:
+    """Return how a refusal begins: with the method that a row is for."""
+    method = method_of(row)
+    return f"this is a row for {method}; " if method else ""
+
+
+def method_of(row: Mapping[str, Any]) -> str:
+    """Return the name of the method that a row is for, or nothing."""
+    if {"chosen", "rejected", "preferred_output", "non_preferred_output"} & set(row):
+        return "DPO"
+    if "label" in row:
+        return "KTO"
+    if {"messages", "completion", "response", "conversations", "contents", "text"} & set(row):
+        return "supervised training"
+    return "GRPO" if "answer" in row else ""
+
+
+def read_question(row: Mapping[str, Any], options: ReadOptions, answers: Collection[str]) -> RlRow[Question] | Refused:
+    """Return a row of GRPO, or why it is refused.
+
+    answers: the columns that rewards compare with. Other columns are not read if no format gives them a meaning.
+    """
+    reading = Reading(options)
+    try:
+        fields = Fields(table.renamed(row, options), reading)
+        _refuse_other_methods(fields, row, answers)
+        prompt = read_prompt(fields)
+        if not prompt.turns:
+            raise BadRow(f"{_method_of(row)}GRPO needs prompt (and answer); the row has {names_in(row)}")
+        if "messages" in row and prompt.turns[-1].role == "assistant":
+            raise BadRow(f"{_method_of(row)}GRPO needs a prompt that ends with a message of the user")
+        prompt = checked_prompt(prompt, options.same_role)
+        content = Question(prompt, {name: _answer(fields, name, row) for name in sorted(answers)})
+        fields.close(harmless=frozenset(row) - _with_a_meaning())
+    except BadRow as bad:
+        return Refused(str(bad))
+    return RlRow(content, "prompt", tuple(reading.unread))
+
+
+def _refuse_other_methods(fields: Fields, row: Mapping[str, Any], answers: Collection[str]) -> None:
+    """Raise BadRow for a row whose completion is given."""
+    column = next((name for name in OF_OTHERS if name not in answers and name in fields), None)
+    if column is not None:
+        raise BadRow(
+            f"this is a row for {method_of(row) or 'another method'}: GRPO samples completions itself; the row has "
+            f"{names_in(row)}"
+        )
+
+
+def _with_a_meaning() -> frozenset[str]:
+    """Return the names of fields that mean something to another format.
+
+    Only rewards could use further columns, so those of other names are not read.
+    """
+    return (frozenset(UNSUPPORTED) | table.FIELDS | FIELDS | frozenset(pictures.COLUMNS)) - {"answer"}
+
+
+def _answer(fields: Fields, column: str, row: Mapping[str, Any]) -> str:
+    """Return what a reward compares with, as text. Raises BadRow."""
+    value = fields.take(column)
+    if value is None:
+        raise BadRow(f"no {column}, which a reward needs to compare with; the row has {names_in(row)}")
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise BadRow(f"the {shown(column)} is neither a text nor a number")
+    if not value.strip():
+        raise BadRow(f"the {shown(column)} is empty")
+    try:
+        return unicode_text(value)
+    except BadRow as bad:
+        raise BadRow(f"the {shown(column)} is {bad}") from None

@@ -1,0 +1,1 @@
+"""Trainers that learn from judged answers: DPO and KTO."""
