@@ -25,7 +25,11 @@ def checked(conversation: Conversation, *, same_role: SameRole = "refuse") -> Co
     for number, turn in enumerate(turns, 1):
         if turn.is_empty and turn.role != "tool":
             raise BadRow("an empty message" if len(turns) == 1 else f"turn {number} is an empty message")
-    if sum(len(text.encode()) for text in conversation.texts()) > MAX_TEXT_BYTES:
+    try:
+        size = sum(len(text.encode()) for text in conversation.texts())
+    except UnicodeEncodeError:
+        raise BadRow("broken Unicode (half of a surrogate pair)") from None
+    if size > MAX_TEXT_BYTES:
         raise BadRow(f"longer than {MAX_TEXT_BYTES} bytes")
     _check_order(turns)
     return conversation.with_turns(_with_names_of_tools(turns))

@@ -1,4 +1,4 @@
-"""Turns with the templates of Gemma 1 to 3: system messages, lists, and which turns are learned.
+"""Turns with the templates of Gemma 1 to 3: which of them are learned.
 
 The trained tokens are compared with a walk over the token ids.
 """
@@ -51,7 +51,7 @@ def encoded(folder: Path, messages: list[dict[str, Any]], train_on: TrainOn = "a
 
 
 def answers_in(folder: Path, row: Encoded) -> list[list[int]]:
-    """Return the indices of the tokens of each answer, by the control tokens around it.
+    """Return the indices of each answer's tokens, by the control tokens.
 
     These are the tokens after `<start_of_turn>model` and its line break, up to `<end_of_turn>` and its line break.
     """

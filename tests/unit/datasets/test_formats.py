@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gemtune.datasets.conversation import Conversation, Image, PlainText, Text, ToolCall, Turn
 from gemtune.datasets.formats import table
@@ -306,3 +309,37 @@ def test_marks_and_pictures_have_to_be_as_many() -> None:
 def test_a_stated_format_names_the_field_that_a_row_lacks() -> None:
     assert reason({"prompt": "Hi", "completion": "Yes?"}, ReadOptions(format="alpaca")) == "the row has no output"
     assert reason({"prompt": "Hi"}, ReadOptions(format="openai")) == "the row has no messages"
+
+
+ANY_TEXT = st.text(st.characters(), max_size=3)  # including lone surrogates
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | ANY_TEXT | st.binary(max_size=2),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(ANY_TEXT | st.sampled_from(["type", "url"]), inner),
+    max_leaves=4,
+)
+
+
+def places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the place of every value inside of a value."""
+    items: list[Any] = list(value.items()) if isinstance(value, dict) else []
+    items += enumerate(value) if isinstance(value, list) else []
+    for name, inner in items:
+        yield (*place, name)
+        yield from places(inner, (*place, name))
+
+
+@settings(max_examples=300)
+@given(st.data(), st.booleans())
+def test_a_row_with_anything_anywhere_is_read_or_refused(data: st.DataObject, with_pictures: bool) -> None:
+    row = copy.deepcopy(data.draw(st.sampled_from([each for _, each, _ in ROWS] + [each for each, _ in WITH_PICTURES])))
+    *above, name = data.draw(st.sampled_from(list(places(row))))
+    parent: Any = row
+    for each in above:
+        parent = parent[each]
+    parent[name] = data.draw(ANY)
+    read = table.read(row, ReadOptions(with_pictures=with_pictures))
+    if isinstance(read, Refused):
+        assert read.reason.encode()
+    elif isinstance(read.content, Conversation):
+        assert json.dumps([turn.message() for turn in read.content.turns], default=repr).encode()
+        assert all(text.encode() is not None for text in read.content.texts())

@@ -107,8 +107,9 @@ def _result(fields: Fields) -> Turn:
     """Return the result of a function, an object, as JSON text."""
     call_id, name, response = fields.take_text("id"), name_of(fields), fields.take("response")
     fields.close(harmless=())
-    text = response if isinstance(response, str) else json.dumps(without_nulls(response), ensure_ascii=False)
-    return Turn("tool", text, call_id=call_id, tool_name=name)
+    if not isinstance(response, str):
+        response = json.dumps(without_nulls(from_json(response, fields, "response")), ensure_ascii=False)
+    return Turn("tool", response, call_id=call_id, tool_name=name)
 
 
 def _picture(fields: Fields, role: Role) -> Image:

@@ -96,7 +96,9 @@ def arguments_of(value: Any, fields: Fields) -> dict[str, Any]:
     """
     if value is None or value == "":
         return {}
-    arguments = from_json(value, fields, "arguments") if isinstance(value, str) else without_nulls(value)
+    arguments = from_json(value, fields, "arguments")
+    if not isinstance(value, str):
+        arguments = without_nulls(arguments)
     if not isinstance(arguments, Mapping):
         raise fields.bad("the arguments of a call are not an object")
     return dict(arguments)
