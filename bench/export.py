@@ -64,9 +64,17 @@ def _phase(job_id: str, export_format: str, quantization: str, phase: str, work:
         result: dict[str, Any] = {"bytes": sum(path.stat().st_size for path in folder.iterdir())}
     else:
         rows = held_out_rows.collect(trained.prepared, trained.folder)
-        parity = parity_check.issue(
-            context.spec, trained, rows, folder, Path(work), context.llama_cpp, check_stop=lambda: None
+        certificate = parity_check.Certificate(
+            context.spec,
+            trained,
+            rows,
+            folder,
+            Path(work),
+            context.llama_cpp,
+            lambda: None,
+            write_base=None if trained.adapter is None else lambda: export.write_base(context, trained),
         )
+        parity = parity_check.issue(certificate)
         result = parity.model_dump()
     seconds = time.perf_counter() - began
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # SHA-256 of the assembled GGUF file.
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
+# Number of the files that this module writes; another one builds them again.
+REVISION = 2
 SPECIAL = ("<start_of_turn>", "<end_of_turn>")
 TEMPLATE = Path(__file__).parent.parent / "trainer" / "conversation" / "gemma_chat_template.jinja"
 
@@ -54,7 +56,7 @@ def build(folder: Path | None = None, *, say: Callable[[str], None] = print) -> 
 
     folder: None for one in the cache. An unfinished build has another name, so the folder is always complete.
     """
-    target = cache_folder() / f"gemma-3-270m-{SHA256[:8]}" if folder is None else folder
+    target = cache_folder() / f"gemma-3-270m-{SHA256[:8]}-{REVISION}" if folder is None else folder
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)

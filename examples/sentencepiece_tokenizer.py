@@ -28,18 +28,18 @@ class Piece:
 
     @property
     def is_blank(self) -> bool:
-        """True for a run of one kind of white space.
-
-        Gemma lists these as user-defined pieces, but tokenizers must merge them like words.
-        """
+        """True for a run of one kind of white space."""
         return self.kind == USER_DEFINED and set(self.text) in ({SPACE}, {"\n"}, {"\t"})
 
 
 def fast_tokenizer(pieces: Sequence[Piece], *, special: Sequence[str], **settings: Any) -> GemmaTokenizer:
     """Return a GemmaTokenizer with these pieces.
 
-    pieces: sorted by id. special: control pieces that occur in texts. settings: further arguments of GemmaTokenizer.
-    Raises ValueError if the tokenizer has another number of tokens.
+    User-defined pieces are found first, the longest at each place, as sentencepiece does; those of spaces after spaces
+    became `▁`. Control pieces are found as well, which sentencepiece leaves to its callers, and llama.cpp does too.
+
+    pieces: sorted by id. special: control pieces that begin and end turns. settings: further arguments of
+    GemmaTokenizer. Raises ValueError if the tokenizer has another number of tokens.
     """
     from tokenizers import AddedToken
     from transformers import GemmaTokenizer
@@ -49,8 +49,11 @@ def fast_tokenizer(pieces: Sequence[Piece], *, special: Sequence[str], **setting
     # `merges` is annotated as a list of strings, but the class that it is passed to takes pairs.
     tokenizer = GemmaTokenizer(vocab=ids, merges=merges, add_bos_token=True, **settings)  # type: ignore[arg-type]
     tokenizer.add_special_tokens({"extra_special_tokens": list(special)})
-    whole = [p for p in pieces if p.kind == USER_DEFINED and not p.is_blank]
-    tokenizer.add_tokens([AddedToken(piece.text, normalized=False, special=False) for piece in whole])
+    whole = [piece for piece in pieces if piece.kind in (USER_DEFINED, CONTROL)]
+    added = tokenizer.get_added_vocab()
+    tokenizer.add_tokens(
+        [AddedToken(piece.text, normalized=piece.is_blank, special=False) for piece in whole if piece.text not in added]
+    )
     if len(tokenizer) != len(pieces):
         raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, its vocabulary {len(pieces)}")
     return tokenizer
@@ -59,16 +62,15 @@ def fast_tokenizer(pieces: Sequence[Piece], *, special: Sequence[str], **setting
 def _merges(pieces: Sequence[Piece], ids: dict[str, int]) -> Iterator[tuple[float, int, int, str, str]]:
     """Yield every pair of pieces that can be merged, with a key to sort by.
 
-    The key puts them in sentencepiece's order: by the score of the merged piece, highest first. Runs of white space
-    come before all words, short ones first. Returns (order, id of left, id of right, left, right).
+    The key puts them in sentencepiece's order: by the score of the merged piece, highest first. Returns (order, id of
+    left, id of right, left, right).
     """
     for piece in pieces:
-        if piece.kind == NORMAL or (piece.is_blank and len(piece.text) > 1):
-            order = len(piece.text) - 1e9 if piece.is_blank else -piece.score
+        if piece.kind == NORMAL:
             for cut in range(1, len(piece.text)):
                 left, right = piece.text[:cut], piece.text[cut:]
                 if left in ids and right in ids:
-                    yield order, ids[left], ids[right], left, right
+                    yield -piece.score, ids[left], ids[right], left, right
 
 
 def write_model(pieces: Sequence[Piece], path: Path) -> None:

@@ -22,7 +22,7 @@ OF_TRAINING = frozenset({
     "logging_steps", "early_stopping_patience", "early_stopping_threshold", "load_best_model_at_end",
     "train_vision_tower", "rl_config", "seed", "machine",
 })  # fmt: skip
-OF_EXPORT = frozenset({"format", "quantization", "destination", "hf_repo_id"})
+OF_EXPORT = frozenset({"format", "quantization", "destination", "hf_repo_id", "accept_loss"})
 # Addresses of webhooks and the W&B project are private.
 # How the job was queued says nothing about its result.
 WITHHELD = frozenset({"notify", "wandb_config", "priority", "pause_after"})

@@ -1,184 +1,209 @@
-"""Comparison of a trained model with its export, both loaded from files."""
+"""Comparison of an export with what the trained model said."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import json
+import resource
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, assert_never, cast
+from typing import Any
 
 import torch
 
-from gemtune.request.exports import Format
-from trainer.base_model import folder_contents
-from trainer.certificate.runtimes import Head, LlamaCpp, Runtime, Transformers
-from trainer.export.usage import PROJECTOR
-from trainer.gguf import projector
+from gemtune.request.exports import AdapterExport, GgufExport, MergedExport
+from trainer.certificate import reference
+from trainer.certificate.files import check
+from trainer.certificate.files.case import Case
+from trainer.certificate.held_out_rows import ComparisonRows, Row
+from trainer.certificate.output_head import OutputHead, heads_of
+from trainer.certificate.reference import ANSWER_TOKENS, ANSWERS, Reference, RowStates
+from trainer.certificate.runtimes import LlamaCpp, Runtime, Transformers
+from trainer.certificate.sums import Block, Sums, noise_of
 
-UNTRAINED = -100
-# Number of sample answers, and tokens per answer. They are for people to look at; no limit depends on them.
-ANSWERS, ANSWER_TOKENS = 2, 16
-# Below this mean variance per position of what training changed in log-probabilities, there is nothing to lose.
-MIN_CHANGE = 1e-8
-
-
-@dataclass
-class Expected:
-    """One row as the trained model computes it.
-
-    positions: those that predict a trained token. targets: the tokens at the next positions. hidden: last hidden states
-    of the trained model at these positions, (positions, width) in float32; they take a thousandth of the memory of
-    logits. base: the same of the model before training; None if all weights were trained.
-    """
-
-    tokens: list[int]
-    positions: list[int]
-    targets: list[int]
-    hidden: torch.Tensor
-    base: torch.Tensor | None
+# Where a reference that was not recorded in training comes from.
+COMPUTED = "as computed from the trained files: the job was trained by a version that recorded nothing"
+KINDS = ("rows", "probes")
 
 
-@dataclass
-class Sums:
-    """Sums over positions of what the certificate measures.
-
-    kl: KL divergence KL(trained || exported), in nats. agreeing: positions with the same most likely token. loss:
-    negative log-likelihood of the targets under both models, in nats. change: Var(t), where t are the log-probabilities
-    of the trained model less those of the base model. kept_change: Cov(t, e), where e are those of the export less
-    those of the base model. Both are over the vocabulary, weighted with the trained model's probabilities, so
-    kept_change / change is the coefficient of the regression of e on t.
-    """
-
-    positions: int = 0
-    change: float = 0.0
-    kept_change: float = 0.0
-    kl: float = 0.0
-    agreeing: int = 0
-    loss: dict[str, float] = field(default_factory=lambda: {"trained": 0.0, "exported": 0.0})
-
-    def add(
-        self, trained: torch.Tensor, exported: torch.Tensor, targets: torch.Tensor, base: torch.Tensor | None
-    ) -> None:
-        """Add a block of positions.
-
-        trained, exported, base: logits of the models, (positions, vocabulary) in float32; base is None if all weights
-        were trained. targets: (positions,). A GGUF file may have fewer columns, as it leaves out those without a token.
-        """
-        columns = min(trained.shape[1], exported.shape[1])
-        p, q = (torch.log_softmax(logits[:, :columns], dim=1) for logits in (trained, exported))
-        if base is not None:
-            b = torch.log_softmax(base[:, :columns], dim=1)
-            trained_change, exported_change = (_centered(each - b, p.exp()) for each in (p, q))
-            self.change += float((p.exp() * trained_change * trained_change).sum(dtype=torch.float64))
-            self.kept_change += float((p.exp() * trained_change * exported_change).sum(dtype=torch.float64))
-        self.positions += len(p)
-        self.agreeing += int((p.argmax(1) == q.argmax(1)).sum())
-        rows = torch.arange(len(p))
-        for name, log_probabilities in (("trained", p), ("exported", q)):
-            self.loss[name] -= float(log_probabilities[rows, targets].double().sum())
-        self.kl += float((p.exp() * (p - q)).sum(dtype=torch.float64))
-
-
-def _centered(changes: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
-    """Subtract the mean of each position, weighted with the probabilities.
-
-    Both are (positions, vocabulary).
-    """
-    return changes - (probabilities * changes).sum(dim=1, keepdim=True)
-
-
-def compare(case: Mapping[str, Any]) -> dict[str, Any]:
+def compare(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Return the metrics of a case, which `comparison_process` describes.
 
-    If the export's runtime cannot load it, the result is only `cannot_load` with the error.
+    If the export's runtime cannot load it, the result is only `cannot_load` with the error; if its files are not those
+    of the trained model beyond rounding, only `faults` with sentences.
     """
-    trained = Transformers(Path(case["base"]), None if case["adapter"] is None else Path(case["adapter"]))
-    rows = [_expected(trained, row) for row in case["rows"]]
-    prompts = case["prompts"][:ANSWERS]
-    answers = [{"prompt": prompt["messages"][-1]["content"], "trained": _answer(trained, prompt)} for prompt in prompts]
-    head = trained.head
-    del trained
-    gc.collect()  # modules refer to each other in cycles; only the head stays in memory while the export is loaded
+    case = Case.read(stored)
+    try:
+        wrong = check.problems(case)
+    except Exception as error:  # a damaged export may raise anything
+        return _cannot_load(error)
+    if wrong:
+        return {"faults": wrong}
+    expected = _reference(case, stored)
+    heads = heads_of(case.base, case.adapter)
     try:
         exported = _load(case)
-    except Exception as error:  # a damaged export may raise anything
-        return {"cannot_load": f"{type(error).__name__}: {str(error)[:500]}"}
-    sums = _sums(head, rows, exported)
-    for prompt, answer in zip(prompts, answers, strict=True):
-        answer["exported"] = _answer(exported, prompt)
-    return _metrics(sums) | {
-        "runtime": exported.name,
-        "prompts": len(case["prompts"]),
-        "prompts_that_differ": _differing_prompts(exported, case["prompts"]),
-        "rows": len(rows),
-        "answers": answers,
-    }
-
-
-def _load(case: Mapping[str, Any]) -> Runtime:
-    """Load the export in the runtime of its format, which may raise anything."""
-    folder, export_format = Path(case["folder"]), cast(Format, case["format"])
-    match export_format:
-        case "gguf":
-            if "vision_config" in folder_contents.config_of(Path(case["base"])):
-                projector.check(folder / PROJECTOR, Path(case["base"]))
-            return LlamaCpp(folder / case["gguf"], Path(case["adapter"] or case["base"]), Path(case["tools"]))
-        case "adapter" if case["adapter"] is not None:
-            return Transformers(Path(case["base"]), folder)
-        case "merged" | "adapter":
-            return Transformers(folder)
-    assert_never(export_format)
-
-
-def _answer(model: Runtime, prompt: Mapping[str, Any]) -> str:
-    return model.text(model.answer(prompt["tokens"], ANSWER_TOKENS))
-
-
-def _expected(trained: Transformers, row: Mapping[str, Any]) -> Expected:
-    tokens, labels = row["input_ids"], row["labels"]
-    if not labels:  # a prompt without an answer: take the trained model's own, which has at least the end token
-        answer = trained.answer_and_end(tokens, ANSWER_TOKENS)
-        tokens, labels = tokens + answer, [UNTRAINED] * len(tokens) + answer
-    positions = [index - 1 for index, label in enumerate(labels) if index > 0 and label != UNTRAINED]
-    targets = [labels[position + 1] for position in positions]
-    return Expected(
-        tokens, positions, targets, trained.hidden(tokens, positions), trained.base_hidden(tokens, positions)
-    )
-
-
-def _sums(head: Head, rows: Sequence[Expected], exported: Runtime) -> Sums:
-    sums = Sums()
-    for row in rows:
-        done = 0
-        for logits in exported.logits(row.tokens, row.positions):
-            block = slice(done, done + len(logits))
-            base = None if row.base is None else head(row.base[block])
-            sums.add(head(row.hidden[block]), logits, torch.tensor(row.targets[block]), base)
-            done += len(logits)
-    return sums
-
-
-def _metrics(sums: Sums) -> dict[str, Any]:
-    count = max(1, sums.positions)
-    loss = {name: total / count for name, total in sums.loss.items()}
+    except Exception as error:
+        return _cannot_load(error)
+    if wrong := _end_problems(case, exported):
+        return {"faults": wrong}
+    differing, untrimmed = _prompt_differences(exported, expected.rows)
     return {
-        "positions": sums.positions,
-        "mean_kl": sums.kl / count,
-        "top1_agreement": sums.agreeing / count,
-        "loss": loss,
-        "change_kept": sums.kept_change / sums.change if sums.change > MIN_CHANGE * count else None,
+        "runtime": exported.name,
+        "origin": expected.origin,
+        "prompts": len(expected.rows.prompts),
+        "prompts_that_differ": differing,
+        "prompts_untrimmed": untrimmed,
+        "answers": _answers(exported, expected),
+        **_measured(expected, heads, exported),
+        "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
 
 
-def _differing_prompts(exported: Runtime, prompts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the prompts whose tokens are not those of training.
+def measure_floor(stored: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Return how far the same rounding moves the base model, by kind of row.
 
-    `way` says how they were rendered: by the chat template or the Modelfile.
+    stored: a case whose `floor` names a file or a folder with the base model as exported. Returns `kl` in nats per
+    position, and `agreement`, the share of positions with the same first choice.
     """
-    differing = []
-    for prompt in prompts:
-        for way, tokens in exported.prompts(prompt["messages"]).items():
-            if list(tokens) != prompt["tokens"]:
-                differing.append({"way": way, "expected": prompt["tokens"][:64], "found": list(tokens)[:64]})
-    return differing
+    case = Case.read(stored)
+    expected = _reference(case, stored)
+    _, head = heads_of(case.base, case.adapter)
+    assert head is not None, "only adapters have a base model to compare with"
+    place = Path(stored["floor"])
+    rounded = LlamaCpp(place, case.trained, case.tools) if place.suffix == ".gguf" else Transformers(place)
+    floor = {}
+    for kind in KINDS:
+        pairs = (pair for row, states in _of_kind(expected, kind) for pair in _pairs(row, states, head, rounded))
+        kl, agreement = noise_of(pairs)
+        floor[kind] = {"kl": kl, "agreement": agreement}
+    return floor
+
+
+def _pairs(
+    row: Row, states: RowStates, head: OutputHead, rounded: Runtime
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield logits of the base model as recorded and as rounded."""
+    done = 0
+    for logits in rounded.logits(row.input_ids, row.positions):
+        assert states.base is not None
+        yield head(states.base[done : done + len(logits)]), logits
+        done += len(logits)
+
+
+def _of_kind(expected: Reference, kind: str) -> list[tuple[Row, RowStates]]:
+    pairs = zip(expected.rows.rows, expected.states, strict=True)
+    return [(row, states) for row, states in pairs if row.probe is (kind == "probes")]
+
+
+def _cannot_load(error: Exception) -> dict[str, Any]:
+    return {"cannot_load": f"{type(error).__name__}: {str(error)[:500]}"}
+
+
+def _reference(case: Case, stored: Mapping[str, Any]) -> Reference:
+    """Read the reference of the training, or compute one from its files."""
+    if stored.get("reference") is not None:
+        return reference.read(Path(stored["reference"]))
+    rows = ComparisonRows.read(stored["rows"])
+    trained = Transformers(case.base, case.adapter)
+    states = []
+    for row in rows.rows:
+        hidden = trained.hidden(row.input_ids, row.positions)
+        base = trained.base_hidden(row.input_ids, row.positions)
+        losses = choices = None
+        if base is not None:
+            losses, choices = trained.head.predictions(base, [row.labels[at + 1] for at in row.positions])
+        states.append(RowStates(hidden, base, losses, choices))
+    answers = [trained.answer(prompt.tokens, ANSWER_TOKENS) for prompt in rows.prompts[:ANSWERS]]
+    del trained
+    gc.collect()  # modules refer to each other in cycles; the export is loaded next
+    return Reference(rows, states, answers, COMPUTED)
+
+
+def _load(case: Case) -> Runtime:
+    """Load the export in the runtime of its format, which may raise anything."""
+    match case.export:
+        case GgufExport() as export:
+            return LlamaCpp(case.folder / export.file_name, case.trained, case.tools)
+        case AdapterExport() if case.adapter is not None:
+            return Transformers(case.base, case.folder)
+        case MergedExport() | AdapterExport():
+            return Transformers(case.folder)
+
+
+def _end_problems(case: Case, exported: Runtime) -> list[str]:
+    """Return at which tokens the export would not stop, and training does."""
+    path = case.trained / "generation_config.json"
+    ends = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
+    tokens = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    return [
+        f"it does not stop at token {token}, which ends an answer" for token in tokens if not exported.stops_at(token)
+    ]
+
+
+def _answers(exported: Runtime, expected: Reference) -> list[dict[str, str]]:
+    """Return the first tokens of sample answers of both models."""
+    pairs = zip(expected.rows.prompts, expected.answers, strict=False)
+    return [
+        {
+            "prompt": prompt.messages[-1]["content"],
+            "trained": exported.text(answer),
+            "exported": exported.text(exported.answer(prompt.tokens, ANSWER_TOKENS)),
+        }
+        for prompt, answer in pairs
+    ]
+
+
+def _measured(expected: Reference, heads: tuple[OutputHead, OutputHead | None], exported: Runtime) -> dict[str, Any]:
+    """Return the metrics by kind of row, and the answers that are right."""
+    sums = {kind: Sums() for kind in KINDS}
+    right = {"trained": 0, "exported": 0}
+    for kind in KINDS:
+        for row, states in _of_kind(expected, kind):
+            hits = _add_row(sums[kind], row, states, heads, exported)
+            if kind == "rows" and row.whole:
+                for name, is_right in zip(right, hits, strict=True):
+                    right[name] += is_right
+    counts = {f"{kind}_compared": len(_of_kind(expected, kind)) for kind in KINDS}
+    return {kind: sums[kind].metrics() for kind in KINDS} | {"right": right} | counts
+
+
+def _add_row(
+    sums: Sums, row: Row, states: RowStates, heads: tuple[OutputHead, OutputHead | None], exported: Runtime
+) -> Sequence[bool]:
+    """Add a row; return whether trained model and export answer it right.
+
+    Right means that every token of the answer is the first choice, so that greedy generation gives the answer.
+    """
+    head, base_head = heads
+    targets = torch.tensor([row.labels[at + 1] for at in row.positions], dtype=torch.int64)
+    done, right = 0, [True, True]
+    for logits in exported.logits(row.input_ids, row.positions):
+        at = slice(done, done + len(logits))
+        base = None if states.base is None or base_head is None else base_head(states.base[at])
+        losses, choices = (None if each is None else each[at] for each in (states.base_loss, states.base_choice))
+        hits = sums.add(Block(head(states.hidden[at]), logits, base, targets[at], losses, choices))
+        right = [before and bool(hit.all()) for before, hit in zip(right, hits, strict=True)]
+        done += len(logits)
+    return right
+
+
+def _prompt_differences(exported: Runtime, rows: ComparisonRows) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the prompts with other tokens, and known differences.
+
+    `way` says how they were rendered: by the chat template or the Modelfile. Known: names of prompts on which a way
+    differs only because it does not trim messages.
+    """
+    differing: list[dict[str, Any]] = []
+    untrimmed: list[str] = []
+    for prompt in rows.prompts:
+        trimmed = {} if prompt.options else exported.trimmed_prompts(prompt.messages)
+        for way, tokens in exported.prompts(prompt.messages, prompt.options).items():
+            if list(tokens) == prompt.tokens:
+                continue
+            if list(trimmed.get(way, ())) == prompt.tokens:
+                untrimmed.append(prompt.name)
+                continue
+            pieces = {"expected": prompt.tokens[:64], "found": list(tokens)[:64]}
+            differing.append({"way": way, "name": prompt.name} | pieces)
+    return differing, untrimmed

@@ -1,8 +1,9 @@
 """Comparison of an export in a process of its own.
 
 `python -m trainer.certificate.comparison_process CASE RESULT`. The export is loaded as any user would load it, and the
-step that wrote it needs no torch. CASE is a JSON file with base, adapter, format, folder, gguf, tools, rows and
-prompts; `comparison.compare` writes its result to the JSON file RESULT.
+step that wrote it needs no torch. CASE is a JSON file: see `case.Case`; reference, a folder of `reference.write`, or
+else rows of `held_out_rows.collect`; and floor, if the base model is measured, as `comparison.measure_floor` explains.
+The result is written to the JSON file RESULT.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ def main() -> None:
     with garbage_collection_paused():
         import transformers.generation.utils  # noqa: F401
 
-        from trainer.certificate.comparison import compare
+        from trainer.certificate.comparison import compare, measure_floor
 
         if case["adapter"] is not None:
             import peft  # noqa: F401
-    result.write_text(json.dumps(compare(case), ensure_ascii=False))
+    measured = compare(case) if case.get("floor") is None else measure_floor(case)
+    result.write_text(json.dumps(measured, ensure_ascii=False))
 
 
 if __name__ == "__main__":

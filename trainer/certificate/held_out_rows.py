@@ -1,50 +1,70 @@
-"""Rows and prompts on which an export is compared with the trained model."""
+"""Rows and prompts on which an export is compared with the trained model.
+
+They are collected before training, and the same prepared data gives the same ones.
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
 from gemtune.datasets.conversation import of_messages
-from gemtune.datasets.refusal import Refused
+from gemtune.datasets.refusal import BadRow, Refused
 from gemtune.errors import StepError
+from trainer.certificate.probes import PROBES
+from trainer.conversation.chat_template import TemplateRefusal
 from trainer.export.modelfile import Turns, turns_of
+from trainer.rendering.abilities import Abilities
 from trainer.rows.encoder import UNTRAINED, Encoder
-from trainer.rows.prepared import COLUMNS, read_tokens
+from trainer.rows.prepared import COLUMNS, PICTURES, read_tokens
 
-# Number of rows, and tokens per row.
-ROWS, TOKENS = 8, 256
+# Rows that are compared, rows that they are chosen from, and tokens per row.
+ROWS, CANDIDATES, TOKENS = 64, 1024, 256
 # A longer row keeps this many tokens before the first trained one.
 CONTEXT_TOKENS = 160
-# For jobs whose rows have no answers, and to test the chat template on several turns and unusual characters.
-OWN_CONVERSATIONS = (
-    ("What is the capital of France?",),
-    ("Write a short poem about the sea.",),
-    ("Two lines,\nan empty one:\n\n  and  blanks within. Ünïcode 🙂 <b>tag</b>",),
-    ("My name is Ada.", "Hello Ada, how can I help?", "What is my name?"),
-)
+# Compared positions per row, and of all rows: each one costs a product with the whole output head, several times.
+ROW_POSITIONS, POSITIONS = 48, 768
+# Compared positions per probe.
+PROBE_POSITIONS = 12
+# Prompts of rows whose tokens are compared.
+ROW_PROMPTS = 16
+PREFERENCE_COLUMNS = ("prompt_ids", "chosen_ids")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """Tokens of a conversation, with labels as in training.
 
-    Without labels the row is a prompt, and models are compared on the trained model's own answer.
+    probe: it is one of the fixed conversations. whole: all trained tokens of the row have their label, so that it shows
+    whether the answer is right.
     """
 
     input_ids: list[int]
     labels: list[int]
+    probe: bool = False
+    whole: bool = True
+
+    @property
+    def positions(self) -> list[int]:
+        """Positions that predict a compared token."""
+        return [index - 1 for index, label in enumerate(self.labels) if index > 0 and label != UNTRAINED]
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A conversation that a user's message ends, and its tokens in training."""
+    """A conversation that a user's message ends, and its tokens in training.
 
-    messages: list[dict[str, str]]
+    name: of the probe, or "a held-out row". options: variables of the chat template, such as tools.
+    """
+
+    name: str
+    messages: list[dict[str, Any]]
     tokens: list[int]
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,34 +76,74 @@ class ComparisonRows:
     prompts: list[Prompt]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as `comparison_process` reads them."""
+        """Return the fields as JSON values."""
         return asdict(self)
 
+    @classmethod
+    def read(cls, stored: Mapping[str, Any]) -> ComparisonRows:
+        """Return what `to_json` wrote."""
+        rows, prompts = [Row(**row) for row in stored["rows"]], [Prompt(**prompt) for prompt in stored["prompts"]]
+        return cls(stored["source"], rows, prompts)
 
-def collect(prepared: Path, trained: Path) -> ComparisonRows:
+
+def collect(prepared: Path, model: Path) -> ComparisonRows:
     """Collect the rows and prompts to compare on.
 
-    The rows are held-out rows, if there are any, otherwise rows of the training, otherwise gemtune's own prompts.
-    prepared: the output of prepare. trained: a folder with the tokenizer and chat template of training.
+    The rows are held-out rows, if there are any, otherwise rows of the training, and always the probes. prepared: the
+    output of prepare. model: a folder with the tokenizer and chat template of training.
     """
-    encoder = Encoder(trained, max_length=TOKENS)
-    own = [prompt for turns in OWN_CONVERSATIONS if (prompt := _prompt(encoder, _conversation(turns))) is not None]
+    encoder = Encoder(model, max_length=TOKENS)
+    probe_rows, probe_prompts = _probes(encoder, model)
     for name, source in (("eval.parquet", "held-out rows"), ("train.parquet", "rows that were trained on")):
-        rows = list(islice(_rows(prepared / name), ROWS))
-        if rows:
-            return ComparisonRows(source, [_window(row) for row in rows], [*_prompts_in(rows, encoder), *own])
-    return ComparisonRows("gemtune's own questions", [Row(prompt.tokens, []) for prompt in own], own)
+        candidates = list(islice(_rows(prepared / name), CANDIDATES))
+        if candidates:
+            chosen = _chosen(candidates)
+            prompts = _prompts_in(candidates[:ROW_PROMPTS], encoder)
+            return ComparisonRows(source, [*chosen, *probe_rows], [*prompts, *probe_prompts])
+    return ComparisonRows("gemtune's own questions", probe_rows, probe_prompts)
 
 
 def _rows(path: Path) -> Iterator[Mapping[str, list[int]]]:
-    """Yield the supervised, text-only rows of a token file.
+    """Yield the text-only rows with answers of a token file.
 
-    Rows of DPO and GRPO have no labels, and not every runtime here reads pictures.
+    Of DPO's rows the chosen answers count. Prompts of GRPO have none, and not every runtime here reads pictures.
     """
     import pyarrow.parquet as pq
 
-    if path.is_file() and set(COLUMNS) == set(pq.read_schema(path).names):
+    names = set(pq.read_schema(path).names) if path.is_file() else set()
+    if PICTURES in names:
+        return
+    if set(COLUMNS) <= names:
         yield from (row for row in read_tokens(path) if any(label != UNTRAINED for label in row["labels"]))
+    elif set(PREFERENCE_COLUMNS) <= names:
+        for row in read_tokens(path):
+            prompt, chosen = row["prompt_ids"], row["chosen_ids"]
+            yield {"input_ids": prompt + chosen, "labels": [UNTRAINED] * len(prompt) + chosen}
+
+
+def _chosen(candidates: Sequence[Mapping[str, list[int]]]) -> list[Row]:
+    """Choose rows of every length and number of answers, in turn.
+
+    Lengths are in powers of two. No more rows are chosen than may be compared.
+    """
+    kinds: dict[tuple[int, int], list[Row]] = defaultdict(list)
+    for candidate in candidates:
+        labels = candidate["labels"]
+        answers = sum(
+            label != UNTRAINED and before == UNTRAINED
+            for before, label in zip([UNTRAINED, *labels], labels, strict=False)
+        )
+        kinds[min(answers, 4), len(labels).bit_length()].append(_window(candidate))
+    rows: list[Row] = []
+    positions = 0
+    for row in (row for group in zip_longest(*(kinds[kind] for kind in sorted(kinds))) for row in group):
+        if row is None or positions + len(row.positions) > POSITIONS:
+            continue
+        positions += len(row.positions)
+        rows.append(row)
+        if len(rows) == ROWS:
+            break
+    return rows
 
 
 def _first_trained(labels: Sequence[int]) -> int:
@@ -93,7 +153,45 @@ def _first_trained(labels: Sequence[int]) -> int:
 def _window(row: Mapping[str, list[int]]) -> Row:
     """Return at most TOKENS tokens of a row, including the first trained one."""
     start = max(0, min(_first_trained(row["labels"]) - CONTEXT_TOKENS, len(row["labels"]) - TOKENS))
-    return Row(row["input_ids"][start : start + TOKENS], row["labels"][start : start + TOKENS])
+    labels = row["labels"][start : start + TOKENS]
+    whole = sum(label != UNTRAINED for label in labels) == sum(label != UNTRAINED for label in row["labels"])
+    return _limited(Row(row["input_ids"][start : start + TOKENS], labels, whole=whole), ROW_POSITIONS)
+
+
+def _limited(row: Row, positions: int) -> Row:
+    """Keep the labels of the first positions only."""
+    if len(row.positions) <= positions:
+        return row
+    last = row.positions[positions - 1] + 1
+    labels = [label if index <= last else UNTRAINED for index, label in enumerate(row.labels)]
+    return Row(row.input_ids, labels, row.probe, whole=False)
+
+
+def _probes(encoder: Encoder, model: Path) -> tuple[list[Row], list[Prompt]]:
+    """Return the rows and prompts of the probes that the template accepts.
+
+    Texts with control tokens are refused in rows, and users may send them all the same.
+    """
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    rows, prompts, abilities = [], [], Abilities(encoder.template)
+    for name, probe in PROBES.items():
+        try:
+            question = abilities.adapted(probe.first(-1))
+            text = encoder.template.render_conversation(question, add_generation_prompt=True)
+            plain = replace(question, tools=(), template_options={})
+            if plain != question and text == encoder.template.render_conversation(plain, add_generation_prompt=True):
+                continue  # the template does not read what the probe is about
+        except (BadRow, TemplateRefusal, StepError):
+            continue
+        variables = dict(question.template_options) | ({"tools": list(question.tools)} if question.tools else {})
+        tokens = tokenizer.encode(text, add_special_tokens=False).ids
+        prompts.append(Prompt(name, [dict(message) for message in question.messages()], tokens, variables))
+        encoded = encoder.encode(probe)
+        if not isinstance(encoded, Refused):
+            rows.append(_limited(Row(encoded.input_ids, encoded.labels, probe=True), PROBE_POSITIONS))
+    return rows, prompts
 
 
 def _prompts_in(rows: Sequence[Mapping[str, list[int]]], encoder: Encoder) -> list[Prompt]:
@@ -117,15 +215,6 @@ def _prompt_of(encoder: Encoder, turns: Turns, row: Mapping[str, list[int]]) -> 
     text = turns.user_text_in(encoder.text(tokens))
     if text is None:
         return None
-    prompt = _prompt(encoder, _conversation((text,)))
-    return prompt if prompt is not None and prompt.tokens == tokens else None
-
-
-def _conversation(turns: Sequence[str]) -> list[dict[str, str]]:
-    return [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(turns)]
-
-
-def _prompt(encoder: Encoder, messages: list[dict[str, str]]) -> Prompt | None:
-    """Return a prompt with its tokens, or None if the template rejects it."""
-    tokens = encoder.prompt(of_messages(messages))
-    return None if isinstance(tokens, Refused) else Prompt(messages, tokens)
+    messages: list[dict[str, Any]] = [{"role": "user", "content": text}]
+    rendered = encoder.prompt(of_messages(messages))
+    return Prompt("a held-out row", messages, tokens) if rendered == tokens else None

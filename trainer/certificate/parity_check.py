@@ -1,98 +1,150 @@
 """Parity certificate: proof that an export behaves as the trained model.
 
-The export is loaded again from its files, in the runtime of its format, and compared with the trained model. If it
-differs by more than the limits of its format, the export fails. This module imports no torch; a separate process
-computes.
+The export is loaded again from its files, in the runtime of its format, and compared with what the trained model said.
+If a file is wrong, or if it loses more than the limits of its format allow, the export fails. This module imports no
+torch; a separate process computes.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from gemtune.errors import StepError
 from gemtune.jobs.record import Parity
-from gemtune.request.exports import GgufExport, Limits
+from gemtune.request.exports import PROBE_FACTOR
 from gemtune.request.spec import Spec
+from trainer.certificate import page, verdict
 from trainer.certificate.held_out_rows import ComparisonRows
+from trainer.certificate.verdict import Check
 from trainer.export.trained_weights import TrainedWeights
 from trainer.process import child
 
 NAME, PAGE = "certificate.json", "certificate.md"
 
-# Positions at which the first choices may differ in addition to the limit: among some tens of positions, one or two
-# have two tokens of almost the same probability.
-NEAR_TIES = 2
 
+class LosesTooMuch(Exception):
+    """Raised for an export with the right files whose rounding costs too much.
 
-def issue(
-    spec: Spec,
-    trained: TrainedWeights,
-    rows: ComparisonRows,
-    folder: Path,
-    work: Path,
-    tools: Path,
-    *,
-    note: str = "",
-    check_stop: Callable[[], None],
-) -> Parity:
-    """Compare the export in `folder`, and write the certificate there.
-
-    work: a folder for temporary files. tools: the folder of llama.cpp. note: a sentence for the certificate on how the
-    export was made. Raises StepError `export_differs` with the differences, and MemoryError or OSError if the machine
-    lacks memory or disk.
+    Its text says which limits are exceeded, and by what.
     """
-    limits = spec.export.limits
-    result = _compare(spec, trained, rows, folder, work, tools, check_stop)
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """Export to issue a certificate for.
+
+    rows: to compare on, if training recorded no reference. work: a folder for temporary files. tools: the folder of
+    llama.cpp. note: a sentence on how the export was made. write_base: writes the base model as the export was written,
+    for the noise floor, and returns the file or folder; None if all weights were trained.
+    """
+
+    spec: Spec
+    trained: TrainedWeights
+    rows: ComparisonRows
+    folder: Path
+    work: Path
+    tools: Path
+    check_stop: Callable[[], None]
+    note: str = ""
+    write_base: Callable[[], Path] | None = None
+
+
+def issue(certificate: Certificate, monotonic: Callable[[], float] = time.monotonic) -> Parity:
+    """Compare an export with the trained model, and write the certificate.
+
+    monotonic: clock, in seconds. Raises StepError `export_differs` if the export is not the trained model, LosesTooMuch
+    with the metrics, and MemoryError or OSError if the machine lacks memory or disk.
+    """
+    began, spec = monotonic(), certificate.spec
+    result = _run(certificate, {})
     if "cannot_load" in result:
         raise _differs(f"it cannot be loaded: {result['cannot_load']}")
-    parity = parity_of(result, rows.source)
-    page = {
-        "format": spec.export_config.format,
-        "quantization": spec.quantization,
-        "runtime": result["runtime"],
-        "figures": parity.model_dump(),
-        "limits": asdict(limits),
-        "prompts_that_differ": result["prompts_that_differ"],
-        "answers": result["answers"],
-        "note": note,
-    }
-    problems = problems_of(parity, limits, result["prompts_that_differ"])
+    problems = [*result.get("faults", ()), *_prompt_problems(result.get("prompts_that_differ", ()))]
     if problems:
         raise _differs("; ".join(problems))
-    (folder / NAME).write_text(json.dumps(page, indent=1, ensure_ascii=False) + "\n")
-    (folder / PAGE).write_text(_markdown(page))
+    limits = verdict.limits_for(spec.export.limits, spec.training_config.method)
+    floor = _measure_floor(certificate, result, limits.kl)
+    checks = verdict.checks_of(result, limits, floor)
+    losses = tuple(f"{check.name} is {check.value}, and not {check.limit}" for check in checks if not check.passed)
+    if losses and not spec.export_config.accept_loss:
+        raise LosesTooMuch(f"the export loses too much of the training: {'; '.join(losses)}")
+    parity = verdict.parity_of(result, certificate.rows.source, limits, floor).model_copy(
+        update={
+            "verdict": "loss_accepted" if losses else "passed",
+            "losses": losses,
+            "differences": _known_differences(result, spec),
+            "seconds": round(monotonic() - began, 1),
+        }
+    )
+    _write(certificate, parity, checks, asdict(limits), result)
     return parity
 
 
-def _compare(
-    spec: Spec,
-    trained: TrainedWeights,
-    rows: ComparisonRows,
-    folder: Path,
-    work: Path,
-    tools: Path,
-    check_stop: Callable[[], None],
-) -> dict[str, Any]:
+def _write(
+    certificate: Certificate,
+    parity: Parity,
+    checks: Sequence[Check],
+    limits: Mapping[str, Any],
+    result: Mapping[str, Any],
+) -> None:
+    """Write certificate.json and certificate.md."""
+    stored = {
+        "format": certificate.spec.export_config.format,
+        "quantization": certificate.spec.quantization,
+        "runtime": result["runtime"],
+        "figures": parity.model_dump(),
+        "checks": [asdict(check) for check in checks],
+        "limits": limits,
+        "prompts_that_differ": result["prompts_that_differ"],
+        "answers": result["answers"],
+        "note": certificate.note,
+    }
+    (certificate.folder / NAME).write_text(json.dumps(stored, indent=1, ensure_ascii=False) + "\n")
+    (certificate.folder / PAGE).write_text(page.markdown(stored))
+
+
+def _measure_floor(certificate: Certificate, result: Mapping[str, Any], kl: float) -> verdict.Floor | None:
+    """Measure the noise floor by kind of row, if the verdict needs it.
+
+    Formats that do not round need it only if something else moved the model, such as the 4 bits of QLoRA.
+    """
+    within = result["rows"]["mean_kl"] <= kl and result["probes"]["mean_kl"] <= kl * PROBE_FACTOR
+    if certificate.write_base is None or (within and not certificate.spec.export.rounds):
+        return None
+    place = certificate.write_base()
+    floor: verdict.Floor = _run(certificate, {"floor": str(place)})
+    if place.is_relative_to(certificate.work):
+        shutil.rmtree(place if place.is_dir() else place.parent)
+    return floor
+
+
+def _run(certificate: Certificate, more: Mapping[str, Any]) -> dict[str, Any]:
     """Run `comparison_process` and return its result.
 
     If the export crashes it, the result is `cannot_load`.
     """
-    case_file, result_file = work / "case.json", work / "result.json"
+    case_file, result_file = certificate.work / "case.json", certificate.work / "result.json"
+    spec, trained = certificate.spec, certificate.trained
     case = {
         "base": str(trained.base),
         "adapter": None if trained.adapter is None else str(trained.adapter),
         "format": spec.export_config.format,
-        "folder": str(folder),
-        "tools": str(tools),
-        "gguf": spec.export.file_name if isinstance(spec.export, GgufExport) else None,
+        "quantization": spec.quantization,
+        "was_dithered": bool(certificate.note),
+        "folder": str(certificate.folder),
+        "tools": str(certificate.tools),
+        "reference": None if trained.reference is None else str(trained.reference),
+        "rows": None if trained.reference is not None else certificate.rows.to_json(),
     }
-    case_file.write_text(json.dumps(case | rows.to_json()))
-    ended = child.run(["-m", "trainer.certificate.comparison_process", str(case_file), str(result_file)], check_stop)
+    case_file.write_text(json.dumps(case | dict(more)))
+    arguments = ["-m", "trainer.certificate.comparison_process", str(case_file), str(result_file)]
+    ended = child.run(arguments, certificate.check_stop)
     if ended.code == 0:
         result: dict[str, Any] = json.loads(result_file.read_text())
         return result
@@ -102,99 +154,31 @@ def _compare(
     raise RuntimeError(f"the comparison ended with {ended.code}: {ended.last_lines}")
 
 
-def parity_of(result: Mapping[str, Any], source: str) -> Parity:
-    """Return the metrics of a comparison as the job's record has them.
-
-    result: of `comparison.compare`. source: where its rows come from.
-    """
-    loss = result["loss"]
-    differing = {str(each["expected"]) for each in result["prompts_that_differ"]}
-    return Parity(
-        source=source,
-        rows=result["rows"],
-        positions=result["positions"],
-        prompts=result["prompts"],
-        prompts_identical=result["prompts"] - len(differing),
-        change_kept=None if result["change_kept"] is None else _finite(result["change_kept"]),
-        mean_kl=_finite(result["mean_kl"]),
-        top1_agreement=result["top1_agreement"],
-        perplexity=_finite(_exp(loss["exported"])),
-        perplexity_trained=_finite(_exp(loss["trained"])),
-    )
+def _prompt_problems(differing: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return in a sentence which prompts have other tokens than in training."""
+    if not differing:
+        return []
+    ways, names = (", ".join(sorted({each[key] for each in differing})) for key in ("way", "name"))
+    return [f"{len(differing)} prompts do not have the same tokens as in training ({ways}: {names})"]
 
 
-def problems_of(parity: Parity, limits: Limits, differing: list[dict[str, Any]]) -> list[str]:
-    """Return in sentences which limits of its format an export exceeds.
-
-    differing: prompts whose tokens are not those of training.
-    """
-    problems = []
-    if differing:
-        ways = ", ".join(sorted({each["way"] for each in differing}))
-        problems.append(f"{len(differing)} prompts do not have the same tokens as in training ({ways})")
-    if not parity.mean_kl <= limits.kl:
-        problems.append(f"mean KL is {parity.mean_kl:.4g} nats per position; its format allows {limits.kl:g}")
-    if parity.change_kept is not None and not parity.change_kept >= limits.change:
-        problems.append(f"it keeps {parity.change_kept:.0%} of what training changed, not {limits.change:.0%}")
-    if not (parity.top1_agreement - limits.top1) * parity.positions >= -NEAR_TIES:
-        share = f"{parity.top1_agreement:.0%} of positions, not {limits.top1:.0%}"
-        problems.append(f"the first choice is the same at {share}")
-    if not parity.perplexity <= limits.perplexity * parity.perplexity_trained:
-        allowed = limits.perplexity * parity.perplexity_trained
-        problems.append(f"perplexity is {parity.perplexity:.4g}; its format allows {allowed:.4g}")
-    return problems
+def _known_differences(result: Mapping[str, Any], spec: Spec) -> tuple[str, ...]:
+    """Return in sentences what the files knowingly do otherwise."""
+    differences = []
+    if result["prompts_untrimmed"]:
+        names = ", ".join(sorted(set(result["prompts_untrimmed"])))
+        differences.append(
+            "Ollama does not trim messages, and the chat template of training does: blanks around a message reach the "
+            f"model ({names})"
+        )
+    if spec.training_config.method == "QLoRA":
+        differences.append(
+            "the adapter was trained on the base model in 4 bits, and these files are for the original base model: the "
+            "divergence includes that difference"
+        )
+    return tuple(differences)
 
 
 def _differs(reason: str) -> StepError:
-    hint = "the training result is kept; export again, or in a format that loses less"
-    return StepError("export_differs", f"the export does not behave as trained: {reason}", hint=hint)
-
-
-def _exp(loss: float) -> float:
-    return math.exp(min(loss, 700.0))
-
-
-def _finite(value: float) -> float:
-    """Return a number that JSON can carry.
-
-    The metrics of a broken model may be infinite or NaN.
-    """
-    return value if math.isfinite(value) else 1e300
-
-
-def _markdown(page: Mapping[str, Any]) -> str:
-    """Return certificate.md."""
-    metrics, limits = page["figures"], page["limits"]
-    trained = f"{metrics['perplexity_trained']:.4f}"
-    rows = [
-        f"prompts with the same tokens as in training | {metrics['prompts_identical']} of {metrics['prompts']} | all",
-        f"mean KL, nats per position ({metrics['positions']} positions) | {metrics['mean_kl']:.6f} | {limits['kl']}",
-        "positions with the same first choice | "
-        f"{metrics['top1_agreement']:.2%} | {limits['top1']:.0%}, and {NEAR_TIES} near ties",
-        f"perplexity (trained: {trained}) | {metrics['perplexity']:.4f} | {limits['perplexity']} times",
-    ]
-    if metrics["change_kept"] is not None:
-        change = f"{metrics['change_kept']:.1%} | at least {limits['change']:.0%}"
-        rows.insert(-1, f"share kept of what training changed | {change}")
-    lines = [
-        "# Parity certificate\n",
-        f"The export ({page['format']}, {page['quantization']}) was loaded from these files by {page['runtime']}, in a "
-        f"process of its own, and compared with the trained model on {metrics['rows']} {metrics['source']}.\n",
-        "| metric | value | limit of the format |\n|---|---|---|",
-        *(f"| {row} |" for row in rows),
-        f"\nWhy these limits: {limits['reason']}.\n",
-        "Positions are those that predict a token of an answer. KL is the divergence KL(trained || exported) of the "
-        "next-token distributions over the whole vocabulary. What training changed is the difference of "
-        "log-probabilities from those of the base model. The share kept is the coefficient of a regression: the "
-        "export's difference on the trained model's.\n",
-        *([f"{page['note']}\n"] if page["note"] else []),
-        "## Answers\n\nEach token is the most likely one.\n",
-    ]
-    for answer in page["answers"]:
-        trained, exported = _line(answer["trained"]), _line(answer["exported"])
-        lines.append(f"**{_line(answer['prompt'])}**\n\n- trained: {trained}\n- exported: {exported}\n")
-    return "\n".join(lines)
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())[:300].replace("*", "\\*").replace("<", "&lt;") or "(nothing)"
+    hint = "the training result is kept: export again; if it fails again, it is a fault of gemtune"
+    return StepError("export_differs", f"the export is not the trained model: {reason}", hint=hint)

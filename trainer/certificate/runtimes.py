@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 
 from trainer.base_model import folder_contents
+from trainer.certificate.output_head import OutputHead
 from trainer.conversation.chat_template import ChatTemplate, json_object
 from trainer.conversation.render_limits import RenderLimits
 from trainer.export import modelfile
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Tokens = Sequence[int]
-# Columns of the output head that are converted to float32 at once.
-COLUMNS = 32_768
+Messages = list[dict[str, Any]]
+Options = Mapping[str, Any]
 # Models with up to this many bytes of weights are computed in float32, so that nothing is rounded but the stored
 # weights. Larger ones are computed in bf16, because float32 would take twice the memory.
 FLOAT32_UP_TO = 4 << 30
+# The way to render a prompt that belongs to Ollama.
+MODELFILE = "Modelfile"
 # Media whose places in a text multimodal models mark by a token of their own.
 MEDIA = ("image", "audio", "video")
 
@@ -37,8 +40,22 @@ class Runtime(Protocol):
 
     name: str
 
-    def prompts(self, messages: list[dict[str, str]]) -> Mapping[str, Tokens]:
-        """Return the tokens of a prompt, by each way that the export offers."""
+    def prompts(self, messages: Messages, options: Options) -> Mapping[str, Tokens]:
+        """Return the tokens of a prompt, by each way that the export offers.
+
+        options: variables of the chat template. A way that has none is left out of prompts with some.
+        """
+        ...
+
+    def trimmed_prompts(self, messages: Messages) -> Mapping[str, Tokens]:
+        """Return `prompts` of trimmed messages, by the ways that do not trim.
+
+        Such a way differs from a chat template that trims, and the certificate says so.
+        """
+        ...
+
+    def stops_at(self, token: int) -> bool:
+        """Return whether the export's configuration ends answers at a token."""
         ...
 
     def logits(self, tokens: Tokens, positions: Sequence[int]) -> Iterator[torch.Tensor]:
@@ -74,17 +91,34 @@ class Transformers:
         self._tokenizer = AutoTokenizer.from_pretrained(adapter or folder)
         self._body = model.get_submodule("model")
         cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-        self.head = Head(model.get_parameter("lm_head.weight"), cap)
+        self.head = OutputHead(model.get_parameter("lm_head.weight"), cap)
         # transformers replaces the embeddings of these tokens, llama.cpp does not: in an answer that is compared they
         # would look like a fault of the export.
         tokens = [getattr(model.config, f"{medium}_token_id", None) for medium in MEDIA]
         self._media_tokens = [token for token in tokens if token is not None]
 
-    def prompts(self, messages: list[dict[str, str]]) -> Mapping[str, Tokens]:
+    def prompts(self, messages: Messages, options: Options) -> Mapping[str, Tokens]:
         with RenderLimits():
-            encoding = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+            encoding = self._tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, return_dict=True, **options
+            )
         assert isinstance(encoding, Mapping)
         return {"chat template": list(encoding["input_ids"])}
+
+    def trimmed_prompts(self, messages: Messages) -> Mapping[str, Tokens]:
+        return {}
+
+    def stops_at(self, token: int) -> bool:
+        """Generate two tokens with the first one given."""
+        with torch.no_grad():
+            generated = self._model.generate(
+                input_ids=torch.tensor([[token]]),
+                attention_mask=torch.ones(1, 1, dtype=torch.long),
+                max_new_tokens=2,
+                do_sample=False,
+                prefix_allowed_tokens_fn=lambda batch, ids: [token],
+            )
+        return int(generated.shape[1]) == 2
 
     def hidden(self, tokens: Tokens, positions: Sequence[int]) -> torch.Tensor:
         """Return the last hidden states, (positions, width) in float32."""
@@ -140,21 +174,6 @@ def _with_adapter(model: PreTrainedModel, adapter: Path) -> PeftModel:
     return PeftModel.from_pretrained(model, adapter)
 
 
-class Head:
-    """Output head: turns hidden states into logits, in float32.
-
-    cap: logits are cap · tanh(logits / cap), as in Gemma 2; None without a cap.
-    """
-
-    def __init__(self, weight: torch.Tensor, cap: float | None):
-        self._weight, self._cap = weight.detach(), cap
-
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            logits = torch.cat([hidden @ block.float().T for block in self._weight.split(COLUMNS)], dim=1)
-        return logits if self._cap is None else self._cap * torch.tanh(logits / self._cap)
-
-
 class LlamaCpp:
     """A GGUF file in llama.cpp, with the Modelfile in its folder.
 
@@ -168,15 +187,20 @@ class LlamaCpp:
         self._modelfile = (gguf.parent / "Modelfile").read_text()
         self._template = _template_in(self._model, trained)
 
-    def prompts(self, messages: list[dict[str, str]]) -> Mapping[str, Tokens]:
-        by_template = self._template.render(messages, add_generation_prompt=True)
-        # The chat template trims messages, and Ollama does not.
-        trimmed = [each | {"content": each["content"].strip()} for each in messages]
-        by_modelfile = self._model.bos + modelfile.render_prompt(self._modelfile, trimmed)
-        return {
-            "chat template": self._model.tokens(by_template),
-            "Modelfile": self._model.tokens(by_modelfile),
-        }
+    def prompts(self, messages: Messages, options: Options) -> Mapping[str, Tokens]:
+        by_template = self._template.render(messages, add_generation_prompt=True, options=options)
+        ways = {"chat template": self._model.tokens(by_template)}
+        return ways if options else ways | {MODELFILE: self._by_modelfile(messages)}
+
+    def trimmed_prompts(self, messages: Messages) -> Mapping[str, Tokens]:
+        trimmed = [each | {"content": str(each["content"]).strip()} for each in messages]
+        return {MODELFILE: self._by_modelfile(trimmed)}
+
+    def _by_modelfile(self, messages: Messages) -> Tokens:
+        return self._model.tokens(self._model.bos + modelfile.render_prompt(self._modelfile, messages))
+
+    def stops_at(self, token: int) -> bool:
+        return self._model.ends(token)
 
     def logits(self, tokens: Tokens, positions: Sequence[int]) -> Iterator[torch.Tensor]:
         for block in self._model.logits(tokens, set(positions)):

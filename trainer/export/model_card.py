@@ -39,12 +39,12 @@ def model_card(
         f"`{spec.processed_dataset_id}`{_revision(job)}{_lineage(job)}. "
         "The base model's licence also applies to this model.",
         "" if job.rows is None else _rows(job.rows),
-        _metrics(job.metrics),
+        _metrics(job.metrics, spec),
         "" if parity is None else _parity(parity),
         _table("Configuration", ["setting", "value"], _settings(shown["training_config"])),
         _table("Versions", ["package", "training", "export"], _versions(trained_with)),
         _table("Files", ["name", "bytes", "SHA-256"], [(a.name, a.bytes, a.sha256) for a in artifacts]),
-        how_to_run(spec, base),
+        how_to_run(spec, base, is_lossy=parity is not None and parity.verdict != "passed"),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -124,14 +124,16 @@ def _rows(rows: RowsSummary) -> str:
     return _table("Rows", ["what", "number"], counts)
 
 
-def _metrics(metrics: Metrics | None) -> str:
+def _metrics(metrics: Metrics | None, spec: Spec) -> str:
     after = {} if metrics is None else metrics.by_name()
     if metrics is None or not after:
         return "## Metrics\n\nThis model was not evaluated: the job had no held-out rows."
     before = {} if metrics.baseline is None else metrics.baseline.by_name()
     rows = [(name, _number(before.get(name)), _number(value)) for name, value in after.items()]
-    table = _table("Metrics on held-out rows", ["metric", "base model", "this model"], rows)
+    table = _table("Metrics on held-out rows", ["metric", "base model", "as trained"], rows)
     note = "" if metrics.train_step is None else f"\n\nThe weights are those of train_step {metrics.train_step}."
+    if spec.training_config.method == "QLoRA":
+        note += "\n\nBoth columns are of the base model in 4 bits, on which QLoRA trains."
     return table + note
 
 
@@ -143,8 +145,19 @@ def _parity(parity: Parity) -> str:
         ("perplexity, as exported", f"{parity.perplexity:.4f}"),
         ("perplexity, as trained", f"{parity.perplexity_trained:.4f}"),
     ]
+    if parity.gain_kept is not None:
+        rows.append(("share kept of the gain in held-out loss", f"{parity.gain_kept:.1%}"))
+    if parity.answers_right is not None:
+        right = f"{parity.answers_right}, where the trained model has {parity.answers_right_trained}"
+        rows.append(("answers right, token by token", right))
     note = f"These files were loaded again and compared with the trained model on {parity.rows} {parity.source}"
-    return _table("Parity certificate", ["metric", "value"], rows) + f"\n\n{note}: see `certificate.md`."
+    verdict = "" if parity.verdict == "passed" else f"\n\n> **{_LOSSY}** {'; '.join(parity.losses)}."
+    differences = "".join(f"\n\nKnown difference: {difference}." for difference in parity.differences)
+    table = _table("Parity certificate", ["metric", "value"], rows)
+    return f"{table}\n\n{note}: see `certificate.md`.{verdict}{differences}"
+
+
+_LOSSY = "This export loses more of the training than its format may, which its request accepted:"
 
 
 def _number(value: float | None) -> str:

@@ -12,18 +12,23 @@ from trainer.context import Context
 from trainer.export import tokenizer_files
 from trainer.store import manifest
 
+# The folder of a job's reference, one per attempt of train.
+REFERENCE = "reference"
+
 
 @dataclass(frozen=True, slots=True)
 class TrainedWeights:
     """Local folders with an adapter and its base model, or with a whole model.
 
     base: the base model, or the trained model for method Full. adapter: PEFT's folder, or None for method Full.
-    prepared: the output of prepare.
+    prepared: the output of prepare. reference: what training recorded for the certificate; None if the job was trained
+    by a version that recorded nothing.
     """
 
     base: Path
     adapter: Path | None
     prepared: Path
+    reference: Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -43,8 +48,11 @@ def locate(context: Context) -> TrainedWeights:
     place = tokenizer_files.trained_folder(context.spec.training_config.method)
     prefix = f"{context.training_prefix}/{place}/{steps[Step.TRAIN].attempt}"
     folder = manifest.fetch(export, prefix, context.work / "trained")
+    recorded = f"{context.training_prefix}/{REFERENCE}/{steps[Step.TRAIN].attempt}"
+    is_recorded = manifest.read_whole(export, recorded) is not None
+    reference = manifest.fetch(export, recorded, context.work / REFERENCE) if is_recorded else None
     if place == "model":
-        return TrainedWeights(folder, None, prepared)
+        return TrainedWeights(folder, None, prepared, reference)
     summary = json.loads((prepared / "prepared.json").read_text())
     base = location.locate(context.buckets, summary["base_model"], context.work, summary.get("base_digests"))
-    return TrainedWeights(base, folder, prepared)
+    return TrainedWeights(base, folder, prepared, reference)

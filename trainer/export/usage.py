@@ -10,22 +10,23 @@ FP16_WARNING = """> **Gemma 3 overflows in fp16 arithmetic.** Its hidden states 
 > compute in bfloat16 or float32."""
 
 
-def how_to_run(spec: Spec, base: str | None = None) -> str:
+def how_to_run(spec: Spec, base: str | None = None, *, is_lossy: bool = False) -> str:
     """Return Markdown with commands for one format.
 
     They are complete, and meant to be run in the folder of the export. base: where the adapter's base model is; None:
-    as the request names it.
+    as the request names it. is_lossy: the name of a GGUF file says that it loses more than its format may.
     """
     base = base or spec.training_config.base_model_id
-    return f"## Use\n\n{_commands(spec, base, with_pictures=spec.modality == 'vision')}"
+    return f"## Use\n\n{_commands(spec, base, with_pictures=spec.modality == 'vision', is_lossy=is_lossy)}"
 
 
-def _commands(spec: Spec, base: str, *, with_pictures: bool) -> str:
+def _commands(spec: Spec, base: str, *, with_pictures: bool, is_lossy: bool) -> str:
     match spec.export:
         case AdapterExport() if spec.training_config.method != "Full":
             return _adapter(base, with_pictures=with_pictures)
         case GgufExport() as export:
-            return _gguf(export.file_name) + (_PICTURES.format(export.file_name) if with_pictures else "")
+            name = export.lossy_file_name if is_lossy else export.file_name
+            return _gguf(name) + (_PICTURES.format(name) if with_pictures else "")
         case export:
             return _whole_model(export.quantization, with_pictures=with_pictures)
 
@@ -104,7 +105,7 @@ def _gguf(name: str) -> str:
 
 ```sh
 llama-cli --model {name} --jinja --conversation
-llama-server --model {name} --jinja --port 8080
+llama-server --model {name} --jinja --port 8081
 ```
 
 With llama-cpp-python:
@@ -124,7 +125,8 @@ ollama create mine -f Modelfile
 ollama run mine "Hello!"
 ```
 
-The chat template trims messages, and Ollama does not: send messages without white space around them."""
+The chat template of training trims messages, and Ollama cannot: send messages without white space around them. The
+certificate says on which of its prompts that makes a difference."""
 
 
 _PICTURES = f"""
@@ -133,7 +135,7 @@ For pictures, pass `{PROJECTOR}` to llama.cpp: it turns them into the language m
 
 ```sh
 llama-mtmd-cli --model {{0}} --mmproj {PROJECTOR} --jinja --image picture.jpg --prompt "What is this?"
-llama-server --model {{0}} --mmproj {PROJECTOR} --jinja --port 8080
+llama-server --model {{0}} --mmproj {PROJECTOR} --jinja --port 8081
 ```
 
 Without it, the commands above and the `Modelfile` are for text only."""

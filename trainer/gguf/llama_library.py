@@ -97,6 +97,16 @@ class LlamaModel:
             return ""
         return str(self._llama.llama_vocab_get_text(self._vocab, self._llama.llama_vocab_bos(self._vocab)).decode())
 
+    @property
+    def bos_token(self) -> int:
+        """The token that llama.cpp puts in front of a prompt."""
+        return int(self._llama.llama_vocab_bos(self._vocab))
+
+    def pieces(self) -> list[str]:
+        """Return the text of every token, in the order of the file."""
+        texts = (self._llama.llama_vocab_get_text(self._vocab, token) for token in range(self.vocab_size))
+        return [bytes(text).decode(errors="replace") for text in texts]
+
     def tokens(self, text: str) -> list[int]:
         """Tokenize a text that contains its special tokens, and add no others."""
         encoded = text.encode()

@@ -9,16 +9,17 @@ import json
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import assert_never
 
+from gemtune.errors import StepError
 from gemtune.jobs.record import Artifact, Parity, StepResult
-from gemtune.request.exports import AdapterExport, GgufExport, MergedExport
+from gemtune.request.exports import AdapterExport, GgufExport, MergedExport, larger_exports
 from trainer.certificate import held_out_rows, parity_check
 from trainer.context import Context
 from trainer.conversation.chat_template import ChatTemplate, json_object
-from trainer.export import trained_weights, versions
+from trainer.export import lossy, trained_weights, versions
 from trainer.export.model_card import model_card
 from trainer.export.modelfile import modelfile, turns_of
 from trainer.export.trained_weights import TrainedWeights
@@ -83,17 +84,12 @@ def _export(context: Context) -> CertifiedExport:
     """Write the export, certify it, and publish both to the object store."""
     trained = trained_weights.locate(context)
     folder = context.work / "exported"
-    note = write(context, trained, folder)
-    parity = parity_check.issue(
-        context.spec,
-        trained,
-        held_out_rows.collect(trained.prepared, trained.folder),
-        folder,
-        context.work,
-        context.llama_cpp,
-        note=note,
-        check_stop=context.check_stop,
-    )
+    try:
+        parity = _write_certified(context, trained, folder)
+    except parity_check.LosesTooMuch as loss:
+        raise StepError("export_loses_too_much", str(loss), hint=_hint(context, trained)) from loss
+    if parity.verdict != "passed":
+        lossy.rename_weights(folder, context.spec.export)
     export, prefix = context.buckets.export, f"{context.prefix}/export/{context.fence.attempt}"
     files = manifest.describe(export, folder, prefix)
     trained_with = versions.read(trained.folder)
@@ -111,10 +107,65 @@ def _export(context: Context) -> CertifiedExport:
     return CertifiedExport(prefix, folder, manifest.publish(export, folder, prefix), parity)
 
 
-def write(context: Context, trained: TrainedWeights, folder: Path) -> str:
+def _write_certified(context: Context, trained: TrainedWeights, folder: Path) -> Parity:
+    """Write the export and its certificate.
+
+    Raises StepError, LosesTooMuch.
+    """
+    note = write(context, trained, folder)
+    return parity_check.issue(
+        parity_check.Certificate(
+            context.spec,
+            trained,
+            held_out_rows.collect(trained.prepared, trained.folder),
+            folder,
+            context.work,
+            context.llama_cpp,
+            context.check_stop,
+            note,
+            None if trained.adapter is None else lambda: write_base(context, trained),
+        ),
+        context.clock.monotonic,
+    )
+
+
+def write_base(context: Context, trained: TrainedWeights) -> Path:
+    """Write the base model as the export was written; return where it is."""
+    export = context.spec.export
+    if not export.rounds:
+        return trained.base
+    folder = context.work / "base_as_exported"
+    write(context, TrainedWeights(trained.base, None, trained.prepared), folder, untrained=(conversion.EMBEDDING,))
+    return folder / export.file_name if isinstance(export, GgufExport) else folder
+
+
+def _hint(context: Context, trained: TrainedWeights) -> str:
+    """Return what to do about an export that loses too much.
+
+    Names the smallest larger quantization whose export passes, after trying them.
+    """
+    config = context.spec.export_config
+    for quantization in larger_exports(config.format, context.spec.quantization):
+        context.check_stop()
+        other = context.spec.model_copy(
+            update={"export_config": config.model_copy(update={"quantization": quantization, "accept_loss": False})}
+        )
+        folder = context.work / f"tried-{quantization}"
+        try:
+            _write_certified(replace(context, spec=other), trained, folder)
+        except parity_check.LosesTooMuch:
+            continue
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return f"the training result is kept: export again with {quantization}, which passes, or with accept_loss"
+    return "the training result is kept: export again in another format, or with accept_loss"
+
+
+def write(context: Context, trained: TrainedWeights, folder: Path, *, untrained: Sequence[str] | None = None) -> str:
     """Write the export's files; return a note for its certificate, or "".
 
-    An adapter is copied, without importing torch.
+    An adapter is copied, without importing torch. untrained: llama.cpp's names of tensors that training did not change;
+    None for those that it never does.
     """
     export = context.spec.export
     if isinstance(export, AdapterExport):
@@ -132,17 +183,18 @@ def write(context: Context, trained: TrainedWeights, folder: Path) -> str:
         case GgufExport():
             whole = context.work / "merged"
             merge(trained.base, trained.adapter, whole, "none", check_stop=context.check_stop)
-            return _write_gguf(context, trained, export, whole, folder)
+            if untrained is None:
+                untrained = () if trained.adapter is None else (conversion.EMBEDDING,)
+            return _write_gguf(context, export, whole, folder, untrained)
     assert_never(export)
 
 
-def _write_gguf(context: Context, trained: TrainedWeights, export: GgufExport, whole: Path, folder: Path) -> str:
+def _write_gguf(context: Context, export: GgufExport, whole: Path, folder: Path, untrained: Sequence[str]) -> str:
     """Write a merged model as GGUF; delete the merged model.
 
     whole: its folder. Returns a note for the certificate, or "".
     """
     folder.mkdir()
-    untrained = () if trained.adapter is None else (conversion.EMBEDDING,)
     dithered = conversion.write(whole, folder, export, context.llama_cpp, untrained, check_stop=context.check_stop)
     turns = turns_of(ChatTemplate(whole, json_object(whole / "tokenizer_config.json")))
     (folder / "Modelfile").write_text(modelfile(turns, export.file_name))

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +19,14 @@ from gemtune.jobs.status import Step
 from gemtune.request.rl_spec import DpoConfig, GrpoConfig, KtoConfig
 from gemtune.request.spec import Spec, TrainingConfig
 from trainer.base_model import continuation, location
+from trainer.certificate import held_out_rows
 from trainer.context import Context
 from trainer.export import tokenizer_files, versions
 from trainer.model.engines import engine_of
 from trainer.model.engines.interface import Engine, StartingPoint
 from trainer.process.crashes import refuse_unsupported_model
 from trainer.process.imports import garbage_collection_paused
+from trainer.steps import recording
 from trainer.store import checkpoints, manifest
 from trainer.training.interface import Hooks, JobTrainer, Setup
 from trainer.training.progress import ProgressLog, rewards_in
@@ -61,10 +63,13 @@ def _train(context: Context, tracking: Tracking) -> None:
     _seed(config.seed)
     loss_curve = f"{context.prefix}/metrics/{context.fence.attempt}.jsonl"
     attempt = _Attempt(context, ProgressLog(export, loss_curve, _reporter(context), context.clock, tracking))
+    rows = held_out_rows.collect(prepared, base)
     with refuse_unsupported_model(config.base_model_id):
+        loaded = engine.load(base, context.spec, start)
+        before = recording.record_base(loaded, rows, config)
         trainer = _make(
             Setup(
-                engine.load(base, context.spec, start),
+                loaded,
                 config,
                 base,
                 prepared / "train.parquet",
@@ -98,6 +103,7 @@ def _train(context: Context, tracking: Tracking) -> None:
     tokenizer_files.add_tokenizer(base, folder)
     versions.write(folder)
     artifacts = manifest.publish(export, folder, f"{context.prefix}/{folder_name}/{context.fence.attempt}")
+    recording.publish_reference(context, replace(loaded, model=trainer.model), rows, before)
     values = dict(evaluation or {}) | {"train_step": best or state.global_step, "train_loss": _train_loss(trainer)}
     metrics = Metrics.model_validate(values | {"baseline": baseline})
     result = StepResult(metrics=metrics, artifacts=tuple(artifacts))

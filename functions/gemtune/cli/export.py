@@ -17,21 +17,33 @@ from gemtune.jobs.secret_names import REFERENCE, USER_PREFIX
 @click.option("--quantization", help="Quantization of the weights (default: that of the format).")
 @click.option("--destination", help="Where to export to: {gcs|hfhub}; hfhub needs --repo.")
 @click.option("--repo", metavar="OWNER/NAME", help="Hugging Face Hub repository to export to.")
+@click.option(
+    "--accept-loss", is_flag=True, help="Publish the export even if it loses more of the training than its format may."
+)
 @click.option("--token", metavar="NAME", help="Hub token to use, as stored with `gemtune secret NAME`.")
 @click.option("--job-name", help="Name of the export job (default: the name of the trained job).")
 @click.option("--follow", is_flag=True, help="Wait for the export and exit with its result.")
 @click.option("--idempotency-key", metavar="KEY", help="Reuse the job created earlier with the same KEY and request.")
 @click.pass_obj
 def export(
-    connection: Connection, /, job: str, follow: bool, idempotency_key: str | None, **options: str | None
+    connection: Connection,
+    /,
+    job: str,
+    follow: bool,
+    idempotency_key: str | None,
+    accept_loss: bool,
+    **options: str | None,
 ) -> None:
     """Export a trained job in another form.
 
     The export is a new job, whose id is printed.
     """
     headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
+    request = _request(options)
+    if accept_loss:
+        request["export_config"]["accept_loss"] = True
     path = f"/jobs/{connection.find_job(job)}/exports"
-    response = connection.call("POST", path, json=_request(options), headers=headers)
+    response = connection.call("POST", path, json=request, headers=headers)
     if not connection.print_if_json(response):
         click.echo(response["job_id"])
     if follow:

@@ -159,8 +159,12 @@ FAILURES: Mapping[str, ErrorCode] = {
         f"Export as merged; {EXPORT_AGAIN}.",
     ),
     "export_differs": ErrorCode(
-        "The exported files do not behave as the trained model within [the limits of their format](exports.md).",
-        f"Export in a format that loses less; {EXPORT_AGAIN}.",
+        "The exported files are not those of the trained model: a tensor, a setting or a prompt is another one.",
+        f"Nothing was published; {EXPORT_AGAIN}. If it happens again, it is a fault of gemtune: report it.",
+    ),
+    "export_loses_too_much": ErrorCode(
+        "Rounding to the format's precision loses more of the training than [its limits](exports.md) allow.",
+        f"Export in the larger format that the hint names, or with `accept_loss`; {EXPORT_AGAIN}.",
     ),
     "secret_not_found": ErrorCode(
         "The job's token is no longer stored.",

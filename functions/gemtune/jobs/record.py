@@ -177,6 +177,43 @@ class Parity(Record):
         description="share of the change in log-probabilities by training that the export shows, as a regression "
         "coefficient: 1 for all of it, 0 if the adapter is lost; null if all weights were trained",
     )
+    verdict: Literal["passed", "loss_accepted"] | str = Field(
+        "passed",
+        description="`passed`, or `loss_accepted` if it loses more than its format may and the request had "
+        "`accept_loss`",
+    )
+    losses: tuple[str, ...] = Field((), description="limits that it exceeds, in sentences; empty if it passed")
+    noise_floor: float | None = Field(
+        None,
+        description="mean KL divergence that the same rounding causes in the base model on the same rows; null if it "
+        "was not needed or not measured",
+    )
+    gain_kept: float | None = Field(
+        None,
+        description="share of what training gained in held-out loss that the export keeps; null if there was no gain "
+        "to speak of, or no held-out rows",
+    )
+    learned_agreement: float | None = Field(
+        None,
+        description="share of the positions where training changed the first choice at which the export has the "
+        "trained model's, or one almost as likely; null without such positions",
+    )
+    answers_right: int | None = Field(
+        None, description="compared rows whose whole answer the export gives, token by token; null without such rows"
+    )
+    answers_right_trained: int | None = Field(None, description="the same of the trained model")
+    kl_from_base: float | None = Field(
+        None, description="mean KL divergence of the export from the base model; null if all weights were trained"
+    )
+    kl_from_base_trained: float | None = Field(None, description="the same of the trained model")
+    probes: int = Field(0, description="fixed conversations that were compared, besides the rows")
+    probe_kl: float | None = Field(None, description="mean KL divergence on these conversations")
+    reference: str = Field("", description="when the trained model's predictions were recorded")
+    differences: tuple[str, ...] = Field(
+        (), description="ways in which the files knowingly differ from the training, in sentences"
+    )
+    seconds: float | None = Field(None, description="seconds that the comparison took")
+    memory_bytes: int | None = Field(None, description="main memory that the comparison took at its peak")
 
 
 class Artifact(Record):

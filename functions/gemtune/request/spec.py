@@ -233,6 +233,11 @@ class ExportConfig(Contract):
         description="Hub repository for the result, as owner/name; needed with destination hfhub; created as a private "
         "repository if it does not exist",
     )
+    accept_loss: bool = Field(
+        False,
+        description="publish the export even if it loses more of the training than its format may; its certificate, "
+        "model card, status and file name say so",
+    )
 
 
 class WandbProject(Contract):

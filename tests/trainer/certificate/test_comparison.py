@@ -16,31 +16,11 @@ from tests import tiny_gemma
 from tests.trainer import untrained_results
 from tests.trainer.gguf.test_gguf import sharpen_logits
 from trainer.certificate import comparison
+from trainer.certificate.files import check
 from trainer.certificate.runtimes import Transformers
 from trainer.export.merge import merge
 
 PROMPT = [2, 40, 41, 42]
-
-
-def test_a_model_whose_answers_are_empty_can_be_compared(tmp_path: Path, tiny: Path) -> None:
-    """RL with a reward for short completions can train such a model."""
-    base = Path(shutil.copytree(tiny, tmp_path / "base"))
-    first_token = Transformers(base).answer(PROMPT, 1)
-    config = json.loads((base / "generation_config.json").read_text())
-    (base / "generation_config.json").write_text(json.dumps(config | {"eos_token_id": first_token}))
-    prompt = {"messages": [{"role": "user", "content": "hello"}], "tokens": PROMPT}
-    result = comparison.compare(
-        {
-            "base": str(base),
-            "adapter": None,
-            "format": "merged",
-            "folder": str(base),
-            "rows": [{"input_ids": PROMPT, "labels": []}],
-            "prompts": [prompt],
-        }
-    )
-    assert (result["positions"], result["top1_agreement"]) == (1, 1.0)
-    assert result["answers"][0]["trained"] == ""
 
 
 def test_answers_that_are_compared_have_no_tokens_of_pictures_or_sounds(tmp_path: Path) -> None:
@@ -59,7 +39,7 @@ def test_answers_that_are_compared_have_no_tokens_of_pictures_or_sounds(tmp_path
 
 @pytest.mark.parametrize("quantization", ["none", "q4"])
 def test_a_lost_adapter_shows_as_a_share_of_change_near_zero(
-    tmp_path: Path, tiny: Path, quantization: MergedQuantization
+    tmp_path: Path, tiny: Path, quantization: MergedQuantization, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A correct merge keeps all of the change, up to rounding.
 
@@ -69,15 +49,18 @@ def test_a_lost_adapter_shows_as_a_share_of_change_near_zero(
     adapter = untrained_results.write_adapter(base, tmp_path / "adapter", std=0.05)
     merge(base, adapter, tmp_path / "correct", quantization)
     merge(base, None, tmp_path / "lost", quantization)
-    rows = [{"input_ids": PROMPT + list(range(50, 80)), "labels": [-100] * 4 + list(range(50, 80))}]
-    case = {"base": str(base), "adapter": str(adapter), "format": "merged", "rows": rows, "prompts": []}
+    row = {"input_ids": PROMPT + list(range(50, 80)), "labels": [-100] * 4 + list(range(50, 80))}
+    rows = {"source": "here", "rows": [row], "prompts": []}
+    monkeypatch.setattr(check, "problems", lambda case: [])  # which would notice before anything is measured
+    case = {"base": str(base), "adapter": str(adapter), "format": "merged", "quantization": quantization, "rows": rows}
     correct, lost = (
-        comparison.compare(case | {"folder": str(tmp_path / name)})["change_kept"] for name in ("correct", "lost")
+        comparison.compare(case | {"folder": str(tmp_path / name)})["rows"]["change_kept"]
+        for name in ("correct", "lost")
     )
     assert correct == pytest.approx(1.0, abs=0.02 if quantization == "none" else 0.3)
     assert abs(lost) < 0.2
     if quantization == "none":
-        assert correct == pytest.approx(share_of_change(base, adapter, tmp_path / "correct", rows[0]), abs=1e-4)
+        assert correct == pytest.approx(share_of_change(base, adapter, tmp_path / "correct", row), abs=1e-4)
 
 
 def share_of_change(base: Path, adapter: Path, exported: Path, row: dict[str, list[int]]) -> float:

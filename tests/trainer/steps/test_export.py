@@ -8,6 +8,7 @@ import select
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,15 @@ from safetensors.torch import load_file, save_file
 from gemtune.errors import StepError
 from gemtune.handlers.answers import JobStatus
 from gemtune.jobs.status import Step
+from gemtune.methods import Method
 from gemtune.process import parent_death
+from gemtune.request.exports import Limits, merged_export
 from tests import tiny_gemma
 from tests.trainer import untrained_results
 from tests.trainer.conftest import Bench
 from tests.trainer.gguf.test_gguf import sharpen_logits, tools  # noqa: F401
 from tests.trainer.test_entry import run_trainer
-from trainer.certificate import comparison
+from trainer.certificate import comparison, verdict
 from trainer.context import StopRequested
 from trainer.process import child
 from trainer.process.child import ChildResult
@@ -43,7 +46,9 @@ def compare_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def run(arguments: Sequence[str], check_stop: Callable[[], None]) -> ChildResult:
         assert arguments[:2] == ["-m", "trainer.certificate.comparison_process"]
-        comparison_result = comparison.compare(json.loads(Path(arguments[2]).read_text()))
+        case = json.loads(Path(arguments[2]).read_text())
+        compare = comparison.compare if case.get("floor") is None else comparison.measure_floor
+        comparison_result = compare(case)
         Path(arguments[3]).write_text(json.dumps(comparison_result))
         return ChildResult(0, "")
 
@@ -54,10 +59,12 @@ def compare_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def trained_bench(tmp_path: Path) -> Callable[..., Bench]:
     """Return a factory of jobs whose train step is done."""
 
-    def make(export_format: str = "adapter", quantization: str = "none", **training: Any) -> Bench:
+    def make(
+        export_format: str = "adapter", quantization: str = "none", *, accept_loss: bool = False, **training: Any
+    ) -> Bench:
         base = sharpen_logits(tiny_gemma.build(tmp_path / "base", head_dim=256))
         bench = Bench(tmp_path / "home", base, **training)
-        bench.export = {"format": export_format, "quantization": quantization}
+        bench.export = {"format": export_format, "quantization": quantization, "accept_loss": accept_loss}
         return untrained_results.publish_results(bench)
 
     return make
@@ -93,11 +100,13 @@ def test_each_format_and_quantization_is_complete_and_certified(
     }
     parity = bench.job.certificate
     assert parity is not None
-    assert (parity.rows, parity.prompts, parity.prompts_identical) == (8, 12, 12)
+    assert (parity.rows, parity.probes, parity.prompts, parity.prompts_identical) == (8, 11, 20, 20)
     assert (parity.mean_kl == 0) is (export_format == "adapter")
+    assert (parity.noise_floor is not None) is (quantization == "q4" and method == "LoRA")
+    assert (parity.verdict, parity.losses) == ("passed", ())
     assert JobStatus.of(bench.job).certificate == parity
     page = json.loads((folder / "certificate.json").read_text())
-    assert page["figures"] == parity.model_dump()
+    assert page["figures"] == parity.model_dump(mode="json")
     card = (folder / "README.md").read_text()
     assert f"| perplexity, as exported | {parity.perplexity:.4f} |" in card
     assert ("overflows in fp16 arithmetic" in card) is (quantization == "fp16")
@@ -161,10 +170,10 @@ def empty_tokenizer(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("sabotage", "reason"),
     [
-        (change_template, "prompts do not have the same tokens"),
-        (add_one_to_norm, "mean KL"),
+        (change_template, "chat_template.jinja is not that of the training"),
+        (add_one_to_norm, "post_attention_layernorm.weight is not the base model's"),
         (truncate_weights, "cannot be loaded"),
-        (empty_tokenizer, "cannot be loaded"),
+        (empty_tokenizer, "tokenizer.json is not that of the training"),
     ],
 )
 def test_a_spoilt_export_is_not_published_and_a_second_attempt_works(
@@ -197,7 +206,66 @@ def test_a_merge_that_lost_the_adapter_is_noticed(
     bench = trained_bench("merged", "none")
     original = merge.merge
     monkeypatch.setattr(merge, "merge", lambda base, adapter, *rest, **more: original(base, None, *rest, **more))
-    with pytest.raises(StepError, match="mean KL") as caught:
+    with pytest.raises(StepError, match=r"differs from base \+ scale") as caught:
+        bench.run(Step.EXPORT)
+    assert caught.value.code == "export_differs"
+
+
+def strict(limits: Limits, method: Method) -> Limits:
+    """Return limits of NF4 that no rounding keeps."""
+    strictest = replace(limits, kl=1e-9, noise=0.0, change=0.9999999)
+    return strictest if limits == merged_export("q4").limits else limits
+
+
+@pytest.mark.usefixtures("compare_in_process")
+def test_an_export_that_loses_too_much_names_the_next_larger_one_that_passes(
+    trained_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = trained_bench("merged", "q4")
+    monkeypatch.setattr(verdict, "limits_for", strict)
+    with pytest.raises(StepError, match="mean KL on held-out rows, nats per position is 0") as caught:
+        bench.run(Step.EXPORT)
+    assert caught.value.code == "export_loses_too_much"
+    assert "share kept of what training changed is" in str(caught.value)
+    assert caught.value.hint == (
+        "the training result is kept: export again with none, which passes, or with accept_loss"
+    )
+    assert list(bench.services.buckets.export.list(f"jobs/{bench.job_id}/export/")) == []
+
+
+@pytest.mark.usefixtures("compare_in_process")
+def test_an_accepted_loss_is_said_in_status_card_and_file_name(
+    trained_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    bench = trained_bench("merged", "q4", accept_loss=True)
+    monkeypatch.setattr(verdict, "limits_for", strict)
+    folder = export_folder(bench)
+    parity = bench.job.certificate
+    assert parity is not None
+    assert parity.verdict == "loss_accepted"
+    assert next(loss.partition(" is ")[0] for loss in parity.losses) == "mean KL on held-out rows, nats per position"
+    assert parity.losses[0] in (folder / "README.md").read_text()
+    assert "loses more of the training than its format may" in (folder / "certificate.md").read_text()
+    assert {path.name for path in folder.glob("*.safetensors")} == {"model-lossy.safetensors"}
+    assert AutoModelForCausalLM.from_pretrained(folder).config.quantization_config is not None
+
+
+@pytest.mark.usefixtures("compare_in_process")
+def test_an_accepted_loss_does_not_excuse_a_wrong_file(
+    trained_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = trained_bench("merged", "none", accept_loss=True)
+    write = export.write
+
+    def write_and_spoil(context: Any, trained: Any, folder: Path, **more: Any) -> str:
+        note = write(context, trained, folder, **more)
+        add_one_to_norm(folder)
+        return note
+
+    monkeypatch.setattr(export, "write", write_and_spoil)
+    with pytest.raises(StepError) as caught:
         bench.run(Step.EXPORT)
     assert caught.value.code == "export_differs"
 
@@ -271,7 +339,7 @@ def test_a_gguf_job_from_training_to_its_files(
         f"model-{quantization}.gguf",
     }
     assert bench.job.certificate is not None
-    assert bench.job.certificate.prompts_identical == 12
+    assert bench.job.certificate.prompts_identical == 20
     card = (folder / "README.md").read_text()
     assert "ollama create mine -f Modelfile" in card
     assert f"llama-cli --model model-{quantization}.gguf" in card

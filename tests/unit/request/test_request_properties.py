@@ -81,6 +81,7 @@ EXPORT: Mapping[str, Any] = {
     "quantization": [None, "none", "fp16", "q4", "f16", "q8_0", "q4_k_m", "q5_k_m", "q2_k"],
     "destination": ["gcs", "hfhub"],
     "hf_repo_id": [None, "me/mine"],
+    "accept_loss": [False, True],
 }
 REQUEST: Mapping[str, Any] = {
     "job_name": ["unnamed job", "Mine"],

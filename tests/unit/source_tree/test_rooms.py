@@ -92,7 +92,7 @@ FLOORS = (
     ("trainer.rendering",),
     ("trainer.rows", "trainer.export", "trainer.hub"),
     ("trainer.gguf", "trainer.model.on_cpu", "trainer.splits"),
-    ("trainer.model",),
+    ("trainer.certificate.files", "trainer.model"),
     ("trainer.model.engines",),
     ("trainer.certificate", "trainer.training.tracking"),
     ("trainer.training",),

@@ -84,8 +84,8 @@ def test_no_reward_lacks_an_entry() -> None:
 def test_the_limits_of_an_export_are_in_range(export: exports.Export) -> None:
     limits = export.limits
     assert limits.kl > 0
-    assert 0 < limits.top1 < 1
-    assert limits.perplexity > 1
+    assert limits.noise >= 1
+    assert all(0 < share < 1 for share in (limits.top1, limits.learned, limits.gain, limits.change))
     assert limits.reason
 
 
@@ -93,7 +93,7 @@ def test_only_requests_over_http_may_contain_a_token() -> None:
     assert {source.value: source.exposes_tokens for source in Source} == {"http": False, "pubsub": True, "upload": True}
 
 
-LIMITS = Limits(1.0, 0.5, 2.0, "planted")
+LIMITS = Limits(1.0, 4.0, 0.5, 0.5, 0.5, 0.5, "planted")
 
 
 def test_a_quantization_that_only_the_table_has_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,1 @@
+"""Check of an export's files: every setting and every tensor."""

@@ -1,0 +1,44 @@
+"""Check of an export's files: every setting and every tensor."""
+
+from __future__ import annotations
+
+import sys
+
+from gemtune.request.exports import AdapterExport, GgufExport, MergedExport
+from trainer.base_model import folder_contents
+from trainer.certificate.files import settings, weights
+from trainer.certificate.files.case import Case
+from trainer.export.usage import PROJECTOR
+from trainer.gguf import projector
+
+
+def problems(case: Case) -> list[str]:
+    """Return in sentences what is wrong with the files of an export.
+
+    None of it is rounding, so no format may have it. A damaged file may raise anything.
+    """
+    match case.export:
+        case AdapterExport():
+            return settings.copied_problems(case.trained, case.folder)
+        case MergedExport() as export:
+            differing = settings.merged_problems(case.base, case.trained, case.folder, export)
+            trained = weights.TrainedModel(case.base, case.adapter)
+            return differing + weights.merged_problems(trained, case.folder, export.quantization)
+        case GgufExport() as export:
+            return _gguf_problems(case, export)
+
+
+def _gguf_problems(case: Case, export: GgufExport) -> list[str]:
+    sys.path.insert(0, str(case.tools / "gguf-py"))  # the version of gguf that belongs to the converter
+    from trainer.certificate.files import gguf_weights
+    from trainer.gguf.llama_library import LlamaModel
+
+    model = LlamaModel(case.tools, case.folder / export.file_name)
+    differing = settings.gguf_problems(model, case.base, case.trained, case.folder, export)
+    trained = weights.TrainedModel(case.base, case.adapter)
+    path = case.folder / export.file_name
+    differing += gguf_weights.problems(trained, case.base, path, was_dithered=case.was_dithered)
+    if "vision_config" in folder_contents.config_of(case.base):
+        projector.check(case.folder / PROJECTOR, case.base)
+        differing += gguf_weights.projector_problems(trained, case.base, case.folder / PROJECTOR)
+    return differing

@@ -1,0 +1,199 @@
+"""Check of every tensor of a GGUF file against base + scale · B·A.
+
+Each tensor is dequantized, chunk by chunk, and compared with the trained one under llama.cpp's name for it. Norms of
+Gemma 1 to 3 are stored as 1 + weight, as llama.cpp multiplies by them directly.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainer.base_model import folder_contents, vision_parts
+from trainer.certificate.files.weights import TrainedModel, Weight, spacing, summary
+from trainer.gguf.dither import LOW_BITS, Floats, dequantized, float32, grid_steps
+from trainer.gguf.file_layout import Entry, InvalidGguf, contents
+
+# Values per chunk, and of every how many blocks the step of the grid is looked up.
+CHUNK, EVERY = 1 << 21, 8
+# Root mean square error of a quantized tensor, as a multiple of step / sqrt(12), the error of rounding to the nearest.
+# Measured: 0.9 to 1.2 (`trainer.gguf.dither`). Dither adds as much noise again, which makes it sqrt(2) times that.
+ERROR, DITHERED_ERROR = 1.35, 1.85
+# The same for a single row, whose few blocks vary more.
+ROW_ERROR = 3.0
+# Tensors that llama.cpp adds to those of the model.
+ADDED = frozenset({"rope_freqs.weight"})
+# Types of the model whose norms multiply by 1 + weight.
+SHIFTED_NORMS = re.compile(r"gemma[23]?(_text)?$")
+PLAIN: Mapping[str, Any] = {"F32": np.float32, "F16": np.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """A tensor of the file. kind: ggml's name of its type."""
+
+    path: Path
+    entry: Entry
+    kind: str
+    block: tuple[int, int]
+
+    def chunk(self, begin: int, count: int) -> tuple[Floats, Floats | None]:
+        """Return values from `begin` on, and steps of some of their blocks."""
+        values, size = self.block
+        if self.kind == "BF16":
+            bits = np.memmap(self.path, np.uint16, "r", self.entry.offset + begin * 2, (count,))
+            return float32(np.asarray(bits)), None
+        if self.kind in PLAIN:
+            at = self.entry.offset + begin * np.dtype(PLAIN[self.kind]).itemsize
+            return np.memmap(self.path, PLAIN[self.kind], "r", at, (count,)).astype(np.float32), None
+        at, blocks = self.entry.offset + begin // values * size, count // values
+        raw = np.array(np.memmap(self.path, np.uint8, "r", at, (blocks, size)))
+        return dequantized(raw, self.kind).reshape(-1), grid_steps(raw[::EVERY], self.kind).reshape(-1)
+
+
+def problems(trained: TrainedModel, base: Path, path: Path, *, was_dithered: bool) -> list[str]:
+    """Return in sentences which tensors of a GGUF file are wrong.
+
+    base: the folder with config.json. Raises InvalidGguf.
+    """
+    config = folder_contents.config_of(base)
+    entries = {entry.name: entry for entry in contents(path).entries}
+    names = {name: llama_name for name in trained.names if (llama_name := _llama_name(name, config)) is not None}
+    missing = {name: each for name, each in names.items() if each not in entries}
+    tied = [name for name in missing if name.endswith("lm_head.weight")]
+    if lost := sorted(set(missing) - set(tied)):
+        return [f"{path.name} lacks {len(lost)} tensors: {missing[lost[0]]}, …"]
+    if extra := sorted(set(entries) - set(names.values()) - ADDED):
+        return [f"{path.name} has {len(extra)} tensors that the model does not: {extra[0]}, …"]
+    shifted = bool(SHIFTED_NORMS.match(str(config.get("model_type"))))
+    wrong = []
+    for name, llama_name in names.items():
+        if name in tied:
+            continue
+        shift = 1.0 if shifted and name.endswith("norm.weight") else 0.0
+        problem = _problem(_tensor(path, entries[llama_name]), trained.weight(name), shift, was_dithered=was_dithered)
+        if problem is not None:
+            wrong.append(f"{llama_name} {problem}")
+    return summary(wrong)
+
+
+def projector_problems(trained: TrainedModel, base: Path, path: Path) -> list[str]:
+    """Return in sentences which vision weights of an mmproj file are wrong.
+
+    Those that llama.cpp stores in another layout are left to `trainer.gguf.projector`, which counts them. Raises
+    InvalidGguf.
+    """
+    import gguf
+
+    entries = {entry.name: entry for entry in contents(path).entries}
+    vision = folder_contents.config_of(base).get("vision_config") or {}
+    layers = int(vision.get("num_hidden_layers", 0))
+    table = {name: each[1] for name, each in gguf.get_tensor_name_map(gguf.MODEL_ARCH.MMPROJ, layers).mapping.items()}
+    wrong = []
+    for name in trained.names:
+        stem, _, kind = name.replace("_weight", ".weight").removeprefix("model.").rpartition(".")
+        entry = entries.get(f"{table.get(stem)}.{kind}")
+        if entry is None or not set(name.split(".")) & set(vision_parts.NAMES):
+            continue
+        weight = trained.weight(name)
+        if entry.shape != tuple(weight.value.shape):
+            continue
+        shift = 1.0 if stem.endswith("soft_emb_norm") else 0.0
+        problem = _problem(_tensor(path, entry), weight, shift, was_dithered=False)
+        if problem is not None:
+            wrong.append(f"{entry.name} of {path.name} {problem}")
+    return summary(wrong)
+
+
+def _tensor(path: Path, entry: Entry) -> _Tensor:
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    kind = GGMLQuantizationType(entry.kind)
+    if kind.name not in {"F32", "F16", "BF16", *LOW_BITS}:
+        raise InvalidGguf(f"{entry.name} of {path.name} has the unexpected type {kind.name}")
+    return _Tensor(path, entry, kind.name, GGML_QUANT_SIZES[kind])
+
+
+def _problem(tensor: _Tensor, weight: Weight, shift: float, *, was_dithered: bool) -> str | None:
+    """Return how a tensor differs from the trained one beyond its rounding."""
+    exact, entry = weight.value, tensor.entry
+    if entry.count < exact.numel() and exact.ndim == 2 and entry.shape[1:] == tuple(exact.shape[1:]):
+        exact = exact[: entry.shape[0]]  # rows of an embedding that belong to no token are left out
+    if entry.count != exact.numel() or (exact.ndim > 1 and entry.shape != tuple(exact.shape)):
+        return f"has the shape {entry.shape}, not {tuple(exact.shape)}"
+    width = exact.shape[-1] if exact.ndim > 1 else exact.numel()
+    flat, step = exact.reshape(-1), max(1, CHUNK // width) * width
+    squares, step_squares, step_count, rounding = 0.0, 0.0, 0, 0.0
+    for begin in range(0, len(flat), step):
+        ours = flat[begin : begin + step].float()
+        stored_values, steps = tensor.chunk(begin, len(ours))
+        merged = ours if weight.trained and exact.dtype == torch.float32 else ours.to(torch.bfloat16).float()
+        error = torch.from_numpy(stored_values) - (merged + shift)
+        allowed = spacing(ours, torch.bfloat16) if merged is ours else torch.zeros(1)
+        if steps is None:
+            if tensor.kind == "F16":
+                allowed = allowed + spacing(ours + shift, torch.float16)
+            elif shift:
+                allowed = allowed + 1e-7 * (ours.abs() + shift)
+            if not bool((error.abs() <= allowed).all()):
+                return f"differs from the trained weights by up to {float(error.abs().max()):.3g}"
+            continue
+        squares += float(error.double().square().sum())
+        rounding += float(allowed.double().square().sum()) if len(allowed) > 1 else 0.0
+        step_squares += float(np.square(steps, dtype=np.float64).sum())
+        step_count += len(steps)
+        rows = error.reshape(-1, width).square().mean(1).sqrt()
+        typical = (step_squares / step_count / 12 + rounding / (begin + len(ours))) ** 0.5
+        if not bool((rows <= ROW_ERROR * typical * (1.4 if was_dithered else 1.0) + _largest_step(steps, width)).all()):
+            return f"has a row with {float(rows.max()) / max(typical, 1e-12):.1f} times the error of {tensor.kind}"
+    if step_count == 0:
+        return None
+    expected, actual = (step_squares / step_count / 12 + rounding / len(flat)) ** 0.5, (squares / len(flat)) ** 0.5
+    if actual <= (DITHERED_ERROR if was_dithered else ERROR) * expected + 1e-12:
+        return None
+    return f"has {actual / max(expected, 1e-12):.2f} times the error of {tensor.kind}"
+
+
+def _largest_step(steps: Floats, width: int) -> float:
+    """Return half of the largest step: an outlier makes its block coarse."""
+    return float(np.abs(steps).max()) / 2
+
+
+def _llama_name(name: str, config: Mapping[str, Any]) -> str | None:
+    """Return llama.cpp's name of a weight, or None if it is in another file.
+
+    The names come from llama.cpp's own table, in the gguf package.
+    """
+    path = [part for part in name.split(".") if part not in ("model", "language_model")]
+    if set(name.split(".")) & set(vision_parts.NAMES):
+        return None
+    plain = ".".join(path)
+    if plain.endswith("router.per_expert_scale"):
+        return f"blk.{path[1]}.ffn_down_exps.scale"
+    if plain.endswith("router.scale"):
+        return f"blk.{path[1]}.ffn_gate_inp.scale"
+    key = plain.removesuffix(".weight")
+    text = config.get("text_config")
+    layers = int((text if isinstance(text, dict) else config)["num_hidden_layers"])
+    table = _name_table(str(config.get("model_type")), layers)
+    for prefix in ("model.", "", "model.language_model."):
+        if f"{prefix}{key}" in table:
+            return f"{table[f'{prefix}{key}']}.weight"
+    raise InvalidGguf(f"llama.cpp has no name for {name}")
+
+
+def _name_table(model_type: str, layers: int) -> Mapping[str, str]:
+    import gguf
+
+    arch = next(
+        getattr(gguf.MODEL_ARCH, arch)
+        for prefix, arch in (("gemma4", "GEMMA4"), ("gemma3", "GEMMA3"), ("gemma2", "GEMMA2"), ("gemma", "GEMMA"))
+        if model_type.startswith(prefix)
+    )
+    return {name: each[1] for name, each in gguf.get_tensor_name_map(arch, layers).mapping.items()}

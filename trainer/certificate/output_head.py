@@ -1,0 +1,67 @@
+"""Output head: turns hidden states into logits, in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from trainer.base_model import folder_contents
+from trainer.certificate.files.weights import TrainedModel
+from trainer.export.lora_weights import canonical_name
+
+# Columns that are converted to float32 at once, and positions whose logits are in memory at once.
+COLUMNS, POSITIONS = 32_768, 64
+
+
+class OutputHead:
+    """Output head of a model. weight: (vocabulary, width).
+
+    cap: logits are cap · tanh(logits / cap), as in Gemma 2; None without a cap.
+    """
+
+    def __init__(self, weight: torch.Tensor, cap: float | None):
+        self._weight, self._cap = weight.detach(), cap
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the logits of (positions, width) hidden states."""
+        hidden = hidden.to(self._weight.device).float()
+        with torch.no_grad():
+            logits = torch.cat([hidden @ block.float().T for block in self._weight.split(COLUMNS)], dim=1)
+        return (logits if self._cap is None else self._cap * torch.tanh(logits / self._cap)).cpu()
+
+    def blocks(self, hidden: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield logits of at most POSITIONS positions each."""
+        for block in hidden.split(POSITIONS):
+            yield self(block)
+
+    def predictions(self, hidden: torch.Tensor, targets: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the targets' negative log-likelihoods and the first choices.
+
+        Both are (positions,).
+        """
+        losses, choices, done = [], [], 0
+        for logits in self.blocks(hidden):
+            wanted_tokens = torch.tensor(targets[done : done + len(logits)], dtype=torch.int64)
+            losses.append(torch.nn.functional.cross_entropy(logits, wanted_tokens, reduction="none"))
+            choices.append(logits.argmax(1))
+            done += len(logits)
+        return torch.cat(losses), torch.cat(choices)
+
+
+def heads_of(base: Path, adapter: Path | None) -> tuple[OutputHead, OutputHead | None]:
+    """Return the heads of the trained model and of its base, from their files.
+
+    The second one is None if all weights were trained.
+    """
+    config = folder_contents.config_of(base)
+    section = config.get("text_config")
+    text = section if isinstance(section, dict) else config
+    trained = TrainedModel(base, adapter)
+    by_name = {canonical_name(name): name for name in trained.names}
+    tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", True))
+    name = by_name["embed_tokens"] if tied or "lm_head" not in by_name else by_name["lm_head"]
+    cap = text.get("final_logit_softcapping")
+    whole = TrainedModel(base, None).weight(name).value
+    return OutputHead(trained.weight(name).value, cap), None if adapter is None else OutputHead(whole, cap)
