@@ -33,8 +33,11 @@ def open_text(path: Path, compression: Compression | None, *, named: str) -> Ite
             yield _without_mark(_decompressed(file, compression, path.stat().st_size))
     except (OSError, EOFError, zlib.error) as error:  # gzip raises all of them, pyarrow OSError
         raise bad_dataset(f"{named} is damaged: {str(error)[:200]}", hint="upload the file again") from error
-    except UnicodeError as error:
-        raise bad_dataset(f"{named} is not valid {_encoding_of(error)}", hint="save the file as UTF-8") from error
+    except UnicodeDecodeError as error:
+        raise bad_dataset(f"{named} is not valid {error.encoding.upper()}", hint="save the file as UTF-8") from error
+    except _NoMark as error:
+        message = f"{named} is not UTF-8; it may be UTF-16, whose byte order mark is missing"
+        raise bad_dataset(message, hint="save the file as UTF-8") from error
     except _ExpandsTooFar as error:
         hint = "upload the file without compression"
         raise bad_dataset(f"{named} expands to more than {error} bytes", hint=hint) from error
@@ -44,8 +47,8 @@ class _ExpandsTooFar(Exception):
     """Raised when a file decompresses to far more than its size."""
 
 
-def _encoding_of(error: UnicodeError) -> str:
-    return error.encoding if isinstance(error, UnicodeDecodeError) else "text"
+class _NoMark(Exception):
+    """Raised for zero bytes, which UTF-8 does not have in text."""
 
 
 def _decompressed(file: IO[bytes], compression: Compression | None, size: int) -> io.BufferedReader:
@@ -63,12 +66,12 @@ def _decompressed(file: IO[bytes], compression: Compression | None, size: int) -
 def _without_mark(stream: io.BufferedReader) -> io.BufferedReader:
     """Return the stream as UTF-8 without its byte order mark.
 
-    Raises StepError `bad_dataset` for UTF-16 without a mark.
+    Raises _NoMark.
     """
     start = stream.peek(4)[:4]
     mark = mark_of(start)
     if not mark.content and b"\0" in start[:2]:
-        raise UnicodeError
+        raise _NoMark
     stream.read(len(mark.content))
     return stream if mark.encoding == "utf-8" else io.BufferedReader(_Transcoded(stream, mark.encoding), CHUNK)
 

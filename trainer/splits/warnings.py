@@ -60,6 +60,6 @@ def held_out_and_trained(held_out: Tally, indexes: Sequence[int]) -> Iterator[Jo
 def files_not_read(files: Sequence[str]) -> Iterator[JobWarning]:
     """Yield a warning if the dataset has files that nothing reads."""
     if files:
-        message = f"{len(files)} of the dataset's files are not read: {in_words(files)}"
+        message = f"the dataset has files that are not read: {in_words(files)}"
         hint = "name a file for its split (train, val), or remove it; a test split is never read"
         yield JobWarning(code="files_not_read", message=message, hint=hint)

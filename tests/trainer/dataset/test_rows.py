@@ -83,8 +83,8 @@ def test_a_byte_order_mark_tells_the_encoding(encoding: str, ending: str, compre
 @pytest.mark.parametrize(
     ("content", "name", "message"),
     [
-        ("Hi".encode("utf-16-le"), "train.jsonl", "not valid text"),
-        (b'\xff\xfe{\0"\0\0\xd8\0\0', "train.jsonl", "not valid utf-16"),
+        ("Hi".encode("utf-16-le"), "train.jsonl", "may be UTF-16, whose byte order mark is missing"),
+        (b'\xff\xfe{\0"\0\0\xd8\0\0', "train.jsonl", "not valid UTF-16"),
         (b'[{"a": "b"}', "train.json", "ends within its array, after row 0"),
         (b'[{"a": "b"}, {"a": "b"', "train.json", "ends within its array, after row 1"),
         (b'[{"a": "b"}] [', "train.json", "goes on after the end of its array, behind row 1"),

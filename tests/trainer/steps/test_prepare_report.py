@@ -128,7 +128,7 @@ def test_files_that_are_not_read_are_named(bench: Bench) -> None:
     put(bench, "README.md", b"Hi")
     bench.run(Step.PREPARE)
     message, _ = warning_of(bench, "files_not_read")
-    assert message == "2 of the dataset's files are not read: notes.txt, test.jsonl"
+    assert message == "the dataset has files that are not read: notes.txt, test.jsonl"
     assert report(bench)["files_not_read"] == ["README.md", "notes.txt", "test.jsonl"]
     assert bench.job.rows is not None
     assert bench.job.rows.files_not_read == ("notes.txt", "test.jsonl")
