@@ -139,6 +139,10 @@ class Report:
         for tally in (self.train, self.held_out):
             if tally is not None:
                 yield from warnings.warnings_of(tally, self.left_out_place)
+        splits = self.dataset.splits
+        yield from warnings.other_row_count(self.train, splits.train_rows)
+        if self.held_out is not None:
+            yield from warnings.other_row_count(self.held_out, splits.held_out_rows)
         yield from warnings.repeated_rows(self.train, self._repeats)
         if self.held_out is not None:
             yield from warnings.held_out_and_trained(self.held_out, self._trained_too)

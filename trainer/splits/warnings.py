@@ -57,6 +57,13 @@ def held_out_and_trained(held_out: Tally, indexes: Sequence[int]) -> Iterator[Jo
         yield JobWarning(code="held_out_rows_trained", message=message, hint=hint)
 
 
+def other_row_count(tally: Tally, stated: int | None) -> Iterator[JobWarning]:
+    """Yield a warning if a split has more or fewer rows than stated."""
+    if stated is not None and stated != tally.all_rows:
+        message = f"metadata.json states {stated} rows for the {tally.split} split, and it has {tally.all_rows}"
+        yield JobWarning(code="row_count_differs", message=message, hint="check that its files are complete")
+
+
 def files_not_read(files: Sequence[str]) -> Iterator[JobWarning]:
     """Yield a warning if the dataset has files that nothing reads."""
     if files:

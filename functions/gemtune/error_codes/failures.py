@@ -247,6 +247,10 @@ WARNINGS: Mapping[str, ErrorCode] = {
         "Some held-out rows are in the train split, too, so metrics on them say little.",
         "Remove them from one of the splits.",
     ),
+    "row_count_differs": ErrorCode(
+        "`metadata.json` states another number of rows for a split than its files have.",
+        "Upload the whole files, or correct `num_rows`.",
+    ),
     "files_not_read": ErrorCode(
         "The dataset has files that belong to no split and are not read; a test split is never read.",
         "Rename them, name them in `metadata.json`, or remove them.",

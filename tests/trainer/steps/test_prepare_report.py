@@ -185,6 +185,15 @@ def test_shards_are_read_in_their_order_and_a_bad_row_is_named_with_its_file(ben
     assert tokens(single, "train") == tokens(bench, "train")
 
 
+def test_a_number_of_rows_that_metadata_states_is_compared(bench: Bench) -> None:
+    named = [("train", "train.jsonl", 30), ("val", "eval.jsonl", 8)]
+    splits = [{"split_name": name, "path": path, "num_rows": count} for name, path, count in named]
+    put(bench, "metadata.json", json.dumps({"splits": splits}).encode())
+    bench.run(Step.PREPARE)
+    message, _ = warning_of(bench, "row_count_differs")
+    assert message == "metadata.json states 30 rows for the train split, and it has 24"
+
+
 def test_repeated_rows_are_counted_and_held_out_rows_that_are_trained_on_too(bench: Bench) -> None:
     bench.put("train", [*PAIRS[:10], PAIRS[2], PAIRS[2], PAIRS[5]])
     bench.put("eval", [*rows.held_out_rows(3), PAIRS[5]])

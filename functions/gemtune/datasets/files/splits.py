@@ -51,11 +51,14 @@ class Splits:
     """Files of the splits, in the order in which they are read.
 
     Paths are relative to the dataset's folder. train: empty if no file is named for training. unread: the other files.
+    train_rows, held_out_rows: how many rows a metadata.json states.
     """
 
     train: tuple[str, ...] = ()
     held_out: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    train_rows: int | None = None
+    held_out_rows: int | None = None
 
     @property
     def unexpected(self) -> tuple[str, ...]:
@@ -131,7 +134,15 @@ def of_metadata(metadata: Any, paths: Collection[str], folder: str) -> Splits:
             if path not in paths:
                 raise BadSplits(f"metadata.json names the file {path[:200]!r}, which the dataset does not have")
     train, held_out = chosen.get("train", ()), chosen.get("held_out", ())
-    return Splits(train, held_out, tuple(sorted({*paths} - {*train, *held_out, METADATA})))
+    rows = _stated_rows(metadata)
+    unread = tuple(sorted({*paths} - {*train, *held_out, METADATA}))
+    return Splits(train, held_out, unread, rows.get("train"), rows.get("held_out"))
+
+
+def _stated_rows(metadata: Any) -> dict[Split, int]:
+    """Return the numbers of rows that a metadata.json states."""
+    stated = {_SPLIT_OF.get(str(split["split_name"]).casefold()): split.get("num_rows") for split in metadata["splits"]}
+    return {split: rows for split, rows in stated.items() if split is not None and isinstance(rows, int)}
 
 
 def in_words(paths: Sequence[str]) -> str:
