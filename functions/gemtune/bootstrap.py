@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
-from gemtune.settings import Settings, hardware
+from gemtune.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -196,7 +196,7 @@ class Services:
         from gemtune.services.planning.planner import Planner, Workstation
 
         speeds = MeasuredSpeeds(self.shared)
-        return Planner(speeds, self.buckets, self.settings.machines, self._timeouts, Workstation(*hardware()))
+        return Planner(speeds, self.buckets, self.settings.machines, self._timeouts, Workstation.here())
 
     @cached_property
     def slots(self) -> MachineSlots:

@@ -127,15 +127,6 @@ class Settings:
         return f"project:{self.project_id}" if self.on_gcp else "local"
 
 
-def hardware() -> tuple[int, float | None]:
-    """Return this machine's CPU cores, and its memory in GiB if it is known."""
-    try:
-        memory: float | None = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    except (ValueError, OSError):
-        memory = None
-    return os.cpu_count() or 1, memory
-
-
 def cache_folder(environment: Mapping[str, str] | None = None) -> Path:
     """Return the folder of caches that this machine's checkouts share."""
     env = os.environ if environment is None else environment

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ def launcher(request: pytest.FixtureRequest, world: World, tmp_path: Path) -> It
     }
     workflows_launcher = WorkflowsLauncher(Settings.from_environment(settings))
     workflows_launcher.stand_in = workflows  # type: ignore[attr-defined]
+    workflows_launcher.cloud_run = cloud_run  # type: ignore[attr-defined]
     yield workflows_launcher
     workflows.stop()
     cloud_run.stop()
@@ -62,6 +64,24 @@ def test_an_unknown_execution_is_gone(launcher: Launcher) -> None:
     assert launcher.state("unknown") is ExecutionState.GONE
     launcher.stop("unknown")
     launcher.stop_step("gemtune-train-unknown")
+
+
+@pytest.mark.emulators
+@pytest.mark.parametrize("launcher", ["gcp"], indirect=True)
+def test_executions_of_a_job_are_stopped_by_their_arguments(launcher: Any) -> None:
+    """Stop one that has not begun, too: it has no name in any record."""
+    cloud_run, location = launcher.cloud_run, "projects/p/locations/r/jobs"
+    container = {"command": [sys.executable, "-c", "import time; time.sleep(60)"]}
+    job = {"template": {"template": {"containers": [container], "timeout": "60s"}}}
+    cloud_run.answer("POST", f"/v2/{location}?jobId=gemtune-train-l4", job)
+    names = {}
+    for job_id in ("training_a", "training_b"):
+        overrides = {"overrides": {"containerOverrides": [{"args": ["train", "--job-id", job_id]}]}}
+        started = cloud_run.answer("POST", f"/v2/{location}/gemtune-train-l4:run", overrides)[1]
+        names[job_id] = started["metadata"]["name"].rpartition("/")[2]
+    launcher.stop_steps("gemtune-train-l4", "training_a")
+    launcher.stop_steps("gemtune-train-none", "training_b")
+    assert [cloud_run.cancelled(name) for name in names.values()] == [True, False]
 
 
 @pytest.mark.emulators

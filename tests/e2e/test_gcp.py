@@ -186,6 +186,19 @@ def test_delivering_every_message_again_and_in_reverse_changes_nothing(
     assert {(message["key"], message["body"]["seq"]) for message in listener()} == received
 
 
+def test_a_platform_without_quota_makes_a_job_wait(service: CloudService, request_of: Any) -> None:
+    service.cloud.cloud_run.quota_errors = 1
+    job_id = service.submit(request_of(max_steps=2))
+    waiting = service.wait_until(job_id, lambda job: bool(job["waiting"]), seconds=240)["waiting"]
+    assert (waiting["machine"], waiting["reason"], waiting["position"]) == ("prepare", "quota", 0)
+    job = service.completed(job_id)
+    assert [len(step["attempts"]) for step in job["steps"].values()] == [1, 1, 1]
+    assert job["plan"]["exact"]
+    assert job["plan_error"] is not None
+    types = [event["type"] for event in service.events(job_id)]
+    assert types[:4] == ["job_queued", "job_waiting", "job_admitted", "job_preparing"]
+
+
 def test_a_webhook_that_is_never_accepted_becomes_a_dead_letter(service: CloudService) -> None:
     """Send one message only: each refusal delays the emulator's next push."""
     receiver = WebhookReceiver(*[500] * 1000)

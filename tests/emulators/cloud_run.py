@@ -43,6 +43,7 @@ class CloudRunStandIn:
         self._jobs: dict[str, dict[str, Any]] = {}
         self._executions: dict[str, _Execution] = {}
         self._asked_to_cancel: set[str] = set()
+        self.quota_errors = 0  # so many executions are refused for lack of quota
         self._operations: dict[str, dict[str, Any]] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
@@ -109,7 +110,14 @@ class CloudRunStandIn:
             "job": name,
             "createTime": _now(),
             "taskCount": 1,
+            "template": {"containers": [{"args": (overrides.get("containerOverrides") or [{}])[0].get("args", [])}]},
         }
+        if self.quota_errors > 0:
+            self.quota_errors -= 1
+            status = {"code": FAILED, "message": "Quota exceeded for GPU allocation"}
+            refused = {"name": f"{_location(name)}/operations/{uuid.uuid4()}", "done": True, "error": status}
+            self._operations[str(refused["name"])] = refused
+            return 200, refused
         operation: dict[str, Any] = {
             "name": f"{_location(name)}/operations/{uuid.uuid4()}",
             "metadata": {"@type": f"{TYPE}Execution", **resource},

@@ -27,6 +27,8 @@ EFFICIENCY = 0.35
 OPERATIONS: Mapping[Method, float] = {"LoRA": 6, "QLoRA": 7, "RL": 8, "Full": 8}
 # Bytes per second at which weights are copied and written.
 BYTES_PER_SECOND = 1e8
+# Weight of a finished step relative to the one after it: a machine that others use too is not always equally fast.
+RECENCY = 0.7
 # Weight of the estimate from the hardware beside one finished job.
 PRIOR_WEIGHT = 0.01
 
@@ -78,15 +80,20 @@ def copying(machine: str, size: ModelSize | None, *, per_token: float = 0.0) -> 
 def fit(observations: Sequence[Observation], prior: Speed) -> Speed:
     """Fit the speed to finished steps, starting from an estimate.
 
-    It minimizes the squared relative errors, and those of both parameters from the estimate with a small weight. That
-    decides where all jobs have the same size, which cannot tell fixed and variable time apart.
+    It minimizes the squared relative errors, in which newer steps weigh more, and with a small weight the distance of
+    both parameters from the estimate. That decides where all jobs have the same size, which cannot tell fixed and
+    variable time apart.
     """
     measured = [each for each in observations if each.seconds > 0]
     if not measured:
         return prior
     # Unknowns are multiples of the estimate's values: x for the fixed time, y for the time per token.
     scale_x, scale_y = max(prior.fixed, 1e-9), max(prior.per_token, 1e-12)
-    rows = [(scale_x / each.seconds, scale_y * each.tokens / each.seconds, 1.0) for each in measured]
+    weights = [RECENCY ** (age / 2) for age in range(len(measured))][::-1]
+    rows = [
+        (weight * scale_x / each.seconds, weight * scale_y * each.tokens / each.seconds, weight)
+        for each, weight in zip(measured, weights, strict=True)
+    ]
     xx, xy, yy = (sum(row[i] * row[j] for row in rows) for i, j in ((0, 0), (0, 1), (1, 1)))
     bx, by = (sum(row[i] * row[2] for row in rows) for i in (0, 1))
     ridge_x, ridge_y = PRIOR_WEIGHT * max(xx, 1e-12), PRIOR_WEIGHT * max(yy, 1e-12)

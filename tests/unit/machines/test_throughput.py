@@ -36,6 +36,11 @@ def test_jobs_of_one_size_are_met_and_the_hardware_decides_the_rest() -> None:
     assert speed.per_token > PRIOR.per_token
 
 
+def test_newer_jobs_weigh_more() -> None:
+    speed = fit(observed(*[(1000, 90)] * 5, *[(1000, 60)] * 3), PRIOR)
+    assert 60 < speed.seconds(1000) < 68
+
+
 @given(
     st.lists(st.tuples(st.floats(0, 1e9), st.floats(0.01, 1e6)), min_size=1, max_size=20),
     st.floats(0.1, 1000),

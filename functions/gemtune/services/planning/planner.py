@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -34,6 +35,15 @@ class Workstation:
 
     cores: int
     memory_gib: float | None
+
+    @classmethod
+    def here(cls) -> Workstation:
+        """Return the hardware of this machine; its memory may be unknown."""
+        try:
+            memory: float | None = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+        except (ValueError, OSError):
+            memory = None
+        return cls(os.cpu_count() or 1, memory)
 
 
 @dataclass(frozen=True, slots=True)
