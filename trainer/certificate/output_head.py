@@ -13,6 +13,8 @@ from trainer.export.lora_weights import canonical_name
 
 # Columns that are converted to float32 at once, and positions whose logits are in memory at once.
 COLUMNS, POSITIONS = 32_768, 64
+# A head of up to this many bytes in float32 is converted once, instead of anew for every block of positions.
+CONVERTED_UP_TO = 1 << 30
 
 
 class OutputHead:
@@ -22,7 +24,8 @@ class OutputHead:
     """
 
     def __init__(self, weight: torch.Tensor, cap: float | None):
-        self._weight, self._cap = weight.detach(), cap
+        weight = weight.detach()
+        self._weight, self._cap = weight.float() if weight.numel() * 4 <= CONVERTED_UP_TO else weight, cap
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the logits of (positions, width) hidden states."""
@@ -63,5 +66,8 @@ def heads_of(base: Path, adapter: Path | None) -> tuple[OutputHead, OutputHead |
     tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", True))
     name = by_name["embed_tokens"] if tied or "lm_head" not in by_name else by_name["lm_head"]
     cap = text.get("final_logit_softcapping")
-    whole = TrainedModel(base, None).weight(name).value
-    return OutputHead(trained.weight(name).value, cap), None if adapter is None else OutputHead(whole, cap)
+    weight = trained.weight(name)
+    head = OutputHead(weight.value, cap)
+    if adapter is None:
+        return head, None
+    return head, OutputHead(TrainedModel(base, None).weight(name).value, cap) if weight.trained else head
