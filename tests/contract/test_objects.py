@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx2
@@ -72,6 +72,15 @@ def test_objects_are_listed_by_prefix_in_order(objects: Objects) -> None:
     assert [stat.name for stat in objects.list("")][-1] == "other"
     assert [stat.name for stat in objects.list("jobs/b/")] == ["jobs/b/ä ö"]
     assert list(objects.list("nothing/")) == []
+
+
+def test_marking_objects_as_used_changes_nothing_in_them(objects: Objects) -> None:
+    objects.write("models/a/config.json", b"{}")
+    objects.write("models/b/config.json", b"{}")
+    for at in (datetime(2026, 1, 2, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC)):  # the clock may be set back
+        objects.mark_used("models/a", at)
+    assert objects.read("models/a/config.json") == b"{}"
+    assert len(list(objects.list("models/"))) == 2
 
 
 def test_deleting_a_missing_object_is_no_error(objects: Objects) -> None:

@@ -144,7 +144,8 @@ class Cloud:
             "namespace": "(default)",
             "document": {"value": "training_jobs/{job}/events/{event}", "matchType": "PATH_PATTERN"},
         }
-        answer = httpx2.post(url, params={"eventarcTriggerId": "fan_out"}, json=trigger, trust_env=False)
+        # The first call can take the emulator long, on a busy machine.
+        answer = httpx2.post(url, params={"eventarcTriggerId": "fan_out"}, json=trigger, trust_env=False, timeout=240)
         answer.raise_for_status()
 
     def _run_jobs(self) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from gemtune.embedded.folder_objects import FolderObjects
 from gemtune.errors import JobWasDeleted, SecretNotFound
 from gemtune.jobs.page_tokens import PagePosition
 from gemtune.jobs.record import Claim
 from gemtune.jobs.status import Step
-from gemtune.ports import ExecutionState
+from gemtune.ports import ExecutionState, ObjectStat
 from gemtune.services import sweep
 from tests.fakes import World
 
@@ -183,11 +185,16 @@ def test_a_sweep_lists_no_specs_of_jobs_that_it_has_checked(world: World, monkey
     world.services.sweep()
     assert len(world.stored_specs()) == len(jobs)
     assert list(config.list("new-specs/")) == []
-    listed: list[str] = []
-    names = config.list
-    monkeypatch.setattr(type(config), "list", lambda self, prefix: listed.append(prefix) or names(prefix))
+    listed: list[tuple[str, str]] = []
+    names = type(config).list
+
+    def listing(self: FolderObjects, prefix: str) -> Iterator[ObjectStat]:
+        listed.append((self.bucket, prefix))
+        return names(self, prefix)
+
+    monkeypatch.setattr(type(config), "list", listing)
     world.services.sweep()
-    assert listed == ["new-specs/"]
+    assert [prefix for bucket, prefix in listed if bucket == config.bucket] == ["new-specs/"]
 
 
 def test_a_sweep_without_time_goes_on_where_it_stopped(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

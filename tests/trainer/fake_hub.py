@@ -23,7 +23,7 @@ class FakeHub:
     refusal: status and X-Error-Code of the answer to every file request.
     required_token: the only token that is let in.
     fetched: the names of the files that were downloaded. paths: those of all requests.
-    lost_revisions: whether no revision can be named.
+    lost_revisions: whether no revision can be named. ranges: offset and length of each range that was sent.
     """
 
     files: dict[str, bytes]
@@ -33,6 +33,7 @@ class FakeHub:
     fetched: list[str] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     lost_revisions: bool = False
+    ranges: list[tuple[int, int]] = field(default_factory=list)
 
     def answer(self, method: str, path: str, authorization: str | None) -> tuple[int, dict[str, str], bytes]:
         self.paths.append(path.split("?")[0])
@@ -76,6 +77,10 @@ def serving(hub: AnyHub) -> Iterator[AnyHub]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             status, headers, body = hub.answer(self.command, self.path, self.headers["Authorization"])
+            if self.command == "GET" and status == 200 and (byte_range := self.headers["Range"]) is not None:
+                start, end = (int(number) for number in byte_range.removeprefix("bytes=").split("-"))
+                status, body = 206, body[start : end + 1]
+                hub.ranges.append((start, len(body)))
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(body))}.items():
                 self.send_header(name, value)

@@ -9,7 +9,7 @@ from typing import Any
 from gemtune import families
 from gemtune.errors import StepError
 from gemtune.families.generation import Family
-from gemtune.untrusted import MAX_MODEL_FILE_BYTES, Unreadable, read_file, read_json_object
+from gemtune.untrusted import MAX_MODEL_FILE_BYTES, Unreadable, read_file, read_json, read_json_object
 
 WEIGHTS = ".safetensors"
 INDEX = "model.safetensors.index.json"
@@ -95,6 +95,24 @@ def check_weights(path: Path) -> None:
     except (SafetensorError, OSError) as error:
         message = f"{path.name} of the base model is damaged: {str(error)[:200]}"
         raise StepError("bad_base_model", message, hint="upload the whole file, and submit again") from error
+
+
+def check_header(name: str, beginning: bytes, size: int) -> None:
+    """Check the same of a file of which only the beginning is here.
+
+    beginning: with the whole header. size: of the file. Raises StepError `bad_base_model`.
+    """
+    length = int.from_bytes(beginning[:8], "little")
+    try:
+        if length > len(beginning) - 8:
+            raise ValueError("the header is too long")
+        tensors = read_json(beginning[8 : 8 + length], max_bytes=MAX_MODEL_FILE_BYTES)
+        end = max(entry["data_offsets"][1] for key, entry in tensors.items() if key != "__metadata__")
+        if 8 + length + end != size:
+            raise ValueError(f"it has {size} bytes, and its header describes {8 + length + end}")
+    except (Unreadable, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        message = f"{name} of the base model is damaged: {str(error)[:200]}"
+        raise StepError("bad_base_model", message, hint="choose another revision or model, and submit again") from error
 
 
 def indexed_files(folder: Path) -> set[str]:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gemtune.errors import StepError
+from gemtune.jobs.record import Artifact
 from gemtune.ports import Objects
 from gemtune.request.base_model import copies_folder
 from trainer.base_model import folder_contents
-from trainer.store import manifest
+from trainer.store import manifest, ranges
 from trainer.store.hub_reading import HubRefuses, read_token, reading_hub
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+# HTTP status of an answer with a range of a file.
+PARTIAL = 206
 # The files of a model. Repositories may also hold the same weights in other formats, and in subfolders.
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
 
@@ -47,6 +52,7 @@ def copy_once(
         if manifest.read_whole(export, prefix) is None:
             names = [file.rfilename for file in info.siblings or () if is_model_file(file.rfilename)]
             _copy(hub, repository, str(info.sha), names, export, prefix, work / "hub", check_stop)
+        export.mark_used(prefix, datetime.now(UTC))
     return prefix
 
 
@@ -62,7 +68,8 @@ def _copy(
 ) -> None:
     """Copy files, the small ones first, and seal the copy.
 
-    The small files tell whether the model can be trained. Only one weight file at a time is on this machine.
+    The small files tell whether the model can be trained. Weights go from the Hub to the bucket in ranges, since they
+    may be larger than this machine's memory and disk.
     """
     weights = [name for name in names if name.endswith(folder_contents.WEIGHTS)]
     small = [name for name in names if name not in weights]
@@ -74,11 +81,46 @@ def _copy(
     artifacts = [manifest.add(export, download(name), prefix, name) for name in small]
     folder_contents.check_description(work, names)
     for name in weights:
-        path = download(name)
-        folder_contents.check_weights(path)
-        artifacts.append(manifest.add(export, path, prefix, name))
-        path.unlink()
+        artifacts.append(_copy_weights(hub, repository, revision, name, export, prefix, check_stop))
     manifest.seal(export, prefix, artifacts)
+
+
+def _copy_weights(
+    hub: HfApi,
+    repository: str,
+    revision: str,
+    name: str,
+    export: Objects,
+    prefix: str,
+    check_stop: Callable[[], None],
+) -> Artifact:
+    """Copy a weight file, checked by its header and by the Hub's SHA-256."""
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+    url = hf_hub_url(repository, name, revision=revision)
+    headers = build_hf_headers(token=hub.token) | {"Accept-Encoding": "identity"}
+    metadata = hub.get_hf_file_metadata(url=url, token=hub.token)
+    size = metadata.size or 0
+
+    def fetch(start: int, length: int) -> bytes:
+        # The Hub redirects to a storage, by an address that is valid for a while only.
+        response = get_session().get(
+            url, headers=headers | {"Range": f"bytes={start}-{start + length - 1}"}, follow_redirects=True, timeout=60
+        )
+        hf_raise_for_status(response)
+        content: bytes = response.content
+        return content if response.status_code == PARTIAL else content[start : start + length]
+
+    def check_head(content: bytes) -> None:
+        folder_contents.check_header(name, content, size)
+
+    target = f"{prefix}/{name}"
+    digest = ranges.copy(export, target, size, fetch, check_stop=check_stop, check_head=check_head)
+    if re.fullmatch(r"[0-9a-f]{64}", metadata.etag or "") and metadata.etag != digest:
+        export.delete(target)
+        raise OSError(f"the SHA-256 of {name} is {digest}, and that of the Hub {metadata.etag}")
+    return Artifact(name=name, uri=export.uri(target), bytes=size, sha256=digest)
 
 
 def is_model_file(name: str) -> bool:

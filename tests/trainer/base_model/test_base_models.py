@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -21,7 +24,7 @@ from tests.trainer import fake_hub
 from tests.trainer.fake_hub import REPOSITORY, REVISION, FakeHub
 from trainer.base_model import continuation, location
 from trainer.context import StopRequested
-from trainer.store import manifest
+from trainer.store import manifest, ranges
 
 PREFIX = f"models/acme--tiny-gemma/{REVISION}"
 SMALL = {
@@ -122,6 +125,58 @@ def test_an_interrupted_copy_is_repeated(hub: FakeHub, buckets: Buckets, work: P
     assert manifest.read_whole(buckets.export, PREFIX) is None
     provide(buckets, work)
     assert manifest.read_whole(buckets.export, PREFIX) is not None
+
+
+def test_weights_are_copied_in_ranges_and_go_on_where_they_stopped(
+    hub: FakeHub, buckets: Buckets, work: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = (tiny / "model.safetensors").read_bytes()
+    monkeypatch.setattr(ranges, "RANGE_BYTES", len(weights) // 4 + 1)
+    stops = iter([*[False] * (len(SMALL) + 2), True])
+
+    def stop_at_the_third_range() -> None:
+        if next(stops, False):
+            raise StopRequested
+
+    with pytest.raises(StopRequested):
+        provide(buckets, work, check_stop=stop_at_the_third_range)
+    assert [start for start, _ in hub.ranges] == [0, len(weights) // 4 + 1]
+    hub.ranges.clear()
+    provide(buckets, work)
+    assert [start for start, _ in hub.ranges] == [2 * (len(weights) // 4 + 1), 3 * (len(weights) // 4 + 1)]
+    copy = manifest.fetch(buckets.export, PREFIX, work / "into")
+    assert (copy / "model.safetensors").read_bytes() == weights
+    assert not [stat.name for stat in buckets.export.list(f"{PREFIX}/") if ".range-" in stat.name]
+
+
+def test_weights_that_differ_from_the_hubs_digest_are_not_kept(
+    hub: FakeHub, buckets: Buckets, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranges, "RANGE_BYTES", 100_000)
+    with monkeypatch.context() as damaging:
+        damaging.setattr(ranges, "hashlib", SimpleNamespace(sha256=lambda: hashlib.sha256(b"other bytes")))
+        with pytest.raises(OSError, match=r"SHA-256 of model\.safetensors"):
+            provide(buckets, work)
+    assert manifest.read_whole(buckets.export, PREFIX) is None
+    provide(buckets, work)
+    assert manifest.read_whole(buckets.export, PREFIX) is not None
+
+
+def test_a_weights_file_larger_than_memory_needs_that_of_one_range(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copy 256 MiB of zeros with 4 MiB at a time."""
+    monkeypatch.setattr(ranges, "RANGE_BYTES", 4 * 1024 * 1024)
+    objects, size = FolderObjects(tmp_path / "export", "export"), 256 * 1024 * 1024
+    tracemalloc.start()
+    digest = ranges.copy(
+        objects, "x", size, lambda start, length: bytes(length), check_stop=lambda: None, check_head=lambda head: None
+    )
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 * 1024 * 1024
+    assert digest == manifest.sha256(tmp_path / "export" / "x")
+    assert [stat.name for stat in objects.list("")] == ["x"]
 
 
 def test_another_model_than_gemma_is_refused_before_its_weights_are_fetched(
