@@ -60,7 +60,7 @@ NEAREST: Mapping[str, str] = {
     "trainer.dataset": "trainer/dataset",
     "trainer.rendering": "trainer/rendering trainer/rows",
     "trainer.rows": "trainer/rows trainer/steps/test_prepare trainer/steps/test_prepare_rl",
-    "trainer.splits": "trainer/splits trainer/steps/test_prepare",
+    "trainer.splits": "trainer/steps/test_prepare trainer/steps/test_prepare_report",
     "trainer.store": "trainer/store",
     "trainer.training": "trainer/training/test_metrics trainer/steps/test_train",
     "trainer.training.metrics": "trainer/training/test_metrics",

@@ -66,7 +66,7 @@ SERVICE: Mapping[str, str] = {
     "local_server.workflow_engine": "",
     "local_server": "bootstrap embedded errors handlers jobs local_server.workflow_engine machines ports process "
     "redaction services settings",
-    "cli.request": "errors request",
+    "cli.request": "errors request untrusted",
     "cli": "bootstrap cli.request datasets.files datasets.uploads errors jobs local_server log_lines object_name ports "
     "process request settings webhooks",
 }

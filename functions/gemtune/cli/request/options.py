@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from gemtune.untrusted import Unreadable, read_json
 
 # Fields of a request by the names of their options' parameters.
 FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -91,6 +92,6 @@ def _set(request: dict[str, Any], place: tuple[str, ...], value: Any) -> None:
 def _value(text: str) -> Any:
     """Return the value of an assignment: JSON if it is that, else a string."""
     try:
-        return json.loads(text)
-    except ValueError:
+        return read_json(text)
+    except Unreadable:
         return text
