@@ -78,7 +78,7 @@ def read_answer(text: str) -> Number:
         raise NotOneNumber("has no number")
     begin, end = group_around(tokens, numeric[-1])
     if numeric[0] < begin:
-        raise NotOneNumber("has more than one number")
+        raise NotOneNumber("has more than one number (a reward's after names the text before the right one)")
     number = _read(tokens, begin, end)
     if number is None or _is_followed_by_exclamation(tokens, end):
         raise NotOneNumber("is no number that can be compared")
