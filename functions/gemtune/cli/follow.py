@@ -242,7 +242,7 @@ def format_waiting(waiting: dict[str, Any]) -> str:
     The reasons of the platform take the place of the position.
     """
     if waiting["reason"] == "starting":
-        return f"starting on {waiting['machine']}"
+        return f"starting on machine {waiting['machine']}"
     details = f"position {waiting['position']}" if waiting["reason"] == "slot" else f"platform: {waiting['reason']}"
     start = "" if waiting.get("estimated_start") is None else f", starts about {waiting['estimated_start'][:16]}"
     return f"waiting for {waiting['machine']}, {details}{start}"

@@ -150,7 +150,7 @@ def test_requests_in_shell_snippets_are_accepted() -> None:
         for text in re.findall(r"\{\s*\"processed_dataset_id\".*?\}\}", snippet.text, re.DOTALL):
             check_document(json.loads(re.sub(r"'?\$BASE'?", "google/gemma-3-270m", text)))
             requests += 1
-    assert requests >= 4
+    assert requests >= 3
 
 
 @pytest.mark.parametrize("snippet", PYTHON, ids=str)
