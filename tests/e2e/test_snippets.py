@@ -37,7 +37,7 @@ case "$*" in
 esac
 """
 GEMTUNE = """#!/bin/sh
-exec "{python}" -c 'from gemtune.cli import main; main()' "$@"
+exec "{python}" -P -c 'from gemtune.cli import main; main()' "$@"
 """
 MAKE = """#!/bin/sh
 for target in "$@"; do

@@ -17,7 +17,7 @@ from tests.e2e.service import Service
 from tests.infra.stand_ins import StandIns
 
 HEALTHY = {
-    "/health": (200, {"status": "healthy", "service": "training"}),
+    "/health": (200, {"status": "healthy", "service": "training", "version": "0.1.0"}),
     "/openapi.json": (200, {"paths": {"/train": {}}}),
 }
 LISTED = HEALTHY | {"/jobs?limit=1": (200, {"jobs": []})}

@@ -140,8 +140,8 @@ def test_unclaimed_launches_are_repeated_with_a_backoff_and_finally_fail_the_job
     assert "6 workflow executions" in job.error.message
     assert "failed" in job.error.message
     assert job.error.hint
+    listening.services.fan_out(job_id)  # as the trigger of the record does
     assert [event["type"] for event in listening.messages("test")][-1] == "job_failed"
-    listening.services.fan_out(job_id)
     assert listening.stored_secrets() == []
     listening.clock.advance(days=1)
     listening.services.sweep()

@@ -15,10 +15,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gemtune import families
 from gemtune.errors import StepError
 from gemtune.jobs.record import Parity
 from gemtune.request.exports import PROBE_FACTOR
 from gemtune.request.spec import Spec
+from trainer.base_model import folder_contents
 from trainer.certificate import page, verdict
 from trainer.certificate.held_out_rows import ComparisonRows
 from trainer.certificate.verdict import Check
@@ -68,7 +70,8 @@ def issue(certificate: Certificate, monotonic: Callable[[], float] = time.monoto
     problems = [*result.get("faults", ()), *_prompt_problems(result.get("prompts_that_differ", ()))]
     if problems:
         raise _differs("; ".join(problems))
-    limits = verdict.limits_for(spec.export.limits, spec.training_config.method)
+    has_experts = families.has_experts(folder_contents.config_of(certificate.trained.base))
+    limits = verdict.limits_for(spec.export.limits, spec.training_config.method, has_experts=has_experts)
     floor = _measure_floor(certificate, result, limits.kl)
     checks = verdict.checks_of(result, limits, floor)
     losses = tuple(f"{check.name} is {check.value}, and not {check.limit}" for check in checks if not check.passed)

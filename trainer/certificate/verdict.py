@@ -9,7 +9,7 @@ from typing import Any
 
 from gemtune.jobs.record import Parity
 from gemtune.methods import Method
-from gemtune.request.exports import MAX_KL, PROBE_FACTOR, WITHOUT_FLOOR, Limits, merged_export
+from gemtune.request.exports import EXPERTS_FACTOR, MAX_KL, PROBE_FACTOR, WITHOUT_FLOOR, Limits, merged_export
 
 # The noise floor by kind of row: `kl` and `agreement`, see `comparison.measure_floor`.
 Floor = Mapping[str, Mapping[str, float]]
@@ -23,12 +23,17 @@ NEAR_TIES = 2
 ERRORS = 2.0
 
 
-def limits_for(limits: Limits, method: Method) -> Limits:
-    """Return the limits of an export for a training method.
+def limits_for(limits: Limits, method: Method, *, has_experts: bool) -> Limits:
+    """Return the limits of an export for a training method and a model.
+
+    has_experts: whether the model is a mixture of experts, whose routers amplify rounding.
 
     QLoRA trains on a base model in 4 bits and its adapter is exported for the original one, so every export of it moves
     by the rounding of NF4: the looser limit of both formats counts.
     """
+    if has_experts:
+        reason = f"{limits.reason}; and a router sends tokens to other experts at the slightest rounding"
+        limits = replace(limits, kl=limits.kl * EXPERTS_FACTOR, reason=reason)
     if method != "QLoRA":
         return limits
     nf4 = merged_export("q4").limits

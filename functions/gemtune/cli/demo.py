@@ -122,7 +122,7 @@ def _service(settings: Settings) -> Iterator[Connection]:
         port = probe.getsockname()[1]
     log = settings.home / "server.log"
     with log.open("ab") as output:
-        up = ["-c", "from gemtune.cli import main; main()", "up", "--port", str(port)]
+        up = ["-P", "-c", "from gemtune.cli import main; main()", "up", "--port", str(port)]
         command = parent_death.command(up, signal.SIGTERM)  # stops the server even if the demo is killed with SIGKILL
         server = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
     try:

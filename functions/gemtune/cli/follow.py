@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gemtune.cli import plans
 from gemtune.cli.connection import (
     ENDED,
     FAILED,
@@ -208,6 +209,8 @@ def format_event(event: dict[str, Any]) -> str:
         values["warnings"] = "; ".join(warning["message"] for warning in values["warnings"])
     if "rows" in values:
         values["rows"] = format_rows(values["rows"])
+    if "plan" in values:
+        values["plan"] = plans.format_total(values["plan"])
     details = ", ".join(f"{name}: {value}" for name, value in values.items())
     return f"{event['seq']:3}  {event['at'][:19]}  {event['type']:20} {details}".rstrip()
 

@@ -50,9 +50,14 @@ def adapter_limits(config: Mapping[str, Any]) -> str | None:
     if family_and_type is None:
         return None
     family, kind = family_and_type
-    text = config.get("text_config")
-    has_experts = any(isinstance(part, Mapping) and part.get("enable_moe_block") for part in (config, text))
-    return family.why_experts_need_peft if family.experts and has_experts else kind.why_no_vllm_adapter
+    return family.why_experts_need_peft if has_experts(config) else kind.why_no_vllm_adapter
+
+
+def has_experts(config: Mapping[str, Any]) -> bool:
+    """Return whether a config.json describes a mixture of experts."""
+    family, text = of_model_type(config.get("model_type")), config.get("text_config")
+    parts = (config, text if isinstance(text, Mapping) else {})
+    return family is not None and bool(family.experts) and any(part.get("enable_moe_block") for part in parts)
 
 
 def of_name(repository: str) -> Family | None:

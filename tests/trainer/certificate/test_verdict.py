@@ -98,10 +98,12 @@ def test_a_base_model_that_changes_its_choices_widens_the_limit_of_agreement() -
 
 def test_qlora_is_held_to_the_rounding_of_its_own_base_model() -> None:
     adapter, nf4 = export_of("adapter", "none").limits, export_of("merged", "q4").limits
-    limits = verdict.limits_for(adapter, "QLoRA")
+    limits = verdict.limits_for(adapter, "QLoRA", has_experts=False)
     assert (limits.kl, limits.change) == (nf4.kl, nf4.change)
-    assert verdict.limits_for(adapter, "LoRA") is adapter
-    assert verdict.limits_for(export_of("gguf", "q2_k").limits, "QLoRA").kl == export_of("gguf", "q2_k").limits.kl
+    assert verdict.limits_for(adapter, "LoRA", has_experts=False) is adapter
+    q2_k = export_of("gguf", "q2_k").limits
+    assert verdict.limits_for(q2_k, "QLoRA", has_experts=False).kl == q2_k.kl
+    assert verdict.limits_for(adapter, "LoRA", has_experts=True).kl == 4 * adapter.kl
 
 
 def test_larger_quantizations_follow_each_other_and_the_largest_does_not_round() -> None:

@@ -50,6 +50,7 @@ def test_one_long_row_gets_the_large_machine(bucket_bench: Bench) -> None:
     long = rows.train_rows(1)[0]
     messages = [message | {"content": message["content"] * 40} for message in long["messages"]]
     bucket_bench.put("eval", [{"messages": messages}])
+    bucket_bench.training["too_long"] = "cut"
     run(bucket_bench)
     assert bucket_bench.job.machine == "large"
 
