@@ -134,7 +134,12 @@ def _token_problems(model: LlamaModel, trained: Path) -> list[str]:
 
     tokenizer = Tokenizer.from_file(str(trained / "tokenizer.json"))
     pieces, problems = model.pieces(), []
-    wrong = [index for piece, index in tokenizer.get_vocab().items() if index < len(pieces) and pieces[index] != piece]
+    # llama.cpp's converter writes the blanks of added tokens as they are, and SentencePiece marks them.
+    wrong = [
+        index
+        for piece, index in tokenizer.get_vocab().items()
+        if index < len(pieces) and pieces[index].replace("▁", " ") != piece.replace("▁", " ")
+    ]
     if wrong:
         first = min(wrong)
         expected = tokenizer.id_to_token(first)
