@@ -23,8 +23,7 @@ OF_TRAINING = frozenset({
     "train_vision_tower", "rl_config", "seed", "machine",
 })  # fmt: skip
 OF_EXPORT = frozenset({"format", "quantization", "destination", "hf_repo_id", "accept_loss"})
-# Addresses of webhooks and the W&B project are private.
-# How the job was queued says nothing about its result.
+# Addresses of webhooks and the W&B project are private; priority and pauses say nothing about the result.
 WITHHELD = frozenset({"notify", "wandb_config", "priority", "pause_after"})
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tests.infra.planned import Planned
 
-# What a role is granted on: a kind and a name, such as ("bucket", "export"). The project has no name.
+# Resource that a role is granted on, as kind and name, such as ("bucket", "export"). The project has no name.
 Target = tuple[str, str]
 PROJECT: Target = ("project", "")
 

@@ -120,7 +120,7 @@ terraform = Terraform(deployment)
 terraform.init()
 terraform.apply(*deployment.variables(images.placeholders(deployment)), *OPTIONS)
 """
-    # What happens before the first build of images; the state then has no output that names the project.
+    # The first apply, before images are built, is targeted: the state then has no output that names the project.
     targeted = "OPTIONS = [f'-target={each}' for each in images.BUILD_RESOURCES]" + apply
     applied = deploy(targeted, FIRST)
     assert applied.returncode == 0, applied.stderr

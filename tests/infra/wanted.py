@@ -21,7 +21,7 @@ REGION = "us-central1"
 WEEK, DAY, HOUR = 604_800, 86_400, 3_600
 Values = Mapping[str, Any]
 
-# What the settings are; `needed_by` says which component has which.
+# Wanted values of the settings; `needed_by` says which component has which.
 SETTINGS = {
     "GEMTUNE_BACKEND": "gcp",
     "PROJECT_ID": PROJECT_ID,
@@ -275,7 +275,7 @@ def wanted() -> dict[str, Values]:
             }
             for name in ("eventarc", "pubsub", "workflows")
         },
-        # What Google says that it takes until a new account, and a new metric, is known everywhere.
+        # Durations that Google documents for a new account, and for a new metric, to become known everywhere.
         "time_sleep.agents": {"create_duration": "120s"},
         "time_sleep.log_metrics": {"create_duration": "600s"},
         **{f'google_storage_bucket.gemtune["{name}"]': _bucket(name) for name in SOFT_DELETE},

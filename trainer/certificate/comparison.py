@@ -21,7 +21,7 @@ from trainer.certificate.reference import ANSWER_TOKENS, ANSWERS, Reference, Row
 from trainer.certificate.runtimes import LlamaCpp, Runtime, Transformers
 from trainer.certificate.sums import Block, Sums, noise_of
 
-# Where a reference that was not recorded in training comes from.
+# Source of a reference that was not recorded in training, in words for the certificate.
 COMPUTED = "as computed from the trained files: the job was trained by a version that recorded nothing"
 KINDS = ("rows", "probes")
 

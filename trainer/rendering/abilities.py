@@ -15,7 +15,7 @@ from gemtune.datasets.refusal import BadRow
 from gemtune.errors import StepError
 from trainer.conversation.chat_template import ChatTemplate, TemplateRefusal
 
-# What probes say. Templates do not write these words of their own.
+# Words of the probes, which no template writes by itself.
 _SAID, _MORE = "quixotic", "zephyr"
 # Thoughts as DeepSeek's and Qwen's models write them in front of an answer.
 _THOUGHT = re.compile(r"\s*<think>\s*(?P<thought>\S.*?)\s*</think>\s*", re.DOTALL)

@@ -23,7 +23,7 @@ from gemtune.handlers.parameters import argument_name, decode_parameter
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 1024 * 1024
-# Of the endpoint that takes the most, above which a server need not read a body at all.
+# Largest body that any endpoint accepts; a server may refuse a larger one without reading it.
 LARGEST_BODY_BYTES = max(
     MAX_BODY_BYTES, *(endpoint.body.max_bytes for endpoint in ENDPOINTS if isinstance(endpoint.body, Binary))
 )

@@ -152,8 +152,8 @@ def work_bytes(size: ModelSize, load: TrainingLoad, *, checkpointing: bool) -> f
         all_layers = sum(shape.count * layer for shape, layer in zip(size.shapes, layers, strict=True))
         per_token = all_layers + max(head, backward)
     margin = WORK_MARGIN * (RL_SHARE if load.method == "RL" else 1)
-    # Of one layer at a time PEFT's DoRA has the adapter's product, which it computes with an identity matrix, the
-    # updated weight and a copy. Counted from its code.
+    # PEFT's DoRA keeps three matrices of one layer at a time: the adapter's product (computed with an identity matrix),
+    # the updated weight and a copy. Counted from its code, not measured.
     of_one_layer = 4 * size.intermediate * (size.intermediate + 3 * size.hidden) if load.dora else 0
     cached = sum(shape.count * shape.key_value for shape in size.shapes)
     return of_one_layer + max(

@@ -168,7 +168,7 @@ def _hyperparameter_problems(path: Path, config: Mapping[str, Any]) -> list[str]
         key: (next((text[name] for name in names if text.get(name) is not None), None), default)
         for key, names, default in HYPERPARAMETERS
     }
-    # Where sliding layers have heads of another size, that is what `head_dim` means.
+    # `head_dim` is the size of the heads of sliding layers, if global layers have heads of another size.
     head_size = "attention.key_length_swa"
     head_size = head_size if f"{arch}.{head_size}" in metadata else "attention.key_length"
     expected[head_size] = (text.get("head_dim"), None)

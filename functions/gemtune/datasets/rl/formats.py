@@ -25,7 +25,7 @@ Content = TypeVar("Content")
 Row = Mapping[str, Any]
 # Fields that can stand beside a prompt, in every format but OpenAI's.
 _BESIDE_PROMPT = (*PROMPTS, "system", "system_prompt", "tools", "chat_template_kwargs")
-# What others measured on two answers. DPO learns which is better, and not by how much.
+# Columns with measurements of the two answers. DPO learns which answer is better, and not by how much.
 _MEASURES = HARMLESS | {
     *("score_chosen", "score_rejected", "chosen_score", "rejected_score"),
     *("chosen_rating", "rejected_rating", "chosen-rating", "rejected-rating"),
@@ -125,7 +125,7 @@ def _read_labelled(row: Fields) -> Labelled:
     return Labelled(whole, completion, label)
 
 
-# What a label can be beside true and false, in files without a type for it.
+# Texts that stand for a label in files without booleans, such as CSV.
 _LABELS = {"true": True, "false": False, "1": True, "0": False}
 
 
