@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 
 from gemtune.errors import StepError
 from gemtune.jobs.record import JobWarning, RowsSummary, UnreadField
-from gemtune.ports import Objects
 from trainer.dataset.source import Dataset
 from trainer.splits import left_out, warnings
 from trainer.splits.tally import Tally
@@ -26,13 +25,12 @@ NAMED = 100
 class Report:
     """Report of one attempt of prepare.
 
-    place: prefix of its files in the export bucket. pictures_read: files of the dataset that rows name. moved: indexes
-    of the rows that were moved from the train split to the held-out one, if the dataset has none. others: warnings of
-    the step about other things than the dataset.
+    place: returns where a file of the report is, for users. pictures_read: files of the dataset that rows name. moved:
+    indexes of the rows that were moved from the train split to the held-out one, if the dataset has none. others:
+    warnings of the step about other things than the dataset.
     """
 
-    export: Objects
-    place: str
+    place: Callable[[str], str]
     dataset: Dataset
     train: Tally
     held_out: Tally | None
@@ -95,7 +93,7 @@ class Report:
             files=tuple(files[:NAMED]),
             files_not_read=tuple(self.unexpected_files[:NAMED]),
             dataset_revision=self.dataset.folder.revision,
-            report=self.export.uri(f"{self.place}/{NAME}"),
+            report=self.place(NAME),
         )
 
     def write(self, folder: Path, summary: Mapping[str, Any]) -> None:
@@ -108,16 +106,13 @@ class Report:
         report["samples"] = self.train.samples
         (folder / NAME).write_text(json.dumps(report, indent=1, ensure_ascii=False))
 
-    def publish_failure(self, folder: Path, error: StepError) -> StepError:
-        """Publish the report of rows that cannot be trained on.
+    def write_failure(self, folder: Path, error: StepError) -> StepError:
+        """Write the report of rows that cannot be trained on.
 
-        Returns the error, which says where the report is.
+        Returns the error, which says where the report will be.
         """
         self.write(folder, {"error": {"code": error.code, "message": error.message, "hint": error.hint}})
-        for name in (NAME, left_out.NAME):
-            self.export.upload(folder / name, f"{self.place}/{name}")
-        place = self.export.uri(f"{self.place}/{NAME}")
-        where = f"the report is {place}"
+        where = f"the report is {self.place(NAME)}"
         if error.code in ("bad_rows", "rows_too_long"):
             where = f"all of them are in {self.left_out_place}"
         return StepError(error.code, f"{error.message}; {where}", hint=error.hint)
@@ -125,7 +120,7 @@ class Report:
     @property
     def left_out_place(self) -> str:
         """Place of the file that names all rows that are left out."""
-        return self.export.uri(f"{self.place}/{left_out.NAME}")
+        return self.place(left_out.NAME)
 
     @cached_property
     def _repeats(self) -> list[tuple[int, int]]:

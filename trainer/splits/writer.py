@@ -4,23 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from gemtune.datasets.refusal import Refused
 from trainer.dataset.rows import read_rows
 from trainer.dataset.source import Dataset
-from trainer.rows.kinds import RowKind
+from trainer.rows.kinds import PreparedRow, RowKind
 from trainer.rows.prepared import TokenFile
 from trainer.splits.tally import Tally
 
 SAMPLES = 3
+# (split, file, number in the file, row, prepared row): called with each row. A row that cannot be parsed is refused.
+WatchRow = Callable[[str, str, int, dict[str, Any] | Refused, PreparedRow | Refused], None]
+
+
+def ignore_row(
+    split: str, file: str, number: int, row: dict[str, Any] | Refused, prepared: PreparedRow | Refused
+) -> None:
+    """Do nothing with a row."""
 
 
 def write_split(
-    dataset: Dataset, kind: RowKind, target: Path, tally: Tally, work: Path, check_stop: Callable[[], None]
+    dataset: Dataset,
+    kind: RowKind,
+    target: Path,
+    tally: Tally,
+    work: Path,
+    check_stop: Callable[[], None],
+    watch: WatchRow = ignore_row,
 ) -> None:
     """Write the rows of a split that can be trained on, and count all.
 
-    work: folder for copies of the dataset's files. Raises StepError `bad_dataset`, and what `check_stop` raises.
+    work: folder for copies of the dataset's files. watch: called with every row. Raises StepError `bad_dataset`, and
+    what `check_stop` raises.
     """
     with TokenFile(target, kind.columns) as tokens:
         for file, name in enumerate(tally.files):
@@ -28,6 +44,7 @@ def write_split(
                 for number, row in read_rows(path, with_pictures=kind.with_pictures, named=name):
                     check_stop()
                     prepared = row if isinstance(row, Refused) else kind.encode(row)
+                    watch(tally.split, name, number, row, prepared)
                     if isinstance(prepared, Refused):
                         tally.leave_out(file, number, prepared)
                         continue

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,33 +16,19 @@ from typing import Any
 from gemtune import families
 from gemtune.errors import NeedsLargerMachine, StepError
 from gemtune.families import adapted_layers
-from gemtune.jobs.parts.plan import Workload
-from gemtune.jobs.record import JobWarning, RowsSummary, StepResult
+from gemtune.jobs.record import JobWarning, StepResult
 from gemtune.machines import choice, model_size
 from gemtune.machines.memory import memory_for_export
 from gemtune.request.exports import EXPORTS
 from gemtune.request.placement import load_of
-from gemtune.request.rl_spec import GrpoConfig, KtoConfig
-from gemtune.request.schedule import warmup_problem
-from gemtune.request.spec import DEFAULT_SEQ_LENGTH, TrainingConfig
+from gemtune.request.rl_spec import GrpoConfig
+from gemtune.request.spec import TrainingConfig
 from trainer.base_model import continuation, folder_contents, location
 from trainer.context import Context
 from trainer.dataset import source
-from trainer.dataset.source import Dataset
 from trainer.gguf import conversion
-from trainer.pictures.arrow_file import PictureFile
-from trainer.pictures.sources import PictureSource
-from trainer.pictures.tokens import picture_tokens
-from trainer.rows.encoder import Encoder
-from trainer.rows.kinds import RowKind, row_kind
-from trainer.rows.labelled_answers import label_warnings
-from trainer.rows.packing import packs
-from trainer.rows.prepared import prompts_per_step, row_lengths, total_train_steps
-from trainer.splits.held_out import hold_out
-from trainer.splits.left_out import LeftOutRows
-from trainer.splits.report import Report
-from trainer.splits.tally import Limits, Tally
-from trainer.splits.writer import write_split
+from trainer.splits import left_out, report, tokenizing
+from trainer.splits.tokenizing import Tokenization
 from trainer.store import manifest
 
 log = logging.getLogger(__name__)
@@ -64,64 +49,53 @@ def run(context: Context) -> None:
     model_config = folder_contents.config_of(folder)
     if context.spec.export_config.format == "gguf":
         conversion.check_family(model_config)
-    requested = config.max_seq_length or DEFAULT_SEQ_LENGTH
-    # Gemma 3 4B and larger do not state their 131,072 positions; max_seq_length cannot exceed that anyway.
-    max_positions = folder_contents.max_positions(model_config)
-    max_length = min(requested, max_positions or requested)
-    pictures = picture_tokens(folder, model_config) if context.spec.modality == "vision" else None
     _check_layers(config, model_config)
-    encoder = Encoder(
-        folder,
-        max_length=max_length,
-        vocab_size=folder_contents.vocab_size(model_config),
-        pictures=pictures,
-        cuts=config.too_long == "cut",
-    )
 
     output = context.work / "prepared"
     output.mkdir()
-    limits = Limits(max_length, max_positions, config.too_long)
-    picture_source = PictureSource(dataset.folder)
-    file = output / "pictures.arrow"
-    with nullcontext() if pictures is None else PictureFile(file, picture_source, pictures.grid) as picture_file:
-        kind = row_kind(config, encoder, picture_file, max_length=max_length, options=context.spec.read_options)
-        report = _write_splits(context, dataset, kind, limits, output)
-        report.pictures_read = picture_source.files_read
+    place = f"{context.prefix}/prepared/{context.fence.attempt}"
+    tokenized = tokenizing.tokenize(
+        Tokenization(
+            spec=context.spec,
+            dataset=dataset,
+            model_folder=folder,
+            output=output,
+            work=context.work,
+            place=lambda name: context.buckets.export.uri(f"{place}/{name}"),
+            check_stop=context.check_stop,
+        )
+    )
+    rows = tokenized.report
     try:
-        report.check()
-        if not dataset.splits.held_out and config.eval_strategy != "no":
-            report.moved = hold_out(output, kind.columns, report.train.rows, seed=config.seed)
-        _check_prompt_count(config, report.train_rows)
-        of_labels = tuple(_label_warnings(config, output / "train.parquet"))
-        machine, export_machine = _choose_machines(context, provided, report.longest_row)
-        lengths = row_lengths(output / "train.parquet") if config.packing else []
-        packed = len(packs(lengths, max_length)) if config.packing else report.train_rows
-        train_steps = total_train_steps(config, packed)
-        _check_warmup(config, train_steps)
+        amounts = tokenizing.hold_out_and_count(tokenized, config, output)
+        machine, export_machine = _choose_machines(context, provided, rows.longest_row)
     except StepError as error:
-        raise report.publish_failure(output, error) from error
+        failure = rows.write_failure(output, error)
+        for name in (report.NAME, left_out.NAME):
+            context.buckets.export.upload(output / name, f"{place}/{name}")
+        raise failure from error
 
     summary = {
         "base_model": provided,
         "base_digests": _base_digests(context, provided, folder),
         "base_dtype": _base_dtype(context, model_config),
-        "rows": report.train_rows,
-        "eval_rows": report.eval_rows,
-        "packs": packed,
-        "max_seq_length": max_length,
+        "rows": rows.train_rows,
+        "eval_rows": rows.eval_rows,
+        "packs": amounts.packed,
+        "max_seq_length": tokenized.max_length,
         "machine": machine,
-        "total_train_steps": train_steps,
-        "chat_template": encoder.template_source,
-        "pictures": None if picture_file is None else len(picture_file),
+        "total_train_steps": amounts.train_steps,
+        "chat_template": tokenized.chat_template,
+        "pictures": tokenized.pictures,
     }
-    report.others = (*of_labels, *_export_warnings(context, model_config))
+    rows.others = (*amounts.warnings, *_export_warnings(context, model_config))
     (output / "prepared.json").write_text(json.dumps(summary, indent=1))
-    report.write(output, summary)
-    manifest.publish(context.buckets.export, output, report.place)
-    log.info("%d rows to train on, %d held out", report.train_rows, report.eval_rows)
-    for warning in report.warnings:
+    rows.write(output, summary)
+    manifest.publish(context.buckets.export, output, place)
+    log.info("%d rows to train on, %d held out", rows.train_rows, rows.eval_rows)
+    for warning in rows.warnings:
         log.warning("%s; %s", warning.message, warning.hint)
-    workload = _workload(config, report.summary(), packed, train_steps, report.longest_row)
+    workload = tokenizing.workload_of(config, rows, amounts)
     size = location.size_to_plan(context.buckets, provided)
     plan = context.advance.planner.of_workload(context.spec, size, workload, machine, export_machine)
     result = StepResult(
@@ -129,8 +103,8 @@ def run(context: Context) -> None:
         export_machine=export_machine,
         workload=workload,
         plan=plan,
-        warnings=report.warnings,
-        rows=report.summary(),
+        warnings=rows.warnings,
+        rows=rows.summary(),
     )
     context.advance.finish(context.job.job_id, context.fence, result)
 
@@ -166,22 +140,6 @@ def _base_dtype(context: Context, model_config: Mapping[str, Any]) -> str:
     return recorded or folder_contents.dtype_of_config(model_config)
 
 
-def _write_splits(context: Context, dataset: Dataset, kind: RowKind, limits: Limits, output: Path) -> Report:
-    """Write the token files of the dataset's splits; return their report.
-
-    Raises StepError `bad_dataset`.
-    """
-    with LeftOutRows(output) as left_out:
-        train = Tally("train", dataset.splits.train, limits, left_out)
-        write_split(dataset, kind, output / "train.parquet", train, context.work, context.check_stop)
-        held_out = None
-        if dataset.splits.held_out:
-            held_out = Tally("held-out", dataset.splits.held_out, limits, left_out)
-            write_split(dataset, kind, output / "eval.parquet", held_out, context.work, context.check_stop)
-    place = f"{context.prefix}/prepared/{context.fence.attempt}"
-    return Report(context.buckets.export, place, dataset, train, held_out)
-
-
 def _export_warnings(context: Context, model_config: Mapping[str, Any]) -> Iterator[JobWarning]:
     """Yield a warning if some programs cannot load the adapter to export."""
     limits, spec = families.adapter_limits(model_config), context.spec
@@ -209,21 +167,6 @@ def _choose_machines(context: Context, provided: Mapping[str, str], longest_row:
         raise StepError(error.code, error.message, hint=error.hint) from error
 
 
-def _workload(config: TrainingConfig, rows: RowsSummary, packed: int, train_steps: int, longest_row: int) -> Workload:
-    """Return the amount of work of the training.
-
-    packed: rows per epoch, or packs if rows are packed.
-    """
-    if isinstance(config.rl_config, GrpoConfig):
-        completions = train_steps * config.batch_size * config.gradient_accumulation_steps
-        per_completion = rows.tokens / max(1, rows.train) + config.rl_config.max_completion_length
-        tokens = round(completions * per_completion)
-    else:
-        one_epoch = config.model_copy(update={"max_steps": None, "epochs": 1})
-        tokens = round(rows.tokens * train_steps / max(1, total_train_steps(one_epoch, packed)))
-    return Workload(train_steps=train_steps, tokens=tokens, longest_row=longest_row)
-
-
 def _check_layers(config: TrainingConfig, model_config: Mapping[str, Any]) -> None:
     """Raise StepError if layers to train are missing or cannot be trained.
 
@@ -239,28 +182,5 @@ def _check_layers(config: TrainingConfig, model_config: Mapping[str, Any]) -> No
         return
     size = model_size.of_folder(model_config, 0)
     problem = adapted_layers.problem_of(config.target_modules, family, size, dora=config.use_dora)
-    if problem is not None:
-        raise StepError(problem.code, problem.msg, hint=problem.hint)
-
-
-def _label_warnings(config: TrainingConfig, tokens: Path) -> Iterator[JobWarning]:
-    """Yield warnings about KTO's labels. Raises StepError `one_label`."""
-    if isinstance(config.rl_config, KtoConfig):
-        yield from label_warnings(tokens, config.rl_config)
-
-
-def _check_prompt_count(config: TrainingConfig, rows: int) -> None:
-    """Raise StepError `too_few_rows` if GRPO lacks prompts for a train_step."""
-    if isinstance(config.rl_config, GrpoConfig) and rows < (needed := prompts_per_step(config, config.rl_config)):
-        hint = "add rows, lower batch_size or gradient_accumulation_steps, or raise num_generations"
-        raise StepError("too_few_rows", f"a train_step takes {needed} prompts, and there are {rows}", hint=hint)
-
-
-def _check_warmup(config: TrainingConfig, train_steps: int) -> None:
-    """Raise StepError `warmup_without_end` if warmup outlasts the training.
-
-    The learning rate would never reach the requested one.
-    """
-    problem = warmup_problem(config, train_steps)
     if problem is not None:
         raise StepError(problem.code, problem.msg, hint=problem.hint)
