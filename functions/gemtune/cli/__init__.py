@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from gemtune.cli.connection import REFUSED, Connection
+from gemtune.client.errors import BadUse
 from gemtune.errors import CannotStore, GemtuneError
 
 HELP = """Fine-tune Gemma models with a local or deployed gemtune service.
@@ -30,7 +31,7 @@ class _LazyGroup(click.Group):
 
     # Commands and the modules of gemtune.cli that define them.
     modules: dict[str, str] = {  # noqa: RUF012
-        **dict.fromkeys(("up", "publish", "listen", "secret", "webhook-key", "demo"), "local"),
+        **dict.fromkeys(("up", "publish", "listen", "secret", "webhook-key", "demo"), "workstation.service"),
         **dict.fromkeys(("train", "plan", "jobs", "status", "events", "pause", "resume", "cancel", "delete"), "jobs"),
         "export": "export",
         "artifacts": "artifacts",
@@ -54,6 +55,8 @@ class _LazyGroup(click.Group):
             gemtune_error: GemtuneError = unusable_file
         except GemtuneError as error:
             gemtune_error = error
+        except BadUse as error:
+            raise click.UsageError(str(error), ctx) from None
         click.echo(f"{gemtune_error.code}: {gemtune_error}", err=True)
         if gemtune_error.hint:
             click.echo(f"  {gemtune_error.hint}", err=True)
@@ -145,4 +148,4 @@ def url_of(text: str) -> str:
 def main(ctx: click.Context, url: str | None, as_json: bool, quiet: bool) -> None:
     """Connect to the service that the options name, for the command to use."""
     address = f"http://127.0.0.1:{os.environ.get('PORT') or 8080}" if url is None else url_of(url)
-    ctx.obj = Connection(address, as_json=as_json, quiet=quiet)
+    ctx.obj = Connection(address, as_json=as_json, quiet=quiet, token=os.environ.get("GEMTUNE_ID_TOKEN"))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from gemtune.cli import uploading
-from gemtune.cli.connection import Connection
+from gemtune.cli.connection import UNREACHABLE, Connection
+from gemtune.client import uploads
+from gemtune.client.errors import Unreachable
+from gemtune.handlers.answers import Dataset
 
 PAGE = 200
 EXISTING = click.Path(exists=True, path_type=Path)
@@ -32,10 +36,10 @@ def upload(
 
     The same files have the same id, and are sent only once. An upload that was interrupted goes on where it ended.
     """
-    files = uploading.files_of(source, held_out)
-    dataset = uploading.upload(connection, files, name=name or source.resolve().name, tags=tags)
-    if not connection.print_if_json(dataset):
-        click.echo(dataset["dataset_id"])
+    files = uploads.files_of(source, held_out)
+    dataset = send(connection, announce(connection, files, name=name or source.resolve().name, tags=tags), files)
+    if not connection.print_if_json(dataset.model_dump(mode="json")):
+        click.echo(dataset.dataset_id)
 
 
 @data.command("list")
@@ -83,6 +87,49 @@ def delete(connection: Connection, dataset_id: str) -> None:
     answer = connection.call("DELETE", f"/datasets/{dataset_id}")
     if not connection.print_if_json(answer):
         click.echo(f"Deleted dataset {dataset_id}")
+
+
+def find(connection: Connection, files: uploads.LocalDataset) -> Dataset | None:
+    """Return the dataset of these files, or None if the service has none."""
+    with connection.reporting_outages(), connection.reporting_refusals():
+        return connection.transport.run(uploads.find(files))
+
+
+def announce(connection: Connection, files: uploads.LocalDataset, *, name: str, tags: Sequence[str] = ()) -> Dataset:
+    """Announce files to the service, and return the dataset of them.
+
+    It is `ready` if the service has the files already; it then gets the name and the tags.
+    """
+    with connection.reporting_outages(), connection.reporting_refusals():
+        return connection.transport.run(uploads.begin(files, name=name, tags=tags))
+
+
+def send(connection: Connection, dataset: Dataset, files: uploads.LocalDataset) -> Dataset:
+    """Send what is missing of a dataset, with a progress bar in a terminal.
+
+    Exits with UNREACHABLE if the service stays away.
+    """
+    with _progress(connection, dataset) as report, connection.reporting_refusals():
+        try:
+            return connection.transport.run(uploads.send_missing(dataset, files, report))
+        except Unreachable as error:
+            click.echo(f"{error}\nrepeat the command to go on: the parts so far are kept", err=True)
+            raise click.exceptions.Exit(UNREACHABLE) from None
+
+
+@contextmanager
+def _progress(connection: Connection, dataset: Dataset) -> Iterator[uploads.Report]:
+    """Yield a function that shows how many parts are sent."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    if connection.quiet or not console.is_terminal or dataset.status == "ready":
+        yield lambda sent, total: None
+        return
+    with Progress(console=console) as bar:
+        task = bar.add_task("uploading")
+        yield lambda sent, total: bar.update(task, completed=sent, total=total)
 
 
 COMMANDS = {"data": data}

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from gemtune.cli import follow as following
 from gemtune.cli.connection import Connection
+from gemtune.cli.connection import follow as following
 from gemtune.jobs.secret_names import REFERENCE, USER_PREFIX
 
 

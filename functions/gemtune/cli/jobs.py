@@ -8,17 +8,23 @@ from typing import Any
 
 import click
 
-from gemtune.cli import follow as following
-from gemtune.cli import plans, uploading
-from gemtune.cli.connection import Connection, as_commands
+from gemtune.cli import data as datasets
+from gemtune.cli.connection import Connection, as_commands, plans
+from gemtune.cli.connection import follow as following
+from gemtune.cli.connection.starting import offer_service
 from gemtune.cli.request import file as request_file
 from gemtune.cli.request import options as train_options
+from gemtune.client import uploads
+from gemtune.client.calls import Call
+from gemtune.client.errors import ClientError
+from gemtune.client.uploads import LocalDataset
 
 
 @click.command()
 @click.argument("file", required=False)
 @train_options.with_options
 @click.option("--print", "prints", is_flag=True, help="Print the request, and neither upload nor submit anything.")
+@click.option("--dry-run", is_flag=True, help="Show what the job would take, and create nothing.")
 @click.option("--follow", is_flag=True, help="Wait for the job and exit with its result.")
 @click.option("--idempotency-key", metavar="KEY", help="Reuse the job created earlier with the same KEY and request.")
 @click.pass_obj
@@ -29,6 +35,7 @@ def train(
     follow: bool,
     idempotency_key: str | None,
     prints: bool,
+    dry_run: bool,
     data: Path | None,
     held_out: Path | None,
     **options: Any,
@@ -44,19 +51,64 @@ def train(
         raise click.UsageError("say what to train on: --data FILE, --dataset ID, or a FILE with a request")
     if held_out is not None and data is None:
         raise click.UsageError("--eval goes with --data")
-    files = None if data is None else uploading.files_of(data, held_out)
+    if dry_run and (prints or follow or idempotency_key is not None):
+        raise click.UsageError("--dry-run goes with none of --print, --follow and --idempotency-key")
+    files = None if data is None else uploads.files_of(data, held_out)
     if prints:
         click.echo(json.dumps(request, indent=1))
         return
-    if data is not None and files is not None:
-        dataset = uploading.upload(connection, files, name=data.resolve().name)
-        request["processed_dataset_id"] = dataset["dataset_id"]
+    offer_service(connection)
+    name = "" if data is None else data.resolve().name
+    if dry_run:
+        plan = _plan_of(connection, request) if files is None else _plan_files(connection, request, files, name)
+        _print_plan(connection, plan)
+        return
+    if files is not None:
+        request["processed_dataset_id"] = _provide(connection, files, name)
     headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
     response = connection.call("POST", "/train", json=request, headers=headers)
     if not connection.print_if_json(response):
         click.echo(response["job_id"])
     if follow:
         raise click.exceptions.Exit(following.follow(connection, response["job_id"]))
+
+
+def _provide(connection: Connection, files: LocalDataset, name: str) -> str:
+    """Return the id of the dataset of files, which are sent if need be."""
+    dataset = datasets.find(connection, files)
+    if dataset is None or dataset.status != "ready":  # one that is there keeps its name and tags
+        dataset = datasets.send(connection, datasets.announce(connection, files, name=name), files)
+    return dataset.dataset_id
+
+
+def _plan_files(connection: Connection, request: dict[str, Any], files: LocalDataset, name: str) -> dict[str, Any]:
+    """Return the plan of a request that trains on files.
+
+    They are sent, because the service counts what is in them, and deleted again if it did not have them before.
+    """
+    is_new = datasets.find(connection, files) is None
+    if is_new and not connection.quiet:
+        click.echo("Sending the rows, which the plan needs; they are deleted again", err=True)
+    try:
+        request["processed_dataset_id"] = _provide(connection, files, name)
+        return _plan_of(connection, request)
+    finally:
+        if is_new:
+            try:
+                connection.transport.send(Call("DELETE", f"/datasets/{files.dataset_id}"))
+            except ClientError as error:  # such as that a job uses them by now
+                click.echo(f"The rows stay as dataset {files.dataset_id}: {error}", err=True)
+
+
+def _plan_of(connection: Connection, request: dict[str, Any]) -> dict[str, Any]:
+    planned: dict[str, Any] = connection.call("POST", "/train", params={"dry_run": "true"}, json=request)
+    return planned
+
+
+def _print_plan(connection: Connection, answer: dict[str, Any]) -> None:
+    if not connection.print_if_json(answer):
+        for line in plans.format_plan(answer["plan"]):
+            click.echo(line)
 
 
 @click.command()
@@ -69,10 +121,7 @@ def plan(connection: Connection, file: str) -> None:
     """
     request = request_file.read(file)
     request_file.make_paths_absolute(request)
-    answer = connection.call("POST", "/train", params={"dry_run": "true"}, json=request)
-    if not connection.print_if_json(answer):
-        for line in plans.format_plan(answer["plan"]):
-            click.echo(line)
+    _print_plan(connection, _plan_of(connection, request))
 
 
 @click.command()

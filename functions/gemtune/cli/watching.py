@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from gemtune import VERSION
-from gemtune.cli import follow as following
-from gemtune.cli.connection import UNREACHABLE, Connection, Unreachable
+from gemtune.cli.connection import UNREACHABLE, Connection
+from gemtune.cli.connection import follow as following
+from gemtune.client.errors import Unreachable
 
 # Jobs that `watch` shows without a job.
 SHOWN_JOBS = 20

@@ -15,8 +15,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gemtune.bootstrap import services
-from gemtune.cli import follow, main
-from gemtune.cli.connection import Connection
+from gemtune.cli import main
+from gemtune.cli.connection import Connection, follow
 from gemtune.jobs.record import RowsSummary, UnreadField
 from tests.fakes import request
 from tests.unit.conftest import FakeService

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gemtune import VERSION
-from gemtune.cli import follow, main, url_of
-from gemtune.cli.connection import WHOLE_ID, Connection, as_commands
+from gemtune.cli import main, url_of
+from gemtune.cli.connection import WHOLE_ID, Connection, as_commands, follow
 from gemtune.error_codes import CATALOGUE
 from gemtune.jobs import ids
 from tests.fakes import request

@@ -10,8 +10,11 @@ from typing import Any
 import click
 import pytest
 
-from gemtune.cli import uploading
+from gemtune.cli import data
 from gemtune.cli.connection import Connection
+from gemtune.client import uploads
+from gemtune.client.errors import BadUse
+from gemtune.client.transport import Address, Transport
 from tests.unit.cli.test_cli import run
 from tests.unit.conftest import FakeService
 
@@ -42,8 +45,10 @@ def test_missing_parts_are_sent_and_the_upload_is_completed(service: FakeService
     service.answers["POST", f"/datasets/{ID}/complete"] = (200, dataset("ready"))
     slept: list[float] = []
     connection = Connection(service.url, as_json=False, quiet=True)
-    files = uploading.files_of(rows_file, None)
-    assert uploading.upload(connection, files, name="rows", tags=("x",), sleep=slept.append)["dataset_id"] == ID
+    connection.transport = Transport(Address(service.url), sleep=slept.append)
+    files = uploads.files_of(rows_file, None)
+    announced_dataset = data.announce(connection, files, name="rows", tags=("x",))
+    assert data.send(connection, announced_dataset, files).dataset_id == ID
     assert slept == [1.0, 2.0]
     assert parts_sent(service)[-2:] == [f"/datasets/{ID}/parts?file=0&part={part}" for part in (0, 3)]
     announced = service.requests[0][3]
@@ -56,8 +61,10 @@ def test_a_service_that_stays_away_keeps_the_parts(service: FakeService, rows_fi
     service.answers["POST", "/datasets"] = (200, dataset("uploading", missing_parts={"0": [0]}))
     service.answers["PUT", f"/datasets/{ID}/parts"] = (503, {})
     connection = Connection(service.url, as_json=False, quiet=True)
+    connection.transport = Transport(Address(service.url), sleep=lambda _: None)
+    files = uploads.files_of(rows_file, None)
     with pytest.raises(click.exceptions.Exit) as caught:
-        uploading.upload(connection, {"train.jsonl": rows_file}, name="rows", sleep=lambda _: None)
+        data.send(connection, data.announce(connection, files, name="rows"), files)
     assert caught.value.exit_code == 5
 
 
@@ -76,8 +83,8 @@ def test_one_command_uploads_and_trains(service: FakeService, rows_file: Path, t
     data = ["--data", str(rows_file), "--eval", str(tmp_path / "held out.csv.gz"), "--name", "tickets"]
     result = run("train", *data, *options, *assignments, url=service.url)
     assert (result.exit_code, result.stdout) == (0, "training_x\n")
-    assert [file["path"] for file in service.requests[0][3]["files"]] == ["train.jsonl", "eval.csv.gz"]
-    assert service.requests[1][3] == {
+    assert [file["path"] for file in service.requests[-2][3]["files"]] == ["train.jsonl", "eval.csv.gz"]
+    assert service.requests[-1][3] == {
         "job_name": "tickets",
         "processed_dataset_id": ID,
         "training_config": {
@@ -89,6 +96,42 @@ def test_one_command_uploads_and_trains(service: FakeService, rows_file: Path, t
         },
         "export_config": {"format": "gguf", "quantization": "q4_k_m"},
     }
+
+
+def test_a_dataset_that_the_service_has_keeps_its_name(service: FakeService, rows_file: Path) -> None:
+    dataset_id = uploads.files_of(rows_file, None).dataset_id
+    service.answers["GET", f"/datasets/{dataset_id}"] = (200, dataset("ready", dataset_id=dataset_id))
+    service.answers["POST", "/train"] = (202, {"job_id": "training_x"})
+    assert run("train", "--data", str(rows_file), "--model", "a/b", url=service.url).exit_code == 0
+    assert [method for method, path, *_ in service.requests if path.startswith("/datasets")] == ["GET"]
+
+
+UNKNOWN = dict.fromkeys(("memory", "train_steps", "tokens", "minutes", "usd"))
+PLAN = {"machine": "local", "machine_reason": "only one", "exact": False, "steps": {}, "alternatives": [], **UNKNOWN}
+
+
+@pytest.mark.parametrize("answer", [(200, {"plan": PLAN}), (422, {"error": {"code": "x", "message": "no"}})])
+def test_a_dry_run_shows_the_plan_and_leaves_nothing(service: FakeService, rows_file: Path, answer: Any) -> None:
+    dataset_id = uploads.files_of(rows_file, None).dataset_id
+    service.answers["POST", "/datasets"] = (200, dataset("ready", dataset_id=dataset_id))
+    service.answers["POST", "/train"] = answer
+    service.answers["DELETE", f"/datasets/{dataset_id}"] = (200, {"dataset_id": dataset_id, "deleted": True})
+    result = run("train", "--data", str(rows_file), "--model", "a/b", "--dry-run", url=service.url)
+    assert (result.exit_code, "local (only one)" in result.stdout) == ((0, True) if answer[0] == 200 else (1, False))
+    posted = [path for method, path, *_ in service.requests if path.startswith("/train")]
+    assert posted == ["/train?dry_run=true"]
+    assert service.requests[-1][:2] == ("DELETE", f"/datasets/{dataset_id}")
+
+
+def test_a_dry_run_keeps_a_dataset_that_was_there_and_every_named_one(service: FakeService, rows_file: Path) -> None:
+    dataset_id = uploads.files_of(rows_file, None).dataset_id
+    service.answers["POST", "/train"] = (200, {"plan": PLAN})
+    service.answers["GET", f"/datasets/{dataset_id}"] = (200, dataset("ready", dataset_id=dataset_id))
+    for source in (["--data", str(rows_file)], ["--dataset", ID]):
+        assert run("train", *source, "--model", "a/b", "--dry-run", url=service.url).exit_code == 0
+    assert {method for method, path, *_ in service.requests if path.startswith("/datasets")} == {"GET"}
+    for option in (["--follow"], ["--print"], ["--idempotency-key", "k"]):
+        assert run("train", "--dataset", ID, "--dry-run", *option, url=service.url).exit_code == 2
 
 
 def test_options_replace_fields_of_a_file_and_print_sends_nothing(service: FakeService, tmp_path: Path) -> None:
@@ -123,9 +166,9 @@ def test_a_folder_is_uploaded_with_all_its_files(tmp_path: Path) -> None:
     for name in ("train.jsonl", "pictures/1.png", ".hidden", ".git/config"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert list(uploading.files_of(tmp_path, None)) == ["pictures/1.png", "train.jsonl"]
-    with pytest.raises(click.UsageError, match="its own file"):
-        uploading.files_of(tmp_path, tmp_path / "train.jsonl")
+    assert list(uploads.files_of(tmp_path, None).files) == ["pictures/1.png", "train.jsonl"]
+    with pytest.raises(BadUse, match="its own file"):
+        uploads.files_of(tmp_path, tmp_path / "train.jsonl")
 
 
 def test_datasets_are_listed_shown_and_deleted(service: FakeService) -> None:

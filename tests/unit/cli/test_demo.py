@@ -12,11 +12,11 @@ import click
 import psutil
 import pytest
 
-from gemtune.cli import demo
+from gemtune.cli.workstation import demo
 
 PROGRAM = """
 import time
-from gemtune.cli.demo import _service
+from gemtune.cli.workstation.demo import _service
 from gemtune.settings import Settings
 with _service(Settings.from_environment()):
     print("serves", flush=True)
@@ -75,7 +75,8 @@ def test_progress_of_the_base_model_is_shown_while_it_is_built(tmp_path: Path) -
         f"open({str(tmp_path / 'read')!r}).read(); print('/the/model')"
     )
     examples = add_program(tmp_path, "build_base_model", source)
-    code = f"from pathlib import Path; from gemtune.cli import demo; print(demo._base_model(Path({str(examples)!r})))"
+    call = f"demo._base_model(Path({str(examples)!r}))"
+    code = f"from pathlib import Path; from gemtune.cli.workstation import demo; print({call})"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None

@@ -77,8 +77,7 @@ def test_settings_are_the_only_reader_of_the_environment() -> None:
         "settings.py",
         "local_server/cloud_run_jobs.py",  # passes it on to the trainer
         "cli/__init__.py",
-        "cli/connection.py",
-        "cli/demo.py",  # settings of the command line
+        "cli/workstation/demo.py",  # settings of the command line
     }
     readers = {
         path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if "os.environ" in path.read_text()
@@ -99,7 +98,7 @@ def test_only_settings_read_the_folder_of_caches() -> None:
 
 
 def test_only_bootstrap_and_the_server_know_the_backend() -> None:
-    allowed = re.compile(r"^bootstrap\.py|^embedded/|^local_server/|^cli/(local|demo)\.py")
+    allowed = re.compile(r"^bootstrap\.py|^embedded/|^local_server/|^cli/workstation/")
     knowing = {
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*.py")

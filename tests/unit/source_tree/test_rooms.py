@@ -67,8 +67,12 @@ SERVICE: Mapping[str, str] = {
     "local_server": "bootstrap embedded errors handlers jobs local_server.workflow_engine machines ports process "
     "redaction services settings",
     "cli.request": "errors request untrusted",
-    "cli": "bootstrap cli.request datasets.files datasets.uploads errors jobs local_server log_lines object_name ports "
-    "process request settings webhooks",
+    # Contract and answers of the API, but nothing of the service itself.
+    "client": "datasets.files datasets.uploads errors handlers jobs jobs.parts object_name request untrusted",
+    "cli.connection": "client jobs settings",
+    "cli.workstation": "bootstrap cli.connection cli.request errors jobs local_server log_lines ports process request "
+    "settings webhooks",
+    "cli": "cli.connection cli.request cli.workstation client errors handlers jobs object_name settings",
 }
 # Parts of the service that the trainer may import: the domain, ports, and modules without a room.
 SERVICE_FOR_TRAINER = (
@@ -114,7 +118,8 @@ ALLOWED: dict[str, set[str]] = (
     | {"deploy": set(), "examples": {"gemtune.settings"}, "examples.capitals": set(), "examples.shapes": set()}
 )
 ALLOWED["gemtune.local_server"] |= {"trainer.__main__"}  # as a process
-ALLOWED["gemtune.cli"] |= {"examples"}  # as processes, for the demo
+ALLOWED["gemtune.cli.connection"] |= {"gemtune.cli"}  # as a process, which serves
+ALLOWED["gemtune.cli.workstation"] |= {"examples"}  # as processes, for the demo
 ALLOWED["trainer.__main__"] |= {"gemtune.bootstrap"}
 # Pages of reference describe the service.
 ALLOWED["docs"] = set()

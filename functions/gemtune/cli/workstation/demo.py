@@ -17,14 +17,14 @@ from typing import Any
 
 import click
 
-from gemtune.cli.connection import Connection, Unreachable
-from gemtune.cli.follow import follow
+from gemtune.cli.connection import Connection, starting
+from gemtune.cli.connection.follow import follow
 from gemtune.process import parent_death
 from gemtune.settings import Settings
 
 DATASET = "capitals"
 SAMPLES = 3
-START_SECONDS, STOP_SECONDS = 120.0, 60.0
+STOP_SECONDS = 60.0
 
 
 def run(examples: str) -> int:
@@ -120,14 +120,14 @@ def _service(settings: Settings) -> Iterator[Connection]:
             message = f"port {port} is in use; stop the process that uses it, or run `make demo PORT=…`"
             raise click.ClickException(message) from None
         port = probe.getsockname()[1]
-    log = settings.home / "server.log"
+    log = starting.log_file(settings.home)
     with log.open("ab") as output:
-        up = ["-P", "-c", "from gemtune.cli import main; main()", "up", "--port", str(port)]
+        up = [*starting.UP, "--port", str(port)]
         command = parent_death.command(up, signal.SIGTERM)  # stops the server even if the demo is killed with SIGKILL
         server = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
     try:
         connection = Connection(f"http://127.0.0.1:{port}", as_json=False)
-        _wait_until_healthy(connection, server, log)
+        starting.wait_until_healthy(connection, server, log)
         yield connection
     finally:
         server.send_signal(signal.SIGTERM)
@@ -136,18 +136,6 @@ def _service(settings: Settings) -> Iterator[Connection]:
         except subprocess.TimeoutExpired:
             server.kill()  # safe: a server recovers unfinished work when it starts again
             server.wait()
-
-
-def _wait_until_healthy(connection: Connection, server: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until the server answers, or fail with the end of its log."""
-    deadline = time.monotonic() + START_SECONDS
-    while server.poll() is None and time.monotonic() < deadline:
-        try:
-            connection.ask("GET", "/health")
-            return
-        except Unreachable:
-            time.sleep(0.1)
-    raise click.ClickException(f"the service did not start; the end of its log:\n{log.read_text()[-2000:]}")
 
 
 def _summary(job: dict[str, Any], *, total: float) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def webhook_key() -> None:
 )
 def demo(examples: str) -> None:
     """Fine-tune the real Gemma 3 270M on this machine."""
-    from gemtune.cli.demo import run
+    from gemtune.cli.workstation.demo import run
 
     raise click.exceptions.Exit(run(examples))
 

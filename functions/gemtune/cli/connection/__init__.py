@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
-if TYPE_CHECKING:
-    import httpx2
+from gemtune.client.calls import Call
+from gemtune.client.errors import NotAnAnswer, Refused, Unreachable, field_of
+from gemtune.client.transport import Address, Transport
 
 # Exit codes.
 REFUSED, FAILED, CANCELLED, UNREACHABLE, INTERRUPTED = 1, 3, 4, 5, 130
@@ -35,20 +37,17 @@ COMMANDS_OF_REQUESTS = (
 )
 
 
-class Unreachable(Exception):
-    """Raised if the service does not respond."""
-
-
 @dataclass
 class Connection:
     """Connection to a service.
 
-    The ID token for a deployed service comes from the variable GEMTUNE_ID_TOKEN and is never printed.
+    token: for a deployed service; it is sent over https only and is never printed.
     """
 
     url: str
     as_json: bool
     quiet: bool = False
+    token: str | None = None
 
     def find_job(self, reference: str) -> str:
         """Return the id of a job.
@@ -83,44 +82,59 @@ class Connection:
     def call(self, method: str, path: str, **more: Any) -> Any:
         """Send a request and return the decoded response.
 
-        more: further arguments for httpx. Prints an error response and exits with code 1, or with 5 if the service does
+        more: further fields of a Call. Prints an error response and exits with code 1, or with 5 if the service does
         not respond.
         """
-        try:
+        with self.reporting_outages():
             return self.ask(method, path, **more)
-        except Unreachable as error:
-            click.echo(f"{error}\nstart a service with `gemtune up`, or specify another one with --url", err=True)
-            raise click.exceptions.Exit(UNREACHABLE) from None
 
     def ask(self, method: str, path: str, **more: Any) -> Any:
         """Send a request like `call`, but let Unreachable propagate.
 
         Exits with code 1 on an error response, as `call` does.
         """
-        import httpx2
+        with self.reporting_refusals():
+            return self.transport.send(Call(method, path, **more))
 
-        headers = dict(more.pop("headers", {}))
-        token = os.environ.get("GEMTUNE_ID_TOKEN")
-        if token and self.url.startswith("https://"):
-            headers["Authorization"] = f"Bearer {token}"
-        try:
-            response = self._client.request(method, path, headers=headers, **more)
-        except (httpx2.TransportError, httpx2.InvalidURL) as error:
-            raise Unreachable(f"could not connect to {self.url} ({error})") from error
-        if response.status_code in (502, 503, 504):  # from a proxy in front of the service
-            raise Unreachable(f"{self.url} answered with HTTP {response.status_code}")
-        if not response.is_success:
-            self._exit_with_error(response.status_code, response.text)
-        return response.json()
+    @property
+    def local_port(self) -> int | None:
+        """Return the port of a service of this machine; None for another."""
+        address = urlsplit(self.url)
+        is_local = Address(self.url).is_local and address.scheme == "http" and not address.path.strip("/")
+        return (address.port or 80) if is_local else None
 
     @cached_property
-    def _client(self) -> httpx2.Client:
-        """Return the HTTP client, created at the first request."""
-        import httpx2
+    def transport(self) -> Transport:
+        """Return what sends the requests."""
+        return Transport(Address(self.url, self.token))
 
-        # Without trust_env, httpx ignores the proxy settings, which must not apply to this machine itself.
-        local = "://127.0.0.1" in self.url or "://localhost" in self.url
-        return httpx2.Client(base_url=self.url, timeout=60, trust_env=not local)
+    @contextmanager
+    def reporting_outages(self) -> Iterator[None]:
+        """Print that the service does not respond, and exit with code 5."""
+        try:
+            yield
+        except Unreachable as error:
+            click.echo(f"{error}\nstart a service with `gemtune up`, or specify another one with --url", err=True)
+            raise click.exceptions.Exit(UNREACHABLE) from None
+
+    @contextmanager
+    def reporting_refusals(self) -> Iterator[None]:
+        """Print an error response and exit with code 1."""
+        try:
+            yield
+        except Refused as error:
+            if self.as_json:
+                click.echo(error.body, err=True)
+            elif error.problems:
+                print_problems(error.problems)
+            else:
+                click.echo(f"{error.code}: {error.message}", err=True)
+                if error.hint:
+                    click.echo(f"  {as_commands(error.hint)}", err=True)
+            raise click.exceptions.Exit(REFUSED) from None
+        except NotAnAnswer as error:
+            click.echo(str(error), err=True)
+            raise click.exceptions.Exit(REFUSED) from None
 
     def print_if_json(self, response: Any) -> bool:
         """Print a response if the user asked for JSON.
@@ -130,24 +144,6 @@ class Connection:
         if self.as_json:
             click.echo(json.dumps(response))
         return self.as_json
-
-    def _exit_with_error(self, status: int, text: str) -> NoReturn:
-        """Print an error response and exit with code 1."""
-        try:
-            body = json.loads(text)
-            error, problems = body["error"], body.get("problems") or []
-        except (ValueError, KeyError, TypeError):
-            click.echo(f"{self.url} answered with HTTP {status}: {text[:500]}", err=True)
-            raise click.exceptions.Exit(REFUSED) from None
-        if self.as_json:
-            click.echo(text, err=True)
-        elif problems:
-            print_problems(problems)
-        else:
-            click.echo(f"{error['code']}: {error['message']}", err=True)
-            if error.get("hint"):
-                click.echo(f"  {as_commands(error['hint'])}", err=True)
-        raise click.exceptions.Exit(REFUSED)
 
 
 def _names(reference: str, job: Mapping[str, Any]) -> bool:
@@ -163,10 +159,9 @@ def as_commands(hint: str) -> str:
     return hint
 
 
-def print_problems(problems: list[dict[str, Any]]) -> None:
+def print_problems(problems: Sequence[dict[str, Any]]) -> None:
     """Print each problem of a request: its field, message, code and hint."""
     for problem in problems:
-        field = ".".join(map(str, problem["loc"])) or "request"
-        click.echo(f"{field}: {problem['msg']} ({problem['code']})", err=True)
+        click.echo(f"{field_of(problem)}: {problem['msg']} ({problem['code']})", err=True)
         if problem.get("hint"):
             click.echo(f"  {as_commands(problem['hint'])}", err=True)

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gemtune.cli import plans
 from gemtune.cli.connection import (
     ENDED,
     FAILED,
     INTERRUPTED,
     UNREACHABLE,
     Connection,
-    Unreachable,
     as_commands,
+    plans,
 )
+from gemtune.client.errors import Unreachable
 from gemtune.jobs.status import is_final
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Commands for the service of this workstation."""

@@ -1,0 +1,1 @@
+"""Clients of the HTTP API: for programs, and for the command line."""

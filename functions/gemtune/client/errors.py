@@ -1,0 +1,71 @@
+"""Errors of a client."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ClientError(Exception):
+    """Base of all errors of a client."""
+
+
+class BadUse(ClientError, ValueError):
+    """Raised if the arguments of a call cannot be used."""
+
+
+class Unreachable(ClientError):
+    """Raised if the service does not respond."""
+
+
+class Refused(ClientError):
+    """Raised if the service answers with an error.
+
+    status: HTTP status. code: for programs. hint: what to do about it. problems: everything that is wrong with the
+    request. body: the answer as it came.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        hint: str | None = None,
+        problems: tuple[dict[str, Any], ...] = (),
+        body: str = "",
+    ):
+        listed = "".join(f"\n{field_of(problem)}: {problem['msg']}" for problem in problems)
+        super().__init__(f"{code}: {message}{listed}" + (f"\n{hint}" if hint else ""))
+        self.status, self.code, self.message, self.hint = status, code, message, hint
+        self.problems, self.body = problems, body
+
+
+class NotAnAnswer(ClientError):
+    """Raised if something else than a gemtune service answers.
+
+    body: the beginning of the answer.
+    """
+
+    def __init__(self, url: str, status: int, body: str):
+        super().__init__(f"{url} answered with HTTP {status}: {body[:500]}")
+
+
+class JobFailed(ClientError):
+    """Raised if a job that was waited for failed or was cancelled.
+
+    code: of the failure; None if it was cancelled. hint: what to do about it.
+    """
+
+    def __init__(self, job_id: str, status: str, code: str | None, message: str, hint: str | None):
+        cause = "" if code is None else f": {message} ({code})"
+        super().__init__(f"job {job_id} is {status}{cause}" + (f"\n{hint}" if hint else ""))
+        self.job_id, self.status, self.code, self.hint = job_id, status, code, hint
+
+
+class BadDownload(ClientError):
+    """Raised if a download differs from the job's record or is rejected."""
+
+
+def field_of(problem: dict[str, Any]) -> str:
+    """Return the name of the field that a problem of a request is about."""
+    return ".".join(map(str, problem["loc"])) or "request"

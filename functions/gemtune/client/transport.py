@@ -1,0 +1,188 @@
+"""Sending of calls over HTTP, one at a time or asynchronously."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from gemtune.client.calls import Call, Operation, Pause
+from gemtune.client.errors import ClientError, NotAnAnswer, Refused, Unreachable
+
+if TYPE_CHECKING:
+    import httpx2
+
+Answer = TypeVar("Answer")
+TIMEOUT_SECONDS = 60.0
+# Hosts that are this machine. Proxies do not apply to it.
+THIS_MACHINE = ("://127.0.0.1", "://localhost", "://[::1]")
+# HTTP statuses of a proxy in front of a service that does not answer.
+NO_SERVICE = (502, 503, 504)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A service, and the token for it, which is sent over https only."""
+
+    url: str
+    token: str | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Return whether the service is on this machine."""
+        return any(host in self.url for host in THIS_MACHINE)
+
+
+class Transport:
+    """Sends calls one at a time."""
+
+    def __init__(self, address: Address, *, sleep: Callable[[float], None] = time.sleep):
+        self.address = address
+        self._sleep = sleep
+
+    def send(self, call: Call[Any]) -> Any:
+        """Send a call and return the JSON of its answer.
+
+        Raises Unreachable, Refused, NotAnAnswer.
+        """
+        import httpx2
+
+        try:
+            response = self._client.request(**_arguments(self.address, call))
+        except (httpx2.TransportError, httpx2.InvalidURL) as error:
+            raise _unreachable(self.address, error) from error
+        return _decode(self.address, response.status_code, response.text)
+
+    def run(self, operation: Operation[Answer]) -> Answer:
+        """Run an operation and return its result. Raises ClientError."""
+        answer, error = None, None
+        while True:
+            try:
+                step = operation.send(answer) if error is None else operation.throw(error)
+            except StopIteration as end:
+                result: Answer = end.value
+                return result
+            answer, error = None, None
+            if isinstance(step, Pause):
+                self._sleep(step.seconds)
+                continue
+            try:
+                answer = typed(step, self.send(step))
+            except ClientError as raised:
+                error = raised
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    @cached_property
+    def _client(self) -> httpx2.Client:
+        """Return the HTTP client, created at the first request."""
+        import httpx2
+
+        # Without trust_env, httpx ignores the proxy settings, which must not apply to this machine itself.
+        return httpx2.Client(base_url=self.address.url, timeout=TIMEOUT_SECONDS, trust_env=not self.address.is_local)
+
+
+class AsyncTransport:
+    """Sends calls asynchronously, several at the same time if needed."""
+
+    def __init__(self, address: Address):
+        self.address = address
+
+    async def send(self, call: Call[Any]) -> Any:
+        """Send a call and return the JSON of its answer.
+
+        Raises Unreachable, Refused, NotAnAnswer.
+        """
+        import httpx2
+
+        try:
+            response = await self._client.request(**_arguments(self.address, call))
+        except (httpx2.TransportError, httpx2.InvalidURL) as error:
+            raise _unreachable(self.address, error) from error
+        return _decode(self.address, response.status_code, response.text)
+
+    async def run(self, operation: Operation[Answer]) -> Answer:
+        """Run an operation and return its result. Raises ClientError."""
+        answer, error = None, None
+        while True:
+            try:
+                step = operation.send(answer) if error is None else operation.throw(error)
+            except StopIteration as end:
+                result: Answer = end.value
+                return result
+            answer, error = None, None
+            if isinstance(step, Pause):
+                await asyncio.sleep(step.seconds)
+                continue
+            try:
+                answer = typed(step, await self.send(step))
+            except ClientError as raised:
+                error = raised
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    @cached_property
+    def _client(self) -> httpx2.AsyncClient:
+        """Return the HTTP client, created at the first request."""
+        import httpx2
+
+        return httpx2.AsyncClient(
+            base_url=self.address.url, timeout=TIMEOUT_SECONDS, trust_env=not self.address.is_local
+        )
+
+
+def typed(call: Call[Answer], answer: Any) -> Any:
+    """Return an answer as the model of its call.
+
+    Raises NotAnAnswer if it does not fit, as that of a service of another version may not.
+    """
+    if call.answer is None or not issubclass(call.answer, BaseModel):
+        return answer
+    try:
+        return call.answer.model_validate(answer)
+    except ValidationError as error:
+        text = f"this client cannot read the answer to {call.method} {call.path}: {error}"
+        raise NotAnAnswer("the service, which may be of another version,", 200, text) from error
+
+
+def _arguments(address: Address, call: Call[Any]) -> dict[str, Any]:
+    """Return the arguments of httpx for a call."""
+    headers = dict(call.headers)
+    if address.token and address.url.startswith("https://"):
+        headers["Authorization"] = f"Bearer {address.token}"
+    body = {} if call.json is None else {"json": call.json}
+    if call.content is not None:
+        body = {"content": call.content}
+    return {"method": call.method, "url": call.path, "params": dict(call.params), "headers": headers, **body}
+
+
+def _unreachable(address: Address, error: Exception) -> Unreachable:
+    return Unreachable(f"could not connect to {address.url} ({error})")
+
+
+def _decode(address: Address, status: int, text: str) -> Any:
+    """Return the JSON of a successful answer.
+
+    Raises Unreachable for the answer of a proxy, Refused for an error of the service, and NotAnAnswer.
+    """
+    if status in NO_SERVICE:
+        raise Unreachable(f"{address.url} answered with HTTP {status}")
+    try:
+        body = json.loads(text)
+        if status < 300:
+            return body
+        error, problems = body["error"], body.get("problems") or ()
+        code, message = error["code"], error["message"]
+    except (ValueError, KeyError, TypeError):
+        raise NotAnAnswer(address.url, status, text) from None
+    raise Refused(status, code, message, hint=error.get("hint"), problems=tuple(problems), body=text)
