@@ -17,6 +17,7 @@ CHECKED = sorted(set(PRODUCT) - {"main"})
 ALLOWED = {
     frozenset({"module", "ignore_missing_imports", "follow_imports"}),
     frozenset({"module", "implicit_reexport"}),
+    frozenset({"module", "follow_imports"}),
 }
 
 
