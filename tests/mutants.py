@@ -27,7 +27,9 @@ ROOT = Path(__file__).parent.parent
 # Prefix of module names -> the fast tests nearest to them, below tests/. The longest prefix applies.
 NEAREST: Mapping[str, str] = {
     "gemtune.jobs": "unit/jobs unit/source_tree/test_documented_tables contract/test_other_versions "
-    "services/test_lifetimes services/test_running services/test_dispatch services/test_clocks",
+    "services/test_lifetimes services/test_running services/test_dispatch services/test_clocks "
+    "services/test_pausing services/test_base_job",
+    "gemtune.admission": "unit/admission unit/jobs services/test_pausing services/test_waiting",
     "gemtune.jobs.page_tokens": "handlers/test_http_api handlers/test_endpoints",
     "gemtune.jobs.secret_names": "unit/jobs unit/request/test_secrets_of_requests services/test_lifetimes "
     "services/test_messages",
@@ -45,13 +47,21 @@ NEAREST: Mapping[str, str] = {
     "services/test_export_again services/test_base_job services/test_placement services/test_reads "
     "services/test_gguf_requests",
     "gemtune.services.advance": "services/test_lifetimes services/test_messages services/test_running "
-    "services/test_clocks services/test_export_again",
+    "services/test_clocks services/test_export_again services/test_pausing",
+    "gemtune.services.control": "services/test_running services/test_pausing services/test_lifetimes "
+    "services/test_clocks services/test_dispatch services/test_planning services/test_waiting",
+    "gemtune.services.datasets": "handlers/test_datasets services/test_lifetimes",
+    "gemtune.services.machine_slots": "services/test_pausing services/test_waiting",
+    "gemtune.services.pause": "services/test_pausing",
+    "gemtune.services.planning": "services/test_planning handlers/test_http_api",
+    "gemtune.services.stop_executions": "services/test_running services/test_pausing services/test_waiting "
+    "contract/test_other_versions",
     "gemtune.services.fan_out": "services/test_messages services/test_notify services/test_running "
     "services/test_dispatch",
     "gemtune.services.ingest": "services/test_messages services/test_ingest",
     "gemtune.services.notify": "services/test_notify services/test_messages",
     "gemtune.services.sweep": "services/test_lifetimes services/test_messages services/test_clocks "
-    "services/test_running services/test_dispatch services/test_submit",
+    "services/test_running services/test_dispatch services/test_submit services/test_pausing",
     "gemtune.handlers": "handlers/test_endpoints handlers/test_error_answers handlers/test_http_api "
     "handlers/test_callers handlers/test_status",
     "gemtune.handlers.cloud_events": "handlers/test_events",

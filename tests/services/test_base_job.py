@@ -13,7 +13,7 @@ from gemtune.jobs.record import BaseWeights, Failure, Job
 from gemtune.jobs.sources import Source
 from gemtune.jobs.status import Step
 from gemtune.request.parsing import read
-from gemtune.request.spec import Spec, TrainRequest
+from gemtune.request.spec import Spec, TrainingConfig, TrainRequest
 from gemtune.services.acceptance.base_job import FindBaseJob, continue_from
 from gemtune.services.acceptance.create_job import Submission
 from tests.fakes import World, checked, request
@@ -199,3 +199,39 @@ def test_an_adapter_on_a_vision_tower_is_trained_on_with_pictures_only(
     config = completed.training_config
     assert (config.base_job_id, config.base_model_id) == ("training_x", "google/gemma-3-4b-it")
     assert config.train_vision_tower is (modality == "vision")
+
+
+SHAPE = {
+    "lora_rank": 4,
+    "lora_alpha": 7.5,
+    "target_modules": ["q_proj", "v_proj"],
+    "use_rslora": True,
+    "use_dora": True,
+}
+OTHER_SHAPE = {
+    "lora_rank": 8,
+    "lora_alpha": 7,
+    "target_modules": ["q_proj"],
+    "use_rslora": False,
+    "use_dora": False,
+}
+
+
+def continued(**training: Any) -> tuple[TrainingConfig, list[str]]:
+    """Return what a request inherits from a job of SHAPE, and what differs."""
+    spec = checked(request(training={"base_model_id": GEMMA} | SHAPE)).require_valid().spec()
+    body = {"processed_dataset_id": "chats", "training_config": {"base_job_id": "training_x"} | training}
+    completed, refusals = continue_from(TrainRequest.model_validate(body), "training_x", spec)
+    return completed.training_config, [str(problem.loc[-1]) for problem in refusals]
+
+
+def test_everything_that_shapes_an_adapter_is_inherited_stated_or_not() -> None:
+    for stated in ({}, SHAPE, {"target_modules": ["v_proj", "q_proj"]}):
+        config, refused = continued(**stated)
+        assert (config.model_dump(include=set(SHAPE)), refused) == (SHAPE, [])
+
+
+@pytest.mark.parametrize("name", OTHER_SHAPE)
+def test_another_shape_of_the_adapter_is_refused(name: str) -> None:
+    config, refused = continued(**{name: OTHER_SHAPE[name]})
+    assert (getattr(config, name), refused) == (SHAPE[name], [name])

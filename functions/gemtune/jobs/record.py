@@ -450,7 +450,7 @@ def key_hash(source: str, owner: str, key: str) -> str:
 class JobSummary(BaseModel):
     """One job in the list of `GET /jobs`."""
 
-    model_config = ConfigDict(frozen=True, from_attributes=True)
+    model_config = ConfigDict(frozen=True)
 
     job_id: str = Field(description="id of the job")
     job_name: str = Field(description="name that the request gave it")

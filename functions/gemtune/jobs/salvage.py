@@ -53,7 +53,8 @@ def salvage_job(stored: str | Mapping[str, Any], facts: Mapping[str, Any]) -> Jo
             places = {
                 _place(fields, detail["loc"]) for detail in error.errors(include_url=False, include_context=False)
             }
-        for place in sorted(places, key=_order, reverse=True):
+        # In descending order, removing an item of a list does not shift the places that are still to be removed.
+        for place in sorted(places, reverse=True):
             _set_aside(fields, place)
     raise RecordUnreadable(str(facts["job_id"]), "nothing of it can be read")
 
@@ -84,14 +85,6 @@ def _place(fields: Mapping[str, Any], loc: Place) -> Place:
             return loc[: max(depth, 1)]
         node = node[part]
     return loc
-
-
-def _order(place: Place) -> list[tuple[int, str]]:
-    """Return a sort key for places.
-
-    In descending order, removing an item of a list does not shift the places that are still to be removed.
-    """
-    return [(part, "") if isinstance(part, int) else (-1, part) for part in place]
 
 
 def _set_aside(fields: dict[str, Any], place: Place) -> None:

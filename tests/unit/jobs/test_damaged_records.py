@@ -10,8 +10,10 @@ import pytest
 
 from gemtune.errors import RecordUnreadable
 from gemtune.jobs import stored
+from gemtune.jobs.changes import cancel_job
 from gemtune.jobs.salvage import salvage_job
 from gemtune.jobs.sources import Source
+from gemtune.jobs.status import Step
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 FACTS = {"job_id": "training_x", "created_at": NOW}
@@ -57,6 +59,26 @@ def test_unreadable_values_are_kept_by_path_and_the_rest_is_salvaged() -> None:
     }
 
 
+def test_several_unreadable_items_of_a_list_are_set_aside_and_the_others_stay() -> None:
+    artifacts = [{"name": str(number), "uri": "u", "bytes": 1, "sha256": "0"} for number in range(12)]
+    broken = [*artifacts[:2], "two", *artifacts[3:10], "ten", "eleven"]
+    job = salvage_job(json.dumps(WHOLE | {"artifacts": broken, "error": 7}), FACTS)
+    assert [artifact.name for artifact in job.artifacts] == ["0", "1", *map(str, range(3, 10))]
+    assert (job.model_extra or {})["unreadable"] == {
+        "artifacts.2": "two",
+        "artifacts.10": "ten",
+        "artifacts.11": "eleven",
+        "error": 7,
+    }
+
+
+def test_a_step_whose_begin_cannot_be_read_took_no_time() -> None:
+    steps = {"train": {"state": "running", "attempt": 1, "started_at": "yesterday", "seconds": 2.5}}
+    cancelled, _ = cancel_job(salvage_job(json.dumps(WHOLE | {"steps": steps}), FACTS), at=NOW)
+    assert [attempt.seconds for attempt in cancelled.steps[Step.TRAIN].attempts] == [0]
+    assert cancelled.steps[Step.TRAIN].seconds == 2.5
+
+
 def test_the_columns_of_the_store_override_the_record() -> None:
     assert salvage_job(json.dumps(WHOLE | {"modality": "text"}), FACTS | {"modality": "vision"}).modality == "vision"
 
@@ -71,6 +93,11 @@ def test_an_error_names_three_faults_by_path_and_counts_the_others() -> None:
     assert "steps.train.attempt: Input should be a valid integer" in text
     assert text.count("Input should be") == 3
     assert "and 2 more" in text
+
+
+def test_a_record_that_is_not_an_object_is_unreadable_as_a_whole() -> None:
+    with pytest.raises(RecordUnreadable, match="record: Input should be an object"):
+        stored.read("training_x", "[1]")
 
 
 def test_requests_from_pubsub_and_uploads_come_in_the_open() -> None:

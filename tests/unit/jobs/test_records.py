@@ -1,0 +1,63 @@
+"""Records of older versions, which lack fields, and what all records share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from gemtune.jobs import record, steps
+from gemtune.jobs.events import Event
+from gemtune.jobs.parts import holds, plan
+from gemtune.jobs.parts.base import Record
+from gemtune.jobs.record import JobSummary, JobWarning, RowsSummary, StepResult, UnreadField
+from gemtune.jobs.status import Step
+from tests.unit.jobs.test_job import NOW, running
+
+# Fields whose absence in a record of an older version means something.
+MEANINGFUL = {
+    "Job.priority": "normal",
+    "Job.version": 1,
+    "Job.launch": record.Launch(),
+    "Job.steps": {step: record.StepRecord() for step in Step},
+    "StepRecord.state": "pending",
+    "Parity.verdict": "passed",
+}
+
+
+def record_types() -> Iterator[type[BaseModel]]:
+    """Yield the classes of all stored records."""
+    for module in (record, holds, plan):
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, Record) and value is not Record:
+                yield value
+
+
+def test_a_field_that_an_older_record_lacks_reads_as_nothing() -> None:
+    defaults = {
+        f"{each.__name__}.{name}": field.get_default(call_default_factory=True)  # type: ignore[call-arg]
+        for each in record_types()
+        for name, field in each.model_fields.items()
+        if not field.is_required()
+    }
+    assert {name: value for name, value in defaults.items() if value or isinstance(value, bool)} == MEANINGFUL
+
+
+@pytest.mark.parametrize("each", [*record_types(), StepResult, JobSummary, Event], ids=lambda each: each.__name__)
+def test_no_record_can_be_changed_in_place(each: type[BaseModel]) -> None:
+    instance = each.model_construct()
+    for name in each.model_fields:
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(instance, name, None)
+
+
+def test_the_details_of_an_event_are_the_same_after_they_were_stored() -> None:
+    rows = RowsSummary(
+        train=9, files=("train.jsonl",), fields_not_read=(UnreadField(name="id", rows=9),), files_not_read=("a.txt",)
+    )
+    result = StepResult(warnings=(JobWarning(code="ends_cut_off", message="2 of 9 rows are cut"),), rows=rows)
+    _, (event,) = steps.finish_step(*running(Step.PREPARE), result, at=NOW)
+    assert event.details == json.loads(json.dumps(event.details))
+    assert Event.model_validate_json(event.model_dump_json()) == event
