@@ -1,5 +1,7 @@
 """`python -m trainer prepare|train|export`: runs one attempt of a step.
 
+`python -m trainer check` checks a dataset without a job: see `trainer.check.process`.
+
 Exit codes: 0 if the step is done, stopped at a checkpoint, or is another process's; 1 if it can never succeed, for the
 reason in the record; any other code is a crash, after which the step is tried again.
 """
@@ -35,6 +37,10 @@ DONE, FAILED, CRASHED = 0, 1, 70
 
 def main() -> int:
     """Begin the step, run it, and return the exit code."""
+    if sys.argv[1:2] == ["check"]:
+        from trainer.check import process
+
+        return process.main(sys.argv[2:])
     arguments = _arguments()
     limit_spinning()
     _set_up_logging()

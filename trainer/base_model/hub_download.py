@@ -56,6 +56,27 @@ def copy_once(
     return prefix
 
 
+def fetch_without_weights(repository: str, *, token: Callable[[], str | None]) -> Path:
+    """Return a folder with the small files of a model's newest revision.
+
+    They come from the Hub's own cache on this machine as far as it has them, without a network too. Raises StepError
+    if the Hub refuses, `hub_unreachable` if it cannot be reached.
+    """
+    import httpx2
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+    patterns = [name for name in MODEL_FILES if not name.endswith(folder_contents.WEIGHTS)]
+    try:
+        with _hub_errors(repository):
+            return Path(snapshot_download(repository, allow_patterns=patterns, token=read_token(token) or False))
+    except (OSError, httpx2.TransportError) as error:
+        message = f"the Hub cannot be reached for {repository}: {str(error).splitlines()[0][:200]}"
+        hint = "check the network, or name a local folder with the model's tokenizer"
+        raise StepError("hub_unreachable", message, hint=hint) from error
+
+
 def _copy(
     hub: HfApi,
     repository: str,

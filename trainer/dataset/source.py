@@ -46,15 +46,25 @@ def find(data: Objects, dataset_id: str, work: Path, *, token: Callable[[], str 
     `dataset_gated`, `bad_dataset`.
     """
     on_hub = hub_dataset.parse(dataset_id)
-    prefix = splits.folder_of(dataset_id) if on_hub is None else on_hub.folder
-    folder: Folder = BucketFolder(data, prefix) if on_hub is None else HubFolder(on_hub, work, token=token)
+    if on_hub is None:
+        folder = splits.folder_of(dataset_id)
+        return in_folder(BucketFolder(data, folder), folder, dataset_id)
+    other_folder = f"; name a folder of it: {dataset_id}/<folder>"
+    return in_folder(HubFolder(on_hub, work, token=token), on_hub.folder, dataset_id, other_folder=other_folder)
+
+
+def in_folder(folder: Folder, prefix: str, dataset_id: str, *, other_folder: str = "") -> Dataset:
+    """Find the files of the splits in a folder.
+
+    prefix: path with which names in metadata.json may begin. dataset_id: its name in messages. other_folder: addition
+    to the hint where the files do not tell the splits. Raises StepError `dataset_not_found`, `bad_dataset`.
+    """
     try:
         chosen = _splits(folder, prefix)
     except (Unreadable, UnsafeName, ObjectNotFound) as error:
         raise bad_dataset(error.message) from None
     except BadSplits as error:
-        hint = error.hint if on_hub is None else f"{error.hint}; name a folder of it: {dataset_id}/<folder>"
-        raise bad_dataset(str(error), hint=hint) from None
+        raise bad_dataset(str(error), hint=f"{error.hint}{other_folder}") from None
     if not chosen.train:
         message = chosen.why_no_train_split(dataset_id)
         raise StepError("dataset_not_found", message, hint=f"put train.jsonl into {folder.place}")

@@ -18,6 +18,7 @@ from trainer.splits.left_out import LeftOutRows
 # A larger share of refused rows fails the job: it is probably the wrong dataset.
 MAX_REFUSED_SHARE = 0.1
 MAX_REFUSED_SHOWN, REFUSED_NAMED = 100, 5
+SAMPLES = 3
 # Names of fields that are counted one by one.
 MAX_FIELDS, OTHER_FIELDS = 1000, "(others)"
 
@@ -50,13 +51,14 @@ class Tally:
     the longest row before truncation. unjudged: by reward, the number of rows that it cannot judge. unread_fields: by
     name, the number of rows with a field that cannot change what is learned. formats: number of rows by their format.
     trained_whole: rows of which every token is trained. refused, dropped: the first rows that
-    cannot be used, and that are too long. samples: rows as text, for the report.
+    cannot be used, and that are too long. samples: the first rows as text, up to `wanted_samples`.
     """
 
     split: str
     files: Sequence[str]
     limits: Limits
     left_out: LeftOutRows
+    wanted_samples: int = SAMPLES
     rows: KeptRows = field(default_factory=KeptRows)
     lengths: Counter[int] = field(default_factory=Counter)
     tokens: int = 0

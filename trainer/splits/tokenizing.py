@@ -26,7 +26,7 @@ from trainer.rows.prepared import prompts_per_step, row_lengths, total_train_ste
 from trainer.splits.held_out import hold_out
 from trainer.splits.left_out import LeftOutRows
 from trainer.splits.report import Report
-from trainer.splits.tally import Limits, Tally
+from trainer.splits.tally import SAMPLES, Limits, Tally
 from trainer.splits.writer import WatchRow, ignore_row, write_split
 
 
@@ -74,11 +74,12 @@ class Amounts:
     warnings: tuple[JobWarning, ...]
 
 
-def tokenize(rows: Tokenization, watch: WatchRow = ignore_row) -> Tokenized:
+def tokenize(rows: Tokenization, watch: WatchRow = ignore_row, *, samples: int = SAMPLES) -> Tokenized:
     """Write train.parquet, eval.parquet, rows_left_out.jsonl, pictures.arrow.
 
     eval.parquet is written if the dataset has a held-out split, pictures.arrow in a vision job. watch: called with
-    every row. Raises StepError for a dataset or a base model that cannot be read, and what `check_stop` raises.
+    every row. samples: rows of each split to keep as text. Raises StepError for a dataset or a base model that cannot
+    be read, and what `check_stop` raises.
     """
     config, folder = rows.spec.training_config, rows.model_folder
     model_config = folder_contents.config_of(folder)
@@ -99,7 +100,7 @@ def tokenize(rows: Tokenization, watch: WatchRow = ignore_row) -> Tokenized:
     file = rows.output / "pictures.arrow"
     with nullcontext() if pictures is None else PictureFile(file, source, pictures.grid) as picture_file:
         kind = row_kind(config, encoder, picture_file, max_length=max_length, options=rows.spec.read_options)
-        report = _write_splits(rows, kind, limits, watch)
+        report = _write_splits(rows, kind, limits, watch, samples)
         report.pictures_read = source.files_read
     count = None if picture_file is None else len(picture_file)
     return Tokenized(report, kind, max_length, count, encoder.template_source)
@@ -138,18 +139,18 @@ def workload_of(config: TrainingConfig, report: Report, amounts: Amounts) -> Wor
     return Workload(train_steps=amounts.train_steps, tokens=tokens, longest_row=report.longest_row)
 
 
-def _write_splits(rows: Tokenization, kind: RowKind, limits: Limits, watch: WatchRow) -> Report:
+def _write_splits(rows: Tokenization, kind: RowKind, limits: Limits, watch: WatchRow, samples: int) -> Report:
     """Write the token files of the dataset's splits; return their report.
 
     Raises StepError `bad_dataset`.
     """
     splits, output = rows.dataset.splits, rows.output
     with LeftOutRows(output) as left_out:
-        train = Tally("train", splits.train, limits, left_out)
+        train = Tally("train", splits.train, limits, left_out, wanted_samples=samples)
         write_split(rows.dataset, kind, output / "train.parquet", train, rows.work, rows.check_stop, watch)
         held_out = None
         if splits.held_out:
-            held_out = Tally("held-out", splits.held_out, limits, left_out)
+            held_out = Tally("held-out", splits.held_out, limits, left_out, wanted_samples=samples)
             write_split(rows.dataset, kind, output / "eval.parquet", held_out, rows.work, rows.check_stop, watch)
     return Report(rows.place, rows.dataset, train, held_out)
 

@@ -13,7 +13,6 @@ from trainer.rows.kinds import PreparedRow, RowKind
 from trainer.rows.prepared import TokenFile
 from trainer.splits.tally import Tally
 
-SAMPLES = 3
 # (split, file, number in the file, row, prepared row): called with each row. A row that cannot be parsed is refused.
 WatchRow = Callable[[str, str, int, dict[str, Any] | Refused, PreparedRow | Refused], None]
 
@@ -50,5 +49,5 @@ def write_split(
                         continue
                     tokens.add(prepared.columns)
                     tally.add(file, number, prepared)
-                    if len(tally.samples) < SAMPLES:
+                    if len(tally.samples) < tally.wanted_samples:
                         tally.samples.append(kind.text_pieces(prepared))

@@ -1,4 +1,4 @@
-"""Commands for datasets: data upload, list, show, delete."""
+"""Commands for datasets: data upload, list, show, delete, check."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from gemtune.cli.check.command import check
 from gemtune.cli.connection import UNREACHABLE, Connection
 from gemtune.client import uploads
 from gemtune.client.errors import Unreachable
@@ -20,7 +21,7 @@ EXISTING = click.Path(exists=True, path_type=Path)
 
 @click.group()
 def data() -> None:
-    """Upload, list, show and delete datasets."""
+    """Upload, check, list, show and delete datasets."""
 
 
 @data.command()
@@ -131,5 +132,7 @@ def _progress(connection: Connection, dataset: Dataset) -> Iterator[uploads.Repo
         task = bar.add_task("uploading")
         yield lambda sent, total: bar.update(task, completed=sent, total=total)
 
+
+data.add_command(check)
 
 COMMANDS = {"data": data}

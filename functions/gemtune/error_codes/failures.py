@@ -21,6 +21,10 @@ FAILURES: Mapping[str, ErrorCode] = {
         "The Hub requires that somebody accepted the dataset's terms, or the token may not read it.",
         "Accept the terms on the dataset's page, and send an `hf_token` of that account.",
     ),
+    "hub_unreachable": ErrorCode(
+        "The Hub of Hugging Face cannot be reached, and this machine has no copy of the model's small files.",
+        "Check the network, or name a local folder as the base model.",
+    ),
     "empty_dataset": ErrorCode("A split has no rows.", "Put rows into it and submit again."),
     "bad_rows": ErrorCode(
         "More than a tenth of a split's rows cannot be used; the message says where all are listed, with reasons.",

@@ -19,6 +19,10 @@ COMMAND_LINE: Mapping[str, ErrorCode] = {
         "The database of this `GEMTUNE_HOME` was written by a newer version.",
         "Run that version, or use another `GEMTUNE_HOME`.",
     ),
+    "check_crashed": ErrorCode(
+        "The process of `gemtune data check` ended without a report, as when memory runs out.",
+        "Close other programs and check again; otherwise report it with its output.",
+    ),
     "unusable_file": ErrorCode(
         "A file or folder cannot be created, read or written.",
         "Make room or change its permissions; the message has the path.",

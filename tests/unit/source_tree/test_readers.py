@@ -19,6 +19,7 @@ PROCESS = "the output of our own process"
 PACKAGED = "a file of this package"
 CHECKED = "a pattern has checked it"
 ALLOWED: Mapping[tuple[str, str], str] = {
+    ("functions/gemtune/cli/check/child.py", "model_validate_json"): PROCESS,
     ("functions/gemtune/cli/workstation/demo.py", "json.loads"): PROCESS,
     ("functions/gemtune/client/transport.py", "json.loads"): "an answer that is not JSON is shown unchanged",
     ("functions/gemtune/datasets/files/splits.py", "int"): CHECKED,
@@ -45,6 +46,7 @@ ALLOWED: Mapping[tuple[str, str], str] = {
     ("functions/gemtune/webhooks/destinations.py", "int"): "a number already",
     ("functions/gemtune/webhooks/signing.py", "int"): "a number already",
     ("trainer/base_model/continuation.py", "json.loads"): OURS,
+    ("trainer/check/process.py", "model_validate_json"): PROCESS,
     ("trainer/certificate/comparison_process.py", "json.loads"): PROCESS,
     ("trainer/certificate/comparison.py", "json.loads"): OURS,
     ("trainer/certificate/parity_check.py", "json.loads"): PROCESS,

@@ -44,6 +44,7 @@ SERVICE: Mapping[str, str] = {
     "untrusted",
     "request.matching": "",
     "request.uploads": "object_name request",
+    "checks": "jobs jobs.parts request",
     "ports": "jobs",
     "settings": "errors llama_cpp machines untrusted",
     "webhooks": "errors ports",
@@ -72,12 +73,14 @@ SERVICE: Mapping[str, str] = {
     "cli.connection": "client jobs settings",
     "cli.workstation": "bootstrap cli.connection cli.request errors jobs local_server log_lines ports process request "
     "settings webhooks",
-    "cli": "cli.connection cli.request cli.workstation client errors handlers jobs object_name settings",
+    "cli.check": "bootstrap checks cli.connection cli.request datasets.files errors jobs process request request.rules "
+    "untrusted",
+    "cli": "cli.check cli.connection cli.request cli.workstation client errors handlers jobs object_name settings",
 }
 # Parts of the service that the trainer may import: the domain, ports, and modules without a room.
 SERVICE_FOR_TRAINER = (
-    "datasets datasets.files datasets.formats datasets.reading datasets.rl errors families jobs jobs.parts llama_cpp "
-    "machines methods "
+    "checks datasets datasets.files datasets.formats datasets.reading datasets.rl errors families jobs jobs.parts "
+    "llama_cpp machines methods "
     "object_name ports process redaction request request.matching settings untrusted"
 )
 # The trainer's rooms from the ground up: each may import those on lower floors.
@@ -101,7 +104,7 @@ FLOORS = (
     ("trainer.certificate", "trainer.training.tracking"),
     ("trainer.training",),
     ("trainer.training.preference",),
-    ("trainer.steps",),
+    ("trainer.steps", "trainer.check"),
     ("trainer.__main__",),
 )
 ALLOWED: dict[str, set[str]] = (
@@ -119,8 +122,10 @@ ALLOWED: dict[str, set[str]] = (
 )
 ALLOWED["gemtune.local_server"] |= {"trainer.__main__"}  # as a process
 ALLOWED["gemtune.cli.connection"] |= {"gemtune.cli"}  # as a process, which serves
+ALLOWED["gemtune.cli.check"] |= {"trainer.__main__"}  # as a process
 ALLOWED["gemtune.cli.workstation"] |= {"examples"}  # as processes, for the demo
 ALLOWED["trainer.__main__"] |= {"gemtune.bootstrap"}
+ALLOWED["trainer.check"] |= {"gemtune.bootstrap"}
 # Pages of reference describe the service.
 ALLOWED["docs"] = set()
 ALLOWED["docs.generate.text"] = {"gemtune.request"}
@@ -139,6 +144,7 @@ MORE_FILES: Mapping[str, int] = {}
 WITHOUT_TORCH = {room for room in ALLOWED if room.startswith(("gemtune", "deploy", "main"))} | {
     "trainer",
     "trainer.__main__",
+    "trainer.check",
     "trainer.context",
     "trainer.conversation",
     "trainer.dataset",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,10 +27,8 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "repo": ("export_config", "hf_repo_id"),
 }
 EXISTING = click.Path(exists=True, path_type=Path)
-OPTIONS = (
-    click.option("--data", type=EXISTING, help="File of rows to upload and train on, or a folder."),
-    click.option("--eval", "held_out", type=EXISTING, help="File of rows to upload and evaluate on."),
-    click.option("--dataset", metavar="ID", help="Dataset that the service has already."),
+# Options about the rows and the training.
+TRAINING_OPTIONS = (
     click.option("--model", metavar="ID", help="Base model: a Hub id, gs://bucket/folder, or a local folder."),
     click.option("--method", help="Training method: {LoRA|QLoRA|Full|RL}."),
     click.option("--epochs", type=int, help="Number of passes over all rows."),
@@ -41,17 +39,33 @@ OPTIONS = (
     click.option("--lora-rank", type=int, help="Rank of the adapter."),
     click.option("--seed", type=int, help="Seed of everything random."),
     click.option("--modality", help="Content of the rows: {text|vision}."),
+    click.option("--set", "assignments", metavar="FIELD=VALUE", multiple=True, help="Any field; may be repeated."),
+)
+OPTIONS = (
+    click.option("--data", type=EXISTING, help="File of rows to upload and train on, or a folder."),
+    click.option("--eval", "held_out", type=EXISTING, help="File of rows to upload and evaluate on."),
+    click.option("--dataset", metavar="ID", help="Dataset that the service has already."),
+    *TRAINING_OPTIONS[:-1],
     click.option("--export", "export_", metavar="FORMAT[:QUANTIZATION]", help="Form of the result, as gguf:q4_k_m."),
     click.option("--repo", metavar="OWNER/NAME", help="Hub repository for the result as well."),
     click.option("--name", help="Name of the job."),
-    click.option("--set", "assignments", metavar="FIELD=VALUE", multiple=True, help="Any field; may be repeated."),
+    TRAINING_OPTIONS[-1],
 )
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def with_options(command: Command) -> Command:
     """Add the options to a command."""
-    for option in reversed(OPTIONS):
+    return _with(command, OPTIONS)
+
+
+def with_training_options(command: Command) -> Command:
+    """Add the options about the rows and the training to a command."""
+    return _with(command, TRAINING_OPTIONS)
+
+
+def _with(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:
+    for option in reversed(options):
         command = option(command)
     return command
 

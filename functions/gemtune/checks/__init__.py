@@ -1,0 +1,1 @@
+"""Checks of datasets without a job: the task and the report."""

@@ -1,0 +1,1 @@
+"""Check of rows from the command line: request, process and page."""

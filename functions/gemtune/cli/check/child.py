@@ -1,0 +1,82 @@
+"""Process of the trainer that runs a check on this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gemtune.checks.report import CheckReport
+from gemtune.checks.task import REPORT, TASK, CheckTask
+from gemtune.errors import GemtuneError
+from gemtune.process import parent_death
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Environment of the process: nothing of it is meant for the terminal.
+ENVIRONMENT = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "true"}
+OUTPUT_SHOWN = 2000
+
+
+class CheckCrashed(GemtuneError):
+    """Raised when the process of a check ends without a report."""
+
+    code = "check_crashed"
+
+    def __init__(self, output: str):
+        hint = "if it ended for lack of memory, close other programs; otherwise report it with this output"
+        super().__init__(f"the check ended without a report: {output.strip()[-OUTPUT_SHOWN:]}", hint=hint)
+
+
+def run(task: CheckTask, folder: Path, *, token: str | None, quiet: bool) -> CheckReport:
+    """Run a check in a folder, and return its report.
+
+    The folder is created; a report of an earlier check in it is replaced. token: for the Hub, instead of the user's
+    own. quiet: show no progress. Raises CheckCrashed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / REPORT).unlink(missing_ok=True)
+    (folder / TASK).write_text(task.model_dump_json(), encoding="utf-8")
+    environment = os.environ | ENVIRONMENT | ({} if token is None else {"HF_TOKEN": token})
+    process = subprocess.Popen(
+        parent_death.command(["-m", "trainer", "check", str(folder.absolute())], signal.SIGKILL),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env=environment,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        with _progress(quiet) as show:
+            for line in process.stdout:
+                show(line.strip())
+        output = process.stderr.read()
+        process.wait()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    if not (folder / REPORT).exists():
+        raise CheckCrashed(output)
+    return CheckReport.model_validate_json((folder / REPORT).read_bytes())
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Show the number of rows so far, in a terminal."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda rows: None
+        return
+    with console.status("reading the tokenizer…") as status:
+        yield lambda rows: status.update(f"tokenizing, {rows} rows so far…")

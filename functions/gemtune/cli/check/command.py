@@ -1,0 +1,100 @@
+"""Command `data check`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gemtune.bootstrap import services
+from gemtune.checks.report import CheckReport
+from gemtune.checks.task import CheckTask, LocalSource
+from gemtune.cli.check import child, page
+from gemtune.cli.check import request as check_request
+from gemtune.cli.connection import REFUSED, Connection, print_problems
+from gemtune.cli.request import file as request_file
+from gemtune.cli.request import options as train_options
+from gemtune.datasets.files import hub_dataset
+from gemtune.jobs.secret_names import REFERENCE
+from gemtune.request.spec import TrainRequest
+
+# Folder of GEMTUNE_HOME with a folder for each file that was checked.
+CHECKS = "checks"
+
+
+@click.command()
+@click.argument("source", metavar="FILE")
+@click.option("--eval", "held_out", type=click.Path(path_type=Path), help="File with the rows to evaluate on.")
+@train_options.with_training_options
+@click.option("--samples", type=click.IntRange(0, 100), default=5, show_default=True, help="Rows to show as text.")
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help=f"Folder for the report and the list of rows that are not used (default: {CHECKS} in GEMTUNE_HOME).",
+)
+@click.pass_obj
+def check(
+    connection: Connection,
+    /,
+    source: str,
+    held_out: Path | None,
+    samples: int,
+    output: Path | None,
+    **options: Any,
+) -> None:
+    """Check rows on this machine, without a job, a service or weights.
+
+    FILE is a file of rows, a folder, or a dataset of the Hub (hf://datasets/owner/name). The report says what a
+    training with the same options would make of every row. Exits with 0 if it would train, and with 1 if not.
+    """
+    rows = None if hub_dataset.parse(source) is not None else check_request.existing_rows(Path(source))
+    if held_out is not None and (rows is None or rows.is_dir()):
+        raise click.UsageError("--eval goes with a file of rows: a folder has its own file for evaluation")
+    held_out = None if held_out is None else check_request.existing_rows(held_out)
+    if held_out is not None and held_out.is_dir():
+        raise click.UsageError(f"{held_out} is a folder, and --eval takes a file of rows")
+    if options["model"] is None:
+        raise click.UsageError("say whose tokenizer and chat template to check with: --model ID")
+    content = train_options.request_of(options, {} if rows is not None else {"processed_dataset_id": source})
+    request_file.make_paths_absolute(content)
+    reading = check_request.read(content, rows)
+    if reading.problems:
+        print_problems([problem.to_json() for problem in reading.problems])
+        raise click.exceptions.Exit(REFUSED)
+    request = reading.require_valid()
+    task = CheckTask(
+        spec=request.spec(),
+        source=None if rows is None else LocalSource(train=str(rows), held_out=_text(held_out)),
+        own_token=True,
+        samples=samples,
+        progress=True,
+    )
+    folder = output or services().settings.home / CHECKS / _folder_name(source)
+    _show(connection, child.run(task, folder, token=_token(request), quiet=connection.quiet))
+
+
+def _show(connection: Connection, report: CheckReport) -> None:
+    """Print a report, and exit with its result."""
+    if not connection.print_if_json(report.model_dump(mode="json")):
+        for line in page.format_report(report, colours=page.has_colours()):
+            click.echo(line)
+    raise click.exceptions.Exit(0 if report.trains else REFUSED)
+
+
+def _token(request: TrainRequest) -> str | None:
+    """Return the Hub token of a request; None for that of the user."""
+    token = request.secrets().get("hf_token")
+    if token is not None and token.startswith(REFERENCE):
+        return services().secrets.read(token.removeprefix(REFERENCE))
+    return token
+
+
+def _folder_name(source: str) -> str:
+    """Return the name of the folder for the results of a check."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", source.rstrip("/").rpartition("/")[2]).lstrip(".-") or "rows"
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)

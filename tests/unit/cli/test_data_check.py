@@ -1,0 +1,122 @@
+"""`gemtune data check`: page, options, and one run of the whole command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gemtune.checks.report import CheckReport
+from gemtune.cli.check import page
+from tests import rows, tiny_gemma
+from tests.unit.cli.test_cli import run
+
+REPORT: dict[str, Any] = {
+    "trains": True,
+    "error": None,
+    "base_model_id": "google/gemma-3-1b-it",
+    "method": "LoRA",
+    "max_seq_length": 2048,
+    "chat_template": "chat_template.jinja",
+    "train": {
+        "files": ["rows.csv"],
+        "used": 12_000,
+        "refused": 11,
+        "dropped": 0,
+        "truncated": 0,
+        "cut_ends": 0,
+        "tokens": 900,
+        "trained_tokens": 400,
+        "formats": {"alpaca": 12_000},
+        "columns": [{"name": "instruction", "rows": 12_011, "read_as": "instruction"}],
+        "lengths": {"least": 3, "median": 9, "most": 70, "rows_up_to": {"4": 1, "16": 11_000, "128": 999}},
+        "refused_rows": [{"file": "rows.csv", "row": row, "reason": "no answer"} for row in range(1, 12)],
+        "dropped_rows": [],
+    },
+    "held_out": None,
+    "workload": {"train_steps": 2250, "tokens": 2700, "longest_row": 70},
+    "samples": [[{"trained": False, "text": "Hi\x1b[31m\u202e"}, {"trained": True, "text": "Hello<end_of_turn>\n"}]],
+    "rows_left_out": "/home/me/rows_left_out.jsonl",
+}
+
+
+def lines(*, colours: bool, **more: Any) -> list[str]:
+    report = CheckReport.model_validate(REPORT | more)
+    return list(page.format_report(report, colours=colours))
+
+
+def test_the_page_fits_a_narrow_terminal_and_names_the_file_of_all_rows() -> None:
+    text = lines(colours=False)
+    assert max(len(line) for line in text) <= 60
+    assert "  all of them, with reasons: /home/me/rows_left_out.jsonl" in text
+    assert "  refused: and 1 more" in text
+    assert f"             9-16 {'#' * 24} 11,000" in text
+    assert "            17-32                          0" in text
+    assert f"           65-128 {'###':24} 999" in text
+
+
+def test_trained_text_has_marks_or_colours_and_nothing_in_it_controls_the_terminal() -> None:
+    plain, coloured = "\n".join(lines(colours=False)), "\n".join(lines(colours=True))
+    assert "[+Hello<end_of_turn>\n+]" in plain
+    assert "Hi\\x1b[31m\\u202e" in plain
+    assert "\x1b" not in plain
+    assert "\x1b[32mHello<end_of_turn>\n\x1b[0m" in coloured
+    assert "\x1b[31m" not in coloured
+
+
+def test_no_color_and_pipes_have_no_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not page.has_colours()
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert page.has_colours()
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not page.has_colours()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing.jsonl"], "there is no file nothing.jsonl"),
+        (["~/nothing.jsonl"], "there is no file /"),
+        (["notes.txt"], "notes.txt holds no rows"),
+        (["rows.jsonl", "--eval", "nothing.csv", "--model", "a/b"], "there is no file nothing.csv"),
+        ([".", "--eval", "rows.jsonl"], "--eval goes with a file of rows"),
+        (["rows.jsonl", "--model", "/nowhere"], "this folder does not exist"),
+        (["rows.jsonl", "--model", "a/b", "--set", "training_config.epoch=1"], "did you mean 'epochs'?"),
+        (["rows.jsonl", "--model", "a/b", "--method", "RL"], "these have completion, prompt"),
+        (["rows.jsonl"], "--model ID"),
+    ],
+)
+def test_wrong_uses_are_named(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    Path("notes.txt").write_text("")
+    result = run("data", "check", *arguments)
+    assert result.exit_code in (1, 2)
+    assert message in result.output
+
+
+def test_the_whole_command_tells_by_its_exit_code_whether_the_rows_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    base = tiny_gemma.build(tmp_path / "base")
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows.train_rows(20)))
+    Path("bad.jsonl").write_text('{"a": 1}\n' * 3)
+    good = run("data", "check", "rows.jsonl", "--model", str(base), "--epochs", "2", "--json", "--output", "results")
+    report = json.loads(good.stdout)
+    assert (good.exit_code, report["trains"], report["rows"]["train"]) == (0, True, 20)
+    assert report["workload"]["train_steps"] == 4
+    assert json.loads(Path("results/report.json").read_text()) == report
+    assert sorted(path.name for path in Path("results").iterdir()) == [
+        "report.json",
+        "rows_left_out.jsonl",
+        "task.json",
+    ]
+    bad = run("data", "check", "bad.jsonl", "--model", "./base", "--output", "results")
+    assert bad.exit_code == 1
+    assert "refused: row 3 of bad.jsonl" in bad.output
+    assert bad.output.endswith("This dataset cannot be trained on as it is.\n")
