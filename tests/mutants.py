@@ -40,27 +40,27 @@ NEAREST: Mapping[str, str] = {
     "gemtune.log_lines": "unit/embedded/test_disk",
     "gemtune.local_server.http_server": "unit/local_server/test_http_server",
     "gemtune.embedded": "unit/embedded contract handlers/test_http_api",
-    "gemtune.services": "services/test_lifetimes services/test_messages services/test_dispatch services/test_running "
-    "services/test_submit services/test_ingest services/test_notify services/test_export_again "
-    "services/test_placement services/test_clocks",
+    "gemtune.services": "services/test_sweep services/test_control services/test_lifetimes services/test_messages "
+    "services/test_dispatch services/test_running services/test_submit services/test_ingest services/test_notify "
+    "services/test_export_again services/test_placement services/test_clocks",
     "gemtune.services.acceptance": "services/test_messages services/test_algorithm_of_rows services/test_submit "
     "services/test_export_again services/test_base_job services/test_placement services/test_reads "
     "services/test_gguf_requests",
     "gemtune.services.advance": "services/test_lifetimes services/test_messages services/test_running "
     "services/test_clocks services/test_export_again services/test_pausing",
-    "gemtune.services.control": "services/test_running services/test_pausing services/test_lifetimes "
-    "services/test_clocks services/test_dispatch services/test_planning services/test_waiting",
+    "gemtune.services.control": "services/test_control services/test_running services/test_pausing "
+    "services/test_lifetimes services/test_clocks services/test_dispatch services/test_planning services/test_waiting",
     "gemtune.services.datasets": "handlers/test_datasets services/test_lifetimes",
-    "gemtune.services.machine_slots": "services/test_pausing services/test_waiting",
+    "gemtune.services.machine_slots": "services/test_control services/test_pausing services/test_waiting",
     "gemtune.services.pause": "services/test_pausing",
     "gemtune.services.planning": "services/test_planning handlers/test_http_api",
-    "gemtune.services.stop_executions": "services/test_running services/test_pausing services/test_waiting "
-    "contract/test_other_versions",
+    "gemtune.services.stop_executions": "services/test_sweep services/test_running services/test_pausing "
+    "services/test_waiting contract/test_other_versions",
     "gemtune.services.fan_out": "services/test_messages services/test_notify services/test_running "
     "services/test_dispatch",
     "gemtune.services.ingest": "services/test_messages services/test_ingest",
     "gemtune.services.notify": "services/test_notify services/test_messages",
-    "gemtune.services.sweep": "services/test_lifetimes services/test_messages services/test_clocks "
+    "gemtune.services.sweep": "services/test_sweep services/test_lifetimes services/test_messages services/test_clocks "
     "services/test_running services/test_dispatch services/test_submit services/test_pausing",
     "gemtune.handlers": "handlers/test_endpoints handlers/test_error_answers handlers/test_http_api "
     "handlers/test_callers handlers/test_status",

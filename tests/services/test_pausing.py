@@ -100,6 +100,17 @@ def test_a_step_that_begins_after_the_request_does_not_run(running: Running) -> 
     assert services.control.admit(running.job_id, running.claim, Step.PREPARE).verdict == "stop"
 
 
+def test_a_step_that_is_restarted_while_its_job_is_to_pause_does_not_run(running: Running) -> None:
+    """Let the platform restart the process of a step that was killed."""
+    running.begin(Step.PREPARE)
+    running.services.pause(running.job_id)
+    begun = running.services.advance.begin(running.job_id, Step.PREPARE, running.claim, execution="run-again")
+    assert begun is None
+    prepare = running.job.steps[Step.PREPARE]
+    assert (running.status, prepare.state, prepare.attempt) == ("paused", "stopped", 1)
+    assert [attempt.cause for attempt in prepare.attempts] == ["crashed"]
+
+
 def test_a_training_that_ends_before_it_pauses_is_paused_before_its_export(running: Running) -> None:
     running.services.advance.finish(running.job_id, running.begin(Step.PREPARE))
     fence = running.begin(Step.TRAIN)
@@ -130,6 +141,17 @@ def test_a_request_can_pause_its_job_after_prepare(world: World) -> None:
     running.services.advance.finish(running.job_id, running.begin(Step.TRAIN))
     running.services.advance.finish(running.job_id, running.begin(Step.EXPORT))
     assert running.status == "completed"
+
+
+def test_a_job_that_its_user_pauses_during_prepare_pauses_once(world: World) -> None:
+    running = Running(world, pause_after="prepare")
+    fence = running.begin(Step.PREPARE)
+    running.services.pause(running.job_id)
+    running.services.advance.finish(running.job_id, fence)
+    assert (running.status, running.job.pause.reason) == ("paused", "request")
+    resumed(running)
+    running.services.advance.finish(running.job_id, running.begin(Step.TRAIN))
+    assert types(running).count("job_paused") == 1
 
 
 def test_an_export_cannot_be_paused_and_a_job_that_is_over_cannot_either(running: Running) -> None:

@@ -83,7 +83,7 @@ class Sweep:
         uploads = UploadDataset(self.buckets.data, self.clock)
         self._guarded("uploads", partial(uploads.remove_abandoned, now - UPLOAD_AGE))
         for bucket in (self.buckets.config, self.buckets.data, self.buckets.uploads, self.buckets.export):
-            bucket.remove_unfinished(now - ORPHAN_AGE)
+            self._guarded(f"bucket {bucket.bucket}", partial(bucket.remove_unfinished, now - ORPHAN_AGE))
         self._repair_jobs(now)
 
     def _repair_jobs(self, now: datetime) -> None:
