@@ -26,6 +26,9 @@ locals {
     # Ends a cancelled job's execution. The predefined role could also start executions.
     { who = "api", role = local.custom_role["end_executions"] },
 
+    # Shows the output of steps. Cloud Logging has no rights on the log of one job.
+    { who = "api", role = local.custom_role["read_logs"] },
+
     # The connector polls a step's operation and reads the execution; neither has roles of its own.
     { who = "workflow", role = local.custom_role["watch_steps"] },
     # Writes its own call log.

@@ -11,6 +11,7 @@ locals {
     ["/jobs/{job_id}/plan", "get", "plan"],
     ["/jobs/{job_id}/events", "get", "events"],
     ["/jobs/{job_id}/metrics", "get", "metrics"],
+    ["/jobs/{job_id}/logs", "get", "logs"],
     ["/jobs/{job_id}/artifacts", "get", "artifacts"],
     ["/jobs/{job_id}/exports", "post", "exports"],
     ["/jobs/{job_id}/pause", "post", "pause"],

@@ -9,6 +9,7 @@ locals {
     list_secrets   = { title = "List secrets", permissions = ["secretmanager.secrets.list"] }
     renew_secrets  = { title = "Postpone the expiry of secrets", permissions = ["secretmanager.secrets.update"] }
     remove_secrets = { title = "Delete secrets", permissions = ["secretmanager.secrets.delete"] }
+    read_logs      = { title = "Read logs", permissions = ["logging.logEntries.list"] }
     remove_objects = { title = "Delete objects", permissions = ["storage.objects.delete"] }
   }
   # Names are composed here rather than read from the resources, so that a plan shows them before they exist.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gemtune.embedded.database import Database
     from gemtune.errors import Problem
     from gemtune.jobs.status import Step
-    from gemtune.ports import Buckets, Bus, Callers, Clock, JobStore, Launcher, Secrets, SharedDocuments
+    from gemtune.ports import Buckets, Bus, Callers, Clock, JobStore, Launcher, Logs, Secrets, SharedDocuments
     from gemtune.services.acceptance.create_job import CreateJob
     from gemtune.services.acceptance.export_again import ExportAgain
     from gemtune.services.acceptance.submit import Submit
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gemtune.services.dispatch import Dispatch
     from gemtune.services.fan_out import FanOut
     from gemtune.services.ingest import Ingest
+    from gemtune.services.logs.read import ReadLogs
     from gemtune.services.machine_slots import MachineSlots
     from gemtune.services.notify import Notify
     from gemtune.services.pause import Pause, Resume
@@ -124,6 +125,17 @@ class Services:
         from gemtune.embedded.sqlite_launcher import SqliteLauncher
 
         return SqliteLauncher(self.database, clock=self.clock)
+
+    @cached_property
+    def logs(self) -> Logs:
+        """Return the output of steps of the backend."""
+        if self.settings.on_gcp:
+            from gemtune.gcp.cloud_logs import CloudLogs
+
+            return CloudLogs(self.settings.project_id)
+        from gemtune.embedded.file_logs import FileLogs
+
+        return FileLogs(self.buckets.export)
 
     @cached_property
     def callers(self) -> Callers:
@@ -255,6 +267,13 @@ class Services:
         from gemtune.services.datasets.catalogue import DatasetCatalogue
 
         return DatasetCatalogue(self.buckets.data, self.store, self.upload_dataset)
+
+    @cached_property
+    def read_logs(self) -> ReadLogs:
+        """Return the use case that reads the output of a job's steps."""
+        from gemtune.services.logs.read import ReadLogs
+
+        return ReadLogs(self.store, self.logs)
 
     @cached_property
     def ingest(self) -> Ingest:

@@ -258,6 +258,12 @@ class UnsafeName(GemtuneError):
     code = "unsafe_name"
 
 
+class NoLogs(GemtuneError):
+    """Raised if the service may not read the output of steps."""
+
+    code = "no_logs"
+
+
 class NoSignedLinks(GemtuneError):
     """Raised when the service's account cannot sign a link to an object."""
 

@@ -56,6 +56,15 @@ INTERFACE: dict[tuple[str, str], tuple[dict[str, dict[str, Any]], int, list[int]
     ("GET", "/jobs/{job_id}/status"): ({}, 200, [404, 409]),
     ("GET", "/jobs/{job_id}/events"): ({"after": AFTER | {"default": 0}}, 200, [404, 422]),
     ("GET", "/jobs/{job_id}/metrics"): ({"after": AFTER}, 200, [404, 409, 422]),
+    ("GET", "/jobs/{job_id}/logs"): (
+        {
+            "step": {"type": "string", "enum": ["prepare", "train", "export"]},
+            "after": {"type": "string", "minLength": 1, "maxLength": 400, "pattern": "[!-~]+"},
+            "limit": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 500},
+        },
+        200,
+        [404, 409, 422, 501],
+    ),
     ("GET", "/jobs/{job_id}/artifacts"): ({}, 200, [404, 409, 501]),
     ("POST", "/jobs/{job_id}/exports"): ({"Idempotency-Key": KEY}, 202, [404, 409, 422]),
     ("POST", "/jobs/{job_id}/pause"): ({}, 202, [404, 409]),
@@ -183,7 +192,7 @@ def test_the_description_of_a_409_names_the_possible_conflicts(document: dict[st
     posts = {("POST", f"/jobs/{{job_id}}/{what}") for what in ("exports", "pause", "resume", "cancel")}
     changing = posts | {("DELETE", "/jobs/{job_id}")}
     plan = ("GET", "/jobs/{job_id}/plan")
-    reading = {("GET", f"/jobs/{{job_id}}/{what}") for what in ("status", "metrics", "artifacts")}
+    reading = {("GET", f"/jobs/{{job_id}}/{what}") for what in ("status", "metrics", "logs", "artifacts")}
     of_datasets = {operation for operation in CONFLICTS if "/datasets" in operation[1]}
     others = of_datasets | {("POST", "/train"), plan}
     assert mentioning("the request conflicts with the current state") == changing | others

@@ -53,6 +53,7 @@ ROLES: Mapping[str, frozenset[str]] = {
     "gemtune_list_secrets": frozenset({"secretmanager.secrets.list"}),
     "gemtune_renew_secrets": frozenset({"secretmanager.secrets.update"}),
     "gemtune_remove_secrets": frozenset({"secretmanager.secrets.delete"}),
+    "gemtune_read_logs": frozenset({"logging.logEntries.list"}),
     "gemtune_remove_objects": frozenset({"storage.objects.delete"}),
 }
 
@@ -90,6 +91,7 @@ class Reason:
 
 
 GOOGLE = "Google's own account makes the call, which no emulator does"
+LOGGING = "no emulator has logs"
 BUILDS = "builds run in Cloud Build only"
 ACCEPTING = ("api", "dispatch", "ingest")
 BUILT_STEPS = ("prepare", "train-cpu", "train-l4", "train-rtx-pro-6000", "export", "export-rtx-pro-6000")
@@ -160,6 +162,7 @@ def _of_project() -> Iterator[tuple[Grant, Reason]]:
     yield Grant("dispatch", "workflows.invoker", PROJECT), Reason("starts the workflow")
     yield Grant("sweep", "workflows.invoker", PROJECT), Reason("reads states, and ends lost executions")
     yield Grant("api", "gemtune_end_executions", PROJECT), Reason("ends a cancelled job's execution")
+    yield Grant("api", "gemtune_read_logs", PROJECT), Reason("shows the output of steps", LOGGING)
     yield Grant("workflow", "gemtune_watch_steps", PROJECT), Reason("polls a step's operation")
     yield Grant("workflow", "logging.logWriter", PROJECT), Reason("writes its call log", GOOGLE)
     yield Grant("api", "gemtune_make_secrets", PROJECT), Reason("stores a token")

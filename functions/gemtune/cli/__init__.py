@@ -35,6 +35,7 @@ class _LazyGroup(click.Group):
         **dict.fromkeys(("train", "plan", "jobs", "status", "events", "pause", "resume", "cancel", "delete"), "jobs"),
         "export": "export",
         "artifacts": "artifacts",
+        "logs": "logs",
         "data": "data",
         **dict.fromkeys(("watch", "wait", "metrics", "version"), "watching"),
     }

@@ -111,6 +111,10 @@ ANSWERS: Mapping[str, ErrorCode] = {
         "The body has more than 1 MiB.",
         "Put rows into a dataset, not into the request.",
     ),
+    "no_logs": ErrorCode(
+        "The account that the service runs as may not read the logs of its project.",
+        "Grant it the permission that the hint names, or read them with the command there.",
+    ),
     "no_signed_links": ErrorCode(
         "The account that the service runs as cannot sign links to objects.",
         "Run the service as a service account that has `roles/iam.serviceAccountTokenCreator` on itself.",

@@ -31,6 +31,7 @@ from gemtune.jobs.status import OpenStatus, OpenStep, Status
 from gemtune.machines import cost
 from gemtune.machines.choice import LOCAL
 from gemtune.services.datasets.catalogue import DatasetDescription
+from gemtune.services.logs.read import LogPage
 
 
 class Accepted(BaseModel):
@@ -175,6 +176,29 @@ class LossHistory(BaseModel):
         description="logged entries by train_step; each has `loss` and the values of a train_step, or `eval_loss` and "
         "other metrics of an evaluation"
     )
+
+
+class JobLogLine(BaseModel):
+    """Line of the output of a step."""
+
+    step: str = Field(description="step that wrote it")
+    attempt: int | None = Field(description="number of the attempt; null if its process ended before it began one")
+    at: datetime | None = Field(description="when it was written; null on a workstation, whose lines begin with it")
+    text: str = Field(description="the line, without tokens")
+
+
+class JobLogs(BaseModel):
+    """Page of the output of a job's steps."""
+
+    lines: Sequence[JobLogLine] = Field(description="lines in the order of the attempts")
+    next_after: str | None = Field(description="`after` for the lines that follow; null if there is no output yet")
+    more: bool = Field(description="whether there are more lines already")
+
+    @classmethod
+    def of(cls, page: LogPage) -> JobLogs:
+        """Return a page of output as the API answers it."""
+        lines = [JobLogLine(step=each.step, attempt=each.attempt, at=each.at, text=each.text) for each in page.lines]
+        return cls(lines=lines, next_after=page.next_after, more=page.more)
 
 
 class ArtifactLink(BaseModel):

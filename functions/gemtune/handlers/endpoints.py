@@ -25,6 +25,7 @@ from gemtune.errors import (
     JobNotPaused,
     JobWasDeleted,
     KeyReused,
+    NoLogs,
     NoSignedLinks,
     NothingTrained,
     PlanNotMade,
@@ -36,7 +37,7 @@ from gemtune.handlers import answers, openapi, routes
 from gemtune.handlers.endpoint import Binary, Endpoint
 from gemtune.handlers.parameters import OneOf, Text, WholeNumber
 from gemtune.jobs import page_tokens
-from gemtune.jobs.status import Status
+from gemtune.jobs.status import Status, Step
 from gemtune.request.spec import ExportRequest, TrainRequest
 from gemtune.request.uploads.dataset import MAX_FILE_BYTES, MAX_FILES, DatasetUpload
 from gemtune.untrusted import MAX_NUMBER
@@ -62,6 +63,16 @@ AFTER_STEP = WholeNumber(
     most=MAX_NUMBER,
     default=None,
 )
+STEP = OneOf(name="step", description="only output of this step; absent: of all", values=tuple(Step))
+AFTER_LINE = Text(
+    name="after",
+    description="`next_after` of the previous page; absent: the first lines",
+    max_length=400,
+    pattern="[!-~]+",
+    code="bad_page_token",
+    hint="start again without after",
+)
+LINES_LIMIT = WholeNumber(name="limit", description="lines per page", least=1, most=1000, default=500)
 DRY_RUN = OneOf(
     name="dry_run",
     description="`true`: check the request and answer what the job would take, without creating it",
@@ -174,6 +185,17 @@ ENDPOINTS: Sequence[Endpoint] = (
         body=None,
         parameters=(AFTER_STEP,),
         errors=(RequestRefused, JobNotFound, RecordUnreadable),
+    ),
+    Endpoint(
+        method="GET",
+        path="/jobs/{job_id}/logs",
+        summary="Show the output of a job's steps",
+        route=routes.logs,
+        success=200,
+        answer=answers.JobLogs,
+        body=None,
+        parameters=(STEP, AFTER_LINE, LINES_LIMIT),
+        errors=(RequestRefused, BadPageToken, JobNotFound, RecordUnreadable, NoLogs),
     ),
     Endpoint(
         method="GET",

@@ -8,7 +8,7 @@ from gemtune.handlers import answers
 from gemtune.handlers.artifact_links import artifact_links
 from gemtune.handlers.loss_history import loss_history
 from gemtune.jobs.sources import Source
-from gemtune.jobs.status import Status
+from gemtune.jobs.status import Status, Step
 from gemtune.request import parsing as requests
 from gemtune.request.uploads import dataset
 from gemtune.services.acceptance.create_job import Submission
@@ -65,6 +65,12 @@ def metrics(services: Services, *, job_id: str, after: int | None) -> answers.Lo
     """Show a job's loss curve."""
     job = services.store.get(job_id)
     return answers.LossHistory(metrics=loss_history(services.buckets.export, job.job_id, after=after))
+
+
+def logs(services: Services, *, job_id: str, step: str | None, after: str | None, limit: int) -> answers.JobLogs:
+    """Show the output of a job's steps."""
+    page = services.read_logs(job_id, step=None if step is None else Step(step), after=after, limit=limit)
+    return answers.JobLogs.of(page)
 
 
 def artifacts(services: Services, *, job_id: str) -> answers.JobArtifacts:

@@ -106,7 +106,13 @@ def end_attempt(
     """
     if ran is None:
         ran = max(0.0, (at - step.started_at).total_seconds()) if step.started_at else 0.0
-    past = Attempt(attempt=step.attempt, seconds=round(ran, 3), cause=cause, checkpoint=step.checkpoint)
+    past = Attempt(
+        attempt=step.attempt,
+        seconds=round(ran, 3),
+        cause=cause,
+        checkpoint=step.checkpoint,
+        execution=step.execution,
+    )
     return step.model_copy(
         update={
             "state": state,

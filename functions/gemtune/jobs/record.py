@@ -71,6 +71,9 @@ class Attempt(Record):
     seconds: float = Field(description="seconds that it ran")
     cause: str | None = Field(None, description="why it ended unfinished; null if it finished the step")
     checkpoint: int = Field(0, description="train_step of the newest complete checkpoint when it ended; 0: none")
+    execution: str | None = Field(
+        None, description="what ran it, by the platform's name; null if an older version recorded it"
+    )
 
 
 StepState = Literal["pending", "running", "stopped", "done", "failed"]

@@ -1,0 +1,1 @@
+"""Output of the steps of a job."""

@@ -1,0 +1,105 @@
+"""Output of a job's steps, attempt after attempt, in pages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gemtune.errors import BadPageToken, JobNotFound
+from gemtune.gcp.cloud_logs import CloudLogs
+from gemtune.jobs.record import Claim
+from gemtune.jobs.status import Step
+from gemtune.services.logs.read import LogPage, StepLine
+from tests.fakes import World
+
+PREPARE, FIRST, SECOND = "gemtune-prepare-aaaaa", "gemtune-train-local-bbbbb", "gemtune-train-local-ccccc"
+LOST = "gemtune-train-local-ddddd"
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """Return a world on one backend: the ports have a contract of their own."""
+    return World(tmp_path / "home")
+
+
+@pytest.fixture
+def job_id(world: World) -> str:
+    """Return a job in the second attempt of its training.
+
+    Another process ended before it began an attempt.
+    """
+    job_id, advance = world.submit(), world.services.advance
+    world.services.dispatch.launch(job_id)
+    claim = Claim(launch=1, execution="first")
+    world.services.control.claim(job_id, claim)
+    for step, execution in ((Step.PREPARE, PREPARE), (Step.TRAIN, FIRST), (Step.TRAIN, SECOND)):
+        begun = advance.begin(job_id, step, claim, execution=execution)
+        assert begun is not None
+        if step is Step.PREPARE:
+            advance.finish(job_id, begun[1])
+        elif execution == FIRST:
+            advance.stop(job_id, begun[1], cause="crash")
+        write(world, job_id, execution, f"{execution} 1\n{execution} 2\nunfinished")
+    write(world, job_id, LOST, "no memory\n")
+    return job_id
+
+
+def write(world: World, job_id: str, execution: str, text: str) -> None:
+    world.services.buckets.export.write(f"jobs/{job_id}/logs/{execution}.log", text.encode())
+
+
+def read(world: World, job_id: str, after: str | None = None, *, limit: int = 100, step: Step | None = None) -> LogPage:
+    return world.services.read_logs(job_id, step=step, after=after, limit=limit)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 100])
+def test_pages_have_every_line_once_with_its_step_and_attempt(world: World, job_id: str, limit: int) -> None:
+    lines: list[StepLine] = []
+    page = read(world, job_id, limit=limit)
+    lines += page.lines
+    while page.more:
+        page = read(world, job_id, page.next_after, limit=limit)
+        lines += page.lines
+    assert [(line.step, line.attempt, line.text) for line in lines] == [
+        ("prepare", 1, f"{PREPARE} 1"),
+        ("prepare", 1, f"{PREPARE} 2"),
+        ("prepare", 1, "unfinished"),
+        ("train", 1, f"{FIRST} 1"),
+        ("train", 1, f"{FIRST} 2"),
+        ("train", 1, "unfinished"),
+        ("train", 2, f"{SECOND} 1"),
+        ("train", 2, f"{SECOND} 2"),
+        ("train", 2, "unfinished"),
+        ("train", None, "no memory"),
+    ]
+
+
+def test_following_goes_on_in_a_later_execution(world: World, job_id: str) -> None:
+    end = read(world, job_id).next_after
+    assert read(world, job_id, end).lines == []
+    write(world, job_id, "gemtune-export-eeeee", "exporting\n")
+    page = read(world, job_id, end)
+    assert [(line.step, line.text) for line in page.lines] == [("export", "exporting")]
+
+
+def test_only_the_output_of_one_step_is_returned(world: World, job_id: str) -> None:
+    assert {line.step for line in read(world, job_id, step=Step.TRAIN).lines} == {"train"}
+    assert read(world, job_id, step=Step.EXPORT) == LogPage([], None, False)
+
+
+def test_a_job_without_output_has_an_empty_page(world: World) -> None:
+    assert read(world, world.submit()) == LogPage([], None, False)
+
+
+def test_places_and_jobs_that_do_not_exist_are_refused(world: World, job_id: str) -> None:
+    for after in ("x", "x:0", f"{PREPARE}:x", f"{PREPARE}"):
+        with pytest.raises(BadPageToken):
+            read(world, job_id, after)
+    with pytest.raises(JobNotFound):
+        read(world, "training_none")
+
+
+def test_on_google_cloud_the_record_names_the_executions(world: World, job_id: str) -> None:
+    job = world.services.store.get(job_id)
+    assert CloudLogs("p").executions(job) == [PREPARE, FIRST, SECOND]
