@@ -18,7 +18,7 @@ from typing import Any
 from gemtune import families
 from gemtune.errors import StepError
 from gemtune.jobs.record import Parity
-from gemtune.request.exports import PROBE_FACTOR
+from gemtune.request.exports import Limits
 from gemtune.request.spec import Spec
 from trainer.base_model import folder_contents
 from trainer.certificate import page, verdict
@@ -72,8 +72,7 @@ def issue(certificate: Certificate, monotonic: Callable[[], float] = time.monoto
         raise _differs("; ".join(problems))
     has_experts = families.has_experts(folder_contents.config_of(certificate.trained.base))
     limits = verdict.limits_for(spec.export.limits, spec.training_config.method, has_experts=has_experts)
-    floor = _measure_floor(certificate, result, limits.kl)
-    checks = verdict.checks_of(result, limits, floor)
+    checks, floor = _checks(certificate, result, limits)
     losses = tuple(f"{check.name} is {check.value}, and not {check.limit}" for check in checks if not check.passed)
     if losses and not spec.export_config.accept_loss:
         raise LosesTooMuch(f"the export loses too much of the training: {'; '.join(losses)}")
@@ -112,15 +111,23 @@ def _write(
     (certificate.folder / PAGE).write_text(page.markdown(stored))
 
 
-def _measure_floor(certificate: Certificate, result: Mapping[str, Any], kl: float) -> verdict.Floor | None:
-    """Measure the noise floor by kind of row, if the verdict needs it.
+def _checks(
+    certificate: Certificate, result: Mapping[str, Any], limits: Limits
+) -> tuple[list[Check], verdict.Floor | None]:
+    """Return the checks of an export, and the noise floor if it was measured.
 
-    Formats that do not round need it only if something else moved the model, such as the 4 bits of QLoRA.
+    The floor costs another export, of the base model. It can only widen limits, so it is measured if one is exceeded.
     """
-    within = result["rows"]["mean_kl"] <= kl and result["probes"]["mean_kl"] <= kl * PROBE_FACTOR
-    if certificate.write_base is None or (within and not certificate.spec.export.rounds):
-        return None
-    place = certificate.write_base()
+    checks = verdict.checks_of(result, limits, verdict.NO_NOISE)
+    if all(check.passed for check in checks):
+        return checks, None
+    floor = None if certificate.write_base is None else _measure_floor(certificate, certificate.write_base)
+    return verdict.checks_of(result, limits, floor), floor
+
+
+def _measure_floor(certificate: Certificate, write_base: Callable[[], Path]) -> verdict.Floor:
+    """Measure the noise floor by kind of row."""
+    place = write_base()
     floor: verdict.Floor = _run(certificate, {"floor": str(place)})
     if place.is_relative_to(certificate.work):
         shutil.rmtree(place if place.is_dir() else place.parent)

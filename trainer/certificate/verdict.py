@@ -13,6 +13,8 @@ from gemtune.request.exports import EXPERTS_FACTOR, MAX_KL, PROBE_FACTOR, WITHOU
 
 # The noise floor by kind of row: `kl` and `agreement`, see `comparison.measure_floor`.
 Floor = Mapping[str, Mapping[str, float]]
+# Floor of a rounding that moves nothing, with which no limit widens.
+NO_NOISE: Floor = {kind: {"kl": 0.0, "agreement": 1.0} for kind in ("rows", "probes")}
 # An export may disagree with the trained model at so many times the positions at which the rounded base model disagrees
 # with the base model.
 DISAGREEMENT = 1.5

@@ -131,8 +131,9 @@ def dequantized(blocks: Bytes, kind: str) -> Floats:
     """Dequantize (blocks, bytes per block) to (blocks, values per block)."""
     from gguf import GGMLQuantizationType, quants
 
-    values: Floats = quants.dequantize(blocks, GGMLQuantizationType[kind]).reshape(len(blocks), -1)
-    return values
+    # llama.cpp's module computes 16 rows at a time, so all blocks are one row.
+    values: Floats = quants.dequantize(blocks.reshape(1, -1), GGMLQuantizationType[kind])
+    return values.reshape(len(blocks), -1)
 
 
 def float32(bf16: np.ndarray[Any, np.dtype[np.uint16]]) -> Floats:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
 from tests import tiny_gemma
 from tests.trainer import untrained_results
@@ -16,13 +18,14 @@ from tests.trainer.certificate import sabotage
 from tests.trainer.certificate.sabotage import Sabotage
 from tests.trainer.gguf.test_gguf import export as write_gguf
 from tests.trainer.gguf.test_gguf import gguf_export, sharpen_logits, tools  # noqa: F401
-from trainer.certificate.files import check
+from trainer.certificate.files import check, settings
 from trainer.certificate.files.case import Case
 from trainer.export.merge import merge
 from trainer.export.trained_weights import TrainedWeights
 
 LAYER = "model.layers.2"
 QUERY = f"{LAYER}.self_attn.q_proj.weight"
+OUTLIERS, LARGE_ROW = "model.layers.1.self_attn.o_proj.weight", 5
 FACTOR = "base_model.model.model.layers.2.self_attn.{}_proj.lora_{}.weight"
 ADAPTER = "adapter_model.safetensors"
 CaseOf = Callable[[str, str], Case]
@@ -32,7 +35,18 @@ CaseOf = Callable[[str, str], Case]
 def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedWeights:
     folder = tmp_path_factory.mktemp("trained")
     base = sharpen_logits(tiny_gemma.build(folder / "base", head_dim=256))
+    enlarge_row(base / "model.safetensors")
     return TrainedWeights(base, untrained_results.write_adapter(base, folder / "adapter"), folder)
+
+
+def enlarge_row(file: Path) -> None:
+    """Make one row of a tensor 30 times as large.
+
+    Real models have such rows. Their steps are as much larger when they are quantized.
+    """
+    weights = load_file(file)
+    weights[OUTLIERS][LARGE_ROW] *= 30
+    save_file(weights, file, metadata={"format": "pt"})
 
 
 @pytest.fixture(scope="module")
@@ -185,11 +199,24 @@ def off_by_one(values: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
     return values - 1
 
 
+def exchange_rows(values: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    return values[[1, 0, *range(2, len(values))]]
+
+
+def shrink_large_row(values: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    values[LARGE_ROW] *= 0.9
+    return values
+
+
 GGUF: dict[str, tuple[str, Sabotage, str]] = {
     "the final norm without its 1": in_gguf("q8_0", "output_norm.weight", sabotage.gguf_tensor, off_by_one),
     "one norm without its 1": in_gguf("q8_0", "blk.3.post_ffw_norm.weight", sabotage.gguf_tensor, off_by_one),
     "noise of 10% in f16": in_gguf("f16", "blk.1.ffn_up.weight", sabotage.gguf_tensor, sabotage.gaussian(0.1)),
     "noise of 10% in q8_0": in_gguf("q8_0", "blk.1.ffn_up.weight", sabotage.gguf_tensor, sabotage.gaussian(0.1)),
+    "two rows exchanged": in_gguf("q8_0", "blk.1.attn_output.weight", sabotage.gguf_tensor, exchange_rows),
+    "a large row that is too small": in_gguf(
+        "q8_0", "blk.1.attn_output.weight", sabotage.gguf_tensor, shrink_large_row
+    ),
     "another base of rotary embeddings": in_gguf("q8_0", "gemma3.rope.freq_base", sabotage.metadata, 10_000.0),
     "another epsilon": in_gguf("q8_0", "gemma3.attention.layer_norm_rms_epsilon", sabotage.metadata, 1e-5),
     "a lost window": ("q8_0", sabotage.lost_key("model-q8_0.gguf", "gemma3.attention.sliding_window"), ""),
@@ -230,3 +257,35 @@ def test_a_file_of_another_model_is_noticed(
     for other in (zero, weaker):
         reason = "differs from the trained" if quantization == "f16" else "times the error of"
         assert reason in complaints(replace(case, adapter=other))
+
+
+class LoadedVocabulary:
+    """Stand-in for a GGUF file in llama.cpp, with a vocabulary."""
+
+    bos_token = 2
+
+    def __init__(self, pieces: list[str]):
+        self._pieces = pieces
+
+    def pieces(self) -> list[str]:
+        return self._pieces
+
+    def ends(self, token: int) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("piece", "is_honest"), [("  ", True), ("\u2581\u2581", True), (" ", False), ("__", False)])
+def test_blanks_of_added_tokens_are_written_plainly(
+    trained: TrainedWeights, tmp_path: Path, piece: str, is_honest: bool
+) -> None:
+    """The converter writes plain blanks for the marks of SentencePiece."""
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        shutil.copy(trained.base / name, tmp_path)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    tokenizer.add_tokens(["\u2581\u2581"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    pieces = [tokenizer.id_to_token(index) for index in range(tokenizer.get_vocab_size())]
+    pieces[tokenizer.token_to_id("\u2581\u2581")] = piece
+    problems = settings._token_problems(LoadedVocabulary(pieces), tmp_path)  # type: ignore[arg-type]
+    assert [problem for problem in problems if "tokens differ" in problem] == ([] if is_honest else problems[:1])
+    assert (problems == []) is is_honest

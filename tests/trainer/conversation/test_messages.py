@@ -7,10 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gemtune.datasets.conversation import Conversation
+from gemtune.datasets.conversation import Conversation, PlainText
 from gemtune.datasets.formats import table
 from gemtune.datasets.refusal import Refused
 from tests.conversations import conversation_of
@@ -36,10 +36,13 @@ JSON = st.recursive(
 
 
 @given(st.dictionaries(NAMES, JSON))
+@example({"text": "0"})
 def test_any_json_object_gives_a_conversation_or_a_printable_reason(row: dict[str, Any]) -> None:
     result = table.read(row)
     if isinstance(result, Refused):
         assert result.reason.encode()
+    elif isinstance(result.content, PlainText):
+        assert result.content.text == row["text"]
     else:
         assert isinstance(result.content, Conversation)
         assert any(turn.role == "assistant" for turn in result.content.turns)
