@@ -24,6 +24,7 @@ locals {
     ["/datasets/{dataset_id}", "delete", "delete_dataset"],
     ["/datasets/{dataset_id}/parts", "put", "upload_part"],
     ["/datasets/{dataset_id}/complete", "post", "complete_dataset"],
+    ["/models", "get", "models"],
     ["/health", "get", "health"],
     ["/openapi.json", "get", "openapi"],
   ]

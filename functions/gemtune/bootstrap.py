@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from gemtune.services.machine_slots import MachineSlots
     from gemtune.services.notify import Notify
     from gemtune.services.pause import Pause, Resume
+    from gemtune.services.planning.base_models import BaseModels
     from gemtune.services.planning.planner import Planner
     from gemtune.services.stop_executions import StopExecutions
     from gemtune.services.sweep import Sweep
@@ -209,6 +210,16 @@ class Services:
 
         speeds = MeasuredSpeeds(self.shared)
         return Planner(speeds, self.buckets, self.settings.machines, self._timeouts, Workstation.here())
+
+    @cached_property
+    def base_models(self) -> BaseModels:
+        """Return the use case that lists base models."""
+        from gemtune.services.planning.base_models import BaseModels
+        from gemtune.services.planning.planner import Workstation
+        from gemtune.settings import cache_folder
+
+        folders = () if self.settings.on_gcp else (cache_folder(), self.settings.hub_cache)
+        return BaseModels(self.buckets, self.settings.machines, Workstation.here(), folders)
 
     @cached_property
     def slots(self) -> MachineSlots:

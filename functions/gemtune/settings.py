@@ -47,6 +47,7 @@ class Settings:
     at_once: Mapping[str, int]  # kind of machine -> maximum number of steps on it at the same time, where set
     webhooks_to_loopback: bool  # allow webhooks to this machine, and over plain HTTP
     llama_cpp: Path  # folder of the llama.cpp build; it may not exist
+    hub_cache: Path  # embedded: the Hub's own cache of this machine; it may not exist
     without_gguf: bool  # gcp: the trainer image was built without llama.cpp
     workflow: str  # gcp: name of the deployed workflows/fine_tune.yaml
     machines: tuple[str, ...]  # machines to train on; a job gets the first that it fits on
@@ -90,6 +91,7 @@ class Settings:
             at_once=_numbers_by_name(env, "GEMTUNE_AT_ONCE"),
             webhooks_to_loopback=_yes_or_no(env, "GEMTUNE_WEBHOOKS_TO_LOOPBACK"),
             llama_cpp=Path(env.get("GEMTUNE_LLAMA_CPP") or cache_folder(env) / llama_cpp.FOLDER).absolute(),
+            hub_cache=_hub_cache(env),
             without_gguf=_yes_or_no(env, "GEMTUNE_WITHOUT_GGUF"),
             workflow=env.get("GEMTUNE_WORKFLOW") or "fine-tune",
             machines=_machines(env) if on_gcp else (LOCAL,),
@@ -131,6 +133,12 @@ def cache_folder(environment: Mapping[str, str] | None = None) -> Path:
     """Return the folder of caches that this machine's checkouts share."""
     env = os.environ if environment is None else environment
     return Path(env.get("GEMTUNE_CACHE") or Path.home() / ".cache" / "gemtune")
+
+
+def _hub_cache(env: Mapping[str, str]) -> Path:
+    """Return the cache of huggingface_hub, by its own variables."""
+    home = env.get("HF_HOME") or Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
+    return Path(env.get("HF_HUB_CACHE") or Path(home) / "hub").absolute()
 
 
 def _required(env: Mapping[str, str], name: str) -> str:

@@ -88,6 +88,7 @@ INTERFACE: dict[tuple[str, str], tuple[dict[str, dict[str, Any]], int, list[int]
     ),
     ("GET", "/datasets/{dataset_id}"): ({}, 200, [404]),
     ("DELETE", "/datasets/{dataset_id}"): ({}, 200, [404, 409]),
+    ("GET", "/models"): ({}, 200, []),
     ("GET", "/health"): ({}, 200, []),
     ("GET", "/openapi.json"): ({}, 200, []),
 }

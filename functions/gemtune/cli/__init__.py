@@ -36,6 +36,7 @@ class _LazyGroup(click.Group):
         "export": "export",
         "artifacts": "artifacts",
         "logs": "logs",
+        "models": "models",
         "data": "data",
         **dict.fromkeys(("watch", "wait", "metrics", "version"), "watching"),
     }

@@ -87,6 +87,13 @@ VARIABLES: Mapping[str, Variable] = {
     "WORKFLOWS_EMULATOR_HOST": Variable("service", "stand-in for Cloud Workflows", "workflows_endpoint"),
     "CLOUD_RUN_EMULATOR_HOST": Variable("service", "stand-in for Cloud Run", "run_endpoint"),
     "SECRET_MANAGER_EMULATOR_HOST": Variable("service", "stand-in for Secret Manager", "secret_manager_endpoint"),
+    "HF_HUB_CACHE": Variable(
+        "service", "the Hub's own cache, whose base models `gemtune models` lists; the Hub's variable", "hub_cache"
+    ),
+    "HF_HOME": Variable(
+        "service", "folder of the Hub's cache `hub`; the Hub's variable", default="`~/.cache/huggingface`"
+    ),
+    "XDG_CACHE_HOME": Variable("service", "folder of caches, among them the Hub's", default="`~/.cache`"),
     "GEMTUNE_CACHE": Variable(
         "service",
         "folder for what is made once per machine: llama.cpp, the demo's base model, unsloth's environment",

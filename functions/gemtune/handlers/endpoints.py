@@ -341,6 +341,17 @@ ENDPOINTS: Sequence[Endpoint] = (
     ),
     Endpoint(
         method="GET",
+        path="/models",
+        summary="List base models: those at hand, and published sizes",
+        route=routes.models,
+        success=200,
+        answer=answers.Models,
+        body=None,
+        parameters=(),
+        errors=(),
+    ),
+    Endpoint(
+        method="GET",
         path="/health",
         summary="Say that the service runs",
         route=routes.health,

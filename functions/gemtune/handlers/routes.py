@@ -142,6 +142,12 @@ def _dataset(services: Services, dataset_id: str) -> answers.Dataset:
     return answers.Dataset.of(description, missing)
 
 
+def models(services: Services) -> answers.Models:
+    """List base models: those at hand, and published sizes."""
+    base_models = services.base_models
+    return answers.Models.of(base_models.at_hand(), base_models.known(), base_models.memory_gib)
+
+
 def health(services: Services) -> answers.Health:
     """Say that the service runs."""
     return answers.Health()

@@ -57,14 +57,14 @@ SERVICE: Mapping[str, str] = {
     "services.logs": "errors jobs ports",
     "services.acceptance": "datasets.files errors families jobs machines ports redaction request request.rules "
     "untrusted",
-    "services.planning": "datasets.files errors families jobs jobs.parts machines ports request",
+    "services.planning": "datasets.files errors families jobs jobs.parts machines methods ports request untrusted",
     "embedded": "errors jobs object_name ports process redaction secret_name settings untrusted",
     "gcp": "errors jobs object_name ports redaction secret_name settings untrusted",
     # Only the wiring imports both backends.
     "bootstrap": "clock embedded errors gcp jobs llama_cpp log_lines ports request services services.acceptance "
     "services.datasets services.logs services.planning settings webhooks",
     "handlers": "admission bootstrap datasets.uploads errors jobs jobs.parts machines ports redaction request "
-    "request.uploads services services.acceptance services.datasets services.logs untrusted",
+    "request.uploads services services.acceptance services.datasets services.logs services.planning untrusted",
     "local_server.workflow_engine": "",
     "local_server": "bootstrap embedded errors handlers jobs local_server.workflow_engine machines ports process "
     "redaction services settings",

@@ -1,0 +1,73 @@
+"""The command `models`: lists base models, and the memory that they need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from gemtune.cli.connection import Connection
+
+METHODS = ("LoRA", "QLoRA", "Full")
+
+
+@click.command()
+@click.option("--family", metavar="NAME", help="Only models of one generation, as 'Gemma 3'.")
+@click.option("--fits", is_flag=True, help="Only models that LoRA or QLoRA can train here.")
+@click.pass_obj
+def models(connection: Connection, family: str | None, fits: bool) -> None:
+    """List base models: those at hand, and the sizes of published ones.
+
+    For each method the machine is named whose memory suffices, with default settings and rows of up to 2,048 tokens;
+    on a workstation the memory that a training takes. `gemtune plan` knows it for one request.
+    """
+    answer = connection.call("GET", "/models")
+    for part in ("at_hand", "published"):
+        answer[part] = [model for model in answer[part] if _is_wanted(model, family, fits)]
+    if connection.print_if_json(answer):
+        return
+    click.echo("At hand, for --model:" if answer["at_hand"] else "At hand: none")
+    for model in answer["at_hand"]:
+        click.echo(f"  {model['base_model_id']}")
+        click.echo(f"    {_describe(model)}")
+    memory = answer["memory_gib"]
+    click.echo(f"\nPublished sizes{'' if memory is None else f', beside {memory:.1f} GiB of memory here'}:")
+    heads = "".join(f"{method:>12}" for method in METHODS)
+    click.echo(f"  {'name':20}{'parameters':>12}{'download':>11}{heads}  pictures")
+    for model in answer["published"]:
+        needs = "".join(f"{_need(model, method, memory):>12}" for method in METHODS)
+        size = f"{model['parameters'] / 1e9:.2f} B"
+        download = f"{model['download_bytes'] / 1e9:.1f} GB"
+        pictures = "yes" if model["reads_pictures"] else "no"
+        click.echo(f"  {model['name']:20}{size:>12}{download:>11}{needs}  {pictures}")
+    if not connection.quiet:
+        click.echo("\nA Hub id has the owner before the name and often an ending: google/gemma-3-270m-it", err=True)
+
+
+def _is_wanted(model: dict[str, Any], family: str | None, fits: bool) -> bool:
+    """Return whether a model is to be listed."""
+    if family is not None and str(model["family"]).lower() != family.lower():
+        return False
+    return not fits or any(need["machine"] for need in model["needs"] if need["method"] in ("LoRA", "QLoRA"))
+
+
+def _describe(model: dict[str, Any]) -> str:
+    """Describe a model that is at hand in a line."""
+    if model["problem"]:
+        return f"cannot be trained: {model['problem']}"
+    parts = [model["family"] or "unknown family", f"{model['bytes'] / 1e9:.1f} GB"]
+    methods = [need["method"] for need in model["needs"] if need["machine"]]
+    if model["needs"]:
+        parts.append(f"fits with {', '.join(methods)}" if methods else "fits with no method")
+    return ", ".join(parts)
+
+
+def _need(model: dict[str, Any], method: str, memory: float | None) -> str:
+    """Return the memory of a workstation that a method takes, or its machine."""
+    need = next(need for need in model["needs"] if need["method"] == method)
+    if memory is None:
+        return need["machine"] or "none"
+    return f"{need['main_gib']:.0f} GiB" if need["machine"] else f"({need['main_gib']:.0f} GiB)"
+
+
+COMMANDS = {"models": models}
