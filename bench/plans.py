@@ -8,6 +8,7 @@ from __future__ import annotations
 from gemtune.bootstrap import services
 from gemtune.handlers.answers import JobStatus
 from gemtune.jobs.status import Status
+from gemtune.machines.cost import LIST_PRICES
 
 # A plan is good if the steps took at most this share longer or shorter.
 TOLERANCE = 0.2
@@ -26,7 +27,7 @@ def main() -> None:
         page = store.page(status=Status.COMPLETED, modality=None, limit=200, page_token=token)
         for summary in page.jobs:
             job = store.get(summary.job_id)
-            error = JobStatus.of(job).plan_error
+            error = JobStatus.of(job, LIST_PRICES).plan_error
             if job.plan is None or job.plan.minutes is None or error is None:
                 continue
             jobs = min(step.jobs for step in job.plan.steps.values())

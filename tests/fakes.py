@@ -11,6 +11,7 @@ from typing import Any
 from gemtune.bootstrap import Services
 from gemtune.embedded.sqlite_bus import ACK_DEADLINE
 from gemtune.jobs.sources import Source
+from gemtune.machines.cost import Prices
 from gemtune.ports import ExecutionState, Objects, ReceivedMessage, Topic
 from gemtune.request import rules
 from gemtune.request.facts import DatasetFiles, Deployment, Facts
@@ -157,6 +158,7 @@ FACTS = Facts(
         has_hf_token=True,
         has_unsloth=True,
         wandb_needs_key=False,
+        prices=Prices({"local": 0.4}),
     ),
     dataset=DatasetFiles("the dataset's folder", exists=True),
 )

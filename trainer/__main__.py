@@ -26,6 +26,7 @@ from gemtune.jobs.status import Step
 from gemtune.redaction import RedactingFormatter, redact
 from gemtune.request.spec import Spec, read_spec
 from trainer.context import Context, StopRequested
+from trainer.process.age import seconds_since_start
 from trainer.process.crashes import cause_of, is_out_of_memory
 from trainer.process.heartbeat import Heartbeat
 from trainer.process.thread_waiting import limit_spinning
@@ -52,12 +53,12 @@ def main() -> int:
     claim = Claim(launch=arguments.launch, execution=arguments.execution)
     execution = os.environ.get("CLOUD_RUN_EXECUTION", f"local-{os.getpid()}")
     try:
-        begun = backend.advance.begin(arguments.job_id, step, claim, execution=execution)
+        begun = backend.advance.begin(arguments.job_id, step, claim, execution=execution, age=seconds_since_start())
     except (Stale, JobNotFound) as error:
         log.info("nothing to do: %s", error)
         return DONE
     if begun is None:
-        log.info("%s is done already", step)
+        log.info("%s is done already, or the job is paused", step)
         return DONE
     job, fence = begun
     try:
@@ -105,8 +106,9 @@ def _run_step(backend: Services, job: Job, fence: FencingToken, seconds: int | N
         return DONE
     except (Stale, JobNotFound):
         raise
-    except StopRequested:
-        backend.advance.stop(job.job_id, fence, cause="sigterm" if stop.is_set() else "paused")
+    except StopRequested as request:
+        log.info("%s stops: %s", fence.step, request.cause)
+        backend.advance.stop(job.job_id, fence, cause=request.cause)
         return DONE
     except StepError as error:
         log.error("%s: %s", error.code, error)
@@ -142,6 +144,7 @@ def _context(
     heartbeat: Heartbeat,
 ) -> Context:
     """Return the context of this attempt."""
+    left = backend.advance.seconds_left(job, fence.step)
     return Context(
         job=job,
         spec=_spec(backend, job),
@@ -152,6 +155,7 @@ def _context(
         secret=lambda role: backend.advance.secret(job, role),
         deadline=None if seconds is None else backend.clock.monotonic() + seconds,
         clock=backend.clock,
+        cap_reached_at=None if left is None or fence.began is None else fence.began + left,
         should_stop=lambda: stop.is_set() or heartbeat.lost.is_set(),
         should_pause=heartbeat.pausing.is_set,
         machines=backend.settings.machines,

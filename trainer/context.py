@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gemtune.jobs.record import FencingToken, Job
+from gemtune.jobs.steps import COST_CAP, INTERRUPTED
 from gemtune.machines.choice import LOCAL
 from gemtune.ports import Buckets, Clock
 from gemtune.request.spec import Spec
@@ -14,10 +15,15 @@ from gemtune.services.advance import Advance
 
 
 class StopRequested(Exception):
-    """Raised on SIGTERM in a step that has nothing worth saving.
+    """Raised in a step that has to end and has nothing to save.
 
-    The next attempt runs the step from its beginning.
+    The next attempt runs the step from its beginning, or from its newest checkpoint.
+    cause: see `Context.stop_cause`.
     """
+
+    def __init__(self, cause: str = INTERRUPTED):
+        super().__init__(cause)
+        self.cause = cause
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,8 @@ class Context:
     attempt. secret: returns a secret by its role ("hf_token"). deadline: when the attempt has to end, in seconds of the
     clock's `monotonic`; None for no limit. should_stop: returns whether to stop, after SIGTERM or when the attempt was
     superseded. should_pause: returns whether the job is to be paused. machines: those that may train the job.
-    llama_cpp: the folder of llama.cpp's tools.
+    llama_cpp: the folder of llama.cpp's tools. cap_reached_at: when the job will have spent what it may, by the same
+    clock as the deadline; None without a cap.
     """
 
     job: Job
@@ -44,6 +51,7 @@ class Context:
     should_pause: Callable[[], bool] = lambda: False
     machines: Sequence[str] = (LOCAL,)
     llama_cpp: Path = Path("llama.cpp")
+    cap_reached_at: float | None = None
 
     @property
     def prefix(self) -> str:
@@ -60,5 +68,18 @@ class Context:
 
     def check_stop(self) -> None:
         """Raise StopRequested if the attempt should stop or pause."""
-        if self.should_stop() or self.should_pause():
-            raise StopRequested
+        if (cause := self.stop_cause()) is not None:
+            raise StopRequested(cause)
+
+    def stop_cause(self, *, seconds_to_end: float = 0.0) -> str | None:
+        """Return why the attempt should end now; None if it should not.
+
+        The causes are `sigterm`, `paused` and `cost_cap`. Stale attempts have the first one too.
+        seconds_to_end: how long it takes to end at a later time instead.
+        """
+        if self.should_stop():
+            return INTERRUPTED
+        if self.should_pause():
+            return "paused"
+        is_spent = self.cap_reached_at is not None and self.clock.monotonic() + seconds_to_end >= self.cap_reached_at
+        return COST_CAP if is_spent else None

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from gemtune.embedded.database import Database
     from gemtune.errors import Problem
     from gemtune.jobs.status import Step
+    from gemtune.machines.cap_policy import CapPolicy
+    from gemtune.machines.cost import Prices
     from gemtune.ports import Buckets, Bus, Callers, Clock, JobStore, Launcher, Logs, Secrets, SharedDocuments
     from gemtune.services.acceptance.create_job import CreateJob
     from gemtune.services.acceptance.export_again import ExportAgain
@@ -166,6 +168,8 @@ class Services:
             has_hf_token=self.settings.service_hf_token is not None,
             has_unsloth=self.settings.unsloth_python is not None,
             wandb_needs_key=self.settings.service_wandb_key is None and not self.settings.wandb_offline,
+            caps=self._cap_policy,
+            prices=self.prices,
         )
         read_facts = ReadFacts(deployment, self.buckets, self.secrets, self._gguf_problem)
         find_base_job = FindBaseJob(self.store, self.buckets)
@@ -199,6 +203,7 @@ class Services:
             self._timeouts,
             self.settings.machines,
             self.planner,
+            self.prices,
             intervals,
         )
 
@@ -209,7 +214,14 @@ class Services:
         from gemtune.services.planning.planner import Planner, Workstation
 
         speeds = MeasuredSpeeds(self.shared)
-        return Planner(speeds, self.buckets, self.settings.machines, self._timeouts, Workstation.here())
+        return Planner(speeds, self.buckets, self.settings.machines, self._timeouts, Workstation.here(), self.prices)
+
+    @cached_property
+    def prices(self) -> Prices:
+        """Return the prices of the deployment's machines."""
+        from gemtune.machines.cost import Prices
+
+        return Prices(self.settings.usd_per_hour)
 
     @cached_property
     def base_models(self) -> BaseModels:
@@ -235,7 +247,7 @@ class Services:
 
         names = {"hf_token": self.settings.service_hf_token, "wandb_api_key": self.settings.service_wandb_key}
         service_secrets = {role: name for role, name in names.items() if name is not None}
-        return Advance(self.store, self.secrets, self.clock, service_secrets, self.planner)
+        return Advance(self.store, self.secrets, self.clock, service_secrets, self.planner, self.prices)
 
     @cached_property
     def cancel(self) -> Cancel:
@@ -256,7 +268,7 @@ class Services:
         """Return the use case that resumes a paused job."""
         from gemtune.services.pause import Resume
 
-        return Resume(self.store, self.submit, self.clock)
+        return Resume(self.store, self.submit, self.clock, self._cap_policy, self.prices)
 
     @cached_property
     def delete(self) -> Delete:
@@ -335,6 +347,15 @@ class Services:
         from gemtune.services.stop_executions import StopExecutions
 
         return StopExecutions(self.launcher, self.slots)
+
+    @cached_property
+    def _cap_policy(self) -> CapPolicy:
+        from gemtune.machines.cap_policy import CapPolicy
+
+        settings = self.settings
+        return CapPolicy(
+            settings.default_max_cost_usd, settings.default_max_hours, settings.max_cost_usd, settings.max_hours
+        )
 
     @cached_property
     def _create_job(self) -> CreateJob:

@@ -141,6 +141,18 @@ class JobNotPaused(Conflict):
         super().__init__(f"job {job_id!r} is {status}, not paused", hint="there is nothing to resume")
 
 
+class CapReached(Conflict):
+    """Raised on an attempt to resume a job that has spent what it may."""
+
+    code = "cap_reached"
+
+    def __init__(self, job_id: str, field: str, spent: float, cap: float):
+        unit = "hours" if field == "max_hours" else "USD"
+        message = f"job {job_id!r} has taken {spent:.4g} {unit}, and cannot go on with a {field} of {cap:.4g}"
+        hint = f"raise the cap: POST /jobs/{job_id}/resume with {field} above {max(spent, cap):.4g}"
+        super().__init__(message, hint=hint)
+
+
 class JobIsRunning(Conflict):
     """Raised on an attempt to delete or export a job that is still running."""
 

@@ -5,19 +5,23 @@ No other module of gemtune reads its configuration from the environment.
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from gemtune import llama_cpp
 from gemtune.errors import BadSetting
+from gemtune.machines import cost
 from gemtune.machines.choice import CPU_STEPS, LOCAL, MACHINES, WITH_MORE_MEMORY
 from gemtune.untrusted import MAX_NUMBER, Unreadable, read_number
 
 Backend = Literal["embedded", "gcp"]
+# Largest price or cap, and smallest cap.
+MAX_AMOUNT, LEAST_CAP = 1e9, 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,11 @@ class Settings:
     export_timeout_seconds: int
     parallel_trainings: int  # embedded: maximum number of train steps that run at the same time
     at_once: Mapping[str, int]  # kind of machine -> maximum number of steps on it at the same time, where set
+    usd_per_hour: Mapping[str, float]  # kind of machine -> its price, where it is not the list's
+    default_max_cost_usd: float | None  # cap of jobs whose request has none
+    default_max_hours: float | None
+    max_cost_usd: float | None  # highest cap that a request may have
+    max_hours: float | None
     webhooks_to_loopback: bool  # allow webhooks to this machine, and over plain HTTP
     llama_cpp: Path  # folder of the llama.cpp build; it may not exist
     hub_cache: Path  # embedded: the Hub's own cache of this machine; it may not exist
@@ -89,6 +98,11 @@ class Settings:
             export_timeout_seconds=_whole_number(env, "GEMTUNE_EXPORT_TIMEOUT_SECONDS", 3600),
             parallel_trainings=_whole_number(env, "GEMTUNE_PARALLEL_TRAININGS", 1),
             at_once=_numbers_by_name(env, "GEMTUNE_AT_ONCE"),
+            usd_per_hour=_prices(env, cost.STATED, on_gcp),
+            default_max_cost_usd=_cap(env, "GEMTUNE_DEFAULT_MAX_COST_USD"),
+            default_max_hours=_cap(env, "GEMTUNE_DEFAULT_MAX_HOURS"),
+            max_cost_usd=_cap(env, "GEMTUNE_MAX_COST_USD"),
+            max_hours=_cap(env, "GEMTUNE_MAX_HOURS"),
             webhooks_to_loopback=_yes_or_no(env, "GEMTUNE_WEBHOOKS_TO_LOOPBACK"),
             llama_cpp=Path(env.get("GEMTUNE_LLAMA_CPP") or cache_folder(env) / llama_cpp.FOLDER).absolute(),
             hub_cache=_hub_cache(env),
@@ -195,16 +209,54 @@ def _numbers_by_name(env: Mapping[str, str], name: str) -> Mapping[str, int]:
 
     Raises BadSetting for unknown kinds.
     """
-    kinds = {*MACHINES, *CPU_STEPS, *(f"export-{machine}" for machine in WITH_MORE_MEMORY)}
-    numbers = {}
+    values = _values_by_kind(env, name, _kinds_of_machines())
+    return {
+        kind: _whole_number({f"{name} for {kind}": number}, f"{name} for {kind}", 1) for kind, number in values.items()
+    }
+
+
+def _prices(env: Mapping[str, str], name: str, on_gcp: bool) -> Mapping[str, float]:
+    """Return a variable as prices by kind of machine: `rtx-pro-6000=2.50`.
+
+    A workstation is the only machine of its deployment: `local=0.40`. Raises BadSetting.
+    """
+    values = _values_by_kind(env, name, _kinds_of_machines() if on_gcp else {LOCAL})
+    return {kind: _amount(f"{name} for {kind}", number, least=0.0) for kind, number in values.items()}
+
+
+def _cap(env: Mapping[str, str], name: str) -> float | None:
+    """Return a variable as a number above 0; None if it is empty."""
+    value = env.get(name)
+    return _amount(name, value, least=LEAST_CAP) if value else None
+
+
+def _kinds_of_machines() -> set[str]:
+    """Return the kinds of machines on Google Cloud, as slots name them."""
+    return {*MACHINES, *CPU_STEPS, *(f"export-{machine}" for machine in WITH_MORE_MEMORY)}
+
+
+def _values_by_kind(env: Mapping[str, str], name: str, kinds: Collection[str]) -> Mapping[str, str]:
+    """Return a variable as texts by kind of machine. Raises BadSetting."""
+    values: dict[str, str] = {}
     for part in filter(None, (env.get(name) or "").split(",")):
-        kind, _, number = (text.strip() for text in part.partition("="))
-        if kind not in kinds or kind in numbers:
+        kind, _, value = (text.strip() for text in part.partition("="))
+        if kind not in kinds or kind in values:
             raise BadSetting(
                 f"{name} is {part!r}; list kind=number once for each kind, from {', '.join(sorted(kinds))}"
             )
-        numbers[kind] = _whole_number({f"{name} for {kind}": number}, f"{name} for {kind}", 1)
-    return numbers
+        values[kind] = value
+    return values
+
+
+def _amount(name: str, value: str, *, least: float) -> float:
+    """Return a text as a finite number, at least `least`."""
+    try:
+        amount = float(value)
+    except ValueError:
+        amount = math.nan
+    if not least <= amount <= MAX_AMOUNT:
+        raise BadSetting(f"{name} is {value[:80]!r}; use a number of at least {least:g}, without a unit")
+    return amount
 
 
 def _whole_number(env: Mapping[str, str], name: str, default: int) -> int:

@@ -68,7 +68,7 @@ INTERFACE: dict[tuple[str, str], tuple[dict[str, dict[str, Any]], int, list[int]
     ("GET", "/jobs/{job_id}/artifacts"): ({}, 200, [404, 409, 501]),
     ("POST", "/jobs/{job_id}/exports"): ({"Idempotency-Key": KEY}, 202, [404, 409, 422]),
     ("POST", "/jobs/{job_id}/pause"): ({}, 202, [404, 409]),
-    ("POST", "/jobs/{job_id}/resume"): ({}, 202, [404, 409]),
+    ("POST", "/jobs/{job_id}/resume"): ({}, 202, [404, 409, 422]),
     ("POST", "/jobs/{job_id}/cancel"): ({}, 202, [404, 409]),
     ("DELETE", "/jobs/{job_id}"): ({}, 200, [404, 409]),
     ("POST", "/datasets"): ({}, 200, [422]),
@@ -95,6 +95,7 @@ INTERFACE: dict[tuple[str, str], tuple[dict[str, dict[str, Any]], int, list[int]
 BODIES = {
     ("POST", "/train"): "TrainRequest",
     ("POST", "/jobs/{job_id}/exports"): "ExportRequest",
+    ("POST", "/jobs/{job_id}/resume"): "ResumeRequest",
     ("POST", "/datasets"): "DatasetUpload",
     ("PUT", "/datasets/{dataset_id}/parts"): None,
 }
@@ -149,7 +150,7 @@ def test_the_document_matches_the_interface(document: dict[str, Any]) -> None:
             binary = {"type": "string", "format": "binary"}
             schema = binary if model is None else {"$ref": f"#/components/schemas/{model}"}
             assert operation["requestBody"]["content"] == {kind: {"schema": schema}}
-            assert operation["requestBody"]["required"] is True
+            assert operation["requestBody"]["required"] is (model != "ResumeRequest")
 
 
 # A second copy: the conflicts that each operation can meet, except an unreadable record.
@@ -164,7 +165,7 @@ CONFLICTS = {
     },
     ("GET", "/jobs/{job_id}/plan"): {"plan_not_made"},
     ("POST", "/jobs/{job_id}/pause"): {"job_is_over", "cannot_pause"},
-    ("POST", "/jobs/{job_id}/resume"): {"job_is_over", "job_not_paused"},
+    ("POST", "/jobs/{job_id}/resume"): {"job_is_over", "job_not_paused", "cap_reached"},
     ("POST", "/jobs/{job_id}/cancel"): {"job_is_over"},
     ("DELETE", "/jobs/{job_id}"): {"job_is_running", "job_has_children"},
     ("PUT", "/datasets/{dataset_id}/parts"): {"bad_part"},

@@ -66,7 +66,8 @@ def test_a_clock_set_back_at_any_point_shortens_no_step(backend: World, when: in
     assert {step: record.seconds for step, record in job.steps.items()} == dict.fromkeys(Step, HALF)
     # 4 vCPU and 16 GiB; 8 vCPU, 32 GiB and an L4; 8 vCPU and 32 GiB
     dollars = HALF * ((4 * 18 + 16 * 2) + (8 * 18 + 32 * 2 + 186.7) + (8 * 18 + 32 * 2)) / 1e6
-    assert cost.of_job(job.model_copy(update={"machine": "l4"})) == pytest.approx(dollars, abs=1e-4)
+    spent = cost.spending(job.model_copy(update={"machine": "l4"}), cost.LIST_PRICES)
+    assert spent.usd == pytest.approx(dollars, abs=1e-4)
 
 
 @pytest.mark.parametrize("end", ["killed", "replaced", "cancelled", "failed"])

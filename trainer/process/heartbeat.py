@@ -8,10 +8,11 @@ import threading
 from collections.abc import Callable
 
 from gemtune.errors import JobNotFound, Stale
+from gemtune.jobs.steps import HEARTBEAT_SECONDS
 
 log = logging.getLogger(__name__)
 
-SECONDS = 5.0
+SECONDS = HEARTBEAT_SECONDS
 # The main thread has this long to stop by itself, which it does after a train_step.
 GRACE_SECONDS = 5.0
 

@@ -91,12 +91,13 @@ def _train(context: Context, tracking: Tracking) -> None:
 
     state = trainer.state
     attempt.progress.ended(train_step=state.global_step, total_steps=state.max_steps, epoch=state.epoch or 0.0)
-    evaluation = None if held_out is None else trainer.evaluation_metrics()
+    evaluation = None if held_out is None else _evaluate(context, trainer)
     if evaluation is not None:
         attempt.progress.evaluated(trainer.state.global_step, evaluation)
         attempt.progress.flush()
     best = _restore_best(context, trainer, evaluation)
-    evaluation = evaluation if best is None else trainer.evaluation_metrics()
+    evaluation = evaluation if best is None else _evaluate(context, trainer)
+    context.check_stop()
     folder_name = tokenizer_files.trained_folder(config.method)
     folder = context.work / folder_name
     engine.save(trainer.model, folder)
@@ -144,6 +145,7 @@ def _train_to_end(context: Context, trainer: JobTrainer, attempt: _Attempt) -> b
     from trainer.training import job_trainer
 
     resumed = checkpoints.newest(context.buckets.export, context.prefix, context.work / "resumed")
+    context.check_stop()
     log.info("training %s", "from the beginning" if resumed is None else f"from train_step {resumed[0].train_step}")
     attempt.progress.began()
     attempt.last_step_at = attempt.saved_at = context.clock.monotonic()
@@ -228,19 +230,16 @@ class _Attempt:
     def _must_stop(self) -> bool:
         """Return whether to stop now, and note the cause.
 
-        The causes are SIGTERM, a pause, and a deadline that leaves no time for another train_step and a checkpoint,
-        with a factor of two to be safe.
+        The causes are those of `Context.stop_cause`, and a deadline. A deadline or a cap that leaves no time for
+        another train_step and a checkpoint counts as reached, with a factor of two to be safe.
         """
         now = self.context.clock.monotonic()
         if self.last_step_at is not None:
             self.longest_step = max(self.longest_step, now - self.last_step_at)
         self.last_step_at = now
         needed = 2 * (self.longest_step + self.save_seconds)
-        if self.context.should_stop():
-            self.stop_cause = "sigterm"
-        elif self.context.should_pause():
-            self.stop_cause = "paused"
-        elif self.context.deadline is not None and now + needed >= self.context.deadline:
+        self.stop_cause = self.context.stop_cause(seconds_to_end=needed)
+        if self.stop_cause is None and self.context.deadline is not None and now + needed >= self.context.deadline:
             self.stop_cause = "out_of_time"
         return self.stop_cause is not None
 
@@ -296,9 +295,21 @@ def _baseline(context: Context, trainer: JobTrainer) -> EvaluationMetrics:
     try:
         return EvaluationMetrics.model_validate_json(export.read(name))
     except ObjectNotFound:
-        metrics = trainer.evaluation_metrics()
+        metrics = _evaluate(context, trainer)
         export.write(name, metrics.model_dump_json().encode())
         return metrics
+
+
+def _evaluate(context: Context, trainer: JobTrainer) -> EvaluationMetrics:
+    """Return the metrics of the current weights on the held-out rows.
+
+    Nothing is lost if the attempt has to end meanwhile: raises StopRequested before a forward pass then.
+    """
+    hook = trainer.model.register_forward_pre_hook(lambda *_: context.check_stop())
+    try:
+        return trainer.evaluation_metrics()
+    finally:
+        hook.remove()
 
 
 def _train_loss(trainer: JobTrainer) -> float | None:

@@ -19,6 +19,7 @@ from gemtune.jobs.events import Event
 # Models that answers are made of, in the order of the page.
 PARTS: tuple[type[BaseModel], ...] = (
     answers.JobStatus,
+    answers.Spent,
     answers.StepStatus,
     record.Attempt,
     record.Progress,
@@ -37,7 +38,9 @@ PARTS: tuple[type[BaseModel], ...] = (
     answers.ErrorSentence,
     answers.ProblemAnswer,
 )
-BODIES = {name: f"requests.md#{name.lower()}" for name in ("TrainRequest", "ExportRequest", "DatasetUpload")}
+BODIES = {
+    name: f"requests.md#{name.lower()}" for name in ("TrainRequest", "ExportRequest", "ResumeRequest", "DatasetUpload")
+}
 LINKS = (
     {"Status": "statuses-and-events.md#statuses"}
     | BODIES

@@ -11,7 +11,15 @@ from docs.generate.text.markdown import Page, code, sentence
 from docs.generate.text.schemas import field_rows
 from gemtune.request import rewards
 from gemtune.request.rl_spec import DpoConfig, GrpoConfig, KtoConfig
-from gemtune.request.spec import ExportConfig, ExportRequest, Notify, TrainingConfig, TrainRequest, WandbConfig
+from gemtune.request.spec import (
+    ExportConfig,
+    ExportRequest,
+    Notify,
+    ResumeRequest,
+    TrainingConfig,
+    TrainRequest,
+    WandbConfig,
+)
 from gemtune.request.uploads.dataset import DatasetUpload, UploadFile
 
 HEAD = ("field", "type", "default", "meaning")
@@ -32,6 +40,7 @@ SECTIONS: Mapping[type[BaseModel], str] = {
     WandbConfig: "`wandb_config`: W&B.",
     Notify: "`notify`: webhooks.",
     ExportRequest: "The body of `POST /jobs/{job_id}/exports`, which exports again what a job trained.",
+    ResumeRequest: "The body of `POST /jobs/{job_id}/resume`, which may be left out.",
     DatasetUpload: "The body of `POST /datasets`, which begins an upload, or goes on with the same one.",
     UploadFile: "`files`: the files of a dataset.",
 }

@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 
 from gemtune.errors import CannotPause, JobIsOver, JobNotPaused
-from gemtune.jobs.changes import Changed, change_status, end_attempt, with_step
+from gemtune.jobs.changes import Changed, change_status, with_step
 from gemtune.jobs.parts.holds import Pause, PauseReason
 from gemtune.jobs.record import Job
-from gemtune.jobs.status import PAUSABLE, STEPS, Status, Step
+from gemtune.jobs.status import PAUSABLE, STEPS, Status, Step, moves_from
+from gemtune.jobs.steps import end_silent_attempt
 
 
 def request_pause(job: Job, *, reason: PauseReason, at: datetime) -> Changed:
@@ -28,7 +29,7 @@ def request_pause(job: Job, *, reason: PauseReason, at: datetime) -> Changed:
 
 def settle(job: Job, *, at: datetime) -> Changed:
     """Pause the job if that was asked for and no step runs any more."""
-    if job.pause is None or job.status not in PAUSABLE or job.running_step is not None:
+    if job.pause is None or Status.PAUSED not in moves_from(job.status) or job.running_step is not None:
         return job, ()
     launch = job.launch.model_copy(update={"lease_until": None, "execution": None, "unclaimed": 0})
     job = job.model_copy(update={"claim": None, "launch": launch, "waiting": None, "admission": None})
@@ -41,9 +42,8 @@ def settle(job: Job, *, at: datetime) -> Changed:
 def settle_lost(job: Job, *, at: datetime) -> Changed:
     """Pause a job whose execution was lost while it was about to pause."""
     for step in STEPS:
-        record = job.steps[step]
-        if job.pause is not None and record.state == "running":
-            job = with_step(job, step, end_attempt(record, "stopped", record.heartbeat_at or at, "crashed"))
+        if job.pause is not None:
+            job = with_step(job, step, end_silent_attempt(job.steps[step], at=at))
     return settle(job, at=at)
 
 

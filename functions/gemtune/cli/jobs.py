@@ -184,11 +184,18 @@ def pause(connection: Connection, job: str) -> None:
 
 @click.command()
 @click.argument("job")
+@click.option("--max-cost-usd", metavar="USD", type=float, help="Most that the whole job may cost from now on.")
+@click.option("--max-hours", metavar="HOURS", type=float, help="Most hours that the whole job may run from now on.")
 @click.pass_obj
-def resume(connection: Connection, job: str) -> None:
-    """Resume a paused job from its newest checkpoint."""
+def resume(connection: Connection, job: str, max_cost_usd: float | None, max_hours: float | None) -> None:
+    """Resume a paused job from its newest checkpoint.
+
+    A job that has reached a cap needs a higher one.
+    """
     job_id = connection.find_job(job)
-    response = connection.call("POST", f"/jobs/{job_id}/resume")
+    caps = {"max_cost_usd": max_cost_usd, "max_hours": max_hours}
+    request = {name: value for name, value in caps.items() if value is not None}
+    response = connection.call("POST", f"/jobs/{job_id}/resume", json=request)
     if not connection.print_if_json(response):
         click.echo(f"Job {job_id} is {response['status']}")
 
@@ -240,6 +247,8 @@ def _print_job(job: dict[str, Any]) -> None:
         click.echo(
             f"{'pause:':22}{pause['reason']}, since {pause['at'][:19]}; go on with: gemtune resume {job['job_id']}"
         )
+    if job.get("spent"):  # an older service does not send it
+        click.echo(f"{'spent:':22}{plans.format_spent(job)}")
     if job.get("plan"):
         click.echo(f"{'plan:':22}{plans.format_total(job['plan'])}")
     for name, step in job["steps"].items():

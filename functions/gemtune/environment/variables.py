@@ -68,6 +68,22 @@ VARIABLES: Mapping[str, Variable] = {
         "workstation 2)",
         "at_once",
     ),
+    "GEMTUNE_USD_PER_HOUR": Variable(
+        "service",
+        "prices of machines in USD per hour where the list has others or none, as `rtx-pro-6000=2.50`, or of a "
+        "workstation `local=0.40`",
+        "usd_per_hour",
+    ),
+    "GEMTUNE_DEFAULT_MAX_COST_USD": Variable(
+        "service", "`max_cost_usd` of jobs whose request has none", "default_max_cost_usd"
+    ),
+    "GEMTUNE_DEFAULT_MAX_HOURS": Variable("service", "`max_hours` of jobs whose request has none", "default_max_hours"),
+    "GEMTUNE_MAX_COST_USD": Variable(
+        "service", "highest `max_cost_usd` that a request may have; a request without one gets it", "max_cost_usd"
+    ),
+    "GEMTUNE_MAX_HOURS": Variable(
+        "service", "highest `max_hours` that a request may have; a request without one gets it", "max_hours"
+    ),
     "GEMTUNE_WEBHOOKS_TO_LOOPBACK": Variable(
         "service", "`yes` allows webhooks on this machine, over plain HTTP too", "webhooks_to_loopback"
     ),

@@ -83,6 +83,10 @@ ANSWERS: Mapping[str, ErrorCode] = {
         "The job is not paused, so it cannot be resumed.",
         "See its status with `GET /jobs/{job_id}/status`.",
     ),
+    "cap_reached": ErrorCode(
+        "The job has cost or run as much as its `max_cost_usd` or `max_hours` allow, so it cannot be resumed.",
+        "Send a higher one with `POST /jobs/{job_id}/resume`; `spent` of its status says what it has taken.",
+    ),
     "job_is_running": ErrorCode(
         "A job that is not over cannot be deleted, nor exported again.",
         "Wait for its end, or cancel it with `POST /jobs/{job_id}/cancel`.",

@@ -58,6 +58,10 @@ FAILURES: Mapping[str, ErrorCode] = {
         "With the weights and rows known, the job fits on no machine that may run it.",
         "Follow the hint; see [sizing](sizing.md).",
     ),
+    "price_unknown": ErrorCode(
+        "The job has a cap in dollars, and prepare has chosen a machine whose price is not known.",
+        "Submit again with `max_hours` instead, or let the operator set `GEMTUNE_USD_PER_HOUR`.",
+    ),
     "bad_base_model": ErrorCode(
         "A file of the base model is missing, damaged, or contradicts another one.",
         "Save or upload the whole model again.",

@@ -182,6 +182,14 @@ REQUESTS: Mapping[str, ErrorCode] = {
         "This deployment does not have the machine that is asked for.",
         "Use one that the hint lists, or leave `machine` out.",
     ),
+    "above_maximum": ErrorCode(
+        "`max_cost_usd` or `max_hours` is higher than this service allows.",
+        "Send at most the maximum that the message says; [a setting](settings.md) of the service raises it.",
+    ),
+    "price_unknown": ErrorCode(
+        "A cap in dollars cannot be kept, because the price of a machine is not known.",
+        "Use `max_hours`, or a machine whose price is known, or let the operator set `GEMTUNE_USD_PER_HOUR`.",
+    ),
     "unsloth_missing": ErrorCode(
         "The service has no environment with unsloth.",
         "Use provider huggingface, or install it with `make unsloth`.",

@@ -29,7 +29,7 @@ from gemtune.jobs.record import (
 from gemtune.jobs.sources import OpenSource
 from gemtune.jobs.status import OpenStatus, OpenStep, Status
 from gemtune.machines import cost
-from gemtune.machines.choice import LOCAL
+from gemtune.machines.cost import Prices
 from gemtune.services.datasets.catalogue import DatasetDescription
 from gemtune.services.logs.read import LogPage
 from gemtune.services.planning.base_models import KnownModel, MethodNeed, ModelAtHand
@@ -58,6 +58,33 @@ class JobList(BaseModel):
 
     jobs: Sequence[JobSummary] = Field(description="jobs, newest first")
     next_page_token: str | None = Field(description="`page_token` of the next page; null on the last page")
+
+
+class Spent(BaseModel):
+    """Sum of what a job has taken so far, and the rest until its caps."""
+
+    usd: float | None = Field(
+        description="cost in USD by the prices of its machines; null if a price is not known, as that of a workstation "
+        "unless it is stated"
+    )
+    hours: float = Field(
+        description="hours that its steps ran, each attempt from its start to its end or last heartbeat"
+    )
+    usd_left: float | None = Field(description="USD until `max_cost_usd`; null without that cap")
+    hours_left: float | None = Field(description="hours until `max_hours`; null without that cap")
+
+    @classmethod
+    def of(cls, job: Job, prices: Prices) -> Spent:
+        """Return what a job has taken."""
+        spent = cost.spending(job, prices)
+        hours = spent.seconds / 3600
+        has_usd = job.max_cost_usd is not None and spent.usd is not None
+        return cls(
+            usd=None if spent.usd is None else round(spent.usd, 4),
+            hours=round(hours, 5),
+            usd_left=round(max(0.0, job.max_cost_usd - spent.usd), 4) if has_usd else None,  # type: ignore[operator]
+            hours_left=None if job.max_hours is None else round(max(0.0, job.max_hours - hours), 5),
+        )
 
 
 class StepStatus(BaseModel):
@@ -108,9 +135,12 @@ class JobStatus(BaseModel):
         description="by how much longer than planned the steps took, as a share: 0.1 for 10%; null until the job is "
         "completed"
     )
+    max_cost_usd: float | None = Field(description="most that the job may cost in USD; null without such a cap")
+    max_hours: float | None = Field(description="most hours that its steps may run; null without such a cap")
+    spent: Spent = Field(description="what the job has taken so far")
     cost_usd: float | None = Field(
-        description="estimated cost in USD by list prices, once the job is over; null on a workstation, and if a price "
-        "is not known"
+        description="cost in USD by the prices of its machines, once the job is over; null if a price is not known, as "
+        "on a workstation whose price is not stated"
     )
     wandb_url: str | None = Field(description="page at W&B that shows the training; null without one")
     adapter_path: str | None = Field(description="URI of the result's folder; null until the job is completed")
@@ -133,13 +163,14 @@ class JobStatus(BaseModel):
     finished_at: datetime | None = Field(description="when the job was completed, failed or cancelled")
 
     @classmethod
-    def of(cls, job: Job) -> JobStatus:
+    def of(cls, job: Job, prices: Prices) -> JobStatus:
         """Return what a job's record shows to its user."""
+        spent = Spent.of(job, prices)
         converted = {
             "waiting": job.waiting or _start_of(job),
             "plan_error": _plan_error(job),
-            # Known once the job is over. What the steps cost on a workstation is not known.
-            "cost_usd": cost.of_job(job) if job.is_over and job.machine != LOCAL else None,
+            "spent": spent,
+            "cost_usd": spent.usd if job.is_over else None,
             "error": None if job.error is None else job.error.message,
             "error_detail": job.error,
             "steps": {name: StepStatus.of(step) for name, step in job.steps.items()},

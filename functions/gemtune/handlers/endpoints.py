@@ -18,6 +18,7 @@ from gemtune.errors import (
     BadIdempotencyKey,
     BadPageToken,
     CannotPause,
+    CapReached,
     JobHasChildren,
     JobIsOver,
     JobIsRunning,
@@ -38,7 +39,7 @@ from gemtune.handlers.endpoint import Binary, Endpoint
 from gemtune.handlers.parameters import OneOf, Text, WholeNumber
 from gemtune.jobs import page_tokens
 from gemtune.jobs.status import Status, Step
-from gemtune.request.spec import ExportRequest, TrainRequest
+from gemtune.request.spec import ExportRequest, ResumeRequest, TrainRequest
 from gemtune.request.uploads.dataset import MAX_FILE_BYTES, MAX_FILES, DatasetUpload
 from gemtune.untrusted import MAX_NUMBER
 
@@ -258,9 +259,9 @@ ENDPOINTS: Sequence[Endpoint] = (
         route=routes.resume,
         success=202,
         answer=answers.JobStatus,
-        body=None,
+        body=ResumeRequest,
         parameters=(),
-        errors=(JobNotFound, JobIsOver, JobNotPaused, RecordUnreadable),
+        errors=(RequestRefused, JobNotFound, JobIsOver, JobNotPaused, CapReached, RecordUnreadable),
     ),
     Endpoint(
         method="DELETE",

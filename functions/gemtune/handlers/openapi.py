@@ -59,7 +59,8 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         content = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
         operation["requestBody"] = {"description": "the bytes", "required": True, "content": content}
     elif endpoint.body is not None:
-        operation["requestBody"] = _content(endpoint.body, "the request") | {"required": True}
+        required = any(field.is_required() for field in endpoint.body.model_fields.values())
+        operation["requestBody"] = _content(endpoint.body, "the request") | {"required": required}
     return operation
 
 

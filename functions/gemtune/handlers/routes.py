@@ -53,7 +53,7 @@ def list_jobs(
 
 def status(services: Services, *, job_id: str) -> answers.JobStatus:
     """Show a job."""
-    return answers.JobStatus.of(services.store.get(job_id))
+    return answers.JobStatus.of(services.store.get(job_id), services.prices)
 
 
 def events(services: Services, *, job_id: str, after: int) -> answers.JobEvents:
@@ -80,17 +80,17 @@ def artifacts(services: Services, *, job_id: str) -> answers.JobArtifacts:
 
 def cancel(services: Services, *, job_id: str) -> answers.JobStatus:
     """Cancel a job."""
-    return answers.JobStatus.of(services.cancel(job_id))
+    return answers.JobStatus.of(services.cancel(job_id), services.prices)
 
 
 def pause(services: Services, *, job_id: str) -> answers.JobStatus:
     """Pause a job."""
-    return answers.JobStatus.of(services.pause(job_id))
+    return answers.JobStatus.of(services.pause(job_id), services.prices)
 
 
-def resume(services: Services, *, job_id: str) -> answers.JobStatus:
-    """Resume a paused job."""
-    return answers.JobStatus.of(services.resume(job_id))
+def resume(services: Services, *, job_id: str, owner: str, body: bytes) -> answers.JobStatus:
+    """Resume a paused job, perhaps with higher caps."""
+    return answers.JobStatus.of(services.resume(job_id, requests.read_resume(body)), services.prices)
 
 
 def delete(services: Services, *, job_id: str) -> answers.Deleted:

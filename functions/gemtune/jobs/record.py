@@ -348,6 +348,8 @@ class Job(Record):
     owner: str
     priority: Priority | str = "normal"
     pause_after: str | None = None  # step after which the job pauses; None once it has
+    max_cost_usd: float | None = None
+    max_hours: float | None = None
     idempotency_key: str | None = None
     request_hash: str
     relaunches: int = 0

@@ -52,7 +52,8 @@ MOVES: Mapping[Status, frozenset[Status]] = {
     ),
     Status.PREPARING: frozenset({Status.TRAINING, Status.PAUSED, Status.FAILED, Status.CANCELLED}),
     Status.TRAINING: frozenset({Status.EXPORTING, Status.PAUSED, Status.FAILED, Status.CANCELLED}),
-    Status.EXPORTING: frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED}),
+    # An export is paused only if it reaches a cap: it begins anew when it is resumed.
+    Status.EXPORTING: frozenset({Status.COMPLETED, Status.PAUSED, Status.FAILED, Status.CANCELLED}),
     Status.PAUSED: frozenset({Status.QUEUED, Status.FAILED, Status.CANCELLED}),
     # This version does not know what a newer one meant to do with the job, so only its user may end it.
     Status.UNKNOWN: frozenset({Status.CANCELLED}),
@@ -62,7 +63,8 @@ FINAL = frozenset(Status) - frozenset(MOVES)
 UNFINISHED = frozenset(MOVES) - {Status.UNKNOWN}
 # Statuses of jobs that an execution may run.
 LAUNCHABLE = UNFINISHED - {Status.PAUSED}
-PAUSABLE = frozenset(status for status, following in MOVES.items() if Status.PAUSED in following)
+# Statuses in which a user may pause a job.
+PAUSABLE = frozenset(status for status, following in MOVES.items() if Status.PAUSED in following) - {Status.EXPORTING}
 
 
 def moves_from(status: Status | str) -> frozenset[Status]:

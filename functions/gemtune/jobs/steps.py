@@ -7,7 +7,7 @@ StaleClaim or StaleAttempt when a newer execution or attempt has taken over.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from gemtune.errors import StaleAttempt
@@ -20,8 +20,12 @@ from gemtune.jobs.status import STATUS_OF, Status, Step
 FRUITLESS_ATTEMPTS = 3
 # The same for executions that the platform ended with SIGTERM, for its own maintenance.
 INTERRUPTED_ATTEMPTS = 20
+# Seconds between heartbeats of a running attempt.
+HEARTBEAT_SECONDS = 5.0
 # Cause of an attempt that was asked to stop. Jobs that a user has cancelled are over, and are never assessed.
 INTERRUPTED = "sigterm"
+# Cause of an attempt that ended because its job has spent what it may.
+COST_CAP = "cost_cap"
 
 
 def check_fencing_token(job: Job, fence: FencingToken) -> None:
@@ -35,14 +39,17 @@ def check_fencing_token(job: Job, fence: FencingToken) -> None:
         raise StaleAttempt(f"attempt {fence.attempt} of {fence.step} is not the running one of job {job.job_id!r}")
 
 
-def begin_attempt(job: Job, step: Step, claim: Claim, *, execution: str, at: datetime) -> Changed:
+def begin_attempt(
+    job: Job, step: Step, claim: Claim, *, execution: str, at: datetime, started_at: datetime | None = None
+) -> Changed:
     """Begin the next attempt of a step, and move the job to the step's status.
 
     A step that is done stays as it is. A job that waited gets the event `job_admitted`, and attempts after the first
     add `<step>_restarted`. Raises StaleClaim.
+    started_at: when the attempt's process started, from when its time counts; None: now.
     """
     check_claim(job, claim)
-    before = _end_silent_attempt(job.steps[step])
+    before = end_silent_attempt(job.steps[step], at=at)
     if before.state == "done":
         return job, ()
     job, events = _end_wait(job, at)
@@ -54,7 +61,7 @@ def begin_attempt(job: Job, step: Step, claim: Claim, *, execution: str, at: dat
             "state": "running",
             "attempt": before.attempt + 1,
             "execution": execution,
-            "started_at": at,
+            "started_at": started_at or at,
             "heartbeat_at": at,
             "cause": None,
         }
@@ -190,13 +197,13 @@ def _end_wait(job: Job, at: datetime) -> Changed:
     return job.model_copy(update={"waiting": None}), events
 
 
-def _end_silent_attempt(step: StepRecord) -> StepRecord:
+def end_silent_attempt(step: StepRecord, *, at: datetime) -> StepRecord:
     """End an attempt that was killed before it could report its end.
 
-    It is still recorded as running although another one begins.
-
-    It was killed before it could report its end. Its time counts up to its last heartbeat.
+    It is still recorded as running although another one begins. Its time counts up to when its next heartbeat was due,
+    which is the latest that it can have run.
     """
     if step.state != "running" or step.heartbeat_at is None:
         return step
-    return end_attempt(step, "stopped", step.heartbeat_at, "crashed")
+    next_heartbeat = step.heartbeat_at + timedelta(seconds=HEARTBEAT_SECONDS)
+    return end_attempt(step, "stopped", max(step.heartbeat_at, min(at, next_heartbeat)), "crashed")

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from gemtune.jobs.record import Job
+from gemtune.errors import Problem
+from gemtune.jobs.record import Job, StepRecord
 from gemtune.jobs.status import Step
-from gemtune.machines.choice import CPU_STEPS, MACHINES, Machine
+from gemtune.machines.choice import CPU_STEPS, LOCAL, MACHINES, WITH_MORE_MEMORY, Machine
 
 PRICES = Path(__file__).parent / "prices.json"
+# Environment variable with the prices that a deployment states.
+STATED = "GEMTUNE_USD_PER_HOUR"
 
 
 @lru_cache(maxsize=1)
-def prices() -> Mapping[str, float | None]:
+def list_prices() -> Mapping[str, float | None]:
     """Return the prices of machine parts in USD per second.
 
     The parts are a vCPU, a GiB of memory, and each accelerator. A price is None where it is not known.
@@ -34,40 +38,112 @@ def price_list() -> str:
 
 
 def usd_per_second(machine: Machine) -> float | None:
-    """Return the price of a machine in USD per second.
+    """Return the list price of a machine in USD per second.
 
     None if the price of a part is not known.
     """
     parts = {"vcpu": machine.cpus, "gib": machine.memory_gib} | ({} if machine.gpu is None else {machine.gpu: 1})
-    costs = [None if (price := prices().get(name)) is None else price * count for name, count in parts.items()]
+    costs = [None if (price := list_prices().get(name)) is None else price * count for name, count in parts.items()]
     return None if None in costs else sum(cost for cost in costs if cost is not None)
 
 
-def _machine_of(job: Job, step: Step | str) -> Machine | None:
-    """Return the machine that runs a step of the job.
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """Prices of machines: those that the deployment states, else list prices.
 
-    None if this version does not know it.
+    stated: USD per hour by kind of machine. The kinds are the machine types, `local`, and `prepare`, `export` and
+    `export-<machine type>` for the machines of these steps.
     """
-    if step is Step.TRAIN:
-        return MACHINES.get(job.machine or "")
-    if step is Step.EXPORT and job.export_machine is not None:
-        return MACHINES.get(job.export_machine)
-    return CPU_STEPS[step] if isinstance(step, Step) else None
 
+    stated: Mapping[str, float] = field(default_factory=dict)
 
-def of_job(job: Job) -> float | None:
-    """Return the cost of the job's steps so far in USD.
+    def usd_per_second(self, kind: str | None) -> float | None:
+        """Return the price of a kind of machine in USD per second.
 
-    It is rounded to a hundredth of a cent. None if a machine or its price is not known. The time of a step counts from
-    its beginning: the seconds in which an instance starts are billed as well, but not known here.
-    """
-    total = 0.0
-    for step, record in job.steps.items():
-        if record.seconds <= 0:  # older versions wrote negative ones where the clock was set back
-            continue
-        machine = _machine_of(job, step)
-        price = None if machine is None else usd_per_second(machine)
-        if price is None:
+        None if it is not known, as for a workstation whose price is not stated.
+        """
+        if kind is None:
             return None
-        total += record.seconds * price
-    return round(total, 4)
+        # A large model's export runs on a training machine, whose price it has.
+        for name in (kind, kind.removeprefix(f"{Step.EXPORT}-")):
+            if name in self.stated:
+                return self.stated[name] / 3600
+        machine = _MACHINES_BY_KIND.get(kind)
+        return None if machine is None else usd_per_second(machine)
+
+    def of_step(self, job: Job, step: Step | str) -> float | None:
+        """Return the price of the machine that runs a step of a job.
+
+        None if the machine or its price is not known.
+        """
+        return self.usd_per_second(kind_of(step, job.machine, job.export_machine))
+
+
+def price_unknown(kind: str | None) -> Problem:
+    """Return the problem of a cap in dollars on a machine without a price."""
+    elsewhere = "" if kind == LOCAL else ", or a machine whose price is known"
+    return Problem(
+        ("max_cost_usd",),
+        f"the price of machine {kind} is not known",
+        "price_unknown",
+        f"use max_hours instead{elsewhere}; or state its price per hour when the service starts: {STATED}={kind}=2.50",
+    )
+
+
+def kind_of(step: Step | str, machine: str | None, export_machine: str | None) -> str | None:
+    """Return the kind of machine that runs a step; None if it is unknown.
+
+    machine: kind that trains. export_machine: training machine that exports; None for the usual one.
+    """
+    if machine == LOCAL:
+        return LOCAL
+    if step == Step.TRAIN:
+        return machine
+    return step if step != Step.EXPORT or export_machine is None else f"{step}-{export_machine}"
+
+
+_MACHINES_BY_KIND: Mapping[str, Machine] = {
+    **MACHINES,
+    **CPU_STEPS,
+    **{f"{Step.EXPORT}-{name}": MACHINES[name] for name in WITH_MORE_MEMORY},
+}
+
+
+LIST_PRICES = Prices()
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """Time of a job's machines and its cost.
+
+    usd: None if a machine or its price is not known.
+    """
+
+    seconds: float
+    usd: float | None
+
+
+def spending(job: Job, prices: Prices, *, with_running: bool = True) -> Spending:
+    """Return what a job's attempts took, each from its start to its end.
+
+    An attempt that runs counts up to its last heartbeat. The time in which the platform starts an instance is not known
+    here.
+    with_running: whether the running attempt counts.
+    """
+    seconds, usd = 0.0, 0.0 if job.machine != LOCAL or LOCAL in prices.stated else None
+    for step, record in job.steps.items():
+        # Older versions wrote negative durations where the clock was set back.
+        lasted = max(0.0, record.seconds) + (_seconds_so_far(record) if with_running else 0.0)
+        if lasted <= 0:
+            continue
+        price = prices.of_step(job, step)
+        seconds += lasted
+        usd = None if usd is None or price is None else usd + lasted * price
+    return Spending(round(seconds, 3), None if usd is None else round(usd, 6))
+
+
+def _seconds_so_far(record: StepRecord) -> float:
+    """Return the duration of the attempt that runs, or 0 if none does."""
+    if record.state != "running" or record.started_at is None or record.heartbeat_at is None:
+        return 0.0
+    return max(0.0, (record.heartbeat_at - record.started_at).total_seconds())

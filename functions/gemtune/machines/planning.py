@@ -10,7 +10,8 @@ from gemtune.families.size import ModelSize
 from gemtune.jobs.parts.plan import Alternative, MemoryPlan, Plan, Span, StepEstimate
 from gemtune.jobs.status import Step
 from gemtune.machines import cost
-from gemtune.machines.choice import CPU_STEPS, LOCAL, MACHINES, Machine
+from gemtune.machines.choice import LOCAL, MACHINES
+from gemtune.machines.cost import LIST_PRICES, Prices
 from gemtune.machines.memory import TrainingLoad, memory_for_training
 from gemtune.machines.throughput import Speed
 
@@ -32,7 +33,7 @@ class Outlook:
     """Facts about a job that its plan is made from.
 
     machine: that trains. speeds: of each step, with its key in the table. timeout: seconds of one execution of train.
-    memory_gib: main memory of a workstation.
+    memory_gib: main memory of a workstation. prices: of the deployment's machines.
     """
 
     machine: str | None
@@ -43,6 +44,7 @@ class Outlook:
     speeds: Mapping[Step, tuple[str, Speed]]
     timeout: float
     memory_gib: float | None
+    prices: Prices = LIST_PRICES
 
 
 def exactly(number: float) -> Span:
@@ -100,26 +102,19 @@ def _estimate(outlook: Outlook, step: Step, span: Span) -> StepEstimate:
 
 
 def _usd(outlook: Outlook, seconds: Mapping[Step, Span]) -> Span | None:
-    """Return the cost, or None if a price is not known."""
-    if outlook.machine == LOCAL:
+    """Return the cost, or None if a price is not known.
+
+    A workstation costs nothing unless its price is stated.
+    """
+    if outlook.machine == LOCAL and LOCAL not in outlook.prices.stated:
         return exactly(0.0)
     prices: dict[Step, float] = {}
     for step in seconds:
-        machine = machine_of(step, outlook.machine, outlook.export_machine)
-        price = None if machine is None else cost.usd_per_second(machine)
+        price = outlook.prices.usd_per_second(cost.kind_of(step, outlook.machine, outlook.export_machine))
         if price is None:
             return None
         prices[step] = price
     return _total(seconds, prices, digits=4)
-
-
-def machine_of(step: Step, machine: str | None, export_machine: str | None) -> Machine | None:
-    """Return the machine that runs a step; None if it is unknown."""
-    if step is Step.TRAIN:
-        return MACHINES.get(machine or "")
-    if step is Step.EXPORT and export_machine is not None:
-        return MACHINES.get(export_machine)
-    return CPU_STEPS[step]
 
 
 def _total(seconds: Mapping[Step, Span], factors: Mapping[Step, float], *, digits: int) -> Span:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from gemtune.errors import Problem
 from gemtune.families.size import ModelSize
+from gemtune.machines.cap_policy import NO_CAPS, CapPolicy
+from gemtune.machines.cost import LIST_PRICES, Prices
 from gemtune.request.base_model import ModelFiles
 
 
@@ -20,6 +22,7 @@ class Deployment:
     has_hf_token: whether the service has a Hub token for jobs without one.
     has_unsloth: whether provider unsloth is installed.
     wandb_needs_key: whether a request with wandb_config has to bring its own key.
+    caps: default and highest caps of jobs. prices: of its machines.
     """
 
     machines: Sequence[str]
@@ -28,6 +31,8 @@ class Deployment:
     has_hf_token: bool
     has_unsloth: bool
     wandb_needs_key: bool
+    caps: CapPolicy = NO_CAPS
+    prices: Prices = LIST_PRICES
 
 
 @dataclass(frozen=True, slots=True)

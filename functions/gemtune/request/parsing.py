@@ -19,7 +19,7 @@ from gemtune.redaction import contains_token, redact
 from gemtune.request.contract import Loc
 from gemtune.request.places import fields_at, without_tags
 from gemtune.request.rl_spec import DISCRIMINATORS
-from gemtune.request.spec import SECRET_FIELDS, SECRET_REFERENCE, ExportRequest, Spec, TrainRequest
+from gemtune.request.spec import SECRET_FIELDS, SECRET_REFERENCE, ExportRequest, ResumeRequest, Spec, TrainRequest
 from gemtune.untrusted import Unreadable, read_json_object
 
 Request = TypeVar("Request", bound=BaseModel)  # a whole request
@@ -71,6 +71,11 @@ def read(document: str | bytes, source: Source) -> Reading[TrainRequest]:
 def read_export(document: str | bytes) -> Reading[ExportRequest]:
     """Parse an export request from JSON. These arrive only over HTTP."""
     return read_as(ExportRequest, document, STAND_INS[ExportRequest], tokens_exposed=False)
+
+
+def read_resume(document: bytes) -> Reading[ResumeRequest]:
+    """Parse a request to resume a job from JSON, which may be absent."""
+    return read_as(ResumeRequest, document.strip() or b"{}", {}, tokens_exposed=True)
 
 
 def complete_export_request(reading: Reading[ExportRequest], trained: Spec) -> Reading[TrainRequest]:

@@ -43,6 +43,9 @@ DATASET_ID = rf"^([A-Za-z0-9][A-Za-z0-9._-]{{0,127}}|{HUB_DATASET})$"
 # Tokens of a row if the request does not limit them. Beyond that, memory grows faster than longer rows are worth.
 DEFAULT_SEQ_LENGTH = 2048
 Column = Annotated[str, Field(min_length=1, max_length=200)]
+# Caps of a job. The largest ones keep sums of them exact enough.
+Usd = Annotated[float, Field(gt=0, le=1e9)]
+Hours = Annotated[float, Field(gt=0, le=1e6)]
 
 
 LayerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$", max_length=100)]
@@ -305,6 +308,16 @@ class Spec(Contract):
     pause_after: Literal["prepare"] | None = Field(
         None, description="step after which the job pauses, to be resumed or cancelled; absent: it does not pause"
     )
+    max_cost_usd: Usd | None = Field(
+        None,
+        description="most that the job may cost in USD, by the prices of its machines; before it costs more it pauses "
+        "at a checkpoint, until it is resumed with a higher one; absent: the service's default",
+    )
+    max_hours: Hours | None = Field(
+        None,
+        description="most hours that the job's steps may run in total, waits not counted; then it pauses likewise; "
+        "absent: the service's default",
+    )
 
     @property
     def export(self) -> Export:
@@ -392,15 +405,31 @@ class ExportRequest(Contract):
     )
     notify: Notify | None = Field(None, description="receiver of the job's events; absent: none")
     priority: Priority = Field("normal", description="place in the queue for a machine, as in a request to train")
+    max_cost_usd: Usd | None = Field(
+        None, description="most that this export may cost in USD, as in a request to train"
+    )
+    max_hours: Hours | None = Field(None, description="most hours that this export may run, as in a request to train")
 
     def as_train_request(self, trained: Spec) -> TrainRequest:
         """Return a training request with the training of another job.
 
-        trained: spec of that job. Its receiver of events, its W&B project and its pause are left out.
+        trained: spec of that job. Its receiver of events, its W&B project, its pause and its caps are left out.
         """
         own_fields = self.model_dump(mode="json", exclude_none=True)
-        inherited = trained.model_dump(mode="json") | {"notify": None, "wandb_config": None, "pause_after": None}
+        dropped = ("notify", "wandb_config", "pause_after", "max_cost_usd", "max_hours")
+        inherited = trained.model_dump(mode="json") | dict.fromkeys(dropped)
         return TrainRequest.model_validate_json(json.dumps(inherited | own_fields))
+
+
+class ResumeRequest(Contract):
+    """Request to resume a paused job, with higher caps if it has reached one."""
+
+    max_cost_usd: Usd | None = Field(
+        None, description="most that the whole job may cost in USD, with what it has cost; absent: as before"
+    )
+    max_hours: Hours | None = Field(
+        None, description="most hours that the job's steps may run, with those that they ran; absent: as before"
+    )
 
 
 def request_hash(request: Spec | ExportRequest, *, parent_job_id: str | None = None) -> str:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 
-from gemtune.admission import pauses
+from gemtune.admission import caps, pauses
 from gemtune.errors import SecretNotFound
 from gemtune.jobs import changes, launches, steps
 from gemtune.jobs.record import NO_RESULT, Artifact, Claim, Failure, FencingToken, Job, Progress, StepResult
 from gemtune.jobs.secret_names import SECRET_TTL, job_secrets
 from gemtune.jobs.status import Status, Step
+from gemtune.jobs.steps import COST_CAP
+from gemtune.machines.cost import Prices
 from gemtune.ports import Clock, JobStore, Secrets
 from gemtune.services.planning.planner import Planner
 
@@ -29,21 +32,29 @@ class Advance:
     clock: Clock
     service_secrets: Mapping[str, str]  # role -> name, for jobs without their own
     planner: Planner
+    prices: Prices
 
-    def begin(self, job_id: str, step: Step, claim: Claim, *, execution: str) -> tuple[Job, FencingToken] | None:
+    def begin(
+        self, job_id: str, step: Step, claim: Claim, *, execution: str, age: float = 0.0
+    ) -> tuple[Job, FencingToken] | None:
         """Begin the next attempt of a step.
 
         Returns the job and the fencing token for the attempt's writes, or None if there is nothing to run: the step is
         done already, or the job is paused instead.
+        age: seconds since the attempt's process started, from when the attempt counts.
         Raises JobNotFound, and StaleClaim when the job is over or claimed by another execution.
         """
-        now, began = self.clock.now(), self.clock.monotonic()
+        now, began = self.clock.now(), self.clock.monotonic() - age
+        started_at = now - timedelta(seconds=age)
 
         def change(job: Job) -> changes.Changed:
             launches.check_claim(job, claim)
             if job.pause is not None:
                 return pauses.settle_lost(job, at=now)
-            return steps.begin_attempt(job, step, claim, execution=execution, at=now)
+            begun, events = steps.begin_attempt(job, step, claim, execution=execution, at=now, started_at=started_at)
+            left = caps.seconds_left(begun, step, self.prices)
+            is_done = begun.steps[step].state == "done"
+            return (begun, events) if is_done or left is None or left > age else caps.pause(job, at=now)
 
         job = self.store.update(job_id, change)
         if job.steps[step].state == "done" or job.status is Status.PAUSED:
@@ -52,6 +63,13 @@ class Advance:
             with suppress(SecretNotFound):  # the step that needs it reports a better error
                 self.secrets.renew(name, ttl=SECRET_TTL)
         return job, FencingToken(claim=claim, step=step, attempt=job.steps[step].attempt, began=began)
+
+    def seconds_left(self, job: Job, step: Step) -> float | None:
+        """Return how long an attempt may take within the job's caps.
+
+        job: as `begin` returned it. It counts from the attempt's start. None without a cap.
+        """
+        return caps.seconds_left(job, step, self.prices)
 
     def secret(self, job: Job, role: str) -> str | None:
         """Return the job's secret for a role, or else the service's own.
@@ -88,13 +106,13 @@ class Advance:
     def stop(self, job_id: str, fence: FencingToken, *, cause: str) -> None:
         """End the attempt early, at a checkpoint or after a crash.
 
-        The step may be retried. If a pause was asked for, it begins now.
+        The step may be retried. If a pause was asked for, or the cause is a cap, it begins now.
         """
         now, ran = self.clock.now(), self._seconds_since_begin(fence)
 
         def change(job: Job) -> changes.Changed:
             stopped, events = steps.stop_attempt(job, fence, cause=cause, at=now, ran=ran)
-            paused, more = pauses.settle(stopped, at=now)
+            paused, more = caps.pause(stopped, at=now) if cause == COST_CAP else pauses.settle(stopped, at=now)
             return paused, (*events, *more)
 
         self.store.update(job_id, change)

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
-from gemtune.admission import pauses, platform, waits
+from gemtune.admission import caps, pauses, platform, waits
 from gemtune.admission.platform import PlatformError
 from gemtune.errors import JobNotFound, StaleClaim
 from gemtune.jobs import changes, launches, steps
 from gemtune.jobs.record import Claim, Job
 from gemtune.jobs.status import LAUNCHABLE, STEPS, Status, Step
+from gemtune.machines.cost import Prices
 from gemtune.ports import Clock, JobStore, Launcher, StepJob
 from gemtune.services.machine_slots import MachineSlots
 from gemtune.services.planning.planner import Planner
@@ -69,6 +70,7 @@ class Control:
     """Service that answers the calls of the workflow.
 
     timeouts: seconds that an execution of each step may take. machines: names of the deployment's training machines.
+    prices: of all its machines.
     """
 
     store: JobStore
@@ -78,6 +80,7 @@ class Control:
     timeouts: Mapping[Step, int]
     machines: Sequence[str]
     planner: Planner
+    prices: Prices
     intervals: Intervals = FOR_SLOTS
 
     def claim(self, job_id: str, claim: Claim) -> dict[Step, StepJob] | None:
@@ -95,20 +98,21 @@ class Control:
     def admit(self, job_id: str, claim: Claim, step: Step) -> Ruling:
         """Decide whether a step may run now: it needs a slot of its machine."""
         try:
-            job = self._settled(job_id, claim)
+            job = self._settled(job_id, claim, step)
             plan = self._step_job(job, claim, step)
             if plan.done:
                 self._return_slot(job, claim, step)
                 return Ruling("done")
-            if job.claim is None:
-                return Ruling("stop")  # it is paused
+            if job.claim is None or job.is_over:
+                self._return_slot_of_stale(job_id, claim)
+                return Ruling("stop")  # it is paused, or cannot go on
             return self._admit(job, claim, step, plan)
         except (StaleClaim, JobNotFound) as error:
             log.info("execution %s stops before %s: %s", claim.execution, step, error)
             return Ruling("stop")
 
-    def _settled(self, job_id: str, claim: Claim) -> Job:
-        """Return the job, paused if that was asked for.
+    def _settled(self, job_id: str, claim: Claim, step: Step) -> Job:
+        """Return the job, paused if that was asked for or a cap is reached.
 
         Raises StaleClaim, JobNotFound.
         """
@@ -116,7 +120,9 @@ class Control:
 
         def change(job: Job) -> changes.Changed:
             launches.check_claim(job, claim)
-            return pauses.settle(job, at=now)
+            if job.pause is not None or job.steps[step].state in ("running", "done"):
+                return pauses.settle(job, at=now)
+            return caps.check_before(job, step, self.prices, at=now)
 
         return self.store.update(job_id, change)
 

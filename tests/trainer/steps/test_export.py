@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from gemtune.errors import StepError
 from gemtune.handlers.answers import JobStatus
 from gemtune.jobs.status import Step
+from gemtune.machines.cost import LIST_PRICES
 from gemtune.methods import Method
 from gemtune.process import parent_death
 from gemtune.request.exports import Limits, merged_export
@@ -104,7 +105,7 @@ def test_each_format_and_quantization_is_complete_and_certified(
     assert (parity.mean_kl == 0) is (export_format == "adapter")
     assert parity.noise_floor is None or (quantization == "q4" and method == "LoRA")
     assert (parity.verdict, parity.losses) == ("passed", ())
-    assert JobStatus.of(bench.job).certificate == parity
+    assert JobStatus.of(bench.job, LIST_PRICES).certificate == parity
     page = json.loads((folder / "certificate.json").read_text())
     assert page["figures"] == parity.model_dump(mode="json")
     card = (folder / "README.md").read_text()

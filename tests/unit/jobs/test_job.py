@@ -71,7 +71,7 @@ from \\ to     queued preparing training exporting paused completed failed cance
 queued        .      y         t        t         y      .         y      y         .
 preparing     .      .         y        .         y      .         y      y         .
 training      .      .         .        y         y      .         y      y         .
-exporting     .      .         .        .         .      y         y      y         .
+exporting     .      .         .        .         y      y         y      y         .
 paused        y      .         .        .         .      .         y      y         .
 completed     .      .         .        .         .      .         .      .         .
 failed        .      .         .        .         .      .         .      .         .

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from gemtune.jobs.record import Job, StepRecord
 from gemtune.jobs.status import Status, Step
 from gemtune.machines import cost
 from gemtune.machines.choice import CPU_STEPS, MACHINES
+from gemtune.machines.cost import LIST_PRICES, Prices
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
@@ -39,27 +40,31 @@ def job(machine: str | None, status: Status = Status.COMPLETED, **seconds: float
     return Job(status=status, machine=machine, steps=steps, **fixed)
 
 
+def usd_of(job: Job) -> float | None:
+    return cost.spending(job, LIST_PRICES).usd
+
+
 def test_the_steps_of_a_job_cost_by_the_second_of_their_machines() -> None:
     # prepare: 4 vCPU, 16 GiB. train: 8 vCPU, 32 GiB, an L4. export: 8 vCPU, 32 GiB.
     prepare, train, export = 60 * (4 * 18 + 16 * 2), 3600 * (8 * 18 + 32 * 2 + 186.7), 90 * (8 * 18 + 32 * 2)
-    usd = cost.of_job(job("l4", prepare=60, train=3600, export=90))
+    usd = usd_of(job("l4", prepare=60, train=3600, export=90))
     assert usd == pytest.approx((prepare + train + export) / 1e6, abs=1e-4)
     assert usd == pytest.approx(1.446, abs=0.001)
 
 
 def test_steps_that_did_not_run_cost_nothing() -> None:
-    assert cost.of_job(job(None, Status.FAILED, prepare=10)) == pytest.approx(0.001, abs=1e-4)
-    assert cost.of_job(job("l4", Status.CANCELLED)) == 0
-    assert cost.of_job(job("l4", Status.CANCELLED, train=-3493)) == 0  # a negative time, as older versions recorded it
+    assert usd_of(job(None, Status.FAILED, prepare=10)) == pytest.approx(0.001, abs=1e-4)
+    assert usd_of(job("l4", Status.CANCELLED)) == 0
+    assert usd_of(job("l4", Status.CANCELLED, train=-3493)) == 0  # a negative time, as older versions recorded it
 
 
 def test_an_unknown_price_or_machine_makes_an_unknown_cost(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cost.of_job(job("gone", train=1)) is None
+    assert usd_of(job("gone", train=1)) is None
     newer = job("l4", train=1)
-    assert cost.of_job(newer.model_copy(update={"steps": {**newer.steps, "judge": StepRecord()}})) == cost.of_job(newer)
-    assert cost.of_job(newer.model_copy(update={"steps": {**newer.steps, "judge": StepRecord(seconds=1)}})) is None
-    monkeypatch.setattr(cost, "prices", lambda: {"vcpu": 1.0, "gib": 1.0, "nvidia-l4": None})
-    assert cost.of_job(job("l4", train=1)) is None
+    assert usd_of(newer.model_copy(update={"steps": {**newer.steps, "judge": StepRecord()}})) == usd_of(newer)
+    assert usd_of(newer.model_copy(update={"steps": {**newer.steps, "judge": StepRecord(seconds=1)}})) is None
+    monkeypatch.setattr(cost, "list_prices", lambda: {"vcpu": 1.0, "gib": 1.0, "nvidia-l4": None})
+    assert usd_of(job("l4", train=1)) is None
     assert cost.usd_per_second(MACHINES["cpu"]) == 40
     assert cost.usd_per_second(MACHINES["rtx-pro-6000"]) is None
 
@@ -86,12 +91,38 @@ def test_the_page_on_deployment_agrees_with_the_price_list() -> None:
     without_gpu = cost.usd_per_second(replace(MACHINES["rtx-pro-6000"], gpu=None))
     assert without_gpu is not None
     assert f"{without_gpu * 3600:.2f} for CPUs and memory" in page
-    example = cost.of_job(job("l4", prepare=120, train=1200, export=180))
+    example = usd_of(job("l4", prepare=120, train=1200, export=180))
     assert f"3 of export | {example:.2f} |" in page
     assert f"{datetime.strptime(json.loads(cost.PRICES.read_text())['date'], '%Y-%m'):%B %Y}" in page
 
 
 def test_the_status_of_a_job_has_its_cost_once_it_is_over() -> None:
-    assert JobStatus.of(job("l4", train=3600)).cost_usd == pytest.approx(1.4209, abs=0.01)
-    assert JobStatus.of(job("l4", Status.TRAINING, train=3600)).cost_usd is None
-    assert JobStatus.of(job("local", train=3600)).cost_usd is None
+    assert JobStatus.of(job("l4", train=3600), LIST_PRICES).cost_usd == pytest.approx(1.4209, abs=0.01)
+    assert JobStatus.of(job("l4", Status.TRAINING, train=3600), LIST_PRICES).cost_usd is None
+    assert JobStatus.of(job("local", train=3600), LIST_PRICES).cost_usd is None
+    assert JobStatus.of(job("local", train=3600), Prices({"local": 0.4})).cost_usd == 0.4
+
+
+def test_prices_that_are_stated_replace_those_of_the_list() -> None:
+    prices = Prices({"rtx-pro-6000": 3.6, "l4": 0.0})
+    assert prices.usd_per_second("rtx-pro-6000") == pytest.approx(0.001)
+    assert prices.usd_per_second("l4") == 0
+    assert prices.usd_per_second("prepare") == LIST_PRICES.usd_per_second("prepare")
+    assert prices.usd_per_second("export-rtx-pro-6000") == pytest.approx(0.001)
+    assert Prices({"export-rtx-pro-6000": 7.2, "rtx-pro-6000": 3.6}).usd_per_second(
+        "export-rtx-pro-6000"
+    ) == pytest.approx(0.002)
+    assert LIST_PRICES.usd_per_second("export-rtx-pro-6000") is None
+    assert prices.usd_per_second("local") is None
+
+
+def test_a_running_attempt_counts_up_to_its_last_heartbeat() -> None:
+    running = StepRecord(
+        state="running", attempt=2, seconds=100, started_at=NOON, heartbeat_at=NOON + timedelta(seconds=30)
+    )
+    job_of_two = job("l4").model_copy(update={"steps": {**job("l4").steps, Step.TRAIN: running}})
+    price = LIST_PRICES.usd_per_second("l4")
+    assert price is not None
+    spent = cost.spending(job_of_two, LIST_PRICES)
+    assert (spent.seconds, spent.usd) == (130, pytest.approx(130 * price, abs=1e-5))
+    assert cost.spending(job_of_two, LIST_PRICES, with_running=False).seconds == 100

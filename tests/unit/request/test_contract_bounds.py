@@ -13,13 +13,16 @@ from gemtune.request import rewards, rl_spec, spec
 from gemtune.request.contract import Contract
 
 # Ranges of numbers in mathematical notation or lengths of texts and lists in braces, then the default.
+CAPS = {"max_cost_usd": "(0, 1000000000.0] = None", "max_hours": "(0, 1000000.0] = None"}
 BOUNDS: dict[type[Contract], dict[str, str]] = {
     spec.TrainRequest: {
         "processed_dataset_id": "{1, 512}",
         "job_name": "{1, 200} = 'unnamed job'",
         "hf_token": "{1, 512} = None",
+        **CAPS,
     },
-    spec.ExportRequest: {"job_name": "{1, 200} = None", "hf_token": "{1, 512} = None"},
+    spec.ExportRequest: {"job_name": "{1, 200} = None", "hf_token": "{1, 512} = None", **CAPS},
+    spec.ResumeRequest: CAPS,
     spec.WandbConfig: {"project": "{1, 128} = None", "api_key": "{1, 512} = None"},
     spec.Notify: {"webhook_url": "{0, 2048} = None"},
     spec.TrainingConfig: {

@@ -93,6 +93,8 @@ REQUEST: Mapping[str, Any] = {
     "hf_token": [None, "hf_fakefakefake", "secret:gemtune-user-mine"],
     "priority": ["normal", "high", "low"],
     "pause_after": [None, "prepare"],
+    "max_hours": [None, 0.5],
+    "max_cost_usd": [None, 2.5],
 }
 
 

@@ -38,7 +38,7 @@ SERVICE: Mapping[str, str] = {
     # The domain: no service, no handler, no port.
     "jobs": "errors jobs.parts untrusted",
     "jobs.parts": "",
-    "admission": "errors jobs jobs.parts",
+    "admission": "errors jobs jobs.parts machines",
     "machines": "errors families jobs jobs.parts methods",
     "request": "datasets datasets.files errors families jobs jobs.parts machines methods redaction request.matching "
     "untrusted",
@@ -51,8 +51,8 @@ SERVICE: Mapping[str, str] = {
     "request.rules": "datasets.formats datasets.rl errors families jobs llama_cpp machines redaction request "
     "secret_name webhooks",
     # Use cases use the ports and not their implementations.
-    "services": "admission errors jobs object_name ports redaction request services.acceptance services.datasets "
-    "services.planning untrusted webhooks",
+    "services": "admission errors jobs machines object_name ports redaction request services.acceptance "
+    "services.datasets services.planning untrusted webhooks",
     "services.datasets": "datasets datasets.files datasets.uploads errors ports request.uploads",
     "services.logs": "errors jobs ports",
     "services.acceptance": "datasets.files errors families jobs machines ports redaction request request.rules "
@@ -61,8 +61,8 @@ SERVICE: Mapping[str, str] = {
     "embedded": "errors jobs object_name ports process redaction secret_name settings untrusted",
     "gcp": "errors jobs object_name ports redaction secret_name settings untrusted",
     # Only the wiring imports both backends.
-    "bootstrap": "clock embedded errors gcp jobs llama_cpp log_lines ports request services services.acceptance "
-    "services.datasets services.logs services.planning settings webhooks",
+    "bootstrap": "clock embedded errors gcp jobs llama_cpp log_lines machines ports request services "
+    "services.acceptance services.datasets services.logs services.planning settings webhooks",
     "handlers": "admission bootstrap datasets.uploads errors jobs jobs.parts machines ports redaction request "
     "request.uploads services services.acceptance services.datasets services.logs services.planning untrusted",
     "local_server.workflow_engine": "",

@@ -27,6 +27,11 @@ WHOLE_ID = re.compile(r"(training|export)_[a-z0-9_-]+_[0-9a-f]{12}")
 SEARCHED_PAGES, JOBS_PER_PAGE = 10, 200
 # Requests of the API that hints name, and the commands for them.
 COMMANDS_OF_REQUESTS = (
+    (
+        re.compile(r"`?POST /jobs/([^/\s`]+)/resume`? with max_cost_usd above"),
+        r"`gemtune resume \1 --max-cost-usd` above",
+    ),
+    (re.compile(r"`?POST /jobs/([^/\s`]+)/resume`? with max_hours above"), r"`gemtune resume \1 --max-hours` above"),
     (re.compile(r"`?POST /jobs/([^/\s`]+)/(cancel|pause|resume)`?"), r"`gemtune \2 \1`"),
     (re.compile(r"`?POST /jobs/([^/\s`]+)/exports`?"), r"`gemtune export \1`"),
     (re.compile(r"`?GET /jobs/([^/\s`]+)/(status|events|artifacts|metrics)`?"), r"`gemtune \2 \1`"),

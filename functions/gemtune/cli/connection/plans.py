@@ -27,6 +27,19 @@ def format_plan(plan: dict[str, Any]) -> Iterator[str]:
         yield _line("or", format_alternative(other))
 
 
+def format_spent(job: dict[str, Any]) -> str:
+    """Format what a job has taken, beside its caps."""
+    spent = job["spent"]
+    parts = [f"{spent['hours'] * 60:.1f} minutes{_limit(job['max_hours'], 'hours')}"]
+    if spent["usd"] is not None:
+        parts.append(f"{spent['usd']:.4f} USD{_limit(job['max_cost_usd'], 'USD')}")
+    return ", ".join(parts)
+
+
+def _limit(cap: float | None, unit: str) -> str:
+    return "" if cap is None else f" (at most {cap:g} {unit})"
+
+
 def format_total(plan: dict[str, Any]) -> str:
     """Format the time and the cost of a plan."""
     if plan["minutes"] is None:

@@ -13,8 +13,9 @@ from gemtune.jobs.parts.base import Record
 # others are the platform's reasons: a quota is used up, there is no free machine, an execution stayed pending for too
 # long, a machine was taken away for maintenance.
 WaitingReason = Literal["slot", "starting", "quota", "capacity", "pending", "maintenance"]
-# request: a user asked for it. prepare: the request said so (`pause_after`).
-PauseReason = Literal["request", "prepare"]
+# request: a user asked for it. prepare: the request said so (`pause_after`). cost_cap: the job has reached
+# `max_cost_usd` or `max_hours`.
+PauseReason = Literal["request", "prepare", "cost_cap"]
 # Place of a job among those that wait for the same machine.
 Priority = Literal["low", "normal", "high"]
 
@@ -50,6 +51,7 @@ class Pause(Record):
     """Request to pause a job, or the pause itself if its status is `paused`."""
 
     reason: PauseReason | str = Field(
-        description="`request`: a user asked for it; `prepare`: the request's `pause_after` did"
+        description="`request`: a user asked for it; `prepare`: the request's `pause_after` did; `cost_cap`: the job "
+        "has reached `max_cost_usd` or `max_hours`"
     )
     at: datetime = Field(description="when it was requested")

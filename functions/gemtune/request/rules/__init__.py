@@ -11,7 +11,7 @@ from gemtune.errors import Problem
 from gemtune.request.contract import Loc
 from gemtune.request.facts import Facts
 from gemtune.request.parsing import Reading
-from gemtune.request.rules import accounts, adapter, export, model, reinforcement, training
+from gemtune.request.rules import accounts, adapter, caps, export, model, reinforcement, training
 from gemtune.request.spec import TrainRequest
 
 
@@ -77,6 +77,8 @@ RULES: tuple[Rule, ...] = (
     Rule((("wandb_config",),), accounts.wandb_project),
     Rule((("wandb_config",),), accounts.wandb_key),
     Rule((("notify",),), accounts.webhook),
+    Rule((("max_cost_usd",), ("max_hours",)), caps.maximum),
+    Rule((("max_cost_usd",), ("training_config",), ("export_config",)), caps.price),
 )
 
 

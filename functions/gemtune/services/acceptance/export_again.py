@@ -69,6 +69,7 @@ class ExportAgain:
             base_model_folder=parent.base_model_folder,
             steps=steps,
             priority=spec.priority,
+            **facts.deployment.caps.caps_of(spec),
             metrics=parent.metrics,
             rows=parent.rows,
             machine=parent.machine,

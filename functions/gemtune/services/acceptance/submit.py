@@ -125,6 +125,7 @@ class Submit:
                 request_hash=request_hash(sent.spec()),
                 priority=spec.priority,
                 pause_after=spec.pause_after,
+                **facts.deployment.caps.caps_of(spec),
                 machine=placement.machine(spec, facts),
                 export_machine=placement.export_machine(spec, facts),
                 **continuation.record,

@@ -12,6 +12,7 @@ from gemtune.jobs.record import Job
 from gemtune.jobs.status import Step
 from gemtune.machines import model_size, planning, throughput
 from gemtune.machines.choice import LOCAL, MACHINES, smaller_loads
+from gemtune.machines.cost import LIST_PRICES, Prices
 from gemtune.machines.memory import TrainingLoad, memory_for_training
 from gemtune.machines.planning import Amounts, Outlook, exactly
 from gemtune.machines.throughput import Observation, Speed
@@ -58,6 +59,7 @@ class Planner:
     machines: Sequence[str]
     timeouts: Mapping[Step, int]
     workstation: Workstation
+    prices: Prices = LIST_PRICES
 
     def of_request(self, spec: Spec, facts: Facts) -> Plan:
         """Return the plan of a valid request, whose rows are not counted yet."""
@@ -102,6 +104,7 @@ class Planner:
             speeds={} if machine is None or size is None else self._speeds(spec, size, machine),
             timeout=float(self.timeouts[Step.TRAIN]),
             memory_gib=self.workstation.memory_gib,
+            prices=self.prices,
         )
 
     def _speeds(self, spec: Spec, size: ModelSize, machine: str) -> dict[Step, tuple[str, Speed]]:

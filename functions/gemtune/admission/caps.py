@@ -1,0 +1,86 @@
+"""Caps of a job: the most that it may cost, and the longest that it may run.
+
+All functions are pure: they return a changed copy. A step that reaches a cap ends at a whole checkpoint, and the job is
+paused until its user raises the cap.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from gemtune.admission import pauses
+from gemtune.errors import CapReached, RequestRefused
+from gemtune.jobs.changes import Changed, fail_job
+from gemtune.jobs.parts.holds import Pause
+from gemtune.jobs.record import Failure, Job
+from gemtune.jobs.status import STEPS, Step
+from gemtune.jobs.steps import COST_CAP
+from gemtune.machines import cost
+from gemtune.machines.cost import Prices
+
+
+def seconds_left(job: Job, step: Step, prices: Prices) -> float | None:
+    """Return how long an attempt of a step may take within the job's caps.
+
+    It counts from the attempt's start; an attempt that runs already does not count as spent. None without a cap.
+    A cap in dollars leaves no time where a price is not known.
+    """
+    spent = cost.spending(job, prices, with_running=False)
+    left = [] if job.max_hours is None else [job.max_hours * 3600 - spent.seconds]
+    if job.max_cost_usd is not None:
+        price = prices.of_step(job, step)
+        unknown = spent.usd is None or price is None
+        if unknown:
+            left.append(0.0)
+        elif price:
+            assert spent.usd is not None
+            left.append((job.max_cost_usd - spent.usd) / price)
+    return min(left, default=None)
+
+
+def check_before(job: Job, step: Step, prices: Prices, *, at: datetime) -> Changed:
+    """Pause a job that has reached a cap before a step begins.
+
+    Fails it if it has a cap in dollars, and the step's machine turned out to be one whose price is not known.
+    """
+    if job.max_cost_usd is not None and prices.of_step(job, step) is None:
+        problem = cost.price_unknown(cost.kind_of(step, job.machine, job.export_machine))
+        message = f"max_cost_usd cannot be kept, since {problem.msg}"
+        return fail_job(job, Failure(code=problem.code, message=message, step=step, hint=problem.hint), at=at)
+    left = seconds_left(job, step, prices)
+    return (job, ()) if left is None or left > 0 else pause(job, at=at)
+
+
+def pause(job: Job, *, at: datetime) -> Changed:
+    """Pause a job because of its caps; an attempt that is lost is ended."""
+    reason = job.pause or Pause(reason=COST_CAP, at=at)
+    return pauses.settle_lost(job.model_copy(update={"pause": reason}), at=at)
+
+
+def resume(job: Job, prices: Prices, *, max_cost_usd: float | None, max_hours: float | None, at: datetime) -> Changed:
+    """Resume a job, with other caps; None leaves a cap as it is.
+
+    Raises what `pauses.resume` raises, and CapReached if the job has spent as much already, or if a cap has paused it
+    and is not raised. Raises RequestRefused for a cap in dollars on a machine whose price is not known.
+    """
+    resumed, events = pauses.resume(job, at=at)
+    kinds = {cost.kind_of(step, job.machine, job.export_machine) for step in STEPS if job.steps[step].state != "done"}
+    unpriced = [kind for kind in kinds - {None} if prices.usd_per_second(kind) is None]
+    if max_cost_usd is not None and unpriced:
+        raise RequestRefused([cost.price_unknown(unpriced[0])])
+    spent = cost.spending(job, prices)
+    fields = {
+        "max_cost_usd": (spent.usd, job.max_cost_usd, max_cost_usd),
+        "max_hours": (spent.seconds / 3600, job.max_hours, max_hours),
+    }
+    used = {name: amount / cap for name, (amount, cap, _) in fields.items() if amount is not None and cap is not None}
+    is_capped = job.pause is not None and job.pause.reason == COST_CAP
+    nearest = max(used, key=used.__getitem__, default=None) if is_capped else None
+    update = {}
+    for name, (amount, before, requested) in fields.items():
+        cap = before if requested is None else requested
+        is_raised = before is None or cap is None or cap > before
+        if amount is not None and cap is not None and (amount >= cap or (name == nearest and not is_raised)):
+            raise CapReached(job.job_id, name, amount, max(cap, before or 0.0) if name == nearest else cap)
+        update[name] = cap
+    return resumed.model_copy(update=update), events
