@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,15 +16,16 @@ from safetensors.torch import load_file, save_file
 from gemtune.jobs.status import Step
 from tests.trainer.conftest import Bench
 from trainer.export import tokenizer_files
+from trainer.new_tokens import tokenizer
 from trainer.store import manifest
 
 RANK = 4
 
 
-def write_adapter(base: Path, folder: Path, *, std: float = 0.05) -> Path:
+def write_adapter(base: Path, folder: Path, *, std: float = 0.05, new_tokens: Sequence[str] = ()) -> Path:
     """Write a LoRA adapter with random factors for every linear layer.
 
-    PEFT's own adapters begin with zeros, with which any export would be right.
+    PEFT's own adapters begin with zeros, with which any export would be right. Rows of new tokens are random too.
     """
     generator = torch.Generator().manual_seed(1)
     weights = load_file(base / "model.safetensors")
@@ -35,6 +37,12 @@ def write_adapter(base: Path, folder: Path, *, std: float = 0.05) -> Path:
             factors[f"{module}.lora_A.weight"] = torch.randn(RANK, width, generator=generator) * std
             factors[f"{module}.lora_B.weight"] = torch.randn(out, RANK, generator=generator) * std
     folder.mkdir(parents=True)
+    added = tokenizer.add(base, new_tokens, folder) if new_tokens else None
+    if added is not None:
+        rows = added.trained_rows(len(weights["model.embed_tokens.weight"]))
+        width = weights["model.embed_tokens.weight"].shape[1]
+        name = "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"
+        factors[name] = torch.randn(len(rows), width, generator=generator) * std
     save_file(factors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = {
         "peft_type": "LORA",
@@ -44,9 +52,11 @@ def write_adapter(base: Path, folder: Path, *, std: float = 0.05) -> Path:
         "bias": "none",
         "target_modules": sorted({name.split(".")[-2] for name in weights if name.endswith("_proj.weight")}),
         "base_model_name_or_path": str(base),
+        "trainable_token_indices": None if added is None else {"embed_tokens": rows},
     }
     (folder / "adapter_config.json").write_text(json.dumps(config))
-    tokenizer_files.add_tokenizer(base, folder)
+    linked = tokenizer.with_new_tokens(base, folder, folder.with_name(f"{folder.name}_base"))
+    tokenizer_files.add_tokenizer(linked, folder)
     return folder
 
 

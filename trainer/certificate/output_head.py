@@ -10,6 +10,7 @@ import torch
 from trainer.base_model import folder_contents
 from trainer.certificate.files.weights import TrainedModel
 from trainer.export.lora_weights import canonical_name
+from trainer.new_tokens import embedding
 
 # Columns that are converted to float32 at once, and positions whose logits are in memory at once.
 COLUMNS, POSITIONS = 32_768, 64
@@ -70,4 +71,7 @@ def heads_of(base: Path, adapter: Path | None) -> tuple[OutputHead, OutputHead |
     head = OutputHead(weight.value, cap)
     if adapter is None:
         return head, None
-    return head, OutputHead(TrainedModel(base, None).weight(name).value, cap) if weight.trained else head
+    before = TrainedModel(base, None).weight(name).value
+    new_tokens = embedding.read(adapter)
+    before = before if new_tokens is None else new_tokens.extended(before)
+    return head, OutputHead(before, cap) if weight.trained else head

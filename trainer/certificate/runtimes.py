@@ -18,6 +18,7 @@ from trainer.conversation.chat_template import ChatTemplate, json_object
 from trainer.conversation.render_limits import RenderLimits
 from trainer.export import modelfile
 from trainer.gguf.llama_library import POSITIONS, LlamaModel
+from trainer.new_tokens import embedding
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -91,7 +92,7 @@ class Transformers:
         self._tokenizer = AutoTokenizer.from_pretrained(adapter or folder)
         self._body = model.get_submodule("model")
         cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-        self.head = OutputHead(model.get_parameter("lm_head.weight"), cap)
+        self.head = OutputHead(model.get_output_embeddings().weight, cap)
         # transformers replaces the embeddings of these tokens, llama.cpp does not: in an answer that is compared they
         # would look like a fault of the export.
         tokens = [getattr(model.config, f"{medium}_token_id", None) for medium in MEDIA]
@@ -129,7 +130,7 @@ class Transformers:
     def base_hidden(self, tokens: Tokens, positions: Sequence[int]) -> torch.Tensor | None:
         """Return `hidden` without the adapter, or None if there is no adapter.
 
-        Adapters never change the head, so `head` belongs to both.
+        `head` belongs to the model with the adapter, whose new tokens have rows of their own in it.
         """
         if self._adapted is None:
             return None
@@ -165,10 +166,13 @@ class Transformers:
 
 
 def _with_adapter(model: PreTrainedModel, adapter: Path) -> PeftModel:
-    """Load an adapter into a model, with the adapter's generation config."""
+    """Load an adapter into a model, with its generation config and new tokens."""
     from peft import PeftModel
     from transformers import GenerationConfig
 
+    new_tokens = embedding.read(adapter)
+    if new_tokens is not None:
+        new_tokens.add_rows(model)
     if (adapter / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(adapter)
     return PeftModel.from_pretrained(model, adapter)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gemtune.errors import StepError
+from trainer.new_tokens.embedding import with_rows
 
 if TYPE_CHECKING:
     import torch
@@ -20,12 +21,12 @@ UNSUPPORTED_OPTIONS = (
     "use_qalora",
     "lora_bias",
     "fan_in_fan_out",
-    "trainable_token_indices",
     "megatron_config",
 )
 _PARTS = re.compile(
     r"^base_model\.model\.(?P<module>.+?)\.(?P<part>lora_[AB](?=\.weight$)|lora_magnitude_vector(?=$|\.weight$))(\.weight)?$"
 )
+_ROWS = re.compile(r"^base_model\.model\.(?P<module>.+)\.token_adapter\.trainable_tokens_delta$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,9 @@ class Lora:
 class LoraWeights:
     """An adapter folder as PEFT saves it.
 
-    modules: factors by the canonical name of the weight that they change. Raises StepError `bad_adapter` if an update
-    cannot be merged.
+    modules: factors by the canonical name of the weight that they change. rows: trained rows by the canonical name of
+    the embedding or head: their ids, and the name of their tensor in adapter_model.safetensors. Raises StepError
+    `bad_adapter` if an update cannot be merged.
     """
 
     def __init__(self, folder: Path):
@@ -55,7 +57,12 @@ class LoraWeights:
         self._config = _config_of(folder)
         self._file = safe_open(folder / "adapter_model.safetensors", framework="pt")
         factors: dict[str, dict[str, str]] = {}
+        self.rows: dict[str, tuple[list[int], str]] = {}
         for name in sorted(self._file.keys()):
+            if (rows := _ROWS.match(name)) is not None:
+                module = canonical_name(f"{rows['module']}.weight")
+                self.rows[module] = (self._config["trainable_token_indices"][module], name)
+                continue
             match = _PARTS.match(name)
             if match is None:  # the factors of an embedding, or a weight that was trained whole
                 raise StepError("bad_adapter", f"the adapter's {name} cannot be merged", hint="export it as adapter")
@@ -65,13 +72,17 @@ class LoraWeights:
     def merged(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         """Return W + scale · B·A in float32, or an untrained weight itself.
 
-        With DoRA (Liu et al., arXiv:2402.09353) each row of that is scaled to its magnitude.
+        With DoRA (Liu et al., arXiv:2402.09353) each row of that is scaled to its magnitude. An embedding keeps its
+        type, as PEFT computes with the trained rows in it.
 
         name: the weight's canonical name. weight: (out, in), or (experts, out, in). Raises StepError `bad_adapter` if
         the shapes differ.
         """
         import torch
 
+        rows = self.rows.get(name) or (self.rows.get("embed_tokens") if name == "lm_head" else None)
+        if rows is not None:
+            return with_rows(weight, rows[0], self._file.get_tensor(rows[1]))
         lora = self.modules.get(name)
         if lora is None:
             return weight
@@ -92,7 +103,7 @@ class LoraWeights:
 
         names: canonical names of the base model's weights.
         """
-        missing = sorted(set(self.modules) - set(names))
+        missing = sorted({*self.modules, *self.rows} - set(names))
         if missing:
             message = f"the base model has no weights for {len(missing)} modules of the adapter: {missing[0]}, …"
             raise StepError("bad_adapter", message, hint="merge into the base model that was trained")

@@ -20,6 +20,8 @@ from trainer.base_model.four_bits import is_quantized, skipped_modules
 from trainer.export import stochastic_rounding, versions
 from trainer.export.lora_weights import LoraWeights, canonical_name
 from trainer.export.tensor_file import TensorFile
+from trainer.new_tokens import embedding
+from trainer.new_tokens.embedding import NewTokens
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +33,16 @@ Encoding = Callable[[str, "torch.Tensor", bool], Mapping[str, "torch.Tensor"]]
 PARTS = ("text_config", "vision_config", "audio_config")
 # Tokenizers, templates and processors, which are copied from the base model. config.json is rewritten.
 COMPANION_FILES = ("*.json", "*.jinja", "tokenizer.model")
-EXCLUDED_FILES = ("config.json", folder_contents.INDEX, "adapter_config.json", "manifest.json", versions.NAME)
+EXCLUDED_FILES = (
+    "config.json",
+    folder_contents.INDEX,
+    "adapter_config.json",
+    "manifest.json",
+    versions.NAME,
+    embedding.NAME,
+)
+# Canonical names of the matrices that have a row per token.
+EMBEDDINGS = ("embed_tokens", "lm_head")
 
 
 def merge(
@@ -40,12 +51,14 @@ def merge(
     folder: Path,
     quantization: MergedQuantization,
     *,
+    new_tokens: NewTokens | None = None,
     check_stop: Callable[[], None] = lambda: None,
 ) -> None:
     """Write the merged model to `folder`, in transformers' format.
 
     base: the base model, or, without an adapter, the model whose weights were all trained. quantization: `none` (bf16),
-    `fp16` or `q4` (NF4 of bitsandbytes). check_stop: called before each tensor; raises to stop. Raises StepError
+    `fp16` or `q4` (NF4 of bitsandbytes). new_tokens: those of the adapter; without one, the base model gets their first
+    rows. check_stop: called before each tensor; raises to stop. Raises StepError
     `base_model_quantized`, `bad_adapter`, `not_in_fp16`.
     """
     config = folder_contents.config_of(base)
@@ -65,8 +78,15 @@ def merge(
         with TensorFile(folder / path.name, names) as target:
             for name, weight in _tensors(path):
                 check_stop()
-                merged = weight if lora is None else lora.merged(canonical_name(name), weight)
-                for stored, tensor in encode(name, merged, lora is None or merged is not weight).items():
+                canonical = canonical_name(name)
+                if lora is None:
+                    merged = weight
+                    if new_tokens is not None and canonical in EMBEDDINGS:
+                        merged = new_tokens.extended(weight)
+                else:
+                    merged = lora.merged(canonical, weight)
+                trained = lora is None or (merged is not weight and canonical not in EMBEDDINGS)
+                for stored, tensor in encode(name, merged, trained).items():
                     total += target.add(stored, tensor)
                     weight_map[stored] = path.name
     if len(files) > 1:
@@ -76,7 +96,9 @@ def merge(
     if adapter is not None:  # its tokenizer files have the chat template that training used
         copy_companion_files(adapter, folder)
     write_generation_config(base, folder)
-    (folder / "config.json").write_text(json.dumps(_config_for(config, merged_export(quantization)), indent=2) + "\n")
+    config = with_vocabulary(config, rows_of_embedding(base, new_tokens))
+    written = _config_for(config, merged_export(quantization))
+    (folder / "config.json").write_text(json.dumps(written, indent=2) + "\n")
 
 
 def copy_companion_files(source: Path, folder: Path) -> None:
@@ -202,6 +224,38 @@ def encoding_of(quantization: MergedQuantization) -> Callable[[], Encoding]:
         case "q4":
             return _nf4
     assert_never(quantization)
+
+
+def rows_of_embedding(base: Path, new_tokens: NewTokens | None) -> int | None:
+    """Return the rows of a base model's embedding with new tokens.
+
+    None without new tokens, or if it had enough rows for them.
+    """
+    from safetensors import safe_open
+
+    if new_tokens is None:
+        return None
+    for path in weight_files(base):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  # the file is no mapping
+                if canonical_name(name) == "embed_tokens":
+                    rows: int = file.get_slice(name).get_shape()[0]
+                    after = new_tokens.rows_after(rows)
+                    return after if after > rows else None
+    return None
+
+
+def with_vocabulary(config: Mapping[str, Any], rows: int | None) -> dict[str, Any]:
+    """Return a config.json with a number of rows in the embedding.
+
+    rows: None if it stays as it is.
+    """
+    if rows is None:
+        return dict(config)
+    text = config.get("text_config")
+    if isinstance(text, Mapping):
+        return dict(config) | {"text_config": dict(text) | {"vocab_size": rows}}
+    return dict(config) | {"vocab_size": rows}
 
 
 def _config_for(config: Mapping[str, Any], export: MergedExport) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from gemtune.jobs.status import Step
 from trainer.base_model import location
 from trainer.context import Context
 from trainer.export import tokenizer_files
+from trainer.new_tokens import embedding
+from trainer.new_tokens.embedding import NewTokens
 from trainer.store import manifest
 
 # The folder of a job's reference, one per attempt of train.
@@ -22,13 +24,14 @@ class TrainedWeights:
 
     base: the base model, or the trained model for method Full. adapter: PEFT's folder, or None for method Full.
     prepared: the output of prepare. reference: what training recorded for the certificate; None if the job was trained
-    by a version that recorded nothing.
+    by a version that recorded nothing. new_tokens: the tokens that the adapter adds to the base model, or None.
     """
 
     base: Path
     adapter: Path | None
     prepared: Path
     reference: Path | None = None
+    new_tokens: NewTokens | None = None
 
     @property
     def folder(self) -> Path:
@@ -55,4 +58,4 @@ def locate(context: Context) -> TrainedWeights:
         return TrainedWeights(folder, None, prepared, reference)
     summary = json.loads((prepared / "prepared.json").read_text())
     base = location.locate(context.buckets, summary["base_model"], context.work, summary.get("base_digests"))
-    return TrainedWeights(base, folder, prepared, reference)
+    return TrainedWeights(base, folder, prepared, reference, embedding.read(folder))

@@ -23,7 +23,8 @@ def how_to_run(spec: Spec, base: str | None = None, *, is_lossy: bool = False) -
 def _commands(spec: Spec, base: str, *, with_pictures: bool, is_lossy: bool) -> str:
     match spec.export:
         case AdapterExport() if spec.training_config.method != "Full":
-            return _adapter(base, with_pictures=with_pictures)
+            has_new_tokens = spec.training_config.new_tokens is not None
+            return _adapter(base, with_pictures=with_pictures, has_new_tokens=has_new_tokens)
         case GgufExport() as export:
             name = export.lossy_file_name if is_lossy else export.file_name
             return _gguf(name) + (_PICTURES.format(name) if with_pictures else "")
@@ -35,18 +36,31 @@ def _commands(spec: Spec, base: str, *, with_pictures: bool, is_lossy: bool) -> 
 PROJECTOR = "mmproj-f16.gguf"
 
 
-def _adapter(base_model_id: str, *, with_pictures: bool) -> str:
+def _adapter(base_model_id: str, *, with_pictures: bool, has_new_tokens: bool) -> str:
     model, reader, answer = _VISION_MODEL if with_pictures else _TEXT_MODEL
-    return f"""```python
+    names = ", ".join(
+        dict.fromkeys((model, reader, *(["AutoTokenizer"] if has_new_tokens else []), "GenerationConfig"))
+    )
+    note, resize = (_RESIZE_NOTE, _RESIZE) if has_new_tokens else ("", "")
+    return f"""{note}```python
 from peft import PeftModel
-from transformers import {model}, {reader}, GenerationConfig
+from transformers import {names}
 
 folder = "."  # the folder of this file
 base = {model}.from_pretrained({base_model_id!r}, dtype="auto")
-model = PeftModel.from_pretrained(base, folder)
+{resize}model = PeftModel.from_pretrained(base, folder)
 model.generation_config = GenerationConfig.from_pretrained(folder)  # with the token that ends an answer
 {answer}
 ```"""
+
+
+_RESIZE_NOTE = """The tokenizer in this folder has new tokens, and the adapter contains their rows of the embedding.
+The base model's embedding only has to be long enough for them before PEFT loads the adapter.
+
+"""
+_RESIZE = """rows = max(len(AutoTokenizer.from_pretrained(folder)), base.get_input_embeddings().num_embeddings)
+base.resize_token_embeddings(rows, mean_resizing=False)  # the adapter has the rows of the new tokens
+"""
 
 
 # (model class, tokenizer or processor class, code that prints an answer) for text models and for vision models.

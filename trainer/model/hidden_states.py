@@ -50,7 +50,7 @@ def head_inputs(model: torch.nn.Module, batch: Mapping[str, Any], dtype: torch.d
     with torch.autocast(causal_model.device.type, dtype=dtype, enabled=dtype != torch.float32):
         hidden = body(**inputs, use_cache=False).last_hidden_state
     soft_cap = getattr(causal_model.config.get_text_config(), "final_logit_softcapping", None)
-    head = causal_model.get_parameter("lm_head.weight")
+    head = causal_model.get_output_embeddings().weight
     return HeadInputs(hidden[is_returned].to(dtype), batch["shift_labels"][is_trained], head, soft_cap)
 
 

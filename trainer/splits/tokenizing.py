@@ -15,6 +15,7 @@ from gemtune.request.schedule import warmup_problem
 from gemtune.request.spec import DEFAULT_SEQ_LENGTH, Spec, TrainingConfig
 from trainer.base_model import folder_contents
 from trainer.dataset.source import Dataset
+from trainer.new_tokens import tokenizer
 from trainer.pictures.arrow_file import PictureFile
 from trainer.pictures.sources import PictureSource
 from trainer.pictures.tokens import picture_tokens
@@ -77,7 +78,8 @@ class Amounts:
 def tokenize(rows: Tokenization, watch: WatchRow = ignore_row, *, samples: int = SAMPLES) -> Tokenized:
     """Write train.parquet, eval.parquet, rows_left_out.jsonl, pictures.arrow.
 
-    eval.parquet is written if the dataset has a held-out split, pictures.arrow in a vision job. watch: called with
+    eval.parquet is written if the dataset has a held-out split, pictures.arrow in a vision job, and the tokenizer if
+    the request adds tokens to it. watch: called with
     every row. samples: rows of each split to keep as text. Raises StepError for a dataset or a base model that cannot
     be read, and what `check_stop` raises.
     """
@@ -88,10 +90,15 @@ def tokenize(rows: Tokenization, watch: WatchRow = ignore_row, *, samples: int =
     max_positions = folder_contents.max_positions(model_config)
     max_length = min(requested, max_positions or requested)
     pictures = picture_tokens(folder, model_config) if rows.spec.modality == "vision" else None
+    vocab_size = folder_contents.vocab_size(model_config)
+    if config.new_tokens is not None:
+        new_tokens = tokenizer.add(folder, config.new_tokens, rows.output)
+        folder = tokenizer.with_new_tokens(folder, rows.output, rows.work / "base_with_new_tokens")
+        vocab_size = None if vocab_size is None else new_tokens.rows_after(vocab_size)
     encoder = Encoder(
         folder,
         max_length=max_length,
-        vocab_size=folder_contents.vocab_size(model_config),
+        vocab_size=vocab_size,
         pictures=pictures,
         cuts=config.too_long == "cut",
     )

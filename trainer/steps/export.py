@@ -10,6 +10,7 @@ import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import assert_never
 
@@ -132,10 +133,15 @@ def _write_certified(context: Context, trained: TrainedWeights, folder: Path) ->
 def write_base(context: Context, trained: TrainedWeights) -> Path:
     """Write the base model as the export was written; return where it is."""
     export = context.spec.export
-    if not export.rounds:
-        return trained.base
     folder = context.work / "base_as_exported"
-    write(context, TrainedWeights(trained.base, None, trained.prepared), folder, untrained=(conversion.EMBEDDING,))
+    if not export.rounds:
+        if trained.new_tokens is None:
+            return trained.base
+        from trainer.export.merge import merge
+
+        merge(trained.base, None, folder, "none", new_tokens=trained.new_tokens)
+        return folder
+    write(context, replace(trained, adapter=None), folder, untrained=(conversion.EMBEDDING,))
     return folder / export.file_name if isinstance(export, GgufExport) else folder
 
 
@@ -176,13 +182,14 @@ def write(context: Context, trained: TrainedWeights, folder: Path, *, untrained:
 
         from trainer.export.merge import merge
 
+    merged = partial(merge, trained.base, trained.adapter, new_tokens=trained.new_tokens, check_stop=context.check_stop)
     match export:
         case MergedExport():
-            merge(trained.base, trained.adapter, folder, export.quantization, check_stop=context.check_stop)
+            merged(folder, export.quantization)
             return ""
         case GgufExport():
             whole = context.work / "merged"
-            merge(trained.base, trained.adapter, whole, "none", check_stop=context.check_stop)
+            merged(whole, "none")
             if untrained is None:
                 untrained = () if trained.adapter is None else (conversion.EMBEDDING,)
             return _write_gguf(context, export, whole, folder, untrained)

@@ -15,7 +15,7 @@ from typing import Any
 
 from gemtune import families
 from gemtune.errors import NeedsLargerMachine, StepError
-from gemtune.families import adapted_layers
+from gemtune.families import adapted_layers, embeddings
 from gemtune.jobs.record import JobWarning, StepResult
 from gemtune.machines import choice, model_size
 from gemtune.machines.memory import memory_for_export
@@ -142,7 +142,9 @@ def _base_dtype(context: Context, model_config: Mapping[str, Any]) -> str:
 
 def _export_warnings(context: Context, model_config: Mapping[str, Any]) -> Iterator[JobWarning]:
     """Yield a warning if some programs cannot load the adapter to export."""
-    limits, spec = families.adapter_limits(model_config), context.spec
+    spec = context.spec
+    rows = None if spec.training_config.new_tokens is None else "it contains rows of the embedding, for new tokens"
+    limits = families.adapter_limits(model_config) or rows
     if limits is None or spec.export_config.format != "adapter" or spec.training_config.method == "Full":
         return
     message = f"the exported adapter loads in PEFT only: {limits}"
@@ -170,7 +172,7 @@ def _choose_machines(context: Context, provided: Mapping[str, str], longest_row:
 def _check_layers(config: TrainingConfig, model_config: Mapping[str, Any]) -> None:
     """Raise StepError if layers to train are missing or cannot be trained.
 
-    Its code is `vision_tower_frozen`, `no_such_layer` or `dora_on_experts`.
+    Its code is `vision_tower_frozen`, `no_such_layer`, `dora_on_experts` or `embeddings_per_layer`.
     """
     family_and_type = families.of_config(model_config)
     if family_and_type is None:
@@ -178,9 +180,11 @@ def _check_layers(config: TrainingConfig, model_config: Mapping[str, Any]) -> No
     family = family_and_type[0]
     if config.train_vision_tower and family.why_tower_is_frozen is not None:
         raise StepError("vision_tower_frozen", family.why_tower_is_frozen, hint="set train_vision_tower to false")
+    size = model_size.of_folder(model_config, 0)
+    if config.new_tokens is not None and (problem := embeddings.new_tokens_problem(size)) is not None:
+        raise StepError(problem.code, problem.msg, hint=problem.hint)
     if config.method == "Full":
         return
-    size = model_size.of_folder(model_config, 0)
     problem = adapted_layers.problem_of(config.target_modules, family, size, dora=config.use_dora)
     if problem is not None:
         raise StepError(problem.code, problem.msg, hint=problem.hint)

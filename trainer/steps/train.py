@@ -24,6 +24,7 @@ from trainer.context import Context
 from trainer.export import tokenizer_files, versions
 from trainer.model.engines import engine_of
 from trainer.model.engines.interface import Engine, StartingPoint
+from trainer.new_tokens import embedding, tokenizer
 from trainer.process.crashes import refuse_unsupported_model
 from trainer.process.imports import garbage_collection_paused
 from trainer.steps import recording
@@ -56,8 +57,9 @@ def _train(context: Context, tracking: Tracking) -> None:
     attempt_of_prepare = context.job.steps[Step.PREPARE].attempt
     prepared = manifest.fetch(export, f"{context.prefix}/prepared/{attempt_of_prepare}", context.work / "prepared")
     summary = json.loads((prepared / "prepared.json").read_text())
-    base = location.locate(context.buckets, summary["base_model"], context.work, summary.get("base_digests"))
-    start = _starting_point(context, summary)
+    weights = location.locate(context.buckets, summary["base_model"], context.work, summary.get("base_digests"))
+    base = tokenizer.with_new_tokens(weights, prepared, context.work / "base_with_new_tokens")
+    start = replace(_starting_point(context, summary), new_tokens=embedding.read(prepared))
     held_out = prepared / "eval.parquet" if summary["eval_rows"] else None
 
     _seed(config.seed)
@@ -102,6 +104,8 @@ def _train(context: Context, tracking: Tracking) -> None:
     folder = context.work / folder_name
     engine.save(trainer.model, folder)
     tokenizer_files.add_tokenizer(base, folder)
+    if start.new_tokens is not None and config.method != "Full":
+        start.new_tokens.write(folder)
     versions.write(folder)
     artifacts = manifest.publish(export, folder, f"{context.prefix}/{folder_name}/{context.fence.attempt}")
     recording.publish_reference(context, replace(loaded, model=trainer.model), rows, before)

@@ -46,6 +46,10 @@ def record(
     if size <= FLOAT32_UP_TO:
         dtype = _use_float32(model)
     head, states = head_of(model), []
+    base_head = head
+    if unwrap(model).get_output_embeddings().weight.requires_grad:
+        with _without_adapter(model):
+            base_head = head_of(model)
     for index, row in enumerate(rows.rows):
         hidden = _hidden(model, row, dtype)
         if before is not None:
@@ -53,7 +57,7 @@ def record(
         else:
             with _without_adapter(model):
                 base = _hidden(model, row, dtype)
-            states.append(_with_predictions(row, hidden, base, head))
+            states.append(_with_predictions(row, hidden, base, base_head))
     answers = [_answer(model, prompt.tokens, dtype, head) for prompt in rows.prompts[:ANSWERS]]
     return Reference(rows, states, answers, RECORDED)
 
@@ -62,7 +66,7 @@ def head_of(model: LanguageModel) -> OutputHead:
     """Return the output head of a loaded model."""
     causal_model = unwrap(model)
     cap = getattr(causal_model.config.get_text_config(), "final_logit_softcapping", None)
-    return OutputHead(causal_model.get_parameter("lm_head.weight"), cap)
+    return OutputHead(causal_model.get_output_embeddings().weight, cap)
 
 
 def _use_float32(model: LanguageModel) -> torch.dtype:

@@ -154,7 +154,8 @@ def _head_cost(model: LanguageModel) -> float:
     """
     head, table = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     frozen = (weight for weight in model.parameters() if not weight.requires_grad)
-    of_layers = sum(weight.numel() for weight in frozen if weight is not head and weight is not table)
+    # PEFT returns a new tensor for a head with trained rows, so the two matrices are known by their shapes.
+    of_layers = sum(weight.numel() for weight in frozen if weight.shape not in (head.shape, table.shape))
     return float(head.numel() / (2 * of_layers))
 
 

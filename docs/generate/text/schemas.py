@@ -21,6 +21,7 @@ PATTERNS: Mapping[str, str] = {
     r"^[^\x00-\x1f\x7f]*$": "no control characters",
     r"^[a-z0-9_-]{1,63}$": "a job's id",
     r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$": "the end of a layer's name",
+    r"^[^\s\x00-\x1f\x7f\u2581]+$": "no blanks",
     r"^[a-z0-9_]{1,40}$": "1 to 40 of a-z, 0-9, `_`",
 }
 

@@ -86,6 +86,15 @@ FAILURES: Mapping[str, ErrorCode] = {
         "PEFT has no DoRA for the experts of a mixture.",
         "Name the layers without experts as `target_modules`, or leave `use_dora` out.",
     ),
+    "embeddings_per_layer": ErrorCode(
+        "Every layer of the base model (Gemma 3n, Gemma 4 E2B and E4B) has an embedding of its own, to which no "
+        "`new_tokens` can be added.",
+        "Use another base model, or leave `new_tokens` out: the text is tokenized as it is.",
+    ),
+    "token_exists": ErrorCode(
+        "The tokenizer has a string of `new_tokens` already, or one contains a control token of the base model.",
+        "Leave it out if it is a token; else choose another text for it.",
+    ),
     "base_job_gone": ErrorCode(
         "Files of the job in `base_job_id` were removed by hand.", "Train from a base model, or train that job again."
     ),
@@ -236,7 +245,8 @@ FAILURES: Mapping[str, ErrorCode] = {
 
 WARNINGS: Mapping[str, ErrorCode] = {
     "adapter_limited": ErrorCode(
-        "The job exports an adapter that not every program can load: those on a mixture of experts, and of Gemma 3n.",
+        "The job exports an adapter that not every program can load: those on a mixture of experts, of Gemma 3n, and "
+        "with `new_tokens`.",
         "Load it with PEFT, or export it as `merged`, which every program can load.",
     ),
     "rows_refused": ErrorCode(

@@ -136,6 +136,15 @@ REQUESTS: Mapping[str, ErrorCode] = {
         "PEFT has no DoRA for the experts of a mixture.",
         "Name the layers without experts as `target_modules`, or leave `use_dora` out.",
     ),
+    "embeddings_per_layer": ErrorCode(
+        "Every layer of the base model (Gemma 3n, Gemma 4 E2B and E4B) has an embedding of its own, to which no "
+        "`new_tokens` can be added.",
+        "Use another base model, or leave `new_tokens` out: the text is tokenized as it is.",
+    ),
+    "token_exists": ErrorCode(
+        "`new_tokens` lists a token twice.",
+        "List each one once.",
+    ),
     "adapter_of_trained_model": ErrorCode(
         "The adapter belongs to a model that another job trained, which is not on the Hub.",
         "Export it as `merged` or `gguf`, or keep it in the export bucket.",

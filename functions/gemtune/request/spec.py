@@ -49,6 +49,8 @@ Hours = Annotated[float, Field(gt=0, le=1e6)]
 
 
 LayerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$", max_length=100)]
+# A blank would be written as U+2581 in some of a model's files and as it is in others.
+TokenText = Annotated[str, Field(pattern=r"^[^\s\x00-\x1f\x7f\u2581]+$", min_length=1, max_length=100)]
 ALL_LINEAR = "all-linear"
 
 
@@ -123,6 +125,13 @@ class TrainingConfig(Contract):
     )
     use_dora: bool = Field(
         False, description="DoRA, as in PEFT: the adapter trains magnitude and direction of the weights; takes longer"
+    )
+    new_tokens: list[TokenText] | None = Field(
+        None,
+        min_length=1,
+        max_length=1000,
+        description="strings that become ordinary tokens of the tokenizer; their rows of the embedding, and of the "
+        "output head, begin as the mean of the tokens that they were before, and are trained",
     )
     max_steps: int | None = Field(
         None, ge=1, le=10_000_000, description="number of train_steps; absent: as many as epochs take"

@@ -57,6 +57,17 @@ def test_the_code_for_an_adapter_prints_an_answer(
     assert capsys.readouterr().out.strip()
 
 
+def test_the_code_for_an_adapter_with_new_tokens_prints_an_answer(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = Path(shutil.copytree(tiny, tmp_path / "base"))
+    monkeypatch.chdir(untrained_results.write_adapter(base, tmp_path / "adapter", new_tokens=["<a>", "<b>"]))
+    spec = spec_of(str(base), "adapter", "none")
+    training = spec.training_config.model_copy(update={"new_tokens": ["<a>", "<b>"]})
+    run_python(how_to_run(spec.model_copy(update={"training_config": training})))
+    assert capsys.readouterr().out.strip()
+
+
 def run_python(markdown: str) -> None:
     """Run the Python code of a README."""
     match = re.search(r"```python\n(.*?)```", markdown, re.DOTALL)

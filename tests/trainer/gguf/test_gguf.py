@@ -33,6 +33,7 @@ from trainer.export.usage import PROJECTOR
 from trainer.gguf import conversion, llama_library
 from trainer.gguf.file_layout import contents
 from trainer.gguf.llama_library import LlamaModel
+from trainer.new_tokens import embedding, tokenizer
 
 FAMILIES = ("gemma", "gemma2", "gemma3")
 
@@ -79,7 +80,7 @@ def trained_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Trai
 def export(trained: TrainedWeights, folder: Path, quantization: Any, tools: Path) -> Path:
     """Write the GGUF file and its Modelfile as the export step does."""
     merged = folder.parent / f"{folder.name}-whole"
-    merge(trained.base, trained.adapter, merged, "none")
+    merge(trained.base, trained.adapter, merged, "none", new_tokens=trained.new_tokens)
     folder.mkdir()
     conversion.write(merged, folder, gguf_export(quantization), tools)
     turns = turns_of(ChatTemplate(merged, json_object(merged / "tokenizer_config.json")))
@@ -119,6 +120,29 @@ def test_each_family_answers_as_it_was_trained(
     assert compared["probes"]["mean_kl"] < 0.005
     first = compared["answers"][0]
     assert first["trained"] == first["exported"] != ""
+
+
+def test_new_tokens_are_tokens_of_the_file_with_rows_as_trained(tmp_path: Path, tools: Path) -> None:
+    """The base model has a token without a row, as Gemma 3's text models do."""
+    base = sharpen_logits(tiny_gemma.build(tmp_path / "base", "gemma3", head_dim=256))
+    (tmp_path / "more").mkdir()
+    tokenizer.add(base, ["<picture>"], tmp_path / "more")
+    for name in (tokenizer.TOKENIZER, tokenizer.CONFIG):
+        shutil.copyfile(tmp_path / "more" / name, base / name)
+    adapter = untrained_results.write_adapter(base, tmp_path / "adapter", new_tokens=["<ask>", "<tell>"])
+    trained = TrainedWeights(base, adapter, tmp_path, new_tokens=embedding.read(adapter))
+    folder = export(trained, tmp_path / "f16", "f16", tools)
+    compared = compare_export(trained, folder, "f16", tools)
+    assert problems(compared, "f16") == []
+    assert compared["prompts_that_differ"] == []
+    model = LlamaModel(tools, folder / gguf_export("f16").file_name)
+    assert trained.new_tokens is not None
+    ids = trained.new_tokens.ids
+    assert model.vocab_size == max(ids.values()) + 1 == json_object(base / "config.json")["vocab_size"] + 3
+    tokens = model.tokens("<ask>What is it? <tell>")
+    assert (tokens[0], tokens[-1]) == (ids["<ask>"], ids["<tell>"])
+    assert model.text(tokens) == "<ask>What is it? <tell>"
+    assert not model.ends(ids["<tell>"])
 
 
 def test_each_quantization_stays_within_its_limits_and_loses_more_than_the_previous_one(

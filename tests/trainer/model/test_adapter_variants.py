@@ -34,13 +34,24 @@ VARIANTS: dict[str, dict[str, Any]] = {
 STEPS, RATE = 3, 5e-3
 
 
-def plain_training(base: Path, conversations: list[dict[str, Any]], options: dict[str, Any]) -> tuple[list[float], Any]:
-    """Train with transformers and PEFT alone; return losses and the model."""
+def load_plain(base: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager")
+
+
+def plain_training(
+    load: Callable[[], Any], conversations: list[dict[str, Any]], options: dict[str, Any]
+) -> tuple[list[float], Any]:
+    """Train with transformers and PEFT alone; return losses and the model.
+
+    load: loads the base model.
+    """
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, set_seed
+    from transformers import set_seed
 
     set_seed(42)
-    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager")
+    model = load()
     stated = {"target_modules": list(LINEAR_LAYERS), "lora_alpha": 16} | options
     model = get_peft_model(model, LoraConfig(r=16, lora_dropout=0.0, task_type="CAUSAL_LM", **stated)).train()
     weights = [weight for weight in model.parameters() if weight.requires_grad]
@@ -67,7 +78,6 @@ def plain_training(base: Path, conversations: list[dict[str, Any]], options: dic
 def test_a_variant_trains_and_merges_as_with_plain_peft(bench_of: Callable[..., Bench], variant: str) -> None:
     from peft import PeftModel
     from peft.utils import get_peft_model_state_dict
-    from transformers import AutoModelForCausalLM
 
     options = VARIANTS[variant]
     bench = bench_of(max_steps=STEPS, learning_rate=RATE, batch_size=6, lora_dropout=0.0, eval_strategy="no", **options)
@@ -75,12 +85,13 @@ def test_a_variant_trains_and_merges_as_with_plain_peft(bench_of: Callable[..., 
     bench.export = {"format": "merged"}
     bench.to(Step.EXPORT)
     folder = Path(bench.services.buckets.export.uri(f"jobs/{bench.job_id}/prepared/1"))
-    losses, plain = plain_training(bench.base, list(read_tokens(folder / "train.parquet")), options)
+    losses, plain = plain_training(lambda: load_plain(bench.base), list(read_tokens(folder / "train.parquet")), options)
     assert [loss for _, loss in bench.curve()] == pytest.approx(losses, rel=1e-5)
     expected = {name: weight.detach().contiguous() for name, weight in get_peft_model_state_dict(plain).items()}
     assert largest_difference(expected, adapter(bench)) < 1e-4
-    base = AutoModelForCausalLM.from_pretrained(bench.base, dtype=torch.float32, attn_implementation="eager")
-    loaded = PeftModel.from_pretrained(base, bench.services.buckets.export.uri(f"jobs/{bench.job_id}/adapter/1"))
+    loaded = PeftModel.from_pretrained(
+        load_plain(bench.base), bench.services.buckets.export.uri(f"jobs/{bench.job_id}/adapter/1")
+    )
     with torch.no_grad():
         tokens = torch.arange(10, 30)[None]
         assert torch.allclose(loaded(tokens).logits, plain.eval()(tokens).logits, atol=1e-4)

@@ -98,3 +98,27 @@ def test_options_without_an_adapter_or_with_unsloth_are_refused() -> None:
 )
 def test_what_is_no_list_of_names_is_refused(names: Any, code: dict[str, str]) -> None:
     assert problems(target_modules=names) == code
+
+
+def test_new_tokens_are_for_every_method_but_not_for_unsloth_or_embeddings_per_layer() -> None:
+    tokens = {"new_tokens": ["<think>", "<answer>"]}
+    for method in ("LoRA", "QLoRA", "Full"):
+        assert problems(method=method, **tokens) == {}
+    assert problems(provider="unsloth", **tokens) == {LOC + "new_tokens": "not_with_unsloth"}
+    assert problems(provider="unsloth", method="Full", **tokens) == {LOC + "new_tokens": "not_with_unsloth"}
+    for model in ("google/gemma-4-E2B-it", "google/gemma-4-E4B", "google/gemma-3n-E2B-it"):
+        assert problems(base_model_id=model, **tokens) == {LOC + "new_tokens": "embeddings_per_layer"}
+    assert problems(base_model_id="google/gemma-4-31B-it", **tokens) == {}
+    config = {"model_type": "gemma4_text", "hidden_size_per_layer_input": 16}
+    text = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
+    files = replace(FACTS, base_model=ModelFiles(config | text))
+    assert problems(files, base_model_id="me/mine", **tokens) == {LOC + "new_tokens": "embeddings_per_layer"}
+
+
+@pytest.mark.parametrize("text", ["", "two words", "a\tb", " a", "a\u2581b", "a\x00", "a\u00a0b", "x" * 101])
+def test_a_new_token_has_no_blanks_and_is_not_long(text: str) -> None:
+    assert list(problems(new_tokens=["<a>", text])) == [LOC + "new_tokens.1"]
+
+
+def test_a_new_token_is_listed_once() -> None:
+    assert problems(new_tokens=["<a>", "<b>", "<a>"]) == {LOC + "new_tokens": "token_exists"}

@@ -36,6 +36,7 @@ BOUNDS: dict[type[Contract], dict[str, str]] = {
         "lora_alpha": "(0, 4096] = 16",
         "lora_dropout": "[0, 1) = 0.05",
         "target_modules": "{1, 32} = None",
+        "new_tokens": "{1, 1000} = None",
         "max_steps": "[1, 10000000] = None",
         "max_seq_length": "[16, 131072] = None",
         "warmup_ratio": "[0, 1] = 0.0",

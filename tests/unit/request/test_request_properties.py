@@ -50,6 +50,7 @@ TRAINING: Mapping[str, Any] = {
     "target_modules": [None, ["q_proj", "mlp.up_proj"], ["v_proj"]],
     "use_rslora": [False, True],
     "use_dora": [False, True],
+    "new_tokens": [None, ["<a>", "b:c"], ["<b>"]],
     "max_steps": [None, 9],
     "max_seq_length": [None, 512],
     "too_long": ["drop", "refuse"],

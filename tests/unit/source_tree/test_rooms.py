@@ -96,7 +96,7 @@ FLOORS = (
         "trainer.published",
         "trainer.unsloth_environment",
     ),
-    ("trainer.base_model", "trainer.pictures", "trainer.rows.numbers"),
+    ("trainer.base_model", "trainer.new_tokens", "trainer.pictures", "trainer.rows.numbers"),
     ("trainer.rendering",),
     ("trainer.rows", "trainer.export", "trainer.hub"),
     ("trainer.gguf", "trainer.model.on_cpu", "trainer.splits"),

@@ -19,6 +19,7 @@ from trainer.export import merge, versions
 from trainer.export.modelfile import modelfile, turns_of
 from trainer.gguf.file_layout import contents
 from trainer.gguf.llama_library import LlamaModel
+from trainer.new_tokens import embedding
 from trainer.store import manifest
 
 # Keys of config.json that a merged export writes anew.
@@ -78,7 +79,9 @@ def merged_problems(base: Path, trained: Path, folder: Path, export: MergedExpor
     own = {"config.json", "generation_config.json", folder_contents.INDEX}
     added = {path.name for path in folder.iterdir()} & identity.DESCRIPTIONS - set(expected) - own
     problems += [f"{name} was not there in the training" for name in sorted(added)]
-    before, after = (_without_dtypes(folder_contents.config_of(each)) for each in (base, folder))
+    rows = merge.rows_of_embedding(base, embedding.read(trained))
+    config = merge.with_vocabulary(folder_contents.config_of(base), rows)
+    before, after = (_without_dtypes(each) for each in (config, folder_contents.config_of(folder)))
     problems += _differing_values("config.json", before, after)
     if (dtype := folder_contents.config_of(folder).get("dtype")) != export.dtype:
         problems.append(f"dtype of config.json is {dtype!r}, not {export.dtype!r}")

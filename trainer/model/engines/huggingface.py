@@ -53,10 +53,11 @@ def load(folder: Path, spec: Spec, start: StartingPoint = BASE_MODEL) -> LoadedM
         device_map="cuda" if torch.cuda.is_available() else None,
     )
     model: LanguageModel = base
+    added = None if start.new_tokens is None else start.new_tokens.add_rows(base)
     if config.method != "Full":
         _keep_differentiable(base)
         model = (
-            _with_new_adapter(base, config, start)
+            _with_new_adapter(base, config, start, added)
             if start.adapter is None
             else _with_adapter(base, config, start.adapter)
         )
@@ -75,7 +76,8 @@ def load(folder: Path, spec: Spec, start: StartingPoint = BASE_MODEL) -> LoadedM
 def save(model: LanguageModel, folder: Path) -> None:
     """Write the trained weights; see Engine.save. Raises OSError."""
     if is_wrapped(model):
-        # Embeddings are never trained with an adapter, and PEFT's check for it would ask the Hub.
+        # The adapter has the rows that were trained. PEFT would add the whole embedding if it was resized, which it
+        # asks the Hub about.
         model.save_pretrained(str(folder), save_embedding_layers=False, selected_adapters=[ADAPTER])
     else:
         model.save_pretrained(str(folder))
@@ -150,10 +152,13 @@ def _with_adapter(base: PreTrainedModel, config: TrainingConfig, folder: Path) -
     return model
 
 
-def _with_new_adapter(base: PreTrainedModel, config: TrainingConfig, start: StartingPoint) -> PeftModel:
+def _with_new_adapter(
+    base: PreTrainedModel, config: TrainingConfig, start: StartingPoint, added: list[int] | None
+) -> PeftModel:
     """Wrap the base model with a LoRA adapter, whose weights are in float32.
 
     The adapter is on attention and MLP of the language model, on its experts, and on the vision tower if requested.
+    added: ids whose rows of the embedding are trained whole; a tied head has the same rows.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -167,6 +172,7 @@ def _with_new_adapter(base: PreTrainedModel, config: TrainingConfig, start: Star
         target_parameters=experts,
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
+        trainable_token_indices=adapted_layers.trainable_token_indices(base, added),
         bias="none",
         task_type="CAUSAL_LM",
     )

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from gemtune.request.spec import Spec
     from trainer.base_model.language_model import LanguageModel
+    from trainer.new_tokens.embedding import NewTokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +32,13 @@ class StartingPoint:
 
     adapter: PEFT's folder of the adapter to train on; None for a new one. base_name: name of the base model for the
     adapter's files; None: as the request names it. base_dtype: type that the base model was published in, by its name
-    in config.json; None: as it is stored.
+    in config.json; None: as it is stored. new_tokens: tokens to add to the base model; None: none.
     """
 
     adapter: Path | None = None
     base_name: str | None = None
     base_dtype: str | None = None
+    new_tokens: NewTokens | None = None
 
 
 BASE_MODEL = StartingPoint()

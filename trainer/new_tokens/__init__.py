@@ -1,0 +1,1 @@
+"""Tokens that a request adds to a base model."""
