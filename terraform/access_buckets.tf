@@ -31,6 +31,8 @@ locals {
   bucket_roles = concat(local.accepting, local.answers_in_data, [
     # For DELETE /jobs/{id}. The API also reads loss curves and results, with its role `viewer` above.
     { bucket = "export", who = "api", role = "remover", objects = "startsWith jobs/" },
+    # Reports about a dataset, deleted with it.
+    { bucket = "export", who = "api", role = "remover", objects = "startsWith checks/" },
     # Uploads of datasets, which the API puts together and deletes.
     { bucket = "data", who = "api", role = "user", objects = "startsWith datasets/" },
     { bucket = "data", who = "api", role = "user", objects = "startsWith processed_datasets/" },
@@ -46,6 +48,8 @@ locals {
     # To delete what the last execution of a deleted job wrote late.
     { bucket = "export", who = "sweep", role = "viewer" },
     { bucket = "export", who = "sweep", role = "remover", objects = "startsWith jobs/" },
+    # Reports about datasets, after a week.
+    { bucket = "export", who = "sweep", role = "remover", objects = "startsWith checks/" },
     # The steps read the spec, the dataset and a base model, and write everything else.
     { bucket = "config", who = "trainer", role = "viewer" },
     { bucket = "data", who = "trainer", role = "viewer" },

@@ -33,6 +33,14 @@ resource "google_cloud_run_v2_job_iam_member" "run" {
   member   = google_service_account.gemtune["workflow"].member
 }
 
+# The API has datasets checked by the job of the prepare step.
+resource "google_cloud_run_v2_job_iam_member" "check" {
+  location = google_cloud_run_v2_job.step["prepare"].location
+  name     = google_cloud_run_v2_job.step["prepare"].name
+  role     = "roles/run.jobsExecutorWithOverrides"
+  member   = google_service_account.gemtune["api"].member
+}
+
 # The API ends the step of a cancelled job, sweep that of a lost execution, and control one that stays pending.
 resource "google_cloud_run_v2_job_iam_member" "end" {
   for_each = {

@@ -25,6 +25,8 @@ locals {
     ["/datasets/{dataset_id}/parts", "put", "upload_part"],
     ["/datasets/{dataset_id}/complete", "post", "complete_dataset"],
     ["/models", "get", "models"],
+    ["/datasets/{dataset_id}/check", "post", "begin_check"],
+    ["/datasets/{dataset_id}/checks/{check_id}", "get", "show_check"],
     ["/health", "get", "health"],
     ["/openapi.json", "get", "openapi"],
   ]
@@ -56,7 +58,7 @@ locals {
           for route in local.gateway_routes : route[1] => {
             operationId = route[2]
             parameters = [
-              for name in ["job_id", "dataset_id"] : { name = name, in = "path", required = true, type = "string" }
+              for name in ["job_id", "dataset_id", "check_id"] : { name = name, in = "path", required = true, type = "string" }
               if strcontains(path, "{${name}}")
             ]
             responses = { "200" = { description = "see GET /openapi.json" } }

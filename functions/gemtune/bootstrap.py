@@ -18,7 +18,18 @@ if TYPE_CHECKING:
     from gemtune.jobs.status import Step
     from gemtune.machines.cap_policy import CapPolicy
     from gemtune.machines.cost import Prices
-    from gemtune.ports import Buckets, Bus, Callers, Clock, JobStore, Launcher, Logs, Secrets, SharedDocuments
+    from gemtune.ports import (
+        Buckets,
+        Bus,
+        Callers,
+        CheckRunner,
+        Clock,
+        JobStore,
+        Launcher,
+        Logs,
+        Secrets,
+        SharedDocuments,
+    )
     from gemtune.services.acceptance.create_job import CreateJob
     from gemtune.services.acceptance.export_again import ExportAgain
     from gemtune.services.acceptance.submit import Submit
@@ -26,6 +37,7 @@ if TYPE_CHECKING:
     from gemtune.services.cancel import Cancel
     from gemtune.services.control import Control
     from gemtune.services.datasets.catalogue import DatasetCatalogue
+    from gemtune.services.datasets.check import CheckDataset
     from gemtune.services.datasets.upload import UploadDataset
     from gemtune.services.delete import Delete
     from gemtune.services.dispatch import Dispatch
@@ -139,6 +151,17 @@ class Services:
         from gemtune.embedded.file_logs import FileLogs
 
         return FileLogs(self.buckets.export)
+
+    @cached_property
+    def check_runner(self) -> CheckRunner:
+        """Return the runner of checks of the backend."""
+        if self.settings.on_gcp:
+            from gemtune.gcp.cloud_run import CloudRunChecks
+
+            return CloudRunChecks(self.settings)
+        from gemtune.embedded.child_checks import ChildChecks
+
+        return ChildChecks(self.settings)
 
     @cached_property
     def callers(self) -> Callers:
@@ -297,6 +320,20 @@ class Services:
         from gemtune.services.logs.read import ReadLogs
 
         return ReadLogs(self.store, self.logs)
+
+    @cached_property
+    def check_dataset(self) -> CheckDataset:
+        """Return the use case that has datasets checked."""
+        from gemtune.services.datasets.check import CheckDataset
+
+        return CheckDataset(
+            self.buckets,
+            self.datasets,
+            self.submit.read_facts,
+            self.check_runner,
+            self.clock,
+            self.settings.service_hf_token,
+        )
 
     @cached_property
     def ingest(self) -> Ingest:

@@ -176,6 +176,21 @@ class JobStore(Protocol):
         ...
 
 
+class CheckRunner(Protocol):
+    """Runner of checks of datasets, which the trainer carries out."""
+
+    def start(self, dataset_id: str, check_id: str) -> None:
+        """Start a check, whose record is in the data bucket.
+
+        Returns without waiting for its end. Raises TooManyChecks.
+        """
+        ...
+
+    def is_running(self, dataset_id: str, check_id: str) -> bool:
+        """Return whether a check was started and has not ended."""
+        ...
+
+
 class SharedDocuments(Protocol):
     """Small documents by name that several jobs share.
 

@@ -89,6 +89,8 @@ INTERFACE: dict[tuple[str, str], tuple[dict[str, dict[str, Any]], int, list[int]
     ("GET", "/datasets/{dataset_id}"): ({}, 200, [404]),
     ("DELETE", "/datasets/{dataset_id}"): ({}, 200, [404, 409]),
     ("GET", "/models"): ({}, 200, []),
+    ("POST", "/datasets/{dataset_id}/check"): ({}, 202, [404, 409, 422]),
+    ("GET", "/datasets/{dataset_id}/checks/{check_id}"): ({}, 200, [404, 501]),
     ("GET", "/health"): ({}, 200, []),
     ("GET", "/openapi.json"): ({}, 200, []),
 }
@@ -97,6 +99,7 @@ BODIES = {
     ("POST", "/jobs/{job_id}/exports"): "ExportRequest",
     ("POST", "/jobs/{job_id}/resume"): "ResumeRequest",
     ("POST", "/datasets"): "DatasetUpload",
+    ("POST", "/datasets/{dataset_id}/check"): "CheckRequest",
     ("PUT", "/datasets/{dataset_id}/parts"): None,
 }
 
@@ -171,6 +174,7 @@ CONFLICTS = {
     ("PUT", "/datasets/{dataset_id}/parts"): {"bad_part"},
     ("POST", "/datasets/{dataset_id}/complete"): {"dataset_incomplete", "checksum_mismatch"},
     ("DELETE", "/datasets/{dataset_id}"): {"dataset_in_use"},
+    ("POST", "/datasets/{dataset_id}/check"): {"dataset_incomplete", "too_many_checks"},
 }
 
 

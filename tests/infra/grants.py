@@ -118,6 +118,11 @@ def _of_buckets() -> Iterator[tuple[Grant, Reason]]:
         )
         yield Grant(who, "storage.objectViewer", _bucket("export")), Reason("reads a base model's config.json")
     yield Grant("api", "gemtune_remove_objects", _bucket("export"), "begins jobs/"), Reason("deletes a job's results")
+    for who, why in (("api", "datasets are checked by a test of their own"), ("sweep", "checks are a week old")):
+        yield (
+            Grant(who, "gemtune_remove_objects", _bucket("export"), "begins checks/"),
+            Reason("deletes reports about a dataset", why),
+        )
     for bucket in ("uploads", "data"):
         for ending in (".accepted.json", ".rejected.json"):
             why = "" if bucket == "uploads" else "job files next to a dataset"
@@ -214,6 +219,8 @@ def _of_others() -> Iterator[tuple[Grant, Reason]]:
         ("api", "group:team@example.com"),
     ):
         yield Grant(who, "run.invoker", ("service", f"gemtune-{function}")), Reason(f"calls {function}", GOOGLE)
+    checked = Reason("has a dataset checked", "datasets are checked by a test of their own")
+    yield Grant("api", "run.jobsExecutorWithOverrides", ("job", "gemtune-prepare")), checked
     for step in BUILT_STEPS:
         job = ("job", f"gemtune-{step}")
         is_run = step in ("prepare", "train-l4", "export")

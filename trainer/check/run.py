@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from gemtune.checks.report import (
     SplitCheck,
 )
 from gemtune.checks.task import ROWS_LEFT_OUT, CheckTask
+from gemtune.datasets.reading.fields import shown
 from gemtune.datasets.refusal import Refused
 from gemtune.errors import StepError
 from gemtune.ports import Buckets
@@ -36,6 +37,8 @@ from trainer.splits.tally import Tally
 from trainer.splits.tokenizing import Amounts, Tokenization, Tokenized
 
 MAX_COLUMNS = 1000
+# Characters of a part of a sample: a row may have a megabyte, and the report is read as a whole.
+MAX_CHARACTERS = 4000
 # Seconds between two messages about progress.
 PROGRESS_SECONDS = 0.5
 
@@ -135,7 +138,7 @@ def _report(
         near_duplicates=None if amounts is None else _near_duplicates(report, check.work),
         workload=None if amounts is None else tokenizing.workload_of(config, report, amounts),
         packs=amounts.packed if amounts is not None and config.packing else None,
-        samples=[[SamplePiece.model_validate(piece) for piece in sample] for sample in report.train.samples],
+        samples=[[_piece(piece) for piece in sample] for sample in report.train.samples],
         rows_left_out=report.left_out_place,
     )
 
@@ -172,7 +175,7 @@ def _split(tally: Tally, watcher: Watcher, spec: Spec) -> SplitCheck:
         formats=tally.formats,
         columns=[
             ColumnCheck(
-                name=name,
+                name=shown(name),
                 rows=rows,
                 read_as=own_names.get(name, name) if name in read and not tally.unread_fields[name] else None,
             )
@@ -182,6 +185,14 @@ def _split(tally: Tally, watcher: Watcher, spec: Spec) -> SplitCheck:
         refused_rows=[RowLeftOut.model_validate(row) for row in counts["refused_rows"]],
         dropped_rows=[RowLeftOut.model_validate(row) for row in counts["dropped_rows"]],
     )
+
+
+def _piece(piece: Mapping[str, Any]) -> SamplePiece:
+    """Return a part of a sample; the middle of a long one is left out."""
+    text, half = str(piece["text"]), MAX_CHARACTERS // 2
+    if len(text) > MAX_CHARACTERS:
+        text = f"{text[:half]} …({len(text) - 2 * half} characters)… {text[-half:]}"
+    return SamplePiece.model_validate({**piece, "text": text})
 
 
 def _error(error: StepError) -> CheckError:

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from docs.generate.text.markdown import Page, code, codes, sentence
 from docs.generate.text.schemas import type_of
 from gemtune import errors
+from gemtune.checks import report
 from gemtune.datasets.uploads.record import DatasetFile
 from gemtune.handlers import answers
 from gemtune.handlers.endpoint import EVERYWHERE, FAULT, Binary, Endpoint, status_of
@@ -34,12 +35,24 @@ PARTS: tuple[type[BaseModel], ...] = (
     answers.ArtifactLink,
     answers.Dataset,
     DatasetFile,
+    answers.DatasetCheck,
+    answers.FileLink,
+    report.CheckReport,
+    report.CheckError,
+    report.SplitCheck,
+    report.ColumnCheck,
+    report.Lengths,
+    report.RowLeftOut,
+    report.NearDuplicates,
+    report.NearDuplicate,
+    report.SamplePiece,
     answers.ErrorAnswer,
     answers.ErrorSentence,
     answers.ProblemAnswer,
 )
 BODIES = {
-    name: f"requests.md#{name.lower()}" for name in ("TrainRequest", "ExportRequest", "ResumeRequest", "DatasetUpload")
+    name: f"requests.md#{name.lower()}"
+    for name in ("TrainRequest", "ExportRequest", "ResumeRequest", "DatasetUpload", "CheckRequest")
 }
 LINKS = (
     {"Status": "statuses-and-events.md#statuses"}

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from docs.generate.text.markdown import Page, code, sentence
 from docs.generate.text.schemas import field_rows
+from gemtune.checks.request import CheckRequest
 from gemtune.request import rewards
 from gemtune.request.rl_spec import DpoConfig, GrpoConfig, KtoConfig
 from gemtune.request.spec import (
@@ -43,6 +44,7 @@ SECTIONS: Mapping[type[BaseModel], str] = {
     ResumeRequest: "The body of `POST /jobs/{job_id}/resume`, which may be left out.",
     DatasetUpload: "The body of `POST /datasets`, which begins an upload, or goes on with the same one.",
     UploadFile: "`files`: the files of a dataset.",
+    CheckRequest: "The body of `POST /datasets/{dataset_id}/check`, which begins a check of a dataset.",
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from docs.generate.text.markdown import code, codes, sentence
-from gemtune.request.spec import DATASET_ID
+from gemtune.request.spec import DATASET_ID, SECRET_REFERENCE
 
 Schema = Mapping[str, Any]
 TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
@@ -18,6 +18,7 @@ PATTERNS: Mapping[str, str] = {
     r"^[A-Za-z0-9][A-Za-z0-9._-]*$": "letters, digits, `.`, `_`, `-`",
     r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$": "`owner/name`",
     DATASET_ID: "letters, digits, `.`, `_`, `-`; or `hf://datasets/owner/name@revision/folder`",
+    SECRET_REFERENCE: "`secret:gemtune-user-NAME`",
     r"^[^\x00-\x1f\x7f]*$": "no control characters",
     r"^[a-z0-9_-]{1,63}$": "a job's id",
     r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$": "the end of a layer's name",

@@ -25,15 +25,13 @@ class LocalSource(BaseModel):
 class CheckTask(BaseModel):
     """Rows to check, and the configuration to check them for.
 
-    spec: configuration of the job that would train; it names the dataset, unless there is a local source. own_token:
-    use the Hub token of the user of this machine. samples: rows to show. progress: write the number of rows so far to
-    standard output.
+    spec: configuration of the job that would train; it names the dataset, unless there is a local source. samples: rows
+    to show. progress: write the number of rows so far to standard output.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     spec: Spec
     source: LocalSource | None = None
-    own_token: bool = False
     samples: int = 5
     progress: bool = False

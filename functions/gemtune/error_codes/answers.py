@@ -59,6 +59,14 @@ ANSWERS: Mapping[str, ErrorCode] = {
         "A name has parts such as `..`, or a link leads out of its bucket.",
         "Use plain relative names, and put the files themselves where the link is.",
     ),
+    "no_such_check": ErrorCode(
+        "The dataset has no check of that id; checks are deleted after seven days, and with their dataset.",
+        "Begin one with `POST /datasets/{dataset_id}/check`.",
+    ),
+    "too_many_checks": ErrorCode(
+        "A workstation runs four checks of datasets at a time.",
+        "Wait until one of them is done.",
+    ),
     "idempotency_key_reused": ErrorCode(
         "The idempotency key was sent before, with a different request.",
         "Send a changed request under a new `Idempotency-Key`.",

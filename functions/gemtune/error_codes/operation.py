@@ -20,7 +20,7 @@ COMMAND_LINE: Mapping[str, ErrorCode] = {
         "Run that version, or use another `GEMTUNE_HOME`.",
     ),
     "check_crashed": ErrorCode(
-        "The process of `gemtune data check` ended without a report, as when memory runs out.",
+        "The process of a check of a dataset ended without a report, as when memory runs out.",
         "Close other programs and check again; otherwise report it with its output.",
     ),
     "unusable_file": ErrorCode(

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, RootModel
 
 from gemtune import VERSION
+from gemtune.checks.report import CheckError, CheckReport
 from gemtune.datasets.uploads.record import PART_BYTES, DatasetFile
 from gemtune.jobs.events import Event
 from gemtune.jobs.parts.holds import Pause, Waiting
@@ -31,6 +32,7 @@ from gemtune.jobs.status import OpenStatus, OpenStep, Status
 from gemtune.machines import cost
 from gemtune.machines.cost import Prices
 from gemtune.services.datasets.catalogue import DatasetDescription
+from gemtune.services.datasets.check import CheckState
 from gemtune.services.logs.read import LogPage
 from gemtune.services.planning.base_models import KnownModel, MethodNeed, ModelAtHand
 
@@ -299,6 +301,46 @@ class PartStored(BaseModel):
 
     file: int = Field(description="number of the file")
     part: int = Field(description="number of the part that is stored")
+
+
+class FileLink(BaseModel):
+    """Place of a file."""
+
+    url: str | None = Field(
+        description="link that reads the file without credentials, valid for an hour; null on a workstation"
+    )
+    path: str | None = Field(description="path of the file on a workstation; null on Google Cloud")
+
+
+class DatasetCheck(BaseModel):
+    """A check of a dataset."""
+
+    check_id: str = Field(description="its id")
+    dataset_id: str = Field(description="id of the dataset")
+    status: Literal["running", "done", "failed"] = Field(
+        description="`done`: the report is there, also if the dataset cannot be trained on; `failed`: the check itself "
+        "crashed"
+    )
+    created_at: datetime = Field(description="when it began")
+    report: CheckReport | None = Field(description="what a training would make of the dataset; null until it is done")
+    error: CheckError | None = Field(description="why the check failed; null otherwise")
+    rows_left_out: FileLink | None = Field(
+        description="file of JSON lines that names every row that is not used, with the reason; null until it is there"
+    )
+
+    @classmethod
+    def of(cls, state: CheckState) -> DatasetCheck:
+        """Describe the state of a check."""
+        link = state.rows_left_out
+        return cls(
+            check_id=state.record.check_id,
+            dataset_id=state.record.dataset_id,
+            status=state.status,
+            created_at=state.record.created_at,
+            report=state.report,
+            error=state.error,
+            rows_left_out=None if link is None else FileLink(url=link.url, path=link.path),
+        )
 
 
 class DatasetDeleted(BaseModel):

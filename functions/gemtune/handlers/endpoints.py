@@ -12,6 +12,8 @@ from typing import Any
 from pydantic import RootModel
 
 from gemtune.bootstrap import Services
+from gemtune.checks.errors import CheckNotFound, TooManyChecks
+from gemtune.checks.request import CheckRequest
 from gemtune.datasets.uploads.errors import BadPart, ChecksumMismatch, DatasetIncomplete, DatasetInUse, DatasetNotFound
 from gemtune.datasets.uploads.record import PART_BYTES
 from gemtune.errors import (
@@ -339,6 +341,28 @@ ENDPOINTS: Sequence[Endpoint] = (
         body=None,
         parameters=(),
         errors=(DatasetNotFound, DatasetInUse),
+    ),
+    Endpoint(
+        method="POST",
+        path="/datasets/{dataset_id}/check",
+        summary="Begin a check of a dataset, without a job",
+        route=routes.begin_check,
+        success=202,
+        answer=answers.DatasetCheck,
+        body=CheckRequest,
+        parameters=(),
+        errors=(RequestRefused, DatasetNotFound, DatasetIncomplete, TooManyChecks),
+    ),
+    Endpoint(
+        method="GET",
+        path="/datasets/{dataset_id}/checks/{check_id}",
+        summary="Show a check of a dataset, and its report",
+        route=routes.show_check,
+        success=200,
+        answer=answers.DatasetCheck,
+        body=None,
+        parameters=(),
+        errors=(CheckNotFound, NoSignedLinks),
     ),
     Endpoint(
         method="GET",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gemtune.bootstrap import Services
+from gemtune.checks import request as check_request
 from gemtune.errors import PlanNotMade
 from gemtune.handlers import answers
 from gemtune.handlers.artifact_links import artifact_links
@@ -131,7 +132,18 @@ def show_dataset(services: Services, *, dataset_id: str) -> answers.Dataset:
 def delete_dataset(services: Services, *, dataset_id: str) -> answers.DatasetDeleted:
     """Delete a dataset."""
     services.datasets.delete(dataset_id)
+    services.check_dataset.delete_all(dataset_id)
     return answers.DatasetDeleted(dataset_id=dataset_id)
+
+
+def begin_check(services: Services, *, dataset_id: str, owner: str, body: bytes) -> answers.DatasetCheck:
+    """Begin a check of a dataset."""
+    return answers.DatasetCheck.of(services.check_dataset.begin(dataset_id, check_request.read(body)))
+
+
+def show_check(services: Services, *, dataset_id: str, check_id: str) -> answers.DatasetCheck:
+    """Show a check of a dataset, with its report when it is done."""
+    return answers.DatasetCheck.of(services.check_dataset.read(dataset_id, check_id))
 
 
 def _dataset(services: Services, dataset_id: str) -> answers.Dataset:

@@ -24,6 +24,7 @@ from gemtune.jobs.status import Status, Step
 from gemtune.ports import Buckets, Clock, ExecutionState, JobStore, Launcher, Secrets
 from gemtune.services.acceptance.create_job import NEW_SPECS, SPECS
 from gemtune.services.acceptance.submit import Submit
+from gemtune.services.datasets.check import remove_old_checks
 from gemtune.services.datasets.upload import UploadDataset
 from gemtune.services.delete import TOMBSTONE
 from gemtune.services.dispatch import LEASE, Dispatch
@@ -41,6 +42,8 @@ ORPHAN_AGE = timedelta(hours=1)
 SECRET_RENEWAL = timedelta(days=1)
 # An upload of a dataset that was not completed for so long is removed.
 UPLOAD_AGE = timedelta(days=7)
+# A check of a dataset is removed after so long.
+CHECK_AGE = timedelta(days=7)
 # Seconds that one sweep spends on unfinished jobs, each of which takes a call to the platform. The rest is quick.
 REPAIR_SECONDS = 240.0
 # Seconds between two sweeps on Google Cloud, and secrets that each of them checks.
@@ -82,6 +85,7 @@ class Sweep:
         self._guarded("tombstones", partial(self._remove_late_writes, now))
         uploads = UploadDataset(self.buckets.data, self.clock)
         self._guarded("uploads", partial(uploads.remove_abandoned, now - UPLOAD_AGE))
+        self._guarded("checks", partial(remove_old_checks, self.buckets, now - CHECK_AGE))
         for bucket in (self.buckets.config, self.buckets.data, self.buckets.uploads, self.buckets.export):
             self._guarded(f"bucket {bucket.bucket}", partial(bucket.remove_unfinished, now - ORPHAN_AGE))
         self._repair_jobs(now)

@@ -19,6 +19,7 @@ PROCESS = "the output of our own process"
 PACKAGED = "a file of this package"
 CHECKED = "a pattern has checked it"
 ALLOWED: Mapping[tuple[str, str], str] = {
+    ("functions/gemtune/checks/request.py", "model_validate_json"): "the reader has checked it",
     ("functions/gemtune/cli/check/child.py", "model_validate_json"): PROCESS,
     ("functions/gemtune/cli/workstation/demo.py", "json.loads"): PROCESS,
     ("functions/gemtune/client/transport.py", "json.loads"): "an answer that is not JSON is shown unchanged",
@@ -39,6 +40,7 @@ ALLOWED: Mapping[tuple[str, str], str] = {
     ("functions/gemtune/process/parent_death.py", "int"): PROCESS,
     ("functions/gemtune/request/parsing.py", "model_validate_json"): "the reader has checked it",
     ("functions/gemtune/request/spec.py", "model_validate_json"): OURS,
+    ("functions/gemtune/services/datasets/check.py", "model_validate_json"): OURS,
     ("functions/gemtune/services/datasets/upload.py", "model_validate_json"): OURS,
     ("functions/gemtune/services/machine_slots.py", "model_validate_json"): OURS,
     ("functions/gemtune/services/notify.py", "json.loads"): OURS,

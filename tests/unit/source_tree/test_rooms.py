@@ -44,7 +44,7 @@ SERVICE: Mapping[str, str] = {
     "untrusted",
     "request.matching": "",
     "request.uploads": "object_name request",
-    "checks": "jobs jobs.parts request",
+    "checks": "datasets errors jobs jobs.parts methods request",
     "ports": "jobs",
     "settings": "errors llama_cpp machines untrusted",
     "webhooks": "errors ports",
@@ -53,17 +53,18 @@ SERVICE: Mapping[str, str] = {
     # Use cases use the ports and not their implementations.
     "services": "admission errors jobs machines object_name ports redaction request services.acceptance "
     "services.datasets services.planning untrusted webhooks",
-    "services.datasets": "datasets datasets.files datasets.uploads errors ports request.uploads",
+    "services.datasets": "checks datasets datasets.files datasets.uploads errors jobs ports request request.rules "
+    "request.uploads",
     "services.logs": "errors jobs ports",
     "services.acceptance": "datasets.files errors families jobs machines ports redaction request request.rules "
     "untrusted",
     "services.planning": "datasets.files errors families jobs jobs.parts machines methods ports request untrusted",
-    "embedded": "errors jobs object_name ports process redaction secret_name settings untrusted",
+    "embedded": "checks errors jobs object_name ports process redaction secret_name settings untrusted",
     "gcp": "errors jobs object_name ports redaction secret_name settings untrusted",
     # Only the wiring imports both backends.
     "bootstrap": "clock embedded errors gcp jobs llama_cpp log_lines machines ports request services "
     "services.acceptance services.datasets services.logs services.planning settings webhooks",
-    "handlers": "admission bootstrap datasets.uploads errors jobs jobs.parts machines ports redaction request "
+    "handlers": "admission bootstrap checks datasets.uploads errors jobs jobs.parts machines ports redaction request "
     "request.uploads services services.acceptance services.datasets services.logs services.planning untrusted",
     "local_server.workflow_engine": "",
     "local_server": "bootstrap embedded errors handlers jobs local_server.workflow_engine machines ports process "
@@ -123,6 +124,7 @@ ALLOWED: dict[str, set[str]] = (
 )
 ALLOWED["gemtune.local_server"] |= {"trainer.__main__"}  # as a process
 ALLOWED["gemtune.cli.connection"] |= {"gemtune.cli"}  # as a process, which serves
+ALLOWED["gemtune.embedded"] |= {"trainer.__main__"}  # as a process
 ALLOWED["gemtune.cli.check"] |= {"trainer.__main__"}  # as a process
 ALLOWED["gemtune.cli.workstation"] |= {"examples"}  # as processes, for the demo
 ALLOWED["trainer.__main__"] |= {"gemtune.bootstrap"}

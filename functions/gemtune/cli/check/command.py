@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from gemtune.bootstrap import services
 from gemtune.checks.report import CheckReport
 from gemtune.checks.task import CheckTask, LocalSource
-from gemtune.cli.check import child, page
+from gemtune.cli.check import child, page, service
 from gemtune.cli.check import request as check_request
 from gemtune.cli.connection import REFUSED, Connection, print_problems
 from gemtune.cli.request import file as request_file
 from gemtune.cli.request import options as train_options
 from gemtune.datasets.files import hub_dataset
+from gemtune.datasets.files.kinds import kind_of
 from gemtune.jobs.secret_names import REFERENCE
-from gemtune.request.spec import TrainRequest
+from gemtune.request.spec import SAFE_NAME, TrainRequest
 
 # Folder of GEMTUNE_HOME with a folder for each file that was checked.
 CHECKS = "checks"
 
 
 @click.command()
-@click.argument("source", metavar="FILE")
+@click.argument("source", metavar="ROWS")
 @click.option("--eval", "held_out", type=click.Path(path_type=Path), help="File with the rows to evaluate on.")
 @train_options.with_training_options
 @click.option("--samples", type=click.IntRange(0, 100), default=5, show_default=True, help="Rows to show as text.")
@@ -44,12 +45,15 @@ def check(
     output: Path | None,
     **options: Any,
 ) -> None:
-    """Check rows on this machine, without a job, a service or weights.
+    """Check rows without a job and without weights.
 
-    FILE is a file of rows, a folder, or a dataset of the Hub (hf://datasets/owner/name). The report says what a
-    training with the same options would make of every row. Exits with 0 if it would train, and with 1 if not.
+    ROWS is a file of rows, a folder, or a dataset of the Hub (hf://datasets/owner/name): these are checked on this
+    machine, without a service. Or it is the id of a dataset that the service has, which then checks it. The report says
+    what a training with the same options would make of every row. Exits with 0 if it would train, and with 1 if not.
     """
-    rows = None if hub_dataset.parse(source) is not None else check_request.existing_rows(Path(source))
+    on_service = _is_dataset_id(source)
+    on_hub = hub_dataset.parse(source) is not None
+    rows = None if on_service or on_hub else check_request.existing_rows(Path(source))
     if held_out is not None and (rows is None or rows.is_dir()):
         raise click.UsageError("--eval goes with a file of rows: a folder has its own file for evaluation")
     held_out = None if held_out is None else check_request.existing_rows(held_out)
@@ -57,8 +61,10 @@ def check(
         raise click.UsageError(f"{held_out} is a folder, and --eval takes a file of rows")
     if options["model"] is None:
         raise click.UsageError("say whose tokenizer and chat template to check with: --model ID")
-    content = train_options.request_of(options, {} if rows is not None else {"processed_dataset_id": source})
+    content = train_options.request_of(options, {"processed_dataset_id": source} if on_hub else {})
     request_file.make_paths_absolute(content)
+    if on_service:
+        _show(connection, service.check(connection, source, content, samples=samples))
     reading = check_request.read(content, rows)
     if reading.problems:
         print_problems([problem.to_json() for problem in reading.problems])
@@ -67,7 +73,6 @@ def check(
     task = CheckTask(
         spec=request.spec(),
         source=None if rows is None else LocalSource(train=str(rows), held_out=_text(held_out)),
-        own_token=True,
         samples=samples,
         progress=True,
     )
@@ -75,7 +80,15 @@ def check(
     _show(connection, child.run(task, folder, token=_token(request), quiet=connection.quiet))
 
 
-def _show(connection: Connection, report: CheckReport) -> None:
+def _is_dataset_id(source: str) -> bool:
+    """Return whether rows are named by the id of a dataset.
+
+    A file or folder of that name comes first, and what ends as a file of rows is a file.
+    """
+    return re.fullmatch(SAFE_NAME, source) is not None and kind_of(source) is None and not Path(source).exists()
+
+
+def _show(connection: Connection, report: CheckReport) -> NoReturn:
     """Print a report, and exit with its result."""
     if not connection.print_if_json(report.model_dump(mode="json")):
         for line in page.format_report(report, colours=page.has_colours()):

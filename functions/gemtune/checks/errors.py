@@ -1,0 +1,24 @@
+"""Errors of checks of datasets."""
+
+from __future__ import annotations
+
+from gemtune.errors import Conflict, NotFound
+
+
+class CheckNotFound(NotFound):
+    """Raised when there is no such check of a dataset."""
+
+    code = "no_such_check"
+
+    def __init__(self, dataset_id: str, check_id: str):
+        hint = f"begin one with POST /datasets/{dataset_id}/check; checks are deleted after seven days"
+        super().__init__(f"there is no check {check_id!r} of {dataset_id!r}", hint=hint)
+
+
+class TooManyChecks(Conflict):
+    """Raised when as many checks run on a workstation as it can take."""
+
+    code = "too_many_checks"
+
+    def __init__(self, running: int):
+        super().__init__(f"{running} checks are running already", hint="wait until one of them is done")
