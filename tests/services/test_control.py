@@ -49,7 +49,7 @@ def relaunched(running: Running) -> Claim:
 def test_a_waiting_job_asks_again_after_a_twentieth_of_its_wait(
     intervals: Intervals, seconds: tuple[float, ...]
 ) -> None:
-    waits = (timedelta(), timedelta(seconds=16), timedelta(minutes=10), WEEK)
+    waits = (timedelta(), timedelta(seconds=16.5), timedelta(minutes=10), WEEK)
     assert tuple(intervals.after(waited) for waited in waits) == seconds
 
 
@@ -86,6 +86,14 @@ def test_a_step_that_has_ended_gives_its_slot_back(world: World, end: str) -> No
         advance.stop(running.job_id, fence, cause="paused")
     assert running.ended(Step.TRAIN) == ("done" if end == "done" else "stop")
     assert holders(world, machine_of(world)) == {}
+
+
+@pytest.mark.parametrize("error", [None, "code 137", "Quota exceeded", "host maintenance"])
+def test_a_step_that_is_done_is_done_however_its_execution_ended(world: World, error: str | None) -> None:
+    running = prepared(world)
+    assert running.ended(Step.PREPARE, error=error) == "done"
+    prepare = running.job.steps[Step.PREPARE]
+    assert (prepare.state, prepare.fruitless, running.job.waiting) == ("done", 0, None)
 
 
 def test_the_slot_of_a_step_whose_end_was_never_reported_is_given_back(world: World) -> None:
@@ -146,6 +154,24 @@ def test_a_step_that_dies_before_it_begins_is_tried_again_after_the_time_of_a_cr
     assert first.ended(Step.TRAIN) == "done"
     assert (verdict(second), second.job.waiting.reason) == ("run", "starting")
     assert second.ruling(Step.TRAIN, 1, error="no such image").wait_seconds == 10
+
+
+@pytest.mark.parametrize(
+    ("export_machine", "export"), [(None, ("export", "gemtune-export")), ("l4", ("export-l4", "gemtune-export-l4"))]
+)
+def test_each_step_runs_on_its_kind_of_machine(
+    world: World, export_machine: str | None, export: tuple[str, str]
+) -> None:
+    running = prepared(world)
+    change = {"machine": "h100", "export_machine": export_machine}
+    world.services.store.update(running.job_id, lambda job: (job.model_copy(update=change), ()))
+    plan = world.services.control.claim(running.job_id, running.claim)
+    assert plan is not None
+    assert {step: (job.machine, job.job) for step, job in plan.items()} == {
+        Step.PREPARE: ("prepare", "gemtune-prepare"),
+        Step.TRAIN: ("h100", "gemtune-train-h100"),
+        Step.EXPORT: export,
+    }
 
 
 def test_a_pause_that_is_still_due_begins_when_the_next_step_is_asked_for(world: World) -> None:
@@ -236,7 +262,10 @@ def test_a_job_that_has_not_asked_for_half_an_hour_loses_its_place(world: World,
 
 
 def test_a_kind_of_machine_has_one_slot_unless_its_number_is_set(world: World) -> None:
-    jobs = [prepared(world).job for _ in range(3)]
+    jobs = []
+    for _ in range(3):
+        jobs.append(prepared(world).job)
+        world.clock.advance(seconds=1)
     assert [world.services.slots.ask(job, "h100", launch=1) for job in jobs] == [0, 1, 2]
     two = MachineSlots(world.services.shared, world.services.store, world.clock, {"a100": 2})
     assert [two.ask(job, "a100", launch=1) for job in jobs] == [0, 0, 1]
