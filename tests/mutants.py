@@ -53,7 +53,8 @@ NEAREST: Mapping[str, str] = {
     "gemtune.services.datasets": "handlers/test_datasets services/test_lifetimes",
     "gemtune.services.machine_slots": "services/test_control services/test_pausing services/test_waiting",
     "gemtune.services.pause": "services/test_pausing",
-    "gemtune.services.planning": "services/test_planning services/test_dataset_amounts handlers/test_http_api",
+    "gemtune.services.planning": "services/test_planner services/test_planning services/test_dataset_amounts "
+    "handlers/test_http_api",
     "gemtune.services.stop_executions": "services/test_sweep services/test_running services/test_pausing "
     "services/test_waiting contract/test_other_versions",
     "gemtune.services.fan_out": "services/test_messages services/test_notify services/test_running "

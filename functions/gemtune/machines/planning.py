@@ -32,8 +32,8 @@ class Amounts:
 class Outlook:
     """Facts about a job that its plan is made from.
 
-    machine: that trains. speeds: of each step, with its key in the table. timeout: seconds of one execution of train.
-    memory_gib: main memory of a workstation. prices: of the deployment's machines.
+    machine: that trains. speeds: of each step, with its key in the table; empty if not known. timeout: seconds of one
+    execution of train. memory_gib: main memory of a workstation. prices: of the deployment's machines.
     """
 
     machine: str | None
@@ -55,7 +55,7 @@ def exactly(number: float) -> Span:
 def make_plan(outlook: Outlook, reason: str, alternatives: Sequence[Alternative] = ()) -> Plan:
     """Return the plan of a job."""
     tokens = outlook.amounts.tokens
-    seconds = None if tokens is None else _seconds(outlook, tokens)
+    seconds = None if tokens is None or not outlook.speeds else _seconds(outlook, tokens)
     return Plan(
         machine=outlook.machine,
         machine_reason=reason,
