@@ -15,6 +15,7 @@ from gemtune.jobs.record import Job, StepRecord
 from gemtune.jobs.status import Step
 from gemtune.machines import model_size
 from gemtune.machines.choice import MACHINES
+from gemtune.machines.cost import Prices
 from gemtune.machines.memory import memory_for_training
 from gemtune.machines.throughput import Observation, Speed
 from gemtune.request.placement import load_of
@@ -213,11 +214,12 @@ def test_completions_make_the_longest_row_longer(world: World) -> None:
 
 
 def test_the_price_of_an_export_is_that_of_its_machine(world: World) -> None:
-    planner = planner_of(world, "l4")
-    usual, large = (plan_of(planner, spec_of(), "l4", export_machine=machine) for machine in (None, "l4"))
+    planner = replace(planner_of(world, "l4"), prices=Prices({"rtx-pro-6000": 3.6, "export": 0.36}))
+    usual, large = (plan_of(planner, spec_of(), "l4", export_machine=machine) for machine in (None, "rtx-pro-6000"))
     assert usual.usd is not None
     assert large.usd is not None
-    assert usual.usd.expected < large.usd.expected
+    seconds = usual.steps["export"].seconds
+    assert large.usd.expected - usual.usd.expected == pytest.approx(seconds * (0.001 - 0.0001), abs=2e-4)
 
 
 ESTIMATE = StepEstimate(key="some key", seconds=1, basis="estimated", jobs=0)

@@ -79,7 +79,7 @@ def test_an_attempt_that_ended_without_a_report_counts_as_crashed() -> None:
     failed_attempt, _ = steps.assess_execution(job, Step.TRAIN, round_number=1, cause=None, at=LATER)
     assert [(each.cause, each.seconds) for each in failed_attempt.steps[Step.TRAIN].attempts] == [("crashed", 5)]
     restarted, _ = steps.begin_attempt(job, Step.TRAIN, MINE, execution="x", at=LATER)
-    assert [(each.cause, each.seconds) for each in restarted.steps[Step.TRAIN].attempts] == [("crashed", 0)]
+    assert [(each.cause, each.seconds) for each in restarted.steps[Step.TRAIN].attempts] == [("crashed", 5)]
 
 
 def test_the_newest_checkpoint_never_decreases() -> None:
