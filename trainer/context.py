@@ -58,14 +58,6 @@ class Context:
         """The prefix of the job's objects in the export bucket."""
         return f"jobs/{self.job.job_id}"
 
-    @property
-    def training_prefix(self) -> str:
-        """The prefix of the job that trained the model, in the export bucket.
-
-        That is another job if this one exports an earlier training again.
-        """
-        return f"jobs/{self.job.trained_by}"
-
     def check_stop(self) -> None:
         """Raise StopRequested if the attempt should stop or pause."""
         if (cause := self.stop_cause()) is not None:

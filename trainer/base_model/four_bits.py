@@ -6,9 +6,14 @@ These are attention and MLP of the language model; other layers keep their type.
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from gemtune.families.generation import LINEAR_LAYERS, Family
 from trainer.base_model import vision_parts
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import BitsAndBytesConfig
 
 _LAYER = re.compile(rf"(^|\.)layers\.\d+\.(self_attn|mlp)\.({'|'.join(LINEAR_LAYERS)})\.weight$")
 
@@ -28,3 +33,19 @@ def skipped_modules(family: Family) -> list[str]:
     """
     inside = [f"{place}{name}" for name in family.unquantized for place in ("", "model.", "model.language_model.")]
     return ["lm_head", *(f"model.{name}" for name in vision_parts.NAMES), *inside]
+
+
+def quantization_config(dtype: torch.dtype, family: Family) -> BitsAndBytesConfig:
+    """Return the configuration of NF4 with double quantization.
+
+    As in Dettmers et al., QLoRA, arXiv:2305.14314. dtype: the type to compute in.
+    """
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=skipped_modules(family),  # applies to 4 bits too, despite its name
+    )

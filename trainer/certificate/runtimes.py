@@ -8,21 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
 from trainer.base_model import folder_contents
+from trainer.base_model.language_model import is_wrapped, unwrap
 from trainer.certificate.output_head import OutputHead
-from trainer.conversation.chat_template import ChatTemplate, json_object
+from trainer.conversation.chat_template import json_object
 from trainer.conversation.render_limits import RenderLimits
 from trainer.export import modelfile
+from trainer.gguf import file_template
 from trainer.gguf.llama_library import POSITIONS, LlamaModel
-from trainer.new_tokens import embedding
-
-if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import PreTrainedModel
+from trainer.model import loading
 
 Tokens = Sequence[int]
 Messages = list[dict[str, Any]]
@@ -82,13 +80,13 @@ class Transformers:
     """
 
     def __init__(self, folder: Path, adapter: Path | None = None):
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoTokenizer
 
         self.name = "transformers" if adapter is None else "PEFT"
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype_for(folder), attn_implementation="eager")
-        self._adapted = None if adapter is None else _with_adapter(model, adapter)
-        self._model = self._adapted or model
-        self._model.eval()
+        loaded = loading.load(folder, adapter, dtype=dtype_for(folder), attention="eager")
+        self._adapted = loaded if is_wrapped(loaded) else None
+        self._model: Any = loaded  # its own class has `generate`, and not that of all models
+        model = unwrap(loaded)
         self._tokenizer = AutoTokenizer.from_pretrained(adapter or folder)
         self._body = model.get_submodule("model")
         cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
@@ -165,19 +163,6 @@ class Transformers:
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
 
 
-def _with_adapter(model: PreTrainedModel, adapter: Path) -> PeftModel:
-    """Load an adapter into a model, with its generation config and new tokens."""
-    from peft import PeftModel
-    from transformers import GenerationConfig
-
-    new_tokens = embedding.read(adapter)
-    if new_tokens is not None:
-        new_tokens.add_rows(model)
-    if (adapter / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(adapter)
-    return PeftModel.from_pretrained(model, adapter)
-
-
 class LlamaCpp:
     """A GGUF file in llama.cpp, with the Modelfile in its folder.
 
@@ -189,7 +174,7 @@ class LlamaCpp:
     def __init__(self, gguf: Path, trained: Path, tools: Path):
         self._model = LlamaModel(tools, gguf)
         self._modelfile = (gguf.parent / "Modelfile").read_text()
-        self._template = _template_in(self._model, trained)
+        self._template = file_template.read(self._model, json_object(trained / "tokenizer_config.json"))
 
     def prompts(self, messages: Messages, options: Options) -> Mapping[str, Tokens]:
         by_template = self._template.render(messages, add_generation_prompt=True, options=options)
@@ -215,15 +200,6 @@ class LlamaCpp:
 
     def text(self, tokens: Tokens) -> str:
         return self._model.text(tokens)
-
-
-def _template_in(model: LlamaModel, trained: Path) -> ChatTemplate:
-    """Return the chat template of a GGUF file, which llama.cpp's programs use."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "chat_template.jinja").write_text(model.chat_template or "")
-        return ChatTemplate(Path(folder), json_object(trained / "tokenizer_config.json"))
 
 
 def dtype_for(folder: Path) -> torch.dtype | Literal["auto"]:

@@ -6,7 +6,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from gemtune.jobs.record import Job
 from gemtune.jobs.status import Step
+from gemtune.methods import Method
+from gemtune.ports import Buckets
 from trainer.base_model import location
 from trainer.context import Context
 from trainer.export import tokenizer_files
@@ -40,22 +43,31 @@ class TrainedWeights:
 
 
 def locate(context: Context) -> TrainedWeights:
+    """Fetch the trained weights of a step's job; see `of_job`."""
+    return of_job(context.buckets, context.job, context.spec.training_config.method, context.work)
+
+
+def of_job(buckets: Buckets, job: Job, method: Method, work: Path) -> TrainedWeights:
     """Fetch the trained weights, and check the SHA-256 of every file.
 
-    The folders are read-only. Raises IncompleteFolder, StepError.
+    work: folder for copies. The returned folders are read-only. Raises IncompleteFolder, StepError.
     """
-    export, steps = context.buckets.export, context.job.steps
-    prepared = manifest.fetch(
-        export, f"{context.training_prefix}/prepared/{steps[Step.PREPARE].attempt}", context.work / "prepared"
-    )
-    place = tokenizer_files.trained_folder(context.spec.training_config.method)
-    prefix = f"{context.training_prefix}/{place}/{steps[Step.TRAIN].attempt}"
-    folder = manifest.fetch(export, prefix, context.work / "trained")
-    recorded = f"{context.training_prefix}/{REFERENCE}/{steps[Step.TRAIN].attempt}"
+    export, steps, prefix = buckets.export, job.steps, f"jobs/{job.trained_by}"
+    prepared = manifest.fetch(export, f"{prefix}/prepared/{steps[Step.PREPARE].attempt}", work / "prepared")
+    place = tokenizer_files.trained_folder(method)
+    folder = manifest.fetch(export, f"{prefix}/{place}/{steps[Step.TRAIN].attempt}", work / "trained")
+    recorded = f"{prefix}/{REFERENCE}/{steps[Step.TRAIN].attempt}"
     is_recorded = manifest.read_whole(export, recorded) is not None
-    reference = manifest.fetch(export, recorded, context.work / REFERENCE) if is_recorded else None
+    reference = manifest.fetch(export, recorded, work / REFERENCE) if is_recorded else None
     if place == "model":
         return TrainedWeights(folder, None, prepared, reference)
+    return TrainedWeights(base_of(buckets, prepared, work), folder, prepared, reference, embedding.read(folder))
+
+
+def base_of(buckets: Buckets, prepared: Path, work: Path) -> Path:
+    """Return a local folder with the base model that a job was prepared with.
+
+    prepared: the output of prepare. Raises StepError.
+    """
     summary = json.loads((prepared / "prepared.json").read_text())
-    base = location.locate(context.buckets, summary["base_model"], context.work, summary.get("base_digests"))
-    return TrainedWeights(base, folder, prepared, reference, embedding.read(folder))
+    return location.locate(buckets, summary["base_model"], work, summary.get("base_digests"))

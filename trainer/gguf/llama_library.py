@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,19 @@ def quantize(tools: Path, source: Path, target: Path, llama_type: str) -> None:
         raise RuntimeError(f"llama.cpp could not quantize {source.name}")
 
 
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Options of drawing tokens at random.
+
+    temperature: divides the logits. top_p: the most likely tokens with this probability together are drawn from. seed:
+    of the random generator.
+    """
+
+    temperature: float
+    top_p: float
+    seed: int
+
+
 class LlamaModel:
     """A GGUF file that llama.cpp runs, on the CPU. Raises LoadError."""
 
@@ -91,6 +105,11 @@ class LlamaModel:
         return None if template is None else template.decode()
 
     @property
+    def context_length(self) -> int:
+        """The number of tokens that the model was trained to read."""
+        return int(self._llama.llama_model_n_ctx_train(self._model))
+
+    @property
     def bos(self) -> str:
         """The text that llama.cpp and Ollama put in front of a prompt, or ""."""
         if not self._llama.llama_vocab_get_add_bos(self._vocab):
@@ -101,6 +120,11 @@ class LlamaModel:
     def bos_token(self) -> int:
         """The token that llama.cpp puts in front of a prompt."""
         return int(self._llama.llama_vocab_bos(self._vocab))
+
+    def special_tokens(self) -> dict[str, Any]:
+        """Return the texts of special tokens, as tokenizer_config.json."""
+        tokens = {"bos_token": self.bos_token, "eos_token": int(self._llama.llama_vocab_eos(self._vocab))}
+        return {name: self._llama.llama_vocab_get_text(self._vocab, token).decode() for name, token in tokens.items()}
 
     def pieces(self) -> list[str]:
         """Return the text of every token, in the order of the file."""
@@ -146,24 +170,44 @@ class LlamaModel:
 
     def answer(self, prompt: Sequence[int], limit: int) -> list[int]:
         """Generate up to `limit` tokens greedily; leave out the end token."""
-        generated: list[int] = []
-        context = self._context(len(prompt) + limit)
+        return list(self.generate(prompt, limit))
+
+    def generate(self, prompt: Sequence[int], limit: int, sampling: Sampling | None = None) -> Iterator[int]:
+        """Yield up to `limit` tokens of an answer, without its end token.
+
+        sampling: None takes the most likely token.
+        """
+        context, sampler = self._context(len(prompt) + limit), self._sampler(sampling)
         try:
-            tokens = list(prompt)
-            done = 0
-            while len(generated) < limit:
+            tokens, done = list(prompt), 0
+            while len(tokens) - len(prompt) < limit:
                 for start in range(done, len(tokens), POSITIONS):
                     chunk = range(start, min(start + POSITIONS, len(tokens)))
                     self._decode(context, tokens, chunk, [chunk[-1]])
                 done = len(tokens)
-                best = int(self._logits(context, 1)[0].argmax())
-                if self.ends(best):
+                if sampler is None:
+                    token = int(self._logits(context, 1)[0].argmax())
+                else:
+                    token = int(self._llama.llama_sampler_sample(sampler, context, -1))
+                if self.ends(token):
                     break
-                generated.append(best)
-                tokens.append(best)
+                tokens.append(token)
+                yield token
         finally:
+            if sampler is not None:
+                self._llama.llama_sampler_free(sampler)
             self._llama.llama_free(context)
-        return generated
+
+    def _sampler(self, sampling: Sampling | None) -> Any:
+        """Return llama.cpp's sampler, or None for the most likely token."""
+        if sampling is None:
+            return None
+        llama = self._llama
+        chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
+        llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_temp(sampling.temperature))
+        llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_top_p(sampling.top_p, 1))
+        llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_dist(sampling.seed))
+        return chain
 
     def _context(self, length: int) -> Any:
         settings = self._llama.llama_context_default_params()

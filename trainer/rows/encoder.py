@@ -212,6 +212,15 @@ class Encoder:
         text = str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
         return text if self._pictures is None else self._pictures.shortened(text)
 
+    def answer_text(self, ids: Sequence[int]) -> str:
+        """Decode an answer, without special tokens."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def token_id(self, text: str) -> int | None:
+        """Return the id of a token, or None if the vocabulary lacks it."""
+        token: int | None = self._tokenizer.token_to_id(text)
+        return token
+
     def text_pieces(self, encoded: Encoded) -> list[dict[str, Any]]:
         """Decode a row into runs of trained and untrained tokens.
 

@@ -33,6 +33,7 @@ class _LazyGroup(click.Group):
     modules: dict[str, str] = {  # noqa: RUF012
         **dict.fromkeys(("up", "publish", "listen", "secret", "webhook-key", "demo"), "workstation.service"),
         **dict.fromkeys(("train", "plan", "jobs", "status", "events", "pause", "resume", "cancel", "delete"), "jobs"),
+        "try": "answers.command",
         "export": "export",
         "artifacts": "artifacts",
         "logs": "logs",

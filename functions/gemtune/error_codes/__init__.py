@@ -10,6 +10,7 @@ from gemtune.error_codes.entry import ErrorCode
 from gemtune.error_codes.failures import FAILURES, WARNINGS
 from gemtune.error_codes.operation import COMMAND_LINE, INTERNAL
 from gemtune.error_codes.problems import DOCUMENTS, REQUESTS, VALUES
+from gemtune.error_codes.trying import TRYING
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,12 @@ CATALOGUE: Sequence[Chapter] = (
         "The command line and the start of a service",
         "Printed to standard error as `code: message`; the exit code is 1.",
         COMMAND_LINE,
+    ),
+    Chapter(
+        "Asking a model",
+        "Printed to standard error by `gemtune try` as `code: message`; the exit code is 1. It also prints codes of a "
+        "job that failed, such as `base_changed` and `out_of_memory`.",
+        TRYING,
     ),
     Chapter(
         "Inside the service",

@@ -61,6 +61,15 @@ class TurnFormat:
         """Return the tokens that must not occur in the text of a message."""
         return (self.start, self.end, *filter(None, self.tool_result), *self.reserved)
 
+    @property
+    def thought(self) -> tuple[str, str, str] | None:
+        """Return what is around a thought: token, heading, and last token.
+
+        None if the models of the generation do not think.
+        """
+        match = re.fullmatch(r"(<[^<>]+>)([^<]*)(<[^<>]+>)", self.empty_thought)
+        return None if match is None else (match[1], match[2], match[3])
+
 
 @dataclass(frozen=True, slots=True)
 class PictureFormat:

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[3]
 FOLDERS = ("functions", "trainer")
 # Files with expressions that are not codes, or whose codes other tests check.
 ELSEWHERE: Mapping[str, str] = {
+    "functions/gemtune/cli/answers/child.py": "codes of trainer.answers, and an exit code",
     "functions/gemtune/cli/workstation/demo.py": "an exit code",
     "functions/gemtune/client/transport.py": "codes of the service's answers",
     "functions/gemtune/handlers/error_answers.py": "codes of others, and HTTP's names",

@@ -75,6 +75,7 @@ server.serve(port=0, kind=Listening)
 def test_settings_are_the_only_reader_of_the_environment() -> None:
     allowed = {
         "settings.py",
+        "cli/answers/child.py",  # passes it on to the trainer
         "cli/check/child.py",  # passes it on to the trainer
         "local_server/cloud_run_jobs.py",  # passes it on to the trainer
         "embedded/child_checks.py",  # passes it on to the trainer

@@ -20,6 +20,7 @@ PACKAGED = "a file of this package"
 CHECKED = "a pattern has checked it"
 ALLOWED: Mapping[tuple[str, str], str] = {
     ("functions/gemtune/checks/request.py", "model_validate_json"): "the reader has checked it",
+    ("functions/gemtune/cli/answers/child.py", "json.loads"): PROCESS,
     ("functions/gemtune/cli/check/child.py", "model_validate_json"): PROCESS,
     ("functions/gemtune/cli/workstation/demo.py", "json.loads"): PROCESS,
     ("functions/gemtune/client/transport.py", "json.loads"): "an answer that is not JSON is shown unchanged",
@@ -47,6 +48,8 @@ ALLOWED: Mapping[tuple[str, str], str] = {
     ("functions/gemtune/services/planning/measured_speeds.py", "model_validate_json"): OURS,
     ("functions/gemtune/webhooks/destinations.py", "int"): "a number already",
     ("functions/gemtune/webhooks/signing.py", "int"): "a number already",
+    ("trainer/answers/files.py", "json.loads"): OURS,
+    ("trainer/answers/protocol.py", "json.loads"): PROCESS,
     ("trainer/base_model/continuation.py", "json.loads"): OURS,
     ("trainer/check/process.py", "model_validate_json"): PROCESS,
     ("trainer/certificate/comparison_process.py", "json.loads"): PROCESS,

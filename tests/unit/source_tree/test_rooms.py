@@ -77,7 +77,9 @@ SERVICE: Mapping[str, str] = {
     "settings webhooks",
     "cli.check": "bootstrap checks cli.connection cli.request datasets.files errors jobs process request request.rules "
     "untrusted",
-    "cli": "cli.check cli.connection cli.request cli.workstation client errors handlers jobs object_name settings",
+    "cli.answers": "cli.connection errors process request",
+    "cli": "cli.answers cli.check cli.connection cli.request cli.workstation client errors handlers jobs "
+    "object_name settings",
 }
 # Parts of the service that the trainer may import: the domain, ports, and modules without a room.
 SERVICE_FOR_TRAINER = (
@@ -106,7 +108,7 @@ FLOORS = (
     ("trainer.certificate", "trainer.training.tracking"),
     ("trainer.training",),
     ("trainer.training.preference",),
-    ("trainer.steps", "trainer.check"),
+    ("trainer.steps", "trainer.check", "trainer.answers"),
     ("trainer.__main__",),
 )
 ALLOWED: dict[str, set[str]] = (
@@ -127,6 +129,8 @@ ALLOWED["gemtune.cli.connection"] |= {"gemtune.cli"}  # as a process, which serv
 ALLOWED["gemtune.embedded"] |= {"trainer.__main__"}  # as a process
 ALLOWED["gemtune.cli.check"] |= {"trainer.__main__"}  # as a process
 ALLOWED["gemtune.cli.workstation"] |= {"examples"}  # as processes, for the demo
+ALLOWED["gemtune.cli.answers"] |= {"trainer.answers"}  # as a process
+ALLOWED["trainer.answers"] |= {"gemtune.bootstrap"}
 ALLOWED["trainer.__main__"] |= {"gemtune.bootstrap"}
 ALLOWED["trainer.check"] |= {"gemtune.bootstrap"}
 # Pages of reference describe the service.

@@ -5,19 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gemtune.errors import StepError
-from gemtune.families.generation import Family
 from gemtune.request.spec import Spec, TrainingConfig
 from trainer.base_model import folder_contents, four_bits, vision_parts
 from trainer.base_model.language_model import is_wrapped
 from trainer.base_model.precision import compute_dtype, dtype_named, stored_dtype
-from trainer.model import adapted_layers, liger
+from trainer.model import adapted_layers, liger, loading
 from trainer.model.engines.interface import BASE_MODEL, LoadedModel, StartingPoint
 
 if TYPE_CHECKING:
-    import torch
     from peft import PeftModel
-    from transformers import BitsAndBytesConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
     from trainer.base_model.language_model import LanguageModel
 
@@ -47,7 +44,7 @@ def load(folder: Path, spec: Spec, start: StartingPoint = BASE_MODEL) -> LoadedM
         folder,
         dtype=torch.float32 if config.method == "Full" else dtype,
         attn_implementation=_attention(folder, spec),
-        quantization_config=_four_bits(dtype, family) if config.method == "QLoRA" else None,
+        quantization_config=four_bits.quantization_config(dtype, family) if config.method == "QLoRA" else None,
         # Loaded straight to the GPU, tensor by tensor: on Cloud Run the files are in main memory already, which need
         # not hold a second copy.
         device_map="cuda" if torch.cuda.is_available() else None,
@@ -88,34 +85,13 @@ def _attention(folder: Path, spec: Spec) -> str | dict[str, str]:
     """Return the attention implementation for transformers.
 
     Text rows are concatenated (`row_attention`). Vision jobs need a mask, since a picture's tokens also see later ones
-    of the same picture; RL needs one, since TRL pads. Of the attentions with masks, only the eager one caps scores as
-    Gemma 2 does, and audio towers support no other.
+    of the same picture; RL needs one, since TRL pads.
     """
     from trainer.model import row_attention
 
     if spec.modality == "text" and spec.training_config.method != "RL":
         return row_attention.NAME
-    config = folder_contents.config_of(folder)
-    if config.get("attn_logit_softcapping") is not None:
-        return "eager"
-    has_audio = isinstance(config.get("audio_config"), dict)
-    return {"text_config": "sdpa", "vision_config": "sdpa", "audio_config": "eager"} if has_audio else "sdpa"
-
-
-def _four_bits(dtype: torch.dtype, family: Family) -> BitsAndBytesConfig:
-    """Return the configuration of NF4 with double quantization.
-
-    As in Dettmers et al., QLoRA, arXiv:2305.14314.
-    """
-    from transformers import BitsAndBytesConfig
-
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=four_bits.skipped_modules(family),  # applies to 4 bits too, despite its name
-    )
+    return loading.masked_attention(folder)
 
 
 def _keep_differentiable(model: PreTrainedModel) -> None:
@@ -137,18 +113,12 @@ def _with_adapter(base: PreTrainedModel, config: TrainingConfig, folder: Path) -
     weights are not exactly those that the model has for it.
     """
     from peft import LoraConfig, PeftModel
-    from peft.utils import get_peft_model_state_dict
-    from safetensors import safe_open
 
     lora = LoraConfig.from_pretrained(str(folder))
     lora.inference_mode = False
     lora.lora_dropout = adapted_layers.adapter_dropout(config.lora_dropout, lora.target_parameters)
     model = PeftModel.from_pretrained(base, str(folder), config=lora, is_trainable=True)
-    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
-        differing = set(file.keys()) ^ set(get_peft_model_state_dict(model, save_embedding_layers=False))
-    if differing:
-        message = f"the adapter to train on does not fit the base model: {sorted(differing)[0]}, …"
-        raise StepError("bad_adapter", message, hint="train from a base model")
+    loading.check_adapter(model, folder, hint="train from a base model")
     return model
 
 

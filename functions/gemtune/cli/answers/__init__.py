@@ -1,0 +1,1 @@
+"""The command `try`: asks the model of a job on this workstation."""

@@ -1,0 +1,204 @@
+"""`gemtune try` against a fake service and a fake process with the model."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gemtune.process import parent_death
+from tests.unit.cli.test_cli import job_body, run
+from tests.unit.conftest import FakeService
+
+JOB = "training_d_m_0123456789ab"
+# Answers each question with its last message, reversed, in pieces of four characters.
+PROGRAM = """
+import json, sys, time, signal
+def say(**fields): print(json.dumps(fields), flush=True)
+stopped = []
+signal.signal(signal.SIGINT, lambda *_: stopped.append(1))
+if "cannot" in sys.argv:
+    say(type="error", code="base_changed", message="other weights", hint="put them back")
+    sys.exit(1)
+if "crash" in sys.argv: sys.exit("Traceback: broken")
+say(type="ready", runtime="transformers", context_length=9, sees=False)
+for line in sys.stdin:
+    question = json.loads(line)
+    last = question["messages"][-1]["content"]
+    if last == "too long":
+        say(type="error", code="prompt_too_long", message="9 tokens", hint="shorten it")
+        continue
+    text = ("base " if question["by_base"] else "") + last[::-1] + f" ({len(question['messages'])})"
+    if last == "think": say(type="text", text="Hm.", is_thought=True)
+    for at in range(0, len(text), 4): say(type="text", text=text[at:at + 4], is_thought=False)
+    while last == "forever" and not stopped: time.sleep(0.01)
+    print(json.dumps(question), file=sys.stderr, flush=True)
+    say(type="end", tokens=[1, 2], text=text, thinking="Hm." if last == "think" else "", thought_tokens=1,
+        prompt_tokens=3, ended="stopped" if stopped else "length", first_seconds=0.5, seconds=1.0)
+"""
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Replace the program with the model; return the arguments of each start."""
+    started: list[list[str]] = []
+
+    def command(arguments: Sequence[str], signal_number: int) -> list[str]:
+        assert signal_number == signal.SIGKILL
+        started.append(list(arguments))
+        return [sys.executable, "-c", PROGRAM, *arguments]
+
+    monkeypatch.setattr(parent_death, "command", command)
+    return started
+
+
+@pytest.fixture
+def job(service: FakeService) -> dict[str, Any]:
+    body = job_body("completed")
+    service.answers["GET", f"/jobs/{JOB}/status"] = (200, body)
+    return body
+
+
+def test_a_prompt_is_answered_on_standard_output(
+    service: FakeService, job: dict[str, Any], commands: list[list[str]]
+) -> None:
+    result = run("try", JOB, "hello", url=service.url)
+    assert (result.exit_code, result.stdout) == (0, "olleh (1)\n")
+    assert "ends after 2 tokens; --max-tokens allows more" in result.stderr
+    assert commands == [["-m", "trainer.answers", JOB]]
+    quiet = run("try", JOB, "hello", "--quiet", url=service.url)
+    assert (quiet.stdout, quiet.stderr) == ("olleh (1)\n", "")
+
+
+def test_the_base_model_answers_first(service: FakeService, job: dict[str, Any], commands: list[list[str]]) -> None:
+    result = run("try", JOB, "hello", "--base", url=service.url)
+    assert result.stdout == "base model:\nbase olleh (1)\ntrained model:\nolleh (1)\n"
+
+
+def test_json_has_every_answer_with_its_numbers(
+    service: FakeService, job: dict[str, Any], commands: list[list[str]]
+) -> None:
+    result = run("try", JOB, "think", "--base", "--json", url=service.url)
+    line = json.loads(result.stdout)
+    assert (line["prompt"], line["base"]["answer"], line["trained"]["answer"]) == (
+        "think",
+        "base kniht (1)",
+        "kniht (1)",
+    )
+    assert line["trained"] == {
+        "answer": "kniht (1)",
+        "thinking": "Hm.",
+        "ended": "length",
+        "tokens": 2,
+        "prompt_tokens": 3,
+        "first_token_seconds": 0.5,
+        "seconds": 1.0,
+    }
+
+
+def test_thoughts_are_shown_on_standard_error_or_mentioned(
+    service: FakeService, job: dict[str, Any], commands: list[list[str]]
+) -> None:
+    hidden = run("try", JOB, "think", url=service.url)
+    assert (hidden.stdout, "Hm." in hidden.stderr, "--thinking shows it" in hidden.stderr) == (
+        "kniht (1)\n",
+        False,
+        True,
+    )
+    shown = run("try", JOB, "think", "--thinking", url=service.url)
+    assert (shown.stdout, "Hm." in shown.stderr) == ("kniht (1)\n", True)
+
+
+def test_lines_are_turns_of_a_conversation(
+    service: FakeService, job: dict[str, Any], commands: list[list[str]]
+) -> None:
+    result = run("try", JOB, "--system", "Be brief.", url=service.url, stdin="one\n\ntoo long\ntwo\n")
+    assert result.stdout == "eno (2)\nowt (4)\n"
+    assert (result.exit_code, "prompt_too_long: 9 tokens\n  shorten it" in result.stderr) == (0, True)
+
+
+def test_base_and_trained_model_have_conversations_of_their_own(
+    service: FakeService, job: dict[str, Any], commands: list[list[str]]
+) -> None:
+    result = run("try", JOB, "--base", "--json", url=service.url, stdin="one\ntwo\n")
+    second = json.loads(result.stdout.splitlines()[1])
+    assert (second["base"]["answer"], second["trained"]["answer"]) == ("base owt (3)", "owt (3)")
+
+
+def test_errors_of_the_process_are_those_of_the_command(
+    service: FakeService, job: dict[str, Any], commands: list[list[str]]
+) -> None:
+    result = run("try", JOB, "too long", url=service.url)
+    assert (result.exit_code, result.stderr.splitlines()[-2:]) == (1, ["prompt_too_long: 9 tokens", "  shorten it"])
+
+
+@pytest.mark.parametrize(("argument", "code"), [("cannot", "base_changed"), ("crash", "answering_failed")])
+def test_a_model_that_cannot_be_loaded_is_explained(
+    service: FakeService, job: dict[str, Any], monkeypatch: pytest.MonkeyPatch, argument: str, code: str
+) -> None:
+    monkeypatch.setattr(parent_death, "command", lambda *_: [sys.executable, "-c", PROGRAM, argument])
+    result = run("try", JOB, "hello", url=service.url)
+    assert (result.exit_code, f"\n{code}: " in result.stderr) == (1, True)
+    assert code != "answering_failed" or "Traceback: broken" in result.stderr
+
+
+def test_an_unfinished_training_is_not_asked(
+    service: FakeService, job: dict[str, Any], commands: list[list[str]]
+) -> None:
+    job |= {"status": "training", "steps": {"train": {"state": "running", "checkpoint": 20}}}
+    result = run("try", JOB, "hello", url=service.url)
+    assert (result.exit_code, commands) == (1, [])
+    assert "not_trained: the training of job" in result.stderr
+    assert f"gemtune try {JOB} --checkpoint 20" in result.stderr
+    job["steps"]["train"]["checkpoint"] = 0
+    assert f"gemtune watch {JOB}" in run("try", JOB, "hello", url=service.url).stderr
+    run("try", JOB, "hello", "--checkpoint", "20", url=service.url)
+    assert commands == [["-m", "trainer.answers", JOB, "--checkpoint", "20"]]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--seed", "1"),
+        ("--seed", "1", "--temperature", "0"),
+        ("--temperature", "0", "--top-p", "0.5"),
+        ("--temperature", "-1"),
+        ("--top-p", "0"),
+        ("--max-tokens", "0"),
+        ("--checkpoint", "0"),
+        ("--format", "onnx"),
+    ],
+)
+def test_options_without_an_effect_are_refused(
+    service: FakeService, job: dict[str, Any], commands: list[list[str]], options: tuple[str, ...]
+) -> None:
+    result = run("try", JOB, "hello", *options, url=service.url)
+    assert (result.exit_code, commands) == (2, [])
+
+
+def test_files_are_found_where_the_service_keeps_them(
+    service: FakeService, job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = tmp_path / "home" / "exports" / "jobs" / JOB / "prepared" / "1" / "report.json"
+    report.parent.mkdir(parents=True)
+    report.write_text("{}")
+    job["rows"] = {"report": str(report)}
+    environments: list[dict[str, str]] = []
+    popen = subprocess.Popen
+
+    def recording(*arguments: Any, **more: Any) -> Any:
+        environments.append(more["env"])
+        return popen(*arguments, **more)
+
+    monkeypatch.setattr(parent_death, "command", lambda *_: [sys.executable, "-c", PROGRAM])
+    monkeypatch.setattr(subprocess, "Popen", recording)
+    run("try", JOB, "hello", url=service.url)
+    environment = environments[0]
+    assert environment["GEMTUNE_HOME"] == str(tmp_path / "home")
+    assert environment["GCS_EXPORT_BUCKET_NAME"] == "exports"

@@ -1,0 +1,131 @@
+"""`python -m trainer.answers JOB`: loads a job's model and answers questions.
+
+Questions are lines of standard input, answers lines of standard output: see `protocol`. SIGINT ends the answer that is
+being generated. The exit code is 1 if the model cannot be loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import signal
+import sys
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from gemtune.bootstrap import services
+from gemtune.errors import GemtuneError, StepError
+from gemtune.request.spec import read_spec
+from trainer.answers.answering import answer
+from trainer.answers.files import AnswerFiles, GgufFiles, TrainedJob, find_export
+from trainer.answers.protocol import Output, read_question
+from trainer.answers.runtime import Runtime
+from trainer.process.crashes import PERMANENT, cause_of, is_out_of_memory
+from trainer.process.imports import garbage_collection_paused
+from trainer.process.thread_waiting import limit_spinning
+
+LOADED, NOT_LOADED = 0, 1
+
+
+def main() -> int:
+    """Load the model, answer until standard input ends; return the exit code."""
+    arguments, output, stop = _arguments(), Output(), threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    limit_spinning()
+    with tempfile.TemporaryDirectory(prefix="gemtune-answers-") as work:
+        try:
+            runtime = _load(arguments, Path(work))
+        except GemtuneError as error:
+            output.error(error)
+            return NOT_LOADED
+        output.ready(runtime)
+        for line in sys.stdin:
+            stop.clear()
+            _answer(line, runtime, output, stop)
+    return LOADED
+
+
+def _answer(line: str, runtime: Runtime, output: Output, stop: threading.Event) -> None:
+    """Answer one question."""
+    try:
+        output.end(answer(runtime, read_question(line, runtime), output.text, stop.is_set))
+    except GemtuneError as error:
+        output.error(error)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        output.error(_out_of_memory(error))
+
+
+def _load(arguments: argparse.Namespace, work: Path) -> Runtime:
+    """Locate and load the model; its files are checked during the imports.
+
+    Raises GemtuneError.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        locating = pool.submit(_locate, arguments, work)
+        if arguments.format != "gguf":
+            _import_libraries()
+        files = locating.result()
+    try:
+        if isinstance(files, GgufFiles):
+            from trainer.answers.in_llama_cpp import LlamaCpp
+
+            return LlamaCpp(files)
+        from trainer.answers.in_transformers import Transformers
+
+        return Transformers(files)
+    except GemtuneError:
+        raise
+    except BaseException as error:
+        if is_out_of_memory(error):
+            raise _out_of_memory(error) from error
+        if not isinstance(error, (*PERMANENT, OSError)):
+            raise
+        message = f"the model cannot be loaded: {cause_of(error)}"
+        raise StepError("model_not_loaded", message, hint="export the job again, or train again") from error
+
+
+def _locate(arguments: argparse.Namespace, work: Path) -> AnswerFiles:
+    """Return the files of the model. Raises GemtuneError."""
+    backend = services()
+    job = backend.store.get(arguments.job)
+    if arguments.format is not None:
+        job, spec = find_export(backend, job, arguments.format)
+    else:
+        spec = read_spec(backend.buckets.config.read(job.spec_name))
+    trained = TrainedJob(job, spec, backend.buckets, work, backend.settings.llama_cpp)
+    if arguments.checkpoint is not None:
+        return trained.checkpoint(arguments.checkpoint)
+    return trained.trained() if arguments.format is None else trained.exported()
+
+
+def _import_libraries() -> None:
+    """Import what transformers and PEFT need to load and to generate."""
+    with garbage_collection_paused():
+        for name in ("transformers.generation.utils", "peft", "trainer.answers.in_transformers"):
+            importlib.import_module(name)
+        from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+def _out_of_memory(error: BaseException) -> StepError:
+    message = f"this machine has too little memory for the model: {cause_of(error)}"
+    return StepError("out_of_memory", message, hint="use a machine with more memory, or a smaller export")
+
+
+def _arguments() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(prog="python -m trainer.answers", description="Answer questions.")
+    parser.add_argument("job", help="id of the job")
+    parser.add_argument("--format", choices=("adapter", "merged", "gguf"), help="ask the exported files")
+    parser.add_argument("--checkpoint", type=int, metavar="TRAIN_STEP", help="ask a checkpoint of the training")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

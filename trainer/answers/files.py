@@ -1,0 +1,168 @@
+"""Files of the model to ask: located from a job's record, or downloaded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gemtune.errors import StepError
+from gemtune.jobs.record import Job
+from gemtune.jobs.status import Status, Step
+from gemtune.ports import Buckets
+from gemtune.request.exports import Format
+from gemtune.request.spec import Spec, read_spec
+from trainer.export import tokenizer_files, trained_weights
+from trainer.new_tokens import embedding, tokenizer
+from trainer.store import checkpoints, manifest
+
+if TYPE_CHECKING:
+    from gemtune.bootstrap import Services
+
+# Completed jobs that are searched for an export, newest first.
+SEARCHED_PAGES, JOBS_PER_PAGE = 5, 200
+
+
+@dataclass(frozen=True, slots=True)
+class TransformersFiles:
+    """Folders of a model that transformers runs.
+
+    model: a whole model, or the base model of the adapter. tokenizer: the folder with tokenizer, chat template and
+    generation config. original: the base model of a whole model; None if it is not known. dtype: name of the type that
+    the weights were published in; None: as they are stored. in_four_bits: as QLoRA trained it. sees: the model was
+    trained on pictures.
+    """
+
+    model: Path
+    adapter: Path | None
+    tokenizer: Path
+    original: Path | None = None
+    dtype: str | None = None
+    in_four_bits: bool = False
+    sees: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GgufFiles:
+    """A GGUF file, and the folder of llama.cpp."""
+
+    model: Path
+    tools: Path
+
+
+AnswerFiles = TransformersFiles | GgufFiles
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedJob:
+    """A job on this machine whose model is asked.
+
+    work: folder for copies. tools: the folder of llama.cpp.
+    """
+
+    job: Job
+    spec: Spec
+    buckets: Buckets
+    work: Path
+    tools: Path
+
+    def trained(self) -> TransformersFiles:
+        """Return the weights as they were trained.
+
+        Raises IncompleteFolder, StepError.
+        """
+        weights = trained_weights.of_job(self.buckets, self.job, self.spec.training_config.method, self.work)
+        return self._files(weights.base, weights.adapter)
+
+    def checkpoint(self, train_step: int) -> TransformersFiles:
+        """Return the weights of a checkpoint.
+
+        Raises IncompleteFolder, and StepError `no_checkpoint` if there is none of this train_step.
+        """
+        export, prefix = self.buckets.export, f"jobs/{self.job.trained_by}"
+        folder = checkpoints.at_train_step(export, prefix, train_step, self.work / "checkpoint")
+        if folder is None:
+            raise self._no_checkpoint(train_step)
+        base, prepared = self._base(), self._prepared()
+        with_tokens = tokenizer.with_new_tokens(base, prepared, self.work / "base_with_new_tokens")
+        tokenizer_files.add_tokenizer(with_tokens, folder)
+        is_whole = tokenizer_files.trained_folder(self.spec.training_config.method) == "model"
+        if is_whole:
+            return self._files(folder, None)
+        if (new_tokens := embedding.read(prepared)) is not None:
+            new_tokens.write(folder)
+        return self._files(base, folder)
+
+    def exported(self) -> AnswerFiles:
+        """Return the files of the job's export. Raises IncompleteFolder."""
+        attempt = self.job.steps[Step.EXPORT].attempt
+        folder = manifest.fetch(self.buckets.export, f"jobs/{self.job.job_id}/export/{attempt}", self.work / "exported")
+        sees = self.spec.modality == "vision"
+        if self.spec.export_config.format == "gguf":
+            return GgufFiles(gguf_file(folder), self.tools)
+        if (folder / "adapter_config.json").is_file():
+            return TransformersFiles(self._base(), folder, folder, sees=sees)
+        return TransformersFiles(folder, None, folder, self._base(), sees=sees)
+
+    def _files(self, model: Path, adapter: Path | None) -> TransformersFiles:
+        """Return trained weights as the train step computes with them."""
+        return TransformersFiles(
+            model,
+            adapter,
+            adapter or model,
+            original=None if adapter is not None else self._base(),
+            dtype=self._summary().get("base_dtype") if adapter is not None else None,
+            in_four_bits=self.spec.training_config.method == "QLoRA",
+            sees=self.spec.modality == "vision",
+        )
+
+    def _base(self) -> Path:
+        return trained_weights.base_of(self.buckets, self._prepared(), self.work)
+
+    def _prepared(self) -> Path:
+        prefix = f"jobs/{self.job.trained_by}/prepared/{self.job.steps[Step.PREPARE].attempt}"
+        return manifest.fetch(self.buckets.export, prefix, self.work / "prepared")
+
+    def _summary(self) -> dict[str, Any]:
+        summary: dict[str, Any] = json.loads((self._prepared() / "prepared.json").read_text())
+        return summary
+
+    def _no_checkpoint(self, train_step: int) -> StepError:
+        """Return the error for a checkpoint that does not exist."""
+        existing = checkpoints.list_all(self.buckets.export, f"jobs/{self.job.trained_by}")
+        steps = ", ".join(str(step) for step in sorted({each.train_step for each in existing}))
+        message = f"job {self.job.job_id} has no checkpoint of train_step {train_step}"
+        if steps:
+            return StepError("no_checkpoint", message, hint=f"use --checkpoint with one of {steps}")
+        hint = "the checkpoints of a finished training are deleted: leave out --checkpoint"
+        if not self.job.has_trained:
+            hint = "the training has no checkpoint yet: try again later"
+        return StepError("no_checkpoint", message, hint=hint)
+
+
+def find_export(backend: Services, job: Job, export_format: Format) -> tuple[Job, Spec]:
+    """Return the completed job whose export has a format, and its spec.
+
+    It is the job itself, or the newest one that exported again what this one trained. Raises StepError `not_exported`.
+    """
+    page_token: str | None = None
+    candidates = [job]
+    for _ in range(SEARCHED_PAGES):
+        page = backend.store.page(status=Status.COMPLETED, modality=None, limit=JOBS_PER_PAGE, page_token=page_token)
+        exports = [summary.job_id for summary in page.jobs if summary.job_id.startswith("export_")]
+        candidates += [each for each in map(backend.store.get, exports) if each.trained_by == job.trained_by]
+        page_token = page.next_page_token
+        if page_token is None:
+            break
+    for candidate in candidates:
+        spec = read_spec(backend.buckets.config.read(candidate.spec_name))
+        if candidate.status is Status.COMPLETED and spec.export_config.format == export_format:
+            return candidate, spec
+    message = f"what job {job.job_id} trained has not been exported as {export_format}"
+    raise StepError("not_exported", message, hint=f"`gemtune export {job.job_id} --format {export_format} --follow`")
+
+
+def gguf_file(folder: Path) -> Path:
+    """Return the GGUF file of an export with the language model."""
+    return next(path for path in sorted(folder.glob("*.gguf")) if path.name.startswith("model-"))

@@ -1,0 +1,85 @@
+"""Loading of a model that only computes: a whole one, or base and adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from gemtune.errors import StepError
+from trainer.base_model import folder_contents
+from trainer.new_tokens import embedding
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import BitsAndBytesConfig
+
+    from trainer.base_model.language_model import LanguageModel
+
+
+def load(
+    folder: Path,
+    adapter: Path | None,
+    *,
+    dtype: torch.dtype | Literal["auto"],
+    attention: str | dict[str, str],
+    with_pictures: bool = False,
+    four_bits: BitsAndBytesConfig | None = None,
+    device: str | None = None,
+) -> LanguageModel:
+    """Load a model folder with transformers, and an adapter on it with PEFT.
+
+    The model generates as the adapter's generation config says. folder: the model, or the base model of the adapter.
+    four_bits: how to quantize the weights while loading. device: None for the CPU. Raises StepError `bad_adapter`.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, GenerationConfig
+
+    kind = AutoModelForImageTextToText if with_pictures else AutoModelForCausalLM
+    model = kind.from_pretrained(
+        folder,
+        dtype=dtype,
+        attn_implementation=attention,
+        quantization_config=four_bits,
+        device_map=device,
+    )
+    if adapter is None:
+        whole: LanguageModel = model.eval()
+        return whole
+    from peft import PeftModel
+
+    new_tokens = embedding.read(adapter)
+    if new_tokens is not None:
+        new_tokens.add_rows(model)
+    if (adapter / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(adapter)
+    adapted = PeftModel.from_pretrained(model, str(adapter))
+    check_adapter(adapted, adapter, hint="use the base model that the adapter was trained on")
+    return adapted.eval()
+
+
+def check_adapter(model: PeftModel, folder: Path, *, hint: str) -> None:
+    """Check that a loaded adapter has exactly the weights of its folder.
+
+    PEFT only warns, and the model would answer as the base model does. Raises StepError `bad_adapter`.
+    """
+    from peft.utils import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+        differing = set(file.keys()) ^ set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    if differing:
+        message = f"the adapter does not fit the base model: {sorted(differing)[0]}, …"
+        raise StepError("bad_adapter", message, hint=hint)
+
+
+def masked_attention(folder: Path) -> str | dict[str, str]:
+    """Return the attention with masks that a model's layers support.
+
+    Of transformers' implementations with masks, only the eager one caps scores as Gemma 2 does, and audio towers
+    support no other.
+    """
+    config = folder_contents.config_of(folder)
+    if config.get("attn_logit_softcapping") is not None:
+        return "eager"
+    has_audio = isinstance(config.get("audio_config"), dict)
+    return {"text_config": "sdpa", "vision_config": "sdpa", "audio_config": "eager"} if has_audio else "sdpa"
