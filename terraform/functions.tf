@@ -10,21 +10,21 @@ locals {
   functions = {
     api = {
       memory   = "512Mi", timeout_seconds = 60, requests = 4, instances = local.instances["api"]
-      settings = merge(local.launches, local.chooses, local.accepts, local.gateway)
+      settings = merge(local.launches, local.chooses, local.accepts, local.prices, local.gateway)
     }
     dispatch = {
       memory   = "512Mi", timeout_seconds = 120, requests = 4, instances = local.instances["dispatch"]
-      settings = merge(local.launches, local.chooses, local.accepts)
+      settings = merge(local.launches, local.chooses, local.accepts, local.prices)
     }
     ingest = {
       memory   = "512Mi", timeout_seconds = 120, requests = 4, instances = local.instances["ingest"]
-      settings = merge(local.chooses, local.accepts)
+      settings = merge(local.chooses, local.accepts, local.prices)
     }
     # It publishes events one after the other.
     fan-out = { memory = "512Mi", timeout_seconds = 300, requests = 4, instances = local.instances["fan-out"], settings = {} }
     # Receivers of webhooks may take seconds to answer.
     notify  = { memory = "512Mi", timeout_seconds = 60, requests = 4, instances = local.instances["notify"], settings = {} }
-    control = { memory = "512Mi", timeout_seconds = 60, requests = 4, instances = local.instances["control"], settings = merge(local.times, local.chooses, local.slots) }
+    control = { memory = "512Mi", timeout_seconds = 60, requests = 4, instances = local.instances["control"], settings = merge(local.times, local.chooses, local.slots, local.prices) }
     # It checks all unfinished jobs. A second one at the same time would only repeat the work.
     sweep = { memory = "1Gi", timeout_seconds = 540, requests = 1, instances = 1, settings = merge(local.launches, local.times) }
   }
@@ -44,8 +44,14 @@ locals {
   times = { for step, seconds in var.timeout_seconds : "GEMTUNE_${upper(step)}_TIMEOUT_SECONDS" => tostring(seconds) }
   # For control, which admits steps to machines.
   slots = { GEMTUNE_AT_ONCE = join(",", [for name, machine in var.machines : "${name}=${machine.at_once}"]) }
-  # For functions that accept requests: they refuse what the images cannot do, and W&B without a key.
-  accepts   = merge({ GEMTUNE_WITHOUT_GGUF = var.without_gguf ? "yes" : "no" }, local.wandb_key, local.unsloth)
+  # For functions that accept requests: they refuse what the images cannot do, W&B without a key, and too high caps.
+  accepts = merge({ GEMTUNE_WITHOUT_GGUF = var.without_gguf ? "yes" : "no" }, local.wandb_key, local.unsloth, local.limits)
+  limits  = { for name, limit in var.limits : "GEMTUNE_${upper(name)}" => tostring(limit) if limit != null }
+  # For functions that plan or admit steps, and for steps, which end before they cost more than their job may.
+  stated_prices = { for name, machine in var.machines : name => machine.usd_per_hour if machine.usd_per_hour != null }
+  prices = length(local.stated_prices) == 0 ? {} : {
+    GEMTUNE_USD_PER_HOUR = join(",", [for name, price in local.stated_prices : "${name}=${price}"])
+  }
   wandb_key = var.wandb_key_secret == null ? {} : { GEMTUNE_WANDB_API_KEY_SECRET = var.wandb_key_secret }
   # trainer/Dockerfile puts unsloth's interpreter there.
   unsloth = var.unsloth ? { GEMTUNE_UNSLOTH_PYTHON = "/opt/unsloth/current/bin/python" } : {}

@@ -64,6 +64,7 @@ resource "google_cloud_run_v2_job" "step" {
         dynamic "env" {
           for_each = merge(
             local.every_function,
+            local.prices,
             each.value.step == "prepare" ? local.chooses : {},
             each.value.step == "train" ? merge(local.wandb_key, local.unsloth) : local.hf_token,
           )

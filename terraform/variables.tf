@@ -58,13 +58,15 @@ variable "machines" {
     functions/gemtune/machines/choice.py, which chooses one for each job. `image` is a key of `images`: the build
     for a version of CUDA that the machine's driver supports. A machine without `accelerator` trains on CPUs. `at_once`
     is how many jobs train on such machines at the same time; further ones wait. It should not exceed the quota.
+    `usd_per_hour` is the machine's price, where the price list of functions/gemtune/machines has another or none.
   EOT
   type = map(object({
-    accelerator = optional(string)
-    cpus        = number
-    memory_gib  = number
-    image       = optional(string, "cpu")
-    at_once     = optional(number, 1)
+    accelerator  = optional(string)
+    cpus         = number
+    memory_gib   = number
+    image        = optional(string, "cpu")
+    at_once      = optional(number, 1)
+    usd_per_hour = optional(number)
   }))
   default = {
     l4 = { accelerator = "nvidia-l4", cpus = 8, memory_gib = 32, image = "cu126" }
@@ -76,6 +78,10 @@ variable "machines" {
   validation {
     condition     = alltrue([for machine in values(var.machines) : machine.at_once >= 1 && machine.at_once == floor(machine.at_once)])
     error_message = "`at_once` of a machine is a whole number, at least 1."
+  }
+  validation {
+    condition     = alltrue([for machine in values(var.machines) : try(machine.usd_per_hour >= 0, machine.usd_per_hour == null)])
+    error_message = "`usd_per_hour` of a machine is a price, at least 0."
   }
   validation {
     condition     = alltrue([for machine in values(var.machines) : contains(keys(var.images), machine.image)])
@@ -275,6 +281,25 @@ variable "budget" {
   validation {
     condition     = var.budget == null || can(regex("^[0-9A-F]{6}-[0-9A-F]{6}-[0-9A-F]{6}$", var.budget.billing_account)) && try(var.budget.amount > 0 && floor(var.budget.amount) == var.budget.amount, false)
     error_message = "billing_account looks like 012345-6789AB-CDEF01 (gcloud billing accounts list); amount is a whole number above 0."
+  }
+}
+
+variable "limits" {
+  description = <<-EOT
+    Limits of what jobs take; null: none. A job that reaches its cap is paused at a checkpoint. `default_max_cost_usd`
+    and `default_max_hours` are the caps of jobs whose request has none, `max_cost_usd` and `max_hours` the highest that
+    a request may have.
+  EOT
+  type = object({
+    default_max_cost_usd = optional(number)
+    default_max_hours    = optional(number)
+    max_cost_usd         = optional(number)
+    max_hours            = optional(number)
+  })
+  default = {}
+  validation {
+    condition     = alltrue([for limit in values(var.limits) : try(limit > 0, limit == null)])
+    error_message = "A limit is a number above 0."
   }
 }
 

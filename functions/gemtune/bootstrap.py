@@ -196,7 +196,15 @@ class Services:
         )
         read_facts = ReadFacts(deployment, self.buckets, self.secrets, self._gguf_problem)
         find_base_job = FindBaseJob(self.store, self.buckets)
-        return Submit(self.store, self.bus, self.buckets, self._create_job, read_facts, find_base_job)
+        return Submit(
+            self.store,
+            self.bus,
+            self.buckets,
+            self._create_job,
+            read_facts,
+            find_base_job,
+            self.planner.cap_warnings,
+        )
 
     @cached_property
     def export_again(self) -> ExportAgain:

@@ -17,8 +17,9 @@ status_subscriptions = {
 machines = {
   cpu          = { cpus = 8, memory_gib = 32, image = "cpu" }
   l4           = { accelerator = "nvidia-l4", cpus = 8, memory_gib = 32, image = "cu126" }
-  rtx-pro-6000 = { accelerator = "nvidia-rtx-pro-6000", cpus = 20, memory_gib = 80, image = "cu130" }
+  rtx-pro-6000 = { accelerator = "nvidia-rtx-pro-6000", cpus = 20, memory_gib = 80, image = "cu130", usd_per_hour = 4.25 }
 }
+limits                   = { default_max_cost_usd = 12.5, default_max_hours = 10, max_cost_usd = 50, max_hours = 48 }
 unsloth                  = true
 job_files_in_data_bucket = true
 max_instances            = { api = 20 }

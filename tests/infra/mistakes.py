@@ -68,6 +68,7 @@ REFUSED = (
     Refused("budget", '{billing_account="mine",amount=1}', "billing_account looks like"),
     Refused("checkpoint_days", "1", "at least 14 days"),
     Refused("gpu_hours_per_day", "0", "Use a number above 0."),
+    Refused("limits", "{ max_hours = 0 }", "A limit is a number above 0."),
     Refused("timeout_seconds", "{train=86400}", "at most 12 hours", alone=True),
     Refused("machines", '{x={accelerator="nvidia-x",cpus=8,memory_gib=32}}', "no such machine", alone=True),
     Refused("machines", '{cpu={cpus=8,memory_gib=32,image="none"}}', "does not have", alone=True),

@@ -51,6 +51,19 @@ IF_ASKED_FOR: Mapping[str, set[str]] = {
     },
     "GEMTUNE_WANDB_API_KEY_SECRET": {*ACCEPTS, *(f"gemtune-train-{name}" for name in MACHINES)},
     "GEMTUNE_UNSLOTH_PYTHON": {*ACCEPTS, *(f"gemtune-train-{name}" for name in MACHINES)},
+    # To plan, to admit steps, and to end before a job costs more than it may.
+    "GEMTUNE_USD_PER_HOUR": {
+        *ACCEPTS,
+        "gemtune-control",
+        "gemtune-prepare",
+        "gemtune-export",
+        *(f"gemtune-train-{name}" for name in MACHINES),
+        *(f"gemtune-export-{name}" for name in WITH_MORE_MEMORY),
+    },
+    "GEMTUNE_DEFAULT_MAX_COST_USD": ACCEPTS,
+    "GEMTUNE_DEFAULT_MAX_HOURS": ACCEPTS,
+    "GEMTUNE_MAX_COST_USD": ACCEPTS,
+    "GEMTUNE_MAX_HOURS": ACCEPTS,
 }
 NOT_DEPLOYED: Mapping[str, str] = {
     "GEMTUNE_HOME": "the workstation's folder",

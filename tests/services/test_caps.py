@@ -10,12 +10,12 @@ import pytest
 from gemtune.admission.platform import PlatformError
 from gemtune.errors import CapReached, JobNotPaused, RequestRefused
 from gemtune.handlers.answers import JobStatus
-from gemtune.jobs.record import Claim, StepResult
+from gemtune.jobs.record import Claim, JobWarning, StepResult
 from gemtune.jobs.status import Step
 from gemtune.jobs.steps import COST_CAP, HEARTBEAT_SECONDS
 from gemtune.ports import ExecutionState
 from gemtune.request.parsing import read_resume
-from tests.fakes import World
+from tests.fakes import World, reading
 from tests.services.test_export_again import export_again
 from tests.services.test_running import Running
 
@@ -263,6 +263,31 @@ def test_a_cap_in_dollars_without_a_price_is_refused(tmp_path: Path) -> None:
     limited = World(tmp_path / "limited", {"GEMTUNE_DEFAULT_MAX_COST_USD": "5"})
     with pytest.raises(RequestRefused, match="this service limits the cost"):
         limited.submit()
+
+
+def test_a_cap_below_the_plan_is_a_warning_at_submit_and_in_the_plan(priced: World) -> None:
+    row = '{"messages": [{"role": "user", "content": "ask"}, {"role": "assistant", "content": "say"}]}\n'
+    priced.services.buckets.data.write("processed_datasets/chats/train.jsonl", row.encode() * 5000)
+    planned = priced.services.planner.of_request(*priced.services.submit.rehearse(reading()))
+    assert planned.minutes is not None
+    assert planned.usd is not None
+    least, least_usd = planned.minutes.least / 60, planned.usd.least
+    assert least_usd == pytest.approx(3.6 * least, rel=0.01)
+    fields = {"max_hours": 0.9 * least, "max_cost_usd": 1.1 * least_usd}
+    (warning,) = priced.services.store.get(priced.submit(**fields)).warnings
+    assert warning.code == "cap_below_plan"
+    assert warning.message.startswith(f"the job takes at least {least:.3g} hours")
+    assert priced.services.store.get(priced.submit(max_hours=1.1 * least)).warnings == ()
+    # After prepare the exact plan counts; the warning of the request is gone, and others stay.
+    running = Running(priced, **fields)
+    short = planned.model_copy(update={"minutes": planned.minutes.model_copy(update={"least": 0.001})})
+    other = JobWarning(code="rows_refused", message="m")
+    fence = running.begin(Step.PREPARE)
+    priced.services.advance.finish(running.job_id, fence, StepResult(plan=short, warnings=(other,)))
+    assert running.job.warnings == (other,)
+    running = Running(priced, max_cost_usd=0.9 * least_usd)
+    priced.services.advance.finish(running.job_id, running.begin(Step.PREPARE), StepResult(plan=planned))
+    assert [(each.code, "USD" in each.message) for each in running.job.warnings] == [("cap_below_plan", True)]
 
 
 def test_an_export_of_its_own_has_its_own_cap(world: World) -> None:

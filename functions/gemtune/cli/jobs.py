@@ -69,6 +69,7 @@ def train(
     response = connection.call("POST", "/train", json=request, headers=headers)
     if not connection.print_if_json(response):
         click.echo(response["job_id"])
+        _print_warnings(connection, response)
     if follow:
         raise click.exceptions.Exit(following.follow(connection, response["job_id"]))
 
@@ -109,6 +110,7 @@ def _print_plan(connection: Connection, answer: dict[str, Any]) -> None:
     if not connection.print_if_json(answer):
         for line in plans.format_plan(answer["plan"]):
             click.echo(line)
+        _print_warnings(connection, answer)
 
 
 @click.command()
@@ -220,6 +222,12 @@ def delete(connection: Connection, job: str) -> None:
     response = connection.call("DELETE", f"/jobs/{job_id}")
     if not connection.print_if_json(response):
         click.echo(f"Deleted job {job_id}")
+
+
+def _print_warnings(connection: Connection, answer: dict[str, Any]) -> None:
+    """Print the warnings of an answer to standard error, unless quiet."""
+    for warning in () if connection.quiet else answer.get("warnings", ()):  # an older service sends none
+        click.echo(f"warning: {warning['message']} ({as_commands(warning['hint'])})", err=True)
 
 
 def _print_job(job: dict[str, Any]) -> None:

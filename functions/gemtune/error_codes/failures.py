@@ -269,6 +269,10 @@ WARNINGS: Mapping[str, ErrorCode] = {
         "`metadata.json` states another number of rows for a split than its files have.",
         "Upload the whole files, or correct `num_rows`.",
     ),
+    "cap_below_plan": ErrorCode(
+        "By its plan the job takes more than its `max_cost_usd` or `max_hours`, so it will be paused before its end.",
+        "Raise the cap, now or when the job is paused: `POST /jobs/{job_id}/resume`; or train less.",
+    ),
     "files_not_read": ErrorCode(
         "The dataset has files that belong to no split and are not read; a test split is never read.",
         "Rename them, name them in `metadata.json`, or remove them.",

@@ -43,12 +43,16 @@ class Accepted(BaseModel):
     job_id: str = Field(
         description="id of the new job, or of the one that the same request with the same Idempotency-Key created"
     )
+    warnings: Sequence[JobWarning] = Field(
+        (), description="what the user may not expect; the job was accepted nevertheless"
+    )
 
 
 class Planned(BaseModel):
     """Answer to a request that was only to be planned."""
 
     plan: Plan = Field(description="what the job would take; nothing was created")
+    warnings: Sequence[JobWarning] = Field((), description="caps of the job that even the least of the plan exceeds")
 
 
 class AcceptedOrPlanned(RootModel[Accepted | Planned]):

@@ -10,6 +10,7 @@ from gemtune.handlers.artifact_links import artifact_links
 from gemtune.handlers.loss_history import loss_history
 from gemtune.jobs.sources import Source
 from gemtune.jobs.status import Status, Step
+from gemtune.machines import cap_policy
 from gemtune.request import parsing as requests
 from gemtune.request.uploads import dataset
 from gemtune.services.acceptance.create_job import Submission
@@ -21,10 +22,12 @@ def train(
     """Accept a request to train, or only plan it."""
     reading = requests.read(body, Source.HTTP)
     if dry_run == "true":
-        plan = services.planner.of_request(*services.submit.rehearse(reading))
-        return answers.AcceptedOrPlanned(answers.Planned(plan=plan))
+        spec, facts = services.submit.rehearse(reading)
+        planner = services.planner
+        planned = answers.Planned(plan=planner.of_request(spec, facts), warnings=planner.cap_warnings(spec, facts))
+        return answers.AcceptedOrPlanned(planned)
     job = services.submit(Submission(reading, Source.HTTP, owner, idempotency_key))
-    return answers.AcceptedOrPlanned(answers.Accepted(job_id=job.job_id))
+    return answers.AcceptedOrPlanned(answers.Accepted(job_id=job.job_id, warnings=job.warnings))
 
 
 def plan(services: Services, *, job_id: str) -> answers.Planned:
@@ -32,7 +35,8 @@ def plan(services: Services, *, job_id: str) -> answers.Planned:
     job = services.store.get(job_id)
     if job.plan is None:
         raise PlanNotMade(job_id)
-    return answers.Planned(plan=job.plan)
+    warnings = tuple(cap_policy.warnings_of(job.plan, job.max_cost_usd, job.max_hours))
+    return answers.Planned(plan=job.plan, warnings=warnings)
 
 
 def export(

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gemtune.errors import Problem
+from gemtune.jobs.parts.plan import Plan
+from gemtune.jobs.record import JobWarning
 
 
 class Capped(Protocol):
@@ -59,3 +61,20 @@ def _cap(requested: float | None, default: float | None, highest: float | None) 
 
 
 NO_CAPS = CapPolicy()
+
+
+def warnings_of(plan: Plan, max_cost_usd: float | None, max_hours: float | None) -> Iterator[JobWarning]:
+    """Yield a warning for each cap that even the least of a plan exceeds."""
+    hours = None if plan.minutes is None else (plan.minutes.least / 60, plan.minutes.most / 60)
+    usd = None if plan.usd is None else (plan.usd.least, plan.usd.most)
+    for field, unit, cap, bounds in (
+        ("max_cost_usd", "USD", max_cost_usd, usd),
+        ("max_hours", "hours", max_hours, hours),
+    ):
+        if cap is not None and bounds is not None and bounds[0] > cap:
+            message = (
+                f"the job takes at least {bounds[0]:.3g} {unit} by its plan, and its {field} is {cap:.3g}: it will be "
+                "paused before its end"
+            )
+            hint = f"set {field} to {bounds[1]:.3g} or train less; a paused job can also be resumed with a higher cap"
+            yield JobWarning(code="cap_below_plan", message=message, hint=hint)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from gemtune.datasets.files.hub_dataset import short_name
 from gemtune.errors import JobNotFound, ObjectNotFound, UnsafeName
 from gemtune.jobs import ids
-from gemtune.jobs.record import Job
+from gemtune.jobs.record import Job, JobWarning
 from gemtune.ports import Buckets, Bus, JobStore, Topic
 from gemtune.request import placement, rules
 from gemtune.request.facts import Facts
@@ -26,7 +27,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Service that accepts requests to train."""
+    """Service that accepts requests to train.
+
+    find_warnings: returns warnings about a valid request, from facts with the size of its model.
+    """
 
     store: JobStore
     bus: Bus
@@ -34,6 +38,7 @@ class Submit:
     create: CreateJob
     read_facts: ReadFacts
     find_base_job: FindBaseJob
+    find_warnings: Callable[[Spec, Facts], Sequence[JobWarning]]
 
     def __call__(self, submission: Submission[TrainRequest]) -> Job:
         """Accept a request and request its launch.
@@ -92,8 +97,11 @@ class Submit:
         Raises RequestRefused.
         """
         request, facts, _ = self._checked(reading)
-        size = facts.size or self.read_facts.size_to_plan(request)
-        return request.spec(), replace(facts, size=size)
+        return request.spec(), self._with_size(request, facts)
+
+    def _with_size(self, request: TrainRequest, facts: Facts) -> Facts:
+        """Return the facts with the size of the model, if it can be known."""
+        return replace(facts, size=facts.size or self.read_facts.size_to_plan(request))
 
     def _checked(self, reading: Reading[TrainRequest]) -> tuple[TrainRequest, Facts, Continuation]:
         """Return a valid request, the facts, and the job that it trains on.
@@ -125,6 +133,7 @@ class Submit:
                 request_hash=request_hash(sent.spec()),
                 priority=spec.priority,
                 pause_after=spec.pause_after,
+                warnings=self.find_warnings(spec, self._with_size(request, facts)),
                 **facts.deployment.caps.caps_of(spec),
                 machine=placement.machine(spec, facts),
                 export_machine=placement.export_machine(spec, facts),

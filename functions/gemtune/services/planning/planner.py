@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 from gemtune.families.size import ModelSize
 from gemtune.jobs.parts.plan import Alternative, Plan, Workload
-from gemtune.jobs.record import Job
+from gemtune.jobs.record import Job, JobWarning
 from gemtune.jobs.status import Step
-from gemtune.machines import model_size, planning, throughput
+from gemtune.machines import cap_policy, model_size, planning, throughput
 from gemtune.machines.choice import LOCAL, MACHINES, smaller_loads
 from gemtune.machines.cost import LIST_PRICES, Prices
 from gemtune.machines.memory import TrainingLoad, memory_for_training
@@ -71,6 +71,13 @@ class Planner:
         )
         outlook = replace(outlook, export_machine=placement.export_machine(spec, facts))
         return planning.make_plan(outlook, self._reason(spec, outlook.machine), self._alternatives(spec, outlook))
+
+    def cap_warnings(self, spec: Spec, facts: Facts) -> Sequence[JobWarning]:
+        """Return warnings about caps that a valid request's plan exceeds."""
+        caps = facts.deployment.caps.caps_of(spec)
+        if all(cap is None for cap in caps.values()):
+            return ()
+        return tuple(cap_policy.warnings_of(self.of_request(spec, facts), **caps))
 
     def of_workload(
         self, spec: Spec, size: ModelSize | None, workload: Workload, machine: str | None, export_machine: str | None
