@@ -25,6 +25,7 @@ locals {
     ["/datasets/{dataset_id}/parts", "put", "upload_part"],
     ["/datasets/{dataset_id}/complete", "post", "complete_dataset"],
     ["/models", "get", "models"],
+    ["/datasets/{dataset_id}/rows", "get", "dataset_rows"],
     ["/datasets/{dataset_id}/check", "post", "begin_check"],
     ["/datasets/{dataset_id}/checks/{check_id}", "get", "show_check"],
     ["/health", "get", "health"],

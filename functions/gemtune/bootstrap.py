@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from gemtune.services.control import Control
     from gemtune.services.datasets.catalogue import DatasetCatalogue
     from gemtune.services.datasets.check import CheckDataset
+    from gemtune.services.datasets.rows import ReadRows
     from gemtune.services.datasets.upload import UploadDataset
     from gemtune.services.delete import Delete
     from gemtune.services.dispatch import Dispatch
@@ -342,6 +343,13 @@ class Services:
             self.clock,
             self.settings.service_hf_token,
         )
+
+    @cached_property
+    def read_rows(self) -> ReadRows:
+        """Return the use case that reads rows of datasets."""
+        from gemtune.services.datasets.rows import ReadRows
+
+        return ReadRows(self.buckets, self.datasets)
 
     @cached_property
     def ingest(self) -> Ingest:

@@ -333,8 +333,8 @@ class BadPageToken(GemtuneError):
 
     code = "bad_page_token"
 
-    def __init__(self) -> None:
-        super().__init__("this page_token was not given out by this service", hint="start again without page_token")
+    def __init__(self, parameter: str = "page_token"):
+        super().__init__(f"this {parameter} was not given out by this service", hint=f"start again without {parameter}")
 
 
 class BadIdempotencyKey(GemtuneError):

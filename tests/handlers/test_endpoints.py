@@ -89,6 +89,16 @@ INTERFACE: dict[tuple[str, str], tuple[dict[str, dict[str, Any]], int, list[int]
     ("GET", "/datasets/{dataset_id}"): ({}, 200, [404]),
     ("DELETE", "/datasets/{dataset_id}"): ({}, 200, [404, 409]),
     ("GET", "/models"): ({}, 200, []),
+    ("GET", "/datasets/{dataset_id}/rows"): (
+        {
+            "split": {"type": "string", "enum": ["train", "held_out"]},
+            "limit": {"type": "integer", "minimum": 1, "maximum": 200, "default": 20},
+            "after": {"type": "string", "minLength": 1, "maxLength": 40, "pattern": "[a-z0-9-]+"},
+            "check_id": {"type": "string", "minLength": 1, "maxLength": 40, "pattern": "[a-z0-9_]+"},
+        },
+        200,
+        [404, 409, 422],
+    ),
     ("POST", "/datasets/{dataset_id}/check"): ({}, 202, [404, 409, 422]),
     ("GET", "/datasets/{dataset_id}/checks/{check_id}"): ({}, 200, [404, 501]),
     ("GET", "/health"): ({}, 200, []),
@@ -175,6 +185,7 @@ CONFLICTS = {
     ("POST", "/datasets/{dataset_id}/complete"): {"dataset_incomplete", "checksum_mismatch"},
     ("DELETE", "/datasets/{dataset_id}"): {"dataset_in_use"},
     ("POST", "/datasets/{dataset_id}/check"): {"dataset_incomplete", "too_many_checks"},
+    ("GET", "/datasets/{dataset_id}/rows"): {"rows_not_readable"},
 }
 
 
@@ -248,7 +259,9 @@ def test_the_gateway_routes_every_endpoint() -> None:
     assert {(method.upper(), path) for path, method in routes} == {(each.method, each.path) for each in ENDPOINTS}
 
 
-CODES = {"page_token": "bad_page_token", "after": "bad_page_token", "Idempotency-Key": "bad_idempotency_key"}
+CODES = {"page_token": "bad_page_token", "after": "bad_page_token", "Idempotency-Key": "bad_idempotency_key"} | {
+    "check_id": "bad_form"
+}
 Bound = tuple[tuple[str, str], dict[str, Any], str, bool]
 
 

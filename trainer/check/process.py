@@ -14,8 +14,10 @@ from pathlib import Path
 
 from gemtune.checks.record import CheckRecord, record_name, results_folder
 from gemtune.checks.report import CheckReport
+from gemtune.checks.row import rows_name
 from gemtune.checks.task import REPORT, ROWS_LEFT_OUT, TASK, CheckTask
 from gemtune.ports import Buckets
+from trainer.check.rows_file import SPLITS
 from trainer.check.run import Check, run
 
 DONE, DOES_NOT_TRAIN = 0, 1
@@ -62,7 +64,7 @@ def _run_recorded(dataset_id: str, check_id: str) -> None:
         )
         if backend.buckets.data.stat(record_name(dataset_id, check_id)) is None:
             return  # the dataset was deleted in the meantime
-        for name in (ROWS_LEFT_OUT, REPORT):
+        for name in (*map(rows_name, SPLITS.values()), ROWS_LEFT_OUT, REPORT):
             if (folder / name).exists():
                 export.upload(folder / name, f"{results}{name}")
     finally:

@@ -27,14 +27,17 @@ from gemtune.ports import Buckets
 from gemtune.request.spec import Spec
 from trainer.check import base_model_files, local_files, near_duplicates
 from trainer.check.near_duplicates import Place
+from trainer.check.rows_file import RowsFile
 from trainer.dataset import source
 from trainer.dataset.source import Dataset
-from trainer.rows.kinds import PreparedRow
+from trainer.rows.encoder import Encoder
+from trainer.rows.kinds import PreparedRow, RowKind
 from trainer.rows.prepared import histogram
 from trainer.splits import tokenizing
 from trainer.splits.report import Report
 from trainer.splits.tally import Tally
 from trainer.splits.tokenizing import Amounts, Tokenization, Tokenized
+from trainer.splits.writer import WatchRow
 
 MAX_COLUMNS = 1000
 # Characters of a part of a sample: a row may have a megabyte, and the report is read as a whole.
@@ -47,8 +50,8 @@ PROGRESS_SECONDS = 0.5
 class Check:
     """A check to run.
 
-    output: folder for rows_left_out.jsonl. work: empty folder for everything else. place: returns where a file of the
-    output will be, for users. token: returns the token for the Hub.
+    output: folder for rows_left_out.jsonl and the files with the first rows. work: empty folder for everything else.
+    place: returns where a file of the output will be, for users. token: returns the token for the Hub.
     """
 
     task: CheckTask
@@ -66,12 +69,12 @@ def run(check: Check) -> CheckReport:
     propagate.
     """
     config = check.task.spec.training_config
-    watcher = Watcher(check.task.progress)
+    watcher = Watcher(check)
     try:
         dataset = _find_dataset(check)
         folder = base_model_files.locate(config.base_model_id, check.buckets, check.work, token=check.token)
         rows = Tokenization(check.task.spec, dataset, folder, check.work, check.work, check.place, lambda: None)
-        tokenized = tokenizing.tokenize(rows, watcher.watch, samples=check.task.samples)
+        tokenized = tokenizing.tokenize(rows, watcher.watch_with, samples=check.task.samples)
         (check.work / ROWS_LEFT_OUT).replace(check.output / ROWS_LEFT_OUT)
     except StepError as error:
         return CheckReport(trains=False, error=_error(error), base_model_id=config.base_model_id, method=config.method)
@@ -83,17 +86,24 @@ def run(check: Check) -> CheckReport:
 
 
 class Watcher:
-    """Counter of the fields of all rows.
+    """Counter of the fields of all rows, which also stores the first rows.
 
     columns: rows with each field, by split. used: names of fields in rows that are used, by split.
     """
 
-    def __init__(self, progress: bool):
+    def __init__(self, check: Check):
         self.columns: dict[str, Counter[str]] = {}
         self.used: dict[str, set[str]] = {}
-        self._progress, self._rows, self._written_at = progress, 0, time.monotonic()
+        self._check, self._rows, self._written_at = check, 0, time.monotonic()
+        self._file: RowsFile | None = None
 
-    def watch(
+    def watch_with(self, kind: RowKind, encoder: Encoder) -> WatchRow:
+        """Return the function to call with every row."""
+        if self._check.task.store_rows:
+            self._file = RowsFile(self._check.output, kind, encoder)
+        return self._watch
+
+    def _watch(
         self, split: str, file: str, number: int, row: dict[str, Any] | Refused, prepared: PreparedRow | Refused
     ) -> None:
         """Count the fields of a row."""
@@ -103,8 +113,10 @@ class Watcher:
             columns.update(name for name in names if name in columns or len(columns) < MAX_COLUMNS)
             if not isinstance(prepared, Refused):
                 self.used.setdefault(split, set()).update(name for name in names if name in columns)
+        if self._file is not None:
+            self._file.add(split, file, number, row, prepared)
         self._rows += 1
-        if self._progress and time.monotonic() >= self._written_at + PROGRESS_SECONDS:
+        if self._check.task.progress and time.monotonic() >= self._written_at + PROGRESS_SECONDS:
             self._written_at = time.monotonic()
             print(f"{self._rows:,}", flush=True)
 

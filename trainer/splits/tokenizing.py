@@ -75,13 +75,14 @@ class Amounts:
     warnings: tuple[JobWarning, ...]
 
 
-def tokenize(rows: Tokenization, watch: WatchRow = ignore_row, *, samples: int = SAMPLES) -> Tokenized:
+def tokenize(
+    rows: Tokenization, watch_with: Callable[[RowKind, Encoder], WatchRow] | None = None, *, samples: int = SAMPLES
+) -> Tokenized:
     """Write train.parquet, eval.parquet, rows_left_out.jsonl, pictures.arrow.
 
     eval.parquet is written if the dataset has a held-out split, pictures.arrow in a vision job, and the tokenizer if
-    the request adds tokens to it. watch: called with
-    every row. samples: rows of each split to keep as text. Raises StepError for a dataset or a base model that cannot
-    be read, and what `check_stop` raises.
+    the request adds tokens to it. watch_with: returns the function to call with every row. samples: rows of each split
+    to keep as text. Raises StepError for a dataset or a base model that cannot be read, and what `check_stop` raises.
     """
     config, folder = rows.spec.training_config, rows.model_folder
     model_config = folder_contents.config_of(folder)
@@ -107,6 +108,7 @@ def tokenize(rows: Tokenization, watch: WatchRow = ignore_row, *, samples: int =
     file = rows.output / "pictures.arrow"
     with nullcontext() if pictures is None else PictureFile(file, source, pictures.grid) as picture_file:
         kind = row_kind(config, encoder, picture_file, max_length=max_length, options=rows.spec.read_options)
+        watch = ignore_row if watch_with is None else watch_with(kind, encoder)
         report = _write_splits(rows, kind, limits, watch, samples)
         report.pictures_read = source.files_read
     count = None if picture_file is None else len(picture_file)

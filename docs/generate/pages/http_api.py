@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from docs.generate.text.markdown import Page, code, codes, sentence
 from docs.generate.text.schemas import type_of
 from gemtune import errors
-from gemtune.checks import report
+from gemtune.checks import report, row
 from gemtune.datasets.uploads.record import DatasetFile
 from gemtune.handlers import answers
 from gemtune.handlers.endpoint import EVERYWHERE, FAULT, Binary, Endpoint, status_of
@@ -46,6 +46,8 @@ PARTS: tuple[type[BaseModel], ...] = (
     report.NearDuplicates,
     report.NearDuplicate,
     report.SamplePiece,
+    row.CheckedRow,
+    row.RowTokens,
     answers.ErrorAnswer,
     answers.ErrorSentence,
     answers.ProblemAnswer,

@@ -22,3 +22,12 @@ class TooManyChecks(Conflict):
 
     def __init__(self, running: int):
         super().__init__(f"{running} checks are running already", hint="wait until one of them is done")
+
+
+class RowsNotReadable(Conflict):
+    """Raised when rows cannot be read page by page."""
+
+    code = "rows_not_readable"
+
+    def __init__(self, message: str, *, hint: str):
+        super().__init__(message, hint=hint)

@@ -26,7 +26,8 @@ class CheckTask(BaseModel):
     """Rows to check, and the configuration to check them for.
 
     spec: configuration of the job that would train; it names the dataset, unless there is a local source. samples: rows
-    to show. progress: write the number of rows so far to standard output.
+    to show. store_rows: write the first rows of each split to files, with their tokens. progress: write the number of
+    rows so far to standard output.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,4 +35,5 @@ class CheckTask(BaseModel):
     spec: Spec
     source: LocalSource | None = None
     samples: int = 5
+    store_rows: bool = False
     progress: bool = False

@@ -1,7 +1,8 @@
-"""Commands for datasets: data upload, list, show, delete, check."""
+"""Commands for datasets: data upload, list, show, rows, delete, check."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,6 +89,26 @@ def delete(connection: Connection, dataset_id: str) -> None:
     answer = connection.call("DELETE", f"/datasets/{dataset_id}")
     if not connection.print_if_json(answer):
         click.echo(f"Deleted dataset {dataset_id}")
+
+
+@data.command()
+@click.argument("dataset_id", metavar="DATASET")
+@click.option("--split", type=click.Choice(["train", "held_out"]), help="Split of the dataset (default: train).")
+@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="Maximum number of rows.")
+@click.option("--after", help="Go on where a page ended: its `next_after`.")
+@click.option("--check", "check_id", help="Check that read the rows: print their text and tokens as well.")
+@click.pass_obj
+def rows(connection: Connection, /, dataset_id: str, **options: Any) -> None:
+    """Print rows of a dataset as JSON, one per line."""
+    params = {name: value for name, value in options.items() if value is not None}
+    page = connection.call("GET", f"/datasets/{dataset_id}/rows", params=params)
+    if connection.print_if_json(page):
+        return
+    for row in page["rows"]:
+        shown = row["content"] if options["check_id"] is None and row["reason"] is None else row
+        click.echo(json.dumps(shown, ensure_ascii=False))
+    if page["next_after"] is not None and not connection.quiet:
+        click.echo(f"There are more rows: --after {page['next_after']}", err=True)
 
 
 def find(connection: Connection, files: uploads.LocalDataset) -> Dataset | None:

@@ -63,6 +63,11 @@ ANSWERS: Mapping[str, ErrorCode] = {
         "The dataset has no check of that id; checks are deleted after seven days, and with their dataset.",
         "Begin one with `POST /datasets/{dataset_id}/check`.",
     ),
+    "rows_not_readable": ErrorCode(
+        "The rows are in a file that cannot be read from the middle (Parquet, a JSON array, compressed, not UTF-8), or "
+        "the check has not read them.",
+        "Begin a check with `POST /datasets/{dataset_id}/check`, and name it with `check_id`.",
+    ),
     "too_many_checks": ErrorCode(
         "A workstation runs four checks of datasets at a time.",
         "Wait until one of them is done.",

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, RootModel
 
 from gemtune import VERSION
 from gemtune.checks.report import CheckError, CheckReport
+from gemtune.checks.row import CheckedRow
 from gemtune.datasets.uploads.record import PART_BYTES, DatasetFile
 from gemtune.jobs.events import Event
 from gemtune.jobs.parts.holds import Pause, Waiting
@@ -345,6 +346,13 @@ class DatasetCheck(BaseModel):
             error=state.error,
             rows_left_out=None if link is None else FileLink(url=link.url, path=link.path),
         )
+
+
+class DatasetRows(BaseModel):
+    """One page of a dataset's rows."""
+
+    rows: Sequence[CheckedRow] = Field(description="rows in the order of their files; a page may have none")
+    next_after: str | None = Field(description="`after` for the next page; null on the last one")
 
 
 class DatasetDeleted(BaseModel):

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import RootModel
 
 from gemtune.bootstrap import Services
-from gemtune.checks.errors import CheckNotFound, TooManyChecks
+from gemtune.checks.errors import CheckNotFound, RowsNotReadable, TooManyChecks
 from gemtune.checks.request import CheckRequest
+from gemtune.checks.row import SplitName
 from gemtune.datasets.uploads.errors import BadPart, ChecksumMismatch, DatasetIncomplete, DatasetInUse, DatasetNotFound
 from gemtune.datasets.uploads.record import PART_BYTES
 from gemtune.errors import (
@@ -104,6 +105,27 @@ AFTER_DATASET = Text(
     pattern="[!-~]([ -~]*[!-~])?",
     code="bad_page_token",
     hint="start again without after",
+)
+
+
+SPLIT = OneOf(name="split", description="split of the dataset; absent: train", values=get_args(SplitName))
+ROWS_LIMIT = WholeNumber(name="limit", description="rows per page", least=1, most=200, default=20)
+AFTER_ROW = Text(
+    name="after",
+    description="`next_after` of the previous page; absent: the first rows",
+    max_length=40,
+    pattern="[a-z0-9-]+",
+    code="bad_page_token",
+    hint="start again without after",
+)
+CHECK_ID = Text(
+    name="check_id",
+    description="done check of the dataset: show the first rows of the split with their text, tokens and mask; absent: "
+    "show rows as the files have them",
+    max_length=40,
+    pattern="[a-z0-9_]+",
+    code="bad_form",
+    hint="send the check_id of POST /datasets/{dataset_id}/check",
 )
 
 
@@ -341,6 +363,17 @@ ENDPOINTS: Sequence[Endpoint] = (
         body=None,
         parameters=(),
         errors=(DatasetNotFound, DatasetInUse),
+    ),
+    Endpoint(
+        method="GET",
+        path="/datasets/{dataset_id}/rows",
+        summary="Show rows of a dataset",
+        route=routes.dataset_rows,
+        success=200,
+        answer=answers.DatasetRows,
+        body=None,
+        parameters=(SPLIT, ROWS_LIMIT, AFTER_ROW, CHECK_ID),
+        errors=(RequestRefused, BadPageToken, DatasetNotFound, CheckNotFound, RowsNotReadable),
     ),
     Endpoint(
         method="POST",

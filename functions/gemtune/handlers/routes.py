@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gemtune.bootstrap import Services
 from gemtune.checks import request as check_request
+from gemtune.checks.row import SplitName
 from gemtune.errors import PlanNotMade
 from gemtune.handlers import answers
 from gemtune.handlers.artifact_links import artifact_links
@@ -143,6 +144,18 @@ def delete_dataset(services: Services, *, dataset_id: str) -> answers.DatasetDel
 def begin_check(services: Services, *, dataset_id: str, owner: str, body: bytes) -> answers.DatasetCheck:
     """Begin a check of a dataset."""
     return answers.DatasetCheck.of(services.check_dataset.begin(dataset_id, check_request.read(body)))
+
+
+def dataset_rows(
+    services: Services, *, dataset_id: str, split: str | None, after: str | None, limit: int, check_id: str | None
+) -> answers.DatasetRows:
+    """Show rows of a dataset."""
+    of_split: SplitName = "held_out" if split == "held_out" else "train"
+    if check_id is None:
+        page = services.read_rows.stored(dataset_id, of_split, after=after, limit=limit)
+    else:
+        page = services.read_rows.checked(dataset_id, of_split, check_id, after=after, limit=limit)
+    return answers.DatasetRows(rows=page.rows, next_after=page.next_after)
 
 
 def show_check(services: Services, *, dataset_id: str, check_id: str) -> answers.DatasetCheck:

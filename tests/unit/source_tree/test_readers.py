@@ -42,6 +42,8 @@ ALLOWED: Mapping[tuple[str, str], str] = {
     ("functions/gemtune/request/parsing.py", "model_validate_json"): "the reader has checked it",
     ("functions/gemtune/request/spec.py", "model_validate_json"): OURS,
     ("functions/gemtune/services/datasets/check.py", "model_validate_json"): OURS,
+    ("functions/gemtune/services/datasets/rows.py", "model_validate_json"): OURS,
+    ("functions/gemtune/services/datasets/rows.py", "int"): CHECKED,
     ("functions/gemtune/services/datasets/upload.py", "model_validate_json"): OURS,
     ("functions/gemtune/services/machine_slots.py", "model_validate_json"): OURS,
     ("functions/gemtune/services/notify.py", "json.loads"): OURS,

@@ -54,7 +54,7 @@ SERVICE: Mapping[str, str] = {
     "services": "admission errors jobs machines object_name ports redaction request services.acceptance "
     "services.datasets services.planning untrusted webhooks",
     "services.datasets": "checks datasets datasets.files datasets.uploads errors jobs ports request request.rules "
-    "request.uploads",
+    "request.uploads untrusted",
     "services.logs": "errors jobs ports",
     "services.acceptance": "datasets.files errors families jobs machines ports redaction request request.rules "
     "untrusted",

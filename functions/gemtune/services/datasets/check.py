@@ -76,7 +76,7 @@ class CheckDataset:
             check_id=f"check_{uuid.uuid4().hex[:12]}",
             dataset_id=dataset_id,
             created_at=self.clock.now(),
-            task=CheckTask(spec=request.spec(), samples=reading.require_readable().samples),
+            task=CheckTask(spec=request.spec(), samples=reading.require_readable().samples, store_rows=True),
             hf_token=self.service_hf_token if token is None else token.removeprefix(REFERENCE),
         )
         name = record_name(dataset_id, record.check_id)

@@ -1,0 +1,128 @@
+"""Pages of a text file's rows, read from any offset and bounded in bytes.
+
+Rows are JSON lines, or lines of a table whose cells in double quotes may contain line breaks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+# start, length -> these bytes of the file, or fewer where it ends earlier
+ReadRange = Callable[[int, int], bytes]
+
+CHUNK = 1024 * 1024
+# Bytes of a row that is shown; a longer one is only counted.
+LONGEST_ROW = 1024 * 1024
+# Bytes that one page reads at most: a longer row is skipped by several pages.
+MOST_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Place in a file at which a page begins.
+
+    offset: in bytes. number: of the last row before it. within: inside of a row that is too long, which has been
+    counted. quoted: and inside of a cell in double quotes.
+    """
+
+    offset: int = 0
+    number: int = 0
+    within: bool = False
+    quoted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RawRow:
+    """A row of a file, and the place behind it.
+
+    content: None if the row is longer than LONGEST_ROW. number: from 1; in a file of JSON lines, of its line; 0 for
+    more of a row that was counted on an earlier page.
+    """
+
+    number: int
+    content: bytes | None
+    after: Place
+
+
+def rows_from(read_range: ReadRange, place: Place, *, table: bool) -> Iterator[RawRow]:
+    """Yield rows from a place on, until the file ends or MOST_BYTES are read.
+
+    Empty lines are left out; in a file of JSON lines they count for the numbers. table: double quotes matter, and empty
+    lines do not count. The last place is that of the last row, or within it.
+    """
+    reader = _Reader(read_range, place.offset)
+    if place.within:
+        quoted, ended = reader.skip_row(place.quoted, table=table)
+        if not ended:
+            yield RawRow(0, None, Place(reader.offset, place.number, within=True, quoted=quoted))
+            return
+    number = place.number
+    while (row := reader.row(table=table)) is not None:
+        if row.content is not None and not row.content.strip():
+            number += not table
+            continue
+        number += 1
+        yield RawRow(number, row.content, Place(reader.offset, number, within=not row.ended, quoted=row.quoted))
+        if not row.ended:
+            return
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row; content: None if it is too long. ended: its end was found."""
+
+    content: bytes | None
+    ended: bool = True
+    quoted: bool = False
+
+
+class _Reader:
+    """Reader of a file in chunks; offset: of the next byte."""
+
+    def __init__(self, read_range: ReadRange, offset: int):
+        self._read_range, self.offset, self._start = read_range, offset, offset
+        self._buffer = b""
+
+    def row(self, *, table: bool) -> _Row | None:
+        """Return the next row, or None at the end of the file."""
+        parts: list[bytes] = []
+        length = quotes = 0
+        while line := self._line():
+            length += len(line)
+            quotes += line.count(b'"') if table else 0
+            parts += [line] if length <= LONGEST_ROW else []
+            ended = line.endswith(b"\n") and quotes % 2 == 0
+            if ended:
+                return _Row(b"".join(parts) if length <= LONGEST_ROW else None)
+            if self._exhausted:
+                return _Row(None, ended=False, quoted=quotes % 2 == 1)
+        if not length:
+            return None
+        return _Row(b"".join(parts) if length <= LONGEST_ROW else None)
+
+    def skip_row(self, quoted: bool, *, table: bool) -> tuple[bool, bool]:
+        """Skip to the end of a row.
+
+        Returns whether it ends in quotes, and whether its end was found.
+        """
+        while line := self._line():
+            quoted ^= table and line.count(b'"') % 2 == 1
+            if line.endswith(b"\n") and not quoted:
+                return quoted, True
+            if self._exhausted:
+                return quoted, False
+        return quoted, True
+
+    @property
+    def _exhausted(self) -> bool:
+        return self.offset - self._start >= MOST_BYTES
+
+    def _line(self) -> bytes:
+        """Return the next line or a part of it; empty at the end."""
+        if not self._buffer or b"\n" not in self._buffer:
+            self._buffer += self._read_range(self.offset + len(self._buffer), CHUNK)
+        end = self._buffer.find(b"\n") + 1 or len(self._buffer)
+        line, self._buffer = self._buffer[:end], self._buffer[end:]
+        self.offset += len(line)
+        return line
