@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,22 @@ from trainer.context import Context
 from trainer.dataset import source
 from trainer.gguf import conversion
 from trainer.splits import left_out, report, tokenizing
-from trainer.splits.tokenizing import Tokenization
+from trainer.splits.tokenizing import Amounts, Tokenization, Tokenized
 from trainer.store import manifest
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _BaseModel:
+    """Base model of the job.
+
+    provided: where its files are. folder: its files without the weights. config: its config.json.
+    """
+
+    provided: Mapping[str, str]
+    folder: Path
+    config: Mapping[str, Any]
 
 
 def run(context: Context) -> None:
@@ -41,24 +53,16 @@ def run(context: Context) -> None:
     pictures.arrow. If the rows cannot be trained on, it holds the report and the list of rows only. Raises StepError
     for data or a base model that cannot be trained on, and StopRequested.
     """
-    config = context.spec.training_config
     token = partial(context.secret, "hf_token")
     dataset = source.find(context.buckets.data, context.spec.processed_dataset_id, context.work, token=token)
-    provided = _provide_base_model(context)
-    folder = location.locate_without_weights(context.buckets, provided, context.work)
-    model_config = folder_contents.config_of(folder)
-    if context.spec.export_config.format == "gguf":
-        conversion.check_family(model_config)
-    _check_layers(config, model_config)
-
-    output = context.work / "prepared"
+    base = _open_base_model(context)
+    output, place = context.work / "prepared", f"{context.prefix}/prepared/{context.fence.attempt}"
     output.mkdir()
-    place = f"{context.prefix}/prepared/{context.fence.attempt}"
     tokenized = tokenizing.tokenize(
         Tokenization(
             spec=context.spec,
             dataset=dataset,
-            model_folder=folder,
+            model_folder=base.folder,
             output=output,
             work=context.work,
             place=lambda name: context.buckets.export.uri(f"{place}/{name}"),
@@ -67,46 +71,63 @@ def run(context: Context) -> None:
     )
     rows = tokenized.report
     try:
-        amounts = tokenizing.hold_out_and_count(tokenized, config, output)
-        machine, export_machine = _choose_machines(context, provided, rows.longest_row)
+        amounts = tokenizing.hold_out_and_count(tokenized, context.spec.training_config, output)
+        machine, export_machine = _choose_machines(context, base.provided, rows.longest_row)
     except StepError as error:
         failure = rows.write_failure(output, error)
         for name in (report.NAME, left_out.NAME):
             context.buckets.export.upload(output / name, f"{place}/{name}")
         raise failure from error
 
-    summary = {
-        "base_model": provided,
-        "base_digests": _base_digests(context, provided, folder),
-        "base_dtype": _base_dtype(context, model_config),
-        "rows": rows.train_rows,
-        "eval_rows": rows.eval_rows,
-        "packs": amounts.packed,
-        "max_seq_length": tokenized.max_length,
-        "machine": machine,
-        "total_train_steps": amounts.train_steps,
-        "chat_template": tokenized.chat_template,
-        "pictures": tokenized.pictures,
-    }
-    rows.others = (*amounts.warnings, *_export_warnings(context, model_config))
+    summary = _summary(context, base, tokenized, amounts) | {"machine": machine}
+    rows.others = (*amounts.warnings, *_export_warnings(context, base.config))
     (output / "prepared.json").write_text(json.dumps(summary, indent=1))
     rows.write(output, summary)
     manifest.publish(context.buckets.export, output, place)
     log.info("%d rows to train on, %d held out", rows.train_rows, rows.eval_rows)
     for warning in rows.warnings:
         log.warning("%s; %s", warning.message, warning.hint)
-    workload = tokenizing.workload_of(config, rows, amounts)
-    size = location.size_to_plan(context.buckets, provided)
-    plan = context.advance.planner.of_workload(context.spec, size, workload, machine, export_machine)
+    workload = tokenizing.workload_of(context.spec.training_config, rows, amounts)
+    size = location.size_to_plan(context.buckets, base.provided)
     result = StepResult(
         machine=machine,
         export_machine=export_machine,
         workload=workload,
-        plan=plan,
+        plan=context.advance.planner.of_workload(context.spec, size, workload, machine, export_machine),
         warnings=rows.warnings,
         rows=rows.summary(),
     )
     context.advance.finish(context.job.job_id, context.fence, result)
+
+
+def _open_base_model(context: Context) -> _BaseModel:
+    """Provide the base model, and check that it can be trained and exported.
+
+    Raises StepError.
+    """
+    provided = _provide_base_model(context)
+    folder = location.locate_without_weights(context.buckets, provided, context.work)
+    config = folder_contents.config_of(folder)
+    if context.spec.export_config.format == "gguf":
+        conversion.check_family(config)
+    _check_layers(context.spec.training_config, config)
+    return _BaseModel(provided, folder, config)
+
+
+def _summary(context: Context, base: _BaseModel, tokenized: Tokenized, amounts: Amounts) -> dict[str, Any]:
+    """Return the content of prepared.json, but for the machine."""
+    return {
+        "base_model": base.provided,
+        "base_digests": _base_digests(context, base.provided, base.folder),
+        "base_dtype": _base_dtype(context, base.config),
+        "rows": tokenized.report.train_rows,
+        "eval_rows": tokenized.report.eval_rows,
+        "packs": amounts.packed,
+        "max_seq_length": tokenized.max_length,
+        "total_train_steps": amounts.train_steps,
+        "chat_template": tokenized.chat_template,
+        "pictures": tokenized.pictures,
+    }
 
 
 def _provide_base_model(context: Context) -> dict[str, str]:
