@@ -15,10 +15,11 @@ from gemtune.machines.choice import CPU_STEPS, MACHINES, WITH_MORE_MEMORY, Machi
 from gemtune.ports import Topic
 from tests.infra.grants import DOMAIN, NUMBER, PROJECT_ID, ROLES
 from tests.infra.settings_needed import needed_by
+from tests.infra.wanted_monitoring import monitoring
 from trainer.store.checkpoints import REQUIRED_FILES
 
 REGION = "us-central1"
-WEEK, DAY, HOUR = 604_800, 86_400, 3_600
+WEEK, DAY = 604_800, 86_400
 Values = Mapping[str, Any]
 
 # Wanted values of the settings; `needed_by` says which component has which.
@@ -55,6 +56,26 @@ FUNCTIONS = {
     "notify": {"memory": "512Mi", "seconds": 60, "requests": 4, "instances": 1},
     "control": {"memory": "512Mi", "seconds": 60, "requests": 4, "instances": 1},
     "sweep": {"memory": "1Gi", "seconds": 540, "requests": 1, "instances": 1},
+}
+# Function -> type of its event, and filters.
+TRIGGERS: Mapping[str, tuple[str, list[Values]]] = {
+    # Events are new documents; the job's own document changes far more often.
+    "fan-out": (
+        "google.cloud.firestore.document.v1.created",
+        [
+            {"attribute": "database", "value": "(default)"},
+            {
+                "attribute": "document",
+                "operator": "match-path-pattern",
+                "value": f"{JOBS}/{{job}}/{EVENTS}/{{seq}}",
+            },
+        ],
+    ),
+    # Finalized: new, whole objects.
+    "ingest": (
+        "google.cloud.storage.object.v1.finalized",
+        [{"attribute": "bucket", "value": f"{PROJECT_ID}-gemtune-uploads"}],
+    ),
 }
 PUSHED = {Topic.JOB_REQUESTS: ("dispatch", 20), Topic.WEBHOOKS: ("notify", 50)}
 # Days of soft delete: what users upload can be restored; results and specs must be gone when a job is deleted.
@@ -126,27 +147,8 @@ def _function(name: str) -> Values:
             }
         ],
     }
-    triggers = {
-        # Events are new documents; the job's own document changes far more often.
-        "fan-out": (
-            "google.cloud.firestore.document.v1.created",
-            [
-                {"attribute": "database", "value": "(default)"},
-                {
-                    "attribute": "document",
-                    "operator": "match-path-pattern",
-                    "value": f"{JOBS}/{{job}}/{EVENTS}/{{seq}}",
-                },
-            ],
-        ),
-        # Finalized: new, whole objects.
-        "ingest": (
-            "google.cloud.storage.object.v1.finalized",
-            [{"attribute": "bucket", "value": f"{PROJECT_ID}-gemtune-uploads"}],
-        ),
-    }
-    if name in triggers:
-        event_type, filters = triggers[name]
+    if name in TRIGGERS:
+        event_type, filters = TRIGGERS[name]
         values["event_trigger"] = [
             {
                 "trigger_region": REGION,  # where the records and the buckets are
@@ -245,11 +247,20 @@ def _registry(name: str, description: str) -> Values:
 
 def wanted() -> dict[str, Values]:
     """Return the values of each resource, by address."""
-    functions, jobs = "google_cloudfunctions2_function.gemtune", "google_cloud_run_v2_job.step"
-    subscriptions = "google_pubsub_subscription"
-    trains = {f"train-{name}": machine for name, machine in MACHINES.items()}
-    exports = {f"export-{name}": MACHINES[name] for name in WITH_MORE_MEMORY}
-    table: dict[str, Values] = {
+    return {
+        **_project(),
+        **_storage(),
+        **_programs(),
+        **_messages(),
+        **_records(),
+        **_gateway(),
+        **monitoring([f"{topic}-dead" for topic in PUSHED]),
+    }
+
+
+def _project() -> dict[str, Values]:
+    """Return what the project itself has: APIs, accounts, roles, a budget."""
+    return {
         **{
             f'google_project_service.enabled["{name}"]': {
                 "service": f"{name}.googleapis.com",
@@ -283,12 +294,39 @@ def wanted() -> dict[str, Values]:
         # Durations that Google documents for a new account, and for a new metric, to become known everywhere.
         "time_sleep.agents": {"create_duration": "120s"},
         "time_sleep.log_metrics": {"create_duration": "600s"},
+        "google_billing_budget.gemtune[0]": {
+            "billing_account": "012345-6789AB-CDEF01",
+            "budget_filter": [{"projects": [f"projects/{NUMBER}"]}],
+            "amount": [{"specified_amount": [{"currency_code": "USD", "units": "100"}]}],
+            "threshold_rules": [
+                *({"threshold_percent": share} for share in (0.5, 0.9, 1)),
+                {"threshold_percent": 1, "spend_basis": "FORECASTED_SPEND"},
+            ],
+            "all_updates_rule": [{"monitoring_notification_channels": ["made-up-id-of-me@example.com"]}],
+        },
+    }
+
+
+def _storage() -> dict[str, Values]:
+    """Return buckets and registries."""
+    return {
         **{f'google_storage_bucket.gemtune["{name}"]': _bucket(name) for name in SOFT_DELETE},
         "google_storage_bucket_object.functions": {
             "bucket": f"{PROJECT_ID}-gemtune-source",
             "name": "functions/HASH.zip",
             "source": "./.build/functions.zip",
         },
+        'google_artifact_registry_repository.images["trainer"]': _registry("trainer", "Images of the steps"),
+        'google_artifact_registry_repository.images["functions"]': _registry("functions", "Images of the functions"),
+    }
+
+
+def _programs() -> dict[str, Values]:
+    """Return everything that runs code."""
+    functions, jobs = "google_cloudfunctions2_function.gemtune", "google_cloud_run_v2_job.step"
+    trains = {f"train-{name}": machine for name, machine in MACHINES.items()}
+    exports = {f"export-{name}": MACHINES[name] for name in WITH_MORE_MEMORY}
+    return {
         **{f'{functions}["{name}"]': _function(name) for name in FUNCTIONS},
         **{f'{jobs}["{step}"]': _job(step, machine) for step, machine in (CPU_STEPS | trains | exports).items()},
         "google_eventarc_trigger.data_bucket[0]": {
@@ -327,6 +365,13 @@ def wanted() -> dict[str, Values]:
                 }
             ],
         },
+    }
+
+
+def _messages() -> dict[str, Values]:
+    """Return topics and their subscriptions."""
+    subscriptions = "google_pubsub_subscription"
+    return {
         **{
             f'google_pubsub_topic.gemtune["{name}"]': {"name": name, "message_retention_duration": f"{WEEK}s"}
             for name in (*Topic, *(f"{topic}-dead" for topic in PUSHED))
@@ -350,6 +395,12 @@ def wanted() -> dict[str, Values]:
             "message_retention_duration": f"{WEEK}s",
             "expiration_policy": [{"ttl": ""}],
         },
+    }
+
+
+def _records() -> dict[str, Values]:
+    """Return the database and its secret."""
+    return {
         "google_firestore_database.records": {
             "name": "(default)",  # clients open it without a name
             "location_id": REGION,
@@ -379,8 +430,12 @@ def wanted() -> dict[str, Values]:
             "secret_id": "gemtune-webhook-key",
             "replication": [{"auto": [{}]}],
         },
-        'google_artifact_registry_repository.images["trainer"]': _registry("trainer", "Images of the steps"),
-        'google_artifact_registry_repository.images["functions"]': _registry("functions", "Images of the functions"),
+    }
+
+
+def _gateway() -> dict[str, Values]:
+    """Return the gateway of the API."""
+    return {
         'google_api_gateway_api.gemtune["this"]': {"api_id": "gemtune"},
         'google_api_gateway_api_config.gemtune["this"]': {
             "api": "gemtune",
@@ -392,118 +447,6 @@ def wanted() -> dict[str, Values]:
             "api_config": "made-up-id-of-google_api_gateway_api_config",
             "region": REGION,
         },
-        "google_billing_budget.gemtune[0]": {
-            "billing_account": "012345-6789AB-CDEF01",
-            "budget_filter": [{"projects": [f"projects/{NUMBER}"]}],
-            "amount": [{"specified_amount": [{"currency_code": "USD", "units": "100"}]}],
-            "threshold_rules": [
-                *({"threshold_percent": share} for share in (0.5, 0.9, 1)),
-                {"threshold_percent": 1, "spend_basis": "FORECASTED_SPEND"},
-            ],
-            "all_updates_rule": [{"monitoring_notification_channels": ["made-up-id-of-me@example.com"]}],
-        },
-        **_monitoring(),
-    }
-    return table
-
-
-def _monitoring() -> dict[str, Values]:
-    """Return metrics, alerts and the channel; test_applied.py has the rest."""
-    ours = 'resource.type="cloud_run_revision"'
-    gpus = "|".join(name for name, machine in sorted(MACHINES.items()) if machine.gpu is not None)
-    dead = ", ".join(f'"{topic}-dead"' for topic in PUSHED)
-    letters = 'metric.type="pubsub.googleapis.com/subscription/num_undelivered_messages"'
-    seconds = 'metric.type="run.googleapis.com/container/billable_instance_time" AND resource.type="cloud_run_job"'
-    metrics = {
-        "failed_jobs": ("fan-out|sweep", "^job [a-z0-9_-]+: job_failed$"),
-        "relaunched_jobs": ("sweep", "^job [a-z0-9_-]+ is launched again: "),
-        "unmended": ("sweep", "^the sweep could not repair "),
-    }
-
-    def user(metric: str) -> str:
-        return f'metric.type="logging.googleapis.com/user/gemtune/{metric}" AND {ours}'
-
-    # name -> filter, window, aligner, most that is allowed
-    alerts: dict[str, tuple[str, int, str, int]] = {
-        "dead_letters": (
-            f'{letters} AND resource.type="pubsub_subscription" AND resource.labels.subscription_id=one_of({dead})',
-            300,
-            "ALIGN_MAX",
-            0,
-        ),
-        "failed_jobs": (user("failed_jobs"), HOUR, "ALIGN_DELTA", 0),
-        "stuck_jobs": (user("relaunched_jobs"), HOUR, "ALIGN_DELTA", 0),
-        "unmended": (user("unmended"), HOUR, "ALIGN_DELTA", 0),
-        "gpu_hours": (
-            f'{seconds} AND resource.labels.job_name=monitoring.regex.full_match("gemtune-(train|export)-({gpus})")',
-            DAY,
-            "ALIGN_DELTA",
-            24 * HOUR,
-        ),
-    }
-    channels = ["made-up-id-of-me@example.com"]
-    sweeps = f'{ours} AND resource.labels.service_name="gemtune-sweep" AND metric.labels.response_code_class="2xx"'
-    return {
-        'google_monitoring_notification_channel.email["me@example.com"]': {
-            "type": "email",
-            "labels": {"email_address": "me@example.com"},
-        },
-        **{
-            f'google_logging_metric.gemtune["{name}"]': {
-                "name": f"gemtune/{name}",
-                "filter": f'{ours}\nresource.labels.service_name=~"^gemtune-({function})$"\n'
-                f'jsonPayload.message=~"{line}"\n',
-                "metric_descriptor": [{"metric_kind": "DELTA", "value_type": "INT64"}],
-            }
-            for name, (function, line) in metrics.items()
-        },
-        **{
-            f'google_monitoring_alert_policy.gemtune["{name}"]': {
-                "combiner": "OR",
-                "notification_channels": channels,
-                "documentation": [{"mime_type": "text/markdown"}],
-                "conditions": [
-                    {
-                        "condition_threshold": [
-                            {
-                                "filter": expression,
-                                "comparison": "COMPARISON_GT",
-                                "threshold_value": most,
-                                "duration": "0s",
-                                "aggregations": [_aggregation(window, aligner)],
-                                "trigger": [{"count": 1}],
-                            }
-                        ]
-                    }
-                ],
-            }
-            for name, (expression, window, aligner, most) in alerts.items()
-        },
-        # Ten missed sweeps.
-        "google_monitoring_alert_policy.no_sweep": {
-            "combiner": "OR",
-            "notification_channels": channels,
-            "documentation": [{"mime_type": "text/markdown"}],
-            "conditions": [
-                {
-                    "condition_absent": [
-                        {
-                            "filter": f'metric.type="run.googleapis.com/request_count" AND {sweeps}',
-                            "duration": "1800s",
-                            "aggregations": [_aggregation(300, "ALIGN_DELTA")],
-                        }
-                    ]
-                }
-            ],
-        },
-    }
-
-
-def _aggregation(window: int, aligner: str) -> Values:
-    return {
-        "alignment_period": f"{window}s",
-        "per_series_aligner": aligner,
-        "cross_series_reducer": "REDUCE_SUM",
     }
 
 
