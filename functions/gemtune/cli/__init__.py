@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 from typing import Any
 
 import click
@@ -34,6 +33,7 @@ class _LazyGroup(click.Group):
         **dict.fromkeys(("up", "publish", "listen", "secret", "webhook-key", "demo"), "workstation.service"),
         **dict.fromkeys(("train", "plan", "jobs", "status", "events", "pause", "resume", "cancel", "delete"), "jobs"),
         "try": "answers.command",
+        "config": "setup.config",
         "export": "export",
         "artifacts": "artifacts",
         "logs": "logs",
@@ -109,7 +109,11 @@ def _common_options() -> list[click.Option]:
 
     def set_url(ctx: click.Context, option: click.Parameter, url: str | None) -> None:
         if url is not None:
-            ctx.obj.url = url_of(url)
+            ctx.obj.url_option = url
+
+    def set_profile(ctx: click.Context, option: click.Parameter, profile: str | None) -> None:
+        if profile is not None:
+            ctx.obj.profile = profile
 
     def set_json(ctx: click.Context, option: click.Parameter, as_json: bool) -> None:
         ctx.obj.as_json |= as_json
@@ -120,35 +124,19 @@ def _common_options() -> list[click.Option]:
     shared: dict[str, Any] = {"expose_value": False}
     return [
         click.Option(["--url"], callback=set_url, help="URL of the service.", **shared),
+        click.Option(["--profile"], metavar="NAME", callback=set_profile, help="Profile of the service.", **shared),
         click.Option(["--json"], is_flag=True, callback=set_json, help="Print results as JSON.", **shared),
         click.Option(["--quiet", "-q"], is_flag=True, callback=set_quiet, help="Print results only.", **shared),
     ]
 
 
-def url_of(text: str) -> str:
-    """Return the URL of a service.
-
-    Without a scheme, `http` of this machine is meant.
-
-    Raises click.UsageError for another machine without a scheme, and for other schemes.
-    """
-    scheme, separator, _ = text.partition("://")
-    if separator and scheme in ("http", "https"):
-        return text
-    if separator:
-        raise click.UsageError(f"--url {text}: the URL of a service begins with http:// or https://")
-    if text.partition(":")[0].partition("/")[0] in ("localhost", "127.0.0.1"):
-        return f"http://{text}"
-    raise click.UsageError(f"--url {text}: say https://{text}, or http:// for a service without TLS")
-
-
 @click.command(cls=_LazyGroup, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--url", envvar="GEMTUNE_URL", help="URL of the service (default: http://127.0.0.1:$PORT).")
+@click.option("--url", help="URL of the service (default: $GEMTUNE_URL, or http://127.0.0.1:$PORT).")
+@click.option("--profile", metavar="NAME", help="Profile of the service (see `gemtune config`).")
 @click.option("--json", "as_json", is_flag=True, help="Print results as JSON.")
 @click.option("--quiet", "-q", is_flag=True, help="Print results only, no progress and no advice.")
 @click.version_option(package_name="gemtune")
 @click.pass_context
-def main(ctx: click.Context, url: str | None, as_json: bool, quiet: bool) -> None:
+def main(ctx: click.Context, url: str | None, profile: str | None, as_json: bool, quiet: bool) -> None:
     """Connect to the service that the options name, for the command to use."""
-    address = f"http://127.0.0.1:{os.environ.get('PORT') or 8080}" if url is None else url_of(url)
-    ctx.obj = Connection(address, as_json=as_json, quiet=quiet, token=os.environ.get("GEMTUNE_ID_TOKEN"))
+    ctx.obj = Connection(url, as_json=as_json, quiet=quiet, profile=profile)

@@ -119,6 +119,13 @@ VARIABLES: Mapping[str, Variable] = {
         "command line", "the service to call; `make smoke` reads it too", default="`http://127.0.0.1:$PORT`"
     ),
     "GEMTUNE_ID_TOKEN": Variable("command line", "identity token for a private service, which lasts an hour"),
+    "GEMTUNE_PROFILE": Variable(
+        "command line", "profile of the service to call", default="the one that `gemtune config use` set"
+    ),
+    "GEMTUNE_CONFIG": Variable(
+        "command line", "file of the profiles, which only its owner may read", default="`~/.config/gemtune/config.json`"
+    ),
+    "XDG_CONFIG_HOME": Variable("command line", "folder of `gemtune/config.json`", default="`~/.config`"),
     "CLOUD_RUN_EXECUTION": Variable("trainer", "name of the step's execution; set by Cloud Run"),
     "PYTHON": Variable(
         "make", "the Python that makes `.venv`", default="`python3`, else the newest of 3.14 to 3.11 that is there"

@@ -11,8 +11,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gemtune import VERSION
-from gemtune.cli import main, url_of
+from gemtune.cli import main
 from gemtune.cli.connection import WHOLE_ID, Connection, as_commands, follow
+from gemtune.client.errors import BadUse
+from gemtune.client.profiles import url_of
 from gemtune.error_codes import CATALOGUE
 from gemtune.jobs import ids
 from tests.fakes import request
@@ -44,7 +46,7 @@ def test_common_options_are_taken_after_the_command(service: FakeService) -> Non
 @pytest.mark.parametrize("command", sorted(main.list_commands(click.Context(main))))  # type: ignore[attr-defined]
 def test_every_command_describes_the_common_options(command: str) -> None:
     described = run(command, "--help").stdout
-    for option in ("--url", "--json", "--quiet"):
+    for option in ("--url", "--profile", "--json", "--quiet"):
         assert option in described, command
 
 
@@ -103,7 +105,7 @@ def test_a_url_without_a_scheme_means_this_machine_only() -> None:
     assert url_of("localhost:1/x") == "http://localhost:1/x"
     assert url_of("https://api.example") == "https://api.example"
     for text in ("api.example", "ftp://api.example"):
-        with pytest.raises(click.UsageError, match="http"):
+        with pytest.raises(BadUse, match="http"):
             url_of(text)
 
 

@@ -79,7 +79,7 @@ def test_settings_are_the_only_reader_of_the_environment() -> None:
         "cli/check/child.py",  # passes it on to the trainer
         "local_server/cloud_run_jobs.py",  # passes it on to the trainer
         "embedded/child_checks.py",  # passes it on to the trainer
-        "cli/__init__.py",
+        "client/profiles.py",
         "cli/workstation/demo.py",  # settings of the command line
     }
     readers = {

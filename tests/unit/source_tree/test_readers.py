@@ -23,6 +23,7 @@ ALLOWED: Mapping[tuple[str, str], str] = {
     ("functions/gemtune/cli/answers/child.py", "json.loads"): PROCESS,
     ("functions/gemtune/cli/check/child.py", "model_validate_json"): PROCESS,
     ("functions/gemtune/cli/workstation/demo.py", "json.loads"): PROCESS,
+    ("functions/gemtune/client/profiles.py", "model_validate_json"): OURS,
     ("functions/gemtune/client/transport.py", "json.loads"): "an answer that is not JSON is shown unchanged",
     ("functions/gemtune/datasets/files/splits.py", "int"): CHECKED,
     ("functions/gemtune/embedded/file_secrets.py", "json.loads"): OURS,

@@ -73,12 +73,13 @@ SERVICE: Mapping[str, str] = {
     # Contract and answers of the API, but nothing of the service itself.
     "client": "datasets.files datasets.uploads errors handlers jobs jobs.parts object_name request untrusted",
     "cli.connection": "client jobs settings",
+    "cli.setup": "cli.connection client",
     "cli.workstation": "bootstrap cli.connection cli.request errors jobs local_server log_lines ports process request "
     "settings webhooks",
     "cli.check": "bootstrap checks cli.connection cli.request datasets.files errors jobs process request request.rules "
     "untrusted",
     "cli.answers": "cli.connection errors process request",
-    "cli": "cli.answers cli.check cli.connection cli.request cli.workstation client errors handlers jobs "
+    "cli": "cli.answers cli.check cli.connection cli.request cli.setup cli.workstation client errors handlers jobs "
     "object_name settings",
 }
 # Parts of the service that the trainer may import: the domain, ports, and modules without a room.

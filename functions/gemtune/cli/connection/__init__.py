@@ -15,6 +15,7 @@ import click
 
 from gemtune.client.calls import Call
 from gemtune.client.errors import NotAnAnswer, Refused, Unreachable, field_of
+from gemtune.client.profiles import find_address
 from gemtune.client.transport import Address, Transport
 
 # Exit codes.
@@ -46,13 +47,26 @@ COMMANDS_OF_REQUESTS = (
 class Connection:
     """Connection to a service.
 
-    token: for a deployed service; it is sent over https only and is never printed.
+    url_option: URL that the user gave; None: that of a variable, of a profile or of this machine. profile: name of one.
     """
 
-    url: str
+    url_option: str | None
     as_json: bool
     quiet: bool = False
-    token: str | None = None
+    profile: str | None = None
+
+    @cached_property
+    def address(self) -> Address:
+        """Return the service to call, found when it is needed first.
+
+        Raises BadUse.
+        """
+        return find_address(self.url_option, profile=self.profile)
+
+    @property
+    def url(self) -> str:
+        """Return the URL of the service."""
+        return self.address.url
 
     def find_job(self, reference: str) -> str:
         """Return the id of a job.
@@ -105,13 +119,13 @@ class Connection:
     def local_port(self) -> int | None:
         """Return the port of a service of this machine; None for another."""
         address = urlsplit(self.url)
-        is_local = Address(self.url).is_local and address.scheme == "http" and not address.path.strip("/")
+        is_local = self.address.is_local and address.scheme == "http" and not address.path.strip("/")
         return (address.port or 80) if is_local else None
 
     @cached_property
     def transport(self) -> Transport:
         """Return what sends the requests."""
-        return Transport(Address(self.url, self.token))
+        return Transport(self.address)
 
     @contextmanager
     def reporting_outages(self) -> Iterator[None]:
