@@ -6,8 +6,10 @@ import difflib
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
-from gemtune.cli.connection import REFUSED, Connection
+from gemtune.cli.connection import INTERRUPTED, REFUSED, Connection
+from gemtune.cli.connection.completing import PROFILE_MEANT, URL_MEANT, complete_profiles
 from gemtune.client.errors import BadUse
 from gemtune.errors import CannotStore, GemtuneError
 
@@ -30,10 +32,12 @@ class _LazyGroup(click.Group):
 
     # Commands and the modules of gemtune.cli that define them.
     modules: dict[str, str] = {  # noqa: RUF012
-        **dict.fromkeys(("up", "publish", "listen", "secret", "webhook-key", "demo"), "workstation.service"),
+        **dict.fromkeys(("up", "publish", "listen", "webhook-key", "demo"), "workstation.service"),
+        "secret": "workstation.secret",
         **dict.fromkeys(("train", "plan", "jobs", "status", "events", "pause", "resume", "cancel", "delete"), "jobs"),
         "try": "answers.command",
         "config": "setup.config",
+        "completion": "setup.completion",
         "export": "export",
         "artifacts": "artifacts",
         "logs": "logs",
@@ -60,10 +64,19 @@ class _LazyGroup(click.Group):
             gemtune_error = error
         except BadUse as error:
             raise click.UsageError(str(error), ctx) from None
+        except KeyboardInterrupt:
+            click.echo("\nInterrupted", err=True)
+            raise click.exceptions.Exit(INTERRUPTED) from None
         click.echo(f"{gemtune_error.code}: {gemtune_error}", err=True)
         if gemtune_error.hint:
             click.echo(f"  {gemtune_error.hint}", err=True)
         raise click.exceptions.Exit(REFUSED)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the commands that begin with a text, without importing them."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [CompletionItem(name) for name in self.modules if name.startswith(incomplete)]
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands, in the order of the help text."""
@@ -108,23 +121,34 @@ def _common_options() -> list[click.Option]:
     """Return the options of the group, as a command has them."""
 
     def set_url(ctx: click.Context, option: click.Parameter, url: str | None) -> None:
-        if url is not None:
+        ctx.meta[URL_MEANT] = url
+        if url is not None and ctx.obj is not None:  # there is none while a shell completes
             ctx.obj.url_option = url
 
     def set_profile(ctx: click.Context, option: click.Parameter, profile: str | None) -> None:
-        if profile is not None:
+        ctx.meta[PROFILE_MEANT] = profile
+        if profile is not None and ctx.obj is not None:
             ctx.obj.profile = profile
 
     def set_json(ctx: click.Context, option: click.Parameter, as_json: bool) -> None:
-        ctx.obj.as_json |= as_json
+        if ctx.obj is not None:
+            ctx.obj.as_json |= as_json
 
     def set_quiet(ctx: click.Context, option: click.Parameter, quiet: bool) -> None:
-        ctx.obj.quiet |= quiet
+        if ctx.obj is not None:
+            ctx.obj.quiet |= quiet
 
     shared: dict[str, Any] = {"expose_value": False}
     return [
         click.Option(["--url"], callback=set_url, help="URL of the service.", **shared),
-        click.Option(["--profile"], metavar="NAME", callback=set_profile, help="Profile of the service.", **shared),
+        click.Option(
+            ["--profile"],
+            metavar="NAME",
+            callback=set_profile,
+            shell_complete=complete_profiles,
+            help="Profile of the service.",
+            **shared,
+        ),
         click.Option(["--json"], is_flag=True, callback=set_json, help="Print results as JSON.", **shared),
         click.Option(["--quiet", "-q"], is_flag=True, callback=set_quiet, help="Print results only.", **shared),
     ]
@@ -132,7 +156,9 @@ def _common_options() -> list[click.Option]:
 
 @click.command(cls=_LazyGroup, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--url", help="URL of the service (default: $GEMTUNE_URL, or http://127.0.0.1:$PORT).")
-@click.option("--profile", metavar="NAME", help="Profile of the service (see `gemtune config`).")
+@click.option(
+    "--profile", metavar="NAME", shell_complete=complete_profiles, help="Profile of the service (see `gemtune config`)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print results as JSON.")
 @click.option("--quiet", "-q", is_flag=True, help="Print results only, no progress and no advice.")
 @click.version_option(package_name="gemtune")

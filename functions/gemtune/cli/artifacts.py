@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from gemtune.cli.connection import REFUSED, UNREACHABLE, Connection
+from gemtune.cli.connection.completing import job_argument
 from gemtune.object_name import is_safe
 
 BLOCK_BYTES = 1024 * 1024
@@ -22,7 +23,7 @@ class BadDownload(Exception):
 
 
 @click.command()
-@click.argument("job")
+@job_argument
 @click.option(
     "--download",
     "folder",

@@ -12,6 +12,7 @@ import click
 
 from gemtune.cli.check.command import check
 from gemtune.cli.connection import UNREACHABLE, Connection
+from gemtune.cli.connection.completing import complete_datasets
 from gemtune.client import uploads
 from gemtune.client.errors import Unreachable
 from gemtune.handlers.answers import Dataset
@@ -65,7 +66,7 @@ def list_(connection: Connection) -> None:
 
 
 @data.command()
-@click.argument("dataset_id", metavar="DATASET")
+@click.argument("dataset_id", metavar="DATASET", shell_complete=complete_datasets)
 @click.pass_obj
 def show(connection: Connection, dataset_id: str) -> None:
     """Show a dataset and its files."""
@@ -82,7 +83,7 @@ def show(connection: Connection, dataset_id: str) -> None:
 
 
 @data.command()
-@click.argument("dataset_id", metavar="DATASET")
+@click.argument("dataset_id", metavar="DATASET", shell_complete=complete_datasets)
 @click.pass_obj
 def delete(connection: Connection, dataset_id: str) -> None:
     """Delete a dataset that no unfinished job uses."""

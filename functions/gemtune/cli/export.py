@@ -8,12 +8,20 @@ import click
 
 from gemtune.cli.connection import Connection
 from gemtune.cli.connection import follow as following
+from gemtune.cli.connection.completing import job_argument, words
 from gemtune.jobs.secret_names import REFERENCE, USER_PREFIX
 
 
 @click.command()
-@click.argument("job")
-@click.option("--format", "format_", required=True, metavar="FORMAT", help="Export format: {adapter|merged|gguf}.")
+@job_argument
+@click.option(
+    "--format",
+    "format_",
+    required=True,
+    metavar="FORMAT",
+    shell_complete=words("adapter", "merged", "gguf"),
+    help="Export format: {adapter|merged|gguf}.",
+)
 @click.option("--quantization", help="Quantization of the weights (default: that of the format).")
 @click.option("--destination", help="Where to export to: {gcs|hfhub}; hfhub needs --repo.")
 @click.option("--repo", metavar="OWNER/NAME", help="Hugging Face Hub repository to export to.")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from gemtune.cli import data as datasets
 from gemtune.cli.connection import Connection, as_commands, plans
 from gemtune.cli.connection import follow as following
+from gemtune.cli.connection.completing import job_argument, words
 from gemtune.cli.connection.starting import offer_service
 from gemtune.cli.request import file as request_file
 from gemtune.cli.request import options as train_options
@@ -18,6 +19,8 @@ from gemtune.client import uploads
 from gemtune.client.calls import Call
 from gemtune.client.errors import ClientError
 from gemtune.client.uploads import LocalDataset
+from gemtune.jobs.status import Status
+from gemtune.methods import Modality
 
 
 @click.command()
@@ -127,8 +130,8 @@ def plan(connection: Connection, file: str) -> None:
 
 
 @click.command()
-@click.option("--status", help="Filter by status.")
-@click.option("--modality", help="Filter by modality: {text|vision}.")
+@click.option("--status", shell_complete=words(*Status), help="Filter by status.")
+@click.option("--modality", shell_complete=words(*get_args(Modality)), help="Filter by modality: {text|vision}.")
 @click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True, help="Maximum number of jobs.")
 @click.pass_obj
 def jobs(connection: Connection, status: str | None, modality: str | None, limit: int) -> None:
@@ -148,7 +151,7 @@ def jobs(connection: Connection, status: str | None, modality: str | None, limit
 
 
 @click.command()
-@click.argument("job")
+@job_argument
 @click.pass_obj
 def status(connection: Connection, job: str) -> None:
     """Show the status of a job."""
@@ -158,7 +161,7 @@ def status(connection: Connection, job: str) -> None:
 
 
 @click.command()
-@click.argument("job")
+@job_argument
 @click.option("--follow", is_flag=True, help="Print new events until the job is over and exit with its result.")
 @click.pass_obj
 def events(connection: Connection, job: str, follow: bool) -> None:
@@ -173,7 +176,7 @@ def events(connection: Connection, job: str, follow: bool) -> None:
 
 
 @click.command()
-@click.argument("job")
+@job_argument
 @click.pass_obj
 def pause(connection: Connection, job: str) -> None:
     """Pause a job at its next checkpoint; its machine is then free."""
@@ -185,7 +188,7 @@ def pause(connection: Connection, job: str) -> None:
 
 
 @click.command()
-@click.argument("job")
+@job_argument
 @click.option("--max-cost-usd", metavar="USD", type=float, help="Most that the whole job may cost from now on.")
 @click.option("--max-hours", metavar="HOURS", type=float, help="Most hours that the whole job may run from now on.")
 @click.pass_obj
@@ -203,7 +206,7 @@ def resume(connection: Connection, job: str, max_cost_usd: float | None, max_hou
 
 
 @click.command()
-@click.argument("job")
+@job_argument
 @click.pass_obj
 def cancel(connection: Connection, job: str) -> None:
     """Cancel a job; it cannot be resumed."""
@@ -214,7 +217,7 @@ def cancel(connection: Connection, job: str) -> None:
 
 
 @click.command()
-@click.argument("job")
+@job_argument
 @click.pass_obj
 def delete(connection: Connection, job: str) -> None:
     """Delete a job that is over or paused, with all of its files."""

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from gemtune.cli.connection import INTERRUPTED, UNREACHABLE, Connection, follow
+from gemtune.cli.connection.completing import job_argument
 from gemtune.client.errors import Unreachable
 from gemtune.jobs.status import Step, is_final
 
@@ -18,7 +19,7 @@ POLL_SECONDS = 2.0
 
 
 @click.command()
-@click.argument("job")
+@job_argument
 @click.option("--step", type=click.Choice([step.value for step in Step]), help="Only the output of one step.")
 @click.option("--tail", type=click.IntRange(1), metavar="N", help="Only the last N lines of what is there.")
 @click.option("--follow", "follows", is_flag=True, help="Print new lines until the job is over.")

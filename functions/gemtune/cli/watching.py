@@ -11,6 +11,7 @@ import click
 from gemtune import VERSION
 from gemtune.cli.connection import UNREACHABLE, Connection
 from gemtune.cli.connection import follow as following
+from gemtune.cli.connection.completing import complete_jobs, job_argument
 from gemtune.client.errors import Unreachable
 
 # Jobs that `watch` shows without a job.
@@ -18,7 +19,7 @@ SHOWN_JOBS = 20
 
 
 @click.command()
-@click.argument("job", required=False)
+@click.argument("job", required=False, shell_complete=complete_jobs)
 @click.pass_obj
 def watch(connection: Connection, job: str | None) -> None:
     """Show the progress of a job until it is over, and exit with its result.
@@ -31,7 +32,7 @@ def watch(connection: Connection, job: str | None) -> None:
 
 
 @click.command()
-@click.argument("job")
+@job_argument
 @click.pass_obj
 def wait(connection: Connection, job: str) -> None:
     """Wait for the end of a job and exit with its result, without progress."""
@@ -40,7 +41,7 @@ def wait(connection: Connection, job: str) -> None:
 
 
 @click.command()
-@click.argument("job")
+@job_argument
 @click.option("--after", type=click.IntRange(0), help="Only entries with a higher train_step.")
 @click.pass_obj
 def metrics(connection: Connection, job: str, after: int | None) -> None:

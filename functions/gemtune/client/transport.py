@@ -42,9 +42,12 @@ class Address:
 class Transport:
     """Sends calls one at a time."""
 
-    def __init__(self, address: Address, *, sleep: Callable[[float], None] = time.sleep):
+    def __init__(
+        self, address: Address, *, sleep: Callable[[float], None] = time.sleep, timeout: float = TIMEOUT_SECONDS
+    ):
         self.address = address
         self._sleep = sleep
+        self._timeout = timeout
 
     def send(self, call: Call[Any]) -> Any:
         """Send a call and return the JSON of its answer.
@@ -87,7 +90,7 @@ class Transport:
         import httpx2
 
         # Without trust_env, httpx ignores the proxy settings, which must not apply to this machine itself.
-        return httpx2.Client(base_url=self.address.url, timeout=TIMEOUT_SECONDS, trust_env=not self.address.is_local)
+        return httpx2.Client(base_url=self.address.url, timeout=self._timeout, trust_env=not self.address.is_local)
 
 
 class AsyncTransport:

@@ -305,6 +305,22 @@ def test_a_secret_is_stored_and_not_printed(home: Path, monkeypatch: pytest.Monk
     assert services().secrets.read("gemtune-user-mine") == "hf_fakefakefake"
 
 
+def test_secrets_are_listed_and_deleted_without_their_values(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, word in (("mine", "Stored"), ("mine", "Replaced"), ("list", "Stored")):
+        arguments = ["set", name] if name == "list" else [name]
+        assert run("secret", *arguments, stdin="hf_fakefakefake\n").stdout.startswith(word)
+    listed = run("secret", "list")
+    assert [line.split()[1:] for line in listed.stdout.splitlines()] == [
+        ["list", "secret:gemtune-user-list"],
+        ["mine", "secret:gemtune-user-mine"],
+    ]
+    assert "hf_fake" not in listed.output
+    assert run("secret", "delete", "mine").exit_code == 0
+    assert [secret["name"] for secret in json.loads(run("secret", "list", "--json").stdout)["secrets"]] == ["list"]
+    missing = run("secret", "delete", "mine")
+    assert (missing.exit_code, "secret_not_found" in missing.stderr) == (1, True)
+
+
 def test_export_sends_the_options_that_were_used_and_no_others(service: FakeService) -> None:
     service.answers["POST", "/jobs/training_d_m_0123456789ab/exports"] = (202, {"job_id": "export_d_m_0123456789ab"})
     service.answers["GET", "/jobs/export_d_m_0123456789ab/status"] = (

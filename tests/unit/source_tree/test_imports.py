@@ -79,6 +79,7 @@ def test_settings_are_the_only_reader_of_the_environment() -> None:
         "cli/check/child.py",  # passes it on to the trainer
         "local_server/cloud_run_jobs.py",  # passes it on to the trainer
         "embedded/child_checks.py",  # passes it on to the trainer
+        "cli/setup/completion.py",  # which shell is in use, and where its files are
         "client/profiles.py",
         "cli/workstation/demo.py",  # settings of the command line
     }

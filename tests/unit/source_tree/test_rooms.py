@@ -69,7 +69,7 @@ SERVICE: Mapping[str, str] = {
     "local_server.workflow_engine": "",
     "local_server": "bootstrap embedded errors handlers jobs local_server.workflow_engine machines ports process "
     "redaction services settings",
-    "cli.request": "errors request untrusted",
+    "cli.request": "cli.connection errors methods request untrusted",
     # Contract and answers of the API, but nothing of the service itself.
     "client": "datasets.files datasets.uploads errors handlers jobs jobs.parts object_name request untrusted",
     "cli.connection": "client jobs settings",
@@ -80,6 +80,7 @@ SERVICE: Mapping[str, str] = {
     "untrusted",
     "cli.answers": "cli.connection errors process request",
     "cli": "cli.answers cli.check cli.connection cli.request cli.setup cli.workstation client errors handlers jobs "
+    "methods object_name settings",
     "object_name settings",
 }
 # Parts of the service that the trainer may import: the domain, ports, and modules without a room.

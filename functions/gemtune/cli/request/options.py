@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
+from gemtune.cli.connection.completing import complete_datasets, complete_models, words
+from gemtune.methods import Method, Modality
 from gemtune.untrusted import Unreadable, read_json
 
 # Fields of a request by the names of their options' parameters.
@@ -29,8 +31,13 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 EXISTING = click.Path(exists=True, path_type=Path)
 # Options about the rows and the training.
 TRAINING_OPTIONS = (
-    click.option("--model", metavar="ID", help="Base model: a Hub id, gs://bucket/folder, or a local folder."),
-    click.option("--method", help="Training method: {LoRA|QLoRA|Full|RL}."),
+    click.option(
+        "--model",
+        metavar="ID",
+        shell_complete=complete_models,
+        help="Base model: a Hub id, gs://bucket/folder, or a local folder.",
+    ),
+    click.option("--method", shell_complete=words(*get_args(Method)), help="Training method: {LoRA|QLoRA|Full|RL}."),
     click.option("--epochs", type=int, help="Number of passes over all rows."),
     click.option("--max-steps", type=int, help="Number of train_steps, instead of --epochs."),
     click.option("--learning-rate", type=float, help="Peak learning rate."),
@@ -38,15 +45,23 @@ TRAINING_OPTIONS = (
     click.option("--max-seq-length", type=int, help="Maximum length of a row in tokens."),
     click.option("--lora-rank", type=int, help="Rank of the adapter."),
     click.option("--seed", type=int, help="Seed of everything random."),
-    click.option("--modality", help="Content of the rows: {text|vision}."),
+    click.option("--modality", shell_complete=words(*get_args(Modality)), help="Content of the rows: {text|vision}."),
     click.option("--set", "assignments", metavar="FIELD=VALUE", multiple=True, help="Any field; may be repeated."),
 )
 OPTIONS = (
     click.option("--data", type=EXISTING, help="File of rows to upload and train on, or a folder."),
     click.option("--eval", "held_out", type=EXISTING, help="File of rows to upload and evaluate on."),
-    click.option("--dataset", metavar="ID", help="Dataset that the service has already."),
+    click.option(
+        "--dataset", metavar="ID", shell_complete=complete_datasets, help="Dataset that the service has already."
+    ),
     *TRAINING_OPTIONS[:-1],
-    click.option("--export", "export_", metavar="FORMAT[:QUANTIZATION]", help="Form of the result, as gguf:q4_k_m."),
+    click.option(
+        "--export",
+        "export_",
+        metavar="FORMAT[:QUANTIZATION]",
+        shell_complete=words("adapter", "merged", "gguf:q4_k_m", "gguf:q8_0", "gguf:f16"),
+        help="Form of the result, as gguf:q4_k_m.",
+    ),
     click.option("--repo", metavar="OWNER/NAME", help="Hub repository for the result as well."),
     click.option("--name", help="Name of the job."),
     TRAINING_OPTIONS[-1],

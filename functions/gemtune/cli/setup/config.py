@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from gemtune.cli.connection import Connection
+from gemtune.cli.connection.completing import complete_profiles
 from gemtune.client import profiles
 from gemtune.client.errors import BadUse
 from gemtune.client.profiles import Profile, Profiles
@@ -72,9 +73,9 @@ def list_(connection: Connection) -> None:
         click.echo(f"{mark} {name:16}{each['url'] or '(this machine)'}  {token}")
 
 
-@config.command()
-@click.argument("name")
-def use(name: str) -> None:
+@config.command("use")
+@click.argument("name", shell_complete=complete_profiles)
+def choose(name: str) -> None:
     """Use a profile from now on."""
     path, stored = _load()
     _require(stored, name)
@@ -83,7 +84,7 @@ def use(name: str) -> None:
 
 
 @config.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_profiles)
 def delete(name: str) -> None:
     """Delete a profile, with its token."""
     path, stored = _load()

@@ -1,9 +1,8 @@
-"""Commands that use the backend directly: up, publish, listen, secret, demo."""
+"""Commands that use the backend itself: up, publish, listen, demo."""
 
 from __future__ import annotations
 
 import json
-import re
 import sys
 
 import click
@@ -88,26 +87,6 @@ def listen(subscription: str, once: bool) -> None:
         raise click.exceptions.Exit(INTERRUPTED) from None
 
 
-@click.command()
-@click.argument("name")
-def secret(name: str) -> None:
-    """Store a token as a secret.
-
-    Requests refer to it as secret:gemtune-user-NAME. The token is read from standard input, or from a prompt in a
-    terminal.
-    """
-    from gemtune.jobs.secret_names import REFERENCE, USER_PREFIX
-
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
-        raise click.UsageError("NAME may have up to 64 letters, digits, '_' and '-'")
-    piped = not sys.stdin.isatty()
-    value = sys.stdin.readline().strip() if piped else click.prompt("Token", hide_input=True)
-    if not value:
-        raise click.UsageError("the token is empty")
-    services().secrets.create(USER_PREFIX + name, value, ttl=None)
-    click.echo(f"Stored the token. Use it in requests as {REFERENCE}{USER_PREFIX}{name}")
-
-
 @click.command("webhook-key")
 def webhook_key() -> None:
     """Print the key that verifies this service's webhooks."""
@@ -131,4 +110,4 @@ def demo(examples: str) -> None:
     raise click.exceptions.Exit(run(examples))
 
 
-COMMANDS = {c.name: c for c in (up, publish, listen, secret, webhook_key, demo)}
+COMMANDS = {c.name: c for c in (up, publish, listen, webhook_key, demo)}

@@ -1,0 +1,88 @@
+"""Values for the completion of a shell; none if the service is slow or away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from gemtune.client.calls import Call
+from gemtune.client.errors import ClientError
+from gemtune.client.profiles import file_path, find_address, load
+from gemtune.client.transport import Transport
+
+Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+# Seconds that a person waits for values after a key.
+TIMEOUT_SECONDS = 2.0
+# Options after the command, as a context keeps them.
+URL_MEANT, PROFILE_MEANT = "gemtune url", "gemtune profile"
+
+
+def words(*values: str) -> Complete:
+    """Complete some fixed words, in any case."""
+
+    def complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(value) for value in values if value.lower().startswith(incomplete.lower())]
+
+    return complete
+
+
+def complete_jobs(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete ids and names of the newest jobs."""
+    jobs = _listed(ctx, "/jobs", "jobs", limit=200)
+    items = []
+    for job in jobs:
+        described = f"{job['status']}, {job['job_name']}"
+        items += [
+            CompletionItem(value, help=described)
+            for value in dict.fromkeys((job["job_id"], job["job_name"]))
+            if value.startswith(incomplete) and " " not in value
+        ]
+    return items
+
+
+def complete_datasets(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete ids of datasets."""
+    datasets = _listed(ctx, "/datasets", "datasets", limit=200)
+    return [
+        CompletionItem(dataset["dataset_id"], help=dataset["name"] or "")
+        for dataset in datasets
+        if dataset["dataset_id"].startswith(incomplete)
+    ]
+
+
+def complete_models(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete base models that are at hand."""
+    models = _listed(ctx, "/models", "at_hand")
+    return [
+        CompletionItem(model["base_model_id"], help=model["family"] or "")
+        for model in models
+        if model["base_model_id"].startswith(incomplete)
+    ]
+
+
+def complete_profiles(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete names of profiles."""
+    try:
+        names: Sequence[str] = sorted(load(file_path()).profiles)
+    except ClientError:
+        return []
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+def _listed(ctx: click.Context, path: str, name: str, **params: int) -> list[dict[str, Any]]:
+    """Return a list of the service that the options name; empty on any error."""
+    before = ctx.find_root().params
+    url, profile = ctx.meta.get(URL_MEANT) or before.get("url"), ctx.meta.get(PROFILE_MEANT) or before.get("profile")
+    try:
+        address = find_address(url, profile=profile)
+        answer = Transport(address, timeout=TIMEOUT_SECONDS).send(Call("GET", path, params=params))
+    except ClientError:
+        return []
+    listed: list[dict[str, Any]] = answer[name]
+    return listed
+
+
+job_argument = click.argument("job", shell_complete=complete_jobs)

@@ -1,0 +1,78 @@
+"""The command `completion`: completes commands, ids and values in a shell."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+from click.shell_completion import get_completion_class
+
+from gemtune.client.profiles import file_path
+
+SHELLS = ("bash", "zsh", "fish")
+PROGRAM, VARIABLE = "gemtune", "_GEMTUNE_COMPLETE"
+# zsh has the completion system only where its own set-up, or this, has loaded it.
+ZSH_SYSTEM = "(( $+functions[compdef] )) || { autoload -Uz compinit && compinit; }\n"
+# Files in which the shells read their set-up, below the home folder.
+START_FILES = {"bash": ".bashrc", "zsh": ".zshrc"}
+
+
+@click.group()
+def completion() -> None:
+    """Complete commands, ids and values with the tab key."""
+
+
+@completion.command()
+@click.argument("shell", type=click.Choice(SHELLS), required=False)
+def install(shell: str | None) -> None:
+    """Install the completion for a shell (default: that of $SHELL).
+
+    It is used in new shells. Installing it again changes nothing.
+    """
+    shell = shell or _shell_in_use()
+    if shell == "fish":
+        folder = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "fish" / "completions"
+        _write(folder / f"{PROGRAM}.fish", script(shell))
+        return
+    file = file_path().parent / f"completion.{shell}"
+    _write(file, script(shell))
+    start = Path(os.environ.get("ZDOTDIR") or Path.home()) if shell == "zsh" else Path.home()
+    start_file = start / START_FILES[shell]
+    line = f'[ -f "{file}" ] && . "{file}"  # completion of {PROGRAM}\n'
+    existing = start_file.read_text() if start_file.exists() else ""
+    if line not in existing:
+        with start_file.open("a") as opened:
+            opened.write(line if existing.endswith("\n") or not existing else f"\n{line}")
+        click.echo(f"{start_file} reads it in new shells", err=True)
+
+
+@completion.command()
+@click.argument("shell", type=click.Choice(SHELLS), required=False)
+def show(shell: str | None) -> None:
+    """Print the script that completes in a shell (default: that of $SHELL)."""
+    click.echo(script(shell or _shell_in_use()), nl=False)
+
+
+def script(shell: str) -> str:
+    """Return the script that completes the program's arguments in a shell."""
+    kind = get_completion_class(shell)
+    assert kind is not None
+    source = kind(click.get_current_context().find_root().command, {}, PROGRAM, VARIABLE).source()
+    return ZSH_SYSTEM + source if shell == "zsh" else source
+
+
+def _shell_in_use() -> str:
+    name = Path(os.environ.get("SHELL") or "").name
+    if name not in SHELLS:
+        raise click.UsageError(f"say which shell: {', '.join(SHELLS)}")
+    return name
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    click.echo(f"Wrote {path}", err=True)
+
+
+COMMANDS = {"completion": completion}
