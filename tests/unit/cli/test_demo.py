@@ -12,7 +12,11 @@ import click
 import psutil
 import pytest
 
+from gemtune.cli.connection import Connection
+from gemtune.cli.connection.follow import follow
 from gemtune.cli.workstation import demo
+from tests.unit.cli.test_cli import job_body
+from tests.unit.conftest import FakeService
 
 PROGRAM = """
 import time
@@ -105,6 +109,35 @@ def test_a_program_of_the_demo_that_dies_is_reported_in_a_sentence(
     ):
         demo._print_samples(examples, "/the/model", "/the/adapter")
     assert "Answering 3 held-out questions" in capsys.readouterr().out
+
+
+def demo_job(job_id: str, status: str, name: str = "gemtune demo") -> dict[str, str]:
+    return {"job_id": job_id, "status": status, "job_name": name}
+
+
+def test_the_next_demo_goes_on_with_the_job_of_one_that_was_killed(service: FakeService) -> None:
+    connection = Connection(service.url, as_json=False)
+    listed = [demo_job("new", "paused"), demo_job("old", "queued"), demo_job("done", "completed")]
+    service.answers["GET", "/jobs"] = (200, {"jobs": [demo_job("mine", "queued", "mine"), *listed]})
+    service.answers["GET", "/jobs/new/status"] = (200, demo_job("new", "paused"))
+    service.answers["POST", "/jobs/old/cancel"] = service.answers["POST", "/jobs/new/resume"] = (202, {})
+    assert demo._unfinished_job(connection) == "new"
+    changes = [path for method, path, *_ in service.requests if method == "POST"]
+    assert changes == ["/jobs/old/cancel", "/jobs/new/resume"]
+    service.answers["GET", "/jobs"] = (200, {"jobs": [demo_job("done", "failed")]})
+    assert demo._unfinished_job(connection) is None
+
+
+def test_ctrl_c_cancels_the_job_of_the_demo(service: FakeService, capsys: pytest.CaptureFixture[str]) -> None:
+    def press(_: float) -> None:
+        raise KeyboardInterrupt
+
+    service.answers["GET", "/jobs/mine/status"] = (200, job_body("training"))
+    service.answers["POST", "/jobs/mine/cancel"] = (202, {})
+    connection = Connection(service.url, as_json=False)
+    code = follow(connection, "mine", sleep=press, interrupt=lambda job_id: demo._cancel(connection, job_id))
+    assert (code, service.requests[-1][:2]) == (130, ("POST", "/jobs/mine/cancel"))
+    assert "goes on" not in capsys.readouterr().err
 
 
 def test_a_base_model_that_cannot_be_written_is_reported_in_a_sentence(tmp_path: Path) -> None:

@@ -81,7 +81,6 @@ SERVICE: Mapping[str, str] = {
     "cli.answers": "cli.connection errors process request",
     "cli": "cli.answers cli.check cli.connection cli.request cli.setup cli.workstation client errors handlers jobs "
     "methods object_name settings",
-    "object_name settings",
 }
 # Parts of the service that the trainer may import: the domain, ports, and modules without a room.
 SERVICE_FOR_TRAINER = (

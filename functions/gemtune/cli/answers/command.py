@@ -11,6 +11,7 @@ from gemtune.cli.answers import child
 from gemtune.cli.answers.display import Display
 from gemtune.cli.answers.session import Session
 from gemtune.cli.connection import INTERRUPTED, Connection
+from gemtune.cli.connection.completing import job_argument
 from gemtune.errors import StepError
 from gemtune.request.exports import EXPORTS
 
@@ -20,7 +21,7 @@ MAX_SEED = 2**32 - 1
 
 
 @click.command("try")
-@click.argument("job")
+@job_argument
 @click.argument("prompt", required=False)
 @click.option("--base", "with_base", is_flag=True, help="Let the base model answer, too, without the training.")
 @click.option("--checkpoint", type=click.IntRange(1), metavar="TRAIN_STEP", help="Ask a checkpoint of the training.")

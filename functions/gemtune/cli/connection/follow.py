@@ -58,11 +58,17 @@ class Poller:
         return response
 
 
-def follow(connection: Connection, job_id: str, *, sleep: Callable[[float], None] = time.sleep) -> int:
+def follow(
+    connection: Connection,
+    job_id: str,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    interrupt: Callable[[str], int] | None = None,
+) -> int:
     """Show a job's progress until it is over; return its exit code.
 
     In a terminal that is a progress bar, elsewhere a line at each change and every LINE_SECONDS. Ctrl-C ends only the
-    following, with INTERRUPTED.
+    following, with INTERRUPTED. interrupt: what it does instead, with the id of the job; returns the exit code.
     """
     poller = Poller(connection)
     try:
@@ -74,7 +80,7 @@ def follow(connection: Connection, job_id: str, *, sleep: Callable[[float], None
                     break
                 sleep(POLL_SECONDS)
     except KeyboardInterrupt:
-        return explain_interrupt(job_id)
+        return (interrupt or explain_interrupt)(job_id)
     except Unreachable as error:
         click.echo(str(error), err=True)
         return UNREACHABLE

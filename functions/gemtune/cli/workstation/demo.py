@@ -12,17 +12,18 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from gemtune.cli.connection import Connection, starting
+from gemtune.cli.connection import ENDED, INTERRUPTED, Connection, starting
 from gemtune.cli.connection.follow import follow
 from gemtune.process import parent_death
 from gemtune.settings import Settings
 
-DATASET = "capitals"
+DATASET, JOB_NAME = "capitals", "gemtune demo"
 SAMPLES = 3
 STOP_SECONDS = 60.0
 
@@ -42,9 +43,15 @@ def run(examples: str) -> int:
     base = _base_model(folder)
     click.echo("Starting the service")
     with _service(settings) as connection:
-        job_id = connection.call("POST", "/train", json=_request(base))["job_id"]
-        click.echo(f"Submitted job {job_id}")
-        code = follow(connection, job_id)
+        job_id = _unfinished_job(connection)
+        if job_id is None:
+            job_id = connection.call("POST", "/train", json=_request(base))["job_id"]
+            click.echo(f"Submitted job {job_id}")
+        else:
+            click.echo(f"Going on with job {job_id}, which an earlier demo left")
+        code = follow(connection, job_id, interrupt=partial(_cancel, connection))
+        if code == INTERRUPTED:
+            return code
         job = connection.call("GET", f"/jobs/{job_id}/status")
     summary = _summary(job, total=time.monotonic() - start)
     (settings.home / "demo.json").write_text(json.dumps(summary, indent=1) + "\n")
@@ -60,6 +67,28 @@ def run(examples: str) -> int:
     return 0
 
 
+def _unfinished_job(connection: Connection) -> str | None:
+    """Return the job of an earlier demo that is not over, or None.
+
+    One is left where the demo was killed. Of several, all but the newest are cancelled.
+    """
+    jobs = connection.call("GET", "/jobs", params={"limit": 200})["jobs"]
+    unfinished = [job["job_id"] for job in jobs if job["job_name"] == JOB_NAME and job["status"] not in ENDED]
+    for job_id in unfinished[1:]:
+        connection.call("POST", f"/jobs/{job_id}/cancel")
+    newest = next(iter(unfinished), None)
+    if newest is not None and connection.call("GET", f"/jobs/{newest}/status")["status"] == "paused":
+        connection.call("POST", f"/jobs/{newest}/resume")
+    return newest
+
+
+def _cancel(connection: Connection, job_id: str) -> int:
+    """Cancel the demo's job after Ctrl-C; return the exit code."""
+    connection.call("POST", f"/jobs/{job_id}/cancel")
+    click.echo(f"\nCancelled job {job_id}", err=True)
+    return INTERRUPTED
+
+
 def _request(base: str) -> dict[str, Any]:
     """Return the training request; `base` is the folder of the base model."""
     training = {
@@ -73,7 +102,7 @@ def _request(base: str) -> dict[str, Any]:
         "save_steps": 20,
         "warmup_ratio": 0.1,
     }
-    return {"processed_dataset_id": DATASET, "job_name": "gemtune demo", "training_config": training}
+    return {"processed_dataset_id": DATASET, "job_name": JOB_NAME, "training_config": training}
 
 
 def _base_model(examples: Path) -> str:
