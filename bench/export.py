@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from gemtune.jobs.record import Claim, FencingToken
 from gemtune.jobs.status import Step
 from gemtune.request.exports import EXPORTS
 from gemtune.request.spec import ExportConfig, Spec
+from gemtune.services.advance import Advance
 from trainer.context import Context
 
 
@@ -81,6 +83,13 @@ def _phase(job_id: str, export_format: str, quantization: str, phase: str, work:
     print(json.dumps(result), json.dumps({"seconds": seconds, "peak": peak / 1e3}), sep="\n")
 
 
+class _Unrecorded(Advance):
+    """Record of a step that is repeated after its job is over."""
+
+    def record_phase(self, job_id: str, fence: FencingToken, *, phase: str) -> None:
+        """Record nothing."""
+
+
 def _context(job_id: str, export_format: str, quantization: str, work: Path) -> Context:
     """Return the context of the job's export step, with another format."""
     embedded = services()
@@ -93,7 +102,7 @@ def _context(job_id: str, export_format: str, quantization: str, work: Path) -> 
         spec=spec.model_copy(update={"export_config": export_config}),
         fence=fence,
         buckets=embedded.buckets,
-        advance=embedded.advance,
+        advance=_Unrecorded(**{field.name: getattr(embedded.advance, field.name) for field in fields(Advance)}),
         work=work,
         secret=lambda role: None,
         deadline=None,

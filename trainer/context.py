@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gemtune.errors import JobNotFound, Stale
 from gemtune.jobs.record import FencingToken, Job
 from gemtune.jobs.steps import COST_CAP, INTERRUPTED
 from gemtune.machines.choice import LOCAL
 from gemtune.ports import Buckets, Clock
 from gemtune.request.spec import Spec
 from gemtune.services.advance import Advance
+
+log = logging.getLogger(__name__)
 
 
 class StopRequested(Exception):
@@ -57,6 +61,18 @@ class Context:
     def prefix(self) -> str:
         """The prefix of the job's objects in the export bucket."""
         return f"jobs/{self.job.job_id}"
+
+    def enter(self, phase: str) -> None:
+        """Tell the user what the attempt does from now on.
+
+        A store that cannot be reached does not end the attempt for it. Raises Stale, JobNotFound.
+        """
+        try:
+            self.advance.record_phase(self.job.job_id, self.fence, phase=phase)
+        except (Stale, JobNotFound):
+            raise
+        except Exception as error:
+            log.warning("the phase %r was not recorded: %s", phase, error)
 
     def check_stop(self) -> None:
         """Raise StopRequested if the attempt should stop or pause."""

@@ -55,6 +55,7 @@ def run(context: Context) -> None:
     if context.spec.export_config.destination == "hfhub":  # the bucket's copy stays, whatever the Hub says
         from trainer.hub import upload
 
+        context.enter("uploading to the Hub")
         place = upload.push(context, exported.folder, exported.artifacts)
     result = StepResult(adapter_path=place, artifacts=tuple(exported.artifacts), certificate=exported.parity)
     context.advance.finish(context.job.job_id, context.fence, result)
@@ -83,6 +84,7 @@ def _reuse_earlier_attempt(context: Context) -> CertifiedExport | None:
 
 def _export(context: Context) -> CertifiedExport:
     """Write the export, certify it, and publish both to the object store."""
+    context.enter("reading the trained weights")
     trained = trained_weights.locate(context)
     folder = context.work / "exported"
     try:
@@ -105,6 +107,7 @@ def _export(context: Context) -> CertifiedExport:
         base=None if base is None else export.uri(base),
     )
     (folder / "README.md").write_text(card)
+    context.enter("saving the export")
     return CertifiedExport(prefix, folder, manifest.publish(export, folder, prefix), parity)
 
 
@@ -114,6 +117,7 @@ def _write_certified(context: Context, trained: TrainedWeights, folder: Path) ->
     Raises StepError, LosesTooMuch.
     """
     note = write(context, trained, folder)
+    context.enter("comparing the export with the trained model")
     return parity_check.issue(
         parity_check.Certificate(
             context.spec,
@@ -177,6 +181,7 @@ def write(context: Context, trained: TrainedWeights, folder: Path, *, untrained:
     if isinstance(export, AdapterExport):
         shutil.copytree(trained.folder, folder, ignore=shutil.ignore_patterns(manifest.NAME, versions.NAME))
         return ""
+    context.enter("merging the weights")
     with garbage_collection_paused():
         import torch  # noqa: F401
 
@@ -202,6 +207,7 @@ def _write_gguf(context: Context, export: GgufExport, whole: Path, folder: Path,
     whole: its folder. Returns a note for the certificate, or "".
     """
     folder.mkdir()
+    context.enter("writing GGUF")
     dithered = conversion.write(whole, folder, export, context.llama_cpp, untrained, check_stop=context.check_stop)
     turns = turns_of(ChatTemplate(whole, json_object(whole / "tokenizer_config.json")))
     (folder / "Modelfile").write_text(modelfile(turns, export.file_name))

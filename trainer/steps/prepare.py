@@ -55,9 +55,11 @@ def run(context: Context) -> None:
     """
     token = partial(context.secret, "hf_token")
     dataset = source.find(context.buckets.data, context.spec.processed_dataset_id, context.work, token=token)
+    context.enter("providing the base model")
     base = _open_base_model(context)
     output, place = context.work / "prepared", f"{context.prefix}/prepared/{context.fence.attempt}"
     output.mkdir()
+    context.enter("tokenizing the rows")
     tokenized = tokenizing.tokenize(
         Tokenization(
             spec=context.spec,
@@ -83,6 +85,7 @@ def run(context: Context) -> None:
     rows.others = (*amounts.warnings, *_export_warnings(context, base.config))
     (output / "prepared.json").write_text(json.dumps(summary, indent=1))
     rows.write(output, summary)
+    context.enter("saving the tokenized rows")
     manifest.publish(context.buckets.export, output, place)
     log.info("%d rows to train on, %d held out", rows.train_rows, rows.eval_rows)
     for warning in rows.warnings:

@@ -53,6 +53,7 @@ def _train(context: Context, tracking: Tracking) -> None:
     """Load, evaluate, train, evaluate, save; see `run`."""
     export, config = context.buckets.export, context.spec.training_config
     engine = engine_of(config.provider)
+    context.enter("loading the model")
     _import_packages(engine, context.spec)
     attempt_of_prepare = context.job.steps[Step.PREPARE].attempt
     prepared = manifest.fetch(export, f"{context.prefix}/prepared/{attempt_of_prepare}", context.work / "prepared")
@@ -93,6 +94,7 @@ def _train(context: Context, tracking: Tracking) -> None:
 
     state = trainer.state
     attempt.progress.ended(train_step=state.global_step, total_steps=state.max_steps, epoch=state.epoch or 0.0)
+    context.enter("evaluating the trained model")
     evaluation = None if held_out is None else _evaluate(context, trainer)
     if evaluation is not None:
         attempt.progress.evaluated(trainer.state.global_step, evaluation)
@@ -100,6 +102,7 @@ def _train(context: Context, tracking: Tracking) -> None:
     best = _restore_best(context, trainer, evaluation)
     evaluation = evaluation if best is None else _evaluate(context, trainer)
     context.check_stop()
+    context.enter("saving the trained weights")
     folder_name = tokenizer_files.trained_folder(config.method)
     folder = context.work / folder_name
     engine.save(trainer.model, folder)
@@ -108,6 +111,7 @@ def _train(context: Context, tracking: Tracking) -> None:
         start.new_tokens.write(folder)
     versions.write(folder)
     artifacts = manifest.publish(export, folder, f"{context.prefix}/{folder_name}/{context.fence.attempt}")
+    context.enter("asking the trained model, for the certificate")
     recording.publish_reference(context, replace(loaded, model=trainer.model), rows, before)
     values = dict(evaluation or {}) | {"train_step": best or state.global_step, "train_loss": _train_loss(trainer)}
     metrics = Metrics.model_validate(values | {"baseline": baseline})
@@ -151,6 +155,7 @@ def _train_to_end(context: Context, trainer: JobTrainer, attempt: _Attempt) -> b
     resumed = checkpoints.newest(context.buckets.export, context.prefix, context.work / "resumed")
     context.check_stop()
     log.info("training %s", "from the beginning" if resumed is None else f"from train_step {resumed[0].train_step}")
+    context.enter("training")
     attempt.progress.began()
     attempt.last_step_at = attempt.saved_at = context.clock.monotonic()
     if resumed is None or not job_trainer.restore_if_finished(trainer, resumed[1]):
@@ -299,6 +304,7 @@ def _baseline(context: Context, trainer: JobTrainer) -> EvaluationMetrics:
     try:
         return EvaluationMetrics.model_validate_json(export.read(name))
     except ObjectNotFound:
+        context.enter("evaluating the base model")
         metrics = _evaluate(context, trainer)
         export.write(name, metrics.model_dump_json().encode())
         return metrics

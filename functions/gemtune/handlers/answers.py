@@ -106,6 +106,10 @@ class StepStatus(BaseModel):
     cause: str | None = Field(
         description="why the newest attempt ended unfinished; null while it runs and if the step is done"
     )
+    phase: str | None = Field(
+        description="what the running attempt does, in words, such as `evaluating the base model`; null if it does not "
+        "run, and before it has said so"
+    )
     checkpoint: int = Field(description="train_step of the newest complete checkpoint; 0: none")
     attempts: Sequence[Attempt] = Field(description="past attempts, oldest first")
 

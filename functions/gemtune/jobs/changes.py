@@ -119,6 +119,7 @@ def end_attempt(
             "heartbeat_at": at,
             "seconds": round(step.seconds + ran, 3),
             "cause": cause,
+            "phase": None,
             "attempts": (*step.attempts, past)[-ATTEMPTS_KEPT:],
         }
     )

@@ -89,6 +89,7 @@ class StepRecord(Record):
     seconds: float = 0.0  # of all past attempts
     heartbeat_at: datetime | None = None
     cause: str | None = None  # why the newest attempt ended unfinished
+    phase: str | None = None  # what the running attempt does, in words; None if it has not said
     checkpoint: int = 0  # train_step of the newest complete checkpoint
     # Stored under their first names, `judged` and `judged_checkpoint`: while versions run side by side, or after a
     # return to an older one, each has to read what the other wrote. With two names in one record, neither would know

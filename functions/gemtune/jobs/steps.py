@@ -64,6 +64,7 @@ def begin_attempt(
             "started_at": started_at or at,
             "heartbeat_at": at,
             "cause": None,
+            "phase": None,
         }
     )
     job = with_step(job, step, begun)
@@ -90,6 +91,13 @@ def record_checkpoint(job: Job, fence: FencingToken, *, train_step: int, at: dat
     """
     check_fencing_token(job, fence)
     update = {"checkpoint": max(train_step, job.steps[fence.step].checkpoint), "heartbeat_at": at}
+    return with_step(job, fence.step, job.steps[fence.step].model_copy(update=update)), ()
+
+
+def record_phase(job: Job, fence: FencingToken, *, phase: str, at: datetime) -> Changed:
+    """Record what the attempt does now. Raises StaleClaim, StaleAttempt."""
+    check_fencing_token(job, fence)
+    update = {"phase": phase, "heartbeat_at": at}
     return with_step(job, fence.step, job.steps[fence.step].model_copy(update=update)), ()
 
 

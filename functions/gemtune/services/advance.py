@@ -93,6 +93,11 @@ class Advance:
         now = self.clock.now()
         self.store.update(job_id, lambda job: steps.record_checkpoint(job, fence, train_step=train_step, at=now))
 
+    def record_phase(self, job_id: str, fence: FencingToken, *, phase: str) -> None:
+        """Record what the attempt does now, in words for its user."""
+        now = self.clock.now()
+        self.store.update(job_id, lambda job: steps.record_phase(job, fence, phase=phase, at=now))
+
     def record_wandb_url(self, job_id: str, fence: FencingToken, *, wandb_url: str) -> None:
         """Record the page at W&B that shows the training."""
         self.store.update(job_id, lambda job: steps.record_wandb_url(job, fence, wandb_url=wandb_url))

@@ -132,6 +132,28 @@ def test_ctrl_c_says_that_the_job_goes_on(service: FakeService, capsys: pytest.C
         assert f"gemtune cancel {job_id}" in printed
 
 
+def test_each_phase_of_a_step_is_named(service: FakeService, capsys: pytest.CaptureFixture[str]) -> None:
+    def running(status: str, step: str, phase: str, **more: Any) -> dict[str, Any]:
+        return job_body(status, steps={step: {"state": "running", "phase": phase}}, **more)
+
+    progress = {"progress": {"train_step": 4, "total_steps": 4, "eta_seconds": 0.0}}
+    answers = [
+        running("preparing", "prepare", "tokenizing the rows"),
+        running("training", "train", "evaluating the base model"),
+        running("training", "train", "training", **progress),
+        running("training", "train", "saving the trained weights", **progress),
+        job_body("completed"),
+    ]
+    service.answers["GET", "/jobs/x/status"] = [(200, answer) for answer in answers]
+    follow.follow(Connection(service.url, as_json=False), "x", sleep=lambda _: None)
+    assert capsys.readouterr().err.splitlines()[:4] == [
+        "preparing tokenizing the rows",
+        "training evaluating the base model",
+        "training 4/4, 0 s left",
+        "training saving the trained weights",
+    ]
+
+
 def test_without_a_terminal_a_line_is_printed_every_few_seconds(
     service: FakeService, capsys: pytest.CaptureFixture[str]
 ) -> None:

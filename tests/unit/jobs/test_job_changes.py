@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from gemtune.admission import pauses, waits
-from gemtune.errors import JobIsOver
+from gemtune.errors import JobIsOver, StaleAttempt
 from gemtune.jobs import changes, launches, secret_names, steps
 from gemtune.jobs import stored as stored_records
 from gemtune.jobs.events import EVENT_TYPES
@@ -74,6 +74,19 @@ def test_a_heartbeat_keeps_the_progress_unless_it_brings_a_newer_one() -> None:
     assert steps.record_heartbeat(job, fence, Progress(train_step=8), LATER).progress == Progress(train_step=8)
 
 
+def test_the_phase_of_an_attempt_ends_with_it() -> None:
+    job, fence = running(Step.TRAIN)
+    job, events = steps.record_phase(job, fence, phase="training", at=LATER)
+    train = job.steps[Step.TRAIN]
+    assert (train.phase, train.heartbeat_at, events) == ("training", LATER, ())
+    stopped, _ = steps.stop_attempt(job, fence, cause="sigterm", at=LATER)
+    finished, _ = steps.finish_step(job, fence, at=LATER)
+    failed, _ = changes.fail_job(job, FAILURE, at=LATER)
+    assert [each.steps[Step.TRAIN].phase for each in (stopped, finished, failed)] == [None] * 3
+    with pytest.raises(StaleAttempt):
+        steps.record_phase(stopped, fence, phase="saving", at=LATER)
+
+
 def test_an_attempt_that_ended_without_a_report_counts_as_crashed() -> None:
     job, _ = running(Step.TRAIN)
     failed_attempt, _ = steps.assess_execution(job, Step.TRAIN, round_number=1, cause=None, at=LATER)
@@ -99,6 +112,7 @@ def test_a_new_step_is_pending_and_new_progress_is_zero() -> None:
         "seconds": 0.0,
         "heartbeat_at": None,
         "cause": None,
+        "phase": None,
         "checkpoint": 0,
         "judged": "",
         "judged_checkpoint": 0,

@@ -31,6 +31,8 @@ POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 120.0
 # Seconds between lines without a terminal, while the status stays the same.
 LINE_SECONDS = 5.0
+# The phase of a step that has a progress of its own.
+TRAINING = "training"
 # Columns of a terminal that the text beside a progress bar takes.
 BAR_COLUMNS = 72
 
@@ -156,33 +158,41 @@ def _progress_bar(console: Console) -> Progress:
 class _Lines:
     """Lines for a pipe or a log file.
 
-    One is printed at each change of the status and every LINE_SECONDS.
+    One is printed at each change of the status and of what its step does, and every LINE_SECONDS.
     """
 
     def __init__(self) -> None:
-        self._status, self._last, self._polls = "", "", 0
+        self._status: tuple[str, str | None] = ("", None)
+        self._last, self._polls = "", 0
 
     def show(self, job: dict[str, Any] | None) -> None:
         """Print a line if it is time for one."""
         self._polls += 1
-        status = "" if job is None else job["status"]
+        status, phase = ("", None) if job is None else (job["status"], _phase(job))
         detail = "waiting for the service" if job is None else _bar_fields(job)["detail"]
         line = f"{status} {detail}".strip()
         is_due = self._polls * POLL_SECONDS >= LINE_SECONDS and line != self._last
-        if status != self._status or is_due:
+        if (status, phase) != self._status or is_due:
             click.echo(line, err=True)
-            self._status, self._last, self._polls = status, line, 0
+            self._status, self._last, self._polls = (status, phase), line, 0
 
 
 def _bar_fields(job: dict[str, Any]) -> dict[str, Any]:
     """Return a job's progress bar fields; only training has a total."""
-    progress = job["progress"] if job["status"] == "training" else None
+    phase = _phase(job)
+    progress = job["progress"] if job["status"] == "training" and phase in (None, TRAINING) else None
     if waiting := job.get("waiting"):  # an older service does not send it
         return {"description": job["status"], "total": None, "completed": 0, "detail": format_waiting(waiting)}
     if progress is None:
-        return {"description": job["status"], "total": None, "completed": 0, "detail": ""}
+        return {"description": job["status"], "total": None, "completed": 0, "detail": phase or ""}
     counts = {"total": progress["total_steps"], "completed": progress["train_step"]}
     return {"description": job["status"], "detail": format_progress(progress), **counts}
+
+
+def _phase(job: dict[str, Any]) -> str | None:
+    """Return what the running step does; an older service does not say it."""
+    phases = (step.get("phase") for step in job["steps"].values() if step.get("state") == "running")
+    return next(phases, None)
 
 
 def follow_events(connection: Connection, job_id: str, *, sleep: Callable[[float], None] = time.sleep) -> int:
