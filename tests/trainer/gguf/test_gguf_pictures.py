@@ -5,6 +5,7 @@ The projector file contains the trained vision tower.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from gemtune.settings import Settings
 from tests import rows, tiny_gemma
 from tests.trainer.conftest import Bench
 from tests.trainer.training.test_vision_gemma4 import LEARNING, SHAPES, BenchOf, bench_for, folders  # noqa: F401
+from trainer.base_model import vision_parts
+from trainer.certificate.files import gguf_weights, weights
 from trainer.export.merge import merge
 from trainer.export.usage import PROJECTOR
 
@@ -73,6 +76,11 @@ def test_the_projector_file_contains_the_trained_vision_tower(bench: Bench, tmp_
         np.testing.assert_allclose(written[theirs].astype(np.float32).ravel(), trained.ravel(), rtol=1e-3, atol=1e-6)
         changed += not torch.equal(before[ours], after[ours])
     assert changed >= 2
+    untrained = weights.TrainedModel(bench.base, None)
+    assert (
+        gguf_weights.projector_problems(weights.TrainedModel(bench.base, adapter), bench.base, folder / PROJECTOR) == []
+    )
+    assert len(gguf_weights.projector_problems(untrained, bench.base, folder / PROJECTOR)) >= 2
 
 
 def with_current_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -100,11 +108,30 @@ def test_the_projector_file_of_gemma_4_contains_the_base_models_vision_tower(
     assert job.status == "completed"
     folder = Path(job.adapter_path or "")
     assert f"--mmproj {PROJECTOR}" in (folder / "README.md").read_text()
-    weights = load_file(bench.base / "model.safetensors")
+    tensors = load_file(bench.base / "model.safetensors")
     written = {tensor.name: tensor.data for tensor in GGUFReader(folder / PROJECTOR).tensors}
     for theirs, ours in GEMMA_4_PARTS.items():
-        (name,) = [name for name in weights if name.endswith(ours)]
-        expected = weights[name].float().numpy()
+        (name,) = [name for name in tensors if name.endswith(ours)]
+        expected = tensors[name].float().numpy()
         np.testing.assert_allclose(
             written[theirs].astype(np.float32).ravel(), expected.ravel(), rtol=2**-8, atol=1e-6
         )  # bf16
+    for name in tensors:
+        if set(name.split(".")) & set(vision_parts.NAMES):
+            spoiled = Spoiled(bench.base, name)
+            assert gguf_weights.projector_problems(spoiled, bench.base, folder / PROJECTOR), name
+
+
+class Spoiled(weights.TrainedModel):
+    """The base model with one weight that is at least 2% larger."""
+
+    def __init__(self, base: Path, spoiled: str):
+        super().__init__(base, None)
+        self._spoiled = spoiled
+
+    def weight(self, name: str) -> weights.Weight:
+        weight = super().weight(name)
+        if name != self._spoiled:
+            return weight
+        spoiled = torch.where(weight.value.isfinite(), weight.value * 1.02 + 0.02, 1.0)  # bounds may be infinite
+        return replace(weight, value=spoiled)
