@@ -17,10 +17,10 @@ OF_SPEC = frozenset({"job_name", "training_config", "export_config"} | _OF_ROWS)
 OF_TRAINING = frozenset({
     "method", "base_model_id", "base_job_id", "learning_rate", "batch_size", "epochs", "gradient_accumulation_steps",
     "provider", "eval_strategy", "eval_steps", "evaluation_metrics", "batch_eval_metrics", "lora_rank", "lora_alpha",
-    "target_modules", "use_rslora", "use_dora", "new_tokens", "lora_dropout", "max_steps", "max_seq_length", "too_long",
-    "train_on", "same_role", "packing", "lr_scheduler_type", "warmup_ratio", "weight_decay", "save_steps",
-    "save_minutes", "logging_steps", "early_stopping_patience", "early_stopping_threshold", "load_best_model_at_end",
-    "train_vision_tower", "rl_config", "seed", "machine",
+    "target_modules", "use_rslora", "use_dora", "new_tokens", "train_embeddings", "lora_dropout", "max_steps",
+    "max_seq_length", "too_long", "train_on", "same_role", "packing", "lr_scheduler_type", "warmup_ratio",
+    "weight_decay", "save_steps", "save_minutes", "logging_steps", "early_stopping_patience",
+    "early_stopping_threshold", "load_best_model_at_end", "train_vision_tower", "rl_config", "seed", "machine",
 })  # fmt: skip
 OF_EXPORT = frozenset({"format", "quantization", "destination", "hf_repo_id", "accept_loss"})
 # Addresses of webhooks and the W&B project are private; priority and pauses say nothing about the result.

@@ -16,6 +16,8 @@ from trainer.new_tokens.embedding import with_rows
 if TYPE_CHECKING:
     import torch
 
+# An embedding or head that was trained whole.
+_WHOLE = re.compile(r"^base_model\.model\.(.+\.)?(embed_tokens|lm_head)\.weight$")
 # PEFT's options, besides DoRA, that do more to a weight than adding B·A. gemtune trains with none of them.
 UNSUPPORTED_OPTIONS = (
     "use_qalora",
@@ -47,8 +49,9 @@ class LoraWeights:
     """An adapter folder as PEFT saves it.
 
     modules: factors by the canonical name of the weight that they change. rows: trained rows by the canonical name of
-    the embedding or head: their ids, and the name of their tensor in adapter_model.safetensors. Raises StepError
-    `bad_adapter` if an update cannot be merged.
+    the embedding or head: their ids, and the name of their tensor in adapter_model.safetensors. whole: names in that
+    file of an embedding and a head that were trained whole, likewise. Raises StepError `bad_adapter` if an update
+    cannot be merged.
     """
 
     def __init__(self, folder: Path):
@@ -58,10 +61,14 @@ class LoraWeights:
         self._file = safe_open(folder / "adapter_model.safetensors", framework="pt")
         factors: dict[str, dict[str, str]] = {}
         self.rows: dict[str, tuple[list[int], str]] = {}
+        self.whole: dict[str, str] = {}
         for name in sorted(self._file.keys()):
             if (rows := _ROWS.match(name)) is not None:
                 module = canonical_name(f"{rows['module']}.weight")
                 self.rows[module] = (self._config["trainable_token_indices"][module], name)
+                continue
+            if _WHOLE.match(name) is not None:
+                self.whole[canonical_name(name.removeprefix("base_model.model."))] = name
                 continue
             match = _PARTS.match(name)
             if match is None:  # the factors of an embedding, or a weight that was trained whole
@@ -80,6 +87,9 @@ class LoraWeights:
         """
         import torch
 
+        if name in self.whole:
+            whole: torch.Tensor = self._file.get_tensor(self.whole[name]).float()
+            return whole
         rows = self.rows.get(name) or (self.rows.get("embed_tokens") if name == "lm_head" else None)
         if rows is not None:
             return with_rows(weight, rows[0], self._file.get_tensor(rows[1]))
@@ -103,7 +113,8 @@ class LoraWeights:
 
         names: canonical names of the base model's weights.
         """
-        missing = sorted({*self.modules, *self.rows} - set(names))
+        tied = {"lm_head"} if "embed_tokens" in self.whole else set()  # PEFT stores a tied head, which is the embedding
+        missing = sorted({*self.modules, *self.rows, *(self.whole.keys() - tied)} - set(names))
         if missing:
             message = f"the base model has no weights for {len(missing)} modules of the adapter: {missing[0]}, …"
             raise StepError("bad_adapter", message, hint="merge into the base model that was trained")

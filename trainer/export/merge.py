@@ -85,7 +85,8 @@ def merge(
                         merged = new_tokens.extended(weight)
                 else:
                     merged = lora.merged(canonical, weight)
-                trained = lora is None or (merged is not weight and canonical not in EMBEDDINGS)
+                # Rows of new tokens have the embedding's type, and the others stay as they are.
+                trained = lora is None or (merged is not weight and canonical not in lora.rows)
                 for stored, tensor in encode(name, merged, trained).items():
                     total += target.add(stored, tensor)
                     weight_map[stored] = path.name

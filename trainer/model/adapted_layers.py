@@ -1,8 +1,7 @@
 """Choice of the layers that get a LoRA adapter.
 
 They are the attention and MLP layers of the language model, the experts of a mixture, and on request the vision tower;
-routers and per-layer inputs only if a request names them. Of embeddings and the head, only the rows of new tokens are
-trained.
+routers and per-layer inputs only if a request names them. `embeddings` is about the embedding and the head.
 """
 
 from __future__ import annotations
@@ -93,14 +92,3 @@ def adapter_dropout(requested: float, experts: list[str] | None) -> float:
         log.info("lora_dropout is 0 instead of %g: adapters on experts do not support dropout", requested)
         return 0.0
     return requested
-
-
-def trainable_token_indices(model: PreTrainedModel, ids: list[int] | None) -> dict[str, list[int]] | None:
-    """Return PEFT's `trainable_token_indices`: ids by the name of a layer.
-
-    PEFT trains a tied head's rows with the embedding's; another head is named. ids: None if no rows are trained.
-    """
-    if ids is None:
-        return None
-    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    return dict.fromkeys(("embed_tokens",) if tied else ("embed_tokens", "lm_head"), ids)

@@ -196,7 +196,8 @@ def write(context: Context, trained: TrainedWeights, folder: Path, *, untrained:
             whole = context.work / "merged"
             merged(whole, "none")
             if untrained is None:
-                untrained = () if trained.adapter is None else (conversion.EMBEDDING,)
+                is_trained = trained.adapter is None or context.spec.training_config.train_embeddings
+                untrained = () if is_trained else (conversion.EMBEDDING,)
             return _write_gguf(context, export, whole, folder, untrained)
     assert_never(export)
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from transformers import AutoTokenizer, Trainer
 
 from gemtune.families import of_model_type
 from gemtune.jobs.record import EvaluationMetrics
+from trainer.model.embeddings import copy_to_reference
 from trainer.model.hidden_states import head_inputs
 from trainer.model.loss_head import log_probabilities
 from trainer.rows.encoder import UNTRAINED
@@ -21,6 +22,7 @@ from trainer.training.interface import JobTrainer, Setup
 from trainer.training.job_trainer import arguments, log_entry
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
 
     from trainer.base_model.language_model import LanguageModel
@@ -74,7 +76,11 @@ def choose_reference(trainer: ReinforcementTrainer, setup: Setup) -> None:
     TRL has made a copy of the adapter, called `ref`, for it. If the adapter is a new one, its B is zero, and the base
     model with the adapter disabled is equivalent and takes no memory.
     """
-    if not setup.starts_with_adapter and "ref" in trainer.model.peft_config:
+    if "ref" not in trainer.model.peft_config:
+        return
+    if setup.starts_with_adapter:
+        copy_to_reference(cast("PeftModel", trainer.model))
+    else:
         trainer.model.delete_adapter("ref")
 
 

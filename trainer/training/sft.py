@@ -138,7 +138,9 @@ def make(setup: Setup) -> SftTrainer:
     trainer.model_accepts_loss_kwargs = True  # compute_loss divides by the tokens of the whole train_step
     trainer.compute_dtype = loaded.compute_dtype
     # Recomputing layers must repeat their random draws, which works with the default generator only.
-    if is_flat and pictures is None and checkpointing_kwargs is None and draws_all_random_numbers(loaded.model):
+    # An embedding that is trained whole has a gradient of its size, which not every thread can have.
+    can_split = draws_all_random_numbers(loaded.model) and not config.train_embeddings
+    if is_flat and pictures is None and checkpointing_kwargs is None and can_split:
         trainer.row_parallel = RowParallel([weight for weight in loaded.model.parameters() if weight.requires_grad])
         trainer.head_cost = _head_cost(loaded.model)
     trainer.metric_names = list(config.evaluation_metrics)

@@ -8,6 +8,7 @@ constants whose comment says so, are estimates.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from gemtune.families.size import Layers, ModelSize
 from gemtune.methods import Method, Modality
@@ -25,6 +26,10 @@ TRAINED_BYTES = 16
 CHECKPOINT_BYTES = 12
 # Checkpoints on the local disk: the one that is being written, and the one that training resumed from.
 LOCAL_CHECKPOINTS = 2
+# Bytes per number of the embedding, on a GPU and on a CPU, if it is trained beside an adapter. Rows: PEFT's copies with
+# the trained rows, for the embedding and for the head, and the gradient of the first. Whole: as with method Full, a
+# 16-bit copy and the head's gradient. Counted from the code, not measured.
+EMBEDDING_BYTES = {"frozen": (0, 0), "rows": (3 * 2, 3 * 4), "whole": (2 + 4, 2 + 4)}
 # CUDA's context, the workspaces of its libraries, and memory that the allocator cannot give back.
 GPU_FIXED_GIB = 1.5
 # Python with torch, transformers and Google's clients; with CUDA also its libraries.
@@ -53,6 +58,7 @@ class TrainingLoad:
     sequences_per_row: sequences that a row becomes in a forward pass; 2 for DPO, which compares two answers.
     sampled_completions: completions that GRPO samples at once; 0 for other methods.
     dora: whether the adapter is one of DoRA.
+    embedding: whether the embedding is trained beside an adapter: some rows of it, or all.
     """
 
     method: Method
@@ -63,6 +69,7 @@ class TrainingLoad:
     sequences_per_row: int = 1
     sampled_completions: int = 0
     dora: bool = False
+    embedding: Literal["frozen", "rows", "whole"] = "frozen"
 
     @property
     def tokens(self) -> int:
@@ -92,12 +99,17 @@ def memory_for_training(size: ModelSize, load: TrainingLoad) -> MemoryNeed:
 
     Local files count as main memory, because Cloud Run keeps them there.
     """
+    table = size.vocabulary * size.hidden
     trained = size.parameters if load.method == "Full" else size.lora_parameters(load.lora_rank)
+    trained += table if load.embedding == "whole" else 0
     files = size.file_bytes + trained * CHECKPOINT_BYTES * LOCAL_CHECKPOINTS
     fixed = max(VISION_GIB, PICTURE_GIB * load.prompts) if load.modality == "vision" else 0.0
 
     trained_bytes = trained * TRAINED_BYTES
-    on_gpu, on_cpu = (_weights_bytes(size, load.method, on_gpu=gpu) for gpu in (True, False))
+    of_table = [table * bytes_each for bytes_each in EMBEDDING_BYTES[load.embedding]]
+    on_gpu, on_cpu = (
+        _weights_bytes(size, load.method, on_gpu=gpu) + more for gpu, more in zip((True, False), of_table, strict=True)
+    )
     gpu = on_gpu + trained_bytes + work_bytes(size, load, checkpointing=True)
     cpu = on_cpu + trained_bytes + _work_without_gpu(size, load)
     return MemoryNeed(

@@ -5,6 +5,8 @@ It is chosen at once if the size of the base model is known, else by the prepare
 
 from __future__ import annotations
 
+from typing import Literal
+
 from gemtune.machines import choice
 from gemtune.machines.memory import TrainingLoad, memory_for_export
 from gemtune.methods import Modality
@@ -26,7 +28,15 @@ def load_of(config: TrainingConfig, modality: Modality) -> TrainingLoad:
         sequences_per_row=2 if isinstance(config.rl_config, DpoConfig) else 1,
         sampled_completions=completions if isinstance(config.rl_config, GrpoConfig) else 0,
         dora=config.use_dora,
+        embedding=_trained_embedding(config),
     )
+
+
+def _trained_embedding(config: TrainingConfig) -> Literal["frozen", "rows", "whole"]:
+    """Return how much of the embedding is trained beside an adapter."""
+    if config.method == "Full":  # it has no adapter
+        return "frozen"
+    return "whole" if config.train_embeddings else "frozen" if config.new_tokens is None else "rows"
 
 
 def machine(spec: Spec, facts: Facts) -> str | None:

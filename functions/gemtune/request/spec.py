@@ -133,6 +133,11 @@ class TrainingConfig(Contract):
         description="strings that become ordinary tokens of the tokenizer; their rows of the embedding, and of the "
         "output head, begin as the mean of the tokens that they were before, and are trained",
     )
+    train_embeddings: bool = Field(
+        False,
+        description="train the whole embedding beside the adapter, and the output head with it where both are one "
+        "matrix; method Full trains them anyway",
+    )
     max_steps: int | None = Field(
         None, ge=1, le=10_000_000, description="number of train_steps; absent: as many as epochs take"
     )

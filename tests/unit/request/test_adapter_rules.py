@@ -78,7 +78,7 @@ def test_a_model_of_an_unknown_name_is_checked_when_its_config_is_known() -> Non
 
 
 def test_options_without_an_adapter_or_with_unsloth_are_refused() -> None:
-    options = {"target_modules": ["q_proj"], "use_rslora": True, "use_dora": True}
+    options = {"target_modules": ["q_proj"], "use_rslora": True, "use_dora": True, "train_embeddings": True}
     assert problems(method="Full", lora_dropout=0.05, **options) == {
         LOC + name: "field_without_use" for name in options
     }

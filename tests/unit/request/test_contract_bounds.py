@@ -104,6 +104,7 @@ DEFAULTS: dict[type[Contract], dict[str, Any]] = {
         "train_vision_tower": False,
         "use_rslora": False,
         "use_dora": False,
+        "train_embeddings": False,
         "rl_config": None,
     },
     spec.ExportConfig: {

@@ -126,6 +126,7 @@ def test_absent_fields_have_their_defaults(field: str) -> None:
         "use_rslora": False,
         "use_dora": False,
         "new_tokens": None,
+        "train_embeddings": False,
         "max_steps": None,
         "max_seq_length": None,
         "too_long": "drop",

@@ -51,6 +51,7 @@ TRAINING: Mapping[str, Any] = {
     "use_rslora": [False, True],
     "use_dora": [False, True],
     "new_tokens": [None, ["<a>", "b:c"], ["<b>"]],
+    "train_embeddings": [False, True],
     "max_steps": [None, 9],
     "max_seq_length": [None, 512],
     "too_long": ["drop", "refuse"],

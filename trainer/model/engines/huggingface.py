@@ -9,7 +9,7 @@ from gemtune.request.spec import Spec, TrainingConfig
 from trainer.base_model import folder_contents, four_bits, vision_parts
 from trainer.base_model.language_model import is_wrapped
 from trainer.base_model.precision import compute_dtype, dtype_named, stored_dtype
-from trainer.model import adapted_layers, liger, loading
+from trainer.model import adapted_layers, embeddings, liger, loading
 from trainer.model.engines.interface import BASE_MODEL, LoadedModel, StartingPoint
 
 if TYPE_CHECKING:
@@ -73,8 +73,6 @@ def load(folder: Path, spec: Spec, start: StartingPoint = BASE_MODEL) -> LoadedM
 def save(model: LanguageModel, folder: Path) -> None:
     """Write the trained weights; see Engine.save. Raises OSError."""
     if is_wrapped(model):
-        # The adapter has the rows that were trained. PEFT would add the whole embedding if it was resized, which it
-        # asks the Hub about.
         model.save_pretrained(str(folder), save_embedding_layers=False, selected_adapters=[ADAPTER])
     else:
         model.save_pretrained(str(folder))
@@ -117,7 +115,7 @@ def _with_adapter(base: PreTrainedModel, config: TrainingConfig, folder: Path) -
     lora = LoraConfig.from_pretrained(str(folder))
     lora.inference_mode = False
     lora.lora_dropout = adapted_layers.adapter_dropout(config.lora_dropout, lora.target_parameters)
-    model = PeftModel.from_pretrained(base, str(folder), config=lora, is_trainable=True)
+    model = embeddings.finish(PeftModel.from_pretrained(base, str(folder), config=lora, is_trainable=True), folder)
     loading.check_adapter(model, folder, hint="train from a base model")
     return model
 
@@ -142,10 +140,10 @@ def _with_new_adapter(
         target_parameters=experts,
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
-        trainable_token_indices=adapted_layers.trainable_token_indices(base, added),
         bias="none",
         task_type="CAUSAL_LM",
+        **embeddings.lora_options(base, added, whole=config.train_embeddings),
     )
-    model = get_peft_model(base, lora)
+    model = embeddings.finish(get_peft_model(base, lora))
     lora.base_model_name_or_path = start.base_name or config.base_model_id
     return model

@@ -9,9 +9,11 @@ from gemtune.request.rules.model import family_of, size_of
 from gemtune.request.spec import TrainRequest
 
 # Fields that have their defaults unless PEFT trains an adapter.
-OPTIONS = ("target_modules", "use_rslora", "use_dora")
+OPTIONS = ("target_modules", "use_rslora", "use_dora", "train_embeddings")
 # Fields of every method.
 OF_EMBEDDINGS = ("new_tokens",)
+
+_WHY_NOT_WITH_FULL = {"train_embeddings": "method Full trains the embedding anyway, with all other weights"}
 
 
 def options(request: TrainRequest, facts: Facts) -> list[Problem]:
@@ -25,7 +27,8 @@ def options(request: TrainRequest, facts: Facts) -> list[Problem]:
     for name in stated:
         loc = ("training_config", name)
         if config.method == "Full" and name in OPTIONS:
-            problems.append(Problem(loc, "method Full trains no adapter", "field_without_use", "leave it out"))
+            message = _WHY_NOT_WITH_FULL.get(name, "method Full trains no adapter")
+            problems.append(Problem(loc, message, "field_without_use", "leave it out"))
         elif config.provider == "unsloth":
             hint = "use provider huggingface, or leave it out"
             message = "provider unsloth was not tried with this field"

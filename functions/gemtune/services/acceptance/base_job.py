@@ -30,7 +30,16 @@ from gemtune.request.spec import Spec, TrainingConfig, TrainRequest, read_spec
 
 BASE_JOB: Loc = ("training_config", "base_job_id")
 # Fields that decide which weights an adapter has and how they are scaled.
-OF_ADAPTER = ("lora_rank", "lora_alpha", "target_modules", "use_rslora", "use_dora", "new_tokens", "train_vision_tower")
+OF_ADAPTER = (
+    "lora_rank",
+    "lora_alpha",
+    "target_modules",
+    "use_rslora",
+    "use_dora",
+    "new_tokens",
+    "train_embeddings",
+    "train_vision_tower",
+)
 
 
 @dataclass(frozen=True, slots=True)
