@@ -29,7 +29,7 @@ class Options(TypedDict):
 
 
 def lora_options(base: PreTrainedModel, added: list[int] | None, *, whole: bool) -> Options:
-    """Return the options of an adapter that trains the embedding or rows of it.
+    """Return the options of an adapter that trains the embedding or its rows.
 
     added: ids whose rows are trained, also those of a head of its own; None for none. whole: train all rows of the
     embedding.

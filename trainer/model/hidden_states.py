@@ -13,6 +13,7 @@ import torch
 
 from trainer.base_model.language_model import unwrap
 from trainer.model.on_cpu.install import accepts_query_positions
+from trainer.model.row_gradients import TrainedRows, head_of
 from trainer.rows.encoder import UNTRAINED
 
 # The number of query positions is a multiple of this: oneDNN compiles and caches code for every new shape.
@@ -23,7 +24,7 @@ QUERY_POSITIONS_MULTIPLE = 64
 class HeadInputs:
     """The inputs of the loss head, for positions that predict a trained token.
 
-    hidden: (positions, width). targets: (positions,), int64. head: (vocabulary, width). soft_cap: of the logits, see
+    hidden: (positions, width). targets: (positions,), int64. head: (vocabulary, width). soft_cap, rows: see
     `loss_head.cross_entropy_sum`.
     """
 
@@ -31,6 +32,7 @@ class HeadInputs:
     targets: torch.Tensor
     head: torch.Tensor
     soft_cap: float | None
+    rows: TrainedRows | None = None
 
 
 def head_inputs(model: torch.nn.Module, batch: Mapping[str, Any], dtype: torch.dtype) -> HeadInputs:
@@ -50,8 +52,8 @@ def head_inputs(model: torch.nn.Module, batch: Mapping[str, Any], dtype: torch.d
     with torch.autocast(causal_model.device.type, dtype=dtype, enabled=dtype != torch.float32):
         hidden = body(**inputs, use_cache=False).last_hidden_state
     soft_cap = getattr(causal_model.config.get_text_config(), "final_logit_softcapping", None)
-    head = causal_model.get_output_embeddings().weight
-    return HeadInputs(hidden[is_returned].to(dtype), batch["shift_labels"][is_trained], head, soft_cap)
+    head, rows = head_of(causal_model)
+    return HeadInputs(hidden[is_returned].to(dtype), batch["shift_labels"][is_trained], head, soft_cap, rows)
 
 
 def _query_positions(is_trained: torch.Tensor) -> torch.Tensor:

@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from trainer.model.row_gradients import TrainedRows, with_row_gradients
 from trainer.model.softmax_shares import compute_shares, exp_sums, row_sums
 
 # Rows of the head whose logits exist at once; with a thousand positions in bfloat16 they take 8 MB.
@@ -33,17 +34,25 @@ BLOCK = 4096
 
 
 def cross_entropy_sum(
-    hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, *, soft_cap: float | None = None
+    hidden: torch.Tensor,
+    head: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    soft_cap: float | None = None,
+    rows: TrainedRows | None = None,
 ) -> torch.Tensor:
     """Return the sum of the targets' negative log-likelihoods, in nats.
 
     hidden: (positions, width), of positions that have a target. head: (vocabulary, width), frozen or trained; its type
     may be wider than that of hidden. targets: (positions,), int64. soft_cap: logits become soft_cap * tanh(logits /
-    soft_cap), as in Gemma 2; None for no cap. Returns a scalar in float32 (float64 if hidden is).
+    soft_cap), as in Gemma 2; None for no cap. rows: those of a frozen head that are trained; None for none. Returns a
+    scalar in float32 (float64 if hidden is).
     """
+    losses: torch.Tensor
     losses, _ = _CrossEntropy.apply(hidden, head, targets, soft_cap, 1.0, False)
-    result: torch.Tensor = losses.sum()
-    return result
+    if rows is not None:
+        losses = with_row_gradients(losses, hidden, head, targets, rows, soft_cap=soft_cap, temperature=1.0)
+    return losses.sum()
 
 
 def log_probabilities(
@@ -53,6 +62,7 @@ def log_probabilities(
     *,
     soft_cap: float | None = None,
     temperature: float = 1.0,
+    rows: TrainedRows | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the targets' log-likelihoods and the entropies, in nats.
 
@@ -60,6 +70,8 @@ def log_probabilities(
     gradient. Arguments are those of `cross_entropy_sum`; logits are divided by the temperature after the cap.
     """
     losses, entropies = _CrossEntropy.apply(hidden, head, targets, soft_cap, temperature, True)
+    if rows is not None:
+        losses = with_row_gradients(losses, hidden, head, targets, rows, soft_cap=soft_cap, temperature=temperature)
     return -losses, entropies
 
 

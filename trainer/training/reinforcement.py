@@ -109,6 +109,7 @@ def completion_log_probabilities(
         inputs_of_head.targets,
         soft_cap=inputs_of_head.soft_cap,
         temperature=temperature,
+        rows=inputs_of_head.rows,
     )
     logps, entropies = (value.new_zeros(is_completion.shape).masked_scatter(is_completion, value) for value in values)
     return logps, entropies

@@ -93,7 +93,7 @@ class SftTrainer(Trainer):
     def _loss_sum(self, model: torch.nn.Module, batch: batches.Batch) -> torch.Tensor:
         """Return the sum of the losses of a batch's trained tokens, a scalar."""
         inputs = head_inputs(model, batch, self.compute_dtype)
-        return cross_entropy_sum(inputs.hidden, inputs.head, inputs.targets, soft_cap=inputs.soft_cap)
+        return cross_entropy_sum(inputs.hidden, inputs.head, inputs.targets, soft_cap=inputs.soft_cap, rows=inputs.rows)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate, log the metrics and call the evaluation hooks."""

@@ -9,6 +9,7 @@ import torch
 
 from trainer.model import loss_head, softmax_shares
 from trainer.model.loss_head import cross_entropy_sum, log_probabilities
+from trainer.model.row_gradients import TrainedRows
 
 
 def plain(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, soft_cap: float | None) -> torch.Tensor:
@@ -280,3 +281,26 @@ def test_a_nearly_impossible_target_still_has_its_gradient(trained: str) -> None
     torch.testing.assert_close(hidden.grad, torch.tensor([[4.0, -1.0]]))
     if trained == "both":
         torch.testing.assert_close(head.grad, torch.tensor([[100.0, 0.0], [-100.0, 0.0], [0.0, 0.0]]))
+
+
+@pytest.mark.parametrize(("soft_cap", "temperature"), [(None, 1.0), (3.0, 0.7)])
+def test_rows_of_a_frozen_head_get_the_gradient_of_autograd(soft_cap: float | None, temperature: float) -> None:
+    generator = torch.Generator().manual_seed(5)
+    hidden, head = (torch.randn(n, 16, dtype=torch.float64, generator=generator) for n in (23, 101))
+    targets, ids = torch.randint(0, 101, (23,), generator=generator), torch.tensor([7, 99, 100])
+    targets[3:6] = ids  # a trained row is a target, too
+    outer = torch.randn(23, dtype=torch.float64, generator=generator)
+    results = []
+    for ours in (False, True):
+        h, weights = hidden.clone().requires_grad_(True), head[ids].clone().requires_grad_(True)
+        if ours:
+            rows = TrainedRows(ids, weights)
+            logs, _ = log_probabilities(h, head, targets, soft_cap=soft_cap, temperature=temperature, rows=rows)
+        else:
+            logits = h @ head.index_copy(0, ids, weights).T
+            logits = logits if soft_cap is None else soft_cap * torch.tanh(logits / soft_cap)
+            logs = torch.log_softmax(logits / temperature, 1)[torch.arange(23), targets]
+        (logs * outer).sum().backward()
+        results.append((logs.detach(), h.grad, weights.grad))
+    for expected, actual in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)

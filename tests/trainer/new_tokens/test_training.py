@@ -145,7 +145,7 @@ def test_a_resumed_training_ends_with_the_same_embeddings(bench_of: Callable[...
 
 @pytest.mark.parametrize("variant", ["new tokens", "embedding"])
 def test_dpo_goes_on_with_the_embeddings_of_a_supervised_job(bench_of: Callable[..., Bench], variant: str) -> None:
-    """The first loss is log 2 only if the reference has the trained embeddings."""
+    """The first loss is log 2 only if the reference has the embeddings."""
     bench = put_marked(bench_of(**SHORT, **VARIANTS[variant][0])).to(Step.TRAIN)
     bench.services.cancel(bench.job_id)
     before, first = adapter(bench), embedding.read(prepared(bench))
@@ -162,7 +162,7 @@ def test_dpo_goes_on_with_the_embeddings_of_a_supervised_job(bench_of: Callable[
 
 
 def test_a_base_model_in_16_bits_gets_an_embedding_in_32_bits(tmp_path: Path, tiny: Path) -> None:
-    """The embedding has AdamW's small steps; an adapter to train on keeps its digits."""
+    """AdamW's small steps need them; training on from the adapter keeps them."""
     from transformers import AutoModelForCausalLM
 
     base = tmp_path / "base"
