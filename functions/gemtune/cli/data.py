@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,9 @@ from typing import Any
 import click
 
 from gemtune.cli.check.command import check
-from gemtune.cli.connection import UNREACHABLE, Connection
+from gemtune.cli.connection import Connection
 from gemtune.cli.connection.completing import complete_datasets
-from gemtune.client import uploads
-from gemtune.client.errors import Unreachable
-from gemtune.handlers.answers import Dataset
+from gemtune.client import operations, uploads
 
 PAGE = 200
 EXISTING = click.Path(exists=True, path_type=Path)
@@ -40,7 +38,8 @@ def upload(
     The same files have the same id, and are sent only once. An upload that was interrupted goes on where it ended.
     """
     files = uploads.files_of(source, held_out)
-    dataset = send(connection, announce(connection, files, name=name or source.resolve().name, tags=tags), files)
+    with showing_progress(connection) as report:
+        dataset = connection.run(uploads.upload(files, name=name or source.resolve().name, tags=tags, report=report))
     if not connection.print_if_json(dataset.model_dump(mode="json")):
         click.echo(dataset.dataset_id)
 
@@ -112,47 +111,19 @@ def rows(connection: Connection, /, dataset_id: str, **options: Any) -> None:
         click.echo(f"There are more rows: --after {page['next_after']}", err=True)
 
 
-def find(connection: Connection, files: uploads.LocalDataset) -> Dataset | None:
-    """Return the dataset of these files, or None if the service has none."""
-    with connection.reporting_outages(), connection.reporting_refusals():
-        return connection.transport.run(uploads.find(files))
-
-
-def announce(connection: Connection, files: uploads.LocalDataset, *, name: str, tags: Sequence[str] = ()) -> Dataset:
-    """Announce files to the service, and return the dataset of them.
-
-    It is `ready` if the service has the files already; it then gets the name and the tags.
-    """
-    with connection.reporting_outages(), connection.reporting_refusals():
-        return connection.transport.run(uploads.begin(files, name=name, tags=tags))
-
-
-def send(connection: Connection, dataset: Dataset, files: uploads.LocalDataset) -> Dataset:
-    """Send what is missing of a dataset, with a progress bar in a terminal.
-
-    Exits with UNREACHABLE if the service stays away.
-    """
-    with _progress(connection, dataset) as report, connection.reporting_refusals():
-        try:
-            return connection.transport.run(uploads.send_missing(dataset, files, report))
-        except Unreachable as error:
-            click.echo(f"{error}\nrepeat the command to go on: the parts so far are kept", err=True)
-            raise click.exceptions.Exit(UNREACHABLE) from None
-
-
 @contextmanager
-def _progress(connection: Connection, dataset: Dataset) -> Iterator[uploads.Report]:
+def showing_progress(connection: Connection) -> Iterator[uploads.Report]:
     """Yield a function that shows how many parts are sent."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    if connection.quiet or not console.is_terminal or dataset.status == "ready":
-        yield lambda sent, total: None
+    if connection.quiet or not console.is_terminal:
+        yield operations.no_report
         return
-    with Progress(console=console) as bar:
-        task = bar.add_task("uploading")
-        yield lambda sent, total: bar.update(task, completed=sent, total=total)
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("uploading", visible=False)
+        yield lambda sent, total: bar.update(task, completed=sent, total=total, visible=sent < total)
 
 
 data.add_command(check)

@@ -15,10 +15,8 @@ from gemtune.cli.connection.completing import job_argument, words
 from gemtune.cli.connection.starting import offer_service
 from gemtune.cli.request import file as request_file
 from gemtune.cli.request import options as train_options
-from gemtune.client import uploads
-from gemtune.client.calls import Call
-from gemtune.client.errors import ClientError
-from gemtune.client.uploads import LocalDataset
+from gemtune.client import operations, uploads
+from gemtune.handlers.answers import Planned
 from gemtune.jobs.status import Status
 from gemtune.methods import Modality
 
@@ -49,7 +47,6 @@ def train(
     --model no file is needed.
     """
     request = train_options.request_of(options, {} if file is None else request_file.read(file))
-    request_file.make_paths_absolute(request)
     if data is None and file is None and options["dataset"] is None:
         raise click.UsageError("say what to train on: --data FILE, --dataset ID, or a FILE with a request")
     if held_out is not None and data is None:
@@ -62,54 +59,26 @@ def train(
         return
     offer_service(connection)
     name = "" if data is None else data.resolve().name
+    with datasets.showing_progress(connection) as report:
+        if dry_run:
+            if files is not None and not connection.quiet:
+                click.echo("The plan needs the rows: those that the service does not have are deleted again", err=True)
+            planned = connection.run(operations.plan(request, files, name, report))
+        else:
+            accepted = connection.run(operations.train(request, files, name, key=idempotency_key, report=report))
     if dry_run:
-        plan = _plan_of(connection, request) if files is None else _plan_files(connection, request, files, name)
-        _print_plan(connection, plan)
+        _print_plan(connection, planned)
         return
-    if files is not None:
-        request["processed_dataset_id"] = _provide(connection, files, name)
-    headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
-    response = connection.call("POST", "/train", json=request, headers=headers)
+    response = accepted.model_dump(mode="json")
     if not connection.print_if_json(response):
-        click.echo(response["job_id"])
+        click.echo(accepted.job_id)
         _print_warnings(connection, response)
     if follow:
-        raise click.exceptions.Exit(following.follow(connection, response["job_id"]))
+        raise click.exceptions.Exit(following.follow(connection, accepted.job_id))
 
 
-def _provide(connection: Connection, files: LocalDataset, name: str) -> str:
-    """Return the id of the dataset of files, which are sent if need be."""
-    dataset = datasets.find(connection, files)
-    if dataset is None or dataset.status != "ready":  # one that is there keeps its name and tags
-        dataset = datasets.send(connection, datasets.announce(connection, files, name=name), files)
-    return dataset.dataset_id
-
-
-def _plan_files(connection: Connection, request: dict[str, Any], files: LocalDataset, name: str) -> dict[str, Any]:
-    """Return the plan of a request that trains on files.
-
-    They are sent, because the service counts what is in them, and deleted again if it did not have them before.
-    """
-    is_new = datasets.find(connection, files) is None
-    if is_new and not connection.quiet:
-        click.echo("Sending the rows, which the plan needs; they are deleted again", err=True)
-    try:
-        request["processed_dataset_id"] = _provide(connection, files, name)
-        return _plan_of(connection, request)
-    finally:
-        if is_new:
-            try:
-                connection.transport.send(Call("DELETE", f"/datasets/{files.dataset_id}"))
-            except ClientError as error:  # such as that a job uses them by now
-                click.echo(f"The rows stay as dataset {files.dataset_id}: {error}", err=True)
-
-
-def _plan_of(connection: Connection, request: dict[str, Any]) -> dict[str, Any]:
-    planned: dict[str, Any] = connection.call("POST", "/train", params={"dry_run": "true"}, json=request)
-    return planned
-
-
-def _print_plan(connection: Connection, answer: dict[str, Any]) -> None:
+def _print_plan(connection: Connection, planned: Planned) -> None:
+    answer = planned.model_dump(mode="json")
     if not connection.print_if_json(answer):
         for line in plans.format_plan(answer["plan"]):
             click.echo(line)
@@ -124,9 +93,8 @@ def plan(connection: Connection, file: str) -> None:
 
     FILE is a JSON or YAML file, or - for standard input.
     """
-    request = request_file.read(file)
-    request_file.make_paths_absolute(request)
-    _print_plan(connection, _plan_of(connection, request))
+    request = train_options.request_of({}, request_file.read(file))
+    _print_plan(connection, connection.run(operations.plan(request, None, "")))
 
 
 @click.command()

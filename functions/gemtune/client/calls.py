@@ -41,3 +41,8 @@ class Pause:
 
 # An operation: yields calls and pauses, is sent their answers or thrown a ClientError, and returns its result.
 Operation = Generator[Call[Any] | Pause, Any, Answer]
+
+
+def is_meant(reference: str, job_id: str, job_name: str) -> bool:
+    """Return whether a job is meant by a part of its id, or by its name."""
+    return job_id.startswith(reference) or job_id.endswith(f"_{reference}") or job_name == reference

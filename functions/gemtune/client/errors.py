@@ -17,6 +17,13 @@ class Unreachable(ClientError):
     """Raised if the service does not respond."""
 
 
+class UploadInterrupted(Unreachable):
+    """Raised if the service stays away during an upload.
+
+    The parts that were sent are kept, and the same upload goes on there.
+    """
+
+
 class Refused(ClientError):
     """Raised if the service answers with an error.
 

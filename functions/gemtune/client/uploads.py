@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from gemtune.client.calls import Call, Operation, Pause
-from gemtune.client.errors import BadUse, Refused, Unreachable
+from gemtune.client.errors import BadUse, Refused, Unreachable, UploadInterrupted
 from gemtune.datasets.files.kinds import KINDS, kind_of
 from gemtune.datasets.uploads.record import DatasetFile, dataset_id_of
 from gemtune.handlers.answers import Dataset, PartStored
@@ -111,13 +111,15 @@ def send_missing(
     return completed
 
 
-def upload(files: LocalDataset, *, name: str, tags: Sequence[str] = ()) -> Operation[Dataset]:
+def upload(
+    files: LocalDataset, *, name: str, tags: Sequence[str] = (), report: Report = lambda sent, total: None
+) -> Operation[Dataset]:
     """Upload files as a dataset.
 
     Files that the service has already are not sent again.
     """
     dataset = yield from begin(files, name=name, tags=tags)
-    return (yield from send_missing(dataset, files))
+    return (yield from send_missing(dataset, files, report))
 
 
 def _send(call: Call[PartStored]) -> Operation[None]:
@@ -126,9 +128,9 @@ def _send(call: Call[PartStored]) -> Operation[None]:
         try:
             yield call
             return
-        except Unreachable:
+        except Unreachable as error:
             if attempt + 1 == ATTEMPTS:
-                raise
+                raise UploadInterrupted(str(error)) from error
             yield Pause(FIRST_PAUSE_SECONDS * 2**attempt)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import click
 import pytest
 
-from gemtune.cli import data
 from gemtune.cli.connection import Connection
 from gemtune.client import uploads
 from gemtune.client.errors import BadUse
@@ -47,8 +46,7 @@ def test_missing_parts_are_sent_and_the_upload_is_completed(service: FakeService
     connection = Connection(service.url, as_json=False, quiet=True)
     connection.transport = Transport(Address(service.url), sleep=slept.append)
     files = uploads.files_of(rows_file, None)
-    announced_dataset = data.announce(connection, files, name="rows", tags=("x",))
-    assert data.send(connection, announced_dataset, files).dataset_id == ID
+    assert connection.run(uploads.upload(files, name="rows", tags=("x",))).dataset_id == ID
     assert slept == [1.0, 2.0]
     assert parts_sent(service)[-2:] == [f"/datasets/{ID}/parts?file=0&part={part}" for part in (0, 3)]
     announced = service.requests[0][3]
@@ -64,7 +62,7 @@ def test_a_service_that_stays_away_keeps_the_parts(service: FakeService, rows_fi
     connection.transport = Transport(Address(service.url), sleep=lambda _: None)
     files = uploads.files_of(rows_file, None)
     with pytest.raises(click.exceptions.Exit) as caught:
-        data.send(connection, data.announce(connection, files, name="rows"), files)
+        connection.run(uploads.upload(files, name="rows"))
     assert caught.value.exit_code == 5
 
 
@@ -106,8 +104,16 @@ def test_a_dataset_that_the_service_has_keeps_its_name(service: FakeService, row
     assert [method for method, path, *_ in service.requests if path.startswith("/datasets")] == ["GET"]
 
 
-UNKNOWN = dict.fromkeys(("memory", "train_steps", "tokens", "minutes", "usd"))
-PLAN = {"machine": "local", "machine_reason": "only one", "exact": False, "steps": {}, "alternatives": [], **UNKNOWN}
+UNKNOWN: dict[str, Any] = dict.fromkeys(("memory", "train_steps", "tokens", "minutes", "usd"))
+PLAN = {
+    "machine": "local",
+    "machine_reason": "only one",
+    "prices": "2026",
+    "exact": False,
+    "steps": {},
+    "alternatives": [],
+    **UNKNOWN,
+}
 
 
 @pytest.mark.parametrize("answer", [(200, {"plan": PLAN}), (422, {"error": {"code": "x", "message": "no"}})])

@@ -14,7 +14,6 @@ from gemtune.checks.task import CheckTask, LocalSource
 from gemtune.cli.check import child, page, service
 from gemtune.cli.check import request as check_request
 from gemtune.cli.connection import REFUSED, Connection, print_problems
-from gemtune.cli.request import file as request_file
 from gemtune.cli.request import options as train_options
 from gemtune.datasets.files import hub_dataset
 from gemtune.datasets.files.kinds import kind_of
@@ -62,7 +61,6 @@ def check(
     if options["model"] is None:
         raise click.UsageError("say whose tokenizer and chat template to check with: --model ID")
     content = train_options.request_of(options, {"processed_dataset_id": source} if on_hub else {})
-    request_file.make_paths_absolute(content)
     if on_service:
         _show(connection, service.check(connection, source, content, samples=samples))
     reading = check_request.read(content, rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 import click
 
-from gemtune.client.calls import Call
-from gemtune.client.errors import NotAnAnswer, Refused, Unreachable, field_of
+from gemtune.client.calls import Answer, Call, Operation, is_meant
+from gemtune.client.errors import NotAnAnswer, Refused, Unreachable, UploadInterrupted, field_of
 from gemtune.client.profiles import find_address
 from gemtune.client.transport import Address, Transport
 
@@ -76,7 +76,7 @@ class Connection:
         """
         if WHOLE_ID.fullmatch(reference):
             return reference
-        matches = [job for job in self._newest_jobs() if _names(reference, job)]
+        matches = [job for job in self._newest_jobs() if is_meant(reference, job["job_id"], job["job_name"])]
         if len(matches) == 1:
             return str(matches[0]["job_id"])
         if not matches:
@@ -127,11 +127,22 @@ class Connection:
         """Return what sends the requests."""
         return Transport(self.address)
 
+    def run(self, operation: Operation[Answer]) -> Answer:
+        """Run an operation of the client and return its result.
+
+        Prints errors and exits as `call` does.
+        """
+        with self.reporting_outages(), self.reporting_refusals():
+            return self.transport.run(operation)
+
     @contextmanager
     def reporting_outages(self) -> Iterator[None]:
         """Print that the service does not respond, and exit with code 5."""
         try:
             yield
+        except UploadInterrupted as error:
+            click.echo(f"{error}\nrepeat the command to go on: the parts so far are kept", err=True)
+            raise click.exceptions.Exit(UNREACHABLE) from None
         except Unreachable as error:
             click.echo(f"{error}\nstart a service with `gemtune up`, or specify another one with --url", err=True)
             raise click.exceptions.Exit(UNREACHABLE) from None
@@ -163,12 +174,6 @@ class Connection:
         if self.as_json:
             click.echo(json.dumps(response))
         return self.as_json
-
-
-def _names(reference: str, job: Mapping[str, Any]) -> bool:
-    """Return whether a job is meant by a part of its id, or by its name."""
-    job_id = str(job["job_id"])
-    return job_id.startswith(reference) or job_id.endswith(f"_{reference}") or str(job["job_name"]) == reference
 
 
 def as_commands(hint: str) -> str:

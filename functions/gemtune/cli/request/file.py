@@ -47,16 +47,3 @@ def _is_data(file: str, content: bytes) -> bool:
         return True
     lines = content.strip().splitlines()
     return len(lines) > 1 and all(line.strip().startswith(b"{") and line.strip().endswith(b"}") for line in lines[:2])
-
-
-def make_paths_absolute(request: dict[str, Any]) -> None:
-    """Make the path of a local base model absolute.
-
-    It may begin with `~` or `.`, which the service, with another home and another current folder, would not find.
-    """
-    training_config = request.get("training_config")
-    if not isinstance(training_config, dict):
-        return
-    base = training_config.get("base_model_id")
-    if isinstance(base, str) and base.startswith(("~", "./", "../")):
-        training_config["base_model_id"] = str(Path(base).expanduser().resolve())

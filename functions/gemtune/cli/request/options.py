@@ -9,25 +9,10 @@ from typing import Any, TypeVar, get_args
 import click
 
 from gemtune.cli.connection.completing import complete_datasets, complete_models, words
+from gemtune.client.request import request_of as request_with
 from gemtune.methods import Method, Modality
 from gemtune.untrusted import Unreadable, read_json
 
-# Fields of a request by the names of their options' parameters.
-FIELDS: Mapping[str, tuple[str, ...]] = {
-    "dataset": ("processed_dataset_id",),
-    "name": ("job_name",),
-    "modality": ("modality",),
-    "model": ("training_config", "base_model_id"),
-    "method": ("training_config", "method"),
-    "epochs": ("training_config", "epochs"),
-    "max_steps": ("training_config", "max_steps"),
-    "learning_rate": ("training_config", "learning_rate"),
-    "batch_size": ("training_config", "batch_size"),
-    "max_seq_length": ("training_config", "max_seq_length"),
-    "lora_rank": ("training_config", "lora_rank"),
-    "seed": ("training_config", "seed"),
-    "repo": ("export_config", "hf_repo_id"),
-}
 EXISTING = click.Path(exists=True, path_type=Path)
 # Options about the rows and the training.
 TRAINING_OPTIONS = (
@@ -88,34 +73,15 @@ def _with(command: Command, options: Sequence[Callable[[Command], Command]]) -> 
 def request_of(options: Mapping[str, Any], request: dict[str, Any]) -> dict[str, Any]:
     """Return a request with the fields of options, which replace its own.
 
-    options: values by parameter name; None where an option was not given. Raises click.UsageError.
+    options: values by parameter name; None where an option was not given. Raises click.UsageError and BadUse.
     """
-    for name, place in FIELDS.items():
-        if options.get(name) is not None:
-            _set(request, place, options[name])
-    if options.get("repo") is not None:
-        _set(request, ("export_config", "destination"), "hfhub")
-    if options.get("export_") is not None:
-        export_format, _, quantization = options["export_"].partition(":")
-        _set(request, ("export_config", "format"), export_format)
-        if quantization:
-            _set(request, ("export_config", "quantization"), quantization)
+    fields = {}
     for assignment in options.get("assignments", ()):
         field, separator, text = assignment.partition("=")
         if not separator or not field:
             raise click.UsageError(f"--set {assignment}: write FIELD=VALUE, as in --set training_config.seed=7")
-        _set(request, tuple(field.split(".")), _value(text))
-    return request
-
-
-def _set(request: dict[str, Any], place: tuple[str, ...], value: Any) -> None:
-    """Set a field of a request, whose objects are created as needed."""
-    for name in place[:-1]:
-        inner = request.setdefault(name, {})
-        if not isinstance(inner, dict):
-            raise click.UsageError(f"{name} of the request is no object, so it has no field {place[-1]}")
-        request = inner
-    request[place[-1]] = value
+        fields[field] = _value(text)
+    return request_with({**options, "export": options.get("export_"), "fields": fields}, request)
 
 
 def _value(text: str) -> Any:

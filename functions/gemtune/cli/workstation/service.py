@@ -40,12 +40,13 @@ def publish(connection: Connection, file: str, idempotency_key: str | None) -> N
     service would reject is not published, because nobody would be told.
     """
     from gemtune.cli.request import file as request_file
+    from gemtune.client.request import make_paths_absolute
     from gemtune.jobs.sources import Source
     from gemtune.ports import Topic
     from gemtune.request import parsing
 
     request = request_file.read(file)
-    request_file.make_paths_absolute(request)
+    make_paths_absolute(request)
     document = json.dumps(request).encode()
     reading = parsing.read(document, Source.PUBSUB)
     if reading.request is not None and not services().settings.on_gcp:  # a deployed service has facts of its own

@@ -1,0 +1,200 @@
+"""Operations of clients: single calls, and those of several calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gemtune.client import uploads
+from gemtune.client.calls import Call, Operation, Pause, is_meant
+from gemtune.client.errors import BadUse, JobFailed, Refused, Unreachable
+from gemtune.client.request import request_of
+from gemtune.client.uploads import LocalDataset, Report
+from gemtune.handlers import answers
+from gemtune.jobs.events import Event
+from gemtune.jobs.record import JobSummary
+from gemtune.jobs.status import Status, is_final
+
+Answer = TypeVar("Answer")
+POLL_SECONDS = 1.0
+# Seconds that a service may be unreachable while a job is waited for, as during a restart.
+PATIENCE_SECONDS = 120.0
+JOBS_PER_PAGE = 200
+# Pages of jobs that are searched for a name, newest first.
+SEARCHED_PAGES = 10
+
+
+def get(path: str, answer: type[Answer], **params: str | int | None) -> Call[Answer]:
+    """Return a call that reads; parameters that are None are left out."""
+    return Call("GET", path, answer, params={name: value for name, value in params.items() if value is not None})
+
+
+def no_report(sent: int, total: int) -> None:
+    """Report nothing about an upload."""
+
+
+def read_options(
+    request: Mapping[str, Any] | None, options: Mapping[str, Any]
+) -> tuple[dict[str, Any], LocalDataset | None, str]:
+    """Return a request, the files to upload for it, and their name.
+
+    Raises BadUse.
+    """
+    data, held_out = options.get("data"), options.get("eval")
+    body = request_of(options, request)
+    if data is None:
+        if held_out is not None:
+            raise BadUse("rows to evaluate on go with `data`")
+        return body, None, ""
+    path = Path(data).expanduser()
+    if not path.exists():
+        raise BadUse(f"there is no file {path}")
+    files = uploads.files_of(path, None if held_out is None else Path(held_out).expanduser())
+    return body, files, path.resolve().name
+
+
+def provide(files: LocalDataset, name: str, report: Report = no_report) -> Operation[str]:
+    """Return the id of the dataset of files, which are sent if need be.
+
+    A dataset that the service has already keeps its name and tags.
+    """
+    dataset = yield from uploads.find(files)
+    if dataset is None or dataset.status != "ready":
+        dataset = yield from uploads.begin(files, name=name, tags=())
+        dataset = yield from uploads.send_missing(dataset, files, report)
+    return dataset.dataset_id
+
+
+def train(
+    request: dict[str, Any], files: LocalDataset | None, name: str, *, key: str | None, report: Report = no_report
+) -> Operation[answers.Accepted]:
+    """Submit a request, after uploading its files."""
+    if files is not None:
+        request["processed_dataset_id"] = yield from provide(files, name, report)
+    headers = {} if key is None else {"Idempotency-Key": key}
+    accepted: answers.Accepted = yield Call("POST", "/train", answers.Accepted, json=request, headers=headers)
+    return accepted
+
+
+def plan(
+    request: dict[str, Any], files: LocalDataset | None, name: str, report: Report = no_report
+) -> Operation[answers.Planned]:
+    """Return the plan of a request, which creates nothing.
+
+    files: rows to train on. The service counts what is in them, so they are sent, and deleted again if it did not have
+    them before.
+    """
+    is_new = files is not None and (yield from uploads.find(files)) is None
+    try:
+        if files is not None:
+            request["processed_dataset_id"] = yield from provide(files, name, report)
+        planned: answers.Planned = yield Call(
+            "POST", "/train", answers.Planned, json=request, params={"dry_run": "true"}
+        )
+    finally:
+        if files is not None and is_new:
+            yield from _forget(files.dataset_id)
+    return planned
+
+
+def _forget(dataset_id: str) -> Operation[None]:
+    """Delete a dataset, unless a job uses it by now."""
+    try:
+        yield Call("DELETE", f"/datasets/{dataset_id}", answers.DatasetDeleted)
+    except Refused as error:
+        if error.status not in (404, 409):
+            raise
+
+
+def list_jobs(*, status: str | None, modality: str | None, limit: int | None) -> Operation[list[JobSummary]]:
+    """Return jobs, newest first; all of them if the limit is None."""
+    jobs: list[JobSummary] = []
+    token = None
+    while limit is None or len(jobs) < limit:
+        size = JOBS_PER_PAGE if limit is None else min(JOBS_PER_PAGE, limit - len(jobs))
+        call = get("/jobs", answers.JobList, status=status, modality=modality, limit=size, page_token=token)
+        page: answers.JobList = yield call
+        jobs += page.jobs
+        token = page.next_page_token
+        if token is None:
+            break
+    return jobs
+
+
+def find_job(reference: str) -> Operation[str]:
+    """Return the id of a job by its id, a part of it, or its name.
+
+    Raises BadUse if no job fits, or several.
+    """
+    jobs = yield from list_jobs(status=None, modality=None, limit=SEARCHED_PAGES * JOBS_PER_PAGE)
+    ids = [job.job_id for job in jobs if is_meant(reference, job.job_id, job.job_name)]
+    if not ids:
+        raise BadUse(f"no job has an id or a name like {reference!r}")
+    if len(ids) > 1:
+        raise BadUse(f"{len(ids)} jobs have an id or a name like {reference!r}: {', '.join(ids[:10])}")
+    return ids[0]
+
+
+def list_datasets() -> Operation[list[answers.Dataset]]:
+    """Return all datasets, in the order of their ids."""
+    datasets: list[answers.Dataset] = []
+    after: str | None = None
+    while True:
+        page: answers.DatasetList = yield get("/datasets", answers.DatasetList, limit=200, after=after)
+        datasets += page.datasets
+        after = page.next_after
+        if after is None:
+            return datasets
+
+
+def read_logs(job_id: str, step: str | None) -> Operation[list[answers.JobLogLine]]:
+    """Return the output of a job's steps."""
+    lines: list[answers.JobLogLine] = []
+    after: str | None = None
+    while True:
+        page: answers.JobLogs = yield get(f"/jobs/{job_id}/logs", answers.JobLogs, step=step, after=after)
+        lines += page.lines
+        after = page.next_after or after
+        if not page.more:
+            return lines
+
+
+def list_events(job_id: str) -> Operation[list[Event]]:
+    """Return all events of a job."""
+    events: list[Event] = []
+    while True:
+        after = events[-1].seq if events else 0
+        page: answers.JobEvents = yield get(f"/jobs/{job_id}/events", answers.JobEvents, after=after)
+        if not page.events:
+            return events
+        events += page.events
+
+
+def wait(job_id: str, *, timeout: float | None, check: bool) -> Operation[answers.JobStatus]:
+    """Return the status of a job once it is over.
+
+    Outages of the service of up to PATIENCE_SECONDS do not matter. timeout: seconds to wait at most. check: whether a
+    job that is not completed raises JobFailed. Raises TimeoutError.
+    """
+    waited = away = 0.0
+    while True:
+        try:
+            job: answers.JobStatus = yield get(f"/jobs/{job_id}/status", answers.JobStatus)
+        except Unreachable:
+            away += POLL_SECONDS
+            if away > PATIENCE_SECONDS:
+                raise
+        else:
+            away = 0.0
+            if is_final(str(job.status), job.finished_at):
+                break
+        if timeout is not None and waited >= timeout:
+            raise TimeoutError(f"job {job_id} is not over after {timeout:g} s")
+        yield Pause(POLL_SECONDS)
+        waited += POLL_SECONDS
+    if check and job.status != Status.COMPLETED:
+        detail = job.error_detail
+        code, hint = (None, None) if detail is None else (detail.code, detail.hint)
+        raise JobFailed(job_id, str(job.status), code, job.error or "", hint)
+    return job

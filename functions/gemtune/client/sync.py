@@ -1,0 +1,216 @@
+"""The synchronous client."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, Unpack
+
+from gemtune.client import curves, operations, uploads
+from gemtune.client.calls import Call, Operation
+from gemtune.client.downloads import download
+from gemtune.client.operations import get
+from gemtune.client.profiles import find_address
+from gemtune.client.request import TrainOptions
+from gemtune.client.transport import Transport, typed
+from gemtune.handlers import answers
+from gemtune.jobs.events import Event
+from gemtune.jobs.parts.plan import Plan
+from gemtune.jobs.record import JobSummary
+from gemtune.jobs.status import is_final
+
+Answer = TypeVar("Answer")
+
+
+class Client:
+    """Client of a service.
+
+    url, token: of the service; without them the variables GEMTUNE_URL and GEMTUNE_ID_TOKEN count, then a profile (see
+    `gemtune config`), then the service of this machine. Errors are `gemtune.client.errors.ClientError`.
+    """
+
+    def __init__(self, url: str | None = None, *, token: str | None = None, profile: str | None = None):
+        self._transport = Transport(find_address(url, token, profile))
+        self.datasets = Datasets(self._transport)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+    def train(
+        self,
+        request: Mapping[str, Any] | None = None,
+        *,
+        idempotency_key: str | None = None,
+        **options: Unpack[TrainOptions],
+    ) -> Job:
+        """Submit a training and return its job, after uploading its rows.
+
+        request: fields of a request; options replace them.
+        """
+        body, files, name = operations.read_options(request, options)
+        accepted = self._transport.run(operations.train(body, files, name, key=idempotency_key))
+        return Job(self._transport, accepted.job_id)
+
+    def plan(self, request: Mapping[str, Any] | None = None, **options: Unpack[TrainOptions]) -> Plan:
+        """Return what a training would take, and create nothing."""
+        return self._transport.run(operations.plan(*operations.read_options(request, options))).plan
+
+    def jobs(
+        self, *, status: str | None = None, modality: str | None = None, limit: int | None = None
+    ) -> list[JobSummary]:
+        """Return jobs, newest first; without a limit all of them."""
+        return self._transport.run(operations.list_jobs(status=status, modality=modality, limit=limit))
+
+    def job(self, reference: str) -> Job:
+        """Return a job by its id, a part of it at either end, or its name."""
+        return Job(self._transport, self._transport.run(operations.find_job(reference)))
+
+    def models(self) -> answers.Models:
+        """Return base models at hand, and what published sizes need."""
+        return _send(self._transport, get("/models", answers.Models))
+
+    def health(self) -> answers.Health:
+        """Return the health and the version of the service."""
+        return _send(self._transport, get("/health", answers.Health))
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job of a service."""
+
+    _transport: Transport
+    job_id: str
+
+    def status(self) -> answers.JobStatus:
+        """Return everything about the job."""
+        return self._get("status", answers.JobStatus)
+
+    def plan(self) -> Plan:
+        """Return what the job will take, once its rows are counted."""
+        return self._get("plan", answers.Planned).plan
+
+    def events(self) -> list[Event]:
+        """Return the events of the job."""
+        return self._run(operations.list_events(self.job_id))
+
+    def metrics(self) -> Any:
+        """Return the loss history, as a DataFrame where pandas is installed."""
+        return curves.as_table(self._get("metrics", answers.LossHistory).metrics)
+
+    def logs(self, step: str | None = None) -> list[answers.JobLogLine]:
+        """Return the output of the job's steps, or of one."""
+        return self._run(operations.read_logs(self.job_id, step))
+
+    def artifacts(self) -> Sequence[answers.ArtifactLink]:
+        """Return the files of the result."""
+        return self._get("artifacts", answers.JobArtifacts).artifacts
+
+    def download(self, folder: str | Path) -> list[Path]:
+        """Download the result, checked against its hashes; return the files.
+
+        Files that the folder has already are not downloaded again.
+        """
+        return [download(artifact, Path(folder).expanduser()) for artifact in self.artifacts()]
+
+    def wait(self, *, timeout: float | None = None, check: bool = True) -> answers.JobStatus:
+        """Return the status once the job is over.
+
+        timeout: seconds to wait at most. Raises TimeoutError; and JobFailed if the job is not completed and `check` is
+        true.
+        """
+        return self._run(operations.wait(self.job_id, timeout=timeout, check=check))
+
+    def watch(self) -> answers.JobStatus:
+        """Show the loss curve in a notebook until the job is over."""
+        show = curves.open_picture()
+        while True:
+            job = self.status()
+            entries = self._get("metrics", answers.LossHistory).metrics
+            show(curves.draw(entries, f"{job.job_name or self.job_id}: {job.status}"))
+            if is_final(str(job.status), job.finished_at):
+                return job
+            time.sleep(operations.POLL_SECONDS)
+
+    def pause(self) -> answers.JobStatus:
+        """Pause the job at its next checkpoint."""
+        return self._post("pause", answers.JobStatus)
+
+    def resume(self, *, max_cost_usd: float | None = None, max_hours: float | None = None) -> answers.JobStatus:
+        """Resume the paused job, with higher caps if it has reached one."""
+        caps = {"max_cost_usd": max_cost_usd, "max_hours": max_hours}
+        return self._post("resume", answers.JobStatus, {name: cap for name, cap in caps.items() if cap is not None})
+
+    def cancel(self) -> answers.JobStatus:
+        """Cancel the job; it cannot be resumed."""
+        return self._post("cancel", answers.JobStatus)
+
+    def export(self, format: str, **fields: Any) -> Job:  # noqa: A002
+        """Export the trained job in another form, as a new job.
+
+        fields: of `export_config`, such as `quantization`.
+        """
+        request = {"export_config": {"format": format, **fields}}
+        return Job(self._transport, self._post("exports", answers.Accepted, request).job_id)
+
+    def delete(self) -> None:
+        """Delete the job with all of its files."""
+        _send(self._transport, Call("DELETE", f"/jobs/{self.job_id}", answers.Deleted))
+
+    def _get(self, part: str, answer: type[Answer]) -> Answer:
+        return _send(self._transport, get(f"/jobs/{self.job_id}/{part}", answer))
+
+    def _post(self, verb: str, answer: type[Answer], json: object = None) -> Answer:
+        return _send(self._transport, Call("POST", f"/jobs/{self.job_id}/{verb}", answer, json=json))
+
+    def _run(self, operation: Operation[Answer]) -> Answer:
+        return self._transport.run(operation)
+
+
+@dataclass(frozen=True, slots=True)
+class Datasets:
+    """Datasets of a service."""
+
+    _transport: Transport
+
+    def upload(
+        self,
+        data: str | Path,
+        *,
+        eval: str | Path | None = None,  # noqa: A002
+        name: str | None = None,
+        tags: Sequence[str] = (),
+    ) -> answers.Dataset:
+        """Upload a file of rows, or a folder, and return its dataset.
+
+        eval: file with the rows to evaluate on. The same files are the same dataset, and are sent only once.
+        """
+        _, files, own_name = operations.read_options(None, {"data": data, "eval": eval})
+        assert files is not None
+        return self._transport.run(uploads.upload(files, name=name or own_name, tags=tags))
+
+    def list(self) -> list[answers.Dataset]:
+        """Return all datasets."""
+        return self._transport.run(operations.list_datasets())
+
+    def show(self, dataset_id: str) -> answers.Dataset:
+        """Return a dataset."""
+        return _send(self._transport, get(f"/datasets/{dataset_id}", answers.Dataset))
+
+    def delete(self, dataset_id: str) -> None:
+        """Delete a dataset that no unfinished job uses."""
+        _send(self._transport, Call("DELETE", f"/datasets/{dataset_id}", answers.DatasetDeleted))
+
+
+def _send(transport: Transport, call: Call[Answer]) -> Answer:
+    """Send a call and return the model of its answer."""
+    answer: Answer = typed(call, transport.send(call))
+    return answer

@@ -1,0 +1,210 @@
+"""The clients against the real API in a thread, and against a fake service."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from functions_framework import create_app
+from werkzeug.serving import make_server
+
+import gemtune
+from gemtune import AsyncClient, Client
+from gemtune.client import asynchronous, curves, operations, sync
+from gemtune.client.errors import BadUse, JobFailed, NotAnAnswer, Refused, Unreachable
+from gemtune.jobs.record import Claim
+from gemtune.jobs.status import Step
+from tests.fakes import World, request
+from tests.handlers.conftest import MAIN
+from tests.unit.conftest import FakeService
+
+ROWS = '{"prompt": "a", "completion": "b"}\n' * 20
+MODEL = "google/gemma-3-270m-it"
+
+
+@pytest.fixture
+def url(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Serve the API of a world; its jobs wait, as no server launches them."""
+    monkeypatch.setattr("gemtune.bootstrap.services", lambda: world.services)
+    server = make_server("127.0.0.1", 0, create_app(target="api", source=str(MAIN)), threaded=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(ROWS)
+    return path
+
+
+def test_a_training_is_submitted_watched_and_ended(url: str, world: World, rows: Path) -> None:
+    with Client(url) as client:
+        job = client.train(data=rows, model=MODEL, epochs=2, name="tickets", fields={"training_config.packing": True})
+        assert job.status().status == "queued"
+        spec = world.services.buckets.config.read(world.services.store.get(job.job_id).spec_name).decode()
+        assert '"epochs":2' in spec.replace(" ", "")
+        assert '"packing":true' in spec.replace(" ", "")
+        assert [each.job_id for each in client.jobs()] == [job.job_id]
+        assert client.job("tickets") == client.job(job.job_id[:20]) == job
+        assert [event.type for event in job.events()] == ["job_queued"]
+        assert list(job.metrics()) == job.logs() == list(job.artifacts()) == []
+        assert job.pause().status == "paused"
+        assert job.resume().status == "queued"
+        assert job.cancel().status == "cancelled"
+        with pytest.raises(JobFailed, match="cancelled"):
+            job.wait()
+        assert job.wait(check=False).status == "cancelled"
+        job.delete()
+        with pytest.raises(Refused, match="job_not_found") as caught:
+            job.status()
+        assert (caught.value.status, caught.value.code) == (404, "job_not_found")
+
+
+def test_datasets_are_uploaded_once_listed_and_deleted(url: str, rows: Path) -> None:
+    client = Client(url)
+    dataset = client.datasets.upload(rows, eval=rows, name="mine", tags=["a"])
+    assert (dataset.status, [file.path for file in dataset.files]) == ("ready", ["train.jsonl", "eval.jsonl"])
+    assert client.datasets.upload(rows, eval=rows).dataset_id == dataset.dataset_id
+    assert dataset.dataset_id in [each.dataset_id for each in client.datasets.list()]
+    client.datasets.delete(dataset.dataset_id)
+    with pytest.raises(Refused):
+        client.datasets.show(dataset.dataset_id)
+
+
+def test_a_plan_leaves_nothing(url: str, rows: Path, world: World) -> None:
+    client = Client(url)
+    before = client.datasets.list()
+    assert client.plan(data=rows, model=MODEL).train_steps is not None
+    assert client.plan(request(), epochs=1).machine == "local"
+    assert client.datasets.list() == before
+    assert client.jobs() == []
+    assert "gemma-3-270m" in [model.name for model in client.models().published]
+    assert client.health().version == gemtune.VERSION
+
+
+def test_all_problems_of_a_request_are_in_the_error(url: str) -> None:
+    with pytest.raises(Refused) as caught:
+        Client(url).train({"training_config": {"epochs": -1}})
+    assert {tuple(problem["loc"]) for problem in caught.value.problems} >= {
+        ("processed_dataset_id",),
+        ("training_config", "epochs"),
+    }
+    assert "training_config.epochs: " in str(caught.value)
+
+
+def test_arguments_that_cannot_be_used_are_refused_before_a_call(tmp_path: Path) -> None:
+    client = Client("http://127.0.0.1:9")
+    for options in ({"data": tmp_path / "none.jsonl"}, {"data": MAIN}, {"eval": MAIN}, {"fields": {"a": 1, "a.b": 2}}):
+        with pytest.raises(BadUse):
+            client.train(**options)  # type: ignore[arg-type]
+    with pytest.raises(Unreachable):
+        client.health()
+    with pytest.raises(BadUse):
+        Client("ftp://x")
+
+
+async def drive(url: str, rows: Path) -> list[Any]:
+    async with AsyncClient(url) as client:
+        job = await client.train(data=rows, model=MODEL, name="tickets")
+        statuses = await asyncio.gather(job.status(), (await client.job("tickets")).status())
+        await job.cancel()
+        over = await job.wait(check=False)
+        dataset = await client.datasets.upload(rows)
+        return [{status.job_id for status in statuses}, over.status, dataset.status, await job.download(rows.parent)]
+
+
+def test_the_asynchronous_client_does_the_same(url: str, rows: Path) -> None:
+    ids, *rest = asyncio.run(drive(url, rows))
+    assert (len(ids), rest) == (1, ["cancelled", "ready", []])
+
+
+def test_both_clients_have_the_same_verbs() -> None:
+    pairs = ((sync.Client, asynchronous.AsyncClient), (sync.Job, asynchronous.AsyncJob))
+    for one, other in (*pairs, (sync.Datasets, asynchronous.AsyncDatasets)):
+        verbs = {name for name, _ in inspect.getmembers(one, inspect.isfunction) if not name.startswith("_")}
+        assert verbs == {name for name, _ in inspect.getmembers(other, inspect.isfunction) if not name.startswith("_")}
+        for verb in verbs:
+            mine, theirs = (inspect.signature(getattr(each, verb)).parameters for each in (one, other))
+            assert list(mine) == list(theirs), verb
+
+
+def test_a_job_is_waited_for_across_outages(world: World, url: str, service: FakeService) -> None:
+    job_id = world.submit()
+    status = sync.Client(url).job(job_id).status().model_dump(mode="json")
+    failed = status | {
+        "status": "failed",
+        "finished_at": "2026-11-24T12:00:00Z",
+        "error": "no rows",
+        "error_detail": {"code": "no_rows", "message": "no rows", "hint": "add some", "step": "prepare"},
+    }
+    service.answers["GET", f"/jobs/{job_id}/status"] = [(200, status), None, (503, {}), (200, failed)]
+    slept: list[float] = []
+    transport = sync.Transport(sync.find_address(service.url), sleep=slept.append)
+    with pytest.raises(JobFailed) as caught:
+        transport.run(operations.wait(job_id, timeout=None, check=True))
+    assert (caught.value.code, caught.value.hint, len(slept)) == ("no_rows", "add some", 3)
+    service.answers["GET", f"/jobs/{job_id}/status"] = (200, status)
+    with pytest.raises(TimeoutError):
+        transport.run(operations.wait(job_id, timeout=2, check=True))
+    service.answers["GET", f"/jobs/{job_id}/status"] = None
+    with pytest.raises(Unreachable):
+        transport.run(operations.wait(job_id, timeout=None, check=True))
+    assert sum(slept) > operations.PATIENCE_SECONDS
+
+
+def test_a_result_is_downloaded(url: str, world: World, tmp_path: Path) -> None:
+    job_id, advance = world.submit(), world.services.advance
+    world.services.dispatch.launch(job_id)
+    claim = Claim(launch=1, execution="first")
+    world.services.control.claim(job_id, claim)
+    begun = advance.begin(job_id, Step.PREPARE, claim, execution="x")
+    assert begun is not None
+    artifact = operations.answers.Artifact(
+        name="deep/a.bin", uri=f"jobs/{job_id}/export/1/deep/a.bin", bytes=1, sha256="6b86b273ff34fce19d6b804eff5a3f57"
+        "47ada4eaa22f1d49c01e52ddb7875b4b",
+    )  # fmt: skip
+    world.services.buckets.export.write(f"jobs/{job_id}/export/1/deep/a.bin", b"1")
+    advance.record_artifacts(job_id, begun[1], [artifact])
+    (file,) = Client(url).job(job_id).download(tmp_path / "result")
+    assert (file, file.read_bytes()) == (tmp_path / "result" / "deep" / "a.bin", b"1")
+
+
+def test_an_answer_of_something_else_is_named(service: FakeService) -> None:
+    service.answers["GET", "/health"] = (200, {"status": "sick"})
+    service.answers["GET", "/models"] = (200, ["a list"])
+    client = Client(service.url)
+    for call in (client.health, client.models):
+        with pytest.raises(NotAnAnswer):
+            call()
+
+
+def test_a_curve_has_both_losses_and_survives_any_history() -> None:
+    entries = [{"train_step": 1, "loss": 2.0}, {"train_step": 2, "loss": 1.0}, {"train_step": 2, "eval_loss": 1.5}]
+    picture = curves.draw(entries, "a <b>")
+    assert picture.count("<polyline") == 2
+    assert "a &lt;b>" in picture
+    for few in ([], entries[:1], [{"train_step": 1, "loss": None}]):
+        assert curves.draw(few, "x").startswith("<svg")
+
+
+def test_importing_the_package_imports_nothing_else() -> None:
+    code = "import sys; before = set(sys.modules); import gemtune; print(*sorted(set(sys.modules) - before))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(ran.stdout.split())
+    assert {name for name in loaded if "typing" not in name and name not in sys.stdlib_module_names} <= {
+        "gemtune",
+        "collections.abc",
+    }
+    with pytest.raises(AttributeError):
+        gemtune.nothing  # noqa: B018
