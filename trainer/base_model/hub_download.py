@@ -16,7 +16,7 @@ from gemtune.ports import Objects
 from gemtune.request.base_model import copies_folder
 from trainer.base_model import folder_contents
 from trainer.store import manifest, ranges
-from trainer.store.hub_reading import HubRefuses, read_token, reading_hub
+from trainer.store.hub_reading import HubRefuses, reach_hub, read_token, reading_hub, unreachable
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -39,7 +39,7 @@ def copy_once(
     """Copy a revision of a repository to the export bucket; None: the newest.
 
     Returns its prefix, `models/<owner>--<name>/<revision>`. Nothing is copied if it is complete there. Raises StepError
-    if the Hub refuses. Network errors propagate: a retry may succeed.
+    if the Hub refuses, or cannot be reached at first. Later network errors propagate: a retry may succeed.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.utils import disable_progress_bars
@@ -47,7 +47,7 @@ def copy_once(
     disable_progress_bars()
     hub = HfApi(token=read_token(token) or False)  # False: never use the token of a user logged in on this machine
     with _hub_errors(repository):
-        info = hub.model_info(repository, revision=revision)
+        info = reach_hub(lambda: hub.model_info(repository, revision=revision), repository, check_stop=check_stop)
         prefix = f"{copies_folder(repository)}/{info.sha}"
         if manifest.read_whole(export, prefix) is None:
             names = [file.rfilename for file in info.siblings or () if is_model_file(file.rfilename)]
@@ -72,9 +72,7 @@ def fetch_without_weights(repository: str, *, token: Callable[[], str | None]) -
         with _hub_errors(repository):
             return Path(snapshot_download(repository, allow_patterns=patterns, token=read_token(token) or False))
     except (OSError, httpx2.TransportError) as error:
-        message = f"the Hub cannot be reached for {repository}: {str(error).splitlines()[0][:200]}"
-        hint = "check the network, or name a local folder with the model's tokenizer"
-        raise StepError("hub_unreachable", message, hint=hint) from error
+        raise unreachable(repository, str(error)) from error
 
 
 def _copy(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gemtune.datasets.files.hub_dataset import HubDataset
 from gemtune.errors import StepError
-from trainer.store.hub_reading import HubRefuses, read_token, reading_hub
+from trainer.store.hub_reading import HubRefuses, reach_hub, read_token, reading_hub
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class HubFolder:
     """Files of a dataset on the Hub, downloaded one by one.
 
-    Every file is of the commit to which the revision led at first. Methods raise StepError if the Hub refuses. Network
-    errors propagate: a retry may succeed.
+    Every file is of the commit to which the revision led at first. Methods raise StepError if the Hub refuses, or
+    cannot be reached at first. Later network errors propagate: a retry may succeed.
     """
 
     def __init__(self, dataset: HubDataset, work: Path, *, token: Callable[[], str | None]):
@@ -32,7 +32,9 @@ class HubFolder:
         self._dataset, self._work = dataset, work / "hub_dataset"
         self._hub: HfApi = HfApi(token=read_token(token) or False)  # False: never the token of a user of this machine
         with self._errors():
-            answer = self._hub.dataset_info(dataset.repository, revision=dataset.revision)
+            answer = reach_hub(
+                lambda: self._hub.dataset_info(dataset.repository, revision=dataset.revision), dataset.repository
+            )
         self._commit = str(answer.sha)
 
     @property

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, TypeVar
 
 from gemtune.errors import SecretNotFound, StepError
+
+log = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+# Seconds before each further try to reach the Hub.
+WAITS = (2, 10, 30)
 
 
 class HubRefuses(Exception):
@@ -30,6 +38,49 @@ def read_token(token: Callable[[], str | None]) -> str | None:
     except SecretNotFound as error:
         hint = "submit the job again with hf_token"
         raise StepError(error.code, "the job's hf_token no longer exists", hint=hint) from error
+
+
+def reach_hub(
+    ask: Callable[[], Answer],
+    name: str,
+    *,
+    check_stop: Callable[[], None] = lambda: None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Answer:
+    """Return the Hub's first answer about a repository.
+
+    Without a network, a name server or a working proxy, further attempts of the step would end the same way, so the job
+    fails and says so. Later requests of the step are not asked here: their network errors propagate, and a retry goes
+    on with what was downloaded. check_stop: raises to stop waiting.
+    Raises StepError `hub_unreachable`, and what `ask` raises.
+    """
+    import httpx2
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    for seconds in (*WAITS, None):
+        try:
+            return ask()
+        except OfflineModeIsEnabled as error:
+            raise unreachable(name, "HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE, or ") from error
+        except httpx2.TransportError as error:
+            if seconds is None:
+                raise unreachable(name, f"{type(error).__name__}: {error}") from error
+            log.warning("the Hub cannot be reached, trying again in %d s: %s", seconds, error)
+        for _ in range(seconds):
+            check_stop()
+            sleep(1)
+    raise AssertionError("the last try returned or raised")
+
+
+def unreachable(name: str, reason: str, *, hint: str = "") -> StepError:
+    """Return the error for a repository that cannot be looked up."""
+    first_line = (reason.splitlines() or [""])[0][:200]
+    hint = hint or "check network, name server and proxy of the machine that prepares, or "
+    return StepError(
+        "hub_unreachable",
+        f"the Hub cannot be reached for {name}: {first_line}",
+        hint=f"{hint}use what is at hand (for base models see GET /models)",
+    )
 
 
 @contextmanager

@@ -22,8 +22,8 @@ FAILURES: Mapping[str, ErrorCode] = {
         "Accept the terms on the dataset's page, and send an `hf_token` of that account.",
     ),
     "hub_unreachable": ErrorCode(
-        "The Hub of Hugging Face cannot be reached, and this machine has no copy of the model's small files.",
-        "Check the network, or name a local folder as the base model.",
+        "The Hub of Hugging Face cannot be reached: no network, no name server, a wrong proxy, or `HF_HUB_OFFLINE`.",
+        "Check the network of the machine that prepares, or name a base model that is at hand (`GET /models`).",
     ),
     "empty_dataset": ErrorCode("A split has no rows.", "Put rows into it and submit again."),
     "bad_rows": ErrorCode(

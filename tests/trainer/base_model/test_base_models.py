@@ -24,7 +24,7 @@ from tests.trainer import fake_hub
 from tests.trainer.fake_hub import REPOSITORY, REVISION, FakeHub
 from trainer.base_model import continuation, location
 from trainer.context import StopRequested
-from trainer.store import manifest, ranges
+from trainer.store import hub_reading, manifest, ranges
 
 PREFIX = f"models/acme--tiny-gemma/{REVISION}"
 SMALL = {
@@ -227,11 +227,47 @@ def test_an_unknown_or_invalid_name_is_not_found(hub: FakeHub, buckets: Buckets,
     assert code_of(caught) == "base_model_not_found"
 
 
-def test_a_network_failure_can_be_retried(buckets: Buckets, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "http://no-such-host.invalid"])
+def test_without_a_network_the_job_fails_and_says_so(
+    buckets: Buckets, work: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(httpx2.TransportError):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+    monkeypatch.setattr(hub_reading, "WAITS", (0,))
+    with pytest.raises(StepError) as caught:
         provide(buckets, work)
+    assert code_of(caught) == "hub_unreachable"
+    assert "GET /models" in str(caught.value.hint)
+
+
+def test_offline_mode_is_named_at_once(buckets: Buckets, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(StepError, match="HF_HUB_OFFLINE is set") as caught:
+        provide(buckets, work)
+    assert code_of(caught) == "hub_unreachable"
+
+
+def test_the_hub_is_reached_after_a_short_outage() -> None:
+    outcomes: list[Exception | str] = [httpx2.ConnectError("down"), httpx2.ReadTimeout("slow"), "answer"]
+
+    def ask() -> str:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    assert hub_reading.reach_hub(ask, "acme/x", sleep=lambda _: None) == "answer"
+
+
+def test_waiting_for_the_hub_can_be_stopped() -> None:
+    def ask() -> str:
+        raise httpx2.ConnectError("down")
+
+    def stop() -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        hub_reading.reach_hub(ask, "acme/x", check_stop=stop, sleep=lambda _: None)
 
 
 def test_an_expired_token_fails_the_job(buckets: Buckets, work: Path) -> None:

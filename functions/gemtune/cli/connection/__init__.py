@@ -38,6 +38,7 @@ COMMANDS_OF_REQUESTS = (
     (re.compile(r"`?GET /jobs/([^/\s`]+)/(status|events|artifacts|metrics)`?"), r"`gemtune \2 \1`"),
     (re.compile(r"`?DELETE /jobs/([^/\s`]+)`?"), r"`gemtune delete \1`"),
     (re.compile(r"`?GET /jobs\b`?"), "`gemtune jobs`"),
+    (re.compile(r"`?GET /models\b`?"), "`gemtune models`"),
     (re.compile(r"`?GET /datasets/([^/\s`:]+)`?"), r"`gemtune data show \1`"),
     (re.compile(r"`?GET /datasets\b`?"), "`gemtune data list`"),
 )
