@@ -37,6 +37,23 @@ def test_a_job_file_becomes_a_job(world: World, name: str) -> None:
     assert (job.source, job.job_name) == ("upload", "Dropped")
 
 
+@pytest.mark.parametrize("name", ["x.yaml", "x.yml", "deep/x.json", "x.job.yml", "x.jobs.json"])
+def test_a_request_with_another_name_is_answered(world: World, name: str) -> None:
+    drop(world, name, request())
+    rejected = answer(world, name.rpartition(".")[0] + ".rejected.json")
+    (problem,) = rejected["errors"]
+    assert (rejected["file"], problem["code"]) == (name, "not_a_job_file")
+    assert problem["hint"].startswith("upload it as x")
+    assert list(world.services.store.unfinished()) == []
+
+
+@pytest.mark.parametrize("name", ["models/a/config.json", "x.accepted.json", "x.rejected.json", "x.txt", "large.json"])
+def test_files_that_are_no_requests_are_left_alone(world: World, name: str) -> None:
+    content = {"model_type": "gemma3", "x": "y" * (2 * 2**20 if name == "large.json" else 1)}
+    drop(world, name, content if name.endswith("g.json") or "large" in name else request())
+    assert names(world) == [name]
+
+
 def test_a_yaml_file_is_read_as_version_1_2(world: World) -> None:
     text = b"""
 processed_dataset_id: chats

@@ -93,6 +93,10 @@ REQUESTS: Mapping[str, ErrorCode] = {
         "The names of the dataset's files do not tell its splits, or its folder cannot be looked at.",
         "Do what the hint says; see [datasets](../datasets.md#files).",
     ),
+    "not_a_job_file": ErrorCode(
+        "A file in the uploads bucket has the content of a request and another name than a job file.",
+        "Upload it under a name that ends in `.job.json` or `.job.yaml`.",
+    ),
     "other_dataset": ErrorCode(
         "A job file next to a dataset names another dataset.",
         "Leave `processed_dataset_id` out, or upload the file elsewhere.",

@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from gemtune.embedded.folder_objects import FolderObjects
 from gemtune.embedded.sqlite_bus import enqueue
 from gemtune.errors import UnsafeName
 from gemtune.ports import Buckets, Clock, Objects
-from gemtune.services.ingest import is_job_file
+from gemtune.services.ingest import is_job_file, may_be_request
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class Uploads:
         # (mtime in ns, size in bytes) of each job file at the last scan, and when its event was queued.
         self._scanned: dict[Path, tuple[int, int]] = {}
         self._queued: dict[Path, tuple[int, int]] = {}
+        self._patterns = {buckets.data.bucket: ("*.job.*",), buckets.uploads.bucket: ("*.json", "*.yaml", "*.yml")}
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -71,7 +73,8 @@ class Uploads:
     def scan(self) -> None:
         """Queue the event of each job file unchanged since the last scan."""
         for objects in self._folders:
-            for path in objects.root.rglob("*.job.*"):
+            paths = chain.from_iterable(objects.root.rglob(pattern) for pattern in self._patterns[objects.bucket])
+            for path in paths:
                 try:
                     stat = path.stat()
                     state = (stat.st_mtime_ns, stat.st_size)
@@ -107,10 +110,10 @@ class Uploads:
     def queue_event(self, objects: FolderObjects, path: Path) -> None:
         """Queue a storage event for a finished file, once per generation.
 
-        Files that are not job files are ignored. The same transaction queues the event and records the generation.
+        Files that can be no requests are ignored. The same transaction queues the event and records the generation.
         """
         name = os.fsencode(path.relative_to(objects.root).as_posix()).decode(errors="replace")
-        if not is_job_file(self._buckets, objects.bucket, name):
+        if not any(fits(self._buckets, objects.bucket, name) for fits in (is_job_file, may_be_request)):
             return
         stat = path.stat()
         try:

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from gemtune.errors import GemtuneError, JobWasDeleted, ObjectNotFound, Problem, RequestRefused
+from gemtune.errors import GemtuneError, JobWasDeleted, ObjectNotFound, Problem, RequestRefused, UnsafeName
 from gemtune.jobs.sources import Source
 from gemtune.object_name import is_safe
 from gemtune.ports import Buckets, Objects
@@ -23,6 +23,10 @@ from gemtune.untrusted import MAX_BYTES, MAX_YAML_BYTES, Unreadable
 
 log = logging.getLogger(__name__)
 
+# Files that people drop as requests without the name of a job file, and words by which a request is recognized.
+LIKE_A_JOB_FILE = re.compile(r"^(?P<stem>(?:.*/)?[^/]+)\.(?:json|yaml|yml)$")
+ANSWER = re.compile(r"\.(?:accepted|rejected)\.json$")
+WORDS_OF_REQUESTS = (b"training_config", b"processed_dataset_id")
 JOB_FILE = re.compile(r"^(?P<stem>(?:.*/)?[^/]+)\.job\.(?P<kind>json|yaml)$")
 IN_A_DATASET = re.compile(r"^processed_datasets/(?P<dataset>[^/]+)/[^/]+$")
 
@@ -56,6 +60,15 @@ def is_job_file(buckets: Buckets, bucket: str, name: str) -> bool:
     return bucket == buckets.uploads.bucket or in_a_dataset
 
 
+def may_be_request(buckets: Buckets, bucket: str, name: str) -> bool:
+    """Return whether an object of the uploads bucket may be a request.
+
+    Its name is that of no job file, and its content has to tell.
+    """
+    is_other = JOB_FILE.match(name) is not None or ANSWER.search(name) is not None
+    return bucket == buckets.uploads.bucket and not is_other and LIKE_A_JOB_FILE.match(name) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Ingest:
     """Service that accepts requests from job files."""
@@ -66,9 +79,13 @@ class Ingest:
     def __call__(self, bucket: str, name: str, generation: str, *, owner: str) -> None:
         """Create the job of a job file that was uploaded, and answer it.
 
-        Other objects are ignored, and so is a generation that was replaced: the new one has an event of its own.
+        A request in a file of another name is answered, too: it needs the name of a job file. Other objects are
+        ignored, and so is a generation that was replaced: the new one has an event of its own.
         """
         objects = self.buckets.named(bucket)
+        if objects is not None and may_be_request(self.buckets, bucket, name):
+            self._answer_misnamed(objects, name)
+            return
         if objects is None or not is_job_file(self.buckets, bucket, name):
             return
         if not all(is_safe(answer) for answer in (name, *_answers(name))):
@@ -95,6 +112,27 @@ class Ingest:
             self._answer(objects, name, "rejected", {"errors": [problem.to_json()]})
         else:
             self._answer(objects, name, "accepted", {"job_id": job.job_id})
+
+    def _answer_misnamed(self, objects: Objects, name: str) -> None:
+        """Reject a request whose file has another name than a job file.
+
+        Nothing is done for a file with other content, such as the config.json of a base model.
+        """
+        try:
+            content = objects.read(name, max_bytes=MAX_BYTES)
+        except (ObjectNotFound, UnsafeName, Unreadable):
+            return
+        match = LIKE_A_JOB_FILE.match(name)
+        assert match is not None
+        if not any(word in content for word in WORDS_OF_REQUESTS) or not is_safe(f"{match['stem']}.rejected.json"):
+            return
+        ending = "json" if name.endswith(".json") else "yaml"
+        stem = match["stem"].removesuffix(".job")
+        message = "this looks like a request, but the name of a job file ends in .job.json or .job.yaml"
+        hint = f"upload it as {stem.rpartition('/')[2]}.job.{ending}"
+        problem = Problem((), message, "not_a_job_file", hint)
+        rejection = {"file": name, "errors": [problem.to_json()]}
+        objects.write(f"{match['stem']}.rejected.json", json.dumps(rejection, indent=2).encode())
 
     def _document(self, objects: Objects, name: str) -> str:
         """Return the request of a job file as JSON.

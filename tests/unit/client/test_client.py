@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import inspect
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import gemtune
 from gemtune import AsyncClient, Client
 from gemtune.client import asynchronous, curves, operations, sync
 from gemtune.client.errors import BadUse, JobFailed, NotAnAnswer, Refused, Unreachable
-from gemtune.jobs.record import Claim
+from gemtune.jobs.record import Artifact, Claim
 from gemtune.jobs.status import Step
 from tests.fakes import World, request
 from tests.handlers.conftest import MAIN
@@ -170,11 +171,9 @@ def test_a_result_is_downloaded(url: str, world: World, tmp_path: Path) -> None:
     world.services.control.claim(job_id, claim)
     begun = advance.begin(job_id, Step.PREPARE, claim, execution="x")
     assert begun is not None
-    artifact = operations.answers.Artifact(
-        name="deep/a.bin", uri=f"jobs/{job_id}/export/1/deep/a.bin", bytes=1, sha256="6b86b273ff34fce19d6b804eff5a3f57"
-        "47ada4eaa22f1d49c01e52ddb7875b4b",
-    )  # fmt: skip
-    world.services.buckets.export.write(f"jobs/{job_id}/export/1/deep/a.bin", b"1")
+    name = f"jobs/{job_id}/export/1/deep/a.bin"
+    artifact = Artifact(name="deep/a.bin", uri=name, bytes=1, sha256=hashlib.sha256(b"1").hexdigest())
+    world.services.buckets.export.write(name, b"1")
     advance.record_artifacts(job_id, begun[1], [artifact])
     (file,) = Client(url).job(job_id).download(tmp_path / "result")
     assert (file, file.read_bytes()) == (tmp_path / "result" / "deep" / "a.bin", b"1")

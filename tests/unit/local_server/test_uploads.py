@@ -34,10 +34,10 @@ def test_a_link_within_the_folder_counts_and_one_out_of_it_is_logged_once(
 ) -> None:
     services = world.services
     uploads = Uploads(services.database, services.buckets, clock=world.clock)
-    services.buckets.uploads.write("request.json", b"{}")
+    services.buckets.uploads.write("request.txt", b"{}")
     (tmp_path / "outside.json").write_text("{}")
-    folder = Path(services.buckets.uploads.uri("request.json")).parent
-    (folder / "in.job.json").symlink_to("request.json")
+    folder = Path(services.buckets.uploads.uri("request.txt")).parent
+    (folder / "in.job.json").symlink_to("request.txt")
     (folder / "out.job.json").symlink_to(tmp_path / "outside.json")
     with caplog.at_level(logging.WARNING):
         for _ in range(4):
