@@ -19,7 +19,8 @@ from trainer.certificate.probes import PROBES
 from trainer.conversation.chat_template import TemplateRefusal
 from trainer.export.modelfile import Turns, turns_of
 from trainer.rendering.abilities import Abilities
-from trainer.rows.encoder import UNTRAINED, Encoder
+from trainer.rows.encoded import UNTRAINED
+from trainer.rows.encoder import Encoder
 from trainer.rows.prepared import COLUMNS, PICTURES, read_tokens
 
 # Rows that are compared, rows that they are chosen from, and tokens per row.

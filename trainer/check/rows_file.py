@@ -10,7 +10,8 @@ from typing import Any
 from gemtune.checks.report import SamplePiece
 from gemtune.checks.row import CheckedRow, RowTokens, SplitName, rows_name
 from gemtune.datasets.refusal import Refused
-from trainer.rows.encoder import UNTRAINED, Encoder
+from trainer.rows.encoded import UNTRAINED
+from trainer.rows.encoder import Encoder
 from trainer.rows.kinds import PreparedRow, RowKind
 
 # Limits of a file, and of what is shown of a row.

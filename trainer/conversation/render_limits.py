@@ -1,8 +1,8 @@
 """Limits of CPU time and memory for rendering an untrusted template.
 
 Without them a few nested loops, or a text that keeps doubling, could take an hour. A block costs about 30 µs. It lowers
-limits of the whole process, which is safe because the other threads only wait meanwhile. CPU time is limited rather
-than wall-clock time, so that a busy machine does not interrupt a template early.
+limits of the whole process, which is safe because other threads only wait meanwhile, or tokenize a bounded amount of
+text. CPU time is limited rather than wall-clock time, so that a busy machine does not interrupt a template early.
 """
 
 from __future__ import annotations

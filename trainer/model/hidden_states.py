@@ -14,7 +14,7 @@ import torch
 from trainer.base_model.language_model import unwrap
 from trainer.model.on_cpu.install import accepts_query_positions
 from trainer.model.row_gradients import TrainedRows, head_of
-from trainer.rows.encoder import UNTRAINED
+from trainer.rows.encoded import UNTRAINED
 
 # The number of query positions is a multiple of this: oneDNN compiles and caches code for every new shape.
 QUERY_POSITIONS_MULTIPLE = 64

@@ -31,7 +31,8 @@ def spans_by_prefix(conversation: Conversation, text: str, render: Render, *, un
             before = render(conversation.first(index), True)
             if len(before) >= until:
                 break
-            after = render(conversation.first(index + 1), False)
+            is_last = index + 1 == len(conversation.turns)
+            after = text if is_last else render(conversation.first(index + 1), False)
             if not (text.startswith(after) and after.startswith(before)):
                 raise unstable_turns()
             spans[index] = len(before), len(after)

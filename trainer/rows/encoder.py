@@ -7,8 +7,8 @@ the whole prepare step.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from gemtune.datasets.refusal import BadRow, Refused, TooLong
 from gemtune.datasets.trained_turns import TrainOn, trained_turns
 from gemtune.errors import StepError
 from trainer.conversation.chat_template import ChatTemplate, TemplateRefusal, json_object, token_text
+from trainer.dataset.row import Row
 from trainer.pictures.tokens import PictureTokens
 from trainer.rendering.provenance import Provenance
 from trainer.rendering.renderer import Renderer
@@ -27,47 +28,7 @@ from trainer.rendering.spans import (
     trained_spans,
     unstable_turns,
 )
-from trainer.rows.prepared import PICTURES
-
-# The label of a token without a loss: the default ignore_index of torch.nn.functional.cross_entropy.
-UNTRAINED = -100
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """One row of supervised fine-tuning, tokenized.
-
-    input_ids and labels have the same length, at most max_length, and labels are not shifted: a label is the token's
-    own id, or UNTRAINED. whole_tokens: the row's tokens before truncation. end_is_cut: truncation removed the end of
-    every answer. pictures: numbers of the row's pictures in the picture file, in order.
-    unread_fields: names of the row's fields that cannot change what is learned. format: name of the row's format.
-    """
-
-    input_ids: list[int]
-    labels: list[int]
-    whole_tokens: int
-    end_is_cut: bool = False
-    pictures: Sequence[int] = ()
-    unread_fields: Sequence[str] = ()
-    format: str = ""
-
-    unjudged_by = ()
-
-    @property
-    def columns(self) -> dict[str, Any]:
-        return {"input_ids": self.input_ids, "labels": self.labels, PICTURES: self.pictures}
-
-    @property
-    def tokens(self) -> int:
-        return len(self.input_ids)
-
-    @property
-    def truncated(self) -> bool:
-        return self.whole_tokens > self.tokens
-
-    @property
-    def trained_tokens(self) -> int:
-        return sum(label != UNTRAINED for label in self.labels)
+from trainer.rows.encoded import UNTRAINED, Encoded, Rendered, encode_in_batches
 
 
 class Encoder:
@@ -117,22 +78,50 @@ class Encoder:
     def encode(self, conversation: Conversation, train_on: TrainOn = "all_assistant_turns") -> Encoded | Refused:
         """Return a conversation's tokens and labels, or why it is refused.
 
+        See `render`. Raises StepError `template_failed`, `template_not_supported`.
+        """
+        return self.tokenized(self.render(conversation, train_on))
+
+    def tokenized(self, rendered: Rendered | Refused) -> Encoded | Refused:
+        """Return the tokens of a row that was rendered, or why it is refused."""
+        if isinstance(rendered, Refused):
+            return rendered
+        return rendered.finish(self._tokenizer.encode(rendered.text, add_special_tokens=False))
+
+    def all_tokenized(
+        self, rows: Iterable[Row], render: Callable[[dict[str, Any]], Rendered | Refused]
+    ) -> Iterator[tuple[int, Any, Encoded | Refused]]:
+        """Yield rows with their numbers and tokens; see `encode_in_batches`."""
+        return encode_in_batches(rows, render, self._tokenizer)
+
+    def render(self, conversation: Conversation, train_on: TrainOn = "all_assistant_turns") -> Rendered | Refused:
+        """Return a conversation as text to tokenize, or why it is refused.
+
         Trained tokens are the assistant's text and the end of its turn. Gemma 3: the text, `<end_of_turn>` and the line
         break, as in TRL's training template for Gemma 3. Gemma 4: thinking, tool calls, the text, and `<turn|>`. The
         template writes `<bos>`. A row is refused if truncation removes a picture or a part of one, and if the template
         leaves out something that is to be learned. train_on: which of the assistant's turns.
 
-        Raises StepError `template_failed`, `template_not_supported`.
+        Raises StepError `template_failed`, `template_not_supported`; tokenizing may raise the same.
         """
         try:
             conversation = self._renderer.adapted(conversation)
             trained = trained_turns(conversation, train_on)
             text = self._renderer.whole(conversation)
-            encoding = self._tokenizer.encode(text, add_special_tokens=False)
-            if len(encoding.ids) > self._max_length and not self._cuts:
-                return TooLong(f"{len(encoding.ids)} tokens", len(encoding.ids))
-            ids, offsets = encoding.ids[: self._max_length], encoding.offsets[: self._max_length]
-            until = offsets[-1][1] if offsets else 0
+        except (TemplateRefusal, BadRow) as problem:
+            return _refused(problem, conversation)
+        return Rendered(text, partial(self._labelled, conversation, text, trained))
+
+    def _labelled(
+        self, conversation: Conversation, text: str, trained: Collection[int], encoding: Any
+    ) -> Encoded | Refused:
+        """Return the tokens and labels of a rendered conversation."""
+        ids, whole_tokens = encoding.ids, len(encoding.ids)
+        if whole_tokens > self._max_length and not self._cuts:
+            return TooLong(f"{whole_tokens} tokens", whole_tokens)
+        ids, offsets = ids[: self._max_length], encoding.offsets[: self._max_length]
+        until = offsets[-1][1] if offsets else 0
+        try:
             provenance, unread = self._renderer.trace(conversation, text, trained)
             spans = self._spans(conversation, text, encoding, provenance, trained, until=until)
         except (TemplateRefusal, BadRow) as problem:
@@ -141,7 +130,6 @@ class Encoder:
             return Refused("its pictures are beyond max_seq_length")
         if (unknown := self._vocabulary_problem(ids)) is not None:
             return unknown
-        whole_tokens = len(encoding.ids)
         end_is_cut = whole_tokens > len(ids) and not any(len(text[:end].rstrip()) <= until for _, end in spans)
         encoded = Encoded(ids, _labels(ids, offsets, spans), whole_tokens, end_is_cut, unread_fields=unread)
         if encoded.trained_tokens > 0:
@@ -151,8 +139,8 @@ class Encoder:
             return Refused(f"its answers are beyond max_seq_length ({limit})")
         return Refused("the chat template leaves out the assistant's messages")
 
-    def encode_text(self, plain: PlainText) -> Encoded | Refused:
-        """Return the tokens of a text to continue, all of them trained.
+    def render_text(self, plain: PlainText) -> Rendered | Refused:
+        """Return a text to continue, all of whose tokens are trained.
 
         `<bos>` and `<eos>` stand around it, as in pretraining; truncation removes the end.
         """
@@ -160,9 +148,12 @@ class Encoder:
             self._renderer.control_tokens.check([plain.text])
         except BadRow as problem:
             return Refused(str(problem))
-        ids: list[int] = self._tokenizer.encode(plain.text, add_special_tokens=False).ids
+        return Rendered(plain.text, self._with_ends)
+
+    def _with_ends(self, encoding: Any) -> Encoded | Refused:
+        """Return the tokens of a text, with those that begin and end it."""
         around = ([] if self._begin is None else [self._begin], [] if self._end is None else [self._end])
-        whole = [*around[0], *ids, *around[1]]
+        whole = [*around[0], *encoding.ids, *around[1]]
         if len(whole) > self._max_length and not self._cuts:
             return TooLong(f"{len(whole)} tokens", len(whole))
         ids = whole[: self._max_length]

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
-from gemtune.datasets.conversation import PlainText
+from gemtune.datasets.conversation import Conversation, PlainText
 from gemtune.datasets.formats import table
+from gemtune.datasets.formats.table import ReadRow
 from gemtune.datasets.refusal import BadRow, Refused
 from gemtune.datasets.row_options import ReadOptions
 from gemtune.datasets.trained_turns import TrainOn
 from gemtune.request.rl_spec import DpoConfig, GrpoConfig, KtoConfig
 from gemtune.request.spec import TrainingConfig
+from trainer.dataset.row import Row
 from trainer.pictures.arrow_file import PictureFile, open_pictures, store_pictures
-from trainer.rows.encoder import Encoded, Encoder
+from trainer.rows.encoded import Encoded, Rendered
+from trainer.rows.encoder import Encoder
 from trainer.rows.labelled_answers import LabelledAnswers
 from trainer.rows.preference_pairs import Preferences
 from trainer.rows.prepared import COLUMNS, PICTURES
@@ -94,26 +98,60 @@ class Conversations:
         self.columns: Sequence[str] = (*COLUMNS, PICTURES) if self.with_pictures else COLUMNS
 
     def encode(self, row: dict[str, Any]) -> Encoded | Refused:
+        return self._encoder.tokenized(self._rendered(row))
+
+    def encode_all(self, rows: Iterable[Row]) -> Iterator[tuple[int, Any, PreparedRow | Refused]]:
+        """Yield each row with its number and its tokens, or why it is refused.
+
+        Many rows are tokenized at once, unless they hold pictures, which would take much memory.
+        """
+        if self.with_pictures:
+            return encode_one_by_one(self.encode, rows)
+        return self._encoder.all_tokenized(rows, self._rendered)
+
+    def _rendered(self, row: dict[str, Any]) -> Rendered | Refused:
+        """Return a row as text to tokenize, or why it is refused."""
         read = table.read(row, self._options)
         if isinstance(read, Refused):
             return read
+        if isinstance(read.content, PlainText):
+            rendered, conversation = self._encoder.render_text(read.content), None
+        else:
+            try:
+                conversation = open_pictures(self._picture_file, read.content)
+            except BadRow as bad:
+                return Refused(str(bad))
+            rendered = self._encoder.render(conversation, self._train_on)
+        if isinstance(rendered, Refused):
+            return rendered
+        return Rendered(rendered.text, partial(self._finished, read, conversation, rendered))
+
+    def _finished(
+        self, read: ReadRow, conversation: Conversation | None, rendered: Rendered, encoding: Any
+    ) -> Encoded | Refused:
+        """Return a tokenized row with what is known of it beside its tokens."""
+        encoded = rendered.finish(encoding)
+        if isinstance(encoded, Refused):
+            return encoded
         try:
-            if isinstance(read.content, PlainText):
-                plain = self._encoder.encode_text(read.content)
-                return (
-                    plain
-                    if isinstance(plain, Refused)
-                    else replace(plain, unread_fields=read.unread_fields, format=read.format)
-                )
-            conversation = open_pictures(self._picture_file, read.content)
-            encoded = self._encoder.encode(conversation, self._train_on)
-            if isinstance(encoded, Refused):
-                return encoded
-            pictures = store_pictures(self._picture_file, conversation)
-            unread = (*read.unread_fields, *encoded.unread_fields)
-            return replace(encoded, pictures=pictures, unread_fields=unread, format=read.format)
+            pictures = () if conversation is None else store_pictures(self._picture_file, conversation)
         except BadRow as bad:
             return Refused(str(bad))
+        unread = (*read.unread_fields, *encoded.unread_fields)
+        return replace(encoded, pictures=pictures, unread_fields=unread, format=read.format)
+
+
+def encode_one_by_one(
+    encode: Callable[[dict[str, Any]], PreparedRow | Refused], rows: Iterable[Row]
+) -> Iterator[tuple[int, Any, PreparedRow | Refused]]:
+    """Yield each row with its number and its tokens, or why it is refused."""
+    for number, row in rows:
+        yield number, row, row if isinstance(row, Refused) else encode(row)
+
+
+def encode_rows(kind: RowKind, rows: Iterable[Row]) -> Iterator[tuple[int, Any, PreparedRow | Refused]]:
+    """Yield each row with its number and its tokens, or why it is refused."""
+    return kind.encode_all(rows) if isinstance(kind, Conversations) else encode_one_by_one(kind.encode, rows)
 
 
 def row_kind(

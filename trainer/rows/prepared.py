@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,8 +53,24 @@ class TokenFile(FileWriter):
         import pyarrow as pa
 
         if self._waiting:
-            self._writer.write_table(pa.Table.from_pylist(self._waiting, self._schema))
+            columns = [self._column(field) for field in self._schema]
+            self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema))
             self._waiting = []
+
+    def _column(self, field: Any) -> Any:
+        """Return a column of the waiting rows.
+
+        Lists are joined first: pyarrow converts one long list ten times as fast as many short ones.
+        """
+        import numpy as np
+        import pyarrow as pa
+
+        values = [row[field.name] for row in self._waiting]
+        if not pa.types.is_list(field.type):
+            return pa.array(values, field.type)
+        ends = np.cumsum([0, *map(len, values)], dtype=np.int32)
+        numbers = np.fromiter(chain.from_iterable(values), dtype=np.int32, count=int(ends[-1]))
+        return pa.ListArray.from_arrays(pa.array(ends), pa.array(numbers), type=field.type)
 
 
 def read_tokens(path: Path) -> Iterator[dict[str, Any]]:

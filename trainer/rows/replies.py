@@ -9,7 +9,8 @@ from typing import Any
 
 from gemtune.datasets.conversation import Conversation, Turn
 from gemtune.datasets.refusal import Refused, TooLong
-from trainer.rows.encoder import UNTRAINED, Encoder
+from trainer.rows.encoded import UNTRAINED
+from trainer.rows.encoder import Encoder
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,16 +98,17 @@ class Tally:
 
     def add(self, file: int, number: int, row: PreparedRow) -> None:
         """Count a row that is used. file: index of its file."""
-        self.rows.add(file, number, row.columns, tokens=row.tokens, trained_tokens=row.trained_tokens)
+        trained_tokens = row.trained_tokens
+        self.rows.add(file, number, row.columns, tokens=row.tokens, trained_tokens=trained_tokens)
         self.lengths[row.tokens] += 1
         self.tokens += row.tokens
-        self.trained_tokens += row.trained_tokens
+        self.trained_tokens += trained_tokens
         self.truncated += row.truncated
         self.cut_ends += row.end_is_cut
         self.longest_whole = max(self.longest_whole, row.whole_tokens)
         self.unjudged.update(row.unjudged_by)
         self.formats[row.format] += 1
-        self.trained_whole += row.trained_tokens == row.tokens
+        self.trained_whole += trained_tokens == row.tokens
         for name in row.unread_fields:
             self.unread_fields[name if len(self.unread_fields) < MAX_FIELDS else OTHER_FIELDS] += 1
 

@@ -9,7 +9,7 @@ from typing import Any
 from gemtune.datasets.refusal import Refused
 from trainer.dataset.rows import read_rows
 from trainer.dataset.source import Dataset
-from trainer.rows.kinds import PreparedRow, RowKind
+from trainer.rows.kinds import PreparedRow, RowKind, encode_rows
 from trainer.rows.prepared import TokenFile
 from trainer.splits.tally import Tally
 
@@ -40,9 +40,9 @@ def write_split(
     with TokenFile(target, kind.columns) as tokens:
         for file, name in enumerate(tally.files):
             with dataset.open(name, work) as path:
-                for number, row in read_rows(path, with_pictures=kind.with_pictures, named=name):
+                rows = read_rows(path, with_pictures=kind.with_pictures, named=name)
+                for number, row, prepared in encode_rows(kind, rows):
                     check_stop()
-                    prepared = row if isinstance(row, Refused) else kind.encode(row)
                     watch(tally.split, name, number, row, prepared)
                     if isinstance(prepared, Refused):
                         tally.leave_out(file, number, prepared)

@@ -14,7 +14,7 @@ from trainer.certificate.output_head import OutputHead
 from trainer.certificate.reference import ANSWER_TOKENS, ANSWERS, RECORDED, Reference, RowStates
 from trainer.model import row_attention
 from trainer.model.hidden_states import head_inputs
-from trainer.rows.encoder import UNTRAINED
+from trainer.rows.encoded import UNTRAINED
 from trainer.training import batches
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import NotRequired, TypeAlias, TypedDict, cast, final
 
 import torch
 
-from trainer.rows.encoder import UNTRAINED
+from trainer.rows.encoded import UNTRAINED
 from trainer.rows.packing import packs
 
 

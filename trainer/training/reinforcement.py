@@ -17,7 +17,7 @@ from gemtune.jobs.record import EvaluationMetrics
 from trainer.model.embeddings import copy_to_reference
 from trainer.model.hidden_states import head_inputs
 from trainer.model.loss_head import log_probabilities
-from trainer.rows.encoder import UNTRAINED
+from trainer.rows.encoded import UNTRAINED
 from trainer.training.interface import JobTrainer, Setup
 from trainer.training.job_trainer import arguments, log_entry
 

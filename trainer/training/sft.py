@@ -19,7 +19,7 @@ from trainer.model.hidden_states import head_inputs
 from trainer.model.loss_head import cross_entropy_sum
 from trainer.model.on_cpu.install import draws_all_random_numbers
 from trainer.model.on_cpu.row_parallel import RowParallel, split_into_chunks, split_into_parts
-from trainer.rows.encoder import UNTRAINED
+from trainer.rows.encoded import UNTRAINED
 from trainer.training import batches, metrics
 from trainer.training.interface import Hooks, Setup
 from trainer.training.job_trainer import arguments, attach_hooks, log_entry

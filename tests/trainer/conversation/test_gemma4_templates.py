@@ -18,7 +18,8 @@ from gemtune.datasets.refusal import Refused
 from tests import tiny_gemma
 from trainer.conversation.chat_template import OWN_TEMPLATES, ChatTemplate, json_object
 from trainer.export.modelfile import modelfile, render_prompt, turns_of
-from trainer.rows.encoder import UNTRAINED, Encoded, Encoder
+from trainer.rows.encoded import UNTRAINED, Encoded
+from trainer.rows.encoder import Encoder
 
 CHAT = [
     {"role": "user", "content": "A red apple?"},

@@ -13,7 +13,8 @@ from tests import rows
 from tests.trainer.conftest import Bench
 from trainer.model.engines import huggingface
 from trainer.model.hidden_states import head_inputs
-from trainer.rows.encoder import Encoded, Encoder
+from trainer.rows.encoded import Encoded
+from trainer.rows.encoder import Encoder
 from trainer.training.batches import flatten_rows
 
 

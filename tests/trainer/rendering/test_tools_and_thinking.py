@@ -20,7 +20,8 @@ from gemtune.datasets.trained_turns import TrainOn
 from tests import tiny_gemma
 from tests.conversations import conversation_of
 from trainer.conversation.chat_template import OWN_TEMPLATES
-from trainer.rows.encoder import UNTRAINED, Encoded, Encoder
+from trainer.rows.encoded import UNTRAINED, Encoded
+from trainer.rows.encoder import Encoder
 
 LIBRARY = Path(trl.__file__).parent / "chat_templates"
 # Published templates of Gemma 4. They write a tool's result into the model's turn, or as a turn of its own.

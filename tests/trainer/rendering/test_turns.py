@@ -16,7 +16,8 @@ from tokenizers import Tokenizer
 from gemtune.datasets.trained_turns import TrainOn
 from tests.conversations import conversation_of
 from trainer.conversation.chat_template import OWN_TEMPLATES
-from trainer.rows.encoder import UNTRAINED, Encoded, Encoder
+from trainer.rows.encoded import UNTRAINED, Encoded
+from trainer.rows.encoder import Encoder
 
 LIBRARY = Path(trl.__file__).parent / "chat_templates"
 TEMPLATES = {

@@ -13,7 +13,8 @@ import pytest
 
 from gemtune.datasets.conversation import of_messages
 from gemtune.errors import StepError
-from trainer.rows.encoder import Encoded, Encoder
+from trainer.rows.encoded import Encoded
+from trainer.rows.encoder import Encoder
 
 TURN = "<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content }}<end_of_turn>\n"
 STABLE = (

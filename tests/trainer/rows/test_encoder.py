@@ -14,7 +14,8 @@ from gemtune.datasets.refusal import Refused
 from tests.conversations import conversation_of
 from tests.trainer.conftest import END_OF_TURN
 from trainer.conversation.chat_template import ChatTemplate
-from trainer.rows.encoder import UNTRAINED, Encoded, Encoder
+from trainer.rows.encoded import UNTRAINED, Encoded
+from trainer.rows.encoder import Encoder
 
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30).filter(lambda t: t.strip())
 

@@ -21,7 +21,8 @@ from tests.conversations import conversation_of
 from trainer.base_model.folder_contents import config_of
 from trainer.pictures.arrow_file import Picture
 from trainer.pictures.tokens import picture_tokens
-from trainer.rows.encoder import UNTRAINED, Encoded, Encoder
+from trainer.rows.encoded import UNTRAINED, Encoded
+from trainer.rows.encoder import Encoder
 
 PICTURE_PART = {"type": "image", "image": "red.png"}
 # Handles lists as google/gemma-3-4b-it's template does: one token per picture, each text trimmed.

@@ -23,7 +23,8 @@ from gemtune.datasets.refusal import Refused
 from gemtune.datasets.row_options import ReadOptions
 from tests import tiny_gemma
 from trainer.dataset.rows import read_rows
-from trainer.rows.encoder import Encoded, Encoder
+from trainer.rows.encoded import Encoded
+from trainer.rows.encoder import Encoder
 from trainer.rows.kinds import Conversations
 
 WEATHER = {"name": "weather", "description": "Says it.", "parameters": {"type": "object", "properties": {}}}

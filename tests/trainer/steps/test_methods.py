@@ -18,7 +18,7 @@ from tests import preference_rows, rows, tiny_gemma
 from tests.gpu.conftest import convert_to_bf16
 from tests.trainer.conftest import Bench
 from tests.trainer.training.test_metrics import reference_metrics
-from trainer.rows.encoder import Encoded
+from trainer.rows.encoded import Encoded
 from trainer.rows.prepared import read_tokens
 
 

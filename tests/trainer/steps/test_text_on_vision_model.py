@@ -14,7 +14,7 @@ from gemtune.jobs.status import Step
 from tests import rows
 from tests.trainer.conftest import Bench
 from tests.trainer.training.test_metrics import reference_metrics
-from trainer.rows.encoder import Encoded
+from trainer.rows.encoded import Encoded
 from trainer.rows.prepared import read_tokens
 
 VISION_PARTS = ("vision_tower.", "multi_modal_projector.")

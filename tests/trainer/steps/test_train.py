@@ -19,7 +19,7 @@ from gemtune.errors import StaleAttempt, StaleClaim, StepError
 from gemtune.jobs.status import Step
 from tests.trainer.conftest import Bench
 from tests.trainer.training.test_metrics import reference_metrics
-from trainer.rows.encoder import Encoded
+from trainer.rows.encoded import Encoded
 from trainer.rows.prepared import read_tokens
 from trainer.steps import train
 from trainer.store import checkpoints, manifest

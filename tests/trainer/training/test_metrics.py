@@ -12,7 +12,8 @@ import torch
 from gemtune.datasets.conversation import of_messages
 from tests import rows, tiny_gemma
 from trainer.model import row_attention
-from trainer.rows.encoder import Encoded, Encoder
+from trainer.rows.encoded import Encoded
+from trainer.rows.encoder import Encoder
 from trainer.training import metrics
 from trainer.training.batches import flatten_rows, pad_rows
 

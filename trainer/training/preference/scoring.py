@@ -10,7 +10,7 @@ import torch
 from trl.trainer.utils import FusedCausalLMOutput
 
 from trainer.base_model.language_model import unwrap
-from trainer.rows.encoder import UNTRAINED
+from trainer.rows.encoded import UNTRAINED
 from trainer.training.preference.scores import Scores
 from trainer.training.reinforcement import completion_log_probabilities
 

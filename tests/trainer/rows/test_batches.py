@@ -1,0 +1,78 @@
+"""Batches of rows have the tokens that the rows have one by one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gemtune.datasets.refusal import Refused
+from gemtune.errors import StepError
+from gemtune.request.spec import TrainingConfig
+from tests import rows
+from trainer.rows import encoded
+from trainer.rows.encoded import Rendered, encode_in_batches
+from trainer.rows.encoder import Encoder
+from trainer.rows.kinds import RowKind, encode_rows, row_kind
+
+# Rows of every way through the encoder: conversations, plain texts, rows that are refused before and after tokenizing.
+MIXED: list[Any] = [
+    *rows.train_rows(9),
+    {"text": "Plain words."},
+    {"nothing": "known"},
+    Refused("not JSON"),
+    {"prompt": "long", "completion": "word " * 300},
+    {"messages": [{"role": "user", "content": "<start_of_turn>"}, {"role": "assistant", "content": "x"}]},
+    *rows.train_rows(3),
+]
+
+
+@pytest.fixture(scope="module")
+def kind(tiny: Path) -> RowKind:
+    config = TrainingConfig(base_model_id=str(tiny))
+    return row_kind(config, Encoder(tiny, max_length=128, cuts=False), None, max_length=128)
+
+
+@pytest.mark.parametrize(("of_rows", "characters", "beside"), [(1, 10**6, 10**6), (4, 10**6, 10**6), (128, 40, 0)])
+def test_rows_have_the_tokens_that_they_have_alone(
+    kind: RowKind, monkeypatch: pytest.MonkeyPatch, of_rows: int, characters: int, beside: int
+) -> None:
+    monkeypatch.setattr(encoded, "BATCH_ROWS", of_rows)
+    monkeypatch.setattr(encoded, "BATCH_CHARACTERS", characters)
+    monkeypatch.setattr(encoded, "LONGEST_BESIDE", beside)
+    together = list(encode_rows(kind, enumerate(MIXED, 1)))
+    alone = [row if isinstance(row, Refused) else kind.encode(row) for row in MIXED]
+    assert [(number, row) for number, row, _ in together] == list(enumerate(MIXED, 1))
+    assert [prepared for _, _, prepared in together] == alone
+    assert sum(isinstance(row, Refused) for row in alone) == 4
+    assert json.dumps([row.columns for row in alone if not isinstance(row, Refused)])
+
+
+def test_a_batch_is_no_longer_than_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoded, "BATCH_CHARACTERS", 10)
+    sizes: list[int] = []
+
+    class Tokenizer:
+        def encode_batch(self, texts: list[str], add_special_tokens: bool) -> list[str]:
+            sizes.append(len(texts))
+            return texts
+
+    def render(row: dict[str, Any]) -> Rendered:
+        return Rendered(row["text"], lambda encoding: Refused(encoding))
+
+    numbered = [(number, {"text": "x" * number}) for number in range(1, 8)]
+    results = list(encode_in_batches(numbered, render, Tokenizer()))
+    assert [prepared for _, _, prepared in results] == [Refused("x" * number) for number in range(1, 8)]
+    assert sizes == [4, 2, 1]
+
+
+def test_an_error_of_a_row_ends_the_batches(kind: RowKind) -> None:
+    def broken() -> Iterator[tuple[int, Any]]:
+        yield 1, rows.train_rows(1)[0]
+        raise StepError("bad_dataset", "the file ends")
+
+    with pytest.raises(StepError, match="the file ends"):
+        list(encode_rows(kind, broken()))

@@ -1,0 +1,113 @@
+"""Tokenized rows of supervised fine-tuning, and their batches."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from gemtune.datasets.refusal import Refused
+from trainer.dataset.row import Row
+from trainer.rows.prepared import PICTURES
+
+# Rows of a batch, and characters that it has at most unless one row has more.
+BATCH_ROWS, BATCH_CHARACTERS = 128, 256 * 1024
+# A longer batch is not tokenized beside the rendering of the next one, whose CPU time is limited.
+LONGEST_BESIDE = 1024 * 1024
+# The label of a token without a loss: the default ignore_index of torch.nn.functional.cross_entropy.
+UNTRAINED = -100
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One row of supervised fine-tuning, tokenized.
+
+    input_ids and labels have the same length, at most max_length, and labels are not shifted: a label is the token's
+    own id, or UNTRAINED. whole_tokens: the row's tokens before truncation. end_is_cut: truncation removed the end of
+    every answer. pictures: numbers of the row's pictures in the picture file, in order.
+    unread_fields: names of the row's fields that cannot change what is learned. format: name of the row's format.
+    """
+
+    input_ids: list[int]
+    labels: list[int]
+    whole_tokens: int
+    end_is_cut: bool = False
+    pictures: Sequence[int] = ()
+    unread_fields: Sequence[str] = ()
+    format: str = ""
+
+    unjudged_by = ()
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        return {"input_ids": self.input_ids, "labels": self.labels, PICTURES: self.pictures}
+
+    @property
+    def tokens(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def truncated(self) -> bool:
+        return self.whole_tokens > self.tokens
+
+    @property
+    def trained_tokens(self) -> int:
+        return len(self.labels) - self.labels.count(UNTRAINED)
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A row as text, which is still to be tokenized.
+
+    finish: returns the tokenized row, or why it is refused; called with the encoding of the text.
+    """
+
+    text: str
+    finish: Callable[[Any], Encoded | Refused]
+
+
+# A row with its number, and what it was rendered to.
+Numbered = tuple[int, Any, Rendered | Refused]
+
+
+def encode_in_batches(
+    rows: Iterable[Row], render: Callable[[dict[str, Any]], Rendered | Refused], tokenizer: Any
+) -> Iterator[tuple[int, Any, Encoded | Refused]]:
+    """Yield each row with its number and its tokens, in order.
+
+    A batch is tokenized on all cores while the next one is rendered. tokenizer: of the `tokenizers` library.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        waiting: deque[tuple[list[Numbered], Future[Any]]] = deque()
+        for batch in _batches(rows, render):
+            texts = [each.text for _, _, each in batch if isinstance(each, Rendered)]
+            waiting.append((batch, thread.submit(tokenizer.encode_batch, texts, add_special_tokens=False)))
+            beside = 1 if sum(map(len, texts)) <= LONGEST_BESIDE else 0
+            while len(waiting) > beside:
+                yield from _finished(*waiting.popleft())
+        while waiting:
+            yield from _finished(*waiting.popleft())
+
+
+def _batches(rows: Iterable[Row], render: Callable[[dict[str, Any]], Rendered | Refused]) -> Iterator[list[Numbered]]:
+    """Yield the rendered rows in batches."""
+    batch: list[Numbered] = []
+    characters = 0
+    for number, row in rows:
+        rendered = row if isinstance(row, Refused) else render(row)
+        batch.append((number, row, rendered))
+        characters += len(rendered.text) if isinstance(rendered, Rendered) else 0
+        if len(batch) >= BATCH_ROWS or characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _finished(batch: list[Numbered], encoding: Future[Any]) -> Iterator[tuple[int, Any, Encoded | Refused]]:
+    """Yield the tokenized rows of a batch."""
+    encodings = iter(encoding.result())
+    for number, row, rendered in batch:
+        yield number, row, rendered.finish(next(encodings)) if isinstance(rendered, Rendered) else rendered
