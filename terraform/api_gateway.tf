@@ -28,6 +28,7 @@ locals {
     ["/datasets/{dataset_id}/rows", "get", "dataset_rows"],
     ["/datasets/{dataset_id}/check", "post", "begin_check"],
     ["/datasets/{dataset_id}/checks/{check_id}", "get", "show_check"],
+    ["/account", "get", "account"],
     ["/health", "get", "health"],
     ["/openapi.json", "get", "openapi"],
   ]

@@ -24,7 +24,7 @@ locals {
     fan-out = { memory = "512Mi", timeout_seconds = 300, requests = 4, instances = local.instances["fan-out"], settings = {} }
     # Receivers of webhooks may take seconds to answer.
     notify  = { memory = "512Mi", timeout_seconds = 60, requests = 4, instances = local.instances["notify"], settings = {} }
-    control = { memory = "512Mi", timeout_seconds = 60, requests = 4, instances = local.instances["control"], settings = merge(local.times, local.chooses, local.slots, local.prices) }
+    control = { memory = "512Mi", timeout_seconds = 60, requests = 4, instances = local.instances["control"], settings = merge(local.times, local.chooses, local.slots, local.prices, local.budgets) }
     # It checks all unfinished jobs. A second one at the same time would only repeat the work.
     sweep = { memory = "1Gi", timeout_seconds = 540, requests = 1, instances = 1, settings = merge(local.launches, local.times) }
   }
@@ -47,6 +47,8 @@ locals {
   # For functions that accept requests: they refuse what the images cannot do, W&B without a key, and too high caps.
   accepts = merge({ GEMTUNE_WITHOUT_GGUF = var.without_gguf ? "yes" : "no" }, local.wandb_key, local.unsloth, local.limits)
   limits  = { for name, limit in var.limits : "GEMTUNE_${upper(name)}" => tostring(limit) if limit != null }
+  # For functions and steps that check an owner's budget of the month, too.
+  budgets = { for name, limit in local.limits : name => limit if startswith(name, "GEMTUNE_OWNER_") }
   # For functions that plan or admit steps, and for steps, which end before they cost more than their job may.
   stated_prices = { for name, machine in var.machines : name => machine.usd_per_hour if machine.usd_per_hour != null }
   prices = length(local.stated_prices) == 0 ? {} : {

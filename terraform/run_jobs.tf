@@ -65,6 +65,7 @@ resource "google_cloud_run_v2_job" "step" {
           for_each = merge(
             local.every_function,
             local.prices,
+            local.budgets,
             each.value.step == "prepare" ? local.chooses : {},
             each.value.step == "train" ? merge(local.wandb_key, local.unsloth) : local.hf_token,
           )

@@ -288,13 +288,16 @@ variable "limits" {
   description = <<-EOT
     Limits of what jobs take; null: none. A job that reaches its cap is paused at a checkpoint. `default_max_cost_usd`
     and `default_max_hours` are the caps of jobs whose request has none, `max_cost_usd` and `max_hours` the highest that
-    a request may have.
+    a request may have. `owner_usd_per_month` and `owner_hours_per_month` are what all jobs of one caller may take in a
+    calendar month; then new jobs are refused, and others are paused.
   EOT
   type = object({
-    default_max_cost_usd = optional(number)
-    default_max_hours    = optional(number)
-    max_cost_usd         = optional(number)
-    max_hours            = optional(number)
+    default_max_cost_usd  = optional(number)
+    default_max_hours     = optional(number)
+    max_cost_usd          = optional(number)
+    max_hours             = optional(number)
+    owner_usd_per_month   = optional(number)
+    owner_hours_per_month = optional(number)
   })
   default = {}
   validation {

@@ -85,8 +85,18 @@ class Context:
         The causes are `sigterm`, `paused` and `cost_cap`. Stale attempts have the first one too.
         seconds_to_end: how long it takes to end at a later time instead.
         """
-        if self.should_stop():
-            return INTERRUPTED
+        return INTERRUPTED if self.should_stop() else self._pause_cause(seconds_to_end)
+
+    def check_pause(self) -> None:
+        """Raise StopRequested if the job is to be paused, or a cap is reached.
+
+        For work of the train step outside of its train_steps, which goes on after SIGTERM: there is nothing to save.
+        """
+        if (cause := self._pause_cause(0.0)) is not None:
+            raise StopRequested(cause)
+
+    def _pause_cause(self, seconds_to_end: float) -> str | None:
+        """Return why the job should be paused now; None if it should not."""
         if self.should_pause():
             return "paused"
         is_spent = self.cap_reached_at is not None and self.clock.monotonic() + seconds_to_end >= self.cap_reached_at

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from gemtune.services.acceptance.export_again import ExportAgain
     from gemtune.services.acceptance.submit import Submit
     from gemtune.services.advance import Advance
+    from gemtune.services.budgets.ledger import OwnerBudgets
     from gemtune.services.cancel import Cancel
     from gemtune.services.control import Control
     from gemtune.services.datasets.catalogue import DatasetCatalogue
@@ -205,6 +206,7 @@ class Services:
             read_facts,
             find_base_job,
             self.planner.cap_warnings,
+            self.budgets.check,
         )
 
     @cached_property
@@ -236,6 +238,7 @@ class Services:
             self.settings.machines,
             self.planner,
             self.prices,
+            self.budgets,
             intervals,
         )
 
@@ -266,6 +269,15 @@ class Services:
         return BaseModels(self.buckets, self.settings.machines, Workstation.here(), folders)
 
     @cached_property
+    def budgets(self) -> OwnerBudgets:
+        """Return the use case that keeps the accounts and budgets of owners."""
+        from gemtune.services.budgets.account import Budget
+        from gemtune.services.budgets.ledger import OwnerBudgets
+
+        budget = Budget(self.settings.owner_usd_per_month, self.settings.owner_hours_per_month)
+        return OwnerBudgets(self.shared, self.clock, self.prices, budget)
+
+    @cached_property
     def slots(self) -> MachineSlots:
         """Return the use case that gives machines to steps."""
         from gemtune.services.machine_slots import MachineSlots
@@ -279,7 +291,7 @@ class Services:
 
         names = {"hf_token": self.settings.service_hf_token, "wandb_api_key": self.settings.service_wandb_key}
         service_secrets = {role: name for role, name in names.items() if name is not None}
-        return Advance(self.store, self.secrets, self.clock, service_secrets, self.planner, self.prices)
+        return Advance(self.store, self.secrets, self.clock, service_secrets, self.planner, self.prices, self.budgets)
 
     @cached_property
     def cancel(self) -> Cancel:
@@ -300,14 +312,14 @@ class Services:
         """Return the use case that resumes a paused job."""
         from gemtune.services.pause import Resume
 
-        return Resume(self.store, self.submit, self.clock, self._cap_policy, self.prices)
+        return Resume(self.store, self.submit, self.clock, self._cap_policy, self.prices, self.budgets)
 
     @cached_property
     def delete(self) -> Delete:
         """Return the use case that deletes a job."""
         from gemtune.services.delete import Delete
 
-        return Delete(self.store, self.buckets, self.secrets, self.clock)
+        return Delete(self.store, self.buckets, self.secrets, self.clock, self.budgets)
 
     @cached_property
     def upload_dataset(self) -> UploadDataset:
@@ -363,7 +375,7 @@ class Services:
         """Return the use case that publishes the events of a job."""
         from gemtune.services.fan_out import FanOut
 
-        return FanOut(self.store, self.bus, self.secrets)
+        return FanOut(self.store, self.bus, self.secrets, self.budgets)
 
     @cached_property
     def notify(self) -> Notify:
@@ -393,6 +405,7 @@ class Services:
             self._stop_executions,
             self.clock,
             self._timeouts,
+            self.budgets,
         )
 
     @cached_property
@@ -407,7 +420,11 @@ class Services:
 
         settings = self.settings
         return CapPolicy(
-            settings.default_max_cost_usd, settings.default_max_hours, settings.max_cost_usd, settings.max_hours
+            settings.default_max_cost_usd,
+            settings.default_max_hours,
+            settings.max_cost_usd,
+            settings.max_hours,
+            settings.owner_usd_per_month,
         )
 
     @cached_property

@@ -52,6 +52,8 @@ class Settings:
     usd_per_hour: Mapping[str, float]  # kind of machine -> its price, where it is not the list's
     default_max_cost_usd: float | None  # cap of jobs whose request has none
     default_max_hours: float | None
+    owner_usd_per_month: float | None  # most that the jobs of one owner may take in a calendar month
+    owner_hours_per_month: float | None
     max_cost_usd: float | None  # highest cap that a request may have
     max_hours: float | None
     webhooks_to_loopback: bool  # allow webhooks to this machine, and over plain HTTP
@@ -101,6 +103,8 @@ class Settings:
             usd_per_hour=_prices(env, cost.STATED, on_gcp),
             default_max_cost_usd=_cap(env, "GEMTUNE_DEFAULT_MAX_COST_USD"),
             default_max_hours=_cap(env, "GEMTUNE_DEFAULT_MAX_HOURS"),
+            owner_usd_per_month=_cap(env, "GEMTUNE_OWNER_USD_PER_MONTH"),
+            owner_hours_per_month=_cap(env, "GEMTUNE_OWNER_HOURS_PER_MONTH"),
             max_cost_usd=_cap(env, "GEMTUNE_MAX_COST_USD"),
             max_hours=_cap(env, "GEMTUNE_MAX_HOURS"),
             webhooks_to_loopback=_yes_or_no(env, "GEMTUNE_WEBHOOKS_TO_LOOPBACK"),

@@ -19,7 +19,14 @@ machines = {
   l4           = { accelerator = "nvidia-l4", cpus = 8, memory_gib = 32, image = "cu126" }
   rtx-pro-6000 = { accelerator = "nvidia-rtx-pro-6000", cpus = 20, memory_gib = 80, image = "cu130", usd_per_hour = 4.25 }
 }
-limits                   = { default_max_cost_usd = 12.5, default_max_hours = 10, max_cost_usd = 50, max_hours = 48 }
+limits = {
+  default_max_cost_usd  = 12.5
+  default_max_hours     = 10
+  max_cost_usd          = 50
+  max_hours             = 48
+  owner_usd_per_month   = 300
+  owner_hours_per_month = 200
+}
 unsloth                  = true
 job_files_in_data_bucket = true
 max_instances            = { api = 20 }

@@ -27,6 +27,15 @@ CHOOSES = {"gemtune-api", "gemtune-dispatch", "gemtune-ingest", "gemtune-control
 TIMES = {"gemtune-control", "gemtune-sweep"}
 # Components that accept requests, and refuse those that the images do not support.
 ACCEPTS = {"gemtune-api", "gemtune-dispatch", "gemtune-ingest"}
+# Components that plan, admit steps, or end before a job takes more than it may.
+LIMITS_COST = {
+    *ACCEPTS,
+    "gemtune-control",
+    "gemtune-prepare",
+    "gemtune-export",
+    *(f"gemtune-train-{name}" for name in MACHINES),
+    *(f"gemtune-export-{name}" for name in WITH_MORE_MEMORY),
+}
 SOME: Mapping[str, set[str]] = {
     "GEMTUNE_MACHINES": CHOOSES,
     "GEMTUNE_AT_ONCE": {"gemtune-control"},
@@ -51,15 +60,9 @@ IF_ASKED_FOR: Mapping[str, set[str]] = {
     },
     "GEMTUNE_WANDB_API_KEY_SECRET": {*ACCEPTS, *(f"gemtune-train-{name}" for name in MACHINES)},
     "GEMTUNE_UNSLOTH_PYTHON": {*ACCEPTS, *(f"gemtune-train-{name}" for name in MACHINES)},
-    # To plan, to admit steps, and to end before a job costs more than it may.
-    "GEMTUNE_USD_PER_HOUR": {
-        *ACCEPTS,
-        "gemtune-control",
-        "gemtune-prepare",
-        "gemtune-export",
-        *(f"gemtune-train-{name}" for name in MACHINES),
-        *(f"gemtune-export-{name}" for name in WITH_MORE_MEMORY),
-    },
+    "GEMTUNE_USD_PER_HOUR": LIMITS_COST,
+    "GEMTUNE_OWNER_USD_PER_MONTH": LIMITS_COST,
+    "GEMTUNE_OWNER_HOURS_PER_MONTH": LIMITS_COST,
     "GEMTUNE_DEFAULT_MAX_COST_USD": ACCEPTS,
     "GEMTUNE_DEFAULT_MAX_HOURS": ACCEPTS,
     "GEMTUNE_MAX_COST_USD": ACCEPTS,

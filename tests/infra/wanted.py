@@ -38,6 +38,8 @@ SETTINGS = {
     "GEMTUNE_DEFAULT_MAX_HOURS": "10",
     "GEMTUNE_MAX_COST_USD": "50",
     "GEMTUNE_MAX_HOURS": "48",
+    "GEMTUNE_OWNER_USD_PER_MONTH": "300",
+    "GEMTUNE_OWNER_HOURS_PER_MONTH": "200",
     "GEMTUNE_WITHOUT_GGUF": "no",
     "GEMTUNE_WORKFLOW": "fine-tune",
     **{f"GEMTUNE_{step.upper()}_TIMEOUT_SECONDS": "3600" for step in Step},

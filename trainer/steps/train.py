@@ -101,7 +101,7 @@ def _train(context: Context, tracking: Tracking) -> None:
         attempt.progress.flush()
     best = _restore_best(context, trainer, evaluation)
     evaluation = evaluation if best is None else _evaluate(context, trainer)
-    context.check_stop()
+    context.check_pause()
     context.enter("saving the trained weights")
     folder_name = tokenizer_files.trained_folder(config.method)
     folder = context.work / folder_name
@@ -153,7 +153,7 @@ def _train_to_end(context: Context, trainer: JobTrainer, attempt: _Attempt) -> b
     from trainer.training import job_trainer
 
     resumed = checkpoints.newest(context.buckets.export, context.prefix, context.work / "resumed")
-    context.check_stop()
+    context.check_pause()
     log.info("training %s", "from the beginning" if resumed is None else f"from train_step {resumed[0].train_step}")
     context.enter("training")
     attempt.progress.began()
@@ -313,9 +313,9 @@ def _baseline(context: Context, trainer: JobTrainer) -> EvaluationMetrics:
 def _evaluate(context: Context, trainer: JobTrainer) -> EvaluationMetrics:
     """Return the metrics of the current weights on the held-out rows.
 
-    Nothing is lost if the attempt has to end meanwhile: raises StopRequested before a forward pass then.
+    Nothing is lost if the job is to be paused meanwhile: raises StopRequested before a forward pass then.
     """
-    hook = trainer.model.register_forward_pre_hook(lambda *_: context.check_stop())
+    hook = trainer.model.register_forward_pre_hook(lambda *_: context.check_pause())
     try:
         return trainer.evaluation_metrics()
     finally:

@@ -21,6 +21,7 @@ from gemtune.jobs.events import Event
 PARTS: tuple[type[BaseModel], ...] = (
     answers.JobStatus,
     answers.Spent,
+    answers.Account,
     answers.StepStatus,
     record.Attempt,
     record.Progress,

@@ -11,7 +11,7 @@ from datetime import datetime
 from gemtune.admission import pauses
 from gemtune.errors import CapReached, RequestRefused
 from gemtune.jobs.changes import Changed, fail_job
-from gemtune.jobs.parts.holds import Pause
+from gemtune.jobs.parts.holds import Pause, PauseReason
 from gemtune.jobs.record import Failure, Job
 from gemtune.jobs.status import STEPS, Step
 from gemtune.jobs.steps import COST_CAP
@@ -51,10 +51,13 @@ def check_before(job: Job, step: Step, prices: Prices, *, at: datetime) -> Chang
     return (job, ()) if left is None or left > 0 else pause(job, at=at)
 
 
-def pause(job: Job, *, at: datetime) -> Changed:
-    """Pause a job because of its caps; an attempt that is lost is ended."""
-    reason = job.pause or Pause(reason=COST_CAP, at=at)
-    return pauses.settle_lost(job.model_copy(update={"pause": reason}), at=at)
+def pause(job: Job, *, reason: PauseReason = COST_CAP, at: datetime) -> Changed:
+    """Pause a job because of its caps or its owner's budget.
+
+    An attempt that is lost is ended.
+    """
+    requested = job.pause or Pause(reason=reason, at=at)
+    return pauses.settle_lost(job.model_copy(update={"pause": requested}), at=at)
 
 
 def resume(job: Job, prices: Prices, *, max_cost_usd: float | None, max_hours: float | None, at: datetime) -> Changed:

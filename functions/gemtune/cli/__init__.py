@@ -34,7 +34,8 @@ class _LazyGroup(click.Group):
     modules: dict[str, str] = {  # noqa: RUF012
         **dict.fromkeys(("up", "publish", "listen", "webhook-key", "demo"), "workstation.service"),
         "secret": "workstation.secret",
-        **dict.fromkeys(("train", "plan", "jobs", "status", "events", "pause", "resume", "cancel", "delete"), "jobs"),
+        **dict.fromkeys(("train", "plan", "jobs", "status", "events", "account"), "jobs"),
+        **dict.fromkeys(("pause", "resume", "cancel", "delete"), "jobs"),
         "try": "answers.command",
         "config": "setup.config",
         "completion": "setup.completion",

@@ -174,6 +174,16 @@ def resume(connection: Connection, job: str, max_cost_usd: float | None, max_hou
 
 
 @click.command()
+@click.pass_obj
+def account(connection: Connection) -> None:
+    """Show what your jobs have taken this month, and your budget."""
+    answer = connection.call("GET", "/account")
+    if not connection.print_if_json(answer):
+        for line in plans.format_account(answer):
+            click.echo(line)
+
+
+@click.command()
 @job_argument
 @click.pass_obj
 def cancel(connection: Connection, job: str) -> None:
@@ -254,4 +264,4 @@ def _print_job(job: dict[str, Any]) -> None:
             click.echo(f"{'':22}{as_commands(job['error_detail']['hint'])}")
 
 
-COMMANDS = {c.name: c for c in (train, plan, jobs, status, events, pause, resume, cancel, delete)}
+COMMANDS = {c.name: c for c in (train, plan, jobs, status, events, pause, resume, account, cancel, delete)}

@@ -84,6 +84,14 @@ VARIABLES: Mapping[str, Variable] = {
     "GEMTUNE_MAX_HOURS": Variable(
         "service", "highest `max_hours` that a request may have; a request without one gets it", "max_hours"
     ),
+    "GEMTUNE_OWNER_USD_PER_MONTH": Variable(
+        "service", "most that the jobs of one owner may cost in a calendar month (UTC)", "owner_usd_per_month"
+    ),
+    "GEMTUNE_OWNER_HOURS_PER_MONTH": Variable(
+        "service",
+        "most hours that the steps of one owner's jobs may run in a calendar month (UTC)",
+        "owner_hours_per_month",
+    ),
     "GEMTUNE_WEBHOOKS_TO_LOOPBACK": Variable(
         "service", "`yes` allows webhooks on this machine, over plain HTTP too", "webhooks_to_loopback"
     ),

@@ -199,6 +199,11 @@ REQUESTS: Mapping[str, ErrorCode] = {
         "`max_cost_usd` or `max_hours` is higher than this service allows.",
         "Send at most the maximum that the message says; [a setting](settings.md) of the service raises it.",
     ),
+    "budget_spent": ErrorCode(
+        "The jobs of the caller have taken the budget of this calendar month; `GET /account` shows it.",
+        "Wait for the next month, or ask the operator, who sets `GEMTUNE_OWNER_USD_PER_MONTH` and "
+        "`GEMTUNE_OWNER_HOURS_PER_MONTH`.",
+    ),
     "price_unknown": ErrorCode(
         "A cap in dollars cannot be kept, because the price of a machine is not known.",
         "Use `max_hours`, or a machine whose price is known, or let the operator set `GEMTUNE_USD_PER_HOUR`.",

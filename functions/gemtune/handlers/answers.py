@@ -32,6 +32,7 @@ from gemtune.jobs.sources import OpenSource
 from gemtune.jobs.status import OpenStatus, OpenStep, Status
 from gemtune.machines import cost
 from gemtune.machines.cost import Prices
+from gemtune.services.budgets.ledger import OwnerBudgets
 from gemtune.services.datasets.catalogue import DatasetDescription
 from gemtune.services.datasets.check import CheckState
 from gemtune.services.logs.read import LogPage
@@ -91,6 +92,30 @@ class Spent(BaseModel):
             hours=round(hours, 5),
             usd_left=round(max(0.0, job.max_cost_usd - spent.usd), 4) if has_usd else None,  # type: ignore[operator]
             hours_left=None if job.max_hours is None else round(max(0.0, job.max_hours - hours), 5),
+        )
+
+
+class Account(BaseModel):
+    """Sum of what the caller's jobs have taken this month, and the budget."""
+
+    owner: str = Field(description="owner of the jobs: the caller")
+    month: str = Field(description="calendar month in UTC, such as `2026-11`")
+    usd: float | None = Field(description="cost of the jobs in USD; null if a price is not known")
+    hours: float = Field(description="hours that their steps ran")
+    budget_usd: float | None = Field(description="most that they may cost in a month; null without a budget")
+    budget_hours: float | None = Field(description="most hours that they may run in a month; null without a budget")
+
+    @classmethod
+    def of(cls, owner: str, budgets: OwnerBudgets) -> Account:
+        """Return an owner's account of the current month."""
+        amount, budget = budgets.spent(owner), budgets.budget
+        return cls(
+            owner=owner,
+            month=budgets.month(),
+            usd=round(amount.usd, 4) if amount.is_priced else None,
+            hours=round(amount.seconds / 3600, 5),
+            budget_usd=budget.usd,
+            budget_hours=budget.hours,
         )
 
 

@@ -53,7 +53,7 @@ class Endpoint:
     It has no defaults, so that nothing is forgotten.
     path: in OpenAPI's form, such as `/jobs/{job_id}`.
     route: function that decodes, calls one service and encodes. Its keyword arguments are the parts of the path, the
-    parameters and, if there is a body, the `body` as bytes and the `owner`.
+    parameters and, if there is a body, the `body` as bytes. A route with the argument `owner` gets the caller.
     success: HTTP status of a successful answer.
     body: model of the request's body, Binary, or None.
     errors: errors that it may raise in addition to EVERYWHERE.

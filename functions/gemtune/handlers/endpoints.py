@@ -299,6 +299,17 @@ ENDPOINTS: Sequence[Endpoint] = (
         errors=(JobNotFound, JobIsRunning, JobHasChildren, RecordUnreadable),
     ),
     Endpoint(
+        method="GET",
+        path="/account",
+        summary="Show what the caller's jobs have taken this month",
+        route=routes.account,
+        success=200,
+        answer=answers.Account,
+        body=None,
+        parameters=(),
+        errors=(),
+    ),
+    Endpoint(
         method="POST",
         path="/datasets",
         summary="Begin or repeat the upload of a dataset",

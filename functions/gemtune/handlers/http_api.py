@@ -5,6 +5,7 @@ It finds the operation of a request, calls its route, and converts the result or
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 from typing import Any
@@ -67,10 +68,10 @@ def _arguments(endpoint: Endpoint, request: flask.Request, services: Services) -
     for parameter in endpoint.parameters:
         source = request.args if parameter.place == "query" else request.headers
         arguments[argument_name(parameter)] = decode_parameter(parameter, source.getlist(parameter.name))
-    if isinstance(endpoint.body, Binary):
+    if isinstance(endpoint.body, Binary) or endpoint.body is not None:
         arguments["body"] = request.get_data()
-    elif endpoint.body is not None:
-        arguments |= {"body": request.get_data(), "owner": services.callers.owner(request)}
+    if "owner" in inspect.signature(endpoint.route).parameters:
+        arguments["owner"] = services.callers.owner(request)
     return arguments
 
 

@@ -99,6 +99,11 @@ def resume(services: Services, *, job_id: str, owner: str, body: bytes) -> answe
     return answers.JobStatus.of(services.resume(job_id, requests.read_resume(body)), services.prices)
 
 
+def account(services: Services, *, owner: str) -> answers.Account:
+    """Show what the caller's jobs have taken this month."""
+    return answers.Account.of(owner, services.budgets)
+
+
 def delete(services: Services, *, job_id: str) -> answers.Deleted:
     """Delete a job."""
     services.delete(job_id)

@@ -61,7 +61,7 @@ EVENT_TYPES: Mapping[str, EventType] = {
     "job_paused": EventType(
         "The job is paused, and holds no machine.",
         {
-            "reason": "`request`, `prepare` or `cost_cap`, as in `pause` of the status",
+            "reason": "`request`, `prepare`, `cost_cap` or `budget`, as in `pause` of the status",
             "checkpoint": "train_step of the checkpoint that it resumes from; 0: from the beginning",
         },
     ),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from gemtune.errors import StaleAttempt
 from gemtune.jobs.changes import Changed, change_status, end_attempt, fail_job, with_event, with_step
@@ -25,7 +25,7 @@ HEARTBEAT_SECONDS = 5.0
 # Cause of an attempt that was asked to stop. Jobs that a user has cancelled are over, and are never assessed.
 INTERRUPTED = "sigterm"
 # Cause of an attempt that ended because its job has spent what it may.
-COST_CAP = "cost_cap"
+COST_CAP: Literal["cost_cap"] = "cost_cap"
 
 
 def check_fencing_token(job: Job, fence: FencingToken) -> None:

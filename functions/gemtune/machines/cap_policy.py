@@ -25,13 +25,15 @@ class Capped(Protocol):
 class CapPolicy:
     """Default and highest caps of jobs. None: there is no such cap.
 
-    The highest ones are also the defaults where there are no others.
+    The highest ones are also the defaults where there are no others. budget_usd: most that the jobs of one owner may
+    cost in a month.
     """
 
     default_usd: float | None = None
     default_hours: float | None = None
     highest_usd: float | None = None
     highest_hours: float | None = None
+    budget_usd: float | None = None
 
     def caps_of(self, request: Capped) -> dict[str, float | None]:
         """Return the caps of a request's job, by field."""
@@ -39,6 +41,10 @@ class CapPolicy:
             "max_cost_usd": _cap(request.max_cost_usd, self.default_usd, self.highest_usd),
             "max_hours": _cap(request.max_hours, self.default_hours, self.highest_hours),
         }
+
+    def limits_cost(self, request: Capped) -> bool:
+        """Return whether a request's cost is limited: then it must be known."""
+        return self.budget_usd is not None or self.caps_of(request)["max_cost_usd"] is not None
 
     def problems_of(self, request: Capped) -> Iterator[Problem]:
         """Yield a problem for each cap that is higher than allowed."""

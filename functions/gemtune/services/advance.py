@@ -10,6 +10,7 @@ from datetime import timedelta
 from gemtune.admission import caps, pauses
 from gemtune.errors import SecretNotFound
 from gemtune.jobs import changes, launches, steps
+from gemtune.jobs.parts.holds import PauseReason
 from gemtune.jobs.record import NO_RESULT, Artifact, Claim, Failure, FencingToken, Job, Progress, StepResult
 from gemtune.jobs.secret_names import SECRET_TTL, job_secrets
 from gemtune.jobs.status import Status, Step
@@ -17,6 +18,7 @@ from gemtune.jobs.steps import COST_CAP
 from gemtune.machines import cap_policy
 from gemtune.machines.cost import Prices
 from gemtune.ports import Clock, JobStore, Secrets
+from gemtune.services.budgets.ledger import OwnerBudgets
 from gemtune.services.planning.planner import Planner
 
 
@@ -34,6 +36,7 @@ class Advance:
     service_secrets: Mapping[str, str]  # role -> name, for jobs without their own
     planner: Planner
     prices: Prices
+    budgets: OwnerBudgets
 
     def begin(
         self, job_id: str, step: Step, claim: Claim, *, execution: str, age: float = 0.0
@@ -66,11 +69,12 @@ class Advance:
         return job, FencingToken(claim=claim, step=step, attempt=job.steps[step].attempt, began=began)
 
     def seconds_left(self, job: Job, step: Step) -> float | None:
-        """Return how long an attempt may take within the job's caps.
+        """Return how long an attempt may take, by caps and its owner's budget.
 
-        job: as `begin` returned it. It counts from the attempt's start. None without a cap.
+        job: as `begin` returned it. It counts from the attempt's start. None without a cap and a budget.
         """
-        return caps.seconds_left(job, step, self.prices)
+        limits = (caps.seconds_left(job, step, self.prices), self.budgets.seconds_left(job, step))
+        return min((each for each in limits if each is not None), default=None)
 
     def secret(self, job: Job, role: str) -> str | None:
         """Return the job's secret for a role, or else the service's own.
@@ -118,7 +122,10 @@ class Advance:
 
         def change(job: Job) -> changes.Changed:
             stopped, events = steps.stop_attempt(job, fence, cause=cause, at=now, ran=ran)
-            paused, more = caps.pause(stopped, at=now) if cause == COST_CAP else pauses.settle(stopped, at=now)
+            if cause != COST_CAP:
+                paused, more = pauses.settle(stopped, at=now)
+            else:
+                paused, more = caps.pause(stopped, reason=self._spent_limit(stopped, fence.step), at=now)
             return paused, (*events, *more)
 
         self.store.update(job_id, change)
@@ -147,6 +154,14 @@ class Advance:
             return paused, (*events, *more, *last)
 
         self.store.update(job_id, change)
+
+    def _spent_limit(self, job: Job, step: Step) -> PauseReason:
+        """Return which limit a job has reached: its cap, or the budget.
+
+        It is the one that leaves less.
+        """
+        of_budget, of_cap = self.budgets.seconds_left(job, step), caps.seconds_left(job, step, self.prices)
+        return "budget" if of_budget is not None and (of_cap is None or of_budget < of_cap) else COST_CAP
 
     def _seconds_since_begin(self, fence: FencingToken) -> float | None:
         """Return the seconds since the attempt began; None if unknown.

@@ -16,6 +16,7 @@ from gemtune.jobs.record import Claim, Job
 from gemtune.jobs.status import LAUNCHABLE, STEPS, Status, Step
 from gemtune.machines.cost import Prices
 from gemtune.ports import Clock, JobStore, Launcher, StepJob
+from gemtune.services.budgets.ledger import OwnerBudgets
 from gemtune.services.machine_slots import MachineSlots
 from gemtune.services.planning.planner import Planner
 
@@ -81,6 +82,7 @@ class Control:
     machines: Sequence[str]
     planner: Planner
     prices: Prices
+    budgets: OwnerBudgets
     intervals: Intervals = FOR_SLOTS
 
     def claim(self, job_id: str, claim: Claim) -> dict[Step, StepJob] | None:
@@ -112,19 +114,29 @@ class Control:
             return Ruling("stop")
 
     def _settled(self, job_id: str, claim: Claim, step: Step) -> Job:
-        """Return the job, paused if that was asked for or a cap is reached.
+        """Return the job, paused if that was asked for or a limit is reached.
 
         Raises StaleClaim, JobNotFound.
         """
-        now = self.clock.now()
+        now, is_budget_spent = self.clock.now(), self._is_budget_spent(job_id)
 
         def change(job: Job) -> changes.Changed:
             launches.check_claim(job, claim)
             if job.pause is not None or job.steps[step].state in ("running", "done"):
                 return pauses.settle(job, at=now)
+            if is_budget_spent:
+                return caps.pause(job, reason="budget", at=now)
             return caps.check_before(job, step, self.prices, at=now)
 
         return self.store.update(job_id, change)
+
+    def _is_budget_spent(self, job_id: str) -> bool:
+        """Return whether the budget of a job's owner is spent."""
+        if not self.budgets.budget.exists:
+            return False
+        job = self.store.get(job_id)
+        self.budgets.enter(job)
+        return self.budgets.is_spent(job.owner)
 
     def _admit(self, job: Job, claim: Claim, step: Step, plan: StepJob) -> Ruling:
         """Give the job a slot, or tell it to wait.

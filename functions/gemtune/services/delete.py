@@ -14,6 +14,7 @@ from gemtune.jobs.secret_names import job_secrets
 from gemtune.jobs.status import Status
 from gemtune.ports import Buckets, Clock, JobStore, Secrets
 from gemtune.services.acceptance.create_job import NEW_SPECS, SPECS
+from gemtune.services.budgets.ledger import OwnerBudgets
 
 # Lifetime of a tombstone.
 TOMBSTONE = timedelta(days=30)
@@ -27,6 +28,7 @@ class Delete:
     buckets: Buckets
     secrets: Secrets
     clock: Clock
+    budgets: OwnerBudgets
 
     def __call__(self, job_id: str) -> None:
         """Delete a job and its files.
@@ -46,6 +48,7 @@ class Delete:
             if job.spec_name:  # so that `sweep` finds the spec if this is interrupted
                 with suppress(ObjectExists):
                     self.buckets.config.create(f"{NEW_SPECS}{job.spec_name.removeprefix(SPECS)}", b"")
+            self.budgets.enter(job)
             try:
                 self.store.delete(job_id, version=job.version, tombstone_until=self.clock.now() + TOMBSTONE)
                 break

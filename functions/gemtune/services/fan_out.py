@@ -13,6 +13,7 @@ from gemtune.jobs.events import Event
 from gemtune.jobs.record import Job
 from gemtune.jobs.secret_names import job_secrets
 from gemtune.ports import Bus, JobStore, Secrets, Topic
+from gemtune.services.budgets.ledger import OwnerBudgets
 from gemtune.services.notify import webhook_message
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ class FanOut:
     store: JobStore
     bus: Bus
     secrets: Secrets
+    budgets: OwnerBudgets
 
     def __call__(self, job_id: str) -> None:
         """Publish all events of a job that are not published yet.
@@ -40,6 +42,7 @@ class FanOut:
                 for event in events:
                     self._publish(job, event)
                     published = event.seq
+                self.budgets.enter(self.store.get(job_id))  # again after a crash: nothing may be left out
                 self.store.mark_published(job_id, published)
             if self.store.get(job_id).is_over:
                 for name in job_secrets(job):

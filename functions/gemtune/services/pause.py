@@ -14,6 +14,7 @@ from gemtune.ports import Clock, JobStore
 from gemtune.request.parsing import Reading
 from gemtune.request.spec import ResumeRequest
 from gemtune.services.acceptance.submit import Submit
+from gemtune.services.budgets.ledger import OwnerBudgets
 from gemtune.services.stop_executions import StopExecutions
 
 # A request to resume a job with the caps that it has.
@@ -54,14 +55,18 @@ class Resume:
     clock: Clock
     policy: CapPolicy
     prices: Prices
+    budgets: OwnerBudgets
 
     def __call__(self, job_id: str, request: Reading[ResumeRequest] = UNCHANGED) -> Job:
         """Queue a paused job again, or withdraw the request for a pause.
 
         Raises JobNotFound, RecordUnreadable, JobIsOver, JobNotPaused, CapReached, and RequestRefused for caps that are
-        higher than allowed.
+        higher than allowed, or if its owner's budget is spent.
         """
         raised, now = self._checked(request), self.clock.now()
+        before = self.store.get(job_id)
+        if before.status is Status.PAUSED:
+            self.budgets.check(before.owner)
 
         def change(job: Job) -> changes.Changed:
             requested = {"max_cost_usd": raised.max_cost_usd, "max_hours": raised.max_hours}

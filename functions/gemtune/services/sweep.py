@@ -24,6 +24,7 @@ from gemtune.jobs.status import Status, Step
 from gemtune.ports import Buckets, Clock, ExecutionState, JobStore, Launcher, Secrets
 from gemtune.services.acceptance.create_job import NEW_SPECS, SPECS
 from gemtune.services.acceptance.submit import Submit
+from gemtune.services.budgets.ledger import OwnerBudgets
 from gemtune.services.datasets.check import remove_old_checks
 from gemtune.services.datasets.upload import UploadDataset
 from gemtune.services.delete import TOMBSTONE
@@ -70,6 +71,7 @@ class Sweep:
     stop: StopExecutions
     clock: Clock
     timeouts: Mapping[Step, int]
+    budgets: OwnerBudgets
 
     def __call__(self) -> None:
         """Run one sweep.
@@ -124,6 +126,8 @@ class Sweep:
         """
         if now - (job.secrets_renewed_at or job.created_at) > SECRET_RENEWAL and job_secrets(job):
             self._renew_secrets(job, now)
+        if job.running_step is not None:
+            self.budgets.enter(job)
         if job.status is Status.PAUSED:
             return
         if job.claim is None:

@@ -24,9 +24,11 @@ from gemtune.embedded.folder_objects import FolderObjects
 from gemtune.handlers.loss_history import loss_history
 from gemtune.jobs.record import Claim
 from gemtune.jobs.status import Step
+from gemtune.request.parsing import read_resume
 from tests.trainer.conftest import Bench
 from tests.trainer.steps.test_train import adapter, after_steps
 from trainer.__main__ import _run_step
+from trainer.context import StopRequested
 from trainer.steps import train
 from trainer.store import checkpoints
 
@@ -212,6 +214,58 @@ def test_any_interruption_at_any_train_step_ends_with_the_same_weights(
     causes = [attempt.cause for attempt in interrupted.job.steps[Step.TRAIN].attempts]
     assert causes == [CAUSES.get(kind, kind) for kind, _ in outcomes[:-1]] + [None]
     assert len(outcomes) > 2
+
+
+def resume_with_more(bench: Bench, hours: float) -> None:
+    bench.services.resume(bench.job_id, read_resume(f'{{"max_hours": {hours}}}'.encode()))
+    bench.services.dispatch.launch(bench.job_id)
+    bench.claim = Claim(launch=bench.job.launch.number, execution="e")
+    assert bench.services.control.claim(bench.job_id, bench.claim) is not None
+
+
+def test_a_training_that_reached_its_cap_gives_the_same_result_when_it_goes_on(
+    bench_of: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uninterrupted, capped = bench_of(**TRAINING).to(Step.TRAIN), bench_of(**TRAINING)
+    capped.fields = {"max_hours": 1}
+    capped.to(Step.PREPARE)
+    clock, must_stop = LateClock(), train._Attempt._must_stop
+    reached_at = clock.monotonic() + 1800
+    fault = Fault("cost_cap", 5, clock)
+    with monkeypatch.context() as patched:
+        patched.setattr(train._Attempt, "_must_stop", lambda a: (fault.on_train_step(), must_stop(a))[1])
+        train.run(replace(capped.context(Step.TRAIN), clock=clock, cap_reached_at=reached_at))
+    job = capped.job
+    assert job.pause is not None
+    assert (job.status, job.pause.reason, job.steps[Step.TRAIN].checkpoint) == ("paused", "cost_cap", 5)
+    resume_with_more(capped, 2)
+    # The cap is reached while the model is loaded: no train_step begins, and nothing is lost.
+    with pytest.raises(StopRequested) as stopped:
+        train.run(replace(capped.context(Step.TRAIN), clock=clock, cap_reached_at=reached_at))
+    assert stopped.value.cause == "cost_cap"
+    capped.run(Step.TRAIN)
+    assert same_training(uninterrupted, capped)
+
+
+def test_a_cap_that_is_reached_in_the_last_evaluation_keeps_the_last_checkpoint(
+    bench_of: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = bench_of(max_steps=4).to(Step.PREPARE)
+    clock, evaluate = LateClock(), train._evaluate
+    evaluations = list[int]()
+
+    def evaluated_late(context: Any, trainer: Any) -> Any:
+        evaluations.append(1)
+        clock.late = 3600.0 if len(evaluations) == 2 else 0.0  # the first one is that of the base model
+        return evaluate(context, trainer)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train, "_evaluate", evaluated_late)
+        with pytest.raises(StopRequested):
+            train.run(replace(bench.context(Step.TRAIN), clock=clock, cap_reached_at=clock.monotonic() + 1800))
+    assert (bench.job.steps[Step.TRAIN].checkpoint, len(evaluations)) == (4, 2)
+    bench.run(Step.TRAIN)
+    assert bench.job.metrics is not None
 
 
 def test_losses_between_logged_train_steps_survive_interruptions(bench_of: Callable[..., Bench]) -> None:

@@ -51,21 +51,23 @@ SERVICE: Mapping[str, str] = {
     "request.rules": "datasets.formats datasets.rl errors families jobs llama_cpp machines redaction request "
     "secret_name webhooks",
     # Use cases use the ports and not their implementations.
-    "services": "admission errors jobs machines object_name ports redaction request services.acceptance "
-    "services.datasets services.planning untrusted webhooks",
+    "services": "admission errors jobs jobs.parts machines object_name ports redaction request services.acceptance "
+    "services.budgets services.datasets services.planning untrusted webhooks",
     "services.datasets": "checks datasets datasets.files datasets.uploads errors jobs ports request request.rules "
     "request.uploads untrusted",
     "services.logs": "errors jobs ports",
     "services.acceptance": "datasets.files errors families jobs machines ports redaction request request.rules "
     "untrusted",
+    "services.budgets": "errors jobs machines ports",
     "services.planning": "datasets.files errors families jobs jobs.parts machines methods ports request untrusted",
     "embedded": "checks errors jobs object_name ports process redaction secret_name settings untrusted",
     "gcp": "errors jobs object_name ports redaction secret_name settings untrusted",
     # Only the wiring imports both backends.
     "bootstrap": "clock embedded errors gcp jobs llama_cpp log_lines machines ports request services "
-    "services.acceptance services.datasets services.logs services.planning settings webhooks",
+    "services.acceptance services.budgets services.datasets services.logs services.planning settings webhooks",
     "handlers": "admission bootstrap checks datasets.uploads errors jobs jobs.parts machines ports redaction request "
-    "request.uploads services services.acceptance services.datasets services.logs services.planning untrusted",
+    "request.uploads services services.acceptance services.budgets services.datasets services.logs services.planning "
+    "untrusted",
     "local_server.workflow_engine": "",
     "local_server": "bootstrap embedded errors handlers jobs local_server.workflow_engine machines ports process "
     "redaction services settings",

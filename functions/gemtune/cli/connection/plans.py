@@ -36,6 +36,15 @@ def format_spent(job: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def format_account(account: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of an owner's account, as names and values."""
+    yield _line("owner", account["owner"])
+    yield _line("month", f"{account['month']} (UTC)")
+    yield _line("hours", f"{account['hours']:.2f}{_limit(account['budget_hours'], 'hours')}")
+    usd = "unknown, since a price is" if account["usd"] is None else f"{account['usd']:.2f} USD"
+    yield _line("cost", f"{usd}{_limit(account['budget_usd'], 'USD')}")
+
+
 def _limit(cap: float | None, unit: str) -> str:
     return "" if cap is None else f" (at most {cap:g} {unit})"
 

@@ -14,8 +14,8 @@ from gemtune.jobs.parts.base import Record
 # long, a machine was taken away for maintenance.
 WaitingReason = Literal["slot", "starting", "quota", "capacity", "pending", "maintenance"]
 # request: a user asked for it. prepare: the request said so (`pause_after`). cost_cap: the job has reached
-# `max_cost_usd` or `max_hours`.
-PauseReason = Literal["request", "prepare", "cost_cap"]
+# `max_cost_usd` or `max_hours`. budget: its owner's budget of the month is spent.
+PauseReason = Literal["request", "prepare", "cost_cap", "budget"]
 # Place of a job among those that wait for the same machine.
 Priority = Literal["low", "normal", "high"]
 
@@ -52,6 +52,6 @@ class Pause(Record):
 
     reason: PauseReason | str = Field(
         description="`request`: a user asked for it; `prepare`: the request's `pause_after` did; `cost_cap`: the job "
-        "has reached `max_cost_usd` or `max_hours`"
+        "has reached `max_cost_usd` or `max_hours`; `budget`: its owner's budget of the month is spent"
     )
     at: datetime = Field(description="when it was requested")

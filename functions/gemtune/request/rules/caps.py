@@ -23,7 +23,7 @@ def price(request: TrainRequest, facts: Facts) -> list[Problem]:
     A machine that prepare is to choose is checked before the step that it runs.
     """
     deployment = facts.deployment
-    if deployment.caps.caps_of(request)["max_cost_usd"] is None:
+    if not deployment.caps.limits_cost(request):
         return []
     try:
         machine, export_machine = placement.machine(request, facts), placement.export_machine(request, facts)

@@ -54,6 +54,7 @@ class ExportAgain:
             completed.require_readable(), trains=False, model_folder=parent.base_model_folder
         )
         request = rules.check(completed, facts, about=ExportRequest).require_valid()
+        self.submit.check_budget(submission.owner)
         spec = request.spec()
         new_id = job_ids.new_job_id(
             short_name(parent.processed_dataset_id), parent.base_model_id, key_hash=key_hash, kind="export"

@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 class Submit:
     """Service that accepts requests to train.
 
-    find_warnings: returns warnings about a valid request, from facts with the size of its model.
+    find_warnings: returns warnings about a valid request, from facts with the size of its model. check_budget: raises
+    RequestRefused if an owner's budget is spent.
     """
 
     store: JobStore
@@ -39,6 +40,7 @@ class Submit:
     read_facts: ReadFacts
     find_base_job: FindBaseJob
     find_warnings: Callable[[Spec, Facts], Sequence[JobWarning]]
+    check_budget: Callable[[str], None]
 
     def __call__(self, submission: Submission[TrainRequest]) -> Job:
         """Accept a request and request its launch.
@@ -120,6 +122,7 @@ class Submit:
             return check_same_request(holder, request_hash(reading.require_valid().spec())), None
         sent = reading.require_readable()
         request, facts, continuation = self._checked(reading)
+        self.check_budget(submission.owner)
         spec = request.spec()
         new_id = ids.new_job_id(
             short_name(spec.processed_dataset_id), spec.training_config.base_model_id, key_hash=key_hash

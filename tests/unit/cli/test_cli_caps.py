@@ -1,0 +1,62 @@
+"""Caps, warnings and the account at the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.fakes import request
+from tests.unit.cli.test_cli import job_body, run
+from tests.unit.conftest import FakeService
+
+JOB = "training_d_m_0123456789ab"
+WARNING = {"code": "cap_below_plan", "message": "it takes more", "hint": f"POST /jobs/{JOB}/resume"}
+
+
+def test_resume_sends_the_caps_that_are_named(service: FakeService) -> None:
+    service.answers["POST", f"/jobs/{JOB}/resume"] = (202, {"status": "queued"})
+    assert run("resume", JOB, "--max-hours", "2.5", "--max-cost-usd", "4", url=service.url).exit_code == 0
+    assert run("resume", JOB, url=service.url).exit_code == 0
+    assert [body for _, _, _, body in service.requests] == [{"max_cost_usd": 4.0, "max_hours": 2.5}, {}]
+
+
+def test_a_refused_resume_says_with_which_option_it_works(service: FakeService) -> None:
+    hint = f"raise the cap: POST /jobs/{JOB}/resume with max_cost_usd above 1.5"
+    error = {"code": "cap_reached", "message": "it has taken 1.5 USD", "hint": hint}
+    service.answers["POST", f"/jobs/{JOB}/resume"] = (409, {"error": error})
+    result = run("resume", JOB, url=service.url)
+    assert result.exit_code == 1
+    assert f"`gemtune resume {JOB} --max-cost-usd` above 1.5" in result.stderr
+
+
+def test_status_shows_what_is_spent_beside_the_caps(service: FakeService) -> None:
+    spent = {"usd": 0.1234, "hours": 0.5, "usd_left": None, "hours_left": 1.5}
+    body: dict[str, Any] = job_body("training", spent=spent, max_hours=2, max_cost_usd=None)
+    service.answers["GET", f"/jobs/{JOB}/status"] = (200, body)
+    assert (
+        "spent:                30.0 minutes (at most 2 hours), 0.1234 USD\n"
+        in run("status", JOB, url=service.url).stdout
+    )
+
+
+def test_warnings_of_a_request_go_to_stderr(service: FakeService, tmp_path: Path) -> None:
+    service.answers["POST", "/train"] = (202, {"job_id": JOB, "warnings": [WARNING]})
+    file = tmp_path / "r.json"
+    file.write_text(json.dumps(request()))
+    result = run("train", str(file), url=service.url)
+    assert (result.stdout, result.stderr) == (f"{JOB}\n", f"warning: it takes more (`gemtune resume {JOB}`)\n")
+    assert run("--quiet", "train", str(file), url=service.url).stderr == ""
+
+
+def test_account_shows_the_month_and_the_budget(service: FakeService) -> None:
+    body = {"owner": "me", "month": "2026-11", "usd": None, "hours": 1.25, "budget_usd": None, "budget_hours": 10}
+    service.answers["GET", "/account"] = (200, body)
+    assert run("account", url=service.url).stdout.splitlines() == [
+        "owner:                me",
+        "month:                2026-11 (UTC)",
+        "hours:                1.25 (at most 10 hours)",
+        "cost:                 unknown, since a price is",
+    ]
+    service.answers["GET", "/account"] = (200, body | {"usd": 3.456, "budget_usd": 5})
+    assert "cost:                 3.46 USD (at most 5 USD)" in run("account", url=service.url).stdout
