@@ -12,6 +12,12 @@ from gemtune import VERSION
 from gemtune.handlers.answers import ErrorAnswer
 from gemtune.handlers.endpoint import Binary, Endpoint
 
+ABOUT = "Fine-tunes Gemma models: datasets, jobs, their events, metrics, logs and results."
+IDENTITY_TOKEN = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "Identity token of Google Cloud for a deployed service; a workstation needs none.",
+}
 _SCHEMAS = "#/components/schemas/{model}"
 
 
@@ -26,9 +32,11 @@ def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "gemtune", "version": VERSION},
+        "info": {"title": "gemtune", "version": VERSION, "description": ABOUT},
+        "servers": [{"url": "/", "description": "the service that this document comes from"}],
+        "security": [{}, {"identity_token": []}],
         "paths": paths,
-        "components": {"schemas": schemas["$defs"]},
+        "components": {"schemas": schemas["$defs"], "securitySchemes": {"identity_token": IDENTITY_TOKEN}},
     }
 
 
@@ -52,6 +60,7 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": endpoint.route.__name__,
         "summary": endpoint.summary,
+        "tags": [endpoint.path.split("/")[1]],
         "parameters": parameters,
         "responses": responses,
     }
