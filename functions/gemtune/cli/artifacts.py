@@ -8,6 +8,7 @@ import click
 
 from gemtune.cli.connection import REFUSED, UNREACHABLE, Connection
 from gemtune.cli.connection.completing import job_argument
+from gemtune.cli.request.paths import FOLDER
 from gemtune.client.downloads import download
 from gemtune.client.errors import BadDownload, Unreachable
 from gemtune.handlers.answers import ArtifactLink
@@ -19,7 +20,7 @@ from gemtune.handlers.answers import ArtifactLink
     "--download",
     "folder",
     metavar="FOLDER",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FOLDER,
     help="Download the files to FOLDER.",
 )
 @click.pass_obj

@@ -13,10 +13,10 @@ import click
 from gemtune.cli.check.command import check
 from gemtune.cli.connection import Connection
 from gemtune.cli.connection.completing import complete_datasets
+from gemtune.cli.request.paths import EXISTING
 from gemtune.client import operations, uploads
 
 PAGE = 200
-EXISTING = click.Path(exists=True, path_type=Path)
 
 
 @click.group()
@@ -123,7 +123,12 @@ def showing_progress(connection: Connection) -> Iterator[uploads.Report]:
         return
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("uploading", visible=False)
-        yield lambda sent, total: bar.update(task, completed=sent, total=total, visible=sent < total)
+        try:
+            yield lambda sent, total: bar.update(task, completed=sent, total=total, visible=sent < total)
+        except KeyboardInterrupt:
+            bar.stop()
+            click.echo("\nThe parts that were sent are kept; the same command goes on there", err=True)
+            raise
 
 
 data.add_command(check)

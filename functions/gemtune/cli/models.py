@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import click
@@ -9,6 +10,8 @@ import click
 from gemtune.cli.connection import Connection
 
 METHODS = ("LoRA", "QLoRA", "Full")
+# Columns of a terminal that the whole table takes.
+WIDE = 90
 
 
 @click.command()
@@ -32,16 +35,29 @@ def models(connection: Connection, family: str | None, fits: bool) -> None:
         click.echo(f"    {_describe(model)}")
     memory = answer["memory_gib"]
     click.echo(f"\nPublished sizes{'' if memory is None else f', beside {memory:.1f} GiB of memory here'}:")
-    heads = "".join(f"{method:>12}" for method in METHODS)
-    click.echo(f"  {'name':20}{'parameters':>12}{'download':>11}{heads}  pictures")
-    for model in answer["published"]:
-        needs = "".join(f"{_need(model, method, memory):>12}" for method in METHODS)
-        size = f"{model['parameters'] / 1e9:.2f} B"
-        download = f"{model['download_bytes'] / 1e9:.1f} GB"
-        pictures = "yes" if model["reads_pictures"] else "no"
-        click.echo(f"  {model['name']:20}{size:>12}{download:>11}{needs}  {pictures}")
+    _print_published(answer["published"], memory)
     if not connection.quiet:
-        click.echo("\nA Hub id has the owner before the name and often an ending: google/gemma-3-270m-it", err=True)
+        if memory is not None:
+            click.echo("\nMemory in parentheses is more than there is here.", err=True)
+        click.echo("A Hub id has the owner before the name and often an ending: google/gemma-3-270m-it", err=True)
+
+
+def _print_published(models: list[dict[str, Any]], memory: float | None) -> None:
+    """Print a table of sizes, the newest family first.
+
+    In a narrow terminal it leaves out the columns that matter least.
+    """
+    wide = shutil.get_terminal_size((WIDE, 24)).columns >= WIDE
+    heads = "".join(f"{method:>11}" for method in METHODS)
+    extra = f"{'download':>11}  pictures" if wide else ""
+    click.echo(f"  {'name':19}{'size':>8}{heads}{extra}")
+    families = list(dict.fromkeys(model["family"] for model in models))
+    for model in sorted(models, key=lambda model: -families.index(model["family"])):
+        needs = "".join(f"{_need(model, method, memory):>11}" for method in METHODS)
+        size = f"{model['parameters'] / 1e9:.2f} B"
+        pictures = "yes" if model["reads_pictures"] else "no"
+        extra = f"{model['download_bytes'] / 1e9:>8.1f} GB  {pictures}" if wide else ""
+        click.echo(f"  {model['name']:19}{size:>8}{needs}{extra}")
 
 
 def _is_wanted(model: dict[str, Any], family: str | None, fits: bool) -> bool:

@@ -140,6 +140,17 @@ def test_a_dry_run_keeps_a_dataset_that_was_there_and_every_named_one(service: F
         assert run("train", "--dataset", ID, "--dry-run", *option, url=service.url).exit_code == 2
 
 
+def test_a_tilde_that_the_shell_left_is_the_home_folder(
+    service: FakeService, rows_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(rows_file.parent))
+    service.answers["POST", "/datasets"] = (200, dataset("ready"))
+    assert run("data", "upload", f"~/{rows_file.name}", url=service.url).exit_code == 0
+    result = run("train", f"--data=~/{rows_file.name}", "--model=a/b", "--print", url=service.url)
+    assert result.exit_code == 0, result.stderr
+    assert "does not exist" in run("train", "--data=~/none.csv", "--model=a/b", url=service.url).stderr
+
+
 def test_options_replace_fields_of_a_file_and_print_sends_nothing(service: FakeService, tmp_path: Path) -> None:
     file = tmp_path / "request.yaml"
     file.write_text("processed_dataset_id: d\ntraining_config: {base_model_id: a/b, epochs: 9}\n")

@@ -46,15 +46,23 @@ def test_models_are_listed_with_the_memory_they_need(service: FakeService) -> No
         "    cannot be trained: it is a llama",
     ]
     assert "15.4 GiB" in lines[6]
-    assert lines[8].split() == ["gemma-3-270m", "0.27", "B", "0.5", "GB", "5", "GiB", "5", "GiB", "(5", "GiB)", "no"]
+    assert [line.split()[0] for line in lines[7:]] == ["name", "gemma-4-31b", "gemma-3-270m"]
+    assert lines[9].split() == ["gemma-3-270m", "0.27", "B", "5", "GiB", "5", "GiB", "(5", "GiB)", "0.5", "GB", "no"]
     assert json.loads(run("models", "--json", url=service.url).stdout) == answer
+
+
+def test_a_narrow_terminal_shows_the_columns_that_matter(service: FakeService) -> None:
+    service.answers["GET", "/models"] = (200, {"memory_gib": 15.4, "at_hand": AT_HAND, "published": [SMALL, LARGE]})
+    result = run("models", url=service.url, COLUMNS="60")
+    assert max(map(len, result.stdout.splitlines())) <= 64
+    assert "GB" not in result.stdout.split("Published")[1]
 
 
 def test_on_google_cloud_the_machine_is_named(service: FakeService) -> None:
     service.answers["GET", "/models"] = (200, {"memory_gib": None, "at_hand": [], "published": [SMALL]})
     lines = run("models", url=service.url).stdout.splitlines()
     assert lines[0] == "At hand: none"
-    assert lines[-1].split()[5:] == ["local", "local", "none", "no"]
+    assert lines[-1].split()[3:6] == ["local", "local", "none"]
 
 
 def test_models_are_chosen_by_family_and_by_what_fits(service: FakeService) -> None:

@@ -15,6 +15,7 @@ from gemtune.cli.check import child, page, service
 from gemtune.cli.check import request as check_request
 from gemtune.cli.connection import REFUSED, Connection, print_problems
 from gemtune.cli.request import options as train_options
+from gemtune.cli.request.paths import FOLDER, LocalPath
 from gemtune.datasets.files import hub_dataset
 from gemtune.datasets.files.kinds import kind_of
 from gemtune.jobs.secret_names import REFERENCE
@@ -26,12 +27,12 @@ CHECKS = "checks"
 
 @click.command()
 @click.argument("source", metavar="ROWS")
-@click.option("--eval", "held_out", type=click.Path(path_type=Path), help="File with the rows to evaluate on.")
+@click.option("--eval", "held_out", type=LocalPath(), help="File with the rows to evaluate on.")
 @train_options.with_training_options
 @click.option("--samples", type=click.IntRange(0, 100), default=5, show_default=True, help="Rows to show as text.")
 @click.option(
     "--output",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FOLDER,
     help=f"Folder for the report and the list of rows that are not used (default: {CHECKS} in GEMTUNE_HOME).",
 )
 @click.pass_obj
@@ -52,7 +53,7 @@ def check(
     """
     on_service = _is_dataset_id(source)
     on_hub = hub_dataset.parse(source) is not None
-    rows = None if on_service or on_hub else check_request.existing_rows(Path(source))
+    rows = None if on_service or on_hub else check_request.existing_rows(Path(source).expanduser())
     if held_out is not None and (rows is None or rows.is_dir()):
         raise click.UsageError("--eval goes with a file of rows: a folder has its own file for evaluation")
     held_out = None if held_out is None else check_request.existing_rows(held_out)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
 
 from gemtune.cli.connection.completing import complete_datasets, complete_models, words
+from gemtune.cli.request.paths import EXISTING
 from gemtune.client.request import request_of as request_with
 from gemtune.methods import Method, Modality
 from gemtune.untrusted import Unreadable, read_json
 
-EXISTING = click.Path(exists=True, path_type=Path)
 # Options about the rows and the training.
 TRAINING_OPTIONS = (
     click.option(
