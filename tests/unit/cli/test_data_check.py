@@ -12,6 +12,7 @@ from gemtune.checks.report import CheckReport
 from gemtune.cli.check import page
 from tests import rows, tiny_gemma
 from tests.unit.cli.test_cli import run
+from tests.unit.conftest import FakeService
 
 REPORT: dict[str, Any] = {
     "trains": True,
@@ -120,3 +121,45 @@ def test_the_whole_command_tells_by_its_exit_code_whether_the_rows_train(
     assert bad.exit_code == 1
     assert "refused: row 3 of bad.jsonl" in bad.output
     assert bad.output.endswith("This dataset cannot be trained on as it is.\n")
+
+
+def test_a_dataset_of_the_service_is_checked_by_it(service: FakeService, tmp_path: Path) -> None:
+    body = {"check_id": "check_1", "status": "running", "report": None, "error": None, "rows_left_out": None}
+    link = {"url": None, "path": "/home/there/rows_left_out.jsonl"}
+    done = body | {"status": "done", "report": REPORT, "rows_left_out": link}
+    service.answers["POST", "/datasets/tickets/check"] = (202, body)
+    service.answers["GET", "/datasets/tickets/checks/check_1"] = [(200, body), (200, done)]
+    options = ["--model", "google/gemma-3-1b-it", "--epochs", "2", "--samples", "1", "--set", "dataset_format=alpaca"]
+    result = run("data", "check", "tickets", *options, url=service.url)
+    assert result.exit_code == 0
+    assert service.requests[0][3] == {
+        "base_model_id": "google/gemma-3-1b-it",
+        "training_config": {"epochs": 2},
+        "dataset_format": "alpaca",
+        "samples": 1,
+    }
+    assert "all of them, with reasons: /home/there/rows_left_out.jsonl" in result.output
+    assert "`gemtune data rows tickets --check check_1`" in result.output
+
+
+def test_a_check_that_crashes_or_is_refused_is_said_in_commands(service: FakeService) -> None:
+    error = {"code": "check_crashed", "message": "it ended", "hint": "begin one with POST /datasets/tickets/check"}
+    body = {"check_id": "check_1", "status": "failed", "report": None, "error": error, "rows_left_out": None}
+    service.answers["POST", "/datasets/tickets/check"] = (202, body)
+    result = run("data", "check", "tickets", "--model", "a/b", url=service.url)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "check_crashed: it ended\n  begin one with `gemtune data check tickets`\n"
+
+
+def test_rows_are_printed_one_per_line(service: FakeService) -> None:
+    rows_of_page = [
+        {"file": "a", "row": 1, "content": {"text": "\u00e4"}, "reason": None, "text": None, "tokens": None},
+        {"file": "a", "row": 2, "content": None, "reason": "too long", "text": None, "tokens": None},
+    ]
+    service.answers["GET", "/datasets/tickets/rows"] = (200, {"rows": rows_of_page, "next_after": "0-9-2-0"})
+    result = run("data", "rows", "tickets", "--split", "held_out", "--limit", "2", url=service.url)
+    assert service.requests[0][1] == "/datasets/tickets/rows?split=held_out&limit=2"
+    first, second = result.stdout.splitlines()
+    assert first == '{"text": "\u00e4"}'
+    assert json.loads(second)["reason"] == "too long"
+    assert "--after 0-9-2-0" in result.stderr

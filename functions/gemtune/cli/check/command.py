@@ -63,7 +63,11 @@ def check(
         raise click.UsageError("say whose tokenizer and chat template to check with: --model ID")
     content = train_options.request_of(options, {"processed_dataset_id": source} if on_hub else {})
     if on_service:
-        _show(connection, service.check(connection, source, content, samples=samples))
+        check_id, report = service.check(connection, source, content, samples=samples)
+        if not connection.as_json and not connection.quiet:
+            hint = f"`gemtune data rows {source} --check {check_id}` shows every token of the first rows"
+            click.echo(f"check {check_id}: {hint}", err=True)
+        _show(connection, report, check_id=check_id)
     reading = check_request.read(content, rows)
     if reading.problems:
         print_problems([problem.to_json() for problem in reading.problems])
@@ -75,7 +79,7 @@ def check(
         samples=samples,
         progress=True,
     )
-    folder = output or services().settings.home / CHECKS / _folder_name(source)
+    folder = output.expanduser() if output is not None else services().settings.home / CHECKS / _folder_name(source)
     _show(connection, child.run(task, folder, token=_token(request), quiet=connection.quiet))
 
 
@@ -87,9 +91,13 @@ def _is_dataset_id(source: str) -> bool:
     return re.fullmatch(SAFE_NAME, source) is not None and kind_of(source) is None and not Path(source).exists()
 
 
-def _show(connection: Connection, report: CheckReport) -> NoReturn:
-    """Print a report, and exit with its result."""
-    if not connection.print_if_json(report.model_dump(mode="json")):
+def _show(connection: Connection, report: CheckReport, *, check_id: str | None = None) -> NoReturn:
+    """Print a report, and exit with its result.
+
+    check_id: of a check by a service, which JSON names as well.
+    """
+    named = {} if check_id is None else {"check_id": check_id}
+    if not connection.print_if_json(report.model_dump(mode="json") | named):
         for line in page.format_report(report, colours=page.has_colours()):
             click.echo(line)
     raise click.exceptions.Exit(0 if report.trains else REFUSED)

@@ -23,8 +23,8 @@ def check(
     *,
     samples: int,
     sleep: Callable[[float], None] = time.sleep,
-) -> CheckReport:
-    """Have a dataset checked, and return the report.
+) -> tuple[str, CheckReport]:
+    """Have a dataset checked, and return the id of the check and its report.
 
     request: the one that would train. Exits with REFUSED if the check itself fails.
     """
@@ -45,7 +45,9 @@ def check(
         raise click.exceptions.Exit(REFUSED)
     report = CheckReport.model_validate(state["report"])
     link = state["rows_left_out"]
-    return report if link is None else report.model_copy(update={"rows_left_out": link["url"] or link["path"]})
+    if link is not None:
+        report = report.model_copy(update={"rows_left_out": link["url"] or link["path"]})
+    return str(state["check_id"]), report
 
 
 @contextmanager

@@ -39,6 +39,7 @@ COMMANDS_OF_REQUESTS = (
     (re.compile(r"`?DELETE /jobs/([^/\s`]+)`?"), r"`gemtune delete \1`"),
     (re.compile(r"`?GET /jobs\b`?"), "`gemtune jobs`"),
     (re.compile(r"`?GET /models\b`?"), "`gemtune models`"),
+    (re.compile(r"`?POST /datasets/([^/\s`]+)/check`?"), r"`gemtune data check \1`"),
     (re.compile(r"`?GET /datasets/([^/\s`:]+)`?"), r"`gemtune data show \1`"),
     (re.compile(r"`?GET /datasets\b`?"), "`gemtune data list`"),
 )

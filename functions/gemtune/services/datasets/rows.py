@@ -55,7 +55,7 @@ class ReadRows:
         rows: list[CheckedRow] = []
         size = 0
         while number < len(files):
-            file = _TextFile(self.buckets, f"{splits.folder_of(dataset_id)}/{files[number]}", files[number])
+            file = _TextFile(self.buckets, dataset_id, files[number])
             for raw in file.rows(place):
                 place = raw.after
                 rows += [file.decoded(raw)] if raw.number else []
@@ -116,15 +116,16 @@ class _TextFile:
     Raises RowsNotReadable for other files.
     """
 
-    def __init__(self, buckets: Buckets, name: str, path: str):
+    def __init__(self, buckets: Buckets, dataset_id: str, path: str):
         self.path, kind = path, kind_of(path)
+        name = f"{splits.folder_of(dataset_id)}/{path}"
         self._read_range: Callable[[int, int], bytes] = lambda start, length: buckets.data.read_range(
             name, start, length
         )
         start = self._read_range(0, CHUNK)
         mark = mark_of(start)
         if kind is None or kind.layout == "parquet" or kind.compression is not None or mark.encoding != "utf-8":
-            raise _needs_a_check(path)
+            raise _needs_a_check(dataset_id, path)
         self._kind: FileKind = kind
         self._first = len(mark.content)
         self._names: list[str] = []
@@ -134,10 +135,10 @@ class _TextFile:
             try:
                 self._names, self._delimiter = read_header(header, tabs=kind.ending == "tsv")
             except BadHeader:
-                raise _needs_a_check(path) from None
+                raise _needs_a_check(dataset_id, path) from None
             self._first += len(header) + 1
         elif start[self._first :].lstrip()[:1] == b"[":
-            raise _needs_a_check(path)
+            raise _needs_a_check(dataset_id, path)
 
     def rows(self, place: Place) -> Any:
         """Yield the rows from a place on."""
@@ -165,9 +166,10 @@ class _TextFile:
         return {name: cell for name, cell in zip(self._names, cells, strict=True) if cell}
 
 
-def _needs_a_check(path: str) -> RowsNotReadable:
+def _needs_a_check(dataset_id: str, path: str) -> RowsNotReadable:
     message = f"{path} is not a file whose rows can be read one by one: JSON lines, CSV or TSV in UTF-8, not compressed"
-    return RowsNotReadable(message, hint="begin a check of the dataset, and name it with check_id")
+    hint = f"begin a check with POST /datasets/{dataset_id}/check, and name it by its check_id"
+    return RowsNotReadable(message, hint=hint)
 
 
 def _token(file: int, place: Place) -> str:
