@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Generator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from gemtune.admission.platform import PlatformError
 from gemtune.errors import CannotPause, JobIsOver, JobIsRunning, JobNotFound, JobNotPaused
-from gemtune.jobs.record import Claim, Job
+from gemtune.jobs.parts.plan import StepEstimate
+from gemtune.jobs.record import Claim, Job, StepResult
 from gemtune.jobs.status import Step
 from gemtune.ports import ExecutionState
 from gemtune.services.machine_slots import MachineSlots
-from tests.fakes import World
+from tests.fakes import World, reading
 from tests.services.simulation import Outage, Run, Simulation
 from tests.services.test_running import Running
 
@@ -34,6 +36,48 @@ def verdict(running: Running, step: Step = Step.TRAIN) -> str:
 
 def types(running: Running) -> list[str]:
     return [event.type for event in running.services.store.events(running.job_id)]
+
+
+def planned(world: World, seconds: float) -> Running:
+    """Return a prepared job whose training is planned to take this long."""
+    running = Running(world)
+    spec, facts = world.services.submit.rehearse(reading())
+    estimate = StepEstimate(key="k", seconds=seconds, basis="measured", jobs=3)
+    plan = world.services.planner.of_request(spec, facts).model_copy(update={"steps": {"train": estimate}})
+    running.services.advance.finish(running.job_id, running.begin(Step.PREPARE), StepResult(plan=plan))
+    return running
+
+
+def test_a_wait_has_an_estimated_end_by_the_plans_of_the_jobs_before_it(world: World) -> None:
+    jobs = []
+    for seconds in (3600, 1800, 60, None, None):
+        world.clock.advance(seconds=1)  # the order of their acceptance
+        jobs.append(prepared(world) if seconds is None else planned(world, seconds))
+    first, second, third, unplanned, last = jobs
+    begin = world.clock.now()
+    assert verdict(first) == "run"
+    fence = first.begin(Step.TRAIN)
+    for each in (second, third, unplanned, last):
+        assert verdict(each) == "wait"
+    starts = [each.job.waiting.estimated_start for each in (second, third, unplanned, last)]
+    hour, half = timedelta(hours=1), timedelta(minutes=30)
+    assert starts == [begin + hour, begin + hour + half, begin + hour + half + timedelta(minutes=1), None]
+    # The first one stops at a checkpoint, and its next execution is expected to take the rest.
+    world.clock.advance(seconds=600)
+    first.services.advance.stop(first.job_id, fence, cause="out_of_time")
+    assert first.ended(Step.TRAIN) == "again"
+    assert verdict(first) == "run"
+    assert verdict(second) == "wait"
+    assert second.job.waiting.estimated_start == begin + hour
+    # An estimate that changes little stays, so that the record is not written at each question.
+    version = second.job.version
+    world.clock.advance(seconds=30)
+    assert verdict(second) == "wait"
+    assert second.job.version == version
+    # The first one takes longer than planned: nobody knows.
+    world.clock.advance(hours=1)
+    assert verdict(second) == "wait"
+    assert second.job.waiting.estimated_start is None
 
 
 def test_a_second_training_waits_until_the_first_has_ended(world: World) -> None:
@@ -157,13 +201,13 @@ def test_a_lost_execution_does_not_count_while_its_job_waits(world: World) -> No
 class CheckedSlots(MachineSlots):
     """Slots that check that no job overtakes another."""
 
-    def ask(self, job: Job, machine: str, *, launch: int) -> int:
+    def ask(self, job: Job, machine: str, *, launch: int, seconds: float | None = None) -> int:
         """Ask for a slot.
 
         A job gets one only if there is one for all that wait before it, too.
         """
         before = self.table(machine)
-        position = super().ask(job, machine, launch=launch)
+        position = super().ask(job, machine, launch=launch, seconds=seconds)
         if position == 0 and before.holder(job.job_id) is None:
             ahead = [waiter for waiter in before.waiting if waiter.accepted_at < job.created_at]
             held = [holder for holder in before.holders if holder.free_at is None]

@@ -8,6 +8,8 @@ own record: `sweep` removes the entry of a job whose record shows that no step r
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -33,23 +35,26 @@ class Holder(_Entry):
     """Job that holds a slot.
 
     launch: launch whose execution runs the step. free_at: set when the job has given up the slot while its step may
-    still be ending; the slot is then free from this time on.
+    still be ending; the slot is then free from this time on. seconds: expected duration of the step from `since` on;
+    None if it is not known.
     """
 
     job_id: str
     launch: int
     since: datetime
     free_at: datetime | None = None
+    seconds: float | None = None
 
 
 class Waiter(_Entry):
-    """Job that waits for a slot."""
+    """Job that waits for a slot. seconds: as of a holder."""
 
     job_id: str
     priority: str
     accepted_at: datetime
     since: datetime
     asked_at: datetime
+    seconds: float | None = None
 
     @property
     def place(self) -> tuple[datetime, str]:
@@ -70,12 +75,16 @@ class SlotTable(_Entry):
 
 @dataclass(frozen=True, slots=True)
 class Applicant:
-    """Job that asks for a slot, under one of its launches."""
+    """Job that asks for a slot, under one of its launches.
+
+    seconds: how long its step is expected to take; None if that is not known.
+    """
 
     job_id: str
     launch: int
     accepted_at: datetime
     priority: str
+    seconds: float | None = None
 
 
 def ask(table: SlotTable, applicant: Applicant, *, capacity: int, at: datetime) -> tuple[SlotTable, int]:
@@ -85,7 +94,7 @@ def ask(table: SlotTable, applicant: Applicant, *, capacity: int, at: datetime) 
     has a slot already keeps it.
     """
     holders = tuple(holder for holder in table.holders if not _is_free(holder, at))
-    mine = Holder(job_id=applicant.job_id, launch=applicant.launch, since=at)
+    mine = Holder(job_id=applicant.job_id, launch=applicant.launch, since=at, seconds=applicant.seconds)
     others = tuple(holder for holder in holders if holder.job_id != applicant.job_id)
     queue = tuple(waiter for waiter in table.waiting if waiter.job_id != applicant.job_id)
     if len(others) < len(holders):
@@ -115,10 +124,36 @@ def leave(table: SlotTable, job_id: str, *, launch: int | None, at: datetime, li
     return _with(table, holders, queue)
 
 
+def estimated_wait(table: SlotTable, job_id: str, *, capacity: int, at: datetime) -> float | None:
+    """Return the seconds until a job in the queue gets a slot, if all goes on.
+
+    It follows from the expected durations of the steps that hold slots, and of those of the jobs before it. None if one
+    that matters is not known, or has passed already.
+    """
+    free_in = sorted(_seconds_until_free(holder, at) for holder in table.holders)
+    free_in = [0.0] * (capacity - len(free_in)) + free_in[max(0, len(free_in) - capacity) :]
+    heapq.heapify(free_in)
+    for waiter in sorted(table.waiting, key=lambda each: each.place):
+        start = heapq.heappop(free_in)
+        if waiter.job_id == job_id:
+            return None if math.isinf(start) else start
+        heapq.heappush(free_in, start + (math.inf if waiter.seconds is None else waiter.seconds))
+    return None
+
+
+def _seconds_until_free(holder: Holder, at: datetime) -> float:
+    """Return the expected seconds until a slot is free; infinity: unknown."""
+    if holder.free_at is not None:
+        return 0.0 if _is_free(holder, at) else (holder.free_at - at).total_seconds()
+    left = math.inf if holder.seconds is None else holder.seconds - (at - holder.since).total_seconds()
+    return left if left >= 0 else math.inf
+
+
 def _waiter(table: SlotTable, applicant: Applicant, at: datetime) -> Waiter:
     """Return the job's entry in the queue, the existing one if it is recent."""
     before = next((waiter for waiter in table.waiting if waiter.job_id == applicant.job_id), None)
-    if before is not None and before.priority == applicant.priority and abs(at - before.asked_at) < ASKED_AGAIN:
+    is_same = before is not None and (before.priority, before.seconds) == (applicant.priority, applicant.seconds)
+    if before is not None and is_same and abs(at - before.asked_at) < ASKED_AGAIN:
         return before
     return Waiter(
         job_id=applicant.job_id,
@@ -126,6 +161,7 @@ def _waiter(table: SlotTable, applicant: Applicant, at: datetime) -> Waiter:
         accepted_at=applicant.accepted_at,
         since=at if before is None else before.since,
         asked_at=at,
+        seconds=applicant.seconds,
     )
 
 

@@ -5,7 +5,7 @@ All functions are pure: they return a changed copy.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from gemtune.jobs.changes import Changed, end_attempt, with_event, with_step
 from gemtune.jobs.launches import check_claim
@@ -13,14 +13,23 @@ from gemtune.jobs.parts.holds import Admission, Waiting
 from gemtune.jobs.record import Claim, Job
 from gemtune.jobs.status import Step
 
+# An estimate is replaced by one that differs from it by this time and by this share of the wait.
+CLOSE, CLOSE_SHARE = timedelta(minutes=1), 0.1
 
-def wait_for_slot(job: Job, claim: Claim, *, machine: str, position: int, at: datetime) -> Changed:
+
+def wait_for_slot(
+    job: Job, claim: Claim, *, machine: str, position: int, start: datetime | None = None, at: datetime
+) -> Changed:
     """Record that the job waits for a slot, with the event `job_waiting`.
 
-    Only the first time adds the event; later ones change the position. Raises StaleClaim.
+    Only the first time adds the event; later ones change the position, and the estimate if it differs much.
+    start: estimated end of the wait. Raises StaleClaim.
     """
     check_claim(job, claim)
-    return _wait(job, Waiting(machine=machine, reason="slot", position=position, since=at))
+    before = None if job.waiting is None else job.waiting.estimated_start
+    if start is not None and before is not None and abs(start - before) < max(CLOSE, (start - at) * CLOSE_SHARE):
+        start = before
+    return _wait(job, Waiting(machine=machine, reason="slot", position=position, since=at, estimated_start=start))
 
 
 def admit(job: Job, claim: Claim, step: Step, *, machine: str, cloud_run_job: str, at: datetime) -> Changed:

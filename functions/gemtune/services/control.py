@@ -144,11 +144,12 @@ class Control:
         Raises StaleClaim, JobNotFound.
         """
         now = self.clock.now()
-        position = self.slots.ask(job, plan.machine, launch=claim.launch)
+        position = self.slots.ask(job, plan.machine, launch=claim.launch, seconds=_seconds_to_go(job, step))
+        start = self.slots.estimated_start(job.job_id, plan.machine) if position else None
 
         def change(job: Job) -> changes.Changed:
             if position:
-                return waits.wait_for_slot(job, claim, machine=plan.machine, position=position, at=now)
+                return waits.wait_for_slot(job, claim, machine=plan.machine, position=position, start=start, at=now)
             return waits.admit(job, claim, step, machine=plan.machine, cloud_run_job=plan.job, at=now)
 
         try:
@@ -245,3 +246,13 @@ class Control:
             machine = f"{machine}-{job.export_machine}"
             name = f"gemtune-{machine}"
         return StepJob(name, machine, timeout, done, (*args, "--seconds", str(seconds)))
+
+
+def _seconds_to_go(job: Job, step: Step) -> float | None:
+    """Return how long a step is expected to take from now on.
+
+    None if its plan is not known, or if the step has taken longer already.
+    """
+    estimate = None if job.plan is None else job.plan.steps.get(step)
+    left = None if estimate is None else estimate.seconds - job.steps[step].seconds
+    return left if left is not None and left > 0 else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from gemtune.admission import slots
 from gemtune.admission.slots import Applicant, SlotTable
@@ -36,12 +36,13 @@ class MachineSlots:
         """Return who holds slots of a kind of machine, and who waits."""
         return _read(self.documents.read(PREFIX + machine))
 
-    def ask(self, job: Job, machine: str, *, launch: int) -> int:
+    def ask(self, job: Job, machine: str, *, launch: int, seconds: float | None = None) -> int:
         """Ask for a slot for a job.
 
         Returns 0 if the job has it, or else its place in the queue.
+        seconds: how long its step is expected to take.
         """
-        applicant = Applicant(job.job_id, launch, job.created_at, job.priority)
+        applicant = Applicant(job.job_id, launch, job.created_at, job.priority, seconds)
         capacity, now, positions = self.capacities.get(machine, 1), self.clock.now(), [0]
 
         def change(table: SlotTable) -> SlotTable:
@@ -50,6 +51,12 @@ class MachineSlots:
 
         self._update(machine, change)
         return positions[0]
+
+    def estimated_start(self, job_id: str, machine: str) -> datetime | None:
+        """Return when a waiting job is expected to get its slot, if known."""
+        now, capacity = self.clock.now(), self.capacities.get(machine, 1)
+        seconds = slots.estimated_wait(self.table(machine), job_id, capacity=capacity, at=now)
+        return None if seconds is None else now + timedelta(seconds=seconds)
 
     def leave(self, job_id: str, machine: str, *, launch: int | None = None, lingers: bool = False) -> None:
         """Take a job's slot back, or its place in the queue.

@@ -2,14 +2,45 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemtune.admission.slots import LINGER, Applicant, SlotTable, ask, leave
+from gemtune.admission.slots import LINGER, Applicant, SlotTable, ask, estimated_wait, leave
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
+
+
+def waits(table: SlotTable, at: datetime, capacity: int) -> list[float | None]:
+    """Return the estimated wait of each job in the queue, in order."""
+    return [estimated_wait(table, waiter.job_id, capacity=capacity, at=at) for waiter in table.waiting]
+
+
+def test_a_wait_lasts_until_the_steps_before_it_have_ended() -> None:
+    table = SlotTable()
+    durations = [100.0, 40.0, 30.0, 50.0, None, 10.0]
+    for number, seconds in enumerate(durations):
+        table, _ = asked(table, replace(applicant(number), seconds=seconds), capacity=2)
+    # Slots are free after 100 and 40 s; 40: job 2 until 70; 70: job 3 until 120; 100: job 4, nobody knows how long.
+    assert waits(table, NOW, 2) == [40, 70, 100, 120]
+    later = NOW + timedelta(seconds=20)
+    assert waits(table, later, 2) == [20, 50, 80, 100]
+    # The second one takes longer than expected, so only the slot of the first one is foreseen.
+    assert waits(table, NOW + timedelta(seconds=50), 2) == [50, 80, 130, None]
+    assert waits(table, NOW + timedelta(seconds=101), 2) == [None] * 4
+    table = leave(table, "job1", launch=1, at=NOW, lingers=True)
+    assert waits(table, NOW, 2)[0] == LINGER.total_seconds()
+    assert estimated_wait(table, "not in the queue", capacity=2, at=NOW) is None
+
+
+def test_a_wait_with_fewer_slots_than_holders_counts_those_that_have_to_end() -> None:
+    table = SlotTable()
+    for number, seconds in enumerate((10.0, 20.0, 30.0)):
+        table, _ = asked(table, replace(applicant(number), seconds=seconds), capacity=3)
+    table, _ = asked(table, applicant(3), capacity=1)
+    assert waits(table, NOW, 1) == [30]
 
 
 def applicant(number: int, priority: str = "normal", launch: int = 1) -> Applicant:

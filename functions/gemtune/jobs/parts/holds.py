@@ -30,7 +30,11 @@ class Waiting(Record):
     )
     position: int = Field(description="place in the queue, from 1; 0 if the job has its slot")
     since: datetime = Field(description="when the wait began")
-    estimated_start: datetime | None = Field(None, description="estimated end of the wait; null if it is not known")
+    estimated_start: datetime | None = Field(
+        None,
+        description="estimated end of the wait by the plans of the jobs that run and of those before it; null if not "
+        "known",
+    )
 
 
 class Admission(Record):
