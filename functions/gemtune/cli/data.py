@@ -121,14 +121,22 @@ def showing_progress(connection: Connection) -> Iterator[uploads.Report]:
     if connection.quiet or not console.is_terminal:
         yield operations.no_report
         return
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task("uploading", visible=False)
-        try:
-            yield lambda sent, total: bar.update(task, completed=sent, total=total, visible=sent < total)
-        except KeyboardInterrupt:
+    bar = Progress(console=console, transient=True)
+    task = bar.add_task("uploading")
+
+    def report(sent: int, total: int) -> None:
+        if sent < total:
+            bar.start()  # again and again does no harm
+        bar.update(task, completed=sent, total=total)
+
+    try:
+        yield report
+    except KeyboardInterrupt:
+        click.echo("\nThe parts that were sent are kept; the same command goes on there", err=True)
+        raise
+    finally:
+        if bar.live.is_started:
             bar.stop()
-            click.echo("\nThe parts that were sent are kept; the same command goes on there", err=True)
-            raise
 
 
 data.add_command(check)

@@ -238,3 +238,15 @@ def test_a_request_that_would_be_rejected_is_not_published(tmp_path: Path, monke
         assert services().bus.lease(["dispatch"], 9) == []
     finally:
         services.cache_clear()
+
+
+def test_groups_have_all_their_commands() -> None:
+    groups = {
+        "data": ["check", "delete", "list", "rows", "show", "upload"],
+        "config": ["delete", "list", "set", "use"],
+        "secret": ["delete", "list", "set"],
+        "completion": ["install", "show"],
+    }
+    for group, commands in groups.items():
+        listed = run(group, "--help").stdout.split("Commands:")[1].splitlines()
+        assert sorted(line.split()[0] for line in listed if line.startswith("  ") and line[2] != " ") == commands
