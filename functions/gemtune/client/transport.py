@@ -66,15 +66,15 @@ class Transport:
         """Run an operation and return its result. Raises ClientError."""
         answer, error = None, None
         while True:
-            try:
-                step = operation.send(answer) if error is None else operation.throw(error)
-            except StopIteration as end:
+            step, end = _advance(operation, answer, error)
+            if end is not None:
                 result: Answer = end.value
                 return result
             answer, error = None, None
             if isinstance(step, Pause):
                 self._sleep(step.seconds)
                 continue
+            assert step is not None
             try:
                 answer = typed(step, self.send(step))
             except ClientError as raised:
@@ -116,15 +116,16 @@ class AsyncTransport:
         """Run an operation and return its result. Raises ClientError."""
         answer, error = None, None
         while True:
-            try:
-                step = operation.send(answer) if error is None else operation.throw(error)
-            except StopIteration as end:
+            # In a thread: an operation reads and hashes files, which would block the event loop.
+            step, end = await asyncio.to_thread(_advance, operation, answer, error)
+            if end is not None:
                 result: Answer = end.value
                 return result
             answer, error = None, None
             if isinstance(step, Pause):
                 await asyncio.sleep(step.seconds)
                 continue
+            assert step is not None
             try:
                 answer = typed(step, await self.send(step))
             except ClientError as raised:
@@ -142,6 +143,16 @@ class AsyncTransport:
         return httpx2.AsyncClient(
             base_url=self.address.url, timeout=TIMEOUT_SECONDS, trust_env=not self.address.is_local
         )
+
+
+def _advance(
+    operation: Operation[Any], answer: Any, error: ClientError | None
+) -> tuple[Call[Any] | Pause | None, StopIteration | None]:
+    """Return the next step of an operation, or its end."""
+    try:
+        return (operation.send(answer) if error is None else operation.throw(error)), None
+    except StopIteration as end:
+        return None, end
 
 
 def typed(call: Call[Answer], answer: Any) -> Any:

@@ -43,15 +43,13 @@ def set_(name: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
         raise click.UsageError("NAME may have up to 64 letters, digits, '_' and '-'")
     piped = not sys.stdin.isatty()
-    is_new = all(stat.name != USER_PREFIX + name for stat in _stored())
-    if not piped and not is_new:
+    if not piped and any(stat.name == USER_PREFIX + name for stat in _stored()):
         click.confirm(f"There is a secret {name}. Replace it?", abort=True, err=True)
     value = sys.stdin.readline().strip() if piped else click.prompt("Token", hide_input=True)
     if not value:
         raise click.UsageError("the token is empty")
     services().secrets.create(USER_PREFIX + name, value, ttl=None)
-    done = "Stored" if is_new else "Replaced"
-    click.echo(f"{done} the token. Use it in requests as {REFERENCE}{USER_PREFIX}{name}")
+    click.echo(f"Stored the token. Use it in requests as {REFERENCE}{USER_PREFIX}{name}")
 
 
 @secret.command("list")
