@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from google.auth.credentials import AnonymousCredentials
 
 from gemtune.embedded import file_logs
 from gemtune.errors import BadPageToken, NoLogs
@@ -150,3 +153,38 @@ def test_a_service_that_may_not_read_logs_names_the_permission(monkeypatch: pyte
         cloud_logs.CloudLogs("p").read(JOB, EXECUTION, position="", limit=9, is_over=False)
     assert "logging.logEntries.list" in str(caught.value.hint)
     assert EXECUTION in str(caught.value.hint)
+
+
+class OnceTooMany(BaseHTTPRequestHandler):
+    """Answers the first request with 429, as an exhausted quota does."""
+
+    requests = 0
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        OnceTooMany.requests += 1
+        body = b'{"entries": [{"timestamp": "2026-11-24T12:00:00Z", "insertId": "a", "textPayload": "line"}]}'
+        self.send_response(429 if OnceTooMany.requests == 1 else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+def test_an_exhausted_quota_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), OnceTooMany)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    monkeypatch.setattr("google.auth.default", lambda scopes: (AnonymousCredentials(), None))
+    cloud_logs._session.cache_clear()
+    session = cloud_logs._session()
+    session.mount("http://", session.get_adapter(cloud_logs.URL))
+    monkeypatch.setattr(cloud_logs, "URL", f"http://127.0.0.1:{server.server_port}/")
+    try:
+        chunk = cloud_logs.CloudLogs("p").read(JOB, EXECUTION, position="", limit=9, is_over=False)
+        assert ([line.text for line in chunk.lines], OnceTooMany.requests) == (["line"], 2)
+    finally:
+        cloud_logs._session.cache_clear()
+        server.shutdown()
+        server.server_close()

@@ -14,8 +14,8 @@ from gemtune.cli.connection.completing import job_argument
 from gemtune.client.errors import Unreachable
 from gemtune.jobs.status import Step, is_final
 
-# Seconds between two calls, of which one on Google Cloud reads Cloud Logging.
-POLL_SECONDS = 2.0
+# Seconds between two calls: of a service on this machine, and of one that may read Cloud Logging with each.
+POLL_SECONDS, REMOTE_POLL_SECONDS = 1.0, 5.0
 
 
 @click.command()
@@ -72,12 +72,13 @@ class LogReader:
     def follow(self, sleep: Callable[[float], None] = time.sleep) -> None:
         """Print new lines until the job is over, across outages."""
         poller = follow.Poller(self._connection)
+        pause = REMOTE_POLL_SECONDS if self._connection.local_port is None else POLL_SECONDS
         try:
             while True:
                 job = poller.get(f"/jobs/{self._job_id}/status")  # before the lines: those of its end are read then
                 if job is not None and self._print_new() and is_final(job["status"], job["finished_at"]):
                     return
-                sleep(POLL_SECONDS)
+                sleep(pause)
         except Unreachable as error:
             click.echo(str(error), err=True)
             raise click.exceptions.Exit(UNREACHABLE) from None

@@ -106,9 +106,18 @@ def _checked(pattern: re.Pattern[str], text: str) -> re.Match[str]:
 
 @lru_cache(maxsize=1)
 def _session() -> AuthorizedSession:
-    """Return a session with the default credentials."""
+    """Return a session with the default credentials.
+
+    A project may read entries 60 times a minute, so an answer of 429 is usual, and the request is repeated.
+    """
     import google.auth
     from google.auth.transport.requests import AuthorizedSession
+    from requests.adapters import HTTPAdapter
+    from urllib3.util.retry import Retry
+
+    retries = Retry(total=4, backoff_factor=1, status_forcelist=(429, 500, 502, 503), allowed_methods=("POST",))
 
     credentials, _ = google.auth.default(scopes=[SCOPE])
-    return AuthorizedSession(credentials)  # type: ignore[no-untyped-call]
+    session = AuthorizedSession(credentials)  # type: ignore[no-untyped-call]
+    session.mount("https://", HTTPAdapter(max_retries=retries))
+    return session
