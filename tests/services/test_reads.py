@@ -64,7 +64,10 @@ def _machines(request: pytest.FixtureRequest, world: World, tmp_path: Path) -> N
 @pytest.mark.usefixtures("_machines")
 @pytest.mark.parametrize("export", [{"format": "gguf"}, {"format": "merged"}])
 @pytest.mark.parametrize("copied", [True, False])
-def test_a_request_reads_each_object_once(world: World, reads: Counter[str], export: Any, copied: bool) -> None:
+@pytest.mark.parametrize("cap", [{}, {"max_hours": 9}])
+def test_a_request_reads_each_object_once(
+    world: World, reads: Counter[str], export: Any, copied: bool, cap: dict[str, Any]
+) -> None:
     """Try a model in a bucket, and one that prepare has copied from the Hub."""
     buckets = world.services.buckets
     objects, folder = (buckets.export, "models/me--own/abc") if copied else (buckets.data, "models/mine")
@@ -72,7 +75,7 @@ def test_a_request_reads_each_object_once(world: World, reads: Counter[str], exp
     objects.write(f"{folder}/model.safetensors", b"x" * 1000)
     model = "me/own" if copied else f"gs://{objects.bucket}/{folder}"
     modality = "text" if export["format"] == "gguf" else "vision"
-    world.submit(training={"base_model_id": model}, export_config=export, modality=modality)
+    world.submit(training={"base_model_id": model}, export_config=export, modality=modality, **cap)
     assert {name: count for name, count in reads.items() if count > 1} == {}
     assert f"content of {objects.bucket}/{folder}/config.json" in reads
     assert not any("specs/" in name for name in reads)

@@ -59,6 +59,13 @@ def test_unreadable_values_are_kept_by_path_and_the_rest_is_salvaged() -> None:
     }
 
 
+def test_a_record_is_salvaged_from_fields_as_from_text_and_the_fields_stay_as_they_are() -> None:
+    broken = WHOLE | {"launch": {"number": 2, "execution": 7}, "artifacts": [3]}
+    before = json.dumps(broken)
+    assert salvage_job(broken, FACTS) == salvage_job(before, FACTS)
+    assert json.dumps(broken) == before
+
+
 def test_several_unreadable_items_of_a_list_are_set_aside_and_the_others_stay() -> None:
     artifacts = [{"name": str(number), "uri": "u", "bytes": 1, "sha256": "0"} for number in range(12)]
     broken = [*artifacts[:2], "two", *artifacts[3:10], "ten", "eleven"]
@@ -93,6 +100,11 @@ def test_an_error_names_three_faults_by_path_and_counts_the_others() -> None:
     assert "steps.train.attempt: Input should be a valid integer" in text
     assert text.count("Input should be") == 3
     assert "and 2 more" in text
+    three = WHOLE | FACTS | {"job_name": 7, "last_seq": "many", "relaunches": []}
+    with pytest.raises(RecordUnreadable) as caught:
+        stored.read("training_x", json.dumps(three, default=str))
+    assert str(caught.value).count("Input should be") == 3
+    assert "more" not in str(caught.value)
 
 
 def test_a_record_that_is_not_an_object_is_unreadable_as_a_whole() -> None:

@@ -119,20 +119,19 @@ class ReadFacts:
         model = base_model.parse(request.training_config.base_model_id)
         return None if model is None or model.kind != "hub" else model_size.by_name(model.place)
 
-    def size_to_plan(self, request: TrainRequest) -> ModelSize | None:
+    def size_to_plan(self, request: TrainRequest, files: ModelFiles | None) -> ModelSize | None:
         """Return the size of the base model, or None if it is unknown.
 
-        It is read even where no machine has to be chosen.
+        It is known even where no machine has to be chosen. files: description of the base model's folder, if any.
         """
         model = base_model.parse(request.training_config.base_model_id)
         if model is None or model.kind == "gs":
             return None
         if model.kind == "hub":
-            copy = self._files_of_copy(model.place)
-            return model_size.by_name(model.place) or (None if copy is None else copy.size)
+            return model_size.by_name(model.place) or (None if files is None else files.size)
         folder = Path(model.place)
         sizes = {file.name: file.stat().st_size for file in folder.glob("*.safetensors")}
-        return replace(_files_of_folder(folder), weights_bytes=sum(sizes.values())).size
+        return replace(files or _files_of_folder(folder), weights_bytes=sum(sizes.values())).size
 
     @property
     def _chooses_machine(self) -> bool:

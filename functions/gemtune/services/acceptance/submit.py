@@ -103,7 +103,7 @@ class Submit:
 
     def _with_size(self, request: TrainRequest, facts: Facts) -> Facts:
         """Return the facts with the size of the model, if it can be known."""
-        return replace(facts, size=facts.size or self.read_facts.size_to_plan(request))
+        return replace(facts, size=facts.size or self.read_facts.size_to_plan(request, facts.base_model))
 
     def _checked(self, reading: Reading[TrainRequest]) -> tuple[TrainRequest, Facts, Continuation]:
         """Return a valid request, the facts, and the job that it trains on.
