@@ -103,14 +103,8 @@ def _train(context: Context, tracking: Tracking) -> None:
     evaluation = evaluation if best is None else _evaluate(context, trainer)
     context.check_pause()
     context.enter("saving the trained weights")
-    folder_name = tokenizer_files.trained_folder(config.method)
-    folder = context.work / folder_name
-    engine.save(trainer.model, folder)
-    tokenizer_files.add_tokenizer(base, folder)
-    if start.new_tokens is not None and config.method != "Full":
-        start.new_tokens.write(folder)
-    versions.write(folder)
-    artifacts = manifest.publish(export, folder, f"{context.prefix}/{folder_name}/{context.fence.attempt}")
+    folder = _save(context, trainer, base, start)
+    artifacts = manifest.publish(export, folder, f"{context.prefix}/{folder.name}/{context.fence.attempt}")
     context.enter("asking the trained model, for the certificate")
     recording.publish_reference(context, replace(loaded, model=trainer.model), rows, before)
     values = dict(evaluation or {}) | {"train_step": best or state.global_step, "train_loss": _train_loss(trainer)}
@@ -129,6 +123,21 @@ def _starting_point(context: Context, summary: Mapping[str, Any]) -> StartingPoi
     adapter = continuation.fetch_adapter(job.base_weights, buckets, context.work)
     base_name = None if job.base_model_folder is None else buckets.export.uri(job.base_model_folder)
     return StartingPoint(adapter, base_name, summary.get("base_dtype"))
+
+
+def _save(context: Context, trainer: JobTrainer, base: Path, start: StartingPoint) -> Path:
+    """Write the adapter or the model, with its tokenizer and versions.
+
+    Returns the folder. base: folder of the base model.
+    """
+    config = context.spec.training_config
+    folder = context.work / tokenizer_files.trained_folder(config.method)
+    engine_of(config.provider).save(trainer.model, folder)
+    tokenizer_files.add_tokenizer(base, folder)
+    if start.new_tokens is not None and config.method != "Full":
+        start.new_tokens.write(folder)
+    versions.write(folder)
+    return folder
 
 
 def _import_packages(engine: Engine, spec: Spec) -> None:
