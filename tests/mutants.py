@@ -47,14 +47,15 @@ NEAREST: Mapping[str, str] = {
     "services/test_export_again services/test_base_job services/test_placement services/test_reads "
     "services/test_gguf_requests",
     "gemtune.services.advance": "services/test_lifetimes services/test_messages services/test_running "
-    "services/test_clocks services/test_export_again services/test_pausing",
+    "services/test_clocks services/test_export_again services/test_pausing services/test_caps",
     "gemtune.services.control": "services/test_control services/test_running services/test_pausing "
     "services/test_lifetimes services/test_clocks services/test_dispatch services/test_planning services/test_waiting",
-    "gemtune.services.datasets": "handlers/test_datasets services/test_lifetimes",
+    "gemtune.services.datasets": "handlers/test_datasets handlers/test_checks handlers/test_dataset_rows "
+    "services/test_lifetimes",
     "gemtune.services.machine_slots": "services/test_control services/test_pausing services/test_waiting",
-    "gemtune.services.pause": "services/test_pausing",
+    "gemtune.services.pause": "services/test_pausing services/test_caps",
     "gemtune.services.planning": "services/test_planner services/test_planning services/test_dataset_amounts "
-    "handlers/test_http_api",
+    "services/test_caps services/test_base_models handlers/test_http_api",
     "gemtune.services.stop_executions": "services/test_sweep services/test_running services/test_pausing "
     "services/test_waiting contract/test_other_versions",
     "gemtune.services.fan_out": "services/test_messages services/test_notify services/test_running "

@@ -54,6 +54,19 @@ def test_files_that_are_no_requests_are_left_alone(world: World, name: str) -> N
     assert names(world) == [name]
 
 
+def test_the_longest_key_of_a_job_file_is_the_end_of_its_name_and_generation(world: World) -> None:
+    """Let the limit of 1,024 bytes fall between two characters, and into one."""
+    uploads, lengths = world.services.buckets.uploads, set()
+    for letters in (180, 181):
+        name = f"{'/'.join(['ä' * 100] * 4)}/{'x' * letters}.job.json"
+        drop(world, name, request())
+        accepted = answer(world, name.removesuffix(".job.json") + ".accepted.json")
+        key = world.services.store.get(accepted["job_id"]).idempotency_key or ""
+        assert f"{uploads.bucket}/{name}#{uploads.generation(name)}".endswith(key)
+        lengths.add(len(key.encode()))
+    assert lengths == {1023, 1024}
+
+
 def test_a_yaml_file_is_read_as_version_1_2(world: World) -> None:
     text = b"""
 processed_dataset_id: chats
