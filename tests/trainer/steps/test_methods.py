@@ -17,6 +17,7 @@ from gemtune.jobs.status import Step
 from tests import preference_rows, rows, tiny_gemma
 from tests.gpu.conftest import convert_to_bf16
 from tests.trainer.conftest import Bench
+from tests.trainer.steps.test_train import after_steps
 from tests.trainer.training.test_metrics import reference_metrics
 from trainer.rows.encoded import Encoded
 from trainer.rows.prepared import read_tokens
@@ -87,8 +88,7 @@ def test_full_fine_tuning_resumes_exactly(bench_of: Callable[..., Bench]) -> Non
     options: dict[str, Any] = {"method": "Full", "learning_rate": 2e-3, "max_steps": 8, "save_steps": 3}
     uninterrupted, interrupted = bench_of(**options).to(Step.TRAIN), bench_of(**options)
     interrupted.run(Step.PREPARE)
-    calls: list[int] = []
-    interrupted.run(Step.TRAIN, should_stop=lambda: len(calls) >= 4 or bool(calls.append(1)))
+    interrupted.run(Step.TRAIN, should_stop=after_steps(5))
     assert interrupted.job.steps[Step.TRAIN].state == "stopped"
     interrupted.run(Step.TRAIN, deadline=SystemClock().monotonic() + 3600)
     first, second = (
