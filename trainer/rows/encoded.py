@@ -79,6 +79,8 @@ def encode_in_batches(
 
     A batch is tokenized on all cores while the next one is rendered. tokenizer: of the `tokenizers` library.
     """
+    # The library starts its threads at its first batch: not within a rendering, whose address space is limited.
+    tokenizer.encode_batch(["", ""], add_special_tokens=False)
     with ThreadPoolExecutor(1) as thread:
         waiting: deque[tuple[list[Numbered], Future[Any]]] = deque()
         for batch in _batches(rows, render):
