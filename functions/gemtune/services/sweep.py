@@ -82,6 +82,7 @@ class Sweep:
         for job_id in self.store.unpublished():
             self._guarded(job_id, partial(self.fan_out, job_id))
         self._guarded("slots", self.slots.sweep)
+        self._guarded("accounts", self.budgets.remove_old)
         self._guarded("secrets", partial(self._remove_orphaned_secrets, now))
         self._guarded("specs", partial(self._remove_orphaned_specs, now))
         self._guarded("tombstones", partial(self._remove_late_writes, now))

@@ -101,6 +101,14 @@ class Submit:
         request, facts, _ = self._checked(reading)
         return request.spec(), self._with_size(request, facts)
 
+    def _warnings(self, request: TrainRequest, facts: Facts) -> Sequence[JobWarning]:
+        """Return warnings about a valid request's caps.
+
+        Without caps nothing is read for them.
+        """
+        has_caps = any(cap is not None for cap in facts.deployment.caps.caps_of(request).values())
+        return self.find_warnings(request.spec(), self._with_size(request, facts)) if has_caps else ()
+
     def _with_size(self, request: TrainRequest, facts: Facts) -> Facts:
         """Return the facts with the size of the model, if it can be known."""
         return replace(facts, size=facts.size or self.read_facts.size_to_plan(request, facts.base_model))
@@ -136,7 +144,7 @@ class Submit:
                 request_hash=request_hash(sent.spec()),
                 priority=spec.priority,
                 pause_after=spec.pause_after,
-                warnings=self.find_warnings(spec, self._with_size(request, facts)),
+                warnings=self._warnings(request, facts),
                 **facts.deployment.caps.caps_of(spec),
                 machine=placement.machine(spec, facts),
                 export_machine=placement.export_machine(spec, facts),

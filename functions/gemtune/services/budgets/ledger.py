@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from zlib import crc32
 
 from gemtune.errors import Problem, RequestRefused
@@ -19,6 +19,8 @@ from gemtune.services.budgets.account import AccountPage, Amount, Budget, add
 PREFIX = "accounts/"
 # Pages of an account, so that many jobs can be entered at the same time.
 PAGES = 8
+# Months for which accounts are kept, at least.
+MONTHS_KEPT = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,17 @@ class OwnerBudgets:
             return None
         return self.budget.seconds_left(self.spent(job.owner), self.prices.of_step(job, step))
 
+    def remove_old(self) -> None:
+        """Remove accounts of months that are long over.
+
+        A job that is older than that counts anew with all that it took.
+        """
+        now = self.clock.now()
+        last = now - timedelta(days=31 * MONTHS_KEPT)
+        for month in _months(last - timedelta(days=366), last):
+            for name in list(self.documents.names(f"{PREFIX}{month}/")):
+                self.documents.update(name, lambda body: None)
+
     def _problem(self, owner: str, amount: Amount) -> Problem:
         """Return the problem of a request whose owner's budget is spent."""
         parts = [] if self.budget.usd is None else [f"{amount.usd:.2f} of {self.budget.usd:g} USD"]
@@ -114,7 +127,7 @@ def _months(first: datetime, last: datetime) -> Iterator[str]:
 
 def _folder(owner: str, month: str) -> str:
     """Return the folder of an owner's month; names of owners are hashed."""
-    return f"{PREFIX}{hashlib.sha256(owner.encode()).hexdigest()[:32]}/{month}"
+    return f"{PREFIX}{month}/{hashlib.sha256(owner.encode()).hexdigest()[:32]}"
 
 
 def _page_name(job: Job, month: str) -> str:
