@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import signal
 import sys
 import tempfile
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from gemtune.bootstrap import services
 from gemtune.errors import GemtuneError, StepError
 from gemtune.request.spec import read_spec
+from trainer.answers import rows
 from trainer.answers.answering import answer
 from trainer.answers.files import AnswerFiles, GgufFiles, TrainedJob, find_export
-from trainer.answers.protocol import Output, read_question
+from trainer.answers.protocol import Output, Questions
 from trainer.answers.runtime import Runtime
 from trainer.process.crashes import PERMANENT, cause_of, is_out_of_memory
 from trainer.process.imports import garbage_collection_paused
@@ -41,16 +45,23 @@ def main() -> int:
             output.error(error)
             return NOT_LOADED
         output.ready(runtime)
+        questions = Questions(runtime)
         for line in sys.stdin:
             stop.clear()
-            _answer(line, runtime, output, stop)
+            _answer(json.loads(line), questions, runtime, output, stop)
     return LOADED
 
 
-def _answer(line: str, runtime: Runtime, output: Output, stop: threading.Event) -> None:
-    """Answer one question."""
+def _answer(
+    line: Mapping[str, Any], questions: Questions, runtime: Runtime, output: Output, stop: threading.Event
+) -> None:
+    """Answer one line."""
     try:
-        output.end(answer(runtime, read_question(line, runtime), output.text, stop.is_set))
+        if "file" in line:
+            questions.rows = list(rows.read(Path(line["file"])))
+            output.rows(questions.rows)
+        else:
+            output.end(answer(runtime, questions.read(line), output.text, stop.is_set))
     except GemtuneError as error:
         output.error(error)
     except (MemoryError, RuntimeError) as error:

@@ -9,7 +9,7 @@ from gemtune.datasets.refusal import BadRow
 from gemtune.errors import StepError
 from gemtune.llama_cpp import is_built
 from trainer.answers.files import GgufFiles
-from trainer.answers.runtime import Prompt, Request, bad_prompt
+from trainer.answers.runtime import Prompt, Request, bad_prompt, no_pictures
 from trainer.conversation.chat_template import TemplateRefusal
 from trainer.gguf import file_template
 from trainer.gguf.llama_library import LlamaModel, LoadError
@@ -41,6 +41,8 @@ class LlamaCpp:
 
     def prompt(self, conversation: Conversation) -> Prompt:
         """Return the tokens of a conversation. Raises StepError."""
+        if conversation.images():
+            raise no_pictures("GGUF files are asked without pictures here; `llama-mtmd-cli` takes them")
         try:
             shown = self._abilities.adapted(conversation)
             text = self.template.render_conversation(shown, add_generation_prompt=True)

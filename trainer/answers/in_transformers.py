@@ -13,14 +13,17 @@ from transformers.generation.stopping_criteria import StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from gemtune.datasets.conversation import Conversation
-from gemtune.datasets.refusal import Refused
+from gemtune.datasets.refusal import BadRow, Refused
 from trainer.answers.files import TransformersFiles
-from trainer.answers.runtime import Prompt, Request, bad_prompt
+from trainer.answers.runtime import Prompt, Request, bad_prompt, no_pictures
 from trainer.base_model import folder_contents, four_bits
 from trainer.base_model.language_model import is_wrapped, unwrap
 from trainer.base_model.precision import compute_dtype, dtype_named, stored_dtype
 from trainer.model import loading
 from trainer.new_tokens import embedding
+from trainer.pictures.arrow_file import Picture
+from trainer.pictures.decoding import picture_to_store, upright_size
+from trainer.pictures.tokens import picture_tokens
 from trainer.rows.encoder import Encoder
 
 if TYPE_CHECKING:
@@ -42,8 +45,10 @@ class Transformers:
         self.context_length = folder_contents.max_positions(config)
         self.sees = files.sees
         self.has_base = files.adapter is not None or files.original is not None
+        self._pictures = picture_tokens(files.tokenizer, config) if files.sees else None
         self._encoder = Encoder(
             files.tokenizer,
+            pictures=self._pictures,
             max_length=self.context_length or sys.maxsize,
             vocab_size=_vocab_size(files, config),
         )
@@ -52,10 +57,40 @@ class Transformers:
 
     def prompt(self, conversation: Conversation) -> Prompt:
         """Return the tokens of a conversation. Raises StepError."""
-        tokens = self._encoder.prompt(conversation)
+        try:
+            opened = self._open_pictures(conversation)
+        except BadRow as bad:
+            raise bad_prompt(bad) from bad
+        tokens = self._encoder.prompt(opened)
         if isinstance(tokens, Refused):
             raise bad_prompt(tokens.reason)
-        return Prompt(tokens, {})
+        return Prompt(tokens, self._picture_inputs(tokens, opened))
+
+    def _open_pictures(self, conversation: Conversation) -> Conversation:
+        """Return a conversation with its pictures as training stores them.
+
+        Raises BadRow, and StepError `no_pictures` if the model reads none.
+        """
+        images = conversation.images()
+        if not images:
+            return conversation
+        if self._pictures is None:
+            raise no_pictures("this model was trained on texts and reads no pictures")
+        grid = self._pictures.grid
+        return conversation.with_images(
+            [Picture(picture_to_store(image, grid), upright_size(image)) for image in images]
+        )
+
+    def _picture_inputs(self, tokens: Sequence[int], conversation: Conversation) -> dict[str, Any]:
+        """Return the inputs that a model with pictures has besides tokens."""
+        if self._pictures is None:
+            return {}
+        from trainer.training.picture_batches import PictureCollator
+
+        contents = [picture.content for picture in conversation.images()]
+        collator = PictureCollator.of_pictures(self._files.model, contents)
+        pixels = collator.pixels([range(len(contents))])
+        return dict(collator.inputs(torch.tensor([list(tokens)], device=self._model.device), pixels))
 
     def generate(self, request: Request, take: Callable[[int], None]) -> None:
         """Pass each token of an answer on."""

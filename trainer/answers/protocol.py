@@ -1,7 +1,8 @@
 """Lines of JSON between the command line and the program that answers.
 
-A question has `messages`, and the options of `OPTIONS`. The program says `ready` once, then for each question any
-number of `text` and one `end`, or an `error`.
+The program says `ready` once. A line with `file` is answered by `rows`, the prompts of a file of rows. A question has
+`messages`, or `row`, the place of a prompt in the last file, and options; it is answered by any number of `text` and
+one `end`. Instead of `rows` and `end` there may be an `error`.
 """
 
 from __future__ import annotations
@@ -10,15 +11,19 @@ import json
 import os
 import random
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, TextIO
 
-from gemtune.datasets.conversation import Conversation, of_messages
+from gemtune.datasets.conversation import Content, Conversation, Image, Text, Turn
 from gemtune.errors import GemtuneError, StepError
+from gemtune.untrusted import Unreadable, read_file
 from trainer.answers.answering import THINKING, Answer, Question
-from trainer.answers.runtime import Runtime
+from trainer.answers.rows import RowPrompt
+from trainer.answers.runtime import Runtime, bad_prompt
 from trainer.gguf.llama_library import Sampling
+from trainer.pictures.decoding import MAX_BYTES
 
 MAX_SEED = 2**32
 
@@ -38,6 +43,11 @@ class Output:
         """Say that the model is loaded."""
         self._write("ready", runtime=runtime.name, context_length=runtime.context_length, sees=runtime.sees)
 
+    def rows(self, rows: Sequence[RowPrompt]) -> None:
+        """Say which prompts a file has."""
+        names = ("number", "text", "expected", "refusal")
+        self._write("rows", rows=[{name: getattr(row, name) for name in names} for row in rows])
+
     def text(self, text: str, is_thought: bool) -> None:
         """Say the next piece of an answer."""
         self._write("text", text=text, is_thought=is_thought)
@@ -54,21 +64,62 @@ class Output:
         self._lines.write(json.dumps({"type": kind, **fields}) + "\n")
 
 
-def read_question(line: str, runtime: Runtime) -> Question:
-    """Return the question of a line.
+class Questions:
+    """Reader of questions.
 
-    Raises StepError `no_thinking` if the model is to think and its chat template has no such option.
+    rows: the prompts of the last file.
     """
-    fields: Mapping[str, Any] = json.loads(line)
-    options = {}
-    if fields.get("thinking"):
-        if THINKING not in runtime.template.variables:
-            message = "the chat template of this model has no option that lets it think"
-            raise StepError("no_thinking", message, hint="leave out --thinking")
-        options[THINKING] = True
-    messages = of_messages(fields["messages"])
-    conversation = Conversation(messages.turns, template_options=options)
-    return Question(conversation, fields["max_tokens"], _sampling(fields), bool(fields.get("by_base")))
+
+    def __init__(self, runtime: Runtime):
+        self._runtime = runtime
+        self.rows: Sequence[RowPrompt] = ()
+
+    def read(self, fields: Mapping[str, Any]) -> Question:
+        """Return the question of a line.
+
+        Raises StepError `bad_prompt`, and `no_thinking` if the model is to think and its chat template has no such
+        option.
+        """
+        conversation = self._of_row(fields) if "row" in fields else Conversation(_turns(fields["messages"]))
+        if fields.get("thinking"):
+            if THINKING not in self._runtime.template.variables:
+                message = "the chat template of this model has no option that lets it think"
+                raise StepError("no_thinking", message, hint="leave out --thinking")
+            options = {**conversation.template_options, THINKING: True}
+            conversation = replace(conversation, template_options=options)
+        return Question(conversation, fields["max_tokens"], _sampling(fields), bool(fields.get("by_base")))
+
+    def _of_row(self, fields: Mapping[str, Any]) -> Conversation:
+        """Return the conversation of a row, with a question's system message."""
+        row: RowPrompt = self.rows[fields["row"]]
+        assert row.conversation is not None, "rows that cannot be asked are not asked"
+        if fields.get("system") is None:
+            return row.conversation
+        if row.conversation.turns[0].role == "system":
+            message = f"row {row.number} has a system message of its own"
+            raise StepError("bad_prompt", message, hint="leave out --system")
+        return row.conversation.with_turns([Turn("system", fields["system"]), *row.conversation.turns])
+
+
+def _turns(messages: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]:
+    """Return the turns of messages.
+
+    A content is a text, or a list of texts and of paths of pictures. Raises StepError `bad_prompt`.
+    """
+    return tuple(Turn(message["role"], _content(message["content"])) for message in messages)
+
+
+def _content(content: str | Sequence[Mapping[str, str]]) -> Content:
+    if isinstance(content, str):
+        return content
+    return tuple(Text(part["text"]) if part["type"] == "text" else Image(_picture(part["path"])) for part in content)
+
+
+def _picture(path: str) -> bytes:
+    try:
+        return read_file(Path(path), named=path, max_bytes=MAX_BYTES)
+    except (OSError, Unreadable) as error:
+        raise bad_prompt(error) from error
 
 
 def _sampling(fields: Mapping[str, Any]) -> Sampling | None:

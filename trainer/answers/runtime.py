@@ -75,3 +75,9 @@ class Runtime(Protocol):
 def bad_prompt(reason: object) -> StepError:
     """Return the error for a prompt that the model cannot be asked."""
     return StepError("bad_prompt", f"this prompt cannot be asked: {reason}", hint="change the prompt")
+
+
+def no_pictures(reason: str) -> StepError:
+    """Return the error for pictures that a model cannot be shown."""
+    hint = "leave out pictures; a training with modality vision gives a model that reads them"
+    return StepError("no_pictures", reason, hint=hint)

@@ -47,7 +47,7 @@ class PictureCollator:
     embeddings. format: how the model's generation reads pictures.
     """
 
-    picture_file: PictureFileReader
+    picture_file: PictureFileReader | Sequence[bytes]
     processor: BaseImageProcessor
     soft_token: int
     format: PictureFormat
@@ -55,13 +55,17 @@ class PictureCollator:
     @classmethod
     def from_folders(cls, base: Path, prepared: Path) -> PictureCollator:
         """Return the collator for a base model's folder and the prepared data."""
+        return cls.of_pictures(base, PictureFileReader(prepared / "pictures.arrow"))
+
+    @classmethod
+    def of_pictures(cls, base: Path, pictures: PictureFileReader | Sequence[bytes]) -> PictureCollator:
+        """Return the collator for a base model's folder and encoded pictures."""
         from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(base)
         family = of_model_type(config.model_type)
         assert family is not None, "the step prepare refuses other models"
         assert family.pictures is not None, "the step prepare refuses other models"
-        pictures = PictureFileReader(prepared / "pictures.arrow")
         return cls(pictures, _processor(base, family.pictures), config.image_token_id, family.pictures)
 
     def collate(self, items: Sequence[Sequence[Row]]) -> PaddedBatch:

@@ -30,6 +30,10 @@ TRYING: Mapping[str, ErrorCode] = {
         "The model's chat template cannot show the prompt, or the prompt has tokens that only the template writes.",
         "Change the prompt.",
     ),
+    "no_pictures": ErrorCode(
+        "A prompt has pictures, and the model was trained on texts, or its GGUF file is asked.",
+        "Leave out the pictures, or `--format gguf`. A training with modality `vision` gives a model that reads them.",
+    ),
     "prompt_too_long": ErrorCode(
         "The prompt, with the conversation before it, has more tokens than the model reads.",
         "Shorten it, or begin a new conversation.",

@@ -53,7 +53,7 @@ ALLOWED: Mapping[tuple[str, str], str] = {
     ("functions/gemtune/webhooks/destinations.py", "int"): "a number already",
     ("functions/gemtune/webhooks/signing.py", "int"): "a number already",
     ("trainer/answers/files.py", "json.loads"): OURS,
-    ("trainer/answers/protocol.py", "json.loads"): PROCESS,
+    ("trainer/answers/__main__.py", "json.loads"): PROCESS,
     ("trainer/base_model/continuation.py", "json.loads"): OURS,
     ("trainer/check/process.py", "model_validate_json"): PROCESS,
     ("trainer/certificate/comparison_process.py", "json.loads"): PROCESS,

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any
 
 from gemtune.errors import StepError
@@ -64,17 +65,26 @@ class AnswerProcess:
         show: called with each piece of the answer, and whether it is a thought. Ctrl-C ends the answer. Raises
         StepError.
         """
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(question) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise self._crash() from None
+        self._send(question)
         while True:
             try:
                 return self._until("end", lambda message: show(message["text"], message["is_thought"]))
             except KeyboardInterrupt:
                 self._process.send_signal(signal.SIGINT)
+
+    def rows(self, file: Path) -> Sequence[Message]:
+        """Return the prompts of a file of rows. Raises StepError."""
+        self._send({"file": str(file.absolute())})
+        rows: Sequence[Message] = self._until("rows", lambda message: None)["rows"]
+        return rows
+
+    def _send(self, line: Mapping[str, Any]) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(line) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._crash() from None
 
     def _until(self, kind: str, take: Callable[[Message], None]) -> Message:
         """Read lines up to one of a kind, and return that."""

@@ -10,19 +10,23 @@ import click
 from gemtune.cli.answers import child
 from gemtune.cli.answers.display import Display
 from gemtune.cli.answers.session import Session
-from gemtune.cli.connection import INTERRUPTED, Connection
+from gemtune.cli.connection import INTERRUPTED, REFUSED, Connection
 from gemtune.cli.connection.completing import job_argument
+from gemtune.datasets.files.kinds import kind_of
 from gemtune.errors import StepError
 from gemtune.request.exports import EXPORTS
 
 # Tokens of an answer, so that a model that never ends its answers stops nevertheless.
 MAX_TOKENS = 256
 MAX_SEED = 2**32 - 1
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command("try")
 @job_argument
 @click.argument("prompt", required=False)
+@click.option("--file", "file", type=FILE, help="Ask each line of a text file, or each row of JSONL, CSV, Parquet, …")
+@click.option("--image", "images", type=FILE, multiple=True, help="Show a picture with the prompt; may be repeated.")
 @click.option("--base", "with_base", is_flag=True, help="Let the base model answer, too, without the training.")
 @click.option("--checkpoint", type=click.IntRange(1), metavar="TRAIN_STEP", help="Ask a checkpoint of the training.")
 @click.option("--format", "format_", type=click.Choice(tuple(EXPORTS)), help="Ask the exported files.")
@@ -37,10 +41,12 @@ def try_(connection: Connection, /, job: str, prompt: str | None, **options: Any
     """Ask the model that a job trained, on this workstation.
 
     The answer is printed while it is generated, with the chat template and the end tokens of the training. Each token
-    is the likeliest one, unless --temperature or --top-p is given. Without PROMPT, lines of standard input are the
-    turns of a conversation.
+    is the likeliest one, unless --temperature or --top-p is given. Without PROMPT and --file, lines of standard input
+    are the turns of a conversation.
     """
-    drawing = _drawing(options)
+    drawing, file = _drawing(options), options["file"]
+    if file is not None and (prompt is not None or options["images"]):
+        raise click.UsageError("--file has the prompts and their pictures: leave out PROMPT and --image")
     job_id = connection.find_job(job)
     status = connection.call("GET", f"/jobs/{job_id}/status")
     _check_trained(status, options["checkpoint"])
@@ -55,13 +61,28 @@ def try_(connection: Connection, /, job: str, prompt: str | None, **options: Any
     try:
         with child.start(arguments, _environment(status)) as process:
             process.wait_until_ready()
-            session = Session(process, display, fields, options["with_base"], options["system"])
-            if prompt is None:
-                session.converse()
-            else:
-                session.ask_once(prompt)
+            session = Session(
+                process, display, fields, options["with_base"], options["system"], tuple(options["images"])
+            )
+            failures = _ask(session, prompt, file)
     except KeyboardInterrupt:
         raise click.exceptions.Exit(INTERRUPTED) from None
+    if failures:
+        click.echo(f"{failures} {'prompt was' if failures == 1 else 'prompts were'} not answered", err=True)
+        raise click.exceptions.Exit(REFUSED)
+
+
+def _ask(session: Session, prompt: str | None, file: Path | None) -> int:
+    """Ask what the command line says; return how many prompts failed."""
+    if prompt is not None:
+        session.ask_once(prompt)
+    elif file is None:
+        session.converse()
+    elif kind_of(file.name) is None:
+        return session.ask_lines(file.read_text(encoding="utf-8", errors="replace").splitlines())
+    else:
+        return session.ask_rows(file)
+    return 0
 
 
 def _drawing(options: dict[str, Any]) -> dict[str, Any]:

@@ -37,6 +37,16 @@ class Display:
         if not self.quiet:
             click.secho(text, err=True, dim=True)
 
+    def prompt(self, text: str) -> None:
+        """Print a prompt of a file above its answer."""
+        if not self.as_json:
+            click.secho(f"> {text}", bold=True)
+
+    def expected(self, text: str | None) -> None:
+        """Print a row's own answer."""
+        if not self.as_json and text is not None:
+            click.secho(f"(the row has: {text})", dim=True)
+
     def answer(
         self, process: AnswerProcess, question: Mapping[str, Any], title: str | None = None
     ) -> Mapping[str, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
@@ -21,21 +22,66 @@ Messages = list[dict[str, Any]]
 class Session:
     """A loaded model, and how it is asked.
 
-    options: fields of every question. with_base: whether the base model answers, too.
+    options: fields of every question. with_base: whether the base model answers, too. system: message in front of each
+    conversation. images: pictures that its first turn shows.
     """
 
     process: AnswerProcess
     display: Display
     options: Mapping[str, Any]
     with_base: bool
-    system: str | None
+    system: str | None = None
+    images: Sequence[Path] = ()
 
-    def ask_once(self, prompt: str) -> None:
-        """Answer one prompt. Raises StepError."""
-        messages = [*self._beginning(), {"role": "user", "content": prompt}]
-        ends = self._answer(dict.fromkeys(self._who(), messages))
+    def ask_once(self, prompt: str, *, with_prompt: bool = False) -> None:
+        """Answer one prompt. Raises StepError.
+
+        with_prompt: print it above the answer.
+        """
+        if with_prompt:
+            self.display.prompt(prompt)
+        messages = [*self._beginning(), self._turn(prompt)]
+        ends = self._answer({who: {"messages": messages} for who in self._who()})
         if self.display.as_json:
             self.display.json(prompt, ends)
+
+    def ask_lines(self, lines: Iterable[str]) -> int:
+        """Answer each line that is not blank; return how many could not be.
+
+        Their errors are printed.
+        """
+        failures = 0
+        for line in filter(str.strip, lines):
+            try:
+                self.ask_once(line.rstrip("\n"), with_prompt=True)
+            except StepError as error:
+                failures += 1
+                _print_error(error)
+        return failures
+
+    def ask_rows(self, file: Path) -> int:
+        """Answer the prompt of each row; return how many were not answered.
+
+        The row's own answer is printed below. Raises StepError if the file cannot be read.
+        """
+        failures = 0
+        for index, row in enumerate(self.process.rows(file)):
+            if row["refusal"] is not None:
+                failures += 1
+                click.echo(f"row {row['number']} is not asked: {row['refusal']}", err=True)
+                continue
+            self.display.prompt(row["text"])
+            question = {"row": index, "system": self.system}
+            try:
+                ends = self._answer(dict.fromkeys(self._who(), question))
+            except StepError as error:
+                failures += 1
+                _print_error(error)
+                continue
+            self.display.expected(row["expected"])
+            if self.display.as_json:
+                self.display.json(row["text"], ends, row=row["number"], expected=row["expected"])
+        return failures
 
     def converse(self) -> None:
         """Answer the lines of standard input as turns of a conversation.
@@ -49,33 +95,46 @@ class Session:
         while (prompt := _read_line("> " if has_terminal else "")) is not None:
             if not prompt.strip():
                 continue
-            turn = {"role": "user", "content": prompt}
+            is_first = all(len(messages) == len(self._beginning()) for messages in conversations.values())
+            turn = self._turn(prompt) if is_first else {"role": "user", "content": prompt}
             try:
-                ends = self._answer({who: [*messages, turn] for who, messages in conversations.items()})
+                ends = self._answer({who: {"messages": [*messages, turn]} for who, messages in conversations.items()})
             except StepError as error:
-                click.echo(f"{error.code}: {error.message}", err=True)
-                if error.hint:
-                    click.echo(f"  {error.hint}", err=True)
+                _print_error(error)
                 continue
             for who, end in ends.items():
                 conversations[who] += [turn, {"role": "assistant", "content": end["text"]}]
             if self.display.as_json:
                 self.display.json(prompt, ends)
 
-    def _answer(self, conversations: Mapping[str, Messages]) -> dict[str, Mapping[str, Any]]:
+    def _answer(self, questions: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
         """Return the end of each model's answer."""
         ends = {}
-        for who, messages in conversations.items():
-            question = {**self.options, "messages": messages, "by_base": who == BASE}
+        for who, question in questions.items():
             title = TITLES[who] if self.with_base else None
-            ends[who] = self.display.answer(self.process, question, title)
+            line = {**self.options, **question, "by_base": who == BASE}
+            ends[who] = self.display.answer(self.process, line, title)
         return ends
+
+    def _turn(self, prompt: str) -> dict[str, Any]:
+        """Return the first turn of a user, which shows the pictures."""
+        if not self.images:
+            return {"role": "user", "content": prompt}
+        pictures = [{"type": "image", "path": str(image.absolute())} for image in self.images]
+        return {"role": "user", "content": [*pictures, {"type": "text", "text": prompt}]}
 
     def _who(self) -> tuple[str, ...]:
         return (BASE, TRAINED) if self.with_base else (TRAINED,)
 
     def _beginning(self) -> Messages:
         return [] if self.system is None else [{"role": "system", "content": self.system}]
+
+
+def _print_error(error: StepError) -> None:
+    """Print an error after which the next prompt is asked."""
+    click.echo(f"{error.code}: {error.message}", err=True)
+    if error.hint:
+        click.echo(f"  {error.hint}", err=True)
 
 
 def _read_line(prompt: str) -> str | None:

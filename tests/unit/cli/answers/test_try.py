@@ -30,7 +30,16 @@ if "crash" in sys.argv: sys.exit("Traceback: broken")
 say(type="ready", runtime="transformers", context_length=9, sees=False)
 for line in sys.stdin:
     question = json.loads(line)
+    if "file" in question:
+        rows = [{"number": 1, "text": "one", "expected": "eno", "refusal": None},
+                {"number": 2, "text": "", "expected": None, "refusal": "it is empty"},
+                {"number": 3, "text": "too long", "expected": None, "refusal": None}]
+        say(type="rows", rows=rows)
+        continue
+    if "row" in question:
+        question["messages"] = [{"content": rows[question["row"]]["text"]}]
     last = question["messages"][-1]["content"]
+    if isinstance(last, list): last = " ".join(part.get("path", part.get("text")) for part in last)
     if last == "too long":
         say(type="error", code="prompt_too_long", message="9 tokens", hint="shorten it")
         continue
@@ -202,3 +211,39 @@ def test_files_are_found_where_the_service_keeps_them(
     environment = environments[0]
     assert environment["GEMTUNE_HOME"] == str(tmp_path / "home")
     assert environment["GCS_EXPORT_BUCKET_NAME"] == "exports"
+
+
+def test_each_line_of_a_text_file_is_a_prompt(
+    service: FakeService, job: dict[str, Any], commands: list[list[str]], tmp_path: Path
+) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("one\n\ntoo long\ntwo\n")
+    result = run("try", JOB, "--file", str(file), url=service.url)
+    assert result.stdout == "> one\neno (1)\n> too long\n> two\nowt (1)\n"
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (1, "1 prompt was not answered")
+    as_json = run("try", JOB, "--file", str(file), "--json", url=service.url)
+    assert [json.loads(line)["prompt"] for line in as_json.stdout.splitlines()] == ["one", "two"]
+
+
+def test_each_row_of_a_file_is_asked_and_compared(
+    service: FakeService, job: dict[str, Any], commands: list[list[str]], tmp_path: Path
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("{}")
+    result = run("try", JOB, "--file", str(file), url=service.url)
+    assert result.stdout == "> one\neno (1)\n(the row has: eno)\n> too long\n"
+    assert "row 2 is not asked: it is empty" in result.stderr
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (1, "2 prompts were not answered")
+    line = json.loads(run("try", JOB, "--file", str(file), "--json", "--base", url=service.url).stdout)
+    assert (line["row"], line["expected"], line["base"]["answer"]) == (1, "eno", "base eno (1)")
+
+
+def test_pictures_are_shown_with_the_first_prompt(
+    service: FakeService, job: dict[str, Any], commands: list[list[str]], tmp_path: Path
+) -> None:
+    picture = tmp_path / "a.png"
+    picture.write_bytes(b"x")
+    result = run("try", JOB, "--image", str(picture), url=service.url, stdin="one\ntwo\n")
+    assert result.stdout == f"{f'{picture} one'[::-1]} (1)\nowt (3)\n"
+    for arguments in (("--file", str(picture), "hi"), ("--file", str(picture), "--image", str(picture))):
+        assert run("try", JOB, *arguments, url=service.url).exit_code == 2

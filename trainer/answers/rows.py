@@ -1,0 +1,119 @@
+"""Prompts in a file of rows: all of a row but its last answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gemtune.datasets.conversation import Conversation, content_texts
+from gemtune.datasets.formats import table
+from gemtune.datasets.refusal import BadRow, Refused
+from gemtune.datasets.rl.read import RlRow, read_question
+from gemtune.datasets.row_options import ReadOptions
+from gemtune.errors import ObjectNotFound, StepError
+from gemtune.untrusted import read_file
+from trainer.dataset.row import bad_dataset
+from trainer.dataset.rows import read_rows
+from trainer.pictures.sources import PictureSource
+
+OPTIONS = ReadOptions(with_pictures=True)
+ANSWER = "answer"
+
+
+@dataclass(frozen=True, slots=True)
+class RowPrompt:
+    """Prompt of a row.
+
+    number: of the row or line, from 1. conversation: None for a row that cannot be asked. text: the last message of the
+    user. expected: the row's own answer; None if it has none. refusal: why the row cannot be asked.
+    """
+
+    number: int
+    conversation: Conversation | None = None
+    text: str = ""
+    expected: str | None = None
+    refusal: str | None = None
+
+
+def read(path: Path) -> Iterator[RowPrompt]:
+    """Yield the prompt of each row of a file. Raises StepError `bad_dataset`."""
+    try:
+        for number, row in read_rows(path, with_pictures=True):
+            yield RowPrompt(number, refusal=row.reason) if isinstance(row, Refused) else _of_row(number, row, path)
+    except StepError as error:
+        raise bad_dataset(error.message, hint="correct the file, and ask again") from error
+
+
+def _of_row(number: int, row: Mapping[str, Any], path: Path) -> RowPrompt:
+    """Return the prompt of a row that could be decoded, or its refusal."""
+    try:
+        return _prompt(number, row, path)
+    except BadRow as bad:
+        return RowPrompt(number, refusal=str(bad))
+
+
+def _prompt(number: int, row: Mapping[str, Any], path: Path) -> RowPrompt:
+    """Return the prompt of a row. Raises BadRow."""
+    conversation, expected = _conversation(row)
+    names = {name for image in conversation.images() if (name := _path_in(image)) is not None}
+    pictures = PictureSource(_FilesBeside(path.parent, names))
+    opened = conversation.with_images([pictures.content(image) for image in conversation.images()])
+    text = "".join(content_texts(opened.turns[-1].content))
+    return RowPrompt(number, opened, text, expected)
+
+
+def _conversation(row: Mapping[str, Any]) -> tuple[Conversation, str | None]:
+    """Return a row's turns before its last answer, and that answer.
+
+    Rows of supervised training have one, others may. Raises BadRow.
+    """
+    content = table.read(row, OPTIONS)
+    if not isinstance(content, Refused):
+        if not isinstance(content.content, Conversation):
+            raise BadRow("a text without turns has no prompt")
+        whole = content.content
+        until = max(index for index, turn in enumerate(whole.turns) if turn.role == "assistant")
+        return whole.first(until), "".join(content_texts(whole.turns[until].content))
+    question = read_question(row, OPTIONS, [ANSWER] if ANSWER in row else [])
+    if not isinstance(question, RlRow):
+        raise BadRow(content.reason)
+    expected = question.content.answers.get(ANSWER)
+    return question.content.prompt, None if expected is None else str(expected)
+
+
+def _path_in(image: Any) -> str | None:
+    """Return the path of a row's picture, or None if the row contains it."""
+    path = image.get("path") if isinstance(image, Mapping) else image
+    return path if isinstance(path, str) and not path.startswith("data:") else None
+
+
+class _FilesBeside:
+    """The pictures that a row names, in the folder of its file."""
+
+    revision = None
+
+    def __init__(self, folder: Path, names: set[str]):
+        self._folder = folder
+        files = {name: folder / name for name in names}
+        self.sizes = {name: file.stat().st_size for name, file in files.items() if file.is_file()}
+
+    @property
+    def place(self) -> str:
+        """Path of the folder."""
+        return str(self._folder)
+
+    def fetch(self, path: str, work: Path) -> Path:
+        """Return the file itself."""
+        return self._folder / path
+
+    def read(self, path: str, max_bytes: int) -> bytes:
+        """Return the content of a file. Raises ObjectNotFound, Unreadable."""
+        if path not in self.sizes:
+            raise ObjectNotFound(path)
+        return read_file(self._folder / path, named=path, max_bytes=max_bytes)
+
+    def relative(self, path: str) -> str:
+        """Return the path, which is relative already."""
+        return path
