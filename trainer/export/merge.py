@@ -255,8 +255,11 @@ def with_vocabulary(config: Mapping[str, Any], rows: int | None) -> dict[str, An
         return dict(config)
     text = config.get("text_config")
     if isinstance(text, Mapping):
-        return dict(config) | {"text_config": dict(text) | {"vocab_size": rows}}
-    return dict(config) | {"vocab_size": rows}
+        return dict(config) | {"text_config": with_vocabulary(text, rows)}
+    # Gemma 4 states the rows of embeddings per layer even without such embeddings, and llama.cpp's converter cuts the
+    # embedding to as many.
+    names = ["vocab_size", *(name for name in ("vocab_size_per_layer_input",) if name in config)]
+    return dict(config) | dict.fromkeys(names, rows)
 
 
 def _config_for(config: Mapping[str, Any], export: MergedExport) -> dict[str, Any]:

@@ -122,9 +122,10 @@ def test_each_family_answers_as_it_was_trained(
     assert first["trained"] == first["exported"] != ""
 
 
-def test_new_tokens_are_tokens_of_the_file_with_rows_as_trained(tmp_path: Path, tools: Path) -> None:
+@pytest.mark.parametrize("shape", ["gemma3", "gemma4-dense-text"])
+def test_new_tokens_are_tokens_of_the_file_with_rows_as_trained(tmp_path: Path, tools: Path, shape: str) -> None:
     """The base model has a token without a row, as Gemma 3's text models do."""
-    base = sharpen_logits(tiny_gemma.build(tmp_path / "base", "gemma3", head_dim=256))
+    base = tiny_gemma.build(tmp_path / "base", shape, head_dim=256)
     (tmp_path / "more").mkdir()
     tokenizer.add(base, ["<picture>"], tmp_path / "more")
     for name in (tokenizer.TOKENIZER, tokenizer.CONFIG):
@@ -133,8 +134,8 @@ def test_new_tokens_are_tokens_of_the_file_with_rows_as_trained(tmp_path: Path, 
     trained = TrainedWeights(base, adapter, tmp_path, new_tokens=embedding.read(adapter))
     folder = export(trained, tmp_path / "f16", "f16", tools)
     compared = compare_export(trained, folder, "f16", tools)
-    assert problems(compared, "f16") == []
     assert compared["prompts_that_differ"] == []
+    assert compared["probes"]["mean_kl"] < 0.005
     model = LlamaModel(tools, folder / gguf_export("f16").file_name)
     assert trained.new_tokens is not None
     ids = trained.new_tokens.ids

@@ -111,6 +111,25 @@ def test_larger_settings_need_more_memory(change: dict[str, Any]) -> None:
     assert more.host_without_gpu > plain.host_without_gpu
 
 
+@pytest.mark.parametrize(
+    ("training", "gpu", "host"),
+    [
+        ({"new_tokens": ["<a>"]}, 6, 12),  # two copies of the embedding and a gradient
+        ({"train_embeddings": True}, 16 + 6, 16 + 6 + 2 * 12),  # trained in 32 bits, and in two checkpoints
+        ({"train_embeddings": True, "new_tokens": ["<a>"]}, 22, 46),
+        ({"method": "Full", "new_tokens": ["<a>"]}, None, None),
+    ],
+)
+def test_trained_embeddings_count(training: dict[str, Any], gpu: int | None, host: int | None) -> None:
+    model, same = size("google/gemma-3-1b-it"), {"method": training.get("method", "LoRA")}
+    plain, more = (memory_for_training(model, load(**fields)) for fields in (same, training))
+    if gpu is None:  # all weights are counted already
+        assert more == plain
+        return
+    assert more.gpu - plain.gpu == pytest.approx(gpu * model.vocabulary * model.hidden / GIB)
+    assert more.host_without_gpu - plain.host_without_gpu == pytest.approx(host * model.vocabulary * model.hidden / GIB)
+
+
 def test_four_bit_weights_need_less_of_the_gpu_and_the_same_files() -> None:
     lora, qlora = (memory_for_training(size("gemma-2-9b"), load(method=method)) for method in ("LoRA", "QLoRA"))
     assert qlora.gpu < lora.gpu - 9
