@@ -10,6 +10,7 @@ from gemtune.families.size import ModelSize
 from gemtune.machines.choice import CPU_STEPS, MACHINES
 from gemtune.machines.cost import usd_per_second
 from gemtune.machines.memory import MemoryNeed, TrainingLoad, memory_for_export, memory_for_training
+from gemtune.machines.throughput import roofline
 from gemtune.methods import Method
 from gemtune.request.exports import EXPORTS
 from gemtune.request.placement import load_of
@@ -59,12 +60,23 @@ def page() -> Page:
         "the files of a step, which are in memory on Cloud Run and on disk on a workstation. Shorter rows need less: "
         "`prepare` decides by the longest row of the dataset. Models of the same size share a row."
     )
+    page.paragraph(
+        "Time and cost are those of a million tokens on each machine that the training fits on, without loading the "
+        "model and evaluating. They are the estimate from the hardware's peak that plans begin with, and can be wrong "
+        "by a factor of three: no GPU was timed. The plans of a deployment use its own finished jobs instead. GRPO has "
+        "none, since sampling the completions takes most of its time."
+    )
     for method, fields in METHODS.items():
         page.heading(method, 3)
-        rows = [(name, memory_for_training(size, _load(fields))) for name, size in sizes()]
+        load = _load(fields)
+        rows = [(name, size, memory_for_training(size, load)) for name, size in sizes()]
+        timed = () if load.sampled_completions else ORDER
         page.table(
-            ("model", "GPU", "main", "CPU", "smallest machine"),
-            [(code(name), *_memory(need), _smallest(need)) for name, need in rows],
+            ("model", "GPU", "main", "CPU", "smallest machine", *(f"{name}, per million tokens" for name in timed)),
+            [
+                (code(name), *_memory(need), _smallest(need), *(_speed(each, size, load, need) for each in timed))
+                for name, size, need in rows
+            ],
         )
     page.heading("Export")
     page.paragraph(
@@ -103,6 +115,16 @@ def _smallest(need: MemoryNeed) -> str:
     if not fitting:
         return "none"
     return code(with_gpu[0]) + (" (or `cpu`, slowly)" if "cpu" in fitting else "") if with_gpu else code(fitting[0])
+
+
+def _speed(machine: str, size: ModelSize, load: TrainingLoad, need: MemoryNeed) -> str:
+    """Return minutes and cost of a million tokens; empty if it does not fit."""
+    if not MACHINES[machine].has(need):
+        return ""
+    seconds = 1e6 * roofline(machine, size, load.method, cores=MACHINES[machine].cpus).per_token
+    price = usd_per_second(MACHINES[machine])
+    minutes = f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    return minutes if price is None else f"{minutes}, {seconds * price:.2f} USD"
 
 
 def _exports(size: ModelSize) -> Iterator[str]:

@@ -233,9 +233,7 @@ def _print_job(job: dict[str, Any]) -> None:
     if waiting := job.get("waiting"):  # an older service does not send it
         click.echo(f"{'waiting:':22}{following.format_waiting(waiting)}, since {waiting['since'][:19]}")
     if pause := job.get("pause"):
-        click.echo(
-            f"{'pause:':22}{pause['reason']}, since {pause['at'][:19]}; go on with: gemtune resume {job['job_id']}"
-        )
+        click.echo(f"{'pause:':22}since {pause['at'][:19]}, {following.format_pause(job)}")
     if job.get("spent"):  # an older service does not send it
         click.echo(f"{'spent:':22}{plans.format_spent(job)}")
     if job.get("plan"):

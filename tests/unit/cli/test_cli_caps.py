@@ -40,6 +40,20 @@ def test_status_shows_what_is_spent_beside_the_caps(service: FakeService) -> Non
     )
 
 
+def test_a_paused_job_says_how_it_goes_on(service: FakeService) -> None:
+    pause = {"reason": "cost_cap", "at": "2026-11-24T12:00:00Z"}
+    body: dict[str, Any] = job_body("paused", pause=pause, max_hours=2, max_cost_usd=None)
+    service.answers["GET", f"/jobs/{JOB}/status"] = (200, body)
+    shown = run("status", JOB, url=service.url).stdout
+    assert f"since 2026-11-24T12:00:00, cost_cap; go on with: gemtune resume {JOB} --max-hours MORE\n" in shown
+    service.answers["GET", f"/jobs/{JOB}/status"] = (200, body | {"pause": pause | {"reason": "request"}})
+    assert f"request; go on with: gemtune resume {JOB}\n" in run("status", JOB, url=service.url).stdout
+    ends: dict[str, Any] = job_body("cancelled", finished_at="2026-11-24T12:00:00Z")
+    service.answers["GET", f"/jobs/{JOB}/status"] = [(200, body), (200, ends)]
+    followed = run("watch", JOB, url=service.url)
+    assert f"paused cost_cap; go on with: gemtune resume {JOB} --max-hours MORE\n" in followed.stderr
+
+
 def test_warnings_of_a_request_go_to_stderr(service: FakeService, tmp_path: Path) -> None:
     service.answers["POST", "/train"] = (202, {"job_id": JOB, "warnings": [WARNING]})
     file = tmp_path / "r.json"

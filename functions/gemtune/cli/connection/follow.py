@@ -183,6 +183,8 @@ def _bar_fields(job: dict[str, Any]) -> dict[str, Any]:
     progress = job["progress"] if job["status"] == "training" and phase in (None, TRAINING) else None
     if waiting := job.get("waiting"):  # an older service does not send it
         return {"description": job["status"], "total": None, "completed": 0, "detail": format_waiting(waiting)}
+    if job["status"] == "paused" and job.get("pause"):
+        return {"description": job["status"], "total": None, "completed": 0, "detail": format_pause(job)}
     if progress is None:
         return {"description": job["status"], "total": None, "completed": 0, "detail": phase or ""}
     counts = {"total": progress["total_steps"], "completed": progress["train_step"]}
@@ -265,6 +267,15 @@ def format_waiting(waiting: dict[str, Any]) -> str:
     details = f"position {waiting['position']}" if waiting["reason"] == "slot" else f"platform: {waiting['reason']}"
     start = "" if waiting.get("estimated_start") is None else f", starts about {waiting['estimated_start'][:16]}"
     return f"waiting for {waiting['machine']}, {details}{start}"
+
+
+def format_pause(job: dict[str, Any]) -> str:
+    """Format why a job is paused, and the command with which it goes on."""
+    options = ""
+    if job["pause"]["reason"] == "cost_cap":
+        caps = {"max_cost_usd": "--max-cost-usd", "max_hours": "--max-hours"}
+        options = "".join(f" {option} MORE" for name, option in caps.items() if job.get(name) is not None)
+    return f"{job['pause']['reason']}; go on with: gemtune resume {job['job_id']}{options}"
 
 
 def format_progress(progress: dict[str, Any]) -> str:
