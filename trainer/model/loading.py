@@ -35,13 +35,9 @@ def load(
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, GenerationConfig
 
     kind = AutoModelForImageTextToText if with_pictures else AutoModelForCausalLM
-    model = kind.from_pretrained(
-        folder,
-        dtype=dtype,
-        attn_implementation=attention,
-        quantization_config=four_bits,
-        device_map=device,
-    )
+    # A None for it would hide the folder's own quantization_config from transformers.
+    quantized = {} if four_bits is None else {"quantization_config": four_bits}
+    model = kind.from_pretrained(folder, dtype=dtype, attn_implementation=attention, device_map=device, **quantized)
     if adapter is None:
         whole: LanguageModel = model.eval()
         return whole
