@@ -246,7 +246,7 @@ def test_a_route_takes_the_parameters_of_its_endpoint(endpoint: Endpoint) -> Non
     }
     body = set() if endpoint.body is None else {"body"}
     parameters = {argument_name(parameter) for parameter in endpoint.parameters}
-    # Who calls is known of every call.
+    # Every call has a known caller.
     assert arguments - {"owner"} == {*endpoint.path_parts, *parameters, *body}
 
 

@@ -221,6 +221,6 @@ def test_no_job_passes_its_cap_by_more_than_a_train_step_and_a_checkpoint_and_al
     assert len(pauses) > JOBS // 2
     assert sum(job.kills for job in jobs) > JOBS // 2
     assert all(job.checkpoint == job.total for job in jobs)
-    # What is recorded is what was spent: never less, and for each kill at most a heartbeat more.
+    # The record has the true spending, and for each kill at most one heartbeat more.
     for job in jobs:
         assert -0.1 <= job._recorded() - job.seconds <= job.kills * HEARTBEAT_SECONDS + 0.1

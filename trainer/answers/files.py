@@ -159,7 +159,7 @@ def find_export(backend: Services, job: Job, export_format: Format) -> tuple[Job
         spec = read_spec(backend.buckets.config.read(candidate.spec_name))
         if candidate.status is Status.COMPLETED and spec.export_config.format == export_format:
             return candidate, spec
-    message = f"what job {job.job_id} trained has not been exported as {export_format}"
+    message = f"the model of job {job.job_id} has not been exported as {export_format}"
     raise StepError("not_exported", message, hint=f"`gemtune export {job.job_id} --format {export_format} --follow`")
 
 

@@ -51,7 +51,7 @@ class Renderer:
             return text
         before = self.prompt(conversation.first(-1))
         if not before.endswith(turns.empty_thought) and any(turn.role == "tool" for turn in conversation.turns[-2:-1]):
-            # What the assistant says beside its call is written behind the result, where the next turn continues.
+            # The assistant's text beside its call is written behind the result, where the next turn continues.
             return text
         return with_empty_thought(turns, text, before)
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from trainer.base_model.language_model import LanguageModel
 
 IDS, GAPS = "completion_ids", "completion_gaps"
-# Of another row's answer, which stands behind the prompt to estimate the KL divergence. TRL names the first one.
+# Columns with another row's answer, which stands behind the prompt to estimate the KL divergence. TRL names the first.
 OTHER_IDS, OTHER_GAPS = "KL_completion_ids", "KL_completion_gaps"
 Row = Mapping[str, Any]
 
