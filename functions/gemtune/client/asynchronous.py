@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
+from gemtune.checks.row import CheckedRow
 from gemtune.client import curves, operations, uploads
 from gemtune.client.calls import Call, Operation
 from gemtune.client.downloads import download
@@ -77,6 +78,10 @@ class AsyncClient:
     async def models(self) -> answers.Models:
         """Return base models at hand, and what published sizes need."""
         return await _send(self._transport, get("/models", answers.Models))
+
+    async def account(self) -> answers.Account:
+        """Return what your jobs have taken this month, and the budget."""
+        return await _send(self._transport, get("/account", answers.Account))
 
     async def health(self) -> answers.Health:
         """Return the health and the version of the service."""
@@ -207,6 +212,20 @@ class AsyncDatasets:
     async def show(self, dataset_id: str) -> answers.Dataset:
         """Return a dataset."""
         return await _send(self._transport, get(f"/datasets/{dataset_id}", answers.Dataset))
+
+    async def rows(self, dataset_id: str, *, split: str | None = None, limit: int = 20) -> Sequence[CheckedRow]:
+        """Return the first rows of a split: `train`, or `held_out`."""
+        return await self._transport.run(operations.list_rows(dataset_id, split=split, limit=limit))
+
+    async def check(
+        self, dataset_id: str, *, model: str, training_config: Mapping[str, Any] | None = None, samples: int = 3
+    ) -> answers.DatasetCheck:
+        """Return what a training would make of a dataset, without a job.
+
+        samples: number of rows that the report shows with their tokens.
+        """
+        operation = operations.check_dataset(dataset_id, model, training_config or {}, samples)
+        return await self._transport.run(operation)
 
     async def delete(self, dataset_id: str) -> None:
         """Delete a dataset that no unfinished job uses."""

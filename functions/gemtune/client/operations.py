@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gemtune.checks.row import CheckedRow
 from gemtune.client import uploads
 from gemtune.client.calls import Call, Operation, Pause, is_meant
 from gemtune.client.errors import BadUse, JobFailed, Refused, Unreachable
@@ -146,6 +147,34 @@ def list_datasets() -> Operation[list[answers.Dataset]]:
         after = page.next_after
         if after is None:
             return datasets
+
+
+def check_dataset(
+    dataset_id: str, model: str, training_config: Mapping[str, Any], samples: int
+) -> Operation[answers.DatasetCheck]:
+    """Return the check of a dataset once it is over."""
+    body = {"base_model_id": model, "training_config": dict(training_config), "samples": samples}
+    path = f"/datasets/{dataset_id}/check"
+    state: answers.DatasetCheck = yield Call("POST", path, answers.DatasetCheck, json=body)
+    while state.status == "running":
+        yield Pause(POLL_SECONDS)
+        state = yield get(f"{path}s/{state.check_id}", answers.DatasetCheck)
+    return state
+
+
+def list_rows(dataset_id: str, *, split: str | None, limit: int) -> Operation[list[CheckedRow]]:
+    """Return the first rows of a split of a dataset."""
+    rows: list[CheckedRow] = []
+    after: str | None = None
+    while len(rows) < limit:
+        size = min(200, limit - len(rows))
+        path = f"/datasets/{dataset_id}/rows"
+        page: answers.DatasetRows = yield get(path, answers.DatasetRows, split=split, limit=size, after=after)
+        rows += page.rows
+        after = page.next_after
+        if after is None:
+            break
+    return rows
 
 
 def read_logs(job_id: str, step: str | None) -> Operation[list[answers.JobLogLine]]:

@@ -83,6 +83,28 @@ def test_datasets_are_uploaded_once_listed_and_deleted(url: str, rows: Path) -> 
         client.datasets.show(dataset.dataset_id)
 
 
+def test_rows_are_shown_and_the_account_of_the_month(url: str, rows: Path) -> None:
+    client = Client(url)
+    dataset_id = client.datasets.upload(rows).dataset_id
+    assert len(client.datasets.rows(dataset_id)) == 20
+    assert len(client.datasets.rows(dataset_id, limit=7)) == 7
+    assert client.account().owner == "local"
+
+
+def test_a_check_is_waited_for(service: FakeService) -> None:
+    check = {"check_id": "c", "dataset_id": "d", "status": "running", "created_at": "2026-11-24T12:00:00Z"}
+    empty = {"report": None, "error": None, "rows_left_out": None}
+    failed = {"status": "failed", "error": {"code": "x", "message": "no", "hint": "yes"}}
+    service.answers["POST", "/datasets/d/check"] = (202, check | empty)
+    service.answers["GET", "/datasets/d/checks/c"] = [(200, check | empty), (200, check | empty | failed)]
+    slept: list[float] = []
+    transport = sync.Transport(sync.find_address(service.url), sleep=slept.append)
+    state = transport.run(operations.check_dataset("d", "a/b", {"max_seq_length": 64}, 3))
+    assert (state.status, len(slept)) == ("failed", 2)
+    body = service.requests[0][3]
+    assert body == {"base_model_id": "a/b", "training_config": {"max_seq_length": 64}, "samples": 3}
+
+
 def test_a_plan_leaves_nothing(url: str, rows: Path, world: World) -> None:
     client = Client(url)
     before = client.datasets.list()

@@ -73,7 +73,7 @@ SERVICE: Mapping[str, str] = {
     "redaction services settings",
     "cli.request": "cli.connection client errors methods request untrusted",
     # Contract and answers of the API, but nothing of the service itself.
-    "client": "datasets.files datasets.uploads errors handlers jobs jobs.parts object_name request untrusted",
+    "client": "checks datasets.files datasets.uploads errors handlers jobs jobs.parts object_name request untrusted",
     "cli.connection": "client jobs settings",
     "cli.setup": "cli.connection client",
     "cli.workstation": "bootstrap cli.connection cli.request client errors jobs local_server log_lines ports process "
