@@ -45,7 +45,7 @@ NEAREST: Mapping[str, str] = {
     "services/test_export_again services/test_placement services/test_clocks",
     "gemtune.services.acceptance": "services/test_messages services/test_algorithm_of_rows services/test_submit "
     "services/test_export_again services/test_base_job services/test_placement services/test_reads "
-    "services/test_gguf_requests",
+    "services/test_gguf_requests services/test_planning",
     "gemtune.services.advance": "services/test_lifetimes services/test_messages services/test_running "
     "services/test_clocks services/test_export_again services/test_pausing services/test_caps",
     "gemtune.services.control": "services/test_control services/test_running services/test_pausing "
