@@ -176,10 +176,12 @@ def test_each_step_runs_on_its_kind_of_machine(
 
 def test_a_pause_that_is_still_due_begins_when_the_next_step_is_asked_for(world: World) -> None:
     running = prepared(world)
+    assert verdict(running) == "run"
     pause = Pause(reason="request", at=world.clock.now())
     world.services.store.update(running.job_id, lambda job: (job.model_copy(update={"pause": pause}), ()))
     assert verdict(running) == "stop"
     assert (running.status, running.job.pause) == ("paused", pause)
+    assert holders(world, machine_of(world)) == {}
 
 
 def test_a_job_that_is_over_keeps_no_hold(world: World) -> None:
