@@ -36,6 +36,7 @@ def everything(api: flask.testing.FlaskClient, **query: Any) -> list[dict[str, A
     shown, after = [], {}
     while True:
         one = page(api, **query, **after)
+        assert len(one["rows"]) <= query["limit"]
         shown += one["rows"]
         if one["next_after"] is None:
             return shown
