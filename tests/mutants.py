@@ -50,6 +50,8 @@ NEAREST: Mapping[str, str] = {
     "services/test_clocks services/test_export_again services/test_pausing services/test_caps",
     "gemtune.services.control": "services/test_control services/test_running services/test_pausing "
     "services/test_lifetimes services/test_clocks services/test_dispatch services/test_planning services/test_waiting",
+    "gemtune.services.delete": "services/test_running services/test_lifetimes services/test_messages "
+    "contract/test_other_versions",
     "gemtune.services.datasets": "handlers/test_datasets handlers/test_checks handlers/test_dataset_rows "
     "services/test_lifetimes",
     "gemtune.services.machine_slots": "services/test_control services/test_pausing services/test_waiting",

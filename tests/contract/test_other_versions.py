@@ -352,7 +352,9 @@ def test_a_record_that_is_not_json_is_unreadable(world: World) -> None:
     services.delete(other)  # which reads every record to look for children
     services.cancel(job_id)
     assert world.record(job_id)["unreadable"] == {"record": '{"job_id": '}
+    assert any(job_id in name for name in world.stored_specs())
     services.delete(job_id)
+    assert not any(job_id in name for name in world.stored_specs())  # found by the id, since the record names none
     assert services.store.was_deleted(job_id)
 
 

@@ -32,11 +32,11 @@ def page(api: flask.testing.FlaskClient, **query: Any) -> dict[str, Any]:
     return dict(answer.json or {})
 
 
-def everything(api: flask.testing.FlaskClient, **query: Any) -> list[dict[str, Any]]:
+def everything(api: flask.testing.FlaskClient, *, limit: int = 200, **query: Any) -> list[dict[str, Any]]:
     shown, after = [], {}
     while True:
-        one = page(api, **query, **after)
-        assert len(one["rows"]) <= query["limit"]
+        one = page(api, limit=limit, **query, **after)
+        assert len(one["rows"]) <= limit
         shown += one["rows"]
         if one["next_after"] is None:
             return shown
