@@ -23,10 +23,12 @@ from gemtune.bootstrap import Services, services
 from gemtune.errors import JobNotFound, ObjectNotFound, RecordUnreadable, SpecUnreadable, Stale, StepError
 from gemtune.jobs.record import Claim, Failure, FencingToken, Job
 from gemtune.jobs.status import Step
+from gemtune.jobs.steps import COST_CAP
 from gemtune.redaction import RedactingFormatter, redact
 from gemtune.request.spec import Spec, read_spec
 from trainer.context import Context, StopRequested
 from trainer.process.age import seconds_since_start
+from trainer.process.cap_guard import CapGuard
 from trainer.process.crashes import cause_of, is_out_of_memory
 from trainer.process.heartbeat import Heartbeat
 from trainer.process.thread_waiting import limit_spinning
@@ -102,7 +104,12 @@ def _run_step(backend: Services, job: Job, fence: FencingToken, seconds: int | N
         with Heartbeat(lambda: backend.advance.heartbeat(job.job_id, fence)) as heartbeat:
             context = _context(backend, job, fence, seconds, work, stop, heartbeat)
             log.info("%s of %s begins, attempt %d", fence.step, job.job_id, fence.attempt)
-            importlib.import_module(f"trainer.steps.{fence.step}").run(context)
+            with CapGuard(
+                context.seconds_over_cap,
+                lambda: backend.advance.stop(job.job_id, fence, cause=COST_CAP),
+                suspended=context.trains,
+            ):
+                importlib.import_module(f"trainer.steps.{fence.step}").run(context)
         return DONE
     except (Stale, JobNotFound):
         raise

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
+import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gemtune.errors import JobNotFound, Stale
@@ -39,7 +41,8 @@ class Context:
     clock's `monotonic`; None for no limit. should_stop: returns whether to stop, after SIGTERM or when the attempt was
     superseded. should_pause: returns whether the job is to be paused. machines: those that may train the job.
     llama_cpp: the folder of llama.cpp's tools. cap_reached_at: when the job will have spent what it may, by the same
-    clock as the deadline; None without a cap.
+    clock as the deadline; None without a cap. trains: set during the train_steps, which end at a checkpoint by
+    themselves.
     """
 
     job: Job
@@ -56,6 +59,7 @@ class Context:
     machines: Sequence[str] = (LOCAL,)
     llama_cpp: Path = Path("llama.cpp")
     cap_reached_at: float | None = None
+    trains: threading.Event = field(default_factory=threading.Event)
 
     @property
     def prefix(self) -> str:
@@ -86,6 +90,10 @@ class Context:
         seconds_to_end: how long it takes to end at a later time instead.
         """
         return INTERRUPTED if self.should_stop() else self._pause_cause(seconds_to_end)
+
+    def seconds_over_cap(self) -> float:
+        """Return the seconds since the cap was reached; negative before that."""
+        return -math.inf if self.cap_reached_at is None else self.clock.monotonic() - self.cap_reached_at
 
     def check_pause(self) -> None:
         """Raise StopRequested if the job is to be paused, or a cap is reached.

@@ -168,7 +168,9 @@ def _train_to_end(context: Context, trainer: JobTrainer, attempt: _Attempt) -> b
     attempt.progress.began()
     attempt.last_step_at = attempt.saved_at = context.clock.monotonic()
     if resumed is None or not job_trainer.restore_if_finished(trainer, resumed[1]):
+        context.trains.set()
         trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed[1]))
+        context.trains.clear()
     if attempt.stop_cause is None or job_trainer.is_finished(trainer):
         return True
     attempt.progress.flush()
