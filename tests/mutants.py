@@ -54,6 +54,7 @@ NEAREST: Mapping[str, str] = {
     "contract/test_other_versions",
     "gemtune.services.datasets": "handlers/test_datasets handlers/test_checks handlers/test_dataset_rows "
     "services/test_lifetimes",
+    "gemtune.services.logs": "services/test_logs contract/test_logs",
     "gemtune.services.machine_slots": "services/test_control services/test_pausing services/test_waiting",
     "gemtune.services.pause": "services/test_pausing services/test_caps",
     "gemtune.services.planning": "services/test_planner services/test_planning services/test_dataset_amounts "
