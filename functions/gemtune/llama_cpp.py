@@ -17,11 +17,19 @@ SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 FOLDER = f"llama.cpp-{VERSION}"
 # The build writes this file last; a folder without it holds an incomplete build.
 BUILT = "built.json"
+# llama.cpp's own programs, which the README of an export names; jobs need none of them.
+PROGRAMS = ("llama-cli", "llama-server", "llama-mtmd-cli")
+PROGRAMS_FOLDER = "bin"
 
 
 def is_built(folder: Path) -> bool:
     """Return whether a folder holds a complete build."""
     return (folder / BUILT).is_file()
+
+
+def has_programs(folder: Path) -> bool:
+    """Return whether a complete build has llama.cpp's own programs."""
+    return is_built(folder) and all((folder / PROGRAMS_FOLDER / name).is_file() for name in PROGRAMS)
 
 
 def problem_of_model_type(model_type: str) -> Problem | None:

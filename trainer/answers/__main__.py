@@ -21,9 +21,10 @@ from typing import Any
 from gemtune.bootstrap import services
 from gemtune.errors import GemtuneError, StepError
 from gemtune.request.spec import read_spec
+from gemtune.settings import Settings
 from trainer.answers import rows
 from trainer.answers.answering import answer
-from trainer.answers.files import AnswerFiles, GgufFiles, TrainedJob, find_export
+from trainer.answers.files import AnswerFiles, GgufFiles, TrainedJob, find_export, of_download
 from trainer.answers.protocol import Output, Questions
 from trainer.answers.runtime import Runtime
 from trainer.process.crashes import PERMANENT, cause_of, is_out_of_memory
@@ -101,6 +102,9 @@ def _load(arguments: argparse.Namespace, work: Path) -> Runtime:
 
 def _locate(arguments: argparse.Namespace, work: Path) -> AnswerFiles:
     """Return the files of the model. Raises GemtuneError."""
+    if arguments.folder is not None:
+        tools = Settings.from_environment().llama_cpp
+        return of_download(arguments.folder, arguments.base_model, tools, sees=arguments.sees)
     backend = services()
     job = backend.store.get(arguments.job)
     if arguments.format is not None:
@@ -134,6 +138,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m trainer.answers", description="Answer questions.")
     parser.add_argument("job", help="id of the job")
     parser.add_argument("--format", choices=("adapter", "merged", "gguf"), help="ask the exported files")
+    parser.add_argument("--folder", type=Path, help="ask the downloaded files in this folder")
+    parser.add_argument("--base-model", metavar="MODEL", help="base model of a downloaded adapter")
+    parser.add_argument("--sees", action="store_true", help="the downloaded model reads pictures")
     parser.add_argument("--checkpoint", type=int, metavar="TRAIN_STEP", help="ask a checkpoint of the training")
     return parser.parse_args()
 

@@ -11,8 +11,10 @@ from gemtune.errors import StepError
 from gemtune.jobs.record import Job
 from gemtune.jobs.status import Status, Step
 from gemtune.ports import Buckets
+from gemtune.request import base_model
 from gemtune.request.exports import Format
 from gemtune.request.spec import Spec, read_spec
+from trainer.base_model import hub_download
 from trainer.export import tokenizer_files, trained_weights
 from trainer.new_tokens import embedding, tokenizer
 from trainer.store import checkpoints, manifest
@@ -161,6 +163,27 @@ def find_export(backend: Services, job: Job, export_format: Format) -> tuple[Job
             return candidate, spec
     message = f"the model of job {job.job_id} has not been exported as {export_format}"
     raise StepError("not_exported", message, hint=f"`gemtune export {job.job_id} --format {export_format} --follow`")
+
+
+def of_download(folder: Path, base_model_id: str, tools: Path, *, sees: bool) -> AnswerFiles:
+    """Return the files of an export that was downloaded.
+
+    base_model_id: of an adapter: a Hub id, or a folder of this machine. tools: the folder of llama.cpp. Raises
+    StepError if the base model cannot be had.
+    """
+    if any(folder.glob("*.gguf")):
+        return GgufFiles(gguf_file(folder), tools)
+    if not (folder / "adapter_config.json").is_file():
+        return TransformersFiles(folder, None, folder, sees=sees)
+    parsed = base_model.parse(base_model_id)
+    if parsed is not None and parsed.kind == "hub":
+        from huggingface_hub import get_token
+
+        return TransformersFiles(hub_download.fetch_whole(parsed.place, token=get_token), folder, folder, sees=sees)
+    if not Path(base_model_id).is_dir():
+        message = f"the adapter's base model {base_model_id} is not on this machine"
+        raise StepError("base_model_not_found", message, hint="name a folder or a Hub id of it with --base-model")
+    return TransformersFiles(Path(base_model_id), folder, folder, sees=sees)
 
 
 def gguf_file(folder: Path) -> Path:

@@ -54,6 +54,7 @@ class Transformers:
         )
         self.template = self._encoder.template
         self._model = _load(files)
+        _multiply_in_one_matrix(self._model)
 
     def prompt(self, conversation: Conversation) -> Prompt:
         """Return the tokens of a conversation. Raises StepError."""
@@ -155,6 +156,18 @@ def _load(files: TransformersFiles) -> LanguageModel:
         ),
         device="cuda" if torch.cuda.is_available() else None,
     )
+
+
+def _multiply_in_one_matrix(model: LanguageModel) -> None:
+    """Let torch multiply the last position by the output head as a matrix.
+
+    A frozen weight makes torch treat the slice of hidden states as a batch of matrices, which takes 1.8 s instead of
+    0.04 s for each prompt with a vocabulary of 262,144. No gradient is computed.
+    """
+    head = unwrap(model).get_output_embeddings()
+    weight = getattr(head, "weight", None)
+    if isinstance(weight, torch.Tensor) and weight.is_floating_point():
+        weight.requires_grad_(True)
 
 
 def _vocab_size(files: TransformersFiles, config: Mapping[str, Any]) -> int | None:

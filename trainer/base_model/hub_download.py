@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from fnmatch import fnmatch
@@ -59,18 +59,30 @@ def copy_once(
 def fetch_without_weights(repository: str, *, token: Callable[[], str | None]) -> Path:
     """Return a folder with the small files of a model's newest revision.
 
+    See `fetch_whole`.
+    """
+    patterns = [name for name in MODEL_FILES if not name.endswith(folder_contents.WEIGHTS)]
+    return _snapshot(repository, patterns, token=token)
+
+
+def fetch_whole(repository: str, *, token: Callable[[], str | None]) -> Path:
+    """Return a folder with all files of a model's newest revision.
+
     They come from the Hub's own cache on this machine as far as it has them, without a network too. Raises StepError
     if the Hub refuses, `hub_unreachable` if it cannot be reached.
     """
+    return _snapshot(repository, MODEL_FILES, token=token)
+
+
+def _snapshot(repository: str, patterns: Sequence[str], *, token: Callable[[], str | None]) -> Path:
     import httpx2
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import disable_progress_bars
 
     disable_progress_bars()
-    patterns = [name for name in MODEL_FILES if not name.endswith(folder_contents.WEIGHTS)]
     try:
         with _hub_errors(repository):
-            return Path(snapshot_download(repository, allow_patterns=patterns, token=read_token(token) or False))
+            return Path(snapshot_download(repository, allow_patterns=[*patterns], token=read_token(token) or False))
     except (OSError, httpx2.TransportError) as error:
         raise unreachable(repository, str(error)) from error
 

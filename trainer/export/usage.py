@@ -118,7 +118,7 @@ def _gguf(name: str) -> str:
     return f"""With llama.cpp, whose programs apply the chat template in the file:
 
 ```sh
-llama-cli --model {name} --jinja --conversation
+llama-cli --model {name} --jinja
 llama-server --model {name} --jinja --port 8081
 ```
 

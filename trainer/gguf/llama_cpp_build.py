@@ -1,12 +1,14 @@
 """Build of llama.cpp, once per machine, to write and run GGUF.
 
-`python -m trainer.gguf.llama_cpp_build [FOLDER]`. The source distribution of llama-cpp-python, at a pinned version,
-contains all of llama.cpp: its converter, the library that quantizes and runs models, and matching bindings. Jobs never
-build anything.
+`python -m trainer.gguf.llama_cpp_build [--programs] [FOLDER]`. The source distribution of llama-cpp-python, at a pinned
+version, contains all of llama.cpp: its converter, the library that quantizes and runs models, and matching bindings.
+Jobs never build anything. They need no programs, which `--programs` adds for people who run exports by hand.
+build anything. They need no programs, which `--programs` adds for people who run exports by hand.
 """
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import hashlib
 import json
@@ -22,7 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gemtune.llama_cpp import BUILT, SHA256, VERSION, is_built
+from gemtune.llama_cpp import BUILT, PROGRAMS, PROGRAMS_FOLDER, SHA256, VERSION, has_programs, is_built
 
 REQUIRED_PROGRAMS = ("cmake", "c++")
 # GGML_NATIVE=OFF builds for any processor of the architecture, because the image runs on other machines than the one
@@ -35,16 +37,21 @@ OPTIONS = (
     "-DGGML_NATIVE=OFF",
     "-DGGML_OPENMP=OFF",
     "-DGGML_METAL=OFF",
-    "-DLLAMA_BUILD_COMMON=OFF",
-    "-DLLAMA_BUILD_TOOLS=OFF",
     "-DLLAMA_BUILD_TESTS=OFF",
     "-DLLAMA_BUILD_EXAMPLES=OFF",
-    "-DLLAMA_BUILD_SERVER=OFF",
     "-DLLAMA_BUILD_APP=OFF",
+    "-DLLAMA_BUILD_UI=OFF",
     "-DLLAMA_USE_PREBUILT_UI=OFF",
     "-DLLAMA_OPENSSL=OFF",
     "-DLLAMA_CURL=OFF",
 )
+# The parts that only programs need.
+PROGRAM_PARTS = ("LLAMA_BUILD_COMMON", "LLAMA_BUILD_TOOLS", "LLAMA_BUILD_SERVER")
+# Models are computed in these libraries alone. The rest of the programs is compiled with few optimizations, in a
+# fraction of the time.
+LIBRARIES = ("ggml-base", "ggml-cpu", "ggml", "llama")
+PROGRAM_FLAGS = """add_compile_options("$<$<NOT:$<IN_LIST:$<TARGET_PROPERTY:NAME>,{}>>:-O1>")
+""".format(";".join(LIBRARIES))
 # Instructions of any x86-64 processor of the last ten years.
 X86_OPTIONS = ("-DGGML_AVX=ON", "-DGGML_AVX2=ON", "-DGGML_FMA=ON", "-DGGML_F16C=ON", "-DGGML_BMI2=ON")
 # Files and folders that the result keeps: path in the source distribution -> path in the result.
@@ -64,37 +71,40 @@ class BuildError(Exception):
     """Raised when llama.cpp cannot be built; its text says why."""
 
 
-def build(folder: Path, *, say: Callable[[str], None] = print) -> Path:
+def build(folder: Path, *, programs: bool = False, say: Callable[[str], None] = print) -> Path:
     """Build llama.cpp into `folder` if it is not there yet; return the folder.
 
-    While another process builds it, this one waits. Raises BuildError.
+    programs: with its own programs. A build without them stays in use until the new one is complete. While another
+    process builds it, this one waits. Raises BuildError.
     """
-    if is_built(folder):
+    is_complete = has_programs if programs else is_built
+    if is_complete(folder):
         return folder
     missing = [program for program in REQUIRED_PROGRAMS if shutil.which(program) is None]
     if missing:
         how = "xcode-select --install; brew install cmake" if sys.platform == "darwin" else "apt-get install cmake g++"
         raise BuildError(f"building llama.cpp needs {' and '.join(missing)}: {how}")
     with _exclusive(folder):
-        if is_built(folder):
+        if is_complete(folder):
             return folder
         unfinished = folder.with_name(f"{folder.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)  # left by a build that was killed
+        _build(unfinished, say, programs=programs)
         shutil.rmtree(folder, ignore_errors=True)
-        _build(unfinished, say)
         (unfinished / "result").rename(folder)
         shutil.rmtree(unfinished)
     return folder
 
 
-def options_of(system: str, processor: str) -> tuple[str, ...]:
+def options_of(system: str, processor: str, *, programs: bool = False) -> tuple[str, ...]:
     """Return CMake's options for a system and a processor.
 
     Both are named as in `platform`: "Darwin", "arm64".
     """
-    own_folder = "@loader_path" if system == "Darwin" else "$ORIGIN"  # the folder of the library that loads another
+    own_folder = "@loader_path" if system == "Darwin" else "$ORIGIN"  # the folder of the file that loads a library
     x86 = X86_OPTIONS if processor.lower() in ("x86_64", "amd64") else ()
-    return (*OPTIONS, f"-DCMAKE_INSTALL_RPATH={own_folder}", *x86)
+    parts = (f"-D{part}={'ON' if programs else 'OFF'}" for part in PROGRAM_PARTS)
+    return (*OPTIONS, *parts, f"-DCMAKE_INSTALL_RPATH={own_folder};{own_folder}/../lib", *x86)
 
 
 def collect_libraries(built: Path, into: Path) -> None:
@@ -110,18 +120,21 @@ def collect_libraries(built: Path, into: Path) -> None:
         shutil.copy2(library, into / library.name, follow_symlinks=False)
 
 
-def _build(work: Path, say: Callable[[str], None]) -> None:
+def _build(work: Path, say: Callable[[str], None], *, programs: bool) -> None:
     began = time.monotonic()
     work.mkdir(parents=True)
-    say(f"building llama.cpp (of llama-cpp-python {VERSION}), once per machine: about 5 minutes on 2 cores")
+    minutes = 7 if programs else 5
+    say(f"building llama.cpp (of llama-cpp-python {VERSION}), once per machine: about {minutes} minutes on 2 cores")
     source = _unpacked(_downloaded(work), work)
     say(f"  {time.monotonic() - began:5.0f} s  source downloaded and checked")
     binaries = work / "build"
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
-    options = options_of(platform.system(), platform.machine())
-    _run(["cmake", *generator, "-S", str(source / "vendor" / "llama.cpp"), "-B", str(binaries), *options])
-    jobs = str(os.cpu_count() or 1)
-    for percent in _run_with_progress(["cmake", "--build", str(binaries), "--target", "llama", "-j", jobs]):
+    options = options_of(platform.system(), platform.machine(), programs=programs)
+    (work / "flags.cmake").write_text(PROGRAM_FLAGS)
+    flags = f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={work / 'flags.cmake'}"
+    _run(["cmake", *generator, "-S", str(source / "vendor" / "llama.cpp"), "-B", str(binaries), *options, flags])
+    jobs, targets = str(os.cpu_count() or 1), ("llama", *PROGRAMS) if programs else ("llama",)
+    for percent in _run_with_progress(["cmake", "--build", str(binaries), "--target", *targets, "-j", jobs]):
         say(f"  {time.monotonic() - began:5.0f} s  compiled {percent}%")
     result = work / "result"
     for source_path, result_path in RESULT_FILES.items():
@@ -130,6 +143,10 @@ def _build(work: Path, say: Callable[[str], None]) -> None:
         copy(source / source_path, result / result_path)
     (result / "bindings" / "llama_cpp" / "__init__.py").write_text("")
     collect_libraries(binaries / "bin", result / "lib")
+    if programs:
+        (result / PROGRAMS_FOLDER).mkdir()
+        for name in PROGRAMS:
+            shutil.copy2(binaries / "bin" / name, result / PROGRAMS_FOLDER / name)
     (result / BUILT).write_text(json.dumps({"llama-cpp-python": VERSION, "options": options}, indent=1) + "\n")
     say(f"  {time.monotonic() - began:5.0f} s  done")
 
@@ -195,9 +212,15 @@ def _folder_of_settings() -> Path:
 
 def main() -> int:
     """Build llama.cpp, print its folder and return the exit code."""
-    folder = Path(sys.argv[1]).absolute() if len(sys.argv) > 1 else _folder_of_settings()
+    parser = argparse.ArgumentParser(prog="python -m trainer.gguf.llama_cpp_build", description="Build llama.cpp.")
+    parser.add_argument("--programs", action="store_true", help=f"also build {', '.join(PROGRAMS)}")
+    parser.add_argument("folder", nargs="?", type=Path, help="where to (default: that of the settings)")
+    arguments = parser.parse_args()
+    folder = _folder_of_settings() if arguments.folder is None else arguments.folder.absolute()
     try:
-        print(build(folder, say=lambda line: print(line, flush=True)))
+        print(build(folder, programs=arguments.programs, say=lambda line: print(line, flush=True)))
+        if arguments.programs:
+            print(f'to run its programs: export PATH="{folder / PROGRAMS_FOLDER}:$PATH"')
     except BuildError as error:
         print(error, file=sys.stderr)
         return 1

@@ -19,6 +19,13 @@ TRYING: Mapping[str, ErrorCode] = {
         "No completed job exported in the format of `--format` what this job trained.",
         "Export it with `gemtune export`, and ask again.",
     ),
+    "nothing_to_download": ErrorCode(
+        "The job is on another machine, and has no files yet.", "Wait until it is completed."
+    ),
+    "download_failed": ErrorCode(
+        "A file could not be downloaded whole, or differs from the job's record.",
+        "Try again: a download goes on where it ended.",
+    ),
     "no_base": ErrorCode(
         "`--base` was given, and the exported files do not include the base model.",
         "Leave out `--format`, or `--base`.",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gemtune.llama_cpp import PROGRAMS, PROGRAMS_FOLDER, has_programs
 from gemtune.request.exports import EXPORTS, Export
 from gemtune.request.spec import Spec
 from gemtune.settings import Settings
@@ -88,3 +90,17 @@ def test_the_modelfile_names_a_lossy_file(tmp_path: Path) -> None:
     lossy.rename_weights(tmp_path, spec_of("a/b", "gguf", "q2_k").export)
     assert (tmp_path / "model-q2_k-lossy.gguf").is_file()
     assert (tmp_path / "Modelfile").read_text() == "FROM ./model-q2_k-lossy.gguf\n"
+
+
+@pytest.mark.parametrize("modality", ["text", "vision"])
+def test_the_programs_of_llama_cpp_have_the_options_that_are_shown(modality: str) -> None:
+    folder = Settings.from_environment().llama_cpp
+    if not has_programs(folder):
+        pytest.skip("llama.cpp's programs are not built on this machine: run make llama")
+    shown = how_to_run(spec_of("a/b", "gguf", "q8_0", modality))
+    commands = re.findall(r"^(llama-\S+) (.*)$", shown, re.MULTILINE)
+    assert {name for name, _ in commands} == set(PROGRAMS[: 3 if modality == "vision" else 2])
+    for name, arguments in commands:
+        ran = subprocess.run([folder / PROGRAMS_FOLDER / name, "--help"], capture_output=True, text=True, check=False)
+        options = set(re.findall(r"(?<!\S)--[a-z-]+", ran.stdout + ran.stderr))
+        assert set(re.findall(r"(?<!\S)--[a-z-]+", arguments)) <= options

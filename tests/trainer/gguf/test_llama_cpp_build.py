@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from gemtune.llama_cpp import PROGRAMS, has_programs, is_built
+from trainer.gguf import llama_cpp_build
 from trainer.gguf.llama_cpp_build import X86_OPTIONS, BuildError, collect_libraries, options_of
 
 
@@ -20,7 +22,7 @@ def test_only_x86_builds_have_x86_options(system: str) -> None:
 
 @pytest.mark.parametrize(("system", "folder"), [("Linux", "$ORIGIN"), ("Darwin", "@loader_path")])
 def test_a_library_finds_its_neighbours(system: str, folder: str) -> None:
-    assert f"-DCMAKE_INSTALL_RPATH={folder}" in options_of(system, "arm64")
+    assert f"-DCMAKE_INSTALL_RPATH={folder};{folder}/../lib" in options_of(system, "arm64")
 
 
 @pytest.mark.parametrize(
@@ -50,3 +52,31 @@ def test_a_build_without_shared_libraries_fails(tmp_path: Path) -> None:
     (tmp_path / "libllama.a").write_bytes(b"archive")
     with pytest.raises(BuildError, match="no shared library"):
         collect_libraries(tmp_path, tmp_path / "lib")
+
+
+def test_a_build_without_programs_stays_in_use_until_they_are_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, built = tmp_path / "llama.cpp", list[bool]()
+    monkeypatch.setattr("shutil.which", lambda program: program)
+
+    def fake_build(work: Path, say: object, *, programs: bool) -> None:
+        assert is_built(folder) is bool(built), "the old build is there while the new one is made"
+        built.append(programs)
+        result = work / "result"
+        (result / "bin").mkdir(parents=True)
+        for name in PROGRAMS if programs else ():
+            (result / "bin" / name).write_text("")
+        (result / "built.json").write_text("{}")
+
+    monkeypatch.setattr(llama_cpp_build, "_build", fake_build)
+    for programs in (False, False, True, True, False):
+        assert llama_cpp_build.build(folder, programs=programs, say=lambda line: None) == folder
+    assert (built, has_programs(folder)) == ([False, True], True)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["llama.cpp"]
+
+
+def test_programs_need_parts_that_jobs_do_without() -> None:
+    without, with_programs = (options_of("Linux", "x86_64", programs=programs) for programs in (False, True))
+    assert {"-DLLAMA_BUILD_TOOLS=OFF", "-DLLAMA_BUILD_SERVER=OFF"} <= set(without)
+    assert {"-DLLAMA_BUILD_TOOLS=ON", "-DLLAMA_BUILD_SERVER=ON"} <= set(with_programs)

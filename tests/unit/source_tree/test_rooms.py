@@ -80,7 +80,7 @@ SERVICE: Mapping[str, str] = {
     "request settings webhooks",
     "cli.check": "bootstrap checks cli.connection cli.request datasets.files errors jobs process request request.rules "
     "untrusted",
-    "cli.answers": "cli.connection datasets.files errors process request",
+    "cli.answers": "cli.connection client datasets.files errors handlers process request settings",
     "cli": "cli.answers cli.check cli.connection cli.request cli.setup cli.workstation client errors handlers jobs "
     "methods object_name settings",
 }

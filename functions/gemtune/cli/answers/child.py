@@ -15,8 +15,8 @@ from typing import IO, Any
 from gemtune.errors import StepError
 from gemtune.process import parent_death
 
-# The model is local: libraries neither ask the Hub nor report anything.
-ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONUNBUFFERED": "1"}
+# Nothing that libraries report is meant for the terminal.
+ENVIRONMENT = {"TRANSFORMERS_VERBOSITY": "error", "PYTHONUNBUFFERED": "1"}
 Message = Mapping[str, Any]
 
 

@@ -9,11 +9,11 @@ import click
 
 from gemtune.cli.answers import child
 from gemtune.cli.answers.display import Display
+from gemtune.cli.answers.location import Choice, located
 from gemtune.cli.answers.session import Session
 from gemtune.cli.connection import INTERRUPTED, REFUSED, Connection
 from gemtune.cli.connection.completing import job_argument
 from gemtune.datasets.files.kinds import kind_of
-from gemtune.errors import StepError
 from gemtune.request.exports import EXPORTS
 
 # Tokens of an answer, so that a model that never ends its answers stops nevertheless.
@@ -29,6 +29,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--image", "images", type=FILE, multiple=True, help="Show a picture with the prompt; may be repeated.")
 @click.option("--base", "with_base", is_flag=True, help="Let the base model answer, too, without the training.")
 @click.option("--checkpoint", type=click.IntRange(1), metavar="TRAIN_STEP", help="Ask a checkpoint of the training.")
+@click.option("--base-model", metavar="MODEL", help="Base model of an adapter that is downloaded (folder or Hub id).")
 @click.option("--format", "format_", type=click.Choice(tuple(EXPORTS)), help="Ask the exported files.")
 @click.option("--system", metavar="TEXT", help="System message in front of each conversation.")
 @click.option("--thinking", is_flag=True, help="Let the model think, and show its thoughts on standard error.")
@@ -40,6 +41,8 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 def try_(connection: Connection, /, job: str, prompt: str | None, **options: Any) -> None:
     """Ask the model that a job trained, on this workstation.
 
+    The files of a job of another machine are downloaded into the cache first.
+
     The answer is printed while it is generated, with the chat template and the end tokens of the training. Each token
     is the likeliest one, unless --temperature or --top-p is given. Without PROMPT and --file, lines of standard input
     are the turns of a conversation.
@@ -49,17 +52,13 @@ def try_(connection: Connection, /, job: str, prompt: str | None, **options: Any
         raise click.UsageError("--file has the prompts and their pictures: leave out PROMPT and --image")
     job_id = connection.find_job(job)
     status = connection.call("GET", f"/jobs/{job_id}/status")
-    _check_trained(status, options["checkpoint"])
+    choice = Choice(options["format_"], options["checkpoint"], options["base_model"])
     display = Display(connection.as_json, connection.quiet, options["thinking"])
+    arguments, environment = located(connection, status, choice)
     display.note(f"Loading {status['base_model_id']} as {job_id} trained it …")
-    arguments = [job_id]
-    if options["format_"] is not None:
-        arguments += ["--format", options["format_"]]
-    if options["checkpoint"] is not None:
-        arguments += ["--checkpoint", str(options["checkpoint"])]
     fields = {**drawing, "max_tokens": options["max_tokens"], "thinking": options["thinking"]}
     try:
-        with child.start(arguments, _environment(status)) as process:
+        with child.start(arguments, environment) as process:
             process.wait_until_ready()
             session = Session(
                 process, display, fields, options["with_base"], options["system"], tuple(options["images"])
@@ -96,39 +95,6 @@ def _drawing(options: dict[str, Any]) -> dict[str, Any]:
     if seed is not None and top_p is None and not temperature:
         raise click.UsageError("--seed needs --temperature or --top-p: without them no token is drawn at random")
     return {"temperature": temperature or None, "top_p": top_p, "seed": seed}
-
-
-def _check_trained(status: dict[str, Any], checkpoint: int | None) -> None:
-    """Check that there are weights to ask.
-
-    Raises StepError `not_trained`.
-    """
-    train = status["steps"]["train"]
-    if train["state"] == "done" or checkpoint is not None:
-        return
-    job_id, newest = status["job_id"], train["checkpoint"]
-    message = f"the training of job {job_id} is not finished; the job is {status['status']}"
-    hint = f"`gemtune watch {job_id}` shows its progress"
-    if newest:
-        hint = f"`gemtune try {job_id} --checkpoint {newest}` asks its newest checkpoint"
-    raise StepError("not_trained", message, hint=hint)
-
-
-def _environment(status: dict[str, Any]) -> dict[str, str]:
-    """Return the variables by which the process finds the service's files.
-
-    The service may have been started in another folder than this command.
-    """
-    report = (status.get("rows") or {}).get("report")
-    if report is None or not Path(report).is_file():
-        return {"GEMTUNE_BACKEND": "embedded"}
-    # <home>/<export bucket>/jobs/<job>/prepared/<attempt>/report.json
-    bucket = Path(report).parents[4]
-    return {
-        "GEMTUNE_BACKEND": "embedded",
-        "GEMTUNE_HOME": str(bucket.parent),
-        "GCS_EXPORT_BUCKET_NAME": bucket.name,
-    }
 
 
 COMMANDS = {"try": try_}

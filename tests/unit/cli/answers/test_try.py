@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -247,3 +248,56 @@ def test_pictures_are_shown_with_the_first_prompt(
     assert result.stdout == f"{f'{picture} one'[::-1]} (1)\nowt (3)\n"
     for arguments in (("--file", str(picture), "hi"), ("--file", str(picture), "--image", str(picture))):
         assert run("try", JOB, *arguments, url=service.url).exit_code == 2
+
+
+def served(service: FakeService, *files: tuple[str, Any]) -> None:
+    """Serve files of the job by links; FakeService encodes them as JSON."""
+    links = []
+    for name, content in files:
+        raw = json.dumps(content).encode()
+        service.answers["GET", f"/{name}"] = (200, content)
+        digest = hashlib.sha256(raw).hexdigest()
+        link = {"name": name, "bytes": len(raw), "sha256": digest, "url": f"{service.url}/{name}", "path": None}
+        links.append(link)
+    service.answers["GET", f"/jobs/{JOB}/artifacts"] = (200, {"artifacts": links})
+
+
+def test_files_of_another_machine_are_downloaded_once(
+    service: FakeService, job: dict[str, Any], commands: list[list[str]], tmp_path: Path
+) -> None:
+    job |= {"rows": {"report": "gs://exports/jobs/x/report.json"}, "modality": "vision"}
+    served(service, ("adapter_config.json", {"r": 4}), ("adapter_model.safetensors", "weights"))
+    cache = {"GEMTUNE_CACHE": str(tmp_path)}
+    for _ in range(2):
+        result = run("try", JOB, "hello", url=service.url, **cache)
+        assert (result.exit_code, result.stdout) == (0, "olleh (1)\n")
+    folder = tmp_path / "tried" / JOB
+    assert (folder / "adapter_model.safetensors").read_bytes() == b'"weights"'
+    arguments = ["--folder", str(folder), "--base-model", "a/b", "--format", "adapter", "--sees"]
+    assert commands[0] == ["-m", "trainer.answers", JOB, *arguments]
+    assert [path for _, path, _, _ in service.requests].count("/adapter_model.safetensors") == 1
+    run("try", JOB, "hello", "--base-model", "c/d", url=service.url, **cache)
+    assert commands[-1][commands[-1].index("--base-model") + 1] == "c/d"
+    wrong = run("try", JOB, "hello", "--format", "gguf", url=service.url, **cache)
+    assert (wrong.exit_code, "not_exported: the files of job" in wrong.stderr) == (1, True)
+    assert run("try", JOB, "hello", "--checkpoint", "3", url=service.url, **cache).exit_code == 2
+
+
+def test_a_download_that_fails_or_has_nothing_is_explained(
+    service: FakeService, job: dict[str, Any], commands: list[list[str]], tmp_path: Path
+) -> None:
+    job["rows"] = {"report": "gs://exports/jobs/x/report.json"}
+    served(service)
+    result = run("try", JOB, "hello", url=service.url, GEMTUNE_CACHE=str(tmp_path))
+    assert (result.exit_code, "nothing_to_download: " in result.stderr) == (1, True)
+    served(service, ("model.safetensors", "weights"))
+    service.answers["GET", "/model.safetensors"] = (403, "expired")
+    result = run("try", JOB, "hello", url=service.url, GEMTUNE_CACHE=str(tmp_path))
+    assert (result.exit_code, "download_failed: model.safetensors: the link answered" in result.stderr) == (1, True)
+    assert commands == []
+
+
+def test_the_base_model_of_this_machine_is_not_replaced(
+    service: FakeService, job: dict[str, Any], commands: list[list[str]]
+) -> None:
+    assert run("try", JOB, "hello", "--base-model", "c/d", url=service.url).exit_code == 2
