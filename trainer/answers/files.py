@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gemtune.errors import StepError
 from gemtune.jobs.record import Job
@@ -17,6 +17,7 @@ from gemtune.request.spec import Spec, read_spec
 from trainer.base_model import hub_download
 from trainer.export import tokenizer_files, trained_weights
 from trainer.new_tokens import embedding, tokenizer
+from trainer.new_tokens.embedding import NewTokens
 from trainer.store import checkpoints, manifest
 
 if TYPE_CHECKING:
@@ -31,15 +32,16 @@ class TransformersFiles:
     """Folders of a model that transformers runs.
 
     model: a whole model, or the base model of the adapter. tokenizer: the folder with tokenizer, chat template and
-    generation config. original: the base model of a whole model; None if it is not known. dtype: name of the type that
-    the weights were published in; None: as they are stored. in_four_bits: as QLoRA trained it. sees: the model was
-    trained on pictures.
+    generation config. original: the base model of a whole model; None if it is not known. new_tokens: tokens of a whole
+    model that `original` lacks. dtype: name of the type that the weights were published in; None: as they are stored.
+    in_four_bits: as QLoRA trained it. sees: the model was trained on pictures.
     """
 
     model: Path
     adapter: Path | None
     tokenizer: Path
     original: Path | None = None
+    new_tokens: NewTokens | None = None
     dtype: str | None = None
     in_four_bits: bool = False
     sees: bool = False
@@ -105,19 +107,22 @@ class TrainedJob:
             return GgufFiles(gguf_file(folder), self.tools)
         if (folder / "adapter_config.json").is_file():
             return TransformersFiles(self._base(), folder, folder, sees=sees)
-        return TransformersFiles(folder, None, folder, self._base(), sees=sees)
+        return self._whole(folder, sees=sees)
 
     def _files(self, model: Path, adapter: Path | None) -> TransformersFiles:
         """Return trained weights as the train step computes with them."""
-        return TransformersFiles(
-            model,
-            adapter,
-            adapter or model,
-            original=None if adapter is not None else self._base(),
-            dtype=self._summary().get("base_dtype") if adapter is not None else None,
-            in_four_bits=self.spec.training_config.method == "QLoRA",
-            sees=self.spec.modality == "vision",
-        )
+        sees = self.spec.modality == "vision"
+        if adapter is None:
+            return self._whole(model, sees=sees)
+        in_four_bits = self.spec.training_config.method == "QLoRA"
+        dtype = json.loads((self._prepared() / "prepared.json").read_text()).get("base_dtype")
+        return TransformersFiles(model, adapter, adapter, dtype=dtype, in_four_bits=in_four_bits, sees=sees)
+
+    def _whole(self, model: Path, *, sees: bool) -> TransformersFiles:
+        """Return a whole model beside the base model that it was trained from."""
+        prepared = self._prepared()
+        original = trained_weights.base_of(self.buckets, prepared, self.work)
+        return TransformersFiles(model, None, model, original, embedding.read(prepared), sees=sees)
 
     def _base(self) -> Path:
         return trained_weights.base_of(self.buckets, self._prepared(), self.work)
@@ -125,10 +130,6 @@ class TrainedJob:
     def _prepared(self) -> Path:
         prefix = f"jobs/{self.job.trained_by}/prepared/{self.job.steps[Step.PREPARE].attempt}"
         return manifest.fetch(self.buckets.export, prefix, self.work / "prepared")
-
-    def _summary(self) -> dict[str, Any]:
-        summary: dict[str, Any] = json.loads((self._prepared() / "prepared.json").read_text())
-        return summary
 
     def _no_checkpoint(self, train_step: int) -> StepError:
         """Return the error for a checkpoint that does not exist."""

@@ -131,9 +131,14 @@ class Transformers:
 
     @cached_property
     def _whole_base(self) -> LanguageModel:
-        """The base model of a whole model, which ends answers as that does."""
+        """The base model of a whole model, which ends answers as that does.
+
+        Its rows for new tokens are those with which the training began.
+        """
         assert self._files.original is not None
         base = _load(TransformersFiles(self._files.original, None, self._files.tokenizer, sees=self._files.sees))
+        if self._files.new_tokens is not None:
+            self._files.new_tokens.add_rows(unwrap(base))
         unwrap(base).generation_config = unwrap(self._model).generation_config
         return base
 

@@ -128,7 +128,9 @@ def _checks(
 def _measure_floor(certificate: Certificate, write_base: Callable[[], Path]) -> verdict.Floor:
     """Measure the noise floor by kind of row."""
     place = write_base()
-    floor: verdict.Floor = _run(certificate, {"floor": str(place)})
+    floor = _run(certificate, {"floor": str(place)})
+    if "cannot_load" in floor:
+        raise RuntimeError(f"the base model as exported could not be measured: {floor['cannot_load']}")
     if place.is_relative_to(certificate.work):
         shutil.rmtree(place if place.is_dir() else place.parent)
     return floor

@@ -3,7 +3,6 @@
 `python -m trainer.gguf.llama_cpp_build [--programs] [FOLDER]`. The source distribution of llama-cpp-python, at a pinned
 version, contains all of llama.cpp: its converter, the library that quantizes and runs models, and matching bindings.
 Jobs never build anything. They need no programs, which `--programs` adds for people who run exports by hand.
-build anything. They need no programs, which `--programs` adds for people who run exports by hand.
 """
 
 from __future__ import annotations

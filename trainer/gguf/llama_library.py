@@ -145,6 +145,9 @@ class LlamaModel:
         for token in tokens:
             buffer = ctypes.create_string_buffer(256)
             size = self._llama.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
+            if size < 0:  # the buffer is too small for a piece of -size bytes
+                buffer = ctypes.create_string_buffer(-size)
+                size = self._llama.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
             pieces += buffer.raw[: max(size, 0)]
         return pieces.decode(errors="replace")
 

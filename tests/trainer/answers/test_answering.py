@@ -16,12 +16,14 @@ from gemtune.datasets.conversation import Conversation, Turn
 from gemtune.errors import StepError
 from gemtune.jobs.status import Step
 from gemtune.request.spec import read_spec
+from tests.trainer import untrained_results
 from tests.trainer.conftest import Bench
 from trainer.answers.answering import Answer, Question, answer
 from trainer.answers.files import TrainedJob, TransformersFiles, find_export
 from trainer.answers.in_transformers import Transformers
 from trainer.export.merge import merge
 from trainer.gguf.llama_library import Sampling
+from trainer.new_tokens import embedding
 
 PROMPTS = ("Which colour has the sea?", "  Hello\n\nthere ")
 TOKENS = 12
@@ -95,6 +97,16 @@ def test_a_merged_model_answers_as_plain_transformers(bench: Bench, merged: Path
     assert [list(ask(runtime, prompt).tokens) for prompt in PROMPTS] == expected
     by_base = [ask(runtime, prompt, by_base=True).tokens for prompt in PROMPTS]
     assert [list(tokens) for tokens in by_base] != expected
+
+
+def test_the_base_of_a_whole_model_reads_new_tokens_as_that_of_an_adapter(tmp_path: Path, tiny: Path) -> None:
+    adapter = untrained_results.write_adapter(tiny, tmp_path / "adapter", new_tokens=["<ask>", "<tell>", "<hear>"])
+    added = embedding.read(adapter)
+    merge(tiny, adapter, tmp_path / "merged", "none", new_tokens=added)
+    adapted = Transformers(TransformersFiles(tiny, adapter, adapter))
+    whole = Transformers(TransformersFiles(tmp_path / "merged", None, tmp_path / "merged", tiny, added))
+    answers = [ask(runtime, "<hear> Hi <tell>", by_base=True).tokens for runtime in (adapted, whole)]
+    assert answers[0] == answers[1] != ()
 
 
 def test_drawn_tokens_depend_on_the_seed_alone(merged: Path) -> None:

@@ -50,6 +50,15 @@ def scale(part: str, factor: float, file: str = "model.safetensors") -> Sabotage
     return tensors(change, file)
 
 
+def not_a_number(part: str) -> Sabotage:
+    """Return a sabotage that loses one value of the first tensor of a name."""
+
+    def change(weights: dict[str, torch.Tensor]) -> None:
+        weights[next(name for name in sorted(weights) if part in name)][-1] = torch.nan
+
+    return tensors(change)
+
+
 def noise(part: str, share: float) -> Sabotage:
     """Return a sabotage that adds noise, as a share of standard deviation."""
 

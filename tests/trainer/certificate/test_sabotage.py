@@ -130,6 +130,7 @@ MERGED: dict[str, tuple[str, Sabotage, str]] = {
         sabotage.scale("up_proj.weight.nested_absmax", 1.3),
         "times the error of 4 bits",
     ),
+    "one of NF4's scales is not a number": ("q4", sabotage.not_a_number("up_proj.weight.nested_absmax"), "4 bits"),
     "another template": ("none", sabotage.text("chat_template.jinja", "\n", "\n\n"), "chat_template.jinja"),
     "no trim": ("none", sabotage.text("chat_template.jinja", "| trim", ""), "chat_template.jinja"),
     "no end token": ("none", sabotage.setting("generation_config.json", eos_token_id=1), "eos_token_id"),

@@ -37,7 +37,9 @@ def _gguf_problems(case: Case, export: GgufExport) -> list[str]:
     differing = settings.gguf_problems(model, case.base, case.trained, case.folder, export)
     trained = weights.TrainedModel(case.base, case.adapter)
     path = case.folder / export.file_name
-    differing += gguf_weights.problems(trained, case.base, path, was_dithered=case.was_dithered)
+    differing += gguf_weights.problems(
+        trained, case.base, path, settings.token_count(case.trained), was_dithered=case.was_dithered
+    )
     if "vision_config" in folder_contents.config_of(case.base):
         projector.check(case.folder / PROJECTOR, case.base)
         differing += gguf_weights.projector_problems(trained, case.base, case.folder / PROJECTOR)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ import torch
 
 from trainer.base_model import folder_contents, vision_parts
 from trainer.certificate.files.weights import TrainedModel, Weight, spacing, summary
+from trainer.export.lora_weights import canonical_name
+from trainer.export.merge import EMBEDDINGS
 from trainer.gguf.dither import LOW_BITS, Floats, dequantized, float32, grid_steps
 from trainer.gguf.file_layout import Entry, InvalidGguf, contents
 
@@ -29,8 +31,9 @@ ERROR, DITHERED_ERROR = 1.35, 1.85
 # The same for a single row, whose few blocks vary more. Measured on q8_0 and q4_k_m of Gemma 3 270M: up to 1.64 times
 # the error of the row's own steps, which are up to 8 times those of the tensor.
 ROW_ERROR = 3.0
-# Tensors that llama.cpp adds to those of the model.
-ADDED = frozenset({"rope_freqs.weight"})
+# A tensor that llama.cpp's converter adds to those of Gemma 4: the divisors of the frequencies of rotary embeddings. A
+# dimension that is not rotated has a divisor of at least STOPPED.
+ROPE_FACTORS, STOPPED = "rope_freqs.weight", 1e20
 # Types of the model whose norms multiply by 1 + weight.
 SHIFTED_NORMS = re.compile(r"gemma[23]?(_text)?$")
 PLAIN: Mapping[str, Any] = {"F32": np.float32, "F16": np.float16}
@@ -59,10 +62,10 @@ class _Tensor:
         return dequantized(raw, self.kind).reshape(-1), grid_steps(raw, self.kind).reshape(-1)
 
 
-def problems(trained: TrainedModel, base: Path, path: Path, *, was_dithered: bool) -> list[str]:
+def problems(trained: TrainedModel, base: Path, path: Path, tokens: int, *, was_dithered: bool) -> list[str]:
     """Return in sentences which tensors of a GGUF file are wrong.
 
-    base: the folder with config.json. Raises InvalidGguf.
+    base: the folder with config.json. tokens: number of tokens of the trained model's tokenizer. Raises InvalidGguf.
     """
     config = folder_contents.config_of(base)
     entries = {entry.name: entry for entry in contents(path).entries}
@@ -71,18 +74,48 @@ def problems(trained: TrainedModel, base: Path, path: Path, *, was_dithered: boo
     tied = [name for name in missing if name.endswith("lm_head.weight")]
     if lost := sorted(set(missing) - set(tied)):
         return [f"{path.name} lacks {len(lost)} tensors: {missing[lost[0]]}, …"]
-    if extra := sorted(set(entries) - set(names.values()) - ADDED):
+    added = {ROPE_FACTORS} if str(config.get("model_type")).startswith("gemma4") else set()
+    if extra := sorted(set(entries) - set(names.values()) - added):
         return [f"{path.name} has {len(extra)} tensors that the model does not: {extra[0]}, …"]
     shifted = bool(SHIFTED_NORMS.match(str(config.get("model_type"))))
     wrong = []
+    if ROPE_FACTORS in entries and not _has_rope_factors(_tensor(path, entries[ROPE_FACTORS]), config):
+        wrong.append(f"{ROPE_FACTORS} rotates other dimensions than the model")
     for name, llama_name in names.items():
         if name in tied:
             continue
         shift = 1.0 if shifted and name.endswith("norm.weight") else 0.0
-        problem = _problem(_tensor(path, entries[llama_name]), trained.weight(name), shift, was_dithered=was_dithered)
+        weight = _of_tokens(trained.weight(name), entries[llama_name], tokens)
+        problem = _problem(_tensor(path, entries[llama_name]), weight, shift, was_dithered=was_dithered)
         if problem is not None:
             wrong.append(f"{llama_name} {problem}")
     return summary(wrong)
+
+
+def _of_tokens(weight: Weight, entry: Entry, tokens: int) -> Weight:
+    """Return an embedding or head without the rows that a file may leave out.
+
+    These are rows at its end that belong to no token. tokens: number of tokens of the tokenizer.
+    """
+    if canonical_name(weight.name) not in EMBEDDINGS:
+        return weight
+    rows = entry.shape[0]
+    return replace(weight, value=weight.value[:rows]) if tokens <= rows < len(weight.value) else weight
+
+
+def _has_rope_factors(tensor: _Tensor, config: Mapping[str, Any]) -> bool:
+    """Return whether frequencies are divided as the model's config says.
+
+    The frequencies of rotated dimensions are kept. All others are divided by a number that makes them 0.
+    """
+    text = config.get("text_config")
+    stated = (text if isinstance(text, dict) else config).get("rope_parameters") or {}
+    share = (stated.get("full_attention") or stated).get("partial_rotary_factor")
+    if share is None:
+        return True
+    factors, _ = tensor.chunk(0, tensor.entry.count)
+    rotated = int(len(factors) * share)
+    return bool((factors[:rotated] == 1).all() and (factors[rotated:] >= STOPPED).all())
 
 
 def projector_problems(trained: TrainedModel, base: Path, path: Path) -> list[str]:
@@ -177,8 +210,6 @@ def _tensor(path: Path, entry: Entry) -> _Tensor:
 def _problem(tensor: _Tensor, weight: Weight, shift: float, *, was_dithered: bool) -> str | None:
     """Return how a tensor differs from the trained one beyond its rounding."""
     exact, entry = weight.value, tensor.entry
-    if entry.count < exact.numel() and exact.ndim == 2 and entry.shape[1:] == tuple(exact.shape[1:]):
-        exact = exact[: entry.shape[0]]  # rows of an embedding that belong to no token are left out
     if entry.count != exact.numel() or (exact.ndim > 1 and entry.shape != tuple(exact.shape)):
         return f"has the shape {entry.shape}, not {tuple(exact.shape)}"
     width = exact.shape[-1] if exact.ndim > 1 else exact.numel()

@@ -34,6 +34,7 @@ HYPERPARAMETERS: tuple[tuple[str, tuple[str, ...], float | None], ...] = (
     ("attention.layer_norm_rms_epsilon", ("rms_norm_eps",), None),
     ("attention.sliding_window", ("sliding_window",), None),
     ("attention.shared_kv_layers", ("num_kv_shared_layers",), 0.0),
+    ("expert_used_count", ("num_experts_per_tok", "top_k_experts"), None),
     ("attn_logit_softcapping", ("attn_logit_softcapping",), None),
     ("final_logit_softcapping", ("final_logit_softcapping",), None),
 )
@@ -131,6 +132,13 @@ def gguf_problems(model: LlamaModel, base: Path, trained: Path, folder: Path, ex
     return problems + _hyperparameter_problems(folder / export.file_name, folder_contents.config_of(base))
 
 
+def token_count(trained: Path) -> int:
+    """Return how many tokens the tokenizer of a folder has."""
+    from tokenizers import Tokenizer
+
+    return 1 + max(Tokenizer.from_file(str(trained / "tokenizer.json")).get_vocab().values())
+
+
 def _token_problems(model: LlamaModel, trained: Path) -> list[str]:
     """Return how the vocabulary and its special tokens differ."""
     from tokenizers import Tokenizer
@@ -177,6 +185,7 @@ def _hyperparameter_problems(path: Path, config: Mapping[str, Any]) -> list[str]
     expected[head_size] = (text.get("head_dim"), None)
     expected["rope.freq_base"] = (_rope_base(text, "full_attention", "rope_theta"), DEFAULT_ROPE_BASE)
     expected["rope.freq_base_swa"] = (_rope_base(text, "sliding_attention", "rope_local_base_freq"), DEFAULT_ROPE_BASE)
+    expected["rope.scaling.factor"] = (_rope_factor(text), 1.0)
     problems = []
     for key, (value, default) in expected.items():
         actual = metadata.get(f"{arch}.{key}", default)
@@ -197,6 +206,14 @@ def _rope_base(text: Mapping[str, Any], kind: str, older_key: str) -> float | No
         return None if base is None else float(base)
     base = text.get(older_key)
     return None if base is None else float(base)
+
+
+def _rope_factor(text: Mapping[str, Any]) -> float:
+    """Return the divisor of positions in layers without a window."""
+    stated = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    parameters = stated.get("full_attention") or stated
+    kind, factor = parameters.get("rope_type", parameters.get("type", "default")), parameters.get("factor")
+    return 1.0 if kind == "default" or factor is None else float(factor)
 
 
 def _is_same_number(expected: float, actual: float) -> bool:

@@ -157,7 +157,8 @@ def _nf4_problem(weight: Weight, stored: torch.Tensor, parts: Mapping[str, torch
     actual, honest = ((each.float() - weight.value.float()).reshape(len(exact), -1) for each in (values, afresh))
     whole = float(actual.square().mean().sqrt()), float(honest.square().mean().sqrt())
     rows = actual.square().mean(1).sqrt(), honest.square().mean(1).sqrt()
-    if whole[0] > NF4_ERROR * whole[1] + 1e-12 or bool((rows[0] > 1.5 * rows[1] + whole[1] / 2).any()):
+    is_within = whole[0] <= NF4_ERROR * whole[1] + 1e-12 and bool((rows[0] <= 1.5 * rows[1] + whole[1] / 2).all())
+    if not is_within:  # also for values that are not numbers
         return f"has {whole[0] / max(whole[1], 1e-12):.2f} times the error of 4 bits"
     return None
 
