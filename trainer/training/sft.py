@@ -27,13 +27,18 @@ from trainer.training.job_trainer import arguments, attach_hooks, log_entry
 if TYPE_CHECKING:
     from trainer.base_model.language_model import LanguageModel
 
+# Where rows of the embedding are trained, the backward pass of each part has a gradient of the whole embedding's size.
+# The estimates of memory (`gemtune.machines.memory`) have room for those of two parts.
+PARTS_WITH_NEW_TOKENS = 2
+
 
 class SftTrainer(Trainer):
     """transformers' Trainer with our loss, evaluation and row parallelism.
 
     The loss is the mean over all trained tokens of a train_step, not over its batches. Evaluation divides sums over
     tokens, where the Trainer averages the means of batches. row_parallel: splits batches over the cores of a CPU; None
-    elsewhere. head_cost: see `_head_cost`. tokens_seen: see JobTrainer.
+    elsewhere. most_parts: parts of a batch; None for as many as cores. head_cost: see `_head_cost`. tokens_seen: see
+    JobTrainer.
     """
 
     model: LanguageModel
@@ -41,6 +46,7 @@ class SftTrainer(Trainer):
     hooks: Hooks
     metric_names: list[str]
     row_parallel: RowParallel | None = None
+    most_parts: int | None = None
     head_cost = 0.0
     tokens_seen = 0
 
@@ -87,7 +93,7 @@ class SftTrainer(Trainer):
         width, lengths = unwrap(model).config.get_text_config().hidden_size, batch["row_lengths"]
         trained = batches.trained_tokens_per_row(batch)
         costs = [length + self.head_cost * count for length, count in zip(lengths, trained, strict=True)]
-        parts = split_into_parts(lengths, costs, width=width, threads=threads)
+        parts = split_into_parts(lengths, costs, width=width, threads=threads, most=self.most_parts)
         return [split_into_chunks(part, lengths, trained, costs, width=width) for part in parts]
 
     def _loss_sum(self, model: torch.nn.Module, batch: batches.Batch) -> torch.Tensor:
@@ -143,6 +149,7 @@ def make(setup: Setup) -> SftTrainer:
     if is_flat and pictures is None and checkpointing_kwargs is None and can_split:
         trainer.row_parallel = RowParallel([weight for weight in loaded.model.parameters() if weight.requires_grad])
         trainer.head_cost = _head_cost(loaded.model)
+        trainer.most_parts = None if config.new_tokens is None else PARTS_WITH_NEW_TOKENS
     trainer.metric_names = list(config.evaluation_metrics)
     attach_hooks(trainer, setup.hooks, config)
     return trainer

@@ -56,15 +56,21 @@ def generator() -> torch.Generator | None:
 
 
 def split_into_parts(
-    row_lengths: Sequence[int], costs: Sequence[float] | None = None, *, width: int, threads: int
+    row_lengths: Sequence[int],
+    costs: Sequence[float] | None = None,
+    *,
+    width: int,
+    threads: int,
+    most: int | None = None,
 ) -> list[list[int]]:
     """Split a batch into parts of about equal cost, one per thread.
 
-    row_lengths: tokens per row. costs: per row, in any unit; the lengths if None. width: of the hidden states. Returns
-    row indices per part, ascending; a single part if more would be too small or too uneven.
+    row_lengths: tokens per row. costs: per row, in any unit; the lengths if None. width: of the hidden states. most:
+    parts that there may be; None for as many as threads. Returns row indices per part, ascending; a single part if more
+    would be too small or too uneven.
     """
     costs = row_lengths if costs is None else costs
-    for count in range(min(threads, len(row_lengths)), 1, -1):
+    for count in range(min(threads, most or threads, len(row_lengths)), 1, -1):
         if threads % count == 0 and sum(row_lengths) * width >= count * MIN_VALUES_PER_PART:
             parts = _balanced_parts(costs, count)
             largest = max(_cost(part, costs) for part in parts)

@@ -78,6 +78,14 @@ def test_the_number_of_parts_is_the_most_that_pays_off(
     assert len(split_into_parts(lengths, width=width, threads=threads)) == count
 
 
+def test_parts_are_not_more_than_memory_suffices_for() -> None:
+    lengths = [100] * 8
+    assert [len(split_into_parts(lengths, width=MIN_VALUES_PER_PART, threads=8, most=most)) for most in (None, 2)] == [
+        8,
+        2,
+    ]
+
+
 def test_two_parts_are_nearly_as_even_as_possible() -> None:
     rng, unevenness = random.Random(0), []
     for _ in range(60):
