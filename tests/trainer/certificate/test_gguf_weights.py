@@ -17,6 +17,20 @@ from trainer.gguf.file_layout import Entry
 F32 = 0
 
 
+def write_metadata(path: Path, prefix: str, numbers: dict[str, float]) -> Path:
+    """Write a GGUF file with numbers, whose keys have a prefix."""
+    writer = GGUFWriter(path, prefix.partition(".")[0])
+    for key, value in numbers.items():
+        add = writer.add_uint32 if isinstance(value, int) else writer.add_float32
+        add(f"{prefix}.{key}", value)
+    writer.add_tensor("x", np.zeros(4, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
 def stored(folder: Path, values: torch.Tensor, name: str = "blk.0.attn_k.weight") -> gguf_weights._Tensor:
     """Return a tensor of a file that has nothing else."""
     path = folder / f"{len(list(folder.iterdir()))}.bin"
@@ -82,14 +96,26 @@ LINEAR = {"rope_type": "linear", "factor": 8.0}
 def test_settings_that_change_no_shape_are_compared(
     tmp_path: Path, config: dict[str, Any], written: dict[str, float], problem: str | None
 ) -> None:
-    writer = GGUFWriter(tmp_path / "model.gguf", "gemma3")
-    for key, value in written.items():
-        add = writer.add_uint32 if isinstance(value, int) else writer.add_float32
-        add(f"gemma3.{key}", value)
-    writer.add_tensor("x", np.zeros(4, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    problems = settings._hyperparameter_problems(tmp_path / "model.gguf", config)
+    path = write_metadata(tmp_path / "model.gguf", "gemma3", written)
+    problems = settings._hyperparameter_problems(path, config)
     assert problems == ([] if problem is None else [f"gemma3.{problem}"])
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ({}, None),
+        ({"patch_size": 16}, "patch_size of mmproj.gguf is 16, not 14"),
+        ({"attention.head_count": 4}, "attention.head_count of mmproj.gguf is 4, not 2"),
+        ({"attention.layer_norm_epsilon": 0.5}, "attention.layer_norm_epsilon of mmproj.gguf is 0.5, not 1e-06"),
+    ],
+)
+def test_settings_of_a_vision_tower_are_compared(
+    tmp_path: Path, changed: dict[str, float], problem: str | None
+) -> None:
+    vision = {"patch_size": 14, "num_attention_heads": 2, "layer_norm_eps": 1e-6}
+    written = {"patch_size": 14, "attention.head_count": 2, "attention.layer_norm_epsilon": 1e-6} | changed
+    path = write_metadata(tmp_path / "mmproj.gguf", "clip.vision", written)
+    problems = settings.projector_problems(path, {"model_type": "gemma3", "vision_config": vision})
+    assert problems == ([] if problem is None else [f"clip.vision.{problem}"])
+    assert settings.projector_problems(path, {"model_type": "gemma3", "vision_config": None}) == []

@@ -42,5 +42,6 @@ def _gguf_problems(case: Case, export: GgufExport) -> list[str]:
     )
     if "vision_config" in folder_contents.config_of(case.base):
         projector.check(case.folder / PROJECTOR, case.base)
+        differing += settings.projector_problems(case.folder / PROJECTOR, folder_contents.config_of(case.base))
         differing += gguf_weights.projector_problems(trained, case.base, case.folder / PROJECTOR)
     return differing

@@ -38,6 +38,12 @@ HYPERPARAMETERS: tuple[tuple[str, tuple[str, ...], float | None], ...] = (
     ("attn_logit_softcapping", ("attn_logit_softcapping",), None),
     ("final_logit_softcapping", ("final_logit_softcapping",), None),
 )
+# Keys of an mmproj file's metadata, and keys of `vision_config`.
+OF_VISION = (
+    ("patch_size", "patch_size"),
+    ("attention.head_count", "num_attention_heads"),
+    ("attention.layer_norm_epsilon", "layer_norm_eps"),
+)
 # The same for the two bases of rotary position embeddings, which are written in several ways.
 DEFAULT_ROPE_BASE = 10_000.0
 
@@ -130,6 +136,22 @@ def gguf_problems(model: LlamaModel, base: Path, trained: Path, folder: Path, ex
         problems.append("the Modelfile is not the one that belongs to the chat template")
     problems += _token_problems(model, trained)
     return problems + _hyperparameter_problems(folder / export.file_name, folder_contents.config_of(base))
+
+
+def projector_problems(path: Path, config: Mapping[str, Any]) -> list[str]:
+    """Return which settings of an mmproj file differ from the training's.
+
+    Unified models have no tower, and numbers of heads and patches that nothing reads. Raises InvalidGguf.
+    """
+    if config.get("model_type") == "gemma4_unified":
+        return []
+    metadata, vision = contents(path).metadata, config.get("vision_config") or {}
+    return [
+        f"clip.vision.{key} of {path.name} is {metadata.get(f'clip.vision.{key}')}, not {vision[name]}"
+        for key, name in OF_VISION
+        if vision.get(name) is not None
+        and not _is_same_number(float(vision[name]), float(metadata.get(f"clip.vision.{key}", 0)))
+    ]
 
 
 def token_count(trained: Path) -> int:
