@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gguf import GGUFWriter
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, quants
 
 from trainer.certificate.files import gguf_weights, settings
 from trainer.certificate.files.weights import Weight
+from trainer.gguf.dither import LOW_BITS
 from trainer.gguf.file_layout import Entry
 
 F32 = 0
@@ -54,6 +55,33 @@ def test_only_rows_of_an_embedding_that_belong_to_no_token_may_be_left_out(tmp_p
         assert "has the shape (6, 4)" in str(problem_of(shorter, embedding, tokens=7))
     layer = Weight("model.layers.0.self_attn.k_proj.weight", values, trained=True)
     assert "has the shape (6, 4)" in str(problem_of(shorter, layer, tokens=6))
+
+
+def quantized(folder: Path, values: torch.Tensor) -> gguf_weights._Tensor:
+    """Return a tensor of a file in q8_0 that has nothing else."""
+    kind = GGMLQuantizationType.Q8_0
+    path = folder / "q8_0.bin"
+    quants.quantize(values.numpy(), kind).tofile(path)
+    return gguf_weights._Tensor(path, Entry("x", int(kind), tuple(values.shape), 0), "Q8_0", GGML_QUANT_SIZES[kind])
+
+
+@pytest.mark.parametrize(("size", "changed_by", "is_right"), [(1e-6, 1.0, True), (1e-5, 1.0, True), (1e-3, 1.1, False)])
+def test_a_row_of_small_values_may_be_rounded_to_nothing(
+    tmp_path: Path, size: float, changed_by: float, is_right: bool
+) -> None:
+    """The scale of its blocks is less than the smallest number of 16 bits."""
+    values = torch.randn(8, 256, generator=torch.Generator().manual_seed(1)) * 0.02
+    values[3] *= size / 0.02
+    values = values.bfloat16().float()
+    exported = values.clone()
+    exported[3] *= changed_by
+    weight = Weight("model.embed_tokens.weight", values.bfloat16(), trained=False)
+    problem = gguf_weights._problem(quantized(tmp_path, exported), weight, 0.0, was_dithered=False)
+    assert (problem is None) is is_right
+
+
+def test_each_type_of_quantization_has_its_largest_multiple() -> None:
+    assert set(gguf_weights.MULTIPLES) == set(LOW_BITS)
 
 
 @pytest.mark.parametrize(

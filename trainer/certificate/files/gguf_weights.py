@@ -31,6 +31,12 @@ ERROR, DITHERED_ERROR = 1.35, 1.85
 # The same for a single row, whose few blocks vary more. Measured on q8_0 and q4_k_m of Gemma 3 270M: up to 1.64 times
 # the error of the row's own steps, which are up to 8 times those of the tensor.
 ROW_ERROR = 3.0
+# Largest multiple of a block's scale that a value can be, by type. Scales are float16 numbers, which are wrong by up to
+# UNDERFLOW near 0: rows of values that small, as tokens have that training never met, are stored as 0.
+MULTIPLES = {
+    "Q4_0": 8, "Q5_0": 16, "Q5_1": 32, "Q8_0": 128, "Q2_K": 48, "Q3_K": 128, "Q4_K": 960, "Q5_K": 2048, "Q6_K": 4096
+}  # fmt: skip
+UNDERFLOW = 2.0**-25
 # A tensor that llama.cpp's converter adds to those of Gemma 4: the divisors of the frequencies of rotary embeddings. A
 # dimension that is not rotated has a divisor of at least STOPPED.
 ROPE_FACTORS, STOPPED = "rope_freqs.weight", 1e20
@@ -234,7 +240,7 @@ def _problem(tensor: _Tensor, weight: Weight, shift: float, *, was_dithered: boo
         rows = error.reshape(-1, width).square().mean(1).double()
         honest = torch.from_numpy(steps.reshape(len(rows), -1)).square().mean(1).double() / 12
         honest += allowed.reshape(-1, width).square().mean(1).double()
-        if not bool((rows <= row_limit**2 * honest + 1e-24).all()):
+        if not bool((rows <= row_limit**2 * honest + (MULTIPLES[tensor.kind] * UNDERFLOW) ** 2).all()):
             ratio = float((rows / honest.clamp(min=1e-24)).max()) ** 0.5
             return f"has a row with {ratio:.1f} times the error of {tensor.kind}"
         actual, expected = actual + float(rows.sum()), expected + float(honest.sum())
