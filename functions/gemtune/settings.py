@@ -130,6 +130,11 @@ class Settings:
         return Path(tempfile.gettempdir()) / "gemtune-work" if self.on_gcp else self.home / "work"
 
     @property
+    def work_of_checks(self) -> Path:
+        """Return the folder of working files of checks of datasets."""
+        return self.work.with_name("checks")
+
+    @property
     def capacities(self) -> Mapping[str, int]:
         """Return how many steps may run at once on each kind of machine.
 

@@ -52,8 +52,7 @@ def _run_recorded(dataset_id: str, check_id: str) -> None:
     backend = services()
     record = CheckRecord.model_validate_json(backend.buckets.data.read(record_name(dataset_id, check_id)))
     results, export = results_folder(dataset_id, check_id), backend.buckets.export
-    # Beside the working folders of jobs, which the service removes if there is no such job.
-    folder = backend.settings.work.with_name("checks") / check_id
+    folder = backend.settings.work_of_checks / check_id
     folder.mkdir(parents=True, exist_ok=True)
     try:
         _run(

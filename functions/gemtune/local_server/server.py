@@ -142,6 +142,7 @@ class Server:
                     raise RuntimeError(f"sweep answered with HTTP {status}")
                 self._bus.delete_expired()
                 work_folders.remove_idle(self._app.settings.work, self._app.store)
+                work_folders.remove_ended_checks(self._app.settings.work_of_checks)
                 self._uploads.forget_removed()
             except Exception:
                 log.exception("a sweep failed; the next one starts in %d s", SWEEP_SECONDS)

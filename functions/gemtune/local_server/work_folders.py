@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gemtune.errors import JobNotFound
 from gemtune.ports import JobStore
+from gemtune.process import children
 
 
 def remove_idle(work: Path, store: JobStore) -> None:
@@ -17,6 +18,13 @@ def remove_idle(work: Path, store: JobStore) -> None:
     """
     for folder in work.iterdir() if work.is_dir() else ():
         if _is_idle(folder.name, store):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_ended_checks(work: Path) -> None:
+    """Remove the working folders of checks whose process was killed."""
+    for folder in work.iterdir() if work.is_dir() else ():
+        if children.pid_of(folder.name) is None:
             shutil.rmtree(folder, ignore_errors=True)
 
 

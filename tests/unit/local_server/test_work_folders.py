@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
-from gemtune.local_server.work_folders import remove_idle
+from gemtune.local_server.work_folders import remove_ended_checks, remove_idle
+from gemtune.process.children import NAME_VARIABLE
 from tests.fakes import World
 
 
@@ -20,3 +24,17 @@ def test_folders_of_jobs_that_are_over_or_gone_are_removed_and_no_others(world: 
     remove_idle(tmp_path / "work", world.services.store)
     assert {folder.name for folder in (tmp_path / "work").iterdir()} == {running, paused, unreadable}
     remove_idle(tmp_path / "nowhere", world.services.store)
+
+
+def test_folders_of_checks_that_were_killed_are_removed(tmp_path: Path) -> None:
+    running, killed = (tmp_path / "checks" / f"check_{name}_{os.getpid()}" for name in ("running", "killed"))
+    for folder in (running, killed):
+        (folder / "work").mkdir(parents=True)
+    wait = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(wait, stdin=subprocess.PIPE, env=os.environ | {NAME_VARIABLE: running.name}) as child:
+        remove_ended_checks(tmp_path / "checks")
+        assert [folder.name for folder in (tmp_path / "checks").iterdir()] == [running.name]
+        child.communicate(b"\n")
+    remove_ended_checks(tmp_path / "checks")
+    assert list((tmp_path / "checks").iterdir()) == []
+    remove_ended_checks(tmp_path / "nowhere")
