@@ -60,27 +60,42 @@ def find(train_file: Path, train: Place, held_out_file: Path, held_out: Place) -
     if not batches:
         return NearDuplicates(rows=0, examples=(), method=METHOD)
     numbers = np.concatenate([rows for rows, _ in batches])
-    signatures = np.concatenate([each for _, each in batches])
+    signatures, place = _distinct(np.concatenate([each for _, each in batches]))
     keys = _band_keys(signatures)
     orders = np.argsort(keys, axis=0, kind="stable")
-    best = np.zeros(len(numbers)), np.zeros(len(numbers), dtype=np.int64)
-    for first, rows, others in _signatures(train_file, common):
+    best = np.zeros(len(signatures)), np.zeros(len(signatures), dtype=np.int64)
+    for first, rows, all_others in _signatures(train_file, common):
+        others, at = _distinct(all_others)
+        rows = rows[np.unique(at, return_index=True)[1]]
         pairs = _candidates(keys, orders, _band_keys(others))
         if len(pairs):
             similarity = (signatures[pairs[:, 0]] == others[pairs[:, 1]]).mean(axis=1)
             for (index, other), value in zip(pairs, similarity, strict=True):
                 if value > best[0][index]:
                     best[0][index], best[1][index] = value, first + rows[other]
-    hits = [index for index in np.flatnonzero(best[0] >= SIMILAR) if int(numbers[index]) not in held_out.equal]
+    similar, nearest = best[0][place], best[1][place]
+    hits = [index for index in np.flatnonzero(similar >= SIMILAR) if int(numbers[index]) not in held_out.equal]
     examples = [
         NearDuplicate(
             held_out=held_out.of(int(numbers[index])),
-            train=train.of(int(best[1][index])),
-            similarity=round(float(best[0][index]), 2),
+            train=train.of(int(nearest[index])),
+            similarity=round(float(similar[index]), 2),
         )
-        for index in sorted(hits, key=lambda index: -best[0][index])[:EXAMPLES]
+        for index in sorted(hits, key=lambda index: -similar[index])[:EXAMPLES]
     ]
     return NearDuplicates(rows=len(hits), examples=examples, method=METHOD)
+
+
+def _distinct(signatures: Numbers) -> tuple[Numbers, Any]:
+    """Return the signatures without repetitions, and the place of each there.
+
+    They stay in the order of their first rows. Many equal rows would be as many pairs as the product of their numbers.
+    """
+    import numpy as np
+
+    _, firsts, places = np.unique(signatures, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(firsts)
+    return signatures[firsts[order]], np.argsort(order)[places.reshape(-1)]
 
 
 def _candidates(keys: Numbers, orders: Any, others: Numbers) -> Any:

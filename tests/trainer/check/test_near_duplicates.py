@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from trainer.check import near_duplicates
 from trainer.check.near_duplicates import Place
@@ -66,6 +69,33 @@ def test_rows_that_share_only_an_instruction_are_no_near_duplicates(tmp_path: Pa
         Place(str),
     )
     assert (duplicates.rows, list(duplicates.examples)) == (0, [])
+
+
+def test_many_equal_rows_are_one_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = random.Random(2)
+    others = [[generator.randrange(1000, 5000) for _ in range(20)] for _ in range(1000)]
+    equal = list(range(50, 80))
+    pairs, candidates = [], near_duplicates._candidates
+
+    def count(*arguments: Any) -> Any:
+        pairs.append(candidates(*arguments))
+        return pairs[-1]
+
+    monkeypatch.setattr(near_duplicates, "_candidates", count)
+    duplicates = near_duplicates.find(
+        write(tmp_path / "train.parquet", [*others, *[equal] * 600]),
+        Place(str),
+        write(tmp_path / "eval.parquet", [equal, others[7], equal, equal]),
+        Place(str),
+    )
+    assert duplicates.rows == 4
+    assert [(each.held_out, each.train) for each in duplicates.examples] == [
+        ("0", "1000"),
+        ("1", "7"),
+        ("2", "1000"),
+        ("3", "1000"),
+    ]
+    assert sum(map(len, pairs)) == 4  # the equal rows to train on are in three batches
 
 
 def test_no_held_out_rows_and_short_rows_are_no_problem(tmp_path: Path) -> None:
