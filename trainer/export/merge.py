@@ -52,14 +52,16 @@ def merge(
     quantization: MergedQuantization,
     *,
     new_tokens: NewTokens | None = None,
+    tokenizer: Path | None = None,
     check_stop: Callable[[], None] = lambda: None,
 ) -> None:
     """Write the merged model to `folder`, in transformers' format.
 
     base: the base model, or, without an adapter, the model whose weights were all trained. quantization: `none` (bf16),
     `fp16` or `q4` (NF4 of bitsandbytes). new_tokens: those of the adapter; without one, the base model gets their first
-    rows. check_stop: called before each tensor; raises to stop. Raises StepError
-    `base_model_quantized`, `bad_adapter`, `not_in_fp16`.
+    rows. tokenizer: folder with the tokenizer and chat template that training used; None: the adapter, if there is one.
+    check_stop: called before each tensor; raises to stop. Raises StepError `base_model_quantized`, `bad_adapter`,
+    `not_in_fp16`.
     """
     config = folder_contents.config_of(base)
     if "quantization_config" in config:
@@ -94,8 +96,8 @@ def merge(
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / folder_contents.INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
     copy_companion_files(base, folder)
-    if adapter is not None:  # its tokenizer files have the chat template that training used
-        copy_companion_files(adapter, folder)
+    if (source := tokenizer or adapter) is not None:
+        copy_companion_files(source, folder)
     write_generation_config(base, folder)
     config = with_vocabulary(config, rows_of_embedding(base, new_tokens))
     written = _config_for(config, merged_export(quantization))

@@ -145,7 +145,8 @@ def write_base(context: Context, trained: TrainedWeights) -> Path:
 
         merge(trained.base, None, folder, "none", new_tokens=trained.new_tokens)
         return folder
-    write(context, replace(trained, adapter=None), folder, untrained=(conversion.EMBEDDING,))
+    base = replace(trained, adapter=None)
+    write(context, base, folder, untrained=(conversion.EMBEDDING,), tokenizer=trained.adapter)
     return folder / export.file_name if isinstance(export, GgufExport) else folder
 
 
@@ -171,11 +172,18 @@ def _hint(context: Context, trained: TrainedWeights) -> str:
     return "the training result is kept: export again in another format, or with accept_loss"
 
 
-def write(context: Context, trained: TrainedWeights, folder: Path, *, untrained: Sequence[str] | None = None) -> str:
+def write(
+    context: Context,
+    trained: TrainedWeights,
+    folder: Path,
+    *,
+    untrained: Sequence[str] | None = None,
+    tokenizer: Path | None = None,
+) -> str:
     """Write the export's files; return a note for its certificate, or "".
 
     An adapter is copied, without importing torch. untrained: llama.cpp's names of tensors that training did not change;
-    None for those that it never does.
+    None for those that it never does. tokenizer: see `merge.merge`.
     """
     export = context.spec.export
     if isinstance(export, AdapterExport):
@@ -187,7 +195,14 @@ def write(context: Context, trained: TrainedWeights, folder: Path, *, untrained:
 
         from trainer.export.merge import merge
 
-    merged = partial(merge, trained.base, trained.adapter, new_tokens=trained.new_tokens, check_stop=context.check_stop)
+    merged = partial(
+        merge,
+        trained.base,
+        trained.adapter,
+        new_tokens=trained.new_tokens,
+        tokenizer=tokenizer,
+        check_stop=context.check_stop,
+    )
     match export:
         case MergedExport():
             merged(folder, export.quantization)
