@@ -34,8 +34,16 @@ ROW_ERROR = 3.0
 # Largest multiple of a block's scale that a value can be, by type. Scales are float16 numbers, which are wrong by up to
 # UNDERFLOW near 0: rows of values that small, as tokens have that training never met, are stored as 0.
 MULTIPLES = {
-    "Q4_0": 8, "Q5_0": 16, "Q5_1": 32, "Q8_0": 128, "Q2_K": 48, "Q3_K": 128, "Q4_K": 960, "Q5_K": 2048, "Q6_K": 4096
-}  # fmt: skip
+    "Q4_0": 8,
+    "Q5_0": 16,
+    "Q5_1": 32,
+    "Q8_0": 128,
+    "Q2_K": 48,
+    "Q3_K": 128,
+    "Q4_K": 960,
+    "Q5_K": 2048,
+    "Q6_K": 4096,
+}
 UNDERFLOW = 2.0**-25
 # A tensor that llama.cpp's converter adds to those of Gemma 4: the divisors of the frequencies of rotary embeddings. A
 # dimension that is not rotated has a divisor of at least STOPPED.
