@@ -20,13 +20,13 @@ locals {
       memory   = "512Mi", timeout_seconds = 120, requests = 4, instances = local.instances["ingest"]
       settings = merge(local.chooses, local.accepts, local.prices)
     }
-    # It publishes events one after the other.
-    fan-out = { memory = "512Mi", timeout_seconds = 300, requests = 4, instances = local.instances["fan-out"], settings = {} }
+    # It publishes events one after the other, and enters into accounts what their jobs have taken.
+    fan-out = { memory = "512Mi", timeout_seconds = 300, requests = 4, instances = local.instances["fan-out"], settings = local.prices }
     # Receivers of webhooks may take seconds to answer.
     notify  = { memory = "512Mi", timeout_seconds = 60, requests = 4, instances = local.instances["notify"], settings = {} }
     control = { memory = "512Mi", timeout_seconds = 60, requests = 4, instances = local.instances["control"], settings = merge(local.times, local.chooses, local.slots, local.prices, local.budgets) }
     # It checks all unfinished jobs. A second one at the same time would only repeat the work.
-    sweep = { memory = "1Gi", timeout_seconds = 540, requests = 1, instances = 1, settings = merge(local.launches, local.times) }
+    sweep = { memory = "1Gi", timeout_seconds = 540, requests = 1, instances = 1, settings = merge(local.launches, local.times, local.prices) }
   }
 
   every_function = {
@@ -49,7 +49,7 @@ locals {
   limits  = { for name, limit in var.limits : "GEMTUNE_${upper(name)}" => tostring(limit) if limit != null }
   # For functions and steps that check an owner's budget of the month, too.
   budgets = { for name, limit in local.limits : name => limit if startswith(name, "GEMTUNE_OWNER_") }
-  # For functions that plan or admit steps, and for steps, which end before they cost more than their job may.
+  # For functions that plan or admit steps or keep accounts, and for steps, which end before their job costs too much.
   stated_prices = { for name, machine in var.machines : name => machine.usd_per_hour if machine.usd_per_hour != null }
   prices = length(local.stated_prices) == 0 ? {} : {
     GEMTUNE_USD_PER_HOUR = join(",", [for name, price in local.stated_prices : "${name}=${price}"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 
+from gemtune.machines import cost
 from gemtune.machines.choice import MACHINES, WITH_MORE_MEMORY
 from tests.infra.offline import ROOT
 
@@ -36,6 +37,19 @@ LIMITS_COST = {
     *(f"gemtune-train-{name}" for name in MACHINES),
     *(f"gemtune-export-{name}" for name in WITH_MORE_MEMORY),
 }
+# Those, and components that only enter into accounts what jobs have taken.
+COUNTS_COST = LIMITS_COST | {"gemtune-fan-out", "gemtune-sweep"}
+# Services that hold prices or accounts -> components that call them. Submit has the planner and the accounts inside.
+COUNTED_IN: Mapping[str, set[str]] = {
+    "Planner": {*ACCEPTS, "gemtune-prepare", "gemtune-control"},
+    "OwnerBudgets": LIMITS_COST,
+    "Advance": LIMITS_COST - {*ACCEPTS, "gemtune-control"},
+    "Control": {"gemtune-control"},
+    "Resume": {"gemtune-api"},
+    "Delete": {"gemtune-api"},
+    "FanOut": {"gemtune-fan-out"},
+    "Sweep": {"gemtune-sweep"},
+}
 SOME: Mapping[str, set[str]] = {
     "GEMTUNE_MACHINES": CHOOSES,
     "GEMTUNE_AT_ONCE": {"gemtune-control"},
@@ -60,7 +74,7 @@ IF_ASKED_FOR: Mapping[str, set[str]] = {
     },
     "GEMTUNE_WANDB_API_KEY_SECRET": {*ACCEPTS, *(f"gemtune-train-{name}" for name in MACHINES)},
     "GEMTUNE_UNSLOTH_PYTHON": {*ACCEPTS, *(f"gemtune-train-{name}" for name in MACHINES)},
-    "GEMTUNE_USD_PER_HOUR": LIMITS_COST,
+    "GEMTUNE_USD_PER_HOUR": COUNTS_COST,
     "GEMTUNE_OWNER_USD_PER_MONTH": LIMITS_COST,
     "GEMTUNE_OWNER_HOURS_PER_MONTH": LIMITS_COST,
     "GEMTUNE_DEFAULT_MAX_COST_USD": ACCEPTS,
@@ -73,6 +87,9 @@ NOT_DEPLOYED: Mapping[str, str] = {
     "PORT": "Cloud Run sets it",
     "GEMTUNE_LLAMA_CPP": "the image sets it",
     "GEMTUNE_CACHE": "the workstation's folder for files that are built once",
+    "HF_HUB_CACHE": "the Hub's cache on the workstation, whose base models are listed",
+    "HF_HOME": "the workstation's folder of that cache",
+    "XDG_CACHE_HOME": "the workstation's folder of caches",
     "WANDB_MODE": "offline runs on the workstation",
     "GEMTUNE_PARALLEL_TRAININGS": "how many steps share a workstation",
     "GEMTUNE_WEBHOOKS_TO_LOOPBACK": "a receiver on the workstation",
@@ -85,12 +102,25 @@ NOT_DEPLOYED: Mapping[str, str] = {
 def read_by_settings() -> set[str]:
     """Return the variables that settings.py names.
 
-    These are the upper-case words among its strings.
+    These are the upper-case words among its strings, and the name that the module `cost` has for one.
     """
     tree = ast.parse((ROOT / "functions" / "gemtune" / "settings.py").read_text())
     words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     return {word for word in words if word.isascii() and word.replace("_", "").isupper() and "_" in word} | {
-        word for word in words if word in ("PORT", "REGION")
+        cost.STATED,
+        *(word for word in words if word in ("PORT", "REGION")),
+    }
+
+
+def services_that_count_cost() -> set[str]:
+    """Return the classes of services with a field of prices or accounts."""
+    trees = [ast.parse(file.read_text()) for file in (ROOT / "functions" / "gemtune" / "services").rglob("*.py")]
+    classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    return {
+        each.name
+        for each in classes
+        for field in each.body
+        if isinstance(field, ast.AnnAssign) and ast.unparse(field.annotation) in ("Prices", "OwnerBudgets")
     }
 
 

@@ -7,7 +7,15 @@ import pytest
 from gemtune.machines.choice import MACHINES
 from tests.infra.planned import Planned
 from tests.infra.policies import POLICIES, Policy
-from tests.infra.settings_needed import EVERY, IF_ASKED_FOR, NOT_DEPLOYED, SOME, read_by_settings
+from tests.infra.settings_needed import (
+    COUNTED_IN,
+    EVERY,
+    IF_ASKED_FOR,
+    NOT_DEPLOYED,
+    SOME,
+    read_by_settings,
+    services_that_count_cost,
+)
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.__name__)
@@ -17,6 +25,11 @@ def test_the_plan_keeps_the_policy(policy: Policy, plan: Planned) -> None:
 
 def test_every_variable_that_settings_read_is_listed() -> None:
     assert read_by_settings() == {*EVERY, *SOME, *IF_ASKED_FOR, *NOT_DEPLOYED}
+
+
+def test_every_component_that_counts_cost_gets_the_stated_prices() -> None:
+    assert services_that_count_cost() == set(COUNTED_IN)
+    assert set().union(*COUNTED_IN.values()) == IF_ASKED_FOR["GEMTUNE_USD_PER_HOUR"]
 
 
 def test_the_machines_match_those_that_jobs_are_placed_on(applied: Planned) -> None:
