@@ -161,6 +161,22 @@ def test_jobs_under_way_are_paused_before_their_next_step_and_trainings_at_the_r
     assert verdict(second, Step.TRAIN) == "run"
 
 
+def test_a_job_that_is_paused_while_it_waits_leaves_the_queue(limited: World) -> None:
+    first, second = Running(limited), Running(limited)
+    finish(first, Step.PREPARE, 1)
+    finish(second, Step.PREPARE, 1)
+    assert verdict(first, Step.TRAIN) == "run"
+    fence = first.begin(Step.TRAIN)
+    assert verdict(second, Step.TRAIN) == "wait"
+    limited.clock.advance(seconds=1000)
+    first.services.advance.heartbeat(first.job_id, fence)
+    limited.services.budgets.enter(first.job)
+    assert verdict(second, Step.TRAIN) == "stop"
+    assert (second.status, second.job.pause.reason) == ("paused", "budget")
+    table = limited.services.slots.table(limited.services.settings.machines[0])
+    assert ([each.job_id for each in table.holders], table.waiting) == ([first.job_id], ())
+
+
 def test_a_cap_that_is_nearer_than_the_budget_is_the_reason(limited: World) -> None:
     running = Running(limited, max_cost_usd=0.5)
     fence = running.begin(Step.PREPARE)

@@ -304,3 +304,20 @@ def test_a_machine_that_turns_out_to_have_no_price_fails_the_job(priced: World) 
     running.services.advance.finish(running.job_id, running.begin(Step.PREPARE), StepResult(machine="rtx-pro-6000"))
     assert verdict(running, Step.TRAIN) == "stop"
     assert (running.status, running.job.error.code) == ("failed", "price_unknown")
+
+
+def test_a_machine_without_a_price_fails_the_job_of_an_owner_with_a_budget_in_dollars(tmp_path: Path) -> None:
+    world = World(tmp_path / "home", PRICED | {"GEMTUNE_OWNER_USD_PER_MONTH": "100"})
+    running = Running(world)
+    running.services.advance.finish(running.job_id, running.begin(Step.PREPARE), StepResult(machine="rtx-pro-6000"))
+    assert verdict(running, Step.TRAIN) == "stop"
+    assert (running.status, running.job.error.code) == ("failed", "price_unknown")
+    assert running.job.error.message.startswith("its owner's budget in dollars cannot be kept")
+
+
+def test_a_step_that_began_before_there_was_a_budget_is_paused_and_not_failed(tmp_path: Path) -> None:
+    running = Running(World(tmp_path / "home"))
+    spend(running, Step.PREPARE, 10, cause="crashed")
+    running.services = World(tmp_path / "home", {"GEMTUNE_OWNER_USD_PER_MONTH": "100"}).services
+    assert verdict(running, Step.PREPARE) == "stop"
+    assert (running.status, running.job.pause.reason) == ("paused", "budget")

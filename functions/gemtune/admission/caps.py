@@ -38,14 +38,19 @@ def seconds_left(job: Job, step: Step, prices: Prices) -> float | None:
     return min(left, default=None)
 
 
-def check_before(job: Job, step: Step, prices: Prices, *, at: datetime) -> Changed:
+def check_before(job: Job, step: Step, prices: Prices, *, has_budget: bool = False, at: datetime) -> Changed:
     """Pause a job that has reached a cap before a step begins.
 
-    Fails it if it has a cap in dollars, and the step's machine turned out to be one whose price is not known.
+    Fails it if its cost is limited, and the step's machine turned out to be one whose price is not known. A step that
+    began before its owner had a budget is paused instead.
+    has_budget: whether its owner has a budget in dollars.
     """
-    if job.max_cost_usd is not None and prices.of_step(job, step) is None:
+    if (has_budget or job.max_cost_usd is not None) and prices.of_step(job, step) is None:
+        if job.max_cost_usd is None and job.steps[step].attempt:
+            return pause(job, reason="budget", at=at)
         problem = cost.price_unknown(cost.kind_of(step, job.machine, job.export_machine))
-        message = f"max_cost_usd cannot be kept, since {problem.msg}"
+        limit = "its owner's budget in dollars" if job.max_cost_usd is None else "max_cost_usd"
+        message = f"{limit} cannot be kept, since {problem.msg}"
         return fail_job(job, Failure(code=problem.code, message=message, step=step, hint=problem.hint), at=at)
     left = seconds_left(job, step, prices)
     return (job, ()) if left is None or left > 0 else pause(job, at=at)

@@ -59,8 +59,8 @@ FAILURES: Mapping[str, ErrorCode] = {
         "Follow the hint; see [sizing](sizing.md).",
     ),
     "price_unknown": ErrorCode(
-        "The job has a cap in dollars, and prepare has chosen a machine whose price is not known.",
-        "Submit again with `max_hours` instead, or let the operator set `GEMTUNE_USD_PER_HOUR`.",
+        "The job has a cap in dollars, or its owner a budget, and the machine that prepare chose has no known price.",
+        "Submit again with a machine whose price is known, or let the operator set `GEMTUNE_USD_PER_HOUR`.",
     ),
     "bad_base_model": ErrorCode(
         "A file of the base model is missing, damaged, or contradicts another one.",

@@ -106,6 +106,7 @@ class Control:
                 self._return_slot(job, claim, step)
                 return Ruling("done")
             if job.claim is None or job.is_over:
+                self.slots.leave(job_id, plan.machine, launch=claim.launch)  # its place in the queue, too
                 self._return_slot_of_stale(job_id, claim)
                 return Ruling("stop")  # it is paused, or cannot go on
             return self._admit(job, claim, step, plan)
@@ -126,7 +127,7 @@ class Control:
                 return pauses.settle(job, at=now)
             if is_budget_spent:
                 return caps.pause(job, reason="budget", at=now)
-            return caps.check_before(job, step, self.prices, at=now)
+            return caps.check_before(job, step, self.prices, has_budget=self.budgets.budget.usd is not None, at=now)
 
         return self.store.update(job_id, change)
 
