@@ -133,12 +133,12 @@ class CannotPause(Conflict):
 
 
 class JobNotPaused(Conflict):
-    """Raised on an attempt to resume a job that is not paused."""
+    """Raised on an attempt to resume a job that is not paused yet or any more."""
 
     code = "job_not_paused"
 
-    def __init__(self, job_id: str, status: str):
-        super().__init__(f"job {job_id!r} is {status}, not paused", hint="there is nothing to resume")
+    def __init__(self, job_id: str, status: str, *, hint: str = "there is nothing to resume"):
+        super().__init__(f"job {job_id!r} is {status}, not paused", hint=hint)
 
 
 class CapReached(Conflict):

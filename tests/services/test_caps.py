@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 
+from gemtune.admission import caps
 from gemtune.admission.platform import PlatformError
 from gemtune.errors import CapReached, JobNotPaused, RequestRefused
 from gemtune.handlers.answers import JobStatus
-from gemtune.jobs.record import Claim, JobWarning, StepResult
-from gemtune.jobs.status import Step
+from gemtune.jobs.parts.holds import Pause
+from gemtune.jobs.record import Claim, JobWarning, StepRecord, StepResult
+from gemtune.jobs.status import Status, Step
 from gemtune.jobs.steps import COST_CAP, HEARTBEAT_SECONDS
+from gemtune.machines.cost import Prices
 from gemtune.ports import ExecutionState
 from gemtune.request.parsing import read_resume
 from tests.fakes import World, reading
@@ -49,9 +52,9 @@ def finish(running: Running, step: Step, seconds: float) -> None:
     running.services.advance.finish(running.job_id, fence)
 
 
-def resume(running: Running, **caps: float) -> None:
+def resume(running: Running, **changed: float) -> None:
     """Resume the job, and claim it for its new launch."""
-    body = "{" + ", ".join(f'"{name}": {value}' for name, value in caps.items()) + "}"
+    body = "{" + ", ".join(f'"{name}": {value}' for name, value in changed.items()) + "}"
     running.services.resume(running.job_id, read_resume(body.encode()))
     running.services.dispatch.launch(running.job_id)
     running.claim = Claim(launch=running.job.launch.number, execution=f"launch-{running.job.launch.number}")
@@ -71,9 +74,9 @@ def test_a_training_that_reaches_its_hours_pauses_and_goes_on_with_more(world: W
     world.clock.advance(seconds=2990)
     running.services.advance.record_checkpoint(running.job_id, fence, train_step=7)
     running.services.advance.stop(running.job_id, fence, cause=COST_CAP)
-    for caps in ({}, {"max_hours": 1}, {"max_hours": 0.999}):  # ten seconds are left, in which nothing can be done
+    for changed in ({}, {"max_hours": 1}, {"max_hours": 0.999}):  # ten seconds are left, in which nothing can be done
         with pytest.raises(CapReached):
-            resume(running, **caps)
+            resume(running, **changed)
     assert (running.status, running.job.pause.reason) == ("paused", "cost_cap")
     assert running.services.store.events(running.job_id)[-1].details == {"reason": "cost_cap", "checkpoint": 7}
     assert running.ended(Step.TRAIN) == "stop"
@@ -121,15 +124,48 @@ def test_a_resume_without_a_higher_cap_is_refused_and_says_what_is_spent(priced:
     running = Running(priced, max_cost_usd=0.5, max_hours=5)
     finish(running, Step.PREPARE, 100)
     spend(running, Step.TRAIN, 402)
-    for caps in ({}, {"max_hours": 9}, {"max_cost_usd": 0.502}):
+    for changed in ({}, {"max_hours": 9}, {"max_cost_usd": 0.502}):
         with pytest.raises(CapReached, match=r"0\.502 USD") as refused:
-            resume(running, **caps)
+            resume(running, **changed)
         assert "max_cost_usd above 0.502" in str(refused.value.hint)
     assert (running.status, running.job.max_hours, types(running)[-1]) == ("paused", 5, "job_paused")
     resume(running, max_cost_usd=0.6)
     assert (running.job.max_cost_usd, running.job.max_hours) == (0.6, 5)
     with pytest.raises(JobNotPaused):
         resume(running, max_cost_usd=0.7)
+
+
+def test_a_step_that_runs_keeps_its_caps_so_they_do_not_change_before_the_pause(world: World) -> None:
+    running = Running(world)
+    fence = running.begin(Step.PREPARE)
+    running.services.pause(running.job_id)
+    with pytest.raises(JobNotPaused) as refused:
+        running.services.resume(running.job_id, read_resume(b'{"max_hours": 1}'))
+    assert "wait until it is paused" in str(refused.value.hint)
+    assert (running.job.max_hours, running.job.pause.reason) == (None, "request")
+    running.services.advance.stop(running.job_id, fence, cause="paused")
+    resume(running, max_hours=1)
+    assert running.job.max_hours == 1
+
+
+def test_the_cap_that_has_to_be_raised_is_the_one_with_less_time_left(tmp_path: Path) -> None:
+    world = World(tmp_path / "home", {"GEMTUNE_USD_PER_HOUR": "local=1"})
+    prices = Prices({"prepare": 0.36, "l4": 3.6})
+    done, training = StepRecord(state="done", seconds=3000), StepRecord(state="stopped", seconds=80)
+    # 0.38 of 0.5 USD are spent, and 3080 of 3600 seconds: 120 seconds of training cost the rest, and 520 are left.
+    job = Running(world, max_cost_usd=0.5, max_hours=1).job
+    job = job.model_copy(
+        update={
+            "machine": "l4",
+            "steps": {**job.steps, Step.PREPARE: done, Step.TRAIN: training},
+            "status": Status.PAUSED,
+            "pause": Pause(reason="cost_cap", at=world.clock.now()),
+        }
+    )
+    with pytest.raises(CapReached, match="max_cost_usd"):
+        caps.resume(job, prices, max_cost_usd=None, max_hours=2, at=world.clock.now())
+    resumed, _ = caps.resume(job, prices, max_cost_usd=0.6, max_hours=None, at=world.clock.now())
+    assert (resumed.max_cost_usd, resumed.max_hours) == (0.6, 1)
 
 
 @pytest.mark.parametrize("body", [b'{"max_hours": 0}', b'{"max_hours": "2"}', b'{"hours": 2}', b"[]", b"{"])

@@ -48,6 +48,14 @@ def planned(world: World, seconds: float) -> Running:
     return running
 
 
+def test_a_job_behind_a_training_of_more_years_than_a_date_can_have_waits_without_an_estimate(world: World) -> None:
+    first, second = planned(world, 1e13), prepared(world)
+    assert verdict(first) == "run"
+    first.begin(Step.TRAIN)
+    assert verdict(second) == "wait"
+    assert second.job.waiting.estimated_start is None
+
+
 def test_a_wait_has_an_estimated_end_by_the_plans_of_the_jobs_before_it(world: World) -> None:
     jobs = []
     for seconds in (3600, 1800, 60, None, None):

@@ -9,11 +9,11 @@ from __future__ import annotations
 from datetime import datetime
 
 from gemtune.admission import pauses
-from gemtune.errors import CapReached, RequestRefused
+from gemtune.errors import CapReached, JobNotPaused, RequestRefused
 from gemtune.jobs.changes import Changed, fail_job
 from gemtune.jobs.parts.holds import Pause, PauseReason
 from gemtune.jobs.record import Failure, Job
-from gemtune.jobs.status import STEPS, Step
+from gemtune.jobs.status import STEPS, Status, Step
 from gemtune.jobs.steps import COST_CAP
 from gemtune.machines import cost
 from gemtune.machines.cost import Prices
@@ -25,17 +25,20 @@ def seconds_left(job: Job, step: Step, prices: Prices) -> float | None:
     It counts from the attempt's start; an attempt that runs already does not count as spent. None without a cap.
     A cap in dollars leaves no time where a price is not known.
     """
+    return min(_left_by_cap(job, step, prices).values(), default=None)
+
+
+def _left_by_cap(job: Job, step: Step, prices: Prices) -> dict[str, float]:
+    """Return the seconds of an attempt of a step until each of the caps."""
     spent = cost.spending(job, prices, with_running=False)
-    left = [] if job.max_hours is None else [job.max_hours * 3600 - spent.seconds]
+    left = {} if job.max_hours is None else {"max_hours": job.max_hours * 3600 - spent.seconds}
     if job.max_cost_usd is not None:
         price = prices.of_step(job, step)
-        unknown = spent.usd is None or price is None
-        if unknown:
-            left.append(0.0)
+        if spent.usd is None or price is None:
+            left["max_cost_usd"] = 0.0
         elif price:
-            assert spent.usd is not None
-            left.append((job.max_cost_usd - spent.usd) / price)
-    return min(left, default=None)
+            left["max_cost_usd"] = (job.max_cost_usd - spent.usd) / price
+    return left
 
 
 def check_before(job: Job, step: Step, prices: Prices, *, has_budget: bool = False, at: datetime) -> Changed:
@@ -69,10 +72,14 @@ def resume(job: Job, prices: Prices, *, max_cost_usd: float | None, max_hours: f
     """Resume a job, with other caps; None leaves a cap as it is.
 
     Raises what `pauses.resume` raises, and CapReached if the job has spent as much already, or if a cap has paused it
-    and is not raised. Raises RequestRefused for a cap in dollars on a machine whose price is not known.
+    and is not raised. Raises JobNotPaused for other caps of a job whose step still runs, and RequestRefused for a cap
+    in dollars on a machine whose price is not known.
     """
     resumed, events = pauses.resume(job, at=at)
-    kinds = {cost.kind_of(step, job.machine, job.export_machine) for step in STEPS if job.steps[step].state != "done"}
+    if job.status is not Status.PAUSED and (max_cost_usd, max_hours) != (None, None):
+        raise JobNotPaused(job.job_id, job.status, hint="wait until it is paused: a running step keeps its caps")
+    remaining = [step for step in STEPS if job.steps[step].state != "done"]
+    kinds = {cost.kind_of(step, job.machine, job.export_machine) for step in remaining}
     unpriced = [kind for kind in kinds - {None} if prices.usd_per_second(kind) is None]
     if max_cost_usd is not None and unpriced:
         raise RequestRefused([cost.price_unknown(unpriced[0])])
@@ -81,9 +88,9 @@ def resume(job: Job, prices: Prices, *, max_cost_usd: float | None, max_hours: f
         "max_cost_usd": (spent.usd, job.max_cost_usd, max_cost_usd),
         "max_hours": (spent.seconds / 3600, job.max_hours, max_hours),
     }
-    used = {name: amount / cap for name, (amount, cap, _) in fields.items() if amount is not None and cap is not None}
     is_capped = job.pause is not None and job.pause.reason == COST_CAP
-    nearest = max(used, key=used.__getitem__, default=None) if is_capped else None
+    left = _left_by_cap(job, remaining[0], prices) if is_capped else {}
+    nearest = min(left, key=left.__getitem__, default=None)
     update = {}
     for name, (amount, before, requested) in fields.items():
         cap = before if requested is None else requested

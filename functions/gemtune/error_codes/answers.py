@@ -93,7 +93,7 @@ ANSWERS: Mapping[str, ErrorCode] = {
         "Wait for its end, or cancel it with `POST /jobs/{job_id}/cancel`.",
     ),
     "job_not_paused": ErrorCode(
-        "The job is not paused, so it cannot be resumed.",
+        "The job is not paused, so it cannot be resumed; or it is about to pause, and its caps cannot change before.",
         "See its status with `GET /jobs/{job_id}/status`.",
     ),
     "cap_reached": ErrorCode(

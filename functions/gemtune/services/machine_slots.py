@@ -18,6 +18,8 @@ PREFIX = "slots/"
 GRACE = timedelta(minutes=1)
 # A job whose workflow has not asked for this long is taken out of the queue, so that it does not stop the others.
 SILENCE = timedelta(minutes=30)
+# Seconds of the longest wait that is estimated. Requests may be for trainings of more years than a date can have.
+LONGEST_ESTIMATE = timedelta(days=3650).total_seconds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class MachineSlots:
         """Return when a waiting job is expected to get its slot, if known."""
         now, capacity = self.clock.now(), self.capacities.get(machine, 1)
         seconds = slots.estimated_wait(self.table(machine), job_id, capacity=capacity, at=now)
-        return None if seconds is None else now + timedelta(seconds=seconds)
+        return None if seconds is None or seconds > LONGEST_ESTIMATE else now + timedelta(seconds=seconds)
 
     def leave(self, job_id: str, machine: str, *, launch: int | None = None, lingers: bool = False) -> None:
         """Take a job's slot back, or its place in the queue.

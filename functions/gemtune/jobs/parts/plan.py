@@ -67,7 +67,10 @@ class Plan(Record):
     train_steps: Span | None = Field(description="train_steps of the training; null if they cannot be estimated")
     tokens: Span | None = Field(description="tokens of all epochs; null if they cannot be estimated")
     minutes: Span | None = Field(description="minutes of all steps, without waiting; null if unknown")
-    usd: Span | None = Field(description="cost by list prices; 0 on a workstation; null if a price is not known")
+    usd: Span | None = Field(
+        description="cost by the machines' prices, those of the list or those that the service states; 0 on a "
+        "workstation whose price is not stated; null if a price is not known"
+    )
     prices: str = Field(description="date and region of the list prices")
     steps: dict[str, StepEstimate] = Field({}, description="estimate of each step")
     alternatives: tuple[Alternative, ...] = Field((), description="changes that would fit, or that cost less")
