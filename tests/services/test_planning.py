@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -132,3 +133,12 @@ def test_a_job_of_another_kind_is_still_an_estimate(planned: World) -> None:
     run(planned, 10_000, seconds=100)
     plan = plan_of(planned, training={"method": "QLoRA"})
     assert (plan.steps["train"].basis, plan.steps["prepare"].basis) == ("estimated", "measured")
+
+
+def test_a_folder_whose_weights_are_a_link_to_nothing_has_a_plan_without_a_size(tmp_path: Path) -> None:
+    world = World(tmp_path / "home")  # local folders are for a workstation
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "gemma3_text"}')
+    (folder / "model.safetensors").symlink_to(tmp_path / "removed")
+    assert plan_of(world, training={"base_model_id": str(folder)}).memory is None

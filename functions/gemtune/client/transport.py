@@ -174,9 +174,12 @@ def _arguments(address: Address, call: Call[Any]) -> dict[str, Any]:
     headers = dict(call.headers)
     if address.token and address.url.startswith("https://"):
         headers["Authorization"] = f"Bearer {address.token}"
-    body = {} if call.json is None else {"json": call.json}
-    if call.content is not None:
-        body = {"content": call.content}
+    content = call.content
+    if call.json is not None:
+        headers["Content-Type"] = "application/json"
+        # httpx raises an error for numbers that JSON does not have, such as NaN; the service says what is wrong with them.
+        content = json.dumps(call.json).encode()
+    body = {} if content is None else {"content": content}
     return {"method": call.method, "url": call.path, "params": dict(call.params), "headers": headers, **body}
 
 

@@ -49,6 +49,17 @@ def rows(tmp_path: Path) -> Path:
     return path
 
 
+def test_a_number_that_json_does_not_have_is_refused_by_the_service(url: str, world: World, rows: Path) -> None:
+    job_id = world.submit()
+    world.services.pause(job_id)
+    with Client(url) as client:
+        for value in (float("nan"), float("inf")):
+            with pytest.raises(Refused, match="finite"):
+                client.job(job_id).resume(max_hours=value)
+            with pytest.raises(Refused, match="finite"):
+                client.train(data=rows, model=MODEL, learning_rate=value)
+
+
 def test_a_training_is_submitted_watched_and_ended(url: str, world: World, rows: Path) -> None:
     with Client(url) as client:
         job = client.train(data=rows, model=MODEL, epochs=2, name="tickets", fields={"training_config.packing": True})

@@ -130,8 +130,11 @@ class ReadFacts:
         if model.kind == "hub":
             return model_size.by_name(model.place) or (None if files is None else files.size)
         folder = Path(model.place)
-        sizes = {file.name: file.stat().st_size for file in folder.glob("*.safetensors")}
-        return replace(files or _files_of_folder(folder), weights_bytes=sum(sizes.values())).size
+        try:
+            weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        except OSError:  # a link to a file that was removed; prepare says which one
+            return None
+        return replace(files or _files_of_folder(folder), weights_bytes=weights).size
 
     @property
     def _chooses_machine(self) -> bool:
