@@ -105,3 +105,13 @@ def test_models_in_folders_of_this_machine_are_at_hand(workstation: World, tmp_p
     assert at_hand[str(other)].needs == at_hand[str(broken)].needs == ()
     requests = [replace(at_hand[str(path)], base_model_id="") for path in (built, snapshot)]
     assert requests[0] == requests[1]
+
+
+def test_of_several_revisions_of_a_copy_the_last_one_counts(world: World) -> None:
+    export = world.services.buckets.export
+    for revision, size in (("bbbb", 10), ("aaaa", 20)):
+        folder = f"models/google--gemma-3-270m-it/{revision}"
+        export.write(f"{folder}/model.safetensors", b"x" * size)
+        export.write(f"{folder}/config.json", json.dumps(CONFIG).encode())
+    (model,) = base_models(world).at_hand()
+    assert (model.base_model_id, model.bytes) == ("google/gemma-3-270m-it", 20)

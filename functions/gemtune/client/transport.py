@@ -177,7 +177,7 @@ def _arguments(address: Address, call: Call[Any]) -> dict[str, Any]:
     content = call.content
     if call.json is not None:
         headers["Content-Type"] = "application/json"
-        # httpx raises an error for numbers that JSON does not have, such as NaN; the service says what is wrong with them.
+        # httpx raises an error for numbers that JSON does not have, such as NaN; the service says what is wrong.
         content = json.dumps(call.json).encode()
     body = {} if content is None else {"content": content}
     return {"method": call.method, "url": call.path, "params": dict(call.params), "headers": headers, **body}

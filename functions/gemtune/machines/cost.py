@@ -57,6 +57,11 @@ class Prices:
 
     stated: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def origin(self) -> str:
+        """Return date and region of the list, and whose prices are stated."""
+        return "; stated: ".join(filter(None, (price_list(), ", ".join(sorted(self.stated)))))
+
     def usd_per_second(self, kind: str | None) -> float | None:
         """Return the price of a kind of machine in USD per second.
 

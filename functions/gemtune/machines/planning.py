@@ -65,7 +65,7 @@ def make_plan(outlook: Outlook, reason: str, alternatives: Sequence[Alternative]
         tokens=tokens,
         minutes=None if seconds is None else _total(seconds, dict.fromkeys(seconds, 1 / 60), digits=2),
         usd=None if seconds is None else _usd(outlook, seconds),
-        prices=cost.price_list(),
+        prices=outlook.prices.origin,
         steps={} if seconds is None else {step.value: _estimate(outlook, step, span) for step, span in seconds.items()},
         alternatives=tuple(alternatives),
     )

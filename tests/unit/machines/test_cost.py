@@ -126,3 +126,8 @@ def test_a_running_attempt_counts_up_to_its_last_heartbeat() -> None:
     spent = cost.spending(job_of_two, LIST_PRICES)
     assert (spent.seconds, spent.usd) == (130, pytest.approx(130 * price, abs=1e-5))
     assert cost.spending(job_of_two, LIST_PRICES, with_running=False).seconds == 100
+
+
+def test_prices_say_which_of_them_are_not_the_list_s() -> None:
+    assert LIST_PRICES.origin == cost.price_list()
+    assert Prices({"l4": 1.0, "cpu": 0.0}).origin == f"{cost.price_list()}; stated: cpu, l4"

@@ -71,6 +71,8 @@ class Plan(Record):
         description="cost by the machines' prices, those of the list or those that the service states; 0 on a "
         "workstation whose price is not stated; null if a price is not known"
     )
-    prices: str = Field(description="date and region of the list prices")
+    prices: str = Field(
+        description="date and region of the list prices, and the machines whose price is stated instead"
+    )
     steps: dict[str, StepEstimate] = Field({}, description="estimate of each step")
     alternatives: tuple[Alternative, ...] = Field((), description="changes that would fit, or that cost less")

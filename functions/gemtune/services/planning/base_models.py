@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import get_args
 
@@ -101,14 +102,15 @@ class BaseModels:
         return sorted(models, key=lambda model: model.base_model_id)
 
     def _copies(self) -> Iterator[ModelAtHand]:
-        """Yield copies of the Hub's models, each in its newest revision."""
+        """Yield copies of the Hub's models, each in the revision copied last."""
         export = self.buckets.export
         for name in export.folders(f"{base_model.COPIES}/"):
             repository = name.replace("--", "/", 1)
             folders = [f"{base_model.COPIES}/{name}/{each}" for each in export.folders(f"{base_model.COPIES}/{name}/")]
-            described = [files for folder in folders if (files := _in_bucket(export, folder)) is not None]
-            if described:
-                yield self._describe(repository, described[-1])
+            copied = [(at, folder) for folder in folders if (at := _copied_at(export, folder)) is not None]
+            files = _in_bucket(export, max(copied)[1]) if copied else None
+            if files is not None:
+                yield self._describe(repository, files)
 
     def _in_buckets(self) -> Iterator[ModelAtHand]:
         """Yield base models that people put into `models/` of a bucket."""
@@ -157,6 +159,15 @@ class BaseModels:
                     machine = None
             needs.append(MethodNeed(method, need, machine))
         return needs
+
+
+def _copied_at(objects: Objects, folder: str) -> datetime | None:
+    """Return when a base model was copied; None without config.json."""
+    try:
+        stat = objects.stat(f"{folder}/{CONFIG}")
+    except UnsafeName:  # a link that leads elsewhere
+        return None
+    return None if stat is None else stat.updated_at
 
 
 def _in_bucket(objects: Objects, folder: str) -> ModelFiles | None:
