@@ -37,7 +37,7 @@ LIMITS_COST = {
     *(f"gemtune-train-{name}" for name in MACHINES),
     *(f"gemtune-export-{name}" for name in WITH_MORE_MEMORY),
 }
-# Those, and components that only enter into accounts what jobs have taken.
+# Components of LIMITS_COST, and those that only enter into accounts what jobs have taken.
 COUNTS_COST = LIMITS_COST | {"gemtune-fan-out", "gemtune-sweep"}
 # Services that hold prices or accounts -> components that call them. Submit has the planner and the accounts inside.
 COUNTED_IN: Mapping[str, set[str]] = {

@@ -47,7 +47,7 @@ class Holder(_Entry):
 
 
 class Waiter(_Entry):
-    """Job that waits for a slot. seconds: as of a holder."""
+    """Job that waits for a slot. seconds: as in Holder."""
 
     job_id: str
     priority: str
@@ -125,10 +125,10 @@ def leave(table: SlotTable, job_id: str, *, launch: int | None, at: datetime, li
 
 
 def estimated_wait(table: SlotTable, job_id: str, *, capacity: int, at: datetime) -> float | None:
-    """Return the seconds until a job in the queue gets a slot, if all goes on.
+    """Return the seconds until a job in the queue gets a slot, if no job fails.
 
-    It follows from the expected durations of the steps that hold slots, and of those of the jobs before it. None if one
-    that matters is not known, or has passed already.
+    It follows from the expected durations of the steps that hold slots, and of the steps of the jobs before it in the
+    queue. None if such a duration is not known, or if a step has already taken longer.
     """
     free_in = sorted(_seconds_until_free(holder, at) for holder in table.holders)
     free_in = [0.0] * (capacity - len(free_in)) + free_in[max(0, len(free_in) - capacity) :]

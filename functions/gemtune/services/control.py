@@ -106,7 +106,7 @@ class Control:
                 self._return_slot(job, claim, step)
                 return Ruling("done")
             if job.claim is None or job.is_over:
-                self.slots.leave(job_id, plan.machine, launch=claim.launch)  # its place in the queue, too
+                self.slots.leave(job_id, plan.machine, launch=claim.launch)  # also the job's place in the queue
                 self._return_slot_of_stale(job_id, claim)
                 return Ruling("stop")  # it is paused, or cannot go on
             return self._admit(job, claim, step, plan)

@@ -101,9 +101,9 @@ class Budget:
         )
 
     def seconds_left(self, amount: Amount, usd_per_second: float | None) -> float | None:
-        """Return how long a machine may run for the rest; None: no limit.
+        """Return how long a machine may run until nothing is left; None: no limit.
 
-        usd_per_second: its price. Nothing is left in dollars if it is not known.
+        usd_per_second: the machine's price. Nothing is left in dollars if the price is not known.
         """
         left = [] if self.hours is None else [self.hours * 3600 - amount.seconds]
         if self.usd is not None and usd_per_second != 0:
