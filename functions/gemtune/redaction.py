@@ -22,6 +22,16 @@ def redact(text: str) -> str:
     return SUSPECT.sub("[secret]", text)
 
 
+def redact_rest(before: str, text: str) -> str:
+    """Redact a text that goes on where another one ends, perhaps in a token.
+
+    before: end of the other text. The rest of a token that began in it is left out.
+    """
+    spans = [match.span() for match in SUSPECT.finditer(before + text)]
+    rest = next((end - len(before) for start, end in spans if start < len(before) < end), 0)
+    return redact(text[rest:])
+
+
 class RedactingFormatter(logging.Formatter):
     """Log formatter that redacts tokens in messages and tracebacks."""
 

@@ -147,6 +147,19 @@ def test_a_progress_bar_is_one_line_and_a_line_longer_than_a_block_comes_in_piec
     assert "".join(texts[1:-1]) == "x" * (file_logs.BLOCK_BYTES * 2) + "y"
 
 
+def test_a_position_in_a_token_shows_nothing_of_it(world: World) -> None:
+    token = "hf_fakefakefake"
+    line, begin = f"logging in with {token} as me", len("logging in with ")
+    content = f"{line}\n{'x' * (file_logs.BLOCK_BYTES - 10)} {token} end\n"
+    logs = write_raw(world, content.encode())
+    for position in range(len(line)):
+        (shown,) = logs.read(JOB, EXECUTION, position=str(position), limit=1, is_over=True).lines
+        rest = line[position if position <= begin else max(position, begin + len(token)) :]
+        assert shown.text == rest.replace(token, "[secret]"), position
+    pieces = read_all(logs, limit=9)[1:]
+    assert [piece.lstrip("x") for piece in pieces] == [" [secret]", " end"]
+
+
 def test_a_service_that_may_not_read_logs_names_the_permission(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cloud_logs, "_session", lambda: CloudLoggingStandIn(status_code=403))
     with pytest.raises(NoLogs) as caught:

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from gemtune.errors import BadPageToken
 from gemtune.jobs.record import Job
 from gemtune.ports import LogLine, LogLines, Objects
-from gemtune.redaction import redact
+from gemtune.redaction import redact, redact_rest
 from gemtune.untrusted import MAX_NUMBER, Unreadable, read_number
 
 # Bytes that one call reads. A line that is longer is returned in pieces.
 BLOCK_BYTES = 256 * 1024
+# Bytes before a position that are looked at, since it may be in the middle of a token.
+BEFORE_BYTES = 1024
 
 
 class FileLogs:
@@ -38,19 +40,31 @@ class FileLogs:
             start = read_number(position or "0", least=0, most=MAX_NUMBER)
         except Unreadable:
             raise BadPageToken() from None
-        block = self._export.read_range(f"{_folder(job_id)}{execution}.log", start, BLOCK_BYTES)
+        name, begin = f"{_folder(job_id)}{execution}.log", max(0, start - BEFORE_BYTES)
+        before = self._export.read_range(name, begin, start - begin).rpartition(b"\n")[2] if start else b""
+        block = self._export.read_range(name, start, BLOCK_BYTES)
         *lines, rest = block.split(b"\n")
         ends = is_over and len(block) < BLOCK_BYTES
         if rest and len(lines) < limit and (ends or (not lines and len(block) == BLOCK_BYTES)):
-            return LogLines([_line(line) for line in [*lines, rest]], str(start + len(block)))
+            return LogLines(_lines(before, [*lines, rest]), str(start + len(block)))
         lines = lines[:limit]
-        return LogLines([_line(line) for line in lines], str(start + sum(len(line) + 1 for line in lines)))
+        return LogLines(_lines(before, lines), str(start + sum(len(line) + 1 for line in lines)))
 
 
 def _folder(job_id: str) -> str:
     return f"jobs/{job_id}/logs/"
 
 
-def _line(line: bytes) -> LogLine:
-    """Return a line without tokens, and without what a progress bar overwrote."""
-    return LogLine(None, redact(line.decode(errors="replace").rstrip("\r").rpartition("\r")[2]))
+def _lines(before: bytes, lines: Sequence[bytes]) -> list[LogLine]:
+    """Return lines without tokens.
+
+    before: beginning of the first line that is not returned.
+    """
+    texts = [_text(line) for line in lines]
+    redacted = [redact_rest(before.decode(errors="replace"), text) for text in texts[:1]] + list(map(redact, texts[1:]))
+    return [LogLine(None, text) for text in redacted]
+
+
+def _text(line: bytes) -> str:
+    """Return the text of a line without what a progress bar overwrote."""
+    return line.decode(errors="replace").rstrip("\r").rpartition("\r")[2]

@@ -78,7 +78,9 @@ class Spent(BaseModel):
     hours: float = Field(
         description="hours that its steps ran, each attempt from its start to its end or last heartbeat"
     )
-    usd_left: float | None = Field(description="USD until `max_cost_usd`; null without that cap")
+    usd_left: float | None = Field(
+        description="USD until `max_cost_usd`; null without that cap, or if a price is not known"
+    )
     hours_left: float | None = Field(description="hours until `max_hours`; null without that cap")
 
     @classmethod

@@ -48,6 +48,9 @@ def test_a_paused_job_says_how_it_goes_on(service: FakeService) -> None:
     assert f"since 2026-11-24T12:00:00, cost_cap; go on with: gemtune resume {JOB} --max-hours MORE\n" in shown
     service.answers["GET", f"/jobs/{JOB}/status"] = (200, body | {"pause": pause | {"reason": "request"}})
     assert f"request; go on with: gemtune resume {JOB}\n" in run("status", JOB, url=service.url).stdout
+    service.answers["GET", f"/jobs/{JOB}/status"] = (200, body | {"pause": pause | {"reason": "budget"}})
+    shown = run("status", JOB, url=service.url).stdout
+    assert f"budget; go on next month, or with a larger budget, with: gemtune resume {JOB}\n" in shown
     ends: dict[str, Any] = job_body("cancelled", finished_at="2026-11-24T12:00:00Z")
     service.answers["GET", f"/jobs/{JOB}/status"] = [(200, body), (200, ends)]
     followed = run("watch", JOB, url=service.url)

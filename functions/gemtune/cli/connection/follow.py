@@ -275,7 +275,8 @@ def format_pause(job: dict[str, Any]) -> str:
     if job["pause"]["reason"] == "cost_cap":
         caps = {"max_cost_usd": "--max-cost-usd", "max_hours": "--max-hours"}
         options = "".join(f" {option} MORE" for name, option in caps.items() if job.get(name) is not None)
-    return f"{job['pause']['reason']}; go on with: gemtune resume {job['job_id']}{options}"
+    when = " next month, or with a larger budget," if job["pause"]["reason"] == "budget" else ""
+    return f"{job['pause']['reason']}; go on{when} with: gemtune resume {job['job_id']}{options}"
 
 
 def format_progress(progress: dict[str, Any]) -> str:
