@@ -83,6 +83,15 @@ def test_following_goes_on_in_a_later_execution(world: World, job_id: str) -> No
     assert [(line.step, line.text) for line in page.lines] == [("export", "exporting")]
 
 
+def test_a_replaced_attempt_that_still_writes_is_not_shown_again(world: World, job_id: str) -> None:
+    write(world, job_id, "gemtune-export-eeeee", "exporting\n")
+    before = read(world, job_id)
+    write(world, job_id, FIRST, f"{FIRST} 1\n{FIRST} 2\nunfinished\nthis attempt ends\n")
+    assert read(world, job_id, before.next_after).lines == []
+    after = [line.text for line in read(world, job_id).lines]
+    assert after.index("this attempt ends") < after.index(f"{SECOND} 1")
+
+
 def test_only_the_output_of_one_step_is_returned(world: World, job_id: str) -> None:
     assert {line.step for line in read(world, job_id, step=Step.TRAIN).lines} == {"train"}
     assert read(world, job_id, step=Step.EXPORT) == LogPage([], None, False)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from gemtune.errors import BadPageToken
 from gemtune.jobs.record import Job
+from gemtune.jobs.steps import executions_of
 from gemtune.ports import LogLine, LogLines, Objects
 from gemtune.redaction import redact, redact_rest
 from gemtune.untrusted import MAX_NUMBER, Unreadable, read_number
@@ -23,13 +24,20 @@ class FileLogs:
         self._export = export
 
     def executions(self, job: Job) -> Sequence[str]:
-        """Return the executions by the time of their last output.
+        """Return the executions in the order of their attempts.
 
-        Those that ended before their attempt began are among them.
+        Those that ended before their attempt began are among them, by the time of their last output. A replaced attempt
+        may write its last output later than the first of the next one.
         """
         prefix = _folder(job.job_id)
-        stats = sorted(self._export.list(prefix), key=lambda stat: (stat.updated_at, stat.name))
-        return [stat.name.removeprefix(prefix).removesuffix(".log") for stat in stats]
+        written = {
+            stat.name.removeprefix(prefix).removesuffix(".log"): stat.updated_at for stat in self._export.list(prefix)
+        }
+        ordered = [name for name in executions_of(job) if name in written]
+        for name in sorted(written.keys() - set(ordered), key=lambda name: (written[name], name)):
+            earlier = [number for number, other in enumerate(ordered) if written[other] <= written[name]]
+            ordered.insert(max(earlier, default=-1) + 1, name)
+        return ordered
 
     def read(self, job_id: str, execution: str, *, position: str, limit: int, is_over: bool) -> LogLines:
         """Return lines from a byte position on.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gemtune.errors import BadPageToken, NoLogs
 from gemtune.jobs.record import Job
+from gemtune.jobs.steps import executions_of
 from gemtune.ports import LogLine, LogLines
 from gemtune.redaction import redact
 
@@ -36,12 +37,7 @@ class CloudLogs:
 
     def executions(self, job: Job) -> Sequence[str]:
         """Return the executions of all attempts, as the record has them."""
-        names = [
-            name
-            for step in job.steps.values()
-            for name in (*(attempt.execution for attempt in step.attempts), step.execution)
-        ]
-        return list(dict.fromkeys(name for name in names if name is not None))
+        return executions_of(job)
 
     def read(self, job_id: str, execution: str, *, position: str, limit: int, is_over: bool) -> LogLines:
         """Return entries after a position, which is the time and id of one.

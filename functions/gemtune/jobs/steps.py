@@ -28,6 +28,19 @@ INTERRUPTED = "sigterm"
 COST_CAP: Literal["cost_cap"] = "cost_cap"
 
 
+def executions_of(job: Job) -> list[str]:
+    """Return the executions of all attempts, in the order of the attempts.
+
+    Those of attempts that the record does not keep are left out.
+    """
+    names = [
+        name
+        for step in job.steps.values()
+        for name in (*(attempt.execution for attempt in step.attempts), step.execution)
+    ]
+    return list(dict.fromkeys(name for name in names if name is not None))
+
+
 def check_fencing_token(job: Job, fence: FencingToken) -> None:
     """Raise StaleClaim or StaleAttempt unless the writer is up to date.
 
