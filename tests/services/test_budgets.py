@@ -177,6 +177,24 @@ def test_a_job_that_is_paused_while_it_waits_leaves_the_queue(limited: World) ->
     assert ([each.job_id for each in table.holders], table.waiting) == ([first.job_id], ())
 
 
+def test_a_step_that_began_with_the_rest_of_last_month_is_paused_by_the_budget_and_not_by_its_cap(
+    limited: World,
+) -> None:
+    limited.clock.time = datetime(2026, 11, 30, 23, 40, tzinfo=UTC)
+    other = Running(limited)
+    finish(other, Step.PREPARE, 800)
+    publish(other)
+    running = Running(limited, max_cost_usd=0.9)
+    limited.clock.time = datetime(2026, 11, 30, 23, 59, tzinfo=UTC)
+    fence = running.begin(Step.PREPARE)
+    assert limited.services.advance.seconds_left(running.job, Step.PREPARE) == pytest.approx(200)
+    limited.clock.advance(seconds=200)
+    limited.services.advance.stop(running.job_id, fence, cause=COST_CAP)
+    assert (running.status, running.job.pause.reason) == ("paused", "budget")
+    resume(running)
+    assert verdict(running, Step.PREPARE) == "run"
+
+
 def test_a_cap_that_is_nearer_than_the_budget_is_the_reason(limited: World) -> None:
     running = Running(limited, max_cost_usd=0.5)
     fence = running.begin(Step.PREPARE)

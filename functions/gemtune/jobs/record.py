@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from gemtune.jobs.parts.base import Record
-from gemtune.jobs.parts.holds import Admission, Pause, Priority, Waiting
+from gemtune.jobs.parts.holds import Admission, Pause, PauseReason, Priority, Waiting
 from gemtune.jobs.parts.plan import Plan, Workload
 from gemtune.jobs.sources import OpenSource
 from gemtune.jobs.status import STEPS, OpenStatus, OpenStep, Step, is_final
@@ -62,6 +62,7 @@ class FencingToken(Record):
     step: Step
     attempt: int
     began: float | None = None  # seconds of the monotonic clock of the attempt's process, when it began
+    limit: PauseReason | None = None  # nearest limit when it began: its cap or its owner's budget; None: no limit
 
 
 class Attempt(Record):

@@ -66,7 +66,8 @@ class Advance:
         for name in job_secrets(job):
             with suppress(SecretNotFound):  # the step that needs it reports a better error
                 self.secrets.renew(name, ttl=SECRET_TTL)
-        return job, FencingToken(claim=claim, step=step, attempt=job.steps[step].attempt, began=began)
+        limit, attempt = self._nearest_limit(job, step), job.steps[step].attempt
+        return job, FencingToken(claim=claim, step=step, attempt=attempt, began=began, limit=limit)
 
     def seconds_left(self, job: Job, step: Step) -> float | None:
         """Return how long an attempt may take, by caps and its owner's budget.
@@ -125,7 +126,7 @@ class Advance:
             if cause != COST_CAP:
                 paused, more = pauses.settle(stopped, at=now)
             else:
-                paused, more = caps.pause(stopped, reason=self._spent_limit(stopped, fence.step), at=now)
+                paused, more = caps.pause(stopped, reason=fence.limit or COST_CAP, at=now)
             return paused, (*events, *more)
 
         self.store.update(job_id, change)
@@ -155,13 +156,12 @@ class Advance:
 
         self.store.update(job_id, change)
 
-    def _spent_limit(self, job: Job, step: Step) -> PauseReason:
-        """Return which limit a job has reached: its cap, or the budget.
-
-        It is the one that leaves less.
-        """
+    def _nearest_limit(self, job: Job, step: Step) -> PauseReason | None:
+        """Return which limit a job reaches first: its cap, or the budget."""
         of_budget, of_cap = self.budgets.seconds_left(job, step), caps.seconds_left(job, step, self.prices)
-        return "budget" if of_budget is not None and (of_cap is None or of_budget < of_cap) else COST_CAP
+        if of_budget is None:
+            return None if of_cap is None else COST_CAP
+        return "budget" if of_cap is None or of_budget < of_cap else COST_CAP
 
     def _seconds_since_begin(self, fence: FencingToken) -> float | None:
         """Return the seconds since the attempt began; None if unknown.
