@@ -125,7 +125,7 @@ def leave(table: SlotTable, job_id: str, *, launch: int | None, at: datetime, li
 
 
 def estimated_wait(table: SlotTable, job_id: str, *, capacity: int, at: datetime) -> float | None:
-    """Return the seconds until a job in the queue gets a slot, if no job fails.
+    """Return the seconds until a waiting job gets a slot, if no job fails.
 
     It follows from the expected durations of the steps that hold slots, and of the steps of the jobs before it in the
     queue. None if such a duration is not known, or if a step has already taken longer.

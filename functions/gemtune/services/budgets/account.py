@@ -101,7 +101,7 @@ class Budget:
         )
 
     def seconds_left(self, amount: Amount, usd_per_second: float | None) -> float | None:
-        """Return how long a machine may run until nothing is left; None: no limit.
+        """Return how long a machine may run with what is left; None: no limit.
 
         usd_per_second: the machine's price. Nothing is left in dollars if the price is not known.
         """
