@@ -276,6 +276,12 @@ class NoLogs(GemtuneError):
     code = "no_logs"
 
 
+class LogsBusy(GemtuneError):
+    """Raised if the platform does not return the output of steps now."""
+
+    code = "logs_busy"
+
+
 class NoSignedLinks(GemtuneError):
     """Raised when the service's account cannot sign a link to an object."""
 

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from google.auth.credentials import AnonymousCredentials
 
 from gemtune.embedded import file_logs
-from gemtune.errors import BadPageToken, NoLogs
+from gemtune.errors import BadPageToken, LogsBusy, NoLogs
 from gemtune.gcp import cloud_logs
+from gemtune.handlers.endpoint import status_of
 from gemtune.ports import Logs
 from tests.fakes import World
 
@@ -166,6 +168,19 @@ def test_a_service_that_may_not_read_logs_names_the_permission(monkeypatch: pyte
         cloud_logs.CloudLogs("p").read(JOB, EXECUTION, position="", limit=9, is_over=False)
     assert "logging.logEntries.list" in str(caught.value.hint)
     assert EXECUTION in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("error", [requests.exceptions.RetryError("429"), requests.exceptions.ReadTimeout("20 s")])
+def test_logs_that_do_not_come_are_no_fault_of_the_service(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **more: Any) -> None:
+        raise error
+
+    stand_in = CloudLoggingStandIn()
+    monkeypatch.setattr(stand_in, "post", fail)
+    monkeypatch.setattr(cloud_logs, "_session", lambda: stand_in)
+    with pytest.raises(LogsBusy) as caught:
+        cloud_logs.CloudLogs("p").read(JOB, EXECUTION, position="", limit=9, is_over=False)
+    assert status_of(type(caught.value))[0] == 503
 
 
 class OnceTooMany(BaseHTTPRequestHandler):

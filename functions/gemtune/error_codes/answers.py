@@ -132,6 +132,10 @@ ANSWERS: Mapping[str, ErrorCode] = {
         "The account that the service runs as may not read the logs of its project.",
         "Grant it the permission that the hint names, or read them with the command there.",
     ),
+    "logs_busy": ErrorCode(
+        "Cloud Logging returned nothing, also when asked again: a project may read 60 times per minute.",
+        "Try again in a minute; `gemtune logs --follow` does so by itself.",
+    ),
     "no_signed_links": ErrorCode(
         "The account that the service runs as cannot sign links to objects.",
         "Run the service as a service account that has `roles/iam.serviceAccountTokenCreator` on itself.",

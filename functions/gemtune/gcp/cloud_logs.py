@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from gemtune.errors import BadPageToken, NoLogs
+from gemtune.errors import BadPageToken, LogsBusy, NoLogs
 from gemtune.jobs.record import Job
 from gemtune.jobs.steps import executions_of
 from gemtune.ports import LogLine, LogLines
@@ -42,7 +42,7 @@ class CloudLogs:
     def read(self, job_id: str, execution: str, *, position: str, limit: int, is_over: bool) -> LogLines:
         """Return entries after a position, which is the time and id of one.
 
-        Raises BadPageToken, NoLogs.
+        Raises BadPageToken, NoLogs, LogsBusy.
         """
         conditions = [
             'resource.type="cloud_run_job"',
@@ -63,8 +63,13 @@ class CloudLogs:
         return LogLines([_line(entry) for entry in entries], end)
 
     def _list(self, body: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return the entries of a page. Raises NoLogs."""
-        answer = _session().post(URL, json=body, timeout=TIMEOUT)
+        """Return the entries of a page. Raises NoLogs, LogsBusy."""
+        from requests import RequestException
+
+        try:
+            answer = _session().post(URL, json=body, timeout=TIMEOUT)
+        except RequestException as error:  # also after the last repetition
+            raise LogsBusy("Cloud Logging does not return entries now", hint="try again in a minute") from error
         if answer.status_code == 403:
             hint = (
                 "grant the account of the function `api` the permission logging.logEntries.list, or read them with "

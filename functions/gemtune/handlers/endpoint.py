@@ -30,6 +30,7 @@ STATUSES: Mapping[type[errors.GemtuneError], tuple[int, str]] = {
     errors.BadIdempotencyKey: (422, "the request is refused, with everything that is wrong"),
     errors.BadPageToken: (422, "the request is refused, with everything that is wrong"),
     errors.NoLogs: (501, "the account of the service may not read logs"),
+    errors.LogsBusy: (503, "the platform does not return logs now"),
     errors.NoSignedLinks: (501, "the account of the service cannot sign links"),
     errors.CannotStore: (507, "nothing can be stored: the disk is full or cannot be written to"),
 }

@@ -29,6 +29,7 @@ from gemtune.errors import (
     JobNotPaused,
     JobWasDeleted,
     KeyReused,
+    LogsBusy,
     NoLogs,
     NoSignedLinks,
     NothingTrained,
@@ -220,7 +221,7 @@ ENDPOINTS: Sequence[Endpoint] = (
         answer=answers.JobLogs,
         body=None,
         parameters=(STEP, AFTER_LINE, LINES_LIMIT),
-        errors=(RequestRefused, BadPageToken, JobNotFound, RecordUnreadable, NoLogs),
+        errors=(RequestRefused, BadPageToken, JobNotFound, RecordUnreadable, NoLogs, LogsBusy),
     ),
     Endpoint(
         method="GET",

@@ -48,7 +48,7 @@ class ReadLogs:
         """Return up to `limit` lines that follow a place.
 
         step: of which output is returned; None: of all. after: `next_after` of the page before.
-        Raises JobNotFound, RecordUnreadable, BadPageToken, NoLogs.
+        Raises JobNotFound, RecordUnreadable, BadPageToken, NoLogs, LogsBusy.
         """
         job = self.store.get(job_id)
         attempts = _attempts_by_execution(job)
