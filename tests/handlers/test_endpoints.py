@@ -63,7 +63,7 @@ INTERFACE: dict[tuple[str, str], tuple[dict[str, dict[str, Any]], int, list[int]
             "limit": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 500},
         },
         200,
-        [404, 409, 422, 501],
+        [404, 409, 422, 501, 503],
     ),
     ("GET", "/jobs/{job_id}/artifacts"): ({}, 200, [404, 409, 501]),
     ("POST", "/jobs/{job_id}/exports"): ({"Idempotency-Key": KEY}, 202, [404, 409, 422]),
