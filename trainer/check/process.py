@@ -21,6 +21,8 @@ from trainer.check.rows_file import SPLITS
 from trainer.check.run import Check, run
 
 DONE, DOES_NOT_TRAIN = 0, 1
+# Folder for everything that is not a result. Users choose the folder around it, where theirs may be called `work`.
+WORK = ".gemtune-check"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -72,7 +74,7 @@ def _run_recorded(dataset_id: str, check_id: str) -> None:
 
 def _run(task: CheckTask, folder: Path, place: Callable[[str], str], token: Callable[[], str | None]) -> CheckReport:
     """Run a check, and write its report to a folder."""
-    work = folder / "work"
+    work = folder / WORK
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     try:

@@ -112,8 +112,11 @@ def rows(connection: Connection, /, dataset_id: str, **options: Any) -> None:
 
 
 @contextmanager
-def showing_progress(connection: Connection) -> Iterator[uploads.Report]:
-    """Yield a function that shows how many parts are sent."""
+def showing_progress(connection: Connection, *, keeps_parts: bool = True) -> Iterator[uploads.Report]:
+    """Yield a function that shows how many parts are sent.
+
+    keeps_parts: whether an interrupted upload goes on where it ended, which is then said.
+    """
     from rich.console import Console
     from rich.progress import Progress
 
@@ -123,16 +126,20 @@ def showing_progress(connection: Connection) -> Iterator[uploads.Report]:
         return
     bar = Progress(console=console, transient=True)
     task = bar.add_task("uploading")
+    is_sending = False
 
     def report(sent: int, total: int) -> None:
-        if sent < total:
+        nonlocal is_sending
+        is_sending = sent < total
+        if is_sending:
             bar.start()  # again and again does no harm
         bar.update(task, completed=sent, total=total)
 
     try:
         yield report
     except KeyboardInterrupt:
-        click.echo("\nThe parts that were sent are kept; the same command goes on there", err=True)
+        if is_sending and keeps_parts:
+            click.echo("\nThe parts that were sent are kept; the same command goes on there", err=True)
         raise
     finally:
         if bar.live.is_started:

@@ -59,7 +59,7 @@ def train(
         return
     offer_service(connection)
     name = "" if data is None else data.resolve().name
-    with datasets.showing_progress(connection) as report:
+    with datasets.showing_progress(connection, keeps_parts=not dry_run) as report:
         if dry_run:
             if files is not None and not connection.quiet:
                 click.echo("The plan needs the rows: those that the service does not have are deleted again", err=True)

@@ -6,11 +6,15 @@ and the asynchronous client share it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
+
+# A whole id of a job, which needs no search (gemtune.jobs.ids).
+WHOLE_ID = re.compile(r"(training|export)_[a-z0-9_-]+_[0-9a-f]{12}")
 
 Answer = TypeVar("Answer")
 Model = TypeVar("Model", bound=BaseModel)
@@ -39,7 +43,7 @@ class Pause:
     seconds: float
 
 
-# An operation: yields calls and pauses, is sent their answers or thrown a ClientError, and returns its result.
+# An operation: yields calls and pauses, is sent their answers or thrown their errors, and returns its result.
 Operation = Generator[Call[Any] | Pause, Any, Answer]
 
 

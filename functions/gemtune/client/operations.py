@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from gemtune.checks.row import CheckedRow
 from gemtune.client import uploads
-from gemtune.client.calls import Call, Operation, Pause, is_meant
+from gemtune.client.calls import WHOLE_ID, Call, Operation, Pause, is_meant
 from gemtune.client.errors import BadUse, JobFailed, Refused, Unreachable
 from gemtune.client.request import request_of
 from gemtune.client.uploads import LocalDataset, Report
@@ -126,8 +126,10 @@ def list_jobs(*, status: str | None, modality: str | None, limit: int | None) ->
 def find_job(reference: str) -> Operation[str]:
     """Return the id of a job by its id, a part of it, or its name.
 
-    Raises BadUse if no job fits, or several.
+    A whole id is not looked up. Raises BadUse if no job fits, or several.
     """
+    if WHOLE_ID.fullmatch(reference):
+        return reference
     jobs = yield from list_jobs(status=None, modality=None, limit=SEARCHED_PAGES * JOBS_PER_PAGE)
     ids = [job.job_id for job in jobs if is_meant(reference, job.job_id, job.job_name)]
     if not ids:

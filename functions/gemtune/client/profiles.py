@@ -109,19 +109,24 @@ def find_address(
 ) -> Address:
     """Return the service to call, and the token for it.
 
-    An argument counts before a variable, and a variable before a profile. The token of a profile is used with the URL
-    of the same profile only. Without anything it is the service of this machine.
+    An argument counts before a variable, and a variable before the profile in use. The token of a profile is used with
+    the URL of the same profile only; if that profile is an argument, its token counts before the variable's. Without
+    anything it is the service of this machine.
+
     Raises BadUse.
     """
     env = os.environ if environment is None else environment
-    url = url or env.get("GEMTUNE_URL") or None
-    token = token or env.get("GEMTUNE_ID_TOKEN") or None
-    if url is not None:
-        return Address(url_of(url), token)
+    if not url and not profile:
+        url = env.get("GEMTUNE_URL") or None
+    own_token = env.get("GEMTUNE_ID_TOKEN") or None
+    if url:
+        return Address(url_of(url), token or own_token)
     chosen = _chosen(profile or env.get("GEMTUNE_PROFILE") or None, file_path(env))
     if chosen is None or chosen.url is None:
-        return Address(f"http://127.0.0.1:{env.get('PORT') or DEFAULT_PORT}", token)
-    return Address(url_of(chosen.url), token or chosen.read_token())
+        return Address(f"http://127.0.0.1:{env.get('PORT') or DEFAULT_PORT}", token or own_token)
+    if not profile:
+        token = token or own_token
+    return Address(url_of(chosen.url), token or chosen.read_token() or own_token)
 
 
 def _chosen(name: str | None, path: Path) -> Profile | None:

@@ -71,13 +71,13 @@ class Transport:
                 result: Answer = end.value
                 return result
             answer, error = None, None
-            if isinstance(step, Pause):
-                self._sleep(step.seconds)
-                continue
             assert step is not None
             try:
-                answer = typed(step, self.send(step))
-            except ClientError as raised:
+                if isinstance(step, Pause):
+                    self._sleep(step.seconds)
+                else:
+                    answer = typed(step, self.send(step))
+            except BaseException as raised:  # Ctrl-C as well: an operation may have something to tidy up
                 error = raised
 
     def close(self) -> None:
@@ -122,13 +122,13 @@ class AsyncTransport:
                 result: Answer = end.value
                 return result
             answer, error = None, None
-            if isinstance(step, Pause):
-                await asyncio.sleep(step.seconds)
-                continue
             assert step is not None
             try:
-                answer = typed(step, await self.send(step))
-            except ClientError as raised:
+                if isinstance(step, Pause):
+                    await asyncio.sleep(step.seconds)
+                else:
+                    answer = typed(step, await self.send(step))
+            except BaseException as raised:  # Ctrl-C as well: an operation may have something to tidy up
                 error = raised
 
     async def close(self) -> None:
@@ -146,7 +146,7 @@ class AsyncTransport:
 
 
 def _advance(
-    operation: Operation[Any], answer: Any, error: ClientError | None
+    operation: Operation[Any], answer: Any, error: BaseException | None
 ) -> tuple[Call[Any] | Pause | None, StopIteration | None]:
     """Return the next step of an operation, or its end."""
     try:

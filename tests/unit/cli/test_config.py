@@ -89,6 +89,10 @@ def test_arguments_count_before_variables_and_variables_before_profiles(file: Pa
     # The token of a profile never goes to another service.
     assert find_address(environment=env | {"GEMTUNE_URL": "https://v.example"}) == Address("https://v.example")
     assert find_address("https://u.example", environment=env | {"GEMTUNE_URL": WORK}) == Address("https://u.example")
+    # So does a profile that is an argument, with its own token.
+    variables = env | {"GEMTUNE_URL": "https://v.example", "GEMTUNE_ID_TOKEN": "fake-v"}
+    assert find_address(profile="a", environment=variables) == Address(WORK, "fake-a")
+    assert find_address(profile="b", environment=variables) == Address("https://b.example", "fake-v")
     with pytest.raises(BadUse, match="there are: a, b"):
         find_address(profile="c", environment=env)
 

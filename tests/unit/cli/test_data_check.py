@@ -107,6 +107,9 @@ def test_the_whole_command_tells_by_its_exit_code_whether_the_rows_train(
     base = tiny_gemma.build(tmp_path / "base")
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows.train_rows(20)))
     Path("bad.jsonl").write_text('{"a": 1}\n' * 3)
+    own_file = tmp_path / "results" / "work" / "notes.txt"
+    own_file.parent.mkdir(parents=True)
+    own_file.write_text("mine")
     good = run("data", "check", "rows.jsonl", "--model", str(base), "--epochs", "2", "--json", "--output", "results")
     report = json.loads(good.stdout)
     assert (good.exit_code, report["trains"], report["rows"]["train"]) == (0, True, 20)
@@ -116,7 +119,9 @@ def test_the_whole_command_tells_by_its_exit_code_whether_the_rows_train(
         "report.json",
         "rows_left_out.jsonl",
         "task.json",
+        "work",
     ]
+    assert own_file.read_text() == "mine"
     bad = run("data", "check", "bad.jsonl", "--model", "./base", "--output", "results")
     assert bad.exit_code == 1
     assert "refused: row 3 of bad.jsonl" in bad.output

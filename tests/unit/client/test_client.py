@@ -19,6 +19,7 @@ from werkzeug.serving import make_server
 import gemtune
 from gemtune import AsyncClient, Client
 from gemtune.client import asynchronous, curves, operations, sync
+from gemtune.client.calls import Call
 from gemtune.client.errors import BadUse, JobFailed, NotAnAnswer, Refused, Unreachable
 from gemtune.jobs.record import Artifact, Claim
 from gemtune.jobs.status import Step
@@ -125,6 +126,41 @@ def test_a_plan_leaves_nothing(url: str, rows: Path, world: World) -> None:
     assert client.jobs() == []
     assert "gemma-3-270m" in [model.name for model in client.models().published]
     assert client.health().version == gemtune.VERSION
+
+
+def test_an_interrupted_plan_leaves_nothing(url: str, rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    send, send_async = sync.Transport.send, asynchronous.AsyncTransport.send
+
+    def interrupted(self: sync.Transport, call: Call[Any]) -> Any:
+        if call.path == "/train":
+            raise KeyboardInterrupt
+        return send(self, call)
+
+    async def cancelled(self: asynchronous.AsyncTransport, call: Call[Any]) -> Any:
+        if call.path == "/train":
+            raise asyncio.CancelledError
+        return await send_async(self, call)
+
+    async def plan() -> None:
+        async with AsyncClient(url) as other:
+            await other.plan(data=rows, model=MODEL)
+
+    monkeypatch.setattr(sync.Transport, "send", interrupted)
+    monkeypatch.setattr(asynchronous.AsyncTransport, "send", cancelled)
+    client = Client(url)
+    before = client.datasets.list()
+    with pytest.raises(KeyboardInterrupt):
+        client.plan(data=rows, model=MODEL)
+    assert client.datasets.list() == before
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(plan())
+    assert client.datasets.list() == before
+
+
+def test_a_whole_id_finds_a_job_that_no_list_has_any_more(service: FakeService) -> None:
+    job_id = "training_tickets_gemma-3-1b-it_0123456789ab"
+    assert Client(service.url).job(job_id).job_id == job_id
+    assert service.requests == []
 
 
 def test_all_problems_of_a_request_are_in_the_error(url: str) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from gemtune.client.calls import Answer, Call, Operation, is_meant
+from gemtune.client.calls import WHOLE_ID, Answer, Call, Operation, is_meant
 from gemtune.client.errors import NotAnAnswer, Refused, Unreachable, UploadInterrupted, field_of
 from gemtune.client.profiles import find_address
 from gemtune.client.transport import Address, Transport
@@ -22,8 +22,6 @@ from gemtune.client.transport import Address, Transport
 REFUSED, FAILED, CANCELLED, UNREACHABLE, INTERRUPTED = 1, 3, 4, 5, 130
 # Exit codes by the final status of a job that is followed.
 ENDED = {"completed": 0, "failed": FAILED, "cancelled": CANCELLED}
-# A whole id, which needs no search (gemtune.jobs.ids).
-WHOLE_ID = re.compile(r"(training|export)_[a-z0-9_-]+_[0-9a-f]{12}")
 # Pages of jobs that are searched for a part of an id or a name, newest first.
 SEARCHED_PAGES, JOBS_PER_PAGE = 10, 200
 # Requests of the API that hints name, and the commands for them.

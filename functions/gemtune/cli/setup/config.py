@@ -22,7 +22,8 @@ def config() -> None:
     """Keep URLs and tokens of services in profiles.
 
     The file is ~/.config/gemtune/config.json, or the one that GEMTUNE_CONFIG names; only its owner may read it. --url
-    and the variables GEMTUNE_URL and GEMTUNE_ID_TOKEN count before a profile.
+    and the variables GEMTUNE_URL and GEMTUNE_ID_TOKEN count before the profile in use, and --profile counts
+    before the variables.
     """
 
 
