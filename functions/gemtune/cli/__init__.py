@@ -65,7 +65,9 @@ class _LazyGroup(click.Group):
             gemtune_error = error
         except BadUse as error:
             raise click.UsageError(str(error), ctx) from None
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, click.Abort) as error:
+            if isinstance(error, click.Abort) and not isinstance(error.__context__, KeyboardInterrupt):
+                raise  # a question that was answered with no, or not at all
             click.echo("\nInterrupted", err=True)
             raise click.exceptions.Exit(INTERRUPTED) from None
         click.echo(f"{gemtune_error.code}: {gemtune_error}", err=True)

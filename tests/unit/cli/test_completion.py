@@ -67,11 +67,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize(("shell", "start_file"), [("bash", ".bashrc"), ("zsh", ".zshrc")])
 def test_installing_twice_adds_one_line(home: Path, shell: str, start_file: str) -> None:
-    (home / start_file).write_text("alias mine=ls")
+    own_lines = "# Grüße\r\nalias mine=ls".encode("latin-1")  # neither UTF-8 nor with line ends of this system
+    (home / start_file).write_bytes(own_lines)
     for arguments in ([shell], []):
         assert run("completion", "install", *arguments, SHELL=f"/bin/{shell}").exit_code == 0
-    assert (home / start_file).read_text().splitlines()[0] == "alias mine=ls"
-    assert (home / start_file).read_text().count("# completion of gemtune") == 1
+    assert (home / start_file).read_bytes().startswith(own_lines + b"\n[ ")
+    assert (home / start_file).read_bytes().count(b"# completion of gemtune") == 1
     assert "_GEMTUNE_COMPLETE" in (home / ".config" / "gemtune" / f"completion.{shell}").read_text()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from gemtune.checks.report import CheckReport
 from gemtune.cli.check import page
+from gemtune.process import parent_death
 from tests import rows, tiny_gemma
 from tests.unit.cli.test_cli import run
 from tests.unit.conftest import FakeService
@@ -126,6 +128,20 @@ def test_the_whole_command_tells_by_its_exit_code_whether_the_rows_train(
     assert bad.exit_code == 1
     assert "refused: row 3 of bad.jsonl" in bad.output
     assert bad.output.endswith("This dataset cannot be trained on as it is.\n")
+
+
+def test_a_check_that_prints_much_and_crashes_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    program = "import sys; sys.stderr.write('a warning\\n' * 100_000); sys.exit('the reason')"
+    monkeypatch.setattr(parent_death, "command", lambda arguments, number: [sys.executable, "-c", program])
+    monkeypatch.chdir(tmp_path)
+    base = tiny_gemma.build(tmp_path / "base")
+    Path("rows.csv").write_text("prompt,completion\na,b\n")
+    result = run("data", "check", "rows.csv", "--model", str(base), "--output", "results")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("check_crashed: ")
+    assert "the reason" in result.stderr
 
 
 def test_a_dataset_of_the_service_is_checked_by_it(service: FakeService, tmp_path: Path) -> None:

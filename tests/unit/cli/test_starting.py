@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -46,6 +49,21 @@ def test_a_declined_offer_starts_nothing(confirm: Mock, monkeypatch: pytest.Monk
     starting.offer_service(Connection(NOTHING_THERE, as_json=False))
     assert NOTHING_THERE in confirm.call_args.args[0]
     assert not (tmp_path / "home").exists()
+
+
+def test_ctrl_c_at_the_offer_ends_as_everywhere(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("prompt,completion\na,b\n")
+    terminal, end = pty.openpty()
+    program = [sys.executable, "-P", "-c", "from gemtune.cli import main; main()", "train", "--url", NOTHING_THERE]
+    options = ["--data", str(tmp_path / "rows.csv"), "--model", "a/b"]
+    process = subprocess.Popen([*program, *options], stdin=end, stdout=end, stderr=end)
+    os.close(end)
+    shown = b""
+    while b"[Y/n]" not in shown:
+        shown += os.read(terminal, 1024)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 130
+    os.close(terminal)
 
 
 def test_an_accepted_offer_starts_a_service_that_goes_on(

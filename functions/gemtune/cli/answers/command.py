@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,15 @@ from gemtune.cli.answers.location import Choice, located
 from gemtune.cli.answers.session import Session
 from gemtune.cli.connection import INTERRUPTED, REFUSED, Connection
 from gemtune.cli.connection.completing import job_argument
-from gemtune.datasets.files.kinds import kind_of
+from gemtune.cli.request.paths import LocalPath
+from gemtune.datasets.files.kinds import KINDS, kind_of
+from gemtune.datasets.files.text_encoding import mark_of
 from gemtune.request.exports import EXPORTS
 
 # Tokens of an answer, so that a model that never ends its answers stops nevertheless.
 MAX_TOKENS = 256
 MAX_SEED = 2**32 - 1
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FILE = LocalPath(exists=True, dir_okay=False)
 
 
 @click.command("try")
@@ -50,6 +54,7 @@ def try_(connection: Connection, /, job: str, prompt: str | None, **options: Any
     drawing, file = _drawing(options), options["file"]
     if file is not None and (prompt is not None or options["images"]):
         raise click.UsageError("--file has the prompts and their pictures: leave out PROMPT and --image")
+    lines = None if file is None or kind_of(file.name) is not None else _lines_of(file)
     job_id = connection.find_job(job)
     status = connection.call("GET", f"/jobs/{job_id}/status")
     choice = Choice(options["format_"], options["checkpoint"], options["base_model"])
@@ -63,7 +68,7 @@ def try_(connection: Connection, /, job: str, prompt: str | None, **options: Any
             session = Session(
                 process, display, fields, options["with_base"], options["system"], tuple(options["images"])
             )
-            failures = _ask(session, prompt, file)
+            failures = _ask(session, prompt, file, lines)
     except KeyboardInterrupt:
         raise click.exceptions.Exit(INTERRUPTED) from None
     if failures:
@@ -71,17 +76,36 @@ def try_(connection: Connection, /, job: str, prompt: str | None, **options: Any
         raise click.exceptions.Exit(REFUSED)
 
 
-def _ask(session: Session, prompt: str | None, file: Path | None) -> int:
-    """Ask what the command line says; return how many prompts failed."""
+def _ask(session: Session, prompt: str | None, file: Path | None, lines: Sequence[str] | None) -> int:
+    """Ask what the command line says; return how many prompts failed.
+
+    lines: of the file, if it is one of text.
+    """
     if prompt is not None:
         session.ask_once(prompt)
-    elif file is None:
-        session.converse()
-    elif kind_of(file.name) is None:
-        return session.ask_lines(file.read_text(encoding="utf-8", errors="replace").splitlines())
-    else:
+    elif lines is not None:
+        return session.ask_lines(lines)
+    elif file is not None:
         return session.ask_rows(file)
+    else:
+        session.converse()
     return 0
+
+
+def _lines_of(file: Path) -> list[str]:
+    """Return the lines of a file of text, which a byte order mark may begin.
+
+    Raises click.UsageError for another file.
+    """
+    content = file.read_bytes()
+    mark = mark_of(content)
+    try:
+        text = content[len(mark.content) :].decode(mark.encoding)
+    except UnicodeDecodeError as error:
+        endings = ", ".join(kind.suffix for kind in KINDS)
+        message = f"{file} is neither text in UTF-8 ({error.reason}) nor a file of rows, whose name ends in {endings}"
+        raise click.UsageError(message) from None
+    return [line.removesuffix("\n") for line in io.StringIO(text, newline=None)]
 
 
 def _drawing(options: dict[str, Any]) -> dict[str, Any]:

@@ -149,5 +149,7 @@ def _read_line(prompt: str) -> str | None:
             if prompt:
                 click.echo()
             return None
+        except UnicodeDecodeError as error:
+            raise click.UsageError(f"standard input is not text in UTF-8: {error.reason}") from None
         except KeyboardInterrupt:
             click.echo("\n(Ctrl-D ends the conversation)", err=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,27 +44,28 @@ def run(task: CheckTask, folder: Path, *, token: str | None, quiet: bool) -> Che
     (folder / REPORT).unlink(missing_ok=True)
     (folder / TASK).write_text(task.model_dump_json(), encoding="utf-8")
     environment = os.environ | ENVIRONMENT | ({} if token is None else {"HF_TOKEN": token})
-    process = subprocess.Popen(
-        parent_death.command(["-m", "trainer", "check", str(folder.absolute())], signal.SIGKILL),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        env=environment,
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    try:
-        with _progress(quiet) as show:
-            for line in process.stdout:
-                show(line.strip())
-        output = process.stderr.read()
-        process.wait()
-    finally:
-        if process.poll() is None:
-            process.kill()
+    with tempfile.TemporaryFile() as errors:  # a pipe that nobody reads would fill up, and stop the process
+        process = subprocess.Popen(
+            parent_death.command(["-m", "trainer", "check", str(folder.absolute())], signal.SIGKILL),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            errors="replace",
+            env=environment,
+        )
+        assert process.stdout is not None
+        try:
+            with _progress(quiet) as show:
+                for line in process.stdout:
+                    show(line.strip())
             process.wait()
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        errors.seek(0)
+        output = errors.read().decode(errors="replace")
     if not (folder / REPORT).exists():
         raise CheckCrashed(output)
     return CheckReport.model_validate_json((folder / REPORT).read_bytes())

@@ -40,10 +40,10 @@ def install(shell: str | None) -> None:
     start = Path(os.environ.get("ZDOTDIR") or Path.home()) if shell == "zsh" else Path.home()
     start_file = start / START_FILES[shell]
     line = f'[ -f "{file}" ] && . "{file}"  # completion of {PROGRAM}\n'
-    existing = start_file.read_text() if start_file.exists() else ""
-    if line not in existing:
-        with start_file.open("a") as opened:
-            opened.write(line if existing.endswith("\n") or not existing else f"\n{line}")
+    existing = start_file.read_bytes() if start_file.exists() else b""  # in any encoding
+    if line.encode() not in existing:
+        with start_file.open("ab") as opened:
+            opened.write((line if existing.endswith(b"\n") or not existing else f"\n{line}").encode())
         click.echo(f"{start_file} reads it in new shells", err=True)
 
 

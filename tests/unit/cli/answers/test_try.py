@@ -226,6 +226,28 @@ def test_each_line_of_a_text_file_is_a_prompt(
     assert [json.loads(line)["prompt"] for line in as_json.stdout.splitlines()] == ["one", "two"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_prompts_of_other_systems_are_read_as_they_are_meant(
+    service: FakeService, job: dict[str, Any], commands: list[list[str]], tmp_path: Path, encoding: str
+) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_bytes("éa\u2028b\r\ntwo\r\n".encode(encoding))
+    result = run("try", JOB, "--file", str(file), "--json", url=service.url)
+    assert [json.loads(line)["prompt"] for line in result.stdout.split("\n")[:-1]] == ["éa\u2028b", "two"]
+
+
+def test_what_is_not_text_is_refused_before_the_model_is_loaded(
+    service: FakeService, job: dict[str, Any], commands: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "prompts.xlsx"
+    file.write_bytes(b"PK\x03\x04\xe9\n")
+    result = run("try", JOB, "--file", str(file), url=service.url)
+    assert (result.exit_code, "neither text in UTF-8" in result.stderr, commands) == (2, True, [])
+    monkeypatch.setattr("builtins.input", lambda prompt: b"\xe9".decode())
+    result = run("try", JOB, url=service.url)
+    assert (result.exit_code, "standard input is not text in UTF-8" in result.stderr) == (2, True)
+
+
 def test_each_row_of_a_file_is_asked_and_compared(
     service: FakeService, job: dict[str, Any], commands: list[list[str]], tmp_path: Path
 ) -> None:
