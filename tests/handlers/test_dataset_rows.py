@@ -66,10 +66,16 @@ def test_tables_are_shown_by_the_names_of_their_columns(
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerows([["prompt", "completion"], ["two\nlines", 'a "b"'], ["x", ""], ["only one"]])
-    put(services, "train.csv", b"\xef\xbb\xbf" + text.getvalue().encode())
+    inches = 'a TV,5" screen\x0c of\u2028today\r\nanother,6" screen\r\n'
+    put(services, "train.csv", b"\xef\xbb\xbf" + (text.getvalue() + inches).encode() + b"caf\xe9,\r\n")
     shown = everything(api, limit=1)
     assert [row["content"] for row in shown[:2]] == [{"prompt": "two\nlines", "completion": 'a "b"'}, {"prompt": "x"}]
     assert "1 cells, where the first line names 2 columns" in shown[2]["reason"]
+    assert [row["content"] for row in shown[3:5]] == [
+        {"prompt": "a TV", "completion": '5" screen\x0c of\u2028today'},
+        {"prompt": "another", "completion": '6" screen'},
+    ]
+    assert (len(shown), shown[5]["reason"]) == (6, "not UTF-8 text")
 
 
 @embedded_only

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gemtune.datasets.files.table_header import BadHeader, read_header
+from gemtune.datasets.files.table_quotes import Quotes
 from gemtune.datasets.refusal import Refused
 from gemtune.untrusted import LONE_SURROGATE
 from trainer.dataset.row import MAX_ROW_BYTES, Row, bad_dataset, too_long
@@ -23,12 +24,12 @@ def table_rows(stream: io.BufferedReader, longest: int, *, named: str, tabs: boo
     # A process-wide limit of the library, which is below ours.
     csv.field_size_limit(max(csv.field_size_limit(), longest))
     header = stream.readline(MAX_ROW_BYTES)
-    lines = _Lines(stream, longest)
     try:
         names, delimiter = read_header(header, tabs=tabs)
     except BadHeader as error:
         hint = "save it as CSV in UTF-8, with a name for each column in the first line"
         raise bad_dataset(f"the first line of {named} {error}", hint=hint) from error
+    lines = _Lines(stream, longest, delimiter.encode())
     reader, number = csv.reader(lines, delimiter=delimiter, strict=True), 0
     while True:
         try:
@@ -67,18 +68,18 @@ class _Lines:
     Bytes that are not UTF-8 become lone surrogates. longest: limit of a row, which may have several lines.
     """
 
-    def __init__(self, stream: io.BufferedReader, longest: int):
-        self._stream, self._longest = stream, longest
-        self._bytes = self._quotes = 0
+    def __init__(self, stream: io.BufferedReader, longest: int, delimiter: bytes):
+        self._stream, self._longest, self._delimiter = stream, longest, delimiter
         self._line_ended = True
+        self.begin_row()
 
     def begin_row(self) -> None:
         """Count bytes from here on."""
-        self._bytes = self._quotes = 0
+        self._bytes, self._quotes = 0, Quotes(self._delimiter)
 
     def skip_row(self) -> None:
         """Skip to the end of a row: a line break that is not in quotes."""
-        while self._quotes % 2 or not self._line_ended:
+        while self._quotes.are_open or not self._line_ended:
             if not self._read(MAX_ROW_BYTES):
                 return
 
@@ -97,6 +98,6 @@ class _Lines:
     def _read(self, most: int) -> bytes:
         line = self._stream.readline(most)
         self._bytes += len(line)
-        self._quotes += line.count(b'"')
+        self._quotes.read(line)
         self._line_ended = line.endswith(b"\n")
         return line

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from gemtune.client.calls import Call, Operation, Pause
-from gemtune.client.errors import ClientError, NotAnAnswer, Refused, Unreachable
+from gemtune.client.errors import NotAnAnswer, Refused, Unreachable
 
 if TYPE_CHECKING:
     import httpx2

@@ -128,6 +128,7 @@ GIANT = b"x" * 12_000_000
         (b'[{"a": "1"}, {"a": "', b'"}, {"a": "2"}]', "train.json"),
         (b"a\n1\n", b"\n2\n", "train.csv"),
         (b'a\n1\n"\n', b'\n\n"\n2\n', "train.csv"),
+        (b'a\n1\n5" ', b"\n2\n", "train.csv"),
     ],
 )
 def test_a_giant_row_is_refused_without_being_in_memory(tmp_path: Path, before: bytes, after: bytes, name: str) -> None:

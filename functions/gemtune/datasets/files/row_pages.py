@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from gemtune.datasets.files.table_quotes import Quotes
+
 # start, length -> these bytes of the file, or fewer where it ends earlier
 ReadRange = Callable[[int, int], bytes]
 
@@ -45,22 +47,23 @@ class RawRow:
     after: Place
 
 
-def rows_from(read_range: ReadRange, place: Place, *, table: bool) -> Iterator[RawRow]:
+def rows_from(read_range: ReadRange, place: Place, *, delimiter: bytes | None) -> Iterator[RawRow]:
     """Yield rows from a place on, until the file ends or MOST_BYTES are read.
 
-    Empty lines are left out; in a file of JSON lines they count for the numbers. table: double quotes matter, and empty
-    lines do not count. The last place is that of the last row, or within it.
+    Empty lines are left out; in a file of JSON lines they count for the numbers. delimiter: of the cells of a table,
+    where double quotes matter, empty lines do not count, and blanks are a cell; None for JSON lines. The last place is
+    that of the last row, or within it.
     """
-    reader = _Reader(read_range, place.offset)
+    reader = _Reader(read_range, place.offset, delimiter)
     if place.within:
-        quoted, ended = reader.skip_row(place.quoted, table=table)
+        quoted, ended = reader.skip_row(place.quoted)
         if not ended:
             yield RawRow(0, None, Place(reader.offset, place.number, within=True, quoted=quoted))
             return
     number = place.number
-    while (row := reader.row(table=table)) is not None:
-        if row.content is not None and not row.content.strip():
-            number += not table
+    while (row := reader.row()) is not None:
+        if row.content is not None and not row.content.strip(None if delimiter is None else b"\r\n"):
+            number += delimiter is None
             continue
         number += 1
         yield RawRow(number, row.content, Place(reader.offset, number, within=not row.ended, quoted=row.quoted))
@@ -80,39 +83,40 @@ class _Row:
 class _Reader:
     """Reader of a file in chunks; offset: of the next byte."""
 
-    def __init__(self, read_range: ReadRange, offset: int):
+    def __init__(self, read_range: ReadRange, offset: int, delimiter: bytes | None):
         self._read_range, self.offset, self._start = read_range, offset, offset
+        self._delimiter = delimiter
         self._buffer = b""
 
-    def row(self, *, table: bool) -> _Row | None:
+    def row(self) -> _Row | None:
         """Return the next row, or None at the end of the file."""
         parts: list[bytes] = []
-        length = quotes = 0
+        length, quotes = 0, Quotes(self._delimiter)
         while line := self._line():
             length += len(line)
-            quotes += line.count(b'"') if table else 0
+            quotes.read(line)
             parts += [line] if length <= LONGEST_ROW else []
-            ended = line.endswith(b"\n") and quotes % 2 == 0
-            if ended:
+            if line.endswith(b"\n") and not quotes.are_open:
                 return _Row(b"".join(parts) if length <= LONGEST_ROW else None)
-            if self._exhausted:
-                return _Row(None, ended=False, quoted=quotes % 2 == 1)
+            if self._exhausted and not quotes.may_be_doubled:
+                return _Row(None, ended=False, quoted=quotes.are_open)
         if not length:
             return None
         return _Row(b"".join(parts) if length <= LONGEST_ROW else None)
 
-    def skip_row(self, quoted: bool, *, table: bool) -> tuple[bool, bool]:
+    def skip_row(self, quoted: bool) -> tuple[bool, bool]:
         """Skip to the end of a row.
 
         Returns whether it ends in quotes, and whether its end was found.
         """
+        quotes = Quotes(self._delimiter, "quoted" if quoted else "plain")
         while line := self._line():
-            quoted ^= table and line.count(b'"') % 2 == 1
-            if line.endswith(b"\n") and not quoted:
-                return quoted, True
-            if self._exhausted:
-                return quoted, False
-        return quoted, True
+            quotes.read(line)
+            if line.endswith(b"\n") and not quotes.are_open:
+                return False, True
+            if self._exhausted and not quotes.may_be_doubled:
+                return quotes.are_open, False
+        return quotes.are_open, True
 
     @property
     def _exhausted(self) -> bool:

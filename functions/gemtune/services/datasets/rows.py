@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ class ReadRows:
         rows: list[CheckedRow] = []
         size = 0
         for raw in rows_from(
-            lambda start, length: self.buckets.export.read_range(name, start, length), place, table=False
+            lambda start, length: self.buckets.export.read_range(name, start, length), place, delimiter=None
         ):
             if raw.content is not None:
                 rows.append(CheckedRow.model_validate_json(raw.content))
@@ -143,7 +144,8 @@ class _TextFile:
     def rows(self, place: Place) -> Any:
         """Yield the rows from a place on."""
         begin = place if place.offset else Place(offset=self._first)
-        return rows_from(self._read_range, begin, table=self._kind.layout == "table")
+        delimiter = self._delimiter.encode() if self._kind.layout == "table" else None
+        return rows_from(self._read_range, begin, delimiter=delimiter)
 
     def decoded(self, raw: RawRow) -> CheckedRow:
         """Return a row with its content, or the reason why it has none."""
@@ -151,16 +153,23 @@ class _TextFile:
             return CheckedRow(file=self.path, row=raw.number, content=None, reason=f"longer than {LONGEST_ROW} bytes")
         try:
             content = self._cells(raw.content) if self._names else read_json_object(raw.content)
-        except (Unreadable, ValueError, csv.Error) as error:
+        except (Unreadable, ValueError) as error:
+            reason = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
             text = raw.content.decode(errors="replace")
-            return CheckedRow(file=self.path, row=raw.number, content=text, reason=str(error))
+            return CheckedRow(file=self.path, row=raw.number, content=text, reason=reason)
         return CheckedRow(file=self.path, row=raw.number, content=content)
 
     def _cells(self, line: bytes) -> dict[str, Any]:
-        """Return the cells of a line by the names of the columns."""
+        """Return the cells of a row by the names of the columns.
+
+        Raises ValueError.
+        """
         csv.field_size_limit(max(csv.field_size_limit(), LONGEST_ROW))
-        lines = line.decode().splitlines(keepends=True)
-        cells = next(csv.reader(lines, delimiter=self._delimiter, strict=True))
+        text = io.StringIO(line.decode(), newline="")  # where only line breaks end lines, not U+2028 or a form feed
+        try:
+            cells = next(csv.reader(text, delimiter=self._delimiter, strict=True))
+        except csv.Error as error:
+            raise ValueError(f"not valid CSV: {error}") from error
         if len(cells) != len(self._names):
             raise ValueError(f"{len(cells)} cells, where the first line names {len(self._names)} columns")
         return {name: cell for name, cell in zip(self._names, cells, strict=True) if cell}

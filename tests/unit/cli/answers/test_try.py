@@ -237,7 +237,11 @@ def test_prompts_of_other_systems_are_read_as_they_are_meant(
 
 
 def test_what_is_not_text_is_refused_before_the_model_is_loaded(
-    service: FakeService, job: dict[str, Any], commands: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: FakeService,
+    job: dict[str, Any],
+    commands: list[list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     file = tmp_path / "prompts.xlsx"
     file.write_bytes(b"PK\x03\x04\xe9\n")
