@@ -37,7 +37,7 @@ class Profile(BaseModel):
     def read_token(self) -> str | None:
         """Return the token, or what the command prints.
 
-        Raises BadUse if the command fails.
+        Raises BadUse if the command fails or prints nothing.
         """
         if self.token is not None or self.token_command is None:
             return self.token
@@ -48,7 +48,10 @@ class Profile(BaseModel):
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             reason = (getattr(error, "stderr", None) or str(error)).strip()
             raise BadUse(f"the token_command of the profile failed: {reason[:500]}") from None
-        return ran.stdout.strip()
+        token = ran.stdout.strip()
+        if not token:
+            raise BadUse(f"the token_command of the profile printed nothing: {self.token_command}")
+        return token
 
 
 class Profiles(BaseModel):
@@ -75,7 +78,7 @@ def load(path: Path) -> Profiles:
     """
     try:
         mode = path.stat().st_mode
-        content = path.read_text()
+        content = path.read_bytes()
     except FileNotFoundError:
         return Profiles()
     if mode & OTHERS:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from gemtune.client.calls import Call, Operation, Pause
-from gemtune.client.errors import NotAnAnswer, Refused, Unreachable
+from gemtune.client.errors import BadUse, NotAnAnswer, Refused, Unreachable
 
 if TYPE_CHECKING:
     import httpx2
@@ -22,21 +23,39 @@ Answer = TypeVar("Answer")
 TIMEOUT_SECONDS = 60.0
 # Hosts that are this machine. Proxies do not apply to it.
 THIS_MACHINE = ("://127.0.0.1", "://localhost", "://[::1]")
+# Characters of a token in a header.
+TOKEN = re.compile(r"[!-~]+")
 # HTTP statuses of a proxy in front of a service that does not answer.
 NO_SERVICE = (502, 503, 504)
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A service, and the token for it, which is sent over https only."""
+    """A service, and the token for it, which is sent over https only.
+
+    Raises BadUse for a token that cannot be sent.
+    """
 
     url: str
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.token is not None:
+            check_token(self.token)
 
     @property
     def is_local(self) -> bool:
         """Return whether the service is on this machine."""
         return any(host in self.url for host in THIS_MACHINE)
+
+
+def check_token(token: str) -> None:
+    """Raise BadUse if a text cannot be a token.
+
+    The message does not show it.
+    """
+    if not TOKEN.fullmatch(token):
+        raise BadUse("the token has spaces, line breaks or characters beyond ASCII: copy it again")
 
 
 class Transport:

@@ -31,7 +31,8 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def write(path: Path, content: object, mode: int = 0o600) -> None:
     path.parent.mkdir(exist_ok=True)
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    text = content if isinstance(content, str | bytes) else json.dumps(content)
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
     path.chmod(mode)
 
 
@@ -69,7 +70,7 @@ def test_a_file_that_others_may_read_or_change_is_refused(file: Path, mode: int)
     assert run("config", "set", "url", WORK).exit_code == 2
 
 
-@pytest.mark.parametrize("content", ["", "{", {"profiles": {"a": {"tokn": "fake-token"}}}, {"profiles": []}])
+@pytest.mark.parametrize("content", ["", "{", {"profiles": {"a": {"tokn": "fake-token"}}}, {"profiles": []}, b"\xff{}"])
 def test_a_broken_file_is_reported_without_its_values(file: Path, content: object) -> None:
     write(file, content)
     with pytest.raises(BadUse, match="cannot be read") as caught:
@@ -105,6 +106,31 @@ def test_the_command_of_a_profile_prints_the_token(file: Path) -> None:
     write(file, {"current": "a", "profiles": {"a": {"url": WORK, "token_command": failing}}})
     with pytest.raises(BadUse, match="log in first"):
         find_address()
+
+
+def test_a_command_that_prints_nothing_is_no_login(file: Path) -> None:
+    write(file, {"current": "a", "profiles": {"a": {"url": WORK, "token_command": "true"}}})
+    with pytest.raises(BadUse, match="printed nothing: true"):
+        find_address()
+
+
+@pytest.mark.parametrize("token", ["fake-tökén", "fake-a\nfake-b", "fake token"])
+def test_a_token_that_cannot_be_sent_is_refused_without_being_shown(file: Path, token: str) -> None:
+    result = run("jobs", "--url", "https://127.0.0.1:9", GEMTUNE_ID_TOKEN=token)
+    assert (result.exit_code, "copy it again" in result.stderr, "fake" in result.output) == (2, True, False)
+    if "\n" not in token:
+        assert run("config", "set", "token", stdin=f"{token}\n").exit_code == 2
+        assert not file.exists()
+
+
+def test_a_token_and_a_command_that_prints_one_replace_each_other(file: Path) -> None:
+    run("config", "set", "url", WORK)
+    run("config", "set", "token", stdin="fake-token\n")
+    run("config", "set", "token-command", "echo fake-printed")
+    assert find_address() == Address(WORK, "fake-printed")
+    assert "fake-token" not in file.read_text()
+    run("config", "set", "token", stdin="fake-token\n")
+    assert find_address() == Address(WORK, "fake-token")
 
 
 def test_a_profile_is_chosen_before_and_after_the_command(file: Path, service: FakeService) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -12,8 +13,14 @@ from gemtune.cli.connection.completing import complete_profiles
 from gemtune.client import profiles
 from gemtune.client.errors import BadUse
 from gemtune.client.profiles import Profile, Profiles
+from gemtune.client.transport import check_token
 
-FIELDS = ("url", "token", "token-command")
+# Fields that can be set, and what each of them replaces.
+REPLACED: Mapping[str, dict[str, None]] = {
+    "url": {},
+    "token": {"token_command": None},
+    "token-command": {"token": None},
+}
 DEFAULT_NAME = "default"
 
 
@@ -28,14 +35,14 @@ def config() -> None:
 
 
 @config.command("set")
-@click.argument("field", type=click.Choice(FIELDS))
+@click.argument("field", type=click.Choice(tuple(REPLACED)))
 @click.argument("value", required=False)
 @click.pass_obj
 def set_(connection: Connection, field: str, value: str | None) -> None:
     """Set a field of the profile in use, or of the one that --profile names.
 
     A token is read from a prompt or from standard input, so that it is in no history. A token-command prints a token,
-    as `gcloud auth print-identity-token` does. The first profile is in use at once.
+    as `gcloud auth print-identity-token` does; each of the two replaces the other. The first profile is in use at once.
     """
     if field == "token":
         if value is not None:
@@ -45,12 +52,14 @@ def set_(connection: Connection, field: str, value: str | None) -> None:
         raise click.UsageError(f"the {field} is empty")
     if field == "url":
         value = profiles.url_of(value)
+    if field == "token":
+        check_token(value)
     path, stored = _load()
     name = connection.profile or stored.current or DEFAULT_NAME
     if not profiles.NAME.fullmatch(name):
         raise click.UsageError("a profile's name has letters, digits, '.', '_' and '-'")
-    changed = stored.profiles.get(name, Profile()).model_copy(update={field.replace("-", "_"): value})
-    stored.profiles[name] = changed
+    before = stored.profiles.get(name, Profile())
+    stored.profiles[name] = before.model_copy(update=REPLACED[field] | {field.replace("-", "_"): value})
     profiles.save(stored.model_copy(update={"current": stored.current or name}), path)
     click.echo(f"Set the {field} of profile {name}", err=True)
 
