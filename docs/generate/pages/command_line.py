@@ -22,7 +22,11 @@ def page() -> Page:
         command = main.get_command(context, name)
         assert command is not None
         page.heading(f"gemtune {name}", 3)
-        page.fence(_help(command, click.Context(command, info_name=name, parent=context)))
+        own_context = click.Context(command, info_name=name, parent=context)
+        page.fence(_help(command, own_context))
+        for inner in command.commands.values() if isinstance(command, click.Group) else ():
+            page.heading(f"gemtune {name} {inner.name}", 4)
+            page.fence(_help(inner, click.Context(inner, info_name=inner.name, parent=own_context)))
     page.heading("make")
     page.table(("target", "purpose"), targets())
     return page

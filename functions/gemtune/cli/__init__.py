@@ -10,6 +10,7 @@ from click.shell_completion import CompletionItem
 
 from gemtune.cli.connection import INTERRUPTED, REFUSED, Connection
 from gemtune.cli.connection.completing import PROFILE_MEANT, URL_MEANT, complete_profiles
+from gemtune.cli.groups import CommandGroup
 from gemtune.client.errors import BadUse
 from gemtune.errors import CannotStore, GemtuneError
 
@@ -24,28 +25,50 @@ usage; 3 the job failed; 4 the job was cancelled; 5 the service cannot be reache
 """
 
 
-class _LazyGroup(click.Group):
+class _LazyGroup(CommandGroup):
     """Command group that imports a command's module when the command is used.
 
     The options of the group are taken after the command as well.
     """
 
-    # Commands and the modules of gemtune.cli that define them.
-    modules: dict[str, str] = {  # noqa: RUF012
-        **dict.fromkeys(("up", "publish", "listen", "webhook-key", "demo"), "workstation.service"),
-        "secret": "workstation.secret",
-        **dict.fromkeys(("train", "plan", "jobs", "status", "events", "account"), "jobs"),
-        **dict.fromkeys(("pause", "resume", "cancel", "delete"), "jobs"),
-        "try": "answers.command",
-        "config": "setup.config",
-        "completion": "setup.completion",
-        "export": "export",
-        "artifacts": "artifacts",
-        "logs": "logs",
-        "models": "models",
-        "data": "data",
-        **dict.fromkeys(("watch", "wait", "metrics", "version"), "watching"),
+    # Commands in the order of the help text, and the modules of gemtune.cli that define them.
+    sections: dict[str, dict[str, str]] = {  # noqa: RUF012
+        "Begin": {
+            "demo": "workstation.service",
+            "up": "workstation.service",
+            "models": "models",
+            "data": "data",
+            "plan": "jobs",
+            "train": "jobs",
+        },
+        "Jobs": {
+            "jobs": "jobs",
+            "status": "jobs",
+            "watch": "watching",
+            "wait": "watching",
+            "metrics": "watching",
+            "logs": "logs",
+            **dict.fromkeys(("events", "pause", "resume", "cancel", "delete", "account"), "jobs"),
+        },
+        "Results": {"try": "answers.command", "artifacts": "artifacts", "export": "export"},
+        "Set-up": {
+            "config": "setup.config",
+            "secret": "workstation.secret",
+            "completion": "setup.completion",
+            "version": "watching",
+        },
+        "Messages": dict.fromkeys(("publish", "listen", "webhook-key"), "workstation.service"),
     }
+
+    @property
+    def modules(self) -> dict[str, str]:
+        """The module of each command."""
+        return {name: module for section in self.sections.values() for name, module in section.items()}
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands by what they are for."""
+        for heading, modules in self.sections.items():
+            self.write_section(heading, modules, ctx, formatter)
 
     def invoke(self, ctx: click.Context) -> object:
         """Run a command; print its errors with a hint instead of a traceback.
@@ -158,7 +181,9 @@ def _common_options() -> list[click.Option]:
 
 
 @click.command(cls=_LazyGroup, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--url", help="URL of the service (default: $GEMTUNE_URL, or http://127.0.0.1:$PORT).")
+@click.option(
+    "--url", help="URL of the service (default: $GEMTUNE_URL, the profile in use, or http://127.0.0.1:$PORT)."
+)
 @click.option(
     "--profile", metavar="NAME", shell_complete=complete_profiles, help="Profile of the service (see `gemtune config`)."
 )

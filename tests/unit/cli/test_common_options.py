@@ -100,6 +100,18 @@ def test_help_is_a_command_too() -> None:
     assert "Usage: main train" in run("help", "train").stdout
 
 
+@pytest.mark.parametrize("arguments", [[], ["data"], ["config"], ["secret"], ["completion"]])
+def test_the_help_text_has_the_whole_sentence_of_each_command(arguments: list[str]) -> None:
+    text = run(*arguments, "--help").stdout
+    assert "..." not in text.replace("[ARGS]...", "")
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_help_text_begins_with_what_one_does_first() -> None:
+    names = main.list_commands(click.Context(main))  # type: ignore[attr-defined]
+    assert names[:6] == ["demo", "up", "models", "data", "plan", "train"]
+
+
 def test_a_url_without_a_scheme_means_this_machine_only() -> None:
     assert url_of("127.0.0.1:8080") == "http://127.0.0.1:8080"
     assert url_of("localhost:1/x") == "http://localhost:1/x"

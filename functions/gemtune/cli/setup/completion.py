@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from click.shell_completion import get_completion_class
 
+from gemtune.cli.groups import CommandGroup
 from gemtune.client.profiles import file_path
 
 SHELLS = ("bash", "zsh", "fish")
@@ -18,7 +19,7 @@ ZSH_SYSTEM = "(( $+functions[compdef] )) || { autoload -Uz compinit && compinit;
 START_FILES = {"bash": ".bashrc", "zsh": ".zshrc"}
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def completion() -> None:
     """Complete commands, ids and values with the tab key."""
 

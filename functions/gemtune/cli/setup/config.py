@@ -10,6 +10,7 @@ import click
 
 from gemtune.cli.connection import Connection
 from gemtune.cli.connection.completing import complete_profiles
+from gemtune.cli.groups import CommandGroup
 from gemtune.client import profiles
 from gemtune.client.errors import BadUse
 from gemtune.client.profiles import Profile, Profiles
@@ -24,7 +25,7 @@ REPLACED: Mapping[str, dict[str, None]] = {
 DEFAULT_NAME = "default"
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def config() -> None:
     """Keep URLs and tokens of services in profiles.
 

@@ -9,12 +9,13 @@ import click
 
 from gemtune.bootstrap import services
 from gemtune.cli.connection import Connection
+from gemtune.cli.groups import CommandGroup
 from gemtune.errors import SecretNotFound
 from gemtune.jobs.secret_names import REFERENCE, USER_PREFIX
 from gemtune.ports import SecretStat
 
 
-class _WithDefault(click.Group):
+class _WithDefault(CommandGroup):
     """Group that takes a name in place of a command, as `set`."""
 
     def resolve_command(
