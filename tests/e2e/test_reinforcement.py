@@ -106,8 +106,7 @@ def test_rows_without_the_answer_a_reward_needs_fail_the_job_with_their_numbers(
     assert job["status"] == "failed"
     assert job["error_detail"]["code"] == "bad_rows"
     assert job["error_detail"]["step"] == "prepare"
-    assert (
-        "row 1: no answer, which a reward needs to compare with; the row has prompt, solution; row 2:" in job["error"]
-    )
+    reason = "no answer, which a reward needs to compare with; the row has prompt, solution"
+    assert f"row 1, row 2, row 3, row 4, row 5: {reason}" in job["error"]
     assert job["error_detail"]["hint"]
     assert job["steps"]["train"]["attempt"] == 0

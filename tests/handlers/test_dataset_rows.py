@@ -14,6 +14,7 @@ import flask.testing
 import pytest
 
 from gemtune import bootstrap
+from gemtune.datasets.files.table_header import NOT_UTF8
 from tests import rows, tiny_gemma
 from tests.handlers.conftest import embedded_only
 
@@ -75,7 +76,7 @@ def test_tables_are_shown_by_the_names_of_their_columns(
         {"prompt": "a TV", "completion": '5" screen\x0c of\u2028today'},
         {"prompt": "another", "completion": '6" screen'},
     ]
-    assert (len(shown), shown[5]["reason"]) == (6, "not UTF-8 text")
+    assert (len(shown), shown[5]["reason"]) == (6, NOT_UTF8)
 
 
 @embedded_only

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
-from gemtune.datasets.files.table_header import BadHeader, read_header
+from gemtune.datasets.files.table_header import NOT_UTF8, BadHeader, read_header
 from gemtune.datasets.files.table_quotes import Quotes
 from gemtune.datasets.refusal import Refused
 from gemtune.untrusted import LONE_SURROGATE
@@ -54,7 +54,7 @@ def _row(names: list[str], cells: list[str]) -> dict[str, Any] | Refused:
     if len(cells) != len(names):
         return Refused(f"{len(cells)} cells, where the first line names {len(names)} columns")
     if any(LONE_SURROGATE.search(cell) for cell in cells):
-        return Refused("not UTF-8 text")
+        return Refused(NOT_UTF8)
     return {name: cell for name, cell in zip(names, cells, strict=True) if cell}
 
 

@@ -183,7 +183,10 @@ class Tally:
         return f"row {number}" if len(self.files) == 1 else f"row {number} of {file}"
 
     def _first(self, rows: Sequence[dict[str, Any]]) -> str:
-        return "; ".join(f"{self._place(row['file'], row['row'])}: {row['reason']}" for row in rows[:REFUSED_NAMED])
+        places: dict[str, list[str]] = {}  # by reason, which often is the same
+        for row in rows[:REFUSED_NAMED]:
+            places.setdefault(row["reason"], []).append(self._place(row["file"], row["row"]))
+        return "; ".join(f"{', '.join(of_rows)}: {reason}" for reason, of_rows in places.items())
 
     def _hint_of_long_rows(self) -> str:
         others = ", or set too_long to drop or cut" if self.limits.too_long == "refuse" else ""

@@ -341,7 +341,7 @@ def test_a_dataset_for_another_method_fails_and_names_the_first_rows(bench_of: B
     with pytest.raises(StepError) as caught:
         run_prepare(bench_of, rl, rows.train_rows(5))
     assert caught.value.code == "bad_rows"
-    assert "row 1: this is a row for supervised training" in str(caught.value)
+    assert "row 1, row 2, row 3, row 4, row 5: this is a row for supervised training" in str(caught.value)
 
 
 def test_rows_are_held_out_for_a_requested_evaluation(bench_of: BenchOf) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from gemtune.checks.report import CheckReport
 from gemtune.cli.check import page
+from gemtune.cli.connection import as_commands
 from gemtune.process import parent_death
 from tests import rows, tiny_gemma
 from tests.unit.cli.test_cli import run
@@ -58,6 +59,24 @@ def test_the_page_fits_a_narrow_terminal_and_names_the_file_of_all_rows() -> Non
     assert f"             9-16 {'#' * 24} 11,000" in text
     assert "            17-32                          0" in text
     assert f"           65-128 {'###':24} 999" in text
+
+
+def test_equal_reasons_are_shown_once_and_in_options_of_the_command_line() -> None:
+    reason = "the row has Frage: set dataset_columns, such as {prompt: …, completion: …}"
+    refused = [{"file": "rows.csv", "row": row, "reason": reason} for row in (1, 2, 7)]
+    train = REPORT["train"] | {"refused": 3, "refused_rows": refused, "dropped_rows": []}
+    text = lines(colours=False, train=train)
+    option = """use --set 'dataset_columns={"prompt": "…", "completion": "…"}'"""
+    shown = f"refused: rows 1, 2, 7 of rows.csv: the row has Frage: {option}"
+    assert " ".join(line.strip() for line in text).count(shown) == 1
+    hint = "to ignore it, set dataset_columns to {messages.name: null}"
+    assert as_commands(hint) == """to ignore it, use --set 'dataset_columns={"messages.name": null}'"""
+
+
+def test_a_dataset_is_not_blamed_for_what_kept_it_from_being_read() -> None:
+    error = {"code": "hub_unreachable", "message": "the Hub cannot be reached", "hint": "check network"}
+    text = lines(colours=False, train=None, samples=(), trains=False, error=error)
+    assert text == ["hub_unreachable: the Hub cannot be reached", "  check network", "The rows were not checked."]
 
 
 def test_trained_text_has_marks_or_colours_and_nothing_in_it_controls_the_terminal() -> None:
@@ -126,7 +145,7 @@ def test_the_whole_command_tells_by_its_exit_code_whether_the_rows_train(
     assert own_file.read_text() == "mine"
     bad = run("data", "check", "bad.jsonl", "--model", "./base", "--output", "results")
     assert bad.exit_code == 1
-    assert "refused: row 3 of bad.jsonl" in bad.output
+    assert "refused: rows 1, 2, 3 of bad.jsonl:" in bad.output
     assert bad.output.endswith("This dataset cannot be trained on as it is.\n")
 
 

@@ -43,10 +43,10 @@ def format_report(report: CheckReport, *, colours: bool) -> Iterator[str]:
     if report.error is None:
         yield "This dataset can be trained on."
         return
-    yield f"{report.error.code}: {_printable(report.error.message)}"
+    yield f"{report.error.code}: {_printable(as_commands(report.error.message))}"
     if report.error.hint:
         yield f"  {_printable(as_commands(report.error.hint))}"
-    yield "This dataset cannot be trained on as it is."
+    yield "The rows were not checked." if report.train is None else "This dataset cannot be trained on as it is."
 
 
 def _format_summary(report: CheckReport) -> Iterator[str]:
@@ -112,9 +112,13 @@ def _format_lengths(lengths: Lengths) -> Iterator[str]:
 
 
 def _format_left_out(title: str, rows: Sequence[RowLeftOut], total: int) -> Iterator[str]:
-    """Yield the first rows that are not used, with the reasons."""
+    """Yield the first rows that are not used, by their reasons."""
+    numbers: dict[tuple[str, str], list[int]] = {}
     for row in rows[:ROWS_SHOWN]:
-        yield f"  {title}: row {row.row} of {_printable(row.file)}: {_printable(row.reason)}"
+        numbers.setdefault((row.file, row.reason), []).append(row.row)
+    for (file, reason), of_rows in numbers.items():
+        named = f"row{'s' if len(of_rows) > 1 else ''} {', '.join(map(str, of_rows))} of {_printable(file)}"
+        yield from _wrapped(f"{title}: {named}: {_printable(as_commands(reason))}")
     if total > ROWS_SHOWN and rows:
         yield f"  {title}: and {total - min(ROWS_SHOWN, len(rows)):,} more"
 
@@ -132,7 +136,7 @@ def _format_duplicates(report: CheckReport) -> Iterator[str]:
     yield _line("near duplicates", f"{near.rows:,} held-out rows are nearly trained on")
     for example in near.examples:
         yield f"  {example.similarity:.0%}: {_printable(example.held_out)} and {_printable(example.train)}"
-    yield from textwrap.wrap(f"compared by {near.method}", WIDTH, initial_indent="  ", subsequent_indent="  ")
+    yield from _wrapped(f"compared by {near.method}")
 
 
 def _format_samples(samples: Sequence[Sequence[SamplePiece]], *, colours: bool) -> Iterator[str]:
@@ -157,6 +161,16 @@ def _format_piece(piece: SamplePiece, *, colours: bool) -> str:
     if not piece.trained:
         return part + (click.style(text, dim=True) if colours else text)
     return part + (click.style(text, fg="green") if colours else f"{BEGIN}{text}{END}")
+
+
+def _wrapped(text: str) -> list[str]:
+    """Return the lines of a text, each but the first further indented.
+
+    Words stay whole, so that what is to be copied can be.
+    """
+    return textwrap.wrap(
+        text, WIDTH, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _counts(counts: Mapping[str, int], total: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ COMMANDS_OF_REQUESTS = (
     (re.compile(r"`?GET /datasets/([^/\s`:]+)`?"), r"`gemtune data show \1`"),
     (re.compile(r"`?GET /datasets\b`?"), "`gemtune data list`"),
 )
+# Advice about names of columns in reasons and hints.
+SETTING_OF_COLUMNS = re.compile(r"set dataset_columns(?:, such as| to) \{(?P<pairs>[^{}]+)\}")
 
 
 @dataclass
@@ -177,10 +180,19 @@ class Connection:
 
 
 def as_commands(hint: str) -> str:
-    """Return a hint of the API with commands instead of requests."""
+    """Return a hint of the API with commands and options of the command line."""
     for request, command in COMMANDS_OF_REQUESTS:
         hint = request.sub(command, hint)
-    return hint
+    return SETTING_OF_COLUMNS.sub(_columns_option, hint)
+
+
+def _columns_option(match: re.Match[str]) -> str:
+    """Return the option that names columns, for a hint about the request."""
+    pairs = [pair.partition(": ") for pair in match["pairs"].split(", ")]
+    if any(not separator for _, separator, _ in pairs):
+        return match[0]
+    columns = {name: None if column == "null" else column for name, _, column in pairs}
+    return "use --set " + shlex.quote(f"dataset_columns={json.dumps(columns, ensure_ascii=False)}")
 
 
 def print_problems(problems: Sequence[dict[str, Any]]) -> None:

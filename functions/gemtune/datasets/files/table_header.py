@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 
+# Reason to refuse a row, in words of programs that save tables.
+NOT_UTF8 = "not UTF-8 text: save the table as CSV UTF-8"
+
 
 class BadHeader(ValueError):
     """Raised when the first line of a table does not name its columns."""

@@ -16,7 +16,7 @@ from gemtune.datasets.files import splits
 from gemtune.datasets.files.kinds import FileKind, kind_of
 from gemtune.datasets.files.row_pages import CHUNK, LONGEST_ROW, Place, RawRow, rows_from
 from gemtune.datasets.files.splits import BadSplits
-from gemtune.datasets.files.table_header import BadHeader, read_header
+from gemtune.datasets.files.table_header import NOT_UTF8, BadHeader, read_header
 from gemtune.datasets.files.text_encoding import mark_of
 from gemtune.errors import BadPageToken, ObjectNotFound, UnsafeName
 from gemtune.ports import Buckets
@@ -154,9 +154,8 @@ class _TextFile:
         try:
             content = self._cells(raw.content) if self._names else read_json_object(raw.content)
         except (Unreadable, ValueError) as error:
-            reason = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
             text = raw.content.decode(errors="replace")
-            return CheckedRow(file=self.path, row=raw.number, content=text, reason=reason)
+            return CheckedRow(file=self.path, row=raw.number, content=text, reason=str(error))
         return CheckedRow(file=self.path, row=raw.number, content=content)
 
     def _cells(self, line: bytes) -> dict[str, Any]:
@@ -165,9 +164,11 @@ class _TextFile:
         Raises ValueError.
         """
         csv.field_size_limit(max(csv.field_size_limit(), LONGEST_ROW))
-        text = io.StringIO(line.decode(), newline="")  # where only line breaks end lines, not U+2028 or a form feed
         try:
+            text = io.StringIO(line.decode(), newline="")  # where only line breaks end lines, not U+2028 or a form feed
             cells = next(csv.reader(text, delimiter=self._delimiter, strict=True))
+        except UnicodeDecodeError as error:
+            raise ValueError(NOT_UTF8) from error
         except csv.Error as error:
             raise ValueError(f"not valid CSV: {error}") from error
         if len(cells) != len(self._names):
