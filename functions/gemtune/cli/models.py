@@ -25,6 +25,9 @@ def models(connection: Connection, family: str | None, fits: bool) -> None:
     on a workstation the memory that a training takes. `gemtune plan` knows it for one request.
     """
     answer = connection.call("GET", "/models")
+    families = dict.fromkeys(model["family"] for model in answer["published"])
+    if family is not None and _plain(family) not in map(_plain, families):
+        raise click.UsageError(f"there is no family {family!r}; there are: {', '.join(families)}")
     for part in ("at_hand", "published"):
         answer[part] = [model for model in answer[part] if _is_wanted(model, family, fits)]
     if connection.print_if_json(answer):
@@ -48,12 +51,12 @@ def _print_published(models: list[dict[str, Any]], memory: float | None) -> None
     In a narrow terminal it leaves out the columns that matter least.
     """
     wide = shutil.get_terminal_size((WIDE, 24)).columns >= WIDE
-    heads = "".join(f"{method:>11}" for method in METHODS)
+    heads = "".join(f"{method:>10}" for method in METHODS)
     extra = f"{'download':>11}  pictures" if wide else ""
     click.echo(f"  {'name':19}{'size':>8}{heads}{extra}")
     families = list(dict.fromkeys(model["family"] for model in models))
     for model in sorted(models, key=lambda model: -families.index(model["family"])):
-        needs = "".join(f"{_need(model, method, memory):>11}" for method in METHODS)
+        needs = "".join(f"{_need(model, method, memory):>10}" for method in METHODS)
         size = f"{model['parameters'] / 1e9:.2f} B"
         pictures = "yes" if model["reads_pictures"] else "no"
         extra = f"{model['download_bytes'] / 1e9:>8.1f} GB  {pictures}" if wide else ""
@@ -62,9 +65,14 @@ def _print_published(models: list[dict[str, Any]], memory: float | None) -> None
 
 def _is_wanted(model: dict[str, Any], family: str | None, fits: bool) -> bool:
     """Return whether a model is to be listed."""
-    if family is not None and str(model["family"]).lower() != family.lower():
+    if family is not None and _plain(model["family"] or "") != _plain(family):
         return False
     return not fits or any(need["machine"] for need in model["needs"] if need["method"] in ("LoRA", "QLoRA"))
+
+
+def _plain(family: str) -> str:
+    """Return the name of a family as any spelling has it: `gemma3`."""
+    return family.lower().replace(" ", "").replace("-", "")
 
 
 def _describe(model: dict[str, Any]) -> str:

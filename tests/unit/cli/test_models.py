@@ -54,7 +54,7 @@ def test_models_are_listed_with_the_memory_they_need(service: FakeService) -> No
 def test_a_narrow_terminal_shows_the_columns_that_matter(service: FakeService) -> None:
     service.answers["GET", "/models"] = (200, {"memory_gib": 15.4, "at_hand": AT_HAND, "published": [SMALL, LARGE]})
     result = run("models", url=service.url, COLUMNS="60")
-    assert max(map(len, result.stdout.splitlines())) <= 64
+    assert max(map(len, result.stdout.splitlines())) <= 60
     assert "GB" not in result.stdout.split("Published")[1]
 
 
@@ -67,7 +67,9 @@ def test_on_google_cloud_the_machine_is_named(service: FakeService) -> None:
 
 def test_models_are_chosen_by_family_and_by_what_fits(service: FakeService) -> None:
     service.answers["GET", "/models"] = (200, {"memory_gib": 15.4, "at_hand": AT_HAND, "published": [SMALL, LARGE]})
-    for options in (["--family", "gemma 3"], ["--fits"]):
+    unknown = run("models", "--family", "llama", url=service.url)
+    assert (unknown.exit_code, "there are: Gemma 3, Gemma 4" in unknown.stderr) == (2, True)
+    for options in (["--family", "gemma 3"], ["--family", "Gemma-3"], ["--family", "gemma3"], ["--fits"]):
         listed = json.loads(run("models", *options, "--json", url=service.url).stdout)
         assert [model["name"] for model in listed["published"]] == ["gemma-3-270m"]
         assert [model["base_model_id"] for model in listed["at_hand"]] == ["/m"]

@@ -63,4 +63,5 @@ def wait_until_healthy(connection: Connection, server: subprocess.Popen[bytes], 
             return
         except Unreachable:
             time.sleep(0.1)
-    raise click.ClickException(f"the service did not start; the end of its log:\n{log.read_text()[-2000:]}")
+    end = log.read_bytes()[-2000:].decode(errors="replace")
+    raise click.ClickException(f"the service did not start; the end of its log:\n{end}")
