@@ -81,14 +81,13 @@ def _ask(session: Session, prompt: str | None, file: Path | None, lines: Sequenc
 
     lines: of the file, if it is one of text.
     """
-    if prompt is not None:
-        session.ask_once(prompt)
-    elif lines is not None:
+    if lines is not None:
         return session.ask_lines(lines)
-    elif file is not None:
+    if file is not None:
         return session.ask_rows(file)
-    else:
-        session.converse()
+    if prompt is None:
+        return session.converse()
+    session.ask_once(prompt)
     return 0
 
 

@@ -13,10 +13,12 @@ from gemtune.cli.answers.child import AnswerProcess
 
 TRAINED, BASE = "trained", "base"
 TITLES = {TRAINED: "trained model", BASE: "base model"}
+# End of an answer that Ctrl-C stopped.
+STOPPED = "stopped"
 NOTES = {
     "length": "(ends after {tokens} tokens; --max-tokens allows more)",
     "context": "(ends because the model's context is full)",
-    "stopped": "(stopped)",
+    STOPPED: "(stopped)",
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from gemtune.cli.answers.child import AnswerProcess
-from gemtune.cli.answers.display import BASE, TITLES, TRAINED, Display
+from gemtune.cli.answers.display import BASE, STOPPED, TITLES, TRAINED, Display
 from gemtune.errors import StepError
 
 BEGINNING = "Ask the model. Ctrl-C stops an answer, Ctrl-D ends the conversation."
@@ -83,11 +83,13 @@ class Session:
                 self.display.json(row["text"], ends, row=row["number"], expected=row["expected"])
         return failures
 
-    def converse(self) -> None:
+    def converse(self) -> int:
         """Answer the lines of standard input as turns of a conversation.
 
-        With the base model there are two conversations, each with its own answers.
+        With the base model there are two conversations, each with its own answers. Returns how many turns of a pipe were
+        not answered; in a terminal a person sees that.
         """
+        failures = 0
         has_terminal = sys.stdin.isatty()
         if has_terminal:
             self.display.note(BEGINNING)
@@ -97,23 +99,33 @@ class Session:
                 continue
             is_first = all(len(messages) == len(self._beginning()) for messages in conversations.values())
             turn = self._turn(prompt) if is_first else {"role": "user", "content": prompt}
+            questions = {who: {"messages": [*messages, turn]} for who, messages in conversations.items()}
             try:
-                ends = self._answer({who: {"messages": [*messages, turn]} for who, messages in conversations.items()})
+                ends = self._answer(questions, goes_on=has_terminal)
             except StepError as error:
+                failures += 1
                 _print_error(error)
                 continue
             for who, end in ends.items():
                 conversations[who] += [turn, {"role": "assistant", "content": end["text"]}]
             if self.display.as_json:
                 self.display.json(prompt, ends)
+        return 0 if has_terminal else failures
 
-    def _answer(self, questions: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-        """Return the end of each model's answer."""
+    def _answer(
+        self, questions: Mapping[str, Mapping[str, Any]], *, goes_on: bool = False
+    ) -> dict[str, Mapping[str, Any]]:
+        """Return the end of each model's answer.
+
+        goes_on: whether Ctrl-C ends an answer only; otherwise raises KeyboardInterrupt.
+        """
         ends = {}
         for who, question in questions.items():
             title = TITLES[who] if self.with_base else None
             line = {**self.options, **question, "by_base": who == BASE}
             ends[who] = self.display.answer(self.process, line, title)
+            if ends[who]["ended"] == STOPPED and not goes_on:
+                raise KeyboardInterrupt
         return ends
 
     def _turn(self, prompt: str) -> dict[str, Any]:
@@ -140,7 +152,7 @@ def _print_error(error: StepError) -> None:
 def _read_line(prompt: str) -> str | None:
     """Read a line of the conversation; None at its end.
 
-    Ctrl-C discards the line.
+    In a terminal, which has a prompt, Ctrl-C discards the line.
     """
     while True:
         try:
@@ -152,4 +164,6 @@ def _read_line(prompt: str) -> str | None:
         except UnicodeDecodeError as error:
             raise click.UsageError(f"standard input is not text in UTF-8: {error.reason}") from None
         except KeyboardInterrupt:
+            if not prompt:
+                raise
             click.echo("\n(Ctrl-D ends the conversation)", err=True)

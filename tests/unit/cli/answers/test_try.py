@@ -10,9 +10,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
+from gemtune.cli.answers.display import Display
+from gemtune.cli.answers.session import Session
 from gemtune.process import parent_death
 from tests.unit.cli.test_cli import job_body, run
 from tests.unit.conftest import FakeService
@@ -130,7 +133,8 @@ def test_lines_are_turns_of_a_conversation(
 ) -> None:
     result = run("try", JOB, "--system", "Be brief.", url=service.url, stdin="one\n\ntoo long\ntwo\n")
     assert result.stdout == "eno (2)\nowt (4)\n"
-    assert (result.exit_code, "prompt_too_long: 9 tokens\n  shorten it" in result.stderr) == (0, True)
+    assert (result.exit_code, "prompt_too_long: 9 tokens\n  shorten it" in result.stderr) == (1, True)
+    assert result.stderr.endswith("1 prompt was not answered\n")
 
 
 def test_base_and_trained_model_have_conversations_of_their_own(
@@ -250,6 +254,40 @@ def test_what_is_not_text_is_refused_before_the_model_is_loaded(
     monkeypatch.setattr("builtins.input", lambda prompt: b"\xe9".decode())
     result = run("try", JOB, url=service.url)
     assert (result.exit_code, "standard input is not text in UTF-8" in result.stderr) == (2, True)
+
+
+def test_ctrl_c_ends_many_prompts_at_once_and_only_the_answer_of_a_conversation(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    end = {"ended": "stopped", "text": "", "thinking": "", "tokens": [], "thought_tokens": 0}
+    process = Mock(ask=Mock(return_value=end))
+    process.rows.return_value = [{"number": each, "text": "x", "expected": None, "refusal": None} for each in (1, 2)]
+    session = Session(process, Display(as_json=False, quiet=True, with_thoughts=False), {}, with_base=True)
+    lines = iter(["one", "two"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    for number, asking in enumerate(
+        (
+            lambda: session.ask_once("one"),
+            lambda: session.ask_lines(["one", "two"]),
+            lambda: session.ask_rows(tmp_path),
+            session.converse,
+        ),
+        start=1,
+    ):
+        with pytest.raises(KeyboardInterrupt):
+            asking()
+        assert process.ask.call_count == number
+    answers = iter(["one", "two"])
+
+    def read(prompt: str) -> str:
+        for line in answers:
+            return line
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", read)
+    monkeypatch.setattr("sys.stdin", Mock(isatty=lambda: True))
+    assert session.converse() == 0
+    assert process.ask.call_count == 4 + 2 * 2
 
 
 def test_each_row_of_a_file_is_asked_and_compared(
