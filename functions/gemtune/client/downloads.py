@@ -41,7 +41,7 @@ def download(artifact: ArtifactLink, folder: Path, *, show: Callable[[int], None
         except httpx2.TransportError as error:
             if attempt == ATTEMPTS:
                 raise Unreachable(f"{artifact.name}: {error}") from error
-        except (BadDownload, OSError):
+        except OSError:  # the disk may be full
             unfinished.unlink(missing_ok=True)
             raise
     if _sha256(unfinished) != artifact.sha256:
@@ -67,7 +67,8 @@ def _write(artifact: ArtifactLink, path: Path, show: Callable[[int], None]) -> N
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={begun}-"} if begun else {})
     with httpx2.stream("GET", artifact.url, headers=headers, timeout=60) as response:
         if not response.is_success:  # httpx's own error would show the link, which gives access for one hour
-            raise BadDownload(f"{artifact.name}: the link answered with HTTP {response.status_code}")
+            answer = f"the link answered with HTTP {response.status_code}"
+            raise BadDownload(f"{artifact.name}: {answer}; links expire after an hour: try again")
         with path.open("ab" if response.status_code == PARTIAL else "wb") as file:
             for block in response.iter_raw():
                 file.write(block)

@@ -68,7 +68,10 @@ def test_a_broken_download_is_retried_and_a_refused_link_is_not_printed(service:
     service.answers["GET", "/c"] = (403, "expired")
     serve_artifacts(service, artifact("c", b"c", url=f"{service.url}/c?signature=fake"))
     result = run("artifacts", JOB, "--download", str(tmp_path), url=service.url)
-    assert (result.exit_code, result.stderr) == (1, "c: the link answered with HTTP 403\n")
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "c: the link answered with HTTP 403; links expire after an hour: try again\n",
+    )
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/x", "a/../../b"])

@@ -22,17 +22,21 @@ class FileServer:
     """Server of one file, which ends some answers too early.
 
     cuts: bytes after which the next answers end; an answer after the last one is whole. ranges: the Range headers of
-    the requests so far. takes_ranges: whether it sends parts of the file.
+    the requests so far. takes_ranges: whether it sends parts of the file. refuses: whether the link is expired.
     """
 
     def __init__(self) -> None:
         self.cuts: list[int] = []
         self.ranges: list[str | None] = []
         self.takes_ranges = True
+        self.refuses = False
         files = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                if files.refuses:
+                    self.send_error(403)
+                    return
                 wanted_range = self.headers.get("Range")
                 files.ranges.append(wanted_range)
                 start = 0 if wanted_range is None or not files.takes_ranges else int(wanted_range[6:-1])
@@ -75,6 +79,18 @@ def test_another_program_continues_an_interrupted_download(files: FileServer, tm
     files.cuts = [1000] * downloads.ATTEMPTS
     with pytest.raises(Unreachable):
         downloads.download(files.link(), tmp_path)
+    assert downloads.download(files.link(), tmp_path).read_bytes() == CONTENT
+    assert files.ranges[-1] == f"bytes={1000 * downloads.ATTEMPTS}-"
+
+
+def test_a_link_that_expires_loses_nothing(files: FileServer, tmp_path: Path) -> None:
+    files.cuts = [1000] * downloads.ATTEMPTS
+    with pytest.raises(Unreachable):
+        downloads.download(files.link(), tmp_path)
+    files.refuses = True
+    with pytest.raises(BadDownload, match="HTTP 403; links expire after an hour"):
+        downloads.download(files.link(), tmp_path)
+    files.refuses = False
     assert downloads.download(files.link(), tmp_path).read_bytes() == CONTENT
     assert files.ranges[-1] == f"bytes={1000 * downloads.ATTEMPTS}-"
 

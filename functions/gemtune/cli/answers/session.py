@@ -86,8 +86,8 @@ class Session:
     def converse(self) -> int:
         """Answer the lines of standard input as turns of a conversation.
 
-        With the base model there are two conversations, each with its own answers. Returns how many turns of a pipe were
-        not answered; in a terminal a person sees that.
+        With the base model there are two conversations, each with its own answers. Returns how many turns of a pipe
+        were not answered; in a terminal a person sees that.
         """
         failures = 0
         has_terminal = sys.stdin.isatty()
