@@ -56,7 +56,7 @@ def files_of(data: Path, held_out: Path | None) -> LocalDataset:
             raise BadUse(f"{data} has no files")
         return LocalDataset({path.relative_to(data).as_posix(): path for path in paths})
     splits = {"train": data} | ({} if held_out is None else {"eval": held_out})
-    return LocalDataset({f"{split}{_suffix(path)}": path for split, path in splits.items()})
+    return LocalDataset({f"{split}{suffix_of(path)}": path for split, path in splits.items()})
 
 
 def find(files: LocalDataset) -> Operation[Dataset | None]:
@@ -134,7 +134,7 @@ def _send(call: Call[PartStored]) -> Operation[None]:
             yield Pause(FIRST_PAUSE_SECONDS * 2**attempt)
 
 
-def _suffix(path: Path) -> str:
+def suffix_of(path: Path) -> str:
     """Return the ending of a file with rows.
 
     Raises BadUse if it has none of the known ones.
@@ -143,7 +143,11 @@ def _suffix(path: Path) -> str:
     if not path.is_file():
         raise BadUse(f"there is no file {path}")
     if kind is None:
-        raise BadUse(f"{path} holds no rows: the name ends in none of {', '.join(k.suffix for k in KINDS)}")
+        endings = ", ".join(dict.fromkeys(f".{kind.ending}" for kind in KINDS))
+        raise BadUse(
+            f"{path} holds no rows: the name ends in none of {endings}, which .gz or .zst may follow; save a spreadsheet "
+            "as CSV UTF-8"
+        )
     return kind.suffix
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import click
 
 from gemtune.bootstrap import services
+from gemtune.client import uploads
 from gemtune.datasets.files import columns, splits, text_columns
-from gemtune.datasets.files.kinds import KINDS, kind_of
+from gemtune.datasets.files.kinds import kind_of
 from gemtune.datasets.files.splits import BadSplits
 from gemtune.jobs.sources import Source
 from gemtune.request import parsing, rules
@@ -27,14 +28,13 @@ LOCAL_ROWS = "local-rows"
 def existing_rows(path: Path) -> Path:
     """Return the path of a file of rows, or of a folder.
 
-    `~` is expanded. Raises click.UsageError if there is no such file, or if it holds no rows.
+    `~` is expanded. Raises click.UsageError if there is no such file, and BadUse if it holds no rows.
     """
     path = path.expanduser()
     if not path.exists():
         raise click.UsageError(f"there is no file {path}")
-    if path.is_file() and kind_of(path.name) is None:
-        endings = ", ".join(kind.suffix for kind in KINDS)
-        raise click.UsageError(f"{path} holds no rows: the name ends in none of {endings}")
+    if not path.is_dir():
+        uploads.suffix_of(path)
     return path
 
 
