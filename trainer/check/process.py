@@ -23,6 +23,8 @@ from trainer.check.run import Check, run
 DONE, DOES_NOT_TRAIN = 0, 1
 # Folder for everything that is not a result. Users choose the folder around it, where theirs may be called `work`.
 WORK = ".gemtune-check"
+# Mode of folders with rows.
+PRIVATE = 0o700
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -55,7 +57,7 @@ def _run_recorded(dataset_id: str, check_id: str) -> None:
     record = CheckRecord.model_validate_json(backend.buckets.data.read(record_name(dataset_id, check_id)))
     results, export = results_folder(dataset_id, check_id), backend.buckets.export
     folder = backend.settings.work_of_checks / check_id
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True, mode=PRIVATE)
     try:
         _run(
             record.task,
@@ -76,7 +78,7 @@ def _run(task: CheckTask, folder: Path, place: Callable[[str], str], token: Call
     """Run a check, and write its report to a folder."""
     work = folder / WORK
     shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
+    work.mkdir(mode=PRIVATE)
     try:
         report = run(Check(task, folder, work, place, _buckets, token))
     finally:

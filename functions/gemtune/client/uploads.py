@@ -144,10 +144,8 @@ def suffix_of(path: Path) -> str:
         raise BadUse(f"there is no file {path}")
     if kind is None:
         endings = ", ".join(dict.fromkeys(f".{kind.ending}" for kind in KINDS))
-        raise BadUse(
-            f"{path} holds no rows: the name ends in none of {endings}, which .gz or .zst may follow; save a spreadsheet "
-            "as CSV UTF-8"
-        )
+        endings = f"the name ends in none of {endings}, which .gz or .zst may follow"
+        raise BadUse(f"{path} holds no rows: {endings}; save a spreadsheet as CSV UTF-8")
     return kind.suffix
 
 

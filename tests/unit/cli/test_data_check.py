@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 import sys
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,8 @@ def test_the_whole_command_tells_by_its_exit_code_whether_the_rows_train(
         "work",
     ]
     assert own_file.read_text() == "mine"
-    bad = run("data", "check", "bad.jsonl", "--model", "./base", "--output", "results")
+    bad = run("data", "check", "bad.jsonl", "--model", "./base", "--output", "private")
+    assert stat.S_IMODE(Path("private").stat().st_mode) == 0o700
     assert bad.exit_code == 1
     assert "refused: rows 1, 2, 3 of bad.jsonl:" in bad.output
     assert bad.output.endswith("This dataset cannot be trained on as it is.\n")

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # Environment of the process: nothing of it is meant for the terminal.
 ENVIRONMENT = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "true"}
 OUTPUT_SHOWN = 2000
+# Mode of a new folder, whose files quote rows.
+PRIVATE = 0o700
 
 
 class CheckCrashed(GemtuneError):
@@ -40,7 +42,7 @@ def run(task: CheckTask, folder: Path, *, token: str | None, quiet: bool) -> Che
     The folder is created; a report of an earlier check in it is replaced. token: for the Hub, instead of the user's
     own. quiet: show no progress. Raises CheckCrashed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True, mode=PRIVATE)
     (folder / REPORT).unlink(missing_ok=True)
     (folder / TASK).write_text(task.model_dump_json(), encoding="utf-8")
     environment = os.environ | ENVIRONMENT | ({} if token is None else {"HF_TOKEN": token})
