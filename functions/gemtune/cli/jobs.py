@@ -49,6 +49,8 @@ def train(
     request = train_options.request_of(options, {} if file is None else request_file.read(file))
     if data is None and file is None and options["dataset"] is None:
         raise click.UsageError("say what to train on: --data FILE, --dataset ID, or a FILE with a request")
+    if data is not None and options["dataset"] is not None:
+        raise click.UsageError("--data and --dataset both say what to train on: leave out one of them")
     if held_out is not None and data is None:
         raise click.UsageError("--eval goes with --data")
     if dry_run and (prints or follow or idempotency_key is not None):

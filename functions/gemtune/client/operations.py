@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,7 +11,7 @@ from gemtune.checks.row import CheckedRow
 from gemtune.client import uploads
 from gemtune.client.calls import WHOLE_ID, Call, Operation, Pause, is_meant
 from gemtune.client.errors import BadUse, JobFailed, Refused, Unreachable
-from gemtune.client.request import request_of
+from gemtune.client.request import TrainOptions, request_of
 from gemtune.client.uploads import LocalDataset, Report
 from gemtune.handlers import answers
 from gemtune.jobs.events import Event
@@ -42,7 +43,13 @@ def read_options(
 
     Raises BadUse.
     """
+    for name in options.keys() - TrainOptions.__annotations__.keys():
+        near = difflib.get_close_matches(name, TrainOptions.__annotations__, n=1)
+        meant = f", did you mean {near[0]}?" if near else "; `fields` takes any field of a request"
+        raise BadUse(f"there is no option {name}{meant}")
     data, held_out = options.get("data"), options.get("eval")
+    if data is not None and options.get("dataset") is not None:
+        raise BadUse("data and dataset both say what to train on: leave out one of them")
     body = request_of(options, request)
     if data is None:
         if held_out is not None:

@@ -175,9 +175,20 @@ def test_all_problems_of_a_request_are_in_the_error(url: str) -> None:
 
 def test_arguments_that_cannot_be_used_are_refused_before_a_call(tmp_path: Path) -> None:
     client = Client("http://127.0.0.1:9")
-    for options in ({"data": tmp_path / "none.jsonl"}, {"data": MAIN}, {"eval": MAIN}, {"fields": {"a": 1, "a.b": 2}}):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(ROWS)
+    for options in (
+        {"data": tmp_path / "none.jsonl"},
+        {"data": MAIN},
+        {"eval": MAIN},
+        {"fields": {"a": 1, "a.b": 2}},
+        {"data": rows, "dataset": "tickets"},
+        {"data": rows, "epoch": 3},
+    ):
         with pytest.raises(BadUse):
             client.train(**options)  # type: ignore[arg-type]
+    with pytest.raises(BadUse, match="no option epoch, did you mean epochs"):
+        client.plan(data=rows, epoch=3)  # type: ignore[call-arg]
     with pytest.raises(Unreachable):
         client.health()
     with pytest.raises(BadUse):
