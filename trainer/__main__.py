@@ -89,7 +89,7 @@ def _switch_to_unsloth(backend: Services, arguments: argparse.Namespace) -> None
     if backend.settings.on_gcp:  # a paid GPU must not silently be replaced by the CPU
         os.environ["UNSLOTH_DISABLE_CPU_FALLBACK"] = "1"
     try:
-        os.execv(python, [str(python), "-m", "trainer", *sys.argv[1:]])
+        os.execv(python, [str(python), "-P", "-m", "trainer", *sys.argv[1:]])
     except OSError as error:
         log.error("%s cannot be run: %s", python, error)
 

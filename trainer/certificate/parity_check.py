@@ -155,7 +155,7 @@ def _run(certificate: Certificate, more: Mapping[str, Any]) -> dict[str, Any]:
         "rows": None if trained.reference is not None else certificate.rows.to_json(),
     }
     case_file.write_text(json.dumps(case | dict(more)))
-    arguments = ["-m", "trainer.certificate.comparison_process", str(case_file), str(result_file)]
+    arguments = ["-P", "-m", "trainer.certificate.comparison_process", str(case_file), str(result_file)]
     ended = child.run(arguments, certificate.check_stop)
     if ended.code == 0:
         result: dict[str, Any] = json.loads(result_file.read_text())

@@ -44,7 +44,7 @@ class ChildChecks:
             with (logs / "checks.log").open("ab") as output:
                 # In its own session, the child gets no signals that are meant for the service or its terminal.
                 self._started[check_id] = subprocess.Popen(
-                    [sys.executable, "-m", "trainer", "check", "--dataset", dataset_id, "--check", check_id],
+                    [sys.executable, "-P", "-m", "trainer", "check", "--dataset", dataset_id, "--check", check_id],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,

@@ -102,7 +102,7 @@ class CloudRunJobs:
         with log_path.open("ab") as output:
             # In its own session, the child gets no signals that are meant for the server or its terminal.
             process = subprocess.Popen(
-                [sys.executable, "-m", "trainer", *arguments],
+                [sys.executable, "-P", "-m", "trainer", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

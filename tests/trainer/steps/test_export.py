@@ -46,11 +46,12 @@ def compare_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """
 
     def run(arguments: Sequence[str], check_stop: Callable[[], None]) -> ChildResult:
-        assert arguments[:2] == ["-m", "trainer.certificate.comparison_process"]
-        case = json.loads(Path(arguments[2]).read_text())
+        *command, case_file, result_file = arguments
+        assert command == ["-P", "-m", "trainer.certificate.comparison_process"]
+        case = json.loads(Path(case_file).read_text())
         compare = comparison.compare if case.get("floor") is None else comparison.measure_floor
         comparison_result = compare(case)
-        Path(arguments[3]).write_text(json.dumps(comparison_result))
+        Path(result_file).write_text(json.dumps(comparison_result))
         return ChildResult(0, "")
 
     monkeypatch.setattr(child, "run", run)

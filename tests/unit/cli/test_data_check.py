@@ -129,6 +129,8 @@ def test_the_whole_command_tells_by_its_exit_code_whether_the_rows_train(
     base = tiny_gemma.build(tmp_path / "base")
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows.train_rows(20)))
     Path("bad.jsonl").write_text('{"a": 1}\n' * 3)
+    for name in ("trainer.py", "datasets.py"):  # of a project in whose folder the command is used
+        Path(name).write_text("raise SystemExit('not this one')")
     own_file = tmp_path / "results" / "work" / "notes.txt"
     own_file.parent.mkdir(parents=True)
     own_file.write_text("mine")

@@ -156,3 +156,12 @@ def test_names_of_missing_modules_and_files_are_found(tmp_path: Path) -> None:
         "README.md names ./attic.py, which is not there",
         "README.md runs trainer.x., which is not there",
     ]
+
+
+def test_processes_of_the_trainer_import_nothing_from_the_current_folder() -> None:
+    root = Path(__file__).parents[3]
+    sources = [path for folder in ("functions", "trainer") for path in (root / folder).rglob("*.py")]
+    commands = [line for path in sources for line in path.read_text().splitlines() if '"-m", "trainer' in line]
+    assert len(commands) > 1
+    # A user's project may have a trainer.py, too.
+    assert [line for line in commands if '"-P", "-m", "trainer' not in line] == []

@@ -44,7 +44,7 @@ class WandbRun:
         variables = ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR")
         self._secret, self._on_message, self._closed = opening["api_key"], on_message, False
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "trainer.training.tracking.wandb_process"],
+            [sys.executable, "-P", "-m", "trainer.training.tracking.wandb_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -28,7 +28,7 @@ def start(arguments: Sequence[str], environment: Mapping[str, str]) -> Iterator[
     """
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            parent_death.command(["-m", "trainer.answers", *arguments], signal.SIGKILL),
+            parent_death.command(["-P", "-m", "trainer.answers", *arguments], signal.SIGKILL),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,

@@ -48,7 +48,7 @@ def run(task: CheckTask, folder: Path, *, token: str | None, quiet: bool) -> Che
     environment = os.environ | ENVIRONMENT | ({} if token is None else {"HF_TOKEN": token})
     with tempfile.TemporaryFile() as errors:  # a pipe that nobody reads would fill up, and stop the process
         process = subprocess.Popen(
-            parent_death.command(["-m", "trainer", "check", str(folder.absolute())], signal.SIGKILL),
+            parent_death.command(["-P", "-m", "trainer", "check", str(folder.absolute())], signal.SIGKILL),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,

@@ -84,7 +84,7 @@ def test_a_prompt_is_answered_on_standard_output(
     result = run("try", JOB, "hello", url=service.url)
     assert (result.exit_code, result.stdout) == (0, "olleh (1)\n")
     assert "ends after 2 tokens; --max-tokens allows more" in result.stderr
-    assert commands == [["-m", "trainer.answers", JOB]]
+    assert commands == [["-P", "-m", "trainer.answers", JOB]]
     quiet = run("try", JOB, "hello", "--quiet", url=service.url)
     assert (quiet.stdout, quiet.stderr) == ("olleh (1)\n", "")
 
@@ -173,7 +173,7 @@ def test_an_unfinished_training_is_not_asked(
     job["steps"]["train"]["checkpoint"] = 0
     assert f"gemtune watch {JOB}" in run("try", JOB, "hello", url=service.url).stderr
     run("try", JOB, "hello", "--checkpoint", "20", url=service.url)
-    assert commands == [["-m", "trainer.answers", JOB, "--checkpoint", "20"]]
+    assert commands == [["-P", "-m", "trainer.answers", JOB, "--checkpoint", "20"]]
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ def test_files_of_another_machine_are_downloaded_once(
     folder = tmp_path / "tried" / JOB
     assert (folder / "adapter_model.safetensors").read_bytes() == b'"weights"'
     arguments = ["--folder", str(folder), "--base-model", "a/b", "--format", "adapter", "--sees"]
-    assert commands[0] == ["-m", "trainer.answers", JOB, *arguments]
+    assert commands[0] == ["-P", "-m", "trainer.answers", JOB, *arguments]
     assert [path for _, path, _, _ in service.requests].count("/adapter_model.safetensors") == 1
     run("try", JOB, "hello", "--base-model", "c/d", url=service.url, **cache)
     assert commands[-1][commands[-1].index("--base-model") + 1] == "c/d"
