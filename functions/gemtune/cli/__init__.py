@@ -10,7 +10,7 @@ from click.shell_completion import CompletionItem
 
 from gemtune.cli.connection import INTERRUPTED, REFUSED, Connection
 from gemtune.cli.connection.completing import PROFILE_MEANT, URL_MEANT, complete_profiles
-from gemtune.cli.groups import CommandGroup
+from gemtune.cli.connection.groups import CommandGroup
 from gemtune.client.errors import BadUse
 from gemtune.errors import CannotStore, GemtuneError
 

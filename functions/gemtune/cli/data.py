@@ -13,7 +13,7 @@ import click
 from gemtune.cli.check.command import check
 from gemtune.cli.connection import Connection
 from gemtune.cli.connection.completing import complete_datasets
-from gemtune.cli.groups import CommandGroup
+from gemtune.cli.connection.groups import CommandGroup
 from gemtune.cli.request.paths import EXISTING
 from gemtune.client import operations, uploads
 

@@ -78,9 +78,9 @@ SERVICE: Mapping[str, str] = {
     "cli.setup": "cli.connection client",
     "cli.workstation": "bootstrap cli.connection cli.request client errors jobs local_server log_lines ports process "
     "request settings webhooks",
-    "cli.check": "bootstrap checks cli.connection cli.request datasets.files errors jobs process request request.rules "
-    "untrusted",
-    "cli.answers": "cli.connection client datasets.files errors handlers process request settings",
+    "cli.check": "bootstrap checks cli.connection cli.request client datasets.files errors jobs process request "
+    "request.rules untrusted",
+    "cli.answers": "cli.connection cli.request client datasets.files errors handlers process request settings",
     "cli": "cli.answers cli.check cli.connection cli.request cli.setup cli.workstation client errors handlers jobs "
     "methods object_name settings",
 }

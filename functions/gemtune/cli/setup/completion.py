@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from click.shell_completion import get_completion_class
 
-from gemtune.cli.groups import CommandGroup
+from gemtune.cli.connection.groups import CommandGroup
 from gemtune.client.profiles import file_path
 
 SHELLS = ("bash", "zsh", "fish")

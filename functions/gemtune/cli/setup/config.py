@@ -10,7 +10,7 @@ import click
 
 from gemtune.cli.connection import Connection
 from gemtune.cli.connection.completing import complete_profiles
-from gemtune.cli.groups import CommandGroup
+from gemtune.cli.connection.groups import CommandGroup
 from gemtune.client import profiles
 from gemtune.client.errors import BadUse
 from gemtune.client.profiles import Profile, Profiles

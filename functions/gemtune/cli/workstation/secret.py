@@ -9,7 +9,7 @@ import click
 
 from gemtune.bootstrap import services
 from gemtune.cli.connection import Connection
-from gemtune.cli.groups import CommandGroup
+from gemtune.cli.connection.groups import CommandGroup
 from gemtune.errors import SecretNotFound
 from gemtune.jobs.secret_names import REFERENCE, USER_PREFIX
 from gemtune.ports import SecretStat
