@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from typing import Any
 
 import click
@@ -193,4 +194,6 @@ def _common_options() -> list[click.Option]:
 @click.pass_context
 def main(ctx: click.Context, url: str | None, profile: str | None, as_json: bool, quiet: bool) -> None:
     """Connect to the service that the options name, for the command to use."""
+    if os.environ.get("NO_COLOR"):
+        ctx.color = False
     ctx.obj = Connection(url, as_json=as_json, quiet=quiet, profile=profile)

@@ -13,7 +13,9 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from click.testing import CliRunner
 
+from gemtune.cli import main
 from gemtune.cli.answers.display import Display
 from gemtune.cli.answers.session import Session
 from gemtune.process import parent_death
@@ -87,6 +89,15 @@ def test_a_prompt_is_answered_on_standard_output(
     assert commands == [["-P", "-m", "trainer.answers", JOB]]
     quiet = run("try", JOB, "hello", "--quiet", url=service.url)
     assert (quiet.stdout, quiet.stderr) == ("olleh (1)\n", "")
+
+
+def test_styles_are_for_terminals_without_no_color(
+    service: FakeService, job: dict[str, Any], commands: list[list[str]]
+) -> None:
+    for variable, has_styles in (("", True), ("1", False)):
+        arguments = ["--url", service.url, "try", JOB, "hello", "--base"]
+        result = CliRunner().invoke(main, arguments, color=True, env={"NO_COLOR": variable})
+        assert ("\x1b" in result.stdout, "\x1b" in result.stderr) == (has_styles, has_styles)
 
 
 def test_the_base_model_answers_first(service: FakeService, job: dict[str, Any], commands: list[list[str]]) -> None:
