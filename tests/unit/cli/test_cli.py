@@ -300,6 +300,8 @@ def test_listen_prints_each_message_once(home: Path) -> None:
 
 def test_a_secret_is_stored_and_not_printed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("hf_fakefakefake\n"))
+    as_json = run("secret", "mine", "--json", stdin="hf_fakefakefake\n")
+    assert json.loads(as_json.stdout) == {"name": "mine", "reference": "secret:gemtune-user-mine"}
     result = run("secret", "mine", stdin="hf_fakefakefake\n")
     assert result.stdout == "Stored the token. Use it in requests as secret:gemtune-user-mine\n"
     assert services().secrets.read("gemtune-user-mine") == "hf_fakefakefake"

@@ -35,7 +35,8 @@ def secret() -> None:
 
 @secret.command("set")
 @click.argument("name")
-def set_(name: str) -> None:
+@click.pass_obj
+def set_(connection: Connection, name: str) -> None:
     """Store a token as a secret.
 
     Requests refer to it as secret:gemtune-user-NAME. The token is read from standard input, or from a prompt in a
@@ -50,7 +51,9 @@ def set_(name: str) -> None:
     if not value:
         raise click.UsageError("the token is empty")
     services().secrets.create(USER_PREFIX + name, value, ttl=None)
-    click.echo(f"Stored the token. Use it in requests as {REFERENCE}{USER_PREFIX}{name}")
+    reference = f"{REFERENCE}{USER_PREFIX}{name}"
+    if not connection.print_if_json({"name": name, "reference": reference}):
+        click.echo(f"Stored the token. Use it in requests as {reference}")
 
 
 @secret.command("list")
