@@ -80,6 +80,7 @@ def test_settings_are_the_only_reader_of_the_environment() -> None:
         "local_server/cloud_run_jobs.py",  # passes it on to the trainer
         "embedded/child_checks.py",  # passes it on to the trainer
         "cli/setup/completion.py",  # which shell is in use, and where its files are
+        "cli/__init__.py",  # NO_COLOR
         "client/profiles.py",
         "cli/workstation/demo.py",  # settings of the command line
     }
