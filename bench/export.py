@@ -1,7 +1,8 @@
 """Benchmark of exports: seconds and peak memory of each format.
 
-`python -m bench.export JOB`, where JOB is a finished job of this machine; `make demo` leaves one of Gemma 3 270M. Each
-format is written and compared in processes of its own; memory is the peak resident set of the largest of them.
+`python -m bench.export JOB [FORMAT:QUANTIZATION …]`, where JOB is a finished job of this machine, such as the one of
+`make demo`. Each export is written and compared in processes of its own; memory is the peak resident set of the largest
+of them. An export that loses too much is measured as well.
 """
 
 from __future__ import annotations
@@ -25,22 +26,32 @@ from gemtune.services.advance import Advance
 from trainer.context import Context
 
 
-def main(job_id: str) -> None:
-    """Print a row for each format and quantization."""
-    print("| export | MB | write, s | peak, MB | certificate, s | peak, MB | KL | same choice | perplexity (trained) |")
-    print("|---|---|---|---|---|---|---|---|---|")
+def main(job_id: str, *chosen: str) -> None:
+    """Print a row for each export.
+
+    chosen: exports as FORMAT:QUANTIZATION; without any, all are measured.
+    """
+    print(
+        "| export | MB | write, s | peak, MB | certificate, s | peak, MB | KL | same choice | perplexity (trained) "
+        "| noise floor | verdict |"
+    )
+    print(f"|{'---|' * 11}")
     for export_format, kind in EXPORTS.items():
         for quantization in (export.quantization for export in kind.exports):
+            if chosen and f"{export_format}:{quantization}" not in chosen:
+                continue
             with tempfile.TemporaryDirectory() as work:
-                size, write = _run_phase(job_id, export_format, quantization, "write", work)
-                parity, compare = _run_phase(job_id, export_format, quantization, "compare", work)
+                written, write = _run_phase(job_id, export_format, quantization, "write", work)
+                parity, compare = _run_phase(job_id, export_format, quantization, "compare", work, written["note"])
             cells = (
                 f"{export_format} {quantization}",
-                f"{size['bytes'] / 1e6:.1f}",
+                f"{written['bytes'] / 1e6:.1f}",
                 f"{write['seconds']:.1f} | {write['peak']:.0f}",
                 f"{compare['seconds']:.1f} | {compare['peak']:.0f}",
                 f"{parity['mean_kl']:.4f} | {parity['top1_agreement']:.1%}",
                 f"{parity['perplexity']:.3f} ({parity['perplexity_trained']:.3f})",
+                "-" if parity["noise_floor"] is None else f"{parity['noise_floor']:.4f}",
+                parity["verdict"],
             )
             print(f"| {' | '.join(cells)} |", flush=True)
 
@@ -52,8 +63,11 @@ def _run_phase(*arguments: str) -> tuple[dict[str, Any], dict[str, float]]:
     return result, cost
 
 
-def _phase(job_id: str, export_format: str, quantization: str, phase: str, work: str) -> None:
-    """Write or compare an export; print the result, and seconds and peak MB."""
+def _phase(job_id: str, export_format: str, quantization: str, phase: str, work: str, note: str = "") -> None:
+    """Write or compare an export; print the result, and seconds and peak MB.
+
+    note: of the written export, for its certificate.
+    """
     from trainer.certificate import held_out_rows, parity_check
     from trainer.export import trained_weights
     from trainer.steps import export
@@ -62,8 +76,8 @@ def _phase(job_id: str, export_format: str, quantization: str, phase: str, work:
     trained, folder = trained_weights.locate(context), Path(work) / "exported"
     began = time.perf_counter()
     if phase == "write":
-        export.write(context, trained, folder)
-        result: dict[str, Any] = {"bytes": sum(path.stat().st_size for path in folder.iterdir())}
+        note = export.write(context, trained, folder)
+        result: dict[str, Any] = {"bytes": sum(path.stat().st_size for path in folder.iterdir()), "note": note}
     else:
         rows = held_out_rows.collect(trained.prepared, trained.folder)
         certificate = parity_check.Certificate(
@@ -74,6 +88,7 @@ def _phase(job_id: str, export_format: str, quantization: str, phase: str, work:
             Path(work),
             context.llama_cpp,
             lambda: None,
+            note,
             write_base=None if trained.adapter is None else lambda: export.write_base(context, trained),
         )
         parity = parity_check.issue(certificate)
@@ -95,7 +110,9 @@ def _context(job_id: str, export_format: str, quantization: str, work: Path) -> 
     embedded = services()
     job = embedded.store.get(job_id)
     spec = Spec.model_validate_json(embedded.buckets.config.read(job.spec_name))
-    export_config = ExportConfig.model_validate({"format": export_format, "quantization": quantization})
+    export_config = ExportConfig.model_validate(
+        {"format": export_format, "quantization": quantization, "accept_loss": True}
+    )
     fence = FencingToken(claim=Claim(launch=0, execution="bench"), step=Step.EXPORT, attempt=0)
     return Context(
         job=job,
@@ -113,4 +130,4 @@ def _context(job_id: str, export_format: str, quantization: str, work: Path) -> 
 
 
 if __name__ == "__main__":
-    main(sys.argv[1]) if len(sys.argv) == 2 else _phase(*sys.argv[1:])
+    _phase(*sys.argv[1:]) if sys.argv[4:5] in (["write"], ["compare"]) else main(*sys.argv[1:])
