@@ -23,8 +23,8 @@ OF_TRAINING = frozenset({
     "early_stopping_threshold", "load_best_model_at_end", "train_vision_tower", "rl_config", "seed", "machine",
 })  # fmt: skip
 OF_EXPORT = frozenset({"format", "quantization", "destination", "hf_repo_id", "accept_loss"})
-# Addresses of webhooks and the W&B project are private; priority and pauses say nothing about the result.
-WITHHELD = frozenset({"notify", "wandb_config", "priority", "pause_after"})
+# Addresses of webhooks and the W&B project are private; priority, pauses and caps say nothing about the result.
+WITHHELD = frozenset({"notify", "wandb_config", "priority", "pause_after", "max_cost_usd", "max_hours"})
 
 
 def public_fields(spec: Spec) -> dict[str, Any]:

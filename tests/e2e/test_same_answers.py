@@ -123,6 +123,8 @@ def normalized(text: str, model: str) -> str:
     text = re.sub(r'(seconds"?: )\d+\b(?!\.)', r"\1FLOAT", text)
     text = re.sub(r'"plan_error": (null|-?[\d.e-]+|\{[^}]*\})', '"plan_error": ERROR', text)
     text = re.sub(r'"cost_usd": (null|[\d.e-]+)', '"cost_usd": COST', text)
+    text = re.sub(r'"usd": (null|[\d.e-]+)', '"usd": COST', text)
+    text = re.sub(r"(spent: .* minutes), [\d.]+ USD", r"\1", text)
     text = re.sub(r'"execution": "[\w-]{36}"', '"execution": "ID"', text)
     text = re.sub(r'"message_id": "\d+"', '"message_id": "ID"', text)
     text = re.sub(r"[0-9a-f]{64}", "SHA256", text)

@@ -59,15 +59,16 @@ def test_secrets_are_used_by_name(applied: Planned) -> None:
             assert named.fullmatch(condition["expression"]), address
 
 
-def test_roles_that_remove_results_are_limited_to_jobs(applied: Planned) -> None:
+def test_roles_that_remove_results_are_limited_to_jobs_and_checks(applied: Planned) -> None:
     bucket = "example-project-gemtune-export"
     removers = [
         values
         for _, values in applied.resources("google_storage_bucket_iam_member")
         if values["bucket"] == bucket and values["role"].endswith("_remove_objects")
     ]
-    below = f'resource.name.startsWith("projects/_/buckets/{bucket}/objects/jobs/")'
-    assert [[c["expression"] for c in values["condition"]] for values in removers] == [[below], [below]]
+    below = [f'resource.name.startsWith("projects/_/buckets/{bucket}/objects/{kind}/")' for kind in ("checks", "jobs")]
+    conditions = sorted([c["expression"] for c in values["condition"]] for values in removers)
+    assert conditions == [[each] for each in below for _ in ("api", "sweep")]
 
 
 def test_optional_settings_are_set_where_needed_and_only_steps_read_secrets(applied: Planned) -> None:

@@ -15,6 +15,7 @@ import pytest
 from gemtune.cli.connection import Connection
 from gemtune.cli.connection.follow import follow
 from gemtune.cli.workstation import demo
+from tests.unit.cli.servers import running_servers
 from tests.unit.cli.test_cli import job_body
 from tests.unit.conftest import FakeService
 
@@ -29,7 +30,7 @@ with _service(Settings.from_environment()):
 
 
 def server_process(home: Path) -> psutil.Process:
-    (server,) = [p for p in psutil.Process().children(recursive=True) if "up" in p.cmdline()]
+    (server,) = running_servers()
     assert server.environ()["GEMTUNE_HOME"] == str(home)
     return server
 

@@ -37,7 +37,7 @@ SMALL, LARGE = published("gemma-3-270m", "Gemma 3", "local"), published("gemma-4
 def test_models_are_listed_with_the_memory_they_need(service: FakeService) -> None:
     answer = {"memory_gib": 15.4, "at_hand": AT_HAND, "published": [SMALL, LARGE]}
     service.answers["GET", "/models"] = (200, answer)
-    lines = run("models", url=service.url).stdout.splitlines()
+    lines = run("models", url=service.url, COLUMNS="100").stdout.splitlines()
     assert lines[:5] == [
         "At hand, for --model:",
         "  /m",

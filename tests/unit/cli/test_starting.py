@@ -13,10 +13,10 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import click
-import psutil
 import pytest
 
 from gemtune.cli.connection import Connection, starting
+from tests.unit.cli.servers import running_servers
 from tests.unit.conftest import FakeService
 
 NOTHING_THERE = "http://127.0.0.1:9"
@@ -81,7 +81,7 @@ def test_an_accepted_offer_starts_a_service_that_goes_on(
     connection = Connection(f"http://127.0.0.1:{port}", as_json=False)
     starting.offer_service(connection)
     printed = capsys.readouterr().err
-    (server,) = [child for child in psutil.Process().children() if "up" in child.cmdline()]
+    (server,) = running_servers()
     try:
         assert connection.ask("GET", "/health")["status"] == "healthy"
         assert f"kill {server.pid}" in printed
