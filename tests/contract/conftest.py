@@ -8,7 +8,10 @@ from __future__ import annotations
 import pytest
 
 from gemtune.ports import Bus, JobStore, Objects, Secrets
+from tests import memory
 from tests.fakes import FakeClock, World
+
+tmp_path = memory.tmp_path
 
 
 @pytest.fixture

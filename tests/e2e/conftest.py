@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from tests import rows, tiny_gemma
+from tests import memory, rows, tiny_gemma
 from tests.e2e.service import Service
+
+tmp_path = memory.tmp_path
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,10 @@ import functions_framework
 import pytest
 
 from gemtune import bootstrap
+from tests import memory
 from tests.fakes import World
+
+tmp_path = memory.tmp_path
 
 embedded_only = pytest.mark.parametrize("backend", ["embedded"], indirect=True)
 MAIN = Path(__file__).parent.parent.parent / "functions" / "main.py"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests import memory
 from tests.fakes import World
+
+tmp_path = memory.tmp_path
 
 
 @pytest.fixture
