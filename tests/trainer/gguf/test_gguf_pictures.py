@@ -116,22 +116,15 @@ def test_the_projector_file_of_gemma_4_contains_the_base_models_vision_tower(
         np.testing.assert_allclose(
             written[theirs].astype(np.float32).ravel(), expected.ravel(), rtol=2**-8, atol=1e-6
         )  # bf16
-    for name in tensors:
-        if set(name.split(".")) & set(vision_parts.NAMES):
-            spoiled = Spoiled(bench.base, name)
-            assert gguf_weights.projector_problems(spoiled, bench.base, folder / PROJECTOR), name
+    named = [name for name in tensors if set(name.split(".")) & set(vision_parts.NAMES)]
+    wrong = gguf_weights.projector_problems(Spoiled(bench.base, None), bench.base, folder / PROJECTOR)
+    assert wrong[-1] == f"and {len(named) - len(wrong) + 1} more tensors", wrong
 
 
 class Spoiled(weights.TrainedModel):
-    """The base model with one weight that is at least 2% larger."""
-
-    def __init__(self, base: Path, spoiled: str):
-        super().__init__(base, None)
-        self._spoiled = spoiled
+    """The base model with weights that are all at least 2% larger."""
 
     def weight(self, name: str) -> weights.Weight:
         weight = super().weight(name)
-        if name != self._spoiled:
-            return weight
         spoiled = torch.where(weight.value.isfinite(), weight.value * 1.02 + 0.02, 1.0)  # bounds may be infinite
         return replace(weight, value=spoiled)
