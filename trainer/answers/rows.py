@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from gemtune.datasets.formats import table
 from gemtune.datasets.refusal import BadRow, Refused
 from gemtune.datasets.rl.read import RlRow, read_question
 from gemtune.datasets.row_options import ReadOptions
-from gemtune.errors import ObjectNotFound, StepError
-from gemtune.untrusted import read_file
+from gemtune.errors import StepError
+from trainer.dataset.local_folder import LocalFolder
 from trainer.dataset.row import bad_dataset
 from trainer.dataset.rows import read_rows
 from trainer.pictures.sources import PictureSource
@@ -89,31 +90,15 @@ def _path_in(image: Any) -> str | None:
     return path if isinstance(path, str) and not path.startswith("data:") else None
 
 
-class _FilesBeside:
+class _FilesBeside(LocalFolder):
     """The pictures that a row names, in the folder of its file."""
 
-    revision = None
-
     def __init__(self, folder: Path, names: set[str]):
-        self._folder = folder
-        files = {name: folder / name for name in names}
-        self.sizes = {name: file.stat().st_size for name, file in files.items() if file.is_file()}
+        super().__init__(folder)
+        self._names = names
 
-    @property
-    def place(self) -> str:
-        """Path of the folder."""
-        return str(self._folder)
-
-    def fetch(self, path: str, work: Path) -> Path:
-        """Return the file itself."""
-        return self._folder / path
-
-    def read(self, path: str, max_bytes: int) -> bytes:
-        """Return the content of a file. Raises ObjectNotFound, Unreadable."""
-        if path not in self.sizes:
-            raise ObjectNotFound(path)
-        return read_file(self._folder / path, named=path, max_bytes=max_bytes)
-
-    def relative(self, path: str) -> str:
-        """Return the path, which is relative already."""
-        return path
+    @cached_property
+    def sizes(self) -> Mapping[str, int]:
+        """Bytes of each picture that exists."""
+        files = {name: self._folder / name for name in sorted(self._names)}
+        return {name: file.stat().st_size for name, file in files.items() if file.is_file()}

@@ -109,8 +109,7 @@ def _train(context: Context, tracking: Tracking) -> None:
     recording.publish_reference(context, replace(loaded, model=trainer.model), rows, before)
     values = dict(evaluation or {}) | {"train_step": best or state.global_step, "train_loss": _train_loss(trainer)}
     metrics = Metrics.model_validate(values | {"baseline": baseline})
-    result = StepResult(metrics=metrics, artifacts=tuple(artifacts))
-    context.advance.finish(context.job.job_id, context.fence, result)
+    context.advance.finish(context.job.job_id, context.fence, StepResult(metrics=metrics, artifacts=tuple(artifacts)))
     export.delete_prefix(f"{context.prefix}/checkpoints/")
 
 

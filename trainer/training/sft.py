@@ -27,8 +27,8 @@ from trainer.training.job_trainer import arguments, attach_hooks, log_entry
 if TYPE_CHECKING:
     from trainer.base_model.language_model import LanguageModel
 
-# Where rows of the embedding are trained, the backward pass of each part has a gradient of the whole embedding's size.
-# The estimates of memory (`gemtune.machines.memory`) have room for those of two parts.
+# Most parts of a batch if rows of the embedding are trained: the backward pass of each part has a gradient of the whole
+# embedding's size. The estimates of memory (`gemtune.machines.memory`) have room for those of two parts.
 PARTS_WITH_NEW_TOKENS = 2
 
 
