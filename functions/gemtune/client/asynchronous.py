@@ -14,6 +14,7 @@ from gemtune.client.calls import Call, Operation
 from gemtune.client.downloads import download
 from gemtune.client.operations import get
 from gemtune.client.profiles import find_address
+from gemtune.client.references import find_job
 from gemtune.client.request import TrainOptions
 from gemtune.client.transport import AsyncTransport, typed
 from gemtune.handlers import answers
@@ -73,7 +74,7 @@ class AsyncClient:
 
     async def job(self, reference: str) -> AsyncJob:
         """Return a job by its id, a part of it at either end, or its name."""
-        return AsyncJob(self._transport, await self._transport.run(operations.find_job(reference)))
+        return AsyncJob(self._transport, await self._transport.run(find_job(reference)))
 
     async def models(self) -> answers.Models:
         """Return base models at hand, and what published sizes need."""

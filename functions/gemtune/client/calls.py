@@ -6,15 +6,11 @@ and the asynchronous client share it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
-
-# A whole id of a job, which needs no search (gemtune.jobs.ids).
-WHOLE_ID = re.compile(r"(training|export)_[a-z0-9_-]+_[0-9a-f]{12}")
 
 Answer = TypeVar("Answer")
 Model = TypeVar("Model", bound=BaseModel)
@@ -45,8 +41,3 @@ class Pause:
 
 # An operation: yields calls and pauses, is sent their answers or thrown their errors, and returns its result.
 Operation = Generator[Call[Any] | Pause, Any, Answer]
-
-
-def is_meant(reference: str, job_id: str, job_name: str) -> bool:
-    """Return whether a job is meant by a part of its id, or by its name."""
-    return job_id.startswith(reference) or job_id.endswith(f"_{reference}") or job_name == reference

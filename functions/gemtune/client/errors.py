@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -11,6 +12,19 @@ class ClientError(Exception):
 
 class BadUse(ClientError, ValueError):
     """Raised if the arguments of a call cannot be used."""
+
+
+class NoSingleJob(BadUse):
+    """Raised if a reference fits no job, or several.
+
+    jobs: those that it fits, as the service lists them.
+    """
+
+    def __init__(self, reference: str, jobs: Sequence[Mapping[str, Any]]):
+        ids = ", ".join(str(job["job_id"]) for job in jobs[:10])
+        count = "no job has" if not jobs else f"{len(jobs)} jobs have"
+        super().__init__(f"{count} an id or a name like {reference!r}" + (f": {ids}" if jobs else ""))
+        self.reference, self.jobs = reference, jobs
 
 
 class Unreachable(ClientError):

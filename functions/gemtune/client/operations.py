@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 
 from gemtune.checks.row import CheckedRow
 from gemtune.client import uploads
-from gemtune.client.calls import WHOLE_ID, Call, Operation, Pause, is_meant
+from gemtune.client.calls import Call, Operation, Pause
 from gemtune.client.errors import BadUse, JobFailed, Refused, Unreachable
+from gemtune.client.references import JOBS_PER_PAGE
 from gemtune.client.request import TrainOptions, request_of
 from gemtune.client.uploads import LocalDataset, Report
 from gemtune.handlers import answers
@@ -22,9 +23,6 @@ Answer = TypeVar("Answer")
 POLL_SECONDS = 1.0
 # Seconds that a service may be unreachable while a job is waited for, as during a restart.
 PATIENCE_SECONDS = 120.0
-JOBS_PER_PAGE = 200
-# Pages of jobs that are searched for a name, newest first.
-SEARCHED_PAGES = 10
 
 
 def get(path: str, answer: type[Answer], **params: str | int | None) -> Call[Answer]:
@@ -128,22 +126,6 @@ def list_jobs(*, status: str | None, modality: str | None, limit: int | None) ->
         if token is None:
             break
     return jobs
-
-
-def find_job(reference: str) -> Operation[str]:
-    """Return the id of a job by its id, a part of it, or its name.
-
-    A whole id is not looked up. Raises BadUse if no job fits, or several.
-    """
-    if WHOLE_ID.fullmatch(reference):
-        return reference
-    jobs = yield from list_jobs(status=None, modality=None, limit=SEARCHED_PAGES * JOBS_PER_PAGE)
-    ids = [job.job_id for job in jobs if is_meant(reference, job.job_id, job.job_name)]
-    if not ids:
-        raise BadUse(f"no job has an id or a name like {reference!r}")
-    if len(ids) > 1:
-        raise BadUse(f"{len(ids)} jobs have an id or a name like {reference!r}: {', '.join(ids[:10])}")
-    return ids[0]
 
 
 def list_datasets() -> Operation[list[answers.Dataset]]:

@@ -12,9 +12,10 @@ from click.testing import CliRunner, Result
 
 from gemtune import VERSION
 from gemtune.cli import main
-from gemtune.cli.connection import WHOLE_ID, Connection, as_commands, follow
+from gemtune.cli.connection import Connection, as_commands, follow
 from gemtune.client.errors import BadUse
 from gemtune.client.profiles import url_of
+from gemtune.client.references import WHOLE_ID
 from gemtune.error_codes import CATALOGUE
 from gemtune.jobs import ids
 from tests.fakes import request

@@ -14,17 +14,16 @@ from urllib.parse import urlsplit
 
 import click
 
-from gemtune.client.calls import WHOLE_ID, Answer, Call, Operation, is_meant
-from gemtune.client.errors import NotAnAnswer, Refused, Unreachable, UploadInterrupted, field_of
+from gemtune.client.calls import Answer, Call, Operation
+from gemtune.client.errors import NoSingleJob, NotAnAnswer, Refused, Unreachable, UploadInterrupted, field_of
 from gemtune.client.profiles import find_address
+from gemtune.client.references import find_job
 from gemtune.client.transport import Address, Transport
 
 # Exit codes.
 REFUSED, FAILED, CANCELLED, UNREACHABLE, INTERRUPTED = 1, 3, 4, 5, 130
 # Exit codes by the final status of a job that is followed.
 ENDED = {"completed": 0, "failed": FAILED, "cancelled": CANCELLED}
-# Pages of jobs that are searched for a part of an id or a name, newest first.
-SEARCHED_PAGES, JOBS_PER_PAGE = 10, 200
 # Requests of the API that hints name, and the commands for them.
 COMMANDS_OF_REQUESTS = (
     (
@@ -77,29 +76,17 @@ class Connection:
         reference: its id, the beginning or the last part of it, or the job's name. Prints an error and exits with code
         1 if no job fits, or several.
         """
-        if WHOLE_ID.fullmatch(reference):
-            return reference
-        matches = [job for job in self._newest_jobs() if is_meant(reference, job["job_id"], job["job_name"])]
-        if len(matches) == 1:
-            return str(matches[0]["job_id"])
-        if not matches:
-            click.echo(f"job_not_found: no job has an id or a name like {reference!r}", err=True)
-            click.echo("  `gemtune jobs` lists them", err=True)
-        else:
-            click.echo(f"{len(matches)} jobs have an id or a name like {reference!r}; say more of the id:", err=True)
-            for job in matches[:10]:
+        try:
+            return self.run(find_job(reference))
+        except NoSingleJob as error:
+            if not error.jobs:
+                click.echo(f"job_not_found: {error}", err=True)
+                click.echo("  `gemtune jobs` lists them", err=True)
+                raise click.exceptions.Exit(REFUSED) from None
+            click.echo(f"{len(error.jobs)} jobs have an id or a name like {reference!r}; say more of the id:", err=True)
+            for job in error.jobs[:10]:
                 click.echo(f"  {job['job_id']}  {job['status']}  {job['job_name']}", err=True)
-        raise click.exceptions.Exit(REFUSED)
-
-    def _newest_jobs(self) -> Iterator[dict[str, Any]]:
-        """Yield jobs, newest first, up to a limit."""
-        params: dict[str, Any] = {"limit": JOBS_PER_PAGE}
-        for _ in range(SEARCHED_PAGES):
-            page = self.call("GET", "/jobs", params=params)
-            yield from page["jobs"]
-            if page["next_page_token"] is None:
-                return
-            params["page_token"] = page["next_page_token"]
+            raise click.exceptions.Exit(REFUSED) from None
 
     def call(self, method: str, path: str, **more: Any) -> Any:
         """Send a request and return the decoded response.
